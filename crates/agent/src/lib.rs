@@ -1,0 +1,1 @@
+//! Beside every proxy: identity, SDS, the xDS relay and DNS

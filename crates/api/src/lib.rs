@@ -1,0 +1,1 @@
+//! Istio and core resources from YAML, with positions, defaults and validation

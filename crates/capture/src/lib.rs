@@ -1,0 +1,1 @@
+//! Traffic capture: a pure rule plan, applied over netlink

@@ -1,0 +1,1 @@
+//! The control plane: sources, the writer, push, the CA service and debug

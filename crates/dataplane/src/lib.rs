@@ -1,0 +1,1 @@
+//! Drives the engine: sockets, workers, DNS, certificates, admin and the xDS client

@@ -1,0 +1,1 @@
+//! The data path as a state machine without IO

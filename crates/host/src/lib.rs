@@ -1,0 +1,1 @@
+//! The stand-alone host: namespaces, mounts, processes, probes, router and relay

@@ -1,0 +1,1 @@
+//! xDS resources compiled to the runtime configuration, and pure steps over it

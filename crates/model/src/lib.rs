@@ -1,0 +1,1 @@
+//! The mesh Snapshot, its indexes and the recording Reader

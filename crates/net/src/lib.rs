@@ -1,0 +1,1 @@
+//! Sockets, original destinations, marks and TLS streams for control traffic

@@ -1,0 +1,1 @@
+//! Keys, CSRs, signing, verification and rotation schedules

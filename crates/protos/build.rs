@@ -1,0 +1,12 @@
+//! Compiles the few messages of Istio's own. No `protoc` is needed.
+
+use std::path::PathBuf;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let dir = PathBuf::from("proto");
+    let files: Vec<PathBuf> = ["ca.proto", "nds.proto", "typed_struct.proto", "alpn.proto"].iter().map(|f| dir.join(f)).collect();
+    println!("cargo::rerun-if-changed=proto");
+    let set = protox::compile(&files, [&dir])?;
+    tonic_prost_build::configure().build_client(true).build_server(true).compile_fds(set)?;
+    Ok(())
+}
