@@ -7,6 +7,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files: Vec<PathBuf> = ["ca.proto", "nds.proto", "typed_struct.proto", "alpn.proto"].iter().map(|f| dir.join(f)).collect();
     println!("cargo::rerun-if-changed=proto");
     let set = protox::compile(&files, [&dir])?;
-    tonic_prost_build::configure().build_client(true).build_server(true).compile_fds(set)?;
+    // One set of well-known types for everything: the one of Envoy's crate.
+    tonic_prost_build::configure().extern_path(".google.protobuf", "::envoy_types::pb::google::protobuf").compile_fds(set)?;
     Ok(())
 }

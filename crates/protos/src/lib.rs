@@ -3,6 +3,7 @@
 //! Everything that crosses a wire between the control plane, an agent and a proxy is defined here. Deliberately absent: logic.
 
 pub use envoy_types::pb as envoy;
+pub use envoy_types::pb::google::protobuf as wkt;
 pub use envoy_types::pb::google::protobuf::Any;
 
 /// Istio's certificate authority: `istio.v1.auth.IstioCertificateService`.

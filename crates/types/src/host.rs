@@ -42,11 +42,7 @@ impl Hostname {
     /// A name with dots is taken as it is written, as Istio does: `reviews.shop` is not completed.
     #[must_use]
     pub fn qualify(&self, namespace: &str, domain: &str) -> Hostname {
-        if self.is_short() {
-            Hostname(format!("{}.{namespace}.svc.{domain}", self.0).into())
-        } else {
-            self.clone()
-        }
+        if self.is_short() { Hostname(format!("{}.{namespace}.svc.{domain}", self.0).into()) } else { self.clone() }
     }
 
     /// Whether every name that `other` stands for is one that `self` stands for. `*.x` does not cover `x`.

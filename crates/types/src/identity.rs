@@ -70,10 +70,11 @@ impl FromStr for SpiffeId {
         let form = || IdentityError::Form(text.to_owned());
         let rest = text.strip_prefix("spiffe://").ok_or_else(form)?;
         let mut parts = rest.split('/');
-        let (domain, ns, namespace, sa, account) = match (parts.next(), parts.next(), parts.next(), parts.next(), parts.next(), parts.next()) {
-            (Some(domain), Some(ns), Some(namespace), Some(sa), Some(account), None) => (domain, ns, namespace, sa, account),
-            _ => return Err(form()),
-        };
+        let (domain, ns, namespace, sa, account) =
+            match (parts.next(), parts.next(), parts.next(), parts.next(), parts.next(), parts.next()) {
+                (Some(domain), Some(ns), Some(namespace), Some(sa), Some(account), None) => (domain, ns, namespace, sa, account),
+                _ => return Err(form()),
+            };
         if ns != "ns" || sa != "sa" || check_dns_label(namespace).is_err() || check_dns_subdomain(account).is_err() {
             return Err(form());
         }

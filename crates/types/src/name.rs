@@ -80,7 +80,9 @@ mod tests {
 
     #[test]
     fn names() {
-        for (text, ok) in [("shop/reviews", true), ("shop/a.b", true), ("shop", false), ("Shop/a", false), ("a/", false), ("/a", false), ("a/b/c", false)] {
+        for (text, ok) in
+            [("shop/reviews", true), ("shop/a.b", true), ("shop", false), ("Shop/a", false), ("a/", false), ("/a", false), ("a/b/c", false)]
+        {
             assert_eq!(text.parse::<NamespacedName>().is_ok(), ok, "{text}");
         }
     }
