@@ -8,6 +8,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
     let set = protox::compile(&files, [&dir])?;
     // One set of well-known types for everything: the one of Envoy's crate.
-    tonic_prost_build::configure().extern_path(".google.protobuf", "::envoy_types::pb::google::protobuf").compile_fds(set)?;
+    tonic_prost_build::configure()
+        .compile_well_known_types(true)
+        .extern_path(".google.protobuf", "::envoy_types::pb::google::protobuf")
+        .compile_fds(set)?;
     Ok(())
 }
