@@ -1,0 +1,214 @@
+//! One connection, either version.
+
+use crate::error::{ConnError, Reason};
+use crate::head::Head;
+use crate::limits::Limits;
+use crate::{h1, h2};
+
+/// A request and its response on one connection: the HTTP/2 stream id; on HTTP/1 the exchanges are counted 1, 3, 5 …
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId(pub u32);
+
+/// What arrived. `'b` is the wire: body bytes are lent, not copied.
+#[derive(Debug, PartialEq)]
+pub enum Event<'b> {
+    /// A request's head (server) or a response's (client). A response's status may be 1xx: then more heads follow on the stream,
+    /// except for 101, after which `Data` is the raw bytes of the new protocol.
+    Head {
+        /// The stream; new when this is a request.
+        stream: StreamId,
+        /// The head, in the common form (see [`Head`]).
+        head: Head,
+        /// Nothing follows on this stream in this direction.
+        end: bool,
+    },
+    /// Some of the body. May be empty when `end` is set. Give the bytes back by `consumed` once they were passed on.
+    Data {
+        /// The stream.
+        stream: StreamId,
+        /// Bytes of the body, without chunk sizes or padding.
+        data: &'b [u8],
+        /// The message is complete.
+        end: bool,
+    },
+    /// Trailer fields; the message is complete.
+    Trailers {
+        /// The stream.
+        stream: StreamId,
+        /// The fields; no pseudo fields.
+        head: Head,
+    },
+    /// The stream is dead, by the peer's RST_STREAM or since the codec had to reset it for a fault of the peer.
+    Reset {
+        /// The stream.
+        stream: StreamId,
+        /// Why. `REFUSED_STREAM`: the peer did nothing with the request, it may be sent again elsewhere.
+        code: Reason,
+    },
+    /// `send_data` had taken less than it was given; now `capacity` is above zero again.
+    Window {
+        /// The stream.
+        stream: StreamId,
+    },
+    /// The peer opens nothing more and takes no new streams. Own streams above `last` were not processed (each also gets a
+    /// `Reset` with `REFUSED_STREAM`).
+    Goaway {
+        /// The last stream that the peer may have acted upon.
+        last: StreamId,
+        /// `NO_ERROR` for a peaceful end.
+        code: Reason,
+    },
+    /// The peer's SETTINGS were taken over (HTTP/2): more streams may be open now.
+    Settings,
+    /// The answer to `ping`.
+    Pong([u8; 8]),
+}
+
+/// What the connection is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Takes new streams.
+    Open,
+    /// No new streams; those that are there go on.
+    Draining,
+    /// Nothing more will be sent (a tunnel's end was sent): flush `out`, then shut the write side down; reading goes on.
+    WriteEnded,
+    /// All is over: flush `out`, then close.
+    Done,
+}
+
+/// An HTTP/1 or HTTP/2 connection, of either role. See the methods of [`h1::H1`] and [`h2::H2`].
+#[derive(Debug)]
+pub enum Codec {
+    /// HTTP/1.1 (and 1.0).
+    H1(Box<h1::H1>),
+    /// HTTP/2.
+    H2(Box<h2::H2>),
+}
+
+macro_rules! both {
+    ($self:ident, $c:ident => $e:expr) => {
+        match $self {
+            Codec::H1($c) => $e,
+            Codec::H2($c) => $e,
+        }
+    };
+}
+
+impl Codec {
+    /// The server's side of HTTP/1.
+    pub fn h1_server(limits: Limits) -> Codec {
+        Codec::H1(Box::new(h1::H1::server(limits)))
+    }
+
+    /// The client's side of HTTP/1.
+    pub fn h1_client(limits: Limits) -> Codec {
+        Codec::H1(Box::new(h1::H1::client(limits)))
+    }
+
+    /// The server's side of HTTP/2; writes our SETTINGS.
+    pub fn h2_server(limits: Limits, out: &mut Vec<u8>) -> Codec {
+        Codec::H2(Box::new(h2::H2::server(limits, out)))
+    }
+
+    /// The client's side of HTTP/2; writes the preface and our SETTINGS.
+    pub fn h2_client(limits: Limits, out: &mut Vec<u8>) -> Codec {
+        Codec::H2(Box::new(h2::H2::client(limits, out)))
+    }
+
+    /// Whether this is HTTP/2.
+    pub fn is_h2(&self) -> bool {
+        matches!(self, Codec::H2(_))
+    }
+
+    /// Decodes the next event from `wire`: (bytes taken, event).
+    ///
+    /// Call again with the rest until the event is `None`; what was not taken then has to be presented again, in front of what
+    /// arrives next. Own answers (SETTINGS and PING acknowledgements, window updates, resets) are appended to `out`. On HTTP/1 the
+    /// server's side takes nothing of the next request before the response to the last one was sent to its end: call again
+    /// after that. After an error, flush `out` and close.
+    pub fn next<'b>(&mut self, wire: &'b [u8], out: &mut Vec<u8>) -> Result<(usize, Option<Event<'b>>), ConnError> {
+        both!(self, c => c.next(wire, out))
+    }
+
+    /// The peer closed its write side, with no bytes left untaken (or with some: a message cut short). Yields the end of a
+    /// message that is ended by the close; otherwise open streams are lost: an error if there are any. Call it again until
+    /// it yields `None`.
+    pub fn eof(&mut self) -> Result<Option<Event<'static>>, ConnError> {
+        both!(self, c => c.eof())
+    }
+
+    /// A new stream for a request (client), if one may be opened now. It exists once `send_head` was called on it.
+    pub fn open(&mut self) -> Option<StreamId> {
+        both!(self, c => c.open())
+    }
+
+    /// Whether `open` would yield a stream.
+    pub fn can_open(&self) -> bool {
+        both!(self, c => c.can_open())
+    }
+
+    /// Sends a request's or a response's head; interim responses (1xx) are sent by the same call, before the final one.
+    /// On a stream that is gone, this and the other `send_*` do nothing.
+    pub fn send_head(&mut self, stream: StreamId, head: &Head, end: bool, out: &mut Vec<u8>) {
+        both!(self, c => c.send_head(stream, head, end, out))
+    }
+
+    /// Sends some of a body: how many bytes were taken (all, unless flow control of HTTP/2 forbids). `end` counts only
+    /// if all bytes were taken. On a stream that is gone all bytes are taken and dropped.
+    pub fn send_data(&mut self, stream: StreamId, data: &[u8], end: bool, out: &mut Vec<u8>) -> usize {
+        both!(self, c => c.send_data(stream, data, end, out))
+    }
+
+    /// Sends trailer fields and ends the message. Where they cannot be carried (HTTP/1 body with a length), only ends it.
+    pub fn send_trailers(&mut self, stream: StreamId, trailers: &Head, out: &mut Vec<u8>) {
+        both!(self, c => c.send_trailers(stream, trailers, out))
+    }
+
+    /// Ends a stream by force. HTTP/1 has no other way than to end the connection: `state` is `Done` after it, unless nothing of
+    /// the exchange was sent yet (client).
+    pub fn reset(&mut self, stream: StreamId, code: Reason, out: &mut Vec<u8>) {
+        both!(self, c => c.reset(stream, code, out))
+    }
+
+    /// Takes no new streams (server: tells the peer so; HTTP/1 by `connection: close` on the next response); those open go on.
+    pub fn drain(&mut self, out: &mut Vec<u8>) {
+        both!(self, c => c.drain(out))
+    }
+
+    /// Ends the connection with a code; `state` is `Done` after it.
+    pub fn goaway(&mut self, code: Reason, out: &mut Vec<u8>) {
+        both!(self, c => c.goaway(code, out))
+    }
+
+    /// `n` received bytes of the body were passed on: the peer may send as many more. Withholding this is the backpressure of
+    /// HTTP/2; on HTTP/1 it does nothing (stop presenting bytes instead).
+    pub fn consumed(&mut self, stream: StreamId, n: usize, out: &mut Vec<u8>) {
+        both!(self, c => c.consumed(stream, n, out))
+    }
+
+    /// How many bytes `send_data` would take now; `usize::MAX` on HTTP/1, 0 on a stream that is gone.
+    pub fn capacity(&self, stream: StreamId) -> usize {
+        both!(self, c => c.capacity(stream))
+    }
+
+    /// Asks the peer for a sign of life (HTTP/2; `false` on HTTP/1, which has none).
+    pub fn ping(&mut self, payload: [u8; 8], out: &mut Vec<u8>) -> bool {
+        both!(self, c => c.ping(payload, out))
+    }
+
+    /// Call about once a second: gives back the budgets against floods (HTTP/2).
+    pub fn refill(&mut self) {
+        both!(self, c => c.refill())
+    }
+
+    /// What the connection is good for now.
+    pub fn state(&self) -> State {
+        both!(self, c => c.state())
+    }
+
+    /// Streams that have not ended in both directions.
+    pub fn active(&self) -> usize {
+        both!(self, c => c.active())
+    }
+}
