@@ -1,1 +1,22 @@
-//! Istio and core resources from YAML, with positions, defaults and validation
+//! Istio's and Kubernetes' resources as the mesh understands them: typed, with defaults, checked, and with the position of every field.
+//!
+//! Text flows in through [`parse_documents`]: documents → nodes with positions ([`Source`]) → one struct per kind, whose types cannot be wrong
+//! (hosts are [`mizzen_types::Hostname`], ranges [`mizzen_types::IpRange`], a oneof is an enum). Every field of a kind is in one of three classes:
+//! *acted on* (it is in the struct), *harmless* (known and checked for its name, reported as a warning), or *refused by name*, because ignoring it
+//! could change who may talk, where traffic goes or what is sent. Unknown fields, wrong types and values out of range are [`Problem`]s with file,
+//! line and field path; all problems of a document are found at once.
+//!
+//! Deliberately absent: IO, the relations between objects (a route to a subset that nobody declares is `analyze`'s business), short host names'
+//! completion (the reader knows the domain), and the wire.
+
+pub mod core;
+mod document;
+pub mod istio;
+mod object;
+mod problem;
+mod source;
+
+pub use document::{MAX_DEPTH, MAX_TEXT, Parsed, Refusal, parse_documents, parse_mesh_config};
+pub use object::{Key, Kind, Meta, Object, Selector};
+pub use problem::{Pos, Problem};
+pub use source::Source;

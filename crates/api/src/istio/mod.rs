@@ -1,0 +1,17 @@
+//! Istio's kinds: security, networking, and the mesh's own settings.
+
+mod destination_rule;
+mod gateway;
+mod mesh_config;
+mod security;
+mod service_entry;
+mod shared;
+mod virtual_service;
+
+pub use destination_rule::*;
+pub use gateway::*;
+pub use mesh_config::*;
+pub use security::*;
+pub use service_entry::*;
+pub use shared::*;
+pub use virtual_service::*;

@@ -1,0 +1,201 @@
+//! What all kinds have in common: kind, name, metadata.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use mizzen_types::NamespacedName;
+
+use crate::{Pos, Source, core, istio};
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident($ty:ty)),* $(,)?) => {
+        /// The kinds of object that the mesh knows.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Kind { $($(#[$doc])* $kind),* }
+
+        impl Kind {
+            /// All kinds.
+            pub const ALL: &'static [Kind] = &[$(Kind::$kind),*];
+
+            /// The name in `kind:`.
+            pub fn name(self) -> &'static str {
+                match self { $(Kind::$kind => stringify!($kind)),* }
+            }
+        }
+
+        /// An object of any kind. `==` compares content and leaves positions out.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Object { $($(#[$doc])* $kind($ty)),* }
+
+        impl Object {
+            /// The kind.
+            pub fn kind(&self) -> Kind {
+                match self { $(Object::$kind(_) => Kind::$kind),* }
+            }
+
+            /// Name, labels, origin.
+            pub fn meta(&self) -> &Meta {
+                match self { $(Object::$kind(object) => &object.meta),* }
+            }
+        }
+
+        $(impl From<$ty> for Object {
+            fn from(object: $ty) -> Object {
+                Object::$kind(object)
+            }
+        })*
+    };
+}
+
+kinds! {
+    /// A Kubernetes namespace.
+    Namespace(core::Namespace),
+    /// A Kubernetes service.
+    Service(core::Service),
+    /// A Kubernetes service account.
+    ServiceAccount(core::ServiceAccount),
+    /// A Kubernetes deployment.
+    Deployment(core::Deployment),
+    /// A Kubernetes pod.
+    Pod(core::Pod),
+    /// A Kubernetes config map.
+    ConfigMap(core::ConfigMap),
+    /// A Kubernetes secret.
+    Secret(core::Secret),
+    /// Who must speak mutual TLS to a workload.
+    PeerAuthentication(istio::PeerAuthentication),
+    /// Who may call a workload.
+    AuthorizationPolicy(istio::AuthorizationPolicy),
+    /// How requests to hosts are routed.
+    VirtualService(istio::VirtualService),
+    /// How connections to a host are made.
+    DestinationRule(istio::DestinationRule),
+    /// A service that Kubernetes does not know.
+    ServiceEntry(istio::ServiceEntry),
+    /// The ports of a gateway.
+    Gateway(istio::Gateway),
+    /// The mesh's own settings: a file, or key `mesh` of ConfigMap `istio-system/istio`.
+    MeshConfig(istio::MeshConfig),
+}
+
+impl Kind {
+    /// The kind that is written so.
+    pub fn from_name(name: &str) -> Option<Kind> {
+        Kind::ALL.iter().copied().find(|kind| kind.name() == name)
+    }
+
+    /// Whether its objects belong to a namespace.
+    pub fn is_namespaced(self) -> bool {
+        self != Kind::Namespace
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What identifies an object; displayed as `Kind namespace/name`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// The kind.
+    pub kind: Kind,
+    /// The namespace; empty for a [`Kind::Namespace`].
+    pub namespace: Arc<str>,
+    /// The name.
+    pub name: Arc<str>,
+}
+
+impl Key {
+    /// From its parts.
+    pub fn new(kind: Kind, namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Key {
+        Key { kind, namespace: namespace.into(), name: name.into() }
+    }
+
+    /// Without the kind.
+    pub fn namespaced_name(&self) -> NamespacedName {
+        NamespacedName { namespace: self.namespace.clone(), name: self.name.clone() }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{} {}", self.kind, self.name)
+        } else {
+            write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+        }
+    }
+}
+
+impl Object {
+    /// What identifies it.
+    pub fn key(&self) -> Key {
+        let meta = self.meta();
+        Key { kind: self.kind(), namespace: meta.namespace.clone(), name: meta.name.clone() }
+    }
+}
+
+/// An object's metadata. `==` leaves `origin` and `source` out, so that a line inserted above an object does not make it another.
+#[derive(Clone, Debug, Default)]
+pub struct Meta {
+    /// `apiVersion` as written.
+    pub api_version: Arc<str>,
+    /// The namespace, `default` if none was written; empty for a [`Kind::Namespace`].
+    pub namespace: Arc<str>,
+    /// The name.
+    pub name: Arc<str>,
+    /// The labels.
+    pub labels: BTreeMap<String, String>,
+    /// The annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// `creationTimestamp` in seconds since 1970; 0 if none was written. The oldest wins where Istio says so; equal ages by namespace and name.
+    pub created: i64,
+    /// Where the object starts.
+    pub origin: Pos,
+    /// The whole object with the position of each of its fields.
+    pub source: Arc<Source>,
+}
+
+impl Meta {
+    /// The name with its namespace.
+    pub fn namespaced_name(&self) -> NamespacedName {
+        NamespacedName { namespace: self.namespace.clone(), name: self.name.clone() }
+    }
+
+    /// Where the field with this path stands (`spec.http[0].timeout`), or the nearest field above it that is written.
+    pub fn position(&self, path: &str) -> Pos {
+        let (line, column) = self.source.position(path);
+        Pos { file: self.origin.file.clone(), line, column }
+    }
+}
+
+impl PartialEq for Meta {
+    fn eq(&self, other: &Meta) -> bool {
+        self.namespace == other.namespace
+            && self.name == other.name
+            && self.api_version == other.api_version
+            && self.labels == other.labels
+            && self.annotations == other.annotations
+            && self.created == other.created
+    }
+}
+
+/// Which workloads of a namespace: those that carry all these labels. No labels select all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Selector {
+    /// The labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Selector {
+    /// Whether a workload with these labels is meant.
+    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+    }
+
+    /// Whether it names no label, and so selects all.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+}
