@@ -1,1 +1,18 @@
-//! Traffic capture: a pure rule plan, applied over netlink
+//! Traffic capture: which of a workload's TCP connections go through its proxy.
+//!
+//! [`Settings`] say what to capture, in the words of Istio's annotations; [`Plan::new`] turns them into
+//! two ordered lists of rules, plain data that prints as nft text; [`apply`] puts a plan into the
+//! network namespace of the calling thread over netlink, in one transaction, and [`cleanup`] takes it
+//! out again. One `inet` table holds the rules for IPv4 and IPv6.
+//!
+//! The proxy's own traffic is told by its socket mark, not by its user: without root there is one uid
+//! for everything. Absent on purpose: UDP and ICMP (left alone), TPROXY, DNS capture (the agent answers
+//! on a loopback address), and programs such as `nft` or `iptables`.
+
+mod apply;
+mod plan;
+mod settings;
+
+pub use apply::{ApplyError, TABLE, apply, cleanup};
+pub use plan::{Match, Plan, Rule, Verdict};
+pub use settings::{Ports, Ranges, Settings, SettingsError};

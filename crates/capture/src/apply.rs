@@ -1,0 +1,82 @@
+//! A plan into the kernel and out of it.
+
+use nlink::netlink::{
+    Connection, Nftables,
+    nftables::{BaseChain, Chain, Family, NatHook, Policy, Priority, Rule as NftRule, Transaction},
+};
+
+use crate::plan::{Match, Plan, Rule, Verdict};
+
+/// The name of the table that holds the rules.
+pub const TABLE: &str = "mizzen-capture";
+
+/// Why the rules could not be set or removed.
+#[derive(Debug, thiserror::Error)]
+#[error("capture rules: cannot {what}: {source}")]
+pub struct ApplyError {
+    what: &'static str,
+    #[source]
+    source: nlink::Error,
+}
+
+/// Puts the rules into the calling thread's network namespace, in one transaction; rules of an earlier
+/// plan are replaced by it. To be called on a thread of that namespace, inside a tokio runtime with IO.
+///
+/// # Errors
+/// If netlink cannot be opened or the kernel refuses (no CAP_NET_ADMIN, no nf_tables).
+pub async fn apply(plan: &Plan) -> Result<(), ApplyError> {
+    let (connection, transaction) = begin().await?;
+    let mut transaction = transaction.add_table(TABLE, Family::Inet);
+    for (name, hook, rules) in [("prerouting", NatHook::Prerouting, &plan.inbound), ("output", NatHook::Output, &plan.outbound)] {
+        let kind = BaseChain::nat(hook, Priority::DstNat).policy(Policy::Accept);
+        let chain = Chain::new(TABLE, name).map_err(|source| ApplyError { what: "name a chain", source })?;
+        transaction = transaction.add_chain(chain.family(Family::Inet).base(kind));
+        for rule in rules {
+            transaction = transaction.add_rule(lower(name, rule));
+        }
+    }
+    transaction.commit(&connection).await.map_err(|source| ApplyError { what: "set them", source })
+}
+
+/// Removes what [`apply`] has set; nothing set is no error.
+///
+/// # Errors
+/// As [`apply`].
+pub async fn cleanup() -> Result<(), ApplyError> {
+    let (connection, transaction) = begin().await?;
+    transaction.commit(&connection).await.map_err(|source| ApplyError { what: "remove them", source })
+}
+
+/// A transaction that starts with the removal of the table, if there is one.
+async fn begin() -> Result<(Connection<Nftables>, Transaction), ApplyError> {
+    let connection = Connection::<Nftables>::new().map_err(|source| ApplyError { what: "open netlink", source })?;
+    let tables = connection.list_tables_in(Family::Inet).await.map_err(|source| ApplyError { what: "list the tables", source })?;
+    let mut transaction = connection.transaction();
+    if tables.iter().any(|table| table.name == TABLE) {
+        transaction = transaction.del_table(TABLE, Family::Inet);
+    }
+    Ok((connection, transaction))
+}
+
+fn lower(chain: &str, rule: &Rule) -> NftRule {
+    const TCP: u8 = 6;
+    let mut out = NftRule::new(TABLE, chain).family(Family::Inet);
+    for part in &rule.matches {
+        out = match part {
+            Match::Mark(mark) => out.match_mark(*mark),
+            Match::NotMark(mark) => out.match_mark_not(*mark),
+            Match::OutLoopback => out.match_oif("lo"),
+            Match::Tcp => out.match_l4proto(TCP),
+            Match::Port(port) => out.match_tcp_dport(*port),
+            Match::NotPort(port) => out.match_tcp_dport_not(*port),
+            Match::Source(range) => out.match_saddr(range.address(), range.prefix()),
+            Match::Destination(range) => out.match_daddr(range.address(), range.prefix()),
+            Match::NotDestination(range) => out.match_daddr_not(range.address(), range.prefix()),
+        };
+    }
+    match rule.verdict {
+        // At the end of a base chain with policy accept, returning is accepting.
+        Verdict::Return => out.accept(),
+        Verdict::Redirect(port) => out.redirect(Some(port)),
+    }
+}
