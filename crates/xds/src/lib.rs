@@ -16,3 +16,6 @@ pub mod types;
 mod version;
 
 pub use version::Version;
+
+#[cfg(test)]
+mod tests;

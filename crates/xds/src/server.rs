@@ -401,7 +401,8 @@ impl Watch {
             match rejected.iter().find(|(n, _)| n == name) {
                 None => self.accepted(name, *version),
                 Some((_, reason)) => {
-                    if let Some(told) = self.told.get_mut(name) {
+                    // A rejection of what was replaced in the meantime says nothing about what is there now.
+                    if let Some(told) = self.told.get_mut(name).filter(|t| t.held == Held::Version(*version)) {
                         told.rejected = Some((*version, reason.clone()));
                     }
                 }
@@ -411,9 +412,11 @@ impl Watch {
     }
 
     fn accepted(&mut self, name: &Name, version: Version) {
-        if let Some(told) = self.told.get_mut(name) {
+        if let Some(told) = self.told.get_mut(name).filter(|t| t.held != Held::Absent) {
             told.acked = Some(version);
-            told.rejected = None;
+            if told.held == Held::Version(version) {
+                told.rejected = None;
+            }
         }
     }
 

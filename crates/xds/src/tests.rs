@@ -1,0 +1,391 @@
+//! Both ends joined: any order of changes, deliveries, rejections and reconnects ends with the client holding what it wants.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use mizzen_protos::{
+    Any,
+    envoy::{
+        envoy::{
+            config::core::v3::Node,
+            service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+        },
+        google::rpc::Status,
+    },
+};
+use mizzen_types::Name;
+use proptest::prelude::*;
+
+use crate::{
+    Version,
+    client::{Client, Event},
+    server::{Heard, ProtocolError, Resource, Session, State, Sync, Verdict},
+    types::{self, CLUSTER, ENDPOINT, LISTENER, NAME_TABLE, ROUTE},
+};
+
+/// A state of numbers: content 13 is what clients reject.
+#[derive(Clone, Debug, Default)]
+struct World(BTreeMap<(String, Name), u8>);
+
+const BAD: u8 = 13;
+
+impl World {
+    fn set(&mut self, type_url: &str, name: &str, content: u8) {
+        self.0.insert((type_url.to_owned(), name.into()), content);
+    }
+
+    fn remove(&mut self, type_url: &str, name: &str) {
+        self.0.remove(&(type_url.to_owned(), name.into()));
+    }
+}
+
+fn any(type_url: &str, content: u8) -> Any {
+    Any { type_url: type_url.to_owned(), value: vec![content] }
+}
+
+impl State for World {
+    fn names(&mut self, type_url: &str) -> Vec<Name> {
+        self.0.keys().filter(|(t, _)| t == type_url).map(|(_, n)| n.clone()).collect()
+    }
+
+    fn resource(&mut self, type_url: &str, name: &str) -> Option<Resource> {
+        self.0.get(&(type_url.to_owned(), name.into())).map(|content| Resource::new(any(type_url, *content)))
+    }
+}
+
+/// A client, a server and the wire between them.
+struct Pair {
+    world: World,
+    client: Client,
+    session: Session,
+    up: VecDeque<DeltaDiscoveryRequest>,
+    down: VecDeque<DeltaDiscoveryResponse>,
+    /// What the client uses.
+    uses: BTreeMap<(String, Name), u8>,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let mut client = Client::new(Node { id: "node".into(), ..Default::default() });
+        client.connected();
+        Pair { world: World::default(), client, session: Session::new(), up: VecDeque::new(), down: VecDeque::new(), uses: BTreeMap::new() }
+    }
+
+    fn reconnect(&mut self) {
+        self.client.connected();
+        self.session = Session::new();
+        self.up.clear();
+        self.down.clear();
+    }
+
+    fn unsubscribe(&mut self, type_url: &str, name: &str) {
+        self.client.unsubscribe(type_url, [name.into()]);
+        if !self.client.wants(type_url, name) {
+            self.uses.remove(&(type_url.to_owned(), name.into()));
+        }
+    }
+
+    fn client_sends(&mut self) -> bool {
+        let request = self.client.next_request();
+        self.up.extend(request.clone());
+        request.is_some()
+    }
+
+    fn server_hears(&mut self) -> bool {
+        let Some(request) = self.up.pop_front() else { return false };
+        self.session.request(request).unwrap();
+        true
+    }
+
+    fn server_sends(&mut self) -> bool {
+        let responses = self.session.poll(&mut self.world);
+        self.down.extend(responses.iter().cloned());
+        !responses.is_empty()
+    }
+
+    fn client_hears(&mut self) -> bool {
+        let Some(response) = self.down.pop_front() else { return false };
+        let (receipt, events) = self.client.receive(response).unwrap();
+        let type_url = receipt.type_url().to_string();
+        let mut rejected = Vec::new();
+        for event in events {
+            match event {
+                Event::Removed { name } => drop(self.uses.remove(&(type_url.clone(), name))),
+                Event::Added { name, body, .. } if body.value == [BAD] => rejected.push((name, "thirteen".to_owned())),
+                Event::Added { name, body, .. } => drop(self.uses.insert((type_url.clone(), name), body.value[0])),
+            }
+        }
+        self.client.settle(receipt, rejected);
+        true
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..10_000 {
+            let moved = [self.client_sends(), self.server_hears(), self.server_sends(), self.client_hears()];
+            if moved == [false; 4] {
+                return;
+            }
+        }
+        panic!("never comes to rest");
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Set(usize, usize, u8),
+    Remove(usize, usize),
+    Subscribe(usize, usize),
+    Unsubscribe(usize, usize),
+    WatchAll(usize),
+    ClientSends,
+    ServerHears,
+    ServerSends,
+    ClientHears,
+    Reconnect,
+}
+
+const TYPES: [&str; 4] = [CLUSTER, ENDPOINT, LISTENER, ROUTE];
+const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+
+fn op() -> impl Strategy<Value = Op> {
+    let (t, n) = (0..TYPES.len(), 0..NAMES.len());
+    prop_oneof![
+        4 => (t.clone(), n.clone(), 10..15u8).prop_map(|(t, n, c)| Op::Set(t, n, c)),
+        2 => (t.clone(), n.clone()).prop_map(|(t, n)| Op::Remove(t, n)),
+        3 => (t.clone(), n.clone()).prop_map(|(t, n)| Op::Subscribe(t, n)),
+        2 => (t.clone(), n).prop_map(|(t, n)| Op::Unsubscribe(t, n)),
+        1 => t.prop_map(Op::WatchAll),
+        5 => Just(Op::ClientSends),
+        5 => Just(Op::ServerHears),
+        5 => Just(Op::ServerSends),
+        5 => Just(Op::ClientHears),
+        1 => Just(Op::Reconnect),
+    ]
+}
+
+fn run(ops: Vec<Op>) {
+    let mut pair = Pair::new();
+    for op in ops {
+        match op {
+            Op::Set(t, n, content) => {
+                pair.world.set(TYPES[t], NAMES[n], content);
+                pair.session.changed();
+            }
+            Op::Remove(t, n) => {
+                pair.world.remove(TYPES[t], NAMES[n]);
+                pair.session.changed();
+            }
+            Op::Subscribe(t, n) => pair.client.subscribe(TYPES[t], [NAMES[n].into()]),
+            Op::Unsubscribe(t, n) => pair.unsubscribe(TYPES[t], NAMES[n]),
+            Op::WatchAll(t) => pair.client.watch_all(TYPES[t]),
+            Op::ClientSends => drop(pair.client_sends()),
+            Op::ServerHears => drop(pair.server_hears()),
+            Op::ServerSends => drop(pair.server_sends()),
+            Op::ClientHears => drop(pair.client_hears()),
+            Op::Reconnect => pair.reconnect(),
+        }
+    }
+    pair.settle();
+    for type_url in TYPES {
+        for name in NAMES {
+            let key = (type_url.to_owned(), Name::from(name));
+            let (there, used) = (pair.world.0.get(&key).copied(), pair.uses.get(&key).copied());
+            match there {
+                _ if !pair.client.wants(type_url, name) => assert_eq!(used, None, "{name} of {type_url} is not wanted"),
+                Some(BAD) => assert_ne!(used, Some(BAD), "{name} of {type_url} is bad"),
+                _ => assert_eq!(used, there, "{name} of {type_url}"),
+            }
+        }
+    }
+    let rejected = pair
+        .session
+        .status()
+        .iter()
+        .flat_map(|t| &t.resources)
+        .filter(|r| r.rejected.as_ref().is_some_and(|(_, why)| why == "thirteen"))
+        .count();
+    let bad = pair.world.0.iter().filter(|((t, n), c)| **c == BAD && pair.client.wants(t, n)).count();
+    assert_eq!(rejected, bad, "every rejection is known to the server");
+    assert!(pair.session.status().iter().all(|t| t.pending == 0));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn converges(ops in prop::collection::vec(op(), 0..80)) {
+        run(ops);
+    }
+}
+
+fn request(type_url: &str, subscribe: &[&str]) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        type_url: type_url.to_owned(),
+        resource_names_subscribe: subscribe.iter().map(ToString::to_string).collect(),
+        ..Default::default()
+    }
+}
+
+/// What a response says, in one line.
+fn said(response: &DeltaDiscoveryResponse) -> String {
+    let added: Vec<String> = response.resources.iter().map(|r| format!("+{}", r.name)).collect();
+    let removed: Vec<String> = response.removed_resources.iter().map(|r| format!("-{r}")).collect();
+    format!("{} {}", types::short(&response.type_url), [added, removed].concat().join(" "))
+}
+
+fn check(session: &mut Session, world: &mut World, expected: &[&str]) -> Vec<DeltaDiscoveryResponse> {
+    let responses = session.poll(world);
+    assert_eq!(responses.iter().map(said).collect::<Vec<_>>(), expected);
+    responses
+}
+
+#[test]
+fn order_of_types() {
+    let (mut session, mut world) = (Session::new(), World::default());
+    for type_url in [ROUTE, LISTENER, ENDPOINT, CLUSTER] {
+        world.set(type_url, "old", 1);
+        let names: &[&str] = if matches!(type_url, ROUTE | ENDPOINT) { &["old", "new"] } else { &[] };
+        session.request(request(type_url, names)).unwrap();
+    }
+    let first =
+        ["Cluster +old", "ClusterLoadAssignment +old", "Listener +old", "RouteConfiguration +old -new", "ClusterLoadAssignment -new"];
+    check(&mut session, &mut world, &first);
+    for type_url in [ROUTE, LISTENER, ENDPOINT, CLUSTER] {
+        world.remove(type_url, "old");
+        world.set(type_url, "new", 2);
+    }
+    check(&mut session, &mut world, &[]);
+    session.changed();
+    let second = [
+        "Cluster +new",
+        "ClusterLoadAssignment +new",
+        "Listener +new -old",
+        "RouteConfiguration +new -old",
+        "ClusterLoadAssignment -old",
+        "Cluster -old",
+    ];
+    check(&mut session, &mut world, &second);
+    session.changed();
+    check(&mut session, &mut world, &[]);
+}
+
+#[test]
+fn a_wildcard_is_always_answered() {
+    let (mut session, mut world) = (Session::new(), World::default());
+    session.request(request(LISTENER, &[])).unwrap();
+    session.request(request(NAME_TABLE, &["*"])).unwrap();
+    session.request(request(ROUTE, &[])).unwrap();
+    check(&mut session, &mut world, &["Listener ", "NameTable "]);
+}
+
+#[test]
+fn endpoints_follow_their_cluster() {
+    let (mut session, mut world) = (Session::new(), World::default());
+    world.set(CLUSTER, "a", 1);
+    world.set(ENDPOINT, "a", 1);
+    session.request(request(CLUSTER, &[])).unwrap();
+    session.request(request(ENDPOINT, &["a"])).unwrap();
+    check(&mut session, &mut world, &["Cluster +a", "ClusterLoadAssignment +a"]);
+    world.set(CLUSTER, "a", 2);
+    session.changed();
+    check(&mut session, &mut world, &["Cluster +a", "ClusterLoadAssignment +a"]);
+}
+
+#[test]
+fn reconnect_sends_only_what_differs() {
+    let (mut session, mut world) = (Session::new(), World::default());
+    for name in ["same", "changed", "new"] {
+        world.set(CLUSTER, name, 2);
+    }
+    let mut first = request(CLUSTER, &[]);
+    let version = |content: u8| Version::of(&[content]).to_string();
+    for (name, held) in [("same", version(2)), ("changed", version(1)), ("gone", version(1)), ("foreign", "istiod-7".to_owned())] {
+        first.initial_resource_versions.insert(name.to_owned(), held);
+    }
+    session.request(first).unwrap();
+    check(&mut session, &mut world, &["Cluster +changed +new", "Cluster -foreign -gone"]);
+}
+
+#[test]
+fn asked_again_is_sent_again() {
+    let (mut session, mut world) = (Session::new(), World::default());
+    world.set(ROUTE, "80", 1);
+    for _ in 0..2 {
+        session.request(request(ROUTE, &["80", "none"])).unwrap();
+        check(&mut session, &mut world, &["RouteConfiguration +80 -none"]);
+    }
+    world.set(ROUTE, "none", 1);
+    session.changed();
+    check(&mut session, &mut world, &["RouteConfiguration +none"]);
+}
+
+#[test]
+fn verdicts() {
+    let (mut session, mut world) = (Session::new(), World::default());
+    world.set(CLUSTER, "outbound|80||a", 1);
+    world.set(CLUSTER, "outbound|80||ab", 1);
+    session.request(request(CLUSTER, &[])).unwrap();
+    let nonce = session.poll(&mut world)[0].nonce.clone();
+    assert_eq!(session.status()[0].sync(), Sync::Stale);
+    let error = Status { code: 13, message: "Error adding/updating cluster(s) outbound|80||a: no such thing".into(), details: vec![] };
+    let nack = DeltaDiscoveryRequest { response_nonce: nonce.clone(), error_detail: Some(error.clone()), ..request(CLUSTER, &[]) };
+    let rejected = vec![("outbound|80||a".into(), error.message.clone())];
+    let verdict = Some(Verdict::Nack { message: error.message, rejected });
+    assert_eq!(session.request(nack.clone()), Ok(Heard { type_url: CLUSTER.into(), verdict, subscription: false }));
+    assert_eq!(session.request(nack).unwrap().verdict, Some(Verdict::Unknown));
+    let status = session.status().remove(0);
+    assert_eq!((status.sync(), status.nacks, status.pending), (Sync::Rejected, 1, 0));
+    assert_eq!(status.resources.iter().map(|r| r.acked.is_some()).collect::<Vec<_>>(), [false, true]);
+    // What was rejected is not sent again until it changes.
+    session.changed();
+    check(&mut session, &mut world, &[]);
+    world.set(CLUSTER, "outbound|80||a", 2);
+    session.changed();
+    let nonce = check(&mut session, &mut world, &["Cluster +outbound|80||a"]).remove(0).nonce;
+    session.request(DeltaDiscoveryRequest { response_nonce: nonce, ..request(CLUSTER, &[]) }).unwrap();
+    let status = session.status().remove(0);
+    assert_eq!((status.sync(), status.error), (Sync::Synced, None));
+}
+
+#[test]
+fn refused_requests() {
+    let mut session = Session::new();
+    assert_eq!(session.request(request("", &[])), Err(ProtocolError::NoType));
+    let types: Vec<_> = (0..=crate::server::MAX_TYPES).map(|i| session.request(request(&format!("t/{i}"), &["a"]))).collect();
+    assert_eq!(types.iter().filter(|r| r.is_err()).count(), 1);
+    let names: Vec<String> = (0..=crate::server::MAX_NAMES).map(|i| i.to_string()).collect();
+    let many = DeltaDiscoveryRequest { type_url: "t/0".into(), resource_names_subscribe: names, ..Default::default() };
+    assert_eq!(session.request(many), Err(ProtocolError::TooManyNames("t/0".into())));
+}
+
+#[test]
+fn malformed_resources_are_rejected_alone() {
+    let mut pair = Pair::new();
+    pair.client.watch_all(CLUSTER);
+    assert!(pair.client.next_request().unwrap().node.is_some());
+    let resource = |name: &str, body: Option<Any>| mizzen_protos::envoy::envoy::service::discovery::v3::Resource {
+        name: name.into(),
+        version: "1".into(),
+        resource: body,
+        ..Default::default()
+    };
+    let response = DeltaDiscoveryResponse {
+        type_url: CLUSTER.into(),
+        nonce: "n".into(),
+        resources: vec![
+            resource("good", Some(any(CLUSTER, 1))),
+            resource("empty", None),
+            resource("listener", Some(any(LISTENER, 1))),
+            resource("good", Some(any(CLUSTER, 2))),
+        ],
+        ..Default::default()
+    };
+    let (receipt, events) = pair.client.receive(response).unwrap();
+    assert_eq!(events.len(), 1);
+    pair.client.settle(receipt, []);
+    let answer = pair.client.next_request().unwrap();
+    assert_eq!(answer.node, None);
+    assert_eq!(
+        answer.error_detail.unwrap().message,
+        "empty: has no content; listener: is of another type than its response; good: is there twice"
+    );
+    assert!(pair.client.receive(DeltaDiscoveryResponse { type_url: ROUTE.into(), ..Default::default() }).is_err());
+}
