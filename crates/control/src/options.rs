@@ -1,0 +1,61 @@
+//! What a control plane is started with.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    os::fd::OwnedFd,
+    path::PathBuf,
+    time::Duration,
+};
+
+use mizzen_types::{TrustDomain, ports};
+
+/// How `mizzend` is started. Every field has the default that Istio has, if it has one.
+#[derive(Debug)]
+pub struct Options {
+    /// The folders of YAML that are followed.
+    pub config_dirs: Vec<PathBuf>,
+    /// Where the last good text of every object is kept, so that a restart with a broken edit keeps serving.
+    pub last_good: Option<PathBuf>,
+    /// The address of the xDS and CA port and of the monitoring port.
+    pub address: IpAddr,
+    /// The port of xDS and the CA. 0 takes a free one.
+    pub xds_port: u16,
+    /// The port of metrics and readiness. 0 takes a free one.
+    pub monitoring_port: u16,
+    /// An open file (a memfd) with the CA's and the tokens' keys; if it is empty they are made and written to it. Without one they live as long as the process.
+    pub state: Option<OwnedFd>,
+    /// Where `debug.sock` and `token.sock` are made.
+    pub socket_dir: PathBuf,
+    /// A file that is written with the root certificates.
+    pub root_cert_file: Option<PathBuf>,
+    /// The trust domain of all identities.
+    pub trust_domain: TrustDomain,
+    /// A file with a MeshConfig.
+    pub mesh_config: Option<PathBuf>,
+    /// The lifetime of workload certificates.
+    pub workload_cert_ttl: Duration,
+    /// The namespace of the mesh's own configuration.
+    pub root_namespace: String,
+    /// The version that is told to clients and tools.
+    pub version: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            config_dirs: Vec::new(),
+            last_good: None,
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            xds_port: ports::XDS,
+            monitoring_port: ports::MONITORING,
+            state: None,
+            socket_dir: PathBuf::from("."),
+            root_cert_file: None,
+            trust_domain: TrustDomain::default(),
+            mesh_config: None,
+            workload_cert_ttl: Duration::from_secs(24 * 60 * 60),
+            root_namespace: "istio-system".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
