@@ -1,0 +1,319 @@
+//! Clusters: where requests go and how.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mizzen_types::Name;
+
+use super::{Assignment, ContentHash, Endpoint, EndpointAddress, UpstreamTls};
+
+/// A cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cluster {
+    /// Its name.
+    pub name: Name,
+    /// Of the content.
+    pub hash: ContentHash,
+    /// Its name in statistics; [`Cluster::name`] if none is given. Istio ends it with a `;`.
+    pub stat_name: Name,
+    /// How its endpoints are found.
+    pub discovery: Discovery,
+    /// Which endpoint is taken.
+    pub lb: LbPolicy,
+    /// Below this share of healthy endpoints (percent), all are used; 0 turns that off.
+    pub panic_threshold: f32,
+    /// Whether localities are chosen by their weights.
+    pub locality_weighted: bool,
+    /// How long a connection may take to be made, TLS not included.
+    pub connect_timeout: Duration,
+    /// The most that is buffered per connection.
+    pub buffer_limit: u32,
+    /// Limits for requests of default priority.
+    pub breakers: Breakers,
+    /// Limits for requests of high priority.
+    pub breakers_high: Breakers,
+    /// When an endpoint is left out for a while.
+    pub outlier: Option<Outlier>,
+    /// Plain or TLS, by endpoint.
+    pub transport: TransportSelect,
+    /// HTTP towards the endpoints.
+    pub http: UpstreamHttp,
+    /// The address to connect from.
+    pub bind: Option<BindFrom>,
+    /// Keep-alive of TCP.
+    pub keepalive: Option<Keepalive>,
+    /// Whether connections to an endpoint are closed when it is found unhealthy.
+    pub close_on_unhealthy: bool,
+    /// Istio's services behind it.
+    pub services: Arc<[IstioService]>,
+    /// Whether Istio says that it lies outside the mesh.
+    pub external: bool,
+}
+
+/// How endpoints are found.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Discovery {
+    /// By name in [`super::Config::assignments`].
+    Eds {
+        /// That name.
+        service: Name,
+    },
+    /// Given in place.
+    Static(Arc<Assignment>),
+    /// Given in place by names; every address of each is an endpoint.
+    StrictDns(Arc<Assignment>, Dns),
+    /// One name; one connection target at a time, whichever address came first.
+    LogicalDns(Arc<Assignment>, Dns),
+    /// The address that the client meant.
+    OriginalDst {
+        /// A port in place of the one that the client meant.
+        port: Option<u16>,
+    },
+}
+
+/// How names are resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// How often.
+    pub refresh: Duration,
+    /// Up to how much is added at random.
+    pub jitter: Duration,
+    /// How often after a failure: at first, at most.
+    pub on_failure: Option<Fallible>,
+    /// Whether the answer's time to live counts instead of `refresh`.
+    pub respect_ttl: bool,
+    /// Which addresses.
+    pub family: DnsFamily,
+}
+
+/// A back-off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fallible {
+    /// At first.
+    pub base: Duration,
+    /// At most.
+    pub max: Duration,
+}
+
+/// Which addresses of a name are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DnsFamily {
+    /// IPv6, else IPv4.
+    Auto,
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+    /// IPv4, else IPv6.
+    V4Preferred,
+    /// Both.
+    All,
+}
+
+/// Which endpoint is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LbPolicy {
+    /// In turn, by weight.
+    RoundRobin,
+    /// The least busy of so many taken at random.
+    LeastRequest {
+        /// How many.
+        choices: u32,
+    },
+    /// At random.
+    Random,
+    /// The cluster's kind decides ([`Discovery::OriginalDst`]).
+    Provided,
+}
+
+/// Limits of a cluster, counted over the whole process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Breakers {
+    /// Connections.
+    pub connections: u32,
+    /// Requests that wait for a connection.
+    pub pending: u32,
+    /// Requests in flight.
+    pub requests: u32,
+    /// Retries in flight.
+    pub retries: u32,
+}
+
+/// When an endpoint is left out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outlier {
+    /// After so many responses with a status of 500 or more in a row; 0: never.
+    pub consecutive_5xx: u32,
+    /// After so many 502, 503, 504 in a row; 0: never.
+    pub consecutive_gateway: u32,
+    /// After so many failures to connect in a row, where these are counted apart; 0: never.
+    pub consecutive_local: u32,
+    /// Whether failures to connect are counted apart.
+    pub split_local: bool,
+    /// How often endpoints are looked at, to let them back in.
+    pub interval: Duration,
+    /// How long at first; times the number of ejections.
+    pub base_ejection: Duration,
+    /// How long at most.
+    pub max_ejection: Duration,
+    /// At most this share of endpoints (percent) is left out at a time; one always may be.
+    pub max_percent: u32,
+}
+
+/// Plain or TLS.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Transport {
+    /// Plain.
+    Raw,
+    /// TLS.
+    Tls(Arc<UpstreamTls>),
+}
+
+/// The transport for an endpoint: the first whose labels the endpoint has, else the default.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TransportSelect {
+    /// In order.
+    pub matches: Arc<[TransportMatch]>,
+    /// If none matches.
+    pub default: Transport,
+}
+
+/// A transport for endpoints that have all of these labels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TransportMatch {
+    /// Its name, such as `tlsMode-istio`.
+    pub name: Name,
+    /// The labels.
+    pub labels: Arc<[(Name, Name)]>,
+    /// The transport.
+    pub transport: Transport,
+}
+
+impl TransportSelect {
+    /// The transport for an endpoint with these labels.
+    pub fn of(&self, endpoint: &Endpoint) -> &Transport {
+        let has = |l: &(Name, Name)| endpoint.labels.contains(l);
+        self.matches.iter().find(|m| m.labels.iter().all(has)).map_or(&self.default, |m| &m.transport)
+    }
+}
+
+/// HTTP towards endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamHttp {
+    /// Which version.
+    pub protocol: HttpProtocol,
+    /// How long a connection without a request is kept; none: for ever.
+    pub idle_timeout: Option<Duration>,
+    /// How long a connection is kept at most.
+    pub max_connection_duration: Option<Duration>,
+    /// How long a stream may last.
+    pub max_stream_duration: Option<Duration>,
+    /// After so many requests a connection is drained; 0: never.
+    pub max_requests_per_connection: u32,
+    /// The most headers of a response.
+    pub max_headers: u32,
+    /// The largest head of a response in KiB.
+    pub max_headers_kb: u32,
+    /// HTTP/2's settings.
+    pub h2: H2Options,
+    /// Whether the TLS server name is the request's authority.
+    pub auto_sni: bool,
+    /// Whether the certificate must name that authority.
+    pub auto_san_validation: bool,
+}
+
+/// Which version of HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HttpProtocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// As the request came.
+    Downstream,
+    /// As ALPN says.
+    Alpn,
+}
+
+/// Settings of HTTP/2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct H2Options {
+    /// Streams at a time.
+    pub max_streams: u32,
+    /// The window of a stream.
+    pub stream_window: u32,
+    /// The window of a connection.
+    pub connection_window: u32,
+    /// How often a PING is sent; none: never.
+    pub ping_interval: Option<Duration>,
+    /// How long its answer may take.
+    pub ping_timeout: Duration,
+    /// Whether extended CONNECT is allowed.
+    pub allow_connect: bool,
+}
+
+impl Default for H2Options {
+    fn default() -> Self {
+        H2Options {
+            max_streams: 1024,
+            stream_window: 16 << 20,
+            connection_window: 24 << 20,
+            ping_interval: None,
+            ping_timeout: Duration::from_secs(10),
+            allow_connect: false,
+        }
+    }
+}
+
+/// The address to connect from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BindFrom {
+    /// Tried first, where its family is the target's.
+    pub source: SocketAddr,
+    /// For the other family.
+    pub extra: Arc<[SocketAddr]>,
+}
+
+/// Keep-alive of TCP; what is not given is the system's default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keepalive {
+    /// How many probes.
+    pub probes: Option<u32>,
+    /// After how long a silence.
+    pub time: Option<Duration>,
+    /// How far apart.
+    pub interval: Option<Duration>,
+}
+
+/// One of Istio's services behind a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IstioService {
+    /// Its host.
+    pub host: Name,
+    /// Its name.
+    pub name: Name,
+    /// Its namespace.
+    pub namespace: Name,
+}
+
+impl Discovery {
+    /// The endpoints given in place.
+    pub fn inline(&self) -> Option<&Arc<Assignment>> {
+        match self {
+            Discovery::Static(a) | Discovery::StrictDns(a, _) | Discovery::LogicalDns(a, _) => Some(a),
+            Discovery::Eds { .. } | Discovery::OriginalDst { .. } => None,
+        }
+    }
+
+    /// The names to resolve.
+    pub fn dns_names(&self) -> Vec<(Name, u16)> {
+        let (Discovery::StrictDns(a, _) | Discovery::LogicalDns(a, _)) = self else { return Vec::new() };
+        let endpoints = a.priorities.iter().flat_map(|p| p.localities.iter()).flat_map(|l| l.endpoints.iter());
+        let name = |e: &Arc<Endpoint>| match &e.address {
+            EndpointAddress::Dns(name, port) => Some((name.clone(), *port)),
+            EndpointAddress::Socket(_) | EndpointAddress::Pipe(_) => None,
+        };
+        endpoints.filter_map(name).collect()
+    }
+}

@@ -1,0 +1,95 @@
+//! Endpoints.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mizzen_types::{Locality, Name};
+
+use super::ContentHash;
+
+/// The endpoints of one cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Assignment {
+    /// The name by which clusters refer to it.
+    pub name: Name,
+    /// Of the content.
+    pub hash: ContentHash,
+    /// By priority, the most wanted first.
+    pub priorities: Arc<[Priority]>,
+    /// By how much a priority's health is multiplied before traffic flows over to the next, in percent (140 by default).
+    pub overprovisioning: u32,
+}
+
+/// Localities of one priority.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Priority {
+    /// In the order given.
+    pub localities: Arc<[LocalityGroup]>,
+}
+
+/// Endpoints in one place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LocalityGroup {
+    /// Where.
+    pub locality: Locality,
+    /// Its share if localities are weighted; 0: none.
+    pub weight: u32,
+    /// The endpoints.
+    pub endpoints: Arc<[Arc<Endpoint>]>,
+}
+
+/// One endpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Endpoint {
+    /// Where it listens.
+    pub address: EndpointAddress,
+    /// Its host name if it has one, for host rewriting and server names.
+    pub hostname: Name,
+    /// Its share within its locality, at least 1.
+    pub weight: u32,
+    /// What the control plane says of it.
+    pub health: Health,
+    /// Metadata of `envoy.transport_socket_match`, sorted: what chooses the transport socket.
+    pub labels: Arc<[(Name, Name)]>,
+    /// Which workload it is.
+    pub workload: Option<Arc<Workload>>,
+}
+
+/// Where an endpoint listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum EndpointAddress {
+    /// An address.
+    Socket(SocketAddr),
+    /// A name to resolve, in clusters of the DNS kinds.
+    Dns(Name, u16),
+    /// A Unix socket.
+    Pipe(Name),
+}
+
+/// What the control plane says of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Healthy, or nothing known.
+    Healthy,
+    /// To be used only if the healthy ones do not suffice.
+    Degraded,
+    /// Not to be used.
+    Unhealthy,
+    /// On its way out: no new connections.
+    Draining,
+}
+
+/// Istio's label of an endpoint (metadata `istio.workload`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Workload {
+    /// The workload's name.
+    pub name: Name,
+    /// Its namespace.
+    pub namespace: Name,
+    /// Its canonical service.
+    pub canonical_name: Name,
+    /// Its canonical revision.
+    pub canonical_revision: Name,
+    /// Its Kubernetes cluster.
+    pub cluster: Name,
+}

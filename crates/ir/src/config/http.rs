@@ -1,0 +1,261 @@
+//! The HTTP connection manager and its filters.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mizzen_types::Name;
+
+use super::{AccessLog, H2Options, RbacFilter, RouteConfig};
+
+/// Serves HTTP on a connection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hcm {
+    /// Its name in statistics.
+    pub stat_prefix: Name,
+    /// Which version of HTTP.
+    pub codec: CodecKind,
+    /// Where its routes are.
+    pub routes: HttpRoutes,
+    /// The filters in order. The router is not among them: it is always last.
+    pub filters: Arc<[HttpFilter]>,
+    /// The router's options.
+    pub router: RouterOptions,
+    /// Its logs.
+    pub access_log: Arc<[Arc<AccessLog>]>,
+    /// The `server` header's value.
+    pub server_name: Name,
+    /// What happens to a `server` header of the response.
+    pub server_header: ServerHeader,
+    /// Whether the client's address is the connection's (an edge), and X-Forwarded-For is written; else it is taken from there.
+    pub use_remote_address: bool,
+    /// How many trusted proxies are in front.
+    pub xff_trusted_hops: u32,
+    /// Whether X-Forwarded-For is left as it is.
+    pub skip_xff_append: bool,
+    /// The pseudonym for the `via` header; empty: none is written.
+    pub via: Name,
+    /// Whether a request without an id gets one.
+    pub generate_request_id: bool,
+    /// Whether an edge keeps the client's request id.
+    pub preserve_external_request_id: bool,
+    /// Whether the response carries the request id.
+    pub request_id_in_response: bool,
+    /// What happens to `x-forwarded-client-cert`.
+    pub client_cert: ForwardClientCert,
+    /// What of the peer's certificate is written there.
+    pub cert_details: CertDetails,
+    /// What happens to the path first.
+    pub path: PathOptions,
+    /// Whether the authority loses its port.
+    pub strip_port: StripPort,
+    /// Whether the authority loses a trailing dot.
+    pub strip_trailing_dot: bool,
+    /// How long a connection without a request is kept; none: for ever. One hour by default.
+    pub idle_timeout: Option<Duration>,
+    /// How long a stream may stand still; none: for ever. Five minutes by default.
+    pub stream_idle_timeout: Option<Duration>,
+    /// How long a request may take to arrive.
+    pub request_timeout: Option<Duration>,
+    /// How long a request's head may take to arrive.
+    pub request_headers_timeout: Option<Duration>,
+    /// How long a connection may last at most.
+    pub max_connection_duration: Option<Duration>,
+    /// How long a stream may last at most.
+    pub max_stream_duration: Option<Duration>,
+    /// How long between the two GOAWAYs, or to the close.
+    pub drain_timeout: Duration,
+    /// How long the peer gets to close after an error.
+    pub delayed_close_timeout: Option<Duration>,
+    /// After so many requests the connection is drained; 0: never.
+    pub max_requests_per_connection: u32,
+    /// The most headers.
+    pub max_headers: u32,
+    /// The largest head in KiB.
+    pub max_headers_kb: u32,
+    /// HTTP/2's settings.
+    pub h2: H2Options,
+    /// Whether HTTP/1.0 is served.
+    pub accept_http_10: bool,
+    /// The host of an HTTP/1.0 request that names none.
+    pub default_host: Name,
+    /// Upgrades that are served (`websocket`), lower case.
+    pub upgrades: Arc<[Name]>,
+    /// Whether `100 Continue` of the upstream is passed on; else the proxy says it itself.
+    pub proxy_100_continue: bool,
+    /// Whether an invalid message ends only its stream, not its connection.
+    pub stream_error_on_invalid: bool,
+}
+
+/// Which version of HTTP is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CodecKind {
+    /// As ALPN or the first bytes say.
+    Auto,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+/// Where routes are.
+#[derive(Clone, Debug, PartialEq)]
+pub enum HttpRoutes {
+    /// By name in [`super::Config::routes`].
+    Named(Name),
+    /// Given in place.
+    Inline(Arc<RouteConfig>),
+}
+
+/// What happens to a `server` header of the response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerHeader {
+    /// It is replaced.
+    Overwrite,
+    /// It is written if there is none.
+    AppendIfAbsent,
+    /// It is left alone.
+    PassThrough,
+}
+
+/// What happens to `x-forwarded-client-cert`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardClientCert {
+    /// Removed.
+    Sanitize,
+    /// Kept if the connection is mutual TLS, else removed.
+    ForwardOnly,
+    /// Appended to if the connection is mutual TLS, else removed.
+    AppendForward,
+    /// Set if the connection is mutual TLS, else removed.
+    SanitizeSet,
+    /// Kept always.
+    AlwaysForward,
+}
+
+/// What of the peer's certificate is written to `x-forwarded-client-cert`, besides its hash and our own URI.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CertDetails {
+    /// The subject.
+    pub subject: bool,
+    /// The certificate, URL-encoded PEM.
+    pub cert: bool,
+    /// The chain, URL-encoded PEM.
+    pub chain: bool,
+    /// The DNS names.
+    pub dns: bool,
+    /// The URI names.
+    pub uri: bool,
+}
+
+/// What happens to the path before anything looks at it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PathOptions {
+    /// Dot segments are removed and needless escapes decoded.
+    pub normalize: bool,
+    /// Slashes next to each other become one.
+    pub merge_slashes: bool,
+    /// What `%2F` and `%5C` mean.
+    pub escaped_slashes: EscapedSlashes,
+}
+
+/// What `%2F` and `%5C` in a path mean.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EscapedSlashes {
+    /// They stay.
+    #[default]
+    Keep,
+    /// The request is refused with 400.
+    Reject,
+    /// The client is redirected to the decoded path.
+    Redirect,
+    /// They are decoded.
+    Forward,
+}
+
+/// Whether the authority loses its port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StripPort {
+    /// No.
+    No,
+    /// If it is the listener's.
+    Matching,
+    /// Whatever it is.
+    Any,
+}
+
+/// An HTTP filter and its name in the configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpFilter {
+    /// Its name.
+    pub name: Name,
+    /// What it does.
+    pub kind: HttpFilterKind,
+}
+
+/// What an HTTP filter does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum HttpFilterKind {
+    /// Judges the request.
+    Rbac(Arc<RbacFilter>),
+    /// Exchanges Istio's peer metadata.
+    PeerMetadata(Arc<PeerMetadata>),
+    /// Istio's metrics.
+    Stats(Arc<StatsConfig>),
+    /// Chooses ALPN towards the upstream by the request's protocol.
+    Alpn(Arc<AlpnOverride>),
+    /// Counts gRPC calls and messages, and leaves the counts for the log.
+    GrpcStats,
+}
+
+/// Istio's exchange of peer metadata by headers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerMetadata {
+    /// On the side of the client.
+    pub downstream: PeerExchange,
+    /// On the side of the server.
+    pub upstream: PeerExchange,
+}
+
+/// What is done on one side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerExchange {
+    /// The peer's `x-envoy-peer-metadata` is read and removed.
+    pub from_headers: bool,
+    /// The peer is looked up by its address.
+    pub from_workloads: bool,
+    /// Ours is written.
+    pub send_headers: bool,
+    /// Headers of the peer are passed through, for it to be seen by those behind us.
+    pub skip_external: bool,
+}
+
+/// ALPN towards the upstream by the request's protocol.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AlpnOverride {
+    /// For HTTP/1.0 requests towards the upstream.
+    pub http10: Arc<[Name]>,
+    /// For HTTP/1.1 requests towards the upstream.
+    pub http11: Arc<[Name]>,
+    /// For HTTP/2 requests towards the upstream.
+    pub http2: Arc<[Name]>,
+}
+
+/// Istio's metrics.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StatsConfig {
+    /// Whether the destination service is unknown where only the host header names it.
+    pub disable_host_header_fallback: bool,
+    /// How often an open TCP connection is reported.
+    pub tcp_reporting: Option<Duration>,
+    /// Metrics that are not kept, by their name without `istio_`; `*` for all.
+    pub dropped_metrics: Arc<[Name]>,
+    /// Tags that are not kept: the metric's name (`*` for all) and the tag's.
+    pub dropped_tags: Arc<[(Name, Name)]>,
+}
+
+/// The router's options.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RouterOptions {
+    /// Whether no `x-envoy-*` header is written.
+    pub suppress_envoy_headers: bool,
+}

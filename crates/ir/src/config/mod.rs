@@ -1,0 +1,71 @@
+//! The proxy's configuration at one version: immutable, shared, keyed by resource name.
+
+mod access_log;
+mod cluster;
+mod endpoint;
+mod headers;
+mod http;
+mod listener;
+mod matchers;
+mod rbac;
+mod route;
+mod tls;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use mizzen_types::Name;
+
+pub use access_log::{AccessLog, Comparison, LogFilter, LogFormat, LogTarget, LogValue};
+pub use cluster::{
+    BindFrom, Breakers, Cluster, Discovery, Dns, DnsFamily, Fallible, H2Options, HttpProtocol, IstioService, Keepalive, LbPolicy, Outlier,
+    Transport, TransportMatch, TransportSelect, UpstreamHttp,
+};
+pub use endpoint::{Assignment, Endpoint, EndpointAddress, Health, LocalityGroup, Priority, Workload};
+pub use headers::{Command, HeaderAction, HeaderOp, HeaderOps, HeaderSource, LogType, Mutations, Part, Template};
+pub use http::{
+    AlpnOverride, CertDetails, CodecKind, EscapedSlashes, ForwardClientCert, Hcm, HttpFilter, HttpFilterKind, HttpRoutes, PathOptions,
+    PeerExchange, PeerMetadata, RouterOptions, ServerHeader, StatsConfig, StripPort,
+};
+pub use listener::{
+    ChainMatch, Direction, FilterChain, Filters, Listener, ListenerAddress, ListenerFilter, NetworkFilter, PortPredicate, SourceType,
+    TcpProxy, Terminal, TransportProtocol,
+};
+pub use matchers::{Fraction, HeaderMatch, HeaderTest, ParamMatch, Regex, StringMatch, StringTest};
+pub use rbac::{Action as RbacAction, Expr, Policy, Rbac, RbacFilter};
+pub use route::{
+    Action, ClusterChoice, Direct, Forward, HashOn, HashPolicy, HostRewrite, PathMatch, PathRewrite, Redirect, RedirectPath, RegexRewrite,
+    RetryOn, RetryPolicy, Route, RouteConfig, RouteMatch, Target, VirtualHost,
+};
+pub use tls::{
+    CertificateSecret, DownstreamTls, Roots, SanKind, SanMatch, SecretRef, SecretSource, TlsCommon, TlsVersion, UpstreamTls, Validation,
+    ValidationSecret,
+};
+
+/// A content hash of a resource's bytes: equal hashes mean an unchanged resource.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ContentHash(pub u128);
+
+/// A map of shared resources by name, shared itself.
+pub type Names<T> = Arc<HashMap<Name, Arc<T>>>;
+
+/// What one worker runs by. A stream loads it once and keeps it to its end.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// Grows with every published configuration.
+    pub generation: u64,
+    /// Listeners.
+    pub listeners: Names<Listener>,
+    /// Route configurations named by listeners (RDS). Inline ones are within their connection manager.
+    pub routes: Names<RouteConfig>,
+    /// Clusters.
+    pub clusters: Names<Cluster>,
+    /// Endpoints, by the name that a cluster's [`Discovery::Eds`] holds.
+    pub assignments: Names<Assignment>,
+    /// Certificates with their keys.
+    pub certificates: Names<CertificateSecret>,
+    /// Roots and further checks of peers' certificates.
+    pub validations: Names<ValidationSecret>,
+    /// Built TLS configurations; see [`Config::server_tls`] and [`Config::client_tls`].
+    pub(crate) tls: crate::tls::TlsTable,
+}

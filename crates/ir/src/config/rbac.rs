@@ -1,0 +1,81 @@
+//! Authorization policies.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use mizzen_types::{IpRange, Name};
+
+use super::{HeaderMatch, StringMatch};
+
+/// A filter that enforces one policy set and may watch another.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RbacFilter {
+    /// What is enforced; none: nothing is.
+    pub rules: Option<Arc<Rbac>>,
+    /// What is only evaluated and recorded (Istio's dry run).
+    pub shadow: Option<Arc<Rbac>>,
+    /// The prefix of the shadow's statistics, which also names its mode.
+    pub shadow_prefix: Name,
+}
+
+/// A set of policies with one action.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rbac {
+    /// What a match means.
+    pub action: Action,
+    /// In the order of their names.
+    pub policies: Arc<[Policy]>,
+}
+
+/// What a match means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Allowed if one policy matches, else denied.
+    Allow,
+    /// Denied if one policy matches, else allowed.
+    Deny,
+    /// Allowed always; a match is recorded.
+    Log,
+}
+
+/// A policy matches if one of its permissions and one of its principals do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// Its name, such as `ns[shop]-policy[deny-admin]-rule[0]`.
+    pub name: Name,
+    /// What is done.
+    pub permissions: Arc<[Expr]>,
+    /// Who does it.
+    pub principals: Arc<[Expr]>,
+}
+
+/// A condition.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Expr {
+    /// Always.
+    Any,
+    /// All of these; at least one.
+    And(Arc<[Expr]>),
+    /// One of these; at least one.
+    Or(Arc<[Expr]>),
+    /// Not this.
+    Not(Arc<Expr>),
+    /// A request header.
+    Header(HeaderMatch),
+    /// The request's path without its query.
+    UrlPath(StringMatch),
+    /// Where the connection was meant to go.
+    DestinationIp(IpRange),
+    /// Where the connection was meant to go.
+    DestinationPort(RangeInclusive<u16>),
+    /// The server name of the TLS handshake.
+    ServerName(StringMatch),
+    /// The verified certificate's URI names, else DNS names, else subject; none: any verified certificate.
+    Authenticated(Option<StringMatch>),
+    /// Istio's `io.istio.peer_principal`: the verified certificate's first URI name.
+    PeerPrincipal(StringMatch),
+    /// The peer of the connection.
+    DirectRemoteIp(IpRange),
+    /// The client, from X-Forwarded-For where that is trusted.
+    RemoteIp(IpRange),
+}

@@ -1,0 +1,10 @@
+//! The steps: pure functions over a configuration and facts.
+
+pub(crate) mod authorize;
+pub(crate) mod chain;
+pub(crate) mod cluster;
+pub(crate) mod headers;
+pub(crate) mod matchers;
+pub(crate) mod path;
+pub(crate) mod retry;
+pub(crate) mod route;
