@@ -1,0 +1,86 @@
+//! Listening sockets, and what the kernel knows about accepted ones.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::AsFd;
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+/// How to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenOptions {
+    /// Several sockets share the address, and the kernel spreads connections over them.
+    pub reuse_port: bool,
+    /// How many connections may wait to be accepted.
+    pub backlog: i32,
+    /// The mark on the socket and on all that it accepts.
+    pub mark: Option<u32>,
+    /// Whether an IPv6 socket takes IPv4 connections too.
+    pub dual_stack: bool,
+}
+
+impl Default for ListenOptions {
+    /// An address for one socket alone, 4096 waiting, no mark, one family.
+    fn default() -> Self {
+        ListenOptions { reuse_port: false, backlog: 4096, mark: None, dual_stack: false }
+    }
+}
+
+/// A listening TCP socket: non-blocking, closed on exec, its address reusable while old connections linger.
+///
+/// # Errors
+/// What the kernel says, with the address.
+pub fn listen(address: SocketAddr, options: &ListenOptions) -> io::Result<TcpListener> {
+    let make = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(options.reuse_port)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(!options.dual_stack)?;
+        }
+        if let Some(mark) = options.mark {
+            socket.set_mark(mark)?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(options.backlog)?;
+        Ok(socket.into())
+    };
+    make().map_err(|e: io::Error| io::Error::new(e.kind(), format!("listen on {address}: {e}")))
+}
+
+/// A bound UDP socket: non-blocking, closed on exec.
+///
+/// # Errors
+/// What the kernel says, with the address.
+pub fn bind_udp(address: SocketAddr, mark: Option<u32>) -> io::Result<UdpSocket> {
+    let make = || {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+        if let Some(mark) = mark {
+            socket.set_mark(mark)?;
+        }
+        socket.bind(&address.into())?;
+        Ok(socket.into())
+    };
+    make().map_err(|e: io::Error| io::Error::new(e.kind(), format!("bind {address}: {e}")))
+}
+
+/// Where a redirected connection was going; `None` if it came directly.
+pub fn original_dst(stream: &impl AsFd) -> Option<SocketAddr> {
+    let socket = SockRef::from(stream);
+    let local = socket.local_addr().ok()?.as_socket()?;
+    // An IPv4 connection on an IPv6 socket is known to the IPv4 table only.
+    let v4 = local.ip().to_canonical().is_ipv4();
+    let original = if v4 { socket.original_dst_v4() } else { socket.original_dst_v6() };
+    let original = original.ok()?.as_socket()?;
+    let canonical = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
+    // conntrack knows connections that nobody redirected, too; their destination is the socket's own address.
+    Some(canonical(original)).filter(|o| *o != canonical(local))
+}
+
+/// Marks a socket's packets; the capture leaves those marked [`PROXY_MARK`](mizzen_types::ports::PROXY_MARK) alone. Needs CAP_NET_ADMIN.
+///
+/// # Errors
+/// What the kernel says.
+pub fn set_mark(socket: &impl AsFd, mark: u32) -> io::Result<()> {
+    SockRef::from(socket).set_mark(mark)
+}
