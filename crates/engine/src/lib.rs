@@ -1,1 +1,30 @@
-//! The data path as a state machine without IO
+//! The data path as a state machine without IO.
+//!
+//! A [`Worker`] owns one thread's connections and streams. Bytes, dial results, configurations and the clock go in; bytes, dials, closes, log lines and
+//! counters come out. It steps over [`mizzen_ir::Config`] with the pure steps of `ir`, and speaks HTTP by the state machines of `http`, TLS by rustls'
+//! unbuffered API.
+//!
+//! One turn of the driver:
+//! 1. [`Worker::tick`], once, first;
+//! 2. [`Worker::accept`], [`Worker::dialed`], [`Worker::bytes`], [`Worker::ended`], [`Worker::command`] for what has happened, in bounded numbers;
+//! 3. [`Worker::turn`], which runs what is due and fills the list of [`Action`]s;
+//! 4. carry the actions out; write [`Worker::pending`] and report [`Worker::wrote`];
+//! 5. if [`Worker::ready`], go to 3; else sleep until IO or [`Worker::deadline`].
+//!
+//! Deliberately absent: sockets, DNS, files, threads, clocks, and every form of blocking.
+
+mod api;
+mod buf;
+mod id;
+pub mod lb;
+pub mod metrics;
+mod timers;
+mod tls;
+mod worker;
+
+pub use api::{
+    Accepted, Action, Addrs, Answer, Command, ConnId, ConnTag, Dial, DialError, DialId, DialTag, Eof, How, Keepalive, Limits, ListenerId, Node, Now,
+    Options, Question, Target, WaitId, WaitTag,
+};
+pub use id::Id;
+pub use worker::Worker;

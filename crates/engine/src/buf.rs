@@ -1,0 +1,109 @@
+//! Bytes on their way out, and the pool that keeps their allocations.
+
+/// Bytes with a read position. Holds an allocation only while it holds bytes (see [`Spare`]).
+#[derive(Debug, Default)]
+pub(crate) struct Buf {
+    bytes: Vec<u8>,
+    head: usize,
+}
+
+impl Buf {
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        self.bytes.get(self.head..).unwrap_or_default()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len() - self.head
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The vector to append to. What was consumed is dropped first if it is the larger part.
+    pub(crate) fn tail(&mut self) -> &mut Vec<u8> {
+        if self.head > 0 && self.head >= self.bytes.len() / 2 {
+            self.bytes.drain(..self.head);
+            self.head = 0;
+        }
+        &mut self.bytes
+    }
+
+    /// Takes the allocation over, mutable, from the read position on.
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
+        self.bytes.get_mut(self.head..).unwrap_or_default()
+    }
+
+    pub(crate) fn extend(&mut self, more: &[u8]) {
+        self.tail().extend_from_slice(more);
+    }
+
+    pub(crate) fn consume(&mut self, n: usize) {
+        self.head = (self.head + n).min(self.bytes.len());
+        if self.head == self.bytes.len() {
+            self.bytes.clear();
+            self.head = 0;
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.head = 0;
+    }
+
+    /// Gives an empty buffer's allocation back.
+    pub(crate) fn rest(&mut self, spare: &mut Spare) {
+        if self.is_empty() && self.bytes.capacity() > 0 {
+            spare.put(std::mem::take(&mut self.bytes));
+            self.head = 0;
+        }
+    }
+
+    /// Makes sure that an allocation is there.
+    pub(crate) fn ready(&mut self, spare: &mut Spare) {
+        if self.bytes.capacity() == 0 {
+            self.bytes = spare.take();
+        }
+    }
+}
+
+/// Allocations not in use, at most [`Spare::KEEP`].
+#[derive(Debug, Default)]
+pub(crate) struct Spare(Vec<Vec<u8>>);
+
+impl Spare {
+    const KEEP: usize = 256;
+    /// Larger ones are freed: one large body must not pin memory for ever.
+    const LARGEST: usize = 256 * 1024;
+
+    pub(crate) fn take(&mut self) -> Vec<u8> {
+        self.0.pop().unwrap_or_default()
+    }
+
+    pub(crate) fn put(&mut self, mut bytes: Vec<u8>) {
+        if self.0.len() < Self::KEEP && bytes.capacity() > 0 && bytes.capacity() <= Self::LARGEST {
+            bytes.clear();
+            self.0.push(bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn consume_and_append() {
+        let mut buf = Buf::default();
+        buf.extend(b"abcdef");
+        buf.consume(4);
+        buf.extend(b"gh");
+        assert_eq!(buf.as_slice(), b"efgh");
+        buf.consume(99);
+        assert!(buf.is_empty());
+        let mut spare = Spare::default();
+        buf.rest(&mut spare);
+        buf.ready(&mut spare);
+        assert_eq!(buf.len(), 0);
+    }
+}

@@ -1,0 +1,269 @@
+//! The state of clusters and hosts that all workers share: breakers, outlier counts, request counts.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use mizzen_types::Name;
+
+use crate::metrics::HostStats;
+
+/// The clusters' state, by name: it survives changes of the configuration. One per process.
+#[derive(Debug, Default)]
+pub struct Shared {
+    clusters: Mutex<HashMap<Name, Arc<ClusterState>>>,
+    /// Guards out, over all clusters.
+    guards: Arc<AtomicU32>,
+}
+
+impl Shared {
+    /// The state of a cluster. Workers keep it, so that the lock is taken once per worker and cluster.
+    pub(crate) fn cluster(&self, name: &Name) -> Arc<ClusterState> {
+        let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        clusters.entry(name.clone()).or_insert_with(|| Arc::new(ClusterState { guards: self.guards.clone(), ..ClusterState::default() })).clone()
+    }
+
+    /// Breaker guards out.
+    pub fn guards(&self) -> u32 {
+        self.guards.load(Relaxed)
+    }
+
+    /// The state of every host used so far, by cluster.
+    pub fn hosts(&self) -> Vec<(Name, Vec<HostStats>)> {
+        let clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = clusters.iter().map(|(name, state)| (name.clone(), state.stats())).collect();
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all
+    }
+}
+
+/// What a breaker counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limit {
+    Connections,
+    Pending,
+    Requests,
+    Retries,
+}
+
+/// One cluster's counts.
+#[derive(Debug, Default)]
+pub(crate) struct ClusterState {
+    counts: [AtomicU32; 4],
+    hosts: Mutex<HashMap<String, Arc<HostState>>>,
+    guards: Arc<AtomicU32>,
+}
+
+impl ClusterState {
+    /// Takes one of `limit`, if fewer than `most` are out. Given back when the guard goes, exactly once.
+    pub(crate) fn acquire(self: &Arc<Self>, limit: Limit, most: u32) -> Option<Guard> {
+        self.counts[limit as usize].fetch_update(Relaxed, Relaxed, |n| (n < most).then_some(n + 1)).ok()?;
+        self.guards.fetch_add(1, Relaxed);
+        Some(Guard { cluster: self.clone(), limit })
+    }
+
+    pub(crate) fn count(&self, limit: Limit) -> u32 {
+        self.counts[limit as usize].load(Relaxed)
+    }
+
+    pub(crate) fn host(&self, address: &str) -> Arc<HostState> {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        hosts.entry(address.to_owned()).or_insert_with(|| Arc::new(HostState { address: address.to_owned(), ..HostState::default() })).clone()
+    }
+
+    /// Forgets hosts that are gone and idle.
+    pub(crate) fn prune(&self, keep: impl Fn(&str) -> bool) {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        hosts.retain(|address, host| keep(address) || host.active.load(Relaxed) > 0 || host.connections.load(Relaxed) > 0);
+    }
+
+    /// How many hosts are ejected now.
+    pub(crate) fn ejected(&self, now: Duration) -> usize {
+        let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        hosts.values().filter(|host| host.is_ejected(now)).count()
+    }
+
+    fn stats(&self) -> Vec<HostStats> {
+        let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = hosts.values().map(|host| host.stats()).collect();
+        all.sort_by(|a, b| a.address.cmp(&b.address));
+        all
+    }
+}
+
+/// One of a limit, taken.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    cluster: Arc<ClusterState>,
+    limit: Limit,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.cluster.counts[self.limit as usize].fetch_sub(1, Relaxed);
+        self.cluster.guards.fetch_sub(1, Relaxed);
+    }
+}
+
+/// One host's counts.
+#[derive(Debug, Default)]
+pub(crate) struct HostState {
+    address: String,
+    pub(crate) connections: AtomicU32,
+    pub(crate) connections_total: AtomicU64,
+    pub(crate) connect_failures: AtomicU64,
+    pub(crate) active: AtomicU32,
+    requests: AtomicU64,
+    success: AtomicU64,
+    error: AtomicU64,
+    /// Failures in a row: of any kind (5xx, resets), and gateway failures (502, 503, 504, resets).
+    row_5xx: AtomicU32,
+    row_gateway: AtomicU32,
+    /// Ejected until, in milliseconds of the monotonic clock; and how often it was.
+    until: AtomicU64,
+    ejections: AtomicU32,
+    ever: AtomicBool,
+}
+
+/// When to eject a host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outlier {
+    /// 5xx answers in a row; 0 never.
+    pub(crate) consecutive_5xx: u32,
+    /// 502, 503, 504 in a row; 0 never.
+    pub(crate) consecutive_gateway: u32,
+    /// Times the number of ejections so far: how long.
+    pub(crate) base: Duration,
+    /// At most this long.
+    pub(crate) max: Duration,
+}
+
+impl HostState {
+    pub(crate) fn begin(self: &Arc<Self>) -> Active {
+        self.active.fetch_add(1, Relaxed);
+        self.requests.fetch_add(1, Relaxed);
+        Active(self.clone())
+    }
+
+    pub(crate) fn load(&self) -> u32 {
+        self.active.load(Relaxed)
+    }
+
+    pub(crate) fn is_ejected(&self, now: Duration) -> bool {
+        self.ever.load(Relaxed) && self.until.load(Relaxed) > now.as_millis() as u64
+    }
+
+    /// Counts an answer's status, or a reset as 503; `true` if the host is to be ejected by it.
+    pub(crate) fn answered(&self, status: u16, outlier: Option<&Outlier>) -> bool {
+        if status < 500 {
+            self.success.fetch_add(1, Relaxed);
+            self.row_5xx.store(0, Relaxed);
+            self.row_gateway.store(0, Relaxed);
+            return false;
+        }
+        self.error.fetch_add(1, Relaxed);
+        let row = self.row_5xx.fetch_add(1, Relaxed) + 1;
+        let gateway = if (502..=504).contains(&status) {
+            self.row_gateway.fetch_add(1, Relaxed) + 1
+        } else {
+            self.row_gateway.store(0, Relaxed);
+            0
+        };
+        let reached = |n: u32, most: u32| most > 0 && n >= most;
+        outlier.is_some_and(|o| reached(row, o.consecutive_5xx) || reached(gateway, o.consecutive_gateway))
+    }
+
+    pub(crate) fn eject(&self, now: Duration, outlier: &Outlier) {
+        let times = self.ejections.fetch_add(1, Relaxed) + 1;
+        let time = (outlier.base * times).min(outlier.max.max(outlier.base));
+        self.until.store((now + time).as_millis() as u64, Relaxed);
+        self.ever.store(true, Relaxed);
+        self.row_5xx.store(0, Relaxed);
+        self.row_gateway.store(0, Relaxed);
+    }
+
+    fn stats(&self) -> HostStats {
+        HostStats {
+            address: self.address.clone(),
+            ejected: self.until.load(Relaxed) > 0 && self.ever.load(Relaxed),
+            connections: self.connections.load(Relaxed).into(),
+            connections_total: self.connections_total.load(Relaxed),
+            connect_failures: self.connect_failures.load(Relaxed),
+            active: self.active.load(Relaxed).into(),
+            requests: self.requests.load(Relaxed),
+            success: self.success.load(Relaxed),
+            error: self.error.load(Relaxed),
+        }
+    }
+}
+
+/// A request in flight to a host.
+#[derive(Debug)]
+pub(crate) struct Active(Arc<HostState>);
+
+impl Active {
+    pub(crate) fn host(&self) -> &Arc<HostState> {
+        &self.0
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The worker's random numbers: xorshift, for balancing and ids, never for secrets.
+#[derive(Debug)]
+pub(crate) struct Rng(u64);
+
+impl Rng {
+    pub(crate) fn new(seed: u64) -> Self {
+        Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    pub(crate) fn below(&mut self, n: usize) -> usize {
+        if n == 0 { 0 } else { (self.next() % n as u64) as usize }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guards_come_back_once() {
+        let shared = Shared::default();
+        let cluster = shared.cluster(&"c".into());
+        let a = cluster.acquire(Limit::Requests, 1);
+        assert!(a.is_some() && cluster.acquire(Limit::Requests, 1).is_none());
+        assert_eq!((shared.guards(), cluster.count(Limit::Requests)), (1, 1));
+        drop(a);
+        assert_eq!((shared.guards(), cluster.count(Limit::Requests)), (0, 0));
+        assert!(cluster.acquire(Limit::Requests, 0).is_none());
+    }
+
+    #[test]
+    fn ejection() {
+        let host = HostState::default();
+        let outlier = Outlier { consecutive_5xx: 2, consecutive_gateway: 0, base: Duration::from_secs(30), max: Duration::from_secs(300) };
+        assert!(!host.answered(500, Some(&outlier)));
+        assert!(!host.answered(200, Some(&outlier)));
+        assert!(!host.answered(503, Some(&outlier)));
+        assert!(host.answered(503, Some(&outlier)));
+        host.eject(Duration::from_secs(1), &outlier);
+        assert!(host.is_ejected(Duration::from_secs(30)) && !host.is_ejected(Duration::from_secs(31)));
+    }
+}

@@ -1,0 +1,248 @@
+//! A TLS session over rustls' unbuffered API: wire bytes in, plaintext and wire bytes out.
+
+use std::sync::Arc;
+
+use rustls::{
+    ClientConfig, CommonState, Error, ServerConfig,
+    client::UnbufferedClientConnection,
+    pki_types::{CertificateDer, ServerName},
+    server::UnbufferedServerConnection,
+    unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus},
+};
+
+use crate::buf::Buf;
+
+/// One end of a session.
+pub(crate) struct Tls {
+    side: Side,
+    /// Wire bytes not yet decrypted.
+    wire: Buf,
+    peer_closed: bool,
+    close_sent: bool,
+}
+
+enum Side {
+    Server(UnbufferedServerConnection),
+    Client(UnbufferedClientConnection),
+}
+
+/// Runs the same code on both kinds of connection.
+macro_rules! each {
+    ($side:expr, $conn:ident => $body:expr) => {
+        match $side {
+            Side::Server($conn) => $body,
+            Side::Client($conn) => $body,
+        }
+    };
+}
+
+/// Handles one state; `true` if there is nothing more to do now.
+macro_rules! step {
+    ($self:ident, $conn:ident, $plain:ident, $out:ident) => {{
+        let UnbufferedStatus { mut discard, state, .. } = $conn.process_tls_records($self.wire.as_mut_slice());
+        let done = match state {
+            Err(error) => Err(error),
+            Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                let mut result = Ok(false);
+                while let Some(record) = traffic.next_record() {
+                    match record {
+                        Ok(record) => {
+                            discard += record.discard;
+                            $plain.extend(record.payload);
+                        }
+                        Err(error) => {
+                            result = Err(error);
+                            break;
+                        }
+                    }
+                }
+                result
+            }
+            Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                encode(|space| data.encode(space), $out);
+                Ok(false)
+            }
+            Ok(ConnectionState::TransmitTlsData(data)) => {
+                data.done();
+                Ok(false)
+            }
+            Ok(ConnectionState::PeerClosed) => {
+                $self.peer_closed = true;
+                Ok(false)
+            }
+            // Early data is never offered by our configurations; whatever else rustls may add waits for more bytes.
+            Ok(_) => Ok(true),
+        };
+        $self.wire.consume(discard);
+        done
+    }};
+}
+
+impl Tls {
+    pub(crate) fn server(config: Arc<ServerConfig>) -> Result<Self, Error> {
+        Ok(Self::new(Side::Server(UnbufferedServerConnection::new(config)?)))
+    }
+
+    pub(crate) fn client(config: Arc<ClientConfig>, name: ServerName<'static>, alpn: Vec<Vec<u8>>) -> Result<Self, Error> {
+        Ok(Self::new(Side::Client(UnbufferedClientConnection::new_with_alpn(config, name, alpn)?)))
+    }
+
+    fn new(side: Side) -> Self {
+        Tls { side, wire: Buf::default(), peer_closed: false, close_sent: false }
+    }
+
+    fn state(&self) -> &CommonState {
+        each!(&self.side, conn => conn)
+    }
+
+    /// Takes wire bytes; decrypts until `plain` holds `room` bytes. What the handshake wants sent goes to `out`.
+    ///
+    /// # Errors
+    /// If the session is broken. The alert is in `out`.
+    pub(crate) fn read(&mut self, wire: &[u8], plain: &mut Buf, out: &mut Buf, room: usize) -> Result<(), Error> {
+        if self.peer_closed {
+            return Ok(());
+        }
+        self.wire.extend(wire);
+        while plain.len() < room {
+            let done = each!(&mut self.side, conn => step!(self, conn, plain, out));
+            match done {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(error) => {
+                    self.alert(out);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// After an error: what is left to tell the peer.
+    fn alert(&mut self, out: &mut Buf) {
+        self.wire.clear();
+        let mut ignored = Buf::default();
+        let plain = &mut ignored;
+        for _ in 0..4 {
+            let done = each!(&mut self.side, conn => step!(self, conn, plain, out));
+            if !matches!(done, Ok(false)) {
+                break;
+            }
+        }
+    }
+
+    /// Encrypts.
+    ///
+    /// # Errors
+    /// If the session cannot send any more.
+    pub(crate) fn seal(&mut self, plain: &[u8], out: &mut Buf) -> Result<(), Error> {
+        // A key update asked for by the peer is encoded first.
+        let mut ignored = Buf::default();
+        self.flush_handshake(&mut ignored, out)?;
+        let space = plain.len() + (plain.len() / 16_384 + 1) * 64;
+        each!(&mut self.side, conn => {
+            match conn.process_tls_records(&mut []).state? {
+                ConnectionState::WriteTraffic(mut traffic) => write(|to| traffic.encrypt(plain, to), space, out),
+                _ => Err(Error::HandshakeNotComplete),
+            }
+        })
+    }
+
+    /// Says that nothing more will be sent.
+    pub(crate) fn close(&mut self, out: &mut Buf) {
+        if self.close_sent {
+            return;
+        }
+        self.close_sent = true;
+        let _ = each!(&mut self.side, conn => {
+            match conn.process_tls_records(&mut []).state {
+                Ok(ConnectionState::WriteTraffic(mut traffic)) => write(|to| traffic.queue_close_notify(to), 128, out),
+                _ => Ok(()),
+            }
+        });
+    }
+
+    fn flush_handshake(&mut self, plain: &mut Buf, out: &mut Buf) -> Result<(), Error> {
+        loop {
+            let more = each!(&mut self.side, conn => match conn.process_tls_records(&mut []).state? {
+                ConnectionState::EncodeTlsData(mut data) => {
+                    encode(|space| data.encode(space), out);
+                    true
+                }
+                ConnectionState::TransmitTlsData(data) => {
+                    data.done();
+                    true
+                }
+                _ => false,
+            });
+            if !more {
+                let _ = plain;
+                return Ok(());
+            }
+        }
+    }
+
+    pub(crate) fn is_handshaking(&self) -> bool {
+        self.state().is_handshaking()
+    }
+
+    /// Whether the peer has said that it sends no more.
+    pub(crate) fn peer_closed(&self) -> bool {
+        self.peer_closed
+    }
+
+    /// Whether wire bytes wait for room.
+    pub(crate) fn holds(&self) -> usize {
+        self.wire.len()
+    }
+
+    pub(crate) fn alpn(&self) -> Option<&[u8]> {
+        self.state().alpn_protocol()
+    }
+
+    /// The verified certificates of the peer, leaf first.
+    pub(crate) fn peer_certificates(&self) -> Option<&[CertificateDer<'static>]> {
+        self.state().peer_certificates()
+    }
+
+    pub(crate) fn version(&self) -> Option<&'static str> {
+        self.state().protocol_version().and_then(|version| match version {
+            rustls::ProtocolVersion::TLSv1_2 => Some("TLSv1.2"),
+            rustls::ProtocolVersion::TLSv1_3 => Some("TLSv1.3"),
+            _ => None,
+        })
+    }
+}
+
+fn encode(mut f: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>, out: &mut Buf) {
+    let tail = out.tail();
+    let start = tail.len();
+    let mut written = 0;
+    if let Err(EncodeError::InsufficientSize(size)) = f(&mut []) {
+        tail.resize(start + size.required_size, 0);
+        written = tail.get_mut(start..).map_or(0, |space| f(space).unwrap_or(0));
+    }
+    tail.truncate(start + written);
+}
+
+fn write(mut f: impl FnMut(&mut [u8]) -> Result<usize, EncryptError>, space: usize, out: &mut Buf) -> Result<(), Error> {
+    let tail = out.tail();
+    let start = tail.len();
+    let mut size = space;
+    for _ in 0..2 {
+        tail.resize(start + size, 0);
+        let Some(to) = tail.get_mut(start..) else { break };
+        match f(to) {
+            Ok(n) => {
+                tail.truncate(start + n);
+                return Ok(());
+            }
+            Err(EncryptError::InsufficientSize(needed)) => size = needed.required_size,
+            Err(EncryptError::EncryptExhausted) => break,
+            #[allow(unreachable_patterns)]
+            Err(_) => break,
+        }
+    }
+    tail.truncate(start);
+    Err(Error::EncryptError)
+}
