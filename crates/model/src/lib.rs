@@ -1,1 +1,25 @@
-//! The mesh Snapshot, its indexes and the recording Reader
+//! The mesh as the control plane knows it at one moment, and the record of what was read of it.
+//!
+//! Objects flow in as [`Change`]s; [`Snapshot::apply`] makes the next immutable [`Snapshot`], which shares with the last one all that did not change.
+//! Services, their endpoints and the rules that bear on a host are indexes of the snapshot, each entry stamped with the version that last changed
+//! its *content*. A translation reads through a [`Reader`], which notes every query with the stamp of its answer, misses and scans included, and every
+//! field of the [`ProxyView`]. The note, [`Reads`], is both the cache key and the invalidation set: a result still holds where each query still has
+//! the answer it had, and another proxy may share it if its fields read the same.
+//!
+//! Deliberately absent: sources and their IO, anything of the wire, and findings about bad configuration, which are `analyze`'s.
+
+mod derive;
+mod index;
+mod policy;
+mod proxy;
+mod reader;
+mod routing;
+mod service;
+mod snapshot;
+
+pub use policy::{PeerModes, WorkloadPolicies};
+pub use proxy::{ProxyFacts, ProxyType, ProxyView, UnknownProxyType, ViewField};
+pub use reader::{Query, Reader, Reads};
+pub use routing::{EffectiveRule, by_age};
+pub use service::{Endpoint, Endpoints, Instance, PodView, PortView, Registry, Resolve, ServiceView, TLS_MODE_LABEL};
+pub use snapshot::{Change, Closed, Snapshot, Typed, VIPS};

@@ -1,0 +1,95 @@
+//! Which PeerAuthentications and AuthorizationPolicies bear on a workload.
+
+use std::collections::BTreeMap;
+
+use mizzen_api::{
+    Selector,
+    istio::{AuthorizationPolicy, MtlsMode, PeerAuthentication},
+};
+
+use crate::{
+    reader::Reader,
+    routing::by_age,
+    snapshot::{Closed, Typed},
+};
+
+/// The effective mode of mutual TLS of a workload; never `Unset`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerModes {
+    /// For ports that nothing else is said of.
+    pub workload: MtlsMode,
+    /// For single ports of the workload.
+    pub ports: BTreeMap<u16, MtlsMode>,
+}
+
+impl PeerModes {
+    /// The mode of a port of the workload.
+    pub fn port(&self, port: u16) -> MtlsMode {
+        self.ports.get(&port).copied().unwrap_or(self.workload)
+    }
+}
+
+/// The AuthorizationPolicies of a workload: those of the root namespace first, then by name.
+#[derive(Clone, Debug, Default)]
+pub struct WorkloadPolicies<'a> {
+    /// Those that could be read.
+    pub policies: Vec<&'a AuthorizationPolicy>,
+    /// Those that were refused: each denies all.
+    pub closed: Vec<&'a Closed>,
+}
+
+impl<'a> Reader<'a> {
+    /// The effective mode of a workload of `namespace`; `selected` says whether a selector means it.
+    ///
+    /// Workload before namespace before mesh, the oldest in each scope; `Unset` inherits; the end is PERMISSIVE. A policy of the root namespace
+    /// that has a selector bears on nobody outside of it: what Istio's code does, against its text.
+    pub fn peer_modes(&self, namespace: &str, selected: impl Fn(&Selector) -> bool) -> PeerModes {
+        let root = self.mesh().root_namespace.as_str();
+        let wide = |scope: &str| self.oldest::<PeerAuthentication>(scope, |p| p.selector.as_ref().is_none_or(Selector::is_empty));
+        let mut mode = MtlsMode::Permissive;
+        let mut inherit = |policy: Option<&PeerAuthentication>| {
+            if let Some(policy) = policy.filter(|p| p.mtls != MtlsMode::Unset) {
+                mode = policy.mtls;
+            }
+        };
+        inherit(wide(root));
+        let mut ports = BTreeMap::new();
+        if namespace != root {
+            inherit(wide(namespace));
+            let own = self.oldest::<PeerAuthentication>(namespace, |p| p.selector.as_ref().is_some_and(|s| !s.is_empty() && selected(s)));
+            inherit(own);
+            if let Some(policy) = own {
+                ports = policy.port_level_mtls.iter().map(|(&port, &m)| (port, if m == MtlsMode::Unset { mode } else { m })).collect();
+            }
+        }
+        PeerModes { workload: mode, ports }
+    }
+
+    /// The policies of a workload of `namespace`; `selected` says whether a selector means it.
+    pub fn policies(&self, namespace: &str, selected: impl Fn(&Selector) -> bool) -> WorkloadPolicies<'a> {
+        let root = self.mesh().root_namespace.as_str();
+        let mut found = WorkloadPolicies::default();
+        let scopes = if namespace == root { vec![root] } else { vec![root, namespace] };
+        for scope in scopes {
+            let bears = |selector: &Option<Selector>| selector.as_ref().is_none_or(&selected);
+            found.policies.extend(self.in_namespace::<AuthorizationPolicy>(scope).filter(|p| bears(&p.selector)));
+            found.closed.extend(self.closed(scope).into_iter().filter(|c| bears(&c.selector)));
+        }
+        found
+    }
+
+    fn oldest<T: Typed + Metadata + 'static>(&self, namespace: &str, fits: impl Fn(&T) -> bool) -> Option<&'a T> {
+        self.in_namespace::<T>(namespace).filter(|object| fits(object)).min_by(|a, b| by_age(a.meta(), b.meta()))
+    }
+}
+
+/// A type whose metadata can be had.
+pub(crate) trait Metadata {
+    fn meta(&self) -> &mizzen_api::Meta;
+}
+
+impl Metadata for PeerAuthentication {
+    fn meta(&self) -> &mizzen_api::Meta {
+        &self.meta
+    }
+}

@@ -1,0 +1,209 @@
+//! A proxy as the control plane sees it, and the record of what a translation read of it.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use mizzen_types::Name;
+
+use crate::reader::Reader;
+
+/// What a proxy is: the first part of its node id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProxyType {
+    /// Beside one workload.
+    Sidecar,
+    /// A gateway.
+    Router,
+}
+
+impl ProxyType {
+    /// The word in a node id.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ProxyType::Sidecar => "sidecar",
+            ProxyType::Router => "router",
+        }
+    }
+}
+
+impl std::str::FromStr for ProxyType {
+    type Err = UnknownProxyType;
+
+    fn from_str(text: &str) -> Result<Self, UnknownProxyType> {
+        match text {
+            "sidecar" => Ok(ProxyType::Sidecar),
+            "router" => Ok(ProxyType::Router),
+            other => Err(UnknownProxyType(other.to_owned())),
+        }
+    }
+}
+
+/// A node id whose first part is no type of proxy that is served.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no type of proxy that is served (sidecar, router)")]
+pub struct UnknownProxyType(pub String);
+
+/// Everything that is known of a proxy, from its node and its verified identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyFacts {
+    /// Sidecar or router.
+    pub kind: ProxyType,
+    /// The first address of its workload.
+    pub ip: IpAddr,
+    /// The whole node id: `sidecar~10.0.0.1~reviews-0.shop~shop.svc.cluster.local`.
+    pub id: Name,
+    /// The name of the workload's pod.
+    pub pod: Name,
+    /// The workload's namespace.
+    pub namespace: Name,
+    /// The workload's service account.
+    pub service_account: Name,
+    /// The workload's name (the Deployment's).
+    pub workload: Name,
+    /// The Kubernetes cluster; Istio's default is `Kubernetes`.
+    pub cluster: Name,
+    /// The workload's labels.
+    pub labels: BTreeMap<String, String>,
+    /// Names of the extensions that the proxy says it has: `istio.alpn`, `istio.stats` and the like.
+    pub extensions: BTreeSet<String>,
+    /// The node's other metadata, texts only.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// One thing that can be read of a proxy.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ViewField {
+    /// [`ProxyFacts::kind`].
+    Kind,
+    /// [`ProxyFacts::ip`].
+    Ip,
+    /// [`ProxyFacts::id`].
+    Id,
+    /// [`ProxyFacts::pod`].
+    Pod,
+    /// [`ProxyFacts::namespace`].
+    Namespace,
+    /// [`ProxyFacts::service_account`].
+    ServiceAccount,
+    /// [`ProxyFacts::workload`].
+    Workload,
+    /// [`ProxyFacts::cluster`].
+    Cluster,
+    /// One label; its absence is a value too.
+    Label(Name),
+    /// Whether one extension is there.
+    Extension(Name),
+    /// One entry of the metadata.
+    Metadata(Name),
+}
+
+/// A proxy whose fields can only be read through a [`Reader`], which notes them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyView(ProxyFacts);
+
+impl From<ProxyFacts> for ProxyView {
+    fn from(facts: ProxyFacts) -> Self {
+        ProxyView(facts)
+    }
+}
+
+impl ProxyView {
+    /// The facts, unrecorded: for logs and status, never for a translation.
+    pub fn facts(&self) -> &ProxyFacts {
+        &self.0
+    }
+
+    /// Sidecar or router.
+    pub fn kind(&self, reader: &Reader<'_>) -> ProxyType {
+        reader.note_view(self, ViewField::Kind);
+        self.0.kind
+    }
+
+    /// The first address of its workload.
+    pub fn ip(&self, reader: &Reader<'_>) -> IpAddr {
+        reader.note_view(self, ViewField::Ip);
+        self.0.ip
+    }
+
+    /// The whole node id.
+    pub fn id(&self, reader: &Reader<'_>) -> &Name {
+        reader.note_view(self, ViewField::Id);
+        &self.0.id
+    }
+
+    /// The name of the workload's pod.
+    pub fn pod(&self, reader: &Reader<'_>) -> &Name {
+        reader.note_view(self, ViewField::Pod);
+        &self.0.pod
+    }
+
+    /// The workload's namespace.
+    pub fn namespace(&self, reader: &Reader<'_>) -> &Name {
+        reader.note_view(self, ViewField::Namespace);
+        &self.0.namespace
+    }
+
+    /// The workload's service account.
+    pub fn service_account(&self, reader: &Reader<'_>) -> &Name {
+        reader.note_view(self, ViewField::ServiceAccount);
+        &self.0.service_account
+    }
+
+    /// The workload's name.
+    pub fn workload(&self, reader: &Reader<'_>) -> &Name {
+        reader.note_view(self, ViewField::Workload);
+        &self.0.workload
+    }
+
+    /// The Kubernetes cluster.
+    pub fn cluster(&self, reader: &Reader<'_>) -> &Name {
+        reader.note_view(self, ViewField::Cluster);
+        &self.0.cluster
+    }
+
+    /// One label.
+    pub fn label(&self, reader: &Reader<'_>, key: &str) -> Option<&str> {
+        reader.note_view(self, ViewField::Label(key.into()));
+        self.0.labels.get(key).map(String::as_str)
+    }
+
+    /// Whether the proxy's labels hold all of `selector`. An empty selector selects all.
+    ///
+    /// Only the labels that decide are read, so that two replicas differing elsewhere still agree.
+    pub fn selected(&self, reader: &Reader<'_>, selector: &BTreeMap<String, String>) -> bool {
+        selector.iter().all(|(key, value)| self.label(reader, key) == Some(value))
+    }
+
+    /// Whether the proxy has an extension.
+    pub fn has_extension(&self, reader: &Reader<'_>, name: &str) -> bool {
+        reader.note_view(self, ViewField::Extension(name.into()));
+        self.0.extensions.contains(name)
+    }
+
+    /// One entry of the metadata.
+    pub fn metadata(&self, reader: &Reader<'_>, key: &str) -> Option<&str> {
+        reader.note_view(self, ViewField::Metadata(key.into()));
+        self.0.metadata.get(key).map(String::as_str)
+    }
+
+    /// A field's value as text, unrecorded; `None` is absence.
+    pub fn field(&self, field: &ViewField) -> Option<Cow<'_, str>> {
+        let facts = &self.0;
+        Some(match field {
+            ViewField::Kind => facts.kind.as_str().into(),
+            ViewField::Ip => facts.ip.to_string().into(),
+            ViewField::Id => (&*facts.id).into(),
+            ViewField::Pod => (&*facts.pod).into(),
+            ViewField::Namespace => (&*facts.namespace).into(),
+            ViewField::ServiceAccount => (&*facts.service_account).into(),
+            ViewField::Workload => (&*facts.workload).into(),
+            ViewField::Cluster => (&*facts.cluster).into(),
+            ViewField::Label(key) => facts.labels.get(&**key)?.into(),
+            ViewField::Extension(name) => facts.extensions.get(&**name)?.into(),
+            ViewField::Metadata(key) => facts.metadata.get(&**key)?.into(),
+        })
+    }
+}

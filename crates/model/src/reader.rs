@@ -1,0 +1,201 @@
+//! Reading a snapshot, with a record of every read.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use mizzen_api::{Key, Kind, istio};
+use mizzen_types::{Hostname, Name, NamespacedName};
+
+use crate::{
+    proxy::{ProxyView, ViewField},
+    service::{Endpoints, Instance, PodView, ServiceView},
+    snapshot::{Closed, Snapshot, Typed},
+};
+
+/// A question to a snapshot. The stamp of its answer changes exactly when the answer's content does.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Query {
+    /// One object; a miss is an answer too.
+    Object(Key),
+    /// All objects of a kind in a namespace.
+    Namespace(Kind, Name),
+    /// All objects of a kind.
+    Kind(Kind),
+    /// The mesh's settings.
+    Mesh,
+    /// The refused policies of a namespace.
+    Closed(Name),
+    /// All services.
+    Services,
+    /// The services under one host name.
+    Service(Hostname),
+    /// The services that have a port.
+    Port(u16),
+    /// The endpoints of a service: host and namespace.
+    Endpoints(Hostname, Name),
+    /// The services' ports that are served at an address.
+    Instances(IpAddr),
+    /// The pod at an address.
+    Pod(IpAddr),
+    /// The VirtualServices with a host that covers this one.
+    VirtualServices(Hostname),
+    /// The VirtualServices bound to a Gateway.
+    BoundTo(NamespacedName),
+    /// The DestinationRules with a host that covers this one.
+    DestinationRules(Hostname),
+    /// All hosts without wildcard that VirtualServices name.
+    RoutedHosts,
+}
+
+/// What was read: queries with the stamps of their answers, and fields of the proxy with their values.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reads {
+    queries: BTreeMap<Query, u64>,
+    view: BTreeMap<ViewField, Option<Box<str>>>,
+}
+
+impl Reads {
+    /// Whether every query has the same answer in this snapshot.
+    pub fn valid_in(&self, snapshot: &Snapshot) -> bool {
+        self.queries.iter().all(|(query, stamp)| snapshot.stamp(query) == *stamp)
+    }
+
+    /// Whether every field that was read has the same value in this proxy.
+    pub fn agrees_with(&self, view: &ProxyView) -> bool {
+        self.view.iter().all(|(field, value)| view.field(field).as_deref() == value.as_deref())
+    }
+
+    /// Whether a result made by these reads is what this proxy would get from this snapshot.
+    pub fn fits(&self, snapshot: &Snapshot, view: &ProxyView) -> bool {
+        self.agrees_with(view) && self.valid_in(snapshot)
+    }
+
+    /// Whether every query has the same answer in both snapshots: cheaper than building anew, and independent of when the record was made.
+    pub fn untouched(&self, old: &Snapshot, new: &Snapshot) -> bool {
+        self.queries.keys().all(|query| old.stamp(query) == new.stamp(query))
+    }
+
+    /// A hash of the whole record: equal for proxies whose reads agree.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.queries.hash(&mut hasher);
+        self.view.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// The queries, in order.
+    pub fn queries(&self) -> impl Iterator<Item = &Query> {
+        self.queries.keys()
+    }
+
+    /// The fields of the proxy that were read, with their values.
+    pub fn view(&self) -> impl Iterator<Item = (&ViewField, Option<&str>)> {
+        self.view.iter().map(|(field, value)| (field, value.as_deref()))
+    }
+}
+
+/// One pass over a snapshot.
+#[derive(Debug)]
+pub struct Reader<'a> {
+    snapshot: &'a Snapshot,
+    reads: RefCell<Reads>,
+}
+
+impl<'a> Reader<'a> {
+    /// Starts with an empty record.
+    pub fn new(snapshot: &'a Snapshot) -> Self {
+        Reader { snapshot, reads: RefCell::default() }
+    }
+
+    /// What was read so far.
+    pub fn finish(self) -> Reads {
+        self.reads.into_inner()
+    }
+
+    /// Notes a query and gives the snapshot for its answer.
+    pub(crate) fn ask(&self, query: Query) -> &'a Snapshot {
+        let mut reads = self.reads.borrow_mut();
+        if !reads.queries.contains_key(&query) {
+            let stamp = self.snapshot.stamp(&query);
+            reads.queries.insert(query, stamp);
+        }
+        self.snapshot
+    }
+
+    pub(crate) fn note_view(&self, view: &ProxyView, field: ViewField) {
+        let mut reads = self.reads.borrow_mut();
+        if !reads.view.contains_key(&field) {
+            let value = view.field(&field).map(|text| text.as_ref().into());
+            reads.view.insert(field, value);
+        }
+    }
+
+    /// The mesh's settings.
+    pub fn mesh(&self) -> &'a Arc<istio::MeshConfig> {
+        self.ask(Query::Mesh).mesh()
+    }
+
+    /// One object.
+    pub fn get<T: Typed + 'static>(&self, name: &NamespacedName) -> Option<&'a T> {
+        let key = Key { kind: T::KIND, namespace: name.namespace.clone(), name: name.name.clone() };
+        T::of(self.ask(Query::Object(key.clone())).object(&key)?)
+    }
+
+    /// All objects of a type in a namespace, by name.
+    pub fn in_namespace<T: Typed + 'static>(&self, namespace: &str) -> impl Iterator<Item = &'a T> + use<'a, T> {
+        let snapshot = self.ask(Query::Namespace(T::KIND, namespace.into()));
+        let found: Vec<&'a T> = snapshot.in_namespace(T::KIND, namespace).filter_map(|stored| T::of(&stored.value)).collect();
+        found.into_iter()
+    }
+
+    /// All objects of a type, by namespace and name.
+    pub fn all<T: Typed + 'static>(&self) -> impl Iterator<Item = &'a T> + use<'a, T> {
+        self.ask(Query::Kind(T::KIND)).of_kind(T::KIND).filter_map(|stored| T::of(&stored.value))
+    }
+
+    /// The refused policies of a namespace.
+    pub fn closed(&self, namespace: &str) -> Vec<&'a Closed> {
+        self.ask(Query::Closed(namespace.into())).closed_in(namespace).map(|stored| &*stored.value).collect()
+    }
+
+    /// All services, by host and namespace.
+    pub fn services(&self) -> impl Iterator<Item = &'a Arc<ServiceView>> {
+        self.ask(Query::Services).derived().all().map(|stored| &stored.value)
+    }
+
+    /// The service that a host name means for those in `namespace`: their own namespace's, else Kubernetes' before others, else the oldest.
+    pub fn service(&self, host: &Hostname, namespace: &str) -> Option<&'a Arc<ServiceView>> {
+        let found = self.ask(Query::Service(host.clone())).derived().under_host(host).map(|stored| &stored.value);
+        found
+            .filter(|service| service.visible_in(namespace))
+            .min_by_key(|service| (&**service.namespace() != namespace, service.registry, service.created, service.object.clone()))
+    }
+
+    /// The services that have a port, by host and namespace.
+    pub fn services_at(&self, port: u16) -> impl Iterator<Item = &'a Arc<ServiceView>> {
+        self.ask(Query::Port(port)).derived().at_port(port).map(|stored| &stored.value)
+    }
+
+    /// The endpoints of a service.
+    pub fn endpoints(&self, service: &ServiceView) -> &'a Endpoints {
+        static NONE: Endpoints = Endpoints { by_port: BTreeMap::new() };
+        let namespace = service.namespace();
+        let snapshot = self.ask(Query::Endpoints(service.host.clone(), namespace.clone()));
+        snapshot.derived().endpoints(&service.host, namespace).map_or(&NONE, |found| found)
+    }
+
+    /// The services' ports that are served at an address, whether ready or not.
+    pub fn instances(&self, ip: IpAddr) -> &'a [Instance] {
+        self.ask(Query::Instances(ip)).derived().instances(ip)
+    }
+
+    /// The pod at an address.
+    pub fn pod(&self, ip: IpAddr) -> Option<&'a Arc<PodView>> {
+        self.ask(Query::Pod(ip)).derived().pod(ip)
+    }
+}

@@ -1,0 +1,200 @@
+//! Services and endpoints in one form, wherever they were declared.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use mizzen_api::{
+    Selector,
+    core::TargetPort,
+    istio::{EndpointAddress, ExportTo},
+};
+use mizzen_types::{Hostname, IpRange, Locality, Name, NamespacedName, Protocol};
+
+/// The label that says that an endpoint has a sidecar: `istio`.
+pub const TLS_MODE_LABEL: &str = "security.istio.io/tlsMode";
+
+/// Where a service was declared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Registry {
+    /// A Kubernetes Service.
+    Kubernetes,
+    /// A ServiceEntry.
+    External,
+}
+
+/// How a service's endpoints are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Resolve {
+    /// The control plane lists them.
+    Endpoints,
+    /// The proxy asks DNS and takes all addresses.
+    Dns,
+    /// The proxy asks DNS and takes the first address.
+    DnsRoundRobin,
+    /// The address that the caller asked for.
+    OriginalDestination,
+}
+
+/// A service under one host name: a Kubernetes Service, or one host of a ServiceEntry. Without its endpoints.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceView {
+    /// The host name.
+    pub host: Hostname,
+    /// The object's namespace and name.
+    pub object: NamespacedName,
+    /// Where it was declared.
+    pub registry: Registry,
+    /// When, in seconds since 1970.
+    pub created: i64,
+    /// Its virtual addresses. None for a headless service, or where none is known.
+    pub addresses: Vec<IpRange>,
+    /// Whether its name stands for its pods (`clusterIP: None`).
+    pub headless: bool,
+    /// Its ports.
+    pub ports: Vec<PortView>,
+    /// How its endpoints are found.
+    pub resolve: Resolve,
+    /// Whether it is outside of the mesh.
+    pub external: bool,
+    /// To whom it is visible, the mesh's default filled in.
+    pub export_to: Vec<ExportTo>,
+    /// The pods that it selects.
+    pub selector: Option<Selector>,
+    /// Whether pods count that are not ready.
+    pub publish_not_ready: bool,
+}
+
+/// A port of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortView {
+    /// The name; may be empty.
+    pub name: String,
+    /// The number that clients use.
+    pub port: u16,
+    /// The port of the endpoints.
+    pub target: TargetPort,
+    /// The protocol.
+    pub protocol: Protocol,
+}
+
+impl ServiceView {
+    /// The namespace.
+    pub fn namespace(&self) -> &Name {
+        &self.object.namespace
+    }
+
+    /// The name under which telemetry knows it: a Kubernetes Service's own, else the host.
+    pub fn name(&self) -> &str {
+        match self.registry {
+            Registry::Kubernetes => &self.object.name,
+            Registry::External => self.host.as_str(),
+        }
+    }
+
+    /// The port with this number. TCP before UDP, where both have it.
+    pub fn port(&self, number: u16) -> Option<&PortView> {
+        let mut found = self.ports.iter().filter(|p| p.port == number);
+        found.clone().find(|p| p.protocol != Protocol::Udp).or_else(|| found.next())
+    }
+
+    /// Whether it is visible in a namespace.
+    pub fn visible_in(&self, namespace: &str) -> bool {
+        ExportTo::visible(&self.export_to, self.namespace(), namespace)
+    }
+
+    /// Its virtual addresses that are single addresses.
+    pub fn vips(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.addresses.iter().filter(|r| r.prefix() == if r.address().is_ipv4() { 32 } else { 128 }).map(IpRange::address)
+    }
+}
+
+/// The endpoints of a service, by the service's port. Those that are not ready are among them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Endpoints {
+    /// By port number, in order of their addresses.
+    pub by_port: BTreeMap<u16, Vec<Endpoint>>,
+}
+
+impl Endpoints {
+    /// The endpoints of a port that may get traffic.
+    pub fn ready(&self, port: u16) -> impl Iterator<Item = &Endpoint> {
+        self.by_port.get(&port).into_iter().flatten().filter(|e| e.ready)
+    }
+}
+
+/// One endpoint of one port.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Endpoint {
+    /// Its address.
+    pub address: EndpointAddress,
+    /// Its port.
+    pub port: u16,
+    /// Whether it may get traffic.
+    pub ready: bool,
+    /// Its labels.
+    pub labels: Arc<BTreeMap<String, String>>,
+    /// Its namespace.
+    pub namespace: Name,
+    /// Its service account.
+    pub service_account: Option<Name>,
+    /// Its workload's name.
+    pub workload: Name,
+    /// Whether a sidecar is there that takes mutual TLS.
+    pub tls: bool,
+    /// Where it runs.
+    pub locality: Locality,
+    /// Its share.
+    pub weight: u32,
+}
+
+impl Endpoint {
+    /// Istio's canonical service name of the workload.
+    pub fn canonical_name(&self) -> &str {
+        canonical_name(&self.labels, &self.workload)
+    }
+
+    /// Istio's canonical revision of the workload; empty if it has none.
+    pub fn canonical_revision(&self) -> &str {
+        ["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]
+            .iter()
+            .find_map(|&key| self.labels.get(key))
+            .map_or("", String::as_str)
+    }
+}
+
+fn canonical_name<'a>(labels: &'a BTreeMap<String, String>, workload: &'a str) -> &'a str {
+    ["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"].iter().find_map(|&key| labels.get(key)).map_or(workload, String::as_str)
+}
+
+/// A port of a service that one workload serves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Instance {
+    /// The service.
+    pub service: Arc<ServiceView>,
+    /// The service's port.
+    pub port: u16,
+    /// The workload's port.
+    pub target: u16,
+    /// The protocol.
+    pub protocol: Protocol,
+}
+
+/// A pod, as far as traffic to it is concerned.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodView {
+    /// Its name.
+    pub object: NamespacedName,
+    /// Its address.
+    pub ip: IpAddr,
+    /// Whether it may get traffic.
+    pub ready: bool,
+    /// Its labels.
+    pub labels: Arc<BTreeMap<String, String>>,
+    /// Its service account.
+    pub service_account: Name,
+    /// Its workload's name.
+    pub workload: Name,
+    /// Whether it has a sidecar.
+    pub tls: bool,
+    /// Its named TCP ports.
+    pub named_ports: BTreeMap<String, u16>,
+}
