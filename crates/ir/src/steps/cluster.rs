@@ -6,7 +6,7 @@ use mizzen_http::Head;
 use mizzen_types::Name;
 
 use crate::Trace;
-use crate::config::{Forward, Mutations, TcpProxy};
+use crate::config::{ClusterChoice, Forward, Mutations, Target, TcpProxy};
 
 /// A cluster that was picked.
 #[derive(Clone, Debug)]
@@ -21,8 +21,28 @@ pub struct Picked<'c> {
 
 /// The cluster of a request. None: the header that should name it is not there.
 pub fn pick_cluster<'c>(forward: &'c Forward, head: &Head, random: u64, trace: &mut Trace<'_>) -> Option<Picked<'c>> {
-    let _ = (forward, head, random, trace);
-    unimplemented!()
+    let target = |t: &'c Target| Picked { cluster: t.cluster.clone(), headers: &t.headers, host: t.host.as_ref() };
+    match &forward.cluster {
+        ClusterChoice::One(t) => {
+            trace.note(true, || format!("cluster `{}`", t.cluster));
+            Some(target(t))
+        }
+        ClusterChoice::Weighted(all) => {
+            let total = all.last().map_or(0, |(sum, _)| *sum);
+            let at = random.checked_rem(total)?;
+            let (_, t) = all.iter().find(|(sum, _)| at < *sum)?;
+            trace.note(true, || format!("cluster `{}` by {at} of {total}", t.cluster));
+            Some(target(t))
+        }
+        ClusterChoice::Header(name, headers) => {
+            let Some(cluster) = head.get_str(name).filter(|c| !c.is_empty()) else {
+                trace.note(false, || format!("header {name} names no cluster"));
+                return None;
+            };
+            trace.note(true, || format!("cluster `{cluster}` by header {name}"));
+            Some(Picked { cluster: cluster.into(), headers, host: None })
+        }
+    }
 }
 
 impl TcpProxy {
@@ -30,13 +50,12 @@ impl TcpProxy {
     pub fn pick(&self, random: u64) -> Option<&Name> {
         let total: u64 = self.clusters.iter().map(|(_, w)| u64::from(*w)).sum();
         let mut rest = random.checked_rem(total)?;
-        self.clusters
-            .iter()
-            .find(|(_, w)| {
-                let hit = rest < u64::from(*w);
-                rest = rest.wrapping_sub(u64::from(*w));
-                hit
-            })
-            .map(|(name, _)| name)
+        for (name, weight) in self.clusters.iter() {
+            match rest.checked_sub(u64::from(*weight)) {
+                None => return Some(name),
+                Some(less) => rest = less,
+            }
+        }
+        None
     }
 }

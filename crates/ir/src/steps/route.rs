@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::config::{Route, RouteConfig, VirtualHost};
+use mizzen_http::Head;
+
+use crate::config::{PathMatch, Route, RouteConfig, RouteMatch, VirtualHost};
+use crate::steps::matchers::without_query;
 use crate::{RequestFacts, Trace};
 
 /// A route and where it was found.
@@ -16,7 +19,136 @@ pub struct FoundRoute<'c> {
 
 /// The route of a request: the virtual host by its authority (exact, longest suffix, longest prefix, `*`), then the first route that
 /// matches. None is a 404. `random` decides routes for a share of requests.
+///
+/// Where [`VirtualHost::require_tls`] is set and the request came in plaintext, the caller answers with a redirect instead.
 pub fn find_route<'c>(config: &'c RouteConfig, request: &RequestFacts<'_>, random: u64, trace: &mut Trace<'_>) -> Option<FoundRoute<'c>> {
-    let _ = (config, request, random, trace);
-    unimplemented!()
+    let authority = request.head.authority();
+    let Some((host, domain)) = config.host_of(authority) else {
+        trace.note(false, || format!("no virtual host of `{}` is for `{authority}`", config.name));
+        return None;
+    };
+    trace.note(true, || format!("virtual host `{}` by domain `{domain}` for `{authority}`", host.name));
+    trace.deeper(|trace| {
+        let found = host.routes.iter().find(|r| match r.matching.lacking(request.head, random) {
+            None => {
+                trace.note(true, || format!("route `{}`", r.name));
+                true
+            }
+            Some(lacking) => {
+                trace.note(false, || format!("route `{}`: {}", r.name, lacking.describe(&r.matching, request.head)));
+                false
+            }
+        });
+        found.map(|route| FoundRoute { host, route })
+    })
+}
+
+impl RouteConfig {
+    /// The virtual host for an authority, and the domain by which it was found.
+    fn host_of(&self, authority: &str) -> Option<(&Arc<VirtualHost>, String)> {
+        let name = if self.ignore_port { without_port(authority) } else { authority };
+        let lower;
+        let name = if name.bytes().any(|b| b.is_ascii_uppercase()) {
+            lower = name.to_ascii_lowercase();
+            lower.as_str()
+        } else {
+            name
+        };
+        let host = |i: u32| self.hosts.get(i as usize);
+        if let Some(i) = self.exact.get(name) {
+            return Some((host(*i)?, name.to_owned()));
+        }
+        if let Some((suffix, i)) = self.suffixes.iter().find(|(s, _)| name.len() > s.len() && name.ends_with(&**s)) {
+            return Some((host(*i)?, format!("*{suffix}")));
+        }
+        if let Some((prefix, i)) = self.prefixes.iter().find(|(p, _)| name.len() > p.len() && name.starts_with(&**p)) {
+            return Some((host(*i)?, format!("{prefix}*")));
+        }
+        Some((host(self.any?)?, "*".to_owned()))
+    }
+}
+
+/// What keeps a route from matching.
+enum Lacking<'c> {
+    Path,
+    Fraction,
+    Grpc,
+    Header(&'c crate::config::HeaderMatch),
+    Param(&'c crate::config::ParamMatch),
+}
+
+impl Lacking<'_> {
+    fn describe(&self, matching: &RouteMatch, head: &Head) -> String {
+        match self {
+            Lacking::Path => format!("path {} (it is `{}`)", matching.path.describe(), without_query(head.path())),
+            Lacking::Fraction => "it is only for a share of the requests, which this one is not in".to_owned(),
+            Lacking::Grpc => "it is only for gRPC".to_owned(),
+            Lacking::Header(m) => {
+                let was = head.get_joined(&m.name);
+                let was = was.map_or("absent".to_owned(), |v| format!("\"{}\"", String::from_utf8_lossy(&v)));
+                format!("{} (it is {was})", m.describe())
+            }
+            Lacking::Param(p) => p.describe(),
+        }
+    }
+}
+
+impl RouteMatch {
+    /// Whether a request matches.
+    pub fn matches(&self, head: &Head, random: u64) -> bool {
+        self.lacking(head, random).is_none()
+    }
+
+    fn lacking(&self, head: &Head, random: u64) -> Option<Lacking<'_>> {
+        if !self.path.matches(without_query(head.path()), self.case_sensitive) {
+            return Some(Lacking::Path);
+        }
+        if self.fraction.is_some_and(|f| !f.holds(random)) {
+            return Some(Lacking::Fraction);
+        }
+        if self.grpc && !is_grpc(head) {
+            return Some(Lacking::Grpc);
+        }
+        let header = self.headers.iter().find(|m| !m.matches(head)).map(Lacking::Header);
+        header.or_else(|| self.params.iter().find(|m| !m.matches(head.path())).map(Lacking::Param))
+    }
+}
+
+impl PathMatch {
+    /// Whether a path without its query matches. The empty path of CONNECT matches nothing.
+    pub fn matches(&self, path: &str, case_sensitive: bool) -> bool {
+        let same = |a: &str, b: &str| if case_sensitive { a == b } else { a.eq_ignore_ascii_case(b) };
+        let begins = |p: &str| path.get(..p.len()).is_some_and(|start| same(start, p));
+        match self {
+            _ if path.is_empty() => false,
+            PathMatch::Prefix(p) => begins(p),
+            PathMatch::Exact(p) => same(path, p),
+            PathMatch::Segments(p) => begins(p) && matches!(path.as_bytes().get(p.len()), None | Some(b'/')),
+            PathMatch::Regex(r) => r.matches(path.as_bytes()),
+        }
+    }
+
+    /// For people.
+    pub fn describe(&self) -> String {
+        match self {
+            PathMatch::Prefix(p) => format!("begins with `{p}`"),
+            PathMatch::Exact(p) => format!("is `{p}`"),
+            PathMatch::Segments(p) => format!("is `{p}` or below it"),
+            PathMatch::Regex(r) => format!("matches /{}/", r.source()),
+        }
+    }
+}
+
+/// Whether a request is gRPC.
+pub(crate) fn is_grpc(head: &Head) -> bool {
+    let rest = head.get("content-type").and_then(|v| v.strip_prefix(b"application/grpc".as_slice()));
+    matches!(rest, Some([] | [b'+', ..]))
+}
+
+/// An authority without its port.
+pub(crate) fn without_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) && (!host.contains(':') || host.ends_with(']')) => host,
+        _ => authority,
+    }
 }
