@@ -1,6 +1,10 @@
 //! Wire messages and gRPC stubs: Envoy's (from a crate), and the few of Istio's own.
 //!
-//! Everything that crosses a wire between the control plane, an agent and a proxy is defined here. Deliberately absent: logic.
+//! Everything that crosses a wire between the control plane, an agent and a proxy is defined here, with the two things that need to know all
+//! messages: [`json`], which is protojson, and [`canonical`], which makes equal messages equal bytes. Deliberately absent: logic.
+
+pub mod canonical;
+pub mod json;
 
 pub use envoy_types::pb as envoy;
 pub use envoy_types::pb::google::protobuf as wkt;
