@@ -1,0 +1,146 @@
+//! Finding the mesh that runs on this host, and the proxies in it.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use mizzen_host::RunDir;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::proxy_config;
+
+/// How long a program of the mesh may take to answer a question of the CLI.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// What `up` writes into `mesh.json`, and with `--ready-file` where it is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct MeshFile {
+    /// The address of the Gateway's first HTTP port on the host, or empty without a Gateway.
+    pub(crate) address: String,
+    /// All of the Gateways' ports: the port inside the mesh and the address on the host.
+    pub(crate) gateways: Vec<GatewayPort>,
+    /// The process that ends the mesh when it ends.
+    pub(crate) pid: u32,
+    /// The folder that the mesh follows.
+    pub(crate) folder: PathBuf,
+    /// Where the mesh keeps its sockets and logs.
+    pub(crate) run_dir: PathBuf,
+    /// The version of the program.
+    pub(crate) version: String,
+}
+
+/// One port of a Gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GatewayPort {
+    /// The port in the Gateway's `servers`.
+    pub(crate) port: u16,
+    /// The address on the host's loopback.
+    pub(crate) address: String,
+}
+
+/// A running mesh.
+pub(crate) struct Mesh {
+    /// Its folder.
+    pub(crate) dir: PathBuf,
+}
+
+/// A workload of a running mesh.
+pub(crate) struct Pod {
+    /// `name.namespace`.
+    pub(crate) name: String,
+    /// Its folder.
+    pub(crate) dir: PathBuf,
+}
+
+impl Mesh {
+    /// The one mesh that runs, or the one called `name`.
+    ///
+    /// # Errors
+    /// If none runs, or several do and `name` does not say which.
+    pub(crate) fn find(name: Option<&str>) -> Result<Mesh> {
+        let mut found = RunDir::running(&RunDir::base());
+        found.sort();
+        if let Some(name) = name {
+            found.retain(|dir| dir.file_name().is_some_and(|n| n == name));
+        }
+        match &found[..] {
+            [] => bail!("no mesh is running here as this user; start one with `mizzen up DIR`"),
+            [dir] => Ok(Mesh { dir: dir.clone() }),
+            several => {
+                let names: Vec<_> = several.iter().filter_map(|d| d.file_name()).map(|n| n.to_string_lossy()).collect();
+                bail!("several meshes are running: say which with --mesh: {}", names.join(", "))
+            }
+        }
+    }
+
+    /// All workloads, by `name.namespace`.
+    pub(crate) fn pods(&self) -> Vec<Pod> {
+        let entries = std::fs::read_dir(self.dir.join("pods")).into_iter().flatten().flatten();
+        let mut pods: Vec<Pod> = entries.filter_map(|e| Pod::from_dir(e.path())).collect();
+        pods.sort_by(|a, b| a.name.cmp(&b.name));
+        pods
+    }
+
+    /// The workload called `name`: `POD`, `POD.NAMESPACE`, or the beginning of a pod's name, as a deployment's name is.
+    ///
+    /// # Errors
+    /// If there is none, or several that are not replicas of one deployment.
+    pub(crate) fn pod(&self, name: &str, namespace: Option<&str>) -> Result<Pod> {
+        let pods = self.pods();
+        let known = || pods.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
+        let fits = |pod: &&Pod, exact: bool| {
+            let (pod_name, pod_namespace) = pod.name.rsplit_once('.').unwrap_or((&pod.name, ""));
+            let (wanted, wanted_namespace) = match (namespace, name.rsplit_once('.')) {
+                (Some(ns), _) => (name, Some(ns)),
+                (None, Some((wanted, ns))) => (wanted, Some(ns)),
+                (None, None) => (name, None),
+            };
+            let same = if exact { pod_name == wanted } else { pod_name.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('-')) };
+            same && wanted_namespace.is_none_or(|ns| ns == pod_namespace)
+        };
+        let found = pods.iter().find(|p| fits(p, true)).or_else(|| pods.iter().find(|p| fits(p, false)));
+        match found {
+            Some(pod) => Ok(Pod { name: pod.name.clone(), dir: pod.dir.clone() }),
+            None => bail!("there is no workload {name}; there are: {}", known()),
+        }
+    }
+
+    /// What the control plane answers at `path` of its debug socket.
+    pub(crate) async fn debug(&self, path: &str) -> Result<Value> {
+        let body = get(&self.dir.join("mizzend/debug.sock"), path).await.context("the control plane does not answer")?;
+        serde_json::from_slice(&body).context("the control plane's answer is no JSON")
+    }
+
+    /// What `up` wrote of the mesh.
+    pub(crate) fn file(&self) -> Result<MeshFile> {
+        let path = self.dir.join("mesh.json");
+        let text = std::fs::read(&path).with_context(|| path.display().to_string())?;
+        Ok(serde_json::from_slice(&text)?)
+    }
+}
+
+impl Pod {
+    /// From its folder, called `NAMESPACE.NAME`.
+    fn from_dir(dir: PathBuf) -> Option<Pod> {
+        let (namespace, name) = dir.file_name()?.to_str()?.split_once('.')?;
+        Some(Pod { name: format!("{name}.{namespace}"), dir })
+    }
+
+    /// What the proxy's admin interface answers at `path`.
+    pub(crate) async fn admin(&self, path: &str) -> Result<Value> {
+        let body = get(&self.dir.join("admin.sock"), path).await.with_context(|| format!("the proxy of {} does not answer", self.name))?;
+        proxy_config::parse(&body)
+    }
+}
+
+/// GETs `path` over a Unix socket.
+pub(crate) async fn get(socket: &Path, path: &str) -> Result<bytes::Bytes> {
+    let reply = mizzen_net::fetch_unix(socket, http::Method::GET, path, "", ANSWER_WITHIN).await?;
+    if reply.status != http::StatusCode::OK {
+        bail!("{}: {}", reply.status, String::from_utf8_lossy(&reply.body).trim());
+    }
+    Ok(reply.body)
+}

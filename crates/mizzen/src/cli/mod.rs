@@ -1,0 +1,87 @@
+//! The command line.
+
+pub(crate) mod find;
+mod logs;
+mod output;
+mod proxy_config;
+mod proxy_status;
+mod run;
+mod version;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{CommandFactory, Parser};
+
+use crate::up;
+
+/// A service mesh for Linux hosts, with Istio's APIs.
+#[derive(Debug, Parser)]
+#[command(name = "mizzen", version, arg_required_else_help = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// Which mesh, if several run on this host: the name of its folder.
+    #[arg(long, global = true, value_name = "NAME")]
+    mesh: Option<String>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    /// Run a mesh on this host from a folder of YAML, and follow the folder until Ctrl-C.
+    Up(up::Args),
+    /// Put one more program into the running mesh.
+    Run(run::Args),
+    /// Show which configuration each proxy has, and whether it is the newest.
+    #[command(visible_alias = "ps")]
+    ProxyStatus(proxy_status::Args),
+    /// Show what a proxy runs: its clusters, listeners, routes, endpoints or certificates.
+    #[command(visible_alias = "pc")]
+    ProxyConfig(proxy_config::Args),
+    /// Show what a workload or its proxy has written.
+    Logs(logs::Args),
+    /// Show the versions of the CLI and of the running mesh.
+    Version(version::Args),
+    /// Print the completion script of a shell.
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs the command line of this process.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let mesh = cli.mesh.as_deref();
+    let result = match cli.verb {
+        // `up` makes its processes before any thread exists, and its runtime after.
+        Verb::Up(args) => return up::main(&args),
+        Verb::Run(args) => runtime(run::run(mesh, args)),
+        Verb::ProxyStatus(args) => runtime(proxy_status::run(mesh, args)).map(|()| ExitCode::SUCCESS),
+        Verb::ProxyConfig(args) => runtime(proxy_config::run(mesh, args)).map(|()| ExitCode::SUCCESS),
+        Verb::Logs(args) => runtime(logs::run(mesh, args)).map(|()| ExitCode::SUCCESS),
+        Verb::Version(args) => runtime(version::run(mesh, args)).map(|()| ExitCode::SUCCESS),
+        Verb::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "mizzen", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("mizzen: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn runtime<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

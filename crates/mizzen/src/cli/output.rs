@@ -1,0 +1,58 @@
+//! How results are printed: tables in istioctl's form, JSON and YAML.
+
+use std::io::Write;
+
+use anyhow::Result;
+use serde::Serialize;
+
+/// The form of a result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Output {
+    /// A table.
+    #[default]
+    #[value(alias = "table")]
+    Short,
+    /// JSON.
+    Json,
+    /// YAML.
+    Yaml,
+}
+
+/// Rows under a header, in columns as wide as their widest cell and five spaces apart, as istioctl prints them.
+pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> Result<String> {
+    let mut writer = tabwriter::TabWriter::new(Vec::new()).padding(5).minwidth(0);
+    writeln!(writer, "{}", header.join("\t"))?;
+    for row in rows {
+        writeln!(writer, "{}", row.join("\t"))?;
+    }
+    Ok(String::from_utf8(writer.into_inner()?)?)
+}
+
+/// JSON or YAML of `value`; the table for [`Output::Short`].
+pub(crate) fn render(output: Output, value: &impl Serialize, short: impl FnOnce() -> Result<String>) -> Result<String> {
+    Ok(match output {
+        Output::Short => short()?,
+        Output::Json => serde_json::to_string_pretty(value)? + "\n",
+        Output::Yaml => serde_saphyr::to_string(value)?,
+    })
+}
+
+/// Prints to standard output. A reader that has gone away (`| head`) ends the program quietly.
+pub(crate) fn print(text: &str) -> Result<()> {
+    match anstream::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        other => Ok(other?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns() {
+        let rows = [vec!["a".to_owned(), "b".to_owned(), "c".to_owned()], vec!["longer".to_owned(), String::new(), "d".to_owned()]];
+        let text = table(&["NAME", "X", "Y"], &rows).unwrap();
+        assert_eq!(text, "NAME       X     Y\na          b     c\nlonger           d\n");
+    }
+}

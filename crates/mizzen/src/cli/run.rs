@@ -1,0 +1,88 @@
+//! `mizzen run`: one more program in the running mesh, with a sidecar and an identity of its own.
+
+use std::{collections::BTreeMap, io, os::fd::AsFd, process::ExitCode};
+
+use anyhow::{Context, Result, bail};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::UnixStream,
+    signal::unix::{SignalKind, signal},
+};
+
+use super::find::Mesh;
+use crate::up::requests::{Answer, Run, While};
+
+/// Arguments of `run`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The namespace; it is in the mesh's folder.
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
+    /// The service account, and so the identity; it is in the mesh's folder.
+    #[arg(short, long, default_value = "default")]
+    service_account: String,
+    /// Labels, by which services and policies select the program.
+    #[arg(short, long, value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label)]
+    labels: Vec<(String, String)>,
+    /// The program and its arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("`{text}` is not of the form KEY=VALUE"))?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+pub(crate) async fn run(mesh: Option<&str>, args: Args) -> Result<ExitCode> {
+    let mesh = Mesh::find(mesh)?;
+    let request = Run {
+        namespace: args.namespace,
+        labels: labels(args.labels, &args.service_account),
+        service_account: args.service_account,
+        command: args.command,
+        env: std::env::vars().collect(),
+        cwd: std::env::current_dir().context("cannot find the current folder")?,
+    };
+    let stream = UnixStream::connect(mesh.dir.join("control.sock")).await.context("the mesh does not answer")?;
+    send(&stream, &format!("{}\n", serde_json::to_string(&request)?)).await?;
+    let (read, mut write) = stream.into_split();
+    let mut lines = BufReader::new(read).lines();
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    loop {
+        let number = tokio::select! {
+            line = lines.next_line() => match serde_json::from_str(&line?.context("the mesh has ended")?)? {
+                Answer::Exit(code) => return Ok(ExitCode::from(code)),
+                Answer::Error(error) => bail!("{error}"),
+            },
+            _ = term.recv() => SignalKind::terminate(),
+            _ = int.recv() => SignalKind::interrupt(),
+        };
+        let line = serde_json::to_string(&While::Signal(number.as_raw_value()))?;
+        write.write_all(format!("{line}\n").as_bytes()).await?;
+    }
+}
+
+/// The labels that were asked for; `app` is the service account unless it is given.
+fn labels(given: Vec<(String, String)>, service_account: &str) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::from([("app".to_owned(), service_account.to_owned())]);
+    labels.extend(given);
+    labels
+}
+
+/// Sends the request, its first bytes with this process' standard streams.
+async fn send(stream: &UnixStream, text: &str) -> Result<()> {
+    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+    let fds = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+    let mut rest = text.as_bytes();
+    while !rest.is_empty() {
+        stream.writable().await?;
+        let with = if rest.len() == text.len() { &fds[..] } else { &[] };
+        match stream.try_io(tokio::io::Interest::WRITABLE, || mizzen_net::send_with_fds(stream.as_fd(), rest, with)) {
+            Ok(sent) => rest = &rest[sent..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,82 @@
+//! `mizzend`: the control plane.
+
+use std::{net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use mizzen_control::Options;
+use mizzen_types::{TrustDomain, ports};
+
+/// The control plane of a Mizzen mesh: follows folders of YAML, is the certificate authority, and configures the proxies.
+#[derive(Debug, Parser)]
+#[command(name = "mizzend", version, max_term_width = 100)]
+struct Args {
+    /// A folder of Kubernetes and Istio YAML that is followed; several may be given.
+    #[arg(long, value_name = "DIR", required = true)]
+    config_dir: Vec<PathBuf>,
+    /// Where the last good version of every object is kept, for a start while its file is broken.
+    #[arg(long, value_name = "DIR")]
+    last_good: Option<PathBuf>,
+    /// The address on which xDS and the CA are served over TLS, and metrics.
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    address: IpAddr,
+    /// The port of xDS and the CA.
+    #[arg(long, value_name = "PORT", default_value_t = ports::XDS)]
+    xds_port: u16,
+    /// The port of metrics and readiness.
+    #[arg(long, value_name = "PORT", default_value_t = ports::MONITORING)]
+    monitoring_port: u16,
+    /// An open descriptor of a file that holds the keys of the CA and of the tokens; filled if it is empty. Without it they end with the process.
+    #[arg(long, value_name = "NUMBER")]
+    state_fd: Option<i32>,
+    /// Where debug.sock and token.sock are made.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    socket_dir: PathBuf,
+    /// A file that gets the root certificates.
+    #[arg(long, value_name = "PATH")]
+    root_cert_file: Option<PathBuf>,
+    /// The trust domain of all identities.
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", value_parser = trust_domain)]
+    trust_domain: TrustDomain,
+    /// A file with a MeshConfig, for a mesh whose folder has none.
+    #[arg(long, value_name = "PATH")]
+    mesh_config: Option<PathBuf>,
+    /// How long workload certificates live.
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = crate::up::duration)]
+    workload_cert_ttl: Duration,
+}
+
+fn trust_domain(text: &str) -> Result<TrustDomain, String> {
+    text.parse().map_err(|e: mizzen_types::IdentityError| e.to_string())
+}
+
+/// Runs until SIGTERM.
+pub(crate) fn main() -> ExitCode {
+    super::exit("mizzend", run(Args::parse()))
+}
+
+fn run(args: Args) -> Result<()> {
+    super::log()?;
+    let state = args.state_fd.map(mizzen_net::inherited_fd).transpose().context("--state-fd")?;
+    let options = Options {
+        config_dirs: args.config_dir,
+        last_good: args.last_good,
+        address: args.address,
+        xds_port: args.xds_port,
+        monitoring_port: args.monitoring_port,
+        state,
+        socket_dir: args.socket_dir,
+        root_cert_file: args.root_cert_file,
+        trust_domain: args.trust_domain,
+        mesh_config: args.mesh_config,
+        workload_cert_ttl: args.workload_cert_ttl,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..Options::default()
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let stopped = super::stopped()?;
+        mizzen_control::run(options, stopped).await?;
+        Ok(())
+    })
+}

@@ -1,0 +1,66 @@
+//! Telling that the mesh is ready: on the terminal, and in the file that was asked for.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use http::Method;
+use mizzen_net::ConnectOptions;
+use owo_colors::OwoColorize;
+
+use super::say;
+use crate::cli::find::MeshFile;
+
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Waits until the inner process has written `mesh.json` and the Gateway answers, then says so.
+pub(crate) async fn announce(run_dir: PathBuf, ready_file: Option<PathBuf>, shown: PathBuf) {
+    if let Err(error) = run(&run_dir, ready_file.as_deref(), &shown).await {
+        say::error(&format!("{error:#}"));
+    }
+}
+
+async fn run(run_dir: &Path, ready_file: Option<&Path>, shown: &Path) -> Result<()> {
+    let path = run_dir.join("mesh.json");
+    let text = loop {
+        match std::fs::read(&path) {
+            Ok(text) => break text,
+            Err(_) => tokio::time::sleep(LOOK_EVERY).await,
+        }
+    };
+    let mesh: MeshFile = serde_json::from_slice(&text)?;
+    while !mesh.address.is_empty() && !answers(&mesh.address).await {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    if let Some(file) = ready_file {
+        // Written beside and renamed: whoever waits for the file never sees half of it.
+        let partial = file.with_extension("partial");
+        std::fs::write(&partial, &text).and_then(|()| std::fs::rename(&partial, file)).with_context(|| file.display().to_string())?;
+    }
+    show(&mesh, run_dir, shown);
+    Ok(())
+}
+
+/// Whether a call to the address has an answer that does not come from a proxy without its servers.
+async fn answers(address: &str) -> bool {
+    let Some(socket) = address.strip_prefix("http://").and_then(|a| a.trim_end_matches('/').parse::<SocketAddr>().ok()) else { return true };
+    let reply = mizzen_net::fetch_tcp(socket, Method::GET, "/", "", CALL_TIMEOUT, &ConnectOptions::default()).await;
+    reply.is_ok_and(|reply| !reply.status.is_server_error())
+}
+
+fn show(mesh: &MeshFile, run_dir: &Path, shown: &Path) {
+    let pods = std::fs::read_dir(run_dir.join("pods")).map_or(0, Iterator::count);
+    say::good(&format!("the mesh is ready: {pods} workloads"));
+    for port in &mesh.gateways {
+        anstream::eprintln!("\n  open    {}", port.address.bold());
+    }
+    anstream::eprintln!(
+        "  edit    {}: what you save is live within a second\n  try     mizzen proxy-status\n          mizzen proxy-config cluster WORKLOAD\n          \
+         mizzen logs WORKLOAD --proxy\n          mizzen run --namespace NAMESPACE --service-account NAME -- COMMAND\n  end     Ctrl-C\n",
+        shown.display()
+    );
+}

@@ -1,0 +1,332 @@
+//! What should run, from the objects of the folder: one [`Wanted`] for each replica of each deployment. Pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash, Hasher},
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
+
+use mizzen_api::{
+    Key, Kind, Object,
+    core::{ClusterIp, ConfigMap, Container, Deployment, EnvValue, FieldRef, Pod, PodSpec, VolumeSource},
+};
+
+/// All objects of the folder.
+pub(crate) type Objects = BTreeMap<Key, Arc<Object>>;
+
+/// A program that should run.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Wanted {
+    /// The pod's name, the same as long as the template is.
+    pub(crate) name: String,
+    /// Its namespace.
+    pub(crate) namespace: String,
+    /// The deployment; its name is the workload's.
+    pub(crate) workload: String,
+    /// Labels.
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Annotations.
+    pub(crate) annotations: BTreeMap<String, String>,
+    /// What runs in it; exactly one container.
+    pub(crate) spec: PodSpec,
+}
+
+/// A file that a program sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct File {
+    /// Relative to the volume.
+    pub(crate) path: String,
+    /// Its bytes.
+    pub(crate) bytes: Vec<u8>,
+    /// Its mode.
+    pub(crate) mode: u32,
+}
+
+impl Wanted {
+    /// `NAMESPACE.NAME`, the name of its folder.
+    pub(crate) fn folder(&self) -> String {
+        format!("{}.{}", self.namespace, self.name)
+    }
+
+    /// The container.
+    pub(crate) fn container(&self) -> &Container {
+        &self.spec.containers[0]
+    }
+
+    /// The environment, with all references looked up.
+    ///
+    /// # Errors
+    /// If a config map or a key that is not optional is missing.
+    pub(crate) fn env(&self, objects: &Objects, address: Ipv4Addr, host: Ipv4Addr) -> Result<Vec<(String, String)>, String> {
+        let mut env: Vec<(String, String)> = Vec::new();
+        let mut set = |name: String, value: String| {
+            env.retain(|(known, _)| *known != name);
+            env.push((name, value));
+        };
+        for from in &self.container().env_from {
+            match config_map(objects, &self.namespace, &from.config_map) {
+                Some(map) => map.data.iter().for_each(|(key, value)| set(format!("{}{key}", from.prefix), value.clone())),
+                None if from.optional => {}
+                None => return Err(format!("ConfigMap {}/{} does not exist", self.namespace, from.config_map)),
+            }
+        }
+        for variable in &self.container().env {
+            let value = match &variable.value {
+                EnvValue::Literal(text) => Some(text.clone()),
+                EnvValue::Field(field) => Some(self.field(field, address, host)),
+                EnvValue::ConfigMapKey { name, key, optional } => {
+                    let value = config_map(objects, &self.namespace, name).and_then(|map| map.data.get(key).cloned());
+                    if value.is_none() && !optional {
+                        return Err(format!("key {key} of ConfigMap {}/{name} does not exist", self.namespace));
+                    }
+                    value
+                }
+            };
+            if let Some(value) = value {
+                set(variable.name.clone(), value);
+            }
+        }
+        for at in 0..env.len() {
+            env[at].1 = expand(&env[at].1, &env[..at]);
+        }
+        Ok(env)
+    }
+
+    /// The program and its arguments, `$(NAME)` replaced.
+    pub(crate) fn argv(&self, env: &[(String, String)]) -> Vec<String> {
+        let container = self.container();
+        container.command.iter().chain(&container.args).map(|arg| expand(arg, env)).collect()
+    }
+
+    fn field(&self, field: &FieldRef, address: Ipv4Addr, host: Ipv4Addr) -> String {
+        match field {
+            FieldRef::Name => self.name.clone(),
+            FieldRef::Namespace => self.namespace.clone(),
+            FieldRef::Uid => self.folder(),
+            FieldRef::Label(key) => self.labels.get(key).cloned().unwrap_or_default(),
+            FieldRef::Annotation(key) => self.annotations.get(key).cloned().unwrap_or_default(),
+            FieldRef::ServiceAccount => self.spec.service_account.clone(),
+            FieldRef::NodeName => "localhost".to_owned(),
+            FieldRef::PodIp => address.to_string(),
+            FieldRef::HostIp => host.to_string(),
+        }
+    }
+
+    /// The files of the volume called `name`; none for an empty folder.
+    ///
+    /// # Errors
+    /// If a config map or a key that is not optional is missing.
+    pub(crate) fn files(&self, objects: &Objects, name: &str) -> Result<Vec<File>, String> {
+        let Some(volume) = self.spec.volumes.iter().find(|v| v.name == name) else { return Ok(Vec::new()) };
+        let VolumeSource::ConfigMap { name, items, optional, mode } = &volume.source else { return Ok(Vec::new()) };
+        let Some(map) = config_map(objects, &self.namespace, name) else {
+            return if *optional { Ok(Vec::new()) } else { Err(format!("ConfigMap {}/{name} does not exist", self.namespace)) };
+        };
+        let value = |key: &str| map.data.get(key).map(|t| t.clone().into_bytes()).or_else(|| map.binary_data.get(key).cloned());
+        let wanted: Vec<(String, String)> = if items.is_empty() {
+            map.data.keys().chain(map.binary_data.keys()).map(|key| (key.clone(), key.clone())).collect()
+        } else {
+            items.clone()
+        };
+        let mut files = Vec::new();
+        for (key, path) in wanted {
+            match value(&key) {
+                Some(bytes) => files.push(File { path, bytes, mode: *mode }),
+                None if *optional => {}
+                None => return Err(format!("key {key} of ConfigMap {}/{name} does not exist", self.namespace)),
+            }
+        }
+        Ok(files)
+    }
+}
+
+fn config_map<'a>(objects: &'a Objects, namespace: &str, name: &str) -> Option<&'a ConfigMap> {
+    match objects.get(&Key::new(Kind::ConfigMap, namespace, name)).map(|o| &**o) {
+        Some(Object::ConfigMap(map)) => Some(map),
+        _ => None,
+    }
+}
+
+/// Replaces `$(NAME)` by the variable; `$$(NAME)` stays as `$(NAME)`, and a name that is not set stays as it is, as in Kubernetes.
+fn expand(text: &str, env: &[(String, String)]) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        if let Some(after) = rest.strip_prefix("$$") {
+            out.push('$');
+            rest = after;
+            continue;
+        }
+        let name = rest.strip_prefix("$(").and_then(|inner| inner.split_once(')'));
+        match name.and_then(|(name, after)| env.iter().find(|(known, _)| known == name).map(|(_, value)| (value, after))) {
+            Some((value, after)) => {
+                out.push_str(value);
+                rest = after;
+            }
+            None => {
+                out.push('$');
+                rest = &rest[1..];
+            }
+        }
+    }
+    out + rest
+}
+
+/// All programs that should run, by the name of their folder.
+pub(crate) fn wanted(objects: &Objects) -> BTreeMap<String, Wanted> {
+    let mut found = BTreeMap::new();
+    for object in objects.values() {
+        let replicas: Vec<Wanted> = match &**object {
+            Object::Deployment(deployment) => replicas(deployment),
+            Object::Pod(pod) => vec![single(pod)],
+            _ => Vec::new(),
+        };
+        found.extend(replicas.into_iter().map(|w| (w.folder(), w)));
+    }
+    found
+}
+
+fn replicas(deployment: &Deployment) -> Vec<Wanted> {
+    let mut hasher = DefaultHasher::new();
+    format!("{:?}", deployment.template).hash(&mut hasher);
+    // Kubernetes' alphabet for generated names: no vowels, so no words.
+    let alphabet = b"bcdfghjklmnpqrstvwxz2456789";
+    let mut number = hasher.finish();
+    let mut hash = String::new();
+    for _ in 0..5 {
+        hash.push(char::from(alphabet[(number % alphabet.len() as u64) as usize]));
+        number /= alphabet.len() as u64;
+    }
+    let template = &deployment.template;
+    let one = |at: u32| Wanted {
+        name: format!("{}-{hash}-{at}", deployment.meta.name),
+        namespace: deployment.meta.namespace.to_string(),
+        workload: deployment.meta.name.to_string(),
+        labels: template.labels.clone(),
+        annotations: template.annotations.clone(),
+        spec: template.spec.clone(),
+    };
+    (0..deployment.replicas).map(one).collect()
+}
+
+fn single(pod: &Pod) -> Wanted {
+    Wanted {
+        name: pod.meta.name.to_string(),
+        namespace: pod.meta.namespace.to_string(),
+        workload: pod.meta.name.to_string(),
+        labels: pod.meta.labels.clone(),
+        annotations: pod.meta.annotations.clone(),
+        spec: pod.spec.clone(),
+    }
+}
+
+/// The services and hosts that need a virtual address, each with the address that its YAML names, if any.
+pub(crate) fn virtual_addresses(objects: &Objects) -> BTreeMap<String, Option<IpAddr>> {
+    let mut wanted = BTreeMap::new();
+    for object in objects.values() {
+        match &**object {
+            Object::Service(service) => match service.cluster_ip {
+                ClusterIp::Headless => {}
+                ClusterIp::Auto => drop(wanted.insert(service.meta.namespaced_name().to_string(), None)),
+                ClusterIp::Address(ip) => drop(wanted.insert(service.meta.namespaced_name().to_string(), Some(ip))),
+            },
+            Object::ServiceEntry(entry) if entry.addresses.is_empty() => {
+                let hosts = entry.hosts.iter().filter(|h| !h.is_wildcard());
+                wanted.extend(hosts.map(|h| (h.as_str().to_owned(), None)));
+            }
+            _ => {}
+        }
+    }
+    wanted
+}
+
+/// The ports of all Gateways for the mesh's one gateway, by number.
+pub(crate) fn gateway_ports(objects: &Objects, gateway: &BTreeMap<String, String>) -> BTreeSet<u16> {
+    let mut ports = BTreeSet::new();
+    for object in objects.values() {
+        if let Object::Gateway(found) = &**object
+            && found.selector.matches(gateway)
+        {
+            ports.extend(found.servers.iter().map(|server| server.port.number));
+        }
+    }
+    ports
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn objects(text: &str) -> Objects {
+        let parsed = mizzen_api::parse_documents(text, "test.yaml");
+        parsed.objects.into_iter().map(|o| o.unwrap_or_else(|r| panic!("{r:?}"))).map(|o| (o.key(), Arc::new(o))).collect()
+    }
+
+    const SHOP: &str = "
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings, namespace: shop}
+data: {colour: red, greeting: hello}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: shop}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      serviceAccountName: web
+      volumes: [{name: conf, configMap: {name: settings, items: [{key: greeting, path: sub/greeting.txt}]}}]
+      containers:
+      - name: web
+        image: any
+        command: [serve, $(WHERE)]
+        args: [\"$$(WHERE)\", $(NOT)]
+        envFrom: [{configMapRef: {name: settings}, prefix: S_}]
+        env:
+        - {name: WHERE, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
+        - {name: URL, value: http://$(WHERE)/}
+        - {name: COLOUR, valueFrom: {configMapKeyRef: {name: settings, key: colour}}}
+        volumeMounts: [{name: conf, mountPath: /etc/web}]
+";
+
+    #[test]
+    fn deployment() {
+        let objects = objects(SHOP);
+        let wanted = wanted(&objects);
+        let folders: Vec<&String> = wanted.keys().collect();
+        assert_eq!(folders.len(), 2);
+        assert!(folders[0].starts_with("shop.web-") && folders[0].ends_with("-0"), "{folders:?}");
+        let one = &wanted[folders[0]];
+        let env = one.env(&objects, Ipv4Addr::new(10, 244, 0, 16), Ipv4Addr::new(10, 244, 0, 1)).unwrap();
+        let expected = [("S_colour", "red"), ("S_greeting", "hello"), ("WHERE", "10.244.0.16"), ("URL", "http://10.244.0.16/"), ("COLOUR", "red")];
+        assert_eq!(env, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
+        assert_eq!(one.argv(&env), ["serve", "10.244.0.16", "$(WHERE)", "$(NOT)"]);
+        assert_eq!(one.files(&objects, "conf").unwrap(), [File { path: "sub/greeting.txt".into(), bytes: b"hello".into(), mode: 0o644 }]);
+    }
+
+    #[test]
+    fn a_changed_template_is_another_pod() {
+        let before = wanted(&objects(SHOP));
+        let scaled = wanted(&objects(&SHOP.replace("replicas: 2", "replicas: 3")));
+        assert!(before.keys().all(|name| scaled.contains_key(name)));
+        let changed = wanted(&objects(&SHOP.replace("[serve,", "[other,")));
+        assert!(before.keys().all(|name| !changed.contains_key(name)));
+    }
+
+    #[test]
+    fn a_missing_config_map_is_an_error() {
+        let mut objects = objects(SHOP);
+        let wanted = wanted(&objects);
+        objects.remove(&Key::new(Kind::ConfigMap, "shop", "settings"));
+        let one = wanted.values().next().unwrap();
+        let any = Ipv4Addr::LOCALHOST;
+        assert_eq!(one.env(&objects, any, any).unwrap_err(), "ConfigMap shop/settings does not exist");
+        assert_eq!(one.files(&objects, "conf").unwrap_err(), "ConfigMap shop/settings does not exist");
+    }
+}

@@ -1,0 +1,123 @@
+//! The mesh's gateway: a proxy without a program, whose ports are opened on the host's loopback.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::fd::AsFd,
+    sync::Arc,
+};
+
+use anyhow::{Context, Result};
+use mizzen_api::core::PodSpec;
+use mizzen_host::HostError;
+use mizzen_net::FdSender;
+use tokio::sync::watch;
+
+use super::{
+    desired::{self, Wanted},
+    mesh::Mesh,
+    pod::Place,
+    proxy::Role,
+    say,
+};
+use crate::cli::find::GatewayPort;
+
+/// The name of the gateway and the value of its label `istio`, as in Istio's default installation.
+const NAME: &str = "istio-ingressgateway";
+
+/// The labels that a Gateway's `selector` has to name.
+pub(crate) fn labels() -> BTreeMap<String, String> {
+    [("app", NAME), ("istio", "ingressgateway")].map(|(k, v)| (k.to_owned(), v.to_owned())).into()
+}
+
+fn pod() -> Wanted {
+    Wanted {
+        name: NAME.to_owned(),
+        namespace: "istio-system".to_owned(),
+        workload: NAME.to_owned(),
+        labels: labels(),
+        annotations: BTreeMap::new(),
+        spec: PodSpec { service_account: format!("{NAME}-service-account"), ..PodSpec::default() },
+    }
+}
+
+/// Which ports are open, by their number in the Gateways.
+pub(crate) type Open = BTreeMap<u16, SocketAddr>;
+
+/// Runs the gateway from the first Gateway on until the mesh ends, and opens each port as soon as a Gateway names it.
+pub(crate) async fn run(mesh: Arc<Mesh>, open: watch::Sender<Open>) -> Result<()> {
+    let mut objects = mesh.objects.subscribe();
+    let mut ending = mesh.ending.subscribe();
+    tokio::select! {
+        first = objects.wait_for(|o| !desired::gateway_ports(o, &labels()).is_empty()) => drop(first?),
+        _ = ending.wait_for(|e| *e) => return Ok(()),
+    }
+    let pod = Arc::new(pod());
+    let (ours, theirs) = mizzen_net::seqpacket_pair()?;
+    let sender = FdSender::new(ours)?;
+    let place = Place::make(&mesh, &pod, Role::Router, Some(theirs)).await?;
+    let mut ready = place.proxy.ready.clone();
+    let mut sockets: BTreeMap<u16, TcpListener> = BTreeMap::new();
+    // The ports whose sockets the proxy that runs now has got.
+    let mut passed: BTreeSet<u16> = BTreeSet::new();
+    loop {
+        let wanted = desired::gateway_ports(&objects.borrow_and_update(), &labels());
+        open_ports(&mesh, &wanted, &mut sockets, &open).await;
+        if *ready.borrow() {
+            for (port, socket) in sockets.iter().filter(|(port, _)| passed.insert(**port)) {
+                sender.send(format!("0.0.0.0:{port}").as_bytes(), &[socket.as_fd()]).await.context("cannot pass a port to the gateway")?;
+            }
+        }
+        tokio::select! {
+            changed = objects.changed() => changed?,
+            changed = ready.changed() => {
+                changed?;
+                let now = *ready.borrow_and_update();
+                place.tell(now);
+                // A proxy that is not ready any more has most likely ended; the next one needs all of them.
+                passed.clear();
+                if now {
+                    say::step(&format!("{}/{} is ready", pod.namespace, pod.name));
+                }
+            }
+            _ = ending.wait_for(|e| *e) => break,
+        }
+    }
+    place.remove().await;
+    Ok(())
+}
+
+/// Opens the ports that are wanted and not open yet, and closes those that no Gateway names any more.
+async fn open_ports(mesh: &Mesh, wanted: &BTreeSet<u16>, sockets: &mut BTreeMap<u16, TcpListener>, open: &watch::Sender<Open>) {
+    sockets.retain(|port, _| wanted.contains(port));
+    for port in wanted {
+        if sockets.contains_key(port) {
+            continue;
+        }
+        match listen(mesh, *port).await {
+            Ok(socket) => drop(sockets.insert(*port, socket)),
+            Err(error) => say::error(&format!("port {port} of the gateway cannot be opened on this host: {error}")),
+        }
+    }
+    let now: Open = sockets.iter().filter_map(|(port, socket)| Some((*port, socket.local_addr().ok()?))).collect();
+    open.send_if_modified(|before| {
+        let changed = *before != now;
+        *before = now;
+        changed
+    });
+}
+
+/// The same number on the host if an ordinary user may use it, else 8000 more (80 → 8080, 443 → 8443); a free one if that is taken.
+async fn listen(mesh: &Mesh, port: u16) -> Result<TcpListener, HostError> {
+    let number = if port < 1024 { port + 8000 } else { port };
+    let at = |number: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, number));
+    match mesh.link.listen(at(number)).await {
+        Ok(socket) => Ok(socket),
+        Err(_) => mesh.link.listen(at(0)).await,
+    }
+}
+
+/// The ports as the description of the mesh lists them.
+pub(crate) fn described(open: &Open) -> Vec<GatewayPort> {
+    open.iter().map(|(port, address)| GatewayPort { port: *port, address: format!("http://{address}/") }).collect()
+}

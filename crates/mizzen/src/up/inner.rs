@@ -1,0 +1,206 @@
+//! The inner process: pid 1 of the mesh.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use anyhow::{Context, Result};
+use mizzen_api::Key;
+use mizzen_control::source::{Event, Files, Options};
+use mizzen_host::{Router, RouterOptions, Supervisor};
+use tokio::sync::watch;
+
+use super::{
+    Payload, control_plane,
+    desired::{self, Objects, Wanted},
+    gateway, mesh::Mesh,
+    pod, requests, say, workload,
+};
+use crate::cli::find::MeshFile;
+
+/// Runs the mesh. Called before any thread exists.
+pub(crate) fn main(inner: mizzen_host::Inner) -> u8 {
+    let result = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Into::into);
+    match result.and_then(|runtime| runtime.block_on(run(inner))) {
+        Ok(()) => 0,
+        Err(error) => {
+            say::error(&format!("{error:#}"));
+            1
+        }
+    }
+}
+
+async fn run(inner: mizzen_host::Inner) -> Result<()> {
+    let payload: Payload = serde_json::from_value(inner.payload.clone()).context("the inner process was started wrongly")?;
+    let link = inner.link()?;
+    let router = Router::start(&link, RouterOptions::default()).await?;
+    let supervisor = Supervisor::start()?;
+    let mesh = Arc::new(Mesh::new(payload, link.clone(), router, supervisor)?);
+    mesh.link_programs()?;
+    let control = tokio::spawn(control_plane::run(mesh.clone()));
+    let open = watch::Sender::default();
+    let gateway = tokio::spawn(gateway::run(mesh.clone(), open.clone()));
+    tokio::spawn(requests::serve(mesh.clone()));
+    tokio::spawn(describe(mesh.clone(), open.subscribe()));
+    let pods = tokio::spawn(reconcile(mesh.clone()));
+    tokio::spawn(follow(mesh.clone()));
+    link.stopped().await;
+    mesh.ending.send_replace(true);
+    // Programs first, then what they need.
+    pods.await?;
+    gateway.await?.context("the gateway")?;
+    control.await?.context("the control plane")
+}
+
+/// Follows the folder and tells the person what is refused, mended and not acted on.
+async fn follow(mesh: Arc<Mesh>) {
+    let mut files = Files::follow(Options::new(vec![mesh.payload.folder.clone()]));
+    let mut next: Objects = Objects::new();
+    let mut complete = false;
+    let mut first = true;
+    while let Some(event) = files.next().await {
+        take(event, &mut next, &mut complete, first);
+        while let Some(event) = files.try_next() {
+            take(event, &mut next, &mut complete, first);
+        }
+        if complete {
+            first = false;
+            mesh.objects.send_if_modified(|now| {
+                let changed = *now != next;
+                now.clone_from(&next);
+                changed
+            });
+        }
+    }
+}
+
+fn take(event: Event, objects: &mut Objects, complete: &mut bool, first: bool) {
+    let mut changed = |key: &Key, what: &str| {
+        if !first {
+            say::step(&format!("{key} {what}"));
+        }
+    };
+    match event {
+        Event::Init => objects.clear(),
+        Event::InitDone => *complete = true,
+        Event::Apply(object) => {
+            let key = object.key();
+            if objects.get(&key).is_none_or(|before| *before != object) {
+                changed(&key, "changed");
+            }
+            objects.insert(key, object);
+        }
+        Event::Delete(key) => {
+            changed(&key, "is gone");
+            objects.remove(&key);
+        }
+        Event::Refused(refused) => {
+            let kept = if refused.kept { " (its last good version stays in force)" } else { "" };
+            refused.problems.iter().for_each(|problem| say::problem(&format!("{problem}{kept}")));
+        }
+        Event::Closed(closed) => {
+            say::warning(&format!("{}: the workloads that it selects are closed until it is mended, for it has no last good version", closed.key));
+        }
+        Event::Mended(fault) => match &fault.key {
+            Some(key) => say::good(&format!("{key} is in order again")),
+            None => say::good(&format!("{} is in order again", fault.file)),
+        },
+        // Those of the start were shown by the outer process.
+        Event::Warnings(_, warnings) if !first => warnings.iter().for_each(|warning| say::warning(&warning.to_string())),
+        Event::Warnings(..) => {}
+    }
+}
+
+/// A workload that was started.
+struct Running {
+    stop: watch::Sender<bool>,
+    pod: Arc<Wanted>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// Makes what runs be what the folder says, until the mesh ends.
+async fn reconcile(mesh: Arc<Mesh>) {
+    let mut objects = mesh.objects.subscribe();
+    let mut ending = mesh.ending.subscribe();
+    let mut ready = mesh.ready.subscribe();
+    let mut running: BTreeMap<String, Running> = BTreeMap::new();
+    loop {
+        let now = objects.borrow_and_update().clone();
+        let addresses = mesh.addresses().services(&desired::virtual_addresses(&now));
+        if let Err(error) = mesh.told.virtual_addresses(&addresses) {
+            say::error(&format!("cannot write the services' addresses: {error}"));
+        }
+        let wanted = desired::wanted(&now);
+        for (folder, pod) in &wanted {
+            let pod = Arc::new(pod.clone());
+            let entry = running.entry(folder.clone()).or_insert_with(|| start(&mesh, &pod));
+            workload::refresh(&mesh, &entry.pod, &now);
+        }
+        // What is not wanted any more goes when what takes its place is ready: a rollout drops nothing.
+        let replaced = |old: &Wanted| {
+            let mut new = wanted.values().filter(|new| new.namespace == old.namespace && new.workload == old.workload).peekable();
+            let ready = ready.borrow_and_update();
+            new.all(|new| ready.get(&format!("{}/{}", new.namespace, new.name)).is_some_and(|r| r.ready))
+        };
+        for (_, entry) in running.iter().filter(|(folder, entry)| !wanted.contains_key(*folder) && replaced(&entry.pod)) {
+            entry.stop.send_replace(true);
+        }
+        running.retain(|_, entry| !entry.task.is_finished());
+        tokio::select! {
+            changed = objects.changed() => if changed.is_err() { break },
+            changed = ready.changed() => if changed.is_err() { break },
+            _ = ending.wait_for(|e| *e) => break,
+        }
+    }
+    for entry in running.values() {
+        entry.stop.send_replace(true);
+    }
+    for (_, entry) in running {
+        let _ = entry.task.await;
+    }
+}
+
+fn start(mesh: &Arc<Mesh>, pod: &Arc<Wanted>) -> Running {
+    let (stop, stopped) = watch::channel(false);
+    let task = tokio::spawn(pod::live(mesh.clone(), pod.clone(), stopped));
+    Running { stop, pod: pod.clone(), task }
+}
+
+/// Writes `mesh.json` when every workload is ready for the first time, and anew when the Gateway's ports change.
+async fn describe(mesh: Arc<Mesh>, mut open: watch::Receiver<gateway::Open>) -> Result<()> {
+    let mut ready = mesh.ready.subscribe();
+    let mut objects = mesh.objects.subscribe();
+    objects.wait_for(|o| !o.is_empty()).await?;
+    loop {
+        let all = {
+            let (wanted, ports) = {
+                let objects = mesh.objects.borrow();
+                (desired::wanted(&objects), desired::gateway_ports(&objects, &gateway::labels()))
+            };
+            let ready = ready.borrow_and_update();
+            let open = open.borrow_and_update();
+            wanted.values().all(|pod| ready.get(&format!("{}/{}", pod.namespace, pod.name)).is_some_and(|r| r.ready))
+                && ports.iter().all(|port| open.contains_key(port))
+        };
+        if all {
+            break;
+        }
+        tokio::select! {
+            changed = ready.changed() => changed?,
+            changed = open.changed() => changed?,
+        }
+    }
+    loop {
+        let gateways = gateway::described(&open.borrow_and_update());
+        let file = MeshFile {
+            address: gateways.first().map(|g| g.address.clone()).unwrap_or_default(),
+            gateways,
+            pid: mesh.payload.pid,
+            folder: mesh.payload.folder.clone(),
+            run_dir: mesh.payload.run_dir.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let partial = mesh.dir("mesh.json.partial");
+        std::fs::write(&partial, serde_json::to_vec_pretty(&file)?)?;
+        std::fs::rename(partial, mesh.dir("mesh.json"))?;
+        open.changed().await?;
+    }
+}

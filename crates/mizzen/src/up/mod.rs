@@ -1,0 +1,163 @@
+//! `mizzen up`: a whole mesh on one host, from a folder of YAML.
+//!
+//! Two processes. The outer one ([`main`]) checks the folder, makes the run folder, starts the inner one and serves it from the host's
+//! network namespace. The inner one ([`inner::main`]) is pid 1 of the mesh: it runs the control plane, a proxy beside each program, and the
+//! programs, and follows the folder.
+
+mod address;
+mod announce;
+mod control_plane;
+mod desired;
+mod gateway;
+pub(crate) mod inner;
+mod mesh;
+mod objects;
+mod pod;
+mod proxy;
+pub(crate) mod requests;
+mod say;
+mod workload;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use mizzen_host::{Outer, RelayPolicy, RunDir};
+use serde::{Deserialize, Serialize};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Arguments of `up`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The folder of Kubernetes and Istio YAML, subfolders included.
+    dir: PathBuf,
+    /// When every program is ready and a call to the Gateway succeeds, write a description of the mesh here, as JSON.
+    #[arg(long, value_name = "PATH")]
+    ready_file: Option<PathBuf>,
+    /// The mesh's name, for several meshes on one host.
+    #[arg(long, default_value = "mesh", value_parser = name)]
+    name: String,
+    /// How long workload certificates live.
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
+    workload_cert_ttl: Duration,
+    /// What the mesh's programs log: a level, or `tracing` directives.
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "MIZZEN_LOG")]
+    log: String,
+}
+
+/// What the inner process needs to know.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Payload {
+    /// The folder that is followed.
+    pub(crate) folder: PathBuf,
+    /// Where sockets and logs are.
+    pub(crate) run_dir: PathBuf,
+    /// This binary.
+    pub(crate) program: PathBuf,
+    /// Lifetime of workload certificates, in seconds.
+    pub(crate) cert_ttl: u64,
+    /// What the programs log.
+    pub(crate) log: String,
+    /// The outer process, for the description of the mesh.
+    pub(crate) pid: u32,
+}
+
+fn name(text: &str) -> Result<String, String> {
+    mizzen_types::check_dns_label(text).map(|()| text.to_owned()).map_err(|e| e.to_string())
+}
+
+/// `90s`, `10m`, `24h`, as Go writes durations.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let bad = || format!("`{text}` is not a duration such as 90s, 10m or 24h");
+    let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?;
+    let number: u64 = text[..split].parse().map_err(|_| bad())?;
+    let seconds = match &text[split..] {
+        "s" => Some(number),
+        "m" => number.checked_mul(60),
+        "h" => number.checked_mul(3600),
+        _ => None,
+    };
+    seconds.filter(|s| *s > 0).map(Duration::from_secs).ok_or_else(bad)
+}
+
+/// Runs the mesh until Ctrl-C or SIGTERM.
+pub(crate) fn main(args: &Args) -> ExitCode {
+    match outer(args) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            say::error(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn outer(args: &Args) -> Result<u8> {
+    let folder = std::fs::canonicalize(&args.dir).with_context(|| format!("cannot read {}", args.dir.display()))?;
+    check(&args.dir)?;
+    if let Some(path) = &args.ready_file {
+        // Of an earlier mesh: whoever waits for it would be told too early.
+        let _ = std::fs::remove_file(path);
+    }
+    let run = RunDir::create(&RunDir::base(), &args.name)?;
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    let payload = Payload {
+        folder: folder.clone(),
+        run_dir: run.path().to_owned(),
+        program,
+        cert_ttl: args.workload_cert_ttl.as_secs(),
+        log: args.log.clone(),
+        pid: std::process::id(),
+    };
+    let outer = Outer::start(&serde_json::to_value(&payload)?)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let code = runtime.block_on(async {
+        let stop = stopped()?;
+        let announce = tokio::spawn(announce::announce(run.path().to_owned(), args.ready_file.clone(), args.dir.clone()));
+        let code = outer.serve(RelayPolicy::default(), stop).await.context("cannot wait for the mesh")?;
+        announce.abort();
+        anyhow::Ok(code)
+    })?;
+    run.remove();
+    Ok(code)
+}
+
+/// Ends with the first Ctrl-C or SIGTERM.
+fn stopped() -> Result<impl Future<Output = ()>> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        say::step("stopping");
+    })
+}
+
+/// Reads the folder once: a mesh is not started on objects that are refused.
+fn check(dir: &Path) -> Result<()> {
+    let loaded = mizzen_control::source::load_once(&[dir.to_owned()]);
+    for warning in &loaded.warnings {
+        say::warning(&warning.to_string());
+    }
+    for problem in &loaded.problems {
+        say::problem(&problem.to_string());
+    }
+    match loaded.problems.len() {
+        0 if loaded.objects.is_empty() => bail!("{} holds no objects: put YAML files into it", dir.display()),
+        0 => Ok(()),
+        1 => bail!("{}: one object is refused", dir.display()),
+        n => bail!("{}: {n} problems", dir.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, seconds) in [("90s", Some(90)), ("10m", Some(600)), ("24h", Some(86_400)), ("0s", None), ("5", None), ("h", None), ("-1s", None)] {
+            assert_eq!(duration(text).ok().map(|d| d.as_secs()), seconds, "{text}");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! What `up` tells the control plane: pods and virtual addresses, as YAML files of Kubernetes objects in a folder that it follows.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
+
+use serde_json::json;
+
+use super::desired::Wanted;
+
+/// The folder.
+#[derive(Clone, Debug)]
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    /// Makes the folder.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn create(dir: PathBuf) -> io::Result<Folder> {
+        std::fs::create_dir_all(&dir)?;
+        Ok(Folder(dir))
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Writes a pod, as running or not and ready or not.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn pod(&self, pod: &Wanted, address: Ipv4Addr, ready: bool) -> io::Result<()> {
+        let container = pod.spec.containers.first();
+        let ports: Vec<_> = container
+            .into_iter()
+            .flat_map(|c| &c.ports)
+            .map(|p| json!({"name": p.name, "containerPort": p.port, "protocol": if p.udp { "UDP" } else { "TCP" }}))
+            .map(|mut port| {
+                if port["name"] == "" {
+                    port.as_object_mut().map(|p| p.remove("name"));
+                }
+                port
+            })
+            .collect();
+        let mut labels = pod.labels.clone();
+        // The name of the deployment, as Istio's own label for what is no pod of Kubernetes.
+        labels.entry("service.istio.io/workload-name".to_owned()).or_insert_with(|| pod.workload.clone());
+        let object = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": pod.name, "namespace": pod.namespace, "labels": labels, "annotations": pod.annotations},
+            "spec": {
+                "serviceAccountName": pod.spec.service_account,
+                "containers": [{"name": container.map_or("proxy", |c| &c.name), "image": "local", "ports": ports}],
+            },
+            "status": {
+                "phase": "Running",
+                "podIP": address.to_string(),
+                "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}],
+            },
+        });
+        self.write(&format!("{}.yaml", pod.folder()), &object)
+    }
+
+    /// Removes a pod.
+    pub(crate) fn remove_pod(&self, pod: &Wanted) {
+        let _ = std::fs::remove_file(self.0.join(format!("{}.yaml", pod.folder())));
+    }
+
+    /// Writes the virtual addresses of services.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn virtual_addresses(&self, addresses: &BTreeMap<String, Ipv4Addr>) -> io::Result<()> {
+        let object = json!({
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "mizzen-vips", "namespace": "kube-system"},
+            "data": addresses,
+        });
+        self.write("vips.yaml", &object)
+    }
+
+    /// JSON is YAML. Renamed into place, so that no reader sees half a file.
+    fn write(&self, name: &str, object: &serde_json::Value) -> io::Result<()> {
+        let partial = self.0.join(format!(".{name}.partial"));
+        std::fs::write(&partial, serde_json::to_vec_pretty(object)?)?;
+        std::fs::rename(&partial, self.0.join(name))
+    }
+}

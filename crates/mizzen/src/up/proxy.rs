@@ -1,0 +1,200 @@
+//! Starting a `mizzen-proxy`, as a sidecar or as the gateway, and keeping it running.
+
+use std::{
+    collections::BTreeMap,
+    net::Ipv4Addr,
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Result;
+use mizzen_host::{Backoff, Host, Io, Kind, LogFile, Process, Spec, probe};
+use mizzen_types::ports;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::UnixStream,
+    sync::watch,
+    time::Instant,
+};
+
+use super::{
+    address::ROUTER,
+    control_plane,
+    desired::Wanted,
+    mesh::Mesh,
+    say,
+};
+
+/// A proxy's log is kept up to this size, twice.
+const LOG_LIMIT: u64 = 16 << 20;
+/// How long a proxy may take to end before it is killed.
+const GRACE: Duration = Duration::from_secs(5);
+/// How often a proxy is asked whether it is ready.
+const ASK_EVERY: Duration = Duration::from_millis(100);
+
+/// What kind of proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Beside a program.
+    Sidecar,
+    /// The Gateway's.
+    Router,
+}
+
+/// A proxy beside a workload, from its start to its end.
+pub(crate) struct Proxy {
+    /// Whether it is ready.
+    pub(crate) ready: watch::Receiver<bool>,
+    stop: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Starts it, and starts it again whenever it ends. `inherit` is the socket over which it gets listening sockets.
+    pub(crate) fn start(mesh: Arc<Mesh>, host: Arc<Host>, pod: Arc<Wanted>, role: Role, inherit: Option<OwnedFd>) -> Proxy {
+        let (ready_sender, ready) = watch::channel(false);
+        let (stop, stopped) = watch::channel(false);
+        let task = tokio::spawn(async move {
+            if let Err(error) = keep(&mesh, &host, &pod, role, inherit, &ready_sender, stopped).await {
+                say::error(&format!("the proxy of {}/{} cannot be kept: {error:#}", pod.namespace, pod.name));
+            }
+            ready_sender.send_replace(false);
+        });
+        Proxy { ready, stop, task }
+    }
+
+    /// Waits until it is ready.
+    pub(crate) async fn is_ready(&mut self) {
+        let _ = self.ready.wait_for(|ready| *ready).await;
+    }
+
+    /// Ends it.
+    pub(crate) async fn stop(self) {
+        self.stop.send_replace(true);
+        let _ = self.task.await;
+    }
+}
+
+async fn keep(
+    mesh: &Arc<Mesh>,
+    host: &Arc<Host>,
+    pod: &Arc<Wanted>,
+    role: Role,
+    inherit: Option<OwnedFd>,
+    ready: &watch::Sender<bool>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<()> {
+    let log = LogFile::open(&folder(mesh, pod).join("proxy.log"), LOG_LIMIT)?;
+    let mut backoff = Backoff::default();
+    loop {
+        let (ours, theirs) = UnixStream::pair()?;
+        let tokens = tokio::spawn(serve_tokens(mesh.clone(), pod.clone(), ours));
+        let mut io = Io::to(log.pipe()?)?;
+        io.others.push((3, OwnedFd::from(theirs.into_std()?)));
+        if let Some(socket) = &inherit {
+            io.others.push((4, socket.as_fd().try_clone_to_owned()?));
+        }
+        backoff.started(Instant::now().into_std());
+        match mesh.supervisor.spawn(host, &spec(mesh, pod, host.address(), role), io).await {
+            Ok(process) => {
+                let ended = tokio::select! {
+                    ended = process.wait() => ended,
+                    () = follow(host, ready) => unreachable!("it follows until it is dropped"),
+                    _ = stop.wait_for(|s| *s) => {
+                        stop_gently(&process, *mesh.ending.borrow()).await;
+                        tokens.abort();
+                        return Ok(());
+                    }
+                };
+                ready.send_replace(false);
+                log.note(&format!("ended: {ended:?}"));
+                say::error(&format!("the proxy of {}/{} ended ({ended:?}); it is started again", pod.namespace, pod.name));
+            }
+            Err(error) => say::error(&format!("the proxy of {}/{} does not start: {error}", pod.namespace, pod.name)),
+        }
+        tokens.abort();
+        let delay = backoff.ended(Instant::now().into_std());
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            _ = stop.wait_for(|s| *s) => return Ok(()),
+        }
+    }
+}
+
+async fn stop_gently(process: &Process, at_once: bool) {
+    process.stop(if at_once { Duration::from_secs(1) } else { GRACE }).await;
+}
+
+/// Asks the proxy again and again whether it is ready.
+async fn follow(host: &Host, ready: &watch::Sender<bool>) -> std::convert::Infallible {
+    let probe = probe::Http { port: ports::READINESS, path: "/healthz/ready".to_owned(), headers: Vec::new() };
+    loop {
+        let now = probe::http(host, &probe, Duration::from_secs(1)).await.is_ok();
+        ready.send_if_modified(|before| std::mem::replace(before, now) != now);
+        let pause = if now { Duration::from_secs(2) } else { ASK_EVERY };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// The folder of a workload.
+pub(crate) fn folder(mesh: &Mesh, pod: &Wanted) -> PathBuf {
+    mesh.dir("pods").join(pod.folder())
+}
+
+/// Answers each line `token` with a fresh token of the workload's.
+async fn serve_tokens(mesh: Arc<Mesh>, pod: Arc<Wanted>, socket: UnixStream) {
+    let (read, mut write) = socket.into_split();
+    let mut lines = BufReader::new(read).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        if line != "token" {
+            return;
+        }
+        let token = loop {
+            match control_plane::token(&mesh, &pod.namespace, &pod.spec.service_account, &pod.name).await {
+                Ok(token) => break token,
+                // The control plane is not there yet, or starts again.
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        };
+        if write.write_all(format!("{token}\n").as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn spec(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr, role: Role) -> Spec {
+    let labels: BTreeMap<&String, &String> = pod.labels.iter().collect();
+    let text = |path: PathBuf| path.to_string_lossy().into_owned();
+    let folder = folder(mesh, pod);
+    let mut env: Vec<(String, String)> = [
+        ("POD_NAME", pod.name.clone()),
+        ("POD_NAMESPACE", pod.namespace.clone()),
+        ("SERVICE_ACCOUNT", pod.spec.service_account.clone()),
+        ("INSTANCE_IP", address.to_string()),
+        ("CA_ADDR", format!("{}:{}", control_plane::address(), ports::XDS)),
+        ("CA_ROOT_CERT", text(mesh.dir("mizzend/root-cert.pem"))),
+        ("PROXY_CONFIG_DIR", text(folder.clone())),
+        ("MIZZEN_TOKEN_FD", "3".to_owned()),
+        ("MIZZEN_DNS_UPSTREAMS", format!("{ROUTER}:53")),
+        ("MIZZEN_LOG", mesh.payload.log.clone()),
+        ("PROXY_TYPE", if role == Role::Router { "router" } else { "sidecar" }.to_owned()),
+        ("ISTIO_META_WORKLOAD_NAME", pod.workload.clone()),
+        ("ISTIO_META_CLUSTER_ID", "Kubernetes".to_owned()),
+        ("ISTIO_METAJSON_LABELS", serde_json::to_string(&labels).unwrap_or_default()),
+        ("ISTIO_METAJSON_ANNOTATIONS", serde_json::to_string(&pod.annotations).unwrap_or_default()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into();
+    if role == Role::Router {
+        env.push(("MIZZEN_LISTEN_FD".to_owned(), "4".to_owned()));
+    }
+    Spec {
+        name: format!("{}/{} proxy", pod.namespace, pod.name),
+        argv: vec![text(mesh.dir("bin/mizzen-proxy"))],
+        env,
+        cwd: Some(folder),
+        kind: Kind::Proxy,
+    }
+}

@@ -1,0 +1,169 @@
+//! `control.sock`: what the CLI asks of a running mesh. One connection for each request, a line of JSON each way.
+
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use anyhow::{Context, Result, bail};
+use mizzen_api::core::PodSpec;
+use mizzen_host::{Exit, Io};
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::UnixStream,
+};
+
+use super::{
+    desired::Wanted,
+    mesh::Mesh,
+    pod::Place,
+    proxy::Role,
+    say, workload,
+};
+
+/// A request's line is at most this long: an environment can be large.
+pub(crate) const MAX_REQUEST: usize = 1 << 20;
+
+/// A program to be run in the mesh; descriptors 0, 1 and 2 travel with it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Run {
+    /// Its namespace.
+    pub(crate) namespace: String,
+    /// Its service account.
+    pub(crate) service_account: String,
+    /// Its labels.
+    pub(crate) labels: BTreeMap<String, String>,
+    /// The program and its arguments.
+    pub(crate) command: Vec<String>,
+    /// The caller's environment.
+    pub(crate) env: Vec<(String, String)>,
+    /// The caller's folder.
+    pub(crate) cwd: PathBuf,
+}
+
+/// What the caller may say while its program runs.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum While {
+    /// Pass this signal on.
+    Signal(i32),
+}
+
+/// What the mesh answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Answer {
+    /// The program ended with this code, 128 + N for signal N.
+    Exit(u8),
+    /// It could not be run.
+    Error(String),
+}
+
+/// Serves the socket until the mesh ends.
+pub(crate) async fn serve(mesh: Arc<Mesh>) {
+    let listener = match mizzen_net::listen_unix(&mesh.dir("control.sock")) {
+        Ok(listener) => listener,
+        Err(error) => return say::error(&format!("`mizzen run` will not work: {error}")),
+    };
+    let mut number = 0_u32;
+    while let Ok((stream, _)) = listener.accept().await {
+        number += 1;
+        let (mesh, number) = (mesh.clone(), number);
+        tokio::spawn(async move {
+            // A caller that has gone away needs no answer.
+            let _ = answer(mesh, stream, number).await;
+        });
+    }
+}
+
+async fn answer(mesh: Arc<Mesh>, stream: UnixStream, number: u32) -> Result<()> {
+    let (request, fds) = receive(&stream).await?;
+    let (read, mut write) = stream.into_split();
+    let mut lines = BufReader::new(read).lines();
+    let answer = match run(&mesh, request, fds, number, &mut lines).await {
+        Ok(code) => Answer::Exit(code),
+        Err(error) => Answer::Error(format!("{error:#}")),
+    };
+    write.write_all(format!("{}\n", serde_json::to_string(&answer)?).as_bytes()).await?;
+    Ok(())
+}
+
+/// The request's line, with the descriptors that came with its first byte.
+async fn receive(stream: &UnixStream) -> Result<(Run, Vec<OwnedFd>)> {
+    let (mut text, mut fds) = (Vec::new(), Vec::new());
+    while text.last() != Some(&b'\n') {
+        stream.readable().await?;
+        match stream.try_io(tokio::io::Interest::READABLE, || mizzen_net::recv_with_fds(stream.as_fd(), MAX_REQUEST)) {
+            Ok(Some((bytes, more))) => {
+                text.extend(bytes);
+                fds.extend(more);
+            }
+            Ok(None) => bail!("the request broke off"),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.into()),
+        }
+        if text.len() > MAX_REQUEST {
+            bail!("the request is too long");
+        }
+    }
+    Ok((serde_json::from_slice(&text)?, fds))
+}
+
+type Lines = tokio::io::Lines<BufReader<tokio::net::unix::OwnedReadHalf>>;
+
+async fn run(mesh: &Arc<Mesh>, request: Run, fds: Vec<OwnedFd>, number: u32, lines: &mut Lines) -> Result<u8> {
+    let [stdin, stdout, stderr]: [OwnedFd; 3] = fds.try_into().ok().context("the request has no standard streams")?;
+    let objects = mesh.objects.borrow().clone();
+    if !objects.keys().any(|k| k.kind == mizzen_api::Kind::Namespace && *k.name == *request.namespace) {
+        bail!("there is no namespace {}", request.namespace);
+    }
+    let known = |k: &mizzen_api::Key| k.kind == mizzen_api::Kind::ServiceAccount && *k.namespace == *request.namespace;
+    if request.service_account != "default" && !objects.keys().any(|k| known(k) && *k.name == *request.service_account) {
+        bail!("there is no ServiceAccount {}/{}: add it to the folder", request.namespace, request.service_account);
+    }
+    let pod = Arc::new(Wanted {
+        name: format!("{}-run-{number}", request.service_account),
+        namespace: request.namespace,
+        workload: request.service_account.clone(),
+        labels: request.labels,
+        annotations: BTreeMap::new(),
+        spec: PodSpec { service_account: request.service_account, ..PodSpec::default() },
+    });
+    let mut place = Place::make(mesh, &pod, Role::Sidecar, None).await?;
+    let result = async {
+        tokio::select! {
+            () = place.proxy.is_ready() => {}
+            _ = lines.next_line() => bail!("interrupted"),
+        }
+        place.tell(true);
+        let spec = workload::run_spec(mesh, &pod, place.address, request.command, request.env, request.cwd);
+        let io = Io { stdin: Some(stdin), stdout: Some(stdout), stderr: Some(stderr), others: Vec::new() };
+        let process = mesh.supervisor.spawn(&place.host, &spec, io).await?;
+        let mut ending = mesh.ending.subscribe();
+        loop {
+            tokio::select! {
+                ended = process.wait() => return Ok(code(ended)),
+                line = lines.next_line() => match line?.map(|l| serde_json::from_str(&l)).transpose()? {
+                    Some(While::Signal(number)) => process.signal(Signal::try_from(number)?)?,
+                    None => return Ok(code(process.stop(pod.spec.termination_grace_period).await)),
+                },
+                _ = ending.wait_for(|e| *e) => return Ok(code(process.stop(std::time::Duration::from_secs(1)).await)),
+            }
+        }
+    }
+    .await;
+    place.remove().await;
+    result
+}
+
+fn code(exit: Exit) -> u8 {
+    match exit {
+        Exit::Code(code) => u8::try_from(code).unwrap_or(255),
+        Exit::Signal(signal) => u8::try_from(128 + signal).unwrap_or(255),
+    }
+}

@@ -1,0 +1,141 @@
+//! What a workload's program sees: its files, its names, its environment.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    net::Ipv4Addr,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Result, anyhow};
+use mizzen_api::core::VolumeMount;
+use mizzen_host::{Kind, Mount, RunDir, Source, Spec, Workload};
+
+use super::{
+    address::ROUTER,
+    desired::{File, Objects, Wanted},
+    mesh::Mesh,
+    proxy,
+};
+
+/// Where programs are looked for, after the sample's own.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where the agent answers DNS, in every host.
+const NAME_SERVER: &str = "127.0.0.53";
+
+/// The program of a manifest.
+///
+/// # Errors
+/// If something that it refers to is missing.
+pub(crate) fn spec(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr, objects: &Objects) -> Result<Spec> {
+    let mut env = base_env(mesh, pod);
+    for (name, value) in pod.env(objects, address, ROUTER).map_err(|e| anyhow!(e))? {
+        env.retain(|(known, _)| *known != name);
+        env.push((name, value));
+    }
+    let argv = pod.argv(&env);
+    let mut view = view(mesh, pod, address);
+    for mount in &pod.container().volume_mounts {
+        view.mounts.push(volume(mesh, pod, mount, objects)?);
+    }
+    let cwd = pod.container().working_dir.as_ref().map(PathBuf::from);
+    Ok(Spec { name: format!("{}/{}", pod.namespace, pod.name), argv, env, cwd, kind: Kind::Workload(view) })
+}
+
+/// A program that `mizzen run` brought along, with the environment and the folder of who called it.
+pub(crate) fn run_spec(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr, argv: Vec<String>, env: Vec<(String, String)>, cwd: PathBuf) -> Spec {
+    let mut all = env;
+    for (name, value) in base_env(mesh, pod).into_iter().filter(|(name, _)| name != "PATH") {
+        all.retain(|(known, _)| *known != name);
+        all.push((name, value));
+    }
+    let path = all.iter().find(|(name, _)| name == "PATH").map_or(PATH.to_owned(), |(_, path)| path.clone());
+    all.retain(|(name, _)| name != "PATH");
+    all.push(("PATH".to_owned(), format!("{}:{path}", mesh.dir("sample").display())));
+    Spec { name: format!("{}/{}", pod.namespace, pod.name), argv, env: all, cwd: Some(cwd), kind: Kind::Workload(view(mesh, pod, address)) }
+}
+
+fn base_env(mesh: &Mesh, pod: &Wanted) -> Vec<(String, String)> {
+    let path = format!("{}:{PATH}", mesh.dir("sample").display());
+    [("PATH", path), ("HOME", "/".to_owned()), ("HOSTNAME", pod.name.clone())].map(|(name, value)| (name.to_owned(), value)).into()
+}
+
+fn view(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr) -> Workload {
+    let search = format!("{}.svc.cluster.local svc.cluster.local cluster.local", pod.namespace);
+    let text = |target: &str, text: String| Mount { target: target.into(), source: Source::Text(text), read_only: true };
+    Workload {
+        hostname: Some(pod.name.chars().take(63).collect()),
+        uid: None,
+        gid: None,
+        mounts: vec![
+            text("/etc/resolv.conf", format!("search {search}\nnameserver {NAME_SERVER}\noptions ndots:5\n")),
+            text("/etc/hosts", format!("127.0.0.1\tlocalhost\n::1\tlocalhost\n{address}\t{}\n", pod.name)),
+        ],
+        hide: vec![RunDir::base()],
+        keep: vec![mesh.dir("sample")],
+        scratch: mesh.dir("scratch"),
+    }
+}
+
+/// The mount of a volume, its files written below the workload's folder.
+fn volume(mesh: &Mesh, pod: &Wanted, mount: &VolumeMount, objects: &Objects) -> Result<Mount> {
+    let folder = proxy::folder(mesh, pod).join("volumes").join(&mount.name);
+    fs::create_dir_all(&folder)?;
+    let files = pod.files(objects, &mount.name).map_err(|e| anyhow!(e))?;
+    write_files(&folder, &files)?;
+    let config = is_config(pod, &mount.name);
+    let source = match &mount.sub_path {
+        Some(path) => folder.join(path),
+        None => folder,
+    };
+    if mount.sub_path.is_some() && !source.exists() {
+        if config {
+            return Err(anyhow!("volume {} has no {}", mount.name, mount.sub_path.as_deref().unwrap_or_default()));
+        }
+        fs::create_dir_all(&source)?;
+    }
+    Ok(Mount { target: PathBuf::from(&mount.mount_path), source: Source::Bind(source), read_only: mount.read_only || config })
+}
+
+fn is_config(pod: &Wanted, volume: &str) -> bool {
+    pod.spec.volumes.iter().any(|v| v.name == volume && matches!(v.source, mizzen_api::core::VolumeSource::ConfigMap { .. }))
+}
+
+/// Writes the config maps' files anew, for a running program to see, as Kubernetes does.
+pub(crate) fn refresh(mesh: &Mesh, pod: &Wanted, objects: &Objects) {
+    for volume in pod.spec.volumes.iter().filter(|v| is_config(pod, &v.name)) {
+        let folder = proxy::folder(mesh, pod).join("volumes").join(&volume.name);
+        if let (true, Ok(files)) = (folder.exists(), pod.files(objects, &volume.name)) {
+            let _ = write_files(&folder, &files);
+        }
+    }
+}
+
+/// Makes the folder hold exactly these files; what did not change is not touched. An empty list leaves all as it is: an emptyDir.
+fn write_files(folder: &Path, files: &[File]) -> io::Result<()> {
+    if files.is_empty() {
+        return Ok(());
+    }
+    let mut kept = BTreeSet::new();
+    for file in files {
+        let path = folder.join(&file.path);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        if fs::read(&path).ok().as_deref() != Some(&file.bytes) {
+            let partial = path.with_extension("mizzen-partial");
+            fs::write(&partial, &file.bytes)?;
+            fs::set_permissions(&partial, fs::Permissions::from_mode(file.mode))?;
+            fs::rename(&partial, &path)?;
+        }
+        kept.insert(path);
+    }
+    for entry in fs::read_dir(folder)?.flatten() {
+        let path = entry.path();
+        if path.is_file() && !kept.contains(&path) {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}

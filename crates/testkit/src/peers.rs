@@ -1,0 +1,24 @@
+//! Programs that nobody here wrote.
+
+use std::path::PathBuf;
+
+/// Whether a missing program is a failure: `MIZZEN_REQUIRE_PEERS=1`, as in CI.
+pub fn require_peers() -> bool {
+    std::env::var_os("MIZZEN_REQUIRE_PEERS").is_some_and(|v| v == "1")
+}
+
+/// The path of `program`. If it is not installed, says so with the package that has it, and returns `None`: the test then ends.
+///
+/// # Panics
+/// If it is not installed although [`require_peers`] says that it must be.
+pub fn peer(program: &str, package: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin", "/usr/bin"].map(PathBuf::from));
+    let found = folders.map(|folder| folder.join(program)).find(|file| file.is_file());
+    if found.is_none() {
+        let hint = format!("{program} is not installed: `apt-get install {package}`");
+        assert!(!require_peers(), "{hint}");
+        eprintln!("SKIPPED: {hint}");
+    }
+    found
+}
