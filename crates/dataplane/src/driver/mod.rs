@@ -1,0 +1,167 @@
+//! Workers: each a thread with a runtime of its own, an engine [`Worker`](mizzen_engine::Worker), and the sockets that it owns.
+//!
+//! The control thread talks to them by [`Pool`] and hears from them by [`Report`]s.
+
+mod sockets;
+mod thread;
+
+use std::{
+    collections::BTreeMap,
+    net::{SocketAddr, TcpListener},
+    os::fd::AsFd,
+    sync::Arc,
+};
+
+use mizzen_engine::{Answer, Command, Options, Question, WaitId, metrics::Snapshot};
+use mizzen_ir::Config;
+use tokio::sync::mpsc;
+
+/// What workers report to the control thread.
+#[derive(Debug)]
+pub enum Report {
+    /// Lines for a log file.
+    Log(Arc<str>, Vec<u8>),
+    /// Somebody waits for an answer from outside: send it by [`Pool::answer`].
+    Ask {
+        /// Which worker.
+        worker: usize,
+        /// The wait in it.
+        wait: WaitId,
+        /// What is asked.
+        question: Question,
+    },
+    /// The answer to [`Pool::snapshot`], from one worker.
+    Snapshot {
+        /// Which worker.
+        worker: usize,
+        /// The number that was given to [`Pool::snapshot`].
+        request: u64,
+        /// Its counters and pools.
+        snapshot: Box<Snapshot>,
+    },
+    /// A configuration that nobody uses any more; dropping it may take a while.
+    Dispose(Arc<Config>),
+    /// The listeners of a configuration are open, or not, with the reason for each that is not.
+    Listening {
+        /// Which worker.
+        worker: usize,
+        /// The configuration's generation.
+        generation: u64,
+        /// Address and reason of each socket that could not be opened.
+        failed: Vec<(SocketAddr, String)>,
+    },
+    /// A worker has drained and closed all of its connections, after [`Pool::drain`] or [`Pool::stop`].
+    Idle {
+        /// Which worker.
+        worker: usize,
+    },
+}
+
+/// What a worker is told.
+#[derive(Debug)]
+enum Order {
+    Command(Command),
+    /// A listening socket that somebody else opened for this address.
+    Inherited(SocketAddr, TcpListener),
+    /// No more connections; finish those that there are.
+    Drain,
+    /// End now.
+    Stop,
+}
+
+/// All workers of the process.
+#[derive(Debug)]
+pub struct Pool {
+    workers: Vec<(mpsc::UnboundedSender<Order>, std::thread::JoinHandle<()>)>,
+}
+
+impl Pool {
+    /// Starts `count` workers on the first configuration. `options.seed` is varied for each.
+    ///
+    /// # Errors
+    /// If a thread cannot be started.
+    pub fn start(count: usize, options: &Options, config: &Arc<Config>, reports: &mpsc::UnboundedSender<Report>) -> std::io::Result<Pool> {
+        let mut workers = Vec::new();
+        for number in 0..count.max(1) {
+            let (sender, orders) = mpsc::unbounded_channel();
+            let options = Options { seed: options.seed.wrapping_add(number as u64), ..options.clone() };
+            let start = thread::Start { number, several: count > 1, options, config: config.clone(), reports: reports.clone() };
+            let handle = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || thread::run(start, orders))?;
+            workers.push((sender, handle));
+        }
+        Ok(Pool { workers })
+    }
+
+    /// How many workers.
+    pub fn len(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Whether there is none; never so.
+    pub fn is_empty(&self) -> bool {
+        self.workers.is_empty()
+    }
+
+    /// Publishes a configuration in which everything is warm.
+    pub fn publish(&self, config: &Arc<Config>) {
+        self.all(|| Order::Command(Command::Config(config.clone())));
+    }
+
+    /// Answers a question of one worker.
+    pub fn answer(&self, worker: usize, wait: WaitId, answer: Answer) {
+        if let Some((sender, _)) = self.workers.get(worker) {
+            let _ = sender.send(Order::Command(Command::Answer(wait, answer)));
+        }
+    }
+
+    /// Asks every worker for a [`Report::Snapshot`].
+    pub fn snapshot(&self, request: u64) {
+        self.all(|| Order::Command(Command::Snapshot(request)));
+    }
+
+    /// Serves a socket that somebody else has opened as if the listener of this address had opened it.
+    ///
+    /// # Errors
+    /// If the descriptor cannot be duplicated for each worker.
+    pub fn inherit(&self, address: SocketAddr, socket: &TcpListener) -> std::io::Result<()> {
+        let copies: Vec<TcpListener> = self.workers.iter().map(|_| socket.as_fd().try_clone_to_owned().map(Into::into)).collect::<Result<_, _>>()?;
+        for ((sender, _), copy) in self.workers.iter().zip(copies) {
+            let _ = sender.send(Order::Inherited(address, copy));
+        }
+        Ok(())
+    }
+
+    /// Accepts no more and lets connections end; each worker answers by [`Report::Idle`].
+    pub fn drain(&self) {
+        self.all(|| Order::Drain);
+    }
+
+    /// Ends all workers and closes what is open.
+    pub fn stop(self) {
+        self.all(|| Order::Stop);
+        for (_, handle) in self.workers {
+            // A worker that panicked has said so on its own.
+            let _ = handle.join();
+        }
+    }
+
+    fn all(&self, order: impl Fn() -> Order) {
+        for (sender, _) in &self.workers {
+            // A worker that is gone cannot be told anything.
+            let _ = sender.send(order());
+        }
+    }
+}
+
+/// Which socket addresses a configuration wants opened, with the name of the listener of each.
+fn wanted(config: &Config) -> BTreeMap<SocketAddr, (mizzen_types::Name, u32)> {
+    let mut all = BTreeMap::new();
+    for listener in config.listeners.values().filter(|l| l.bind) {
+        for address in listener.addresses.iter() {
+            if let mizzen_ir::config::ListenerAddress::Socket(address) = address {
+                all.insert(*address, (listener.name.clone(), listener.backlog.unwrap_or(4096)));
+            }
+        }
+    }
+    all
+}

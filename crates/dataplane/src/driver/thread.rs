@@ -1,0 +1,373 @@
+//! One worker's thread.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, HashMap},
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use mizzen_engine::{Accepted, Action, Addrs, Command, ConnId, Dial, DialError, DialId, How, Now, Options, Target, Worker};
+use mizzen_ir::Config;
+use mizzen_net::ListenOptions;
+use mizzen_types::Name;
+use socket2::SockRef;
+use tokio::{
+    net::{TcpListener, TcpStream, UnixStream},
+    sync::{Notify, mpsc},
+    task::{AbortHandle, LocalSet, spawn_local},
+};
+
+use super::{
+    Order, Report,
+    sockets::{self, Socket, Stream},
+};
+
+/// What a worker starts with.
+pub(super) struct Start {
+    pub(super) number: usize,
+    /// Whether several workers share each listening address.
+    pub(super) several: bool,
+    pub(super) options: Options,
+    pub(super) config: Arc<Config>,
+    pub(super) reports: mpsc::UnboundedSender<Report>,
+}
+
+/// Everything that the tasks of one thread share. Nothing borrows across an await.
+pub(super) struct Driver {
+    number: usize,
+    several: bool,
+    pub(super) worker: RefCell<Worker>,
+    pub(super) sockets: RefCell<HashMap<ConnId, Rc<Socket>>>,
+    dials: RefCell<HashMap<DialId, AbortHandle>>,
+    /// Tasks that accept, by address; several sockets may share one (inherited).
+    accepting: RefCell<BTreeMap<SocketAddr, Vec<Accepting>>>,
+    config: RefCell<Arc<Config>>,
+    reports: mpsc::UnboundedSender<Report>,
+    /// Something has happened: a turn is due.
+    pub(super) due: Notify,
+    /// One read buffer for all connections: they read in turn.
+    pub(super) buffer: RefCell<Box<[u8]>>,
+    start: Instant,
+    draining: Cell<bool>,
+}
+
+struct Accepting {
+    task: AbortHandle,
+    inherited: bool,
+}
+
+/// A socket is read at most this much at a time.
+const READ: usize = 64 * 1024;
+/// Orders taken in one go, so that a burst of them cannot stall the traffic.
+const ORDERS: usize = 64;
+/// Turns without looking at the sockets: an engine that is always ready would starve them.
+const TURNS: usize = 16;
+
+pub(super) fn run(start: Start, orders: mpsc::UnboundedReceiver<Order>) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "a worker cannot start");
+            return;
+        }
+    };
+    LocalSet::new().block_on(&runtime, Driver::run(start, orders));
+}
+
+impl Driver {
+    async fn run(start: Start, mut orders: mpsc::UnboundedReceiver<Order>) {
+        let clock = Instant::now();
+        let worker = Worker::new(start.options, start.config.clone(), now(clock));
+        let driver = Rc::new(Driver {
+            number: start.number,
+            several: start.several,
+            worker: RefCell::new(worker),
+            sockets: RefCell::default(),
+            dials: RefCell::default(),
+            accepting: RefCell::default(),
+            config: RefCell::new(start.config),
+            reports: start.reports,
+            due: Notify::new(),
+            buffer: RefCell::new(vec![0; READ].into()),
+            start: clock,
+            draining: Cell::new(false),
+        });
+        driver.reconcile();
+        let flusher = spawn_local(driver.clone().flush());
+        while let Some(order) = orders.recv().await {
+            if !driver.order(order) {
+                break;
+            }
+            for _ in 1..ORDERS {
+                match orders.try_recv() {
+                    Ok(order) if driver.order(order) => {}
+                    Ok(_) => break,
+                    Err(_) => break,
+                }
+            }
+            driver.due.notify_one();
+        }
+        flusher.abort();
+    }
+
+    /// Returns whether to go on.
+    fn order(self: &Rc<Self>, order: Order) -> bool {
+        match order {
+            Order::Command(command) => {
+                let config = if let Command::Config(config) = &command { Some(config.clone()) } else { None };
+                self.worker.borrow_mut().command(command);
+                if let Some(config) = config {
+                    *self.config.borrow_mut() = config;
+                    self.reconcile();
+                }
+            }
+            Order::Inherited(address, socket) => self.inherit(address, socket),
+            Order::Drain => {
+                self.draining.set(true);
+                self.stop_accepting(|_| true);
+                self.worker.borrow_mut().command(Command::Drain(None));
+            }
+            Order::Stop => return false,
+        }
+        true
+    }
+
+    /// Takes turns whenever something has happened or is due.
+    async fn flush(self: Rc<Self>) {
+        loop {
+            let deadline = self.worker.borrow().deadline();
+            let sleep = async {
+                match deadline {
+                    Some(at) => tokio::time::sleep_until((self.start + at).into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.due.notified() => {}
+                () = sleep => {}
+            }
+            // Whatever else is ready is read first, so that one turn serves all of it.
+            tokio::task::yield_now().await;
+            for _ in 0..TURNS {
+                self.turn();
+                if !self.worker.borrow().ready() {
+                    break;
+                }
+            }
+            if self.worker.borrow().ready() {
+                self.due.notify_one();
+            }
+            if self.draining.get() && self.worker.borrow().connections() == 0 {
+                self.draining.set(false);
+                self.report(Report::Idle { worker: self.number });
+            }
+        }
+    }
+
+    fn turn(self: &Rc<Self>) {
+        let mut actions = Vec::new();
+        {
+            let mut worker = self.worker.borrow_mut();
+            worker.tick(now(self.start));
+            worker.turn(&mut actions);
+        }
+        for action in actions {
+            self.act(action);
+        }
+    }
+
+    fn act(self: &Rc<Self>, action: Action) {
+        match action {
+            Action::Dial(dial) => self.dial(dial),
+            Action::Cancel(id) => {
+                if let Some(task) = self.dials.borrow_mut().remove(&id) {
+                    task.abort();
+                }
+            }
+            Action::Write(id) => {
+                let socket = self.sockets.borrow().get(&id).cloned();
+                if let Some(socket) = socket {
+                    sockets::write(self, id, &socket);
+                }
+            }
+            Action::Read(id, on) => {
+                if let Some(socket) = self.sockets.borrow().get(&id) {
+                    socket.read(on);
+                }
+            }
+            Action::Close(id, How::Write) => {
+                if let Some(socket) = self.sockets.borrow().get(&id) {
+                    socket.shut();
+                }
+            }
+            Action::Close(id, how) => {
+                let socket = self.sockets.borrow_mut().remove(&id);
+                if let Some(socket) = socket {
+                    socket.close(how == How::Reset);
+                }
+            }
+            Action::Ask(wait, question) => self.report(Report::Ask { worker: self.number, wait, question }),
+            Action::Log(file, bytes) => self.report(Report::Log(file, bytes)),
+            Action::Snapshot(request, snapshot) => self.report(Report::Snapshot { worker: self.number, request, snapshot }),
+            Action::Dispose(config) => self.report(Report::Dispose(config)),
+        }
+    }
+
+    fn report(&self, report: Report) {
+        // Without a control thread the process is about to end.
+        let _ = self.reports.send(report);
+    }
+
+    /// Opens the sockets that the configuration wants and closes those that it does not.
+    fn reconcile(self: &Rc<Self>) {
+        let (wanted, generation) = {
+            let config = self.config.borrow();
+            (super::wanted(&config), config.generation)
+        };
+        self.stop_accepting(|address| !wanted.contains_key(address));
+        let mut failed = Vec::new();
+        if !self.draining.get() {
+            for (address, (_, backlog)) in &wanted {
+                if self.accepting.borrow().get(address).is_some_and(|sockets| sockets.iter().any(|s| !s.inherited)) {
+                    continue;
+                }
+                let options = ListenOptions { reuse_port: self.several, backlog: i32::try_from(*backlog).unwrap_or(4096), ..ListenOptions::default() };
+                let opened = mizzen_net::listen(*address, &options);
+                match opened {
+                    Ok(socket) => self.accept_from(*address, socket, false),
+                    Err(error) => failed.push((*address, error.to_string())),
+                }
+            }
+        }
+        self.report(Report::Listening { worker: self.number, generation, failed });
+    }
+
+    fn inherit(self: &Rc<Self>, address: SocketAddr, socket: std::net::TcpListener) {
+        let listener = socket.set_nonblocking(true).and_then(|()| TcpListener::from_std(socket));
+        match listener {
+            Ok(listener) => self.accept_from(address, listener, true),
+            Err(error) => tracing::error!(%address, %error, "an inherited socket cannot be used"),
+        }
+    }
+
+    fn accept_from(self: &Rc<Self>, address: SocketAddr, socket: TcpListener, inherited: bool) {
+        let task = spawn_local(self.clone().accept(address, socket)).abort_handle();
+        self.accepting.borrow_mut().entry(address).or_default().push(Accepting { task, inherited });
+    }
+
+    /// Inherited sockets stay: their listener may come back, and nobody could open them again.
+    fn stop_accepting(&self, which: impl Fn(&SocketAddr) -> bool) {
+        let draining = self.draining.get();
+        self.accepting.borrow_mut().retain(|address, sockets| {
+            if which(address) {
+                sockets.retain(|socket| {
+                    let stays = socket.inherited && !draining;
+                    if !stays {
+                        socket.task.abort();
+                    }
+                    stays
+                });
+            }
+            !sockets.is_empty()
+        });
+    }
+
+    async fn accept(self: Rc<Self>, address: SocketAddr, socket: TcpListener) {
+        loop {
+            let (stream, peer) = match socket.accept().await {
+                Ok(accepted) => accepted,
+                // The client has given up already, or descriptors are short for a moment.
+                Err(error) if is_passing(&error) => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    continue;
+                }
+                Err(error) => {
+                    tracing::error!(%address, %error, "a listener cannot accept any more");
+                    return;
+                }
+            };
+            let found = super::wanted(&self.config.borrow()).get(&address).map(|(name, _)| name.clone());
+            let Some(listener) = found else { continue };
+            if let Err(error) = self.accepted(&listener, stream, peer) {
+                tracing::debug!(%address, %error, "a connection went away while it was accepted");
+            }
+        }
+    }
+
+    fn accepted(self: &Rc<Self>, listener: &Name, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let accepted = Accepted { peer, local: stream.local_addr()?, original: mizzen_net::original_dst(&stream) };
+        let id = self.worker.borrow_mut().accept(listener, accepted);
+        self.register(id, Stream::Tcp(stream));
+        Ok(())
+    }
+
+    fn register(self: &Rc<Self>, id: ConnId, stream: Stream) {
+        let socket = Rc::new(Socket::new(stream));
+        self.sockets.borrow_mut().insert(id, socket.clone());
+        spawn_local(sockets::serve(self.clone(), id, socket));
+        self.due.notify_one();
+    }
+
+    fn dial(self: &Rc<Self>, dial: Dial) {
+        let (driver, id) = (self.clone(), dial.id);
+        let task = spawn_local(async move {
+            let result = connect(&dial).await;
+            driver.dials.borrow_mut().remove(&id);
+            let (stream, result) = match result {
+                Ok((stream, addrs)) => (Some(stream), Ok(addrs)),
+                Err(error) => (None, Err(DialError(error.to_string()))),
+            };
+            let conn = driver.worker.borrow_mut().dialed(id, result);
+            if let (Some(conn), Some(stream)) = (conn, stream) {
+                driver.register(conn, stream);
+            }
+            driver.due.notify_one();
+        });
+        self.dials.borrow_mut().insert(id, task.abort_handle());
+    }
+}
+
+/// Errors of `accept` that concern one connection, or a shortage that passes.
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
+    // ENFILE and EMFILE, ENOBUFS, ENOMEM have no kind of their own.
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | WouldBlock) || matches!(error.raw_os_error(), Some(12 | 23 | 24 | 105))
+}
+
+fn now(start: Instant) -> Now {
+    Now { mono: start.elapsed(), wall: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default() }
+}
+
+async fn connect(dial: &Dial) -> io::Result<(Stream, Addrs)> {
+    match &dial.target {
+        Target::Tcp(address) => {
+            let options = mizzen_net::ConnectOptions {
+                mark: (dial.mark != 0).then_some(dial.mark),
+                source: dial.source,
+                // The engine bounds the time.
+                timeout: Duration::from_secs(3600),
+                keepalive: None,
+            };
+            let stream = mizzen_net::connect(*address, &options).await?;
+            if let Some(keepalive) = dial.keepalive {
+                let mut wanted = socket2::TcpKeepalive::new();
+                wanted = keepalive.idle.map_or(wanted.clone(), |t| wanted.clone().with_time(t));
+                wanted = keepalive.interval.map_or(wanted.clone(), |t| wanted.clone().with_interval(t));
+                wanted = keepalive.probes.map_or(wanted.clone(), |n| wanted.clone().with_retries(n));
+                SockRef::from(&stream).set_tcp_keepalive(&wanted)?;
+            }
+            let addrs = Addrs { local: stream.local_addr()?, peer: stream.peer_addr()? };
+            Ok((Stream::Tcp(stream), addrs))
+        }
+        Target::Pipe(path) => {
+            let stream = UnixStream::connect(path).await?;
+            let none = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+            Ok((Stream::Unix(stream), Addrs { local: none, peer: none }))
+        }
+    }
+}
