@@ -1,6 +1,8 @@
 //! Drives the engine: sockets, workers, DNS, certificates, admin and the xDS client.
 //!
-//! The [`driver`] gives each worker of the engine a thread with its sockets. (Being written: `driver/` is complete and has an owner; the rest of
-//! the crate — xDS client, warming, DNS, metrics, admin — goes into modules beside it and talks to workers only by [`driver::Pool`].)
+//! WORK IN PROGRESS, who writes what (delete this paragraph when done): `driver/` (workers, sockets; complete), `store/` (compiled resources,
+//! warming, assembling `ir::Config`) and `ads.rs` (delta ADS and SDS streams) are being written by the integrator. Left to the author of this crate:
+//! `bootstrap.rs` (Envoy bootstrap JSON → node, pipes, static clusters), `lib.rs` `run()` with `Options`, `dns.rs`, `logs.rs`, `metrics.rs`, `admin/`,
+//! readiness, inherited listeners, drain at SIGTERM, and the integration tests.
 
 pub mod driver;
