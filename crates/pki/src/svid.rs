@@ -41,6 +41,14 @@ impl Svid {
         Self::from_pem(chain.concat().as_bytes(), key.to_pem().expose())
     }
 
+    /// From parsed certificates, leaf first, and the key of the request.
+    ///
+    /// # Errors
+    /// As [`Svid::from_pem`].
+    pub fn from_certificates(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> Result<Self, PkiError> {
+        Self::new(chain, key.to_pem().expose())
+    }
+
     fn new(chain: Vec<CertificateDer<'static>>, key_pem: &str) -> Result<Self, PkiError> {
         let leaf = chain.first().ok_or(PkiError::Pem { what: "certificate chain", reason: "no certificate".to_owned() })?;
         let facts = peer::facts(leaf)?;

@@ -1,0 +1,163 @@
+//! The workload's DNS server: the mesh's names from the name table, all others from upstream.
+
+mod answer;
+mod forward;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::{Semaphore, watch};
+use tracing::{debug, warn};
+
+use crate::metrics::Metrics;
+use crate::{DnsOptions, NameTable};
+
+pub(crate) use forward::Upstream;
+
+/// Questions in work at the same time, over all transports. More are dropped (UDP) or wait (TCP).
+const QUESTIONS: usize = 1024;
+/// Open TCP connections. More wait to be accepted.
+const CONNECTIONS: usize = 64;
+/// How long a TCP connection may be silent.
+const IDLE: Duration = Duration::from_secs(10);
+/// What fits into a response by UDP without EDNS, and what we put into one at most with it: no fragments on a usual link.
+const UDP_MIN: u16 = 512;
+const UDP_MAX: u16 = 1232;
+
+/// The bound sockets; nothing is answered before [`Server::run`].
+pub(crate) struct Server {
+    udp: UdpSocket,
+    tcp: TcpListener,
+    work: Arc<Work>,
+}
+
+/// What every question needs.
+struct Work {
+    table: watch::Receiver<Arc<NameTable>>,
+    upstream: Upstream,
+    metrics: Arc<Metrics>,
+    questions: Arc<Semaphore>,
+}
+
+impl Server {
+    /// Binds. With port 0 both transports get the same free port.
+    pub(crate) fn bind(
+        options: &DnsOptions,
+        table: watch::Receiver<Arc<NameTable>>,
+        upstream: Upstream,
+        metrics: Arc<Metrics>,
+    ) -> io::Result<Self> {
+        let udp = UdpSocket::from_std(mizzen_net::bind_udp(options.listen, None)?)?;
+        let address = SocketAddr::new(options.listen.ip(), udp.local_addr()?.port());
+        let tcp = TcpListener::from_std(mizzen_net::listen(address, &mizzen_net::ListenOptions::default())?)?;
+        let questions = Arc::new(Semaphore::new(QUESTIONS));
+        Ok(Server { udp, tcp, work: Arc::new(Work { table, upstream, metrics, questions }) })
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> io::Result<SocketAddr> {
+        self.udp.local_addr()
+    }
+
+    /// Answers, for ever.
+    pub(crate) async fn run(self) {
+        tokio::join!(udp(Arc::new(self.udp), self.work.clone()), tcp(self.tcp, self.work));
+    }
+}
+
+async fn udp(socket: Arc<UdpSocket>, work: Arc<Work>) {
+    let mut buffer = vec![0; 4096];
+    loop {
+        let (length, from) = match socket.recv_from(&mut buffer).await {
+            Ok(received) => received,
+            Err(error) => {
+                // An ICMP answer to an earlier response of ours shows up here; it concerns no question.
+                debug!(%error, "DNS by UDP");
+                tokio::task::yield_now().await;
+                continue;
+            }
+        };
+        let Ok(permit) = work.questions.clone().try_acquire_owned() else { continue };
+        let question = buffer.get(..length).unwrap_or_default().to_vec();
+        let (socket, work) = (socket.clone(), work.clone());
+        tokio::spawn(async move {
+            if let Some(response) = work.respond(&question, true).await {
+                let _ = socket.send_to(&response, from).await;
+            }
+            drop(permit);
+        });
+    }
+}
+
+async fn tcp(listener: TcpListener, work: Arc<Work>) {
+    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(permit) = connections.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let work = work.clone();
+                tokio::spawn(async move {
+                    let _ = conversation(stream, &work).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                warn!(%error, "DNS by TCP");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Question and answer in turn, until the client is silent or leaves.
+async fn conversation(mut stream: TcpStream, work: &Work) -> io::Result<()> {
+    loop {
+        let question = tokio::time::timeout(IDLE, read_message(&mut stream)).await??;
+        let Ok(_permit) = work.questions.acquire().await else { return Ok(()) };
+        let Some(response) = work.respond(&question, false).await else { return Ok(()) };
+        tokio::time::timeout(IDLE, write_message(&mut stream, &response)).await??;
+    }
+}
+
+impl Work {
+    /// The response to one message; `None` if it deserves none.
+    async fn respond(&self, message: &[u8], udp: bool) -> Option<Vec<u8>> {
+        self.metrics.dns_requests.add();
+        let table = self.table.borrow().clone();
+        let (question, limit) = match answer::decide(message, &table, udp) {
+            answer::Decision::Respond(response) => return Some(response),
+            answer::Decision::Drop => return None,
+            answer::Decision::Forward { question, limit } => (question, limit),
+        };
+        self.metrics.dns_upstream_requests.add();
+        match self.upstream.ask(message).await {
+            Ok(response) => Some(answer::fit(response, &question, limit)),
+            Err(error) => {
+                self.metrics.dns_upstream_failures.add();
+                self.metrics.dns_failures.add();
+                debug!(%error, "DNS upstream");
+                answer::failure(&question)
+            }
+        }
+    }
+}
+
+/// A message with its length before it, as TCP carries it.
+async fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let length = stream.read_u16().await?;
+    let mut message = vec![0; length.into()];
+    stream.read_exact(&mut message).await?;
+    Ok(message)
+}
+
+async fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
+    let length = u16::try_from(message.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+    let mut framed = Vec::with_capacity(message.len() + 2);
+    framed.extend_from_slice(&length.to_be_bytes());
+    framed.extend_from_slice(message);
+    stream.write_all(&framed).await
+}

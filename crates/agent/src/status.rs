@@ -1,0 +1,87 @@
+//! Readiness and metrics by HTTP.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{ConnectInfo, State};
+use axum::http::{Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use mizzen_net::ConnectOptions;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tracing::{debug, warn};
+
+use crate::metrics::Metrics;
+use crate::{Identity, NameTable, Options};
+
+/// What the ports report.
+pub(crate) struct Status {
+    pub(crate) options: Arc<Options>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) identity: watch::Receiver<Option<Identity>>,
+    pub(crate) table: watch::Receiver<Arc<NameTable>>,
+    pub(crate) quit: watch::Sender<bool>,
+}
+
+impl Status {
+    /// What is still missing; nothing means ready.
+    pub(crate) fn missing(&self) -> Option<&'static str> {
+        let now = self.options.now();
+        let valid = self.identity.borrow().as_ref().is_some_and(|i| i.svid.validity().contains(now));
+        if !valid {
+            Some("no valid certificate")
+        } else if self.options.dns.is_some() && !self.table.borrow().is_known() {
+            Some("no name table")
+        } else if self.options.dataplane_ready.as_ref().is_some_and(|ready| !*ready.borrow()) {
+            Some("the proxy is not ready")
+        } else {
+            None
+        }
+    }
+}
+
+/// Serves one port, for ever. `full` is the agent's own port, the other only tells readiness.
+pub(crate) async fn serve(listener: TcpListener, status: Arc<Status>, full: bool) {
+    let mut router = Router::new().route("/healthz/ready", get(ready));
+    if full {
+        router = router.route("/metrics", get(metrics)).route("/stats/prometheus", get(metrics)).route("/quitquitquit", post(quit));
+    }
+    let service = router.with_state(status).into_make_service_with_connect_info::<SocketAddr>();
+    if let Err(error) = axum::serve(listener, service).await {
+        warn!(%error, "status port");
+    }
+}
+
+async fn ready(State(status): State<Arc<Status>>) -> Response {
+    match status.missing() {
+        None => (StatusCode::OK, "ready\n").into_response(),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+    }
+}
+
+/// The agent's metrics, and the proxy's as they are.
+async fn metrics(State(status): State<Arc<Status>>) -> Response {
+    let mut text = status.metrics.render(status.options.now().as_secs());
+    let address = status.options.proxy_metrics;
+    let options = ConnectOptions { mark: status.options.mark, ..ConnectOptions::default() };
+    match mizzen_net::fetch_tcp(address, Method::GET, "/stats/prometheus", "", Duration::from_secs(5), &options).await {
+        Ok(reply) if reply.status.is_success() => text.push_str(&String::from_utf8_lossy(&reply.body)),
+        Ok(reply) => debug!(status = %reply.status, "the proxy's metrics"),
+        Err(error) => debug!(%error, "the proxy's metrics"),
+    }
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+async fn quit(ConnectInfo(from): ConnectInfo<SocketAddr>, State(status): State<Arc<Status>>) -> Response {
+    if !from.ip().to_canonical().is_loopback() {
+        return (StatusCode::FORBIDDEN, "only from localhost\n").into_response();
+    }
+    if !status.options.allow_quit {
+        return (StatusCode::FORBIDDEN, "not allowed here: MIZZEN_ALLOW_QUIT is not true\n").into_response();
+    }
+    status.quit.send_replace(true);
+    (StatusCode::OK, "OK\n").into_response()
+}
