@@ -1,8 +1,21 @@
 //! From text to objects.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-use crate::{Key, Object, Problem, Selector, istio::MeshConfig};
+use k8s_openapi::api::{apps::v1 as apps, core::v1 as k8s};
+
+use crate::{
+    Key, Kind, Object, Pos, Problem, Selector, Source,
+    core::{
+        self,
+        schema::{self, Verdict},
+    },
+    istio::{self, MeshConfig},
+    metadata::{self, DEFAULT_NAMESPACE},
+    read::{At, Context, Fields, nearest, quoted},
+    source::{Node, SyntaxError, Value},
+    text::{Document, Guess, documents, guess},
+};
 
 /// The longest text that is read, in bytes.
 pub const MAX_TEXT: usize = 8 << 20;
@@ -14,7 +27,7 @@ pub const MAX_DEPTH: usize = 64;
 pub struct Parsed {
     /// One entry for each document, and for each item of a `kind: List`.
     pub objects: Vec<Result<Object, Refusal>>,
-    /// Fields that are known and not acted on.
+    /// Fields that are known and not acted on, of the objects that are good.
     pub warnings: Vec<Problem>,
 }
 
@@ -23,22 +36,365 @@ pub struct Parsed {
 pub struct Refusal {
     /// What it would have been, as far as could be read.
     pub key: Option<Key>,
-    /// Of an AuthorizationPolicy: the workloads that it would have selected, if that could be read. `None`: all of its namespace.
-    pub selector: Option<Selector>,
+    /// If it would have been an AuthorizationPolicy: whom it leaves unprotected.
+    pub closes: Option<Closes>,
     /// Why; never empty.
     pub problems: Vec<Problem>,
 }
 
+/// The workloads that a refused AuthorizationPolicy would have selected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closes {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its selector; `None`, also where it could not be read: all of the namespace.
+    pub selector: Option<Selector>,
+}
+
+impl Parsed {
+    /// The good objects.
+    pub fn good(&self) -> impl Iterator<Item = &Object> {
+        self.objects.iter().filter_map(|object| object.as_ref().ok())
+    }
+
+    /// All that is wrong.
+    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
+        self.objects.iter().filter_map(|object| object.as_ref().err()).flat_map(|refusal| &refusal.problems)
+    }
+}
+
 /// Reads YAML documents (separated by `---`) or JSON. Never fails as a whole: each document is an object or a refusal.
-pub fn parse_documents(_text: &str, _file: &Arc<str>) -> Parsed {
-    let _: BTreeMap<(), ()> = BTreeMap::new();
-    Parsed::default()
+pub fn parse_documents(text: &str, file: &Arc<str>) -> Parsed {
+    let mut parsed = Parsed::default();
+    if text.len() > MAX_TEXT {
+        let message = format!("the file has {} bytes, more than {MAX_TEXT} are not read", text.len());
+        let problem = Problem { pos: Pos::new(file.clone(), 0, 0), object: None, field: String::new(), message };
+        parsed.objects.push(Err(Refusal { key: None, closes: None, problems: vec![problem] }));
+        return parsed;
+    }
+    for document in documents(text) {
+        match node(&document) {
+            Ok(node) => parsed.document(node, file),
+            Err(error) => parsed.objects.push(Err(unreadable(&document, &error, file))),
+        }
+    }
+    parsed
 }
 
 /// Reads a MeshConfig from a file that holds nothing else. What is missing has Istio's defaults.
 ///
 /// # Errors
 /// All that is wrong with it.
-pub fn parse_mesh_config(_text: &str, _file: &Arc<str>) -> Result<(MeshConfig, Vec<Problem>), Vec<Problem>> {
-    Err(Vec::new())
+pub fn parse_mesh_config(text: &str, file: &Arc<str>) -> Result<(MeshConfig, Vec<Problem>), Vec<Problem>> {
+    mesh_config(text, file, 0)
+}
+
+fn node(document: &Document<'_>) -> Result<Node, SyntaxError> {
+    let result = Node::parse(&document.text, document.line, false);
+    // JSON may be indented by tabs, YAML may not.
+    if result.is_err() && document.text.trim_start().starts_with('{') && document.text.contains('\t') {
+        return Node::parse(&document.text.replace('\t', " "), document.line, false);
+    }
+    result
+}
+
+/// A document that is no YAML. What it was to be may still be told, so that its object's last good version can stay.
+fn unreadable(document: &Document<'_>, error: &SyntaxError, file: &Arc<str>) -> Refusal {
+    let (key, closes) = match Node::parse(&document.text, document.line, true) {
+        Ok(node) => {
+            let identity = Identity::of(&node);
+            (identity.key(), identity.closes(&node))
+        }
+        Err(_) => {
+            let Guess { api_version, kind, namespace, name } = guess(&document.text);
+            let identity = Identity { api_version, kind, namespace, name };
+            (identity.key(), identity.closes(&Node::default()))
+        }
+    };
+    let pos = Pos::new(file.clone(), error.line, error.column);
+    let problem = Problem { pos, object: key.clone(), field: String::new(), message: error.message.clone() };
+    Refusal { key, closes, problems: vec![problem] }
+}
+
+/// What a document says that it is.
+struct Identity<'a> {
+    api_version: &'a str,
+    kind: &'a str,
+    namespace: &'a str,
+    name: Option<&'a str>,
+}
+
+impl<'a> Identity<'a> {
+    fn of(node: &'a Node) -> Self {
+        let text = |node: Option<&'a Node>| node.and_then(Node::text);
+        let metadata = node.get("metadata");
+        Identity {
+            api_version: text(node.get("apiVersion")).unwrap_or_default(),
+            kind: text(node.get("kind")).unwrap_or_default(),
+            namespace: text(metadata.and_then(|m| m.get("namespace"))).filter(|ns| !ns.is_empty()).unwrap_or(DEFAULT_NAMESPACE),
+            name: text(metadata.and_then(|m| m.get("name"))).filter(|name| !name.is_empty()),
+        }
+    }
+
+    fn kind(&self) -> Option<Kind> {
+        let kind = Kind::from_name(self.kind)?;
+        (kind != Kind::MeshConfig && (self.api_version.is_empty() || versions(kind).contains(&self.api_version))).then_some(kind)
+    }
+
+    fn key(&self) -> Option<Key> {
+        let kind = self.kind()?;
+        Some(Key::new(kind, if kind.is_namespaced() { self.namespace } else { "" }, self.name?))
+    }
+
+    fn closes(&self, node: &Node) -> Option<Closes> {
+        (Kind::from_name(self.kind)? == Kind::AuthorizationPolicy).then_some(())?;
+        let selector = || {
+            let Value::Map(entries) = &node.get("spec")?.get("selector")?.get("matchLabels")?.value else { return None };
+            let labels = entries.iter().map(|entry| Some((entry.key.to_string(), entry.value.text()?.to_owned())));
+            Some(Selector { labels: labels.collect::<Option<_>>()? })
+        };
+        Some(Closes { namespace: self.namespace.into(), selector: selector() })
+    }
+}
+
+const CORE: &[&str] = &["v1"];
+const SECURITY: &[&str] = &["security.istio.io/v1", "security.istio.io/v1beta1"];
+const NETWORKING: &[&str] = &["networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3"];
+
+/// The versions in which a kind is read.
+fn versions(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::Namespace | Kind::Service | Kind::ServiceAccount | Kind::Pod | Kind::ConfigMap | Kind::Secret => CORE,
+        Kind::Deployment => &["apps/v1"],
+        Kind::PeerAuthentication | Kind::AuthorizationPolicy => SECURITY,
+        Kind::VirtualService | Kind::DestinationRule | Kind::ServiceEntry | Kind::Gateway => NETWORKING,
+        Kind::MeshConfig => &[],
+    }
+}
+
+/// Kinds that a mesh may come to know, so that they are not called unknown.
+const LATER: &[&str] = &[
+    "RequestAuthentication",
+    "Sidecar",
+    "EnvoyFilter",
+    "WorkloadEntry",
+    "WorkloadGroup",
+    "Telemetry",
+    "WasmPlugin",
+    "ProxyConfig",
+    "TrafficExtension",
+    "StatefulSet",
+    "DaemonSet",
+    "ReplicaSet",
+    "Job",
+    "CronJob",
+    "Ingress",
+    "IngressClass",
+    "Endpoints",
+    "EndpointSlice",
+    "NetworkPolicy",
+    "PersistentVolumeClaim",
+    "HorizontalPodAutoscaler",
+    "PodDisruptionBudget",
+    "Role",
+    "RoleBinding",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "CustomResourceDefinition",
+    "GatewayClass",
+    "HTTPRoute",
+    "GRPCRoute",
+    "TCPRoute",
+    "TLSRoute",
+    "ReferenceGrant",
+    "Node",
+];
+
+impl Parsed {
+    fn document(&mut self, node: Node, file: &Arc<str>) {
+        if matches!(node.value, Value::Null) {
+            return;
+        }
+        let is_list = node.get("kind").and_then(Node::text).is_some_and(|kind| kind == "List" || kind.ends_with("List"));
+        match node.value {
+            Value::Map(entries) if is_list => {
+                for entry in entries.into_iter().filter(|entry| &*entry.key == "items") {
+                    if let Value::List(items) = entry.value.value {
+                        items.into_iter().for_each(|item| self.object(item, file));
+                    }
+                }
+            }
+            _ => self.object(node, file),
+        }
+    }
+
+    fn object(&mut self, node: Node, file: &Arc<str>) {
+        let source = Arc::new(Source { root: node });
+        let identity = Identity::of(&source.root);
+        let key = identity.key();
+        let mut cx = Context::new(file, key.clone(), key.as_ref().is_some_and(|key| versions(key.kind).len() > 1));
+        let kind = check_kind(&At::root(&cx, &source.root), &identity);
+        let object = kind.map(|kind| {
+            let verdict = verdict(kind, &source.root);
+            cx.unknown = verdict.as_ref().map(|verdict| verdict.unknown.clone());
+            let object = read(&cx, kind, &source);
+            settle(&cx, &source, verdict);
+            object
+        });
+        let mesh = object.as_ref().and_then(mesh_in);
+        match object {
+            Some(object) if !cx.failed() => {
+                self.warnings.append(&mut cx.warnings.borrow_mut());
+                self.objects.push(Ok(object));
+                if let Some((text, line)) = mesh {
+                    self.mesh(&text, file, line);
+                }
+            }
+            _ => {
+                let mut problems = cx.problems.into_inner();
+                problems.sort_by(|a, b| (a.pos.line, a.pos.column).cmp(&(b.pos.line, b.pos.column)));
+                problems.dedup();
+                self.objects.push(Err(Refusal { key, closes: identity.closes(&source.root), problems }));
+            }
+        }
+    }
+
+    /// The mesh's settings out of a config map.
+    fn mesh(&mut self, text: &str, file: &Arc<str>, line: u32) {
+        match mesh_config(text, file, line) {
+            Ok((config, mut warnings)) => {
+                self.warnings.append(&mut warnings);
+                self.objects.push(Ok(config.into()));
+            }
+            Err(problems) => self.objects.push(Err(Refusal { key: Some(mesh_key()), closes: None, problems })),
+        }
+    }
+}
+
+/// The kind, if it is one of the mesh's in a version that is read.
+fn check_kind(at: &At<'_>, identity: &Identity<'_>) -> Option<Kind> {
+    let Value::Map(_) = &at.node.value else {
+        at.expected("a map with apiVersion, kind and metadata");
+        return None;
+    };
+    let field = |name: &str| at.entries().into_iter().find(|(key, _)| *key == name).map(|(_, at)| at);
+    let missing = |name: &str| at.cx.problems.borrow_mut().push(at.cx.problem(at.place, name, "is required"));
+    if field("apiVersion").is_none() {
+        missing("apiVersion");
+    }
+    let Some(kind_at) = field("kind") else {
+        missing("kind");
+        return None;
+    };
+    let name = kind_at.text();
+    match Kind::from_name(&name).filter(|kind| *kind != Kind::MeshConfig) {
+        None if kind_at.node.text().is_none() => None,
+        None if LATER.contains(&name.as_str()) => {
+            kind_at.fail(format!("kind {name} is not supported yet"));
+            None
+        }
+        None => {
+            let known = Kind::ALL.iter().map(|kind| kind.name()).chain(LATER.iter().copied());
+            let near = nearest(&name, known).map(|near| format!(", did you mean {near}?")).unwrap_or_default();
+            kind_at.fail(format!("unknown kind {}{near}", quoted(&name)));
+            None
+        }
+        Some(kind) => {
+            let at = field("apiVersion")?;
+            let version = at.text();
+            if !versions(kind).contains(&identity.api_version) {
+                at.fail(format!("{kind} is read in {}, not in {}", versions(kind).join(", "), quoted(&version)));
+                return None;
+            }
+            Some(kind)
+        }
+    }
+}
+
+/// Kubernetes' schema on its own kinds.
+fn verdict(kind: Kind, node: &Node) -> Option<Verdict> {
+    Some(match kind {
+        Kind::Namespace => schema::check::<k8s::Namespace>(node),
+        Kind::Service => schema::check::<k8s::Service>(node),
+        Kind::ServiceAccount => schema::check::<k8s::ServiceAccount>(node),
+        Kind::Deployment => schema::check::<apps::Deployment>(node),
+        Kind::Pod => schema::check::<k8s::Pod>(node),
+        Kind::ConfigMap => schema::check::<k8s::ConfigMap>(node),
+        Kind::Secret => schema::check::<k8s::Secret>(node),
+        _ => return None,
+    })
+}
+
+/// Reads an object; whether it is good is in the context.
+fn read(cx: &Context<'_>, kind: Kind, source: &Arc<Source>) -> Object {
+    At::root(cx, &source.root).fields(|f| {
+        f.ignore(&["apiVersion", "kind", "status"]);
+        let meta = metadata::read(f, kind, source.clone());
+        match kind {
+            Kind::Namespace => core::Namespace::read(f, meta).into(),
+            Kind::Service => core::Service::read(f, meta).into(),
+            Kind::ServiceAccount => core::ServiceAccount::read(f, meta).into(),
+            Kind::Deployment => core::Deployment::read(f, meta).into(),
+            Kind::Pod => core::Pod::read(f, meta).into(),
+            Kind::ConfigMap => core::ConfigMap::read(f, meta).into(),
+            Kind::Secret => core::Secret::read(f, meta).into(),
+            Kind::PeerAuthentication => istio::PeerAuthentication::read(f, meta).into(),
+            Kind::AuthorizationPolicy => istio::AuthorizationPolicy::read(f, meta).into(),
+            Kind::VirtualService => istio::VirtualService::read(f, meta).into(),
+            Kind::DestinationRule => istio::DestinationRule::read(f, meta).into(),
+            Kind::ServiceEntry => istio::ServiceEntry::read(f, meta).into(),
+            Kind::Gateway => istio::Gateway::read(f, meta).into(),
+            Kind::MeshConfig => MeshConfig::read(f, meta).into(),
+        }
+    })
+}
+
+/// Adds what the schema found where no reader looked.
+fn settle(cx: &Context<'_>, source: &Source, verdict: Option<Verdict>) {
+    let Some(verdict) = verdict else { return };
+    let mut problems = cx.problems.borrow_mut();
+    for path in verdict.unknown {
+        if !problems.iter().any(|problem| problem.field == path) {
+            let problem = cx.problem(source.position(&path), &path, "unknown field");
+            problems.push(problem);
+        }
+    }
+    if let Some((path, message)) = verdict.wrong
+        && problems.is_empty()
+    {
+        let problem = cx.problem(source.position(&path), &path, message);
+        problems.push(problem);
+    }
+}
+
+fn mesh_key() -> Key {
+    Key::new(Kind::MeshConfig, "istio-system", "istio")
+}
+
+/// The text of MeshConfig in ConfigMap `istio-system/istio`, and the lines before it.
+fn mesh_in(object: &Object) -> Option<(String, u32)> {
+    let Object::ConfigMap(map) = object else { return None };
+    let ours = &*map.meta.namespace == "istio-system" && &*map.meta.name == "istio";
+    let text = map.data.get("mesh").filter(|_| ours)?;
+    let line = map.meta.source.position("data.mesh").0;
+    // A block scalar starts in the line after its key.
+    Some((text.clone(), if text.contains('\n') { line } else { line.saturating_sub(1) }))
+}
+
+fn mesh_config(text: &str, file: &Arc<str>, line: u32) -> Result<(MeshConfig, Vec<Problem>), Vec<Problem>> {
+    let mut cx = Context::new(file, Some(mesh_key()), true);
+    let node = if text.len() > MAX_TEXT {
+        Err(SyntaxError { line, column: 0, message: format!("is longer than {MAX_TEXT} bytes") })
+    } else {
+        Node::parse(text, line, false)
+    };
+    let source = match node {
+        Ok(root) => Arc::new(Source { root }),
+        Err(error) => return Err(vec![cx.problem((error.line, error.column), "", error.message)]),
+    };
+    let at = At::root(&cx, &source.root);
+    let place = Pos { file: file.clone(), line: at.place.0, column: at.place.1 };
+    let meta = crate::Meta { origin: place, source: source.clone(), ..MeshConfig::default().meta };
+    let config = at.fields(|f: &Fields<'_>| MeshConfig::read(f, meta));
+    if cx.failed() { Err(std::mem::take(cx.problems.get_mut())) } else { Ok((config, std::mem::take(cx.warnings.get_mut()))) }
 }

@@ -11,12 +11,16 @@
 
 pub mod core;
 mod document;
+mod duration;
 pub mod istio;
+mod metadata;
 mod object;
 mod problem;
+mod read;
 mod source;
+mod text;
 
-pub use document::{MAX_DEPTH, MAX_TEXT, Parsed, Refusal, parse_documents, parse_mesh_config};
+pub use document::{Closes, MAX_DEPTH, MAX_TEXT, Parsed, Refusal, parse_documents, parse_mesh_config};
 pub use object::{Key, Kind, Meta, Object, Selector};
 pub use problem::{Pos, Problem};
 pub use source::Source;

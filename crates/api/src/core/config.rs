@@ -2,7 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::Meta;
+use base64::{Engine, prelude::BASE64_STANDARD};
+
+use crate::{
+    Meta,
+    read::{At, Fields, quoted},
+};
 
 /// A namespace.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,5 +49,62 @@ impl std::fmt::Debug for Secret {
     /// Without the bytes.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Secret({}/{}, keys {:?})", self.meta.namespace, self.meta.name, self.data.keys())
+    }
+}
+
+impl Namespace {
+    pub(crate) fn read(root: &Fields<'_>, meta: Meta) -> Self {
+        root.ignore(&["spec"]);
+        Namespace { meta }
+    }
+}
+
+impl ServiceAccount {
+    pub(crate) fn read(root: &Fields<'_>, meta: Meta) -> Self {
+        root.ignore(&["secrets", "imagePullSecrets", "automountServiceAccountToken"]);
+        ServiceAccount { meta }
+    }
+}
+
+/// A key of a config map or a secret, which may become a file's name.
+fn data_key(at: &At<'_>, key: &str) -> String {
+    let allowed = key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    if key.is_empty() || key.len() > 253 || !allowed || key == "." || key.starts_with("..") {
+        at.fail(format!("{} is no key: letters, digits, `-`, `_`, `.`", quoted(key)));
+    }
+    key.to_owned()
+}
+
+fn bytes(at: &At<'_>) -> Vec<u8> {
+    let text: String = at.text().split_ascii_whitespace().collect();
+    BASE64_STANDARD.decode(text).unwrap_or_else(|_| {
+        at.fail("is no base64");
+        Vec::new()
+    })
+}
+
+impl ConfigMap {
+    pub(crate) fn read(root: &Fields<'_>, meta: Meta) -> Self {
+        root.ignore(&["immutable"]);
+        let data = root.get("data").map(|at| at.entries()).unwrap_or_default();
+        let data: BTreeMap<_, _> = data.into_iter().map(|(key, at)| (data_key(&at, key), at.text())).collect();
+        let binary = root.get("binaryData").map(|at| at.entries()).unwrap_or_default();
+        for (key, at) in &binary {
+            if data.contains_key(*key) {
+                at.fail("is in data too");
+            }
+        }
+        ConfigMap { meta, data, binary_data: binary.into_iter().map(|(key, at)| (data_key(&at, key), bytes(&at))).collect() }
+    }
+}
+
+impl Secret {
+    pub(crate) fn read(root: &Fields<'_>, meta: Meta) -> Self {
+        root.ignore(&["immutable"]);
+        let data = root.get("data").map(|at| at.entries()).unwrap_or_default();
+        let mut data: BTreeMap<_, _> = data.into_iter().map(|(key, at)| (data_key(&at, key), bytes(&at))).collect();
+        let texts = root.get("stringData").map(|at| at.entries()).unwrap_or_default();
+        data.extend(texts.into_iter().map(|(key, at)| (data_key(&at, key), at.text().into_bytes())));
+        Secret { meta, kind: root.opt_text("type").unwrap_or_else(|| "Opaque".to_owned()), data }
     }
 }

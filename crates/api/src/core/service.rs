@@ -2,9 +2,14 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use mizzen_types::Protocol;
+use mizzen_types::{Protocol, check_dns_label};
 
-use crate::{Meta, istio::ExportTo};
+use crate::{
+    Meta,
+    istio::ExportTo,
+    metadata::labels,
+    read::{At, Fields, Why, quoted},
+};
 
 /// A service. NodePort and LoadBalancer are read as ClusterIP.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,4 +60,137 @@ pub enum TargetPort {
     Number(u16),
     /// By name.
     Name(String),
+}
+
+const NODE_PORT: &str = "is treated as ClusterIP";
+
+impl Service {
+    pub(crate) fn read(root: &Fields<'_>, meta: Meta) -> Self {
+        let mut export_to = Vec::new();
+        if let Some(text) = meta.annotations.get("networking.istio.io/exportTo") {
+            for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+                match ExportTo::parse(part) {
+                    Ok(to) => export_to.push(to),
+                    Err(message) => root.at.fail(format!("annotation networking.istio.io/exportTo: {message}")),
+                }
+            }
+        }
+        root.sub("spec", |f| {
+            if let Some(at) = f.get("type") {
+                match at.text().as_str() {
+                    "ClusterIP" | "" => {}
+                    "NodePort" | "LoadBalancer" => at.warn(NODE_PORT),
+                    "ExternalName" => at.fail(format!("ExternalName {}; use a ServiceEntry", Why::Where.text())),
+                    _ => at.expected("ClusterIP, NodePort, LoadBalancer or ExternalName"),
+                }
+            }
+            let cluster_ip = f.get("clusterIP").map(|at| ClusterIp::read(&at)).unwrap_or_default();
+            quiet(f, "sessionAffinity", "None");
+            quiet(f, "internalTrafficPolicy", "Cluster");
+            f.ignore(&["clusterIPs", "ipFamilies", "ipFamilyPolicy", "allocateLoadBalancerNodePorts", "externalTrafficPolicy"]);
+            let ports = ports(f);
+            if ports.is_empty() && cluster_ip != ClusterIp::Headless && f.get("ports").is_none() {
+                f.missing("ports");
+            }
+            Service {
+                meta,
+                cluster_ip,
+                ports,
+                selector: f.get("selector").map(|at| labels(&at)).unwrap_or_default(),
+                publish_not_ready_addresses: f.flag("publishNotReadyAddresses"),
+                export_to,
+            }
+        })
+    }
+}
+
+/// A field that is harmless, and not worth a word at its default.
+fn quiet(f: &Fields<'_>, name: &'static str, default: &str) {
+    if f.get(name).is_some_and(|at| at.node.text() != Some(default)) {
+        f.harmless(&[name]);
+    }
+}
+
+impl ClusterIp {
+    fn read(at: &At<'_>) -> ClusterIp {
+        match at.text().as_str() {
+            "" => ClusterIp::Auto,
+            "None" => ClusterIp::Headless,
+            text => text.parse().map(ClusterIp::Address).unwrap_or_else(|_| {
+                at.expected("an IP address or None");
+                ClusterIp::Auto
+            }),
+        }
+    }
+}
+
+fn ports(f: &Fields<'_>) -> Vec<ServicePort> {
+    let list = f.list("ports");
+    let several = list.len() > 1;
+    let mut ports: Vec<ServicePort> = Vec::new();
+    for at in &list {
+        let port = at.fields(ServicePort::read);
+        if several && port.name.is_empty() {
+            at.fail("needs a name, since there are several ports");
+        }
+        let udp = port.protocol == Protocol::Udp;
+        if ports.iter().any(|p| p.port == port.port && (p.protocol == Protocol::Udp) == udp && port.port != 0) {
+            at.fail(format!("port {} is listed twice", port.port));
+        }
+        if ports.iter().any(|p| p.name == port.name && !port.name.is_empty()) {
+            at.fail(format!("there are two ports {}", quoted(&port.name)));
+        }
+        ports.push(port);
+    }
+    ports
+}
+
+impl ServicePort {
+    fn read(f: &Fields<'_>) -> ServicePort {
+        let port = f.need("port").map(|at| at.port()).unwrap_or_default();
+        let name = port_name(f);
+        let transport = transport(f);
+        let app = f.opt_text("appProtocol");
+        f.ignore(&["nodePort"]);
+        let protocol = Protocol::of_port(Some(transport), app.as_deref(), Some(name.as_str()).filter(|name| !name.is_empty()), port);
+        let target_port = f.get("targetPort").map(|at| TargetPort::read(&at)).unwrap_or(TargetPort::Number(port));
+        ServicePort { name, port, target_port, protocol }
+    }
+}
+
+pub(super) fn port_name(f: &Fields<'_>) -> String {
+    let name = f.text("name");
+    if let (false, Some(at)) = (name.is_empty(), f.get("name"))
+        && let Err(error) = check_dns_label(&name)
+    {
+        at.fail(error.to_string());
+    }
+    name
+}
+
+/// `TCP` or `UDP`.
+pub(super) fn transport(f: &Fields<'_>) -> &'static str {
+    let Some(at) = f.get("protocol") else { return "TCP" };
+    match at.text().as_str() {
+        "TCP" | "" => {}
+        "UDP" => return "UDP",
+        "SCTP" => at.fail(format!("SCTP {}", Why::Where.text())),
+        _ => at.expected("TCP or UDP"),
+    }
+    "TCP"
+}
+
+impl TargetPort {
+    pub(super) fn read(at: &At<'_>) -> TargetPort {
+        match at.node.text() {
+            None => TargetPort::Number(at.port()),
+            Some(text) if check_dns_label(text).is_ok() && text.len() <= 15 && text.bytes().any(|b| b.is_ascii_lowercase()) => {
+                TargetPort::Name(text.to_owned())
+            }
+            Some(text) => {
+                at.fail(format!("{} is no port's name: at most 15 lower-case letters, digits and hyphens, and a letter", quoted(text)));
+                TargetPort::Number(0)
+            }
+        }
+    }
 }

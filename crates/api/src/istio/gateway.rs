@@ -1,8 +1,12 @@
 //! Gateway.
 
-use mizzen_types::{Hostname, Protocol};
+use mizzen_types::{Hostname, Protocol, check_dns_label};
 
-use crate::{Meta, Selector};
+use crate::{
+    Meta, Selector,
+    metadata::labels,
+    read::{At, Fields, Why, quoted},
+};
 
 /// The ports of a gateway.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,4 +59,75 @@ pub enum GatewayNamespace {
     Own,
     /// This one.
     Named(String),
+}
+
+impl Gateway {
+    pub(crate) fn read(root: &Fields<'_>, meta: Meta) -> Self {
+        root.sub("spec", |f| {
+            let selector = Selector { labels: f.get("selector").map(|at| labels(&at)).unwrap_or_default() };
+            let mut servers = Vec::new();
+            if let Some(at) = f.need("servers") {
+                servers = at.list().iter().map(|at| at.fields(Server::read)).collect();
+                if servers.is_empty() {
+                    at.fail("must have at least one server");
+                }
+            }
+            Gateway { meta, selector, servers }
+        })
+    }
+}
+
+impl Server {
+    fn read(f: &Fields<'_>) -> Server {
+        f.refuse(Why::Where, &["bind", "defaultEndpoint"]);
+        f.refuse(Why::Who, &["tls"]);
+        let port = f.need("port").map(|at| at.fields(ServerPort::read));
+        let hosts = f.need("hosts").map(|at| at.list()).unwrap_or_default();
+        if hosts.is_empty()
+            && let Some(at) = f.get("hosts")
+        {
+            at.fail("must have at least one host");
+        }
+        Server {
+            port: port.unwrap_or(ServerPort { number: 0, name: String::new(), protocol: Protocol::Http }),
+            hosts: hosts.iter().filter_map(GatewayHost::read).collect(),
+            name: f.opt_text("name"),
+        }
+    }
+}
+
+impl ServerPort {
+    fn read(f: &Fields<'_>) -> ServerPort {
+        f.refuse(Why::Where, &["targetPort"]);
+        let number = f.need("number").map(|at| at.port()).unwrap_or_default();
+        let protocol = f.need("protocol").map(|at| {
+            let text = at.text();
+            let protocol = super::protocol_name(&at, &text);
+            if !protocol.is_http() && protocol != Protocol::Auto {
+                at.fail(format!("{protocol} {}: a gateway's port is HTTP, HTTP2 or GRPC", Why::Where.text()));
+            }
+            protocol
+        });
+        ServerPort { number, name: f.text("name"), protocol: protocol.unwrap_or(Protocol::Http) }
+    }
+}
+
+impl GatewayHost {
+    /// `host` or `namespace/host`.
+    fn read(at: &At<'_>) -> Option<GatewayHost> {
+        let text = at.word();
+        let (namespace, host) = text.split_once('/').unwrap_or(("*", &text));
+        let namespace = match namespace {
+            "*" => GatewayNamespace::Any,
+            "." => GatewayNamespace::Own,
+            name => {
+                if check_dns_label(name).is_err() {
+                    at.fail(format!("{} is no namespace, `*` or `.`", quoted(name)));
+                }
+                GatewayNamespace::Named(name.to_owned())
+            }
+        };
+        let host = host.parse().map_err(|error: mizzen_types::HostnameError| at.fail(error.to_string())).ok()?;
+        Some(GatewayHost { namespace, host })
+    }
 }

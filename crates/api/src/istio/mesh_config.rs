@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use mizzen_types::TrustDomain;
 
 use super::{ExportTo, Retries};
-use crate::Meta;
+use crate::{
+    Meta,
+    read::{Fields, Why},
+};
 
 /// The mesh's own settings.
 #[derive(Clone, Debug, PartialEq)]
@@ -110,6 +113,140 @@ impl Default for ProxyConfig {
             termination_drain_duration: Duration::from_secs(5),
             concurrency: None,
             proxy_metadata: BTreeMap::new(),
+        }
+    }
+}
+
+/// Fields that ask for what the mesh does anyway, or does not do without harm.
+const HARMLESS: &[&str] = &[
+    "accessLogFormat",
+    "certificates",
+    "defaultProviders",
+    "disableEnvoyListenerLog",
+    "dnsRefreshRate",
+    "enableEnvoyAccessLogService",
+    "enablePrometheusMerge",
+    "enableTracing",
+    "extensionProviders",
+    "hboneIdleTimeout",
+    "inboundClusterStatName",
+    "ingressClass",
+    "ingressControllerMode",
+    "ingressSelector",
+    "ingressService",
+    "outboundClusterStatName",
+    "serviceEntryVisibility",
+    "tcpKeepalive",
+    "verifyCertificateAtClient",
+];
+
+impl MeshConfig {
+    /// Reads its fields, which stand at the top of its document.
+    pub(crate) fn read(f: &Fields<'_>, meta: Meta) -> Self {
+        let default = MeshConfig::default();
+        f.harmless(HARMLESS);
+        f.refuse(Why::Who, &["ca", "caCertificates", "meshMTLS", "tlsDefaults"]);
+        f.refuse(
+            Why::Where,
+            &[
+                "defaultTrafficPolicy",
+                "discoverySelectors",
+                "inboundTrafficPolicy",
+                "localityLbSetting",
+                "proxyInboundListenPort",
+                "proxyListenPort",
+                "serviceScopeConfigs",
+                "serviceSettings",
+                "zoneAwareLbSetting",
+            ],
+        );
+        if let Some(at) = f.get("h2UpgradePolicy") {
+            at.enumeration(&[("DO_NOT_UPGRADE", 0, Some(())), ("UPGRADE", 1, None)], Why::What);
+        }
+        f.opt_sub("pathNormalization", |f| {
+            let names = [
+                ("DEFAULT", 0, Some(())),
+                ("NONE", 1, None),
+                ("BASE", 2, Some(())),
+                ("MERGE_SLASHES", 3, None),
+                ("DECODE_AND_MERGE_SLASHES", 4, None),
+            ];
+            f.get("normalization").and_then(|at| at.enumeration(&names, Why::Who))
+        });
+        let policies = [
+            ("REGISTRY_ONLY", 0, Some(OutboundTrafficPolicy::RegistryOnly)),
+            ("ALLOW_ANY", 1, Some(OutboundTrafficPolicy::AllowAny)),
+            ("ALLOW_ANY_DYNAMIC_DNS", 2, None),
+        ];
+        let encodings = [("TEXT", 0, Some(AccessLogEncoding::Text)), ("JSON", 1, Some(AccessLogEncoding::Json))];
+        MeshConfig {
+            meta,
+            trust_domain: f.get("trustDomain").and_then(|at| at.parse()).unwrap_or_default(),
+            trust_domain_aliases: f.text_list("trustDomainAliases"),
+            root_namespace: f.opt_text("rootNamespace").unwrap_or(default.root_namespace),
+            outbound_traffic_policy: f
+                .opt_sub("outboundTrafficPolicy", |f| {
+                    // The number 0 is REGISTRY_ONLY, but a block without a mode is Istio's default.
+                    f.get("mode").and_then(|at| at.enumeration(&policies, Why::Where))
+                })
+                .flatten()
+                .unwrap_or_default(),
+            enable_auto_mtls: f.get("enableAutoMtls").is_none_or(|at| at.flag()),
+            access_log_file: f.text("accessLogFile"),
+            access_log_encoding: f.get("accessLogEncoding").and_then(|at| at.enumeration(&encodings, Why::What)).unwrap_or_default(),
+            connect_timeout: f.duration("connectTimeout").unwrap_or(default.connect_timeout),
+            protocol_detection_timeout: f.duration("protocolDetectionTimeout").unwrap_or_default(),
+            default_http_retry_policy: f.opt_sub("defaultHttpRetryPolicy", Retries::read),
+            default_service_export_to: ExportTo::read_list(f, "defaultServiceExportTo"),
+            default_virtual_service_export_to: ExportTo::read_list(f, "defaultVirtualServiceExportTo"),
+            default_destination_rule_export_to: ExportTo::read_list(f, "defaultDestinationRuleExportTo"),
+            default_config: f.opt_sub("defaultConfig", ProxyConfig::read).unwrap_or_default(),
+        }
+    }
+}
+
+impl ProxyConfig {
+    fn read(f: &Fields<'_>) -> ProxyConfig {
+        let default = ProxyConfig::default();
+        f.harmless(&[
+            "availabilityZone",
+            "binaryPath",
+            "caCertificatesPem",
+            "configPath",
+            "connectionSettings",
+            "controlPlaneAuthPolicy",
+            "customConfigFile",
+            "envoyAccessLogService",
+            "envoyMetricsService",
+            "extraStatTags",
+            "fileFlushInterval",
+            "fileFlushMinSizeKb",
+            "holdApplicationUntilProxyStarts",
+            "image",
+            "meshId",
+            "privateKeyProvider",
+            "proxyAdminPort",
+            "proxyBootstrapTemplatePath",
+            "proxyHeaders",
+            "proxyStatsMatcher",
+            "readinessProbe",
+            "runtimeValues",
+            "sds",
+            "serviceCluster",
+            "statNameLength",
+            "statsdUdpAddress",
+            "statusPort",
+            "tracing",
+            "tracingServiceName",
+            "zipkinAddress",
+        ]);
+        f.refuse(Why::Where, &["interceptionMode", "gatewayTopology"]);
+        ProxyConfig {
+            discovery_address: f.opt_text("discoveryAddress").unwrap_or(default.discovery_address),
+            drain_duration: f.duration("drainDuration").unwrap_or(default.drain_duration),
+            termination_drain_duration: f.duration("terminationDrainDuration").unwrap_or(default.termination_drain_duration),
+            concurrency: f.count("concurrency"),
+            proxy_metadata: f.text_map("proxyMetadata"),
         }
     }
 }

@@ -7,6 +7,7 @@ mod security;
 mod service_entry;
 mod shared;
 mod virtual_service;
+mod virtual_service_read;
 
 pub use destination_rule::*;
 pub use gateway::*;

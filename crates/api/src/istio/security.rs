@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use mizzen_types::{IpRange, NamespacedName};
+use mizzen_types::{IpRange, NamespacedName, SpiffeId};
 
-use super::Pattern;
-use crate::{Meta, Selector};
+use super::{Pattern, header_name, port_key};
+use crate::{
+    Meta, Selector,
+    metadata::selector,
+    read::{At, Fields, Why, nearest, quoted},
+};
 
 /// Who must speak mutual TLS to a workload. Workload before namespace before mesh; `Unset` inherits.
 #[derive(Clone, Debug, PartialEq)]
@@ -154,5 +158,243 @@ impl Condition {
     /// Whether it needs an HTTP request.
     pub fn is_http(&self) -> bool {
         matches!(self, Condition::RequestHeader { .. })
+    }
+}
+
+const MODES: &[(&str, i64, Option<MtlsMode>)] = &[
+    ("UNSET", 0, Some(MtlsMode::Unset)),
+    ("DISABLE", 1, Some(MtlsMode::Disable)),
+    ("PERMISSIVE", 2, Some(MtlsMode::Permissive)),
+    ("STRICT", 3, Some(MtlsMode::Strict)),
+];
+
+const ACTIONS: &[(&str, i64, Option<Action>)] =
+    &[("ALLOW", 0, Some(Action::Allow)), ("DENY", 1, Some(Action::Deny)), ("AUDIT", 2, None), ("CUSTOM", 3, None)];
+
+/// A policy's selector; a star in it would select nothing.
+pub(crate) fn policy_selector(f: &Fields<'_>) -> Option<Selector> {
+    f.get("selector").map(|at| selector(&at, "matchLabels"))
+}
+
+impl MtlsMode {
+    fn read(at: &At<'_>) -> MtlsMode {
+        at.fields(|f| f.get("mode").and_then(|at| at.enumeration(MODES, Why::Who)).unwrap_or_default())
+    }
+}
+
+impl PeerAuthentication {
+    pub(crate) fn read(root: &Fields<'_>, meta: Meta) -> Self {
+        root.sub("spec", |f| {
+            let selector = policy_selector(f);
+            let mtls = f.get("mtls").map(|at| MtlsMode::read(&at)).unwrap_or_default();
+            let mut port_level_mtls = BTreeMap::new();
+            if let Some(at) = f.get("portLevelMtls") {
+                if selector.as_ref().is_none_or(Selector::is_empty) {
+                    at.fail("needs a selector with labels");
+                }
+                port_level_mtls = at.entries().iter().map(|(key, at)| (port_key(at, key), MtlsMode::read(at))).collect();
+            }
+            PeerAuthentication { meta, selector, mtls, port_level_mtls }
+        })
+    }
+}
+
+impl AuthorizationPolicy {
+    pub(crate) fn read(root: &Fields<'_>, meta: Meta) -> Self {
+        if meta.annotations.get("istio.io/dry-run").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+            root.at.fail(format!("annotation istio.io/dry-run {}", Why::Who.text()));
+        }
+        root.sub("spec", |f| {
+            let selector = policy_selector(f);
+            f.refuse(Why::Who, &["targetRef", "targetRefs", "provider"]);
+            let action = f.get("action").and_then(|at| at.enumeration(ACTIONS, Why::Who)).unwrap_or_default();
+            let rules: Vec<_> = f.list("rules").iter().map(|at| at.fields(|f| Rule::read(f, &meta.namespace))).collect();
+            if rules.is_empty() && action == Action::Deny {
+                f.at.warn("a DENY policy without rules never denies; write `rules: [{}]` to deny all");
+            }
+            AuthorizationPolicy { meta, selector, action, rules }
+        })
+    }
+}
+
+/// A list that must not be empty if it is written: it would look like a condition and be none.
+fn some<'a>(f: &Fields<'a>, name: &'static str) -> Vec<At<'a>> {
+    let list = f.list(name);
+    if list.is_empty() && f.written(name) {
+        f.get(name).unwrap_or_else(|| f.at.clone()).fail("must not be empty: leave it out to match all");
+    }
+    list
+}
+
+fn patterns(f: &Fields<'_>, name: &'static str) -> Vec<Pattern> {
+    some(f, name).iter().map(Pattern::read).collect()
+}
+
+fn principals(f: &Fields<'_>, name: &'static str) -> Vec<Pattern> {
+    some(f, name).iter().map(principal).collect()
+}
+
+fn principal(at: &At<'_>) -> Pattern {
+    let pattern = Pattern::read(at);
+    match &pattern {
+        Pattern::Exact(text) | Pattern::Prefix(text) if text.starts_with("spiffe://") => {
+            at.fail("is written without `spiffe://`: TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT");
+        }
+        Pattern::Exact(text) if format!("spiffe://{text}").parse::<SpiffeId>().is_err() => {
+            at.warn(format!("{} is not TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT and matches no workload of the mesh", quoted(text)));
+        }
+        _ => {}
+    }
+    pattern
+}
+
+fn account(at: &At<'_>, namespace: &str) -> Option<NamespacedName> {
+    let text = at.word();
+    let full = if text.contains('/') { text } else { format!("{namespace}/{text}") };
+    full.parse().map_err(|_| at.expected("a service account or NAMESPACE/SERVICE-ACCOUNT, without `*`")).ok()
+}
+
+fn accounts(f: &Fields<'_>, name: &'static str, namespace: &str) -> Vec<NamespacedName> {
+    some(f, name).iter().filter_map(|at| account(at, namespace)).collect()
+}
+
+fn ranges(f: &Fields<'_>, name: &'static str) -> Vec<IpRange> {
+    some(f, name).iter().filter_map(At::parse).collect()
+}
+
+/// A port in quotes, as Istio has it.
+fn quoted_port(at: &At<'_>) -> u16 {
+    match at.text().parse() {
+        Ok(port) if port > 0 => return port,
+        _ if at.node.text().is_some() => at.expected("a port from 1 to 65535"),
+        _ => {}
+    }
+    0
+}
+
+fn path(at: &At<'_>) -> Pattern {
+    let pattern = Pattern::read(at);
+    if at.node.text().is_some_and(|text| text.contains("{*")) {
+        at.fail(format!("a template {}", Why::Who.text()));
+    }
+    pattern
+}
+
+impl Rule {
+    fn read(f: &Fields<'_>, namespace: &str) -> Rule {
+        let from = |at: &At<'_>| at.fields(|f| f.need("source").map(|at| at.fields(|f| Peer::read(f, namespace))));
+        let to = |at: &At<'_>| at.fields(|f| f.need("operation").map(|at| at.fields(Operation::read)));
+        Rule {
+            from: some(f, "from").iter().filter_map(from).collect(),
+            to: some(f, "to").iter().filter_map(to).collect(),
+            when: some(f, "when").iter().filter_map(|at| at.fields(|f| Condition::read(f, namespace))).collect(),
+        }
+    }
+}
+
+impl Peer {
+    fn read(f: &Fields<'_>, namespace: &str) -> Peer {
+        f.refuse(
+            Why::Who,
+            &["requestPrincipals", "notRequestPrincipals", "remoteIpBlocks", "notRemoteIpBlocks", "trustDomains", "notTrustDomains"],
+        );
+        let peer = Peer {
+            principals: principals(f, "principals"),
+            not_principals: principals(f, "notPrincipals"),
+            namespaces: patterns(f, "namespaces"),
+            not_namespaces: patterns(f, "notNamespaces"),
+            service_accounts: accounts(f, "serviceAccounts", namespace),
+            not_service_accounts: accounts(f, "notServiceAccounts", namespace),
+            ip_blocks: ranges(f, "ipBlocks"),
+            not_ip_blocks: ranges(f, "notIpBlocks"),
+        };
+        if f.is_empty() {
+            f.at.fail("must not be empty: leave `from` out to match all callers");
+        }
+        let accounts = !peer.service_accounts.is_empty() || !peer.not_service_accounts.is_empty();
+        let others = [&peer.principals, &peer.not_principals, &peer.namespaces, &peer.not_namespaces];
+        if accounts && others.iter().any(|list| !list.is_empty()) {
+            f.at.fail("serviceAccounts exclude principals and namespaces");
+        }
+        peer
+    }
+}
+
+impl Operation {
+    fn read(f: &Fields<'_>) -> Operation {
+        let ports = |name| some(f, name).iter().map(quoted_port).collect();
+        let paths = |name| some(f, name).iter().map(path).collect();
+        if f.is_empty() {
+            f.at.fail("must not be empty: leave `to` out to match all operations");
+        }
+        Operation {
+            hosts: patterns(f, "hosts"),
+            not_hosts: patterns(f, "notHosts"),
+            ports: ports("ports"),
+            not_ports: ports("notPorts"),
+            methods: patterns(f, "methods"),
+            not_methods: patterns(f, "notMethods"),
+            paths: paths("paths"),
+            not_paths: paths("notPaths"),
+        }
+    }
+}
+
+const KEYS: &[&str] = &[
+    "source.ip",
+    "source.namespace",
+    "source.principal",
+    "source.serviceAccount",
+    "destination.ip",
+    "destination.port",
+    "request.headers",
+];
+const KEYS_LATER: &[&str] = &["remote.ip", "source.trustDomain", "connection.sni"];
+
+impl Condition {
+    fn read(f: &Fields<'_>, namespace: &str) -> Option<Condition> {
+        let key_at = f.need("key");
+        if !f.written("values") && !f.written("notValues") {
+            f.at.fail("must have values or notValues");
+        }
+        fn values<T>(f: &Fields<'_>, read: impl Fn(&At<'_>) -> Option<T>) -> Values<T> {
+            let list = |name| some(f, name).iter().filter_map(&read).collect();
+            Values { values: list("values"), not_values: list("notValues") }
+        }
+        let text = |at: &At<'_>| Some(Pattern::read(at));
+        let key = key_at.as_ref().map(At::text).unwrap_or_default();
+        let condition = match key.as_str() {
+            "source.ip" => Condition::SourceIp(values(f, |at| at.parse())),
+            "source.namespace" => Condition::SourceNamespace(values(f, text)),
+            "source.principal" => Condition::SourcePrincipal(values(f, |at| Some(principal(at)))),
+            "source.serviceAccount" => Condition::SourceServiceAccount(values(f, |at| account(at, namespace))),
+            "destination.ip" => Condition::DestinationIp(values(f, |at| at.parse())),
+            "destination.port" => Condition::DestinationPort(values(f, |at| Some(quoted_port(at)))),
+            other => {
+                f.ignore(&["values", "notValues"]);
+                let header = other.strip_prefix("request.headers[").and_then(|rest| rest.strip_suffix(']'));
+                match (header, key_at) {
+                    (Some(name), Some(at)) => Condition::RequestHeader { name: header_name(&at, name.trim()), values: values(f, text) },
+                    (None, Some(at)) => {
+                        unknown_key(&at, other);
+                        return None;
+                    }
+                    (_, None) => return None,
+                }
+            }
+        };
+        Some(condition)
+    }
+}
+
+fn unknown_key(at: &At<'_>, key: &str) {
+    if KEYS_LATER.contains(&key) || key.starts_with("request.auth.") || key.starts_with("experimental.") {
+        at.fail(format!("{} {}", quoted(key), Why::Who.text()));
+        return;
+    }
+    match nearest(key, KEYS.iter().copied()) {
+        Some("request.headers") => at.fail(format!("unknown key {}, did you mean `request.headers[NAME]`?", quoted(key))),
+        Some(near) => at.fail(format!("unknown key {}, did you mean `{near}`?", quoted(key))),
+        None => at.fail(format!("unknown key {}", quoted(key))),
     }
 }

@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, net::IpAddr};
 use mizzen_types::{Hostname, IpRange, Locality, Protocol};
 
 use super::ExportTo;
-use crate::{Meta, Selector};
+use crate::{
+    Meta, Selector,
+    metadata::{labels, selector},
+    read::{At, Fields, Why, quoted},
+};
 
 /// A service that Kubernetes does not know.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,4 +97,141 @@ pub enum EndpointAddress {
     Ip(IpAddr),
     /// A name for DNS.
     Host(Hostname),
+}
+
+const LOCATIONS: &[(&str, i64, Option<Location>)] =
+    &[("MESH_EXTERNAL", 0, Some(Location::MeshExternal)), ("MESH_INTERNAL", 1, Some(Location::MeshInternal))];
+
+const RESOLUTIONS: &[(&str, i64, Option<Resolution>)] = &[
+    ("NONE", 0, Some(Resolution::None)),
+    ("STATIC", 1, Some(Resolution::Static)),
+    ("DNS", 2, Some(Resolution::Dns)),
+    ("DNS_ROUND_ROBIN", 3, Some(Resolution::DnsRoundRobin)),
+    ("DYNAMIC_DNS", 4, None),
+];
+
+impl ServiceEntry {
+    pub(crate) fn read(root: &Fields<'_>, meta: Meta) -> Self {
+        root.sub("spec", |f| {
+            f.refuse(Why::Who, &["subjectAltNames"]);
+            let entry = ServiceEntry {
+                meta,
+                hosts: f.need("hosts").map(|at| at.list()).unwrap_or_default().iter().filter_map(At::parse).collect(),
+                addresses: f.parse_list("addresses"),
+                ports: ports(f),
+                location: f.get("location").and_then(|at| at.enumeration(LOCATIONS, Why::Where)).unwrap_or_default(),
+                resolution: f.get("resolution").and_then(|at| at.enumeration(RESOLUTIONS, Why::Where)).unwrap_or_default(),
+                endpoints: f.list("endpoints").iter().filter_map(|at| at.fields(WorkloadEntry::read)).collect(),
+                workload_selector: f.get("workloadSelector").map(|at| selector(&at, "labels")),
+                export_to: ExportTo::read_list(f, "exportTo"),
+            };
+            entry.check(f);
+            entry
+        })
+    }
+
+    /// What must hold between the fields.
+    fn check(&self, f: &Fields<'_>) {
+        let at = |name| f.get(name).unwrap_or_else(|| f.at.clone());
+        let dns = matches!(self.resolution, Resolution::Dns | Resolution::DnsRoundRobin);
+        if self.hosts.is_empty() && f.get("hosts").is_some_and(|at| matches!(&at.node.value, crate::source::Value::List(l) if l.is_empty()))
+        {
+            f.missing("hosts");
+        }
+        for host in &self.hosts {
+            if host.as_str() == "*" {
+                at("hosts").fail("host `*` stands for everything; name a host or *.suffix");
+            } else if host.is_wildcard() && dns && self.endpoints.is_empty() {
+                at("hosts").fail(format!("{host} cannot be resolved: a wildcard needs endpoints, or resolution NONE"));
+            }
+        }
+        if self.addresses.iter().any(|range| range.prefix() != IpRange::from(range.address()).prefix()) && dns {
+            at("addresses").fail("a range needs resolution NONE or STATIC");
+        }
+        if self.workload_selector.is_some() && !self.endpoints.is_empty() {
+            at("workloadSelector").fail("excludes endpoints");
+        }
+        let names: Vec<_> = self.endpoints.iter().filter(|e| matches!(e.address, EndpointAddress::Host(_))).collect();
+        match self.resolution {
+            Resolution::None if !self.endpoints.is_empty() => at("endpoints").fail("need resolution STATIC or DNS"),
+            Resolution::Static if self.endpoints.is_empty() && self.workload_selector.is_none() => {
+                at("resolution").fail("STATIC needs endpoints or a workloadSelector");
+            }
+            Resolution::Static if !names.is_empty() => at("endpoints").fail("resolution STATIC needs IP addresses"),
+            Resolution::DnsRoundRobin if self.endpoints.len() > 1 => at("endpoints").fail("DNS_ROUND_ROBIN takes one endpoint at most"),
+            _ if dns && self.workload_selector.is_some() => at("workloadSelector").fail("needs resolution STATIC"),
+            _ => {}
+        }
+        for (endpoint, item) in self.endpoints.iter().zip(f.list("endpoints")) {
+            for name in endpoint.ports.keys().filter(|name| !self.ports.iter().any(|port| port.name == **name)) {
+                item.fail(format!("port {} is none of this service's", quoted(name)));
+            }
+        }
+    }
+}
+
+fn ports(f: &Fields<'_>) -> Vec<ServiceEntryPort> {
+    let Some(list) = f.need("ports") else { return Vec::new() };
+    let mut ports: Vec<ServiceEntryPort> = Vec::new();
+    for at in list.list() {
+        let port = at.fields(|f| {
+            let number = f.need("number").map(|at| at.port()).unwrap_or_default();
+            let protocol = f.get("protocol").map(|at| (at.text(), at));
+            ServiceEntryPort {
+                number,
+                name: f.need("name").map(|at| at.word()).unwrap_or_default(),
+                protocol: protocol.map_or(Protocol::Auto, |(text, at)| protocol_name(&at, &text)),
+                target_port: f.port("targetPort").unwrap_or(number),
+            }
+        });
+        if ports.iter().any(|other| other.number == port.number && port.number != 0) {
+            at.fail(format!("port {} is listed twice", port.number));
+        }
+        if ports.iter().any(|other| other.name == port.name && !port.name.is_empty()) {
+            at.fail(format!("there are two ports {}", quoted(&port.name)));
+        }
+        ports.push(port);
+    }
+    if ports.is_empty() {
+        list.fail("must have at least one port");
+    }
+    ports
+}
+
+/// A protocol by its whole name.
+pub(crate) fn protocol_name(at: &At<'_>, text: &str) -> Protocol {
+    let known = Protocol::from_name(text).filter(|protocol| protocol.name().eq_ignore_ascii_case(text));
+    if known.is_none() && !text.is_empty() {
+        at.fail(format!("unknown protocol {}: HTTP, HTTP2, HTTPS, GRPC, GRPC-Web, TLS, TCP, Mongo, MySQL, Redis or UDP", quoted(text)));
+    }
+    known.unwrap_or(Protocol::Auto)
+}
+
+impl WorkloadEntry {
+    fn read(f: &Fields<'_>) -> Option<WorkloadEntry> {
+        let address = f.need("address").and_then(|at| {
+            let text = at.word();
+            if text.starts_with("unix:") {
+                at.fail(format!("a Unix socket {}", Why::Where.text()));
+                return None;
+            }
+            match text.parse() {
+                Ok(ip) => Some(EndpointAddress::Ip(ip)),
+                Err(_) => at.parse().map(EndpointAddress::Host),
+            }
+        });
+        let ports = f.get("ports").map(|at| at.entries()).unwrap_or_default();
+        let ports = ports.into_iter().map(|(name, at)| (name.to_owned(), at.port())).collect();
+        let labels = f.get("labels").map(|at| labels(&at)).unwrap_or_default();
+        let entry = |address| WorkloadEntry {
+            address,
+            ports,
+            labels,
+            network: f.text("network"),
+            locality: f.text("locality").parse().unwrap_or_else(|never: std::convert::Infallible| match never {}),
+            weight: f.count("weight").unwrap_or_default(),
+            service_account: f.opt_text("serviceAccount"),
+        };
+        address.map(entry)
+    }
 }

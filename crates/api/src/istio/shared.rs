@@ -1,6 +1,10 @@
 //! Small types that several of Istio's kinds share.
 
-use mizzen_types::NamespacedName;
+use std::time::Duration;
+
+use mizzen_types::{NamespacedName, check_dns_label};
+
+use crate::read::{At, Fields, quoted};
 
 /// A text pattern of an AuthorizationPolicy.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,4 +85,158 @@ pub struct Headers {
     pub request: HeaderOps,
     /// Before the response goes to the caller.
     pub response: HeaderOps,
+}
+
+impl Pattern {
+    /// Istio's way of writing: at most one star, first or last.
+    pub(crate) fn read(at: &At<'_>) -> Pattern {
+        let text = at.word();
+        let pattern = match (text.strip_prefix('*'), text.strip_suffix('*')) {
+            _ if text == "*" => return Pattern::Present,
+            (Some(suffix), _) => (Pattern::Suffix(suffix.to_owned()), suffix.contains('*')),
+            (None, Some(prefix)) => (Pattern::Prefix(prefix.to_owned()), prefix.contains('*')),
+            (None, None) => (Pattern::Exact(text.clone()), text.contains('*')),
+        };
+        if pattern.1 {
+            at.fail(format!("{} may have one `*`, as its first or its last character", quoted(&text)));
+        }
+        pattern.0
+    }
+}
+
+impl StringMatch {
+    pub(crate) fn read(at: &At<'_>) -> StringMatch {
+        at.fields(|f| match f.one_of(&["exact", "prefix", "regex"]) {
+            Some(("exact", at)) => StringMatch::Exact(at.text()),
+            Some(("prefix", at)) => StringMatch::Prefix(at.text()),
+            Some((_, at)) => StringMatch::Regex(regex(&at)),
+            None => StringMatch::Present,
+        })
+    }
+
+    /// For fields where it makes no sense that nothing is said.
+    pub(crate) fn read_some(at: &At<'_>) -> StringMatch {
+        let value = StringMatch::read(at);
+        if value == StringMatch::Present {
+            at.fail("must have one of exact, prefix, regex");
+        }
+        value
+    }
+}
+
+/// An expression that compiles, as far as Rust's syntax is RE2's.
+pub(crate) fn regex(at: &At<'_>) -> String {
+    let text = at.word();
+    if text.len() > 1024 {
+        at.fail("is longer than 1024 characters");
+    } else if let Err(error) = regex::RegexBuilder::new(&text).size_limit(1 << 20).build() {
+        let message = error.to_string();
+        let reason = message.lines().last().unwrap_or_default().trim_start_matches("error: ");
+        at.fail(format!("{} is no regular expression: {reason}", quoted(&text)));
+    }
+    text
+}
+
+impl ExportTo {
+    pub(crate) fn parse(text: &str) -> Result<ExportTo, String> {
+        match text {
+            "*" => Ok(ExportTo::All),
+            "." => Ok(ExportTo::Own),
+            "~" => Ok(ExportTo::Nobody),
+            name => match check_dns_label(name) {
+                Ok(()) => Ok(ExportTo::Namespace(name.to_owned())),
+                Err(_) => Err(format!("must be `*`, `.`, `~` or a namespace, is {}", quoted(name))),
+            },
+        }
+    }
+
+    pub(crate) fn read_list(f: &Fields<'_>, name: &'static str) -> Vec<ExportTo> {
+        let read = |at: &At<'_>| ExportTo::parse(&at.text()).map_err(|message| at.fail(message)).ok();
+        f.list(name).iter().filter_map(read).collect()
+    }
+}
+
+impl GatewayRef {
+    /// `mesh`, `namespace/name`, `name`, or the old `name.namespace[.svc…]`.
+    pub(crate) fn read(at: &At<'_>, own: &str) -> Option<GatewayRef> {
+        let text = at.word();
+        let (namespace, name) = match text.split_once('/') {
+            _ if text == "mesh" => return Some(GatewayRef::Mesh),
+            Some((".", name)) => (own, name),
+            Some(parts) => parts,
+            None => match text.split_once('.') {
+                Some((name, rest)) => (rest.split('.').next().unwrap_or_default(), name),
+                None => (own, text.as_str()),
+            },
+        };
+        match format!("{namespace}/{name}").parse() {
+            Ok(name) => Some(GatewayRef::Named(name)),
+            Err(_) => {
+                at.expected("`mesh`, a Gateway's name or namespace/name");
+                None
+            }
+        }
+    }
+
+    pub(crate) fn read_list(f: &Fields<'_>, own: &str) -> Vec<GatewayRef> {
+        f.list("gateways").iter().filter_map(|at| GatewayRef::read(at, own)).collect()
+    }
+}
+
+impl Headers {
+    pub(crate) fn read(f: &Fields<'_>) -> Headers {
+        f.opt_sub("headers", |f| Headers {
+            request: f.opt_sub("request", HeaderOps::read).unwrap_or_default(),
+            response: f.opt_sub("response", HeaderOps::read).unwrap_or_default(),
+        })
+        .unwrap_or_default()
+    }
+}
+
+impl HeaderOps {
+    fn read(f: &Fields<'_>) -> HeaderOps {
+        let map = |name| {
+            let entries = f.get(name).map(|at| at.entries()).unwrap_or_default();
+            entries.into_iter().map(|(key, value)| (header_name(&value, key), header_value(&value))).collect()
+        };
+        let remove = f.list("remove").iter().map(|at| header_name(at, &at.word())).collect();
+        HeaderOps { set: map("set"), add: map("add"), remove }
+    }
+}
+
+/// A header's name, lower case; `:authority` is the one pseudo header that can be changed.
+pub(crate) fn header_name(at: &At<'_>, name: &str) -> String {
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    if name != ":authority" && (name.is_empty() || !name.bytes().all(token)) {
+        at.fail(format!("{} is no header name", quoted(name)));
+    }
+    name.to_ascii_lowercase()
+}
+
+fn header_value(at: &At<'_>) -> String {
+    let value = at.text();
+    if value.bytes().any(|b| matches!(b, b'\r' | b'\n' | 0)) {
+        at.fail("a header's value has one line");
+    }
+    value
+}
+
+/// A map whose keys are ports.
+pub(crate) fn port_key(at: &At<'_>, key: &str) -> u16 {
+    match key.parse() {
+        Ok(port) if port > 0 => port,
+        _ => {
+            at.fail(format!("the key must be a port from 1 to 65535, is {}", quoted(key)));
+            0
+        }
+    }
+}
+
+/// Zero, or at least a millisecond, as Istio asks for.
+pub(crate) fn timeout(at: &At<'_>) -> Duration {
+    let duration = at.duration();
+    if !duration.is_zero() && duration < Duration::from_millis(1) {
+        at.fail("must be at least 1ms");
+    }
+    duration
 }

@@ -1,0 +1,323 @@
+//! Reading a VirtualService.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+
+use mizzen_types::Hostname;
+
+use super::*;
+use crate::{
+    Meta,
+    metadata::labels,
+    read::{At, Fields, Why, quoted},
+};
+
+impl VirtualService {
+    pub(crate) fn read(root: &Fields<'_>, meta: Meta) -> Self {
+        root.sub("spec", |f| {
+            let hosts = hosts(f);
+            let mut gateways = GatewayRef::read_list(f, &meta.namespace);
+            if gateways.is_empty() {
+                gateways.push(GatewayRef::Mesh);
+            }
+            if gateways.contains(&GatewayRef::Mesh) && hosts.iter().any(|host| host.as_str() == "*") {
+                f.at.fail("host `*` is not allowed for the sidecars: name `gateways` without `mesh`, or the host");
+            }
+            f.refuse(Why::Where, &["tls"]);
+            let namespace = meta.namespace.clone();
+            let http: Vec<_> = f.list("http").iter().map(|at| at.fields(|f| HttpRoute::read(f, &namespace))).collect();
+            let tcp: Vec<_> = f.list("tcp").iter().map(|at| at.fields(|f| TcpRoute::read(f, &namespace))).collect();
+            if http.is_empty() && tcp.is_empty() && !f.written("tls") {
+                f.at.fail("must have at least one route in http or tcp");
+            }
+            VirtualService { meta, hosts, gateways, export_to: ExportTo::read_list(f, "exportTo"), http, tcp }
+        })
+    }
+}
+
+/// Hosts that are there, and different.
+fn hosts(f: &Fields<'_>) -> Vec<Hostname> {
+    let list = f.need("hosts").map(|at| at.list()).unwrap_or_default();
+    if list.is_empty() && f.get("hosts").is_some() {
+        f.missing("hosts");
+    }
+    let mut hosts: Vec<Hostname> = Vec::new();
+    for at in list {
+        let Some(host) = at.parse::<Hostname>() else { continue };
+        if hosts.contains(&host) {
+            at.fail(format!("{host} is listed twice"));
+        }
+        hosts.push(host);
+    }
+    hosts
+}
+
+impl HttpRoute {
+    fn read(f: &Fields<'_>, namespace: &str) -> HttpRoute {
+        f.refuse(Why::Where, &["delegate", "mirror", "mirrors", "mirrorPercent", "mirrorPercentage", "mirror_percent"]);
+        f.refuse(Why::What, &["fault", "corsPolicy"]);
+        let rewrite = f.opt_sub("rewrite", Rewrite::read);
+        let action = match f.one_of(&["route", "redirect", "directResponse"]) {
+            Some(("redirect", at)) => HttpAction::Redirect(at.fields(Redirect::read)),
+            Some(("directResponse", at)) => HttpAction::DirectResponse(at.fields(DirectResponse::read)),
+            Some((_, at)) => HttpAction::Route(http_destinations(&at)),
+            None => {
+                if f.get("delegate").is_none() {
+                    f.at.fail("must have one of route, redirect, directResponse");
+                }
+                HttpAction::Route(Vec::new())
+            }
+        };
+        if rewrite.is_some() && !matches!(action, HttpAction::Route(_)) {
+            f.at.fail("rewrite needs a route");
+        }
+        HttpRoute {
+            name: f.opt_text("name"),
+            matches: f.list("match").iter().map(|at| at.fields(|f| HttpMatch::read(f, namespace))).collect(),
+            action,
+            headers: Headers::read(f),
+            timeout: f.get("timeout").map(|at| timeout(&at)),
+            retries: f.opt_sub("retries", Retries::read),
+            rewrite,
+        }
+    }
+}
+
+impl HttpMatch {
+    fn read(f: &Fields<'_>, namespace: &str) -> HttpMatch {
+        let one = |name| f.get(name).map(|at| StringMatch::read_some(&at));
+        let uri = one("uri");
+        let ignore_uri_case = f.flag("ignoreUriCase");
+        if ignore_uri_case && matches!(uri, Some(StringMatch::Regex(_))) {
+            f.at.warn("ignoreUriCase has no effect on a regex");
+        }
+        let headers = |name| {
+            let entries = f.get(name).map(|at| at.entries()).unwrap_or_default();
+            entries.into_iter().map(|(key, at)| (match_header(&at, key), StringMatch::read(&at))).collect()
+        };
+        let params = f.get("queryParams").map(|at| at.entries()).unwrap_or_default();
+        f.harmless(&["statPrefix"]);
+        HttpMatch {
+            name: f.opt_text("name"),
+            ignore_uri_case: ignore_uri_case && !matches!(uri, Some(StringMatch::Regex(_))),
+            uri,
+            scheme: one("scheme"),
+            method: one("method"),
+            authority: one("authority"),
+            headers: headers("headers"),
+            without_headers: headers("withoutHeaders"),
+            query_params: params.into_iter().map(|(key, at)| (key.to_owned(), StringMatch::read(&at))).collect(),
+            port: f.port("port"),
+            source_labels: f.get("sourceLabels").map(|at| labels(&at)).unwrap_or_default(),
+            source_namespace: f.opt_text("sourceNamespace"),
+            gateways: GatewayRef::read_list(f, namespace),
+        }
+    }
+}
+
+/// A header to match on; the parts of the request line have fields of their own.
+fn match_header(at: &At<'_>, name: &str) -> String {
+    if name.starts_with(':') {
+        at.fail(format!("{} has a field of its own: uri, scheme, method or authority", quoted(name)));
+        return name.to_owned();
+    }
+    header_name(at, name)
+}
+
+/// Destinations whose weights mean something.
+fn weigh(at: &At<'_>, weights: &mut [&mut u32]) {
+    match weights {
+        [] => at.fail("must have at least one destination"),
+        [only] => **only = 100,
+        several => {
+            let sum: u64 = several.iter().map(|weight| u64::from(**weight)).sum();
+            if sum == 0 {
+                at.fail("the sum of the weights must not be 0");
+            } else if sum > u64::from(u32::MAX) {
+                at.fail(format!("the sum of the weights must be below 2^32, is {sum}"));
+            }
+        }
+    }
+}
+
+fn http_destinations(at: &At<'_>) -> Vec<HttpDestination> {
+    let read = |f: &Fields<'_>| HttpDestination {
+        destination: Destination::read(f),
+        weight: f.count("weight").unwrap_or_default(),
+        headers: Headers::read(f),
+    };
+    let mut list: Vec<_> = at.list().iter().map(|at| at.fields(read)).collect();
+    weigh(at, &mut list.iter_mut().map(|d| &mut d.weight).collect::<Vec<_>>());
+    list
+}
+
+impl Destination {
+    fn read(f: &Fields<'_>) -> Destination {
+        let present = f.need("destination").is_some();
+        f.sub("destination", |f| {
+            let host = if present { f.need("host") } else { None };
+            if let Some(at) = &host
+                && at.node.text().is_some_and(|text| text.contains('*'))
+            {
+                at.fail("must not be a wildcard");
+            }
+            Destination {
+                host: host.map(|at| at.hostname()).unwrap_or_else(crate::read::any_host),
+                subset: f.opt_text("subset"),
+                port: f.opt_sub("port", |f| f.need("number").map(|at| at.port())).flatten(),
+            }
+        })
+    }
+}
+
+/// Envoy's retry conditions, for HTTP and gRPC.
+const RETRY_ON: &[&str] = &[
+    "5xx",
+    "gateway-error",
+    "reset",
+    "reset-before-request",
+    "connect-failure",
+    "envoy-ratelimited",
+    "retriable-4xx",
+    "refused-stream",
+    "retriable-status-codes",
+    "retriable-headers",
+    "http3-post-connect-failure",
+    "cancelled",
+    "deadline-exceeded",
+    "internal",
+    "resource-exhausted",
+    "unavailable",
+];
+
+impl Retries {
+    pub(crate) fn read(f: &Fields<'_>) -> Retries {
+        let mut retry_on = Vec::new();
+        if let Some(at) = f.get("retryOn") {
+            let text = at.text();
+            for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+                let status = part.len() == 3 && part.parse().is_ok_and(|code: u16| (100..600).contains(&code));
+                if !status && !RETRY_ON.contains(&part) {
+                    match crate::read::nearest(part, RETRY_ON.iter().copied()) {
+                        Some(near) => at.fail(format!("unknown condition {}, did you mean `{near}`?", quoted(part))),
+                        None => at.fail(format!("{} is neither a retry condition nor a status code", quoted(part))),
+                    }
+                }
+                retry_on.push(part.to_owned());
+            }
+        }
+        let retries = Retries {
+            attempts: f.count("attempts").unwrap_or_default(),
+            per_try_timeout: f.get("perTryTimeout").map(|at| timeout(&at)),
+            retry_on,
+            retry_remote_localities: f.flag("retryRemoteLocalities"),
+            retry_ignore_previous_hosts: f.get("retryIgnorePreviousHosts").is_none_or(|at| at.flag()),
+            backoff: f.get("backoff").map(|at| timeout(&at)),
+        };
+        if retries.attempts == 0 && (retries.per_try_timeout.is_some() || !retries.retry_on.is_empty()) {
+            f.at.fail("attempts is 0, so that nothing is retried; leave the other fields out or raise it");
+        }
+        retries
+    }
+}
+
+impl Rewrite {
+    fn read(f: &Fields<'_>) -> Rewrite {
+        let rewrite = Rewrite {
+            uri: f.opt_text("uri"),
+            authority: f.opt_text("authority"),
+            uri_regex: f.opt_sub("uriRegexRewrite", |f| RegexRewrite {
+                pattern: f.need("match").map(|at| regex(&at)).unwrap_or_default(),
+                substitution: f.text("rewrite"),
+            }),
+        };
+        if rewrite.uri.is_some() && rewrite.uri_regex.is_some() {
+            f.at.fail("uri and uriRegexRewrite exclude each other");
+        }
+        if rewrite == Rewrite::default() {
+            f.at.fail("must have uri, authority or uriRegexRewrite");
+        }
+        rewrite
+    }
+}
+
+impl Redirect {
+    fn read(f: &Fields<'_>) -> Redirect {
+        const DERIVE: &[(&str, i64, Option<RedirectPort>)] =
+            &[("FROM_PROTOCOL_DEFAULT", 0, Some(RedirectPort::ProtocolDefault)), ("FROM_REQUEST_PORT", 1, Some(RedirectPort::Request))];
+        let port = match f.one_of(&["port", "derivePort"]) {
+            Some(("port", at)) => Some(RedirectPort::Number(at.port())),
+            Some((_, at)) => at.enumeration(DERIVE, Why::What),
+            None => None,
+        };
+        let code = f.get("redirectCode").map(|at| (at.int(100..=599), at));
+        if let Some((code, at)) = &code
+            && !matches!(code, 301 | 302 | 303 | 307 | 308)
+        {
+            at.expected("one of 301, 302, 303, 307, 308");
+        }
+        if let Some(at) = f.get("scheme")
+            && !matches!(at.text().as_str(), "http" | "https")
+        {
+            at.expected("http or https");
+        }
+        let redirect = Redirect {
+            uri: f.opt_text("uri"),
+            prefix_rewrite: f.opt_text("prefixRewrite"),
+            authority: f.opt_text("authority"),
+            port,
+            scheme: f.opt_text("scheme"),
+            code: code.map_or(301, |(code, _)| u16::try_from(code).unwrap_or(301)),
+        };
+        if redirect.uri.is_some() && redirect.prefix_rewrite.is_some() {
+            f.at.fail("uri and prefixRewrite exclude each other");
+        }
+        redirect
+    }
+}
+
+impl DirectResponse {
+    fn read(f: &Fields<'_>) -> DirectResponse {
+        let status = f.need("status").map(|at| at.int(200..=599)).unwrap_or(200);
+        let body = f.opt_sub("body", |f| match f.one_of(&["string", "bytes"]) {
+            Some(("bytes", at)) => match BASE64_STANDARD.decode(at.text()) {
+                Ok(bytes) => bytes,
+                Err(_) => {
+                    at.fail("is no base64");
+                    Vec::new()
+                }
+            },
+            Some((_, at)) => at.text().into_bytes(),
+            None => Vec::new(),
+        });
+        let body = body.unwrap_or_default();
+        if body.len() > 1 << 20 {
+            f.at.fail("the body is longer than 1 MiB");
+        }
+        DirectResponse { status: u16::try_from(status).unwrap_or(200), body }
+    }
+}
+
+impl TcpRoute {
+    fn read(f: &Fields<'_>, namespace: &str) -> TcpRoute {
+        let read = |f: &Fields<'_>| TcpDestination { destination: Destination::read(f), weight: f.count("weight").unwrap_or_default() };
+        let mut route = Vec::new();
+        if let Some(at) = f.need("route") {
+            route = at.list().iter().map(|at| at.fields(read)).collect();
+            weigh(&at, &mut route.iter_mut().map(|d: &mut TcpDestination| &mut d.weight).collect::<Vec<_>>());
+        }
+        TcpRoute { matches: f.list("match").iter().map(|at| at.fields(|f| TcpMatch::read(f, namespace))).collect(), route }
+    }
+}
+
+impl TcpMatch {
+    fn read(f: &Fields<'_>, namespace: &str) -> TcpMatch {
+        f.refuse(Why::Where, &["sourceSubnet"]);
+        TcpMatch {
+            port: f.port("port"),
+            destination_subnets: f.parse_list("destinationSubnets"),
+            source_labels: f.get("sourceLabels").map(|at| labels(&at)).unwrap_or_default(),
+            source_namespace: f.opt_text("sourceNamespace"),
+            gateways: GatewayRef::read_list(f, namespace),
+        }
+    }
+}

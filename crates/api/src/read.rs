@@ -1,0 +1,499 @@
+//! Reading typed values out of nodes, and gathering everything that is wrong on the way.
+//!
+//! Readers never stop at a fault: they record it and go on with a default, and whoever started the reading drops the object if anything was
+//! recorded. A map is read through [`Fields`], which knows at its end which fields nobody has asked for.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+    ops::RangeInclusive,
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
+
+use mizzen_types::Hostname;
+
+use crate::{
+    Key, Pos, Problem,
+    duration::parse_duration,
+    source::{Entry, Node, Value, child_path, shorten},
+};
+
+/// What one document's reading gathers.
+pub(crate) struct Context<'a> {
+    pub(crate) file: &'a Arc<str>,
+    pub(crate) object: Option<Key>,
+    /// Protojson's liberties: snake case, enums by number, numbers in quotes.
+    pub(crate) proto: bool,
+    /// Of Kubernetes' kinds: the paths that their schema does not know. What it knows and nobody has asked for is harmless.
+    pub(crate) unknown: Option<BTreeSet<String>>,
+    pub(crate) problems: RefCell<Vec<Problem>>,
+    pub(crate) warnings: RefCell<Vec<Problem>>,
+}
+
+impl<'a> Context<'a> {
+    pub(crate) fn new(file: &'a Arc<str>, object: Option<Key>, proto: bool) -> Self {
+        Context { file, object, proto, unknown: None, problems: RefCell::default(), warnings: RefCell::default() }
+    }
+
+    pub(crate) fn problem(&self, place: (u32, u32), field: &str, message: impl Into<String>) -> Problem {
+        Problem {
+            pos: Pos { file: self.file.clone(), line: place.0, column: place.1 },
+            object: self.object.clone(),
+            field: field.to_owned(),
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn failed(&self) -> bool {
+        !self.problems.borrow().is_empty()
+    }
+}
+
+/// Why a field is refused that is not supported.
+#[derive(Clone, Copy)]
+pub(crate) enum Why {
+    /// Ignoring it could change who may talk.
+    Who,
+    /// Ignoring it could change where traffic goes.
+    Where,
+    /// Ignoring it could change what is sent.
+    What,
+    /// Ignoring it could change what runs.
+    Runs,
+}
+
+impl Why {
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Why::Who => "is not supported yet, and ignoring it could change who may talk",
+            Why::Where => "is not supported yet, and ignoring it could change where traffic goes",
+            Why::What => "is not supported yet, and ignoring it could change what is sent",
+            Why::Runs => "is not supported yet, and ignoring it could change what runs",
+        }
+    }
+}
+
+/// A value with its path, being read.
+#[derive(Clone)]
+pub(crate) struct At<'a> {
+    pub(crate) cx: &'a Context<'a>,
+    pub(crate) path: String,
+    pub(crate) node: &'a Node,
+    /// Of the key, if it has one: that is where a reader looks.
+    pub(crate) place: (u32, u32),
+}
+
+impl<'a> At<'a> {
+    pub(crate) fn root(cx: &'a Context<'a>, node: &'a Node) -> Self {
+        At { cx, path: String::new(), node, place: (node.line, node.column) }
+    }
+
+    pub(crate) fn fail(&self, message: impl Into<String>) {
+        self.cx.problems.borrow_mut().push(self.cx.problem(self.place, &self.path, message));
+    }
+
+    pub(crate) fn warn(&self, message: impl Into<String>) {
+        self.cx.warnings.borrow_mut().push(self.cx.problem(self.place, &self.path, message));
+    }
+
+    pub(crate) fn expected(&self, what: &str) {
+        self.fail(format!("must be {what}, is {}", self.node.value.describe()));
+    }
+
+    /// Reads a map; fields that `read` has not asked for are unknown.
+    pub(crate) fn fields<T>(&self, read: impl FnOnce(&Fields<'a>) -> T) -> T {
+        let fields = Fields::new(self.clone());
+        let value = read(&fields);
+        fields.done();
+        value
+    }
+
+    /// The items of a list; a null item is a fault.
+    pub(crate) fn list(&self) -> Vec<At<'a>> {
+        let Value::List(items) = &self.node.value else {
+            self.expected("a list");
+            return Vec::new();
+        };
+        let at =
+            |(i, node): (usize, &'a Node)| At { cx: self.cx, path: format!("{}[{i}]", self.path), node, place: (node.line, node.column) };
+        let mut list: Vec<_> = items.iter().enumerate().map(at).collect();
+        list.retain(|item| {
+            let empty = matches!(item.node.value, Value::Null);
+            if empty {
+                item.fail("is empty");
+            }
+            !empty
+        });
+        list
+    }
+
+    /// The entries of a map whose keys are names of their own.
+    pub(crate) fn entries(&self) -> Vec<(&'a str, At<'a>)> {
+        let Value::Map(entries) = &self.node.value else {
+            self.expected("a map");
+            return Vec::new();
+        };
+        let at =
+            |e: &'a Entry| (&*e.key, At { cx: self.cx, path: child_path(&self.path, &e.key), node: &e.value, place: (e.line, e.column) });
+        entries.iter().map(at).collect()
+    }
+
+    pub(crate) fn text(&self) -> String {
+        match &self.node.value {
+            Value::Text(text) => text.to_string(),
+            Value::Bool(_) | Value::Int(_) | Value::Float(_) => {
+                self.fail(format!("must be a text, is {}: put it in quotes", self.node.value.describe()));
+                String::new()
+            }
+            _ => {
+                self.expected("a text");
+                String::new()
+            }
+        }
+    }
+
+    /// A text that is not empty.
+    pub(crate) fn word(&self) -> String {
+        let text = self.text();
+        if matches!(&self.node.value, Value::Text(t) if t.is_empty()) {
+            self.fail("must not be empty");
+        }
+        text
+    }
+
+    pub(crate) fn flag(&self) -> bool {
+        match &self.node.value {
+            Value::Bool(value) => *value,
+            Value::Text(text) if self.cx.proto && matches!(&**text, "true" | "false") => &**text == "true",
+            _ => {
+                self.expected("true or false");
+                false
+            }
+        }
+    }
+
+    /// A whole number.
+    pub(crate) fn int(&self, range: RangeInclusive<i64>) -> i64 {
+        let number = match &self.node.value {
+            Value::Int(value) => Some(*value),
+            Value::Float(value) if value.fract() == 0.0 && value.abs() < 9e15 => Some(*value as i64),
+            Value::Text(text) if self.cx.proto => text.parse().ok(),
+            _ => None,
+        };
+        match number {
+            None => self.expected("a whole number"),
+            Some(number) if !range.contains(&number) => {
+                self.fail(format!("must be between {} and {}, is {number}", range.start(), range.end()));
+            }
+            Some(number) => return number,
+        }
+        *range.start()
+    }
+
+    pub(crate) fn u32(&self) -> u32 {
+        u32::try_from(self.int(0..=i64::from(u32::MAX))).unwrap_or_default()
+    }
+
+    /// An unsigned number that Istio keeps in a signed 32-bit field.
+    pub(crate) fn count(&self) -> u32 {
+        u32::try_from(self.int(0..=i64::from(i32::MAX))).unwrap_or_default()
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        u16::try_from(self.int(1..=65535)).unwrap_or_default()
+    }
+
+    /// A duration that is not negative: `1h30m`, `1.5s`.
+    pub(crate) fn duration(&self) -> Duration {
+        let text = self.text();
+        if matches!(self.node.value, Value::Text(_)) {
+            match parse_duration(&text) {
+                Ok(duration) => return duration,
+                Err(message) => self.fail(message),
+            }
+        }
+        Duration::ZERO
+    }
+
+    /// A text of some form.
+    pub(crate) fn parse<T: FromStr<Err: Display>>(&self) -> Option<T> {
+        let text = self.text();
+        if !matches!(self.node.value, Value::Text(_)) {
+            return None;
+        }
+        text.parse().map_err(|error: T::Err| self.fail(error.to_string())).ok()
+    }
+
+    pub(crate) fn hostname(&self) -> Hostname {
+        self.parse().unwrap_or_else(any_host)
+    }
+
+    /// One of these names, or by protojson their numbers. Names that stand for nothing are known and not supported.
+    pub(crate) fn enumeration<T: Copy>(&self, names: &[(&str, i64, Option<T>)], why: Why) -> Option<T> {
+        let found = match &self.node.value {
+            Value::Text(text) => names.iter().find(|(name, ..)| *name == &**text),
+            Value::Int(number) if self.cx.proto => names.iter().find(|(_, value, _)| value == number),
+            _ => None,
+        };
+        match found {
+            Some((_, _, Some(value))) => return Some(*value),
+            Some((name, _, None)) => self.fail(format!("{name} {}", why.text())),
+            None => {
+                let all: Vec<_> = names.iter().map(|(name, ..)| *name).collect();
+                self.expected(&format!("one of {}", all.join(", ")));
+            }
+        }
+        None
+    }
+
+    pub(crate) fn text_list(&self) -> Vec<String> {
+        self.list().iter().map(At::text).collect()
+    }
+
+    pub(crate) fn text_map(&self) -> BTreeMap<String, String> {
+        self.entries().into_iter().map(|(key, value)| (key.to_owned(), value.text())).collect()
+    }
+}
+
+/// A placeholder where a fault has been recorded.
+pub(crate) fn any_host() -> Hostname {
+    #[expect(clippy::unwrap_used, reason = "a constant that parses")]
+    "*".parse().unwrap()
+}
+
+/// A map, being read.
+pub(crate) struct Fields<'a> {
+    pub(crate) at: At<'a>,
+    entries: Vec<(String, &'a Entry)>,
+    asked: RefCell<BTreeSet<&'static str>>,
+    rest: Cell<bool>,
+}
+
+static EMPTY: Node = Node { value: Value::Null, line: 0, column: 0 };
+
+impl<'a> Fields<'a> {
+    fn new(at: At<'a>) -> Self {
+        let mut entries: Vec<(String, &'a Entry)> = Vec::new();
+        match &at.node.value {
+            Value::Map(written) => {
+                for entry in written {
+                    let name = if at.cx.proto { camel(&entry.key) } else { entry.key.to_string() };
+                    if let Some((_, first)) = entries.iter().find(|(other, _)| *other == name) {
+                        let again = At { path: child_path(&at.path, &entry.key), place: (entry.line, entry.column), ..at.clone() };
+                        again.fail(format!("is the same field as `{}` in line {}", first.key, first.line));
+                    }
+                    entries.push((name, entry));
+                }
+            }
+            Value::Null => {}
+            _ => at.expected("a map"),
+        }
+        Fields { at, entries, asked: RefCell::default(), rest: Cell::new(false) }
+    }
+
+    /// A field that is written and not null.
+    pub(crate) fn get(&self, name: &'static str) -> Option<At<'a>> {
+        self.asked.borrow_mut().insert(name);
+        let (_, entry) = self.entries.iter().find(|(other, _)| other == name)?;
+        (!matches!(entry.value.value, Value::Null)).then(|| self.child(entry))
+    }
+
+    fn child(&self, entry: &'a Entry) -> At<'a> {
+        At { cx: self.at.cx, path: child_path(&self.at.path, &entry.key), node: &entry.value, place: (entry.line, entry.column) }
+    }
+
+    /// Records that a field is missing.
+    pub(crate) fn missing(&self, name: &str) {
+        self.at.cx.problems.borrow_mut().push(self.at.cx.problem(self.at.place, &child_path(&self.at.path, name), "is required"));
+    }
+
+    /// A field that must be there.
+    pub(crate) fn need(&self, name: &'static str) -> Option<At<'a>> {
+        let found = self.get(name);
+        if found.is_none() {
+            self.missing(name);
+        }
+        found
+    }
+
+    /// Reads a map, or an empty one if it is not written.
+    pub(crate) fn sub<T>(&self, name: &'static str, read: impl FnOnce(&Fields<'a>) -> T) -> T {
+        let empty = || At { path: child_path(&self.at.path, name), node: &EMPTY, ..self.at.clone() };
+        self.get(name).unwrap_or_else(empty).fields(read)
+    }
+
+    /// Reads a map, if it is written.
+    pub(crate) fn opt_sub<T>(&self, name: &'static str, read: impl FnOnce(&Fields<'a>) -> T) -> Option<T> {
+        self.get(name).map(|at| at.fields(read))
+    }
+
+    /// Whether a field is written, null or not.
+    pub(crate) fn written(&self, name: &'static str) -> bool {
+        self.entries.iter().any(|(other, _)| other == name)
+    }
+
+    /// Whether nothing is written.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Takes all further fields as they are.
+    pub(crate) fn ignore_rest(&self) {
+        self.rest.set(true);
+    }
+
+    /// The one field of these that is written.
+    pub(crate) fn one_of(&self, names: &[&'static str]) -> Option<(&'static str, At<'a>)> {
+        let mut found = names.iter().filter_map(|name| Some((*name, self.get(name)?)));
+        let first = found.next();
+        if let (Some((one, _)), Some((_, at))) = (&first, found.next()) {
+            at.fail(format!("excludes `{one}`: only one of {} may be written", names.join(", ")));
+        }
+        first
+    }
+
+    pub(crate) fn text(&self, name: &'static str) -> String {
+        self.get(name).map(|at| at.text()).unwrap_or_default()
+    }
+
+    pub(crate) fn opt_text(&self, name: &'static str) -> Option<String> {
+        self.get(name).map(|at| at.text()).filter(|text| !text.is_empty())
+    }
+
+    pub(crate) fn flag(&self, name: &'static str) -> bool {
+        self.get(name).is_some_and(|at| at.flag())
+    }
+
+    pub(crate) fn duration(&self, name: &'static str) -> Option<Duration> {
+        self.get(name).map(|at| at.duration())
+    }
+
+    pub(crate) fn port(&self, name: &'static str) -> Option<u16> {
+        self.get(name).map(|at| at.port())
+    }
+
+    pub(crate) fn count(&self, name: &'static str) -> Option<u32> {
+        self.get(name).map(|at| at.count())
+    }
+
+    pub(crate) fn list(&self, name: &'static str) -> Vec<At<'a>> {
+        self.get(name).map(|at| at.list()).unwrap_or_default()
+    }
+
+    pub(crate) fn text_list(&self, name: &'static str) -> Vec<String> {
+        self.get(name).map(|at| at.text_list()).unwrap_or_default()
+    }
+
+    pub(crate) fn text_map(&self, name: &'static str) -> BTreeMap<String, String> {
+        self.get(name).map(|at| at.text_map()).unwrap_or_default()
+    }
+
+    pub(crate) fn parse_list<T: FromStr<Err: Display>>(&self, name: &'static str) -> Vec<T> {
+        self.list(name).iter().filter_map(At::parse).collect()
+    }
+
+    /// Fields that change nothing here.
+    pub(crate) fn ignore(&self, names: &[&'static str]) {
+        self.asked.borrow_mut().extend(names);
+    }
+
+    /// Fields that are not acted on, which is harmless.
+    pub(crate) fn harmless(&self, names: &[&'static str]) {
+        for name in names {
+            if let Some(at) = self.get(name) {
+                at.warn("is not acted on yet");
+            }
+        }
+    }
+
+    /// Fields that are not acted on, which matters.
+    pub(crate) fn refuse(&self, why: Why, names: &[&'static str]) {
+        for name in names {
+            if let Some(at) = self.get(name) {
+                at.fail(why.text());
+            }
+        }
+    }
+
+    /// A switch that is refused if it is on.
+    pub(crate) fn refuse_true(&self, why: Why, name: &'static str) {
+        if let Some(at) = self.get(name).filter(|at| at.flag()) {
+            at.fail(why.text());
+        }
+    }
+
+    fn done(self) {
+        if self.rest.get() {
+            return;
+        }
+        let asked = self.asked.borrow();
+        for (name, entry) in self.entries.iter().filter(|(name, _)| !asked.contains(name.as_str())) {
+            let child = self.child(entry);
+            if matches!(&self.at.cx.unknown, Some(unknown) if !unknown.contains(&child.path)) {
+                child.warn("is not acted on yet");
+                continue;
+            }
+            match nearest(name, asked.iter().copied()) {
+                Some(near) => child.fail(format!("unknown field, did you mean `{near}`?")),
+                None => child.fail("unknown field"),
+            }
+        }
+    }
+}
+
+/// Protojson's name of a field: `port_level_mtls` is `portLevelMtls`.
+fn camel(name: &str) -> String {
+    let mut camel = String::with_capacity(name.len());
+    let mut up = false;
+    for c in name.chars() {
+        match c {
+            '_' => up = true,
+            c if up => {
+                camel.push(c.to_ascii_uppercase());
+                up = false;
+            }
+            c => camel.push(c),
+        }
+    }
+    camel
+}
+
+/// The candidate that a misspelt name means most likely.
+pub(crate) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    if name.len() > 64 {
+        return None;
+    }
+    let limit = (name.chars().count() / 3).clamp(1, 3);
+    let scored = candidates.map(|c| (distance(&name.to_lowercase(), &c.to_lowercase()), c));
+    scored.filter(|(score, _)| *score <= limit).min().map(|(_, candidate)| candidate)
+}
+
+/// Edits from one word to another, a swap of neighbours being one.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
+    for i in 0..=a.len() {
+        for j in 0..=b.len() {
+            rows[i][j] = match (i, j) {
+                (0, n) | (n, 0) => n,
+                _ => {
+                    let change = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+                    let mut best = change.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
+                    if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                        best = best.min(rows[i - 2][j - 2] + 1);
+                    }
+                    best
+                }
+            };
+        }
+    }
+    rows[a.len()][b.len()]
+}
+
+/// A quoted, shortened text for a message.
+pub(crate) fn quoted(text: &str) -> String {
+    format!("`{}`", shorten(text))
+}
