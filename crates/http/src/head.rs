@@ -433,3 +433,57 @@ pub(crate) fn parse_length(v: &[u8]) -> Option<u64> {
 fn slice(arena: &[u8], s: Span) -> &[u8] {
     arena.get(s.at as usize..(s.at + s.len) as usize).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head() -> Head {
+        let mut h = Head::request("GET", "http", "a", "/");
+        for (n, v) in [("X-A", "1"), ("b", "2"), ("x-a", "3"), ("c", "4")] {
+            assert!(h.append(n, v));
+        }
+        h
+    }
+
+    fn fields(h: &Head) -> String {
+        h.iter().map(|(n, v)| format!("{n}={} ", String::from_utf8_lossy(v))).collect()
+    }
+
+    #[test]
+    fn fields_keep_their_order() {
+        let mut h = head();
+        assert_eq!(fields(&h), "x-a=1 b=2 x-a=3 c=4 ");
+        assert_eq!(h.get_joined("x-a").as_deref(), Some(&b"1,3"[..]));
+        assert_eq!(h.get_all("x-a").count(), 2);
+        assert!(h.set("X-a", "5"));
+        assert_eq!(fields(&h), "x-a=5 b=2 c=4 ");
+        assert!(h.remove("b") && !h.remove("b"));
+        h.retain(|n, _| n != "c");
+        assert_eq!(fields(&h), "x-a=5 ");
+        assert_eq!(h.size(), 4 + ":method".len() + 3 + ":path".len() + 1 + ":authority".len() + 1 + ":scheme".len() + 4);
+    }
+
+    #[test]
+    fn pseudo_fields_go_by_their_names_too() {
+        let mut h = head();
+        assert!(h.set(":path", "/x?y") && h.set(":status", "204") && h.set(":authority", "b:1"));
+        assert_eq!((h.path(), h.status(), h.authority()), ("/x?y", 204, "b:1"));
+        assert_eq!(h.get(":status"), Some(&b"204"[..]));
+        assert!(h.remove(":path"));
+        assert_eq!(h.get(":path"), None);
+    }
+
+    #[test]
+    fn refuses_what_would_break_a_message() {
+        let mut h = head();
+        let before = h.clone();
+        for (name, value) in
+            [("", "x"), ("a b", "x"), ("a:", "x"), ("a", "x\r\ny: z"), ("a", "x\0"), ("a", " x"), (":path", "/a b"), (":x", "y")]
+        {
+            assert!(!h.append(name, value) && !h.set(name, value), "{name:?} {value:?}");
+        }
+        assert!(!h.set_path("/a\r\nb") && !h.set_authority("a/b") && !h.set_method("G T") && !h.set_status(42));
+        assert_eq!(h, before);
+    }
+}

@@ -16,6 +16,8 @@ mod error;
 mod head;
 mod limits;
 mod sniff;
+#[cfg(test)]
+mod testing;
 
 pub mod h1;
 pub mod h2;

@@ -50,3 +50,37 @@ pub fn sniff(bytes: &[u8]) -> Sniff {
         (_, true) => Sniff::NeedMore,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_protocols_apart() {
+        for (bytes, expected) in [
+            (&b""[..], Sniff::NeedMore),
+            (b"G", Sniff::NeedMore),
+            (b"GET", Sniff::NeedMore),
+            (b"GET ", Sniff::NeedMore),
+            (b"GET /x", Sniff::NeedMore),
+            (b"GET /x HTTP/1.", Sniff::NeedMore),
+            (b"GET /x HTTP/1.1\r\n", Sniff::Http1),
+            (b"GET /x HTTP/1.0\r\nHost", Sniff::Http1),
+            (b"PROPFIND * HTTP/1.1\r\n", Sniff::Http1),
+            (b"PRI * HTT", Sniff::NeedMore),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Sniff::Http2),
+            (b"PRI * HTTP/2.0\r\n\r\nXX", Sniff::NotHttp),
+            (b"GET /x HTTP/3.0\r\n", Sniff::NotHttp),
+            (b"GET /x\r\n", Sniff::NotHttp),
+            (b"*1\r\n$4\r\nPING\r\n", Sniff::NotHttp),
+            (b"SSH-2.0-OpenSSH_9\r\n", Sniff::NotHttp),
+            (b"\x16\x03\x01", Sniff::NotHttp),
+            (b"AVERYLONGWORDTHATISNOMETHODATALL /", Sniff::NotHttp),
+            (b"EHLO mail\r\n", Sniff::NotHttp),
+        ] {
+            assert_eq!(sniff(bytes), expected, "{:?}", String::from_utf8_lossy(bytes));
+        }
+        let long = [&b"GET /"[..], &[b'x'; 20_000]].concat();
+        assert_eq!(sniff(&long), Sniff::NotHttp);
+    }
+}

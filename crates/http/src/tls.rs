@@ -150,3 +150,68 @@ impl<'a> Reader<'a> {
         self.take(n.into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn with_len(n: usize, bytes: &[u8]) -> Vec<u8> {
+        let len = (bytes.len() as u32).to_be_bytes();
+        [&len[4 - n..], bytes].concat()
+    }
+
+    /// A ClientHello in records of at most `max` bytes.
+    fn client_hello(sni: Option<&str>, alpn: &[&str], max: usize) -> Vec<u8> {
+        let mut extensions = Vec::new();
+        if let Some(name) = sni {
+            let list = with_len(2, &[&[0][..], &with_len(2, name.as_bytes())].concat());
+            extensions.extend([&[0, 0][..], &with_len(2, &list)].concat());
+        }
+        extensions.extend([0xaa, 0xaa, 0, 0]);
+        if !alpn.is_empty() {
+            let list: Vec<u8> = alpn.iter().flat_map(|p| with_len(1, p.as_bytes())).collect();
+            extensions.extend([&[0, 16][..], &with_len(2, &with_len(2, &list))].concat());
+        }
+        let body = [&[3, 3][..], &[7; 32], &[0], &with_len(2, &[0x13, 1]), &[1, 0], &with_len(2, &extensions)].concat();
+        let message = [&[1][..], &with_len(3, &body)].concat();
+        message.chunks(max).flat_map(|part| [&[0x16, 3, 1][..], &with_len(2, part)].concat()).collect()
+    }
+
+    #[test]
+    fn finds_name_and_protocols() {
+        for max in [16_384, 20, 7] {
+            let wire = client_hello(Some("Outbound_.80_._.a.b"), &["istio-peer-exchange", "h2"], max);
+            let alpn = vec![b"istio-peer-exchange".to_vec(), b"h2".to_vec()];
+            assert_eq!(sniff(&wire), Sniff::Hello { sni: Some("outbound_.80_._.a.b".into()), alpn }, "{max}");
+            for cut in 0..wire.len() {
+                assert_eq!(sniff(&wire[..cut]), Sniff::NeedMore, "{cut} of {max}");
+            }
+        }
+        assert_eq!(sniff(&client_hello(None, &[], 100)), Sniff::Hello { sni: None, alpn: vec![] });
+    }
+
+    #[test]
+    fn refuses_the_rest() {
+        for bytes in [&b"GET"[..], &[0x16, 2], &[0x16, 3, 1, 0, 0], &[0x16, 3, 1, 0x7f, 0xff], &[0x16, 3, 1, 0, 1, 2], &[0x17]] {
+            assert_eq!(sniff(bytes), Sniff::NotTls, "{bytes:?}");
+        }
+        let mut lies = client_hello(Some("a"), &["h2"], 16_384);
+        lies[5 + 4 + 34] = 200;
+        assert_eq!(sniff(&lies), Sniff::NotTls);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(at in 5usize..80, bytes in proptest::collection::vec(any::<u8>(), 1..30)) {
+            let mut wire = client_hello(Some("name"), &["h2", "http/1.1"], 16_384);
+            for (i, b) in bytes.iter().enumerate() {
+                if let Some(w) = wire.get_mut(at + i) {
+                    *w = *b;
+                }
+            }
+            let _ = sniff(&wire);
+            let _ = sniff(&bytes);
+        }
+    }
+}

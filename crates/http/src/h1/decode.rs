@@ -243,7 +243,7 @@ fn find_newline(wire: &[u8], from: usize) -> Option<usize> {
 fn refused(e: httparse::Error, block: &[u8]) -> ConnError {
     match e {
         httparse::Error::TooManyHeaders => ConnError::h1(431, "too many fields"),
-        httparse::Error::Version if block.iter().any(|&b| b == b'/') => ConnError::h1(505, "unknown HTTP version"),
+        httparse::Error::Version if block.contains(&b'/') => ConnError::h1(505, "unknown HTTP version"),
         httparse::Error::HeaderName => bad("malformed field name"),
         httparse::Error::HeaderValue => bad("malformed field value"),
         httparse::Error::Status => bad("malformed status"),

@@ -95,11 +95,7 @@ impl Builder {
                 return Some(());
             }
             b"content-length" if self.kind == Kind::Trailers => return Some(()),
-            b"content-length" => {
-                if self.length.replace(parse_length(value)?).is_some() {
-                    return None;
-                }
-            }
+            b"content-length" if self.length.replace(parse_length(value)?).is_some() => return None,
             _ => {}
         }
         self.head.push(name, value);

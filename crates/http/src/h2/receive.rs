@@ -93,7 +93,7 @@ impl H2 {
 
     /// Whether the stream was never opened.
     fn is_idle(&self, id: u32) -> bool {
-        id % 2 == 0 || if self.client { id >= self.edge } else { id > self.edge }
+        id.is_multiple_of(2) || if self.client { id >= self.edge } else { id > self.edge }
     }
 
     /// Resets a stream for a fault of the peer; its owner is told if there is one.
@@ -202,7 +202,7 @@ impl H2 {
     }
 
     fn headers(&mut self, f: FrameHeader, payload: &[u8], out: &mut Vec<u8>) -> Result<(), ConnError> {
-        if f.stream % 2 == 0 || (self.client && self.is_idle(f.stream)) {
+        if f.stream.is_multiple_of(2) || (self.client && self.is_idle(f.stream)) {
             return Err(protocol("HEADERS on a stream that is not the peer's to open"));
         }
         let mut block = payload;
