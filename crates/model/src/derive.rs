@@ -1,6 +1,10 @@
 //! Services, endpoints and pods, from the objects that declare them.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use mizzen_api::{
     Kind, Object,
@@ -51,7 +55,8 @@ impl Derived {
                 }
                 for endpoint in found.by_port.get(&port.port).into_iter().flatten() {
                     if let EndpointAddress::Ip(ip) = endpoint.address {
-                        let instance = Instance { service: service.clone(), port: port.port, target: endpoint.port, protocol: port.protocol };
+                        let instance =
+                            Instance { service: service.clone(), port: port.port, target: endpoint.port, protocol: port.protocol };
                         instances.entry(ip).or_default().push(instance);
                     }
                 }
@@ -73,6 +78,7 @@ impl Derived {
             Query::Services => stamp_of(self.services.values().map(|s| s.stamp)),
             Query::Service(host) => stamp_of(self.under_host(host).map(|s| s.stamp)),
             Query::Port(port) => stamp_of(self.at_port(*port).map(|s| s.stamp)),
+            Query::Accounts(host, namespace) => stamp_of(self.accounts(host, namespace)),
             Query::Endpoints(host, namespace) => self.endpoints.get(&(host.clone(), namespace.clone())).map_or(0, |s| s.stamp),
             Query::Instances(ip) => self.instances.get(ip).map_or(0, |s| s.stamp),
             Query::Pod(ip) => self.pods.get(ip).map_or(0, |s| s.stamp),
@@ -96,6 +102,13 @@ impl Derived {
 
     pub(crate) fn endpoints(&self, host: &Hostname, namespace: &Name) -> Option<&Arc<Endpoints>> {
         self.endpoints.get(&(host.clone(), namespace.clone())).map(|s| &s.value)
+    }
+
+    /// The service accounts of all endpoints, ready or not: who is about to come may already be called.
+    pub(crate) fn accounts(&self, host: &Hostname, namespace: &Name) -> BTreeSet<NamespacedName> {
+        let all = self.endpoints(host, namespace).into_iter().flat_map(|found| found.by_port.values().flatten());
+        all.filter_map(|endpoint| Some(NamespacedName { namespace: endpoint.namespace.clone(), name: endpoint.service_account.clone()? }))
+            .collect()
     }
 
     pub(crate) fn instances(&self, ip: IpAddr) -> &[Instance] {

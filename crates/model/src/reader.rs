@@ -2,7 +2,7 @@
 
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash, Hasher},
     net::IpAddr,
     sync::Arc,
@@ -38,6 +38,8 @@ pub enum Query {
     Port(u16),
     /// The endpoints of a service: host and namespace.
     Endpoints(Hostname, Name),
+    /// The service accounts of a service's endpoints: host and namespace.
+    Accounts(Hostname, Name),
     /// The services' ports that are served at an address.
     Instances(IpAddr),
     /// The pod at an address.
@@ -187,6 +189,12 @@ impl<'a> Reader<'a> {
         let namespace = service.namespace();
         let snapshot = self.ask(Query::Endpoints(service.host.clone(), namespace.clone()));
         snapshot.derived().endpoints(&service.host, namespace).map_or(&NONE, |found| found)
+    }
+
+    /// The service accounts of a service's endpoints, whether ready or not.
+    pub fn accounts(&self, service: &ServiceView) -> BTreeSet<NamespacedName> {
+        let namespace = service.namespace();
+        self.ask(Query::Accounts(service.host.clone(), namespace.clone())).derived().accounts(&service.host, namespace)
     }
 
     /// The services' ports that are served at an address, whether ready or not.

@@ -162,7 +162,10 @@ impl Endpoint {
 }
 
 fn canonical_name<'a>(labels: &'a BTreeMap<String, String>, workload: &'a str) -> &'a str {
-    ["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"].iter().find_map(|&key| labels.get(key)).map_or(workload, String::as_str)
+    ["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]
+        .iter()
+        .find_map(|&key| labels.get(key))
+        .map_or(workload, String::as_str)
 }
 
 /// A port of a service that one workload serves.

@@ -144,7 +144,11 @@ impl Snapshot {
 
     /// The next snapshot, in which there is exactly this: a relist of everything.
     #[must_use]
-    pub fn replace(self: &Arc<Self>, objects: impl IntoIterator<Item = Arc<Object>>, closed: impl IntoIterator<Item = Closed>) -> Arc<Snapshot> {
+    pub fn replace(
+        self: &Arc<Self>,
+        objects: impl IntoIterator<Item = Arc<Object>>,
+        closed: impl IntoIterator<Item = Closed>,
+    ) -> Arc<Snapshot> {
         let mut changes: Vec<Change> = objects.into_iter().map(Change::Apply).collect();
         changes.extend(closed.into_iter().map(Change::Close));
         let kept: std::collections::BTreeSet<Key> = changes
@@ -195,9 +199,13 @@ impl Snapshot {
             Query::Kind(kind) => self.kinds.get(kind).copied().unwrap_or(0),
             Query::Mesh => self.mesh_stamp,
             Query::Closed(namespace) => stamp_of(self.closed_in(namespace).map(|stored| stored.stamp)),
-            Query::Services | Query::Service(_) | Query::Port(_) | Query::Endpoints(..) | Query::Instances(_) | Query::Pod(_) => {
-                self.derived.stamp(query)
-            }
+            Query::Services
+            | Query::Service(_)
+            | Query::Port(_)
+            | Query::Endpoints(..)
+            | Query::Accounts(..)
+            | Query::Instances(_)
+            | Query::Pod(_) => self.derived.stamp(query),
             Query::VirtualServices(_) | Query::BoundTo(_) | Query::DestinationRules(_) | Query::RoutedHosts => self.rules.stamp(query),
         }
     }

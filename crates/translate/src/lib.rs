@@ -6,10 +6,25 @@
 //!
 //! Deliberately absent: sessions, versions and caches (control's), and what a proxy does with a resource (`ir`'s).
 
-#[allow(dead_code)]
+mod access_log;
+mod cds;
+mod eds;
+mod filters;
+mod gateway;
+mod inbound;
+mod listener;
+mod names;
+mod nds;
+mod outbound;
+mod rbac;
+mod rds;
+mod route;
+mod scope;
+mod tls;
+mod traffic;
 mod wire;
 
-use mizzen_model::{ProxyView, Reader};
+use mizzen_model::{ProxyType, ProxyView, Reader};
 use mizzen_protos::{Any, envoy::envoy, nds::NameTable};
 use mizzen_types::Name;
 
@@ -60,18 +75,35 @@ pub struct Resource {
 
 /// The names of a proxy's resources of a kind, each once, in the order in which they are sent.
 pub fn list(reader: &Reader<'_>, view: &ProxyView, kind: Kind) -> Vec<Name> {
-    let _ = (reader, view, kind);
-    Vec::new()
+    let scope = scope::Scope::new(reader, view);
+    match (kind, view.kind(reader)) {
+        (Kind::Cluster, _) => cds::list(&scope),
+        (Kind::Endpoints, _) => eds::list(&scope),
+        (Kind::Listener, ProxyType::Sidecar) => listener::list(&scope),
+        (Kind::Route, ProxyType::Sidecar) => rds::list(&scope),
+        (Kind::Listener, ProxyType::Router) => gateway::list_listeners(&scope),
+        (Kind::Route, ProxyType::Router) => gateway::list_routes(&scope),
+        (Kind::NameTable, ProxyType::Sidecar) => vec![Name::from("")],
+        (Kind::NameTable, ProxyType::Router) => Vec::new(),
+    }
 }
 
 /// One resource of a proxy; `None` if it has none of that name.
 pub fn build(reader: &Reader<'_>, view: &ProxyView, kind: Kind, name: &Name) -> Option<Resource> {
-    let _ = (reader, view, kind, name);
-    None
+    let scope = scope::Scope::new(reader, view);
+    let any = match (kind, view.kind(reader)) {
+        (Kind::Cluster, _) => cds::build(&scope, name)?,
+        (Kind::Endpoints, _) => eds::build(&scope, name)?,
+        (Kind::Listener, ProxyType::Sidecar) => listener::build(&scope, name)?,
+        (Kind::Route, ProxyType::Sidecar) => rds::build(&scope, name)?,
+        (Kind::Listener, ProxyType::Router) => gateway::build_listener(&scope, name)?,
+        (Kind::Route, ProxyType::Router) => gateway::build_route(&scope, name)?,
+        (Kind::NameTable, _) => return name.is_empty().then(|| Resource { name: name.clone(), any: nds::encode(&nds::table(&scope)) }),
+    };
+    Some(Resource { name: name.clone(), any })
 }
 
 /// The name table that a proxy's DNS answers from.
 pub fn name_table(reader: &Reader<'_>, view: &ProxyView) -> NameTable {
-    let _ = (reader, view);
-    NameTable::default()
+    nds::table(&scope::Scope::new(reader, view))
 }

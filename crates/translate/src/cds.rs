@@ -1,0 +1,376 @@
+//! Clusters.
+
+use std::collections::HashMap;
+
+use mizzen_api::istio::{ClientTls, HttpPool, LoadBalancer, MtlsMode, OutlierDetection};
+use mizzen_model::{EffectiveRule, PortView, ProxyType, Resolve, ServiceView};
+use mizzen_protos::{
+    Any,
+    envoy::envoy::{
+        config::{
+            cluster::v3::{
+                CircuitBreakers, Cluster, Filter, OutlierDetection as Outlier,
+                circuit_breakers::Thresholds,
+                cluster::{
+                    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, DnsLookupFamily, EdsClusterConfig, LbPolicy, TransportSocketMatch,
+                },
+            },
+            core::v3::{BindConfig, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions},
+        },
+        extensions::upstreams::http::v3::{
+            HttpProtocolOptions,
+            http_protocol_options::{
+                ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig, explicit_http_config::ProtocolConfig,
+            },
+        },
+        r#type::v3::Percent,
+    },
+    wkt,
+};
+use mizzen_types::{Name, Protocol, ports};
+
+use crate::{
+    eds, filters, inbound, listener, names,
+    scope::Scope,
+    tls,
+    traffic::{self, Policy},
+    wire::{self, Val},
+};
+
+const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+/// The field `metadata` of a cluster.
+const METADATA: u32 = 25;
+
+pub(crate) fn list(scope: &Scope<'_, '_>) -> Vec<Name> {
+    let mut found = Vec::new();
+    for service in scope.services() {
+        let rule = traffic::rule(scope, service);
+        for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
+            found.push(names::outbound(port.port, "", &service.host).into());
+            let subsets = rule.iter().flat_map(|rule| &rule.subsets);
+            found.extend(subsets.map(|subset| Name::from(names::outbound(port.port, &subset.name, &service.host))));
+        }
+    }
+    found.push(names::BLACK_HOLE.into());
+    if scope.view.kind(scope.reader) == ProxyType::Sidecar {
+        found.push(names::PASSTHROUGH.into());
+        found.extend(inbound::served(scope).iter().map(|served| Name::from(names::inbound(served.target))));
+        found.push(names::INBOUND_PASSTHROUGH.into());
+    }
+    found
+}
+
+pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
+    let sidecar = scope.view.kind(scope.reader) == ProxyType::Sidecar;
+    match name {
+        names::BLACK_HOLE => Some(wire::any(&black_hole(scope))),
+        names::PASSTHROUGH if sidecar => Some(wire::any(&passthrough(scope, false))),
+        names::INBOUND_PASSTHROUGH if sidecar => Some(wire::any(&passthrough(scope, true))),
+        _ => match names::parse_inbound(name) {
+            Some(port) if sidecar => to_workload(scope, port),
+            _ => outbound(scope, name),
+        },
+    }
+}
+
+/// What every cluster has.
+fn cluster(scope: &Scope<'_, '_>, name: &str, kind: DiscoveryType) -> Cluster {
+    Cluster {
+        name: name.into(),
+        alt_stat_name: names::stat(name),
+        connect_timeout: Some(wire::duration(scope.mesh().connect_timeout)),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(kind.into())),
+        ..Default::default()
+    }
+}
+
+fn black_hole(scope: &Scope<'_, '_>) -> Cluster {
+    cluster(scope, names::BLACK_HOLE, DiscoveryType::Static)
+}
+
+fn passthrough(scope: &Scope<'_, '_>, inward: bool) -> Cluster {
+    let options = HttpProtocolOptions {
+        common_http_protocol_options: Some(CommonOptions { idle_timeout: Some(wire::seconds(300)), ..Default::default() }),
+        upstream_protocol_options: Some(as_downstream(None)),
+        ..Default::default()
+    };
+    Cluster {
+        // Istio counts both under one name.
+        alt_stat_name: names::stat(names::PASSTHROUGH),
+        lb_policy: LbPolicy::ClusterProvided.into(),
+        circuit_breakers: Some(limits(&Policy::default())),
+        typed_extension_protocol_options: HashMap::from([(HTTP_OPTIONS.to_owned(), wire::any(&options))]),
+        upstream_bind_config: inward.then(from_self),
+        filters: if inward { Vec::new() } else { metadata_filter(scope) },
+        ..cluster(scope, if inward { names::INBOUND_PASSTHROUGH } else { names::PASSTHROUGH }, DiscoveryType::OriginalDst)
+    }
+}
+
+/// Connections to the own workload come from an address by which the capture knows to leave them alone.
+fn from_self() -> BindConfig {
+    BindConfig { source_address: Some(listener::socket_address(ports::INBOUND_PASSTHROUGH_V4, 0)), ..Default::default() }
+}
+
+fn to_workload(scope: &Scope<'_, '_>, target: u16) -> Option<Any> {
+    let served = inbound::served(scope).into_iter().find(|served| served.target == target)?;
+    let (service, number) = served.services.first()?;
+    // Limits of the service hold at the server too; the rest is the client's business.
+    let rule = traffic::rule(scope, service);
+    let pool = rule.as_ref().map(|rule| traffic::of_rule(rule, *number, None).pool).unwrap_or_default();
+    let policy = Policy { pool, ..Policy::default() };
+    let made = Cluster {
+        lb_policy: LbPolicy::ClusterProvided.into(),
+        circuit_breakers: Some(limits(&policy)),
+        // The workload's address never goes stale.
+        cleanup_interval: Some(wire::seconds(9_223_372_035)),
+        upstream_bind_config: Some(from_self()),
+        common_lb_config: Some(CommonLbConfig::default()),
+        typed_extension_protocol_options: http_options(served.protocol, &policy.pool.http),
+        ..cluster(scope, &names::inbound(target), DiscoveryType::OriginalDst)
+    };
+    let services: Vec<Val> = served.services.iter().map(|(service, _)| service_name(service)).collect();
+    let metadata = metadata(rule.as_ref(), false, services, "");
+    Some(wire::any_with(&made, &[(METADATA, metadata)]))
+}
+
+fn outbound(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
+    let (number, subset, host) = names::parse_outbound(name)?;
+    let service = scope.service(&host)?;
+    let port = service.port(number).filter(|port| port.protocol != Protocol::Udp)?;
+    let rule = traffic::rule(scope, service);
+    let part = match (&rule, subset) {
+        (_, "") => None,
+        (rule, name) => Some(rule.as_ref()?.subsets.iter().find(|subset| subset.name == name)?),
+    };
+    let policy = rule.as_ref().map(|rule| traffic::of_rule(rule, number, part)).unwrap_or_default();
+    let kind = discovery(service, &policy);
+    let mut made = Cluster {
+        lb_policy: balancer(kind, &policy).into(),
+        circuit_breakers: Some(limits(&policy)),
+        outlier_detection: policy.outlier.as_ref().map(outlier),
+        common_lb_config: Some(CommonLbConfig {
+            healthy_panic_threshold: policy.outlier.as_ref().map(|o| Percent { value: f64::from(o.min_health_percent.unwrap_or(0)) }),
+            ..Default::default()
+        }),
+        typed_extension_protocol_options: http_options(port.protocol, &policy.pool.http),
+        filters: metadata_filter(scope),
+        ..cluster(scope, name, kind)
+    };
+    if let Some(timeout) = policy.pool.tcp.connect_timeout {
+        made.connect_timeout = Some(wire::duration(timeout));
+    }
+    discover(&mut made, kind, name);
+    secure(scope, &mut made, &Secured { service, port, subset, policy: &policy, kind });
+    let mut pieces = vec![(METADATA, metadata(rule.as_ref(), service.external, vec![service_name(service)], subset))];
+    if matches!(kind, DiscoveryType::StrictDns | DiscoveryType::LogicalDns) {
+        pieces.push((33, eds::assignment(scope, name, service, number, part)));
+    }
+    Some(wire::any_with(&made, &pieces))
+}
+
+fn discovery(service: &ServiceView, policy: &Policy) -> DiscoveryType {
+    match service.resolve {
+        _ if policy.load_balancer == Some(LoadBalancer::Passthrough) => DiscoveryType::OriginalDst,
+        Resolve::Endpoints => DiscoveryType::Eds,
+        Resolve::Dns => DiscoveryType::StrictDns,
+        Resolve::DnsRoundRobin => DiscoveryType::LogicalDns,
+        Resolve::OriginalDestination => DiscoveryType::OriginalDst,
+    }
+}
+
+/// Whether the endpoints of a cluster come by EDS.
+pub(crate) fn is_eds(service: &ServiceView, policy: &Policy) -> bool {
+    discovery(service, policy) == DiscoveryType::Eds
+}
+
+// Deprecated for cluster extensions that older proxies lack; Istio sends these.
+#[allow(deprecated)]
+fn discover(made: &mut Cluster, kind: DiscoveryType, name: &str) {
+    match kind {
+        DiscoveryType::Eds => {
+            made.eds_cluster_config = Some(EdsClusterConfig { eds_config: Some(tls::ads()), service_name: name.into() });
+        }
+        DiscoveryType::StrictDns | DiscoveryType::LogicalDns => {
+            made.dns_refresh_rate = Some(wire::seconds(60));
+            made.dns_jitter = Some(wkt::Duration { seconds: 0, nanos: 100_000_000 });
+            made.respect_dns_ttl = true;
+            made.dns_lookup_family = DnsLookupFamily::V4Only.into();
+        }
+        _ => {}
+    }
+}
+
+fn balancer(kind: DiscoveryType, policy: &Policy) -> LbPolicy {
+    if kind == DiscoveryType::OriginalDst {
+        return LbPolicy::ClusterProvided;
+    }
+    match policy.load_balancer.unwrap_or_default() {
+        LoadBalancer::LeastRequest => LbPolicy::LeastRequest,
+        LoadBalancer::RoundRobin => LbPolicy::RoundRobin,
+        LoadBalancer::Random => LbPolicy::Random,
+        LoadBalancer::Passthrough => LbPolicy::ClusterProvided,
+    }
+}
+
+/// What it takes to decide on TLS.
+struct Secured<'s> {
+    service: &'s ServiceView,
+    port: &'s PortView,
+    subset: &'s str,
+    policy: &'s Policy,
+    kind: DiscoveryType,
+}
+
+/// TLS to the endpoints: as the rule says, else mutual TLS with those that have a sidecar.
+fn secure(scope: &Scope<'_, '_>, made: &mut Cluster, to: &Secured<'_>) {
+    let socket = || {
+        let sans = sans(scope, to.service);
+        tls::client(&sans, &names::sni(to.port.port, to.subset, &to.service.host), to.port.protocol.is_http2())
+    };
+    match to.policy.tls {
+        Some(ClientTls::Disable) => {}
+        Some(ClientTls::IstioMutual) => made.transport_socket = Some(socket()),
+        None if !eds::auto_mtls(scope, to.service) => {}
+        // Without a list of endpoints there is no label by which to choose: all of them must take it.
+        None if to.kind == DiscoveryType::OriginalDst => {
+            let mut endpoints = scope.reader.endpoints(to.service).by_port.get(&to.port.port).into_iter().flatten().peekable();
+            if endpoints.peek().is_some() && endpoints.all(|endpoint| eds::takes_mtls(scope, endpoint)) {
+                made.transport_socket = Some(socket());
+            }
+        }
+        None => {
+            let istio = wkt::Struct {
+                fields: HashMap::from([("tlsMode".to_owned(), wkt::Value { kind: Some(wkt::value::Kind::StringValue("istio".into())) })]),
+            };
+            made.transport_socket_matches = vec![
+                TransportSocketMatch { name: "tlsMode-istio".into(), r#match: Some(istio), transport_socket: Some(socket()) },
+                TransportSocketMatch {
+                    name: "tlsMode-disabled".into(),
+                    r#match: Some(wkt::Struct::default()),
+                    transport_socket: Some(tls::raw()),
+                },
+            ];
+        }
+    }
+}
+
+/// The identities that a service's endpoints may have.
+fn sans(scope: &Scope<'_, '_>, service: &ServiceView) -> Vec<String> {
+    let mesh = scope.mesh();
+    let domains = std::iter::once(mesh.trust_domain.as_str()).chain(mesh.trust_domain_aliases.iter().map(String::as_str));
+    let accounts = scope.reader.accounts(service);
+    domains.flat_map(|domain| accounts.iter().map(move |a| format!("spiffe://{domain}/ns/{}/sa/{}", a.namespace, a.name))).collect()
+}
+
+fn limits(policy: &Policy) -> CircuitBreakers {
+    let of = |limit: Option<u32>| Some(wire::u32_value(limit.unwrap_or(u32::MAX)));
+    CircuitBreakers {
+        thresholds: vec![Thresholds {
+            max_connections: of(policy.pool.tcp.max_connections),
+            max_pending_requests: of(policy.pool.http.http1_max_pending_requests),
+            max_requests: of(policy.pool.http.http2_max_requests),
+            max_retries: of(policy.pool.http.max_retries),
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+fn outlier(wanted: &OutlierDetection) -> Outlier {
+    let enforced = |count: u32| Some(wire::u32_value(if count > 0 { 100 } else { 0 }));
+    let mut made = Outlier {
+        interval: wanted.interval.map(wire::duration),
+        base_ejection_time: wanted.base_ejection_time.map(wire::duration),
+        max_ejection_percent: wanted.max_ejection_percent.filter(|p| *p > 0).map(wire::u32_value),
+        enforcing_success_rate: Some(wire::u32_value(0)),
+        ..Default::default()
+    };
+    if let Some(count) = wanted.consecutive_5xx_errors {
+        made.consecutive_5xx = Some(wire::u32_value(count));
+        made.enforcing_consecutive_5xx = enforced(count);
+    }
+    if let Some(count) = wanted.consecutive_gateway_errors {
+        made.consecutive_gateway_failure = Some(wire::u32_value(count));
+        made.enforcing_consecutive_gateway_failure = enforced(count);
+    }
+    if wanted.split_external_local_origin_errors {
+        made.split_external_local_origin_errors = true;
+        if let Some(count) = wanted.consecutive_local_origin_failures {
+            made.consecutive_local_origin_failure = Some(wire::u32_value(count));
+            made.enforcing_consecutive_local_origin_failure = enforced(count);
+        }
+        made.enforcing_local_origin_success_rate = Some(wire::u32_value(0));
+    }
+    made
+}
+
+fn http2(pool: &HttpPool) -> Http2ProtocolOptions {
+    Http2ProtocolOptions { max_concurrent_streams: pool.max_concurrent_streams.map(wire::u32_value), ..Default::default() }
+}
+
+fn as_downstream(pool: Option<&HttpPool>) -> UpstreamProtocolOptions {
+    UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
+        http_protocol_options: Some(Http1ProtocolOptions::default()),
+        http2_protocol_options: Some(pool.map(http2).unwrap_or_default()),
+        ..Default::default()
+    })
+}
+
+/// How requests are written: HTTP/2 where declared, as received where not known, else HTTP/1.1, which needs no word unless there are limits.
+fn http_options(protocol: Protocol, pool: &HttpPool) -> HashMap<String, Any> {
+    let common = CommonOptions {
+        idle_timeout: pool.idle_timeout.map(wire::duration),
+        max_requests_per_connection: pool.max_requests_per_connection.filter(|n| *n > 0).map(wire::u32_value),
+        ..Default::default()
+    };
+    let limited = common != CommonOptions::default();
+    let upstream = if protocol.is_http2() {
+        UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(http2(pool))),
+        })
+    } else if protocol == Protocol::Auto {
+        as_downstream(Some(pool))
+    } else if limited {
+        UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default())),
+        })
+    } else {
+        return HashMap::new();
+    };
+    let options = HttpProtocolOptions {
+        common_http_protocol_options: limited.then_some(common),
+        upstream_protocol_options: Some(upstream),
+        ..Default::default()
+    };
+    HashMap::from([(HTTP_OPTIONS.to_owned(), wire::any(&options))])
+}
+
+fn metadata_filter(scope: &Scope<'_, '_>) -> Vec<Filter> {
+    let filter = |config| Filter { name: "istio.metadata_exchange".into(), typed_config: Some(config), ..Default::default() };
+    filters::tcp_metadata(scope).map(filter).into_iter().collect()
+}
+
+fn service_name(service: &ServiceView) -> Val {
+    Val::Obj(vec![("host", service.host.as_str().into()), ("name", service.name().into()), ("namespace", (&**service.namespace()).into())])
+}
+
+fn metadata(rule: Option<&EffectiveRule>, external: bool, services: Vec<Val>, subset: &str) -> Vec<u8> {
+    let mut fields = Vec::new();
+    if let Some(rule) = rule {
+        let path = names::config_path("destination-rule", &rule.object.namespace, &rule.object.name);
+        fields.push(("config", Val::Str(path)));
+    }
+    if external {
+        fields.push(("external", Val::Bool(true)));
+    }
+    fields.push(("services", Val::List(services)));
+    if !subset.is_empty() {
+        fields.push(("subset", subset.into()));
+    }
+    wire::metadata(&[("istio", Val::Obj(fields))])
+}
+
+/// Whether plain text is all that a namespace's workloads take.
+pub(crate) fn disabled(mode: MtlsMode) -> bool {
+    mode == MtlsMode::Disable
+}

@@ -1,0 +1,127 @@
+//! Endpoints.
+
+use std::collections::BTreeMap;
+
+use mizzen_api::istio::{ClientTls, EndpointAddress, Subset};
+use mizzen_model::{Endpoint, ServiceView};
+use mizzen_protos::{
+    Any,
+    envoy::envoy::config::{
+        core::v3::Locality,
+        endpoint::v3::{ClusterLoadAssignment, Endpoint as Address, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier},
+    },
+};
+use mizzen_types::{Name, Protocol};
+use prost::Message as _;
+
+use crate::{
+    cds, listener, names,
+    scope::Scope,
+    traffic,
+    wire::{self, Val},
+};
+
+/// The assignments of all clusters that ask for one.
+pub(crate) fn list(scope: &Scope<'_, '_>) -> Vec<Name> {
+    let mut found = Vec::new();
+    for service in scope.services() {
+        let rule = traffic::rule(scope, service);
+        for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
+            let subsets = rule.iter().flat_map(|rule| rule.subsets.iter().map(Some));
+            for subset in std::iter::once(None).chain(subsets) {
+                let policy = rule.as_ref().map(|rule| traffic::of_rule(rule, port.port, subset)).unwrap_or_default();
+                if cds::is_eds(service, &policy) {
+                    found.push(names::outbound(port.port, subset.map_or("", |s| &s.name), &service.host).into());
+                }
+            }
+        }
+    }
+    found
+}
+
+pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
+    let (port, subset, host) = names::parse_outbound(name)?;
+    let service = scope.service(&host)?;
+    service.port(port).filter(|port| port.protocol != Protocol::Udp)?;
+    let rule = traffic::rule(scope, service);
+    let part = match (&rule, subset) {
+        (_, "") => None,
+        (rule, name) => Some(rule.as_ref()?.subsets.iter().find(|subset| subset.name == name)?),
+    };
+    let policy = rule.as_ref().map(|rule| traffic::of_rule(rule, port, part)).unwrap_or_default();
+    cds::is_eds(service, &policy)
+        .then(|| Any { type_url: wire::type_url::<ClusterLoadAssignment>(), value: assignment(scope, name, service, port, part) })
+}
+
+/// A `ClusterLoadAssignment`: the ready endpoints by locality. None: an empty one, so that a call is answered at once.
+pub(crate) fn assignment(scope: &Scope<'_, '_>, name: &str, service: &ServiceView, port: u16, subset: Option<&Subset>) -> Vec<u8> {
+    let policy = traffic::policy(scope, service, port, subset.map_or("", |s| &s.name));
+    let auto = policy.tls.is_none() && auto_mtls(scope, service);
+    let mut by_locality: BTreeMap<&mizzen_types::Locality, (u32, Vec<Vec<u8>>)> = BTreeMap::new();
+    for endpoint in scope.reader.endpoints(service).ready(port) {
+        let chosen = subset.is_none_or(|subset| subset.labels.iter().all(|(key, value)| endpoint.labels.get(key) == Some(value)));
+        if chosen {
+            let mtls = policy.tls != Some(ClientTls::Disable) && auto && takes_mtls(scope, endpoint);
+            let group = by_locality.entry(&endpoint.locality).or_default();
+            group.0 = group.0.saturating_add(endpoint.weight);
+            group.1.push(of(scope, endpoint, mtls));
+        }
+    }
+    let mut out = ClusterLoadAssignment { cluster_name: name.into(), ..Default::default() }.encode_to_vec();
+    for (locality, (weight, endpoints)) in by_locality {
+        let group = LocalityLbEndpoints {
+            locality: Some(Locality { region: locality.region.clone(), zone: locality.zone.clone(), sub_zone: locality.subzone.clone() }),
+            load_balancing_weight: Some(wire::u32_value(weight)),
+            ..Default::default()
+        };
+        let mut bytes = group.encode_to_vec();
+        for endpoint in endpoints {
+            wire::field(&mut bytes, 2, &endpoint);
+        }
+        wire::field(&mut out, 2, &bytes);
+    }
+    out
+}
+
+fn of(scope: &Scope<'_, '_>, endpoint: &Endpoint, mtls: bool) -> Vec<u8> {
+    let address = match &endpoint.address {
+        EndpointAddress::Ip(ip) => listener::address(ip, endpoint.port),
+        EndpointAddress::Host(host) => listener::address(host, endpoint.port),
+    };
+    let message = LbEndpoint {
+        load_balancing_weight: Some(wire::u32_value(endpoint.weight)),
+        host_identifier: Some(HostIdentifier::Endpoint(Address { address: Some(address), ..Default::default() })),
+        ..Default::default()
+    };
+    let workload = format!(
+        "{};{};{};{};{}",
+        endpoint.workload,
+        endpoint.namespace,
+        endpoint.canonical_name(),
+        endpoint.canonical_revision(),
+        scope.view.cluster(scope.reader),
+    );
+    let mut spaces = Vec::new();
+    if mtls {
+        spaces.push(("envoy.transport_socket_match", Val::Obj(vec![("tlsMode", "istio".into())])));
+    }
+    spaces.push(("istio", Val::Obj(vec![("workload", Val::Str(workload))])));
+    let mut out = message.encode_to_vec();
+    wire::field(&mut out, 3, &wire::metadata(&spaces));
+    out
+}
+
+/// Whether mutual TLS is tried with a service's endpoints where no rule says otherwise.
+pub(crate) fn auto_mtls(scope: &Scope<'_, '_>, service: &ServiceView) -> bool {
+    // What holds for the namespace; what a single workload says of itself shows at its endpoints.
+    let mode = || scope.reader.peer_modes(service.namespace(), |_| false).workload;
+    !service.external && scope.mesh().enable_auto_mtls && !cds::disabled(mode())
+}
+
+/// Whether an endpoint has a sidecar and takes mutual TLS at its port.
+pub(crate) fn takes_mtls(scope: &Scope<'_, '_>, endpoint: &Endpoint) -> bool {
+    endpoint.tls && {
+        let modes = scope.reader.peer_modes(&endpoint.namespace, |selector| selector.matches(&endpoint.labels));
+        !cds::disabled(modes.port(endpoint.port))
+    }
+}

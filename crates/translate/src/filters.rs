@@ -1,0 +1,197 @@
+//! Filters: the HTTP connection manager with its list, the TCP proxy, and Istio's own.
+
+use mizzen_protos::{
+    Any, alpn,
+    envoy::envoy::{
+        config::{
+            accesslog::v3::AccessLog,
+            listener::v3::{Filter, filter},
+            route::v3::RouteConfiguration,
+        },
+        extensions::{
+            filters::{
+                http::{cors::v3::Cors, fault::v3::HttpFault, grpc_stats, router::v3::Router},
+                network::{
+                    http_connection_manager::v3::{
+                        HttpConnectionManager, HttpFilter, Rds, RequestIdExtension,
+                        http_connection_manager::{
+                            ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier, SetCurrentClientCertDetails,
+                            UpgradeConfig,
+                        },
+                        http_filter,
+                    },
+                    tcp_proxy::v3::{TcpProxy, tcp_proxy::ClusterSpecifier},
+                },
+            },
+            request_id::uuid::v3::UuidRequestIdConfig,
+        },
+    },
+};
+use prost::Message as _;
+
+use crate::{
+    access_log,
+    scope::{Extension, Scope},
+    tls,
+    wire::{self, Val},
+};
+
+/// On which side of the proxy a filter stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Towards the own workload.
+    Inbound,
+    /// From the own workload.
+    Outbound,
+    /// A gateway.
+    Gateway,
+}
+
+/// A network filter.
+pub(crate) fn network(name: &str, config: Any) -> Filter {
+    Filter { name: name.into(), config_type: Some(filter::ConfigType::TypedConfig(config)) }
+}
+
+/// An HTTP filter.
+pub(crate) fn http(name: &str, config: Any) -> HttpFilter {
+    HttpFilter { name: name.into(), config_type: Some(http_filter::ConfigType::TypedConfig(config)), ..Default::default() }
+}
+
+/// The TCP metadata exchange, if the proxy has it.
+pub(crate) fn tcp_metadata(scope: &Scope<'_, '_>) -> Option<Any> {
+    scope.has(Extension::TcpMetadata).then(|| {
+        let value = Val::Obj(vec![("enable_discovery", Val::Bool(true)), ("protocol", "istio-peer-exchange".into())]);
+        wire::typed_struct("type.googleapis.com/envoy.tcp.metadataexchange.config.MetadataExchange", &value)
+    })
+}
+
+/// Istio's metrics of connections, if the proxy has them.
+pub(crate) fn tcp_stats(scope: &Scope<'_, '_>, side: Side) -> Option<Filter> {
+    scope.has(Extension::TcpStats).then(|| network("istio.stats", stats_config(side)))
+}
+
+fn stats_config(side: Side) -> Any {
+    // On the server's side the Host header is the caller's word, no name for a metric.
+    let fields = if side == Side::Inbound { vec![("disable_host_header_fallback", Val::Bool(true))] } else { Vec::new() };
+    wire::typed_struct("type.googleapis.com/stats.PluginConfig", &Val::Obj(fields))
+}
+
+fn http_metadata(side: Side) -> HttpFilter {
+    let flow = if side == Side::Inbound {
+        ["downstream_discovery", "downstream_propagation"]
+    } else {
+        ["upstream_discovery", "upstream_propagation"]
+    };
+    let empty = |name| Val::Obj(vec![(name, Val::Obj(Vec::new()))]);
+    let value = Val::Obj(vec![
+        (flow[0], Val::List(vec![empty("istio_headers"), empty("workload_discovery")])),
+        (flow[1], Val::List(vec![empty("istio_headers")])),
+    ]);
+    http("istio.metadata_exchange", wire::typed_struct("type.googleapis.com/io.istio.http.peer_metadata.Config", &value))
+}
+
+fn alpn_filter() -> HttpFilter {
+    use alpn::filter_config::{AlpnOverride, Protocol};
+    let rule = |protocol: Protocol, names: [&str; 3]| AlpnOverride {
+        upstream_protocol: protocol.into(),
+        alpn_override: names.iter().map(|&n| n.into()).collect(),
+    };
+    let config = alpn::FilterConfig {
+        alpn_override: vec![
+            rule(Protocol::Http10, ["istio-http/1.0", "istio", "http/1.0"]),
+            rule(Protocol::Http11, ["istio-http/1.1", "istio", "http/1.1"]),
+            rule(Protocol::Http2, ["istio-h2", "istio", "h2"]),
+        ],
+    };
+    let type_url = "type.googleapis.com/istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig";
+    http("istio.alpn", Any { type_url: type_url.into(), value: config.encode_to_vec() })
+}
+
+/// The HTTP filters of one side, in Istio's order, with these authorization filters.
+fn http_filters(scope: &Scope<'_, '_>, side: Side, rbac: Vec<HttpFilter>) -> Vec<HttpFilter> {
+    let mut filters = Vec::new();
+    if scope.has(Extension::HttpMetadata) {
+        filters.push(http_metadata(side));
+    }
+    filters.extend(rbac);
+    let grpc = grpc_stats::v3::FilterConfig {
+        emit_filter_state: true,
+        per_method_stat_specifier: Some(grpc_stats::v3::filter_config::PerMethodStatSpecifier::StatsForAllMethods(wire::bool_value(false))),
+        ..Default::default()
+    };
+    filters.push(http("envoy.filters.http.grpc_stats", wire::any(&grpc)));
+    if side != Side::Inbound && scope.has(Extension::Alpn) {
+        filters.push(alpn_filter());
+    }
+    filters.push(http("envoy.filters.http.fault", wire::any(&HttpFault::default())));
+    filters.push(http("envoy.filters.http.cors", wire::any(&Cors::default())));
+    if scope.has(Extension::HttpStats) {
+        filters.push(http("istio.stats", stats_config(side)));
+    }
+    filters.push(http("envoy.filters.http.router", wire::any(&Router::default())));
+    filters
+}
+
+/// Where a connection manager's routes come from.
+pub(crate) enum Routes {
+    /// A resource of its own.
+    Rds(String),
+    /// Within.
+    Inline(RouteConfiguration),
+}
+
+/// An HTTP connection manager.
+pub(crate) fn http_manager(scope: &Scope<'_, '_>, side: Side, stat_prefix: String, routes: Routes, rbac: Vec<HttpFilter>) -> Filter {
+    let details =
+        |cert| SetCurrentClientCertDetails { subject: Some(wire::bool_value(true)), cert, dns: true, uri: true, ..Default::default() };
+    let (forward, set) = match side {
+        Side::Inbound => (ForwardClientCertDetails::AppendForward, Some(details(false))),
+        Side::Outbound => (ForwardClientCertDetails::Sanitize, None),
+        Side::Gateway => (ForwardClientCertDetails::SanitizeSet, Some(details(true))),
+    };
+    let request_id = UuidRequestIdConfig { use_request_id_for_trace_sampling: Some(wire::bool_value(true)), ..Default::default() };
+    let manager = HttpConnectionManager {
+        stat_prefix,
+        http_filters: http_filters(scope, side, rbac),
+        http_protocol_options: (side == Side::Gateway).then(Default::default),
+        server_name: if side == Side::Outbound { String::new() } else { "istio-envoy".into() },
+        stream_idle_timeout: Some(wire::seconds(0)),
+        access_log: access_log::log(scope.mesh()),
+        use_remote_address: Some(wire::bool_value(side == Side::Gateway)),
+        forward_client_cert_details: forward.into(),
+        set_current_client_cert_details: set,
+        proxy_100_continue: true,
+        upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() }],
+        normalize_path: Some(wire::bool_value(true)),
+        path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged.into(),
+        request_id_extension: Some(RequestIdExtension { typed_config: Some(wire::any(&request_id)) }),
+        route_specifier: Some(match routes {
+            Routes::Rds(name) => RouteSpecifier::Rds(Rds { config_source: Some(tls::ads()), route_config_name: name }),
+            Routes::Inline(config) => RouteSpecifier::RouteConfig(config),
+        }),
+        ..Default::default()
+    };
+    network("envoy.filters.network.http_connection_manager", wire::any(&manager))
+}
+
+/// A TCP proxy to one cluster, or several by weight.
+pub(crate) fn tcp_proxy(stat_prefix: &str, to: ClusterSpecifier, log: Vec<AccessLog>, idle: Option<std::time::Duration>) -> Filter {
+    let proxy = TcpProxy {
+        stat_prefix: stat_prefix.into(),
+        access_log: log,
+        idle_timeout: idle.map(wire::duration),
+        cluster_specifier: Some(to),
+        ..Default::default()
+    };
+    network("envoy.filters.network.tcp_proxy", wire::any(&proxy))
+}
+
+/// A TCP proxy to one cluster, logged unless it is the black hole of a port that nobody may call.
+pub(crate) fn tcp_to(scope: &Scope<'_, '_>, cluster: &str, idle: Option<std::time::Duration>) -> Filter {
+    tcp_proxy(cluster, ClusterSpecifier::Cluster(cluster.into()), access_log::log(scope.mesh()), idle)
+}
+
+/// A TCP proxy to the black hole, without a log.
+pub(crate) fn black_hole() -> Filter {
+    tcp_proxy(crate::names::BLACK_HOLE, ClusterSpecifier::Cluster(crate::names::BLACK_HOLE.into()), Vec::new(), None)
+}

@@ -1,0 +1,225 @@
+//! Outbound listeners of a sidecar: one for each address and port that services have.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use mizzen_api::istio::{EndpointAddress, GatewayRef, TcpMatch, TcpRoute};
+use mizzen_model::{PortView, Registry, ServiceView};
+use mizzen_protos::envoy::envoy::{
+    config::{
+        core::v3::TrafficDirection,
+        listener::v3::{FilterChain, FilterChainMatch, Listener},
+    },
+    extensions::filters::network::tcp_proxy::v3::tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight},
+};
+use mizzen_types::{IpRange, Protocol};
+
+use crate::{
+    access_log,
+    filters::{self, Routes, Side},
+    listener::{self, ANY, PLAIN_HTTP},
+    names, route,
+    scope::Scope,
+    traffic, wire,
+};
+
+/// Addresses and ports that have a listener.
+pub(crate) fn list(scope: &Scope<'_, '_>) -> BTreeSet<(IpAddr, u16)> {
+    let mut found = BTreeSet::new();
+    for service in scope.services() {
+        for port in &service.ports {
+            found.extend(binds(scope, service, port).into_iter().map(|bind| (bind, port.port)));
+        }
+    }
+    found
+}
+
+/// Where a service's port is listened for. HTTP is told apart by its Host header, and so on any address.
+fn binds(scope: &Scope<'_, '_>, service: &ServiceView, port: &PortView) -> Vec<IpAddr> {
+    if port.protocol == Protocol::Udp {
+        return Vec::new();
+    }
+    if port.protocol.is_http() {
+        return vec![ANY];
+    }
+    if service.headless {
+        let own = scope.view.ip(scope.reader);
+        let ready = scope.reader.endpoints(service).ready(port.port);
+        return ready
+            .filter_map(|endpoint| match endpoint.address {
+                EndpointAddress::Ip(ip) if ip != own => Some(ip),
+                _ => None,
+            })
+            .collect();
+    }
+    let vips: Vec<IpAddr> = service.vips().collect();
+    let ranges = service.addresses.len() > vips.len();
+    vips.into_iter().chain((service.addresses.is_empty() || ranges).then_some(ANY)).collect()
+}
+
+/// One service's port at a listener.
+struct Share<'a> {
+    service: &'a Arc<ServiceView>,
+    port: &'a PortView,
+}
+
+impl Share<'_> {
+    fn is_http(&self) -> bool {
+        self.port.protocol.is_http()
+    }
+
+    fn is_auto(&self) -> bool {
+        self.port.protocol == Protocol::Auto
+    }
+}
+
+pub(crate) fn build(scope: &Scope<'_, '_>, bind: IpAddr, number: u16) -> Option<Listener> {
+    let at = scope.services_at(number);
+    let mut shares: Vec<Share<'_>> = at.into_iter().filter_map(|service| Some(Share { service, port: service.port(number)? })).collect();
+    shares.retain(|share| binds(scope, share.service, share.port).contains(&bind));
+    shares.sort_by_key(|share| (share.service.created, share.service.object.name.clone(), share.service.object.namespace.clone()));
+    let mut chains = Vec::new();
+    chains.extend(route_name(&shares, bind).map(|name| http_chain(scope, bind, number, name)));
+    let mut open = false;
+    for share in shares.iter().filter(|share| !share.is_http()) {
+        for chain in tcp_chains(scope, share, bind) {
+            let catches_all = chain.filter_chain_match.is_none();
+            // Two services cannot both have all connections of a port: the oldest gets them.
+            if !(catches_all && open) {
+                open |= catches_all;
+                chains.push(chain);
+            }
+        }
+    }
+    if chains.is_empty() {
+        return None;
+    }
+    // The address may be anybody's; what no service claims is as unknown as on any other port.
+    let default = (bind == ANY && !open).then(|| FilterChain {
+        filter_chain_match: Some(FilterChainMatch::default()),
+        name: "PassthroughFilterChain".into(),
+        ..unknown_chain(scope)
+    });
+    let mut inspectors = Vec::new();
+    inspectors.extend(chains.iter().any(listener::needs_tls).then(|| listener::tls_inspector(None)));
+    inspectors.extend(chains.iter().any(listener::needs_http).then(|| listener::http_inspector(None)));
+    Some(Listener {
+        name: names::listener(bind, number),
+        address: Some(listener::address(bind, number)),
+        filter_chains: chains,
+        default_filter_chain: default,
+        listener_filters: inspectors,
+        listener_filters_timeout: Some(wire::duration(scope.mesh().protocol_detection_timeout)),
+        continue_on_listener_filters_timeout: true,
+        traffic_direction: TrafficDirection::Outbound.into(),
+        bind_to_port: Some(wire::bool_value(false)),
+        ..Default::default()
+    })
+}
+
+/// The name of the routes of a listener, if HTTP may come to it.
+fn route_name(shares: &[Share<'_>], bind: IpAddr) -> Option<String> {
+    let share = shares.iter().find(|share| share.is_http()).or_else(|| shares.iter().find(|share| share.is_auto()))?;
+    let number = share.port.port;
+    Some(if bind == ANY { number.to_string() } else { format!("{}:{number}", share.service.host) })
+}
+
+fn http_chain(scope: &Scope<'_, '_>, bind: IpAddr, port: u16, routes: String) -> FilterChain {
+    let stat = names::stat(&format!("outbound_{}", names::listener(bind, port)));
+    FilterChain {
+        filter_chain_match: Some(FilterChainMatch {
+            transport_protocol: "raw_buffer".into(),
+            application_protocols: PLAIN_HTTP.map(String::from).to_vec(),
+            ..Default::default()
+        }),
+        filters: vec![filters::http_manager(scope, Side::Outbound, stat, Routes::Rds(routes), Vec::new())],
+        transport_socket_connect_timeout: Some(wire::seconds(15)),
+        ..Default::default()
+    }
+}
+
+/// The chain of calls to nobody that is known.
+pub(crate) fn unknown_chain(scope: &Scope<'_, '_>) -> FilterChain {
+    let mut list: Vec<_> = filters::tcp_stats(scope, Side::Outbound).into_iter().collect();
+    list.push(filters::tcp_to(scope, scope.unknown_cluster(), None));
+    FilterChain { filters: list, ..Default::default() }
+}
+
+fn tcp_chains(scope: &Scope<'_, '_>, share: &Share<'_>, bind: IpAddr) -> Vec<FilterChain> {
+    let mut found = Vec::new();
+    let own = own_match(share, bind);
+    for route in tcp_routes(scope, share) {
+        let subnets = route.matches.iter().flat_map(|m| &m.destination_subnets);
+        let ranges: Vec<IpRange> = subnets.copied().collect();
+        let to = destinations(scope, share, route);
+        if ranges.is_empty() {
+            found.push(chain(scope, share, own, to));
+            return found;
+        }
+        let matched = FilterChainMatch { prefix_ranges: ranges.into_iter().map(listener::cidr).collect(), ..Default::default() };
+        found.push(chain(scope, share, Some(matched), to));
+    }
+    let cluster = names::outbound(share.port.port, "", &share.service.host);
+    found.push(chain(scope, share, own, (cluster.clone(), ClusterSpecifier::Cluster(cluster))));
+    found
+}
+
+/// What tells a service's connections from others at the same listener: nothing, where the address is its own.
+fn own_match(share: &Share<'_>, bind: IpAddr) -> Option<FilterChainMatch> {
+    if bind != ANY {
+        return None;
+    }
+    let ranges: Vec<_> = share.service.addresses.iter().copied().map(listener::cidr).collect();
+    if !ranges.is_empty() {
+        return Some(FilterChainMatch { prefix_ranges: ranges, ..Default::default() });
+    }
+    let named = share.port.protocol.is_tls() && share.service.host.as_str() != "*" && share.service.registry == Registry::External;
+    named.then(|| FilterChainMatch { server_names: vec![share.service.host.to_string()], ..Default::default() })
+}
+
+/// The routes for TCP that apply here.
+fn tcp_routes<'a>(scope: &Scope<'_, 'a>, share: &Share<'a>) -> Vec<&'a TcpRoute> {
+    let Some(rules) = scope.mesh_routes(&share.service.host) else { return Vec::new() };
+    let applies = |m: &TcpMatch| {
+        (m.gateways.is_empty() || m.gateways.contains(&GatewayRef::Mesh))
+            && m.port.is_none_or(|port| port == share.port.port)
+            && m.source_namespace.as_deref().is_none_or(|namespace| **scope.namespace() == *namespace)
+            && scope.view.selected(scope.reader, &m.source_labels)
+    };
+    rules.tcp.iter().filter(|route| route.matches.is_empty() || route.matches.iter().any(applies)).collect()
+}
+
+/// A TCP route's destinations, and the name under which its statistics stand.
+fn destinations(scope: &Scope<'_, '_>, share: &Share<'_>, route: &TcpRoute) -> (String, ClusterSpecifier) {
+    let rules = scope.mesh_routes(&share.service.host);
+    let namespace = rules.map_or_else(|| share.service.namespace().clone(), |rules| rules.meta.namespace.clone());
+    let name = |d: &mizzen_api::istio::Destination| route::destination_cluster(scope, d, &namespace, share.port.port);
+    match route.route.as_slice() {
+        [only] => {
+            let cluster = name(&only.destination);
+            (cluster.clone(), ClusterSpecifier::Cluster(cluster))
+        }
+        several => {
+            let weighted = several.iter().filter(|d| d.weight > 0);
+            let clusters = weighted.map(|d| ClusterWeight { name: name(&d.destination), weight: d.weight, ..Default::default() }).collect();
+            let stat = rules.map_or_else(String::new, |rules| format!("{}.{}", rules.meta.name, rules.meta.namespace));
+            (stat, ClusterSpecifier::WeightedClusters(WeightedCluster { clusters }))
+        }
+    }
+}
+
+fn chain(
+    scope: &Scope<'_, '_>,
+    share: &Share<'_>,
+    matched: Option<FilterChainMatch>,
+    (stat, to): (String, ClusterSpecifier),
+) -> FilterChain {
+    let idle = traffic::policy(scope, share.service, share.port.port, "").pool.tcp.idle_timeout;
+    let mut list: Vec<_> = filters::tcp_stats(scope, Side::Outbound).into_iter().collect();
+    list.push(filters::tcp_proxy(&stat, to, access_log::log(scope.mesh()), idle));
+    FilterChain {
+        filter_chain_match: matched,
+        filters: list,
+        transport_socket_connect_timeout: Some(wire::seconds(15)),
+        ..Default::default()
+    }
+}

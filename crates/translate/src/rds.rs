@@ -1,0 +1,142 @@
+//! Routes of a sidecar: one resource for each HTTP port of the mesh, and one for each service whose protocol is detected.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use mizzen_api::istio::{GatewayRef, OutboundTrafficPolicy};
+use mizzen_model::{Registry, ServiceView};
+use mizzen_protos::{
+    Any,
+    envoy::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost},
+};
+use mizzen_types::{Hostname, Name, Protocol};
+
+use crate::{
+    names,
+    route::{self, Caller},
+    scope::{DOMAIN, Scope},
+    wire,
+};
+
+pub(crate) fn list(scope: &Scope<'_, '_>) -> Vec<Name> {
+    let (mut ports, mut sniffed) = (BTreeSet::new(), BTreeSet::new());
+    for service in scope.services() {
+        for port in &service.ports {
+            let own_address = service.headless || service.vips().next().is_some();
+            if port.protocol.is_http() || (port.protocol == Protocol::Auto && !own_address) {
+                ports.insert(port.port);
+            } else if port.protocol == Protocol::Auto {
+                sniffed.insert(Name::from(format!("{}:{}", service.host, port.port)));
+            }
+        }
+    }
+    ports.into_iter().map(|port| Name::from(port.to_string())).chain(sniffed).collect()
+}
+
+pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
+    let hosts = match names::number(name) {
+        Some(port) => of_port(scope, port)?,
+        None => {
+            let (host, port) = names::parse_sniffed_route(name)?;
+            let service = scope.service(&host)?;
+            service.port(port).filter(|port| port.protocol == Protocol::Auto)?;
+            // The address says already whom the call is for.
+            vec![VirtualHost { domains: vec!["*".into()], ..of_service(scope, service, port) }]
+        }
+    };
+    Some(wire::any(&configuration(name, hosts)))
+}
+
+/// A route configuration as Istio sends them.
+pub(crate) fn configuration(name: &str, virtual_hosts: Vec<VirtualHost>) -> RouteConfiguration {
+    RouteConfiguration {
+        name: name.into(),
+        virtual_hosts,
+        validate_clusters: Some(wire::bool_value(false)),
+        max_direct_response_body_size_bytes: Some(wire::u32_value(1 << 20)),
+        ignore_port_in_host_matching: true,
+        ..Default::default()
+    }
+}
+
+/// A virtual host as Istio sends them.
+pub(crate) fn virtual_host(name: String, domains: Vec<String>, routes: Vec<Route>) -> VirtualHost {
+    VirtualHost { name, domains, routes, include_request_attempt_count: true, ..Default::default() }
+}
+
+fn of_port(scope: &Scope<'_, '_>, number: u16) -> Option<Vec<VirtualHost>> {
+    let mut services = scope.services_at(number);
+    services.retain(|service| service.port(number).is_some_and(|p| p.protocol.is_http() || p.protocol == Protocol::Auto));
+    if services.is_empty() {
+        return None;
+    }
+    // One name may stand for one service only: the oldest that claims it.
+    services.sort_by_key(|service| (service.registry, service.created, service.host.clone()));
+    let mut taken = BTreeSet::new();
+    let mut hosts: Vec<VirtualHost> = services.into_iter().map(|service| of_service(scope, service, number)).collect();
+    if number == 80 {
+        hosts.extend(routed_only(scope));
+    }
+    for host in &mut hosts {
+        host.domains.retain(|domain| taken.insert(domain.clone()));
+    }
+    hosts.retain(|host| !host.domains.is_empty());
+    hosts.sort_by(|a, b| a.name.cmp(&b.name));
+    hosts.push(unknown(scope));
+    Some(hosts)
+}
+
+fn of_service(scope: &Scope<'_, '_>, service: &Arc<ServiceView>, number: u16) -> VirtualHost {
+    let name = format!("{}:{number}", service.host);
+    let caller = Caller { gateways: &[GatewayRef::Mesh], port: number };
+    let routes = match scope.mesh_routes(&service.host).filter(|rules| !rules.http.is_empty()) {
+        Some(rules) => route::of_rules(scope, rules, &caller),
+        None => vec![route::default_in(scope, names::outbound(number, "", &service.host), format!("{name}/*"))],
+    };
+    virtual_host(name, domains(scope, service), routes)
+}
+
+/// Hosts that VirtualServices name and no service has: reachable on port 80.
+fn routed_only(scope: &Scope<'_, '_>) -> Vec<VirtualHost> {
+    let caller = Caller { gateways: &[GatewayRef::Mesh], port: 80 };
+    let mut hosts = Vec::new();
+    for host in scope.reader.routed_hosts() {
+        if scope.service(host).is_none()
+            && let Some(rules) = scope.mesh_routes(host).filter(|rules| !rules.http.is_empty())
+        {
+            hosts.push(virtual_host(format!("{host}:80"), vec![host.to_string()], route::of_rules(scope, rules, &caller)));
+        }
+    }
+    hosts
+}
+
+fn unknown(scope: &Scope<'_, '_>) -> VirtualHost {
+    let (name, route) = match scope.mesh().outbound_traffic_policy {
+        OutboundTrafficPolicy::AllowAny => ("allow_any", route::allow_any(names::PASSTHROUGH)),
+        OutboundTrafficPolicy::RegistryOnly => ("block_all", route::block_all()),
+    };
+    virtual_host(name.into(), vec!["*".into()], vec![route])
+}
+
+/// The names under which a service is called from the proxy's namespace.
+fn domains(scope: &Scope<'_, '_>, service: &ServiceView) -> Vec<String> {
+    let host = service.host.as_str();
+    let mut domains = vec![host.to_owned()];
+    if !service.host.is_wildcard() {
+        domains.push(format!("{host}."));
+        domains.extend(short_names(&service.host, scope.namespace()));
+    }
+    domains.extend(service.vips().map(|ip| if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() }));
+    if service.headless && service.registry == Registry::Kubernetes {
+        // Pods of a headless service have names of their own under it.
+        domains.push(format!("*.{host}"));
+    }
+    domains
+}
+
+/// `reviews` (in its own namespace), `reviews.shop.svc`, `reviews.shop`.
+fn short_names(host: &Hostname, namespace: &str) -> Vec<String> {
+    let Some(in_cluster) = host.as_str().strip_suffix(&format!(".svc.{DOMAIN}")) else { return Vec::new() };
+    let own = in_cluster.strip_suffix(&format!(".{namespace}")).filter(|name| !name.is_empty());
+    let short = own.map(str::to_owned).into_iter();
+    short.chain([format!("{in_cluster}.svc"), in_cluster.to_owned()]).collect()
+}

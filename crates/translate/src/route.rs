@@ -1,0 +1,435 @@
+//! Routes: one for each condition of a VirtualService's rule, or the default.
+
+// `max_grpc_timeout` is deprecated for what older proxies lack; Istio sends it.
+#![allow(deprecated)]
+
+use std::collections::BTreeMap;
+
+use mizzen_api::istio::{
+    Destination, DirectResponse, GatewayRef, HeaderOps, HttpAction, HttpDestination, HttpMatch, HttpRoute, Redirect, RedirectPort, Retries,
+    Rewrite, StringMatch, VirtualService,
+};
+use mizzen_protos::{
+    envoy::envoy::{
+        config::{
+            core::v3::{DataSource, HeaderValue, HeaderValueOption, Metadata, data_source, header_value_option::HeaderAppendAction},
+            route::v3::{
+                Decorator, DirectResponseAction, HeaderMatcher, QueryParameterMatcher, RedirectAction, RetryPolicy, Route, RouteAction,
+                RouteMatch, WeightedCluster,
+                header_matcher::HeaderMatchSpecifier,
+                query_parameter_matcher::QueryParameterMatchSpecifier,
+                redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier},
+                retry_policy::{RetryBackOff, RetryHostPredicate, RetryPriority, retry_host_predicate, retry_priority},
+                route::Action,
+                route_action::{ClusterSpecifier, HostRewriteSpecifier, MaxStreamDuration},
+                route_match::PathSpecifier,
+                weighted_cluster::{ClusterWeight, cluster_weight},
+            },
+        },
+        extensions::retry::{
+            host::previous_hosts::v3::PreviousHostsPredicate, priority::previous_priorities::v3::PreviousPrioritiesConfig,
+        },
+        r#type::matcher::v3::{RegexMatchAndSubstitute, RegexMatcher, StringMatcher, string_matcher::MatchPattern},
+    },
+    wkt,
+};
+
+use crate::{names, scope::Scope, wire};
+
+/// Retries of routes that say nothing: only what surely did not reach the application.
+const RETRY_ON: &str = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
+
+/// For whom routes are made.
+pub(crate) struct Caller<'c> {
+    /// The sidecars, or a gateway (which may stand for several Gateways).
+    pub(crate) gateways: &'c [GatewayRef],
+    /// The port that is called.
+    pub(crate) port: u16,
+}
+
+/// The cluster of a destination that an object of `namespace` wrote. Without a port it is the service's only one, else the port that was called.
+pub(crate) fn destination_cluster(scope: &Scope<'_, '_>, to: &Destination, namespace: &str, called: u16) -> String {
+    let host = scope.qualify(&to.host, namespace);
+    let port = to.port.or_else(|| match scope.service(&host)?.ports.as_slice() {
+        [only] => Some(only.port),
+        _ => None,
+    });
+    names::outbound(port.unwrap_or(called), to.subset.as_deref().unwrap_or(""), &host)
+}
+
+/// The routes of a VirtualService for one caller; what comes after a route for all requests is left out.
+pub(crate) fn of_rules(scope: &Scope<'_, '_>, rules: &VirtualService, caller: &Caller<'_>) -> Vec<Route> {
+    let mut made = Vec::new();
+    for rule in &rules.http {
+        if rule.matches.is_empty() {
+            made.push(of_rule(scope, rules, rule, None, caller));
+            break;
+        }
+        for condition in rule.matches.iter().filter(|m| applies(scope, m, caller)) {
+            made.push(of_rule(scope, rules, rule, Some(condition), caller));
+            if is_open(condition) {
+                return made;
+            }
+        }
+    }
+    made
+}
+
+/// Whether a condition concerns this caller at all.
+fn applies(scope: &Scope<'_, '_>, condition: &HttpMatch, caller: &Caller<'_>) -> bool {
+    let bound = condition.gateways.is_empty() || condition.gateways.iter().any(|gateway| caller.gateways.contains(gateway));
+    let sidecar = caller.gateways.contains(&GatewayRef::Mesh);
+    let from = || {
+        condition.source_namespace.as_deref().is_none_or(|namespace| **scope.namespace() == *namespace)
+            && scope.view.selected(scope.reader, &condition.source_labels)
+    };
+    bound && condition.port.is_none_or(|port| port == caller.port) && (!sidecar || from())
+}
+
+/// Whether every request meets it.
+fn is_open(m: &HttpMatch) -> bool {
+    let any_path = match &m.uri {
+        None => true,
+        Some(StringMatch::Prefix(prefix)) => prefix == "/",
+        Some(_) => false,
+    };
+    any_path
+        && m.headers.is_empty()
+        && m.without_headers.is_empty()
+        && m.query_params.is_empty()
+        && m.method.is_none()
+        && m.authority.is_none()
+        && m.scheme.is_none()
+}
+
+fn of_rule(scope: &Scope<'_, '_>, rules: &VirtualService, rule: &HttpRoute, condition: Option<&HttpMatch>, caller: &Caller<'_>) -> Route {
+    let name = match (&rule.name, condition.and_then(|m| m.name.as_ref())) {
+        (Some(rule), Some(condition)) => format!("{rule}.{condition}"),
+        (Some(name), None) | (None, Some(name)) => name.clone(),
+        (None, None) => String::new(),
+    };
+    let (action, operation) = match &rule.action {
+        HttpAction::Route(to) => {
+            let operation = match to.as_slice() {
+                [only] => {
+                    let cluster = destination_cluster(scope, &only.destination, &rules.meta.namespace, caller.port);
+                    names::parse_outbound(&cluster).map_or(cluster.clone(), |(port, _, host)| format!("{host}:{port}"))
+                }
+                _ => format!("{}:{}", rules.meta.name, caller.port),
+            };
+            (Action::Route(forward(scope, rules, rule, to, caller)), Some(format!("{operation}{}", operation_path(condition))))
+        }
+        HttpAction::Redirect(to) => (Action::Redirect(redirect(to)), None),
+        HttpAction::DirectResponse(answer) => (Action::DirectResponse(direct(answer)), None),
+    };
+    let mut route = Route {
+        name,
+        r#match: Some(condition.map_or_else(any_path, matching)),
+        metadata: Some(config_metadata(&names::config_path("virtual-service", &rules.meta.namespace, &rules.meta.name))),
+        decorator: operation.map(decorator),
+        action: Some(action),
+        ..Default::default()
+    };
+    let (request, response) = (&rule.headers.request, &rule.headers.response);
+    route.request_headers_to_add = header_values(request);
+    route.request_headers_to_remove.clone_from(&request.remove);
+    route.response_headers_to_add = header_values(response);
+    route.response_headers_to_remove.clone_from(&response.remove);
+    route
+}
+
+/// What traces say of a route: the path as far as it is fixed.
+fn operation_path(condition: Option<&HttpMatch>) -> String {
+    match condition.and_then(|m| m.uri.as_ref()) {
+        Some(StringMatch::Exact(path)) => path.clone(),
+        Some(StringMatch::Prefix(prefix)) => format!("{prefix}*"),
+        Some(StringMatch::Regex(regex)) => regex.clone(),
+        Some(StringMatch::Present) | None => "/*".to_owned(),
+    }
+}
+
+fn decorator(operation: String) -> Decorator {
+    Decorator { operation, propagate: None }
+}
+
+/// `istio: {config: PATH}`: one entry at each level, so that the bytes are the same each time.
+fn config_metadata(path: &str) -> Metadata {
+    let value = wkt::Value { kind: Some(wkt::value::Kind::StringValue(path.to_owned())) };
+    let fields = wkt::Struct { fields: [("config".to_owned(), value)].into() };
+    Metadata { filter_metadata: [("istio".to_owned(), fields)].into(), ..Default::default() }
+}
+
+fn any_path() -> RouteMatch {
+    RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".into())), ..Default::default() }
+}
+
+fn regex(expression: &str) -> RegexMatcher {
+    RegexMatcher { regex: expression.to_owned(), ..Default::default() }
+}
+
+/// `None` where presence is all that is asked for.
+fn string(wanted: &StringMatch) -> Option<StringMatcher> {
+    let pattern = match wanted {
+        StringMatch::Exact(it) => MatchPattern::Exact(it.clone()),
+        StringMatch::Prefix(it) => MatchPattern::Prefix(it.clone()),
+        StringMatch::Regex(it) => MatchPattern::SafeRegex(regex(it)),
+        StringMatch::Present => return None,
+    };
+    Some(StringMatcher { match_pattern: Some(pattern), ..Default::default() })
+}
+
+fn header(name: &str, wanted: &StringMatch) -> HeaderMatcher {
+    let specifier = string(wanted).map_or(HeaderMatchSpecifier::PresentMatch(true), HeaderMatchSpecifier::StringMatch);
+    HeaderMatcher { name: name.into(), header_match_specifier: Some(specifier), ..Default::default() }
+}
+
+fn without(name: &str, wanted: &StringMatch) -> HeaderMatcher {
+    // A request that lacks the header meets the condition.
+    HeaderMatcher { invert_match: true, treat_missing_header_as_empty: *wanted != StringMatch::Present, ..header(name, wanted) }
+}
+
+fn matching(m: &HttpMatch) -> RouteMatch {
+    let path = match &m.uri {
+        Some(StringMatch::Exact(path)) => PathSpecifier::Path(path.clone()),
+        Some(StringMatch::Prefix(prefix)) => PathSpecifier::Prefix(prefix.clone()),
+        Some(StringMatch::Regex(expression)) => PathSpecifier::SafeRegex(regex(expression)),
+        Some(StringMatch::Present) | None => PathSpecifier::Prefix("/".into()),
+    };
+    let mut headers: Vec<HeaderMatcher> = m.headers.iter().map(|(name, wanted)| header(name, wanted)).collect();
+    headers.extend(m.without_headers.iter().map(|(name, wanted)| without(name, wanted)));
+    for (name, wanted) in [(":method", &m.method), (":authority", &m.authority), (":scheme", &m.scheme)] {
+        headers.extend(wanted.as_ref().map(|wanted| header(name, wanted)));
+    }
+    let query = |(name, wanted): (&String, &StringMatch)| {
+        let specifier = string(wanted).map_or(QueryParameterMatchSpecifier::PresentMatch(true), QueryParameterMatchSpecifier::StringMatch);
+        QueryParameterMatcher { name: name.clone(), query_parameter_match_specifier: Some(specifier) }
+    };
+    RouteMatch {
+        case_sensitive: Some(wire::bool_value(!m.ignore_uri_case)),
+        headers,
+        query_parameters: m.query_params.iter().map(query).collect(),
+        path_specifier: Some(path),
+        ..Default::default()
+    }
+}
+
+/// The Host header is no header to a route; setting it is rewriting it.
+fn is_host(name: &str) -> bool {
+    name.eq_ignore_ascii_case("host") || name.eq_ignore_ascii_case(":authority")
+}
+
+fn header_values(ops: &HeaderOps) -> Vec<HeaderValueOption> {
+    let made = |values: &BTreeMap<String, String>, action: HeaderAppendAction| {
+        let option = move |(key, value): (&String, &String)| HeaderValueOption {
+            header: Some(HeaderValue { key: key.clone(), value: value.clone(), ..Default::default() }),
+            append_action: action.into(),
+            ..Default::default()
+        };
+        values.iter().filter(|(key, _)| !is_host(key)).map(option).collect::<Vec<_>>()
+    };
+    let mut all = made(&ops.set, HeaderAppendAction::OverwriteIfExistsOrAdd);
+    all.extend(made(&ops.add, HeaderAppendAction::AppendIfExistsOrAdd));
+    all
+}
+
+fn host_set(ops: &HeaderOps) -> Option<String> {
+    ops.set.iter().find(|(key, _)| is_host(key)).map(|(_, value)| value.clone())
+}
+
+fn forward(scope: &Scope<'_, '_>, rules: &VirtualService, rule: &HttpRoute, to: &[HttpDestination], caller: &Caller<'_>) -> RouteAction {
+    let timeout = wire::duration(rule.timeout.unwrap_or_default());
+    let mut action = RouteAction {
+        timeout: Some(timeout),
+        max_grpc_timeout: Some(timeout),
+        retry_policy: retries(scope, rule.retries.as_ref()),
+        ..Default::default()
+    };
+    let rewrite = rule.rewrite.clone().unwrap_or_default();
+    rewrite_path(&mut action, &rewrite);
+    let host = rewrite.authority.or_else(|| host_set(&rule.headers.request));
+    action.host_rewrite_specifier = host.map(HostRewriteSpecifier::HostRewriteLiteral);
+    let cluster = |d: &HttpDestination| destination_cluster(scope, &d.destination, &rules.meta.namespace, caller.port);
+    let plain = |d: &HttpDestination| d.headers == mizzen_api::istio::Headers::default();
+    match to {
+        [only] if plain(only) => action.cluster_specifier = Some(ClusterSpecifier::Cluster(cluster(only))),
+        several => {
+            let clusters = several.iter().filter(|d| d.weight > 0).map(|d| ClusterWeight {
+                name: cluster(d),
+                weight: Some(wire::u32_value(d.weight)),
+                request_headers_to_add: header_values(&d.headers.request),
+                request_headers_to_remove: d.headers.request.remove.clone(),
+                response_headers_to_add: header_values(&d.headers.response),
+                response_headers_to_remove: d.headers.response.remove.clone(),
+                host_rewrite_specifier: host_set(&d.headers.request).map(cluster_weight::HostRewriteSpecifier::HostRewriteLiteral),
+                ..Default::default()
+            });
+            action.cluster_specifier =
+                Some(ClusterSpecifier::WeightedClusters(WeightedCluster { clusters: clusters.collect(), ..Default::default() }));
+        }
+    }
+    action
+}
+
+fn rewrite_path(action: &mut RouteAction, rewrite: &Rewrite) {
+    if let Some(uri) = &rewrite.uri {
+        action.prefix_rewrite.clone_from(uri);
+    } else if let Some(by) = &rewrite.uri_regex {
+        action.regex_rewrite = Some(RegexMatchAndSubstitute { pattern: Some(regex(&by.pattern)), substitution: by.substitution.clone() });
+    }
+}
+
+fn previous_hosts() -> RetryHostPredicate {
+    RetryHostPredicate {
+        name: "envoy.retry_host_predicates.previous_hosts".into(),
+        config_type: Some(retry_host_predicate::ConfigType::TypedConfig(wire::any(&PreviousHostsPredicate {}))),
+    }
+}
+
+fn default_retries() -> RetryPolicy {
+    RetryPolicy {
+        retry_on: RETRY_ON.into(),
+        num_retries: Some(wire::u32_value(2)),
+        retry_host_predicate: vec![previous_hosts()],
+        host_selection_retry_max_attempts: 5,
+        ..Default::default()
+    }
+}
+
+/// A rule's retries, else the mesh's, else Istio's. No attempts: none.
+fn retries(scope: &Scope<'_, '_>, own: Option<&Retries>) -> Option<RetryPolicy> {
+    let Some(wanted) = own.or(scope.mesh().default_http_retry_policy.as_ref()) else { return Some(default_retries()) };
+    if wanted.attempts == 0 {
+        return None;
+    }
+    let mut policy = default_retries();
+    policy.num_retries = Some(wire::u32_value(wanted.attempts));
+    policy.per_try_timeout = wanted.per_try_timeout.map(wire::duration);
+    if !wanted.retry_on.is_empty() {
+        let (codes, words): (Vec<_>, Vec<_>) = wanted.retry_on.iter().partition(|word| word.parse::<u32>().is_ok());
+        policy.retriable_status_codes = codes.iter().filter_map(|code| code.parse().ok()).collect();
+        let mut words: Vec<&str> = words.into_iter().map(String::as_str).collect();
+        if !codes.is_empty() && !words.contains(&"retriable-status-codes") {
+            words.push("retriable-status-codes");
+        }
+        policy.retry_on = words.join(",");
+    }
+    if !wanted.retry_ignore_previous_hosts {
+        policy.retry_host_predicate.clear();
+    }
+    if wanted.retry_remote_localities {
+        let config = PreviousPrioritiesConfig { update_frequency: 2 };
+        policy.retry_priority = Some(RetryPriority {
+            name: "envoy.retry_priorities.previous_priorities".into(),
+            config_type: Some(retry_priority::ConfigType::TypedConfig(wire::any(&config))),
+        });
+    }
+    policy.retry_back_off = wanted.backoff.map(|base| RetryBackOff { base_interval: Some(wire::duration(base)), max_interval: None });
+    Some(policy)
+}
+
+fn redirect(to: &Redirect) -> RedirectAction {
+    let (port, path) = (to.port, to.uri.clone().map(PathRewriteSpecifier::PathRedirect));
+    let code = match to.code {
+        302 => RedirectResponseCode::Found,
+        303 => RedirectResponseCode::SeeOther,
+        307 => RedirectResponseCode::TemporaryRedirect,
+        308 => RedirectResponseCode::PermanentRedirect,
+        _ => RedirectResponseCode::MovedPermanently,
+    };
+    let default_port = match to.scheme.as_deref() {
+        Some("https") => 443,
+        _ => 80,
+    };
+    RedirectAction {
+        host_redirect: to.authority.clone().unwrap_or_default(),
+        port_redirect: match port {
+            Some(RedirectPort::Number(number)) => number.into(),
+            Some(RedirectPort::ProtocolDefault) => default_port,
+            Some(RedirectPort::Request) | None => 0,
+        },
+        response_code: code.into(),
+        strip_query: false,
+        scheme_rewrite_specifier: to.scheme.clone().map(SchemeRewriteSpecifier::SchemeRedirect),
+        path_rewrite_specifier: path.or_else(|| to.prefix_rewrite.clone().map(PathRewriteSpecifier::PrefixRewrite)),
+    }
+}
+
+fn direct(answer: &DirectResponse) -> DirectResponseAction {
+    let specifier = match String::from_utf8(answer.body.clone()) {
+        Ok(text) => data_source::Specifier::InlineString(text),
+        Err(bytes) => data_source::Specifier::InlineBytes(bytes.into_bytes()),
+    };
+    let body = (!answer.body.is_empty()).then(|| DataSource { specifier: Some(specifier), ..Default::default() });
+    DirectResponseAction { status: answer.status.into(), body, ..Default::default() }
+}
+
+fn no_limit() -> Option<wkt::Duration> {
+    Some(wire::seconds(0))
+}
+
+/// The route of a service that no rule bears on.
+pub(crate) fn default(cluster: String, operation: String) -> Route {
+    let action = RouteAction {
+        timeout: no_limit(),
+        max_grpc_timeout: no_limit(),
+        retry_policy: Some(default_retries()),
+        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)),
+        ..Default::default()
+    };
+    Route {
+        name: "default".into(),
+        r#match: Some(any_path()),
+        decorator: Some(decorator(operation)),
+        action: Some(Action::Route(action)),
+        ..Default::default()
+    }
+}
+
+/// [`default`] with the mesh's own retry policy.
+pub(crate) fn default_in(scope: &Scope<'_, '_>, cluster: String, operation: String) -> Route {
+    let mut route = default(cluster, operation);
+    if let Some(Action::Route(action)) = &mut route.action {
+        action.retry_policy = retries(scope, None);
+    }
+    route
+}
+
+/// The route to the own workload: repeated only where the application cannot have seen the request.
+pub(crate) fn inbound(cluster: &str, operation: &str, retries: bool) -> Route {
+    let policy = RetryPolicy { retry_on: "reset-before-request".into(), num_retries: Some(wire::u32_value(2)), ..Default::default() };
+    let action = RouteAction {
+        timeout: no_limit(),
+        retry_policy: retries.then_some(policy),
+        max_stream_duration: Some(MaxStreamDuration {
+            max_stream_duration: no_limit(),
+            grpc_timeout_header_max: no_limit(),
+            ..Default::default()
+        }),
+        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.into())),
+        ..Default::default()
+    };
+    Route {
+        name: "default".into(),
+        r#match: Some(any_path()),
+        decorator: Some(decorator(operation.into())),
+        action: Some(Action::Route(action)),
+        ..Default::default()
+    }
+}
+
+/// The route of calls to nobody that is known: passed on.
+pub(crate) fn allow_any(cluster: &str) -> Route {
+    let action = RouteAction {
+        timeout: no_limit(),
+        max_grpc_timeout: no_limit(),
+        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.into())),
+        ..Default::default()
+    };
+    Route { name: "allow_any".into(), r#match: Some(any_path()), action: Some(Action::Route(action)), ..Default::default() }
+}
+
+/// The route of calls to nobody that is known: refused.
+pub(crate) fn block_all() -> Route {
+    let action = DirectResponseAction { status: 502, ..Default::default() };
+    Route { name: "block_all".into(), r#match: Some(any_path()), action: Some(Action::DirectResponse(action)), ..Default::default() }
+}

@@ -1,0 +1,130 @@
+//! Transport sockets: Istio's mutual TLS on either side.
+
+use mizzen_api::istio::MeshConfig;
+use mizzen_protos::{
+    Any,
+    envoy::envoy::{
+        config::core::v3::{
+            AggregatedConfigSource, ApiConfigSource, ApiVersion, ConfigSource, GrpcService, TransportSocket, api_config_source::ApiType,
+            config_source::ConfigSourceSpecifier, grpc_service, transport_socket::ConfigType,
+        },
+        extensions::transport_sockets::{
+            raw_buffer::v3::RawBuffer,
+            tls::v3::{
+                CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, TlsParameters, UpstreamTlsContext,
+                common_tls_context::{CombinedCertificateValidationContext, ValidationContextType},
+                tls_parameters::TlsProtocol,
+            },
+        },
+        r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern},
+    },
+};
+
+use crate::wire;
+
+/// Suites of mutual TLS, by OpenSSL's names, as Istio lists them.
+const SERVER_CIPHERS: [&str; 6] = [
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES128-GCM-SHA256",
+    "AES256-GCM-SHA384",
+    "AES128-GCM-SHA256",
+];
+
+/// A config source: this stream.
+pub(crate) fn ads() -> ConfigSource {
+    ConfigSource {
+        initial_fetch_timeout: Some(wire::seconds(0)),
+        resource_api_version: ApiVersion::V3.into(),
+        config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
+        ..Default::default()
+    }
+}
+
+/// A secret of the agent's, through the static cluster `sds-grpc`.
+fn agent_secret(name: &str) -> SdsSecretConfig {
+    let service = GrpcService {
+        target_specifier: Some(grpc_service::TargetSpecifier::EnvoyGrpc(grpc_service::EnvoyGrpc {
+            cluster_name: "sds-grpc".into(),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    let source = ApiConfigSource {
+        api_type: ApiType::Grpc.into(),
+        transport_api_version: ApiVersion::V3.into(),
+        grpc_services: vec![service],
+        set_node_on_first_message_only: true,
+        ..Default::default()
+    };
+    SdsSecretConfig {
+        name: name.into(),
+        sds_config: Some(ConfigSource {
+            initial_fetch_timeout: Some(wire::seconds(0)),
+            resource_api_version: ApiVersion::V3.into(),
+            config_source_specifier: Some(ConfigSourceSpecifier::ApiConfigSource(source)),
+            ..Default::default()
+        }),
+    }
+}
+
+/// Own certificate `default`, the peer's checked against `ROOTCA` and these SANs.
+// Untyped SANs are deprecated for typed ones; Istio sends the former.
+#[allow(deprecated)]
+fn common(sans: Vec<StringMatcher>, ciphers: &[&str], alpn: &[&str]) -> CommonTlsContext {
+    let combined = CombinedCertificateValidationContext {
+        default_validation_context: Some(CertificateValidationContext { match_subject_alt_names: sans, ..Default::default() }),
+        validation_context_sds_secret_config: Some(agent_secret("ROOTCA")),
+        ..Default::default()
+    };
+    CommonTlsContext {
+        tls_params: Some(TlsParameters {
+            tls_minimum_protocol_version: TlsProtocol::TlSv12.into(),
+            tls_maximum_protocol_version: TlsProtocol::TlSv13.into(),
+            cipher_suites: ciphers.iter().map(|&c| c.into()).collect(),
+            ..Default::default()
+        }),
+        tls_certificate_sds_secret_configs: vec![agent_secret("default")],
+        alpn_protocols: alpn.iter().map(|&a| a.into()).collect(),
+        validation_context_type: Some(ValidationContextType::CombinedValidationContext(combined)),
+        ..Default::default()
+    }
+}
+
+fn socket(name: &str, config: Any) -> TransportSocket {
+    TransportSocket { name: name.into(), config_type: Some(ConfigType::TypedConfig(config)) }
+}
+
+/// The server's side of mutual TLS: any identity of the trust domain or its aliases. `tcp` offers the TCP metadata exchange too.
+pub(crate) fn server(mesh: &MeshConfig, tcp: bool) -> TransportSocket {
+    let prefix =
+        |domain: &str| StringMatcher { match_pattern: Some(MatchPattern::Prefix(format!("spiffe://{domain}/"))), ..Default::default() };
+    let aliases = mesh.trust_domain_aliases.iter().map(String::as_str);
+    let sans = std::iter::once(mesh.trust_domain.as_str()).chain(aliases).map(prefix).collect();
+    // `istio` itself must not be offered: a client that lists it too would then agree on it, and speak it, instead of HTTP's own.
+    let alpn: &[&str] = if tcp { &["istio-peer-exchange", "h2", "http/1.1"] } else { &["h2", "http/1.1"] };
+    let context = DownstreamTlsContext {
+        common_tls_context: Some(common(sans, &SERVER_CIPHERS, alpn)),
+        require_client_certificate: Some(wire::bool_value(true)),
+        ..Default::default()
+    };
+    socket("envoy.transport_sockets.tls", wire::any(&context))
+}
+
+/// The client's side of mutual TLS: one of these identities, asked for under this server name.
+pub(crate) fn client(sans: &[String], sni: &str, http2: bool) -> TransportSocket {
+    let exact = |san: &String| StringMatcher { match_pattern: Some(MatchPattern::Exact(san.clone())), ..Default::default() };
+    let alpn: &[&str] = if http2 { &["istio-peer-exchange", "istio", "h2"] } else { &["istio-peer-exchange", "istio"] };
+    let context = UpstreamTlsContext {
+        common_tls_context: Some(common(sans.iter().map(exact).collect(), &[], alpn)),
+        sni: sni.into(),
+        ..Default::default()
+    };
+    socket("envoy.transport_sockets.tls", wire::any(&context))
+}
+
+/// No TLS.
+pub(crate) fn raw() -> TransportSocket {
+    socket("envoy.transport_sockets.raw_buffer", wire::any(&RawBuffer {}))
+}
