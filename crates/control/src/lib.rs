@@ -2,12 +2,29 @@
 //!
 //! Files become objects ([`source`]), one writer makes the next snapshot of them, and every connected proxy is sent what its resources now are.
 //! Each resource is built once for all proxies that read the same, and again only when something that it read has changed. The same TLS port signs
-//! certificates for whoever proves its identity by a workload token or a certificate.
+//! certificates for whoever proves its identity by a workload token or a certificate. [`status`] is what `debug.sock` tells of all that.
 //!
 //! Deliberately absent: what a resource looks like (`translate`), what an object means (`api`, `model`), the protocol's rules (`xds`), and the data path.
 
+mod ads;
+mod ca;
+mod connection;
+mod debug;
+mod error;
+mod keys;
+mod listener;
+mod memo;
+mod metrics;
+mod node;
 mod options;
+mod run;
 pub mod source;
 pub mod status;
+mod token;
+mod token_api;
+mod writer;
 
+pub use error::Error;
 pub use options::Options;
+pub use run::{Running, run, start};
+pub use token::{CA_AUDIENCE, TokenError};

@@ -86,3 +86,112 @@ pub enum State {
     #[serde(rename = "ERROR")]
     Error,
 }
+
+/// The answer of `/debug/configz`: the configuration that is in force, and what is wrong with the files.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configz {
+    /// The version of the snapshot.
+    pub snapshot: u64,
+    /// The mesh's settings.
+    pub mesh: ConfigStatus,
+    /// All objects.
+    pub objects: Vec<ObjectStatus>,
+    /// Documents that are refused.
+    pub refused: Vec<RefusedStatus>,
+    /// Policies that could not be read at all: what they select is closed.
+    pub closed: Vec<String>,
+    /// What is known and not acted on.
+    pub warnings: Vec<String>,
+}
+
+/// Of the mesh's settings, what most depends on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigStatus {
+    /// The trust domain of all identities.
+    pub trust_domain: String,
+    /// Whose policies hold for the whole mesh.
+    pub root_namespace: String,
+}
+
+/// One object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectStatus {
+    /// Its kind.
+    pub kind: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// File and line.
+    pub origin: String,
+    /// The version of the snapshot that last changed it.
+    pub version: u64,
+}
+
+/// One refused document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedStatus {
+    /// The file.
+    pub file: String,
+    /// The object, if that could be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
+    /// Why, one line each.
+    pub problems: Vec<String>,
+    /// Whether the last good version is in force.
+    pub kept: bool,
+}
+
+/// One open stream, as `/debug/connections` lists them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionStatus {
+    /// Its number.
+    pub number: u64,
+    /// The proxy.
+    pub proxy: String,
+    /// The node's id.
+    pub node: String,
+    /// The verified identity.
+    pub identity: String,
+    /// From where it came.
+    pub peer: String,
+    /// For how long it is open.
+    pub seconds: u64,
+}
+
+/// One service, as `/debug/registryz` lists them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// The host name.
+    pub host: String,
+    /// The namespace.
+    pub namespace: String,
+    /// Its addresses.
+    pub addresses: Vec<String>,
+    /// Its ports.
+    pub ports: Vec<u16>,
+    /// How many endpoints its ports have together.
+    pub endpoints: usize,
+}
+
+/// The answer of `/debug/live?kind=…&namespace=…&name=…`: is an object's newest version in the proxies?
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Live {
+    /// The snapshot that last changed it; absent if there is no such object.
+    pub version: Option<u64>,
+    /// Proxies that have taken everything up to it.
+    pub live: Vec<String>,
+    /// Proxies that have not answered yet.
+    pub pending: Vec<String>,
+    /// Proxies that have answered, and reject something.
+    pub rejected: Vec<Rejected>,
+}
+
+/// A proxy that rejects something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejected {
+    /// The proxy.
+    pub proxy: String,
+    /// Its words.
+    pub errors: Vec<String>,
+}

@@ -284,6 +284,16 @@ impl Session {
         now
     }
 
+    /// Responses that were not answered yet.
+    pub fn in_flight(&self) -> usize {
+        self.watches.values().map(|w| w.in_flight.len()).sum()
+    }
+
+    /// Whether the client's last word on some resource was a rejection.
+    pub fn has_rejections(&self) -> bool {
+        self.watches.values().any(|w| w.told.values().any(|t| t.rejected.is_some()))
+    }
+
     /// How far the client is, by type.
     pub fn status(&self) -> Vec<TypeStatus> {
         self.watches.iter().map(|((_, type_url), watch)| watch.status(type_url)).collect()

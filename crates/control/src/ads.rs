@@ -1,0 +1,253 @@
+//! The discovery service: one task per proxy, which sends what its proxy should have.
+//!
+//! A connection holds no queue of changes: it is told that there is a newer snapshot, and compares when it can. A proxy that reads slowly gets
+//! fewer, larger changes.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::Stream;
+use mizzen_model::{ProxyView, Snapshot};
+use mizzen_pki::UnixTime;
+use mizzen_protos::envoy::envoy::{
+    config::core::v3::ControlPlane,
+    service::discovery::v3::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+        aggregated_discovery_service_server::AggregatedDiscoveryService,
+    },
+};
+use mizzen_translate::Kind;
+use mizzen_types::{Name, SpiffeId};
+use mizzen_xds::{
+    server::{Heard, Resource, State, Verdict},
+    types,
+};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{
+    connection::{Connection, Connections, Registered},
+    listener::Caller,
+    memo::Memo,
+    metrics::Metrics,
+    node,
+    writer::Published,
+};
+
+/// What every stream needs.
+#[derive(Clone)]
+pub(crate) struct Discovery {
+    pub(crate) published: watch::Receiver<Option<Published>>,
+    pub(crate) stopping: watch::Receiver<bool>,
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) memo: Arc<Memo>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// As which control plane responses are signed.
+    pub(crate) identifier: Arc<str>,
+}
+
+type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type Out = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Discovery {
+    type StreamAggregatedResourcesStream = Responses<DiscoveryResponse>;
+    type DeltaAggregatedResourcesStream = Responses<DeltaDiscoveryResponse>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        _: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        Err(Status::unimplemented("only incremental xDS is served here: use DeltaAggregatedResources (api_type DELTA_GRPC)"))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let caller = request.extensions().get::<Caller>().cloned();
+        let proved = caller.and_then(|c| Some((c.identity.clone()?, c)));
+        let Some((identity, caller)) = proved else {
+            self.metrics.xds_refused.add();
+            return Err(Status::unauthenticated("configuration is given only to workloads that show a certificate of this mesh"));
+        };
+        let (out, responses) = mpsc::channel(1);
+        let discovery = self.clone();
+        tokio::spawn(async move {
+            if let Err(status) = discovery.serve(request.into_inner(), identity, caller, &out).await {
+                let _ = out.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(responses))))
+    }
+}
+
+/// Why a wait has ended.
+enum Event {
+    Request(Box<DeltaDiscoveryRequest>),
+    Changed,
+    /// The client has closed its side.
+    Closed,
+    /// The stream must end, and be opened anew.
+    End(&'static str),
+}
+
+impl Discovery {
+    async fn serve(
+        mut self,
+        mut requests: Streaming<DeltaDiscoveryRequest>,
+        identity: SpiffeId,
+        caller: Caller,
+        out: &Out,
+    ) -> Result<(), Status> {
+        let Some(first) = requests.message().await? else { return Ok(()) };
+        let registered = self.open(&first, identity, &caller)?;
+        let connection = &registered.connection;
+        let left =
+            caller.until.map_or(Duration::MAX, |until| Duration::from_secs(until.as_secs().saturating_sub(UnixTime::now().as_secs())));
+        let expiry = tokio::time::sleep(left.min(Duration::from_secs(365 * 24 * 3600)));
+        tokio::pin!(expiry);
+        self.request(connection, first)?;
+        loop {
+            if !self.push(connection, out).await {
+                return Ok(());
+            }
+            let event = tokio::select! {
+                biased;
+                _ = self.stopping.wait_for(|stopping| *stopping) => Event::End("the control plane is stopping"),
+                () = &mut expiry => Event::End("the client's certificate has expired"),
+                message = requests.message() => match message {
+                    Ok(Some(request)) => Event::Request(Box::new(request)),
+                    Ok(None) | Err(_) => Event::Closed,
+                },
+                changed = self.published.changed() => if changed.is_ok() { Event::Changed } else { Event::End("there is no more configuration") },
+            };
+            match event {
+                Event::Request(request) => self.request(connection, *request)?,
+                Event::Changed => {}
+                Event::Closed => {
+                    tracing::info!(proxy = connection.proxy(), connection = connection.number, "disconnected");
+                    return Ok(());
+                }
+                Event::End(reason) => return Err(Status::unavailable(reason)),
+            }
+        }
+    }
+
+    /// The first request tells who the proxy is.
+    fn open(&self, first: &DeltaDiscoveryRequest, identity: SpiffeId, caller: &Caller) -> Result<Registered, Status> {
+        let refuse = |error: node::NodeError| {
+            self.metrics.xds_refused.add();
+            tracing::warn!(%identity, peer = %caller.address, reason = %error, "proxy refused");
+            let denied = matches!(error, node::NodeError::Identity { .. });
+            if denied { Status::permission_denied(error.to_string()) } else { Status::invalid_argument(error.to_string()) }
+        };
+        let node = first.node.as_ref().ok_or_else(|| refuse(node::NodeError::Missing))?;
+        let facts = node::facts(node, &identity).map_err(refuse)?;
+        let registered = self.connections.register(ProxyView::from(facts), identity, caller.address, node::version(node));
+        let connection = &registered.connection;
+        tracing::info!(proxy = connection.proxy(), connection = connection.number, peer = %caller.address, "connected");
+        Ok(registered)
+    }
+
+    fn request(&self, connection: &Connection, request: DeltaDiscoveryRequest) -> Result<(), Status> {
+        let (heard, settled) = {
+            let mut progress = connection.progress();
+            let heard = progress.session.request(request).map_err(|e| Status::invalid_argument(e.to_string()))?;
+            (heard, progress.settle())
+        };
+        if settled {
+            self.converged(connection);
+        }
+        let Heard { type_url, verdict, .. } = heard;
+        match verdict {
+            Some(Verdict::Nack { message, rejected }) => {
+                self.metrics.rejects.add(label(&type_url));
+                let names: Vec<&str> = rejected.iter().map(|(name, _)| &**name).collect();
+                tracing::warn!(proxy = connection.proxy(), kind = types::short(&type_url), ?names, message, "rejected");
+            }
+            Some(Verdict::Unknown) => self.metrics.stale_nonces.add(),
+            Some(Verdict::Ack) | None => {}
+        }
+        Ok(())
+    }
+
+    /// Sends what is due. False if the client is gone.
+    async fn push(&mut self, connection: &Connection, out: &Out) -> bool {
+        let Some(published) = self.published.borrow_and_update().clone() else { return true };
+        let snapshot = &published.snapshot;
+        let (responses, settled) = {
+            let mut progress = connection.progress();
+            if progress.sent != snapshot.version() {
+                progress.session.changed();
+            }
+            let mut state = Resources { memo: &self.memo, snapshot, view: &connection.view };
+            let responses = progress.session.poll(&mut state);
+            progress.sent = snapshot.version();
+            (responses, progress.settle())
+        };
+        if settled {
+            self.converged(connection);
+        }
+        for mut response in responses {
+            self.metrics.pushes.add(label(&response.type_url));
+            response.system_version_info = snapshot.version().to_string();
+            response.control_plane = Some(ControlPlane { identifier: self.identifier.to_string() });
+            if out.send(Ok(response)).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Everything of a snapshot was answered: the change took so long from the moment at which it was published.
+    fn converged(&self, connection: &Connection) {
+        let settled = connection.progress().settled;
+        if let Some(published) = self.published.borrow().as_ref().filter(|p| p.snapshot.version() == settled) {
+            self.metrics.converged(published.since.elapsed());
+        }
+    }
+}
+
+/// What one proxy should have, by one snapshot.
+struct Resources<'a> {
+    memo: &'a Memo,
+    snapshot: &'a Snapshot,
+    view: &'a ProxyView,
+}
+
+impl State for Resources<'_> {
+    fn names(&mut self, type_url: &str) -> Vec<Name> {
+        kind(type_url).map(|kind| self.memo.names(self.snapshot, self.view, kind).to_vec()).unwrap_or_default()
+    }
+
+    fn resource(&mut self, type_url: &str, name: &str) -> Option<Resource> {
+        self.memo.resource(self.snapshot, self.view, kind(type_url)?, &name.into())
+    }
+}
+
+/// The kinds that can be built; of other types there is nothing.
+fn kind(type_url: &str) -> Option<Kind> {
+    Some(match type_url {
+        types::CLUSTER => Kind::Cluster,
+        types::ENDPOINT => Kind::Endpoints,
+        types::LISTENER => Kind::Listener,
+        types::ROUTE => Kind::Route,
+        types::NAME_TABLE => Kind::NameTable,
+        _ => return None,
+    })
+}
+
+/// Istio's short names of the types in its metrics.
+fn label(type_url: &str) -> &'static str {
+    match type_url {
+        types::CLUSTER => "cds",
+        types::ENDPOINT => "eds",
+        types::LISTENER => "lds",
+        types::ROUTE => "rds",
+        types::SECRET => "sds",
+        types::EXTENSION => "ecds",
+        types::NAME_TABLE => "nds",
+        _ => "other",
+    }
+}

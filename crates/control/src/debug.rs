@@ -1,0 +1,203 @@
+//! What the control plane tells of itself: everything on `debug.sock`, metrics and readiness on the monitoring port.
+
+use std::sync::{Arc, Mutex};
+
+use axum::{
+    Json, Router,
+    extract::{Query, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use mizzen_api::{Key, Kind, istio};
+use mizzen_model::{Reader, Snapshot};
+use mizzen_pki::Ca;
+use serde::Deserialize;
+use tokio::sync::watch;
+
+use crate::{
+    connection::Connections,
+    memo::Memo,
+    metrics::{Gauges, Metrics},
+    status::{ConfigStatus, Configz, ConnectionStatus, Live, ObjectStatus, RefusedStatus, Rejected, ServiceStatus, Syncz},
+    writer::{self, Faults, Published},
+};
+
+/// What is told about.
+pub(crate) struct About {
+    pub(crate) version: String,
+    pub(crate) published: watch::Receiver<Option<Published>>,
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) faults: Arc<Mutex<Faults>>,
+    pub(crate) memo: Arc<Memo>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) ca: Arc<Ca>,
+}
+
+/// All of it; for a socket that only its owner reaches.
+pub(crate) fn debug(about: Arc<About>) -> Router {
+    Router::new()
+        .route("/debug/syncz", get(syncz))
+        .route("/debug/configz", get(configz))
+        .route("/debug/connections", get(connections))
+        .route("/debug/registryz", get(registryz))
+        .route("/debug/live", get(live))
+        .merge(shared())
+        .with_state(about)
+}
+
+/// What the monitoring port tells to everybody: nothing of the configuration.
+pub(crate) fn monitoring(about: Arc<About>) -> Router {
+    shared().with_state(about)
+}
+
+fn shared() -> Router<Arc<About>> {
+    Router::new().route("/metrics", get(metrics)).route("/ready", get(ready)).route("/version", get(version))
+}
+
+impl About {
+    fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        self.published.borrow().as_ref().map(|p| p.snapshot.clone())
+    }
+}
+
+async fn ready(State(about): State<Arc<About>>) -> Response {
+    match about.snapshot() {
+        Some(_) => "ready\n".into_response(),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "the configuration is not read yet\n").into_response(),
+    }
+}
+
+async fn version(State(about): State<Arc<About>>) -> Json<serde_json::Value> {
+    Json(serde_json::json!({"component": "mizzend", "version": about.version}))
+}
+
+async fn metrics(State(about): State<Arc<About>>) -> Response {
+    let (built, shared, memo) = about.memo.counts();
+    let (mut services, mut endpoints, mut virtual_services) = (0, 0, 0);
+    if let Some(snapshot) = about.snapshot() {
+        let reader = Reader::new(&snapshot);
+        for service in reader.services() {
+            services += 1;
+            endpoints += reader.endpoints(service).by_port.values().map(Vec::len).sum::<usize>();
+        }
+        virtual_services = snapshot.objects::<istio::VirtualService>().count();
+    }
+    let gauges = Gauges {
+        version: about.version.clone(),
+        connections: about.connections.len(),
+        services,
+        endpoints,
+        virtual_services,
+        refused: writer::lock(&about.faults).refused.len(),
+        root_expiry: about.ca.not_after().as_secs(),
+        built,
+        shared,
+        memo,
+    };
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], about.metrics.render(&gauges)).into_response()
+}
+
+#[derive(Deserialize)]
+struct SyncQuery {
+    /// Only proxies of this name: `NAME.NAMESPACE`.
+    #[serde(rename = "proxyID")]
+    proxy: Option<String>,
+}
+
+async fn syncz(State(about): State<Arc<About>>, Query(query): Query<SyncQuery>) -> Json<Syncz> {
+    let snapshot = about.snapshot().map_or(0, |s| s.version());
+    let wanted = |name: &str| query.proxy.as_ref().is_none_or(|wanted| wanted == name);
+    let proxies = about.connections.all().iter().filter(|c| wanted(&c.proxy())).map(|c| c.status()).collect();
+    Json(Syncz { snapshot, proxies })
+}
+
+async fn connections(State(about): State<Arc<About>>) -> Json<Vec<ConnectionStatus>> {
+    let status = |c: &Arc<crate::connection::Connection>| ConnectionStatus {
+        number: c.number,
+        proxy: c.proxy(),
+        node: c.view.facts().id.to_string(),
+        identity: c.identity.to_string(),
+        peer: c.peer.to_string(),
+        seconds: c.since.elapsed().unwrap_or_default().as_secs(),
+    };
+    Json(about.connections.all().iter().map(status).collect())
+}
+
+async fn configz(State(about): State<Arc<About>>) -> Json<Configz> {
+    let snapshot = about.snapshot().unwrap_or_else(Snapshot::empty);
+    let object = |key: Key| {
+        Some(ObjectStatus {
+            kind: key.kind.name().to_owned(),
+            namespace: key.namespace.to_string(),
+            name: key.name.to_string(),
+            origin: snapshot.object(&key)?.meta().origin.to_string(),
+            version: snapshot.content_version(&key)?,
+        })
+    };
+    let faults = writer::lock(&about.faults);
+    let refused = |(fault, refused): (&crate::source::Fault, &crate::source::Refused)| RefusedStatus {
+        file: fault.file.to_string(),
+        object: fault.key.as_ref().map(ToString::to_string),
+        problems: refused.problems.iter().map(ToString::to_string).collect(),
+        kept: refused.kept,
+    };
+    let mesh = snapshot.mesh();
+    Json(Configz {
+        snapshot: snapshot.version(),
+        mesh: ConfigStatus { trust_domain: mesh.trust_domain.to_string(), root_namespace: mesh.root_namespace.clone() },
+        objects: snapshot.keys().filter_map(object).collect(),
+        refused: faults.refused.iter().map(refused).collect(),
+        closed: snapshot.closed().map(|c| c.key.to_string()).collect(),
+        warnings: faults.warnings.values().flatten().map(ToString::to_string).collect(),
+    })
+}
+
+async fn registryz(State(about): State<Arc<About>>) -> Json<Vec<ServiceStatus>> {
+    let Some(snapshot) = about.snapshot() else { return Json(Vec::new()) };
+    let reader = Reader::new(&snapshot);
+    let status = |service: &Arc<mizzen_model::ServiceView>| ServiceStatus {
+        host: service.host.to_string(),
+        namespace: service.namespace().to_string(),
+        addresses: service.addresses.iter().map(ToString::to_string).collect(),
+        ports: service.ports.iter().map(|p| p.port).collect(),
+        endpoints: reader.endpoints(service).by_port.values().map(Vec::len).sum(),
+    };
+    Json(reader.services().map(status).collect())
+}
+
+#[derive(Deserialize)]
+struct LiveQuery {
+    kind: String,
+    #[serde(default)]
+    namespace: String,
+    name: String,
+}
+
+/// Whether an object's newest version is in every proxy, where not, and why.
+async fn live(State(about): State<Arc<About>>, Query(query): Query<LiveQuery>) -> Response {
+    let Some(kind) = Kind::from_name(&query.kind) else {
+        return (StatusCode::BAD_REQUEST, format!("`{}` is no kind\n", query.kind)).into_response();
+    };
+    let Some(snapshot) = about.snapshot() else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
+    let key = Key::new(kind, query.namespace, query.name);
+    // What is gone is live where the snapshot without it is; without a record of when that was, the newest one is asked for.
+    let version = snapshot.content_version(&key);
+    let needed = version.unwrap_or_else(|| snapshot.version());
+    let mut answer = Live { version, ..Live::default() };
+    for connection in about.connections.all() {
+        let (settled, rejected) = {
+            let progress = connection.progress();
+            (progress.settled, progress.session.has_rejections())
+        };
+        match (settled >= needed, rejected) {
+            (false, _) => answer.pending.push(connection.proxy()),
+            (true, false) => answer.live.push(connection.proxy()),
+            (true, true) => {
+                let errors = connection.status().types.into_iter().filter_map(|t| t.error).collect();
+                answer.rejected.push(Rejected { proxy: connection.proxy(), errors });
+            }
+        }
+    }
+    Json(answer).into_response()
+}

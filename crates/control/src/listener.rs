@@ -1,0 +1,181 @@
+//! The TLS port: who comes in, and with which certificate we answer.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use mizzen_net::{TlsAcceptor, TlsServerStream};
+use mizzen_pki::{
+    Ca, PkiError, SanMatch, UnixTime, client_verifier, facts, renewal_delay,
+    tls::{TlsOptions, server_config},
+};
+use mizzen_types::{SpiffeId, TrustDomain};
+use rustls::ServerConfig;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpListener,
+    sync::{Semaphore, mpsc},
+};
+use tonic::transport::server::Connected;
+
+use crate::metrics::Metrics;
+
+/// How long a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Handshakes at the same time; further connections wait.
+const HANDSHAKES: usize = 256;
+/// How long to wait when the kernel gives no connection, as when descriptors run out.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Who is on the other side, as TLS has verified.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    pub(crate) address: SocketAddr,
+    /// Of our trust domain, if there is one.
+    pub(crate) identity: Option<SpiffeId>,
+    /// Until when the certificate is good.
+    pub(crate) until: Option<UnixTime>,
+}
+
+/// An accepted connection.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    stream: TlsServerStream,
+    caller: Caller,
+}
+
+impl Accepted {
+    fn new(stream: TlsServerStream, trust_domain: &TrustDomain) -> Self {
+        let peer = stream.peer();
+        let leaf = peer.certificates.first().and_then(|leaf| facts(leaf).ok());
+        let identity = peer.identity.clone().filter(|id| id.trust_domain == *trust_domain);
+        let caller = Caller { address: peer.address, identity, until: leaf.map(|l| l.validity.not_after) };
+        Accepted { stream, caller }
+    }
+}
+
+impl Connected for Accepted {
+    type ConnectInfo = Caller;
+
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
+    }
+}
+
+impl AsyncRead for Accepted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Accepted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+/// The server's own certificate, and the acceptor that shows it.
+pub(crate) struct Identity {
+    ca: Arc<Ca>,
+    trust_domain: TrustDomain,
+    names: Vec<String>,
+    /// Until when the certificate in use is good.
+    validity: mizzen_pki::Validity,
+    pub(crate) acceptor: TlsAcceptor,
+}
+
+impl Identity {
+    pub(crate) fn new(ca: Arc<Ca>, trust_domain: TrustDomain, names: Vec<String>) -> Result<Self, PkiError> {
+        let now = UnixTime::now();
+        let svid = ca.server_certificate(&names, Duration::ZERO, now)?;
+        let acceptor = TlsAcceptor::new(config(&ca, &trust_domain, &svid)?, HANDSHAKE);
+        Ok(Identity { validity: svid.validity(), ca, trust_domain, names, acceptor })
+    }
+
+    /// Renews the certificate, for as long as the future is polled.
+    pub(crate) async fn rotate(mut self) {
+        loop {
+            tokio::time::sleep(renewal_delay(&self.validity, UnixTime::now(), 0.5)).await;
+            match self.renew() {
+                Ok(()) => tracing::debug!("the server's certificate is renewed"),
+                Err(error) => {
+                    tracing::error!(%error, "the server's certificate is not renewed");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+
+    fn renew(&mut self) -> Result<(), PkiError> {
+        let svid = self.ca.server_certificate(&self.names, Duration::ZERO, UnixTime::now())?;
+        self.acceptor.replace(config(&self.ca, &self.trust_domain, &svid)?);
+        self.validity = svid.validity();
+        Ok(())
+    }
+}
+
+/// A client may come without a certificate, for it may be about to ask for its first; but not with a wrong one.
+fn config(ca: &Ca, trust_domain: &TrustDomain, svid: &mizzen_pki::Svid) -> Result<Arc<ServerConfig>, PkiError> {
+    let names = vec![SanMatch::uri_prefix(format!("spiffe://{trust_domain}/"))];
+    // A resumed session would keep the identity of a certificate that has expired since.
+    let options = TlsOptions { alpn: vec![b"h2".to_vec()], resumption: false, ..TlsOptions::default() };
+    server_config(svid, Some(client_verifier(ca.roots(), names, false)?), &options)
+}
+
+/// Accepts connections until the receiver is gone.
+pub(crate) async fn accept(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    trust_domain: TrustDomain,
+    metrics: Arc<Metrics>,
+    out: mpsc::Sender<io::Result<Accepted>>,
+) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    loop {
+        let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
+        let stream = tokio::select! {
+            () = out.closed() => return,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "accept");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            },
+        };
+        let (acceptor, trust_domain, metrics, out) = (acceptor.clone(), trust_domain.clone(), metrics.clone(), out.clone());
+        tokio::spawn(async move {
+            let _permit = permit;
+            let _ = stream.set_nodelay(true);
+            match acceptor.accept(stream).await {
+                Ok(stream) => drop(out.send(Ok(Accepted::new(stream, &trust_domain))).await),
+                Err(error) => {
+                    metrics.handshake_failures.add();
+                    tracing::info!(%error, "no handshake");
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,133 @@
+//! Who a proxy says it is, held against who it has proved to be.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mizzen_model::{ProxyFacts, ProxyType};
+use mizzen_protos::{
+    envoy::envoy::config::core::v3::{Node, node::UserAgentVersionType},
+    wkt::{Struct, Value, value::Kind},
+};
+use mizzen_types::{Name, SpiffeId};
+
+/// Why a proxy is not served.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NodeError {
+    #[error("the first request has no node")]
+    Missing,
+    #[error("node id `{0}` is not of the form TYPE~IP~POD.NAMESPACE~DOMAIN")]
+    Id(String),
+    #[error("{0}")]
+    Type(#[from] mizzen_model::UnknownProxyType),
+    #[error("the proxy says that it is {field} `{said}`, but its certificate is for `{proved}`")]
+    Identity { field: &'static str, said: String, proved: String },
+}
+
+/// A proxy's facts, of which namespace and service account are what its certificate says.
+pub(crate) fn facts(node: &Node, identity: &SpiffeId) -> Result<ProxyFacts, NodeError> {
+    let bad = || NodeError::Id(node.id.clone());
+    let parts: Vec<&str> = node.id.split('~').collect();
+    let [kind, ip, workload, _domain] = parts[..] else { return Err(bad()) };
+    let kind: ProxyType = kind.parse()?;
+    let ip = ip.parse().map_err(|_| bad())?;
+    // A pod's name may hold dots, a namespace may not.
+    let (pod, namespace) = workload.rsplit_once('.').ok_or_else(bad)?;
+    let metadata = node.metadata.as_ref();
+    let entry = |name: &str| metadata.and_then(|m| m.fields.get(name)).and_then(text);
+    same("namespace", Some(namespace.to_owned()), &identity.namespace)?;
+    same("namespace", entry("NAMESPACE"), &identity.namespace)?;
+    same("service account", entry("SERVICE_ACCOUNT"), &identity.service_account)?;
+    let labels = match metadata.and_then(|m| m.fields.get("LABELS")) {
+        Some(Value { kind: Some(Kind::StructValue(labels)) }) => texts(labels),
+        _ => BTreeMap::new(),
+    };
+    Ok(ProxyFacts {
+        kind,
+        ip,
+        id: node.id.as_str().into(),
+        pod: pod.into(),
+        namespace: identity.namespace.clone(),
+        service_account: identity.service_account.clone(),
+        workload: entry("WORKLOAD_NAME").map_or_else(|| Name::from(pod), Name::from),
+        cluster: entry("CLUSTER_ID").map_or_else(|| Name::from("Kubernetes"), Name::from),
+        labels,
+        extensions: node.extensions.iter().map(|e| e.name.clone()).collect::<BTreeSet<_>>(),
+        metadata: metadata.map(texts).unwrap_or_default(),
+    })
+}
+
+/// The version that a proxy says it has.
+pub(crate) fn version(node: &Node) -> String {
+    let metadata = node.metadata.as_ref().and_then(|m| m.fields.get("ISTIO_VERSION")).and_then(text);
+    let agent = || match &node.user_agent_version_type {
+        Some(UserAgentVersionType::UserAgentVersion(version)) => version.clone(),
+        Some(UserAgentVersionType::UserAgentBuildVersion(build)) => {
+            build.version.as_ref().map(|v| format!("{}.{}.{}", v.major_number, v.minor_number, v.patch)).unwrap_or_default()
+        }
+        None => String::new(),
+    };
+    metadata.unwrap_or_else(agent)
+}
+
+fn same(field: &'static str, said: Option<String>, proved: &str) -> Result<(), NodeError> {
+    match said {
+        Some(said) if said != proved => Err(NodeError::Identity { field, said, proved: proved.to_owned() }),
+        _ => Ok(()),
+    }
+}
+
+fn text(value: &Value) -> Option<String> {
+    match value.kind.as_ref()? {
+        Kind::StringValue(text) => Some(text.clone()),
+        Kind::BoolValue(flag) => Some(flag.to_string()),
+        Kind::NumberValue(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+fn texts(from: &Struct) -> BTreeMap<String, String> {
+    from.fields.iter().filter_map(|(name, value)| Some((name.clone(), text(value)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(id: &str, metadata: &[(&str, &str)]) -> Result<ProxyFacts, NodeError> {
+        let value = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
+        let mut fields: std::collections::HashMap<String, Value> = metadata.iter().map(|(k, v)| ((*k).to_owned(), value(v))).collect();
+        let labels = Struct { fields: [("app".to_owned(), value("reviews"))].into() };
+        fields.insert("LABELS".to_owned(), Value { kind: Some(Kind::StructValue(labels)) });
+        let node = Node { id: id.to_owned(), metadata: Some(Struct { fields }), ..Default::default() };
+        facts(&node, &"spiffe://cluster.local/ns/shop/sa/reviews".parse().unwrap())
+    }
+
+    #[test]
+    fn facts_of_a_node() {
+        let facts = check(
+            "sidecar~10.244.0.7~reviews-v1.0-x.shop~shop.svc.cluster.local",
+            &[("WORKLOAD_NAME", "reviews-v1"), ("SERVICE_ACCOUNT", "reviews"), ("NAMESPACE", "shop")],
+        )
+        .unwrap();
+        assert_eq!((&*facts.pod, &*facts.namespace, &*facts.workload), ("reviews-v1.0-x", "shop", "reviews-v1"));
+        assert_eq!((&*facts.service_account, &*facts.cluster, facts.ip.to_string()), ("reviews", "Kubernetes", "10.244.0.7".to_owned()));
+        assert_eq!(facts.labels["app"], "reviews");
+        assert_eq!(facts.metadata["WORKLOAD_NAME"], "reviews-v1");
+    }
+
+    #[test]
+    fn refused() {
+        let id = "sidecar~10.244.0.7~reviews-0.shop~shop.svc.cluster.local";
+        for (id, metadata) in [
+            ("", &[][..]),
+            ("sidecar~10.244.0.7~reviews-0.shop", &[]),
+            ("sidecar~nowhere~reviews-0.shop~x", &[]),
+            ("sidecar~10.244.0.7~reviews-0~x", &[]),
+            ("ztunnel~10.244.0.7~reviews-0.shop~x", &[]),
+            ("sidecar~10.244.0.7~reviews-0.bank~x", &[]),
+            (id, &[("NAMESPACE", "bank")]),
+            (id, &[("SERVICE_ACCOUNT", "payment")]),
+        ] {
+            assert!(check(id, metadata).is_err(), "{id} {metadata:?}");
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! Puts the parts together, and takes them apart again.
+
+use std::{
+    future::Future,
+    io::Write,
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::Router;
+use mizzen_api::istio::MeshConfig;
+use mizzen_net::{ListenOptions, listen, listen_unix};
+use mizzen_pki::{CaLimits, UnixTime};
+use mizzen_protos::{
+    ca::istio_certificate_service_server::IstioCertificateServiceServer,
+    envoy::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer,
+};
+use mizzen_types::TrustDomain;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::{
+    Error, Options,
+    ads::Discovery,
+    ca::CaService,
+    connection::Connections,
+    debug::{self, About},
+    keys,
+    listener::{self, Identity},
+    memo::Memo,
+    metrics::Metrics,
+    source::{self, Event, Files},
+    token::Tokens,
+    token_api, writer,
+};
+
+/// How long streams may take to end.
+const GRACE: Duration = Duration::from_secs(3);
+/// A request may be this long: one that names all resources that a proxy holds is.
+const MAX_REQUEST: usize = 32 << 20;
+/// Dead connections are found after these two.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
+const DAYS_90: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// A control plane that is running. Dropping it ends it at once; [`Running::stop`] does so with words to its clients.
+#[derive(Debug)]
+pub struct Running {
+    /// Where xDS and the CA are served.
+    pub xds: SocketAddr,
+    /// Where metrics are served.
+    pub monitoring: SocketAddr,
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<(&'static str, Result<(), String>)>,
+}
+
+/// Runs a control plane until `shutdown` is done.
+///
+/// # Errors
+/// If it cannot start, or a part of it ends.
+pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+    tokio::pin!(shutdown);
+    let mut running = tokio::select! {
+        running = start(options) => running?,
+        () = &mut shutdown => return Ok(()),
+    };
+    tokio::select! {
+        error = running.failed() => {
+            running.stop().await;
+            Err(error)
+        }
+        () = shutdown => {
+            running.stop().await;
+            Ok(())
+        }
+    }
+}
+
+/// Starts a control plane; done when it is ready: the folders are read and the ports are open.
+///
+/// # Errors
+/// If a file, a key or a port is not as it must be. Wrong objects in the folders are no error.
+pub async fn start(options: Options) -> Result<Running, Error> {
+    let (sender, events) = mpsc::unbounded_channel();
+    let mut following = source::Options::new(options.config_dirs.clone());
+    following.last_good.clone_from(&options.last_good);
+    let mut files = Files::follow(following);
+    let forward = async move {
+        while let Some(event) = files.next().await {
+            if sender.send(event).is_err() {
+                break;
+            }
+        }
+    };
+    start_with(options, events, forward).await
+}
+
+/// As [`start`], with events from elsewhere; `source` is driven as long as the control plane runs.
+pub(crate) async fn start_with(
+    options: Options,
+    events: mpsc::UnboundedReceiver<Event>,
+    source: impl Future<Output = ()> + Send + 'static,
+) -> Result<Running, Error> {
+    let (stop, stopping) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(ends("the source", source));
+    let faults = Arc::new(Mutex::default());
+    let memo = Arc::new(Memo::default());
+    let (publish, mut published) = watch::channel(None);
+    let base = mesh_config(&options)?;
+    tasks.spawn(ends("the writer", writer::run(events, base, faults.clone(), memo.clone(), publish)));
+    // Nobody is served from half a configuration.
+    let trust_domain = match published.wait_for(Option::is_some).await {
+        Ok(first) => first.as_ref().map_or_else(TrustDomain::default, |p| p.snapshot.mesh().trust_domain.clone()),
+        Err(_) => return Err(Error::Ended("the writer", "no configuration came".to_owned())),
+    };
+
+    let limits =
+        CaLimits { default_ttl: options.workload_cert_ttl, max_ttl: DAYS_90.max(options.workload_cert_ttl), ..CaLimits::default() };
+    let keys = keys::load(options.state.as_ref(), &trust_domain, limits, UnixTime::now())?;
+    let (ca, tokens) = (Arc::new(keys.ca), Arc::new(Tokens::new(&keys.token_key, &trust_domain)?));
+    let metrics = Arc::new(Metrics::default());
+    let connections = Arc::new(Connections::default());
+    let about = Arc::new(About {
+        version: options.version.clone(),
+        published: published.clone(),
+        connections: connections.clone(),
+        faults,
+        memo: memo.clone(),
+        metrics: metrics.clone(),
+        ca: ca.clone(),
+    });
+    let discovery = Discovery {
+        published,
+        stopping: stopping.clone(),
+        connections,
+        memo,
+        metrics: metrics.clone(),
+        identifier: format!("mizzend {}", options.version).into(),
+    };
+    let service = CaService {
+        ca: ca.clone(),
+        tokens: tokens.clone(),
+        trust_domain: trust_domain.clone(),
+        ttl: options.workload_cert_ttl,
+        metrics: metrics.clone(),
+    };
+
+    if let Some(path) = &options.root_cert_file {
+        replace(path, ca.roots().to_pem().as_bytes())?;
+    }
+    let xds = tcp(SocketAddr::new(options.address, options.xds_port))?;
+    let monitoring = tcp(SocketAddr::new(options.address, options.monitoring_port))?;
+    let (xds_address, monitoring_address) = (address(&xds)?, address(&monitoring)?);
+    let identity = Identity::new(ca, trust_domain.clone(), names(&options))?;
+    serve_grpc(&mut tasks, xds, identity, trust_domain, discovery, service, metrics, &stopping);
+    let debug_socket = listen_unix(&options.socket_dir.join("debug.sock")).map_err(Error::Listen)?;
+    let token_socket = listen_unix(&options.socket_dir.join("token.sock")).map_err(Error::Listen)?;
+    tasks.spawn(serve_http("debug.sock", debug_socket, debug::debug(about.clone()), stopping.clone()));
+    tasks.spawn(serve_http("token.sock", token_socket, token_api::router(tokens), stopping.clone()));
+    tasks.spawn(serve_http("the monitoring port", monitoring, debug::monitoring(about), stopping));
+    tracing::info!(xds = %xds_address, monitoring = %monitoring_address, version = options.version, "ready");
+    Ok(Running { xds: xds_address, monitoring: monitoring_address, stop, tasks })
+}
+
+impl Running {
+    /// Done when a part of it has ended, which never should.
+    pub async fn failed(&mut self) -> Error {
+        match self.tasks.join_next().await {
+            Some(Ok((part, result))) => Error::Ended(part, result.err().unwrap_or_else(|| "without a reason".to_owned())),
+            Some(Err(panic)) => Error::Ended("a part", panic.to_string()),
+            None => Error::Ended("everything", "nothing was started".to_owned()),
+        }
+    }
+
+    /// Ends all streams with a word to the clients, then everything.
+    pub async fn stop(mut self) {
+        self.stop.send_replace(true);
+        // Source and writer know no end of their own; all others have it after this.
+        let rest = async { while self.tasks.len() > 3 && self.tasks.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(GRACE, rest).await;
+        self.tasks.shutdown().await;
+    }
+}
+
+type Part = (&'static str, Result<(), String>);
+
+async fn ends(part: &'static str, future: impl Future<Output = ()>) -> Part {
+    future.await;
+    (part, Ok(()))
+}
+
+#[allow(clippy::too_many_arguments)]
+fn serve_grpc(
+    tasks: &mut JoinSet<Part>,
+    listener: TcpListener,
+    identity: Identity,
+    trust_domain: TrustDomain,
+    discovery: Discovery,
+    ca: CaService,
+    metrics: Arc<Metrics>,
+    stopping: &watch::Receiver<bool>,
+) {
+    let (sender, accepted) = mpsc::channel(64);
+    let acceptor = identity.acceptor.clone();
+    let mut stopping = stopping.clone();
+    tasks.spawn(ends("rotation", identity.rotate()));
+    tasks.spawn(async move {
+        let accepting = tokio::spawn(listener::accept(listener, acceptor, trust_domain, metrics, sender));
+        let discovery = AggregatedDiscoveryServiceServer::new(discovery).max_decoding_message_size(MAX_REQUEST);
+        let served = tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE.0))
+            .http2_keepalive_timeout(Some(KEEPALIVE.1))
+            .add_service(discovery)
+            .add_service(IstioCertificateServiceServer::new(ca))
+            .serve_with_incoming_shutdown(ReceiverStream::new(accepted), async move {
+                let _ = stopping.wait_for(|stopping| *stopping).await;
+            })
+            .await;
+        accepting.abort();
+        ("the xDS port", served.map_err(|e| e.to_string()))
+    });
+}
+
+async fn serve_http<L>(part: &'static str, listener: L, router: Router, mut stopping: watch::Receiver<bool>) -> Part
+where
+    L: axum::serve::Listener,
+    L::Addr: std::fmt::Debug,
+{
+    let stopped = async move {
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+    };
+    let served = axum::serve(listener, router).with_graceful_shutdown(stopped).await;
+    (part, served.map_err(|e| e.to_string()))
+}
+
+/// The settings that hold while the folders have none.
+fn mesh_config(options: &Options) -> Result<MeshConfig, Error> {
+    let mut config = match &options.mesh_config {
+        None => MeshConfig::default(),
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|source| Error::File { path: path.clone(), source })?;
+            let name: Arc<str> = path.to_string_lossy().into();
+            let lines = |problems: Vec<mizzen_api::Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+            let (config, warnings) = mizzen_api::parse_mesh_config(&text, &name).map_err(|p| Error::MeshConfig(lines(p)))?;
+            warnings.iter().for_each(|problem| tracing::info!(%problem, "not acted on"));
+            config
+        }
+    };
+    if config.trust_domain == TrustDomain::default() {
+        config.trust_domain = options.trust_domain.clone();
+    }
+    Ok(config)
+}
+
+/// The names under which agents dial, Istio's.
+fn names(options: &Options) -> Vec<String> {
+    let namespace = &options.root_namespace;
+    let mut names: Vec<String> = ["", ".cluster.local"].iter().map(|end| format!("istiod.{namespace}.svc{end}")).collect();
+    names.push(format!("istiod.{namespace}"));
+    names.push(format!("istio-pilot.{namespace}.svc"));
+    names.push(options.address.to_string());
+    names
+}
+
+fn tcp(address: SocketAddr) -> Result<TcpListener, Error> {
+    let socket = listen(address, &ListenOptions::default()).map_err(Error::Listen)?;
+    TcpListener::from_std(socket).map_err(Error::Listen)
+}
+
+fn address(listener: &TcpListener) -> Result<SocketAddr, Error> {
+    listener.local_addr().map_err(Error::Listen)
+}
+
+/// Writes a file so that readers see the old text or the new one.
+fn replace(path: &Path, text: &[u8]) -> Result<(), Error> {
+    let write = || {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".new");
+        let mut file = std::fs::File::create(&name)?;
+        file.write_all(text)?;
+        std::fs::rename(&name, path)
+    };
+    write().map_err(|source| Error::File { path: path.to_owned(), source })
+}
