@@ -1,14 +1,24 @@
 //! A host: a network namespace with an address, a link to the router and a default route.
 
-use std::net::Ipv4Addr;
+use std::{io, net::Ipv4Addr};
 
 use mizzen_capture::Plan;
 
-use crate::{HostError, Router};
+use crate::{
+    HostError, Router,
+    links::{Links, sysctl},
+    netns::{NetNs, block_on},
+};
 
 /// One host of the mesh. The namespace lives as long as this value or a process or socket in it.
 #[derive(Debug)]
-pub struct Host {}
+pub struct Host {
+    address: Ipv4Addr,
+    namespace: NetNs,
+}
+
+/// The name of the link on the host's side.
+const LINK: &str = "eth0";
 
 impl Host {
     /// Makes the namespace, links it to the router, gives it `address`, and allows ports below 1024 to all.
@@ -16,13 +26,25 @@ impl Host {
     /// # Errors
     /// If the kernel refuses a step.
     pub async fn create(router: &Router, address: Ipv4Addr) -> Result<Host, HostError> {
-        let _ = (router, address);
-        unimplemented!()
+        let step = |what: &str| HostError::io(format!("host {address}: {what}"));
+        let namespace = NetNs::create().await.map_err(step("make a network namespace"))?;
+        let links = router.links();
+        let name = link_name(address);
+        links.delete(&name).await.map_err(step("remove an old link"))?;
+        links.veth(&name, LINK, &namespace).await.map_err(step("make a link"))?;
+        let index = links.up(&name).await.map_err(step("bring the link up"))?;
+        let gateway = router.options().address;
+        // An address here makes the router answer on this link, and is what the redirect needs.
+        links.address(index, gateway).await.map_err(step("set the router's address"))?;
+        links.route_to(address, index, gateway).await.map_err(step("set the router's route"))?;
+        let inside = move || block_on(inside(address, gateway))?;
+        namespace.run(inside).await.and_then(|done| done).map_err(step("configure it"))?;
+        Ok(Host { address, namespace })
     }
 
     /// Its address in the mesh.
     pub fn address(&self) -> Ipv4Addr {
-        unimplemented!()
+        self.address
     }
 
     /// Sets the capture rules, in place of earlier ones. Before the workload starts.
@@ -30,8 +52,9 @@ impl Host {
     /// # Errors
     /// If the kernel refuses them.
     pub async fn capture(&self, plan: &Plan) -> Result<(), HostError> {
-        let _ = plan;
-        unimplemented!()
+        let plan = plan.clone();
+        let applied = self.run(move || block_on(mizzen_capture::apply(&plan))).await?;
+        Ok(applied.map_err(HostError::io("set capture rules"))??)
     }
 
     /// Runs a closure on a thread in this namespace. A socket that it opens stays in this namespace and may
@@ -40,12 +63,43 @@ impl Host {
     /// # Errors
     /// If the namespace cannot be entered; the closure's own result is the value.
     pub async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, HostError> {
-        let _ = job;
-        unimplemented!()
+        self.namespace.run(job).await.map_err(HostError::io(format!("enter host {}", self.address)))
     }
 
-    /// Takes the link down and frees the address. Processes must have ended before.
-    pub async fn delete(self) {
-        unimplemented!()
+    /// Takes the link down and frees the address. Processes should have ended before.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn delete(self, router: &Router) -> Result<(), HostError> {
+        let deleted = router.links().delete(&link_name(self.address)).await;
+        deleted.map_err(HostError::io(format!("remove host {}", self.address)))
     }
+
+    pub(crate) fn namespace(&self) -> &NetNs {
+        &self.namespace
+    }
+}
+
+/// The router's side: at most 15 bytes.
+fn link_name(address: Ipv4Addr) -> String {
+    format!("h{:08x}", u32::from(address))
+}
+
+async fn inside(address: Ipv4Addr, gateway: Ipv4Addr) -> io::Result<()> {
+    let links = Links::open()?;
+    let settings = [
+        ("ipv4/ip_unprivileged_port_start", "0"),
+        // The proxy hands connections over from 127.0.0.6, and redirects change paths.
+        ("ipv4/conf/all/rp_filter", "0"),
+        ("ipv4/conf/default/rp_filter", "0"),
+        ("ipv4/conf/eth0/rp_filter", "0"),
+    ];
+    for (name, value) in settings {
+        sysctl(name, value)?;
+    }
+    links.up("lo").await?;
+    let index = links.up(LINK).await?;
+    links.address(index, address).await?;
+    links.route_to(gateway, index, address).await?;
+    links.default_route(gateway, index, address).await
 }

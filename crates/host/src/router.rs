@@ -1,10 +1,25 @@
 //! The inner process' own network namespace: every host's default route.
+//!
+//! It forwards between hosts, and redirects TCP that is for neither a host nor a service to a listening
+//! socket that the outer process serves (see [`relay`](crate::relay)). Everything else beyond the mesh is
+//! answered as unreachable.
 
-use std::net::Ipv4Addr;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    os::fd::OwnedFd,
+};
 
 use mizzen_types::IpRange;
+use nlink::netlink::{
+    Connection, Nftables,
+    nftables::{BaseChain, Chain, Family, FilterHook, NatHook, Policy, Priority, Rule},
+};
 
-use crate::{HostError, Link};
+use crate::{
+    HostError, Link,
+    inner::Ask,
+    links::{Links, sysctl},
+};
 
 /// The addresses of the mesh.
 #[derive(Clone, Debug)]
@@ -20,13 +35,19 @@ pub struct RouterOptions {
 impl Default for RouterOptions {
     /// 10.244.0.1, 10.244.0.0/16 and 10.96.0.0/16.
     fn default() -> Self {
-        unimplemented!()
+        let range = |a, b| IpRange::new(Ipv4Addr::new(a, b, 0, 0).into(), 16).unwrap_or_else(|_| unreachable!("16 <= 32"));
+        RouterOptions { address: Ipv4Addr::new(10, 244, 0, 1), hosts: range(10, 244), services: range(10, 96) }
     }
 }
 
 /// The running router. Only the inner process has one.
 #[derive(Debug)]
-pub struct Router {}
+pub struct Router {
+    options: RouterOptions,
+    links: Links,
+}
+
+const TABLE: &str = "mizzen-router";
 
 impl Router {
     /// Turns the calling process' network namespace into the router, and hands the relay's and the DNS
@@ -35,12 +56,57 @@ impl Router {
     /// # Errors
     /// If the kernel refuses a step, or the outer process is gone.
     pub async fn start(link: &Link, options: RouterOptions) -> Result<Router, HostError> {
-        let _ = (link, options);
-        unimplemented!()
+        let step = |what: &str| HostError::io(format!("router: {what}"));
+        let links = Links::open().map_err(step("open netlink"))?;
+        let loopback = links.up("lo").await.map_err(step("bring lo up"))?;
+        links.address(loopback, options.address).await.map_err(step("set its address"))?;
+        for range in [&options.hosts, &options.services] {
+            links.unreachable(range).await.map_err(step("set a route"))?;
+        }
+        for (name, value) in [("ipv4/ip_forward", "1"), ("ipv4/conf/all/rp_filter", "0"), ("ipv4/conf/default/rp_filter", "1")] {
+            sysctl(name, value).map_err(step("configure"))?;
+        }
+        let tcp = |port| mizzen_net::listen(SocketAddr::from((options.address, port)), &mizzen_net::ListenOptions::default());
+        // The redirect goes to the address of the link on which a packet came: one of many, hence any.
+        let relay = mizzen_net::listen(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), &mizzen_net::ListenOptions::default());
+        let relay = relay.map_err(step("open the relay's socket"))?;
+        let port = relay.local_addr().map_err(step("open the relay's socket"))?.port();
+        let dns_tcp = tcp(53).map_err(step("open the DNS socket"))?;
+        let dns_udp = mizzen_net::bind_udp(SocketAddr::from((options.address, 53)), None).map_err(step("open the DNS socket"))?;
+        redirect(&options, port)
+            .await
+            .map_err(|error| HostError::io("router: set the redirect")(std::io::Error::other(error.to_string())))?;
+        let sockets: [OwnedFd; 3] = [relay.into(), dns_udp.into(), dns_tcp.into()];
+        let mesh = vec![options.hosts.to_string(), options.services.to_string()];
+        link.ask(&Ask::Relay { mesh }, &[&sockets[0], &sockets[1], &sockets[2]]).await?;
+        Ok(Router { options, links })
     }
 
     /// Its options.
     pub fn options(&self) -> &RouterOptions {
-        unimplemented!()
+        &self.options
     }
+
+    pub(crate) fn links(&self) -> &Links {
+        &self.links
+    }
+}
+
+async fn redirect(options: &RouterOptions, port: u16) -> Result<(), nlink::Error> {
+    const TCP: u8 = 6;
+    let connection = Connection::<Nftables>::new()?;
+    let nat = BaseChain::nat(NatHook::Prerouting, Priority::DstNat).policy(Policy::Accept);
+    let filter = BaseChain::filter(FilterHook::Forward, Priority::Filter).policy(Policy::Accept);
+    let rule = |chain: &str| Rule::new(TABLE, chain).family(Family::Inet);
+    let to = |chain: &str, range: &IpRange| rule(chain).match_daddr(range.address(), range.prefix());
+    connection
+        .transaction()
+        .add_table(TABLE, Family::Inet)
+        .add_chain(Chain::new(TABLE, "prerouting")?.family(Family::Inet).base(nat))
+        .add_chain(Chain::new(TABLE, "forward")?.family(Family::Inet).base(filter))
+        .add_rule(to("prerouting", &options.hosts).accept())
+        .add_rule(to("prerouting", &options.services).accept())
+        .add_rule(rule("prerouting").match_l4proto(TCP).redirect(Some(port)))
+        .commit(&connection)
+        .await
 }
