@@ -130,6 +130,10 @@ impl<'a> At<'a> {
         list
     }
 
+    pub(crate) fn is_empty_list(&self) -> bool {
+        matches!(&self.node.value, Value::List(items) if items.is_empty())
+    }
+
     /// The entries of a map whose keys are names of their own.
     pub(crate) fn entries(&self) -> Vec<(&'a str, At<'a>)> {
         let Value::Map(entries) = &self.node.value else {
@@ -305,9 +309,17 @@ impl<'a> Fields<'a> {
         At { cx: self.at.cx, path: child_path(&self.at.path, &entry.key), node: &entry.value, place: (entry.line, entry.column) }
     }
 
+    /// The place of a field that is null, empty or missing.
+    pub(crate) fn slot(&self, name: &str) -> At<'a> {
+        match self.entries.iter().find(|(other, _)| other == name) {
+            Some((_, entry)) => At { node: &EMPTY, ..self.child(entry) },
+            None => At { path: child_path(&self.at.path, name), node: &EMPTY, ..self.at.clone() },
+        }
+    }
+
     /// Records that a field is missing.
     pub(crate) fn missing(&self, name: &str) {
-        self.at.cx.problems.borrow_mut().push(self.at.cx.problem(self.at.place, &child_path(&self.at.path, name), "is required"));
+        self.slot(name).fail("is required");
     }
 
     /// A field that must be there.
@@ -321,8 +333,7 @@ impl<'a> Fields<'a> {
 
     /// Reads a map, or an empty one if it is not written.
     pub(crate) fn sub<T>(&self, name: &'static str, read: impl FnOnce(&Fields<'a>) -> T) -> T {
-        let empty = || At { path: child_path(&self.at.path, name), node: &EMPTY, ..self.at.clone() };
-        self.get(name).unwrap_or_else(empty).fields(read)
+        self.get(name).unwrap_or_else(|| self.slot(name)).fields(read)
     }
 
     /// Reads a map, if it is written.

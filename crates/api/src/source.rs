@@ -139,7 +139,11 @@ impl Node {
             Err(error) => {
                 let place = error.location().map(|l| (small(l.line()), small(l.column()))).unwrap_or((1, 1));
                 let message = UserMessageFormatter.format_message(error.without_snippet());
-                let message = message.lines().next().unwrap_or_default().trim_end_matches('.').escape_debug().to_string();
+                let message = message.lines().next().unwrap_or_default().trim_end_matches('.').replace(char::is_control, " ");
+                let message = match message.strip_prefix("duplicate mapping key: ") {
+                    Some(key) => format!("`{}` is written twice", key.trim_end_matches(" not allowed here")),
+                    None => message,
+                };
                 Err(SyntaxError { line: line + place.0.max(1), column: place.1, message })
             }
         }

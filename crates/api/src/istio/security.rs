@@ -221,7 +221,7 @@ impl AuthorizationPolicy {
 fn some<'a>(f: &Fields<'a>, name: &'static str) -> Vec<At<'a>> {
     let list = f.list(name);
     if list.is_empty() && f.written(name) {
-        f.get(name).unwrap_or_else(|| f.at.clone()).fail("must not be empty: leave it out to match all");
+        f.slot(name).fail("must not be empty: leave it out to match all");
     }
     list
 }

@@ -26,7 +26,7 @@ impl VirtualService {
             let namespace = meta.namespace.clone();
             let http: Vec<_> = f.list("http").iter().map(|at| at.fields(|f| HttpRoute::read(f, &namespace))).collect();
             let tcp: Vec<_> = f.list("tcp").iter().map(|at| at.fields(|f| TcpRoute::read(f, &namespace))).collect();
-            if http.is_empty() && tcp.is_empty() && !f.written("tls") {
+            if http.is_empty() && tcp.is_empty() && !hosts.is_empty() && !f.written("tls") {
                 f.at.fail("must have at least one route in http or tcp");
             }
             VirtualService { meta, hosts, gateways, export_to: ExportTo::read_list(f, "exportTo"), http, tcp }
@@ -37,7 +37,7 @@ impl VirtualService {
 /// Hosts that are there, and different.
 fn hosts(f: &Fields<'_>) -> Vec<Hostname> {
     let list = f.need("hosts").map(|at| at.list()).unwrap_or_default();
-    if list.is_empty() && f.get("hosts").is_some() {
+    if f.get("hosts").is_some_and(|at| at.is_empty_list()) {
         f.missing("hosts");
     }
     let mut hosts: Vec<Hostname> = Vec::new();
