@@ -150,7 +150,8 @@ impl Options {
     /// # Errors
     /// As [`Options::from_env`].
     pub fn from_vars(vars: impl IntoIterator<Item = (String, String)>, token: Option<TokenSource>) -> Result<Self, OptionsError> {
-        let vars: BTreeMap<String, String> = vars.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+        let mut vars: BTreeMap<String, String> = vars.into_iter().collect();
+        vars.retain(|_, value| !value.is_empty());
         let text = |name: &'static str| vars.get(name).cloned().ok_or(OptionsError::Missing(name));
         let or = |name: &str, default: &str| vars.get(name).cloned().unwrap_or_else(|| default.to_owned());
         let mut metadata = metadata(&vars)?;

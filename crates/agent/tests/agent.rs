@@ -1,0 +1,465 @@
+//! An agent against a control plane in this process: CA and ADS over TLS on loopback, SDS and the relay over Unix sockets, DNS over UDP and TCP.
+
+mod control;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use control::{ControlPlane, Request};
+use hickory_proto::op::{Message, Query, ResponseCode};
+use hickory_proto::rr::{Name, RecordType};
+use hyper_util::rt::TokioIo;
+use mizzen_agent::{Agent, Options, bootstrap};
+use mizzen_pki::{Svid, TrustBundle, UnixTime, Validity};
+use mizzen_protos::envoy::envoy::config::core::v3::{DataSource, data_source::Specifier};
+use mizzen_protos::envoy::envoy::extensions::transport_sockets::tls::v3::{Secret, secret};
+use mizzen_protos::envoy::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+};
+use mizzen_protos::envoy::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
+use mizzen_xds::types::{CLUSTER, SECRET};
+use prost::Message as _;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket, UnixStream};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+use tonic::transport::{Channel, Endpoint};
+
+/// Far longer than anything here takes; it only ends a test that hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("in time")
+}
+
+async fn channel(socket: &Path) -> Channel {
+    let path = socket.to_owned();
+    let connector = tower::service_fn(move |_: http::Uri| {
+        let path = path.clone();
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    Endpoint::from_static("http://localhost").connect_with_connector(connector).await.unwrap()
+}
+
+/// A delta stream over one of the agent's sockets.
+struct Delta {
+    requests: mpsc::Sender<DeltaDiscoveryRequest>,
+    responses: tonic::Streaming<DeltaDiscoveryResponse>,
+}
+
+fn subscribe(type_url: &str, names: &[&str]) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        type_url: type_url.to_owned(),
+        resource_names_subscribe: names.iter().map(|n| (*n).to_owned()).collect(),
+        ..Default::default()
+    }
+}
+
+async fn sds(dir: &Path, names: &[&str]) -> Delta {
+    let (requests, receiver) = mpsc::channel(8);
+    requests.send(subscribe(SECRET, names)).await.unwrap();
+    let mut client = SecretDiscoveryServiceClient::new(channel(&dir.join("SDS")).await);
+    let responses = within(client.delta_secrets(ReceiverStream::new(receiver))).await.unwrap().into_inner();
+    Delta { requests, responses }
+}
+
+impl Delta {
+    async fn next(&mut self) -> DeltaDiscoveryResponse {
+        let response = within(self.responses.message()).await.unwrap().unwrap();
+        let ack =
+            DeltaDiscoveryRequest { type_url: response.type_url.clone(), response_nonce: response.nonce.clone(), ..Default::default() };
+        self.requests.send(ack).await.unwrap();
+        response
+    }
+
+    async fn secret(&mut self) -> (String, Secret) {
+        let response = self.next().await;
+        assert_eq!(response.resources.len(), 1, "{:?}", response.removed_resources);
+        let resource = response.resources.into_iter().next().unwrap();
+        (resource.name, Secret::decode(resource.resource.unwrap().value.as_slice()).unwrap())
+    }
+}
+
+fn text(source: Option<DataSource>) -> String {
+    match source.unwrap().specifier.unwrap() {
+        Specifier::InlineBytes(bytes) => String::from_utf8(bytes).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn svid(secret: Secret) -> Svid {
+    let Some(secret::Type::TlsCertificate(certificate)) = secret.r#type else { panic!("no certificate") };
+    Svid::from_pem(text(certificate.certificate_chain).as_bytes(), &text(certificate.private_key)).unwrap()
+}
+
+fn roots(secret: Secret) -> TrustBundle {
+    let Some(secret::Type::ValidationContext(context)) = secret.r#type else { panic!("no roots") };
+    TrustBundle::from_pem(text(context.trusted_ca).as_bytes()).unwrap()
+}
+
+/// An hour, at least: nothing is renewed in a test.
+fn later(_: &Validity, _: UnixTime, _: f64) -> Duration {
+    Duration::from_secs(3600)
+}
+
+fn at_once(_: &Validity, _: UnixTime, _: f64) -> Duration {
+    Duration::from_millis(1)
+}
+
+struct Setup {
+    control: ControlPlane,
+    folder: tempfile::TempDir,
+    options: Options,
+}
+
+async fn setup() -> Setup {
+    let folder = tempfile::tempdir().unwrap();
+    let control = ControlPlane::start(folder.path()).await;
+    let mut options = control.options(folder.path());
+    options.renewal = later;
+    Setup { control, folder, options }
+}
+
+#[tokio::test]
+async fn a_certificate_by_token() {
+    let Setup { mut control, folder, options } = setup().await;
+    let agent = Agent::start(options).await.unwrap();
+    within(agent.ready()).await;
+    let identity = agent.identity().borrow().clone().unwrap();
+    assert_eq!(identity.svid.identity().unwrap().to_string(), "spiffe://cluster.local/ns/shop/sa/reviews");
+    assert_eq!(identity.svid.chain().len(), 1, "the root is not sent along");
+    assert_eq!(identity.trust, *control.roots());
+    assert_eq!(control.certificate_request().await, Request { token: Some("token-1".to_owned()), certificate: None });
+
+    let mut stream = sds(folder.path(), &["default"]).await;
+    let (name, secret) = stream.secret().await;
+    assert_eq!(name, "default");
+    assert_eq!(svid(secret).serial(), identity.svid.serial());
+    stream.requests.send(subscribe(SECRET, &["ROOTCA"])).await.unwrap();
+    let (name, secret) = stream.secret().await;
+    assert_eq!((name.as_str(), roots(secret)), ("ROOTCA", control.roots().clone()));
+    stream.requests.send(subscribe(SECRET, &["other"])).await.unwrap();
+    let response = stream.next().await;
+    assert_eq!((response.resources.len(), response.removed_resources), (0, vec!["other".to_owned()]));
+    within(agent.shutdown()).await;
+}
+
+#[tokio::test]
+async fn everything_is_not_given_to_who_asks_for_everything() {
+    let Setup { control: _control, folder, options } = setup().await;
+    let agent = Agent::start(options).await.unwrap();
+    within(agent.ready()).await;
+    let mut stream = sds(folder.path(), &["*"]).await;
+    assert!(stream.next().await.resources.is_empty());
+}
+
+#[tokio::test]
+async fn secrets_by_the_older_variant() {
+    let Setup { control: _control, folder, options } = setup().await;
+    let agent = Agent::start(options).await.unwrap();
+    let (requests, receiver) = mpsc::channel(8);
+    let ask = |nonce: &str| DiscoveryRequest {
+        resource_names: vec!["default".to_owned(), "ROOTCA".to_owned()],
+        type_url: SECRET.to_owned(),
+        response_nonce: nonce.to_owned(),
+        ..Default::default()
+    };
+    requests.send(ask("")).await.unwrap();
+    let mut client = SecretDiscoveryServiceClient::new(channel(&folder.path().join("SDS")).await);
+    let mut responses = within(client.stream_secrets(ReceiverStream::new(receiver))).await.unwrap().into_inner();
+    let first = within(responses.message()).await.unwrap().unwrap();
+    let names: Vec<String> = first.resources.iter().map(|r| Secret::decode(r.value.as_slice()).unwrap().name).collect();
+    assert_eq!(names, ["ROOTCA", "default"]);
+    // An ACK is not answered; a question for less is.
+    requests.send(ask(&first.nonce)).await.unwrap();
+    requests.send(DiscoveryRequest { resource_names: vec!["ROOTCA".to_owned()], ..ask(&first.nonce) }).await.unwrap();
+    let second = within(responses.message()).await.unwrap().unwrap();
+    assert_eq!(second.resources.len(), 1);
+    drop(agent);
+}
+
+#[tokio::test]
+async fn renewal_by_certificate_and_its_push() {
+    let Setup { mut control, folder, mut options } = setup().await;
+    options.renewal = at_once;
+    let agent = Agent::start(options).await.unwrap();
+    let mut stream = sds(folder.path(), &["default"]).await;
+    let mut serials = Vec::new();
+    for _ in 0..3 {
+        serials.push(svid(stream.secret().await.1).serial().to_owned());
+    }
+    serials.sort();
+    serials.dedup();
+    assert_eq!(serials.len(), 3, "each is another one");
+    assert!(control.certificate_request().await.token.is_some());
+    let renewal = control.certificate_request().await;
+    assert_eq!(renewal.token, None);
+    assert_eq!(renewal.certificate.as_deref(), Some("spiffe://cluster.local/ns/shop/sa/reviews"));
+    drop(agent);
+}
+
+/// The CA does not know the old certificate any more, as after the loss of its key: a token helps.
+#[tokio::test]
+async fn renewal_by_token_if_the_certificate_is_refused() {
+    let Setup { mut control, folder: _folder, options } = setup().await;
+    control.refuse_certificates();
+    let mut options = options;
+    options.renewal = at_once;
+    let agent = Agent::start(options).await.unwrap();
+    let mut identity = agent.identity();
+    let first = within(identity.wait_for(Option::is_some)).await.unwrap().clone().unwrap();
+    within(identity.wait_for(|i| i.as_ref().is_some_and(|i| i.svid.serial() != first.svid.serial()))).await.unwrap();
+    let seen = [control.certificate_request().await, control.certificate_request().await, control.certificate_request().await];
+    assert_eq!(seen.iter().map(|r| r.token.as_deref()).collect::<Vec<_>>(), [Some("token-1"), None, Some("token-2")]);
+}
+
+/// Lifetimes of seconds, by the real schedule.
+#[tokio::test]
+async fn short_lives() {
+    let Setup { mut control, folder: _folder, options } = setup().await;
+    let mut options = options;
+    options.renewal = mizzen_pki::renewal_delay;
+    options.certificate_ttl = Duration::from_secs(2);
+    let agent = Agent::start(options).await.unwrap();
+    let mut identity = agent.identity();
+    let first = within(identity.wait_for(Option::is_some)).await.unwrap().clone().unwrap();
+    within(identity.wait_for(|i| i.as_ref().is_some_and(|i| i.svid.serial() != first.svid.serial()))).await.unwrap();
+    control.certificate_request().await;
+    assert_eq!(control.certificate_request().await.token, None, "the old one was still valid");
+}
+
+#[tokio::test]
+async fn failures_are_retried() {
+    let Setup { mut control, folder: _folder, options } = setup().await;
+    control.fail_next_certificates(2);
+    let agent = Agent::start(options).await.unwrap();
+    within(agent.ready()).await;
+    for _ in 0..3 {
+        assert!(control.certificate_request().await.token.is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_foreign_identity_is_not_used() {
+    let Setup { mut control, folder: _folder, mut options } = setup().await;
+    options.service_account = "other".to_owned();
+    let agent = Agent::start(options).await.unwrap();
+    for _ in 0..2 {
+        control.certificate_request().await;
+    }
+    assert!(agent.identity().borrow().is_none());
+}
+
+#[tokio::test]
+async fn the_control_plane_must_be_who_it_should() {
+    let Setup { mut control, folder: _folder, mut options } = setup().await;
+    let folder = tempfile::tempdir().unwrap();
+    let other = mizzen_pki::Ca::self_signed(&Default::default(), UnixTime::now(), Default::default()).unwrap();
+    options.root_cert_file = folder.path().join("root.pem");
+    std::fs::write(&options.root_cert_file, other.roots().to_pem()).unwrap();
+    let agent = Agent::start(options).await.unwrap();
+    // It has tried twice, and has said nothing to the impostor.
+    within(control.handshake_failures(2)).await;
+    assert!(agent.identity().borrow().is_none());
+    assert!(control.no_certificate_request());
+}
+
+#[tokio::test]
+async fn the_relay() {
+    let Setup { mut control, folder, options } = setup().await;
+    let node = bootstrap(&options).node.unwrap();
+    assert_eq!(node.id, "sidecar~10.244.0.7~reviews-0.shop~shop.svc.cluster.local");
+    let agent = Agent::start(options).await.unwrap();
+    let (requests, receiver) = mpsc::channel(8);
+    requests.send(DeltaDiscoveryRequest { node: Some(node), ..subscribe(CLUSTER, &["*"]) }).await.unwrap();
+    let mut client = AggregatedDiscoveryServiceClient::new(channel(&folder.path().join("XDS")).await);
+    let responses = within(client.delta_aggregated_resources(ReceiverStream::new(receiver))).await.unwrap().into_inner();
+    let mut stream = Delta { requests, responses };
+    let first = stream.next().await;
+    assert_eq!((first.type_url.as_str(), first.resources[0].name.as_str()), (CLUSTER, "echo of *"));
+    let seen = control.stream().await;
+    assert_eq!(seen.identity.as_deref(), Some("spiffe://cluster.local/ns/shop/sa/reviews"));
+    assert_eq!(seen.node, "sidecar~10.244.0.7~reviews-0.shop~shop.svc.cluster.local");
+    stream.requests.send(subscribe(CLUSTER, &["more"])).await.unwrap();
+    assert_eq!(stream.next().await.resources[0].name, "echo of more");
+
+    control.stop().await;
+    let error = within(stream.responses.message()).await.unwrap_err();
+    assert_eq!(error.code(), Code::Unavailable, "{error}");
+    // While it is away, a new stream fails at once in the same way.
+    let (requests, receiver) = mpsc::channel(8);
+    requests.send(subscribe(CLUSTER, &["*"])).await.unwrap();
+    let error = within(client.delta_aggregated_resources(ReceiverStream::new(receiver))).await.unwrap_err();
+    assert_eq!(error.code(), Code::Unavailable, "{error}");
+    drop(agent);
+}
+
+fn question(name: &str, kind: RecordType) -> Message {
+    let mut message = Message::query();
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+    message
+}
+
+async fn by_udp(server: SocketAddr, question: &Message) -> Message {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.send_to(&question.to_vec().unwrap(), server).await.unwrap();
+    let mut buffer = vec![0; 4096];
+    let (length, _) = within(socket.recv_from(&mut buffer)).await.unwrap();
+    Message::from_vec(&buffer[..length]).unwrap()
+}
+
+async fn by_tcp(server: SocketAddr, question: &Message) -> Message {
+    let mut stream = TcpStream::connect(server).await.unwrap();
+    let bytes = question.to_vec().unwrap();
+    stream.write_u16(bytes.len().try_into().unwrap()).await.unwrap();
+    stream.write_all(&bytes).await.unwrap();
+    let mut response = vec![0; within(stream.read_u16()).await.unwrap().into()];
+    stream.read_exact(&mut response).await.unwrap();
+    Message::from_vec(&response).unwrap()
+}
+
+fn outcome(question: &Message, response: &Message) -> String {
+    assert_eq!((response.metadata.id, &response.queries), (question.metadata.id, &question.queries));
+    let cut = if response.metadata.truncation { " cut" } else { "" };
+    match response.metadata.response_code {
+        ResponseCode::NoError => {
+            let ips: Vec<String> = response.answers.iter().filter_map(|r| r.data.ip_addr()).map(|ip| ip.to_string()).collect();
+            if ips.len() > 3 { format!("{} addresses{cut}", ips.len()) } else { format!("{}{cut}", ips.join(" ")) }
+        }
+        code => format!("{code:?}"),
+    }
+}
+
+#[tokio::test]
+async fn names() {
+    let Setup { mut control, folder: _folder, mut options } = setup().await;
+    options.dns.as_mut().unwrap().upstreams = vec![control::name_server().await];
+    let agent = Agent::start(options).await.unwrap();
+    within(agent.ready()).await;
+    let server = agent.dns_address().unwrap();
+    use RecordType::{A, AAAA};
+    for (name, kind, udp, tcp) in [
+        ("reviews.shop.svc.cluster.local.", A, "10.96.0.1", "10.96.0.1"),
+        ("reviews.shop.svc.cluster.local.", AAAA, "", ""),
+        ("reviews.", A, "10.96.0.1", "10.96.0.1"),
+        ("nobody.shop.svc.cluster.local.", A, "NXDomain", "NXDomain"),
+        ("api.example.com.", A, "240.0.0.1", "240.0.0.1"),
+        ("x.wild.example.", A, "240.0.0.2", "240.0.0.2"),
+        ("outside.example.", A, "192.0.2.1", "192.0.2.1"),
+        ("nothing.example.", A, "NXDomain", "NXDomain"),
+        ("big.example.", A, " cut", "100 addresses"),
+        ("broken.example.", A, "ServFail", "ServFail"),
+    ] {
+        let q = question(name, kind);
+        assert_eq!(outcome(&q, &by_udp(server, &q).await), udp, "{name} {kind} by UDP");
+        assert_eq!(outcome(&q, &by_tcp(server, &q).await), tcp, "{name} {kind} by TCP");
+    }
+    // A new table is live without a restart; the control plane's absence changes nothing.
+    control.name("late.shop.svc.cluster.local", "10.96.0.9");
+    let mut names = agent.names();
+    let known = |n: &std::sync::Arc<mizzen_agent::NameTable>| n.find("late.shop.svc.cluster.local") != mizzen_agent::Answer::Absent;
+    within(names.wait_for(known)).await.unwrap();
+    control.stop().await;
+    let q = question("late.shop.svc.cluster.local.", A);
+    assert_eq!(outcome(&q, &by_udp(server, &q).await), "10.96.0.9");
+}
+
+/// Nobody answers before the table, and nobody upstream is asked for the mesh's names.
+#[tokio::test]
+async fn names_before_the_table() {
+    let Setup { mut control, folder: _folder, options } = setup().await;
+    control.stop().await;
+    let agent = Agent::start(options).await.unwrap();
+    let server = agent.dns_address().unwrap();
+    for name in ["reviews.shop.svc.cluster.local.", "outside.example."] {
+        let q = question(name, RecordType::A);
+        assert_eq!(outcome(&q, &by_udp(server, &q).await), "ServFail", "{name}");
+    }
+}
+
+async fn http(address: SocketAddr, method: http::Method, target: &str) -> (u16, String) {
+    let reply = mizzen_net::fetch_tcp(address, method, target, "", PATIENCE, &Default::default()).await.unwrap();
+    (reply.status.as_u16(), String::from_utf8(reply.body.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn status() {
+    use http::Method;
+    let Setup { control, folder: _folder, mut options } = setup().await;
+    let (proxy, proxy_ready) = tokio::sync::watch::channel(false);
+    options.dataplane_ready = Some(proxy_ready);
+    options.proxy_metrics = control::metrics_server().await;
+    control.hold_certificates();
+    let agent = Agent::start(options.clone()).await.unwrap();
+    let (readiness, status) = (agent.readiness_address().unwrap(), agent.status_address().unwrap());
+    assert_eq!(http(readiness, Method::GET, "/healthz/ready").await, (503, "no valid certificate\n".to_owned()));
+    control.release_certificates();
+    within(agent.ready()).await;
+    assert_eq!(http(readiness, Method::GET, "/healthz/ready").await, (503, "the proxy is not ready\n".to_owned()));
+    proxy.send_replace(true);
+    for address in [readiness, status] {
+        assert_eq!(http(address, Method::GET, "/healthz/ready").await, (200, "ready\n".to_owned()));
+    }
+    let (code, text) = http(status, Method::GET, "/metrics").await;
+    assert_eq!(code, 200);
+    for line in ["istio_agent_certificates_total 1\n", "istio_requests_total{app=\"x\"} 7\n"] {
+        assert!(text.contains(line), "{text}");
+    }
+    for (address, method, target, expected) in [
+        (readiness, Method::GET, "/metrics", 404),
+        (readiness, Method::POST, "/quitquitquit", 404),
+        (status, Method::GET, "/quitquitquit", 405),
+        (status, Method::POST, "/quitquitquit", 403),
+    ] {
+        assert_eq!(http(address, method.clone(), target).await.0, expected, "{method} {target}");
+    }
+    within(agent.shutdown()).await;
+    options.allow_quit = true;
+    let agent = Agent::start(options).await.unwrap();
+    assert_eq!(http(agent.status_address().unwrap(), Method::POST, "/quitquitquit").await.0, 200);
+    within(agent.quit()).await;
+}
+
+#[test]
+fn the_bootstrap() {
+    use mizzen_protos::envoy::envoy::config::core::v3::{address, api_config_source::ApiType};
+    use mizzen_protos::wkt::value::Kind;
+    let mut options = control::bare_options(Path::new("/run/pod"));
+    options.labels.insert("app".to_owned(), "reviews".to_owned());
+    options.metadata.insert("WORKLOAD_NAME".to_owned(), "reviews-v1".into());
+    options.metadata.insert("CLUSTER_ID".to_owned(), "east".into());
+    let b = bootstrap(&options);
+    let node = b.node.unwrap();
+    assert_eq!(node.cluster, "reviews.shop");
+    let fields = node.metadata.unwrap().fields;
+    for (key, expected) in [
+        ("NAMESPACE", "shop"),
+        ("SERVICE_ACCOUNT", "reviews"),
+        ("WORKLOAD_NAME", "reviews-v1"),
+        ("CLUSTER_ID", "east"),
+        ("MESH_ID", "cluster.local"),
+        ("INSTANCE_IPS", "10.244.0.7"),
+        ("DNS_CAPTURE", "true"),
+    ] {
+        assert_eq!(fields[key].kind, Some(Kind::StringValue(expected.to_owned())), "{key}");
+    }
+    assert!(matches!(&fields["LABELS"].kind, Some(Kind::StructValue(s)) if s.fields.contains_key("app")));
+    let clusters = b.static_resources.unwrap().clusters;
+    let pipes: Vec<(String, String)> = clusters
+        .into_iter()
+        .map(|c| {
+            let endpoint = c.load_assignment.unwrap().endpoints.remove(0).lb_endpoints.remove(0).host_identifier.unwrap();
+            let mizzen_protos::envoy::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier::Endpoint(e) = endpoint else { panic!() };
+            let Some(address::Address::Pipe(pipe)) = e.address.unwrap().address else { panic!() };
+            (c.name, pipe.path)
+        })
+        .collect();
+    let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+    assert_eq!(pipes, [pair("xds-grpc", "/run/pod/XDS"), pair("sds-grpc", "/run/pod/SDS")]);
+    let dynamic = b.dynamic_resources.unwrap();
+    assert_eq!(dynamic.ads_config.unwrap().api_type(), ApiType::DeltaGrpc);
+    assert!(dynamic.cds_config.is_some() && dynamic.lds_config.is_some());
+}
