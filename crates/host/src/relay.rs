@@ -23,6 +23,8 @@ pub struct RelayPolicy {
     pub allow: Vec<IpRange>,
     /// Addresses that stand for others.
     pub aliases: Vec<Alias>,
+    /// Who answers the mesh's DNS queries; empty, those of the machine's `/etc/resolv.conf`.
+    pub nameservers: Vec<SocketAddr>,
 }
 
 /// An address as the mesh sees it, and what is dialled for it: a way to offer one port of the machine.
@@ -51,9 +53,10 @@ pub(crate) fn start(fds: Vec<OwnedFd>, mesh: Vec<String>, policy: RelayPolicy, t
     let dns_udp = tokio::net::UdpSocket::from_std(UdpSocket::from(dns_udp))?;
     let dns_tcp = tokio::net::TcpListener::from_std(TcpListener::from(dns_tcp))?;
     let rules = Arc::new(Rules { mesh, policy });
+    let same = rules.clone();
+    tasks.spawn(accept(dns_tcp, move |stream| dns_stream(stream, same.clone())));
+    tasks.spawn(dns_datagrams(Arc::new(dns_udp), rules.clone()));
     tasks.spawn(accept(tcp, move |stream| relay(stream, rules.clone())));
-    tasks.spawn(accept(dns_tcp, dns_stream));
-    tasks.spawn(dns_datagrams(Arc::new(dns_udp)));
     Ok(())
 }
 
@@ -139,9 +142,14 @@ fn reset(stream: &TcpStream) {
     let _ = stream.set_zero_linger();
 }
 
-/// The machine's name servers, as glibc reads them; read each time, since they change with the network.
-fn nameservers() -> Vec<SocketAddr> {
-    parse_nameservers(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default())
+impl Rules {
+    /// The machine's name servers, as glibc reads them; read each time, since they change with the network.
+    fn nameservers(&self) -> Vec<SocketAddr> {
+        if !self.policy.nameservers.is_empty() {
+            return self.policy.nameservers.clone();
+        }
+        parse_nameservers(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default())
+    }
 }
 
 fn parse_nameservers(text: &str) -> Vec<SocketAddr> {
@@ -163,8 +171,8 @@ fn parse_nameservers(text: &str) -> Vec<SocketAddr> {
     found
 }
 
-async fn dns_stream(mut down: TcpStream) {
-    for server in nameservers() {
+async fn dns_stream(mut down: TcpStream, rules: Arc<Rules>) {
+    for server in rules.nameservers() {
         if let Ok(Ok(mut up)) = timeout(ANSWER, TcpStream::connect(server)).await {
             let _ = tokio::io::copy_bidirectional(&mut down, &mut up).await;
             return;
@@ -173,7 +181,7 @@ async fn dns_stream(mut down: TcpStream) {
     reset(&down);
 }
 
-async fn dns_datagrams(socket: Arc<tokio::net::UdpSocket>) {
+async fn dns_datagrams(socket: Arc<tokio::net::UdpSocket>, rules: Arc<Rules>) {
     let room = Arc::new(Semaphore::new(QUERIES));
     let mut buffer = vec![0; 4096];
     loop {
@@ -183,9 +191,9 @@ async fn dns_datagrams(socket: Arc<tokio::net::UdpSocket>) {
         };
         let Some(query) = buffer.get(..length).map(<[u8]>::to_vec) else { continue };
         let Ok(permit) = room.clone().try_acquire_owned() else { continue };
-        let socket = socket.clone();
+        let (socket, servers) = (socket.clone(), rules.nameservers());
         tokio::spawn(async move {
-            if let Some(answer) = resolve(&query).await {
+            if let Some(answer) = resolve(&query, &servers).await {
                 let _ = socket.send_to(&answer, from).await;
             }
             drop(permit);
@@ -194,9 +202,8 @@ async fn dns_datagrams(socket: Arc<tokio::net::UdpSocket>) {
 }
 
 /// Asks one server after the other, twice.
-async fn resolve(query: &[u8]) -> Option<Vec<u8>> {
-    let servers = nameservers();
-    for server in servers.iter().chain(&servers) {
+async fn resolve(query: &[u8], servers: &[SocketAddr]) -> Option<Vec<u8>> {
+    for server in servers.iter().chain(servers) {
         if let Ok(Ok(answer)) = timeout(ANSWER, ask(*server, query)).await {
             return Some(answer);
         }
@@ -229,6 +236,7 @@ mod tests {
         let policy = RelayPolicy {
             allow: vec!["192.168.7.7".parse().unwrap(), "10.244.0.0/16".parse().unwrap()],
             aliases: vec![Alias { from: "192.0.2.1:80".parse().unwrap(), to: "127.0.0.1:8000".parse().unwrap() }],
+            nameservers: Vec::new(),
         };
         let rules = Rules { mesh: vec!["10.244.0.0/16".parse().unwrap(), "10.96.0.0/16".parse().unwrap()], policy };
         let own = ["192.168.7.7", "192.168.7.8", "2001:db8::1"].map(|ip| ip.parse().unwrap());

@@ -1,0 +1,256 @@
+//! Hosts, routes, capture, relay.
+
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+};
+
+use mizzen_capture::{Plan, Ports, Settings};
+use mizzen_host::{Host, Link, Router};
+use mizzen_types::ports::PROXY_MARK;
+use socket2::{Domain, Socket, Type};
+
+use crate::Paths;
+
+pub const A: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 1);
+pub const B: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 2);
+
+pub struct Mesh {
+    pub link: Link,
+    pub router: Router,
+    pub a: Host,
+    pub b: Host,
+}
+
+impl Mesh {
+    pub async fn start(link: &Link) -> Mesh {
+        let router = Router::start(link, Default::default()).await.unwrap();
+        let a = Host::create(&router, A).await.unwrap();
+        let b = Host::create(&router, B).await.unwrap();
+        Mesh { link: link.clone(), router, a, b }
+    }
+}
+
+/// How a connection is opened.
+#[derive(Clone, Copy, Default)]
+struct From {
+    mark: bool,
+    source: Option<Ipv4Addr>,
+}
+
+const PLAIN: From = From { mark: false, source: None };
+const MARKED: From = From { mark: true, source: None };
+
+fn connect_here(from: From, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    if from.mark {
+        socket.set_mark(PROXY_MARK)?;
+    }
+    if let Some(source) = from.source {
+        socket.bind(&SocketAddr::from((source, 0)).into())?;
+    }
+    socket.connect(&to.into())?;
+    Ok(socket.into())
+}
+
+async fn connect(host: &Host, from: From, to: impl Into<SocketAddr>) -> io::Result<TcpStream> {
+    let to = to.into();
+    host.run(move || connect_here(from, to)).await.unwrap()
+}
+
+async fn listen(host: &Host, address: impl Into<SocketAddr>) -> TcpListener {
+    let address = address.into();
+    host.run(move || TcpListener::bind(address)).await.unwrap().unwrap()
+}
+
+/// Opens a connection and says which of the listeners got it, with which original destination.
+async fn arrives(
+    host: &Host,
+    from: From,
+    to: impl Into<SocketAddr>,
+    listeners: &[(&'static str, &TcpListener)],
+) -> (&'static str, Option<SocketAddr>) {
+    let to = to.into();
+    let client = connect(host, from, to).await.unwrap_or_else(|error| panic!("{to}: {error}"));
+    // The last packet of the handshake may still be on its way to the listener.
+    for _ in 0..1_000_000 {
+        for (name, listener) in listeners {
+            listener.set_nonblocking(true).unwrap();
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    drop(client);
+                    return (name, mizzen_net::original_dst(&stream));
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => tokio::task::yield_now().await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    panic!("{to} arrived nowhere")
+}
+
+pub async fn checks(mesh: &Mesh, paths: &Paths) {
+    between_hosts(mesh).await;
+    beyond(mesh, paths).await;
+    dns(mesh).await;
+    gateway(mesh, paths).await;
+    captured_inbound(mesh).await;
+    captured_outbound(mesh).await;
+    captured_outbound_v6(mesh).await;
+    again(mesh).await;
+}
+
+async fn between_hosts(mesh: &Mesh) {
+    let server = listen(&mesh.b, (B, 80)).await;
+    let client = connect(&mesh.a, PLAIN, (B, 80)).await.unwrap();
+    let (_, peer) = server.accept().unwrap();
+    assert_eq!((peer.ip(), client.peer_addr().unwrap().ip()), (A.into(), B.into()));
+    // Nobody there, a service without capture, an unused host address: an answer at once, no silence.
+    let refused = connect(&mesh.a, PLAIN, (B, 81)).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    for nowhere in [[10, 96, 0, 10], [10, 244, 9, 9]] {
+        let error = connect(&mesh.a, PLAIN, (nowhere, 80)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::HostUnreachable, "{nowhere:?}");
+    }
+    println!("ok: hosts reach each other");
+}
+
+async fn beyond(mesh: &Mesh, paths: &Paths) {
+    for _ in 0..3 {
+        let mut stream = connect(&mesh.a, PLAIN, ([192, 0, 2, 1], 80)).await.unwrap();
+        stream.write_all(b"hello").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "HELLO", "half-close and what comes after it are carried");
+    }
+    // The machine's own services stay out of reach: by its addresses, and by loopback seen from a host.
+    let port = paths.echo.port();
+    for refused in [[169, 254, 169, 254], [224, 0, 0, 1]] {
+        assert!(closed(connect(&mesh.a, PLAIN, (refused, port)).await), "{refused:?}");
+    }
+    let local = connect(&mesh.a, PLAIN, ([127, 0, 0, 1], port)).await.unwrap_err();
+    assert_eq!(local.kind(), ErrorKind::ConnectionRefused);
+    println!("ok: the relay carries what leaves the mesh");
+}
+
+/// Whether a connection failed or was closed without a byte.
+fn closed(stream: io::Result<TcpStream>) -> bool {
+    stream.is_err() || stream.is_ok_and(|mut stream| !matches!(stream.read(&mut [0]), Ok(1..)))
+}
+
+async fn dns(mesh: &Mesh) {
+    let query = *b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x00\x00\x01\x00\x01";
+    let router = mesh.router.options().address;
+    let answer = mesh.a.run(move || -> io::Result<Vec<u8>> {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.connect((router, 53))?;
+        socket.send(&query)?;
+        let mut buffer = [0; 512];
+        let length = socket.recv(&mut buffer)?;
+        Ok(buffer[..length].to_vec())
+    });
+    let answer = answer.await.unwrap().unwrap();
+    assert_eq!((&answer[..2], answer[2] & 0x80), (&query[..2], 0x80));
+    println!("ok: DNS is forwarded");
+}
+
+async fn gateway(mesh: &Mesh, paths: &Paths) {
+    let listener = mesh.link.listen(paths.gateway).await.unwrap();
+    // From a host through the relay and the machine's loopback back to the inner: the port is really outside.
+    let _client = connect(&mesh.a, PLAIN, ([192, 0, 2, 2], 80)).await.unwrap();
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    listener.accept().await.unwrap();
+    let taken = mesh.link.listen(paths.gateway).await.unwrap_err().to_string();
+    assert!(taken.contains("in use"), "{taken}");
+    let refused = mesh.link.listen("0.0.0.0:0".parse().unwrap()).await.unwrap_err().to_string();
+    assert!(refused.contains("not a loopback address"), "{refused}");
+    println!("ok: listeners come from outside");
+}
+
+async fn captured_inbound(mesh: &Mesh) {
+    mesh.b.capture(&Plan::new(&Settings { exclude_inbound: vec![9000], ..Settings::default() })).await.unwrap();
+    let proxy = listen(&mesh.b, ([0, 0, 0, 0], 15006)).await;
+    let app = listen(&mesh.b, ([0, 0, 0, 0], 8080)).await;
+    let excluded = listen(&mesh.b, ([0, 0, 0, 0], 9000)).await;
+    let agent = listen(&mesh.b, ([0, 0, 0, 0], 15020)).await;
+    let all = [("proxy", &proxy), ("app", &app), ("excluded", &excluded), ("agent", &agent)];
+    let to = |port| SocketAddr::from((B, port));
+    for from in [PLAIN, MARKED] {
+        assert_eq!(arrives(&mesh.a, from, to(8080), &all).await, ("proxy", Some(to(8080))));
+        assert_eq!(arrives(&mesh.a, from, to(1), &all).await, ("proxy", Some(to(1))));
+        assert_eq!(arrives(&mesh.a, from, to(9000), &all).await, ("excluded", None));
+        assert_eq!(arrives(&mesh.a, from, to(15020), &all).await, ("agent", None));
+    }
+    // Within the host: the app by itself, the proxy to its app, and the proxy that picked its own host.
+    let handing = From { source: Some(Ipv4Addr::new(127, 0, 0, 6)), ..MARKED };
+    assert_eq!(arrives(&mesh.b, PLAIN, to(8080), &all).await, ("app", None));
+    assert_eq!(arrives(&mesh.b, PLAIN, ([127, 0, 0, 1], 8080), &all).await, ("app", None));
+    assert_eq!(arrives(&mesh.b, MARKED, ([127, 0, 0, 1], 8080), &all).await, ("app", None));
+    assert_eq!(arrives(&mesh.b, handing, to(8080), &all).await, ("app", None));
+    assert_eq!(arrives(&mesh.b, MARKED, to(8080), &all).await, ("proxy", Some(to(8080))));
+    // Only one port.
+    let one = Settings { include_inbound: Ports::Only(vec![8080]), ..Settings::default() };
+    mesh.b.capture(&Plan::new(&one)).await.unwrap();
+    assert_eq!(arrives(&mesh.a, PLAIN, to(8080), &all).await, ("proxy", Some(to(8080))));
+    assert_eq!(arrives(&mesh.a, PLAIN, to(9000), &all).await, ("excluded", None));
+    println!("ok: inbound capture");
+}
+
+async fn captured_outbound(mesh: &Mesh) {
+    let settings = Settings { exclude_outbound: vec![3306], exclude_ranges: vec![IpAddr::from(B).into()], ..Settings::default() };
+    mesh.a.capture(&Plan::new(&settings)).await.unwrap();
+    mesh.b.capture(&Plan::default()).await.unwrap();
+    let proxy = listen(&mesh.a, ([0, 0, 0, 0], 15001)).await;
+    let remote = listen(&mesh.b, (B, 8080)).await;
+    let all = [("proxy", &proxy), ("remote", &remote)];
+    for to in [[10, 96, 0, 10], [192, 0, 2, 1], [10, 244, 9, 9]] {
+        let to = SocketAddr::from((to, 80));
+        assert_eq!(arrives(&mesh.a, PLAIN, to, &all).await, ("proxy", Some(to)));
+    }
+    assert_eq!(arrives(&mesh.a, PLAIN, (B, 8080), &all).await, ("remote", None), "an excluded range");
+    let service = connect(&mesh.a, PLAIN, ([10, 96, 0, 10], 3306)).await.unwrap_err();
+    assert_eq!(service.kind(), ErrorKind::HostUnreachable, "an excluded port");
+    mesh.a.capture(&Plan::new(&Settings::default())).await.unwrap();
+    assert_eq!(arrives(&mesh.a, PLAIN, (B, 8080), &all).await, ("proxy", Some((B, 8080).into())));
+    assert_eq!(arrives(&mesh.a, MARKED, (B, 8080), &all).await, ("remote", None), "the proxy's own");
+    println!("ok: outbound capture");
+}
+
+async fn captured_outbound_v6(mesh: &Mesh) {
+    let own: std::net::Ipv6Addr = "fd00::1".parse().unwrap();
+    let address = mesh.a.run(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+            tokio::spawn(connection);
+            std::fs::write("/proc/sys/net/ipv6/conf/eth0/accept_dad", "0").ok()?;
+            // eth0 is the second link, after lo.
+            let mut links = handle.link().get().match_name("eth0".to_owned()).execute();
+            let link = futures_util::TryStreamExt::try_next(&mut links).await.unwrap().unwrap();
+            handle.address().add(link.header.index, own.into(), 64).execute().await.ok()
+        })
+    });
+    if address.await.unwrap().is_none() {
+        println!("SKIPPED: IPv6 capture, since this kernel has no IPv6");
+        return;
+    }
+    let proxy = listen(&mesh.a, ([0u16; 8], 15001)).await;
+    let to: SocketAddr = "[fd00::2]:80".parse().unwrap();
+    // An address that is still tentative is not chosen as a source: ask until it is.
+    while mesh.a.run(move || UdpSocket::bind((own, 0)).is_err()).await.unwrap() {}
+    assert_eq!(arrives(&mesh.a, PLAIN, to, &[("proxy", &proxy)]).await, ("proxy", Some(to)));
+    println!("ok: outbound capture of IPv6");
+}
+
+/// A host that went can come again, and rules go as they came.
+async fn again(mesh: &Mesh) {
+    let address = Ipv4Addr::new(10, 244, 1, 3);
+    for _ in 0..3 {
+        let host = Host::create(&mesh.router, address).await.unwrap();
+        let server = listen(&host, (address, 80)).await;
+        assert_eq!(arrives(&mesh.b, PLAIN, (address, 80), &[("server", &server)]).await.0, "server");
+        host.delete(&mesh.router).await.unwrap();
+    }
+    println!("ok: hosts come and go");
+}
