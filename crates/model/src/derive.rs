@@ -153,7 +153,7 @@ fn workload_of(meta: &mizzen_api::Meta) -> &str {
 
 fn services(snapshot: &Snapshot) -> BTreeMap<(Hostname, Name), Arc<ServiceView>> {
     let default_export = &snapshot.mesh().default_service_export_to;
-    let vips = vips(snapshot);
+    let vips = Vips::read(snapshot);
     let mut found = BTreeMap::new();
     for entry in sorted(typed::<istio::ServiceEntry>(snapshot).collect()) {
         for host in &entry.hosts {
@@ -170,18 +170,27 @@ fn services(snapshot: &Snapshot) -> BTreeMap<(Hostname, Name), Arc<ServiceView>>
     found
 }
 
-fn vips(snapshot: &Snapshot) -> BTreeMap<NamespacedName, IpAddr> {
-    let key = mizzen_api::Key::new(Kind::ConfigMap, VIPS.0, VIPS.1);
-    let Some(Object::ConfigMap(map)) = snapshot.object(&key).map(|object| &**object) else { return BTreeMap::new() };
-    map.data.iter().filter_map(|(name, ip)| Some((name.parse().ok()?, ip.parse().ok()?))).collect()
+/// Allocated addresses, by a service's host name or by `namespace/name` of its object.
+struct Vips(BTreeMap<String, IpAddr>);
+
+impl Vips {
+    fn read(snapshot: &Snapshot) -> Vips {
+        let key = mizzen_api::Key::new(Kind::ConfigMap, VIPS.0, VIPS.1);
+        let Some(Object::ConfigMap(map)) = snapshot.object(&key).map(|object| &**object) else { return Vips(BTreeMap::new()) };
+        Vips(map.data.iter().filter_map(|(name, ip)| Some((name.clone(), ip.parse().ok()?))).collect())
+    }
+
+    fn of(&self, host: &Hostname, object: &NamespacedName) -> Option<IpAddr> {
+        self.0.get(host.as_str()).or_else(|| self.0.get(&object.to_string())).copied()
+    }
 }
 
-fn of_service(service: &core::Service, default_export: &[ExportTo], vips: &BTreeMap<NamespacedName, IpAddr>) -> Option<ServiceView> {
+fn of_service(service: &core::Service, default_export: &[ExportTo], vips: &Vips) -> Option<ServiceView> {
     let meta = &service.meta;
     let host: Hostname = format!("{}.{}.svc.{DOMAIN}", meta.name, meta.namespace).parse().ok()?;
     let address = match service.cluster_ip {
         ClusterIp::Address(ip) => Some(ip),
-        ClusterIp::Auto => vips.get(&meta.namespaced_name()).copied(),
+        ClusterIp::Auto => vips.of(&host, &meta.namespaced_name()),
         ClusterIp::Headless => None,
     };
     let ports = service.ports.iter().map(|port| PortView {
@@ -206,15 +215,10 @@ fn of_service(service: &core::Service, default_export: &[ExportTo], vips: &BTree
     })
 }
 
-fn of_entry(
-    entry: &istio::ServiceEntry,
-    host: &Hostname,
-    default_export: &[ExportTo],
-    vips: &BTreeMap<NamespacedName, IpAddr>,
-) -> ServiceView {
+fn of_entry(entry: &istio::ServiceEntry, host: &Hostname, default_export: &[ExportTo], vips: &Vips) -> ServiceView {
     let mut addresses = entry.addresses.clone();
     if addresses.is_empty() && !host.is_wildcard() {
-        addresses.extend(vips.get(&entry.meta.namespaced_name()).copied().map(IpRange::from));
+        addresses.extend(vips.of(host, &entry.meta.namespaced_name()).map(IpRange::from));
     }
     let ports = entry.ports.iter().map(|port| PortView {
         name: port.name.clone(),

@@ -2,7 +2,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     hash::{DefaultHasher, Hash, Hasher},
     net::IpAddr,
     sync::Arc,
@@ -122,18 +122,18 @@ impl<'a> Reader<'a> {
     /// Notes a query and gives the snapshot for its answer.
     pub(crate) fn ask(&self, query: Query) -> &'a Snapshot {
         let mut reads = self.reads.borrow_mut();
-        if !reads.queries.contains_key(&query) {
-            let stamp = self.snapshot.stamp(&query);
-            reads.queries.insert(query, stamp);
+        if let Entry::Vacant(entry) = reads.queries.entry(query) {
+            let stamp = self.snapshot.stamp(entry.key());
+            entry.insert(stamp);
         }
         self.snapshot
     }
 
     pub(crate) fn note_view(&self, view: &ProxyView, field: ViewField) {
         let mut reads = self.reads.borrow_mut();
-        if !reads.view.contains_key(&field) {
-            let value = view.field(&field).map(|text| text.as_ref().into());
-            reads.view.insert(field, value);
+        if let Entry::Vacant(entry) = reads.view.entry(field) {
+            let value = view.field(entry.key()).map(|text| text.as_ref().into());
+            entry.insert(value);
         }
     }
 

@@ -12,7 +12,8 @@ use crate::{
     routing::Rules,
 };
 
-/// The config map in which the virtual addresses of services stand that `mizzen up` has allocated: namespace and name.
+/// The config map in which the virtual addresses of services stand that `mizzen up` has allocated: namespace and name. Its keys are host names, or
+/// `namespace/name` of the object.
 pub const VIPS: (&str, &str) = ("kube-system", "mizzen-vips");
 
 /// One change of the mesh's configuration.

@@ -137,7 +137,7 @@ pub(crate) enum Routes {
     /// A resource of its own.
     Rds(String),
     /// Within.
-    Inline(RouteConfiguration),
+    Inline(Box<RouteConfiguration>),
 }
 
 /// An HTTP connection manager.
@@ -167,7 +167,7 @@ pub(crate) fn http_manager(scope: &Scope<'_, '_>, side: Side, stat_prefix: Strin
         request_id_extension: Some(RequestIdExtension { typed_config: Some(wire::any(&request_id)) }),
         route_specifier: Some(match routes {
             Routes::Rds(name) => RouteSpecifier::Rds(Rds { config_source: Some(tls::ads()), route_config_name: name }),
-            Routes::Inline(config) => RouteSpecifier::RouteConfig(config),
+            Routes::Inline(config) => RouteSpecifier::RouteConfig(*config),
         }),
         ..Default::default()
     };

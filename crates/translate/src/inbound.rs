@@ -246,5 +246,5 @@ fn http_manager(scope: &Scope<'_, '_>, target: &Target<'_>) -> mizzen_protos::en
         validate_clusters: Some(wire::bool_value(false)),
         ..Default::default()
     };
-    filters::http_manager(scope, Side::Inbound, names::stat(&stat), Routes::Inline(config), target.rbac.http.clone())
+    filters::http_manager(scope, Side::Inbound, names::stat(&stat), Routes::Inline(Box::new(config)), target.rbac.http.clone())
 }

@@ -59,8 +59,13 @@ impl<'r, 'a> Scope<'r, 'a> {
         self.view.namespace(self.reader)
     }
 
+    /// Whether the proxy has a filter of Istio's: by its list of extensions. An Envoy always has one; who has none, but says that it follows a version
+    /// of Istio, is a proxy of Istio's own kind.
     pub(crate) fn has(&self, extension: Extension) -> bool {
-        extension.names().iter().any(|name| self.view.has_extension(self.reader, name))
+        if self.view.lists_extensions(self.reader) {
+            return extension.names().iter().any(|name| self.view.has_extension(self.reader, name));
+        }
+        self.view.metadata(self.reader, "ISTIO_VERSION").is_some()
     }
 
     /// The service that a host means here.
