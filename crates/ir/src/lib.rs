@@ -1,7 +1,7 @@
 //! xDS resources compiled to the runtime configuration, and pure steps over it.
 //!
-//! What flows through: a resource's bytes go into one of the `compile_*` functions and come out as an `Arc` of a type of [`config`], with
-//! warnings for what is harmless, or are refused by field; a `Draft` puts them together to the next [`Config`], building rustls'
+//! What flows through: a resource's bytes go into [`compile()`] and come out as an `Arc` of a type of [`config`], with
+//! warnings for what is harmless, or are refused by field; a [`Draft`] puts them together to the next [`Config`], building rustls'
 //! configurations from the secrets. The engine and `mizzen explain` then call the same steps: [`find_chain`], [`authenticate`],
 //! [`find_route`], [`authorize`], [`pick_cluster`] and the smaller ones beside them. A step takes facts and random numbers as arguments
 //! and can write down why it decided as it did ([`Trace`]).
@@ -9,13 +9,17 @@
 //! Deliberately absent: sockets, clocks, DNS, load balancing over living state, and every type of the wire in the public interface but
 //! the bytes themselves.
 
+mod compile;
 pub mod config;
+mod draft;
 mod facts;
 mod steps;
 mod tls;
 mod trace;
 
+pub use compile::{Compiled, Kind, Refs, Refusal, Resource, Warning, compile};
 pub use config::Config;
+pub use draft::Draft;
 pub use facts::{ConnFacts, Peer, PolicyFacts, RequestFacts, authenticate};
 pub use steps::authorize::{BoundRbac, Miss, Verdict, authorize, bind, nearest_miss};
 pub use steps::chain::find_chain;
@@ -24,5 +28,5 @@ pub use steps::headers::{Values, apply_headers};
 pub use steps::path::{PathOutcome, normalize_path, redirect_location, rewrite_path};
 pub use steps::retry::{Outcome, request_timeout, should_retry};
 pub use steps::route::{FoundRoute, find_route};
-pub use tls::TlsRefusal;
+pub use tls::{Secrets, TlsRefusal, build_client, build_server};
 pub use trace::{Note, Trace};

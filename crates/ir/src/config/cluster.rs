@@ -191,6 +191,11 @@ pub struct TransportMatch {
 }
 
 impl TransportSelect {
+    /// All transports, the default one last.
+    pub fn all(&self) -> impl Iterator<Item = &Transport> {
+        self.matches.iter().map(|m| &m.transport).chain([&self.default])
+    }
+
     /// The transport for an endpoint with these labels.
     pub fn of(&self, endpoint: &Endpoint) -> &Transport {
         let has = |l: &(Name, Name)| endpoint.labels.contains(l);

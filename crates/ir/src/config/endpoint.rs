@@ -93,3 +93,15 @@ pub struct Workload {
     /// Its Kubernetes cluster.
     pub cluster: Name,
 }
+
+impl Assignment {
+    /// One without endpoints.
+    pub fn empty(name: Name) -> Assignment {
+        Assignment { name, hash: ContentHash::default(), priorities: Arc::from([]), overprovisioning: 140 }
+    }
+
+    /// All endpoints, by priority.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.priorities.iter().flat_map(|p| p.localities.iter()).flat_map(|l| l.endpoints.iter())
+    }
+}

@@ -222,3 +222,10 @@ pub struct TcpProxy {
     /// Its logs.
     pub access_log: Arc<[Arc<AccessLog>]>,
 }
+
+impl Listener {
+    /// All chains, the default one last.
+    pub fn all_chains(&self) -> impl Iterator<Item = &Arc<FilterChain>> {
+        self.chains.iter().chain(self.default_chain.as_ref())
+    }
+}

@@ -38,8 +38,7 @@ pub use route::{
     RetryOn, RetryPolicy, Route, RouteConfig, RouteMatch, Target, VirtualHost,
 };
 pub use tls::{
-    CertificateSecret, DownstreamTls, Roots, SanKind, SanMatch, SecretRef, SecretSource, TlsCommon, TlsVersion, UpstreamTls, Validation,
-    ValidationSecret,
+    CertificateSecret, DownstreamTls, Roots, SecretRef, SecretSource, TlsCommon, TlsVersion, UpstreamTls, Validation, ValidationSecret,
 };
 
 /// A content hash of a resource's bytes: equal hashes mean an unchanged resource.

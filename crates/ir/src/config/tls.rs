@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use mizzen_pki::{Svid, TrustBundle};
+use mizzen_pki::{SanMatch, Svid, TrustBundle};
 use mizzen_types::Name;
 
-use super::{ContentHash, StringMatch};
+use super::ContentHash;
 
 /// TLS towards clients.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,8 +31,8 @@ pub struct UpstreamTls {
     pub sni: Name,
     /// Whether the server name is the endpoint's host name instead.
     pub auto_host_sni: bool,
-    /// Whether the certificate must name the server name that was sent.
-    pub auto_sni_san_validation: bool,
+    /// Whether the certificate must name the server name that was sent (or dialled), in place of [`Validation::sans`].
+    pub verify_server_name: bool,
     /// Of the content; the key of what is built.
     pub hash: ContentHash,
 }
@@ -63,8 +63,6 @@ pub struct Validation {
     pub roots: Roots,
     /// Whom it must name: one of these; empty: anybody.
     pub sans: Arc<[SanMatch]>,
-    /// Whether one that is not signed by the roots, or none, is let through (and is no identity).
-    pub accept_untrusted: bool,
 }
 
 /// Who may have signed a certificate.
@@ -74,30 +72,6 @@ pub enum Roots {
     Secret(SecretRef),
     /// These, given in place.
     Inline(Arc<ValidationSecret>),
-}
-
-/// A name that a certificate may hold.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SanMatch {
-    /// Of which kind.
-    pub kind: SanKind,
-    /// The test.
-    pub test: StringMatch,
-}
-
-/// A kind of name in a certificate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum SanKind {
-    /// URI, DNS or IP: Envoy's untyped matcher.
-    Any,
-    /// A DNS name; an exact test honours the certificate's wildcards.
-    Dns,
-    /// A URI.
-    Uri,
-    /// An IP address.
-    Ip,
-    /// An e-mail address.
-    Email,
 }
 
 /// A secret by name.

@@ -1,0 +1,469 @@
+//! Clusters.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mizzen_protos::envoy::envoy::config::cluster::v3 as cluster;
+use mizzen_protos::envoy::envoy::config::core::v3 as core;
+use mizzen_protos::envoy::envoy::r#type::v3 as types;
+use mizzen_protos::wkt;
+
+use super::cx::{Cx, Res, flag, harmless, hash, name, number, refused, silent, type_name};
+use super::{Resource, address, cluster_http, endpoint, tls};
+use crate::config::{
+    Assignment, BindFrom, Breakers, Cluster, ContentHash, Discovery, Dns, DnsFamily, Fallible, IstioService, LbPolicy, Outlier, Transport,
+    TransportMatch, TransportSelect, UpstreamHttp,
+};
+
+/// Envoy's default buffer per connection.
+pub(super) const BUFFER: u32 = 1 << 20;
+
+#[allow(clippy::too_many_lines)] // One message of very many fields, each of which is decided here.
+pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resource> {
+    let m: cluster::Cluster = cx.decode(bytes)?;
+    let cluster::Cluster {
+        transport_socket_matches,
+        transport_socket_matcher,
+        name: title,
+        alt_stat_name,
+        stats_matcher,
+        eds_cluster_config,
+        connect_timeout,
+        per_connection_buffer_limit_bytes,
+        per_connection_buffer_high_watermark_timeout,
+        lb_policy,
+        load_assignment,
+        health_checks,
+        max_requests_per_connection,
+        circuit_breakers,
+        upstream_http_protocol_options,
+        common_http_protocol_options,
+        http_protocol_options,
+        http2_protocol_options,
+        typed_extension_protocol_options,
+        dns_refresh_rate,
+        dns_jitter,
+        dns_failure_refresh_rate,
+        respect_dns_ttl,
+        dns_lookup_family,
+        dns_resolvers,
+        use_tcp_for_dns_lookups,
+        dns_resolution_config,
+        typed_dns_resolver_config,
+        wait_for_warm_on_init,
+        outlier_detection,
+        cleanup_interval,
+        upstream_bind_config,
+        lb_subset_config,
+        common_lb_config,
+        transport_socket,
+        metadata,
+        protocol_selection,
+        upstream_connection_options,
+        close_connections_on_host_health_failure,
+        ignore_health_on_host_removal,
+        filters,
+        load_balancing_policy,
+        lrs_server,
+        lrs_report_endpoint_metrics,
+        track_timeout_budgets,
+        upstream_config,
+        track_cluster_stats,
+        preconnect_policy,
+        connection_pool_per_downstream_connection,
+        queuing_policies,
+        cluster_discovery_type,
+        lb_config,
+    } = m;
+    cx.resource = name(&title);
+    silent!(stats_matcher, wait_for_warm_on_init, cleanup_interval, track_timeout_budgets, track_cluster_stats, queuing_policies);
+    silent!(per_connection_buffer_high_watermark_timeout);
+    // Where names are asked for is the host's business, which its resolver knows.
+    silent!(typed_dns_resolver_config, dns_resolution_config, use_tcp_for_dns_lookups, ignore_health_on_host_removal);
+    harmless!(cx; lrs_server, lrs_report_endpoint_metrics, preconnect_policy);
+    refused!(cx; transport_socket_matcher, upstream_http_protocol_options, common_http_protocol_options, http_protocol_options,
+        lb_subset_config, load_balancing_policy, upstream_config, protocol_selection, health_checks, dns_resolvers);
+    // A connection of its own for each downstream connection: ours are never shared across identities, which is what it is for.
+    harmless!(cx; connection_pool_per_downstream_connection);
+
+    let dns = Dns {
+        refresh: cx.duration("dns_refresh_rate", dns_refresh_rate)?.unwrap_or(Duration::from_secs(5)).max(Duration::from_millis(1)),
+        jitter: cx.duration("dns_jitter", dns_jitter)?.unwrap_or_default(),
+        on_failure: cx.some("dns_failure_refresh_rate", dns_failure_refresh_rate, refresh_rate)?,
+        respect_ttl: respect_dns_ttl,
+        family: match cx.choice("dns_lookup_family", dns_lookup_family)? {
+            cluster::cluster::DnsLookupFamily::Auto => DnsFamily::Auto,
+            cluster::cluster::DnsLookupFamily::V4Only => DnsFamily::V4,
+            cluster::cluster::DnsLookupFamily::V6Only => DnsFamily::V6,
+            cluster::cluster::DnsLookupFamily::V4Preferred => DnsFamily::V4Preferred,
+            cluster::cluster::DnsLookupFamily::All => DnsFamily::All,
+        },
+    };
+    let kind = kind(cx, cluster_discovery_type)?;
+    let original_dst_port = match (&lb_config, kind) {
+        (Some(cluster::cluster::LbConfig::OriginalDstLbConfig(c)), Type::OriginalDst) => {
+            cx.within("original_dst_lb_config", |cx| original_dst(cx, c.clone()))?
+        }
+        _ => None,
+    };
+    let discovery = discovery(cx, kind, eds_cluster_config, load_assignment, dns, original_dst_port)?;
+    let lb = lb_policy_of(cx, lb_policy, kind, lb_config)?;
+    let (breakers, breakers_high) = breakers(cx, circuit_breakers)?;
+    let mut http = http_of(cx, typed_extension_protocol_options, http2_protocol_options)?;
+    if let Some(max) = number(max_requests_per_connection) {
+        http.max_requests_per_connection = max;
+    }
+    let mut transport = transport_of(cx, transport_socket_matches, transport_socket)?;
+    if http.auto_san_validation {
+        transport = by_server_name(transport);
+    }
+    let (panic_threshold, locality_weighted) = cx.some("common_lb_config", common_lb_config, common_lb)?.unwrap_or((50.0, false));
+    let bind = cx.some("upstream_bind_config", upstream_bind_config, bind_from)?.flatten();
+    let keepalive = cx.some("upstream_connection_options", upstream_connection_options, |cx, o| {
+        let cluster::UpstreamConnectionOptions { tcp_keepalive, set_local_interface_name_on_upstream_connections, happy_eyeballs_config } =
+            o;
+        silent!(set_local_interface_name_on_upstream_connections);
+        harmless!(cx; happy_eyeballs_config);
+        Ok(tcp_keepalive.map(address::keepalive))
+    })?;
+    cx.each("filters", filters, filter)?;
+    let (services, external) = istio(metadata);
+    let stat_name = if alt_stat_name.is_empty() { &title } else { &alt_stat_name };
+    Ok(Resource::Cluster(Arc::new(Cluster {
+        name: name(&title),
+        hash,
+        stat_name: name(stat_name),
+        discovery,
+        lb,
+        panic_threshold,
+        locality_weighted,
+        connect_timeout: cx.limit("connect_timeout", connect_timeout, None)?.unwrap_or(Duration::from_secs(5)),
+        buffer_limit: number(per_connection_buffer_limit_bytes).unwrap_or(BUFFER),
+        breakers,
+        breakers_high,
+        outlier: cx.some("outlier_detection", outlier_detection, outlier)?,
+        transport,
+        http,
+        bind,
+        keepalive: keepalive.flatten(),
+        close_on_unhealthy: close_connections_on_host_health_failure,
+        services: services.into(),
+        external,
+    })))
+}
+
+use cluster::cluster::DiscoveryType as Type;
+
+fn kind(cx: &Cx, m: Option<cluster::cluster::ClusterDiscoveryType>) -> Res<Type> {
+    match m {
+        None => Ok(Type::Static),
+        Some(cluster::cluster::ClusterDiscoveryType::Type(t)) => cx.choice("type", t),
+        Some(cluster::cluster::ClusterDiscoveryType::ClusterType(t)) => cx.refuse("cluster_type", format!("`{}` is not supported", t.name)),
+    }
+}
+
+fn refresh_rate(cx: &mut Cx, m: cluster::cluster::RefreshRate) -> Res<Fallible> {
+    let cluster::cluster::RefreshRate { base_interval, max_interval } = m;
+    let base = cx.duration("base_interval", base_interval)?.unwrap_or(Duration::from_secs(5));
+    Ok(Fallible { base, max: cx.duration("max_interval", max_interval)?.unwrap_or(base * 10) })
+}
+
+fn original_dst(cx: &mut Cx, m: cluster::cluster::OriginalDstLbConfig) -> Res<Option<u16>> {
+    let cluster::cluster::OriginalDstLbConfig { use_http_header, http_header_name, upstream_port_override, metadata_key } = m;
+    refused!(cx; use_http_header, http_header_name, metadata_key);
+    number(upstream_port_override).map(|p| cx.port("upstream_port_override", p)).transpose()
+}
+
+fn discovery(
+    cx: &mut Cx,
+    kind: Type,
+    eds: Option<cluster::cluster::EdsClusterConfig>,
+    load: Option<mizzen_protos::envoy::envoy::config::endpoint::v3::ClusterLoadAssignment>,
+    dns: Dns,
+    port: Option<u16>,
+) -> Res<Discovery> {
+    let names = matches!(kind, Type::StrictDns | Type::LogicalDns);
+    let load = cx.some("load_assignment", load, |cx, m| {
+        let bytes = prost::Message::encode_to_vec(&m);
+        endpoint::assignment(cx, m, hash(&bytes), names)
+    })?;
+    let given = |load: Option<Assignment>| Arc::new(load.unwrap_or_else(|| Assignment::empty(cx.resource.clone())));
+    Ok(match kind {
+        Type::Eds => {
+            let cluster::cluster::EdsClusterConfig { eds_config, service_name } = eds.unwrap_or_default();
+            silent!(eds_config);
+            Discovery::Eds { service: if service_name.is_empty() { cx.resource.clone() } else { name(&service_name) } }
+        }
+        Type::Static => Discovery::Static(given(load)),
+        Type::StrictDns => Discovery::StrictDns(given(load), dns),
+        Type::LogicalDns => {
+            let load = given(load);
+            if load.endpoints().count() != 1 {
+                return cx.refuse("load_assignment", "a LOGICAL_DNS cluster has exactly one endpoint");
+            }
+            Discovery::LogicalDns(load, dns)
+        }
+        Type::OriginalDst => Discovery::OriginalDst { port },
+    })
+}
+
+fn lb_policy_of(cx: &mut Cx, policy: i32, kind: Type, config: Option<cluster::cluster::LbConfig>) -> Res<LbPolicy> {
+    use cluster::cluster::{LbConfig as C, LbPolicy as P};
+    let policy: P = cx.choice("lb_policy", policy)?;
+    if (kind == Type::OriginalDst) != (policy == P::ClusterProvided) {
+        return cx.refuse("lb_policy", "CLUSTER_PROVIDED belongs to ORIGINAL_DST, and to nothing else");
+    }
+    let mut choices = 2;
+    match config {
+        Some(C::LeastRequestLbConfig(c)) => {
+            let cluster::cluster::LeastRequestLbConfig { choice_count, active_request_bias, slow_start_config } = c;
+            harmless!(cx; active_request_bias, slow_start_config);
+            choices = number(choice_count).unwrap_or(2).max(2);
+        }
+        Some(C::RoundRobinLbConfig(c)) => {
+            let cluster::cluster::RoundRobinLbConfig { slow_start_config } = c;
+            harmless!(cx; slow_start_config);
+        }
+        Some(C::RingHashLbConfig(_) | C::MaglevLbConfig(_) | C::OriginalDstLbConfig(_)) | None => {}
+    }
+    match policy {
+        P::RoundRobin => Ok(LbPolicy::RoundRobin),
+        P::LeastRequest => Ok(LbPolicy::LeastRequest { choices }),
+        P::Random => Ok(LbPolicy::Random),
+        P::ClusterProvided => Ok(LbPolicy::Provided),
+        P::RingHash | P::Maglev | P::LoadBalancingPolicyConfig => {
+            cx.refuse("lb_policy", format!("{} is not supported", policy.as_str_name()))
+        }
+    }
+}
+
+const DEFAULT: Breakers = Breakers { connections: 1024, pending: 1024, requests: 1024, retries: 3 };
+
+fn breakers(cx: &mut Cx, m: Option<cluster::CircuitBreakers>) -> Res<(Breakers, Breakers)> {
+    let cluster::CircuitBreakers { thresholds, per_host_thresholds } = m.unwrap_or_default();
+    refused!(cx; per_host_thresholds);
+    let (mut default, mut high) = (DEFAULT, DEFAULT);
+    let all = cx.each("circuit_breakers.thresholds", thresholds, |cx, t| {
+        let cluster::circuit_breakers::Thresholds {
+            priority,
+            max_connections,
+            max_pending_requests,
+            max_requests,
+            max_retries,
+            retry_budget,
+            track_remaining,
+            max_connection_pools,
+        } = t;
+        silent!(track_remaining);
+        refused!(cx; retry_budget);
+        harmless!(cx; max_connection_pools);
+        let breakers = Breakers {
+            connections: number(max_connections).unwrap_or(DEFAULT.connections),
+            pending: number(max_pending_requests).unwrap_or(DEFAULT.pending),
+            requests: number(max_requests).unwrap_or(DEFAULT.requests),
+            retries: number(max_retries).unwrap_or(DEFAULT.retries),
+        };
+        Ok((cx.choice("priority", priority)?, breakers))
+    })?;
+    // Of several for one priority, the first counts.
+    for (priority, breakers) in all.into_iter().rev() {
+        match priority {
+            core::RoutingPriority::Default => default = breakers,
+            core::RoutingPriority::High => high = breakers,
+        }
+    }
+    Ok((default, high))
+}
+
+fn http_of(
+    cx: &mut Cx,
+    options: std::collections::HashMap<String, mizzen_protos::Any>,
+    h2: Option<core::Http2ProtocolOptions>,
+) -> Res<UpstreamHttp> {
+    let mut http = UpstreamHttp::default();
+    if let Some(h2) = h2 {
+        http.protocol = crate::config::HttpProtocol::Http2;
+        http.h2 = cx.within("http2_protocol_options", |cx| cluster_http::http2(cx, h2))?;
+    }
+    for (key, any) in options {
+        let field = format!("typed_extension_protocol_options[{key}]");
+        http = cx.within(&field, |cx| match type_name(&any) {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions" => cluster_http::upstream(cx, cx.unpack(&any)?),
+            other => cx.refuse("", format!("{other} is not supported")),
+        })?;
+    }
+    Ok(http)
+}
+
+fn transport_of(
+    cx: &mut Cx,
+    matches: Vec<cluster::cluster::TransportSocketMatch>,
+    socket: Option<core::TransportSocket>,
+) -> Res<TransportSelect> {
+    let matches = cx.each("transport_socket_matches", matches, |cx, m| {
+        let cluster::cluster::TransportSocketMatch { name: title, r#match, transport_socket } = m;
+        let labels = r#match.map(endpoint::labels).unwrap_or_default();
+        let transport = cx.must("transport_socket", transport_socket, tls::upstream)?;
+        Ok(TransportMatch { name: name(&title), labels: labels.into(), transport })
+    })?;
+    let default = cx.some("transport_socket", socket, tls::upstream)?.unwrap_or(Transport::Raw);
+    Ok(TransportSelect { matches: matches.into(), default })
+}
+
+/// Certificates have to name the server name that is sent, which is the request's authority.
+fn by_server_name(select: TransportSelect) -> TransportSelect {
+    let turn = |transport: &Transport| match transport {
+        Transport::Raw => Transport::Raw,
+        Transport::Tls(tls) if tls.common.validation.is_none() || tls.verify_server_name => Transport::Tls(tls.clone()),
+        Transport::Tls(tls) => {
+            let hash = ContentHash(!tls.hash.0);
+            Transport::Tls(Arc::new(crate::config::UpstreamTls { verify_server_name: true, hash, ..(**tls).clone() }))
+        }
+    };
+    let matches = select.matches.iter().map(|m| TransportMatch { transport: turn(&m.transport), ..m.clone() }).collect();
+    TransportSelect { matches, default: turn(&select.default) }
+}
+
+fn common_lb(cx: &mut Cx, m: cluster::cluster::CommonLbConfig) -> Res<(f32, bool)> {
+    use cluster::cluster::common_lb_config::LocalityConfigSpecifier as L;
+    let cluster::cluster::CommonLbConfig {
+        healthy_panic_threshold,
+        update_merge_window,
+        ignore_new_hosts_until_first_hc,
+        close_connections_on_host_set_change,
+        consistent_hashing_lb_config,
+        override_host_status,
+        locality_config_specifier,
+    } = m;
+    silent!(update_merge_window, ignore_new_hosts_until_first_hc, close_connections_on_host_set_change, consistent_hashing_lb_config);
+    harmless!(cx; override_host_status);
+    let weighted = match locality_config_specifier {
+        None => false,
+        Some(L::LocalityWeightedLbConfig(cluster::cluster::common_lb_config::LocalityWeightedLbConfig {})) => true,
+        Some(L::ZoneAwareLbConfig(_)) => {
+            cx.warn("zone_aware_lb_config", "localities are not preferred by zone");
+            false
+        }
+    };
+    #[allow(clippy::cast_possible_truncation)]
+    let panic = healthy_panic_threshold.map_or(50.0, |types::Percent { value }| value.clamp(0.0, 100.0) as f32);
+    Ok((panic, weighted))
+}
+
+fn bind_from(cx: &mut Cx, m: core::BindConfig) -> Res<Option<BindFrom>> {
+    let core::BindConfig {
+        source_address,
+        freebind,
+        socket_options,
+        extra_source_addresses,
+        additional_source_addresses,
+        local_address_selector,
+        validate_network_namespaces,
+    } = m;
+    refused!(cx; socket_options, local_address_selector, validate_network_namespaces);
+    cx.never("freebind", freebind)?;
+    let source = cx.some("source_address", source_address, |cx, a| address::socket(cx, a))?;
+    let mut extra = cx.each("extra_source_addresses", extra_source_addresses, |cx, a| {
+        let core::ExtraSourceAddress { address, socket_options } = a;
+        refused!(cx; socket_options);
+        cx.must("address", address, |cx, a| address::socket(cx, a))
+    })?;
+    extra.extend(cx.each("additional_source_addresses", additional_source_addresses, |cx, a| address::socket(cx, a))?);
+    Ok(source.map(|source| BindFrom { source, extra: extra.into() }))
+}
+
+fn outlier(cx: &mut Cx, m: cluster::OutlierDetection) -> Res<Outlier> {
+    let cluster::OutlierDetection {
+        consecutive_5xx,
+        interval,
+        base_ejection_time,
+        max_ejection_percent,
+        enforcing_consecutive_5xx,
+        enforcing_success_rate,
+        success_rate_minimum_hosts,
+        success_rate_request_volume,
+        success_rate_stdev_factor,
+        consecutive_gateway_failure,
+        enforcing_consecutive_gateway_failure,
+        split_external_local_origin_errors,
+        consecutive_local_origin_failure,
+        enforcing_consecutive_local_origin_failure,
+        enforcing_local_origin_success_rate,
+        failure_percentage_threshold,
+        enforcing_failure_percentage,
+        enforcing_failure_percentage_local_origin,
+        failure_percentage_minimum_hosts,
+        failure_percentage_request_volume,
+        max_ejection_time,
+        max_ejection_time_jitter,
+        successful_active_health_check_uneject_host,
+        monitors,
+        always_eject_one_host,
+        detect_degraded_hosts,
+    } = m;
+    // Statistical ejection is not done: an endpoint that only it would leave out stays in.
+    silent!(success_rate_minimum_hosts, success_rate_request_volume, success_rate_stdev_factor, failure_percentage_threshold);
+    silent!(failure_percentage_minimum_hosts, failure_percentage_request_volume, enforcing_local_origin_success_rate);
+    silent!(successful_active_health_check_uneject_host, always_eject_one_host);
+    for (field, value) in [
+        ("enforcing_success_rate", enforcing_success_rate),
+        ("enforcing_failure_percentage", enforcing_failure_percentage),
+        ("enforcing_failure_percentage_local_origin", enforcing_failure_percentage_local_origin),
+    ] {
+        if number(value).is_some_and(|v| v > 0) {
+            cx.warn(field, "endpoints are left out by consecutive errors only");
+        }
+    }
+    harmless!(cx; max_ejection_time_jitter, monitors, detect_degraded_hosts);
+    // Enforced by chance is enforced or not: half is where it turns.
+    let counted = |count: Option<wkt::UInt32Value>, default, enforcing: Option<wkt::UInt32Value>, by_default| {
+        if number(enforcing).unwrap_or(by_default) >= 50 { number(count).unwrap_or(default) } else { 0 }
+    };
+    let base = cx.duration("base_ejection_time", base_ejection_time)?.unwrap_or(Duration::from_secs(30));
+    Ok(Outlier {
+        consecutive_5xx: counted(consecutive_5xx, 5, enforcing_consecutive_5xx, 100),
+        consecutive_gateway: counted(consecutive_gateway_failure, 5, enforcing_consecutive_gateway_failure, 0),
+        consecutive_local: counted(consecutive_local_origin_failure, 5, enforcing_consecutive_local_origin_failure, 100),
+        split_local: split_external_local_origin_errors,
+        interval: cx.limit("interval", interval, None)?.unwrap_or(Duration::from_secs(10)),
+        base_ejection: base,
+        max_ejection: cx.duration("max_ejection_time", max_ejection_time)?.unwrap_or(Duration::from_secs(300)).max(base),
+        max_percent: number(max_ejection_percent).unwrap_or(10).min(100),
+    })
+}
+
+/// Istio's metadata exchange on the upstream's side, which only labels.
+fn filter(cx: &mut Cx, m: cluster::Filter) -> Res<()> {
+    let cluster::Filter { name: title, typed_config, config_discovery } = m;
+    refused!(cx; config_discovery);
+    let kind = cx.some("typed_config", typed_config, |cx, any| super::filters::payload(cx, &any).map(|p| p.kind))?;
+    match kind.as_deref() {
+        Some("envoy.tcp.metadataexchange.config.MetadataExchange") => Ok(()),
+        Some(kind) => cx.refuse("typed_config", format!("filter `{title}` of type {kind} is not supported")),
+        None => cx.refuse("typed_config", format!("filter `{title}` has none")),
+    }
+}
+
+/// Istio's services behind a cluster, and whether it lies outside of the mesh.
+fn istio(metadata: Option<core::Metadata>) -> (Vec<IstioService>, bool) {
+    use wkt::value::Kind as K;
+    let Some(mut fields) = metadata.and_then(|mut m| m.filter_metadata.remove("istio")).map(|s| s.fields) else {
+        return (Vec::new(), false);
+    };
+    let external = matches!(fields.remove("external").and_then(|v| v.kind), Some(K::BoolValue(true)));
+    let Some(K::ListValue(list)) = fields.remove("services").and_then(|v| v.kind) else { return (Vec::new(), external) };
+    let service = |v: wkt::Value| {
+        let Some(K::StructValue(mut s)) = v.kind else { return None };
+        let mut text = |key: &str| match s.fields.remove(key).and_then(|v| v.kind) {
+            Some(K::StringValue(t)) => name(&t),
+            _ => name(""),
+        };
+        Some(IstioService { host: text("host"), name: text("name"), namespace: text("namespace") })
+    };
+    (list.values.into_iter().filter_map(service).collect(), external)
+}
+
+/// Whether a flag is set, where unset is false.
+pub(super) fn is_true(value: Option<wkt::BoolValue>) -> bool {
+    flag(value).unwrap_or(false)
+}

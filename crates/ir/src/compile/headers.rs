@@ -1,0 +1,80 @@
+//! Changes to headers.
+
+use std::sync::Arc;
+
+use mizzen_protos::envoy::envoy::config::core::v3 as core;
+
+use super::cx::{Cx, Res};
+use super::format::{Unknown, template};
+use super::matchers::header_name;
+use crate::config::{HeaderAction, HeaderOp, HeaderOps, Mutations};
+
+/// The changes of one level of configuration.
+#[derive(Clone, Default)]
+pub(super) struct Level {
+    request: Vec<HeaderOp>,
+    response: Vec<HeaderOp>,
+}
+
+/// What a level says: request add and remove, response add and remove.
+pub(super) struct Fields {
+    pub(super) request_add: Vec<core::HeaderValueOption>,
+    pub(super) request_remove: Vec<String>,
+    pub(super) response_add: Vec<core::HeaderValueOption>,
+    pub(super) response_remove: Vec<String>,
+}
+
+pub(super) fn level(cx: &mut Cx, fields: Fields) -> Res<Level> {
+    Ok(Level {
+        request: ops(cx, ("request_headers_to_remove", fields.request_remove), ("request_headers_to_add", fields.request_add))?,
+        response: ops(cx, ("response_headers_to_remove", fields.response_remove), ("response_headers_to_add", fields.response_add))?,
+    })
+}
+
+/// Levels, the first to be applied first.
+pub(super) fn joined<'l>(levels: impl IntoIterator<Item = &'l Level>) -> Arc<Mutations> {
+    let (mut request, mut response) = (Vec::new(), Vec::new());
+    for level in levels {
+        request.extend_from_slice(&level.request);
+        response.extend_from_slice(&level.response);
+    }
+    Arc::new(Mutations { request: HeaderOps { ops: request.into() }, response: HeaderOps { ops: response.into() } })
+}
+
+fn ops(cx: &mut Cx, remove: (&str, Vec<String>), add: (&str, Vec<core::HeaderValueOption>)) -> Res<Vec<HeaderOp>> {
+    let mut ops = cx.each(remove.0, remove.1, |cx, n| {
+        let name = header_name(cx, "", &n)?;
+        if name.starts_with(':') {
+            return cx.refuse("", format!("`{n}` cannot be removed"));
+        }
+        Ok(HeaderOp::Remove(name))
+    })?;
+    ops.extend(cx.each(add.0, add.1, set)?);
+    Ok(ops)
+}
+
+fn set(cx: &mut Cx, m: core::HeaderValueOption) -> Res<HeaderOp> {
+    use core::header_value_option::HeaderAppendAction as A;
+    let core::HeaderValueOption { header, append, append_action, keep_empty_value } = m;
+    let Some(core::HeaderValue { key, value, raw_value }) = header else { return cx.refuse("header", "it is required") };
+    let name = header_name(cx, "header.key", &key)?;
+    let value = match (value.is_empty(), raw_value.is_empty()) {
+        (_, true) => value,
+        (true, false) => String::from_utf8(raw_value).map_err(|_| cx.bad("header.raw_value", "not UTF-8"))?,
+        (false, false) => return cx.refuse("header.raw_value", "only one of the values may be given"),
+    };
+    let value = cx.within("header.value", |cx| template(cx, &value, Unknown::Refuse))?;
+    let action = match (append, cx.choice("append_action", append_action)?) {
+        (Some(append), A::AppendIfExistsOrAdd) if append.value => HeaderAction::Append,
+        (Some(_), A::AppendIfExistsOrAdd) => HeaderAction::Overwrite,
+        (Some(_), _) => return cx.refuse("append", "not together with append_action"),
+        (None, A::AppendIfExistsOrAdd) => HeaderAction::Append,
+        (None, A::AddIfAbsent) => HeaderAction::AddIfAbsent,
+        (None, A::OverwriteIfExistsOrAdd) => HeaderAction::Overwrite,
+        (None, A::OverwriteIfExists) => HeaderAction::OverwriteIfExists,
+    };
+    if name.starts_with(':') && action == HeaderAction::Append {
+        return cx.refuse("header.key", format!("`{key}` can only be overwritten"));
+    }
+    Ok(HeaderOp::Set { name, value, action, keep_empty: keep_empty_value })
+}

@@ -1,0 +1,340 @@
+//! Listeners, filter chains and network filters.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mizzen_protos::envoy::envoy::config::core::v3 as core;
+use mizzen_protos::envoy::envoy::config::listener::v3 as listener;
+use mizzen_protos::envoy::envoy::extensions::filters::listener::tls_inspector::v3 as tls_inspector;
+use mizzen_protos::envoy::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
+use mizzen_protos::envoy::envoy::r#type::v3 as types;
+use mizzen_types::Name;
+
+use super::cluster_http::{HOUR, default_true};
+use super::cx::{Cx, Res, harmless, hash, name, number, refused, silent, type_name};
+use super::{Resource, access_log, address, cluster, filters, hcm, rbac, tls};
+use crate::config::{
+    ChainMatch, ContentHash, Direction, EndpointAddress, FilterChain, Filters, Listener, ListenerAddress, ListenerFilter, NetworkFilter,
+    PortPredicate, SourceType, TcpProxy, Terminal, TransportProtocol,
+};
+
+#[allow(clippy::too_many_lines)] // One message of very many fields, each of which is decided here.
+pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resource> {
+    let m: listener::Listener = cx.decode(bytes)?;
+    let listener::Listener {
+        name: title,
+        address,
+        additional_addresses,
+        stat_prefix,
+        stats_matcher,
+        filter_chains,
+        fcds_config,
+        filter_chain_matcher,
+        use_original_dst,
+        default_filter_chain,
+        per_connection_buffer_limit_bytes,
+        per_connection_buffer_high_watermark_timeout,
+        metadata,
+        deprecated_v1,
+        drain_type,
+        listener_filters,
+        listener_filters_timeout,
+        continue_on_listener_filters_timeout,
+        transparent,
+        freebind,
+        socket_options,
+        tcp_fast_open_queue_length,
+        traffic_direction,
+        udp_listener_config,
+        api_listener,
+        connection_balance_config,
+        reuse_port,
+        enable_reuse_port,
+        access_log,
+        tcp_backlog_size,
+        max_connections_to_accept_per_socket_event,
+        bind_to_port,
+        enable_mptcp,
+        ignore_global_conn_limit,
+        bypass_overload_manager,
+        tcp_keepalive,
+        listener_specifier,
+    } = m;
+    cx.resource = name(&title);
+    silent!(stat_prefix, stats_matcher, metadata, drain_type, tcp_fast_open_queue_length, connection_balance_config, reuse_port);
+    silent!(enable_reuse_port, max_connections_to_accept_per_socket_event, ignore_global_conn_limit, bypass_overload_manager);
+    silent!(enable_mptcp, per_connection_buffer_high_watermark_timeout);
+    refused!(cx; fcds_config, filter_chain_matcher, socket_options, udp_listener_config, api_listener, listener_specifier);
+    let bind = default_true(bind_to_port)
+        && deprecated_v1.is_none_or(|listener::listener::DeprecatedV1 { bind_to_port }| default_true(bind_to_port));
+
+    let mut addresses = vec![cx.must("address", address, one_address)?];
+    addresses.extend(cx.each("additional_addresses", additional_addresses, |cx, a| {
+        let listener::AdditionalAddress { address, socket_options, tcp_keepalive } = a;
+        refused!(cx; socket_options);
+        silent!(tcp_keepalive);
+        cx.must("address", address, one_address)
+    })?);
+    let chains: Vec<Arc<FilterChain>> = cx.each("filter_chains", filter_chains, |cx, c| chain(cx, c).map(Arc::new))?;
+    for (i, chain) in chains.iter().enumerate() {
+        if chains.iter().take(i).any(|other| other.matching == chain.matching) {
+            return cx.refuse(&format!("filter_chains[{i}].filter_chain_match"), "another chain has the same");
+        }
+    }
+    let default_chain = cx.some("default_filter_chain", default_filter_chain, chain)?.map(Arc::new);
+    if chains.is_empty() && default_chain.is_none() {
+        return cx.refuse("filter_chains", "there is none");
+    }
+    Ok(Resource::Listener(Arc::new(Listener {
+        name: name(&title),
+        hash,
+        addresses: addresses.into(),
+        bind,
+        use_original_dst: cluster::is_true(use_original_dst),
+        listener_filters: listener_filters_of(cx, listener_filters)?,
+        peek_timeout: cx.limit("listener_filters_timeout", listener_filters_timeout, Some(Duration::from_secs(15)))?,
+        continue_on_timeout: continue_on_listener_filters_timeout,
+        chains: chains.into(),
+        default_chain,
+        direction: match cx.choice("traffic_direction", traffic_direction)? {
+            core::TrafficDirection::Unspecified => Direction::Unspecified,
+            core::TrafficDirection::Inbound => Direction::Inbound,
+            core::TrafficDirection::Outbound => Direction::Outbound,
+        },
+        access_log: access_log::list(cx, access_log)?,
+        buffer_limit: number(per_connection_buffer_limit_bytes).unwrap_or(cluster::BUFFER),
+        backlog: number(tcp_backlog_size),
+        keepalive: tcp_keepalive.map(address::keepalive),
+        freebind: cluster::is_true(freebind),
+        transparent: cluster::is_true(transparent),
+    })))
+}
+
+fn one_address(cx: &mut Cx, m: core::Address) -> Res<ListenerAddress> {
+    match address::address(cx, m, false)? {
+        EndpointAddress::Socket(address) => Ok(ListenerAddress::Socket(address)),
+        EndpointAddress::Pipe(path) => Ok(ListenerAddress::Pipe(path)),
+        EndpointAddress::Dns(..) => cx.refuse("", "not an IP address"),
+    }
+}
+
+fn listener_filters_of(cx: &mut Cx, list: Vec<listener::ListenerFilter>) -> Res<Arc<[ListenerFilter]>> {
+    let found = cx.each("listener_filters", list, |cx, m| {
+        let listener::ListenerFilter { name: title, filter_disabled, config_type } = m;
+        let disabled = cx.some("filter_disabled", filter_disabled, predicate)?.unwrap_or_default();
+        let any = match config_type {
+            Some(listener::listener_filter::ConfigType::TypedConfig(any)) => any,
+            _ => return cx.refuse("typed_config", format!("listener filter `{title}` has none")),
+        };
+        match type_name(&any) {
+            "envoy.extensions.filters.listener.original_dst.v3.OriginalDst" => Ok(ListenerFilter::OriginalDst(disabled)),
+            "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector" => Ok(ListenerFilter::HttpInspector(disabled)),
+            "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" => {
+                let tls_inspector::TlsInspector {
+                    enable_ja3_fingerprinting,
+                    enable_ja4_fingerprinting,
+                    initial_read_buffer_size,
+                    close_connection_on_client_hello_parsing_errors,
+                    max_client_hello_size,
+                } = cx.within("typed_config", |cx| cx.unpack(&any))?;
+                silent!(initial_read_buffer_size, max_client_hello_size);
+                cx.never("typed_config.enable_ja3_fingerprinting", enable_ja3_fingerprinting)?;
+                cx.never("typed_config.enable_ja4_fingerprinting", enable_ja4_fingerprinting)?;
+                refused!(cx; close_connection_on_client_hello_parsing_errors);
+                Ok(ListenerFilter::TlsInspector(disabled))
+            }
+            other => cx.refuse("typed_config", format!("listener filter `{title}` of type {other} is not supported")),
+        }
+    })?;
+    Ok(found.into())
+}
+
+fn predicate(cx: &mut Cx, m: listener::ListenerFilterChainMatchPredicate) -> Res<PortPredicate> {
+    use listener::listener_filter_chain_match_predicate::{MatchSet, Rule as R};
+    let listener::ListenerFilterChainMatchPredicate { rule } = m;
+    Ok(match rule {
+        Some(R::AnyMatch(true)) => PortPredicate::Always,
+        Some(R::AnyMatch(false)) | None => PortPredicate::Never,
+        Some(R::DestinationPortRange(types::Int32Range { start, end })) => PortPredicate::Range(start, end),
+        Some(R::NotMatch(inner)) => PortPredicate::Not(cx.within("not_match", |cx| predicate(cx, *inner))?.into()),
+        Some(R::AndMatch(MatchSet { rules })) => PortPredicate::And(cx.each("and_match", rules, predicate)?.into()),
+        Some(R::OrMatch(MatchSet { rules })) => PortPredicate::Or(cx.each("or_match", rules, predicate)?.into()),
+    })
+}
+
+fn chain(cx: &mut Cx, m: listener::FilterChain) -> Res<FilterChain> {
+    let bytes = prost::Message::encode_to_vec(&m);
+    let listener::FilterChain {
+        filter_chain_match,
+        filters,
+        use_proxy_proto,
+        metadata,
+        transport_socket,
+        transport_socket_connect_timeout,
+        name: title,
+    } = m;
+    silent!(metadata);
+    cx.never("use_proxy_proto", use_proxy_proto)?;
+    let matching = cx.some("filter_chain_match", filter_chain_match, chain_match)?.unwrap_or_default();
+    Ok(FilterChain {
+        name: name(&title),
+        hash: hash(&bytes),
+        matching,
+        tls: cx.some("transport_socket", transport_socket, tls::downstream)?.flatten(),
+        handshake_timeout: cx.limit("transport_socket_connect_timeout", transport_socket_connect_timeout, None)?,
+        filters: network_filters(cx, filters)?,
+    })
+}
+
+fn chain_match(cx: &mut Cx, m: listener::FilterChainMatch) -> Res<ChainMatch> {
+    use listener::filter_chain_match::ConnectionSourceType as S;
+    let listener::FilterChainMatch {
+        destination_port,
+        prefix_ranges,
+        address_suffix,
+        suffix_len,
+        direct_source_prefix_ranges,
+        source_type,
+        source_prefix_ranges,
+        source_ports,
+        server_names,
+        transport_protocol,
+        application_protocols,
+    } = m;
+    refused!(cx; address_suffix, suffix_len);
+    let names = cx.each("server_names", server_names, |cx, n| {
+        let wild = n.strip_prefix("*.").unwrap_or(&n);
+        if wild.is_empty() || wild.contains('*') {
+            return cx.refuse("", format!("`{n}`: a wildcard can only be the first label"));
+        }
+        Ok(name(&n.to_ascii_lowercase()))
+    })?;
+    let transport = match transport_protocol.as_str() {
+        "" => None,
+        "tls" => Some(TransportProtocol::Tls),
+        "raw_buffer" => Some(TransportProtocol::RawBuffer),
+        other => return cx.refuse("transport_protocol", format!("`{other}` is not supported")),
+    };
+    Ok(ChainMatch {
+        destination_port: number(destination_port).map(|p| cx.port("destination_port", p)).transpose()?,
+        destination: cx.each("prefix_ranges", prefix_ranges, address::range)?.into(),
+        server_names: names.into(),
+        transport,
+        application_protocols: application_protocols.iter().map(|p| name(p)).collect(),
+        direct_source: cx.each("direct_source_prefix_ranges", direct_source_prefix_ranges, address::range)?.into(),
+        source_type: match cx.choice("source_type", source_type)? {
+            S::Any => SourceType::Any,
+            S::SameIpOrLoopback => SourceType::Local,
+            S::External => SourceType::External,
+        },
+        source: cx.each("source_prefix_ranges", source_prefix_ranges, address::range)?.into(),
+        source_ports: cx.each("source_ports", source_ports, |cx, p| cx.port("", p))?.into(),
+    })
+}
+
+enum Item {
+    Before(NetworkFilter),
+    Last(Terminal),
+}
+
+fn network_filters(cx: &mut Cx, list: Vec<listener::Filter>) -> Res<Filters> {
+    let empty = list.is_empty();
+    let (mut before, mut last) = (Vec::new(), None);
+    for (i, item) in cx.each("filters", list, network_filter)?.into_iter().enumerate() {
+        match item {
+            _ if last.is_some() => return cx.refuse(&format!("filters[{i}]"), "nothing comes after the filter that serves"),
+            Item::Before(filter) => before.push(filter),
+            Item::Last(terminal) => last = Some(terminal),
+        }
+    }
+    match last {
+        Some(last) => Ok(Filters { before: before.into(), last }),
+        None if empty => Ok(Filters { before: before.into(), last: Terminal::Close }),
+        None => cx.refuse("filters", "none of them serves the connection"),
+    }
+}
+
+fn network_filter(cx: &mut Cx, m: listener::Filter) -> Res<Item> {
+    let listener::Filter { name: title, config_type } = m;
+    let any = match config_type {
+        Some(listener::filter::ConfigType::TypedConfig(any)) => any,
+        Some(listener::filter::ConfigType::ConfigDiscovery(_)) => return cx.refuse("config_discovery", "not supported"),
+        None => return cx.refuse("typed_config", format!("filter `{title}` has none")),
+    };
+    cx.within("typed_config", |cx| {
+        let payload = filters::payload(cx, &any)?;
+        Ok(match payload.kind.as_str() {
+            "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager" => {
+                Item::Last(Terminal::Http(hcm::compile(cx, payload.bytes(cx)?)?.into()))
+            }
+            "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" => {
+                Item::Last(Terminal::Tcp(tcp_proxy(cx, payload.bytes(cx)?)?.into()))
+            }
+            "envoy.extensions.filters.network.rbac.v3.RBAC" => {
+                Item::Before(NetworkFilter::Rbac(rbac::network_filter(cx, payload.bytes(cx)?)?.into()))
+            }
+            "envoy.tcp.metadataexchange.config.MetadataExchange" => {
+                let mut json = payload.json(cx)?;
+                let protocol = json.text("protocol").unwrap_or_default();
+                Item::Before(NetworkFilter::MetadataExchange { protocol: name(&protocol) })
+            }
+            "stats.PluginConfig" => Item::Before(NetworkFilter::Stats(filters::stats(cx, payload.json(cx)?)?.into())),
+            other => return cx.refuse("", format!("filter `{title}` of type {other} is not supported")),
+        })
+    })
+}
+
+fn tcp_proxy(cx: &mut Cx, m: tcp::TcpProxy) -> Res<TcpProxy> {
+    let tcp::TcpProxy {
+        stat_prefix,
+        on_demand,
+        metadata_match,
+        idle_timeout,
+        downstream_idle_timeout,
+        upstream_idle_timeout,
+        access_log,
+        max_connect_attempts,
+        backoff_options,
+        hash_policy,
+        tunneling_config,
+        max_downstream_connection_duration,
+        max_downstream_connection_duration_jitter_percentage,
+        access_log_flush_interval,
+        flush_access_log_on_connected,
+        access_log_options,
+        proxy_protocol_tlvs,
+        proxy_protocol_tlv_merge_policy,
+        upstream_connect_mode,
+        max_early_data_bytes,
+        check_drain_close,
+        cluster_specifier,
+    } = m;
+    // A hash matters only to balancers that use one, which are refused in clusters.
+    silent!(hash_policy, max_early_data_bytes, check_drain_close, proxy_protocol_tlv_merge_policy, flush_access_log_on_connected);
+    silent!(access_log_flush_interval);
+    harmless!(cx; downstream_idle_timeout, upstream_idle_timeout, backoff_options, max_downstream_connection_duration_jitter_percentage,
+        access_log_options);
+    refused!(cx; on_demand, metadata_match, tunneling_config, proxy_protocol_tlvs, upstream_connect_mode);
+    let clusters: Vec<(Name, u32)> = match cluster_specifier {
+        Some(tcp::tcp_proxy::ClusterSpecifier::Cluster(cluster)) => vec![(name(&cluster), 1)],
+        Some(tcp::tcp_proxy::ClusterSpecifier::WeightedClusters(tcp::tcp_proxy::WeightedCluster { clusters })) => {
+            cx.each("weighted_clusters.clusters", clusters, |cx, c| {
+                let tcp::tcp_proxy::weighted_cluster::ClusterWeight { name: title, weight, metadata_match } = c;
+                refused!(cx; metadata_match);
+                Ok((name(&title), weight))
+            })?
+        }
+        None => return cx.refuse("cluster_specifier", "it is required"),
+    };
+    if clusters.iter().all(|(_, weight)| *weight == 0) {
+        return cx.refuse("weighted_clusters", "no cluster has a weight");
+    }
+    Ok(TcpProxy {
+        stat_prefix: name(&stat_prefix),
+        clusters: clusters.into(),
+        idle_timeout: cx.limit("idle_timeout", idle_timeout, Some(HOUR))?,
+        max_connect_attempts: number(max_connect_attempts).unwrap_or(1).max(1),
+        max_duration: cx.limit("max_downstream_connection_duration", max_downstream_connection_duration, None)?,
+        access_log: access_log::list(cx, access_log)?,
+    })
+}

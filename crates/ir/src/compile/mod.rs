@@ -1,0 +1,187 @@
+//! xDS resources to configuration: every field is done, harmless (a [`Warning`]) or refused by name (a [`Refusal`]).
+//!
+//! A field is refused if ignoring it could change who may talk, where traffic goes or what is sent. Messages are taken apart without `..`, so
+//! that a field that is new in the descriptors does not compile until somebody has decided.
+
+// Deprecated fields are decided like any other: control planes still send them.
+#![allow(deprecated)]
+
+mod access_log;
+mod address;
+mod cluster;
+mod cluster_http;
+mod cx;
+mod endpoint;
+mod filters;
+mod format;
+mod hcm;
+mod headers;
+mod listener;
+mod matchers;
+mod rbac;
+mod refs;
+mod route;
+mod route_action;
+mod secret;
+mod tls;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use mizzen_types::Name;
+
+use crate::config::{Assignment, CertificateSecret, Cluster, ContentHash, Listener, RouteConfig, ValidationSecret};
+
+pub use refs::Refs;
+
+/// A kind of resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// `envoy.config.cluster.v3.Cluster`.
+    Cluster,
+    /// `envoy.config.endpoint.v3.ClusterLoadAssignment`.
+    Assignment,
+    /// `envoy.config.listener.v3.Listener`.
+    Listener,
+    /// `envoy.config.route.v3.RouteConfiguration`.
+    Route,
+    /// `envoy.extensions.transport_sockets.tls.v3.Secret`.
+    Secret,
+}
+
+impl Kind {
+    /// All kinds, in the order in which they depend on each other least.
+    pub const ALL: [Kind; 5] = [Kind::Secret, Kind::Cluster, Kind::Assignment, Kind::Route, Kind::Listener];
+
+    /// The type URL.
+    pub fn type_url(self) -> &'static str {
+        match self {
+            Kind::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+            Kind::Assignment => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Kind::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
+            Kind::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+            Kind::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+        }
+    }
+
+    /// The kind of a type URL.
+    pub fn of(type_url: &str) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|k| k.type_url() == type_url)
+    }
+}
+
+/// A compiled resource.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Resource {
+    /// A listener.
+    Listener(Arc<Listener>),
+    /// A route configuration.
+    Route(Arc<RouteConfig>),
+    /// A cluster.
+    Cluster(Arc<Cluster>),
+    /// Endpoints.
+    Assignment(Arc<Assignment>),
+    /// A certificate with its key.
+    Certificate(Arc<CertificateSecret>),
+    /// Roots.
+    Validation(Arc<ValidationSecret>),
+}
+
+impl PartialEq for CertificateSecret {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.name, self.hash) == (&other.name, other.hash)
+    }
+}
+
+impl Resource {
+    /// Its name.
+    pub fn name(&self) -> &Name {
+        match self {
+            Resource::Listener(r) => &r.name,
+            Resource::Route(r) => &r.name,
+            Resource::Cluster(r) => &r.name,
+            Resource::Assignment(r) => &r.name,
+            Resource::Certificate(r) => &r.name,
+            Resource::Validation(r) => &r.name,
+        }
+    }
+
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Resource::Listener(_) => Kind::Listener,
+            Resource::Route(_) => Kind::Route,
+            Resource::Cluster(_) => Kind::Cluster,
+            Resource::Assignment(_) => Kind::Assignment,
+            Resource::Certificate(_) | Resource::Validation(_) => Kind::Secret,
+        }
+    }
+
+    /// Of the content.
+    pub fn hash(&self) -> ContentHash {
+        match self {
+            Resource::Listener(r) => r.hash,
+            Resource::Route(r) => r.hash,
+            Resource::Cluster(r) => r.hash,
+            Resource::Assignment(r) => r.hash,
+            Resource::Certificate(r) => r.hash,
+            Resource::Validation(r) => r.hash,
+        }
+    }
+}
+
+/// Something that was accepted and does nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// Where: `filter_chains[0].filters[1].tracing`.
+    pub field: String,
+    /// Why it does nothing.
+    pub reason: String,
+}
+
+/// Why a resource was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{kind:?} `{resource}`: {field}: {reason}")]
+pub struct Refusal {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name, if it could be read.
+    pub resource: Name,
+    /// Where.
+    pub field: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// A resource that was compiled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Compiled {
+    /// The resource.
+    pub resource: Resource,
+    /// What it names.
+    pub refs: Refs,
+    /// What in it does nothing.
+    pub warnings: Vec<Warning>,
+}
+
+/// Compiles the bytes of one resource (an `Any`'s value).
+///
+/// # Errors
+/// If a field of it cannot be honoured.
+pub fn compile(kind: Kind, bytes: &[u8]) -> Result<Compiled, Refusal> {
+    let mut cx = cx::Cx::default();
+    let hash = cx::hash(bytes);
+    let compiled = match kind {
+        Kind::Listener => listener::compile(&mut cx, bytes, hash),
+        Kind::Route => route::compile(&mut cx, bytes, hash),
+        Kind::Cluster => cluster::compile(&mut cx, bytes, hash),
+        Kind::Assignment => endpoint::compile(&mut cx, bytes, hash),
+        Kind::Secret => secret::compile(&mut cx, bytes, hash),
+    };
+    match compiled {
+        Ok(resource) => Ok(Compiled { refs: Refs::of(&resource), resource, warnings: cx.warnings }),
+        Err(bad) => Err(Refusal { kind, resource: cx.resource, field: bad.field, reason: bad.reason }),
+    }
+}

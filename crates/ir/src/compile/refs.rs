@@ -1,0 +1,85 @@
+//! Which other resources a resource names.
+
+use std::collections::BTreeSet;
+
+use mizzen_types::Name;
+
+use super::Resource;
+use crate::config::{
+    Action, Cluster, ClusterChoice, Discovery, HttpRoutes, Listener, Roots, RouteConfig, SecretRef, Terminal, TlsCommon, Transport,
+};
+
+/// The names of other resources in a resource: what has to be there, or known to be absent, before it is used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refs {
+    /// Clusters.
+    pub clusters: BTreeSet<Name>,
+    /// Route configurations.
+    pub routes: BTreeSet<Name>,
+    /// Endpoints, by the name that they are asked for.
+    pub assignments: BTreeSet<Name>,
+    /// Secrets.
+    pub secrets: BTreeSet<SecretRef>,
+}
+
+impl Refs {
+    pub(super) fn of(resource: &Resource) -> Refs {
+        let mut refs = Refs::default();
+        match resource {
+            Resource::Listener(l) => refs.listener(l),
+            Resource::Route(r) => refs.route(r),
+            Resource::Cluster(c) => refs.cluster(c),
+            Resource::Assignment(_) | Resource::Certificate(_) | Resource::Validation(_) => {}
+        }
+        refs
+    }
+
+    fn listener(&mut self, listener: &Listener) {
+        for chain in listener.all_chains() {
+            if let Some(tls) = &chain.tls {
+                self.tls(&tls.common);
+            }
+            match &chain.filters.last {
+                Terminal::Tcp(proxy) => self.clusters.extend(proxy.clusters.iter().map(|(name, _)| name.clone())),
+                Terminal::Http(hcm) => match &hcm.routes {
+                    HttpRoutes::Named(name) => {
+                        self.routes.insert(name.clone());
+                    }
+                    HttpRoutes::Inline(config) => self.route(config),
+                },
+                Terminal::Close => {}
+            }
+        }
+    }
+
+    fn route(&mut self, config: &RouteConfig) {
+        for route in config.hosts.iter().flat_map(|h| h.routes.iter()) {
+            let Action::Forward(forward) = &route.action else { continue };
+            match &forward.cluster {
+                ClusterChoice::One(target) => {
+                    self.clusters.insert(target.cluster.clone());
+                }
+                ClusterChoice::Weighted(all) => self.clusters.extend(all.iter().map(|(_, t)| t.cluster.clone())),
+                ClusterChoice::Header(..) => {}
+            }
+        }
+    }
+
+    fn cluster(&mut self, cluster: &Cluster) {
+        if let Discovery::Eds { service } = &cluster.discovery {
+            self.assignments.insert(service.clone());
+        }
+        for transport in cluster.transport.all() {
+            if let Transport::Tls(tls) = transport {
+                self.tls(&tls.common);
+            }
+        }
+    }
+
+    fn tls(&mut self, common: &TlsCommon) {
+        self.secrets.extend(common.certificates.iter().cloned());
+        if let Some(Roots::Secret(secret)) = common.validation.as_ref().map(|v| &v.roots) {
+            self.secrets.insert(secret.clone());
+        }
+    }
+}

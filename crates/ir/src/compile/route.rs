@@ -1,0 +1,294 @@
+//! Route configurations, virtual hosts and what routes match.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use mizzen_protos::Any;
+use mizzen_protos::envoy::envoy::config::core::v3 as core;
+use mizzen_protos::envoy::envoy::config::route::v3 as route;
+use mizzen_types::Name;
+
+use super::Resource;
+use super::cx::{Cx, Res, flag, harmless, name, number, refused, silent};
+use super::headers::{self, Fields, Level};
+use super::{matchers, route_action};
+use crate::config::{ContentHash, PathMatch, Route, RouteConfig, RouteMatch, VirtualHost};
+
+pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resource> {
+    let m: route::RouteConfiguration = cx.decode(bytes)?;
+    cx.resource = name(&m.name);
+    config(cx, m, hash).map(|c| Resource::Route(c.into()))
+}
+
+/// What routes inherit from above.
+#[derive(Clone)]
+pub(super) struct Above {
+    /// Of the configuration, then of the virtual host.
+    pub(super) levels: [Level; 2],
+    /// Whether the more specific level has the last word: it comes last then.
+    pub(super) specific_wins: bool,
+    pub(super) retry: Option<route::RetryPolicy>,
+    pub(super) max_body: usize,
+}
+
+impl Above {
+    /// All levels in the order in which they are applied, for a route and a cluster.
+    pub(super) fn joined(&self, route: &Level, cluster: Option<&Level>) -> Arc<crate::config::Mutations> {
+        let [config, host] = &self.levels;
+        let specific_first = [cluster, Some(route), Some(host), Some(config)];
+        if self.specific_wins {
+            headers::joined(specific_first.into_iter().rev().flatten())
+        } else {
+            headers::joined(specific_first.into_iter().flatten())
+        }
+    }
+}
+
+pub(super) fn config(cx: &mut Cx, m: route::RouteConfiguration, hash: ContentHash) -> Res<RouteConfig> {
+    let route::RouteConfiguration {
+        name: title,
+        virtual_hosts,
+        vhds,
+        internal_only_headers,
+        response_headers_to_add,
+        response_headers_to_remove,
+        request_headers_to_add,
+        request_headers_to_remove,
+        most_specific_header_mutations_wins,
+        validate_clusters,
+        max_direct_response_body_size_bytes,
+        cluster_specifier_plugins,
+        request_mirror_policies,
+        ignore_port_in_host_matching,
+        vhost_header,
+        ignore_path_parameters_in_path_matching,
+        typed_per_filter_config,
+        metadata,
+        route_specifiers,
+    } = m;
+    // A cluster that is not there is found out when a request comes.
+    silent!(validate_clusters, metadata);
+    refused!(cx; vhds, internal_only_headers, cluster_specifier_plugins, request_mirror_policies, vhost_header,
+        ignore_path_parameters_in_path_matching, route_specifiers);
+    per_filter(cx, typed_per_filter_config)?;
+    let level = headers::level(
+        cx,
+        Fields {
+            request_add: request_headers_to_add,
+            request_remove: request_headers_to_remove,
+            response_add: response_headers_to_add,
+            response_remove: response_headers_to_remove,
+        },
+    )?;
+    let above = Above {
+        levels: [level, Level::default()],
+        specific_wins: most_specific_header_mutations_wins,
+        retry: None,
+        max_body: number(max_direct_response_body_size_bytes).unwrap_or(4096) as usize,
+    };
+    let hosts = cx.each("virtual_hosts", virtual_hosts, |cx, v| virtual_host(cx, v, &above))?;
+    let hosts: Arc<[Arc<VirtualHost>]> = hosts.into_iter().map(Arc::new).collect();
+    let mut config = RouteConfig {
+        name: name(&title),
+        hash,
+        hosts,
+        ignore_port: ignore_port_in_host_matching,
+        exact: HashMap::new(),
+        suffixes: Arc::from([]),
+        prefixes: Arc::from([]),
+        any: None,
+    };
+    index(cx, &mut config)?;
+    Ok(config)
+}
+
+/// Fills the look-up by domain.
+fn index(cx: &mut Cx, config: &mut RouteConfig) -> Res<()> {
+    let (mut suffixes, mut prefixes): (Vec<(Name, u32)>, Vec<(Name, u32)>) = (Vec::new(), Vec::new());
+    for (i, host) in (0u32..).zip(config.hosts.iter()) {
+        for domain in host.domains.iter() {
+            let lower = domain.to_ascii_lowercase();
+            let twice = match (lower.as_str(), lower.strip_prefix('*'), lower.strip_suffix('*')) {
+                ("*", ..) => config.any.replace(i).is_some(),
+                (_, Some(rest), _) | (_, None, Some(rest)) if rest.contains('*') => {
+                    return cx.refuse("virtual_hosts", format!("domain `{domain}` has more than one wildcard"));
+                }
+                (_, Some(suffix), _) => add(&mut suffixes, suffix, i),
+                (_, None, Some(prefix)) => add(&mut prefixes, prefix, i),
+                ("", ..) => return cx.refuse("virtual_hosts", "a domain is empty"),
+                (exact, None, None) if exact.contains('*') => {
+                    return cx.refuse("virtual_hosts", format!("domain `{domain}`: a wildcard stands at its begin or end"));
+                }
+                (exact, None, None) => config.exact.insert(name(exact), i).is_some(),
+            };
+            if twice {
+                return cx.refuse("virtual_hosts", format!("domain `{domain}` is there twice"));
+            }
+        }
+    }
+    let longest_first = |list: &mut Vec<(Name, u32)>| list.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
+    longest_first(&mut suffixes);
+    longest_first(&mut prefixes);
+    (config.suffixes, config.prefixes) = (suffixes.into(), prefixes.into());
+    Ok(())
+}
+
+/// Whether it was there already.
+fn add(list: &mut Vec<(Name, u32)>, text: &str, i: u32) -> bool {
+    let twice = list.iter().any(|(t, _)| **t == *text);
+    list.push((name(text), i));
+    twice
+}
+
+/// Configurations of filters by route: none of them is supported yet.
+pub(super) fn per_filter(cx: &Cx, map: HashMap<String, Any>) -> Res<()> {
+    let mut keys: Vec<_> = map.keys().collect();
+    keys.sort();
+    match keys.first() {
+        Some(key) => cx.refuse(&format!("typed_per_filter_config[{key}]"), "not supported"),
+        None => Ok(()),
+    }
+}
+
+fn virtual_host(cx: &mut Cx, m: route::VirtualHost, above: &Above) -> Res<VirtualHost> {
+    let route::VirtualHost {
+        name: title,
+        domains,
+        routes,
+        matcher,
+        require_tls,
+        virtual_clusters,
+        rate_limits,
+        request_headers_to_add,
+        request_headers_to_remove,
+        response_headers_to_add,
+        response_headers_to_remove,
+        cors,
+        typed_per_filter_config,
+        include_request_attempt_count,
+        include_attempt_count_in_response,
+        retry_policy,
+        retry_policy_typed_config,
+        hedge_policy,
+        include_is_timeout_retry_header,
+        per_request_buffer_limit_bytes,
+        request_body_buffer_limit,
+        request_mirror_policies,
+        metadata,
+        route_specifiers,
+    } = m;
+    silent!(virtual_clusters, metadata);
+    refused!(cx; matcher, rate_limits, cors, retry_policy_typed_config, hedge_policy, request_mirror_policies, route_specifiers);
+    harmless!(cx; include_is_timeout_retry_header, per_request_buffer_limit_bytes, request_body_buffer_limit);
+    per_filter(cx, typed_per_filter_config)?;
+    let level = headers::level(
+        cx,
+        Fields {
+            request_add: request_headers_to_add,
+            request_remove: request_headers_to_remove,
+            response_add: response_headers_to_add,
+            response_remove: response_headers_to_remove,
+        },
+    )?;
+    let [config, _] = above.levels.clone();
+    let above = Above { levels: [config, level], retry: retry_policy, ..above.clone() };
+    let routes = cx.each("routes", routes, |cx, r| one(cx, r, &above).map(Arc::new))?;
+    if domains.is_empty() {
+        return cx.refuse("domains", "there is none");
+    }
+    Ok(VirtualHost {
+        name: name(&title),
+        domains: domains.iter().map(|d| name(d)).collect(),
+        routes: routes.into(),
+        require_tls: match cx.choice("require_tls", require_tls)? {
+            route::virtual_host::TlsRequirementType::None => false,
+            route::virtual_host::TlsRequirementType::All => true,
+            route::virtual_host::TlsRequirementType::ExternalOnly => return cx.refuse("require_tls", "EXTERNAL_ONLY is not supported"),
+        },
+        attempt_count: include_request_attempt_count,
+        attempt_count_in_response: include_attempt_count_in_response,
+    })
+}
+
+fn one(cx: &mut Cx, m: route::Route, above: &Above) -> Res<Route> {
+    let route::Route {
+        name: title,
+        r#match,
+        metadata,
+        decorator,
+        typed_per_filter_config,
+        request_headers_to_add,
+        request_headers_to_remove,
+        response_headers_to_add,
+        response_headers_to_remove,
+        tracing,
+        per_request_buffer_limit_bytes,
+        stat_prefix,
+        request_body_buffer_limit,
+        route_specifiers,
+        action,
+    } = m;
+    // Names of spans and statistics.
+    silent!(decorator, tracing, stat_prefix);
+    refused!(cx; route_specifiers);
+    per_filter(cx, typed_per_filter_config)?;
+    let level = headers::level(
+        cx,
+        Fields {
+            request_add: request_headers_to_add,
+            request_remove: request_headers_to_remove,
+            response_add: response_headers_to_add,
+            response_remove: response_headers_to_remove,
+        },
+    )?;
+    let matching = cx.must("match", r#match, matching)?;
+    let action = route_action::action(cx, action, &level, above)?;
+    let limit = request_body_buffer_limit.map(|v| v.value).or(number(per_request_buffer_limit_bytes).map(u64::from));
+    Ok(Route { name: name(&title), origin: origin(metadata), matching, action, headers: above.joined(&level, None), buffer_limit: limit })
+}
+
+/// The Istio object that a route was made from.
+fn origin(metadata: Option<core::Metadata>) -> Option<Name> {
+    let mut istio = metadata?.filter_metadata.remove("istio")?;
+    match istio.fields.remove("config")?.kind? {
+        mizzen_protos::wkt::value::Kind::StringValue(text) => Some(name(&text)),
+        _ => None,
+    }
+}
+
+fn matching(cx: &mut Cx, m: route::RouteMatch) -> Res<RouteMatch> {
+    use route::route_match::PathSpecifier as P;
+    let route::RouteMatch {
+        case_sensitive,
+        runtime_fraction,
+        headers,
+        query_parameters,
+        cookies,
+        grpc,
+        tls_context,
+        dynamic_metadata,
+        filter_state,
+        path_specifier,
+    } = m;
+    refused!(cx; cookies, tls_context, dynamic_metadata, filter_state);
+    let path = match path_specifier {
+        Some(P::Prefix(p)) => PathMatch::Prefix(p.into()),
+        Some(P::Path(p)) => PathMatch::Exact(p.into()),
+        Some(P::PathSeparatedPrefix(p)) if p.ends_with('/') || !p.starts_with('/') => {
+            return cx.refuse("path_separated_prefix", format!("`{p}` has to begin with a slash and must not end with one"));
+        }
+        Some(P::PathSeparatedPrefix(p)) => PathMatch::Segments(p.into()),
+        Some(P::SafeRegex(r)) => PathMatch::Regex(cx.within("safe_regex", |cx| matchers::regex(cx, r))?),
+        Some(P::ConnectMatcher(_)) => return cx.refuse("connect_matcher", "not supported"),
+        Some(P::PathMatchPolicy(p)) => return cx.refuse("path_match_policy", format!("`{}` is not supported", p.name)),
+        None => return cx.refuse("path_specifier", "it is required"),
+    };
+    Ok(RouteMatch {
+        path,
+        case_sensitive: flag(case_sensitive).unwrap_or(true),
+        headers: cx.each("headers", headers, matchers::header)?.into(),
+        params: cx.each("query_parameters", query_parameters, matchers::param)?.into(),
+        fraction: cx.some("runtime_fraction", runtime_fraction, matchers::runtime_fraction)?,
+        grpc: grpc.is_some_and(|route::route_match::GrpcRouteMatchOptions {}| true),
+    })
+}
