@@ -1,0 +1,112 @@
+//! One resource: the version that arrived last, the version in force, and what was refused.
+
+use std::{sync::Arc, time::Duration};
+
+use mizzen_ir::{Compiled, Refs, Warning};
+use mizzen_protos::Any;
+
+/// One version of a resource.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The server's name of it.
+    pub version: String,
+    /// As it arrived, for dumps.
+    pub body: Any,
+    /// As it is used.
+    pub compiled: Compiled,
+    /// When it arrived.
+    pub arrived: Duration,
+}
+
+/// A version that was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// The server's name of it.
+    pub version: String,
+    /// Why.
+    pub reason: String,
+    /// When.
+    pub at: Duration,
+}
+
+/// Where a resource stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Its last version is in force.
+    Active,
+    /// Its last version waits for what it names.
+    Warming,
+    /// It was removed, and is still referred to.
+    Draining,
+    /// It has never had a good version.
+    Refused,
+}
+
+/// A resource.
+#[derive(Clone, Debug, Default)]
+pub struct Held {
+    /// The last good version; none once it was removed.
+    pub latest: Option<Arc<Entry>>,
+    /// The version in force.
+    pub active: Option<Arc<Entry>>,
+    /// The last refused version, until a good one arrives.
+    pub rejected: Option<Rejected>,
+    /// When it was removed.
+    pub removed: Option<Duration>,
+}
+
+impl Held {
+    /// Where it stands.
+    pub fn state(&self) -> State {
+        match (&self.latest, &self.active) {
+            (Some(latest), Some(active)) if Arc::ptr_eq(latest, active) => State::Active,
+            (Some(_), _) => State::Warming,
+            (None, Some(_)) => State::Draining,
+            (None, None) => State::Refused,
+        }
+    }
+
+    /// What does nothing in the version that arrived last.
+    pub fn warnings(&self) -> &[Warning] {
+        self.latest.as_ref().map(|entry| entry.compiled.warnings.as_slice()).unwrap_or_default()
+    }
+
+    pub(super) fn take(&mut self, entry: Entry) {
+        self.rejected = None;
+        self.removed = None;
+        // The same content again is no change, whatever its version is called.
+        match &self.latest {
+            Some(latest) if latest.compiled.resource.hash() == entry.compiled.resource.hash() => {}
+            _ => self.latest = Some(Arc::new(entry)),
+        }
+    }
+
+    pub(super) fn remove(&mut self, now: Duration) {
+        self.latest = None;
+        self.rejected = None;
+        self.removed = Some(now);
+    }
+
+    /// Puts a version, or none, into force; returns whether that is a change.
+    pub(super) fn activate(&mut self, entry: Option<&Arc<Entry>>) -> bool {
+        let same = match (&self.active, entry) {
+            (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+            (None, None) => true,
+            _ => false,
+        };
+        if !same {
+            self.active = entry.cloned();
+        }
+        !same
+    }
+
+    /// Whether nothing is left of it.
+    pub(super) fn is_gone(&self) -> bool {
+        self.latest.is_none() && self.active.is_none() && self.rejected.is_none()
+    }
+
+    /// What its versions name.
+    pub(super) fn refs(&self) -> impl Iterator<Item = &Refs> {
+        self.latest.iter().chain(&self.active).map(|entry| &entry.compiled.refs)
+    }
+}

@@ -1,0 +1,215 @@
+//! The resources that this proxy has, and which of them are in force.
+//!
+//! A resource is compiled when it arrives ([`Store::put`]); a bad one is refused alone and its last good version stays. It comes into force
+//! ([`Store::next`]) when all that it names is in force or known to be absent, or after [`FETCH_TIMEOUT`]; until then its last version stays. What
+//! is removed leaves after what refers to it, at the latest after [`LINGER`]. Times are given by the caller, since any fixed point.
+
+mod held;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use mizzen_ir::{Config, Draft, Kind, Refs, config::SecretRef};
+use mizzen_protos::Any;
+use mizzen_types::Name;
+
+pub use held::{Entry, Held, Rejected, State};
+
+/// How long a resource waits for what it names (Envoy's default for `initial_fetch_timeout`).
+pub const FETCH_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a removed resource stays for those that still refer to it.
+pub const LINGER: Duration = Duration::from_secs(10);
+
+/// Resources in the order in which they depend on each other: none names a later one.
+const ORDER: [Kind; 5] = [Kind::Secret, Kind::Assignment, Kind::Cluster, Kind::Route, Kind::Listener];
+
+type Key = (Kind, Name);
+
+/// All resources of the proxy.
+#[derive(Debug)]
+pub struct Store {
+    held: BTreeMap<Kind, BTreeMap<Name, Held>>,
+    /// Kinds of which everything was told: what is not there does not exist.
+    complete: BTreeSet<Kind>,
+    /// Named resources of which the server said that there is none.
+    absent: BTreeSet<Key>,
+    /// Since when a missing resource is waited for.
+    waiting: BTreeMap<Key, Duration>,
+    config: Arc<Config>,
+}
+
+/// What has to be asked for by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Route configurations.
+    pub routes: BTreeSet<Name>,
+    /// Endpoints.
+    pub assignments: BTreeSet<Name>,
+    /// Secrets, each with where it is asked for.
+    pub secrets: BTreeSet<SecretRef>,
+}
+
+impl Store {
+    /// Empty; `complete` names the kinds that nobody will send, as listeners in a static configuration.
+    pub fn new(complete: impl IntoIterator<Item = Kind>) -> Store {
+        Store {
+            held: ORDER.into_iter().map(|kind| (kind, BTreeMap::new())).collect(),
+            complete: complete.into_iter().collect(),
+            absent: BTreeSet::new(),
+            waiting: BTreeMap::new(),
+            config: Arc::default(),
+        }
+    }
+
+    /// Takes a new version of a resource.
+    ///
+    /// # Errors
+    /// Why it is refused; the last good version stays.
+    pub fn put(&mut self, name: &Name, version: &str, body: Any, now: Duration) -> Result<(), String> {
+        let Some(kind) = Kind::of(&body.type_url) else { return Err(format!("type {} is not supported", body.type_url)) };
+        let compiled = mizzen_ir::compile(kind, &body.value).map_err(|refusal| refusal.to_string());
+        let compiled = compiled.and_then(|compiled| {
+            if compiled.resource.name() == name { Ok(compiled) } else { Err(format!("it is called `{}` inside", compiled.resource.name())) }
+        });
+        let held = self.held.entry(kind).or_default().entry(name.clone()).or_default();
+        match compiled {
+            Ok(compiled) => {
+                self.absent.remove(&(kind, name.clone()));
+                held.take(Entry { version: version.to_owned(), body, compiled, arrived: now });
+                Ok(())
+            }
+            Err(reason) => {
+                held.rejected = Some(Rejected { version: version.to_owned(), reason: reason.clone(), at: now });
+                Err(reason)
+            }
+        }
+    }
+
+    /// The server says that there is no such resource (any more).
+    pub fn remove(&mut self, kind: Kind, name: &Name, now: Duration) {
+        self.absent.insert((kind, name.clone()));
+        if let Some(held) = self.held.entry(kind).or_default().get_mut(name) {
+            held.remove(now);
+        }
+    }
+
+    /// The server has told all resources of a kind.
+    pub fn told_all(&mut self, kind: Kind) {
+        self.complete.insert(kind);
+    }
+
+    /// Whether all resources of a kind are known.
+    pub fn is_complete(&self, kind: Kind) -> bool {
+        self.complete.contains(&kind)
+    }
+
+    /// What has to be asked for by name, for all resources, in force or not yet.
+    pub fn wanted(&self) -> Wanted {
+        let mut wanted = Wanted::default();
+        for refs in self.held.values().flat_map(BTreeMap::values).flat_map(Held::refs) {
+            wanted.routes.extend(refs.routes.iter().cloned());
+            wanted.assignments.extend(refs.assignments.iter().cloned());
+            wanted.secrets.extend(refs.secrets.iter().cloned());
+        }
+        wanted
+    }
+
+    /// The resources of a kind, by name.
+    pub fn held(&self, kind: Kind) -> impl Iterator<Item = (&Name, &Held)> {
+        self.held.get(&kind).into_iter().flatten()
+    }
+
+    /// What is in force.
+    pub fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    /// Whether nothing waits for something else.
+    pub fn is_warm(&self) -> bool {
+        self.held.values().flat_map(BTreeMap::values).all(|held| held.state() != State::Warming)
+    }
+
+    /// When [`Store::next`] has something to do without anything having arrived.
+    pub fn deadline(&self) -> Option<Duration> {
+        let waits = self.waiting.values().map(|since| *since + FETCH_TIMEOUT);
+        let removed = self.held.values().flat_map(BTreeMap::values).filter_map(|held| held.removed.map(|at| at + LINGER));
+        waits.chain(removed).min()
+    }
+
+    /// Brings into force what can be; returns the next configuration if it differs from the last.
+    pub fn next(&mut self, now: Duration) -> Option<Arc<Config>> {
+        let chosen = self.choose(now);
+        let mut changed = false;
+        for (kind, all) in &mut self.held {
+            all.retain(|name, held| {
+                changed |= held.activate(chosen.get(&(*kind, name.clone())));
+                !held.is_gone()
+            });
+        }
+        if !changed {
+            return None;
+        }
+        let mut draft = Draft::after(&self.config);
+        for entry in chosen.values() {
+            draft.add(entry.compiled.resource.clone());
+        }
+        self.config = Arc::new(draft.build());
+        Some(self.config.clone())
+    }
+
+    /// For each resource the version that is to be in force.
+    fn choose(&mut self, now: Duration) -> BTreeMap<Key, Arc<Entry>> {
+        let mut chosen: BTreeMap<Key, Arc<Entry>> = BTreeMap::new();
+        let mut missing: BTreeSet<Key> = BTreeSet::new();
+        for kind in ORDER {
+            let Some(all) = self.held.get(&kind) else { continue };
+            for (name, held) in all {
+                let Some(latest) = &held.latest else { continue };
+                let open: Vec<Key> = names(&latest.compiled.refs).filter(|key| !chosen.contains_key(key) && !self.is_absent(key)).collect();
+                let timed_out = |key: &Key| self.waiting.get(key).is_some_and(|since| now >= *since + FETCH_TIMEOUT);
+                let entry = if open.iter().all(timed_out) { Some(latest) } else { held.active.as_ref() };
+                missing.extend(open);
+                if let Some(entry) = entry {
+                    chosen.insert((kind, name.clone()), entry.clone());
+                }
+            }
+        }
+        self.waiting.retain(|key, _| missing.contains(key));
+        for key in missing {
+            self.waiting.entry(key).or_insert(now);
+        }
+        self.keep_referred(&mut chosen, now);
+        chosen
+    }
+
+    /// Adds what was removed and is still referred to, from the referring kinds downwards.
+    fn keep_referred(&self, chosen: &mut BTreeMap<Key, Arc<Entry>>, now: Duration) {
+        for kind in ORDER.into_iter().rev() {
+            let referred: BTreeSet<Key> = chosen.values().flat_map(|entry| names(&entry.compiled.refs)).filter(|key| key.0 == kind).collect();
+            for key in referred {
+                let held = self.held.get(&kind).and_then(|all| all.get(&key.1));
+                let lingers = |held: &Held| held.latest.is_none() && held.removed.is_some_and(|at| now < at + LINGER);
+                if let Some(active) = held.filter(|h| lingers(h)).and_then(|h| h.active.clone()) {
+                    chosen.entry(key).or_insert(active);
+                }
+            }
+        }
+    }
+
+    fn is_absent(&self, key: &Key) -> bool {
+        let there = self.held.get(&key.0).and_then(|all| all.get(&key.1)).is_some_and(|held| held.latest.is_some());
+        !there && (self.absent.contains(key) || self.complete.contains(&key.0))
+    }
+}
+
+/// All resources that are named.
+fn names(refs: &Refs) -> impl Iterator<Item = Key> {
+    let secrets = refs.secrets.iter().map(|secret| (Kind::Secret, secret.name.clone()));
+    let of = |kind: Kind, all: &BTreeSet<Name>| all.iter().map(|name| (kind, name.clone())).collect::<Vec<_>>();
+    secrets.chain(of(Kind::Assignment, &refs.assignments)).chain(of(Kind::Cluster, &refs.clusters)).chain(of(Kind::Route, &refs.routes))
+}

@@ -1,0 +1,150 @@
+use std::{sync::Arc, time::Duration};
+
+use mizzen_ir::Kind;
+use mizzen_protos::{
+    Any,
+    envoy::envoy::config::{
+        cluster::v3::{Cluster, cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig}},
+        core::v3::{AggregatedConfigSource, ConfigSource, config_source::ConfigSourceSpecifier},
+        endpoint::v3::ClusterLoadAssignment,
+        route::v3::{
+            Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route, route_action::ClusterSpecifier, route_match::PathSpecifier,
+        },
+    },
+};
+use mizzen_types::Name;
+use prost::Message;
+
+use super::{FETCH_TIMEOUT, LINGER, State, Store};
+
+fn cluster(name: &str) -> Any {
+    let ads = ConfigSource { config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})), ..Default::default() };
+    let cluster = Cluster {
+        name: name.to_owned(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
+        eds_cluster_config: Some(EdsClusterConfig { eds_config: Some(ads), service_name: String::new() }),
+        ..Default::default()
+    };
+    any(Kind::Cluster, &cluster)
+}
+
+fn assignment(name: &str) -> Any {
+    any(Kind::Assignment, &ClusterLoadAssignment { cluster_name: name.to_owned(), ..Default::default() })
+}
+
+fn route(name: &str, cluster: &str) -> Any {
+    let action = RouteAction { cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())), ..Default::default() };
+    let matching = RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".to_owned())), ..Default::default() };
+    let route = Route { r#match: Some(matching), action: Some(route::Action::Route(action)), ..Default::default() };
+    let host = VirtualHost { name: "all".to_owned(), domains: vec!["*".to_owned()], routes: vec![route], ..Default::default() };
+    any(Kind::Route, &RouteConfiguration { name: name.to_owned(), virtual_hosts: vec![host], ..Default::default() })
+}
+
+fn any(kind: Kind, message: &impl Message) -> Any {
+    Any { type_url: kind.type_url().to_owned(), value: message.encode_to_vec() }
+}
+
+fn name(text: &str) -> Name {
+    Name::from(text)
+}
+
+fn at(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn put(store: &mut Store, called: &str, body: Any, now: Duration) {
+    store.put(&name(called), "1", body, now).unwrap();
+}
+
+fn state(store: &Store, kind: Kind, called: &str) -> Option<State> {
+    store.held(kind).find(|(n, _)| &***n == called).map(|(_, held)| held.state())
+}
+
+#[test]
+fn a_resource_waits_for_what_it_names() {
+    let mut store = Store::new([]);
+    put(&mut store, "r", route("r", "a"), at(0));
+    assert!(store.next(at(0)).is_none(), "its cluster may still come");
+    put(&mut store, "a", cluster("a"), at(1));
+    assert!(store.next(at(1)).is_none(), "the cluster waits for its endpoints");
+    assert_eq!(store.wanted().assignments.into_iter().collect::<Vec<_>>(), [name("a")]);
+    put(&mut store, "a", assignment("a"), at(2));
+    let config = store.next(at(2)).unwrap();
+    assert!(config.clusters.contains_key("a") && config.routes.contains_key("r") && config.assignments.contains_key("a"));
+    assert!(store.is_warm() && store.next(at(3)).is_none());
+}
+
+#[test]
+fn it_waits_no_longer_for_what_is_absent_or_late() {
+    let mut store = Store::new([]);
+    put(&mut store, "a", cluster("a"), at(0));
+    store.remove(Kind::Assignment, &name("a"), at(0));
+    assert!(store.next(at(0)).unwrap().clusters.contains_key("a"), "there are no endpoints: that is known");
+    put(&mut store, "b", cluster("b"), at(1));
+    assert!(store.next(at(1)).is_none());
+    assert_eq!(store.deadline(), Some(at(1) + FETCH_TIMEOUT));
+    assert!(store.next(at(1) + FETCH_TIMEOUT).unwrap().clusters.contains_key("b"));
+    put(&mut store, "r", route("r", "none"), at(20));
+    assert!(store.next(at(20)).is_none());
+    store.told_all(Kind::Cluster);
+    assert!(store.next(at(20)).unwrap().routes.contains_key("r"), "all clusters are known");
+}
+
+#[test]
+fn the_last_version_stays_until_the_next_is_warm() {
+    let mut store = Store::new([]);
+    put(&mut store, "a", assignment("a"), at(0));
+    put(&mut store, "a", cluster("a"), at(0));
+    put(&mut store, "r", route("r", "a"), at(0));
+    let first = store.next(at(0)).unwrap();
+    put(&mut store, "r", route("r", "b"), at(1));
+    assert!(store.next(at(1)).is_none());
+    assert_eq!(state(&store, Kind::Route, "r"), Some(State::Warming));
+    put(&mut store, "b", assignment("b"), at(2));
+    put(&mut store, "b", cluster("b"), at(2));
+    let second = store.next(at(2)).unwrap();
+    assert!(!Arc::ptr_eq(&first.routes["r"], &second.routes["r"]));
+    assert!(Arc::ptr_eq(&first.clusters["a"], &second.clusters["a"]), "what did not change is shared");
+}
+
+#[test]
+fn what_is_removed_leaves_after_what_refers_to_it() {
+    let mut store = Store::new([]);
+    put(&mut store, "a", assignment("a"), at(0));
+    put(&mut store, "a", cluster("a"), at(0));
+    put(&mut store, "r", route("r", "a"), at(0));
+    store.next(at(0)).unwrap();
+    store.remove(Kind::Cluster, &name("a"), at(1));
+    store.remove(Kind::Assignment, &name("a"), at(1));
+    assert!(store.next(at(1)).is_none(), "the route still refers to it");
+    assert_eq!(state(&store, Kind::Cluster, "a"), Some(State::Draining));
+    let config = store.next(at(1) + LINGER).unwrap();
+    assert!(config.clusters.is_empty() && config.assignments.is_empty() && config.routes.contains_key("r"));
+
+    let mut store = Store::new([]);
+    put(&mut store, "a", assignment("a"), at(0));
+    put(&mut store, "a", cluster("a"), at(0));
+    put(&mut store, "r", route("r", "a"), at(0));
+    store.next(at(0)).unwrap();
+    store.remove(Kind::Cluster, &name("a"), at(1));
+    store.remove(Kind::Route, &name("r"), at(1));
+    let config = store.next(at(1)).unwrap();
+    assert!(config.clusters.is_empty() && config.routes.is_empty());
+}
+
+#[test]
+fn a_bad_resource_is_refused_alone() {
+    let mut store = Store::new([]);
+    put(&mut store, "a", assignment("a"), at(0));
+    put(&mut store, "a", cluster("a"), at(0));
+    store.next(at(0)).unwrap();
+    let bad = Any { type_url: Kind::Cluster.type_url().to_owned(), value: vec![0xff] };
+    assert!(store.put(&name("a"), "2", bad.clone(), at(1)).is_err());
+    assert!(store.put(&name("other"), "1", cluster("a"), at(1)).is_err(), "a name that is not its own");
+    assert!(store.put(&name("x"), "1", Any { type_url: "type.googleapis.com/x".to_owned(), value: Vec::new() }, at(1)).is_err());
+    assert!(store.next(at(1)).is_none());
+    let (_, held) = store.held(Kind::Cluster).next().unwrap();
+    assert_eq!((held.state(), held.rejected.as_ref().map(|r| &*r.version)), (State::Active, Some("2")));
+    put(&mut store, "a", cluster("a"), at(2));
+    assert!(store.held(Kind::Cluster).next().unwrap().1.rejected.is_none());
+}
