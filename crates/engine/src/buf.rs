@@ -38,6 +38,18 @@ impl Buf {
         self.tail().extend_from_slice(more);
     }
 
+    /// Appends `more` and leaves it empty; without copying where nothing is held.
+    pub(crate) fn append(&mut self, more: &mut Vec<u8>) {
+        if self.is_empty() {
+            std::mem::swap(&mut self.bytes, more);
+            self.head = 0;
+            more.clear();
+        } else {
+            self.extend(more);
+            more.clear();
+        }
+    }
+
     pub(crate) fn consume(&mut self, n: usize) {
         self.head = (self.head + n).min(self.bytes.len());
         if self.head == self.bytes.len() {

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use mizzen_ir::config::Outlier;
 use mizzen_types::Name;
 
 use crate::metrics::HostStats;
@@ -67,6 +68,7 @@ impl ClusterState {
         Some(Guard { cluster: self.clone(), limit })
     }
 
+    #[cfg(test)]
     pub(crate) fn count(&self, limit: Limit) -> u32 {
         self.counts[limit as usize].load(Relaxed)
     }
@@ -130,19 +132,6 @@ pub(crate) struct HostState {
     ever: AtomicBool,
 }
 
-/// When to eject a host.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Outlier {
-    /// 5xx answers in a row; 0 never.
-    pub(crate) consecutive_5xx: u32,
-    /// 502, 503, 504 in a row; 0 never.
-    pub(crate) consecutive_gateway: u32,
-    /// Times the number of ejections so far: how long.
-    pub(crate) base: Duration,
-    /// At most this long.
-    pub(crate) max: Duration,
-}
-
 impl HostState {
     pub(crate) fn begin(self: &Arc<Self>) -> Active {
         self.active.fetch_add(1, Relaxed);
@@ -178,9 +167,9 @@ impl HostState {
         outlier.is_some_and(|o| reached(row, o.consecutive_5xx) || reached(gateway, o.consecutive_gateway))
     }
 
-    pub(crate) fn eject(&self, now: Duration, outlier: &Outlier) {
+    pub(crate) fn eject(&self, now: Duration, base: Duration, max: Duration) {
         let times = self.ejections.fetch_add(1, Relaxed) + 1;
-        let time = (outlier.base * times).min(outlier.max.max(outlier.base));
+        let time = (base * times).min(max.max(base));
         self.until.store((now + time).as_millis() as u64, Relaxed);
         self.ever.store(true, Relaxed);
         self.row_5xx.store(0, Relaxed);
@@ -206,12 +195,6 @@ impl HostState {
 #[derive(Debug)]
 pub(crate) struct Active(Arc<HostState>);
 
-impl Active {
-    pub(crate) fn host(&self) -> &Arc<HostState> {
-        &self.0
-    }
-}
-
 impl Drop for Active {
     fn drop(&mut self) {
         self.0.active.fetch_sub(1, Relaxed);
@@ -232,10 +215,6 @@ impl Rng {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    pub(crate) fn below(&mut self, n: usize) -> usize {
-        if n == 0 { 0 } else { (self.next() % n as u64) as usize }
     }
 }
 
@@ -258,12 +237,21 @@ mod tests {
     #[test]
     fn ejection() {
         let host = HostState::default();
-        let outlier = Outlier { consecutive_5xx: 2, consecutive_gateway: 0, base: Duration::from_secs(30), max: Duration::from_secs(300) };
+        let outlier = Outlier {
+            consecutive_5xx: 2,
+            consecutive_gateway: 0,
+            consecutive_local: 0,
+            split_local: false,
+            interval: Duration::from_secs(10),
+            base_ejection: Duration::from_secs(30),
+            max_ejection: Duration::from_secs(300),
+            max_percent: 10,
+        };
         assert!(!host.answered(500, Some(&outlier)));
         assert!(!host.answered(200, Some(&outlier)));
         assert!(!host.answered(503, Some(&outlier)));
         assert!(host.answered(503, Some(&outlier)));
-        host.eject(Duration::from_secs(1), &outlier);
+        host.eject(Duration::from_secs(1), outlier.base_ejection, outlier.max_ejection);
         assert!(host.is_ejected(Duration::from_secs(30)) && !host.is_ejected(Duration::from_secs(31)));
     }
 }

@@ -15,9 +15,17 @@
 
 mod api;
 mod buf;
+mod conn;
+mod flags;
+mod headers;
 mod id;
 pub mod lb;
+mod log;
 pub mod metrics;
+mod peer;
+mod pool;
+mod stats;
+mod stream;
 mod timers;
 mod tls;
 mod worker;

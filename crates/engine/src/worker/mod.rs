@@ -1,92 +1,384 @@
 //! The worker: one thread's whole data path.
-#![allow(clippy::unimplemented)]
 
-use std::{sync::Arc, time::Duration};
+mod config;
+mod down;
+mod finish;
+mod hcm;
+mod io;
+mod pools;
+mod relay;
+mod reply;
+mod respond;
+mod router;
+mod tcp;
+mod timer;
+mod upstream;
 
-use mizzen_ir::Config;
+pub(crate) use hcm::parse_address;
 
-use crate::{Accepted, Action, Addrs, Command, ConnId, DialError, DialId, Eof, ListenerId, Now, Options};
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
-/// One thread's whole data path.
-#[derive(Debug)]
+use mizzen_ir::{Config, config::ContentHash};
+use mizzen_types::Name;
+
+use crate::{
+    Action, Addrs, Answer, Command, ConnId, DialError, DialId, DialTag, How, ListenerId, Now, Options, Question, WaitId, WaitTag,
+    buf::Spare,
+    conn::{Conn, Dialing},
+    id::Slab,
+    lb::{ClusterState, Rng},
+    metrics::{Snapshot, Table},
+    peer::LocalNode,
+    pool::{Pool, PoolId, PoolKey},
+    stats::StatsCache,
+    stream::{Stream, StreamId},
+    timers::Timers,
+};
+
+/// One thread's whole data path: no clock, no socket, no blocking. See the crate's page for the order of calls.
 pub struct Worker {
-    options: Options,
-    config: Arc<Config>,
+    pub(crate) options: Options,
+    pub(crate) now: Now,
+    pub(crate) rng: Rng,
+    pub(crate) config: Arc<Config>,
+    /// Listeners that connections are handed to, by address.
+    pub(crate) by_address: HashMap<SocketAddr, Name>,
+    pub(crate) conns: Slab<Option<Box<Conn>>>,
+    pub(crate) streams: Slab<Stream>,
+    pub(crate) dials: Slab<Dialing>,
+    pub(crate) waits: Slab<Wait>,
+    /// Questions asked and not answered yet.
+    pub(crate) asked: HashMap<Question, WaitId>,
+    pub(crate) names: HashMap<Name, Resolved>,
+    pub(crate) pools: Slab<Pool>,
+    pub(crate) pool_of: HashMap<PoolKey, PoolId>,
+    pub(crate) clusters: HashMap<Name, ClusterView>,
+    pub(crate) timers: Timers<TimerKey>,
+    pub(crate) inbox: VecDeque<Event>,
+    pub(crate) dirty: Vec<ConnId>,
+    pub(crate) actions: Vec<Action>,
+    pub(crate) table: Table,
+    pub(crate) stats: StatsCache,
+    pub(crate) local: LocalNode,
+    /// The first URI name of our certificates, by secret; and of `default`.
+    pub(crate) uris: HashMap<Name, (ContentHash, Option<Name>)>,
+    pub(crate) own_uri: Option<Name>,
+    pub(crate) logs: HashMap<Arc<str>, Vec<u8>>,
+    pub(crate) spare: Spare,
+    /// Everything drains.
+    pub(crate) draining: bool,
+}
+
+/// What the worker tells itself; never handled while a connection is in hand.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// Run what is spoken on a connection over its input.
+    Parse(ConnId),
+    /// A connection's backlog has room again.
+    Room(ConnId),
+    /// TLS is set up.
+    Secured(ConnId),
+    /// A new request.
+    Request(StreamId),
+    /// Something of the response arrived.
+    Response(StreamId),
+    /// Move body bytes: towards the server, or back.
+    Pump(StreamId, Dir),
+    /// The server's side of a stream is gone.
+    UpLost(StreamId, Lost),
+    /// The client's side of a stream is gone.
+    DownLost(StreamId, Gone),
+    /// An upstream connection may take requests, or has gone idle.
+    Idle(ConnId),
+    /// What waited for a configuration looks again.
+    Retry(StreamId),
+}
+
+/// Why the client's side is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gone {
+    /// The connection ended.
+    Closed,
+    /// The client reset the stream.
+    Reset,
+    /// The client broke the protocol.
+    Protocol,
+}
+
+/// Why a try failed before or within its response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// No connection was made; why.
+    Connect(String),
+    /// It took too long to make one.
+    ConnectTimeout,
+    /// The connection ended.
+    Closed,
+    /// The stream was reset by the server; refused unseen.
+    Reset(bool),
+    /// The server broke the protocol.
+    Protocol,
+    /// A breaker.
+    Overflow,
+}
+
+/// A direction of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dir {
+    /// From the client to the server.
+    Up,
+    /// From the server to the client.
+    Down,
+}
+
+/// Whose timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum TimerKey {
+    Conn(ConnId),
+    Dial(DialId),
+}
+
+/// Somebody waits for an answer.
+#[derive(Debug)]
+pub(crate) struct Wait {
+    pub(crate) question: Question,
+    pub(crate) streams: Vec<StreamId>,
+}
+
+/// A resolved name.
+#[derive(Clone, Debug)]
+pub(crate) struct Resolved {
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) until: Duration,
+}
+
+/// A cluster's living state as this worker knows it.
+pub(crate) struct ClusterView {
+    pub(crate) state: Arc<ClusterState>,
+    /// Round robin's place.
+    pub(crate) turn: usize,
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").field("conns", &self.conns.len()).field("streams", &self.streams.len()).finish_non_exhaustive()
+    }
 }
 
 impl Worker {
     /// A worker with its first configuration.
     pub fn new(options: Options, config: Arc<Config>, now: Now) -> Self {
-        let _ = now;
-        Worker { options, config }
+        let mut worker = Worker {
+            rng: Rng::new(options.seed),
+            local: LocalNode::new(&options.node),
+            options,
+            now,
+            config: Arc::default(),
+            by_address: HashMap::new(),
+            conns: Slab::default(),
+            streams: Slab::default(),
+            dials: Slab::default(),
+            waits: Slab::default(),
+            asked: HashMap::new(),
+            names: HashMap::new(),
+            pools: Slab::default(),
+            pool_of: HashMap::new(),
+            clusters: HashMap::new(),
+            timers: Timers::default(),
+            inbox: VecDeque::new(),
+            dirty: Vec::new(),
+            actions: Vec::new(),
+            table: Table::default(),
+            stats: StatsCache::default(),
+            uris: HashMap::new(),
+            own_uri: None,
+            logs: HashMap::new(),
+            spare: Spare::default(),
+            draining: false,
+        };
+        worker.take_config(config);
+        worker.actions.clear();
+        worker
     }
 
     /// Sets the clocks; once a turn, first.
     pub fn tick(&mut self, now: Now) {
-        let _ = (now, &self.options, &self.config);
-        unimplemented!()
-    }
-
-    /// Takes a connection that the socket of `listener` accepted. The connection starts by being read.
-    pub fn accept(&mut self, listener: &ListenerId, accepted: Accepted) -> ConnId {
-        let _ = (listener, accepted);
-        unimplemented!()
-    }
-
-    /// A dial has ended. `None`: nobody waits for it any more, close the socket; always so for an error.
-    pub fn dialed(&mut self, dial: DialId, result: Result<Addrs, DialError>) -> Option<ConnId> {
-        let _ = (dial, result);
-        unimplemented!()
-    }
-
-    /// Bytes were read: how many were taken. If fewer than all, present the rest again after `Action::Read(conn, true)`.
-    pub fn bytes(&mut self, conn: ConnId, wire: &mut [u8]) -> usize {
-        let _ = (conn, wire);
-        unimplemented!()
-    }
-
-    /// The other side's bytes have ended.
-    pub fn ended(&mut self, conn: ConnId, how: Eof) {
-        let _ = (conn, how);
-        unimplemented!()
+        self.now = Now { mono: now.mono.max(self.now.mono), wall: now.wall };
     }
 
     /// Something from the control thread.
     pub fn command(&mut self, command: Command) {
-        let _ = command;
-        unimplemented!()
+        match command {
+            Command::Config(config) => self.take_config(config),
+            Command::Answer(wait, answer) => self.answered(wait, answer),
+            Command::Drain(listener) => self.drain(listener.as_ref()),
+            Command::Snapshot(id) => {
+                let snapshot = self.snapshot();
+                self.actions.push(Action::Snapshot(id, Box::new(snapshot)));
+            }
+        }
     }
 
     /// Runs what is due and appends what is to be done to `actions`.
     pub fn turn(&mut self, actions: &mut Vec<Action>) {
-        let _ = actions;
-        unimplemented!()
-    }
-
-    /// The bytes to be written to a connection now.
-    pub fn pending(&self, conn: ConnId) -> &[u8] {
-        let _ = conn;
-        unimplemented!()
-    }
-
-    /// So many of them were written.
-    pub fn wrote(&mut self, conn: ConnId, n: usize) {
-        let _ = (conn, n);
-        unimplemented!()
+        self.run_inbox();
+        self.run_timers();
+        self.run_inbox();
+        self.flush();
+        // Sealing may have found a broken session.
+        self.run_inbox();
+        self.flush();
+        actions.append(&mut self.actions);
     }
 
     /// Whether `turn` has something to do at once.
     pub fn ready(&self) -> bool {
-        unimplemented!()
+        !self.inbox.is_empty() || !self.dirty.is_empty() || !self.actions.is_empty()
     }
 
     /// When `turn` has something to do at the latest, on the monotonic clock.
     pub fn deadline(&self) -> Option<Duration> {
-        unimplemented!()
+        self.timers.next()
     }
 
     /// Connections open, both directions.
     pub fn connections(&self) -> usize {
-        unimplemented!()
+        self.conns.len()
+    }
+
+    /// Streams in flight.
+    pub fn streams(&self) -> usize {
+        self.streams.len()
+    }
+
+    fn run_inbox(&mut self) {
+        while let Some(event) = self.inbox.pop_front() {
+            match event {
+                Event::Parse(conn) => self.parse(conn),
+                Event::Room(conn) => self.room(conn),
+                Event::Secured(conn) => self.secured(conn),
+                Event::Request(stream) => self.request(stream),
+                Event::Response(stream) => self.response(stream),
+                Event::Pump(stream, dir) => self.pump(stream, dir),
+                Event::UpLost(stream, lost) => self.up_lost(stream, lost),
+                Event::DownLost(stream, gone) => self.down_lost(stream, gone),
+                Event::Idle(conn) => self.idle(conn),
+                Event::Retry(stream) => self.route_again(stream),
+            }
+        }
+    }
+
+    /// A listener by the address that a client meant: exact, else any address with the port. Only listeners without a socket.
+    pub(crate) fn listener_at(&self, address: SocketAddr) -> Option<&Name> {
+        let any = |ip: IpAddr| self.by_address.get(&SocketAddr::new(ip, address.port()));
+        let unspecified: IpAddr = match address {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+        };
+        self.by_address.get(&address).or_else(|| any(unspecified)).or_else(|| any(std::net::Ipv6Addr::UNSPECIFIED.into()))
+    }
+
+    /// The living state of a cluster.
+    pub(crate) fn cluster_view(&mut self, name: &Name) -> &mut ClusterView {
+        let shared = &self.options.shared;
+        self.clusters.entry(name.clone()).or_insert_with(|| ClusterView { state: shared.cluster(name), turn: 0 })
+    }
+
+    pub(crate) fn conn(&mut self, id: ConnId) -> Option<&mut Box<Conn>> {
+        self.conns.get_mut(id).and_then(Option::as_mut)
+    }
+
+    pub(crate) fn conn_ref(&self, id: ConnId) -> Option<&Conn> {
+        self.conns.get(id).and_then(Option::as_deref)
+    }
+
+    /// Asks a question, once for all who wait for its answer.
+    pub(crate) fn ask(&mut self, question: Question, stream: Option<StreamId>) -> WaitId {
+        let id = match self.asked.get(&question) {
+            Some(id) => *id,
+            None => {
+                let id = self.waits.insert::<WaitTag>(Wait { question: question.clone(), streams: Vec::new() });
+                self.asked.insert(question.clone(), id);
+                self.actions.push(Action::Ask(id, question));
+                id
+            }
+        };
+        if let (Some(wait), Some(stream)) = (self.waits.get_mut(id), stream) {
+            wait.streams.push(stream);
+        }
+        id
+    }
+
+    fn answered(&mut self, id: WaitId, answer: Answer) {
+        let Some(wait) = self.waits.remove(id) else { return };
+        self.asked.remove(&wait.question);
+        if let (Question::Dns { host }, answer) = (&wait.question, answer) {
+            let (addresses, ttl) = match answer {
+                Answer::Dns { addresses, ttl } => (addresses, ttl),
+                // What is known of the name goes on being used.
+                Answer::Absent => (self.names.get(host).map(|r| r.addresses.clone()).unwrap_or_default(), Duration::from_secs(5)),
+            };
+            let until = self.now.mono + ttl.max(Duration::from_secs(1));
+            self.names.insert(host.clone(), Resolved { addresses, until });
+        }
+        self.inbox.extend(wait.streams.into_iter().map(Event::Retry));
+    }
+
+    pub(crate) fn dial_id(&mut self, dialing: Dialing) -> DialId {
+        self.dials.insert::<DialTag>(dialing)
+    }
+
+    /// Starts draining a listener's connections, or all.
+    fn drain(&mut self, listener: Option<&ListenerId>) {
+        if listener.is_none() {
+            self.draining = true;
+        }
+        let ids: Vec<ConnId> = self.conns.ids().collect();
+        for id in ids {
+            let hit = self.conn_ref(id).and_then(Conn::down).is_some_and(|d| listener.is_none_or(|l| d.socket == *l || d.listener.name == *l));
+            if hit {
+                self.drain_conn(id, self.options.limits.drain);
+            }
+        }
+    }
+
+    fn snapshot(&mut self) -> Snapshot {
+        let mut downstream: HashMap<Name, u64> = HashMap::new();
+        let mut buffered = 0;
+        for conn in self.conns.values().flatten() {
+            buffered += (conn.input.len() + conn.backlog()) as u64;
+            if let Some(down) = conn.down() {
+                *downstream.entry(down.listener.name.clone()).or_default() += 1;
+            }
+        }
+        for stream in self.streams.values() {
+            buffered += (stream.req.buf.len() + stream.resp.buf.len()) as u64;
+        }
+        let mut downstream: Vec<_> = downstream.into_iter().collect();
+        downstream.sort();
+        Snapshot {
+            series: self.table.series().to_vec(),
+            hosts: self.options.shared.hosts(),
+            downstream,
+            streams: self.streams.len() as u64,
+            buffered,
+            guards: self.options.shared.guards().into(),
+        }
+    }
+
+    /// Closes a connection that is out of every table already or never was in one.
+    pub(crate) fn close_action(&mut self, id: ConnId, how: How) {
+        self.actions.push(Action::Close(id, how));
+    }
+
+    /// A dial has ended. `None`: nobody waits for it any more, close the socket; always so for an error.
+    pub fn dialed(&mut self, dial: DialId, result: Result<Addrs, DialError>) -> Option<ConnId> {
+        self.dial_ended(dial, result)
     }
 }

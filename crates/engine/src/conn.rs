@@ -1,0 +1,296 @@
+//! A connection: its buffers, its TLS, what is spoken on it, whose it is.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use mizzen_http::{Codec, StreamId as Sid};
+use mizzen_ir::{
+    BoundRbac, Config, Peer, PolicyFacts,
+    config::{FilterChain, Hcm, Listener, Rbac},
+};
+use mizzen_types::Name;
+
+use crate::{
+    Addrs, ConnId,
+    buf::Buf,
+    lb::Guard,
+    pool::{PoolId, UpSpec},
+    stream::StreamId,
+    tls::Tls,
+};
+
+/// One connection.
+pub(crate) struct Conn {
+    pub(crate) id: ConnId,
+    pub(crate) addrs: Addrs,
+    pub(crate) tls: Option<Box<Tls>>,
+    /// Plain bytes received and not yet taken by what is spoken. While sniffing: wire bytes.
+    pub(crate) input: Buf,
+    /// Plain bytes to send; sealed into `out` at the end of the turn.
+    pub(crate) tx: Vec<u8>,
+    /// Wire bytes to send.
+    pub(crate) out: Buf,
+    pub(crate) proto: Proto,
+    pub(crate) role: Role,
+    /// What is spoken must not take input now: its partner is full.
+    pub(crate) held: bool,
+    /// What the driver was told last.
+    pub(crate) reading: bool,
+    /// The peer sends no more; and whether what is spoken knows.
+    pub(crate) eof: bool,
+    pub(crate) eof_told: bool,
+    pub(crate) closing: Closing,
+    /// In the inbox for parsing; in the list for flushing.
+    pub(crate) queued: bool,
+    pub(crate) dirty: bool,
+    /// Streams that wait until `out` has room.
+    pub(crate) blocked: Vec<StreamId>,
+    /// The earliest timer entry.
+    pub(crate) armed: Option<Duration>,
+    pub(crate) born: Duration,
+    /// When bytes last moved, or the last stream ended.
+    pub(crate) last: Duration,
+    /// The end of the present phase: sniffing, handshake, drain, close.
+    pub(crate) deadline: Option<Duration>,
+}
+
+/// What is spoken.
+pub(crate) enum Proto {
+    /// Not known yet (downstream).
+    Sniff,
+    /// TLS is being set up.
+    Handshake,
+    /// Bytes of one stream.
+    Tcp(StreamId),
+    /// HTTP of a version that the first bytes will tell.
+    Choose,
+    /// HTTP.
+    Http(Http),
+    /// Nothing: being closed.
+    Dead,
+}
+
+/// HTTP on a connection.
+pub(crate) struct Http {
+    pub(crate) codec: Codec,
+    /// Streams on it, by the codec's number.
+    pub(crate) streams: Vec<(Sid, StreamId)>,
+    /// Requests ever begun.
+    pub(crate) requests: u64,
+    /// When the codec's budgets were last refilled.
+    pub(crate) refilled: Duration,
+    /// Draining was begun.
+    pub(crate) draining: bool,
+}
+
+impl Http {
+    pub(crate) fn new(codec: Codec, now: Duration) -> Self {
+        Http { codec, streams: Vec::new(), requests: 0, refilled: now, draining: false }
+    }
+
+    pub(crate) fn find(&self, sid: Sid) -> Option<StreamId> {
+        self.streams.iter().rev().find(|(s, _)| *s == sid).map(|(_, id)| *id)
+    }
+
+    pub(crate) fn forget(&mut self, sid: Sid) {
+        if let Some(at) = self.streams.iter().position(|(s, _)| *s == sid) {
+            self.streams.swap_remove(at);
+        }
+    }
+}
+
+/// Whose it is.
+pub(crate) enum Role {
+    /// A client's, that we accepted.
+    Down(Box<Down>),
+    /// To a server, that we dialled.
+    Up(Box<Up>),
+}
+
+/// What is known of a client's connection.
+pub(crate) struct Down {
+    pub(crate) config: Arc<Config>,
+    /// The listener whose chain it has, and the one whose socket accepted it.
+    pub(crate) listener: Arc<Listener>,
+    pub(crate) socket: Name,
+    pub(crate) chain: Option<Arc<FilterChain>>,
+    /// The HTTP connection manager's `Arc`, where HTTP is spoken.
+    pub(crate) hcm: Option<Arc<Hcm>>,
+    /// Where the client meant to go.
+    pub(crate) destination: SocketAddr,
+    pub(crate) server_name: Option<String>,
+    /// ALPN of the ClientHello, or what the HTTP inspector found.
+    pub(crate) protocols: Vec<Vec<u8>>,
+    pub(crate) is_tls: bool,
+    /// What the peeking has settled.
+    pub(crate) peeked: Peeked,
+    pub(crate) peer: Option<Arc<Peer>>,
+    /// Our own certificate's first URI name.
+    pub(crate) local_uri: Option<Name>,
+    /// Policy sets that were bound to this connection's facts, in the filters' order.
+    pub(crate) bound: Vec<(Arc<Rbac>, BoundRbac)>,
+    /// No new requests: the listener or the process drains, until the deadline.
+    pub(crate) draining: bool,
+}
+
+/// How far the peeking came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Peeked {
+    pub(crate) tls: bool,
+    pub(crate) http: bool,
+}
+
+impl Down {
+    pub(crate) fn policy_facts<'a>(&'a self, addrs: &Addrs) -> PolicyFacts<'a> {
+        PolicyFacts {
+            destination: self.destination,
+            direct_remote: addrs.peer.ip(),
+            remote: addrs.peer.ip(),
+            server_name: self.server_name.as_deref(),
+            peer: self.peer.as_deref(),
+            request: None,
+        }
+    }
+}
+
+/// What is known of a connection to a server.
+pub(crate) struct Up {
+    pub(crate) spec: Arc<UpSpec>,
+    pub(crate) owner: Owner,
+    /// One of the cluster's connections.
+    pub(crate) _guard: Option<Guard>,
+    /// Takes no new streams.
+    pub(crate) draining: bool,
+    pub(crate) peer: Option<Arc<Peer>>,
+}
+
+/// Who wanted a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// A TCP stream, alone.
+    Stream(StreamId),
+    /// A pool.
+    Pool(PoolId),
+}
+
+/// A dial in progress.
+pub(crate) struct Dialing {
+    pub(crate) spec: Arc<UpSpec>,
+    pub(crate) owner: Owner,
+    pub(crate) guard: Option<Guard>,
+    pub(crate) deadline: Duration,
+}
+
+/// How far the closing is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Closing {
+    /// Open.
+    No,
+    /// The write half is to be shut when all is sent.
+    Write,
+    /// It was.
+    WriteDone,
+    /// To be closed when all is sent.
+    Close,
+    /// To be reset now.
+    Reset,
+}
+
+impl Conn {
+    pub(crate) fn new(id: ConnId, addrs: Addrs, role: Role, proto: Proto, now: Duration) -> Box<Self> {
+        Box::new(Conn {
+            id,
+            addrs,
+            tls: None,
+            input: Buf::default(),
+            tx: Vec::new(),
+            out: Buf::default(),
+            proto,
+            role,
+            held: false,
+            reading: true,
+            eof: false,
+            eof_told: false,
+            closing: Closing::No,
+            queued: false,
+            dirty: false,
+            blocked: Vec::new(),
+            armed: None,
+            born: now,
+            last: now,
+            deadline: None,
+        })
+    }
+
+    /// Bytes on their way out.
+    pub(crate) fn backlog(&self) -> usize {
+        self.tx.len() + self.out.len()
+    }
+
+    pub(crate) fn down(&self) -> Option<&Down> {
+        match &self.role {
+            Role::Down(down) => Some(down),
+            Role::Up(_) => None,
+        }
+    }
+
+    pub(crate) fn down_mut(&mut self) -> Option<&mut Down> {
+        match &mut self.role {
+            Role::Down(down) => Some(down),
+            Role::Up(_) => None,
+        }
+    }
+
+    pub(crate) fn up(&self) -> Option<&Up> {
+        match &self.role {
+            Role::Up(up) => Some(up),
+            Role::Down(_) => None,
+        }
+    }
+
+    pub(crate) fn up_mut(&mut self) -> Option<&mut Up> {
+        match &mut self.role {
+            Role::Up(up) => Some(up),
+            Role::Down(_) => None,
+        }
+    }
+
+    pub(crate) fn http(&self) -> Option<&Http> {
+        match &self.proto {
+            Proto::Http(http) => Some(http),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn http_mut(&mut self) -> Option<&mut Http> {
+        match &mut self.proto {
+            Proto::Http(http) => Some(http),
+            _ => None,
+        }
+    }
+
+    /// The codec and where it writes to.
+    pub(crate) fn codec(&mut self) -> Option<(&mut Codec, &mut Vec<u8>)> {
+        match &mut self.proto {
+            Proto::Http(http) => Some((&mut http.codec, &mut self.tx)),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn is_h2(&self) -> bool {
+        self.http().is_some_and(|http| http.codec.is_h2())
+    }
+
+    /// Seals what is to be sent.
+    pub(crate) fn seal(&mut self) -> Result<(), rustls::Error> {
+        if self.tx.is_empty() {
+            return Ok(());
+        }
+        match &mut self.tls {
+            Some(tls) if tls.is_handshaking() => return Ok(()),
+            Some(tls) => tls.seal(&self.tx, &mut self.out)?,
+            None => self.out.append(&mut self.tx),
+        }
+        self.tx.clear();
+        Ok(())
+    }
+}

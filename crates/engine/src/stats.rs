@@ -1,0 +1,169 @@
+//! Istio's standard metrics and their labels.
+
+use std::{collections::HashMap, sync::Arc};
+
+use mizzen_ir::config::{Direction, StatsConfig};
+use mizzen_types::Name;
+
+use crate::{
+    log::View,
+    metrics::{Handle, Table},
+    peer::PeerInfo,
+};
+
+/// Handles by what tells series apart, so that labels are made once.
+#[derive(Debug, Default)]
+pub(crate) struct StatsCache {
+    http: HashMap<Key, HttpHandles>,
+}
+
+/// What tells the series of two requests apart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    config: usize,
+    outbound: bool,
+    source: Option<Arc<PeerInfo>>,
+    destination: Option<Arc<PeerInfo>>,
+    principals: (Option<Name>, Option<Name>),
+    cluster: Option<Name>,
+    host: Option<Name>,
+    status: u16,
+    grpc: Option<(bool, u32)>,
+    flags: crate::flags::Flags,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct HttpHandles {
+    requests: Option<Handle>,
+    duration: Option<Handle>,
+    request_bytes: Option<Handle>,
+    response_bytes: Option<Handle>,
+    request_messages: Option<Handle>,
+    response_messages: Option<Handle>,
+}
+
+/// The labels of a series.
+pub(crate) type Labels = Vec<(&'static str, String)>;
+
+/// Who talks to whom.
+pub(crate) struct Parties<'a> {
+    pub(crate) direction: Direction,
+    pub(crate) source: Option<&'a Arc<PeerInfo>>,
+    pub(crate) destination: Option<&'a Arc<PeerInfo>>,
+    pub(crate) source_principal: Option<&'a Name>,
+    pub(crate) destination_principal: Option<&'a Name>,
+    pub(crate) host: Option<&'a str>,
+}
+
+fn or_unknown(text: Option<&str>) -> String {
+    text.filter(|t| !t.is_empty()).unwrap_or("unknown").to_owned()
+}
+
+/// The labels that requests and connections share.
+pub(crate) fn labels(parties: &Parties<'_>, view: &View<'_>, config: &StatsConfig, protocol: &str) -> Labels {
+    let (source, destination) = (parties.source, parties.destination);
+    let outbound = parties.direction != Direction::Inbound;
+    let cluster = view.record.and_then(|r| r.cluster.as_ref());
+    let service = cluster.and_then(|c| c.services.first());
+    let special = cluster.map(|c| &*c.name).filter(|n| matches!(*n, "PassthroughCluster" | "BlackHoleCluster" | "InboundPassthroughCluster"));
+    let host = parties.host.filter(|_| !config.disable_host_header_fallback);
+    let of = |peer: Option<&Arc<PeerInfo>>, f: fn(&PeerInfo) -> &String| or_unknown(peer.map(|p| f(p).as_str()));
+    let mutual = parties.source_principal.is_some() && parties.destination_principal.is_some();
+    let security = if outbound {
+        "unknown"
+    } else if mutual {
+        "mutual_tls"
+    } else {
+        "none"
+    };
+    let service_host = service.map(|s| &*s.host).or(host).or(special);
+    let service_name = special.or(service.map(|s| &*s.name)).or(host);
+    let flags = view.record.map(|r| r.flags.to_string()).unwrap_or_else(|| "-".to_owned());
+    vec![
+        ("reporter", if outbound { "source" } else { "destination" }.to_owned()),
+        ("source_workload", of(source, |p| &p.workload)),
+        ("source_canonical_service", of(source, |p| &p.canonical)),
+        ("source_canonical_revision", of(source, |p| &p.revision)),
+        ("source_workload_namespace", of(source, |p| &p.namespace)),
+        ("source_principal", or_unknown(parties.source_principal.map(|n| &**n))),
+        ("source_app", of(source, |p| &p.app)),
+        ("source_version", of(source, |p| &p.version)),
+        ("source_cluster", of(source, |p| &p.cluster)),
+        ("destination_workload", of(destination, |p| &p.workload)),
+        ("destination_workload_namespace", of(destination, |p| &p.namespace)),
+        ("destination_principal", or_unknown(parties.destination_principal.map(|n| &**n))),
+        ("destination_app", of(destination, |p| &p.app)),
+        ("destination_version", of(destination, |p| &p.version)),
+        ("destination_service", or_unknown(service_host)),
+        ("destination_canonical_service", of(destination, |p| &p.canonical)),
+        ("destination_canonical_revision", of(destination, |p| &p.revision)),
+        ("destination_service_name", or_unknown(service_name.map(|n| n.split('.').next().filter(|_| service.is_some()).unwrap_or(n)))),
+        ("destination_service_namespace", or_unknown(service.map(|s| &*s.namespace).or(destination.map(|d| d.namespace.as_str()).filter(|_| !outbound)))),
+        ("destination_cluster", of(destination, |p| &p.cluster)),
+        ("request_protocol", protocol.to_owned()),
+        ("response_flags", flags),
+        ("connection_security_policy", security.to_owned()),
+    ]
+}
+
+/// A metric's labels after the configuration took some away; none if the metric itself is dropped.
+pub(crate) fn kept(name: &str, labels: &Labels, config: &StatsConfig) -> Option<Labels> {
+    let short = name.strip_prefix("istio_").unwrap_or(name);
+    let is = |n: &Name| matches!(&**n, "*") || **n == *short || short.strip_suffix("_total") == Some(&**n);
+    if config.dropped_metrics.iter().any(is) {
+        return None;
+    }
+    let dropped = |tag: &str| config.dropped_tags.iter().any(|(metric, t)| is(metric) && **t == *tag);
+    Some(labels.iter().filter(|(tag, _)| !dropped(tag)).cloned().collect())
+}
+
+impl StatsCache {
+    /// Counts a request.
+    pub(crate) fn request(&mut self, table: &mut Table, config: &Arc<StatsConfig>, parties: &Parties<'_>, view: &View<'_>) {
+        let (Some(record), Some(stream), Some(request)) = (view.record, view.stream, view.request) else { return };
+        let needs_host = record.cluster.as_ref().is_none_or(|c| c.services.is_empty());
+        let key = Key {
+            config: Arc::as_ptr(config) as usize,
+            outbound: parties.direction != Direction::Inbound,
+            source: parties.source.cloned(),
+            destination: parties.destination.cloned(),
+            principals: (parties.source_principal.cloned(), parties.destination_principal.cloned()),
+            cluster: record.cluster.as_ref().map(|c| c.name.clone()),
+            host: parties.host.filter(|_| needs_host).map(Name::from),
+            status: record.status,
+            grpc: request.is_grpc.then(|| (record.grpc_status.is_some(), record.grpc_status.unwrap_or(0))),
+            flags: record.flags,
+        };
+        if self.http.len() > Table::MOST {
+            self.http.clear();
+        }
+        let handles = *self.http.entry(key).or_insert_with(|| {
+            let mut labels = labels(parties, view, config, if request.is_grpc { "grpc" } else { "http" });
+            labels.push(("response_code", record.status.to_string()));
+            if let Some(grpc) = record.grpc_status.filter(|_| request.is_grpc) {
+                labels.push(("grpc_response_status", grpc.to_string()));
+            }
+            let counter = |table: &mut Table, name| kept(name, &labels, config).map(|l| table.counter(name, l));
+            let histogram = |table: &mut Table, name| kept(name, &labels, config).map(|l| table.histogram(name, l));
+            let grpc = request.is_grpc;
+            HttpHandles {
+                requests: counter(table, "istio_requests_total"),
+                duration: histogram(table, "istio_request_duration_milliseconds"),
+                request_bytes: histogram(table, "istio_request_bytes"),
+                response_bytes: histogram(table, "istio_response_bytes"),
+                request_messages: if grpc { counter(table, "istio_request_messages_total") } else { None },
+                response_messages: if grpc { counter(table, "istio_response_messages_total") } else { None },
+            }
+        });
+        let duration = view.now.mono.saturating_sub(record.begun).as_secs_f64() * 1000.0;
+        let mut add = |handle: Option<Handle>, n: u64| handle.map(|h| table.add(h, n));
+        let [up, down] = request.grpc_frames;
+        add(handles.requests, 1);
+        add(handles.request_messages, up.messages);
+        add(handles.response_messages, down.messages);
+        let mut observe = |handle: Option<Handle>, n: f64| handle.map(|h| table.observe(h, n));
+        observe(handles.duration, duration);
+        observe(handles.request_bytes, (stream.req.bytes + request.head.size() as u64) as f64);
+        observe(handles.response_bytes, (stream.resp.bytes + request.response.size() as u64) as f64);
+    }
+}

@@ -1,0 +1,293 @@
+//! A stream: a request and its response, or a TCP connection and its partner.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use mizzen_http::{Head, StreamId as Sid};
+use mizzen_ir::{
+    Config,
+    config::{Cluster, Forward, Hcm, Mutations, Route, TcpProxy, VirtualHost},
+};
+use mizzen_types::Name;
+
+use crate::{
+    ConnId, DialId, WaitId,
+    buf::Buf,
+    flags::Flags,
+    id::Id,
+    lb::{Active, ClusterState, Guard},
+    metrics::Handle,
+    peer::PeerInfo,
+    pool::{PoolId, UpSpec},
+};
+
+/// Names the ids of streams.
+#[derive(Debug)]
+pub(crate) enum StreamTag {}
+/// A stream's id.
+pub(crate) type StreamId = Id<StreamTag>;
+
+/// One stream.
+pub(crate) struct Stream {
+    pub(crate) config: Arc<Config>,
+    pub(crate) down: ConnId,
+    /// The codec's number downstream; 1 for TCP.
+    pub(crate) down_sid: Sid,
+    pub(crate) kind: Kind,
+    pub(crate) up: Option<Attempt>,
+    /// From the client to the server, and back.
+    pub(crate) req: Half,
+    pub(crate) resp: Half,
+    pub(crate) due: Due,
+    pub(crate) record: Record,
+}
+
+/// What it carries.
+pub(crate) enum Kind {
+    Tcp(Box<Tcp>),
+    Http(Box<Request>),
+    /// A request that is being changed.
+    Taken,
+}
+
+/// A TCP connection to be relayed.
+pub(crate) struct Tcp {
+    pub(crate) proxy: Arc<TcpProxy>,
+    pub(crate) attempts: u32,
+    /// The handles of its counters, and what they were told already.
+    pub(crate) counters: Option<TcpCounters>,
+    pub(crate) report: Option<Duration>,
+    pub(crate) reported: (u64, u64),
+    pub(crate) opened: bool,
+}
+
+/// The counters of one TCP connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TcpCounters {
+    pub(crate) sent: Handle,
+    pub(crate) received: Handle,
+    pub(crate) closed: Handle,
+}
+
+/// A request.
+pub(crate) struct Request {
+    pub(crate) hcm: Arc<Hcm>,
+    /// The head as it is by now.
+    pub(crate) head: Head,
+    /// The path as it came, if it was rewritten.
+    pub(crate) step: Step,
+    pub(crate) route: Option<Routed>,
+    pub(crate) secure: bool,
+    /// The client's address, from X-Forwarded-For where that is trusted.
+    pub(crate) remote: IpAddr,
+    /// Whether the response goes without a body.
+    pub(crate) is_head: bool,
+    pub(crate) is_grpc: bool,
+    pub(crate) is_upgrade: bool,
+    /// What was sent of the body, for a retry; `None` once it cannot be sent again.
+    pub(crate) replay: Option<Vec<u8>>,
+    pub(crate) attempts: u32,
+    /// Endpoints tried before.
+    pub(crate) tried: Vec<String>,
+    pub(crate) retry_guard: Option<Guard>,
+    /// What arrived of the response and is not yet acted upon.
+    pub(crate) heads: Vec<(Head, bool)>,
+    /// The final response's head as it was sent on.
+    pub(crate) response: Head,
+    /// ALPN names by upstream protocol that a filter asked for.
+    pub(crate) alpn: Option<Arc<mizzen_ir::config::AlpnOverride>>,
+    pub(crate) peers: Peers,
+    pub(crate) wait: Option<WaitId>,
+    /// The upgrade was agreed on.
+    pub(crate) switched: bool,
+    pub(crate) grpc_frames: [GrpcFrames; 2],
+}
+
+/// Counts gRPC messages in a body.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct GrpcFrames {
+    pub(crate) messages: u64,
+    /// Bytes of the present frame that are still to come; while below zero, of its 5-byte head.
+    rest: u64,
+    head: [u8; 5],
+    have: u8,
+}
+
+impl GrpcFrames {
+    /// Looks at some of a body.
+    pub(crate) fn look(&mut self, mut data: &[u8]) {
+        while let Some((first, more)) = data.split_first() {
+            if self.rest > 0 {
+                let n = self.rest.min(data.len() as u64);
+                self.rest -= n;
+                data = data.get(n as usize..).unwrap_or_default();
+                continue;
+            }
+            if let Some(place) = self.head.get_mut(self.have as usize) {
+                *place = *first;
+            }
+            self.have += 1;
+            data = more;
+            if self.have == 5 {
+                let [_, a, b, c, d] = self.head;
+                self.rest = u32::from_be_bytes([a, b, c, d]).into();
+                self.have = 0;
+                self.messages += 1;
+            }
+        }
+    }
+}
+
+/// What is known of the two workloads by metadata exchange.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Peers {
+    pub(crate) down: Option<Arc<PeerInfo>>,
+    pub(crate) up: Option<Arc<PeerInfo>>,
+    /// The client sent its id, its metadata: it gets ours.
+    pub(crate) down_sent: (bool, bool),
+    /// The client's sending is answered.
+    pub(crate) answer_down: bool,
+    /// Ours is sent to the server; whether not to those outside the mesh.
+    pub(crate) send_up: Option<bool>,
+    /// The server's answer is read.
+    pub(crate) read_up: bool,
+}
+
+/// How far a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Waits for its route configuration.
+    Waiting,
+    /// On its way to a connection.
+    Picking,
+    /// Waits before it is tried again.
+    Backoff,
+    /// On a connection; no response yet.
+    Sent,
+    /// The response is being sent on.
+    Responding,
+    /// Answered here.
+    Local,
+}
+
+/// Where a request goes.
+#[derive(Clone)]
+pub(crate) struct Routed {
+    pub(crate) host: Arc<VirtualHost>,
+    pub(crate) route: Arc<Route>,
+    pub(crate) forward: Option<Arc<Forward>>,
+    pub(crate) mutations: Arc<Mutations>,
+    pub(crate) cluster: Option<Arc<Cluster>>,
+    pub(crate) cluster_name: Option<Name>,
+}
+
+/// One try to get through to a server.
+pub(crate) struct Attempt {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) spec: Arc<UpSpec>,
+    pub(crate) state: Arc<ClusterState>,
+    /// Where it is: in a pool's queue, being dialled for, or on a connection.
+    pub(crate) at: At,
+    pub(crate) active: Option<Active>,
+    pub(crate) _guard: Option<Guard>,
+    pub(crate) pending: Option<Guard>,
+    pub(crate) started: Duration,
+    /// The head was handed to the codec.
+    pub(crate) sent: bool,
+}
+
+/// Where an attempt is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum At {
+    Queue(PoolId),
+    Dial(DialId),
+    /// Connected, TLS in progress.
+    Handshake(ConnId),
+    Conn(ConnId, Sid),
+    Nowhere,
+}
+
+/// One direction of a stream.
+#[derive(Debug, Default)]
+pub(crate) struct Half {
+    /// Received, not yet sent on.
+    pub(crate) buf: Buf,
+    /// The sender has ended.
+    pub(crate) end: bool,
+    pub(crate) trailers: Option<Head>,
+    /// The head was sent on: the body may follow.
+    pub(crate) open: bool,
+    /// The end was sent on.
+    pub(crate) done: bool,
+    /// Bytes of the body so far.
+    pub(crate) bytes: u64,
+}
+
+/// A stream's deadlines, on the monotonic clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Due {
+    pub(crate) wait: Option<Duration>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) per_try: Option<Duration>,
+    pub(crate) backoff: Option<Duration>,
+    pub(crate) max: Option<Duration>,
+    /// How long it may stand still, and when it last moved.
+    pub(crate) idle: Option<Duration>,
+    pub(crate) moved: Duration,
+    pub(crate) report: Option<Duration>,
+}
+
+impl Due {
+    /// The earliest.
+    pub(crate) fn next(&self) -> Option<Duration> {
+        let idle = self.idle.map(|idle| self.moved + idle);
+        [self.wait, self.timeout, self.per_try, self.backoff, self.max, idle, self.report].into_iter().flatten().min()
+    }
+}
+
+/// What will be logged and counted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Record {
+    pub(crate) wall: Duration,
+    pub(crate) begun: Duration,
+    pub(crate) request_done: Option<Duration>,
+    pub(crate) response_first: Option<Duration>,
+    pub(crate) flags: Flags,
+    pub(crate) status: u16,
+    pub(crate) grpc_status: Option<u32>,
+    pub(crate) details: Option<String>,
+    pub(crate) termination: Option<String>,
+    pub(crate) upstream_failure: Option<String>,
+    pub(crate) downstream_failure: Option<String>,
+    /// The policy that decided, and why, in words.
+    pub(crate) policy: Option<String>,
+    pub(crate) route: Option<Name>,
+    pub(crate) vhost: Option<Name>,
+    pub(crate) cluster: Option<Arc<Cluster>>,
+    pub(crate) upstream: Option<String>,
+    pub(crate) upstream_local: Option<String>,
+    pub(crate) upstream_uri: Option<Name>,
+    pub(crate) upstream_tls: Option<&'static str>,
+    pub(crate) upstream_h2: Option<bool>,
+    pub(crate) attempts: u32,
+    pub(crate) endpoint: Option<Arc<mizzen_ir::config::Endpoint>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_messages_for_any_split() {
+        let mut body = Vec::new();
+        for n in [0usize, 1, 7, 300] {
+            body.push(0);
+            body.extend_from_slice(&(n as u32).to_be_bytes());
+            body.extend(std::iter::repeat_n(9, n));
+        }
+        for size in 1..20 {
+            let mut frames = GrpcFrames::default();
+            body.chunks(size).for_each(|part| frames.look(part));
+            assert_eq!(frames.messages, 4, "split by {size}");
+        }
+    }
+}

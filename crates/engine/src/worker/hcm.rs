@@ -1,0 +1,359 @@
+//! HTTP from a client: the codec, the request's head, the filters.
+
+use std::{net::IpAddr, sync::Arc};
+
+use mizzen_http::{Codec, Head, Limits, Sniff, StreamId as Sid, sniff};
+use mizzen_ir::{
+    PathOutcome, PolicyFacts, RequestFacts, Trace, Verdict,
+    config::{CodecKind, Hcm, HttpFilterKind, HttpRoutes, RouteConfig, StripPort},
+    find_route, nearest_miss, normalize_path,
+};
+
+use super::{Event, Worker, down::explain};
+use crate::{
+    ConnId, Question,
+    conn::{Conn, Http, Proto},
+    flags::Flags,
+    headers,
+    stream::{Due, Half, Kind, Peers, Record, Request, Routed, Step, Stream, StreamId},
+};
+
+/// What the filters say.
+enum Flow {
+    Go,
+    /// The request was answered here.
+    Over,
+}
+
+impl Worker {
+    /// Begins to speak HTTP on a connection.
+    pub(crate) fn serve_http(&mut self, id: ConnId, hcm: Arc<Hcm>, _inbound: bool) {
+        if let Some(down) = self.conn(id).and_then(|c| c.down_mut()) {
+            down.hcm = Some(hcm);
+        }
+        self.bind_policies(id);
+        if let Some(conn) = self.conn(id) {
+            conn.proto = Proto::Choose;
+            // A client that never says a word is as idle as one between requests.
+            conn.last = conn.last.max(conn.born);
+        }
+        self.choose_codec(id);
+        self.arm(id);
+    }
+
+    /// Which version of HTTP it is: as configured, as ALPN says, or by the first bytes.
+    pub(crate) fn choose_codec(&mut self, id: ConnId) {
+        let now = self.now.mono;
+        let draining = self.draining;
+        let Some(conn) = self.conn(id) else { return };
+        let alpn = conn.tls.as_ref().and_then(|tls| tls.alpn());
+        let Some(hcm) = conn.down().and_then(|d| d.hcm.clone()) else { return };
+        let h2 = match (hcm.codec, alpn) {
+            (CodecKind::Http1, _) => false,
+            (CodecKind::Http2, _) => true,
+            (CodecKind::Auto, Some(b"h2")) => true,
+            (CodecKind::Auto, Some(b"http/1.1" | b"http/1.0")) => false,
+            (CodecKind::Auto, _) => match sniff(conn.input.as_slice()) {
+                Sniff::Http2 => true,
+                Sniff::NeedMore if b"PRI * HTTP/2.0".starts_with(conn.input.as_slice().get(..14.min(conn.input.len())).unwrap_or_default()) => {
+                    if conn.eof {
+                        self.close(id, crate::conn::Closing::Close);
+                    }
+                    return;
+                }
+                _ => false,
+            },
+        };
+        let limits = server_limits(&hcm);
+        let codec = if h2 { Codec::h2_server(limits, &mut conn.tx) } else { Codec::h1_server(limits) };
+        conn.proto = Proto::Http(Http::new(codec, now));
+        self.mark(id);
+        self.queue_parse(id);
+        if draining {
+            self.drain_conn(id, self.options.limits.drain);
+        }
+    }
+
+    /// A request's head arrived; its connection is in hand.
+    pub(crate) fn new_request(&mut self, conn: &mut Conn, sid: Sid, head: Head, end: bool) {
+        let now = self.now;
+        let Some(down) = conn.down() else { return };
+        // A connection whose chain is what it was, or has taken over the new one, runs its requests by the newest configuration.
+        let (Some(hcm), config) = (down.hcm.clone(), down.config.clone()) else { return };
+        let is_grpc = head.get_str("content-type").is_some_and(|t| t == "application/grpc" || t.starts_with("application/grpc+"));
+        let request = Request {
+            is_head: head.method() == "HEAD",
+            is_grpc,
+            is_upgrade: head.protocol().is_some(),
+            secure: conn.tls.is_some(),
+            remote: conn.addrs.peer.ip(),
+            head,
+            step: Step::Waiting,
+            route: None,
+            replay: None,
+            attempts: 0,
+            tried: Vec::new(),
+            retry_guard: None,
+            heads: Vec::new(),
+            response: Head::new(),
+            alpn: None,
+            peers: Peers::default(),
+            wait: None,
+            switched: false,
+            grpc_frames: Default::default(),
+            hcm,
+        };
+        let due = Due {
+            idle: request.hcm.stream_idle_timeout,
+            moved: now.mono,
+            max: request.hcm.max_stream_duration.map(|max| now.mono + max),
+            ..Due::default()
+        };
+        let stream = Stream {
+            config,
+            down: conn.id,
+            down_sid: sid,
+            kind: Kind::Http(Box::new(request)),
+            up: None,
+            req: Half { end, ..Half::default() },
+            resp: Half::default(),
+            due,
+            record: Record { wall: now.wall, begun: now.mono, ..Record::default() },
+        };
+        let id = self.streams.insert(stream);
+        if let Some(http) = conn.http_mut() {
+            http.streams.push((sid, id));
+            http.requests += 1;
+        }
+        self.inbox.push_back(Event::Request(id));
+    }
+
+    /// The connection manager's part of a request: headers, path, limits.
+    pub(crate) fn request(&mut self, id: StreamId) {
+        let most = self.options.limits.streams;
+        let full = self.streams.len() > most;
+        let uuid = [self.rng.next(), self.rng.next()];
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let down_id = stream.down;
+        let Kind::Http(request) = &mut stream.kind else { return };
+        let hcm = request.hcm.clone();
+        let Some(conn) = self.conns.get(down_id).and_then(Option::as_deref) else { return };
+        let Some(down) = conn.down() else { return };
+        let requests = conn.http().map_or(0, |h| h.requests);
+        let drain = hcm.max_requests_per_connection > 0 && requests >= hcm.max_requests_per_connection.into() && !down.draining;
+        let secure = request.secure;
+        headers::client_address(&mut request.head, &hcm, conn.addrs.peer.ip(), secure, &mut request.remote);
+        headers::client_cert(&mut request.head, &hcm, down.peer.as_deref(), down.local_uri.as_deref());
+        headers::request_id(&mut request.head, &hcm, uuid);
+        let scheme = request.head.get_str("x-forwarded-proto").unwrap_or(if secure { "https" } else { "http" }).to_owned();
+        request.secure = scheme == "https";
+        request.head.set_scheme(&scheme);
+        if !hcm.via.is_empty() {
+            request.head.append("via", hcm.via.as_bytes());
+        }
+        if hcm.strip_port != StripPort::No || hcm.strip_trailing_dot {
+            let port = down.destination.port();
+            headers::strip_host(&mut request.head, &hcm, port);
+        }
+        if request.head.authority().is_empty() && !hcm.default_host.is_empty() {
+            request.head.set_authority(&hcm.default_host);
+        }
+        if drain {
+            self.drain_conn(down_id, hcm.drain_timeout);
+        }
+        self.arm(down_id);
+        if full {
+            return self.reply(id, 503, "overload", Flags::OVERLOAD, "overload");
+        }
+        self.check_request(id, &hcm);
+    }
+
+    fn check_request(&mut self, id: StreamId, hcm: &Arc<Hcm>) {
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let Kind::Http(request) = &mut stream.kind else { return };
+        if request.head.authority().is_empty() {
+            return self.reply(id, 400, "", Flags::default(), "missing_host_header");
+        }
+        if request.head.method() == "CONNECT" {
+            return self.reply(id, 403, "", Flags::default(), "upgrade_failed");
+        }
+        match normalize_path(request.head.path(), &hcm.path) {
+            PathOutcome::Keep => {}
+            PathOutcome::Changed(path) => {
+                request.head.set_path(&path);
+            }
+            PathOutcome::Reject => return self.reply(id, 400, "", Flags::default(), "path_normalization_failed"),
+            PathOutcome::Redirect(path) => {
+                return self.reply_with(id, 307, "", Flags::default(), "path_normalization_redirect", &[("location", &path)]);
+            }
+        }
+        if !hcm.proxy_100_continue && request.head.get("expect").is_some_and(|v| v.eq_ignore_ascii_case(b"100-continue")) {
+            request.head.remove("expect");
+            self.interim(id, &Head::response(100));
+        }
+        self.find(id);
+    }
+
+    /// Finds the route, waiting for its configuration for a bounded time.
+    fn find(&mut self, id: StreamId) {
+        let random = self.rng.next();
+        let wait = self.now.mono + self.options.limits.resource_wait;
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let Kind::Http(request) = &mut stream.kind else { return };
+        let config = stream.config.clone();
+        let routes: Option<&Arc<RouteConfig>> = match &request.hcm.routes {
+            HttpRoutes::Inline(routes) => Some(routes),
+            HttpRoutes::Named(name) => config.routes.get(name),
+        };
+        let Some(routes) = routes else {
+            let HttpRoutes::Named(name) = &request.hcm.routes else { return };
+            let question = Question::Resource { kind: "route", name: name.clone() };
+            request.step = Step::Waiting;
+            if stream.due.wait.is_none() {
+                stream.due.wait = Some(wait);
+            }
+            let asked = self.ask(question, Some(id));
+            if let Some(Kind::Http(request)) = self.streams.get_mut(id).map(|s| &mut s.kind) {
+                request.wait = Some(asked);
+            }
+            return self.arm_stream(id);
+        };
+        stream.due.wait = None;
+        let facts = RequestFacts { head: &request.head, secure: request.secure };
+        let found = find_route(routes, &facts, random, &mut Trace::off());
+        stream.record.vhost = found.map(|f| f.host.name.clone());
+        stream.record.route = found.map(|f| f.route.name.clone());
+        request.route = found.map(|found| Routed {
+            host: found.host.clone(),
+            route: found.route.clone(),
+            forward: None,
+            mutations: found.route.headers.clone(),
+            cluster: None,
+            cluster_name: None,
+        });
+        let tls_needed = found.is_some_and(|f| f.host.require_tls) && !request.secure;
+        if tls_needed {
+            let location = format!("https://{}{}", request.head.authority(), request.head.path());
+            return self.reply_with(id, 301, "", Flags::default(), "route_tls_redirect", &[("location", &location)]);
+        }
+        if let Flow::Go = self.filters(id) {
+            self.route(id);
+        }
+    }
+
+    /// A resource arrived, or a name was resolved, or neither will be.
+    pub(crate) fn route_again(&mut self, id: StreamId) {
+        let newest = self.config.clone();
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        match &mut stream.kind {
+            Kind::Taken => {}
+            Kind::Tcp(_) => self.tcp_connect(id),
+            Kind::Http(request) => match request.step {
+                // What waited for a resource takes the newest configuration and routes anew.
+                Step::Waiting => {
+                    stream.config = newest;
+                    let HttpRoutes::Named(name) = &request.hcm.routes else { return self.find(id) };
+                    if stream.config.routes.contains_key(name) {
+                        self.find(id);
+                    } else {
+                        self.wait_timeout(id);
+                    }
+                }
+                Step::Picking => {
+                    stream.due.wait = None;
+                    self.attempt_now(id);
+                }
+                Step::Backoff | Step::Sent | Step::Responding | Step::Local => {}
+            },
+        }
+    }
+
+    /// What was waited for did not come.
+    pub(crate) fn wait_timeout(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        stream.due.wait = None;
+        let Kind::Http(request) = &stream.kind else { return };
+        match request.step {
+            Step::Picking => self.reply(id, 503, "no healthy upstream", Flags::NO_HEALTHY_UPSTREAM, "no_healthy_upstream"),
+            _ => self.reply(id, 404, "", Flags::NO_ROUTE, "route_configuration_not_found"),
+        }
+    }
+
+    /// Runs the filters over the request.
+    fn filters(&mut self, id: StreamId) -> Flow {
+        let Some(stream) = self.streams.get_mut(id) else { return Flow::Over };
+        let down_id = stream.down;
+        let Kind::Http(request) = &mut stream.kind else { return Flow::Over };
+        let hcm = request.hcm.clone();
+        let Some(conn) = self.conns.get(down_id).and_then(Option::as_deref) else { return Flow::Over };
+        let Some(down) = conn.down() else { return Flow::Over };
+        let mut policy = 0;
+        for filter in hcm.filters.iter() {
+            match &filter.kind {
+                HttpFilterKind::Stats(_) | HttpFilterKind::GrpcStats => {}
+                HttpFilterKind::Alpn(alpn) => request.alpn = Some(alpn.clone()),
+                HttpFilterKind::PeerMetadata(exchange) => self.local.exchange_request(&mut request.head, &mut request.peers, exchange),
+                HttpFilterKind::Rbac(rbac) => {
+                    let Some(rules) = &rbac.rules else { continue };
+                    let facts = PolicyFacts {
+                        destination: down.destination,
+                        direct_remote: conn.addrs.peer.ip(),
+                        remote: request.remote,
+                        server_name: down.server_name.as_deref(),
+                        peer: down.peer.as_deref(),
+                        request: Some(&request.head),
+                    };
+                    let bound = down.bound.get(policy).filter(|(bound, _)| Arc::ptr_eq(bound, rules));
+                    policy += 1;
+                    // What X-Forwarded-For says differs from request to request: such policies are not bound.
+                    let verdict = match bound {
+                        Some((_, bound)) if request.remote == conn.addrs.peer.ip() => bound.authorize(rules, &facts),
+                        _ => mizzen_ir::authorize(rules, &facts, &mut Trace::off()),
+                    };
+                    if let Verdict::Denied(denied) = verdict {
+                        let details = format!("rbac_access_denied_matched_policy[{}]", denied.as_deref().unwrap_or("none"));
+                        stream.record.policy = Some(explain(denied.as_deref(), || nearest_miss(rules, &facts)));
+                        self.reply(id, 403, "RBAC: access denied", Flags::default(), &details);
+                        return Flow::Over;
+                    }
+                }
+            }
+        }
+        Flow::Go
+    }
+
+    /// A client broke the protocol: what its codec answered is logged too.
+    pub(crate) fn note_protocol_error(&mut self, conn: &Conn, what: &'static str) {
+        let ids: Vec<StreamId> = conn.http().map(|h| h.streams.iter().map(|(_, id)| *id).collect()).unwrap_or_default();
+        let is_down = conn.down().is_some();
+        for id in ids {
+            if let Some(stream) = self.streams.get_mut(id) {
+                let details = if is_down { "http.codec_error" } else { "upstream_codec_error" };
+                stream.record.details.get_or_insert_with(|| format!("{details}:{}", what.replace(' ', "_")));
+            }
+        }
+    }
+}
+
+/// The codec's limits towards clients.
+fn server_limits(hcm: &Hcm) -> Limits {
+    let default = Limits::default();
+    let or = |n: u32, default: usize| if n == 0 { default } else { n as usize };
+    Limits {
+        header_bytes: if hcm.max_headers_kb == 0 { default.header_bytes } else { hcm.max_headers_kb as usize * 1024 },
+        header_count: or(hcm.max_headers, default.header_count),
+        accept_http_10: hcm.accept_http_10,
+        // Envoy's default would let one client open 2^31 streams: bounded here, as its guide for edges recommends.
+        concurrent_streams: hcm.h2.max_streams.min(1024),
+        stream_window: hcm.h2.stream_window.clamp(65_535, 1 << 20),
+        connection_window: hcm.h2.connection_window.clamp(65_535, 4 << 20),
+        extended_connect: hcm.h2.allow_connect,
+        ..default
+    }
+}
+
+/// The address in a text of X-Forwarded-For.
+pub(crate) fn parse_address(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
+    text.parse().ok().or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|a| a.ip()))
+}

@@ -1,0 +1,334 @@
+//! Bytes in and out of connections, and their closing.
+
+use mizzen_http::Reason;
+
+use super::{Event, Gone, Lost, Worker};
+use crate::{
+    Action, ConnId, Eof, How,
+    conn::{Closing, Conn, Owner, Proto, Role},
+    stream::StreamId,
+};
+
+/// Plaintext that a TLS session may put before what is spoken at a time.
+const ROOM: usize = 64 * 1024;
+
+impl Worker {
+    /// Bytes were read: how many were taken (all, if the connection is known). If fewer than all, present the rest again after
+    /// `Action::Read(conn, true)`.
+    pub fn bytes(&mut self, id: ConnId, wire: &mut [u8]) -> usize {
+        let now = self.now.mono;
+        let Some(conn) = self.conns.get_mut(id).and_then(Option::as_mut) else { return wire.len() };
+        conn.last = now;
+        if conn.closing >= Closing::Close || conn.eof {
+            return wire.len();
+        }
+        conn.input.ready(&mut self.spare);
+        if conn.tls.is_some() {
+            self.decrypt(id, wire);
+        } else {
+            conn.input.extend(wire);
+        }
+        self.queue_parse(id);
+        wire.len()
+    }
+
+    /// Feeds a TLS session, with nothing to have it go on where it stopped for lack of room.
+    pub(crate) fn decrypt(&mut self, id: ConnId, wire: &[u8]) {
+        let Some(conn) = self.conns.get_mut(id).and_then(Option::as_mut) else { return };
+        let Some(tls) = &mut conn.tls else { return };
+        let was = tls.is_handshaking();
+        let room = if conn.held { conn.input.len().max(1) } else { ROOM.max(conn.input.len() + 1) };
+        let result = tls.read(wire, &mut conn.input, &mut conn.out, room);
+        let finished = was && !tls.is_handshaking();
+        if tls.peer_closed() {
+            conn.eof = true;
+        }
+        let dirty = !conn.out.is_empty();
+        match result {
+            Ok(()) if finished => self.inbox.push_back(Event::Secured(id)),
+            Ok(()) => {}
+            Err(error) => {
+                self.tls_failed(id, &error);
+                return;
+            }
+        }
+        if dirty {
+            self.mark(id);
+        }
+    }
+
+    /// Has what is spoken on a connection look at its input, later in this turn.
+    pub(crate) fn queue_parse(&mut self, id: ConnId) {
+        if let Some(conn) = self.conn(id) {
+            if !conn.queued {
+                conn.queued = true;
+                self.inbox.push_back(Event::Parse(id));
+            }
+        }
+    }
+
+    /// The other side's bytes have ended.
+    pub fn ended(&mut self, id: ConnId, how: Eof) {
+        let Some(conn) = self.conn(id) else { return };
+        if how == Eof::Half && conn.closing != Closing::Reset {
+            conn.eof = true;
+            if conn.closing == Closing::Close {
+                return;
+            }
+            // A TLS stream cut off without its closing alert: the message may be cut short, so it is no orderly end.
+            self.queue_parse(id);
+        } else {
+            self.drop_conn(id, Gone::Closed, Lost::Closed);
+            self.remove(id, Some(How::Close));
+        }
+    }
+
+    /// The bytes to be written to a connection now.
+    pub fn pending(&self, id: ConnId) -> &[u8] {
+        self.conn_ref(id).map(|conn| conn.out.as_slice()).unwrap_or_default()
+    }
+
+    /// So many of them were written.
+    pub fn wrote(&mut self, id: ConnId, n: usize) {
+        let (now, low) = (self.now.mono, self.options.limits.stream_buffer / 2);
+        let Some(conn) = self.conns.get_mut(id).and_then(Option::as_mut) else { return };
+        conn.last = now;
+        conn.out.consume(n);
+        let backlog = conn.backlog();
+        if backlog <= low && !conn.blocked.is_empty() {
+            self.inbox.push_back(Event::Room(id));
+        }
+        if conn.out.is_empty() {
+            conn.out.rest(&mut self.spare);
+            if conn.closing != Closing::No || !conn.tx.is_empty() {
+                self.mark(id);
+            }
+        }
+    }
+
+    /// Puts a connection on the list of those to be flushed at the end of the turn.
+    pub(crate) fn mark(&mut self, id: ConnId) {
+        if let Some(conn) = self.conn(id) {
+            if !conn.dirty {
+                conn.dirty = true;
+                self.dirty.push(id);
+            }
+        }
+    }
+
+    /// Seals what is to be sent, asks for the writing, and closes what is to be closed.
+    pub(crate) fn flush(&mut self) {
+        for id in std::mem::take(&mut self.dirty) {
+            let Some(conn) = self.conn(id) else { continue };
+            conn.dirty = false;
+            if let Err(error) = conn.seal() {
+                self.tls_failed(id, &error);
+                continue;
+            }
+            if conn.closing >= Closing::Write && conn.tx.is_empty() {
+                if let Some(tls) = &mut conn.tls {
+                    if !tls.is_handshaking() {
+                        tls.close(&mut conn.out);
+                    }
+                }
+            }
+            let pending = !conn.out.is_empty();
+            let closing = conn.closing;
+            match closing {
+                Closing::Reset => self.remove(id, Some(How::Reset)),
+                _ if pending => self.actions.push(Action::Write(id)),
+                Closing::Close => self.remove(id, Some(How::Close)),
+                Closing::Write => {
+                    conn.closing = Closing::WriteDone;
+                    // With TLS the closing alert has said it; the socket stays open for what still comes in.
+                    self.actions.push(Action::Close(id, How::Write));
+                }
+                Closing::No | Closing::WriteDone => {}
+            }
+        }
+        for (log, lines) in self.logs.iter_mut().filter(|(_, lines)| !lines.is_empty()) {
+            self.actions.push(Action::Log(log.clone(), std::mem::take(lines)));
+        }
+    }
+
+    /// Stops or restarts a connection's reading and parsing.
+    pub(crate) fn hold(&mut self, id: ConnId, hold: bool) {
+        let Some(conn) = self.conn(id) else { return };
+        conn.held = hold;
+        if conn.reading == hold {
+            conn.reading = !hold;
+            self.actions.push(Action::Read(id, !hold));
+        }
+        if !hold {
+            self.queue_parse(id);
+        }
+    }
+
+    /// Runs what is spoken on a connection over its input.
+    pub(crate) fn parse(&mut self, id: ConnId) {
+        let Some(conn) = self.conn(id) else { return };
+        conn.queued = false;
+        if conn.closing >= Closing::Close {
+            return;
+        }
+        let stuck = !conn.held && conn.tls.as_ref().is_some_and(|tls| tls.holds() > 0) && conn.input.len() < ROOM;
+        if stuck {
+            self.decrypt(id, &[]);
+        }
+        let Some(conn) = self.conn(id) else { return };
+        match &conn.proto {
+            Proto::Sniff => self.sniff(id),
+            Proto::Handshake => {
+                if conn.eof {
+                    self.drop_conn(id, Gone::Closed, Lost::Connect("connection closed in the TLS handshake".to_owned()));
+                    self.remove(id, Some(How::Close));
+                }
+            }
+            Proto::Tcp(stream) => {
+                let stream = *stream;
+                self.tcp_input(id, stream);
+            }
+            Proto::Choose => self.choose_codec(id),
+            Proto::Http(_) => self.parse_http(id),
+            Proto::Dead => {
+                conn.input.clear();
+                if conn.eof {
+                    self.close(id, Closing::Close);
+                }
+            }
+        }
+        // What TLS still holds is decrypted after what was decrypted has been taken.
+        let Some(conn) = self.conn(id) else { return };
+        let more = !conn.held && conn.tls.as_ref().is_some_and(|tls| tls.holds() > 0 && !tls.is_handshaking()) && conn.input.len() < ROOM;
+        if more && stuck {
+            self.queue_parse(id);
+        }
+        if let Some(conn) = self.conns.get_mut(id).and_then(Option::as_mut) {
+            conn.input.rest(&mut self.spare);
+        }
+    }
+
+    /// A connection's backlog has room: the streams that waited for it go on.
+    pub(crate) fn room(&mut self, id: ConnId) {
+        let Some(conn) = self.conn(id) else { return };
+        let is_down = conn.down().is_some();
+        let blocked = std::mem::take(&mut conn.blocked);
+        let tcp = matches!(conn.proto, Proto::Tcp(_));
+        for stream in blocked {
+            let dir = if is_down { super::Dir::Down } else { super::Dir::Up };
+            if tcp {
+                self.tcp_pump(stream, dir);
+            } else {
+                self.pump(stream, dir);
+            }
+        }
+        let Some(conn) = self.conn(id) else { return };
+        if conn.held && conn.is_h2() {
+            self.hold(id, false);
+        }
+    }
+
+    /// Waits in `conn`'s list until it has room.
+    pub(crate) fn block(conn: &mut Conn, stream: StreamId) {
+        if !conn.blocked.contains(&stream) {
+            conn.blocked.push(stream);
+        }
+    }
+
+    /// Closes a connection when all is sent (or at once). Its streams must have been told.
+    pub(crate) fn close(&mut self, id: ConnId, how: Closing) {
+        let now = self.now.mono;
+        let Some(conn) = self.conn(id) else { return };
+        if conn.closing < how {
+            conn.closing = how;
+            if how >= Closing::Close {
+                conn.proto = Proto::Dead;
+                conn.input.clear();
+                // A peer that does not read must not keep it open for ever.
+                conn.deadline = Some(now + std::time::Duration::from_secs(5));
+            }
+        }
+        self.mark(id);
+        self.arm(id);
+    }
+
+    /// Tells all who have to do with a connection that it is gone; it stays in its slot.
+    pub(crate) fn drop_conn(&mut self, id: ConnId, gone: Gone, lost: Lost) {
+        let Some(conn) = self.conn(id) else { return };
+        let was_up = match &conn.role {
+            Role::Up(up) => Some(up.owner),
+            Role::Down(_) => None,
+        };
+        let proto = std::mem::replace(&mut conn.proto, Proto::Dead);
+        let streams: Vec<StreamId> = match &proto {
+            Proto::Tcp(stream) => vec![*stream],
+            Proto::Http(http) => http.streams.iter().map(|(_, stream)| *stream).collect(),
+            Proto::Sniff | Proto::Handshake | Proto::Choose | Proto::Dead => Vec::new(),
+        };
+        let handshake = matches!(proto, Proto::Handshake);
+        match was_up {
+            None => {
+                self.inbox.extend(streams.into_iter().map(|stream| Event::DownLost(stream, gone)));
+                if matches!(proto, Proto::Sniff | Proto::Handshake) {
+                    self.connection_failed(id, None);
+                }
+            }
+            Some(owner) => {
+                self.inbox.extend(streams.into_iter().map(|stream| Event::UpLost(stream, lost.clone())));
+                match owner {
+                    Owner::Pool(pool) => self.pool_lost(pool, id, handshake.then_some(lost)),
+                    Owner::Stream(stream) if handshake => self.inbox.push_back(Event::UpLost(stream, lost)),
+                    Owner::Stream(_) => {}
+                }
+            }
+        }
+    }
+
+    /// A TLS session is broken.
+    pub(crate) fn tls_failed(&mut self, id: ConnId, error: &rustls::Error) {
+        let Some(conn) = self.conn(id) else { return };
+        let handshake = matches!(conn.proto, Proto::Handshake);
+        let text = format!("TLS_error:{error}");
+        let is_down = conn.down().is_some();
+        if is_down && handshake {
+            self.connection_failed(id, Some(text.clone()));
+            if let Some(conn) = self.conn(id) {
+                conn.proto = Proto::Dead;
+            }
+        }
+        let lost = if handshake { Lost::Connect(text) } else { Lost::Closed };
+        self.drop_conn(id, Gone::Closed, lost);
+        // The alert is sent before the close.
+        self.close(id, Closing::Close);
+    }
+
+    /// Takes a connection out of its slot.
+    pub(crate) fn remove(&mut self, id: ConnId, how: Option<How>) {
+        let Some(Some(mut conn)) = self.conns.remove(id) else { return };
+        conn.input.clear();
+        conn.input.rest(&mut self.spare);
+        conn.out.clear();
+        conn.out.rest(&mut self.spare);
+        if let Role::Up(up) = &conn.role {
+            up.spec.host.connections.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        }
+        if let Some(how) = how {
+            self.close_action(id, how);
+        }
+    }
+
+    /// Ends an HTTP connection after a fault of its peer; what the codec wants to say is in `tx`.
+    pub(crate) fn http_failed(&mut self, id: ConnId) {
+        self.drop_conn(id, Gone::Protocol, Lost::Protocol);
+        self.close(id, Closing::Close);
+    }
+
+    /// Resets one stream at the codec; nothing if it is gone.
+    pub(crate) fn codec_reset(&mut self, id: ConnId, sid: mizzen_http::StreamId, code: Reason) {
+        let Some(conn) = self.conn(id) else { return };
+        if let Some((codec, tx)) = conn.codec() {
+            codec.reset(sid, code, tx);
+        }
+        self.mark(id);
+    }
+}

@@ -1,0 +1,272 @@
+//! Pools of HTTP connections to endpoints.
+
+use std::{sync::Arc, sync::atomic::Ordering::Relaxed};
+
+use mizzen_http::{Codec, Limits, State};
+use mizzen_ir::config::{HttpProtocol, UpstreamHttp};
+
+use super::{Event, Gone, Lost, Worker};
+use crate::{
+    ConnId,
+    conn::{Closing, Http, Owner, Proto},
+    pool::{Pool, PoolId, UpSpec},
+    stream::{At, Kind, StreamId},
+};
+
+impl Worker {
+    /// The pool for connections like this.
+    pub(crate) fn pool(&mut self, spec: &Arc<UpSpec>) -> PoolId {
+        let key = spec.key();
+        if let Some(id) = self.pool_of.get(&key) {
+            return *id;
+        }
+        let h2 = spec.protocol == HttpProtocol::Http2;
+        let pool = Pool { spec: spec.clone(), conns: Vec::new(), coming: 0, queue: Default::default(), h2 };
+        let id = self.pools.insert(pool);
+        self.pool_of.insert(key, id);
+        id
+    }
+
+    /// Puts a stream on a connection, or in the queue for one.
+    pub(crate) fn checkout(&mut self, id: StreamId, pool_id: PoolId) {
+        if let Some(conn) = self.free_conn(pool_id) {
+            self.put_on(id, conn);
+            return;
+        }
+        let Some(pool) = self.pools.get_mut(pool_id) else { return };
+        pool.queue.push_back(id);
+        if let Some(up) = self.streams.get_mut(id).and_then(|s| s.up.as_mut()) {
+            up.at = At::Queue(pool_id);
+        }
+        self.dial_for(pool_id);
+    }
+
+    /// A connection of the pool that takes one more stream.
+    fn free_conn(&mut self, pool: PoolId) -> Option<ConnId> {
+        let pool = self.pools.get(pool)?;
+        pool.conns.iter().rev().copied().find(|id| {
+            self.conn_ref(*id).is_some_and(|conn| {
+                let most = conn.up().map_or(0, |up| up.spec.http.max_requests_per_connection);
+                conn.closing == Closing::No
+                    && !conn.eof
+                    && conn.up().is_some_and(|up| !up.draining)
+                    && conn.http().is_some_and(|http| http.codec.can_open() && (most == 0 || http.requests < most.into()))
+            })
+        })
+    }
+
+    /// Dials as many connections as the queue needs and the breaker allows.
+    fn dial_for(&mut self, id: PoolId) {
+        loop {
+            let Some(pool) = self.pools.get(id) else { return };
+            let wanted = if pool.h2 { usize::from(!pool.queue.is_empty()) } else { pool.queue.len() };
+            if pool.coming >= wanted {
+                return;
+            }
+            let (spec, any) = (pool.spec.clone(), pool.coming + pool.conns.len() > 0);
+            let guard = self.connection_guard(&spec);
+            if guard.is_none() || self.dials_full() {
+                // With a connection there or coming the queue moves on; else nobody would ever serve it.
+                if !any {
+                    self.fail_queue(id, &Lost::Overflow);
+                }
+                return;
+            }
+            self.dial(spec, Owner::Pool(id), guard);
+            if let Some(pool) = self.pools.get_mut(id) {
+                pool.coming += 1;
+            }
+        }
+    }
+
+    fn fail_queue(&mut self, id: PoolId, lost: &Lost) {
+        let Some(pool) = self.pools.get_mut(id) else { return };
+        let queue = std::mem::take(&mut pool.queue);
+        self.inbox.extend(queue.into_iter().map(|stream| Event::UpLost(stream, lost.clone())));
+    }
+
+    pub(crate) fn pool_dial_failed(&mut self, id: PoolId, lost: Lost) {
+        let Some(pool) = self.pools.get_mut(id) else { return };
+        pool.coming = pool.coming.saturating_sub(1);
+        // Those who waited for it are told; those with a better hope are not: as many as there were dials too few.
+        self.fail_queue(id, &lost);
+        self.tidy_pool(id);
+    }
+
+    /// A connection is ready: HTTP begins.
+    pub(crate) fn pool_connected(&mut self, pool_id: PoolId, id: ConnId) {
+        let now = self.now.mono;
+        let Some(conn) = self.conn(id) else { return };
+        let Some(up) = conn.up() else { return };
+        let alpn = conn.tls.as_ref().and_then(|tls| tls.alpn());
+        let h2 = match up.spec.protocol {
+            HttpProtocol::Http2 => true,
+            HttpProtocol::Http1 | HttpProtocol::Downstream => false,
+            HttpProtocol::Alpn => alpn.is_some_and(|alpn| alpn == b"h2" || alpn == b"istio-h2"),
+        };
+        let limits = client_limits(&up.spec.http);
+        let codec = if h2 { Codec::h2_client(limits, &mut conn.tx) } else { Codec::h1_client(limits) };
+        conn.proto = Proto::Http(Http::new(codec, now));
+        conn.last = now;
+        self.mark(id);
+        self.queue_parse(id);
+        match self.pools.get_mut(pool_id) {
+            Some(pool) => {
+                pool.coming = pool.coming.saturating_sub(1);
+                pool.h2 = h2;
+                pool.conns.push(id);
+                self.idle(id);
+            }
+            None => self.close(id, Closing::Close),
+        }
+        self.arm(id);
+    }
+
+    /// A connection may take streams: from its pool's queue.
+    pub(crate) fn idle(&mut self, id: ConnId) {
+        let Some(Owner::Pool(pool_id)) = self.conn_ref(id).and_then(|c| c.up()).map(|up| up.owner) else { return };
+        loop {
+            let Some(pool) = self.pools.get_mut(pool_id) else { return };
+            let Some(stream) = pool.queue.front().copied() else { break };
+            let alive = self.streams.get(stream).and_then(|s| s.up.as_ref()).is_some_and(|up| up.at == At::Queue(pool_id));
+            if alive && self.free_conn(pool_id).is_none() {
+                break;
+            }
+            if let Some(pool) = self.pools.get_mut(pool_id) {
+                pool.queue.pop_front();
+            }
+            if let Some(conn) = self.free_conn(pool_id).filter(|_| alive) {
+                self.put_on(stream, conn);
+            }
+        }
+        self.dial_for(pool_id);
+        self.end_if_done(id);
+    }
+
+    /// Opens a stream on a connection and sends the request.
+    fn put_on(&mut self, id: StreamId, conn_id: ConnId) {
+        let now = self.now.mono;
+        let Some(conn) = self.conns.get_mut(conn_id).and_then(Option::as_mut) else { return };
+        let (addrs, uri) = (conn.addrs, conn.up().and_then(|up| up.peer.as_ref()).and_then(|p| p.uris.first().cloned()));
+        let version = conn.tls.as_ref().and_then(|tls| tls.version());
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let Some(up) = &mut stream.up else { return };
+        let most = up.spec.http.max_requests_per_connection;
+        let Proto::Http(http) = &mut conn.proto else { return };
+        let Some(sid) = http.codec.open() else {
+            self.inbox.push_back(Event::UpLost(id, Lost::Closed));
+            return;
+        };
+        http.streams.push((sid, id));
+        http.requests += 1;
+        let h2 = http.codec.is_h2();
+        conn.last = now;
+        if most > 0 && http.requests >= most.into() {
+            if let Some(up) = conn.up_mut() {
+                up.draining = true;
+            }
+        }
+        up.at = At::Conn(conn_id, sid);
+        up.pending = None;
+        stream.record.upstream_local = Some(addrs.local.to_string());
+        stream.record.upstream_uri = uri;
+        stream.record.upstream_tls = version;
+        stream.record.upstream_h2 = Some(h2);
+        let address = up.spec.address();
+        if let Kind::Http(request) = &mut stream.kind {
+            if !request.tried.contains(&address) {
+                request.tried.push(address);
+            }
+        }
+        self.send_request(id);
+    }
+
+    /// A pool's connection is gone.
+    pub(crate) fn pool_lost(&mut self, pool_id: PoolId, id: ConnId, handshake: Option<Lost>) {
+        let Some(pool) = self.pools.get_mut(pool_id) else { return };
+        match handshake {
+            None => {
+                pool.conns.retain(|c| *c != id);
+                self.dial_for(pool_id);
+            }
+            Some(lost) => {
+                pool.coming = pool.coming.saturating_sub(1);
+                pool.spec.host.connect_failures.fetch_add(1, Relaxed);
+                self.fail_queue(pool_id, &lost);
+            }
+        }
+        self.tidy_pool(pool_id);
+    }
+
+    /// Forgets an empty pool.
+    pub(crate) fn tidy_pool(&mut self, id: PoolId) {
+        let empty = self.pools.get(id).is_some_and(|p| p.conns.is_empty() && p.coming == 0 && p.queue.is_empty());
+        if empty {
+            if let Some(pool) = self.pools.remove(id) {
+                let key = pool.spec.key();
+                if self.pool_of.get(&key) == Some(&id) {
+                    self.pool_of.remove(&key);
+                }
+            }
+        }
+    }
+
+    /// Takes a pool out of use: idle connections close now, busy ones after their last stream; queued requests are dialled for still.
+    pub(crate) fn retire_pool(&mut self, id: PoolId) {
+        let Some(pool) = self.pools.get(id) else { return };
+        let key = pool.spec.key();
+        let conns = pool.conns.clone();
+        if self.pool_of.get(&key) == Some(&id) {
+            self.pool_of.remove(&key);
+        }
+        for conn in conns {
+            if let Some(up) = self.conn(conn).and_then(|c| c.up_mut()) {
+                up.draining = true;
+            }
+            self.end_if_done(conn);
+        }
+        self.tidy_pool(id);
+    }
+
+    /// Closes an HTTP connection that takes no new streams and has none.
+    pub(crate) fn end_if_done(&mut self, id: ConnId) {
+        let Some(conn) = self.conn(id) else { return };
+        if conn.closing != Closing::No {
+            return;
+        }
+        let over = conn.down().is_some_and(|d| d.draining) || conn.up().is_some_and(|up| up.draining) || conn.eof;
+        let Some(http) = conn.http() else { return };
+        let idle = http.streams.is_empty() && http.codec.active() == 0;
+        match http.codec.state() {
+            State::Done => {}
+            State::Draining if idle => {}
+            State::Open if idle && over => {}
+            State::WriteEnded => {
+                self.close(id, Closing::Write);
+                return;
+            }
+            State::Open | State::Draining => return,
+        }
+        self.drop_conn(id, Gone::Closed, Lost::Closed);
+        self.close(id, Closing::Close);
+    }
+}
+
+/// The codec's limits towards servers.
+fn client_limits(http: &UpstreamHttp) -> Limits {
+    let mut limits = Limits {
+        header_bytes: http.max_headers_kb as usize * 1024,
+        header_count: http.max_headers as usize,
+        open_streams: http.h2.max_streams,
+        stream_window: http.h2.stream_window.clamp(65_535, 1 << 20),
+        connection_window: http.h2.connection_window.clamp(65_535, 4 << 20),
+        ..Limits::default()
+    };
+    if http.max_headers_kb == 0 {
+        limits.header_bytes = Limits::default().header_bytes;
+    }
+    if http.max_headers == 0 {
+        limits.header_count = Limits::default().header_count;
+    }
+    limits
+}

@@ -1,0 +1,385 @@
+//! Bytes of HTTP: from a connection's codec to the partner's, with backpressure.
+
+use mizzen_http::{Event as Http2, Reason, StreamId as Sid};
+
+use super::{Dir, Event, Gone, Lost, Worker};
+use crate::{
+    Action, ConnId,
+    conn::{Closing, Conn, Role},
+    stream::{At, Kind, StreamId},
+};
+
+impl Worker {
+    /// Runs the codec over what has arrived.
+    pub(crate) fn parse_http(&mut self, id: ConnId) {
+        let Some(mut conn) = self.conns.get_mut(id).and_then(Option::take) else { return };
+        let mut input = std::mem::take(&mut conn.input);
+        let mut failed = false;
+        let now = self.now.mono;
+        if let Some(http) = conn.http_mut().filter(|http| now.saturating_sub(http.refilled).as_secs() >= 1) {
+            http.refilled = now;
+            http.codec.refill();
+        }
+        loop {
+            if conn.held || conn.backlog() > 4 * self.options.limits.stream_buffer {
+                // HTTP/2 answers (pings, settings) of a peer that does not read must not pile up.
+                self.hold_in_hand(&mut conn);
+                break;
+            }
+            let Some((codec, tx)) = conn.codec() else { break };
+            match codec.next(input.as_slice(), tx) {
+                Ok((n, None)) => {
+                    input.consume(n);
+                    break;
+                }
+                Ok((n, Some(event))) => {
+                    self.event(&mut conn, event);
+                    input.consume(n);
+                }
+                Err(error) => {
+                    failed = true;
+                    self.note_protocol_error(&conn, error.what);
+                    break;
+                }
+            }
+        }
+        let ended = conn.eof && conn.tls.as_ref().is_none_or(|tls| tls.holds() == 0 || tls.peer_closed());
+        if ended && !failed && !conn.held && !conn.eof_told {
+            conn.eof_told = true;
+            failed = !self.end_of_input(&mut conn);
+        }
+        conn.input = input;
+        let dirty = !conn.tx.is_empty() || !conn.out.is_empty();
+        if let Some(place) = self.conns.get_mut(id) {
+            *place = Some(conn);
+        }
+        if dirty {
+            self.mark(id);
+        }
+        if failed {
+            self.http_failed(id);
+        } else {
+            self.end_if_done(id);
+        }
+    }
+
+    /// The peer sends no more: `false` if that cut something off.
+    fn end_of_input(&mut self, conn: &mut Conn) -> bool {
+        loop {
+            let Some(http) = conn.http_mut() else { return true };
+            match http.codec.eof() {
+                Ok(Some(event)) => self.event(conn, event),
+                Ok(None) => return true,
+                Err(_) => {
+                    // Not the peer's fault as a rule: a client that went away.
+                    let (gone, lost) = (Gone::Closed, Lost::Closed);
+                    let down = conn.down().is_some();
+                    let streams: Vec<StreamId> = conn.http_mut().map(|h| h.streams.drain(..).map(|(_, s)| s).collect()).unwrap_or_default();
+                    for stream in streams {
+                        self.inbox.push_back(if down { Event::DownLost(stream, gone) } else { Event::UpLost(stream, lost.clone()) });
+                    }
+                    return false;
+                }
+            }
+        }
+    }
+
+    fn hold_in_hand(&mut self, conn: &mut Conn) {
+        conn.held = true;
+        if conn.reading {
+            conn.reading = false;
+            self.actions.push(Action::Read(conn.id, false));
+        }
+    }
+
+    /// One event of the codec, with its connection in hand.
+    fn event(&mut self, conn: &mut Conn, event: Http2<'_>) {
+        let is_down = conn.down().is_some();
+        let find = |conn: &Conn, sid: Sid| conn.http().and_then(|http| http.find(sid));
+        match event {
+            Http2::Head { stream, head, end } if is_down => self.new_request(conn, stream, head, end),
+            Http2::Head { stream, head, end } => {
+                let Some(id) = find(conn, stream) else { return };
+                if let Some(s) = self.streams.get_mut(id) {
+                    s.due.moved = self.now.mono;
+                    // Only the final head may end the message.
+                    s.resp.end |= end;
+                    if let Kind::Http(request) = &mut s.kind {
+                        request.heads.push((head, end));
+                        self.inbox.push_back(Event::Response(id));
+                    }
+                }
+            }
+            Http2::Data { stream, data, end } => match find(conn, stream) {
+                Some(id) => self.data(conn, id, stream, data, end),
+                None => {
+                    if let Some((codec, tx)) = conn.codec() {
+                        codec.consumed(stream, data.len(), tx);
+                    }
+                }
+            },
+            Http2::Trailers { stream, head } => {
+                let Some(id) = find(conn, stream) else { return };
+                let dir = if is_down { Dir::Up } else { Dir::Down };
+                if let Some(s) = self.streams.get_mut(id) {
+                    s.due.moved = self.now.mono;
+                    let half = if is_down { &mut s.req } else { &mut s.resp };
+                    half.end = true;
+                    if !is_down {
+                        s.record.grpc_status = head.get_str("grpc-status").and_then(|v| v.parse().ok()).or(s.record.grpc_status);
+                    }
+                    let half = if is_down { &mut s.req } else { &mut s.resp };
+                    half.trailers = Some(head);
+                    self.inbox.push_back(Event::Pump(id, dir));
+                }
+            }
+            Http2::Reset { stream, code } => {
+                let Some(id) = find(conn, stream) else { return };
+                if let Some(http) = conn.http_mut() {
+                    http.forget(stream);
+                }
+                self.inbox.push_back(if is_down {
+                    Event::DownLost(id, Gone::Reset)
+                } else {
+                    Event::UpLost(id, Lost::Reset(code == Reason::REFUSED_STREAM))
+                });
+            }
+            Http2::Window { stream } => {
+                if let Some(id) = find(conn, stream) {
+                    self.inbox.push_back(Event::Pump(id, if is_down { Dir::Down } else { Dir::Up }));
+                }
+            }
+            Http2::Goaway { .. } => {
+                if let Role::Up(up) = &mut conn.role {
+                    up.draining = true;
+                }
+            }
+            Http2::Settings => self.poke(conn.id),
+            Http2::Pong(_) => {}
+        }
+    }
+
+    /// Some of a body: straight into the partner's buffer if it has room, else kept.
+    fn data(&mut self, conn: &mut Conn, id: StreamId, sid: Sid, data: &[u8], end: bool) {
+        let high = self.options.limits.stream_buffer;
+        let is_down = conn.down().is_some();
+        let dir = if is_down { Dir::Up } else { Dir::Down };
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        stream.due.moved = self.now.mono;
+        let target = match (dir, &stream.up) {
+            (Dir::Down, _) => Some((stream.down, stream.down_sid)),
+            (Dir::Up, Some(up)) => match up.at {
+                At::Conn(conn, sid) => Some((conn, sid)),
+                _ => None,
+            },
+            (Dir::Up, None) => None,
+        };
+        let half = if is_down { &mut stream.req } else { &mut stream.resp };
+        half.bytes += data.len() as u64;
+        half.end |= end;
+        let mut taken = 0;
+        if let Kind::Http(request) = &mut stream.kind {
+            if request.is_grpc {
+                if let Some(frames) = request.grpc_frames.get_mut(usize::from(!is_down)) {
+                    frames.look(data);
+                }
+            }
+        }
+        if half.open && !half.done && half.buf.is_empty() && !data.is_empty() {
+            if let Some((target, to)) = target {
+                if let Some(partner) = self.conns.get_mut(target).and_then(Option::as_mut).filter(|p| p.backlog() < high) {
+                    if let Some((codec, tx)) = partner.codec() {
+                        // The end goes with what is left, if anything is.
+                        taken = codec.send_data(to, data, end, tx);
+                        half.done = end && taken == data.len();
+                    }
+                    if !partner.dirty {
+                        partner.dirty = true;
+                        self.dirty.push(target);
+                    }
+                }
+            }
+        }
+        let (sent, rest) = data.split_at_checked(taken).unwrap_or((data, &[]));
+        half.buf.extend(rest);
+        let over = half.buf.len() >= high;
+        if is_down {
+            keep(&mut stream.kind, sent, self.options.limits.replay);
+        }
+        if let Some((codec, tx)) = conn.codec() {
+            let h2 = codec.is_h2();
+            codec.consumed(sid, taken, tx);
+            if over && !h2 {
+                self.hold_in_hand(conn);
+            }
+        }
+        if end || !rest.is_empty() {
+            self.inbox.push_back(Event::Pump(id, dir));
+        }
+    }
+
+    /// Moves what is kept of a body, and its end.
+    pub(crate) fn pump(&mut self, id: StreamId, dir: Dir) {
+        let (high, replay) = (self.options.limits.stream_buffer, self.options.limits.replay);
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let up = match stream.up.as_ref().map(|up| up.at) {
+            Some(At::Conn(conn, sid)) => Some((conn, sid)),
+            _ => None,
+        };
+        let down = (stream.down, stream.down_sid);
+        let (source, target) = match dir {
+            Dir::Up => (Some(down), up),
+            Dir::Down => (up, Some(down)),
+        };
+        let half = if dir == Dir::Up { &mut stream.req } else { &mut stream.resp };
+        if half.done {
+            return self.check_done(id);
+        }
+        let Some((target, sid)) = target.filter(|_| half.open) else { return };
+        let Some(dst) = self.conns.get_mut(target).and_then(Option::as_mut) else { return };
+        if dst.backlog() >= high && !half.buf.is_empty() {
+            Worker::block(dst, id);
+            return;
+        }
+        let Some((codec, tx)) = dst.codec() else { return };
+        let last = half.end && half.trailers.is_none();
+        let data = half.buf.as_slice();
+        let mut n = 0;
+        if !data.is_empty() || last {
+            n = codec.send_data(sid, data, last, tx);
+        }
+        if dir == Dir::Up {
+            keep(&mut stream.kind, data.get(..n).unwrap_or_default(), replay);
+        }
+        half.buf.consume(n);
+        if half.buf.is_empty() && half.end {
+            if let Some(trailers) = half.trailers.take() {
+                codec.send_trailers(sid, &trailers, tx);
+                if let (Dir::Up, Kind::Http(request)) = (dir, &mut stream.kind) {
+                    request.replay = None;
+                }
+            }
+            half.done = true;
+        }
+        let (done, low) = (half.done, half.buf.len() < high / 2);
+        if !half.buf.is_empty() && codec.capacity(sid) > 0 {
+            Worker::block(dst, id);
+        }
+        self.mark(target);
+        if let Some((source, sid)) = source {
+            let mut release = false;
+            if let Some(src) = self.conn(source) {
+                release = src.held && low && !src.is_h2();
+                if let Some((codec, tx)) = src.codec() {
+                    codec.consumed(sid, n, tx);
+                }
+            }
+            if n > 0 {
+                self.mark(source);
+            }
+            if release {
+                self.hold(source, false);
+            }
+        }
+        if done {
+            self.check_done(id);
+        }
+    }
+
+    /// Ends a stream of which nothing is left to be sent.
+    pub(crate) fn check_done(&mut self, id: StreamId) {
+        let now = self.now.mono;
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        if stream.req.done && stream.record.request_done.is_none() {
+            stream.record.request_done = Some(now);
+        }
+        let Kind::Http(request) = &stream.kind else { return };
+        let over = stream.resp.done && (!request.switched || stream.req.done);
+        if over {
+            self.finish_http(id, true);
+        }
+    }
+
+    /// Ends an HTTP stream in every table, and leaves its record.
+    pub(crate) fn finish_http(&mut self, id: StreamId, complete: bool) {
+        let Some(stream) = self.streams.get(id) else { return };
+        let (down, sid) = (stream.down, stream.down_sid);
+        let up = stream.up.as_ref().map(|up| up.at);
+        let up_over = stream.req.done && stream.resp.end && stream.resp.buf.is_empty();
+        self.finish(id);
+        self.leave_upstream(id, up, if up_over { None } else { Some(Reason::CANCEL) });
+        if let Some(conn) = self.conn(down) {
+            let mut left = false;
+            if let Some(http) = conn.http_mut() {
+                left = http.find(sid) == Some(id);
+                http.forget(sid);
+            }
+            conn.last = conn.last.max(conn.born);
+            if left && !complete {
+                self.codec_reset(down, sid, Reason::INTERNAL_ERROR);
+            }
+        }
+        self.hold_off(down);
+        self.end_if_done(down);
+        self.arm(down);
+    }
+
+    /// A client's HTTP/1 connection may go on with its next request.
+    fn hold_off(&mut self, down: ConnId) {
+        let now = self.now.mono;
+        let Some(conn) = self.conn(down) else { return };
+        conn.last = now;
+        if conn.held && !conn.is_h2() {
+            self.hold(down, false);
+        } else if conn.closing == Closing::No {
+            self.queue_parse(down);
+        }
+    }
+
+    /// Takes a stream off its upstream connection, its queue or its dial.
+    pub(crate) fn leave_upstream(&mut self, id: StreamId, at: Option<At>, reset: Option<Reason>) {
+        match at {
+            Some(At::Conn(conn, sid)) => {
+                if let Some(code) = reset {
+                    self.codec_reset(conn, sid, code);
+                }
+                if let Some(c) = self.conn(conn) {
+                    let h2 = c.is_h2();
+                    if let Some(http) = c.http_mut() {
+                        http.forget(sid);
+                    }
+                    c.blocked.retain(|s| *s != id);
+                    if c.held && !h2 {
+                        self.hold(conn, false);
+                    }
+                    // A close that came with the last bytes is seen before the connection is used again.
+                    self.queue_parse(conn);
+                }
+                let now = self.now.mono;
+                if let Some(c) = self.conn(conn) {
+                    c.last = now;
+                }
+                self.poke(conn);
+                self.arm(conn);
+            }
+            Some(At::Queue(pool)) => {
+                if let Some(pool) = self.pools.get_mut(pool) {
+                    pool.queue.retain(|s| *s != id);
+                }
+            }
+            Some(At::Dial(dial)) => self.cancel_dial(dial),
+            Some(At::Handshake(_) | At::Nowhere) | None => {}
+        }
+    }
+}
+
+/// Keeps what was sent of a request's body, for a retry, up to `most` bytes.
+fn keep(kind: &mut Kind, sent: &[u8], most: usize) {
+    let Kind::Http(request) = kind else { return };
+    let Some(replay) = &mut request.replay else { return };
+    if replay.len() + sent.len() > most {
+        request.replay = None;
+    } else {
+        replay.extend_from_slice(sent);
+    }
+}

@@ -1,0 +1,313 @@
+//! The router: where a request goes, and its tries.
+
+use std::{sync::Arc, time::Duration};
+
+use mizzen_http::Head;
+use mizzen_ir::{
+    apply_headers, pick_cluster, redirect_location, request_timeout, rewrite_path,
+    config::{Action, Forward, HeaderSource, HostRewrite, HttpProtocol},
+    Trace,
+};
+
+use super::{Lost, Worker, upstream::{DNS_WAIT, Host, NoHost, Wish}};
+use crate::{
+    flags::Flags,
+    lb::Limit,
+    log::View,
+    stream::{At, Attempt, Kind, Request, Step, StreamId},
+};
+
+impl Worker {
+    /// Acts upon the route that was found.
+    pub(crate) fn route(&mut self, id: StreamId) {
+        let random = self.rng.next();
+        let now = self.now.mono;
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let Kind::Http(request) = &mut stream.kind else { return };
+        let Some(routed) = &mut request.route else {
+            return self.reply(id, 404, "", Flags::NO_ROUTE, "route_not_found");
+        };
+        let route = routed.route.clone();
+        let forward = match &route.action {
+            Action::Forward(forward) => forward.clone(),
+            Action::Direct(direct) => {
+                let body = String::from_utf8_lossy(&direct.body).into_owned();
+                return self.direct(id, direct.status, &body, "direct_response");
+            }
+            Action::Redirect(redirect) => {
+                let location = redirect_location(redirect, &route.matching, &request.head, request.secure);
+                return self.reply_with(id, redirect.status, "", Flags::default(), "direct_response", &[("location", &location)]);
+            }
+        };
+        let upgrade = request.head.protocol().map(str::to_ascii_lowercase);
+        if let Some(upgrade) = upgrade {
+            let own = forward.upgrades.iter().find(|(name, _)| **name == *upgrade).map(|(_, on)| *on);
+            if !own.unwrap_or_else(|| request.hcm.upgrades.iter().any(|name| **name == *upgrade)) {
+                return self.reply(id, 403, "", Flags::default(), "upgrade_failed");
+            }
+        }
+        let Some(picked) = pick_cluster(&forward, &request.head, random, &mut Trace::off()) else {
+            return self.reply(id, forward.not_found_status, "", Flags::NO_CLUSTER, "cluster_not_found");
+        };
+        routed.mutations = picked.headers.clone();
+        routed.cluster_name = Some(picked.cluster.clone());
+        let host = picked.host.cloned();
+        routed.forward = Some(forward.clone());
+        let cluster = stream.config.clusters.get(&picked.cluster).or_else(|| self.config.clusters.get(&picked.cluster)).cloned();
+        let Some(cluster) = cluster else {
+            return self.reply(id, forward.not_found_status, "", Flags::NO_CLUSTER, "cluster_not_found");
+        };
+        routed.cluster = Some(cluster.clone());
+        stream.record.cluster = Some(cluster.clone());
+        let attempt_count = routed.host.attempt_count;
+        // A retry needs what was sent; an upgrade cannot be sent again.
+        if forward.retry.is_some() && !request.is_upgrade {
+            request.replay = Some(Vec::new());
+        }
+        let timeout = request_timeout(&forward, &request.head);
+        stream.due.timeout = timeout.filter(|_| !request.is_upgrade).map(|t| now + t);
+        match forward.idle_timeout {
+            Some(Duration::ZERO) => stream.due.idle = None,
+            Some(idle) => stream.due.idle = Some(idle),
+            None => {}
+        }
+        match forward.max_stream_duration.or(cluster.http.max_stream_duration) {
+            Some(Duration::ZERO) => stream.due.max = None,
+            Some(max) => stream.due.max = Some(now + max),
+            None => {}
+        }
+        self.local.send_up(&mut request.head, &request.peers, cluster.external);
+        self.change_request(id, &forward, host.as_deref(), attempt_count);
+        self.arm_stream(id);
+        self.attempt_now(id);
+    }
+
+    fn direct(&mut self, id: StreamId, status: u16, body: &str, details: &str) {
+        let head_ops = self.streams.get(id).and_then(|s| match &s.kind {
+            Kind::Http(request) => request.route.as_ref().map(|r| r.mutations.clone()),
+            Kind::Tcp(_) | Kind::Taken => None,
+        });
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        stream.record.details = Some(details.to_owned());
+        let mut head = Head::response(status);
+        if !body.is_empty() {
+            head.set("content-type", "text/plain");
+        }
+        head.set("content-length", body.len().to_string());
+        if let Some(ops) = head_ops {
+            apply_headers(&ops.response, &mut head, HeaderSource::Response, &View::of(self, id, None));
+        }
+        self.respond_locally(id, head, body.as_bytes());
+    }
+
+    /// What the route does to the request's head.
+    fn change_request(&mut self, id: StreamId, forward: &Arc<Forward>, host: Option<&str>, attempt_count: bool) {
+        let Some(mut request) = self.take_request(id) else { return };
+        let original = request.head.path().to_owned();
+        let suppress = request.hcm.router.suppress_envoy_headers;
+        let ops = request.route.as_ref().map(|r| r.mutations.clone());
+        if let Some(ops) = ops {
+            let mut head = std::mem::take(&mut request.head);
+            apply_headers(&ops.request, &mut head, HeaderSource::Request, &View::of(self, id, Some(&request)));
+            request.head = head;
+        }
+        if let Some(routed) = &request.route {
+            if let Some(path) = rewrite_path(forward, &routed.route.matching, &original) {
+                if !suppress {
+                    request.head.set("x-envoy-original-path", &original);
+                }
+                request.head.set_path(&path);
+            }
+        }
+        let authority = request.head.authority().to_owned();
+        let rewritten = match (&forward.host_rewrite, host) {
+            (_, Some(host)) => Some(host.to_owned()),
+            (HostRewrite::Literal(host), None) => Some(host.to_string()),
+            (HostRewrite::Header(name), None) => request.head.get_str(name).map(str::to_owned),
+            (HostRewrite::Path(regex), None) => Some(regex.apply(original.split('?').next().unwrap_or_default())),
+            (HostRewrite::Keep | HostRewrite::Endpoint, None) => None,
+        };
+        if let Some(host) = rewritten.filter(|h| !h.is_empty()) {
+            if forward.append_forwarded_host {
+                request.head.append("x-forwarded-host", &authority);
+            }
+            request.head.set_authority(&host);
+        }
+        if attempt_count {
+            request.head.set("x-envoy-attempt-count", "1");
+        }
+        if let Some(timeout) = self.streams.get(id).and_then(|s| s.due.timeout).filter(|_| !suppress) {
+            let left = timeout.saturating_sub(self.now.mono).as_millis();
+            request.head.set("x-envoy-expected-rq-timeout-ms", left.to_string());
+        }
+        self.give_request(id, request);
+    }
+
+    /// Takes a request out of its stream, so that it can be changed while the rest is looked at.
+    pub(crate) fn take_request(&mut self, id: StreamId) -> Option<Box<Request>> {
+        let stream = self.streams.get_mut(id)?;
+        match std::mem::replace(&mut stream.kind, Kind::Taken) {
+            Kind::Http(request) => Some(request),
+            other => {
+                stream.kind = other;
+                None
+            }
+        }
+    }
+
+    pub(crate) fn give_request(&mut self, id: StreamId, request: Box<Request>) {
+        if let Some(stream) = self.streams.get_mut(id) {
+            stream.kind = Kind::Http(request);
+        }
+    }
+
+    /// One more try.
+    pub(crate) fn attempt(&mut self, id: StreamId) {
+        self.attempt_now(id);
+    }
+
+    /// Picks an endpoint and asks its pool for a connection.
+    pub(crate) fn attempt_now(&mut self, id: StreamId) {
+        let now = self.now.mono;
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let (down_id, config) = (stream.down, stream.config.clone());
+        let Kind::Http(request) = &mut stream.kind else { return };
+        let Some((forward, cluster)) = request.route.as_ref().and_then(|r| Some((r.forward.clone()?, r.cluster.clone()?))) else { return };
+        request.step = Step::Picking;
+        let tried = std::mem::take(&mut request.tried);
+        let again = forward.retry.as_ref().filter(|r| r.avoid_previous_hosts && !tried.is_empty()).map_or(0, |r| r.host_attempts);
+        let alpn = request.alpn.clone();
+        let authority = request.head.authority().to_owned();
+        let Some(conn) = self.conns.get(down_id).and_then(Option::as_deref) else { return };
+        let down_h2 = conn.is_h2();
+        let Some(destination) = conn.down().map(|d| d.destination) else { return };
+        // The newest form of the cluster, as long as there is one of the name.
+        let cluster = self.config.clusters.get(&cluster.name).cloned().unwrap_or(cluster);
+        let picked = self.pick(&config, &cluster, destination, &tried, again);
+        if let Some(Kind::Http(request)) = self.streams.get_mut(id).map(|s| &mut s.kind) {
+            request.tried = tried;
+        }
+        let host = match picked {
+            Ok(host) => host,
+            Err(NoHost::None) => return self.reply(id, 503, "no healthy upstream", Flags::NO_HEALTHY_UPSTREAM, "no_healthy_upstream"),
+            Err(NoHost::Wait(question)) => {
+                self.ask(question, Some(id));
+                if let Some(stream) = self.streams.get_mut(id) {
+                    stream.due.wait = Some(now + DNS_WAIT);
+                }
+                return self.arm_stream(id);
+            }
+        };
+        let protocol = match cluster.http.protocol {
+            HttpProtocol::Downstream if down_h2 => HttpProtocol::Http2,
+            HttpProtocol::Downstream => HttpProtocol::Http1,
+            other => other,
+        };
+        // Istio's filter chooses ALPN by what is spoken to the server.
+        let names = alpn.as_ref().and_then(|alpn| match protocol {
+            HttpProtocol::Http2 => Some(&*alpn.http2),
+            HttpProtocol::Http1 => Some(&*alpn.http11),
+            HttpProtocol::Alpn | HttpProtocol::Downstream => None,
+        });
+        let names = names.filter(|names| !names.is_empty());
+        let wish = Wish { alpn: names, authority: &authority, http: true };
+        match self.spec(&config, &cluster, &host, protocol, wish) {
+            Ok(spec) => self.start(id, &forward, cluster, &host, Arc::new(spec)),
+            Err(error) => {
+                if let Some(stream) = self.streams.get_mut(id) {
+                    stream.record.upstream_failure = Some(error.clone());
+                    stream.record.upstream = Some(host.state_address());
+                }
+                self.up_lost(id, Lost::Connect(error));
+            }
+        }
+    }
+
+    fn start(&mut self, id: StreamId, forward: &Arc<Forward>, cluster: Arc<mizzen_ir::config::Cluster>, host: &Host, spec: Arc<crate::pool::UpSpec>) {
+        let now = self.now.mono;
+        let breakers = if forward.high_priority { cluster.breakers_high } else { cluster.breakers };
+        let state = self.cluster_view(&cluster.name).state.clone();
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let Kind::Http(request) = &mut stream.kind else { return };
+        request.attempts += 1;
+        stream.record.attempts = request.attempts;
+        stream.record.upstream = Some(spec.address());
+        stream.record.endpoint.clone_from(&spec.endpoint);
+        stream.due.per_try = forward.retry.as_ref().and_then(|r| r.per_try_timeout).filter(|t| !t.is_zero()).map(|t| now + t);
+        if matches!(forward.host_rewrite, HostRewrite::Endpoint) {
+            if let Some(name) = host.endpoint.as_ref().map(|e| e.hostname.clone()).filter(|n| !n.is_empty()) {
+                request.head.set_authority(&name);
+            }
+        }
+        if request.attempts > 1 && request.route.as_ref().is_some_and(|r| r.host.attempt_count) {
+            request.head.set("x-envoy-attempt-count", request.attempts.to_string());
+        }
+        let guard = state.acquire(Limit::Requests, breakers.requests);
+        let pending = state.acquire(Limit::Pending, breakers.pending);
+        let over = guard.is_none() || pending.is_none();
+        let active = Some(spec.host.begin());
+        stream.up =
+            Some(Attempt { cluster, spec: spec.clone(), state, at: At::Nowhere, active, _guard: guard, pending, started: now, sent: false });
+        if over {
+            return self.up_lost(id, Lost::Overflow);
+        }
+        self.arm_stream(id);
+        let pool = self.pool(&spec);
+        self.checkout(id, pool);
+    }
+
+    /// The stream is on a connection: sends the head and what there is of the body.
+    pub(crate) fn send_request(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let Some(up) = &mut stream.up else { return };
+        let At::Conn(conn, sid) = up.at else { return };
+        let Kind::Http(request) = &mut stream.kind else { return };
+        request.step = Step::Sent;
+        let end = stream.req.end && stream.req.buf.is_empty() && stream.req.trailers.is_none();
+        if let Some((codec, tx)) = self.conns.get_mut(conn).and_then(Option::as_mut).and_then(|c| c.codec()) {
+            codec.send_head(sid, &request.head, end, tx);
+        }
+        up.sent = true;
+        stream.req.open = true;
+        stream.req.done = end;
+        self.mark(conn);
+        if end {
+            self.check_done(id);
+        } else {
+            self.pump(id, super::Dir::Up);
+        }
+    }
+
+    /// The whole response takes too long.
+    pub(crate) fn route_timeout(&mut self, id: StreamId) {
+        self.host_failed(id, 504);
+        self.reply(id, 504, "upstream request timeout", Flags::UPSTREAM_REQUEST_TIMEOUT, "response_timeout");
+    }
+
+    /// One try takes too long.
+    pub(crate) fn per_try_timeout(&mut self, id: StreamId) {
+        self.host_failed(id, 504);
+        if self.retry(id, super::respond::Ended::PerTry) {
+            return;
+        }
+        self.reply(id, 504, "upstream request timeout", Flags::UPSTREAM_REQUEST_TIMEOUT, "upstream_per_try_timeout");
+    }
+
+    pub(crate) fn max_duration(&mut self, id: StreamId) {
+        self.reply(id, 408, "downstream duration timeout", Flags::DURATION_TIMEOUT, "max_duration_timeout");
+    }
+
+    /// A stream that stands still.
+    pub(crate) fn stream_idle(&mut self, id: StreamId) {
+        let request_done = self.streams.get(id).is_some_and(|s| s.req.done);
+        let status = if request_done { 504 } else { 408 };
+        self.reply(id, status, "stream timeout", Flags::STREAM_IDLE_TIMEOUT, "stream_idle_timeout");
+    }
+
+    /// Tells outlier detection of a failure that no answer carries.
+    pub(crate) fn host_failed(&mut self, id: StreamId, status: u16) {
+        let Some(up) = self.streams.get(id).and_then(|s| s.up.as_ref()) else { return };
+        let (cluster, host) = (up.cluster.clone(), up.spec.host.clone());
+        self.host_answered(&cluster, &host, status);
+    }
+}

@@ -1,0 +1,278 @@
+//! TCP: a client's connection and its partner.
+
+use std::sync::Arc;
+
+use mizzen_http::StreamId as Sid;
+use mizzen_ir::config::{FilterChain, NetworkFilter, TcpProxy};
+
+use super::{Dir, Gone, Lost, Worker, upstream::DNS_WAIT, upstream::NoHost, upstream::Wish};
+use crate::{
+    ConnId, How,
+    conn::{Closing, Conn, Owner, Proto},
+    flags::Flags,
+    stream::{At, Attempt, Due, Half, Kind, Record, Stream, StreamId, Tcp},
+};
+
+/// How often an open connection's bytes are reported, unless configured.
+const REPORT: std::time::Duration = std::time::Duration::from_secs(15);
+
+impl Worker {
+    /// Begins to relay a connection.
+    pub(crate) fn serve_tcp(&mut self, id: ConnId, proxy: Arc<TcpProxy>, chain: &FilterChain) {
+        let now = self.now;
+        let stats = chain.filters.before.iter().find_map(|filter| match filter {
+            NetworkFilter::Stats(stats) => Some(stats.tcp_reporting.unwrap_or(REPORT)),
+            NetworkFilter::Rbac(_) | NetworkFilter::MetadataExchange { .. } => None,
+        });
+        let Some(conn) = self.conn(id) else { return };
+        let Some(down) = conn.down() else { return };
+        let record = Record { wall: now.wall, begun: conn.born, ..Record::default() };
+        let due = Due { idle: proxy.idle_timeout, moved: now.mono, max: proxy.max_duration.map(|max| conn.born + max), ..Due::default() };
+        let tcp = Tcp { proxy, attempts: 0, counters: None, report: stats, reported: (0, 0), opened: false };
+        let stream = Stream {
+            config: down.config.clone(),
+            down: id,
+            down_sid: Sid(1),
+            kind: Kind::Tcp(Box::new(tcp)),
+            up: None,
+            req: Half::default(),
+            resp: Half::default(),
+            due,
+            record,
+        };
+        let stream = self.streams.insert(stream);
+        if let Some(conn) = self.conn(id) {
+            conn.proto = Proto::Tcp(stream);
+        }
+        self.arm(id);
+        self.tcp_connect(stream);
+    }
+
+    /// Picks a cluster and an endpoint, and dials.
+    pub(crate) fn tcp_connect(&mut self, id: StreamId) {
+        let random = self.rng.next();
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        stream.due.wait = None;
+        let Kind::Tcp(tcp) = &mut stream.kind else { return };
+        tcp.attempts += 1;
+        stream.record.attempts = tcp.attempts;
+        let (config, down) = (stream.config.clone(), stream.down);
+        let name = tcp.proxy.pick(random).cloned();
+        let cluster = name.and_then(|name| config.clusters.get(&name).or_else(|| self.config.clusters.get(&name)).cloned());
+        let Some(cluster) = cluster else { return self.tcp_refuse(id, Flags::NO_CLUSTER, "cluster_not_found") };
+        if let Some(stream) = self.streams.get_mut(id) {
+            stream.record.cluster = Some(cluster.clone());
+        }
+        let Some(destination) = self.conn_ref(down).and_then(Conn::down).map(|d| d.destination) else { return };
+        let host = match self.pick(&config, &cluster, destination, &[], 0) {
+            Ok(host) => host,
+            Err(NoHost::None) => return self.tcp_refuse(id, Flags::NO_HEALTHY_UPSTREAM, "no_healthy_upstream"),
+            Err(NoHost::Wait(question)) => {
+                self.ask(question, Some(id));
+                let until = self.now.mono + DNS_WAIT;
+                if let Some(stream) = self.streams.get_mut(id) {
+                    stream.due.wait = Some(until);
+                    if let Kind::Tcp(tcp) = &mut stream.kind {
+                        tcp.attempts -= 1;
+                    }
+                }
+                return self.arm(down);
+            }
+        };
+        let spec = match self.spec(&config, &cluster, &host, cluster.http.protocol, Wish::default()) {
+            Ok(spec) => Arc::new(spec),
+            Err(error) => {
+                if let Some(stream) = self.streams.get_mut(id) {
+                    stream.record.upstream_failure = Some(error);
+                }
+                return self.tcp_refuse(id, Flags::UPSTREAM_CONNECTION_FAILURE, "upstream_secret_missing");
+            }
+        };
+        let guard = self.connection_guard(&spec);
+        if guard.is_none() || self.dials_full() {
+            return self.tcp_refuse(id, Flags::UPSTREAM_OVERFLOW, "upstream_overflow");
+        }
+        let state = self.cluster_view(&cluster.name).state.clone();
+        let dial = self.dial(spec.clone(), Owner::Stream(id), guard);
+        let started = self.now.mono;
+        if let Some(stream) = self.streams.get_mut(id) {
+            stream.record.upstream = Some(spec.address());
+            stream.record.endpoint.clone_from(&spec.endpoint);
+            let active = Some(spec.host.begin());
+            stream.up =
+                Some(Attempt { cluster, spec, state, at: At::Dial(dial), active, _guard: None, pending: None, started, sent: false });
+        }
+    }
+
+    /// There is no way on: the connection is closed.
+    fn tcp_refuse(&mut self, id: StreamId, flag: Flags, details: &str) {
+        if let Some(stream) = self.streams.get_mut(id) {
+            stream.record.flags.set(flag);
+            stream.record.details = Some(details.to_owned());
+        }
+        self.tcp_end(id, Closing::Close);
+    }
+
+    /// The partner is there.
+    pub(crate) fn tcp_connected(&mut self, id: StreamId, conn_id: ConnId) {
+        let now = self.now.mono;
+        let Some(conn) = self.conn(conn_id) else { return };
+        conn.proto = Proto::Tcp(id);
+        let (addrs, uri) = (conn.addrs, conn.up().and_then(|up| up.peer.as_ref()).and_then(|p| p.uris.first().cloned()));
+        let version = conn.tls.as_ref().and_then(|tls| tls.version());
+        let Some(stream) = self.streams.get_mut(id) else {
+            self.close(conn_id, Closing::Reset);
+            return;
+        };
+        if let Some(up) = &mut stream.up {
+            up.at = At::Conn(conn_id, Sid(1));
+        }
+        stream.record.upstream_local = Some(addrs.local.to_string());
+        stream.record.upstream_uri = uri;
+        stream.record.upstream_tls = version;
+        stream.req.open = true;
+        stream.resp.open = true;
+        stream.due.moved = now;
+        let down = stream.down;
+        self.tcp_opened(id);
+        self.hold(down, false);
+        self.tcp_pump(id, Dir::Up);
+        self.queue_parse(conn_id);
+        self.arm(down);
+    }
+
+    /// Bytes or the end arrived on either connection.
+    pub(crate) fn tcp_input(&mut self, conn: ConnId, id: StreamId) {
+        let Some(stream) = self.streams.get(id) else { return };
+        let dir = if stream.down == conn { Dir::Up } else { Dir::Down };
+        self.tcp_pump(id, dir);
+    }
+
+    /// Moves bytes in one direction.
+    pub(crate) fn tcp_pump(&mut self, id: StreamId, dir: Dir) {
+        let (now, high) = (self.now.mono, self.options.limits.stream_buffer);
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let up = match stream.up.as_ref().map(|up| up.at) {
+            Some(At::Conn(conn, _)) => Some(conn),
+            _ => None,
+        };
+        let (source, target) = match dir {
+            Dir::Up => (stream.down, up),
+            Dir::Down => match up {
+                Some(up) => (up, Some(stream.down)),
+                None => return,
+            },
+        };
+        let half = if dir == Dir::Up { &mut stream.req } else { &mut stream.resp };
+        let Some(src) = self.conns.get_mut(source).and_then(Option::as_mut) else { return };
+        let Some(target) = target.filter(|_| half.open) else {
+            // Not connected yet: keep a little, then stop reading.
+            if src.input.len() >= high {
+                self.hold(source, true);
+            }
+            return;
+        };
+        if half.done {
+            src.input.clear();
+            return;
+        }
+        let mut data = std::mem::take(&mut src.input);
+        let ended = src.eof && src.tls.as_ref().is_none_or(|tls| tls.holds() == 0 || tls.peer_closed());
+        let was_held = src.held;
+        let Some(dst) = self.conns.get_mut(target).and_then(Option::as_mut) else { return };
+        let full = dst.backlog() >= high && !data.is_empty();
+        if full {
+            Worker::block(dst, id);
+        } else {
+            half.bytes += data.len() as u64;
+            if !data.is_empty() {
+                stream.due.moved = now;
+                dst.tx.extend_from_slice(data.as_slice());
+                data.clear();
+            }
+            half.end |= ended;
+        }
+        let finished = half.end && !half.done && data.is_empty();
+        half.done |= finished;
+        let both = stream.req.done && stream.resp.done;
+        if let Some(src) = self.conn(source) {
+            src.input = data;
+        }
+        self.mark(target);
+        if full && !was_held {
+            self.hold(source, true);
+        } else if !full && was_held {
+            self.hold(source, false);
+        }
+        if both {
+            self.tcp_end(id, Closing::Close);
+        } else if finished {
+            self.close(target, Closing::Write);
+        }
+    }
+
+    /// The server's side is gone, or was not reached.
+    pub(crate) fn tcp_up_lost(&mut self, id: StreamId, lost: Lost) {
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let Kind::Tcp(tcp) = &mut stream.kind else { return };
+        if tcp.opened {
+            // What it sent before is still delivered.
+            return self.tcp_end(id, Closing::Close);
+        }
+        stream.up = None;
+        let why = match lost {
+            Lost::Connect(why) => why,
+            Lost::ConnectTimeout => "connection timeout".to_owned(),
+            _ => "connection closed".to_owned(),
+        };
+        stream.record.upstream_failure = Some(why);
+        if tcp.attempts < tcp.proxy.max_connect_attempts.max(1) {
+            return self.tcp_connect(id);
+        }
+        stream.record.flags.set(Flags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+        self.tcp_refuse(id, Flags::UPSTREAM_CONNECTION_FAILURE, "upstream_connection_failure");
+    }
+
+    /// The client's side is gone.
+    pub(crate) fn tcp_down_lost(&mut self, id: StreamId, _gone: Gone) {
+        if let Some(stream) = self.streams.get_mut(id) {
+            let opened = matches!(&stream.kind, Kind::Tcp(tcp) if tcp.opened);
+            if !opened {
+                stream.record.flags.set(Flags::DOWNSTREAM_CONNECTION_TERMINATION);
+            }
+        }
+        self.tcp_end(id, Closing::Close);
+    }
+
+    /// Ends a relay: both connections are closed once all is sent, and there is one record.
+    pub(crate) fn tcp_end(&mut self, id: StreamId, how: Closing) {
+        let Some(stream) = self.streams.get(id) else { return };
+        let down = stream.down;
+        let at = stream.up.as_ref().map(|up| up.at);
+        self.finish(id);
+        match at {
+            Some(At::Conn(conn, _) | At::Handshake(conn)) => {
+                if let Some(conn) = self.conn(conn) {
+                    conn.proto = Proto::Dead;
+                }
+                self.close(conn, how);
+            }
+            Some(At::Dial(dial)) => self.cancel_dial(dial),
+            Some(At::Queue(_) | At::Nowhere) | None => {}
+        }
+        if let Some(conn) = self.conn(down) {
+            conn.proto = Proto::Dead;
+            let eof = conn.eof && conn.backlog() == 0;
+            if eof && how == Closing::Close && conn.closing == Closing::WriteDone {
+                self.remove(down, Some(How::Close));
+                return;
+            }
+        }
+        self.close(down, how);
+    }
+
+    /// Whether too many dials are in progress.
+    pub(crate) fn dials_full(&self) -> bool {
+        self.dials.len() >= self.options.limits.dials
+    }
+}

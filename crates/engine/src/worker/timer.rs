@@ -1,0 +1,186 @@
+//! What is due.
+
+use std::time::Duration;
+
+use super::{Event, Gone, Lost, TimerKey, Worker};
+use crate::{
+    ConnId, How,
+    conn::{Closing, Conn, Proto, Role},
+    flags::Flags,
+    stream::{Kind, StreamId},
+};
+
+impl Worker {
+    pub(crate) fn run_timers(&mut self) {
+        while let Some((at, key)) = self.timers.pop(self.now.mono) {
+            match key {
+                TimerKey::Conn(id) => {
+                    let Some(conn) = self.conn(id) else { continue };
+                    // Entries that were overtaken by an earlier one fire for nothing.
+                    if conn.armed == Some(at) {
+                        conn.armed = None;
+                        self.conn_due(id);
+                    }
+                }
+                TimerKey::Dial(id) => {
+                    if self.dials.get(id).is_some() {
+                        self.dial_timeout(id);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes sure that a connection's timer fires at its earliest deadline.
+    pub(crate) fn arm(&mut self, id: ConnId) {
+        let Some(at) = self.next_due(id) else { return };
+        let Some(conn) = self.conn(id) else { return };
+        if conn.armed.is_none_or(|armed| at < armed) {
+            conn.armed = Some(at);
+            self.timers.arm(at, TimerKey::Conn(id));
+        }
+    }
+
+    fn next_due(&self, id: ConnId) -> Option<Duration> {
+        let conn = self.conn_ref(id)?;
+        let streams = streams(conn).filter(|_| conn.down().is_some()).filter_map(|s| self.streams.get(s)).filter_map(|s| s.due.next());
+        conn.deadline.into_iter().chain(idle_due(conn)).chain(lifetime(conn)).chain(streams).min()
+    }
+
+    fn conn_due(&mut self, id: ConnId) {
+        let now = self.now.mono;
+        let Some(conn) = self.conn_ref(id) else { return };
+        let own: Vec<StreamId> = if conn.down().is_some() { streams(conn).collect() } else { Vec::new() };
+        for stream in own {
+            self.stream_due(stream);
+        }
+        let Some(conn) = self.conn(id) else { return };
+        if conn.deadline.is_some_and(|at| at <= now) {
+            conn.deadline = None;
+            self.phase_due(id);
+        } else if lifetime(conn).is_some_and(|at| at <= now) {
+            if conn.down().is_some() {
+                self.drain_conn(id, Duration::from_secs(5));
+            } else if let Some(up) = conn.up_mut() {
+                up.draining = true;
+                self.end_if_done(id);
+            }
+        } else if idle_due(conn).is_some_and(|at| at <= now) {
+            self.idle_close(id);
+        }
+        self.arm(id);
+    }
+
+    /// A phase took too long.
+    fn phase_due(&mut self, id: ConnId) {
+        let Some(conn) = self.conn(id) else { return };
+        match &conn.proto {
+            Proto::Sniff => self.peek_timeout(id),
+            Proto::Handshake => self.handshake_timeout(id),
+            _ if conn.closing >= Closing::Close => self.remove(id, Some(How::Reset)),
+            // The drain is over.
+            Proto::Choose | Proto::Http(_) | Proto::Tcp(_) => {
+                self.drop_conn(id, Gone::Closed, Lost::Closed);
+                self.close(id, Closing::Close);
+            }
+            Proto::Dead => self.close(id, Closing::Close),
+        }
+    }
+
+    fn idle_close(&mut self, id: ConnId) {
+        let Some(conn) = self.conn(id) else { return };
+        let is_down = conn.down().is_some();
+        if let Some((codec, tx)) = conn.codec() {
+            codec.drain(tx);
+        }
+        if !is_down {
+            self.drop_conn(id, Gone::Closed, Lost::Closed);
+        }
+        self.close(id, Closing::Close);
+    }
+
+    fn stream_due(&mut self, id: StreamId) {
+        let now = self.now.mono;
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let due = &mut stream.due;
+        let hit = |at: &mut Option<Duration>| at.take_if(|at| *at <= now).is_some();
+        let is_tcp = matches!(stream.kind, Kind::Tcp(_));
+        if hit(&mut due.report) {
+            self.tcp_report(id);
+        }
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let due = &mut stream.due;
+        if hit(&mut due.wait) {
+            if is_tcp {
+                stream.record.flags.set(Flags::NO_HEALTHY_UPSTREAM);
+                self.tcp_end(id, Closing::Close);
+            } else {
+                self.wait_timeout(id);
+            }
+        } else if hit(&mut due.backoff) {
+            self.attempt(id);
+        } else if hit(&mut due.timeout) {
+            self.route_timeout(id);
+        } else if hit(&mut due.per_try) {
+            self.per_try_timeout(id);
+        } else if hit(&mut due.max) {
+            if is_tcp {
+                stream.record.flags.set(Flags::DURATION_TIMEOUT);
+                stream.record.details = Some("max_duration".to_owned());
+                self.tcp_end(id, Closing::Close);
+            } else {
+                self.max_duration(id);
+            }
+        } else if due.idle.is_some_and(|idle| due.moved + idle <= now) {
+            if is_tcp {
+                stream.record.flags.set(Flags::STREAM_IDLE_TIMEOUT);
+                self.tcp_end(id, Closing::Close);
+            } else {
+                self.stream_idle(id);
+            }
+        }
+    }
+
+    /// Wakes a stream's deadlines up: they are kept by its client's connection.
+    pub(crate) fn arm_stream(&mut self, id: StreamId) {
+        if let Some(down) = self.streams.get(id).map(|s| s.down) {
+            self.arm(down);
+        }
+    }
+
+    /// Says that something moved, where that is asked for.
+    pub(crate) fn poke(&mut self, id: ConnId) {
+        self.inbox.push_back(Event::Idle(id));
+    }
+}
+
+fn streams(conn: &Conn) -> impl Iterator<Item = StreamId> + '_ {
+    let one = match &conn.proto {
+        Proto::Tcp(stream) => Some(*stream),
+        _ => None,
+    };
+    one.into_iter().chain(conn.http().into_iter().flat_map(|http| http.streams.iter().map(|(_, id)| *id)))
+}
+
+/// When a connection without a stream has been idle for too long.
+fn idle_due(conn: &Conn) -> Option<Duration> {
+    let http = conn.http().filter(|http| http.streams.is_empty())?;
+    let idle = match &conn.role {
+        Role::Down(down) => down.hcm.as_ref()?.idle_timeout,
+        Role::Up(up) => up.spec.http.idle_timeout,
+    };
+    let _ = http;
+    idle.map(|idle| conn.last + idle)
+}
+
+/// When a connection has lived long enough.
+fn lifetime(conn: &Conn) -> Option<Duration> {
+    let http = conn.http().filter(|http| !http.draining)?;
+    let _ = http;
+    let life = match &conn.role {
+        Role::Down(down) => down.hcm.as_ref()?.max_connection_duration,
+        Role::Up(up) if !up.draining => up.spec.http.max_connection_duration,
+        Role::Up(_) => None,
+    };
+    life.map(|life| conn.born + life)
+}
