@@ -28,3 +28,6 @@ pub use error::Error;
 pub use options::Options;
 pub use run::{Running, run, start};
 pub use token::{CA_AUDIENCE, TokenError};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,302 @@
+//! A control plane, and proxies that talk to it.
+
+use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Arc, time::Duration};
+
+use http::Method;
+use hyper_util::rt::TokioIo;
+use mizzen_api::Object;
+use mizzen_pki::{
+    KeyPair, Secret, Svid, TrustBundle, server_verifier_by_name,
+    tls::{TlsOptions, client_config},
+};
+use mizzen_protos::{
+    ca::{IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient},
+    envoy::envoy::{
+        config::core::v3::Node,
+        service::discovery::v3::{
+            DeltaDiscoveryRequest, DeltaDiscoveryResponse, aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+        },
+    },
+    wkt::{Struct, Value, value::Kind},
+};
+use mizzen_xds::{
+    client::{Client, Event as Change},
+    types::CLUSTER,
+};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{
+    Code, Request, Status, Streaming,
+    transport::{Channel, Endpoint, Uri},
+};
+
+use crate::{Options, Running, run::start_with, source::Event, token::Tokens};
+
+/// Far more than any step takes; only a failure waits so long.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(super) const MESH: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: reviews, namespace: shop}
+spec: {clusterIP: 10.96.0.7, selector: {app: reviews}, ports: [{name: http, port: 9080}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: reviews-0, namespace: shop, labels: {app: reviews}}
+spec: {serviceAccountName: reviews, containers: [{name: app}]}
+status: {podIP: 10.244.0.7, phase: Running, conditions: [{type: Ready, status: 'True'}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: storefront-0, namespace: shop, labels: {app: storefront}}
+spec: {serviceAccountName: storefront, containers: [{name: app}]}
+status: {podIP: 10.244.0.9, phase: Running, conditions: [{type: Ready, status: 'True'}]}
+";
+
+pub(super) fn objects(yaml: &str) -> Vec<Arc<Object>> {
+    let parsed = mizzen_api::parse_documents(yaml, &"test.yaml".into());
+    parsed.objects.into_iter().map(|o| Arc::new(o.unwrap())).collect()
+}
+
+pub(super) struct World {
+    pub(super) running: Running,
+    pub(super) events: mpsc::UnboundedSender<Event>,
+    pub(super) root: String,
+    folder: tempfile::TempDir,
+    state: OwnedFd,
+    yaml: &'static str,
+}
+
+impl World {
+    pub(super) async fn start(yaml: &'static str) -> World {
+        Self::with(yaml, mizzen_net::memfd("state", b"", false).unwrap()).await
+    }
+
+    async fn with(yaml: &'static str, state: OwnedFd) -> World {
+        let folder = tempfile::tempdir().unwrap();
+        let (events, received) = mpsc::unbounded_channel();
+        for event in [Event::Init].into_iter().chain(objects(yaml).into_iter().map(Event::Apply)).chain([Event::InitDone]) {
+            events.send(event).unwrap();
+        }
+        let root_file = folder.path().join("root.pem");
+        let options = Options {
+            xds_port: 0,
+            monitoring_port: 0,
+            state: Some(state.try_clone().unwrap()),
+            socket_dir: folder.path().to_owned(),
+            root_cert_file: Some(root_file.clone()),
+            ..Options::default()
+        };
+        let running = start_with(options, received, std::future::pending()).await.unwrap();
+        World { running, events, root: std::fs::read_to_string(root_file).unwrap(), folder, state, yaml }
+    }
+
+    /// The same keys and files in another process, as it were.
+    pub(super) async fn restart(self) -> World {
+        drop(self.running);
+        Self::with(self.yaml, self.state).await
+    }
+
+    pub(super) fn apply(&self, yaml: &str) {
+        objects(yaml).into_iter().for_each(|o| self.events.send(Event::Apply(o)).unwrap());
+    }
+
+    /// What signs tokens as the control plane does.
+    pub(super) fn tokens(&self) -> Tokens {
+        let stored: serde_json::Value = serde_json::from_slice(&mizzen_net::read_fd(&self.state, 1 << 20).unwrap()).unwrap();
+        Tokens::new(&Secret::new(stored["token_key"].as_str().unwrap().to_owned()), &Default::default()).unwrap()
+    }
+
+    pub(super) async fn post_token(&self, body: &str) -> (u16, String) {
+        let socket = self.folder.path().join("token.sock");
+        let reply = mizzen_net::fetch_unix(&socket, Method::POST, "/token", body.to_owned(), PATIENCE).await.unwrap();
+        (reply.status.as_u16(), String::from_utf8(reply.body.to_vec()).unwrap())
+    }
+
+    pub(super) async fn token(&self, namespace: &str, account: &str) -> String {
+        let body = serde_json::json!({"namespace": namespace, "service_account": account, "pod": "pod-0", "audience": "istio-ca", "ttl_seconds": 60});
+        let (status, text) = self.post_token(&body.to_string()).await;
+        assert_eq!(status, 200, "{text}");
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()["token"].as_str().unwrap().to_owned()
+    }
+
+    pub(super) async fn svid(&self, namespace: &str, account: &str) -> Svid {
+        let key = KeyPair::generate().unwrap();
+        let token = self.token(namespace, account).await;
+        let chain = self.csr(None, Some(&token), &key.csr(None).unwrap(), 0).await.unwrap();
+        Svid::from_chain(&chain, &key).unwrap()
+    }
+
+    pub(super) async fn csr(&self, svid: Option<&Svid>, token: Option<&str>, csr: &str, seconds: i64) -> Result<Vec<String>, Status> {
+        let mut client = IstioCertificateServiceClient::new(self.channel(svid).await.unwrap());
+        let mut request = Request::new(IstioCertificateRequest { csr: csr.to_owned(), validity_duration: seconds, metadata: None });
+        if let Some(token) = token {
+            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        }
+        Ok(client.create_certificate(request).await?.into_inner().cert_chain)
+    }
+
+    /// A connection that believes only the root that was written for agents.
+    pub(super) async fn channel(&self, svid: Option<&Svid>) -> Result<Channel, tonic::transport::Error> {
+        let roots = TrustBundle::from_pem(self.root.as_bytes()).unwrap();
+        let options = TlsOptions { alpn: vec![b"h2".to_vec()], ..TlsOptions::default() };
+        let config = client_config(svid, server_verifier_by_name(&roots).unwrap(), &options).unwrap();
+        let address = self.running.xds;
+        let connect = tower::service_fn(move |_: Uri| {
+            let config = config.clone();
+            async move {
+                let stream = mizzen_net::connect(address, &Default::default()).await?;
+                let stream = mizzen_net::connect_tls(stream, config, "istiod.istio-system.svc", PATIENCE).await;
+                stream.map(TokioIo::new).map_err(std::io::Error::other)
+            }
+        });
+        Endpoint::from_static("http://istiod.istio-system.svc").connect_with_connector(connect).await
+    }
+
+    pub(super) async fn debug<T: DeserializeOwned>(&self, path: &str) -> T {
+        let socket = self.folder.path().join("debug.sock");
+        let reply = mizzen_net::fetch_unix(&socket, Method::GET, path, "", PATIENCE).await.unwrap();
+        assert_eq!(reply.status, 200, "{path}: {}", String::from_utf8_lossy(&reply.body));
+        serde_json::from_slice(&reply.body).unwrap()
+    }
+
+    /// Asks until the answer is as it will be.
+    pub(super) async fn until<T: DeserializeOwned + std::fmt::Debug>(&self, path: &str, wanted: impl Fn(&T) -> bool) -> T {
+        let asking = async {
+            loop {
+                let answer: T = self.debug(path).await;
+                if wanted(&answer) {
+                    return answer;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, asking).await.expect("it never is so")
+    }
+
+    pub(super) async fn metrics(&self) -> String {
+        let reply =
+            mizzen_net::fetch_tcp(self.running.monitoring, Method::GET, "/metrics", "", PATIENCE, &Default::default()).await.unwrap();
+        String::from_utf8(reply.body.to_vec()).unwrap()
+    }
+}
+
+fn node(id: &str, account: &str) -> Node {
+    let account = Value { kind: Some(Kind::StringValue(account.to_owned())) };
+    let metadata = Struct { fields: [("SERVICE_ACCOUNT".to_owned(), account)].into() };
+    Node { id: id.to_owned(), metadata: Some(metadata), ..Default::default() }
+}
+
+/// What is answered to a stream's first request.
+pub(super) async fn first_answer(
+    client: &mut AggregatedDiscoveryServiceClient<Channel>,
+    id: &str,
+    account: &str,
+) -> Result<DeltaDiscoveryResponse, Status> {
+    let request = DeltaDiscoveryRequest { node: Some(node(id, account)), type_url: CLUSTER.into(), ..Default::default() };
+    let requests = tokio_stream::StreamExt::chain(tokio_stream::iter([request]), tokio_stream::pending());
+    let mut answers = client.delta_aggregated_resources(requests).await?.into_inner();
+    answers.message().await?.ok_or_else(|| Status::unknown("the stream ended"))
+}
+
+/// A proxy that takes everything but what it is told to reject.
+pub(super) struct Proxy {
+    pub(super) client: Client,
+    pub(super) reject: Option<(&'static str, &'static str)>,
+    pub(super) rejected: usize,
+    /// Resources that came.
+    pub(super) received: usize,
+    pub(super) responses: usize,
+    held: BTreeMap<(String, String), Vec<u8>>,
+    out: mpsc::Sender<DeltaDiscoveryRequest>,
+    answers: Streaming<DeltaDiscoveryResponse>,
+}
+
+impl Proxy {
+    pub(super) async fn connect(world: &World, svid: &Svid, id: &str) -> Result<Proxy, Status> {
+        let mut client = Client::new(node(id, "storefront"));
+        client.connected();
+        let (out, answers) = Self::stream(world, svid).await?;
+        Ok(Proxy { client, reject: None, rejected: 0, received: 0, responses: 0, held: BTreeMap::new(), out, answers })
+    }
+
+    async fn stream(
+        world: &World,
+        svid: &Svid,
+    ) -> Result<(mpsc::Sender<DeltaDiscoveryRequest>, Streaming<DeltaDiscoveryResponse>), Status> {
+        let (out, requests) = mpsc::channel(16);
+        let mut client = AggregatedDiscoveryServiceClient::new(world.channel(Some(svid)).await.unwrap());
+        let answers = client.delta_aggregated_resources(ReceiverStream::new(requests)).await?.into_inner();
+        Ok((out, answers))
+    }
+
+    pub(super) async fn reconnect(&mut self, world: &World, svid: &Svid) -> Result<(), Status> {
+        (self.out, self.answers) = Self::stream(world, svid).await?;
+        self.client.connected();
+        Ok(())
+    }
+
+    pub(super) fn get(&self, type_url: &str, name: &str) -> Option<&[u8]> {
+        self.held.get(&(type_url.to_owned(), name.to_owned())).map(Vec::as_slice)
+    }
+
+    pub(super) fn has(&self, type_url: &str, name: &str) -> bool {
+        self.get(type_url, name).is_some()
+    }
+
+    /// Sends what is due.
+    pub(super) async fn flush(&mut self) {
+        while let Some(request) = self.client.next_request() {
+            self.out.send(request).await.unwrap();
+        }
+    }
+
+    /// Takes responses until it is as it will be.
+    pub(super) async fn until(&mut self, wanted: impl Fn(&Proxy) -> bool) {
+        while !wanted(self) {
+            self.flush().await;
+            let message = tokio::time::timeout(PATIENCE, self.answers.message()).await.expect("it never is so");
+            self.take(message.unwrap().expect("the stream has ended"));
+        }
+        self.flush().await;
+    }
+
+    fn take(&mut self, response: DeltaDiscoveryResponse) {
+        self.responses += 1;
+        let (receipt, changes) = self.client.receive(response).unwrap();
+        let type_url = receipt.type_url().to_string();
+        let mut rejected = Vec::new();
+        for change in changes {
+            let key = (type_url.clone(), change.name().to_string());
+            match change {
+                Change::Removed { .. } => drop(self.held.remove(&key)),
+                Change::Added { name, .. } if self.reject == Some((&*type_url, &*name)) => {
+                    self.rejected += 1;
+                    rejected.push((name, "not today".to_owned()));
+                }
+                Change::Added { body, .. } => {
+                    self.received += 1;
+                    self.held.insert(key, body.value);
+                }
+            }
+        }
+        self.client.settle(receipt, rejected);
+    }
+
+    /// With which code the stream ends.
+    pub(super) async fn end(&mut self) -> Code {
+        loop {
+            match self.answers.message().await {
+                Ok(Some(response)) => self.take(response),
+                Ok(None) => return Code::Ok,
+                Err(status) => return status.code(),
+            }
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! A whole control plane on loopback, with clients that speak the wire's protocols.
+
+mod harness;
+
+use std::time::Duration;
+
+use mizzen_pki::{Ca, CaLimits, KeyPair, UnixTime};
+use mizzen_protos::{
+    ca::{IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient},
+    envoy::envoy::{
+        config::endpoint::v3::ClusterLoadAssignment,
+        service::discovery::v3::{DiscoveryRequest, aggregated_discovery_service_client::AggregatedDiscoveryServiceClient},
+    },
+    nds::NameTable,
+    wkt,
+};
+use mizzen_xds::types::{CLUSTER, ENDPOINT, LISTENER, NAME_TABLE};
+use prost::Message;
+use tonic::{Code, Request};
+
+use crate::{
+    source::Event,
+    status::{Configz, Live, State, Syncz},
+    tests::harness::{MESH, Proxy, World, objects},
+    token::CA_AUDIENCE,
+};
+
+const REVIEWS: &str = "outbound|9080||reviews.shop.svc.cluster.local";
+const NODE: &str = "sidecar~10.244.0.9~storefront-0.shop~shop.svc.cluster.local";
+
+fn endpoints(bytes: &[u8]) -> usize {
+    ClusterLoadAssignment::decode(bytes).unwrap().endpoints.iter().map(|l| l.lb_endpoints.len()).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_a_token_to_the_configuration() {
+    let world = World::start(MESH).await;
+    let svid = world.svid("shop", "storefront").await;
+    assert_eq!(svid.identity().unwrap().to_string(), "spiffe://cluster.local/ns/shop/sa/storefront");
+    let mut proxy = Proxy::connect(&world, &svid, NODE).await.unwrap();
+    for type_url in [CLUSTER, LISTENER, NAME_TABLE] {
+        proxy.client.watch_all(type_url);
+    }
+    proxy.client.subscribe(ENDPOINT, [REVIEWS.into()]);
+    proxy
+        .until(|p| p.has(LISTENER, "virtualInbound") && p.has(CLUSTER, REVIEWS) && p.has(ENDPOINT, REVIEWS) && p.has(NAME_TABLE, ""))
+        .await;
+    assert_eq!(endpoints(proxy.get(ENDPOINT, REVIEWS).unwrap()), 1);
+    let table = NameTable::decode(proxy.get(NAME_TABLE, "").unwrap()).unwrap();
+    assert_eq!(table.table["reviews.shop.svc.cluster.local"].ips, ["10.96.0.7"]);
+
+    // A change reaches the proxy, and only what it concerns is sent.
+    let before = proxy.received;
+    let second = "apiVersion: v1\nkind: Pod\nmetadata: {name: reviews-1, namespace: shop, labels: {app: reviews}}\nspec: {serviceAccountName: reviews, containers: [{name: app}]}\nstatus: {podIP: 10.244.0.8, phase: Running, conditions: [{type: Ready, status: 'True'}]}";
+    world.apply(second);
+    proxy.until(|p| endpoints(p.get(ENDPOINT, REVIEWS).unwrap()) == 2).await;
+    assert_eq!(proxy.received - before, 1, "one resource is sent");
+    world.events.send(Event::Delete(objects(second)[0].key())).unwrap();
+    proxy.until(|p| endpoints(p.get(ENDPOINT, REVIEWS).unwrap()) == 1).await;
+
+    let status: Syncz = world.until("/debug/syncz", |s: &Syncz| s.proxies.iter().all(|p| p.snapshot == s.snapshot)).await;
+    let states: Vec<_> = status.proxies[0].types.iter().map(|t| (t.name.as_str(), t.state)).collect();
+    assert_eq!(
+        states,
+        [("Cluster", State::Synced), ("ClusterLoadAssignment", State::Synced), ("Listener", State::Synced), ("NameTable", State::Synced)]
+    );
+    assert_eq!(status.proxies[0].proxy, "storefront-0.shop");
+    let metrics = world.metrics().await;
+    for line in ["citadel_server_csr_count 1", "citadel_server_success_cert_issuance_count 1", "pilot_services 1"] {
+        assert!(metrics.lines().any(|l| l == line), "{line}\n{metrics}");
+    }
+    world.running.stop().await;
+    assert_eq!(proxy.end().await, Code::Unavailable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_not_for_everybody() {
+    let world = World::start(MESH).await;
+    let earlier = UnixTime::since_unix_epoch(Duration::from_secs(UnixTime::now().as_secs() - 7200));
+    let who = crate::token::Workload { namespace: "shop".into(), service_account: "reviews".into(), pod: "reviews-0".into() };
+    let stranger = crate::token::Tokens::new(&KeyPair::generate().unwrap().to_pem(), &Default::default()).unwrap();
+    let hour = Duration::from_secs(3600);
+    let own = world.tokens();
+    for (case, token) in [
+        ("nothing", None),
+        ("expired", Some(own.issue(&who, CA_AUDIENCE, hour, earlier).unwrap())),
+        ("audience", Some(own.issue(&who, "other", hour, UnixTime::now()).unwrap())),
+        ("another's key", Some(stranger.issue(&who, CA_AUDIENCE, hour, UnixTime::now()).unwrap())),
+        ("garbage", Some("a.b.c".to_owned())),
+    ] {
+        let status = world.csr(None, token.as_deref(), &KeyPair::generate().unwrap().csr(None).unwrap(), 0).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unauthenticated, "{case}: {status}");
+    }
+    let token = own.issue(&who, CA_AUDIENCE, hour, UnixTime::now()).unwrap();
+    assert_eq!(world.csr(None, Some(&token), "no request", 0).await.unwrap_err().code(), Code::InvalidArgument);
+    let metrics = world.metrics().await;
+    assert!(metrics.contains("citadel_server_authentication_failure_count 5\n"), "{metrics}");
+    assert!(metrics.contains("citadel_server_success_cert_issuance_count 0\n"), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wishes_of_a_request_are_ignored() {
+    let world = World::start(MESH).await;
+    let key = KeyPair::generate().unwrap();
+    let wish = key.csr(Some(&"spiffe://cluster.local/ns/bank/sa/vault".parse().unwrap())).unwrap();
+    let token = world.token("shop", "reviews").await;
+    let chain = world.csr(None, Some(&token), &wish, 60).await.unwrap();
+    let svid = mizzen_pki::Svid::from_chain(&chain, &key).unwrap();
+    assert_eq!(svid.identity().unwrap().to_string(), "spiffe://cluster.local/ns/shop/sa/reviews");
+    assert!(svid.validity().remaining(UnixTime::now()) <= Duration::from_secs(60));
+    // The certificate is good for the next one, without a token; and not for another's.
+    let chain = world.csr(Some(&svid), None, &key.csr(None).unwrap(), i64::MAX).await.unwrap();
+    let renewed = mizzen_pki::Svid::from_chain(&chain, &key).unwrap();
+    assert_eq!(renewed.identity(), svid.identity());
+    assert!(renewed.validity().remaining(UnixTime::now()) <= Duration::from_secs(24 * 3600));
+    assert_eq!(chain.len(), 2);
+    assert_eq!(world.root, chain[1]);
+    let other = world.token("bank", "vault").await;
+    assert_eq!(world.csr(Some(&svid), Some(&other), &wish, 0).await.unwrap_err().code(), Code::Unauthenticated);
+    let mut request = Request::new(IstioCertificateRequest { csr: wish, validity_duration: 0, metadata: Some(wkt::Struct::default()) });
+    request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    let wished = wkt::Value { kind: Some(wkt::value::Kind::StringValue("spiffe://cluster.local/ns/bank/sa/vault".into())) };
+    request.get_mut().metadata.as_mut().unwrap().fields.insert("ImpersonatedIdentity".into(), wished);
+    let mut client = IstioCertificateServiceClient::new(world.channel(None).await.unwrap());
+    assert_eq!(client.create_certificate(request).await.unwrap_err().code(), Code::PermissionDenied);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn configuration_is_not_for_everybody() {
+    let world = World::start(MESH).await;
+    let svid = world.svid("shop", "storefront").await;
+    for (case, svid, node, code) in [
+        ("no certificate", None, NODE, Code::Unauthenticated),
+        ("another namespace", Some(&svid), "sidecar~10.244.0.9~vault-0.bank~bank.svc.cluster.local", Code::PermissionDenied),
+        ("no node", Some(&svid), "", Code::InvalidArgument),
+    ] {
+        let mut client = AggregatedDiscoveryServiceClient::new(world.channel(svid).await.unwrap());
+        assert_eq!(harness::first_answer(&mut client, node, "storefront").await.unwrap_err().code(), code, "{case}");
+    }
+    let mut client = AggregatedDiscoveryServiceClient::new(world.channel(Some(&svid)).await.unwrap());
+    let account = harness::first_answer(&mut client, NODE, "vault").await.unwrap_err();
+    assert_eq!(account.code(), Code::PermissionDenied);
+    assert!(account.message().contains("service account `vault`"), "{account}");
+    let whole = client.stream_aggregated_resources(tokio_stream::iter([DiscoveryRequest::default()])).await;
+    assert_eq!(whole.unwrap_err().code(), Code::Unimplemented);
+
+    // A certificate of another CA, or of another trust domain, does not come past the handshake.
+    let other = Ca::self_signed(&Default::default(), UnixTime::now(), CaLimits::default()).unwrap();
+    let foreign = other.issue(svid.identity().unwrap(), Duration::ZERO, UnixTime::now()).unwrap();
+    let mut client = AggregatedDiscoveryServiceClient::new(world.channel(Some(&foreign)).await.unwrap());
+    assert!(harness::first_answer(&mut client, NODE, "storefront").await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rejections_are_known() {
+    let world = World::start(MESH).await;
+    let svid = world.svid("shop", "storefront").await;
+    let mut proxy = Proxy::connect(&world, &svid, NODE).await.unwrap();
+    proxy.reject = Some((CLUSTER, REVIEWS));
+    proxy.client.watch_all(CLUSTER);
+    proxy.client.watch_all(LISTENER);
+    proxy.until(|p| p.rejected > 0 && p.has(LISTENER, "virtualInbound")).await;
+    proxy.flush().await;
+    let status: Syncz = world.until("/debug/syncz", |s: &Syncz| s.proxies[0].types.iter().all(|t| t.state != State::Stale)).await;
+    let clusters = &status.proxies[0].types[0];
+    assert_eq!((clusters.state, clusters.nacked), (State::Error, 1));
+    assert_eq!(clusters.error.as_deref(), Some("outbound|9080||reviews.shop.svc.cluster.local: not today"));
+    let (bad, good): (Vec<_>, Vec<_>) = clusters.resources.iter().partition(|r| r.rejected.is_some());
+    assert_eq!((bad[0].name.as_str(), bad[0].acked.as_deref(), bad.len()), (REVIEWS, None, 1));
+    assert!(good.iter().all(|r| r.acked.is_some() && r.acked == r.sent));
+    let live: Live = world.debug("/debug/live?kind=Service&namespace=shop&name=reviews").await;
+    assert_eq!((live.live.len(), live.rejected[0].proxy.as_str()), (0, "storefront-0.shop"));
+    assert!(world.metrics().await.contains("pilot_total_xds_rejects{type=\"cds\"} 1\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_is_not_noticed() {
+    let first = World::start(MESH).await;
+    let svid = first.svid("shop", "storefront").await;
+    let mut proxy = Proxy::connect(&first, &svid, NODE).await.unwrap();
+    proxy.client.watch_all(CLUSTER);
+    proxy.client.watch_all(LISTENER);
+    proxy.until(|p| p.has(LISTENER, "virtualInbound")).await;
+    proxy.flush().await;
+    let token = first.token("shop", "reviews").await;
+    let received = proxy.received;
+    let second = first.restart().await;
+
+    proxy.reconnect(&second, &svid).await.unwrap();
+    proxy.responses = 0;
+    proxy.until(|p| p.responses == 2).await;
+    assert_eq!(proxy.received, received, "nothing is sent again");
+    let key = KeyPair::generate().unwrap();
+    assert!(second.csr(None, Some(&token), &key.csr(None).unwrap(), 0).await.is_ok(), "tokens that are out stay good");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_build_for_all_that_read_the_same() {
+    let world = World::start(MESH).await;
+    let svid = world.svid("shop", "storefront").await;
+    let built =
+        |metrics: &str| -> u64 { metrics.lines().find_map(|l| l.strip_prefix("mizzen_resources_built ")).unwrap().parse().unwrap() };
+    let mut counts = Vec::new();
+    for replica in 0..3 {
+        let node = NODE.replace("storefront-0", &format!("storefront-{replica}"));
+        let mut proxy = Proxy::connect(&world, &svid, &node).await.unwrap();
+        proxy.client.subscribe(ENDPOINT, [REVIEWS.into()]);
+        proxy.until(|p| p.has(ENDPOINT, REVIEWS)).await;
+        counts.push(built(&world.metrics().await));
+    }
+    assert_eq!(counts, [1, 1, 1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_told() {
+    let world = World::start(MESH).await;
+    let config: Configz = world.debug("/debug/configz").await;
+    assert!(config.objects.iter().any(|o| (o.kind.as_str(), o.name.as_str()) == ("Service", "reviews")));
+    for (body, part) in [
+        ("{", "EOF"),
+        ("{\"namespace\":\"Shop\",\"service_account\":\"a\",\"pod\":\"p\"}", "Shop"),
+        ("{\"namespace\":\"shop\",\"service_account\":\"a\",\"pod\":\"p\",\"ttl_seconds\":0}", "ttl_seconds"),
+        ("{\"namespace\":\"shop\",\"service_account\":\"a\",\"pod\":\"p\",\"extra\":0}", "extra"),
+    ] {
+        let (status, text) = world.post_token(body).await;
+        assert_eq!(status, 400);
+        assert!(text.contains(part), "{text}");
+    }
+}
