@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
 use nix::{
@@ -80,7 +80,7 @@ fn boot(socket: &OwnedFd, parent: i32) -> Result<Side, Failed> {
     }
     // Ctrl-C at the terminal is for the outer process alone.
     setsid().step("open a session")?;
-    privilege::close_strangers(socket).step("close inherited descriptors")?;
+    privilege::close_strangers(&[socket.as_raw_fd()]).step("close inherited descriptors")?;
     unshare(CloneFlags::CLONE_NEWUSER).step("make a user namespace")?;
     tell(socket, &BootMessage::Unshared).step("tell the outer process")?;
     let reply = mizzen_net::recv_with_fds(socket.as_fd(), 64).step("hear from the outer process")?;

@@ -1,9 +1,6 @@
 //! Capabilities: what a process keeps, and that it can never get more.
 
-use std::{
-    io,
-    os::fd::{AsRawFd, OwnedFd},
-};
+use std::{io, os::fd::RawFd};
 
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::libc;
@@ -73,17 +70,20 @@ fn prctl_securebits() -> io::Result<()> {
     Ok(())
 }
 
-/// Closes every descriptor from 3 on but this one: what the shell or a test runner left open is not for the
-/// mesh. Only in a process that has opened nothing itself.
-pub(crate) fn close_strangers(except: &OwnedFd) -> io::Result<()> {
-    let except = libc::c_uint::try_from(except.as_raw_fd()).map_err(io::Error::other)?;
-    for (first, last) in [(3, except.saturating_sub(1)), (except + 1, libc::c_uint::MAX)] {
+/// Closes every descriptor from 3 on but these: what a shell, a test runner or a careless library left open
+/// is not for the mesh. Only in a process that has opened nothing itself.
+pub(crate) fn close_strangers(except: &[RawFd]) -> io::Result<()> {
+    let mut except: Vec<libc::c_uint> = except.iter().filter_map(|fd| libc::c_uint::try_from(*fd).ok()).collect();
+    except.sort_unstable();
+    let mut first: libc::c_uint = 3;
+    for last in except.into_iter().map(|fd| fd.saturating_sub(1)).chain([libc::c_uint::MAX]) {
         if first <= last {
             // SAFETY: no value in this process owns any of these descriptors.
             #[allow(unsafe_code)]
             let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
             nix::errno::Errno::result(result)?;
         }
+        first = first.max(last.saturating_add(2));
     }
     Ok(())
 }

@@ -79,7 +79,12 @@ pub(super) fn run(order: i32) -> u8 {
 
 fn read_order(number: i32) -> io::Result<Order> {
     let file = mizzen_net::inherited_fd(number)?;
-    Ok(serde_json::from_slice(&mizzen_net::read_fd(&file, 64 << 20)?)?)
+    let order: Order = serde_json::from_slice(&mizzen_net::read_fd(&file, 64 << 20)?)?;
+    drop(file);
+    let mut known: Vec<RawFd> = order.fds.iter().map(|(_, present)| *present).collect();
+    known.push(order.report);
+    privilege::close_strangers(&known)?;
+    Ok(order)
 }
 
 /// A copy above all numbers that a program is given.

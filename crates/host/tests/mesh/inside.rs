@@ -20,7 +20,7 @@ use nix::{
 use serde_json::{Value, json};
 
 /// Runs one; its findings go to standard output as JSON.
-pub fn program(name: &str, args: &[&str]) -> u8 {
+pub(crate) fn program(name: &str, args: &[&str]) -> u8 {
     match (name, args) {
         ("look", [run, proxy]) => println!("{}", look(Path::new(run), proxy.parse().unwrap())),
         ("proxy", []) => println!("{}", proxy()),
@@ -42,6 +42,7 @@ pub fn program(name: &str, args: &[&str]) -> u8 {
         ("exists", [path]) => return u8::from(!Path::new(path).exists()),
         ("orphan", []) => {
             let exe = std::env::current_exe().unwrap();
+            #[expect(clippy::zombie_processes, reason = "an orphan is the point")]
             Command::new(exe).args(["--program", "exit", "0"]).spawn().unwrap();
         }
         ("serve", [port, answer]) => serve(port.parse().unwrap(), answer),
@@ -106,7 +107,7 @@ fn look(run: &Path, proxy: i32) -> Value {
         "bin_write": fs::write(run.join("bin/x"), "").is_err(),
         "run_write": fs::write(run.join("x"), "").is_err(),
         "control": std::os::unix::net::UnixStream::connect(run.join("control.sock")).err().map(|error| error.to_string()),
-        "init_files": fs::read_dir("/proc/1/fd").err().map(|error| error.to_string()),
+        "init_files": fs::read_link("/proc/1/root").err().map(|error| error.to_string()),
         "init_environment": fs::read("/proc/1/environ").err().map(|error| error.to_string()),
         "signal": error(kill(Pid::from_raw(proxy), None)),
         "trace": error(nix::sys::ptrace::attach(Pid::from_raw(proxy))),
@@ -149,6 +150,6 @@ fn proxy() -> Value {
         "mark": mizzen_net::set_mark(&socket.as_fd(), 1337).is_ok(),
         "dumpable": nix::sys::prctl::get_dumpable().unwrap(),
         "passed": String::from_utf8(mizzen_net::read_fd(&passed, 100).unwrap()).unwrap(),
-        "others": fs::read_dir("/proc/self/fd").unwrap().count(),
+        "descriptors": fs::read_dir("/proc/self/fd").unwrap().count(),
     })
 }

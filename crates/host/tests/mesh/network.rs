@@ -12,18 +12,18 @@ use socket2::{Domain, Socket, Type};
 
 use crate::Paths;
 
-pub const A: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 1);
-pub const B: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 2);
+pub(crate) const A: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 1);
+pub(crate) const B: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 2);
 
-pub struct Mesh {
-    pub link: Link,
-    pub router: Router,
-    pub a: Host,
-    pub b: Host,
+pub(crate) struct Mesh {
+    pub(crate) link: Link,
+    pub(crate) router: Router,
+    pub(crate) a: Host,
+    pub(crate) b: Host,
 }
 
 impl Mesh {
-    pub async fn start(link: &Link) -> Mesh {
+    pub(crate) async fn start(link: &Link) -> Mesh {
         let router = Router::start(link, Default::default()).await.unwrap();
         let a = Host::create(&router, A).await.unwrap();
         let b = Host::create(&router, B).await.unwrap();
@@ -89,7 +89,7 @@ async fn arrives(
     panic!("{to} arrived nowhere")
 }
 
-pub async fn checks(mesh: &Mesh, paths: &Paths) {
+pub(crate) async fn checks(mesh: &Mesh, paths: &Paths) {
     between_hosts(mesh).await;
     beyond(mesh, paths).await;
     dns(mesh).await;

@@ -1,11 +1,6 @@
 //! Processes: what they get, what they are refused, how they end.
 
-use std::{
-    fs,
-    os::fd::OwnedFd,
-    path::Path,
-    time::Duration,
-};
+use std::{fs, os::fd::OwnedFd, path::Path, time::Duration};
 
 use mizzen_capture::{Plan, Settings};
 use mizzen_host::{
@@ -68,7 +63,7 @@ async fn ready(mesh: &Mesh, supervisor: &Supervisor, spec: &Spec) -> Process {
     process
 }
 
-pub async fn checks(mesh: &Mesh, paths: &Paths) {
+pub(crate) async fn checks(mesh: &Mesh, paths: &Paths) {
     let supervisor = Supervisor::start().unwrap();
     mesh.a.capture(&Plan::new(&Settings::default())).await.unwrap();
     proxies(mesh, paths, &supervisor).await;
@@ -89,8 +84,8 @@ async fn proxies(mesh: &Mesh, paths: &Paths, supervisor: &Supervisor) {
         let found = findings(mesh, supervisor, &spec(paths, kind, &["proxy"]), token()).await;
         let want = json!({
             "pid": found["pid"], "capabilities": vec![capabilities; 5], "mark": mark, "dumpable": false, "passed": "a token",
-            // 0 to 3, and the one for counting.
-            "others": 5,
+            // 0 to 3, and those for marking and for counting.
+            "descriptors": 6,
         });
         assert_eq!(found, want);
         assert!(found["pid"].as_u64().unwrap() > 2, "the mesh's PID namespace");
@@ -138,12 +133,11 @@ async fn workloads(mesh: &Mesh, paths: &Paths, supervisor: &Supervisor) {
         "nscd": if Path::new("/run/nscd").exists() { json!([]) } else { Value::Null },
     });
     let mut found = found;
-    if let Some(seen) = found.as_object_mut() {
-        if let Some(unmask) = seen.remove("unmask_in_own") {
-            assert_eq!(unmask, "EINVAL: Invalid argument", "the mask is locked");
-            assert_eq!(seen.remove("run_in_own"), Some(json!(["bin"])));
-            assert_eq!(seen.remove("rules_in_own"), Some(json!(true)));
-        }
+    let seen = found.as_object_mut().unwrap();
+    if let Some(unmask) = seen.remove("unmask_in_own") {
+        assert_eq!(unmask, "EINVAL: Invalid argument", "the mask is locked");
+        assert_eq!(seen.remove("run_in_own"), Some(json!(["bin"])));
+        assert_eq!(seen.remove("rules_in_own"), Some(json!(true)));
     }
     for (name, value) in want.as_object().unwrap() {
         assert_eq!(found.get(name), Some(value), "{name}");
@@ -258,7 +252,7 @@ async fn orphans(mesh: &Mesh, paths: &Paths, supervisor: &Supervisor) {
 }
 
 /// Starts a proxy and a workload that hold the pipe of the test, says so, and waits.
-pub async fn wait(link: &Link, paths: &Paths) -> u8 {
+pub(crate) async fn wait(link: &Link, paths: &Paths) -> u8 {
     let mesh = Mesh::start(link).await;
     let supervisor = Supervisor::start().unwrap();
     let stdout = || Some(nix::unistd::dup(std::io::stdout()).unwrap());
