@@ -99,15 +99,10 @@ impl Driver {
         driver.reconcile();
         let flusher = spawn_local(driver.clone().flush());
         while let Some(order) = orders.recv().await {
-            if !driver.order(order) {
+            let more = std::iter::from_fn(|| orders.try_recv().ok()).take(ORDERS);
+            let go_on = std::iter::once(order).chain(more).all(|order| driver.order(order));
+            if !go_on {
                 break;
-            }
-            for _ in 1..ORDERS {
-                match orders.try_recv() {
-                    Ok(order) if driver.order(order) => {}
-                    Ok(_) => break,
-                    Err(_) => break,
-                }
             }
             driver.due.notify_one();
         }
@@ -236,7 +231,7 @@ impl Driver {
                     continue;
                 }
                 let options = ListenOptions { reuse_port: self.several, backlog: i32::try_from(*backlog).unwrap_or(4096), ..ListenOptions::default() };
-                let opened = mizzen_net::listen(*address, &options);
+                let opened = mizzen_net::listen(*address, &options).and_then(TcpListener::from_std);
                 match opened {
                     Ok(socket) => self.accept_from(*address, socket, false),
                     Err(error) => failed.push((*address, error.to_string())),

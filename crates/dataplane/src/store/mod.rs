@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use mizzen_ir::{Config, Draft, Kind, Refs, config::SecretRef};
+use mizzen_ir::{Config, Draft, Kind, Refs, TlsRefusal, config::SecretRef};
 use mizzen_protos::Any;
 use mizzen_types::Name;
 
@@ -41,6 +41,7 @@ pub struct Store {
     /// Since when a missing resource is waited for.
     waiting: BTreeMap<Key, Duration>,
     config: Arc<Config>,
+    unfit: Vec<(Name, TlsRefusal)>,
 }
 
 /// What has to be asked for by name.
@@ -63,6 +64,7 @@ impl Store {
             absent: BTreeSet::new(),
             waiting: BTreeMap::new(),
             config: Arc::default(),
+            unfit: Vec::new(),
         }
     }
 
@@ -144,22 +146,34 @@ impl Store {
     /// Brings into force what can be; returns the next configuration if it differs from the last.
     pub fn next(&mut self, now: Duration) -> Option<Arc<Config>> {
         let chosen = self.choose(now);
-        let mut changed = false;
+        let mut draft = Draft::new(&self.config);
         for (kind, all) in &mut self.held {
             all.retain(|name, held| {
-                changed |= held.activate(chosen.get(&(*kind, name.clone())));
+                let entry = chosen.get(&(*kind, name.clone()));
+                if held.activate(entry) {
+                    match entry {
+                        Some(entry) => draft.put(&entry.compiled.resource),
+                        None => draft.remove(*kind, name),
+                    };
+                }
                 !held.is_gone()
             });
         }
-        if !changed {
+        if !draft.changed() {
             return None;
         }
-        let mut draft = Draft::after(&self.config);
-        for entry in chosen.values() {
-            draft.add(entry.compiled.resource.clone());
+        let (config, unfit) = draft.finish();
+        for (name, why) in &unfit {
+            tracing::warn!(%name, %why, "TLS cannot be built: connections will fail");
         }
-        self.config = Arc::new(draft.build());
+        self.unfit = unfit;
+        self.config = config;
         Some(self.config.clone())
+    }
+
+    /// What of TLS could not be built in the configuration in force: the listener or cluster, and why.
+    pub fn unfit(&self) -> &[(Name, TlsRefusal)] {
+        &self.unfit
     }
 
     /// For each resource the version that is to be in force.
