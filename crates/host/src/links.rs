@@ -86,10 +86,16 @@ impl Links {
         self.handle.route().add(route.build()).replace().execute().await.map_err(plain)
     }
 
-    /// Who sends to this range is told at once that it cannot be reached.
-    pub(crate) async fn unreachable(&self, range: &IpRange) -> io::Result<()> {
+    /// What has no more specific route in this range is for this namespace itself, where nobody listens: so a
+    /// connection is refused at once. (An unreachable route would answer by ICMP, which the kernel limits to
+    /// one a second and `connect` takes as a reason to try again.)
+    pub(crate) async fn refuse(&self, range: &IpRange, loopback: u32) -> io::Result<()> {
         let IpAddr::V4(address) = range.address() else { return Ok(()) };
-        let route = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, range.prefix()).kind(RouteType::Unreachable);
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(address, range.prefix())
+            .output_interface(loopback)
+            .scope(RouteScope::Host)
+            .kind(RouteType::Local);
         self.handle.route().add(route.build()).replace().execute().await.map_err(plain)
     }
 }

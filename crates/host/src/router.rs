@@ -1,8 +1,8 @@
 //! The inner process' own network namespace: every host's default route.
 //!
 //! It forwards between hosts, and redirects TCP that is for neither a host nor a service to a listening
-//! socket that the outer process serves (see [`relay`](crate::relay)). Everything else beyond the mesh is
-//! answered as unreachable.
+//! socket that the outer process serves (see `relay`). A connection to an address of the mesh that nobody
+//! has is refused; everything else beyond the mesh is answered as unreachable.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -61,7 +61,7 @@ impl Router {
         let loopback = links.up("lo").await.map_err(step("bring lo up"))?;
         links.address(loopback, options.address).await.map_err(step("set its address"))?;
         for range in [&options.hosts, &options.services] {
-            links.unreachable(range).await.map_err(step("set a route"))?;
+            links.refuse(range, loopback).await.map_err(step("set a route"))?;
         }
         for (name, value) in [("ipv4/ip_forward", "1"), ("ipv4/conf/all/rp_filter", "0"), ("ipv4/conf/default/rp_filter", "1")] {
             sysctl(name, value).map_err(step("configure"))?;
