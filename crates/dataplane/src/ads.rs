@@ -86,7 +86,11 @@ where
 }
 
 /// Carries responses until the stream ends; says why, and whether there was any.
-async fn carry<T: Clone>(mut responses: Streaming<DeltaDiscoveryResponse>, tag: &T, events: &mpsc::Sender<(T, Happened)>) -> (String, bool) {
+async fn carry<T: Clone>(
+    mut responses: Streaming<DeltaDiscoveryResponse>,
+    tag: &T,
+    events: &mpsc::Sender<(T, Happened)>,
+) -> (String, bool) {
     let mut answered = false;
     loop {
         match responses.message().await {

@@ -5,4 +5,17 @@
 //! `bootstrap.rs` (Envoy bootstrap JSON → node, pipes, static clusters), `lib.rs` `run()` with `Options`, `dns.rs`, `logs.rs`, `metrics.rs`, `admin/`,
 //! readiness, inherited listeners, drain at SIGTERM, and the integration tests.
 
+mod admin;
+pub mod ads;
+mod bootstrap;
+mod dns;
 pub mod driver;
+mod logs;
+mod options;
+mod run;
+mod sources;
+pub mod store;
+
+pub use bootstrap::{BootstrapError, parse_bootstrap};
+pub use options::{Options, SetLogging};
+pub use run::{RunError, run};

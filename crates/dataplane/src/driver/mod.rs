@@ -124,7 +124,8 @@ impl Pool {
     /// # Errors
     /// If the descriptor cannot be duplicated for each worker.
     pub fn inherit(&self, address: SocketAddr, socket: &TcpListener) -> std::io::Result<()> {
-        let copies: Vec<TcpListener> = self.workers.iter().map(|_| socket.as_fd().try_clone_to_owned().map(Into::into)).collect::<Result<_, _>>()?;
+        let copies: Vec<TcpListener> =
+            self.workers.iter().map(|_| socket.as_fd().try_clone_to_owned().map(Into::into)).collect::<Result<_, _>>()?;
         for ((sender, _), copy) in self.workers.iter().zip(copies) {
             let _ = sender.send(Order::Inherited(address, copy));
         }

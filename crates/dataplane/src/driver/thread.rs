@@ -230,7 +230,11 @@ impl Driver {
                 if self.accepting.borrow().get(address).is_some_and(|sockets| sockets.iter().any(|s| !s.inherited)) {
                     continue;
                 }
-                let options = ListenOptions { reuse_port: self.several, backlog: i32::try_from(*backlog).unwrap_or(4096), ..ListenOptions::default() };
+                let options = ListenOptions {
+                    reuse_port: self.several,
+                    backlog: i32::try_from(*backlog).unwrap_or(4096),
+                    ..ListenOptions::default()
+                };
                 let opened = mizzen_net::listen(*address, &options).and_then(TcpListener::from_std);
                 match opened {
                     Ok(socket) => self.accept_from(*address, socket, false),
@@ -331,7 +335,8 @@ impl Driver {
 fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
     // ENFILE and EMFILE, ENOBUFS, ENOMEM have no kind of their own.
-    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | WouldBlock) || matches!(error.raw_os_error(), Some(12 | 23 | 24 | 105))
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | WouldBlock)
+        || matches!(error.raw_os_error(), Some(12 | 23 | 24 | 105))
 }
 
 fn now(start: Instant) -> Now {

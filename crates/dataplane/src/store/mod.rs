@@ -100,6 +100,19 @@ impl Store {
         }
     }
 
+    /// Nobody asks for this resource any more. Unlike a removed one it is not known to be absent.
+    pub fn forget(&mut self, kind: Kind, name: &Name, now: Duration) {
+        self.absent.remove(&(kind, name.clone()));
+        if let Some(held) = self.held.entry(kind).or_default().get_mut(name) {
+            held.remove(now);
+        }
+    }
+
+    /// Whether it is known that there is no such resource.
+    pub fn knows_absent(&self, kind: Kind, name: &Name) -> bool {
+        self.is_absent(&(kind, name.clone()))
+    }
+
     /// The server has told all resources of a kind.
     pub fn told_all(&mut self, kind: Kind) {
         self.complete.insert(kind);
@@ -204,7 +217,8 @@ impl Store {
     /// Adds what was removed and is still referred to, from the referring kinds downwards.
     fn keep_referred(&self, chosen: &mut BTreeMap<Key, Arc<Entry>>, now: Duration) {
         for kind in ORDER.into_iter().rev() {
-            let referred: BTreeSet<Key> = chosen.values().flat_map(|entry| names(&entry.compiled.refs)).filter(|key| key.0 == kind).collect();
+            let referred: BTreeSet<Key> =
+                chosen.values().flat_map(|entry| names(&entry.compiled.refs)).filter(|key| key.0 == kind).collect();
             for key in referred {
                 let held = self.held.get(&kind).and_then(|all| all.get(&key.1));
                 let lingers = |held: &Held| held.latest.is_none() && held.removed.is_some_and(|at| now < at + LINGER);

@@ -4,11 +4,15 @@ use mizzen_ir::Kind;
 use mizzen_protos::{
     Any,
     envoy::envoy::config::{
-        cluster::v3::{Cluster, cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig}},
+        cluster::v3::{
+            Cluster,
+            cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig},
+        },
         core::v3::{AggregatedConfigSource, ConfigSource, config_source::ConfigSourceSpecifier},
         endpoint::v3::ClusterLoadAssignment,
         route::v3::{
-            Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route, route_action::ClusterSpecifier, route_match::PathSpecifier,
+            Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route, route_action::ClusterSpecifier,
+            route_match::PathSpecifier,
         },
     },
 };

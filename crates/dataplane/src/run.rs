@@ -1,0 +1,502 @@
+//! The control thread: resources in, configurations out to the workers; answers to their questions; the admin interface; the end.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use mizzen_engine::{Answer, Question, WaitId, metrics::Snapshot};
+use mizzen_ir::Kind;
+use mizzen_net::FdReceiver;
+use mizzen_protos::envoy::envoy::config::bootstrap::v3::Bootstrap;
+use mizzen_types::Name;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    admin::{self, Admin, Control, Known, Process, Query, Stage, View},
+    bootstrap::{BootstrapError, Plan},
+    dns::Resolver,
+    driver::{Pool, Report},
+    logs::Logs,
+    options::Options,
+    sources::Sources,
+    store::{State, Store},
+};
+
+/// Why the data plane could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The bootstrap cannot be used.
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
+    /// A resource of the bootstrap is refused.
+    #[error("bootstrap: static_resources: {0}")]
+    Static(String),
+    /// Something that must be open is not.
+    #[error("{what}: {error}")]
+    Io {
+        /// What.
+        what: &'static str,
+        /// The system's words.
+        error: io::Error,
+    },
+}
+
+/// Events that are taken together before the next configuration is made of them.
+const BURST: usize = 256;
+/// Longest address of an inherited socket.
+const ADDRESS: usize = 128;
+
+/// Runs a proxy by this bootstrap until `shutdown` resolves and connections have drained.
+///
+/// # Errors
+/// If it cannot start. Once it runs, nothing but `shutdown` ends it.
+pub async fn run(bootstrap: Bootstrap, options: Options, shutdown: impl Future<Output = ()> + Send) -> Result<(), RunError> {
+    let plan = Plan::new(&bootstrap)?;
+    let mut proxy = Proxy::start(bootstrap, plan, options)?;
+    proxy.until(shutdown).await;
+    proxy.drain().await;
+    proxy.end().await;
+    Ok(())
+}
+
+struct Proxy {
+    options: Options,
+    store: Store,
+    /// Resources of the bootstrap.
+    fixed: BTreeSet<(Kind, Name)>,
+    sources: Sources,
+    streams: mpsc::Receiver<(crate::sources::Source, crate::ads::Happened)>,
+    pool: Pool,
+    reports: mpsc::UnboundedReceiver<Report>,
+    queries: mpsc::Receiver<Query>,
+    answers: (mpsc::UnboundedSender<Answered>, mpsc::UnboundedReceiver<Answered>),
+    inherited: mpsc::Receiver<(SocketAddr, TcpListener)>,
+    resolver: Resolver,
+    /// Questions for resources that are not answered yet.
+    pending: Vec<(usize, WaitId, Kind, Name)>,
+    scrapes: Scrapes,
+    logs: (Logs, std::thread::JoinHandle<()>),
+    process: Process,
+    stage: watch::Sender<Stage>,
+    /// For each worker, the configuration whose listeners are open, and those that could not be opened.
+    listening: BTreeMap<usize, (u64, Vec<(SocketAddr, String)>)>,
+    idle: BTreeSet<usize>,
+    pages: Vec<tokio::task::AbortHandle>,
+    clock: (Instant, SystemTime),
+}
+
+/// The answer to a worker's question.
+type Answered = (usize, WaitId, Answer);
+
+/// Scrapes that wait for the workers' numbers.
+#[derive(Default)]
+struct Scrapes {
+    last: u64,
+    open: HashMap<u64, (usize, Snapshot, oneshot::Sender<Snapshot>)>,
+}
+
+/// What happened.
+enum Happening {
+    Stream(crate::sources::Source, crate::ads::Happened),
+    Report(Report),
+    Query(Query),
+    Answered(Answered),
+    Inherited(SocketAddr, TcpListener),
+    Due,
+}
+
+impl Proxy {
+    fn start(bootstrap: Bootstrap, plan: Plan, mut options: Options) -> Result<Proxy, RunError> {
+        let failed = |what: &'static str| move |error: io::Error| RunError::Io { what, error };
+        let clock = (Instant::now(), SystemTime::now());
+        let (mut store, fixed) = fixed_resources(&plan)?;
+        let process = Process::default();
+        let (reporter, reports) = mpsc::unbounded_channel();
+        let engine = mizzen_engine::Options {
+            node: plan.engine_node(),
+            limits: options.limits.clone(),
+            seed: seed(clock.1),
+            shared: Arc::default(),
+            mark: options.mark,
+        };
+        let config = store.next(Duration::ZERO).unwrap_or_else(|| store.config().clone());
+        let pool = Pool::start(options.workers, &engine, &config, &reporter).map_err(failed("workers"))?;
+        let (sources, streams) = Sources::new(&plan, process.clone());
+        let (asker, queries) = mpsc::channel(64);
+        let (stage, stage_seen) = watch::channel(Stage::Initializing);
+        let admin = Admin {
+            control: Control(asker),
+            bootstrap: Arc::new(bootstrap),
+            stage: stage_seen,
+            started: clock.0,
+            version: options.version.clone(),
+            logging: options.logging.clone(),
+            process: process.clone(),
+        };
+        let pages = serve_pages(&plan, &options, &admin)?;
+        let inherited = receive_sockets(&mut options).map_err(failed("inherited sockets"))?;
+        let mut proxy = Proxy {
+            options,
+            store,
+            fixed,
+            sources,
+            streams,
+            pool,
+            reports,
+            queries,
+            answers: mpsc::unbounded_channel(),
+            inherited,
+            resolver: Resolver::from_system(),
+            pending: Vec::new(),
+            scrapes: Scrapes::default(),
+            logs: Logs::start().map_err(failed("access log"))?,
+            process,
+            stage,
+            listening: BTreeMap::new(),
+            idle: BTreeSet::new(),
+            pages,
+            clock,
+        };
+        proxy.refresh();
+        Ok(proxy)
+    }
+
+    /// Works until `shutdown`, or until the admin interface says so.
+    async fn until(&mut self, shutdown: impl Future<Output = ()>) {
+        let mut shutdown = std::pin::pin!(shutdown);
+        loop {
+            let happening = tokio::select! {
+                () = &mut shutdown => return,
+                happening = self.next() => happening,
+            };
+            if !self.take(happening) {
+                return;
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Happening {
+        let due = self.store.deadline().map(|at| tokio::time::Instant::from_std(self.clock.0 + at));
+        let due = async {
+            match due {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some((source, event)) = self.streams.recv() => Happening::Stream(source, event),
+            Some(report) = self.reports.recv() => Happening::Report(report),
+            Some(query) = self.queries.recv() => Happening::Query(query),
+            Some(answered) = self.answers.1.recv() => Happening::Answered(answered),
+            Some((address, socket)) = self.inherited.recv() => Happening::Inherited(address, socket),
+            () = due => Happening::Due,
+        }
+    }
+
+    /// Returns whether to go on.
+    fn take(&mut self, happening: Happening) -> bool {
+        match happening {
+            Happening::Stream(source, event) => {
+                let now = self.now();
+                self.sources.happened(&source, event, &mut self.store, now);
+                // What has come with it is taken before the next configuration is made: fewer, larger steps.
+                for _ in 1..BURST {
+                    let Ok((source, event)) = self.streams.try_recv() else { break };
+                    self.sources.happened(&source, event, &mut self.store, now);
+                }
+                self.refresh();
+            }
+            Happening::Due => self.refresh(),
+            Happening::Report(report) => self.report(report),
+            Happening::Answered((worker, wait, answer)) => self.pool.answer(worker, wait, answer),
+            Happening::Inherited(address, socket) => {
+                tracing::info!(%address, "serving an inherited socket");
+                if let Err(error) = self.pool.inherit(address, &socket) {
+                    tracing::error!(%address, %error, "an inherited socket cannot be used");
+                }
+            }
+            Happening::Query(Query::Quit) => return false,
+            Happening::Query(Query::DrainListeners) => {
+                self.set_stage(Stage::Draining);
+                self.pool.drain();
+            }
+            Happening::Query(Query::View(sender)) => {
+                // Whoever asked may have gone away.
+                let _ = sender.send(self.view());
+            }
+            Happening::Query(Query::Counters(sender)) => self.scrape(sender),
+        }
+        true
+    }
+
+    fn now(&self) -> Duration {
+        self.clock.0.elapsed()
+    }
+
+    /// Asks for what is missing, and publishes what can be in force.
+    fn refresh(&mut self) {
+        let now = self.now();
+        self.sources.ask(&mut self.store, now);
+        if let Some(config) = self.store.next(now) {
+            tracing::info!(
+                generation = config.generation,
+                listeners = config.listeners.len(),
+                clusters = config.clusters.len(),
+                routes = config.routes.len(),
+                "a new configuration"
+            );
+            self.pool.publish(&config);
+            // What left the configuration may leave more names that nobody asks for.
+            self.sources.ask(&mut self.store, now);
+        }
+        self.answer_pending();
+        self.check_ready();
+    }
+
+    /// Says that there is no such resource where that is now known; where it came, the configuration itself has said so.
+    fn answer_pending(&mut self) {
+        let (store, pool) = (&self.store, &self.pool);
+        self.pending.retain(|(worker, wait, kind, name)| {
+            let config = store.config();
+            let there = match kind {
+                Kind::Cluster => config.clusters.contains_key(name),
+                Kind::Route => config.routes.contains_key(name),
+                Kind::Listener => config.listeners.contains_key(name),
+                Kind::Assignment => config.assignments.contains_key(name),
+                Kind::Secret => config.certificates.contains_key(name) || config.validations.contains_key(name),
+            };
+            let absent = !there && store.knows_absent(*kind, name);
+            if absent {
+                pool.answer(*worker, *wait, Answer::Absent);
+            }
+            !there && !absent
+        });
+    }
+
+    fn report(&mut self, report: Report) {
+        match report {
+            Report::Log(file, lines) => {
+                self.logs.0.send(file, lines);
+                self.process.set_log_dropped(self.logs.0.dropped());
+            }
+            Report::Ask { worker, wait, question: Question::Dns { host } } => {
+                let (resolver, answers) = (self.resolver.clone(), self.answers.0.clone());
+                tokio::spawn(async move {
+                    // Without a control thread the process is about to end.
+                    let _ = answers.send((worker, wait, resolver.lookup(&host).await));
+                });
+            }
+            Report::Ask { worker, wait, question: Question::Resource { kind, name } } => {
+                match Kind::ALL.into_iter().find(|k| format!("{k:?}").eq_ignore_ascii_case(kind)) {
+                    Some(kind) => {
+                        self.pending.push((worker, wait, kind, name));
+                        self.answer_pending();
+                    }
+                    None => self.pool.answer(worker, wait, Answer::Absent),
+                }
+            }
+            Report::Snapshot { request, snapshot, .. } => self.scraped(request, *snapshot),
+            Report::Dispose(config) => {
+                // A large configuration takes a while to free.
+                tokio::task::spawn_blocking(move || drop(config));
+            }
+            Report::Listening { worker, generation, failed } => {
+                for (address, reason) in &failed {
+                    tracing::error!(%address, reason, "a listener cannot be opened");
+                }
+                self.listening.insert(worker, (generation, failed));
+                self.check_ready();
+            }
+            Report::Idle { worker } => {
+                self.idle.insert(worker);
+            }
+        }
+    }
+
+    fn scrape(&mut self, sender: oneshot::Sender<Snapshot>) {
+        self.scrapes.last += 1;
+        self.scrapes.open.retain(|_, (_, _, waiting)| !waiting.is_closed());
+        self.scrapes.open.insert(self.scrapes.last, (self.pool.len(), Snapshot::default(), sender));
+        self.pool.snapshot(self.scrapes.last);
+    }
+
+    fn scraped(&mut self, request: u64, snapshot: Snapshot) {
+        let Some((missing, sum, _)) = self.scrapes.open.get_mut(&request) else { return };
+        sum.merge(snapshot);
+        *missing -= 1;
+        if *missing == 0
+            && let Some((_, sum, sender)) = self.scrapes.open.remove(&request)
+        {
+            let _ = sender.send(sum);
+        }
+    }
+
+    /// Live once listeners and clusters were told, none waits, and their sockets are open in every worker.
+    fn check_ready(&mut self) {
+        if *self.stage.borrow() != Stage::Initializing {
+            return;
+        }
+        let told = self.store.is_complete(Kind::Listener) && self.store.is_complete(Kind::Cluster);
+        let warm = self.store.held(Kind::Listener).all(|(_, held)| held.state() != State::Warming);
+        let generation = self.store.config().generation;
+        let open = (0..self.pool.len()).all(|w| self.listening.get(&w).is_some_and(|(seen, _)| *seen >= generation));
+        if told && warm && open {
+            tracing::info!("the proxy is ready");
+            self.set_stage(Stage::Live);
+        }
+    }
+
+    fn set_stage(&mut self, stage: Stage) {
+        self.stage.send_replace(stage);
+        if let Some(ready) = &self.options.ready {
+            ready.send_replace(stage == Stage::Live);
+        }
+    }
+
+    fn view(&self) -> View {
+        let wall = |at: Duration| self.clock.1 + at;
+        let kinds = [Kind::Cluster, Kind::Assignment, Kind::Listener, Kind::Route, Kind::Secret];
+        let known = |kind: Kind, name: &Name, held: &crate::store::Held| Known {
+            kind,
+            name: name.clone(),
+            fixed: self.fixed.contains(&(kind, name.clone())),
+            entry: held.active.as_ref().or(held.latest.as_ref()).map(|e| (e.clone(), wall(e.arrived))),
+            warming: held.active.is_none(),
+            refused: held.rejected.as_ref().map(|r| (r.version.clone(), r.reason.clone(), wall(r.at))),
+        };
+        View {
+            config: self.store.config().clone(),
+            resources: kinds.into_iter().flat_map(|kind| self.store.held(kind).map(move |(n, h)| known(kind, n, h))).collect(),
+            failed: self.listening.values().flat_map(|(_, failed)| failed.iter().cloned()).collect(),
+            unfit: self.store.unfit().iter().map(|(name, why)| (name.clone(), why.to_string())).collect(),
+            connected: self.sources.connected(),
+        }
+    }
+
+    /// Accepts no more and waits for connections to end, for as long as that may take.
+    async fn drain(&mut self) {
+        tracing::info!(seconds = self.options.drain_time.as_secs(), "draining");
+        self.set_stage(Stage::Draining);
+        self.idle.clear();
+        self.pool.drain();
+        let until = tokio::time::Instant::now() + self.options.drain_time;
+        while self.idle.len() < self.pool.len() {
+            match tokio::time::timeout_at(until, self.next()).await {
+                Ok(Happening::Query(Query::Quit)) | Err(_) => return,
+                Ok(happening) => {
+                    self.take(happening);
+                }
+            }
+        }
+    }
+
+    async fn end(self) {
+        let Proxy { pool, mut reports, logs: (logs, thread), pages, .. } = self;
+        let stopped = tokio::task::spawn_blocking(move || pool.stop());
+        if stopped.await.is_err() {
+            tracing::error!("a worker could not be stopped");
+        }
+        while let Ok(report) = reports.try_recv() {
+            if let Report::Log(file, lines) = report {
+                logs.send(file, lines);
+            }
+        }
+        drop(logs);
+        // A panic of the writer has been reported by itself.
+        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        pages.iter().for_each(tokio::task::AbortHandle::abort);
+    }
+}
+
+/// The bootstrap's own resources. A cluster that only leads to a server of resources may be beyond what the data path understands.
+fn fixed_resources(plan: &Plan) -> Result<(Store, BTreeSet<(Kind, Name)>), RunError> {
+    let mut complete = Vec::new();
+    if !plan.dynamic.0 {
+        complete.push(Kind::Listener);
+    }
+    if !plan.dynamic.1 {
+        complete.push(Kind::Cluster);
+    }
+    if plan.ads.is_none() {
+        complete.extend([Kind::Route, Kind::Assignment]);
+    }
+    let mut store = Store::new(complete);
+    let mut fixed = BTreeSet::new();
+    let all = [(Kind::Secret, &plan.secrets), (Kind::Cluster, &plan.clusters), (Kind::Listener, &plan.listeners)];
+    for (kind, resources) in all {
+        for (name, body) in resources {
+            match store.put(name, "", body.clone(), Duration::ZERO) {
+                Ok(()) => {
+                    fixed.insert((kind, name.clone()));
+                }
+                Err(reason) if kind == Kind::Cluster && plan.servers.contains_key(name) => {
+                    tracing::debug!(%name, reason, "no cluster for traffic");
+                    store.forget(kind, name, Duration::ZERO);
+                }
+                Err(reason) => return Err(RunError::Static(reason)),
+            }
+        }
+    }
+    Ok((store, fixed))
+}
+
+fn serve_pages(plan: &Plan, options: &Options, admin: &Admin) -> Result<Vec<tokio::task::AbortHandle>, RunError> {
+    let failed = |what: &'static str| move |error: io::Error| RunError::Io { what, error };
+    let mut tasks = Vec::new();
+    let open = |address: SocketAddr| {
+        let socket = mizzen_net::listen(address, &mizzen_net::ListenOptions::default())?;
+        tokio::net::TcpListener::from_std(socket)
+    };
+    if let Some(address) = plan.admin {
+        let listener = open(address).map_err(failed("admin interface"))?;
+        tasks.push(tokio::spawn(admin::serve(listener, admin::reading(admin.clone()))).abort_handle());
+    }
+    if let Some(address) = options.metrics {
+        let listener = open(address).map_err(failed("metrics"))?;
+        tasks.push(tokio::spawn(admin::serve(listener, admin::scraping(admin.clone()))).abort_handle());
+    }
+    if let Some(path) = &options.admin_socket {
+        let listener = mizzen_net::listen_unix(path).map_err(|e| failed("admin socket")(io::Error::other(e)))?;
+        tasks.push(tokio::spawn(admin::serve(listener, admin::all(admin.clone()))).abort_handle());
+    }
+    Ok(tasks)
+}
+
+/// Listening sockets that somebody else opens for us, at any time.
+fn receive_sockets(options: &mut Options) -> io::Result<mpsc::Receiver<(SocketAddr, TcpListener)>> {
+    let (sender, receiver) = mpsc::channel(16);
+    let Some(socket) = options.inherited.take() else { return Ok(receiver) };
+    let receiver_end = FdReceiver::new(socket.try_clone()?)?;
+    tokio::spawn(async move {
+        loop {
+            let (text, sockets) = match receiver_end.recv(ADDRESS).await {
+                Ok(Some(message)) => message,
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::error!(%error, "no more sockets can be inherited");
+                    return;
+                }
+            };
+            let address = std::str::from_utf8(&text).ok().and_then(|t| t.trim().parse::<SocketAddr>().ok());
+            match (address, sockets.into_iter().next()) {
+                (Some(address), Some(socket)) => {
+                    if sender.send((address, TcpListener::from(socket))).await.is_err() {
+                        return;
+                    }
+                }
+                _ => tracing::error!(text = %String::from_utf8_lossy(&text), "an inherited socket without an address"),
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+/// Differs from process to process; good enough for balancing and request ids.
+fn seed(now: SystemTime) -> u64 {
+    let nanos = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
+    nanos ^ (u64::from(std::process::id()) << 32)
+}

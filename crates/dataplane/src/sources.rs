@@ -1,0 +1,208 @@
+//! Servers of resources: what is asked of each, and what they answer, between the streams and the [`Store`].
+//!
+//! Listeners and clusters are asked for as a whole, everything else by name, as what is held names it. Secrets may come from servers of their own.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
+
+use mizzen_ir::{Kind, config::SecretSource};
+use mizzen_protos::envoy::envoy::{config::core::v3::Node, service::discovery::v3::DeltaDiscoveryRequest};
+use mizzen_types::Name;
+use mizzen_xds::client::{Client, Event};
+use tokio::sync::mpsc;
+
+use crate::{
+    admin::Process,
+    ads::{self, Happened, Server, Service},
+    bootstrap::Plan,
+    store::Store,
+};
+
+/// Which server.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Source {
+    /// The aggregated stream.
+    Aggregated,
+    /// A service for secrets, by its static cluster's name.
+    Secrets(Name),
+}
+
+/// Events of streams that may wait for the control thread.
+const QUEUE: usize = 64;
+
+pub(crate) struct Sources {
+    node: Node,
+    servers: HashMap<Name, Server>,
+    links: BTreeMap<Source, Link>,
+    events: mpsc::Sender<(Source, Happened)>,
+    /// What is asked for by name at present.
+    asked: BTreeSet<(Source, Kind, Name)>,
+    process: Process,
+}
+
+struct Link {
+    client: Client,
+    requests: Option<mpsc::Sender<DeltaDiscoveryRequest>>,
+    /// Requests that did not fit; sent before any other.
+    waiting: Option<DeltaDiscoveryRequest>,
+    task: tokio::task::AbortHandle,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Sources {
+    /// Opens the aggregated stream, if there is one; the others when something is asked of them.
+    pub(crate) fn new(plan: &Plan, process: Process) -> (Sources, mpsc::Receiver<(Source, Happened)>) {
+        let (events, receiver) = mpsc::channel(QUEUE);
+        let mut sources = Sources {
+            node: plan.node.clone(),
+            servers: plan.servers.clone(),
+            links: BTreeMap::new(),
+            events,
+            asked: BTreeSet::new(),
+            process,
+        };
+        if let Some(server) = &plan.ads {
+            let link = sources.link(Source::Aggregated, server.clone(), Service::Aggregated);
+            for (kind, wanted) in [(Kind::Cluster, plan.dynamic.1), (Kind::Listener, plan.dynamic.0)] {
+                if wanted {
+                    link.client.watch_all(kind.type_url());
+                }
+            }
+        }
+        (sources, receiver)
+    }
+
+    fn link(&mut self, source: Source, server: Server, service: Service) -> &mut Link {
+        let task = tokio::spawn(ads::keep_open(server, service, source.clone(), self.events.clone())).abort_handle();
+        let link = Link { client: Client::new(self.node.clone()), requests: None, waiting: None, task };
+        self.links.entry(source).or_insert(link)
+    }
+
+    /// Whether the aggregated stream is open.
+    pub(crate) fn connected(&self) -> bool {
+        self.links.get(&Source::Aggregated).is_some_and(|l| l.requests.is_some())
+    }
+
+    /// Takes what happened on a stream into the store.
+    pub(crate) fn happened(&mut self, source: &Source, event: Happened, store: &mut Store, now: Duration) {
+        let Some(link) = self.links.get_mut(source) else { return };
+        match event {
+            Happened::Open(requests) => {
+                tracing::info!(?source, "connected to a server of resources");
+                link.requests = Some(requests);
+                link.waiting = None;
+                link.client.connected();
+            }
+            Happened::Closed(reason) => {
+                if link.requests.take().is_some() {
+                    tracing::warn!(?source, reason, "the stream of resources has ended; what is held stays in force");
+                } else {
+                    tracing::debug!(?source, reason, "no stream of resources");
+                }
+                link.client.disconnected();
+            }
+            Happened::Response(response) => {
+                let Some(kind) = Kind::of(&response.type_url) else {
+                    tracing::warn!(?source, type_url = response.type_url, "a type that was not asked for");
+                    return;
+                };
+                match link.client.receive(*response) {
+                    Ok((receipt, events)) => {
+                        let (taken, rejected) = judge(kind, events, store, now);
+                        self.process.updated(taken, rejected.len() as u64);
+                        link.client.settle(receipt, rejected);
+                        if *source == Source::Aggregated && matches!(kind, Kind::Cluster | Kind::Listener) {
+                            store.told_all(kind);
+                        }
+                    }
+                    Err(unasked) => tracing::warn!(?source, %unasked, "a response is dropped"),
+                }
+            }
+        }
+        self.flush();
+    }
+
+    /// Asks for what the store's resources name, and no longer for what nothing names any more.
+    pub(crate) fn ask(&mut self, store: &mut Store, now: Duration) {
+        let wanted = store.wanted();
+        let aggregated = |kind: Kind, names: BTreeSet<Name>| names.into_iter().map(move |n| (Source::Aggregated, kind, n));
+        let mut all: BTreeSet<(Source, Kind, Name)> = aggregated(Kind::Route, wanted.routes).collect();
+        all.extend(aggregated(Kind::Assignment, wanted.assignments));
+        all.extend(wanted.secrets.into_iter().filter_map(|secret| {
+            let source = match secret.source {
+                SecretSource::Ads => Source::Aggregated,
+                SecretSource::Grpc(cluster) => Source::Secrets(cluster),
+                SecretSource::Static => return None,
+            };
+            Some((source, Kind::Secret, secret.name))
+        }));
+        let asked = std::mem::take(&mut self.asked);
+        for (source, kind, name) in all.difference(&asked) {
+            match self.find(source) {
+                Some(link) => link.client.subscribe(kind.type_url(), [name.clone()]),
+                None => {
+                    tracing::error!(?source, %name, "there is no such server: the resource counts as absent");
+                    store.remove(*kind, name, now);
+                }
+            }
+        }
+        for (source, kind, name) in asked.difference(&all) {
+            if let Some(link) = self.links.get_mut(source) {
+                link.client.unsubscribe(kind.type_url(), [name.clone()]);
+            }
+            store.forget(*kind, name, now);
+        }
+        self.asked = all;
+        self.flush();
+    }
+
+    fn find(&mut self, source: &Source) -> Option<&mut Link> {
+        if !self.links.contains_key(source) {
+            let Source::Secrets(cluster) = source else { return None };
+            let server = self.servers.get(cluster)?.clone();
+            self.link(source.clone(), server, Service::Secrets);
+        }
+        self.links.get_mut(source)
+    }
+
+    /// Sends what there is to send. What does not fit into a stream's queue is sent with the next event.
+    fn flush(&mut self) {
+        for link in self.links.values_mut() {
+            let Some(requests) = &link.requests else { continue };
+            while let Some(request) = link.waiting.take().or_else(|| link.client.next_request()) {
+                if let Err(mpsc::error::TrySendError::Full(request)) = requests.try_send(request) {
+                    link.waiting = Some(request);
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Puts each resource into the store; those that it refuses, with the reasons.
+fn judge(kind: Kind, events: Vec<Event>, store: &mut Store, now: Duration) -> (u64, Vec<(Name, String)>) {
+    let (mut taken, mut rejected) = (0, Vec::new());
+    for event in events {
+        match event {
+            Event::Added { name, version, body } => match store.put(&name, &version, body, now) {
+                Ok(()) => taken += 1,
+                Err(reason) => {
+                    tracing::warn!(kind = ?kind, %name, reason, "a resource is refused; its last good version stays");
+                    rejected.push((name, reason));
+                }
+            },
+            Event::Removed { name } => {
+                store.remove(kind, &name, now);
+                taken += 1;
+            }
+        }
+    }
+    (taken, rejected)
+}
