@@ -56,6 +56,8 @@ pub enum IdentityError {
 
 /// How often the root file is looked at while nothing else happens.
 const ROOT_CHECK: Duration = Duration::from_secs(5);
+/// The longest wait between attempts while there is no valid certificate.
+const HURRY: Duration = Duration::from_secs(2);
 const CALL: Duration = Duration::from_secs(20);
 
 /// Obtains a certificate, and renews it, for ever. Failures are retried; while an old certificate is valid nobody notices.
@@ -75,9 +77,9 @@ pub(crate) async fn keep(options: Arc<Options>, metrics: Arc<Metrics>, identity:
             }
             Err(error) => {
                 metrics.certificate_failures.add();
-                let left = held.map_or(Duration::MAX, |h| h.svid.validity().remaining(options.now()));
-                // With seconds left, try at least a few times in them.
-                let wait = backoff.next(if left.is_zero() { Duration::MAX } else { left / 8 });
+                let left = held.map_or(Duration::ZERO, |h| h.svid.validity().remaining(options.now()));
+                // With seconds left, try at least a few times in them; with none, nothing works until it succeeds.
+                let wait = backoff.next(if left.is_zero() { HURRY } else { left / 8 });
                 warn!(%error, retry_in = ?wait, certificate_left = ?left, "no new certificate");
                 tokio::time::sleep(wait).await;
             }

@@ -21,6 +21,8 @@ use crate::{DnsOptions, Identity, NameTable, Options, node};
 /// By this name of the node's agent the control plane can tell this stream from the proxy's own, whose id it shares.
 const USER_AGENT: &str = "mizzen-agent";
 
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
 #[derive(Debug, thiserror::Error)]
 enum StreamError {
     #[error(transparent)]
@@ -47,7 +49,7 @@ pub(crate) async fn follow(
         let Ok(held) = identity.wait_for(Option::is_some).await.map(|i| i.clone()) else { return };
         let result = stream(&options, &dns, held.as_ref(), &mut client, &table, &mut backoff).await;
         client.disconnected();
-        let wait = backoff.next(Duration::MAX);
+        let wait = backoff.next(LONGEST_WAIT);
         match result {
             Ok(()) => debug!(retry_in = ?wait, "the name table's stream has ended"),
             Err(error) => warn!(%error, retry_in = ?wait, "no name table's stream"),

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::{Stream, StreamExt};
+use futures_util::Stream;
 use mizzen_protos::envoy::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
     aggregated_discovery_service_client::AggregatedDiscoveryServiceClient, aggregated_discovery_service_server::AggregatedDiscoveryService,
@@ -20,20 +20,81 @@ use crate::{Identity, Options};
 
 /// Carries frames both ways; it knows nothing of what they say. When the control plane goes away, the proxy's stream ends with UNAVAILABLE, and the
 /// proxy, which keeps its configuration, comes again.
+#[derive(Clone)]
 pub(crate) struct Relay {
     pub(crate) options: Arc<Options>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) identity: watch::Receiver<Option<Identity>>,
 }
 
-/// Requests that wait for the control plane to take them.
-const IN_FLIGHT: usize = 64;
+/// Requests that wait for the control plane to take them, and responses that wait for the proxy.
+const IN_FLIGHT: usize = 16;
 
+type Client = AggregatedDiscoveryServiceClient<Channel>;
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type Opening<T> = Pin<Box<dyn Future<Output = Result<Response<Streaming<T>>, Status>> + Send>>;
 
 impl Relay {
-    /// A connection of its own for each stream, with the newest certificate.
-    async fn upstream(&self) -> Result<AggregatedDiscoveryServiceClient<Channel>, Status> {
+    /// Carries one stream. The proxy gets its headers at once and not when the control plane sends its own: some servers wait with those for the first
+    /// request, some clients with their first request for headers.
+    fn carry<Q, R>(&self, from: Streaming<Q>, open: fn(Client, ReceiverStream<Q>) -> Opening<R>) -> Response<Responses<R>>
+    where
+        Q: Send + 'static,
+        R: Send + 'static,
+    {
+        let (to, responses) = mpsc::channel(IN_FLIGHT);
+        let relay = self.clone();
+        tokio::spawn(async move {
+            let status = tokio::select! {
+                () = to.closed() => return,
+                status = relay.run(from, open, &to) => status,
+            };
+            let _ = to.send(Err(status)).await;
+        });
+        Response::new(Box::pin(ReceiverStream::new(responses)))
+    }
+
+    /// Carries until the stream ends; says with which status.
+    async fn run<Q, R>(
+        &self,
+        from: Streaming<Q>,
+        open: fn(Client, ReceiverStream<Q>) -> Opening<R>,
+        to: &mpsc::Sender<Result<R, Status>>,
+    ) -> Status
+    where
+        Q: Send + 'static,
+    {
+        let client = match self.client().await {
+            Ok(client) => client,
+            Err(status) => return status,
+        };
+        let (sender, requests) = mpsc::channel(IN_FLIGHT);
+        let forward = forward(from, sender);
+        let backward = async {
+            let mut responses = open(client, ReceiverStream::new(requests)).await?.into_inner();
+            while let Some(response) = responses.message().await? {
+                if to.send(Ok(response)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            Ok(())
+        };
+        let ended: Result<(), Status> = tokio::select! {
+            result = backward => result,
+            () = forward => return Status::cancelled("the proxy has ended the stream"),
+        };
+        // Whatever the reason, the proxy shall come again; the reason travels as text.
+        match ended {
+            Ok(()) => Status::unavailable("the control plane has ended the stream"),
+            Err(status) => {
+                info!(code = %status.code(), message = status.message(), "the control plane's stream broke");
+                Status::unavailable(format!("the control plane's stream: {}: {}", status.code(), status.message()))
+            }
+        }
+    }
+
+    /// A connection of its own for each stream, with the newest certificate; waits for the first one.
+    async fn client(&self) -> Result<Client, Status> {
         let mut identity = self.identity.clone();
         let held = identity.wait_for(Option::is_some).await.map_err(|_| Status::unavailable("the agent is ending"))?.clone();
         self.metrics.xds_connections.add();
@@ -50,33 +111,14 @@ impl Relay {
     }
 }
 
-/// What the proxy sends, until it stops; a broken stream looks like one that has ended, since there is nobody left to tell.
-fn forward<T: Send + 'static>(mut from: Streaming<T>) -> ReceiverStream<T> {
-    let (sender, receiver) = mpsc::channel(IN_FLIGHT);
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                () = sender.closed() => return,
-                message = from.message() => match message {
-                    Ok(Some(message)) => if sender.send(message).await.is_err() { return },
-                    Ok(None) | Err(_) => return,
-                },
-            }
+/// Carries what the proxy sends, until it stops; a broken stream looks like one that has ended, since there is nobody left to tell.
+async fn forward<T>(mut from: Streaming<T>, to: mpsc::Sender<T>) {
+    while let Ok(Some(message)) = from.message().await {
+        if to.send(message).await.is_err() {
+            // The other half knows why the control plane takes no more.
+            std::future::pending::<()>().await;
         }
-    });
-    ReceiverStream::new(receiver)
-}
-
-/// What the control plane sends; its end, however it came, is UNAVAILABLE for the proxy.
-fn backward<T: Send + 'static>(from: Streaming<T>) -> Responses<T> {
-    let ended = futures_util::stream::once(async { Err(Status::unavailable("the control plane has ended the stream")) });
-    let from = from.map(|message| {
-        message.map_err(|status| {
-            info!(code = %status.code(), message = status.message(), "the control plane's stream broke");
-            Status::unavailable(format!("the control plane's stream: {}: {}", status.code(), status.message()))
-        })
-    });
-    Box::pin(from.chain(ended))
+    }
 }
 
 #[tonic::async_trait]
@@ -88,23 +130,17 @@ impl AggregatedDiscoveryService for Relay {
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        let mut upstream = self.upstream().await?;
-        let responses = upstream.stream_aggregated_resources(forward(request.into_inner())).await.map_err(unavailable)?;
-        Ok(Response::new(backward(responses.into_inner())))
+        let open =
+            |mut client: Client, requests| -> Opening<_> { Box::pin(async move { client.stream_aggregated_resources(requests).await }) };
+        Ok(self.carry(request.into_inner(), open))
     }
 
     async fn delta_aggregated_resources(
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let mut upstream = self.upstream().await?;
-        let responses = upstream.delta_aggregated_resources(forward(request.into_inner())).await.map_err(unavailable)?;
-        Ok(Response::new(backward(responses.into_inner())))
+        let open =
+            |mut client: Client, requests| -> Opening<_> { Box::pin(async move { client.delta_aggregated_resources(requests).await }) };
+        Ok(self.carry(request.into_inner(), open))
     }
-}
-
-/// Whatever the reason, the proxy shall try again; the reason travels as text.
-fn unavailable(status: Status) -> Status {
-    warn!(code = %status.code(), message = status.message(), "the control plane refuses the stream");
-    Status::unavailable(format!("the control plane: {}: {}", status.code(), status.message()))
 }

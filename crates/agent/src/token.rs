@@ -24,6 +24,10 @@ pub enum TokenSource {
 pub struct Asked {
     waiting: Option<std::os::unix::net::UnixStream>,
     open: Option<BufReader<UnixStream>>,
+    /// A question was sent, and its answer has not come: it is read, not asked again, even by a later caller.
+    asked: bool,
+    /// What has come of that answer.
+    line: Vec<u8>,
 }
 
 /// Why there is no token.
@@ -49,7 +53,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 impl TokenSource {
     /// A socket.
     pub fn stream(socket: OwnedFd) -> Self {
-        TokenSource::Stream(Arc::new(Mutex::new(Asked { waiting: Some(socket.into()), open: None })))
+        TokenSource::Stream(Arc::new(Mutex::new(Asked { waiting: Some(socket.into()), open: None, asked: false, line: Vec::new() })))
     }
 
     /// `MIZZEN_TOKEN_FD`, else `MIZZEN_TOKEN_FILE`.
@@ -72,12 +76,7 @@ impl TokenSource {
             TokenSource::File(path) => tokio::fs::read_to_string(path).await?,
             TokenSource::Stream(asked) => {
                 let mut asked = asked.lock().await;
-                let result = tokio::time::timeout(PATIENCE, asked.ask()).await.unwrap_or(Err(TokenError::Timeout(PATIENCE)));
-                if result.is_err() {
-                    // A late answer must not be taken for the next question's.
-                    asked.open = None;
-                }
-                result?
+                tokio::time::timeout(PATIENCE, asked.ask()).await.unwrap_or(Err(TokenError::Timeout(PATIENCE)))?
             }
         };
         let token = text.trim();
@@ -94,16 +93,21 @@ impl Asked {
             self.open = Some(BufReader::new(UnixStream::from_std(socket)?));
         }
         let stream = self.open.as_mut().ok_or(TokenError::Gone)?;
-        stream.write_all(b"token\n").await?;
-        let mut line = String::new();
-        stream.take(MAX_TOKEN as u64 + 1).read_line(&mut line).await?;
-        if line.is_empty() {
-            return Err(TokenError::Gone);
+        if !self.asked {
+            stream.write_all(b"token\n").await?;
+            self.asked = true;
         }
-        if !line.ends_with('\n') {
-            return Err(TokenError::Invalid);
+        // Each step keeps what it has read, so that nothing is lost if the caller's patience ends here.
+        let room = (MAX_TOKEN + 1).saturating_sub(self.line.len());
+        stream.take(room as u64).read_until(b'\n', &mut self.line).await?;
+        self.asked = false;
+        let line = String::from_utf8(std::mem::take(&mut self.line)).map_err(|_| TokenError::Invalid)?;
+        if line.ends_with('\n') {
+            return Ok(line);
         }
-        Ok(line)
+        // It ended, or it is no line: whoever answers so is not asked again.
+        self.open = None;
+        Err(if line.is_empty() { TokenError::Gone } else { TokenError::Invalid })
     }
 }
 
@@ -130,6 +134,23 @@ mod tests {
         assert!(matches!(source.fetch().await, Err(TokenError::Invalid)));
         server.await.unwrap();
         assert!(source.fetch().await.is_err());
+    }
+
+    /// The one who gives tokens may have to wait for the control plane, longer than one question lasts.
+    #[tokio::test(start_paused = true)]
+    async fn a_late_answer() {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let source = TokenSource::stream(ours.into());
+        assert!(matches!(source.fetch().await, Err(TokenError::Timeout(_))));
+        theirs.set_nonblocking(true).unwrap();
+        let mut theirs = BufReader::new(UnixStream::from_std(theirs).unwrap());
+        theirs.write_all(b"la").await.unwrap();
+        assert!(matches!(source.fetch().await, Err(TokenError::Timeout(_))));
+        theirs.write_all(b"te\n").await.unwrap();
+        assert_eq!(source.fetch().await.unwrap(), "late");
+        let mut line = String::new();
+        theirs.read_line(&mut line).await.unwrap();
+        assert_eq!((line.as_str(), theirs.buffer()), ("token\n", &b""[..]), "it was asked once");
     }
 
     #[tokio::test]

@@ -51,9 +51,8 @@ impl Server {
         upstream: Upstream,
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
-        let udp = UdpSocket::from_std(mizzen_net::bind_udp(options.listen, None)?)?;
-        let address = SocketAddr::new(options.listen.ip(), udp.local_addr()?.port());
-        let tcp = TcpListener::from_std(mizzen_net::listen(address, &mizzen_net::ListenOptions::default())?)?;
+        let (udp, tcp) = both(options.listen)?;
+        let (udp, tcp) = (UdpSocket::from_std(udp)?, TcpListener::from_std(tcp)?);
         let questions = Arc::new(Semaphore::new(QUESTIONS));
         Ok(Server { udp, tcp, work: Arc::new(Work { table, upstream, metrics, questions }) })
     }
@@ -66,6 +65,21 @@ impl Server {
     /// Answers, for ever.
     pub(crate) async fn run(self) {
         tokio::join!(udp(Arc::new(self.udp), self.work.clone()), tcp(self.tcp, self.work));
+    }
+}
+
+/// UDP and TCP on one port. A free port of the one may be taken in the other: with port 0 a few are tried.
+fn both(listen: SocketAddr) -> io::Result<(std::net::UdpSocket, std::net::TcpListener)> {
+    let mut attempts = if listen.port() == 0 { 32 } else { 1 };
+    loop {
+        let udp = mizzen_net::bind_udp(listen, None)?;
+        let address = SocketAddr::new(listen.ip(), udp.local_addr()?.port());
+        attempts -= 1;
+        match mizzen_net::listen(address, &mizzen_net::ListenOptions::default()) {
+            Ok(tcp) => return Ok((udp, tcp)),
+            Err(error) if attempts == 0 => return Err(error),
+            Err(_) => {}
+        }
     }
 }
 

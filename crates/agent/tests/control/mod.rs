@@ -387,9 +387,14 @@ fn resource(type_url: &str, name: &str, value: Vec<u8>) -> Resource {
 
 /// A name server outside the mesh, by UDP and TCP on one port: `outside.example` exists, `big.example` needs TCP, `broken.example` is garbage.
 pub(crate) async fn name_server() -> SocketAddr {
-    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    // A port that is free for UDP may be taken for TCP.
+    let (udp, tcp) = loop {
+        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
+            break (udp, tcp);
+        }
+    };
     let address = udp.local_addr().unwrap();
-    let tcp = TcpListener::bind(address).await.unwrap();
     tokio::spawn(async move {
         let mut buffer = vec![0; 4096];
         loop {
