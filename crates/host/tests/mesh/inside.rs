@@ -122,6 +122,12 @@ fn look(run: &Path, proxy: i32) -> Value {
         "resolv": fs::read_to_string("/etc/resolv.conf").ok(),
         "hosts": fs::read_to_string("/etc/hosts").ok(),
         "passwd": fs::read_to_string("/etc/passwd").is_ok_and(|text| text.contains("root")),
+        "texts": [
+            fs::read_to_string("/dev/mizzen/text").ok(),
+            fs::read_to_string(base.with_file_name("volume/text")).ok(),
+            fs::read_to_string(base.with_file_name("link")).ok(),
+            fs::read_to_string(base.with_file_name("gone/file")).ok(),
+        ],
         "config": fs::read_to_string("/deep/new/config/a.txt").ok(),
         "config_write": fs::write("/deep/new/config/b.txt", "").is_err(),
         "cache_write": fs::write("/cache/b.txt", "x").is_ok(),

@@ -90,6 +90,7 @@ impl Place {
         let folder = tempfile::Builder::new().prefix("mz").tempdir().unwrap();
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
         std::fs::copy(std::env::current_exe().unwrap(), folder.path().join("mesh-test")).unwrap();
+        std::os::unix::fs::symlink("gone/file", folder.path().join("link")).unwrap();
         let base = folder.path().join("run");
         std::fs::create_dir(&base).unwrap();
         std::fs::set_permissions(&base, PermissionsExt::from_mode(0o700)).unwrap();

@@ -103,6 +103,7 @@ async fn workloads(mesh: &Mesh, paths: &Paths, supervisor: &Supervisor) {
     fs::write(paths.run.join("config/a.txt"), "from a ConfigMap").unwrap();
     let _control = std::os::unix::net::UnixListener::bind(paths.run.join("control.sock")).unwrap();
     let mount = |target: &str, source, read_only| Mount { target: target.into(), source, read_only };
+    let beside = |name: &str| paths.base.parent().unwrap().join(name);
     let mut kind = workload(paths, "scratch-look");
     kind.hostname = Some("reviews-v1-0".to_owned());
     kind.keep = vec![paths.run.join("bin")];
@@ -110,6 +111,10 @@ async fn workloads(mesh: &Mesh, paths: &Paths, supervisor: &Supervisor) {
         mount("/deep/new/config", Source::Bind(paths.run.join("config")), true),
         mount("/cache", Source::Bind(paths.run.join("cache")), false),
         mount("/opt/mizzen-test/scratch", Source::Tmpfs, false),
+        // A folder that holds other mounts; one that holds the run folder; a link that leads nowhere.
+        mount("/dev/mizzen/text", Source::Text("in /dev".to_owned()), false),
+        mount(beside("volume/text").to_str().unwrap(), Source::Text("beside".to_owned()), false),
+        mount(beside("link").to_str().unwrap(), Source::Text("linked".to_owned()), false),
         mount("/etc/resolv.conf", Source::Text("nameserver 127.0.0.53\n".to_owned()), true),
         mount("/etc/hosts", Source::Text("127.0.0.1 localhost\n".to_owned()), true),
     ];
@@ -128,7 +133,7 @@ async fn workloads(mesh: &Mesh, paths: &Paths, supervisor: &Supervisor) {
         "mount": "EPERM: Operation not permitted", "unmask": "EPERM: Operation not permitted",
         "port_80": true, "hostname": "reviews-v1-0", "cwd": "/deep",
         "resolv": "nameserver 127.0.0.53\n", "hosts": "127.0.0.1 localhost\n", "passwd": true,
-        "config": "from a ConfigMap", "config_write": true, "cache_write": true, "tmpfs": [], "tmpfs_write": true,
+        "texts": ["in /dev", "beside", "linked", "linked"], "config": "from a ConfigMap", "config_write": true, "cache_write": true, "tmpfs": [], "tmpfs_write": true,
         "environment": { "COLOR": "green" },
         "nscd": if Path::new("/run/nscd").exists() { json!([]) } else { Value::Null },
     });
@@ -144,7 +149,10 @@ async fn workloads(mesh: &Mesh, paths: &Paths, supervisor: &Supervisor) {
     }
     assert_eq!(found.as_object().unwrap().len(), want.as_object().unwrap().len());
     assert_eq!(fs::read_to_string(paths.run.join("cache/b.txt")).unwrap(), "x", "an emptyDir outlives its process");
-    assert!(!Path::new("/deep").exists() && !Path::new("/cache").exists(), "the machine's files are as before");
+    assert!(
+        !Path::new("/deep").exists() && !Path::new("/cache").exists() && !beside("volume").exists(),
+        "the machine's files are as before"
+    );
     assert_eq!(proxy.exit(), None);
     assert_eq!(proxy.stop(LONG).await, Exit::Signal(Signal::SIGTERM as i32));
     println!("ok: workloads are kept to themselves");
