@@ -20,6 +20,8 @@ mod rbac;
 mod rds;
 mod route;
 mod scope;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod traffic;
 mod wire;

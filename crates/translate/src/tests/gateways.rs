@@ -1,0 +1,89 @@
+//! Gateways.
+
+use mizzen_model::{ProxyType, ProxyView};
+
+use super::{facts, names, shop, summary::show};
+use crate::Kind;
+
+const GATEWAY: &str = "
+kind: Gateway
+apiVersion: networking.istio.io/v1
+metadata: {name: shop, namespace: shop}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - {port: {number: 80, name: http, protocol: HTTP}, hosts: [shop.example.com, './*.shop.example.com', 'ops/ops.example.com']}
+  - {port: {number: 8080, name: http2, protocol: HTTP2}, hosts: ['*']}
+---
+kind: Gateway
+apiVersion: networking.istio.io/v1
+metadata: {name: other, namespace: shop}
+spec:
+  selector: {istio: other}
+  servers: [{port: {number: 81, name: http, protocol: HTTP}, hosts: ['*']}]
+";
+
+fn rule(name: &str, namespace: &str, hosts: &str, http: &str) -> String {
+    format!(
+        "
+kind: VirtualService
+apiVersion: networking.istio.io/v1
+metadata: {{name: {name}, namespace: {namespace}}}
+spec: {{hosts: [{hosts}], gateways: [shop/shop], http: [{http}]}}
+"
+    )
+}
+
+fn gateway() -> ProxyView {
+    facts(ProxyType::Router, "10.0.0.98", "istio-system", &[("istio", "ingressgateway")]).into()
+}
+
+#[test]
+fn hosts_in_common() {
+    let to = |name: &str| format!("{{name: {name}, route: [{{destination: {{host: reviews.shop.svc.cluster.local}}}}]}}");
+    let snapshot = shop(&[
+        GATEWAY,
+        &rule("b", "shop", "shop.example.com", &to("b")),
+        &rule("a", "shop", "shop.example.com", &format!("{{name: a, match: [{{uri: {{prefix: /a}}}}], route: [{{destination: {{host: reviews}}}}]}}")),
+        &rule("wide", "shop", "'*.example.com'", &to("wide")),
+        &rule("theirs", "ops", "ops.example.com", &to("theirs")),
+        &rule("not-theirs", "shop", "ops.example.com", &to("not-theirs")),
+    ]);
+    insta::assert_snapshot!(show(&snapshot, &gateway(), Kind::Route, "http.80"));
+}
+
+#[test]
+fn resources() {
+    let policy = "
+kind: AuthorizationPolicy
+apiVersion: security.istio.io/v1
+metadata: {name: entry, namespace: istio-system}
+spec: {selector: {matchLabels: {istio: ingressgateway}}, action: DENY, rules: [{to: [{operation: {paths: [/private]}}]}]}
+";
+    let snapshot = shop(&[GATEWAY, policy]);
+    assert_eq!(names(&snapshot, &gateway(), Kind::Listener), ["0.0.0.0_80", "0.0.0.0_8080"]);
+    assert_eq!(names(&snapshot, &gateway(), Kind::Route), ["http.80", "http.8080"]);
+    assert!(!names(&snapshot, &gateway(), Kind::Cluster).iter().any(|name| name.starts_with("inbound") || name.contains("Passthrough")));
+    insta::assert_snapshot!(
+        [show(&snapshot, &gateway(), Kind::Listener, "0.0.0.0_80"), show(&snapshot, &gateway(), Kind::Route, "http.8080")].join("\n")
+    );
+}
+
+#[test]
+fn ports_of_the_gateways_own_service() {
+    let service = "
+kind: Service
+apiVersion: v1
+metadata: {name: ingress, namespace: istio-system}
+spec: {clusterIP: 10.96.0.90, selector: {istio: ingressgateway}, ports: [{name: http, port: 80, targetPort: 18080}]}
+---
+kind: Pod
+apiVersion: v1
+metadata: {name: ingress-0, namespace: istio-system, labels: {istio: ingressgateway}}
+spec: {containers: [{name: main, image: x}]}
+status: {phase: Running, podIP: 10.0.0.98, conditions: [{type: Ready, status: 'True'}]}
+";
+    let snapshot = shop(&[GATEWAY, service]);
+    assert_eq!(names(&snapshot, &gateway(), Kind::Listener), ["0.0.0.0_8080", "0.0.0.0_18080"]);
+    assert_eq!(names(&snapshot, &gateway(), Kind::Route), ["http.80", "http.8080"]);
+}

@@ -1,0 +1,50 @@
+//! The inbound listener: modes of mutual TLS by protocols.
+
+use super::{reviews, shop, summary::show};
+use crate::Kind;
+
+/// Ports of all three kinds at one workload.
+const THREE: &str = "
+kind: Service
+apiVersion: v1
+metadata: {name: three, namespace: shop}
+spec: {clusterIP: 10.96.0.30, selector: {app: reviews}, ports: [{name: tcp-a, port: 7000}, {name: unknown, port: 7001}]}
+";
+
+fn peer(mode: &str, ports: &str) -> String {
+    format!(
+        "
+kind: PeerAuthentication
+apiVersion: security.istio.io/v1
+metadata: {{name: reviews, namespace: shop}}
+spec: {{selector: {{matchLabels: {{app: reviews}}}}, mtls: {{mode: {mode}}}, portLevelMtls: {{{ports}}}}}
+"
+    )
+}
+
+#[test]
+fn modes_by_protocols() {
+    for mode in ["STRICT", "PERMISSIVE", "DISABLE"] {
+        let snapshot = shop(&[THREE, &peer(mode, "")]);
+        insta::assert_snapshot!(format!("inbound_{mode}"), show(&snapshot, &reviews(), Kind::Listener, "virtualInbound"));
+    }
+}
+
+#[test]
+fn modes_of_single_ports() {
+    let snapshot = shop(&[&peer("STRICT", "8080: {mode: DISABLE}, 9999: {mode: PERMISSIVE}")]);
+    insta::assert_snapshot!(show(&snapshot, &reviews(), Kind::Listener, "virtualInbound"));
+}
+
+#[test]
+fn clusters_of_the_workload() {
+    let limits = "
+kind: DestinationRule
+apiVersion: networking.istio.io/v1
+metadata: {name: reviews, namespace: shop}
+spec: {host: reviews, trafficPolicy: {connectionPool: {http: {http2MaxRequests: 10}}}}
+";
+    let snapshot = shop(&[THREE, limits]);
+    let clusters = ["inbound|8080||", "inbound|7001||", "InboundPassthroughCluster"];
+    insta::assert_snapshot!(clusters.map(|name| show(&snapshot, &reviews(), Kind::Cluster, name)).join("\n"));
+}

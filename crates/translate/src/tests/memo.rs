@@ -1,0 +1,112 @@
+//! What a resource was made from decides when it is stale, and for whom it holds.
+
+use std::sync::Arc;
+
+use mizzen_model::{Change, ProxyType, ProxyView, Reader, Reads, Snapshot};
+
+use super::{facts, parse, pod, reviews, shop, visitor};
+use crate::{Kind, build, list};
+
+fn reads(snapshot: &Snapshot, view: &ProxyView, kind: Kind, name: &str) -> Reads {
+    let reader = Reader::new(snapshot);
+    build(&reader, view, kind, &name.into());
+    reader.finish()
+}
+
+const REVIEWS: &str = "outbound|9080||reviews.shop.svc.cluster.local";
+const POLICY: &str = "
+kind: AuthorizationPolicy
+apiVersion: security.istio.io/v1
+metadata: {name: p, namespace: shop}
+spec: {rules: [{}]}
+";
+const OTHER_RULE: &str = "
+kind: VirtualService
+apiVersion: networking.istio.io/v1
+metadata: {name: ratings, namespace: shop}
+spec: {hosts: [ratings], http: [{route: [{destination: {host: ratings}}]}]}
+";
+const OWN_RULE: &str = "
+kind: VirtualService
+apiVersion: networking.istio.io/v1
+metadata: {name: reviews, namespace: shop}
+spec: {hosts: [reviews], http: [{route: [{destination: {host: reviews}}]}]}
+";
+const OTHER_SERVICE: &str = "
+kind: Service
+apiVersion: v1
+metadata: {name: new, namespace: shop}
+spec: {clusterIP: 10.96.0.70, selector: {app: new}, ports: [{name: http, port: 1234}]}
+";
+
+/// Whether a change leaves alone what was made before it.
+fn check(kind: Kind, name: &str, change: &str, holds: bool) {
+    let before = shop(&[]);
+    let made = reads(&before, &visitor(), kind, name);
+    assert!(made.valid_in(&before) && made.fits(&before, &visitor()));
+    let after = before.apply(parse(change));
+    assert!(after.version() > before.version());
+    assert_eq!(made.valid_in(&after), holds, "{kind:?} {name} after {change}");
+    assert_eq!(made.untouched(&before, &after), holds);
+}
+
+#[test]
+fn only_what_was_read_counts() {
+    let new_pod = pod("ratings-1", "app: ratings", "10.0.0.31", "", true);
+    let more = pod("reviews-v1-1", "app: reviews, version: v1", "10.0.0.32", "{name: web, containerPort: 8080}", true);
+    for (kind, name) in [(Kind::Cluster, REVIEWS), (Kind::Endpoints, REVIEWS), (Kind::Route, "9080"), (Kind::Listener, "0.0.0.0_9080")] {
+        check(kind, name, POLICY, true);
+        check(kind, name, OTHER_RULE, true);
+        check(kind, name, OTHER_SERVICE, true);
+        check(kind, name, &new_pod, true);
+        check(kind, name, OWN_RULE, kind != Kind::Route);
+        check(kind, name, &more, kind != Kind::Endpoints);
+    }
+    check(Kind::Listener, "virtualInbound", OTHER_RULE, true);
+    check(Kind::Cluster, REVIEWS, "{kind: ConfigMap, apiVersion: v1, metadata: {name: x, namespace: shop}, data: {a: b}}", true);
+}
+
+#[test]
+fn what_is_missing_was_read_too() {
+    check(Kind::Cluster, "outbound|1234||new.shop.svc.cluster.local", OTHER_SERVICE, false);
+    check(Kind::Cluster, "outbound|1234||new.shop.svc.cluster.local", OWN_RULE, true);
+    check(Kind::Listener, "0.0.0.0_1234", OTHER_SERVICE, false);
+}
+
+#[test]
+fn lists_too() {
+    let before = shop(&[]);
+    let reader = Reader::new(&before);
+    list(&reader, &visitor(), Kind::Cluster);
+    let made = reader.finish();
+    assert!(made.valid_in(&before.apply(parse(OTHER_RULE))) && made.valid_in(&before.apply(parse(POLICY))));
+    assert!(!made.valid_in(&before.apply(parse(OTHER_SERVICE))));
+}
+
+#[test]
+fn proxies_share_what_they_read_alike() {
+    let snapshot = shop(&[OWN_RULE, POLICY]);
+    let twin: ProxyView = facts(ProxyType::Sidecar, "10.0.0.77", "visit", &[("app", "other")]).into();
+    let stranger: ProxyView = facts(ProxyType::Sidecar, "10.0.0.78", "elsewhere", &[("app", "visitor")]).into();
+    for (kind, name) in [(Kind::Cluster, REVIEWS), (Kind::Endpoints, REVIEWS), (Kind::Route, "9080"), (Kind::Listener, "0.0.0.0_9080")] {
+        let made = reads(&snapshot, &visitor(), kind, name);
+        assert!(made.agrees_with(&twin), "{kind:?} {name} {made:?}");
+        assert!(!made.agrees_with(&stranger), "{kind:?} {name} {made:?}");
+        assert_eq!(made.fingerprint(), reads(&snapshot, &twin, kind, name).fingerprint());
+    }
+    // A label that no selector asks for does not part two replicas; the address does, where inbound ports are looked up by it.
+    let made = reads(&snapshot, &reviews(), Kind::Listener, "virtualInbound");
+    let mut labelled = reviews().facts().clone();
+    labelled.labels.insert("pod-template-hash".into(), "x".into());
+    assert!(made.agrees_with(&labelled.into()));
+    assert!(!made.agrees_with(&visitor()));
+}
+
+#[test]
+fn the_same_again_is_no_change() {
+    let snapshot = shop(&[POLICY]);
+    assert!(Arc::ptr_eq(&snapshot, &snapshot.apply(parse(POLICY))));
+    let gone = snapshot.apply([Change::Delete(mizzen_api::Key::new(mizzen_api::Kind::AuthorizationPolicy, "shop", "p"))]);
+    assert!(gone.version() > snapshot.version());
+    assert!(!reads(&snapshot, &reviews(), Kind::Listener, "virtualInbound").valid_in(&gone));
+}

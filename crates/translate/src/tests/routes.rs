@@ -1,0 +1,137 @@
+//! Routes of sidecars.
+
+use super::{names, reviews, shop, summary::show, visitor};
+use crate::Kind;
+
+fn rules(http: &str) -> String {
+    format!(
+        "
+kind: VirtualService
+apiVersion: networking.istio.io/v1
+metadata: {{name: reviews, namespace: shop}}
+spec:
+  hosts: [reviews]
+  http:
+{http}
+"
+    )
+}
+
+fn routes(http: &str) -> String {
+    show(&shop(&[&rules(http)]), &visitor(), Kind::Route, "9080")
+}
+
+#[test]
+fn without_rules() {
+    let snapshot = shop(&[]);
+    insta::assert_snapshot!(
+        [show(&snapshot, &reviews(), Kind::Route, "9080"), show(&snapshot, &visitor(), Kind::Route, "anything.shop.svc.cluster.local:5000")]
+            .join("\n")
+    );
+    assert_eq!(names(&snapshot, &visitor(), Kind::Route), ["9080", "9090", "anything.shop.svc.cluster.local:5000"]);
+}
+
+#[test]
+fn weights_timeouts_retries() {
+    insta::assert_snapshot!(routes(
+        "
+  - name: canary
+    match: [{headers: {x-user: {exact: tester}}, uri: {prefix: /}}]
+    route: [{destination: {host: reviews, subset: v2}}]
+  - name: patient
+    match: [{uri: {exact: /slow}}]
+    timeout: 1.5s
+    retries: {attempts: 0}
+    route: [{destination: {host: reviews}}]
+  - name: default
+    timeout: 3s
+    retries: {attempts: 3, perTryTimeout: 1s, retryOn: '5xx,503'}
+    route:
+    - {destination: {host: reviews, subset: v1}, weight: 90}
+    - {destination: {host: reviews, subset: v2}, weight: 10, headers: {request: {set: {x-canary: '1'}}}}
+"
+    ));
+}
+
+#[test]
+fn conditions() {
+    insta::assert_snapshot!(routes(
+        "
+  - match:
+    - {name: case, uri: {prefix: /a}, ignoreUriCase: true}
+    - {uri: {regex: '/b/[0-9]+'}, method: {exact: GET}, authority: {prefix: reviews}, scheme: {exact: http}}
+    - {headers: {x-a: {}, x-b: {regex: 'c.*'}}, withoutHeaders: {x-c: {exact: '1'}, x-d: {}}}
+    - {queryParams: {q: {exact: '1'}}}
+    - {port: 1, uri: {prefix: /never}}
+    - {sourceNamespace: elsewhere, uri: {prefix: /never}}
+    - {sourceLabels: {app: other}, uri: {prefix: /never}}
+    - {sourceLabels: {app: visitor}, sourceNamespace: visit, uri: {prefix: /visitor}}
+    - {gateways: [other], uri: {prefix: /never}}
+    route: [{destination: {host: reviews}}]
+  - route: [{destination: {host: ratings, port: {number: 9090}}}]
+  - match: [{uri: {prefix: /unreachable}}]
+    route: [{destination: {host: reviews}}]
+"
+    ));
+}
+
+#[test]
+fn other_actions() {
+    insta::assert_snapshot!(routes(
+        "
+  - match: [{uri: {prefix: /old}}]
+    redirect: {uri: /new, authority: elsewhere.example.com, redirectCode: 302}
+  - match: [{uri: {exact: /teapot}}]
+    directResponse: {status: 418, body: {string: short and stout}}
+  - match: [{uri: {prefix: /api/}}]
+    rewrite: {uri: /, authority: internal}
+    route: [{destination: {host: reviews}}]
+  - match: [{uri: {regex: '/x/(.*)'}}]
+    rewrite: {uriRegexRewrite: {match: '/x/(.*)', rewrite: '/y/\\1'}}
+    headers: {request: {set: {a: '1'}, add: {b: '2'}, remove: [c]}, response: {remove: [server]}}
+    route: [{destination: {host: reviews}}]
+"
+    ));
+}
+
+#[test]
+fn which_rules_hold() {
+    let rule = |name: &str, namespace: &str, host: &str, export: &str| {
+        format!(
+            "
+kind: VirtualService
+apiVersion: networking.istio.io/v1
+metadata: {{name: {name}, namespace: {namespace}}}
+spec: {{hosts: ['{host}'], exportTo: ['{export}'], http: [{{name: {name}, route: [{{destination: {{host: reviews.shop.svc.cluster.local}}}}]}}]}}
+"
+        )
+    };
+    let check = |rules: &[String], expected: &str| {
+        let rules: Vec<&str> = rules.iter().map(String::as_str).collect();
+        let text = show(&shop(&rules), &visitor(), Kind::Route, "9080");
+        assert!(text.contains(&format!("\n    {expected}: /* =>")), "{expected}: {text}");
+    };
+    let host = "reviews.shop.svc.cluster.local";
+    check(&[], "default");
+    check(&[rule("b", "shop", host, "*"), rule("a", "shop", host, "*")], "a");
+    check(&[rule("wide", "shop", "*.shop.svc.cluster.local", "*"), rule("z", "shop", host, "*")], "z");
+    check(&[rule("wide", "shop", "*.shop.svc.cluster.local", "*")], "wide");
+    check(&[rule("own", "shop", host, ".")], "default");
+    check(&[rule("mine", "visit", host, ".")], "mine");
+}
+
+#[test]
+fn hosts_without_a_service() {
+    let text = "
+kind: VirtualService
+apiVersion: networking.istio.io/v1
+metadata: {name: old, namespace: shop}
+spec: {hosts: [old.example.com], http: [{route: [{destination: {host: web.shop.svc.cluster.local}}]}]}
+---
+kind: Service
+apiVersion: v1
+metadata: {name: web, namespace: shop}
+spec: {clusterIP: 10.96.0.60, selector: {app: web}, ports: [{name: http, port: 80}]}
+";
+    insta::assert_snapshot!(show(&shop(&[text]), &visitor(), Kind::Route, "80"));
+}
