@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use mizzen_pki::TimeProvider;
 use mizzen_types::Name;
 
 use crate::compile::{Kind, Resource};
@@ -60,9 +61,15 @@ impl Draft {
 
     /// The next configuration, TLS built, and what of TLS could not be: the listener or cluster, and why. Those are then without TLS
     /// configuration, and their connections fail.
-    pub fn finish(mut self) -> (Arc<Config>, Vec<(Name, TlsRefusal)>) {
+    pub fn finish(self) -> (Arc<Config>, Vec<(Name, TlsRefusal)>) {
+        self.finish_by(&mizzen_pki::system_time())
+    }
+
+    /// As [`Draft::finish`], with a clock by which certificates are judged. It has to be the same one from draft to draft, since what is
+    /// already built keeps its own.
+    pub fn finish_by(mut self, time: &Arc<dyn TimeProvider>) -> (Arc<Config>, Vec<(Name, TlsRefusal)>) {
         self.config.generation += 1;
-        let problems = self.config.build_tls(&self.previous);
+        let problems = self.config.build_tls(&self.previous, time);
         (Arc::new(self.config), problems)
     }
 }

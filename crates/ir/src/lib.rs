@@ -30,3 +30,6 @@ pub use steps::retry::{Outcome, request_timeout, should_retry};
 pub use steps::route::{FoundRoute, find_route};
 pub use tls::{Secrets, TlsRefusal, build_client, build_server};
 pub use trace::{Note, Trace};
+
+#[cfg(test)]
+mod tests;

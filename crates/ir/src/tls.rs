@@ -1,10 +1,11 @@
 //! rustls' configurations, built from the TLS that resources describe and the secrets they name.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use mizzen_pki::tls::{TlsOptions, Version, client_config, server_config_with};
-use mizzen_pki::{PkiError, SanMatch, TrustBundle};
+use mizzen_pki::{PkiError, SanMatch, TimeProvider, TrustBundle};
 use mizzen_types::Name;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -39,6 +40,8 @@ pub struct Secrets<'a> {
     pub certificates: &'a Names<CertificateSecret>,
     /// Roots.
     pub validations: &'a Names<ValidationSecret>,
+    /// The clock by which certificates are judged.
+    pub time: &'a Arc<dyn TimeProvider>,
 }
 
 /// Something built, and from which secrets: with the same ones it is taken over, sessions included.
@@ -78,15 +81,15 @@ impl Config {
     }
 
     /// Builds what listeners and clusters need; what `previous` has built from the same is taken over. What cannot be built is returned.
-    pub(crate) fn build_tls(&mut self, previous: &TlsTable) -> Vec<(Name, TlsRefusal)> {
-        let secrets = Secrets { certificates: &self.certificates, validations: &self.validations };
+    pub(crate) fn build_tls(&mut self, previous: &TlsTable, time: &Arc<dyn TimeProvider>) -> Vec<(Name, TlsRefusal)> {
+        let secrets = Secrets { certificates: &self.certificates, validations: &self.validations, time };
         let mut problems = Vec::new();
         let (mut server, mut client) = (HashMap::new(), HashMap::new());
         for listener in self.listeners.values() {
             for tls in listener.all_chains().filter_map(|c| c.tls.as_ref()) {
-                if !server.contains_key(&tls.hash) {
+                if let Entry::Vacant(entry) = server.entry(tls.hash) {
                     match reuse(previous.server.get(&tls.hash), &tls.common, &secrets, || build_server(tls, &secrets)) {
-                        Ok(built) => drop(server.insert(tls.hash, built)),
+                        Ok(built) => drop(entry.insert(built)),
                         Err(e) => problems.push((listener.name.clone(), e)),
                     }
                 }
@@ -95,9 +98,9 @@ impl Config {
         for cluster in self.clusters.values() {
             for transport in cluster.transport.all() {
                 let Transport::Tls(tls) = transport else { continue };
-                if !client.contains_key(&tls.hash) {
+                if let Entry::Vacant(entry) = client.entry(tls.hash) {
                     match reuse(previous.client.get(&tls.hash), &tls.common, &secrets, || build_client(tls, &secrets)) {
-                        Ok(built) => drop(client.insert(tls.hash, built)),
+                        Ok(built) => drop(entry.insert(built)),
                         Err(e) => problems.push((cluster.name.clone(), e)),
                     }
                 }
@@ -152,7 +155,7 @@ impl<'a> Secrets<'a> {
     }
 }
 
-fn options(common: &TlsCommon, resumption: bool) -> Result<TlsOptions, TlsRefusal> {
+fn options(common: &TlsCommon, resumption: bool, time: &Arc<dyn TimeProvider>) -> Result<TlsOptions, TlsRefusal> {
     let provider = mizzen_pki::restricted_provider(&common.ciphers, &common.curves);
     let provider = provider.ok_or_else(|| TlsRefusal::Unfit("no cipher suite or curve remains".to_owned()))?;
     let version = |v| match v {
@@ -160,7 +163,7 @@ fn options(common: &TlsCommon, resumption: bool) -> Result<TlsOptions, TlsRefusa
         TlsVersion::V13 => Version::Tls13,
     };
     let alpn = common.alpn.iter().map(|a| a.as_bytes().to_vec()).collect();
-    Ok(TlsOptions { provider, alpn, min: version(common.min), max: version(common.max), resumption, ..TlsOptions::default() })
+    Ok(TlsOptions { provider, alpn, min: version(common.min), max: version(common.max), resumption, time: time.clone() })
 }
 
 /// rustls' configuration of a server. Sessions that it hands out are resumed by it alone, so under the same checks.
@@ -177,7 +180,7 @@ pub fn build_server(tls: &DownstreamTls, secrets: &Secrets<'_>) -> Result<Arc<ru
             Some(mizzen_pki::client_verifier(&roots, names, tls.require_client_certificate)?)
         }
     };
-    Ok(server_config_with(Arc::new(resolver), verifier, &options(&tls.common, tls.resumption)?)?)
+    Ok(server_config_with(Arc::new(resolver), verifier, &options(&tls.common, tls.resumption, secrets.time)?)?)
 }
 
 /// rustls' configuration of a client. Sessions are kept in it alone, so they are resumed under the same checks.
@@ -193,7 +196,7 @@ pub fn build_client(tls: &UpstreamTls, secrets: &Secrets<'_>) -> Result<Arc<rust
             if tls.verify_server_name { mizzen_pki::server_verifier_by_name(&roots)? } else { mizzen_pki::server_verifier(&roots, names)? }
         }
     };
-    Ok(client_config(svid, verifier, &options(&tls.common, true)?)?)
+    Ok(client_config(svid, verifier, &options(&tls.common, true, secrets.time)?)?)
 }
 
 /// The first certificate that the client can verify; of none, the first.

@@ -112,7 +112,9 @@ fn json_format(cx: &mut Cx, json: wkt::Struct, omit_empty: bool) -> Res<LogForma
     Ok(LogFormat::Json { members: members(cx, json.fields)?, omit_empty })
 }
 
-fn members(cx: &mut Cx, fields: HashMap<String, wkt::Value>) -> Res<Arc<[(Arc<str>, LogValue)]>> {
+type Members = Arc<[(Arc<str>, LogValue)]>;
+
+fn members(cx: &mut Cx, fields: HashMap<String, wkt::Value>) -> Res<Members> {
     // The wire has no order for them: as Envoy, by name.
     let mut fields: Vec<_> = fields.into_iter().collect();
     fields.sort_by(|(a, _), (b, _)| a.cmp(b));

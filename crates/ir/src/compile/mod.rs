@@ -25,9 +25,6 @@ mod route_action;
 mod secret;
 mod tls;
 
-#[cfg(test)]
-mod tests;
-
 use std::sync::Arc;
 
 use mizzen_types::Name;

@@ -104,7 +104,7 @@ pub(super) fn config(cx: &mut Cx, m: route::RouteConfiguration, hash: ContentHas
 
 /// Fills the look-up by domain.
 fn index(cx: &mut Cx, config: &mut RouteConfig) -> Res<()> {
-    let (mut suffixes, mut prefixes): (Vec<(Name, u32)>, Vec<(Name, u32)>) = (Vec::new(), Vec::new());
+    let (mut suffixes, mut prefixes) = (Vec::new(), Vec::new());
     for (i, host) in (0u32..).zip(config.hosts.iter()) {
         for domain in host.domains.iter() {
             let lower = domain.to_ascii_lowercase();

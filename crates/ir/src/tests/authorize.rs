@@ -1,0 +1,164 @@
+//! Who may do what.
+
+use std::sync::Arc;
+
+use mizzen_types::Name;
+use serde_json::{Value, json};
+
+use super::{listener, one_chain, request, tcp_proxy};
+use crate::config::{NetworkFilter, Rbac};
+use crate::{Peer, PolicyFacts, Trace, Verdict, authorize, bind, nearest_miss};
+
+fn rbac(rules: &Value) -> Arc<Rbac> {
+    let filter = json!({"name": "rbac", "typedConfig": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC", "rules": rules, "statPrefix": "tcp."}});
+    let listener = listener(&one_chain(json!([filter, tcp_proxy("c")])));
+    match &listener.chains[0].filters.before[0] {
+        NetworkFilter::Rbac(filter) => filter.rules.clone().unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn peer(uri: &str) -> Peer {
+    Peer { uris: [Name::from(uri)].into(), ..Peer::default() }
+}
+
+/// `FROM -> TO`, then the request's lines, or none on TCP; and the verdict: `allow`, `deny`, with the policy behind it.
+fn check(rules: &Value, cases: &[(&str, &str)]) {
+    let rbac = rbac(rules);
+    for (case, expected) in cases {
+        let (conn, lines) = case.split_once('\n').map_or((*case, None), |(c, l)| (c, Some(l)));
+        let (from, to) = conn.split_once(" -> ").unwrap();
+        let peer = from.starts_with("spiffe").then(|| peer(from));
+        let source = if peer.is_some() { "10.0.0.2" } else { from }.parse().unwrap();
+        let head = lines.map(request);
+        let remote = head.as_ref().and_then(|h| h.get_str("x-forwarded-for")).map_or(source, |ip| ip.parse().unwrap());
+        let facts = PolicyFacts {
+            destination: to.parse().unwrap(),
+            direct_remote: source,
+            remote,
+            server_name: None,
+            peer: peer.as_ref(),
+            request: head.as_ref(),
+        };
+        let mut notes = Vec::new();
+        let verdict = authorize(&rbac, &facts, &mut Trace::to(&mut notes));
+        let got = match &verdict {
+            Verdict::Allowed(p) => format!("allow {}", p.as_deref().unwrap_or_default()),
+            Verdict::Denied(p) => format!("deny {}", p.as_deref().unwrap_or_default()),
+        };
+        assert_eq!(got.trim(), *expected, "{case}: {notes:#?}");
+        // What is decided once per connection never changes what is decided for its requests.
+        if head.is_some() {
+            let bound = bind(&rbac, &PolicyFacts { request: None, remote: source, ..facts });
+            assert_eq!(bound.authorize(&rbac, &facts), verdict, "{case}");
+        }
+    }
+}
+
+fn any() -> Value {
+    json!([{"any": true}])
+}
+
+fn name(exact: &str) -> Value {
+    json!({"authenticated": {"principalName": {"exact": exact}}})
+}
+
+const FRONT: &str = "spiffe://cluster.local/ns/shop/sa/storefront";
+
+#[test]
+fn empty_sets() {
+    check(&json!({}), &[("10.0.0.2 -> 10.0.0.1:80", "deny")]);
+    check(&json!({"action": "DENY"}), &[("10.0.0.2 -> 10.0.0.1:80", "allow")]);
+    check(&json!({"action": "LOG"}), &[("10.0.0.2 -> 10.0.0.1:80", "allow")]);
+    check(&json!({"policies": {"p": {"permissions": [], "principals": any()}}}), &[("10.0.0.2 -> 10.0.0.1:80", "deny")]);
+    check(&json!({"policies": {"p": {"permissions": any(), "principals": any()}}}), &[("10.0.0.2 -> 10.0.0.1:80", "allow p")]);
+}
+
+#[test]
+fn istio_allow() {
+    let method = json!({"orRules": {"rules": [{"header": {"name": ":method", "stringMatch": {"exact": "GET"}}}]}});
+    let path = json!({"orRules": {"rules": [{"urlPath": {"path": {"prefix": "/reviews/"}}}]}});
+    let tenant = json!({"orIds": {"ids": [{"header": {"name": "x-tenant", "stringMatch": {"exact": "blue"}}}]}});
+    check(
+        &json!({"policies": {"p": {
+            "permissions": [{"andRules": {"rules": [method, path]}}],
+            "principals": [{"andIds": {"ids": [{"orIds": {"ids": [name(FRONT)]}}, tenant]}}]}}}),
+        &[
+            (&format!("{FRONT} -> 10.0.0.1:9080\nGET h/reviews/1?x\nx-tenant: blue"), "allow p"),
+            (&format!("{FRONT} -> 10.0.0.1:9080\nPOST h/reviews/1\nx-tenant: blue"), "deny"),
+            (&format!("{FRONT} -> 10.0.0.1:9080\nGET h/reviews\nx-tenant: blue"), "deny"),
+            (&format!("{FRONT} -> 10.0.0.1:9080\nGET h/reviews/1"), "deny"),
+            ("spiffe://cluster.local/ns/shop/sa/other -> 10.0.0.1:9080\nGET h/reviews/1\nx-tenant: blue", "deny"),
+            // Who has no certificate is nobody.
+            ("10.0.0.2 -> 10.0.0.1:9080\nGET h/reviews/1\nx-tenant: blue", "deny"),
+            // On TCP there is no request.
+            (&format!("{FRONT} -> 10.0.0.1:9080"), "deny"),
+        ],
+    );
+}
+
+#[test]
+fn deny_and_not() {
+    let not_shop = json!([{"notId": {"filterState": {"key": "io.istio.peer_principal", "stringMatch": {
+        "safeRegex": {"regex": ".*/ns/shop/.*"}}}}}]);
+    check(
+        &json!({"action": "DENY", "policies": {
+            "admin": {"permissions": [{"urlPath": {"path": {"prefix": "/admin"}}}], "principals": any()},
+            "outside": {"permissions": any(), "principals": not_shop}}}),
+        &[
+            (&format!("{FRONT} -> 10.0.0.1:80\nGET h/"), "allow"),
+            (&format!("{FRONT} -> 10.0.0.1:80\nGET h/admin"), "deny admin"),
+            ("spiffe://cluster.local/ns/bank/sa/x -> 10.0.0.1:80\nGET h/", "deny outside"),
+            // No certificate: not of the shop.
+            ("10.0.0.2 -> 10.0.0.1:80\nGET h/", "deny outside"),
+            ("10.0.0.2 -> 10.0.0.1:80", "deny outside"),
+        ],
+    );
+}
+
+#[test]
+fn addresses_and_ports() {
+    let block = |address: &str, length: u32| json!({"addressPrefix": address, "prefixLen": length});
+    check(
+        &json!({"policies": {
+            "direct": {"permissions": [{"destinationPort": 80}], "principals": [{"directRemoteIp": block("10.0.0.0", 8)}]},
+            "range": {"permissions": [{"destinationPortRange": {"start": 90, "end": 92}}], "principals": any()},
+            "remote": {"permissions": [{"destinationPort": 81}], "principals": [{"remoteIp": block("203.0.113.0", 24)}]},
+            "to": {"permissions": [{"destinationIp": block("10.1.0.0", 16)}], "principals": any()}}}),
+        &[
+            ("10.0.0.2 -> 10.0.0.1:80", "allow direct"),
+            ("11.0.0.2 -> 10.0.0.1:80", "deny"),
+            ("1.1.1.1 -> 10.0.0.1:90", "allow range"),
+            ("1.1.1.1 -> 10.0.0.1:91", "allow range"),
+            ("1.1.1.1 -> 10.0.0.1:92", "deny"),
+            ("1.1.1.1 -> 10.0.0.1:81\nGET h/\nx-forwarded-for: 203.0.113.9", "allow remote"),
+            ("1.1.1.1 -> 10.0.0.1:81\nGET h/", "deny"),
+            ("1.1.1.1 -> 10.1.0.1:1", "allow to"),
+        ],
+    );
+}
+
+#[test]
+fn nearest() {
+    let policy = |who: &str, path: &str| {
+        json!({"permissions": [{"andRules": {"rules": [
+                {"header": {"name": ":method", "stringMatch": {"exact": "GET"}}}, {"urlPath": {"path": {"exact": path}}}]}}],
+            "principals": [name(who)]})
+    };
+    let rbac = rbac(&json!({"policies": {"far": policy("spiffe://x/ns/a/sa/b", "/a"), "near": policy(FRONT, "/b")}}));
+    let (peer, head) = (peer(FRONT), request("POST h/b"));
+    let facts = PolicyFacts {
+        destination: "10.0.0.1:80".parse().unwrap(),
+        direct_remote: "10.0.0.2".parse().unwrap(),
+        remote: "10.0.0.2".parse().unwrap(),
+        server_name: None,
+        peer: Some(&peer),
+        request: Some(&head),
+    };
+    let miss = nearest_miss(&rbac, &facts).unwrap();
+    assert_eq!(&*miss.policy, "near");
+    assert_eq!(miss.lacking, ["header :method is \"GET\" (it is \"POST\")"]);
+    let miss = nearest_miss(&rbac, &PolicyFacts { peer: None, ..facts }).unwrap();
+    assert_eq!(miss.lacking.len(), 2, "{miss:?}");
+}

@@ -1,0 +1,119 @@
+//! Which chain a connection gets.
+
+use serde_json::json;
+
+use super::{listener, tcp_proxy};
+use crate::config::TransportProtocol;
+use crate::{ConnFacts, Trace, find_chain};
+
+/// `to`, `from`, then `tls`, `sni=…`, `alpn=a,b`.
+fn check(chains: &[(&str, serde_json::Value)], default: bool, cases: &[(&str, &str)]) {
+    let chains: Vec<_> =
+        chains.iter().map(|(name, matching)| json!({"name": name, "filterChainMatch": matching, "filters": [tcp_proxy(name)]})).collect();
+    let mut value = json!({"name": "l", "address": {"socketAddress": {"address": "0.0.0.0", "portValue": 15006}}, "filterChains": chains});
+    if default {
+        value["defaultFilterChain"] = json!({"name": "default", "filters": [tcp_proxy("default")]});
+    }
+    let listener = listener(&value);
+    for (facts, expected) in cases {
+        let mut words = facts.split(' ');
+        let (to, from) = (words.next().unwrap().parse().unwrap(), words.next().unwrap().parse().unwrap());
+        let (mut tls, mut sni, mut alpn) = (TransportProtocol::RawBuffer, None, Vec::new());
+        for word in words {
+            match word.split_once('=') {
+                None => tls = TransportProtocol::Tls,
+                Some(("sni", name)) => sni = Some(name),
+                Some((_, list)) => alpn = list.split(',').map(|a| a.as_bytes().to_vec()).collect(),
+            }
+        }
+        let facts = ConnFacts {
+            destination: to,
+            source: from,
+            direct_source: from,
+            server_name: sni,
+            transport: tls,
+            application_protocols: &alpn,
+        };
+        let mut notes = Vec::new();
+        let found = find_chain(&listener, &facts, &mut Trace::to(&mut notes)).map_or("none", |c| &c.name);
+        assert_eq!(found, *expected, "{facts:?}: {notes:#?}");
+        assert!(!notes.is_empty());
+    }
+}
+
+#[test]
+fn inbound() {
+    let mtls = json!({"transportProtocol": "tls", "applicationProtocols": ["istio-http/1.1", "istio-h2"]});
+    check(
+        &[
+            ("blackhole", json!({"destinationPort": 15006})),
+            ("mesh-http", mtls),
+            ("mesh-tcp", json!({"transportProtocol": "tls"})),
+            ("plain-http", json!({"transportProtocol": "raw_buffer", "applicationProtocols": ["http/1.1", "h2c"]})),
+            ("plain", json!({"transportProtocol": "raw_buffer"})),
+            ("9080", json!({"destinationPort": 9080, "transportProtocol": "tls"})),
+        ],
+        false,
+        &[
+            ("10.0.0.1:15006 10.0.0.2:5", "blackhole"),
+            ("10.0.0.1:80 10.0.0.2:5 tls alpn=istio-h2", "mesh-http"),
+            ("10.0.0.1:80 10.0.0.2:5 tls alpn=h2", "mesh-tcp"),
+            ("10.0.0.1:80 10.0.0.2:5 alpn=h2c", "plain-http"),
+            ("10.0.0.1:80 10.0.0.2:5", "plain"),
+            ("10.0.0.1:9080 10.0.0.2:5 tls alpn=istio-h2", "9080"),
+            // The port has chosen; there is no way back to the plain chains.
+            ("10.0.0.1:9080 10.0.0.2:5", "none"),
+        ],
+    );
+}
+
+#[test]
+fn server_names() {
+    check(
+        &[
+            ("exact", json!({"serverNames": ["a.example.com"]})),
+            ("wild", json!({"serverNames": ["*.example.com"]})),
+            ("wilder", json!({"serverNames": ["*.com", "B.Example.COM"]})),
+        ],
+        true,
+        &[
+            ("10.0.0.1:443 10.0.0.2:5 tls sni=a.example.com", "exact"),
+            ("10.0.0.1:443 10.0.0.2:5 tls sni=x.example.com", "wild"),
+            ("10.0.0.1:443 10.0.0.2:5 tls sni=x.y.example.com", "wild"),
+            ("10.0.0.1:443 10.0.0.2:5 tls sni=b.example.com", "wilder"),
+            ("10.0.0.1:443 10.0.0.2:5 tls sni=example.com", "wilder"),
+            ("10.0.0.1:443 10.0.0.2:5 tls sni=com", "default"),
+            ("10.0.0.1:443 10.0.0.2:5", "default"),
+        ],
+    );
+}
+
+#[test]
+fn ranges_sources_and_alpn_order() {
+    let range = |address: &str, length: u32| json!([{"addressPrefix": address, "prefixLen": length}]);
+    check(
+        &[
+            ("net", json!({"prefixRanges": range("10.0.0.0", 8)})),
+            ("subnet", json!({"prefixRanges": range("10.1.0.0", 16)})),
+            ("local", json!({"prefixRanges": range("192.168.0.0", 16), "sourceType": "SAME_IP_OR_LOOPBACK"})),
+            ("from", json!({"prefixRanges": range("192.168.0.0", 16), "sourcePrefixRanges": range("10.9.0.0", 16)})),
+            ("port", json!({"prefixRanges": range("192.168.0.0", 16), "sourcePrefixRanges": range("10.9.0.0", 16), "sourcePorts": [77]})),
+            ("h2", json!({"prefixRanges": range("172.16.0.0", 12), "applicationProtocols": ["h2"]})),
+            ("http1", json!({"prefixRanges": range("172.16.0.0", 12), "applicationProtocols": ["http/1.1"]})),
+        ],
+        false,
+        &[
+            ("10.2.0.1:80 1.1.1.1:5", "net"),
+            ("10.1.0.1:80 1.1.1.1:5", "subnet"),
+            ("192.168.0.1:80 127.0.0.1:5", "local"),
+            ("192.168.0.1:80 192.168.0.1:5", "local"),
+            ("192.168.0.1:80 10.9.0.1:5", "from"),
+            ("192.168.0.1:80 10.9.0.1:77", "port"),
+            ("192.168.0.1:80 10.8.0.1:5", "none"),
+            // The client's order decides.
+            ("172.16.0.1:80 1.1.1.1:5 alpn=http/1.1,h2", "http1"),
+            ("172.16.0.1:80 1.1.1.1:5 alpn=h2,http/1.1", "h2"),
+            ("[::1]:80 [::2]:5", "none"),
+        ],
+    );
+}

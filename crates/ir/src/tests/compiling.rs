@@ -1,0 +1,310 @@
+//! Which fields are done, harmless or refused.
+
+use serde_json::{Value, json};
+
+use super::{compiled, hcm, one_chain, tcp_proxy, typed_struct};
+use crate::Kind;
+use crate::config::{Discovery, LogFormat, LogTarget, Part, Terminal};
+
+/// `ok`, the warnings' fields, or the refusal's field and a part of its reason.
+fn check(kind: Kind, value: &Value, expected: &str) {
+    let got = match compiled(kind, value) {
+        Ok(c) if c.warnings.is_empty() => "ok".to_owned(),
+        Ok(c) => format!("ok, but {}", c.warnings.iter().map(|w| w.field.as_str()).collect::<Vec<_>>().join(" ")),
+        Err(e) => format!("{}: {}", e.field, e.reason),
+    };
+    assert!(got == expected || (got.starts_with(expected) && expected.contains(':')), "{got}\nexpected {expected}\n{value}");
+}
+
+fn with(mut value: Value, more: Value) -> Value {
+    value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    value
+}
+
+#[test]
+fn listeners() {
+    let base = || one_chain(json!([tcp_proxy("c")]));
+    let l = |more: Value| with(base(), more);
+    let k = Kind::Listener;
+    check(k, &base(), "ok");
+    check(k, &l(json!({"bindToPort": false, "useOriginalDst": true, "trafficDirection": "OUTBOUND", "connectionBalanceConfig": {}})), "ok");
+    check(k, &l(json!({"transparent": true, "tcpBacklogSize": 5})), "ok");
+    check(k, &l(json!({"socketOptions": [{"level": 1}]})), "socket_options: not supported");
+    check(k, &l(json!({"internalListener": {}})), "listener_specifier: not supported");
+    check(k, &l(json!({"filterChains": []})), "filter_chains: there is none");
+    check(k, &l(json!({"filterChains": [{"name": "empty"}]})), "ok");
+    check(
+        k,
+        &l(json!({"filterChains": [{"filters": [tcp_proxy("a")]}, {"filters": [tcp_proxy("b")]}]})),
+        "filter_chains[1].filter_chain_match: another chain",
+    );
+    check(k, &l(json!({"address": {"socketAddress": {"address": "a.b", "portValue": 1}}})), "address.socket_address.address: `a.b` is not");
+    check(k, &l(json!({"address": {"socketAddress": {"address": "::", "portValue": 70000}}})), "address.socket_address.port_value: 70000");
+    check(k, &one_chain(json!([tcp_proxy("a"), tcp_proxy("b")])), "filter_chains[0].filters[1]: nothing comes after");
+    check(
+        k,
+        &one_chain(json!([{"name": "m", "typedConfig": typed_struct("envoy.tcp.metadataexchange.config.MetadataExchange", json!({}))}])),
+        "filter_chains[0].filters: none of them serves",
+    );
+    check(
+        k,
+        &one_chain(json!([{"name": "w", "typedConfig": typed_struct("x.Wasm", json!({}))}, tcp_proxy("a")])),
+        "filter_chains[0].filters[0].typed_config: filter `w` of type x.Wasm is not supported",
+    );
+    check(
+        k,
+        &json!({"name": "l", "address": {"pipe": {"path": "/x"}}, "filterChains": [
+        {"filterChainMatch": {"serverNames": ["a.*.b"]}, "filters": [tcp_proxy("c")]}]}),
+        "filter_chains[0].filter_chain_match.server_names[0]: `a.*.b`: a wildcard",
+    );
+}
+
+#[test]
+fn connection_managers() {
+    let h = |more: Value| one_chain(json!([hcm(more)]));
+    let k = Kind::Listener;
+    let at = "filter_chains[0].filters[0].typed_config";
+    let router = || json!({"name": "r", "typedConfig": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}});
+    let ext =
+        |name: &str| json!({"name": name, "typedConfig": {"@type": format!("type.googleapis.com/envoy.extensions.filters.http.{name}")}});
+    let fault = json!({"name": "f", "typedConfig": {"@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault",
+        "abort": {"httpStatus": 503, "percentage": {"numerator": 100}}}});
+    check(k, &h(json!({})), "ok");
+    check(
+        k,
+        &h(json!({"httpFilters": [ext("cors.v3.Cors"), ext("fault.v3.HTTPFault"), ext("grpc_stats.v3.FilterConfig"), router()]})),
+        "ok",
+    );
+    check(k, &h(json!({"httpFilters": []})), &format!("{at}.http_filters: the last filter"));
+    check(k, &h(json!({"httpFilters": [router(), ext("cors.v3.Cors"), router()]})), &format!("{at}.http_filters[1]: nothing comes"));
+    check(k, &h(json!({"httpFilters": [fault, router()]})), &format!("{at}.http_filters[0].typed_config.abort: not supported"));
+    check(
+        k,
+        &h(json!({"httpFilters": [ext("lua.v3.Lua"), router()]})),
+        &format!("{at}.http_filters[0].typed_config: filter `lua.v3.Lua` of type envoy.extensions.filters.http.lua.v3.Lua is not"),
+    );
+    check(
+        k,
+        &h(json!({"httpFilters": [with(ext("lua.v3.Lua"), json!({"isOptional": true})), router()]})),
+        &format!("ok, but {at}.http_filters[0].typed_config"),
+    );
+    let stats = typed_struct(
+        "stats.PluginConfig",
+        json!({"disable_host_header_fallback": true, "tcp_reporting_duration": "5s",
+        "metrics": [{"name": "requests_total", "tags_to_remove": ["x"], "dimensions": {"a": "b"}}]}),
+    );
+    check(
+        k,
+        &h(json!({"httpFilters": [{"name": "s", "typedConfig": stats}, router()]})),
+        &format!("ok, but {at}.http_filters[0].typed_config.metrics.dimensions"),
+    );
+    check(k, &h(json!({"tracing": {"randomSampling": {"value": 1}}})), "ok");
+    check(k, &h(json!({"tracing": {"provider": {"name": "zipkin"}}})), &format!("ok, but {at}.tracing.provider"));
+    check(k, &h(json!({"localReplyConfig": {}})), &format!("{at}.local_reply_config: not supported"));
+    check(k, &h(json!({"upgradeConfigs": [{"upgradeType": "CONNECT"}]})), &format!("{at}.upgrade_configs[0].upgrade_type: CONNECT"));
+    check(k, &h(json!({"codecType": "HTTP3"})), &format!("{at}.codec_type: HTTP3"));
+    check(k, &h(json!({"streamIdleTimeout": "-1s"})), &format!("{at}.stream_idle_timeout: not a duration"));
+    let rbac = json!({"name": "r", "typedConfig": {"@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
+        "rules": {"policies": {"p": {"permissions": [{"andRules": {"rules": []}}], "principals": [{"any": true}]}}}}});
+    check(
+        k,
+        &h(json!({"httpFilters": [rbac, router()]})),
+        &format!("{at}.http_filters[0].typed_config.rules.policies[p].permissions[0].and_rules: it is empty"),
+    );
+}
+
+#[test]
+fn route_configurations() {
+    let k = Kind::Route;
+    let r = |route: Value| json!({"name": "r", "virtualHosts": [{"name": "h", "domains": ["*"], "routes": [with(json!({"match": {"prefix": "/"}}), route)]}]});
+    let at = "virtual_hosts[0].routes[0]";
+    let go = |more: Value| r(json!({"route": with(json!({"cluster": "c"}), more)}));
+    check(k, &go(json!({})), "ok");
+    check(k, &json!({"name": "r", "validateClusters": false, "maxDirectResponseBodySizeBytes": 5}), "ok");
+    check(k, &go(json!({"requestMirrorPolicies": [{"cluster": "m"}]})), &format!("{at}.route.request_mirror_policies: not supported"));
+    check(
+        k,
+        &go(json!({"regexRewrite": {"pattern": {"regex": "(a"}, "substitution": "x"}})),
+        &format!("{at}.route.regex_rewrite.pattern.regex: `(a`"),
+    );
+    check(
+        k,
+        &go(json!({"regexRewrite": {"pattern": {"regex": "a"}, "substitution": r"\1"}})),
+        &format!("{at}.route.regex_rewrite.substitution: there is no group"),
+    );
+    check(k, &go(json!({"hashPolicy": [{"header": {"headerName": "x"}}]})), "ok");
+    check(k, &go(json!({"retryPolicy": {"retryOn": "5xx,what"}})), &format!("ok, but {at}.route.retry_policy.retry_on"));
+    check(k, &go(json!({"cluster": ""})), &format!("{at}.route.cluster: it is empty"));
+    check(
+        k,
+        &r(json!({"route": {"weightedClusters": {"clusters": [{"name": "a", "weight": 0}]}}})),
+        &format!("{at}.route.weighted_clusters.clusters: the weights"),
+    );
+    check(
+        k,
+        &r(
+            json!({"route": {"cluster": "c"}, "typedPerFilterConfig": {"f": {"@type": "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors"}}}),
+        ),
+        &format!("{at}.typed_per_filter_config[f]: not supported"),
+    );
+    check(k, &r(json!({"nonForwardingAction": {}})), &format!("{at}.non_forwarding_action: not supported"));
+    check(k, &r(json!({"directResponse": {"status": 99}})), &format!("{at}.direct_response.status: 99"));
+    check(
+        k,
+        &r(json!({"route": {"cluster": "c"}, "match": {"safeRegex": {"regex": "a)|(b"}}})),
+        &format!("{at}.match.safe_regex.regex: `a)|(b`"),
+    );
+    check(
+        k,
+        &r(json!({"route": {"cluster": "c"}, "match": {"safeRegex": {"regex": "((a{1000}){1000}){1000}"}}})),
+        &format!("{at}.match.safe_regex.regex: `"),
+    );
+    check(
+        k,
+        &r(json!({"route": {"cluster": "c"}, "requestHeadersToAdd": [{"header": {"key": "x", "value": "%NOPE%"}}]})),
+        &format!("{at}.request_headers_to_add[0].header.value: command `%NOPE%`"),
+    );
+    check(
+        k,
+        &r(json!({"route": {"cluster": "c"}, "requestHeadersToRemove": [":path"]})),
+        &format!("{at}.request_headers_to_remove[0]: `:path`"),
+    );
+    check(
+        k,
+        &json!({"name": "r", "virtualHosts": [{"name": "a", "domains": ["x"]}, {"name": "b", "domains": ["X"]}]}),
+        "virtual_hosts: domain `X` is there twice",
+    );
+    check(k, &json!({"name": "r", "vhds": {}}), "vhds: not supported");
+}
+
+#[test]
+fn clusters() {
+    let k = Kind::Cluster;
+    let c = |more: Value| {
+        with(json!({"name": "c", "type": "EDS", "edsClusterConfig": {"edsConfig": {"ads": {}}}, "connectTimeout": "1s"}), more)
+    };
+    check(k, &c(json!({})), "ok");
+    check(k, &c(json!({"lbPolicy": "RING_HASH"})), "lb_policy: RING_HASH is not supported");
+    check(k, &c(json!({"lbPolicy": "CLUSTER_PROVIDED"})), "lb_policy: CLUSTER_PROVIDED belongs");
+    check(k, &c(json!({"type": "ORIGINAL_DST", "lbPolicy": "CLUSTER_PROVIDED"})), "ok");
+    check(k, &c(json!({"healthChecks": [{"timeout": "1s"}]})), "health_checks: not supported");
+    check(k, &c(json!({"lbSubsetConfig": {}})), "lb_subset_config: not supported");
+    check(
+        k,
+        &c(json!({"outlierDetection": {"consecutive5xx": 3, "enforcingSuccessRate": 100}})),
+        "ok, but outlier_detection.enforcing_success_rate",
+    );
+    check(
+        k,
+        &c(
+            json!({"transportSocket": {"name": "x", "typedConfig": {"@type": "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors"}}}),
+        ),
+        "transport_socket.typed_config: transport socket envoy.extensions.filters.http.cors.v3.Cors is not supported",
+    );
+    let tls = |more: Value| {
+        c(json!({"transportSocket": {"name": "tls", "typedConfig": with(json!({
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"}), more)}}))
+    };
+    check(k, &tls(json!({"commonTlsContext": {}})), "ok");
+    check(
+        k,
+        &tls(json!({"commonTlsContext": {"tlsParams": {"cipherSuites": ["AES128-SHA"]}}})),
+        "transport_socket.typed_config.common_tls_context.tls_params.cipher_suites: none of them can be done: AES128-SHA",
+    );
+    check(
+        k,
+        &tls(json!({"commonTlsContext": {"tlsParams": {"ecdhCurves": ["P-256", "P-521"], "tlsMaximumProtocolVersion": "TLSv1_2"}}})),
+        "ok, but transport_socket.typed_config.common_tls_context.tls_params.ecdh_curves",
+    );
+    check(
+        k,
+        &tls(json!({"commonTlsContext": {"tlsParams": {"tlsMaximumProtocolVersion": "TLSv1_1"}}})),
+        "transport_socket.typed_config.common_tls_context.tls_params.tls_maximum_protocol_version: versions below",
+    );
+    check(
+        k,
+        &tls(json!({"commonTlsContext": {"validationContext": {"matchSubjectAltNames": [{"exact": "x"}]}}})),
+        "transport_socket.typed_config.common_tls_context.validation_context.trusted_ca: names are checked only",
+    );
+    let dns = c(json!({"type": "STRICT_DNS", "loadAssignment": {"clusterName": "c", "endpoints": [{"lbEndpoints": [
+        {"endpoint": {"address": {"socketAddress": {"address": "api.example.com", "portValue": 443}}}}]}]}}));
+    let compiled = compiled(k, &dns).unwrap();
+    let crate::Resource::Cluster(cluster) = compiled.resource else { panic!() };
+    assert!(matches!(cluster.discovery, Discovery::StrictDns(..)));
+    assert_eq!(cluster.discovery.dns_names(), [("api.example.com".into(), 443)]);
+}
+
+#[test]
+fn endpoints() {
+    let k = Kind::Assignment;
+    let value = json!({"clusterName": "c", "endpoints": [{"priority": 1, "locality": {"region": "r"}, "lbEndpoints": [{
+        "endpoint": {"address": {"socketAddress": {"address": "10.0.0.1", "portValue": 80}}}, "loadBalancingWeight": 3,
+        "metadata": {"filterMetadata": {"envoy.transport_socket_match": {"tlsMode": "istio"}, "istio": {"workload": "reviews-v1;shop;reviews;v1;east"}}}}]}]});
+    let crate::Resource::Assignment(a) = compiled(k, &value).unwrap().resource else { panic!() };
+    assert_eq!(a.priorities.len(), 2);
+    let endpoint = &a.priorities[1].localities[0].endpoints[0];
+    assert_eq!(endpoint.labels.as_ref(), [("tlsMode".into(), "istio".into())]);
+    let workload = endpoint.workload.as_ref().unwrap();
+    assert_eq!((&*workload.name, &*workload.namespace, &*workload.cluster, endpoint.weight), ("reviews-v1", "shop", "east", 3));
+    check(k, &json!({"clusterName": "c", "endpoints": [{"priority": 4_000_000_000u32}]}), "endpoints[0].priority: at most 127");
+    check(k, &json!({"clusterName": "c", "policy": {"dropOverloads": [{"category": "x"}]}}), "policy.drop_overloads: not supported");
+}
+
+#[test]
+fn access_logs() {
+    let log = |format: Value| {
+        one_chain(json!([{"name": "tcp", "typedConfig": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", "cluster": "c",
+        "accessLog": [{"name": "f", "typedConfig": with(json!({
+            "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog", "path": "/dev/stdout"}), format)}]}}]))
+    };
+    let at = "filter_chains[0].filters[0].typed_config.access_log[0].typed_config";
+    let logged = |value: &Value| {
+        let crate::Resource::Listener(l) = compiled(Kind::Listener, value).unwrap().resource else { panic!() };
+        let Terminal::Tcp(tcp) = &l.chains[0].filters.last else { panic!() };
+        tcp.access_log.clone()
+    };
+    let logs = logged(&log(json!({})));
+    assert_eq!(logs[0].target, LogTarget::Stdout);
+    let logs = logged(&log(json!({"logFormat": {"textFormatSource": {"inlineString": "[%START_TIME(%s.%3f)%] %REQ(X:Y):5% 100%%\n"}}})));
+    let LogFormat::Text(template) = &logs[0].format else { panic!() };
+    assert_eq!(template.parts.len(), 5);
+    assert!(matches!(&template.parts[3], Part::Command(_, Some(5))));
+    let json_log = log(json!({"logFormat": {"jsonFormat": {"b": "%PROTOCOL%", "a": {"n": 1, "l": ["%DURATION%"]}}}}));
+    let logs = logged(&json_log);
+    let LogFormat::Json { members, .. } = &logs[0].format else { panic!() };
+    assert_eq!(members.iter().map(|(k, _)| &**k).collect::<Vec<_>>(), ["a", "b"]);
+    check(
+        Kind::Listener,
+        &log(json!({"logFormat": {"textFormatSource": {"inlineString": "%WHAT%"}}})),
+        &format!("ok, but {at}.log_format.text_format_source"),
+    );
+    check(
+        Kind::Listener,
+        &log(json!({"logFormat": {"textFormatSource": {"inlineString": "%WHAT"}}})),
+        &format!("{at}.log_format.text_format_source: `%` without"),
+    );
+    check(Kind::Listener, &log(json!({"path": "/var/log/x"})), &format!("ok, but {at}.path"));
+}
+
+#[test]
+fn references() {
+    let tls = json!({"name": "tls", "typedConfig": {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext", "requireClientCertificate": true,
+        "commonTlsContext": {
+            "tlsCertificateSdsSecretConfigs": [{"name": "default", "sdsConfig": {"ads": {}}}],
+            "combinedValidationContext": {
+                "defaultValidationContext": {"matchSubjectAltNames": [{"prefix": "spiffe://cluster.local/"}]},
+                "validationContextSdsSecretConfig": {"name": "ROOTCA", "sdsConfig": {"ads": {}}}}}}});
+    let compiled = compiled(
+        Kind::Listener,
+        &json!({"name": "l", "address": {"pipe": {"path": "/x"}}, "filterChains": [
+        {"filterChainMatch": {"transportProtocol": "tls"}, "transportSocket": tls, "filters": [hcm(json!({}))]},
+        {"filters": [tcp_proxy("PassthroughCluster")]}]}),
+    )
+    .unwrap();
+    let names = |set: &std::collections::BTreeSet<mizzen_types::Name>| set.iter().map(|n| n.to_string()).collect::<Vec<_>>();
+    assert_eq!(names(&compiled.refs.clusters), ["PassthroughCluster"]);
+    assert_eq!(names(&compiled.refs.routes), ["80"]);
+    assert_eq!(compiled.refs.secrets.iter().map(|s| &*s.name).collect::<Vec<_>>(), ["ROOTCA", "default"]);
+}

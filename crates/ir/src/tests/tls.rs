@@ -1,0 +1,148 @@
+//! TLS that is built: handshakes in memory, identities, and what survives a swap.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use mizzen_pki::{Ca, CaLimits, UnixTime};
+use mizzen_types::{SpiffeId, TrustDomain};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, ServerConnection};
+use serde_json::{Value, json};
+
+use super::{resource, tcp_proxy};
+use crate::config::Transport;
+use crate::{Config, Draft, Kind, TlsRefusal, authenticate};
+
+fn now() -> UnixTime {
+    UnixTime::since_unix_epoch(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap())
+}
+
+fn ca() -> Ca {
+    Ca::self_signed(&TrustDomain::default(), now(), CaLimits::default()).unwrap()
+}
+
+fn secrets(draft: &mut Draft, ca: &Ca, roots: &Ca, account: &str) {
+    let id: SpiffeId = format!("spiffe://cluster.local/ns/shop/sa/{account}").parse().unwrap();
+    let svid = ca.issue(&id, Duration::from_secs(3600), now()).unwrap();
+    let certificate = json!({"name": "default", "tlsCertificate": {
+        "certificateChain": {"inlineString": svid.chain_pem()}, "privateKey": {"inlineString": svid.key_pem().expose()}}});
+    draft.put(&resource(Kind::Secret, &certificate));
+    let roots = json!({"name": "ROOTCA", "validationContext": {"trustedCa": {"inlineString": roots.roots().to_pem()}}});
+    draft.put(&resource(Kind::Secret, &roots));
+}
+
+fn common(san: Value, alpn: &[&str]) -> Value {
+    json!({"alpnProtocols": alpn,
+        "tlsCertificateSdsSecretConfigs": [{"name": "default", "sdsConfig": {"ads": {}}}],
+        "combinedValidationContext": {"defaultValidationContext": {"matchSubjectAltNames": [san]},
+            "validationContextSdsSecretConfig": {"name": "ROOTCA", "sdsConfig": {"ads": {}}}}})
+}
+
+fn listener() -> Value {
+    json!({"name": "in", "address": {"socketAddress": {"address": "0.0.0.0", "portValue": 15006}}, "filterChains": [{
+        "filters": [tcp_proxy("c")],
+        "transportSocket": {"name": "tls", "typedConfig": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext", "requireClientCertificate": true,
+            "commonTlsContext": common(json!({"prefix": "spiffe://cluster.local/"}), &["h2", "http/1.1"])}}}]})
+}
+
+fn cluster(expected: &str) -> Value {
+    json!({"name": "out", "type": "ORIGINAL_DST", "lbPolicy": "CLUSTER_PROVIDED", "transportSocket": {"name": "tls", "typedConfig": {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "sni": "outbound_.9090_._.ratings.shop.svc.cluster.local",
+        "commonTlsContext": common(json!({"exact": format!("spiffe://cluster.local/ns/shop/sa/{expected}")}), &["istio", "h2"])}}})
+}
+
+/// A server's configuration with its own secrets, and a client's.
+fn side(ca: &Ca, roots: &Ca, account: &str, expected: &str) -> Arc<Config> {
+    let mut draft = Draft::new(&Config::default());
+    secrets(&mut draft, ca, roots, account);
+    draft.put(&resource(Kind::Listener, &listener()));
+    draft.put(&resource(Kind::Cluster, &cluster(expected)));
+    let (config, problems) = draft.finish();
+    assert_eq!(problems, []);
+    config
+}
+
+fn connect(client: &Config, server: &Config) -> Result<(ClientConnection, ServerConnection), rustls::Error> {
+    let Transport::Tls(up) = &client.clusters["out"].transport.default else { panic!() };
+    let down = server.listeners["in"].chains[0].tls.clone().unwrap();
+    let name = ServerName::try_from(up.sni.to_string()).unwrap();
+    let mut client = ClientConnection::new(client.client_tls(up).unwrap().clone(), name)?;
+    let mut server = ServerConnection::new(server.server_tls(&down).unwrap().clone())?;
+    while client.is_handshaking() || server.is_handshaking() {
+        let mut wire = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut wire).unwrap();
+        }
+        server.read_tls(&mut wire.as_slice()).unwrap();
+        server.process_new_packets()?;
+        let mut wire = Vec::new();
+        while server.wants_write() {
+            server.write_tls(&mut wire).unwrap();
+        }
+        client.read_tls(&mut wire.as_slice()).unwrap();
+        client.process_new_packets()?;
+    }
+    Ok((client, server))
+}
+
+#[test]
+fn handshakes() {
+    let (ca, other) = (ca(), ca());
+    let server = side(&ca, &ca, "ratings", "none");
+    let (client, peer) = connect(&side(&ca, &ca, "reviews", "ratings"), &server).unwrap();
+    assert_eq!(client.alpn_protocol(), Some(b"h2".as_slice()));
+    let peer = authenticate(peer.peer_certificates().unwrap(), now()).unwrap();
+    assert_eq!(peer.identity.unwrap().to_string(), "spiffe://cluster.local/ns/shop/sa/reviews");
+    assert_eq!(peer.fingerprint.len(), 64);
+    // The server is not who it should be; the client is signed by somebody else.
+    assert!(connect(&side(&ca, &ca, "reviews", "stock"), &server).is_err());
+    assert!(connect(&side(&other, &ca, "reviews", "ratings"), &server).is_err());
+    assert!(connect(&side(&ca, &other, "reviews", "ratings"), &server).is_err());
+}
+
+#[test]
+fn an_ended_certificate_is_nobody() {
+    let ca = ca();
+    let svid = ca.issue(&"spiffe://cluster.local/ns/a/sa/b".parse().unwrap(), Duration::from_secs(60), now()).unwrap();
+    assert!(authenticate(svid.chain(), now()).is_ok());
+    assert!(authenticate(svid.chain(), UnixTime::since_unix_epoch(Duration::from_secs(now().as_secs() + 120))).is_err());
+    assert!(authenticate(&[], now()).is_err());
+}
+
+#[test]
+fn what_does_not_change_is_kept() {
+    let ca = ca();
+    let first = side(&ca, &ca, "a", "b");
+    let tls = first.listeners["in"].chains[0].tls.clone().unwrap();
+    // The same listener again, and another cluster: sessions go on.
+    let mut draft = Draft::new(&first);
+    assert!(!draft.put(&resource(Kind::Listener, &listener())));
+    assert!(draft.put(&resource(Kind::Cluster, &cluster("c"))));
+    let (second, _) = draft.finish();
+    assert!(Arc::ptr_eq(first.server_tls(&tls).unwrap(), second.server_tls(&tls).unwrap()));
+    assert_eq!(second.generation, first.generation + 1);
+    // A new certificate: a new configuration.
+    let mut draft = Draft::new(&second);
+    secrets(&mut draft, &ca, &ca, "a");
+    let (third, _) = draft.finish();
+    assert!(!Arc::ptr_eq(first.server_tls(&tls).unwrap(), third.server_tls(&tls).unwrap()));
+    // Without its secret there is nothing.
+    let mut draft = Draft::new(&third);
+    assert!(draft.remove(Kind::Secret, "ROOTCA"));
+    let (fourth, problems) = draft.finish();
+    assert!(fourth.server_tls(&tls).is_none());
+    assert_eq!(problems.len(), 2);
+    assert!(problems.iter().all(|(_, e)| *e == TlsRefusal::Missing("ROOTCA".into())));
+}
+
+#[test]
+fn other_protocols_share_the_rest() {
+    let ca = ca();
+    let config = side(&ca, &ca, "a", "b");
+    let Transport::Tls(up) = &config.clusters["out"].transport.default else { panic!() };
+    let other = config.client_tls_with_alpn(up, &["istio-h2".into()]).unwrap();
+    assert_eq!(other.alpn_protocols, [b"istio-h2".to_vec()]);
+    assert!(Arc::ptr_eq(config.client_tls(up).unwrap(), &config.client_tls_with_alpn(up, &up.common.alpn).unwrap()));
+}
