@@ -36,6 +36,11 @@ macro_rules! kinds {
             pub fn meta(&self) -> &Meta {
                 match self { $(Object::$kind(object) => &object.meta),* }
             }
+
+            /// As [`Object::meta`], to be changed.
+            pub fn meta_mut(&mut self) -> &mut Meta {
+                match self { $(Object::$kind(object) => &mut object.meta),* }
+            }
         }
 
         $(impl From<$ty> for Object {

@@ -1,1 +1,111 @@
-//! (in preparation)
+//! The last good version of each object on disk, for the next start.
+//!
+//! Pods and secrets are left out: pods are written anew by whoever runs them, and secrets do not belong on a disk.
+
+use std::{
+    fs,
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use mizzen_api::{Key, Kind, Object, Pos, parse_documents, parse_mesh_config};
+
+use super::Event;
+
+/// A folder with one file for each object.
+#[derive(Debug)]
+pub(super) struct LastGood {
+    folder: PathBuf,
+}
+
+/// What a file holds.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Record {
+    kind: String,
+    file: String,
+    line: u32,
+    object: serde_json::Value,
+}
+
+impl LastGood {
+    /// Opens a folder, and makes it if there is none.
+    pub(super) fn open(folder: &Path) -> io::Result<LastGood> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        Ok(LastGood { folder: folder.to_owned() })
+    }
+
+    /// All objects; what cannot be read is left out, and said.
+    pub(super) fn load(&self) -> Vec<Arc<Object>> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let mut paths: Vec<_> = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "json")).collect();
+        paths.sort();
+        let mut objects = Vec::new();
+        for path in paths {
+            match fs::read_to_string(&path).ok().and_then(|text| read(&text)) {
+                Some(object) => objects.push(Arc::new(object)),
+                None => tracing::warn!(file = %path.display(), "no last good version can be read from this file"),
+            }
+        }
+        objects
+    }
+
+    /// Keeps what these events say. A failure is said and costs only the memory of it.
+    pub(super) fn keep(&self, events: &[Event]) {
+        for event in events {
+            let (key, result) = match event {
+                Event::Apply(object) if keeps(object.kind()) => (object.key(), self.write(object)),
+                Event::Delete(key) if keeps(key.kind) => (key.clone(), self.delete(key)),
+                _ => continue,
+            };
+            if let Err(error) = result {
+                tracing::warn!(%key, %error, "the last good version cannot be kept");
+            }
+        }
+    }
+
+    fn path(&self, key: &Key) -> PathBuf {
+        // Names are checked: no slash is in them.
+        self.folder.join(format!("{}.{}.{}.json", key.kind, key.namespace, key.name.replace('/', "%")))
+    }
+
+    fn write(&self, object: &Object) -> io::Result<()> {
+        let meta = object.meta();
+        let record = Record {
+            kind: object.kind().name().to_owned(),
+            file: meta.origin.file.to_string(),
+            line: meta.origin.line,
+            object: serde_json::from_str(&meta.source.to_json())?,
+        };
+        let path = self.path(&object.key());
+        let temporary = path.with_extension("tmp");
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(serde_json::to_string(&record)?.as_bytes())?;
+        fs::rename(temporary, path)
+    }
+
+    fn delete(&self, key: &Key) -> io::Result<()> {
+        match fs::remove_file(self.path(key)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn keeps(kind: Kind) -> bool {
+    !matches!(kind, Kind::Pod | Kind::Secret)
+}
+
+fn read(text: &str) -> Option<Object> {
+    let record: Record = serde_json::from_str(text).ok()?;
+    let file: Arc<str> = record.file.into();
+    let text = record.object.to_string();
+    let mut object: Object = match Kind::from_name(&record.kind)? {
+        Kind::MeshConfig => parse_mesh_config(&text, &file).ok()?.0.into(),
+        // A config map with the mesh's settings yields them too; they have a file of their own.
+        kind => parse_documents(&text, &file).objects.into_iter().filter_map(Result::ok).find(|object| object.kind() == kind)?,
+    };
+    object.meta_mut().origin = Pos { file, line: record.line, column: 1 };
+    Some(object)
+}

@@ -8,7 +8,11 @@ mod fold;
 mod last_good;
 mod scan;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use mizzen_api::{Key, Object, Problem, Selector};
 
@@ -65,7 +69,7 @@ pub struct Fault {
     pub file: Arc<str>,
     /// The object, if it could be read which one it is.
     pub key: Option<Key>,
-    /// The number of the document in its file, from 0; always 0 if `key` is known.
+    /// The number of the document in its file, from 0; always 0 if `key` is known, unless it is a duplicate.
     pub document: usize,
 }
 
@@ -82,6 +86,20 @@ pub struct Loaded {
 
 /// Reads folders (or single files) once.
 pub fn load_once(paths: &[PathBuf]) -> Loaded {
-    let _ = paths;
-    Loaded::default()
+    let mut fold = fold::Fold::new(Duration::ZERO, Vec::new());
+    let events = fold.update(Instant::now(), scan::Scan::default().changes(paths));
+    let mut loaded = Loaded { objects: fold.objects().cloned().collect(), ..Loaded::default() };
+    loaded.objects.sort_by(|a, b| a.meta().origin.cmp(&b.meta().origin));
+    for event in events {
+        match event {
+            Event::Refused(refused) => loaded.problems.extend(refused.problems),
+            Event::Warnings(_, warnings) => loaded.warnings.extend(warnings),
+            _ => {}
+        }
+    }
+    loaded.problems.sort();
+    loaded
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,158 @@
-//! (in preparation)
+//! Which files there are, and which of them have changed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    io::{ErrorKind, Read},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use mizzen_api::MAX_TEXT;
+
+use super::fold::Content;
+
+/// How deep folders may nest.
+const MAX_FOLDERS: usize = 32;
+
+/// What tells one content of a file from another without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// The files as they were seen last.
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    seen: BTreeMap<PathBuf, Stamp>,
+    /// Paths that could not be listed, which are told once.
+    broken: BTreeSet<PathBuf>,
+}
+
+impl Scan {
+    /// Reads what has changed since the last call.
+    pub(super) fn changes(&mut self, roots: &[PathBuf]) -> Vec<(Arc<str>, Content)> {
+        let mut listing = Listing::default();
+        for root in roots {
+            listing.root(root);
+        }
+        let mut changes = Vec::new();
+        for path in self.seen.keys().filter(|path| !listing.files.contains_key(*path) && !listing.shielded(path)) {
+            changes.push((name(path), Content::Gone));
+        }
+        for (path, stamp) in &listing.files {
+            if self.seen.get(path) != Some(stamp) {
+                changes.push((name(path), read(path)));
+            }
+        }
+        for (path, reason) in &listing.broken {
+            if !self.broken.contains(path) {
+                changes.push((name(path), Content::Unreadable(reason.clone())));
+            }
+        }
+        for path in self.broken.iter().filter(|path| !listing.broken.contains_key(*path) && !listing.files.contains_key(*path)) {
+            changes.push((name(path), Content::Gone));
+        }
+        // What lies in a folder that cannot be listed now counts as unchanged.
+        for (path, stamp) in std::mem::take(&mut self.seen) {
+            if listing.shielded(&path) {
+                listing.files.entry(path).or_insert(stamp);
+            }
+        }
+        self.seen = listing.files;
+        self.broken = listing.broken.into_keys().collect();
+        changes
+    }
+}
+
+fn name(path: &Path) -> Arc<str> {
+    path.to_string_lossy().into()
+}
+
+fn read(path: &Path) -> Content {
+    let mut bytes = Vec::new();
+    // One byte more than is read tells the parser that there is too much.
+    let result = File::open(path).and_then(|file| file.take(MAX_TEXT as u64 + 1).read_to_end(&mut bytes));
+    match result {
+        Err(error) if error.kind() == ErrorKind::NotFound => Content::Gone,
+        Err(error) => Content::Unreadable(format!("cannot be read: {error}")),
+        Ok(_) => match String::from_utf8(bytes) {
+            Ok(text) => Content::Text(text),
+            Err(error) if error.utf8_error().valid_up_to() + 3 > MAX_TEXT => Content::Unreadable(format!("has more than {MAX_TEXT} bytes")),
+            Err(error) => Content::Unreadable(format!("is not UTF-8 text, from byte {} on", error.utf8_error().valid_up_to())),
+        },
+    }
+}
+
+#[derive(Default)]
+struct Listing {
+    files: BTreeMap<PathBuf, Stamp>,
+    broken: BTreeMap<PathBuf, String>,
+    /// Folders on the way, by device and inode, against circles of links.
+    within: Vec<(u64, u64)>,
+}
+
+impl Listing {
+    /// A folder, or a single file of any name.
+    fn root(&mut self, root: &Path) {
+        match fs::metadata(root) {
+            Ok(meta) if meta.is_dir() => self.folder(root, &meta),
+            Ok(meta) => self.file(root, &meta),
+            Err(error) => drop(self.broken.insert(root.to_owned(), format!("cannot be read: {error}"))),
+        }
+    }
+
+    fn folder(&mut self, folder: &Path, meta: &fs::Metadata) {
+        let identity = (meta.dev(), meta.ino());
+        if self.within.len() >= MAX_FOLDERS || self.within.contains(&identity) {
+            return;
+        }
+        let entries = match fs::read_dir(folder) {
+            Ok(entries) => entries,
+            Err(error) => return drop(self.broken.insert(folder.to_owned(), format!("cannot be read: {error}"))),
+        };
+        self.within.push(identity);
+        for entry in entries.flatten() {
+            let path = entry.path();
+            // A link that leads nowhere, or a file that is gone again, is no file.
+            let Ok(meta) = fs::metadata(&path) else { continue };
+            let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+            if hidden {
+                continue;
+            } else if meta.is_dir() {
+                self.folder(&path, &meta);
+            } else if is_manifest(&path) {
+                self.file(&path, &meta);
+            }
+        }
+        self.within.pop();
+    }
+
+    fn file(&mut self, path: &Path, meta: &fs::Metadata) {
+        if meta.is_file() {
+            let stamp = Stamp {
+                device: meta.dev(),
+                inode: meta.ino(),
+                size: meta.size(),
+                modified: (meta.mtime(), meta.mtime_nsec()),
+                changed: (meta.ctime(), meta.ctime_nsec()),
+            };
+            self.files.insert(path.to_owned(), stamp);
+        }
+    }
+
+    /// Whether a file lies in a folder that cannot be listed, so that nobody knows whether it is gone.
+    fn shielded(&self, path: &Path) -> bool {
+        self.broken.keys().any(|broken| path.starts_with(broken) && broken.exists())
+    }
+}
+
+/// `.yaml`, `.yml` and `.json`; editors' own files have other endings.
+fn is_manifest(path: &Path) -> bool {
+    path.extension().and_then(|ending| ending.to_str()).is_some_and(|ending| matches!(ending, "yaml" | "yml" | "json"))
+}

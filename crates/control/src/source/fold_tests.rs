@@ -1,0 +1,301 @@
+//! Saves over time as data: at a time in milliseconds files get contents, and these events come of it.
+
+use super::*;
+
+const ZERO: Duration = Duration::ZERO;
+
+fn account(name: &str) -> String {
+    format!("apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {name}}}\n")
+}
+
+fn labelled(name: &str, label: &str) -> String {
+    format!("apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {name}, labels: {{a: {label}}}}}\n")
+}
+
+fn policy(name: &str, action: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}}}\nspec:\n  selector: {{matchLabels: {{app: x}}}}\n  action: {action}\n"
+    )
+}
+
+fn join(documents: &[String]) -> String {
+    documents.join("---\n")
+}
+
+fn show(event: &Event) -> String {
+    match event {
+        Event::Init => "init".to_owned(),
+        Event::InitDone => "done".to_owned(),
+        Event::Apply(object) => format!("+ {} {}", object.key(), object.meta().origin),
+        Event::Delete(key) => format!("- {key}"),
+        Event::Closed(closed) => format!("closed {} {:?}", closed.key, closed.selector.as_ref().map(|s| s.labels.len())),
+        Event::Refused(refused) => {
+            let kept = if refused.kept { "kept" } else { "none" };
+            let problems: Vec<_> = refused.problems.iter().map(ToString::to_string).collect();
+            format!("! {kept} {}", problems.join("; "))
+        }
+        Event::Mended(fault) => match &fault.key {
+            Some(key) => format!("mended {} {key}", fault.file),
+            None => format!("mended {} #{}", fault.file, fault.document),
+        },
+        Event::Warnings(file, list) => format!("warnings {file} {}", list.len()),
+    }
+}
+
+/// One save: when, which files, what comes of it.
+type Step<'a> = (u64, &'a [(&'a str, Option<String>)], &'a [&'a str]);
+
+#[track_caller]
+fn check(remembered: Vec<Arc<Object>>, steps: &[Step<'_>]) -> Fold {
+    let start = Instant::now();
+    let mut fold = Fold::new(Duration::from_millis(500), remembered);
+    for (number, (at, files, expected)) in steps.iter().enumerate() {
+        let content = |text: &Option<String>| text.clone().map_or(Content::Gone, Content::Text);
+        let changes = files.iter().map(|(name, text)| ((*name).into(), content(text))).collect();
+        let events = fold.update(start + Duration::from_millis(*at), changes);
+        let found: Vec<_> = events.iter().map(show).collect();
+        assert_eq!(found, *expected, "step {number}");
+    }
+    fold
+}
+
+#[test]
+fn start_change_delete() {
+    let fold = check(
+        vec![],
+        &[
+            (
+                0,
+                &[("b", Some(join(&[account("b"), account("c")]))), ("a", Some(account("a")))],
+                &["init", "+ ServiceAccount default/a a:1", "+ ServiceAccount default/b b:1", "+ ServiceAccount default/c b:5", "done"],
+            ),
+            (100, &[("a", Some(account("a")))], &[]),
+            (200, &[("a", Some(labelled("a", "x")))], &["+ ServiceAccount default/a a:1"]),
+            // Only moved within its file.
+            (300, &[("a", Some(format!("# comment\n{}", labelled("a", "x"))))], &["+ ServiceAccount default/a a:2"]),
+            (400, &[("b", Some(account("b")))], &[]),
+            (899, &[], &[]),
+            (900, &[], &["- ServiceAccount default/c"]),
+            (1000, &[("a", None)], &[]),
+            (1500, &[], &["- ServiceAccount default/a"]),
+        ],
+    );
+    assert_eq!(fold.due(), None);
+    assert_eq!(fold.files.len(), 1);
+}
+
+#[test]
+fn an_emptied_file_deletes_only_after_a_while() {
+    check(
+        vec![],
+        &[
+            (0, &[("a", Some(account("a")))], &["init", "+ ServiceAccount default/a a:1", "done"]),
+            (100, &[("a", Some(String::new()))], &[]),
+            (500, &[("a", Some("# still nothing\n".to_owned()))], &[]),
+            (999, &[], &[]),
+            (999, &[("a", Some(account("a")))], &[]),
+            (2000, &[("a", None)], &[]),
+            (2400, &[("a", Some(labelled("a", "new")))], &["+ ServiceAccount default/a a:1"]),
+            (3000, &[("a", None)], &[]),
+            (3500, &[], &["- ServiceAccount default/a"]),
+        ],
+    );
+}
+
+#[test]
+fn a_moved_object_is_not_deleted() {
+    check(
+        vec![],
+        &[
+            (0, &[("a", Some(account("a")))], &["init", "+ ServiceAccount default/a a:1", "done"]),
+            // Renamed in one go, and by way of nothing.
+            (100, &[("a", None), ("b", Some(account("a")))], &["+ ServiceAccount default/a b:1"]),
+            (1000, &[("b", None)], &[]),
+            (1300, &[("c", Some(account("a")))], &["+ ServiceAccount default/a c:1"]),
+            (5000, &[], &[]),
+            // Copied first, then removed where it was.
+            (6000, &[("a", Some(account("a")))], &["! kept a:1: ServiceAccount default/a: metadata.name: is declared at c:1 already"]),
+            (6100, &[("c", Some(String::new()))], &["+ ServiceAccount default/a a:1", "mended a ServiceAccount default/a"]),
+            (9000, &[], &[]),
+        ],
+    );
+}
+
+#[test]
+fn a_broken_object_keeps_its_last_good_version() {
+    let broken = "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: a, nam: b}\n".to_owned();
+    let refused = "! kept a:3: ServiceAccount default/a: metadata.nam: unknown field, did you mean `name`?";
+    check(
+        vec![],
+        &[
+            (
+                0,
+                &[("a", Some(join(&[account("a"), account("b")])))],
+                &["init", "+ ServiceAccount default/a a:1", "+ ServiceAccount default/b a:5", "done"],
+            ),
+            // The other object of the same save applies.
+            (100, &[("a", Some(join(&[broken.clone(), labelled("b", "x")])))], &["+ ServiceAccount default/b a:5", refused]),
+            (9000, &[("a", Some(join(&[broken.clone(), labelled("b", "x")])))], &[]),
+            (9100, &[("a", Some(join(&[account("a"), labelled("b", "x")])))], &["mended a ServiceAccount default/a"]),
+            // Broken, then given up.
+            (9200, &[("a", Some(join(&[broken, labelled("b", "x")])))], &[refused]),
+            (9300, &[("a", Some(labelled("b", "x")))], &["+ ServiceAccount default/b a:1", "mended a ServiceAccount default/a"]),
+            (9800, &[], &["- ServiceAccount default/a"]),
+        ],
+    );
+}
+
+#[test]
+fn a_document_that_cannot_be_told_keeps_the_objects_of_its_file() {
+    check(
+        vec![],
+        &[
+            (
+                0,
+                &[("a", Some(join(&[account("a"), account("b")]))), ("z", Some(account("z")))],
+                &["init", "+ ServiceAccount default/a a:1", "+ ServiceAccount default/b a:5", "+ ServiceAccount default/z z:1", "done"],
+            ),
+            (
+                100,
+                &[("a", Some(join(&["x: [\n".to_owned(), account("b")])))],
+                &["+ ServiceAccount default/b a:3", "! kept a:1: unclosed bracket '['"],
+            ),
+            (9000, &[], &[]),
+            (9100, &[("a", Some(account("b")))], &["+ ServiceAccount default/b a:1", "mended a #0"]),
+            (9600, &[], &["- ServiceAccount default/a"]),
+            (9700, &[("y", Some("x: [\n".to_owned()))], &["! none y:1: unclosed bracket '['"]),
+        ],
+    );
+}
+
+#[test]
+fn unreadable_files_keep_what_they_had() {
+    let mut fold = check(vec![], &[(0, &[("a", Some(account("a")))], &["init", "+ ServiceAccount default/a a:1", "done"])]);
+    let later = Instant::now() + Duration::from_secs(60);
+    let events = fold.update(later, vec![("a".into(), Content::Unreadable("cannot be read: no".to_owned()))]);
+    assert_eq!(events.iter().map(show).collect::<Vec<_>>(), ["! kept a: cannot be read: no"]);
+    assert_eq!(fold.objects().count(), 1);
+}
+
+#[test]
+fn duplicates() {
+    check(
+        vec![],
+        &[
+            (
+                0,
+                &[("b", Some(account("a"))), ("a", Some(join(&[labelled("a", "x"), account("a")])))],
+                &[
+                    "init",
+                    "+ ServiceAccount default/a a:1",
+                    "! kept a:5: ServiceAccount default/a: metadata.name: is declared at a:1 already",
+                    "! kept b:1: ServiceAccount default/a: metadata.name: is declared at a:1 already",
+                    "done",
+                ],
+            ),
+            (
+                100,
+                &[("a", Some(String::new()))],
+                &["+ ServiceAccount default/a b:1", "mended a ServiceAccount default/a", "mended b ServiceAccount default/a"],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn a_refused_policy_closes_unless_there_is_a_good_version() {
+    let audit = "spec.action: AUDIT is not supported yet, and ignoring it could change who may talk";
+    check(
+        vec![],
+        &[
+            (
+                0,
+                &[("p", Some(policy("p", "AUDIT")))],
+                &[
+                    "init",
+                    "closed AuthorizationPolicy default/p Some(1)",
+                    &format!("! none p:6: AuthorizationPolicy default/p: {audit}"),
+                    "done",
+                ],
+            ),
+            (
+                100,
+                &[("p", Some("kind: AuthorizationPolicy\nmetadata:\n  name: p\nspec: [\n".to_owned()))],
+                &["closed AuthorizationPolicy default/p None", "! none p:4: AuthorizationPolicy default/p: unclosed bracket '['"],
+            ),
+            // Mended: the good version ends it.
+            (200, &[("p", Some(policy("p", "ALLOW")))], &["+ AuthorizationPolicy default/p p:1", "mended p AuthorizationPolicy default/p"]),
+            (300, &[("p", Some(policy("p", "AUDIT")))], &[&format!("! kept p:6: AuthorizationPolicy default/p: {audit}")]),
+            // Another one, and it vanishes: open again after a while.
+            (
+                400,
+                &[("q", Some(policy("q", "AUDIT")))],
+                &["closed AuthorizationPolicy default/q Some(1)", &format!("! none q:6: AuthorizationPolicy default/q: {audit}")],
+            ),
+            (500, &[("q", None)], &["mended q AuthorizationPolicy default/q"]),
+            (999, &[], &[]),
+            (1000, &[], &["- AuthorizationPolicy default/q"]),
+            // One without a name.
+            (
+                2000,
+                &[("r", Some("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {namespace: shop}\n".to_owned()))],
+                &["closed AuthorizationPolicy shop/r#0 None", "! none r:3: metadata.name: is required"],
+            ),
+            (2100, &[("r", Some(String::new()))], &["mended r #0"]),
+            (2600, &[], &["- AuthorizationPolicy shop/r#0"]),
+        ],
+    );
+}
+
+#[test]
+fn pods_are_deleted_at_once() {
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: a}]}\n".to_owned();
+    check(vec![], &[(0, &[("a", Some(pod))], &["init", "+ Pod default/a a:1", "done"]), (10, &[("a", None)], &["- Pod default/a"])]);
+}
+
+#[test]
+fn what_was_accepted_is_remembered() {
+    let remembered = || {
+        let mut earlier = Fold::new(ZERO, vec![]);
+        let text = join(&[policy("p", "ALLOW"), account("a")]);
+        let files = vec![
+            ("p".into(), Content::Text(text)),
+            ("gone".into(), Content::Text(account("g"))),
+            ("s".into(), Content::Text(account("s"))),
+        ];
+        earlier.update(Instant::now(), files);
+        earlier.objects().cloned().collect::<Vec<_>>()
+    };
+    check(
+        remembered(),
+        &[
+            (
+                0,
+                &[("p", Some(policy("p", "AUDIT"))), ("s", Some(account("s")))],
+                &[
+                    "init",
+                    "+ ServiceAccount default/s s:1",
+                    // What no file names any more is waited for, as ever.
+                    "+ ServiceAccount default/a p:8",
+                    "+ ServiceAccount default/g gone:1",
+                    "+ AuthorizationPolicy default/p p:1",
+                    "! kept p:6: AuthorizationPolicy default/p: spec.action: AUDIT is not supported yet, and ignoring it could change who may talk",
+                    "done",
+                ],
+            ),
+            (500, &[], &["- ServiceAccount default/a", "- ServiceAccount default/g"]),
+        ],
+    );
+}
+
+#[test]
+fn warnings_follow_their_file() {
+    let service = |more: &str| format!("apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{ports: [{{port: 1}}]{more}}}\n");
+    check(
+        vec![],
+        &[
+            (0, &[("a", Some(service(", type: NodePort")))], &["init", "+ Service default/a a:1", "warnings a 1", "done"]),
+            (10, &[("a", Some(service("")))], &["warnings a 0"]),
+        ],
+    );
+}

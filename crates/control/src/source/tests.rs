@@ -1,0 +1,121 @@
+//! The source on a real disk.
+
+use std::{fs, os::unix::fs::symlink, path::Path};
+
+use super::*;
+
+fn account(name: &str, label: &str) -> String {
+    format!("apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {name}, labels: {{a: {label}}}}}\n")
+}
+
+fn write(folder: &Path, name: &str, text: &str) {
+    let path = folder.join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+fn names(objects: &[Arc<Object>]) -> Vec<String> {
+    objects.iter().map(|object| object.meta().name.to_string()).collect()
+}
+
+#[test]
+fn once() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    write(at, "b.yaml", &account("b", "x"));
+    write(at, "sub/a.yml", &account("a", "x"));
+    write(at, "sub/deep/j.json", "{\n\t\"apiVersion\": \"v1\",\n\t\"kind\": \"ServiceAccount\",\n\t\"metadata\": {\"name\": \"j\"}\n}\n");
+    for name in [".b.yaml", "b.yaml~", "b.yaml.swp", "#b.yaml#", "4913", ".git/c.yaml", "README.md"] {
+        write(at, name, "x: [");
+    }
+    write(at, "bad.yaml", "kind: Service\n");
+    fs::write(at.join("binary.yaml"), [0xff, 0xfe, 0]).unwrap();
+    // A circle of links, and a link to nowhere.
+    symlink(at, at.join("sub/up")).unwrap();
+    symlink(at.join("nowhere"), at.join("none.yaml")).unwrap();
+    let loaded = load_once(&[at.to_owned()]);
+    assert_eq!(names(&loaded.objects), ["b", "a", "j"]);
+    let problems: Vec<_> = loaded.problems.iter().map(|p| p.to_string().replace(at.to_str().unwrap(), "AT")).collect();
+    assert_eq!(problems, ["AT/bad.yaml:1: apiVersion: is required", "AT/binary.yaml: is not UTF-8 text, from byte 0 on",]);
+    let missing = load_once(&[at.join("missing")]);
+    assert_eq!((missing.objects.len(), missing.problems.len()), (0, 1));
+    assert_eq!(names(&load_once(&[at.join("b.yaml")]).objects), ["b"]);
+}
+
+/// Takes events until one is as asked for.
+async fn until(files: &mut Files, wanted: impl Fn(&Event) -> bool) -> Vec<Event> {
+    let mut events = Vec::new();
+    let all = async {
+        while let Some(event) = files.next().await {
+            let last = wanted(&event);
+            events.push(event);
+            if last {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), all).await.expect("the event");
+    events
+}
+
+fn applies(name: &'static str, label: &'static str) -> impl Fn(&Event) -> bool {
+    move |event| matches!(event, Event::Apply(object) if &*object.meta().name == name && object.meta().labels["a"] == label)
+}
+
+#[tokio::test]
+async fn follows() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    write(at, "a.yaml", &account("a", "x"));
+    let mut files =
+        Files::follow(Options { delete_after: Duration::from_millis(50), ..Options::new(vec![at.to_owned(), at.join("../later")]) });
+    until(&mut files, |event| *event == Event::InitDone).await;
+    // Written in place, by renaming, in a new folder; then removed.
+    write(at, "a.yaml", &account("a", "written"));
+    until(&mut files, applies("a", "written")).await;
+    write(at, ".a.yaml.new", &account("a", "renamed"));
+    fs::rename(at.join(".a.yaml.new"), at.join("a.yaml")).unwrap();
+    until(&mut files, applies("a", "renamed")).await;
+    write(at, "sub/b.yaml", &account("b", "x"));
+    until(&mut files, applies("b", "x")).await;
+    fs::rename(at.join("sub"), at.join("other")).unwrap();
+    let moved = until(&mut files, applies("b", "x")).await;
+    assert!(!moved.iter().any(|event| matches!(event, Event::Delete(_))), "{moved:?}");
+    fs::remove_dir_all(at.join("other")).unwrap();
+    until(&mut files, |event| matches!(event, Event::Delete(key) if &*key.name == "b")).await;
+    write(at, "a.yaml", "x: [");
+    let broken = until(&mut files, |event| matches!(event, Event::Refused(refused) if refused.kept)).await;
+    assert_eq!(broken.len(), 1);
+}
+
+#[tokio::test]
+async fn remembers() {
+    let folder = tempfile::tempdir().unwrap();
+    let (at, kept) = (folder.path().join("config"), folder.path().join("last-good"));
+    let mesh =
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |\n    trustDomain: a.example\n";
+    let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {a: b}\n";
+    write(&at, "a.yaml", &format!("{}---\n{mesh}---\n{secret}", account("a", "x")));
+    let options = Options { last_good: Some(kept.clone()), ..Options::new(vec![at.clone()]) };
+    let mut files = Files::follow(options.clone());
+    let first = until(&mut files, |event| *event == Event::InitDone).await;
+    drop(files);
+    let mut written: Vec<_> = fs::read_dir(&kept).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    written.sort();
+    assert_eq!(written, ["ConfigMap.istio-system.istio.json", "MeshConfig.istio-system.istio.json", "ServiceAccount.default.a.json"]);
+    write(&at, "a.yaml", "x: [");
+    let mut files = Files::follow(options);
+    let second = until(&mut files, |event| *event == Event::InitDone).await;
+    let objects = |events: &[Event]| {
+        let apply = |event: &Event| match event {
+            Event::Apply(object) if !matches!(**object, Object::Secret(_)) => Some(object.clone()),
+            _ => None,
+        };
+        let mut objects: Vec<_> = events.iter().filter_map(apply).collect();
+        objects.sort_by_key(|object| object.key());
+        objects
+    };
+    assert_eq!(objects(&first), objects(&second));
+    let origins = |events: &[Event]| objects(events).iter().map(|object| object.meta().origin.line).collect::<Vec<_>>();
+    assert_eq!(origins(&first), origins(&second));
+}
