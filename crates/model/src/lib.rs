@@ -16,6 +16,8 @@ mod reader;
 mod routing;
 mod service;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 
 pub use policy::{PeerModes, WorkloadPolicies};
 pub use proxy::{ProxyFacts, ProxyType, ProxyView, UnknownProxyType, ViewField};

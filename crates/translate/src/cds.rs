@@ -143,7 +143,7 @@ fn outbound(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
         (rule, name) => Some(rule.as_ref()?.subsets.iter().find(|subset| subset.name == name)?),
     };
     let policy = rule.as_ref().map(|rule| traffic::of_rule(rule, number, part)).unwrap_or_default();
-    let kind = discovery(service, &policy);
+    let kind = discovery(scope, service, &policy);
     let mut made = Cluster {
         lb_policy: balancer(kind, &policy).into(),
         circuit_breakers: Some(limits(&policy)),
@@ -168,9 +168,12 @@ fn outbound(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
     Some(wire::any_with(&made, &pieces))
 }
 
-fn discovery(service: &ServiceView, policy: &Policy) -> DiscoveryType {
+fn discovery(scope: &Scope<'_, '_>, service: &ServiceView, policy: &Policy) -> DiscoveryType {
+    let original = policy.load_balancer == Some(LoadBalancer::Passthrough) || service.resolve == Resolve::OriginalDestination;
     match service.resolve {
-        _ if policy.load_balancer == Some(LoadBalancer::Passthrough) => DiscoveryType::OriginalDst,
+        // A connection to a gateway was meant for the gateway: it has no other destination.
+        _ if original && scope.view.kind(scope.reader) == ProxyType::Router => DiscoveryType::Eds,
+        _ if original => DiscoveryType::OriginalDst,
         Resolve::Endpoints => DiscoveryType::Eds,
         Resolve::Dns => DiscoveryType::StrictDns,
         Resolve::DnsRoundRobin => DiscoveryType::LogicalDns,
@@ -179,8 +182,8 @@ fn discovery(service: &ServiceView, policy: &Policy) -> DiscoveryType {
 }
 
 /// Whether the endpoints of a cluster come by EDS.
-pub(crate) fn is_eds(service: &ServiceView, policy: &Policy) -> bool {
-    discovery(service, policy) == DiscoveryType::Eds
+pub(crate) fn is_eds(scope: &Scope<'_, '_>, service: &ServiceView, policy: &Policy) -> bool {
+    discovery(scope, service, policy) == DiscoveryType::Eds
 }
 
 // Deprecated for cluster extensions that older proxies lack; Istio sends these.
@@ -206,9 +209,8 @@ fn balancer(kind: DiscoveryType, policy: &Policy) -> LbPolicy {
     }
     match policy.load_balancer.unwrap_or_default() {
         LoadBalancer::LeastRequest => LbPolicy::LeastRequest,
-        LoadBalancer::RoundRobin => LbPolicy::RoundRobin,
+        LoadBalancer::RoundRobin | LoadBalancer::Passthrough => LbPolicy::RoundRobin,
         LoadBalancer::Random => LbPolicy::Random,
-        LoadBalancer::Passthrough => LbPolicy::ClusterProvided,
     }
 }
 

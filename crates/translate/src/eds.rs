@@ -30,7 +30,7 @@ pub(crate) fn list(scope: &Scope<'_, '_>) -> Vec<Name> {
             let subsets = rule.iter().flat_map(|rule| rule.subsets.iter().map(Some));
             for subset in std::iter::once(None).chain(subsets) {
                 let policy = rule.as_ref().map(|rule| traffic::of_rule(rule, port.port, subset)).unwrap_or_default();
-                if cds::is_eds(service, &policy) {
+                if cds::is_eds(scope, service, &policy) {
                     found.push(names::outbound(port.port, subset.map_or("", |s| &s.name), &service.host).into());
                 }
             }
@@ -49,7 +49,7 @@ pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
         (rule, name) => Some(rule.as_ref()?.subsets.iter().find(|subset| subset.name == name)?),
     };
     let policy = rule.as_ref().map(|rule| traffic::of_rule(rule, port, part)).unwrap_or_default();
-    cds::is_eds(service, &policy)
+    cds::is_eds(scope, service, &policy)
         .then(|| Any { type_url: wire::type_url::<ClusterLoadAssignment>(), value: assignment(scope, name, service, port, part) })
 }
 

@@ -44,7 +44,12 @@ fn hosts_in_common() {
     let snapshot = shop(&[
         GATEWAY,
         &rule("b", "shop", "shop.example.com", &to("b")),
-        &rule("a", "shop", "shop.example.com", &format!("{{name: a, match: [{{uri: {{prefix: /a}}}}], route: [{{destination: {{host: reviews}}}}]}}")),
+        &rule(
+            "a",
+            "shop",
+            "shop.example.com",
+            &format!("{{name: a, match: [{{uri: {{prefix: /a}}}}], route: [{{destination: {{host: reviews}}}}]}}"),
+        ),
         &rule("wide", "shop", "'*.example.com'", &to("wide")),
         &rule("theirs", "ops", "ops.example.com", &to("theirs")),
         &rule("not-theirs", "shop", "ops.example.com", &to("not-theirs")),
@@ -64,6 +69,9 @@ spec: {selector: {matchLabels: {istio: ingressgateway}}, action: DENY, rules: [{
     assert_eq!(names(&snapshot, &gateway(), Kind::Listener), ["0.0.0.0_80", "0.0.0.0_8080"]);
     assert_eq!(names(&snapshot, &gateway(), Kind::Route), ["http.80", "http.8080"]);
     assert!(!names(&snapshot, &gateway(), Kind::Cluster).iter().any(|name| name.starts_with("inbound") || name.contains("Passthrough")));
+    let store = "outbound|7000||store.shop.svc.cluster.local";
+    assert!(show(&snapshot, &gateway(), Kind::Cluster, store).contains(" EDS "));
+    assert_eq!(show(&snapshot, &gateway(), Kind::Endpoints, store).lines().count(), 3);
     insta::assert_snapshot!(
         [show(&snapshot, &gateway(), Kind::Listener, "0.0.0.0_80"), show(&snapshot, &gateway(), Kind::Route, "http.8080")].join("\n")
     );

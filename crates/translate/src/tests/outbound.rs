@@ -43,7 +43,11 @@ data: {mesh: 'outboundTrafficPolicy: {mode: REGISTRY_ONLY}'}
 
 fn listeners(snapshot: &mizzen_model::Snapshot, view: &mizzen_model::ProxyView) -> String {
     let all = names(snapshot, view, Kind::Listener);
-    all.iter().filter(|name| *name != "virtualInbound").map(|name| show(snapshot, view, Kind::Listener, name)).collect::<Vec<_>>().join("\n")
+    all.iter()
+        .filter(|name| *name != "virtualInbound")
+        .map(|name| show(snapshot, view, Kind::Listener, name))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 #[test]

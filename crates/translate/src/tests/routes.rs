@@ -25,8 +25,11 @@ fn routes(http: &str) -> String {
 fn without_rules() {
     let snapshot = shop(&[]);
     insta::assert_snapshot!(
-        [show(&snapshot, &reviews(), Kind::Route, "9080"), show(&snapshot, &visitor(), Kind::Route, "anything.shop.svc.cluster.local:5000")]
-            .join("\n")
+        [
+            show(&snapshot, &reviews(), Kind::Route, "9080"),
+            show(&snapshot, &visitor(), Kind::Route, "anything.shop.svc.cluster.local:5000")
+        ]
+        .join("\n")
     );
     assert_eq!(names(&snapshot, &visitor(), Kind::Route), ["9080", "9090", "anything.shop.svc.cluster.local:5000"]);
 }

@@ -16,8 +16,13 @@ use mizzen_protos::{
             listener::v3::{Filter, FilterChain, Listener, ListenerFilterChainMatchPredicate, filter},
             rbac::v3::Rbac,
             route::v3::{
-                HeaderMatcher, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, header_matcher::HeaderMatchSpecifier,
-                route::Action, route_action::ClusterSpecifier, route_match::PathSpecifier,
+                HeaderMatcher, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch,
+                header_matcher::HeaderMatchSpecifier,
+                query_parameter_matcher::QueryParameterMatchSpecifier,
+                redirect_action::PathRewriteSpecifier,
+                route::Action,
+                route_action::{ClusterSpecifier, HostRewriteSpecifier},
+                route_match::PathSpecifier,
             },
         },
         extensions::{
@@ -287,7 +292,8 @@ fn endpoints(a: &ClusterLoadAssignment) -> String {
     for locality in &a.endpoints {
         for endpoint in &locality.lb_endpoints {
             let Some(HostIdentifier::Endpoint(host)) = &endpoint.host_identifier else { panic!("no address") };
-            write!(out, "\n  {} {}", socket(host.address.as_ref()), endpoint.metadata.as_ref().map_or_else(String::new, metadata_text)).unwrap();
+            write!(out, "\n  {} {}", socket(host.address.as_ref()), endpoint.metadata.as_ref().map_or_else(String::new, metadata_text))
+                .unwrap();
         }
     }
     out
@@ -308,7 +314,14 @@ fn route(r: &Route) -> String {
     let name = if r.name.is_empty() { "-" } else { &r.name };
     let action = match r.action.as_ref().unwrap() {
         Action::Route(action) => forward(action),
-        Action::Redirect(to) => format!("redirect {to:?}"),
+        Action::Redirect(to) => {
+            let path = match &to.path_rewrite_specifier {
+                Some(PathRewriteSpecifier::PathRedirect(path)) => path.clone(),
+                Some(PathRewriteSpecifier::PrefixRewrite(path)) => format!("{path}..."),
+                other => format!("{other:?}"),
+            };
+            format!("redirect {} {}:{} {path}", to.response_code().as_str_name(), to.host_redirect, to.port_redirect)
+        }
         Action::DirectResponse(answer) => format!("answer {}", answer.status),
         other => format!("{other:?}"),
     };
@@ -340,7 +353,11 @@ fn matching(m: &RouteMatch) -> String {
         write!(out, " {}", header_text(header)).unwrap();
     }
     for query in &m.query_parameters {
-        write!(out, " ?{}:{:?}", query.name, query.query_parameter_match_specifier.as_ref().unwrap()).unwrap();
+        let wanted = match query.query_parameter_match_specifier.as_ref().unwrap() {
+            QueryParameterMatchSpecifier::StringMatch(text) => string(text),
+            QueryParameterMatchSpecifier::PresentMatch(_) => "present".into(),
+        };
+        write!(out, " ?{}: {wanted}", query.name).unwrap();
     }
     out
 }
@@ -376,7 +393,8 @@ fn forward(action: &RouteAction) -> String {
         write!(out, " path:=~{}~{}", rewrite.pattern.as_ref().unwrap().regex, rewrite.substitution).unwrap();
     }
     if let Some(host) = &action.host_rewrite_specifier {
-        write!(out, " host:={host:?}").unwrap();
+        let HostRewriteSpecifier::HostRewriteLiteral(host) = host else { panic!("{host:?}") };
+        write!(out, " host:={host}").unwrap();
     }
     if let Some(timeout) = action.timeout.filter(|t| t.seconds != 0 || t.nanos != 0) {
         write!(out, " timeout={}ms", timeout.seconds * 1000 + i64::from(timeout.nanos / 1_000_000)).unwrap();

@@ -1,0 +1,191 @@
+//! Snapshots from YAML.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use mizzen_api::{Key, Kind, Object, istio::MtlsMode};
+use mizzen_types::Hostname;
+
+use crate::{Change, Closed, Query, Reader, Resolve, Snapshot};
+
+fn parse(text: &str) -> Vec<Change> {
+    let parsed = mizzen_api::parse_documents(text, &Arc::from("test.yaml"));
+    parsed.objects.into_iter().map(|object| Change::from(object.unwrap_or_else(|refusal| panic!("{:#?}", refusal.problems)))).collect()
+}
+
+fn snapshot(texts: &[&str]) -> Arc<Snapshot> {
+    texts.iter().fold(Snapshot::empty(), |snapshot, text| snapshot.apply(parse(text)))
+}
+
+fn host(text: &str) -> Hostname {
+    text.parse().unwrap()
+}
+
+const REVIEWS: &str = "
+kind: Service
+apiVersion: v1
+metadata: {name: reviews, namespace: shop}
+spec: {selector: {app: reviews}, ports: [{name: http, port: 9080, targetPort: web}, {name: udp, port: 53, protocol: UDP}]}
+";
+const POD: &str = "
+kind: Pod
+apiVersion: v1
+metadata: {name: reviews-7d-x1, namespace: shop, labels: {app: reviews, pod-template-hash: 7d, security.istio.io/tlsMode: istio}}
+spec: {serviceAccountName: reviews, containers: [{name: main, image: x, ports: [{name: web, containerPort: 8080}]}]}
+status: {phase: Running, podIP: 10.0.0.1, conditions: [{type: Ready, status: 'True'}]}
+";
+
+fn pod(name: &str, ip: &str, ready: &str) -> String {
+    POD.replace("reviews-7d-x1", name).replace("10.0.0.1", ip).replace("'True'", ready)
+}
+
+#[test]
+fn services_and_their_endpoints() {
+    let late = pod("reviews-7d-x2", "10.0.0.2", "'False'");
+    let vips = "{kind: ConfigMap, apiVersion: v1, metadata: {name: mizzen-vips, namespace: kube-system}, data: {reviews.shop.svc.cluster.local: 10.96.0.1}}";
+    let snapshot = snapshot(&[REVIEWS, POD, &late, vips]);
+    let reader = Reader::new(&snapshot);
+    let service = reader.service(&host("reviews.shop.svc.cluster.local"), "elsewhere").unwrap();
+    assert_eq!(service.vips().map(|ip| ip.to_string()).collect::<Vec<_>>(), ["10.96.0.1"]);
+    assert_eq!((service.resolve, service.name(), service.external), (Resolve::Endpoints, "reviews", false));
+    let endpoints = reader.endpoints(service);
+    let ready: Vec<_> = endpoints.ready(9080).collect();
+    assert_eq!((ready.len(), endpoints.by_port[&9080].len(), endpoints.by_port.contains_key(&53)), (1, 2, false));
+    assert_eq!((ready[0].port, &*ready[0].workload, ready[0].tls, ready[0].canonical_name()), (8080, "reviews", true, "reviews"));
+    assert_eq!(reader.accounts(service).iter().map(ToString::to_string).collect::<Vec<_>>(), ["shop/reviews"]);
+    // Who is not ready serves its ports all the same.
+    let served = reader.instances("10.0.0.2".parse().unwrap());
+    assert_eq!((served.len(), served[0].port, served[0].target), (1, 9080, 8080));
+}
+
+#[test]
+fn one_host_of_several_namespaces() {
+    let entry = |namespace: &str, export: &str| {
+        format!(
+            "
+kind: ServiceEntry
+apiVersion: networking.istio.io/v1
+metadata: {{name: e, namespace: {namespace}}}
+spec: {{hosts: [reviews.shop.svc.cluster.local], exportTo: ['{export}'], resolution: STATIC, ports: [{{number: 80, name: http}}], endpoints: [{{address: 10.1.1.1}}]}}
+"
+        )
+    };
+    let snapshot = snapshot(&[REVIEWS, &entry("own", "."), &entry("other", "*")]);
+    for (from, expected) in [("own", "own"), ("other", "other"), ("shop", "shop"), ("elsewhere", "shop")] {
+        let reader = Reader::new(&snapshot);
+        let found = reader.service(&host("reviews.shop.svc.cluster.local"), from).unwrap();
+        assert_eq!(&**found.namespace(), expected, "from {from}");
+    }
+}
+
+fn peer(name: &str, namespace: &str, created: &str, spec: &str) -> String {
+    format!(
+        "
+kind: PeerAuthentication
+apiVersion: security.istio.io/v1
+metadata: {{name: {name}, namespace: {namespace}, creationTimestamp: '2026-01-0{created}T00:00:00Z'}}
+spec: {spec}
+"
+    )
+}
+
+#[test]
+fn the_nearest_mode_of_mutual_tls() {
+    let workload = "selector: {matchLabels: {app: a}}";
+    let check = |policies: &[String], expected: MtlsMode, port: MtlsMode| {
+        let texts: Vec<&str> = policies.iter().map(String::as_str).collect();
+        let snapshot = snapshot(&texts);
+        let labels = BTreeMap::from([("app".to_owned(), "a".to_owned())]);
+        let modes = Reader::new(&snapshot).peer_modes("shop", |selector| selector.matches(&labels));
+        assert_eq!((modes.workload, modes.port(80)), (expected, port), "{policies:?}");
+    };
+    use MtlsMode::{Disable, Permissive, Strict};
+    let mesh = peer("m", "istio-system", "1", "{mtls: {mode: STRICT}}");
+    check(&[], Permissive, Permissive);
+    check(&[mesh.clone()], Strict, Strict);
+    check(&[mesh.clone(), peer("space", "shop", "1", "{mtls: {mode: DISABLE}}")], Disable, Disable);
+    check(&[mesh.clone(), peer("space", "shop", "1", "{mtls: {mode: UNSET}}")], Strict, Strict);
+    check(&[mesh.clone(), peer("space", "other", "1", "{mtls: {mode: DISABLE}}")], Strict, Strict);
+    let own = |ports: &str| peer("w", "shop", "1", &format!("{{{workload}, mtls: {{mode: PERMISSIVE}}, portLevelMtls: {ports}}}"));
+    check(&[mesh.clone(), own("{}")], Permissive, Permissive);
+    check(&[mesh.clone(), own("{80: {mode: DISABLE}}")], Permissive, Disable);
+    check(&[mesh.clone(), own("{80: {mode: UNSET}}")], Permissive, Permissive);
+    check(&[peer("b", "shop", "1", "{mtls: {mode: STRICT}}"), peer("a", "shop", "2", "{mtls: {mode: DISABLE}}")], Strict, Strict);
+    check(&[peer("w", "istio-system", "1", &format!("{{{workload}, mtls: {{mode: STRICT}}}}"))], Permissive, Permissive);
+}
+
+fn rule(name: &str, namespace: &str, host: &str, subset: &str) -> String {
+    format!(
+        "
+kind: DestinationRule
+apiVersion: networking.istio.io/v1
+metadata: {{name: {name}, namespace: {namespace}}}
+spec: {{host: '{host}', subsets: [{{name: {subset}}}]}}
+"
+    )
+}
+
+#[test]
+fn the_nearest_destination_rule() {
+    let check = |rules: &[String], expected: &[&str]| {
+        let texts: Vec<&str> = std::iter::once(REVIEWS).chain(rules.iter().map(String::as_str)).collect();
+        let snapshot = snapshot(&texts);
+        let reader = Reader::new(&snapshot);
+        let service = reader.service(&host("reviews.shop.svc.cluster.local"), "client").unwrap();
+        let found = reader.destination_rule(service, "client");
+        let names: Vec<_> = found.iter().flat_map(|rule| &rule.subsets).map(|subset| subset.name.as_str()).collect();
+        assert_eq!(names, expected, "{rules:?}");
+    };
+    let full = "reviews.shop.svc.cluster.local";
+    check(&[], &[]);
+    check(&[rule("r", "istio-system", full, "root")], &["root"]);
+    check(&[rule("r", "istio-system", full, "root"), rule("s", "shop", "reviews", "service")], &["service"]);
+    check(&[rule("s", "shop", "reviews", "service"), rule("c", "client", "*.cluster.local", "client")], &["client"]);
+    check(&[rule("a", "shop", "*.shop.svc.cluster.local", "wide"), rule("b", "shop", "reviews", "exact")], &["exact"]);
+    check(&[rule("b", "shop", "reviews", "second"), rule("a", "shop", full, "first")], &["first", "second"]);
+    check(&[rule("o", "other", full, "other")], &[]);
+}
+
+#[test]
+fn stamps_follow_content() {
+    let before = snapshot(&[REVIEWS, POD]);
+    let service = Query::Service(host("reviews.shop.svc.cluster.local"));
+    let endpoints = Query::Endpoints(host("reviews.shop.svc.cluster.local"), "shop".into());
+    let unready = before.apply(parse(&pod("reviews-7d-x1", "10.0.0.1", "'False'")));
+    assert_eq!(before.stamp(&service), unready.stamp(&service));
+    assert_ne!(before.stamp(&endpoints), unready.stamp(&endpoints));
+    let elsewhere = before.apply(parse(&POD.replace("namespace: shop", "namespace: other").replace("10.0.0.1", "10.0.0.9")));
+    assert_eq!(before.stamp(&endpoints), elsewhere.stamp(&endpoints));
+    // A scan sees what comes and goes, even if the bucket is empty again.
+    let scan = Query::Namespace(Kind::Pod, "shop".into());
+    let gone = before.apply([Change::Delete(Key::new(Kind::Pod, "shop", "reviews-7d-x1"))]);
+    let back = gone.apply(parse(POD));
+    assert!(before.stamp(&scan) != gone.stamp(&scan) && gone.stamp(&scan) != back.stamp(&scan) && before.stamp(&scan) != back.stamp(&scan));
+}
+
+#[test]
+fn moved_is_not_changed() {
+    let before = snapshot(&[REVIEWS, POD]);
+    let after = before.apply(parse(&format!("\n\n{REVIEWS}")));
+    let key = Key::new(Kind::Service, "shop", "reviews");
+    assert_eq!(before.content_version(&key), after.content_version(&key));
+    assert_eq!(before.object(&key).unwrap().meta().origin.line + 2, after.object(&key).unwrap().meta().origin.line);
+    assert!(Arc::ptr_eq(&after, &after.apply(parse(&format!("\n\n{REVIEWS}")))));
+}
+
+#[test]
+fn a_relist_is_swapped_in_whole() {
+    let closed = |name: &str| Closed { key: Key::new(Kind::AuthorizationPolicy, "shop", name), selector: None };
+    let before = snapshot(&[REVIEWS, POD]).apply([Change::Close(closed("a"))]);
+    let objects: Vec<Arc<Object>> = parse(REVIEWS)
+        .into_iter()
+        .map(|change| match change {
+            Change::Apply(object) => object,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let after = before.replace(objects, [closed("b")]);
+    assert_eq!(after.keys().map(|key| key.to_string()).collect::<Vec<_>>(), ["Service shop/reviews"]);
+    assert_eq!(after.closed().map(|c| c.key.to_string()).collect::<Vec<_>>(), ["AuthorizationPolicy shop/b"]);
+    let key = Key::new(Kind::Service, "shop", "reviews");
+    assert_eq!(before.content_version(&key), after.content_version(&key));
+}
