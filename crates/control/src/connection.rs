@@ -132,6 +132,31 @@ impl Connections {
         all
     }
 
+    /// All proxies, by name. One may have several streams: its agent's own beside its own, or an old one whose end is not known yet. The newest
+    /// stream that speaks of a type counts, and a stream of which nothing counts is left out.
+    pub(crate) fn proxies(&self) -> Vec<ProxyStatus> {
+        let mut merged: BTreeMap<String, ProxyStatus> = BTreeMap::new();
+        let mut all = self.all();
+        all.sort_by_key(|c| std::cmp::Reverse(c.number));
+        for status in all.iter().map(|c| c.status()) {
+            match merged.get_mut(&status.node) {
+                None => drop(merged.insert(status.node.clone(), status)),
+                Some(known) => {
+                    let news = status.types.into_iter().filter(|t| known.types.iter().all(|k| k.type_url != t.type_url));
+                    let before = known.types.len();
+                    known.types.extend(news.collect::<Vec<_>>());
+                    if known.types.len() > before {
+                        known.snapshot = known.snapshot.min(status.snapshot);
+                        known.types.sort_by_key(|t| (types::rank(&t.type_url), t.name.clone()));
+                    }
+                }
+            }
+        }
+        let mut proxies: Vec<_> = merged.into_values().collect();
+        proxies.sort_by(|a, b| (&a.proxy, a.connection).cmp(&(&b.proxy, b.connection)));
+        proxies
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.lock().len()
     }

@@ -19,7 +19,9 @@ use crate::{
     connection::Connections,
     memo::Memo,
     metrics::{Gauges, Metrics},
-    status::{ConfigStatus, Configz, ConnectionStatus, Live, ObjectStatus, RefusedStatus, Rejected, ServiceStatus, Syncz},
+    status::{
+        ConfigStatus, Configz, ConnectionStatus, Live, ObjectStatus, RefusedStatus, Rejected, ServiceStatus, State as SyncState, Syncz,
+    },
     writer::{self, Faults, Published},
 };
 
@@ -107,8 +109,8 @@ struct SyncQuery {
 
 async fn syncz(State(about): State<Arc<About>>, Query(query): Query<SyncQuery>) -> Json<Syncz> {
     let snapshot = about.snapshot().map_or(0, |s| s.version());
-    let wanted = |name: &str| query.proxy.as_ref().is_none_or(|wanted| wanted == name);
-    let proxies = about.connections.all().iter().filter(|c| wanted(&c.proxy())).map(|c| c.status()).collect();
+    let mut proxies = about.connections.proxies();
+    proxies.retain(|p| query.proxy.as_ref().is_none_or(|wanted| *wanted == p.proxy));
     Json(Syncz { snapshot, proxies })
 }
 
@@ -185,18 +187,14 @@ async fn live(State(about): State<Arc<About>>, Query(query): Query<LiveQuery>) -
     let version = snapshot.content_version(&key);
     let needed = version.unwrap_or_else(|| snapshot.version());
     let mut answer = Live { version, ..Live::default() };
-    for connection in about.connections.all() {
-        let (settled, rejected) = {
-            let progress = connection.progress();
-            (progress.settled, progress.session.has_rejections())
-        };
-        match (settled >= needed, rejected) {
-            (false, _) => answer.pending.push(connection.proxy()),
-            (true, false) => answer.live.push(connection.proxy()),
-            (true, true) => {
-                let errors = connection.status().types.into_iter().filter_map(|t| t.error).collect();
-                answer.rejected.push(Rejected { proxy: connection.proxy(), errors });
-            }
+    for proxy in about.connections.proxies() {
+        let errors: Vec<String> = proxy.types.into_iter().filter(|t| t.state == SyncState::Error).filter_map(|t| t.error).collect();
+        if proxy.snapshot < needed {
+            answer.pending.push(proxy.proxy);
+        } else if errors.is_empty() {
+            answer.live.push(proxy.proxy);
+        } else {
+            answer.rejected.push(Rejected { proxy: proxy.proxy, errors });
         }
     }
     Json(answer).into_response()

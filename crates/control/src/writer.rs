@@ -102,16 +102,22 @@ impl Fold {
         urgent && !self.relisting
     }
 
-    /// A MeshConfig that is silent about its trust domain gets the one that the control plane was started with.
+    /// The trust domain is one for a process's life: the CA and everybody's names hang on it. A MeshConfig that is silent about it gets the one
+    /// that the control plane was started with, and a change waits for the next start.
     fn domain_of_base(&self, object: Arc<Object>) -> Arc<Object> {
-        match (&*object, &*self.base) {
-            (Object::MeshConfig(given), Object::MeshConfig(base))
-                if given.trust_domain == Default::default() && given.trust_domain != base.trust_domain =>
-            {
-                Arc::new(MeshConfig { trust_domain: base.trust_domain.clone(), ..given.clone() }.into())
-            }
-            _ => object,
+        let Object::MeshConfig(given) = &*object else { return object };
+        let ours = match &*self.base {
+            Object::MeshConfig(base) if !self.ready => &base.trust_domain,
+            _ => &self.current.mesh().trust_domain,
+        };
+        let silent = given.trust_domain == Default::default();
+        if given.trust_domain == *ours || !(silent || self.ready) {
+            return object;
         }
+        if !silent {
+            tracing::warn!(wished = %given.trust_domain, kept = %ours, "another trust domain needs a restart of the control plane");
+        }
+        Arc::new(MeshConfig { trust_domain: ours.clone(), ..given.clone() }.into())
     }
 
     fn relist(&mut self) {
@@ -188,4 +194,145 @@ fn publish(published: &watch::Sender<Option<Published>>, next: Arc<Snapshot>, re
 
 pub(crate) fn lock(faults: &Mutex<Faults>) -> std::sync::MutexGuard<'_, Faults> {
     faults.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use mizzen_api::{Key, Pos};
+
+    use super::*;
+
+    fn event(yaml: &str) -> Event {
+        let parsed = mizzen_api::parse_documents(yaml, &"test.yaml".into());
+        Event::Apply(Arc::new(parsed.objects.into_iter().last().unwrap().unwrap()))
+    }
+
+    fn namespace(name: &str) -> Event {
+        event(&format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}}}}}"))
+    }
+
+    fn pod(name: &str) -> Event {
+        event(&format!("{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: shop}}, spec: {{containers: [{{name: app}}]}}}}"))
+    }
+
+    fn mesh(domain: &str) -> Event {
+        let mesh = format!("trustDomain: {domain}");
+        event(&format!(
+            "{{apiVersion: v1, kind: ConfigMap, metadata: {{name: istio, namespace: istio-system}}, data: {{mesh: \"{mesh}\"}}}}"
+        ))
+    }
+
+    fn names(snapshot: &Snapshot) -> Vec<String> {
+        snapshot.keys().filter(|k| k.kind != Kind::MeshConfig).map(|k| k.name.to_string()).collect()
+    }
+
+    struct Running {
+        events: mpsc::UnboundedSender<Event>,
+        published: watch::Receiver<Option<Published>>,
+    }
+
+    impl Running {
+        fn start(base: MeshConfig) -> Self {
+            let (events, received) = mpsc::unbounded_channel();
+            let (publish, published) = watch::channel(None);
+            tokio::spawn(run(received, base, Arc::default(), Arc::default(), publish));
+            Running { events, published }
+        }
+
+        fn send(&self, events: impl IntoIterator<Item = Event>) {
+            events.into_iter().for_each(|e| self.events.send(e).unwrap());
+        }
+
+        async fn next(&mut self) -> Arc<Snapshot> {
+            self.published.changed().await.unwrap();
+            self.published.borrow_and_update().as_ref().unwrap().snapshot.clone()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_is_one_snapshot() {
+        let mut running = Running::start(MeshConfig::default());
+        running.send([Event::Init, namespace("a"), pod("p")]);
+        running.send([namespace("b"), Event::InitDone]);
+        let first = running.next().await;
+        assert_eq!(names(&first), ["a", "b", "p"]);
+        let start = Instant::now();
+        for name in ["c", "d", "e"] {
+            running.send([namespace(name)]);
+            tokio::time::advance(QUIET / 2).await;
+        }
+        let second = running.next().await;
+        assert_eq!(names(&second), ["a", "b", "c", "d", "e", "p"]);
+        assert_eq!(second.version(), first.version() + 1);
+        assert!(start.elapsed() <= QUIET * 3);
+        // A pod does not wait, and takes along what came before it.
+        let start = Instant::now();
+        running.send([namespace("f"), pod("q")]);
+        assert_eq!(names(&*running.next().await), ["a", "b", "c", "d", "e", "f", "p", "q"]);
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_without_end_is_taken_as_it_is() {
+        let mut running = Running::start(MeshConfig::default());
+        running.send([Event::Init, Event::InitDone]);
+        running.next().await;
+        let start = Instant::now();
+        for i in 0..40 {
+            running.send([namespace(&format!("n{i}"))]);
+            tokio::time::advance(QUIET / 4).await;
+            tokio::task::yield_now().await;
+        }
+        assert!(running.published.has_changed().unwrap());
+        assert!(start.elapsed() >= MOST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_relist_is_swapped_in_whole() {
+        let mut running = Running::start(MeshConfig::default());
+        running.send([Event::Init, namespace("a"), namespace("b"), Event::InitDone]);
+        running.next().await;
+        running.send([Event::Init, namespace("b"), pod("p"), namespace("c"), Event::InitDone]);
+        assert_eq!(names(&*running.next().await), ["b", "c", "p"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_trust_domain_for_life() {
+        let base = MeshConfig { trust_domain: "started.example".parse().unwrap(), ..MeshConfig::default() };
+        let mut running = Running::start(base);
+        running.send([Event::Init, Event::InitDone]);
+        assert_eq!(running.next().await.mesh().trust_domain.as_str(), "started.example");
+        running.send([mesh("other.example"), namespace("a")]);
+        assert_eq!(running.next().await.mesh().trust_domain.as_str(), "started.example");
+        running.send([Event::Delete(Key::new(Kind::MeshConfig, "istio-system", "istio")), namespace("b")]);
+        let snapshot = running.next().await;
+        assert_eq!((snapshot.mesh().trust_domain.as_str(), names(&snapshot).len()), ("started.example", 2));
+        let mut running = Running::start(MeshConfig::default());
+        running.send([Event::Init, mesh("first.example"), Event::InitDone]);
+        assert_eq!(running.next().await.mesh().trust_domain.as_str(), "first.example");
+    }
+
+    fn counts(faults: &Mutex<Faults>) -> (usize, usize) {
+        let faults = lock(faults);
+        (faults.refused.len(), faults.warnings.len())
+    }
+
+    #[test]
+    fn faults_come_and_go() {
+        let faults = Mutex::default();
+        let mut fold = Fold::new(MeshConfig::default());
+        let fault = Fault { file: "a.yaml".into(), key: None, document: 1 };
+        let problem = Problem { pos: Pos::new("a.yaml", 3, 1), object: None, field: String::new(), message: "bad".into() };
+        fold.event(Event::Refused(Refused { fault: fault.clone(), problems: vec![problem.clone()], kept: true }), &faults);
+        fold.event(Event::Warnings("a.yaml".into(), vec![problem.clone()]), &faults);
+        assert_eq!(counts(&faults), (1, 1));
+        fold.event(Event::Mended(fault), &faults);
+        fold.event(Event::Warnings("a.yaml".into(), vec![]), &faults);
+        assert_eq!(counts(&faults), (0, 0));
+        let key = Key::new(Kind::AuthorizationPolicy, "shop", "deny");
+        fold.event(Event::Closed(crate::source::Closed { key: key.clone(), selector: None, problem }), &faults);
+        assert_eq!(fold.flush().closed().count(), 1);
+        fold.event(Event::Delete(key), &faults);
+        assert_eq!(fold.flush().closed().count(), 0);
+    }
 }
