@@ -44,12 +44,17 @@ impl Payload {
         }
     }
 
-    /// The members, each to be taken out; snake case.
-    pub(super) fn json(&self, cx: &Cx) -> Res<Json> {
+    /// The members of one of Istio's own configurations, each to be taken out; snake case. They label and count, no more: what is in the
+    /// binary form, which is not read, is harmless.
+    pub(super) fn json(&self, cx: &mut Cx) -> Json {
         match &self.body {
-            Body::Json(json) => Ok(Json(json.fields.iter().map(|(k, v)| (snake(k), v.clone())).collect())),
-            Body::Bytes(bytes) if bytes.is_empty() => Ok(Json::default()),
-            Body::Bytes(_) => cx.refuse("", format!("{} is only read as a TypedStruct", self.kind)),
+            Body::Json(json) => Json(json.fields.iter().map(|(k, v)| (snake(k), v.clone())).collect()),
+            Body::Bytes(bytes) => {
+                if !bytes.is_empty() {
+                    cx.warn("", format!("{} is only read as a TypedStruct: its defaults count", self.kind));
+                }
+                Json::default()
+            }
         }
     }
 }
@@ -163,8 +168,14 @@ fn filter(cx: &mut Cx, m: hcm::HttpFilter) -> Res<Item> {
         let kind = match payload.kind.as_str() {
             "envoy.extensions.filters.http.router.v3.Router" => return router(cx, payload.bytes(cx)?).map(Item::Router),
             "envoy.extensions.filters.http.rbac.v3.RBAC" => HttpFilterKind::Rbac(rbac::http_filter(cx, payload.bytes(cx)?)?.into()),
-            "io.istio.http.peer_metadata.Config" => HttpFilterKind::PeerMetadata(peer_metadata(cx, payload.json(cx)?).into()),
-            "stats.PluginConfig" => HttpFilterKind::Stats(stats(cx, payload.json(cx)?)?.into()),
+            "io.istio.http.peer_metadata.Config" => {
+                let json = payload.json(cx);
+                HttpFilterKind::PeerMetadata(peer_metadata(cx, json).into())
+            }
+            "stats.PluginConfig" => {
+                let json = payload.json(cx);
+                HttpFilterKind::Stats(stats(cx, json)?.into())
+            }
             "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig" => {
                 HttpFilterKind::Alpn(alpn_override(cx, payload.bytes(cx)?)?.into())
             }

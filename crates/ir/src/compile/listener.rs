@@ -274,11 +274,14 @@ fn network_filter(cx: &mut Cx, m: listener::Filter) -> Res<Item> {
                 Item::Before(NetworkFilter::Rbac(rbac::network_filter(cx, payload.bytes(cx)?)?.into()))
             }
             "envoy.tcp.metadataexchange.config.MetadataExchange" => {
-                let mut json = payload.json(cx)?;
+                let mut json = payload.json(cx);
                 let protocol = json.text("protocol").unwrap_or_default();
                 Item::Before(NetworkFilter::MetadataExchange { protocol: name(&protocol) })
             }
-            "stats.PluginConfig" => Item::Before(NetworkFilter::Stats(filters::stats(cx, payload.json(cx)?)?.into())),
+            "stats.PluginConfig" => {
+                let json = payload.json(cx);
+                Item::Before(NetworkFilter::Stats(filters::stats(cx, json)?.into()))
+            }
             other => return cx.refuse("", format!("filter `{title}` of type {other} is not supported")),
         })
     })
