@@ -78,23 +78,45 @@ impl World {
         Self::with(yaml, mizzen_net::memfd("state", b"", false).unwrap()).await
     }
 
+    /// Follows a real folder, with one file in it.
+    pub(super) async fn of_folder(yaml: &'static str) -> World {
+        let folder = tempfile::tempdir().unwrap();
+        let state = mizzen_net::memfd("state", b"", false).unwrap();
+        let (events, _) = mpsc::unbounded_channel();
+        std::fs::create_dir(folder.path().join("mesh")).unwrap();
+        std::fs::write(folder.path().join("mesh/all.yaml"), yaml).unwrap();
+        let options = Options { config_dirs: vec![folder.path().join("mesh")], ..Self::options(&folder, &state) };
+        let running = crate::start(options).await.unwrap();
+        let root = std::fs::read_to_string(folder.path().join("root.pem")).unwrap();
+        World { running, events, root, folder, state, yaml }
+    }
+
+    /// Replaces a file of the folder in one step.
+    pub(super) fn save(&self, name: &str, yaml: &str) {
+        std::fs::write(self.folder.path().join(name), yaml).unwrap();
+        std::fs::rename(self.folder.path().join(name), self.folder.path().join("mesh").join(name)).unwrap();
+    }
+
+    fn options(folder: &tempfile::TempDir, state: &OwnedFd) -> Options {
+        Options {
+            xds_port: 0,
+            monitoring_port: 0,
+            state: Some(state.try_clone().unwrap()),
+            socket_dir: folder.path().to_owned(),
+            root_cert_file: Some(folder.path().join("root.pem")),
+            ..Options::default()
+        }
+    }
+
     async fn with(yaml: &'static str, state: OwnedFd) -> World {
         let folder = tempfile::tempdir().unwrap();
         let (events, received) = mpsc::unbounded_channel();
         for event in [Event::Init].into_iter().chain(objects(yaml).into_iter().map(Event::Apply)).chain([Event::InitDone]) {
             events.send(event).unwrap();
         }
-        let root_file = folder.path().join("root.pem");
-        let options = Options {
-            xds_port: 0,
-            monitoring_port: 0,
-            state: Some(state.try_clone().unwrap()),
-            socket_dir: folder.path().to_owned(),
-            root_cert_file: Some(root_file.clone()),
-            ..Options::default()
-        };
-        let running = start_with(options, received, std::future::pending()).await.unwrap();
-        World { running, events, root: std::fs::read_to_string(root_file).unwrap(), folder, state, yaml }
+        let running = start_with(Self::options(&folder, &state), received, std::future::pending()).await.unwrap();
+        let root = std::fs::read_to_string(folder.path().join("root.pem")).unwrap();
+        World { running, events, root, folder, state, yaml }
     }
 
     /// The same keys and files in another process, as it were.

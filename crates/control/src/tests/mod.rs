@@ -227,3 +227,27 @@ async fn what_is_wrong_is_told() {
         assert!(text.contains(part), "{text}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_is_followed() {
+    let world = World::of_folder(MESH).await;
+    let svid = world.svid("shop", "storefront").await;
+    let mut proxy = Proxy::connect(&world, &svid, NODE).await.unwrap();
+    proxy.client.subscribe(ENDPOINT, [REVIEWS.into()]);
+    proxy.until(|p| p.has(ENDPOINT, REVIEWS)).await;
+    world.save("all.yaml", &MESH.replace("10.244.0.7", "10.244.0.17"));
+    let wanted = b"10.244.0.17";
+    proxy.until(|p| p.get(ENDPOINT, REVIEWS).unwrap().windows(wanted.len()).any(|w| w == wanted)).await;
+
+    // A broken service stays as it was, and everybody can be told why.
+    world.save("all.yaml", &MESH.replace("port: 9080", "port: 90800").replace("10.244.0.7", "10.244.0.18"));
+    let config: Configz = world.until("/debug/configz", |c: &Configz| !c.refused.is_empty()).await;
+    assert!(
+        config.refused[0].kept && config.refused[0].problems[0].contains("all.yaml:9: Service shop/reviews: spec.ports[0].port"),
+        "{config:?}"
+    );
+    let wanted = b"10.244.0.18";
+    proxy.until(|p| p.get(ENDPOINT, REVIEWS).unwrap().windows(wanted.len()).any(|w| w == wanted)).await;
+    world.save("all.yaml", MESH);
+    world.until("/debug/configz", |c: &Configz| c.refused.is_empty()).await;
+}
