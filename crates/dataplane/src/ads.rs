@@ -58,10 +58,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// Keeps a stream open until the receiver of `events` is gone.
-pub async fn keep_open<T: Send>(server: Server, service: Service, tag: T, events: mpsc::Sender<(T, Happened)>)
-where
-    T: Clone,
-{
+pub async fn keep_open<T: Clone + Send>(server: Server, service: Service, tag: T, events: mpsc::Sender<(T, Happened)>) {
     let mut pause = FIRST_PAUSE;
     loop {
         let reason = match open(&server, service).await {

@@ -1,9 +1,12 @@
 //! Drives the engine: sockets, workers, DNS, certificates, admin and the xDS client.
 //!
-//! WORK IN PROGRESS, who writes what (delete this paragraph when done): `driver/` (workers, sockets; complete), `store/` (compiled resources,
-//! warming, assembling `ir::Config`) and `ads.rs` (delta ADS and SDS streams) are being written by the integrator. Left to the author of this crate:
-//! `bootstrap.rs` (Envoy bootstrap JSON → node, pipes, static clusters), `lib.rs` `run()` with `Options`, `dns.rs`, `logs.rs`, `metrics.rs`, `admin/`,
-//! readiness, inherited listeners, drain at SIGTERM, and the integration tests.
+//! What flows through: [`run`] takes an Envoy bootstrap. The control thread (`run`, the caller's runtime) asks servers of resources over
+//! delta streams ([`ads`], `sources`), compiles each resource by itself and brings it into force when what it names is there ([`store`]), and
+//! publishes each new configuration to the workers ([`driver`]), threads of their own that carry bytes between sockets and the engine. It also
+//! answers their questions (DNS, absent resources), writes access logs, adds their counters up, and serves the admin interface.
+//!
+//! Deliberately absent: every decision about traffic, which is the engine's; certificates' keys beyond the secrets that were asked for; and anything
+//! that only a Mizzen control plane could provide.
 
 mod admin;
 pub mod ads;

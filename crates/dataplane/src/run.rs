@@ -54,7 +54,7 @@ const ADDRESS: usize = 128;
 ///
 /// # Errors
 /// If it cannot start. Once it runs, nothing but `shutdown` ends it.
-pub async fn run(bootstrap: Bootstrap, options: Options, shutdown: impl Future<Output = ()> + Send) -> Result<(), RunError> {
+pub async fn run(bootstrap: Bootstrap, options: Options, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
     let plan = Plan::new(&bootstrap)?;
     let mut proxy = Proxy::start(bootstrap, plan, options)?;
     proxy.until(shutdown).await;

@@ -6,8 +6,6 @@ mod certs;
 mod clusters;
 mod dump;
 mod metrics;
-#[cfg(test)]
-mod tests;
 mod view;
 
 use std::{

@@ -1,0 +1,201 @@
+//! A proxy over real sockets, driven by a control plane in the process.
+
+mod common;
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use common::*;
+use http::Method;
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+type Test = tokio::runtime::Runtime;
+
+fn runtime() -> Test {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+fn http_mesh(address: std::net::SocketAddr, upstream: std::net::SocketAddr) -> Vec<(&'static str, &'static str, serde_json::Value)> {
+    vec![
+        (CLUSTER, "a", eds_cluster("a")),
+        (ENDPOINT, "a", endpoints("a", &[upstream])),
+        (LISTENER, "web", listener("web", address, http_filter("r"))),
+        (ROUTE, "r", route("r", "a")),
+    ]
+}
+
+#[test]
+fn tcp_passes_both_ways_and_half_closes() {
+    runtime().block_on(async {
+        let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (front, back) = (free_address(), upstream.local_addr().unwrap());
+        let first = [(CLUSTER, "echo", static_cluster("echo", back)), (LISTENER, "tcp", listener("tcp", front, tcp_filter("echo")))];
+        let mut mesh = Mesh::start(&first, |_| {}).await;
+        mesh.until_ready().await;
+        let mut client = TcpStream::connect(front).await.unwrap();
+        client.write_all(b"to the server").await.unwrap();
+        let (mut server, _) = tokio::time::timeout(LONG, upstream.accept()).await.unwrap().unwrap();
+        let mut bytes = [0; 13];
+        server.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(&bytes, b"to the server");
+        client.shutdown().await.unwrap();
+        assert_eq!(server.read(&mut bytes).await.unwrap(), 0, "the end is passed on");
+        let large = vec![7; 3_000_000];
+        let sent = large.clone();
+        tokio::spawn(async move { server.write_all(&sent).await.unwrap() });
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).await.unwrap();
+        assert!(got == large, "{} of {} bytes", got.len(), large.len());
+        mesh.stop();
+        mesh.ended().await;
+    });
+}
+
+#[test]
+fn changes_reach_the_traffic() {
+    runtime().block_on(async {
+        let (one, two, front) = (server("one").await, server("two").await, free_address());
+        let mut mesh = Mesh::start(&http_mesh(front, one), |_| {}).await;
+        mesh.until_ready().await;
+        assert_eq!(get(front, "/").await, Ok((200, "one".to_owned())));
+        mesh.control.put(&[(ENDPOINT, "a", endpoints("a", &[two]))]);
+        mesh.eventually("the other endpoint", async || get(front, "/").await == Ok((200, "two".to_owned()))).await;
+        mesh.control.put(&[(CLUSTER, "b", eds_cluster("b")), (ENDPOINT, "b", endpoints("b", &[one])), (ROUTE, "r", route("r", "b"))]);
+        mesh.eventually("the other cluster", async || {
+            let answer = get(front, "/").await;
+            assert!(matches!(&answer, Ok((200, _))), "no request is lost: {answer:?}");
+            answer == Ok((200, "one".to_owned()))
+        })
+        .await;
+        let other = free_address();
+        mesh.control.put(&[(LISTENER, "web", listener("web", other, http_filter("r")))]);
+        mesh.eventually("the other address", async || get(other, "/").await.is_ok()).await;
+        mesh.eventually("the old address is closed", async || get(front, "/").await.is_err()).await;
+        mesh.control.remove(LISTENER, "web");
+        mesh.eventually("no address", async || get(other, "/").await.is_err()).await;
+    });
+}
+
+#[test]
+fn a_bad_resource_is_refused_alone() {
+    runtime().block_on(async {
+        let (one, two, front) = (server("one").await, server("two").await, free_address());
+        let mut mesh = Mesh::start(&http_mesh(front, one), |_| {}).await;
+        mesh.until_ready().await;
+        let mut bad = route("r", "a");
+        bad["virtual_hosts"][0]["domains"] = json!([]);
+        mesh.control.put(&[(ROUTE, "r", bad), (ENDPOINT, "a", endpoints("a", &[two]))]);
+        let rejected = mesh.control.rejection().await;
+        assert_eq!(rejected.len(), 1);
+        assert_eq!(&*rejected[0].0, "r");
+        mesh.eventually("what came with it is taken", async || get(front, "/").await == Ok((200, "two".to_owned()))).await;
+        let dump = mesh.admin_json("/config_dump?resource=dynamic_route_configs").await;
+        assert!(dump["configs"][0]["error_state"]["details"].as_str().unwrap().contains("domains"), "{dump}");
+        mesh.control.put(&[(ROUTE, "r", route("r", "a"))]);
+        mesh.eventually("mended", async || {
+            let dump = mesh.admin_json("/config_dump?resource=dynamic_route_configs").await;
+            dump["configs"][0]["error_state"].is_null()
+        })
+        .await;
+    });
+}
+
+#[test]
+fn the_control_plane_may_go_and_come_back() {
+    runtime().block_on(async {
+        let (one, two, front) = (server("one").await, server("two").await, free_address());
+        let mut mesh = Mesh::start(&http_mesh(front, one), |_| {}).await;
+        mesh.until_ready().await;
+        mesh.control.stop().await;
+        for _ in 0..20 {
+            assert_eq!(get(front, "/").await, Ok((200, "one".to_owned())));
+        }
+        mesh.control.put(&[(ENDPOINT, "a", endpoints("a", &[two]))]);
+        mesh.control.start();
+        mesh.eventually("the news after the return", async || get(front, "/").await == Ok((200, "two".to_owned()))).await;
+    });
+}
+
+#[test]
+fn the_admin_interface_tells_everything() {
+    runtime().block_on(async {
+        let (one, front) = (server("one").await, free_address());
+        let mut mesh = Mesh::start(&http_mesh(front, one), |_| {}).await;
+        mesh.until_ready().await;
+        get(front, "/").await.unwrap();
+        let dump = mesh.admin_json("/config_dump?include_eds").await;
+        let kinds: Vec<&str> =
+            dump["configs"].as_array().unwrap().iter().map(|c| c["@type"].as_str().unwrap().rsplit('.').next().unwrap()).collect();
+        let expected = [
+            "BootstrapConfigDump",
+            "ClustersConfigDump",
+            "EndpointsConfigDump",
+            "ListenersConfigDump",
+            "RoutesConfigDump",
+            "SecretsConfigDump",
+        ];
+        assert_eq!(kinds, expected);
+        assert_eq!(dump["configs"][1]["dynamic_active_clusters"][0]["cluster"]["name"], "a");
+        assert_eq!(dump["configs"][3]["dynamic_listeners"][0]["active_state"]["listener"]["name"], "web");
+        assert!(dump["warnings"].is_array());
+        let clusters = mesh.admin_json("/clusters?format=json").await;
+        let a = clusters["cluster_statuses"].as_array().unwrap().iter().find(|c| c["name"] == "a").unwrap();
+        assert_eq!(a["host_statuses"][0]["address"], socket(one));
+        assert_eq!(a["host_statuses"][0]["health_status"]["eds_health_status"], "HEALTHY");
+        let listeners = mesh.admin_json("/listeners?format=json").await;
+        assert_eq!(listeners["listener_statuses"][0], json!({"name": "web", "local_address": socket(front)}));
+        assert_eq!(mesh.admin_json("/server_info").await["state"], "LIVE");
+        let ready = mesh.admin(Method::GET, "/ready").await;
+        assert_eq!((ready.status.as_u16(), &ready.body[..]), (200, &b"LIVE\n"[..]));
+        let stats = mesh.admin(Method::GET, "/stats/prometheus").await;
+        let stats = String::from_utf8_lossy(&stats.body).into_owned();
+        assert!(
+            stats.contains("envoy_server_live 1\n") && stats.contains("envoy_cluster_upstream_rq_total{cluster_name=\"a\"} 1\n"),
+            "{stats}"
+        );
+        assert_eq!(mesh.admin(Method::GET, "/nothing").await.status, 404);
+        assert_eq!(mesh.admin(Method::POST, "/drain_listeners").await.status, 200);
+        mesh.eventually("listeners are closed", async || get(front, "/").await.is_err()).await;
+        assert_eq!(mesh.admin(Method::GET, "/ready").await.status, 503);
+        assert_eq!(mesh.admin(Method::POST, "/quitquitquit").await.status, 200);
+        mesh.ended().await;
+    });
+}
+
+#[test]
+fn a_request_in_flight_outlives_the_order_to_stop() {
+    runtime().block_on(async {
+        let (front, upstream) = (free_address(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let mut mesh = Mesh::start(&http_mesh(front, upstream.local_addr().unwrap()), |_| {}).await;
+        mesh.until_ready().await;
+        let asked = tokio::spawn(get(front, "/slow"));
+        let (mut server, _) = upstream.accept().await.unwrap();
+        let mut head = [0; 16];
+        server.read_exact(&mut head).await.unwrap();
+        assert_eq!(&head, b"GET /slow HTTP/1");
+        mesh.stop();
+        mesh.ready.wait_for(|r| !r).await.unwrap();
+        mesh.eventually("no more connections", async || TcpStream::connect(front).await.is_err()).await;
+        server.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone").await.unwrap();
+        assert_eq!(asked.await.unwrap(), Ok((200, "done".to_owned())));
+        mesh.ended().await;
+    });
+}
+
+#[test]
+fn sockets_that_somebody_else_opened_are_served() {
+    runtime().block_on(async {
+        let (one, front) = (server("one").await, free_address());
+        let (ours, theirs) = mizzen_net::seqpacket_pair().unwrap();
+        let mut mesh = Mesh::start(&http_mesh(front, one), |options| options.inherited = Some(Arc::new(theirs))).await;
+        let opened = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let outside = opened.local_addr().unwrap();
+        mizzen_net::send_with_fds(ours.as_fd(), front.to_string().as_bytes(), &[opened.as_fd()]).unwrap();
+        mesh.until_ready().await;
+        mesh.eventually("the inherited socket is served", async || get(outside, "/").await == Ok((200, "one".to_owned()))).await;
+    });
+}
