@@ -101,7 +101,7 @@ fn the_nearest_mode_of_mutual_tls() {
     use MtlsMode::{Disable, Permissive, Strict};
     let mesh = peer("m", "istio-system", "1", "{mtls: {mode: STRICT}}");
     check(&[], Permissive, Permissive);
-    check(&[mesh.clone()], Strict, Strict);
+    check(std::slice::from_ref(&mesh), Strict, Strict);
     check(&[mesh.clone(), peer("space", "shop", "1", "{mtls: {mode: DISABLE}}")], Disable, Disable);
     check(&[mesh.clone(), peer("space", "shop", "1", "{mtls: {mode: UNSET}}")], Strict, Strict);
     check(&[mesh.clone(), peer("space", "other", "1", "{mtls: {mode: DISABLE}}")], Strict, Strict);

@@ -44,12 +44,7 @@ fn hosts_in_common() {
     let snapshot = shop(&[
         GATEWAY,
         &rule("b", "shop", "shop.example.com", &to("b")),
-        &rule(
-            "a",
-            "shop",
-            "shop.example.com",
-            &format!("{{name: a, match: [{{uri: {{prefix: /a}}}}], route: [{{destination: {{host: reviews}}}}]}}"),
-        ),
+        &rule("a", "shop", "shop.example.com", "{name: a, match: [{uri: {prefix: /a}}], route: [{destination: {host: reviews}}]}"),
         &rule("wide", "shop", "'*.example.com'", &to("wide")),
         &rule("theirs", "ops", "ops.example.com", &to("theirs")),
         &rule("not-theirs", "shop", "ops.example.com", &to("not-theirs")),
