@@ -114,6 +114,8 @@ async fn obtain(options: &Options, held: Option<&Identity>) -> Result<Identity, 
     if let Some(svid) = by_certificate {
         match request(options, Some(svid), None).await {
             Ok(identity) => return Ok(identity),
+            // Nobody was there to refuse it; who gives tokens may be waiting for the same control plane.
+            Err(IdentityError::Dial(error)) if error.is_away() => return Err(error.into()),
             Err(error) => info!(%error, "renewal by certificate failed, trying a token"),
         }
     }

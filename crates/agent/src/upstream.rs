@@ -56,6 +56,16 @@ pub enum DialError {
     Grpc(#[from] tonic::transport::Error),
 }
 
+impl DialError {
+    /// Whether nobody was reached at all, so that another way to prove who we are would not help.
+    pub(crate) fn is_away(&self) -> bool {
+        match self {
+            DialError::Roots { .. } | DialError::Name(_) | DialError::Connect { .. } => true,
+            DialError::Tls(_) | DialError::Pki(_) | DialError::Grpc(_) => false,
+        }
+    }
+}
+
 /// The roots by which the control plane is verified, read anew each time.
 pub(crate) async fn roots(options: &Options) -> Result<TrustBundle, DialError> {
     let path = &options.root_cert_file;

@@ -215,6 +215,39 @@ async fn renewal_by_token_if_the_certificate_is_refused() {
     assert_eq!(seen.iter().map(|r| r.token.as_deref()).collect::<Vec<_>>(), [Some("token-1"), None, Some("token-2")]);
 }
 
+/// While nobody is there, the certificate is neither lost nor are tokens asked for in vain.
+#[tokio::test]
+async fn renewal_while_the_control_plane_is_away() {
+    let Setup { mut control, folder, mut options } = setup().await;
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    options.renewal = at_once;
+    options.token = mizzen_agent::TokenSource::stream(ours.into());
+    let mut giver = tokio::io::BufReader::new(UnixStream::from_std(theirs).unwrap());
+    let agent = Agent::start(options).await.unwrap();
+    let mut line = String::new();
+    within(tokio::io::AsyncBufReadExt::read_line(&mut giver, &mut line)).await.unwrap();
+    giver.write_all(b"token-1\n").await.unwrap();
+    within(agent.ready()).await;
+    assert!(control.certificate_request().await.token.is_some());
+    control.stop().await;
+    // Several attempts later nothing was asked, and the certificate is still served.
+    let status = agent.status_address().unwrap();
+    let failures = async {
+        loop {
+            let (_, text) = http(status, http::Method::GET, "/metrics").await;
+            let count = text.lines().find_map(|l| l.strip_prefix("istio_agent_certificate_failures_total ")).unwrap().to_owned();
+            if count.parse::<u32>().unwrap() >= 3 {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    within(failures).await;
+    assert_eq!(giver.get_ref().try_read(&mut [0; 16]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    assert!(sds(folder.path(), &["default"]).await.next().await.resources.len() == 1);
+}
+
 /// Lifetimes of seconds, by the real schedule.
 #[tokio::test]
 async fn short_lives() {
