@@ -252,7 +252,7 @@ impl Parsed {
             }
             _ => {
                 let mut problems = cx.problems.into_inner();
-                problems.sort_by(|a, b| (a.pos.line, a.pos.column).cmp(&(b.pos.line, b.pos.column)));
+                problems.sort_by_key(|problem| (problem.pos.line, problem.pos.column));
                 problems.dedup();
                 self.objects.push(Err(Refusal { key, closes: identity.closes(&source.root), problems }));
             }
@@ -396,5 +396,7 @@ fn mesh_config(text: &str, file: &Arc<str>, line: u32) -> Result<(MeshConfig, Ve
     let place = Pos { file: file.clone(), line: at.place.0, column: at.place.1 };
     let meta = crate::Meta { origin: place, source: source.clone(), ..MeshConfig::default().meta };
     let config = at.fields(|f: &Fields<'_>| MeshConfig::read(f, meta));
-    if cx.failed() { Err(std::mem::take(cx.problems.get_mut())) } else { Ok((config, std::mem::take(cx.warnings.get_mut()))) }
+    let (mut problems, warnings) = (std::mem::take(cx.problems.get_mut()), std::mem::take(cx.warnings.get_mut()));
+    problems.sort_by_key(|problem| (problem.pos.line, problem.pos.column));
+    if problems.is_empty() { Ok((config, warnings)) } else { Err(problems) }
 }

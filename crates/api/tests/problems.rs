@@ -334,6 +334,31 @@ fn virtual_services() {
             3,
             "spec.http[0].headers.request.set.a: a header's value has one line".to_owned(),
         ),
+        (
+            route("{route: [{destination: {host: a}}], headers: {request: {set: {a: '5%'}}}}"),
+            3,
+            "spec.http[0].headers.request.set.a: a lone percent sign is written `%%`".to_owned(),
+        ),
+        (
+            route("{route: [{destination: {host: a}}], headers: {request: {set: {a: '%DURATON%'}}}}"),
+            3,
+            format!("spec.http[0].headers.request.set.a: command `DURATON` {WHAT}, did you mean `DURATION`?"),
+        ),
+        (
+            route("{route: [{destination: {host: a}}], headers: {request: {remove: [Host]}}}"),
+            3,
+            "spec.http[0].headers.request.remove[0]: `host` can only be set, and only in requests".to_owned(),
+        ),
+        (
+            route("{route: [{destination: {host: a}}], headers: {response: {set: {':authority': b}}}}"),
+            3,
+            "spec.http[0].headers.response.set.:authority: `:authority` can only be set, and only in requests".to_owned(),
+        ),
+        (
+            route("{route: [{destination: {host: a}}], rewrite: {uriRegexRewrite: {match: '(a)', rewrite: '\\2'}}}"),
+            3,
+            "spec.http[0].rewrite.uriRegexRewrite.rewrite: the expression has no group \\2".to_owned(),
+        ),
         (route("directResponse: {body: {string: a}}"), 3, "spec.http[0].directResponse.status: is required".to_owned()),
         (
             route("redirect: {redirectCode: 200}"),

@@ -6,6 +6,7 @@ mod mesh_config;
 mod security;
 mod service_entry;
 mod shared;
+mod text;
 mod virtual_service;
 mod virtual_service_read;
 
@@ -15,4 +16,5 @@ pub use mesh_config::*;
 pub use security::*;
 pub use service_entry::*;
 pub use shared::*;
+pub(crate) use text::{changed_header, header_value, regex, substitution};
 pub use virtual_service::*;

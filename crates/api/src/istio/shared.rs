@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use mizzen_types::{NamespacedName, check_dns_label};
 
+use super::{changed_header, header_value, regex};
 use crate::read::{At, Fields, quoted};
 
 /// A text pattern of an AuthorizationPolicy.
@@ -124,19 +125,6 @@ impl StringMatch {
     }
 }
 
-/// An expression that compiles, as far as Rust's syntax is RE2's.
-pub(crate) fn regex(at: &At<'_>) -> String {
-    let text = at.word();
-    if text.len() > 1024 {
-        at.fail("is longer than 1024 characters");
-    } else if let Err(error) = regex::RegexBuilder::new(&text).size_limit(1 << 20).build() {
-        let message = error.to_string();
-        let reason = message.lines().last().unwrap_or_default().trim_start_matches("error: ");
-        at.fail(format!("{} is no regular expression: {reason}", quoted(&text)));
-    }
-    text
-}
-
 impl ExportTo {
     pub(crate) fn parse(text: &str) -> Result<ExportTo, String> {
         match text {
@@ -186,21 +174,21 @@ impl GatewayRef {
 impl Headers {
     pub(crate) fn read(f: &Fields<'_>) -> Headers {
         f.opt_sub("headers", |f| Headers {
-            request: f.opt_sub("request", HeaderOps::read).unwrap_or_default(),
-            response: f.opt_sub("response", HeaderOps::read).unwrap_or_default(),
+            request: f.opt_sub("request", |f| HeaderOps::read(f, true)).unwrap_or_default(),
+            response: f.opt_sub("response", |f| HeaderOps::read(f, false)).unwrap_or_default(),
         })
         .unwrap_or_default()
     }
 }
 
 impl HeaderOps {
-    fn read(f: &Fields<'_>) -> HeaderOps {
-        let map = |name| {
+    fn read(f: &Fields<'_>, request: bool) -> HeaderOps {
+        let map = |name, may_be_host| {
             let entries = f.get(name).map(|at| at.entries()).unwrap_or_default();
-            entries.into_iter().map(|(key, value)| (header_name(&value, key), header_value(&value))).collect()
+            entries.into_iter().map(|(key, value)| (changed_header(&value, key, may_be_host), header_value(&value))).collect()
         };
-        let remove = f.list("remove").iter().map(|at| header_name(at, &at.word())).collect();
-        HeaderOps { set: map("set"), add: map("add"), remove }
+        let remove = f.list("remove").iter().map(|at| changed_header(at, &at.word(), false)).collect();
+        HeaderOps { set: map("set", request), add: map("add", false), remove }
     }
 }
 
@@ -211,14 +199,6 @@ pub(crate) fn header_name(at: &At<'_>, name: &str) -> String {
         at.fail(format!("{} is no header name", quoted(name)));
     }
     name.to_ascii_lowercase()
-}
-
-fn header_value(at: &At<'_>) -> String {
-    let value = at.text();
-    if value.bytes().any(|b| matches!(b, b'\r' | b'\n' | 0)) {
-        at.fail("a header's value has one line");
-    }
-    value
 }
 
 /// A map whose keys are ports.

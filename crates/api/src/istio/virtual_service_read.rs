@@ -202,6 +202,9 @@ impl Retries {
                         None => at.fail(format!("{} is neither a retry condition nor a status code", quoted(part))),
                     }
                 }
+                if matches!(part, "envoy-ratelimited" | "http3-post-connect-failure") {
+                    at.warn(format!("{part} is not acted on yet"));
+                }
                 retry_on.push(part.to_owned());
             }
         }
@@ -225,9 +228,10 @@ impl Rewrite {
         let rewrite = Rewrite {
             uri: f.opt_text("uri"),
             authority: f.opt_text("authority"),
-            uri_regex: f.opt_sub("uriRegexRewrite", |f| RegexRewrite {
-                pattern: f.need("match").map(|at| regex(&at)).unwrap_or_default(),
-                substitution: f.text("rewrite"),
+            uri_regex: f.opt_sub("uriRegexRewrite", |f| {
+                let pattern = f.need("match").map(|at| regex(&at)).unwrap_or_default();
+                let substitution = f.get("rewrite").map(|at| substitution(&at, &pattern)).unwrap_or_default();
+                RegexRewrite { pattern, substitution }
             }),
         };
         if rewrite.uri.is_some() && rewrite.uri_regex.is_some() {

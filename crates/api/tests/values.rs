@@ -1,0 +1,223 @@
+//! What good objects are read as.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use mizzen_api::{Kind, Object, Parsed, Selector, core::*, istio::*, parse_documents, parse_mesh_config};
+use mizzen_types::{NamespacedName, Protocol};
+
+fn good() -> Parsed {
+    let parsed = parse_documents(include_str!("good.yaml"), &"good.yaml".into());
+    assert!(parsed.problems().next().is_none(), "{:#?}", parsed.problems().map(ToString::to_string).collect::<Vec<_>>());
+    parsed
+}
+
+macro_rules! find {
+    ($parsed:expr, $kind:ident) => {
+        $parsed
+            .good()
+            .find_map(|object| match object {
+                Object::$kind(object) => Some(object.clone()),
+                _ => None,
+            })
+            .unwrap()
+    };
+}
+
+fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+#[test]
+fn every_kind_is_there() {
+    let parsed = good();
+    for kind in Kind::ALL {
+        assert!(parsed.good().any(|object| object.kind() == *kind), "{kind}");
+    }
+    let keys: Vec<_> = parsed.good().map(|object| object.key().to_string()).collect();
+    assert!(keys.contains(&"ServiceAccount default/two".to_owned()) && keys.contains(&"Namespace shop".to_owned()), "{keys:?}");
+    let warnings: Vec<_> = parsed.warnings.iter().map(ToString::to_string).collect();
+    let mesh = |line: u32, field: &str| format!("good.yaml:{line}: MeshConfig istio-system/istio: {field}: is not acted on yet");
+    assert_eq!(warnings, [mesh(193, "enableTracing"), mesh(194, "defaultConfig.concurrency"), mesh(194, "defaultConfig.proxyMetadata")]);
+}
+
+#[test]
+fn metadata_and_positions() {
+    let account = find!(good(), ServiceAccount);
+    assert_eq!(account.meta.created, 1_769_860_800);
+    let service = find!(good(), Service);
+    assert_eq!(service.meta.origin.to_string(), "good.yaml:8");
+    assert_eq!(service.meta.position("spec.ports[2].port").line, 18);
+    let route = find!(good(), VirtualService);
+    assert_eq!(route.meta.position("spec.http[1].route[0].weight").line, route.meta.position("spec.http[1].route").line + 1);
+}
+
+#[test]
+fn equality_leaves_positions_out() {
+    let moved = parse_documents(&format!("# a line\n\n{}", include_str!("good.yaml")), &"other.yaml".into());
+    assert!(moved.good().eq(good().good()));
+}
+
+#[test]
+fn services() {
+    let service = find!(good(), Service);
+    assert_eq!(service.cluster_ip, ClusterIp::Headless);
+    assert_eq!(service.export_to, [ExportTo::Own, ExportTo::Namespace("other".to_owned())]);
+    let port = |name: &str, port, target_port, protocol| ServicePort { name: name.to_owned(), port, target_port, protocol };
+    assert_eq!(
+        service.ports,
+        [
+            port("http-web", 9080, TargetPort::Name("web".to_owned()), Protocol::Http),
+            port("grpc", 9081, TargetPort::Number(8081), Protocol::Grpc),
+            port("dns", 53, TargetPort::Number(53), Protocol::Udp),
+        ]
+    );
+}
+
+#[test]
+fn workloads() {
+    let deployment = find!(good(), Deployment);
+    assert_eq!(deployment.replicas, 2);
+    let spec = &deployment.template.spec;
+    assert_eq!((spec.service_account.as_str(), spec.termination_grace_period), ("reviews", Duration::from_secs(5)));
+    let container = &spec.containers[0];
+    assert_eq!((container.command.join(" "), container.args.join(" ")), ("reviews".to_owned(), "--port 9080".to_owned()));
+    let values: Vec<_> = container.env.iter().map(|env| env.value.clone()).collect();
+    assert_eq!(
+        values,
+        [
+            EnvValue::Literal("v1".to_owned()),
+            EnvValue::Field(FieldRef::Name),
+            EnvValue::Field(FieldRef::Label("app".to_owned())),
+            EnvValue::ConfigMapKey { name: "settings".to_owned(), key: "b".to_owned(), optional: true },
+        ]
+    );
+    let action = ProbeAction::HttpGet {
+        path: "/ready".to_owned(),
+        port: TargetPort::Name("web".to_owned()),
+        headers: vec![("x-probe".to_owned(), "1".to_owned())],
+    };
+    let second = Duration::from_secs(1);
+    let probe =
+        Probe { action, initial_delay: Duration::ZERO, period: second, timeout: second, success_threshold: 1, failure_threshold: 3 };
+    assert_eq!(container.readiness_probe, Some(probe));
+    assert_eq!(
+        spec.volumes[0].source,
+        VolumeSource::ConfigMap {
+            name: "settings".to_owned(),
+            items: vec![("a.conf".to_owned(), "x/a.conf".to_owned())],
+            optional: false,
+            mode: 0o400
+        }
+    );
+    let pod = find!(good(), Pod);
+    assert_eq!(pod.status, PodStatus { pod_ip: Some("10.244.0.7".parse().unwrap()), phase: PodPhase::Running, ready: true });
+    let config = find!(good(), ConfigMap);
+    assert_eq!((config.data["a.conf"].as_str(), config.binary_data["c"].as_slice()), ("one\n---two\n", &[0_u8, 1, 2][..]));
+    assert_eq!(find!(good(), Secret).data["a"], b"b");
+}
+
+#[test]
+fn security() {
+    let peers = find!(good(), PeerAuthentication);
+    assert_eq!((peers.mtls, peers.port_level_mtls[&8080]), (MtlsMode::Strict, MtlsMode::Disable));
+    let policy = find!(good(), AuthorizationPolicy);
+    assert_eq!(policy.action, Action::Deny);
+    assert_eq!(policy.selector, Some(Selector { labels: map(&[("app", "reviews")]) }));
+    let [rule, all] = policy.rules.as_slice() else { panic!("{:?}", policy.rules) };
+    assert_eq!(*all, Rule::default());
+    assert_eq!(rule.from[0].principals, [Pattern::Exact("cluster.local/ns/shop/sa/storefront".to_owned())]);
+    assert_eq!(rule.from[0].not_namespaces, [Pattern::Prefix("test-".to_owned())]);
+    assert_eq!(rule.from[1].service_accounts, [NamespacedName::new("shop", "a"), NamespacedName::new("other", "b")]);
+    let operation = &rule.to[0];
+    assert_eq!(operation.paths, [Pattern::Prefix("/reviews/".to_owned()), Pattern::Suffix(".html".to_owned())]);
+    assert_eq!((operation.not_hosts.as_slice(), operation.ports.as_slice()), (&[Pattern::Present][..], &[9080][..]));
+    assert!(operation.is_http() && rule.when[0].is_http() && !rule.when[1].is_http());
+    let user = Values { values: vec![Pattern::Exact("anna".to_owned())], not_values: vec![Pattern::Prefix("b".to_owned())] };
+    assert_eq!(rule.when[0], Condition::RequestHeader { name: "x-user".to_owned(), values: user });
+    let nothing = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: deny-all}\n";
+    for spec in ["", "spec: {}\n", "spec:\n"] {
+        let policy = find!(parse_documents(&format!("{nothing}{spec}"), &"a".into()), AuthorizationPolicy);
+        assert_eq!((policy.action, policy.rules.len(), policy.selector), (Action::Allow, 0, None));
+    }
+}
+
+#[test]
+fn virtual_services() {
+    let service = find!(good(), VirtualService);
+    assert_eq!(service.hosts[0].as_str(), "reviews");
+    let named = |namespace: &str, name: &str| GatewayRef::Named(NamespacedName::new(namespace, name));
+    assert_eq!(service.gateways, [GatewayRef::Mesh, named("shop", "front"), named("other", "gw"), named("ns", "old")]);
+    let first = &service.http[0];
+    assert_eq!(first.timeout, Some(Duration::from_secs(90)));
+    let matched = &first.matches[0];
+    assert_eq!(matched.uri, Some(StringMatch::Prefix("/reviews".to_owned())));
+    assert!(matched.ignore_uri_case);
+    assert_eq!(matched.headers["x-user"], StringMatch::Exact("anna".to_owned()));
+    assert_eq!(matched.headers["x-any"], StringMatch::Present);
+    let retries = first.retries.as_ref().unwrap();
+    assert_eq!((retries.attempts, retries.per_try_timeout), (3, Some(Duration::from_millis(500))));
+    assert_eq!((retries.retry_on.join(" "), retries.retry_ignore_previous_hosts), ("5xx 503".to_owned(), false));
+    let weights = |route: &HttpRoute| match &route.action {
+        HttpAction::Route(list) => list.iter().map(|d| d.weight).collect(),
+        _ => vec![],
+    };
+    assert_eq!((weights(first), weights(&service.http[1])), (vec![100], vec![90, 10]));
+    let HttpAction::Redirect(redirect) = &service.http[2].action else { panic!() };
+    assert_eq!((redirect.code, redirect.port), (308, Some(RedirectPort::Request)));
+    let HttpAction::DirectResponse(answer) = &service.http[3].action else { panic!() };
+    assert_eq!((answer.status, answer.body.as_slice()), (503, &b"later"[..]));
+    assert_eq!((service.tcp[0].matches[0].port, service.tcp[0].route[0].weight), (Some(6379), 100));
+}
+
+#[test]
+fn destination_rules_by_any_spelling() {
+    let rule = find!(good(), DestinationRule);
+    let policy = rule.traffic_policy.unwrap();
+    assert_eq!(policy.load_balancer, Some(LoadBalancer::RoundRobin));
+    let pool = policy.connection_pool.unwrap();
+    assert_eq!((pool.tcp.max_connections, pool.tcp.connect_timeout), (Some(10), Some(Duration::from_secs(3))));
+    assert_eq!((pool.http.max_requests_per_connection, pool.http.max_concurrent_streams), (None, Some(100)));
+    assert_eq!(policy.outlier_detection.unwrap().consecutive_5xx_errors, Some(3));
+    assert_eq!(policy.tls, Some(ClientTls::IstioMutual));
+    assert_eq!(policy.port_level_settings[&9081].load_balancer, Some(LoadBalancer::Random));
+    assert_eq!(rule.subsets[1].traffic_policy.as_ref().unwrap().tls, Some(ClientTls::Disable));
+}
+
+#[test]
+fn service_entries_and_gateways() {
+    let entry = find!(good(), ServiceEntry);
+    assert_eq!((entry.location, entry.resolution), (Location::MeshExternal, Resolution::Static));
+    assert_eq!((entry.ports[0].protocol, entry.ports[1].target_port), (Protocol::Tls, 8080));
+    let endpoint = &entry.endpoints[0];
+    assert_eq!((endpoint.address.clone(), endpoint.ports["http"]), (EndpointAddress::Ip("192.0.2.1".parse().unwrap()), 8081));
+    assert_eq!((endpoint.locality.to_string(), endpoint.weight), ("r/z/s".to_owned(), 3));
+    let gateway = find!(good(), Gateway);
+    let hosts: Vec<_> = gateway.servers[0].hosts.iter().map(|host| (host.namespace.clone(), host.host.to_string())).collect();
+    assert_eq!(
+        hosts,
+        [
+            (GatewayNamespace::Any, "*".to_owned()),
+            (GatewayNamespace::Own, "a.example".to_owned()),
+            (GatewayNamespace::Named("shop".to_owned()), "*.example.com".to_owned()),
+        ]
+    );
+}
+
+#[test]
+fn mesh_config() {
+    let mesh = find!(good(), MeshConfig);
+    assert_eq!((mesh.trust_domain.as_str(), mesh.outbound_traffic_policy), ("example.org", OutboundTrafficPolicy::RegistryOnly));
+    assert_eq!((mesh.access_log_file.as_str(), mesh.access_log_encoding), ("/dev/stdout", AccessLogEncoding::Json));
+    assert_eq!((mesh.default_config.concurrency, mesh.meta.origin.line), (Some(2), 189));
+    let file: Arc<str> = "mesh.yaml".into();
+    assert_eq!(parse_mesh_config("", &file).unwrap().0, MeshConfig::default());
+    let problems = parse_mesh_config("trustDomain: A\nmeshMTLS: {}\nfoo: 1\n", &file).unwrap_err();
+    assert_eq!(problems.iter().map(|p| p.pos.line).collect::<Vec<_>>(), [1, 2, 3]);
+}
+
+#[test]
+fn json() {
+    let text = "{\n\t\"apiVersion\": \"v1\",\n\t\"kind\": \"Namespace\",\n\t\"metadata\": {\"name\": \"a\\u0062\"}\n}\n";
+    let parsed = parse_documents(text, &"a.json".into());
+    assert_eq!(parsed.good().next().unwrap().key().to_string(), "Namespace ab");
+}
