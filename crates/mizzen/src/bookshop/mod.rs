@@ -21,7 +21,8 @@ use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tokio::{net::TcpListener, signal::unix};
 
 /// The names under which `up` puts the sample's services on the workloads' `PATH`.
-pub const PROGRAMS: [&str; 5] = ["bookshop-catalogue", "bookshop-ratings", "bookshop-reviews", "bookshop-stock", "bookshop-storefront"];
+pub(crate) const PROGRAMS: [&str; 5] =
+    ["bookshop-catalogue", "bookshop-ratings", "bookshop-reviews", "bookshop-stock", "bookshop-storefront"];
 
 /// A book's whole description fits easily; a larger answer is no answer of these services.
 const MAX_BODY: usize = 1 << 20;
@@ -31,7 +32,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 const PASSED_ON: [&str; 5] = ["x-request-id", "x-user", "traceparent", "tracestate", "baggage"];
 
 /// Runs the service called `program` until SIGTERM or SIGINT.
-pub fn main(program: &str) -> ExitCode {
+pub(crate) fn main(program: &str) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -45,12 +45,13 @@ pub(crate) async fn run(mesh: Option<&str>, args: Args) -> Result<()> {
 
 fn rows(found: &Syncz) -> Vec<Vec<String>> {
     let row = |proxy: &mizzen_control::status::ProxyStatus| {
-        let state = |name: &str| match proxy.types.iter().find(|t| t.name == name || t.type_url.ends_with(&format!(".{name}"))).map(|t| t.state) {
-            Some(State::Synced) => "SYNCED",
-            Some(State::Stale) => "STALE",
-            Some(State::Error) => "ERROR",
-            Some(State::NotSent) | None => "NOT SENT",
-        };
+        let state =
+            |name: &str| match proxy.types.iter().find(|t| t.name == name || t.type_url.ends_with(&format!(".{name}"))).map(|t| t.state) {
+                Some(State::Synced) => "SYNCED",
+                Some(State::Stale) => "STALE",
+                Some(State::Error) => "ERROR",
+                Some(State::NotSent) | None => "NOT SENT",
+            };
         let states = TYPES.iter().map(|(_, name)| state(name).to_owned());
         [proxy.proxy.clone()].into_iter().chain(states).chain([proxy.proxy_version.clone()]).collect()
     };

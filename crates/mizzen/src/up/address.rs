@@ -43,7 +43,7 @@ impl Addresses {
         self.pods.remove(&address);
     }
 
-    /// The virtual addresses of the services called `wanted` (`namespace/name` or a ServiceEntry's host), each with the address its YAML
+    /// The virtual addresses of the host names in `wanted`, each with the address its YAML
     /// asks for, if any. The same name gets the same address in every run unless two names collide; a service keeps its address while it exists.
     pub(crate) fn services(&mut self, wanted: &BTreeMap<String, Option<IpAddr>>) -> BTreeMap<String, Ipv4Addr> {
         self.services.retain(|name, _| wanted.get(name).is_some_and(Option::is_none));
@@ -99,7 +99,11 @@ mod tests {
         let mut one = Addresses::default();
         let first = one.services(&both);
         assert_eq!(Addresses::default().services(&both), first, "the same in every run");
-        assert_eq!(one.services(&wanted(&[("shop/b", None), ("shop/c", None)]))["shop/b"], first["shop/b"], "kept while others come and go");
+        assert_eq!(
+            one.services(&wanted(&[("shop/b", None), ("shop/c", None)]))["shop/b"],
+            first["shop/b"],
+            "kept while others come and go"
+        );
         let taken = first["shop/a"].to_string();
         let moved = one.services(&wanted(&[("shop/a", None), ("shop/fixed", Some(&taken))]));
         assert_ne!(moved["shop/a"].to_string(), taken, "an address that the YAML names is nobody else's");

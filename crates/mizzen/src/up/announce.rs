@@ -47,7 +47,9 @@ async fn run(run_dir: &Path, ready_file: Option<&Path>, shown: &Path) -> Result<
 
 /// Whether a call to the address has an answer that does not come from a proxy without its servers.
 async fn answers(address: &str) -> bool {
-    let Some(socket) = address.strip_prefix("http://").and_then(|a| a.trim_end_matches('/').parse::<SocketAddr>().ok()) else { return true };
+    let Some(socket) = address.strip_prefix("http://").and_then(|a| a.trim_end_matches('/').parse::<SocketAddr>().ok()) else {
+        return true;
+    };
     let reply = mizzen_net::fetch_tcp(socket, Method::GET, "/", "", CALL_TIMEOUT, &ConnectOptions::default()).await;
     reply.is_ok_and(|reply| !reply.status.is_server_error())
 }

@@ -8,7 +8,11 @@ use mizzen_host::{Backoff, Host, Io, Kind, LogFile, Spec};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{address::CONTROL, mesh::Mesh, say};
+use super::{
+    address::CONTROL,
+    mesh::{Mesh, is_set},
+    say,
+};
 
 /// The control plane's log is kept up to this size, twice.
 const LOG_LIMIT: u64 = 8 << 20;
@@ -38,7 +42,7 @@ pub(crate) async fn run(mesh: Arc<Mesh>) -> Result<()> {
             Ok(process) => {
                 let ended = tokio::select! {
                     ended = process.wait() => ended,
-                    _ = ending.wait_for(|e| *e) => {
+                    () = is_set(&mut ending) => {
                         process.stop(GRACE).await;
                         return Ok(());
                     }
@@ -51,7 +55,7 @@ pub(crate) async fn run(mesh: Arc<Mesh>) -> Result<()> {
         let delay = backoff.ended(Instant::now().into_std());
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
-            _ = ending.wait_for(|e| *e) => return Ok(()),
+            () = is_set(&mut ending) => return Ok(()),
         }
     }
 }

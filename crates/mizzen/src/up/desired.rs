@@ -223,16 +223,19 @@ fn single(pod: &Pod) -> Wanted {
     }
 }
 
-/// The services and hosts that need a virtual address, each with the address that its YAML names, if any.
+/// The host names that need a virtual address, each with the address that its YAML names, if any.
 pub(crate) fn virtual_addresses(objects: &Objects) -> BTreeMap<String, Option<IpAddr>> {
     let mut wanted = BTreeMap::new();
     for object in objects.values() {
         match &**object {
-            Object::Service(service) => match service.cluster_ip {
-                ClusterIp::Headless => {}
-                ClusterIp::Auto => drop(wanted.insert(service.meta.namespaced_name().to_string(), None)),
-                ClusterIp::Address(ip) => drop(wanted.insert(service.meta.namespaced_name().to_string(), Some(ip))),
-            },
+            Object::Service(service) => {
+                let host = format!("{}.{}.svc.cluster.local", service.meta.name, service.meta.namespace);
+                match service.cluster_ip {
+                    ClusterIp::Headless => {}
+                    ClusterIp::Auto => drop(wanted.insert(host, None)),
+                    ClusterIp::Address(ip) => drop(wanted.insert(host, Some(ip))),
+                }
+            }
             Object::ServiceEntry(entry) if entry.addresses.is_empty() => {
                 let hosts = entry.hosts.iter().filter(|h| !h.is_wildcard());
                 wanted.extend(hosts.map(|h| (h.as_str().to_owned(), None)));
@@ -304,7 +307,8 @@ spec:
         assert!(folders[0].starts_with("shop.web-") && folders[0].ends_with("-0"), "{folders:?}");
         let one = &wanted[folders[0]];
         let env = one.env(&objects, Ipv4Addr::new(10, 244, 0, 16), Ipv4Addr::new(10, 244, 0, 1)).unwrap();
-        let expected = [("S_colour", "red"), ("S_greeting", "hello"), ("WHERE", "10.244.0.16"), ("URL", "http://10.244.0.16/"), ("COLOUR", "red")];
+        let expected =
+            [("S_colour", "red"), ("S_greeting", "hello"), ("WHERE", "10.244.0.16"), ("URL", "http://10.244.0.16/"), ("COLOUR", "red")];
         assert_eq!(env, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
         assert_eq!(one.argv(&env), ["serve", "10.244.0.16", "$(WHERE)", "$(NOT)"]);
         assert_eq!(one.files(&objects, "conf").unwrap(), [File { path: "sub/greeting.txt".into(), bytes: b"hello".into(), mode: 0o644 }]);

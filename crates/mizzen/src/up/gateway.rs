@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use super::{
     desired::{self, Wanted},
-    mesh::Mesh,
+    mesh::{Mesh, is_set},
     pod::Place,
     proxy::Role,
     say,
@@ -50,7 +50,7 @@ pub(crate) async fn run(mesh: Arc<Mesh>, open: watch::Sender<Open>) -> Result<()
     let mut ending = mesh.ending.subscribe();
     tokio::select! {
         first = objects.wait_for(|o| !desired::gateway_ports(o, &labels()).is_empty()) => drop(first?),
-        _ = ending.wait_for(|e| *e) => return Ok(()),
+        () = is_set(&mut ending) => return Ok(()),
     }
     let pod = Arc::new(pod());
     let (ours, theirs) = mizzen_net::seqpacket_pair()?;
@@ -80,7 +80,7 @@ pub(crate) async fn run(mesh: Arc<Mesh>, open: watch::Sender<Open>) -> Result<()
                     say::step(&format!("{}/{} is ready", pod.namespace, pod.name));
                 }
             }
-            _ = ending.wait_for(|e| *e) => break,
+            () = is_set(&mut ending) => break,
         }
     }
     place.remove().await;

@@ -11,7 +11,8 @@ use tokio::sync::watch;
 use super::{
     Payload, control_plane,
     desired::{self, Objects, Wanted},
-    gateway, mesh::Mesh,
+    gateway,
+    mesh::{Mesh, is_set},
     pod, requests, say, workload,
 };
 use crate::cli::find::MeshFile;
@@ -73,7 +74,7 @@ async fn follow(mesh: Arc<Mesh>) {
 }
 
 fn take(event: Event, objects: &mut Objects, complete: &mut bool, first: bool) {
-    let mut changed = |key: &Key, what: &str| {
+    let changed = |key: &Key, what: &str| {
         if !first {
             say::step(&format!("{key} {what}"));
         }
@@ -97,7 +98,10 @@ fn take(event: Event, objects: &mut Objects, complete: &mut bool, first: bool) {
             refused.problems.iter().for_each(|problem| say::problem(&format!("{problem}{kept}")));
         }
         Event::Closed(closed) => {
-            say::warning(&format!("{}: the workloads that it selects are closed until it is mended, for it has no last good version", closed.key));
+            say::warning(&format!(
+                "{}: the workloads that it selects are closed until it is mended, for it has no last good version",
+                closed.key
+            ));
         }
         Event::Mended(fault) => match &fault.key {
             Some(key) => say::good(&format!("{key} is in order again")),
@@ -135,10 +139,10 @@ async fn reconcile(mesh: Arc<Mesh>) {
             workload::refresh(&mesh, &entry.pod, &now);
         }
         // What is not wanted any more goes when what takes its place is ready: a rollout drops nothing.
+        let now_ready = ready.borrow_and_update().clone();
         let replaced = |old: &Wanted| {
-            let mut new = wanted.values().filter(|new| new.namespace == old.namespace && new.workload == old.workload).peekable();
-            let ready = ready.borrow_and_update();
-            new.all(|new| ready.get(&format!("{}/{}", new.namespace, new.name)).is_some_and(|r| r.ready))
+            let mut new = wanted.values().filter(|new| new.namespace == old.namespace && new.workload == old.workload);
+            new.all(|new| now_ready.get(&format!("{}/{}", new.namespace, new.name)).is_some_and(|r| r.ready))
         };
         for (_, entry) in running.iter().filter(|(folder, entry)| !wanted.contains_key(*folder) && replaced(&entry.pod)) {
             entry.stop.send_replace(true);
@@ -147,7 +151,7 @@ async fn reconcile(mesh: Arc<Mesh>) {
         tokio::select! {
             changed = objects.changed() => if changed.is_err() { break },
             changed = ready.changed() => if changed.is_err() { break },
-            _ = ending.wait_for(|e| *e) => break,
+            () = is_set(&mut ending) => break,
         }
     }
     for entry in running.values() {

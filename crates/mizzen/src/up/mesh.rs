@@ -100,3 +100,8 @@ impl Mesh {
         self.ready.send_if_modified(|all| all.remove(workload).is_some());
     }
 }
+
+/// Waits until the flag is set, or nobody can set it any more.
+pub(crate) async fn is_set(flag: &mut watch::Receiver<bool>) {
+    let _ = flag.wait_for(|set| *set).await;
+}

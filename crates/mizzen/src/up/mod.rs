@@ -156,7 +156,9 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, seconds) in [("90s", Some(90)), ("10m", Some(600)), ("24h", Some(86_400)), ("0s", None), ("5", None), ("h", None), ("-1s", None)] {
+        for (text, seconds) in
+            [("90s", Some(90)), ("10m", Some(600)), ("24h", Some(86_400)), ("0s", None), ("5", None), ("h", None), ("-1s", None)]
+        {
             assert_eq!(duration(text).ok().map(|d| d.as_secs()), seconds, "{text}");
         }
     }

@@ -48,6 +48,8 @@ impl Folder {
             })
             .collect();
         let mut labels = pod.labels.clone();
+        // Every workload of this mesh has a sidecar, as injection would have noted here.
+        labels.entry("security.istio.io/tlsMode".to_owned()).or_insert_with(|| "istio".to_owned());
         // The name of the deployment, as Istio's own label for what is no pod of Kubernetes.
         labels.entry("service.istio.io/workload-name".to_owned()).or_insert_with(|| pod.workload.clone());
         let object = json!({

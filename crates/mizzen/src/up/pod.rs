@@ -1,6 +1,6 @@
 //! One workload from its start to its end: a host, the capture, a proxy, the program, its readiness.
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use mizzen_api::core::{Probe, ProbeAction, TargetPort};
@@ -10,7 +10,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     desired::Wanted,
-    mesh::Mesh,
+    mesh::{Mesh, is_set},
     proxy::{self, Proxy, Role},
     say, workload,
 };
@@ -75,7 +75,8 @@ impl Place {
         self.mesh.told.remove_pod(&self.pod);
         self.proxy.stop().await;
         if let Ok(host) = Arc::try_unwrap(self.host) {
-            host.delete().await;
+            // What is left of it goes with its last process.
+            let _ = host.delete(&self.mesh.router).await;
         }
         self.mesh.addresses().release_pod(self.address);
         self.mesh.forget(&format!("{}/{}", self.pod.namespace, self.pod.name));
@@ -91,14 +92,14 @@ pub(crate) async fn live(mesh: Arc<Mesh>, pod: Arc<Wanted>, mut stop: watch::Rec
         Err(error) => {
             say::error(&format!("{name} cannot be started: {error:#}"));
             mesh.note(&name, |ready| ready.reason = Some(format!("{error:#}")));
-            let _ = stop.wait_for(|s| *s).await;
+            let () = is_set(&mut stop).await;
             mesh.forget(&name);
             return;
         }
     };
     tokio::select! {
         () = place.proxy.is_ready() => {}
-        _ = stop.wait_for(|s| *s) => return place.remove().await,
+        () = is_set(&mut stop) => return place.remove().await,
     }
     if let Err(error) = keep(&mesh, &pod, &place, stop).await {
         say::error(&format!("{name}: {error:#}"));
@@ -122,8 +123,8 @@ async fn keep(mesh: &Arc<Mesh>, pod: &Arc<Wanted>, place: &Place, mut stop: watc
             Ok((process, spec)) => {
                 let ended = tokio::select! {
                     ended = process.wait() => ended,
-                    () = watch_readiness(mesh, pod, place, &process, &spec) => unreachable!("it watches until it is dropped"),
-                    _ = stop.wait_for(|s| *s) => {
+                    never = watch_readiness(mesh, pod, place, &process, &spec) => match never {},
+                    () = is_set(&mut stop) => {
                         place.leave().await;
                         let grace = if *mesh.ending.borrow() { END_GRACE } else { pod.spec.termination_grace_period };
                         process.stop(grace).await;
@@ -144,13 +145,13 @@ async fn keep(mesh: &Arc<Mesh>, pod: &Arc<Wanted>, place: &Place, mut stop: watc
         });
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
-            _ = stop.wait_for(|s| *s) => return Ok(()),
+            () = is_set(&mut stop) => return Ok(()),
         }
     }
 }
 
 /// Follows the readiness of program and proxy, and tells of every change, until it is dropped.
-async fn watch_readiness(mesh: &Mesh, pod: &Wanted, place: &Place, process: &Process, spec: &Spec) {
+async fn watch_readiness(mesh: &Mesh, pod: &Wanted, place: &Place, process: &Process, spec: &Spec) -> Infallible {
     let found = pod.container().readiness_probe.as_ref();
     let mut proxy = place.proxy.ready.clone();
     let (mut ready, mut successes, mut failures) = (false, 0, 0);

@@ -23,7 +23,7 @@ use super::{
     address::ROUTER,
     control_plane,
     desired::Wanted,
-    mesh::Mesh,
+    mesh::{Mesh, is_set},
     say,
 };
 
@@ -67,7 +67,7 @@ impl Proxy {
 
     /// Waits until it is ready.
     pub(crate) async fn is_ready(&mut self) {
-        let _ = self.ready.wait_for(|ready| *ready).await;
+        is_set(&mut self.ready).await;
     }
 
     /// Ends it.
@@ -101,9 +101,10 @@ async fn keep(
             Ok(process) => {
                 let ended = tokio::select! {
                     ended = process.wait() => ended,
-                    () = follow(host, ready) => unreachable!("it follows until it is dropped"),
-                    _ = stop.wait_for(|s| *s) => {
-                        stop_gently(&process, *mesh.ending.borrow()).await;
+                    never = follow(host, ready) => match never {},
+                    () = is_set(&mut stop) => {
+                        let at_once = *mesh.ending.borrow();
+                        stop_gently(&process, at_once).await;
                         tokens.abort();
                         return Ok(());
                     }
@@ -118,7 +119,7 @@ async fn keep(
         let delay = backoff.ended(Instant::now().into_std());
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
-            _ = stop.wait_for(|s| *s) => return Ok(()),
+            () = is_set(&mut stop) => return Ok(()),
         }
     }
 }
@@ -189,6 +190,8 @@ fn spec(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr, role: Role) -> Spec {
     .into();
     if role == Role::Router {
         env.push(("MIZZEN_LISTEN_FD".to_owned(), "4".to_owned()));
+        // No program asks for names there, and the control plane has no table for a gateway.
+        env.push(("DNS_PROXY_ADDR".to_owned(), "off".to_owned()));
     }
     Spec {
         name: format!("{}/{} proxy", pod.namespace, pod.name),

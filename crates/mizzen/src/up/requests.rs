@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{
     desired::Wanted,
-    mesh::Mesh,
+    mesh::{Mesh, is_set},
     pod::Place,
     proxy::Role,
     say, workload,
@@ -152,7 +152,7 @@ async fn run(mesh: &Arc<Mesh>, request: Run, fds: Vec<OwnedFd>, number: u32, lin
                     Some(While::Signal(number)) => process.signal(Signal::try_from(number)?)?,
                     None => return Ok(code(process.stop(pod.spec.termination_grace_period).await)),
                 },
-                _ = ending.wait_for(|e| *e) => return Ok(code(process.stop(std::time::Duration::from_secs(1)).await)),
+                () = is_set(&mut ending) => return Ok(code(process.stop(std::time::Duration::from_secs(1)).await)),
             }
         }
     }

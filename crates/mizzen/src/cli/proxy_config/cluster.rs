@@ -48,6 +48,12 @@ mod tests {
             }}]
         }]});
         let rows: Vec<Vec<String>> = rows(&dump).rows.into_iter().map(|(cells, _)| cells).collect();
-        assert_eq!(rows, [["reviews.shop.svc.cluster.local", "9080", "v1", "outbound", "EDS", "reviews.shop"], ["xds-grpc", "-", "-", "-", "STATIC", ""]]);
+        assert_eq!(
+            rows,
+            [
+                ["reviews.shop.svc.cluster.local", "9080", "v1", "outbound", "EDS", "reviews.shop"],
+                ["xds-grpc", "-", "-", "-", "STATIC", ""]
+            ]
+        );
     }
 }

@@ -13,7 +13,8 @@ pub(super) fn rows(dump: &Value) -> Rows {
         let name = text(&config["name"]);
         for host in config["virtual_hosts"].as_array().into_iter().flatten() {
             for route in host["routes"].as_array().into_iter().flatten() {
-                let cells = vec![name.clone(), text(&host["name"]), domains(&host["domains"]), path(&route["match"]), source(&route["metadata"])];
+                let cells =
+                    vec![name.clone(), text(&host["name"]), domains(&host["domains"]), path(&route["match"]), source(&route["metadata"])];
                 rows.push((cells, config.clone()));
             }
         }

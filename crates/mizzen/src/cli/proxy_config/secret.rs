@@ -16,7 +16,10 @@ pub(super) fn rows(dump: &Value) -> Result<Rows> {
     }
     for waiting in resources(dump, "SecretsConfigDump", &["dynamic_warming_secrets"], &[]) {
         let name = text(&waiting["name"]);
-        rows.push((vec![name, String::new(), "WARMING".to_owned(), "false".to_owned(), String::new(), String::new(), String::new()], waiting.clone()));
+        rows.push((
+            vec![name, String::new(), "WARMING".to_owned(), "false".to_owned(), String::new(), String::new(), String::new()],
+            waiting.clone(),
+        ));
     }
     Ok(Rows { header: HEADER, rows })
 }
