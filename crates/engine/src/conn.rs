@@ -287,7 +287,7 @@ impl Conn {
         }
         match &mut self.tls {
             Some(tls) if tls.is_handshaking() => return Ok(()),
-            Some(tls) => tls.seal(&self.tx, &mut self.out)?,
+            Some(tls) => tls.seal(&self.tx, &mut self.input, &mut self.out)?,
             None => self.out.append(&mut self.tx),
         }
         self.tx.clear();

@@ -24,10 +24,14 @@ mod log;
 pub mod metrics;
 mod peer;
 mod pool;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 mod stats;
 mod stream;
 mod timers;
 mod tls;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 pub use api::{

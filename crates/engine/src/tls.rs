@@ -17,6 +17,8 @@ pub(crate) struct Tls {
     side: Side,
     /// Wire bytes not yet decrypted.
     wire: Buf,
+    /// Reading stopped for lack of room, not of bytes.
+    full: bool,
     peer_closed: bool,
     close_sent: bool,
 }
@@ -36,9 +38,11 @@ macro_rules! each {
     };
 }
 
-/// Handles one state; `true` if there is nothing more to do now.
+/// Handles one state; `true` if there is nothing more to do now. `$traffic` is what is done where plaintext can be sealed.
+///
+/// The wire bytes at hand are always presented: rustls remembers places in them.
 macro_rules! step {
-    ($self:ident, $conn:ident, $plain:ident, $out:ident) => {{
+    ($self:ident, $conn:ident, $plain:ident, $out:ident, $traffic:ident => $seal:expr) => {{
         let UnbufferedStatus { mut discard, state, .. } = $conn.process_tls_records($self.wire.as_mut_slice());
         let done = match state {
             Err(error) => Err(error),
@@ -70,6 +74,10 @@ macro_rules! step {
                 $self.peer_closed = true;
                 Ok(false)
             }
+            Ok(ConnectionState::WriteTraffic(mut traffic)) => {
+                let $traffic = &mut traffic;
+                $seal
+            }
             // Early data is never offered by our configurations; whatever else rustls may add waits for more bytes.
             Ok(_) => Ok(true),
         };
@@ -88,7 +96,7 @@ impl Tls {
     }
 
     fn new(side: Side) -> Self {
-        Tls { side, wire: Buf::default(), peer_closed: false, close_sent: false }
+        Tls { side, wire: Buf::default(), full: false, peer_closed: false, close_sent: false }
     }
 
     fn state(&self) -> &CommonState {
@@ -100,16 +108,18 @@ impl Tls {
     /// # Errors
     /// If the session is broken. The alert is in `out`.
     pub(crate) fn read(&mut self, wire: &[u8], plain: &mut Buf, out: &mut Buf, room: usize) -> Result<(), Error> {
-        if self.peer_closed {
-            return Ok(());
-        }
         self.wire.extend(wire);
+        self.full = true;
         while plain.len() < room {
-            let done = each!(&mut self.side, conn => step!(self, conn, plain, out));
+            let done = each!(&mut self.side, conn => step!(self, conn, plain, out, _traffic => Ok(true)));
             match done {
-                Ok(true) => break,
+                Ok(true) => {
+                    self.full = false;
+                    break;
+                }
                 Ok(false) => {}
                 Err(error) => {
+                    self.full = false;
                     self.alert(out);
                     return Err(error);
                 }
@@ -120,64 +130,48 @@ impl Tls {
 
     /// After an error: what is left to tell the peer.
     fn alert(&mut self, out: &mut Buf) {
-        self.wire.clear();
         let mut ignored = Buf::default();
         let plain = &mut ignored;
         for _ in 0..4 {
-            let done = each!(&mut self.side, conn => step!(self, conn, plain, out));
+            let done = each!(&mut self.side, conn => step!(self, conn, plain, out, _traffic => Ok(true)));
             if !matches!(done, Ok(false)) {
                 break;
             }
         }
     }
 
-    /// Encrypts.
+    /// Encrypts `plain`. What still waited to be decrypted is decrypted to `input` on the way.
     ///
     /// # Errors
-    /// If the session cannot send any more.
-    pub(crate) fn seal(&mut self, plain: &[u8], out: &mut Buf) -> Result<(), Error> {
-        // A key update asked for by the peer is encoded first.
-        let mut ignored = Buf::default();
-        self.flush_handshake(&mut ignored, out)?;
+    /// If the session is broken or cannot send.
+    pub(crate) fn seal(&mut self, plain: &[u8], input: &mut Buf, out: &mut Buf) -> Result<(), Error> {
         let space = plain.len() + (plain.len() / 16_384 + 1) * 64;
-        each!(&mut self.side, conn => {
-            match conn.process_tls_records(&mut []).state? {
-                ConnectionState::WriteTraffic(mut traffic) => write(|to| traffic.encrypt(plain, to), space, out),
-                _ => Err(Error::HandshakeNotComplete),
+        let mut sealed = false;
+        loop {
+            let done = each!(&mut self.side, conn => step!(self, conn, input, out, traffic => {
+                sealed = true;
+                write(|to| traffic.encrypt(plain, to), space, out).map(|()| true)
+            }));
+            match done {
+                Ok(true) if sealed => return Ok(()),
+                Ok(true) => return Err(Error::HandshakeNotComplete),
+                Ok(false) => {}
+                Err(error) => return Err(error),
             }
-        })
+        }
     }
 
     /// Says that nothing more will be sent.
-    pub(crate) fn close(&mut self, out: &mut Buf) {
-        if self.close_sent {
+    pub(crate) fn close(&mut self, input: &mut Buf, out: &mut Buf) {
+        if std::mem::replace(&mut self.close_sent, true) {
             return;
         }
-        self.close_sent = true;
-        let _ = each!(&mut self.side, conn => {
-            match conn.process_tls_records(&mut []).state {
-                Ok(ConnectionState::WriteTraffic(mut traffic)) => write(|to| traffic.queue_close_notify(to), 128, out),
-                _ => Ok(()),
-            }
-        });
-    }
-
-    fn flush_handshake(&mut self, plain: &mut Buf, out: &mut Buf) -> Result<(), Error> {
         loop {
-            let more = each!(&mut self.side, conn => match conn.process_tls_records(&mut []).state? {
-                ConnectionState::EncodeTlsData(mut data) => {
-                    encode(|space| data.encode(space), out);
-                    true
-                }
-                ConnectionState::TransmitTlsData(data) => {
-                    data.done();
-                    true
-                }
-                _ => false,
-            });
-            if !more {
-                let _ = plain;
-                return Ok(());
+            let done = each!(&mut self.side, conn => step!(self, conn, input, out, traffic => {
+                write(|to| traffic.queue_close_notify(to), 128, out).map(|()| true)
+            }));
+            if !matches!(done, Ok(false)) {
+                return;
             }
         }
     }
@@ -191,9 +185,9 @@ impl Tls {
         self.peer_closed
     }
 
-    /// Whether wire bytes wait for room.
-    pub(crate) fn holds(&self) -> usize {
-        self.wire.len()
+    /// Whether wire bytes wait for room: there may be more plaintext in them.
+    pub(crate) fn holds(&self) -> bool {
+        self.full && !self.peer_closed
     }
 
     pub(crate) fn alpn(&self) -> Option<&[u8]> {

@@ -121,6 +121,7 @@ impl Worker {
         for id in std::mem::take(&mut self.dirty) {
             let Some(conn) = self.conn(id) else { continue };
             conn.dirty = false;
+            let held = conn.input.len();
             if let Err(error) = conn.seal() {
                 self.tls_failed(id, &error);
                 continue;
@@ -128,10 +129,15 @@ impl Worker {
             if conn.closing >= Closing::Write && conn.tx.is_empty() {
                 if let Some(tls) = &mut conn.tls {
                     if !tls.is_handshaking() {
-                        tls.close(&mut conn.out);
+                        tls.close(&mut conn.input, &mut conn.out);
                     }
                 }
             }
+            if conn.input.len() > held && !conn.queued {
+                conn.queued = true;
+                self.inbox.push_back(Event::Parse(id));
+            }
+            let Some(conn) = self.conn(id) else { continue };
             let pending = !conn.out.is_empty();
             let closing = conn.closing;
             match closing {
@@ -171,7 +177,7 @@ impl Worker {
         if conn.closing >= Closing::Close {
             return;
         }
-        let stuck = !conn.held && conn.tls.as_ref().is_some_and(|tls| tls.holds() > 0) && conn.input.len() < ROOM;
+        let stuck = !conn.held && conn.tls.as_ref().is_some_and(|tls| tls.holds()) && conn.input.len() < ROOM;
         if stuck {
             self.decrypt(id, &[]);
         }
@@ -199,8 +205,8 @@ impl Worker {
         }
         // What TLS still holds is decrypted after what was decrypted has been taken.
         let Some(conn) = self.conn(id) else { return };
-        let more = !conn.held && conn.tls.as_ref().is_some_and(|tls| tls.holds() > 0 && !tls.is_handshaking()) && conn.input.len() < ROOM;
-        if more && stuck {
+        let more = !conn.held && conn.tls.as_ref().is_some_and(|tls| tls.holds() && !tls.is_handshaking()) && conn.input.len() < ROOM;
+        if more {
             self.queue_parse(id);
         }
         if let Some(conn) = self.conns.get_mut(id).and_then(Option::as_mut) {

@@ -43,7 +43,7 @@ impl Worker {
                 }
             }
         }
-        let ended = conn.eof && conn.tls.as_ref().is_none_or(|tls| tls.holds() == 0 || tls.peer_closed());
+        let ended = conn.eof && conn.tls.as_ref().is_none_or(|tls| !tls.holds());
         if ended && !failed && !conn.held && !conn.eof_told {
             conn.eof_told = true;
             failed = !self.end_of_input(&mut conn);

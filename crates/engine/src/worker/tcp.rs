@@ -177,7 +177,7 @@ impl Worker {
             return;
         }
         let mut data = std::mem::take(&mut src.input);
-        let ended = src.eof && src.tls.as_ref().is_none_or(|tls| tls.holds() == 0 || tls.peer_closed());
+        let ended = src.eof && src.tls.as_ref().is_none_or(|tls| !tls.holds());
         let was_held = src.held;
         let Some(dst) = self.conns.get_mut(target).and_then(Option::as_mut) else { return };
         let full = dst.backlog() >= high && !data.is_empty();
