@@ -69,9 +69,10 @@ impl Worker {
             let Some(http) = conn.http_mut() else { return true };
             match http.codec.eof() {
                 Ok(Some(event)) => self.event(conn, event),
-                Ok(None) => return true,
-                Err(_) => {
-                    // Not the peer's fault as a rule: a client that went away.
+                Ok(None) if conn.down().is_none() || self.all_tunnels(conn) => return true,
+                Ok(None) | Err(_) => {
+                    // Not the peer's fault as a rule: a client that went away. One that only shut its side down is held for gone too, as
+                    // Envoy does: otherwise nobody would stop what is done for a client that is no more.
                     let (gone, lost) = (Gone::Closed, Lost::Closed);
                     let down = conn.down().is_some();
                     let streams: Vec<StreamId> = conn.http_mut().map(|h| h.streams.drain(..).map(|(_, s)| s).collect()).unwrap_or_default();
@@ -82,6 +83,13 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Whether no request on a connection waits for its answer.
+    fn all_tunnels(&self, conn: &Conn) -> bool {
+        let streams = conn.http().into_iter().flat_map(|http| http.streams.iter());
+        let tunnel = |id: StreamId| matches!(self.streams.get(id).map(|s| &s.kind), Some(Kind::Http(request)) if request.switched);
+        streams.into_iter().all(|(_, id)| tunnel(*id))
     }
 
     fn hold_in_hand(&mut self, conn: &mut Conn) {
@@ -294,9 +302,16 @@ impl Worker {
             stream.record.request_done = Some(now);
         }
         let Kind::Http(request) = &stream.kind else { return };
-        let over = stream.resp.done && (!request.switched || stream.req.done);
-        if over {
-            self.finish_http(id, true);
+        if stream.resp.done && (!request.switched || stream.req.done) {
+            return self.finish_http(id, true);
+        }
+        if request.switched {
+            // One direction of a tunnel has ended: that side of the connection is shut.
+            let (down, up) = (stream.down, stream.up.as_ref().map(|up| up.at));
+            self.end_if_done(down);
+            if let Some(At::Conn(conn, _)) = up {
+                self.end_if_done(conn);
+            }
         }
     }
 
