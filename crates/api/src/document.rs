@@ -216,8 +216,9 @@ impl Parsed {
             return;
         }
         let is_list = node.get("kind").and_then(Node::text).is_some_and(|kind| kind == "List" || kind.ends_with("List"));
+        let items = node.get("items").is_some_and(|items| matches!(items.value, Value::List(_)));
         match node.value {
-            Value::Map(entries) if is_list => {
+            Value::Map(entries) if is_list && items => {
                 for entry in entries.into_iter().filter(|entry| &*entry.key == "items") {
                     if let Value::List(items) = entry.value.value {
                         items.into_iter().for_each(|item| self.object(item, file));
@@ -289,6 +290,10 @@ fn check_kind(at: &At<'_>, identity: &Identity<'_>) -> Option<Kind> {
     let name = kind_at.text();
     match Kind::from_name(&name).filter(|kind| *kind != Kind::MeshConfig) {
         None if kind_at.node.text().is_none() => None,
+        None if name == "List" => {
+            kind_at.fail("a List has its objects in a list `items`");
+            None
+        }
         None if LATER.contains(&name.as_str()) => {
             kind_at.fail(format!("kind {name} is not supported yet"));
             None

@@ -354,5 +354,10 @@ mod tests {
         assert!(Node::parse(&text, 0, false).is_err());
         let wide = format!("a: &a {}\nb: [{}]\n", "x".repeat(1 << 20), ["*a"; 99].join(","));
         assert!(Node::parse(&wide, 0, false).is_err());
+        // As deep as may be needs little of a thread's stack.
+        let deep = format!("{}x{}", "[".repeat(MAX_DEPTH), "]".repeat(MAX_DEPTH));
+        let parse = move || Node::parse(&deep, 0, false).map(|node| node.to_json().to_string().len());
+        let length = std::thread::Builder::new().stack_size(1 << 20).spawn(parse).unwrap().join().unwrap();
+        assert_eq!(length.unwrap(), 2 * MAX_DEPTH + 3);
     }
 }

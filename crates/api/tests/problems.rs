@@ -56,6 +56,8 @@ fn documents() {
         ("a: [\n", &["a.yaml:1: unclosed bracket '['"]),
         ("foo: bar\n", &["a.yaml:1: apiVersion: is required", "a.yaml:1: kind: is required"]),
         ("apiVersion: v1\nkind: Servce\nmetadata: {name: x}\n", &["a.yaml:2: kind: unknown kind `Servce`, did you mean Service?"]),
+        ("apiVersion: v1\nkind: List\nitems: {}\n", &["a.yaml:2: kind: a List has its objects in a list `items`"]),
+        ("apiVersion: v1\nkind: List\nitems: [1]\n", &["a.yaml:3: must be a map with apiVersion, kind and metadata, is the number 1"]),
         ("apiVersion: v1\nkind: Zebra\n", &["a.yaml:2: kind: unknown kind `Zebra`"]),
         ("apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: x}\n", &["a.yaml:2: kind: kind StatefulSet is not supported yet"]),
         (

@@ -158,8 +158,7 @@ impl Fold {
             match winner.entry {
                 Ok(object) => {
                     let live = self.live.get(&key);
-                    let same =
-                        live.is_some_and(|live| live.told && live.object == *object && live.object.meta().origin == object.meta().origin);
+                    let same = live.is_some_and(|live| live.told && unchanged(&live.object, object));
                     if !same {
                         found.events.push(Event::Apply(object.clone()));
                     }
@@ -300,6 +299,11 @@ impl Findings {
         let problem = Problem { pos: claim.pos(), object: Some(key.clone()), field: "metadata.name".to_owned(), message };
         self.faults.insert(fault.clone(), Refused { fault, problems: vec![problem], kept: kept || winner.entry.is_ok() });
     }
+}
+
+/// Whether two versions have the same content in the same place.
+fn unchanged(before: &Arc<Object>, now: &Arc<Object>) -> bool {
+    Arc::ptr_eq(before, now) || (before == now && before.meta().origin == now.meta().origin)
 }
 
 /// What a refused policy closes.
