@@ -27,7 +27,7 @@ pub(crate) struct Place {
     pub(crate) host: Arc<Host>,
     pub(crate) proxy: Proxy,
     pub(crate) address: Ipv4Addr,
-    pod: Arc<Wanted>,
+    pub(crate) pod: Arc<Wanted>,
     mesh: Arc<Mesh>,
 }
 

@@ -5,10 +5,11 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
-use mizzen_api::core::PodSpec;
+use mizzen_api::{Key, Kind, core::PodSpec};
 use mizzen_host::{Exit, Io};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,10 @@ use super::{
 
 /// A request's line is at most this long: an environment can be large.
 pub(crate) const MAX_REQUEST: usize = 1 << 20;
+
+/// How long a program gets whose caller has gone away, and one in a mesh that ends.
+const GRACE: Duration = Duration::from_secs(30);
+const END_GRACE: Duration = Duration::from_secs(1);
 
 /// A program to be run in the mesh; descriptors 0, 1 and 2 travel with it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -85,12 +90,23 @@ async fn answer(mesh: Arc<Mesh>, stream: UnixStream, number: u32) -> Result<()> 
     let (request, fds) = receive(&stream).await?;
     let (read, mut write) = stream.into_split();
     let mut lines = BufReader::new(read).lines();
-    let answer = match run(&mesh, request, fds, number, &mut lines).await {
+    let (place, result) = match place(&mesh, &request, number).await {
+        Ok(mut place) => {
+            let result = run(&mesh, request, fds, &mut place, &mut lines).await;
+            (Some(place), result)
+        }
+        Err(error) => (None, Err(error)),
+    };
+    let answer = match result {
         Ok(code) => Answer::Exit(code),
         Err(error) => Answer::Error(format!("{error:#}")),
     };
-    write.write_all(format!("{}\n", serde_json::to_string(&answer)?).as_bytes()).await?;
-    Ok(())
+    // The caller need not wait until its host is taken down.
+    let written = write.write_all(format!("{}\n", serde_json::to_string(&answer)?).as_bytes()).await;
+    if let Some(place) = place {
+        place.remove().await;
+    }
+    Ok(written?)
 }
 
 /// The request's line, with the descriptors that came with its first byte.
@@ -116,49 +132,49 @@ async fn receive(stream: &UnixStream) -> Result<(Run, Vec<OwnedFd>)> {
 
 type Lines = tokio::io::Lines<BufReader<tokio::net::unix::OwnedReadHalf>>;
 
-async fn run(mesh: &Arc<Mesh>, request: Run, fds: Vec<OwnedFd>, number: u32, lines: &mut Lines) -> Result<u8> {
-    let [stdin, stdout, stderr]: [OwnedFd; 3] = fds.try_into().ok().context("the request has no standard streams")?;
+/// Makes a host with a proxy for the program.
+async fn place(mesh: &Arc<Mesh>, request: &Run, number: u32) -> Result<Place> {
     let objects = mesh.objects.borrow().clone();
-    if !objects.keys().any(|k| k.kind == mizzen_api::Kind::Namespace && *k.name == *request.namespace) {
-        bail!("there is no namespace {}", request.namespace);
+    let known = |kind: Kind, namespace: &str, name: &str| objects.contains_key(&Key::new(kind, namespace, name));
+    let (namespace, account) = (&request.namespace, &request.service_account);
+    if !known(Kind::Namespace, "", namespace) {
+        bail!("there is no Namespace {namespace}: add it to the folder");
     }
-    let known = |k: &mizzen_api::Key| k.kind == mizzen_api::Kind::ServiceAccount && *k.namespace == *request.namespace;
-    if request.service_account != "default" && !objects.keys().any(|k| known(k) && *k.name == *request.service_account) {
-        bail!("there is no ServiceAccount {}/{}: add it to the folder", request.namespace, request.service_account);
+    if account != "default" && !known(Kind::ServiceAccount, namespace, account) {
+        bail!("there is no ServiceAccount {namespace}/{account}: add it to the folder");
     }
     let pod = Arc::new(Wanted {
-        name: format!("{}-run-{number}", request.service_account),
-        namespace: request.namespace,
-        workload: request.service_account.clone(),
-        labels: request.labels,
+        name: format!("{account}-run-{number}"),
+        namespace: namespace.clone(),
+        workload: account.clone(),
+        labels: request.labels.clone(),
         annotations: BTreeMap::new(),
-        spec: PodSpec { service_account: request.service_account, ..PodSpec::default() },
+        spec: PodSpec { service_account: account.clone(), ..PodSpec::default() },
     });
-    let mut place = Place::make(mesh, &pod, Role::Sidecar, None).await?;
-    let result = async {
+    Place::make(mesh, &pod, Role::Sidecar, None).await
+}
+
+async fn run(mesh: &Arc<Mesh>, request: Run, fds: Vec<OwnedFd>, place: &mut Place, lines: &mut Lines) -> Result<u8> {
+    let [stdin, stdout, stderr]: [OwnedFd; 3] = fds.try_into().ok().context("the request has no standard streams")?;
+    tokio::select! {
+        () = place.proxy.is_ready() => {}
+        _ = lines.next_line() => bail!("interrupted"),
+    }
+    place.tell(true);
+    let spec = workload::run_spec(mesh, &place.pod, place.address, request.command, request.env, request.cwd);
+    let io = Io { stdin: Some(stdin), stdout: Some(stdout), stderr: Some(stderr), others: Vec::new() };
+    let process = mesh.supervisor.spawn(&place.host, &spec, io).await?;
+    let mut ending = mesh.ending.subscribe();
+    loop {
         tokio::select! {
-            () = place.proxy.is_ready() => {}
-            _ = lines.next_line() => bail!("interrupted"),
-        }
-        place.tell(true);
-        let spec = workload::run_spec(mesh, &pod, place.address, request.command, request.env, request.cwd);
-        let io = Io { stdin: Some(stdin), stdout: Some(stdout), stderr: Some(stderr), others: Vec::new() };
-        let process = mesh.supervisor.spawn(&place.host, &spec, io).await?;
-        let mut ending = mesh.ending.subscribe();
-        loop {
-            tokio::select! {
-                ended = process.wait() => return Ok(code(ended)),
-                line = lines.next_line() => match line?.map(|l| serde_json::from_str(&l)).transpose()? {
-                    Some(While::Signal(number)) => process.signal(Signal::try_from(number)?)?,
-                    None => return Ok(code(process.stop(pod.spec.termination_grace_period).await)),
-                },
-                () = is_set(&mut ending) => return Ok(code(process.stop(std::time::Duration::from_secs(1)).await)),
-            }
+            ended = process.wait() => return Ok(code(ended)),
+            line = lines.next_line() => match line?.map(|l| serde_json::from_str(&l)).transpose()? {
+                Some(While::Signal(number)) => process.signal(Signal::try_from(number)?)?,
+                None => return Ok(code(process.stop(GRACE).await)),
+            },
+            () = is_set(&mut ending) => return Ok(code(process.stop(END_GRACE).await)),
         }
     }
-    .await;
-    place.remove().await;
-    result
 }
 
 fn code(exit: Exit) -> u8 {
