@@ -35,6 +35,9 @@ pub enum RunError {
     /// A resource of the bootstrap is refused.
     #[error("bootstrap: static_resources: {0}")]
     Static(String),
+    /// A worker has panicked: what it carried is lost, and the process must begin anew.
+    #[error("a worker has died")]
+    Worker,
     /// Something that must be open is not.
     #[error("{what}: {error}")]
     Io {
@@ -47,20 +50,23 @@ pub enum RunError {
 
 /// Events that are taken together before the next configuration is made of them.
 const BURST: usize = 256;
+/// Sockets that could not be opened are tried again after this.
+const REOPEN: Duration = Duration::from_secs(1);
 /// Longest address of an inherited socket.
 const ADDRESS: usize = 128;
 
 /// Runs a proxy by this bootstrap until `shutdown` resolves and connections have drained.
 ///
 /// # Errors
-/// If it cannot start. Once it runs, nothing but `shutdown` ends it.
+/// If it cannot start, or a worker dies by a fault of its own; nothing else but `shutdown` ends it.
 pub async fn run(bootstrap: Bootstrap, options: Options, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
     let plan = Plan::new(&bootstrap)?;
     let mut proxy = Proxy::start(bootstrap, plan, options)?;
     proxy.until(shutdown).await;
     proxy.drain().await;
+    let dead = proxy.dead;
     proxy.end().await;
-    Ok(())
+    if dead { Err(RunError::Worker) } else { Ok(()) }
 }
 
 struct Proxy {
@@ -85,6 +91,12 @@ struct Proxy {
     /// For each worker, the configuration whose listeners are open, and those that could not be opened.
     listening: BTreeMap<usize, (u64, Vec<(SocketAddr, String)>)>,
     idle: BTreeSet<usize>,
+    /// When the resources were looked at last.
+    refreshed: Duration,
+    /// When sockets that could not be opened are tried again.
+    reopen: Option<Duration>,
+    /// A worker is dead.
+    dead: bool,
     pages: Vec<tokio::task::AbortHandle>,
     clock: (Instant, SystemTime),
 }
@@ -158,6 +170,9 @@ impl Proxy {
             stage,
             listening: BTreeMap::new(),
             idle: BTreeSet::new(),
+            refreshed: Duration::ZERO,
+            reopen: None,
+            dead: false,
             pages,
             clock,
         };
@@ -173,14 +188,15 @@ impl Proxy {
                 () = &mut shutdown => return,
                 happening = self.next() => happening,
             };
-            if !self.take(happening) {
+            if !self.take(happening) || self.dead {
                 return;
             }
         }
     }
 
     async fn next(&mut self) -> Happening {
-        let due = self.store.deadline().map(|at| tokio::time::Instant::from_std(self.clock.0 + at));
+        let due = self.store.deadline(self.refreshed).into_iter().chain(self.reopen).min();
+        let due = due.map(|at| tokio::time::Instant::from_std(self.clock.0 + at));
         let due = async {
             match due {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -210,7 +226,13 @@ impl Proxy {
                 }
                 self.refresh();
             }
-            Happening::Due => self.refresh(),
+            Happening::Due => {
+                if self.reopen.is_some_and(|at| at <= self.now()) {
+                    self.reopen = None;
+                    self.pool.reopen();
+                }
+                self.refresh();
+            }
             Happening::Report(report) => self.report(report),
             Happening::Answered((worker, wait, answer)) => self.pool.answer(worker, wait, answer),
             Happening::Inherited(address, socket) => {
@@ -240,6 +262,7 @@ impl Proxy {
     /// Asks for what is missing, and publishes what can be in force.
     fn refresh(&mut self) {
         let now = self.now();
+        self.refreshed = now;
         self.sources.ask(&mut self.store, now);
         if let Some(config) = self.store.next(now) {
             tracing::info!(
@@ -307,12 +330,17 @@ impl Proxy {
             Report::Listening { worker, generation, failed } => {
                 for (address, reason) in &failed {
                     tracing::error!(%address, reason, "a listener cannot be opened");
+                    self.reopen = Some(self.now() + REOPEN);
                 }
                 self.listening.insert(worker, (generation, failed));
                 self.check_ready();
             }
             Report::Idle { worker } => {
                 self.idle.insert(worker);
+            }
+            Report::Died { worker } => {
+                tracing::error!(worker, "a worker has died");
+                self.dead = true;
             }
         }
     }
@@ -384,7 +412,7 @@ impl Proxy {
         self.idle.clear();
         self.pool.drain();
         let until = tokio::time::Instant::now() + self.options.drain_time;
-        while self.idle.len() < self.pool.len() {
+        while self.idle.len() < self.pool.len() && !self.dead {
             match tokio::time::timeout_at(until, self.next()).await {
                 Ok(Happening::Query(Query::Quit)) | Err(_) => return,
                 Ok(happening) => {

@@ -115,7 +115,7 @@ impl Sources {
                 };
                 match link.client.receive(*response) {
                     Ok((receipt, events)) => {
-                        let (taken, rejected) = judge(kind, events, store, now);
+                        let (taken, rejected) = judge(source, kind, events, store, now);
                         self.process.updated(taken, rejected.len() as u64);
                         link.client.settle(receipt, rejected);
                         if *source == Source::Aggregated && matches!(kind, Kind::Cluster | Kind::Listener) {
@@ -187,7 +187,7 @@ impl Sources {
 }
 
 /// Puts each resource into the store; those that it refuses, with the reasons.
-fn judge(kind: Kind, events: Vec<Event>, store: &mut Store, now: Duration) -> (u64, Vec<(Name, String)>) {
+fn judge(source: &Source, kind: Kind, events: Vec<Event>, store: &mut Store, now: Duration) -> (u64, Vec<(Name, String)>) {
     let (mut taken, mut rejected) = (0, Vec::new());
     for event in events {
         match event {
@@ -198,6 +198,10 @@ fn judge(kind: Kind, events: Vec<Event>, store: &mut Store, now: Duration) -> (u
                     rejected.push((name, reason));
                 }
             },
+            // An agent that has no certificate yet, or none at the moment, will have one: what is held is better than nothing.
+            Event::Removed { name } if matches!(source, Source::Secrets(_)) => {
+                tracing::debug!(%name, "a secret that is not there at the moment");
+            }
             Event::Removed { name } => {
                 store.remove(kind, &name, now);
                 taken += 1;

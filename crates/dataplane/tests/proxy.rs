@@ -1,5 +1,6 @@
 //! A proxy over real sockets, driven by a control plane in the process.
 
+#[allow(dead_code)]
 mod common;
 
 use std::os::fd::AsFd;

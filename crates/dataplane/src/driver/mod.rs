@@ -50,6 +50,11 @@ pub enum Report {
         /// Address and reason of each socket that could not be opened.
         failed: Vec<(SocketAddr, String)>,
     },
+    /// A worker has panicked and serves nothing any more.
+    Died {
+        /// Which worker.
+        worker: usize,
+    },
     /// A worker has drained and closed all of its connections, after [`Pool::drain`] or [`Pool::stop`].
     Idle {
         /// Which worker.
@@ -63,6 +68,8 @@ enum Order {
     Command(Command),
     /// A listening socket that somebody else opened for this address.
     Inherited(SocketAddr, TcpListener),
+    /// Try again to open what could not be opened.
+    Reopen,
     /// No more connections; finish those that there are.
     Drain,
     /// End now.
@@ -130,6 +137,11 @@ impl Pool {
             let _ = sender.send(Order::Inherited(address, copy));
         }
         Ok(())
+    }
+
+    /// Has every worker try again to open the sockets that it could not open; each answers by [`Report::Listening`].
+    pub fn reopen(&self) {
+        self.all(|| Order::Reopen);
     }
 
     /// Accepts no more and lets connections end; each worker answers by [`Report::Idle`].

@@ -141,6 +141,7 @@ fn how(error: &io::Error) -> Eof {
 
 /// Reads a connection, and writes it when the kernel takes bytes again, until it is closed.
 pub(super) async fn serve(driver: Rc<Driver>, id: ConnId, socket: Rc<Socket>) {
+    let _given_up = GivenUp(driver.clone(), id);
     while !socket.closed.get() {
         if socket.reading.get() && !socket.rest.borrow().is_empty() {
             present_rest(&driver, id, &socket);
@@ -207,4 +208,16 @@ fn present_rest(driver: &Driver, id: ConnId, socket: &Socket) {
         socket.reading.set(false);
     }
     driver.due.notify_one();
+}
+
+/// Sees to it that a fault of our own costs one connection, not the worker: the next turn ends it.
+struct GivenUp(Rc<Driver>, ConnId);
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.broken.borrow_mut().push(self.1);
+            self.0.due.notify_one();
+        }
+    }
 }

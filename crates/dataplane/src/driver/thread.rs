@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use mizzen_engine::{Accepted, Action, Addrs, Command, ConnId, Dial, DialError, DialId, How, Now, Options, Target, Worker};
+use mizzen_engine::{Accepted, Action, Addrs, Command, ConnId, Dial, DialError, DialId, Eof, How, Now, Options, Target, Worker};
 use mizzen_ir::Config;
 use mizzen_net::ListenOptions;
 use mizzen_types::Name;
@@ -51,6 +51,8 @@ pub(super) struct Driver {
     pub(super) due: Notify,
     /// One read buffer for all connections: they read in turn.
     pub(super) buffer: RefCell<Box<[u8]>>,
+    /// Connections whose task has panicked.
+    pub(super) broken: RefCell<Vec<ConnId>>,
     start: Instant,
     draining: Cell<bool>,
 }
@@ -93,12 +95,22 @@ impl Driver {
             reports: start.reports,
             due: Notify::new(),
             buffer: RefCell::new(vec![0; READ].into()),
+            broken: RefCell::default(),
             start: clock,
             draining: Cell::new(false),
         });
         driver.reconcile();
-        let flusher = spawn_local(driver.clone().flush());
-        while let Some(order) = orders.recv().await {
+        let mut flusher = spawn_local(driver.clone().flush());
+        loop {
+            let order = tokio::select! {
+                order = orders.recv() => order,
+                // It never ends but by a panic, which has been printed.
+                _ = &mut flusher => {
+                    driver.report(Report::Died { worker: driver.number });
+                    return;
+                }
+            };
+            let Some(order) = order else { break };
             let more = std::iter::from_fn(|| orders.try_recv().ok()).take(ORDERS);
             let go_on = std::iter::once(order).chain(more).all(|order| driver.order(order));
             if !go_on {
@@ -121,6 +133,7 @@ impl Driver {
                 }
             }
             Order::Inherited(address, socket) => self.inherit(address, socket),
+            Order::Reopen => self.reconcile(),
             Order::Drain => {
                 self.draining.set(true);
                 self.stop_accepting(|_| true);
@@ -164,6 +177,11 @@ impl Driver {
     }
 
     fn turn(self: &Rc<Self>) {
+        for id in self.broken.take() {
+            tracing::error!(?id, "a connection is given up after a fault of our own");
+            self.sockets.borrow_mut().remove(&id);
+            self.worker.borrow_mut().ended(id, Eof::Error);
+        }
         let mut actions = Vec::new();
         {
             let mut worker = self.worker.borrow_mut();

@@ -149,11 +149,11 @@ impl Store {
         self.held.values().flat_map(BTreeMap::values).all(|held| held.state() != State::Warming)
     }
 
-    /// When [`Store::next`] has something to do without anything having arrived.
-    pub fn deadline(&self) -> Option<Duration> {
+    /// When [`Store::next`] has something to do without anything having arrived; none of it lies in the past.
+    pub fn deadline(&self, now: Duration) -> Option<Duration> {
         let waits = self.waiting.values().map(|since| *since + FETCH_TIMEOUT);
         let removed = self.held.values().flat_map(BTreeMap::values).filter_map(|held| held.removed.map(|at| at + LINGER));
-        waits.chain(removed).min()
+        waits.chain(removed).filter(|at| *at > now).min()
     }
 
     /// Brings into force what can be; returns the next configuration if it differs from the last.

@@ -86,7 +86,7 @@ fn it_waits_no_longer_for_what_is_absent_or_late() {
     assert!(store.next(at(0)).unwrap().clusters.contains_key("a"), "there are no endpoints: that is known");
     put(&mut store, "b", cluster("b"), at(1));
     assert!(store.next(at(1)).is_none());
-    assert_eq!(store.deadline(), Some(at(1) + FETCH_TIMEOUT));
+    assert_eq!(store.deadline(at(1)), Some(at(1) + FETCH_TIMEOUT));
     assert!(store.next(at(1) + FETCH_TIMEOUT).unwrap().clusters.contains_key("b"));
     put(&mut store, "r", route("r", "none"), at(20));
     assert!(store.next(at(20)).is_none());

@@ -266,6 +266,12 @@ impl Mesh {
         let proxy = tokio::spawn(mizzen_dataplane::run(bootstrap, options, async {
             let _ = stopped.await;
         }));
+        let open = async {
+            while tokio::net::UnixStream::connect(dir.path().join("admin.sock")).await.is_err() && !proxy.is_finished() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(LONG, open).await.expect("the admin socket is opened");
         Mesh { dir, control, ready, stop: Some(stop), proxy }
     }
 
