@@ -26,7 +26,10 @@ const STEERING: [&str; 12] = [
 
 /// Finds the client's address, and writes `x-forwarded-for`, `x-forwarded-proto` and `x-envoy-external-address` by the rules of an edge or of a hop.
 pub(crate) fn client_address(head: &mut Head, hcm: &Hcm, peer: IpAddr, secure: bool, remote: &mut IpAddr) {
-    let chain: Vec<String> = head.get_joined("x-forwarded-for").map(|v| String::from_utf8_lossy(&v).split(',').map(|s| s.trim().to_owned()).collect()).unwrap_or_default();
+    let chain: Vec<String> = head
+        .get_joined("x-forwarded-for")
+        .map(|v| String::from_utf8_lossy(&v).split(',').map(|s| s.trim().to_owned()).collect())
+        .unwrap_or_default();
     let from_chain = |back: usize| chain.iter().rev().nth(back).and_then(|text| crate::worker::parse_address(text));
     let scheme = if secure { "https" } else { "http" };
     *remote = peer;
@@ -99,10 +102,10 @@ pub(crate) fn client_cert(head: &mut Head, hcm: &Hcm, peer: Option<&Peer>, by: O
         parts.extend(peer.dns.iter().map(|dns| format!("DNS={dns}")));
     }
     let mut value = parts.join(";");
-    if hcm.client_cert == ForwardClientCert::AppendForward {
-        if let Some(before) = head.get_joined(NAME).map(|v| String::from_utf8_lossy(&v).into_owned()).filter(|v| !v.is_empty()) {
-            value = format!("{before},{value}");
-        }
+    if hcm.client_cert == ForwardClientCert::AppendForward
+        && let Some(before) = head.get_joined(NAME).map(|v| String::from_utf8_lossy(&v).into_owned()).filter(|v| !v.is_empty())
+    {
+        value = format!("{before},{value}");
     }
     head.set(NAME, value);
 }
@@ -127,7 +130,9 @@ pub(crate) fn uuid([a, b]: [u64; 2]) -> String {
 pub(crate) fn strip_host(head: &mut Head, hcm: &Hcm, listener_port: u16) {
     let authority = head.authority().to_owned();
     let (mut host, mut port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && (!host.contains(':') || host.ends_with(']')) => {
+        Some((host, port))
+            if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && (!host.contains(':') || host.ends_with(']')) =>
+        {
             (host, Some(port))
         }
         _ => (authority.as_str(), None),

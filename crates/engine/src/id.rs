@@ -80,11 +80,11 @@ impl<T> Slab<T> {
     /// Puts a value in.
     pub(crate) fn insert<K>(&mut self, value: T) -> Id<K> {
         self.len += 1;
-        if let Some(slot) = self.free.pop() {
-            if let Some((generation, place)) = self.slots.get_mut(slot as usize) {
-                *place = Some(value);
-                return Id::new(slot, *generation);
-            }
+        if let Some(slot) = self.free.pop()
+            && let Some((generation, place)) = self.slots.get_mut(slot as usize)
+        {
+            *place = Some(value);
+            return Id::new(slot, *generation);
         }
         self.slots.push((1, Some(value)));
         Id::new((self.slots.len() - 1) as u32, 1)
@@ -115,7 +115,11 @@ impl<T> Slab<T> {
     }
 
     pub(crate) fn ids<K>(&self) -> impl Iterator<Item = Id<K>> + '_ {
-        self.slots.iter().enumerate().filter(|(_, (_, value))| value.is_some()).map(|(slot, (generation, _))| Id::new(slot as u32, *generation))
+        self.slots
+            .iter()
+            .enumerate()
+            .filter(|(_, (_, value))| value.is_some())
+            .map(|(slot, (generation, _))| Id::new(slot as u32, *generation))
     }
 
     pub(crate) fn values(&self) -> impl Iterator<Item = &T> {

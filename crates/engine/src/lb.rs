@@ -26,7 +26,10 @@ impl Shared {
     /// The state of a cluster. Workers keep it, so that the lock is taken once per worker and cluster.
     pub(crate) fn cluster(&self, name: &Name) -> Arc<ClusterState> {
         let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
-        clusters.entry(name.clone()).or_insert_with(|| Arc::new(ClusterState { guards: self.guards.clone(), ..ClusterState::default() })).clone()
+        clusters
+            .entry(name.clone())
+            .or_insert_with(|| Arc::new(ClusterState { guards: self.guards.clone(), ..ClusterState::default() }))
+            .clone()
     }
 
     /// Breaker guards out.
@@ -75,7 +78,10 @@ impl ClusterState {
 
     pub(crate) fn host(&self, address: &str) -> Arc<HostState> {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        hosts.entry(address.to_owned()).or_insert_with(|| Arc::new(HostState { address: address.to_owned(), ..HostState::default() })).clone()
+        hosts
+            .entry(address.to_owned())
+            .or_insert_with(|| Arc::new(HostState { address: address.to_owned(), ..HostState::default() }))
+            .clone()
     }
 
     /// Forgets hosts that are gone and idle.

@@ -28,15 +28,15 @@ mod pool;
 pub mod sim;
 mod stats;
 mod stream;
-mod timers;
-mod tls;
 #[cfg(test)]
 mod tests;
+mod timers;
+mod tls;
 mod worker;
 
 pub use api::{
-    Accepted, Action, Addrs, Answer, Command, ConnId, ConnTag, Dial, DialError, DialId, DialTag, Eof, How, Keepalive, Limits, ListenerId, Node, Now,
-    Options, Question, Target, WaitId, WaitTag,
+    Accepted, Action, Addrs, Answer, Command, ConnId, ConnTag, Dial, DialError, DialId, DialTag, Eof, How, Keepalive, Limits, ListenerId,
+    Node, Now, Options, Question, Target, WaitId, WaitTag,
 };
 pub use id::Id;
 pub use worker::Worker;

@@ -22,7 +22,24 @@ pub enum Value {
 
 /// The histograms' bounds: Istio's (Envoy's) default ones.
 pub const BOUNDS: [f64; 19] = [
-    0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0, 30_000.0, 60_000.0, 300_000.0, 600_000.0, 1_800_000.0,
+    0.5,
+    1.0,
+    5.0,
+    10.0,
+    25.0,
+    50.0,
+    100.0,
+    250.0,
+    500.0,
+    1_000.0,
+    2_500.0,
+    5_000.0,
+    10_000.0,
+    30_000.0,
+    60_000.0,
+    300_000.0,
+    600_000.0,
+    1_800_000.0,
     3_600_000.0,
 ];
 
@@ -37,6 +54,9 @@ pub struct Series {
     pub value: Value,
 }
 
+/// What tells series apart: name and labels.
+type SeriesKey = (&'static str, Vec<(&'static str, String)>);
+
 /// An index into a worker's [`Table`]; stays good as long as the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Handle(u32);
@@ -45,7 +65,7 @@ pub struct Handle(u32);
 #[derive(Debug, Default)]
 pub struct Table {
     series: Vec<Series>,
-    index: HashMap<(&'static str, Vec<(&'static str, String)>), Handle>,
+    index: HashMap<SeriesKey, Handle>,
 }
 
 impl Table {
@@ -140,7 +160,7 @@ pub struct Snapshot {
 impl Snapshot {
     /// Adds another worker's numbers.
     pub fn merge(&mut self, other: Snapshot) {
-        let mut index: HashMap<(&'static str, Vec<(&'static str, String)>), usize> =
+        let mut index: HashMap<SeriesKey, usize> =
             self.series.iter().enumerate().map(|(at, series)| ((series.name, series.labels.clone()), at)).collect();
         for series in other.series {
             match index.get(&(series.name, series.labels.clone())).and_then(|at| self.series.get_mut(*at)) {

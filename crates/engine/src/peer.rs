@@ -43,7 +43,8 @@ impl PeerInfo {
         let app = label("app").unwrap_or_default().to_owned();
         let version = label("version").unwrap_or_default().to_owned();
         let canonical = label("service.istio.io/canonical-name").or_else(|| label("app.kubernetes.io/name")).or_else(|| label("app"));
-        let revision = label("service.istio.io/canonical-revision").or_else(|| label("app.kubernetes.io/version")).or_else(|| label("version"));
+        let revision =
+            label("service.istio.io/canonical-revision").or_else(|| label("app.kubernetes.io/version")).or_else(|| label("version"));
         PeerInfo {
             namespace: text("NAMESPACE"),
             cluster: text("CLUSTER_ID"),

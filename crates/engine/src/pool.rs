@@ -63,10 +63,7 @@ impl UpSpec {
 
     /// The target as it is logged.
     pub(crate) fn address(&self) -> String {
-        match &self.target {
-            Target::Tcp(address) => address.to_string(),
-            Target::Pipe(path) => path.display().to_string(),
-        }
+        crate::worker::address_of(&self.target)
     }
 }
 

@@ -312,7 +312,11 @@ impl Sim {
                 Action::Write(conn) => self.write(host, conn),
                 Action::Read(conn, on) => {
                     if let Some(h) = self.hosts.get_mut(host) {
-                        if on { h.stopped.remove(&conn) } else { h.stopped.insert(conn) };
+                        if on {
+                            h.stopped.remove(&conn)
+                        } else {
+                            h.stopped.insert(conn)
+                        };
                     }
                 }
                 Action::Close(conn, how) => self.close(host, conn, how),
@@ -407,13 +411,13 @@ impl Sim {
         let input = self.buffers.entry((address, conn)).or_default();
         let mut out = Vec::new();
         let close = serve(conn, input, eof, &mut out);
-        if let Some((at, side)) = self.find(end) {
-            if let Some(pipe) = self.links.get_mut(at).and_then(|l| l.pipes.get_mut(side)) {
-                if !pipe.fin {
-                    pipe.bytes.extend(out);
-                }
-                pipe.fin |= close;
+        if let Some((at, side)) = self.find(end)
+            && let Some(pipe) = self.links.get_mut(at).and_then(|l| l.pipes.get_mut(side))
+        {
+            if !pipe.fin {
+                pipe.bytes.extend(out);
             }
+            pipe.fin |= close;
         }
     }
 

@@ -65,7 +65,8 @@ pub(crate) fn labels(parties: &Parties<'_>, view: &View<'_>, config: &StatsConfi
     let outbound = parties.direction != Direction::Inbound;
     let cluster = view.record.and_then(|r| r.cluster.as_ref());
     let service = cluster.and_then(|c| c.services.first());
-    let special = cluster.map(|c| &*c.name).filter(|n| matches!(*n, "PassthroughCluster" | "BlackHoleCluster" | "InboundPassthroughCluster"));
+    let special =
+        cluster.map(|c| &*c.name).filter(|n| matches!(*n, "PassthroughCluster" | "BlackHoleCluster" | "InboundPassthroughCluster"));
     let host = parties.host.filter(|_| !config.disable_host_header_fallback);
     let of = |peer: Option<&Arc<PeerInfo>>, f: fn(&PeerInfo) -> &String| or_unknown(peer.map(|p| f(p).as_str()));
     let mutual = parties.source_principal.is_some() && parties.destination_principal.is_some();
@@ -98,7 +99,10 @@ pub(crate) fn labels(parties: &Parties<'_>, view: &View<'_>, config: &StatsConfi
         ("destination_canonical_service", of(destination, |p| &p.canonical)),
         ("destination_canonical_revision", of(destination, |p| &p.revision)),
         ("destination_service_name", or_unknown(service_name.map(|n| n.split('.').next().filter(|_| service.is_some()).unwrap_or(n)))),
-        ("destination_service_namespace", or_unknown(service.map(|s| &*s.namespace).or(destination.map(|d| d.namespace.as_str()).filter(|_| !outbound)))),
+        (
+            "destination_service_namespace",
+            or_unknown(service.map(|s| &*s.namespace).or(destination.map(|d| d.namespace.as_str()).filter(|_| !outbound))),
+        ),
         ("destination_cluster", of(destination, |p| &p.cluster)),
         ("request_protocol", protocol.to_owned()),
         ("response_flags", flags),

@@ -192,8 +192,20 @@ fn routes_and_answers_made_here() {
     check(none, &get("/", ""), "404", "", Some("NR"));
     check(one(json!({"match": {"prefix": "/x"}, "route": {"cluster": CLUSTER}})), &get("/", ""), "404", "", Some("NR"));
     check(one(json!({"match": {"prefix": "/"}, "route": {"cluster": "nowhere"}})), &get("/", ""), "503", "", Some("NC"));
-    check(one(json!({"match": {"prefix": "/"}, "route": {"cluster": "BlackHoleCluster"}})), &get("/", ""), "503", "no healthy upstream", Some("UH"));
-    check(one(json!({"match": {"prefix": "/"}, "direct_response": {"status": 418, "body": {"inline_string": "tea"}}})), &get("/", ""), "418", "tea", None);
+    check(
+        one(json!({"match": {"prefix": "/"}, "route": {"cluster": "BlackHoleCluster"}})),
+        &get("/", ""),
+        "503",
+        "no healthy upstream",
+        Some("UH"),
+    );
+    check(
+        one(json!({"match": {"prefix": "/"}, "direct_response": {"status": 418, "body": {"inline_string": "tea"}}})),
+        &get("/", ""),
+        "418",
+        "tea",
+        None,
+    );
     check(
         one(json!({"match": {"prefix": "/"}, "redirect": {"host_redirect": "new.example", "response_code": "FOUND"}})),
         &get("/p?q=1", ""),
@@ -380,7 +392,9 @@ fn h2_calls(sim: &mut Sim, requests: &[(Head, Vec<u8>)]) -> Vec<(u16, Vec<u8>, O
 #[test]
 fn versions_are_translated() {
     // (the outbound cluster's protocol, whether the client speaks HTTP/2)
-    for (seed, (protocol, down_h2)) in [("h1", false), ("h2", false), ("h1", true), ("h2", true), ("downstream", true)].into_iter().enumerate() {
+    for (seed, (protocol, down_h2)) in
+        [("h1", false), ("h2", false), ("h1", true), ("h2", true), ("downstream", true)].into_iter().enumerate()
+    {
         let config = client(&[cluster(CLUSTER, "reviews", http_options(protocol))]);
         let mut sim = with_app(mesh_with(seed as u64, config, &Inbound::default()));
         sim.split = [0, 333, 2000][seed % 3];
@@ -413,17 +427,20 @@ fn large_responses_and_slow_readers() {
         let mut sim = mesh_with(9, config, &Inbound::default());
         sim.window = 20_000;
         // HTTP/1.1 only: the application's codec keeps no queue.
-        sim.serve("10.0.0.2:9080", Box::new(move |_, input, eof, out| {
-            if input.starts_with(b"PRI") {
-                return true;
-            }
-            if input.ends_with(b"\r\n\r\n") {
-                input.clear();
-                out.extend(format!("HTTP/1.1 200 OK\r\ncontent-length: {big}\r\n\r\n").bytes());
-                out.extend(std::iter::repeat_n(b'y', big));
-            }
-            eof
-        }));
+        sim.serve(
+            "10.0.0.2:9080",
+            Box::new(move |_, input, eof, out| {
+                if input.starts_with(b"PRI") {
+                    return true;
+                }
+                if input.ends_with(b"\r\n\r\n") {
+                    input.clear();
+                    out.extend(format!("HTTP/1.1 200 OK\r\ncontent-length: {big}\r\n\r\n").bytes());
+                    out.extend(std::iter::repeat_n(b'y', big));
+                }
+                eof
+            }),
+        );
         if down_h2 && protocol == "h2" {
             continue;
         }
@@ -511,18 +528,21 @@ fn a_route_configuration_that_comes_late() {
 #[test]
 fn websockets() {
     let mut sim = mesh(2, &Inbound::default());
-    sim.serve("10.0.0.2:9080", Box::new(|_, input, eof, out| {
-        if input.starts_with(b"GET") {
-            if !input.ends_with(b"\r\n\r\n") {
-                return false;
+    sim.serve(
+        "10.0.0.2:9080",
+        Box::new(|_, input, eof, out| {
+            if input.starts_with(b"GET") {
+                if !input.ends_with(b"\r\n\r\n") {
+                    return false;
+                }
+                input.clear();
+                out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\nhello");
+            } else {
+                out.append(input);
             }
-            input.clear();
-            out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\nhello");
-        } else {
-            out.append(input);
-        }
-        eof
-    }));
+            eof
+        }),
+    );
     let client = sim.connect(0, TO);
     sim.send(client, &get("/chat", "upgrade: websocket\r\nconnection: Upgrade\r\n"));
     sim.run();

@@ -39,7 +39,8 @@ pub(super) fn put(config: &Config, resources: &[(Kind, Value)]) -> Arc<Config> {
 }
 
 fn secret(name: &str, svid: &Svid) -> (Kind, Value) {
-    let certificate = json!({"certificate_chain": {"inline_string": svid.chain_pem()}, "private_key": {"inline_string": svid.key_pem().expose()}});
+    let certificate =
+        json!({"certificate_chain": {"inline_string": svid.chain_pem()}, "private_key": {"inline_string": svid.key_pem().expose()}});
     (Kind::Secret, json!({"name": name, "tls_certificate": certificate}))
 }
 
@@ -139,8 +140,11 @@ fn stats(network: bool) -> Value {
 
 fn peer_metadata(inbound: bool) -> Value {
     let headers = json!([{"istio_headers": {}}]);
-    let value =
-        if inbound { json!({"downstream_discovery": headers, "downstream_propagation": headers}) } else { json!({"upstream_discovery": headers, "upstream_propagation": headers}) };
+    let value = if inbound {
+        json!({"downstream_discovery": headers, "downstream_propagation": headers})
+    } else {
+        json!({"upstream_discovery": headers, "upstream_propagation": headers})
+    };
     json!({"name": "istio.metadata_exchange", "typed_config": {"@type": "type.googleapis.com/udpa.type.v1.TypedStruct", "type_url": "type.googleapis.com/io.istio.http.peer_metadata.Config", "value": value}})
 }
 
@@ -169,7 +173,9 @@ pub(super) fn hcm(inbound: bool, routes: Value, filters: &[Value]) -> Value {
     });
     let object = config.as_object_mut().unwrap();
     match routes {
-        Value::String(name) => object.insert("rds".to_owned(), json!({"config_source": {"ads": {}, "resource_api_version": "V3"}, "route_config_name": name})),
+        Value::String(name) => {
+            object.insert("rds".to_owned(), json!({"config_source": {"ads": {}, "resource_api_version": "V3"}, "route_config_name": name}))
+        }
         inline => object.insert("route_config".to_owned(), inline),
     };
     json!({"name": "envoy.filters.network.http_connection_manager", "typed_config": config})
@@ -245,17 +251,11 @@ pub(super) fn http_options(kind: &str) -> Value {
 }
 
 /// What the server's proxy lets in.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Inbound {
     pub(super) tcp: Vec<Value>,
     pub(super) http: Vec<Value>,
     pub(super) permissive: bool,
-}
-
-impl Default for Inbound {
-    fn default() -> Self {
-        Inbound { tcp: Vec::new(), http: Vec::new(), permissive: false }
-    }
 }
 
 pub(super) fn inbound(options: &Inbound) -> (Kind, Value) {
@@ -277,7 +277,13 @@ pub(super) fn inbound(options: &Inbound) -> (Kind, Value) {
         chains.push(json!({"name": "9080-raw", "filter_chain_match": {"destination_port": 9080, "transport_protocol": "raw_buffer"}, "filters": http}));
         chains.push(json!({"name": "6379-raw", "filter_chain_match": {"destination_port": 6379, "transport_protocol": "raw_buffer"}, "filters": tcp}));
     }
-    listener("virtualInbound", "0.0.0.0", 15006, "INBOUND", json!({"listener_filters": inspectors(), "filter_chains": chains, "access_log": access_log()}))
+    listener(
+        "virtualInbound",
+        "0.0.0.0",
+        15006,
+        "INBOUND",
+        json!({"listener_filters": inspectors(), "filter_chains": chains, "access_log": access_log()}),
+    )
 }
 
 /// The server's side: a proxy before an application at 10.0.0.2.
@@ -301,17 +307,38 @@ pub(super) fn server_config(options: &Inbound) -> Arc<Config> {
 pub(super) fn client_config(secrets: Vec<(Kind, Value)>) -> Arc<Config> {
     let mut resources = secrets;
     let passthrough = json!([tcp_proxy("PassthroughCluster")]);
-    resources.push((Kind::Cluster, json!({"name": "PassthroughCluster", "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED", "connect_timeout": "10s"})));
+    resources.push((
+        Kind::Cluster,
+        json!({"name": "PassthroughCluster", "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED", "connect_timeout": "10s"}),
+    ));
     resources.push((Kind::Cluster, json!({"name": "BlackHoleCluster", "type": "STATIC", "connect_timeout": "10s"})));
     resources.push(cluster("outbound|6379||reviews.shop.svc.cluster.local", "reviews", json!({})));
     resources.push(assignment("outbound|6379||reviews.shop.svc.cluster.local", &["10.0.0.2:6379"], true));
     resources.push(cluster("outbound|9080||reviews.shop.svc.cluster.local", "reviews", json!({})));
     resources.push(assignment("outbound|9080||reviews.shop.svc.cluster.local", &["10.0.0.2:9080"], true));
-    resources.push((Kind::Route, routes("9080", json!([{"name": "default", "match": {"prefix": "/"}, "route": {
-        "cluster": "outbound|9080||reviews.shop.svc.cluster.local", "timeout": "0s"}}]))));
-    resources.push(listener("virtualOutbound", "0.0.0.0", 15001, "OUTBOUND", json!({"use_original_dst": true, "filter_chains": [{"name": "catchall", "filters": passthrough}]})));
+    resources.push((
+        Kind::Route,
+        routes(
+            "9080",
+            json!([{"name": "default", "match": {"prefix": "/"}, "route": {
+        "cluster": "outbound|9080||reviews.shop.svc.cluster.local", "timeout": "0s"}}]),
+        ),
+    ));
+    resources.push(listener(
+        "virtualOutbound",
+        "0.0.0.0",
+        15001,
+        "OUTBOUND",
+        json!({"use_original_dst": true, "filter_chains": [{"name": "catchall", "filters": passthrough}]}),
+    ));
     resources.push(listener("10.96.0.2_6379", "10.96.0.2", 6379, "OUTBOUND", json!({"bind_to_port": false, "filter_chains": [{"filters": [stats(true), tcp_proxy("outbound|6379||reviews.shop.svc.cluster.local")]}]})));
-    resources.push(listener("0.0.0.0_9080", "0.0.0.0", 9080, "OUTBOUND", json!({"bind_to_port": false, "filter_chains": [{"filters": [hcm(false, json!("9080"), &[])]}]})));
+    resources.push(listener(
+        "0.0.0.0_9080",
+        "0.0.0.0",
+        9080,
+        "OUTBOUND",
+        json!({"bind_to_port": false, "filter_chains": [{"filters": [hcm(false, json!("9080"), &[])]}]}),
+    ));
     put(&Config::default(), &resources)
 }
 
@@ -337,10 +364,13 @@ pub(super) fn mesh_with(seed: u64, client: Arc<Config>, options: &Inbound) -> Si
     let mut sim = Sim::new(seed, wall());
     sim.proxy("10.0.0.1", node("storefront", "10.0.0.1"), client);
     sim.proxy("10.0.0.2", node("reviews", "10.0.0.2"), server_config(options));
-    sim.serve("10.0.0.2:6379", Box::new(|_, input, eof, out| {
-        out.append(input);
-        eof
-    }));
+    sim.serve(
+        "10.0.0.2:6379",
+        Box::new(|_, input, eof, out| {
+            out.append(input);
+            eof
+        }),
+    );
     sim
 }
 

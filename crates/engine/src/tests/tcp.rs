@@ -40,13 +40,16 @@ fn mutual_tls_for_any_split() {
 #[test]
 fn the_unknown_passes_through() {
     let mut sim = mesh(1, &Inbound::default());
-    sim.serve("93.184.216.34:80", Box::new(|_, input, _, out| {
-        // A server that speaks first, and closes after an answer.
-        if input.is_empty() {
-            out.extend_from_slice(b"220 ready\n");
-        }
-        !std::mem::take(input).is_empty()
-    }));
+    sim.serve(
+        "93.184.216.34:80",
+        Box::new(|_, input, _, out| {
+            // A server that speaks first, and closes after an answer.
+            if input.is_empty() {
+                out.extend_from_slice(b"220 ready\n");
+            }
+            !std::mem::take(input).is_empty()
+        }),
+    );
     let client = sim.connect(0, "93.184.216.34:80");
     sim.run();
     assert_eq!(sim.received(client), b"220 ready\n");
@@ -183,7 +186,11 @@ fn idle_connections_end() {
 #[test]
 fn breaker_of_connections() {
     let config = client_config(secrets("storefront"));
-    let one = cluster("outbound|6379||reviews.shop.svc.cluster.local", "reviews", json!({"circuit_breakers": {"thresholds": [{"max_connections": 1}]}}));
+    let one = cluster(
+        "outbound|6379||reviews.shop.svc.cluster.local",
+        "reviews",
+        json!({"circuit_breakers": {"thresholds": [{"max_connections": 1}]}}),
+    );
     let mut sim = mesh_with(7, put(&config, &[one]), &Inbound::default());
     let first = sim.connect(0, "10.96.0.2:6379");
     let second = sim.connect(0, "10.96.0.2:6379");

@@ -41,6 +41,9 @@ impl Worker {
                 self.retire_pool(id);
             }
         }
+        for view in self.clusters.values_mut() {
+            view.specs.clear();
+        }
         self.prune_hosts(&config);
         // What waited for a resource that has come.
         let arrived: Vec<_> = self
@@ -63,9 +66,7 @@ impl Worker {
         let mut uris = HashMap::new();
         for secret in config.certificates.values() {
             let known = self.uris.get(&secret.name).filter(|(hash, _)| *hash == secret.hash).cloned();
-            let entry = known.unwrap_or_else(|| {
-                (secret.hash, secret.svid.facts().uris.first().map(|uri| Name::from(uri.as_str())))
-            });
+            let entry = known.unwrap_or_else(|| (secret.hash, secret.svid.facts().uris.first().map(|uri| Name::from(uri.as_str()))));
             uris.insert(secret.name.clone(), entry);
         }
         self.uris = uris;
@@ -158,7 +159,8 @@ impl Worker {
             other => other.inline(),
         };
         let direct = matches!(cluster.discovery, Discovery::OriginalDst { .. } | Discovery::StrictDns(..) | Discovery::LogicalDns(..));
-        let mut endpoints = assignment.iter().flat_map(|a| a.priorities.iter()).flat_map(|p| p.localities.iter()).flat_map(|l| l.endpoints.iter());
+        let mut endpoints =
+            assignment.iter().flat_map(|a| a.priorities.iter()).flat_map(|p| p.localities.iter()).flat_map(|l| l.endpoints.iter());
         let endpoint = endpoints.find(|endpoint| match (&endpoint.address, &spec.target) {
             (mizzen_ir::config::EndpointAddress::Socket(a), Target::Tcp(b)) => a == b,
             (mizzen_ir::config::EndpointAddress::Pipe(a), Target::Pipe(b)) => std::path::Path::new(&**a) == b,

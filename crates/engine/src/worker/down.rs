@@ -39,7 +39,8 @@ impl Worker {
             return id;
         };
         let destination = accepted.original.unwrap_or(accepted.local);
-        let handed = if socket.use_original_dst { self.listener_at(destination).and_then(|n| self.config.listeners.get(n)).cloned() } else { None };
+        let handed =
+            if socket.use_original_dst { self.listener_at(destination).and_then(|n| self.config.listeners.get(n)).cloned() } else { None };
         let listener = handed.unwrap_or_else(|| socket.clone());
         let now = self.now.mono;
         let down = Down {
@@ -58,18 +59,24 @@ impl Worker {
             draining: false,
             listener,
         };
-        let mut conn = Conn::new(id, addrs, Role::Down(Box::new(down)), Proto::Sniff, now);
-        if let Role::Down(down) = &conn.role {
-            let timeout = down.listener.peek_timeout.or(socket.peek_timeout);
-            conn.deadline = timeout.map(|timeout| now + timeout);
-        }
+        let conn = Conn::new(id, addrs, Role::Down(Box::new(down)), Proto::Sniff, now);
         if let Some(place) = self.conns.get_mut(id) {
             *place = Some(conn);
         }
+        // The rest happens within the turn, when the clock has been set.
+        self.inbox.push_back(super::Event::Accepted(id));
+        id
+    }
+
+    /// A connection's life begins.
+    pub(crate) fn begin(&mut self, id: ConnId) {
+        let now = self.now.mono;
+        let Some(conn) = self.conn(id) else { return };
+        (conn.born, conn.last) = (now, now);
+        conn.deadline = conn.down().and_then(|down| down.listener.peek_timeout).map(|timeout| now + timeout);
         self.arm(id);
         // Without anything to peek at, a server that speaks first must not wait for the client.
         self.sniff(id);
-        id
     }
 
     /// Looks at the first bytes as the listener's filters want; chooses the chain once they have what they need.

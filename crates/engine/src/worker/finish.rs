@@ -26,10 +26,10 @@ impl Worker {
         if let (Kind::Http(request), Some(up)) = (&mut stream.kind, &stream.up) {
             // Names used in lines stay valid after the guards went.
             stream.record.cluster.get_or_insert_with(|| up.cluster.clone());
-            if let Some(wait) = request.wait {
-                if let Some(wait) = self.waits.get_mut(wait) {
-                    wait.streams.retain(|s| *s != id);
-                }
+            if let Some(wait) = request.wait
+                && let Some(wait) = self.waits.get_mut(wait)
+            {
+                wait.streams.retain(|s| *s != id);
             }
         }
         stream.up = stream.up.take().map(|mut up| {
@@ -57,7 +57,14 @@ impl Worker {
             });
             if let Some(stats) = stats {
                 let endpoint = endpoint_info(&stream);
-                let found = parties(conn, &stream, request.peers.down.as_ref(), request.peers.up.as_ref().or(endpoint.as_ref()), &self.local.info, self.own_uri.as_ref());
+                let found = parties(
+                    conn,
+                    &stream,
+                    request.peers.down.as_ref(),
+                    request.peers.up.as_ref().or(endpoint.as_ref()),
+                    &self.local.info,
+                    self.own_uri.as_ref(),
+                );
                 let host = super::upstream::without_port(request.head.authority());
                 self.stats.request(&mut self.table, &stats, &Parties { host: Some(host), ..found }, &view);
             }
@@ -93,10 +100,10 @@ impl Worker {
         if let Some(opened) = opened {
             self.table.add(opened, 1);
         }
-        if let (Some(sent), Some(received), Some(closed)) = (sent, received, closed) {
-            if let Some(Kind::Tcp(tcp)) = self.streams.get_mut(id).map(|s| &mut s.kind) {
-                tcp.counters = Some(TcpCounters { sent, received, closed });
-            }
+        if let (Some(sent), Some(received), Some(closed)) = (sent, received, closed)
+            && let Some(Kind::Tcp(tcp)) = self.streams.get_mut(id).map(|s| &mut s.kind)
+        {
+            tcp.counters = Some(TcpCounters { sent, received, closed });
         }
         self.arm_stream(id);
     }
@@ -117,10 +124,10 @@ impl Worker {
 
     /// The end of a TCP stream that was counted as opened.
     pub(crate) fn tcp_closed(&mut self, id: StreamId) {
-        if let Some(Kind::Tcp(tcp)) = self.streams.get(id).map(|s| &s.kind) {
-            if let Some(counters) = tcp.counters {
-                self.table.add(counters.closed, 1);
-            }
+        if let Some(Kind::Tcp(tcp)) = self.streams.get(id).map(|s| &s.kind)
+            && let Some(counters) = tcp.counters
+        {
+            self.table.add(counters.closed, 1);
         }
     }
 }

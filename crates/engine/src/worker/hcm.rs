@@ -55,7 +55,9 @@ impl Worker {
             (CodecKind::Auto, Some(b"http/1.1" | b"http/1.0")) => false,
             (CodecKind::Auto, _) => match sniff(conn.input.as_slice()) {
                 Sniff::Http2 => true,
-                Sniff::NeedMore if b"PRI * HTTP/2.0".starts_with(conn.input.as_slice().get(..14.min(conn.input.len())).unwrap_or_default()) => {
+                Sniff::NeedMore
+                    if b"PRI * HTTP/2.0".starts_with(conn.input.as_slice().get(..14.min(conn.input.len())).unwrap_or_default()) =>
+                {
                     if conn.eof {
                         self.close(id, crate::conn::Closing::Close);
                     }

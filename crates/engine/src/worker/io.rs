@@ -59,11 +59,11 @@ impl Worker {
 
     /// Has what is spoken on a connection look at its input, later in this turn.
     pub(crate) fn queue_parse(&mut self, id: ConnId) {
-        if let Some(conn) = self.conn(id) {
-            if !conn.queued {
-                conn.queued = true;
-                self.inbox.push_back(Event::Parse(id));
-            }
+        if let Some(conn) = self.conn(id)
+            && !conn.queued
+        {
+            conn.queued = true;
+            self.inbox.push_back(Event::Parse(id));
         }
     }
 
@@ -108,11 +108,11 @@ impl Worker {
 
     /// Puts a connection on the list of those to be flushed at the end of the turn.
     pub(crate) fn mark(&mut self, id: ConnId) {
-        if let Some(conn) = self.conn(id) {
-            if !conn.dirty {
-                conn.dirty = true;
-                self.dirty.push(id);
-            }
+        if let Some(conn) = self.conn(id)
+            && !conn.dirty
+        {
+            conn.dirty = true;
+            self.dirty.push(id);
         }
     }
 
@@ -126,12 +126,12 @@ impl Worker {
                 self.tls_failed(id, &error);
                 continue;
             }
-            if conn.closing >= Closing::Write && conn.tx.is_empty() {
-                if let Some(tls) = &mut conn.tls {
-                    if !tls.is_handshaking() {
-                        tls.close(&mut conn.input, &mut conn.out);
-                    }
-                }
+            if conn.closing >= Closing::Write
+                && conn.tx.is_empty()
+                && let Some(tls) = &mut conn.tls
+                && !tls.is_handshaking()
+            {
+                tls.close(&mut conn.input, &mut conn.out);
             }
             if conn.input.len() > held && !conn.queued {
                 conn.queued = true;

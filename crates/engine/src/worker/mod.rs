@@ -15,6 +15,8 @@ mod timer;
 mod upstream;
 
 pub(crate) use hcm::parse_address;
+use upstream::Flat;
+pub(crate) use upstream::address_of;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -24,18 +26,21 @@ use std::{
     time::Duration,
 };
 
-use mizzen_ir::{Config, config::ContentHash};
+use mizzen_ir::{
+    Config,
+    config::{ContentHash, HttpProtocol},
+};
 use mizzen_types::Name;
 
 use crate::{
-    Action, Addrs, Answer, Command, ConnId, DialError, DialId, DialTag, How, ListenerId, Now, Options, Question, WaitId, WaitTag,
+    Action, Addrs, Answer, Command, ConnId, DialError, DialId, DialTag, How, ListenerId, Now, Options, Question, Target, WaitId, WaitTag,
     buf::Spare,
     conn::{Conn, Dialing},
     id::Slab,
     lb::{ClusterState, Rng},
     metrics::{Snapshot, Table},
     peer::LocalNode,
-    pool::{Pool, PoolId, PoolKey},
+    pool::{Pool, PoolId, PoolKey, UpSpec},
     stats::StatsCache,
     stream::{Stream, StreamId},
     timers::Timers,
@@ -56,6 +61,8 @@ pub struct Worker {
     /// Questions asked and not answered yet.
     pub(crate) asked: HashMap<Question, WaitId>,
     pub(crate) names: HashMap<Name, Resolved>,
+    /// Grows with every answer of DNS.
+    pub(crate) names_age: u64,
     pub(crate) pools: Slab<Pool>,
     pub(crate) pool_of: HashMap<PoolKey, PoolId>,
     pub(crate) clusters: HashMap<Name, ClusterView>,
@@ -78,6 +85,8 @@ pub struct Worker {
 /// What the worker tells itself; never handled while a connection is in hand.
 #[derive(Debug)]
 pub(crate) enum Event {
+    /// A connection was accepted.
+    Accepted(ConnId),
     /// Run what is spoken on a connection over its input.
     Parse(ConnId),
     /// A connection's backlog has room again.
@@ -163,6 +172,10 @@ pub(crate) struct ClusterView {
     pub(crate) state: Arc<ClusterState>,
     /// Round robin's place.
     pub(crate) turn: usize,
+    /// Its endpoints, as long as they are what they were.
+    pub(crate) flat: Option<Flat>,
+    /// How to connect, by endpoint, protocol and ALPN filter; until the next configuration.
+    pub(crate) specs: HashMap<(Target, HttpProtocol, usize), (Arc<UpSpec>, PoolId)>,
 }
 
 impl fmt::Debug for Worker {
@@ -187,6 +200,7 @@ impl Worker {
             waits: Slab::default(),
             asked: HashMap::new(),
             names: HashMap::new(),
+            names_age: 0,
             pools: Slab::default(),
             pool_of: HashMap::new(),
             clusters: HashMap::new(),
@@ -260,6 +274,7 @@ impl Worker {
     fn run_inbox(&mut self) {
         while let Some(event) = self.inbox.pop_front() {
             match event {
+                Event::Accepted(conn) => self.begin(conn),
                 Event::Parse(conn) => self.parse(conn),
                 Event::Room(conn) => self.room(conn),
                 Event::Secured(conn) => self.secured(conn),
@@ -287,7 +302,12 @@ impl Worker {
     /// The living state of a cluster.
     pub(crate) fn cluster_view(&mut self, name: &Name) -> &mut ClusterView {
         let shared = &self.options.shared;
-        self.clusters.entry(name.clone()).or_insert_with(|| ClusterView { state: shared.cluster(name), turn: 0 })
+        self.clusters.entry(name.clone()).or_insert_with(|| ClusterView {
+            state: shared.cluster(name),
+            turn: 0,
+            flat: None,
+            specs: HashMap::new(),
+        })
     }
 
     pub(crate) fn conn(&mut self, id: ConnId) -> Option<&mut Box<Conn>> {
@@ -326,6 +346,7 @@ impl Worker {
             };
             let until = self.now.mono + ttl.max(Duration::from_secs(1));
             self.names.insert(host.clone(), Resolved { addresses, until });
+            self.names_age += 1;
         }
         self.inbox.extend(wait.streams.into_iter().map(Event::Retry));
     }
@@ -341,7 +362,8 @@ impl Worker {
         }
         let ids: Vec<ConnId> = self.conns.ids().collect();
         for id in ids {
-            let hit = self.conn_ref(id).and_then(Conn::down).is_some_and(|d| listener.is_none_or(|l| d.socket == *l || d.listener.name == *l));
+            let hit =
+                self.conn_ref(id).and_then(Conn::down).is_some_and(|d| listener.is_none_or(|l| d.socket == *l || d.listener.name == *l));
             if hit {
                 self.drain_conn(id, self.options.limits.drain);
             }

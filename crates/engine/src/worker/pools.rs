@@ -161,10 +161,11 @@ impl Worker {
         http.requests += 1;
         let h2 = http.codec.is_h2();
         conn.last = now;
-        if most > 0 && http.requests >= most.into() {
-            if let Some(up) = conn.up_mut() {
-                up.draining = true;
-            }
+        if most > 0
+            && http.requests >= most.into()
+            && let Some(up) = conn.up_mut()
+        {
+            up.draining = true;
         }
         up.at = At::Conn(conn_id, sid);
         up.pending = None;
@@ -173,10 +174,10 @@ impl Worker {
         stream.record.upstream_tls = version;
         stream.record.upstream_h2 = Some(h2);
         let address = up.spec.address();
-        if let Kind::Http(request) = &mut stream.kind {
-            if !request.tried.contains(&address) {
-                request.tried.push(address);
-            }
+        if let Kind::Http(request) = &mut stream.kind
+            && !request.tried.contains(&address)
+        {
+            request.tried.push(address);
         }
         self.send_request(id);
     }
@@ -201,12 +202,10 @@ impl Worker {
     /// Forgets an empty pool.
     pub(crate) fn tidy_pool(&mut self, id: PoolId) {
         let empty = self.pools.get(id).is_some_and(|p| p.conns.is_empty() && p.coming == 0 && p.queue.is_empty());
-        if empty {
-            if let Some(pool) = self.pools.remove(id) {
-                let key = pool.spec.key();
-                if self.pool_of.get(&key) == Some(&id) {
-                    self.pool_of.remove(&key);
-                }
+        if empty && let Some(pool) = self.pools.remove(id) {
+            let key = pool.spec.key();
+            if self.pool_of.get(&key) == Some(&id) {
+                self.pool_of.remove(&key);
             }
         }
     }

@@ -186,26 +186,27 @@ impl Worker {
         half.bytes += data.len() as u64;
         half.end |= end;
         let mut taken = 0;
-        if let Kind::Http(request) = &mut stream.kind {
-            if request.is_grpc {
-                if let Some(frames) = request.grpc_frames.get_mut(usize::from(!is_down)) {
-                    frames.look(data);
-                }
-            }
+        if let Kind::Http(request) = &mut stream.kind
+            && request.is_grpc
+            && let Some(frames) = request.grpc_frames.get_mut(usize::from(!is_down))
+        {
+            frames.look(data);
         }
-        if half.open && !half.done && half.buf.is_empty() && !data.is_empty() {
-            if let Some((target, to)) = target {
-                if let Some(partner) = self.conns.get_mut(target).and_then(Option::as_mut).filter(|p| p.backlog() < high) {
-                    if let Some((codec, tx)) = partner.codec() {
-                        // The end goes with what is left, if anything is.
-                        taken = codec.send_data(to, data, end, tx);
-                        half.done = end && taken == data.len();
-                    }
-                    if !partner.dirty {
-                        partner.dirty = true;
-                        self.dirty.push(target);
-                    }
-                }
+        if half.open
+            && !half.done
+            && half.buf.is_empty()
+            && !data.is_empty()
+            && let Some((target, to)) = target
+            && let Some(partner) = self.conns.get_mut(target).and_then(Option::as_mut).filter(|p| p.backlog() < high)
+        {
+            if let Some((codec, tx)) = partner.codec() {
+                // The end goes with what is left, if anything is.
+                taken = codec.send_data(to, data, end, tx);
+                half.done = end && taken == data.len();
+            }
+            if !partner.dirty {
+                partner.dirty = true;
+                self.dirty.push(target);
             }
         }
         let (sent, rest) = data.split_at_checked(taken).unwrap_or((data, &[]));

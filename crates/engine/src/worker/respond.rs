@@ -84,10 +84,10 @@ impl Worker {
         if server && !hcm.server_name.is_empty() {
             head.set("server", hcm.server_name.as_bytes());
         }
-        if hcm.request_id_in_response {
-            if let Some(value) = request.head.get("x-request-id").map(<[u8]>::to_vec) {
-                head.set("x-request-id", value);
-            }
+        if hcm.request_id_in_response
+            && let Some(value) = request.head.get("x-request-id").map(<[u8]>::to_vec)
+        {
+            head.set("x-request-id", value);
         }
         if request.route.as_ref().is_some_and(|r| r.host.attempt_count_in_response) {
             head.set("x-envoy-attempt-count", request.attempts.to_string());
@@ -223,7 +223,11 @@ impl Worker {
         let open = self.streams.get(id).is_some_and(|s| s.resp.open);
         let when = if open { "after_response_started" } else { "before_response_started" };
         let mut body = format!("upstream connect error or disconnect/reset before headers. reset reason: {reason}");
-        let mut details = if lost == Lost::Overflow { format!("upstream_reset_{when}{{overflow}}") } else { format!("upstream_reset_{when}{{{detail}}}") };
+        let mut details = if lost == Lost::Overflow {
+            format!("upstream_reset_{when}{{overflow}}")
+        } else {
+            format!("upstream_reset_{when}{{{detail}}}")
+        };
         if let Some(failure) = failure.filter(|f| !f.is_empty()) {
             let dashed = failure.replace(' ', "_");
             body.push_str(&format!(", transport failure reason: {failure}"));

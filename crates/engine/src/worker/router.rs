@@ -4,16 +4,20 @@ use std::{sync::Arc, time::Duration};
 
 use mizzen_http::Head;
 use mizzen_ir::{
-    apply_headers, pick_cluster, redirect_location, request_timeout, rewrite_path,
-    config::{Action, Forward, HeaderSource, HostRewrite, HttpProtocol},
-    Trace,
+    Trace, apply_headers,
+    config::{Action, Cluster, Forward, HeaderSource, HostRewrite, HttpProtocol},
+    pick_cluster, redirect_location, request_timeout, rewrite_path,
 };
 
-use super::{Lost, Worker, upstream::{DNS_WAIT, Host, NoHost, Wish}};
+use super::{
+    Lost, Worker,
+    upstream::{DNS_WAIT, Host, NoHost, Wish},
+};
 use crate::{
     flags::Flags,
     lb::Limit,
     log::View,
+    pool::{PoolId, UpSpec},
     stream::{At, Attempt, Kind, Request, Step, StreamId},
 };
 
@@ -111,13 +115,13 @@ impl Worker {
             apply_headers(&ops.request, &mut head, HeaderSource::Request, &View::of(self, id, Some(&request)));
             request.head = head;
         }
-        if let Some(routed) = &request.route {
-            if let Some(path) = rewrite_path(forward, &routed.route.matching, &original) {
-                if !suppress {
-                    request.head.set("x-envoy-original-path", &original);
-                }
-                request.head.set_path(&path);
+        if let Some(routed) = &request.route
+            && let Some(path) = rewrite_path(forward, &routed.route.matching, &original)
+        {
+            if !suppress {
+                request.head.set("x-envoy-original-path", &original);
             }
+            request.head.set_path(&path);
         }
         let authority = request.head.authority().to_owned();
         let rewritten = match (&forward.host_rewrite, host) {
@@ -203,6 +207,12 @@ impl Worker {
             HttpProtocol::Downstream => HttpProtocol::Http1,
             other => other,
         };
+        let filter = alpn.as_ref().map_or(0, |alpn| Arc::as_ptr(alpn) as usize);
+        let key = (host.target.clone(), protocol, filter);
+        if let Some((spec, pool)) = self.cluster_view(&cluster.name).specs.get(&key).cloned() {
+            let pool = if self.pools.get(pool).is_some() { pool } else { self.pool(&spec) };
+            return self.start(id, &forward, cluster, &host, spec, pool);
+        }
         // Istio's filter chooses ALPN by what is spoken to the server.
         let names = alpn.as_ref().and_then(|alpn| match protocol {
             HttpProtocol::Http2 => Some(&*alpn.http2),
@@ -212,7 +222,15 @@ impl Worker {
         let names = names.filter(|names| !names.is_empty());
         let wish = Wish { alpn: names, authority: &authority, http: true };
         match self.spec(&config, &cluster, &host, protocol, wish) {
-            Ok(spec) => self.start(id, &forward, cluster, &host, Arc::new(spec)),
+            Ok(spec) => {
+                let spec = Arc::new(spec);
+                let pool = self.pool(&spec);
+                // Where the address or the server name depends on the request, there is no end of specs.
+                if host.endpoint.is_some() && !cluster.http.auto_sni {
+                    self.cluster_view(&cluster.name).specs.insert(key, (spec.clone(), pool));
+                }
+                self.start(id, &forward, cluster, &host, spec, pool);
+            }
             Err(error) => {
                 if let Some(stream) = self.streams.get_mut(id) {
                     stream.record.upstream_failure = Some(error.clone());
@@ -223,7 +241,7 @@ impl Worker {
         }
     }
 
-    fn start(&mut self, id: StreamId, forward: &Arc<Forward>, cluster: Arc<mizzen_ir::config::Cluster>, host: &Host, spec: Arc<crate::pool::UpSpec>) {
+    fn start(&mut self, id: StreamId, forward: &Arc<Forward>, cluster: Arc<Cluster>, host: &Host, spec: Arc<UpSpec>, pool: PoolId) {
         let now = self.now.mono;
         let breakers = if forward.high_priority { cluster.breakers_high } else { cluster.breakers };
         let state = self.cluster_view(&cluster.name).state.clone();
@@ -234,10 +252,10 @@ impl Worker {
         stream.record.upstream = Some(spec.address());
         stream.record.endpoint.clone_from(&spec.endpoint);
         stream.due.per_try = forward.retry.as_ref().and_then(|r| r.per_try_timeout).filter(|t| !t.is_zero()).map(|t| now + t);
-        if matches!(forward.host_rewrite, HostRewrite::Endpoint) {
-            if let Some(name) = host.endpoint.as_ref().map(|e| e.hostname.clone()).filter(|n| !n.is_empty()) {
-                request.head.set_authority(&name);
-            }
+        if matches!(forward.host_rewrite, HostRewrite::Endpoint)
+            && let Some(name) = host.endpoint.as_ref().map(|e| e.hostname.clone()).filter(|n| !n.is_empty())
+        {
+            request.head.set_authority(&name);
         }
         if request.attempts > 1 && request.route.as_ref().is_some_and(|r| r.host.attempt_count) {
             request.head.set("x-envoy-attempt-count", request.attempts.to_string());
@@ -246,13 +264,21 @@ impl Worker {
         let pending = state.acquire(Limit::Pending, breakers.pending);
         let over = guard.is_none() || pending.is_none();
         let active = Some(spec.host.begin());
-        stream.up =
-            Some(Attempt { cluster, spec: spec.clone(), state, at: At::Nowhere, active, _guard: guard, pending, started: now, sent: false });
+        stream.up = Some(Attempt {
+            cluster,
+            spec: spec.clone(),
+            state,
+            at: At::Nowhere,
+            active,
+            _guard: guard,
+            pending,
+            started: now,
+            sent: false,
+        });
         if over {
             return self.up_lost(id, Lost::Overflow);
         }
         self.arm_stream(id);
-        let pool = self.pool(&spec);
         self.checkout(id, pool);
     }
 

@@ -28,7 +28,16 @@ pub(crate) struct Host {
     pub(crate) target: Target,
     pub(crate) state: Arc<HostState>,
     weight: u32,
-    usable: bool,
+    healthy: bool,
+}
+
+/// A cluster's endpoints by priority, names resolved.
+pub(crate) struct Flat {
+    assignment: Arc<Assignment>,
+    names_age: u64,
+    /// When a name in it is to be resolved again.
+    until: Option<Duration>,
+    priorities: Arc<Vec<Vec<Host>>>,
 }
 
 /// Why there is no endpoint.
@@ -63,7 +72,7 @@ impl Worker {
                 let mut address = destination;
                 address.set_port(port.unwrap_or(address.port()));
                 let state = self.cluster_view(&cluster.name).state.host(&address.to_string());
-                return Ok(Host { endpoint: None, target: Target::Tcp(address), state, weight: 1, usable: true });
+                return Ok(Host { endpoint: None, target: Target::Tcp(address), state, weight: 1, healthy: true });
             }
             Discovery::Eds { service } => newest.assignments.get(service).or_else(|| config.assignments.get(service)).cloned(),
             other => other.inline().cloned(),
@@ -73,7 +82,7 @@ impl Worker {
         let mut found = None;
         for _ in 0..=again {
             let host = self.choose(cluster, &assignment, &priorities).ok_or(NoHost::None)?;
-            let fresh = !tried.contains(&host.state_address());
+            let fresh = tried.is_empty() || !tried.contains(&host.state_address());
             found = Some(host);
             if fresh {
                 break;
@@ -83,35 +92,51 @@ impl Worker {
     }
 
     /// The endpoints by priority, names resolved.
-    fn hosts(&mut self, cluster: &Arc<Cluster>, assignment: &Assignment) -> Result<Vec<Vec<Host>>, NoHost> {
-        let now = self.now.mono;
-        let state = self.cluster_view(&cluster.name).state.clone();
-        let mut missing = None;
+    fn hosts(&mut self, cluster: &Arc<Cluster>, assignment: &Arc<Assignment>) -> Result<Arc<Vec<Vec<Host>>>, NoHost> {
+        let (now, age) = (self.now.mono, self.names_age);
+        let view = self.cluster_view(&cluster.name);
+        if let Some(flat) = &view.flat
+            && Arc::ptr_eq(&flat.assignment, assignment)
+            && flat.until.is_none_or(|until| now < until && flat.names_age == age)
+        {
+            return Ok(flat.priorities.clone());
+        }
+        let state = view.state.clone();
+        let (mut missing, mut until) = (None, None);
         let mut priorities = Vec::with_capacity(assignment.priorities.len());
         for priority in assignment.priorities.iter() {
             let mut hosts = Vec::new();
-            for endpoint in priority.localities.iter().flat_map(|l| l.endpoints.iter()) {
-                if endpoint.health == Health::Draining {
-                    continue;
-                }
-                for target in self.targets(cluster, endpoint, &mut missing) {
-                    let state = match &target {
-                        Target::Tcp(address) => state.host(&address.to_string()),
-                        Target::Pipe(path) => state.host(&path.display().to_string()),
-                    };
-                    let usable = endpoint.health != Health::Unhealthy && !state.is_ejected(now);
-                    hosts.push(Host { endpoint: Some(endpoint.clone()), target, state, weight: endpoint.weight.max(1), usable });
+            for endpoint in priority.localities.iter().flat_map(|l| l.endpoints.iter()).filter(|e| e.health != Health::Draining) {
+                for target in self.targets(cluster, endpoint, &mut missing, &mut until) {
+                    let state = state.host(&address_of(&target));
+                    let healthy = endpoint.health != Health::Unhealthy;
+                    hosts.push(Host { endpoint: Some(endpoint.clone()), target, state, weight: endpoint.weight.max(1), healthy });
                 }
             }
             priorities.push(hosts);
         }
         match missing {
-            Some(question) if priorities.iter().all(Vec::is_empty) => Err(NoHost::Wait(question)),
-            _ => Ok(priorities),
+            Some(question) if priorities.iter().all(Vec::is_empty) => return Err(NoHost::Wait(question)),
+            // Some names are known, others are not: those go on being asked for.
+            Some(question) => {
+                self.ask(question, None);
+                until = Some(now);
+            }
+            None => {}
         }
+        let priorities = Arc::new(priorities);
+        let flat = Flat { assignment: assignment.clone(), names_age: self.names_age, until, priorities: priorities.clone() };
+        self.cluster_view(&cluster.name).flat = Some(flat);
+        Ok(priorities)
     }
 
-    fn targets(&mut self, cluster: &Cluster, endpoint: &Endpoint, missing: &mut Option<Question>) -> Vec<Target> {
+    fn targets(
+        &mut self,
+        cluster: &Cluster,
+        endpoint: &Endpoint,
+        missing: &mut Option<Question>,
+        until: &mut Option<Duration>,
+    ) -> Vec<Target> {
         match &endpoint.address {
             EndpointAddress::Socket(address) => vec![Target::Tcp(*address)],
             EndpointAddress::Pipe(path) => vec![Target::Pipe(std::path::PathBuf::from(&**path))],
@@ -122,6 +147,7 @@ impl Worker {
                     *missing = Some(question);
                     return Vec::new();
                 };
+                *until = Some(until.map_or(resolved.until, |u| u.min(resolved.until)));
                 if resolved.until <= now {
                     self.ask(question, None);
                 }
@@ -141,8 +167,10 @@ impl Worker {
 
     /// Chooses among the endpoints: the priority by health, then by the cluster's policy.
     fn choose(&mut self, cluster: &Cluster, assignment: &Assignment, priorities: &[Vec<Host>]) -> Option<Host> {
+        let now = self.now.mono;
+        let is_usable = |h: &&Host| h.healthy && !h.state.is_ejected(now);
         let health = |hosts: &Vec<Host>| {
-            let usable = hosts.iter().filter(|h| h.usable).count() as u64;
+            let usable = hosts.iter().filter(is_usable).count() as u64;
             if hosts.is_empty() { 0 } else { (usable * u64::from(assignment.overprovisioning.max(100)) / hosts.len() as u64).min(100) }
         };
         // Each priority takes as much of the traffic as its health allows of what is left.
@@ -155,7 +183,7 @@ impl Worker {
             hit
         });
         let level = level.or_else(|| priorities.iter().find(|hosts| !hosts.is_empty()))?;
-        let usable: Vec<&Host> = level.iter().filter(|h| h.usable).collect();
+        let usable: Vec<&Host> = level.iter().filter(is_usable).collect();
         let share = usable.len() as f32 * 100.0 / level.len().max(1) as f32;
         // Where too few are healthy, all are used: better some answers than none.
         let panic = cluster.panic_threshold > 0.0 && share < cluster.panic_threshold;
@@ -198,7 +226,14 @@ impl Worker {
     ///
     /// # Errors
     /// If a secret is missing.
-    pub(crate) fn spec(&self, config: &Config, cluster: &Arc<Cluster>, host: &Host, protocol: HttpProtocol, wish: Wish<'_>) -> Result<UpSpec, String> {
+    pub(crate) fn spec(
+        &self,
+        config: &Config,
+        cluster: &Arc<Cluster>,
+        host: &Host,
+        protocol: HttpProtocol,
+        wish: Wish<'_>,
+    ) -> Result<UpSpec, String> {
         let transport = match &host.endpoint {
             Some(endpoint) => cluster.transport.of(endpoint),
             None => &cluster.transport.default,
@@ -389,10 +424,15 @@ impl Worker {
 
 impl Host {
     pub(crate) fn state_address(&self) -> String {
-        match &self.target {
-            Target::Tcp(address) => address.to_string(),
-            Target::Pipe(path) => path.display().to_string(),
-        }
+        address_of(&self.target)
+    }
+}
+
+/// A target as it is logged.
+pub(crate) fn address_of(target: &Target) -> String {
+    match target {
+        Target::Tcp(address) => address.to_string(),
+        Target::Pipe(path) => path.display().to_string(),
     }
 }
 
