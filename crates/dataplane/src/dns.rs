@@ -1,13 +1,18 @@
 //! Names to addresses, for clusters that are found by DNS.
 //!
-//! The system's `resolv.conf` decides whom to ask. In a mesh that is the agent on loopback, so that these packets need no mark.
+//! Asked are the servers of [`Options::name_servers`](crate::Options::name_servers), or else those of the system's `resolv.conf`. They must not be the
+//! agent's: its answer for a service of the mesh is the virtual address that a cluster is to be found behind.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
-use hickory_resolver::{TokioResolver, config::LookupIpStrategy};
+use hickory_resolver::{
+    TokioResolver,
+    config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ProtocolConfig, ResolverConfig},
+    net::runtime::TokioRuntimeProvider,
+};
 use mizzen_engine::Answer;
 
 /// How long an answer holds that says nothing of it.
@@ -20,9 +25,15 @@ const ABSENT_TTL: Duration = Duration::from_secs(5);
 pub(crate) struct Resolver(Option<TokioResolver>);
 
 impl Resolver {
-    /// By the system's configuration. Without a usable one, no name resolves.
-    pub(crate) fn from_system() -> Resolver {
-        let built = TokioResolver::builder_tokio().and_then(|mut builder| {
+    /// Asks these servers; none: those of the system. Without usable ones, no name resolves.
+    pub(crate) fn new(servers: &[SocketAddr]) -> Resolver {
+        let builder = if servers.is_empty() {
+            TokioResolver::builder_tokio()
+        } else {
+            let config = ResolverConfig::from_name_servers(servers.iter().map(server).collect());
+            Ok(TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()))
+        };
+        let built = builder.and_then(|mut builder| {
             let options = builder.options_mut();
             options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
             options.cache_size = 1024;
@@ -57,6 +68,16 @@ impl Resolver {
             }
         }
     }
+}
+
+/// By UDP, and by TCP for long answers.
+fn server(address: &SocketAddr) -> NameServerConfig {
+    let connections = [ProtocolConfig::Udp, ProtocolConfig::Tcp].map(|protocol| {
+        let mut connection = ConnectionConfig::new(protocol);
+        connection.port = address.port();
+        connection
+    });
+    NameServerConfig::new(address.ip(), true, connections.into())
 }
 
 #[cfg(test)]

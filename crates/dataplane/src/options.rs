@@ -19,6 +19,8 @@ pub struct Options {
     pub metrics: Option<SocketAddr>,
     /// The socket mark of upstream connections, 0 for none. Default [`ports::PROXY_MARK`], which needs CAP_NET_ADMIN.
     pub mark: u32,
+    /// Who is asked for the names of clusters that are found by DNS. Default none: the servers of the system's `resolv.conf`.
+    pub name_servers: Vec<SocketAddr>,
     /// How long connections may take to end after the order to stop. Default 5 s, as Istio's `terminationDrainDuration`.
     pub drain_time: Duration,
     /// A socket by which listening sockets arrive, each with its address as text. Default none.
@@ -40,6 +42,7 @@ impl Default for Options {
             admin_socket: None,
             metrics: Some(SocketAddr::from(([0, 0, 0, 0], ports::METRICS))),
             mark: ports::PROXY_MARK,
+            name_servers: Vec::new(),
             drain_time: Duration::from_secs(5),
             inherited: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -151,6 +151,7 @@ impl Proxy {
         };
         let pages = serve_pages(&plan, &options, &admin)?;
         let inherited = receive_sockets(&mut options).map_err(failed("inherited sockets"))?;
+        let resolver = Resolver::new(&options.name_servers);
         let mut proxy = Proxy {
             options,
             store,
@@ -162,7 +163,7 @@ impl Proxy {
             queries,
             answers: mpsc::unbounded_channel(),
             inherited,
-            resolver: Resolver::from_system(),
+            resolver,
             pending: Vec::new(),
             scrapes: Scrapes::default(),
             logs: Logs::start().map_err(failed("access log"))?,

@@ -1,8 +1,12 @@
 //! The sample and its steps, each with a call that must work and one that must not.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, UdpSocket},
+    path::{Path, PathBuf},
+};
 
-use mizzen_testkit::{Mesh, eventually};
+use mizzen_testkit::{Mesh, Options, eventually};
 use serde_json::Value;
 
 const MIZZEN: &str = env!("CARGO_BIN_EXE_mizzen");
@@ -43,11 +47,53 @@ fn whole(page: &Value) -> Result<(), String> {
     if books.len() == 3 { Ok(()) } else { Err(format!("{} books", books.len())) }
 }
 
+/// An outside of the mesh: a web server for example.com, and a DNS server that knows it. Returns the arguments of `up` that make them reachable.
+fn outside() -> Vec<String> {
+    let web = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let names = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let args = [
+        "--outside".to_owned(),
+        format!("192.0.2.80:80={}", web.local_addr().expect("an address")),
+        "--name-server".to_owned(),
+        names.local_addr().expect("an address").to_string(),
+    ];
+    std::thread::spawn(move || {
+        for stream in web.incoming().flatten() {
+            let mut stream = stream;
+            let mut buffer = [0; 4096];
+            let _ = stream.read(&mut buffer);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\nconnection: close\r\n\r\noutside\n");
+        }
+    });
+    std::thread::spawn(move || {
+        let mut buffer = [0; 512];
+        while let Ok((length, from)) = names.recv_from(&mut buffer) {
+            let _ = names.send_to(&answer(&buffer[..length]), from);
+        }
+    });
+    args.into()
+}
+
+/// The address of example.com to a question for it, and no such name to any other.
+fn answer(question: &[u8]) -> Vec<u8> {
+    // After the header: the name, its end, type and class (RFC 1035, section 4.1).
+    let end = 12 + question[12..].iter().position(|byte| *byte == 0).expect("a name") + 5;
+    let is_address = question[end - 3] == 1;
+    let known = question[12..].starts_with(b"\x07example\x03com\0");
+    let (count, code) = (u8::from(known && is_address), if known { 0 } else { 3 });
+    let mut reply = vec![question[0], question[1], 0x81, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0];
+    reply.extend_from_slice(&question[12..end]);
+    if count == 1 {
+        reply.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 30, 0, 4, 192, 0, 2, 80]);
+    }
+    reply
+}
+
 const REVIEWS: &str = "http://reviews:9080/reviews/1";
 
 #[test]
 fn the_steps_of_the_sample() {
-    let mut mesh = Mesh::start(MIZZEN, &samples().join("bookshop"));
+    let mut mesh = Mesh::start_with(MIZZEN, &samples().join("bookshop"), Options { args: outside(), ..Options::default() });
     let page = mesh.get("/", &[]).expect("the page");
     assert_eq!(page.0, 200);
     assert!(page.1.contains("Joshua Slocum"), "{}", page.1);
@@ -88,5 +134,17 @@ fn the_steps_of_the_sample() {
         }
         Ok(())
     });
+
+    assert_eq!(visit("http://example.com/").ok(), "outside\n 200", "what is not known may pass by default");
+    mesh.apply(&step("05-external"));
+    eventually("only what is registered passes", || match visit("http://192.0.2.80/").out.as_str() {
+        out if out.ends_with(" 502") => Ok(()),
+        out => Err(out.to_owned()),
+    });
+    eventually("example.com is registered", || match visit("http://example.com/").out.as_str() {
+        "outside\n 200" => Ok(()),
+        out => Err(out.to_owned()),
+    });
+    eventually("the shop goes on", || books(&mesh, &[]).and_then(|page| whole(&page)));
     assert_eq!(mesh.stop(), 0, "{}", mesh.said());
 }

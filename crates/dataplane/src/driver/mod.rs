@@ -55,7 +55,7 @@ pub enum Report {
         /// Which worker.
         worker: usize,
     },
-    /// A worker has drained and closed all of its connections, after [`Pool::drain`] or [`Pool::stop`].
+    /// A worker has drained: none of the connections that it accepted is left, after [`Pool::drain`] or [`Pool::stop`].
     Idle {
         /// Which worker.
         worker: usize,

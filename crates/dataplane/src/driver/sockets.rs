@@ -27,6 +27,8 @@ pub(super) enum Stream {
 /// A socket with what the engine wants of it.
 pub(super) struct Socket {
     stream: Stream,
+    /// A listener accepted it.
+    pub(super) accepted: bool,
     /// The engine takes bytes.
     reading: Cell<bool>,
     /// The other side has ended.
@@ -70,9 +72,10 @@ impl Stream {
 }
 
 impl Socket {
-    pub(super) fn new(stream: Stream) -> Socket {
+    pub(super) fn new(stream: Stream, accepted: bool) -> Socket {
         Socket {
             stream,
+            accepted,
             reading: Cell::new(true),
             ended: Cell::new(false),
             writing: Cell::new(false),

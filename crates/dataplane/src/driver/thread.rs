@@ -169,7 +169,8 @@ impl Driver {
             if self.worker.borrow().ready() {
                 self.due.notify_one();
             }
-            if self.draining.get() && self.worker.borrow().connections() == 0 {
+            // Idle connections to upstreams need not be waited for.
+            if self.draining.get() && !self.sockets.borrow().values().any(|socket| socket.accepted) {
                 self.draining.set(false);
                 self.report(Report::Idle { worker: self.number });
             }
@@ -319,12 +320,12 @@ impl Driver {
         stream.set_nodelay(true)?;
         let accepted = Accepted { peer, local: stream.local_addr()?, original: mizzen_net::original_dst(&stream) };
         let id = self.worker.borrow_mut().accept(listener, accepted);
-        self.register(id, Stream::Tcp(stream));
+        self.register(id, Stream::Tcp(stream), true);
         Ok(())
     }
 
-    fn register(self: &Rc<Self>, id: ConnId, stream: Stream) {
-        let socket = Rc::new(Socket::new(stream));
+    fn register(self: &Rc<Self>, id: ConnId, stream: Stream, accepted: bool) {
+        let socket = Rc::new(Socket::new(stream, accepted));
         self.sockets.borrow_mut().insert(id, socket.clone());
         spawn_local(sockets::serve(self.clone(), id, socket));
         self.due.notify_one();
@@ -341,7 +342,7 @@ impl Driver {
             };
             let conn = driver.worker.borrow_mut().dialed(id, result);
             if let (Some(conn), Some(stream)) = (conn, stream) {
-                driver.register(conn, stream);
+                driver.register(conn, stream, false);
             }
             driver.due.notify_one();
         });

@@ -1,6 +1,10 @@
 //! `mizzen-proxy`: the data plane, with the agent that gets its certificates and configuration. Started with Istio's environment variables.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use anyhow::{Context, Result};
 use mizzen_agent::Agent;
@@ -24,6 +28,7 @@ fn run() -> Result<()> {
         inherited: inherited.map(Arc::new),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ready: Some(ready),
+        name_servers: name_servers()?,
         ..mizzen_dataplane::Options::default()
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -34,4 +39,11 @@ fn run() -> Result<()> {
         agent.shutdown().await;
         Ok(result?)
     })
+}
+
+/// The servers behind the agent's own, which the data plane asks as well: `MIZZEN_DNS_UPSTREAMS`, with commas.
+fn name_servers() -> Result<Vec<SocketAddr>> {
+    let text = std::env::var("MIZZEN_DNS_UPSTREAMS").unwrap_or_default();
+    let parse = |one: &str| one.parse().or_else(|_| one.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53)));
+    text.split(',').filter(|one| !one.is_empty()).map(parse).collect::<Result<_, _>>().context("MIZZEN_DNS_UPSTREAMS")
 }

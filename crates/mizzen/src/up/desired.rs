@@ -264,7 +264,7 @@ mod tests {
     use super::*;
 
     fn objects(text: &str) -> Objects {
-        let parsed = mizzen_api::parse_documents(text, "test.yaml");
+        let parsed = mizzen_api::parse_documents(text, &"test.yaml".into());
         parsed.objects.into_iter().map(|o| o.unwrap_or_else(|r| panic!("{r:?}"))).map(|o| (o.key(), Arc::new(o))).collect()
     }
 

@@ -19,13 +19,14 @@ mod say;
 mod workload;
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
-use mizzen_host::{Outer, RelayPolicy, RunDir};
+use mizzen_host::{Alias, Outer, RelayPolicy, RunDir};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -43,6 +44,12 @@ pub(crate) struct Args {
     /// How long workload certificates live.
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
     workload_cert_ttl: Duration,
+    /// Let the mesh reach a port of this host, such as a database on loopback, at an address outside of the mesh: 192.0.2.1:5432=127.0.0.1:5432.
+    #[arg(long, value_name = "ADDRESS=TARGET", value_parser = alias)]
+    outside: Vec<Alias>,
+    /// Who is asked for names that the mesh does not know, instead of the servers of /etc/resolv.conf.
+    #[arg(long, value_name = "ADDRESS")]
+    name_server: Vec<SocketAddr>,
     /// What the mesh's programs log: a level, or `tracing` directives.
     #[arg(long, value_name = "FILTER", default_value = "info", env = "MIZZEN_LOG")]
     log: String,
@@ -83,6 +90,12 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     seconds.filter(|s| *s > 0).map(Duration::from_secs).ok_or_else(bad)
 }
 
+fn alias(text: &str) -> Result<Alias, String> {
+    let address = |text: &str| text.parse::<SocketAddr>().map_err(|_| format!("`{text}` is not of the form IP:PORT"));
+    let (from, to) = text.split_once('=').ok_or_else(|| format!("`{text}` is not of the form ADDRESS=TARGET"))?;
+    Ok(Alias { from: address(from)?, to: address(to)? })
+}
+
 /// Runs the mesh until Ctrl-C or SIGTERM.
 pub(crate) fn main(args: &Args) -> ExitCode {
     match outer(args) {
@@ -113,10 +126,11 @@ fn outer(args: &Args) -> Result<u8> {
     };
     let outer = Outer::start(&serde_json::to_value(&payload)?)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let policy = RelayPolicy { aliases: args.outside.clone(), nameservers: args.name_server.clone(), ..RelayPolicy::default() };
     let code = runtime.block_on(async {
         let stop = stopped()?;
         let announce = tokio::spawn(announce::announce(run.path().to_owned(), args.ready_file.clone(), args.dir.clone()));
-        let code = outer.serve(RelayPolicy::default(), stop).await.context("cannot wait for the mesh")?;
+        let code = outer.serve(policy, stop).await.context("cannot wait for the mesh")?;
         announce.abort();
         anyhow::Ok(code)
     })?;

@@ -1,0 +1,607 @@
+//! Under steady load, through the gateway and from a program in the mesh, changes lose no request.
+//!
+//! Each test runs both loads until they have made [`ENOUGH`] requests, and makes its changes meanwhile; a request that has another answer than 200,
+//! no answer, or none in time has failed, and none may. The connections are kept alive and closed by nobody but the client, every
+//! [`PER_CONNECTION`] requests: what the other side closes without saying so in its last answer costs a request, and is counted.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::Path,
+    process::{Child, ChildStdin, Stdio},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use mizzen_testkit::{Mesh, Options, eventually};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+const MIZZEN: &str = env!("CARGO_BIN_EXE_mizzen");
+
+/// Requests of one test, through the gateway and inside the mesh together.
+const ENOUGH: u64 = 20_000;
+/// No load goes on for longer, whatever happens.
+const LONGEST: Duration = Duration::from_secs(120);
+/// How long an answer is waited for.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections of each load.
+const CONNECTIONS: usize = 4;
+/// Requests that a connection is used for.
+const PER_CONNECTION: u64 = 500;
+/// After so many requests it is plain where the traffic goes.
+const PLAIN: u64 = 300;
+/// The variable that makes a process of this test a load inside the mesh: `load` or `once`.
+const ROLE: &str = "MIZZEN_TEST_LOAD";
+/// How a load's lines begin, among the test harness' own.
+const LINE: &str = "LOAD ";
+
+/// What a load has done so far.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Tally {
+    requests: u64,
+    failed: u64,
+    connections: u64,
+    slowest: Duration,
+    /// By the version of `echo` that answered.
+    answers: BTreeMap<String, u64>,
+    /// The first failures, in words.
+    failures: Vec<String>,
+}
+
+impl Tally {
+    fn count(&mut self, took: Duration, result: Result<String, String>) {
+        self.requests += 1;
+        self.slowest = self.slowest.max(took);
+        match result {
+            Ok(version) => *self.answers.entry(version).or_default() += 1,
+            Err(error) => {
+                self.failed += 1;
+                if self.failures.len() < 20 {
+                    self.failures.push(format!("request {}, after {took:?}: {error}", self.requests));
+                }
+            }
+        }
+    }
+}
+
+/// A load: threads with a connection each, which ask as fast as they are answered.
+struct Generator {
+    tally: Arc<Mutex<Tally>>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Generator {
+    fn start(target: &str) -> Generator {
+        let (tally, stop) = (Arc::new(Mutex::default()), Arc::new(AtomicBool::new(false)));
+        let threads = (0..CONNECTIONS).map(|_| {
+            let (target, tally, stop) = (target.to_owned(), tally.clone(), stop.clone());
+            std::thread::spawn(move || ask_on(&target, &tally, &stop))
+        });
+        Generator { tally: tally.clone(), stop: stop.clone(), threads: threads.collect() }
+    }
+
+    fn finish(self) -> Tally {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            thread.join().expect("a thread of the load");
+        }
+        lock(&self.tally).clone()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn ask_on(target: &str, tally: &Mutex<Tally>, stop: &AtomicBool) {
+    let until = Instant::now() + LONGEST;
+    let mut connection: Option<BufReader<TcpStream>> = None;
+    let mut used = 0;
+    while !stop.load(Ordering::Relaxed) && Instant::now() < until {
+        let start = Instant::now();
+        let result = match connection.take() {
+            Some(connection) => Ok(connection),
+            None => {
+                used = 0;
+                lock(tally).connections += 1;
+                connect(target)
+            }
+        };
+        used += 1;
+        let result = result.and_then(|stream| get(stream, target, used == PER_CONNECTION).map_err(|e| format!("{e}, the {used}th of its connection")));
+        let answer = result.map(|(kept, version)| {
+            connection = kept;
+            version
+        });
+        if answer.is_err() {
+            // Else a mesh that is down would be asked a million times.
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        lock(tally).count(start.elapsed(), answer);
+    }
+}
+
+fn connect(target: &str) -> Result<BufReader<TcpStream>, String> {
+    let stream = TcpStream::connect(target).map_err(|e| format!("cannot connect: {e}"))?;
+    let set = stream.set_nodelay(true).and_then(|()| stream.set_read_timeout(Some(TIMEOUT))).and_then(|()| stream.set_write_timeout(Some(TIMEOUT)));
+    set.map_err(|e| e.to_string())?;
+    Ok(BufReader::new(stream))
+}
+
+/// One GET. Returns the connection, if both sides keep it, and the version that answered.
+fn get(mut stream: BufReader<TcpStream>, host: &str, last: bool) -> Result<(Option<BufReader<TcpStream>>, String), String> {
+    let words = if last { "connection: close\r\n" } else { "" };
+    let request = format!("GET /reviews/1 HTTP/1.1\r\nhost: {host}\r\n{words}\r\n");
+    stream.get_mut().write_all(request.as_bytes()).map_err(|e| format!("cannot send: {e}"))?;
+    let (mut status, mut length, mut keep, mut line) = (String::new(), None, !last, String::new());
+    loop {
+        line.clear();
+        match stream.read_line(&mut line) {
+            Ok(0) => return Err(format!("the connection ended in or before the answer's head {status:?}")),
+            Ok(_) => {}
+            Err(error) => return Err(format!("no answer: {error}")),
+        }
+        let text = line.trim_end();
+        if status.is_empty() {
+            text.clone_into(&mut status);
+        } else if text.is_empty() {
+            break;
+        } else if let Some((name, value)) = text.split_once(':') {
+            match (name.to_ascii_lowercase().as_str(), value.trim()) {
+                ("content-length", value) => length = value.parse::<usize>().ok(),
+                ("connection", "close") => keep = false,
+                _ => {}
+            }
+        }
+    }
+    let mut body = vec![0; length.ok_or_else(|| format!("an answer without a length: {status}"))?];
+    stream.read_exact(&mut body).map_err(|e| format!("half an answer: {e}"))?;
+    let body = String::from_utf8_lossy(&body);
+    if status.split(' ').nth(1) != Some("200") {
+        return Err(format!("{status}: {body}"));
+    }
+    let answer: Value = serde_json::from_str(&body).map_err(|e| format!("{e}: {body}"))?;
+    Ok((keep.then_some(stream), answer["version"].as_str().unwrap_or_default().to_owned()))
+}
+
+/// What runs inside the mesh: this very test program, started by `mizzen run`.
+#[test]
+#[ignore = "the other tests start it, inside the mesh"]
+fn inside_the_mesh() {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    let target = "echo:9080";
+    if role == "once" {
+        let answer = connect(target).and_then(|stream| get(stream, target, true)).map(|(_, version)| version);
+        println!("\n{LINE}{}", serde_json::to_string(&answer).expect("JSON"));
+        return;
+    }
+    let load = Generator::start(target);
+    let (tally, stop) = (load.tally.clone(), load.stop.clone());
+    let teller = std::thread::spawn(move || {
+        while !stop.load(Ordering::Relaxed) {
+            println!("\n{LINE}{}", serde_json::to_string(&*lock(&tally)).expect("JSON"));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+    // Whoever started it closes this when it is enough.
+    let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+    let stop = load.stop.clone();
+    stop.store(true, Ordering::Relaxed);
+    teller.join().expect("the teller");
+    println!("\n{LINE}{}", serde_json::to_string(&load.finish()).expect("JSON"));
+}
+
+/// A program of the mesh with the identity of `account`: this test, in a role.
+fn program(mesh: &Mesh, account: &str, role: &str) -> std::process::Command {
+    let this = std::env::current_exe().expect("this program").display().to_string();
+    let mut command =
+        mesh.cli_command(&["run", "-n", "shop", "-s", account, "--", &this, "--exact", "inside_the_mesh", "--ignored", "--nocapture"]);
+    command.env(ROLE, role);
+    command
+}
+
+/// The answer that a program with the identity of `account` has from `echo`.
+fn once(mesh: &Mesh, account: &str) -> Result<String, String> {
+    let output = program(mesh, account, "once").stdin(Stdio::null()).output().expect("start the CLI");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().find_map(|line| line.strip_prefix(LINE));
+    let line = line.unwrap_or_else(|| panic!("no answer of {account}: {text}\n{}", String::from_utf8_lossy(&output.stderr)));
+    serde_json::from_str(line).expect("JSON")
+}
+
+/// Both loads.
+struct Load {
+    outside: Generator,
+    inside: Child,
+    /// Closed to end the load inside.
+    go_on: Option<ChildStdin>,
+    told: Arc<Mutex<Tally>>,
+    reader: JoinHandle<()>,
+    since: Instant,
+}
+
+impl Load {
+    fn start(mesh: &Mesh) -> Load {
+        let mut inside =
+            program(mesh, "client", "load").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().expect("start the CLI");
+        let (told, lines) = (Arc::new(Mutex::default()), BufReader::new(inside.stdout.take().expect("a pipe")));
+        let into = told.clone();
+        let reader = std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                if let Some(Ok(tally)) = line.strip_prefix(LINE).map(serde_json::from_str) {
+                    *lock(&into) = tally;
+                }
+            }
+        });
+        let address = mesh.address();
+        let outside = Generator::start(address.strip_prefix("http://").expect("an address"));
+        let load = Load { outside, go_on: inside.stdin.take(), inside, told, reader, since: Instant::now() };
+        load.settled("both loads run", |answers| answers.len() == 1 && answers.contains_key("a"));
+        load
+    }
+
+    fn tallies(&self) -> [Tally; 2] {
+        [lock(&self.outside.tally).clone(), lock(&self.told).clone()]
+    }
+
+    fn requests(&self) -> u64 {
+        self.tallies().iter().map(|t| t.requests).sum()
+    }
+
+    /// Waits until the newest answers of both loads are as `holds` says, and tells how long that took.
+    fn settled(&self, what: &str, holds: impl Fn(&BTreeMap<String, u64>) -> bool) -> Duration {
+        let start = Instant::now();
+        eventually(what, || {
+            let before = self.tallies();
+            let after = eventually("the loads go on", || {
+                let now = self.tallies();
+                let moved = now.iter().zip(&before).all(|(now, before)| now.requests >= before.requests + PLAIN);
+                if moved { Ok(now) } else { Err(format!("{before:?}\n{now:?}")) }
+            });
+            let newest = |(now, before): (&Tally, &Tally)| -> BTreeMap<String, u64> {
+                let since = |(version, count): (&String, &u64)| (version.clone(), count - before.answers.get(version).unwrap_or(&0));
+                now.answers.iter().map(since).filter(|(_, count)| *count > 0).collect()
+            };
+            let answers: Vec<_> = after.iter().zip(&before).map(newest).collect();
+            if answers.iter().all(&holds) { Ok(()) } else { Err(format!("{answers:?}, failures {:?}", after.map(|t| t.failures))) }
+        });
+        start.elapsed()
+    }
+
+    /// Waits until only this version answers.
+    fn only(&self, version: &str) -> Duration {
+        self.settled(&format!("only {version} answers"), |answers| answers.len() == 1 && answers.contains_key(version))
+    }
+
+    /// Ends both loads after [`ENOUGH`] requests. None may have failed.
+    fn finish(mut self, what: &str, mesh: &Mesh) {
+        eventually("enough requests", || if self.requests() >= ENOUGH { Ok(()) } else { Err(self.requests().to_string()) });
+        let took = self.since.elapsed();
+        drop(self.go_on.take());
+        let outside = self.outside.finish();
+        let status = eventually("the load's end", || self.inside.wait_timeout());
+        self.reader.join().expect("the reader of the load's lines");
+        let inside = lock(&self.told).clone();
+        println!("{what}: in {took:?}");
+        for (from, tally) in [("through the gateway", &outside), ("inside the mesh", &inside)] {
+            let Tally { requests, failed, connections, slowest, answers, failures } = tally;
+            println!("  {from}: {requests} requests on {connections} connections, {failed} failed, slowest {slowest:?}, {answers:?} {failures:#?}");
+        }
+        assert!(status.success(), "the load inside ended with {status}");
+        assert!(outside.failed + inside.failed == 0, "{what}: {} requests failed\n{}", outside.failed + inside.failed, mesh.said());
+    }
+}
+
+/// [`Child::try_wait`] for [`eventually`].
+trait WaitTimeout {
+    fn wait_timeout(&mut self) -> Result<std::process::ExitStatus, String>;
+}
+
+impl WaitTimeout for Child {
+    fn wait_timeout(&mut self) -> Result<std::process::ExitStatus, String> {
+        self.try_wait().map_err(|e| e.to_string())?.ok_or_else(|| "it runs".to_owned())
+    }
+}
+
+/// `echo` in three versions, behind the gateway and for the account `client`.
+fn folder() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut mesh = BASE.to_owned();
+    for version in ["a", "b", "c"] {
+        mesh += &DEPLOYMENT.replace("VVV", version);
+    }
+    for (name, text) in [("mesh.yaml", &*mesh), ("routing.yaml", &routing(&[("a", 100)])), ("allow.yaml", &allow("")), ("stock.yaml", STOCK)] {
+        fs::write(dir.path().join(name), text).expect("write a file");
+    }
+    dir
+}
+
+const BASE: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+{apiVersion: v1, kind: ServiceAccount, metadata: {name: echo, namespace: shop}}
+---
+{apiVersion: v1, kind: ServiceAccount, metadata: {name: client, namespace: shop}}
+---
+{apiVersion: v1, kind: ServiceAccount, metadata: {name: visitor, namespace: shop}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: echo, namespace: shop}
+spec:
+  selector: {app: echo}
+  ports: [{name: http, port: 9080}]
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default, namespace: istio-system}
+spec: {mtls: {mode: STRICT}}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: shop, namespace: shop}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - port: {number: 80, name: http, protocol: HTTP}
+    hosts: ['*']
+";
+
+// The sample's reviews: a version that is none of the sample's has no stars, and so asks nobody.
+const DEPLOYMENT: &str = "
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: echo-VVV, namespace: shop}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: echo, version: VVV}}
+  template:
+    metadata: {labels: {app: echo, version: VVV}}
+    spec:
+      serviceAccountName: echo
+      containers:
+      - name: echo
+        image: bookshop/reviews
+        command: [bookshop-reviews]
+        env: [{name: VERSION, value: VVV}]
+        readinessProbe: {httpGet: {path: /healthz, port: 9080}}
+";
+
+/// A TCP service that nobody of the load uses.
+const STOCK: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: stock, namespace: shop}
+spec:
+  selector: {app: stock}
+  ports: [{name: tcp, port: 7070}]
+";
+
+/// Routes to these versions with these weights, the same for the gateway and inside. A subset exists only while it is in use.
+fn routing(versions: &[(&str, u32)]) -> String {
+    let subsets: String = versions.iter().map(|(v, _)| format!("  - {{name: {v}, labels: {{version: {v}}}}}\n")).collect();
+    let to = |(v, weight): &(&str, u32)| format!("    - {{destination: {{host: echo, subset: {v}}}, weight: {weight}}}\n");
+    let route: String = versions.iter().map(to).collect();
+    let rule = |name: &str, hosts: &str, gateways: &str| {
+        format!(
+            "---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: {name}, namespace: shop}}
+spec:
+  hosts: [{hosts}]
+  gateways: [{gateways}]
+  http:
+  - route:
+{route}"
+        )
+    };
+    format!(
+        "apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: echo, namespace: shop}}
+spec:
+  host: echo
+  subsets:
+{subsets}{}{}",
+        rule("outside", "'*'", "shop"),
+        rule("inside", "echo", "mesh")
+    )
+}
+
+/// Who may call `echo`: the gateway, the client, and who is named here.
+fn allow(more: &str) -> String {
+    format!(
+        "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: echo, namespace: shop}}
+spec:
+  selector: {{matchLabels: {{app: echo}}}}
+  rules:
+  - from:
+    - source:
+        principals: [cluster.local/ns/istio-system/sa/istio-ingressgateway-service-account, cluster.local/ns/shop/sa/client{more}]
+"
+    )
+}
+
+/// A mesh for one test. The tests run one after the other: each is to have the machine for itself.
+fn start(args: &[&str]) -> (MutexGuard<'static, ()>, Mesh) {
+    static ONE: Mutex<()> = Mutex::new(());
+    let turn = lock(&ONE);
+    let args = args.iter().map(|a| (*a).to_owned()).collect();
+    (turn, Mesh::start_with(MIZZEN, folder().path(), Options { args, ..Options::default() }))
+}
+
+#[test]
+fn weights_change() {
+    let (_turn, mut mesh) = start(&[]);
+    let load = Load::start(&mesh);
+    let mut took = Vec::new();
+    while load.requests() < ENOUGH {
+        mesh.save("routing.yaml", &routing(&[("a", 90), ("b", 10)]));
+        load.settled("nine of ten go to a", |answers| {
+            let (a, b) = (answers.get("a").copied().unwrap_or(0), answers.get("b").copied().unwrap_or(0));
+            // Of at least 300, a tenth: less than 5 or more than a quarter is less likely than one in a million.
+            answers.len() == 2 && b > 4 && b * 3 < a
+        });
+        mesh.save("routing.yaml", &routing(&[("a", 0), ("b", 100)]));
+        took.push(load.only("b"));
+        // The subset comes with the route to it, and the others go with theirs.
+        mesh.save("routing.yaml", &routing(&[("c", 100)]));
+        took.push(load.only("c"));
+        mesh.save("routing.yaml", &routing(&[("a", 100)]));
+        took.push(load.only("a"));
+    }
+    println!("seen after {took:?}");
+    load.finish("weights change", &mesh);
+    assert_eq!(mesh.stop(), 0, "{}", mesh.said());
+}
+
+#[test]
+fn policies_of_others_change() {
+    let (_turn, mut mesh) = start(&[]);
+    let load = Load::start(&mesh);
+    assert_eq!(once(&mesh, "visitor"), Err("HTTP/1.1 403 Forbidden: RBAC: access denied".to_owned()));
+    for round in 0.. {
+        mesh.save("allow.yaml", &allow(", cluster.local/ns/shop/sa/visitor"));
+        eventually("the visitor is let in", || once(&mesh, "visitor"));
+        let deny = allow("").replace("name: echo,", "name: not-visitors,").replace("  rules:", "  action: DENY\n  rules:");
+        let deny = deny.split("        principals").next().unwrap_or_default().to_owned();
+        mesh.save("deny.yaml", &format!("{deny}        principals: [cluster.local/ns/shop/sa/visitor]\n"));
+        eventually("the visitor is denied", || once(&mesh, "visitor").err().ok_or("it is let in"));
+        mesh.remove("deny.yaml");
+        mesh.save("allow.yaml", &allow(""));
+        if round > 0 && load.requests() >= ENOUGH {
+            break;
+        }
+    }
+    load.finish("policies of others change", &mesh);
+    assert_eq!(mesh.stop(), 0, "{}", mesh.said());
+}
+
+/// The serial number of a proxy's certificate.
+fn serial(mesh: &Mesh, workload: &str) -> String {
+    let table = mesh.cli(&["proxy-config", "secret", workload, "-n", if workload.starts_with("istio") { "istio-system" } else { "shop" }]).ok();
+    let row = table.lines().find(|line| line.starts_with("default ")).unwrap_or_default();
+    let cells: Vec<&str> = row.split("     ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+    assert!(cells.get(3) == Some(&"true"), "a valid certificate: {table}");
+    cells.get(4).copied().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn certificates_rotate() {
+    let (_turn, mut mesh) = start(&["--workload-cert-ttl", "6s"]);
+    let load = Load::start(&mesh);
+    let mut seen: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    let proxies = ["echo-a", "client-run", "istio-ingressgateway"];
+    let mut enough = false;
+    while !enough || load.requests() < ENOUGH {
+        for proxy in proxies {
+            seen.entry(proxy).or_default().insert(serial(&mesh, proxy));
+        }
+        enough = seen.values().all(|serials| serials.len() >= 5);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let counts: Vec<_> = seen.iter().map(|(proxy, serials)| (proxy, serials.len())).collect();
+    println!("certificates: {counts:?}");
+    load.finish("certificates rotate", &mesh);
+    assert_eq!(mesh.stop(), 0, "{}", mesh.said());
+}
+
+/// Two routes for the same connections: a proxy refuses a listener of which two chains have the same match.
+const AMBIGUOUS: &str = "
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: stock, namespace: shop}
+spec:
+  hosts: [stock]
+  tcp:
+  - match: [{destinationSubnets: [10.0.0.0/8]}]
+    route: [{destination: {host: stock}}]
+  - match: [{destinationSubnets: [10.0.0.0/8]}]
+    route: [{destination: {host: echo, port: {number: 9080}}}]
+";
+
+/// Waits until some proxy rejects a resource, or none does.
+fn rejected(mesh: &Mesh, wanted: bool) {
+    eventually(if wanted { "a proxy rejects a resource" } else { "no proxy rejects anything" }, || {
+        let status = mesh.cli(&["proxy-status", "-o", "json"]).ok();
+        if status.contains("\"ERROR\"") == wanted { Ok(()) } else { Err(status) }
+    });
+}
+
+#[test]
+fn configuration_is_broken_and_mended() {
+    let (_turn, mut mesh) = start(&[]);
+    let load = Load::start(&mesh);
+    let said = |what: &str| eventually(what, || if mesh.said().contains(what) { Ok(()) } else { Err(mesh.said()) });
+    let mut rounds = 0;
+    while rounds < 2 || load.requests() < ENOUGH {
+        rounds += 1;
+        // Not YAML; a wrong type; a field that is none. What was last good stays in force.
+        let good = routing(&[("a", 100)]);
+        for (bad, reason) in [
+            (good.replace("subset: a}", "subset: a"), "routing.yaml:"),
+            (good.replace("weight: 100", "weight: many"), "spec.http[0].route[0].weight"),
+            (good.replace("weight: 100", "wieght: 100"), "spec.http[0].route[0].wieght"),
+        ] {
+            mesh.save("routing.yaml", &bad);
+            said(reason);
+            load.only("a");
+        }
+        mesh.save("routing.yaml", &routing(&[("b", 100)]));
+        load.only("b");
+        // What only the proxies find wrong: they keep what they had of it, and take all else.
+        mesh.save("stock.yaml", &format!("{STOCK}{AMBIGUOUS}"));
+        rejected(&mesh, true);
+        mesh.save("routing.yaml", &routing(&[("c", 100)]));
+        load.only("c");
+        mesh.save("stock.yaml", STOCK);
+        mesh.save("routing.yaml", &good);
+        load.only("a");
+        rejected(&mesh, false);
+    }
+    load.finish("configuration is broken and mended", &mesh);
+    assert_eq!(mesh.stop(), 0, "{}", mesh.said());
+}
+
+/// The process of the mesh's control plane.
+fn control_plane(mesh: &Mesh) -> Option<i32> {
+    let program = mesh.run_dir().join("bin/mizzend").display().to_string();
+    let is_it = |path: &Path| {
+        let command = fs::read(path.join("cmdline")).unwrap_or_default();
+        command.split(|b| *b == 0).next() == Some(program.as_bytes())
+    };
+    let processes = fs::read_dir("/proc").expect("/proc").flatten().map(|entry| entry.path());
+    processes.filter(|path| is_it(path)).find_map(|path| path.file_name()?.to_str()?.parse().ok())
+}
+
+#[test]
+fn control_plane_is_killed() {
+    let (_turn, mut mesh) = start(&[]);
+    let load = Load::start(&mesh);
+    for version in ["b", "c", "a"] {
+        let pid = eventually("the control plane", || control_plane(&mesh).ok_or("there is none"));
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).expect("kill the control plane");
+        // What changes while it is away is in force soon after it is back.
+        mesh.save("routing.yaml", &routing(&[(version, 100)]));
+        println!("in force {:?} after the end of the control plane", load.only(version));
+        assert_ne!(control_plane(&mesh), Some(pid));
+    }
+    load.finish("the control plane is killed", &mesh);
+    assert_eq!(mesh.stop(), 0, "{}", mesh.said());
+}
