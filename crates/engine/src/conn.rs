@@ -1,6 +1,6 @@
 //! A connection: its buffers, its TLS, what is spoken on it, whose it is.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
 
 use mizzen_http::{Codec, StreamId as Sid};
 use mizzen_ir::{
@@ -47,6 +47,10 @@ pub(crate) struct Conn {
     /// The earliest timer entry.
     pub(crate) armed: Option<Duration>,
     pub(crate) born: Duration,
+    /// Plain bytes ever sealed, wire bytes ever written; and for each sealing not wholly written where it began in either count.
+    pub(crate) sealed: u64,
+    pub(crate) wrote: u64,
+    pub(crate) batches: VecDeque<(u64, u64)>,
     /// When bytes last moved, or the last stream ended.
     pub(crate) last: Duration,
     /// The end of the present phase: sniffing, handshake, drain, close.
@@ -215,6 +219,9 @@ impl Conn {
             dirty: false,
             blocked: Vec::new(),
             armed: None,
+            sealed: 0,
+            wrote: 0,
+            batches: VecDeque::new(),
             born: now,
             last: now,
             deadline: None,
@@ -280,13 +287,34 @@ impl Conn {
         self.http().is_some_and(|http| http.codec.is_h2())
     }
 
+    /// Where the next plain byte will be.
+    pub(crate) fn position(&self) -> u64 {
+        self.sealed + self.tx.len() as u64
+    }
+
+    /// Whether nothing from this place on has been given to the kernel.
+    pub(crate) fn unsent(&self, position: u64) -> bool {
+        let batch = self.batches.iter().rev().find(|(plain, _)| *plain <= position);
+        position >= self.sealed || batch.is_some_and(|(_, wire)| self.wrote <= *wire)
+    }
+
+    /// Wire bytes were written.
+    pub(crate) fn written(&mut self, n: usize) {
+        self.out.consume(n);
+        self.wrote += n as u64;
+        while self.batches.get(1).is_some_and(|(_, wire)| *wire <= self.wrote) {
+            self.batches.pop_front();
+        }
+    }
+
     /// Seals what is to be sent.
     pub(crate) fn seal(&mut self) -> Result<(), rustls::Error> {
-        if self.tx.is_empty() {
+        if self.tx.is_empty() || self.tls.as_ref().is_some_and(|tls| tls.is_handshaking()) {
             return Ok(());
         }
+        self.batches.push_back((self.sealed, self.wrote + self.out.len() as u64));
+        self.sealed += self.tx.len() as u64;
         match &mut self.tls {
-            Some(tls) if tls.is_handshaking() => return Ok(()),
             Some(tls) => tls.seal(&self.tx, &mut self.input, &mut self.out)?,
             None => self.out.append(&mut self.tx),
         }

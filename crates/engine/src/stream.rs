@@ -97,6 +97,8 @@ pub(crate) struct Request {
     pub(crate) alpn: Option<Arc<mizzen_ir::config::AlpnOverride>>,
     pub(crate) peers: Peers,
     pub(crate) wait: Option<WaitId>,
+    /// Kept connections that turned out to be dead, so far.
+    pub(crate) stale: u8,
     /// The upgrade was agreed on.
     pub(crate) switched: bool,
     pub(crate) grpc_frames: [GrpcFrames; 2],
@@ -193,6 +195,9 @@ pub(crate) struct Attempt {
     pub(crate) started: Duration,
     /// The head was handed to the codec.
     pub(crate) sent: bool,
+    /// Where on its connection the head began; and whether that connection had carried other requests before.
+    pub(crate) position: u64,
+    pub(crate) reused: bool,
 }
 
 /// Where an attempt is.

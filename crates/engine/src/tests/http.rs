@@ -571,3 +571,60 @@ fn outliers_are_ejected() {
     let again = (0..4).filter(|_| status(&call(&mut sim, &get("/", ""))) != "200").count();
     assert!(again > 0, "and let back in");
 }
+
+#[test]
+fn a_kept_connection_that_is_dead_costs_no_request() {
+    let mut sim = with_app(mesh(2, &Inbound::default()));
+    for method in ["GET", "POST"] {
+        assert_eq!(status(&call(&mut sim, &get("/", ""))), "200");
+        // The application closes what it kept, unseen so far, and the next request comes at the same moment.
+        sim.stop("10.0.0.2:9080");
+        sim.refused.clear();
+        sim.serve("10.0.0.2:9080", echo_app());
+        let request = format!("{method} / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc");
+        assert_eq!(status(&call(&mut sim, request.as_bytes())), "200", "{method}");
+    }
+}
+
+#[test]
+fn draining() {
+    for h2 in [false, true] {
+        let config = client(&[cluster(CLUSTER, "reviews", http_options(if h2 { "h2" } else { "h1" }))]);
+        let mut sim = with_app(mesh_with(2, config, &Inbound::default()));
+        let open = sim.connect(0, TO);
+        sim.send(open, &get("/", ""));
+        sim.run();
+        assert_eq!(status(&String::from_utf8_lossy(&sim.received(open))), "200");
+        // The server's proxy drains: the client's one learns of it and takes another connection; no request is lost.
+        sim.command(1, Command::Drain(Some("virtualInbound".into())));
+        sim.run();
+        assert_eq!(sim.connections(1), 1, "idle connections end at once, but for the one to the application (h2: {h2})");
+        sim.send(open, &get("/", ""));
+        sim.run();
+        assert_eq!(status(&String::from_utf8_lossy(&sim.received(open))), "200");
+        sim.command(0, Command::Drain(None));
+        sim.run();
+        assert!(sim.ended(open).is_some());
+        sim.finish(open);
+        sim.run_for(Duration::from_secs(60));
+        assert_eq!(sim.connections(0), 1, "the pool's");
+    }
+}
+
+#[test]
+fn a_gateway_believes_nobody() {
+    let mut gateway = hcm(false, json!("9080"), &[]);
+    gateway["typed_config"]["use_remote_address"] = true.into();
+    gateway["typed_config"]["forward_client_cert_details"] = "SANITIZE_SET".into();
+    let config = client(&[listener("0.0.0.0_80", "0.0.0.0", 80, "OUTBOUND", json!({"filter_chains": [{"filters": [gateway]}]}))]);
+    let mut sim = with_app(mesh_with(2, config, &Inbound::default()));
+    let outside = sim.connect_from(0, "0.0.0.0_80", "8.8.8.8:4000".parse().unwrap(), "10.0.0.1:80");
+    let forged = "x-forwarded-for: 1.1.1.1\r\nx-forwarded-proto: https\r\nx-forwarded-client-cert: URI=spiffe://forged\r\nx-envoy-retry-on: 5xx\r\nx-request-id: mine\r\n";
+    sim.send(outside, &get("/", forged));
+    sim.run();
+    let text = String::from_utf8_lossy(&sim.received(outside)).into_owned();
+    assert_eq!(status(&text), "200");
+    assert!(text.contains("\"x-forwarded-for\": \"1.1.1.1, 8.8.8.8\"") && text.contains("\"x-forwarded-proto\": \"http\""), "{text}");
+    assert!(!text.contains("spiffe://forged") && !text.contains("x-envoy-retry-on") && !text.contains("\"mine\""), "{text}");
+    assert!(text.contains("\"x-envoy-external-address\": \"8.8.8.8\""), "{text}");
+}

@@ -101,6 +101,7 @@ impl Worker {
             alpn: None,
             peers: Peers::default(),
             wait: None,
+            stale: 0,
             switched: false,
             grpc_frames: Default::default(),
             hcm,

@@ -93,7 +93,7 @@ impl Worker {
         let (now, low) = (self.now.mono, self.options.limits.stream_buffer / 2);
         let Some(conn) = self.conns.get_mut(id).and_then(Option::as_mut) else { return };
         conn.last = now;
-        conn.out.consume(n);
+        conn.written(n);
         let backlog = conn.backlog();
         if backlog <= low && !conn.blocked.is_empty() {
             self.inbox.push_back(Event::Room(id));
@@ -280,7 +280,12 @@ impl Worker {
                 }
             }
             Some(owner) => {
-                self.inbox.extend(streams.into_iter().map(|stream| Event::UpLost(stream, lost.clone())));
+                for stream in streams {
+                    let position = self.streams.get(stream).and_then(|s| s.up.as_ref()).map(|up| up.position);
+                    let unsent = position.zip(self.conn_ref(id)).is_some_and(|(position, conn)| conn.unsent(position));
+                    let lost = if unsent && lost == Lost::Closed { Lost::Unsent } else { lost.clone() };
+                    self.inbox.push_back(Event::UpLost(stream, lost));
+                }
                 match owner {
                     Owner::Pool(pool) => self.pool_lost(pool, id, handshake.then_some(lost)),
                     Owner::Stream(stream) if handshake => self.inbox.push_back(Event::UpLost(stream, lost)),

@@ -129,6 +129,8 @@ pub(crate) enum Lost {
     ConnectTimeout,
     /// The connection ended.
     Closed,
+    /// The connection ended before anything of the request was sent.
+    Unsent,
     /// The stream was reset by the server; refused unseen.
     Reset(bool),
     /// The server broke the protocol.

@@ -152,6 +152,7 @@ impl Worker {
         let Some(stream) = self.streams.get_mut(id) else { return };
         let Some(up) = &mut stream.up else { return };
         let most = up.spec.http.max_requests_per_connection;
+        let position = conn.position();
         let Proto::Http(http) = &mut conn.proto else { return };
         let Some(sid) = http.codec.open() else {
             self.inbox.push_back(Event::UpLost(id, Lost::Closed));
@@ -160,6 +161,7 @@ impl Worker {
         http.streams.push((sid, id));
         http.requests += 1;
         let h2 = http.codec.is_h2();
+        let reused = http.requests > 1;
         conn.last = now;
         if most > 0
             && http.requests >= most.into()
@@ -168,6 +170,8 @@ impl Worker {
             up.draining = true;
         }
         up.at = At::Conn(conn_id, sid);
+        up.position = position;
+        up.reused = reused;
         up.pending = None;
         stream.record.upstream_local = Some(addrs.local.to_string());
         stream.record.upstream_uri = uri;

@@ -77,7 +77,10 @@ impl Worker {
                     let down = conn.down().is_some();
                     let streams: Vec<StreamId> = conn.http_mut().map(|h| h.streams.drain(..).map(|(_, s)| s).collect()).unwrap_or_default();
                     for stream in streams {
-                        self.inbox.push_back(if down { Event::DownLost(stream, gone) } else { Event::UpLost(stream, lost.clone()) });
+                        let position = self.streams.get(stream).and_then(|s| s.up.as_ref()).map(|up| up.position);
+                        let unsent = position.is_some_and(|position| conn.unsent(position));
+                        let lost = if unsent { Lost::Unsent } else { lost.clone() };
+                        self.inbox.push_back(if down { Event::DownLost(stream, gone) } else { Event::UpLost(stream, lost) });
                     }
                     return false;
                 }

@@ -130,7 +130,7 @@ impl Worker {
             Ended::PerTry => Outcome::PerTryTimeout,
             Ended::Lost(Lost::Connect(_) | Lost::ConnectTimeout) => Outcome::ConnectFailure,
             Ended::Lost(Lost::Reset(true)) => Outcome::Refused,
-            Ended::Lost(Lost::Closed | Lost::Reset(false) | Lost::Protocol) => Outcome::Reset { sent },
+            Ended::Lost(Lost::Closed | Lost::Unsent | Lost::Reset(false) | Lost::Protocol) => Outcome::Reset { sent },
             Ended::Lost(Lost::Overflow) => return false,
         };
         if !should_retry(&policy, &request.head, &outcome) {
@@ -178,6 +178,37 @@ impl Worker {
         true
     }
 
+    /// A kept connection that turned out to be dead is nobody's failure: what was not sent goes on another one, whatever the policy; so does what
+    /// may be repeated by HTTP's own rules and has no body.
+    fn again_elsewhere(&mut self, id: StreamId, lost: &Lost) -> bool {
+        let Some(stream) = self.streams.get_mut(id) else { return false };
+        let Kind::Http(request) = &mut stream.kind else { return false };
+        let Some(up) = &stream.up else { return false };
+        let bare = stream.req.bytes == 0 && stream.req.end && stream.req.trailers.is_none();
+        let idempotent =
+            matches!(request.head.method(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE") && bare && !request.is_upgrade;
+        let whole = bare || !stream.req.open || request.replay.is_some();
+        let dead = match lost {
+            Lost::Unsent => whole,
+            Lost::Closed => up.reused && idempotent,
+            _ => false,
+        };
+        if !dead || stream.resp.open || !request.heads.is_empty() || request.stale >= 3 {
+            return false;
+        }
+        request.stale += 1;
+        request.attempts = request.attempts.saturating_sub(1);
+        let mut sent = request.replay.as_mut().map(std::mem::take).unwrap_or_default();
+        sent.extend_from_slice(stream.req.buf.as_slice());
+        stream.req.buf.clear();
+        stream.req.buf.append(&mut sent);
+        stream.req.open = false;
+        stream.req.done = false;
+        stream.up = None;
+        self.attempt_now(id);
+        true
+    }
+
     /// The server's side of a stream is gone.
     pub(crate) fn up_lost(&mut self, id: StreamId, lost: Lost) {
         let Some(stream) = self.streams.get_mut(id) else { return };
@@ -198,6 +229,9 @@ impl Worker {
         if request.switched {
             return self.finish_http(id, false);
         }
+        if self.again_elsewhere(id, &lost) {
+            return;
+        }
         self.host_failed(id, 503);
         let failure = match &lost {
             Lost::Connect(why) => Some(why.clone()),
@@ -213,7 +247,7 @@ impl Worker {
         let (flag, reason, detail) = match &lost {
             Lost::Connect(_) => (Flags::UPSTREAM_CONNECTION_FAILURE, "remote connection failure", "remote_connection_failure"),
             Lost::ConnectTimeout => (Flags::UPSTREAM_CONNECTION_FAILURE, "connection timeout", "connection_timeout"),
-            Lost::Closed => (Flags::UPSTREAM_CONNECTION_TERMINATION, "connection termination", "connection_termination"),
+            Lost::Closed | Lost::Unsent => (Flags::UPSTREAM_CONNECTION_TERMINATION, "connection termination", "connection_termination"),
             Lost::Reset(true) => (Flags::UPSTREAM_REMOTE_RESET, "remote refused stream reset", "remote_refused_stream_reset"),
             Lost::Reset(false) => (Flags::UPSTREAM_REMOTE_RESET, "remote reset", "remote_reset"),
             Lost::Protocol => (Flags::UPSTREAM_PROTOCOL_ERROR, "protocol error", "protocol_error"),

@@ -274,6 +274,8 @@ impl Worker {
             pending,
             started: now,
             sent: false,
+            position: 0,
+            reused: false,
         });
         if over {
             return self.up_lost(id, Lost::Overflow);

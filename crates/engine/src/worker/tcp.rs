@@ -99,8 +99,19 @@ impl Worker {
             stream.record.upstream = Some(spec.address());
             stream.record.endpoint.clone_from(&spec.endpoint);
             let active = Some(spec.host.begin());
-            stream.up =
-                Some(Attempt { cluster, spec, state, at: At::Dial(dial), active, _guard: None, pending: None, started, sent: false });
+            stream.up = Some(Attempt {
+                cluster,
+                spec,
+                state,
+                at: At::Dial(dial),
+                active,
+                _guard: None,
+                pending: None,
+                started,
+                sent: false,
+                position: 0,
+                reused: false,
+            });
         }
     }
 
