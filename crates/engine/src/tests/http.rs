@@ -54,9 +54,15 @@ fn app(mut answer: impl FnMut(&Head, &[u8]) -> (Head, Vec<u8>) + 'static) -> cra
                     if let Some(stream) = done {
                         if let Some((head, body)) = open.remove(&stream.0) {
                             let (head, body) = answer(&head, &body);
-                            codec.send_head(stream, &head, body.is_empty(), out);
+                            let trailers = head.get("x-trailers").is_some();
+                            codec.send_head(stream, &head, body.is_empty() && !trailers, out);
                             if !body.is_empty() {
-                                codec.send_data(stream, &body, true, out);
+                                codec.send_data(stream, &body, !trailers, out);
+                            }
+                            if trailers {
+                                let mut end = Head::new();
+                                end.set("grpc-status", "5");
+                                codec.send_trailers(stream, &end, out);
                             }
                         }
                     } else if last {
@@ -627,4 +633,130 @@ fn a_gateway_believes_nobody() {
     assert!(text.contains("\"x-forwarded-for\": \"1.1.1.1, 8.8.8.8\"") && text.contains("\"x-forwarded-proto\": \"http\""), "{text}");
     assert!(!text.contains("spiffe://forged") && !text.contains("x-envoy-retry-on") && !text.contains("\"mine\""), "{text}");
     assert!(text.contains("\"x-envoy-external-address\": \"8.8.8.8\""), "{text}");
+}
+
+#[test]
+fn grpc() {
+    let config = client(&[cluster(CLUSTER, "reviews", http_options("h2"))]);
+    let mut sim = mesh_with(2, config, &Inbound::default());
+    sim.split = 40;
+    sim.serve(
+        "10.0.0.2:9080",
+        app(|head, body| {
+            assert_eq!(head.get_str("te"), Some("trailers"));
+            let mut response = Head::response(200);
+            response.set("content-type", "application/grpc");
+            response.set("x-trailers", "1");
+            (response, body.to_vec())
+        }),
+    );
+    let mut head = Head::request("POST", "http", "reviews:9080", "/shop.Ratings/Get");
+    head.set("content-type", "application/grpc");
+    head.set("te", "trailers");
+    let message = b"\0\0\0\0\x03abc\0\0\0\0\0".to_vec();
+    let answers = h2_calls(&mut sim, &[(head, message.clone())]);
+    assert_eq!((answers[0].0, &answers[0].1), (200, &message));
+    assert_eq!(answers[0].2.as_ref().and_then(|t| t.get_str("grpc-status")), Some("5"));
+    for proxy in 0..2 {
+        let series = sim.snapshot(proxy).series;
+        let find = |name: &str| series.iter().find(|s| s.name == name).unwrap();
+        let total = find("istio_requests_total");
+        assert!(total.labels.contains(&("grpc_response_status", "5".to_owned())), "{:?}", total.labels);
+        assert!(total.labels.contains(&("request_protocol", "grpc".to_owned())));
+        assert_eq!(find("istio_request_messages_total").value, crate::metrics::Value::Counter(2));
+        assert_eq!(find("istio_response_messages_total").value, crate::metrics::Value::Counter(2));
+    }
+    assert_clean(&mut sim);
+}
+
+#[test]
+fn expect_continue() {
+    let mut sim = mesh(2, &Inbound::default());
+    sim.serve(
+        "10.0.0.2:9080",
+        Box::new(|_, input, eof, out| {
+            if input.ends_with(b"\r\n\r\n") {
+                input.clear();
+                out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            } else if input.ends_with(b"body") {
+                input.clear();
+                out.extend_from_slice(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+            }
+            eof
+        }),
+    );
+    let client = sim.connect(0, TO);
+    sim.send(client, b"POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n");
+    sim.run();
+    assert_eq!(sim.received(client), b"HTTP/1.1 100 Continue\r\n\r\n");
+    sim.send(client, b"body");
+    sim.run();
+    assert!(sim.received(client).ends_with(b"\r\n\r\nok"));
+}
+
+#[test]
+fn passthrough_of_requests() {
+    let mut sim =
+        mesh_with(2, client(&[route("allow_any", json!({"cluster": "PassthroughCluster", "timeout": "0s"}))]), &Inbound::default());
+    sim.serve("93.184.216.34:9080", echo_app());
+    let out = sim.connect(0, "93.184.216.34:9080");
+    sim.send(out, &get("/", ""));
+    sim.run();
+    assert_eq!(status(&String::from_utf8_lossy(&sim.received(out))), "200");
+    let series = sim.snapshot(0).series;
+    let total = series.iter().find(|s| s.name == "istio_requests_total").unwrap();
+    assert!(total.labels.contains(&("destination_service_name", "PassthroughCluster".to_owned())), "{:?}", total.labels);
+}
+
+#[test]
+fn names_are_resolved() {
+    let dns = json!({"name": "dns", "type": "STRICT_DNS", "connect_timeout": "1s", "lb_policy": "ROUND_ROBIN", "load_assignment": {"cluster_name": "dns",
+        "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"socket_address": {"address": "api.example.com", "port_value": 80}}}}]}]}});
+    let config = client(&[(Kind::Cluster, dns), route("r", json!({"cluster": "dns", "timeout": "0s"}))]);
+    let mut sim = mesh_with(2, config, &Inbound::default());
+    sim.serve("93.184.216.34:80", echo_app());
+    let text = call(&mut sim, &get("/", ""));
+    assert!(text.contains("no healthy upstream"), "no such name: {text}");
+    sim.run_for(Duration::from_secs(6));
+    sim.names.insert("api.example.com".to_owned(), vec!["93.184.216.34".parse().unwrap()]);
+    call(&mut sim, &get("/", ""));
+    assert_eq!(status(&call(&mut sim, &get("/", ""))), "200");
+}
+
+#[test]
+fn hostile_bytes() {
+    let mut random = crate::lb::Rng::new(77);
+    let good =
+        [get("/", "x: y\r\n"), b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x04\x01\0\0\0\x01\x82\x86\x84\x41\x01a".to_vec()];
+    for seed in 0..60 {
+        let mut sim = with_app(mesh(seed, &Inbound { permissive: true, ..Inbound::default() }));
+        sim.split = 30;
+        for _ in 0..6 {
+            let mut bytes = good[(random.next() % 2) as usize].clone();
+            for _ in 0..random.next() % 6 {
+                let at = (random.next() % bytes.len() as u64) as usize;
+                match random.next() % 3 {
+                    0 => bytes[at] = random.next() as u8,
+                    1 => bytes.truncate(at.max(1)),
+                    _ => bytes.insert(at, random.next() as u8),
+                }
+            }
+            let client = if random.next() % 2 == 0 {
+                sim.connect(0, TO)
+            } else {
+                sim.connect_from(1, "virtualInbound", "10.0.0.7:99".parse().unwrap(), "10.0.0.2:9080")
+            };
+            sim.send(client, &bytes);
+            sim.run();
+            match random.next() % 3 {
+                0 => sim.abort(client),
+                _ => sim.finish(client),
+            }
+            sim.run();
+            sim.abort(client);
+            sim.run();
+        }
+        sim.run_for(Duration::from_secs(10));
+        assert_clean(&mut sim);
+    }
 }
