@@ -63,6 +63,13 @@ impl Buf {
         self.head = 0;
     }
 
+    /// Frees a large allocation that holds nothing.
+    pub(crate) fn shrink(&mut self) {
+        if self.is_empty() && self.bytes.capacity() > 16 * 1024 {
+            self.bytes = Vec::new();
+        }
+    }
+
     /// Gives an empty buffer's allocation back.
     pub(crate) fn rest(&mut self, spare: &mut Spare) {
         if self.is_empty() && self.bytes.capacity() > 0 {

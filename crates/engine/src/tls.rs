@@ -115,6 +115,7 @@ impl Tls {
             match done {
                 Ok(true) => {
                     self.full = false;
+                    self.wire.shrink();
                     break;
                 }
                 Ok(false) => {}

@@ -34,13 +34,7 @@ impl Worker {
         for id in conns {
             self.reconcile(id, &config);
         }
-        let pools: Vec<PoolId> = self.pools.ids().collect();
-        for id in pools {
-            let stale = self.pools.get(id).is_some_and(|pool| !self.still_wanted(&config, &pool.spec));
-            if stale {
-                self.retire_pool(id);
-            }
-        }
+        self.retire_pools(|spec| !still_wanted(&config, spec));
         for view in self.clusters.values_mut() {
             view.specs.clear();
         }
@@ -150,30 +144,13 @@ impl Worker {
         self.tcp_end(stream, Closing::Close);
     }
 
-    /// Whether new requests would go to connections like this.
-    fn still_wanted(&self, config: &Config, spec: &UpSpec) -> bool {
-        let Some(cluster) = config.clusters.get(&spec.cluster) else { return false };
-        let assignment = match &cluster.discovery {
-            Discovery::OriginalDst { .. } => None,
-            Discovery::Eds { service } => config.assignments.get(service),
-            other => other.inline(),
-        };
-        let direct = matches!(cluster.discovery, Discovery::OriginalDst { .. } | Discovery::StrictDns(..) | Discovery::LogicalDns(..));
-        let mut endpoints =
-            assignment.iter().flat_map(|a| a.priorities.iter()).flat_map(|p| p.localities.iter()).flat_map(|l| l.endpoints.iter());
-        let endpoint = endpoints.find(|endpoint| match (&endpoint.address, &spec.target) {
-            (mizzen_ir::config::EndpointAddress::Socket(a), Target::Tcp(b)) => a == b,
-            (mizzen_ir::config::EndpointAddress::Pipe(a), Target::Pipe(b)) => std::path::Path::new(&**a) == b,
-            _ => false,
-        });
-        if endpoint.is_none() && !direct {
-            return false;
-        }
-        let transport = endpoint.or(spec.endpoint.as_ref()).map_or(&cluster.transport.default, |e| cluster.transport.of(e));
-        match (transport, &spec.tls) {
-            (Transport::Raw, None) => true,
-            (Transport::Tls(tls), Some(old)) => config.client_tls(tls).is_some_and(|new| Arc::ptr_eq(new, &old.config)),
-            _ => false,
+    /// Takes the pools out of use that are like this.
+    pub(crate) fn retire_pools(&mut self, stale: impl Fn(&UpSpec) -> bool) {
+        let pools: Vec<PoolId> = self.pools.ids().collect();
+        for id in pools {
+            if self.pools.get(id).is_some_and(|pool| stale(&pool.spec)) {
+                self.retire_pool(id);
+            }
         }
     }
 
@@ -216,4 +193,31 @@ fn chain_for(listener: &Listener, conn: &Conn) -> Option<Arc<FilterChain>> {
         application_protocols: &down.protocols,
     };
     find_chain(listener, &facts, &mut Trace::off()).cloned()
+}
+
+/// Whether new requests would go to connections like this.
+fn still_wanted(config: &Config, spec: &UpSpec) -> bool {
+    let Some(cluster) = config.clusters.get(&spec.cluster) else { return false };
+    let assignment = match &cluster.discovery {
+        Discovery::OriginalDst { .. } => None,
+        Discovery::Eds { service } => config.assignments.get(service),
+        other => other.inline(),
+    };
+    let direct = matches!(cluster.discovery, Discovery::OriginalDst { .. } | Discovery::StrictDns(..) | Discovery::LogicalDns(..));
+    let mut endpoints =
+        assignment.iter().flat_map(|a| a.priorities.iter()).flat_map(|p| p.localities.iter()).flat_map(|l| l.endpoints.iter());
+    let endpoint = endpoints.find(|endpoint| match (&endpoint.address, &spec.target) {
+        (mizzen_ir::config::EndpointAddress::Socket(a), Target::Tcp(b)) => a == b,
+        (mizzen_ir::config::EndpointAddress::Pipe(a), Target::Pipe(b)) => std::path::Path::new(&**a) == b,
+        _ => false,
+    });
+    if endpoint.is_none() && !direct {
+        return false;
+    }
+    let transport = endpoint.or(spec.endpoint.as_ref()).map_or(&cluster.transport.default, |e| cluster.transport.of(e));
+    match (transport, &spec.tls) {
+        (Transport::Raw, None) => true,
+        (Transport::Tls(tls), Some(old)) => config.client_tls(tls).is_some_and(|new| Arc::ptr_eq(new, &old.config)),
+        _ => false,
+    }
 }

@@ -62,6 +62,7 @@ impl Worker {
         let conn = Conn::new(id, addrs, Role::Down(Box::new(down)), Proto::Sniff, now);
         if let Some(place) = self.conns.get_mut(id) {
             *place = Some(conn);
+            self.downs += 1;
         }
         // The rest happens within the turn, when the clock has been set.
         self.inbox.push_back(super::Event::Accepted(id));

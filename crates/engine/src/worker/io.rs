@@ -133,6 +133,11 @@ impl Worker {
             {
                 tls.close(&mut conn.input, &mut conn.out);
             }
+            if conn.tx.is_empty() && conn.tx.capacity() > 4096 {
+                let tx = std::mem::take(&mut conn.tx);
+                self.spare.put(tx);
+            }
+            let Some(conn) = self.conn(id) else { continue };
             if conn.input.len() > held && !conn.queued {
                 conn.queued = true;
                 self.inbox.push_back(Event::Parse(id));
@@ -320,8 +325,16 @@ impl Worker {
         conn.input.rest(&mut self.spare);
         conn.out.clear();
         conn.out.rest(&mut self.spare);
-        if let Role::Up(up) = &conn.role {
-            up.spec.host.connections.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        match &conn.role {
+            Role::Up(up) => {
+                up.spec.host.connections.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+            }
+            Role::Down(_) => {
+                self.downs = self.downs.saturating_sub(1);
+                if self.draining && self.downs == 0 {
+                    self.inbox.push_back(Event::Deserted);
+                }
+            }
         }
         if let Some(how) = how {
             self.close_action(id, how);

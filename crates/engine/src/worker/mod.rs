@@ -80,6 +80,8 @@ pub struct Worker {
     pub(crate) spare: Spare,
     /// Everything drains.
     pub(crate) draining: bool,
+    /// Connections of clients.
+    pub(crate) downs: usize,
 }
 
 /// What the worker tells itself; never handled while a connection is in hand.
@@ -107,6 +109,8 @@ pub(crate) enum Event {
     Idle(ConnId),
     /// What waited for a configuration looks again.
     Retry(StreamId),
+    /// Everything drains and the last client has gone.
+    Deserted,
 }
 
 /// Why the client's side is gone.
@@ -217,6 +221,7 @@ impl Worker {
             logs: HashMap::new(),
             spare: Spare::default(),
             draining: false,
+            downs: 0,
         };
         worker.take_config(config);
         worker.actions.clear();
@@ -287,6 +292,7 @@ impl Worker {
                 Event::DownLost(stream, gone) => self.down_lost(stream, gone),
                 Event::Idle(conn) => self.idle(conn),
                 Event::Retry(stream) => self.route_again(stream),
+                Event::Deserted => self.retire_pools(|_| true),
             }
         }
     }
@@ -369,6 +375,9 @@ impl Worker {
             if hit {
                 self.drain_conn(id, self.options.limits.drain);
             }
+        }
+        if self.draining && self.downs == 0 {
+            self.inbox.push_back(Event::Deserted);
         }
     }
 
