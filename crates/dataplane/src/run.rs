@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use mizzen_engine::{Answer, Question, WaitId, metrics::Snapshot};
+use mizzen_engine::{Answer, Question, WaitId, lb::Shared, metrics::Snapshot};
 use mizzen_ir::Kind;
 use mizzen_net::FdReceiver;
 use mizzen_protos::envoy::envoy::config::bootstrap::v3::Bootstrap;
@@ -85,6 +85,8 @@ struct Proxy {
     /// Questions for resources that are not answered yet.
     pending: Vec<(usize, WaitId, Kind, Name)>,
     scrapes: Scrapes,
+    /// What is counted for all workers together.
+    shared: Arc<Shared>,
     logs: (Logs, std::thread::JoinHandle<()>),
     process: Process,
     stage: watch::Sender<Stage>,
@@ -128,11 +130,12 @@ impl Proxy {
         let (mut store, fixed) = fixed_resources(&plan)?;
         let process = Process::default();
         let (reporter, reports) = mpsc::unbounded_channel();
+        let shared = Arc::<Shared>::default();
         let engine = mizzen_engine::Options {
             node: plan.engine_node(),
             limits: options.limits.clone(),
             seed: seed(clock.1),
-            shared: Arc::default(),
+            shared: shared.clone(),
             mark: options.mark,
         };
         let config = store.next(Duration::ZERO).unwrap_or_else(|| store.config().clone());
@@ -166,6 +169,7 @@ impl Proxy {
             resolver,
             pending: Vec::new(),
             scrapes: Scrapes::default(),
+            shared,
             logs: Logs::start().map_err(failed("access log"))?,
             process,
             stage,
@@ -358,8 +362,10 @@ impl Proxy {
         sum.merge(snapshot);
         *missing -= 1;
         if *missing == 0
-            && let Some((_, sum, sender)) = self.scrapes.open.remove(&request)
+            && let Some((_, mut sum, sender)) = self.scrapes.open.remove(&request)
         {
+            // Every worker tells the hosts' counts of the whole process.
+            sum.hosts = self.shared.hosts();
             let _ = sender.send(sum);
         }
     }

@@ -200,3 +200,57 @@ fn sockets_that_somebody_else_opened_are_served() {
         mesh.eventually("the inherited socket is served", async || get(outside, "/").await == Ok((200, "one".to_owned()))).await;
     });
 }
+
+#[test]
+fn a_refused_upload_still_gets_its_answer() {
+    runtime().block_on(async {
+        let front = free_address();
+        let mut refusing = route("r", "a");
+        refusing["virtual_hosts"][0]["routes"][0] =
+            json!({"match": {"prefix": "/"}, "direct_response": {"status": 403, "body": {"inline_string": "no"}}});
+        let first = [(LISTENER, "web", listener("web", front, http_filter("r"))), (ROUTE, "r", refusing)];
+        let mut mesh = Mesh::start(&first, |_| {}).await;
+        mesh.until_ready().await;
+        let mut client = TcpStream::connect(front).await.unwrap();
+        client.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10000000\r\n\r\n").await.unwrap();
+        let (mut read, mut write) = client.split();
+        let body = vec![0; 300_000];
+        let (_, answer) = tokio::join!(write.write_all(&body), async {
+            let mut answer = Vec::new();
+            read.read_to_end(&mut answer).await.map(|_| String::from_utf8_lossy(&answer).into_owned())
+        });
+        assert!(answer.as_ref().is_ok_and(|a| a.starts_with("HTTP/1.1 403 ") && a.ends_with("no")), "{answer:?}");
+    });
+}
+
+#[test]
+fn names_are_resolved() {
+    runtime().block_on(async {
+        let (one, front) = (server("one").await, free_address());
+        let address = json!({"socket_address": {"address": "localhost", "port_value": one.port()}});
+        let cluster = json!({"name": "a", "type": "STRICT_DNS", "dns_lookup_family": "V4_ONLY", "connect_timeout": "1s", "load_assignment": {
+            "cluster_name": "a", "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}]}});
+        let first = [(CLUSTER, "a", cluster), (LISTENER, "web", listener("web", front, http_filter("r"))), (ROUTE, "r", route("r", "a"))];
+        let mut mesh = Mesh::start(&first, |_| {}).await;
+        mesh.until_ready().await;
+        assert_eq!(get(front, "/").await, Ok((200, "one".to_owned())));
+    });
+}
+
+#[test]
+fn several_workers_share_the_work_and_the_counts() {
+    runtime().block_on(async {
+        let (one, front) = (server("one").await, free_address());
+        let mut mesh = Mesh::start(&http_mesh(front, one), |options| options.workers = 3).await;
+        mesh.until_ready().await;
+        for _ in 0..30 {
+            assert_eq!(get(front, "/").await, Ok((200, "one".to_owned())));
+        }
+        let clusters = mesh.admin_json("/clusters?format=json").await;
+        let a = clusters["cluster_statuses"].as_array().unwrap().iter().find(|c| c["name"] == "a").unwrap();
+        let total = a["host_statuses"][0]["stats"].as_array().unwrap().iter().find(|s| s["name"] == "rq_total").unwrap();
+        assert_eq!(total["value"], "30");
+        mesh.stop();
+        mesh.ended().await;
+    });
+}

@@ -102,10 +102,32 @@ impl Socket {
     pub(super) fn close(&self, reset: bool) {
         if reset {
             let _ = self.stream.sock_ref().set_linger(Some(Duration::ZERO));
+            self.ended.set(true);
         }
         self.closed.set(true);
         self.changed.notify_one();
     }
+}
+
+/// How long a client may take to see that its connection is closed.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Closes a client's connection so that it reads the last answer: the kernel throws that away and resets if bytes come that nobody reads.
+async fn close_gently(socket: &Socket) {
+    socket.shut();
+    let mut ignored = [0; 4096];
+    let to_the_end = async {
+        while socket.stream.ready(Interest::READABLE).await.is_ok() {
+            match socket.stream.try_read(&mut ignored) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    };
+    // Whoever goes on sending is cut off.
+    let _ = tokio::time::timeout(LAST_WORDS, to_the_end).await;
 }
 
 /// Writes what the engine has for a connection, as far as the kernel takes it.
@@ -176,6 +198,9 @@ pub(super) async fn serve(driver: Rc<Driver>, id: ConnId, socket: Rc<Socket>) {
             // The others and the turn come first; then the next piece.
             tokio::task::yield_now().await;
         }
+    }
+    if socket.accepted && !socket.ended.get() {
+        close_gently(&socket).await;
     }
 }
 

@@ -55,6 +55,8 @@ pub(super) struct Driver {
     pub(super) broken: RefCell<Vec<ConnId>>,
     start: Instant,
     draining: Cell<bool>,
+    /// The control thread knows that the draining is over.
+    told_idle: Cell<bool>,
 }
 
 struct Accepting {
@@ -98,6 +100,7 @@ impl Driver {
             broken: RefCell::default(),
             start: clock,
             draining: Cell::new(false),
+            told_idle: Cell::new(false),
         });
         driver.reconcile();
         let mut flusher = spawn_local(driver.clone().flush());
@@ -136,6 +139,7 @@ impl Driver {
             Order::Reopen => self.reconcile(),
             Order::Drain => {
                 self.draining.set(true);
+                self.told_idle.set(false);
                 self.stop_accepting(|_| true);
                 self.worker.borrow_mut().command(Command::Drain(None));
             }
@@ -170,8 +174,8 @@ impl Driver {
                 self.due.notify_one();
             }
             // Idle connections to upstreams need not be waited for.
-            if self.draining.get() && !self.sockets.borrow().values().any(|socket| socket.accepted) {
-                self.draining.set(false);
+            if self.draining.get() && !self.told_idle.get() && !self.sockets.borrow().values().any(|socket| socket.accepted) {
+                self.told_idle.set(true);
                 self.report(Report::Idle { worker: self.number });
             }
         }
