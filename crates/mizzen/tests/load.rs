@@ -116,7 +116,8 @@ fn ask_on(target: &str, tally: &Mutex<Tally>, stop: &AtomicBool) {
             }
         };
         used += 1;
-        let result = result.and_then(|stream| get(stream, target, used == PER_CONNECTION).map_err(|e| format!("{e}, the {used}th of its connection")));
+        let result = result
+            .and_then(|stream| get(stream, target, used == PER_CONNECTION).map_err(|e| format!("{e}, the {used}th of its connection")));
         let answer = result.map(|(kept, version)| {
             connection = kept;
             version
@@ -131,7 +132,10 @@ fn ask_on(target: &str, tally: &Mutex<Tally>, stop: &AtomicBool) {
 
 fn connect(target: &str) -> Result<BufReader<TcpStream>, String> {
     let stream = TcpStream::connect(target).map_err(|e| format!("cannot connect: {e}"))?;
-    let set = stream.set_nodelay(true).and_then(|()| stream.set_read_timeout(Some(TIMEOUT))).and_then(|()| stream.set_write_timeout(Some(TIMEOUT)));
+    let set = stream
+        .set_nodelay(true)
+        .and_then(|()| stream.set_read_timeout(Some(TIMEOUT)))
+        .and_then(|()| stream.set_write_timeout(Some(TIMEOUT)));
     set.map_err(|e| e.to_string())?;
     Ok(BufReader::new(stream))
 }
@@ -230,8 +234,12 @@ struct Load {
 
 impl Load {
     fn start(mesh: &Mesh) -> Load {
-        let mut inside =
-            program(mesh, "client", "load").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().expect("start the CLI");
+        let mut inside = program(mesh, "client", "load")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("start the CLI");
         let (told, lines) = (Arc::new(Mutex::default()), BufReader::new(inside.stdout.take().expect("a pipe")));
         let into = told.clone();
         let reader = std::thread::spawn(move || {
@@ -293,7 +301,9 @@ impl Load {
         println!("{what}: in {took:?}");
         for (from, tally) in [("through the gateway", &outside), ("inside the mesh", &inside)] {
             let Tally { requests, failed, connections, slowest, answers, failures } = tally;
-            println!("  {from}: {requests} requests on {connections} connections, {failed} failed, slowest {slowest:?}, {answers:?} {failures:#?}");
+            println!(
+                "  {from}: {requests} requests on {connections} connections, {failed} failed, slowest {slowest:?}, {answers:?} {failures:#?}"
+            );
         }
         assert!(status.success(), "the load inside ended with {status}");
         assert!(outside.failed + inside.failed == 0, "{what}: {} requests failed\n{}", outside.failed + inside.failed, mesh.said());
@@ -318,7 +328,9 @@ fn folder() -> tempfile::TempDir {
     for version in ["a", "b", "c"] {
         mesh += &DEPLOYMENT.replace("VVV", version);
     }
-    for (name, text) in [("mesh.yaml", &*mesh), ("routing.yaml", &routing(&[("a", 100)])), ("allow.yaml", &allow("")), ("stock.yaml", STOCK)] {
+    for (name, text) in
+        [("mesh.yaml", &*mesh), ("routing.yaml", &routing(&[("a", 100)])), ("allow.yaml", &allow("")), ("stock.yaml", STOCK)]
+    {
         fs::write(dir.path().join(name), text).expect("write a file");
     }
     dir
@@ -494,7 +506,8 @@ fn policies_of_others_change() {
 
 /// The serial number of a proxy's certificate.
 fn serial(mesh: &Mesh, workload: &str) -> String {
-    let table = mesh.cli(&["proxy-config", "secret", workload, "-n", if workload.starts_with("istio") { "istio-system" } else { "shop" }]).ok();
+    let table =
+        mesh.cli(&["proxy-config", "secret", workload, "-n", if workload.starts_with("istio") { "istio-system" } else { "shop" }]).ok();
     let row = table.lines().find(|line| line.starts_with("default ")).unwrap_or_default();
     let cells: Vec<&str> = row.split("     ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
     assert!(cells.get(3) == Some(&"true"), "a valid certificate: {table}");
