@@ -19,7 +19,7 @@ use crate::up;
 #[derive(Debug, Parser)]
 #[command(name = "mizzen", version, arg_required_else_help = true, max_term_width = 100)]
 pub(crate) struct Cli {
-    /// Which mesh, if several run on this host: the name of its folder.
+    /// The mesh's name, if several run on this host.
     #[arg(long, global = true, value_name = "NAME")]
     mesh: Option<String>,
     #[command(subcommand)]
@@ -55,7 +55,7 @@ pub(crate) fn main() -> ExitCode {
     let mesh = cli.mesh.as_deref();
     let result = match cli.verb {
         // `up` makes its processes before any thread exists, and its runtime after.
-        Verb::Up(args) => return up::main(&args),
+        Verb::Up(args) => return up::main(mesh, &args),
         Verb::Run(args) => runtime(run::run(mesh, args)),
         Verb::ProxyStatus(args) => runtime(proxy_status::run(mesh, args)).map(|()| ExitCode::SUCCESS),
         Verb::ProxyConfig(args) => runtime(proxy_config::run(mesh, args)).map(|()| ExitCode::SUCCESS),

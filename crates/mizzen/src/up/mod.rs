@@ -38,9 +38,6 @@ pub(crate) struct Args {
     /// When every program is ready and a call to the Gateway succeeds, write a description of the mesh here, as JSON.
     #[arg(long, value_name = "PATH")]
     ready_file: Option<PathBuf>,
-    /// The mesh's name, for several meshes on one host.
-    #[arg(long, default_value = "mesh", value_parser = name)]
-    name: String,
     /// How long workload certificates live.
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
     workload_cert_ttl: Duration,
@@ -72,9 +69,8 @@ pub(crate) struct Payload {
     pub(crate) pid: u32,
 }
 
-fn name(text: &str) -> Result<String, String> {
-    mizzen_types::check_dns_label(text).map(|()| text.to_owned()).map_err(|e| e.to_string())
-}
+/// The name of a mesh that was given none.
+const NAME: &str = "mesh";
 
 /// `90s`, `10m`, `24h`, as Go writes durations.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -97,8 +93,8 @@ fn alias(text: &str) -> Result<Alias, String> {
 }
 
 /// Runs the mesh until Ctrl-C or SIGTERM.
-pub(crate) fn main(args: &Args) -> ExitCode {
-    match outer(args) {
+pub(crate) fn main(name: Option<&str>, args: &Args) -> ExitCode {
+    match outer(name.unwrap_or(NAME), args) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             say::error(&format!("{error:#}"));
@@ -107,14 +103,15 @@ pub(crate) fn main(args: &Args) -> ExitCode {
     }
 }
 
-fn outer(args: &Args) -> Result<u8> {
+fn outer(name: &str, args: &Args) -> Result<u8> {
+    mizzen_types::check_dns_label(name).context("--mesh")?;
     let folder = std::fs::canonicalize(&args.dir).with_context(|| format!("cannot read {}", args.dir.display()))?;
     check(&args.dir)?;
     if let Some(path) = &args.ready_file {
         // Of an earlier mesh: whoever waits for it would be told too early.
         let _ = std::fs::remove_file(path);
     }
-    let run = RunDir::create(&RunDir::base(), &args.name)?;
+    let run = RunDir::create(&RunDir::base(), name)?;
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     let payload = Payload {
         folder: folder.clone(),

@@ -1,0 +1,145 @@
+//! Who may run a mesh, and what it leaves behind: root and an ordinary user, ended in every way, again and again.
+
+use std::path::{Path, PathBuf};
+
+use mizzen_testkit::{Mesh, Options, Seen, Signal, descendants, eventually, is_root};
+
+const MIZZEN: &str = env!("CARGO_BIN_EXE_mizzen");
+
+fn sample() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../samples/bookshop")
+}
+
+/// As nobody if this is root, else as whoever this is.
+fn ordinary() -> Options {
+    Options { as_nobody: is_root(), ..Options::default() }
+}
+
+/// That the whole chain works: the page, which needs all four services, and a program of one's own.
+fn works(mesh: &Mesh) {
+    let page = mesh.wait_for("/", &[], "the page", |status, body| status == 200 && body.contains("Joshua Slocum"));
+    assert!(page.contains("Charles Darwin"), "{page}");
+    let id = mesh.run("shop", "visitor", &["id", "-u"]).ok();
+    let up = std::fs::metadata(format!("/proc/{}", mesh.pid())).expect("the mesh's process");
+    assert_eq!(id.trim(), std::os::unix::fs::MetadataExt::uid(&up).to_string(), "programs run as the user who started the mesh");
+}
+
+/// That nothing of a mesh runs any more.
+fn all_ended(before: &[Seen]) {
+    assert!(before.len() > 12, "{before:?}");
+    eventually("the end of all processes", || {
+        let left: Vec<&Seen> = before.iter().filter(|seen| runs(seen)).collect();
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    });
+}
+
+fn runs(seen: &Seen) -> bool {
+    let command = std::fs::read(format!("/proc/{}/cmdline", seen.pid)).unwrap_or_default();
+    let words = command.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect::<Vec<_>>();
+    // The number may be somebody else's by now.
+    !command.is_empty() && words.join(" ").trim() == seen.command
+}
+
+fn entries(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// Twice in a row, ended once by each of the two signals.
+fn twice(options: Options) {
+    let mut mesh = Mesh::start_with(MIZZEN, &sample(), options);
+    works(&mesh);
+    let processes = mesh.processes();
+    assert_eq!(mesh.stop_by(Signal::SIGTERM), 0, "{}", mesh.said());
+    all_ended(&processes);
+    assert_eq!(entries(&mesh.base()), [""; 0], "nothing is left");
+
+    mesh.start_again();
+    works(&mesh);
+    let processes = mesh.processes();
+    assert_eq!(mesh.stop_by(Signal::SIGINT), 0, "{}", mesh.said());
+    all_ended(&processes);
+    assert_eq!(entries(&mesh.base()), [""; 0], "nothing is left");
+    assert!(!mesh.said().contains("error"), "{}", mesh.said());
+}
+
+#[test]
+fn an_ordinary_user_twice_in_a_row() {
+    twice(ordinary());
+}
+
+#[test]
+fn root_twice_in_a_row() {
+    if !is_root() {
+        eprintln!("SKIPPED: this is not root");
+        return;
+    }
+    twice(Options::default());
+}
+
+#[test]
+fn a_second_mesh_of_the_same_name_is_refused_in_one_line() {
+    let mesh = Mesh::start_with(MIZZEN, &sample(), ordinary());
+    let second = mesh.cli(&["up", &mesh.folder.display().to_string()]);
+    let said: Vec<&str> = second.err.lines().collect();
+    let expected = format!("error: a mesh is running already (process {}), its folder is {}", mesh.pid(), mesh.run_dir().display());
+    assert_eq!((second.code, second.out.as_str(), said), (1, "", vec![expected.as_str()]));
+    works(&mesh);
+
+    // Under another name it runs beside the first, and the two do not meet.
+    let name = ["up", "--mesh", "other", &mesh.folder.display().to_string()];
+    let mut other = mesh.cli_command(&name).stderr(std::process::Stdio::null()).spawn().expect("start a mesh");
+    let run_dir = mesh.base().join("other");
+    eventually("the second mesh", || if run_dir.join("mesh.json").exists() { Ok(()) } else { Err("it is not ready") });
+    let which = mesh.run("shop", "visitor", &["true"]);
+    assert!(which.code == 1 && which.err.contains("--mesh: mesh, other"), "the CLI asks which one is meant: {which:?}");
+    let which = mesh.cli(&["--mesh", "other", "run", "-n", "shop", "-s", "visitor", "curl", "-sS", "http://catalogue:9080/books/3"]);
+    assert!(which.ok().contains("Joshua Slocum"));
+    let pid = i32::try_from(other.id()).expect("a number");
+    let processes = descendants(pid);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGINT).expect("a signal");
+    let status = eventually("the end of the second mesh", || other.try_wait().expect("wait").ok_or("it runs"));
+    assert_eq!(status.code(), Some(0));
+    all_ended(&processes);
+    works(&mesh);
+}
+
+#[test]
+fn what_a_kill_leaves_is_cleaned_up() {
+    let mut mesh = Mesh::start_with(MIZZEN, &sample(), ordinary());
+    let processes = mesh.processes();
+    let links = network();
+    mesh.kill();
+    all_ended(&processes);
+    let mut left = entries(&mesh.base());
+    left.sort();
+    assert_eq!(left, ["mesh", "mesh.lock"], "a folder and its lock");
+    assert_eq!(network(), links, "the machine's own network is as it was");
+    let none = mesh.cli(&["proxy-status"]);
+    assert!(none.code == 1 && none.err.contains("no mesh is running"), "{none:?}");
+    let stale = mesh.base().join("mesh/stale");
+    std::fs::write(&stale, "of the mesh that was killed").expect("a file");
+
+    mesh.start_again();
+    assert!(!stale.exists());
+    works(&mesh);
+
+    // And if its first process inside is killed, the outer one ends by itself, says that this was no success, and cleans up.
+    let processes = mesh.processes();
+    let inner = processes.get(1).expect("the inner process");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(inner.pid), Signal::SIGKILL).expect("a signal");
+    assert_eq!(mesh.ended(), 137, "{}", mesh.said());
+    all_ended(&processes);
+    assert_eq!(entries(&mesh.base()), [""; 0], "nothing is left");
+
+    mesh.start_again();
+    works(&mesh);
+    assert_eq!(mesh.stop(), 0, "{}", mesh.said());
+}
+
+/// The links of the machine's own network.
+fn network() -> Vec<String> {
+    let mut links = entries(Path::new("/sys/class/net"));
+    links.sort();
+    links
+}
