@@ -84,11 +84,17 @@ pub(crate) struct Http {
     pub(crate) refilled: Duration,
     /// Draining was begun.
     pub(crate) draining: bool,
+    /// When the next PING is due, or its answer if one was sent.
+    pub(crate) ping: Option<Duration>,
+    pub(crate) pinged: bool,
+    pub(crate) ping_interval: Option<Duration>,
 }
 
 impl Http {
-    pub(crate) fn new(codec: Codec, now: Duration) -> Self {
-        Http { codec, streams: Vec::new(), requests: 0, refilled: now, draining: false }
+    pub(crate) fn new(codec: Codec, now: Duration, ping_interval: Option<Duration>) -> Self {
+        let ping_interval = ping_interval.filter(|_| codec.is_h2());
+        let ping = ping_interval.map(|interval| now + interval);
+        Http { codec, streams: Vec::new(), requests: 0, refilled: now, draining: false, ping, pinged: false, ping_interval }
     }
 
     pub(crate) fn find(&self, sid: Sid) -> Option<StreamId> {

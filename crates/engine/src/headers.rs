@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use mizzen_http::Head;
 use mizzen_ir::{
     Peer,
@@ -92,6 +93,16 @@ pub(crate) fn client_cert(head: &mut Head, hcm: &Hcm, peer: Option<&Peer>, by: O
         parts.push(format!("By={by}"));
     }
     parts.push(format!("Hash={}", peer.fingerprint));
+    if hcm.cert_details.cert || hcm.cert_details.chain {
+        let pem = url_encoded_pem(&peer.der);
+        if hcm.cert_details.cert {
+            parts.push(format!("Cert=\"{pem}\""));
+        }
+        if hcm.cert_details.chain {
+            // Only the leaf is kept: what stands between it and the root was verified and is not needed to know the peer.
+            parts.push(format!("Chain=\"{pem}\""));
+        }
+    }
     if hcm.cert_details.subject {
         parts.push(format!("Subject=\"{}\"", peer.subject.replace('\\', "\\\\").replace('"', "\\\"")));
     }
@@ -108,6 +119,25 @@ pub(crate) fn client_cert(head: &mut Head, hcm: &Hcm, peer: Option<&Peer>, by: O
         value = format!("{before},{value}");
     }
     head.set(NAME, value);
+}
+
+fn url_encoded_pem(der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
+    for line in text.as_bytes().chunks(64) {
+        pem.push_str(std::str::from_utf8(line).unwrap_or_default());
+        pem.push('\n');
+    }
+    pem.push_str("-----END CERTIFICATE-----\n");
+    let mut out = String::with_capacity(pem.len() * 2);
+    for b in pem.bytes() {
+        if b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~') {
+            out.push(b as char)
+        } else {
+            out.push_str(&format!("%{b:02X}"))
+        }
+    }
+    out
 }
 
 /// Gives a request an id, unless it has one that is believed.

@@ -233,6 +233,10 @@ pub(crate) struct Due {
     pub(crate) wait: Option<Duration>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) per_try: Option<Duration>,
+    /// How long a try may stand still before its response.
+    pub(crate) try_idle: Option<Duration>,
+    /// When all of the request must have arrived.
+    pub(crate) request: Option<Duration>,
     pub(crate) backoff: Option<Duration>,
     pub(crate) max: Option<Duration>,
     /// How long it may stand still, and when it last moved.
@@ -245,7 +249,9 @@ impl Due {
     /// The earliest.
     pub(crate) fn next(&self) -> Option<Duration> {
         let idle = self.idle.map(|idle| self.moved + idle);
-        [self.wait, self.timeout, self.per_try, self.backoff, self.max, idle, self.report].into_iter().flatten().min()
+        let try_idle = self.try_idle.map(|idle| self.moved + idle);
+        let fixed = [self.wait, self.timeout, self.per_try, self.request, self.backoff, self.max, self.report];
+        fixed.into_iter().chain([idle, try_idle]).flatten().min()
     }
 }
 

@@ -1,123 +1,13 @@
-//! HTTP through the mesh.
+//! Requests through the mesh.
 
 use std::time::Duration;
 
-use mizzen_http::{Codec, Event, Head, Limits};
-use mizzen_ir::{Config, Kind};
+use mizzen_http::Head;
+use mizzen_ir::Kind;
 use serde_json::{Value, json};
 
-use super::mesh::*;
-use crate::{Command, sim::Sim};
-
-const TO: &str = "10.96.0.2:9080";
-const CLUSTER: &str = "outbound|9080||reviews.shop.svc.cluster.local";
-
-/// An application that answers in HTTP of either version, by a function of the request.
-fn app(mut answer: impl FnMut(&Head, &[u8]) -> (Head, Vec<u8>) + 'static) -> crate::sim::Serve {
-    use std::collections::HashMap;
-    type Open = HashMap<u32, (Head, Vec<u8>)>;
-    let mut conns: HashMap<u64, (Codec, Open)> = HashMap::new();
-    Box::new(move |id, input, eof, out| {
-        if input.is_empty() && !eof && !conns.contains_key(&id) {
-            return false;
-        }
-        let (codec, open) = conns.entry(id).or_insert_with(|| {
-            let h2 = input.starts_with(b"PRI");
-            (if h2 { Codec::h2_server(Limits::default(), out) } else { Codec::h1_server(Limits::default()) }, HashMap::new())
-        });
-        let mut whole = std::mem::take(input);
-        loop {
-            let mut done = None;
-            match codec.next(&whole, out) {
-                Err(_) => return true,
-                Ok((n, event)) => {
-                    let last = event.is_none();
-                    match event {
-                        Some(Event::Head { stream, head, end }) => {
-                            open.insert(stream.0, (head, Vec::new()));
-                            done = end.then_some(stream);
-                        }
-                        Some(Event::Data { stream, data, end }) => {
-                            let n = data.len();
-                            if let Some((_, body)) = open.get_mut(&stream.0) {
-                                body.extend_from_slice(data);
-                            }
-                            done = end.then_some(stream);
-                            let mut more = Vec::new();
-                            codec.consumed(stream, n, &mut more);
-                            out.extend(more);
-                        }
-                        Some(Event::Trailers { stream, .. }) => done = Some(stream),
-                        _ => {}
-                    }
-                    whole.drain(..n);
-                    if let Some(stream) = done {
-                        if let Some((head, body)) = open.remove(&stream.0) {
-                            let (head, body) = answer(&head, &body);
-                            let trailers = head.get("x-trailers").is_some();
-                            codec.send_head(stream, &head, body.is_empty() && !trailers, out);
-                            if !body.is_empty() {
-                                codec.send_data(stream, &body, !trailers, out);
-                            }
-                            if trailers {
-                                let mut end = Head::new();
-                                end.set("grpc-status", "5");
-                                codec.send_trailers(stream, &end, out);
-                            }
-                        }
-                    } else if last {
-                        break;
-                    }
-                }
-            }
-        }
-        *input = whole;
-        eof || codec.state() == mizzen_http::State::Done
-    })
-}
-
-/// Echoes what it sees: the request's head in the body.
-fn echo_app() -> crate::sim::Serve {
-    app(|head, body| {
-        let mut response = Head::response(200);
-        let text = format!("{head:?} body={}", body.len());
-        response.set("content-length", text.len().to_string());
-        response.set("x-app", "1");
-        (response, text.into_bytes())
-    })
-}
-
-fn get(path: &str, more: &str) -> Vec<u8> {
-    format!("GET {path} HTTP/1.1\r\nhost: reviews:9080\r\n{more}\r\n").into_bytes()
-}
-
-/// One request of a client on its own connection.
-fn call(sim: &mut Sim, request: &[u8]) -> String {
-    let client = sim.connect(0, TO);
-    sim.send(client, request);
-    sim.run_for(Duration::from_millis(200));
-    let text = String::from_utf8_lossy(&sim.received(client)).into_owned();
-    sim.abort(client);
-    sim.run();
-    text
-}
-
-fn status(response: &str) -> &str {
-    response.get(9..12).unwrap_or_default()
-}
-
-fn with_app(mut sim: Sim) -> Sim {
-    sim.serve("10.0.0.2:9080", echo_app());
-    sim
-}
-
-fn client(resources: &[(Kind, Value)]) -> std::sync::Arc<Config> {
-    put(&client_config(secrets("storefront")), resources)
-}
-
-fn route(name: &str, action: Value) -> (Kind, Value) {
-    (Kind::Route, routes("9080", json!([{"name": name, "match": {"prefix": "/"}, "route": action}])))
-}
+use super::{calls::*, mesh::*};
+use crate::Command;
 
 #[test]
 fn a_request_for_any_split() {
@@ -326,437 +216,47 @@ fn timeouts() {
     check(json!({"cluster": CLUSTER, "timeout": "0s", "retry_policy": retry}), 3000, "504", "UT,URX", 3);
 }
 
-fn assert_clean_but_connections(sim: &mut Sim) {
-    for proxy in 0..2 {
-        assert_eq!(sim.snapshot(proxy).streams, 0, "proxy {proxy}");
-    }
-}
-
-/// A client of HTTP/2.
-fn h2_calls(sim: &mut Sim, requests: &[(Head, Vec<u8>)]) -> Vec<(u16, Vec<u8>, Option<Head>)> {
-    let client = sim.connect(0, TO);
-    let mut out = Vec::new();
-    let mut codec = Codec::h2_client(Limits::default(), &mut out);
-    let mut answers: Vec<(u16, Vec<u8>, Option<Head>)> = vec![Default::default(); requests.len()];
-    let mut open = Vec::new();
-    for (head, body) in requests {
-        let sid = codec.open().unwrap();
-        codec.send_head(sid, head, body.is_empty(), &mut out);
-        open.push((sid, body.clone(), false));
-    }
-    let mut input = Vec::new();
-    for _ in 0..200 {
-        for (sid, body, ended) in &mut open {
-            if !*ended && !body.is_empty() {
-                let n = codec.send_data(*sid, body, true, &mut out);
-                *ended = n == body.len();
-                body.drain(..n);
-            }
-        }
-        sim.send(client, &std::mem::take(&mut out));
-        sim.run_for(Duration::from_millis(10));
-        input.extend(sim.received(client));
-        loop {
-            let (n, last) = match codec.next(&input, &mut out) {
-                Err(error) => panic!("{error}"),
-                Ok((n, event)) => {
-                    let mut give = None;
-                    let last = event.is_none();
-                    match event {
-                        Some(Event::Head { stream, head, .. }) if head.status() >= 200 => {
-                            let at = open.iter().position(|(s, ..)| *s == stream).unwrap();
-                            answers[at].0 = head.status();
-                        }
-                        Some(Event::Data { stream, data, .. }) => {
-                            let at = open.iter().position(|(s, ..)| *s == stream).unwrap();
-                            answers[at].1.extend_from_slice(data);
-                            give = Some((stream, data.len()));
-                        }
-                        Some(Event::Trailers { stream, head }) => {
-                            let at = open.iter().position(|(s, ..)| *s == stream).unwrap();
-                            answers[at].2 = Some(head);
-                        }
-                        _ => {}
-                    }
-                    if let Some((stream, n)) = give {
-                        codec.consumed(stream, n, &mut out);
-                    }
-                    (n, last)
-                }
-            };
-            input.drain(..n);
-            if last {
-                break;
-            }
-        }
-    }
-    sim.abort(client);
-    sim.run();
-    answers
-}
-
 #[test]
-fn versions_are_translated() {
-    // (the outbound cluster's protocol, whether the client speaks HTTP/2)
-    for (seed, (protocol, down_h2)) in
-        [("h1", false), ("h2", false), ("h1", true), ("h2", true), ("downstream", true)].into_iter().enumerate()
-    {
-        let config = client(&[cluster(CLUSTER, "reviews", http_options(protocol))]);
-        let mut sim = with_app(mesh_with(seed as u64, config, &Inbound::default()));
-        sim.split = [0, 333, 2000][seed % 3];
-        let size = 300_000;
-        if down_h2 {
-            let head = Head::request("POST", "http", "reviews:9080", "/big");
-            let requests: Vec<_> = (0..5).map(|n| (head.clone(), vec![b'x'; n * size / 4])).collect();
-            let answers = h2_calls(&mut sim, &requests);
-            for (n, (status, body, _)) in answers.iter().enumerate() {
-                let text = String::from_utf8_lossy(body);
-                assert!(*status == 200 && text.ends_with(&format!("body={}", n * size / 4)), "{protocol} {n}: {status} {text}");
-            }
-        } else {
-            let mut request = format!("POST /big HTTP/1.1\r\nhost: a\r\ncontent-length: {size}\r\n\r\n").into_bytes();
-            request.extend(vec![b'x'; size]);
-            let text = call(&mut sim, &request);
-            assert!(status(&text) == "200" && text.ends_with(&format!("body={size}")), "{protocol}: {text}");
-        }
-        assert_clean(&mut sim);
-        let count = if down_h2 { 5 } else { 1 };
-        assert_eq!((lines(&sim.log(0)).len(), lines(&sim.log(1)).len()), (count, count));
-    }
-}
-
-#[test]
-fn large_responses_and_slow_readers() {
-    let big = 2_000_000;
-    for (protocol, down_h2) in [("h1", false), ("h2", false), ("h2", true), ("h1", true)] {
-        let config = client(&[cluster(CLUSTER, "reviews", http_options(protocol))]);
-        let mut sim = mesh_with(9, config, &Inbound::default());
-        sim.window = 20_000;
-        // HTTP/1.1 only: the application's codec keeps no queue.
-        sim.serve(
-            "10.0.0.2:9080",
-            Box::new(move |_, input, eof, out| {
-                if input.starts_with(b"PRI") {
-                    return true;
-                }
-                if input.ends_with(b"\r\n\r\n") {
-                    input.clear();
-                    out.extend(format!("HTTP/1.1 200 OK\r\ncontent-length: {big}\r\n\r\n").bytes());
-                    out.extend(std::iter::repeat_n(b'y', big));
-                }
-                eof
-            }),
-        );
-        if down_h2 && protocol == "h2" {
-            continue;
-        }
-        if down_h2 {
-            let answers = h2_calls(&mut sim, &[(Head::request("GET", "http", "a", "/"), Vec::new())]);
-            assert_eq!((answers[0].0, answers[0].1.len()), (200, big));
-        } else if protocol == "h1" {
-            let text = call(&mut sim, &get("/", ""));
-            assert_eq!(text.len() - text.find("\r\n\r\n").unwrap() - 4, big);
-        }
-        assert_clean(&mut sim);
-    }
-}
-
-#[test]
-fn a_chain_that_changes_takes_over() {
-    let mut sim = with_app(mesh(2, &Inbound::default()));
-    let client = sim.connect(0, TO);
-    sim.send(client, &get("/", ""));
-    sim.run();
-    assert_eq!(status(&String::from_utf8_lossy(&sim.received(client))), "200");
-    let deny = inbound(&Inbound { http: vec![http_rbac("ALLOW", json!({"p": from("other")}))], ..Inbound::default() });
-    let config = put(&server_config(&Inbound::default()), &[deny]);
-    sim.command(1, Command::Config(config));
-    sim.send(client, &get("/", ""));
-    sim.run();
-    assert_eq!(status(&String::from_utf8_lossy(&sim.received(client))), "403", "the next request on the same connection is judged anew");
-    assert_eq!(sim.dials.len(), 2, "no connection was lost");
-}
-
-#[test]
-fn new_certificates_lose_no_request() {
-    let base = client_config(secrets("storefront"));
-    let mut sim = with_app(mesh_with(2, base.clone(), &Inbound::default()));
-    let client = sim.connect(0, TO);
-    for round in 0..4 {
-        sim.send(client, &get("/", ""));
-        sim.run();
-        assert_eq!(status(&String::from_utf8_lossy(&sim.received(client))), "200");
-        sim.command(0, Command::Config(put(&base, &secrets("storefront"))));
-        sim.run();
-        assert_eq!(sim.connections(0), 1, "round {round}: the idle connection with the old certificate is closed");
-    }
-    sim.abort(client);
-    sim.run();
-    assert_clean(&mut sim);
-}
-
-#[test]
-fn removed_endpoints() {
-    let base = client(&[assignment(CLUSTER, &["10.0.0.2:9080"], true)]);
-    let mut sim = with_app(mesh_with(2, base.clone(), &Inbound::default()));
-    assert_eq!(status(&call(&mut sim, &get("/", ""))), "200");
-    assert_eq!(sim.connections(0), 1);
-    sim.command(0, Command::Config(put(&base, &[assignment(CLUSTER, &[], true)])));
-    sim.run();
-    assert_eq!(sim.connections(0), 0);
-    let text = call(&mut sim, &get("/", ""));
-    assert!(text.contains("no healthy upstream"), "{text}");
-    assert_eq!(sim.snapshot(0).guards, 0);
-}
-
-#[test]
-fn a_route_configuration_that_comes_late() {
-    let full = client_config(secrets("storefront"));
-    let mut draft = mizzen_ir::Draft::new(&full);
-    draft.remove(Kind::Route, "9080");
-    let mut sim = with_app(mesh_with(2, draft.finish().0, &Inbound::default()));
-    let late = sim.connect(0, TO);
-    sim.send(late, &get("/", ""));
-    sim.run_for(Duration::from_secs(1));
-    assert!(sim.received(late).is_empty());
-    sim.command(0, Command::Config(full));
-    sim.run();
-    assert_eq!(status(&String::from_utf8_lossy(&sim.received(late))), "200");
-    let mut draft = mizzen_ir::Draft::new(&client_config(secrets("storefront")));
-    draft.remove(Kind::Route, "9080");
-    let mut sim = mesh_with(2, draft.finish().0, &Inbound::default());
-    let never = sim.connect(0, TO);
-    sim.send(never, &get("/", ""));
-    sim.run_for(Duration::from_secs(16));
-    assert_eq!(status(&String::from_utf8_lossy(&sim.received(never))), "404");
-}
-
-#[test]
-fn websockets() {
-    let mut sim = mesh(2, &Inbound::default());
-    sim.serve(
-        "10.0.0.2:9080",
-        Box::new(|_, input, eof, out| {
-            if input.starts_with(b"GET") {
-                if !input.ends_with(b"\r\n\r\n") {
-                    return false;
-                }
-                input.clear();
-                out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\nhello");
-            } else {
-                out.append(input);
-            }
-            eof
-        }),
-    );
-    let client = sim.connect(0, TO);
-    sim.send(client, &get("/chat", "upgrade: websocket\r\nconnection: Upgrade\r\n"));
-    sim.run();
-    let text = String::from_utf8_lossy(&sim.received(client)).into_owned();
-    assert!(status(&text) == "101" && text.ends_with("\r\n\r\nhello"), "{text}");
-    sim.send(client, b"frame");
-    sim.run();
-    assert_eq!(sim.received(client), b"frame");
-    sim.finish(client);
-    sim.run();
-    assert!(sim.ended(client).is_some());
-    assert_clean(&mut sim);
-}
-
-#[test]
-fn outliers_are_ejected() {
-    let outlier = json!({"outlier_detection": {"consecutive_5xx": 3, "max_ejection_percent": 50, "base_ejection_time": "30s"}});
-    let config = client(&[cluster(CLUSTER, "reviews", outlier), assignment(CLUSTER, &["10.0.0.2:9080", "10.0.0.3:9080"], true)]);
-    let mut sim = with_app(mesh_with(2, config, &Inbound::default()));
-    let mut failed = 0;
-    for _ in 0..40 {
-        failed += usize::from(status(&call(&mut sim, &get("/", ""))) != "200");
-    }
-    assert_eq!(failed, 3, "the dead endpoint is left out after three failures");
-    sim.run_for(Duration::from_secs(31));
-    let again = (0..4).filter(|_| status(&call(&mut sim, &get("/", ""))) != "200").count();
-    assert!(again > 0, "and let back in");
-}
-
-#[test]
-fn a_kept_connection_that_is_dead_costs_no_request() {
-    let mut sim = with_app(mesh(2, &Inbound::default()));
-    for method in ["GET", "POST"] {
-        assert_eq!(status(&call(&mut sim, &get("/", ""))), "200");
-        // The application closes what it kept, unseen so far, and the next request comes at the same moment.
-        sim.stop("10.0.0.2:9080");
-        sim.refused.clear();
-        sim.serve("10.0.0.2:9080", echo_app());
-        let request = format!("{method} / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc");
-        assert_eq!(status(&call(&mut sim, request.as_bytes())), "200", "{method}");
-    }
-}
-
-#[test]
-fn draining() {
-    for h2 in [false, true] {
-        let config = client(&[cluster(CLUSTER, "reviews", http_options(if h2 { "h2" } else { "h1" }))]);
+fn requests_that_do_not_come() {
+    let check = |field: &str, request: &[u8], expected: &str| {
+        let mut slow = hcm(false, json!("9080"), &[]);
+        slow["typed_config"][field] = "2s".into();
+        let config = client(&[listener(
+            "0.0.0.0_9080",
+            "0.0.0.0",
+            9080,
+            "OUTBOUND",
+            json!({"bind_to_port": false, "filter_chains": [{"filters": [slow]}]}),
+        )]);
         let mut sim = with_app(mesh_with(2, config, &Inbound::default()));
-        let open = sim.connect(0, TO);
-        sim.send(open, &get("/", ""));
-        sim.run();
-        assert_eq!(status(&String::from_utf8_lossy(&sim.received(open))), "200");
-        // The server's proxy drains: the client's one learns of it and takes another connection; no request is lost.
-        sim.command(1, Command::Drain(Some("virtualInbound".into())));
-        sim.run();
-        assert_eq!(sim.connections(1), 1, "idle connections end at once, but for the one to the application (h2: {h2})");
-        sim.send(open, &get("/", ""));
-        sim.run();
-        assert_eq!(status(&String::from_utf8_lossy(&sim.received(open))), "200");
-        sim.command(0, Command::Drain(None));
-        sim.run();
-        assert!(sim.ended(open).is_some());
-        sim.finish(open);
-        sim.run_for(Duration::from_secs(60));
-        assert_eq!(sim.connections(0), 0, "the pool's too, once the last client has gone");
-    }
-}
-
-#[test]
-fn a_gateway_believes_nobody() {
-    let mut gateway = hcm(false, json!("9080"), &[]);
-    gateway["typed_config"]["use_remote_address"] = true.into();
-    gateway["typed_config"]["forward_client_cert_details"] = "SANITIZE_SET".into();
-    let config = client(&[listener("0.0.0.0_80", "0.0.0.0", 80, "OUTBOUND", json!({"filter_chains": [{"filters": [gateway]}]}))]);
-    let mut sim = with_app(mesh_with(2, config, &Inbound::default()));
-    let outside = sim.connect_from(0, "0.0.0.0_80", "8.8.8.8:4000".parse().unwrap(), "10.0.0.1:80");
-    let forged = "x-forwarded-for: 1.1.1.1\r\nx-forwarded-proto: https\r\nx-forwarded-client-cert: URI=spiffe://forged\r\nx-envoy-retry-on: 5xx\r\nx-request-id: mine\r\n";
-    sim.send(outside, &get("/", forged));
-    sim.run();
-    let text = String::from_utf8_lossy(&sim.received(outside)).into_owned();
-    assert_eq!(status(&text), "200");
-    assert!(text.contains("\"x-forwarded-for\": \"1.1.1.1, 8.8.8.8\"") && text.contains("\"x-forwarded-proto\": \"http\""), "{text}");
-    assert!(!text.contains("spiffe://forged") && !text.contains("x-envoy-retry-on") && !text.contains("\"mine\""), "{text}");
-    assert!(text.contains("\"x-envoy-external-address\": \"8.8.8.8\""), "{text}");
-}
-
-#[test]
-fn grpc() {
-    let config = client(&[cluster(CLUSTER, "reviews", http_options("h2"))]);
-    let mut sim = mesh_with(2, config, &Inbound::default());
-    sim.split = 40;
-    sim.serve(
-        "10.0.0.2:9080",
-        app(|head, body| {
-            assert_eq!(head.get_str("te"), Some("trailers"));
-            let mut response = Head::response(200);
-            response.set("content-type", "application/grpc");
-            response.set("x-trailers", "1");
-            (response, body.to_vec())
-        }),
-    );
-    let mut head = Head::request("POST", "http", "reviews:9080", "/shop.Ratings/Get");
-    head.set("content-type", "application/grpc");
-    head.set("te", "trailers");
-    let message = b"\0\0\0\0\x03abc\0\0\0\0\0".to_vec();
-    let answers = h2_calls(&mut sim, &[(head, message.clone())]);
-    assert_eq!((answers[0].0, &answers[0].1), (200, &message));
-    assert_eq!(answers[0].2.as_ref().and_then(|t| t.get_str("grpc-status")), Some("5"));
-    for proxy in 0..2 {
-        let series = sim.snapshot(proxy).series;
-        let find = |name: &str| series.iter().find(|s| s.name == name).unwrap();
-        let total = find("istio_requests_total");
-        assert!(total.labels.contains(&("grpc_response_status", "5".to_owned())), "{:?}", total.labels);
-        assert!(total.labels.contains(&("request_protocol", "grpc".to_owned())));
-        assert_eq!(find("istio_request_messages_total").value, crate::metrics::Value::Counter(2));
-        assert_eq!(find("istio_response_messages_total").value, crate::metrics::Value::Counter(2));
-    }
-    assert_clean(&mut sim);
-}
-
-#[test]
-fn expect_continue() {
-    let mut sim = mesh(2, &Inbound::default());
-    sim.serve(
-        "10.0.0.2:9080",
-        Box::new(|_, input, eof, out| {
-            if input.ends_with(b"\r\n\r\n") {
-                input.clear();
-                out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-            } else if input.ends_with(b"body") {
-                input.clear();
-                out.extend_from_slice(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
-            }
-            eof
-        }),
-    );
-    let client = sim.connect(0, TO);
-    sim.send(client, b"POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n");
-    sim.run();
-    assert_eq!(sim.received(client), b"HTTP/1.1 100 Continue\r\n\r\n");
-    sim.send(client, b"body");
-    sim.run();
-    assert!(sim.received(client).ends_with(b"\r\n\r\nok"));
-}
-
-#[test]
-fn passthrough_of_requests() {
-    let mut sim =
-        mesh_with(2, client(&[route("allow_any", json!({"cluster": "PassthroughCluster", "timeout": "0s"}))]), &Inbound::default());
-    sim.serve("93.184.216.34:9080", echo_app());
-    let out = sim.connect(0, "93.184.216.34:9080");
-    sim.send(out, &get("/", ""));
-    sim.run();
-    assert_eq!(status(&String::from_utf8_lossy(&sim.received(out))), "200");
-    let series = sim.snapshot(0).series;
-    let total = series.iter().find(|s| s.name == "istio_requests_total").unwrap();
-    assert!(total.labels.contains(&("destination_service_name", "PassthroughCluster".to_owned())), "{:?}", total.labels);
-}
-
-#[test]
-fn names_are_resolved() {
-    let dns = json!({"name": "dns", "type": "STRICT_DNS", "connect_timeout": "1s", "lb_policy": "ROUND_ROBIN", "load_assignment": {"cluster_name": "dns",
-        "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"socket_address": {"address": "api.example.com", "port_value": 80}}}}]}]}});
-    let config = client(&[(Kind::Cluster, dns), route("r", json!({"cluster": "dns", "timeout": "0s"}))]);
-    let mut sim = mesh_with(2, config, &Inbound::default());
-    sim.serve("93.184.216.34:80", echo_app());
-    let text = call(&mut sim, &get("/", ""));
-    assert!(text.contains("no healthy upstream"), "no such name: {text}");
-    sim.run_for(Duration::from_secs(6));
-    sim.names.insert("api.example.com".to_owned(), vec!["93.184.216.34".parse().unwrap()]);
-    call(&mut sim, &get("/", ""));
-    assert_eq!(status(&call(&mut sim, &get("/", ""))), "200");
-}
-
-#[test]
-fn hostile_bytes() {
-    let mut random = crate::lb::Rng::new(77);
-    let good =
-        [get("/", "x: y\r\n"), b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x04\x01\0\0\0\x01\x82\x86\x84\x41\x01a".to_vec()];
-    for seed in 0..60 {
-        let mut sim = with_app(mesh(seed, &Inbound { permissive: true, ..Inbound::default() }));
-        sim.split = 30;
-        for _ in 0..6 {
-            let mut bytes = good[(random.next() % 2) as usize].clone();
-            for _ in 0..random.next() % 6 {
-                let at = (random.next() % bytes.len() as u64) as usize;
-                match random.next() % 3 {
-                    0 => bytes[at] = random.next() as u8,
-                    1 => bytes.truncate(at.max(1)),
-                    _ => bytes.insert(at, random.next() as u8),
-                }
-            }
-            let client = if random.next().is_multiple_of(2) {
-                sim.connect(0, TO)
-            } else {
-                sim.connect_from(1, "virtualInbound", "10.0.0.7:99".parse().unwrap(), "10.0.0.2:9080")
-            };
-            sim.send(client, &bytes);
-            sim.run();
-            match random.next() % 3 {
-                0 => sim.abort(client),
-                _ => sim.finish(client),
-            }
-            sim.run();
-            sim.abort(client);
-            sim.run();
-        }
+        let c = sim.connect(0, TO);
+        sim.send(c, request);
+        sim.run_for(Duration::from_millis(1900));
+        assert!(sim.received(c).is_empty() && sim.ended(c).is_none());
+        sim.run_for(Duration::from_millis(200));
+        assert_eq!(status(&String::from_utf8_lossy(&sim.received(c))), expected);
+        sim.finish(c);
         sim.run_for(Duration::from_secs(10));
-        assert_clean(&mut sim);
+        assert_clean_but_connections(&mut sim);
+    };
+    check("request_timeout", b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nabc", "408");
+    check("request_headers_timeout", b"GET / HTTP/1.1\r\nhost: a\r\nx-slow: ", "");
+}
+
+#[test]
+fn tls_without_an_inspector() {
+    let (kind, mut value) = inbound(&Inbound::default());
+    value["listener_filters"] = json!([]);
+    for chain in value["filter_chains"].as_array_mut().unwrap() {
+        chain["filter_chain_match"].as_object_mut().unwrap().remove("transport_protocol");
     }
+    let server = put(&server_config(&Inbound::default()), &[(kind, value)]);
+    let mut sim = with_app(mesh(2, &Inbound::default()));
+    sim.command(1, Command::Config(server));
+    sim.split = 100;
+    assert_eq!(status(&call(&mut sim, &get("/", ""))), "200");
+    let tcp = sim.connect(0, "10.96.0.2:6379");
+    sim.send(tcp, b"hello");
+    sim.run();
+    assert_eq!(sim.received(tcp), b"hello");
 }

@@ -1,5 +1,8 @@
 //! Two workers back to back: a mesh without a socket.
 
+mod calls;
 mod http;
+mod life;
 mod mesh;
+mod peers;
 mod tcp;

@@ -86,6 +86,10 @@ impl Worker {
         let Some(conn) = self.conns.get_mut(id).and_then(Option::as_mut) else { return };
         let eof = conn.eof;
         let Role::Down(down) = &mut conn.role else { return };
+        if down.chain.is_some() {
+            // Only the ClientHello is waited for, for its ALPN.
+            return self.begin_tls(id);
+        }
         let bytes = conn.input.as_slice();
         let port = down.destination.port();
         let listener = down.listener.clone();
@@ -136,7 +140,7 @@ impl Worker {
     /// The peeking took too long.
     pub(crate) fn peek_timeout(&mut self, id: ConnId) {
         let Some(down) = self.conn_ref(id).and_then(Conn::down) else { return };
-        if down.listener.continue_on_timeout {
+        if down.listener.continue_on_timeout && down.chain.is_none() {
             self.choose_chain(id);
         } else {
             self.remove(id, Some(How::Close));
@@ -144,8 +148,6 @@ impl Worker {
     }
 
     fn choose_chain(&mut self, id: ConnId) {
-        let now = self.now.mono;
-        let handshake = self.options.limits.handshake;
         let Some(conn) = self.conns.get_mut(id).and_then(Option::as_mut) else { return };
         conn.deadline = None;
         let addrs = conn.addrs;
@@ -164,16 +166,43 @@ impl Worker {
             return;
         };
         down.chain = Some(chain.clone());
-        let Some(tls) = &chain.tls else {
+        if chain.tls.is_none() {
             self.serve(id);
             return;
-        };
-        let session = down.config.server_tls(tls).cloned().map(|config| Tls::server(offer(config, &chain, &down.protocols)));
+        }
+        conn.deadline = Some(self.now.mono + chain.handshake_timeout.unwrap_or(self.options.limits.handshake));
+        self.arm(id);
+        self.begin_tls(id);
+    }
+
+    /// Sets TLS up as the chain wants it, once the ClientHello is known.
+    fn begin_tls(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id).and_then(Option::as_mut) else { return };
+        let Role::Down(down) = &mut conn.role else { return };
+        let Some(chain) = down.chain.clone() else { return };
+        let Some(tls) = &chain.tls else { return };
+        let mut alpn = down.protocols.clone();
+        if !down.is_tls {
+            match tls::sniff(conn.input.as_slice()) {
+                tls::Sniff::NeedMore if !conn.eof => return,
+                tls::Sniff::Hello { sni, alpn: offered } => {
+                    alpn = offered;
+                    down.server_name = sni;
+                }
+                // rustls says what is wrong with it.
+                _ => {}
+            }
+        }
+        if tls.require_sni && down.server_name.is_none() {
+            self.connection_failed(id, Some("TLS_error:no server name".to_owned()));
+            self.remove(id, Some(How::Close));
+            return;
+        }
+        let session = down.config.server_tls(tls).cloned().map(|config| Tls::server(offer(config, &chain, &alpn)));
         match session {
             Some(Ok(session)) => {
                 conn.tls = Some(Box::new(session));
                 conn.proto = Proto::Handshake;
-                conn.deadline = Some(now + chain.handshake_timeout.unwrap_or(handshake));
                 let mut wire = std::mem::take(&mut conn.input);
                 self.decrypt(id, wire.as_slice());
                 wire.clear();

@@ -68,7 +68,7 @@ impl Worker {
         };
         let limits = server_limits(&hcm);
         let codec = if h2 { Codec::h2_server(limits, &mut conn.tx) } else { Codec::h1_server(limits) };
-        conn.proto = Proto::Http(Http::new(codec, now));
+        conn.proto = Proto::Http(Http::new(codec, now, hcm.h2.ping_interval));
         self.mark(id);
         self.queue_parse(id);
         if draining {
@@ -110,6 +110,7 @@ impl Worker {
             idle: request.hcm.stream_idle_timeout,
             moved: now.mono,
             max: request.hcm.max_stream_duration.map(|max| now.mono + max),
+            request: request.hcm.request_timeout.filter(|_| !end).map(|timeout| now.mono + timeout),
             ..Due::default()
         };
         let stream = Stream {

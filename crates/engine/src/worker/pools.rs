@@ -105,8 +105,9 @@ impl Worker {
             HttpProtocol::Alpn => alpn.is_some_and(|alpn| alpn == b"h2" || alpn == b"istio-h2"),
         };
         let limits = client_limits(&up.spec.http);
+        let ping = up.spec.http.h2.ping_interval;
         let codec = if h2 { Codec::h2_client(limits, &mut conn.tx) } else { Codec::h1_client(limits) };
-        conn.proto = Proto::Http(Http::new(codec, now));
+        conn.proto = Proto::Http(Http::new(codec, now, ping));
         conn.last = now;
         self.mark(id);
         self.queue_parse(id);

@@ -48,6 +48,12 @@ impl Worker {
             conn.eof_told = true;
             failed = !self.end_of_input(&mut conn);
         }
+        // A request's head has begun and does not end.
+        let headers = conn.down().filter(|d| !d.draining).and_then(|d| d.hcm.as_ref()).and_then(|hcm| hcm.request_headers_timeout);
+        if let Some(timeout) = headers {
+            let partial = !input.is_empty() && !conn.held && conn.http().is_some_and(|http| http.streams.is_empty());
+            conn.deadline = if partial { Some(conn.deadline.unwrap_or(now + timeout)) } else { None };
+        }
         conn.input = input;
         let dirty = !conn.tx.is_empty() || !conn.out.is_empty();
         if let Some(place) = self.conns.get_mut(id) {
@@ -59,6 +65,9 @@ impl Worker {
         if failed {
             self.http_failed(id);
         } else {
+            if headers.is_some() {
+                self.arm(id);
+            }
             self.end_if_done(id);
         }
     }
@@ -166,7 +175,13 @@ impl Worker {
                 }
             }
             Http2::Settings => self.poke(conn.id),
-            Http2::Pong(_) => {}
+            Http2::Pong(_) => {
+                let now = self.now.mono;
+                if let Some(http) = conn.http_mut() {
+                    http.pinged = false;
+                    http.ping = http.ping_interval.map(|interval| now + interval);
+                }
+            }
         }
     }
 

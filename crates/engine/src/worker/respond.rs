@@ -62,6 +62,7 @@ impl Worker {
         stream.record.response_first = Some(now.mono);
         stream.record.details.get_or_insert_with(|| "via_upstream".to_owned());
         stream.due.per_try = None;
+        stream.due.try_idle = None;
         let Some(mut request) = self.take_request(id) else { return };
         request.step = Step::Responding;
         request.replay = None;
@@ -173,6 +174,7 @@ impl Worker {
         let wait = Duration::from_nanos(random % (most.as_nanos() as u64).max(1));
         stream.due.backoff = Some(now + wait);
         stream.due.per_try = None;
+        stream.due.try_idle = None;
         self.leave_upstream(id, at, Some(Reason::CANCEL));
         self.arm_stream(id);
         true

@@ -251,6 +251,8 @@ impl Worker {
         stream.record.attempts = request.attempts;
         stream.record.upstream = Some(spec.address());
         stream.record.endpoint.clone_from(&spec.endpoint);
+        stream.due.try_idle = forward.retry.as_ref().and_then(|r| r.per_try_idle_timeout).filter(|t| !t.is_zero());
+        stream.due.moved = now;
         stream.due.per_try = forward.retry.as_ref().and_then(|r| r.per_try_timeout).filter(|t| !t.is_zero()).map(|t| now + t);
         if matches!(forward.host_rewrite, HostRewrite::Endpoint)
             && let Some(name) = host.endpoint.as_ref().map(|e| e.hostname.clone()).filter(|n| !n.is_empty())

@@ -44,7 +44,13 @@ impl Worker {
     fn next_due(&self, id: ConnId) -> Option<Duration> {
         let conn = self.conn_ref(id)?;
         let streams = streams(conn).filter(|_| conn.down().is_some()).filter_map(|s| self.streams.get(s)).filter_map(|s| s.due.next());
-        conn.deadline.into_iter().chain(idle_due(conn)).chain(lifetime(conn)).chain(streams).min()
+        conn.deadline
+            .into_iter()
+            .chain(conn.http().and_then(|http| http.ping))
+            .chain(idle_due(conn))
+            .chain(lifetime(conn))
+            .chain(streams)
+            .min()
     }
 
     fn conn_due(&mut self, id: ConnId) {
@@ -58,6 +64,8 @@ impl Worker {
         if conn.deadline.is_some_and(|at| at <= now) {
             conn.deadline = None;
             self.phase_due(id);
+        } else if conn.http().and_then(|http| http.ping).is_some_and(|at| at <= now) {
+            self.ping(id);
         } else if lifetime(conn).is_some_and(|at| at <= now) {
             if conn.down().is_some() {
                 self.drain_conn(id, Duration::from_secs(5));
@@ -71,6 +79,26 @@ impl Worker {
         self.arm(id);
     }
 
+    /// Asks an HTTP/2 peer for a sign of life; one that did not answer the last time is gone.
+    fn ping(&mut self, id: ConnId) {
+        let now = self.now.mono;
+        let Some(conn) = self.conn(id) else { return };
+        let options = match &conn.role {
+            Role::Down(down) => down.hcm.as_ref().map(|hcm| hcm.h2),
+            Role::Up(up) => Some(up.spec.http.h2),
+        };
+        let Some(options) = options else { return };
+        let Proto::Http(http) = &mut conn.proto else { return };
+        if http.pinged {
+            self.drop_conn(id, Gone::Closed, Lost::Closed);
+            self.close(id, Closing::Reset);
+            return;
+        }
+        http.pinged = http.codec.ping(*b"mizzen..", &mut conn.tx);
+        http.ping = Some(now + options.ping_timeout);
+        self.mark(id);
+    }
+
     /// A phase took too long.
     fn phase_due(&mut self, id: ConnId) {
         let Some(conn) = self.conn(id) else { return };
@@ -78,7 +106,7 @@ impl Worker {
             Proto::Sniff => self.peek_timeout(id),
             Proto::Handshake => self.handshake_timeout(id),
             _ if conn.closing >= Closing::Close => self.remove(id, Some(How::Reset)),
-            // The drain is over.
+            // The drain is over, or the request's head never ends.
             Proto::Choose | Proto::Http(_) | Proto::Tcp(_) => {
                 self.drop_conn(id, Gone::Closed, Lost::Closed);
                 self.close(id, Closing::Close);
@@ -122,6 +150,13 @@ impl Worker {
         } else if hit(&mut due.timeout) {
             self.route_timeout(id);
         } else if hit(&mut due.per_try) {
+            self.per_try_timeout(id);
+        } else if hit(&mut due.request) {
+            if !stream.req.end {
+                self.reply(id, 408, "request timeout", Flags::default(), "request_overall_timeout");
+            }
+        } else if due.try_idle.is_some_and(|idle| due.moved + idle <= now) {
+            due.try_idle = None;
             self.per_try_timeout(id);
         } else if hit(&mut due.max) {
             if is_tcp {

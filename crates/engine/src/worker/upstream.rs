@@ -29,6 +29,8 @@ pub(crate) struct Host {
     pub(crate) state: Arc<HostState>,
     weight: u32,
     healthy: bool,
+    /// Its locality's place within its priority, and that one's weight.
+    locality: (usize, u32),
 }
 
 /// A cluster's endpoints by priority, names resolved.
@@ -72,7 +74,7 @@ impl Worker {
                 let mut address = destination;
                 address.set_port(port.unwrap_or(address.port()));
                 let state = self.cluster_view(&cluster.name).state.host(&address.to_string());
-                return Ok(Host { endpoint: None, target: Target::Tcp(address), state, weight: 1, healthy: true });
+                return Ok(Host { endpoint: None, target: Target::Tcp(address), state, weight: 1, healthy: true, locality: (0, 0) });
             }
             Discovery::Eds { service } => newest.assignments.get(service).or_else(|| config.assignments.get(service)).cloned(),
             other => other.inline().cloned(),
@@ -106,11 +108,13 @@ impl Worker {
         let mut priorities = Vec::with_capacity(assignment.priorities.len());
         for priority in assignment.priorities.iter() {
             let mut hosts = Vec::new();
-            for endpoint in priority.localities.iter().flat_map(|l| l.endpoints.iter()).filter(|e| e.health != Health::Draining) {
+            let localities = priority.localities.iter().enumerate();
+            let endpoints = localities.flat_map(|(at, locality)| locality.endpoints.iter().map(move |e| (e, (at, locality.weight))));
+            for (endpoint, locality) in endpoints.filter(|(e, _)| e.health != Health::Draining) {
                 for target in self.targets(cluster, endpoint, &mut missing, &mut until) {
                     let state = state.host(&address_of(&target));
                     let healthy = endpoint.health != Health::Unhealthy;
-                    hosts.push(Host { endpoint: Some(endpoint.clone()), target, state, weight: endpoint.weight.max(1), healthy });
+                    hosts.push(Host { endpoint: Some(endpoint.clone()), target, state, weight: endpoint.weight.max(1), healthy, locality });
                 }
             }
             priorities.push(hosts);
@@ -187,7 +191,10 @@ impl Worker {
         let share = usable.len() as f32 * 100.0 / level.len().max(1) as f32;
         // Where too few are healthy, all are used: better some answers than none.
         let panic = cluster.panic_threshold > 0.0 && share < cluster.panic_threshold;
-        let among: Vec<&Host> = if panic { level.iter().collect() } else { usable };
+        let mut among: Vec<&Host> = if panic { level.iter().collect() } else { usable };
+        if cluster.locality_weighted && !panic {
+            self.within_locality(level, assignment.overprovisioning, &mut among);
+        }
         let weights: u64 = among.iter().map(|h| u64::from(h.weight)).sum();
         if weights == 0 {
             return None;
@@ -220,6 +227,33 @@ impl Worker {
             LbPolicy::Random | LbPolicy::Provided => at(self.rng.next() % weights),
         };
         picked.map(|host| (*host).clone())
+    }
+
+    /// Keeps the endpoints of one locality: by the localities' weights, each as far as its health allows.
+    fn within_locality(&mut self, level: &[Host], overprovisioning: u32, among: &mut Vec<&Host>) {
+        let mut shares: Vec<(usize, u64)> = Vec::new();
+        for host in among.iter() {
+            if shares.iter().any(|(at, _)| *at == host.locality.0) {
+                continue;
+            }
+            let all = level.iter().filter(|h| h.locality.0 == host.locality.0).count() as u64;
+            let usable = among.iter().filter(|h| h.locality.0 == host.locality.0).count() as u64;
+            let health = (usable * u64::from(overprovisioning.max(100)) / all.max(1)).min(100);
+            shares.push((host.locality.0, health * u64::from(host.locality.1)));
+        }
+        let total: u64 = shares.iter().map(|(_, share)| share).sum();
+        if total == 0 {
+            return;
+        }
+        let mut place = self.rng.next() % total;
+        let picked = shares.iter().find(|(_, share)| {
+            let hit = place < *share;
+            place = place.saturating_sub(*share);
+            hit
+        });
+        if let Some((at, _)) = picked {
+            among.retain(|h| h.locality.0 == *at);
+        }
     }
 
     /// How to connect to an endpoint.

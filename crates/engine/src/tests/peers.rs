@@ -1,0 +1,235 @@
+//! All kinds of peers: both versions, gRPC, upgrades, slow ones, hostile ones.
+
+use std::time::Duration;
+
+use mizzen_http::Head;
+use serde_json::json;
+
+use super::{calls::*, mesh::*};
+
+#[test]
+fn websockets() {
+    let mut sim = mesh(2, &Inbound::default());
+    sim.serve(
+        "10.0.0.2:9080",
+        Box::new(|_, input, eof, out| {
+            if input.starts_with(b"GET") {
+                if !input.ends_with(b"\r\n\r\n") {
+                    return false;
+                }
+                input.clear();
+                out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\nhello");
+            } else {
+                out.append(input);
+            }
+            eof
+        }),
+    );
+    let client = sim.connect(0, TO);
+    sim.send(client, &get("/chat", "upgrade: websocket\r\nconnection: Upgrade\r\n"));
+    sim.run();
+    let text = String::from_utf8_lossy(&sim.received(client)).into_owned();
+    assert!(status(&text) == "101" && text.ends_with("\r\n\r\nhello"), "{text}");
+    sim.send(client, b"frame");
+    sim.run();
+    assert_eq!(sim.received(client), b"frame");
+    sim.finish(client);
+    sim.run();
+    assert!(sim.ended(client).is_some());
+    assert_clean(&mut sim);
+}
+
+#[test]
+fn a_gateway_believes_nobody() {
+    let mut gateway = hcm(false, json!("9080"), &[]);
+    gateway["typed_config"]["use_remote_address"] = true.into();
+    gateway["typed_config"]["forward_client_cert_details"] = "SANITIZE_SET".into();
+    let config = client(&[listener("0.0.0.0_80", "0.0.0.0", 80, "OUTBOUND", json!({"filter_chains": [{"filters": [gateway]}]}))]);
+    let mut sim = with_app(mesh_with(2, config, &Inbound::default()));
+    let outside = sim.connect_from(0, "0.0.0.0_80", "8.8.8.8:4000".parse().unwrap(), "10.0.0.1:80");
+    let forged = "x-forwarded-for: 1.1.1.1\r\nx-forwarded-proto: https\r\nx-forwarded-client-cert: URI=spiffe://forged\r\nx-envoy-retry-on: 5xx\r\nx-request-id: mine\r\n";
+    sim.send(outside, &get("/", forged));
+    sim.run();
+    let text = String::from_utf8_lossy(&sim.received(outside)).into_owned();
+    assert_eq!(status(&text), "200");
+    assert!(text.contains("\"x-forwarded-for\": \"1.1.1.1, 8.8.8.8\"") && text.contains("\"x-forwarded-proto\": \"http\""), "{text}");
+    assert!(!text.contains("spiffe://forged") && !text.contains("x-envoy-retry-on") && !text.contains("\"mine\""), "{text}");
+    assert!(text.contains("\"x-envoy-external-address\": \"8.8.8.8\""), "{text}");
+}
+
+#[test]
+fn grpc() {
+    let config = client(&[cluster(CLUSTER, "reviews", http_options("h2"))]);
+    let mut sim = mesh_with(2, config, &Inbound::default());
+    sim.split = 40;
+    sim.serve(
+        "10.0.0.2:9080",
+        app(|head, body| {
+            assert_eq!(head.get_str("te"), Some("trailers"));
+            let mut response = Head::response(200);
+            response.set("content-type", "application/grpc");
+            response.set("x-trailers", "1");
+            (response, body.to_vec())
+        }),
+    );
+    let mut head = Head::request("POST", "http", "reviews:9080", "/shop.Ratings/Get");
+    head.set("content-type", "application/grpc");
+    head.set("te", "trailers");
+    let message = b"\0\0\0\0\x03abc\0\0\0\0\0".to_vec();
+    let answers = h2_calls(&mut sim, &[(head, message.clone())]);
+    assert_eq!((answers[0].0, &answers[0].1), (200, &message));
+    assert_eq!(answers[0].2.as_ref().and_then(|t| t.get_str("grpc-status")), Some("5"));
+    for proxy in 0..2 {
+        let series = sim.snapshot(proxy).series;
+        let find = |name: &str| series.iter().find(|s| s.name == name).unwrap();
+        let total = find("istio_requests_total");
+        assert!(total.labels.contains(&("grpc_response_status", "5".to_owned())), "{:?}", total.labels);
+        assert!(total.labels.contains(&("request_protocol", "grpc".to_owned())));
+        assert_eq!(find("istio_request_messages_total").value, crate::metrics::Value::Counter(2));
+        assert_eq!(find("istio_response_messages_total").value, crate::metrics::Value::Counter(2));
+    }
+    assert_clean(&mut sim);
+}
+
+#[test]
+fn expect_continue() {
+    let mut sim = mesh(2, &Inbound::default());
+    sim.serve(
+        "10.0.0.2:9080",
+        Box::new(|_, input, eof, out| {
+            if input.ends_with(b"\r\n\r\n") {
+                input.clear();
+                out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            } else if input.ends_with(b"body") {
+                input.clear();
+                out.extend_from_slice(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+            }
+            eof
+        }),
+    );
+    let client = sim.connect(0, TO);
+    sim.send(client, b"POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n");
+    sim.run();
+    assert_eq!(sim.received(client), b"HTTP/1.1 100 Continue\r\n\r\n");
+    sim.send(client, b"body");
+    sim.run();
+    assert!(sim.received(client).ends_with(b"\r\n\r\nok"));
+}
+
+#[test]
+fn passthrough_of_requests() {
+    let mut sim =
+        mesh_with(2, client(&[route("allow_any", json!({"cluster": "PassthroughCluster", "timeout": "0s"}))]), &Inbound::default());
+    sim.serve("93.184.216.34:9080", echo_app());
+    let out = sim.connect(0, "93.184.216.34:9080");
+    sim.send(out, &get("/", ""));
+    sim.run();
+    assert_eq!(status(&String::from_utf8_lossy(&sim.received(out))), "200");
+    let series = sim.snapshot(0).series;
+    let total = series.iter().find(|s| s.name == "istio_requests_total").unwrap();
+    assert!(total.labels.contains(&("destination_service_name", "PassthroughCluster".to_owned())), "{:?}", total.labels);
+}
+
+#[test]
+fn hostile_bytes() {
+    let mut random = crate::lb::Rng::new(77);
+    let good =
+        [get("/", "x: y\r\n"), b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x04\x01\0\0\0\x01\x82\x86\x84\x41\x01a".to_vec()];
+    for seed in 0..60 {
+        let mut sim = with_app(mesh(seed, &Inbound { permissive: true, ..Inbound::default() }));
+        sim.split = 30;
+        for _ in 0..6 {
+            let mut bytes = good[(random.next() % 2) as usize].clone();
+            for _ in 0..random.next() % 6 {
+                let at = (random.next() % bytes.len() as u64) as usize;
+                match random.next() % 3 {
+                    0 => bytes[at] = random.next() as u8,
+                    1 => bytes.truncate(at.max(1)),
+                    _ => bytes.insert(at, random.next() as u8),
+                }
+            }
+            let client = if random.next().is_multiple_of(2) {
+                sim.connect(0, TO)
+            } else {
+                sim.connect_from(1, "virtualInbound", "10.0.0.7:99".parse().unwrap(), "10.0.0.2:9080")
+            };
+            sim.send(client, &bytes);
+            sim.run();
+            match random.next() % 3 {
+                0 => sim.abort(client),
+                _ => sim.finish(client),
+            }
+            sim.run();
+            sim.abort(client);
+            sim.run();
+        }
+        sim.run_for(Duration::from_secs(10));
+        assert_clean(&mut sim);
+    }
+}
+
+#[test]
+fn large_responses_and_slow_readers() {
+    let big = 2_000_000;
+    for (protocol, down_h2) in [("h1", false), ("h2", false), ("h2", true), ("h1", true)] {
+        let config = client(&[cluster(CLUSTER, "reviews", http_options(protocol))]);
+        let mut sim = mesh_with(9, config, &Inbound::default());
+        sim.window = 20_000;
+        // HTTP/1.1 only: the application's codec keeps no queue.
+        sim.serve(
+            "10.0.0.2:9080",
+            Box::new(move |_, input, eof, out| {
+                if input.starts_with(b"PRI") {
+                    return true;
+                }
+                if input.ends_with(b"\r\n\r\n") {
+                    input.clear();
+                    out.extend(format!("HTTP/1.1 200 OK\r\ncontent-length: {big}\r\n\r\n").bytes());
+                    out.extend(std::iter::repeat_n(b'y', big));
+                }
+                eof
+            }),
+        );
+        if down_h2 && protocol == "h2" {
+            continue;
+        }
+        if down_h2 {
+            let answers = h2_calls(&mut sim, &[(Head::request("GET", "http", "a", "/"), Vec::new())]);
+            assert_eq!((answers[0].0, answers[0].1.len()), (200, big));
+        } else if protocol == "h1" {
+            let text = call(&mut sim, &get("/", ""));
+            assert_eq!(text.len() - text.find("\r\n\r\n").unwrap() - 4, big);
+        }
+        assert_clean(&mut sim);
+    }
+}
+
+#[test]
+fn versions_are_translated() {
+    // (the outbound cluster's protocol, whether the client speaks HTTP/2)
+    for (seed, (protocol, down_h2)) in
+        [("h1", false), ("h2", false), ("h1", true), ("h2", true), ("downstream", true)].into_iter().enumerate()
+    {
+        let config = client(&[cluster(CLUSTER, "reviews", http_options(protocol))]);
+        let mut sim = with_app(mesh_with(seed as u64, config, &Inbound::default()));
+        sim.split = [0, 333, 2000][seed % 3];
+        let size = 300_000;
+        if down_h2 {
+            let head = Head::request("POST", "http", "reviews:9080", "/big");
+            let requests: Vec<_> = (0..5).map(|n| (head.clone(), vec![b'x'; n * size / 4])).collect();
+            let answers = h2_calls(&mut sim, &requests);
+            for (n, (status, body, _)) in answers.iter().enumerate() {
+                let text = String::from_utf8_lossy(body);
+                assert!(*status == 200 && text.ends_with(&format!("body={}", n * size / 4)), "{protocol} {n}: {status} {text}");
+            }
+        } else {
+            let mut request = format!("POST /big HTTP/1.1\r\nhost: a\r\ncontent-length: {size}\r\n\r\n").into_bytes();
+            request.extend(vec![b'x'; size]);
+            let text = call(&mut sim, &request);
+            assert!(status(&text) == "200" && text.ends_with(&format!("body={size}")), "{protocol}: {text}");
+        }
+        assert_clean(&mut sim);
+        let count = if down_h2 { 5 } else { 1 };
+        assert_eq!((lines(&sim.log(0)).len(), lines(&sim.log(1)).len()), (count, count));
+    }
+}
