@@ -254,3 +254,22 @@ fn several_workers_share_the_work_and_the_counts() {
         mesh.ended().await;
     });
 }
+
+#[test]
+fn localhost_only_reads() {
+    runtime().block_on(async {
+        let metrics = free_address();
+        let mut mesh = Mesh::start(&[], |options| options.metrics = Some(metrics)).await;
+        mesh.until_ready().await;
+        assert_eq!(get(mesh.localhost, "/ready").await, Ok((200, "LIVE\n".to_owned())));
+        assert!(matches!(get(mesh.localhost, "/config_dump").await, Ok((200, _))));
+        assert!(get(metrics, "/stats/prometheus").await.is_ok_and(|(status, text)| status == 200 && text.contains("istio_build{")));
+        assert!(matches!(get(metrics, "/config_dump").await, Ok((404, _))));
+        for verb in ["/quitquitquit", "/drain_listeners", "/logging"] {
+            let options = mizzen_net::ConnectOptions::default();
+            let reply = mizzen_net::fetch_tcp(mesh.localhost, Method::POST, verb, "", LONG, &options).await.unwrap();
+            assert_eq!(reply.status, 403, "{verb}");
+        }
+        assert_eq!(get(mesh.localhost, "/ready").await, Ok((200, "LIVE\n".to_owned())));
+    });
+}

@@ -230,6 +230,8 @@ pub(crate) struct Mesh {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) control: ControlPlane,
     pub(crate) ready: watch::Receiver<bool>,
+    /// The admin interface's address.
+    pub(crate) localhost: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     proxy: JoinHandle<Result<(), RunError>>,
 }
@@ -244,7 +246,9 @@ impl Mesh {
             json!({"name": name, "type": "STATIC", "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [
                 {"endpoint": {"address": {"pipe": {"path": dir.path().join("XDS")}}}}]}]}})
         };
+        let localhost = free_address();
         let bootstrap = json!({
+            "admin": {"address": socket(localhost)},
             "node": {"id": "sidecar~10.0.0.1~a.b~b.svc.cluster.local", "cluster": "a.b", "metadata": {"NAMESPACE": "b", "WORKLOAD_NAME": "a"}},
             "static_resources": {"clusters": [pipe("xds-grpc"), pipe("sds-grpc")]},
             "dynamic_resources": {
@@ -272,7 +276,7 @@ impl Mesh {
             }
         };
         tokio::time::timeout(LONG, open).await.expect("the admin socket is opened");
-        Mesh { dir, control, ready, stop: Some(stop), proxy }
+        Mesh { dir, control, ready, localhost, stop: Some(stop), proxy }
     }
 
     pub(crate) async fn until_ready(&mut self) {
