@@ -297,7 +297,10 @@ impl Findings {
         let fault = Fault { file: claim.file.clone(), key: Some(key.clone()), document: claim.document };
         let message = format!("is declared at {} already", winner.pos());
         let problem = Problem { pos: claim.pos(), object: Some(key.clone()), field: "metadata.name".to_owned(), message };
-        self.faults.insert(fault.clone(), Refused { fault, problems: vec![problem], kept: kept || winner.entry.is_ok() });
+        // What else is wrong with it is told at once, not after it has got another name.
+        let own = claim.entry.as_ref().err().map_or(&[][..], |refusal| &refusal.problems);
+        let problems = std::iter::once(problem).chain(own.iter().cloned()).collect();
+        self.faults.insert(fault.clone(), Refused { fault, problems, kept: kept || winner.entry.is_ok() });
     }
 }
 

@@ -203,6 +203,20 @@ fn duplicates() {
 }
 
 #[test]
+fn a_duplicate_has_its_own_problems_too() {
+    let taken = "p:6: AuthorizationPolicy default/p: metadata.name: is declared at o:1 already";
+    let audit = "p:6: AuthorizationPolicy default/p: spec.action: AUDIT is not supported yet, and ignoring it could change who may talk";
+    check(
+        vec![],
+        &[(
+            0,
+            &[("o", Some(policy("p", "ALLOW"))), ("p", Some(policy("p", "AUDIT")))],
+            &["init", "+ AuthorizationPolicy default/p o:1", &format!("! kept {taken}; {audit}"), "done"],
+        )],
+    );
+}
+
+#[test]
 fn a_refused_policy_closes_unless_there_is_a_good_version() {
     let audit = "spec.action: AUDIT is not supported yet, and ignoring it could change who may talk";
     check(
