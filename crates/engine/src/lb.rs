@@ -175,8 +175,8 @@ impl HostState {
 
     pub(crate) fn eject(&self, now: Duration, base: Duration, max: Duration) {
         let times = self.ejections.fetch_add(1, Relaxed) + 1;
-        let time = (base * times).min(max.max(base));
-        self.until.store((now + time).as_millis() as u64, Relaxed);
+        let time = base.saturating_mul(times).min(max.max(base));
+        self.until.store(now.saturating_add(time).as_millis() as u64, Relaxed);
         self.ever.store(true, Relaxed);
         self.row_5xx.store(0, Relaxed);
         self.row_gateway.store(0, Relaxed);

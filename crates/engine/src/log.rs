@@ -104,8 +104,11 @@ impl Values for View<'_> {
             Command::UpstreamProtocol => put(record.and_then(|r| r.upstream_h2).map(|h2| if h2 { "HTTP/2" } else { "HTTP/1.1" })),
             Command::ResponseCode => put(record.map(|r| r.status.to_string()).as_deref()),
             Command::ResponseCodeDetails => put(record.and_then(|r| r.details.as_deref())),
-            Command::ResponseFlags => put(record.filter(|r| !r.flags.is_empty()).map(|r| r.flags.to_string()).as_deref()),
-            Command::ResponseFlagsLong => put(record.map(|r| r.flags.names(true).collect::<Vec<_>>().join(",")).as_deref()),
+            Command::ResponseFlags => put(record.map(|r| r.flags.to_string()).as_deref()),
+            Command::ResponseFlagsLong => {
+                let names = record.map(|r| r.flags.names(true).collect::<Vec<_>>().join(","));
+                put(names.map(|n| if n.is_empty() { "-".to_owned() } else { n }).as_deref())
+            }
             Command::ConnectionTerminationDetails => put(record.and_then(|r| r.termination.as_deref())),
             Command::GrpcStatus => put(record.and_then(|r| r.grpc_status).and_then(grpc_name)),
             Command::GrpcStatusNumber => put(record.and_then(|r| r.grpc_status).map(|s| s.to_string()).as_deref()),

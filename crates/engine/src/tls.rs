@@ -131,6 +131,8 @@ impl Tls {
 
     /// After an error: what is left to tell the peer.
     fn alert(&mut self, out: &mut Buf) {
+        // Presented again, the bytes that broke the session would have rustls assert that it has not failed before.
+        self.wire.clear();
         let mut ignored = Buf::default();
         let plain = &mut ignored;
         for _ in 0..4 {
@@ -240,4 +242,51 @@ fn write(mut f: impl FnMut(&mut [u8]) -> Result<usize, EncryptError>, space: usi
     }
     tail.truncate(start);
     Err(Error::EncryptError)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use mizzen_pki::{
+        Ca, CaLimits, KeyPair, Svid, UnixTime,
+        tls::{TlsOptions, client_config, server_config},
+    };
+
+    use super::*;
+
+    fn server() -> Tls {
+        let now = UnixTime::now();
+        let ca = Ca::self_signed(&Default::default(), now, CaLimits::default()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let id = "spiffe://cluster.local/ns/shop/sa/reviews".parse().unwrap();
+        let chain = ca.sign_csr(&key.csr(None).unwrap(), &id, Duration::from_secs(3600), now).unwrap();
+        let svid = Svid::from_chain(&chain, &key).unwrap();
+        Tls::server(server_config(&svid, None, &TlsOptions::default()).unwrap()).unwrap()
+    }
+
+    fn hello() -> Vec<u8> {
+        let config = client_config(None, mizzen_pki::accept_any_server(), &TlsOptions::default()).unwrap();
+        let mut client = Tls::client(config, ServerName::try_from("reviews.shop").unwrap(), Vec::new()).unwrap();
+        let mut out = Buf::default();
+        client.read(&[], &mut Buf::default(), &mut out, 1024).unwrap();
+        out.as_slice().to_vec()
+    }
+
+    #[test]
+    fn garbage_ends_a_session_with_one_alert() {
+        for (what, bytes) in [
+            ("plaintext", b"GET / HTTP/1.1\r\n\r\n".repeat(20)),
+            ("a record of a type that there is not", [&[99, 3, 3, 0, 32][..], &[0; 32]].concat()),
+            ("garbage after a hello", [hello(), vec![0x16, 3, 3, 0, 4, 99, 0, 0, 0], vec![0x17; 64]].concat()),
+            ("a record that is no ciphertext after a hello", [hello(), vec![0x17, 3, 3, 0, 40], vec![7; 40]].concat()),
+        ] {
+            let (mut tls, mut out) = (server(), Buf::default());
+            assert!(tls.read(&bytes, &mut Buf::default(), &mut out, 1024).is_err(), "{what}");
+            let records = out.as_slice();
+            let alert = records.len() >= 7 && records[records.len() - 7..][..5] == [0x15, 3, 3, 0, 2];
+            // After a hello the alert is encrypted, and so looks like data.
+            assert!(alert || records.ends_with(&records[records.len() - 24..]) && records.contains(&0x17), "{what}: {records:?}");
+        }
+    }
 }

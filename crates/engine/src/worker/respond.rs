@@ -170,7 +170,7 @@ impl Worker {
         let at = stream.up.take().map(|up| up.at);
         // Exponential with full jitter, as Envoy.
         let factor = 1u32 << request.attempts.saturating_sub(1).min(16);
-        let most = (policy.backoff_base * factor).min(policy.backoff_max).max(Duration::from_millis(1));
+        let most = policy.backoff_base.saturating_mul(factor).min(policy.backoff_max).max(Duration::from_millis(1));
         let wait = Duration::from_nanos(random % (most.as_nanos() as u64).max(1));
         stream.due.backoff = Some(now + wait);
         stream.due.per_try = None;
@@ -191,7 +191,8 @@ impl Worker {
             matches!(request.head.method(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE") && bare && !request.is_upgrade;
         let whole = bare || !stream.req.open || request.replay.is_some();
         let dead = match lost {
-            Lost::Unsent => whole,
+            // Refused unseen: so it is with what crosses a GOAWAY on the way.
+            Lost::Unsent | Lost::Reset(true) => whole,
             Lost::Closed => up.reused && idempotent,
             _ => false,
         };
