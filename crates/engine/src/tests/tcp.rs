@@ -120,26 +120,33 @@ fn strict_and_permissive() {
     assert!(plain(true));
     assert!(!plain(false), "plaintext is refused under STRICT");
     // A certificate that another CA has signed.
-    let mut sim = mesh_with(4, client_config(foreign_secrets("storefront")), &Inbound::default());
-    let client = sim.connect(0, "10.96.0.2:6379");
-    sim.send(client, b"ping");
-    sim.run();
-    assert_eq!(sim.received(client), b"");
-    assert!(sim.ended(client).is_some());
+    for split in 0..40 {
+        let mut sim = mesh_with(split, client_config(foreign_secrets("storefront")), &Inbound::default());
+        sim.split = (split * 37) as usize;
+        let client = sim.connect(0, "10.96.0.2:6379");
+        sim.send(client, b"ping");
+        sim.run();
+        assert_eq!(sim.received(client), b"");
+        assert!(sim.ended(client).is_some());
+    }
 }
 
 #[test]
 fn wrong_server_is_refused() {
     let config = client_config(secrets("storefront"));
     let other = cluster("outbound|6379||reviews.shop.svc.cluster.local", "somebody-else", json!({}));
-    let mut sim = mesh_with(4, put(&config, &[other]), &Inbound::default());
-    let client = sim.connect(0, "10.96.0.2:6379");
-    sim.send(client, b"ping");
-    sim.run();
-    assert_eq!(sim.received(client), b"");
-    let log = lines(&sim.log(0));
-    assert_eq!(log[0]["response_flags"], "UF,URX");
-    assert!(log[0]["failure"].as_str().unwrap().starts_with("TLS_error"), "{log:?}");
+    let config = put(&config, &[other]);
+    for split in 0..40 {
+        let mut sim = mesh_with(split, config.clone(), &Inbound::default());
+        sim.split = (split * 37) as usize;
+        let client = sim.connect(0, "10.96.0.2:6379");
+        sim.send(client, b"ping");
+        sim.run();
+        assert_eq!(sim.received(client), b"");
+        let log = lines(&sim.log(0));
+        assert_eq!(log[0]["response_flags"], "UF,URX");
+        assert!(log[0]["failure"].as_str().unwrap().starts_with("TLS_error"), "{log:?}");
+    }
 }
 
 #[test]

@@ -95,7 +95,7 @@ impl Worker {
         conn.last = now;
         conn.written(n);
         let backlog = conn.backlog();
-        if backlog <= low && !conn.blocked.is_empty() {
+        if backlog <= low && (conn.held || !conn.blocked.is_empty()) {
             self.inbox.push_back(Event::Room(id));
         }
         if conn.out.is_empty() {
@@ -233,8 +233,13 @@ impl Worker {
                 self.pump(stream, dir);
             }
         }
-        let Some(conn) = self.conn(id) else { return };
-        if conn.held && conn.is_h2() {
+        let Some(conn) = self.conn_ref(id).filter(|conn| conn.held) else { return };
+        let Some(http) = conn.http() else { return };
+        // HTTP/1 may be held for its partner's sake too.
+        let high = self.options.limits.stream_buffer;
+        let full = |stream: &crate::stream::Stream| (if is_down { &stream.req } else { &stream.resp }).buf.len() >= high;
+        let full = !http.codec.is_h2() && http.streams.iter().any(|(_, id)| self.streams.get(*id).is_some_and(full));
+        if !full {
             self.hold(id, false);
         }
     }
@@ -311,6 +316,10 @@ impl Worker {
             if let Some(conn) = self.conn(id) {
                 conn.proto = Proto::Dead;
             }
+        }
+        if let Some(conn) = self.conn(id) {
+            // Nothing can be sealed any more.
+            conn.tx.clear();
         }
         let lost = if handshake { Lost::Connect(text) } else { Lost::Closed };
         self.drop_conn(id, Gone::Closed, lost);
