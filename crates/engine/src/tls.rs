@@ -143,7 +143,7 @@ impl Tls {
         let plain = &mut ignored;
         let _ = each!(&mut self.side, conn => step!(self, conn, plain, out, _traffic => Ok(true)));
         self.broken = true;
-        //self.wire.clear();
+        self.wire.clear();
     }
 
     /// Encrypts `plain`. What still waited to be decrypted is decrypted to `input` on the way.
