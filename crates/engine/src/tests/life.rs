@@ -25,6 +25,27 @@ fn a_chain_that_changes_takes_over() {
 }
 
 #[test]
+fn what_begins_on_a_listener_that_is_gone_ends_with_its_drain() {
+    let permissive = Inbound { permissive: true, ..Inbound::default() };
+    let mut gone = mizzen_ir::Draft::new(&server_config(&permissive));
+    gone.remove(Kind::Listener, "virtualInbound");
+    let gone = gone.finish().0;
+    for (to, first, rest) in [("10.0.0.2:6379", "P", "OST it\n"), ("10.0.0.2:9080", "G", "ET / HTTP/1.1\r\nhost: a\r\n\r\n")] {
+        let mut sim = with_app(mesh(2, &permissive));
+        let client = sim.connect_from(1, "virtualInbound", "10.0.0.9:4000".parse().unwrap(), to);
+        sim.send(client, first.as_bytes());
+        sim.run();
+        sim.command(1, Command::Config(gone.clone()));
+        sim.run();
+        sim.send(client, rest.as_bytes());
+        sim.run_for(Duration::from_secs(44));
+        assert!(!sim.received(client).is_empty(), "{to}: it is served while it drains");
+        sim.run_for(Duration::from_secs(2));
+        assert!(sim.ended(client).is_some(), "{to}");
+    }
+}
+
+#[test]
 fn new_certificates_lose_no_request() {
     let base = client_config(secrets("storefront"));
     let mut sim = with_app(mesh_with(2, base.clone(), &Inbound::default()));

@@ -148,10 +148,13 @@ impl Worker {
     }
 
     fn choose_chain(&mut self, id: ConnId) {
+        let latest = self.now.mono + self.options.limits.drain;
         let Some(conn) = self.conns.get_mut(id).and_then(Option::as_mut) else { return };
-        conn.deadline = None;
         let addrs = conn.addrs;
         let Role::Down(down) = &mut conn.role else { return };
+        // What drains keeps its end, whatever it becomes now: it is not judged again by later policies.
+        let end = down.draining.then(|| conn.deadline.unwrap_or(latest));
+        conn.deadline = end;
         let facts = ConnFacts {
             destination: down.destination,
             source: addrs.peer,
@@ -170,7 +173,8 @@ impl Worker {
             self.serve(id);
             return;
         }
-        conn.deadline = Some(self.now.mono + chain.handshake_timeout.unwrap_or(self.options.limits.handshake));
+        let handshake = self.now.mono + chain.handshake_timeout.unwrap_or(self.options.limits.handshake);
+        conn.deadline = Some(end.map_or(handshake, |end| end.min(handshake)));
         self.arm(id);
         self.begin_tls(id);
     }
@@ -235,7 +239,9 @@ impl Worker {
             Role::Down(down) => {
                 down.peer = peer;
                 let chain = down.chain.clone();
-                conn.deadline = None;
+                if !down.draining {
+                    conn.deadline = None;
+                }
                 let uri = chain.and_then(|chain| self.chain_uri(&chain));
                 if let Some(down) = self.conn(id).and_then(|c| c.down_mut()) {
                     down.local_uri = uri;
