@@ -29,6 +29,9 @@ use crate::{Source, Workload};
 /// Daemons that would answer look-ups from outside the mesh's view: nscd, systemd-resolved, avahi.
 const RESOLVERS: [&str; 5] = ["/run/nscd", "/var/run/nscd", "/run/systemd/resolve", "/run/systemd/io.systemd.Resolve", "/run/avahi-daemon"];
 
+/// Parts of `/proc` by which the machine is configured. A program with root's number may write there without a single capability.
+const SETTINGS: [&str; 5] = ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs"];
+
 const NONE: Option<&str> = None;
 
 /// Makes the view. The process must be pid 1 of new PID and mount namespaces, with all capabilities.
@@ -36,6 +39,7 @@ pub(super) fn arrange(workload: &Workload) -> Result<(), Failed> {
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).step("make the mounts private")?;
     let plain = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), plain, NONE).step("mount a fresh /proc")?;
+    freeze_settings()?;
     if Path::new("/dev/shm").is_dir() {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         mount(Some("tmpfs"), "/dev/shm", Some("tmpfs"), flags, Some("mode=1777")).step("mount /dev/shm")?;
@@ -58,6 +62,24 @@ pub(super) fn arrange(workload: &Workload) -> Result<(), Failed> {
     }
     view.hide(&workload.hide, &workload.keep, true)?;
     std::env::set_current_dir("/").step("change to /")
+}
+
+/// Makes the kernel's settings read-only: those of the network decide what is captured, others what root runs on the machine.
+fn freeze_settings() -> Result<(), Failed> {
+    for path in SETTINGS.iter().map(Path::new).filter(|path| path.exists()) {
+        let step = || format!("make {} read-only", path.display());
+        bind(path, path).step(step())?;
+        make_read_only(path).step(step())?;
+    }
+    let sys = Path::new("/sys");
+    for point in mount_points().step("read the mount table")?.into_iter().filter(|point| point.starts_with(sys)) {
+        match make_read_only(&point) {
+            Err(error) if point == sys => return Err(error).step("make /sys read-only"),
+            // Its owner is not in this user namespace, or it is covered by another.
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn check_path(path: &Path) -> Result<(), Failed> {
@@ -327,8 +349,11 @@ fn normal(path: &Path) -> PathBuf {
 }
 
 fn mounts_below(folder: &Path) -> io::Result<bool> {
-    let table = fs::read_to_string("/proc/self/mountinfo")?;
-    Ok(table.lines().filter_map(mount_point).any(|point| point != folder && point.starts_with(folder)))
+    Ok(mount_points()?.iter().any(|point| point != folder && point.starts_with(folder)))
+}
+
+fn mount_points() -> io::Result<Vec<PathBuf>> {
+    Ok(fs::read_to_string("/proc/self/mountinfo")?.lines().filter_map(mount_point).collect())
 }
 
 /// The fifth field, in which spaces and the like are written in octal.

@@ -135,6 +135,7 @@ async fn workloads(mesh: &Mesh, paths: &Paths, supervisor: &Supervisor) {
         "resolv": "nameserver 127.0.0.53\n", "hosts": "127.0.0.1 localhost\n", "passwd": true,
         "texts": ["in /dev", "beside", "linked", "linked"], "config": "from a ConfigMap", "config_write": true, "cache_write": true, "tmpfs": [], "tmpfs_write": true,
         "environment": { "COLOR": "green" },
+        "settings": [],
         "nscd": if Path::new("/run/nscd").exists() { json!([]) } else { Value::Null },
     });
     let mut found = found;

@@ -21,6 +21,9 @@ use super::{
 
 /// Where programs are looked for, after the sample's own.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Daemons that start programs for whoever asks: outside the mesh's namespaces, where its state can be reached.
+const STARTERS: [&str; 7] =
+    ["/run/user", "/run/dbus", "/run/systemd/private", "/run/docker.sock", "/run/containerd", "/run/podman", "/run/crio"];
 /// Where the agent answers DNS, in every host.
 const NAME_SERVER: &str = "127.0.0.53";
 
@@ -72,7 +75,7 @@ fn view(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr) -> Workload {
             text("/etc/resolv.conf", format!("search {search}\nnameserver {NAME_SERVER}\noptions ndots:5\n")),
             text("/etc/hosts", format!("127.0.0.1\tlocalhost\n::1\tlocalhost\n{address}\t{}\n", pod.name)),
         ],
-        hide: vec![RunDir::base()],
+        hide: [RunDir::base()].into_iter().chain(STARTERS.map(PathBuf::from)).collect(),
         keep: vec![mesh.dir("sample")],
         scratch: mesh.dir("scratch"),
     }
