@@ -6,14 +6,31 @@
 
 mod mesh;
 mod peers;
+mod processes;
+mod wire;
 
 use std::time::{Duration, Instant};
 
 pub use mesh::{Mesh, Options, Output};
+pub use nix::sys::signal::Signal;
 pub use peers::{peer, require_peers};
+pub use processes::{Seen, descendants, is_root};
+pub use wire::{Capture, Flow, Sniffer};
 
 /// The longest that anything is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A folder with these files, for a mesh that a test describes itself.
+///
+/// # Panics
+/// If it cannot be made.
+pub fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, text) in files {
+        std::fs::write(folder.path().join(name), text).expect("a file");
+    }
+    folder
+}
 
 /// Asks until the answer is `Ok`, and returns it.
 ///

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::Read,
+    net::Ipv4Addr,
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -85,17 +86,31 @@ impl Mesh {
     /// If it does not become ready, with all that it said.
     pub fn start_with(binary: &str, folder: &Path, options: Options) -> Mesh {
         let mut mesh = Mesh::launch(binary, folder, options);
-        let ready = mesh.dir.path().join("ready.json");
+        mesh.wait_until_ready();
+        mesh
+    }
+
+    /// Starts it once more after its end, on the same folder and with the same place for its own, and waits until it is ready.
+    ///
+    /// # Panics
+    /// If it runs still, or does not become ready.
+    pub fn start_again(&mut self) {
+        assert!(self.child.try_wait().expect("wait").is_some(), "the mesh runs still");
+        (self.child, self.said) = spawn(&self.binary, &self.folder, self.dir.path(), &self.options);
+        self.wait_until_ready();
+    }
+
+    fn wait_until_ready(&mut self) {
+        let ready = self.dir.path().join("ready.json");
         let until = Instant::now() + PATIENCE;
         while !ready.exists() {
-            if let Some(status) = mesh.child.try_wait().expect("wait") {
-                panic!("the mesh ended with {status} before it was ready\n{}", mesh.said());
+            if let Some(status) = self.child.try_wait().expect("wait") {
+                panic!("the mesh ended with {status} before it was ready\n{}", self.said());
             }
-            assert!(Instant::now() < until, "the mesh is not ready after {PATIENCE:?}\n{}\n{}", mesh.said(), mesh.logs());
+            assert!(Instant::now() < until, "the mesh is not ready after {PATIENCE:?}\n{}\n{}", self.said(), self.logs());
             std::thread::sleep(Duration::from_millis(20));
         }
-        mesh.description = serde_json::from_slice(&fs::read(ready).expect("the ready file")).expect("JSON");
-        mesh
+        self.description = serde_json::from_slice(&fs::read(ready).expect("the ready file")).expect("JSON");
     }
 
     /// Starts it and does not wait.
@@ -116,22 +131,7 @@ impl Mesh {
         if options.as_nobody {
             give(dir.path());
         }
-        let mut words: Vec<String> = options.wrapper.clone();
-        words.extend([program.display().to_string(), "up".to_owned(), copy.display().to_string()]);
-        words.extend(["--ready-file".to_owned(), dir.path().join("ready.json").display().to_string()]);
-        words.extend(options.args.clone());
-        let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        environment(&mut command, dir.path(), &options);
-        let mut child = command.spawn().expect("start the mesh");
-        let said = Arc::new(Mutex::new(String::new()));
-        let (mut pipe, into) = (child.stderr.take().expect("a pipe"), said.clone());
-        std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(n @ 1..) = pipe.read(&mut buffer) {
-                into.lock().expect("lock").push_str(&String::from_utf8_lossy(&buffer[..n]));
-            }
-        });
+        let (child, said) = spawn(&program, &copy, dir.path(), &options);
         Mesh { child, binary: program, options, folder: copy, description: Value::Null, dir, said }
     }
 
@@ -148,6 +148,57 @@ impl Mesh {
     /// The mesh's own folder, with sockets and logs.
     pub fn run_dir(&self) -> PathBuf {
         PathBuf::from(self.description["run_dir"].as_str().unwrap_or_default())
+    }
+
+    /// A folder that programs in the mesh see too, for what a test gives to them.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    pub fn shared(&self) -> PathBuf {
+        let folder = self.dir.path().join("shared");
+        fs::create_dir_all(&folder).expect("a folder");
+        if self.options.as_nobody {
+            give(&folder);
+        }
+        folder
+    }
+
+    /// The place for all of the mesh's own: the folder that holds its run folder.
+    pub fn base(&self) -> PathBuf {
+        self.dir.path().join("run/mizzen")
+    }
+
+    /// What `up` told the control plane of the pods whose names begin so: (name, description as Kubernetes has it).
+    pub fn pods(&self, namespace: &str, prefix: &str) -> Vec<(String, Value)> {
+        let entries = fs::read_dir(self.run_dir().join("objects")).into_iter().flatten().flatten();
+        let pods = entries.filter_map(|entry| serde_json::from_slice::<Value>(&fs::read(entry.path()).ok()?).ok());
+        let mut pods: Vec<(String, Value)> = pods
+            .filter(|pod| pod["kind"] == "Pod" && pod["metadata"]["namespace"] == namespace)
+            .filter_map(|pod| Some((pod["metadata"]["name"].as_str()?.to_owned(), pod)))
+            .filter(|(name, _)| name.starts_with(prefix))
+            .collect();
+        pods.sort_by(|a, b| a.0.cmp(&b.0));
+        pods
+    }
+
+    /// The address of the one pod whose name begins so.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn pod_address(&self, namespace: &str, prefix: &str) -> Ipv4Addr {
+        let pods = self.pods(namespace, prefix);
+        let address = pods.first().and_then(|(_, pod)| pod["status"]["podIP"].as_str()?.parse().ok());
+        address.unwrap_or_else(|| panic!("no pod {namespace}/{prefix}…"))
+    }
+
+    /// The folder of the one pod whose name begins so, with its sockets and logs.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn pod_dir(&self, namespace: &str, prefix: &str) -> PathBuf {
+        let pods = self.pods(namespace, prefix);
+        let (name, _) = pods.first().unwrap_or_else(|| panic!("no pod {namespace}/{prefix}…"));
+        self.run_dir().join(format!("pods/{namespace}.{name}"))
     }
 
     /// All that `up` has said so far.
@@ -261,9 +312,16 @@ impl Mesh {
     /// # Panics
     /// If it does not end within the bound.
     pub fn stop(&mut self) -> i32 {
-        let _ = kill(self.process(), Signal::SIGTERM);
-        let status = eventually("the mesh's end", || self.child.try_wait().expect("wait").ok_or("it runs"));
-        status.code().unwrap_or(-1)
+        self.stop_by(Signal::SIGTERM)
+    }
+
+    /// Sends a signal and waits for the end; returns the exit code.
+    ///
+    /// # Panics
+    /// If it does not end within the bound.
+    pub fn stop_by(&mut self, signal: Signal) -> i32 {
+        let _ = kill(self.process(), signal);
+        self.ended()
     }
 
     /// Waits for the end of a mesh that ends by itself; returns the exit code.
@@ -301,6 +359,29 @@ impl Drop for Mesh {
             let _ = self.child.wait();
         }
     }
+}
+
+/// `binary up`, with what it says collected.
+fn spawn(binary: &Path, folder: &Path, dir: &Path, options: &Options) -> (Child, Arc<Mutex<String>>) {
+    let mut words: Vec<String> = options.wrapper.clone();
+    words.extend([binary.display().to_string(), "up".to_owned(), folder.display().to_string()]);
+    words.extend(["--ready-file".to_owned(), dir.join("ready.json").display().to_string()]);
+    words.extend(options.args.clone());
+    // Of an earlier start, which may have been killed.
+    let _ = fs::remove_file(dir.join("ready.json"));
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    environment(&mut command, dir, options);
+    let mut child = command.spawn().expect("start the mesh");
+    let said = Arc::new(Mutex::new(String::new()));
+    let (mut pipe, into) = (child.stderr.take().expect("a pipe"), said.clone());
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(n @ 1..) = pipe.read(&mut buffer) {
+            into.lock().expect("lock").push_str(&String::from_utf8_lossy(&buffer[..n]));
+        }
+    });
+    (child, said)
 }
 
 fn environment(command: &mut Command, dir: &Path, options: &Options) {

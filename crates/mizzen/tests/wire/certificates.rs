@@ -79,15 +79,15 @@ fn text(source: Option<DataSource>) -> String {
     }
 }
 
-/// A certificate with this name by an authority that the mesh knows nothing of.
-pub(crate) fn foreign(uri: &str) -> Identity {
+/// A certificate with this name by an authority that calls itself `authority`, and of which the mesh knows nothing.
+pub(crate) fn foreign(uri: &str, authority: &str) -> Identity {
     let folder = tempfile::tempdir().expect("a folder");
     let extensions =
         format!("subjectAltName=critical,URI:{uri}\nkeyUsage=critical,digitalSignature\nextendedKeyUsage=serverAuth,clientAuth\n");
     fs::write(folder.path().join("ext"), extensions).expect("a file");
     let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
     for line in [
-        format!("req -x509 {key} -keyout ca.key -out ca.pem -days 1 -subj /O=cluster.local"),
+        format!("req -x509 {key} -keyout ca.key -out ca.pem -days 1 -subj /O={authority}"),
         format!("req {key} -keyout key -out csr -subj /"),
         "x509 -req -in csr -CA ca.pem -CAkey ca.key -CAcreateserial -extfile ext -days 1 -out leaf.pem".to_owned(),
     ] {
