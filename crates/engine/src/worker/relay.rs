@@ -268,9 +268,12 @@ impl Worker {
             Worker::block(dst, id);
             return;
         }
+        let room = (2 * high).saturating_sub(dst.backlog());
         let Some((codec, tx)) = dst.codec() else { return };
-        let last = half.end && half.trailers.is_none();
-        let data = half.buf.as_slice();
+        let whole = half.buf.as_slice();
+        // A connection's backlog stays far below what stops its reading: two proxies that both did would wait for each other.
+        let data = whole.get(..room).unwrap_or(whole);
+        let last = half.end && half.trailers.is_none() && data.len() == whole.len();
         let mut n = 0;
         if !data.is_empty() || last {
             n = codec.send_data(sid, data, last, tx);
@@ -278,6 +281,8 @@ impl Worker {
         if dir == Dir::Up {
             keep(&mut stream.kind, data.get(..n).unwrap_or_default(), replay);
         }
+        // Stopped by the backlog, not by the peer's window.
+        let cut = n == data.len() && n < whole.len();
         half.buf.consume(n);
         if half.buf.is_empty() && half.end {
             if let Some(trailers) = half.trailers.take() {
@@ -289,7 +294,7 @@ impl Worker {
             half.done = true;
         }
         let (done, low) = (half.done, half.buf.len() < high / 2);
-        if !half.buf.is_empty() && codec.capacity(sid) > 0 {
+        if cut || (!half.buf.is_empty() && codec.capacity(sid) > 0) {
             Worker::block(dst, id);
         }
         self.mark(target);
