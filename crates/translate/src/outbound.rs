@@ -93,12 +93,16 @@ pub(crate) fn build(scope: &Scope<'_, '_>, bind: IpAddr, number: u16) -> Option<
     if chains.is_empty() {
         return None;
     }
+    // Beside chains that match by more, the chain for all the rest is the default one: a proxy that has found chains for plain bytes
+    // looks no further for one that matches anything.
+    let rest = chains.iter().position(|chain| chain.filter_chain_match.is_none()).filter(|_| chains.len() > 1).map(|at| chains.remove(at));
     // The address may be anybody's; what no service claims is as unknown as on any other port.
-    let default = (bind == ANY && !open).then(|| FilterChain {
+    let unknown = (bind == ANY && !open).then(|| FilterChain {
         filter_chain_match: Some(FilterChainMatch::default()),
         name: "PassthroughFilterChain".into(),
         ..unknown_chain(scope)
     });
+    let default = rest.or(unknown);
     let mut inspectors = Vec::new();
     inspectors.extend(chains.iter().any(listener::needs_tls).then(|| listener::tls_inspector(None)));
     inspectors.extend(chains.iter().any(listener::needs_http).then(|| listener::http_inspector(None)));
