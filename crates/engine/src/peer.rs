@@ -11,7 +11,7 @@ use mizzen_ir::config::{PeerMetadata, Workload};
 use mizzen_protos::wkt::{Struct, Value, value::Kind};
 use prost::Message;
 
-use crate::{Node, stream::Peers};
+use crate::{Node, stats::clip, stream::Peers};
 
 /// The header with the metadata, and the one with the node's id.
 const METADATA: &str = "x-envoy-peer-metadata";
@@ -33,12 +33,12 @@ pub(crate) struct PeerInfo {
 
 impl PeerInfo {
     fn from_struct(metadata: &Struct) -> Self {
-        let text = |name: &str| metadata.fields.get(name).and_then(string).unwrap_or_default().to_owned();
+        let text = |name: &str| metadata.fields.get(name).and_then(string).map(clip).unwrap_or_default().to_owned();
         let labels = match metadata.fields.get("LABELS").and_then(|v| v.kind.as_ref()) {
             Some(Kind::StructValue(labels)) => Some(labels),
             _ => None,
         };
-        let label = |name: &str| labels.and_then(|l| l.fields.get(name)).and_then(string).filter(|v| !v.is_empty());
+        let label = |name: &str| labels.and_then(|l| l.fields.get(name)).and_then(string).map(clip).filter(|v| !v.is_empty());
         let workload = text("WORKLOAD_NAME");
         let app = label("app").unwrap_or_default().to_owned();
         let version = label("version").unwrap_or_default().to_owned();
@@ -243,6 +243,18 @@ mod tests {
         one.read_response(&mut response, &mut out);
         assert_eq!(out.up.as_deref(), Some(&*two.info));
         assert!(response.is_empty());
+    }
+
+    #[test]
+    fn long_names_are_cut() {
+        let mut node = node();
+        let text = Value { kind: Some(Kind::StringValue("é".repeat(1000))) };
+        node.metadata.fields.insert("WORKLOAD_NAME".to_owned(), text.clone());
+        node.metadata
+            .fields
+            .insert("LABELS".to_owned(), Value { kind: Some(Kind::StructValue(Struct { fields: [("app".to_owned(), text)].into() })) });
+        let info = PeerInfo::from_struct(&node.metadata);
+        assert_eq!((info.workload.len(), info.app.len(), info.canonical.len()), (252, 252, 252));
     }
 
     #[test]

@@ -55,6 +55,14 @@ pub(crate) struct Parties<'a> {
     pub(crate) host: Option<&'a str>,
 }
 
+/// The longest label that a peer may choose: no name in Kubernetes or DNS is longer.
+const LONGEST: usize = 253;
+
+/// What becomes a label of a text that a peer chose. The number of series is bounded; this bounds what each of them holds.
+pub(crate) fn clip(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(LONGEST)).unwrap_or_default()
+}
+
 fn or_unknown(text: Option<&str>) -> String {
     text.filter(|t| !t.is_empty()).unwrap_or("unknown").to_owned()
 }
@@ -67,7 +75,7 @@ pub(crate) fn labels(parties: &Parties<'_>, view: &View<'_>, config: &StatsConfi
     let service = cluster.and_then(|c| c.services.first());
     let special =
         cluster.map(|c| &*c.name).filter(|n| matches!(*n, "PassthroughCluster" | "BlackHoleCluster" | "InboundPassthroughCluster"));
-    let host = parties.host.filter(|_| !config.disable_host_header_fallback);
+    let host = parties.host.filter(|_| !config.disable_host_header_fallback).map(clip);
     let of = |peer: Option<&Arc<PeerInfo>>, f: fn(&PeerInfo) -> &String| or_unknown(peer.map(|p| f(p).as_str()));
     let mutual = parties.source_principal.is_some() && parties.destination_principal.is_some();
     let security = if outbound {
@@ -133,7 +141,7 @@ impl StatsCache {
             destination: parties.destination.cloned(),
             principals: (parties.source_principal.cloned(), parties.destination_principal.cloned()),
             cluster: record.cluster.as_ref().map(|c| c.name.clone()),
-            host: parties.host.filter(|_| needs_host).map(Name::from),
+            host: parties.host.filter(|_| needs_host).map(clip).map(Name::from),
             status: record.status,
             grpc: request.is_grpc.then(|| (record.grpc_status.is_some(), record.grpc_status.unwrap_or(0))),
             flags: record.flags,

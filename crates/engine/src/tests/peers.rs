@@ -131,6 +131,17 @@ fn passthrough_of_requests() {
 }
 
 #[test]
+fn labels_that_peers_choose_are_short() {
+    let none = json!({"name": "9080", "virtual_hosts": [{"name": "v", "domains": ["other"], "routes": []}]});
+    let mut sim = mesh_with(2, client(&[(mizzen_ir::Kind::Route, none)]), &Inbound::default());
+    let request = format!("GET / HTTP/1.1\r\nhost: {}\r\n\r\n", "é".repeat(10_000)).replace('é', "xy");
+    assert_eq!(status(&call(&mut sim, request.as_bytes())), "404");
+    let series = sim.snapshot(0).series;
+    let longest = series.iter().flat_map(|s| &s.labels).map(|(_, value)| value.len()).max();
+    assert_eq!(longest, Some(253));
+}
+
+#[test]
 fn hostile_bytes() {
     let mut random = crate::lb::Rng::new(77);
     let good =
