@@ -149,9 +149,14 @@ impl Eval<'_> {
             Expr::DestinationPort(ports) => ports.contains(&facts.destination.port()),
             Expr::ServerName(m) => m.matches(facts.server_name.unwrap_or_default().as_bytes()),
             Expr::Authenticated(None) => facts.peer.is_some(),
+            // A certificate is known by names of one kind: the others are what its owner was free to add.
             Expr::Authenticated(Some(m)) => facts.peer.is_some_and(|p| {
-                let mut names = p.uris.iter().chain(p.dns.iter());
-                names.any(|n| m.matches(n.as_bytes())) || m.matches(p.subject.as_bytes())
+                let any = |names: &[Name]| names.iter().any(|n| m.matches(n.as_bytes()));
+                match (&*p.uris, &*p.dns) {
+                    ([], []) => m.matches(p.subject.as_bytes()),
+                    ([], dns) => any(dns),
+                    (uris, _) => any(uris),
+                }
             }),
             Expr::PeerPrincipal(m) => facts.peer.and_then(|p| p.uris.first()).is_some_and(|n| m.matches(n.as_bytes())),
             Expr::DirectRemoteIp(range) => range.contains(facts.direct_remote),

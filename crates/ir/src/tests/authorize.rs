@@ -76,6 +76,25 @@ fn empty_sets() {
 }
 
 #[test]
+fn a_peer_is_known_by_names_of_one_kind() {
+    let allow = |exact: &str| rbac(&json!({"policies": {"p": {"permissions": any(), "principals": [name(exact)]}}}));
+    let check = |uris: &[&str], dns: &[&str], known: &str| {
+        let names = |list: &[&str]| list.iter().map(|n| Name::from(*n)).collect();
+        let peer = Peer { uris: names(uris), dns: names(dns), subject: "CN=c".into(), ..Peer::default() };
+        let at = "10.0.0.1:80".parse().unwrap();
+        let ip = "10.0.0.2".parse().unwrap();
+        let facts = PolicyFacts { destination: at, direct_remote: ip, remote: ip, server_name: None, peer: Some(&peer), request: None };
+        for name in ["spiffe://a/ns/b/sa/c", "d", "CN=c"] {
+            let allowed = matches!(authorize(&allow(name), &facts, &mut Trace::off()), Verdict::Allowed(_));
+            assert_eq!(allowed, name == known, "{name} of {uris:?} {dns:?}");
+        }
+    };
+    check(&["spiffe://a/ns/b/sa/c"], &["d"], "spiffe://a/ns/b/sa/c");
+    check(&[], &["d"], "d");
+    check(&[], &[], "CN=c");
+}
+
+#[test]
 fn istio_allow() {
     let method = json!({"orRules": {"rules": [{"header": {"name": ":method", "stringMatch": {"exact": "GET"}}}]}});
     let path = json!({"orRules": {"rules": [{"urlPath": {"path": {"prefix": "/reviews/"}}}]}});
