@@ -135,7 +135,7 @@ pub(super) fn write(driver: &Driver, id: ConnId, socket: &Socket) {
     if socket.writing.get() {
         return;
     }
-    let mut worker = driver.worker.borrow_mut();
+    let mut worker = driver.worker();
     loop {
         let bytes = worker.pending(id);
         if bytes.is_empty() {
@@ -209,10 +209,10 @@ fn read_once(driver: &Driver, id: ConnId, socket: &Socket) {
     match socket.stream.try_read(&mut buffer) {
         Ok(0) => {
             socket.ended.set(true);
-            driver.worker.borrow_mut().ended(id, Eof::Half);
+            driver.worker().ended(id, Eof::Half);
         }
         Ok(n) => {
-            let taken = driver.worker.borrow_mut().bytes(id, &mut buffer[..n]);
+            let taken = driver.worker().bytes(id, &mut buffer[..n]);
             if taken < n {
                 socket.rest.borrow_mut().extend_from_slice(&buffer[taken..n]);
                 socket.reading.set(false);
@@ -221,7 +221,7 @@ fn read_once(driver: &Driver, id: ConnId, socket: &Socket) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
         Err(error) => {
             socket.ended.set(true);
-            driver.worker.borrow_mut().ended(id, how(&error));
+            driver.worker().ended(id, how(&error));
         }
     }
     driver.due.notify_one();
@@ -230,7 +230,7 @@ fn read_once(driver: &Driver, id: ConnId, socket: &Socket) {
 /// Presents the bytes again that were not taken before.
 fn present_rest(driver: &Driver, id: ConnId, socket: &Socket) {
     let mut rest = socket.rest.borrow_mut();
-    let taken = driver.worker.borrow_mut().bytes(id, &mut rest);
+    let taken = driver.worker().bytes(id, &mut rest);
     rest.drain(..taken);
     if !rest.is_empty() {
         socket.reading.set(false);

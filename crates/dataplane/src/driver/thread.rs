@@ -1,7 +1,7 @@
 //! One worker's thread.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, RefCell, RefMut},
     collections::{BTreeMap, HashMap},
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -40,7 +40,9 @@ pub(super) struct Start {
 pub(super) struct Driver {
     number: usize,
     several: bool,
-    pub(super) worker: RefCell<Worker>,
+    worker: RefCell<Worker>,
+    /// The engine's clock was set since the last turn.
+    ticked: Cell<bool>,
     pub(super) sockets: RefCell<HashMap<ConnId, Rc<Socket>>>,
     dials: RefCell<HashMap<DialId, AbortHandle>>,
     /// Tasks that accept, by address; several sockets may share one (inherited).
@@ -90,6 +92,7 @@ impl Driver {
             number: start.number,
             several: start.several,
             worker: RefCell::new(worker),
+            ticked: Cell::new(false),
             sockets: RefCell::default(),
             dials: RefCell::default(),
             accepting: RefCell::default(),
@@ -124,12 +127,21 @@ impl Driver {
         flusher.abort();
     }
 
+    /// The engine. Its clock is read once for all that happens up to the end of a turn: what came after a long silence is not dated before it.
+    pub(super) fn worker(&self) -> RefMut<'_, Worker> {
+        let mut worker = self.worker.borrow_mut();
+        if !self.ticked.replace(true) {
+            worker.tick(now(self.start));
+        }
+        worker
+    }
+
     /// Returns whether to go on.
     fn order(self: &Rc<Self>, order: Order) -> bool {
         match order {
             Order::Command(command) => {
                 let config = if let Command::Config(config) = &command { Some(config.clone()) } else { None };
-                self.worker.borrow_mut().command(command);
+                self.worker().command(command);
                 if let Some(config) = config {
                     *self.config.borrow_mut() = config;
                     self.reconcile();
@@ -141,7 +153,7 @@ impl Driver {
                 self.draining.set(true);
                 self.told_idle.set(false);
                 self.stop_accepting(|_| true);
-                self.worker.borrow_mut().command(Command::Drain(None));
+                self.worker().command(Command::Drain(None));
             }
             Order::Stop => return false,
         }
@@ -185,17 +197,14 @@ impl Driver {
         for id in self.broken.take() {
             tracing::error!(?id, "a connection is given up after a fault of our own");
             self.sockets.borrow_mut().remove(&id);
-            self.worker.borrow_mut().ended(id, Eof::Error);
+            self.worker().ended(id, Eof::Error);
         }
         let mut actions = Vec::new();
-        {
-            let mut worker = self.worker.borrow_mut();
-            worker.tick(now(self.start));
-            worker.turn(&mut actions);
-        }
+        self.worker().turn(&mut actions);
         for action in actions {
             self.act(action);
         }
+        self.ticked.set(false);
     }
 
     fn act(self: &Rc<Self>, action: Action) {
@@ -323,7 +332,7 @@ impl Driver {
     fn accepted(self: &Rc<Self>, listener: &Name, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let accepted = Accepted { peer, local: stream.local_addr()?, original: mizzen_net::original_dst(&stream) };
-        let id = self.worker.borrow_mut().accept(listener, accepted);
+        let id = self.worker().accept(listener, accepted);
         self.register(id, Stream::Tcp(stream), true);
         Ok(())
     }
@@ -344,7 +353,7 @@ impl Driver {
                 Ok((stream, addrs)) => (Some(stream), Ok(addrs)),
                 Err(error) => (None, Err(DialError(error.to_string()))),
             };
-            let conn = driver.worker.borrow_mut().dialed(id, result);
+            let conn = driver.worker().dialed(id, result);
             if let (Some(conn), Some(stream)) = (conn, stream) {
                 driver.register(conn, stream, false);
             }
