@@ -1,40 +1,32 @@
 //! Under steady load, through the gateway and from a program in the mesh, changes lose no request.
 //!
 //! Each test runs both loads until they have made [`ENOUGH`] requests, and makes its changes meanwhile; a request that has another answer than 200,
-//! no answer, or none in time has failed, and none may. The connections are kept alive and closed by nobody but the client, every
-//! [`PER_CONNECTION`] requests: what the other side closes without saying so in its last answer costs a request, and is counted.
+//! no answer, or none in time has failed, and none may. The loads speak HTTP/1.1 and HTTP/2, over hops of both kinds, and TCP. The connections are
+//! kept alive and closed by nobody but the client, every [`generator::PER_CONNECTION`] requests: what the other side closes without saying so before costs a
+//! request, and is counted. The one of TCP is never closed.
+
+mod generator;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
+    io::{BufRead, BufReader},
     path::Path,
     process::{Child, ChildStdin, Stdio},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, atomic::Ordering},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
+use mizzen_control::status::{ProxyStatus, State, Syncz};
 use mizzen_testkit::{Mesh, Options, eventually};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+
+use generator::{Generator, INSIDE, OUTSIDE, Tally, connect, get, lock};
 
 const MIZZEN: &str = env!("CARGO_BIN_EXE_mizzen");
 
 /// Requests of one test, through the gateway and inside the mesh together.
 const ENOUGH: u64 = 20_000;
-/// No load goes on for longer, whatever happens.
-const LONGEST: Duration = Duration::from_secs(120);
-/// How long an answer is waited for.
-const TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections of each load.
-const CONNECTIONS: usize = 4;
-/// Requests that a connection is used for.
-const PER_CONNECTION: u64 = 500;
 /// After so many requests it is plain where the traffic goes.
 const PLAIN: u64 = 300;
 /// The variable that makes a process of this test a load inside the mesh: `load` or `once`.
@@ -42,152 +34,18 @@ const ROLE: &str = "MIZZEN_TEST_LOAD";
 /// How a load's lines begin, among the test harness' own.
 const LINE: &str = "LOAD ";
 
-/// What a load has done so far.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Tally {
-    requests: u64,
-    failed: u64,
-    connections: u64,
-    slowest: Duration,
-    /// By the version of `echo` that answered.
-    answers: BTreeMap<String, u64>,
-    /// The first failures, in words.
-    failures: Vec<String>,
-}
-
-impl Tally {
-    fn count(&mut self, took: Duration, result: Result<String, String>) {
-        self.requests += 1;
-        self.slowest = self.slowest.max(took);
-        match result {
-            Ok(version) => *self.answers.entry(version).or_default() += 1,
-            Err(error) => {
-                self.failed += 1;
-                if self.failures.len() < 20 {
-                    self.failures.push(format!("request {}, after {took:?}: {error}", self.requests));
-                }
-            }
-        }
-    }
-}
-
-/// A load: threads with a connection each, which ask as fast as they are answered.
-struct Generator {
-    tally: Arc<Mutex<Tally>>,
-    stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Generator {
-    fn start(target: &str) -> Generator {
-        let (tally, stop) = (Arc::new(Mutex::default()), Arc::new(AtomicBool::new(false)));
-        let threads = (0..CONNECTIONS).map(|_| {
-            let (target, tally, stop) = (target.to_owned(), tally.clone(), stop.clone());
-            std::thread::spawn(move || ask_on(&target, &tally, &stop))
-        });
-        Generator { tally: tally.clone(), stop: stop.clone(), threads: threads.collect() }
-    }
-
-    fn finish(self) -> Tally {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads {
-            thread.join().expect("a thread of the load");
-        }
-        lock(&self.tally).clone()
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn ask_on(target: &str, tally: &Mutex<Tally>, stop: &AtomicBool) {
-    let until = Instant::now() + LONGEST;
-    let mut connection: Option<BufReader<TcpStream>> = None;
-    let mut used = 0;
-    while !stop.load(Ordering::Relaxed) && Instant::now() < until {
-        let start = Instant::now();
-        let result = match connection.take() {
-            Some(connection) => Ok(connection),
-            None => {
-                used = 0;
-                lock(tally).connections += 1;
-                connect(target)
-            }
-        };
-        used += 1;
-        let result = result
-            .and_then(|stream| get(stream, target, used == PER_CONNECTION).map_err(|e| format!("{e}, the {used}th of its connection")));
-        let answer = result.map(|(kept, version)| {
-            connection = kept;
-            version
-        });
-        if answer.is_err() {
-            // Else a mesh that is down would be asked a million times.
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        lock(tally).count(start.elapsed(), answer);
-    }
-}
-
-fn connect(target: &str) -> Result<BufReader<TcpStream>, String> {
-    let stream = TcpStream::connect(target).map_err(|e| format!("cannot connect: {e}"))?;
-    let set = stream
-        .set_nodelay(true)
-        .and_then(|()| stream.set_read_timeout(Some(TIMEOUT)))
-        .and_then(|()| stream.set_write_timeout(Some(TIMEOUT)));
-    set.map_err(|e| e.to_string())?;
-    Ok(BufReader::new(stream))
-}
-
-/// One GET. Returns the connection, if both sides keep it, and the version that answered.
-fn get(mut stream: BufReader<TcpStream>, host: &str, last: bool) -> Result<(Option<BufReader<TcpStream>>, String), String> {
-    let words = if last { "connection: close\r\n" } else { "" };
-    let request = format!("GET /reviews/1 HTTP/1.1\r\nhost: {host}\r\n{words}\r\n");
-    stream.get_mut().write_all(request.as_bytes()).map_err(|e| format!("cannot send: {e}"))?;
-    let (mut status, mut length, mut keep, mut line) = (String::new(), None, !last, String::new());
-    loop {
-        line.clear();
-        match stream.read_line(&mut line) {
-            Ok(0) => return Err(format!("the connection ended in or before the answer's head {status:?}")),
-            Ok(_) => {}
-            Err(error) => return Err(format!("no answer: {error}")),
-        }
-        let text = line.trim_end();
-        if status.is_empty() {
-            text.clone_into(&mut status);
-        } else if text.is_empty() {
-            break;
-        } else if let Some((name, value)) = text.split_once(':') {
-            match (name.to_ascii_lowercase().as_str(), value.trim()) {
-                ("content-length", value) => length = value.parse::<usize>().ok(),
-                ("connection", "close") => keep = false,
-                _ => {}
-            }
-        }
-    }
-    let mut body = vec![0; length.ok_or_else(|| format!("an answer without a length: {status}"))?];
-    stream.read_exact(&mut body).map_err(|e| format!("half an answer: {e}"))?;
-    let body = String::from_utf8_lossy(&body);
-    if status.split(' ').nth(1) != Some("200") {
-        return Err(format!("{status}: {body}"));
-    }
-    let answer: Value = serde_json::from_str(&body).map_err(|e| format!("{e}: {body}"))?;
-    Ok((keep.then_some(stream), answer["version"].as_str().unwrap_or_default().to_owned()))
-}
-
 /// What runs inside the mesh: this very test program, started by `mizzen run`.
 #[test]
 #[ignore = "the other tests start it, inside the mesh"]
 fn inside_the_mesh() {
     let Ok(role) = std::env::var(ROLE) else { return };
-    let target = "echo:9080";
     if role == "once" {
-        let answer = connect(target).and_then(|stream| get(stream, target, true)).map(|(_, version)| version);
+        let target = "echo:9080";
+        let answer = connect(target).and_then(|stream| get(stream, target, "/reviews/1", true)).map(|(_, version)| version);
         println!("\n{LINE}{}", serde_json::to_string(&answer).expect("JSON"));
         return;
     }
-    let load = Generator::start(target);
+    let load = Generator::start(INSIDE, "");
     let (tally, stop) = (load.tally.clone(), load.stop.clone());
     let teller = std::thread::spawn(move || {
         while !stop.load(Ordering::Relaxed) {
@@ -250,7 +108,7 @@ impl Load {
             }
         });
         let address = mesh.address();
-        let outside = Generator::start(address.strip_prefix("http://").expect("an address"));
+        let outside = Generator::start(OUTSIDE, address.strip_prefix("http://").expect("an address"));
         let load = Load { outside, go_on: inside.stdin.take(), inside, told, reader, since: Instant::now() };
         load.settled("both loads run", |answers| answers.len() == 1 && answers.contains_key("a"));
         load
@@ -276,7 +134,7 @@ impl Load {
             });
             let newest = |(now, before): (&Tally, &Tally)| -> BTreeMap<String, u64> {
                 let since = |(version, count): (&String, &u64)| (version.clone(), count - before.answers.get(version).unwrap_or(&0));
-                now.answers.iter().map(since).filter(|(_, count)| *count > 0).collect()
+                now.answers.iter().filter(|(version, _)| *version != "stock").map(since).filter(|(_, count)| *count > 0).collect()
             };
             let answers: Vec<_> = after.iter().zip(&before).map(newest).collect();
             if answers.iter().all(&holds) { Ok(()) } else { Err(format!("{answers:?}, failures {:?}", after.map(|t| t.failures))) }
@@ -321,16 +179,19 @@ impl WaitTimeout for Child {
     }
 }
 
-/// `echo` in three versions, behind the gateway and for the account `client`.
+/// `echo` in three versions, behind the gateway and for the account `client`; and `stock`.
 fn folder() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a folder");
-    let mut mesh = BASE.to_owned();
-    for version in ["a", "b", "c"] {
-        mesh += &DEPLOYMENT.replace("VVV", version);
-    }
-    for (name, text) in
-        [("mesh.yaml", &*mesh), ("routing.yaml", &routing(&[("a", 100)])), ("allow.yaml", &allow("")), ("stock.yaml", STOCK)]
-    {
+    let versions = ["a", "b", "c"].map(|version| (format!("echo-{version}.yaml"), DEPLOYMENT.replace("VVV", version)));
+    let others = [
+        ("mesh.yaml", BASE.to_owned()),
+        ("mtls.yaml", mtls("STRICT")),
+        ("gateway.yaml", GATEWAY.to_owned()),
+        ("routing.yaml", routing(&[("a", 100)])),
+        ("allow.yaml", allow("")),
+        ("stock.yaml", STOCK.to_owned()),
+    ];
+    for (name, text) in others.map(|(name, text)| (name.to_owned(), text)).iter().chain(&versions) {
         fs::write(dir.path().join(name), text).expect("write a file");
     }
     dir
@@ -352,13 +213,12 @@ kind: Service
 metadata: {name: echo, namespace: shop}
 spec:
   selector: {app: echo}
-  ports: [{name: http, port: 9080}]
----
-apiVersion: security.istio.io/v1
-kind: PeerAuthentication
-metadata: {name: default, namespace: istio-system}
-spec: {mtls: {mode: STRICT}}
----
+  ports:
+  - {name: http, port: 9080}
+  - {name: http2, port: 9081, targetPort: 9080}
+";
+
+const GATEWAY: &str = "
 apiVersion: networking.istio.io/v1
 kind: Gateway
 metadata: {name: shop, namespace: shop}
@@ -371,7 +231,6 @@ spec:
 
 // The sample's reviews: a version that is none of the sample's has no stars, and so asks nobody.
 const DEPLOYMENT: &str = "
----
 apiVersion: apps/v1
 kind: Deployment
 metadata: {name: echo-VVV, namespace: shop}
@@ -390,7 +249,7 @@ spec:
         readinessProbe: {httpGet: {path: /healthz, port: 9080}}
 ";
 
-/// A TCP service that nobody of the load uses.
+/// A TCP service.
 const STOCK: &str = "
 apiVersion: v1
 kind: Service
@@ -398,14 +257,32 @@ metadata: {name: stock, namespace: shop}
 spec:
   selector: {app: stock}
   ports: [{name: tcp, port: 7070}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: stock, namespace: shop}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: stock}}
+  template:
+    metadata: {labels: {app: stock}}
+    spec:
+      serviceAccountName: echo
+      containers:
+      - name: stock
+        image: bookshop/stock
+        command: [bookshop-stock]
+        readinessProbe: {tcpSocket: {port: 7070}}
 ";
 
 /// Routes to these versions with these weights, the same for the gateway and inside. A subset exists only while it is in use.
 fn routing(versions: &[(&str, u32)]) -> String {
     let subsets: String = versions.iter().map(|(v, _)| format!("  - {{name: {v}, labels: {{version: {v}}}}}\n")).collect();
-    let to = |(v, weight): &(&str, u32)| format!("    - {{destination: {{host: echo, subset: {v}}}, weight: {weight}}}\n");
-    let route: String = versions.iter().map(to).collect();
-    let rule = |name: &str, hosts: &str, gateways: &str| {
+    let route = |port: &str| -> String {
+        let to = |(v, weight): &(&str, u32)| format!("    - {{destination: {{host: echo, subset: {v}{port}}}, weight: {weight}}}\n");
+        versions.iter().map(to).collect()
+    };
+    let rule = |name: &str, hosts: &str, gateways: &str, http: &str| {
         format!(
             "---
 apiVersion: networking.istio.io/v1
@@ -415,10 +292,11 @@ spec:
   hosts: [{hosts}]
   gateways: [{gateways}]
   http:
-  - route:
-{route}"
+{http}"
         )
     };
+    let (first, second) = (route(", port: {number: 9080}"), route(", port: {number: 9081}"));
+    let outside = format!("  - match: [{{uri: {{exact: /reviews/1}}}}]\n    route:\n{first}  - route:\n{second}");
     format!(
         "apiVersion: networking.istio.io/v1
 kind: DestinationRule
@@ -427,8 +305,19 @@ spec:
   host: echo
   subsets:
 {subsets}{}{}",
-        rule("outside", "'*'", "shop"),
-        rule("inside", "echo", "mesh")
+        rule("outside", "'*'", "shop", &outside),
+        rule("inside", "echo", "mesh", &format!("  - route:\n{}", route("")))
+    )
+}
+
+fn mtls(mode: &str) -> String {
+    format!(
+        "
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {{name: default, namespace: istio-system}}
+spec: {{mtls: {{mode: {mode}}}}}
+"
     )
 }
 
@@ -486,7 +375,7 @@ fn weights_change() {
 fn policies_of_others_change() {
     let (_turn, mut mesh) = start(&[]);
     let load = Load::start(&mesh);
-    assert_eq!(once(&mesh, "visitor"), Err("HTTP/1.1 403 Forbidden: RBAC: access denied".to_owned()));
+    assert_eq!(once(&mesh, "visitor"), Err("403: RBAC: access denied".to_owned()));
     for round in 0.. {
         mesh.save("allow.yaml", &allow(", cluster.local/ns/shop/sa/visitor"));
         eventually("the visitor is let in", || once(&mesh, "visitor"));
@@ -616,5 +505,79 @@ fn control_plane_is_killed() {
         assert_ne!(control_plane(&mesh), Some(pid));
     }
     load.finish("the control plane is killed", &mesh);
+    assert_eq!(mesh.stop(), 0, "{}", mesh.said());
+}
+
+/// Waits until every proxy has taken a newer snapshot than `before`; returns its number.
+fn taken(mesh: &Mesh, before: u64) -> u64 {
+    eventually("all proxies have the newest configuration", || {
+        let text = mesh.cli(&["proxy-status", "-o", "json"]).ok();
+        let status: Syncz = serde_json::from_str(&text).expect("JSON");
+        let settled = |proxy: &ProxyStatus| {
+            proxy.snapshot == status.snapshot && proxy.types.iter().all(|t| matches!(t.state, State::Synced | State::NotSent))
+        };
+        if status.snapshot > before && status.proxies.iter().all(settled) { Ok(status.snapshot) } else { Err(text) }
+    })
+}
+
+#[test]
+fn all_else_changes() {
+    let (_turn, mut mesh) = start(&[]);
+    let load = Load::start(&mesh);
+    let mut snapshot = taken(&mesh, 0);
+    let routing = routing(&[("a", 100)]);
+    let policy = |text: &str| routing.replace("  host: echo\n", &format!("  host: echo\n  trafficPolicy: {{{text}}}\n"));
+    let rule = |text: &str| routing.replace("  - route:", &format!("  - {text}\n    route:"));
+    let port = "  - port: {number: 81, name: http-more, protocol: HTTP}\n    hosts: [other.example]\n";
+    let service = STOCK.split("---").next().unwrap_or_default().replace("name: stock,", "name: more,").replace("name: tcp", "name: http");
+    while load.requests() < ENOUGH {
+        for (file, text) in [
+            ("mtls.yaml", mtls("PERMISSIVE")),
+            ("mtls.yaml", mtls("STRICT")),
+            ("routing.yaml", policy("loadBalancer: {simple: ROUND_ROBIN}, connectionPool: {http: {http2MaxRequests: 100}}")),
+            ("routing.yaml", policy("outlierDetection: {consecutive5xxErrors: 3}, connectionPool: {tcp: {maxConnections: 50}}")),
+            ("routing.yaml", rule("timeout: 5s")),
+            ("routing.yaml", rule("headers: {request: {set: {x-by: mesh}}}")),
+            ("routing.yaml", routing.clone()),
+            ("gateway.yaml", format!("{GATEWAY}{port}")),
+            ("gateway.yaml", GATEWAY.to_owned()),
+            ("more.yaml", service.clone()),
+        ] {
+            mesh.save(file, &text);
+            snapshot = taken(&mesh, snapshot);
+        }
+        mesh.remove("more.yaml");
+        snapshot = taken(&mesh, snapshot);
+    }
+    load.finish("all else changes", &mesh);
+    assert_eq!(mesh.stop(), 0, "{}", mesh.said());
+}
+
+#[test]
+fn replicas_come_and_go() {
+    let (_turn, mut mesh) = start(&[]);
+    let load = Load::start(&mesh);
+    let replicas = |count: usize, other_than: &[String]| {
+        eventually("the replicas", || {
+            let status: Syncz = serde_json::from_str(&mesh.cli(&["proxy-status", "-o", "json"]).ok()).expect("JSON");
+            let names: Vec<String> = status.proxies.into_iter().map(|p| p.proxy).filter(|p| p.starts_with("echo-a-")).collect();
+            let new = names.len() == count && !names.iter().any(|name| other_than.contains(name));
+            if new { Ok(names) } else { Err(format!("{names:?}")) }
+        })
+    };
+    let file = DEPLOYMENT.replace("VVV", "a");
+    let mut now = replicas(1, &[]);
+    let mut round = 0;
+    while round < 2 || load.requests() < ENOUGH {
+        round += 1;
+        let file = file.replace("env: [", &format!("env: [{{name: ROUND, value: '{round}'}}, "));
+        mesh.save("echo-a.yaml", &file);
+        now = replicas(1, &now);
+        mesh.save("echo-a.yaml", &file.replace("replicas: 1", "replicas: 3"));
+        replicas(3, &[]);
+        mesh.save("echo-a.yaml", &file);
+        replicas(1, &[]);
+    }
+    load.finish("replicas come and go", &mesh);
     assert_eq!(mesh.stop(), 0, "{}", mesh.said());
 }
