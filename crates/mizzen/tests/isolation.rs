@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use mizzen_testkit::{Mesh, Options, eventually, folder, is_root, peer};
+use mizzen_testkit::{Mesh, Options, eventually, folder, is_root, peer, skip};
 use nix::{
     errno::Errno,
     mount::{MntFlags, MsFlags, mount, umount2},
@@ -370,9 +370,7 @@ fn no_identity_without_a_token(mesh: &Mesh) {
 
 fn check(options: Options) {
     let mesh = Mesh::start_with(MIZZEN, folder(&[("mesh.yaml", MESH)]).path(), options);
-    // A copy that the mesh's user may run, wherever the tests lie.
-    let program = mesh.shared().join("attacker");
-    fs::copy(std::env::current_exe().expect("this program"), &program).expect("copy the attacker");
+    let program = mesh.share_program(&std::env::current_exe().expect("this program"));
     let before = (mesh.running("mizzen-proxy"), mesh.running("mizzend"), mesh.running("bookshop-stock"));
     assert!(before.0.len() == 1 && before.1.len() == 1 && before.2.len() == 1, "{:?}", mesh.processes());
     let run_dir = mesh.run_dir();
@@ -439,8 +437,7 @@ fn a_workload_of_an_ordinary_user_cannot_touch_the_mesh() {
 #[test]
 fn a_workload_of_root_cannot_touch_the_mesh() {
     if !is_root() {
-        eprintln!("SKIPPED: this is not root");
-        return;
+        return skip("only root can run a mesh as root");
     }
     check(Options::default());
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use mizzen_testkit::{Mesh, Options, Seen, Signal, descendants, eventually, is_root};
+use mizzen_testkit::{Mesh, Options, Seen, Signal, descendants, eventually, is_root, skip};
 
 const MIZZEN: &str = env!("CARGO_BIN_EXE_mizzen");
 
@@ -71,8 +71,7 @@ fn an_ordinary_user_twice_in_a_row() {
 #[test]
 fn root_twice_in_a_row() {
     if !is_root() {
-        eprintln!("SKIPPED: this is not root");
-        return;
+        return skip("only root can run a mesh as root");
     }
     twice(Options::default());
 }
@@ -102,6 +101,19 @@ fn a_second_mesh_of_the_same_name_is_refused_in_one_line() {
     assert_eq!(status.code(), Some(0));
     all_ended(&processes);
     works(&mesh);
+}
+
+#[test]
+fn it_can_be_ended_while_it_starts() {
+    for moment in ["mizzend", "mizzend/token.sock", "objects/vips.yaml", "pods"] {
+        let mut mesh = Mesh::launch(MIZZEN, &sample(), ordinary());
+        let reached = mesh.base().join("mesh").join(moment);
+        eventually(moment, || if reached.exists() { Ok(()) } else { Err(mesh.said()) });
+        let processes = mesh.processes();
+        assert_eq!(mesh.stop(), 0, "{moment}: {}", mesh.said());
+        eventually("the end of all processes", || if processes.iter().any(runs) { Err("not yet") } else { Ok(()) });
+        assert_eq!(entries(&mesh.base()), [""; 0], "{moment}: nothing is left");
+    }
 }
 
 #[test]

@@ -124,7 +124,7 @@ impl Mesh {
         // A clone may lie where nobody else may look.
         let program = if options.as_nobody { dir.path().join("mizzen") } else { PathBuf::from(binary) };
         if options.as_nobody {
-            fs::copy(binary, &program).expect("copy the program");
+            copy_program(Path::new(binary), &program);
             give(dir.path());
         }
         fs::create_dir_all(dir.path().join("run")).expect("a folder");
@@ -161,6 +161,16 @@ impl Mesh {
             give(&folder);
         }
         folder
+    }
+
+    /// A copy of a program in [`shared`](Self::shared), which the mesh's user may run wherever the original lies.
+    ///
+    /// # Panics
+    /// If it cannot be copied.
+    pub fn share_program(&self, program: &Path) -> PathBuf {
+        let copy = self.shared().join(program.file_name().expect("a name"));
+        copy_program(program, &copy);
+        copy
     }
 
     /// The place for all of the mesh's own: the folder that holds its run folder.
@@ -401,6 +411,13 @@ fn give(path: &Path) {
             let _ = chown(&entry.path(), Some(Uid::from_raw(NOBODY)), Some(Gid::from_raw(NOBODY)));
         }
     }
+}
+
+/// By another process: what this one has open for writing is inherited by whatever its other threads start in that moment, and a
+/// program that anybody has open for writing cannot be run.
+fn copy_program(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg(from).arg(to).status().expect("start cp");
+    assert!(status.success(), "cp {} {}: {status}", from.display(), to.display());
 }
 
 fn copy_dir(from: &Path, to: &Path) {

@@ -1,6 +1,11 @@
 //! Programs that nobody here wrote.
 
-use std::path::PathBuf;
+use std::{io::Write, path::PathBuf};
+
+/// Says that a test, or a part of it, is skipped. To the terminal itself: what a test that passes prints is not shown.
+pub fn skip(why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+}
 
 /// Whether a missing program is a failure: `MIZZEN_REQUIRE_PEERS=1`, as in CI.
 pub fn require_peers() -> bool {
@@ -18,7 +23,7 @@ pub fn peer(program: &str, package: &str) -> Option<PathBuf> {
     if found.is_none() {
         let hint = format!("{program} is not installed: `apt-get install {package}`");
         assert!(!require_peers(), "{hint}");
-        eprintln!("SKIPPED: {hint}");
+        skip(&hint);
     }
     found
 }

@@ -25,7 +25,7 @@ use nix::{
     },
 };
 
-use crate::{Mesh, Output, is_root, peer};
+use crate::{Mesh, Output, is_root, peer, skip};
 
 /// Room for what is not read yet: far more than a test sends.
 const ROOM: usize = 64 << 20;
@@ -95,7 +95,7 @@ impl Sniffer {
     /// If the namespace cannot be listened to.
     pub fn start(mesh: &Mesh) -> Option<Sniffer> {
         if !is_root() {
-            eprintln!("SKIPPED: only root can listen to the network between the hosts of a mesh");
+            skip("only root can listen to the network between the hosts of a mesh");
             return None;
         }
         let namespace = File::open(format!("/proc/{}/ns/net", mesh.holder())).expect("the router's network namespace");
