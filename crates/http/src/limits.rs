@@ -19,6 +19,9 @@ pub struct Limits {
     pub stream_window: u32,
     /// HTTP/2: receive window of the connection, given back as it is used. Default 1 MiB.
     pub connection_window: u32,
+    /// HTTP/2: bytes of body, all streams together, beyond which the connection's window is not given back until some are consumed: what a peer
+    /// may make us buffer is this and one connection window, however many streams it opens. Default 16 MiB.
+    pub unconsumed_bodies: u32,
     /// HTTP/2: largest frame that we take. Default 16,384, the smallest legal value.
     pub frame_size: u32,
     /// HTTP/2: size of the HPACK table that the peer may use towards us. Default 4096.
@@ -47,6 +50,7 @@ impl Limits {
             open_streams: 1024,
             stream_window: 256 * 1024,
             connection_window: 1024 * 1024,
+            unconsumed_bodies: 16 * 1024 * 1024,
             frame_size: 16_384,
             hpack_table: 4096,
             continuations: 8,

@@ -264,6 +264,8 @@ fn client_limits(http: &UpstreamHttp) -> Limits {
         open_streams: http.h2.max_streams,
         stream_window: http.h2.stream_window.clamp(65_535, 1 << 20),
         connection_window: http.h2.connection_window.clamp(65_535, 4 << 20),
+        // Clients that read slowly share the connection with others, who must not wait for them.
+        unconsumed_bodies: u32::MAX,
         ..Limits::default()
     };
     if http.max_headers_kb == 0 {

@@ -40,6 +40,8 @@ pub struct H2 {
     recv_window: i64,
     /// Received, not yet given back to the connection's window.
     owed: u32,
+    /// Bytes of body that all streams together were given and have not consumed.
+    held: u64,
     /// The DATA frame whose bytes are arriving.
     data: Option<DataFrame>,
     /// The header block whose frames are arriving.
@@ -147,6 +149,7 @@ impl H2 {
             send_window: DEFAULT_WINDOW.into(),
             recv_window: window.into(),
             owed: 0,
+            held: 0,
             data: None,
             block: None,
             events: VecDeque::new(),
@@ -163,6 +166,8 @@ impl H2 {
     /// See [`Codec::next`](crate::Codec::next).
     pub fn next<'b>(&mut self, wire: &'b [u8], out: &mut Vec<u8>) -> Result<(usize, Option<Event<'b>>), ConnError> {
         let mut at = 0;
+        // Streams that ended may have made room.
+        self.replenish(out);
         loop {
             if self.done {
                 return Ok((wire.len(), None));
@@ -252,10 +257,11 @@ impl H2 {
 
     /// Drops a stream that is over, and ends the connection if it was the last of a draining one.
     fn remove(&mut self, id: u32) {
-        if let Some(s) = self.streams.remove(&id)
-            && s.over()
-        {
-            self.resets = (self.resets + 1).min(self.limits.resets.into());
+        if let Some(s) = self.streams.remove(&id) {
+            self.held = self.held.saturating_sub(s.held.into());
+            if s.over() {
+                self.resets = (self.resets + 1).min(self.limits.resets.into());
+            }
         }
         self.settle();
     }

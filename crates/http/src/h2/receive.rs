@@ -123,14 +123,8 @@ impl H2 {
         if self.recv_window < 0 {
             return Err(ConnError::h2(Reason::FLOW_CONTROL_ERROR, "connection window exceeded"));
         }
-        // The connection's window is given back at once: one slow stream must not stop the others.
         self.owed += f.len;
-        let window = self.limits.connection_window.clamp(frame::DEFAULT_WINDOW, MAX_31);
-        if self.owed >= window / 2 {
-            frame::window_update(0, self.owed, out);
-            self.recv_window += i64::from(self.owed);
-            self.owed = 0;
-        }
+        self.replenish(out);
         let end = f.has(flag::END_STREAM);
         let mut data = DataFrame { stream: f.stream, left, pad, end, drop: false };
         let fault = match self.streams.get_mut(&f.stream) {
@@ -185,6 +179,10 @@ impl H2 {
         if dropped || (n == 0 && !ends) {
             // An empty frame is done without any byte taken.
             return if taken > 0 || self.data.is_some() { Ok((taken, None)) } else { self.step(wire, out) };
+        }
+        if let Some(s) = self.streams.get_mut(&id) {
+            s.held = s.held.saturating_add(n as u32);
+            self.held += n as u64;
         }
         if ends {
             self.peer_ended(id);
@@ -468,7 +466,9 @@ impl H2 {
             let mut refused: Vec<u32> = self.streams.keys().copied().filter(|id| *id > last).collect();
             refused.sort_unstable();
             for id in refused {
-                self.streams.remove(&id);
+                if let Some(s) = self.streams.remove(&id) {
+                    self.held = self.held.saturating_sub(s.held.into());
+                }
                 self.events.push_back(Event::Reset { stream: StreamId(id), code: Reason::REFUSED_STREAM });
             }
         }

@@ -184,16 +184,39 @@ impl H2 {
 
     /// See [`Codec::consumed`](crate::Codec::consumed).
     pub fn consumed(&mut self, stream: StreamId, n: usize, out: &mut Vec<u8>) {
+        self.free(stream.0, n, out);
+        self.replenish(out);
+    }
+
+    /// Gives a stream's window back.
+    fn free(&mut self, id: u32, n: usize, out: &mut Vec<u8>) {
         let half = self.limits.stream_window.min(MAX_31) / 2;
-        let Some(s) = self.streams.get_mut(&stream.0).filter(|s| s.recv == Side::Body) else { return };
+        let Some(s) = self.streams.get_mut(&id) else { return };
+        let freed = s.held.min(n as u32);
+        s.held -= freed;
+        self.held = self.held.saturating_sub(freed.into());
+        if s.recv != Side::Body {
+            return;
+        }
         s.owed = s.owed.saturating_add(n as u32);
         if s.owed >= half.max(1) {
             let n = i64::from(s.owed).min(i64::from(MAX_31) - s.recv_window);
             s.owed = 0;
             if n > 0 {
                 s.recv_window += n;
-                frame::window_update(stream.0, n as u32, out);
+                frame::window_update(id, n as u32, out);
             }
+        }
+    }
+
+    /// Gives the connection's window back. Not only as bodies are consumed, for one slow stream must not stop the others; but not without end
+    /// either, for many slow ones must not fill the memory.
+    pub(super) fn replenish(&mut self, out: &mut Vec<u8>) {
+        let window = self.limits.connection_window.clamp(frame::DEFAULT_WINDOW, MAX_31);
+        if self.owed >= window / 2 && self.held < self.limits.unconsumed_bodies.into() && !self.done {
+            frame::window_update(0, self.owed, out);
+            self.recv_window += i64::from(self.owed);
+            self.owed = 0;
         }
     }
 

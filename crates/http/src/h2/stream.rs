@@ -21,6 +21,8 @@ pub(super) struct Stream {
     pub(super) recv_window: i64,
     /// Consumed, not yet given back.
     pub(super) owed: u32,
+    /// Bytes of body told and not consumed.
+    pub(super) held: u32,
     /// What is left of the announced body.
     pub(super) expect: Option<u64>,
     /// `send_data` refused bytes.
@@ -41,6 +43,7 @@ impl Stream {
             send_window,
             recv_window,
             owed: 0,
+            held: 0,
             expect: None,
             blocked: false,
             head: false,

@@ -239,6 +239,44 @@ fn flow_control_holds_back_and_goes_on() {
 }
 
 #[test]
+fn many_streams_together_are_bounded() {
+    let (mut a, mut b) = (Vec::new(), Vec::new());
+    let mut c = Side::new(Codec::h2_client(Limits::new(), &mut a));
+    let mut s = Side::new(Codec::h2_server(Limits { unconsumed_bodies: 400 * 1024, ..Limits::new() }, &mut b));
+    (c.out, s.out) = (a, b);
+    settle(&mut c, &mut s);
+    s.eager = false;
+    let send = |c: &mut Side, s: &mut Side, n: usize| {
+        for _ in 0..n {
+            let id = c.codec.open().unwrap();
+            c.codec.send_head(id, &Head::request("POST", "http", "a", "/"), false, &mut c.out);
+            c.codec.send_data(id, &[7; 200 * 1024], false, &mut c.out);
+            settle(c, s);
+        }
+    };
+    let told = |s: &Side| -> usize { s.seen.iter().map(|e| if let Seen::Data(_, d, _) = e { d.len() } else { 0 }).sum() };
+    send(&mut c, &mut s, 50);
+    let (bound, held) = ((400 + 1024) * 1024, told(&s));
+    assert!((400 * 1024..=bound).contains(&held), "{held}");
+    // One is consumed, another ends: both make room.
+    for end in [false, true] {
+        for id in 1..=5 {
+            let id = StreamId(id * 2 - 1 + if end { 100 } else { 0 });
+            match end {
+                false => s.codec.consumed(id, 200 * 1024, &mut s.out),
+                true => s.codec.reset(id, Reason::CANCEL, &mut s.out),
+            }
+        }
+        s.feed(&[]);
+        let before = told(&s);
+        settle(&mut c, &mut s);
+        send(&mut c, &mut s, 10);
+        assert!(told(&s) >= before + 200 * 1024, "{end} {before} {}", told(&s));
+        assert!(told(&s) <= before + bound);
+    }
+}
+
+#[test]
 fn the_peer_must_keep_to_its_window() {
     let mut side = server();
     side.eager = false;
