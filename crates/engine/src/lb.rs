@@ -246,8 +246,6 @@ mod tests {
         let outlier = Outlier {
             consecutive_5xx: 2,
             consecutive_gateway: 0,
-            consecutive_local: 0,
-            split_local: false,
             interval: Duration::from_secs(10),
             base_ejection: Duration::from_secs(30),
             max_ejection: Duration::from_secs(300),

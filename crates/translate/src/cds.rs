@@ -295,14 +295,6 @@ fn outlier(wanted: &OutlierDetection) -> Outlier {
         made.consecutive_gateway_failure = Some(wire::u32_value(count));
         made.enforcing_consecutive_gateway_failure = enforced(count);
     }
-    if wanted.split_external_local_origin_errors {
-        made.split_external_local_origin_errors = true;
-        if let Some(count) = wanted.consecutive_local_origin_failures {
-            made.consecutive_local_origin_failure = Some(wire::u32_value(count));
-            made.enforcing_consecutive_local_origin_failure = enforced(count);
-        }
-        made.enforcing_local_origin_success_rate = Some(wire::u32_value(0));
-    }
     made
 }
 

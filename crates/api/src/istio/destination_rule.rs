@@ -110,10 +110,6 @@ pub struct OutlierDetection {
     pub consecutive_5xx_errors: Option<u32>,
     /// 502, 503 and 504 in a row, default 0: never.
     pub consecutive_gateway_errors: Option<u32>,
-    /// Failures of the connection's own in a row, default 5; only if split.
-    pub consecutive_local_origin_failures: Option<u32>,
-    /// Whether failures of the connection's own are counted apart.
-    pub split_external_local_origin_errors: bool,
     /// Between sweeps, default 10 s.
     pub interval: Option<Duration>,
     /// Times the number of ejections, default 30 s.
@@ -263,14 +259,12 @@ fn positive(at: &At<'_>) -> Duration {
 
 impl OutlierDetection {
     fn read(f: &Fields<'_>) -> OutlierDetection {
-        f.harmless(&["consecutiveErrors"]);
+        f.harmless(&["consecutiveErrors", "consecutiveLocalOriginFailures", "splitExternalLocalOriginErrors"]);
         f.refuse(Why::Where, &["outlierDetectionHttpErrorCodes"]);
         let percent = |name| f.get(name).map(|at| u32::try_from(at.int(0..=100)).unwrap_or_default()).filter(|percent| *percent > 0);
         OutlierDetection {
             consecutive_5xx_errors: f.get("consecutive5xxErrors").map(|at| at.u32()),
             consecutive_gateway_errors: f.get("consecutiveGatewayErrors").map(|at| at.u32()),
-            consecutive_local_origin_failures: f.get("consecutiveLocalOriginFailures").map(|at| at.u32()),
-            split_external_local_origin_errors: f.flag("splitExternalLocalOriginErrors"),
             interval: f.get("interval").map(|at| positive(&at)),
             base_ejection_time: f.get("baseEjectionTime").map(|at| positive(&at)),
             max_ejection_percent: percent("maxEjectionPercent"),

@@ -15,9 +15,6 @@ use crate::config::{
     TransportMatch, TransportSelect, UpstreamHttp,
 };
 
-/// Envoy's default buffer per connection.
-pub(super) const BUFFER: u32 = 1 << 20;
-
 #[allow(clippy::too_many_lines)] // One message of very many fields, each of which is decided here.
 pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resource> {
     let m: cluster::Cluster = cx.decode(bytes)?;
@@ -128,6 +125,7 @@ pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resou
     })?;
     cx.each("filters", filters, filter)?;
     let (services, external) = istio(metadata);
+    harmless!(cx; per_connection_buffer_limit_bytes, close_connections_on_host_health_failure);
     let stat_name = if alt_stat_name.is_empty() { &title } else { &alt_stat_name };
     Ok(Resource::Cluster(Arc::new(Cluster {
         name: name(&title),
@@ -138,7 +136,6 @@ pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resou
         panic_threshold,
         locality_weighted,
         connect_timeout: cx.limit("connect_timeout", connect_timeout, None)?.unwrap_or(Duration::from_secs(5)),
-        buffer_limit: number(per_connection_buffer_limit_bytes).unwrap_or(BUFFER),
         breakers,
         breakers_high,
         outlier: cx.some("outlier_detection", outlier_detection, outlier)?,
@@ -146,7 +143,6 @@ pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resou
         http,
         bind,
         keepalive: keepalive.flatten(),
-        close_on_unhealthy: close_connections_on_host_health_failure,
         services: services.into(),
         external,
     })))
@@ -405,6 +401,8 @@ fn outlier(cx: &mut Cx, m: cluster::OutlierDetection) -> Res<Outlier> {
     silent!(success_rate_minimum_hosts, success_rate_request_volume, success_rate_stdev_factor, failure_percentage_threshold);
     silent!(failure_percentage_minimum_hosts, failure_percentage_request_volume, enforcing_local_origin_success_rate);
     silent!(successful_active_health_check_uneject_host, always_eject_one_host);
+    // Read by Envoy only if local errors are counted apart, which they are not here: they count as 5xx.
+    silent!(consecutive_local_origin_failure, enforcing_consecutive_local_origin_failure);
     for (field, value) in [
         ("enforcing_success_rate", enforcing_success_rate),
         ("enforcing_failure_percentage", enforcing_failure_percentage),
@@ -414,7 +412,7 @@ fn outlier(cx: &mut Cx, m: cluster::OutlierDetection) -> Res<Outlier> {
             cx.warn(field, "endpoints are left out by consecutive errors only");
         }
     }
-    harmless!(cx; max_ejection_time_jitter, monitors, detect_degraded_hosts);
+    harmless!(cx; split_external_local_origin_errors, max_ejection_time_jitter, monitors, detect_degraded_hosts);
     // Enforced by chance is enforced or not: half is where it turns.
     let counted = |count: Option<wkt::UInt32Value>, default, enforcing: Option<wkt::UInt32Value>, by_default| {
         if number(enforcing).unwrap_or(by_default) >= 50 { number(count).unwrap_or(default) } else { 0 }
@@ -423,8 +421,6 @@ fn outlier(cx: &mut Cx, m: cluster::OutlierDetection) -> Res<Outlier> {
     Ok(Outlier {
         consecutive_5xx: counted(consecutive_5xx, 5, enforcing_consecutive_5xx, 100),
         consecutive_gateway: counted(consecutive_gateway_failure, 5, enforcing_consecutive_gateway_failure, 0),
-        consecutive_local: counted(consecutive_local_origin_failure, 5, enforcing_consecutive_local_origin_failure, 100),
-        split_local: split_external_local_origin_errors,
         interval: cx.limit("interval", interval, None)?.unwrap_or(Duration::from_secs(10)),
         base_ejection: base,
         max_ejection: cx.duration("max_ejection_time", max_ejection_time)?.unwrap_or(Duration::from_secs(300)).max(base),

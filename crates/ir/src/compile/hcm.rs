@@ -76,7 +76,7 @@ pub(super) fn compile(cx: &mut Cx, m: hcm::HttpConnectionManager) -> Res<Hcm> {
     } = m;
     silent!(http1_safe_max_connection_duration, stream_flush_timeout, append_local_overload, add_proxy_protocol_connection_state);
     silent!(access_log_flush_interval, flush_access_log_on_new_request, represent_ipv4_remote_address_as_ipv4_mapped_ipv6);
-    harmless!(cx; http3_protocol_options, drain_timeout_jitter, access_log_options, internal_address_config);
+    harmless!(cx; delayed_close_timeout, stream_error_on_invalid_http_message, http3_protocol_options, drain_timeout_jitter, access_log_options, internal_address_config);
     refused!(cx; scheme_header_transformation, original_ip_detection_extensions, early_header_mutation_extensions, local_reply_config,
         forward_client_cert_matcher, path_normalization_options, proxy_status_config, typed_header_validation_config,
         append_x_forwarded_port, forward_proto_config);
@@ -135,7 +135,6 @@ pub(super) fn compile(cx: &mut Cx, m: hcm::HttpConnectionManager) -> Res<Hcm> {
         max_connection_duration: common.max_connection_duration,
         max_stream_duration: common.max_stream_duration,
         drain_timeout: cx.duration("drain_timeout", drain_timeout)?.unwrap_or(seconds(5)),
-        delayed_close_timeout: cx.limit("delayed_close_timeout", delayed_close_timeout, Some(seconds(1)))?,
         max_requests_per_connection: common.max_requests_per_connection,
         max_headers: common.max_headers,
         max_headers_kb: number(max_request_headers_kb).unwrap_or(60),
@@ -144,7 +143,6 @@ pub(super) fn compile(cx: &mut Cx, m: hcm::HttpConnectionManager) -> Res<Hcm> {
         default_host: name(&default_host),
         upgrades: upgrades(cx, upgrade_configs)?.into(),
         proxy_100_continue,
-        stream_error_on_invalid: is_true(stream_error_on_invalid_http_message),
     })
 }
 

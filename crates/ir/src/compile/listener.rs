@@ -64,6 +64,7 @@ pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resou
     silent!(stat_prefix, stats_matcher, metadata, drain_type, tcp_fast_open_queue_length, connection_balance_config, reuse_port);
     silent!(enable_reuse_port, max_connections_to_accept_per_socket_event, ignore_global_conn_limit, bypass_overload_manager);
     silent!(enable_mptcp, per_connection_buffer_high_watermark_timeout);
+    harmless!(cx; per_connection_buffer_limit_bytes);
     refused!(cx; fcds_config, filter_chain_matcher, socket_options, udp_listener_config, api_listener, listener_specifier);
     let bind = default_true(bind_to_port)
         && deprecated_v1.is_none_or(|listener::listener::DeprecatedV1 { bind_to_port }| default_true(bind_to_port));
@@ -102,7 +103,6 @@ pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resou
             core::TrafficDirection::Outbound => Direction::Outbound,
         },
         access_log: access_log::list(cx, access_log)?,
-        buffer_limit: number(per_connection_buffer_limit_bytes).unwrap_or(cluster::BUFFER),
         backlog: number(tcp_backlog_size),
         keepalive: tcp_keepalive.map(address::keepalive),
         freebind: cluster::is_true(freebind),

@@ -27,8 +27,6 @@ pub struct Cluster {
     pub locality_weighted: bool,
     /// How long a connection may take to be made, TLS not included.
     pub connect_timeout: Duration,
-    /// The most that is buffered per connection.
-    pub buffer_limit: u32,
     /// Limits for requests of default priority.
     pub breakers: Breakers,
     /// Limits for requests of high priority.
@@ -43,8 +41,6 @@ pub struct Cluster {
     pub bind: Option<BindFrom>,
     /// Keep-alive of TCP.
     pub keepalive: Option<Keepalive>,
-    /// Whether connections to an endpoint are closed when it is found unhealthy.
-    pub close_on_unhealthy: bool,
     /// Istio's services behind it.
     pub services: Arc<[IstioService]>,
     /// Whether Istio says that it lies outside the mesh.
@@ -147,10 +143,6 @@ pub struct Outlier {
     pub consecutive_5xx: u32,
     /// After so many 502, 503, 504 in a row; 0: never.
     pub consecutive_gateway: u32,
-    /// After so many failures to connect in a row, where these are counted apart; 0: never.
-    pub consecutive_local: u32,
-    /// Whether failures to connect are counted apart.
-    pub split_local: bool,
     /// How often endpoints are looked at, to let them back in.
     pub interval: Duration,
     /// How long at first; times the number of ejections.

@@ -64,8 +64,6 @@ pub struct Hcm {
     pub max_stream_duration: Option<Duration>,
     /// How long between the two GOAWAYs, or to the close.
     pub drain_timeout: Duration,
-    /// How long the peer gets to close after an error.
-    pub delayed_close_timeout: Option<Duration>,
     /// After so many requests the connection is drained; 0: never.
     pub max_requests_per_connection: u32,
     /// The most headers.
@@ -82,8 +80,6 @@ pub struct Hcm {
     pub upgrades: Arc<[Name]>,
     /// Whether `100 Continue` of the upstream is passed on; else the proxy says it itself.
     pub proxy_100_continue: bool,
-    /// Whether an invalid message ends only its stream, not its connection.
-    pub stream_error_on_invalid: bool,
 }
 
 /// Which version of HTTP is served.

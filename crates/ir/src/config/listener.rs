@@ -35,8 +35,6 @@ pub struct Listener {
     pub direction: Direction,
     /// Logs of connections for which no chain was found.
     pub access_log: Arc<[Arc<AccessLog>]>,
-    /// The most that is buffered per connection and direction.
-    pub buffer_limit: u32,
     /// The socket's backlog, if given.
     pub backlog: Option<u32>,
     /// Keep-alive of accepted connections.
