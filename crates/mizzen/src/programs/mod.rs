@@ -3,11 +3,11 @@
 pub(crate) mod mizzend;
 pub(crate) mod proxy;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Ends with the first SIGTERM or SIGINT.
 fn stopped() -> Result<impl Future<Output = ()>> {
@@ -17,12 +17,22 @@ fn stopped() -> Result<impl Future<Output = ()>> {
     })
 }
 
-/// Logs to standard error, as the directives of `MIZZEN_LOG` say.
-fn log() -> Result<()> {
+/// Changes what is logged; says what holds now, or why it cannot be.
+type SetLogging = Arc<dyn Fn(&str) -> Result<String, String> + Send + Sync>;
+
+/// Logs to standard error, as the directives of `MIZZEN_LOG` say, until they are changed.
+fn log() -> Result<SetLogging> {
     let directives = std::env::var("MIZZEN_LOG").unwrap_or_else(|_| "info".to_owned());
     let filter = EnvFilter::try_new(&directives).with_context(|| format!("MIZZEN_LOG={directives}"))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
-    Ok(())
+    let (filter, handle) = tracing_subscriber::reload::Layer::new(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    Ok(Arc::new(move |directives| {
+        let filter = EnvFilter::try_new(directives).map_err(|e| e.to_string())?;
+        let now = filter.to_string();
+        handle.reload(filter).map_err(|e| e.to_string())?;
+        Ok(now)
+    }))
 }
 
 /// Runs a program and turns its result into an exit code.

@@ -49,7 +49,7 @@ fn run(args: Args) -> Result<()> {
         None => Some(mizzen_agent::Options::from_env()?),
         Some(_) => None,
     };
-    super::log()?;
+    let logging = super::log()?;
     let (ready, is_ready) = watch::channel(false);
     let dataplane = mizzen_dataplane::Options {
         workers: args.concurrency,
@@ -59,6 +59,7 @@ fn run(args: Args) -> Result<()> {
         inherited: inherited.map(Arc::new),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ready: Some(ready),
+        logging: Some(logging),
         name_servers: name_servers()?,
         ..mizzen_dataplane::Options::default()
     };
