@@ -138,6 +138,49 @@ fn one_line_each_and_the_mesh_goes_on() {
     assert_eq!(mesh.stop(), 0, "{}", mesh.said());
 }
 
+/// Texts that are no configuration at all, each a single fault.
+fn hostile() -> Vec<(&'static str, Vec<u8>)> {
+    // Each level repeats the one before nine times.
+    let bomb = (0..12)
+        .fold("a0: &a0 [x]\n".to_owned(), |text, n| format!("{text}a{}: &a{} [{}]\n", n + 1, n + 1, vec![format!("*a{n}"); 9].join(", ")));
+    let mut random = 1_u32;
+    let noise = (0..50_000).map(|_| {
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        random.to_be_bytes()[0]
+    });
+    vec![
+        ("no text", noise.collect()),
+        ("a zero byte", b"apiVersion: v1\nkind: Names\0pace\n".to_vec()),
+        ("aliases that grow", bomb.into_bytes()),
+        ("lists in lists", "[".repeat(100_000).into_bytes()),
+        ("maps in maps", "{a: ".repeat(100_000).into_bytes()),
+        ("indentation", (0..3_000).map(|n| format!("{}a:\n", " ".repeat(n))).collect::<String>().into_bytes()),
+        ("a very long line", format!("apiVersion: {}\n", "x".repeat(1 << 20)).into_bytes()),
+        ("a very large file", "- x\n".repeat(8 << 20).into_bytes()),
+        ("a tab", b"apiVersion: v1\nkind: Namespace\nmetadata:\n\tname: x\n".to_vec()),
+        ("an unknown tag", b"apiVersion: !!python/object v1\nkind: Namespce\nmetadata: {name: x}\n".to_vec()),
+    ]
+}
+
+#[test]
+fn hostile_files_harm_nobody() {
+    let mut mesh = Mesh::start(MIZZEN, &bookshop());
+    for (what, bytes) in hostile() {
+        let (before, start) = (mesh.said().len(), Instant::now());
+        fs::write(mesh.folder.join(".hostile"), bytes).expect("write a file");
+        fs::rename(mesh.folder.join(".hostile"), mesh.folder.join("hostile.yaml")).expect("save a file");
+        said(&mesh, before, "refused: hostile.yaml");
+        println!("{what}: refused after {:?}: {}", start.elapsed(), since(&mesh, before).lines().next().unwrap_or_default());
+        assert!(books(&mesh).is_ok(), "{what}");
+        let lines: Vec<usize> = refusals(&mesh, before).iter().map(String::len).collect();
+        assert!(lines.len() <= 3 && lines.iter().all(|length| *length < 500), "{what}: lines of {lines:?} letters");
+        mesh.remove("hostile.yaml");
+        said(&mesh, before, "is in order again");
+    }
+    assert!(!mesh.said().contains("ended ("), "{}", mesh.said());
+    assert_eq!(mesh.stop(), 0, "{}", mesh.said());
+}
+
 #[test]
 fn the_last_good_version_stays() {
     let mut mesh = Mesh::start(MIZZEN, &bookshop());

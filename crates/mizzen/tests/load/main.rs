@@ -503,6 +503,8 @@ fn control_plane_is_killed() {
         mesh.save("routing.yaml", &routing(&[(version, 100)]));
         println!("in force {:?} after the end of the control plane", load.only(version));
         assert_ne!(control_plane(&mesh), Some(pid));
+        // Its CA is the one that it was: a newcomer is known to those who are there.
+        assert_eq!(once(&mesh, "client"), Ok(version.to_owned()));
     }
     load.finish("the control plane is killed", &mesh);
     assert_eq!(mesh.stop(), 0, "{}", mesh.said());
