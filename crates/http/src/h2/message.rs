@@ -81,6 +81,8 @@ impl Builder {
         self.regular = true;
         match name {
             b"connection" | b"proxy-connection" | b"keep-alive" | b"transfer-encoding" | b"upgrade" => return None,
+            // Fields about framing, routing or the connection have no meaning this late.
+            b"host" | b"te" | b"trailer" if self.kind == Kind::Trailers => return Some(()),
             b"te" if !value.eq_ignore_ascii_case(b"trailers") => return None,
             b"http2-settings" => return Some(()),
             b"host" if self.kind == Kind::Request => {

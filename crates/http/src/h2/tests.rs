@@ -218,6 +218,16 @@ fn a_request_and_its_response() {
 }
 
 #[test]
+fn trailers_say_nothing_of_routing_or_framing() {
+    let mut side = server();
+    side.feed(&headers(1, 0, GET));
+    side.feed(&headers(1, flag::END_STREAM, &[("host", "b"), ("content-length", "7"), ("te", "gzip"), ("trailer", "x"), ("x", "y")]));
+    let mut kept = Head::new();
+    kept.append("x", "y");
+    assert_eq!(side.seen[1..], [Seen::Trailers(1, kept)]);
+}
+
+#[test]
 fn flow_control_holds_back_and_goes_on() {
     let (mut c, mut s) = pair();
     let id = c.codec.open().unwrap();
