@@ -40,8 +40,11 @@ pub(crate) async fn run(mesh: Option<&str>, args: Args) -> Result<()> {
     let lines: Vec<&str> = text.split_inclusive('\n').collect();
     let from = args.tail.map_or(0, |n| lines.len().saturating_sub(n));
     super::output::print(&lines[from..].concat())?;
+    if !args.follow {
+        return Ok(());
+    }
     let mut at = bytes.len() as u64;
-    while args.follow {
+    loop {
         tokio::time::sleep(LOOK_EVERY).await;
         // A log that was cut starts anew.
         if tokio::fs::metadata(&path).await?.len() < at {
@@ -53,5 +56,4 @@ pub(crate) async fn run(mesh: Option<&str>, args: Args) -> Result<()> {
         at += file.read_to_end(&mut more).await? as u64;
         super::output::print(&String::from_utf8_lossy(&more))?;
     }
-    Ok(())
 }

@@ -211,7 +211,9 @@ fn openssl_in_the_place_of_a_server() {
 
     let call = |host: &str| {
         let url = format!("http://{host}.beta:9443/");
-        mesh.run("alpha", "client", &["curl", "-sS", "-m", "20", "-w", " %{http_code}", &url]).ok()
+        let output = mesh.run("alpha", "client", &["curl", "-sS", "-m", "20", "-w", " %{http_code}", &url]);
+        assert!(output.code == 0, "{host}: {output:?}\n{}", mesh.logs());
+        output.out
     };
     let page = eventually("the right certificate is accepted", || {
         let page = call("right");
