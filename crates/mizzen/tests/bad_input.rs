@@ -8,6 +8,10 @@ use std::{
 };
 
 use mizzen_testkit::{Mesh, Options, eventually};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 
 const MIZZEN: &str = env!("CARGO_BIN_EXE_mizzen");
@@ -324,6 +328,73 @@ spec:
             if listeners.contains("policy[reviews]") { Err(listeners) } else { Ok(()) }
         });
     }
+    assert_eq!(mesh.stop(), 0, "{}", mesh.said());
+}
+
+#[test]
+fn a_restart_of_the_control_plane_forgets_nothing() {
+    let mut mesh = Mesh::start(MIZZEN, &bookshop());
+    // Whether how many of a book there are can be had, over TCP.
+    let stock = |open: bool| {
+        eventually(&format!("the stock is {}", if open { "open" } else { "closed" }), || {
+            let books = books(&mesh)?;
+            let right = books.iter().all(|book| book["book"]["stock"]["Ok"].is_number() == open);
+            if right { Ok(()) } else { Err(format!("{books:?}")) }
+        });
+    };
+    let policy = |action: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: stock, namespace: shop}}
+spec: {{selector: {{matchLabels: {{app: stock}}}}, action: {action}, rules: [{{}}]}}
+"
+        )
+    };
+    mesh.save("subsets.yaml", SUBSETS);
+    mesh.save("routing.yaml", &routing("v1"));
+    version(&mesh, "v1");
+    let before = mesh.said().len();
+    mesh.save("routing.yaml", &routing("v2").replace("weight", "wieght"));
+    mesh.save("policy.yaml", &policy("AUDIT"));
+    said(&mesh, before, "routing.yaml:14: ");
+    stock(false);
+    let pid = mesh.running("mizzend");
+    let pid = pid.first().expect("a control plane");
+    kill(Pid::from_raw(*pid), Signal::SIGKILL).expect("kill the control plane");
+    eventually("all proxies are back", || {
+        let status = mesh.cli(&["proxy-status"]);
+        let back = status.code == 0 && status.out.lines().filter(|line| line.matches("SYNCED").count() == 4).count() == 8;
+        if back && mesh.running("mizzend").first() != Some(pid) { Ok(()) } else { Err(format!("{status:?}")) }
+    });
+    version(&mesh, "v1");
+    stock(false);
+    mesh.save("routing.yaml", &routing("v2"));
+    mesh.save("policy.yaml", &policy("ALLOW"));
+    version(&mesh, "v2");
+    stock(true);
+    assert_eq!(mesh.stop(), 0, "{}", mesh.said());
+}
+
+#[test]
+fn what_is_not_acted_on_is_warned_of_once() {
+    let service = |name: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n  type: NodePort\n  ports: [{{port: 80}}]\n"
+        )
+    };
+    let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n";
+    let folder = mizzen_testkit::folder(&[("shop.yaml", namespace), ("first.yaml", &service("first"))]);
+    let mut mesh = Mesh::start(MIZZEN, folder.path());
+    mesh.save("second.yaml", &service("second"));
+    said(&mesh, 0, "second.yaml:5: ");
+    mesh.save("third.yaml", &service("third").replace("  type: NodePort\n", ""));
+    said(&mesh, 0, "Service shop/third changed");
+    let all = since(&mesh, 0);
+    let warnings: Vec<&str> = all.lines().filter(|line| line.starts_with("warning: ")).collect();
+    let expected =
+        ["first", "second"].map(|name| format!("warning: {name}.yaml:5: Service shop/{name}: spec.type: is treated as ClusterIP"));
+    assert_eq!(warnings, expected, "{all}");
     assert_eq!(mesh.stop(), 0, "{}", mesh.said());
 }
 

@@ -11,7 +11,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     io::{BufRead, BufReader},
-    path::Path,
     process::{Child, ChildStdin, Stdio},
     sync::{Arc, Mutex, MutexGuard, atomic::Ordering},
     thread::JoinHandle,
@@ -470,6 +469,8 @@ fn configuration_is_broken_and_mended() {
         // What only the proxies find wrong: they keep what they had of it, and take all else.
         mesh.save("stock.yaml", &format!("{STOCK}{AMBIGUOUS}"));
         rejected(&mesh, true);
+        let words = mesh.cli(&["proxy-status", "echo-a"]).ok();
+        assert!(words.contains("filter_chains[1].filter_chain_match: another chain has the same"), "{words}");
         mesh.save("routing.yaml", &routing(&[("c", 100)]));
         load.only("c");
         mesh.save("stock.yaml", STOCK);
@@ -481,28 +482,17 @@ fn configuration_is_broken_and_mended() {
     assert_eq!(mesh.stop(), 0, "{}", mesh.said());
 }
 
-/// The process of the mesh's control plane.
-fn control_plane(mesh: &Mesh) -> Option<i32> {
-    let program = mesh.run_dir().join("bin/mizzend").display().to_string();
-    let is_it = |path: &Path| {
-        let command = fs::read(path.join("cmdline")).unwrap_or_default();
-        command.split(|b| *b == 0).next() == Some(program.as_bytes())
-    };
-    let processes = fs::read_dir("/proc").expect("/proc").flatten().map(|entry| entry.path());
-    processes.filter(|path| is_it(path)).find_map(|path| path.file_name()?.to_str()?.parse().ok())
-}
-
 #[test]
 fn control_plane_is_killed() {
     let (_turn, mut mesh) = start(&[]);
     let load = Load::start(&mesh);
     for version in ["b", "c", "a"] {
-        let pid = eventually("the control plane", || control_plane(&mesh).ok_or("there is none"));
+        let pid = eventually("the control plane", || mesh.running("mizzend").first().copied().ok_or("there is none"));
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).expect("kill the control plane");
         // What changes while it is away is in force soon after it is back.
         mesh.save("routing.yaml", &routing(&[(version, 100)]));
         println!("in force {:?} after the end of the control plane", load.only(version));
-        assert_ne!(control_plane(&mesh), Some(pid));
+        assert!(!mesh.running("mizzend").contains(&pid));
         // Its CA is the one that it was: a newcomer is known to those who are there.
         assert_eq!(once(&mesh, "client"), Ok(version.to_owned()));
     }
