@@ -117,6 +117,29 @@ fn it_can_be_ended_while_it_starts() {
 }
 
 #[test]
+fn a_running_mesh_keeps_the_program_that_it_was_started_with() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = folder.path().join("mizzen");
+    let copied = std::process::Command::new("cp").args([Path::new(MIZZEN), &program]).status().expect("start cp");
+    assert!(copied.success());
+    let mesh = Mesh::start(&program.display().to_string(), &sample());
+    std::fs::rename(&program, folder.path().join("old")).expect("move the program");
+    std::fs::write(&program, "#!/bin/sh\nexit 1\n").expect("another program");
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a mode");
+    let before = (mesh.running("mizzend"), mesh.running("mizzen-proxy"));
+    for pid in before.0.iter().chain(&before.1) {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), Signal::SIGKILL).expect("a signal");
+    }
+    eventually("all are started again", || {
+        let now = (mesh.running("mizzend"), mesh.running("mizzen-proxy"));
+        let all = now.0.len() == before.0.len() && now.1.len() == before.1.len();
+        let new = now.0.iter().chain(&now.1).all(|pid| !before.0.contains(pid) && !before.1.contains(pid));
+        if all && new { Ok(()) } else { Err(format!("{now:?}\n{}", mesh.said())) }
+    });
+    mesh.wait_for("/", &[], "the page", |status, body| status == 200 && body.contains("Joshua Slocum"));
+}
+
+#[test]
 fn what_a_kill_leaves_is_cleaned_up() {
     let mut mesh = Mesh::start_with(MIZZEN, &sample(), ordinary());
     let processes = mesh.processes();

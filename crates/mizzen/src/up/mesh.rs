@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::Ipv4Addr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -75,12 +75,14 @@ impl Mesh {
 
     /// Links to this binary, by which its other programs are started.
     pub(crate) fn link_programs(&self) -> Result<()> {
-        let programs = ["mizzend", "mizzen-proxy"].map(|p| ("bin", p));
-        let sample = crate::bookshop::PROGRAMS.map(|p| ("sample", p));
-        for (folder, name) in programs.into_iter().chain(sample) {
+        // The very file that this process runs, whatever lies in its place by now: a new build, or what a workload, which may write
+        // where its user may, has put there.
+        let programs = ["mizzend", "mizzen-proxy"].map(|p| ("bin", p, Path::new("/proc/self/exe")));
+        let sample = crate::bookshop::PROGRAMS.map(|p| ("sample", p, self.payload.program.as_path()));
+        for (folder, name, program) in programs.into_iter().chain(sample) {
             let link = self.dir(folder).join(name);
             let _ = std::fs::remove_file(&link);
-            std::os::unix::fs::symlink(&self.payload.program, &link).with_context(|| link.display().to_string())?;
+            std::os::unix::fs::symlink(program, &link).with_context(|| link.display().to_string())?;
         }
         Ok(())
     }
