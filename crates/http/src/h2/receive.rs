@@ -152,9 +152,9 @@ impl H2 {
             self.stream_error(f.stream, code, out)?;
             data.drop = true;
         }
-        if data.drop || (left == 0 && !end) {
+        if left == 0 && (data.drop || !end) {
             self.spend()?;
-        } else {
+        } else if !data.drop {
             self.earn();
         }
         let nothing = left == 0 && pad == 0 && (data.drop || !end);

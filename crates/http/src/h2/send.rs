@@ -179,6 +179,8 @@ impl H2 {
         if self.streams.contains_key(&stream.0) && !self.done {
             frame::rst_stream(stream.0, code, out);
             self.remove(stream.0);
+            // The head and the trailers that the peer may have sent before it knew are no fault of its.
+            self.control = (self.control + 2).min(self.limits.control_frames.into());
         }
     }
 

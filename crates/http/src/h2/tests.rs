@@ -187,6 +187,26 @@ fn floods_end_the_connection() {
 }
 
 #[test]
+fn what_comes_late_for_a_stream_that_was_reset_is_dropped() {
+    let (mut c, mut s) = pair();
+    for round in 0..2000 {
+        let id = c.codec.open().unwrap();
+        c.codec.send_head(id, &Head::request("GET", "http", "a", "/"), true, &mut c.out);
+        s.feed(&std::mem::take(&mut c.out));
+        s.codec.send_head(id, &Head::response(200), false, &mut s.out);
+        c.codec.reset(id, Reason::CANCEL, &mut c.out);
+        // In small pieces, as many as the window lets through.
+        for _ in 0..if round == 0 { 5000 } else { 1 } {
+            s.codec.send_data(id, b"x", false, &mut s.out);
+        }
+        c.feed(&std::mem::take(&mut s.out));
+        assert!(!c.failed, "round {round}: {:?}", c.seen);
+        s.feed(&std::mem::take(&mut c.out));
+        s.codec.refill();
+    }
+}
+
+#[test]
 fn a_request_and_its_response() {
     let (mut c, mut s) = pair();
     let id = c.codec.open().unwrap();
