@@ -1,10 +1,11 @@
 //! The TLS port: who comes in, and with which certificate we answer.
 
 use std::{
+    collections::HashMap,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -29,6 +30,8 @@ use crate::metrics::Metrics;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Handshakes at the same time; further connections wait.
 const HANDSHAKES: usize = 256;
+/// Of these, from one address: a client that never says a word must not keep all others waiting.
+const HANDSHAKES_EACH: usize = 32;
 /// How long to wait when the kernel gives no connection, as when descriptors run out.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -143,6 +146,42 @@ fn config(ca: &Ca, trust_domain: &TrustDomain, svid: &mizzen_pki::Svid) -> Resul
     server_config(svid, Some(client_verifier(ca.roots(), names, false)?), &options)
 }
 
+/// Handshakes in progress, by the client's address.
+#[derive(Debug, Default)]
+struct Busy(Mutex<HashMap<IpAddr, usize>>);
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+struct Turn {
+    all: Arc<Busy>,
+    of: IpAddr,
+}
+
+impl Busy {
+    /// None: this address has as many as it may.
+    fn enter(self: &Arc<Self>, of: IpAddr) -> Option<Turn> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = all.entry(of).or_default();
+        if *count >= HANDSHAKES_EACH {
+            return None;
+        }
+        *count += 1;
+        Some(Turn { all: self.clone(), of })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut all = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = all.get_mut(&self.of) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.of);
+            }
+        }
+    }
+}
+
 /// Accepts connections until the receiver is gone.
 pub(crate) async fn accept(
     listener: TcpListener,
@@ -152,12 +191,13 @@ pub(crate) async fn accept(
     out: mpsc::Sender<io::Result<Accepted>>,
 ) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let busy = Arc::new(Busy::default());
     loop {
         let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
-        let stream = tokio::select! {
+        let (stream, from) = tokio::select! {
             () = out.closed() => return,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "accept");
                     tokio::time::sleep(PAUSE).await;
@@ -165,9 +205,13 @@ pub(crate) async fn accept(
                 }
             },
         };
+        let Some(turn) = busy.enter(from.ip().to_canonical()) else {
+            metrics.handshake_failures.add();
+            continue;
+        };
         let (acceptor, trust_domain, metrics, out) = (acceptor.clone(), trust_domain.clone(), metrics.clone(), out.clone());
         tokio::spawn(async move {
-            let _permit = permit;
+            let _both = (permit, turn);
             let _ = stream.set_nodelay(true);
             match acceptor.accept(stream).await {
                 Ok(stream) => drop(out.send(Ok(Accepted::new(stream, &trust_domain))).await),
@@ -177,5 +221,24 @@ pub(crate) async fn accept(
                 }
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_has_its_share() {
+        let busy = Arc::new(Busy::default());
+        let (a, b) = ("10.244.0.1".parse().unwrap(), "10.244.0.2".parse().unwrap());
+        let mut turns: Vec<Turn> = std::iter::from_fn(|| busy.enter(a)).take(HANDSHAKES).collect();
+        assert_eq!(turns.len(), HANDSHAKES_EACH);
+        assert!(busy.enter(b).is_some(), "others are not kept waiting");
+        turns.pop();
+        turns.extend(busy.enter(a));
+        assert_eq!(turns.len(), HANDSHAKES_EACH);
+        turns.clear();
+        assert!(busy.0.lock().unwrap().is_empty());
     }
 }
