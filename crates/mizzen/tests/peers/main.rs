@@ -1,0 +1,83 @@
+//! Programs that nobody here wrote, as workloads and clients of a mesh: curl, nginx, redis, OpenSSL, tonic, hyper.
+//!
+//! One mesh serves all tests of this file that run at the same time. Its namespace `strict` takes mutual TLS only; `permissive` takes
+//! plain text too and has the same programs. Where a script runs in the mesh, all that it prints is compared.
+
+mod grpc;
+mod http;
+mod tcp;
+mod tls;
+mod upgrade;
+mod workloads;
+
+use std::{
+    path::Path,
+    process::Command,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use mizzen_testkit::{Mesh, Output, folder, peer};
+
+const MIZZEN: &str = env!("CARGO_BIN_EXE_mizzen");
+
+/// The mesh, with those of the programs that are installed.
+fn mesh() -> Arc<Mesh> {
+    static SHARED: Mutex<Weak<Mesh>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(mesh) = shared.upgrade() {
+        return mesh;
+    }
+    let mesh = Arc::new(start());
+    *shared = Arc::downgrade(&mesh);
+    mesh
+}
+
+fn start() -> Mesh {
+    let own = include_str!("mesh/own.yaml").replace("OWN", &workloads::program());
+    let mut files = vec![("namespaces.yaml".to_owned(), include_str!("mesh/namespaces.yaml").to_owned()), ("own.yaml".to_owned(), own)];
+    let mut both = |name: &str, text: &str| {
+        for namespace in ["strict", "permissive"] {
+            let text = text.replace("namespace: strict", &format!("namespace: {namespace}"));
+            let text = text.replace("-plain.strict.", &format!("-plain.{namespace}."));
+            files.push((format!("{namespace}-{name}.yaml"), text));
+        }
+    };
+    if peer("nginx", "nginx-light").is_some() {
+        both("web", include_str!("mesh/web.yaml"));
+    }
+    if peer("redis-server", "redis-server").is_some() {
+        both("store", include_str!("mesh/store.yaml"));
+    }
+    if peer("openssl", "openssl").is_some() {
+        both("secret", &(certificate() + include_str!("mesh/secret.yaml")));
+    }
+    let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    Mesh::start(MIZZEN, folder(&files).path())
+}
+
+/// A key and a certificate that nobody but the test trusts, as a ConfigMap.
+fn certificate() -> String {
+    let dir = folder(&[]);
+    let (key, cert) = (dir.path().join("key.pem"), dir.path().join("cert.pem"));
+    let words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=secret.test";
+    let mut command = Command::new("openssl");
+    command.args(words.split(' ')).args(["-addext", "subjectAltName=DNS:secret.test", "-keyout"]).arg(&key).arg("-out").arg(&cert);
+    let made = command.output().expect("start openssl");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let block = |path: &Path| std::fs::read_to_string(path).expect("a PEM file").lines().map(|l| format!("    {l}\n")).collect::<String>();
+    let head = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: pki\n  namespace: strict\ndata:\n";
+    format!("{head}  key.pem: |\n{}  cert.pem: |\n{}---\n", block(&key), block(&cert))
+}
+
+/// Runs a script of bash in the mesh as `visitor`, and compares all that it prints.
+fn check(mesh: &Mesh, script: &str, args: &[&str], expected: &str) {
+    let mut command = vec!["bash", "-c", script, "bash"];
+    command.extend(args);
+    let output = mesh.run("strict", "visitor", &command);
+    let lines = |text: &str| text.trim().lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n");
+    let expected: String = lines(&expected.lines().map(str::trim_start).collect::<Vec<_>>().join("\n"));
+    if lines(&output.out) != expected || output.code != 0 {
+        let Output { code, out, err } = output;
+        panic!("{args:?}: exit code {code}\n{out}\n--- expected:\n{expected}\n--- errors:\n{err}\n{}", mesh.logs());
+    }
+}
