@@ -1,6 +1,6 @@
 //! Delta streams to a server of resources: the aggregated service, or the one for secrets, over a Unix socket or TCP.
 //!
-//! A [`Link`] keeps one stream open, with back-off, and does nothing but carry messages; what they mean is up to
+//! [`keep_open`] keeps one stream open, with back-off, and does nothing but carry messages; what they mean is up to
 //! [`mizzen_xds::client::Client`] and its owner.
 
 use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
