@@ -10,7 +10,7 @@ mod generator;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     process::{Child, ChildStdin, Stdio},
     sync::{Arc, Mutex, MutexGuard, atomic::Ordering},
     thread::JoinHandle,
@@ -30,6 +30,8 @@ const ENOUGH: u64 = 20_000;
 const PLAIN: u64 = 300;
 /// The variable that makes a process of this test a load inside the mesh: `load` or `once`.
 const ROLE: &str = "MIZZEN_TEST_LOAD";
+/// What ends a load inside.
+const ENOUGH_WORD: &str = "enough\n";
 /// How a load's lines begin, among the test harness' own.
 const LINE: &str = "LOAD ";
 
@@ -52,8 +54,10 @@ fn inside_the_mesh() {
             std::thread::sleep(Duration::from_millis(50));
         }
     });
-    // Whoever started it closes this when it is enough.
-    let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+    // Whoever started it says so when it is enough.
+    let mut word = String::new();
+    let read = std::io::stdin().read_line(&mut word);
+    assert!(word == ENOUGH_WORD, "instead of the word there came {word:?}: {read:?}");
     let stop = load.stop.clone();
     stop.store(true, Ordering::Relaxed);
     teller.join().expect("the teller");
@@ -82,9 +86,11 @@ fn once(mesh: &Mesh, account: &str) -> Result<String, String> {
 struct Load {
     outside: Generator,
     inside: Child,
-    /// Closed to end the load inside.
-    go_on: Option<ChildStdin>,
+    /// Where the load inside hears that it is enough.
+    word: ChildStdin,
     told: Arc<Mutex<Tally>>,
+    /// What else it wrote.
+    said: Arc<Mutex<String>>,
     reader: JoinHandle<()>,
     since: Instant,
 }
@@ -98,17 +104,19 @@ impl Load {
             .spawn()
             .expect("start the CLI");
         let (told, lines) = (Arc::new(Mutex::default()), BufReader::new(inside.stdout.take().expect("a pipe")));
-        let into = told.clone();
+        let (into, said) = (told.clone(), Arc::new(Mutex::new(String::new())));
+        let others = said.clone();
         let reader = std::thread::spawn(move || {
             for line in lines.lines().map_while(Result::ok) {
-                if let Some(Ok(tally)) = line.strip_prefix(LINE).map(serde_json::from_str) {
-                    *lock(&into) = tally;
+                match line.strip_prefix(LINE).map(serde_json::from_str) {
+                    Some(Ok(tally)) => *lock(&into) = tally,
+                    _ => lock(&others).push_str(&format!("{line}\n")),
                 }
             }
         });
         let address = mesh.address();
         let outside = Generator::start(OUTSIDE, address.strip_prefix("http://").expect("an address"));
-        let load = Load { outside, go_on: inside.stdin.take(), inside, told, reader, since: Instant::now() };
+        let load = Load { outside, word: inside.stdin.take().expect("a pipe"), inside, told, said, reader, since: Instant::now() };
         load.settled("both loads run", |answers| answers.len() == 1 && answers.contains_key("a"));
         load
     }
@@ -148,9 +156,16 @@ impl Load {
 
     /// Ends both loads after [`ENOUGH`] requests. None may have failed.
     fn finish(mut self, what: &str, mesh: &Mesh) {
-        eventually("enough requests", || if self.requests() >= ENOUGH { Ok(()) } else { Err(self.requests().to_string()) });
+        eventually("enough requests", || {
+            let counts = self.tallies().map(|t| t.requests);
+            if counts.iter().sum::<u64>() >= ENOUGH && counts.iter().all(|count| *count >= ENOUGH / 10) {
+                Ok(())
+            } else {
+                Err(format!("{counts:?}"))
+            }
+        });
         let took = self.since.elapsed();
-        drop(self.go_on.take());
+        self.word.write_all(ENOUGH_WORD.as_bytes()).expect("the load inside listens");
         let outside = self.outside.finish();
         let status = eventually("the load's end", || self.inside.wait_timeout());
         self.reader.join().expect("the reader of the load's lines");
@@ -162,7 +177,7 @@ impl Load {
                 "  {from}: {requests} requests on {connections} connections, {failed} failed, slowest {slowest:?}, {answers:?} {failures:#?}"
             );
         }
-        assert!(status.success(), "the load inside ended with {status}");
+        assert!(status.success(), "the load inside ended with {status}: {}", lock(&self.said));
         assert!(outside.failed + inside.failed == 0, "{what}: {} requests failed\n{}", outside.failed + inside.failed, mesh.said());
     }
 }
@@ -500,7 +515,7 @@ fn control_plane_is_killed() {
     assert_eq!(mesh.stop(), 0, "{}", mesh.said());
 }
 
-/// Waits until every proxy has taken a newer snapshot than `before`; returns its number.
+/// Waits until every proxy has taken a newer snapshot than `before`; returns its number. Each change makes one.
 fn taken(mesh: &Mesh, before: u64) -> u64 {
     eventually("all proxies have the newest configuration", || {
         let text = mesh.cli(&["proxy-status", "-o", "json"]).ok();
@@ -512,6 +527,19 @@ fn taken(mesh: &Mesh, before: u64) -> u64 {
     })
 }
 
+/// One more listener and one more cluster.
+const ENTRY: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: more, namespace: shop}
+spec:
+  hosts: [more.example]
+  addresses: [240.1.1.1]
+  ports: [{number: 8000, name: tcp, protocol: TCP}]
+  resolution: STATIC
+  endpoints: [{address: 10.1.1.1}]
+";
+
 #[test]
 fn all_else_changes() {
     let (_turn, mut mesh) = start(&[]);
@@ -521,7 +549,6 @@ fn all_else_changes() {
     let policy = |text: &str| routing.replace("  host: echo\n", &format!("  host: echo\n  trafficPolicy: {{{text}}}\n"));
     let rule = |text: &str| routing.replace("  - route:", &format!("  - {text}\n    route:"));
     let port = "  - port: {number: 81, name: http-more, protocol: HTTP}\n    hosts: [other.example]\n";
-    let service = STOCK.split("---").next().unwrap_or_default().replace("name: stock,", "name: more,").replace("name: tcp", "name: http");
     while load.requests() < ENOUGH {
         for (file, text) in [
             ("mtls.yaml", mtls("PERMISSIVE")),
@@ -533,7 +560,7 @@ fn all_else_changes() {
             ("routing.yaml", routing.clone()),
             ("gateway.yaml", format!("{GATEWAY}{port}")),
             ("gateway.yaml", GATEWAY.to_owned()),
-            ("more.yaml", service.clone()),
+            ("more.yaml", ENTRY.to_owned()),
         ] {
             mesh.save(file, &text);
             snapshot = taken(&mesh, snapshot);
