@@ -37,6 +37,9 @@ struct Note {
 }
 
 const LARGEST: usize = 64 << 20;
+/// Some streams that nobody reads leave room for others on the connections of tonic.
+const STREAM_WINDOW: u32 = 65_535;
+const CONNECTION_WINDOW: u32 = 16 << 20;
 type Notes = Pin<Box<dyn Stream<Item = Result<Note, Status>> + Send>>;
 
 fn note(number: u32) -> Note {
@@ -146,7 +149,8 @@ async fn talk(request: Request<Streaming<Note>>) -> Result<Response<Notes>, Stat
 pub(crate) async fn serve(port: u16) {
     let listener = TcpListener::bind(("0.0.0.0", port)).await.expect("listen");
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    Server::builder().add_service(Served::default()).serve_with_incoming(incoming).await.expect("serve gRPC");
+    let mut server = Server::builder().initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
+    server.add_service(Served::default()).serve_with_incoming(incoming).await.expect("serve gRPC");
 }
 
 /// The client.
@@ -155,7 +159,9 @@ struct Client(Caller<Channel>);
 
 impl Client {
     fn new(address: &str) -> Client {
-        let channel = Endpoint::from_shared(format!("http://{address}")).expect("an address").connect_lazy();
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
+        let endpoint = endpoint.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
+        let channel = endpoint.connect_lazy();
         Client(Caller::new(channel).max_decoding_message_size(LARGEST).max_encoding_message_size(LARGEST))
     }
 
@@ -208,6 +214,7 @@ pub(crate) async fn calls(address: &str) {
     streams(&mut client).await;
     sizes(&mut client).await;
     ends(&mut client).await;
+    slow(&mut client).await;
     many(&client).await;
 }
 
@@ -289,6 +296,24 @@ async fn ends(client: &mut Client) {
     while client.one(CANCELLED, 0).await.expect("a count") == before {
         assert!(tokio::time::Instant::now() < until, "the server does not hear of the client's end");
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A stream that nobody reads stops itself, and no other on its connection.
+async fn slow(client: &mut Client) {
+    let chunks = (0..200).map(|number| Note { number, text: vec![1; 100_000] });
+    let mut unread = Vec::new();
+    for _ in 0..4 {
+        unread.push(client.talk(iter(chunks.clone())).await.expect("a stream"));
+    }
+    for number in 0..100 {
+        assert_eq!(client.one(ECHO, number).await.expect("an echo"), number);
+    }
+    for mut stream in unread {
+        for number in 1..=200 {
+            let note = stream.message().await.expect("a note").expect("not the end");
+            assert_eq!((note.number, note.text.len()), (number, 100_000));
+        }
     }
 }
 

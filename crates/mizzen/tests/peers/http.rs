@@ -1,8 +1,10 @@
 //! curl and nginx, over HTTP/1.1 and HTTP/2, through both sidecars and in every combination of versions.
 
-use mizzen_testkit::peer;
+use std::process::Command;
 
-use super::{check, mesh};
+use mizzen_testkit::{Options, Output, is_root, peer};
+
+use super::{check, compare, mesh, start_with};
 
 /// Files up and down, interim answers, answers without bodies. `$1` is the base, the rest are options of curl.
 const CALLS: &str = r#"
@@ -59,7 +61,7 @@ const WAYS: [(&str, &str, &str); 6] = [
 ];
 
 fn installed() -> bool {
-    peer("curl", "curl").is_some() && peer("nginx", "nginx-light").is_some()
+    peer("curl", "curl").is_some() && peer("nginx", "nginx").is_some()
 }
 
 fn calls(host: &str) {
@@ -85,6 +87,33 @@ fn files_where_plain_text_is_taken_too() {
 #[test]
 fn files_in_plain_text() {
     calls("web-plain.permissive");
+}
+
+/// From outside, where curl and the Gateway share the host's loopback.
+#[test]
+fn files_through_the_gateway() {
+    if !installed() {
+        return;
+    }
+    let mesh = mesh();
+    for option in ["--http1.1", "--http2-prior-knowledge"] {
+        let output = Command::new("bash").args(["-c", CALLS, "bash", &mesh.address(), option]).output().expect("start bash");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let output = Output { code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) };
+        compare(&mesh, option, &output, &format!("hello over HTTP/1.1{ANSWERS}"));
+    }
+}
+
+/// Without any privilege, in a mesh of its own.
+#[test]
+fn files_of_an_ordinary_user() {
+    if !installed() || !is_root() {
+        return;
+    }
+    let mesh = start_with(Options { as_nobody: true, ..Options::default() });
+    for (port, option, version) in WAYS {
+        check(&mesh, CALLS, &[&format!("http://web:{port}"), option], &format!("hello over HTTP/{version}{ANSWERS}"));
+    }
 }
 
 /// Who the server's sidecar says is calling.
@@ -121,18 +150,16 @@ fn expectations() {
     }
 }
 
-/// Connections are used again, on both sides of the sidecars.
+/// A client's connection is used again.
 #[test]
 fn connections_are_kept() {
-    const SCRIPT: &str = r#"
-        kept=$(curl -sS -m 60 --http1.1 $1/connection $1/connection $1/connection -w '%{num_connects}\n')
-        cut -d' ' -f2 <<< "$kept" | paste -sd' '; cut -d' ' -f1 <<< "$kept" | uniq | wc -l"#;
+    const SCRIPT: &str = "curl -sS -m 60 --http1.1 $1 $1 $1 $1 -o /dev/null -o /dev/null -o /dev/null -o /dev/null -w '%{num_connects}'";
     if !installed() {
         return;
     }
     let mesh = mesh();
     for port in ["80", "81", "82"] {
-        check(&mesh, SCRIPT, &[&format!("http://web:{port}")], "1 0 0\n1");
+        check(&mesh, SCRIPT, &[&format!("http://web:{port}/hello")], "1000");
     }
 }
 
@@ -175,4 +202,68 @@ fn trailers() {
         let sent = ["80", "82"].contains(&port);
         check(&mesh, SCRIPT, &[&format!("http://web:{port}"), option], if sent { "before\nx-after: yes" } else { "before" });
     }
+}
+
+/// A server that ends its connections after a few requests costs no request.
+#[test]
+fn connections_end_in_good_order() {
+    const SCRIPT: &str = r#"curl -sS -m 100 --http1.1 -Z --parallel-max 20 --no-progress-meter "$1/hello?[1-500]" | sort | uniq -c"#;
+    if !installed() {
+        return;
+    }
+    let mesh = mesh();
+    for (port, version) in [("84", "1.1"), ("85", "2.0")] {
+        check(&mesh, SCRIPT, &[&format!("http://web:{port}")], &format!("500 hello over HTTP/{version}"));
+    }
+}
+
+/// Clients that go away in the middle of a body leave nothing behind that harms others.
+#[test]
+fn clients_that_go_away() {
+    const SCRIPT: &str = r#"
+        file=$(mktemp); trap 'rm -f $file' EXIT; head -c 8000000 /dev/zero > $file
+        curl -sS -m 60 -o /dev/null -T $file $1/files/left
+        for version in --http1.1 --http2-prior-knowledge; do
+            for n in 1 2 3 4 5 6 7 8; do
+                curl -sS -m 0.5 --limit-rate 2M $version -o /dev/null $1/files/left &
+                curl -sS -m 0.5 --limit-rate 2M $version -o /dev/null -T $file $1/files/left.$n &
+            done 2>/dev/null
+            wait
+            curl -sS -m 60 $version $1/files/left | cmp - $file && echo whole
+            curl -sS -m 60 $version -o /dev/null -w '%{http_code}\n' -T $file $1/files/$RANDOM$RANDOM
+        done"#;
+    if !installed() {
+        return;
+    }
+    let mesh = mesh();
+    for port in ["80", "81"] {
+        check(&mesh, SCRIPT, &[&format!("http://web:{port}")], "whole\n201\nwhole\n201");
+    }
+}
+
+/// Requests that are sent before the last one was answered.
+#[test]
+fn pipelined() {
+    const SCRIPT: &str = r#"
+        exec 3<>/dev/tcp/web/$1
+        for n in $(seq 50); do printf 'GET /hello?%s HTTP/1.1\r\nHost: web\r\n\r\n' $n; done >&3
+        printf 'GET /hello HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n' >&3
+        tr -d '\r' <&3 | grep -cE '^hello over|^HTTP/1.1 200'"#;
+    if !installed() {
+        return;
+    }
+    let mesh = mesh();
+    for port in ["80", "81", "82"] {
+        check(&mesh, SCRIPT, &[port], "102");
+    }
+}
+
+/// HTTP/1.0 is not taken for HTTP, as in Istio; where no protocol is declared, it passes as bytes.
+#[test]
+fn the_old_version() {
+    if !installed() {
+        return;
+    }
+    let script = "curl -sS -m 20 --http1.0 http://web:82/hello -w '%{http_code}'";
+    check(&mesh(), script, &[], "hello over HTTP/1.0\n200");
 }

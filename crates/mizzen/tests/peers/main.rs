@@ -16,7 +16,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-use mizzen_testkit::{Mesh, Output, folder, peer};
+use mizzen_testkit::{Mesh, Options, Output, folder, peer};
 
 const MIZZEN: &str = env!("CARGO_BIN_EXE_mizzen");
 
@@ -27,14 +27,18 @@ fn mesh() -> Arc<Mesh> {
     if let Some(mesh) = shared.upgrade() {
         return mesh;
     }
-    let mesh = Arc::new(start());
+    let mesh = Arc::new(start_with(Options::default()));
     *shared = Arc::downgrade(&mesh);
     mesh
 }
 
-fn start() -> Mesh {
-    let own = include_str!("mesh/own.yaml").replace("OWN", &workloads::program());
-    let mut files = vec![("namespaces.yaml".to_owned(), include_str!("mesh/namespaces.yaml").to_owned()), ("own.yaml".to_owned(), own)];
+/// One more such mesh.
+fn start_with(options: Options) -> Mesh {
+    let mut files = vec![("namespaces.yaml".to_owned(), include_str!("mesh/namespaces.yaml").to_owned())];
+    // Another user may not see where this program lies.
+    if !options.as_nobody {
+        files.push(("own.yaml".to_owned(), include_str!("mesh/own.yaml").replace("OWN", &workloads::program())));
+    }
     let mut both = |name: &str, text: &str| {
         for namespace in ["strict", "permissive"] {
             let text = text.replace("namespace: strict", &format!("namespace: {namespace}"));
@@ -42,7 +46,7 @@ fn start() -> Mesh {
             files.push((format!("{namespace}-{name}.yaml"), text));
         }
     };
-    if peer("nginx", "nginx-light").is_some() {
+    if peer("nginx", "nginx").is_some() {
         both("web", include_str!("mesh/web.yaml"));
     }
     if peer("redis-server", "redis-server").is_some() {
@@ -52,7 +56,7 @@ fn start() -> Mesh {
         both("secret", &(certificate() + include_str!("mesh/secret.yaml")));
     }
     let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
-    Mesh::start(MIZZEN, folder(&files).path())
+    Mesh::start_with(MIZZEN, folder(&files).path(), options)
 }
 
 /// A key and a certificate that nobody but the test trusts, as a ConfigMap.
@@ -73,11 +77,14 @@ fn certificate() -> String {
 fn check(mesh: &Mesh, script: &str, args: &[&str], expected: &str) {
     let mut command = vec!["bash", "-c", script, "bash"];
     command.extend(args);
-    let output = mesh.run("strict", "visitor", &command);
-    let lines = |text: &str| text.trim().lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n");
-    let expected: String = lines(&expected.lines().map(str::trim_start).collect::<Vec<_>>().join("\n"));
-    if lines(&output.out) != expected || output.code != 0 {
+    compare(mesh, &args.join(" "), &mesh.run("strict", "visitor", &command), expected);
+}
+
+/// Compares all that a script printed.
+fn compare(mesh: &Mesh, what: &str, output: &Output, expected: &str) {
+    let lines = |text: &str| text.trim().lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>().join("\n");
+    if lines(&output.out) != lines(expected) || output.code != 0 {
         let Output { code, out, err } = output;
-        panic!("{args:?}: exit code {code}\n{out}\n--- expected:\n{expected}\n--- errors:\n{err}\n{}", mesh.logs());
+        panic!("{what}: exit code {code}\n{out}\n--- expected:\n{}\n--- errors:\n{err}\n{}", lines(expected), mesh.logs());
     }
 }

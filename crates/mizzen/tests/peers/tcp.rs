@@ -2,7 +2,7 @@
 
 use mizzen_testkit::peer;
 
-use super::{check, mesh};
+use super::{check, mesh, workloads};
 
 fn installed() -> bool {
     peer("redis-server", "redis-server").is_some() && peer("redis-cli", "redis-tools").is_some()
@@ -77,4 +77,10 @@ fn the_server_speaks_first() {
         < 250 so be it
         < 250 taken: 150002 lines";
     check(&mesh, SCRIPT, &[], answers);
+}
+
+/// A client that has said all that it has to say may still listen: here the answer comes only then.
+#[test]
+fn half_closed() {
+    workloads::client(&mesh(), "last", &["mail:2626"]);
 }

@@ -54,7 +54,7 @@ fn between_workloads() {
 
 #[test]
 fn through_nginx() {
-    if peer("nginx", "nginx-light").is_some() {
+    if peer("nginx", "nginx").is_some() {
         workloads::client(&mesh(), "chat", &["web:80", "/chat"]);
     }
 }

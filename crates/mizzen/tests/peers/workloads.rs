@@ -18,9 +18,10 @@ fn run() {
     let args: Vec<String> = std::env::var("WORKLOAD_ARGS").unwrap_or_default().split(' ').map(str::to_owned).collect();
     match std::env::var("WORKLOAD").as_deref() {
         Ok("servers") => block_on(async {
-            tokio::join!(serve(2525, mail), serve(9000, chat), grpc::serve(9090), grpc::serve(9091));
+            tokio::join!(serve(2525, mail), serve(2626, last), serve(9000, chat), grpc::serve(9090), grpc::serve(9091));
         }),
         Ok("chat") => block_on(upgrade::chat(&args[0], &args[1])),
+        Ok("last") => block_on(wait_for_the_end(&args[0])),
         Ok("grpc") => block_on(grpc::calls(&args[0])),
         _ => {}
     }
@@ -78,6 +79,26 @@ async fn mail(stream: TcpStream) -> std::io::Result<()> {
         write.write_all(format!("{answer}\r\n").as_bytes()).await?;
     }
     Ok(())
+}
+
+/// Answers what it has received once the client has ended.
+async fn last(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).await?;
+    stream.write_all(&all).await
+}
+
+/// The client of [`last`].
+async fn wait_for_the_end(address: &str) {
+    for size in [0, 1, 100_000, 5_000_000] {
+        let mut stream = TcpStream::connect(address).await.expect("connect");
+        let sent: Vec<u8> = (0..size).map(|n: u32| (n / 5) as u8).collect();
+        stream.write_all(&sent).await.expect("write");
+        stream.shutdown().await.expect("shut down");
+        let mut back = Vec::new();
+        stream.read_to_end(&mut back).await.expect("read");
+        assert!(back == sent, "{} of {size} bytes came back, or others", back.len());
+    }
 }
 
 /// Upgrades connections, and sends back what comes, up to the word `END`.
