@@ -181,7 +181,7 @@ mod tests {
         let (mut capture, mut seen) = (Capture::default(), HashSet::new());
         capture.take(&frame, &mut seen);
         capture.take(&frame, &mut seen);
-        frame[37] = 12;
+        frame[41] = 12;
         capture.take(&frame, &mut seen);
         assert_eq!(capture.flows, BTreeMap::from([(flow, b"hellohello".to_vec())]));
         assert!(capture.holds(b"lohel") && !capture.holds(b"olleh"));
