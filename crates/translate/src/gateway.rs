@@ -9,7 +9,7 @@ use mizzen_protos::{
     envoy::envoy::config::{
         core::v3::TrafficDirection,
         listener::v3::{FilterChain, Listener},
-        route::v3::{Route, VirtualHost},
+        route::v3::{Route, VirtualHost, route_match::PathSpecifier},
     },
 };
 use mizzen_types::{Hostname, Name};
@@ -96,12 +96,27 @@ pub(crate) fn build_route(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
             hosts.entry(host).or_default().extend(routes.iter().cloned());
         }
     }
+    for routes in hosts.values_mut() {
+        // Rules for all paths shadow none of another VirtualService, however old it is.
+        routes.sort_by_key(takes_all);
+    }
     let mut made: Vec<VirtualHost> =
         hosts.into_iter().map(|(host, routes)| rds::virtual_host(format!("{host}:{port}"), vec![host.to_string()], routes)).collect();
     if made.is_empty() {
         made.push(VirtualHost { name: format!("blackhole:{port}"), domains: vec!["*".into()], ..Default::default() });
     }
     Some(wire::any(&rds::configuration(name, made)))
+}
+
+/// Whether a route takes every request.
+fn takes_all(route: &Route) -> bool {
+    let Some(matched) = &route.r#match else { return true };
+    let any_path = match &matched.path_specifier {
+        Some(PathSpecifier::Prefix(prefix)) => prefix == "/",
+        Some(PathSpecifier::SafeRegex(pattern)) => pattern.regex == "*",
+        _ => false,
+    };
+    any_path && matched.headers.is_empty() && matched.query_parameters.is_empty()
 }
 
 /// The VirtualServices bound to these servers' Gateways that are visible here, the oldest first, each with the Gateways that it names.

@@ -53,6 +53,25 @@ fn hosts_in_common() {
 }
 
 #[test]
+fn rules_for_all_paths_come_last() {
+    let to = |name: &str, matching: &str| format!("{{name: {name}, {matching} route: [{{destination: {{host: reviews}}}}]}}");
+    let snapshot = shop(&[
+        GATEWAY,
+        &rule("a", "shop", "'*'", &(to("a1", "match: [{uri: {prefix: /a}}],") + ", " + &to("all-of-a", ""))),
+        &rule("b", "shop", "'*'", &to("all-of-b", "match: [{uri: {prefix: /}}],")),
+        &rule(
+            "c",
+            "shop",
+            "'*'",
+            &(to("c1", "match: [{uri: {prefix: /}, headers: {x: {exact: one}}}],") + ", " + &to("c2", "match: [{uri: {exact: /c}}],")),
+        ),
+    ]);
+    let text = show(&snapshot, &gateway(), Kind::Route, "http.8080");
+    let places: Vec<_> = ["a1", "c1", "c2", "all-of-a", "all-of-b"].map(|name| text.find(&format!("    {name}: "))).into();
+    assert!(places.is_sorted() && places.iter().all(Option::is_some), "{places:?}\n{text}");
+}
+
+#[test]
 fn resources() {
     let policy = "
 kind: AuthorizationPolicy
