@@ -39,24 +39,28 @@ fn start_with(options: Options) -> Mesh {
     if !options.as_nobody {
         files.push(("own.yaml".to_owned(), include_str!("mesh/own.yaml").replace("OWN", &workloads::program())));
     }
-    let mut both = |name: &str, text: &str| {
-        for namespace in ["strict", "permissive"] {
-            let text = text.replace("namespace: strict", &format!("namespace: {namespace}"));
-            let text = text.replace("-plain.strict.", &format!("-plain.{namespace}."));
-            files.push((format!("{namespace}-{name}.yaml"), text));
-        }
-    };
     if peer("nginx", "nginx").is_some() {
-        both("web", include_str!("mesh/web.yaml"));
+        both(&mut files, "web", include_str!("mesh/web.yaml"));
+        if !options.as_nobody {
+            files.push(("route.yaml".to_owned(), include_str!("mesh/route.yaml").to_owned()));
+        }
     }
     if peer("redis-server", "redis-server").is_some() {
-        both("store", include_str!("mesh/store.yaml"));
+        both(&mut files, "store", include_str!("mesh/store.yaml"));
     }
     if peer("openssl", "openssl").is_some() {
-        both("secret", &(certificate() + include_str!("mesh/secret.yaml")));
+        both(&mut files, "secret", &(certificate() + include_str!("mesh/secret.yaml")));
     }
     let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     Mesh::start_with(MIZZEN, folder(&files).path(), options)
+}
+
+/// Adds a file for each of the two namespaces.
+fn both(files: &mut Vec<(String, String)>, name: &str, text: &str) {
+    for namespace in ["strict", "permissive"] {
+        let text = text.replace("namespace: strict", &format!("namespace: {namespace}"));
+        files.push((format!("{namespace}-{name}.yaml"), text.replace("-plain.strict.", &format!("-plain.{namespace}."))));
+    }
 }
 
 /// A key and a certificate that nobody but the test trusts, as a ConfigMap.
