@@ -166,8 +166,9 @@ impl H2 {
         s.send = Side::Ended;
         if s.over() {
             self.remove(id);
-        } else if !self.client && !s.tunnel {
-            // The answer is complete: the rest of the request is of no use (RFC 9113 §8.1).
+        } else if !self.client && !s.tunnel && s.expect != Some(0) {
+            // The answer is complete: the rest of the request is of no use (RFC 9113 §8.1). Of one whose whole body has come only the
+            // mark of its end is missing, which is on its way; clients are known to take a reset then for a failure.
             frame::rst_stream(id, Reason::NO_ERROR, out);
             s.recv = Side::Ended;
             self.remove(id);

@@ -378,6 +378,23 @@ fn an_early_answer_stops_the_upload() {
 }
 
 #[test]
+fn an_answer_to_a_whole_body_waits_for_its_end() {
+    let (mut c, mut s) = pair();
+    let id = c.codec.open().unwrap();
+    let mut head = Head::request("POST", "http", "a", "/");
+    head.set("content-length", "4");
+    c.codec.send_head(id, &head, false, &mut c.out);
+    c.codec.send_data(id, b"body", false, &mut c.out);
+    settle(&mut c, &mut s);
+    s.codec.send_head(id, &Head::response(201), true, &mut s.out);
+    settle(&mut c, &mut s);
+    c.codec.send_data(id, b"", true, &mut c.out);
+    settle(&mut c, &mut s);
+    assert_eq!(c.seen, [Seen::Head(1, Head::response(201), true)], "and no reset");
+    assert_eq!((c.codec.active(), s.codec.active()), (0, 0));
+}
+
+#[test]
 fn large_heads_use_continuation_and_have_limits() {
     let (mut c, mut s) = pair();
     let mut head = Head::request("GET", "http", "a", "/");
