@@ -150,6 +150,23 @@ fn expectations() {
     }
 }
 
+/// An answer before the end of an upload reaches the client, and stops it.
+#[test]
+fn early_answers() {
+    const SCRIPT: &str = r#"
+        file=$(mktemp); trap 'rm -f $file' EXIT; head -c 20000000 /dev/zero > $file
+        for n in 1 2 3 4 5; do
+            curl -sS -m 60 --http1.1 -H Expect: -T $file -o /dev/null -w '%{http_code} ' --request-target /files/ http://web:$1/x
+        done"#;
+    if !installed() {
+        return;
+    }
+    let mesh = mesh();
+    for port in ["80", "81", "82"] {
+        check(&mesh, SCRIPT, &[port], "409 409 409 409 409");
+    }
+}
+
 /// A client's connection is used again.
 #[test]
 fn connections_are_kept() {
