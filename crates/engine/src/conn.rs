@@ -170,6 +170,8 @@ pub(crate) struct Up {
     pub(crate) _guard: Option<Guard>,
     /// Takes no new streams.
     pub(crate) draining: bool,
+    /// The server's GOAWAY says that it took at least one stream.
+    pub(crate) served: bool,
     pub(crate) peer: Option<Arc<Peer>>,
 }
 

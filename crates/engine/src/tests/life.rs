@@ -113,6 +113,38 @@ fn a_kept_connection_that_is_dead_costs_no_request() {
     }
 }
 
+/// Takes the first stream of each connection, and says so with a GOAWAY when the others are on their way already.
+fn one_each() -> crate::sim::Serve {
+    Box::new(|_, input, eof, out| {
+        let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+            let mut bytes = vec![0, 0, payload.len() as u8, kind, flags, 0, 0, 0, stream];
+            bytes.extend_from_slice(payload);
+            bytes
+        };
+        if input.is_empty() {
+            return eof;
+        }
+        out.extend(frame(4, 0, 0, &[]));
+        // HEADERS with END_STREAM and END_HEADERS: `:status: 200` from HPACK's static table.
+        out.extend(frame(1, 5, 1, &[0x88]));
+        out.extend(frame(7, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]));
+        input.clear();
+        true
+    })
+}
+
+#[test]
+fn a_server_that_ends_its_connections_costs_no_request() {
+    let config = client(&[cluster(CLUSTER, "reviews", http_options("h2")), assignment(CLUSTER, &["10.0.0.9:80"], false)]);
+    let mut sim = mesh_with(2, config, &Inbound::default());
+    sim.serve("10.0.0.9:80", one_each());
+    let requests = vec![(mizzen_http::Head::request("GET", "http", "a", "/"), Vec::new()); 12];
+    let statuses: Vec<u16> = h2_calls(&mut sim, &requests).into_iter().map(|(status, ..)| status).collect();
+    assert_eq!(statuses, [200; 12]);
+    assert_eq!(sim.dials.len(), 12, "each connection answered one request");
+    assert_clean(&mut sim);
+}
+
 #[test]
 fn draining() {
     for h2 in [false, true] {

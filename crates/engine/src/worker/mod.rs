@@ -137,6 +137,8 @@ pub(crate) enum Lost {
     Unsent,
     /// The stream was reset by the server; refused unseen.
     Reset(bool),
+    /// The stream crossed the GOAWAY of a server that took others: refused unseen, in good order.
+    Crossed,
     /// The server broke the protocol.
     Protocol,
     /// A breaker.

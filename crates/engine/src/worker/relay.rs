@@ -158,10 +158,11 @@ impl Worker {
                 if let Some(http) = conn.http_mut() {
                     http.forget(stream);
                 }
-                self.inbox.push_back(if is_down {
-                    Event::DownLost(id, Gone::Reset)
-                } else {
-                    Event::UpLost(id, Lost::Reset(code == Reason::REFUSED_STREAM))
+                let refused = code == Reason::REFUSED_STREAM;
+                self.inbox.push_back(match conn.up() {
+                    None => Event::DownLost(id, Gone::Reset),
+                    Some(up) if refused && up.served => Event::UpLost(id, Lost::Crossed),
+                    Some(_) => Event::UpLost(id, Lost::Reset(refused)),
                 });
             }
             Http2::Window { stream } => {
@@ -169,9 +170,10 @@ impl Worker {
                     self.inbox.push_back(Event::Pump(id, if is_down { Dir::Down } else { Dir::Up }));
                 }
             }
-            Http2::Goaway { .. } => {
+            Http2::Goaway { last, .. } => {
                 if let Role::Up(up) = &mut conn.role {
                     up.draining = true;
+                    up.served = last.0 > 0;
                 }
             }
             Http2::Settings => self.poke(conn.id),

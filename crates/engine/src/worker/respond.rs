@@ -130,7 +130,7 @@ impl Worker {
             Ended::Response(head) => Outcome::Response(head),
             Ended::PerTry => Outcome::PerTryTimeout,
             Ended::Lost(Lost::Connect(_) | Lost::ConnectTimeout) => Outcome::ConnectFailure,
-            Ended::Lost(Lost::Reset(true)) => Outcome::Refused,
+            Ended::Lost(Lost::Reset(true) | Lost::Crossed) => Outcome::Refused,
             Ended::Lost(Lost::Closed | Lost::Unsent | Lost::Reset(false) | Lost::Protocol) => Outcome::Reset { sent },
             Ended::Lost(Lost::Overflow) => return false,
         };
@@ -191,15 +191,16 @@ impl Worker {
             matches!(request.head.method(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE") && bare && !request.is_upgrade;
         let whole = bare || !stream.req.open || request.replay.is_some();
         let dead = match lost {
-            // Refused unseen: so it is with what crosses a GOAWAY on the way.
-            Lost::Unsent | Lost::Reset(true) => whole,
+            Lost::Unsent | Lost::Reset(true) | Lost::Crossed => whole,
             Lost::Closed => up.reused && idempotent,
             _ => false,
         };
         if !dead || stream.resp.open || !request.heads.is_empty() || request.stale >= 3 {
             return false;
         }
-        request.stale += 1;
+        // A server that ends each connection after a few streams turns a long queue away many times, but answers some of it each time: that ends
+        // by itself.
+        request.stale += u8::from(*lost != Lost::Crossed);
         request.attempts = request.attempts.saturating_sub(1);
         let mut sent = request.replay.as_mut().map(std::mem::take).unwrap_or_default();
         sent.extend_from_slice(stream.req.buf.as_slice());
@@ -251,7 +252,7 @@ impl Worker {
             Lost::Connect(_) => (Flags::UPSTREAM_CONNECTION_FAILURE, "remote connection failure", "remote_connection_failure"),
             Lost::ConnectTimeout => (Flags::UPSTREAM_CONNECTION_FAILURE, "connection timeout", "connection_timeout"),
             Lost::Closed | Lost::Unsent => (Flags::UPSTREAM_CONNECTION_TERMINATION, "connection termination", "connection_termination"),
-            Lost::Reset(true) => (Flags::UPSTREAM_REMOTE_RESET, "remote refused stream reset", "remote_refused_stream_reset"),
+            Lost::Reset(true) | Lost::Crossed => (Flags::UPSTREAM_REMOTE_RESET, "remote refused stream reset", "remote_refused_stream_reset"),
             Lost::Reset(false) => (Flags::UPSTREAM_REMOTE_RESET, "remote reset", "remote_reset"),
             Lost::Protocol => (Flags::UPSTREAM_PROTOCOL_ERROR, "protocol error", "protocol_error"),
             Lost::Overflow => (Flags::UPSTREAM_OVERFLOW, "overflow", "overflow"),
