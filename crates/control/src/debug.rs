@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use mizzen_api::{Key, Kind, istio};
+use mizzen_api::{Key, Kind, Object, istio};
 use mizzen_model::{Reader, Snapshot};
 use mizzen_pki::Ca;
 use serde::Deserialize;
@@ -186,7 +186,11 @@ async fn live(State(about): State<Arc<About>>, Query(query): Query<LiveQuery>) -
     // What is gone is live where the snapshot without it is; without a record of when that was, the newest one is asked for.
     let version = snapshot.content_version(&key);
     let needed = version.unwrap_or_else(|| snapshot.version());
-    let mut answer = Live { version, ..Live::default() };
+    let ready = match snapshot.object(&key).map(AsRef::as_ref) {
+        Some(Object::Pod(pod)) => Some(pod.status.ready),
+        _ => None,
+    };
+    let mut answer = Live { version, ready, ..Live::default() };
     for proxy in about.connections.proxies() {
         let errors: Vec<String> = proxy.types.into_iter().filter(|t| t.state == SyncState::Error).filter_map(|t| t.error).collect();
         if proxy.snapshot < needed {

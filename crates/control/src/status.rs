@@ -179,6 +179,9 @@ pub struct ServiceStatus {
 pub struct Live {
     /// The snapshot that last changed it; absent if there is no such object.
     pub version: Option<u64>,
+    /// Of a Pod: whether it is ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<bool>,
     /// Proxies that have taken everything up to it.
     pub live: Vec<String>,
     /// Proxies that have not answered yet.

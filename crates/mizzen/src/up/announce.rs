@@ -8,13 +8,16 @@ use std::{
 
 use anyhow::{Context, Result};
 use http::Method;
+use mizzen_control::status::Live;
 use mizzen_net::ConnectOptions;
 use owo_colors::OwoColorize;
 
 use super::say;
-use crate::cli::find::MeshFile;
+use crate::cli::find::{Mesh, MeshFile};
 
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How long the proxies may take to hear of the workloads.
+const SETTLE_WITHIN: Duration = Duration::from_secs(10);
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Waits until the inner process has written `mesh.json` and the Gateway answers, then says so.
@@ -33,6 +36,8 @@ async fn run(run_dir: &Path, ready_file: Option<&Path>, shown: &Path) -> Result<
         }
     };
     let mesh: MeshFile = serde_json::from_slice(&text)?;
+    // Better late than never: a proxy that does not answer the control plane must not keep the rest from being used.
+    let _ = tokio::time::timeout(SETTLE_WITHIN, settled(run_dir)).await;
     while !mesh.address.is_empty() && !answers(&mesh.address).await {
         tokio::time::sleep(LOOK_EVERY).await;
     }
@@ -43,6 +48,22 @@ async fn run(run_dir: &Path, ready_file: Option<&Path>, shown: &Path) -> Result<
     }
     show(&mesh, run_dir, shown);
     Ok(())
+}
+
+/// Waits until every proxy knows that every workload is ready.
+async fn settled(run_dir: &Path) {
+    let mesh = Mesh { dir: run_dir.to_owned() };
+    for pod in mesh.pods() {
+        let Some((name, namespace)) = pod.name.rsplit_once('.') else { continue };
+        let path = format!("/debug/live?kind=Pod&namespace={namespace}&name={name}");
+        let known = async || -> Result<bool> {
+            let live: Live = serde_json::from_value(mesh.debug(&path).await?)?;
+            Ok(live.ready == Some(true) && live.pending.is_empty())
+        };
+        while !known().await.unwrap_or(false) {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
 }
 
 /// Whether a call to the address has an answer that does not come from a proxy without its servers.

@@ -349,13 +349,5 @@ fn on_an_undeclared_port() {
 fn through_the_gateway() {
     let mesh = mesh();
     let address = mesh.address().trim_start_matches("http://").to_owned();
-    workloads::block_on(async move {
-        // Every program is ready; whether the gateway has heard of each by now is another question.
-        let (mut client, until) = (Client::new(&address), std::time::Instant::now() + mizzen_testkit::PATIENCE);
-        while let Err(status) = client.unary(ECHO, Request::new(note(1))).await {
-            assert!(std::time::Instant::now() < until, "the gateway does not find the server: {status}");
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-        calls(&address).await;
-    });
+    workloads::block_on(async move { calls(&address).await });
 }
