@@ -252,7 +252,9 @@ impl Worker {
             Lost::Connect(_) => (Flags::UPSTREAM_CONNECTION_FAILURE, "remote connection failure", "remote_connection_failure"),
             Lost::ConnectTimeout => (Flags::UPSTREAM_CONNECTION_FAILURE, "connection timeout", "connection_timeout"),
             Lost::Closed | Lost::Unsent => (Flags::UPSTREAM_CONNECTION_TERMINATION, "connection termination", "connection_termination"),
-            Lost::Reset(true) | Lost::Crossed => (Flags::UPSTREAM_REMOTE_RESET, "remote refused stream reset", "remote_refused_stream_reset"),
+            Lost::Reset(true) | Lost::Crossed => {
+                (Flags::UPSTREAM_REMOTE_RESET, "remote refused stream reset", "remote_refused_stream_reset")
+            }
             Lost::Reset(false) => (Flags::UPSTREAM_REMOTE_RESET, "remote reset", "remote_reset"),
             Lost::Protocol => (Flags::UPSTREAM_PROTOCOL_ERROR, "protocol error", "protocol_error"),
             Lost::Overflow => (Flags::UPSTREAM_OVERFLOW, "overflow", "overflow"),

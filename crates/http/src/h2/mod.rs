@@ -15,7 +15,7 @@ use crate::limits::Limits;
 use crate::sniff::PREFACE;
 use frame::{DEFAULT_FRAME, DEFAULT_WINDOW, MAX_31, setting};
 use std::collections::VecDeque;
-use stream::Streams;
+use stream::{Late, Side, Streams};
 
 /// One HTTP/2 connection, of either role.
 #[derive(Debug)]
@@ -31,6 +31,7 @@ pub struct H2 {
     decoder: Decoder,
     encoder: Encoder,
     streams: Streams,
+    late: Late,
     /// Client: the id of the next stream. Server: the highest of the peer's.
     edge: u32,
     peer: Peer,
@@ -144,6 +145,7 @@ impl H2 {
             decoder: Decoder::new(limits.hpack_table as usize),
             encoder: Encoder::new(),
             streams: Streams::default(),
+            late: Late::default(),
             edge: u32::from(client),
             peer: Peer { frame: DEFAULT_FRAME, window: DEFAULT_WINDOW, streams: 100, extended_connect: false },
             send_window: DEFAULT_WINDOW.into(),
@@ -259,6 +261,9 @@ impl H2 {
     fn remove(&mut self, id: u32) {
         if let Some(s) = self.streams.remove(&id) {
             self.held = self.held.saturating_sub(s.held.into());
+            if s.recv != Side::Ended {
+                self.late.add(id);
+            }
             if s.over() {
                 self.resets = (self.resets + 1).min(self.limits.resets.into());
             }

@@ -102,8 +102,19 @@ impl H2 {
         if self.streams.contains_key(&id) {
             self.events.push_back(Event::Reset { stream: StreamId(id), code });
             self.remove(id);
+        } else {
+            self.late.add(id);
         }
         self.spend_reset()
+    }
+
+    /// Whether the peer may still send on a stream that is not there any more: it was reset by us, or never looked at.
+    fn may_be_late(&self, id: u32) -> bool {
+        let unseen = match self.drain {
+            Drain::Final(last) => id > last,
+            Drain::No | Drain::Announced => self.leaving && self.client,
+        };
+        unseen || self.late.contains(id)
     }
 
     fn data_header<'b>(&mut self, f: FrameHeader, wire: &[u8], out: &mut Vec<u8>) -> Step<'b> {
@@ -128,10 +139,13 @@ impl H2 {
         let end = f.has(flag::END_STREAM);
         let mut data = DataFrame { stream: f.stream, left, pad, end, drop: false };
         let fault = match self.streams.get_mut(&f.stream) {
-            // A stream that we reset: its bytes may still be on their way.
             None => {
                 data.drop = true;
-                None
+                let late = self.may_be_late(f.stream);
+                if late && end {
+                    self.late.ended(f.stream);
+                }
+                (!late).then_some(Reason::STREAM_CLOSED)
             }
             Some(s) => {
                 s.recv_window -= i64::from(f.len);
@@ -248,6 +262,7 @@ impl H2 {
             Some(s) if s.recv == Side::Head => Kind::Response,
             Some(_) => Kind::Trailers,
         };
+        let ended = known.is_some_and(|s| s.recv == Side::Ended);
         let mut message = Builder::new(kind, &self.limits);
         self.decoder
             .decode(block, self.limits.header_bytes, &mut |n, v| message.field(n, v))
@@ -255,8 +270,18 @@ impl H2 {
         if fresh {
             self.edge = id;
         } else if known.is_none() {
-            // A stream that we reset, or that ended: what comes late is decoded and dropped.
-            return self.spend();
+            // What comes late is decoded and dropped.
+            return match self.may_be_late(id) {
+                false => Err(ConnError::h2(Reason::STREAM_CLOSED, "HEADERS on a closed stream")),
+                true if end => {
+                    self.late.ended(id);
+                    self.spend()
+                }
+                true => self.spend(),
+            };
+        }
+        if ended {
+            return self.stream_error(id, Reason::STREAM_CLOSED, out);
         }
         if refused {
             return self.stream_error(id, Reason::PROTOCOL_ERROR, out);
@@ -328,10 +353,8 @@ impl H2 {
 
     fn trailers(&mut self, id: u32, head: Head, end: bool, out: &mut Vec<u8>) -> Result<(), ConnError> {
         let Some(s) = self.streams.get_mut(&id) else { return Ok(()) };
-        let fault =
-            if s.recv == Side::Ended { Some(Reason::STREAM_CLOSED) } else { (!end || !s.count(0, true)).then_some(Reason::PROTOCOL_ERROR) };
-        if let Some(code) = fault {
-            return self.stream_error(id, code, out);
+        if !end || !s.count(0, true) {
+            return self.stream_error(id, Reason::PROTOCOL_ERROR, out);
         }
         self.events.push_back(Event::Trailers { stream: StreamId(id), head });
         self.peer_ended(id);
@@ -360,10 +383,12 @@ impl H2 {
             return Err(protocol("RST_STREAM on an idle stream"));
         }
         if !self.streams.contains_key(&f.stream) {
+            self.late.ended(f.stream);
             return self.spend();
         }
         self.events.push_back(Event::Reset { stream: StreamId(f.stream), code: Reason(u32::from_be_bytes(code)) });
         self.remove(f.stream);
+        self.late.ended(f.stream);
         if self.client { Ok(()) } else { self.spend_reset() }
     }
 

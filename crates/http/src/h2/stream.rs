@@ -1,6 +1,6 @@
 //! The streams of a connection.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +68,36 @@ impl Stream {
                 }
             },
         }
+    }
+}
+
+/// The streams that we reset while the peer was still sending: what it had sent before it knew is no fault of its.
+#[derive(Debug, Default)]
+pub(super) struct Late {
+    ids: VecDeque<u32>,
+    /// Up to here some are forgotten.
+    floor: u32,
+}
+
+impl Late {
+    const MOST: usize = 256;
+
+    pub(super) fn add(&mut self, id: u32) {
+        if self.ids.len() == Self::MOST
+            && let Some(oldest) = self.ids.pop_front()
+        {
+            self.floor = self.floor.max(oldest);
+        }
+        self.ids.push_back(id);
+    }
+
+    /// Nothing more comes for it.
+    pub(super) fn ended(&mut self, id: u32) {
+        self.ids.retain(|i| *i != id);
+    }
+
+    pub(super) fn contains(&self, id: u32) -> bool {
+        id <= self.floor || self.ids.contains(&id)
     }
 }
 

@@ -54,7 +54,7 @@ fn pair() -> (Side, Side) {
     (c, s)
 }
 
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 enum Verdict {
     Fine,
     Stream(Reason),
@@ -126,6 +126,40 @@ fn malformed_messages_are_stream_errors() {
     check("depends on itself", &[headers(1, 0, GET), own], Verdict::Stream(Reason::PROTOCOL_ERROR));
     let short = frame(kind::PRIORITY, 0, 1, &[0; 4]);
     check("short PRIORITY", &[headers(1, 0, GET), short], Verdict::Stream(Reason::FRAME_SIZE_ERROR));
+}
+
+#[test]
+fn nothing_comes_on_a_closed_stream() {
+    let closed = Verdict::Connection(Reason::STREAM_CLOSED);
+    let reset = || vec![headers(1, 0, GET), frame(kind::RST_STREAM, 0, 1, &[0, 0, 0, 8])];
+    let after = |last: Vec<u8>| [reset(), vec![last]].concat();
+    check("data after a reset", &after(frame(kind::DATA, 0, 1, b"x")), Verdict::Stream(Reason::STREAM_CLOSED));
+    check("headers after a reset", &after(headers(1, flag::END_STREAM, GET)), closed.clone());
+    check("a window update after a reset", &after(frame(kind::WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1])), Verdict::Fine);
+    check(
+        "a second request",
+        &[headers(1, flag::END_STREAM, GET), headers(1, flag::END_STREAM, GET)],
+        Verdict::Stream(Reason::STREAM_CLOSED),
+    );
+    check("a lower stream", &[headers(5, 0, GET), headers(3, 0, GET)], closed.clone());
+    // The peer resets after we did: what was late is complete.
+    let mut side = server();
+    side.feed(&headers(1, 0, GET));
+    side.codec.reset(StreamId(1), Reason::CANCEL, &mut side.out);
+    side.out.clear();
+    side.feed(&[frame(kind::DATA, 0, 1, b"late"), frame(kind::RST_STREAM, 0, 1, &[0, 0, 0, 8])].concat());
+    assert_eq!(verdict(&side), Verdict::Fine);
+    side.feed(&headers(1, 0, GET));
+    assert_eq!(verdict(&side), closed);
+    // More than are remembered: then it is not said to be a fault.
+    let mut side = server();
+    for i in 0..400 {
+        side.feed(&headers(2 * i + 1, 0, GET));
+        side.codec.reset(StreamId(2 * i + 1), Reason::CANCEL, &mut side.out);
+    }
+    side.out.clear();
+    side.feed(&[frame(kind::DATA, 0, 1, b"late"), frame(kind::DATA, 0, 799, b"late")].concat());
+    assert_eq!(verdict(&side), Verdict::Fine);
 }
 
 #[test]
