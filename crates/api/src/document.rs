@@ -36,15 +36,17 @@ pub struct Parsed {
 pub struct Refusal {
     /// What it would have been, as far as could be read.
     pub key: Option<Key>,
-    /// If it would have been an AuthorizationPolicy: whom it leaves unprotected.
+    /// If it would have been an AuthorizationPolicy or a PeerAuthentication: whom it leaves unprotected.
     pub closes: Option<Closes>,
     /// Why; never empty.
     pub problems: Vec<Problem>,
 }
 
-/// The workloads that a refused AuthorizationPolicy would have selected.
+/// The workloads that a refused policy would have selected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Closes {
+    /// The kind of the policy.
+    pub kind: Kind,
     /// Its namespace.
     pub namespace: Arc<str>,
     /// Its selector; `None`, also where it could not be read: all of the namespace.
@@ -147,13 +149,13 @@ impl<'a> Identity<'a> {
     }
 
     fn closes(&self, node: &Node) -> Option<Closes> {
-        (Kind::from_name(self.kind)? == Kind::AuthorizationPolicy).then_some(())?;
+        let kind = Kind::from_name(self.kind).filter(|k| matches!(k, Kind::AuthorizationPolicy | Kind::PeerAuthentication))?;
         let selector = || {
             let Value::Map(entries) = &node.get("spec")?.get("selector")?.get("matchLabels")?.value else { return None };
             let labels = entries.iter().map(|entry| Some((entry.key.to_string(), entry.value.text()?.to_owned())));
             Some(Selector { labels: labels.collect::<Option<_>>()? })
         };
-        Some(Closes { namespace: self.namespace.into(), selector: selector() })
+        Some(Closes { kind, namespace: self.namespace.into(), selector: selector() })
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is refused, and what is warned of: one line each, with file, line, object and field.
 
-use mizzen_api::{Parsed, parse_documents};
+use mizzen_api::{Kind, Parsed, parse_documents};
 
 /// A document of a kind that is fine but for its spec (from the line after `spec:`).
 fn doc(kind: &str, spec: &str) -> String {
@@ -112,7 +112,15 @@ fn one_bad_document_leaves_the_others() {
 
 #[test]
 fn a_refused_policy_says_whom_it_closes() {
-    let head = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata:\n  name: x\n  namespace: shop\nspec:\n";
+    let head = "apiVersion: security.istio.io/v1\nkind: KIND\nmetadata:\n  name: x\n  namespace: shop\nspec:\n";
+    let check = |spec: &str, labels: Option<&str>| {
+        for kind in [Kind::AuthorizationPolicy, Kind::PeerAuthentication] {
+            let parsed = parse(&format!("{}{spec}", head.replace("KIND", kind.name())));
+            let closes = parsed.objects[0].as_ref().unwrap_err().closes.clone().unwrap();
+            assert_eq!((closes.kind, &*closes.namespace), (kind, "shop"));
+            assert_eq!(closes.selector.map(|s| s.labels["app"].clone()).as_deref(), labels, "{spec}");
+        }
+    };
     for (spec, labels) in [
         ("  selector: {matchLabels: {app: a}}\n  action: AUDIT\n", Some("a")),
         ("  selector: {matchLabels: {app: a}}\n  rules: [\n", None),
@@ -120,10 +128,7 @@ fn a_refused_policy_says_whom_it_closes() {
         ("  selector: {matchLabels: {app: 1}}\n", None),
         ("  action: AUDIT\n", None),
     ] {
-        let parsed = parse(&format!("{head}{spec}"));
-        let closes = parsed.objects[0].as_ref().unwrap_err().closes.clone().unwrap();
-        assert_eq!(&*closes.namespace, "shop");
-        assert_eq!(closes.selector.map(|s| s.labels["app"].clone()).as_deref(), labels, "{spec}");
+        check(spec, labels);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use mizzen_api::{
-    Selector,
+    Kind, Selector,
     istio::{AuthorizationPolicy, MtlsMode, PeerAuthentication},
 };
 
@@ -42,24 +42,29 @@ impl<'a> Reader<'a> {
     /// The effective mode of a workload of `namespace`; `selected` says whether a selector means it.
     ///
     /// Workload before namespace before mesh, the oldest in each scope; `Unset` inherits; the end is PERMISSIVE. A policy of the root namespace
-    /// that has a selector bears on nobody outside of it: what Istio's code does, against its text.
+    /// that has a selector bears on nobody outside of it: what Istio's code does, against its text. A refused one counts as STRICT in its scope.
     pub fn peer_modes(&self, namespace: &str, selected: impl Fn(&Selector) -> bool) -> PeerModes {
         let root = self.mesh().root_namespace.as_str();
-        let wide = |scope: &str| self.oldest::<PeerAuthentication>(scope, |p| p.selector.as_ref().is_none_or(Selector::is_empty));
         let mut mode = MtlsMode::Permissive;
-        let mut inherit = |policy: Option<&PeerAuthentication>| {
-            if let Some(policy) = policy.filter(|p| p.mtls != MtlsMode::Unset) {
+        // The scope's policy, unless a refused one closes it.
+        let mut inherit = |scope: &str, fits: &dyn Fn(Option<&Selector>) -> bool| {
+            if self.closed(scope).iter().any(|c| c.key.kind == Kind::PeerAuthentication && fits(c.selector.as_ref())) {
+                mode = MtlsMode::Strict;
+                return None;
+            }
+            let policy = self.oldest::<PeerAuthentication>(scope, |p| fits(p.selector.as_ref()))?;
+            if policy.mtls != MtlsMode::Unset {
                 mode = policy.mtls;
             }
+            Some(policy)
         };
-        inherit(wide(root));
+        let wide = |selector: Option<&Selector>| selector.is_none_or(Selector::is_empty);
+        inherit(root, &wide);
         let mut ports = BTreeMap::new();
         if namespace != root {
-            inherit(wide(namespace));
-            let own = self.oldest::<PeerAuthentication>(namespace, |p| p.selector.as_ref().is_some_and(|s| !s.is_empty() && selected(s)));
-            inherit(own);
-            if let Some(policy) = own {
-                ports = policy.port_level_mtls.iter().map(|(&port, &m)| (port, if m == MtlsMode::Unset { mode } else { m })).collect();
+            inherit(namespace, &wide);
+            if let Some(own) = inherit(namespace, &|selector| selector.is_some_and(|s| !s.is_empty() && selected(s))) {
+                ports = own.port_level_mtls.iter().map(|(&port, &m)| (port, if m == MtlsMode::Unset { mode } else { m })).collect();
             }
         }
         PeerModes { workload: mode, ports }
@@ -73,7 +78,8 @@ impl<'a> Reader<'a> {
         for scope in scopes {
             let bears = |selector: &Option<Selector>| selector.as_ref().is_none_or(&selected);
             found.policies.extend(self.in_namespace::<AuthorizationPolicy>(scope).filter(|p| bears(&p.selector)));
-            found.closed.extend(self.closed(scope).into_iter().filter(|c| bears(&c.selector)));
+            let closed = self.closed(scope).into_iter().filter(|c| c.key.kind == Kind::AuthorizationPolicy);
+            found.closed.extend(closed.filter(|c| bears(&c.selector)));
         }
         found
     }

@@ -23,7 +23,8 @@ pub enum Change {
     Apply(Arc<Object>),
     /// An object is gone. It lifts a [`Closed`] of the same key.
     Delete(Key),
-    /// An AuthorizationPolicy was refused, and there is no last good version of it: nobody may call what it selects.
+    /// An AuthorizationPolicy or a PeerAuthentication was refused, and there is no last good version of it: nobody may call what it selects, or only
+    /// over mutual TLS.
     Close(Closed),
 }
 
@@ -33,7 +34,7 @@ impl From<Object> for Change {
     }
 }
 
-/// An AuthorizationPolicy that could not be read.
+/// A policy that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Closed {
     /// What it is called.

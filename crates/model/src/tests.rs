@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use mizzen_api::{Key, Kind, Object, istio::MtlsMode};
+use mizzen_api::{Key, Kind, Object, Selector, istio::MtlsMode};
 use mizzen_types::Hostname;
 
 use crate::{Change, Closed, Query, Reader, Resolve, Snapshot};
@@ -111,6 +111,31 @@ fn the_nearest_mode_of_mutual_tls() {
     check(&[mesh.clone(), own("{80: {mode: UNSET}}")], Permissive, Permissive);
     check(&[peer("b", "shop", "1", "{mtls: {mode: STRICT}}"), peer("a", "shop", "2", "{mtls: {mode: DISABLE}}")], Strict, Strict);
     check(&[peer("w", "istio-system", "1", &format!("{{{workload}, mtls: {{mode: STRICT}}}}"))], Permissive, Permissive);
+}
+
+#[test]
+fn a_refused_mode_of_mutual_tls_is_strict_in_its_scope() {
+    use MtlsMode::{Disable, Permissive, Strict};
+    let labels = |app: &str| BTreeMap::from([("app".to_owned(), app.to_owned())]);
+    let check = |policies: &[String], namespace: &str, selector: Option<&str>, expected: MtlsMode, port: MtlsMode| {
+        let texts: Vec<&str> = policies.iter().map(String::as_str).collect();
+        let key = Key::new(Kind::PeerAuthentication, namespace, "broken");
+        let selector = selector.map(|app| Selector { labels: labels(app) });
+        let snapshot = snapshot(&texts).apply([Change::Close(Closed { key, selector: selector.clone() })]);
+        let reader = Reader::new(&snapshot);
+        let modes = reader.peer_modes("shop", |selector| selector.matches(&labels("a")));
+        assert_eq!((modes.workload, modes.port(80)), (expected, port), "{namespace} {selector:?} {policies:?}");
+        assert!(reader.policies("shop", |_| true).closed.is_empty(), "it closes no door to those who come over mutual TLS");
+    };
+    check(&[], "istio-system", None, Strict, Strict);
+    check(&[], "shop", None, Strict, Strict);
+    check(&[], "shop", Some("a"), Strict, Strict);
+    check(&[], "shop", Some("b"), Permissive, Permissive);
+    check(&[], "other", None, Permissive, Permissive);
+    let own = peer("w", "shop", "1", "{selector: {matchLabels: {app: a}}, mtls: {mode: PERMISSIVE}, portLevelMtls: {80: {mode: DISABLE}}}");
+    check(std::slice::from_ref(&own), "shop", None, Permissive, Disable);
+    check(&[own], "shop", Some("a"), Strict, Strict);
+    check(&[peer("space", "shop", "1", "{mtls: {mode: DISABLE}}")], "istio-system", None, Disable, Disable);
 }
 
 fn rule(name: &str, namespace: &str, host: &str, subset: &str) -> String {

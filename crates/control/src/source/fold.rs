@@ -193,11 +193,10 @@ impl Fold {
                     .map(|(key, _)| key.clone())
                     .collect();
                 // A policy without a name is taken for a new one, unless it may be one of this file that is in force.
-                let known =
-                    |closes: &Closes| held.iter().any(|key| key.kind == Kind::AuthorizationPolicy && key.namespace == closes.namespace);
+                let known = |closes: &Closes| held.iter().any(|key| key.kind == closes.kind && key.namespace == closes.namespace);
                 if let Some(closes) = refusal.closes.as_ref().filter(|closes| !known(closes)) {
                     let name = format!("{file}#{document}");
-                    let key = Key::new(Kind::AuthorizationPolicy, closes.namespace.clone(), name);
+                    let key = Key::new(closes.kind, closes.namespace.clone(), name);
                     found.closed.extend(closed(key.clone(), refusal).map(|closed| (key, (closed, file.clone()))));
                 }
                 let fault = Fault { file: file.clone(), key: None, document };

@@ -29,8 +29,8 @@ pub enum Event {
     Delete(Key),
     /// The first state is complete.
     InitDone,
-    /// A refused AuthorizationPolicy that has no last good version: the workloads that it would select must be closed until
-    /// an `Apply` or a `Delete` of this key.
+    /// A refused AuthorizationPolicy or PeerAuthentication that has no last good version: the workloads that it would select must be closed, to
+    /// all or to plaintext, until an `Apply` or a `Delete` of this key.
     Closed(Closed),
     /// A document is refused; the object's last good version stays, if there is one.
     Refused(Refused),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context, Result};
-use mizzen_api::Key;
+use mizzen_api::{Key, Kind};
 use mizzen_control::source::{Event, Files, Options};
 use mizzen_host::{Router, RouterOptions, Supervisor};
 use tokio::sync::watch;
@@ -98,8 +98,9 @@ fn take(event: Event, objects: &mut Objects, complete: &mut bool, first: bool) {
             refused.problems.iter().for_each(|problem| say::problem(&format!("{problem}{kept}")));
         }
         Event::Closed(closed) => {
+            let meanwhile = if closed.key.kind == Kind::PeerAuthentication { "take mutual TLS only" } else { "are closed" };
             say::warning(&format!(
-                "{}: the workloads that it selects are closed until it is mended, for it has no last good version",
+                "{}: the workloads that it selects {meanwhile} until it is mended, for it has no last good version",
                 closed.key
             ));
         }

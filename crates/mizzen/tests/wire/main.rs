@@ -143,6 +143,11 @@ fn plaintext_is_refused_where_it_is_to_be() {
     assert_eq!(talk_tcp(&mesh), "error: send a book's number\n");
     mesh.save("peers.yaml", PERMISSIVE);
     accepted("PERMISSIVE accepts it again");
+    // What was never good says nothing that could be trusted: it counts as STRICT until it is mended.
+    mesh.save("more.yaml", &STRICT.replace("STRICT", "STRIKT").replacen("name: ", "name: new-", 1));
+    refused("a broken mode refuses plaintext");
+    mesh.remove("more.yaml");
+    accepted("it is gone");
     mesh.save("peers.yaml", STRICT);
     refused("STRICT refuses it again");
 }
