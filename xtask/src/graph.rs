@@ -51,6 +51,11 @@ pub(crate) fn check(metadata: &Value, architecture: &str) -> Result<Vec<String>>
             problems.push(format!("crate {name} is not in the table of ARCHITECTURE.md"));
             continue;
         };
+        let used: BTreeSet<&str> =
+            package["dependencies"].as_array().into_iter().flatten().filter_map(|d| Some(short(d["name"].as_str()?))).collect();
+        for allowed in row.may_use.iter().flatten().filter(|allowed| !used.contains(allowed.as_str())) {
+            problems.push(format!("the row of crate {name} allows {allowed}, which it does not use"));
+        }
         for dependency in package["dependencies"].as_array().into_iter().flatten() {
             let (target, dev) = (dependency["name"].as_str().unwrap_or_default(), dependency["kind"] == "dev");
             let internal = dependency["path"].is_string();

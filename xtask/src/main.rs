@@ -1,11 +1,12 @@
 //! Repository checks: `cargo xtask check`.
 //!
-//! The crate graph against the table of ARCHITECTURE.md, what pure crates may name, where `unsafe` may stand, that every crate says
+//! The crate graph against the table of ARCHITECTURE.md, dependencies that nothing names, what pure crates may name, where `unsafe` may stand, that every crate says
 //! what it is, and the licences of all dependencies. Everything runs without a network.
 
 mod graph;
 mod licences;
 mod sources;
+mod unused;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -45,6 +46,7 @@ fn check() -> Result<()> {
     let architecture = std::fs::read_to_string(root().join("ARCHITECTURE.md")).context("ARCHITECTURE.md")?;
     let mut problems = graph::check(&metadata, &architecture)?;
     problems.extend(sources::check(&root())?);
+    problems.extend(unused::check(&metadata)?);
     problems.extend(licences::check(&metadata)?);
     for problem in &problems {
         eprintln!("{problem}");
