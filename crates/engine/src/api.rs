@@ -55,6 +55,8 @@ pub struct Limits {
     pub resource_wait: Duration,
     /// How long a TLS handshake may take downstream, where the chain does not say (default 15 s).
     pub handshake: Duration,
+    /// How long the head of a request may take from its first byte on, where the listener does not say (default 60 s; Envoy: for ever).
+    pub request_head: Duration,
     /// How long changed chains may drain, and `Command::Drain` (default 45 s, Istio's `drainDuration`).
     pub drain: Duration,
 }
@@ -70,6 +72,7 @@ impl Default for Limits {
             dials: 4_096,
             resource_wait: Duration::from_secs(15),
             handshake: Duration::from_secs(15),
+            request_head: Duration::from_secs(60),
             drain: Duration::from_secs(45),
         }
     }

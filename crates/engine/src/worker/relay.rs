@@ -49,10 +49,11 @@ impl Worker {
             failed = !self.end_of_input(&mut conn);
         }
         // A request's head has begun and does not end.
-        let headers = conn.down().filter(|d| !d.draining).and_then(|d| d.hcm.as_ref()).and_then(|hcm| hcm.request_headers_timeout);
+        let open = conn.down().filter(|d| !d.draining && conn.closing == Closing::No).and_then(|d| d.hcm.as_ref());
+        let headers = open.map(|hcm| hcm.request_headers_timeout.unwrap_or(self.options.limits.request_head));
+        let partial = !input.is_empty() && !conn.held && conn.http().is_some_and(|http| http.streams.is_empty());
         if let Some(timeout) = headers {
-            let partial = !input.is_empty() && !conn.held && conn.http().is_some_and(|http| http.streams.is_empty());
-            conn.deadline = if partial { Some(conn.deadline.unwrap_or(now + timeout)) } else { None };
+            conn.deadline = partial.then(|| conn.deadline.unwrap_or(now + timeout));
         }
         conn.input = input;
         let dirty = !conn.tx.is_empty() || !conn.out.is_empty();
@@ -65,7 +66,7 @@ impl Worker {
         if failed {
             self.http_failed(id);
         } else {
-            if headers.is_some() {
+            if headers.is_some() && partial {
                 self.arm(id);
             }
             self.end_if_done(id);
