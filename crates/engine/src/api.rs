@@ -45,9 +45,9 @@ pub struct Limits {
     pub streams: usize,
     /// Bytes that one direction of a stream may hold before its sender is stopped (default 64 KiB; hard bound twice that plus one read).
     pub stream_buffer: usize,
-    /// Bytes of request kept for a retry (default 64 KiB).
+    /// Bytes of request kept for a retry (default 1 MiB, as Envoy's buffers).
     pub replay: usize,
-    /// Bytes peeked at before a protocol must be known (default 16 KiB).
+    /// Bytes peeked at before a protocol must be known (default 64 KiB and a little: the longest request line is 64 KiB).
     pub sniff: usize,
     /// Dials in progress (default 4,096).
     pub dials: usize,
@@ -67,8 +67,8 @@ impl Default for Limits {
             connections: 65_536,
             streams: 262_144,
             stream_buffer: 64 * 1024,
-            replay: 64 * 1024,
-            sniff: 16 * 1024,
+            replay: 1024 * 1024,
+            sniff: 65 * 1024,
             dials: 4_096,
             resource_wait: Duration::from_secs(15),
             handshake: Duration::from_secs(15),

@@ -167,7 +167,7 @@ pub(crate) struct Up {
     pub(crate) spec: Arc<UpSpec>,
     pub(crate) owner: Owner,
     /// One of the cluster's connections.
-    pub(crate) _guard: Option<Guard>,
+    pub(crate) guard: Option<Guard>,
     /// Takes no new streams.
     pub(crate) draining: bool,
     /// The server's GOAWAY says that it took at least one stream.

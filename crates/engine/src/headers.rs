@@ -40,7 +40,8 @@ pub(crate) fn client_address(head: &mut Head, hcm: &Hcm, peer: IpAddr, secure: b
         } else {
             head.set("x-forwarded-proto", scheme);
         }
-        let internal = is_internal(*remote);
+        // Whoever was forwarded to us came from somewhere else, whatever it says of that.
+        let internal = chain.is_empty() && is_internal(*remote);
         if internal {
             head.set("x-envoy-internal", "true");
         } else {

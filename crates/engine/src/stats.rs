@@ -27,6 +27,7 @@ struct Key {
     principals: (Option<Name>, Option<Name>),
     cluster: Option<Name>,
     host: Option<Name>,
+    blocked: bool,
     status: u16,
     grpc: Option<(bool, u32)>,
     flags: crate::flags::Flags,
@@ -67,6 +68,11 @@ fn or_unknown(text: Option<&str>) -> String {
     text.filter(|t| !t.is_empty()).unwrap_or("unknown").to_owned()
 }
 
+/// Whether the route is the one for hosts that the registry does not know.
+fn is_blocked(view: &View<'_>) -> bool {
+    view.request.and_then(|r| r.route.as_ref()).is_some_and(|r| &*r.route.name == "block_all")
+}
+
 /// The labels that requests and connections share.
 pub(crate) fn labels(parties: &Parties<'_>, view: &View<'_>, config: &StatsConfig, protocol: &str) -> Labels {
     let (source, destination) = (parties.source, parties.destination);
@@ -75,7 +81,9 @@ pub(crate) fn labels(parties: &Parties<'_>, view: &View<'_>, config: &StatsConfi
     let service = cluster.and_then(|c| c.services.first());
     let special =
         cluster.map(|c| &*c.name).filter(|n| matches!(*n, "PassthroughCluster" | "BlackHoleCluster" | "InboundPassthroughCluster"));
-    let host = parties.host.filter(|_| !config.disable_host_header_fallback).map(clip);
+    // Who calls nobody that is known may not choose names for series.
+    let special = special.or(is_blocked(view).then_some("BlackHoleCluster"));
+    let host = parties.host.filter(|_| !config.disable_host_header_fallback && !is_blocked(view)).map(clip);
     let of = |peer: Option<&Arc<PeerInfo>>, f: fn(&PeerInfo) -> &String| or_unknown(peer.map(|p| f(p).as_str()));
     let mutual = parties.source_principal.is_some() && parties.destination_principal.is_some();
     let security = if outbound {
@@ -106,7 +114,7 @@ pub(crate) fn labels(parties: &Parties<'_>, view: &View<'_>, config: &StatsConfi
         ("destination_service", or_unknown(service_host)),
         ("destination_canonical_service", of(destination, |p| &p.canonical)),
         ("destination_canonical_revision", of(destination, |p| &p.revision)),
-        ("destination_service_name", or_unknown(service_name.map(|n| n.split('.').next().filter(|_| service.is_some()).unwrap_or(n)))),
+        ("destination_service_name", or_unknown(service_name)),
         (
             "destination_service_namespace",
             or_unknown(service.map(|s| &*s.namespace).or(destination.map(|d| d.namespace.as_str()).filter(|_| !outbound))),
@@ -133,7 +141,8 @@ impl StatsCache {
     /// Counts a request.
     pub(crate) fn request(&mut self, table: &mut Table, config: &Arc<StatsConfig>, parties: &Parties<'_>, view: &View<'_>) {
         let (Some(record), Some(stream), Some(request)) = (view.record, view.stream, view.request) else { return };
-        let needs_host = record.cluster.as_ref().is_none_or(|c| c.services.is_empty());
+        let blocked = is_blocked(view);
+        let needs_host = !blocked && record.cluster.as_ref().is_none_or(|c| c.services.is_empty());
         let key = Key {
             config: Arc::as_ptr(config) as usize,
             outbound: parties.direction != Direction::Inbound,
@@ -142,6 +151,7 @@ impl StatsCache {
             principals: (parties.source_principal.cloned(), parties.destination_principal.cloned()),
             cluster: record.cluster.as_ref().map(|c| c.name.clone()),
             host: parties.host.filter(|_| needs_host).map(clip).map(Name::from),
+            blocked,
             status: record.status,
             grpc: request.is_grpc.then(|| (record.grpc_status.is_some(), record.grpc_status.unwrap_or(0))),
             flags: record.flags,

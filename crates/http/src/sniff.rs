@@ -17,11 +17,11 @@ pub enum Sniff {
 pub(crate) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Longest request line that is waited for.
-const LINE: usize = 16 * 1024;
+const LINE: usize = 64 * 1024;
 /// Longest method.
 const METHOD: usize = 24;
 
-/// Looks at the first bytes of a connection. Never says `NeedMore` beyond 16 KiB.
+/// Looks at the first bytes of a connection. Never says `NeedMore` beyond 64 KiB and a little.
 pub fn sniff(bytes: &[u8]) -> Sniff {
     if bytes.starts_with(PREFACE) {
         return Sniff::Http2;
@@ -80,7 +80,8 @@ mod tests {
         ] {
             assert_eq!(sniff(bytes), expected, "{:?}", String::from_utf8_lossy(bytes));
         }
-        let long = [&b"GET /"[..], &[b'x'; 20_000]].concat();
+        let long = [&b"GET /"[..], &[b'x'; 70_000]].concat();
         assert_eq!(sniff(&long), Sniff::NotHttp);
+        assert_eq!(sniff(&long[..60_000]), Sniff::NeedMore);
     }
 }

@@ -109,6 +109,34 @@ fn routes_and_answers_made_here() {
         "location: http://new.example/p?q=1",
         None,
     );
+    let marked = |mut route: Value| {
+        route["response_headers_to_add"] = json!([{"header": {"key": "x-mark", "value": "here"}}]);
+        one(route)
+    };
+    check(
+        marked(json!({"match": {"prefix": "/"}, "redirect": {"host_redirect": "new.example"}})),
+        &get("/", ""),
+        "301",
+        "x-mark: here",
+        None,
+    );
+    let nowhere = json!({"match": {"prefix": "/"}, "route": {"cluster": "BlackHoleCluster"}});
+    check(marked(nowhere), &get("/", ""), "503", "x-mark: here", Some("UH"));
+    let tea = json!({"match": {"prefix": "/"}, "direct_response": {"status": 503, "body": {"inline_string": "no tea"}}});
+    let grpc = get("/", "content-type: application/grpc\r\n");
+    check(one(tea), &grpc, "200", "grpc-message: no tea", None);
+    let mut sim = with_app(mesh_with(
+        2,
+        client(&[(
+            Kind::Route,
+            one(json!({"match": {"prefix": "/"}, "direct_response": {"status": 200, "body": {"inline_bytes": "/wD+gA=="}}})),
+        )]),
+        &Inbound::default(),
+    ));
+    let raw = sim.connect(0, TO);
+    sim.send(raw, &get("/", ""));
+    sim.run();
+    assert!(sim.received(raw).ends_with(b"\r\n\r\n\xff\x00\xfe\x80"));
     let rewrite = json!({"match": {"prefix": "/old/"}, "route": {"cluster": CLUSTER, "prefix_rewrite": "/new/", "host_rewrite_literal": "h.example"},
         "request_headers_to_add": [{"header": {"key": "x-added", "value": "yes"}}], "response_headers_to_remove": ["x-app"], "request_headers_to_remove": ["x-gone"]});
     let request = get("/old/a", "x-gone: 1\r\n");
@@ -214,6 +242,89 @@ fn timeouts() {
     check(json!({"cluster": CLUSTER, "timeout": "3s"}), 3000, "504", "UT", 1);
     let retry = json!({"retry_on": "gateway-error", "num_retries": 2, "per_try_timeout": "1s"});
     check(json!({"cluster": CLUSTER, "timeout": "0s", "retry_policy": retry}), 3000, "504", "UT,URX", 3);
+}
+
+#[test]
+fn the_time_for_an_answer_begins_with_the_end_of_the_request() {
+    let retry = json!({"retry_on": "5xx", "num_retries": 1, "per_try_timeout": "1s"});
+    for (action, attempts) in
+        [(json!({"cluster": CLUSTER, "timeout": "1s"}), 1), (json!({"cluster": CLUSTER, "timeout": "0s", "retry_policy": retry}), 2)]
+    {
+        let mut sim = mesh_with(2, client(&[route("r", action)]), &Inbound::default());
+        sim.serve("10.0.0.2:9080", Box::new(|_, _, eof, _| eof));
+        let c = sim.connect(0, TO);
+        sim.send(c, b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nab");
+        sim.run_for(Duration::from_secs(5));
+        assert!(sim.received(c).is_empty() && sim.ended(c).is_none(), "the upload may take its time");
+        sim.send(c, b"c");
+        sim.run_for(Duration::from_millis(900));
+        assert!(sim.received(c).is_empty());
+        sim.run_for(Duration::from_millis(1300));
+        assert_eq!(status(&String::from_utf8_lossy(&sim.received(c))), "504");
+        assert_eq!(lines(&sim.log(0))[0]["attempts"], json!(attempts));
+    }
+}
+
+#[test]
+fn what_was_sent_is_repeated_at_most_once_and_only_if_it_changes_nothing() {
+    let retry = json!({"retry_on": "connect-failure", "num_retries": 2});
+    for (method, retry, expected) in
+        [("GET", Some(&retry), 2), ("GET", None, 1), ("DELETE", Some(&retry), 1), ("PUT", Some(&retry), 1), ("POST", Some(&retry), 1)]
+    {
+        let mut action = json!({"cluster": CLUSTER, "timeout": "0s"});
+        if let Some(retry) = retry {
+            action["retry_policy"] = retry.clone();
+        }
+        let config = client(&[assignment(CLUSTER, &["10.0.0.9:80"], false), route("r", action)]);
+        let mut sim = mesh_with(2, config, &Inbound::default());
+        // Answers what is asked for first on a connection, and ends it at the next request, which has been read.
+        let seen = std::rc::Rc::new(std::cell::Cell::new(0));
+        let counted = seen.clone();
+        let mut conns = std::collections::HashSet::new();
+        let serve = move |conn: u64, input: &mut Vec<u8>, eof: bool, out: &mut Vec<u8>| {
+            if input.is_empty() {
+                return eof;
+            }
+            let first = input.starts_with(b"GET /first");
+            input.clear();
+            if !first {
+                counted.set(counted.get() + 1);
+                return true;
+            }
+            conns.insert(conn);
+            out.extend(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+            false
+        };
+        sim.serve("10.0.0.9:80", Box::new(serve));
+        // Several connections are kept.
+        let clients: Vec<usize> = (0..4).map(|_| sim.connect(0, TO)).collect();
+        for c in &clients {
+            sim.send(*c, &get("/first", ""));
+        }
+        sim.run();
+        let text = call(&mut sim, format!("{method} /second HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes());
+        assert_eq!((status(&text), seen.get()), ("503", expected), "{method} {text}");
+    }
+}
+
+#[test]
+fn what_waits_in_order_gets_its_connection() {
+    let mut one = http_options("h1");
+    one["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]["common_http_protocol_options"] =
+        json!({"max_requests_per_connection": 1});
+    one["circuit_breakers"] = json!({"thresholds": [{"max_connections": 1, "max_pending_requests": 1}]});
+    let config = client(&[cluster(CLUSTER, "reviews", one), assignment(CLUSTER, &["10.0.0.9:80"], false)]);
+    let mut sim = mesh_with(2, config, &Inbound::default());
+    sim.serve("10.0.0.9:80", echo_app());
+    let clients = [sim.connect(0, TO), sim.connect(0, TO), sim.connect(0, TO)];
+    for c in clients {
+        sim.send(c, &get("/", ""));
+    }
+    sim.run();
+    let mut statuses: Vec<String> = clients.iter().map(|c| status(&String::from_utf8_lossy(&sim.received(*c))).to_owned()).collect();
+    statuses.sort();
+    assert_eq!(statuses, ["200", "200", "503"], "one is served, one waits for its turn, one is too many");
+    assert_eq!(sim.dials.len(), 2);
 }
 
 #[test]

@@ -40,6 +40,22 @@ fn websockets() {
 }
 
 #[test]
+fn who_was_forwarded_is_from_outside() {
+    let mut gateway = hcm(false, json!("9080"), &[]);
+    gateway["typed_config"]["use_remote_address"] = true.into();
+    let config = client(&[listener("0.0.0.0_80", "0.0.0.0", 80, "OUTBOUND", json!({"filter_chains": [{"filters": [gateway]}]}))]);
+    let mut sim = with_app(mesh_with(2, config, &Inbound::default()));
+    for (more, internal) in [("", true), ("x-forwarded-for: 9.9.9.9\r\n", false)] {
+        let near = sim.connect_from(0, "0.0.0.0_80", "127.0.0.1:4000".parse().unwrap(), "10.0.0.1:80");
+        sim.send(near, &get("/", &format!("{more}x-envoy-decorator-operation: forged\r\nx-envoy-internal: true\r\n")));
+        sim.run();
+        let text = String::from_utf8_lossy(&sim.received(near)).into_owned();
+        assert_eq!(text.contains("\"x-envoy-internal\": \"true\""), internal, "{text}");
+        assert_eq!(text.contains("forged"), internal, "{text}");
+    }
+}
+
+#[test]
 fn a_gateway_believes_nobody() {
     let mut gateway = hcm(false, json!("9080"), &[]);
     gateway["typed_config"]["use_remote_address"] = true.into();
@@ -128,6 +144,35 @@ fn passthrough_of_requests() {
     let series = sim.snapshot(0).series;
     let total = series.iter().find(|s| s.name == "istio_requests_total").unwrap();
     assert!(total.labels.contains(&("destination_service_name", "PassthroughCluster".to_owned())), "{:?}", total.labels);
+}
+
+#[test]
+fn who_calls_nobody_names_no_series() {
+    let mut table = routes("9080", json!([{"name": "block_all", "match": {"prefix": "/"}, "direct_response": {"status": 502}}]));
+    table["virtual_hosts"][0]["name"] = "block_all".into();
+    let mut sim = mesh_with(2, client(&[(mizzen_ir::Kind::Route, table)]), &Inbound::default());
+    for host in ["a.example", "b.example"] {
+        assert_eq!(status(&call(&mut sim, format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n").as_bytes())), "502");
+    }
+    let series = sim.snapshot(0).series;
+    let totals: Vec<_> = series.iter().filter(|s| s.name == "istio_requests_total").collect();
+    assert_eq!(totals.len(), 1);
+    for label in ["destination_service", "destination_service_name"] {
+        assert!(totals[0].labels.contains(&(label, "BlackHoleCluster".to_owned())), "{:?}", totals[0].labels);
+    }
+}
+
+#[test]
+fn services_outside_have_their_whole_name() {
+    let outside =
+        json!({"filter_metadata": {"istio": {"services": [{"host": "api.foo.com", "name": "api.foo.com", "namespace": "shop"}]}}});
+    let (kind, mut value) = cluster(CLUSTER, "reviews", json!({}));
+    value["metadata"] = outside;
+    let mut sim = with_app(mesh_with(2, client(&[(kind, value)]), &Inbound::default()));
+    assert_eq!(status(&call(&mut sim, &get("/", ""))), "200");
+    let series = sim.snapshot(0).series;
+    let total = series.iter().find(|s| s.name == "istio_requests_total").unwrap();
+    assert!(total.labels.contains(&("destination_service_name", "api.foo.com".to_owned())), "{:?}", total.labels);
 }
 
 #[test]

@@ -188,7 +188,7 @@ impl Worker {
             }
             PathOutcome::Reject => return self.reply(id, 400, "", Flags::default(), "path_normalization_failed"),
             PathOutcome::Redirect(path) => {
-                return self.reply_with(id, 307, "", Flags::default(), "path_normalization_redirect", &[("location", &path)]);
+                return self.reply_with(id, 307, b"", Flags::default(), "path_normalization_redirect", &[("location", &path)]);
             }
         }
         if !hcm.proxy_100_continue && request.head.get("expect").is_some_and(|v| v.eq_ignore_ascii_case(b"100-continue")) {
@@ -238,7 +238,7 @@ impl Worker {
         let tls_needed = found.is_some_and(|f| f.host.require_tls) && !request.secure;
         if tls_needed {
             let location = format!("https://{}{}", request.head.authority(), request.head.path());
-            return self.reply_with(id, 301, "", Flags::default(), "route_tls_redirect", &[("location", &location)]);
+            return self.reply_with(id, 301, b"", Flags::default(), "route_tls_redirect", &[("location", &location)]);
         }
         if let Flow::Go = self.filters(id) {
             self.route(id);

@@ -271,8 +271,12 @@ impl Worker {
     /// Tells all who have to do with a connection that it is gone; it stays in its slot.
     pub(crate) fn drop_conn(&mut self, id: ConnId, gone: Gone, lost: Lost) {
         let Some(conn) = self.conn(id) else { return };
-        let was_up = match &conn.role {
-            Role::Up(up) => Some(up.owner),
+        let was_up = match &mut conn.role {
+            Role::Up(up) => {
+                // It makes room for another one at once, not when its last bytes are out.
+                up.guard = None;
+                Some(up.owner)
+            }
             Role::Down(_) => None,
         };
         let proto = std::mem::replace(&mut conn.proto, Proto::Dead);

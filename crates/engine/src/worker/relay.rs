@@ -251,6 +251,9 @@ impl Worker {
     /// Moves what is kept of a body, and its end.
     pub(crate) fn pump(&mut self, id: StreamId, dir: Dir) {
         let (high, replay) = (self.options.limits.stream_buffer, self.options.limits.replay);
+        if dir == Dir::Up && self.streams.get(id).is_some_and(|stream| stream.req.end) {
+            self.request_came(id);
+        }
         let Some(stream) = self.streams.get_mut(id) else { return };
         let up = match stream.up.as_ref().map(|up| up.at) {
             Some(At::Conn(conn, sid)) => Some((conn, sid)),

@@ -1,22 +1,24 @@
 //! Answers made here.
 
 use mizzen_http::Head;
+use mizzen_ir::{apply_headers, config::HeaderSource};
 
 use super::Worker;
 use crate::{
     flags::Flags,
     headers,
+    log::View,
     stream::{Kind, Step, StreamId},
 };
 
 impl Worker {
     /// Answers a request here, or ends its response if that was begun.
     pub(crate) fn reply(&mut self, id: StreamId, status: u16, body: &str, flags: Flags, details: &str) {
-        self.reply_with(id, status, body, flags, details, &[]);
+        self.reply_with(id, status, body.as_bytes(), flags, details, &[]);
     }
 
-    /// The same, with more headers.
-    pub(crate) fn reply_with(&mut self, id: StreamId, status: u16, body: &str, flags: Flags, details: &str, more: &[(&str, &str)]) {
+    /// The same, with more headers, and any bytes for a body.
+    pub(crate) fn reply_with(&mut self, id: StreamId, status: u16, body: &[u8], flags: Flags, details: &str, more: &[(&str, &str)]) {
         let Some(stream) = self.streams.get_mut(id) else { return };
         stream.record.flags.set(flags);
         stream.record.details = Some(details.to_owned());
@@ -36,7 +38,7 @@ impl Worker {
                 head.set("grpc-message", percent(body));
             }
             stream.record.grpc_status = Some(code);
-            text = "";
+            text = b"";
         } else {
             head = Head::response(status);
             if !body.is_empty() {
@@ -49,12 +51,20 @@ impl Worker {
         for (name, value) in more {
             head.set(name, value);
         }
-        self.respond_locally(id, head, text.as_bytes());
+        self.respond_locally(id, head, text);
     }
 
     /// Sends a response that was made here.
     pub(crate) fn respond_locally(&mut self, id: StreamId, mut head: Head, body: &[u8]) {
         let now = self.now;
+        // What the route does to responses, it does to these as well.
+        let ops = self.streams.get(id).and_then(|s| match &s.kind {
+            Kind::Http(request) => request.route.as_ref().map(|r| r.mutations.clone()),
+            Kind::Tcp(_) | Kind::Taken => None,
+        });
+        if let Some(ops) = ops {
+            apply_headers(&ops.response, &mut head, HeaderSource::Response, &View::of(self, id, None));
+        }
         let Some(stream) = self.streams.get_mut(id) else { return };
         let up = stream.up.take().map(|up| up.at);
         let Kind::Http(request) = &mut stream.kind else { return };
@@ -117,9 +127,9 @@ fn grpc_code(status: u16) -> u32 {
 }
 
 /// gRPC's percent-encoding of messages.
-fn percent(text: &str) -> String {
+fn percent(text: &[u8]) -> String {
     let mut out = String::with_capacity(text.len());
-    for b in text.bytes() {
+    for &b in text {
         if (0x20..0x7f).contains(&b) && b != b'%' { out.push(b as char) } else { out.push_str(&format!("%{b:02X}")) }
     }
     out

@@ -180,19 +180,20 @@ impl Worker {
         true
     }
 
-    /// A kept connection that turned out to be dead is nobody's failure: what was not sent goes on another one, whatever the policy; so does what
-    /// may be repeated by HTTP's own rules and has no body.
+    /// A kept connection that turned out to be dead is nobody's failure: what was not sent goes on another one, whatever the policy. What was sent
+    /// may have been acted upon: it is sent once more only if it changes nothing by HTTP's own rules (RFC 9110, section 9.2.1), has no body, and
+    /// its route allows retries at all.
     fn again_elsewhere(&mut self, id: StreamId, lost: &Lost) -> bool {
         let Some(stream) = self.streams.get_mut(id) else { return false };
         let Kind::Http(request) = &mut stream.kind else { return false };
         let Some(up) = &stream.up else { return false };
         let bare = stream.req.bytes == 0 && stream.req.end && stream.req.trailers.is_none();
-        let idempotent =
-            matches!(request.head.method(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE") && bare && !request.is_upgrade;
+        let allowed = request.route.as_ref().and_then(|r| r.forward.as_ref()).is_some_and(|f| f.retry.is_some());
+        let safe = matches!(request.head.method(), "GET" | "HEAD" | "OPTIONS" | "TRACE") && bare && allowed && !request.is_upgrade;
         let whole = bare || !stream.req.open || request.replay.is_some();
         let dead = match lost {
             Lost::Unsent | Lost::Reset(true) | Lost::Crossed => whole,
-            Lost::Closed => up.reused && idempotent,
+            Lost::Closed => up.reused && safe && request.stale == 0,
             _ => false,
         };
         if !dead || stream.resp.open || !request.heads.is_empty() || request.stale >= 3 {
@@ -275,7 +276,7 @@ impl Worker {
         }
         if lost == Lost::Overflow {
             let more = [("x-envoy-overloaded", "true")];
-            return self.reply_with(id, status, &body, flag, &details, &more);
+            return self.reply_with(id, status, body.as_bytes(), flag, &details, &more);
         }
         self.reply(id, status, &body, flag, &details);
     }

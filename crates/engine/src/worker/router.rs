@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use mizzen_http::Head;
 use mizzen_ir::{
     Trace, apply_headers,
     config::{Action, Cluster, Forward, HeaderSource, HostRewrite, HttpProtocol},
@@ -35,12 +34,11 @@ impl Worker {
         let forward = match &route.action {
             Action::Forward(forward) => forward.clone(),
             Action::Direct(direct) => {
-                let body = String::from_utf8_lossy(&direct.body).into_owned();
-                return self.direct(id, direct.status, &body, "direct_response");
+                return self.reply_with(id, direct.status, &direct.body, Flags::default(), "direct_response", &[]);
             }
             Action::Redirect(redirect) => {
                 let location = redirect_location(redirect, &route.matching, &request.head, request.secure);
-                return self.reply_with(id, redirect.status, "", Flags::default(), "direct_response", &[("location", &location)]);
+                return self.reply_with(id, redirect.status, b"", Flags::default(), "direct_response", &[("location", &location)]);
             }
         };
         let upgrade = request.head.protocol().map(str::to_ascii_lowercase);
@@ -68,8 +66,7 @@ impl Worker {
         if forward.retry.is_some() && !request.is_upgrade {
             request.replay = Some(Vec::new());
         }
-        let timeout = request_timeout(&forward, &request.head);
-        stream.due.timeout = timeout.filter(|_| !request.is_upgrade).map(|t| now + t);
+        stream.due.whole = request_timeout(&forward, &request.head).filter(|_| !request.is_upgrade);
         match forward.idle_timeout {
             Some(Duration::ZERO) => stream.due.idle = None,
             Some(idle) => stream.due.idle = Some(idle),
@@ -80,28 +77,13 @@ impl Worker {
             Some(max) => stream.due.max = Some(now + max),
             None => {}
         }
+        if stream.req.end {
+            stream.due.timeout = stream.due.whole.map(|t| now + t);
+        }
         self.local.send_up(&mut request.head, &request.peers, cluster.external);
         self.change_request(id, &forward, host.as_deref(), attempt_count);
         self.arm_stream(id);
         self.attempt_now(id);
-    }
-
-    fn direct(&mut self, id: StreamId, status: u16, body: &str, details: &str) {
-        let head_ops = self.streams.get(id).and_then(|s| match &s.kind {
-            Kind::Http(request) => request.route.as_ref().map(|r| r.mutations.clone()),
-            Kind::Tcp(_) | Kind::Taken => None,
-        });
-        let Some(stream) = self.streams.get_mut(id) else { return };
-        stream.record.details = Some(details.to_owned());
-        let mut head = Head::response(status);
-        if !body.is_empty() {
-            head.set("content-type", "text/plain");
-        }
-        head.set("content-length", body.len().to_string());
-        if let Some(ops) = head_ops {
-            apply_headers(&ops.response, &mut head, HeaderSource::Response, &View::of(self, id, None));
-        }
-        self.respond_locally(id, head, body.as_bytes());
     }
 
     /// What the route does to the request's head.
@@ -140,9 +122,8 @@ impl Worker {
         if attempt_count {
             request.head.set("x-envoy-attempt-count", "1");
         }
-        if let Some(timeout) = self.streams.get(id).and_then(|s| s.due.timeout).filter(|_| !suppress) {
-            let left = timeout.saturating_sub(self.now.mono).as_millis();
-            request.head.set("x-envoy-expected-rq-timeout-ms", left.to_string());
+        if let Some(timeout) = self.streams.get(id).and_then(|s| s.due.whole).filter(|_| !suppress) {
+            request.head.set("x-envoy-expected-rq-timeout-ms", timeout.as_millis().to_string());
         }
         self.give_request(id, request);
     }
@@ -253,7 +234,7 @@ impl Worker {
         stream.record.endpoint.clone_from(&spec.endpoint);
         stream.due.try_idle = forward.retry.as_ref().and_then(|r| r.per_try_idle_timeout).filter(|t| !t.is_zero());
         stream.due.moved = now;
-        stream.due.per_try = forward.retry.as_ref().and_then(|r| r.per_try_timeout).filter(|t| !t.is_zero()).map(|t| now + t);
+        stream.due.per_try = per_try(forward).filter(|_| stream.req.end).map(|t| now + t);
         if matches!(forward.host_rewrite, HostRewrite::Endpoint)
             && let Some(name) = host.endpoint.as_ref().map(|e| e.hostname.clone()).filter(|n| !n.is_empty())
         {
@@ -308,6 +289,22 @@ impl Worker {
         }
     }
 
+    /// All of the request has come: from now on the answer is waited for.
+    pub(crate) fn request_came(&mut self, id: StreamId) {
+        let now = self.now.mono;
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let Kind::Http(request) = &stream.kind else { return };
+        if stream.due.timeout.is_some() || stream.resp.open {
+            return;
+        }
+        stream.due.timeout = stream.due.whole.map(|t| now + t);
+        if stream.up.is_some() && stream.due.per_try.is_none() {
+            let forward = request.route.as_ref().and_then(|r| r.forward.as_ref());
+            stream.due.per_try = forward.and_then(|f| per_try(f)).map(|t| now + t);
+        }
+        self.arm_stream(id);
+    }
+
     /// The whole response takes too long.
     pub(crate) fn route_timeout(&mut self, id: StreamId) {
         self.host_failed(id, 504);
@@ -340,4 +337,9 @@ impl Worker {
         let (cluster, host) = (up.cluster.clone(), up.spec.host.clone());
         self.host_answered(&cluster, &host, status);
     }
+}
+
+/// How long one try may take, from the end of the request on.
+fn per_try(forward: &Forward) -> Option<Duration> {
+    forward.retry.as_ref().and_then(|r| r.per_try_timeout).filter(|t| !t.is_zero())
 }

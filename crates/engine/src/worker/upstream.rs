@@ -348,7 +348,7 @@ impl Worker {
             }
             Ok(addrs) => {
                 let conn_id = self.conns.insert::<ConnTag>(None);
-                let up = Up { spec: spec.clone(), owner: dialing.owner, _guard: dialing.guard, draining: false, served: false, peer: None };
+                let up = Up { spec: spec.clone(), owner: dialing.owner, guard: dialing.guard, draining: false, served: false, peer: None };
                 let mut conn = Conn::new(conn_id, addrs, Role::Up(Box::new(up)), Proto::Handshake, self.now.mono);
                 conn.deadline = Some(dialing.deadline);
                 spec.host.connections.fetch_add(1, Relaxed);
