@@ -10,9 +10,12 @@ use mizzen_ir::{
 };
 
 /// Headers that a client outside may not set, since they steer the proxy.
-const STEERING: [&str; 12] = [
+const STEERING: [&str; 15] = [
     "x-envoy-retry-on",
     "x-envoy-retry-grpc-on",
+    "x-envoy-retriable-status-codes",
+    "x-envoy-retriable-header-names",
+    "x-envoy-hedge-on-per-try-timeout",
     "x-envoy-max-retries",
     "x-envoy-upstream-alt-stat-name",
     "x-envoy-upstream-rq-timeout-ms",

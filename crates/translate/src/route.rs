@@ -78,12 +78,12 @@ pub(crate) fn of_rules(scope: &Scope<'_, '_>, rules: &VirtualService, caller: &C
 /// Whether a condition concerns this caller at all.
 fn applies(scope: &Scope<'_, '_>, condition: &HttpMatch, caller: &Caller<'_>) -> bool {
     let bound = condition.gateways.is_empty() || condition.gateways.iter().any(|gateway| caller.gateways.contains(gateway));
-    let sidecar = caller.gateways.contains(&GatewayRef::Mesh);
+    // At a gateway the gateway itself is the source.
     let from = || {
         condition.source_namespace.as_deref().is_none_or(|namespace| **scope.namespace() == *namespace)
             && scope.view.selected(scope.reader, &condition.source_labels)
     };
-    bound && condition.port.is_none_or(|port| port == caller.port) && (!sidecar || from())
+    bound && condition.port.is_none_or(|port| port == caller.port) && from()
 }
 
 /// Whether every request meets it.
@@ -119,7 +119,7 @@ fn of_rule(scope: &Scope<'_, '_>, rules: &VirtualService, rule: &HttpRoute, cond
             };
             (Action::Route(forward(scope, rules, rule, to, caller)), Some(format!("{operation}{}", operation_path(condition))))
         }
-        HttpAction::Redirect(to) => (Action::Redirect(redirect(to)), None),
+        HttpAction::Redirect(to) => (Action::Redirect(redirect(to, caller)), None),
         HttpAction::DirectResponse(answer) => (Action::DirectResponse(direct(answer)), None),
     };
     let mut route = Route {
@@ -135,6 +135,15 @@ fn of_rule(scope: &Scope<'_, '_>, rules: &VirtualService, rule: &HttpRoute, cond
     route.request_headers_to_remove.clone_from(&request.remove);
     route.response_headers_to_add = header_values(response);
     route.response_headers_to_remove.clone_from(&response.remove);
+    if let HttpAction::Route(to) = &rule.action
+        && let [only] = to.as_slice()
+    {
+        // After the route's, so that they win.
+        route.request_headers_to_add.extend(header_values(&only.headers.request));
+        route.request_headers_to_remove.extend(only.headers.request.remove.iter().cloned());
+        route.response_headers_to_add.extend(header_values(&only.headers.response));
+        route.response_headers_to_remove.extend(only.headers.response.remove.iter().cloned());
+    }
     route
 }
 
@@ -246,12 +255,12 @@ fn forward(scope: &Scope<'_, '_>, rules: &VirtualService, rule: &HttpRoute, to: 
     };
     let rewrite = rule.rewrite.clone().unwrap_or_default();
     rewrite_path(&mut action, &rewrite);
-    let host = rewrite.authority.or_else(|| host_set(&rule.headers.request));
+    let own = || to.first().filter(|_| to.len() == 1).and_then(|only| host_set(&only.headers.request));
+    let host = rewrite.authority.or_else(|| host_set(&rule.headers.request)).or_else(own);
     action.host_rewrite_specifier = host.map(HostRewriteSpecifier::HostRewriteLiteral);
     let cluster = |d: &HttpDestination| destination_cluster(scope, &d.destination, &rules.meta.namespace, caller.port);
-    let plain = |d: &HttpDestination| d.headers == mizzen_api::istio::Headers::default();
     match to {
-        [only] if plain(only) => action.cluster_specifier = Some(ClusterSpecifier::Cluster(cluster(only))),
+        [only] => action.cluster_specifier = Some(ClusterSpecifier::Cluster(cluster(only))),
         several => {
             let clusters = several.iter().filter(|d| d.weight > 0).map(|d| ClusterWeight {
                 name: cluster(d),
@@ -327,7 +336,7 @@ fn retries(scope: &Scope<'_, '_>, own: Option<&Retries>) -> Option<RetryPolicy> 
     Some(policy)
 }
 
-fn redirect(to: &Redirect) -> RedirectAction {
+fn redirect(to: &Redirect, caller: &Caller<'_>) -> RedirectAction {
     let (port, path) = (to.port, to.uri.clone().map(PathRewriteSpecifier::PathRedirect));
     let code = match to.code {
         302 => RedirectResponseCode::Found,
@@ -336,17 +345,16 @@ fn redirect(to: &Redirect) -> RedirectAction {
         308 => RedirectResponseCode::PermanentRedirect,
         _ => RedirectResponseCode::MovedPermanently,
     };
-    let default_port = match to.scheme.as_deref() {
-        Some("https") => 443,
-        _ => 80,
+    let wanted = match port {
+        Some(RedirectPort::Number(number)) => number,
+        Some(RedirectPort::Request) => caller.port,
+        Some(RedirectPort::ProtocolDefault) | None => 0,
     };
+    // What goes without saying is not said.
+    let is_default = matches!((to.scheme.as_deref().unwrap_or("http"), wanted), ("http", 80) | ("https", 443));
     RedirectAction {
         host_redirect: to.authority.clone().unwrap_or_default(),
-        port_redirect: match port {
-            Some(RedirectPort::Number(number)) => number.into(),
-            Some(RedirectPort::ProtocolDefault) => default_port,
-            Some(RedirectPort::Request) | None => 0,
-        },
+        port_redirect: if is_default { 0 } else { wanted.into() },
         response_code: code.into(),
         strip_query: false,
         scheme_rewrite_specifier: to.scheme.clone().map(SchemeRewriteSpecifier::SchemeRedirect),

@@ -222,6 +222,25 @@ pub struct RetryPolicy {
     pub host_attempts: u32,
 }
 
+impl Default for RetryPolicy {
+    /// Envoy's: one more try, for no reason yet.
+    fn default() -> Self {
+        RetryPolicy {
+            on: RetryOn::default(),
+            attempts: 1,
+            per_try_timeout: None,
+            per_try_idle_timeout: None,
+            statuses: Arc::default(),
+            headers: Arc::default(),
+            request_headers: Arc::default(),
+            backoff_base: Duration::from_millis(25),
+            backoff_max: Duration::from_millis(250),
+            avoid_previous_hosts: false,
+            host_attempts: 1,
+        }
+    }
+}
+
 /// On what a request is tried again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, clippy::struct_excessive_bools)]
@@ -249,6 +268,31 @@ pub struct RetryOn {
     pub grpc_internal: bool,
     pub grpc_resource_exhausted: bool,
     pub grpc_unavailable: bool,
+}
+
+impl RetryOn {
+    /// Adds a word of Envoy's `retry_on`; `false` if it is none.
+    pub fn add(&mut self, word: &str) -> bool {
+        let place = match word {
+            "5xx" => &mut self.any_5xx,
+            "gateway-error" => &mut self.gateway_error,
+            "reset" => &mut self.reset,
+            "reset-before-request" => &mut self.reset_before_request,
+            "connect-failure" => &mut self.connect_failure,
+            "retriable-4xx" => &mut self.retriable_4xx,
+            "refused-stream" => &mut self.refused_stream,
+            "retriable-status-codes" => &mut self.statuses,
+            "retriable-headers" => &mut self.headers,
+            "cancelled" => &mut self.grpc_cancelled,
+            "deadline-exceeded" => &mut self.grpc_deadline_exceeded,
+            "internal" => &mut self.grpc_internal,
+            "resource-exhausted" => &mut self.grpc_resource_exhausted,
+            "unavailable" => &mut self.grpc_unavailable,
+            _ => return false,
+        };
+        *place = true;
+        true
+    }
 }
 
 /// What a consistent hash is made of.

@@ -53,6 +53,15 @@ fn hosts_in_common() {
 }
 
 #[test]
+fn the_gateway_is_the_source() {
+    let rules = "
+      {name: theirs, match: [{sourceLabels: {team: blue}}, {sourceNamespace: shop}], route: [{destination: {host: reviews}}]},
+      {name: ours, match: [{sourceLabels: {istio: ingressgateway}, sourceNamespace: istio-system}], route: [{destination: {host: reviews}}]}";
+    let text = show(&shop(&[GATEWAY, &rule("a", "shop", "'*'", rules)]), &gateway(), Kind::Route, "http.8080");
+    assert!(text.contains("    ours: ") && !text.contains("    theirs"), "{text}");
+}
+
+#[test]
 fn rules_for_all_paths_come_last() {
     let to = |name: &str, matching: &str| format!("{{name: {name}, {matching} route: [{{destination: {{host: reviews}}}}]}}");
     let snapshot = shop(&[

@@ -98,6 +98,36 @@ fn other_actions() {
 }
 
 #[test]
+fn headers_of_the_only_destination_come_last() {
+    insta::assert_snapshot!(routes(
+        "
+  - name: one
+    match: [{uri: {prefix: /one}}]
+    headers: {request: {set: {x-a: route, host: route.example}, remove: [x-b]}, response: {add: {x-c: route}}}
+    route: [{destination: {host: reviews}, headers: {request: {set: {x-a: one, host: one.example}, remove: [x-d]}, response: {add: {x-c: one}}}}]
+  - name: other
+    route: [{destination: {host: reviews}, headers: {request: {set: {host: other.example}}}}]
+"
+    ));
+}
+
+#[test]
+fn ports_of_redirects() {
+    for (redirect, expected) in [
+        ("authority: new, derivePort: FROM_REQUEST_PORT", "new:9080"),
+        ("authority: new, derivePort: FROM_PROTOCOL_DEFAULT", "new:0"),
+        ("authority: new, scheme: https, derivePort: FROM_PROTOCOL_DEFAULT", "new:0"),
+        ("authority: new, scheme: https, port: 443", "new:0"),
+        ("authority: new, scheme: https, port: 80", "new:80"),
+        ("authority: new, port: 80", "new:0"),
+        ("authority: new, port: 8443", "new:8443"),
+    ] {
+        let text = routes(&format!("  - redirect: {{{redirect}}}\n"));
+        assert!(text.contains(&format!("redirect MOVED_PERMANENTLY {expected} ")), "{redirect}: {text}");
+    }
+}
+
+#[test]
 fn which_rules_hold() {
     let rule = |name: &str, namespace: &str, host: &str, export: &str| {
         format!(
