@@ -9,14 +9,16 @@ use mizzen_ir::{
     config::{ForwardClientCert, Hcm, StripPort},
 };
 
-/// Headers that a client outside may not set, since they steer the proxy.
+/// Headers that steer the proxy, or say what only a proxy may say. Envoy takes them from whoever is internal; without an `internal_address_config`,
+/// which is not supported yet, nobody is (since its version 1.33, CVE-2024-45806).
 const STEERING: [&str; 15] = [
+    "x-envoy-internal",
     "x-envoy-retry-on",
     "x-envoy-retry-grpc-on",
     "x-envoy-retriable-status-codes",
     "x-envoy-retriable-header-names",
-    "x-envoy-hedge-on-per-try-timeout",
     "x-envoy-max-retries",
+    "x-envoy-hedge-on-per-try-timeout",
     "x-envoy-upstream-alt-stat-name",
     "x-envoy-upstream-rq-timeout-ms",
     "x-envoy-upstream-rq-per-try-timeout-ms",
@@ -25,8 +27,22 @@ const STEERING: [&str; 15] = [
     "x-envoy-force-trace",
     "x-envoy-ip-tags",
     "x-envoy-original-url",
-    "x-envoy-decorator-operation",
 ];
+/// The same, of which another proxy of the mesh may have set them.
+const STEERING_AT_THE_EDGE: [&str; 5] = [
+    "x-envoy-decorator-operation",
+    "x-envoy-downstream-service-cluster",
+    "x-envoy-downstream-service-node",
+    "x-envoy-original-path",
+    "x-envoy-original-host",
+];
+
+/// Whether a request's trailer says what only its head may say. A server that takes trailers for headers would believe it.
+pub(crate) fn is_late(name: &str) -> bool {
+    name.starts_with("x-forwarded-")
+        || name.starts_with("x-envoy-")
+        || matches!(name, "authorization" | "cookie" | "forwarded" | "x-real-ip")
+}
 
 /// Finds the client's address, and writes `x-forwarded-for`, `x-forwarded-proto` and `x-envoy-external-address` by the rules of an edge or of a hop.
 pub(crate) fn client_address(head: &mut Head, hcm: &Hcm, peer: IpAddr, secure: bool, remote: &mut IpAddr) {
@@ -37,23 +53,19 @@ pub(crate) fn client_address(head: &mut Head, hcm: &Hcm, peer: IpAddr, secure: b
     let from_chain = |back: usize| chain.iter().rev().nth(back).and_then(|text| crate::worker::parse_address(text));
     let scheme = if secure { "https" } else { "http" };
     *remote = peer;
+    for name in STEERING {
+        head.remove(name);
+    }
     if hcm.use_remote_address {
         if let Some(back) = (hcm.xff_trusted_hops as usize).checked_sub(1) {
             *remote = from_chain(back).unwrap_or(peer);
         } else {
             head.set("x-forwarded-proto", scheme);
         }
-        // Whoever was forwarded to us came from somewhere else, whatever it says of that.
-        let internal = chain.is_empty() && is_internal(*remote);
-        if internal {
-            head.set("x-envoy-internal", "true");
-        } else {
-            head.remove("x-envoy-internal");
-            STEERING.iter().for_each(|name| {
-                head.remove(name);
-            });
-            head.set("x-envoy-external-address", remote.to_string());
+        for name in STEERING_AT_THE_EDGE {
+            head.remove(name);
         }
+        head.set("x-envoy-external-address", remote.to_string());
         if !hcm.skip_xff_append {
             let mut all = chain.join(", ");
             if !all.is_empty() {
@@ -69,14 +81,6 @@ pub(crate) fn client_address(head: &mut Head, hcm: &Hcm, peer: IpAddr, secure: b
     }
     if !matches!(head.get("x-forwarded-proto"), Some(b"http" | b"https")) {
         head.set("x-forwarded-proto", scheme);
-    }
-}
-
-/// Addresses of RFC 1918, RFC 4193 and loopback: what Envoy holds for internal.
-fn is_internal(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(v4) => v4.is_private() || v4.is_loopback(),
-        IpAddr::V6(v6) => v6.is_loopback() || (v6.segments()[0] & 0xfe00) == 0xfc00,
     }
 }
 
@@ -147,7 +151,7 @@ fn url_encoded_pem(der: &[u8]) -> String {
 /// Gives a request an id, unless it has one that is believed.
 pub(crate) fn request_id(head: &mut Head, hcm: &Hcm, random: [u64; 2]) {
     const NAME: &str = "x-request-id";
-    let foreign = hcm.use_remote_address && !hcm.preserve_external_request_id && head.get("x-envoy-internal").is_none();
+    let foreign = hcm.use_remote_address && !hcm.preserve_external_request_id;
     if hcm.generate_request_id && (foreign || head.get(NAME).is_none_or(<[u8]>::is_empty)) {
         head.set(NAME, uuid(random));
     }

@@ -28,7 +28,6 @@ pub use steps::headers::{Values, apply_headers};
 pub use steps::path::{PathOutcome, normalize_path, redirect_location, rewrite_path};
 pub use steps::retry::{Outcome, request_timeout, should_retry};
 pub use steps::route::{FoundRoute, find_route};
-pub use steps::wishes::with_wishes;
 pub use tls::{Secrets, TlsRefusal, build_client, build_server};
 pub use trace::{Note, Trace};
 

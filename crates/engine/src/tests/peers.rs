@@ -40,19 +40,44 @@ fn websockets() {
 }
 
 #[test]
-fn who_was_forwarded_is_from_outside() {
+fn nobody_steers_a_proxy() {
     let mut gateway = hcm(false, json!("9080"), &[]);
     gateway["typed_config"]["use_remote_address"] = true.into();
     let config = client(&[listener("0.0.0.0_80", "0.0.0.0", 80, "OUTBOUND", json!({"filter_chains": [{"filters": [gateway]}]}))]);
+    let forged =
+        "x-envoy-internal: forged\r\nx-envoy-retry-on: forged\r\nx-envoy-upstream-rq-timeout-ms: forged\r\nx-envoy-max-retries: forged\r\n";
+    let edge = "x-envoy-original-path: forged\r\nx-envoy-decorator-operation: forged\r\nx-envoy-external-address: forged\r\n";
     let mut sim = with_app(mesh_with(2, config, &Inbound::default()));
-    for (more, internal) in [("", true), ("x-forwarded-for: 9.9.9.9\r\n", false)] {
-        let near = sim.connect_from(0, "0.0.0.0_80", "127.0.0.1:4000".parse().unwrap(), "10.0.0.1:80");
-        sim.send(near, &get("/", &format!("{more}x-envoy-decorator-operation: forged\r\nx-envoy-internal: true\r\n")));
-        sim.run();
-        let text = String::from_utf8_lossy(&sim.received(near)).into_owned();
-        assert_eq!(text.contains("\"x-envoy-internal\": \"true\""), internal, "{text}");
-        assert_eq!(text.contains("forged"), internal, "{text}");
-    }
+    let near = sim.connect_from(0, "0.0.0.0_80", "127.0.0.1:4000".parse().unwrap(), "10.0.0.1:80");
+    sim.send(near, &get("/", &format!("{forged}{edge}")));
+    sim.run();
+    let text = String::from_utf8_lossy(&sim.received(near)).into_owned();
+    assert!(status(&text) == "200" && !text.contains("forged"), "{text}");
+    let text = call(&mut sim, &get("/", forged));
+    assert!(status(&text) == "200" && !text.contains("forged"), "{text}");
+}
+
+#[test]
+fn trailers_say_nothing_of_who_calls() {
+    let seen = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+    let kept = seen.clone();
+    let config = client(&[assignment(CLUSTER, &["10.0.0.9:80"], false)]);
+    let mut sim = mesh_with(2, config, &Inbound::default());
+    sim.serve(
+        "10.0.0.9:80",
+        Box::new(move |_, input, eof, out| {
+            kept.borrow_mut().append(input);
+            if kept.borrow().ends_with(b"\r\n0\r\nx-sum: 1\r\n\r\n") {
+                out.extend(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+            }
+            eof
+        }),
+    );
+    let trailers = "x-forwarded-client-cert: URI=forged\r\nAuthorization: forged\r\nx-sum: 1\r\nX-Envoy-Internal: forged\r\n";
+    let text =
+        call(&mut sim, format!("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n{trailers}\r\n").as_bytes());
+    assert_eq!(status(&text), "200", "{}", String::from_utf8_lossy(&seen.borrow()));
+    assert!(!String::from_utf8_lossy(&seen.borrow()).contains("forged"));
 }
 
 #[test]

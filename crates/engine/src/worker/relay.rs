@@ -150,6 +150,10 @@ impl Worker {
                         s.record.grpc_status = head.get_str("grpc-status").and_then(|v| v.parse().ok()).or(s.record.grpc_status);
                     }
                     let half = if is_down { &mut s.req } else { &mut s.resp };
+                    let mut head = head;
+                    if is_down {
+                        head.retain(|name, _| !crate::headers::is_late(name));
+                    }
                     half.trailers = Some(head);
                     self.inbox.push_back(Event::Pump(id, dir));
                 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use mizzen_ir::{
     Trace, apply_headers,
     config::{Action, Cluster, Forward, HeaderSource, HostRewrite, HttpProtocol},
-    pick_cluster, redirect_location, request_timeout, rewrite_path, with_wishes,
+    pick_cluster, redirect_location, request_timeout, rewrite_path,
 };
 
 use super::{
@@ -41,7 +41,6 @@ impl Worker {
                 return self.reply_with(id, redirect.status, b"", Flags::default(), "direct_response", &[("location", &location)]);
             }
         };
-        let forward = with_wishes(&forward, &mut request.head);
         let upgrade = request.head.protocol().map(str::to_ascii_lowercase);
         if let Some(upgrade) = upgrade {
             let own = forward.upgrades.iter().find(|(name, _)| **name == *upgrade).map(|(_, on)| *on);

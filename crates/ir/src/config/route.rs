@@ -222,25 +222,6 @@ pub struct RetryPolicy {
     pub host_attempts: u32,
 }
 
-impl Default for RetryPolicy {
-    /// Envoy's: one more try, for no reason yet.
-    fn default() -> Self {
-        RetryPolicy {
-            on: RetryOn::default(),
-            attempts: 1,
-            per_try_timeout: None,
-            per_try_idle_timeout: None,
-            statuses: Arc::default(),
-            headers: Arc::default(),
-            request_headers: Arc::default(),
-            backoff_base: Duration::from_millis(25),
-            backoff_max: Duration::from_millis(250),
-            avoid_previous_hosts: false,
-            host_attempts: 1,
-        }
-    }
-}
-
 /// On what a request is tried again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, clippy::struct_excessive_bools)]

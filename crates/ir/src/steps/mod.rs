@@ -8,4 +8,3 @@ pub(crate) mod matchers;
 pub(crate) mod path;
 pub(crate) mod retry;
 pub(crate) mod route;
-pub(crate) mod wishes;

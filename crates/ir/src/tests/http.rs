@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{request, routes};
 use crate::config::{Action, EscapedSlashes, Forward, PathOptions};
-use crate::{Outcome, PathOutcome, normalize_path, request_timeout, should_retry, with_wishes};
+use crate::{Outcome, PathOutcome, normalize_path, request_timeout, should_retry};
 
 #[test]
 fn normalized_paths() {
@@ -116,38 +116,4 @@ fn timeouts() {
     ] {
         assert_eq!(request_timeout(&forward(action.clone()), &request(&lines)), millis.map(Duration::from_millis), "{action} {lines}");
     }
-}
-
-#[test]
-fn wishes_of_a_request() {
-    let check = |action: serde_json::Value, lines: &str, timeout: Option<u64>, retry: Option<(u32, Option<u64>)>| {
-        let mut head = request(&format!("GET h/\nx-other: 1\n{lines}"));
-        let wished = with_wishes(&std::sync::Arc::new(forward(action.clone())), &mut head);
-        assert_eq!(request_timeout(&wished, &head), timeout.map(Duration::from_millis), "{action} {lines}");
-        let found = wished.retry.as_ref().map(|policy| (policy.attempts, policy.per_try_timeout.map(|t| t.as_millis() as u64)));
-        assert_eq!(found, retry, "{action} {lines}");
-        assert!(head.contains("x-other") && !head.iter().any(|(name, _)| name.starts_with("x-envoy-")), "{head:?}");
-        wished
-    };
-    let policy = || json!({"timeout": "3s", "retryPolicy": {"retryOn": "reset", "numRetries": 2, "perTryTimeout": "1s"}});
-    check(json!({}), "", Some(15_000), None);
-    check(policy(), "", Some(3_000), Some((2, Some(1_000))));
-    check(policy(), "x-envoy-upstream-rq-timeout-ms: 500", Some(500), Some((2, None)));
-    check(policy(), "x-envoy-upstream-rq-timeout-ms: 0", None, Some((2, Some(1_000))));
-    check(policy(), "x-envoy-upstream-rq-timeout-ms: soon", Some(3_000), Some((2, Some(1_000))));
-    check(policy(), "x-envoy-upstream-rq-per-try-timeout-ms: 200\nx-envoy-max-retries: 5", Some(3_000), Some((5, Some(200))));
-    check(json!({}), "x-envoy-max-retries: 5", Some(15_000), None);
-    check(json!({}), "x-envoy-retry-on: nonsense", Some(15_000), None);
-    let wished = check(
-        policy(),
-        "x-envoy-retry-on: retriable-status-codes, 5xx\nx-envoy-retriable-status-codes: 409",
-        Some(3_000),
-        Some((2, Some(1_000))),
-    );
-    let policy = wished.retry.as_ref().unwrap();
-    for (status, expected) in [(409, true), (500, true), (404, false)] {
-        assert_eq!(should_retry(policy, &request("GET h/"), &Outcome::Response(&Head::response(status))), expected, "{status}");
-    }
-    assert!(policy.on.reset, "what the route says stays");
-    check(json!({}), "x-envoy-retry-grpc-on: unavailable\nx-envoy-max-retries: 1000000", Some(15_000), Some((100, None)));
 }
