@@ -11,7 +11,7 @@ use crate::{
         schema::{self, Verdict},
     },
     istio::{self, MeshConfig},
-    metadata::{self, DEFAULT_NAMESPACE},
+    metadata::{self, DEFAULT_NAMESPACE, label_text},
     read::{At, Context, Fields, nearest, quoted},
     source::{Node, SyntaxError, Value},
     text::{Document, Guess, documents, guess},
@@ -145,14 +145,20 @@ impl<'a> Identity<'a> {
 
     fn key(&self) -> Option<Key> {
         let kind = self.kind()?;
-        Some(Key::new(kind, if kind.is_namespaced() { self.namespace } else { "" }, self.name?))
+        // What stands in no possible namespace is no new object: it may be one that is in force, mistyped.
+        let place = if kind.is_namespaced() { self.namespace } else { "" };
+        (place.is_empty() || mizzen_types::check_dns_label(place).is_ok()).then_some(())?;
+        Some(Key::new(kind, place, self.name?))
     }
 
     fn closes(&self, node: &Node) -> Option<Closes> {
         let kind = Kind::from_name(self.kind).filter(|k| matches!(k, Kind::AuthorizationPolicy | Kind::PeerAuthentication))?;
         let selector = || {
             let Value::Map(entries) = &node.get("spec")?.get("selector")?.get("matchLabels")?.value else { return None };
-            let labels = entries.iter().map(|entry| Some((entry.key.to_string(), entry.value.text()?.to_owned())));
+            let labels = entries.iter().map(|entry| {
+                let text = entry.value.text().filter(|text| label_text(text))?;
+                label_text(entry.key.rsplit('/').next()?).then(|| (entry.key.to_string(), text.to_owned()))
+            });
             Some(Selector { labels: labels.collect::<Option<_>>()? })
         };
         Some(Closes { kind, namespace: self.namespace.into(), selector: selector() })

@@ -87,7 +87,7 @@ pub(crate) fn labels(at: &At<'_>) -> BTreeMap<String, String> {
     labels
 }
 
-fn label_text(text: &str) -> bool {
+pub(crate) fn label_text(text: &str) -> bool {
     let end = |c: Option<char>| c.is_none_or(|c| c.is_ascii_alphanumeric());
     let inner = text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
     text.len() <= 63 && inner && end(text.chars().next()) && end(text.chars().next_back())

@@ -70,34 +70,62 @@ pub(crate) struct Guess<'a> {
     pub(crate) name: Option<&'a str>,
 }
 
-/// Looks for `kind:`, and for `name:` and `namespace:` directly below `metadata:`.
+/// Looks for `kind:`, and for `name:` and `namespace:` directly below `metadata:`, in block style, in flow style and in JSON.
 pub(crate) fn guess(text: &str) -> Guess<'_> {
     let mut guess = Guess { namespace: crate::metadata::DEFAULT_NAMESPACE, ..Guess::default() };
     let mut in_metadata = false;
     let mut indent = None;
     for line in text.lines() {
-        let depth = line.len() - line.trim_start_matches(' ').len();
+        if line.trim_start().starts_with(['{', '"']) {
+            flow(line, &mut in_metadata, &mut guess);
+            continue;
+        }
+        let depth = line.len() - line.trim_start_matches([' ', '\t']).len();
         let Some((key, value)) = line.trim().split_once(':') else { continue };
         if key.starts_with('#') {
             continue;
         }
-        let value = value.split(" #").next().unwrap_or_default().trim().trim_matches(['"', '\'']);
         if depth == 0 {
             (in_metadata, indent) = (key == "metadata", None);
             match key {
-                "kind" => guess.kind = value,
-                "apiVersion" => guess.api_version = value,
+                "kind" => guess.kind = scalar(value),
+                "apiVersion" => guess.api_version = scalar(value),
+                "metadata" => flow(line, &mut false, &mut guess),
                 _ => {}
             }
         } else if in_metadata && depth == *indent.get_or_insert(depth) {
-            match key {
-                "name" if !value.is_empty() => guess.name = Some(value),
-                "namespace" if !value.is_empty() => guess.namespace = value,
-                _ => {}
-            }
+            of_metadata(key, value, &mut guess);
         }
     }
     guess
+}
+
+/// The entries of a line in flow style, as far as its commas and braces tell them; what is nested below `metadata` is not told apart from it.
+fn flow<'a>(line: &'a str, in_metadata: &mut bool, guess: &mut Guess<'a>) {
+    for part in line.split([',', '{', '}']) {
+        let Some((key, value)) = part.split_once(':') else { continue };
+        match scalar(key) {
+            "metadata" => *in_metadata = true,
+            "spec" => *in_metadata = false,
+            "kind" => guess.kind = scalar(value),
+            "apiVersion" => guess.api_version = scalar(value),
+            key if *in_metadata => of_metadata(key, value, guess),
+            _ => {}
+        }
+    }
+}
+
+fn of_metadata<'a>(key: &str, value: &'a str, guess: &mut Guess<'a>) {
+    match (key, scalar(value)) {
+        (_, "") => {}
+        ("name", value) => guess.name = Some(value),
+        ("namespace", value) => guess.namespace = value,
+        _ => {}
+    }
+}
+
+fn scalar(text: &str) -> &str {
+    text.split(" #").next().unwrap_or_default().trim().trim_matches(['"', '\'']).trim()
 }
 
 #[cfg(test)]
@@ -129,5 +157,15 @@ mod tests {
         let found = guess(text);
         assert_eq!((found.kind, found.namespace, found.name), ("Service", "shop", Some("reviews")));
         assert_eq!(guess("x").name, None);
+        for text in [
+            "kind: Service\nmetadata: {labels: {app: x}, name: reviews, namespace: shop} # here\nspec: {name: no, broken: [\n",
+            "{\"kind\": \"Service\", \"metadata\": {\"name\": \"reviews\", \"namespace\": \"shop\"}, \"spec\": {\"name\": \"no\", [}}",
+            "{\n  \"kind\": \"Service\",\n  \"metadata\": {\n    \"name\": \"reviews\",\n    \"namespace\": \"shop\"\n  },\n  \"spec\": {\"name\": \"no\", [\n}",
+            "\"kind\": Service\n\"metadata\":\n  \"name\": reviews\n  \"namespace\": shop\n\"spec\": [\n",
+            "kind: Service\nmetadata:\n\tname: reviews\n\tnamespace: shop\nspec: [\n",
+        ] {
+            let found = guess(text);
+            assert_eq!((found.kind, found.namespace, found.name), ("Service", "shop", Some("reviews")), "{text}");
+        }
     }
 }

@@ -126,6 +126,8 @@ fn a_refused_policy_says_whom_it_closes() {
         ("  selector: {matchLabels: {app: a}}\n  rules: [\n", None),
         ("  selector: {matchLabels: {app: a}}\n  rules: []\n  rules: []\n", Some("a")),
         ("  selector: {matchLabels: {app: 1}}\n", None),
+        ("  selector: {matchLabels: {app: '*'}}\n  action: ALLOW\n", None),
+        ("  selector: {matchLabels: {app: a, 'b c': x}}\n  action: ALLOW\n", None),
         ("  action: AUDIT\n", None),
     ] {
         check(spec, labels);

@@ -201,7 +201,9 @@ impl PeerAuthentication {
 
 impl AuthorizationPolicy {
     pub(crate) fn read(root: &Fields<'_>, meta: Meta) -> Self {
-        if meta.annotations.get("istio.io/dry-run").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+        // Istio takes 1, t and T for true as well: only what clearly says no is enforced.
+        let dry = |value: &String| !matches!(value.as_str(), "0" | "f" | "F" | "false" | "FALSE" | "False");
+        if meta.annotations.get("istio.io/dry-run").is_some_and(dry) {
             root.at.fail(format!("annotation istio.io/dry-run {}", Why::Who.text()));
         }
         root.sub("spec", |f| {

@@ -169,6 +169,28 @@ fn a_document_that_cannot_be_told_keeps_the_objects_of_its_file() {
 }
 
 #[test]
+fn an_object_whose_namespace_becomes_impossible_stays() {
+    let deny = |namespace: &str| {
+        format!("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, namespace: {namespace}}}\nspec: {{}}\n")
+    };
+    check(
+        vec![],
+        &[
+            (0, &[("p", Some(deny("app")))], &["init", "+ AuthorizationPolicy app/p p:1", "done"]),
+            (
+                100,
+                &[("p", Some(deny("App")))],
+                &[
+                    "closed AuthorizationPolicy App/p#0 None",
+                    "! kept p:3: metadata.namespace: `App` is not a valid name: 1 to 63 lower-case letters, digits and inner hyphens",
+                ],
+            ),
+            (9000, &[], &[]),
+        ],
+    );
+}
+
+#[test]
 fn unreadable_files_keep_what_they_had() {
     let mut fold = check(vec![], &[(0, &[("a", Some(account("a")))], &["init", "+ ServiceAccount default/a a:1", "done"])]);
     let later = Instant::now() + Duration::from_secs(60);

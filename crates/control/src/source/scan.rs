@@ -93,6 +93,8 @@ fn read(path: &Path) -> Content {
 struct Listing {
     files: BTreeMap<PathBuf, Stamp>,
     broken: BTreeMap<PathBuf, String>,
+    /// Roots that are not there. A folder that was moved away says nothing of what lay in it.
+    gone: Vec<PathBuf>,
     /// Folders on the way, by device and inode, against circles of links.
     within: Vec<(u64, u64)>,
 }
@@ -103,7 +105,10 @@ impl Listing {
         match fs::metadata(root) {
             Ok(meta) if meta.is_dir() => self.folder(root, &meta),
             Ok(meta) => self.file(root, &meta),
-            Err(error) => drop(self.broken.insert(root.to_owned(), format!("cannot be read: {error}"))),
+            Err(error) => {
+                self.gone.push(root.to_owned());
+                self.broken.insert(root.to_owned(), format!("cannot be read: {error}"));
+            }
         }
     }
 
@@ -149,10 +154,49 @@ impl Listing {
     /// Whether a file lies in a folder that cannot be listed, so that nobody knows whether it is gone.
     fn shielded(&self, path: &Path) -> bool {
         self.broken.keys().any(|broken| path.starts_with(broken) && broken.exists())
+            || self.gone.iter().any(|root| path != root && path.starts_with(root))
     }
 }
 
-/// `.yaml`, `.yml` and `.json`; editors' own files have other endings.
+/// `.yaml`, `.yml` and `.json`, in any case; editors' own files have other endings.
 fn is_manifest(path: &Path) -> bool {
-    path.extension().and_then(|ending| ending.to_str()).is_some_and(|ending| matches!(ending, "yaml" | "yml" | "json"))
+    path.extension()
+        .and_then(|ending| ending.to_str())
+        .is_some_and(|ending| ["yaml", "yml", "json"].iter().any(|known| ending.eq_ignore_ascii_case(known)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_was_moved_away_says_nothing_of_its_files() {
+        let base = tempfile::tempdir().unwrap();
+        let root = base.path().join("shop");
+        fs::create_dir(&root).unwrap();
+        fs::write(root.join("a.yaml"), "a").unwrap();
+        fs::write(root.join("b.YAML"), "b").unwrap();
+        let mut scan = Scan::default();
+        let mut changes = || -> Vec<String> {
+            let told = scan.changes(std::slice::from_ref(&root)).into_iter();
+            told.map(|(path, content)| {
+                let file = path.rsplit('/').next().unwrap_or_default();
+                let what = match content {
+                    Content::Text(text) => text,
+                    Content::Gone => "gone".to_owned(),
+                    Content::Unreadable(_) => "unreadable".to_owned(),
+                };
+                format!("{file} {what}")
+            })
+            .collect()
+        };
+        assert_eq!(changes(), ["a.yaml a", "b.YAML b"]);
+        fs::rename(&root, base.path().join("away")).unwrap();
+        assert_eq!(changes(), ["shop unreadable"]);
+        assert!(changes().is_empty());
+        fs::rename(base.path().join("away"), &root).unwrap();
+        assert_eq!(changes(), ["shop gone"], "it can be read again");
+        fs::remove_file(root.join("a.yaml")).unwrap();
+        assert_eq!(changes(), ["a.yaml gone"]);
+    }
 }
