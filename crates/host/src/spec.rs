@@ -43,8 +43,10 @@ pub struct Workload {
     /// What is mounted where; targets that do not exist are made, without changing the machine's files.
     pub mounts: Vec<Mount>,
     /// Folders and files that are not to be seen: the mesh's run folders. A folder shows empty. The
-    /// sockets of nscd, systemd-resolved and avahi are always hidden.
+    /// sockets of nscd, systemd-resolved and avahi are always hidden, and all devices but the harmless ones.
     pub hide: Vec<PathBuf>,
+    /// Folders and files that are seen and cannot be changed: what the mesh is configured by.
+    pub freeze: Vec<PathBuf>,
     /// Folders below a hidden one that stay visible, read-only: the one with links to the sample's programs.
     pub keep: Vec<PathBuf>,
     /// An existing empty folder, hidden by `hide`, on which the child mounts its scratch space.

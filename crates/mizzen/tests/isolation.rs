@@ -124,6 +124,19 @@ fn files(facts: &Value, attempts: &mut Attempts) {
     attempts.push(("remove the base".to_owned(), errno(fs::remove_dir_all(base.join("mesh")))));
     attempts.push(("move the base".to_owned(), errno(fs::rename(&base, base.with_extension("x")))));
     attempts.push(("write to the sample's programs".to_owned(), errno(fs::write(base.join("mesh/sample/x"), ""))));
+    let folder = path(facts, "folder");
+    attempts.push(("write to the configuration".to_owned(), errno(fs::write(folder.join("more.yaml"), ""))));
+    attempts.push(("change the configuration".to_owned(), errno(fs::OpenOptions::new().append(true).open(folder.join("mesh.yaml")))));
+    attempts.push(("remove the configuration".to_owned(), errno(fs::remove_file(folder.join("mesh.yaml")))));
+    attempts.push(("move the configuration".to_owned(), errno(fs::rename(&folder, folder.with_extension("x")))));
+    attempts.push(("knock at the user's door".to_owned(), errno(UnixStream::connect(path(facts, "door")))));
+    let known = ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "fd", "stdin", "stdout", "stderr", "pts", "shm"];
+    let devices = fs::read_dir("/dev").into_iter().flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    attempts.push(("other devices".to_owned(), devices.filter(|name| !known.contains(&name.as_str())).collect::<Vec<_>>().join(" ")));
+    let terminals = fs::read_dir("/dev/pts").into_iter().flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    attempts.push(("other terminals".to_owned(), terminals.filter(|name| name != "ptmx").collect::<Vec<_>>().join(" ")));
+    let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null");
+    attempts.push(("use /dev/null".to_owned(), errno(null.and_then(|mut null| null.write_all(b"x")))));
 }
 
 /// Signals to, and looks into, processes.
@@ -316,7 +329,11 @@ fn expected(name: &str, own_namespace: bool) -> &'static [&'static str] {
     match name {
         "list the base" | "see processes of the mesh" | "see abstract sockets" | "descriptors of the mesh" => &[""],
         "write to the base" | "remove the base" | "write to the sample's programs" => &["EROFS", "ENOENT"],
-        "move the base" => &["EBUSY", "EROFS", "EACCES"],
+        "write to the configuration" | "change the configuration" | "remove the configuration" => &["EROFS"],
+        "move the base" | "move the configuration" => &["EBUSY", "EROFS", "EACCES"],
+        "knock at the user's door" => &["ECONNREFUSED"],
+        "other devices" | "other terminals" => &[""],
+        "use /dev/null" => &["done"],
         "unmount the mask" if own_namespace => &["EINVAL"],
         "a place of its own" | "bind another folder" => &["done"],
         // Linux before 5.11 lets nobody but root do that.
@@ -386,10 +403,20 @@ fn check(options: Options) {
     for file in &files {
         assert!(file.symlink_metadata().is_ok(), "{} is not there to be attacked", file.display());
     }
+    let text = std::fs::read(run_dir.join("mesh.json")).expect("a description");
+    let folder: Value = serde_json::from_slice::<Value>(&text).expect("JSON")["folder"].take();
+    // A terminal multiplexer, or the like.
+    let home = tempfile::tempdir().expect("a folder");
+    fs::set_permissions(home.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("permissions");
+    let door = home.path().join("door");
+    let _listener = std::os::unix::net::UnixListener::bind(&door).expect("a socket");
+    fs::set_permissions(&door, std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("permissions");
     let pids: Vec<i32> =
         mesh.processes().iter().map(|seen| seen.pid).chain([i32::try_from(mesh.pid()).expect("a number")]).chain(2..60).collect();
     for own_namespace in [false, true] {
-        let facts = json!({"base": mesh.base(), "files": files, "pids": pids, "own_namespace": own_namespace}).to_string();
+        let facts =
+            json!({"base": mesh.base(), "files": files, "pids": pids, "folder": folder, "door": door, "own_namespace": own_namespace})
+                .to_string();
         let mut command = vec!["env".to_owned(), format!("{FACTS}={facts}")];
         if own_namespace {
             if peer("unshare", "util-linux").is_none() {

@@ -32,6 +32,16 @@ const RESOLVERS: [&str; 5] = ["/run/nscd", "/var/run/nscd", "/run/systemd/resolv
 /// Parts of `/proc` by which the machine is configured. A program with root's number may write there without a single capability.
 const SETTINGS: [&str; 5] = ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs"];
 
+/// Devices that give nothing of the machine away. `tty` is the terminal of whoever opens it, if it has one.
+const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+const LINKS: [(&str, &str); 5] = [
+    ("ptmx", "pts/ptmx"),
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+];
+
 const NONE: Option<&str> = None;
 
 /// Makes the view. The process must be pid 1 of new PID and mount namespaces, with all capabilities.
@@ -40,10 +50,7 @@ pub(super) fn arrange(workload: &Workload) -> Result<(), Failed> {
     let plain = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), plain, NONE).step("mount a fresh /proc")?;
     freeze_settings()?;
-    if Path::new("/dev/shm").is_dir() {
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        mount(Some("tmpfs"), "/dev/shm", Some("tmpfs"), flags, Some("mode=1777")).step("mount /dev/shm")?;
-    }
+    fresh_devices()?;
     let mut view = View::new(&workload.scratch)?;
     let mut mounts: Vec<_> = workload.mounts.iter().collect();
     mounts.sort_by_key(|mount| mount.target.components().count());
@@ -60,8 +67,39 @@ pub(super) fn arrange(workload: &Workload) -> Result<(), Failed> {
     for (mount, source) in mounts.iter().zip(sources) {
         view.place(&mount.target, source, mount.read_only)?;
     }
+    for path in workload.freeze.iter().filter_map(|path| path.canonicalize().ok()) {
+        let step = || format!("make {} read-only", path.display());
+        bind(&path, &path).step(step())?;
+        make_read_only(&path).step(step())?;
+    }
     view.hide(&workload.hide, &workload.keep, true)?;
     std::env::set_current_dir("/").step("change to /")
+}
+
+/// A `/dev` of its own with what every program may need. The machine's one holds its disks and terminals, which root's number alone opens.
+fn fresh_devices() -> Result<(), Failed> {
+    let dev = Path::new("/dev");
+    let nodes = DEVICES.iter().map(|name| dev.join(name)).filter(|path| path.exists());
+    let nodes = nodes.map(|path| Ok((hold(&path)?, path))).collect::<Result<Vec<_>, Failed>>()?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    mount(Some("tmpfs"), dev, Some("tmpfs"), flags, Some("mode=0755")).step("mount a fresh /dev")?;
+    for (held, path) in nodes {
+        let step = || format!("show {}", path.display());
+        fs::File::create(&path).step(step())?;
+        if let Held::Path { fd, .. } = held {
+            bind(&proc_path(&fd), &path).step(step())?;
+        }
+    }
+    for (link, to) in LINKS {
+        symlink(to, dev.join(link)).step(format!("link /dev/{link}"))?;
+    }
+    fs::create_dir(dev.join("pts")).step("make /dev/pts")?;
+    let options = Some("newinstance,ptmxmode=0666,mode=0620");
+    mount(Some("devpts"), &dev.join("pts"), Some("devpts"), flags, options).step("mount a fresh /dev/pts")?;
+    fs::create_dir(dev.join("shm")).step("make /dev/shm")?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("tmpfs"), &dev.join("shm"), Some("tmpfs"), flags, Some("mode=1777")).step("mount /dev/shm")?;
+    make_read_only(dev).step("make /dev read-only")
 }
 
 /// Makes the kernel's settings read-only: those of the network decide what is captured, others what root runs on the machine.
@@ -241,8 +279,10 @@ impl View {
     }
 
     fn hide(&mut self, paths: &[PathBuf], keep: &[PathBuf], read_only: bool) -> Result<(), Failed> {
+        let mut paths: Vec<_> = paths.iter().filter_map(|path| path.canonicalize().ok()).collect();
+        // Files first: the scratch space with what covers them lies in one of the folders.
+        paths.sort_by_key(|path| path.is_dir());
         for path in paths {
-            let Ok(path) = path.canonicalize() else { continue };
             let step = || format!("hide {}", path.display());
             if !path.is_dir() {
                 let empty = self.scratch_path("empty");

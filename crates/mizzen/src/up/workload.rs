@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     fs, io,
     net::Ipv4Addr,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -75,10 +75,33 @@ fn view(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr) -> Workload {
             text("/etc/resolv.conf", format!("search {search}\nnameserver {NAME_SERVER}\noptions ndots:5\n")),
             text("/etc/hosts", format!("127.0.0.1\tlocalhost\n::1\tlocalhost\n{address}\t{}\n", pod.name)),
         ],
-        hide: [RunDir::base()].into_iter().chain(STARTERS.map(PathBuf::from)).collect(),
+        hide: [RunDir::base()].into_iter().chain(STARTERS.map(PathBuf::from)).chain(sockets()).collect(),
+        // Whoever can write the configuration is the mesh.
+        freeze: vec![mesh.payload.folder.clone()],
         keep: vec![mesh.dir("sample")],
         scratch: mesh.dir("scratch"),
     }
+}
+
+/// Sockets of the user's other programs, in the places where such have theirs: a terminal multiplexer or a key agent would do for a workload
+/// what the workload itself may not.
+fn sockets() -> Vec<PathBuf> {
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".gnupg"));
+    let mut folders: Vec<PathBuf> = ["/tmp", "/var/tmp"].map(PathBuf::from).into_iter().chain(home).collect();
+    let mut found = Vec::new();
+    for depth in 0..2 {
+        let mut below = Vec::new();
+        for entry in folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flat_map(|entries| entries.flatten().take(10_000)) {
+            match entry.file_type() {
+                Ok(kind) if kind.is_socket() => found.push(entry.path()),
+                Ok(kind) if kind.is_dir() && depth == 0 => below.push(entry.path()),
+                _ => {}
+            }
+        }
+        folders = below;
+    }
+    found.retain(|socket| !socket.starts_with(RunDir::base()));
+    found
 }
 
 /// The mount of a volume, its files written below the workload's folder.
