@@ -1,6 +1,6 @@
 //! `mizzen run`: one more program in the running mesh, with a sidecar and an identity of its own.
 
-use std::{collections::BTreeMap, io, os::fd::AsFd, process::ExitCode};
+use std::{io, os::fd::AsFd, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
 use tokio::{
@@ -21,7 +21,7 @@ pub(crate) struct Args {
     /// The service account, and so the identity; it is in the mesh's folder.
     #[arg(short, long, default_value = "default")]
     service_account: String,
-    /// Labels, by which services and policies select the program.
+    /// Labels. Policies select the program by them, and so do Services: one that selects it sends it traffic.
     #[arg(short, long, value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label)]
     labels: Vec<(String, String)>,
     /// The program and its arguments.
@@ -38,7 +38,7 @@ pub(crate) async fn run(mesh: Option<&str>, args: Args) -> Result<ExitCode> {
     let mesh = Mesh::find(mesh)?;
     let request = Run {
         namespace: args.namespace,
-        labels: labels(args.labels, &args.service_account),
+        labels: args.labels.into_iter().collect(),
         service_account: args.service_account,
         command: args.command,
         env: std::env::vars().collect(),
@@ -61,13 +61,6 @@ pub(crate) async fn run(mesh: Option<&str>, args: Args) -> Result<ExitCode> {
         let line = serde_json::to_string(&While::Signal(number.as_raw_value()))?;
         write.write_all(format!("{line}\n").as_bytes()).await?;
     }
-}
-
-/// The labels that were asked for; `app` is the service account unless it is given.
-fn labels(given: Vec<(String, String)>, service_account: &str) -> BTreeMap<String, String> {
-    let mut labels = BTreeMap::from([("app".to_owned(), service_account.to_owned())]);
-    labels.extend(given);
-    labels
 }
 
 /// Sends the request, its first bytes with this process' standard streams.
