@@ -18,7 +18,7 @@ use std::{
 use nix::{
     fcntl::{FcntlArg, fcntl},
     sys::{
-        signal::{SigHandler, SigSet, Signal, kill, signal},
+        signal::{SigSet, Signal, kill},
         stat::{Mode, umask},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
@@ -217,12 +217,15 @@ fn place(from: RawFd, to: RawFd) -> nix::Result<()> {
     Ok(())
 }
 
-/// Rust ignores SIGPIPE, and signals may be blocked here; programs expect neither.
+/// Rust ignores SIGPIPE, whoever started the mesh may ignore others, and signals may be blocked here; programs expect none of it.
 fn default_signals() -> nix::Result<()> {
-    // SAFETY: sets a default action, no handler.
-    #[allow(unsafe_code)]
-    unsafe {
-        signal(Signal::SIGPIPE, SigHandler::SigDfl)?;
+    // Refused for SIGKILL, SIGSTOP and those that the C library keeps for itself: nobody can ignore these.
+    for number in 1..=nix::libc::SIGRTMAX() {
+        // SAFETY: sets a default action, no handler.
+        #[allow(unsafe_code)]
+        unsafe {
+            nix::libc::signal(number, nix::libc::SIG_DFL);
+        }
     }
     SigSet::all().thread_unblock()
 }
