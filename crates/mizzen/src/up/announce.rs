@@ -79,11 +79,11 @@ fn show(mesh: &MeshFile, run_dir: &Path, shown: &Path) {
     let pods = std::fs::read_dir(run_dir.join("pods")).map_or(0, Iterator::count);
     say::good(&format!("the mesh is ready: {pods} workloads"));
     for port in &mesh.gateways {
-        anstream::eprintln!("\n  open    {}", port.address.bold());
+        say::line(format_args!("\n  open    {}", port.address.bold()));
     }
-    anstream::eprintln!(
+    say::line(format_args!(
         "  edit    {}: what you save is live within a second\n  try     mizzen proxy-status\n          mizzen proxy-config cluster WORKLOAD\n          \
          mizzen logs WORKLOAD --proxy\n          mizzen run --namespace NAMESPACE --service-account NAME -- COMMAND\n  end     Ctrl-C\n",
         shown.display()
-    );
+    ));
 }

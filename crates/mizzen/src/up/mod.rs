@@ -92,7 +92,7 @@ fn alias(text: &str) -> Result<Alias, String> {
     Ok(Alias { from: address(from)?, to: address(to)? })
 }
 
-/// Runs the mesh until Ctrl-C or SIGTERM.
+/// Runs the mesh until Ctrl-C, SIGTERM, SIGQUIT or SIGHUP.
 pub(crate) fn main(name: Option<&str>, args: &Args) -> ExitCode {
     match outer(name.unwrap_or(NAME), args) {
         Ok(code) => ExitCode::from(code),
@@ -135,13 +135,28 @@ fn outer(name: &str, args: &Args) -> Result<u8> {
     Ok(code)
 }
 
-/// Ends with the first Ctrl-C or SIGTERM.
+/// Ends with the first Ctrl-C or SIGTERM, or when the terminal is closed or asks to quit.
 fn stopped() -> Result<impl Future<Output = ()>> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut term, mut int, mut quit) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::quit())?);
+    // Who started the mesh with `nohup` wants it to outlive the terminal.
+    let status = std::fs::read_to_string("/proc/self/status").context("/proc/self/status")?;
+    let mut hangup = if ignores_hangup(&status) { None } else { Some(signal(SignalKind::hangup())?) };
+    let hung_up = async move {
+        match &mut hangup {
+            Some(hangup) => drop(hangup.recv().await),
+            None => std::future::pending().await,
+        }
+    };
     Ok(async move {
-        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {}, _ = quit.recv() => {}, () = hung_up => {} }
         say::step("stopping");
     })
+}
+
+/// Whether a process of this `/proc/PID/status` ignores SIGHUP.
+fn ignores_hangup(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & 1 == 1))
 }
 
 /// Reads the folder once: a mesh is not started on objects that are refused.
@@ -164,6 +179,12 @@ fn check(dir: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nohup_is_seen() {
+        assert!(ignores_hangup("Name:\tmizzen\nSigIgn:\t0000000000001001\n"));
+        assert!(!ignores_hangup("Name:\tmizzen\nSigIgn:\t0000000000001000\n"));
+    }
 
     #[test]
     fn durations() {

@@ -1,28 +1,35 @@
 //! What `up` tells the person who started it: one line each, on standard error, coloured only on a terminal.
 
+use std::{fmt::Arguments, io::Write};
+
 use owo_colors::OwoColorize;
 
 /// A step that was taken.
 pub(crate) fn step(text: &str) {
-    anstream::eprintln!("{} {text}", "mizzen:".dimmed());
+    line(format_args!("{} {text}", "mizzen:".dimmed()));
 }
 
 /// Something good to know: a program is ready, a file is in force.
 pub(crate) fn good(text: &str) {
-    anstream::eprintln!("{} {}", "mizzen:".dimmed(), text.green());
+    line(format_args!("{} {}", "mizzen:".dimmed(), text.green()));
 }
 
 /// Something that is known and not acted on.
 pub(crate) fn warning(text: &str) {
-    anstream::eprintln!("{} {text}", "warning:".yellow());
+    line(format_args!("{} {text}", "warning:".yellow()));
 }
 
 /// Something that is refused.
 pub(crate) fn problem(text: &str) {
-    anstream::eprintln!("{} {text}", "refused:".red());
+    line(format_args!("{} {text}", "refused:".red()));
 }
 
 /// Something that failed.
 pub(crate) fn error(text: &str) {
-    anstream::eprintln!("{} {text}", "error:".red().bold());
+    line(format_args!("{} {text}", "error:".red().bold()));
+}
+
+/// A terminal that was closed is no reason to end, and `eprintln` would panic.
+pub(crate) fn line(text: Arguments<'_>) {
+    let _ = writeln!(anstream::stderr(), "{text}");
 }
