@@ -212,6 +212,10 @@ fn authorization_policies() {
             "rules:\n- when: [{key: 'request.headers[a b]', values: [b]}]\n",
             vec![(2, "spec.rules[0].when[0].key: `a b` is no header name".to_owned())],
         ),
+        (
+            "rules:\n- when: [{key: 'request.headers[Upgrade]', values: [websocket]}]\n",
+            vec![(2, "spec.rules[0].when[0].key: `Upgrade` is of one connection only and is not seen by policies".to_owned())],
+        ),
         ("selector: {matchLabel: {a: b}}", vec![(1, "spec.selector.matchLabel: unknown field, did you mean `matchLabels`?".to_owned())]),
         ("rules: {}", vec![(1, "spec.rules: must be a list, is a map".to_owned())]),
         ("rules: [null]", vec![(1, "spec.rules[0]: is empty".to_owned())]),

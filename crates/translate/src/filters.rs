@@ -1,5 +1,6 @@
 //! Filters: the HTTP connection manager with its list, the TCP proxy, and Istio's own.
 
+use mizzen_api::istio::PathNormalization;
 use mizzen_protos::{
     Any, alpn,
     envoy::envoy::{
@@ -150,6 +151,11 @@ pub(crate) fn http_manager(scope: &Scope<'_, '_>, side: Side, stat_prefix: Strin
         Side::Gateway => (ForwardClientCertDetails::SanitizeSet, Some(details(true))),
     };
     let request_id = UuidRequestIdConfig { use_request_id_for_trace_sampling: Some(wire::bool_value(true)), ..Default::default() };
+    let paths = scope.mesh().path_normalization;
+    let escaped = match paths {
+        PathNormalization::DecodeAndMergeSlashes => PathWithEscapedSlashesAction::UnescapeAndForward,
+        _ => PathWithEscapedSlashesAction::KeepUnchanged,
+    };
     let manager = HttpConnectionManager {
         stat_prefix,
         http_filters: http_filters(scope, side, rbac),
@@ -162,8 +168,9 @@ pub(crate) fn http_manager(scope: &Scope<'_, '_>, side: Side, stat_prefix: Strin
         set_current_client_cert_details: set,
         proxy_100_continue: true,
         upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() }],
-        normalize_path: Some(wire::bool_value(true)),
-        path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged.into(),
+        normalize_path: Some(wire::bool_value(paths != PathNormalization::None)),
+        merge_slashes: matches!(paths, PathNormalization::MergeSlashes | PathNormalization::DecodeAndMergeSlashes),
+        path_with_escaped_slashes_action: escaped.into(),
         request_id_extension: Some(RequestIdExtension { typed_config: Some(wire::any(&request_id)) }),
         route_specifier: Some(match routes {
             Routes::Rds(name) => RouteSpecifier::Rds(Rds { config_source: Some(tls::ads()), route_config_name: name }),

@@ -10,6 +10,20 @@ use crate::{
     read::{Fields, Why},
 };
 
+/// What is done to request paths before policies and routes look at them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PathNormalization {
+    /// Nothing.
+    None,
+    /// RFC 3986: `.` and `..` go, what needs no escape is decoded, `\` is `/`.
+    #[default]
+    Base,
+    /// The same, and several slashes are one.
+    MergeSlashes,
+    /// The same, with `%2F` and `%5C` decoded before.
+    DecodeAndMergeSlashes,
+}
+
 /// The mesh's own settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MeshConfig {
@@ -17,6 +31,8 @@ pub struct MeshConfig {
     pub meta: Meta,
     /// The trust domain of all identities.
     pub trust_domain: TrustDomain,
+    /// What is done to request paths before anything looks at them.
+    pub path_normalization: PathNormalization,
     /// Other names of it.
     pub trust_domain_aliases: Vec<String>,
     /// Whose policies hold for the whole mesh.
@@ -87,6 +103,7 @@ impl Default for MeshConfig {
         MeshConfig {
             meta,
             trust_domain: TrustDomain::default(),
+            path_normalization: PathNormalization::default(),
             trust_domain_aliases: Vec::new(),
             root_namespace: "istio-system".to_owned(),
             outbound_traffic_policy: OutboundTrafficPolicy::AllowAny,
@@ -163,15 +180,15 @@ impl MeshConfig {
         if let Some(at) = f.get("h2UpgradePolicy") {
             at.enumeration(&[("DO_NOT_UPGRADE", 0, Some(())), ("UPGRADE", 1, None)], Why::What);
         }
-        f.opt_sub("pathNormalization", |f| {
+        let normalization = f.opt_sub("pathNormalization", |f| {
             let names = [
-                ("DEFAULT", 0, Some(())),
-                ("NONE", 1, None),
-                ("BASE", 2, Some(())),
-                ("MERGE_SLASHES", 3, None),
-                ("DECODE_AND_MERGE_SLASHES", 4, None),
+                ("DEFAULT", 0, Some(PathNormalization::Base)),
+                ("NONE", 1, Some(PathNormalization::None)),
+                ("BASE", 2, Some(PathNormalization::Base)),
+                ("MERGE_SLASHES", 3, Some(PathNormalization::MergeSlashes)),
+                ("DECODE_AND_MERGE_SLASHES", 4, Some(PathNormalization::DecodeAndMergeSlashes)),
             ];
-            f.get("normalization").and_then(|at| at.enumeration(&names, Why::Who))
+            f.get("normalization").and_then(|at| at.enumeration(&names, Why::Who)).unwrap_or_default()
         });
         let policies = [
             ("REGISTRY_ONLY", 0, Some(OutboundTrafficPolicy::RegistryOnly)),
@@ -182,6 +199,7 @@ impl MeshConfig {
         MeshConfig {
             meta,
             trust_domain: f.get("trustDomain").and_then(|at| at.parse()).unwrap_or_default(),
+            path_normalization: normalization.unwrap_or_default(),
             trust_domain_aliases: f.text_list("trustDomainAliases"),
             root_namespace: f.opt_text("rootNamespace").unwrap_or(default.root_namespace),
             outbound_traffic_policy: f

@@ -376,6 +376,10 @@ impl Condition {
                 f.ignore(&["values", "notValues"]);
                 let header = other.strip_prefix("request.headers[").and_then(|rest| rest.strip_suffix(']'));
                 match (header, key_at) {
+                    (Some(name), Some(at)) if HOP.iter().any(|hop| name.trim().eq_ignore_ascii_case(hop)) => {
+                        at.fail(format!("{} is of one connection only and is not seen by policies", quoted(name.trim())));
+                        return None;
+                    }
                     (Some(name), Some(at)) => Condition::RequestHeader { name: header_name(&at, name.trim()), values: values(f, text) },
                     (None, Some(at)) => {
                         unknown_key(&at, other);
@@ -388,6 +392,9 @@ impl Condition {
         Some(condition)
     }
 }
+
+/// Headers that the codecs take off: HTTP/2 has none of them.
+const HOP: [&str; 6] = ["connection", "upgrade", "keep-alive", "proxy-connection", "te", "transfer-encoding"];
 
 fn unknown_key(at: &At<'_>, key: &str) {
     if KEYS_LATER.contains(&key) || key.starts_with("request.auth.") || key.starts_with("experimental.") {

@@ -7,9 +7,8 @@ use serde_json::json;
 
 use super::{calls::*, mesh::*};
 
-#[test]
-fn websockets() {
-    let mut sim = mesh(2, &Inbound::default());
+/// A connection that has become a websocket.
+fn websocket(sim: &mut crate::sim::Sim) -> usize {
     sim.serve(
         "10.0.0.2:9080",
         Box::new(|_, input, eof, out| {
@@ -30,6 +29,44 @@ fn websockets() {
     sim.run();
     let text = String::from_utf8_lossy(&sim.received(client)).into_owned();
     assert!(status(&text) == "101" && text.ends_with("\r\n\r\nhello"), "{text}");
+    client
+}
+
+#[test]
+fn open_requests_are_judged_again() {
+    let deny = |who: &str| {
+        let denied = inbound(&Inbound { http: vec![http_rbac("DENY", json!({"p": from(who)}))], ..Inbound::default() });
+        crate::Command::Config(put(&server_config(&Inbound::default()), &[denied]))
+    };
+    let mut sim = mesh(2, &Inbound::default());
+    let client = websocket(&mut sim);
+    sim.command(1, deny("other"));
+    sim.send(client, b"frame");
+    sim.run();
+    assert_eq!(sim.received(client), b"frame", "another one's policy");
+    sim.command(1, deny("storefront"));
+    sim.run();
+    assert!(sim.ended(client).is_some());
+    sim.finish(client);
+    sim.run();
+    assert_clean(&mut sim);
+    // A request that is no tunnel has the time of the drain.
+    let mut sim = mesh(2, &Inbound::default());
+    sim.serve("10.0.0.2:9080", Box::new(|_, _, eof, _| eof));
+    let client = sim.connect(0, TO);
+    sim.send(client, &get("/", ""));
+    sim.run();
+    sim.command(1, deny("storefront"));
+    sim.run_for(Duration::from_secs(44));
+    assert!(sim.received(client).is_empty());
+    sim.run_for(Duration::from_secs(2));
+    assert_eq!(status(&String::from_utf8_lossy(&sim.received(client))), "408");
+}
+
+#[test]
+fn websockets() {
+    let mut sim = mesh(2, &Inbound::default());
+    let client = websocket(&mut sim);
     sim.send(client, b"frame");
     sim.run();
     assert_eq!(sim.received(client), b"frame");

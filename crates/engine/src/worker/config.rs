@@ -14,6 +14,7 @@ use crate::{
     Action, ConnId, Question, Target,
     conn::{Closing, Conn, Proto},
     pool::{PoolId, UpSpec},
+    stream::{Kind, StreamId},
 };
 
 impl Worker {
@@ -127,6 +128,8 @@ impl Worker {
             self.bind_policies(id);
             if is_tcp {
                 self.judge_again(id, &chain);
+            } else {
+                self.judge_requests_again(id);
             }
         }
     }
@@ -142,6 +145,27 @@ impl Worker {
             stream.record.policy = Some(judged.policy);
         }
         self.tcp_end(stream, Closing::Close);
+    }
+
+    /// Requests in flight under new policies: of those that would be refused now, tunnels end at once, and the others with the drain.
+    fn judge_requests_again(&mut self, id: ConnId) {
+        let until = self.now.mono + self.options.limits.drain;
+        let Some(conn) = self.conn_ref(id) else { return };
+        let Some(hcm) = conn.down().and_then(|down| down.hcm.clone()) else { return };
+        let streams: Vec<StreamId> = conn.http().into_iter().flat_map(|http| http.streams.iter().map(|(_, stream)| *stream)).collect();
+        for stream_id in streams {
+            let Some(denied) = self.refused_now(stream_id, &hcm) else { continue };
+            let Some(stream) = self.streams.get_mut(stream_id) else { continue };
+            let Kind::Http(request) = &stream.kind else { continue };
+            if request.switched {
+                stream.record.details = Some(denied.clone());
+                stream.record.termination = Some(denied);
+                self.finish_http(stream_id, false);
+            } else {
+                stream.due.max = Some(stream.due.max.map_or(until, |max| max.min(until)));
+            }
+        }
+        self.arm(id);
     }
 
     /// Takes the pools out of use that are like this.

@@ -326,6 +326,22 @@ impl Worker {
         Flow::Go
     }
 
+    /// Why a request would be refused by these policies, if it would.
+    pub(crate) fn refused_now(&self, id: StreamId, hcm: &Hcm) -> Option<String> {
+        let stream = self.streams.get(id)?;
+        let Kind::Http(request) = &stream.kind else { return None };
+        let conn = self.conn_ref(stream.down)?;
+        let facts = PolicyFacts { remote: request.remote, request: Some(&request.head), ..conn.down()?.policy_facts(&conn.addrs) };
+        let rules = hcm.filters.iter().filter_map(|filter| match &filter.kind {
+            HttpFilterKind::Rbac(rbac) => rbac.rules.as_ref(),
+            _ => None,
+        });
+        rules.into_iter().find_map(|rules| match mizzen_ir::authorize(rules, &facts, &mut Trace::off()) {
+            Verdict::Denied(denied) => Some(format!("rbac_access_denied_matched_policy[{}]", denied.as_deref().unwrap_or("none"))),
+            _ => None,
+        })
+    }
+
     /// A client broke the protocol: what its codec answered is logged too.
     pub(crate) fn note_protocol_error(&mut self, conn: &Conn, what: &'static str) {
         let ids: Vec<StreamId> = conn.http().map(|h| h.streams.iter().map(|(_, id)| *id).collect()).unwrap_or_default();

@@ -1,6 +1,9 @@
 //! The inbound listener: modes of mutual TLS by protocols.
 
-use super::{reviews, shop, summary::show};
+use mizzen_model::{ProxyType, Reader};
+use mizzen_protos::json::{Names, to_value};
+
+use super::{facts, reviews, shop, summary::show};
 use crate::Kind;
 
 /// Ports of all three kinds at one workload.
@@ -47,4 +50,34 @@ spec: {host: reviews, trafficPolicy: {connectionPool: {http: {http2MaxRequests: 
     let snapshot = shop(&[THREE, limits]);
     let clusters = ["inbound|8080||", "inbound|7001||", "InboundPassthroughCluster"];
     insta::assert_snapshot!(clusters.map(|name| show(&snapshot, &reviews(), Kind::Cluster, name)).join("\n"));
+}
+
+#[test]
+fn an_address_is_not_believed() {
+    let mut other = facts(ProxyType::Sidecar, "10.0.0.11", "shop", &[("app", "ratings")]);
+    assert!(show(&shop(&[]), &reviews(), Kind::Listener, "virtualInbound").contains("inbound|8080||"));
+    assert!(!show(&shop(&[]), &other.clone().into(), Kind::Listener, "virtualInbound").contains("inbound|8080||"));
+    other.service_account = "reviews".into();
+    other.namespace = "visit".into();
+    assert!(!show(&shop(&[]), &other.into(), Kind::Listener, "virtualInbound").contains("inbound|8080||"));
+}
+
+#[test]
+fn paths_before_policies() {
+    for (normalization, expected) in [
+        ("NONE", (false, false, false)),
+        ("DEFAULT", (true, false, false)),
+        ("BASE", (true, false, false)),
+        ("MERGE_SLASHES", (true, true, false)),
+        ("DECODE_AND_MERGE_SLASHES", (true, true, true)),
+    ] {
+        let config = format!(
+            "{{kind: ConfigMap, apiVersion: v1, metadata: {{name: istio, namespace: istio-system}}, data: {{mesh: 'pathNormalization: {{normalization: {normalization}}}'}}}}"
+        );
+        let snapshot = shop(&[&config]);
+        let resource = crate::build(&Reader::new(&snapshot), &reviews(), Kind::Listener, &"virtualInbound".into()).unwrap();
+        let text = to_value(&resource.any, Names::Json).unwrap().to_string();
+        let has = |field: &str| text.contains(field);
+        assert_eq!((has("\"normalizePath\":true"), has("\"mergeSlashes\":true"), has("UNESCAPE_AND_FORWARD")), expected, "{normalization}");
+    }
 }

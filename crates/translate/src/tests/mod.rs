@@ -96,7 +96,7 @@ fn facts(kind: ProxyType, ip: &str, namespace: &str, labels: &[(&str, &str)]) ->
         id: format!("{}~{ip}~pod.{namespace}~{namespace}.svc.cluster.local", kind.as_str()).into(),
         pod: "pod".into(),
         namespace: namespace.into(),
-        service_account: "default".into(),
+        service_account: labels.iter().find(|(key, _)| *key == "app").map_or("default", |(_, app)| *app).into(),
         workload: "pod".into(),
         cluster: "Kubernetes".into(),
         labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
