@@ -270,7 +270,7 @@ impl Proxy {
         self.refreshed = now;
         self.sources.ask(&mut self.store, now);
         if let Some(config) = self.store.next(now) {
-            tracing::info!(
+            tracing::debug!(
                 generation = config.generation,
                 listeners = config.listeners.len(),
                 clusters = config.clusters.len(),
