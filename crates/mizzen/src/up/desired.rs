@@ -4,12 +4,12 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash, Hasher},
     net::{IpAddr, Ipv4Addr},
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 use mizzen_api::{
     Key, Kind, Object,
-    core::{ClusterIp, ConfigMap, Container, Deployment, EnvValue, FieldRef, Pod, PodSpec, VolumeSource},
+    core::{ClusterIp, ConfigMap, Container, Deployment, EnvValue, FieldRef, PodSpec, VolumeSource},
 };
 
 /// All objects of the folder.
@@ -49,9 +49,10 @@ impl Wanted {
         format!("{}.{}", self.namespace, self.name)
     }
 
-    /// The container.
+    /// The container; an empty one for a program that `mizzen run` brought along.
     pub(crate) fn container(&self) -> &Container {
-        &self.spec.containers[0]
+        static NONE: LazyLock<Container> = LazyLock::new(Container::default);
+        self.spec.containers.first().unwrap_or(&NONE)
     }
 
     /// The environment, with all references looked up.
@@ -179,17 +180,14 @@ fn expand(text: &str, env: &[(String, String)]) -> String {
 pub(crate) fn wanted(objects: &Objects) -> BTreeMap<String, Wanted> {
     let mut found = BTreeMap::new();
     for object in objects.values() {
-        let replicas: Vec<Wanted> = match &**object {
-            Object::Deployment(deployment) => replicas(deployment),
-            Object::Pod(pod) => vec![single(pod)],
-            _ => Vec::new(),
-        };
-        found.extend(replicas.into_iter().map(|w| (w.folder(), w)));
+        if let Object::Deployment(deployment) = &**object {
+            found.extend(replicas(deployment).map(|w| (w.folder(), w)));
+        }
     }
     found
 }
 
-fn replicas(deployment: &Deployment) -> Vec<Wanted> {
+fn replicas(deployment: &Deployment) -> impl Iterator<Item = Wanted> {
     let mut hasher = DefaultHasher::new();
     format!("{:?}", deployment.template).hash(&mut hasher);
     // Kubernetes' alphabet for generated names: no vowels, so no words.
@@ -201,7 +199,7 @@ fn replicas(deployment: &Deployment) -> Vec<Wanted> {
         number /= alphabet.len() as u64;
     }
     let template = &deployment.template;
-    let one = |at: u32| Wanted {
+    let one = move |at: u32| Wanted {
         name: format!("{}-{hash}-{at}", deployment.meta.name),
         namespace: deployment.meta.namespace.to_string(),
         workload: deployment.meta.name.to_string(),
@@ -209,18 +207,7 @@ fn replicas(deployment: &Deployment) -> Vec<Wanted> {
         annotations: template.annotations.clone(),
         spec: template.spec.clone(),
     };
-    (0..deployment.replicas).map(one).collect()
-}
-
-fn single(pod: &Pod) -> Wanted {
-    Wanted {
-        name: pod.meta.name.to_string(),
-        namespace: pod.meta.namespace.to_string(),
-        workload: pod.meta.name.to_string(),
-        labels: pod.meta.labels.clone(),
-        annotations: pod.meta.annotations.clone(),
-        spec: pod.spec.clone(),
-    }
+    (0..deployment.replicas).map(one)
 }
 
 /// The host names that need a virtual address, each with the address that its YAML names, if any.

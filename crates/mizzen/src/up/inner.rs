@@ -10,10 +10,12 @@ use tokio::sync::watch;
 
 use super::{
     Payload, control_plane,
-    desired::{self, Objects, Wanted},
+    desired::{self, Wanted},
     gateway,
     mesh::{Mesh, is_set},
-    pod, requests, say, workload,
+    pod, requests,
+    runnable::Folder,
+    say, workload,
 };
 use crate::cli::find::MeshFile;
 
@@ -54,7 +56,7 @@ async fn run(inner: mizzen_host::Inner) -> Result<()> {
 /// Follows the folder and tells the person what is refused, mended and not acted on.
 async fn follow(mesh: Arc<Mesh>) {
     let mut files = Files::follow(Options::new(vec![mesh.payload.folder.clone()]));
-    let mut next: Objects = Objects::new();
+    let mut next = Folder::default();
     let mut complete = false;
     let mut first = true;
     while let Some(event) = files.next().await {
@@ -62,39 +64,54 @@ async fn follow(mesh: Arc<Mesh>) {
         while let Some(event) = files.try_next() {
             take(event, &mut next, &mut complete, first);
         }
+        for key in next.retry() {
+            say::good(&format!("{key} is in order again"));
+        }
         if complete {
             first = false;
             mesh.objects.send_if_modified(|now| {
-                let changed = *now != next;
-                now.clone_from(&next);
+                let changed = *now != next.objects;
+                now.clone_from(&next.objects);
                 changed
             });
         }
     }
 }
 
-fn take(event: Event, objects: &mut Objects, complete: &mut bool, first: bool) {
+fn kept(is: bool) -> &'static str {
+    if is { " (its last good version stays in force)" } else { "" }
+}
+
+fn take(event: Event, folder: &mut Folder, complete: &mut bool, first: bool) {
     let changed = |key: &Key, what: &str| {
         if !first {
             say::step(&format!("{key} {what}"));
         }
     };
     match event {
-        Event::Init => objects.clear(),
+        Event::Init => *folder = Folder::default(),
         Event::InitDone => *complete = true,
         Event::Apply(object) => {
             let key = object.key();
-            if objects.get(&key).is_none_or(|before| *before != object) {
-                changed(&key, "changed");
+            let known = folder.objects.get(&key);
+            let (is_known, differs) = (known.is_some(), known.is_none_or(|before| *before != object));
+            let was_refused = folder.refuses(&key);
+            match folder.apply(object) {
+                Err(problem) => say::problem(&format!("{problem}{}", kept(is_known))),
+                Ok(()) if was_refused => say::good(&format!("{key} is in order again")),
+                Ok(()) if differs => changed(&key, "changed"),
+                Ok(()) => {}
             }
-            objects.insert(key, object);
         }
         Event::Delete(key) => {
-            changed(&key, "is gone");
-            objects.remove(&key);
+            let was_known = folder.objects.contains_key(&key);
+            match folder.remove(&key) {
+                true if !was_known => say::good(&format!("{key} is in order again")),
+                _ => changed(&key, "is gone"),
+            }
         }
         Event::Refused(refused) => {
-            let kept = if refused.kept { " (its last good version stays in force)" } else { "" };
+            let kept = kept(refused.kept);
             refused.problems.iter().for_each(|problem| say::problem(&format!("{problem}{kept}")));
         }
         Event::Closed(closed) => {

@@ -10,9 +10,12 @@ use std::{
 use anyhow::{Context, Result};
 use mizzen_host::{Link, Router, Supervisor};
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::{Payload, address::Addresses, desired::Objects, objects::Folder};
+
+/// So many hosts are made at a time.
+const STARTS: usize = 16;
 
 /// The mesh, as its inner process sees it.
 pub(crate) struct Mesh {
@@ -28,6 +31,8 @@ pub(crate) struct Mesh {
     pub(crate) ending: watch::Sender<bool>,
     /// Who is ready, by `namespace/name`; changes are seen by whoever waits for all.
     pub(crate) ready: watch::Sender<BTreeMap<String, Ready>>,
+    /// How many hosts are made at a time: a mesh of hundreds of programs can then be ended while it starts.
+    pub(crate) starts: Semaphore,
     addresses: Mutex<Addresses>,
 }
 
@@ -59,6 +64,7 @@ impl Mesh {
             objects: watch::Sender::default(),
             ending: watch::Sender::new(false),
             ready: watch::Sender::default(),
+            starts: Semaphore::new(STARTS),
             addresses: Mutex::default(),
         })
     }

@@ -15,6 +15,7 @@ mod objects;
 mod pod;
 mod proxy;
 pub(crate) mod requests;
+mod runnable;
 mod say;
 mod workload;
 
@@ -161,7 +162,10 @@ fn ignores_hangup(status: &str) -> bool {
 
 /// Reads the folder once: a mesh is not started on objects that are refused.
 fn check(dir: &Path) -> Result<()> {
-    let loaded = mizzen_control::source::load_once(&[dir.to_owned()]);
+    let mut loaded = mizzen_control::source::load_once(&[dir.to_owned()]);
+    let mut folder = runnable::Folder::default();
+    loaded.problems.extend(loaded.objects.iter().filter_map(|object| folder.apply(object.clone()).err()));
+    loaded.problems.sort();
     for warning in &loaded.warnings {
         say::warning(&warning.to_string());
     }

@@ -87,7 +87,14 @@ impl Place {
 /// Runs a workload until `stop`.
 pub(crate) async fn live(mesh: Arc<Mesh>, pod: Arc<Wanted>, mut stop: watch::Receiver<bool>) {
     let name = format!("{}/{}", pod.namespace, pod.name);
-    let mut place = match Place::make(&mesh, &pod, Role::Sidecar, None).await {
+    let turn = tokio::select! {
+        biased;
+        () = is_set(&mut stop) => return,
+        turn = mesh.starts.acquire() => turn,
+    };
+    let made = Place::make(&mesh, &pod, Role::Sidecar, None).await;
+    drop(turn);
+    let mut place = match made {
         Ok(place) => place,
         Err(error) => {
             say::error(&format!("{name} cannot be started: {error:#}"));
