@@ -592,7 +592,28 @@ fn deployments() {
     check_warnings(
         "Deployment",
         &pod("image: a\n      resources: {limits: {cpu: 1, memory: 1Gi}}\n      livenessProbe: {tcpSocket: {port: 1}}"),
-        &[(10, "spec.template.spec.containers[0].livenessProbe: is not acted on yet")],
+        &[
+            (9, "spec.template.spec.containers[0].resources: is not acted on yet"),
+            (10, "spec.template.spec.containers[0].livenessProbe: is not acted on yet"),
+        ],
+    );
+}
+
+#[test]
+fn warnings_of_deployments() {
+    check_warnings(
+        "Deployment",
+        "selector: {matchLabels: {app: a}}\nstrategy: {type: Recreate}\ntemplate:\n  metadata:\n    labels: {app: a}\n    annotations: {sidecar.istio.io/inject: 'false'}\n  spec:\n    dnsPolicy: Default\n    nodeSelector: {disk: fast}\n    containers:\n    - {name: a, image: x, command: [a], resources: {limits: {memory: 1Gi}}}\n",
+        &[
+            (2, "spec.strategy: is not acted on yet"),
+            (
+                6,
+                "spec.template.metadata.annotations[\"sidecar.istio.io/inject\"]: is not acted on: every program that the mesh starts has a sidecar",
+            ),
+            (9, "spec.template.spec.nodeSelector: is not acted on yet"),
+            (8, "spec.template.spec.dnsPolicy: is not acted on yet"),
+            (11, "spec.template.spec.containers[0].resources: is not acted on yet"),
+        ],
     );
 }
 

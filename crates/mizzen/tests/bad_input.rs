@@ -92,7 +92,7 @@ spec:
 
 /// Bad files, and the lines that refuse them.
 const BAD: &[(&str, &[&str])] = &[
-    ("apiVersion: v1\nkind: Service\nmetadata: {name: x\n", &["bad.yaml:3: unclosed bracket '{'"]),
+    ("apiVersion: v1\nkind: Service\nmetadata: {name: x\n", &["bad.yaml:3: Service default/x: unclosed bracket '{'"]),
     ("apiVersion: v1\nkind: Servce\nmetadata: {name: x}\n", &["bad.yaml:2: kind: unknown kind `Servce`, did you mean Service?"]),
     (
         "apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  nmae: x\n",
@@ -117,6 +117,10 @@ const BAD: &[(&str, &[&str])] = &[
         "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: x, namespace: shop}\nspec:\n  hosts: [reviews]\n  http:\n  - \
          route: [{destination: {host: reviews}}]\n    mirror: {host: ratings}\n",
         &["bad.yaml:8: VirtualService shop/x: spec.http[0].mirror: is not supported yet, and ignoring it could change where traffic goes"],
+    ),
+    (
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: x, namespace: shop}\nspec: {}\n",
+        &["bad.yaml:1: Pod shop/x: pods are not started here: write a Deployment"],
     ),
     ("apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: x}\n", &["bad.yaml:2: kind: kind StatefulSet is not supported yet"]),
 ];
@@ -479,6 +483,7 @@ fn questions_of_the_command_line() {
         let output = mesh.cli(args);
         assert!(output.code != 0 && output.err.contains(expected), "{args:?}: {output:?}");
     }
+    assert_eq!((run(&["no-such-program"]).code, run(&["/no/such/program"]).code, run(&["/etc/passwd"]).code), (127, 127, 126));
     assert_eq!(mesh.stop(), 0, "{}", mesh.said());
     let output = mesh.cli(&["proxy-status"]);
     assert!(output.code == 1 && output.err.contains("no mesh is running"), "{output:?}");

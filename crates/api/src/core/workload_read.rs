@@ -25,7 +25,8 @@ impl Deployment {
                     at.fail("must have at least one label");
                 }
             }
-            f.ignore(&["strategy", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"]);
+            f.harmless(&["strategy", "minReadySeconds"]);
+            f.ignore(&["revisionHistoryLimit", "progressDeadlineSeconds"]);
             if f.get("template").is_none() {
                 f.missing("template");
             }
@@ -44,6 +45,10 @@ impl PodTemplate {
     fn read(f: &Fields<'_>) -> PodTemplate {
         let (labels, annotations) = f.sub("metadata", |f| {
             f.ignore(&["name", "namespace", "creationTimestamp"]);
+            let entries = ["labels", "annotations"].into_iter().filter_map(|name| f.get(name)).flat_map(|at| at.entries());
+            for (_, at) in entries.filter(|(key, at)| *key == "sidecar.istio.io/inject" && at.node.text() == Some("false")) {
+                at.warn("is not acted on: every program that the mesh starts has a sidecar");
+            }
             (f.get("labels").map(|at| labels(&at)).unwrap_or_default(), f.text_map("annotations"))
         });
         PodTemplate { labels, annotations, spec: f.sub("spec", PodSpec::read) }
@@ -117,21 +122,20 @@ impl PodSpec {
         if f.get("restartPolicy").is_some_and(|at| at.node.text() != Some("Always")) {
             f.refuse(Why::Runs, &["restartPolicy"]);
         }
+        f.harmless(&["affinity", "nodeName", "nodeSelector", "tolerations", "topologySpreadConstraints"]);
+        if f.get("dnsPolicy").is_some_and(|at| at.node.text() != Some("ClusterFirst")) {
+            f.harmless(&["dnsPolicy"]);
+        }
         f.ignore(&[
-            "affinity",
             "automountServiceAccountToken",
             "dnsPolicy",
             "enableServiceLinks",
             "imagePullSecrets",
-            "nodeName",
-            "nodeSelector",
             "preemptionPolicy",
             "priority",
             "priorityClassName",
             "restartPolicy",
             "schedulerName",
-            "tolerations",
-            "topologySpreadConstraints",
         ]);
         let volumes = volumes(f);
         let mut containers = Vec::new();
@@ -151,7 +155,8 @@ impl PodSpec {
 impl Container {
     fn read(f: &Fields<'_>, volumes: &[Volume]) -> Container {
         // The image is expected, since the same file serves a cluster; it is not run.
-        f.ignore(&["image", "imagePullPolicy", "resources", "resizePolicy", "terminationMessagePath", "terminationMessagePolicy"]);
+        f.ignore(&["image", "imagePullPolicy", "resizePolicy", "terminationMessagePath", "terminationMessagePolicy"]);
+        f.harmless(&["resources"]);
         f.refuse(Why::Runs, &["lifecycle", "restartPolicy", "restartPolicyRules", "volumeDevices"]);
         let ports = container_ports(f);
         let command = f.text_list("command");
