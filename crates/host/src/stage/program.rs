@@ -219,12 +219,14 @@ fn place(from: RawFd, to: RawFd) -> nix::Result<()> {
 
 /// Rust ignores SIGPIPE, whoever started the mesh may ignore others, and signals may be blocked here; programs expect none of it.
 fn default_signals() -> nix::Result<()> {
-    // Refused for SIGKILL, SIGSTOP and those that the C library keeps for itself: nobody can ignore these.
+    // As the kernel has it: a default action, no flags, no mask. The C library's call refuses the signals that it keeps for itself, and its
+    // `posix_spawn` leaves one of them ignored.
+    let action = [0_u64; 4];
     for number in 1..=nix::libc::SIGRTMAX() {
-        // SAFETY: sets a default action, no handler.
+        // SAFETY: sets no handler; the kernel reads at most what is there. It refuses SIGKILL and SIGSTOP, which nobody can ignore.
         #[allow(unsafe_code)]
         unsafe {
-            nix::libc::signal(number, nix::libc::SIG_DFL);
+            nix::libc::syscall(nix::libc::SYS_rt_sigaction, number, action.as_ptr(), std::ptr::null::<u64>(), 8);
         }
     }
     SigSet::all().thread_unblock()
