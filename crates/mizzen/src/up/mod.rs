@@ -28,8 +28,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use mizzen_host::{Alias, Outer, RelayPolicy, RunDir};
+use nix::unistd::AccessFlags;
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 /// Arguments of `up`.
 #[derive(Debug, clap::Args)]
@@ -49,7 +51,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ADDRESS")]
     name_server: Vec<SocketAddr>,
     /// What the mesh's programs log: a level, or `tracing` directives.
-    #[arg(long, value_name = "FILTER", default_value = "info", env = "MIZZEN_LOG")]
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "MIZZEN_LOG", value_parser = directives)]
     log: String,
 }
 
@@ -87,6 +89,18 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     seconds.filter(|s| *s > 0).map(Duration::from_secs).ok_or_else(bad)
 }
 
+fn directives(text: &str) -> Result<String, String> {
+    for part in text.split(',').map(str::trim) {
+        // A word alone would be taken for a module, and a misspelt level so log nothing at all.
+        let empty = part.is_empty() && !text.is_empty();
+        let bare = !part.contains(['=', '[']) && part.parse::<LevelFilter>().is_err();
+        if empty || bare || EnvFilter::try_new(part).is_err() {
+            return Err(format!("`{part}` is neither a level (off, error, warn, info, debug, trace) nor of the form TARGET=LEVEL"));
+        }
+    }
+    Ok(text.to_owned())
+}
+
 fn alias(text: &str) -> Result<Alias, String> {
     let address = |text: &str| text.parse::<SocketAddr>().map_err(|_| format!("`{text}` is not of the form IP:PORT"));
     let (from, to) = text.split_once('=').ok_or_else(|| format!("`{text}` is not of the form ADDRESS=TARGET"))?;
@@ -107,6 +121,7 @@ pub(crate) fn main(name: Option<&str>, args: &Args) -> ExitCode {
 fn outer(name: &str, args: &Args) -> Result<u8> {
     mizzen_types::check_dns_label(name).context("--mesh")?;
     let folder = std::fs::canonicalize(&args.dir).with_context(|| format!("cannot read {}", args.dir.display()))?;
+    args.ready_file.as_deref().map_or(Ok(()), check_ready_file)?;
     check(&args.dir)?;
     if let Some(path) = &args.ready_file {
         // Of an earlier mesh: whoever waits for it would be told too early.
@@ -160,6 +175,20 @@ fn ignores_hangup(status: &str) -> bool {
     mask.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & 1 == 1))
 }
 
+/// That the file can be written when the mesh is ready.
+fn check_ready_file(path: &Path) -> Result<()> {
+    let shown = path.display();
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if path.is_dir() || path.file_name().is_none() {
+        bail!("--ready-file {shown}: is a folder, must be a file");
+    }
+    if !parent.is_dir() {
+        bail!("--ready-file {shown}: there is no folder {}", parent.display());
+    }
+    nix::unistd::access(parent, AccessFlags::W_OK | AccessFlags::X_OK)
+        .with_context(|| format!("--ready-file {shown}: cannot write into {}", parent.display()))
+}
+
 /// Reads the folder once: a mesh is not started on objects that are refused.
 fn check(dir: &Path) -> Result<()> {
     let mut loaded = mizzen_control::source::load_once(&[dir.to_owned()]);
@@ -188,6 +217,27 @@ mod tests {
     fn nohup_is_seen() {
         assert!(ignores_hangup("Name:\tmizzen\nSigIgn:\t0000000000001001\n"));
         assert!(!ignores_hangup("Name:\tmizzen\nSigIgn:\t0000000000001000\n"));
+    }
+
+    #[test]
+    fn directives_are_checked() {
+        for text in ["info", "WARN", "off", "info,mizzen_engine=debug", "mizzen_xds[span{field=1}]=trace"] {
+            assert_eq!(directives(text).as_deref(), Ok(text));
+        }
+        for (text, part) in [("foo=bar=baz,,", "`foo=bar=baz`"), ("debgu", "`debgu`"), ("info,", "``"), ("info,a=lots", "`a=lots`")] {
+            assert!(directives(text).is_err_and(|e| e.starts_with(part)), "{text}");
+        }
+    }
+
+    #[test]
+    fn ready_files_are_checked() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let said = |path: &Path| check_ready_file(path).map_err(|e| format!("{e:#}"));
+        assert_eq!(said(&folder.path().join("ready.json")), Ok(()));
+        assert_eq!(said(Path::new("ready.json")), Ok(()));
+        assert!(said(folder.path()).is_err_and(|e| e.ends_with("is a folder, must be a file")));
+        let none = folder.path().join("none");
+        assert!(said(&none.join("ready.json")).is_err_and(|e| e.ends_with(&format!("there is no folder {}", none.display()))));
     }
 
     #[test]
