@@ -1,8 +1,8 @@
 //! `mizzen run`: one more program in the running mesh, with a sidecar and an identity of its own.
 
-use std::{io, os::fd::AsFd, process::ExitCode};
+use std::{ffi::OsString, io, os::fd::AsFd, process::ExitCode};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::UnixStream,
@@ -41,7 +41,7 @@ pub(crate) async fn run(mesh: Option<&str>, args: Args) -> Result<ExitCode> {
         labels: args.labels.into_iter().collect(),
         service_account: args.service_account,
         command: args.command,
-        env: std::env::vars().collect(),
+        env: environment(),
         cwd: std::env::current_dir().context("cannot find the current folder")?,
     };
     let stream = UnixStream::connect(mesh.dir.join("control.sock")).await.context("the mesh does not answer")?;
@@ -53,7 +53,10 @@ pub(crate) async fn run(mesh: Option<&str>, args: Args) -> Result<ExitCode> {
         let number = tokio::select! {
             line = lines.next_line() => match serde_json::from_str(&line?.context("the mesh has ended")?)? {
                 Answer::Exit(code) => return Ok(ExitCode::from(code)),
-                Answer::Error(error) => bail!("{error}"),
+                Answer::Error { text, code } => {
+                    eprintln!("mizzen: {text}");
+                    return Ok(ExitCode::from(code));
+                }
             },
             _ = term.recv() => SignalKind::terminate(),
             _ = int.recv() => SignalKind::interrupt(),
@@ -61,6 +64,19 @@ pub(crate) async fn run(mesh: Option<&str>, args: Args) -> Result<ExitCode> {
         let line = serde_json::to_string(&While::Signal(number.as_raw_value()))?;
         write.write_all(format!("{line}\n").as_bytes()).await?;
     }
+}
+
+/// The environment, without what the request, which is JSON, cannot carry.
+fn environment() -> Vec<(String, String)> {
+    let text = |(name, value): (OsString, OsString)| match (name.into_string(), value.into_string()) {
+        (Ok(name), Ok(value)) => Some((name, value)),
+        (name, _) => {
+            let name = name.unwrap_or_else(|name| name.to_string_lossy().into_owned());
+            eprintln!("warning: the environment variable {name} is not UTF-8 and is left out");
+            None
+        }
+    };
+    std::env::vars_os().filter_map(text).collect()
 }
 
 /// Sends the request, its first bytes with this process' standard streams.

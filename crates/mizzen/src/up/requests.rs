@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use mizzen_api::{Key, Kind, core::PodSpec};
-use mizzen_host::{Exit, Io};
+use mizzen_host::{Exit, HostError, Io};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -65,8 +65,8 @@ pub(crate) enum While {
 pub(crate) enum Answer {
     /// The program ended with this code, 128 + N for signal N.
     Exit(u8),
-    /// It could not be run.
-    Error(String),
+    /// It could not be run: why, and the code to end with, a shell's where the program is to blame.
+    Error { text: String, code: u8 },
 }
 
 /// Serves the socket until the mesh ends.
@@ -99,7 +99,7 @@ async fn answer(mesh: Arc<Mesh>, stream: UnixStream, number: u32) -> Result<()> 
     };
     let answer = match result {
         Ok(code) => Answer::Exit(code),
-        Err(error) => Answer::Error(format!("{error:#}")),
+        Err(error) => Answer::Error { text: format!("{error:#}"), code: failure(&error) },
     };
     // The caller need not wait until its host is taken down.
     let written = write.write_all(format!("{}\n", serde_json::to_string(&answer)?).as_bytes()).await;
@@ -181,5 +181,35 @@ fn code(exit: Exit) -> u8 {
     match exit {
         Exit::Code(code) => u8::try_from(code).unwrap_or(255),
         Exit::Signal(signal) => u8::try_from(128 + signal).unwrap_or(255),
+    }
+}
+
+/// As shells have it: 127 for a program that does not exist, 126 for one that cannot be run.
+fn failure(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref() {
+        // The step in which the program is looked for and executed; its account crosses processes as text.
+        Some(HostError::Spawn { reason, .. }) if reason.starts_with("run ") => {
+            let missing = ["not found on PATH", "No such file or directory"].iter().any(|text| reason.contains(text));
+            if missing { 127 } else { 126 }
+        }
+        _ => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_of_shells() {
+        for (reason, expected) in [
+            ("run `x`: not found on PATH=/bin", 127),
+            ("run /x: No such file or directory (os error 2)", 127),
+            ("run /etc/passwd: Permission denied (os error 13)", 126),
+            ("run /x: Exec format error (os error 8)", 126),
+            ("mount proc: No such file or directory (os error 2)", 1),
+        ] {
+            assert_eq!(failure(&HostError::Spawn { name: "a/b".into(), reason: reason.into() }.into()), expected, "{reason}");
+        }
     }
 }
