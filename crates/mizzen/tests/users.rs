@@ -105,15 +105,44 @@ fn a_second_mesh_of_the_same_name_is_refused_in_one_line() {
 
 #[test]
 fn it_can_be_ended_while_it_starts() {
-    for moment in ["mizzend", "mizzend/token.sock", "objects/vips.yaml", "pods"] {
+    let moments = [
+        ("mizzend", Signal::SIGTERM),
+        ("mizzend/token.sock", Signal::SIGQUIT),
+        ("objects/vips.yaml", Signal::SIGINT),
+        ("pods", Signal::SIGTERM),
+    ];
+    for (moment, signal) in moments {
         let mut mesh = Mesh::launch(MIZZEN, &sample(), ordinary());
         let reached = mesh.base().join("mesh").join(moment);
         eventually(moment, || if reached.exists() { Ok(()) } else { Err(mesh.said()) });
         let processes = mesh.processes();
-        assert_eq!(mesh.stop(), 0, "{moment}: {}", mesh.said());
+        assert_eq!(mesh.stop_by(signal), 0, "{moment}: {}", mesh.said());
         eventually("the end of all processes", || if processes.iter().any(runs) { Err("not yet") } else { Ok(()) });
         assert_eq!(entries(&mesh.base()), [""; 0], "{moment}: nothing is left");
     }
+}
+
+#[test]
+fn what_a_shell_passes_on_harms_nobody() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let wrapper = folder.path().join("mizzen");
+    let script = format!("#!/bin/sh\ntrap '' USR1 ALRM\nODD=$(printf '\\377')\nexport ODD\nexec {MIZZEN} \"$@\"\n");
+    std::fs::write(&wrapper, script).expect("a script");
+    std::fs::set_permissions(&wrapper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a mode");
+    let mut mesh = Mesh::start(&wrapper.display().to_string(), &sample());
+    let output = mesh.run("shop", "visitor", &["grep", "-E", "^Sig(Blk|Ign):", "/proc/self/status"]);
+    assert!(output.err.contains("warning: the environment variable ODD is not UTF-8 and is left out"), "{output:?}");
+    assert_eq!(output.ok(), "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
+
+    // Its account's name is not a label: a Service that selects `app: reviews` must not send it traffic.
+    let run = ["run", "-n", "shop", "-s", "reviews", "cat"];
+    let mut guest = mesh.cli_command(&run).stdin(std::process::Stdio::piped()).spawn().expect("start a program");
+    let pods = || mesh.pods("shop", "reviews-run");
+    let pod = eventually("the program's pod", || pods().into_iter().next().ok_or("not yet"));
+    assert!(pod.1["metadata"]["labels"]["app"].is_null(), "{pod:?}");
+    drop(guest.stdin.take());
+    assert!(guest.wait().expect("wait").success());
+    assert_eq!(mesh.stop(), 0, "{}", mesh.said());
 }
 
 #[test]
