@@ -475,6 +475,7 @@ fn questions_of_the_command_line() {
         (&["proxy-config", "clutser", "storefront"], "clutser"),
         (&["proxy-status", "nobody"], "there is no workload nobody"),
         (&["logs", "nobody"], "there is no workload nobody"),
+        (&["logs", "reviews"], "reviews may be any of reviews-v1-"),
         (&["run", "-n", "nowhere", "--", "true"], "there is no Namespace nowhere: add it to the folder"),
         (&["run", "-n", "shop", "-s", "nobody", "--", "true"], "there is no ServiceAccount shop/nobody: add it to the folder"),
         (&["run", "-n", "shop", "-s", "visitor", "--", "no-such-program"], "no-such-program"),

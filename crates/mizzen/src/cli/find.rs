@@ -101,10 +101,19 @@ impl Mesh {
             let same = if exact { pod_name == wanted } else { pod_name.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('-')) };
             same && wanted_namespace.is_none_or(|ns| ns == pod_namespace)
         };
-        let found = pods.iter().find(|p| fits(p, true)).or_else(|| pods.iter().find(|p| fits(p, false)));
-        match found {
-            Some(pod) => Ok(Pod { name: pod.name.clone(), dir: pod.dir.clone() }),
-            None => bail!("there is no workload {name}; there are: {}", known()),
+        let mut found: Vec<&Pod> = pods.iter().filter(|p| fits(p, true)).collect();
+        if found.is_empty() {
+            found = pods.iter().filter(|p| fits(p, false)).collect();
+        }
+        match &found[..] {
+            [] => bail!("there is no workload {name}; there are: {}", known()),
+            [first, others @ ..] if others.iter().all(|other| deployment(&other.name) == deployment(&first.name)) => {
+                Ok(Pod { name: first.name.clone(), dir: first.dir.clone() })
+            }
+            several => {
+                let names: Vec<_> = several.iter().map(|p| p.name.as_str()).collect();
+                bail!("{name} may be any of {}: say which", names.join(", "))
+            }
         }
     }
 
@@ -120,6 +129,12 @@ impl Mesh {
         let text = std::fs::read(&path).with_context(|| path.display().to_string())?;
         Ok(serde_json::from_slice(&text)?)
     }
+}
+
+/// The deployment and the namespace of `DEPLOYMENT-HASH-NUMBER.NAMESPACE`.
+fn deployment(pod: &str) -> (&str, &str) {
+    let (name, namespace) = pod.rsplit_once('.').unwrap_or((pod, ""));
+    (name.rsplitn(3, '-').nth(2).unwrap_or(name), namespace)
 }
 
 impl Pod {
