@@ -67,13 +67,10 @@ impl Parsed {
 
 /// Reads YAML documents (separated by `---`) or JSON. Never fails as a whole: each document is an object or a refusal.
 pub fn parse_documents(text: &str, file: &Arc<str>) -> Parsed {
-    let mut parsed = Parsed::default();
     if text.len() > MAX_TEXT {
-        let message = format!("the file has {} bytes, more than {MAX_TEXT} are not read", text.len());
-        let problem = Problem { pos: Pos::new(file.clone(), 0, 0), object: None, field: String::new(), message };
-        parsed.objects.push(Err(Refusal { key: None, closes: None, problems: vec![problem] }));
-        return parsed;
+        return refuse_documents(text, file, format!("the file has more than {MAX_TEXT} bytes and is not read"));
     }
+    let mut parsed = Parsed::default();
     for document in documents(text) {
         match node(&document) {
             Ok(node) => parsed.document(node, file),
@@ -100,6 +97,21 @@ fn node(document: &Document<'_>) -> Result<Node, SyntaxError> {
     result
 }
 
+/// Refuses a file as a whole, for this reason. Policies that seem to be in it are named, so that they close what they would select.
+pub fn refuse_documents(text: &str, file: &Arc<str>, reason: String) -> Parsed {
+    let problem = |line, object, message| Problem { pos: Pos::new(file.clone(), line, 0), object, field: String::new(), message };
+    let mut objects = vec![Err(Refusal { key: None, closes: None, problems: vec![problem(0, None, reason)] })];
+    for document in documents(text) {
+        let identity = Identity::guessed(&document.text);
+        if let Some(closes) = identity.closes(&Node::default()) {
+            let key = identity.key();
+            let problems = vec![problem(document.line + 1, key.clone(), "is in a file that is not read".to_owned())];
+            objects.push(Err(Refusal { key, closes: Some(closes), problems }));
+        }
+    }
+    Parsed { objects, warnings: Vec::new() }
+}
+
 /// A document that is no YAML. What it was to be may still be told, so that its object's last good version can stay.
 fn unreadable(document: &Document<'_>, error: &SyntaxError, file: &Arc<str>) -> Refusal {
     let (key, closes) = match Node::parse(&document.text, document.line, true) {
@@ -108,8 +120,7 @@ fn unreadable(document: &Document<'_>, error: &SyntaxError, file: &Arc<str>) -> 
             (identity.key(), identity.closes(&node))
         }
         Err(_) => {
-            let Guess { api_version, kind, namespace, name } = guess(&document.text);
-            let identity = Identity { api_version, kind, namespace, name };
+            let identity = Identity::guessed(&document.text);
             (identity.key(), identity.closes(&Node::default()))
         }
     };
@@ -127,6 +138,11 @@ struct Identity<'a> {
 }
 
 impl<'a> Identity<'a> {
+    fn guessed(text: &'a str) -> Self {
+        let Guess { api_version, kind, namespace, name } = guess(text);
+        Identity { api_version, kind, namespace, name }
+    }
+
     fn of(node: &'a Node) -> Self {
         let text = |node: Option<&'a Node>| node.and_then(Node::text);
         let metadata = node.get("metadata");

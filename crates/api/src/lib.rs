@@ -20,7 +20,7 @@ mod read;
 mod source;
 mod text;
 
-pub use document::{Closes, MAX_DEPTH, MAX_TEXT, Parsed, Refusal, parse_documents, parse_mesh_config};
+pub use document::{Closes, MAX_DEPTH, MAX_TEXT, Parsed, Refusal, parse_documents, parse_mesh_config, refuse_documents};
 pub use object::{Key, Kind, Meta, Object, Selector};
 pub use problem::{Pos, Problem};
 pub use source::Source;

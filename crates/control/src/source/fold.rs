@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mizzen_api::{Closes, Key, Kind, Object, Parsed, Pos, Problem, Refusal, parse_documents};
+use mizzen_api::{Closes, Key, Kind, Object, Parsed, Pos, Problem, Refusal, parse_documents, refuse_documents};
 
 use super::{Closed, Event, Fault, Refused};
 
@@ -22,6 +22,8 @@ pub(super) enum Content {
     Text(String),
     /// Why it cannot be read.
     Unreadable(String),
+    /// It has bytes that are no text, why, and what there is of text.
+    Broken(String, String),
     /// There is no such file any more.
     Gone,
 }
@@ -114,7 +116,8 @@ impl Fold {
         for (name, content) in changes {
             let parsed = match content {
                 Content::Text(text) => parse_documents(&text, &name),
-                Content::Unreadable(reason) => unreadable(&name, reason),
+                Content::Unreadable(reason) => refuse_documents("", &name, reason),
+                Content::Broken(reason, text) => refuse_documents(&text, &name, reason),
                 Content::Gone => Parsed::default(),
             };
             let documents = parsed.objects.into_iter().map(|object| object.map(Arc::new)).collect();
@@ -312,12 +315,6 @@ fn unchanged(before: &Arc<Object>, now: &Arc<Object>) -> bool {
 fn closed(key: Key, refusal: &Refusal) -> Option<Closed> {
     let closes = refusal.closes.as_ref()?;
     Some(Closed { key, selector: closes.selector.clone(), problem: refusal.problems.first()?.clone() })
-}
-
-/// A file of which nothing can be told.
-fn unreadable(name: &Arc<str>, reason: String) -> Parsed {
-    let problem = Problem { pos: Pos::new(name.clone(), 0, 0), object: None, field: String::new(), message: reason };
-    Parsed { objects: vec![Err(Refusal { key: None, closes: None, problems: vec![problem] })], warnings: Vec::new() }
 }
 
 #[cfg(test)]

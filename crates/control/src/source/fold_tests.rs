@@ -200,6 +200,34 @@ fn unreadable_files_keep_what_they_had() {
 }
 
 #[test]
+fn policies_in_files_that_are_no_text_close() {
+    let mut fold = check(
+        vec![],
+        &[(
+            0,
+            &[("a", Some(account("a"))), ("p", Some(policy("p", "ALLOW")))],
+            &["init", "+ ServiceAccount default/a a:1", "+ AuthorizationPolicy default/p p:1", "done"],
+        )],
+    );
+    let text = format!("{}---\n{}---\n{}", account("x"), policy("p", "ALLOW"), policy("new", "DENY"));
+    let later = Instant::now() + Duration::from_secs(60);
+    let events = fold.update(later, vec![("p".into(), Content::Broken("is no text".to_owned(), text))]);
+    let line =
+        |name: &str, line: u32, kept: &str| format!("! {kept} p:{line}: AuthorizationPolicy default/{name}: is in a file that is not read");
+    let mut shown: Vec<_> = events.iter().map(show).collect();
+    shown.sort();
+    let mut expected = vec![
+        "! none p: is no text".to_owned(),
+        line("new", 12, "none"),
+        line("p", 5, "kept"),
+        "closed AuthorizationPolicy default/new None".to_owned(),
+    ];
+    expected.sort();
+    assert_eq!(shown, expected);
+    assert_eq!(fold.objects().count(), 2, "what was in force stays");
+}
+
+#[test]
 fn duplicates() {
     check(
         vec![],

@@ -83,8 +83,14 @@ fn read(path: &Path) -> Content {
         Err(error) => Content::Unreadable(format!("cannot be read: {error}")),
         Ok(_) => match String::from_utf8(bytes) {
             Ok(text) => Content::Text(text),
-            Err(error) if error.utf8_error().valid_up_to() + 3 > MAX_TEXT => Content::Unreadable(format!("has more than {MAX_TEXT} bytes")),
-            Err(error) => Content::Unreadable(format!("is not UTF-8 text, from byte {} on", error.utf8_error().valid_up_to())),
+            Err(error) => {
+                let good = error.utf8_error().valid_up_to();
+                let reason = match good + 3 > MAX_TEXT {
+                    true => format!("has more than {MAX_TEXT} bytes"),
+                    false => format!("is not UTF-8 text, from byte {good} on"),
+                };
+                Content::Broken(reason, String::from_utf8_lossy(error.as_bytes()).into_owned())
+            }
         },
     }
 }
@@ -184,7 +190,7 @@ mod tests {
                 let what = match content {
                     Content::Text(text) => text,
                     Content::Gone => "gone".to_owned(),
-                    Content::Unreadable(_) => "unreadable".to_owned(),
+                    Content::Unreadable(_) | Content::Broken(..) => "unreadable".to_owned(),
                 };
                 format!("{file} {what}")
             })
