@@ -168,7 +168,10 @@ impl<'a> Identity<'a> {
     }
 
     fn closes(&self, node: &Node) -> Option<Closes> {
-        let kind = Kind::from_name(self.kind).filter(|k| matches!(k, Kind::AuthorizationPolicy | Kind::PeerAuthentication))?;
+        // A kind that is misspelt was meant all the same.
+        let known = || Kind::ALL.iter().map(|kind| kind.name()).chain(LATER.iter().copied());
+        let meant = Kind::from_name(self.kind).or_else(|| Kind::from_name(nearest(self.kind, known())?));
+        let kind = meant.filter(|k| matches!(k, Kind::AuthorizationPolicy | Kind::PeerAuthentication))?;
         let selector = || {
             let Value::Map(entries) = &node.get("spec")?.get("selector")?.get("matchLabels")?.value else { return None };
             let labels = entries.iter().map(|entry| {

@@ -132,6 +132,13 @@ fn a_refused_policy_says_whom_it_closes() {
     ] {
         check(spec, labels);
     }
+    let closes = |kind: &str| {
+        let parsed = parse(&head.replace("KIND", kind));
+        parsed.objects[0].as_ref().unwrap_err().closes.as_ref().map(|closes| closes.kind)
+    };
+    assert_eq!(closes("AuthorizationPolicie"), Some(Kind::AuthorizationPolicy));
+    assert_eq!(closes("RequestAuthentication"), None, "another one");
+    assert_eq!(closes("Servce"), None);
 }
 
 #[test]
