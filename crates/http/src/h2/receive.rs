@@ -110,11 +110,7 @@ impl H2 {
 
     /// Whether the peer may still send on a stream that is not there any more: it was reset by us, or never looked at.
     fn may_be_late(&self, id: u32) -> bool {
-        let unseen = match self.drain {
-            Drain::Final(last) => id > last,
-            Drain::No | Drain::Announced => self.leaving && self.client,
-        };
-        unseen || self.late.contains(id)
+        matches!(self.drain, Drain::Final(last) if id > last) || self.late.contains(id)
     }
 
     fn data_header<'b>(&mut self, f: FrameHeader, wire: &[u8], out: &mut Vec<u8>) -> Step<'b> {
@@ -491,9 +487,7 @@ impl H2 {
             let mut refused: Vec<u32> = self.streams.keys().copied().filter(|id| *id > last).collect();
             refused.sort_unstable();
             for id in refused {
-                if let Some(s) = self.streams.remove(&id) {
-                    self.held = self.held.saturating_sub(s.held.into());
-                }
+                self.remove(id);
                 self.events.push_back(Event::Reset { stream: StreamId(id), code: Reason::REFUSED_STREAM });
             }
         }

@@ -172,6 +172,7 @@ impl H2 {
             frame::rst_stream(id, Reason::NO_ERROR, out);
             s.recv = Side::Ended;
             self.remove(id);
+            self.late.add(id);
         }
     }
 

@@ -151,6 +151,13 @@ fn nothing_comes_on_a_closed_stream() {
     assert_eq!(verdict(&side), Verdict::Fine);
     side.feed(&headers(1, 0, GET));
     assert_eq!(verdict(&side), closed);
+    // An answer before the end of the request: what is on its way still, trailers included, is no fault.
+    let mut side = server();
+    side.feed(&headers(1, 0, &[&POST[..4], &[("content-length", "9")]].concat()));
+    side.codec.send_head(StreamId(1), &Head::response(200), true, &mut side.out);
+    side.out.clear();
+    side.feed(&[frame(kind::DATA, 0, 1, b"late"), headers(1, flag::END_STREAM, &[("x-sum", "1")])].concat());
+    assert_eq!(verdict(&side), Verdict::Fine);
     // More than are remembered: then it is not said to be a fault.
     let mut side = server();
     for i in 0..400 {
