@@ -37,6 +37,10 @@ const STEERING_AT_THE_EDGE: [&str; 5] = [
     "x-envoy-original-host",
 ];
 
+fn steers(name: &str, edge: bool) -> bool {
+    name.starts_with("x-envoy-") && (STEERING.contains(&name) || (edge && STEERING_AT_THE_EDGE.contains(&name)))
+}
+
 /// Whether a request's trailer says what only its head may say. A server that takes trailers for headers would believe it.
 pub(crate) fn is_late(name: &str) -> bool {
     name.starts_with("x-forwarded-")
@@ -53,17 +57,15 @@ pub(crate) fn client_address(head: &mut Head, hcm: &Hcm, peer: IpAddr, secure: b
     let from_chain = |back: usize| chain.iter().rev().nth(back).and_then(|text| crate::worker::parse_address(text));
     let scheme = if secure { "https" } else { "http" };
     *remote = peer;
-    for name in STEERING {
-        head.remove(name);
+    let edge = hcm.use_remote_address;
+    if head.iter().any(|(name, _)| steers(name, edge)) {
+        head.retain(|name, _| !steers(name, edge));
     }
     if hcm.use_remote_address {
         if let Some(back) = (hcm.xff_trusted_hops as usize).checked_sub(1) {
             *remote = from_chain(back).unwrap_or(peer);
         } else {
             head.set("x-forwarded-proto", scheme);
-        }
-        for name in STEERING_AT_THE_EDGE {
-            head.remove(name);
         }
         head.set("x-envoy-external-address", remote.to_string());
         if !hcm.skip_xff_append {

@@ -82,8 +82,9 @@ pub(crate) fn labels(parties: &Parties<'_>, view: &View<'_>, config: &StatsConfi
     let special =
         cluster.map(|c| &*c.name).filter(|n| matches!(*n, "PassthroughCluster" | "BlackHoleCluster" | "InboundPassthroughCluster"));
     // Who calls nobody that is known may not choose names for series.
-    let special = special.or(is_blocked(view).then_some("BlackHoleCluster"));
-    let host = parties.host.filter(|_| !config.disable_host_header_fallback && !is_blocked(view)).map(clip);
+    let blocked = is_blocked(view);
+    let special = special.or(blocked.then_some("BlackHoleCluster"));
+    let host = parties.host.filter(|_| !config.disable_host_header_fallback && !blocked).map(clip);
     let of = |peer: Option<&Arc<PeerInfo>>, f: fn(&PeerInfo) -> &String| or_unknown(peer.map(|p| f(p).as_str()));
     let mutual = parties.source_principal.is_some() && parties.destination_principal.is_some();
     let security = if outbound {

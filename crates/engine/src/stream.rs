@@ -231,7 +231,7 @@ pub(crate) struct Half {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Due {
     pub(crate) wait: Option<Duration>,
-    /// How long the whole response may take once all of the request has come, and when that time ends.
+    /// How long the whole response may take once all of the request has come; and then, when that time ends.
     pub(crate) whole: Option<Duration>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) per_try: Option<Duration>,

@@ -9,7 +9,7 @@ use mizzen_ir::{
 };
 use mizzen_types::Name;
 
-use super::{Event, Worker};
+use super::{Event, Worker, timer::streams};
 use crate::{
     Action, ConnId, Question, Target,
     conn::{Closing, Conn, Proto},
@@ -152,8 +152,8 @@ impl Worker {
         let until = self.now.mono + self.options.limits.drain;
         let Some(conn) = self.conn_ref(id) else { return };
         let Some(hcm) = conn.down().and_then(|down| down.hcm.clone()) else { return };
-        let streams: Vec<StreamId> = conn.http().into_iter().flat_map(|http| http.streams.iter().map(|(_, stream)| *stream)).collect();
-        for stream_id in streams {
+        let open: Vec<StreamId> = streams(conn).collect();
+        for stream_id in open {
             let Some(denied) = self.refused_now(stream_id, &hcm) else { continue };
             let Some(stream) = self.streams.get_mut(stream_id) else { continue };
             let Kind::Http(request) = &stream.kind else { continue };

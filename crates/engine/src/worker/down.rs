@@ -10,7 +10,10 @@ use mizzen_ir::{
 };
 use mizzen_pki::UnixTime;
 
-use super::{Gone, Lost, Worker};
+use super::{
+    Gone, Lost, Worker,
+    hcm::{denial, policies},
+};
 use crate::{
     Accepted, Addrs, ConnId, ConnTag, How, ListenerId,
     conn::{Closing, Conn, Down, Peeked, Proto, Role},
@@ -287,7 +290,7 @@ impl Worker {
             let Some(rules) = rules else { continue };
             if let Verdict::Denied(policy) = authorize(rules, &facts, &mut Trace::off()) {
                 return Some(Judged {
-                    details: format!("rbac_access_denied_matched_policy[{}]", policy.as_deref().unwrap_or("none")),
+                    details: denial(policy.as_deref()),
                     policy: explain(policy.as_deref(), || nearest_miss(rules, &facts)),
                 });
             }
@@ -333,20 +336,11 @@ impl Worker {
 
     /// Binds the policies of HTTP filters to a connection's facts, so that requests only run what is left.
     pub(crate) fn bind_policies(&mut self, id: ConnId) {
-        use mizzen_ir::config::HttpFilterKind;
         let Some(conn) = self.conn_ref(id) else { return };
         let Some(down) = conn.down() else { return };
         let Some(hcm) = &down.hcm else { return };
         let facts = down.policy_facts(&conn.addrs);
-        let bound = hcm
-            .filters
-            .iter()
-            .filter_map(|filter| match &filter.kind {
-                HttpFilterKind::Rbac(rbac) => rbac.rules.as_ref(),
-                _ => None,
-            })
-            .map(|rules| (rules.clone(), bind(rules, &facts)))
-            .collect();
+        let bound = policies(hcm).map(|rules| (rules.clone(), bind(rules, &facts))).collect();
         if let Some(down) = self.conn(id).and_then(|c| c.down_mut()) {
             down.bound = bound;
         }

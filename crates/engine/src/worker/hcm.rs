@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use mizzen_http::{Codec, Head, Limits, Sniff, StreamId as Sid, sniff};
 use mizzen_ir::{
     PathOutcome, PolicyFacts, RequestFacts, Trace, Verdict,
-    config::{CodecKind, Hcm, HttpFilterKind, HttpRoutes, RouteConfig, StripPort},
+    config::{CodecKind, Hcm, HttpFilterKind, HttpRoutes, Rbac, RouteConfig, StripPort},
     find_route, nearest_miss, normalize_path,
 };
 
@@ -299,14 +299,7 @@ impl Worker {
                 HttpFilterKind::PeerMetadata(exchange) => self.local.exchange_request(&mut request.head, &mut request.peers, exchange),
                 HttpFilterKind::Rbac(rbac) => {
                     let Some(rules) = &rbac.rules else { continue };
-                    let facts = PolicyFacts {
-                        destination: down.destination,
-                        direct_remote: conn.addrs.peer.ip(),
-                        remote: request.remote,
-                        server_name: down.server_name.as_deref(),
-                        peer: down.peer.as_deref(),
-                        request: Some(&request.head),
-                    };
+                    let facts = PolicyFacts { remote: request.remote, request: Some(&request.head), ..down.policy_facts(&conn.addrs) };
                     let bound = down.bound.get(policy).filter(|(bound, _)| Arc::ptr_eq(bound, rules));
                     policy += 1;
                     // What X-Forwarded-For says differs from request to request: such policies are not bound.
@@ -315,7 +308,7 @@ impl Worker {
                         _ => mizzen_ir::authorize(rules, &facts, &mut Trace::off()),
                     };
                     if let Verdict::Denied(denied) = verdict {
-                        let details = format!("rbac_access_denied_matched_policy[{}]", denied.as_deref().unwrap_or("none"));
+                        let details = denial(denied.as_deref());
                         stream.record.policy = Some(explain(denied.as_deref(), || nearest_miss(rules, &facts)));
                         self.reply(id, 403, "RBAC: access denied", Flags::default(), &details);
                         return Flow::Over;
@@ -332,12 +325,8 @@ impl Worker {
         let Kind::Http(request) = &stream.kind else { return None };
         let conn = self.conn_ref(stream.down)?;
         let facts = PolicyFacts { remote: request.remote, request: Some(&request.head), ..conn.down()?.policy_facts(&conn.addrs) };
-        let rules = hcm.filters.iter().filter_map(|filter| match &filter.kind {
-            HttpFilterKind::Rbac(rbac) => rbac.rules.as_ref(),
-            _ => None,
-        });
-        rules.into_iter().find_map(|rules| match mizzen_ir::authorize(rules, &facts, &mut Trace::off()) {
-            Verdict::Denied(denied) => Some(format!("rbac_access_denied_matched_policy[{}]", denied.as_deref().unwrap_or("none"))),
+        policies(hcm).find_map(|rules| match mizzen_ir::authorize(rules, &facts, &mut Trace::off()) {
+            Verdict::Denied(denied) => Some(denial(denied.as_deref())),
             _ => None,
         })
     }
@@ -353,6 +342,19 @@ impl Worker {
             }
         }
     }
+}
+
+/// The policies of a connection manager, in their order.
+pub(crate) fn policies(hcm: &Hcm) -> impl Iterator<Item = &Arc<Rbac>> {
+    hcm.filters.iter().filter_map(|filter| match &filter.kind {
+        HttpFilterKind::Rbac(rbac) => rbac.rules.as_ref(),
+        _ => None,
+    })
+}
+
+/// Envoy's words for a refusal by policy.
+pub(crate) fn denial(policy: Option<&str>) -> String {
+    format!("rbac_access_denied_matched_policy[{}]", policy.unwrap_or("none"))
 }
 
 /// The codec's limits towards clients.

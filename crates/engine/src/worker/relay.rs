@@ -139,8 +139,11 @@ impl Worker {
                     }
                 }
             },
-            Http2::Trailers { stream, head } => {
+            Http2::Trailers { stream, mut head } => {
                 let Some(id) = find(conn, stream) else { return };
+                if is_down {
+                    head.retain(|name, _| !crate::headers::is_late(name));
+                }
                 let dir = if is_down { Dir::Up } else { Dir::Down };
                 if let Some(s) = self.streams.get_mut(id) {
                     s.due.moved = self.now.mono;
@@ -150,10 +153,6 @@ impl Worker {
                         s.record.grpc_status = head.get_str("grpc-status").and_then(|v| v.parse().ok()).or(s.record.grpc_status);
                     }
                     let half = if is_down { &mut s.req } else { &mut s.resp };
-                    let mut head = head;
-                    if is_down {
-                        head.retain(|name, _| !crate::headers::is_late(name));
-                    }
                     half.trailers = Some(head);
                     self.inbox.push_back(Event::Pump(id, dir));
                 }

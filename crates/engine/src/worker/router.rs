@@ -77,11 +77,12 @@ impl Worker {
             Some(max) => stream.due.max = Some(now + max),
             None => {}
         }
-        if stream.req.end {
-            stream.due.timeout = stream.due.whole.map(|t| now + t);
-        }
+        let end = stream.req.end;
         self.local.send_up(&mut request.head, &request.peers, cluster.external);
         self.change_request(id, &forward, host.as_deref(), attempt_count);
+        if end {
+            self.request_came(id);
+        }
         self.arm_stream(id);
         self.attempt_now(id);
     }
@@ -294,14 +295,17 @@ impl Worker {
         let now = self.now.mono;
         let Some(stream) = self.streams.get_mut(id) else { return };
         let Kind::Http(request) = &stream.kind else { return };
-        if stream.due.timeout.is_some() || stream.resp.open {
+        if stream.resp.open {
             return;
         }
-        stream.due.timeout = stream.due.whole.map(|t| now + t);
-        if stream.up.is_some() && stream.due.per_try.is_none() {
-            let forward = request.route.as_ref().and_then(|r| r.forward.as_ref());
-            stream.due.per_try = forward.and_then(|f| per_try(f)).map(|t| now + t);
+        let whole = stream.due.whole.take();
+        let one = request.route.as_ref().and_then(|r| r.forward.as_ref()).and_then(|f| per_try(f));
+        let one = one.filter(|_| stream.up.is_some() && stream.due.per_try.is_none());
+        if whole.is_none() && one.is_none() {
+            return;
         }
+        stream.due.timeout = whole.map(|t| now + t).or(stream.due.timeout);
+        stream.due.per_try = one.map(|t| now + t).or(stream.due.per_try);
         self.arm_stream(id);
     }
 

@@ -189,7 +189,8 @@ impl Worker {
     }
 }
 
-fn streams(conn: &Conn) -> impl Iterator<Item = StreamId> + '_ {
+/// The streams of a client's connection, or of a server's.
+pub(super) fn streams(conn: &Conn) -> impl Iterator<Item = StreamId> + '_ {
     let one = match &conn.proto {
         Proto::Tcp(stream) => Some(*stream),
         _ => None,
