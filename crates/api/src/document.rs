@@ -11,7 +11,7 @@ use crate::{
         schema::{self, Verdict},
     },
     istio::{self, MeshConfig},
-    metadata::{self, DEFAULT_NAMESPACE, label_text},
+    metadata::{self, DEFAULT_NAMESPACE, label_name, label_text},
     read::{At, Context, Fields, nearest, quoted},
     source::{Node, SyntaxError, Value},
     text::{Document, Guess, documents, guess},
@@ -176,7 +176,7 @@ impl<'a> Identity<'a> {
             let Value::Map(entries) = &node.get("spec")?.get("selector")?.get("matchLabels")?.value else { return None };
             let labels = entries.iter().map(|entry| {
                 let text = entry.value.text().filter(|text| label_text(text))?;
-                label_text(entry.key.rsplit('/').next()?).then(|| (entry.key.to_string(), text.to_owned()))
+                label_name(&entry.key).then(|| (entry.key.to_string(), text.to_owned()))
             });
             Some(Selector { labels: labels.collect::<Option<_>>()? })
         };

@@ -73,8 +73,7 @@ pub(crate) fn read(root: &Fields<'_>, kind: Kind, source: Arc<Source>) -> Meta {
 pub(crate) fn labels(at: &At<'_>) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::new();
     for (key, value) in at.entries() {
-        let (prefix, name) = key.split_once('/').unwrap_or(("", key));
-        if !label_text(name) || name.is_empty() || (key.contains('/') && check_dns_subdomain(prefix).is_err()) {
+        if !label_name(key) {
             value
                 .fail(format!("{} is no label name: letters, digits, `-`, `_`, `.`, at most 63, after an optional `domain/`", quoted(key)));
         }
@@ -87,6 +86,13 @@ pub(crate) fn labels(at: &At<'_>) -> BTreeMap<String, String> {
     labels
 }
 
+/// Whether it may be a label's name.
+pub(crate) fn label_name(key: &str) -> bool {
+    let (prefix, name) = key.split_once('/').unwrap_or(("", key));
+    label_text(name) && !name.is_empty() && (!key.contains('/') || check_dns_subdomain(prefix).is_ok())
+}
+
+/// Whether it may be a label's value.
 pub(crate) fn label_text(text: &str) -> bool {
     let end = |c: Option<char>| c.is_none_or(|c| c.is_ascii_alphanumeric());
     let inner = text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));

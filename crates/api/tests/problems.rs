@@ -128,6 +128,7 @@ fn a_refused_policy_says_whom_it_closes() {
         ("  selector: {matchLabels: {app: 1}}\n", None),
         ("  selector: {matchLabels: {app: '*'}}\n  action: ALLOW\n", None),
         ("  selector: {matchLabels: {app: a, 'b c': x}}\n  action: ALLOW\n", None),
+        ("  selector: {matchLabels: {app: a, 'b/': x}}\n  action: ALLOW\n", None),
         ("  action: AUDIT\n", None),
     ] {
         check(spec, labels);

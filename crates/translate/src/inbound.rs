@@ -51,14 +51,15 @@ pub(crate) fn served(scope: &Scope<'_, '_>) -> Vec<Served> {
 /// By the pod at the proxy's address. A pod that is not known yet is taken to have the proxy's own labels.
 fn instances(scope: &Scope<'_, '_>) -> Vec<Instance> {
     let ip = scope.view.ip(scope.reader);
+    let pod = scope.reader.pod(ip);
     // The address is the proxy's own word: what is at it must be who its certificate says.
     let foreign =
         |pod: &Arc<PodView>| pod.object.namespace != *scope.namespace() || pod.service_account != *scope.view.service_account(scope.reader);
-    if scope.reader.pod(ip).is_some_and(foreign) {
+    if pod.is_some_and(foreign) {
         return Vec::new();
     }
     let found = scope.reader.instances(ip);
-    if !found.is_empty() || scope.reader.pod(ip).is_some() {
+    if !found.is_empty() || pod.is_some() {
         return found.to_vec();
     }
     let own = scope.reader.services().filter(|service| service.namespace() == scope.namespace());

@@ -31,10 +31,10 @@ pub struct MeshConfig {
     pub meta: Meta,
     /// The trust domain of all identities.
     pub trust_domain: TrustDomain,
-    /// What is done to request paths before anything looks at them.
-    pub path_normalization: PathNormalization,
     /// Other names of it.
     pub trust_domain_aliases: Vec<String>,
+    /// What is done to request paths before anything looks at them.
+    pub path_normalization: PathNormalization,
     /// Whose policies hold for the whole mesh.
     pub root_namespace: String,
     /// What happens with calls to unknown destinations.

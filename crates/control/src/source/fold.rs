@@ -20,10 +20,8 @@ use super::{Closed, Event, Fault, Refused};
 pub(super) enum Content {
     /// Its text.
     Text(String),
-    /// Why it cannot be read.
-    Unreadable(String),
-    /// It has bytes that are no text, why, and what there is of text.
-    Broken(String, String),
+    /// Why it cannot be read, and what there is of text, if anything.
+    Unreadable(String, String),
     /// There is no such file any more.
     Gone,
 }
@@ -116,8 +114,7 @@ impl Fold {
         for (name, content) in changes {
             let parsed = match content {
                 Content::Text(text) => parse_documents(&text, &name),
-                Content::Unreadable(reason) => refuse_documents("", &name, reason),
-                Content::Broken(reason, text) => refuse_documents(&text, &name, reason),
+                Content::Unreadable(reason, text) => refuse_documents(&text, &name, reason),
                 Content::Gone => Parsed::default(),
             };
             let documents = parsed.objects.into_iter().map(|object| object.map(Arc::new)).collect();

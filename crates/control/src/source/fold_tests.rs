@@ -194,7 +194,7 @@ fn an_object_whose_namespace_becomes_impossible_stays() {
 fn unreadable_files_keep_what_they_had() {
     let mut fold = check(vec![], &[(0, &[("a", Some(account("a")))], &["init", "+ ServiceAccount default/a a:1", "done"])]);
     let later = Instant::now() + Duration::from_secs(60);
-    let events = fold.update(later, vec![("a".into(), Content::Unreadable("cannot be read: no".to_owned()))]);
+    let events = fold.update(later, vec![("a".into(), Content::Unreadable("cannot be read: no".to_owned(), String::new()))]);
     assert_eq!(events.iter().map(show).collect::<Vec<_>>(), ["! kept a: cannot be read: no"]);
     assert_eq!(fold.objects().count(), 1);
 }
@@ -211,7 +211,7 @@ fn policies_in_files_that_are_no_text_close() {
     );
     let text = format!("{}---\n{}---\n{}", account("x"), policy("p", "ALLOW"), policy("new", "DENY"));
     let later = Instant::now() + Duration::from_secs(60);
-    let events = fold.update(later, vec![("p".into(), Content::Broken("is no text".to_owned(), text))]);
+    let events = fold.update(later, vec![("p".into(), Content::Unreadable("is no text".to_owned(), text))]);
     let line =
         |name: &str, line: u32, kept: &str| format!("! {kept} p:{line}: AuthorizationPolicy default/{name}: is in a file that is not read");
     let mut shown: Vec<_> = events.iter().map(show).collect();

@@ -42,7 +42,7 @@ impl Scan {
             listing.root(root);
         }
         let mut changes = Vec::new();
-        for path in self.seen.keys().filter(|path| !listing.files.contains_key(*path) && !listing.shielded(path)) {
+        for path in self.seen.keys().filter(|path| !listing.files.contains_key(*path) && !listing.shielded(path, roots)) {
             changes.push((name(path), Content::Gone));
         }
         for (path, stamp) in &listing.files {
@@ -52,7 +52,7 @@ impl Scan {
         }
         for (path, reason) in &listing.broken {
             if !self.broken.contains(path) {
-                changes.push((name(path), Content::Unreadable(reason.clone())));
+                changes.push((name(path), Content::Unreadable(reason.clone(), String::new())));
             }
         }
         for path in self.broken.iter().filter(|path| !listing.broken.contains_key(*path) && !listing.files.contains_key(*path)) {
@@ -60,7 +60,7 @@ impl Scan {
         }
         // What lies in a folder that cannot be listed now counts as unchanged.
         for (path, stamp) in std::mem::take(&mut self.seen) {
-            if listing.shielded(&path) {
+            if listing.shielded(&path, roots) {
                 listing.files.entry(path).or_insert(stamp);
             }
         }
@@ -80,7 +80,7 @@ fn read(path: &Path) -> Content {
     let result = File::open(path).and_then(|file| file.take(MAX_TEXT as u64 + 1).read_to_end(&mut bytes));
     match result {
         Err(error) if error.kind() == ErrorKind::NotFound => Content::Gone,
-        Err(error) => Content::Unreadable(format!("cannot be read: {error}")),
+        Err(error) => Content::Unreadable(format!("cannot be read: {error}"), String::new()),
         Ok(_) => match String::from_utf8(bytes) {
             Ok(text) => Content::Text(text),
             Err(error) => {
@@ -89,7 +89,7 @@ fn read(path: &Path) -> Content {
                     true => format!("has more than {MAX_TEXT} bytes"),
                     false => format!("is not UTF-8 text, from byte {good} on"),
                 };
-                Content::Broken(reason, String::from_utf8_lossy(error.as_bytes()).into_owned())
+                Content::Unreadable(reason, String::from_utf8_lossy(error.as_bytes()).into_owned())
             }
         },
     }
@@ -99,8 +99,6 @@ fn read(path: &Path) -> Content {
 struct Listing {
     files: BTreeMap<PathBuf, Stamp>,
     broken: BTreeMap<PathBuf, String>,
-    /// Roots that are not there. A folder that was moved away says nothing of what lay in it.
-    gone: Vec<PathBuf>,
     /// Folders on the way, by device and inode, against circles of links.
     within: Vec<(u64, u64)>,
 }
@@ -111,10 +109,7 @@ impl Listing {
         match fs::metadata(root) {
             Ok(meta) if meta.is_dir() => self.folder(root, &meta),
             Ok(meta) => self.file(root, &meta),
-            Err(error) => {
-                self.gone.push(root.to_owned());
-                self.broken.insert(root.to_owned(), format!("cannot be read: {error}"));
-            }
+            Err(error) => drop(self.broken.insert(root.to_owned(), format!("cannot be read: {error}"))),
         }
     }
 
@@ -157,10 +152,11 @@ impl Listing {
         }
     }
 
-    /// Whether a file lies in a folder that cannot be listed, so that nobody knows whether it is gone.
-    fn shielded(&self, path: &Path) -> bool {
-        self.broken.keys().any(|broken| path.starts_with(broken) && broken.exists())
-            || self.gone.iter().any(|root| path != root && path.starts_with(root))
+    /// Whether a file lies in a folder that cannot be listed, so that nobody knows whether it is gone; or in a root that is not there: a folder
+    /// that was moved away says nothing of what lay in it.
+    fn shielded(&self, path: &Path, roots: &[PathBuf]) -> bool {
+        let shields = |broken: &PathBuf| broken.exists() || (path != broken && roots.contains(broken));
+        self.broken.keys().any(|broken| path.starts_with(broken) && shields(broken))
     }
 }
 
@@ -190,7 +186,7 @@ mod tests {
                 let what = match content {
                     Content::Text(text) => text,
                     Content::Gone => "gone".to_owned(),
-                    Content::Unreadable(_) | Content::Broken(..) => "unreadable".to_owned(),
+                    Content::Unreadable(..) => "unreadable".to_owned(),
                 };
                 format!("{file} {what}")
             })

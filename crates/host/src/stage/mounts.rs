@@ -68,9 +68,7 @@ pub(super) fn arrange(workload: &Workload) -> Result<(), Failed> {
         view.place(&mount.target, source, mount.read_only)?;
     }
     for path in workload.freeze.iter().filter_map(|path| path.canonicalize().ok()) {
-        let step = || format!("make {} read-only", path.display());
-        bind(&path, &path).step(step())?;
-        make_read_only(&path).step(step())?;
+        freeze(&path)?;
     }
     view.hide(&workload.hide, &workload.keep, true)?;
     std::env::set_current_dir("/").step("change to /")
@@ -102,12 +100,17 @@ fn fresh_devices() -> Result<(), Failed> {
     make_read_only(dev).step("make /dev read-only")
 }
 
+/// Makes a file or folder read-only where it is.
+fn freeze(path: &Path) -> Result<(), Failed> {
+    let step = || format!("make {} read-only", path.display());
+    bind(path, path).step(step())?;
+    make_read_only(path).step(step())
+}
+
 /// Makes the kernel's settings read-only: those of the network decide what is captured, others what root runs on the machine.
 fn freeze_settings() -> Result<(), Failed> {
     for path in SETTINGS.iter().map(Path::new).filter(|path| path.exists()) {
-        let step = || format!("make {} read-only", path.display());
-        bind(path, path).step(step())?;
-        make_read_only(path).step(step())?;
+        freeze(path)?;
     }
     let sys = Path::new("/sys");
     for point in mount_points().step("read the mount table")?.into_iter().filter(|point| point.starts_with(sys)) {

@@ -278,8 +278,22 @@ fn retry_policy_of(cx: &mut Cx, m: route::RetryPolicy) -> Res<RetryPolicy> {
 fn retry_on_of(cx: &mut Cx, text: &str) -> RetryOn {
     let mut on = RetryOn::default();
     for word in text.split(',').map(str::trim).filter(|w| !w.is_empty()) {
-        if !on.add(word) {
-            cx.warn("retry_on", format!("`{word}` is not known: nothing is tried again because of it"));
+        match word {
+            "5xx" => on.any_5xx = true,
+            "gateway-error" => on.gateway_error = true,
+            "reset" => on.reset = true,
+            "reset-before-request" => on.reset_before_request = true,
+            "connect-failure" => on.connect_failure = true,
+            "retriable-4xx" => on.retriable_4xx = true,
+            "refused-stream" => on.refused_stream = true,
+            "retriable-status-codes" => on.statuses = true,
+            "retriable-headers" => on.headers = true,
+            "cancelled" => on.grpc_cancelled = true,
+            "deadline-exceeded" => on.grpc_deadline_exceeded = true,
+            "internal" => on.grpc_internal = true,
+            "resource-exhausted" => on.grpc_resource_exhausted = true,
+            "unavailable" => on.grpc_unavailable = true,
+            other => cx.warn("retry_on", format!("`{other}` is not known: nothing is tried again because of it")),
         }
     }
     on

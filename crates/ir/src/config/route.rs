@@ -251,31 +251,6 @@ pub struct RetryOn {
     pub grpc_unavailable: bool,
 }
 
-impl RetryOn {
-    /// Adds a word of Envoy's `retry_on`; `false` if it is none.
-    pub fn add(&mut self, word: &str) -> bool {
-        let place = match word {
-            "5xx" => &mut self.any_5xx,
-            "gateway-error" => &mut self.gateway_error,
-            "reset" => &mut self.reset,
-            "reset-before-request" => &mut self.reset_before_request,
-            "connect-failure" => &mut self.connect_failure,
-            "retriable-4xx" => &mut self.retriable_4xx,
-            "refused-stream" => &mut self.refused_stream,
-            "retriable-status-codes" => &mut self.statuses,
-            "retriable-headers" => &mut self.headers,
-            "cancelled" => &mut self.grpc_cancelled,
-            "deadline-exceeded" => &mut self.grpc_deadline_exceeded,
-            "internal" => &mut self.grpc_internal,
-            "resource-exhausted" => &mut self.grpc_resource_exhausted,
-            "unavailable" => &mut self.grpc_unavailable,
-            _ => return false,
-        };
-        *place = true;
-        true
-    }
-}
-
 /// What a consistent hash is made of.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HashPolicy {
