@@ -1,7 +1,7 @@
 //! Repository checks: `cargo xtask check`.
 //!
-//! The crate graph against the table of ARCHITECTURE.md, dependencies that nothing names, what pure crates may name, where `unsafe` may stand, that every crate says
-//! what it is, and the licences of all dependencies. Everything runs without a network.
+//! The crate graph against the table of ARCHITECTURE.md, dependencies that nothing names, what pure crates may name, where `unsafe` may
+//! stand, that every crate says what it is, and the licences of all dependencies. Everything runs without a network.
 
 mod graph;
 mod licences;

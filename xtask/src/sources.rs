@@ -19,19 +19,22 @@ pub(crate) fn check(root: &Path) -> Result<Vec<String>> {
         if !header.is_some_and(|text| text.starts_with("//!")) {
             problems.push(format!("{} does not open with a `//!` header", dir.display()));
         }
-        walk(root, &dir, &mut problems)?;
+        walk(&dir, &mut |path, text| {
+            let name = path.strip_prefix(root).unwrap_or(path).display().to_string();
+            problems.extend(file(&name, text));
+        })?;
     }
     Ok(problems)
 }
 
-fn walk(root: &Path, dir: &Path, problems: &mut Vec<String>) -> Result<()> {
+/// Shows every source file below a folder, with its text.
+pub(crate) fn walk(dir: &Path, show: &mut dyn FnMut(&Path, &str)) -> Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
         if path.is_dir() {
-            walk(root, &path, problems)?;
+            walk(&path, show)?;
         } else if path.extension().is_some_and(|e| e == "rs") {
-            let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
-            problems.extend(file(&name, &std::fs::read_to_string(&path)?));
+            show(&path, &std::fs::read_to_string(&path)?);
         }
     }
     Ok(())

@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, path::Path};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use crate::sources;
+
 /// Named only by code that a build script makes.
 const GENERATED: [&str; 2] = ["tonic_prost", "prost"];
 
@@ -18,7 +20,7 @@ pub(crate) fn check(metadata: &Value) -> Result<Vec<String>> {
         let manifest = Path::new(package["manifest_path"].as_str().unwrap_or_default());
         let dir = manifest.parent().context("a manifest without a folder")?;
         let mut code = String::new();
-        read(dir, &mut code)?;
+        sources::walk(dir, &mut |_, text| code.push_str(text))?;
         for dependency in package["dependencies"].as_array().into_iter().flatten() {
             let target = dependency["name"].as_str().unwrap_or_default();
             let library = libraries.get(target).map_or_else(|| target.replace('-', "_"), |l| (*l).to_owned());
@@ -42,18 +44,6 @@ fn names(code: &str, library: &str) -> bool {
         let (before, after) = (&code[..at], &code[at + library.len()..]);
         !before.ends_with(is_word) && !after.starts_with(is_word)
     })
-}
-
-fn read(dir: &Path, code: &mut String) -> Result<()> {
-    for entry in std::fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            read(&path, code)?;
-        } else if path.extension().is_some_and(|e| e == "rs") {
-            code.push_str(&std::fs::read_to_string(&path)?);
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
