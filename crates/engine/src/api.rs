@@ -51,6 +51,11 @@ pub struct Limits {
     pub sniff: usize,
     /// Dials in progress (default 4,096).
     pub dials: usize,
+    /// Steps of TLS handshakes in one turn, both directions (default 16; each takes about as long as ten requests).
+    pub handshakes: usize,
+    /// How long a TCP connection or tunnel may stand still of which one direction has ended, where no shorter idle timeout is configured, or none
+    /// (default 1 hour, Envoy's idle timeout of TCP). The driver's keep-alive notices peers that have vanished long before.
+    pub half_closed: Duration,
     /// How long a request waits for a route configuration that is not there yet (default 15 s).
     pub resource_wait: Duration,
     /// How long a TLS handshake may take downstream, where the chain does not say (default 15 s).
@@ -70,6 +75,8 @@ impl Default for Limits {
             replay: 1024 * 1024,
             sniff: 65 * 1024,
             dials: 4_096,
+            handshakes: 16,
+            half_closed: Duration::from_secs(3600),
             resource_wait: Duration::from_secs(15),
             handshake: Duration::from_secs(15),
             request_head: Duration::from_secs(60),

@@ -33,8 +33,10 @@ pub(crate) struct Conn {
     pub(crate) role: Role,
     /// What is spoken must not take input now: its partner is full.
     pub(crate) held: bool,
-    /// What the driver was told last.
+    /// What the driver was told last, or did by itself when not all bytes were taken.
     pub(crate) reading: bool,
+    /// In the list of handshakes that wait for their turn.
+    pub(crate) shaking: bool,
     /// The peer sends no more; and whether what is spoken knows.
     pub(crate) eof: bool,
     pub(crate) eof_told: bool,
@@ -192,6 +194,11 @@ pub(crate) struct Dialing {
     pub(crate) deadline: Duration,
 }
 
+/// Bytes that a connection may store of what it received, beyond what its codec needs at once.
+const STORED: usize = 128 * 1024;
+/// Bytes read ahead of an answer that must be sent first: a client that is gone is noticed behind a few pipelined requests.
+const AHEAD: usize = 16 * 1024;
+
 /// How far the closing is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Closing {
@@ -220,6 +227,7 @@ impl Conn {
             role,
             held: false,
             reading: true,
+            shaking: false,
             eof: false,
             eof_told: false,
             closing: Closing::No,
@@ -239,6 +247,24 @@ impl Conn {
     /// Bytes on their way out.
     pub(crate) fn backlog(&self) -> usize {
         self.tx.len() + self.out.len()
+    }
+
+    /// Bytes received and not yet taken, decrypted or not.
+    pub(crate) fn stored(&self) -> usize {
+        self.input.len() + self.tls.as_ref().map_or(0, |tls| tls.stored())
+    }
+
+    /// How many there may be: what a codec needs at once to go on, a TLS handshake, or the first bytes that tell a protocol, and more than one
+    /// read beyond. What comes on top is not taken.
+    pub(crate) fn most_stored(&self) -> usize {
+        STORED + self.http().map_or(0, |http| http.codec.unconsumed())
+    }
+
+    /// Whether more bytes are wanted. `most_out`: bytes on their way out beyond which a peer that only sends is not listened to.
+    pub(crate) fn wants_bytes(&self, most_out: usize) -> bool {
+        let most = if self.http().is_some_and(|http| http.codec.waits()) { AHEAD } else { self.most_stored() };
+        // What comes for a connection that is being closed is dropped, so that its end is seen.
+        self.closing >= Closing::Close || (!self.held && self.stored() < most && self.backlog() <= most_out)
     }
 
     pub(crate) fn down(&self) -> Option<&Down> {

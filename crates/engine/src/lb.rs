@@ -46,6 +46,9 @@ impl Shared {
     }
 }
 
+/// Hosts of one cluster of which those are kept too that nobody uses at the moment.
+const MOST_HOSTS: usize = 4096;
+
 /// What a breaker counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Limit {
@@ -78,6 +81,10 @@ impl ClusterState {
 
     pub(crate) fn host(&self, address: &str) -> Arc<HostState> {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        if hosts.len() >= MOST_HOSTS && !hosts.contains_key(address) {
+            // Where clients choose the address there is no end of hosts: those that nobody uses are forgotten.
+            hosts.retain(|_, host| Arc::strong_count(host) > 1);
+        }
         hosts
             .entry(address.to_owned())
             .or_insert_with(|| Arc::new(HostState { address: address.to_owned(), ..HostState::default() }))

@@ -9,7 +9,7 @@
 //! 2. [`Worker::accept`], [`Worker::dialed`], [`Worker::bytes`], [`Worker::ended`], [`Worker::command`] for what has happened, in bounded numbers;
 //! 3. [`Worker::turn`], which runs what is due and fills the list of [`Action`]s;
 //! 4. carry the actions out; write [`Worker::pending`] and report [`Worker::wrote`];
-//! 5. if [`Worker::ready`], go to 3; else sleep until IO or [`Worker::deadline`].
+//! 5. if [`Worker::ready`], go to 3; if [`Worker::handshakes_wait`], look at the sockets and go to 1; else sleep until IO or [`Worker::deadline`].
 //!
 //! Deliberately absent: sockets, DNS, files, threads, clocks, and every form of blocking.
 

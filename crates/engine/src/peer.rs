@@ -138,6 +138,12 @@ impl LocalNode {
         }
     }
 
+    /// Takes a server's part of the exchange off an interim answer: it belongs to the final one.
+    pub(crate) fn hide_exchange(head: &mut Head) {
+        head.remove(METADATA);
+        head.remove(ID);
+    }
+
     /// Reads the server's answer and takes it off the response.
     pub(crate) fn read_response(&mut self, head: &mut Head, peers: &mut Peers) {
         if !peers.read_up {

@@ -6,7 +6,7 @@ use mizzen_ir::config::{Endpoint, HttpProtocol, UpstreamHttp};
 use mizzen_types::Name;
 use rustls::{ClientConfig, pki_types::ServerName};
 
-use crate::{ConnId, Keepalive, Target, id::Id, lb::HostState, stream::StreamId};
+use crate::{ConnId, DialId, Keepalive, Target, id::Id, lb::HostState, stream::StreamId};
 
 /// Names the ids of pools.
 #[derive(Debug)]
@@ -72,8 +72,21 @@ pub(crate) struct Pool {
     pub(crate) spec: Arc<UpSpec>,
     pub(crate) conns: Vec<ConnId>,
     /// Dials and handshakes in progress.
-    pub(crate) coming: usize,
+    pub(crate) dials: Vec<DialId>,
+    pub(crate) shaking: Vec<ConnId>,
     pub(crate) queue: VecDeque<StreamId>,
     /// Whether the last connection spoke HTTP/2: then one dial serves many.
     pub(crate) h2: bool,
+}
+
+impl Pool {
+    /// How many connections may be there soon.
+    pub(crate) fn coming(&self) -> usize {
+        self.dials.len() + self.shaking.len()
+    }
+
+    /// How many should be, for those who wait.
+    pub(crate) fn wanted(&self) -> usize {
+        if self.h2 { usize::from(!self.queue.is_empty()) } else { self.queue.len() }
+    }
 }

@@ -76,6 +76,10 @@ pub struct Sim {
     pub refused: HashSet<SocketAddr>,
     /// Dials to these never end.
     pub silent: HashSet<SocketAddr>,
+    /// Servers and clients that read nothing.
+    pub deaf_servers: HashSet<SocketAddr>,
+    /// The same.
+    pub deaf_clients: HashSet<usize>,
     /// What names resolve to.
     pub names: HashMap<String, Vec<IpAddr>>,
     waiting: Vec<(usize, DialId)>,
@@ -108,6 +112,8 @@ impl Sim {
             buffers: HashMap::new(),
             refused: HashSet::new(),
             silent: HashSet::new(),
+            deaf_servers: HashSet::new(),
+            deaf_clients: HashSet::new(),
             names: HashMap::new(),
             waiting: Vec::new(),
             next_port: 30_000,
@@ -236,6 +242,20 @@ impl Sim {
         found
     }
 
+    /// Has a server look at its connections though nothing has come.
+    pub fn poke(&mut self, address: &str) {
+        let Ok(address) = address.parse::<SocketAddr>() else { return };
+        let ids: Vec<u64> = self.buffers.keys().filter(|(at, _)| *at == address).map(|(_, id)| *id).collect();
+        for id in ids {
+            self.server(address, id, false);
+        }
+    }
+
+    /// Dials that neither end nor were taken back.
+    pub fn dialing(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Connections of a proxy.
     pub fn connections(&self, proxy: usize) -> usize {
         self.hosts.get(proxy).map_or(0, |h| h.worker.connections())
@@ -293,7 +313,9 @@ impl Sim {
             h.worker.tick(self.now);
             let mut actions = Vec::new();
             h.worker.turn(&mut actions);
-            let idle = actions.is_empty() && !h.worker.ready();
+            let over = h.worker.over_bound();
+            assert!(over.is_none(), "a buffer without bound: {over:?}");
+            let idle = actions.is_empty() && !h.worker.ready() && !h.worker.handshakes_wait();
             self.act(host, actions);
             if idle {
                 return;
@@ -429,7 +451,8 @@ impl Sim {
                 let (Some(pipe), Some(to)) = (link.pipes.get(side), link.ends.get(1 - side)) else { continue };
                 let stopped = match to {
                     End::Worker(host, conn) => self.hosts.get(*host).is_some_and(|h| h.stopped.contains(conn)),
-                    End::Client(_) | End::Server(..) => false,
+                    End::Client(client) => self.deaf_clients.contains(client),
+                    End::Server(address, _) => self.deaf_servers.contains(address),
                 };
                 let news = (!pipe.bytes.is_empty() && !stopped) || (pipe.fin && !pipe.fin_told && pipe.bytes.is_empty()) || link.cut;
                 if news {
@@ -453,7 +476,7 @@ impl Sim {
         if link.cut {
             self.links.swap_remove(at);
             for end in ends {
-                self.tell(end, &mut [], Some(Eof::Reset));
+                self.tell(end, Some(Eof::Reset));
             }
             return;
         }
@@ -461,37 +484,61 @@ impl Sim {
         let Some(pipe) = link.pipes.get_mut(side) else { return };
         let n = piece.min(pipe.bytes.len()).min(64 * 1024);
         let mut bytes: Vec<u8> = pipe.bytes.drain(..n).collect();
+        let taken = self.offer(to, &mut bytes);
+        let Some(link) = self.links.get_mut(at) else { return };
+        let Some(pipe) = link.pipes.get_mut(side) else { return };
+        // What was not taken is presented again.
+        for byte in bytes.drain(..).skip(taken).rev() {
+            pipe.bytes.push_front(byte);
+        }
         let fin = pipe.fin && pipe.bytes.is_empty() && !pipe.fin_told;
         pipe.fin_told |= fin;
         let over = link.pipes.iter().all(|p| p.fin_told);
         if over {
             self.links.swap_remove(at);
         }
-        self.tell(to, &mut bytes, fin.then_some(Eof::Half));
+        self.tell(to, fin.then_some(Eof::Half));
         if let End::Worker(host, conn) = from {
             self.write(host, conn);
             self.turn(host);
         }
     }
 
-    fn tell(&mut self, to: End, bytes: &mut [u8], eof: Option<Eof>) {
+    /// Presents bytes, and returns how many were taken; `tell` has them acted upon.
+    fn offer(&mut self, to: End, bytes: &mut [u8]) -> usize {
         match to {
             End::Client(client) => {
                 if let Some(client) = self.clients.get_mut(client) {
                     client.received.extend_from_slice(bytes);
+                }
+            }
+            End::Server(address, conn) => self.buffers.entry((address, conn)).or_default().extend_from_slice(bytes),
+            End::Worker(host, conn) => {
+                if let Some(h) = self.hosts.get_mut(host).filter(|_| !bytes.is_empty()) {
+                    h.worker.tick(self.now);
+                    let taken = h.worker.bytes(conn, bytes);
+                    if taken < bytes.len() {
+                        h.stopped.insert(conn);
+                    }
+                    return taken;
+                }
+            }
+        }
+        bytes.len()
+    }
+
+    /// Has what was presented acted upon, and the end as well if it has come.
+    fn tell(&mut self, to: End, eof: Option<Eof>) {
+        match to {
+            End::Client(client) => {
+                if let Some(client) = self.clients.get_mut(client) {
                     client.ended = client.ended.or(eof);
                 }
             }
-            End::Server(address, conn) => {
-                self.buffers.entry((address, conn)).or_default().extend_from_slice(bytes);
-                self.server(address, conn, eof.is_some());
-            }
+            End::Server(address, conn) => self.server(address, conn, eof.is_some()),
             End::Worker(host, conn) => {
                 if let Some(h) = self.hosts.get_mut(host) {
                     h.worker.tick(self.now);
-                    if !bytes.is_empty() {
-                        h.worker.bytes(conn, bytes);
-                    }
                     if let Some(eof) = eof {
                         h.worker.ended(conn, eof);
                     }

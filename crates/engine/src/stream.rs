@@ -58,6 +58,7 @@ pub(crate) struct Tcp {
     pub(crate) report: Option<Duration>,
     pub(crate) reported: (u64, u64),
     pub(crate) opened: bool,
+    pub(crate) wait: Option<WaitId>,
 }
 
 /// The counters of one TCP connection.

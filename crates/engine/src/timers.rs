@@ -19,6 +19,16 @@ impl<K: Ord> Timers<K> {
         self.heap.push(Reverse((at, key)));
     }
 
+    /// Entries, those that will fire for nothing included.
+    pub(crate) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// Drops the entries that will fire for nothing.
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(Duration, &K) -> bool) {
+        self.heap.retain(|Reverse((at, key))| keep(*at, key));
+    }
+
     /// The earliest entry.
     pub(crate) fn next(&self) -> Option<Duration> {
         self.heap.peek().map(|Reverse((at, _))| *at)

@@ -108,6 +108,13 @@ impl Tls {
         each!(&self.side, conn => conn)
     }
 
+    /// Takes wire bytes for a later `read`.
+    pub(crate) fn store(&mut self, wire: &[u8]) {
+        if !self.broken {
+            self.wire.extend(wire);
+        }
+    }
+
     /// Takes wire bytes; decrypts until `plain` holds `room` bytes. What the handshake wants sent goes to `out`.
     ///
     /// # Errors
@@ -205,6 +212,11 @@ impl Tls {
     /// Whether wire bytes wait for room: there may be more plaintext in them.
     pub(crate) fn holds(&self) -> bool {
         self.full && !self.peer_closed
+    }
+
+    /// Wire bytes not yet decrypted.
+    pub(crate) fn stored(&self) -> usize {
+        self.wire.len()
     }
 
     pub(crate) fn alpn(&self) -> Option<&[u8]> {

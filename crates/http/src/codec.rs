@@ -44,6 +44,8 @@ pub enum Event<'b> {
         stream: StreamId,
         /// Why. `REFUSED_STREAM`: the peer did nothing with the request, it may be sent again elsewhere.
         code: Reason,
+        /// The peer's fault, for the log; empty where the peer reset the stream itself.
+        why: &'static str,
     },
     /// `send_data` had taken less than it was given; now `capacity` is above zero again.
     Window {
@@ -205,6 +207,29 @@ impl Codec {
     /// What the connection is good for now.
     pub fn state(&self) -> State {
         both!(self, c => c.state())
+    }
+
+    /// The offer to switch protocols is not taken (server of HTTP/1): the request is an ordinary one, and complete (RFC 9110 §7.8). Without this the
+    /// answer decides. An extended CONNECT is no offer: it can only be refused.
+    pub fn decline_upgrade(&mut self, stream: StreamId) {
+        both!(self, c => c.decline_upgrade(stream))
+    }
+
+    /// Whether the peer (a server) may be asked for an upgrade: HTTP/1 always, HTTP/2 if its SETTINGS allow extended CONNECT; `None` until they have
+    /// come.
+    pub fn takes_upgrade(&self) -> Option<bool> {
+        both!(self, c => c.takes_upgrade())
+    }
+
+    /// Whether what comes next is not taken before the answer that is due (HTTP/1: a pipelined request, or bytes behind the offer of an
+    /// upgrade): there is no use in reading more of it.
+    pub fn waits(&self) -> bool {
+        both!(self, c => c.waits())
+    }
+
+    /// The most bytes that `next` may leave untaken while it needs more to go on, see [`Limits::unconsumed`].
+    pub fn unconsumed(&self) -> usize {
+        both!(self, c => c.unconsumed())
     }
 
     /// Streams that have not ended in both directions.

@@ -86,7 +86,7 @@ impl Head {
         self.text(self.scheme)
     }
 
-    /// The protocol of an upgrade.
+    /// The protocol of an upgrade; in a request of HTTP/1, all that the client offers, joined by commas, in its order.
     pub fn protocol(&self) -> Option<&str> {
         (self.protocol.len > 0).then(|| self.text(self.protocol))
     }
@@ -135,11 +135,16 @@ impl Head {
     /// Sets the protocol of an upgrade; `None` removes it.
     pub fn set_protocol(&mut self, v: Option<&str>) -> bool {
         let v = v.unwrap_or_default();
-        let ok = v.is_empty() || v.bytes().all(|b| is_tchar(b) || b == b'/');
+        let ok = v.is_empty() || is_protocol(v.as_bytes());
         if ok {
             self.protocol = self.put(v.as_bytes());
         }
         ok
+    }
+
+    /// Sets the protocols that an upgrade offers, joined by commas; the caller has checked them.
+    pub(crate) fn set_offer(&mut self, v: &str) {
+        self.protocol = self.put(v.as_bytes());
     }
 
     /// Sets the status, 100 to 999; 0 removes it.
@@ -393,6 +398,11 @@ pub fn valid_value(value: &[u8]) -> bool {
 
 pub(crate) fn is_token(v: &[u8]) -> bool {
     !v.is_empty() && v.iter().all(|&b| is_tchar(b))
+}
+
+/// A protocol of an upgrade: a name, and maybe a version behind a slash.
+pub(crate) fn is_protocol(v: &[u8]) -> bool {
+    !v.is_empty() && v.iter().all(|&b| is_tchar(b) || b == b'/')
 }
 
 pub(crate) fn is_tchar(b: u8) -> bool {

@@ -1,5 +1,8 @@
 //! Every bound of the codecs, in one place.
 
+/// Interim responses to one request.
+pub(crate) const INTERIM: u8 = 16;
+
 /// The bounds of one connection. `Default` holds the documented values; `new` is the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

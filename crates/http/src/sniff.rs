@@ -21,7 +21,7 @@ const LINE: usize = 64 * 1024;
 /// Longest method.
 const METHOD: usize = 24;
 
-/// Looks at the first bytes of a connection. Never says `NeedMore` beyond 64 KiB and a little.
+/// Looks at the first bytes of a connection. Never says `NeedMore` beyond 64 KiB and a little: a request target that is longer is HTTP/1.
 pub fn sniff(bytes: &[u8]) -> Sniff {
     if bytes.starts_with(PREFACE) {
         return Sniff::Http2;
@@ -37,15 +37,19 @@ pub fn sniff(bytes: &[u8]) -> Sniff {
         return Sniff::NotHttp;
     }
     let rest = bytes.get(method + 1..).unwrap_or_default();
+    if rest.len() >= LINE && rest.iter().take(LINE).all(|&b| b > 0x20 && b != 0x7f) {
+        // Too long to be waited for: whoever serves HTTP says so.
+        let is_target = rest.starts_with(b"/") || rest.starts_with(b"http://") || rest.starts_with(b"https://");
+        return if is_target { Sniff::Http1 } else { Sniff::NotHttp };
+    }
     let target = rest.iter().take(LINE).take_while(|&&b| b > 0x20 && b != 0x7f).count();
-    if target == rest.len() && target < LINE {
+    if target == rest.len() {
         return Sniff::NeedMore;
     }
     let version = rest.get(target..).unwrap_or_default();
     let same = |full: &[u8]| version.iter().zip(full).all(|(a, b)| a == b);
     match (target, same(b" HTTP/1.1\r\n") || same(b" HTTP/1.0\r\n")) {
         (0, _) | (_, false) => Sniff::NotHttp,
-        (LINE.., true) => Sniff::NotHttp,
         (_, true) if version.len() >= 11 => Sniff::Http1,
         (_, true) => Sniff::NeedMore,
     }
@@ -81,7 +85,8 @@ mod tests {
             assert_eq!(sniff(bytes), expected, "{:?}", String::from_utf8_lossy(bytes));
         }
         let long = [&b"GET /"[..], &[b'x'; 70_000]].concat();
-        assert_eq!(sniff(&long), Sniff::NotHttp);
+        assert_eq!(sniff(&long), Sniff::Http1, "its codec answers 414");
+        assert_eq!(sniff(&[&b"SET "[..], &[b'x'; 70_000]].concat()), Sniff::NotHttp);
         assert_eq!(sniff(&long[..60_000]), Sniff::NeedMore);
     }
 }

@@ -21,7 +21,7 @@ pub(crate) fn own(e: Event<'_>) -> Seen {
         Event::Head { stream, head, end } => Seen::Head(stream.0, head, end),
         Event::Data { stream, data, end } => Seen::Data(stream.0, data.to_vec(), end),
         Event::Trailers { stream, head } => Seen::Trailers(stream.0, head),
-        Event::Reset { stream, code } => Seen::Reset(stream.0, code.0),
+        Event::Reset { stream, code, .. } => Seen::Reset(stream.0, code.0),
         Event::Window { stream } => Seen::Window(stream.0),
         Event::Goaway { last, code } => Seen::Goaway(last.0, code.0),
         Event::Settings => Seen::Settings,

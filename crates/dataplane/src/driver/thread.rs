@@ -182,7 +182,8 @@ impl Driver {
                     break;
                 }
             }
-            if self.worker.borrow().ready() {
+            let goes_on = self.worker.borrow().ready() || self.worker.borrow().handshakes_wait();
+            if goes_on {
                 self.due.notify_one();
             }
             // Idle connections to upstreams need not be waited for.

@@ -1,9 +1,12 @@
 //! Two workers back to back: a mesh without a socket.
 
+mod bounds;
 mod calls;
 mod flow;
 mod http;
 mod life;
 mod mesh;
 mod peers;
+mod refusals;
 mod tcp;
+mod upgrades;

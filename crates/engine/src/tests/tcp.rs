@@ -213,3 +213,77 @@ fn breaker_of_connections() {
     sim.run();
     assert_eq!(sim.received(third), b"y", "the guard came back");
 }
+
+#[test]
+fn a_server_that_speaks_first_says_nothing_to_who_is_denied() {
+    for (action, who, permissive) in [("DENY", "storefront", false), ("ALLOW", "other", false), ("ALLOW", "other", true)] {
+        let tcp = vec![network_rbac(action, json!({"p": from(who)}))];
+        let mut sim = mesh(3, &Inbound { tcp, permissive, ..Inbound::default() });
+        sim.serve(
+            "10.0.0.2:6379",
+            Box::new(|_, _, eof, out| {
+                out.extend_from_slice(b"220 ready");
+                eof
+            }),
+        );
+        // Without mutual TLS the listener waits for the first bytes; with it the client says nothing.
+        let client = if permissive {
+            let client = sim.connect_from(1, "virtualInbound", "10.0.0.9:4000".parse().unwrap(), "10.0.0.2:6379");
+            sim.send(client, b"plain\n");
+            client
+        } else {
+            sim.connect(0, "10.96.0.2:6379")
+        };
+        sim.run();
+        assert_eq!(sim.received(client), b"", "{action} {who}");
+        assert!(sim.ended(client).is_some(), "closed at once");
+        let application = crate::Target::Tcp("10.0.0.2:6379".parse().unwrap());
+        let dialled = sim.dials.iter().filter(|to| **to == application).count();
+        assert_eq!(dialled, usize::from(!permissive), "the server is not even dialled: what there is goes to its proxy");
+        assert!(lines(&sim.log(1))[0]["termination"].as_str().unwrap().starts_with("rbac_access_denied"));
+    }
+}
+
+#[test]
+fn half_closed_connections_end() {
+    // (how long the idle timeout is, when the connection is gone)
+    for (idle, gone) in [("0s", 3600), ("7200s", 3600), ("600s", 600)] {
+        let mut proxy = tcp_proxy("PassthroughCluster");
+        proxy["typed_config"]["idle_timeout"] = idle.into();
+        let chains = json!({"use_original_dst": true, "filter_chains": [{"filters": [proxy]}]});
+        let all = listener("virtualOutbound", "0.0.0.0", 15001, "OUTBOUND", chains);
+        for late in [false, true] {
+            let mut sim = mesh_with(3, put(&client_config(secrets("storefront")), std::slice::from_ref(&all)), &Inbound::default());
+            let answers = std::rc::Rc::new(std::cell::Cell::new(false));
+            let now = answers.clone();
+            sim.serve(
+                "93.184.216.34:80",
+                Box::new(move |_, _, _, out| {
+                    if now.get() {
+                        out.extend_from_slice(b"late");
+                    }
+                    now.get()
+                }),
+            );
+            let client = sim.connect(0, "93.184.216.34:80");
+            sim.send(client, b"ask");
+            sim.run_for(Duration::from_secs(100));
+            sim.finish(client);
+            sim.run_for(Duration::from_secs(75));
+            assert!(sim.ended(client).is_none(), "{idle}: a client may shut its side down and wait");
+            if late {
+                answers.set(true);
+                sim.poke("93.184.216.34:80");
+                sim.run();
+                assert_eq!(sim.received(client), b"late", "{idle}");
+                assert_eq!(sim.connections(0), 0);
+                continue;
+            }
+            sim.run_for(Duration::from_secs(gone - 176));
+            assert_eq!(sim.connections(0), 2, "{idle}");
+            sim.run_for(Duration::from_secs(110));
+            assert_eq!(sim.connections(0), 0, "{idle}: neither side has said a word");
+            assert_eq!(lines(&sim.log(0))[0]["response_flags"], "SI");
+        }
+    }
+}

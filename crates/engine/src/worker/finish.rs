@@ -23,14 +23,17 @@ impl Worker {
             self.tcp_closed(id);
         }
         let Some(mut stream) = self.streams.remove(id) else { return };
-        if let (Kind::Http(request), Some(up)) = (&mut stream.kind, &stream.up) {
+        if let (Kind::Http(_), Some(up)) = (&stream.kind, &stream.up) {
             // Names used in lines stay valid after the guards went.
             stream.record.cluster.get_or_insert_with(|| up.cluster.clone());
-            if let Some(wait) = request.wait
-                && let Some(wait) = self.waits.get_mut(wait)
-            {
-                wait.streams.retain(|s| *s != id);
-            }
+        }
+        let wait = match &stream.kind {
+            Kind::Http(request) => request.wait,
+            Kind::Tcp(tcp) => tcp.wait,
+            Kind::Taken => None,
+        };
+        if let Some(wait) = wait.and_then(|wait| self.waits.get_mut(wait)) {
+            wait.streams.retain(|s| *s != id);
         }
         stream.up = stream.up.take().map(|mut up| {
             up.active = None;

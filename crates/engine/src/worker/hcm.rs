@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use mizzen_http::{Codec, Head, Limits, Sniff, StreamId as Sid, sniff};
+use mizzen_http::{Codec, ConnError, Head, Limits, Sniff, StreamId as Sid, sniff};
 use mizzen_ir::{
     PathOutcome, PolicyFacts, RequestFacts, Trace, Verdict,
     config::{CodecKind, Hcm, HttpFilterKind, HttpRoutes, Rbac, RouteConfig, StripPort},
@@ -331,16 +331,22 @@ impl Worker {
         })
     }
 
-    /// A client broke the protocol: what its codec answered is logged too.
-    pub(crate) fn note_protocol_error(&mut self, conn: &Conn, what: &'static str) {
-        let ids: Vec<StreamId> = conn.http().map(|h| h.streams.iter().map(|(_, id)| *id).collect()).unwrap_or_default();
-        let is_down = conn.down().is_some();
-        for id in ids {
-            if let Some(stream) = self.streams.get_mut(id) {
-                let details = if is_down { "http.codec_error" } else { "upstream_codec_error" };
-                stream.record.details.get_or_insert_with(|| format!("{details}:{}", what.replace(' ', "_")));
-            }
-        }
+    /// What a client's codec answered to a request that it could not read is logged too.
+    pub(crate) fn note_refused(&mut self, id: ConnId, error: ConnError) {
+        let Some(conn) = self.conn_ref(id).filter(|conn| error.status > 0 && conn.http().is_some_and(|http| http.streams.is_empty()))
+        else {
+            return;
+        };
+        let Some(hcm) = conn.down().and_then(|down| down.hcm.clone()) else { return };
+        let mut record = Record {
+            wall: self.now.wall,
+            begun: self.now.mono,
+            status: error.status,
+            details: Some(super::respond::codec_error(error.what)),
+            ..Record::default()
+        };
+        record.flags.set(Flags::DOWNSTREAM_PROTOCOL_ERROR);
+        self.log_connection(id, &hcm.access_log, &record);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Bytes in and out of connections, and their closing.
 
-use mizzen_http::Reason;
+use mizzen_http::{ConnError, Reason};
 
 use super::{Event, Gone, Lost, Worker};
 use crate::{
@@ -16,11 +16,18 @@ impl Worker {
     /// Bytes were read: how many were taken (all, if the connection is known). If fewer than all, present the rest again after
     /// `Action::Read(conn, true)`.
     pub fn bytes(&mut self, id: ConnId, wire: &mut [u8]) -> usize {
-        let now = self.now.mono;
-        let Some(conn) = self.conns.get_mut(id).and_then(Option::as_mut) else { return wire.len() };
+        let (now, all) = (self.now.mono, wire.len());
+        let Some(conn) = self.conns.get_mut(id).and_then(Option::as_mut) else { return all };
         conn.last = now;
         if conn.closing >= Closing::Close || conn.eof {
-            return wire.len();
+            return all;
+        }
+        let room = conn.most_stored().saturating_sub(conn.stored());
+        let taken = wire.len().min(room);
+        let wire = wire.get(..taken).unwrap_or_default();
+        if taken < all {
+            // The driver stops reading by itself.
+            conn.reading = false;
         }
         conn.input.ready(&mut self.spare);
         if conn.tls.is_some() {
@@ -29,11 +36,49 @@ impl Worker {
             conn.input.extend(wire);
         }
         self.queue_parse(id);
-        wire.len()
+        taken
     }
 
-    /// Feeds a TLS session, with nothing to have it go on where it stopped for lack of room.
+    /// Feeds a TLS session, with nothing to have it go on where it stopped for lack of room. A handshake's next step waits for its turn.
     pub(crate) fn decrypt(&mut self, id: ConnId, wire: &[u8]) {
+        let Some(conn) = self.conns.get_mut(id).and_then(Option::as_mut) else { return };
+        let side = usize::from(conn.down().is_some());
+        let Some(tls) = &mut conn.tls else { return };
+        if !tls.is_handshaking() {
+            return self.open_records(id, wire);
+        }
+        tls.store(wire);
+        if !std::mem::replace(&mut conn.shaking, true)
+            && let Some(waiting) = self.handshakes.get_mut(side)
+        {
+            waiting.push_back(id);
+        }
+    }
+
+    /// Takes the next steps of some handshakes, of either side in turn: each costs as much as many requests, and a storm of new connections must
+    /// not stop those that there are.
+    pub(crate) fn run_handshakes(&mut self) {
+        let mut left = self.options.limits.handshakes;
+        let mut side = 0;
+        while left > 0 && self.handshakes_wait() {
+            side = 1 - side;
+            let Some(id) = self.handshakes.get_mut(side).and_then(std::collections::VecDeque::pop_front) else { continue };
+            let Some(conn) = self.conn(id) else { continue };
+            conn.shaking = false;
+            left -= 1;
+            self.open_records(id, &[]);
+            if self.conn_ref(id).is_some_and(|conn| conn.eof) {
+                self.queue_parse(id);
+            }
+        }
+    }
+
+    /// Whether handshakes wait for their turn: take another turn once the sockets were looked at.
+    pub fn handshakes_wait(&self) -> bool {
+        self.handshakes.iter().any(|waiting| !waiting.is_empty())
+    }
+
+    fn open_records(&mut self, id: ConnId, wire: &[u8]) {
         let Some(conn) = self.conns.get_mut(id).and_then(Option::as_mut) else { return };
         let Some(tls) = &mut conn.tls else { return };
         let was = tls.is_handshaking();
@@ -95,7 +140,7 @@ impl Worker {
         conn.last = now;
         conn.written(n);
         let backlog = conn.backlog();
-        if backlog <= low && (conn.held || !conn.blocked.is_empty()) {
+        if backlog <= low && (!conn.reading || !conn.blocked.is_empty()) {
             self.inbox.push_back(Event::Room(id));
         }
         if conn.out.is_empty() {
@@ -166,13 +211,27 @@ impl Worker {
     pub(crate) fn hold(&mut self, id: ConnId, hold: bool) {
         let Some(conn) = self.conn(id) else { return };
         conn.held = hold;
-        if conn.reading == hold {
-            conn.reading = !hold;
-            self.actions.push(Action::Read(id, !hold));
-        }
+        self.regulate(id);
         if !hold {
             self.queue_parse(id);
         }
+    }
+
+    /// Tells the driver whether more bytes of a connection are wanted, if that has changed.
+    pub(crate) fn regulate(&mut self, id: ConnId) {
+        let most = self.most_out();
+        let Some(conn) = self.conn(id) else { return };
+        let wanted = conn.wants_bytes(most);
+        if conn.reading != wanted {
+            conn.reading = wanted;
+            self.actions.push(Action::Read(id, wanted));
+        }
+    }
+
+    /// Bytes on their way to a peer beyond which nothing more of it is read: its HTTP/2 pings and settings, its pipelined requests and its key
+    /// updates are answered, and must not pile up if it does not read.
+    pub(crate) fn most_out(&self) -> usize {
+        4 * self.options.limits.stream_buffer
     }
 
     /// Runs what is spoken on a connection over its input.
@@ -190,7 +249,7 @@ impl Worker {
         match &conn.proto {
             Proto::Sniff => self.sniff(id),
             Proto::Handshake => {
-                if conn.eof {
+                if conn.eof && !conn.shaking {
                     self.drop_conn(id, Gone::Closed, Lost::Connect("connection closed in the TLS handshake".to_owned()));
                     self.remove(id, Some(How::Close));
                 }
@@ -214,6 +273,7 @@ impl Worker {
         if more {
             self.queue_parse(id);
         }
+        self.regulate(id);
         if let Some(conn) = self.conns.get_mut(id).and_then(Option::as_mut) {
             conn.input.rest(&mut self.spare);
         }
@@ -233,6 +293,7 @@ impl Worker {
                 self.pump(stream, dir);
             }
         }
+        self.regulate(id);
         let Some(conn) = self.conn_ref(id).filter(|conn| conn.held) else { return };
         let Some(http) = conn.http() else { return };
         // HTTP/1 may be held for its partner's sake too.
@@ -260,11 +321,13 @@ impl Worker {
             if how >= Closing::Close {
                 conn.proto = Proto::Dead;
                 conn.input.clear();
+                conn.blocked.clear();
                 // A peer that does not read must not keep it open for ever.
                 conn.deadline = Some(now + std::time::Duration::from_secs(5));
             }
         }
         self.mark(id);
+        self.regulate(id);
         self.arm(id);
     }
 
@@ -355,8 +418,9 @@ impl Worker {
     }
 
     /// Ends an HTTP connection after a fault of its peer; what the codec wants to say is in `tx`.
-    pub(crate) fn http_failed(&mut self, id: ConnId) {
-        self.drop_conn(id, Gone::Protocol, Lost::Protocol);
+    pub(crate) fn http_failed(&mut self, id: ConnId, error: ConnError) {
+        self.note_refused(id, error);
+        self.drop_conn(id, Gone::Protocol(error.what), Lost::Protocol(error.what));
         self.close(id, Closing::Close);
     }
 

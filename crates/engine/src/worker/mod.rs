@@ -1,5 +1,6 @@
 //! The worker: one thread's whole data path.
 
+mod bounds;
 mod config;
 mod down;
 mod finish;
@@ -69,6 +70,8 @@ pub struct Worker {
     pub(crate) timers: Timers<TimerKey>,
     pub(crate) inbox: VecDeque<Event>,
     pub(crate) dirty: Vec<ConnId>,
+    /// Connections whose TLS handshake has something to do: to servers, and of clients.
+    pub(crate) handshakes: [VecDeque<ConnId>; 2],
     pub(crate) actions: Vec<Action>,
     pub(crate) table: Table,
     pub(crate) stats: StatsCache,
@@ -120,8 +123,8 @@ pub(crate) enum Gone {
     Closed,
     /// The client reset the stream.
     Reset,
-    /// The client broke the protocol.
-    Protocol,
+    /// The client broke the protocol; how.
+    Protocol(&'static str),
 }
 
 /// Why a try failed before or within its response.
@@ -139,8 +142,8 @@ pub(crate) enum Lost {
     Reset(bool),
     /// The stream crossed the GOAWAY of a server that took others: refused unseen, in good order.
     Crossed,
-    /// The server broke the protocol.
-    Protocol,
+    /// The server broke the protocol; how.
+    Protocol(&'static str),
     /// A breaker.
     Overflow,
 }
@@ -215,6 +218,7 @@ impl Worker {
             timers: Timers::default(),
             inbox: VecDeque::new(),
             dirty: Vec::new(),
+            handshakes: Default::default(),
             actions: Vec::new(),
             table: Table::default(),
             stats: StatsCache::default(),
@@ -251,6 +255,8 @@ impl Worker {
     /// Runs what is due and appends what is to be done to `actions`.
     pub fn turn(&mut self, actions: &mut Vec<Action>) {
         self.run_inbox();
+        self.run_handshakes();
+        self.run_inbox();
         self.run_timers();
         self.run_inbox();
         self.flush();
@@ -260,7 +266,7 @@ impl Worker {
         actions.append(&mut self.actions);
     }
 
-    /// Whether `turn` has something to do at once.
+    /// Whether `turn` has something to do at once; see also [`Worker::handshakes_wait`].
     pub fn ready(&self) -> bool {
         !self.inbox.is_empty() || !self.dirty.is_empty() || !self.actions.is_empty()
     }
@@ -387,7 +393,7 @@ impl Worker {
         let mut downstream: HashMap<Name, u64> = HashMap::new();
         let mut buffered = 0;
         for conn in self.conns.values().flatten() {
-            buffered += (conn.input.len() + conn.backlog()) as u64;
+            buffered += (conn.stored() + conn.backlog()) as u64;
             if let Some(down) = conn.down() {
                 *downstream.entry(down.listener.name.clone()).or_default() += 1;
             }

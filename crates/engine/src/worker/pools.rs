@@ -9,6 +9,7 @@ use super::{Event, Gone, Lost, Worker};
 use crate::{
     ConnId,
     conn::{Closing, Http, Owner, Proto},
+    flags::Flags,
     pool::{Pool, PoolId, UpSpec},
     stream::{At, Kind, StreamId},
 };
@@ -21,7 +22,7 @@ impl Worker {
             return *id;
         }
         let h2 = spec.protocol == HttpProtocol::Http2;
-        let pool = Pool { spec: spec.clone(), conns: Vec::new(), coming: 0, queue: Default::default(), h2 };
+        let pool = Pool { spec: spec.clone(), conns: Vec::new(), dials: Vec::new(), shaking: Vec::new(), queue: Default::default(), h2 };
         let id = self.pools.insert(pool);
         self.pool_of.insert(key, id);
         id
@@ -29,8 +30,9 @@ impl Worker {
 
     /// Puts a stream on a connection, or in the queue for one.
     pub(crate) fn checkout(&mut self, id: StreamId, pool_id: PoolId) {
-        if let Some(conn) = self.free_conn(pool_id) {
-            self.put_on(id, conn);
+        let free = self.free_conn(pool_id);
+        if let Some((conn, takes)) = free.and_then(|conn| Some((conn, self.takes(id, conn)?))) {
+            self.put_on_if(takes, id, conn);
             return;
         }
         let Some(pool) = self.pools.get_mut(pool_id) else { return };
@@ -38,7 +40,35 @@ impl Worker {
         if let Some(up) = self.streams.get_mut(id).and_then(|s| s.up.as_mut()) {
             up.at = At::Queue(pool_id);
         }
+        if free.is_some() {
+            return self.await_settings(id);
+        }
         self.dial_for(pool_id);
+    }
+
+    /// Whether a connection takes a request: not an upgrade, if it speaks HTTP/2 without extended CONNECT. `None`: its SETTINGS have to come first.
+    fn takes(&self, id: StreamId, conn: ConnId) -> Option<bool> {
+        match self.streams.get(id).map(|stream| &stream.kind) {
+            Some(Kind::Http(request)) if request.is_upgrade => self.conn_ref(conn)?.http()?.codec.takes_upgrade(),
+            _ => Some(true),
+        }
+    }
+
+    fn put_on_if(&mut self, takes: bool, id: StreamId, conn: ConnId) {
+        if takes {
+            return self.put_on(id, conn);
+        }
+        let body = "upgrade failed: the upstream speaks HTTP/2 without extended CONNECT";
+        self.reply(id, 502, body, Flags::UPSTREAM_PROTOCOL_ERROR, "upgrade_failed:upstream_without_extended_connect");
+    }
+
+    /// An upgrade waits for what the server says of itself, no longer than a connection may take.
+    fn await_settings(&mut self, id: StreamId) {
+        let now = self.now.mono;
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let Some(up) = &stream.up else { return };
+        stream.due.wait.get_or_insert(now + up.spec.connect_timeout);
+        self.arm_stream(id);
     }
 
     /// A connection of the pool that takes one more stream.
@@ -59,11 +89,10 @@ impl Worker {
     fn dial_for(&mut self, id: PoolId) {
         loop {
             let Some(pool) = self.pools.get(id) else { return };
-            let wanted = if pool.h2 { usize::from(!pool.queue.is_empty()) } else { pool.queue.len() };
-            if pool.coming >= wanted {
+            if pool.coming() >= pool.wanted() {
                 return;
             }
-            let (spec, any) = (pool.spec.clone(), pool.coming + pool.conns.len() > 0);
+            let (spec, any) = (pool.spec.clone(), pool.coming() + pool.conns.len() > 0);
             let guard = self.connection_guard(&spec);
             if guard.is_none() || self.dials_full() {
                 // With a connection there or coming the queue moves on; else nobody would ever serve it.
@@ -72,11 +101,26 @@ impl Worker {
                 }
                 return;
             }
-            self.dial(spec, Owner::Pool(id), guard);
+            let dial = self.dial(spec, Owner::Pool(id), guard);
             if let Some(pool) = self.pools.get_mut(id) {
-                pool.coming += 1;
+                pool.dials.push(dial);
             }
         }
+    }
+
+    /// Gives up the dials and handshakes that nobody waits for any more, the youngest first.
+    pub(crate) fn trim_dials(&mut self, id: PoolId) {
+        while let Some(pool) = self.pools.get_mut(id).filter(|pool| pool.coming() > pool.wanted()) {
+            if let Some(dial) = pool.dials.pop() {
+                self.cancel_dial(dial);
+            } else if let Some(conn) = pool.shaking.pop() {
+                if let Some(conn) = self.conn(conn) {
+                    conn.proto = Proto::Dead;
+                }
+                self.close(conn, Closing::Reset);
+            }
+        }
+        self.tidy_pool(id);
     }
 
     fn fail_queue(&mut self, id: PoolId, lost: &Lost) {
@@ -86,8 +130,6 @@ impl Worker {
     }
 
     pub(crate) fn pool_dial_failed(&mut self, id: PoolId, lost: Lost) {
-        let Some(pool) = self.pools.get_mut(id) else { return };
-        pool.coming = pool.coming.saturating_sub(1);
         // Those who waited for it are told; those with a better hope are not: as many as there were dials too few.
         self.fail_queue(id, &lost);
         self.tidy_pool(id);
@@ -113,7 +155,7 @@ impl Worker {
         self.queue_parse(id);
         match self.pools.get_mut(pool_id) {
             Some(pool) => {
-                pool.coming = pool.coming.saturating_sub(1);
+                pool.shaking.retain(|c| *c != id);
                 pool.h2 = h2;
                 pool.conns.push(id);
                 self.idle(id);
@@ -130,14 +172,21 @@ impl Worker {
             let Some(pool) = self.pools.get_mut(pool_id) else { return };
             let Some(stream) = pool.queue.front().copied() else { break };
             let alive = self.streams.get(stream).and_then(|s| s.up.as_ref()).is_some_and(|up| up.at == At::Queue(pool_id));
-            if alive && self.free_conn(pool_id).is_none() {
+            let free = if alive { self.free_conn(pool_id) } else { None };
+            if alive && free.is_none() {
                 break;
+            }
+            let takes = free.and_then(|conn| Some((conn, self.takes(stream, conn)?)));
+            if alive && takes.is_none() {
+                // Those behind it wait with it: the SETTINGS are the first that comes.
+                self.await_settings(stream);
+                return self.end_if_done(id);
             }
             if let Some(pool) = self.pools.get_mut(pool_id) {
                 pool.queue.pop_front();
             }
-            if let Some(conn) = self.free_conn(pool_id).filter(|_| alive) {
-                self.put_on(stream, conn);
+            if let Some((conn, takes)) = takes {
+                self.put_on_if(takes, stream, conn);
             }
         }
         self.dial_for(pool_id);
@@ -170,6 +219,7 @@ impl Worker {
         {
             up.draining = true;
         }
+        stream.due.wait = None;
         up.at = At::Conn(conn_id, sid);
         up.position = position;
         up.reused = reused;
@@ -196,7 +246,7 @@ impl Worker {
                 self.dial_for(pool_id);
             }
             Some(lost) => {
-                pool.coming = pool.coming.saturating_sub(1);
+                pool.shaking.retain(|c| *c != id);
                 pool.spec.host.connect_failures.fetch_add(1, Relaxed);
                 self.fail_queue(pool_id, &lost);
             }
@@ -206,7 +256,7 @@ impl Worker {
 
     /// Forgets an empty pool.
     pub(crate) fn tidy_pool(&mut self, id: PoolId) {
-        let empty = self.pools.get(id).is_some_and(|p| p.conns.is_empty() && p.coming == 0 && p.queue.is_empty());
+        let empty = self.pools.get(id).is_some_and(|p| p.conns.is_empty() && p.coming() == 0 && p.queue.is_empty());
         if empty && let Some(pool) = self.pools.remove(id) {
             let key = pool.spec.key();
             if self.pool_of.get(&key) == Some(&id) {
@@ -235,9 +285,11 @@ impl Worker {
     /// Closes an HTTP connection that takes no new streams and has none.
     pub(crate) fn end_if_done(&mut self, id: ConnId) {
         let Some(conn) = self.conn(id) else { return };
-        if conn.closing != Closing::No {
+        if conn.closing >= Closing::Close {
             return;
         }
+        // A tunnel whose write side is shut is closed as a whole when its stream is gone.
+        let shut = conn.closing != Closing::No;
         let over = conn.down().is_some_and(|d| d.draining) || conn.up().is_some_and(|up| up.draining) || conn.eof;
         let Some(http) = conn.http() else { return };
         let idle = http.streams.is_empty() && http.codec.active() == 0;
@@ -246,7 +298,9 @@ impl Worker {
             State::Draining if idle => {}
             State::Open if idle && over => {}
             State::WriteEnded => {
-                self.close(id, Closing::Write);
+                if !shut {
+                    self.close(id, Closing::Write);
+                }
                 return;
             }
             State::Open | State::Draining => return,

@@ -4,7 +4,7 @@ use mizzen_http::{Event as Http2, Reason, StreamId as Sid};
 
 use super::{Dir, Event, Gone, Lost, Worker};
 use crate::{
-    Action, ConnId,
+    ConnId,
     conn::{Closing, Conn, Role},
     stream::{At, Kind, StreamId},
 };
@@ -14,16 +14,15 @@ impl Worker {
     pub(crate) fn parse_http(&mut self, id: ConnId) {
         let Some(mut conn) = self.conns.get_mut(id).and_then(Option::take) else { return };
         let mut input = std::mem::take(&mut conn.input);
-        let mut failed = false;
+        let mut failed = None;
         let now = self.now.mono;
         if let Some(http) = conn.http_mut().filter(|http| now.saturating_sub(http.refilled).as_secs() >= 1) {
             http.refilled = now;
             http.codec.refill();
         }
         loop {
-            if conn.held || conn.backlog() > 4 * self.options.limits.stream_buffer {
-                // HTTP/2 answers (pings, settings) of a peer that does not read must not pile up.
-                self.hold_in_hand(&mut conn);
+            if conn.held || conn.backlog() > self.most_out() {
+                Worker::hold_in_hand(&mut conn);
                 break;
             }
             let Some((codec, tx)) = conn.codec() else { break };
@@ -37,16 +36,16 @@ impl Worker {
                     input.consume(n);
                 }
                 Err(error) => {
-                    failed = true;
-                    self.note_protocol_error(&conn, error.what);
+                    failed = Some(error);
                     break;
                 }
             }
         }
         let ended = conn.eof && conn.tls.as_ref().is_none_or(|tls| !tls.holds());
-        if ended && !failed && !conn.held && !conn.eof_told {
+        let mut cut = false;
+        if ended && failed.is_none() && !conn.held && !conn.eof_told {
             conn.eof_told = true;
-            failed = !self.end_of_input(&mut conn);
+            cut = !self.end_of_input(&mut conn);
         }
         // A request's head has begun and does not end.
         let open = conn.down().filter(|d| !d.draining && conn.closing == Closing::No).and_then(|d| d.hcm.as_ref());
@@ -63,8 +62,11 @@ impl Worker {
         if dirty {
             self.mark(id);
         }
-        if failed {
-            self.http_failed(id);
+        if let Some(error) = failed {
+            self.http_failed(id, error);
+        } else if cut {
+            self.drop_conn(id, Gone::Closed, Lost::Closed);
+            self.close(id, Closing::Close);
         } else {
             if headers.is_some() && partial {
                 self.arm(id);
@@ -105,12 +107,9 @@ impl Worker {
         streams.into_iter().all(|(_, id)| tunnel(*id))
     }
 
-    fn hold_in_hand(&mut self, conn: &mut Conn) {
+    fn hold_in_hand(conn: &mut Conn) {
+        // The driver is told when the connection is back in its place.
         conn.held = true;
-        if conn.reading {
-            conn.reading = false;
-            self.actions.push(Action::Read(conn.id, false));
-        }
     }
 
     /// One event of the codec, with its connection in hand.
@@ -157,13 +156,15 @@ impl Worker {
                     self.inbox.push_back(Event::Pump(id, dir));
                 }
             }
-            Http2::Reset { stream, code } => {
+            Http2::Reset { stream, code, why } => {
                 let Some(id) = find(conn, stream) else { return };
                 if let Some(http) = conn.http_mut() {
                     http.forget(stream);
                 }
                 let refused = code == Reason::REFUSED_STREAM;
                 self.inbox.push_back(match conn.up() {
+                    None if !why.is_empty() => Event::DownLost(id, Gone::Protocol(why)),
+                    Some(_) if !why.is_empty() => Event::UpLost(id, Lost::Protocol(why)),
                     None => Event::DownLost(id, Gone::Reset),
                     Some(up) if refused && up.served => Event::UpLost(id, Lost::Crossed),
                     Some(_) => Event::UpLost(id, Lost::Reset(refused)),
@@ -243,7 +244,7 @@ impl Worker {
             let h2 = codec.is_h2();
             codec.consumed(sid, taken, tx);
             if over && !h2 {
-                self.hold_in_hand(conn);
+                Worker::hold_in_hand(conn);
             }
         }
         if end || !rest.is_empty() {
@@ -340,6 +341,8 @@ impl Worker {
         }
         if request.switched {
             // One direction of a tunnel has ended: that side of the connection is shut.
+            self.half_closed(id);
+            let Some(stream) = self.streams.get(id) else { return };
             let (down, up) = (stream.down, stream.up.as_ref().map(|up| up.at));
             self.end_if_done(down);
             if let Some(At::Conn(conn, _)) = up {
@@ -362,6 +365,8 @@ impl Worker {
                 left = http.find(sid) == Some(id);
                 http.forget(sid);
             }
+            // A client that reads nothing and resets its streams would have them pile up.
+            conn.blocked.retain(|s| *s != id);
             conn.last = conn.last.max(conn.born);
             if left && !complete {
                 self.codec_reset(down, sid, Reason::INTERNAL_ERROR);
@@ -414,6 +419,7 @@ impl Worker {
                 if let Some(pool) = self.pools.get_mut(pool) {
                     pool.queue.retain(|s| *s != id);
                 }
+                self.trim_dials(pool);
             }
             Some(At::Dial(dial)) => self.cancel_dial(dial),
             Some(At::Handshake(_) | At::Nowhere) | None => {}

@@ -15,6 +15,7 @@ use crate::{
     headers,
     lb::Limit,
     log::View,
+    peer::LocalNode,
     stream::{Kind, Step, StreamId},
 };
 
@@ -35,9 +36,15 @@ impl Worker {
                 self.final_response(id, head, end);
                 return;
             }
-            // 100 only where it is passed on; other interim answers are not understood by every client.
-            let pass = self.streams.get(id).is_some_and(|s| matches!(&s.kind, Kind::Http(r) if r.hcm.proxy_100_continue && !s.resp.open));
-            if status == 100 && pass {
+            // Interim answers are passed on (RFC 9110, section 15.2), but for a 100 where this side has sent its own. They say nothing that a
+            // client must know: one that does not read gets none.
+            let most = self.options.limits.stream_buffer;
+            let Some(stream) = self.streams.get(id) else { return };
+            let Kind::Http(request) = &stream.kind else { return };
+            let reads = self.conn_ref(stream.down).is_some_and(|conn| conn.backlog() < most);
+            if reads && !stream.resp.open && (status != 100 || request.hcm.proxy_100_continue) {
+                let mut head = head;
+                LocalNode::hide_exchange(&mut head);
                 self.interim(id, &head);
             }
         }
@@ -110,8 +117,13 @@ impl Worker {
         }
         stream.resp.open = true;
         stream.resp.done = end;
+        let switched = request.switched;
         stream.kind = Kind::Http(request);
         self.mark(down);
+        if switched {
+            // Bytes behind the offer have waited for this.
+            self.queue_parse(down);
+        }
         self.pump(id, Dir::Down);
     }
 
@@ -131,7 +143,7 @@ impl Worker {
             Ended::PerTry => Outcome::PerTryTimeout,
             Ended::Lost(Lost::Connect(_) | Lost::ConnectTimeout) => Outcome::ConnectFailure,
             Ended::Lost(Lost::Reset(true) | Lost::Crossed) => Outcome::Refused,
-            Ended::Lost(Lost::Closed | Lost::Unsent | Lost::Reset(false) | Lost::Protocol) => Outcome::Reset { sent },
+            Ended::Lost(Lost::Closed | Lost::Unsent | Lost::Reset(false) | Lost::Protocol(_)) => Outcome::Reset { sent },
             Ended::Lost(Lost::Overflow) => return false,
         };
         if !should_retry(&policy, &request.head, &outcome) {
@@ -241,6 +253,7 @@ impl Worker {
         let failure = match &lost {
             Lost::Connect(why) => Some(why.clone()),
             Lost::ConnectTimeout => Some("connection timeout".to_owned()),
+            Lost::Protocol(what) => Some((*what).to_owned()),
             _ => None,
         };
         if let Some(stream) = self.streams.get_mut(id) {
@@ -257,10 +270,11 @@ impl Worker {
                 (Flags::UPSTREAM_REMOTE_RESET, "remote refused stream reset", "remote_refused_stream_reset")
             }
             Lost::Reset(false) => (Flags::UPSTREAM_REMOTE_RESET, "remote reset", "remote_reset"),
-            Lost::Protocol => (Flags::UPSTREAM_PROTOCOL_ERROR, "protocol error", "protocol_error"),
+            Lost::Protocol(_) => (Flags::UPSTREAM_PROTOCOL_ERROR, "protocol error", "protocol_error"),
             Lost::Overflow => (Flags::UPSTREAM_OVERFLOW, "overflow", "overflow"),
         };
-        let status = if lost == Lost::Protocol { 502 } else { 503 };
+        let refused = matches!(lost, Lost::Protocol(_));
+        let status = if refused { 502 } else { 503 };
         let open = self.streams.get(id).is_some_and(|s| s.resp.open);
         let when = if open { "after_response_started" } else { "before_response_started" };
         let mut body = format!("upstream connect error or disconnect/reset before headers. reset reason: {reason}");
@@ -271,7 +285,10 @@ impl Worker {
         };
         if let Some(failure) = failure.filter(|f| !f.is_empty()) {
             let dashed = failure.replace(' ', "_");
-            body.push_str(&format!(", transport failure reason: {failure}"));
+            // What is wrong with an answer is for the log, not for clients.
+            if !refused {
+                body.push_str(&format!(", transport failure reason: {failure}"));
+            }
             details = format!("upstream_reset_{when}{{{detail}|{dashed}}}");
         }
         if lost == Lost::Overflow {
@@ -288,16 +305,21 @@ impl Worker {
             return self.tcp_down_lost(id, gone);
         }
         let (flag, details) = match gone {
-            Gone::Closed => (Flags::DOWNSTREAM_CONNECTION_TERMINATION, "downstream_remote_disconnect"),
-            Gone::Reset => (Flags::DOWNSTREAM_CONNECTION_TERMINATION, "downstream_remote_reset"),
-            Gone::Protocol => (Flags::DOWNSTREAM_PROTOCOL_ERROR, "downstream_protocol_error"),
+            Gone::Closed => (Flags::DOWNSTREAM_CONNECTION_TERMINATION, "downstream_remote_disconnect".to_owned()),
+            Gone::Reset => (Flags::DOWNSTREAM_CONNECTION_TERMINATION, "downstream_remote_reset".to_owned()),
+            Gone::Protocol(what) => (Flags::DOWNSTREAM_PROTOCOL_ERROR, codec_error(what)),
         };
         stream.record.flags.set(flag);
         if !stream.resp.done {
-            stream.record.details = Some(details.to_owned());
+            stream.record.details = Some(details);
         }
         self.finish_http(id, true);
     }
+}
+
+/// Why a codec refused what a client sent, as it is logged.
+pub(crate) fn codec_error(what: &str) -> String {
+    format!("http.codec_error:{}", what.replace(' ', "_"))
 }
 
 /// The HTTP status that a gRPC status counts as for outlier detection.

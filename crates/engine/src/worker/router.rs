@@ -41,13 +41,12 @@ impl Worker {
                 return self.reply_with(id, redirect.status, b"", Flags::default(), "direct_response", &[("location", &location)]);
             }
         };
-        let upgrade = request.head.protocol().map(str::to_ascii_lowercase);
-        if let Some(upgrade) = upgrade {
-            let own = forward.upgrades.iter().find(|(name, _)| **name == *upgrade).map(|(_, on)| *on);
-            if !own.unwrap_or_else(|| request.hcm.upgrades.iter().any(|name| **name == *upgrade)) {
-                return self.reply(id, 403, "", Flags::default(), "upgrade_failed");
-            }
+        if !self.settle_upgrade(id, &forward) {
+            return self.reply(id, 403, "", Flags::default(), "upgrade_failed");
         }
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let Kind::Http(request) = &mut stream.kind else { return };
+        let Some(routed) = &mut request.route else { return };
         let Some(picked) = pick_cluster(&forward, &request.head, random, &mut Trace::off()) else {
             return self.reply(id, forward.not_found_status, "", Flags::NO_CLUSTER, "cluster_not_found");
         };
@@ -85,6 +84,32 @@ impl Worker {
         }
         self.arm_stream(id);
         self.attempt_now(id);
+    }
+
+    /// Settles which of the protocols that a client offers is asked of the server: the first that is configured. A websocket that is not allowed
+    /// and an extended CONNECT are refused (`false`); other offers are ignored, and the request is an ordinary one (RFC 9110, section 7.8).
+    fn settle_upgrade(&mut self, id: StreamId, forward: &Forward) -> bool {
+        let Some(stream) = self.streams.get_mut(id) else { return true };
+        let (down, sid) = (stream.down, stream.down_sid);
+        let Kind::Http(request) = &mut stream.kind else { return true };
+        let Some(offer) = request.head.protocol().map(str::to_owned) else { return true };
+        let allowed = |name: &&str| {
+            let own = forward.upgrades.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, on)| *on);
+            own.unwrap_or_else(|| request.hcm.upgrades.iter().any(|known| known.eq_ignore_ascii_case(name)))
+        };
+        if let Some(name) = offer.split(',').find(allowed) {
+            return request.head.set_protocol(Some(name));
+        }
+        let Some((codec, _)) = self.conns.get_mut(down).and_then(Option::as_mut).and_then(|conn| conn.codec()) else { return true };
+        if codec.is_h2() || offer.split(',').any(|name| name.eq_ignore_ascii_case("websocket")) {
+            return false;
+        }
+        codec.decline_upgrade(sid);
+        request.head.set_protocol(None);
+        request.is_upgrade = false;
+        stream.req.end = true;
+        stream.due.request = None;
+        true
     }
 
     /// What the route does to the request's head.
@@ -177,9 +202,12 @@ impl Worker {
             Ok(host) => host,
             Err(NoHost::None) => return self.reply(id, 503, "no healthy upstream", Flags::NO_HEALTHY_UPSTREAM, "no_healthy_upstream"),
             Err(NoHost::Wait(question)) => {
-                self.ask(question, Some(id));
+                let asked = self.ask(question, Some(id));
                 if let Some(stream) = self.streams.get_mut(id) {
                     stream.due.wait = Some(now + DNS_WAIT);
+                    if let Kind::Http(request) = &mut stream.kind {
+                        request.wait = Some(asked);
+                    }
                 }
                 return self.arm_stream(id);
             }

@@ -28,7 +28,7 @@ impl Worker {
         let Some(down) = conn.down() else { return };
         let record = Record { wall: now.wall, begun: conn.born, ..Record::default() };
         let due = Due { idle: proxy.idle_timeout, moved: now.mono, max: proxy.max_duration.map(|max| conn.born + max), ..Due::default() };
-        let tcp = Tcp { proxy, attempts: 0, counters: None, report: stats, reported: (0, 0), opened: false };
+        let tcp = Tcp { proxy, attempts: 0, counters: None, report: stats, reported: (0, 0), opened: false, wait: None };
         let stream = Stream {
             config: down.config.clone(),
             down: id,
@@ -68,12 +68,13 @@ impl Worker {
             Ok(host) => host,
             Err(NoHost::None) => return self.tcp_refuse(id, Flags::NO_HEALTHY_UPSTREAM, "no_healthy_upstream"),
             Err(NoHost::Wait(question)) => {
-                self.ask(question, Some(id));
+                let asked = self.ask(question, Some(id));
                 let until = self.now.mono + DNS_WAIT;
                 if let Some(stream) = self.streams.get_mut(id) {
                     stream.due.wait = Some(until);
                     if let Kind::Tcp(tcp) = &mut stream.kind {
                         tcp.attempts -= 1;
+                        tcp.wait = Some(asked);
                     }
                 }
                 return self.arm(down);
@@ -219,7 +220,16 @@ impl Worker {
             self.tcp_end(id, Closing::Close);
         } else if finished {
             self.close(target, Closing::Write);
+            self.half_closed(id);
         }
+    }
+
+    /// One direction has ended: the other may go on, but not stand still for ever.
+    pub(crate) fn half_closed(&mut self, id: StreamId) {
+        let most = self.options.limits.half_closed;
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        stream.due.idle = Some(stream.due.idle.map_or(most, |idle| idle.min(most)));
+        self.arm_stream(id);
     }
 
     /// The server's side is gone, or was not reached.
@@ -231,11 +241,16 @@ impl Worker {
             return self.tcp_end(id, Closing::Close);
         }
         stream.up = None;
-        let why = match lost {
+        let mut why = match lost {
             Lost::Connect(why) => why,
             Lost::ConnectTimeout => "connection timeout".to_owned(),
             _ => "connection closed".to_owned(),
         };
+        let down = self.conns.get(stream.down).and_then(Option::as_deref).and_then(Conn::down);
+        if down.is_some_and(|down| down.protocols.iter().any(|name| name == b"http/1.0")) {
+            // The address of a service, as a rule, which nobody serves: that alone would mislead.
+            why.push_str("; the client speaks HTTP/1.0, which no HTTP filter chain of the listener takes");
+        }
         stream.record.upstream_failure = Some(why);
         if tcp.attempts < tcp.proxy.max_connect_attempts.max(1) {
             return self.tcp_connect(id);

@@ -12,6 +12,14 @@ use crate::{
 
 impl Worker {
     pub(crate) fn run_timers(&mut self) {
+        // Each deadline that is earlier than the one before leaves that one's entry behind, maybe for an hour.
+        if self.timers.len() > self.most_timers() {
+            let (conns, dials) = (&self.conns, &self.dials);
+            self.timers.retain(|at, key| match key {
+                TimerKey::Conn(id) => conns.get(*id).and_then(Option::as_ref).is_some_and(|conn| conn.armed == Some(at)),
+                TimerKey::Dial(id) => dials.get(*id).is_some(),
+            });
+        }
         while let Some((at, key)) = self.timers.pop(self.now.mono) {
             match key {
                 TimerKey::Conn(id) => {

@@ -339,6 +339,7 @@ impl Worker {
 
     pub(crate) fn dial_ended(&mut self, id: DialId, result: Result<Addrs, DialError>) -> Option<ConnId> {
         let dialing = self.dials.remove(id)?;
+        self.dial_over(id, dialing.owner);
         let spec = dialing.spec;
         match result {
             Err(DialError(error)) => {
@@ -366,8 +367,13 @@ impl Worker {
                 if let Some(place) = self.conns.get_mut(conn_id) {
                     *place = Some(conn);
                 }
-                if let Owner::Stream(stream) = dialing.owner {
-                    self.tcp_handshake(stream, conn_id);
+                match dialing.owner {
+                    Owner::Stream(stream) => self.tcp_handshake(stream, conn_id),
+                    Owner::Pool(pool) => {
+                        if let Some(pool) = self.pools.get_mut(pool) {
+                            pool.shaking.push(conn_id);
+                        }
+                    }
                 }
                 if let Some(error) = broken {
                     self.tls_failed(conn_id, &error);
@@ -385,9 +391,19 @@ impl Worker {
     /// A dial took too long.
     pub(crate) fn dial_timeout(&mut self, id: DialId) {
         let Some(dialing) = self.dials.remove(id) else { return };
+        self.dial_over(id, dialing.owner);
         self.actions.push(Action::Cancel(id));
         dialing.spec.host.connect_failures.fetch_add(1, Relaxed);
         self.dial_failed(dialing.owner, Lost::ConnectTimeout);
+    }
+
+    /// A dial is off its owner's list.
+    fn dial_over(&mut self, id: DialId, owner: Owner) {
+        if let Owner::Pool(pool) = owner
+            && let Some(pool) = self.pools.get_mut(pool)
+        {
+            pool.dials.retain(|dial| *dial != id);
+        }
     }
 
     fn dial_failed(&mut self, owner: Owner, lost: Lost) {

@@ -4,14 +4,12 @@ use super::chunk::Chunk;
 use super::{H1, Recv, Send};
 use crate::codec::{Event, StreamId};
 use crate::error::ConnError;
-use crate::head::{Head, is_hop_by_hop, is_scheme, parse_length, valid_authority, valid_target, valid_value};
-use crate::limits::Limits;
+use crate::head::{Head, is_hop_by_hop, is_protocol, is_scheme, parse_length, valid_authority, valid_target, valid_value};
+use crate::limits::{INTERIM, Limits};
 use std::mem::MaybeUninit;
 
 /// Fields that are parsed at most, whatever the limits say.
 const FIELDS: usize = 256;
-/// Interim responses to one request.
-const INTERIM: u8 = 16;
 /// Empty lines before a request line.
 const BLANK: u8 = 4;
 
@@ -44,7 +42,14 @@ impl H1 {
             [b'\r'] => return Ok((0, None)),
             _ => {}
         }
-        let Some(end) = block_end(wire, &mut self.scanned, self.limits.header_bytes)? else { return Ok((0, None)) };
+        let end = match block_end(wire, &mut self.scanned, self.limits.header_bytes) {
+            Ok(Some(end)) => end,
+            Ok(None) => return Ok((0, None)),
+            Err(e) if e.status == 431 && find_newline(wire, 0).is_none_or(|at| at >= self.limits.header_bytes) => {
+                return Err(ConnError::h1(414, "request line too long"));
+            }
+            Err(e) => return Err(e),
+        };
         self.scanned = 0;
         let block = wire.get(..end).unwrap_or_default();
         let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
@@ -76,7 +81,7 @@ impl H1 {
         self.close = facts.close || (http_10 && !self.asked.keep_alive_10);
         if let (false, true, Some(protocol)) = (http_10 || self.asked.connect, facts.upgrade_option, facts.upgrade) {
             self.asked.upgrade = offered(protocol);
-            head.set_protocol(self.asked.upgrade.as_deref());
+            head.set_offer(self.asked.upgrade.as_deref().unwrap_or_default());
         }
         self.active = true;
         let tunnel = self.asked.connect || self.asked.upgrade.is_some();
@@ -104,8 +109,11 @@ impl H1 {
         let block = wire.get(..end).unwrap_or_default();
         let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
         let mut response = httparse::Response::new(&mut []);
+        // A blank before the colon is removed from answers, and refused in requests (RFC 9112 §5.1).
+        let mut config = httparse::ParserConfig::default();
+        config.allow_spaces_after_header_name_in_responses(true);
         let room = fields.get_mut(..self.limits.header_count.min(FIELDS)).unwrap_or_default();
-        let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, block, room);
+        let parsed = config.parse_response_with_uninit_headers(&mut response, block, room);
         if !matches!(parsed.map_err(|e| refused(e, block))?, httparse::Status::Complete(n) if n == end) {
             return Err(bad("malformed head"));
         }
@@ -134,9 +142,12 @@ impl H1 {
     }
 
     fn switch(&mut self, facts: &Facts<'_>, head: &mut Head) -> Result<(), ConnError> {
-        let (Some(_), Some(protocol)) = (self.asked.upgrade.as_ref(), facts.upgrade) else {
+        let (Some(asked), Some(protocol)) = (self.asked.upgrade.as_ref(), facts.upgrade) else {
             return Err(bad("switches protocols without being asked"));
         };
+        if !asked.split(',').any(|one| one.as_bytes().eq_ignore_ascii_case(protocol)) {
+            return Err(bad("switches to a protocol that was not asked for"));
+        }
         head.set_protocol(std::str::from_utf8(protocol).ok());
         head.remove("content-length");
         self.become_tunnel();
@@ -325,10 +336,11 @@ fn fact<'w>(facts: &mut Facts<'w>, name: &str, value: &'w [u8], http_10: bool) -
     Ok(true)
 }
 
-/// The protocol that an upgrade asks for. HTTP/2 is not offered this way.
+/// The protocols that an upgrade offers, joined by commas. HTTP/2 is not begun this way.
 fn offered(value: &[u8]) -> Option<String> {
-    let mut protocols = tokens(value).filter_map(|t| std::str::from_utf8(t).ok());
-    protocols.find(|p| !p.eq_ignore_ascii_case("h2c") && !p.is_empty()).map(str::to_owned)
+    let protocols = tokens(value).filter_map(|t| std::str::from_utf8(t).ok());
+    let protocols: Vec<&str> = protocols.filter(|p| is_protocol(p.as_bytes()) && !p.eq_ignore_ascii_case("h2c")).collect();
+    (!protocols.is_empty()).then(|| protocols.join(","))
 }
 
 fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {

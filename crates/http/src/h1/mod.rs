@@ -307,6 +307,30 @@ impl H1 {
         usize::from(self.active && !self.done)
     }
 
+    /// See [`Codec::decline_upgrade`](crate::Codec::decline_upgrade).
+    pub fn decline_upgrade(&mut self, stream: StreamId) {
+        if stream.0 == self.stream && self.active && self.recv == Recv::Wait && !self.asked.connect {
+            self.asked.upgrade = None;
+            self.recv = Recv::Ended;
+            self.settle();
+        }
+    }
+
+    /// See [`Codec::takes_upgrade`](crate::Codec::takes_upgrade).
+    pub fn takes_upgrade(&self) -> Option<bool> {
+        Some(true)
+    }
+
+    /// See [`Codec::waits`](crate::Codec::waits).
+    pub fn waits(&self) -> bool {
+        self.active && !self.done && matches!(self.recv, Recv::Wait | Recv::Ended)
+    }
+
+    /// See [`Codec::unconsumed`](crate::Codec::unconsumed).
+    pub fn unconsumed(&self) -> usize {
+        self.limits.unconsumed()
+    }
+
     /// Whether the peer of this exchange speaks HTTP/1.0.
     pub fn is_http_10(&self) -> bool {
         self.asked.http_10

@@ -85,6 +85,10 @@ fn requests() {
             "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n\r\n",
             vec!["GET |a|/ ."],
         ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: TLS/1.2, no token, h2c, websocket\r\n\r\n",
+            vec!["GET |a|/ +TLS/1.2,websocket"],
+        ),
         ("GET /ü HTTP/1.1\r\nHost: a\r\n\r\n", vec!["GET |a|/ü ."]),
         ("GET / HTTP/1.0\r\n\r\n", vec!["GET ||/ ."]),
     ] {
@@ -183,6 +187,8 @@ fn responses() {
         ),
         ("GET", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nmore", vec!["200 content-length=0 .", "! 0 bytes without a request"]),
         ("GET", "SSH-2.0-x\r\n\r\n", vec!["! 400 malformed head"]),
+        ("GET", "HTTP/1.1 200 OK\r\nX-A : b\r\nContent-Length\t: 0\r\n\r\n", vec!["200 x-a=b content-length=0 ."]),
+        ("UPGRADE", "HTTP/1.1 101 Switching\r\nUpgrade: h2c\r\n\r\n", vec!["! 400 switches to a protocol that was not asked for"]),
     ] {
         check(&|| client(method), wire, &expected);
     }
@@ -295,7 +301,25 @@ fn a_websocket_is_raw_after_101() {
 }
 
 #[test]
+fn an_offer_that_is_declined_leaves_an_ordinary_request() {
+    let mut side = server();
+    side.feed(b"GET /1 HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: TLS/1.2\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(side.codec.waits());
+    side.codec.decline_upgrade(StreamId(1));
+    side.codec.send_head(StreamId(1), &Head::response(200), true, &mut side.out);
+    side.feed(b"");
+    assert_eq!(show(&side.seen), ["GET |a|/1 +TLS/1.2", "GET |a|/2 ."]);
+    assert_eq!(side.codec.state(), State::Open);
+    assert!(side.codec.waits(), "for the second answer");
+    side.codec.send_head(StreamId(3), &Head::response(200), true, &mut side.out);
+    assert!(!side.codec.waits());
+}
+
+#[test]
 fn heads_have_limits() {
+    let mut side = server();
+    side.feed(format!("GET /{}", "y".repeat(61 * 1024)).as_bytes());
+    assert_eq!(show(&side.seen), ["! 414 request line too long"]);
     let many: String = (0..101).map(|i| format!("x{i}: y\r\n")).collect();
     check(&server, &format!("GET / HTTP/1.1\r\nHost: a\r\n{many}\r\n"), &["! 431 too many fields"]);
     let long = "y".repeat(61 * 1024);

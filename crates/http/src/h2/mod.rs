@@ -257,9 +257,31 @@ impl H2 {
         self.streams.len()
     }
 
+    /// See [`Codec::unconsumed`](crate::Codec::unconsumed).
+    pub fn unconsumed(&self) -> usize {
+        self.limits.unconsumed()
+    }
+
+    /// See [`Codec::decline_upgrade`](crate::Codec::decline_upgrade).
+    pub fn decline_upgrade(&mut self, _stream: StreamId) {}
+
+    /// See [`Codec::takes_upgrade`](crate::Codec::takes_upgrade).
+    pub fn takes_upgrade(&self) -> Option<bool> {
+        self.greeted.then_some(self.peer.extended_connect)
+    }
+
+    /// See [`Codec::waits`](crate::Codec::waits).
+    pub fn waits(&self) -> bool {
+        false
+    }
+
     /// Drops a stream that is over, and ends the connection if it was the last of a draining one.
     fn remove(&mut self, id: u32) {
         if let Some(s) = self.streams.remove(&id) {
+            if s.blocked {
+                // With the connection's window shut nobody else would take it off the list.
+                self.blocked.retain(|b| *b != id);
+            }
             self.held = self.held.saturating_sub(s.held.into());
             if s.recv != Side::Ended {
                 self.late.add(id);

@@ -7,6 +7,7 @@ use super::{Block, DRAIN_PING, DataFrame, Drain, H2};
 use crate::codec::{Event, StreamId};
 use crate::error::{ConnError, Reason};
 use crate::head::Head;
+use crate::limits::INTERIM;
 use crate::sniff::PREFACE;
 
 type Step<'b> = Result<(usize, Option<Event<'b>>), ConnError>;
@@ -97,10 +98,10 @@ impl H2 {
     }
 
     /// Resets a stream for a fault of the peer; its owner is told if there is one.
-    fn stream_error(&mut self, id: u32, code: Reason, out: &mut Vec<u8>) -> Result<(), ConnError> {
+    fn stream_error(&mut self, id: u32, code: Reason, why: &'static str, out: &mut Vec<u8>) -> Result<(), ConnError> {
         frame::rst_stream(id, code, out);
         if self.streams.contains_key(&id) {
-            self.events.push_back(Event::Reset { stream: StreamId(id), code });
+            self.events.push_back(Event::Reset { stream: StreamId(id), code, why });
             self.remove(id);
         } else {
             self.late.add(id);
@@ -159,7 +160,12 @@ impl H2 {
             }
         };
         if let Some(code) = fault {
-            self.stream_error(f.stream, code, out)?;
+            let why = match code {
+                Reason::FLOW_CONTROL_ERROR => "window exceeded",
+                Reason::STREAM_CLOSED => "DATA after the end",
+                _ => "body out of place or of another length than announced",
+            };
+            self.stream_error(f.stream, code, why, out)?;
             data.drop = true;
         }
         if left == 0 && (data.drop || !end) {
@@ -277,15 +283,16 @@ impl H2 {
             };
         }
         if ended {
-            return self.stream_error(id, Reason::STREAM_CLOSED, out);
+            return self.stream_error(id, Reason::STREAM_CLOSED, "HEADERS after the end", out);
         }
         if refused {
-            return self.stream_error(id, Reason::PROTOCOL_ERROR, out);
+            return self.stream_error(id, Reason::PROTOCOL_ERROR, "stream depends on itself", out);
         }
         self.earn();
         match (message.finish(&self.limits), kind) {
             (Err(Refusal::TooLarge), Kind::Request) => self.too_large(id, out),
-            (Err(_), _) => self.stream_error(id, Reason::PROTOCOL_ERROR, out),
+            (Err(Refusal::TooLarge), _) => self.stream_error(id, Reason::PROTOCOL_ERROR, "head too large", out),
+            (Err(Refusal::Malformed), _) => self.stream_error(id, Reason::PROTOCOL_ERROR, "malformed head", out),
             (Ok((head, length)), Kind::Request) => self.request(id, head, length, end, out),
             (Ok((head, length)), Kind::Response) => self.response(id, head, length, end, out),
             (Ok((head, _)), Kind::Trailers) => self.trailers(id, head, end, out),
@@ -304,7 +311,7 @@ impl H2 {
             return Ok(());
         }
         if self.streams.len() >= self.limits.concurrent_streams as usize {
-            return self.stream_error(id, Reason::REFUSED_STREAM, out);
+            return self.stream_error(id, Reason::REFUSED_STREAM, "too many streams", out);
         }
         let mut s = Stream::new(self.peer.window.into(), self.recv_start());
         s.head = head.method() == "HEAD";
@@ -316,7 +323,7 @@ impl H2 {
         s.expect = length;
         s.recv = if end { Side::Ended } else { Side::Body };
         if end && !s.count(0, true) {
-            return self.stream_error(id, Reason::PROTOCOL_ERROR, out);
+            return self.stream_error(id, Reason::PROTOCOL_ERROR, "body shorter than content-length", out);
         }
         self.streams.insert(id, s);
         self.events.push_back(Event::Head { stream: StreamId(id), head, end });
@@ -326,8 +333,9 @@ impl H2 {
     fn response(&mut self, id: u32, mut head: Head, length: Option<u64>, end: bool, out: &mut Vec<u8>) -> Result<(), ConnError> {
         let Some(s) = self.streams.get_mut(&id) else { return Ok(()) };
         let status = head.status();
-        if status == 101 || (status < 200 && end) {
-            return self.stream_error(id, Reason::PROTOCOL_ERROR, out);
+        s.interim += u8::from(status < 200);
+        if status == 101 || (status < 200 && end) || s.interim > INTERIM {
+            return self.stream_error(id, Reason::PROTOCOL_ERROR, "interim response out of place", out);
         }
         if status >= 200 {
             s.recv = Side::Body;
@@ -337,7 +345,7 @@ impl H2 {
                 head.set_status(101);
             }
             if end && !s.count(0, true) {
-                return self.stream_error(id, Reason::PROTOCOL_ERROR, out);
+                return self.stream_error(id, Reason::PROTOCOL_ERROR, "body shorter than content-length", out);
             }
         }
         self.events.push_back(Event::Head { stream: StreamId(id), head, end });
@@ -350,7 +358,7 @@ impl H2 {
     fn trailers(&mut self, id: u32, head: Head, end: bool, out: &mut Vec<u8>) -> Result<(), ConnError> {
         let Some(s) = self.streams.get_mut(&id) else { return Ok(()) };
         if !end || !s.count(0, true) {
-            return self.stream_error(id, Reason::PROTOCOL_ERROR, out);
+            return self.stream_error(id, Reason::PROTOCOL_ERROR, "trailers out of place", out);
         }
         self.events.push_back(Event::Trailers { stream: StreamId(id), head });
         self.peer_ended(id);
@@ -370,7 +378,7 @@ impl H2 {
             // An idle stream cannot be reset.
             return Err(ConnError::h2(code, "malformed PRIORITY"));
         }
-        self.stream_error(f.stream, code, out)
+        self.stream_error(f.stream, code, "malformed PRIORITY", out)
     }
 
     fn rst_stream(&mut self, f: FrameHeader, payload: &[u8]) -> Result<(), ConnError> {
@@ -382,7 +390,7 @@ impl H2 {
             self.late.ended(f.stream);
             return self.spend();
         }
-        self.events.push_back(Event::Reset { stream: StreamId(f.stream), code: Reason(u32::from_be_bytes(code)) });
+        self.events.push_back(Event::Reset { stream: StreamId(f.stream), code: Reason(u32::from_be_bytes(code)), why: "" });
         self.remove(f.stream);
         self.late.ended(f.stream);
         if self.client { Ok(()) } else { self.spend_reset() }
@@ -488,7 +496,7 @@ impl H2 {
             refused.sort_unstable();
             for id in refused {
                 self.remove(id);
-                self.events.push_back(Event::Reset { stream: StreamId(id), code: Reason::REFUSED_STREAM });
+                self.events.push_back(Event::Reset { stream: StreamId(id), code: Reason::REFUSED_STREAM, why: "" });
             }
         }
         self.spend()
@@ -514,9 +522,9 @@ impl H2 {
         let Some(s) = self.streams.get_mut(&f.stream) else { return Ok(()) };
         s.send_window += n;
         if n == 0 {
-            self.stream_error(f.stream, Reason::PROTOCOL_ERROR, out)
+            self.stream_error(f.stream, Reason::PROTOCOL_ERROR, "WINDOW_UPDATE of 0", out)
         } else if s.send_window > i64::from(MAX_31) {
-            self.stream_error(f.stream, Reason::FLOW_CONTROL_ERROR, out)
+            self.stream_error(f.stream, Reason::FLOW_CONTROL_ERROR, "window overflow", out)
         } else {
             Ok(())
         }

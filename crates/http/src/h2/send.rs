@@ -3,7 +3,7 @@
 use super::H2;
 use super::frame::{self, HEADER, MAX_31, flag, kind};
 use super::stream::{Side, Stream};
-use crate::codec::StreamId;
+use crate::codec::{Event, StreamId};
 use crate::error::Reason;
 use crate::head::{Head, is_hop_by_hop};
 
@@ -22,11 +22,6 @@ impl H2 {
         self.client && free && self.edge <= MAX_31 && !self.leaving && !self.done && self.drain == super::Drain::No
     }
 
-    /// Whether the peer (a server) takes extended CONNECT.
-    pub fn peer_takes_extended_connect(&self) -> bool {
-        self.peer.extended_connect
-    }
-
     /// See [`Codec::send_head`](crate::Codec::send_head).
     pub fn send_head(&mut self, stream: StreamId, head: &Head, end: bool, out: &mut Vec<u8>) {
         let id = stream.0;
@@ -37,10 +32,16 @@ impl H2 {
             if id != self.edge || !self.can_open() {
                 return;
             }
+            if head.protocol().is_some() && !self.peer.extended_connect {
+                // Anything else that could be sent would be another request than was meant.
+                let why = "no extended CONNECT";
+                self.events.push_back(Event::Reset { stream, code: Reason::HTTP_1_1_REQUIRED, why });
+                return;
+            }
             self.edge += 2;
             let mut s = Stream::new(self.peer.window.into(), self.recv_start());
             s.head = head.method() == "HEAD";
-            s.protocol = head.protocol().filter(|_| self.peer.extended_connect).map(Into::into);
+            s.protocol = head.protocol().map(Into::into);
             s.tunnel = head.method() == "CONNECT" || s.protocol.is_some();
             s.send = if end { Side::Ended } else { Side::Body };
             self.streams.insert(id, s);
@@ -68,7 +69,7 @@ impl H2 {
     fn send_request(&mut self, id: u32, head: &Head, end: bool, out: &mut Vec<u8>) {
         let start = self.begin(out);
         let e = &mut self.encoder;
-        let extended = head.protocol().filter(|_| self.peer.extended_connect);
+        let extended = head.protocol();
         let method = if extended.is_some() { "CONNECT" } else { head.method() };
         e.field(b":method", method.as_bytes(), out);
         if method != "CONNECT" || extended.is_some() {

@@ -25,6 +25,8 @@ pub(super) struct Stream {
     pub(super) held: u32,
     /// What is left of the announced body.
     pub(super) expect: Option<u64>,
+    /// Interim responses received.
+    pub(super) interim: u8,
     /// `send_data` refused bytes.
     pub(super) blocked: bool,
     /// The request is HEAD.
@@ -45,6 +47,7 @@ impl Stream {
             owed: 0,
             held: 0,
             expect: None,
+            interim: 0,
             blocked: false,
             head: false,
             tunnel: false,

@@ -405,6 +405,51 @@ fn a_websocket_travels_as_extended_connect() {
 }
 
 #[test]
+fn an_upgrade_needs_a_server_that_takes_it() {
+    let (mut a, mut b) = (Vec::new(), Vec::new());
+    let mut c = Side::new(Codec::h2_client(Limits::new(), &mut a));
+    let mut s = Side::new(Codec::h2_server(Limits { extended_connect: false, ..Limits::new() }, &mut b));
+    (c.out, s.out) = (a, b);
+    assert_eq!(c.codec.takes_upgrade(), None, "it has not said so yet");
+    settle(&mut c, &mut s);
+    assert_eq!(c.codec.takes_upgrade(), Some(false));
+    let mut head = Head::request("GET", "http", "a", "/chat");
+    head.set_protocol(Some("websocket"));
+    let id = c.codec.open().unwrap();
+    c.codec.send_head(id, &head, false, &mut c.out);
+    assert!(c.out.is_empty(), "nothing else is sent instead");
+    c.feed(b"");
+    assert_eq!(c.seen.last(), Some(&Seen::Reset(id.0, Reason::HTTP_1_1_REQUIRED.0)));
+    assert_eq!(pair().0.codec.takes_upgrade(), Some(true));
+}
+
+#[test]
+fn interim_responses_have_an_end() {
+    let (mut c, _) = pair();
+    let id = c.codec.open().unwrap();
+    c.codec.send_head(id, &Head::request("GET", "http", "a", "/"), true, &mut c.out);
+    let early = headers(1, 0, &[(":status", "103")]);
+    c.feed(&early.repeat(17));
+    assert_eq!(c.seen.len(), 17);
+    assert_eq!(c.seen.last(), Some(&Seen::Reset(1, Reason::PROTOCOL_ERROR.0)));
+}
+
+#[test]
+fn streams_that_were_reset_wait_for_no_window() {
+    let mut side = server();
+    // The connection's window is used up by one answer; then streams come and go whose answers wait.
+    for n in 0..150u32 {
+        let id = 2 * n + 1;
+        side.feed(&headers(id, flag::END_STREAM, GET));
+        side.codec.send_head(StreamId(id), &Head::response(200), false, &mut side.out);
+        side.codec.send_data(StreamId(id), &[0; 70_000], true, &mut side.out);
+        side.feed(&frame(kind::RST_STREAM, 0, id, &[0, 0, 0, 8]));
+    }
+    let Codec::H2(h2) = &side.codec else { return };
+    assert_eq!((h2.active(), h2.blocked.len()), (0, 0));
+}
+
+#[test]
 fn an_early_answer_stops_the_upload() {
     let (mut c, mut s) = pair();
     let id = c.codec.open().unwrap();
