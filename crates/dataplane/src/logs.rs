@@ -14,6 +14,9 @@ use std::{
 /// Batches that may wait for the writer; what comes then is dropped and counted.
 const QUEUE: usize = 1024;
 
+/// Bytes after which no more lines are joined before they are written.
+const PIECE: usize = 1 << 20;
+
 /// The writing end.
 #[derive(Clone, Debug)]
 pub(crate) struct Logs {
@@ -50,7 +53,9 @@ fn write(receiver: &Receiver<(Arc<str>, Vec<u8>)>) {
     while let Ok((name, mut lines)) = receiver.recv() {
         // What has come in the meantime for the same file goes with it.
         let mut other = None;
-        while let Ok((next, more)) = receiver.try_recv() {
+        while lines.len() < PIECE
+            && let Ok((next, more)) = receiver.try_recv()
+        {
             if next != name {
                 other = Some((next, more));
                 break;

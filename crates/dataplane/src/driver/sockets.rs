@@ -9,7 +9,7 @@ use std::{
 };
 
 use mizzen_engine::{ConnId, Eof};
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{Interest, Ready},
     net::{TcpStream, UnixStream},
@@ -96,6 +96,16 @@ impl Socket {
     pub(super) fn shut(&self) {
         // A socket that is gone already needs no shutting.
         let _ = self.stream.sock_ref().shutdown(Shutdown::Write);
+        self.keep_alive();
+    }
+
+    /// Has the kernel ask the peer for signs of life now and then: for a connection of which one direction has ended.
+    fn keep_alive(&self) {
+        if let Stream::Tcp(stream) = &self.stream {
+            let wanted = TcpKeepalive::new().with_time(HALF_CLOSED_IDLE).with_interval(HALF_CLOSED_PROBE).with_retries(HALF_CLOSED_PROBES);
+            // A socket that is gone already needs none.
+            let _ = SockRef::from(stream).set_tcp_keepalive(&wanted);
+        }
     }
 
     /// Has the task end, and the socket be closed with it.
@@ -108,6 +118,12 @@ impl Socket {
         self.changed.notify_one();
     }
 }
+
+/// Keep-alive of half-closed connections: below the 60 s after which conntrack forgets such a connection, and with it where the capture has
+/// redirected it to; a peer that has vanished is noticed after 90 s.
+const HALF_CLOSED_IDLE: Duration = Duration::from_secs(30);
+const HALF_CLOSED_PROBE: Duration = Duration::from_secs(15);
+const HALF_CLOSED_PROBES: u32 = 4;
 
 /// How long a client may take to see that its connection is closed.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -174,14 +190,12 @@ pub(super) async fn serve(driver: Rc<Driver>, id: ConnId, socket: Rc<Socket>) {
             continue;
         }
         let read = socket.reading.get() && !socket.ended.get();
+        // A connection that is neither read nor written must be seen to break all the same.
         let interest = match (read, socket.writing.get()) {
             (true, true) => Interest::READABLE | Interest::WRITABLE,
             (true, false) => Interest::READABLE,
-            (false, true) => Interest::WRITABLE,
-            (false, false) => {
-                socket.changed.notified().await;
-                continue;
-            }
+            (false, true) => Interest::WRITABLE | Interest::ERROR,
+            (false, false) => Interest::ERROR,
         };
         let ready = tokio::select! {
             biased;
@@ -189,6 +203,17 @@ pub(super) async fn serve(driver: Rc<Driver>, id: ConnId, socket: Rc<Socket>) {
             ready = socket.stream.ready(interest) => ready,
         };
         let Ok(ready) = ready else { return };
+        if !read && ready.is_error() {
+            let error = socket.stream.sock_ref().take_error().ok().flatten();
+            socket.ended.set(true);
+            driver.worker().ended(id, error.map_or(Eof::Reset, |error| how(&error)));
+            driver.due.notify_one();
+            // The engine closes it in the turn that comes.
+            while !socket.closed.get() {
+                socket.changed.notified().await;
+            }
+            return;
+        }
         if ready.is_writable() && socket.writing.replace(false) {
             write(&driver, id, &socket);
             driver.due.notify_one();
@@ -209,6 +234,7 @@ fn read_once(driver: &Driver, id: ConnId, socket: &Socket) {
     match socket.stream.try_read(&mut buffer) {
         Ok(0) => {
             socket.ended.set(true);
+            socket.keep_alive();
             driver.worker().ended(id, Eof::Half);
         }
         Ok(n) => {
@@ -247,5 +273,25 @@ impl Drop for GivenUp {
             self.0.broken.borrow_mut().push(self.1);
             self.0.due.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn half_closed_connections_are_kept_alive() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (client, server) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let _server = server.unwrap();
+        let socket = Socket::new(Stream::Tcp(client.unwrap()), false);
+        let kept = |socket: &Socket| socket.stream.sock_ref().keepalive().unwrap();
+        assert!(!kept(&socket));
+        socket.shut();
+        assert!(kept(&socket));
+        let socket = socket.stream.sock_ref();
+        let (idle, probe) = (socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_interval().unwrap());
+        assert!(idle < Duration::from_secs(60) && probe < Duration::from_secs(60), "conntrack forgets after 60 s: {idle:?} {probe:?}");
     }
 }
