@@ -322,7 +322,7 @@ fn check_kind(at: &At<'_>, identity: &Identity<'_>) -> Option<Kind> {
             None
         }
         None if LATER.contains(&name.as_str()) => {
-            kind_at.fail(format!("kind {name} is not supported yet"));
+            kind_at.fail(format!("{name} is not supported yet"));
             None
         }
         None => {

@@ -30,12 +30,22 @@ pub(crate) struct Context<'a> {
     /// Of Kubernetes' kinds: the paths that their schema does not know. What it knows and nobody has asked for is harmless.
     pub(crate) unknown: Option<BTreeSet<String>>,
     pub(crate) problems: RefCell<Vec<Problem>>,
+    /// The paths of values of a wrong type: what else does not hold of them follows from that, and is not told.
+    wrong: RefCell<BTreeSet<String>>,
     pub(crate) warnings: RefCell<Vec<Problem>>,
 }
 
 impl<'a> Context<'a> {
     pub(crate) fn new(file: &'a Arc<str>, object: Option<Key>, proto: bool) -> Self {
-        Context { file, object, proto, unknown: None, problems: RefCell::default(), warnings: RefCell::default() }
+        Context {
+            file,
+            object,
+            proto,
+            unknown: None,
+            problems: RefCell::default(),
+            wrong: RefCell::default(),
+            warnings: RefCell::default(),
+        }
     }
 
     pub(crate) fn problem(&self, place: (u32, u32), field: &str, message: impl Into<String>) -> Problem {
@@ -92,6 +102,9 @@ impl<'a> At<'a> {
     }
 
     pub(crate) fn fail(&self, message: impl Into<String>) {
+        if self.cx.wrong.borrow().contains(&self.path) {
+            return;
+        }
         self.cx.problems.borrow_mut().push(self.cx.problem(self.place, &self.path, message));
     }
 
@@ -147,16 +160,14 @@ impl<'a> At<'a> {
 
     pub(crate) fn text(&self) -> String {
         match &self.node.value {
-            Value::Text(text) => text.to_string(),
+            Value::Text(text) => return text.to_string(),
             Value::Bool(_) | Value::Int(_) | Value::Float(_) => {
                 self.fail(format!("must be a text, is {}: put it in quotes", self.node.value.describe()));
-                String::new()
             }
-            _ => {
-                self.expected("a text");
-                String::new()
-            }
+            _ => self.expected("a text"),
         }
+        self.cx.wrong.borrow_mut().insert(self.path.clone());
+        String::new()
     }
 
     /// A text that is not empty.

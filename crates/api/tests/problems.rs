@@ -59,7 +59,7 @@ fn documents() {
         ("apiVersion: v1\nkind: List\nitems: {}\n", &["a.yaml:2: kind: a List has its objects in a list `items`"]),
         ("apiVersion: v1\nkind: List\nitems: [1]\n", &["a.yaml:3: must be a map with apiVersion, kind and metadata, is the number 1"]),
         ("apiVersion: v1\nkind: Zebra\n", &["a.yaml:2: kind: unknown kind `Zebra`"]),
-        ("apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: x}\n", &["a.yaml:2: kind: kind StatefulSet is not supported yet"]),
+        ("apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: x}\n", &["a.yaml:2: kind: StatefulSet is not supported yet"]),
         (
             "apiVersion: apps/v1beta1\nkind: Deployment\nmetadata: {name: x}\n",
             &["a.yaml:1: apiVersion: Deployment is read in apps/v1, not in `apps/v1beta1`"],
@@ -68,6 +68,21 @@ fn documents() {
             "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: x}\n",
             &[
                 "a.yaml:1: apiVersion: Gateway is read in networking.istio.io/v1, networking.istio.io/v1beta1, networking.istio.io/v1alpha3, not in `gateway.networking.k8s.io/v1`",
+            ],
+        ),
+        // What follows from an unquoted word that YAML takes for something else is not told beside it.
+        ("apiVersion: v1\nkind: Namespace\nmetadata: {name: y}\n", &["a.yaml:3: metadata.name: must be a text, is true: put it in quotes"]),
+        (
+            "apiVersion: 1\nkind: Namespace\nmetadata: {name: x}\n",
+            &["a.yaml:1: Namespace x: apiVersion: must be a text, is the number 1: put it in quotes"],
+        ),
+        (
+            "apiVersion: v1\nkind: Service\nmetadata: {name: x, namespace: 1, creationTimestamp: 2}\nspec: {type: 3, ports: [{port: 1, protocol: 4}]}\n",
+            &[
+                "a.yaml:3: Service default/x: metadata.namespace: must be a text, is the number 1: put it in quotes",
+                "a.yaml:3: Service default/x: metadata.creationTimestamp: must be a text, is the number 2: put it in quotes",
+                "a.yaml:4: Service default/x: spec.type: must be a text, is the number 3: put it in quotes",
+                "a.yaml:4: Service default/x: spec.ports[0].protocol: must be a text, is the number 4: put it in quotes",
             ],
         ),
         ("apiVersion: v1\nkind: Namespace\nmetadata: {}\n", &["a.yaml:3: metadata.name: is required"]),

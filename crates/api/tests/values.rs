@@ -221,3 +221,38 @@ fn json() {
     let parsed = parse_documents(text, &"a.json".into());
     assert_eq!(parsed.good().next().unwrap().key().to_string(), "Namespace ab");
 }
+
+/// Every field that Istio's MeshConfig and ProxyConfig have, or had in a version that is still met.
+#[test]
+fn no_field_of_istio_is_unknown() {
+    let mesh = "proxyListenPort proxyInboundListenPort proxyHttpPort connectTimeout hboneIdleTimeout tcpKeepalive ingressClass ingressService \
+        ingressControllerMode ingressSelector enableTracing accessLogFile accessLogFormat accessLogEncoding enableEnvoyAccessLogService \
+        disableEnvoyListenerLog defaultConfig outboundTrafficPolicy inboundTrafficPolicy configSources enableAutoMtls trustDomain \
+        trustDomainAliases caCertificates defaultServiceExportTo defaultVirtualServiceExportTo defaultDestinationRuleExportTo rootNamespace \
+        localityLbSetting dnsRefreshRate h2UpgradePolicy inboundClusterStatName outboundClusterStatName certificates enablePrometheusMerge \
+        verifyCertificateAtClient ca extensionProviders defaultProviders discoverySelectors pathNormalization defaultHttpRetryPolicy meshMTLS \
+        tlsDefaults serviceSettings serviceScopeConfigs protocolDetectionTimeout";
+    let proxy = "configPath binaryPath serviceCluster tracingServiceName drainDuration parentShutdownDuration discoveryAddress \
+        discoveryRefreshDelay zipkinAddress statsdUdpAddress proxyAdminPort availabilityZone controlPlaneAuthPolicy customConfigFile \
+        statNameLength concurrency proxyBootstrapTemplatePath interceptionMode tracing sds envoyAccessLogService envoyMetricsService \
+        proxyMetadata runtimeValues statusPort extraStatTags gatewayTopology terminationDrainDuration meshId readinessProbe proxyStatsMatcher \
+        holdApplicationUntilProxyStarts caCertificatesPem image privateKeyProvider proxyHeaders fileFlushInterval fileFlushMinSizeKb \
+        statsCompression";
+    let problems = |text: String| match parse_mesh_config(&text, &"mesh.yaml".into()) {
+        Ok((_, warnings)) => warnings,
+        Err(problems) => problems,
+    };
+    let unknown = |text: String| problems(text).iter().any(|problem| problem.message.contains("unknown field"));
+    for name in mesh.split_whitespace() {
+        assert!(!unknown(format!("{name}: [x]\n")), "{name}");
+    }
+    for name in proxy.split_whitespace() {
+        assert!(!unknown(format!("defaultConfig: {{{name}: [x]}}\n")), "{name}");
+    }
+    assert!(unknown("proxyHttpPorts: 1\n".to_owned()));
+    let source = |source: &str| problems(format!("configSources: [{source}]\n")).iter().map(ToString::to_string).collect::<Vec<_>>();
+    let place = "mesh.yaml:1: MeshConfig istio-system/istio: configSources[0].address:";
+    assert_eq!(source("{address: 'k8s://'}"), [format!("{place} is not acted on yet")]);
+    let refused = format!("{place} is not supported yet, and ignoring it could change who may talk");
+    assert_eq!(source("{address: 'xds://other:15010'}"), [refused]);
+}

@@ -122,7 +122,7 @@ const BAD: &[(&str, &[&str])] = &[
         "apiVersion: v1\nkind: Pod\nmetadata: {name: x, namespace: shop}\nspec: {}\n",
         &["bad.yaml:1: Pod shop/x: pods are not started here: write a Deployment"],
     ),
-    ("apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: x}\n", &["bad.yaml:2: kind: kind StatefulSet is not supported yet"]),
+    ("apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: x}\n", &["bad.yaml:2: kind: StatefulSet is not supported yet"]),
 ];
 
 #[test]

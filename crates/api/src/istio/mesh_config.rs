@@ -170,6 +170,7 @@ impl MeshConfig {
                 "discoverySelectors",
                 "inboundTrafficPolicy",
                 "localityLbSetting",
+                "proxyHttpPort",
                 "proxyInboundListenPort",
                 "proxyListenPort",
                 "serviceScopeConfigs",
@@ -177,6 +178,7 @@ impl MeshConfig {
                 "zoneAwareLbSetting",
             ],
         );
+        f.list("configSources").iter().for_each(|at| at.fields(config_source));
         if let Some(at) = f.get("h2UpgradePolicy") {
             at.enumeration(&[("DO_NOT_UPGRADE", 0, Some(())), ("UPGRADE", 1, None)], Why::What);
         }
@@ -223,6 +225,16 @@ impl MeshConfig {
     }
 }
 
+/// Where the configuration comes from is said at the start; who names another place here would miss the policies that are there.
+fn config_source(f: &Fields<'_>) {
+    f.refuse(Why::Who, &["subscribedResources", "tlsSettings"]);
+    match f.get("address") {
+        Some(at) if at.text().trim_end_matches('/') == "k8s:" => at.warn("is not acted on yet"),
+        Some(at) => at.fail(Why::Who.text()),
+        None => {}
+    }
+}
+
 impl ProxyConfig {
     fn read(f: &Fields<'_>) -> ProxyConfig {
         let default = ProxyConfig::default();
@@ -234,6 +246,9 @@ impl ProxyConfig {
             "configPath",
             "connectionSettings",
             "controlPlaneAuthPolicy",
+            "discoveryRefreshDelay",
+            "parentShutdownDuration",
+            "statsCompression",
             "customConfigFile",
             "discoveryAddress",
             "drainDuration",
