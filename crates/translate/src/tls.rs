@@ -11,8 +11,10 @@ use mizzen_protos::{
         extensions::transport_sockets::{
             raw_buffer::v3::RawBuffer,
             tls::v3::{
-                CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, TlsParameters, UpstreamTlsContext,
+                CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, SubjectAltNameMatcher,
+                TlsParameters, UpstreamTlsContext,
                 common_tls_context::{CombinedCertificateValidationContext, ValidationContextType},
+                subject_alt_name_matcher::SanType,
                 tls_parameters::TlsProtocol,
             },
         },
@@ -70,11 +72,12 @@ fn agent_secret(name: &str) -> SdsSecretConfig {
 }
 
 /// Own certificate `default`, the peer's checked against `ROOTCA` and these SANs.
-// Untyped SANs are deprecated for typed ones; Istio sends the former.
-#[allow(deprecated)]
-fn common(sans: Vec<StringMatcher>, ciphers: &[&str], alpn: &[&str]) -> CommonTlsContext {
+fn common(uris: Vec<StringMatcher>, ciphers: &[&str], alpn: &[&str]) -> CommonTlsContext {
     let combined = CombinedCertificateValidationContext {
-        default_validation_context: Some(CertificateValidationContext { match_subject_alt_names: sans, ..Default::default() }),
+        default_validation_context: Some(CertificateValidationContext {
+            match_typed_subject_alt_names: uris.into_iter().map(uri).collect(),
+            ..Default::default()
+        }),
         validation_context_sds_secret_config: Some(agent_secret("ROOTCA")),
         ..Default::default()
     };
@@ -90,6 +93,11 @@ fn common(sans: Vec<StringMatcher>, ciphers: &[&str], alpn: &[&str]) -> CommonTl
         validation_context_type: Some(ValidationContextType::CombinedValidationContext(combined)),
         ..Default::default()
     }
+}
+
+/// Identities are URIs: a DNS name of the same letters is none.
+fn uri(matcher: StringMatcher) -> SubjectAltNameMatcher {
+    SubjectAltNameMatcher { san_type: SanType::Uri.into(), matcher: Some(matcher), ..Default::default() }
 }
 
 fn socket(name: &str, config: Any) -> TransportSocket {

@@ -35,7 +35,8 @@ use mizzen_protos::{
                 },
             },
             transport_sockets::tls::v3::{
-                CommonTlsContext, DownstreamTlsContext, UpstreamTlsContext, common_tls_context::ValidationContextType,
+                CommonTlsContext, DownstreamTlsContext, SubjectAltNameMatcher, UpstreamTlsContext,
+                common_tls_context::ValidationContextType, subject_alt_name_matcher::SanType,
             },
             upstreams::http::v3::HttpProtocolOptions,
         },
@@ -125,13 +126,16 @@ fn config(socket: &TransportSocket) -> &Any {
     }
 }
 
-#[allow(deprecated)]
 fn sans(common: &CommonTlsContext) -> String {
     let Some(ValidationContextType::CombinedValidationContext(combined)) = &common.validation_context_type else { return "?".into() };
     assert_eq!(combined.validation_context_sds_secret_config.as_ref().unwrap().name, "ROOTCA");
     assert_eq!(common.tls_certificate_sds_secret_configs[0].name, "default");
-    let sans = &combined.default_validation_context.as_ref().unwrap().match_subject_alt_names;
-    sans.iter().map(string).collect::<Vec<_>>().join(",")
+    let sans = &combined.default_validation_context.as_ref().unwrap().match_typed_subject_alt_names;
+    let uri = |san: &SubjectAltNameMatcher| {
+        assert_eq!(san.san_type(), SanType::Uri);
+        string(san.matcher.as_ref().unwrap())
+    };
+    sans.iter().map(uri).collect::<Vec<_>>().join(",")
 }
 
 fn tls_server(socket: &TransportSocket) -> String {
