@@ -16,7 +16,7 @@ use mizzen_types::{Hostname, IpRange, Name, NamespacedName, Protocol};
 use crate::{
     index::{Stamped, restamp, stamp_of},
     reader::Query,
-    service::{Endpoint, Endpoints, Instance, PodView, PortView, Registry, Resolve, ServiceView, TLS_MODE_LABEL},
+    service::{Endpoint, Endpoints, Instance, PodView, PortView, Registry, Resolve, ServiceKey, ServiceView, TLS_MODE_LABEL},
     snapshot::{Snapshot, Typed, VIPS},
 };
 
@@ -26,9 +26,9 @@ pub(crate) const DOMAIN: &str = "cluster.local";
 /// What follows from services, ServiceEntries, pods and allocated addresses.
 #[derive(Debug, Default)]
 pub(crate) struct Derived {
-    services: BTreeMap<(Hostname, Name), Stamped<ServiceView>>,
-    endpoints: BTreeMap<(Hostname, Name), Stamped<Endpoints>>,
-    ports: BTreeMap<u16, Vec<(Hostname, Name)>>,
+    services: BTreeMap<ServiceKey, Stamped<ServiceView>>,
+    endpoints: BTreeMap<ServiceKey, Stamped<Endpoints>>,
+    ports: BTreeMap<u16, Vec<ServiceKey>>,
     pods: BTreeMap<IpAddr, Stamped<PodView>>,
     instances: BTreeMap<IpAddr, Stamped<Vec<Instance>>>,
 }
@@ -44,7 +44,7 @@ impl Derived {
         }
         let mut endpoints = BTreeMap::new();
         let mut instances: BTreeMap<IpAddr, Vec<Instance>> = BTreeMap::new();
-        let mut ports: BTreeMap<u16, Vec<(Hostname, Name)>> = BTreeMap::new();
+        let mut ports: BTreeMap<u16, Vec<ServiceKey>> = BTreeMap::new();
         for (key, service) in &services {
             let service = &service.value;
             let found = endpoints_of(snapshot, service, by_namespace.get(service.namespace()).map_or(&[], Vec::as_slice));
@@ -54,7 +54,9 @@ impl Derived {
                     keys.push(key.clone());
                 }
                 for endpoint in found.by_port.get(&port.port).into_iter().flatten() {
-                    if let EndpointAddress::Ip(ip) = endpoint.address {
+                    if let EndpointAddress::Ip(ip) = endpoint.address
+                        && serves(&pods, ip, service)
+                    {
                         let instance =
                             Instance { service: service.clone(), port: port.port, target: endpoint.port, protocol: port.protocol };
                         instances.entry(ip).or_default().push(instance);
@@ -78,8 +80,8 @@ impl Derived {
             Query::Services => stamp_of(self.services.values().map(|s| s.stamp)),
             Query::Service(host) => stamp_of(self.under_host(host).map(|s| s.stamp)),
             Query::Port(port) => stamp_of(self.at_port(*port).map(|s| s.stamp)),
-            Query::Accounts(host, namespace) => stamp_of(self.accounts(host, namespace)),
-            Query::Endpoints(host, namespace) => self.endpoints.get(&(host.clone(), namespace.clone())).map_or(0, |s| s.stamp),
+            Query::Accounts(key) => stamp_of(self.accounts(key)),
+            Query::Endpoints(key) => self.endpoints.get(key).map_or(0, |s| s.stamp),
             Query::Instances(ip) => self.instances.get(ip).map_or(0, |s| s.stamp),
             Query::Pod(ip) => self.pods.get(ip).map_or(0, |s| s.stamp),
             _ => 0,
@@ -91,22 +93,23 @@ impl Derived {
     }
 
     pub(crate) fn under_host(&self, host: &Hostname) -> impl Iterator<Item = &Stamped<ServiceView>> {
-        let from = (host.clone(), Name::from(""));
+        let first = NamespacedName { namespace: Name::from(""), name: Name::from("") };
+        let from = (host.clone(), Registry::Kubernetes, first);
         let host = host.clone();
-        self.services.range(from..).take_while(move |((h, _), _)| *h == host).map(|(_, stored)| stored)
+        self.services.range(from..).take_while(move |((h, ..), _)| *h == host).map(|(_, stored)| stored)
     }
 
     pub(crate) fn at_port(&self, port: u16) -> impl Iterator<Item = &Stamped<ServiceView>> {
         self.ports.get(&port).into_iter().flatten().filter_map(|key| self.services.get(key))
     }
 
-    pub(crate) fn endpoints(&self, host: &Hostname, namespace: &Name) -> Option<&Arc<Endpoints>> {
-        self.endpoints.get(&(host.clone(), namespace.clone())).map(|s| &s.value)
+    pub(crate) fn endpoints(&self, key: &ServiceKey) -> Option<&Arc<Endpoints>> {
+        self.endpoints.get(key).map(|s| &s.value)
     }
 
     /// The service accounts of all endpoints, ready or not: who is about to come may already be called.
-    pub(crate) fn accounts(&self, host: &Hostname, namespace: &Name) -> BTreeSet<NamespacedName> {
-        let all = self.endpoints(host, namespace).into_iter().flat_map(|found| found.by_port.values().flatten());
+    pub(crate) fn accounts(&self, key: &ServiceKey) -> BTreeSet<NamespacedName> {
+        let all = self.endpoints(key).into_iter().flat_map(|found| found.by_port.values().flatten());
         all.filter_map(|endpoint| Some(NamespacedName { namespace: endpoint.namespace.clone(), name: endpoint.service_account.clone()? }))
             .collect()
     }
@@ -151,23 +154,19 @@ fn workload_of(meta: &mizzen_api::Meta) -> &str {
     meta.name.rsplit_once('-').and_then(|(rest, _)| rest.strip_suffix(hash.as_str())?.strip_suffix('-')).unwrap_or(&meta.name)
 }
 
-fn services(snapshot: &Snapshot) -> BTreeMap<(Hostname, Name), Arc<ServiceView>> {
+fn services(snapshot: &Snapshot) -> BTreeMap<ServiceKey, Arc<ServiceView>> {
     let default_export = &snapshot.mesh().default_service_export_to;
     let vips = Vips::read(snapshot);
-    let mut found = BTreeMap::new();
-    for entry in sorted(typed::<istio::ServiceEntry>(snapshot).collect()) {
-        for host in &entry.hosts {
-            let view = of_entry(entry, host, default_export, &vips);
-            found.entry((host.clone(), entry.meta.namespace.clone())).or_insert_with(|| Arc::new(view));
-        }
-    }
-    // A Kubernetes Service wins over a ServiceEntry of the same host and namespace.
-    for service in typed::<core::Service>(snapshot) {
-        if let Some(view) = of_service(service, default_export, &vips) {
-            found.insert((view.host.clone(), service.meta.namespace.clone()), Arc::new(view));
-        }
-    }
-    found
+    let entries = typed::<istio::ServiceEntry>(snapshot)
+        .flat_map(|entry| entry.hosts.iter().map(move |host| (entry, host)))
+        .map(|(entry, host)| of_entry(entry, host, default_export, &vips));
+    let services = typed::<core::Service>(snapshot).filter_map(|service| of_service(service, default_export, &vips));
+    services.chain(entries).map(|view| (view.key(), Arc::new(view))).collect()
+}
+
+/// Whether the pod at an address is one of a service's own: no entry says what a pod of another namespace serves.
+fn serves(pods: &BTreeMap<IpAddr, Stamped<PodView>>, ip: IpAddr, service: &ServiceView) -> bool {
+    pods.get(&ip).is_none_or(|pod| pod.value.object.namespace == *service.namespace())
 }
 
 /// Allocated addresses, by a service's host name or by `namespace/name` of its object.
@@ -322,9 +321,4 @@ fn of_workload_entries(entry: &istio::ServiceEntry, service: &ServiceView, port:
 
 fn typed<T: Typed + 'static>(snapshot: &Snapshot) -> impl Iterator<Item = &T> {
     snapshot.of_kind(T::KIND).filter_map(|stored| T::of(&stored.value))
-}
-
-fn sorted(mut entries: Vec<&istio::ServiceEntry>) -> Vec<&istio::ServiceEntry> {
-    entries.sort_by(|a, b| crate::routing::by_age(&a.meta, &b.meta));
-    entries
 }

@@ -23,5 +23,5 @@ pub use policy::{PeerModes, WorkloadPolicies};
 pub use proxy::{ProxyFacts, ProxyType, ProxyView, UnknownProxyType, ViewField};
 pub use reader::{Query, Reader, Reads};
 pub use routing::{EffectiveRule, by_age};
-pub use service::{Endpoint, Endpoints, Instance, PodView, PortView, Registry, Resolve, ServiceView, TLS_MODE_LABEL};
+pub use service::{Endpoint, Endpoints, Instance, PodView, PortView, Registry, Resolve, ServiceKey, ServiceView, TLS_MODE_LABEL};
 pub use snapshot::{Change, Closed, Snapshot, Typed, VIPS};

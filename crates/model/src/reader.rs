@@ -9,11 +9,11 @@ use std::{
 };
 
 use mizzen_api::{Key, Kind, istio};
-use mizzen_types::{Hostname, Name, NamespacedName};
+use mizzen_types::{Hostname, Name, NamespacedName, Protocol};
 
 use crate::{
     proxy::{ProxyView, ViewField},
-    service::{Endpoints, Instance, PodView, ServiceView},
+    service::{Endpoints, Instance, PodView, ServiceKey, ServiceView},
     snapshot::{Closed, Snapshot, Typed},
 };
 
@@ -36,10 +36,10 @@ pub enum Query {
     Service(Hostname),
     /// The services that have a port.
     Port(u16),
-    /// The endpoints of a service: host and namespace.
-    Endpoints(Hostname, Name),
-    /// The service accounts of a service's endpoints: host and namespace.
-    Accounts(Hostname, Name),
+    /// The endpoints of a service.
+    Endpoints(ServiceKey),
+    /// The service accounts of a service's endpoints.
+    Accounts(ServiceKey),
     /// The services' ports that are served at an address.
     Instances(IpAddr),
     /// The pod at an address.
@@ -172,9 +172,24 @@ impl<'a> Reader<'a> {
 
     /// The service that a host name means for those in `namespace`: their own namespace's, else Kubernetes' before others, else the oldest.
     pub fn service(&self, host: &Hostname, namespace: &str) -> Option<&'a Arc<ServiceView>> {
+        self.of_host(host, namespace, |_| true)
+    }
+
+    /// The service that one port of a host name means for those in `namespace`, in the order of [`Reader::service`]: several may share a host, each with
+    /// ports of its own. UDP does not count.
+    pub fn service_at(&self, host: &Hostname, port: u16, namespace: &str) -> Option<&'a Arc<ServiceView>> {
+        self.of_host(host, namespace, |service| service.port(port).is_some_and(|port| port.protocol != Protocol::Udp))
+    }
+
+    /// All services under a host name that are visible in `namespace`.
+    pub fn services_under(&self, host: &Hostname, namespace: &str) -> impl Iterator<Item = &'a Arc<ServiceView>> {
         let found = self.ask(Query::Service(host.clone())).derived().under_host(host).map(|stored| &stored.value);
-        found
-            .filter(|service| service.visible_in(namespace))
+        found.filter(move |service| service.visible_in(namespace))
+    }
+
+    fn of_host(&self, host: &Hostname, namespace: &str, wanted: impl Fn(&ServiceView) -> bool) -> Option<&'a Arc<ServiceView>> {
+        self.services_under(host, namespace)
+            .filter(|service| wanted(service))
             .min_by_key(|service| (&**service.namespace() != namespace, service.registry, service.created, service.object.clone()))
     }
 
@@ -186,15 +201,15 @@ impl<'a> Reader<'a> {
     /// The endpoints of a service.
     pub fn endpoints(&self, service: &ServiceView) -> &'a Endpoints {
         static NONE: Endpoints = Endpoints { by_port: BTreeMap::new() };
-        let namespace = service.namespace();
-        let snapshot = self.ask(Query::Endpoints(service.host.clone(), namespace.clone()));
-        snapshot.derived().endpoints(&service.host, namespace).map_or(&NONE, |found| found)
+        let key = service.key();
+        let snapshot = self.ask(Query::Endpoints(key.clone()));
+        snapshot.derived().endpoints(&key).map_or(&NONE, |found| found)
     }
 
     /// The service accounts of a service's endpoints, whether ready or not.
     pub fn accounts(&self, service: &ServiceView) -> BTreeSet<NamespacedName> {
-        let namespace = service.namespace();
-        self.ask(Query::Accounts(service.host.clone(), namespace.clone())).derived().accounts(&service.host, namespace)
+        let key = service.key();
+        self.ask(Query::Accounts(key.clone())).derived().accounts(&key)
     }
 
     /// The services' ports that are served at an address, whether ready or not.

@@ -34,6 +34,9 @@ pub enum Resolve {
     OriginalDestination,
 }
 
+/// What tells a service from all others, those under the same host included: host, registry and object.
+pub type ServiceKey = (Hostname, Registry, NamespacedName);
+
 /// A service under one host name: a Kubernetes Service, or one host of a ServiceEntry. Without its endpoints.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServiceView {
@@ -88,6 +91,11 @@ impl ServiceView {
             Registry::Kubernetes => &self.object.name,
             Registry::External => self.host.as_str(),
         }
+    }
+
+    /// What tells it from all others.
+    pub fn key(&self) -> ServiceKey {
+        (self.host.clone(), self.registry, self.object.clone())
     }
 
     /// The port with this number. TCP before UDP, where both have it.

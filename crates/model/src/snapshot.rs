@@ -204,8 +204,8 @@ impl Snapshot {
             Query::Services
             | Query::Service(_)
             | Query::Port(_)
-            | Query::Endpoints(..)
-            | Query::Accounts(..)
+            | Query::Endpoints(_)
+            | Query::Accounts(_)
             | Query::Instances(_)
             | Query::Pod(_) => self.derived.stamp(query),
             Query::VirtualServices(_) | Query::BoundTo(_) | Query::DestinationRules(_) | Query::RoutedHosts => self.rules.stamp(query),

@@ -174,7 +174,8 @@ fn the_nearest_destination_rule() {
 fn stamps_follow_content() {
     let before = snapshot(&[REVIEWS, POD]);
     let service = Query::Service(host("reviews.shop.svc.cluster.local"));
-    let endpoints = Query::Endpoints(host("reviews.shop.svc.cluster.local"), "shop".into());
+    let reader = Reader::new(&before);
+    let endpoints = Query::Endpoints(reader.service(&host("reviews.shop.svc.cluster.local"), "shop").unwrap().key());
     let unready = before.apply(parse(&pod("reviews-7d-x1", "10.0.0.1", "'False'")));
     assert_eq!(before.stamp(&service), unready.stamp(&service));
     assert_ne!(before.stamp(&endpoints), unready.stamp(&endpoints));

@@ -43,13 +43,12 @@ const METADATA: u32 = 25;
 
 pub(crate) fn list(scope: &Scope<'_, '_>) -> Vec<Name> {
     let mut found = Vec::new();
-    for service in scope.services() {
+    for (service, port) in scope.ports() {
         let rule = traffic::rule(scope, service);
-        for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
-            found.push(names::outbound(port.port, "", &service.host).into());
-            let subsets = rule.iter().flat_map(|rule| &rule.subsets);
-            found.extend(subsets.map(|subset| Name::from(names::outbound(port.port, &subset.name, &service.host))));
-        }
+        let all = has_all(scope, service).then_some(names::ALL);
+        let subsets = rule.iter().flat_map(|rule| rule.subsets.iter().map(|subset| subset.name.as_str()));
+        let names = std::iter::once("").chain(all).chain(subsets);
+        found.extend(names.map(|subset| Name::from(names::outbound(port.port, subset, &service.host))));
     }
     found.push(names::BLACK_HOLE.into());
     if scope.view.kind(scope.reader) == ProxyType::Sidecar {
@@ -135,15 +134,16 @@ fn to_workload(scope: &Scope<'_, '_>, target: u16) -> Option<Any> {
 
 fn outbound(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
     let (number, subset, host) = names::parse_outbound(name)?;
-    let service = scope.service(&host)?;
-    let port = service.port(number).filter(|port| port.protocol != Protocol::Udp)?;
+    let service = scope.service_at(&host, number)?;
+    let port = service.port(number)?;
     let rule = traffic::rule(scope, service);
     let part = match (&rule, subset) {
         (_, "") => None,
+        (_, names::ALL) => has_all(scope, service).then_some(None)?,
         (rule, name) => Some(rule.as_ref()?.subsets.iter().find(|subset| subset.name == name)?),
     };
     let policy = rule.as_ref().map(|rule| traffic::of_rule(rule, number, part)).unwrap_or_default();
-    let kind = discovery(scope, service, &policy);
+    let kind = discovery(scope, service, subset, &policy);
     let mut made = Cluster {
         lb_policy: balancer(kind, &policy).into(),
         circuit_breakers: Some(limits(&policy)),
@@ -160,21 +160,32 @@ fn outbound(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
         made.connect_timeout = Some(wire::duration(timeout));
     }
     discover(&mut made, kind, name);
-    secure(scope, &mut made, &Secured { service, port, subset, policy: &policy, kind });
-    let mut pieces = vec![(METADATA, metadata(rule.as_ref(), service.external, vec![service_name(service)], subset))];
+    // For the other side all of a service is the service.
+    let part_name = part.map_or("", |part| part.name.as_str());
+    secure(scope, &mut made, &Secured { service, port, subset: part_name, policy: &policy, kind });
+    let mut pieces = vec![(METADATA, metadata(rule.as_ref(), service.external, vec![service_name(service)], part_name))];
     if matches!(kind, DiscoveryType::StrictDns | DiscoveryType::LogicalDns) {
         pieces.push((33, eds::assignment(scope, name, service, number, part)));
     }
     Some(wire::any_with(&made, &pieces))
 }
 
-fn discovery(scope: &Scope<'_, '_>, service: &ServiceView, policy: &Policy) -> DiscoveryType {
-    let original = policy.load_balancer == Some(LoadBalancer::Passthrough) || service.resolve == Resolve::OriginalDestination;
+/// Whether there are clusters [`names::ALL`]: of headless services, for calls that were not meant for one of their pods from the start.
+pub(crate) fn has_all(scope: &Scope<'_, '_>, service: &ServiceView) -> bool {
+    service.headless && scope.view.kind(scope.reader) == ProxyType::Sidecar
+}
+
+fn discovery(scope: &Scope<'_, '_>, service: &ServiceView, subset: &str, policy: &Policy) -> DiscoveryType {
+    // Only a rule sends to a part of a headless service, or from elsewhere: what was dialled is no address of that part.
+    let chosen = service.headless && !subset.is_empty();
+    let asked = policy.load_balancer == Some(LoadBalancer::Passthrough) && !chosen;
+    let original = asked || (service.resolve == Resolve::OriginalDestination && !chosen);
     match service.resolve {
         // A connection to a gateway was meant for the gateway: it has no other destination.
         _ if original && scope.view.kind(scope.reader) == ProxyType::Router => DiscoveryType::Eds,
         _ if original => DiscoveryType::OriginalDst,
         Resolve::Endpoints => DiscoveryType::Eds,
+        _ if chosen => DiscoveryType::Eds,
         Resolve::Dns => DiscoveryType::StrictDns,
         Resolve::DnsRoundRobin => DiscoveryType::LogicalDns,
         Resolve::OriginalDestination => DiscoveryType::OriginalDst,
@@ -182,8 +193,8 @@ fn discovery(scope: &Scope<'_, '_>, service: &ServiceView, policy: &Policy) -> D
 }
 
 /// Whether the endpoints of a cluster come by EDS.
-pub(crate) fn is_eds(scope: &Scope<'_, '_>, service: &ServiceView, policy: &Policy) -> bool {
-    discovery(scope, service, policy) == DiscoveryType::Eds
+pub(crate) fn is_eds(scope: &Scope<'_, '_>, service: &ServiceView, subset: &str, policy: &Policy) -> bool {
+    discovery(scope, service, subset, policy) == DiscoveryType::Eds
 }
 
 // Deprecated for cluster extensions that older proxies lack; Istio sends these.

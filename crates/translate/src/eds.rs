@@ -11,7 +11,7 @@ use mizzen_protos::{
         endpoint::v3::{ClusterLoadAssignment, Endpoint as Address, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier},
     },
 };
-use mizzen_types::{Name, Protocol};
+use mizzen_types::Name;
 use prost::Message as _;
 
 use crate::{
@@ -24,15 +24,13 @@ use crate::{
 /// The assignments of all clusters that ask for one.
 pub(crate) fn list(scope: &Scope<'_, '_>) -> Vec<Name> {
     let mut found = Vec::new();
-    for service in scope.services() {
+    for (service, port) in scope.ports() {
         let rule = traffic::rule(scope, service);
-        for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
-            let subsets = rule.iter().flat_map(|rule| rule.subsets.iter().map(Some));
-            for subset in std::iter::once(None).chain(subsets) {
-                let policy = rule.as_ref().map(|rule| traffic::of_rule(rule, port.port, subset)).unwrap_or_default();
-                if cds::is_eds(scope, service, &policy) {
-                    found.push(names::outbound(port.port, subset.map_or("", |s| &s.name), &service.host).into());
-                }
+        let subsets = rule.iter().flat_map(|rule| rule.subsets.iter().map(|subset| (subset.name.as_str(), Some(subset))));
+        for (name, subset) in [("", None), (names::ALL, None)].into_iter().chain(subsets) {
+            let policy = rule.as_ref().map(|rule| traffic::of_rule(rule, port.port, subset)).unwrap_or_default();
+            if (name != names::ALL || cds::has_all(scope, service)) && cds::is_eds(scope, service, name, &policy) {
+                found.push(names::outbound(port.port, name, &service.host).into());
             }
         }
     }
@@ -41,15 +39,15 @@ pub(crate) fn list(scope: &Scope<'_, '_>) -> Vec<Name> {
 
 pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
     let (port, subset, host) = names::parse_outbound(name)?;
-    let service = scope.service(&host)?;
-    service.port(port).filter(|port| port.protocol != Protocol::Udp)?;
+    let service = scope.service_at(&host, port)?;
     let rule = traffic::rule(scope, service);
     let part = match (&rule, subset) {
         (_, "") => None,
+        (_, names::ALL) => cds::has_all(scope, service).then_some(None)?,
         (rule, name) => Some(rule.as_ref()?.subsets.iter().find(|subset| subset.name == name)?),
     };
     let policy = rule.as_ref().map(|rule| traffic::of_rule(rule, port, part)).unwrap_or_default();
-    cds::is_eds(scope, service, &policy)
+    cds::is_eds(scope, service, subset, &policy)
         .then(|| Any { type_url: wire::type_url::<ClusterLoadAssignment>(), value: assignment(scope, name, service, port, part) })
 }
 

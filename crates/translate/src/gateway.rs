@@ -89,8 +89,12 @@ pub(crate) fn build_route(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
     let open = servers(scope).remove(&port)?;
     let mut hosts: BTreeMap<Hostname, Vec<Route>> = BTreeMap::new();
     for (rules, gateways) in bound(scope, &open) {
-        let caller = Caller { gateways: &gateways, port };
+        let caller = Caller { gateways: &gateways, port, host: None };
         let routes = route::of_rules(scope, rules, &caller);
+        if routes.is_empty() {
+            // It does not concern this gateway, and takes no host from those that do.
+            continue;
+        }
         for host in common_hosts(rules, &open) {
             // Rules of one host follow each other by age.
             hosts.entry(host).or_default().extend(routes.iter().cloned());

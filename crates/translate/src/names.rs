@@ -15,6 +15,9 @@ pub(crate) const VIRTUAL_OUTBOUND: &str = "virtualOutbound";
 /// The listener of captured inbound traffic.
 pub(crate) const VIRTUAL_INBOUND: &str = "virtualInbound";
 
+/// In place of a subset's name, which it cannot be: all endpoints of a headless service, whatever address was dialled.
+pub(crate) const ALL: &str = "*";
+
 /// `outbound|9080|v1|reviews.shop.svc.cluster.local`
 pub(crate) fn outbound(port: u16, subset: &str, host: &Hostname) -> String {
     format!("outbound|{port}|{subset}|{host}")

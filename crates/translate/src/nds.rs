@@ -1,6 +1,6 @@
 //! The name table: what a proxy's DNS answers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use mizzen_api::istio::EndpointAddress;
 use mizzen_model::Registry;
@@ -14,8 +14,11 @@ use crate::{Kind, scope::Scope, wire};
 
 /// Each service's host with its virtual addresses; a headless one with its pods'.
 pub(crate) fn table(scope: &Scope<'_, '_>) -> NameTable {
-    let mut table = HashMap::new();
-    for service in scope.services() {
+    let mut table: HashMap<String, NameInfo> = HashMap::new();
+    // Of each host the service that it means, before others whose ports it has too.
+    let firsts = scope.reader.services().filter_map(|service| scope.service(&service.host));
+    let mut seen = BTreeSet::new();
+    for service in firsts.chain(scope.ports().into_iter().map(|(service, _)| service)).filter(|service| seen.insert(service.key())) {
         let ips: Vec<String> = if service.headless {
             let endpoints = scope.reader.endpoints(service);
             let mut ips: Vec<_> = endpoints
@@ -34,6 +37,11 @@ pub(crate) fn table(scope: &Scope<'_, '_>) -> NameTable {
             service.vips().map(|ip| ip.to_string()).collect()
         };
         if ips.is_empty() {
+            continue;
+        }
+        if let Some(first) = table.get_mut(service.host.as_str()) {
+            let NameInfo { ips: known, .. } = first;
+            known.extend(ips.into_iter().filter(|ip| !known.contains(ip)).collect::<Vec<_>>());
             continue;
         }
         let kubernetes = service.registry == Registry::Kubernetes;

@@ -1,8 +1,12 @@
 //! Outbound listeners of a sidecar: one for each address and port that services have.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
-use mizzen_api::istio::{EndpointAddress, GatewayRef, TcpMatch, TcpRoute};
+use mizzen_api::istio::{EndpointAddress, GatewayRef, TcpMatch, TcpRoute, VirtualService};
 use mizzen_model::{PortView, Registry, ServiceView};
 use mizzen_protos::envoy::envoy::{
     config::{
@@ -17,7 +21,8 @@ use crate::{
     access_log,
     filters::{self, Routes, Side},
     listener::{self, ANY, PLAIN_HTTP},
-    names, route,
+    names,
+    route::{self, Caller},
     scope::Scope,
     traffic, wire,
 };
@@ -25,10 +30,11 @@ use crate::{
 /// Addresses and ports that have a listener.
 pub(crate) fn list(scope: &Scope<'_, '_>) -> BTreeSet<(IpAddr, u16)> {
     let mut found = BTreeSet::new();
-    for service in scope.services() {
-        for port in &service.ports {
-            found.extend(binds(scope, service, port).into_iter().map(|bind| (bind, port.port)));
-        }
+    let mut taken: BTreeMap<u16, BTreeSet<IpAddr>> = BTreeMap::new();
+    for (service, port) in scope.ports() {
+        let of_services = taken.entry(port.port).or_insert_with_key(|number| of_services(scope, &scope.services_at(*number), *number));
+        let binds = binds(scope, service, port).into_iter().filter(|bind| may_have(service, *bind, of_services));
+        found.extend(binds.map(|bind| (bind, port.port)));
     }
     found
 }
@@ -43,17 +49,36 @@ fn binds(scope: &Scope<'_, '_>, service: &ServiceView, port: &PortView) -> Vec<I
     }
     if service.headless {
         let own = scope.view.ip(scope.reader);
-        let ready = scope.reader.endpoints(service).ready(port.port);
-        return ready
-            .filter_map(|endpoint| match endpoint.address {
-                EndpointAddress::Ip(ip) if ip != own => Some(ip),
-                _ => None,
-            })
-            .collect();
+        return pods(scope, service, port.port).into_iter().filter(|ip| *ip != own).collect();
     }
     let vips: Vec<IpAddr> = service.vips().collect();
     let ranges = service.addresses.len() > vips.len();
     vips.into_iter().chain((service.addresses.is_empty() || ranges).then_some(ANY)).collect()
+}
+
+/// The addresses at which Kubernetes Services are called at a port, those of headless ones' pods included: no ServiceEntry has them.
+fn of_services(scope: &Scope<'_, '_>, at: &[&Arc<ServiceView>], number: u16) -> BTreeSet<IpAddr> {
+    let mut found = BTreeSet::new();
+    for service in at.iter().filter(|service| service.registry == Registry::Kubernetes) {
+        found.extend(service.vips());
+        found.extend(if service.headless { pods(scope, service, number) } else { Vec::new() });
+    }
+    found
+}
+
+fn may_have(service: &ServiceView, bind: IpAddr, of_services: &BTreeSet<IpAddr>) -> bool {
+    service.registry == Registry::Kubernetes || !of_services.contains(&bind)
+}
+
+/// The ready pods of a headless service.
+fn pods(scope: &Scope<'_, '_>, service: &ServiceView, number: u16) -> Vec<IpAddr> {
+    let ready = scope.reader.endpoints(service).ready(number);
+    ready
+        .filter_map(|endpoint| match endpoint.address {
+            EndpointAddress::Ip(ip) => Some(ip),
+            EndpointAddress::Host(_) => None,
+        })
+        .collect()
 }
 
 /// One service's port at a listener.
@@ -76,9 +101,25 @@ pub(crate) fn build(scope: &Scope<'_, '_>, bind: IpAddr, number: u16) -> Option<
     let at = scope.services_at(number);
     let mut shares: Vec<Share<'_>> = at.into_iter().filter_map(|service| Some(Share { service, port: service.port(number)? })).collect();
     shares.retain(|share| binds(scope, share.service, share.port).contains(&bind));
+    // Asked for only where an entry might take something.
+    let entries = shares.iter().any(|share| share.service.registry == Registry::External && !share.is_http());
+    let of_services = if entries { of_services(scope, &scope.services_at(number), number) } else { BTreeSet::new() };
+    shares.retain(|share| may_have(share.service, bind, &of_services));
     shares.sort_by_key(|share| (share.service.created, share.service.object.name.clone(), share.service.object.namespace.clone()));
     let mut chains = Vec::new();
     chains.extend(route_name(&shares, bind).map(|name| http_chain(scope, bind, number, name)));
+    if bind == ANY
+        && let [http] = chains.as_slice()
+    {
+        // Chains that match by address come before those that match by protocol.
+        let within = |ip: &IpAddr| shares.iter().any(|s| !s.is_http() && s.service.addresses.iter().any(|range| range.contains(*ip)));
+        let kept: Vec<_> = of_services.iter().filter(|ip| within(ip)).map(|ip| listener::cidr(IpRange::from(*ip))).collect();
+        if !kept.is_empty() {
+            let mut http = http.clone();
+            http.filter_chain_match.get_or_insert_default().prefix_ranges = kept;
+            chains.insert(0, http);
+        }
+    }
     let mut open = false;
     for share in shares.iter().filter(|share| !share.is_http()) {
         for chain in tcp_chains(scope, share, bind) {
@@ -151,10 +192,8 @@ pub(crate) fn unknown_chain(scope: &Scope<'_, '_>) -> FilterChain {
 fn tcp_chains(scope: &Scope<'_, '_>, share: &Share<'_>, bind: IpAddr) -> Vec<FilterChain> {
     let mut found = Vec::new();
     let own = own_match(share, bind);
-    for route in tcp_routes(scope, share) {
-        let subnets = route.matches.iter().flat_map(|m| &m.destination_subnets);
-        let ranges: Vec<IpRange> = subnets.copied().collect();
-        let to = destinations(scope, share, route);
+    for (rules, route, ranges) in tcp_routes(scope, share) {
+        let to = destinations(scope, share, rules, route);
         if ranges.is_empty() {
             found.push(chain(scope, share, own, to));
             return found;
@@ -180,23 +219,31 @@ fn own_match(share: &Share<'_>, bind: IpAddr) -> Option<FilterChainMatch> {
     named.then(|| FilterChainMatch { server_names: vec![share.service.host.to_string()], ..Default::default() })
 }
 
-/// The routes for TCP that apply here.
-fn tcp_routes<'a>(scope: &Scope<'_, 'a>, share: &Share<'a>) -> Vec<&'a TcpRoute> {
-    let Some(rules) = scope.mesh_routes(&share.service.host) else { return Vec::new() };
+/// The routes for TCP of the first VirtualService that has any for this caller, each with the ranges of addresses that it asks for; none: all.
+fn tcp_routes<'a>(scope: &Scope<'_, 'a>, share: &Share<'a>) -> Vec<(&'a VirtualService, &'a TcpRoute, Vec<IpRange>)> {
     let applies = |m: &TcpMatch| {
         (m.gateways.is_empty() || m.gateways.contains(&GatewayRef::Mesh))
             && m.port.is_none_or(|port| port == share.port.port)
             && m.source_namespace.as_deref().is_none_or(|namespace| **scope.namespace() == *namespace)
             && scope.view.selected(scope.reader, &m.source_labels)
     };
-    rules.tcp.iter().filter(|route| route.matches.is_empty() || route.matches.iter().any(applies)).collect()
+    let ranges = |route: &TcpRoute| {
+        let here: Vec<&TcpMatch> = route.matches.iter().filter(|m| applies(m)).collect();
+        let open = here.iter().any(|m| m.destination_subnets.is_empty());
+        let all = || here.iter().flat_map(|m| m.destination_subnets.iter().copied()).collect();
+        match (route.matches.is_empty(), here.is_empty()) {
+            (false, true) => None,
+            _ => Some(if open { Vec::new() } else { all() }),
+        }
+    };
+    let of = |rules: &'a VirtualService| -> Vec<_> { rules.tcp.iter().filter_map(|route| Some((rules, route, ranges(route)?))).collect() };
+    scope.mesh_rules(&share.service.host).map(of).find(|routes| !routes.is_empty()).unwrap_or_default()
 }
 
 /// A TCP route's destinations, and the name under which its statistics stand.
-fn destinations(scope: &Scope<'_, '_>, share: &Share<'_>, route: &TcpRoute) -> (String, ClusterSpecifier) {
-    let rules = scope.mesh_routes(&share.service.host);
-    let namespace = rules.map_or_else(|| share.service.namespace().clone(), |rules| rules.meta.namespace.clone());
-    let name = |d: &mizzen_api::istio::Destination| route::destination_cluster(scope, d, &namespace, share.port.port);
+fn destinations(scope: &Scope<'_, '_>, share: &Share<'_>, rules: &VirtualService, route: &TcpRoute) -> (String, ClusterSpecifier) {
+    let caller = Caller { gateways: &[GatewayRef::Mesh], port: share.port.port, host: Some(&share.service.host) };
+    let name = |d: &mizzen_api::istio::Destination| route::destination_cluster(scope, d, &rules.meta.namespace, &caller);
     match route.route.as_slice() {
         [only] => {
             let cluster = name(&only.destination);
@@ -205,7 +252,7 @@ fn destinations(scope: &Scope<'_, '_>, share: &Share<'_>, route: &TcpRoute) -> (
         several => {
             let weighted = several.iter().filter(|d| d.weight > 0);
             let clusters = weighted.map(|d| ClusterWeight { name: name(&d.destination), weight: d.weight, ..Default::default() }).collect();
-            let stat = rules.map_or_else(String::new, |rules| format!("{}.{}", rules.meta.name, rules.meta.namespace));
+            let stat = format!("{}.{}", rules.meta.name, rules.meta.namespace);
             (stat, ClusterSpecifier::WeightedClusters(WeightedCluster { clusters }))
         }
     }

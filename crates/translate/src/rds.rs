@@ -19,14 +19,12 @@ use crate::{
 
 pub(crate) fn list(scope: &Scope<'_, '_>) -> Vec<Name> {
     let (mut ports, mut sniffed) = (BTreeSet::new(), BTreeSet::new());
-    for service in scope.services() {
-        for port in &service.ports {
-            let own_address = service.headless || service.vips().next().is_some();
-            if port.protocol.is_http() || (port.protocol == Protocol::Auto && !own_address) {
-                ports.insert(port.port);
-            } else if port.protocol == Protocol::Auto {
-                sniffed.insert(Name::from(format!("{}:{}", service.host, port.port)));
-            }
+    for (service, port) in scope.ports() {
+        let own_address = service.headless || service.vips().next().is_some();
+        if port.protocol.is_http() || (port.protocol == Protocol::Auto && !own_address) {
+            ports.insert(port.port);
+        } else if port.protocol == Protocol::Auto {
+            sniffed.insert(Name::from(format!("{}:{}", service.host, port.port)));
         }
     }
     ports.into_iter().map(|port| Name::from(port.to_string())).chain(sniffed).collect()
@@ -37,7 +35,7 @@ pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
         Some(port) => of_port(scope, port)?,
         None => {
             let (host, port) = names::parse_sniffed_route(name)?;
-            let service = scope.service(&host)?;
+            let service = scope.service_at(&host, port)?;
             service.port(port).filter(|port| port.protocol == Protocol::Auto)?;
             // The address says already whom the call is for.
             vec![VirtualHost { domains: vec!["*".into()], ..of_service(scope, service, port) }]
@@ -87,23 +85,25 @@ fn of_port(scope: &Scope<'_, '_>, number: u16) -> Option<Vec<VirtualHost>> {
 
 fn of_service(scope: &Scope<'_, '_>, service: &Arc<ServiceView>, number: u16) -> VirtualHost {
     let name = format!("{}:{number}", service.host);
-    let caller = Caller { gateways: &[GatewayRef::Mesh], port: number };
-    let routes = match scope.mesh_routes(&service.host).filter(|rules| !rules.http.is_empty()) {
-        Some(rules) => route::of_rules(scope, rules, &caller),
-        None => vec![route::default_in(scope, names::outbound(number, "", &service.host), format!("{name}/*"))],
-    };
+    let routes = ruled(scope, &service.host, number)
+        .unwrap_or_else(|| vec![route::default_in(scope, names::outbound(number, "", &service.host), format!("{name}/*"))]);
     virtual_host(name, domains(scope, service), routes)
+}
+
+/// The routes of the first VirtualService of a host that has any for this caller.
+fn ruled(scope: &Scope<'_, '_>, host: &Hostname, port: u16) -> Option<Vec<Route>> {
+    let caller = Caller { gateways: &[GatewayRef::Mesh], port, host: Some(host) };
+    scope.mesh_rules(host).map(|rules| route::of_rules(scope, rules, &caller)).find(|routes| !routes.is_empty())
 }
 
 /// Hosts that VirtualServices name and no service has: reachable on port 80.
 fn routed_only(scope: &Scope<'_, '_>) -> Vec<VirtualHost> {
-    let caller = Caller { gateways: &[GatewayRef::Mesh], port: 80 };
     let mut hosts = Vec::new();
     for host in scope.reader.routed_hosts() {
         if scope.service(host).is_none()
-            && let Some(rules) = scope.mesh_routes(host).filter(|rules| !rules.http.is_empty())
+            && let Some(routes) = ruled(scope, host, 80)
         {
-            hosts.push(virtual_host(format!("{host}:80"), vec![host.to_string()], route::of_rules(scope, rules, &caller)));
+            hosts.push(virtual_host(format!("{host}:80"), vec![host.to_string()], routes));
         }
     }
     hosts

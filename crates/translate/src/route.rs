@@ -33,8 +33,9 @@ use mizzen_protos::{
     },
     wkt,
 };
+use mizzen_types::Hostname;
 
-use crate::{names, scope::Scope, wire};
+use crate::{cds, names, scope::Scope, wire};
 
 /// Retries of routes that say nothing: only what surely did not reach the application.
 const RETRY_ON: &str = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
@@ -45,16 +46,23 @@ pub(crate) struct Caller<'c> {
     pub(crate) gateways: &'c [GatewayRef],
     /// The port that is called.
     pub(crate) port: u16,
+    /// The host that is called; none at a gateway.
+    pub(crate) host: Option<&'c Hostname>,
 }
 
 /// The cluster of a destination that an object of `namespace` wrote. Without a port it is the service's only one, else the port that was called.
-pub(crate) fn destination_cluster(scope: &Scope<'_, '_>, to: &Destination, namespace: &str, called: u16) -> String {
+pub(crate) fn destination_cluster(scope: &Scope<'_, '_>, to: &Destination, namespace: &str, caller: &Caller<'_>) -> String {
     let host = scope.qualify(&to.host, namespace);
-    let port = to.port.or_else(|| match scope.service(&host)?.ports.as_slice() {
-        [only] => Some(only.port),
-        _ => None,
-    });
-    names::outbound(port.unwrap_or(called), to.subset.as_deref().unwrap_or(""), &host)
+    let port = to.port.or_else(|| scope.only_port(&host)).unwrap_or(caller.port);
+    // Who has called the headless service itself has one of its pods' addresses, and means that pod.
+    let elsewhere = || caller.host.is_some_and(|called| *called != host);
+    let all = || scope.service_at(&host, port).is_some_and(|service| cds::has_all(scope, service)) && elsewhere();
+    let subset = match &to.subset {
+        Some(subset) => subset,
+        None if all() => names::ALL,
+        None => "",
+    };
+    names::outbound(port, subset, &host)
 }
 
 /// The routes of a VirtualService for one caller; what comes after a route for all requests is left out.
@@ -112,7 +120,7 @@ fn of_rule(scope: &Scope<'_, '_>, rules: &VirtualService, rule: &HttpRoute, cond
         HttpAction::Route(to) => {
             let operation = match to.as_slice() {
                 [only] => {
-                    let cluster = destination_cluster(scope, &only.destination, &rules.meta.namespace, caller.port);
+                    let cluster = destination_cluster(scope, &only.destination, &rules.meta.namespace, caller);
                     names::parse_outbound(&cluster).map_or(cluster.clone(), |(port, _, host)| format!("{host}:{port}"))
                 }
                 _ => format!("{}:{}", rules.meta.name, caller.port),
@@ -258,7 +266,7 @@ fn forward(scope: &Scope<'_, '_>, rules: &VirtualService, rule: &HttpRoute, to: 
     let own = || to.first().filter(|_| to.len() == 1).and_then(|only| host_set(&only.headers.request));
     let host = rewrite.authority.or_else(|| host_set(&rule.headers.request)).or_else(own);
     action.host_rewrite_specifier = host.map(HostRewriteSpecifier::HostRewriteLiteral);
-    let cluster = |d: &HttpDestination| destination_cluster(scope, &d.destination, &rules.meta.namespace, caller.port);
+    let cluster = |d: &HttpDestination| destination_cluster(scope, &d.destination, &rules.meta.namespace, caller);
     match to {
         [only] => action.cluster_specifier = Some(ClusterSpecifier::Cluster(cluster(only))),
         several => {
@@ -345,13 +353,15 @@ fn redirect(to: &Redirect, caller: &Caller<'_>) -> RedirectAction {
         308 => RedirectResponseCode::PermanentRedirect,
         _ => RedirectResponseCode::MovedPermanently,
     };
+    let own = if to.scheme.as_deref() == Some("https") { 443 } else { 80 };
     let wanted = match port {
         Some(RedirectPort::Number(number)) => number,
         Some(RedirectPort::Request) => caller.port,
-        Some(RedirectPort::ProtocolDefault) | None => 0,
+        Some(RedirectPort::ProtocolDefault) => own,
+        None => 0,
     };
-    // What goes without saying is not said.
-    let is_default = matches!((to.scheme.as_deref().unwrap_or("http"), wanted), ("http", 80) | ("https", 443));
+    // What goes without saying is not said; but a Host header that stays may have a port, which only another one replaces.
+    let is_default = wanted == own && to.authority.is_some();
     RedirectAction {
         host_redirect: to.authority.clone().unwrap_or_default(),
         port_redirect: if is_default { 0 } else { wanted.into() },

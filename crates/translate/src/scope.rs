@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use mizzen_api::istio::{GatewayRef, MeshConfig, VirtualService};
-use mizzen_model::{ProxyView, Reader, ServiceView};
-use mizzen_types::{Hostname, Name};
+use mizzen_model::{PortView, ProxyView, Reader, ServiceView};
+use mizzen_types::{Hostname, Name, Protocol};
 
 use crate::names;
 
@@ -73,26 +73,37 @@ impl<'r, 'a> Scope<'r, 'a> {
         self.reader.service(host, self.namespace())
     }
 
-    /// All services that are visible here, one for each host, by host.
-    pub(crate) fn services(&self) -> Vec<&'a Arc<ServiceView>> {
-        self.one_each(self.reader.services())
+    /// The service that a port of a host means here.
+    pub(crate) fn service_at(&self, host: &Hostname, port: u16) -> Option<&'a Arc<ServiceView>> {
+        self.reader.service_at(host, port, self.namespace())
+    }
+
+    /// The ports of a host, of whichever service: the only one, if there is only one.
+    pub(crate) fn only_port(&self, host: &Hostname) -> Option<u16> {
+        let mut ports = self.reader.services_under(host, self.namespace()).flat_map(|service| service.ports.iter().map(|port| port.port));
+        let first = ports.next()?;
+        ports.all(|port| port == first).then_some(first)
+    }
+
+    /// All ports that are visible here, each of a host once, by host. UDP is left out.
+    pub(crate) fn ports(&self) -> Vec<(&'a Arc<ServiceView>, &'a PortView)> {
+        let all = self.reader.services().flat_map(|service| service.ports.iter().map(move |port| (service, port)));
+        let tcp = all.filter(|(_, port)| port.protocol != Protocol::Udp);
+        tcp.filter(|(service, port)| self.service_at(&service.host, port.port).is_some_and(|owner| Arc::ptr_eq(owner, service))).collect()
     }
 
     /// The visible services that have a port, one for each host, by host.
     pub(crate) fn services_at(&self, port: u16) -> Vec<&'a Arc<ServiceView>> {
-        let found = self.one_each(self.reader.services_at(port));
-        found.into_iter().filter(|service| service.port(port).is_some()).collect()
-    }
-
-    fn one_each(&self, services: impl Iterator<Item = &'a Arc<ServiceView>>) -> Vec<&'a Arc<ServiceView>> {
         let mut seen = BTreeSet::new();
-        services.filter(|service| seen.insert(&service.host)).filter_map(|service| self.service(&service.host)).collect()
+        let services = self.reader.services_at(port).filter(|service| seen.insert(&service.host));
+        services.filter_map(|service| self.service_at(&service.host, port)).collect()
     }
 
-    /// The VirtualService that routes a sidecar's calls to a host: of the most specific host, the oldest.
-    pub(crate) fn mesh_routes(&self, host: &Hostname) -> Option<&'a VirtualService> {
+    /// The VirtualServices that route a sidecar's calls to a host: the most specific host first, of equal ones the oldest. The first with a rule that
+    /// concerns the caller counts; the others are absent.
+    pub(crate) fn mesh_rules(&self, host: &Hostname) -> impl Iterator<Item = &'a VirtualService> {
         let found = self.reader.virtual_services(host, self.namespace());
-        found.into_iter().map(|(_, service)| service).find(|service| service.gateways.contains(&GatewayRef::Mesh))
+        found.into_iter().map(|(_, service)| service).filter(|service| service.gateways.contains(&GatewayRef::Mesh))
     }
 
     /// Where calls to unknown destinations go.

@@ -5,6 +5,7 @@ mod gateways;
 mod inbound;
 mod memo;
 mod outbound;
+mod places;
 mod policies;
 mod routes;
 mod summary;

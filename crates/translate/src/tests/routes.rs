@@ -121,6 +121,15 @@ fn ports_of_redirects() {
         ("authority: new, scheme: https, port: 80", "new:80"),
         ("authority: new, port: 80", "new:0"),
         ("authority: new, port: 8443", "new:8443"),
+        // Where the host stays, a port that is the scheme's own takes the place of the one in the Host header all the same.
+        ("scheme: https, port: 443", ":443"),
+        ("port: 80", ":80"),
+        ("scheme: https, port: 8443", ":8443"),
+        ("scheme: https, derivePort: FROM_PROTOCOL_DEFAULT", ":443"),
+        ("scheme: http, derivePort: FROM_PROTOCOL_DEFAULT", ":80"),
+        ("uri: /x, derivePort: FROM_PROTOCOL_DEFAULT", ":80"),
+        ("scheme: https, derivePort: FROM_REQUEST_PORT", ":9080"),
+        ("scheme: https", ":0"),
     ] {
         let text = routes(&format!("  - redirect: {{{redirect}}}\n"));
         assert!(text.contains(&format!("redirect MOVED_PERMANENTLY {expected} ")), "{redirect}: {text}");
