@@ -3,7 +3,7 @@
 //! [`Settings`] say what to capture, in the words of Istio's annotations; [`Plan::new`] turns them into
 //! two ordered lists of rules, plain data that prints as nft text; [`apply`] puts a plan into the
 //! network namespace of the calling thread over netlink, in one transaction, and [`cleanup`] takes it
-//! out again. One `inet` table holds the rules for IPv4 and IPv6.
+//! out again. [`remember_half_closed`] keeps the kernel from forgetting redirects too early. One `inet` table holds the rules for IPv4 and IPv6.
 //!
 //! The proxy's own traffic is told by its socket mark, not by its user: without root there is one uid
 //! for everything. Absent on purpose: UDP and ICMP (left alone), TPROXY, DNS capture (the agent answers
@@ -12,7 +12,9 @@
 mod apply;
 mod plan;
 mod settings;
+mod tracking;
 
 pub use apply::{ApplyError, TABLE, apply, cleanup};
 pub use plan::{Match, Plan, Rule, Verdict};
 pub use settings::{Ports, Ranges, Settings, SettingsError};
+pub use tracking::remember_half_closed;

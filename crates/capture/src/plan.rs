@@ -53,7 +53,7 @@ pub struct Rule {
     pub verdict: Verdict,
 }
 
-/// Two chains of rules. `Display` writes them as `nft` would read them.
+/// Two chains of rules. `Display` writes them as `nft -f` reads them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// For connections that arrive from outside the namespace (hook prerouting).
@@ -166,8 +166,9 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "table inet {} {{", crate::TABLE)?;
         for (hook, rules) in [("prerouting", &self.inbound), ("output", &self.outbound)] {
+            // -100 is what `dstnat` stands for, a word that nft knows on the hook prerouting alone.
             writeln!(f, "  chain {hook} {{")?;
-            writeln!(f, "    type nat hook {hook} priority dstnat; policy accept;")?;
+            writeln!(f, "    type nat hook {hook} priority -100; policy accept;")?;
             for rule in rules {
                 writeln!(f, "    {rule}")?;
             }
@@ -179,6 +180,11 @@ impl fmt::Display for Plan {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::Write,
+        process::{Command, Stdio},
+    };
+
     use super::*;
 
     fn check(settings: Settings, want: &str) {
@@ -190,6 +196,24 @@ mod tests {
             .collect();
         let want: Vec<&str> = want.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         assert_eq!(got, want);
+        nft_reads(&text);
+    }
+
+    /// Asks nft whether it would take the rules, in namespaces of its own: nothing is changed, and an ordinary user may ask.
+    fn nft_reads(text: &str) {
+        let Some(nft) = mizzen_testkit::peer("nft", "nftables") else { return };
+        let run = |program: &[&std::ffi::OsStr], input: &str| {
+            let mut child =
+                Command::new("unshare").args(["-r", "-n"]).args(program).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+            child.stdin.take().unwrap().write_all(input.as_bytes())?;
+            child.wait_with_output()
+        };
+        let possible = run(&["true".as_ref()], "").is_ok_and(|output| output.status.success());
+        if !possible && !mizzen_testkit::require_peers() {
+            return mizzen_testkit::skip("this kernel refuses namespaces, in which nft would be asked");
+        }
+        let output = run(&[nft.as_os_str(), "-c".as_ref(), "-f".as_ref(), "-".as_ref()], text).unwrap();
+        assert!(output.status.success(), "{}\n{text}", String::from_utf8_lossy(&output.stderr));
     }
 
     #[test]

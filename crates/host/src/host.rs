@@ -53,8 +53,14 @@ impl Host {
     /// If the kernel refuses them.
     pub async fn capture(&self, plan: &Plan) -> Result<(), HostError> {
         let plan = plan.clone();
-        let applied = self.run(move || block_on(mizzen_capture::apply(&plan))).await?;
-        Ok(applied.map_err(HostError::io("set capture rules"))??)
+        let applied = self.run(move || (block_on(mizzen_capture::apply(&plan)), mizzen_capture::remember_half_closed())).await?;
+        let (applied, remembered) = applied;
+        applied.map_err(HostError::io("set capture rules"))??;
+        if let Err(error) = remembered {
+            // Proxies keep such connections alive by probes of their own.
+            tracing::warn!(host = %self.address, %error, "the kernel forgets half-closed connections early");
+        }
+        Ok(())
     }
 
     /// Runs a closure on a thread in this namespace. A socket that it opens stays in this namespace and may

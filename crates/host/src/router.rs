@@ -76,6 +76,7 @@ impl Router {
         redirect(&options, port)
             .await
             .map_err(|error| HostError::io("router: set the redirect")(std::io::Error::other(error.to_string())))?;
+        mizzen_capture::remember_half_closed().map_err(step("have half-closed connections remembered"))?;
         let sockets: [OwnedFd; 3] = [relay.into(), dns_udp.into(), dns_tcp.into()];
         let mesh = vec![options.hosts.to_string(), options.services.to_string()];
         link.ask(&Ask::Relay { mesh }, &[&sockets[0], &sockets[1], &sockets[2]]).await?;

@@ -97,6 +97,7 @@ pub(crate) async fn checks(mesh: &Mesh, paths: &Paths) {
     captured_inbound(mesh).await;
     captured_outbound(mesh).await;
     captured_outbound_v6(mesh).await;
+    half_closed(mesh).await;
     again(mesh).await;
 }
 
@@ -241,6 +242,32 @@ async fn captured_outbound_v6(mesh: &Mesh) {
     while mesh.a.run(move || UdpSocket::bind((own, 0)).is_err()).await.unwrap() {}
     assert_eq!(arrives(&mesh.a, PLAIN, to, &[("proxy", &proxy)]).await, ("proxy", Some(to)));
     println!("ok: outbound capture of IPv6");
+}
+
+/// A file below `/proc/sys/net/netfilter` of a host.
+async fn conntrack(host: &Host, state: &str, set: Option<u64>) -> u64 {
+    let path = format!("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_{state}");
+    let job = move || {
+        if let Some(seconds) = set {
+            std::fs::write(&path, seconds.to_string())?;
+        }
+        std::fs::read_to_string(&path)
+    };
+    host.run(job).await.unwrap().unwrap().trim().parse().unwrap()
+}
+
+/// A redirect is remembered while one direction is shut: in hosts with rules, and in the router.
+async fn half_closed(mesh: &Mesh) {
+    for state in ["close_wait", "fin_wait"] {
+        for (before, want) in [(60, 86_400), (2, 86_400), (100_000, 100_000)] {
+            conntrack(&mesh.a, state, Some(before)).await;
+            mesh.a.capture(&Plan::new(&Settings::default())).await.unwrap();
+            assert_eq!(conntrack(&mesh.a, state, None).await, want, "{state} of {before}");
+        }
+        let router = std::fs::read_to_string(format!("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_{state}")).unwrap();
+        assert_eq!(router.trim(), "86400", "{state}");
+    }
+    println!("ok: half-closed connections are not forgotten");
 }
 
 /// A host that went can come again, and rules go as they came.
