@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use crate::{
     RelayPolicy, StartError,
     inner::{Ask, MAX_MESSAGE, Reply},
+    process::raise_open_files,
     relay,
     stage::{self, BootMessage, BootReply},
 };
@@ -29,6 +30,8 @@ pub struct Outer {
 impl Outer {
     /// Starts the inner process: the same binary, where [`stage::dispatch`](crate::stage::dispatch) calls the
     /// function it was given with an [`Inner`](crate::Inner) that carries `payload`.
+    ///
+    /// Raises the limit of open files for this process: it holds the connections that leave the mesh.
     ///
     /// To be called on the main thread, and that thread must live as long as the mesh: the kernel ends the
     /// mesh when it ends.
@@ -46,7 +49,11 @@ impl Outer {
             .spawn();
         drop(theirs);
         let mut child = child.map_err(io_error("run this program again"))?;
-        match handshake(&ours, &child, payload) {
+        // The inner process got this process' limit: it is what its workloads get.
+        match handshake(&ours, &child, payload).and_then(|inner| {
+            raise_open_files().map_err(io_error("raise the limit of open files"))?;
+            Ok(inner)
+        }) {
             Ok(inner) => Ok(Outer { stage: child, inner, socket: ours }),
             Err(error) => {
                 let _ = child.kill();

@@ -17,6 +17,7 @@ use nix::{
     fcntl::{FcntlArg, FdFlag, fcntl},
     sched::{CloneFlags, setns, unshare},
     sys::{
+        resource::{Resource, getrlimit, setrlimit},
         signal::{Signal, kill},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
@@ -40,6 +41,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Supervisor {
     children: Arc<Children>,
+    /// The limit of open files for workloads.
+    open_files: u64,
 }
 
 /// Children that have not been reaped. The lock is held while a child is made and while children are
@@ -95,8 +98,15 @@ pub enum Exit {
 impl std::fmt::Display for Exit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Exit::Code(code) => write!(f, "exit code {code}"),
-            Exit::Signal(signal) => write!(f, "signal {signal}"),
+            // As a workload's pid 1 has it, and a shell.
+            Exit::Code(code) => match Signal::try_from(*code - 128) {
+                Ok(signal) => write!(f, "exit code {code}, {signal}"),
+                Err(_) => write!(f, "exit code {code}"),
+            },
+            Exit::Signal(number) => match Signal::try_from(*number) {
+                Ok(signal) => write!(f, "signal {number}, {signal}"),
+                Err(_) => write!(f, "signal {number}"),
+            },
         }
     }
 }
@@ -109,10 +119,11 @@ enum Around {
 }
 
 impl Supervisor {
-    /// Starts the reaping. Once per process, inside a tokio runtime.
+    /// Starts the reaping, and raises this process' limit of open files, also for proxies and the control plane; workloads get what it was
+    /// before. Once per process, inside a tokio runtime.
     ///
     /// # Errors
-    /// If the handler for SIGCHLD cannot be installed.
+    /// If the handler for SIGCHLD cannot be installed, or the limit not be raised.
     pub fn start() -> io::Result<Supervisor> {
         let children = Arc::<Children>::default();
         let mut signals = signal(SignalKind::child())?;
@@ -125,7 +136,7 @@ impl Supervisor {
                 }
             }
         });
-        Ok(Supervisor { children })
+        Ok(Supervisor { children, open_files: raise_open_files()? })
     }
 
     /// Starts a process in a host's network namespace; returns when the program itself runs.
@@ -169,12 +180,13 @@ impl Supervisor {
         let (read, write) = std::io::pipe().map_err(HostError::io(what()))?;
         let children = self.children.clone();
         let copy = spec.clone();
+        let open_files = matches!(spec.kind, Kind::Workload(_)).then_some(self.open_files);
         let started = on_thread(move || {
             if let Some(namespace) = namespace {
                 namespace.enter()?;
             }
             prepare(&around)?;
-            fork(&children, copy, job, io, write.into())
+            fork(&children, copy, job, open_files, io, write.into())
         });
         let (pid, exit) = started.await.and_then(|done| done).map_err(HostError::io(what()))?;
         let process = Process { pid, user, exit, children: self.children.clone() };
@@ -188,6 +200,14 @@ impl Supervisor {
         process.wait().await;
         Err(HostError::Spawn { name: spec.name.clone(), reason: report })
     }
+}
+
+/// Raises the soft limit of open files as far as it goes, to a million at most; returns what it was. Every connection and every host of the
+/// mesh is an open file.
+pub(crate) fn raise_open_files() -> io::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard.min(1 << 20).max(soft), hard)?;
+    Ok(soft)
 }
 
 /// Puts the calling thread where the child shall be born.
@@ -211,9 +231,16 @@ fn prepare(around: &Around) -> io::Result<()> {
     Ok(())
 }
 
-fn fork(children: &Children, spec: Spec, job: Job, io: Io, report: OwnedFd) -> io::Result<(i32, watch::Receiver<Option<Exit>>)> {
+fn fork(
+    children: &Children,
+    spec: Spec,
+    job: Job,
+    open_files: Option<u64>,
+    io: Io,
+    report: OwnedFd,
+) -> io::Result<(i32, watch::Receiver<Option<Exit>>)> {
     let fds = io.others.iter().map(|(target, fd)| (*target, fd.as_raw_fd())).collect();
-    let order = Order { spec, job, fds, report: report.as_raw_fd() };
+    let order = Order { spec, job, open_files, fds, report: report.as_raw_fd() };
     let order = mizzen_net::memfd("order", &serde_json::to_vec(&order)?, true)?;
     let mut inherit: Vec<RawFd> = io.others.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
     inherit.extend([order.as_raw_fd(), report.as_raw_fd()]);

@@ -172,6 +172,9 @@ fn network(attempts: &mut Attempts) {
     let mark = mizzen_types::ports::PROXY_MARK;
     attempts.push(("mark a socket".to_owned(), errno(setsockopt(&stream, sockopt::Mark, &mark))));
     attempts.push(("open a packet socket".to_owned(), errno(open(AddressFamily::Packet, SockType::Raw, Some(SockProtocol::EthAll)))));
+    for (name, family) in [("machine", AddressFamily::Vsock), ("cipher", AddressFamily::Alg)] {
+        attempts.push((format!("open a {name} socket"), errno(open(family, SockType::Stream, None))));
+    }
     attempts.push(("open a raw socket".to_owned(), errno(open(AddressFamily::Inet, SockType::Raw, Some(SockProtocol::Tcp)))));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let nothing = mizzen_capture::Plan::default();
@@ -345,6 +348,7 @@ fn expected(name: &str, own_namespace: bool) -> &'static [&'static str] {
         "the proxy is ready still" | "control plane GET /ready" => &["200"],
         "agent POST /quitquitquit" => &["403"],
         "control plane in plaintext" | "control plane at 15010" => &["no answer"],
+        "open a packet socket" | "open a machine socket" | "open a cipher socket" => &["EAFNOSUPPORT"],
         "NoNewPrivs" => &["1"],
         "kill everybody" => &["done", "ESRCH"],
         _ => match first {
@@ -445,7 +449,7 @@ fn check(options: Options) {
             .collect();
         assert!(wrong.is_empty(), "in a namespace of its own: {own_namespace}\n{}", wrong.join("\n"));
         let change = attempts.iter().find(|(name, _)| *name == "change the capture").expect("an attempt").1;
-        assert!(change.contains("not permitted"), "{change}");
+        assert!(change.contains("not supported"), "{change}");
     }
     no_identity_without_a_token(&mesh);
     // Nobody was ended, and the mesh goes on.

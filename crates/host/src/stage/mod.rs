@@ -6,6 +6,7 @@
 //! by a successful exec.
 
 mod boot;
+mod calls;
 mod mounts;
 mod privilege;
 mod program;

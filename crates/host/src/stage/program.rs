@@ -18,6 +18,7 @@ use std::{
 use nix::{
     fcntl::{FcntlArg, fcntl},
     sys::{
+        resource::{Resource, getrlimit, setrlimit},
         signal::{SigSet, Signal, kill},
         stat::{Mode, umask},
         wait::{WaitPidFlag, WaitStatus, waitpid},
@@ -26,7 +27,7 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Failed, SEALED, Step, mounts, privilege};
+use super::{Failed, SEALED, Step, calls, mounts, privilege};
 use crate::{Kind, Spec, Workload};
 
 /// What the starter writes into the memory file.
@@ -34,6 +35,8 @@ use crate::{Kind, Spec, Workload};
 pub(crate) struct Order {
     pub(crate) spec: Spec,
     pub(crate) job: Job,
+    /// The soft limit of open files, if it is not to be the starter's.
+    pub(crate) open_files: Option<u64>,
     /// Descriptors: the number that the program shall see, and the present one.
     pub(crate) fds: Vec<(RawFd, RawFd)>,
     /// Where a failure is reported.
@@ -94,11 +97,15 @@ fn high(fd: &OwnedFd) -> io::Result<OwnedFd> {
 }
 
 fn start(order: Order, report: &mut Option<OwnedFd>) -> Result<u8, Failed> {
-    let Order { spec, job, fds, .. } = order;
+    let Order { spec, job, open_files, fds, .. } = order;
     let mut passed = Vec::new();
     for (target, present) in fds {
         let fd = mizzen_net::inherited_fd(present).and_then(|fd| high(&fd)).step("take over descriptors")?;
         passed.push((target, fd));
+    }
+    if let Some(files) = open_files {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).step("read the limit of open files")?;
+        setrlimit(Resource::RLIMIT_NOFILE, files.min(hard), hard).step("set the limit of open files")?;
     }
     umask(Mode::from_bits_truncate(0o022));
     match (job, &spec.kind) {
@@ -200,6 +207,9 @@ fn become_program(
     default_signals().step("reset the signals")?;
     for (target, fd) in &passed {
         place(fd.as_raw_fd(), *target).step(format!("pass on descriptor {target}"))?;
+    }
+    if matches!(spec.kind, Kind::Workload(_)) {
+        calls::confine()?;
     }
     // On success the high copies and the report are closed by the kernel.
     match execve(&path, &args, &env) {

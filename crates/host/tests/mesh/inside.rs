@@ -38,6 +38,8 @@ pub(crate) fn program(name: &str, args: &[&str]) -> u8 {
                 std::thread::park();
             }
         }
+        ("socket", []) => println!("{}", sockets()),
+        ("32-bit", []) => call_as_32_bit(),
         ("exit", [code]) => return code.parse().unwrap(),
         ("exists", [path]) => return u8::from(!Path::new(path).exists()),
         ("orphan", []) => {
@@ -91,6 +93,70 @@ fn writable(files: &[&str]) -> Vec<String> {
     files.iter().filter(|file| fs::OpenOptions::new().write(true).open(file).is_ok()).map(|file| (*file).to_owned()).collect()
 }
 
+/// The soft limit.
+fn open_files() -> u64 {
+    nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap().0
+}
+
+fn answer(result: nix::libc::c_long) -> String {
+    nix::errno::Errno::result(result).map_or_else(|error| format!("{error:?}"), |_| "granted".to_owned())
+}
+
+/// What becomes of a call for a socket; whatever it makes is left open.
+fn socket(call: nix::libc::c_long, family: i32, kind: i32, protocol: i32) -> String {
+    let mut pair = [0; 2];
+    // SAFETY: the pair, which only one of the two calls writes to, is as large as it wants.
+    #[allow(unsafe_code)]
+    answer(unsafe { nix::libc::syscall(call, family, kind, protocol, pair.as_mut_ptr()) })
+}
+
+fn sockets() -> Value {
+    use nix::libc::{
+        AF_ALG, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_TIPC, AF_UNIX, AF_VSOCK, NETLINK_GENERIC, NETLINK_NETFILTER, NETLINK_ROUTE,
+        NETLINK_SOCK_DIAG, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, SOCK_STREAM, SYS_socket, SYS_socketpair,
+    };
+    // From linux/net.h, where it is out of use; as the kernel reads it, this type alone makes a packet socket.
+    const OLD_PACKET: i32 = 10;
+    let netlink = [NETLINK_SOCK_DIAG, NETLINK_NETFILTER, NETLINK_GENERIC];
+    let others = [AF_ALG, AF_PACKET, AF_VSOCK, AF_TIPC];
+    json!({
+        "unix": socket(SYS_socket, AF_UNIX, SOCK_STREAM, 0),
+        "unix pair": socket(SYS_socketpair, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0),
+        "tcp": [socket(SYS_socket, AF_INET, SOCK_STREAM, 0), socket(SYS_socket, AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0)],
+        "udp": socket(SYS_socket, AF_INET, SOCK_DGRAM, 0),
+        "route": socket(SYS_socket, AF_NETLINK, SOCK_RAW, NETLINK_ROUTE),
+        "netlink": netlink.map(|of| socket(SYS_socket, AF_NETLINK, SOCK_RAW, of)),
+        "others": others.map(|family| socket(SYS_socket, family, SOCK_SEQPACKET, 0)),
+        "other pair": socket(SYS_socketpair, AF_TIPC, SOCK_SEQPACKET, 0),
+        "packet": socket(SYS_socket, AF_INET, OLD_PACKET | SOCK_CLOEXEC, 0),
+        "x32": if cfg!(target_arch = "x86_64") { socket(SYS_socket | 0x4000_0000, AF_VSOCK, SOCK_STREAM, 0) } else { "EAFNOSUPPORT".to_owned() },
+    })
+}
+
+/// Ways around a call that names the family, and what is shared by all programs of a user.
+fn calls() -> Value {
+    use nix::libc::{SYS_add_key, SYS_io_uring_enter, SYS_io_uring_register, SYS_io_uring_setup, SYS_keyctl, SYS_request_key};
+    let all = [SYS_io_uring_setup, SYS_io_uring_enter, SYS_io_uring_register, SYS_keyctl, SYS_add_key, SYS_request_key];
+    // SAFETY: no pointer leads anywhere, and a kernel that knows the call refuses it for that.
+    #[allow(unsafe_code)]
+    all.map(|call| answer(unsafe { nix::libc::syscall(call, 0, 0, 0, 0, 0) })).to_vec().into()
+}
+
+/// Makes a call by the 32-bit way into the kernel. Returns only where nothing keeps a program from that.
+#[cfg(target_arch = "x86_64")]
+fn call_as_32_bit() {
+    // SAFETY: getpid takes nothing and writes to nothing but the register of its result.
+    #[allow(unsafe_code)]
+    unsafe {
+        std::arch::asm!("int 0x80", inlateout("rax") 20_u64 => _);
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn call_as_32_bit() {
+    panic!("not on this machine");
+}
+
 /// What a workload can see and do.
 fn look(run: &Path, proxy: i32) -> Value {
     let error = |result: nix::Result<()>| result.err().map_or("granted".to_owned(), |error| error.to_string());
@@ -140,6 +206,9 @@ fn look(run: &Path, proxy: i32) -> Value {
         "tmpfs_write": fs::write("/opt/mizzen-test/scratch/b", "").is_ok(),
         "environment": std::env::vars().collect::<BTreeMap<_, _>>(),
         "nscd": names("/run/nscd"),
+        "open_files": open_files(),
+        "sockets": sockets(),
+        "calls": calls(),
         "settings": writable(&["/proc/sys/kernel/core_pattern", "/proc/sys/net/ipv4/ip_forward", "/proc/sysrq-trigger", "/sys/power/state"]),
     });
     // Last, since it changes the process: a user namespace of its own gives rights in that one only.
@@ -162,6 +231,7 @@ fn proxy() -> Value {
         "mark": mizzen_net::set_mark(&socket.as_fd(), 1337).is_ok(),
         "dumpable": nix::sys::prctl::get_dumpable().unwrap(),
         "passed": String::from_utf8(mizzen_net::read_fd(&passed, 100).unwrap()).unwrap(),
+        "open_files": open_files(),
         "descriptors": fs::read_dir("/proc/self/fd").unwrap().count(),
     })
 }

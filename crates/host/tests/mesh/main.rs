@@ -19,7 +19,10 @@ use std::{
 
 use mizzen_host::{Alias, Inner, Outer, RelayPolicy, RunDir, StartError, stage};
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        resource::{Resource, getrlimit, setrlimit},
+        signal::{Signal, kill},
+    },
     unistd::Pid,
 };
 use serde_json::json;
@@ -158,6 +161,9 @@ fn mesh(mode: &str, base: &Path) -> u8 {
         ..RelayPolicy::default()
     };
     let payload = json!({ "mode": mode, "run": run.path(), "gateway": gateway, "base": base, "echo": echo_address });
+    // Too few even for what it takes to start a process, if nobody raised it.
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 128, hard).unwrap();
     let outer = match Outer::start(&payload) {
         Ok(outer) => outer,
         Err(StartError::Refused(reason)) => {
@@ -210,6 +216,7 @@ fn inner(inner: Inner) -> u8 {
         exe: std::fs::read_link("/proc/self/exe").unwrap(),
         gateway: inner.payload["gateway"].as_str().unwrap().parse().unwrap(),
         echo: inner.payload["echo"].as_str().unwrap().parse().unwrap(),
+        open_files: getrlimit(Resource::RLIMIT_NOFILE).unwrap().0,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
@@ -225,6 +232,8 @@ struct Paths {
     exe: PathBuf,
     gateway: SocketAddr,
     echo: SocketAddr,
+    /// The soft limit with which the mesh was started.
+    open_files: u64,
 }
 
 /// The checks share a mesh; each says its name, and a panic in one is a failure of all.

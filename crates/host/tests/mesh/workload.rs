@@ -7,7 +7,10 @@ use mizzen_host::{
     Exit, HostError, Io, Kind, Link, LogFile, Mount, Process, Source, Spec, Supervisor, Workload,
     probe::{self, Http},
 };
-use nix::sys::signal::Signal;
+use nix::sys::{
+    resource::{Resource, getrlimit},
+    signal::Signal,
+};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
@@ -68,6 +71,7 @@ pub(crate) async fn checks(mesh: &Mesh, paths: &Paths) {
     mesh.a.capture(&Plan::new(&Settings::default())).await.unwrap();
     proxies(mesh, paths, &supervisor).await;
     workloads(mesh, paths, &supervisor).await;
+    calls(mesh, paths, &supervisor).await;
     users(mesh, paths, &supervisor).await;
     ends(mesh, paths, &supervisor).await;
     failures(mesh, paths, &supervisor).await;
@@ -80,12 +84,14 @@ async fn proxies(mesh: &Mesh, paths: &Paths, supervisor: &Supervisor) {
     let token = || vec![(3, mizzen_net::memfd("token", b"a token", true).unwrap())];
     // NET_BIND_SERVICE, NET_ADMIN, NET_RAW
     let three = 1 << 10 | 1 << 12 | 1 << 13;
+    let (raised, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    assert_eq!(raised, hard.min(1 << 20));
     for (kind, capabilities, mark) in [(Kind::Proxy, three, true), (Kind::Control, 0, false)] {
         let found = findings(mesh, supervisor, &spec(paths, kind, &["proxy"]), token()).await;
         let want = json!({
             "pid": found["pid"], "capabilities": vec![capabilities; 5], "mark": mark, "dumpable": false, "passed": "a token",
             // 0 to 3, and those for marking and for counting.
-            "descriptors": 6,
+            "descriptors": 6, "open_files": raised,
         });
         assert_eq!(found, want);
         assert!(found["pid"].as_u64().unwrap() > 2, "the mesh's PID namespace");
@@ -136,6 +142,8 @@ async fn workloads(mesh: &Mesh, paths: &Paths, supervisor: &Supervisor) {
         "texts": ["in /dev", "beside", "linked", "linked"], "config": "from a ConfigMap", "config_write": true, "cache_write": true, "tmpfs": [], "tmpfs_write": true,
         "environment": { "COLOR": "green" },
         "settings": [],
+        "sockets": sockets(), "open_files": paths.open_files,
+        "calls": vec!["ENOSYS"; 6],
         "nscd": if Path::new("/run/nscd").exists() { json!([]) } else { Value::Null },
     });
     let mut found = found;
@@ -157,6 +165,33 @@ async fn workloads(mesh: &Mesh, paths: &Paths, supervisor: &Supervisor) {
     assert_eq!(proxy.exit(), None);
     assert_eq!(proxy.stop(LONG).await, Exit::Signal(Signal::SIGTERM as i32));
     println!("ok: workloads are kept to themselves");
+}
+
+/// The sockets that a network namespace holds are granted, and no others.
+fn sockets() -> Value {
+    let (yes, family, protocol) = ("granted", "EAFNOSUPPORT", "EPROTONOSUPPORT");
+    json!({
+        "unix": yes, "unix pair": yes, "tcp": [yes, yes], "udp": yes, "route": yes,
+        "netlink": [protocol, protocol, protocol], "others": [family, family, family, family], "other pair": family, "packet": family,
+        "x32": family,
+    })
+}
+
+/// What is run beside a workload is as confined as the workload; another instruction set's calls are no way around.
+async fn calls(mesh: &Mesh, paths: &Paths, supervisor: &Supervisor) {
+    let running = supervisor.spawn(&mesh.a, &plain(paths, &["sleep"]), Io::default()).await.unwrap();
+    let (write, mut read) = output();
+    let io = Io { stdout: Some(write), stderr: Some(errors()), ..Io::default() };
+    let beside = supervisor.exec(&running, &plain(paths, &["socket"]), io).await.unwrap();
+    let mut text = String::new();
+    read.read_to_string(&mut text).await.unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), sockets());
+    assert_eq!(beside.wait().await, Exit::Code(0));
+    running.stop(LONG).await;
+    let other = supervisor.spawn(&mesh.a, &plain(paths, &["32-bit"]), Io::default()).await.unwrap().wait().await;
+    // SIGSYS, or SIGSEGV by a kernel without such programs; or the program's own panic.
+    assert!([128 + 31, 128 + 11, 101].map(Exit::Code).contains(&other), "{other}");
+    println!("ok: calls that reach out of namespaces are refused");
 }
 
 async fn users(mesh: &Mesh, paths: &Paths, supervisor: &Supervisor) {
@@ -238,9 +273,9 @@ async fn logs(mesh: &Mesh, paths: &Paths, supervisor: &Supervisor) {
     let io = Io::to(log.pipe().unwrap()).unwrap();
     let program = plain(paths, &["exit", "not a number"]);
     assert_eq!(supervisor.spawn(&mesh.a, &program, io).await.unwrap().wait().await, Exit::Code(101));
-    while !fs::read_to_string(&path).unwrap().contains("ParseIntError") {
-        tokio::task::yield_now().await;
-    }
+    let last = log.last_line().await.unwrap();
+    assert!(last.contains("ParseIntError"), "{last}");
+    assert!(fs::read_to_string(&path).unwrap().contains(&last));
     println!("ok: output goes to the log");
 }
 
