@@ -7,6 +7,7 @@ use mizzen_protos::envoy::envoy::r#type::v3 as types;
 
 use super::cx::{Cx, Res, harmless};
 use crate::config::{Fraction, HeaderMatch, HeaderTest, ParamMatch, Regex, RegexRewrite, StringMatch, StringTest};
+use crate::steps::spelling::spelled;
 
 /// The most that a compiled expression may take.
 const REGEX_SIZE: usize = 1 << 20;
@@ -100,6 +101,19 @@ pub(super) fn string(cx: &mut Cx, m: matcher::StringMatcher) -> Res<StringMatch>
         Some(P::SafeRegex(_)) => return cx.refuse("ignore_case", "not with a regular expression"),
         Some(P::Custom(_)) => return cx.refuse("custom", "not supported"),
         None => return cx.refuse("match_pattern", "it is required"),
+    };
+    Ok(StringMatch { test, ignore_case })
+}
+
+/// As [`string`], for paths, which are compared in their one spelling: whoever writes `/café` means `/caf%C3%A9` too.
+pub(super) fn path(cx: &mut Cx, m: matcher::StringMatcher) -> Res<StringMatch> {
+    let StringMatch { test, ignore_case } = string(cx, m)?;
+    let test = match test {
+        StringTest::Exact(p) => StringTest::Exact(spelled(&p).into()),
+        StringTest::Prefix(p) => StringTest::Prefix(spelled(&p).into()),
+        StringTest::Suffix(p) => StringTest::Suffix(spelled(&p).into()),
+        StringTest::Contains(p) => StringTest::Contains(spelled(&p).into()),
+        StringTest::Regex(r) => StringTest::Regex(r),
     };
     Ok(StringMatch { test, ignore_case })
 }

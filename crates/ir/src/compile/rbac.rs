@@ -133,7 +133,7 @@ fn metadata(cx: &Cx, m: matcher::MetadataMatcher) -> Res<Expr> {
 fn path(cx: &mut Cx, m: matcher::PathMatcher) -> Res<StringMatch> {
     let matcher::PathMatcher { rule } = m;
     match rule {
-        Some(matcher::path_matcher::Rule::Path(m)) => cx.within("path", |cx| matchers::string(cx, m)),
+        Some(matcher::path_matcher::Rule::Path(m)) => cx.within("path", |cx| matchers::path(cx, m)),
         None => cx.refuse("rule", "it is required"),
     }
 }

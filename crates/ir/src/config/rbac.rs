@@ -62,7 +62,7 @@ pub enum Expr {
     Not(Arc<Expr>),
     /// A request header.
     Header(HeaderMatch),
-    /// The request's path without its query.
+    /// The request's path without its query, in its one spelling; so is the pattern, unless it is an expression.
     UrlPath(StringMatch),
     /// Where the connection was meant to go.
     DestinationIp(IpRange),

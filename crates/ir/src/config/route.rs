@@ -81,7 +81,7 @@ pub struct RouteMatch {
     pub grpc: bool,
 }
 
-/// A path. The query does not count.
+/// A path. The query does not count. Texts are in their one spelling, and so is what is compared with them.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PathMatch {
     /// Begins with.

@@ -4,6 +4,7 @@ use mizzen_types::Name;
 
 use crate::config::{Expr, Policy, Rbac, RbacAction};
 use crate::steps::matchers::without_query;
+use crate::steps::spelling::spelled;
 use crate::{PolicyFacts, Trace};
 
 /// A decision.
@@ -142,8 +143,9 @@ impl Eval<'_> {
                 Some(head) => m.matches(head),
                 None => m.matches(&mizzen_http::Head::new()),
             },
+            // By its spelling, even where the connection manager leaves paths as they are: the server may read another one.
             Expr::UrlPath(m) => {
-                facts.request.is_some_and(|head| !head.path().is_empty() && m.matches(without_query(head.path()).as_bytes()))
+                facts.request.is_some_and(|head| !head.path().is_empty() && m.matches(spelled(without_query(head.path())).as_bytes()))
             }
             Expr::DestinationIp(range) => range.contains(facts.destination.ip()),
             Expr::DestinationPort(ports) => ports.contains(&facts.destination.port()),

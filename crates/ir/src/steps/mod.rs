@@ -8,3 +8,4 @@ pub(crate) mod matchers;
 pub(crate) mod path;
 pub(crate) mod retry;
 pub(crate) mod route;
+pub(crate) mod spelling;

@@ -4,6 +4,7 @@ use mizzen_http::Head;
 
 use crate::config::{EscapedSlashes, Forward, PathMatch, PathOptions, PathRewrite, Redirect, RedirectPath, RegexRewrite, RouteMatch};
 use crate::steps::matchers::without_query;
+use crate::steps::spelling::{escape, spelled};
 
 /// What becomes of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,8 +19,9 @@ pub enum PathOutcome {
     Reject,
 }
 
-/// Applies the connection manager's path options to `:path`, query included: escaped slashes, then dot segments and needless escapes
-/// (RFC 3986, section 6.2.2), then slashes next to each other. A backslash counts as a slash, as Envoy's URL library has it.
+/// Applies the connection manager's path options to `:path`: escaped slashes, then spelling and dot segments (RFC 3986, section 6.2.2), then
+/// slashes next to each other. A backslash counts as a slash, as Envoy's URL library has it. What comes out, put in again, stays. The query
+/// is not touched.
 pub fn normalize_path(path: &str, options: &PathOptions) -> PathOutcome {
     let (before, query) = split_query(path);
     if !before.starts_with('/') {
@@ -60,15 +62,6 @@ fn split_query(path: &str) -> (&str, &str) {
     path.split_at(without_query(path).len())
 }
 
-/// The byte that an escape at the beginning of `text` stands for.
-fn escape(text: &[u8]) -> Option<u8> {
-    let hex = |b: u8| char::from(b).to_digit(16);
-    match text {
-        [b'%', high, low, ..] => u8::try_from(hex(*high)? * 16 + hex(*low)?).ok(),
-        _ => None,
-    }
-}
-
 /// None if there is no escaped slash.
 fn unescape_slashes(path: &str) -> Option<String> {
     let (mut out, mut rest, mut found) = (String::with_capacity(path.len()), path, false);
@@ -92,22 +85,12 @@ fn unescape_slashes(path: &str) -> Option<String> {
     found.then_some(out)
 }
 
-/// Escapes of unreserved characters decoded, dot segments removed; none if there is an escaped NUL.
+/// In its one spelling, without dot segments; none if there is an escaped NUL.
 fn canonical(path: &str) -> Option<String> {
-    let mut decoded = String::with_capacity(path.len());
-    let mut rest = path;
-    while let Some(c) = rest.chars().next() {
-        let mut taken = c.len_utf8();
-        match (c, escape(rest.as_bytes())) {
-            ('%', Some(0)) => return None,
-            ('%', Some(b)) if b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~') => {
-                decoded.push(char::from(b));
-                taken = 3;
-            }
-            ('\\', _) => decoded.push('/'),
-            _ => decoded.push(c),
-        }
-        rest = rest.get(taken..).unwrap_or_default();
+    let slashes = path.replace('\\', "/");
+    let decoded = spelled(&slashes);
+    if decoded.contains("%00") {
+        return None;
     }
     let mut kept: Vec<&str> = Vec::new();
     let mut segments = decoded.split('/').skip(1).peekable();
@@ -149,6 +132,8 @@ impl RegexRewrite {
 /// What matched in a path is replaced.
 fn replace_matched(matching: &RouteMatch, path: &str, with: &str) -> String {
     let (path, query) = split_query(path);
+    // As the match has seen it.
+    let path = spelled(path);
     let rest = match &matching.path {
         PathMatch::Prefix(p) | PathMatch::Segments(p) => path.get(p.len()..).unwrap_or_default(),
         PathMatch::Exact(_) | PathMatch::Regex(_) => "",

@@ -6,6 +6,7 @@ use mizzen_http::Head;
 
 use crate::config::{PathMatch, Route, RouteConfig, RouteMatch, VirtualHost};
 use crate::steps::matchers::without_query;
+use crate::steps::spelling::spelled;
 use crate::{RequestFacts, Trace};
 
 /// A route and where it was found.
@@ -28,8 +29,9 @@ pub fn find_route<'c>(config: &'c RouteConfig, request: &RequestFacts<'_>, rando
         return None;
     };
     trace.note(true, || format!("virtual host `{}` by domain `{domain}` for `{authority}`", host.name));
+    let path = spelled(without_query(request.head.path()));
     trace.deeper(|trace| {
-        let found = host.routes.iter().find(|r| match r.matching.lacking(request.head, random) {
+        let found = host.routes.iter().find(|r| match r.matching.lacking(request.head, &path, random) {
             None => {
                 trace.note(true, || format!("route `{}`", r.name));
                 true
@@ -94,13 +96,11 @@ impl Lacking<'_> {
 }
 
 impl RouteMatch {
-    /// Whether a request matches.
-    pub fn matches(&self, head: &Head, random: u64) -> bool {
-        self.lacking(head, random).is_none()
-    }
-
-    fn lacking(&self, head: &Head, random: u64) -> Option<Lacking<'_>> {
-        if !self.path.matches(without_query(head.path()), self.case_sensitive) {
+    /// What keeps a request from matching; `path` is its path without the query, in its one spelling.
+    fn lacking(&self, head: &Head, path: &str, random: u64) -> Option<Lacking<'_>> {
+        // What an expression may match is its author's affair.
+        let path = if matches!(self.path, PathMatch::Regex(_)) { without_query(head.path()) } else { path };
+        if !self.path.matches(path, self.case_sensitive) {
             return Some(Lacking::Path);
         }
         if self.fraction.is_some_and(|f| !f.holds(random)) {
@@ -115,7 +115,7 @@ impl RouteMatch {
 }
 
 impl PathMatch {
-    /// Whether a path without its query matches. The empty path of CONNECT matches nothing.
+    /// Whether a path without its query, in its one spelling, matches. The empty path of CONNECT matches nothing.
     pub fn matches(&self, path: &str, case_sensitive: bool) -> bool {
         let same = |a: &str, b: &str| if case_sensitive { a == b } else { a.eq_ignore_ascii_case(b) };
         let begins = |p: &str| path.get(..p.len()).is_some_and(|start| same(start, p));

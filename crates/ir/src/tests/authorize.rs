@@ -181,3 +181,25 @@ fn nearest() {
     let miss = nearest_miss(&rbac, &PolicyFacts { peer: None, ..facts }).unwrap();
     assert_eq!(miss.lacking.len(), 2, "{miss:?}");
 }
+
+#[test]
+fn one_path_by_any_spelling() {
+    let path = |test: Value| json!([{"urlPath": {"path": test}}]);
+    let of = |action: &str, test: Value| json!({"action": action, "policies": {"p": {"permissions": path(test), "principals": any()}}});
+    for (test, targets) in [
+        (json!({"exact": "/caf\u{e9}"}), ["/caf\u{e9}", "/caf%C3%A9", "/caf%c3%a9?x", "/c%61f%C3%A9"]),
+        (json!({"exact": "/caf%c3%a9"}), ["/caf\u{e9}", "/caf%C3%A9", "/caf%c3%a9?x", "/%63af%C3%A9"]),
+        (json!({"prefix": "/q%22"}), ["/q\"", "/q%22x", "/q\"x/y", "/%71%22"]),
+        (json!({"suffix": "{a}"}), ["/{a}", "/%7Ba%7D", "/%7ba%7d", "/x/{a%7d"]),
+        (json!({"contains": "|"}), ["/|", "/%7c", "/a%7Cb", "/a|b"]),
+        (json!({"exact": "/CAF\u{e9}", "ignoreCase": true}), ["/caf\u{e9}", "/Caf%C3%A9", "/caf%c3%a9?x", "/c%41f%C3%A9"]),
+        (json!({"safeRegex": {"regex": "/caf%C3%A9.*"}}), ["/caf%C3%A9", "/caf%C3%A9?x", "/caf%C3%A9/", "/caf%C3%A9x"]),
+    ] {
+        for target in targets {
+            let case = format!("10.0.0.2 -> 10.0.0.1:80\nGET h{target}");
+            check(&of("DENY", test.clone()), &[(&case, "deny p")]);
+            check(&of("ALLOW", test.clone()), &[(&case, "allow p")]);
+        }
+        check(&of("DENY", test), &[("10.0.0.2 -> 10.0.0.1:80\nGET h/cafe", "allow")]);
+    }
+}

@@ -78,6 +78,24 @@ proptest! {
     }
 
     #[test]
+    fn what_is_normal_stays(path in "/(%|%%|2|5|f|e|6|1|0|3|c|/|\\.|%2[eEfF]|%3[0-9]|%5[cC]|%6[1-6]|\\\\|a|\\?|é|\"|\\{){0,24}", merge_slashes: bool, forward: bool) {
+        let escaped_slashes = if forward { EscapedSlashes::Forward } else { EscapedSlashes::Keep };
+        let options = PathOptions { normalize: true, merge_slashes, escaped_slashes };
+        let once = match normalize_path(&path, &options) {
+            PathOutcome::Keep => path.clone(),
+            PathOutcome::Changed(once) => once,
+            other => { prop_assert_eq!(other, PathOutcome::Reject); return Ok(()) }
+        };
+        prop_assert_eq!(normalize_path(&once, &options), PathOutcome::Keep, "{} became {}", path, once);
+        let query = |p: &str| p.split_once('?').map(|(_, q)| q.to_owned());
+        prop_assert_eq!(query(&once), query(&path));
+        // Whoever decodes it once sees as many segments up as a policy has seen: none.
+        let plain = once.split('?').next().unwrap();
+        prop_assert!(plain.bytes().all(|b| b.is_ascii_graphic() && !b"\"<>[]^`{|}\\".contains(&b)), "{}", once);
+        prop_assert!(!plain.split('/').any(|s| matches!(s.replace("%2e", ".").replace("%2E", ".").as_str(), "." | "..")), "{}", once);
+    }
+
+    #[test]
     fn any_request(authority in ".{0,20}", path in ".{0,20}", value in ".{0,10}", random: u64) {
         let config = routes(&json!({"name": "r", "virtualHosts": [{"name": "h", "domains": ["*.a", "b.*", "*"], "routes": [
             {"match": {"pathSeparatedPrefix": "/é", "headers": [{"name": "x", "stringMatch": {"contains": "é", "ignoreCase": true}}]}, "route": {"cluster": "c"}},
