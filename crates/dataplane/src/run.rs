@@ -365,15 +365,23 @@ impl Proxy {
             && let Some((_, mut sum, sender)) = self.scrapes.open.remove(&request)
         {
             // Every worker tells the hosts' counts of the whole process.
-            sum.hosts = self.shared.hosts();
+            sum.hosts = self.shared.hosts(self.clock.0.elapsed());
             let _ = sender.send(sum);
         }
     }
 
-    /// Live once listeners and clusters were told, none waits, and their sockets are open in every worker.
+    /// Live once listeners and clusters were told, none waits, and their sockets are open in every worker; and only as long as no listener
+    /// is refused for want of a good version or has a part that is closed.
     fn check_ready(&mut self) {
-        if *self.stage.borrow() != Stage::Initializing {
-            return;
+        let stage = *self.stage.borrow();
+        let lame = self.store.held(Kind::Listener).find(|(_, held)| held.is_lame()).map(|(name, _)| name);
+        match (stage, lame) {
+            (Stage::Live, Some(name)) => {
+                tracing::warn!(%name, "the proxy is not ready any more: a listener is refused, wholly or in part");
+                return self.set_stage(Stage::Initializing);
+            }
+            (Stage::Initializing, None) => {}
+            _ => return,
         }
         let told = self.store.is_complete(Kind::Listener) && self.store.is_complete(Kind::Cluster);
         let warm = self.store.held(Kind::Listener).all(|(_, held)| held.state() != State::Warming);

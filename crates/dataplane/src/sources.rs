@@ -194,7 +194,7 @@ fn judge(source: &Source, kind: Kind, events: Vec<Event>, store: &mut Store, now
             Event::Added { name, version, body } => match store.put(&name, &version, body, now) {
                 Ok(()) => taken += 1,
                 Err(reason) => {
-                    tracing::warn!(kind = ?kind, %name, reason, "a resource is refused; its last good version stays");
+                    tracing::warn!(kind = ?kind, %name, reason, "a resource is refused, wholly or in part");
                     rejected.push((name, reason));
                 }
             },

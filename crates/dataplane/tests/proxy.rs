@@ -106,6 +106,48 @@ fn a_bad_resource_is_refused_alone() {
 }
 
 #[test]
+fn a_refused_filter_freezes_nothing() {
+    runtime().block_on(async {
+        let (one, two, web, other) = (server("one").await, server("two").await, free_address(), free_address());
+        let unknown = || {
+            let mut filter = http_filter("r");
+            let lua = json!({"name": "lua", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua"}});
+            filter["typed_config"]["http_filters"].as_array_mut().unwrap().insert(0, lua);
+            [(LISTENER, "web", listener("web", web, filter))]
+        };
+        let mut first = http_mesh(other, one);
+        first[2] = (LISTENER, "other", listener("other", other, http_filter("r")));
+        first.extend(unknown());
+        let mut mesh = Mesh::start(&first, |_| {}).await;
+        let refused = |rejected: Vec<(mizzen_types::Name, String)>, name: &str, says: &str| {
+            assert!(rejected.len() == 1 && *rejected[0].0 == *name && rejected[0].1.contains(says), "{rejected:?}");
+        };
+        refused(mesh.control.rejection().await, "web", "filter `lua`");
+        mesh.eventually("the other listener serves", async || get(other, "/").await == Ok((200, "one".to_owned()))).await;
+        mesh.eventually("it listens, and is closed", async || matches!(get(web, "/").await, Ok((503, _)))).await;
+        assert_eq!(mesh.admin(Method::GET, "/ready").await.status, 503);
+        mesh.control.put(&[(LISTENER, "web", listener("web", web, http_filter("r")))]);
+        mesh.until_ready().await;
+        mesh.eventually("mended", async || get(web, "/").await == Ok((200, "one".to_owned()))).await;
+        // The same while it runs: what came with it is in force, and the proxy says that it is lame.
+        mesh.control.put(&unknown());
+        refused(mesh.control.rejection().await, "web", "filter `lua`");
+        mesh.eventually("closed again", async || matches!(get(web, "/").await, Ok((503, _)))).await;
+        assert_eq!(mesh.admin(Method::GET, "/ready").await.status, 503);
+        mesh.control.put(&[(LISTENER, "web", listener("web", web, http_filter("r")))]);
+        mesh.until_ready().await;
+        // One host's unknown feature does not keep the others from what is new.
+        let mut hosts = route("r", "b");
+        let mut bad = hosts["virtual_hosts"][0].clone();
+        (bad["name"], bad["domains"], bad["cors"]) = (json!("bad"), json!(["bad.example"]), json!({}));
+        hosts["virtual_hosts"].as_array_mut().unwrap().push(bad);
+        mesh.control.put(&[(CLUSTER, "b", eds_cluster("b")), (ENDPOINT, "b", endpoints("b", &[two])), (ROUTE, "r", hosts)]);
+        refused(mesh.control.rejection().await, "r", "virtual_hosts[bad].cors");
+        mesh.eventually("the others' new route", async || get(web, "/").await == Ok((200, "two".to_owned()))).await;
+    });
+}
+
+#[test]
 fn the_control_plane_may_go_and_come_back() {
     runtime().block_on(async {
         let (one, two, front) = (server("one").await, server("two").await, free_address());

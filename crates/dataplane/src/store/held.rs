@@ -66,6 +66,11 @@ impl Held {
         }
     }
 
+    /// Whether it does not serve as it was meant: it has never had a good version, or a part of the version in force is closed.
+    pub fn is_lame(&self) -> bool {
+        self.state() == State::Refused || self.active.as_ref().is_some_and(|entry| !entry.compiled.closed.is_empty())
+    }
+
     /// What does nothing in the version that arrived last.
     pub fn warnings(&self) -> &[Warning] {
         self.latest.as_ref().map(|entry| entry.compiled.warnings.as_slice()).unwrap_or_default()

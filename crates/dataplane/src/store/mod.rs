@@ -1,6 +1,7 @@
 //! The resources that this proxy has, and which of them are in force.
 //!
-//! A resource is compiled when it arrives ([`Store::put`]); a bad one is refused alone and its last good version stays. It comes into force
+//! A resource is compiled when it arrives ([`Store::put`]); a bad one is refused alone and its last good version stays, unless what is bad is a
+//! part that can be closed alone: then the new version is refused towards its sender, and comes into force all the same. It comes into force
 //! ([`Store::next`]) when all that it names is in force or known to be absent, or after [`FETCH_TIMEOUT`]; until then its last version stays. What
 //! is removed leaves after what refers to it, at the latest after [`LINGER`]. Times are given by the caller, since any fixed point.
 
@@ -71,7 +72,7 @@ impl Store {
     /// Takes a new version of a resource.
     ///
     /// # Errors
-    /// Why it is refused; the last good version stays.
+    /// Why it is refused; the last good version stays. Or what in it is refused: then it is taken, with those parts closed.
     pub fn put(&mut self, name: &Name, version: &str, body: Any, now: Duration) -> Result<(), String> {
         let Some(kind) = Kind::of(&body.type_url) else { return Err(format!("type {} is not supported", body.type_url)) };
         let compiled = mizzen_ir::compile(kind, &body.value).map_err(|refusal| refusal.to_string());
@@ -82,8 +83,14 @@ impl Store {
         match compiled {
             Ok(compiled) => {
                 self.absent.remove(&(kind, name.clone()));
+                let closed: Vec<String> = compiled.closed.iter().map(ToString::to_string).collect();
                 held.take(Entry { version: version.to_owned(), body, compiled, arrived: now });
-                Ok(())
+                if closed.is_empty() {
+                    return Ok(());
+                }
+                let reason = format!("{} (this part is closed, the rest is taken)", closed.join("; "));
+                held.rejected = Some(Rejected { version: version.to_owned(), reason: reason.clone(), at: now });
+                Err(reason)
             }
             Err(reason) => {
                 held.rejected = Some(Rejected { version: version.to_owned(), reason: reason.clone(), at: now });

@@ -152,3 +152,38 @@ fn a_bad_resource_is_refused_alone() {
     put(&mut store, "a", cluster("a"), at(2));
     assert!(store.held(Kind::Cluster).next().unwrap().1.rejected.is_none());
 }
+
+#[test]
+fn a_bad_part_is_closed_and_the_rest_comes_into_force() {
+    let routes = |hosts: &[(&str, &str)]| {
+        let host = |(host, match_of): &(&str, &str)| {
+            let path = match *match_of {
+                "unknown" => PathSpecifier::ConnectMatcher(Default::default()),
+                prefix => PathSpecifier::Prefix(prefix.to_owned()),
+            };
+            let action = RouteAction { cluster_specifier: Some(ClusterSpecifier::Cluster("a".to_owned())), ..Default::default() };
+            let matching = RouteMatch { path_specifier: Some(path), ..Default::default() };
+            let route = Route { r#match: Some(matching), action: Some(route::Action::Route(action)), ..Default::default() };
+            VirtualHost { name: (*host).to_owned(), domains: vec![(*host).to_owned()], routes: vec![route], ..Default::default() }
+        };
+        let hosts = hosts.iter().map(host).collect();
+        any(Kind::Route, &RouteConfiguration { name: "r".to_owned(), virtual_hosts: hosts, ..Default::default() })
+    };
+    let mut store = Store::new([Kind::Cluster]);
+    put(&mut store, "r", routes(&[("one", "/"), ("two", "/")]), at(0));
+    store.next(at(0)).unwrap();
+    let lame = |store: &Store| store.held(Kind::Route).next().unwrap().1.is_lame();
+    assert!(!lame(&store));
+    let reason = store.put(&name("r"), "2", routes(&[("one", "/new"), ("two", "unknown")]), at(1)).unwrap_err();
+    assert!(reason.contains("virtual_hosts[two].routes[0].match"), "{reason}");
+    let config = store.next(at(1)).expect("it comes into force all the same");
+    let hosts = &config.routes["r"].hosts;
+    assert_eq!(hosts[0].routes[0].matching.path.describe(), "begins with `/new`");
+    assert!(matches!(&hosts[1].routes[0].action, mizzen_ir::config::Action::Direct(direct) if direct.status == 503));
+    let (_, held) = store.held(Kind::Route).next().unwrap();
+    assert_eq!((held.state(), held.rejected.as_ref().map(|r| &*r.version)), (State::Active, Some("2")));
+    assert!(lame(&store));
+    put(&mut store, "r", routes(&[("one", "/new"), ("two", "/")]), at(2));
+    store.next(at(2)).unwrap();
+    assert!(!lame(&store) && store.held(Kind::Route).next().unwrap().1.rejected.is_none());
+}

@@ -73,6 +73,45 @@ fn policies() {
 }
 
 #[test]
+fn a_path_by_any_spelling_meets_the_policy() {
+    let check = |action: &str, path: Value, target: &str, expected: &str, sent: &str| {
+        let policies = json!({"p": {"permissions": [{"url_path": {"path": path}}], "principals": [{"any": true}]}});
+        let mut sim = with_app(mesh(2, &Inbound { http: vec![http_rbac(action, policies)], ..Inbound::default() }));
+        let text = call(&mut sim, &get(target, ""));
+        assert_eq!(status(&text), expected, "{target}: {text}");
+        assert!(sent.is_empty() || text.contains(sent), "{target}: {text}");
+        assert_clean(&mut sim);
+    };
+    let public = || json!({"prefix": "/public/"});
+    check("ALLOW", public(), "/public/%%%332e%%%332e/admin/secret.txt", "200", "/public/%%2532e%%2532e/admin/secret.txt");
+    check("ALLOW", public(), "/public/%2e%2e/admin/secret.txt", "403", "");
+    for (policy, target) in [
+        ("/admin", "/%61dmin"),
+        ("/caf\u{e9}", "/caf\u{e9}"),
+        ("/caf\u{e9}", "/caf%c3%a9"),
+        ("/caf%C3%A9", "/caf\u{e9}"),
+        ("/q%22x", "/q\"x"),
+        ("/%7Ba%7D", "/{a}"),
+        ("/a|b", "/a%7cb"),
+    ] {
+        check("DENY", json!({"exact": policy}), target, "403", "");
+        check("ALLOW", json!({"exact": policy}), target, "200", "");
+    }
+    check("DENY", json!({"exact": "/admin"}), "/caf\u{e9}?\u{e9}={\"}", "200", "/caf%C3%A9?\u{e9}={");
+}
+
+#[test]
+fn a_refused_filter_answers_503() {
+    let unknown = json!({"name": "x", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua"}});
+    let mut sim = with_app(mesh(2, &Inbound { http: vec![unknown], ..Inbound::default() }));
+    assert_eq!(status(&call(&mut sim, &get("/", ""))), "503");
+    let log = lines(&sim.log(1));
+    assert_eq!(log[0]["response_code_details"], "http_filter_refused", "{log:?}");
+    assert_eq!(sim.dials.len(), 1, "nothing reaches the program");
+    assert_clean(&mut sim);
+}
+
+#[test]
 fn routes_and_answers_made_here() {
     let check = |table: Value, request: &[u8], expected: &str, contains: &str, flags: Option<&str>| {
         let mut sim = with_app(mesh_with(2, client(&[(Kind::Route, table)]), &Inbound::default()));

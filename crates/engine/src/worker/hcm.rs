@@ -90,6 +90,7 @@ impl Worker {
             secure: conn.tls.is_some(),
             remote: conn.addrs.peer.ip(),
             head,
+            came: None,
             step: Step::Waiting,
             route: None,
             replay: None,
@@ -175,6 +176,9 @@ impl Worker {
     fn check_request(&mut self, id: StreamId, hcm: &Arc<Hcm>) {
         let Some(stream) = self.streams.get_mut(id) else { return };
         let Kind::Http(request) = &mut stream.kind else { return };
+        if hcm.closed {
+            return self.reply(id, 503, "", Flags::default(), "http_filter_refused");
+        }
         if request.head.authority().is_empty() {
             return self.reply(id, 400, "", Flags::default(), "missing_host_header");
         }
@@ -183,10 +187,8 @@ impl Worker {
         }
         match normalize_path(request.head.path(), &hcm.path) {
             PathOutcome::Keep => {}
-            PathOutcome::Changed(path) => {
-                request.head.set_path(&path);
-            }
-            PathOutcome::Reject => return self.reply(id, 400, "", Flags::default(), "path_normalization_failed"),
+            PathOutcome::Changed(path) if request.head.set_path(&path) => {}
+            PathOutcome::Changed(_) | PathOutcome::Reject => return self.reply(id, 400, "", Flags::default(), "path_normalization_failed"),
             PathOutcome::Redirect(path) => {
                 return self.reply_with(id, 307, b"", Flags::default(), "path_normalization_redirect", &[("location", &path)]);
             }
@@ -324,7 +326,7 @@ impl Worker {
         let stream = self.streams.get(id)?;
         let Kind::Http(request) = &stream.kind else { return None };
         let conn = self.conn_ref(stream.down)?;
-        let facts = PolicyFacts { remote: request.remote, request: Some(&request.head), ..conn.down()?.policy_facts(&conn.addrs) };
+        let facts = PolicyFacts { remote: request.remote, request: Some(request.came()), ..conn.down()?.policy_facts(&conn.addrs) };
         policies(hcm).find_map(|rules| match mizzen_ir::authorize(rules, &facts, &mut Trace::off()) {
             Verdict::Denied(denied) => Some(denial(denied.as_deref())),
             _ => None,

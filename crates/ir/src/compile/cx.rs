@@ -25,6 +25,8 @@ pub(super) struct Cx {
     pub(super) resource: Name,
     path: Vec<String>,
     pub(super) warnings: Vec<Warning>,
+    /// Refusals that concern a part alone, which is closed.
+    pub(super) closed: Vec<Bad>,
 }
 
 impl Cx {
@@ -50,6 +52,12 @@ impl Cx {
     pub(super) fn warn(&mut self, field: &str, reason: impl Into<String>) {
         let (field, reason) = (self.at(field), reason.into());
         self.warnings.push(Warning { field, reason });
+    }
+
+    /// What was made; none where it is refused, which then concerns this part alone: the caller puts something in its place that serves
+    /// nobody, so that the rest of the resource comes into force.
+    pub(super) fn contain<T>(&mut self, result: Res<T>) -> Option<T> {
+        result.map_err(|bad| self.closed.push(bad)).ok()
     }
 
     /// Runs `f` with `field` as a part of the path.

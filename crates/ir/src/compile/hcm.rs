@@ -84,7 +84,10 @@ pub(super) fn compile(cx: &mut Cx, m: hcm::HttpConnectionManager) -> Res<Hcm> {
     tracing_of(cx, tracing);
     request_id(cx, request_id_extension)?;
 
-    let (filters, router) = filters::list(cx, http_filters)?;
+    let listed = filters::list(cx, http_filters);
+    let listed = cx.contain(listed);
+    let closed = listed.is_none();
+    let (filters, router) = listed.unwrap_or_default();
     let routes = routes(cx, route_specifier)?;
     let common = cx.within("common_http_protocol_options", |cx| cluster_http::common(cx, common_http_protocol_options))?;
     let (accept_http_10, default_host) = cx.some("http_protocol_options", http_protocol_options, cluster_http::http1)?.unwrap_or_default();
@@ -100,6 +103,7 @@ pub(super) fn compile(cx: &mut Cx, m: hcm::HttpConnectionManager) -> Res<Hcm> {
         },
         routes,
         filters: filters.into(),
+        closed,
         router,
         access_log: access_log::list(cx, access_log)?,
         server_name: name(if server_name.is_empty() { "envoy" } else { &server_name }),

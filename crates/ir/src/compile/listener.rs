@@ -176,13 +176,20 @@ fn chain(cx: &mut Cx, m: listener::FilterChain) -> Res<FilterChain> {
     silent!(metadata);
     cx.never("use_proxy_proto", use_proxy_proto)?;
     let matching = cx.some("filter_chain_match", filter_chain_match, chain_match)?.unwrap_or_default();
+    // What is wrong with how a chain serves is its own affair; whom it is for concerns the others too.
+    let tls = cx.some("transport_socket", transport_socket, tls::downstream);
+    let filters = network_filters(cx, filters);
+    let (tls, filters) = match (cx.contain(tls), cx.contain(filters)) {
+        (Some(tls), Some(filters)) => (tls.flatten(), filters),
+        _ => (None, Filters { before: Arc::from([]), last: Terminal::Close }),
+    };
     Ok(FilterChain {
         name: name(&title),
         hash: hash(&bytes),
         matching,
-        tls: cx.some("transport_socket", transport_socket, tls::downstream)?.flatten(),
+        tls,
         handshake_timeout: cx.limit("transport_socket_connect_timeout", transport_socket_connect_timeout, None)?,
-        filters: network_filters(cx, filters)?,
+        filters,
     })
 }
 

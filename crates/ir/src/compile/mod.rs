@@ -2,6 +2,9 @@
 //!
 //! A field is refused if ignoring it could change who may talk, where traffic goes or what is sent. Messages are taken apart without `..`, so
 //! that a field that is new in the descriptors does not compile until somebody has decided.
+//!
+//! What is refused in one filter chain or one virtual host closes that part alone ([`Compiled::closed`]): an old version that stays whole
+//! would keep out the policies that came with the new one.
 
 // Deprecated fields are decided like any other: control planes still send them.
 #![allow(deprecated)]
@@ -161,6 +164,9 @@ pub struct Compiled {
     pub refs: Refs,
     /// What in it does nothing.
     pub warnings: Vec<Warning>,
+    /// What in it is refused without refusing the rest: a filter chain that answers 503 or, where it cannot speak HTTP, closes its
+    /// connections; a virtual host that answers 503.
+    pub closed: Vec<Refusal>,
 }
 
 /// Compiles the bytes of one resource (an `Any`'s value).
@@ -177,8 +183,13 @@ pub fn compile(kind: Kind, bytes: &[u8]) -> Result<Compiled, Refusal> {
         Kind::Assignment => endpoint::compile(&mut cx, bytes, hash),
         Kind::Secret => secret::compile(&mut cx, bytes, hash),
     };
+    let called = cx.resource.clone();
+    let refusal = |bad: cx::Bad| Refusal { kind, resource: called.clone(), field: bad.field, reason: bad.reason };
     match compiled {
-        Ok(resource) => Ok(Compiled { refs: Refs::of(&resource), resource, warnings: cx.warnings }),
-        Err(bad) => Err(Refusal { kind, resource: cx.resource, field: bad.field, reason: bad.reason }),
+        Ok(resource) => {
+            let closed = cx.closed.into_iter().map(refusal).collect();
+            Ok(Compiled { refs: Refs::of(&resource), resource, warnings: cx.warnings, closed })
+        }
+        Err(bad) => Err(refusal(bad)),
     }
 }

@@ -12,7 +12,8 @@ use super::Resource;
 use super::cx::{Cx, Res, flag, harmless, name, number, refused, silent};
 use super::headers::{self, Fields, Level};
 use super::{matchers, route_action};
-use crate::config::{ContentHash, PathMatch, Route, RouteConfig, RouteMatch, VirtualHost};
+use crate::config::{Action, ContentHash, Direct, PathMatch, Route, RouteConfig, RouteMatch, VirtualHost};
+use crate::steps::spelling::spelled;
 
 pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resource> {
     let m: route::RouteConfiguration = cx.decode(bytes)?;
@@ -86,8 +87,12 @@ pub(super) fn config(cx: &mut Cx, m: route::RouteConfiguration, hash: ContentHas
         retry: None,
         max_body: number(max_direct_response_body_size_bytes).unwrap_or(4096) as usize,
     };
-    let hosts = cx.each("virtual_hosts", virtual_hosts, |cx, v| virtual_host(cx, v, &above))?;
-    let hosts: Arc<[Arc<VirtualHost>]> = hosts.into_iter().map(Arc::new).collect();
+    let one = |v: route::VirtualHost| {
+        let (title, domains) = (name(&v.name), v.domains.iter().map(|d| name(d)).collect());
+        let host = cx.within(&format!("virtual_hosts[{title}]"), |cx| virtual_host(cx, v, &above));
+        Arc::new(cx.contain(host).unwrap_or_else(|| closed_host(title, domains)))
+    };
+    let hosts: Arc<[Arc<VirtualHost>]> = virtual_hosts.into_iter().map(one).collect();
     let mut config = RouteConfig {
         name: name(&title),
         hash,
@@ -106,6 +111,9 @@ pub(super) fn config(cx: &mut Cx, m: route::RouteConfiguration, hash: ContentHas
 fn index(cx: &mut Cx, config: &mut RouteConfig) -> Res<()> {
     let (mut suffixes, mut prefixes) = (Vec::new(), Vec::new());
     for (i, host) in (0u32..).zip(config.hosts.iter()) {
+        if host.domains.is_empty() {
+            return cx.refuse("virtual_hosts", format!("`{}` has no domains", host.name));
+        }
         for domain in host.domains.iter() {
             let lower = domain.to_ascii_lowercase();
             let twice = match (lower.as_str(), lower.strip_prefix('*'), lower.strip_suffix('*')) {
@@ -147,6 +155,28 @@ pub(super) fn per_filter(cx: &Cx, map: HashMap<String, Any>) -> Res<()> {
     match keys.first() {
         Some(key) => cx.refuse(&format!("typed_per_filter_config[{key}]"), "not supported"),
         None => Ok(()),
+    }
+}
+
+/// In place of a virtual host of which something is refused.
+fn closed_host(title: Name, domains: Arc<[Name]>) -> VirtualHost {
+    let matching = RouteMatch {
+        path: PathMatch::Prefix("".into()),
+        case_sensitive: true,
+        headers: Arc::from([]),
+        params: Arc::from([]),
+        fraction: None,
+        grpc: false,
+    };
+    let action = Action::Direct(Direct { status: 503, body: b"the routes of this host are refused".as_slice().into() }.into());
+    let route = Route { name: name("refused"), origin: None, matching, action, headers: Arc::default(), buffer_limit: None };
+    VirtualHost {
+        name: title,
+        domains,
+        routes: Arc::from([Arc::new(route)]),
+        require_tls: false,
+        attempt_count: false,
+        attempt_count_in_response: false,
     }
 }
 
@@ -193,9 +223,6 @@ fn virtual_host(cx: &mut Cx, m: route::VirtualHost, above: &Above) -> Res<Virtua
     let [config, _] = above.levels.clone();
     let above = Above { levels: [config, level], retry: retry_policy, ..above.clone() };
     let routes = cx.each("routes", routes, |cx, r| one(cx, r, &above).map(Arc::new))?;
-    if domains.is_empty() {
-        return cx.refuse("domains", "there is none");
-    }
     Ok(VirtualHost {
         name: name(&title),
         domains: domains.iter().map(|d| name(d)).collect(),
@@ -272,12 +299,12 @@ fn matching(cx: &mut Cx, m: route::RouteMatch) -> Res<RouteMatch> {
     } = m;
     refused!(cx; cookies, tls_context, dynamic_metadata, filter_state);
     let path = match path_specifier {
-        Some(P::Prefix(p)) => PathMatch::Prefix(p.into()),
-        Some(P::Path(p)) => PathMatch::Exact(p.into()),
+        Some(P::Prefix(p)) => PathMatch::Prefix(spelled(&p).into()),
+        Some(P::Path(p)) => PathMatch::Exact(spelled(&p).into()),
         Some(P::PathSeparatedPrefix(p)) if p.ends_with('/') || !p.starts_with('/') => {
             return cx.refuse("path_separated_prefix", format!("`{p}` has to begin with a slash and must not end with one"));
         }
-        Some(P::PathSeparatedPrefix(p)) => PathMatch::Segments(p.into()),
+        Some(P::PathSeparatedPrefix(p)) => PathMatch::Segments(spelled(&p).into()),
         Some(P::SafeRegex(r)) => PathMatch::Regex(cx.within("safe_regex", |cx| matchers::regex(cx, r))?),
         Some(P::ConnectMatcher(_)) => return cx.refuse("connect_matcher", "not supported"),
         Some(P::PathMatchPolicy(p)) => return cx.refuse("path_match_policy", format!("`{}` is not supported", p.name)),

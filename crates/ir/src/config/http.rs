@@ -18,6 +18,8 @@ pub struct Hcm {
     pub routes: HttpRoutes,
     /// The filters in order. The router is not among them: it is always last.
     pub filters: Arc<[HttpFilter]>,
+    /// Whether one of the filters is refused: nobody knows what it would have kept out, so every request is answered 503.
+    pub closed: bool,
     /// The router's options.
     pub router: RouterOptions,
     /// Its logs.

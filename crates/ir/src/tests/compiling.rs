@@ -6,9 +6,10 @@ use super::{compiled, hcm, one_chain, tcp_proxy, typed_struct};
 use crate::Kind;
 use crate::config::{Discovery, LogFormat, LogTarget, Part, Terminal};
 
-/// `ok`, the warnings' fields, or the refusal's field and a part of its reason.
+/// `ok`, the warnings' fields, or the field and a part of the reason of what is refused, be it the whole or a part.
 fn check(kind: Kind, value: &Value, expected: &str) {
     let got = match compiled(kind, value) {
+        Ok(c) if !c.closed.is_empty() => format!("{}: {}", c.closed[0].field, c.closed[0].reason),
         Ok(c) if c.warnings.is_empty() => "ok".to_owned(),
         Ok(c) => format!("ok, but {}", c.warnings.iter().map(|w| w.field.as_str()).collect::<Vec<_>>().join(" ")),
         Err(e) => format!("{}: {}", e.field, e.reason),
@@ -117,7 +118,7 @@ fn connection_managers() {
 fn route_configurations() {
     let k = Kind::Route;
     let r = |route: Value| json!({"name": "r", "virtualHosts": [{"name": "h", "domains": ["*"], "routes": [with(json!({"match": {"prefix": "/"}}), route)]}]});
-    let at = "virtual_hosts[0].routes[0]";
+    let at = "virtual_hosts[h].routes[0]";
     let go = |more: Value| r(json!({"route": with(json!({"cluster": "c"}), more)}));
     check(k, &go(json!({})), "ok");
     check(k, &json!({"name": "r", "validateClusters": false, "maxDirectResponseBodySizeBytes": 5}), "ok");
@@ -307,4 +308,44 @@ fn references() {
     assert_eq!(names(&compiled.refs.clusters), ["PassthroughCluster"]);
     assert_eq!(names(&compiled.refs.routes), ["80"]);
     assert_eq!(compiled.refs.secrets.iter().map(|s| &*s.name).collect::<Vec<_>>(), ["ROOTCA", "default"]);
+}
+
+#[test]
+fn a_refused_filter_closes_its_chain_alone() {
+    let lua = json!({"name": "lua", "typedConfig": {"@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua"}});
+    let router = json!({"name": "r", "typedConfig": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}});
+    let tls = |more: Value| {
+        json!({"name": "tls", "typedConfig": with(json!({
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"}), more)})
+    };
+    let chain = |port: u16, filters: Value| json!({"filterChainMatch": {"destinationPort": port}, "filters": filters});
+    let value = json!({"name": "l", "address": {"socketAddress": {"address": "0.0.0.0", "portValue": 1}}, "filterChains": [
+        chain(1, json!([hcm(json!({"httpFilters": [lua, router]}))])),
+        chain(2, json!([hcm(json!({}))])),
+        chain(3, json!([{"name": "w", "typedConfig": typed_struct("x.Wasm", json!({}))}, tcp_proxy("a")])),
+        chain(4, json!([hcm(json!({"localReplyConfig": {}}))])),
+        with(chain(5, json!([tcp_proxy("a")])), json!({"transportSocket": tls(json!({"requireSni": true}))})),
+        chain(6, json!([tcp_proxy("a")])),
+    ]});
+    let got = compiled(Kind::Listener, &value).unwrap();
+    let closed: Vec<_> = got.closed.iter().map(ToString::to_string).collect();
+    let at: Vec<_> = closed.iter().map(|c| c.split("filter_chains[").nth(1).unwrap().split(']').next().unwrap()).collect();
+    assert_eq!(at, ["0", "2", "3", "4"], "{closed:#?}");
+    assert!(closed[0].contains("filter `lua` of type envoy.extensions.filters.http.lua.v3.Lua"), "{closed:#?}");
+    let crate::Resource::Listener(listener) = got.resource else { panic!() };
+    let serves: Vec<_> = listener
+        .chains
+        .iter()
+        .map(|chain| match &chain.filters.last {
+            Terminal::Http(hcm) if hcm.closed => "503",
+            Terminal::Http(_) => "http",
+            Terminal::Tcp(_) => "tcp",
+            Terminal::Close => "closed",
+        })
+        .collect();
+    assert_eq!(serves, ["503", "http", "closed", "closed", "closed", "tcp"]);
+    // Whom a chain is for concerns all of them: the whole listener is refused.
+    let mut bad = value.clone();
+    bad["filterChains"][1]["filterChainMatch"]["serverNames"] = json!(["a.*"]);
+    assert!(compiled(Kind::Listener, &bad).is_err());
 }

@@ -214,11 +214,24 @@ fn header_changes() {
 }
 
 #[test]
+fn one_path_by_any_spelling() {
+    for matching in [json!({"prefix": "/caf\u{e9}"}), json!({"path": "/caf%C3%A9"}), json!({"pathSeparatedPrefix": "/c%61f%c3%a9"})] {
+        let config = one_host(json!([{"match": matching, "route": to("c")}]));
+        check(&config, &[("GET h/caf\u{e9}", "c"), ("GET h/caf%c3%A9?x", "c"), ("GET h/%63af%C3%A9", "c"), ("GET h/cafe", "none")]);
+    }
+    // An expression matches what is there.
+    let config = one_host(json!([{"match": {"safeRegex": {"regex": "/caf\u{e9}"}}, "route": to("c")}]));
+    check(&config, &[("GET h/caf\u{e9}", "c"), ("GET h/caf%C3%A9", "none")]);
+}
+
+#[test]
 fn rewrites() {
     for (matching, action, path, expected) in [
         (json!({"prefix": "/api"}), json!({"prefixRewrite": "/"}), "/api/x?q", Some("//x?q")),
         (json!({"prefix": "/api/"}), json!({"prefixRewrite": "/"}), "/api/x?q", Some("/x?q")),
         (json!({"path": "/api"}), json!({"prefixRewrite": "/new"}), "/api?q=/api", Some("/new?q=/api")),
+        (json!({"prefix": "/caf\u{e9}/"}), json!({"prefixRewrite": "/"}), "/caf\u{e9}/x?\u{e9}", Some("/x?\u{e9}")),
+        (json!({"prefix": "/caf%c3%a9/"}), json!({"prefixRewrite": "/"}), "/caf\u{e9}/x", Some("/x")),
         (json!({"pathSeparatedPrefix": "/a"}), json!({"prefixRewrite": "/b"}), "/a/c", Some("/b/c")),
         (
             json!({"prefix": "/"}),
@@ -254,4 +267,26 @@ fn redirects() {
         let head = request(&format!("GET {authority}/p/x?q"));
         assert_eq!(redirect_location(redirect, &route.matching, &head, secure), expected, "{action}");
     }
+}
+
+#[test]
+fn a_refused_host_is_closed_alone() {
+    let host = |name: &str, more: Value| {
+        let mut host = json!({"name": name, "domains": [name], "routes": [{"match": {"prefix": "/"}, "route": to(name)}]});
+        host.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        host
+    };
+    let config = json!({"name": "80", "virtualHosts": [
+        host("a", json!({})),
+        host("b", json!({"cors": {}})),
+        host("c", json!({"routes": [{"match": {"prefix": "/"}, "route": to("c")}, {"match": {"connectMatcher": {}}, "route": to("c")}]})),
+        host("d", json!({"domains": ["d", "*"]}))]});
+    check(&config, &[("GET a/", "a"), ("GET b/x", "503"), ("GET c/", "503"), ("GET d/", "d"), ("GET x/", "d")]);
+    let closed = super::compiled(crate::Kind::Route, &config).unwrap().closed;
+    let closed: Vec<_> = closed.iter().map(|c| (c.resource.to_string(), c.field.clone())).collect();
+    assert_eq!(closed[0], ("80".to_owned(), "virtual_hosts[b].cors".to_owned()), "{closed:?}");
+    assert!(closed.len() == 2 && closed[1].1.starts_with("virtual_hosts[c].routes[1].match."), "{closed:?}");
+    // Without a domain there is nobody to answer.
+    let config = json!({"name": "80", "virtualHosts": [host("a", json!({"domains": []}))]});
+    assert!(super::compiled(crate::Kind::Route, &config).is_err());
 }
