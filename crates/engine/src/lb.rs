@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -32,15 +32,23 @@ impl Shared {
             .clone()
     }
 
+    /// Guards out by limit, in the order of [`Limit`], over all clusters.
+    #[cfg(test)]
+    pub(crate) fn guards_by_limit(&self) -> [u32; 4] {
+        let clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        let limits = [Limit::Connections, Limit::Pending, Limit::Requests, Limit::Retries];
+        limits.map(|limit| clusters.values().map(|state| state.count(limit)).sum())
+    }
+
     /// Breaker guards out.
     pub fn guards(&self) -> u32 {
         self.guards.load(Relaxed)
     }
 
-    /// The state of every host used so far, by cluster.
-    pub fn hosts(&self) -> Vec<(Name, Vec<HostStats>)> {
+    /// The state of every host used so far, by cluster; `now` is the workers' monotonic clock.
+    pub fn hosts(&self, now: Duration) -> Vec<(Name, Vec<HostStats>)> {
         let clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> = clusters.iter().map(|(name, state)| (name.clone(), state.stats())).collect();
+        let mut all: Vec<_> = clusters.iter().map(|(name, state)| (name.clone(), state.stats(now))).collect();
         all.sort_by(|(a, _), (b, _)| a.cmp(b));
         all
     }
@@ -103,9 +111,9 @@ impl ClusterState {
         hosts.values().filter(|host| host.is_ejected(now)).count()
     }
 
-    fn stats(&self) -> Vec<HostStats> {
+    fn stats(&self, now: Duration) -> Vec<HostStats> {
         let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> = hosts.values().map(|host| host.stats()).collect();
+        let mut all: Vec<_> = hosts.values().map(|host| host.stats(now)).collect();
         all.sort_by(|a, b| a.address.cmp(&b.address));
         all
     }
@@ -139,10 +147,10 @@ pub(crate) struct HostState {
     /// Failures in a row: of any kind (5xx, resets), and gateway failures (502, 503, 504, resets).
     row_5xx: AtomicU32,
     row_gateway: AtomicU32,
-    /// Ejected until, in milliseconds of the monotonic clock; and how often it was.
+    /// Ejected until, in milliseconds of the monotonic clock; 0: it never was.
     until: AtomicU64,
-    ejections: AtomicU32,
-    ever: AtomicBool,
+    /// By what the base time was multiplied the last time.
+    multiplier: AtomicU32,
 }
 
 impl HostState {
@@ -157,7 +165,7 @@ impl HostState {
     }
 
     pub(crate) fn is_ejected(&self, now: Duration) -> bool {
-        self.ever.load(Relaxed) && self.until.load(Relaxed) > now.as_millis() as u64
+        self.until.load(Relaxed) > now.as_millis() as u64
     }
 
     /// Counts an answer's status, or a reset as 503; `true` if the host is to be ejected by it.
@@ -180,19 +188,25 @@ impl HostState {
         outlier.is_some_and(|o| reached(row, o.consecutive_5xx) || reached(gateway, o.consecutive_gateway))
     }
 
-    pub(crate) fn eject(&self, now: Duration, base: Duration, max: Duration) {
-        let times = self.ejections.fetch_add(1, Relaxed) + 1;
-        let time = base.saturating_mul(times).min(max.max(base));
+    /// Leaves it out for the base time, times a multiplier: one more for each ejection, one less for each interval that it was not ejected.
+    pub(crate) fn eject(&self, now: Duration, outlier: &Outlier) {
+        let (base, most) = (outlier.base_ejection, outlier.max_ejection.max(outlier.base_ejection));
+        let well = now.saturating_sub(Duration::from_millis(self.until.load(Relaxed)));
+        let intervals = well.as_millis().checked_div(outlier.interval.as_millis()).unwrap_or(0);
+        let last = self.multiplier.load(Relaxed).saturating_sub(u32::try_from(intervals).unwrap_or(u32::MAX));
+        // Past the longest time it grows no more, or it would take as long to shrink.
+        let times = if base.saturating_mul(last) < most { last + 1 } else { last };
+        self.multiplier.store(times, Relaxed);
+        let time = base.saturating_mul(times).min(most);
         self.until.store(now.saturating_add(time).as_millis() as u64, Relaxed);
-        self.ever.store(true, Relaxed);
         self.row_5xx.store(0, Relaxed);
         self.row_gateway.store(0, Relaxed);
     }
 
-    fn stats(&self) -> HostStats {
+    fn stats(&self, now: Duration) -> HostStats {
         HostStats {
             address: self.address.clone(),
-            ejected: self.until.load(Relaxed) > 0 && self.ever.load(Relaxed),
+            ejected: self.is_ejected(now),
             connections: self.connections.load(Relaxed).into(),
             connections_total: self.connections_total.load(Relaxed),
             connect_failures: self.connect_failures.load(Relaxed),
@@ -262,7 +276,23 @@ mod tests {
         assert!(!host.answered(200, Some(&outlier)));
         assert!(!host.answered(503, Some(&outlier)));
         assert!(host.answered(503, Some(&outlier)));
-        host.eject(Duration::from_secs(1), outlier.base_ejection, outlier.max_ejection);
-        assert!(host.is_ejected(Duration::from_secs(30)) && !host.is_ejected(Duration::from_secs(31)));
+        let at = Duration::from_secs;
+        // When it fails, and until when it is then left out.
+        for (fails, until) in
+            [(1, 31), (32, 92), (101, 191), (199, 319), (340, 430), (2000, 2030), (2030, 2090), (2095, 2185), (2185, 2305)]
+        {
+            host.eject(at(fails), &outlier);
+            assert!(host.is_ejected(at(until) - Duration::from_millis(1)) && !host.is_ejected(at(until)), "{fails}");
+            assert_eq!((host.stats(at(until - 1)).ejected, host.stats(at(until)).ejected), (true, false), "{fails}");
+        }
+        // One after the other: five minutes at most, and not long to shrink.
+        let mut now = 3000;
+        for times in 1..=20 {
+            host.eject(at(now), &outlier);
+            now += 30 * times.min(10);
+            assert!(host.is_ejected(at(now) - Duration::from_millis(1)) && !host.is_ejected(at(now)), "{times}");
+        }
+        host.eject(at(now + 70), &outlier);
+        assert!(host.is_ejected(at(now + 70 + 119)) && !host.is_ejected(at(now + 70 + 120)));
     }
 }

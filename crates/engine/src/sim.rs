@@ -261,6 +261,12 @@ impl Sim {
         self.hosts.get(proxy).map_or(0, |h| h.worker.connections())
     }
 
+    /// A proxy's breaker guards by limit, and its connections to servers, each of which has one of them.
+    #[cfg(test)]
+    pub(crate) fn guards(&self, proxy: usize) -> Option<([u32; 4], u32)> {
+        self.hosts.get(proxy).map(|h| h.worker.guards())
+    }
+
     /// The clock.
     pub fn now(&self) -> Now {
         self.now

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use mizzen_ir::config::{Direction, StatsConfig};
+use mizzen_ir::config::{ContentHash, Direction, StatsConfig};
 use mizzen_types::Name;
 
 use crate::{
@@ -20,17 +20,36 @@ pub(crate) struct StatsCache {
 /// What tells the series of two requests apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
-    config: usize,
+    config: Same,
     outbound: bool,
     source: Option<Arc<PeerInfo>>,
     destination: Option<Arc<PeerInfo>>,
     principals: (Option<Name>, Option<Name>),
-    cluster: Option<Name>,
+    /// With what it is at the moment: a name may come to stand for other services.
+    cluster: Option<(Name, ContentHash)>,
     host: Option<Name>,
     blocked: bool,
     status: u16,
     grpc: Option<(bool, u32)>,
     flags: crate::flags::Flags,
+}
+
+/// One and the same configuration. It is kept, so that no other one takes its place in memory.
+#[derive(Clone, Debug)]
+struct Same(Arc<StatsConfig>);
+
+impl PartialEq for Same {
+    fn eq(&self, other: &Same) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Same {}
+
+impl std::hash::Hash for Same {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).hash(state);
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -145,12 +164,12 @@ impl StatsCache {
         let blocked = is_blocked(view);
         let needs_host = !blocked && record.cluster.as_ref().is_none_or(|c| c.services.is_empty());
         let key = Key {
-            config: Arc::as_ptr(config) as usize,
+            config: Same(config.clone()),
             outbound: parties.direction != Direction::Inbound,
             source: parties.source.cloned(),
             destination: parties.destination.cloned(),
             principals: (parties.source_principal.cloned(), parties.destination_principal.cloned()),
-            cluster: record.cluster.as_ref().map(|c| c.name.clone()),
+            cluster: record.cluster.as_ref().map(|c| (c.name.clone(), c.hash)),
             host: parties.host.filter(|_| needs_host).map(clip).map(Name::from),
             blocked,
             status: record.status,

@@ -74,7 +74,8 @@ pub(crate) struct Request {
     pub(crate) hcm: Arc<Hcm>,
     /// The head as it is by now.
     pub(crate) head: Head,
-    /// The path as it came, if it was rewritten.
+    /// The head as policies have seen it, if the route has changed it since.
+    pub(crate) came: Option<Box<Head>>,
     pub(crate) step: Step,
     pub(crate) route: Option<Routed>,
     pub(crate) secure: bool,
@@ -103,6 +104,13 @@ pub(crate) struct Request {
     /// The upgrade was agreed on.
     pub(crate) switched: bool,
     pub(crate) grpc_frames: [GrpcFrames; 2],
+}
+
+impl Request {
+    /// The head by which policies judge, at first and again.
+    pub(crate) fn came(&self) -> &Head {
+        self.came.as_deref().unwrap_or(&self.head)
+    }
 }
 
 /// Counts gRPC messages in a body.

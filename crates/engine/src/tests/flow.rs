@@ -17,7 +17,7 @@ struct Held {
 }
 
 /// A server that answers `GET /n` by `n` bytes and other requests by the length of their body, and heeds flow control.
-fn store() -> Serve {
+pub(super) fn store() -> Serve {
     let mut conns: HashMap<u64, Held> = HashMap::new();
     Box::new(move |id, input, eof, out| {
         if input.is_empty() && !conns.contains_key(&id) {

@@ -186,6 +186,83 @@ fn outliers_are_ejected() {
 }
 
 #[test]
+fn ejections_grow_and_shrink() {
+    let outlier =
+        json!({"outlier_detection": {"consecutive_5xx": 2, "max_ejection_percent": 50, "base_ejection_time": "30s", "interval": "10s"}});
+    let config = client(&[cluster(CLUSTER, "reviews", outlier), assignment(CLUSTER, &["10.0.0.2:9080", "10.0.0.3:9080"], true)]);
+    let mut sim = with_app(mesh_with(2, config, &Inbound::default()));
+    let fail = |sim: &mut crate::sim::Sim| (0..8).for_each(|_| drop(call(sim, &get("/", ""))));
+    let check = |sim: &mut crate::sim::Sim, expected: bool, why: &str| {
+        let hosts = sim.snapshot(0).hosts;
+        let hosts = hosts.iter().filter(|(name, _)| **name == *CLUSTER).flat_map(|(_, hosts)| hosts);
+        let ejected: Vec<_> = hosts.filter(|h| h.ejected).map(|h| h.address.as_str()).collect();
+        assert_eq!(ejected, if expected { vec!["10.0.0.3:9080"] } else { vec![] }, "{why}");
+    };
+    check(&mut sim, false, "nothing has failed");
+    fail(&mut sim);
+    check(&mut sim, true, "for 30 s");
+    sim.run_for(Duration::from_secs(30));
+    check(&mut sim, false, "its time is over");
+    fail(&mut sim);
+    sim.run_for(Duration::from_secs(55));
+    check(&mut sim, true, "for 60 s, since it had only just been let back in");
+    sim.run_for(Duration::from_secs(5));
+    check(&mut sim, false, "its time is over");
+    // One less for each interval that it was not ejected.
+    sim.run_for(Duration::from_secs(60));
+    fail(&mut sim);
+    check(&mut sim, true, "for 30 s again");
+    sim.run_for(Duration::from_secs(30));
+    check(&mut sim, false, "its time is over");
+}
+
+#[test]
+fn changed_options_reach_a_busy_pool() {
+    let options = |more: serde_json::Value, http: serde_json::Value, h2: serde_json::Value| {
+        let mut options = http_options("h2");
+        let found = &mut options["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"];
+        found["common_http_protocol_options"] = http;
+        found["explicit_http_config"]["http2_protocol_options"] = h2;
+        options.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        cluster(CLUSTER, "reviews", options)
+    };
+    let none = || json!({});
+    for (more, http, h2, reaches) in [
+        (json!({"lb_policy": "RANDOM"}), none(), none(), false),
+        (json!({"connect_timeout": "3s"}), none(), none(), true),
+        (json!({"circuit_breakers": {"thresholds": [{"max_connections": 7}]}}), none(), none(), true),
+        (json!({"upstream_connection_options": {"tcp_keepalive": {"keepalive_time": 7}}}), none(), none(), true),
+        (none(), json!({"idle_timeout": "7s"}), none(), true),
+        (none(), none(), json!({"max_concurrent_streams": 7}), true),
+        (none(), none(), json!({"connection_keepalive": {"interval": "7s", "timeout": "1s"}}), true),
+    ] {
+        let base = client(&[options(none(), none(), none()), assignment(CLUSTER, &["10.0.0.9:80"], false)]);
+        let mut sim = mesh_with(2, base.clone(), &Inbound::default());
+        // The first connection never answers.
+        let (mut first, mut inner) = (None, echo_app());
+        sim.serve("10.0.0.9:80", Box::new(move |id, input, eof, out| *first.get_or_insert(id) != id && inner(id, input, eof, out)));
+        let waits = sim.connect(0, TO);
+        sim.send(waits, &get("/", ""));
+        sim.run();
+        let changed = options(more.clone(), http.clone(), h2.clone());
+        sim.command(0, Command::Config(put(&base, &[changed])));
+        let next = sim.connect(0, TO);
+        sim.send(next, &get("/", ""));
+        sim.run();
+        let context = format!("{more} {http} {h2}");
+        assert_eq!(sim.dials.len(), 1 + usize::from(reaches), "{context}");
+        assert_eq!(!sim.received(next).is_empty(), reaches, "{context}");
+        assert!(sim.ended(waits).is_none(), "{context}: what is open stays");
+        sim.abort(waits);
+        sim.run();
+        assert_eq!(sim.connections(0), 2, "{context}: the old connection ends with its last request");
+        sim.abort(next);
+        sim.run();
+        assert_clean(&mut sim);
+    }
+}
+
+#[test]
 fn names_are_resolved() {
     let dns = json!({"name": "dns", "type": "STRICT_DNS", "connect_timeout": "1s", "lb_policy": "ROUND_ROBIN", "load_assignment": {"cluster_name": "dns",
         "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"socket_address": {"address": "api.example.com", "port_value": 80}}}}]}]}});

@@ -379,10 +379,14 @@ pub(super) fn lines(log: &str) -> Vec<Value> {
     log.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
 }
 
-/// Nothing is left over: no stream, no guard, no buffered byte.
+/// Nothing is left over: no stream, no buffered byte, no guard but those of the connections that are kept.
 pub(super) fn assert_clean(sim: &mut Sim) {
     for proxy in 0..2 {
         let snapshot = sim.snapshot(proxy);
         assert_eq!((snapshot.streams, snapshot.buffered), (0, 0), "proxy {proxy}");
+        let (guards, connections) = sim.guards(proxy).unwrap();
+        assert_eq!(guards, [connections, 0, 0, 0], "proxy {proxy}: connections, pending, requests, retries");
+        let active: u64 = snapshot.hosts.iter().flat_map(|(_, hosts)| hosts).map(|host| host.active).sum();
+        assert_eq!(active, 0, "proxy {proxy}: requests that hosts are thought to have");
     }
 }

@@ -9,6 +9,12 @@ use super::{calls::*, mesh::*};
 
 /// A connection that has become a websocket.
 fn websocket(sim: &mut crate::sim::Sim) -> usize {
+    let client = sim.connect(0, TO);
+    upgrade(sim, client);
+    client
+}
+
+fn upgrade(sim: &mut crate::sim::Sim, client: usize) {
     sim.serve(
         "10.0.0.2:9080",
         Box::new(|_, input, eof, out| {
@@ -24,12 +30,10 @@ fn websocket(sim: &mut crate::sim::Sim) -> usize {
             eof
         }),
     );
-    let client = sim.connect(0, TO);
     sim.send(client, &get("/chat", "upgrade: websocket\r\nconnection: Upgrade\r\n"));
     sim.run();
     let text = String::from_utf8_lossy(&sim.received(client)).into_owned();
     assert!(status(&text) == "101" && text.ends_with("\r\n\r\nhello"), "{text}");
-    client
 }
 
 #[test]
@@ -61,6 +65,40 @@ fn open_requests_are_judged_again() {
     assert!(sim.received(client).is_empty());
     sim.run_for(Duration::from_secs(2));
     assert_eq!(status(&String::from_utf8_lossy(&sim.received(client))), "408");
+}
+
+#[test]
+fn open_requests_are_judged_by_what_came() {
+    let gateway = |action: &str, permission: serde_json::Value| {
+        let policies = json!({"p": {"permissions": [permission], "principals": [{"any": true}]}});
+        let filters = json!({"filter_chains": [{"filters": [hcm(false, json!("9080"), &[http_rbac(action, policies)])]}]});
+        listener("0.0.0.0_80", "0.0.0.0", 80, "OUTBOUND", filters)
+    };
+    let path = |exact: &str| json!({"url_path": {"path": {"exact": exact}}});
+    let header = |name: &str, exact: &str| json!({"header": {"name": name, "string_match": {"exact": exact}}});
+    let (kind, mut changes) =
+        route("r", json!({"cluster": CLUSTER, "timeout": "0s", "prefix_rewrite": "/inner/", "host_rewrite_literal": "inner"}));
+    changes["virtual_hosts"][0]["routes"][0]["request_headers_to_add"] = json!([{"header": {"key": "x-added", "value": "1"}}]);
+    let base = client(&[(kind, changes), gateway("ALLOW", json!({"any": true}))]);
+    for (action, permission, stays) in [
+        ("DENY", path("/inner/chat"), true),
+        ("DENY", header(":authority", "inner"), true),
+        ("DENY", header("x-added", "1"), true),
+        ("ALLOW", path("/chat"), true),
+        ("DENY", path("/chat"), false),
+        ("DENY", header(":authority", "reviews:9080"), false),
+        ("ALLOW", path("/inner/chat"), false),
+    ] {
+        let mut sim = mesh_with(2, base.clone(), &Inbound::default());
+        let client = sim.connect_from(0, "0.0.0.0_80", "10.0.0.9:4000".parse().unwrap(), TO);
+        upgrade(&mut sim, client);
+        sim.command(0, crate::Command::Config(put(&base, &[gateway(action, permission.clone())])));
+        sim.run();
+        assert_eq!(sim.ended(client).is_none(), stays, "{action} {permission}");
+        sim.abort(client);
+        sim.run();
+        assert_clean(&mut sim);
+    }
 }
 
 #[test]
@@ -238,6 +276,51 @@ fn services_outside_have_their_whole_name() {
 }
 
 #[test]
+fn labels_follow_the_configuration() {
+    fn count(sim: &mut crate::sim::Sim, holds: impl Fn(&[(&'static str, String)]) -> bool) -> u64 {
+        let series = sim.snapshot(0).series;
+        let of = |s: &&crate::metrics::Series| s.name == "istio_requests_total" && holds(&s.labels);
+        let values = series.iter().filter(of).map(|s| match s.value {
+            crate::metrics::Value::Counter(n) => n,
+            _ => 0,
+        });
+        values.sum()
+    }
+    // A cluster is called as before, and stands for another service.
+    let base = client_config(secrets("storefront"));
+    let mut sim = with_app(mesh_with(2, base.clone(), &Inbound::default()));
+    call(&mut sim, &get("/", ""));
+    let (kind, mut value) = cluster(CLUSTER, "reviews", json!({}));
+    value["metadata"]["filter_metadata"]["istio"]["services"][0]["name"] = "renamed".into();
+    sim.command(0, crate::Command::Config(put(&base, &[(kind, value)])));
+    call(&mut sim, &get("/", ""));
+    for name in ["reviews", "renamed"] {
+        assert_eq!(count(&mut sim, |labels| labels.contains(&("destination_service_name", name.to_owned()))), 1, "{name}");
+    }
+    // A configuration's place in memory is soon another one's.
+    let gateway = |without: bool| {
+        let mut gateway = hcm(false, json!("9080"), &[]);
+        let filters = gateway["typed_config"]["http_filters"].as_array_mut().unwrap();
+        let stats = filters.iter_mut().find(|f| f["name"] == "istio.stats").unwrap();
+        let metrics = json!([{"tags_to_remove": if without { json!(["source_app"]) } else { json!([]) }}]);
+        stats["typed_config"]["value"] = json!({"metrics": metrics});
+        listener("0.0.0.0_80", "0.0.0.0", 80, "OUTBOUND", json!({"filter_chains": [{"filters": [gateway]}]}))
+    };
+    let mut sim = with_app(mesh_with(2, put(&base, &[gateway(false)]), &Inbound::default()));
+    for round in 0..30 {
+        sim.command(0, crate::Command::Config(put(&base, &[gateway(round % 3 == 0)])));
+        let client = sim.connect_from(0, "0.0.0.0_80", "10.0.0.9:4000".parse().unwrap(), TO);
+        sim.send(client, &get("/", ""));
+        sim.run();
+        assert_eq!(status(&String::from_utf8_lossy(&sim.received(client))), "200");
+        sim.abort(client);
+        sim.run();
+    }
+    let has = |labels: &[(&'static str, String)]| labels.iter().any(|(name, _)| *name == "source_app");
+    assert_eq!((count(&mut sim, |labels| !has(labels)), count(&mut sim, has)), (10, 20));
+}
+
+#[test]
 fn labels_that_peers_choose_are_short() {
     let none = json!({"name": "9080", "virtual_hosts": [{"name": "v", "domains": ["other"], "routes": []}]});
     let mut sim = mesh_with(2, client(&[(mizzen_ir::Kind::Route, none)]), &Inbound::default());
@@ -293,30 +376,16 @@ fn large_responses_and_slow_readers() {
         let config = client(&[cluster(CLUSTER, "reviews", http_options(protocol))]);
         let mut sim = mesh_with(9, config, &Inbound::default());
         sim.window = 20_000;
-        // HTTP/1.1 only: the application's codec keeps no queue.
-        sim.serve(
-            "10.0.0.2:9080",
-            Box::new(move |_, input, eof, out| {
-                if input.starts_with(b"PRI") {
-                    return true;
-                }
-                if input.ends_with(b"\r\n\r\n") {
-                    input.clear();
-                    out.extend(format!("HTTP/1.1 200 OK\r\ncontent-length: {big}\r\n\r\n").bytes());
-                    out.extend(std::iter::repeat_n(b'y', big));
-                }
-                eof
-            }),
-        );
-        if down_h2 && protocol == "h2" {
-            continue;
-        }
+        sim.serve("10.0.0.2:9080", super::flow::store());
         if down_h2 {
-            let answers = h2_calls(&mut sim, &[(Head::request("GET", "http", "a", "/"), Vec::new())]);
-            assert_eq!((answers[0].0, answers[0].1.len()), (200, big));
-        } else if protocol == "h1" {
-            let text = call(&mut sim, &get("/", ""));
-            assert_eq!(text.len() - text.find("\r\n\r\n").unwrap() - 4, big);
+            let answers = h2_calls(&mut sim, &[(Head::request("GET", "http", "a", &format!("/{big}")), Vec::new())]);
+            assert_eq!((answers[0].0, answers[0].1.len()), (200, big), "{protocol}");
+            assert!(answers[0].1.iter().all(|b| *b == b'x'), "{protocol}");
+        } else {
+            let text = call(&mut sim, &get(&format!("/{big}"), ""));
+            let (_, body) = text.split_once("\r\n\r\n").unwrap();
+            assert_eq!((status(&text), body.len()), ("200", big), "{protocol}");
+            assert!(body.bytes().all(|b| b == b'x'), "{protocol}");
         }
         assert_clean(&mut sim);
     }

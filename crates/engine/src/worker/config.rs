@@ -9,7 +9,7 @@ use mizzen_ir::{
 };
 use mizzen_types::Name;
 
-use super::{Event, Worker, timer::streams};
+use super::{Event, Worker, timer::streams, upstream::has_options};
 use crate::{
     Action, ConnId, Question, Target,
     conn::{Closing, Conn, Proto},
@@ -221,7 +221,7 @@ fn chain_for(listener: &Listener, conn: &Conn) -> Option<Arc<FilterChain>> {
 
 /// Whether new requests would go to connections like this.
 fn still_wanted(config: &Config, spec: &UpSpec) -> bool {
-    let Some(cluster) = config.clusters.get(&spec.cluster) else { return false };
+    let Some(cluster) = config.clusters.get(&spec.cluster).filter(|cluster| has_options(spec, cluster)) else { return false };
     let assignment = match &cluster.discovery {
         Discovery::OriginalDst { .. } => None,
         Discovery::Eds { service } => config.assignments.get(service),

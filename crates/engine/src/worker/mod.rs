@@ -281,6 +281,12 @@ impl Worker {
         self.conns.len()
     }
 
+    #[cfg(test)]
+    pub(crate) fn guards(&self) -> ([u32; 4], u32) {
+        let up = self.conns.values().flatten().filter(|conn| conn.up().is_some()).count() as u32;
+        (self.options.shared.guards_by_limit(), up)
+    }
+
     /// Streams in flight.
     pub fn streams(&self) -> usize {
         self.streams.len()
@@ -405,7 +411,7 @@ impl Worker {
         downstream.sort();
         Snapshot {
             series: self.table.series().to_vec(),
-            hosts: self.options.shared.hosts(),
+            hosts: self.options.shared.hosts(self.now.mono),
             downstream,
             streams: self.streams.len() as u64,
             buffered,

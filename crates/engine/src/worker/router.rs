@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use mizzen_ir::{
     Trace, apply_headers,
-    config::{Action, Cluster, Forward, HeaderSource, HostRewrite, HttpProtocol},
+    config::{Action, Cluster, Forward, HeaderSource, HostRewrite, HttpProtocol, PathRewrite},
     pick_cluster, redirect_location, request_timeout, rewrite_path,
 };
 
@@ -77,6 +77,10 @@ impl Worker {
             None => {}
         }
         let end = stream.req.end;
+        let rewrites = forward.path_rewrite != PathRewrite::Keep || forward.host_rewrite != HostRewrite::Keep || host.is_some();
+        if rewrites || !routed.mutations.request.ops.is_empty() {
+            request.came = Some(Box::new(request.head.clone()));
+        }
         self.local.send_up(&mut request.head, &request.peers, cluster.external);
         self.change_request(id, &forward, host.as_deref(), attempt_count);
         if end {

@@ -303,15 +303,11 @@ impl Worker {
                 Some(UpTls { config: built, name, sni: sni.to_owned(), alpn })
             }
         };
-        let source = cluster.bind.as_ref().and_then(|bind| {
-            let v4 = matches!(&host.target, Target::Tcp(a) if a.is_ipv4());
-            std::iter::once(&bind.source).chain(bind.extra.iter()).find(|a| a.is_ipv4() == v4).map(std::net::SocketAddr::ip)
-        });
         Ok(UpSpec {
             cluster: cluster.name.clone(),
             target: host.target.clone(),
-            source,
-            keepalive: cluster.keepalive.map(|k| Keepalive { idle: k.time, interval: k.interval, probes: k.probes }),
+            source: source_of(cluster, &host.target),
+            keepalive: keepalive_of(cluster),
             connect_timeout: cluster.connect_timeout,
             max_connections: cluster.breakers.connections,
             tls,
@@ -460,7 +456,7 @@ impl Worker {
         let out = self.cluster_view(&cluster.name).state.ejected(now);
         // One may always be left out.
         if out == 0 || (out + 1) * 100 <= all * outlier.max_percent as usize {
-            host.eject(now, outlier.base_ejection, outlier.max_ejection);
+            host.eject(now, outlier);
         }
     }
 
@@ -499,6 +495,26 @@ fn spread(n: u64) -> u64 {
         step -= 1;
     }
     step.max(1)
+}
+
+/// From which address a cluster's connections come, if it says so.
+fn source_of(cluster: &Cluster, target: &Target) -> Option<IpAddr> {
+    let bind = cluster.bind.as_ref()?;
+    let v4 = matches!(target, Target::Tcp(a) if a.is_ipv4());
+    std::iter::once(&bind.source).chain(bind.extra.iter()).find(|a| a.is_ipv4() == v4).map(std::net::SocketAddr::ip)
+}
+
+fn keepalive_of(cluster: &Cluster) -> Option<Keepalive> {
+    cluster.keepalive.map(|k| Keepalive { idle: k.time, interval: k.interval, probes: k.probes })
+}
+
+/// Whether a connection of this kind is what the cluster's options make of one now. The endpoint and TLS are not looked at.
+pub(crate) fn has_options(spec: &UpSpec, cluster: &Cluster) -> bool {
+    spec.source == source_of(cluster, &spec.target)
+        && spec.keepalive == keepalive_of(cluster)
+        && spec.connect_timeout == cluster.connect_timeout
+        && spec.max_connections == cluster.breakers.connections
+        && spec.http == cluster.http
 }
 
 fn of_family(addresses: &[IpAddr], family: DnsFamily) -> Vec<IpAddr> {
