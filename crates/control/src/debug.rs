@@ -151,7 +151,7 @@ async fn configz(State(about): State<Arc<About>>) -> Json<Configz> {
         objects: snapshot.keys().filter_map(object).collect(),
         refused: faults.refused.iter().map(refused).collect(),
         closed: snapshot.closed().map(|c| c.key.to_string()).collect(),
-        warnings: faults.warnings.values().flatten().map(ToString::to_string).collect(),
+        warnings: faults.warnings.values().flatten().chain(&faults.together).map(ToString::to_string).collect(),
     })
 }
 

@@ -37,6 +37,8 @@ pub(crate) struct Published {
 pub(crate) struct Faults {
     pub(crate) refused: BTreeMap<Fault, Refused>,
     pub(crate) warnings: BTreeMap<Arc<str>, Vec<Problem>>,
+    /// What the objects of the newest snapshot together show, in order.
+    pub(crate) together: Vec<Problem>,
 }
 
 /// The fold of events into changes; knows no clock.
@@ -178,18 +180,31 @@ pub(crate) async fn run(
             fold.event(event, &faults);
         }
         let next = fold.flush();
-        publish(&published, next, fold.ready, &memo);
+        if publish(&published, next.clone(), fold.ready, &memo) {
+            look_over(&next, &faults);
+        }
     }
 }
 
-fn publish(published: &watch::Sender<Option<Published>>, next: Arc<Snapshot>, ready: bool, memo: &Memo) {
+/// Tells what a snapshot shows that the one before did not.
+fn look_over(snapshot: &Snapshot, faults: &Mutex<Faults>) {
+    let found = mizzen_model::check(snapshot);
+    let before = std::mem::replace(&mut lock(faults).together, found.clone());
+    for problem in found.iter().filter(|problem| before.binary_search(problem).is_err()) {
+        tracing::warn!(%problem, "has no effect");
+    }
+}
+
+/// Returns whether there was something to publish.
+fn publish(published: &watch::Sender<Option<Published>>, next: Arc<Snapshot>, ready: bool, memo: &Memo) -> bool {
     let same = published.borrow().as_ref().is_some_and(|p| p.snapshot.version() == next.version());
     if !ready || same {
-        return;
+        return false;
     }
     memo.advance(&next);
     tracing::debug!(version = next.version(), "new snapshot");
     published.send_replace(Some(Published { snapshot: next, since: Instant::now() }));
+    true
 }
 
 pub(crate) fn lock(faults: &Mutex<Faults>) -> std::sync::MutexGuard<'_, Faults> {
@@ -315,6 +330,22 @@ mod tests {
     fn counts(faults: &Mutex<Faults>) -> (usize, usize) {
         let faults = lock(faults);
         (faults.refused.len(), faults.warnings.len())
+    }
+
+    #[test]
+    fn what_objects_show_together_is_told() {
+        let faults = Mutex::default();
+        let mut fold = Fold::new(MeshConfig::default());
+        let rules = "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: r, namespace: shop}, \
+                     spec: {hosts: [a.example], http: [{route: [{destination: {host: web}}]}]}}";
+        fold.event(event(rules), &faults);
+        look_over(&fold.flush(), &faults);
+        let lines: Vec<String> = lock(&faults).together.iter().map(ToString::to_string).collect();
+        let place = "test.yaml:1: VirtualService shop/r: spec.http[0].route[0].destination.host";
+        assert_eq!(lines, [format!("{place}: there is no service web.shop.svc.cluster.local")]);
+        fold.event(Event::Delete(Key::new(Kind::VirtualService, "shop", "r")), &faults);
+        look_over(&fold.flush(), &faults);
+        assert!(lock(&faults).together.is_empty());
     }
 
     #[test]

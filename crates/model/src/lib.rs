@@ -8,6 +8,7 @@
 //!
 //! Deliberately absent: sources and their IO, anything of the wire, and findings about bad configuration, which are `analyze`'s.
 
+mod check;
 mod derive;
 mod index;
 mod policy;
@@ -19,6 +20,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
+pub use check::check;
 pub use policy::{PeerModes, WorkloadPolicies};
 pub use proxy::{ProxyFacts, ProxyType, ProxyView, UnknownProxyType, ViewField};
 pub use reader::{Query, Reader, Reads};

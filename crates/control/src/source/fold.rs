@@ -24,6 +24,8 @@ pub(super) enum Content {
     Unreadable(String, String),
     /// There is no such file any more.
     Gone,
+    /// A link that leads nowhere.
+    Dangling,
 }
 
 /// The state of a source.
@@ -116,6 +118,7 @@ impl Fold {
                 Content::Text(text) => parse_documents(&text, &name),
                 Content::Unreadable(reason, text) => refuse_documents(&text, &name, reason),
                 Content::Gone => Parsed::default(),
+                Content::Dangling => Parsed { warnings: vec![dangling(&name)], ..Parsed::default() },
             };
             let documents = parsed.objects.into_iter().map(|object| object.map(Arc::new)).collect();
             self.files.insert(name, File { changed: now, documents, warnings: parsed.warnings });
@@ -252,7 +255,10 @@ impl Fold {
         }
         let live = &self.live;
         self.files.retain(|name, file| {
-            !file.documents.is_empty() || file.changed + delete_after > now || live.values().any(|l| l.owner == *name)
+            !file.documents.is_empty()
+                || !file.warnings.is_empty()
+                || file.changed + delete_after > now
+                || live.values().any(|l| l.owner == *name)
         });
     }
 
@@ -301,6 +307,11 @@ impl Findings {
         let problems = std::iter::once(problem).chain(own.iter().cloned()).collect();
         self.faults.insert(fault.clone(), Refused { fault, problems, kept: kept || winner.entry.is_ok() });
     }
+}
+
+fn dangling(file: &Arc<str>) -> Problem {
+    let message = "is a link that leads nowhere: what it should hold is not in force".to_owned();
+    Problem { pos: Pos::new(file.clone(), 0, 0), object: None, field: String::new(), message }
 }
 
 /// Whether two versions have the same content in the same place.

@@ -97,6 +97,8 @@ pub fn load_once(paths: &[PathBuf]) -> Loaded {
             _ => {}
         }
     }
+    let snapshot = mizzen_model::Snapshot::empty().apply(loaded.objects.iter().cloned().map(mizzen_model::Change::Apply));
+    loaded.warnings.extend(mizzen_model::check(&snapshot));
     loaded.problems.sort();
     loaded
 }

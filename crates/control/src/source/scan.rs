@@ -32,6 +32,8 @@ pub(super) struct Scan {
     seen: BTreeMap<PathBuf, Stamp>,
     /// Paths that could not be listed, which are told once.
     broken: BTreeSet<PathBuf>,
+    /// Links that lead nowhere, likewise.
+    dangling: BTreeSet<PathBuf>,
 }
 
 impl Scan {
@@ -58,6 +60,12 @@ impl Scan {
         for path in self.broken.iter().filter(|path| !listing.broken.contains_key(*path) && !listing.files.contains_key(*path)) {
             changes.push((name(path), Content::Gone));
         }
+        for path in listing.dangling.difference(&self.dangling) {
+            changes.push((name(path), Content::Dangling));
+        }
+        let there = |path: &PathBuf| listing.dangling.contains(path) || listing.files.contains_key(path);
+        changes.extend(self.dangling.iter().filter(|path| !there(path)).map(|path| (name(path), Content::Gone)));
+        self.dangling = std::mem::take(&mut listing.dangling);
         // What lies in a folder that cannot be listed now counts as unchanged.
         for (path, stamp) in std::mem::take(&mut self.seen) {
             if listing.shielded(&path, roots) {
@@ -99,6 +107,7 @@ fn read(path: &Path) -> Content {
 struct Listing {
     files: BTreeMap<PathBuf, Stamp>,
     broken: BTreeMap<PathBuf, String>,
+    dangling: BTreeSet<PathBuf>,
     /// Folders on the way, by device and inode, against circles of links.
     within: Vec<(u64, u64)>,
 }
@@ -125,12 +134,18 @@ impl Listing {
         self.within.push(identity);
         for entry in entries.flatten() {
             let path = entry.path();
-            // A link that leads nowhere, or a file that is gone again, is no file.
-            let Ok(meta) = fs::metadata(&path) else { continue };
             let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
             if hidden {
                 continue;
-            } else if meta.is_dir() {
+            }
+            // A link that leads nowhere, or a file that is gone again, is no file.
+            let Ok(meta) = fs::metadata(&path) else {
+                if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
+                    self.dangling.insert(path);
+                }
+                continue;
+            };
+            if meta.is_dir() {
                 self.folder(&path, &meta);
             } else if is_manifest(&path) {
                 self.file(&path, &meta);
@@ -172,6 +187,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_link_that_leads_nowhere_is_told_once() {
+        let base = tempfile::tempdir().unwrap();
+        let root = base.path().to_owned();
+        for link in ["a.yaml", "folder", ".hidden.yaml"] {
+            std::os::unix::fs::symlink("nowhere", root.join(link)).unwrap();
+        }
+        let mut scan = Scan::default();
+        let mut changes = || -> Vec<String> {
+            let told = scan.changes(std::slice::from_ref(&root)).into_iter();
+            told.map(|(path, content)| format!("{} {content:?}", path.rsplit('/').next().unwrap())).collect()
+        };
+        assert_eq!(changes(), ["a.yaml Dangling", "folder Dangling"]);
+        assert!(changes().is_empty());
+        fs::remove_file(root.join("folder")).unwrap();
+        assert_eq!(changes(), ["folder Gone"]);
+        fs::write(root.join("nowhere"), "a").unwrap();
+        assert_eq!(changes(), ["a.yaml Text(\"a\")"]);
+        fs::remove_file(root.join("nowhere")).unwrap();
+        assert_eq!(changes(), ["a.yaml Gone", "a.yaml Dangling"]);
+    }
+
+    #[test]
     fn a_folder_that_was_moved_away_says_nothing_of_its_files() {
         let base = tempfile::tempdir().unwrap();
         let root = base.path().join("shop");
@@ -187,6 +224,7 @@ mod tests {
                     Content::Text(text) => text,
                     Content::Gone => "gone".to_owned(),
                     Content::Unreadable(..) => "unreadable".to_owned(),
+                    Content::Dangling => "dangling".to_owned(),
                 };
                 format!("{file} {what}")
             })

@@ -119,3 +119,28 @@ async fn remembers() {
     let origins = |events: &[Event]| objects(events).iter().map(|object| object.meta().origin.line).collect::<Vec<_>>();
     assert_eq!(origins(&first), origins(&second));
 }
+
+#[test]
+fn what_the_sample_holds_has_an_effect() {
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../samples/bookshop");
+    let loaded = load_once(&[sample]);
+    assert!(!loaded.objects.is_empty() && loaded.problems.is_empty());
+    let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    assert!(warnings.is_empty(), "{warnings:#?}");
+}
+
+#[test]
+fn links_and_names_that_lead_nowhere_are_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: r, namespace: shop}, \
+                 spec: {hosts: [a.example], gateways: [g], http: [{redirect: {uri: /}}]}}";
+    write(folder.path(), "rules.yaml", rules);
+    symlink("nowhere", folder.path().join("link.yaml")).unwrap();
+    let loaded = load_once(&[folder.path().to_owned()]);
+    assert!(loaded.problems.is_empty(), "{:#?}", loaded.problems);
+    let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    let at = folder.path().display();
+    let link = format!("{at}/link.yaml: is a link that leads nowhere: what it should hold is not in force");
+    let gateway = format!("{at}/rules.yaml:1: VirtualService shop/r: spec.gateways[0]: there is no Gateway shop/g");
+    assert_eq!(warnings, [link, gateway]);
+}

@@ -1,0 +1,358 @@
+//! What is written and has no effect, or another one than it seems: what only the objects together show.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mizzen_api::{
+    Kind, Meta, Problem, Selector, core,
+    istio::{self, Action, Condition, Destination, GatewayRef, HttpAction, Operation},
+};
+use mizzen_types::{Hostname, NamespacedName, Protocol};
+
+use crate::{
+    derive::DOMAIN,
+    index::HostIndex,
+    routing::by_age,
+    service::{Registry, ServiceView},
+    snapshot::Snapshot,
+};
+
+/// Warnings about the objects of a snapshot, in the order of their places.
+pub fn check(snapshot: &Snapshot) -> Vec<Problem> {
+    let mut found = Vec::new();
+    let services: Vec<&ServiceView> = snapshot.derived().all().map(|stored| &*stored.value).collect();
+    entries(&services, snapshot, &mut found);
+    destination_rules(snapshot, &mut found);
+    virtual_services(snapshot, &services, &mut found);
+    let workloads = Workloads::of(snapshot, &services);
+    peer_authentications(snapshot, &workloads, &mut found);
+    authorization_policies(snapshot, &workloads, &mut found);
+    found.sort();
+    found.dedup();
+    found
+}
+
+fn warn(found: &mut Vec<Problem>, kind: Kind, meta: &Meta, field: String, message: String) {
+    let object = Some(mizzen_api::Key::new(kind, meta.namespace.clone(), meta.name.clone()));
+    found.push(Problem { pos: meta.position(&field), object, field, message });
+}
+
+/// ServiceEntries that claim what is another's already.
+fn entries(services: &[&ServiceView], snapshot: &Snapshot, found: &mut Vec<Problem>) {
+    let meta = |object: &NamespacedName| {
+        let key = mizzen_api::Key::new(Kind::ServiceEntry, object.namespace.clone(), object.name.clone());
+        snapshot.object(&key).map(|object| object.meta())
+    };
+    let (kubernetes, external): (Vec<&ServiceView>, Vec<&ServiceView>) =
+        services.iter().partition(|service| service.registry == Registry::Kubernetes);
+    for entry in &external {
+        let Some(meta) = meta(&entry.object) else { continue };
+        for (at, range) in entry.addresses.iter().enumerate() {
+            for service in kubernetes.iter().filter(|service| service.host != entry.host) {
+                let Some(ip) = service.vips().find(|ip| range.contains(*ip)) else { continue };
+                for port in entry.ports.iter().filter(|port| service.port(port.port).is_some()) {
+                    let message = format!("{ip} port {} stays with Service {}", port.port, service.object);
+                    warn(found, Kind::ServiceEntry, meta, format!("spec.addresses[{at}]"), message);
+                }
+            }
+        }
+        // Of one namespace the order is the same for every caller.
+        let order = |service: &ServiceView| (service.registry, service.created, service.object.clone());
+        for (at, port) in entry.ports.iter().enumerate() {
+            let rivals = services.iter().filter(|other| other.host == entry.host && other.namespace() == entry.namespace());
+            let first = rivals.filter(|other| other.port(port.port).is_some()).min_by_key(|other| order(other));
+            if let Some(first) = first.filter(|first| first.key() != entry.key()) {
+                let kind = if first.registry == Registry::Kubernetes { "Service" } else { "ServiceEntry" };
+                let message = format!("port {} of {} is ignored: {kind} {} has it", port.port, entry.host, first.object);
+                warn(found, Kind::ServiceEntry, meta, format!("spec.ports[{at}]"), message);
+            }
+        }
+    }
+}
+
+/// Parts that an older rule of the same host and namespace overrides.
+fn destination_rules(snapshot: &Snapshot, found: &mut Vec<Problem>) {
+    let mut by_host: BTreeMap<(&str, Hostname), Vec<&istio::DestinationRule>> = BTreeMap::new();
+    for rule in snapshot.objects::<istio::DestinationRule>() {
+        by_host.entry((&rule.meta.namespace, rule.host.qualify(&rule.meta.namespace, DOMAIN))).or_default().push(rule);
+    }
+    for rules in by_host.values_mut() {
+        rules.sort_by(|a, b| by_age(&a.meta, &b.meta));
+        for (at, rule) in rules.iter().enumerate() {
+            let older = rules.iter().take(at);
+            let has = |what: &str, other: &istio::DestinationRule| {
+                format!(
+                    "{what} is ignored: DestinationRule {} has one for the same host ({})",
+                    other.meta.namespaced_name(),
+                    other.meta.origin
+                )
+            };
+            if let Some(other) = older.clone().find(|other| rule.traffic_policy.is_some() && other.traffic_policy.is_some()) {
+                warn(found, Kind::DestinationRule, &rule.meta, "spec.trafficPolicy".to_owned(), has("it", other));
+            }
+            for (number, subset) in rule.subsets.iter().enumerate() {
+                if let Some(other) = older.clone().find(|other| other.subsets.iter().any(|s| s.name == subset.name)) {
+                    let what = format!("subset `{}`", subset.name);
+                    warn(found, Kind::DestinationRule, &rule.meta, format!("spec.subsets[{number}]"), has(&what, other));
+                }
+            }
+        }
+    }
+}
+
+/// Names of Gateways, hosts and subsets that nothing bears.
+fn virtual_services(snapshot: &Snapshot, services: &[&ServiceView], found: &mut Vec<Problem>) {
+    let gateways: BTreeSet<NamespacedName> = snapshot.objects::<istio::Gateway>().map(|gateway| gateway.meta.namespaced_name()).collect();
+    let mut known: HostIndex<()> = HostIndex::default();
+    services.iter().for_each(|service| known.insert(service.host.clone(), ()));
+    let mut subsets: HostIndex<&istio::DestinationRule> = HostIndex::default();
+    for rule in snapshot.objects::<istio::DestinationRule>() {
+        subsets.insert(rule.host.qualify(&rule.meta.namespace, DOMAIN), rule);
+    }
+    for rules in snapshot.objects::<istio::VirtualService>() {
+        let namespace = &rules.meta.namespace;
+        let mut tell = |field: String, message: String| warn(found, Kind::VirtualService, &rules.meta, field, message);
+        let unknown = |gateway: &GatewayRef| match gateway {
+            GatewayRef::Named(name) if !gateways.contains(name) => Some(format!("there is no Gateway {name}")),
+            _ => None,
+        };
+        for (field, gateway) in gateway_refs(rules) {
+            if let Some(message) = unknown(gateway) {
+                tell(field, message);
+            }
+        }
+        for (at, host) in rules.hosts.iter().enumerate().filter(|_| rules.gateways.contains(&GatewayRef::Mesh)) {
+            let host = host.qualify(namespace, DOMAIN);
+            // Others may be answered by a server of names beyond the mesh.
+            if host.as_str().ends_with(&format!(".svc.{DOMAIN}")) && !host.is_wildcard() && known.find(&host).is_empty() {
+                tell(format!("spec.hosts[{at}]"), format!("there is no service {host}"));
+            }
+        }
+        for (field, to) in destinations(rules) {
+            let host = to.host.qualify(namespace, DOMAIN);
+            if known.find(&host).is_empty() {
+                tell(format!("{field}.host"), format!("there is no service {host}"));
+            } else if let Some(subset) = &to.subset
+                && !subsets.find(&host).iter().any(|(_, rule)| rule.subsets.iter().any(|s| s.name == *subset))
+            {
+                tell(format!("{field}.subset"), format!("no DestinationRule gives {host} a subset `{subset}`"));
+            }
+        }
+    }
+}
+
+/// The Gateways that a VirtualService names, each with its field.
+fn gateway_refs(rules: &istio::VirtualService) -> Vec<(String, &GatewayRef)> {
+    let numbered = |path: String, list| {
+        let list: std::slice::Iter<'_, GatewayRef> = list;
+        list.enumerate().map(|(at, gateway)| (format!("{path}.gateways[{at}]"), gateway)).collect::<Vec<_>>()
+    };
+    let mut all = numbered("spec".to_owned(), rules.gateways.iter());
+    for (r, route) in rules.http.iter().enumerate() {
+        all.extend(route.matches.iter().enumerate().flat_map(|(m, c)| numbered(format!("spec.http[{r}].match[{m}]"), c.gateways.iter())));
+    }
+    for (r, route) in rules.tcp.iter().enumerate() {
+        all.extend(route.matches.iter().enumerate().flat_map(|(m, c)| numbered(format!("spec.tcp[{r}].match[{m}]"), c.gateways.iter())));
+    }
+    all
+}
+
+/// The destinations that a VirtualService names, each with its field.
+fn destinations(rules: &istio::VirtualService) -> Vec<(String, &Destination)> {
+    let mut all = Vec::new();
+    for (r, route) in rules.http.iter().enumerate() {
+        if let HttpAction::Route(to) = &route.action {
+            all.extend(to.iter().enumerate().map(|(d, to)| (format!("spec.http[{r}].route[{d}].destination"), &to.destination)));
+        }
+    }
+    for (r, route) in rules.tcp.iter().enumerate() {
+        all.extend(route.route.iter().enumerate().map(|(d, to)| (format!("spec.tcp[{r}].route[{d}].destination"), &to.destination)));
+    }
+    all
+}
+
+/// A kind of workload, and what it serves.
+struct Workload<'a> {
+    namespace: &'a str,
+    labels: &'a BTreeMap<String, String>,
+    /// Its ports that belong to services, with the protocol.
+    served: BTreeMap<u16, Protocol>,
+    /// Its other ports, as far as they are declared.
+    declared: BTreeSet<u16>,
+}
+
+struct Workloads<'a>(Vec<Workload<'a>>);
+
+impl<'a> Workloads<'a> {
+    /// By Deployments and Pods: before the first pod runs, its Deployment says the same.
+    fn of(snapshot: &'a Snapshot, services: &[&ServiceView]) -> Self {
+        let deployments = snapshot.objects::<core::Deployment>().map(|d| (&d.meta, &d.template.labels, &d.template.spec));
+        let pods = snapshot.objects::<core::Pod>().map(|pod| (&pod.meta, &pod.meta.labels, &pod.spec));
+        let workload = |(meta, labels, spec): (&'a Meta, &'a BTreeMap<String, String>, &'a core::PodSpec)| {
+            let ports: Vec<&core::ContainerPort> = spec.containers.iter().flat_map(|c| &c.ports).filter(|port| !port.udp).collect();
+            let mut served = BTreeMap::new();
+            for service in services.iter().filter(|service| **service.namespace() == *meta.namespace) {
+                if service.selector.as_ref().is_some_and(|selector| selector.matches(labels)) {
+                    for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
+                        let target = match &port.target {
+                            core::TargetPort::Number(number) => Some(*number),
+                            core::TargetPort::Name(name) => ports.iter().find(|port| port.name == *name).map(|port| port.port),
+                        };
+                        served.extend(target.map(|target| (target, port.protocol)));
+                    }
+                }
+            }
+            Workload { namespace: &meta.namespace, labels, served, declared: ports.iter().map(|port| port.port).collect() }
+        };
+        Workloads(deployments.chain(pods).map(workload).collect())
+    }
+
+    fn selected(&self, namespace: &str, root: &str, selector: Option<&Selector>) -> impl Iterator<Item = &Workload<'a>> {
+        let here = self.0.iter().filter(move |w| w.namespace == namespace || namespace == root);
+        here.filter(move |w| selector.is_none_or(|selector| selector.matches(w.labels)))
+    }
+}
+
+/// Modes of ports that no workload has.
+fn peer_authentications(snapshot: &Snapshot, workloads: &Workloads<'_>, found: &mut Vec<Problem>) {
+    for policy in snapshot.objects::<istio::PeerAuthentication>() {
+        // With a selector it bears on its own namespace alone, also in the root namespace.
+        let selected: Vec<_> = workloads.selected(&policy.meta.namespace, "", policy.selector.as_ref()).collect();
+        for port in policy.port_level_mtls.keys().filter(|_| !selected.is_empty()) {
+            if !selected.iter().any(|w| w.served.contains_key(port) || w.declared.contains(port)) {
+                let message = "no workload that is selected serves this port: it is the workload's own, not the Service's".to_owned();
+                warn(found, Kind::PeerAuthentication, &policy.meta, format!("spec.portLevelMtls.{port}"), message);
+            }
+        }
+    }
+}
+
+/// Rules about HTTP where a port carries bytes.
+fn authorization_policies(snapshot: &Snapshot, workloads: &Workloads<'_>, found: &mut Vec<Problem>) {
+    let root = snapshot.mesh().root_namespace.as_str();
+    for policy in snapshot.objects::<istio::AuthorizationPolicy>() {
+        for (at, rule) in policy.rules.iter().enumerate() {
+            let asks = rule.to.iter().any(Operation::is_http) || rule.when.iter().any(Condition::is_http);
+            let concerns = |port: &u16| {
+                let by = |to: &Operation| (to.ports.is_empty() || to.ports.contains(port)) && !to.not_ports.contains(port);
+                rule.to.is_empty() || rule.to.iter().any(by)
+            };
+            let tcp: BTreeSet<u16> = workloads
+                .selected(&policy.meta.namespace, root, policy.selector.as_ref())
+                .flat_map(|w| &w.served)
+                .filter(|(port, protocol)| asks && !protocol.is_http() && **protocol != Protocol::Auto && concerns(port))
+                .map(|(port, _)| *port)
+                .collect();
+            if let Some(port) = tcp.first() {
+                let effect = match policy.action {
+                    Action::Allow => "never matches",
+                    Action::Deny => "matches without what it says of HTTP",
+                };
+                let message = format!("is about HTTP, and port {port} of a workload that is selected carries TCP: there it {effect}");
+                warn(found, Kind::AuthorizationPolicy, &policy.meta, format!("spec.rules[{at}]"), message);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crate::{Change, Snapshot};
+
+    const SHOP: &str = "
+{kind: Service, apiVersion: v1, metadata: {name: web, namespace: shop}, spec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{name: http, port: 80, targetPort: main}, {name: tcp, port: 6379, targetPort: 7000}]}}
+---
+{kind: Deployment, apiVersion: apps/v1, metadata: {name: web, namespace: shop}, spec: {selector: {matchLabels: {app: web}}, template: {metadata: {labels: {app: web}}, spec: {containers: [{name: web, image: x, command: [x], ports: [{name: main, containerPort: 8080}]}]}}}}
+---
+{kind: Gateway, apiVersion: networking.istio.io/v1, metadata: {name: g, namespace: shop}, spec: {selector: {a: b}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}}
+---
+{kind: DestinationRule, apiVersion: networking.istio.io/v1, metadata: {name: first, namespace: shop}, spec: {host: web, trafficPolicy: {}, subsets: [{name: v1}]}}
+";
+
+    /// The warnings about one more object of namespace `shop`, each as `field: message`.
+    fn check(kind: &str, name: &str, spec: &str, expected: &[&str]) {
+        let version = if kind.ends_with("Policy") || kind.starts_with("Peer") { "security.istio.io/v1" } else { "networking.istio.io/v1" };
+        let one = format!("kind: {kind}\napiVersion: {version}\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{{spec}}}\n");
+        let changes = [SHOP, one.as_str()].into_iter().flat_map(|text| {
+            let parsed = mizzen_api::parse_documents(text, &Arc::from("test.yaml"));
+            parsed.objects.into_iter().map(|object| Change::from(object.unwrap_or_else(|refusal| panic!("{:#?}", refusal.problems))))
+        });
+        let found = super::check(&Snapshot::empty().apply(changes.collect::<Vec<_>>()));
+        let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
+        let place = format!("test.yaml:4: {kind} shop/{name}: spec.");
+        assert_eq!(lines, expected.iter().map(|line| format!("{place}{line}")).collect::<Vec<_>>(), "{kind} {spec}");
+    }
+
+    #[test]
+    fn service_entries() {
+        let entry = |address: &str, port: u16| {
+            format!("hosts: [e.example], addresses: ['{address}'], resolution: NONE, ports: [{{number: {port}, name: p, protocol: TCP}}]")
+        };
+        let kept = |port: u16| format!("addresses[0]: 10.96.0.1 port {port} stays with Service shop/web");
+        check("ServiceEntry", "e", &entry("10.96.0.1", 6379), &[&kept(6379)]);
+        check("ServiceEntry", "e", &entry("10.96.0.0/16", 80), &[&kept(80)]);
+        check("ServiceEntry", "e", &entry("10.96.0.1", 81), &[]);
+        check("ServiceEntry", "e", &entry("10.97.0.1", 80), &[]);
+        let same = "hosts: [web.shop.svc.cluster.local], resolution: DNS, ports: [{number: 81, name: a}, {number: 80, name: b}]";
+        check("ServiceEntry", "e", same, &["ports[1]: port 80 of web.shop.svc.cluster.local is ignored: Service shop/web has it"]);
+    }
+
+    #[test]
+    fn second_destination_rules() {
+        let first = "is ignored: DestinationRule shop/first has one for the same host (test.yaml:8)";
+        check("DestinationRule", "second", "host: web, trafficPolicy: {}", &[&format!("trafficPolicy: it {first}")]);
+        let subsets = "host: web.shop.svc.cluster.local, subsets: [{name: v2}, {name: v1}]";
+        check("DestinationRule", "second", subsets, &[&format!("subsets[1]: subset `v1` {first}")]);
+        check("DestinationRule", "second", "host: '*.shop.svc.cluster.local', trafficPolicy: {}", &[]);
+    }
+
+    #[test]
+    fn names_that_nothing_bears() {
+        let to = |to: &str| format!("http: [{{route: [{{destination: {{{to}}}}}]}}]");
+        let virtual_service = |spec: &str, expected: &[&str]| check("VirtualService", "v", spec, expected);
+        virtual_service(&format!("hosts: [web], {}", to("host: web, subset: v1")), &[]);
+        virtual_service(&format!("hosts: [web.example], {}", to("host: web")), &[]);
+        virtual_service(&format!("hosts: [wbe], {}", to("host: web")), &["hosts[0]: there is no service wbe.shop.svc.cluster.local"]);
+        virtual_service(&format!("hosts: [wbe], gateways: [g], {}", to("host: web")), &[]);
+        let absent = "there is no service wbe.shop.svc.cluster.local";
+        virtual_service(&format!("hosts: [web], {}", to("host: wbe")), &[&format!("http[0].route[0].destination.host: {absent}")]);
+        let tcp = "hosts: [web], tcp: [{match: [{gateways: [other/g]}], route: [{destination: {host: wbe}}]}]";
+        let gateway = "there is no Gateway other/g";
+        virtual_service(tcp, &[&format!("tcp[0].match[0].gateways[0]: {gateway}"), &format!("tcp[0].route[0].destination.host: {absent}")]);
+        let http = "hosts: [web], gateways: [mesh, other/g], http: [{match: [{gateways: [g]}, {gateways: [other/g]}], route: [{destination: {host: web}}]}]";
+        virtual_service(http, &[&format!("gateways[1]: {gateway}"), &format!("http[0].match[1].gateways[0]: {gateway}")]);
+        let subset = "http[0].route[0].destination.subset: no DestinationRule gives web.shop.svc.cluster.local a subset `v2`";
+        virtual_service(&format!("hosts: [web], {}", to("host: web, subset: v2")), &[subset]);
+    }
+
+    #[test]
+    fn modes_of_ports_that_nobody_serves() {
+        let modes =
+            |app: &str, port: u16| format!("selector: {{matchLabels: {{app: {app}}}}}, portLevelMtls: {{{port}: {{mode: DISABLE}}}}");
+        for port in [8080, 7000] {
+            check("PeerAuthentication", "p", &modes("web", port), &[]);
+        }
+        let message = "no workload that is selected serves this port: it is the workload's own, not the Service's";
+        for port in [80, 6379] {
+            check("PeerAuthentication", "p", &modes("web", port), &[&format!("portLevelMtls.{port}: {message}")]);
+        }
+        check("PeerAuthentication", "p", &modes("later", 80), &[]);
+    }
+
+    #[test]
+    fn http_rules_at_tcp_ports() {
+        let rule = |action: &str, rule: &str| format!("action: {action}, rules: [{{}}, {rule}]");
+        let policy = |spec: &str, expected: &[&str]| check("AuthorizationPolicy", "p", spec, expected);
+        let told =
+            |effect: &str| format!("rules[1]: is about HTTP, and port 7000 of a workload that is selected carries TCP: there it {effect}");
+        let paths = "{to: [{operation: {paths: [/a]}}]}";
+        policy(&rule("ALLOW", paths), &[&told("never matches")]);
+        policy(&rule("DENY", paths), &[&told("matches without what it says of HTTP")]);
+        policy(&rule("DENY", "{when: [{key: 'request.headers[x]', values: [a]}]}"), &[&told("matches without what it says of HTTP")]);
+        policy(&rule("ALLOW", "{to: [{operation: {paths: [/a], ports: ['8080']}}]}"), &[]);
+        policy(&rule("ALLOW", "{to: [{operation: {paths: [/a], notPorts: ['7000']}}]}"), &[]);
+        policy(&rule("ALLOW", "{from: [{source: {namespaces: [a]}}]}"), &[]);
+        policy(&format!("selector: {{matchLabels: {{app: other}}}}, {}", rule("ALLOW", paths)), &[]);
+    }
+}
