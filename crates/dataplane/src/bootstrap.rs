@@ -1,5 +1,7 @@
 //! What an Envoy bootstrap says that concerns us.
 
+mod text;
+
 use std::{collections::HashMap, net::SocketAddr};
 
 use mizzen_engine::Node;
@@ -13,24 +15,34 @@ use mizzen_protos::{
         },
         endpoint::v3::lb_endpoint::HostIdentifier,
     },
-    json::{Descriptors, JsonError},
+    json::Unknown,
 };
 use mizzen_types::Name;
 use prost::Message;
 
-use crate::ads::Server;
+use crate::{
+    ads::Server,
+    secrets::{self, Origin},
+};
+
+pub use text::Places;
+pub(crate) use text::read as read_message;
 
 /// A bootstrap that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BootstrapError {
-    /// It is not a bootstrap.
-    #[error("bootstrap: {0}")]
-    Read(#[from] JsonError),
-    /// It is not JSON.
-    #[error("bootstrap: {0}")]
-    Json(#[from] serde_json::Error),
+    /// The text is no bootstrap.
+    #[error("{line}: {}{reason}", if .field.is_empty() { String::new() } else { format!("{field}: ") })]
+    Text {
+        /// The line, from 1.
+        line: u64,
+        /// The path of the field, if it is one's fault.
+        field: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// A field of it says what we cannot do.
-    #[error("bootstrap: {field}: {reason}")]
+    #[error("{field}: {reason}")]
     Field {
         /// Which.
         field: String,
@@ -39,16 +51,12 @@ pub enum BootstrapError {
     },
 }
 
-/// Reads a bootstrap from protojson.
+/// Reads a bootstrap from protojson, written as YAML or JSON.
 ///
 /// # Errors
-/// If it is no JSON, or not a bootstrap.
-pub fn parse_bootstrap(json: &str) -> Result<Bootstrap, BootstrapError> {
-    let mut reader = serde_json::Deserializer::from_str(json);
-    // The descriptors of all messages are large: they live for this call only.
-    let bootstrap = Descriptors::load().from_value(&mut reader)?;
-    reader.end()?;
-    Ok(bootstrap)
+/// If it is neither, or not a bootstrap; with line and field.
+pub fn parse_bootstrap(text: &str, unknown: Unknown) -> Result<Bootstrap, BootstrapError> {
+    text::read(text, unknown)
 }
 
 /// What is taken from a bootstrap.
@@ -65,7 +73,10 @@ pub(crate) struct Plan {
     /// Static clusters, listeners and secrets as resources.
     pub(crate) clusters: Vec<(Name, Any)>,
     pub(crate) listeners: Vec<(Name, Any)>,
-    pub(crate) secrets: Vec<(Name, Any)>,
+    /// Secrets of the bootstrap, which may be in files.
+    pub(crate) secrets: Vec<Origin>,
+    /// What is set in the bootstrap and does nothing.
+    pub(crate) unused: Vec<&'static str>,
     /// The admin interface's address.
     pub(crate) admin: Option<SocketAddr>,
 }
@@ -73,7 +84,12 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn new(bootstrap: &Bootstrap) -> Result<Plan, BootstrapError> {
         let node = bootstrap.node.clone().unwrap_or_default();
-        let fixed = bootstrap.static_resources.clone().unwrap_or_default();
+        let mut fixed = bootstrap.static_resources.clone().unwrap_or_default();
+        // Where a name is optional, as Envoy makes one up.
+        for (i, listener) in fixed.listeners.iter_mut().enumerate().filter(|(_, l)| l.name.is_empty()) {
+            listener.name = format!("static_resources.listeners[{i}]");
+        }
+        let secrets = secrets::extract(&mut fixed);
         let servers: HashMap<Name, Server> =
             fixed.clusters.iter().filter_map(|c| Some((Name::from(c.name.as_str()), server(c)?))).collect();
         let any =
@@ -94,7 +110,8 @@ impl Plan {
             dynamic,
             clusters: fixed.clusters.iter().map(|c| any(&c.name, mizzen_ir::Kind::Cluster, c.encode_to_vec())).collect(),
             listeners: fixed.listeners.iter().map(|l| any(&l.name, mizzen_ir::Kind::Listener, l.encode_to_vec())).collect(),
-            secrets: fixed.secrets.iter().map(|s| any(&s.name, mizzen_ir::Kind::Secret, s.encode_to_vec())).collect(),
+            secrets,
+            unused: unused(bootstrap)?,
             servers,
             admin: bootstrap.admin.as_ref().and_then(|a| socket(a.address.as_ref()?)),
         })
@@ -104,6 +121,60 @@ impl Plan {
     pub(crate) fn engine_node(&self) -> Node {
         Node { id: self.node.id.clone(), cluster: self.node.cluster.clone(), metadata: self.node.metadata.clone().unwrap_or_default() }
     }
+}
+
+/// The fields that are set and do nothing here: they concern Envoy's own process, what it counts and how it looks names up.
+///
+/// # Errors
+/// Of one without which traffic would be other than what was meant.
+// Deprecated fields are decided like any other.
+#[allow(deprecated)]
+fn unused(bootstrap: &Bootstrap) -> Result<Vec<&'static str>, BootstrapError> {
+    let b = bootstrap;
+    let refused = [
+        ("hds_config", b.hds_config.is_some()),
+        ("default_config_source", b.default_config_source.is_some()),
+        ("config_sources", !b.config_sources.is_empty()),
+        ("certificate_provider_instances", !b.certificate_provider_instances.is_empty()),
+        ("xds_delegate_extension", b.xds_delegate_extension.is_some()),
+        ("default_socket_interface", !b.default_socket_interface.is_empty()),
+        ("header_prefix", !matches!(b.header_prefix.as_str(), "" | "x-envoy")),
+    ];
+    if let Some((field, _)) = refused.iter().find(|(_, set)| *set) {
+        return Err(BootstrapError::Field { field: (*field).to_owned(), reason: "not supported".to_owned() });
+    }
+    let harmless = [
+        ("node_context_params", !b.node_context_params.is_empty()),
+        ("cluster_manager", b.cluster_manager.is_some()),
+        ("flags_path", !b.flags_path.is_empty()),
+        ("stats_sinks", !b.stats_sinks.is_empty()),
+        ("deferred_stat_options", b.deferred_stat_options.is_some()),
+        ("stats_config", b.stats_config.is_some()),
+        ("stats_flush_interval", b.stats_flush_interval.is_some() || b.stats_flush.is_some()),
+        ("stats_eviction_interval", b.stats_eviction.is_some()),
+        ("watchdog", b.watchdog.is_some()),
+        ("watchdogs", b.watchdogs.is_some()),
+        ("tracing", b.tracing.is_some()),
+        ("layered_runtime", b.layered_runtime.is_some()),
+        ("overload_manager", b.overload_manager.is_some()),
+        ("enable_dispatcher_stats", b.enable_dispatcher_stats),
+        ("stats_server_version_override", b.stats_server_version_override.is_some()),
+        ("use_tcp_for_dns_lookups", b.use_tcp_for_dns_lookups),
+        ("dns_resolution_config", b.dns_resolution_config.is_some()),
+        ("typed_dns_resolver_config", b.typed_dns_resolver_config.is_some()),
+        ("bootstrap_extensions", !b.bootstrap_extensions.is_empty()),
+        ("fatal_actions", !b.fatal_actions.is_empty()),
+        ("perf_tracing_file_path", !b.perf_tracing_file_path.is_empty()),
+        ("default_regex_engine", b.default_regex_engine.is_some()),
+        ("inline_headers", !b.inline_headers.is_empty()),
+        ("xds_config_tracker_extension", b.xds_config_tracker_extension.is_some()),
+        ("listener_manager", b.listener_manager.is_some()),
+        ("application_log_config", b.application_log_config.is_some()),
+        ("grpc_async_client_manager_config", b.grpc_async_client_manager_config.is_some()),
+        ("memory_allocator_manager", b.memory_allocator_manager.is_some()),
+        ("enable_worker_cpu_affinity", b.enable_worker_cpu_affinity),
+    ];
+    Ok(harmless.into_iter().filter_map(|(field, set)| set.then_some(field)).collect())
 }
 
 fn refused(field: &str, reason: impl Into<String>) -> BootstrapError {
@@ -179,7 +250,7 @@ mod tests {
     #[test]
     fn reads_what_an_agent_writes() {
         let text = bootstrap(&ads("DELTA_GRPC", "xds-grpc"), r#"{"ads": {}}"#);
-        let plan = Plan::new(&parse_bootstrap(&text).unwrap()).unwrap();
+        let plan = Plan::new(&parse_bootstrap(&text, Unknown::Refused).unwrap()).unwrap();
         assert_eq!(plan.ads, Some(Server::Pipe("./etc/XDS".into())));
         assert_eq!(plan.dynamic, (true, true));
         assert_eq!(plan.admin, Some("127.0.0.1:15000".parse().unwrap()));
@@ -195,9 +266,10 @@ mod tests {
             (bootstrap(&ads("DELTA_GRPC", "far"), "null"), "`far` is no static cluster"),
             (bootstrap(&ads("DELTA_GRPC", "xds-grpc"), r#"{"path": "/x"}"#), "lds_config"),
             ("{\"nodes\": 1}".to_owned(), "nodes"),
-            ("{".to_owned(), "EOF"),
+            ("{".to_owned(), "1: "),
+            (r#"{"header_prefix": "x-shop"}"#.to_owned(), "header_prefix: not supported"),
         ] {
-            let refused = match parse_bootstrap(&text) {
+            let refused = match parse_bootstrap(&text, Unknown::Refused) {
                 Ok(b) => Plan::new(&b).map(|_| ()).unwrap_err(),
                 Err(e) => e,
             };

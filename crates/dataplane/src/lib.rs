@@ -13,12 +13,16 @@ pub mod ads;
 mod bootstrap;
 mod dns;
 pub mod driver;
+mod fixed;
 mod logs;
 mod options;
 mod run;
+mod secrets;
 mod sources;
 pub mod store;
 
-pub use bootstrap::{BootstrapError, parse_bootstrap};
+pub use bootstrap::{BootstrapError, Places, parse_bootstrap};
+pub use fixed::validate;
+pub use mizzen_protos::json::Unknown;
 pub use options::{Options, SetLogging};
 pub use run::{RunError, run};

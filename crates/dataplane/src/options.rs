@@ -31,6 +31,8 @@ pub struct Options {
     pub ready: Option<watch::Sender<bool>>,
     /// What `/logging` calls. Default none.
     pub logging: Option<SetLogging>,
+    /// Where the bootstrap's fields are written, for messages. Default nowhere.
+    pub places: crate::Places,
     /// The engine's limits.
     pub limits: mizzen_engine::Limits,
 }
@@ -48,6 +50,7 @@ impl Default for Options {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ready: None,
             logging: None,
+            places: crate::Places::default(),
             limits: mizzen_engine::Limits::default(),
         }
     }

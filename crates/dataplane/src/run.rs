@@ -9,9 +9,9 @@ use std::{
 };
 
 use mizzen_engine::{Answer, Question, WaitId, lb::Shared, metrics::Snapshot};
-use mizzen_ir::Kind;
+use mizzen_ir::{Kind, config::ListenerAddress};
 use mizzen_net::FdReceiver;
-use mizzen_protos::envoy::envoy::config::bootstrap::v3::Bootstrap;
+use mizzen_protos::{Any, envoy::envoy::config::bootstrap::v3::Bootstrap};
 use mizzen_types::Name;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -20,8 +20,10 @@ use crate::{
     bootstrap::{BootstrapError, Plan},
     dns::Resolver,
     driver::{Pool, Report},
+    fixed::Fixed,
     logs::Logs,
     options::Options,
+    secrets,
     sources::Sources,
     store::{State, Store},
 };
@@ -32,9 +34,6 @@ pub enum RunError {
     /// The bootstrap cannot be used.
     #[error(transparent)]
     Bootstrap(#[from] BootstrapError),
-    /// A resource of the bootstrap is refused.
-    #[error("bootstrap: static_resources: {0}")]
-    Static(String),
     /// A worker has panicked: what it carried is lost, and the process must begin anew.
     #[error("a worker has died")]
     Worker,
@@ -61,6 +60,9 @@ const ADDRESS: usize = 128;
 /// If it cannot start, or a worker dies by a fault of its own; nothing else but `shutdown` ends it.
 pub async fn run(bootstrap: Bootstrap, options: Options, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
     let plan = Plan::new(&bootstrap)?;
+    for field in &plan.unused {
+        tracing::warn!(place = options.places.at(field), field, "it does nothing here");
+    }
     let mut proxy = Proxy::start(bootstrap, plan, options)?;
     proxy.until(shutdown).await;
     proxy.drain().await;
@@ -74,6 +76,10 @@ struct Proxy {
     store: Store,
     /// Resources of the bootstrap.
     fixed: BTreeSet<(Kind, Name)>,
+    /// Those of them that cannot be used, and why.
+    faults: BTreeMap<(Kind, Name), String>,
+    /// Secrets of the bootstrap whose files have changed.
+    changes: mpsc::Receiver<(Name, Result<Any, String>)>,
     sources: Sources,
     streams: mpsc::Receiver<(crate::sources::Source, crate::ads::Happened)>,
     pool: Pool,
@@ -120,6 +126,7 @@ enum Happening {
     Query(Query),
     Answered(Answered),
     Inherited(SocketAddr, TcpListener),
+    Secret(Name, Result<Any, String>),
     Due,
 }
 
@@ -127,7 +134,7 @@ impl Proxy {
     fn start(bootstrap: Bootstrap, plan: Plan, mut options: Options) -> Result<Proxy, RunError> {
         let failed = |what: &'static str| move |error: io::Error| RunError::Io { what, error };
         let clock = (Instant::now(), SystemTime::now());
-        let (mut store, fixed) = fixed_resources(&plan)?;
+        let Fixed { mut store, names: fixed, faults, secrets } = Fixed::new(&plan, &options.places);
         let process = Process::default();
         let (reporter, reports) = mpsc::unbounded_channel();
         let shared = Arc::<Shared>::default();
@@ -152,13 +159,17 @@ impl Proxy {
             logging: options.logging.clone(),
             process: process.clone(),
         };
-        let pages = serve_pages(&plan, &options, &admin)?;
+        let mut pages = serve_pages(&plan, &options, &admin)?;
+        let (changed, changes) = mpsc::channel(16);
+        pages.push(tokio::spawn(secrets::follow(secrets, changed)).abort_handle());
         let inherited = receive_sockets(&mut options).map_err(failed("inherited sockets"))?;
         let resolver = Resolver::new(&options.name_servers);
         let mut proxy = Proxy {
             options,
             store,
             fixed,
+            faults,
+            changes,
             sources,
             streams,
             pool,
@@ -214,6 +225,7 @@ impl Proxy {
             Some(query) = self.queries.recv() => Happening::Query(query),
             Some(answered) = self.answers.1.recv() => Happening::Answered(answered),
             Some((address, socket)) = self.inherited.recv() => Happening::Inherited(address, socket),
+            Some((name, secret)) = self.changes.recv() => Happening::Secret(name, secret),
             () = due => Happening::Due,
         }
     }
@@ -246,6 +258,10 @@ impl Proxy {
                     tracing::error!(%address, %error, "an inherited socket cannot be used");
                 }
             }
+            Happening::Secret(name, secret) => {
+                self.secret(name, secret);
+                self.refresh();
+            }
             Happening::Query(Query::Quit) => return false,
             Happening::Query(Query::DrainListeners) => {
                 self.set_stage(Stage::Draining);
@@ -258,6 +274,21 @@ impl Proxy {
             Happening::Query(Query::Counters(sender)) => self.scrape(sender),
         }
         true
+    }
+
+    /// A secret of the bootstrap has another content.
+    fn secret(&mut self, name: Name, secret: Result<Any, String>) {
+        let put = secret.and_then(|body| self.store.put(&name, "", body, self.now()));
+        match put {
+            Ok(()) => {
+                tracing::info!(%name, "a certificate or its roots have been read again");
+                self.faults.remove(&(Kind::Secret, name));
+            }
+            Err(reason) => {
+                tracing::error!(%name, reason, "a secret cannot be used; its last good version stays");
+                self.faults.insert((Kind::Secret, name), reason);
+            }
+        }
     }
 
     fn now(&self) -> Duration {
@@ -370,6 +401,19 @@ impl Proxy {
         }
     }
 
+    /// What of the bootstrap cannot be used: resources that are refused, files that cannot be read, sockets that cannot be opened.
+    fn faults(&self) -> Vec<String> {
+        let config = self.store.config();
+        let ours = |address: &SocketAddr| {
+            let listeners =
+                self.fixed.iter().filter(|(kind, _)| *kind == Kind::Listener).filter_map(|(_, name)| config.listeners.get(name));
+            listeners.flat_map(|l| l.addresses.iter()).any(|a| matches!(a, ListenerAddress::Socket(socket) if socket == address))
+        };
+        let closed: BTreeSet<_> = self.listening.values().flat_map(|(_, failed)| failed).filter(|(address, _)| ours(address)).collect();
+        let closed = closed.into_iter().map(|(address, reason)| format!("{address}: {reason}"));
+        self.faults.values().cloned().chain(closed).collect()
+    }
+
     /// Live once listeners and clusters were told, none waits, and their sockets are open in every worker; and only as long as no listener
     /// is refused for want of a good version or has a part that is closed.
     fn check_ready(&mut self) {
@@ -387,7 +431,7 @@ impl Proxy {
         let warm = self.store.held(Kind::Listener).all(|(_, held)| held.state() != State::Warming);
         let generation = self.store.config().generation;
         let open = (0..self.pool.len()).all(|w| self.listening.get(&w).is_some_and(|(seen, _)| *seen >= generation));
-        if told && warm && open {
+        if told && warm && open && self.faults().is_empty() {
             tracing::info!("the proxy is ready");
             self.set_stage(Stage::Live);
         }
@@ -417,6 +461,7 @@ impl Proxy {
             failed: self.listening.values().flat_map(|(_, failed)| failed.iter().cloned()).collect(),
             unfit: self.store.unfit().iter().map(|(name, why)| (name.clone(), why.to_string())).collect(),
             connected: self.sources.connected(),
+            faults: self.faults(),
         }
     }
 
@@ -453,38 +498,6 @@ impl Proxy {
         let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         pages.iter().for_each(tokio::task::AbortHandle::abort);
     }
-}
-
-/// The bootstrap's own resources. A cluster that only leads to a server of resources may be beyond what the data path understands.
-fn fixed_resources(plan: &Plan) -> Result<(Store, BTreeSet<(Kind, Name)>), RunError> {
-    let mut complete = Vec::new();
-    if !plan.dynamic.0 {
-        complete.push(Kind::Listener);
-    }
-    if !plan.dynamic.1 {
-        complete.push(Kind::Cluster);
-    }
-    if plan.ads.is_none() {
-        complete.extend([Kind::Route, Kind::Assignment]);
-    }
-    let mut store = Store::new(complete);
-    let mut fixed = BTreeSet::new();
-    let all = [(Kind::Secret, &plan.secrets), (Kind::Cluster, &plan.clusters), (Kind::Listener, &plan.listeners)];
-    for (kind, resources) in all {
-        for (name, body) in resources {
-            match store.put(name, "", body.clone(), Duration::ZERO) {
-                Ok(()) => {
-                    fixed.insert((kind, name.clone()));
-                }
-                Err(reason) if kind == Kind::Cluster && plan.servers.contains_key(name) => {
-                    tracing::debug!(%name, reason, "no cluster for traffic");
-                    store.forget(kind, name, Duration::ZERO);
-                }
-                Err(reason) => return Err(RunError::Static(reason)),
-            }
-        }
-    }
-    Ok((store, fixed))
 }
 
 fn serve_pages(plan: &Plan, options: &Options, admin: &Admin) -> Result<Vec<tokio::task::AbortHandle>, RunError> {

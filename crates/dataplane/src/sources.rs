@@ -116,7 +116,7 @@ impl Sources {
                 match link.client.receive(*response) {
                     Ok((receipt, events)) => {
                         let (taken, rejected) = judge(source, kind, events, store, now);
-                        self.process.updated(taken, rejected.len() as u64);
+                        self.process.updated(kind, taken, rejected.len() as u64);
                         link.client.settle(receipt, rejected);
                         if *source == Source::Aggregated && matches!(kind, Kind::Cluster | Kind::Listener) {
                             store.told_all(kind);

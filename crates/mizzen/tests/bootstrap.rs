@@ -41,11 +41,17 @@ fn a_static_bootstrap_is_enough() {
             },
         }]}]}],
     }});
-    let file = dir.path().join("bootstrap.json");
-    std::fs::write(&file, bootstrap.to_string()).expect("a file");
+    let (file, log) = (dir.path().join("bootstrap.yaml"), dir.path().join("log"));
+    let yaml = format!(
+        "# One field as YAML, the others as JSON, which is YAML as well.\nstatic_resources:\n  {}\n",
+        bootstrap["static_resources"]
+    );
+    std::fs::write(&file, yaml).expect("a file");
     let mut proxy = Command::new(&program)
-        .args(["--mark", "0", "--metrics", &format!("127.0.0.1:{metrics}"), "-c"])
+        .args(["--mark", "0", "--metrics", &format!("127.0.0.1:{metrics}"), "--base-id", "7", "-l", "info", "-c"])
         .arg(&file)
+        .arg("--log-path")
+        .arg(&log)
         .stderr(Stdio::null())
         .spawn()
         .expect("start the proxy");
@@ -61,4 +67,66 @@ fn a_static_bootstrap_is_enough() {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(proxy.id()).expect("a number")), nix::sys::signal::Signal::SIGTERM);
     let status = eventually("its end", || proxy.try_wait().expect("wait").ok_or("it runs"));
     assert!(status.success(), "{status}");
+    let log = std::fs::read_to_string(log).expect("the log");
+    assert!(log.contains("it does nothing here flag=\"--base-id\""), "{log}");
+}
+
+const GOOD: &str = "\
+static_resources:
+  listeners:
+  - name: web
+    address: {socket_address: {address: 127.0.0.1, port_value: 80}}
+    filter_chains:
+    - filters:
+      - name: tcp
+        typed_config:
+          '@type': type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
+          stat_prefix: web
+          cluster: web
+";
+
+/// What of a bootstrap and of flags is good; else a part of what is said.
+#[test]
+fn bootstraps_and_flags_are_judged() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let program = dir.path().join("mizzen-proxy");
+    symlink(env!("CARGO_BIN_EXE_mizzen"), &program).expect("a link");
+    let istios = "--base-id 3 -l warning --service-node a~b --service-cluster c --service-zone z --concurrency 2 --drain-time-s 45 \
+        --drain-strategy immediate --local-address-ip-version v4 --file-flush-interval-msec 1000 --disable-hot-restart \
+        --allow-unknown-static-fields --skip-deprecated-logs --component-log-level misc:error --log-format %v --parent-shutdown-time-s 60 \
+        --restart-epoch 0 --use-dynamic-base-id --log-path /nowhere --cpuset-threads --reject-unknown-dynamic-fields";
+    let unknown = GOOD.replace("stat_prefix", "stat_prefx");
+    let field = "static_resources.listeners[0].filter_chains[0].filters[0].typed_config";
+    let lua = GOOD.replace("tcp_proxy.v3.TcpProxy", "wasm.v3.Wasm").replace("          stat_prefix: web\n          cluster: web\n", "");
+    for (text, flags, expected) in [
+        (GOOD, "", Ok("the bootstrap is good")),
+        (GOOD, istios, Ok("--drain-strategy: it does nothing here")),
+        (GOOD, "--stats-tag a:b", Err("--stats-tag is a flag of Envoy's that is not supported")),
+        (GOOD, "--admin-address-path /x", Err("--admin-address-path is a flag of Envoy's that is not supported")),
+        (GOOD, "--restart-epoch 1", Err("--restart-epoch 1: a proxy does not take over from another")),
+        (GOOD, "--config-yaml {nodes:1}", Err("--config-yaml:1: ")),
+        (
+            GOOD,
+            "--config-yaml {\"dynamic_resources\":{\"lds_config\":{\"ads\":{}}}}",
+            Err("dynamic_resources.lds_config: there is no ads_config"),
+        ),
+        (&unknown, "", Err(&format!("b.yaml:10: {field}.stat_prefx: unknown field") as &str)),
+        (&unknown, "--allow-unknown-static-fields", Ok(&format!("b.yaml:10: {field}.stat_prefx: unknown field: it is passed over"))),
+        (&lua, "", Err("b.yaml:8: Listener `web`: filter_chains[0].filters[0].typed_config: ")),
+        ("a: [", "", Err("b.yaml:1: ")),
+    ] {
+        std::fs::write(dir.path().join("b.yaml"), text).expect("a file");
+        let output = Command::new(&program)
+            .args(["--mode", "validate", "-c", "b.yaml"])
+            .args(flags.split_whitespace())
+            .current_dir(dir.path())
+            .output()
+            .expect("start the proxy");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        let (good, part) = match expected {
+            Ok(part) => (true, part),
+            Err(part) => (false, part),
+        };
+        assert!(output.status.success() == good && said.contains(part), "{flags}: {said}\nexpected {part}\n{text}");
+    }
 }

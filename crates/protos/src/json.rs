@@ -30,6 +30,15 @@ pub enum Names {
     Json,
 }
 
+/// What is done about fields that a message does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    /// The text is refused.
+    Refused,
+    /// They are passed over.
+    Skipped,
+}
+
 /// Why a message cannot be converted.
 #[derive(Debug, thiserror::Error)]
 pub enum JsonError {
@@ -108,8 +117,20 @@ impl Descriptors {
         M: Message + MessageName + Default,
         D: serde::Deserializer<'de>,
     {
+        self.from_value_with(value, Unknown::Refused)
+    }
+
+    /// As [`Descriptors::from_value`], with a choice about unknown fields.
+    ///
+    /// # Errors
+    /// If it is not such a message.
+    pub fn from_value_with<'de, M, D>(&self, value: D, unknown: Unknown) -> Result<M, JsonError>
+    where
+        M: Message + MessageName + Default,
+        D: serde::Deserializer<'de>,
+    {
         let name = M::full_name();
-        let message = self.read(&name, value)?;
+        let message = self.read(&name, value, unknown)?;
         message.transcode_to().map_err(|_| JsonError::Malformed(name))
     }
 
@@ -118,14 +139,14 @@ impl Descriptors {
     /// # Errors
     /// If the type is unknown, or it is not such a message.
     pub fn any_from_value<'de, D: serde::Deserializer<'de>>(&self, type_url: &str, value: D) -> Result<Any, JsonError> {
-        let message = self.read(type_url, value)?;
+        let message = self.read(type_url, value, Unknown::Refused)?;
         let name = message.descriptor().full_name().to_owned();
         Ok(Any { type_url: format!("type.googleapis.com/{name}"), value: message.encode_to_vec() })
     }
 
-    fn read<'de, D: serde::Deserializer<'de>>(&self, name: &str, value: D) -> Result<DynamicMessage, JsonError> {
+    fn read<'de, D: serde::Deserializer<'de>>(&self, name: &str, value: D, unknown: Unknown) -> Result<DynamicMessage, JsonError> {
         let descriptor = self.descriptor(name)?;
-        let options = DeserializeOptions::new().deny_unknown_fields(true);
+        let options = DeserializeOptions::new().deny_unknown_fields(unknown == Unknown::Refused);
         let error = |e: D::Error| JsonError::Read { message: name.to_owned(), reason: e.to_string() };
         DynamicMessage::deserialize_with_options(descriptor, value, &options).map_err(error)
     }

@@ -54,7 +54,7 @@ const HELP: &str = "\
 /listeners: addresses of listeners (?format=json)
 /ready: 200 once listeners and clusters are there
 /server_info: version, state, node
-/stats: counters (?format=json, ?format=prometheus)
+/stats: counters (?format=json, ?format=prometheus, ?filter=REGEX, ?usedonly)
 /stats/prometheus: counters for Prometheus
 on the Unix socket also, by POST: /drain_listeners, /logging?level=DIRECTIVES, /quitquitquit
 ";
@@ -113,7 +113,13 @@ fn ending() -> Response {
 async fn ready(State(admin): State<Admin>) -> Response {
     let stage = *admin.stage.borrow();
     let status = if stage == Stage::Live { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, format!("{}\n", stage.name())).into_response()
+    let mut text = format!("{}\n", stage.name());
+    if stage == Stage::Initializing
+        && let Some(view) = admin.control.view().await
+    {
+        text.extend(view.faults.iter().map(|fault| format!("{fault}\n")));
+    }
+    (status, text).into_response()
 }
 
 async fn server_info(State(admin): State<Admin>) -> Response {
@@ -161,17 +167,24 @@ async fn list_certs(State(admin): State<Admin>) -> Response {
 
 async fn stats(State(admin): State<Admin>, Params(params): Query1) -> Response {
     let (Some(view), Some(counters)) = (admin.control.view().await, admin.control.counters().await) else { return ending() };
+    let wanted = match metrics::Wanted::new(&params) {
+        Ok(wanted) => wanted,
+        Err(reason) => return (StatusCode::BAD_REQUEST, format!("{reason}\n")).into_response(),
+    };
     match params.get("format").map(String::as_str) {
-        Some("prometheus") => prometheus_page(metrics::prometheus(&view, &counters, &admin)),
-        Some("json") => json_page(&metrics::json(&view, &counters, &admin)),
-        None | Some("text") => metrics::text(&view, &counters, &admin).into_response(),
+        Some("prometheus") => prometheus_page(metrics::prometheus(&view, &counters, &admin, &wanted)),
+        Some("json") => json_page(&metrics::json(&view, &counters, &admin, &wanted)),
+        None | Some("text") => metrics::text(&view, &counters, &admin, &wanted).into_response(),
         Some(other) => (StatusCode::BAD_REQUEST, format!("format `{other}` is not supported\n")).into_response(),
     }
 }
 
-async fn prometheus(State(admin): State<Admin>) -> Response {
+async fn prometheus(State(admin): State<Admin>, Params(params): Query1) -> Response {
     let (Some(view), Some(counters)) = (admin.control.view().await, admin.control.counters().await) else { return ending() };
-    prometheus_page(metrics::prometheus(&view, &counters, &admin))
+    match metrics::Wanted::new(&params) {
+        Ok(wanted) => prometheus_page(metrics::prometheus(&view, &counters, &admin, &wanted)),
+        Err(reason) => (StatusCode::BAD_REQUEST, format!("{reason}\n")).into_response(),
+    }
 }
 
 fn prometheus_page(text: String) -> Response {

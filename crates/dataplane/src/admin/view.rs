@@ -44,6 +44,8 @@ pub(crate) struct View {
     pub(crate) unfit: Vec<(Name, String)>,
     /// Whether the connection to the server of resources is up.
     pub(crate) connected: bool,
+    /// What of the bootstrap cannot be used, and why.
+    pub(crate) faults: Vec<String>,
 }
 
 /// Where the process is in its life.

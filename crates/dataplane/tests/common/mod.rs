@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::Stream;
 use http::Method;
-use mizzen_dataplane::{Options, RunError, parse_bootstrap};
+use mizzen_dataplane::{Options, RunError, Unknown, parse_bootstrap};
 use mizzen_net::{ConnectOptions, Reply};
 use mizzen_protos::{
     Any,
@@ -266,7 +266,7 @@ impl Mesh {
         };
         change(&mut options);
         let (stop, stopped) = oneshot::channel::<()>();
-        let bootstrap = parse_bootstrap(&bootstrap.to_string()).unwrap();
+        let bootstrap = parse_bootstrap(&bootstrap.to_string(), Unknown::Refused).unwrap();
         let proxy = tokio::spawn(mizzen_dataplane::run(bootstrap, options, async {
             let _ = stopped.await;
         }));

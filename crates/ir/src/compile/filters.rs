@@ -7,7 +7,7 @@ use mizzen_protos::envoy::envoy::extensions::filters::network::http_connection_m
 use mizzen_protos::{Any, alpn, udpa, wkt};
 use mizzen_types::Name;
 
-use super::cx::{Cx, Res, harmless, name, refused, silent, type_name};
+use super::cx::{Cx, Res, flag, harmless, name, refused, silent, type_name};
 use super::rbac;
 use crate::config::{AlpnOverride, HttpFilter, HttpFilterKind, PeerExchange, PeerMetadata, RouterOptions, StatsConfig};
 
@@ -181,6 +181,7 @@ fn filter(cx: &mut Cx, m: hcm::HttpFilter) -> Res<Item> {
             }
             "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig" => HttpFilterKind::GrpcStats,
             "envoy.extensions.filters.http.fault.v3.HTTPFault" => return fault(cx, payload.bytes(cx)?).map(|()| Item::Nothing),
+            "envoy.extensions.filters.http.compressor.v3.Compressor" => return compressor(cx, payload.bytes(cx)?).map(|()| Item::Nothing),
             // Its policies are in routes, where they are refused.
             "envoy.extensions.filters.http.cors.v3.Cors" => return Ok(Item::Nothing),
             kind if is_optional => {
@@ -250,6 +251,38 @@ fn fault(cx: &mut Cx, m: ext::fault::v3::HttpFault) -> Res<()> {
     silent!(upstream_cluster, headers, downstream_nodes, max_active_faults, delay_percent_runtime, abort_percent_runtime, filter_metadata);
     silent!(delay_duration_runtime, abort_http_status_runtime, max_active_faults_runtime, response_rate_limit_percent_runtime);
     silent!(abort_grpc_status_runtime, disable_downstream_cluster_stats);
+    Ok(())
+}
+
+/// An answer that is not compressed is as good for whoever offered to take it compressed. A server that counts on compressed requests
+/// would get others.
+fn compressor(cx: &mut Cx, m: ext::compressor::v3::Compressor) -> Res<()> {
+    let ext::compressor::v3::Compressor {
+        content_length,
+        content_type,
+        disable_on_etag_header,
+        remove_accept_encoding_header,
+        runtime_enabled,
+        compressor_library,
+        request_direction_config,
+        response_direction_config,
+        choose_first,
+    } = m;
+    silent!(
+        content_length,
+        content_type,
+        disable_on_etag_header,
+        remove_accept_encoding_header,
+        runtime_enabled,
+        response_direction_config
+    );
+    silent!(choose_first);
+    let requests = request_direction_config.map(|c| c.common_config.and_then(|c| c.enabled).and_then(|e| flag(e.default_value)));
+    if requests.is_some_and(|enabled| enabled != Some(false)) {
+        return cx.refuse("request_direction_config", "requests are not compressed");
+    }
+    let library = compressor_library.map(|l| l.name).unwrap_or_default();
+    cx.warn("", format!("answers are not compressed (`{library}`)"));
     Ok(())
 }
 

@@ -99,6 +99,18 @@ fn connection_managers() {
         &h(json!({"httpFilters": [{"name": "s", "typedConfig": stats}, router()]})),
         &format!("ok, but {at}.http_filters[0].typed_config.metrics.dimensions"),
     );
+    let compressor = |more: Value| {
+        let library =
+            json!({"name": "gzip", "typedConfig": {"@type": "type.googleapis.com/envoy.extensions.compression.gzip.compressor.v3.Gzip"}});
+        let kind = "type.googleapis.com/envoy.extensions.filters.http.compressor.v3.Compressor";
+        let config = with(json!({"@type": kind, "compressorLibrary": library}), more);
+        h(json!({"httpFilters": [{"name": "c", "typedConfig": config}, router()]}))
+    };
+    let off = json!({"commonConfig": {"enabled": {"defaultValue": false, "runtimeKey": "r"}}});
+    let first = format!("{at}.http_filters[0].typed_config");
+    check(k, &compressor(json!({"responseDirectionConfig": {}})), &format!("ok, but {first}"));
+    check(k, &compressor(json!({"requestDirectionConfig": off})), &format!("ok, but {first}"));
+    check(k, &compressor(json!({"requestDirectionConfig": {}})), &format!("{first}.request_direction_config: requests are not"));
     check(k, &h(json!({"tracing": {"randomSampling": {"value": 1}}})), "ok");
     check(k, &h(json!({"tracing": {"provider": {"name": "zipkin"}}})), &format!("ok, but {at}.tracing.provider"));
     check(k, &h(json!({"localReplyConfig": {}})), &format!("{at}.local_reply_config: not supported"));

@@ -1,5 +1,6 @@
 //! The mesh's own programs besides the CLI: thin mains over the libraries.
 
+mod envoy_flags;
 pub(crate) mod mizzend;
 pub(crate) mod proxy;
 
@@ -7,7 +8,7 @@ use std::{process::ExitCode, sync::Arc};
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Ends with the first SIGTERM or SIGINT.
 fn stopped() -> Result<impl Future<Output = ()>> {
@@ -22,10 +23,23 @@ type SetLogging = Arc<dyn Fn(&str) -> Result<String, String> + Send + Sync>;
 
 /// Logs to standard error, as the directives of `MIZZEN_LOG` say, until they are changed.
 fn log() -> Result<SetLogging> {
-    let directives = std::env::var("MIZZEN_LOG").unwrap_or_else(|_| "info".to_owned());
+    log_to(None, None)
+}
+
+/// As [`log`], with these directives instead, or to the end of this file.
+fn log_to(directives: Option<&str>, file: Option<&std::path::Path>) -> Result<SetLogging> {
+    let from_env = || std::env::var("MIZZEN_LOG").unwrap_or_else(|_| "info".to_owned());
+    let directives = directives.map_or_else(from_env, str::to_owned);
     let filter = EnvFilter::try_new(&directives).with_context(|| format!("MIZZEN_LOG={directives}"))?;
     let (filter, handle) = tracing_subscriber::reload::Layer::new(filter);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    let writer = match file {
+        None => BoxMakeWriter::new(std::io::stderr),
+        Some(path) => {
+            let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+            BoxMakeWriter::new(std::sync::Mutex::new(file.with_context(|| path.display().to_string())?))
+        }
+    };
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
     tracing_subscriber::registry().with(filter).with(lines).init();
     Ok(Arc::new(move |directives| {
         let filter = EnvFilter::try_new(directives).map_err(|e| e.to_string())?;

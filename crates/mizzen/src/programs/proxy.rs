@@ -6,12 +6,18 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser;
 use mizzen_agent::Agent;
+use mizzen_dataplane::{Places, Unknown};
+use mizzen_protos::envoy::envoy::config::bootstrap::v3::Bootstrap;
+use prost::Message;
 use tokio::sync::watch;
+
+use super::envoy_flags::{EnvoyFlags, Level, Mode};
 
 /// The data plane of a Mizzen mesh: sidecar or gateway, by its configuration alone.
 ///
@@ -20,10 +26,10 @@ use tokio::sync::watch;
 #[derive(Debug, Parser)]
 #[command(name = "mizzen-proxy", version, max_term_width = 100)]
 struct Args {
-    /// An Envoy bootstrap, as JSON: the proxy is then run by it, without an agent.
+    /// An Envoy bootstrap, as YAML or JSON: the proxy is then run by it, without an agent.
     #[arg(short, long, value_name = "FILE")]
     config_path: Option<PathBuf>,
-    /// Worker threads.
+    /// Worker threads, at least one.
     #[arg(long, value_name = "N", default_value_t = 1)]
     concurrency: usize,
     /// A Unix socket for the admin verbs that change something; with an agent it is in its folder.
@@ -35,6 +41,11 @@ struct Args {
     /// The mark of the proxy's own connections, which keeps them out of the capture; 0 for none. Any other needs CAP_NET_ADMIN.
     #[arg(long, value_name = "NUMBER", default_value_t = mizzen_types::ports::PROXY_MARK)]
     mark: u32,
+    /// Envoy's way to tell a start from a start after a restart in place, of which there is none here.
+    #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
+    restart_epoch: u32,
+    #[command(flatten)]
+    envoy: EnvoyFlags,
 }
 
 /// Runs until SIGTERM.
@@ -45,14 +56,39 @@ pub(crate) fn main() -> ExitCode {
 fn run(args: Args) -> Result<()> {
     // Descriptors first: a number that nobody holds yet could be given to something else.
     let inherited = mizzen_net::inherited_fd_from_env("MIZZEN_LISTEN_FD").context("MIZZEN_LISTEN_FD")?;
-    let agent = match &args.config_path {
-        None => Some(mizzen_agent::Options::from_env()?),
-        Some(_) => None,
+    let Args { envoy: flags, .. } = &args;
+    let idle = flags.judge()?;
+    if args.restart_epoch != 0 {
+        bail!("--restart-epoch {}: a proxy does not take over from another", args.restart_epoch);
+    }
+    let written = args.config_path.is_some() || flags.config_yaml.is_some();
+    let agent = if written { None } else { Some(mizzen_agent::Options::from_env()?) };
+    if let (Some(_), Some(flag)) = (&agent, flags.concern_a_bootstrap()) {
+        bail!("{flag} is for a bootstrap: --config-path or --config-yaml");
+    }
+    let written = if written { Some(bootstrap(args.config_path.as_deref(), flags)?) } else { None };
+    if flags.mode == Mode::Validate {
+        let (bootstrap, places, skipped) = written.unwrap_or_default();
+        skipped.iter().for_each(|field| eprintln!("{field}: it is passed over"));
+        idle.iter().for_each(|flag| eprintln!("{flag}: it does nothing here"));
+        return validate(&bootstrap, &places);
+    }
+    let logging = super::log_to(flags.log_level.map(Level::directives), flags.log_path.as_deref())?;
+    for flag in idle {
+        tracing::warn!(flag, "it does nothing here");
+    }
+    let (written, places) = match written {
+        Some((bootstrap, places, skipped)) => {
+            if let Some(skipped) = skipped {
+                tracing::warn!(skipped, "unknown fields of the bootstrap are passed over");
+            }
+            (Some(bootstrap), places)
+        }
+        None => (None, Places::default()),
     };
-    let logging = super::log()?;
     let (ready, is_ready) = watch::channel(false);
     let dataplane = mizzen_dataplane::Options {
-        workers: args.concurrency,
+        workers: args.concurrency.max(1),
         admin_socket: args.admin_socket.or_else(|| agent.as_ref().map(|agent| agent.dir.join("admin.sock"))),
         metrics: Some(args.metrics),
         mark: args.mark,
@@ -61,12 +97,14 @@ fn run(args: Args) -> Result<()> {
         ready: Some(ready),
         logging: Some(logging),
         name_servers: name_servers()?,
+        drain_time: flags.drain_time_s.map_or(mizzen_dataplane::Options::default().drain_time, Duration::from_secs),
+        places,
         ..mizzen_dataplane::Options::default()
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let stopped = super::stopped()?;
-        match (agent, args.config_path) {
+        match (agent, written) {
             (Some(mut options), _) => {
                 options.dataplane_ready = Some(is_ready);
                 let bootstrap = mizzen_agent::bootstrap(&options);
@@ -75,14 +113,65 @@ fn run(args: Args) -> Result<()> {
                 agent.shutdown().await;
                 Ok(result?)
             }
-            (None, path) => Ok(mizzen_dataplane::run(bootstrap(&path.unwrap_or_default())?, dataplane, stopped).await?),
+            (None, bootstrap) => Ok(mizzen_dataplane::run(bootstrap.unwrap_or_default(), dataplane, stopped).await?),
         }
     })
 }
 
-fn bootstrap(path: &Path) -> Result<mizzen_protos::envoy::envoy::config::bootstrap::v3::Bootstrap> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    mizzen_dataplane::parse_bootstrap(&text).with_context(|| path.display().to_string())
+/// The bootstrap of the file, with what the flags add to it; where its fields are written; and the first unknown field that was passed over.
+fn bootstrap(path: Option<&Path>, flags: &EnvoyFlags) -> Result<(Bootstrap, Places, Option<String>)> {
+    let mut skipped = None;
+    let mut read = |name: &str, text: &str| {
+        let strict = mizzen_dataplane::parse_bootstrap(text, Unknown::Refused);
+        let read = match strict {
+            Err(error) if flags.allow_unknown_static_fields => {
+                skipped = Some(format!("{name}:{error}"));
+                mizzen_dataplane::parse_bootstrap(text, Unknown::Skipped)
+            }
+            strict => strict,
+        };
+        read.map_err(|error| anyhow!("{name}:{error}"))
+    };
+    let (mut bootstrap, mut places) = (Bootstrap::default(), Places::default());
+    if let Some(path) = path {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).with_context(|| name.clone())?;
+        bootstrap = read(&name, &text)?;
+        places = Places::new(name, &text);
+    }
+    if let Some(text) = &flags.config_yaml {
+        let more = read("--config-yaml", text)?;
+        if path.is_none() {
+            places = Places::new("--config-yaml", text);
+        }
+        // What a message says twice is merged: single fields by the last one, lists by all.
+        bootstrap.merge(more.encode_to_vec().as_slice())?;
+    }
+    let node = bootstrap.node.get_or_insert_default();
+    let set = |field: &mut String, flag: &Option<String>| {
+        if let (true, Some(value)) = (field.is_empty(), flag) {
+            field.clone_from(value);
+        }
+    };
+    set(&mut node.id, &flags.service_node);
+    set(&mut node.cluster, &flags.service_cluster);
+    if flags.service_zone.is_some() {
+        set(&mut node.locality.get_or_insert_default().zone, &flags.service_zone);
+    }
+    Ok((bootstrap, places, skipped))
+}
+
+/// Says whether a bootstrap can be used.
+fn validate(bootstrap: &Bootstrap, places: &Places) -> Result<()> {
+    let faults = mizzen_dataplane::validate(bootstrap, places)?;
+    for fault in &faults {
+        eprintln!("{fault}");
+    }
+    if !faults.is_empty() {
+        bail!("the bootstrap cannot be used");
+    }
+    println!("the bootstrap is good");
+    Ok(())
 }
 
 /// The servers behind the agent's own, which the data plane asks as well: `MIZZEN_DNS_UPSTREAMS`, with commas.

@@ -1,0 +1,93 @@
+//! The bootstrap's own resources. What of them cannot be used does not stop the others.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use mizzen_ir::Kind;
+use mizzen_protos::{Any, envoy::envoy::config::bootstrap::v3::Bootstrap};
+use mizzen_types::Name;
+
+use crate::{
+    bootstrap::{BootstrapError, Places, Plan},
+    secrets::{Found, Origin},
+    store::Store,
+};
+
+/// What of a bootstrap cannot be used; nothing is opened.
+///
+/// # Errors
+/// If it cannot be used at all.
+pub fn validate(bootstrap: &Bootstrap, places: &Places) -> Result<Vec<String>, BootstrapError> {
+    Ok(Fixed::new(&Plan::new(bootstrap)?, places).faults.into_values().collect())
+}
+
+/// The resources, as they are at the start.
+pub(crate) struct Fixed {
+    pub(crate) store: Store,
+    /// What the bootstrap holds.
+    pub(crate) names: BTreeSet<(Kind, Name)>,
+    /// What of it cannot be used, and why.
+    pub(crate) faults: BTreeMap<(Kind, Name), String>,
+    /// Secrets as they were read, to be followed.
+    pub(crate) secrets: Vec<(Origin, Found)>,
+}
+
+impl Fixed {
+    pub(crate) fn new(plan: &Plan, places: &Places) -> Fixed {
+        let mut complete = Vec::new();
+        if !plan.dynamic.0 {
+            complete.push(Kind::Listener);
+        }
+        if !plan.dynamic.1 {
+            complete.push(Kind::Cluster);
+        }
+        if plan.ads.is_none() {
+            complete.extend([Kind::Route, Kind::Assignment]);
+        }
+        let mut fixed = Fixed { store: Store::new(complete), names: BTreeSet::new(), faults: BTreeMap::new(), secrets: Vec::new() };
+        for origin in &plan.secrets {
+            let found = origin.read();
+            fixed.put(Kind::Secret, &origin.name, found.secret.clone(), || places.at(&origin.name));
+            fixed.secrets.push((origin.clone(), found));
+        }
+        for (kind, field, all) in [(Kind::Cluster, "clusters", &plan.clusters), (Kind::Listener, "listeners", &plan.listeners)] {
+            for (i, (name, body)) in all.iter().enumerate() {
+                let field = format!("static_resources.{field}[{i}]");
+                if fixed.names.contains(&(kind, name.clone())) {
+                    fixed.fault((kind, name.clone()), format!("{}: `{name}`: there is another one of this name", places.at(&field)));
+                    continue;
+                }
+                // Only where it is refused does it cost to find the field.
+                let place = || {
+                    let refused = match mizzen_ir::compile(kind, &body.value) {
+                        Err(refusal) => Some(refusal.field),
+                        Ok(compiled) => compiled.closed.into_iter().next().map(|refusal| refusal.field),
+                    };
+                    places.at(&refused.map_or(field.clone(), |refused| format!("{field}.{refused}")))
+                };
+                // A cluster that only leads to a server of resources may be beyond what the data path understands.
+                if kind == Kind::Cluster && plan.servers.contains_key(name) && mizzen_ir::compile(kind, &body.value).is_err() {
+                    tracing::debug!(%name, "no cluster for traffic");
+                    continue;
+                }
+                fixed.put(kind, name, Ok(body.clone()), place);
+            }
+        }
+        fixed
+    }
+
+    fn put(&mut self, kind: Kind, name: &Name, body: Result<Any, String>, place: impl FnOnce() -> String) {
+        let key = (kind, name.clone());
+        if let Err(reason) = body.and_then(|body| self.store.put(name, "", body, Duration::ZERO)) {
+            self.fault(key.clone(), format!("{}: {reason}", place()));
+        }
+        self.names.insert(key);
+    }
+
+    fn fault(&mut self, key: (Kind, Name), reason: String) {
+        tracing::error!("{reason}: the others serve, and the proxy will not be ready");
+        self.faults.insert(key, reason);
+    }
+}
