@@ -1,8 +1,10 @@
-//! Repository checks: `cargo xtask check`.
+//! What the repository needs beside its code: `cargo xtask check` and `cargo xtask bench`.
 //!
-//! The crate graph against the table of ARCHITECTURE.md, dependencies that nothing names, what pure crates may name, where `unsafe` may
-//! stand, that every crate says what it is, and the licences of all dependencies. Everything runs without a network.
+//! `check`: the crate graph against the table of ARCHITECTURE.md, dependencies that nothing names, what pure crates may name, where `unsafe`
+//! may stand, that every crate says what it is, and the licences of all dependencies. It runs without a network. `bench proxy`: the data plane
+//! beside Envoy, in turn, under the same load.
 
+mod bench;
 mod graph;
 mod licences;
 mod sources;
@@ -11,12 +13,36 @@ mod unused;
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
 use serde_json::Value;
 
+/// Repository checks and benchmarks.
+#[derive(Debug, Parser)]
+#[command(name = "xtask", max_term_width = 100)]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Compares the repository with its own rules.
+    Check,
+    /// Measures.
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// The data plane and Envoy in turn: client, proxy, mutual TLS, proxy, server. Needs wrk and nginx.
+    Proxy(bench::Args),
+}
+
 fn main() -> ExitCode {
-    let result = match std::env::args().nth(1).as_deref() {
-        Some("check") => check(),
-        _ => Err(anyhow::anyhow!("usage: cargo run -p xtask -- check")),
+    let result = match Args::parse().task {
+        Task::Check => check(),
+        Task::Bench(Bench::Proxy(args)) => bench::proxy(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,218 @@
+//! The bootstrap files, which both contenders take as they are.
+
+use std::{path::Path, time::Duration, time::SystemTime};
+
+use anyhow::Result;
+use clap::ValueEnum;
+use mizzen_pki::{Ca, CaLimits, UnixTime};
+use mizzen_types::TrustDomain;
+use serde_json::{Value, json};
+
+use super::hosts::SERVER;
+
+/// Where the client's proxy takes requests, and raw connections.
+pub(super) const HTTP: u16 = 15001;
+pub(super) const TCP: u16 = 15002;
+/// Where the server's proxy takes both.
+const HTTP_IN: u16 = 15006;
+const TCP_IN: u16 = 15007;
+/// Where the server listens.
+pub(super) const BACK: u16 = 8080;
+/// The service that is asked, out of [`ROUTES`].
+pub(super) const AUTHORITY: &str = "svc-150.shop.svc.cluster.local:8080";
+
+const ROUTES: usize = 200;
+const POLICIES: usize = 10;
+const TYPE: &str = "type.googleapis.com/envoy";
+const TTL: Duration = Duration::from_secs(86_400);
+
+/// How the proxies speak to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Hop {
+    Http1,
+    Http2,
+}
+
+/// Writes `client.json`, `server.json` and the certificates that they name.
+pub(super) fn write(dir: &Path, hop: Hop) -> Result<()> {
+    let now = UnixTime::since_unix_epoch(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?);
+    let ca = Ca::self_signed(&TrustDomain::default(), now, CaLimits::default())?;
+    std::fs::write(dir.join("roots.pem"), ca.roots().to_pem())?;
+    for account in ["client", "server"] {
+        let svid = ca.issue(&id(account).parse()?, TTL, now)?;
+        std::fs::write(dir.join(format!("{account}.pem")), svid.chain_pem())?;
+        std::fs::write(dir.join(format!("{account}.key")), svid.key_pem().expose())?;
+    }
+    std::fs::write(dir.join("client.json"), client(dir, hop).to_string())?;
+    std::fs::write(dir.join("server.json"), server(dir, hop).to_string())?;
+    Ok(())
+}
+
+fn id(account: &str) -> String {
+    format!("spiffe://cluster.local/ns/shop/sa/{account}")
+}
+
+fn bootstrap(name: &str, listeners: Value, clusters: Value) -> Value {
+    json!({
+        "node": {"id": format!("sidecar~10.99.0.1~{name}.shop~shop.svc.cluster.local"), "cluster": format!("{name}.shop")},
+        "static_resources": {"listeners": listeners, "clusters": clusters},
+    })
+}
+
+fn client(dir: &Path, hop: Hop) -> Value {
+    let hosts: Vec<Value> = (0..ROUTES)
+        .map(|i| {
+            let name = format!("svc-{i}.shop.svc.cluster.local");
+            json!({"name": format!("{name}:8080"), "domains": [name, format!("{name}:8080"), format!("10.96.0.{i}")],
+                "routes": [{"name": "default", "match": {"prefix": "/"}, "decorator": {"operation": format!("{name}:8080/*")},
+                    "route": {"cluster": "hop", "timeout": "0s", "max_grpc_timeout": "0s",
+                        "retry_policy": {"retry_on": "connect-failure,refused-stream,unavailable,cancelled", "num_retries": 2}}}]})
+        })
+        .collect();
+    let mut http = cluster("hop", SERVER, HTTP_IN);
+    http["transport_socket"] = tls(dir, "client", "server", hop);
+    options(&mut http, hop);
+    let mut tcp = cluster("hop-tcp", SERVER, TCP_IN);
+    tcp["transport_socket"] = tls(dir, "client", "server", Hop::Http1);
+    bootstrap(
+        "client",
+        json!([
+            listener("outbound", "127.0.0.1", HTTP, &manager("outbound", &json!(hosts), &[]), None),
+            listener("outbound-tcp", "127.0.0.1", TCP, &tcp_proxy("hop-tcp"), None),
+        ]),
+        json!([http, tcp]),
+    )
+}
+
+fn server(dir: &Path, hop: Hop) -> Value {
+    let hosts = json!([{"name": "inbound", "domains": ["*"], "routes": [
+        {"name": "default", "match": {"prefix": "/"}, "route": {"cluster": "app", "timeout": "0s"}}]}]);
+    // The last of them lets the client in.
+    let policies: serde_json::Map<String, Value> = (0..POLICIES)
+        .map(|i| {
+            let account = if i + 1 == POLICIES { "client".to_owned() } else { format!("other-{i}") };
+            let policy = json!({
+                "permissions": [{"and_rules": {"rules": [
+                    {"or_rules": {"rules": [{"header": {"name": ":method", "string_match": {"exact": "GET"}}}]}},
+                    {"or_rules": {"rules": [{"url_path": {"path": {"prefix": "/"}}}]}}]}}],
+                "principals": [{"and_ids": {"ids": [{"or_ids": {"ids": [
+                    {"authenticated": {"principal_name": {"exact": id(&account)}}}]}}]}}],
+            });
+            (format!("ns[shop]-policy[allow-{i:02}]-rule[0]"), policy)
+        })
+        .collect();
+    let rbac = json!({"name": "envoy.filters.http.rbac", "typed_config": {
+        "@type": format!("{TYPE}.extensions.filters.http.rbac.v3.RBAC"), "rules": {"action": "ALLOW", "policies": policies}}});
+    bootstrap(
+        "server",
+        json!([
+            listener("inbound", "0.0.0.0", HTTP_IN, &manager("inbound", &hosts, &[rbac]), Some(&accepting(dir, hop))),
+            listener("inbound-tcp", "0.0.0.0", TCP_IN, &tcp_proxy("app"), Some(&accepting(dir, Hop::Http1))),
+        ]),
+        json!([cluster("app", "127.0.0.1", BACK)]),
+    )
+}
+
+fn listener(name: &str, address: &str, port: u16, filter: &Value, transport: Option<&Value>) -> Value {
+    let mut chain = json!({"filters": [filter]});
+    if let Some(transport) = transport {
+        chain["transport_socket"] = transport.clone();
+    }
+    json!({"name": name, "address": {"socket_address": {"address": address, "port_value": port}}, "filter_chains": [chain]})
+}
+
+fn cluster(name: &str, address: &str, port: u16) -> Value {
+    json!({"name": name, "type": "STATIC", "connect_timeout": "10s",
+        "circuit_breakers": {"thresholds": [{"max_connections": 100_000, "max_pending_requests": 100_000, "max_requests": 100_000, "max_retries": 100_000}]},
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [
+            {"endpoint": {"address": {"socket_address": {"address": address, "port_value": port}}}}]}]}})
+}
+
+fn options(cluster: &mut Value, hop: Hop) {
+    let protocol = match hop {
+        Hop::Http1 => json!({"http_protocol_options": {}}),
+        Hop::Http2 => json!({"http2_protocol_options": {}}),
+    };
+    let kind = format!("{TYPE}.extensions.upstreams.http.v3.HttpProtocolOptions");
+    cluster["typed_extension_protocol_options"] =
+        json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {"@type": kind, "explicit_http_config": protocol}});
+}
+
+fn manager(name: &str, hosts: &Value, filters: &[Value]) -> Value {
+    let router =
+        json!({"name": "envoy.filters.http.router", "typed_config": {"@type": format!("{TYPE}.extensions.filters.http.router.v3.Router")}});
+    let filters: Vec<&Value> = filters.iter().chain([&router]).collect();
+    let add = |i: usize| json!({"header": {"key": format!("x-shop-{i}"), "value": "one"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"});
+    json!({"name": "envoy.filters.network.http_connection_manager", "typed_config": {
+        "@type": format!("{TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"),
+        "stat_prefix": name,
+        "codec_type": "AUTO",
+        "use_remote_address": false,
+        "route_config": {"name": name, "virtual_hosts": hosts, "validate_clusters": false,
+            "request_headers_to_add": [add(1), add(2)], "response_headers_to_add": [add(3)], "request_headers_to_remove": ["x-shop-4"]},
+        "http_filters": filters,
+        "access_log": [access_log()],
+    }})
+}
+
+/// The fields of Istio's default log; it is written, and nobody keeps it.
+fn access_log() -> Value {
+    let fields = [
+        ("start_time", "%START_TIME%"),
+        ("method", "%REQ(:METHOD)%"),
+        ("path", "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%"),
+        ("protocol", "%PROTOCOL%"),
+        ("response_code", "%RESPONSE_CODE%"),
+        ("response_flags", "%RESPONSE_FLAGS%"),
+        ("response_code_details", "%RESPONSE_CODE_DETAILS%"),
+        ("bytes_received", "%BYTES_RECEIVED%"),
+        ("bytes_sent", "%BYTES_SENT%"),
+        ("duration", "%DURATION%"),
+        ("upstream_service_time", "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%"),
+        ("user_agent", "%REQ(USER-AGENT)%"),
+        ("request_id", "%REQ(X-REQUEST-ID)%"),
+        ("authority", "%REQ(:AUTHORITY)%"),
+        ("upstream_host", "%UPSTREAM_HOST%"),
+        ("upstream_cluster", "%UPSTREAM_CLUSTER%"),
+        ("upstream_local_address", "%UPSTREAM_LOCAL_ADDRESS%"),
+        ("downstream_local_address", "%DOWNSTREAM_LOCAL_ADDRESS%"),
+        ("downstream_remote_address", "%DOWNSTREAM_REMOTE_ADDRESS%"),
+        ("requested_server_name", "%REQUESTED_SERVER_NAME%"),
+        ("route_name", "%ROUTE_NAME%"),
+    ];
+    let format: serde_json::Map<String, Value> = fields.iter().map(|(key, value)| ((*key).to_owned(), (*value).into())).collect();
+    json!({"name": "envoy.access_loggers.file", "typed_config": {"@type": format!("{TYPE}.extensions.access_loggers.file.v3.FileAccessLog"),
+        "path": "/dev/null", "log_format": {"json_format": format}}})
+}
+
+fn tcp_proxy(cluster: &str) -> Value {
+    json!({"name": "envoy.filters.network.tcp_proxy", "typed_config": {
+        "@type": format!("{TYPE}.extensions.filters.network.tcp_proxy.v3.TcpProxy"), "stat_prefix": cluster, "cluster": cluster}})
+}
+
+fn common(dir: &Path, own: &str, other: &str, hop: Hop) -> Value {
+    let file = |name: String| json!({"filename": dir.join(name)});
+    let alpn = match hop {
+        Hop::Http1 => "http/1.1",
+        Hop::Http2 => "h2",
+    };
+    json!({
+        "alpn_protocols": [alpn],
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"},
+        "tls_certificates": [{"certificate_chain": file(format!("{own}.pem")), "private_key": file(format!("{own}.key"))}],
+        "validation_context": {"trusted_ca": file("roots.pem".to_owned()),
+            "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": id(other)}}]},
+    })
+}
+
+fn tls(dir: &Path, own: &str, other: &str, hop: Hop) -> Value {
+    json!({"name": "envoy.transport_sockets.tls", "typed_config": {
+        "@type": format!("{TYPE}.extensions.transport_sockets.tls.v3.UpstreamTlsContext"),
+        "sni": "outbound_.8080_._.svc-150.shop.svc.cluster.local", "common_tls_context": common(dir, own, other, hop)}})
+}
+
+fn accepting(dir: &Path, hop: Hop) -> Value {
+    json!({"name": "envoy.transport_sockets.tls", "typed_config": {
+        "@type": format!("{TYPE}.extensions.transport_sockets.tls.v3.DownstreamTlsContext"),
+        "require_client_certificate": true, "common_tls_context": common(dir, "server", "client", hop)}})
+}
