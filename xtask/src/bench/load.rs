@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    io::Read,
     path::Path,
     process::{Child, Stdio},
     thread::sleep,
@@ -173,13 +174,8 @@ impl Load {
             sleep(Duration::from_millis(20));
         }
         let mut text = String::new();
-        for stream in
-            [child.0.stdout.take().map(|s| Box::new(s) as Box<dyn std::io::Read>), child.0.stderr.take().map(|s| Box::new(s) as _)]
-        {
-            if let Some(mut stream) = stream {
-                stream.read_to_string(&mut text)?;
-            }
-        }
+        child.0.stdout.take().context("wrk's output")?.read_to_string(&mut text)?;
+        child.0.stderr.take().context("wrk's errors")?.read_to_string(&mut text)?;
         parse(&text)
     }
 }

@@ -50,13 +50,13 @@ struct Args {
 
 /// Runs until SIGTERM.
 pub(crate) fn main() -> ExitCode {
-    super::exit("mizzen-proxy", run(Args::parse()))
+    super::exit("mizzen-proxy", run(&Args::parse()))
 }
 
-fn run(args: Args) -> Result<()> {
+fn run(args: &Args) -> Result<()> {
     // Descriptors first: a number that nobody holds yet could be given to something else.
     let inherited = mizzen_net::inherited_fd_from_env("MIZZEN_LISTEN_FD").context("MIZZEN_LISTEN_FD")?;
-    let Args { envoy: flags, .. } = &args;
+    let flags = &args.envoy;
     let idle = flags.judge()?;
     if args.restart_epoch != 0 {
         bail!("--restart-epoch {}: a proxy does not take over from another", args.restart_epoch);
@@ -89,7 +89,7 @@ fn run(args: Args) -> Result<()> {
     let (ready, is_ready) = watch::channel(false);
     let dataplane = mizzen_dataplane::Options {
         workers: args.concurrency.max(1),
-        admin_socket: args.admin_socket.or_else(|| agent.as_ref().map(|agent| agent.dir.join("admin.sock"))),
+        admin_socket: args.admin_socket.clone().or_else(|| agent.as_ref().map(|agent| agent.dir.join("admin.sock"))),
         metrics: Some(args.metrics),
         mark: args.mark,
         inherited: inherited.map(Arc::new),
