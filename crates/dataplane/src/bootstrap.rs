@@ -83,7 +83,7 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn new(bootstrap: &Bootstrap) -> Result<Plan, BootstrapError> {
-        let node = bootstrap.node.clone().unwrap_or_default();
+        let node = with_extensions(bootstrap.node.clone().unwrap_or_default());
         let mut fixed = bootstrap.static_resources.clone().unwrap_or_default();
         // Where a name is optional, as Envoy makes one up.
         for (i, listener) in fixed.listeners.iter_mut().enumerate().filter(|(_, l)| l.name.is_empty()) {
@@ -177,6 +177,25 @@ fn unused(bootstrap: &Bootstrap) -> Result<Vec<&'static str>, BootstrapError> {
     Ok(harmless.into_iter().filter_map(|(field, set)| set.then_some(field)).collect())
 }
 
+/// Istio's own filters by kind and name: a control plane sends them only to proxies that list them, since not every Envoy has them.
+const ISTIO_FILTERS: [(&str, &str); 5] = [
+    ("envoy.filters.http", "istio.alpn"),
+    ("envoy.filters.http", "istio.metadata_exchange"),
+    ("envoy.filters.http", "istio.stats"),
+    ("envoy.filters.network", "envoy.filters.network.metadata_exchange"),
+    ("envoy.filters.network", "istio.stats"),
+];
+
+/// Lists those filters in the node, besides what the bootstrap lists.
+fn with_extensions(mut node: core::Node) -> core::Node {
+    for (category, name) in ISTIO_FILTERS {
+        if !node.extensions.iter().any(|e| e.category == category && e.name == name) {
+            node.extensions.push(core::Extension { name: name.to_owned(), category: category.to_owned(), ..Default::default() });
+        }
+    }
+    node
+}
+
 fn refused(field: &str, reason: impl Into<String>) -> BootstrapError {
     BootstrapError::Field { field: format!("dynamic_resources.{field}"), reason: reason.into() }
 }
@@ -257,6 +276,7 @@ mod tests {
         assert_eq!((plan.clusters.len(), plan.servers.len()), (2, 1));
         assert_eq!(plan.engine_node().cluster, "a.b");
         assert!(plan.engine_node().metadata.fields.contains_key("NAMESPACE"));
+        assert!(plan.node.extensions.iter().any(|e| e.name == "istio.alpn"), "the control plane is told of Istio's filters");
     }
 
     #[test]

@@ -96,8 +96,6 @@ pub enum ViewField {
     Label(Name),
     /// Whether one extension is there.
     Extension(Name),
-    /// Whether there is any extension.
-    Extensions,
     /// One entry of the metadata.
     Metadata(Name),
 }
@@ -185,12 +183,6 @@ impl ProxyView {
         self.0.extensions.contains(name)
     }
 
-    /// Whether the proxy lists its extensions at all. Envoy always does.
-    pub fn lists_extensions(&self, reader: &Reader<'_>) -> bool {
-        reader.note_view(self, ViewField::Extensions);
-        !self.0.extensions.is_empty()
-    }
-
     /// One entry of the metadata.
     pub fn metadata(&self, reader: &Reader<'_>, key: &str) -> Option<&str> {
         reader.note_view(self, ViewField::Metadata(key.into()));
@@ -211,7 +203,6 @@ impl ProxyView {
             ViewField::Cluster => (&*facts.cluster).into(),
             ViewField::Label(key) => facts.labels.get(&**key)?.into(),
             ViewField::Extension(name) => facts.extensions.get(&**name)?.into(),
-            ViewField::Extensions => facts.extensions.first().map(|_| "listed")?.into(),
             ViewField::Metadata(key) => facts.metadata.get(&**key)?.into(),
         })
     }

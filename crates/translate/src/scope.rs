@@ -59,13 +59,10 @@ impl<'r, 'a> Scope<'r, 'a> {
         self.view.namespace(self.reader)
     }
 
-    /// Whether the proxy has a filter of Istio's: by its list of extensions. An Envoy always has one; who has none, but says that it follows a version
-    /// of Istio, is a proxy of Istio's own kind.
+    /// Whether the proxy has a filter of Istio's: whether it lists it among its extensions. Who lists nothing has none: a proxy refuses what it
+    /// does not know, and with it the whole listener.
     pub(crate) fn has(&self, extension: Extension) -> bool {
-        if self.view.lists_extensions(self.reader) {
-            return extension.names().iter().any(|name| self.view.has_extension(self.reader, name));
-        }
-        self.view.metadata(self.reader, "ISTIO_VERSION").is_some()
+        extension.names().iter().any(|name| self.view.has_extension(self.reader, name))
     }
 
     /// The service that a host means here.

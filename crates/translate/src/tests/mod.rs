@@ -90,6 +90,9 @@ fn shop(more: &[&str]) -> Arc<Snapshot> {
     snapshot
 }
 
+/// The filters of Istio's own, as a proxy that has them lists them.
+const ISTIO_FILTERS: [&str; 4] = ["istio.alpn", "istio.metadata_exchange", "istio.stats", "envoy.filters.network.metadata_exchange"];
+
 fn facts(kind: ProxyType, ip: &str, namespace: &str, labels: &[(&str, &str)]) -> ProxyFacts {
     ProxyFacts {
         kind,
@@ -101,8 +104,8 @@ fn facts(kind: ProxyType, ip: &str, namespace: &str, labels: &[(&str, &str)]) ->
         workload: "pod".into(),
         cluster: "Kubernetes".into(),
         labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
-        extensions: Default::default(),
-        metadata: BTreeMap::from([("ISTIO_VERSION".to_owned(), "1.30.0".to_owned())]),
+        extensions: ISTIO_FILTERS.map(str::to_owned).into(),
+        metadata: BTreeMap::new(),
     }
 }
 
