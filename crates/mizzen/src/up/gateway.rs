@@ -3,18 +3,17 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    os::fd::AsFd,
     sync::Arc,
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use mizzen_api::core::PodSpec;
 use mizzen_host::HostError;
-use mizzen_net::FdSender;
 use tokio::sync::watch;
 
 use super::{
     desired::{self, Wanted},
+    entrance::Entrance,
     mesh::{Mesh, is_set},
     pod::Place,
     proxy::Role,
@@ -53,29 +52,24 @@ pub(crate) async fn run(mesh: Arc<Mesh>, open: watch::Sender<Open>) -> Result<()
         () = is_set(&mut ending) => return Ok(()),
     }
     let pod = Arc::new(pod());
-    let (ours, theirs) = mizzen_net::seqpacket_pair()?;
-    let sender = FdSender::new(ours)?;
-    let place = Place::make(&mesh, &pod, Role::Router, Some(theirs)).await?;
+    let (mut entrance, inherit) = match mesh.payload.data_plane.foreign() {
+        None => Entrance::pass().map(|(entrance, socket)| (entrance, Some(socket)))?,
+        Some(_) => (Entrance::carry(), None),
+    };
+    let place = Place::make(&mesh, &pod, Role::Router, inherit).await?;
     let mut ready = place.proxy.ready.clone();
     let mut sockets: BTreeMap<u16, TcpListener> = BTreeMap::new();
-    // The ports whose sockets the proxy that runs now has got.
-    let mut passed: BTreeSet<u16> = BTreeSet::new();
     loop {
         let wanted = desired::gateway_ports(&objects.borrow_and_update(), &labels());
         open_ports(&mesh, &wanted, &mut sockets, &open).await;
-        if *ready.borrow() {
-            for (port, socket) in sockets.iter().filter(|(port, _)| passed.insert(**port)) {
-                sender.send(format!("0.0.0.0:{port}").as_bytes(), &[socket.as_fd()]).await.context("cannot pass a port to the gateway")?;
-            }
-        }
+        entrance.lead(&sockets, place.address, &ready).await?;
         tokio::select! {
             changed = objects.changed() => changed?,
             changed = ready.changed() => {
                 changed?;
                 let now = *ready.borrow_and_update();
                 place.tell(now);
-                // A proxy that is not ready any more has most likely ended; the next one needs all of them.
-                passed.clear();
+                entrance.forget();
                 if now {
                     say::step(&format!("{}/{} is ready", pod.namespace, pod.name));
                 }

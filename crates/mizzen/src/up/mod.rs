@@ -7,7 +7,9 @@
 mod address;
 mod announce;
 mod control_plane;
+mod data_plane;
 mod desired;
+mod entrance;
 mod gateway;
 pub(crate) mod inner;
 mod mesh;
@@ -33,6 +35,8 @@ use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
+use data_plane::DataPlane;
+
 /// Arguments of `up`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -50,6 +54,9 @@ pub(crate) struct Args {
     /// Who is asked for names that the mesh does not know, instead of the servers of /etc/resolv.conf.
     #[arg(long, value_name = "ADDRESS")]
     name_server: Vec<SocketAddr>,
+    /// Which proxy stands beside each program and at the Gateway: Mizzen's own, or an unmodified Envoy with Mizzen's agent beside it.
+    #[arg(long, value_name = "mizzen|envoy=PATH", default_value_t, value_parser = data_plane::parse)]
+    data_plane: DataPlane,
     /// What the mesh's programs log: a level, or `tracing` directives.
     #[arg(long, value_name = "FILTER", default_value = "info", env = "MIZZEN_LOG", value_parser = directives)]
     log: String,
@@ -68,6 +75,8 @@ pub(crate) struct Payload {
     pub(crate) cert_ttl: u64,
     /// What the programs log.
     pub(crate) log: String,
+    /// Which proxy is used.
+    pub(crate) data_plane: DataPlane,
     /// The outer process, for the description of the mesh.
     pub(crate) pid: u32,
 }
@@ -122,6 +131,7 @@ fn outer(name: &str, args: &Args) -> Result<u8> {
     mizzen_types::check_dns_label(name).context("--mesh")?;
     let folder = std::fs::canonicalize(&args.dir).with_context(|| format!("cannot read {}", args.dir.display()))?;
     args.ready_file.as_deref().map_or(Ok(()), check_ready_file)?;
+    let data_plane = args.data_plane.find().context("--data-plane")?;
     check(&args.dir)?;
     if let Some(path) = &args.ready_file {
         // Of an earlier mesh: whoever waits for it would be told too early.
@@ -135,6 +145,7 @@ fn outer(name: &str, args: &Args) -> Result<u8> {
         program,
         cert_ttl: args.workload_cert_ttl.as_secs(),
         log: args.log.clone(),
+        data_plane,
         pid: std::process::id(),
     };
     let outer = Outer::start(&serde_json::to_value(&payload)?)?;

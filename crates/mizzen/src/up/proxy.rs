@@ -1,4 +1,4 @@
-//! Starting a `mizzen-proxy`, as a sidecar or as the gateway, and keeping it running.
+//! Starting a `mizzen-proxy`, as a sidecar or as the gateway, or as the agent beside an Envoy, and keeping it running.
 
 use std::{
     collections::BTreeMap,
@@ -31,6 +31,8 @@ use super::{
 const LOG_LIMIT: u64 = 16 << 20;
 /// How long a proxy may take to end before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long an Envoy may let its connections go on before it is told to end.
+const DRAIN: Duration = Duration::from_secs(3);
 /// How often a proxy is asked whether it is ready.
 const ASK_EVERY: Duration = Duration::from_millis(100);
 
@@ -188,14 +190,25 @@ fn spec(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr, role: Role) -> Spec {
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
+    let foreign = mesh.payload.data_plane.foreign();
+    if foreign.is_some() {
+        // Less than it gets before it is killed.
+        env.push(("TERMINATION_DRAIN_DURATION_SECONDS".to_owned(), DRAIN.as_secs().to_string()));
+    }
     if role == Role::Router {
-        env.push(("MIZZEN_LISTEN_FD".to_owned(), "4".to_owned()));
+        if foreign.is_none() {
+            env.push(("MIZZEN_LISTEN_FD".to_owned(), "4".to_owned()));
+        }
         // No program asks for names there, and the control plane has no table for a gateway.
         env.push(("DNS_PROXY_ADDR".to_owned(), "off".to_owned()));
     }
+    let mut argv = vec![text(mesh.dir("bin/mizzen-proxy"))];
+    if let Some(program) = foreign {
+        argv.extend(["agent".to_owned(), "--".to_owned(), text(program.to_owned())]);
+    }
     Spec {
         name: format!("{}/{} proxy", pod.namespace, pod.name),
-        argv: vec![text(mesh.dir("bin/mizzen-proxy"))],
+        argv,
         env,
         cwd: Some(folder),
         kind: Kind::Proxy,

@@ -76,8 +76,8 @@ fn view(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr) -> Workload {
             text("/etc/hosts", format!("127.0.0.1\tlocalhost\n::1\tlocalhost\n{address}\t{}\n", pod.name)),
         ],
         hide: [RunDir::base()].into_iter().chain(STARTERS.map(PathBuf::from)).chain(sockets()).collect(),
-        // Whoever can write the configuration is the mesh.
-        freeze: vec![mesh.payload.folder.clone()],
+        // Whoever can write the configuration is the mesh, and so is who can write the program of its proxies.
+        freeze: std::iter::once(mesh.payload.folder.clone()).chain(mesh.payload.data_plane.foreign().map(PathBuf::from)).collect(),
         keep: vec![mesh.dir("sample")],
         scratch: mesh.dir("scratch"),
     }

@@ -1,10 +1,11 @@
-//! What travels between two hosts, and who may take part in it: the wire itself, and OpenSSL in the place of either proxy.
+//! What travels between two hosts, and who may take part in it: the wire itself, and OpenSSL in the place of either proxy. All of it with Mizzen's own
+//! proxies, and with Envoys in their place.
 
 mod certificates;
 
 use std::path::Path;
 
-use mizzen_testkit::{Mesh, Output, Sniffer, eventually, folder, peer};
+use mizzen_testkit::{Mesh, Options, Output, Sniffer, envoy, eventually, folder, peer};
 
 use certificates::{Identity, foreign, uris};
 
@@ -23,8 +24,19 @@ const PLAINTEXT: &str = "{apiVersion: networking.istio.io/v1, kind: DestinationR
 const CLIENT: &str = "spiffe://cluster.local/ns/alpha/sa/client";
 const SERVER: &str = "spiffe://cluster.local/ns/beta/sa/server";
 
-fn start() -> Mesh {
-    Mesh::start(MIZZEN, folder(&[("mesh.yaml", MESH)]).path())
+/// Starts a mesh of one make of proxies.
+type Start<'a> = &'a dyn Fn(&str) -> Mesh;
+
+/// Mizzen's own proxies.
+fn own(yaml: &str) -> Mesh {
+    Mesh::start(MIZZEN, folder(&[("mesh.yaml", yaml)]).path())
+}
+
+/// A proof with Envoys in the place of Mizzen's proxies.
+fn with_envoys(proof: impl Fn(Start<'_>)) {
+    let Some(program) = envoy() else { return };
+    let args = vec!["--data-plane".to_owned(), format!("envoy={}", program.display())];
+    proof(&|yaml| Mesh::start_with(MIZZEN, folder(&[("mesh.yaml", yaml)]).path(), Options { args: args.clone(), ..Options::default() }));
 }
 
 /// What a request says, but for the names of hosts: those are in the clear in a TLS client's first message, as Istio has it.
@@ -56,10 +68,19 @@ fn talk_tcp(mesh: &Mesh) -> String {
 
 #[test]
 fn nothing_of_a_request_can_be_read_between_namespaces() {
+    reading(&own);
+}
+
+#[test]
+fn nothing_of_a_request_can_be_read_between_namespaces_with_envoys() {
+    with_envoys(reading);
+}
+
+fn reading(start: Start<'_>) {
     if peer("curl", "curl").is_none() {
         return;
     }
-    let mesh = start();
+    let mesh = start(MESH);
     let server = mesh.pod_address("beta", "catalogue");
     let Some(sniffer) = Sniffer::start(&mesh) else { return };
     let answer = talk(&mesh);
@@ -116,8 +137,17 @@ fn plaintext_tcp(mesh: &Mesh, target: &str) -> Option<bool> {
 
 #[test]
 fn plaintext_is_refused_where_it_is_to_be() {
+    plaintext_is_refused(&own);
+}
+
+#[test]
+fn plaintext_is_refused_where_it_is_to_be_with_envoys() {
+    with_envoys(plaintext_is_refused);
+}
+
+fn plaintext_is_refused(start: Start<'_>) {
     let (Some(_), Some(_)) = (peer("curl", "curl"), peer("nsenter", "util-linux")) else { return };
-    let mesh = start();
+    let mesh = start(MESH);
     let http = format!("{}:9080", mesh.pod_address("beta", "catalogue"));
     let tcp = format!("{}:7070", mesh.pod_address("beta", "stock"));
     let accepted = |what: &str| {
@@ -162,8 +192,17 @@ fn s_client(mesh: &Mesh, target: &str, more: &[&str]) -> Output {
 
 #[test]
 fn openssl_in_the_place_of_a_client() {
+    openssl_as_client(&own);
+}
+
+#[test]
+fn openssl_in_the_place_of_a_client_with_envoys() {
+    with_envoys(openssl_as_client);
+}
+
+fn openssl_as_client(start: Start<'_>) {
     let (Some(_), Some(_)) = (peer("openssl", "openssl"), peer("nsenter", "util-linux")) else { return };
-    let mesh = start();
+    let mesh = start(MESH);
     mesh.save("peers.yaml", STRICT);
     let target = format!("{}:9080", mesh.pod_address("beta", "catalogue"));
     let folder = mesh.shared();
@@ -204,10 +243,19 @@ fn foreign_parts(files: &certificates::Files) -> Identity {
 
 #[test]
 fn openssl_in_the_place_of_a_server() {
+    openssl_as_server(&own);
+}
+
+#[test]
+fn openssl_in_the_place_of_a_server_with_envoys() {
+    with_envoys(openssl_as_server);
+}
+
+fn openssl_as_server(start: Start<'_>) {
     let (Some(_), Some(_)) = (peer("openssl", "openssl"), peer("curl", "curl")) else { return };
     let folder_of_files = tempfile::tempdir().expect("a folder");
     let yaml = MESH.to_owned() + &include_str!("impostors.yaml").replace("FOLDER", &folder_of_files.path().display().to_string());
-    let mesh = Mesh::start(MIZZEN, folder(&[("mesh.yaml", &yaml)]).path());
+    let mesh = start(&yaml);
     let path = folder_of_files.path();
     // The programs wait for these.
     Identity::of_pod(&mesh.pod_dir("beta", "catalogue")).write(path, "right");
