@@ -28,7 +28,8 @@ pub fn bootstrap(options: &Options, foreign: &Foreign) -> Result<Value, JsonErro
     });
     if let Some(mark) = options.mark {
         let (level, name) = SO_MARK;
-        let option = json!({"description": "exempt from the capture", "level": level, "name": name, "int_value": mark, "state": "STATE_PREBIND"});
+        let option =
+            json!({"description": "exempt from the capture", "level": level, "name": name, "int_value": mark, "state": "STATE_PREBIND"});
         all["cluster_manager"] = json!({"upstream_bind_config": {"socket_options": [option]}});
     }
     if !foreign.name_servers.is_empty() {

@@ -250,6 +250,5 @@ fn open_connections(stats: &str) -> u64 {
     stats.lines().filter_map(gauge).sum()
 }
 
-
 #[cfg(test)]
 mod tests;

@@ -39,7 +39,8 @@ fn what_an_envoy_is_started_with() {
     assert_eq!((&option["int_value"], &option["state"]), (&1337.into(), &"STATE_PREBIND".into()));
     assert_eq!(written["admin"]["address"]["pipe"]["path"], "/run/pod/admin.sock");
     assert!(written["dynamic_resources"]["ads_config"]["api_type"] == "DELTA_GRPC", "{written:#}");
-    let clusters: Vec<&str> = written["static_resources"]["clusters"].as_array().unwrap().iter().filter_map(|c| c["name"].as_str()).collect();
+    let clusters: Vec<&str> =
+        written["static_resources"]["clusters"].as_array().unwrap().iter().filter_map(|c| c["name"].as_str()).collect();
     assert_eq!(clusters, ["xds-grpc", "sds-grpc", "prometheus_stats", "agent"]);
 
     let unmarked = Options { mark: None, ..options(Path::new("/run/pod")) };
@@ -59,7 +60,10 @@ fn arguments() {
     };
     const REST: &str = "--drain-time-s 3 --drain-strategy immediate --file-flush-interval-msec 1000";
     check(&[], Ok(&format!("--config-path /b --disable-hot-restart --concurrency 1 --log-level warning {REST}")));
-    check(&["--base-id", "4", "-l", "debug", "--concurrency=2"], Ok(&format!("--base-id 4 -l debug --concurrency=2 --config-path /b {REST}")));
+    check(
+        &["--base-id", "4", "-l", "debug", "--concurrency=2"],
+        Ok(&format!("--base-id 4 -l debug --concurrency=2 --config-path /b {REST}")),
+    );
     check(&["-c", "mine"], Err("-c: "));
     check(&["--config-yaml={}"], Err("--config-yaml: "));
 }

@@ -81,7 +81,8 @@ impl Entrance {
             Entrance::Carry(carriers) => {
                 carriers.retain(|port, _| sockets.contains_key(port));
                 for (port, socket) in sockets.iter().filter(|(port, _)| !carriers.contains_key(port)).collect::<Vec<_>>() {
-                    let socket = socket.try_clone().and_then(tokio::net::TcpListener::from_std).context("cannot serve a port of the gateway")?;
+                    let socket =
+                        socket.try_clone().and_then(tokio::net::TcpListener::from_std).context("cannot serve a port of the gateway")?;
                     let task = tokio::spawn(accept(socket, SocketAddr::from((inside, *port)), ready.clone()));
                     carriers.insert(*port, Carrier(task));
                 }

@@ -206,11 +206,5 @@ fn spec(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr, role: Role) -> Spec {
     if let Some(program) = foreign {
         argv.extend(["agent".to_owned(), "--".to_owned(), text(program.to_owned())]);
     }
-    Spec {
-        name: format!("{}/{} proxy", pod.namespace, pod.name),
-        argv,
-        env,
-        cwd: Some(folder),
-        kind: Kind::Proxy,
-    }
+    Spec { name: format!("{}/{} proxy", pod.namespace, pod.name), argv, env, cwd: Some(folder), kind: Kind::Proxy }
 }
