@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use mizzen_testkit::{Mesh, Options, Seen, Signal, descendants, eventually, is_root, skip};
+use mizzen_testkit::{Mesh, Options, Seen, Signal, descendants, eventually, folder, is_root, skip};
 
 const MIZZEN: &str = env!("CARGO_BIN_EXE_mizzen");
 
@@ -200,6 +200,82 @@ fn what_a_kill_leaves_is_cleaned_up() {
     works(&mesh);
     assert_eq!(mesh.stop(), 0, "{}", mesh.said());
 }
+
+/// `mizzen up` in a shell that has run `before`.
+fn after(before: &str) -> Options {
+    Options { wrapper: ["sh", "-c", &format!("{before}; exec \"$@\""), "sh"].map(str::to_owned).into(), ..ordinary() }
+}
+
+#[test]
+fn why_something_cannot_run_is_said_in_one_line() {
+    let mut mesh = Mesh::launch(MIZZEN, &sample(), after("ulimit -n 64"));
+    assert_eq!(mesh.ended(), 1);
+    let expected = "error: at most 64 files may be open at a time here, a mesh needs 1024: raise the limit (`ulimit -n`, LimitNOFILE=)";
+    assert_eq!(mesh.said().lines().last(), Some(expected));
+
+    // What can be raised is raised, for the mesh's own processes.
+    let mesh = Mesh::start_with(MIZZEN, &sample(), after("ulimit -S -n 64"));
+    works(&mesh);
+    assert_eq!(mesh.run("shop", "visitor", &["sh", "-c", "ulimit -n"]).ok(), "64\n");
+
+    // The control plane cannot write a file when it is started again.
+    let file = mesh.run_dir().join("mizzend/root-cert.pem");
+    std::fs::remove_file(&file).and_then(|()| std::fs::create_dir(&file)).expect("a folder in place of the file");
+    let running = mesh.running("mizzend");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(running[0]), Signal::SIGKILL).expect("a signal");
+    let begin = "error: the control plane ended, it is started again, and traffic goes on meanwhile: exit code 1; its last line: mizzend: ";
+    eventually("the reason", || {
+        let said = mesh.said();
+        let line = said.lines().find_map(|line| line.strip_prefix(begin)).map(str::to_owned);
+        line.filter(|line| line.contains("root-cert.pem") && line.contains("directory")).ok_or(said)
+    });
+    assert!(mesh.said().contains("meanwhile: signal 9, SIGKILL"), "{}", mesh.said());
+    std::fs::remove_dir(&file).expect("the folder goes");
+    eventually("the file", || if file.is_file() { Ok(()) } else { Err(mesh.said()) });
+    works(&mesh);
+}
+
+#[test]
+fn names_may_be_as_long_as_kubernetes_allows() {
+    let (namespace, name) = ("n".repeat(63), "d".repeat(63));
+    let yaml = LONG_NAMES.replace("NAMESPACE", &namespace).replace("NAME", &name).replace("LONG_KEY", &"k".repeat(250));
+    let mesh = Mesh::start_with(MIZZEN, folder(&[("mesh.yaml", &yaml)]).path(), ordinary());
+    let script = format!("exec 3<>/dev/tcp/{name}/7070; echo 3 >&3; head -n 1 <&3");
+    assert_eq!(mesh.run(&namespace, &name, &["bash", "-c", &script]).ok(), "17\n");
+    assert_eq!(mesh.run(&namespace, &name, &["cat", "/proc/sys/kernel/hostname"]).ok(), format!("{name}\n"));
+    let pod = &mesh.pods(&namespace, &name)[0].0;
+    let status = mesh.cli(&["proxy-status"]).ok();
+    assert!(status.contains(&format!("{pod}.{namespace}")), "{status}");
+    mesh.cli(&["logs", &format!("{pod}.{namespace}"), "--proxy"]).ok();
+    mesh.cli(&["proxy-config", "cluster", &format!("{pod}.{namespace}")]).ok();
+}
+
+const LONG_NAMES: &str = "
+{apiVersion: v1, kind: Namespace, metadata: {name: NAMESPACE}}
+---
+{apiVersion: v1, kind: ServiceAccount, metadata: {name: NAME, namespace: NAMESPACE}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: NAME, namespace: NAMESPACE}, spec: {selector: {app: stock}, ports: [{name: tcp, port: 7070}]}}
+---
+{apiVersion: v1, kind: ConfigMap, metadata: {name: NAME, namespace: NAMESPACE}, data: {LONG_KEY: a text}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: NAME, namespace: NAMESPACE}
+spec:
+  selector: {matchLabels: {app: stock}}
+  template:
+    metadata: {labels: {app: stock}}
+    spec:
+      serviceAccountName: NAME
+      volumes: [{name: NAME, configMap: {name: NAME}}]
+      containers:
+      - name: NAME
+        image: none
+        command: [sh, -c, 'test \"$(cat /etc/long/LONG_KEY)\" = \"a text\" && exec bookshop-stock']
+        readinessProbe: {tcpSocket: {port: 7070}}
+        volumeMounts: [{name: NAME, mountPath: /etc/long}]
+";
 
 /// The links of the machine's own network.
 fn network() -> Vec<String> {

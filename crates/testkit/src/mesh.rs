@@ -208,7 +208,10 @@ impl Mesh {
     pub fn pod_dir(&self, namespace: &str, prefix: &str) -> PathBuf {
         let pods = self.pods(namespace, prefix);
         let (name, _) = pods.first().unwrap_or_else(|| panic!("no pod {namespace}/{prefix}…"));
-        self.run_dir().join(format!("pods/{namespace}.{name}"))
+        let id = format!("{namespace}.{name}");
+        let folders = fs::read_dir(self.run_dir().join("pods")).expect("folders of pods").flatten().map(|entry| entry.path());
+        let mut own = folders.filter(|folder| fs::read_to_string(folder.join("name")).is_ok_and(|text| text == id));
+        own.next().unwrap_or_else(|| panic!("no folder of {id}"))
     }
 
     /// All that `up` has said so far.

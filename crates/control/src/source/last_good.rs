@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    hash::{DefaultHasher, Hash, Hasher},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -13,6 +14,9 @@ use std::{
 use mizzen_api::{Key, Kind, Object, Pos, parse_documents, parse_mesh_config};
 
 use super::Event;
+
+/// A file's name has at most 255 bytes, its end included.
+const NAME: usize = 240;
 
 /// A folder with one file for each object.
 #[derive(Debug)]
@@ -66,8 +70,14 @@ impl LastGood {
     }
 
     fn path(&self, key: &Key) -> PathBuf {
-        // Names are checked: no slash is in them.
-        self.folder.join(format!("{}.{}.{}.json", key.kind, key.namespace, key.name.replace('/', "%")))
+        // Names are checked: no slash is in them. They may be longer than a file's, though, and are not read from there.
+        let name = format!("{}.{}.{}", key.kind, key.namespace, key.name.replace('/', "%"));
+        if name.len() <= NAME {
+            return self.folder.join(format!("{name}.json"));
+        }
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        self.folder.join(format!("{}.{:016x}.json", key.kind, hasher.finish()))
     }
 
     fn write(&self, object: &Object) -> io::Result<()> {

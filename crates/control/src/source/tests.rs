@@ -95,13 +95,18 @@ async fn remembers() {
     let mesh =
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |\n    trustDomain: a.example\n";
     let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {a: b}\n";
-    write(&at, "a.yaml", &format!("{}---\n{mesh}---\n{secret}", account("a", "x")));
+    // As long as Kubernetes allows, and longer than a file's name may be with what is beside it.
+    let long = ["a"; 4].map(|letter| letter.repeat(62)).join(".");
+    write(&at, "a.yaml", &format!("{}---\n{}---\n{mesh}---\n{secret}", account("a", "x"), account(&long, "x")));
     let options = Options { last_good: Some(kept.clone()), ..Options::new(vec![at.clone()]) };
     let mut files = Files::follow(options.clone());
     let first = until(&mut files, |event| *event == Event::InitDone).await;
     drop(files);
     let mut written: Vec<_> = fs::read_dir(&kept).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     written.sort();
+    let before = written.len();
+    written.retain(|name| name.len() != "ServiceAccount.0123456789abcdef.json".len());
+    assert_eq!(before, written.len() + 1, "{before}");
     assert_eq!(written, ["ConfigMap.istio-system.istio.json", "MeshConfig.istio-system.istio.json", "ServiceAccount.default.a.json"]);
     write(&at, "a.yaml", "x: [");
     let mut files = Files::follow(options);

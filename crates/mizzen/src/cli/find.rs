@@ -41,6 +41,9 @@ pub(crate) struct GatewayPort {
     pub(crate) address: String,
 }
 
+/// The file in a workload's folder that says whose it is: `NAMESPACE.NAME`.
+pub(crate) const POD_FILE: &str = "name";
+
 /// A running mesh.
 pub(crate) struct Mesh {
     /// Its folder.
@@ -138,9 +141,10 @@ fn deployment(pod: &str) -> (&str, &str) {
 }
 
 impl Pod {
-    /// From its folder, called `NAMESPACE.NAME`.
+    /// From its folder.
     fn from_dir(dir: PathBuf) -> Option<Pod> {
-        let (namespace, name) = dir.file_name()?.to_str()?.split_once('.')?;
+        let text = std::fs::read_to_string(dir.join(POD_FILE)).ok()?;
+        let (namespace, name) = text.split_once('.')?;
         Some(Pod { name: format!("{name}.{namespace}"), dir })
     }
 

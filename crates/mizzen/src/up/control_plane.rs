@@ -47,8 +47,9 @@ pub(crate) async fn run(mesh: Arc<Mesh>) -> Result<()> {
                         return Ok(());
                     }
                 };
-                log.note(&format!("ended: {ended:?}"));
-                say::error(&format!("the control plane ended ({ended:?}); it is started again, and traffic goes on meanwhile"));
+                let ended = say::end(ended, &log).await;
+                log.note(&format!("ended: {ended}"));
+                say::error(&format!("the control plane ended, it is started again, and traffic goes on meanwhile: {ended}"));
             }
             Err(error) => say::error(&format!("the control plane does not start: {error}")),
         }

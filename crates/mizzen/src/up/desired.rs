@@ -44,9 +44,20 @@ pub(crate) struct File {
 }
 
 impl Wanted {
-    /// `NAMESPACE.NAME`, the name of its folder.
-    pub(crate) fn folder(&self) -> String {
+    /// `NAMESPACE.NAME`, which no other has.
+    pub(crate) fn id(&self) -> String {
         format!("{}.{}", self.namespace, self.name)
+    }
+
+    /// The name of its folder and files, short whatever its own name is.
+    pub(crate) fn short(&self) -> String {
+        short(&self.id())
+    }
+
+    /// Its host name: the pod's name, as far as the kernel takes it.
+    pub(crate) fn hostname(&self) -> &str {
+        let end = self.name.char_indices().nth(63).map_or(self.name.len(), |(at, _)| at);
+        self.name[..end].trim_end_matches(['-', '.'])
     }
 
     /// The container; an empty one for a program that `mizzen run` brought along.
@@ -104,7 +115,7 @@ impl Wanted {
         match field {
             FieldRef::Name => self.name.clone(),
             FieldRef::Namespace => self.namespace.clone(),
-            FieldRef::Uid => self.folder(),
+            FieldRef::Uid => self.id(),
             FieldRef::Label(key) => self.labels.get(key).cloned().unwrap_or_default(),
             FieldRef::Annotation(key) => self.annotations.get(key).cloned().unwrap_or_default(),
             FieldRef::ServiceAccount => self.spec.service_account.clone(),
@@ -176,12 +187,20 @@ fn expand(text: &str, env: &[(String, String)]) -> String {
     out + rest
 }
 
-/// All programs that should run, by the name of their folder.
+/// A name for files that stands for `text`, of 16 bytes whatever its length: names in Kubernetes may be so long that no file could have them,
+/// and the path of a Unix socket has at most 107 bytes in all.
+pub(crate) fn short(text: &str) -> String {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
+
+/// All programs that should run, by namespace and name.
 pub(crate) fn wanted(objects: &Objects) -> BTreeMap<String, Wanted> {
     let mut found = BTreeMap::new();
     for object in objects.values() {
         if let Object::Deployment(deployment) = &**object {
-            found.extend(replicas(deployment).map(|w| (w.folder(), w)));
+            found.extend(replicas(deployment).map(|w| (w.id(), w)));
         }
     }
     found

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use mizzen_api::{Key, Kind};
 use mizzen_control::source::{Event, Files, Options};
 use mizzen_host::{Router, RouterOptions, Supervisor};
@@ -21,6 +21,14 @@ use crate::cli::find::MeshFile;
 
 /// Runs the mesh. Called before any thread exists.
 pub(crate) fn main(inner: mizzen_host::Inner) -> u8 {
+    // What the libraries warn of, such as output that is lost for a full disk; the rest is said by this program itself.
+    tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .without_time()
+        .with_target(false)
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
     let result = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Into::into);
     match result.and_then(|runtime| runtime.block_on(run(inner))) {
         Ok(()) => 0,
@@ -38,19 +46,28 @@ async fn run(inner: mizzen_host::Inner) -> Result<()> {
     let supervisor = Supervisor::start()?;
     let mesh = Arc::new(Mesh::new(payload, link.clone(), router, supervisor)?);
     mesh.link_programs()?;
-    let control = tokio::spawn(control_plane::run(mesh.clone()));
+    let control = tokio::spawn(said("the control plane", control_plane::run(mesh.clone())));
     let open = watch::Sender::default();
-    let gateway = tokio::spawn(gateway::run(mesh.clone(), open.clone()));
+    let gateway = tokio::spawn(said("the gateway", gateway::run(mesh.clone(), open.clone())));
     tokio::spawn(requests::serve(mesh.clone()));
-    tokio::spawn(describe(mesh.clone(), open.subscribe()));
+    tokio::spawn(said("the description of the mesh", describe(mesh.clone(), open.subscribe())));
     let pods = tokio::spawn(reconcile(mesh.clone()));
     tokio::spawn(follow(mesh.clone()));
     link.stopped().await;
     mesh.ending.send_replace(true);
     // Programs first, then what they need.
     pods.await?;
-    gateway.await?.context("the gateway")?;
-    control.await?.context("the control plane")
+    let (gateway, control) = (gateway.await?, control.await?);
+    if gateway && control { Ok(()) } else { Err(anyhow!("a part of the mesh has failed")) }
+}
+
+/// Runs a part of the mesh; if it fails, that is said when it happens, not at the end. Returns whether it did well.
+async fn said(part: &str, work: impl Future<Output = Result<()>>) -> bool {
+    let result = work.await;
+    if let Err(error) = &result {
+        say::error(&format!("{part}: {error:#}"));
+    }
+    result.is_ok()
 }
 
 /// Follows the folder and tells the person what is refused, mended and not acted on.

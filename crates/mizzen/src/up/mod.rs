@@ -30,7 +30,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use mizzen_host::{Alias, Outer, RelayPolicy, RunDir};
-use nix::unistd::AccessFlags;
+use nix::{
+    sys::resource::{Resource, getrlimit},
+    unistd::AccessFlags,
+};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
@@ -137,6 +140,8 @@ fn outer(name: &str, args: &Args) -> Result<u8> {
         // Of an earlier mesh: whoever waits for it would be told too early.
         let _ = std::fs::remove_file(path);
     }
+    enough_files()?;
+    fits_sockets(&RunDir::base().join(name))?;
     let run = RunDir::create(&RunDir::base(), name)?;
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     let payload = Payload {
@@ -184,6 +189,23 @@ fn stopped() -> Result<impl Future<Output = ()>> {
 fn ignores_hangup(status: &str) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & 1 == 1))
+}
+
+/// That the system lets this user open as many files as a small mesh needs: each proxy and program takes a few.
+fn enough_files() -> Result<()> {
+    const FEWEST: u64 = 1024;
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
+    if most < FEWEST {
+        bail!("at most {most} files may be open at a time here, a mesh needs {FEWEST}: raise the limit (`ulimit -n`, LimitNOFILE=)");
+    }
+    Ok(())
+}
+
+/// That the longest path of the mesh's sockets is one that the kernel takes.
+fn fits_sockets(run_dir: &Path) -> Result<()> {
+    let socket = proxy::folder_in(run_dir, &desired::short("")).join(proxy::LONGEST_SOCKET);
+    mizzen_net::unix_path(&socket).context("the name of the mesh or XDG_RUNTIME_DIR is too long for its sockets")?;
+    Ok(())
 }
 
 /// That the file can be written when the mesh is ready.
@@ -238,6 +260,18 @@ mod tests {
         for (text, part) in [("foo=bar=baz,,", "`foo=bar=baz`"), ("debgu", "`debgu`"), ("info,", "``"), ("info,a=lots", "`a=lots`")] {
             assert!(directives(text).is_err_and(|e| e.starts_with(part)), "{text}");
         }
+    }
+
+    #[test]
+    fn sockets_fit_or_the_start_says_so() {
+        let check = |base: &str, name: &str, fits: bool| {
+            let said = fits_sockets(&Path::new(base).join(name));
+            assert_eq!(said.as_ref().map_err(|e| format!("{e:#}")).is_ok(), fits, "{base} {name}: {said:?}");
+        };
+        check("/run/user/1000/mizzen", "mesh", true);
+        check("/tmp/mizzen-4294967294", &"m".repeat(48), true);
+        check("/run/user/1000/mizzen", &"m".repeat(63), false);
+        check(&format!("/{}", "x".repeat(80)), "mesh", false);
     }
 
     #[test]

@@ -66,12 +66,12 @@ impl Folder {
                 "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}],
             },
         });
-        self.write(&format!("{}.yaml", pod.folder()), &object)
+        self.write(&file(pod), &object)
     }
 
     /// Removes a pod.
     pub(crate) fn remove_pod(&self, pod: &Wanted) {
-        let _ = std::fs::remove_file(self.0.join(format!("{}.yaml", pod.folder())));
+        let _ = std::fs::remove_file(self.0.join(file(pod)));
     }
 
     /// Writes the virtual addresses of services.
@@ -94,4 +94,8 @@ impl Folder {
         std::fs::write(&partial, serde_json::to_vec_pretty(object)?)?;
         std::fs::rename(&partial, self.0.join(name))
     }
+}
+
+fn file(pod: &Wanted) -> String {
+    format!("{}.yaml", pod.short())
 }

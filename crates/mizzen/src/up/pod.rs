@@ -14,6 +14,7 @@ use super::{
     proxy::{self, Proxy, Role},
     say, workload,
 };
+use crate::cli::find::POD_FILE;
 
 /// A program's log is kept up to this size, twice.
 const LOG_LIMIT: u64 = 16 << 20;
@@ -41,7 +42,9 @@ impl Place {
         let name = format!("{}/{}", pod.namespace, pod.name);
         mesh.note(&name, |ready| ready.address = Some(address));
         let folder = proxy::folder(mesh, pod);
-        std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        std::fs::create_dir_all(&folder)
+            .and_then(|()| std::fs::write(folder.join(POD_FILE), pod.id()))
+            .with_context(|| folder.display().to_string())?;
         mesh.told.pod(pod, address, false)?;
         let host = Arc::new(Host::create(&mesh.router, address).await?);
         if role == Role::Sidecar {
@@ -139,7 +142,7 @@ async fn keep(mesh: &Arc<Mesh>, pod: &Arc<Wanted>, place: &Place, mut stop: watc
                     }
                 };
                 place.tell(false);
-                format!("its program ended ({ended:?})")
+                format!("its program ended ({})", say::end(ended, &log).await)
             }
             Err(error) => format!("its program does not start: {error:#}"),
         };

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     net::Ipv4Addr,
     os::fd::{AsFd, OwnedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -112,8 +112,9 @@ async fn keep(
                     }
                 };
                 ready.send_replace(false);
-                log.note(&format!("ended: {ended:?}"));
-                say::error(&format!("the proxy of {}/{} ended ({ended:?}); it is started again", pod.namespace, pod.name));
+                let ended = say::end(ended, &log).await;
+                log.note(&format!("ended: {ended}"));
+                say::error(&format!("the proxy of {}/{} ended, it is started again: {ended}", pod.namespace, pod.name));
             }
             Err(error) => say::error(&format!("the proxy of {}/{} does not start: {error}", pod.namespace, pod.name)),
         }
@@ -141,9 +142,17 @@ async fn follow(host: &Host, ready: &watch::Sender<bool>) -> std::convert::Infal
     }
 }
 
-/// The folder of a workload.
+/// The longest name of a socket in a workload's folder.
+pub(crate) const LONGEST_SOCKET: &str = "admin.sock";
+
+/// The folder of a workload. Whose it is says a file in it.
 pub(crate) fn folder(mesh: &Mesh, pod: &Wanted) -> PathBuf {
-    mesh.dir("pods").join(pod.folder())
+    folder_in(&mesh.payload.run_dir, &pod.short())
+}
+
+/// As [`folder`], by the workload's short name.
+pub(crate) fn folder_in(run_dir: &Path, short: &str) -> PathBuf {
+    run_dir.join("pods").join(short)
 }
 
 /// Answers each line `token` with a fresh token of the workload's.

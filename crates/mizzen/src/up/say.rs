@@ -2,6 +2,7 @@
 
 use std::{fmt::Arguments, io::Write};
 
+use mizzen_host::{Exit, LogFile};
 use owo_colors::OwoColorize;
 
 /// A step that was taken.
@@ -32,4 +33,12 @@ pub(crate) fn error(text: &str) {
 /// A terminal that was closed is no reason to end, and `eprintln` would panic.
 pub(crate) fn line(text: Arguments<'_>) {
     let _ = writeln!(anstream::stderr(), "{text}");
+}
+
+/// How a process ended and, if that was no success, the last line of its log: most programs say there why.
+pub(crate) async fn end(exit: Exit, log: &LogFile) -> String {
+    match log.last_line().await.filter(|_| !exit.success()) {
+        Some(line) => format!("{exit}; its last line: {line}"),
+        None => exit.to_string(),
+    }
 }

@@ -61,19 +61,19 @@ pub(crate) fn run_spec(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr, argv: Vec<S
 
 fn base_env(mesh: &Mesh, pod: &Wanted) -> Vec<(String, String)> {
     let path = format!("{}:{PATH}", mesh.dir("sample").display());
-    [("PATH", path), ("HOME", "/".to_owned()), ("HOSTNAME", pod.name.clone())].map(|(name, value)| (name.to_owned(), value)).into()
+    [("PATH", path), ("HOME", "/".to_owned()), ("HOSTNAME", pod.hostname().to_owned())].map(|(name, value)| (name.to_owned(), value)).into()
 }
 
 fn view(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr) -> Workload {
     let search = format!("{}.svc.cluster.local svc.cluster.local cluster.local", pod.namespace);
     let text = |target: &str, text: String| Mount { target: target.into(), source: Source::Text(text), read_only: true };
     Workload {
-        hostname: Some(pod.name.chars().take(63).collect()),
+        hostname: Some(pod.hostname().to_owned()),
         uid: None,
         gid: None,
         mounts: vec![
             text("/etc/resolv.conf", format!("search {search}\nnameserver {NAME_SERVER}\noptions ndots:5\n")),
-            text("/etc/hosts", format!("127.0.0.1\tlocalhost\n::1\tlocalhost\n{address}\t{}\n", pod.name)),
+            text("/etc/hosts", format!("127.0.0.1\tlocalhost\n::1\tlocalhost\n{address}\t{}\n", pod.hostname())),
         ],
         hide: [RunDir::base()].into_iter().chain(STARTERS.map(PathBuf::from)).chain(sockets()).collect(),
         // Whoever can write the configuration is the mesh, and so is who can write the program of its proxies.
@@ -150,7 +150,7 @@ fn write_files(folder: &Path, files: &[File]) -> io::Result<()> {
             fs::create_dir_all(parent)?;
         }
         if fs::read(&path).ok().as_deref() != Some(&file.bytes) {
-            let partial = path.with_extension("mizzen-partial");
+            let partial = path.with_file_name(".mizzen-partial");
             fs::write(&partial, &file.bytes)?;
             fs::set_permissions(&partial, fs::Permissions::from_mode(file.mode))?;
             fs::rename(&partial, &path)?;
