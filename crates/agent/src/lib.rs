@@ -12,6 +12,7 @@
 mod agent;
 mod bootstrap;
 mod dns;
+mod files;
 pub mod foreign;
 pub mod identity;
 mod metrics;

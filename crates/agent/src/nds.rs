@@ -15,7 +15,7 @@ use tonic::Status;
 use tracing::{debug, warn};
 
 use crate::retry::Backoff;
-use crate::upstream::{DialError, MAX_FROM_CONTROL, dial};
+use crate::upstream::{DialError, MAX_FROM_CONTROL, dial, first_answer};
 use crate::{DnsOptions, Identity, NameTable, Options, node};
 
 /// By this name of the node's agent the control plane can tell this stream from the proxy's own, whose id it shares.
@@ -72,11 +72,17 @@ async fn stream(
     client.connected();
     // Before the call: a server may wait with its headers for the first request.
     flush(client, &sender).await;
-    let mut responses = service.delta_aggregated_resources(ReceiverStream::new(requests)).await?.into_inner();
-    while let Some(response) = responses.message().await? {
+    let opening = async {
+        let mut responses = service.delta_aggregated_resources(ReceiverStream::new(requests)).await?.into_inner();
+        let first = responses.message().await?;
+        Ok::<_, Status>((responses, first))
+    };
+    let (mut responses, mut next) = first_answer("name table", opening).await?;
+    while let Some(response) = next {
         backoff.reset();
         take(options, dns, client, response, table)?;
         flush(client, &sender).await;
+        next = responses.message().await?;
     }
     Ok(())
 }

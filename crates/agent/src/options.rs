@@ -307,7 +307,7 @@ fn invalid(name: &str, reason: impl fmt::Display) -> OptionsError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn options(extra: &[(&str, &str)]) -> Result<Options, OptionsError> {
@@ -322,6 +322,11 @@ mod tests {
         ];
         let vars = base.iter().chain(extra).map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
         Options::from_vars(vars, Some(TokenSource::File("/token".into())))
+    }
+
+    /// Options that reach nothing, with their files in a folder.
+    pub(crate) fn plain(folder: &std::path::Path) -> Options {
+        Options { root_cert_file: folder.join("root.pem"), dir: folder.to_owned(), ..options(&[]).unwrap() }
     }
 
     #[test]

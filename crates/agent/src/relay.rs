@@ -2,20 +2,21 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::Stream;
 use mizzen_protos::envoy::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
     aggregated_discovery_service_client::AggregatedDiscoveryServiceClient, aggregated_discovery_service_server::AggregatedDiscoveryService,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
 use crate::metrics::Metrics;
-use crate::upstream::{MAX_FROM_CONTROL, MAX_FROM_PROXY, dial};
+use crate::upstream::{MAX_FROM_CONTROL, MAX_FROM_PROXY, SILENCE, dial};
 use crate::{Identity, Options};
 
 /// Carries frames both ways; it knows nothing of what they say. When the control plane goes away, the proxy's stream ends with UNAVAILABLE, and the
@@ -69,10 +70,23 @@ impl Relay {
             Err(status) => return status,
         };
         let (sender, requests) = mpsc::channel(IN_FLIGHT);
-        let forward = forward(from, sender);
+        let (asked, first) = oneshot::channel();
+        let answered = AtomicBool::new(false);
+        let forward = forward(from, sender, asked);
+        // No deadline: when to ask anew is for the proxy to say.
+        let silence = async {
+            if first.await.is_ok() {
+                tokio::time::sleep(SILENCE).await;
+                if !answered.load(Ordering::Relaxed) {
+                    warn!(seconds = SILENCE.as_secs(), "the control plane has not answered the proxy's first request yet");
+                }
+            }
+            std::future::pending::<()>().await;
+        };
         let backward = async {
             let mut responses = open(client, ReceiverStream::new(requests)).await?.into_inner();
             while let Some(response) = responses.message().await? {
+                answered.store(true, Ordering::Relaxed);
                 if to.send(Ok(response)).await.is_err() {
                     return Ok(());
                 }
@@ -82,6 +96,7 @@ impl Relay {
         let ended: Result<(), Status> = tokio::select! {
             result = backward => result,
             () = forward => return Status::cancelled("the proxy has ended the stream"),
+            () = silence => Ok(()),
         };
         // Whatever the reason, the proxy shall come again; the reason travels as text.
         match ended {
@@ -112,8 +127,14 @@ impl Relay {
 }
 
 /// Carries what the proxy sends, until it stops; a broken stream looks like one that has ended, since there is nobody left to tell.
-async fn forward<T>(mut from: Streaming<T>, to: mpsc::Sender<T>) {
+/// `asked` hears of the first.
+async fn forward<T>(mut from: Streaming<T>, to: mpsc::Sender<T>, asked: oneshot::Sender<()>) {
+    let mut asked = Some(asked);
     while let Ok(Some(message)) = from.message().await {
+        if let Some(asked) = asked.take() {
+            // Who waits for it lives as long as this.
+            let _ = asked.send(());
+        }
         if to.send(message).await.is_err() {
             // The other half knows why the control plane takes no more.
             std::future::pending::<()>().await;

@@ -1,4 +1,4 @@
-//! The proxy's certificate, key and roots, by Envoy's secret discovery.
+//! The proxy's certificate, key and roots, and those that lie in files, by Envoy's secret discovery, in both of its variants.
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
@@ -19,13 +19,16 @@ use mizzen_xds::server::{Resource, Session, State, Verdict};
 use mizzen_xds::types::SECRET;
 use prost::Message;
 use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::warn;
 
+use crate::files::{Files, LOOK_EVERY, is_file};
 use crate::{DEFAULT_SECRET, Identity, ROOT_SECRET};
 
-/// Serves `default` and `ROOTCA`, and pushes them when they change. Until there is a certificate, questions wait.
+/// Serves `default` and `ROOTCA`, and the secrets of files, and pushes them when they change. Until there is a certificate, questions for the
+/// first two wait; those for files do not.
 pub(crate) struct Sds {
     pub(crate) identity: watch::Receiver<Option<Identity>>,
 }
@@ -33,36 +36,94 @@ pub(crate) struct Sds {
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The secrets of one identity.
-struct Secrets {
+struct Own {
     default: Resource,
     root: Resource,
 }
 
-impl Secrets {
+impl Own {
     fn new(identity: &Identity) -> Self {
-        let inline = |text: String| Some(DataSource { specifier: Some(Specifier::InlineBytes(text.into_bytes())), ..Default::default() });
-        let certificate = TlsCertificate {
-            certificate_chain: inline(identity.svid.chain_pem()),
-            private_key: inline(identity.svid.key_pem().expose().to_owned()),
-            ..Default::default()
-        };
-        let roots = CertificateValidationContext { trusted_ca: inline(identity.trust.to_pem()), ..Default::default() };
-        let resource = |name: &str, body| {
-            let secret = Secret { name: name.to_owned(), r#type: Some(body) };
-            Resource::new(Any { type_url: SECRET.to_owned(), value: secret.encode_to_vec() })
-        };
-        Secrets {
-            default: resource(DEFAULT_SECRET, secret::Type::TlsCertificate(certificate)),
-            root: resource(ROOT_SECRET, secret::Type::ValidationContext(roots)),
+        Own {
+            default: certificate(DEFAULT_SECRET, identity.svid.chain_pem().into_bytes(), identity.svid.key_pem()),
+            root: roots(ROOT_SECRET, identity.trust.to_pem().into_bytes()),
+        }
+    }
+}
+
+/// A chain with its key, both in PEM.
+pub(crate) fn certificate(name: &str, chain: Vec<u8>, key: &mizzen_pki::Secret) -> Resource {
+    let certificate =
+        TlsCertificate { certificate_chain: inline(chain), private_key: inline(key.expose().as_bytes().to_vec()), ..Default::default() };
+    resource(name, secret::Type::TlsCertificate(certificate))
+}
+
+/// Roots in PEM.
+pub(crate) fn roots(name: &str, pem: Vec<u8>) -> Resource {
+    let context = CertificateValidationContext { trusted_ca: inline(pem), ..Default::default() };
+    resource(name, secret::Type::ValidationContext(context))
+}
+
+fn inline(bytes: Vec<u8>) -> Option<DataSource> {
+    Some(DataSource { specifier: Some(Specifier::InlineBytes(bytes)), ..Default::default() })
+}
+
+fn resource(name: &str, body: secret::Type) -> Resource {
+    let secret = Secret { name: name.to_owned(), r#type: Some(body) };
+    Resource::new(Any { type_url: SECRET.to_owned(), value: secret.encode_to_vec() })
+}
+
+/// What one stream can be given.
+struct Secrets {
+    identity: watch::Receiver<Option<Identity>>,
+    /// None until there is a certificate.
+    own: Option<Own>,
+    files: Files,
+    look: tokio::time::Interval,
+}
+
+impl Secrets {
+    fn new(identity: watch::Receiver<Option<Identity>>) -> Self {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut secrets = Secrets { identity, own: None, files: Files::default(), look };
+        secrets.read_identity();
+        secrets
+    }
+
+    fn read_identity(&mut self) {
+        self.own = self.identity.borrow_and_update().as_ref().map(Own::new);
+    }
+
+    /// Waits until a secret has changed. False if the agent is ending.
+    async fn changed(&mut self) -> bool {
+        loop {
+            tokio::select! {
+                changed = self.identity.changed() => {
+                    if changed.is_ok() {
+                        self.read_identity();
+                    }
+                    return changed.is_ok();
+                }
+                _ = self.look.tick(), if !self.files.is_empty() => if self.files.look().await {
+                    return true;
+                }
+            }
         }
     }
 
     fn find(&self, name: &str) -> Option<&Resource> {
         match name {
-            DEFAULT_SECRET => Some(&self.default),
-            ROOT_SECRET => Some(&self.root),
-            _ => None,
+            DEFAULT_SECRET => self.own.as_ref().map(|own| &own.default),
+            ROOT_SECRET => self.own.as_ref().map(|own| &own.root),
+            name => self.files.find(name),
         }
+    }
+}
+
+/// Says what nobody will ever get: the proxy waits for it in vain.
+fn warn_of_unknown<'a>(names: impl Iterator<Item = &'a String>) {
+    for name in names.filter(|name| !matches!(name.as_str(), DEFAULT_SECRET | ROOT_SECRET) && !is_file(name)) {
+        warn!(name, "the proxy asks for a secret that is not served here");
     }
 }
 
@@ -74,6 +135,10 @@ impl State for Secrets {
 
     fn resource(&mut self, type_url: &str, name: &str) -> Option<Resource> {
         if type_url == SECRET { self.find(name).cloned() } else { None }
+    }
+
+    fn is_pending(&mut self, type_url: &str, name: &str) -> bool {
+        type_url == SECRET && self.own.is_none() && matches!(name, DEFAULT_SECRET | ROOT_SECRET)
     }
 }
 
@@ -105,16 +170,20 @@ impl SecretDiscoveryService for Sds {
 /// One delta stream.
 async fn delta(
     mut requests: Streaming<DeltaDiscoveryRequest>,
-    mut identity: watch::Receiver<Option<Identity>>,
+    identity: watch::Receiver<Option<Identity>>,
     sender: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
 ) {
     let mut session = Session::new();
-    let mut secrets = identity.borrow_and_update().as_ref().map(Secrets::new);
+    let mut secrets = Secrets::new(identity);
     loop {
         tokio::select! {
             () = sender.closed() => return,
             request = requests.message() => {
                 let Ok(Some(request)) = request else { return };
+                warn_of_unknown(request.resource_names_subscribe.iter());
+                let gone = &request.resource_names_unsubscribe;
+                secrets.files.keep(|name| gone.iter().all(|gone| gone != name));
+                let new = request.resource_names_subscribe.clone();
                 match session.request(request) {
                     Ok(heard) => if let Some(Verdict::Nack { message, .. }) = heard.verdict {
                         warn!(message, "the proxy rejects a secret");
@@ -124,20 +193,21 @@ async fn delta(
                         return;
                     }
                 }
+                if new.iter().any(|name| is_file(name)) {
+                    new.iter().for_each(|name| secrets.files.follow(name));
+                    secrets.files.look().await;
+                }
             }
-            changed = identity.changed() => {
-                if changed.is_err() {
+            alive = secrets.changed() => {
+                if !alive {
                     return;
                 }
-                secrets = identity.borrow_and_update().as_ref().map(Secrets::new);
                 session.changed();
             }
         }
-        if let Some(secrets) = &mut secrets {
-            for response in session.poll(secrets) {
-                if sender.send(Ok(response)).await.is_err() {
-                    return;
-                }
+        for response in session.poll(&mut secrets) {
+            if sender.send(Ok(response)).await.is_err() {
+                return;
             }
         }
     }
@@ -146,10 +216,10 @@ async fn delta(
 /// One stream of the older variant, in which each response holds all that was asked for.
 async fn whole(
     mut requests: Streaming<DiscoveryRequest>,
-    mut identity: watch::Receiver<Option<Identity>>,
+    identity: watch::Receiver<Option<Identity>>,
     sender: mpsc::Sender<Result<DiscoveryResponse, Status>>,
 ) {
-    let mut secrets = identity.borrow_and_update().as_ref().map(Secrets::new);
+    let mut secrets = Secrets::new(identity);
     let (mut asked, mut nonce, mut sent) = (BTreeSet::<String>::new(), 0u64, None);
     loop {
         tokio::select! {
@@ -168,20 +238,22 @@ async fn whole(
                 if let Some(error) = &request.error_detail {
                     warn!(message = error.message, "the proxy rejects a secret");
                 }
-                let names = request.resource_names.into_iter().collect();
+                let names: BTreeSet<String> = request.resource_names.into_iter().collect();
                 if asked != names {
+                    warn_of_unknown(names.difference(&asked));
                     asked = names;
                     sent = None;
+                    secrets.files.keep(|name| asked.contains(name));
+                    asked.iter().for_each(|name| secrets.files.follow(name));
+                    secrets.files.look().await;
                 }
             }
-            changed = identity.changed() => {
-                if changed.is_err() {
+            alive = secrets.changed() => {
+                if !alive {
                     return;
                 }
-                secrets = identity.borrow_and_update().as_ref().map(Secrets::new);
             }
         }
-        let Some(secrets) = &secrets else { continue };
         let found: Vec<&Resource> = asked.iter().filter_map(|name| secrets.find(name)).collect();
         let version = Version::of(found.iter().map(|r| r.version.to_string()).collect::<String>().as_bytes());
         if found.is_empty() || sent == Some(version) {

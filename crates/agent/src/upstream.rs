@@ -8,8 +8,10 @@ use hyper_util::rt::TokioIo;
 use mizzen_net::{ConnectOptions, TlsError};
 use mizzen_pki::tls::{TlsOptions, client_config};
 use mizzen_pki::{PkiError, Svid, TrustBundle, server_verifier_by_name};
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
+use tracing::warn;
 
 use crate::{Address, Options};
 
@@ -20,8 +22,28 @@ pub(crate) const MAX_FROM_PROXY: usize = 64 << 20;
 
 const CONNECT: Duration = Duration::from_secs(5);
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// An idle stream is probed, so that a control plane that has vanished without a word is noticed.
+/// An idle connection is probed by TCP, so that a control plane that has vanished without a word is noticed.
 const PROBE: Duration = Duration::from_secs(10);
+/// HTTP/2's pings notice one that hangs. Servers count them: gRPC's in Go end a connection on which more come than they allow, and Istio's
+/// control plane allows one in 15 s.
+const PING: Duration = Duration::from_secs(30);
+const PONG_WITHIN: Duration = Duration::from_secs(10);
+
+/// A control plane that has said nothing to the first question for so long is warned of.
+pub(crate) const SILENCE: Duration = Duration::from_secs(10);
+/// After this the agent's own questions are asked anew.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
+/// Waits for the first answer to a question; says so if it takes long, and gives up in the end.
+pub(crate) async fn first_answer<T>(what: &str, answer: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let mut answer = std::pin::pin!(answer);
+    if let Ok(answer) = tokio::time::timeout(SILENCE, &mut answer).await {
+        return answer;
+    }
+    warn!(what, seconds = SILENCE.as_secs(), "the control plane has not answered yet");
+    let late = tokio::time::timeout(ANSWER_WITHIN - SILENCE, answer).await;
+    late.unwrap_or_else(|_| Err(Status::deadline_exceeded(format!("no answer within {} s", ANSWER_WITHIN.as_secs()))))
+}
 
 /// Why the control plane cannot be reached.
 #[derive(Debug, thiserror::Error)]
@@ -115,8 +137,69 @@ where
         .origin(origin)
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(8 << 20)
-        .http2_keep_alive_interval(PROBE)
-        .keep_alive_timeout(PROBE)
+        .http2_keep_alive_interval(PING)
+        .keep_alive_timeout(PONG_WITHIN)
         .keep_alive_while_idle(true);
     Ok(endpoint.connect_with_connector(connector).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use mizzen_protos::ca::{IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+    use super::*;
+
+    const PREFACE: usize = 24;
+    const SETTINGS: u8 = 4;
+    const PING_FRAME: u8 = 6;
+    const ACK: u8 = 1;
+
+    /// One frame: its type, flags and payload.
+    async fn frame(stream: &mut DuplexStream) -> (u8, u8, Vec<u8>) {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.unwrap();
+        let mut payload = vec![0; (usize::from(head[1]) << 8) | usize::from(head[2])];
+        stream.read_exact(&mut payload).await.unwrap();
+        (head[3], head[4], payload)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_not_waited_for_for_ever() {
+        let never = std::future::pending::<Result<(), Status>>();
+        assert_eq!(first_answer("nothing", never).await.unwrap_err().code(), tonic::Code::DeadlineExceeded);
+        let late = async {
+            tokio::time::sleep(2 * SILENCE).await;
+            Ok(7)
+        };
+        assert_eq!(first_answer("something", late).await.unwrap(), 7);
+    }
+
+    /// A server that answers pings and nothing else. The clock stands still but for the client's own timers.
+    #[tokio::test(start_paused = true)]
+    async fn pings_are_rare_while_nothing_happens() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = crate::options::tests::plain(folder.path());
+        let (client, mut server) = tokio::io::duplex(1 << 16);
+        let mut client = IstioCertificateServiceClient::new(channel(&options, client).await.unwrap());
+        let call = tokio::spawn(async move { client.create_certificate(IstioCertificateRequest::default()).await });
+        let mut preface = [0; PREFACE];
+        server.read_exact(&mut preface).await.unwrap();
+        server.write_all(&[0, 0, 0, SETTINGS, 0, 0, 0, 0, 0]).await.unwrap();
+        let mut last = tokio::time::Instant::now();
+        let mut pings = 0;
+        while pings < 3 {
+            match frame(&mut server).await {
+                (SETTINGS, 0, _) => server.write_all(&[0, 0, 0, SETTINGS, ACK, 0, 0, 0, 0]).await.unwrap(),
+                (PING_FRAME, 0, payload) => {
+                    let now = tokio::time::Instant::now();
+                    assert!(now - last >= Duration::from_secs(30), "a ping after {:?}", now - last);
+                    (last, pings) = (now, pings + 1);
+                    server.write_all(&[&[0, 0, 8, PING_FRAME, ACK, 0, 0, 0, 0], &payload[..]].concat()).await.unwrap();
+                }
+                _ => {}
+            }
+        }
+        call.abort();
+    }
 }

@@ -11,7 +11,7 @@ use hickory_proto::op::{Message, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 use hyper_util::rt::TokioIo;
 use mizzen_agent::{Agent, Options, bootstrap};
-use mizzen_pki::{Svid, TrustBundle, UnixTime, Validity};
+use mizzen_pki::{Ca, CaLimits, Svid, TrustBundle, UnixTime, Validity};
 use mizzen_protos::envoy::envoy::config::core::v3::{DataSource, data_source::Specifier};
 use mizzen_protos::envoy::envoy::extensions::transport_sockets::tls::v3::{Secret, secret};
 use mizzen_protos::envoy::envoy::service::discovery::v3::{
@@ -177,6 +177,68 @@ async fn secrets_by_the_older_variant() {
     requests.send(DiscoveryRequest { resource_names: vec!["ROOTCA".to_owned()], ..ask(&first.nonce) }).await.unwrap();
     let second = within(responses.message()).await.unwrap().unwrap();
     assert_eq!(second.resources.len(), 1);
+    drop(agent);
+}
+
+/// Secrets of files come without a certificate, in both variants, and again when the files change; what is missing holds up nothing else.
+#[tokio::test]
+async fn secrets_of_files() {
+    let Setup { control, folder, options } = setup().await;
+    control.hold_certificates();
+    let agent = Agent::start(options).await.unwrap();
+    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    let pair = format!("file-cert:{}~{}", cert.display(), key.display());
+    let root = format!("file-root:{}", folder.path().join("root.pem").display());
+    let missing = format!("file-root:{}", folder.path().join("missing").display());
+    let issue = |account: &str| {
+        let ca = Ca::self_signed(&Default::default(), UnixTime::now(), CaLimits::default()).unwrap();
+        let id = format!("spiffe://cluster.local/ns/shop/sa/{account}").parse().unwrap();
+        ca.issue(&id, Duration::from_secs(3600), UnixTime::now()).unwrap()
+    };
+    let save = |svid: &Svid| {
+        std::fs::write(&cert, svid.chain_pem()).unwrap();
+        std::fs::write(&key, svid.key_pem().expose()).unwrap();
+    };
+    let (first, second) = (issue("one"), issue("two"));
+    save(&first);
+
+    let mut delta = sds(folder.path(), &["default", &root, &pair, &missing]).await;
+    let response = delta.next().await;
+    let names: Vec<&str> = response.resources.iter().map(|r| r.name.as_str()).collect();
+    assert_eq!(names, [pair.as_str(), root.as_str()]);
+    assert_eq!(response.removed_resources, [missing.clone()], "`default` is not absent, only late");
+    let (requests, receiver) = mpsc::channel(8);
+    let names = ["default", &root, &pair, &missing].map(str::to_owned).to_vec();
+    requests.send(DiscoveryRequest { resource_names: names, type_url: SECRET.to_owned(), ..Default::default() }).await.unwrap();
+    let mut client = SecretDiscoveryServiceClient::new(channel(&folder.path().join("SDS")).await);
+    let mut whole = within(client.stream_secrets(ReceiverStream::new(receiver))).await.unwrap().into_inner();
+    let response = within(whole.message()).await.unwrap().unwrap();
+    let held = |response: &mizzen_protos::envoy::envoy::service::discovery::v3::DiscoveryResponse| {
+        response.resources.iter().map(|r| Secret::decode(r.value.as_slice()).unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(held(&response).iter().map(|s| s.name.clone()).collect::<Vec<_>>(), [pair.clone(), root.clone()]);
+
+    save(&second);
+    let (name, secret) = delta.secret().await;
+    assert_eq!((name, svid(secret).serial()), (pair.clone(), second.serial()));
+    let response = within(whole.message()).await.unwrap().unwrap();
+    assert_eq!(svid(held(&response).remove(0)).serial(), second.serial());
+    std::fs::write(folder.path().join("missing"), control.roots().to_pem()).unwrap();
+    let (name, secret) = delta.secret().await;
+    assert_eq!((name, roots(secret)), (missing, control.roots().clone()));
+    control.release_certificates();
+    assert_eq!(delta.secret().await.0, "default");
+    drop(agent);
+}
+
+#[tokio::test]
+async fn the_system_has_roots() {
+    let folder = tempfile::tempdir().unwrap();
+    let agent = Agent::start(control::bare_options(folder.path())).await.unwrap();
+    let mut stream = sds(folder.path(), &["file-root:system"]).await;
+    let (name, secret) = stream.secret().await;
+    assert_eq!(name, "file-root:system");
+    assert!(!roots(secret).is_empty());
     drop(agent);
 }
 

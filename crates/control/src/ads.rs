@@ -3,7 +3,7 @@
 //! A connection holds no queue of changes: it is told that there is a newer snapshot, and compares when it can. A proxy that reads slowly gets
 //! fewer, larger changes.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::Stream;
 use mizzen_model::{ProxyView, Snapshot};
@@ -26,6 +26,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
+    authn::{Authenticator, Proved},
     connection::{Connection, Connections, Registered},
     listener::Caller,
     memo::Memo,
@@ -37,6 +38,7 @@ use crate::{
 /// What every stream needs.
 #[derive(Clone)]
 pub(crate) struct Discovery {
+    pub(crate) authenticator: Authenticator,
     pub(crate) published: watch::Receiver<Option<Published>>,
     pub(crate) stopping: watch::Receiver<bool>,
     pub(crate) connections: Arc<Connections>,
@@ -45,6 +47,9 @@ pub(crate) struct Discovery {
     /// As which control plane responses are signed.
     pub(crate) identifier: Arc<str>,
 }
+
+/// A stream on which nothing is asked for so long is closed: who opens one and says nothing shall not hold it for ever.
+const FIRST_REQUEST: Duration = Duration::from_secs(60);
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 type Out = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
@@ -66,15 +71,16 @@ impl AggregatedDiscoveryService for Discovery {
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let caller = request.extensions().get::<Caller>().cloned();
-        let proved = caller.and_then(|c| Some((c.identity.clone()?, c)));
-        let Some((identity, caller)) = proved else {
+        let refuse = |status: &Status| {
             self.metrics.xds_refused.add();
-            return Err(Status::unauthenticated("configuration is given only to workloads that show a certificate of this mesh"));
+            tracing::warn!(peer = ?caller.as_ref().map(|c| c.address), reason = status.message(), "proxy refused");
         };
+        let proved = self.authenticator.authenticate(caller.as_ref(), request.metadata()).inspect_err(refuse)?;
+        let peer = caller.ok_or_else(|| Status::internal("a connection without an address"))?.address;
         let (out, responses) = mpsc::channel(1);
         let discovery = self.clone();
         tokio::spawn(async move {
-            if let Err(status) = discovery.serve(request.into_inner(), identity, caller, &out).await {
+            if let Err(status) = discovery.serve(request.into_inner(), proved, peer, &out).await {
                 let _ = out.send(Err(status)).await;
             }
         });
@@ -96,15 +102,20 @@ impl Discovery {
     async fn serve(
         mut self,
         mut requests: Streaming<DeltaDiscoveryRequest>,
-        identity: SpiffeId,
-        caller: Caller,
+        proved: Proved,
+        peer: SocketAddr,
         out: &Out,
     ) -> Result<(), Status> {
-        let Some(first) = requests.message().await? else { return Ok(()) };
-        let registered = self.open(&first, identity, &caller)?;
+        let first = tokio::time::timeout(FIRST_REQUEST, requests.message()).await;
+        let first = first.map_err(|_| {
+            tracing::info!(identity = %proved.identity, %peer, "a stream on which nothing was asked is closed");
+            Status::deadline_exceeded(format!("nothing was asked within {} s", FIRST_REQUEST.as_secs()))
+        })?;
+        let Some(first) = first? else { return Ok(()) };
+        let registered = self.open(&first, proved.identity, peer)?;
         let connection = &registered.connection;
         let left =
-            caller.until.map_or(Duration::MAX, |until| Duration::from_secs(until.as_secs().saturating_sub(UnixTime::now().as_secs())));
+            proved.until.map_or(Duration::MAX, |until| Duration::from_secs(until.as_secs().saturating_sub(UnixTime::now().as_secs())));
         let expiry = tokio::time::sleep(left.min(Duration::from_secs(365 * 24 * 3600)));
         tokio::pin!(expiry);
         self.request(connection, first)?;
@@ -115,7 +126,7 @@ impl Discovery {
             let event = tokio::select! {
                 biased;
                 _ = self.stopping.wait_for(|stopping| *stopping) => Event::End("the control plane is stopping"),
-                () = &mut expiry => Event::End("the client's certificate has expired"),
+                () = &mut expiry => Event::End("the client's certificate or token has expired"),
                 message = requests.message() => match message {
                     Ok(Some(request)) => Event::Request(Box::new(request)),
                     Ok(None) | Err(_) => Event::Closed,
@@ -135,18 +146,18 @@ impl Discovery {
     }
 
     /// The first request tells who the proxy is.
-    fn open(&self, first: &DeltaDiscoveryRequest, identity: SpiffeId, caller: &Caller) -> Result<Registered, Status> {
+    fn open(&self, first: &DeltaDiscoveryRequest, identity: SpiffeId, peer: SocketAddr) -> Result<Registered, Status> {
         let refuse = |error: node::NodeError| {
             self.metrics.xds_refused.add();
-            tracing::warn!(%identity, peer = %caller.address, reason = %error, "proxy refused");
+            tracing::warn!(%identity, %peer, reason = %error, "proxy refused");
             let denied = matches!(error, node::NodeError::Identity { .. });
             if denied { Status::permission_denied(error.to_string()) } else { Status::invalid_argument(error.to_string()) }
         };
         let node = first.node.as_ref().ok_or_else(|| refuse(node::NodeError::Missing))?;
         let facts = node::facts(node, &identity).map_err(refuse)?;
-        let registered = self.connections.register(ProxyView::from(facts), identity, caller.address, node::version(node));
+        let registered = self.connections.register(ProxyView::from(facts), identity, peer, node::version(node));
         let connection = &registered.connection;
-        tracing::info!(proxy = connection.proxy(), connection = connection.number, peer = %caller.address, "connected");
+        tracing::info!(proxy = connection.proxy(), connection = connection.number, %peer, "connected");
         Ok(registered)
     }
 

@@ -7,6 +7,7 @@
 //! Deliberately absent: what a resource looks like (`translate`), what an object means (`api`, `model`), the protocol's rules (`xds`), and the data path.
 
 mod ads;
+mod authn;
 mod ca;
 mod connection;
 mod debug;

@@ -18,11 +18,11 @@ pub(crate) enum NodeError {
     Id(String),
     #[error("{0}")]
     Type(#[from] mizzen_model::UnknownProxyType),
-    #[error("the proxy says that it is {field} `{said}`, but its certificate is for `{proved}`")]
+    #[error("the proxy says that it is {field} `{said}`, but it has proved to be `{proved}`")]
     Identity { field: &'static str, said: String, proved: String },
 }
 
-/// A proxy's facts, of which namespace and service account are what its certificate says.
+/// A proxy's facts, of which namespace and service account are what it has proved.
 pub(crate) fn facts(node: &Node, identity: &SpiffeId) -> Result<ProxyFacts, NodeError> {
     let bad = || NodeError::Id(node.id.clone());
     let parts: Vec<&str> = node.id.split('~').collect();

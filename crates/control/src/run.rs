@@ -28,6 +28,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::{
     Error, Options,
     ads::Discovery,
+    authn::Authenticator,
     ca::CaService,
     connection::Connections,
     debug::{self, About},
@@ -135,7 +136,9 @@ pub(crate) async fn start_with(
         metrics: metrics.clone(),
         ca: ca.clone(),
     });
+    let authenticator = Authenticator { tokens: tokens.clone(), trust_domain: trust_domain.clone() };
     let discovery = Discovery {
+        authenticator: authenticator.clone(),
         published,
         stopping: stopping.clone(),
         connections,
@@ -143,13 +146,7 @@ pub(crate) async fn start_with(
         metrics: metrics.clone(),
         identifier: format!("mizzend {}", options.version).into(),
     };
-    let service = CaService {
-        ca: ca.clone(),
-        tokens: tokens.clone(),
-        trust_domain: trust_domain.clone(),
-        ttl: options.workload_cert_ttl,
-        metrics: metrics.clone(),
-    };
+    let service = CaService { ca: ca.clone(), authenticator, ttl: options.workload_cert_ttl, metrics: metrics.clone() };
 
     if let Some(path) = &options.root_cert_file {
         replace(path, ca.roots().to_pem().as_bytes())?;

@@ -115,8 +115,8 @@ impl Tokens {
         jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims, &self.signing).map_err(TokenError::Key)
     }
 
-    /// Whom a token speaks for, if it is ours, in time and meant for `audience`.
-    pub(crate) fn verify(&self, token: &str, audience: &str) -> Result<Workload, TokenError> {
+    /// Whom a token speaks for, and until when, if it is ours, in time and meant for `audience`.
+    pub(crate) fn verify(&self, token: &str, audience: &str) -> Result<(Workload, UnixTime), TokenError> {
         if token.len() > MAX {
             return Err(TokenError::Refused("it is too long".to_owned()));
         }
@@ -136,7 +136,7 @@ impl Tokens {
         if claims.sub != who.subject() {
             return Err(TokenError::Refused("its subject is not the account that it names".to_owned()));
         }
-        Ok(who)
+        Ok((who, UnixTime::since_unix_epoch(Duration::from_secs(claims.exp))))
     }
 }
 
@@ -161,7 +161,9 @@ mod tests {
     fn round_trip() {
         let tokens = tokens();
         let token = tokens.issue(&who(), CA_AUDIENCE, HOUR, UnixTime::now()).unwrap();
-        assert_eq!(tokens.verify(&token, CA_AUDIENCE).unwrap(), who());
+        let (verified, until) = tokens.verify(&token, CA_AUDIENCE).unwrap();
+        assert_eq!(verified, who());
+        assert!(until > UnixTime::now());
     }
 
     #[test]

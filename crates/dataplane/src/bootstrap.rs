@@ -21,7 +21,7 @@ use mizzen_types::Name;
 use prost::Message;
 
 use crate::{
-    ads::Server,
+    ads::{Server, Variant},
     secrets::{self, Origin},
 };
 
@@ -64,8 +64,8 @@ pub fn parse_bootstrap(text: &str, unknown: Unknown) -> Result<Bootstrap, Bootst
 pub(crate) struct Plan {
     /// Introduces us to servers of resources.
     pub(crate) node: core::Node,
-    /// Where the aggregated stream goes; none in a wholly static configuration.
-    pub(crate) ads: Option<Server>,
+    /// Where the aggregated stream goes, and its variant; none in a wholly static configuration.
+    pub(crate) ads: Option<(Server, Variant)>,
     /// Whether listeners and clusters come by it.
     pub(crate) dynamic: (bool, bool),
     /// Static clusters that are one Unix socket or loopback address, for gRPC services such as SDS.
@@ -210,15 +210,17 @@ fn aggregated(field: &str, source: Option<&core::ConfigSource>, ads: bool) -> Re
     }
 }
 
-fn ads_server(source: &core::ApiConfigSource, servers: &HashMap<Name, Server>) -> Result<Server, BootstrapError> {
-    if !matches!(source.api_type(), ApiType::DeltaGrpc | ApiType::AggregatedDeltaGrpc) {
-        return Err(refused("ads_config.api_type", "only DELTA_GRPC is supported"));
-    }
+fn ads_server(source: &core::ApiConfigSource, servers: &HashMap<Name, Server>) -> Result<(Server, Variant), BootstrapError> {
+    let variant = match source.api_type() {
+        ApiType::DeltaGrpc | ApiType::AggregatedDeltaGrpc => Variant::Delta,
+        ApiType::Grpc | ApiType::AggregatedGrpc => Variant::Whole,
+        _ => return Err(refused("ads_config.api_type", "only GRPC and DELTA_GRPC are supported")),
+    };
     let target = source.grpc_services.first().and_then(|s| s.target_specifier.as_ref());
     let Some(TargetSpecifier::EnvoyGrpc(grpc)) = target else {
         return Err(refused("ads_config.grpc_services", "the first must be an envoy_grpc"));
     };
-    let found = servers.get(grpc.cluster_name.as_str()).cloned();
+    let found = servers.get(grpc.cluster_name.as_str()).map(|server| (server.clone(), variant));
     found.ok_or_else(|| {
         refused("ads_config.grpc_services", format!("`{}` is no static cluster of one Unix socket or loopback address", grpc.cluster_name))
     })
@@ -270,7 +272,9 @@ mod tests {
     fn reads_what_an_agent_writes() {
         let text = bootstrap(&ads("DELTA_GRPC", "xds-grpc"), r#"{"ads": {}}"#);
         let plan = Plan::new(&parse_bootstrap(&text, Unknown::Refused).unwrap()).unwrap();
-        assert_eq!(plan.ads, Some(Server::Pipe("./etc/XDS".into())));
+        assert_eq!(plan.ads, Some((Server::Pipe("./etc/XDS".into()), Variant::Delta)));
+        let whole = bootstrap(&ads("GRPC", "xds-grpc"), r#"{"ads": {}}"#);
+        assert_eq!(Plan::new(&parse_bootstrap(&whole, Unknown::Refused).unwrap()).unwrap().ads.map(|(_, variant)| variant), Some(Variant::Whole));
         assert_eq!(plan.dynamic, (true, true));
         assert_eq!(plan.admin, Some("127.0.0.1:15000".parse().unwrap()));
         assert_eq!((plan.clusters.len(), plan.servers.len()), (2, 1));
@@ -282,7 +286,7 @@ mod tests {
     #[test]
     fn refuses_by_name() {
         for (text, expected) in [
-            (bootstrap(&ads("GRPC", "xds-grpc"), "null"), "ads_config.api_type"),
+            (bootstrap(&ads("REST", "xds-grpc"), "null"), "ads_config.api_type"),
             (bootstrap(&ads("DELTA_GRPC", "far"), "null"), "`far` is no static cluster"),
             (bootstrap(&ads("DELTA_GRPC", "xds-grpc"), r#"{"path": "/x"}"#), "lds_config"),
             ("{\"nodes\": 1}".to_owned(), "nodes"),

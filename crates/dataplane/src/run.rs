@@ -414,8 +414,8 @@ impl Proxy {
         self.faults.values().cloned().chain(closed).collect()
     }
 
-    /// Live once listeners and clusters were told, none waits, and their sockets are open in every worker; and only as long as no listener
-    /// is refused for want of a good version or has a part that is closed.
+    /// Live once listeners and clusters were told, none waits but for a secret that is late, and their sockets are open in every worker; and
+    /// only as long as no listener is refused for want of a good version or has a part that is closed.
     fn check_ready(&mut self) {
         let stage = *self.stage.borrow();
         let lame = self.store.held(Kind::Listener).find(|(_, held)| held.is_lame()).map(|(name, _)| name);
@@ -428,7 +428,10 @@ impl Proxy {
             _ => return,
         }
         let told = self.store.is_complete(Kind::Listener) && self.store.is_complete(Kind::Cluster);
-        let warm = self.store.held(Kind::Listener).all(|(_, held)| held.state() != State::Warming);
+        let warm = self
+            .store
+            .held(Kind::Listener)
+            .all(|(name, held)| held.state() != State::Warming || self.store.is_held_up(Kind::Listener, name));
         let generation = self.store.config().generation;
         let open = (0..self.pool.len()).all(|w| self.listening.get(&w).is_some_and(|(seen, _)| *seen >= generation));
         if told && warm && open && self.faults().is_empty() {

@@ -8,14 +8,20 @@ use std::{
 };
 
 use mizzen_ir::{Kind, config::SecretSource};
-use mizzen_protos::envoy::envoy::{config::core::v3::Node, service::discovery::v3::DeltaDiscoveryRequest};
+use mizzen_protos::envoy::envoy::{
+    config::core::v3::Node,
+    service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse},
+};
 use mizzen_types::Name;
-use mizzen_xds::client::{Client, Event};
+use mizzen_xds::{
+    client::{self, Event, Unasked},
+    whole,
+};
 use tokio::sync::mpsc;
 
 use crate::{
     admin::Process,
-    ads::{self, Happened, Server, Service},
+    ads::{self, Answer, Happened, Request, Server, Service, Variant},
     bootstrap::Plan,
     store::Store,
 };
@@ -25,8 +31,16 @@ use crate::{
 pub(crate) enum Source {
     /// The aggregated stream.
     Aggregated,
-    /// A service for secrets, by its static cluster's name.
-    Secrets(Name),
+    /// A service for secrets, by its static cluster's name, and the one secret that it is asked for there: a server that has not got one
+    /// of several may keep back all of them.
+    Secrets {
+        /// The cluster.
+        server: Name,
+        /// How it is asked.
+        variant: Variant,
+        /// The secret.
+        secret: Name,
+    },
 }
 
 /// Events of streams that may wait for the control thread.
@@ -44,10 +58,89 @@ pub(crate) struct Sources {
 
 struct Link {
     client: Client,
-    requests: Option<mpsc::Sender<DeltaDiscoveryRequest>>,
+    requests: Option<mpsc::Sender<Request>>,
     /// Requests that did not fit; sent before any other.
-    waiting: Option<DeltaDiscoveryRequest>,
+    waiting: Option<Request>,
+    /// This stream has brought something.
+    answered: bool,
+    /// Why the last stream ended, until one brings something: said once, not at each attempt.
+    failing: Option<String>,
     task: tokio::task::AbortHandle,
+}
+
+/// The protocol's state, by variant.
+enum Client {
+    Delta(client::Client),
+    Whole(whole::Client),
+}
+
+impl Client {
+    fn new(variant: Variant, node: Node) -> Client {
+        match variant {
+            Variant::Delta => Client::Delta(client::Client::new(node)),
+            Variant::Whole => Client::Whole(whole::Client::new(node)),
+        }
+    }
+
+    fn connected(&mut self) {
+        match self {
+            Client::Delta(client) => client.connected(),
+            Client::Whole(client) => client.connected(),
+        }
+    }
+
+    fn disconnected(&mut self) {
+        match self {
+            Client::Delta(client) => client.disconnected(),
+            Client::Whole(client) => client.disconnected(),
+        }
+    }
+
+    fn watch_all(&mut self, kind: Kind) {
+        match self {
+            Client::Delta(client) => client.watch_all(kind.type_url()),
+            Client::Whole(client) => client.watch_all(kind.type_url()),
+        }
+    }
+
+    fn subscribe(&mut self, kind: Kind, name: &Name) {
+        match self {
+            Client::Delta(client) => client.subscribe(kind.type_url(), [name.clone()]),
+            Client::Whole(client) => client.subscribe(kind.type_url(), [name.clone()]),
+        }
+    }
+
+    fn unsubscribe(&mut self, kind: Kind, name: &Name) {
+        match self {
+            Client::Delta(client) => client.unsubscribe(kind.type_url(), [name.clone()]),
+            Client::Whole(client) => client.unsubscribe(kind.type_url(), [name.clone()]),
+        }
+    }
+
+    fn next_request(&mut self) -> Option<Request> {
+        match self {
+            Client::Delta(client) => client.next_request().map(Request::Delta),
+            Client::Whole(client) => client.next_request().map(Request::Whole),
+        }
+    }
+
+    /// Has the events of a response judged, and the verdict ready to be sent.
+    fn take(&mut self, answer: Answer, judge: impl FnOnce(Vec<Event>) -> Vec<(Name, String)>) -> Result<(), Unasked> {
+        match (self, answer) {
+            (Client::Delta(client), Answer::Delta(response)) => {
+                let (receipt, events) = client.receive(response)?;
+                client.settle(receipt, judge(events));
+            }
+            (Client::Whole(client), Answer::Whole(response)) => {
+                let (receipt, events) = client.receive(response)?;
+                client.settle(receipt, judge(events));
+            }
+            (_, Answer::Delta(DeltaDiscoveryResponse { type_url, .. }) | Answer::Whole(DiscoveryResponse { type_url, .. })) => {
+                return Err(Unasked(type_url));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Link {
@@ -68,20 +161,21 @@ impl Sources {
             asked: BTreeSet::new(),
             process,
         };
-        if let Some(server) = &plan.ads {
-            let link = sources.link(Source::Aggregated, server.clone(), Service::Aggregated);
+        if let Some((server, variant)) = &plan.ads {
+            let link = sources.link(Source::Aggregated, server.clone(), Service::Aggregated, *variant);
             for (kind, wanted) in [(Kind::Cluster, plan.dynamic.1), (Kind::Listener, plan.dynamic.0)] {
                 if wanted {
-                    link.client.watch_all(kind.type_url());
+                    link.client.watch_all(kind);
                 }
             }
         }
         (sources, receiver)
     }
 
-    fn link(&mut self, source: Source, server: Server, service: Service) -> &mut Link {
-        let task = tokio::spawn(ads::keep_open(server, service, source.clone(), self.events.clone())).abort_handle();
-        let link = Link { client: Client::new(self.node.clone()), requests: None, waiting: None, task };
+    fn link(&mut self, source: Source, server: Server, service: Service, variant: Variant) -> &mut Link {
+        let task = tokio::spawn(ads::keep_open(server, service, variant, source.clone(), self.events.clone())).abort_handle();
+        let client = Client::new(variant, self.node.clone());
+        let link = Link { client, requests: None, waiting: None, answered: false, failing: None, task };
         self.links.entry(source).or_insert(link)
     }
 
@@ -95,33 +189,45 @@ impl Sources {
         let Some(link) = self.links.get_mut(source) else { return };
         match event {
             Happened::Open(requests) => {
-                tracing::info!(?source, "connected to a server of resources");
+                tracing::debug!(?source, "a server of resources is reached");
                 link.requests = Some(requests);
                 link.waiting = None;
+                link.answered = false;
                 link.client.connected();
             }
             Happened::Closed(reason) => {
-                if link.requests.take().is_some() {
-                    tracing::warn!(?source, reason, "the stream of resources has ended; what is held stays in force");
-                } else {
+                link.requests = None;
+                if link.failing.as_ref() == Some(&reason) {
                     tracing::debug!(?source, reason, "no stream of resources");
+                } else {
+                    tracing::warn!(?source, reason, "no stream of resources; what is held stays in force");
+                    link.failing = Some(reason);
                 }
                 link.client.disconnected();
             }
-            Happened::Response(response) => {
-                let Some(kind) = Kind::of(&response.type_url) else {
-                    tracing::warn!(?source, type_url = response.type_url, "a type that was not asked for");
+            Happened::Response(answer) => {
+                if !link.answered {
+                    tracing::info!(?source, "connected to a server of resources");
+                }
+                link.answered = true;
+                link.failing = None;
+                let type_url = match &*answer {
+                    Answer::Delta(response) => &response.type_url,
+                    Answer::Whole(response) => &response.type_url,
+                };
+                let Some(kind) = Kind::of(type_url) else {
+                    tracing::warn!(?source, type_url, "a type that was not asked for");
                     return;
                 };
-                match link.client.receive(*response) {
-                    Ok((receipt, events)) => {
-                        let (taken, rejected) = judge(source, kind, events, store, now);
-                        self.process.updated(kind, taken, rejected.len() as u64);
-                        link.client.settle(receipt, rejected);
-                        if *source == Source::Aggregated && matches!(kind, Kind::Cluster | Kind::Listener) {
-                            store.told_all(kind);
-                        }
-                    }
+                let process = &self.process;
+                let judged = link.client.take(*answer, |events| {
+                    let (taken, rejected) = judge(source, kind, events, store, now);
+                    process.updated(kind, taken, rejected.len() as u64);
+                    rejected
+                });
+                match judged {
+                    Ok(()) if *source == Source::Aggregated && matches!(kind, Kind::Cluster | Kind::Listener) => store.told_all(kind),
+                    Ok(()) => {}
                     Err(unasked) => tracing::warn!(?source, %unasked, "a response is dropped"),
                 }
             }
@@ -138,7 +244,10 @@ impl Sources {
         all.extend(wanted.secrets.into_iter().filter_map(|secret| {
             let source = match secret.source {
                 SecretSource::Ads => Source::Aggregated,
-                SecretSource::Grpc(cluster) => Source::Secrets(cluster),
+                SecretSource::Grpc { cluster, delta } => {
+                    let variant = if delta { Variant::Delta } else { Variant::Whole };
+                    Source::Secrets { server: cluster, variant, secret: secret.name.clone() }
+                }
                 SecretSource::Static => return None,
             };
             Some((source, Kind::Secret, secret.name))
@@ -146,7 +255,7 @@ impl Sources {
         let asked = std::mem::take(&mut self.asked);
         for (source, kind, name) in all.difference(&asked) {
             match self.find(source) {
-                Some(link) => link.client.subscribe(kind.type_url(), [name.clone()]),
+                Some(link) => link.client.subscribe(*kind, name),
                 None => {
                     tracing::error!(?source, %name, "there is no such server: the resource counts as absent");
                     store.remove(*kind, name, now);
@@ -154,8 +263,10 @@ impl Sources {
             }
         }
         for (source, kind, name) in asked.difference(&all) {
-            if let Some(link) = self.links.get_mut(source) {
-                link.client.unsubscribe(kind.type_url(), [name.clone()]);
+            if matches!(source, Source::Secrets { .. }) {
+                self.links.remove(source);
+            } else if let Some(link) = self.links.get_mut(source) {
+                link.client.unsubscribe(*kind, name);
             }
             store.forget(*kind, name, now);
         }
@@ -165,9 +276,9 @@ impl Sources {
 
     fn find(&mut self, source: &Source) -> Option<&mut Link> {
         if !self.links.contains_key(source) {
-            let Source::Secrets(cluster) = source else { return None };
-            let server = self.servers.get(cluster)?.clone();
-            self.link(source.clone(), server, Service::Secrets);
+            let Source::Secrets { server, variant, .. } = source else { return None };
+            let server = self.servers.get(server)?.clone();
+            self.link(source.clone(), server, Service::Secrets, *variant);
         }
         self.links.get_mut(source)
     }
@@ -199,7 +310,7 @@ fn judge(source: &Source, kind: Kind, events: Vec<Event>, store: &mut Store, now
                 }
             },
             // An agent that has no certificate yet, or none at the moment, will have one: what is held is better than nothing.
-            Event::Removed { name } if matches!(source, Source::Secrets(_)) => {
+            Event::Removed { name } if matches!(source, Source::Secrets { .. }) => {
                 tracing::debug!(%name, "a secret that is not there at the moment");
             }
             Event::Removed { name } => {

@@ -58,9 +58,18 @@ fn tcp_passes_both_ways_and_half_closes() {
 
 #[test]
 fn changes_reach_the_traffic() {
+    changes("DELTA_GRPC");
+}
+
+#[test]
+fn changes_reach_the_traffic_as_states_of_the_world() {
+    changes("GRPC");
+}
+
+fn changes(api_type: &str) {
     runtime().block_on(async {
         let (one, two, front) = (server("one").await, server("two").await, free_address());
-        let mut mesh = Mesh::start(&http_mesh(front, one), |_| {}).await;
+        let mut mesh = Mesh::start_as(api_type, &http_mesh(front, one), |_| {}).await;
         mesh.until_ready().await;
         assert_eq!(get(front, "/").await, Ok((200, "one".to_owned())));
         mesh.control.put(&[(ENDPOINT, "a", endpoints("a", &[two]))]);

@@ -37,9 +37,11 @@ fn roots(ca: &Ca) -> Value {
     json!({"name": "ROOTCA", "validation_context": {"trusted_ca": {"inline_string": ca.roots().to_pem()}}})
 }
 
+/// One of the two secrets comes in each variant.
 fn sds(name: &str) -> Value {
+    let api_type = if name == "default" { "GRPC" } else { "DELTA_GRPC" };
     json!({"name": name, "sds_config": {"resource_api_version": "V3", "api_config_source": {
-        "api_type": "GRPC", "transport_api_version": "V3", "grpc_services": [{"envoy_grpc": {"cluster_name": "sds-grpc"}}]}}})
+        "api_type": api_type, "transport_api_version": "V3", "grpc_services": [{"envoy_grpc": {"cluster_name": "sds-grpc"}}]}}})
 }
 
 fn common_context(account: &str) -> Value {

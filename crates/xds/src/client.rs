@@ -274,7 +274,7 @@ impl Want {
     }
 }
 
-fn key(type_url: &str) -> (u8, Name) {
+pub(crate) fn key(type_url: &str) -> (u8, Name) {
     (types::rank(type_url), type_url.into())
 }
 
@@ -290,7 +290,7 @@ fn body(resource: discovery::Resource, type_url: &str, new: bool) -> Result<(Str
 }
 
 /// The error of a NACK: a sentence for people, and a struct of reasons by resource for [`rejections`].
-fn rejection(rejected: &[(Name, String)]) -> Status {
+pub(crate) fn rejection(rejected: &[(Name, String)]) -> Status {
     let text = |s: &str| wkt::Value { kind: Some(Kind::StringValue(s.to_owned())) };
     let fields = rejected.iter().map(|(name, reason)| (name.to_string(), text(reason))).collect();
     let sentences: Vec<String> = rejected.iter().map(|(name, reason)| format!("{name}: {reason}")).collect();

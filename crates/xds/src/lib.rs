@@ -1,19 +1,21 @@
-//! The delta xDS protocol, both ends, without IO.
+//! The xDS protocol without IO: the delta variant, both ends, and the client's end of the state-of-the-world variant.
 //!
 //! [`server::Session`] is one client's stream as the server sees it: what it subscribes to, what it was told, what it acknowledged. It takes
 //! the client's requests and gives the responses that are due, reading resources through [`server::State`]. [`client::Client`] is the other
-//! end: what is wanted, what is held, and which request must be sent next. Both survive a broken stream in the way the protocol means it: the
-//! client tells the versions that it holds, the server sends only what differs.
+//! end: what is wanted, what is held, and which request must be sent next; [`whole::Client`] is the same for servers that know the older
+//! variant only. All survive a broken stream in the way the protocol means it: the
+//! client tells the versions that it holds, a delta server sends only what differs.
 //!
 //! A version is the hash of a resource's content, so two servers, or one before and after a restart, agree on it.
 //!
-//! Deliberately absent: sockets, tasks, clocks, the state-of-the-world variant, and any knowledge of what a resource means, but for one
+//! Deliberately absent: sockets, tasks, clocks, the server's end of the state-of-the-world variant, and any knowledge of what a resource means, but for one
 //! thing: the order in which types must be sent so that nothing is referred to before it is there ([`types::rank`]).
 
 pub mod client;
 pub mod server;
 pub mod types;
 mod version;
+pub mod whole;
 
 pub use version::Version;
 

@@ -45,6 +45,11 @@ pub trait State {
     fn names(&mut self, type_url: &str) -> Vec<Name>;
     /// One resource, or `None` if there is no such.
     fn resource(&mut self, type_url: &str, name: &str) -> Option<Resource>;
+    /// Whether it is not known yet if there is such a resource: then its absence is not told, and others do not wait for it. When it becomes
+    /// known, [`Session::changed`] says so.
+    fn is_pending(&mut self, _type_url: &str, _name: &str) -> bool {
+        false
+    }
 }
 
 /// A request that no client may send. The stream must be closed.
@@ -442,6 +447,11 @@ impl Watch {
         for name in &wanted {
             match state.resource(type_url, name) {
                 Some(resource) => self.compare(name, resource, forced.contains(name), &mut diff),
+                None if state.is_pending(type_url, name) => {
+                    if forced.contains(name) {
+                        self.forced.insert(name.clone());
+                    }
+                }
                 None => self.missing(name, forced.contains(name), &mut diff),
             }
         }

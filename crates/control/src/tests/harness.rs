@@ -221,9 +221,22 @@ pub(super) async fn first_answer(
     id: &str,
     account: &str,
 ) -> Result<DeltaDiscoveryResponse, Status> {
+    first_answer_to(client, id, account, None).await
+}
+
+/// The same, with a token.
+pub(super) async fn first_answer_to(
+    client: &mut AggregatedDiscoveryServiceClient<Channel>,
+    id: &str,
+    account: &str,
+    token: Option<&str>,
+) -> Result<DeltaDiscoveryResponse, Status> {
     let request = DeltaDiscoveryRequest { node: Some(node(id, account)), type_url: CLUSTER.into(), ..Default::default() };
-    let requests = tokio_stream::StreamExt::chain(tokio_stream::iter([request]), tokio_stream::pending());
-    let mut answers = client.delta_aggregated_resources(requests).await?.into_inner();
+    let mut call = Request::new(tokio_stream::StreamExt::chain(tokio_stream::iter([request]), tokio_stream::pending()));
+    if let Some(token) = token {
+        call.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    }
+    let mut answers = client.delta_aggregated_resources(call).await?.into_inner();
     answers.message().await?.ok_or_else(|| Status::unknown("the stream ended"))
 }
 

@@ -151,6 +151,37 @@ async fn configuration_is_not_for_everybody() {
     assert!(harness::first_answer(&mut client, NODE, "storefront").await.is_err());
 }
 
+/// As Istio's agent comes: without a certificate, with the token that it shows the CA.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_alone_is_good_for_a_configuration() {
+    let world = World::start(MESH).await;
+    let who = |account: &str| crate::token::Workload { namespace: "shop".into(), service_account: account.into(), pod: "p-0".into() };
+    let own = world.tokens();
+    let issue = |account: &str, audience: &str, from: u64| {
+        let from = UnixTime::since_unix_epoch(Duration::from_secs(from));
+        own.issue(&who(account), audience, Duration::from_secs(3600), from).unwrap()
+    };
+    let now = UnixTime::now().as_secs();
+    for (case, token, expected) in [
+        ("good", issue("storefront", CA_AUDIENCE, now), None),
+        ("another account", issue("reviews", CA_AUDIENCE, now), Some(Code::PermissionDenied)),
+        ("another audience", issue("storefront", "other", now), Some(Code::Unauthenticated)),
+        ("expired", issue("storefront", CA_AUDIENCE, now - 7200), Some(Code::Unauthenticated)),
+        ("garbage", "a.b.c".to_owned(), Some(Code::Unauthenticated)),
+    ] {
+        let mut client = AggregatedDiscoveryServiceClient::new(world.channel(None).await.unwrap());
+        let answer = harness::first_answer_to(&mut client, NODE, "storefront", Some(&token)).await;
+        assert_eq!(answer.err().map(|status| status.code()), expected, "{case}");
+    }
+    // A certificate and a token must be of one identity.
+    let svid = world.svid("shop", "storefront").await;
+    for (account, good) in [("storefront", true), ("reviews", false)] {
+        let mut client = AggregatedDiscoveryServiceClient::new(world.channel(Some(&svid)).await.unwrap());
+        let token = issue(account, CA_AUDIENCE, now);
+        assert_eq!(harness::first_answer_to(&mut client, NODE, "storefront", Some(&token)).await.is_ok(), good, "{account}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rejections_are_known() {
     let world = World::start(MESH).await;

@@ -2,7 +2,8 @@
 //!
 //! A resource is compiled when it arrives ([`Store::put`]); a bad one is refused alone and its last good version stays, unless what is bad is a
 //! part that can be closed alone: then the new version is refused towards its sender, and comes into force all the same. It comes into force
-//! ([`Store::next`]) when all that it names is in force or known to be absent, or after [`FETCH_TIMEOUT`]; until then its last version stays. What
+//! ([`Store::next`]) when all that it names is in force or known to be absent, or was waited for long enough: [`FETCH_TIMEOUT`], and for a secret
+//! what the resource says. Until then its last version stays. A secret that is [`LATE`] holds up what names it and nothing else. What
 //! is removed leaves after what refers to it, at the latest after [`LINGER`]. Times are given by the caller, since any fixed point.
 
 mod held;
@@ -23,6 +24,11 @@ pub use held::{Entry, Held, Rejected, State};
 
 /// How long a resource waits for what it names (Envoy's default for `initial_fetch_timeout`).
 pub const FETCH_TIMEOUT: Duration = Duration::from_secs(15);
+/// After this a missing secret is late: only what names it still waits for it, neither what refers to that nor the proxy's readiness. The
+/// workload's own certificate and the mesh's roots are never late: without them nothing works.
+pub const LATE: Duration = Duration::from_secs(2);
+/// Istio's names of those.
+const OWN: [&str; 2] = ["default", "ROOTCA"];
 /// How long a removed resource stays for those that still refer to it.
 pub const LINGER: Duration = Duration::from_secs(10);
 
@@ -30,6 +36,39 @@ pub const LINGER: Duration = Duration::from_secs(10);
 const ORDER: [Kind; 5] = [Kind::Secret, Kind::Assignment, Kind::Cluster, Kind::Route, Kind::Listener];
 
 type Key = (Kind, Name);
+
+/// A missing resource.
+#[derive(Clone, Copy, Debug)]
+struct Wait {
+    since: Duration,
+    /// The longest that somebody waits for it; none: for ever.
+    timeout: Option<Duration>,
+    /// That it is late, or was waited for in vain, is said once each.
+    said: (bool, bool),
+}
+
+impl Wait {
+    fn late_at(&self, key: &Key) -> Option<Duration> {
+        (key.0 == Kind::Secret && !OWN.contains(&&*key.1)).then(|| self.since + LATE)
+    }
+
+    /// When it is not waited for any more by who waits so long.
+    fn ends(&self, timeout: Option<Duration>) -> Option<Duration> {
+        timeout.and_then(|timeout| self.since.checked_add(timeout))
+    }
+
+    /// Says when it has become late, and when the wait has ended.
+    fn report(&mut self, key: &Key, now: Duration) {
+        let (kind, name) = key;
+        if self.ends(self.timeout).is_some_and(|at| now >= at) {
+            if !std::mem::replace(&mut self.said, (true, true)).1 {
+                tracing::warn!(?kind, %name, "did not come in time: what names it comes into force without it");
+            }
+        } else if now >= self.late_at(key).unwrap_or(self.since + FETCH_TIMEOUT) && !std::mem::replace(&mut self.said.0, true) {
+            tracing::warn!(?kind, %name, timeout = ?self.timeout, "does not come; what names it waits for it");
+        }
+    }
+}
 
 /// All resources of the proxy.
 #[derive(Debug)]
@@ -39,8 +78,10 @@ pub struct Store {
     complete: BTreeSet<Kind>,
     /// Named resources of which the server said that there is none.
     absent: BTreeSet<Key>,
-    /// Since when a missing resource is waited for.
-    waiting: BTreeMap<Key, Duration>,
+    /// Missing resources that are waited for.
+    waiting: BTreeMap<Key, Wait>,
+    /// Resources whose last version waits for late secrets, and for nothing else.
+    held_up: BTreeSet<Key>,
     config: Arc<Config>,
     unfit: Vec<(Name, TlsRefusal)>,
 }
@@ -64,6 +105,7 @@ impl Store {
             complete: complete.into_iter().collect(),
             absent: BTreeSet::new(),
             waiting: BTreeMap::new(),
+            held_up: BTreeSet::new(),
             config: Arc::default(),
             unfit: Vec::new(),
         }
@@ -156,9 +198,16 @@ impl Store {
         self.held.values().flat_map(BTreeMap::values).all(|held| held.state() != State::Warming)
     }
 
+    /// Whether a resource's last version waits for late secrets, and for nothing else.
+    pub fn is_held_up(&self, kind: Kind, name: &Name) -> bool {
+        self.held_up.contains(&(kind, name.clone()))
+    }
+
     /// When [`Store::next`] has something to do without anything having arrived; none of it lies in the past.
     pub fn deadline(&self, now: Duration) -> Option<Duration> {
-        let waits = self.waiting.values().map(|since| *since + FETCH_TIMEOUT);
+        let waits = self.waiting.iter().flat_map(|(key, wait)| {
+            [wait.ends(wait.timeout), Some(wait.late_at(key).unwrap_or(wait.since + FETCH_TIMEOUT))].into_iter().flatten()
+        });
         let removed = self.held.values().flat_map(BTreeMap::values).filter_map(|held| held.removed.map(|at| at + LINGER));
         waits.chain(removed).filter(|at| *at > now).min()
     }
@@ -199,23 +248,39 @@ impl Store {
     /// For each resource the version that is to be in force.
     fn choose(&mut self, now: Duration) -> BTreeMap<Key, Arc<Entry>> {
         let mut chosen: BTreeMap<Key, Arc<Entry>> = BTreeMap::new();
-        let mut missing: BTreeSet<Key> = BTreeSet::new();
+        let mut missing: BTreeMap<Key, Option<Duration>> = BTreeMap::new();
+        let mut held_up: BTreeSet<Key> = BTreeSet::new();
         for kind in ORDER {
             let Some(all) = self.held.get(&kind) else { continue };
             for (name, held) in all {
                 let Some(latest) = &held.latest else { continue };
-                let open: Vec<Key> = names(&latest.compiled.refs).filter(|key| !chosen.contains_key(key) && !self.is_absent(key)).collect();
-                let timed_out = |key: &Key| self.waiting.get(key).is_some_and(|since| now >= *since + FETCH_TIMEOUT);
-                let entry = if open.iter().all(timed_out) { Some(latest) } else { held.active.as_ref() };
-                missing.extend(open);
+                let refs = &latest.compiled.refs;
+                let open: Vec<Key> = names(refs).filter(|key| !chosen.contains_key(key) && !self.is_absent(key)).collect();
+                let given_up = |key: &Key| {
+                    let ends = self.waiting.get(key).and_then(|wait| wait.ends(timeout(refs, key)));
+                    held_up.contains(key) || ends.is_some_and(|at| now >= at)
+                };
+                let late = |key: &Key| self.waiting.get(key).and_then(|wait| wait.late_at(key)).is_some_and(|at| now >= at);
+                let entry = if open.iter().all(given_up) { Some(latest) } else { held.active.as_ref() };
+                if !open.iter().all(given_up) && open.iter().all(|key| given_up(key) || late(key)) {
+                    held_up.insert((kind, name.clone()));
+                }
+                for key in open {
+                    let timeout = timeout(refs, &key);
+                    // Who waits longest counts: none is for ever.
+                    missing.entry(key).and_modify(|most| *most = most.zip(timeout).map(|(a, b)| a.max(b))).or_insert(timeout);
+                }
                 if let Some(entry) = entry {
                     chosen.insert((kind, name.clone()), entry.clone());
                 }
             }
         }
-        self.waiting.retain(|key, _| missing.contains(key));
-        for key in missing {
-            self.waiting.entry(key).or_insert(now);
+        self.held_up = held_up;
+        self.waiting.retain(|key, _| missing.contains_key(key));
+        for (key, timeout) in missing {
+            let wait = self.waiting.entry(key.clone()).or_insert(Wait { since: now, timeout, said: (false, false) });
+            wait.timeout = timeout;
+            wait.report(&key, now);
         }
         self.keep_referred(&mut chosen, now);
         chosen
@@ -240,6 +305,13 @@ impl Store {
         let there = self.held.get(&key.0).and_then(|all| all.get(&key.1)).is_some_and(|held| held.latest.is_some());
         !there && (self.absent.contains(key) || self.complete.contains(&key.0))
     }
+}
+
+/// How long what names a resource waits for it; none: for ever.
+fn timeout(refs: &Refs, key: &Key) -> Option<Duration> {
+    let secrets = refs.secrets.iter().filter(|secret| key.0 == Kind::Secret && secret.name == key.1);
+    let longest = secrets.map(|secret| secret.fetch_timeout).reduce(|a, b| a.zip(b).map(|(a, b)| a.max(b)));
+    longest.unwrap_or(Some(FETCH_TIMEOUT))
 }
 
 /// All resources that are named.

@@ -8,18 +8,22 @@ use mizzen_protos::{
             Cluster,
             cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig},
         },
-        core::v3::{AggregatedConfigSource, ConfigSource, config_source::ConfigSourceSpecifier},
+        core::v3::{AggregatedConfigSource, ConfigSource, TransportSocket, config_source::ConfigSourceSpecifier, transport_socket},
         endpoint::v3::ClusterLoadAssignment,
         route::v3::{
             Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route, route_action::ClusterSpecifier,
             route_match::PathSpecifier,
         },
     },
+    envoy::envoy::extensions::transport_sockets::tls::v3::{
+        CommonTlsContext, SdsSecretConfig, UpstreamTlsContext, common_tls_context::ValidationContextType,
+    },
+    wkt,
 };
 use mizzen_types::Name;
 use prost::Message;
 
-use super::{FETCH_TIMEOUT, LINGER, State, Store};
+use super::{FETCH_TIMEOUT, LATE, LINGER, State, Store};
 
 fn cluster(name: &str) -> Any {
     let ads = ConfigSource { config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})), ..Default::default() };
@@ -186,4 +190,59 @@ fn a_bad_part_is_closed_and_the_rest_comes_into_force() {
     put(&mut store, "r", routes(&[("one", "/new"), ("two", "/")]), at(2));
     store.next(at(2)).unwrap();
     assert!(!lame(&store) && store.held(Kind::Route).next().unwrap().1.rejected.is_none());
+}
+
+/// A cluster whose roots come by SDS, with this `initial_fetch_timeout` in seconds.
+fn secure(name: &str, secret: &str, timeout: Option<i64>) -> Any {
+    let ads = ConfigSource {
+        initial_fetch_timeout: timeout.map(|seconds| wkt::Duration { seconds, nanos: 0 }),
+        config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
+        ..Default::default()
+    };
+    let roots = SdsSecretConfig { name: secret.to_owned(), sds_config: Some(ads) };
+    let tls = UpstreamTlsContext {
+        common_tls_context: Some(CommonTlsContext {
+            validation_context_type: Some(ValidationContextType::ValidationContextSdsSecretConfig(roots)),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let tls = Any {
+        type_url: "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext".to_owned(),
+        value: tls.encode_to_vec(),
+    };
+    let socket = TransportSocket { name: "tls".to_owned(), config_type: Some(transport_socket::ConfigType::TypedConfig(tls)) };
+    any(Kind::Cluster, &Cluster { name: name.to_owned(), transport_socket: Some(socket), ..Default::default() })
+}
+
+#[test]
+fn a_secret_is_waited_for_as_long_as_the_resource_says() {
+    for (timeout, ends) in [(Some(0), None), (Some(5), Some(5)), (Some(60), Some(60)), (None, Some(15))] {
+        let mut store = Store::new([]);
+        put(&mut store, "a", secure("a", "file-root:/x", timeout), at(0));
+        assert!(store.next(at(0)).is_none());
+        for now in (1..200).map(at) {
+            let in_force = store.next(now).is_some();
+            assert_eq!(in_force, ends.map(at) == Some(now), "{timeout:?} after {now:?}");
+        }
+    }
+}
+
+#[test]
+fn a_late_secret_holds_up_nothing_else() {
+    let mut store = Store::new([]);
+    put(&mut store, "a", secure("a", "file-root:/x", Some(0)), at(0));
+    put(&mut store, "r", route("r", "a"), at(0));
+    assert!(store.next(at(0)).is_none(), "it may still come");
+    assert_eq!(store.deadline(at(0)), Some(LATE));
+    let config = store.next(LATE).unwrap();
+    assert!(config.routes.contains_key("r") && !config.clusters.contains_key("a"));
+    assert!(store.is_held_up(Kind::Cluster, &name("a")) && !store.is_held_up(Kind::Route, &name("r")));
+
+    // The workload's own are no late secrets: all waits for them.
+    let mut store = Store::new([]);
+    put(&mut store, "a", secure("a", "ROOTCA", Some(0)), at(0));
+    put(&mut store, "r", route("r", "a"), at(0));
+    store.next(at(0));
+    assert!(store.next(LATE).is_none() && !store.is_held_up(Kind::Cluster, &name("a")));
 }

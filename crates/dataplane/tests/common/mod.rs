@@ -69,11 +69,14 @@ struct Service {
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Service {
-    fn serve(&self, mut requests: Streaming<DeltaDiscoveryRequest>) -> Responses<DeltaDiscoveryResponse> {
+    /// Its headers come after the first request only, as from servers that send them with their first message.
+    async fn serve(&self, mut requests: Streaming<DeltaDiscoveryRequest>) -> Result<Responses<DeltaDiscoveryResponse>, Status> {
+        let first = requests.message().await?.ok_or_else(|| Status::cancelled("nothing was asked"))?;
         let (out, responses) = mpsc::channel(16);
         let mut this = self.clone();
         tokio::spawn(async move {
             let mut session = Session::new();
+            session.request(first).unwrap();
             loop {
                 for response in session.poll(&mut this.resources) {
                     if out.send(Ok(response)).await.is_err() {
@@ -97,7 +100,62 @@ impl Service {
                 }
             }
         });
-        Box::pin(ReceiverStream::new(responses))
+        Ok(Box::pin(ReceiverStream::new(responses)))
+    }
+
+    /// The same in the state-of-the-world variant.
+    async fn serve_whole(&self, mut requests: Streaming<DiscoveryRequest>) -> Result<Responses<DiscoveryResponse>, Status> {
+        let mut request = Some(requests.message().await?.ok_or_else(|| Status::cancelled("nothing was asked"))?);
+        let (out, responses) = mpsc::channel(16);
+        let mut this = self.clone();
+        tokio::spawn(async move {
+            // By type: what is asked for, and what was sent last.
+            let mut asked: BTreeMap<String, (Vec<String>, Option<Vec<Any>>)> = BTreeMap::new();
+            for nonce in 1u64.. {
+                if let Some(DiscoveryRequest { type_url, resource_names, error_detail, response_nonce, .. }) = request.take() {
+                    let verdict = match error_detail {
+                        Some(error) => Verdict::Nack { rejected: vec![("".into(), error.message.clone())], message: error.message },
+                        None => Verdict::Ack,
+                    };
+                    if !response_nonce.is_empty() {
+                        let _ = this.verdicts.send((type_url.clone(), verdict));
+                    }
+                    let (names, sent) = asked.entry(type_url).or_default();
+                    if *names != resource_names {
+                        *sent = None;
+                    }
+                    *names = resource_names;
+                }
+                for (type_url, (names, sent)) in &mut asked {
+                    let root = type_url == CLUSTER || type_url == LISTENER;
+                    let all = if root { this.resources.names(type_url) } else { names.iter().map(|n| n.as_str().into()).collect() };
+                    let found: Vec<Any> = all.iter().filter_map(|n| Some((*this.resources.resource(type_url, n)?.body).clone())).collect();
+                    if sent.as_ref() == Some(&found) || found.is_empty() && !root {
+                        continue;
+                    }
+                    *sent = Some(found.clone());
+                    let text = nonce.to_string();
+                    let response = DiscoveryResponse {
+                        version_info: text.clone(),
+                        resources: found,
+                        type_url: type_url.clone(),
+                        nonce: text,
+                        ..Default::default()
+                    };
+                    if out.send(Ok(response)).await.is_err() {
+                        return;
+                    }
+                }
+                tokio::select! {
+                    next = requests.message() => match next {
+                        Ok(Some(next)) => request = Some(next),
+                        _ => return,
+                    },
+                    changed = this.changed.changed() => if changed.is_err() { return },
+                }
+            }
+        });
+        Ok(Box::pin(ReceiverStream::new(responses)))
     }
 }
 
@@ -108,16 +166,16 @@ impl AggregatedDiscoveryService for Service {
 
     async fn stream_aggregated_resources(
         &self,
-        _: Request<Streaming<DiscoveryRequest>>,
+        request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        Err(Status::unimplemented("delta only"))
+        Ok(Response::new(self.serve_whole(request.into_inner()).await?))
     }
 
     async fn delta_aggregated_resources(
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        Ok(Response::new(self.serve(request.into_inner())))
+        Ok(Response::new(self.serve(request.into_inner()).await?))
     }
 }
 
@@ -130,15 +188,15 @@ impl SecretDiscoveryService for Service {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
-        Ok(Response::new(self.serve(request.into_inner())))
+        Ok(Response::new(self.serve(request.into_inner()).await?))
     }
 
-    async fn stream_secrets(&self, _: Request<Streaming<DiscoveryRequest>>) -> Result<Response<Self::StreamSecretsStream>, Status> {
-        Err(Status::unimplemented("delta only"))
+    async fn stream_secrets(&self, request: Request<Streaming<DiscoveryRequest>>) -> Result<Response<Self::StreamSecretsStream>, Status> {
+        Ok(Response::new(self.serve_whole(request.into_inner()).await?))
     }
 
     async fn fetch_secrets(&self, _: Request<DiscoveryRequest>) -> Result<Response<DiscoveryResponse>, Status> {
-        Err(Status::unimplemented("delta only"))
+        Err(Status::unimplemented("secrets are streamed"))
     }
 }
 
@@ -239,12 +297,27 @@ pub(crate) struct Mesh {
 impl Mesh {
     /// Starts both. What the control plane has at first is up to `first`.
     pub(crate) async fn start(first: &[(&str, &str, Value)], change: impl FnOnce(&mut Options)) -> Mesh {
+        Mesh::start_as("DELTA_GRPC", first, change).await
+    }
+
+    /// The same, by this `api_type`.
+    pub(crate) async fn start_as(api_type: &str, first: &[(&str, &str, Value)], change: impl FnOnce(&mut Options)) -> Mesh {
+        Mesh::start_with(api_type, None, first, change).await
+    }
+
+    /// Starts a proxy that another server drives, at this socket.
+    pub(crate) async fn start_by(api_type: &str, server: PathBuf) -> Mesh {
+        Mesh::start_with(api_type, Some(server), &[], |_| {}).await
+    }
+
+    async fn start_with(api_type: &str, server: Option<PathBuf>, first: &[(&str, &str, Value)], change: impl FnOnce(&mut Options)) -> Mesh {
         let dir = tempfile::tempdir().unwrap();
         let control = ControlPlane::new(dir.path().join("XDS"));
         control.put(first);
+        let server = server.unwrap_or_else(|| dir.path().join("XDS"));
         let pipe = |name: &str| {
             json!({"name": name, "type": "STATIC", "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [
-                {"endpoint": {"address": {"pipe": {"path": dir.path().join("XDS")}}}}]}]}})
+                {"endpoint": {"address": {"pipe": {"path": server}}}}]}]}})
         };
         let localhost = free_address();
         let bootstrap = json!({
@@ -253,7 +326,7 @@ impl Mesh {
             "static_resources": {"clusters": [pipe("xds-grpc"), pipe("sds-grpc")]},
             "dynamic_resources": {
                 "lds_config": {"ads": {}}, "cds_config": {"ads": {}},
-                "ads_config": {"api_type": "DELTA_GRPC", "grpc_services": [{"envoy_grpc": {"cluster_name": "xds-grpc"}}]},
+                "ads_config": {"api_type": api_type, "grpc_services": [{"envoy_grpc": {"cluster_name": "xds-grpc"}}]},
             },
         });
         let (ready_sender, ready) = watch::channel(false);

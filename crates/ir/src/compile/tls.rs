@@ -1,6 +1,7 @@
 //! TLS contexts.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mizzen_pki::{SanKind, SanMatch, SanPattern, TrustBundle};
 use mizzen_protos::envoy::envoy::config::core::v3 as core;
@@ -186,24 +187,29 @@ fn cut(cx: &mut Cx, field: &str, list: Vec<String>, can: impl Fn(&str) -> bool) 
     Ok(kept.into_iter().map(name).collect())
 }
 
+/// Envoy's default for `initial_fetch_timeout`.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(15);
+
 pub(super) fn secret_ref(cx: &mut Cx, m: tls::SdsSecretConfig) -> Res<SecretRef> {
     let tls::SdsSecretConfig { name: title, sds_config } = m;
-    let source = match sds_config {
-        None => SecretSource::Static,
+    let (source, fetch_timeout) = match sds_config {
+        None => (SecretSource::Static, Some(FETCH_TIMEOUT)),
         Some(source) => cx.within("sds_config", |cx| secret_source(cx, source))?,
     };
     if title.is_empty() {
         return cx.refuse("name", "it is required");
     }
-    Ok(SecretRef { name: name(&title), source })
+    Ok(SecretRef { name: name(&title), source, fetch_timeout })
 }
 
-fn secret_source(cx: &mut Cx, m: core::ConfigSource) -> Res<SecretSource> {
+/// Where a secret comes from, and how long it is waited for.
+fn secret_source(cx: &mut Cx, m: core::ConfigSource) -> Res<(SecretSource, Option<Duration>)> {
     use core::config_source::ConfigSourceSpecifier as S;
     let core::ConfigSource { authorities, initial_fetch_timeout, resource_api_version, config_source_specifier } = m;
-    silent!(initial_fetch_timeout, resource_api_version);
+    silent!(resource_api_version);
     refused!(cx; authorities);
-    match config_source_specifier {
+    let timeout = cx.duration("initial_fetch_timeout", initial_fetch_timeout)?.unwrap_or(FETCH_TIMEOUT);
+    let source = match config_source_specifier {
         Some(S::Ads(core::AggregatedConfigSource {})) => Ok(SecretSource::Ads),
         Some(S::ApiConfigSource(api)) => cx.within("api_config_source", |cx| {
             let core::ApiConfigSource {
@@ -217,19 +223,26 @@ fn secret_source(cx: &mut Cx, m: core::ConfigSource) -> Res<SecretSource> {
                 set_node_on_first_message_only,
                 config_validators,
             } = api;
-            silent!(api_type, transport_api_version, refresh_delay, request_timeout, rate_limit_settings, set_node_on_first_message_only);
+            silent!(transport_api_version, refresh_delay, request_timeout, rate_limit_settings, set_node_on_first_message_only);
             refused!(cx; cluster_names, config_validators);
+            use core::api_config_source::ApiType;
+            let delta = match ApiType::try_from(api_type) {
+                Ok(ApiType::Grpc) => false,
+                Ok(ApiType::DeltaGrpc) => true,
+                _ => return cx.refuse("api_type", "only GRPC and DELTA_GRPC are supported"),
+            };
             let mut clusters = grpc_services.into_iter().filter_map(|g| match g.target_specifier {
                 Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(g)) => Some(g.cluster_name),
                 _ => None,
             });
             match clusters.next() {
-                Some(cluster) => Ok(SecretSource::Grpc(name(&cluster))),
+                Some(cluster) => Ok(SecretSource::Grpc { cluster: name(&cluster), delta }),
                 None => cx.refuse("grpc_services", "one of Envoy's own gRPC is required"),
             }
         }),
         _ => cx.refuse("config_source_specifier", "only aggregated and gRPC sources are supported"),
-    }
+    }?;
+    Ok((source, (!timeout.is_zero()).then_some(timeout)))
 }
 
 fn validation(cx: &mut Cx, m: tls::common_tls_context::ValidationContextType) -> Res<Option<Validation>> {

@@ -1,6 +1,6 @@
 //! TLS as it is configured: names of secrets, not their contents. `crate::tls` builds rustls' configurations from it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use mizzen_pki::{SanMatch, Svid, TrustBundle};
 use mizzen_types::Name;
@@ -81,6 +81,8 @@ pub struct SecretRef {
     pub name: Name,
     /// Where it is asked for.
     pub source: SecretSource,
+    /// How long it is waited for at first (`initial_fetch_timeout`); none: for ever. Default 15 s.
+    pub fetch_timeout: Option<Duration>,
 }
 
 /// Where a secret is asked for.
@@ -88,8 +90,13 @@ pub struct SecretRef {
 pub enum SecretSource {
     /// The aggregated stream.
     Ads,
-    /// A gRPC service, by its cluster's name (of the bootstrap).
-    Grpc(Name),
+    /// A gRPC service.
+    Grpc {
+        /// Its cluster's name (of the bootstrap).
+        cluster: Name,
+        /// Whether it is asked in the delta variant (`DELTA_GRPC`), not that of the state of the world (`GRPC`).
+        delta: bool,
+    },
     /// The bootstrap's static secrets, or inline in the resource.
     Static,
 }

@@ -1,0 +1,364 @@
+//! The client's end of state-of-the-world streams (`api_type: GRPC`), one after the other.
+//!
+//! A response of a root type (clusters, listeners) holds all of it: what is missing there is gone. One of another type holds some of what
+//! was asked for by name; of what it leaves out nothing is known. Deliberately absent: the server's end.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mizzen_protos::{
+    Any,
+    envoy::{
+        envoy::{
+            config::core::v3::Node,
+            service::discovery::v3::{self as discovery, DiscoveryRequest, DiscoveryResponse},
+        },
+        google::rpc::Status,
+    },
+};
+use mizzen_types::Name;
+use prost::Message;
+
+use crate::{
+    client::{Event, Unasked, key, rejection},
+    types,
+};
+
+/// In which a resource may come with its name outside.
+const WRAPPED: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource";
+
+/// What is wanted from a server, and what is held.
+#[derive(Debug)]
+pub struct Client {
+    node: Node,
+    wants: BTreeMap<(u8, Name), Want>,
+    /// Counts streams, so that late verdicts on responses of an earlier one send nothing.
+    stream: u64,
+    connected: bool,
+    introduced: bool,
+}
+
+#[derive(Debug, Default)]
+struct Want {
+    wildcard: bool,
+    names: BTreeSet<Name>,
+    /// What the server has sent of a root type, taken or not.
+    there: BTreeSet<Name>,
+    /// The version of the last response that was taken whole.
+    version: String,
+    /// This stream's server was asked.
+    started: bool,
+    told_wildcard: bool,
+    told: BTreeSet<Name>,
+    /// The last response of this stream.
+    nonce: String,
+    /// The verdict on it, which is not sent yet.
+    verdict: Option<Result<(), Status>>,
+}
+
+/// What remains to be said about a response; give it to [`Client::settle`] when its events were judged.
+#[derive(Debug)]
+#[must_use = "a response that is never settled is never acknowledged"]
+pub struct Receipt {
+    key: (u8, Name),
+    stream: u64,
+    nonce: String,
+    version: String,
+    rejected: Vec<(Name, String)>,
+}
+
+impl Receipt {
+    /// The type of the response's resources.
+    pub fn type_url(&self) -> &Name {
+        &self.key.1
+    }
+}
+
+impl Client {
+    /// Without a stream; `node` introduces it on each.
+    pub fn new(node: Node) -> Self {
+        Client { node, wants: BTreeMap::new(), stream: 0, connected: false, introduced: false }
+    }
+
+    /// A new stream is open. What is wanted is told anew, with the version that was taken last.
+    pub fn connected(&mut self) {
+        self.disconnected();
+        self.stream += 1;
+        self.connected = true;
+    }
+
+    /// The stream is gone. Everything held stays held.
+    pub fn disconnected(&mut self) {
+        self.connected = false;
+        self.introduced = false;
+        for want in self.wants.values_mut() {
+            want.started = false;
+            want.told_wildcard = false;
+            want.told.clear();
+            want.nonce.clear();
+            want.verdict = None;
+        }
+    }
+
+    /// Wants every resource of a type.
+    pub fn watch_all(&mut self, type_url: &str) {
+        self.want(type_url).wildcard = true;
+    }
+
+    /// Wants these resources of a type, now or when they come to be.
+    pub fn subscribe(&mut self, type_url: &str, names: impl IntoIterator<Item = Name>) {
+        self.want(type_url).names.extend(names);
+    }
+
+    /// Wants these resources no longer, but for those that [`Client::watch_all`] covers.
+    pub fn unsubscribe(&mut self, type_url: &str, names: impl IntoIterator<Item = Name>) {
+        let want = self.want(type_url);
+        for name in names {
+            want.names.remove(&name);
+        }
+    }
+
+    /// The next request that must be sent, if the stream is open.
+    pub fn next_request(&mut self) -> Option<DiscoveryRequest> {
+        if !self.connected {
+            return None;
+        }
+        let mut request = self.wants.iter_mut().find_map(|(key, want)| want.request(&key.1))?;
+        if !self.introduced {
+            self.introduced = true;
+            request.node = Some(self.node.clone());
+        }
+        Some(request)
+    }
+
+    /// Takes a response apart. What nobody wants any more is left out.
+    ///
+    /// # Errors
+    /// If nothing of that type was asked for; the stream should then be closed.
+    pub fn receive(&mut self, response: DiscoveryResponse) -> Result<(Receipt, Vec<Event>), Unasked> {
+        let key = key(&response.type_url);
+        let Some(want) = self.wants.get_mut(&key).filter(|w| w.started) else { return Err(Unasked(response.type_url)) };
+        want.nonce.clone_from(&response.nonce);
+        let (nonce, version) = (response.nonce, response.version_info);
+        let mut receipt = Receipt { key, stream: self.stream, nonce, version, rejected: Vec::new() };
+        let (mut events, mut seen) = (Vec::new(), BTreeSet::new());
+        for resource in response.resources {
+            let (name, body) = match named(resource, &response.type_url) {
+                Ok(named) => named,
+                Err((name, reason)) => {
+                    seen.insert(name.clone());
+                    receipt.rejected.push((name, reason));
+                    continue;
+                }
+            };
+            if !(want.wildcard || want.names.contains(&name)) {
+                continue;
+            }
+            if !seen.insert(name.clone()) {
+                receipt.rejected.push((name, "is there twice".to_owned()));
+                continue;
+            }
+            events.push(Event::Added { name, version: receipt.version.clone(), body });
+        }
+        if types::empty_means_all(&receipt.key.1) {
+            let gone = want.there.difference(&seen).filter(|name| want.wildcard || want.names.contains(*name));
+            events.extend(gone.map(|name| Event::Removed { name: name.clone() }));
+            want.there = seen;
+        }
+        Ok((receipt, events))
+    }
+
+    /// Judges a response: all of it was taken, but for `rejected`, each with its reason. If there is any, the server hears the version that was
+    /// taken whole before.
+    pub fn settle(&mut self, receipt: Receipt, rejected: impl IntoIterator<Item = (Name, String)>) {
+        let mut bad = receipt.rejected;
+        bad.extend(rejected);
+        let Some(want) = self.wants.get_mut(&receipt.key) else { return };
+        if bad.is_empty() {
+            want.version = receipt.version;
+        }
+        // A verdict on a response after which another has come would be one on that.
+        if self.connected && receipt.stream == self.stream && want.nonce == receipt.nonce {
+            want.verdict = Some(if bad.is_empty() { Ok(()) } else { Err(rejection(&bad)) });
+        }
+    }
+
+    fn want(&mut self, type_url: &str) -> &mut Want {
+        self.wants.entry(key(type_url)).or_default()
+    }
+}
+
+impl Want {
+    /// The request that tells the server what it does not know yet: the verdict, and all names whenever one of them changes.
+    fn request(&mut self, type_url: &Name) -> Option<DiscoveryRequest> {
+        let nothing = !self.wildcard && self.names.is_empty();
+        let same = self.told_wildcard == self.wildcard && self.told == self.names;
+        if if self.started { same && self.verdict.is_none() } else { nothing } {
+            return None;
+        }
+        // Without names, of a root type: the form that every server understands.
+        let all = self.wildcard && !(self.names.is_empty() && types::empty_means_all(type_url));
+        let names = all.then(|| types::WILDCARD.to_owned()).into_iter().chain(self.names.iter().map(ToString::to_string));
+        let request = DiscoveryRequest {
+            version_info: self.version.clone(),
+            type_url: type_url.to_string(),
+            resource_names: names.collect(),
+            response_nonce: self.nonce.clone(),
+            error_detail: self.verdict.take().and_then(Result::err),
+            ..Default::default()
+        };
+        self.started = true;
+        self.told_wildcard = self.wildcard;
+        self.told.clone_from(&self.names);
+        Some(request)
+    }
+}
+
+/// The beginning of every resource that has a name.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Head {
+    #[prost(string, tag = "1")]
+    name: String,
+}
+
+/// A resource with its name: that of its wrapper, or else of its content. Or what is wrong with it.
+fn named(resource: Any, type_url: &str) -> Result<(Name, Any), (Name, String)> {
+    let (outside, body) = if resource.type_url == WRAPPED {
+        let unreadable = |e: prost::DecodeError| (Name::default(), format!("cannot be read: {e}"));
+        let wrapper = discovery::Resource::decode(resource.value.as_slice()).map_err(unreadable)?;
+        let name: Name = wrapper.name.into();
+        (Some(name.clone()), wrapper.resource.ok_or_else(|| (name, "has no content".to_owned()))?)
+    } else {
+        (None, resource)
+    };
+    if body.type_url != type_url {
+        return Err((outside.unwrap_or_default(), "is of another type than its response".to_owned()));
+    }
+    // The name table has no name, and what is its first field is none.
+    let inside = if type_url == types::NAME_TABLE { Ok(Head::default()) } else { Head::decode(body.value.as_slice()) };
+    match (outside, inside) {
+        (Some(name), _) => Ok((name, body)),
+        (None, Ok(head)) => Ok((head.name.into(), body)),
+        (None, Err(error)) => Err((Name::default(), format!("cannot be read: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mizzen_protos::envoy::envoy::config::cluster::v3::Cluster;
+
+    use super::*;
+    use crate::types::{CLUSTER, SECRET};
+
+    fn client() -> Client {
+        let mut client = Client::new(Node { id: "n".to_owned(), ..Default::default() });
+        client.connected();
+        client
+    }
+
+    fn resource(type_url: &str, name: &str) -> Any {
+        // Every type's name is its first field.
+        Any { type_url: type_url.to_owned(), value: Cluster { name: name.to_owned(), ..Default::default() }.encode_to_vec() }
+    }
+
+    fn response(type_url: &str, version: &str, names: &[&str]) -> DiscoveryResponse {
+        DiscoveryResponse {
+            version_info: version.to_owned(),
+            resources: names.iter().map(|n| resource(type_url, n)).collect(),
+            type_url: type_url.to_owned(),
+            nonce: format!("nonce of {version}"),
+            ..Default::default()
+        }
+    }
+
+    /// The events as `+name` and `-name`; each of `bad` is rejected.
+    fn take(client: &mut Client, response: DiscoveryResponse, bad: &[&str]) -> Vec<String> {
+        let (receipt, events) = client.receive(response).unwrap();
+        client.settle(receipt, bad.iter().map(|n| (Name::from(*n), "bad".to_owned())));
+        let show = |e: &Event| match e {
+            Event::Added { name, .. } => format!("+{name}"),
+            Event::Removed { name } => format!("-{name}"),
+        };
+        events.iter().map(show).collect()
+    }
+
+    /// All requests that are due: version, nonce, names, whether it rejects.
+    fn due(client: &mut Client) -> Vec<(String, String, Vec<String>, bool)> {
+        std::iter::from_fn(|| client.next_request())
+            .map(|r| (r.version_info, r.response_nonce, r.resource_names, r.error_detail.is_some()))
+            .collect()
+    }
+
+    fn request(version: &str, nonce: &str, names: &[&str], rejects: bool) -> (String, String, Vec<String>, bool) {
+        (version.to_owned(), nonce.to_owned(), names.iter().map(|n| (*n).to_owned()).collect(), rejects)
+    }
+
+    #[test]
+    fn all_of_a_root_type() {
+        let mut client = client();
+        client.watch_all(CLUSTER);
+        let first = client.next_request().unwrap();
+        assert_eq!((first.node.unwrap().id.as_str(), first.resource_names.len()), ("n", 0));
+        assert_eq!(take(&mut client, response(CLUSTER, "1", &["a", "b"]), &[]), ["+a", "+b"]);
+        assert_eq!(due(&mut client), [request("1", "nonce of 1", &[], false)]);
+        assert_eq!(take(&mut client, response(CLUSTER, "2", &["b", "c"]), &["c"]), ["+b", "+c", "-a"]);
+        assert_eq!(due(&mut client), [request("1", "nonce of 2", &[], true)], "the version is that which was taken whole");
+        assert_eq!(take(&mut client, response(CLUSTER, "3", &[]), &[]), ["-b", "-c"]);
+        assert_eq!(due(&mut client), [request("3", "nonce of 3", &[], false)]);
+        client.connected();
+        assert_eq!(due(&mut client), [request("3", "", &[], false)], "a new stream begins without a nonce");
+    }
+
+    #[test]
+    fn some_by_name() {
+        let mut client = client();
+        assert!(client.next_request().is_none());
+        client.subscribe(SECRET, ["a".into(), "b".into()]);
+        assert_eq!(due(&mut client), [request("", "", &["a", "b"], false)]);
+        assert_eq!(take(&mut client, response(SECRET, "1", &["a", "other"]), &[]), ["+a"], "of the other nothing is known");
+        client.subscribe(SECRET, ["c".into()]);
+        assert_eq!(due(&mut client), [request("1", "nonce of 1", &["a", "b", "c"], false)], "one request says both");
+        assert_eq!(take(&mut client, response(SECRET, "2", &["b"]), &[]), ["+b"]);
+        client.unsubscribe(SECRET, ["a".into(), "b".into(), "c".into()]);
+        assert_eq!(due(&mut client), [request("2", "nonce of 2", &[], false)]);
+        assert!(due(&mut client).is_empty());
+    }
+
+    #[test]
+    fn what_a_server_should_not_send() {
+        let mut client = client();
+        client.subscribe(SECRET, ["a".into()]);
+        assert!(client.receive(response(SECRET, "0", &["a"])).is_err(), "nothing was asked yet");
+        due(&mut client);
+        assert!(client.receive(response(CLUSTER, "1", &["a"])).is_err());
+        let foreign = DiscoveryResponse { resources: vec![resource(CLUSTER, "a")], ..response(SECRET, "2", &[]) };
+        let twice = response(SECRET, "3", &["a", "a"]);
+        let garbage = Any { type_url: SECRET.to_owned(), value: vec![0xff] };
+        let unreadable = DiscoveryResponse { resources: vec![garbage], ..response(SECRET, "4", &[]) };
+        for (response, events) in [(foreign, 0), (twice, 1), (unreadable, 0)] {
+            let nonce = response.nonce.clone();
+            assert_eq!(take(&mut client, response, &[]).len(), events);
+            assert_eq!(due(&mut client), [request("", &nonce, &["a"], true)]);
+        }
+        let wrapper = discovery::Resource { name: "a".to_owned(), resource: Some(resource(SECRET, "")), ..Default::default() };
+        let wrapped = Any { type_url: WRAPPED.to_owned(), value: wrapper.encode_to_vec() };
+        let response = DiscoveryResponse { resources: vec![wrapped], ..response(SECRET, "5", &[]) };
+        assert_eq!(take(&mut client, response, &[]), ["+a"]);
+    }
+
+    #[test]
+    fn a_verdict_that_comes_late_says_nothing() {
+        let mut client = client();
+        client.watch_all(CLUSTER);
+        due(&mut client);
+        let (old, _) = client.receive(response(CLUSTER, "1", &["a"])).unwrap();
+        let (new, _) = client.receive(response(CLUSTER, "2", &["a"])).unwrap();
+        client.settle(old, [("a".into(), "bad".to_owned())]);
+        assert!(due(&mut client).is_empty());
+        client.settle(new, []);
+        assert_eq!(due(&mut client), [request("2", "nonce of 2", &[], false)]);
+        let (stale, _) = client.receive(response(CLUSTER, "3", &["a"])).unwrap();
+        client.connected();
+        client.settle(stale, []);
+        assert_eq!(due(&mut client), [request("3", "", &[], false)]);
+    }
+}
