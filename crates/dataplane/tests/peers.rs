@@ -98,11 +98,11 @@ impl Server {
     }
 }
 
-/// A certificate for `default`.
-fn certificate(name: &str) -> Value {
+/// A certificate of a workload, as the secret of this name.
+fn certificate(name: &str, account: &str) -> Value {
     let now = UnixTime::since_unix_epoch(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap());
     let ca = Ca::self_signed(&Default::default(), now, CaLimits::default()).unwrap();
-    let svid = ca.issue(&"spiffe://cluster.local/ns/shop/sa/reviews".parse().unwrap(), Duration::from_secs(3600), now).unwrap();
+    let svid = ca.issue(&format!("spiffe://cluster.local/ns/shop/sa/{account}").parse().unwrap(), Duration::from_secs(3600), now).unwrap();
     json!({"name": name, "tls_certificate": {
         "certificate_chain": {"inline_string": svid.chain_pem()}, "private_key": {"inline_string": svid.key_pem().expose()}}})
 }
@@ -126,8 +126,8 @@ fn resources(
         (LISTENER, "plain", listener("plain", plain, http_filter("r"))),
         (LISTENER, "tls", secure),
         (ROUTE, "r", route("r", "a")),
-        (SECRET, "default", certificate("default")),
-        (SECRET, "other", certificate("other")),
+        (SECRET, "default", certificate("default", "reviews")),
+        (SECRET, "other", certificate("other", "other")),
     ]
 }
 

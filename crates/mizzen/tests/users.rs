@@ -240,7 +240,8 @@ fn names_may_be_as_long_as_kubernetes_allows() {
     let (namespace, name) = ("n".repeat(63), "d".repeat(63));
     let yaml = LONG_NAMES.replace("NAMESPACE", &namespace).replace("NAME", &name).replace("LONG_KEY", &"k".repeat(250));
     let mesh = Mesh::start_with(MIZZEN, folder(&[("mesh.yaml", &yaml)]).path(), ordinary());
-    let script = format!("exec 3<>/dev/tcp/{name}/7070; echo 3 >&3; head -n 1 <&3");
+    // The plain name is this program's own host name.
+    let script = format!("exec 3<>/dev/tcp/{name}.{namespace}/7070; echo 3 >&3; head -n 1 <&3");
     assert_eq!(mesh.run(&namespace, &name, &["bash", "-c", &script]).ok(), "17\n");
     assert_eq!(mesh.run(&namespace, &name, &["cat", "/proc/sys/kernel/hostname"]).ok(), format!("{name}\n"));
     let pod = &mesh.pods(&namespace, &name)[0].0;

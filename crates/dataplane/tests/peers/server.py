@@ -1,8 +1,7 @@
 """An xDS and SDS server of grpcio that answers from a file, in both variants of the protocol.
 
 server.py SOCKET RESOURCES MODE. RESOURCES has one resource a line: its type URL, its name and its content in base64. MODE says what is
-answered: `late` answers as asked (headers come with the first message), `never` nothing, `other` answers with a resource of another name
-first. Each request is printed: variant, type, names, the nonce that it answers and whether it rejects.
+answered: `late` answers as asked (headers come with the first message), `never` nothing, `other` answers with a resource of another name. Each request is printed: variant, type, names, the nonce that it answers and whether it rejects.
 """
 
 import base64
@@ -89,7 +88,7 @@ def main():
                     continue
                 root = kind.endswith((".Cluster", ".Listener"))
                 wanted = [n for k, n in held if k == kind and (n in names or root)]
-                if mode == "other" and not answered and not root:
+                if mode == "other" and names and not root:
                     wanted = [n for k, n in held if k == kind and n not in names] or wanted
                 if (kind, *wanted) in sent or not (wanted or root):
                     continue

@@ -224,7 +224,7 @@ async fn describe(mesh: Arc<Mesh>, mut open: watch::Receiver<gateway::Open>) -> 
         }
         tokio::select! {
             changed = ready.changed() => changed?,
-            changed = open.changed() => changed?,
+            changed = open.changed() => if changed.is_err() { return Ok(()) },
         }
     }
     loop {
@@ -240,6 +240,9 @@ async fn describe(mesh: Arc<Mesh>, mut open: watch::Receiver<gateway::Open>) -> 
         let partial = mesh.dir("mesh.json.partial");
         std::fs::write(&partial, serde_json::to_vec_pretty(&file)?)?;
         std::fs::rename(partial, mesh.dir("mesh.json"))?;
-        open.changed().await?;
+        // Without a gateway, which says by itself why it ended, nothing changes any more.
+        if open.changed().await.is_err() {
+            return Ok(());
+        }
     }
 }

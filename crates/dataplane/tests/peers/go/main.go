@@ -2,7 +2,7 @@
 //
 // server SOCKET RESOURCES MODE. RESOURCES has one resource a line: its type URL, its name and its content in base64. MODE says what is
 // answered: `late` answers as asked (headers come with the first message), `never` nothing, `other` answers with a resource of another
-// name first. Each request is printed: variant, type, names, the nonce that it answers and whether it rejects.
+// name. Each request is printed: variant, type, names, the nonce that it answers and whether it rejects.
 package main
 
 import (
@@ -109,7 +109,7 @@ func (s *server) serve(_ any, stream grpc.ServerStream) error {
 				other = append(other, r)
 			}
 		}
-		if s.mode == "other" && answered == "" && len(other) > 0 {
+		if s.mode == "other" && len(names) > 0 && len(other) > 0 {
 			wanted = other
 		}
 		key := kind
