@@ -274,7 +274,10 @@ mod tests {
         let plan = Plan::new(&parse_bootstrap(&text, Unknown::Refused).unwrap()).unwrap();
         assert_eq!(plan.ads, Some((Server::Pipe("./etc/XDS".into()), Variant::Delta)));
         let whole = bootstrap(&ads("GRPC", "xds-grpc"), r#"{"ads": {}}"#);
-        assert_eq!(Plan::new(&parse_bootstrap(&whole, Unknown::Refused).unwrap()).unwrap().ads.map(|(_, variant)| variant), Some(Variant::Whole));
+        assert_eq!(
+            Plan::new(&parse_bootstrap(&whole, Unknown::Refused).unwrap()).unwrap().ads.map(|(_, variant)| variant),
+            Some(Variant::Whole)
+        );
         assert_eq!(plan.dynamic, (true, true));
         assert_eq!(plan.admin, Some("127.0.0.1:15000".parse().unwrap()));
         assert_eq!((plan.clusters.len(), plan.servers.len()), (2, 1));

@@ -6,7 +6,11 @@ use mizzen_ir::Config;
 use mizzen_protos::wkt::Struct;
 use mizzen_types::Name;
 
-use crate::{id::Id, metrics::Snapshot};
+use crate::{
+    call::{Call, CallAnswer},
+    id::Id,
+    metrics::Snapshot,
+};
 
 /// A connection, downstream or upstream.
 pub type ConnId = Id<ConnTag>;
@@ -233,6 +237,8 @@ pub enum Command {
     Answer(WaitId, Answer),
     /// Drain: `None` everything, else one listener. Connections close as they become idle, at the latest after the drain time.
     Drain(Option<ListenerId>),
+    /// Call somebody; answered by `Action::Answer` with the same number.
+    Call(u64, Box<Call>),
     /// Give the counters and the state of pools: answered by `Action::Snapshot` in the same turn.
     Snapshot(u64),
 }
@@ -254,6 +260,8 @@ pub enum Action {
     Ask(WaitId, Question),
     /// Access-log lines, each with its line feed, for one log file.
     Log(Arc<str>, Vec<u8>),
+    /// The answer to `Command::Call`.
+    Answer(u64, Box<CallAnswer>),
     /// The answer to `Command::Snapshot`.
     Snapshot(u64, Box<Snapshot>),
     /// A configuration that no stream uses any more: free it on another thread.

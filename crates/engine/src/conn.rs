@@ -160,6 +160,7 @@ impl Down {
             server_name: self.server_name.as_deref(),
             peer: self.peer.as_deref(),
             request: None,
+            metadata: None,
         }
     }
 }

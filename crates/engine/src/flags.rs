@@ -36,6 +36,10 @@ flags! {
     NO_CLUSTER = 15, "NC", "NoClusterFound";
     OVERLOAD = 16, "OM", "OverloadManagerTerminated";
     DOWNSTREAM_REMOTE_RESET = 17, "DR", "DownstreamRemoteReset";
+    DELAY_INJECTED = 18, "DI", "DelayInjected";
+    FAULT_INJECTED = 19, "FI", "FaultInjected";
+    RATE_LIMITED = 20, "RL", "RateLimited";
+    UNAUTHORIZED_EXTERNAL_SERVICE = 21, "UAEX", "UnauthorizedExternalService";
 }
 
 impl Flags {

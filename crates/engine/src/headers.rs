@@ -131,7 +131,7 @@ pub(crate) fn client_cert(head: &mut Head, hcm: &Hcm, peer: Option<&Peer>, by: O
     head.set(NAME, value);
 }
 
-fn url_encoded_pem(der: &[u8]) -> String {
+pub(crate) fn url_encoded_pem(der: &[u8]) -> String {
     let text = STANDARD.encode(der);
     let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
     for line in text.as_bytes().chunks(64) {

@@ -9,10 +9,10 @@ use std::{
     time::Duration,
 };
 
-use mizzen_ir::config::Outlier;
+use mizzen_ir::config::{ContentHash, Outlier};
 use mizzen_types::Name;
 
-use crate::metrics::HostStats;
+use crate::{filter::Bucket, metrics::HostStats};
 
 /// The clusters' state, by name: it survives changes of the configuration. One per process.
 #[derive(Debug, Default)]
@@ -20,7 +20,14 @@ pub struct Shared {
     clusters: Mutex<HashMap<Name, Arc<ClusterState>>>,
     /// Guards out, over all clusters.
     guards: Arc<AtomicU32>,
+    /// Requests under a fault.
+    faults: Arc<AtomicU32>,
+    /// Token buckets of local rate limits.
+    buckets: Mutex<HashMap<ContentHash, Arc<Bucket>>>,
 }
+
+/// Token buckets beyond which those that only this table holds are forgotten.
+const MOST_BUCKETS: usize = 4096;
 
 impl Shared {
     /// The state of a cluster. Workers keep it, so that the lock is taken once per worker and cluster.
@@ -38,6 +45,20 @@ impl Shared {
         let clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
         let limits = [Limit::Connections, Limit::Pending, Limit::Requests, Limit::Retries];
         limits.map(|limit| clusters.values().map(|state| state.count(limit)).sum())
+    }
+
+    /// Requests under a fault.
+    pub(crate) fn faults(&self) -> &Arc<AtomicU32> {
+        &self.faults
+    }
+
+    /// The bucket of a local rate limit; it lives on over changes of everything else.
+    pub(crate) fn bucket(&self, of: ContentHash) -> Arc<Bucket> {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if buckets.len() >= MOST_BUCKETS && !buckets.contains_key(&of) {
+            buckets.retain(|_, bucket| Arc::strong_count(bucket) > 1);
+        }
+        buckets.entry(of).or_insert_with(|| Arc::new(Bucket::new())).clone()
     }
 
     /// Breaker guards out.

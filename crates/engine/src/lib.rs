@@ -15,7 +15,10 @@
 
 mod api;
 mod buf;
+mod call;
 mod conn;
+mod facts;
+mod filter;
 mod flags;
 mod headers;
 mod id;
@@ -38,5 +41,6 @@ pub use api::{
     Accepted, Action, Addrs, Answer, Command, ConnId, ConnTag, Dial, DialError, DialId, DialTag, Eof, How, Keepalive, Limits, ListenerId,
     Node, Now, Options, Question, Target, WaitId, WaitTag,
 };
+pub use call::{Call, CallAnswer};
 pub use id::Id;
 pub use worker::Worker;

@@ -10,7 +10,7 @@ use mizzen_ir::{
 use crate::{
     Now,
     conn::{Conn, Down},
-    headers,
+    filter, headers,
     stream::{Kind, Record, Request, Stream, StreamId},
     worker::Worker,
 };
@@ -148,14 +148,58 @@ impl Values for View<'_> {
             Command::UpstreamPeerUriSan => put(record.and_then(|r| r.upstream_uri.as_deref())),
             Command::UpstreamLocalUriSan => put(record.filter(|r| r.upstream_uri.is_some()).and(self.local_uri)),
             Command::UpstreamTlsVersion => put(record.and_then(|r| r.upstream_tls)),
-            Command::FilterState(key) => match &**key {
-                "mizzen.policy" => put(record.and_then(|r| r.policy.as_deref())),
-                "downstream_peer" => put(self.request.and_then(|r| r.peers.down.as_ref()).map(|p| p.workload.as_str())),
-                "upstream_peer" => put(self.request.and_then(|r| r.peers.up.as_ref()).map(|p| p.workload.as_str())),
-                _ => false,
-            },
+            Command::FilterState(key) => put(filter::text(key, self.request.map(|r| &r.facts), record)),
+            Command::DynamicMetadata(path) => {
+                let (Some(request), Some((filter, path))) = (self.request, path.split_first()) else { return false };
+                request.facts.metadata.value(filter, path.iter().map(|key| &**key)).is_some_and(|value| metadata(value, out))
+            }
             _ => false,
         }
+    }
+}
+
+/// A value of dynamic metadata: a text as it is, all else as JSON. False if it is null.
+fn metadata(value: &mizzen_protos::wkt::Value, out: &mut Vec<u8>) -> bool {
+    use mizzen_protos::wkt::value::Kind;
+    match &value.kind {
+        None | Some(Kind::NullValue(_)) => return false,
+        Some(Kind::StringValue(text)) => out.extend_from_slice(text.as_bytes()),
+        Some(Kind::BoolValue(value)) => out.extend_from_slice(if *value { b"true" } else { b"false" }),
+        Some(Kind::NumberValue(number)) => out.extend_from_slice(number.to_string().as_bytes()),
+        Some(Kind::ListValue(list)) => {
+            out.push(b'[');
+            for (i, value) in list.values.iter().enumerate() {
+                out.extend_from_slice(if i > 0 { b"," } else { b"" });
+                element(value, out);
+            }
+            out.push(b']');
+        }
+        Some(Kind::StructValue(object)) => {
+            out.push(b'{');
+            let mut fields: Vec<_> = object.fields.iter().collect();
+            fields.sort_by_key(|(key, _)| *key);
+            for (i, (key, value)) in fields.into_iter().enumerate() {
+                out.extend_from_slice(if i > 0 { b"," } else { b"" });
+                let mut text = String::new();
+                quote(key, &mut text);
+                out.extend_from_slice(text.as_bytes());
+                out.push(b':');
+                element(value, out);
+            }
+            out.push(b'}');
+        }
+    }
+    true
+}
+
+/// A value within a list or an object.
+fn element(value: &mizzen_protos::wkt::Value, out: &mut Vec<u8>) {
+    if let Some(mizzen_protos::wkt::value::Kind::StringValue(text)) = &value.kind {
+        let mut quoted = String::new();
+        quote(text, &mut quoted);
+        out.extend_from_slice(quoted.as_bytes());
+    } else if !metadata(value, out) {
+        out.extend_from_slice(b"null");
     }
 }
 

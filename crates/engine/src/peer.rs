@@ -11,7 +11,7 @@ use mizzen_ir::config::{PeerMetadata, Workload};
 use mizzen_protos::wkt::{Struct, Value, value::Kind};
 use prost::Message;
 
-use crate::{Node, stats::clip, stream::Peers};
+use crate::{Node, facts::Peers, stats::clip};
 
 /// The header with the metadata, and the one with the node's id.
 const METADATA: &str = "x-envoy-peer-metadata";

@@ -12,7 +12,8 @@ use std::{
 use mizzen_ir::Config;
 
 use crate::{
-    Accepted, Action, Addrs, Answer, Command, ConnId, DialError, DialId, Eof, How, Node, Now, Options, Question, Target, Worker,
+    Accepted, Action, Addrs, Answer, CallAnswer, Command, ConnId, DialError, DialId, Eof, How, Node, Now, Options, Question, Target,
+    Worker,
     lb::{Rng, Shared},
     metrics::Snapshot,
 };
@@ -91,6 +92,8 @@ pub struct Sim {
     pub window: usize,
     /// Dials made so far, by target.
     pub dials: Vec<Target>,
+    /// What the proxies' calls for the control thread were answered, by number.
+    pub answers: Vec<(u64, CallAnswer)>,
 }
 
 impl std::fmt::Debug for Sim {
@@ -121,6 +124,7 @@ impl Sim {
             split: 0,
             window: 256 * 1024,
             dials: Vec::new(),
+            answers: Vec::new(),
         }
     }
 
@@ -363,6 +367,7 @@ impl Sim {
                         h.log.extend(lines);
                     }
                 }
+                Action::Answer(number, answer) => self.answers.push((number, *answer)),
                 Action::Snapshot(..) | Action::Dispose(_) => {}
             }
         }

@@ -199,7 +199,7 @@ impl StatsCache {
         });
         let duration = view.now.mono.saturating_sub(record.begun).as_secs_f64() * 1000.0;
         let mut add = |handle: Option<Handle>, n: u64| handle.map(|h| table.add(h, n));
-        let [up, down] = request.grpc_frames;
+        let [up, down] = request.facts.grpc;
         add(handles.requests, 1);
         add(handles.request_messages, up.messages);
         add(handles.response_messages, down.messages);

@@ -12,11 +12,13 @@ use mizzen_types::Name;
 use crate::{
     ConnId, DialId, WaitId,
     buf::Buf,
+    call::Origin,
+    facts::Facts,
+    filter,
     flags::Flags,
     id::Id,
     lb::{Active, ClusterState, Guard},
     metrics::Handle,
-    peer::PeerInfo,
     pool::{PoolId, UpSpec},
 };
 
@@ -29,10 +31,13 @@ pub(crate) type StreamId = Id<StreamTag>;
 /// One stream.
 pub(crate) struct Stream {
     pub(crate) config: Arc<Config>,
+    /// The client's connection; a dead id for a call of our own.
     pub(crate) down: ConnId,
     /// The codec's number downstream; 1 for TCP.
     pub(crate) down_sid: Sid,
     pub(crate) kind: Kind,
+    /// Who called, if nobody's connection did.
+    pub(crate) origin: Option<Box<Origin>>,
     pub(crate) up: Option<Attempt>,
     /// From the client to the server, and back.
     pub(crate) req: Half,
@@ -95,15 +100,19 @@ pub(crate) struct Request {
     pub(crate) heads: Vec<(Head, bool)>,
     /// The final response's head as it was sent on.
     pub(crate) response: Head,
-    /// ALPN names by upstream protocol that a filter asked for.
-    pub(crate) alpn: Option<Arc<mizzen_ir::config::AlpnOverride>>,
-    pub(crate) peers: Peers,
+    /// What filters leave behind, and what they keep; whose turn it is.
+    pub(crate) facts: Facts,
+    pub(crate) filters: Vec<filter::State>,
+    pub(crate) at: usize,
+    /// So many bytes of the body a filter waits for; more is kept for it than otherwise.
+    pub(crate) wants: usize,
+    /// The call that a filter waits for.
+    pub(crate) call: Option<StreamId>,
     pub(crate) wait: Option<WaitId>,
     /// Kept connections that turned out to be dead, so far.
     pub(crate) stale: u8,
     /// The upgrade was agreed on.
     pub(crate) switched: bool,
-    pub(crate) grpc_frames: [GrpcFrames; 2],
 }
 
 impl Request {
@@ -113,61 +122,13 @@ impl Request {
     }
 }
 
-/// Counts gRPC messages in a body.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct GrpcFrames {
-    pub(crate) messages: u64,
-    /// Bytes of the present frame that are still to come; while below zero, of its 5-byte head.
-    rest: u64,
-    head: [u8; 5],
-    have: u8,
-}
-
-impl GrpcFrames {
-    /// Looks at some of a body.
-    pub(crate) fn look(&mut self, mut data: &[u8]) {
-        while let Some((first, more)) = data.split_first() {
-            if self.rest > 0 {
-                let n = self.rest.min(data.len() as u64);
-                self.rest -= n;
-                data = data.get(n as usize..).unwrap_or_default();
-                continue;
-            }
-            if let Some(place) = self.head.get_mut(self.have as usize) {
-                *place = *first;
-            }
-            self.have += 1;
-            data = more;
-            if self.have == 5 {
-                let [_, a, b, c, d] = self.head;
-                self.rest = u32::from_be_bytes([a, b, c, d]).into();
-                self.have = 0;
-                self.messages += 1;
-            }
-        }
-    }
-}
-
-/// What is known of the two workloads by metadata exchange.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Peers {
-    pub(crate) down: Option<Arc<PeerInfo>>,
-    pub(crate) up: Option<Arc<PeerInfo>>,
-    /// The client sent its id, its metadata: it gets ours.
-    pub(crate) down_sent: (bool, bool),
-    /// The client's sending is answered.
-    pub(crate) answer_down: bool,
-    /// Ours is sent to the server; whether not to those outside the mesh.
-    pub(crate) send_up: Option<bool>,
-    /// The server's answer is read.
-    pub(crate) read_up: bool,
-}
-
 /// How far a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Waits for its route configuration.
     Waiting,
+    /// A filter waits for something.
+    Filtering,
     /// On its way to a connection.
     Picking,
     /// Waits before it is tried again.
@@ -234,12 +195,16 @@ pub(crate) struct Half {
     pub(crate) done: bool,
     /// Bytes of the body so far.
     pub(crate) bytes: u64,
+    /// Of those in `buf`, how many the sender was given credit for already.
+    pub(crate) credited: usize,
 }
 
 /// A stream's deadlines, on the monotonic clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Due {
     pub(crate) wait: Option<Duration>,
+    /// When a filter that waits for a time goes on.
+    pub(crate) filter: Option<Duration>,
     /// How long the whole response may take once all of the request has come; and then, when that time ends.
     pub(crate) whole: Option<Duration>,
     pub(crate) timeout: Option<Duration>,
@@ -261,7 +226,7 @@ impl Due {
     pub(crate) fn next(&self) -> Option<Duration> {
         let idle = self.idle.map(|idle| self.moved + idle);
         let try_idle = self.try_idle.map(|idle| self.moved + idle);
-        let fixed = [self.wait, self.timeout, self.per_try, self.request, self.backoff, self.max, self.report];
+        let fixed = [self.wait, self.filter, self.timeout, self.per_try, self.request, self.backoff, self.max, self.report];
         fixed.into_iter().chain([idle, try_idle]).flatten().min()
     }
 }
@@ -292,24 +257,4 @@ pub(crate) struct Record {
     pub(crate) upstream_h2: Option<bool>,
     pub(crate) attempts: u32,
     pub(crate) endpoint: Option<Arc<mizzen_ir::config::Endpoint>>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn grpc_messages_for_any_split() {
-        let mut body = Vec::new();
-        for n in [0usize, 1, 7, 300] {
-            body.push(0);
-            body.extend_from_slice(&(n as u32).to_be_bytes());
-            body.extend(std::iter::repeat_n(9, n));
-        }
-        for size in 1..20 {
-            let mut frames = GrpcFrames::default();
-            body.chunks(size).for_each(|part| frames.look(part));
-            assert_eq!(frames.messages, 4, "split by {size}");
-        }
-    }
 }

@@ -7,7 +7,7 @@ use mizzen_http::Head;
 use mizzen_pki::{CertificateDer, PkiError, UnixTime};
 use mizzen_types::{Name, SpiffeId};
 
-use crate::config::TransportProtocol;
+use crate::{Metadata, config::TransportProtocol};
 
 /// What is known of a connection before its chain is chosen.
 #[derive(Clone, Copy, Debug)]
@@ -99,4 +99,6 @@ pub struct PolicyFacts<'a> {
     pub peer: Option<&'a Peer>,
     /// The request; none on TCP, where conditions on it do not match.
     pub request: Option<&'a Head>,
+    /// What the request's filters left behind so far.
+    pub metadata: Option<&'a Metadata>,
 }

@@ -241,6 +241,8 @@ impl Driver {
             Action::Ask(wait, question) => self.report(Report::Ask { worker: self.number, wait, question }),
             Action::Log(file, bytes) => self.report(Report::Log(file, bytes)),
             Action::Snapshot(request, snapshot) => self.report(Report::Snapshot { worker: self.number, request, snapshot }),
+            // Nobody on the control thread calls yet.
+            Action::Answer(number, _) => tracing::debug!(number, "a call was answered that nobody waits for"),
             Action::Dispose(config) => self.report(Report::Dispose(config)),
         }
     }

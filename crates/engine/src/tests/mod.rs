@@ -2,6 +2,7 @@
 
 mod bounds;
 mod calls;
+mod filters;
 mod flow;
 mod http;
 mod life;

@@ -70,10 +70,11 @@ impl Worker {
             return first_over(&[("bytes of TCP", stream.req.buf.len() + stream.resp.buf.len(), 0)]);
         };
         // An answer made here is as long as the configuration has it.
+        let kept = stream.origin.as_ref().map(|origin| origin.most + WIDEST);
         let answer = if request.step == crate::stream::Step::Local { usize::MAX } else { body(up) };
         first_over(&[
             ("body of the request", stream.req.buf.len(), body(self.conn_ref(stream.down)) + replay),
-            ("body of the response", stream.resp.buf.len(), answer),
+            ("body of the response", stream.resp.buf.len(), kept.unwrap_or(answer)),
             ("request kept for a retry", request.replay.as_ref().map_or(0, Vec::len), replay),
             ("heads", request.heads.len(), HEADS),
         ])

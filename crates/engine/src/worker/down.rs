@@ -10,13 +10,11 @@ use mizzen_ir::{
 };
 use mizzen_pki::UnixTime;
 
-use super::{
-    Gone, Lost, Worker,
-    hcm::{denial, policies},
-};
+use super::{Gone, Lost, Worker};
 use crate::{
     Accepted, Addrs, ConnId, ConnTag, How, ListenerId,
     conn::{Closing, Conn, Down, Peeked, Proto, Role},
+    filter::{denial, explain, policies},
     flags::Flags,
     stream::Record,
     tls::Tls,
@@ -367,17 +365,6 @@ impl Worker {
         if idle {
             self.end_if_done(id);
         }
-    }
-}
-
-/// The words for a refusal.
-pub(crate) fn explain(policy: Option<&str>, miss: impl FnOnce() -> Option<mizzen_ir::Miss>) -> String {
-    match policy {
-        Some(policy) => format!("denied by {policy}"),
-        None => match miss() {
-            Some(miss) => format!("no policy allows it; nearest is {}: {}", miss.policy, miss.lacking.join("; ")),
-            None => "no policy allows it".to_owned(),
-        },
     }
 }
 

@@ -23,6 +23,11 @@ impl Worker {
             self.tcp_closed(id);
         }
         let Some(mut stream) = self.streams.remove(id) else { return };
+        if let Kind::Http(request) = &stream.kind
+            && let Some(call) = request.call
+        {
+            self.inbox.push_back(super::Event::Cancel(call));
+        }
         if let (Kind::Http(_), Some(up)) = (&stream.kind, &stream.up) {
             // Names used in lines stay valid after the guards went.
             stream.record.cluster.get_or_insert_with(|| up.cluster.clone());
@@ -63,8 +68,8 @@ impl Worker {
                 let found = parties(
                     conn,
                     &stream,
-                    request.peers.down.as_ref(),
-                    request.peers.up.as_ref().or(endpoint.as_ref()),
+                    request.facts.peers.down.as_ref(),
+                    request.facts.peers.up.as_ref().or(endpoint.as_ref()),
                     &self.local.info,
                     self.own_uri.as_ref(),
                 );

@@ -5,25 +5,20 @@ use std::{net::IpAddr, sync::Arc};
 use mizzen_http::{Codec, ConnError, Head, Limits, Sniff, StreamId as Sid, sniff};
 use mizzen_ir::{
     PathOutcome, PolicyFacts, RequestFacts, Trace, Verdict,
-    config::{CodecKind, Hcm, HttpFilterKind, HttpRoutes, Rbac, RouteConfig, StripPort},
-    find_route, nearest_miss, normalize_path,
+    config::{CodecKind, Hcm, HttpRoutes, RouteConfig, StripPort},
+    find_route, normalize_path,
 };
 
-use super::{Event, Worker, down::explain};
+use super::{Event, Worker};
 use crate::{
     ConnId, Question,
     conn::{Conn, Http, Proto},
+    facts::Facts,
+    filter::{News, denial, policies},
     flags::Flags,
     headers,
-    stream::{Due, Half, Kind, Peers, Record, Request, Routed, Step, Stream, StreamId},
+    stream::{Due, Half, Kind, Record, Request, Routed, Step, Stream, StreamId},
 };
-
-/// What the filters say.
-enum Flow {
-    Go,
-    /// The request was answered here.
-    Over,
-}
 
 impl Worker {
     /// Begins to speak HTTP on a connection.
@@ -99,12 +94,14 @@ impl Worker {
             retry_guard: None,
             heads: Vec::new(),
             response: Head::new(),
-            alpn: None,
-            peers: Peers::default(),
+            facts: Facts::default(),
+            filters: Vec::new(),
+            at: 0,
+            wants: 0,
+            call: None,
             wait: None,
             stale: 0,
             switched: false,
-            grpc_frames: Default::default(),
             hcm,
         };
         let due = Due {
@@ -119,6 +116,7 @@ impl Worker {
             down: conn.id,
             down_sid: sid,
             kind: Kind::Http(Box::new(request)),
+            origin: None,
             up: None,
             req: Half { end, ..Half::default() },
             resp: Half::default(),
@@ -201,7 +199,7 @@ impl Worker {
     }
 
     /// Finds the route, waiting for its configuration for a bounded time.
-    fn find(&mut self, id: StreamId) {
+    pub(crate) fn find(&mut self, id: StreamId) {
         let random = self.rng.next();
         let wait = self.now.mono + self.options.limits.resource_wait;
         let Some(stream) = self.streams.get_mut(id) else { return };
@@ -242,9 +240,7 @@ impl Worker {
             let location = format!("https://{}{}", request.head.authority(), request.head.path());
             return self.reply_with(id, 301, b"", Flags::default(), "route_tls_redirect", &[("location", &location)]);
         }
-        if let Flow::Go = self.filters(id) {
-            self.route(id);
-        }
+        self.run_filters(id, News::Head);
     }
 
     /// A resource arrived, or a name was resolved, or neither will be.
@@ -269,7 +265,7 @@ impl Worker {
                     stream.due.wait = None;
                     self.attempt_now(id);
                 }
-                Step::Backoff | Step::Sent | Step::Responding | Step::Local => {}
+                Step::Filtering | Step::Backoff | Step::Sent | Step::Responding | Step::Local => {}
             },
         }
     }
@@ -285,48 +281,17 @@ impl Worker {
         }
     }
 
-    /// Runs the filters over the request.
-    fn filters(&mut self, id: StreamId) -> Flow {
-        let Some(stream) = self.streams.get_mut(id) else { return Flow::Over };
-        let down_id = stream.down;
-        let Kind::Http(request) = &mut stream.kind else { return Flow::Over };
-        let hcm = request.hcm.clone();
-        let Some(conn) = self.conns.get(down_id).and_then(Option::as_deref) else { return Flow::Over };
-        let Some(down) = conn.down() else { return Flow::Over };
-        let mut policy = 0;
-        for filter in hcm.filters.iter() {
-            match &filter.kind {
-                HttpFilterKind::Stats(_) | HttpFilterKind::GrpcStats => {}
-                HttpFilterKind::Alpn(alpn) => request.alpn = Some(alpn.clone()),
-                HttpFilterKind::PeerMetadata(exchange) => self.local.exchange_request(&mut request.head, &mut request.peers, exchange),
-                HttpFilterKind::Rbac(rbac) => {
-                    let Some(rules) = &rbac.rules else { continue };
-                    let facts = PolicyFacts { remote: request.remote, request: Some(&request.head), ..down.policy_facts(&conn.addrs) };
-                    let bound = down.bound.get(policy).filter(|(bound, _)| Arc::ptr_eq(bound, rules));
-                    policy += 1;
-                    // What X-Forwarded-For says differs from request to request: such policies are not bound.
-                    let verdict = match bound {
-                        Some((_, bound)) if request.remote == conn.addrs.peer.ip() => bound.authorize(rules, &facts),
-                        _ => mizzen_ir::authorize(rules, &facts, &mut Trace::off()),
-                    };
-                    if let Verdict::Denied(denied) = verdict {
-                        let details = denial(denied.as_deref());
-                        stream.record.policy = Some(explain(denied.as_deref(), || nearest_miss(rules, &facts)));
-                        self.reply(id, 403, "RBAC: access denied", Flags::default(), &details);
-                        return Flow::Over;
-                    }
-                }
-            }
-        }
-        Flow::Go
-    }
-
     /// Why a request would be refused by these policies, if it would.
     pub(crate) fn refused_now(&self, id: StreamId, hcm: &Hcm) -> Option<String> {
         let stream = self.streams.get(id)?;
         let Kind::Http(request) = &stream.kind else { return None };
         let conn = self.conn_ref(stream.down)?;
-        let facts = PolicyFacts { remote: request.remote, request: Some(request.came()), ..conn.down()?.policy_facts(&conn.addrs) };
+        let facts = PolicyFacts {
+            remote: request.remote,
+            request: Some(request.came()),
+            metadata: Some(&request.facts.metadata),
+            ..conn.down()?.policy_facts(&conn.addrs)
+        };
         policies(hcm).find_map(|rules| match mizzen_ir::authorize(rules, &facts, &mut Trace::off()) {
             Verdict::Denied(denied) => Some(denial(denied.as_deref())),
             _ => None,
@@ -350,19 +315,6 @@ impl Worker {
         record.flags.set(Flags::DOWNSTREAM_PROTOCOL_ERROR);
         self.log_connection(id, &hcm.access_log, &record);
     }
-}
-
-/// The policies of a connection manager, in their order.
-pub(crate) fn policies(hcm: &Hcm) -> impl Iterator<Item = &Arc<Rbac>> {
-    hcm.filters.iter().filter_map(|filter| match &filter.kind {
-        HttpFilterKind::Rbac(rbac) => rbac.rules.as_ref(),
-        _ => None,
-    })
-}
-
-/// Envoy's words for a refusal by policy.
-pub(crate) fn denial(policy: Option<&str>) -> String {
-    format!("rbac_access_denied_matched_policy[{}]", policy.unwrap_or("none"))
 }
 
 /// The codec's limits towards clients.

@@ -1,8 +1,10 @@
 //! The worker: one thread's whole data path.
 
 mod bounds;
+mod calls;
 mod config;
 mod down;
+mod filters;
 mod finish;
 mod hcm;
 mod io;
@@ -36,6 +38,7 @@ use mizzen_types::Name;
 use crate::{
     Action, Addrs, Answer, Command, ConnId, DialError, DialId, DialTag, How, ListenerId, Now, Options, Question, Target, WaitId, WaitTag,
     buf::Spare,
+    call::{CallAnswer, Caller},
     conn::{Conn, Dialing},
     id::Slab,
     lb::{ClusterState, Rng},
@@ -81,6 +84,8 @@ pub struct Worker {
     pub(crate) own_uri: Option<Name>,
     pub(crate) logs: HashMap<Arc<str>, Vec<u8>>,
     pub(crate) spare: Spare,
+    /// What calls of our own have in place of a listener's.
+    pub(crate) own: calls::Own,
     /// Everything drains.
     pub(crate) draining: bool,
     /// Connections of clients.
@@ -112,6 +117,12 @@ pub(crate) enum Event {
     Idle(ConnId),
     /// What waited for a configuration looks again.
     Retry(StreamId),
+    /// A call of our own begins.
+    Call(StreamId),
+    /// A filter's call was answered.
+    Called(StreamId, CallAnswer),
+    /// Nobody waits for a call any more.
+    Cancel(StreamId),
     /// Everything drains and the last client has gone.
     Deserted,
 }
@@ -162,6 +173,8 @@ pub(crate) enum Dir {
 pub(crate) enum TimerKey {
     Conn(ConnId),
     Dial(DialId),
+    /// Of a stream without a client's connection.
+    Call(StreamId),
 }
 
 /// Somebody waits for an answer.
@@ -226,6 +239,7 @@ impl Worker {
             own_uri: None,
             logs: HashMap::new(),
             spare: Spare::default(),
+            own: calls::Own::new(),
             draining: false,
             downs: 0,
         };
@@ -245,6 +259,9 @@ impl Worker {
             Command::Config(config) => self.take_config(config),
             Command::Answer(wait, answer) => self.answered(wait, answer),
             Command::Drain(listener) => self.drain(listener.as_ref()),
+            Command::Call(number, call) => {
+                self.open_call(*call, Caller::Control(number));
+            }
             Command::Snapshot(id) => {
                 let snapshot = self.snapshot();
                 self.actions.push(Action::Snapshot(id, Box::new(snapshot)));
@@ -306,6 +323,9 @@ impl Worker {
                 Event::DownLost(stream, gone) => self.down_lost(stream, gone),
                 Event::Idle(conn) => self.idle(conn),
                 Event::Retry(stream) => self.route_again(stream),
+                Event::Call(stream) => self.start_call(stream),
+                Event::Called(stream, answer) => self.called(stream, answer),
+                Event::Cancel(stream) => self.finish_http(stream, false),
                 Event::Deserted => self.retire_pools(|_| true),
             }
         }

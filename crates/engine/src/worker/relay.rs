@@ -6,6 +6,7 @@ use super::{Dir, Event, Gone, Lost, Worker};
 use crate::{
     ConnId,
     conn::{Closing, Conn, Role},
+    filter,
     stream::{At, Kind, StreamId},
 };
 
@@ -211,11 +212,19 @@ impl Worker {
         half.bytes += data.len() as u64;
         half.end |= end;
         let mut taken = 0;
-        if let Kind::Http(request) = &mut stream.kind
-            && request.is_grpc
-            && let Some(frames) = request.grpc_frames.get_mut(usize::from(!is_down))
-        {
-            frames.look(data);
+        let mut wants = 0;
+        if let Kind::Http(request) = &mut stream.kind {
+            filter::data(request.is_grpc, &mut request.facts, !is_down, data);
+            wants = if is_down { request.wants } else { 0 };
+        }
+        if stream.origin.is_some() && !is_down {
+            // What a call is answered is kept here; whether it is too much is seen when it is looked at, within this turn.
+            half.buf.extend(data);
+            if let Some((codec, tx)) = conn.codec() {
+                codec.consumed(sid, data.len(), tx);
+            }
+            self.inbox.push_back(Event::Pump(id, dir));
+            return;
         }
         if half.open
             && !half.done
@@ -236,13 +245,16 @@ impl Worker {
         }
         let (sent, rest) = data.split_at_checked(taken).unwrap_or((data, &[]));
         half.buf.extend(rest);
-        let over = half.buf.len() >= high;
+        let over = half.buf.len() >= high.max(wants);
+        // What a filter waits for must not wait for credit in turn.
+        let credit = if half.buf.len() <= wants { rest.len() } else { 0 };
+        half.credited += credit;
         if is_down {
             keep(&mut stream.kind, sent, self.options.limits.replay);
         }
         if let Some((codec, tx)) = conn.codec() {
             let h2 = codec.is_h2();
-            codec.consumed(sid, taken, tx);
+            codec.consumed(sid, taken + credit, tx);
             if over && !h2 {
                 Worker::hold_in_hand(conn);
             }
@@ -255,6 +267,12 @@ impl Worker {
     /// Moves what is kept of a body, and its end.
     pub(crate) fn pump(&mut self, id: StreamId, dir: Dir) {
         let (high, replay) = (self.options.limits.stream_buffer, self.options.limits.replay);
+        if dir == Dir::Down && self.streams.get(id).is_some_and(|stream| stream.origin.is_some()) {
+            return self.call_progress(id);
+        }
+        if dir == Dir::Up && self.filter_has_body(id) {
+            return;
+        }
         if dir == Dir::Up && self.streams.get(id).is_some_and(|stream| stream.req.end) {
             self.request_came(id);
         }
@@ -294,6 +312,8 @@ impl Worker {
         // Stopped by the backlog, not by the peer's window.
         let cut = n == data.len() && n < whole.len();
         half.buf.consume(n);
+        let owed = n.saturating_sub(half.credited);
+        half.credited = half.credited.saturating_sub(n);
         if half.buf.is_empty() && half.end {
             if let Some(trailers) = half.trailers.take() {
                 codec.send_trailers(sid, &trailers, tx);
@@ -313,7 +333,7 @@ impl Worker {
             if let Some(src) = self.conn(source) {
                 release = src.held && low && !src.is_h2();
                 if let Some((codec, tx)) = src.codec() {
-                    codec.consumed(sid, n, tx);
+                    codec.consumed(sid, owed, tx);
                 }
             }
             if n > 0 {

@@ -5,6 +5,8 @@ use mizzen_ir::{apply_headers, config::HeaderSource};
 
 use super::Worker;
 use crate::{
+    CallAnswer,
+    filter::Reply,
     flags::Flags,
     headers,
     log::View,
@@ -19,23 +21,34 @@ impl Worker {
 
     /// The same, with more headers, and any bytes for a body.
     pub(crate) fn reply_with(&mut self, id: StreamId, status: u16, body: &[u8], flags: Flags, details: &str, more: &[(&str, &str)]) {
+        let headers = more.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect();
+        self.respond(id, Reply { status, body: body.to_vec(), flags, details: details.to_owned(), headers, grpc: None });
+    }
+
+    /// Answers a request here, or ends its response if that was begun.
+    pub(crate) fn respond(&mut self, id: StreamId, reply: Reply) {
         let Some(stream) = self.streams.get_mut(id) else { return };
+        let Reply { status, body, flags, details, headers, grpc } = reply;
         stream.record.flags.set(flags);
-        stream.record.details = Some(details.to_owned());
+        if stream.origin.is_some() {
+            return self.call_over(id, CallAnswer::Failed(details));
+        }
+        stream.record.details = Some(details);
         if stream.resp.open {
             // The response was begun: it can only be cut off.
             return self.finish_http(id, false);
         }
         let Kind::Http(request) = &stream.kind else { return };
+        let is_grpc = request.is_grpc;
         let mut head;
-        let mut text = body;
-        if request.is_grpc {
+        let mut text = &body[..];
+        if is_grpc {
             head = Head::response(200);
             head.set("content-type", "application/grpc");
-            let code = grpc_code(status);
+            let code = grpc.unwrap_or(grpc_code(status));
             head.set("grpc-status", code.to_string());
             if !body.is_empty() {
-                head.set("grpc-message", percent(body));
+                head.set("grpc-message", percent(&body));
             }
             stream.record.grpc_status = Some(code);
             text = b"";
@@ -48,8 +61,15 @@ impl Worker {
                 head.set("content-length", "0");
             }
         }
-        for (name, value) in more {
-            head.set(name, value);
+        let mut named: Vec<&str> = Vec::new();
+        for (name, value) in headers.iter().filter(|(name, _)| !(is_grpc && name.starts_with("content-"))) {
+            // The first one takes the place of ours; several of one name stay several.
+            if named.contains(&name.as_str()) {
+                head.append(name, value);
+            } else {
+                head.set(name, value);
+            }
+            named.push(name);
         }
         self.respond_locally(id, head, text);
     }
@@ -77,7 +97,11 @@ impl Worker {
         if !head.contains("server") && !hcm.server_name.is_empty() {
             head.set("server", hcm.server_name.as_bytes());
         }
-        self.local.exchange_response(&mut head, &request.peers);
+        let Some(request) = self.take_request(id) else { return };
+        self.answer_filters(id, &request, &mut head);
+        self.give_request(id, request);
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let Kind::Http(request) = &mut stream.kind else { return };
         stream.record.status = head.status();
         stream.record.response_first.get_or_insert(now.mono);
         stream.due = crate::stream::Due { idle: stream.due.idle, moved: now.mono, ..Default::default() };

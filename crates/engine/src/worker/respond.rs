@@ -11,6 +11,7 @@ use mizzen_ir::{
 
 use super::{Dir, Gone, Lost, Worker};
 use crate::{
+    filter,
     flags::Flags,
     headers,
     lb::Limit,
@@ -63,6 +64,9 @@ impl Worker {
         if self.retry(id, Ended::Response(&head)) {
             return;
         }
+        if self.streams.get(id).is_some_and(|s| s.origin.is_some()) {
+            return self.call_answered(id, head);
+        }
         let Some(stream) = self.streams.get_mut(id) else { return };
         stream.record.grpc_status = grpc;
         stream.record.status = head.status();
@@ -76,8 +80,8 @@ impl Worker {
         request.retry_guard = None;
         request.switched = head.status() == 101;
         let mut head = head;
-        self.local.read_response(&mut head, &mut request.peers);
         let hcm = request.hcm.clone();
+        filter::response(&hcm, &mut request.facts, &mut self.local, &mut head);
         if !hcm.router.suppress_envoy_headers {
             head.set("x-envoy-upstream-service-time", now.mono.saturating_sub(started).as_millis().to_string());
         }
@@ -103,7 +107,7 @@ impl Worker {
         if let Some(ops) = request.route.as_ref().map(|r| r.mutations.clone()) {
             apply_headers(&ops.response, &mut head, HeaderSource::Response, &View::of(self, id, Some(&request)));
         }
-        self.local.exchange_response(&mut head, &request.peers);
+        self.answer_filters(id, &request, &mut head);
         request.response = head;
         self.send_response(id, request, end);
     }

@@ -10,9 +10,11 @@ use mizzen_ir::{
 
 use super::{
     Lost, Worker,
+    calls::NOWHERE,
     upstream::{DNS_WAIT, Host, NoHost, Wish},
 };
 use crate::{
+    filter,
     flags::Flags,
     lb::Limit,
     log::View,
@@ -81,7 +83,8 @@ impl Worker {
         if rewrites || !routed.mutations.request.ops.is_empty() {
             request.came = Some(Box::new(request.head.clone()));
         }
-        self.local.send_up(&mut request.head, &request.peers, cluster.external);
+        let hcm = request.hcm.clone();
+        filter::upstream(&hcm, &request.facts, &self.local, &cluster, &mut request.head);
         self.change_request(id, &forward, host.as_deref(), attempt_count);
         if end {
             self.request_came(id);
@@ -191,11 +194,15 @@ impl Worker {
         request.step = Step::Picking;
         let tried = std::mem::take(&mut request.tried);
         let again = forward.retry.as_ref().filter(|r| r.avoid_previous_hosts && !tried.is_empty()).map_or(0, |r| r.host_attempts);
-        let alpn = request.alpn.clone();
+        let alpn = request.facts.alpn.clone();
         let authority = request.head.authority().to_owned();
-        let Some(conn) = self.conns.get(down_id).and_then(Option::as_deref) else { return };
-        let down_h2 = conn.is_h2();
-        let Some(destination) = conn.down().map(|d| d.destination) else { return };
+        let (down_h2, destination) = if stream.origin.is_some() {
+            (request.is_grpc, NOWHERE)
+        } else {
+            let Some(conn) = self.conns.get(down_id).and_then(Option::as_deref) else { return };
+            let Some(destination) = conn.down().map(|d| d.destination) else { return };
+            (conn.is_h2(), destination)
+        };
         // The newest form of the cluster, as long as there is one of the name.
         let cluster = self.config.clusters.get(&cluster.name).cloned().unwrap_or(cluster);
         let picked = self.pick(&config, &cluster, destination, &tried, again);

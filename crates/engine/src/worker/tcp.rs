@@ -34,6 +34,7 @@ impl Worker {
             down: id,
             down_sid: Sid(1),
             kind: Kind::Tcp(Box::new(tcp)),
+            origin: None,
             up: None,
             req: Half::default(),
             resp: Half::default(),

@@ -6,6 +6,7 @@ use super::{Event, Gone, Lost, TimerKey, Worker};
 use crate::{
     ConnId, How,
     conn::{Closing, Conn, Proto, Role},
+    filter::News,
     flags::Flags,
     stream::{Kind, StreamId},
 };
@@ -14,10 +15,11 @@ impl Worker {
     pub(crate) fn run_timers(&mut self) {
         // Each deadline that is earlier than the one before leaves that one's entry behind, maybe for an hour.
         if self.timers.len() > self.most_timers() {
-            let (conns, dials) = (&self.conns, &self.dials);
+            let (conns, dials, streams) = (&self.conns, &self.dials, &self.streams);
             self.timers.retain(|at, key| match key {
                 TimerKey::Conn(id) => conns.get(*id).and_then(Option::as_ref).is_some_and(|conn| conn.armed == Some(at)),
                 TimerKey::Dial(id) => dials.get(*id).is_some(),
+                TimerKey::Call(id) => streams.get(*id).and_then(|s| s.origin.as_ref()).is_some_and(|origin| origin.armed == Some(at)),
             });
         }
         while let Some((at, key)) = self.timers.pop(self.now.mono) {
@@ -30,6 +32,7 @@ impl Worker {
                         self.conn_due(id);
                     }
                 }
+                TimerKey::Call(id) => self.call_due(id, at),
                 TimerKey::Dial(id) => {
                     if self.dials.get(id).is_some() {
                         self.dial_timeout(id);
@@ -135,7 +138,7 @@ impl Worker {
         self.close(id, Closing::Close);
     }
 
-    fn stream_due(&mut self, id: StreamId) {
+    pub(crate) fn stream_due(&mut self, id: StreamId) {
         let now = self.now.mono;
         let Some(stream) = self.streams.get_mut(id) else { return };
         let due = &mut stream.due;
@@ -153,6 +156,8 @@ impl Worker {
             } else {
                 self.wait_timeout(id);
             }
+        } else if hit(&mut due.filter) {
+            self.run_filters(id, News::Time);
         } else if hit(&mut due.backoff) {
             self.attempt(id);
         } else if hit(&mut due.timeout) {
@@ -186,9 +191,12 @@ impl Worker {
 
     /// Wakes a stream's deadlines up: they are kept by its client's connection.
     pub(crate) fn arm_stream(&mut self, id: StreamId) {
-        if let Some(down) = self.streams.get(id).map(|s| s.down) {
-            self.arm(down);
+        let Some(stream) = self.streams.get(id) else { return };
+        if stream.origin.is_some() {
+            return self.arm_call(id);
         }
+        let down = stream.down;
+        self.arm(down);
     }
 
     /// Says that something moved, where that is asked for.

@@ -432,7 +432,7 @@ fn outlier(cx: &mut Cx, m: cluster::OutlierDetection) -> Res<Outlier> {
 fn filter(cx: &mut Cx, m: cluster::Filter) -> Res<()> {
     let cluster::Filter { name: title, typed_config, config_discovery } = m;
     refused!(cx; config_discovery);
-    let kind = cx.some("typed_config", typed_config, |cx, any| super::filters::payload(cx, &any).map(|p| p.kind))?;
+    let kind = cx.some("typed_config", typed_config, |cx, any| crate::filter::payload::payload(cx, &any).map(|p| p.kind))?;
     match kind.as_deref() {
         Some("envoy.tcp.metadataexchange.config.MetadataExchange") => Ok(()),
         Some(kind) => cx.refuse("typed_config", format!("filter `{title}` of type {kind} is not supported")),

@@ -156,7 +156,7 @@ pub(super) fn upstream(cx: &mut Cx, m: http::HttpProtocolOptions) -> Res<Upstrea
     } = m;
     refused!(cx; header_validation_config, request_mirror_policies, hash_policy, retry_policy);
     harmless!(cx; outlier_detection);
-    super::filters::only_upstream_codec(cx, http_filters)?;
+    crate::filter::only_upstream_codec(cx, http_filters)?;
     let common = cx.within("common_http_protocol_options", |cx| common(cx, common_http_protocol_options))?;
     let (auto_sni, auto_san_validation) = match upstream_http_protocol_options {
         None => (false, false),

@@ -13,24 +13,25 @@ use crate::config::ContentHash;
 
 /// A refusal, before the resource's name is added.
 #[derive(Debug)]
-pub(super) struct Bad {
-    pub(super) field: String,
-    pub(super) reason: String,
+pub(crate) struct Bad {
+    pub(crate) field: String,
+    pub(crate) reason: String,
 }
 
-pub(super) type Res<T> = Result<T, Bad>;
+pub(crate) type Res<T> = Result<T, Bad>;
 
 #[derive(Default)]
-pub(super) struct Cx {
-    pub(super) resource: Name,
+pub(crate) struct Cx {
+    pub(crate) resource: Name,
     path: Vec<String>,
-    pub(super) warnings: Vec<Warning>,
+    pub(crate) warnings: Vec<Warning>,
     /// Refusals that concern a part alone, which is closed.
-    pub(super) closed: Vec<Bad>,
+    pub(crate) closed: Vec<Bad>,
 }
 
 impl Cx {
-    fn at(&self, field: &str) -> String {
+    /// The path to `field` of where we are.
+    pub(crate) fn at(&self, field: &str) -> String {
         let mut path = String::new();
         for part in self.path.iter().map(String::as_str).chain([field.trim_start_matches("r#")]) {
             if !path.is_empty() && !part.is_empty() && !part.starts_with('[') {
@@ -41,27 +42,27 @@ impl Cx {
         path
     }
 
-    pub(super) fn bad(&self, field: &str, reason: impl Into<String>) -> Bad {
+    pub(crate) fn bad(&self, field: &str, reason: impl Into<String>) -> Bad {
         Bad { field: self.at(field), reason: reason.into() }
     }
 
-    pub(super) fn refuse<T>(&self, field: &str, reason: impl Into<String>) -> Res<T> {
+    pub(crate) fn refuse<T>(&self, field: &str, reason: impl Into<String>) -> Res<T> {
         Err(self.bad(field, reason))
     }
 
-    pub(super) fn warn(&mut self, field: &str, reason: impl Into<String>) {
+    pub(crate) fn warn(&mut self, field: &str, reason: impl Into<String>) {
         let (field, reason) = (self.at(field), reason.into());
         self.warnings.push(Warning { field, reason });
     }
 
     /// What was made; none where it is refused, which then concerns this part alone: the caller puts something in its place that serves
     /// nobody, so that the rest of the resource comes into force.
-    pub(super) fn contain<T>(&mut self, result: Res<T>) -> Option<T> {
+    pub(crate) fn contain<T>(&mut self, result: Res<T>) -> Option<T> {
         result.map_err(|bad| self.closed.push(bad)).ok()
     }
 
     /// Runs `f` with `field` as a part of the path.
-    pub(super) fn within<T>(&mut self, field: &str, f: impl FnOnce(&mut Cx) -> Res<T>) -> Res<T> {
+    pub(crate) fn within<T>(&mut self, field: &str, f: impl FnOnce(&mut Cx) -> Res<T>) -> Res<T> {
         self.path.push(field.trim_start_matches("r#").to_owned());
         let result = f(self);
         self.path.pop();
@@ -69,12 +70,12 @@ impl Cx {
     }
 
     /// Runs `f` on the value, if there is one.
-    pub(super) fn some<T, U>(&mut self, field: &str, value: Option<T>, f: impl FnOnce(&mut Cx, T) -> Res<U>) -> Res<Option<U>> {
+    pub(crate) fn some<T, U>(&mut self, field: &str, value: Option<T>, f: impl FnOnce(&mut Cx, T) -> Res<U>) -> Res<Option<U>> {
         value.map(|v| self.within(field, |cx| f(cx, v))).transpose()
     }
 
     /// Runs `f` on the value, which has to be there.
-    pub(super) fn must<T, U>(&mut self, field: &str, value: Option<T>, f: impl FnOnce(&mut Cx, T) -> Res<U>) -> Res<U> {
+    pub(crate) fn must<T, U>(&mut self, field: &str, value: Option<T>, f: impl FnOnce(&mut Cx, T) -> Res<U>) -> Res<U> {
         match self.some(field, value, f)? {
             Some(value) => Ok(value),
             None => self.refuse(field, "it is required"),
@@ -82,7 +83,7 @@ impl Cx {
     }
 
     /// Runs `f` on each.
-    pub(super) fn each<T, U>(
+    pub(crate) fn each<T, U>(
         &mut self,
         field: &str,
         list: impl IntoIterator<Item = T>,
@@ -92,22 +93,22 @@ impl Cx {
         list.into_iter().enumerate().map(one).collect()
     }
 
-    pub(super) fn unset(&self, field: &str, value: &impl Unset) -> Res<()> {
+    pub(crate) fn unset(&self, field: &str, value: &impl Unset) -> Res<()> {
         if value.is_unset() { Ok(()) } else { self.refuse(field, "not supported") }
     }
 
-    pub(super) fn harmless(&mut self, field: &str, value: &impl Unset) {
+    pub(crate) fn harmless(&mut self, field: &str, value: &impl Unset) {
         if !value.is_unset() {
             self.warn(field, "it does nothing here");
         }
     }
 
     /// A flag that must be absent or false.
-    pub(super) fn never(&self, field: &str, value: Option<wkt::BoolValue>) -> Res<()> {
+    pub(crate) fn never(&self, field: &str, value: Option<wkt::BoolValue>) -> Res<()> {
         if flag(value) == Some(true) { self.refuse(field, "not supported") } else { Ok(()) }
     }
 
-    pub(super) fn duration(&self, field: &str, value: Option<wkt::Duration>) -> Res<Option<Duration>> {
+    pub(crate) fn duration(&self, field: &str, value: Option<wkt::Duration>) -> Res<Option<Duration>> {
         let Some(d) = value else { return Ok(None) };
         let parts = u64::try_from(d.seconds).ok().zip(u32::try_from(d.nanos).ok());
         match parts {
@@ -117,54 +118,54 @@ impl Cx {
     }
 
     /// A duration of which zero means that there is none.
-    pub(super) fn limit(&self, field: &str, value: Option<wkt::Duration>, default: Option<Duration>) -> Res<Option<Duration>> {
+    pub(crate) fn limit(&self, field: &str, value: Option<wkt::Duration>, default: Option<Duration>) -> Res<Option<Duration>> {
         Ok(self.duration(field, value)?.or(default).filter(|d| !d.is_zero()))
     }
 
-    pub(super) fn port(&self, field: &str, value: u32) -> Res<u16> {
+    pub(crate) fn port(&self, field: &str, value: u32) -> Res<u16> {
         u16::try_from(value).map_err(|_| self.bad(field, format!("{value} is not a port")))
     }
 
     /// Decodes an `Any` that has to be of this type.
-    pub(super) fn unpack<M: Message + Default>(&self, any: &Any) -> Res<M> {
+    pub(crate) fn unpack<M: Message + Default>(&self, any: &Any) -> Res<M> {
         self.decode(&any.value)
     }
 
-    pub(super) fn decode<M: Message + Default>(&self, bytes: &[u8]) -> Res<M> {
+    pub(crate) fn decode<M: Message + Default>(&self, bytes: &[u8]) -> Res<M> {
         M::decode(bytes).map_err(|e| self.bad("", format!("not readable: {e}")))
     }
 
     /// The value of an enumeration.
-    pub(super) fn choice<E: TryFrom<i32>>(&self, field: &str, value: i32) -> Res<E> {
+    pub(crate) fn choice<E: TryFrom<i32>>(&self, field: &str, value: i32) -> Res<E> {
         E::try_from(value).map_err(|_| self.bad(field, format!("unknown value {value}")))
     }
 }
 
 /// The name of a type URL, without the part before the slash.
-pub(super) fn type_name(any: &Any) -> &str {
+pub(crate) fn type_name(any: &Any) -> &str {
     any.type_url.rsplit('/').next().unwrap_or_default()
 }
 
-pub(super) fn flag(value: Option<wkt::BoolValue>) -> Option<bool> {
+pub(crate) fn flag(value: Option<wkt::BoolValue>) -> Option<bool> {
     value.map(|v| v.value)
 }
 
-pub(super) fn number(value: Option<wkt::UInt32Value>) -> Option<u32> {
+pub(crate) fn number(value: Option<wkt::UInt32Value>) -> Option<u32> {
     value.map(|v| v.value)
 }
 
-pub(super) fn name(text: &str) -> Name {
+pub(crate) fn name(text: &str) -> Name {
     Name::from(text)
 }
 
 /// Two hashes of 64 bits with different seeds.
-pub(super) fn hash(bytes: &[u8]) -> ContentHash {
+pub(crate) fn hash(bytes: &[u8]) -> ContentHash {
     let half = |seed| u128::from(XxHash64::oneshot(seed, bytes));
     ContentHash(half(0) << 64 | half(0x006d_697a_7a65_6e00))
 }
 
 /// Whether a field has its default: nobody set it.
-pub(super) trait Unset {
+pub(crate) trait Unset {
     fn is_unset(&self) -> bool;
 }
 
@@ -216,4 +217,4 @@ macro_rules! silent {
     ($($field:ident),* $(,)?) => { $(let _ = $field;)* };
 }
 
-pub(super) use {harmless, refused, silent};
+pub(crate) use {harmless, refused, silent};

@@ -9,8 +9,9 @@ use mizzen_types::Name;
 use super::cluster::is_true;
 use super::cluster_http::default_true;
 use super::cx::{Cx, Res, flag, harmless, hash, name, number, refused, silent, type_name};
-use super::{access_log, cluster_http, filters, route};
+use super::{access_log, cluster_http, route};
 use crate::config::{CertDetails, CodecKind, EscapedSlashes, ForwardClientCert, Hcm, HttpRoutes, PathOptions, ServerHeader, StripPort};
+use crate::filter;
 
 #[allow(clippy::too_many_lines)] // One message of very many fields, each of which is decided here.
 pub(super) fn compile(cx: &mut Cx, m: hcm::HttpConnectionManager) -> Res<Hcm> {
@@ -84,7 +85,7 @@ pub(super) fn compile(cx: &mut Cx, m: hcm::HttpConnectionManager) -> Res<Hcm> {
     tracing_of(cx, tracing);
     request_id(cx, request_id_extension)?;
 
-    let listed = filters::list(cx, http_filters);
+    let listed = filter::list(cx, http_filters);
     let listed = cx.contain(listed);
     let closed = listed.is_none();
     let (filters, router) = listed.unwrap_or_default();

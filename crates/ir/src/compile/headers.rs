@@ -11,20 +11,20 @@ use crate::config::{HeaderAction, HeaderOp, HeaderOps, Mutations};
 
 /// The changes of one level of configuration.
 #[derive(Clone, Default)]
-pub(super) struct Level {
+pub(crate) struct Level {
     request: Vec<HeaderOp>,
     response: Vec<HeaderOp>,
 }
 
 /// What a level says: request add and remove, response add and remove.
-pub(super) struct Fields {
-    pub(super) request_add: Vec<core::HeaderValueOption>,
-    pub(super) request_remove: Vec<String>,
-    pub(super) response_add: Vec<core::HeaderValueOption>,
-    pub(super) response_remove: Vec<String>,
+pub(crate) struct Fields {
+    pub(crate) request_add: Vec<core::HeaderValueOption>,
+    pub(crate) request_remove: Vec<String>,
+    pub(crate) response_add: Vec<core::HeaderValueOption>,
+    pub(crate) response_remove: Vec<String>,
 }
 
-pub(super) fn level(cx: &mut Cx, fields: Fields) -> Res<Level> {
+pub(crate) fn level(cx: &mut Cx, fields: Fields) -> Res<Level> {
     Ok(Level {
         request: ops(cx, ("request_headers_to_remove", fields.request_remove), ("request_headers_to_add", fields.request_add))?,
         response: ops(cx, ("response_headers_to_remove", fields.response_remove), ("response_headers_to_add", fields.response_add))?,
@@ -32,13 +32,18 @@ pub(super) fn level(cx: &mut Cx, fields: Fields) -> Res<Level> {
 }
 
 /// Levels, the first to be applied first.
-pub(super) fn joined<'l>(levels: impl IntoIterator<Item = &'l Level>) -> Arc<Mutations> {
+pub(crate) fn joined<'l>(levels: impl IntoIterator<Item = &'l Level>) -> Arc<Mutations> {
     let (mut request, mut response) = (Vec::new(), Vec::new());
     for level in levels {
         request.extend_from_slice(&level.request);
         response.extend_from_slice(&level.response);
     }
     Arc::new(Mutations { request: HeaderOps { ops: request.into() }, response: HeaderOps { ops: response.into() } })
+}
+
+/// Headers that are only added.
+pub(crate) fn additions(cx: &mut Cx, field: &str, add: Vec<core::HeaderValueOption>) -> Res<HeaderOps> {
+    Ok(HeaderOps { ops: cx.each(field, add, set)?.into() })
 }
 
 fn ops(cx: &mut Cx, remove: (&str, Vec<String>), add: (&str, Vec<core::HeaderValueOption>)) -> Res<Vec<HeaderOp>> {

@@ -12,11 +12,12 @@ use mizzen_types::Name;
 
 use super::cluster_http::{HOUR, default_true};
 use super::cx::{Cx, Res, harmless, hash, name, number, refused, silent, type_name};
-use super::{Resource, access_log, address, cluster, filters, hcm, rbac, tls};
+use super::{Resource, access_log, address, cluster, hcm, tls};
 use crate::config::{
     ChainMatch, ContentHash, Direction, EndpointAddress, FilterChain, Filters, Listener, ListenerAddress, ListenerFilter, NetworkFilter,
     PortPredicate, SourceType, TcpProxy, Terminal, TransportProtocol,
 };
+use crate::filter;
 
 #[allow(clippy::too_many_lines)] // One message of very many fields, each of which is decided here.
 pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resource> {
@@ -269,7 +270,7 @@ fn network_filter(cx: &mut Cx, m: listener::Filter) -> Res<Item> {
         None => return cx.refuse("typed_config", format!("filter `{title}` has none")),
     };
     cx.within("typed_config", |cx| {
-        let payload = filters::payload(cx, &any)?;
+        let payload = filter::payload::payload(cx, &any)?;
         Ok(match payload.kind.as_str() {
             "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager" => {
                 Item::Last(Terminal::Http(hcm::compile(cx, payload.bytes(cx)?)?.into()))
@@ -278,7 +279,7 @@ fn network_filter(cx: &mut Cx, m: listener::Filter) -> Res<Item> {
                 Item::Last(Terminal::Tcp(tcp_proxy(cx, payload.bytes(cx)?)?.into()))
             }
             "envoy.extensions.filters.network.rbac.v3.RBAC" => {
-                Item::Before(NetworkFilter::Rbac(rbac::network_filter(cx, payload.bytes(cx)?)?.into()))
+                Item::Before(NetworkFilter::Rbac(filter::network_rbac(cx, payload.bytes(cx)?)?.into()))
             }
             "envoy.tcp.metadataexchange.config.MetadataExchange" => {
                 let mut json = payload.json(cx);
@@ -287,7 +288,7 @@ fn network_filter(cx: &mut Cx, m: listener::Filter) -> Res<Item> {
             }
             "stats.PluginConfig" => {
                 let json = payload.json(cx);
-                Item::Before(NetworkFilter::Stats(filters::stats(cx, json)?.into()))
+                Item::Before(NetworkFilter::Stats(filter::compile_stats(cx, json)?.into()))
             }
             other => return cx.refuse("", format!("filter `{title}` of type {other} is not supported")),
         })

@@ -5,8 +5,10 @@ use mizzen_protos::envoy::envoy::config::route::v3 as route;
 use mizzen_protos::envoy::envoy::r#type::matcher::v3 as matcher;
 use mizzen_protos::envoy::envoy::r#type::v3 as types;
 
-use super::cx::{Cx, Res, harmless};
-use crate::config::{Fraction, HeaderMatch, HeaderTest, ParamMatch, Regex, RegexRewrite, StringMatch, StringTest};
+use super::cx::{Cx, Res, harmless, name};
+use crate::config::{
+    Fraction, HeaderMatch, HeaderTest, MetadataMatch, ParamMatch, Regex, RegexRewrite, StringMatch, StringTest, ValueMatch,
+};
 use crate::steps::spelling::spelled;
 
 /// The most that a compiled expression may take.
@@ -15,14 +17,14 @@ const REGEX_SIZE: usize = 1 << 20;
 const REGEX_LENGTH: usize = 16 * 1024;
 
 /// An expression in RE2's syntax.
-pub(super) fn regex(cx: &mut Cx, m: matcher::RegexMatcher) -> Res<Regex> {
+pub(crate) fn regex(cx: &mut Cx, m: matcher::RegexMatcher) -> Res<Regex> {
     let matcher::RegexMatcher { regex, engine_type } = m;
     // RE2 is the only engine there is, and its program size is another than ours.
     let _ = engine_type;
     regex_of(cx, &regex)
 }
 
-pub(super) fn regex_of(cx: &Cx, source: &str) -> Res<Regex> {
+pub(crate) fn regex_of(cx: &Cx, source: &str) -> Res<Regex> {
     if source.len() > REGEX_LENGTH {
         return cx.refuse("regex", format!("longer than {REGEX_LENGTH} bytes"));
     }
@@ -63,7 +65,7 @@ fn without_quotes(source: &str) -> String {
 }
 
 /// An expression and what its matches become, in RE2's syntax (`\1`).
-pub(super) fn rewrite(cx: &mut Cx, m: matcher::RegexMatchAndSubstitute) -> Res<RegexRewrite> {
+pub(crate) fn rewrite(cx: &mut Cx, m: matcher::RegexMatchAndSubstitute) -> Res<RegexRewrite> {
     let matcher::RegexMatchAndSubstitute { pattern, substitution } = m;
     let pattern = cx.must("pattern", pattern, regex)?;
     let mut out = String::new();
@@ -88,7 +90,7 @@ pub(super) fn rewrite(cx: &mut Cx, m: matcher::RegexMatchAndSubstitute) -> Res<R
     Ok(RegexRewrite { pattern, replacement: out.into_bytes().into() })
 }
 
-pub(super) fn string(cx: &mut Cx, m: matcher::StringMatcher) -> Res<StringMatch> {
+pub(crate) fn string(cx: &mut Cx, m: matcher::StringMatcher) -> Res<StringMatch> {
     use matcher::string_matcher::MatchPattern as P;
     let matcher::StringMatcher { ignore_case, match_pattern } = m;
     let lower = |s: String| if ignore_case { s.to_ascii_lowercase() } else { s }.into();
@@ -106,7 +108,7 @@ pub(super) fn string(cx: &mut Cx, m: matcher::StringMatcher) -> Res<StringMatch>
 }
 
 /// As [`string`], for paths, which are compared in their one spelling: whoever writes `/café` means `/caf%C3%A9` too.
-pub(super) fn path(cx: &mut Cx, m: matcher::StringMatcher) -> Res<StringMatch> {
+pub(crate) fn path(cx: &mut Cx, m: matcher::StringMatcher) -> Res<StringMatch> {
     let StringMatch { test, ignore_case } = string(cx, m)?;
     let test = match test {
         StringTest::Exact(p) => StringTest::Exact(spelled(&p).into()),
@@ -119,7 +121,7 @@ pub(super) fn path(cx: &mut Cx, m: matcher::StringMatcher) -> Res<StringMatch> {
 }
 
 /// A header's name as we look it up.
-pub(super) fn header_name(cx: &Cx, field: &str, text: &str) -> Res<std::sync::Arc<str>> {
+pub(crate) fn header_name(cx: &Cx, field: &str, text: &str) -> Res<std::sync::Arc<str>> {
     let lower = text.to_ascii_lowercase();
     let bare = lower.strip_prefix(':').unwrap_or(&lower);
     if !mizzen_http::valid_name(bare.as_bytes()) {
@@ -128,7 +130,7 @@ pub(super) fn header_name(cx: &Cx, field: &str, text: &str) -> Res<std::sync::Ar
     Ok(if lower == "host" { ":authority".into() } else { lower.into() })
 }
 
-pub(super) fn header(cx: &mut Cx, m: route::HeaderMatcher) -> Res<HeaderMatch> {
+pub(crate) fn header(cx: &mut Cx, m: route::HeaderMatcher) -> Res<HeaderMatch> {
     use route::header_matcher::HeaderMatchSpecifier as S;
     let route::HeaderMatcher { name, invert_match, treat_missing_header_as_empty, header_match_specifier } = m;
     let plain = |test| HeaderTest::Text(StringMatch { test, ignore_case: false });
@@ -147,7 +149,7 @@ pub(super) fn header(cx: &mut Cx, m: route::HeaderMatcher) -> Res<HeaderMatch> {
     Ok(HeaderMatch { name, test, invert: invert_match, missing_as_empty: treat_missing_header_as_empty })
 }
 
-pub(super) fn param(cx: &mut Cx, m: route::QueryParameterMatcher) -> Res<ParamMatch> {
+pub(crate) fn param(cx: &mut Cx, m: route::QueryParameterMatcher) -> Res<ParamMatch> {
     use route::query_parameter_matcher::QueryParameterMatchSpecifier as S;
     let route::QueryParameterMatcher { name, query_parameter_match_specifier } = m;
     let (test, present) = match query_parameter_match_specifier {
@@ -158,7 +160,7 @@ pub(super) fn param(cx: &mut Cx, m: route::QueryParameterMatcher) -> Res<ParamMa
     Ok(ParamMatch { name: name.into(), test, present })
 }
 
-pub(super) fn fraction(cx: &Cx, m: types::FractionalPercent) -> Res<Fraction> {
+pub(crate) fn fraction(cx: &Cx, m: types::FractionalPercent) -> Res<Fraction> {
     use types::fractional_percent::DenominatorType as D;
     let types::FractionalPercent { numerator, denominator } = m;
     let denominator = match cx.choice("denominator", denominator)? {
@@ -169,8 +171,45 @@ pub(super) fn fraction(cx: &Cx, m: types::FractionalPercent) -> Res<Fraction> {
     Ok(Fraction { numerator, denominator })
 }
 
+pub(crate) fn metadata(cx: &mut Cx, m: matcher::MetadataMatcher) -> Res<MetadataMatch> {
+    let matcher::MetadataMatcher { filter, path, value, invert } = m;
+    let path = cx.each("path", path, |cx, matcher::metadata_matcher::PathSegment { segment }| match segment {
+        Some(matcher::metadata_matcher::path_segment::Segment::Key(key)) => Ok(name(&key)),
+        None => cx.refuse("segment", "it is required"),
+    })?;
+    if path.is_empty() {
+        return cx.refuse("path", "it is required");
+    }
+    let value = cx.must("value", value, value_of)?;
+    Ok(MetadataMatch { filter: name(&filter), path: path.into(), value, invert })
+}
+
+fn value_of(cx: &mut Cx, m: matcher::ValueMatcher) -> Res<ValueMatch> {
+    use matcher::value_matcher::MatchPattern as P;
+    let matcher::ValueMatcher { match_pattern } = m;
+    Ok(match match_pattern {
+        Some(P::NullMatch(_)) => ValueMatch::Null,
+        Some(P::DoubleMatch(matcher::DoubleMatcher { match_pattern })) => match match_pattern {
+            Some(matcher::double_matcher::MatchPattern::Range(types::DoubleRange { start, end })) => ValueMatch::Number(start..end),
+            Some(matcher::double_matcher::MatchPattern::Exact(number)) => ValueMatch::Exactly(number),
+            None => return cx.refuse("double_match", "it is required"),
+        },
+        Some(P::StringMatch(m)) => ValueMatch::Text(cx.within("string_match", |cx| string(cx, m))?),
+        Some(P::BoolMatch(value)) => ValueMatch::Bool(value),
+        Some(P::PresentMatch(present)) => ValueMatch::Present(present),
+        Some(P::ListMatch(m)) => match m.match_pattern {
+            Some(matcher::list_matcher::MatchPattern::OneOf(inner)) => {
+                ValueMatch::OneOf(cx.within("list_match.one_of", |cx| value_of(cx, *inner))?.into())
+            }
+            None => return cx.refuse("list_match", "it is required"),
+        },
+        Some(P::OrMatch(m)) => ValueMatch::Any(cx.each("or_match.value_matchers", m.value_matchers, value_of)?.into()),
+        None => return cx.refuse("match_pattern", "it is required"),
+    })
+}
+
 /// A fraction that a runtime key could override, which we do not have: its default counts.
-pub(super) fn runtime_fraction(cx: &mut Cx, m: core::RuntimeFractionalPercent) -> Res<Fraction> {
+pub(crate) fn runtime_fraction(cx: &mut Cx, m: core::RuntimeFractionalPercent) -> Res<Fraction> {
     let core::RuntimeFractionalPercent { default_value, runtime_key } = m;
     harmless!(cx; runtime_key);
     match default_value {

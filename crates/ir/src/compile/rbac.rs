@@ -1,42 +1,17 @@
 //! Authorization policies.
 
 use mizzen_protos::envoy::envoy::config::rbac::v3 as rbac;
-use mizzen_protos::envoy::envoy::extensions::filters::http::rbac::v3 as http;
-use mizzen_protos::envoy::envoy::extensions::filters::network::rbac::v3 as network;
 use mizzen_protos::envoy::envoy::r#type::matcher::v3 as matcher;
 use mizzen_protos::envoy::envoy::r#type::v3 as types;
 
-use super::cx::{Cx, Res, name, refused, silent};
+use super::cx::{Cx, Res, name, refused};
 use super::{address, matchers};
-use crate::config::{Expr, Policy, Rbac, RbacAction, RbacFilter, StringMatch};
+use crate::config::{Expr, Policy, Rbac, RbacAction, StringMatch};
 
 /// The key under which Istio finds the peer's identity.
 const PEER_PRINCIPAL: &str = "io.istio.peer_principal";
 
-pub(super) fn http_filter(cx: &mut Cx, m: http::Rbac) -> Res<RbacFilter> {
-    let http::Rbac { rules, rules_stat_prefix, matcher, shadow_rules, shadow_matcher, shadow_rules_stat_prefix, track_per_rule_stats } = m;
-    refused!(cx; matcher, shadow_matcher);
-    silent!(rules_stat_prefix, track_per_rule_stats);
-    filter(cx, rules, shadow_rules, &shadow_rules_stat_prefix)
-}
-
-pub(super) fn network_filter(cx: &mut Cx, m: network::Rbac) -> Res<RbacFilter> {
-    let network::Rbac { rules, matcher, shadow_rules, shadow_matcher, shadow_rules_stat_prefix, stat_prefix, enforcement_type, delay_deny } =
-        m;
-    // Once, as by default; a connection is judged again when its policy changes, so "continuous" asks for no more.
-    silent!(stat_prefix, enforcement_type);
-    refused!(cx; matcher, shadow_matcher);
-    super::cx::harmless!(cx; delay_deny);
-    filter(cx, rules, shadow_rules, &shadow_rules_stat_prefix)
-}
-
-fn filter(cx: &mut Cx, rules: Option<rbac::Rbac>, shadow: Option<rbac::Rbac>, prefix: &str) -> Res<RbacFilter> {
-    let rules = cx.some("rules", rules, compile)?.map(Into::into);
-    let shadow = cx.some("shadow_rules", shadow, compile)?.map(Into::into);
-    Ok(RbacFilter { rules, shadow, shadow_prefix: name(prefix) })
-}
-
-fn compile(cx: &mut Cx, m: rbac::Rbac) -> Res<Rbac> {
+pub(crate) fn compile(cx: &mut Cx, m: rbac::Rbac) -> Res<Rbac> {
     let rbac::Rbac { action, policies, audit_logging_options } = m;
     super::cx::harmless!(cx; audit_logging_options);
     let action = match cx.choice("action", action)? {
@@ -85,7 +60,7 @@ fn permission(cx: &mut Cx, p: rbac::Permission) -> Res<Expr> {
             }
         }
         R::RequestedServerName(m) => Expr::ServerName(cx.within("requested_server_name", |cx| matchers::string(cx, m))?),
-        R::Metadata(m) => return metadata(cx, m),
+        R::Metadata(m) => Expr::Metadata(cx.within("metadata", |cx| matchers::metadata(cx, m))?),
         R::Matcher(m) => return cx.refuse("matcher", format!("`{}` is not supported", m.name)),
         R::UriTemplate(m) => return cx.refuse("uri_template", format!("`{}` is not supported", m.name)),
         R::SourcedMetadata(_) => return cx.refuse("sourced_metadata", "not supported"),
@@ -112,7 +87,7 @@ fn principal(cx: &mut Cx, p: rbac::Principal) -> Res<Expr> {
         I::Header(m) => Expr::Header(cx.within("header", |cx| matchers::header(cx, m))?),
         I::UrlPath(m) => Expr::UrlPath(cx.within("url_path", |cx| path(cx, m))?),
         I::FilterState(m) => cx.within("filter_state", |cx| filter_state(cx, m))?,
-        I::Metadata(m) => return metadata(cx, m),
+        I::Metadata(m) => Expr::Metadata(cx.within("metadata", |cx| matchers::metadata(cx, m))?),
         I::SourcedMetadata(_) => return cx.refuse("sourced_metadata", "not supported"),
         I::Custom(m) => return cx.refuse("custom", format!("`{}` is not supported", m.name)),
     })
@@ -124,10 +99,6 @@ fn set<T>(cx: &mut Cx, field: &str, list: Vec<T>, f: impl FnMut(&mut Cx, T) -> R
         return cx.refuse(field, "it is empty");
     }
     Ok(cx.each(field, list, f)?.into())
-}
-
-fn metadata(cx: &Cx, m: matcher::MetadataMatcher) -> Res<Expr> {
-    cx.refuse("metadata", format!("metadata of `{}` is not supported", m.filter))
 }
 
 fn path(cx: &mut Cx, m: matcher::PathMatcher) -> Res<StringMatch> {

@@ -6,7 +6,8 @@ use mizzen_types::Name;
 
 use super::Resource;
 use crate::config::{
-    Action, Cluster, ClusterChoice, Discovery, HttpRoutes, Listener, Roots, RouteConfig, SecretRef, Terminal, TlsCommon, Transport,
+    Action, Cluster, ClusterChoice, Discovery, HttpFilter, HttpRoutes, Listener, Roots, RouteConfig, SecretRef, Terminal, TlsCommon,
+    Transport,
 };
 
 /// The names of other resources in a resource: what has to be there, or known to be absent, before it is used.
@@ -41,12 +42,15 @@ impl Refs {
             }
             match &chain.filters.last {
                 Terminal::Tcp(proxy) => self.clusters.extend(proxy.clusters.iter().map(|(name, _)| name.clone())),
-                Terminal::Http(hcm) => match &hcm.routes {
-                    HttpRoutes::Named(name) => {
-                        self.routes.insert(name.clone());
+                Terminal::Http(hcm) => {
+                    self.clusters.extend(hcm.filters.iter().filter_map(HttpFilter::cluster).cloned());
+                    match &hcm.routes {
+                        HttpRoutes::Named(name) => {
+                            self.routes.insert(name.clone());
+                        }
+                        HttpRoutes::Inline(config) => self.route(config),
                     }
-                    HttpRoutes::Inline(config) => self.route(config),
-                },
+                }
                 Terminal::Close => {}
             }
         }

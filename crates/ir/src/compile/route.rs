@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use mizzen_protos::Any;
 use mizzen_protos::envoy::envoy::config::core::v3 as core;
 use mizzen_protos::envoy::envoy::config::route::v3 as route;
 use mizzen_types::Name;
@@ -13,6 +12,7 @@ use super::cx::{Cx, Res, flag, harmless, name, number, refused, silent};
 use super::headers::{self, Fields, Level};
 use super::{matchers, route_action};
 use crate::config::{Action, ContentHash, Direct, PathMatch, Route, RouteConfig, RouteMatch, VirtualHost};
+use crate::filter::{self, FilterOverride};
 use crate::steps::spelling::spelled;
 
 pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resource> {
@@ -29,6 +29,8 @@ pub(super) struct Above {
     /// Whether the more specific level has the last word: it comes last then.
     pub(super) specific_wins: bool,
     pub(super) retry: Option<route::RetryPolicy>,
+    /// What the levels above say of filters, the more specific one alone where both speak of the same.
+    filters: Vec<(Name, FilterOverride)>,
     pub(super) max_body: usize,
 }
 
@@ -71,7 +73,7 @@ pub(super) fn config(cx: &mut Cx, m: route::RouteConfiguration, hash: ContentHas
     silent!(validate_clusters, metadata);
     refused!(cx; vhds, internal_only_headers, cluster_specifier_plugins, request_mirror_policies, vhost_header,
         ignore_path_parameters_in_path_matching, route_specifiers);
-    per_filter(cx, typed_per_filter_config)?;
+    let overrides = filter::overrides(cx, typed_per_filter_config)?;
     let level = headers::level(
         cx,
         Fields {
@@ -85,6 +87,7 @@ pub(super) fn config(cx: &mut Cx, m: route::RouteConfiguration, hash: ContentHas
         levels: [level, Level::default()],
         specific_wins: most_specific_header_mutations_wins,
         retry: None,
+        filters: overrides,
         max_body: number(max_direct_response_body_size_bytes).unwrap_or(4096) as usize,
     };
     let one = |v: route::VirtualHost| {
@@ -148,16 +151,6 @@ fn add(list: &mut Vec<(Name, u32)>, text: &str, i: u32) -> bool {
     twice
 }
 
-/// Configurations of filters by route: none of them is supported yet.
-pub(super) fn per_filter(cx: &Cx, map: HashMap<String, Any>) -> Res<()> {
-    let mut keys: Vec<_> = map.keys().collect();
-    keys.sort();
-    match keys.first() {
-        Some(key) => cx.refuse(&format!("typed_per_filter_config[{key}]"), "not supported"),
-        None => Ok(()),
-    }
-}
-
 /// In place of a virtual host of which something is refused.
 fn closed_host(title: Name, domains: Arc<[Name]>) -> VirtualHost {
     let matching = RouteMatch {
@@ -169,7 +162,15 @@ fn closed_host(title: Name, domains: Arc<[Name]>) -> VirtualHost {
         grpc: false,
     };
     let action = Action::Direct(Direct { status: 503, body: b"the routes of this host are refused".as_slice().into() }.into());
-    let route = Route { name: name("refused"), origin: None, matching, action, headers: Arc::default(), buffer_limit: None };
+    let route = Route {
+        name: name("refused"),
+        origin: None,
+        matching,
+        action,
+        headers: Arc::default(),
+        filters: Arc::from([]),
+        buffer_limit: None,
+    };
     VirtualHost {
         name: title,
         domains,
@@ -210,7 +211,7 @@ fn virtual_host(cx: &mut Cx, m: route::VirtualHost, above: &Above) -> Res<Virtua
     silent!(virtual_clusters, metadata);
     refused!(cx; matcher, rate_limits, cors, retry_policy_typed_config, hedge_policy, request_mirror_policies, route_specifiers);
     harmless!(cx; include_is_timeout_retry_header, per_request_buffer_limit_bytes, request_body_buffer_limit);
-    per_filter(cx, typed_per_filter_config)?;
+    let overrides = filter::overrides(cx, typed_per_filter_config)?;
     let level = headers::level(
         cx,
         Fields {
@@ -221,7 +222,8 @@ fn virtual_host(cx: &mut Cx, m: route::VirtualHost, above: &Above) -> Res<Virtua
         },
     )?;
     let [config, _] = above.levels.clone();
-    let above = Above { levels: [config, level], retry: retry_policy, ..above.clone() };
+    let filters = filter::joined(overrides, &above.filters);
+    let above = Above { levels: [config, level], retry: retry_policy, filters, ..above.clone() };
     let routes = cx.each("routes", routes, |cx, r| one(cx, r, &above).map(Arc::new))?;
     Ok(VirtualHost {
         name: name(&title),
@@ -258,7 +260,7 @@ fn one(cx: &mut Cx, m: route::Route, above: &Above) -> Res<Route> {
     // Names of spans and statistics.
     silent!(decorator, tracing, stat_prefix);
     refused!(cx; route_specifiers);
-    per_filter(cx, typed_per_filter_config)?;
+    let overrides = filter::overrides(cx, typed_per_filter_config)?;
     let level = headers::level(
         cx,
         Fields {
@@ -270,8 +272,10 @@ fn one(cx: &mut Cx, m: route::Route, above: &Above) -> Res<Route> {
     )?;
     let matching = cx.must("match", r#match, matching)?;
     let action = route_action::action(cx, action, &level, above)?;
+    let filters = filter::joined(overrides, &above.filters).into();
     let limit = request_body_buffer_limit.map(|v| v.value).or(number(per_request_buffer_limit_bytes).map(u64::from));
-    Ok(Route { name: name(&title), origin: origin(metadata), matching, action, headers: above.joined(&level, None), buffer_limit: limit })
+    let headers = above.joined(&level, None);
+    Ok(Route { name: name(&title), origin: origin(metadata), matching, action, headers, filters, buffer_limit: limit })
 }
 
 /// The Istio object that a route was made from.

@@ -10,7 +10,7 @@ use mizzen_types::Name;
 use super::cx::{Cx, Res, harmless, name, number, refused, silent};
 use super::headers::{self, Fields, Level};
 use super::matchers;
-use super::route::{Above, per_filter};
+use super::route::Above;
 use crate::config::{
     Action, ClusterChoice, Direct, Forward, HashOn, HashPolicy, HostRewrite, PathRewrite, Redirect, RedirectPath, RetryOn, RetryPolicy,
     Target,
@@ -153,8 +153,8 @@ fn weighted(cx: &mut Cx, m: route::WeightedCluster, level: &Level, above: &Above
             typed_per_filter_config,
             host_rewrite_specifier,
         } = c;
-        refused!(cx; cluster_header, metadata_match);
-        per_filter(cx, typed_per_filter_config)?;
+        // Filters have run before a cluster is chosen.
+        refused!(cx; cluster_header, metadata_match, typed_per_filter_config);
         let own = headers::level(
             cx,
             Fields {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use mizzen_types::Name;
 
-use super::{AccessLog, H2Options, RbacFilter, RouteConfig};
+use super::{AccessLog, H2Options, RouteConfig};
+use crate::filter::{HttpFilter, RouterOptions};
 
 /// Serves HTTP on a connection.
 #[derive(Clone, Debug, PartialEq)]
@@ -181,79 +182,46 @@ pub enum StripPort {
     Any,
 }
 
-/// An HTTP filter and its name in the configuration.
-#[derive(Clone, Debug, PartialEq)]
-pub struct HttpFilter {
-    /// Its name.
-    pub name: Name,
-    /// What it does.
-    pub kind: HttpFilterKind,
-}
-
-/// What an HTTP filter does.
-#[derive(Clone, Debug, PartialEq)]
-pub enum HttpFilterKind {
-    /// Judges the request.
-    Rbac(Arc<RbacFilter>),
-    /// Exchanges Istio's peer metadata.
-    PeerMetadata(Arc<PeerMetadata>),
-    /// Istio's metrics.
-    Stats(Arc<StatsConfig>),
-    /// Chooses ALPN towards the upstream by the request's protocol.
-    Alpn(Arc<AlpnOverride>),
-    /// Counts gRPC calls and messages, and leaves the counts for the log.
-    GrpcStats,
-}
-
-/// Istio's exchange of peer metadata by headers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PeerMetadata {
-    /// On the side of the client.
-    pub downstream: PeerExchange,
-    /// On the side of the server.
-    pub upstream: PeerExchange,
-}
-
-/// What is done on one side.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PeerExchange {
-    /// The peer's `x-envoy-peer-metadata` is read and removed.
-    pub from_headers: bool,
-    /// The peer is looked up by its address.
-    pub from_workloads: bool,
-    /// Ours is written.
-    pub send_headers: bool,
-    /// Headers of the peer are passed through, for it to be seen by those behind us.
-    pub skip_external: bool,
-}
-
-/// ALPN towards the upstream by the request's protocol.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AlpnOverride {
-    /// For HTTP/1.0 requests towards the upstream.
-    pub http10: Arc<[Name]>,
-    /// For HTTP/1.1 requests towards the upstream.
-    pub http11: Arc<[Name]>,
-    /// For HTTP/2 requests towards the upstream.
-    pub http2: Arc<[Name]>,
-}
-
-/// Istio's metrics.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct StatsConfig {
-    /// Whether the destination service is unknown where only the host header names it.
-    pub disable_host_header_fallback: bool,
-    /// How often an open TCP connection is reported.
-    pub tcp_reporting: Option<Duration>,
-    /// Metrics that are not kept, by their name without `istio_`; `*` for all.
-    pub dropped_metrics: Arc<[Name]>,
-    /// Tags that are not kept: the metric's name (`*` for all) and the tag's.
-    pub dropped_tags: Arc<[(Name, Name)]>,
-}
-
-/// The router's options.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RouterOptions {
-    /// Whether no `x-envoy-*` header is written.
-    pub suppress_envoy_headers: bool,
+impl Hcm {
+    /// For calls of the proxy's own, which no listener accepted: nothing is added, logged or limited.
+    pub fn internal() -> Hcm {
+        Hcm {
+            stat_prefix: Name::default(),
+            codec: CodecKind::Auto,
+            routes: HttpRoutes::Named(Name::default()),
+            filters: Arc::from([]),
+            closed: false,
+            router: RouterOptions { suppress_envoy_headers: true },
+            access_log: Arc::from([]),
+            server_name: Name::default(),
+            server_header: ServerHeader::PassThrough,
+            use_remote_address: false,
+            xff_trusted_hops: 0,
+            skip_xff_append: true,
+            via: Name::default(),
+            generate_request_id: false,
+            preserve_external_request_id: false,
+            request_id_in_response: false,
+            client_cert: ForwardClientCert::AlwaysForward,
+            cert_details: CertDetails::default(),
+            path: PathOptions::default(),
+            strip_port: StripPort::No,
+            strip_trailing_dot: false,
+            idle_timeout: None,
+            stream_idle_timeout: None,
+            request_timeout: None,
+            request_headers_timeout: None,
+            max_connection_duration: None,
+            max_stream_duration: None,
+            drain_timeout: Duration::ZERO,
+            max_requests_per_connection: 0,
+            max_headers: 0,
+            max_headers_kb: 0,
+            h2: H2Options::default(),
+            accept_http_10: false,
+            default_host: Name::default(),
+            upgrades: Arc::from([]),
+            proxy_100_continue: false,
+        }
+    }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use mizzen_types::{IpRange, Name};
 
-use super::{AccessLog, ContentHash, DownstreamTls, Hcm, RbacFilter, StatsConfig};
+use super::{AccessLog, ContentHash, DownstreamTls, Hcm};
+use crate::filter::{RbacFilter, StatsConfig};
 
 /// A listener.
 #[derive(Clone, Debug, PartialEq)]

@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use mizzen_types::Name;
+
 /// A compiled expression that matches a whole text, in linear time, byte by byte and without Unicode classes, as RE2 does for Envoy.
 #[derive(Clone, Debug)]
 pub struct Regex {
@@ -70,6 +72,40 @@ pub struct ParamMatch {
     pub test: Option<StringMatch>,
     /// For a test of presence: whether it must be present or absent.
     pub present: bool,
+}
+
+/// A test of metadata that a request's filters left behind.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MetadataMatch {
+    /// The filter's name.
+    pub filter: Name,
+    /// The path to the value within what that filter left.
+    pub path: Arc<[Name]>,
+    /// The test.
+    pub value: ValueMatch,
+    /// Whether its answer is turned round.
+    pub invert: bool,
+}
+
+/// A test of a value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ValueMatch {
+    /// It is null.
+    Null,
+    /// A number within the range, its end excluded.
+    Number(Range<f64>),
+    /// This number.
+    Exactly(f64),
+    /// A text.
+    Text(StringMatch),
+    /// A truth value.
+    Bool(bool),
+    /// There is one (any but null), or there is none.
+    Present(bool),
+    /// A list, one of whose values passes.
+    OneOf(Box<ValueMatch>),
+    /// One of these passes.
+    Any(Arc<[ValueMatch]>),
 }
 
 /// A share of requests.

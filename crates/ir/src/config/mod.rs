@@ -16,6 +16,11 @@ use std::sync::Arc;
 
 use mizzen_types::Name;
 
+pub use crate::filter::{
+    Abort, AbortWith, AlpnOverride, AuthzHeaders, AuthzService, Delay, DelayWith, ExtAuthz, ExtAuthzOverride, Fault, FilterOverride,
+    HttpFilter, HttpFilterKind, LocalRateLimit, Overrides, PeerExchange, PeerMetadata, RbacFilter, RequestBody, RouterOptions, StatsConfig,
+    TokenBucket,
+};
 pub use access_log::{AccessLog, Comparison, LogFilter, LogFormat, LogTarget, LogValue};
 pub use cluster::{
     BindFrom, Breakers, Cluster, Discovery, Dns, DnsFamily, Fallible, H2Options, HttpProtocol, IstioService, Keepalive, LbPolicy, Outlier,
@@ -23,16 +28,13 @@ pub use cluster::{
 };
 pub use endpoint::{Assignment, Endpoint, EndpointAddress, Health, LocalityGroup, Priority, Workload};
 pub use headers::{Command, HeaderAction, HeaderOp, HeaderOps, HeaderSource, LogType, Mutations, Part, Template};
-pub use http::{
-    AlpnOverride, CertDetails, CodecKind, EscapedSlashes, ForwardClientCert, Hcm, HttpFilter, HttpFilterKind, HttpRoutes, PathOptions,
-    PeerExchange, PeerMetadata, RouterOptions, ServerHeader, StatsConfig, StripPort,
-};
+pub use http::{CertDetails, CodecKind, EscapedSlashes, ForwardClientCert, Hcm, HttpRoutes, PathOptions, ServerHeader, StripPort};
 pub use listener::{
     ChainMatch, Direction, FilterChain, Filters, Listener, ListenerAddress, ListenerFilter, NetworkFilter, PortPredicate, SourceType,
     TcpProxy, Terminal, TransportProtocol,
 };
-pub use matchers::{Fraction, HeaderMatch, HeaderTest, ParamMatch, Regex, StringMatch, StringTest};
-pub use rbac::{Action as RbacAction, Expr, Policy, Rbac, RbacFilter};
+pub use matchers::{Fraction, HeaderMatch, HeaderTest, MetadataMatch, ParamMatch, Regex, StringMatch, StringTest, ValueMatch};
+pub use rbac::{Action as RbacAction, Expr, Policy, Rbac};
 pub use route::{
     Action, ClusterChoice, Direct, Forward, HashOn, HashPolicy, HostRewrite, PathMatch, PathRewrite, Redirect, RedirectPath, RegexRewrite,
     RetryOn, RetryPolicy, Route, RouteConfig, RouteMatch, Target, VirtualHost,

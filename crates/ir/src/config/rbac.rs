@@ -5,18 +5,7 @@ use std::sync::Arc;
 
 use mizzen_types::{IpRange, Name};
 
-use super::{HeaderMatch, StringMatch};
-
-/// A filter that enforces one policy set and may watch another.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RbacFilter {
-    /// What is enforced; none: nothing is.
-    pub rules: Option<Arc<Rbac>>,
-    /// What is only evaluated and recorded (Istio's dry run).
-    pub shadow: Option<Arc<Rbac>>,
-    /// The prefix of the shadow's statistics, which also names its mode.
-    pub shadow_prefix: Name,
-}
+use super::{HeaderMatch, MetadataMatch, StringMatch};
 
 /// A set of policies with one action.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,4 +67,6 @@ pub enum Expr {
     DirectRemoteIp(IpRange),
     /// The client, from X-Forwarded-For where that is trusted.
     RemoteIp(IpRange),
+    /// What filters before left behind.
+    Metadata(MetadataMatch),
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use mizzen_types::Name;
 
 use super::{ContentHash, Fraction, HeaderMatch, Mutations, ParamMatch, Regex};
+use crate::filter::Overrides;
 
 /// A route configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +61,8 @@ pub struct Route {
     /// What happens to the headers where no cluster adds to it: the route's own, then the virtual host's, then the configuration's. A
     /// cluster's whole list is in its [`Target`].
     pub headers: Arc<Mutations>,
+    /// What filters do otherwise here.
+    pub filters: Overrides,
     /// The most of a request that is kept for a retry, if given.
     pub buffer_limit: Option<u64>,
 }
@@ -317,4 +320,26 @@ pub struct Direct {
     pub status: u16,
     /// The body.
     pub body: Arc<[u8]>,
+}
+
+impl Forward {
+    /// To one cluster, with nothing else.
+    pub fn to(target: Target, timeout: Option<Duration>) -> Forward {
+        Forward {
+            cluster: ClusterChoice::One(target),
+            not_found_status: 503,
+            timeout,
+            idle_timeout: None,
+            max_stream_duration: None,
+            grpc_timeout_max: None,
+            grpc_timeout_offset: Duration::ZERO,
+            retry: None,
+            path_rewrite: PathRewrite::Keep,
+            host_rewrite: HostRewrite::Keep,
+            append_forwarded_host: false,
+            hash: Arc::from([]),
+            upgrades: Arc::from([]),
+            high_priority: false,
+        }
+    }
 }

@@ -5,7 +5,7 @@ use mizzen_types::Name;
 use crate::config::{Expr, Policy, Rbac, RbacAction};
 use crate::steps::matchers::without_query;
 use crate::steps::spelling::spelled;
-use crate::{PolicyFacts, Trace};
+use crate::{Metadata, PolicyFacts, Trace};
 
 /// A decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,7 +138,7 @@ impl Eval<'_> {
             Expr::And(list) => return all(list.iter().map(|e| self.expr(e))),
             Expr::Or(list) => return one(list.iter().map(|e| self.expr(e))),
             Expr::Not(inner) => return self.expr(inner).map(|b| !b),
-            Expr::Header(_) | Expr::UrlPath(_) | Expr::RemoteIp(_) if self.later => return None,
+            Expr::Header(_) | Expr::UrlPath(_) | Expr::RemoteIp(_) | Expr::Metadata(_) if self.later => return None,
             Expr::Header(m) => match facts.request {
                 Some(head) => m.matches(head),
                 None => m.matches(&mizzen_http::Head::new()),
@@ -163,6 +163,10 @@ impl Eval<'_> {
             Expr::PeerPrincipal(m) => facts.peer.and_then(|p| p.uris.first()).is_some_and(|n| m.matches(n.as_bytes())),
             Expr::DirectRemoteIp(range) => range.contains(facts.direct_remote),
             Expr::RemoteIp(range) => range.contains(facts.remote),
+            Expr::Metadata(m) => match facts.metadata {
+                Some(metadata) => m.matches(metadata),
+                None => m.matches(&Metadata::default()),
+            },
         };
         Some(known)
     }
@@ -221,6 +225,7 @@ impl Eval<'_> {
             Expr::Authenticated(Some(m)) | Expr::PeerPrincipal(m) => format!("principal {}", m.describe()),
             Expr::DirectRemoteIp(range) => format!("source address in {range}"),
             Expr::RemoteIp(range) => format!("client address in {range}"),
+            Expr::Metadata(m) => m.describe(),
         }
     }
 
@@ -247,6 +252,8 @@ impl Eval<'_> {
             },
             Expr::DirectRemoteIp(_) => format!("it is {}", facts.direct_remote),
             Expr::RemoteIp(_) => format!("it is {}", facts.remote),
+            // Tokens' claims may be in there: nothing of them goes into a log.
+            Expr::Metadata(_) => "it has another value or none".to_owned(),
         }
     }
 }

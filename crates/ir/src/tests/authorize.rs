@@ -40,6 +40,7 @@ fn check(rules: &Value, cases: &[(&str, &str)]) {
             server_name: None,
             peer: peer.as_ref(),
             request: head.as_ref(),
+            metadata: None,
         };
         let mut notes = Vec::new();
         let verdict = authorize(&rbac, &facts, &mut Trace::to(&mut notes));
@@ -83,7 +84,15 @@ fn a_peer_is_known_by_names_of_one_kind() {
         let peer = Peer { uris: names(uris), dns: names(dns), subject: "CN=c".into(), ..Peer::default() };
         let at = "10.0.0.1:80".parse().unwrap();
         let ip = "10.0.0.2".parse().unwrap();
-        let facts = PolicyFacts { destination: at, direct_remote: ip, remote: ip, server_name: None, peer: Some(&peer), request: None };
+        let facts = PolicyFacts {
+            destination: at,
+            direct_remote: ip,
+            remote: ip,
+            server_name: None,
+            peer: Some(&peer),
+            request: None,
+            metadata: None,
+        };
         for name in ["spiffe://a/ns/b/sa/c", "d", "CN=c"] {
             let allowed = matches!(authorize(&allow(name), &facts, &mut Trace::off()), Verdict::Allowed(_));
             assert_eq!(allowed, name == known, "{name} of {uris:?} {dns:?}");
@@ -174,6 +183,7 @@ fn nearest() {
         server_name: None,
         peer: Some(&peer),
         request: Some(&head),
+        metadata: None,
     };
     let miss = nearest_miss(&rbac, &facts).unwrap();
     assert_eq!(&*miss.policy, "near");

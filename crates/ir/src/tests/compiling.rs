@@ -78,7 +78,36 @@ fn connection_managers() {
     );
     check(k, &h(json!({"httpFilters": []})), &format!("{at}.http_filters: the last filter"));
     check(k, &h(json!({"httpFilters": [router(), ext("cors.v3.Cors"), router()]})), &format!("{at}.http_filters[1]: nothing comes"));
-    check(k, &h(json!({"httpFilters": [fault, router()]})), &format!("{at}.http_filters[0].typed_config.abort: not supported"));
+    let tuned = |mut filter: Value, more: Value| {
+        filter["typedConfig"].as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"httpFilters": [filter, router()]})
+    };
+    let first = format!("{at}.http_filters[0].typed_config");
+    let cluster = json!({"grpcService": {"envoyGrpc": {"clusterName": "c"}}});
+    for (filter, more, expected) in [
+        (fault.clone(), json!({}), "ok".to_owned()),
+        (fault.clone(), json!({"abort": {"httpStatus": 99}}), format!("{first}.abort.http_status: 99 is not from 200 to 599")),
+        (fault.clone(), json!({"delay": {}}), format!("{first}.delay.fixed_delay: it is required")),
+        (fault.clone(), json!({"responseRateLimit": {}}), format!("{first}.response_rate_limit: not supported")),
+        (fault, json!({"downstreamNodes": ["a"]}), format!("{first}.downstream_nodes: not supported")),
+        (ext("local_ratelimit.v3.LocalRateLimit"), json!({"tokenBucket": {"maxTokens": 1, "fillInterval": "1s"}}), "ok".to_owned()),
+        (
+            ext("local_ratelimit.v3.LocalRateLimit"),
+            json!({"tokenBucket": {"maxTokens": 1, "fillInterval": "0.01s"}}),
+            format!("{first}.token_bucket.fill_interval: it has to be at least 50 ms"),
+        ),
+        (ext("local_ratelimit.v3.LocalRateLimit"), json!({"descriptors": [{}]}), format!("{first}.descriptors: not supported")),
+        (ext("ext_authz.v3.ExtAuthz"), cluster.clone(), "ok".to_owned()),
+        (ext("ext_authz.v3.ExtAuthz"), json!({}), format!("{first}.services: it is required")),
+        (
+            ext("ext_authz.v3.ExtAuthz"),
+            json!({"grpcService": {"googleGrpc": {"targetUri": "x"}}}),
+            format!("{first}.grpc_service.google_grpc: not supported"),
+        ),
+        (ext("ext_authz.v3.ExtAuthz"), json!({"httpService": {}}), format!("{first}.http_service.server_uri: it is required")),
+    ] {
+        check(k, &h(tuned(filter, more)), &expected);
+    }
     check(
         k,
         &h(json!({"httpFilters": [ext("lua.v3.Lua"), router()]})),
@@ -158,7 +187,7 @@ fn route_configurations() {
         &r(
             json!({"route": {"cluster": "c"}, "typedPerFilterConfig": {"f": {"@type": "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors"}}}),
         ),
-        &format!("{at}.typed_per_filter_config[f]: not supported"),
+        &format!("{at}.typed_per_filter_config[f]: envoy.extensions.filters.http.cors.v3.Cors is not supported for a route"),
     );
     check(k, &r(json!({"nonForwardingAction": {}})), &format!("{at}.non_forwarding_action: not supported"));
     check(k, &r(json!({"directResponse": {"status": 99}})), &format!("{at}.direct_response.status: 99"));

@@ -1,0 +1,179 @@
+//! HTTP filters: one file for each, with its hooks and what it keeps of a stream.
+//!
+//! A filter sees the request's head before it is sent on, may look at the body, wait, answer by itself, and change the response. What it needs to
+//! know of others, and what others may know of it, is in the stream's [`Facts`]. The closed set of filters is matched on here and nowhere else.
+
+mod alpn;
+mod ext_authz;
+mod fault;
+mod grpc_stats;
+mod local_ratelimit;
+mod peer_metadata;
+mod rbac;
+
+use std::{net::IpAddr, time::Duration};
+
+use mizzen_http::Head;
+use mizzen_ir::config::{Cluster, FilterOverride, Hcm, HttpFilter, HttpFilterKind};
+
+use crate::{
+    Now,
+    call::{Call, CallAnswer},
+    conn::Conn,
+    facts::Facts,
+    flags::Flags,
+    lb::{Rng, Shared},
+    peer::LocalNode,
+    stream::Record,
+};
+
+pub(crate) use local_ratelimit::Bucket;
+pub(crate) use rbac::{denial, explain, policies};
+
+/// What a filter wants.
+pub(crate) enum Flow {
+    /// The next one's turn.
+    Go,
+    /// The request is answered here.
+    Reply(Box<Reply>),
+    /// It is asked again when this has happened.
+    Wait(Wait),
+}
+
+/// What a filter waits for.
+pub(crate) enum Wait {
+    /// An answer.
+    Call(Box<Call>),
+    /// A time on the monotonic clock.
+    Until(Duration),
+    /// The end of the request's body, or so many bytes of it.
+    Body(usize),
+}
+
+/// Why a filter is asked.
+pub(crate) enum News {
+    /// The request has reached it.
+    Head,
+    /// Its call was answered.
+    Answer(Box<CallAnswer>),
+    /// The time has come.
+    Time,
+    /// The body has.
+    Body,
+}
+
+/// An answer made here.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) body: Vec<u8>,
+    pub(crate) flags: Flags,
+    pub(crate) details: String,
+    pub(crate) headers: Vec<(String, Vec<u8>)>,
+    /// gRPC's status, where it is not the one that stands for the HTTP status.
+    pub(crate) grpc: Option<u32>,
+}
+
+impl Reply {
+    pub(crate) fn flow(status: u16, body: &str, flags: Flags, details: impl Into<String>) -> Flow {
+        Flow::Reply(Box::new(Reply { status, body: body.as_bytes().to_vec(), flags, details: details.into(), ..Reply::default() }))
+    }
+}
+
+/// What a filter sees of its stream.
+pub(crate) struct Cx<'a> {
+    pub(crate) now: Now,
+    pub(crate) rng: &'a mut Rng,
+    /// The client's connection.
+    pub(crate) conn: &'a Conn,
+    /// The request as it is by now.
+    pub(crate) head: &'a mut Head,
+    /// What has come of the body, and whether that is all.
+    pub(crate) body: &'a [u8],
+    pub(crate) body_ended: bool,
+    pub(crate) remote: IpAddr,
+    pub(crate) facts: &'a mut Facts,
+    pub(crate) record: &'a mut Record,
+    pub(crate) local: &'a mut LocalNode,
+    pub(crate) shared: &'a Shared,
+    /// What the route says of this filter.
+    pub(crate) route: Option<&'a FilterOverride>,
+    /// Set by a filter after whose changes the route is to be found anew.
+    pub(crate) reroute: &'a mut bool,
+}
+
+/// What filters keep of a stream between their hooks, each in its own place.
+#[derive(Debug, Default)]
+pub(crate) enum State {
+    #[default]
+    None,
+    /// A delay is under way, which counts as long as this is kept.
+    Fault(#[allow(dead_code)] fault::Active),
+}
+
+/// Whether a filter acts on a request of this route.
+pub(crate) fn is_on(filter: &HttpFilter, route: Option<&FilterOverride>) -> bool {
+    match route {
+        Some(FilterOverride::Off) => false,
+        Some(_) => true,
+        None => !filter.disabled,
+    }
+}
+
+/// Whether a filter keeps something of a stream between its hooks.
+pub(crate) fn keeps_state(filter: &HttpFilter) -> bool {
+    matches!(filter.kind, HttpFilterKind::Fault(_))
+}
+
+/// The request's turn at a filter.
+pub(crate) fn request(filter: &HttpFilter, state: &mut State, news: News, cx: &mut Cx<'_>) -> Flow {
+    match &filter.kind {
+        HttpFilterKind::Stats(_) | HttpFilterKind::GrpcStats => Flow::Go,
+        HttpFilterKind::Alpn(alpn) => alpn::request(alpn, cx),
+        HttpFilterKind::PeerMetadata(exchange) => peer_metadata::request(exchange, cx),
+        HttpFilterKind::Rbac(rbac) => rbac::request(rbac, cx),
+        HttpFilterKind::ExtAuthz(authz) => ext_authz::request(authz, news, cx),
+        HttpFilterKind::LocalRateLimit(limit) => local_ratelimit::request(limit, cx),
+        HttpFilterKind::Fault(fault) => fault::request(fault, state, news, cx),
+    }
+}
+
+/// The cluster is known: what is sent to the server beside the request.
+pub(crate) fn upstream(hcm: &Hcm, facts: &Facts, local: &LocalNode, cluster: &Cluster, head: &mut Head) {
+    for filter in hcm.filters.iter() {
+        if let HttpFilterKind::PeerMetadata(_) = &filter.kind {
+            local.send_up(head, &facts.peers, cluster.external);
+        }
+    }
+}
+
+/// The server's response has come, before anything else is done to it.
+pub(crate) fn response(hcm: &Hcm, facts: &mut Facts, local: &mut LocalNode, head: &mut Head) {
+    for filter in hcm.filters.iter() {
+        if let HttpFilterKind::PeerMetadata(_) = &filter.kind {
+            local.read_response(head, &mut facts.peers);
+        }
+    }
+}
+
+/// A response, the server's or one made here, is about to be sent on.
+pub(crate) fn answer(hcm: &Hcm, facts: &Facts, local: &LocalNode, head: &mut Head) {
+    facts.response.iter().for_each(|change| change.apply(head));
+    for filter in hcm.filters.iter() {
+        if let HttpFilterKind::PeerMetadata(_) = &filter.kind {
+            local.exchange_response(head, &facts.peers);
+        }
+    }
+}
+
+/// Some of a body, towards the server or back.
+pub(crate) fn data(is_grpc: bool, facts: &mut Facts, back: bool, data: &[u8]) {
+    if is_grpc {
+        grpc_stats::data(facts, back, data);
+    }
+}
+
+/// What filters left under a key of filter state, for logs and header formats.
+pub(crate) fn text<'a>(key: &str, facts: Option<&'a Facts>, record: Option<&'a Record>) -> Option<&'a str> {
+    peer_metadata::text(key, facts?).or_else(|| rbac::text(key, record?))
+}

@@ -1,0 +1,204 @@
+//! Calls of the data path's own: streams whose client is no connection.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use mizzen_http::{Head, Reason, StreamId as Sid};
+use mizzen_ir::config::{Forward, Hcm, PathMatch, Route, RouteMatch, Target, VirtualHost};
+use mizzen_types::Name;
+
+use super::{Event, TimerKey, Worker};
+use crate::{
+    Action, Call, CallAnswer, ConnId,
+    call::{Caller, Origin},
+    facts::Facts,
+    flags::Flags,
+    stream::{Due, Half, Kind, Record, Request, Routed, Step, Stream, StreamId},
+};
+
+/// What calls have in place of a listener's connection manager and a route configuration's route.
+pub(crate) struct Own {
+    hcm: Arc<Hcm>,
+    host: Arc<VirtualHost>,
+}
+
+impl Own {
+    pub(crate) fn new() -> Self {
+        let host = VirtualHost {
+            name: Name::default(),
+            domains: Arc::from([]),
+            routes: Arc::from([]),
+            require_tls: false,
+            attempt_count: false,
+            attempt_count_in_response: false,
+        };
+        Own { hcm: Arc::new(Hcm::internal()), host: Arc::new(host) }
+    }
+
+    /// The way to a cluster, as a route would have it.
+    fn routed(&self, cluster: &Name, timeout: Option<Duration>) -> Routed {
+        let forward = Arc::new(Forward::to(Target { cluster: cluster.clone(), headers: Arc::default(), host: None }, timeout));
+        let matching = RouteMatch {
+            path: PathMatch::Prefix("".into()),
+            case_sensitive: true,
+            headers: Arc::from([]),
+            params: Arc::from([]),
+            fraction: None,
+            grpc: false,
+        };
+        let route = Route {
+            name: Name::default(),
+            origin: None,
+            matching,
+            action: mizzen_ir::config::Action::Forward(forward.clone()),
+            headers: Arc::default(),
+            filters: Arc::from([]),
+            buffer_limit: None,
+        };
+        Routed {
+            host: self.host.clone(),
+            route: Arc::new(route),
+            forward: Some(forward),
+            mutations: Arc::default(),
+            cluster: None,
+            cluster_name: Some(cluster.clone()),
+        }
+    }
+}
+
+/// The address that a call was meant for, where a cluster asks: there is none.
+pub(crate) const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+impl Worker {
+    /// Opens a stream for a call; it begins when the inbox comes to it.
+    pub(crate) fn open_call(&mut self, call: Call, caller: Caller) -> StreamId {
+        let Call { cluster, head, body, timeout, most } = call;
+        let now = self.now;
+        let is_grpc = head.get_str("content-type").is_some_and(|t| t == "application/grpc" || t.starts_with("application/grpc+"));
+        let request = Request {
+            is_head: head.method() == "HEAD",
+            is_grpc,
+            is_upgrade: false,
+            secure: false,
+            remote: NOWHERE.ip(),
+            head,
+            came: None,
+            step: Step::Picking,
+            route: Some(self.own.routed(&cluster, timeout)),
+            // What a dead connection has not taken goes on another one.
+            replay: Some(Vec::new()),
+            attempts: 0,
+            tried: Vec::new(),
+            retry_guard: None,
+            heads: Vec::new(),
+            response: Head::new(),
+            facts: Facts::default(),
+            filters: Vec::new(),
+            at: 0,
+            wants: 0,
+            call: None,
+            wait: None,
+            stale: 0,
+            switched: false,
+            hcm: self.own.hcm.clone(),
+        };
+        let mut req = Half { end: true, bytes: body.len() as u64, ..Half::default() };
+        req.buf.extend(&body);
+        let id = self.streams.insert(Stream {
+            config: self.config.clone(),
+            down: ConnId::from_u64(u64::MAX),
+            down_sid: Sid(1),
+            kind: Kind::Http(Box::new(request)),
+            origin: Some(Box::new(Origin { caller, most, armed: None })),
+            up: None,
+            req,
+            resp: Half::default(),
+            due: Due { timeout: timeout.map(|t| now.mono + t), moved: now.mono, ..Due::default() },
+            record: Record { wall: now.wall, begun: now.mono, ..Record::default() },
+        });
+        self.inbox.push_back(Event::Call(id));
+        id
+    }
+
+    /// Finds the cluster of a call and goes on as for any request.
+    pub(crate) fn start_call(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let Kind::Http(request) = &mut stream.kind else { return };
+        let Some(routed) = &mut request.route else { return };
+        let cluster = routed.cluster_name.as_ref().and_then(|name| self.config.clusters.get(name)).cloned();
+        let Some(cluster) = cluster else { return self.reply(id, 503, "", Flags::NO_CLUSTER, "cluster_not_found") };
+        stream.record.cluster = Some(cluster.clone());
+        routed.cluster = Some(cluster);
+        self.arm_call(id);
+        self.attempt_now(id);
+    }
+
+    /// The final response's head.
+    pub(crate) fn call_answered(&mut self, id: StreamId, head: Head) {
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let Kind::Http(request) = &mut stream.kind else { return };
+        request.step = Step::Responding;
+        request.replay = None;
+        request.response = head;
+        stream.resp.open = true;
+        stream.due.per_try = None;
+        self.call_progress(id);
+    }
+
+    /// Some of a response has come: whether that is all, or too much.
+    pub(crate) fn call_progress(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let Some(origin) = &stream.origin else { return };
+        if stream.resp.buf.len() > origin.most {
+            return self.call_over(id, CallAnswer::Failed("response_too_large".to_owned()));
+        }
+        let Kind::Http(request) = &mut stream.kind else { return };
+        if !stream.resp.open || !stream.resp.end {
+            return;
+        }
+        let head = std::mem::take(&mut request.response);
+        let (body, trailers) = (stream.resp.buf.as_slice().to_vec(), stream.resp.trailers.take());
+        stream.resp.buf.clear();
+        self.call_over(id, CallAnswer::Answered { head, body, trailers });
+    }
+
+    /// The end of a call, with what is told to who called.
+    pub(crate) fn call_over(&mut self, id: StreamId, answer: CallAnswer) {
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let Some(origin) = &stream.origin else { return };
+        let caller = origin.caller;
+        let at = stream.up.as_ref().map(|up| up.at);
+        let whole = stream.req.done && stream.resp.end;
+        self.finish(id);
+        self.leave_upstream(id, at, if whole { None } else { Some(Reason::CANCEL) });
+        match caller {
+            Caller::Filter(waiter) => self.inbox.push_back(Event::Called(waiter, answer)),
+            Caller::Control(number) => self.actions.push(Action::Answer(number, Box::new(answer))),
+        }
+    }
+
+    /// Makes sure that a call's timer fires at its earliest deadline.
+    pub(crate) fn arm_call(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let Some(at) = stream.due.next() else { return };
+        let Some(origin) = &mut stream.origin else { return };
+        if origin.armed.is_none_or(|armed| at < armed) {
+            origin.armed = Some(at);
+            self.timers.arm(at, TimerKey::Call(id));
+        }
+    }
+
+    /// A call's timer fires.
+    pub(crate) fn call_due(&mut self, id: StreamId, at: Duration) {
+        let Some(origin) = self.streams.get_mut(id).and_then(|s| s.origin.as_mut()) else { return };
+        // Entries that were overtaken by an earlier one fire for nothing.
+        if origin.armed == Some(at) {
+            origin.armed = None;
+            self.stream_due(id);
+            self.arm_call(id);
+        }
+    }
+}
