@@ -190,6 +190,20 @@ impl<'a> At<'a> {
         }
     }
 
+    /// A number within the range.
+    pub(crate) fn number(&self, range: RangeInclusive<f64>) -> f64 {
+        let number = match &self.node.value {
+            Value::Int(value) => Some(*value as f64),
+            Value::Float(value) => Some(*value),
+            Value::Text(text) if self.cx.proto => text.parse().ok(),
+            _ => None,
+        };
+        number.filter(|n| range.contains(n)).unwrap_or_else(|| {
+            self.expected(&format!("a number from {} to {}", range.start(), range.end()));
+            *range.start()
+        })
+    }
+
     /// A whole number.
     pub(crate) fn int(&self, range: RangeInclusive<i64>) -> i64 {
         let number = match &self.node.value {

@@ -310,7 +310,7 @@ fn virtual_services() {
             3,
             "spec.http[0].route: the sum of the weights must not be 0".to_owned(),
         ),
-        (route("{route: [{destination: {host: a}}], fault: {}}"), 3, format!("spec.http[0].fault: {WHAT}")),
+        (route("{route: [{destination: {host: a}}], corsPolicy: {}}"), 3, format!("spec.http[0].corsPolicy: {WHAT}")),
         (route("{route: [{destination: {host: a}}], mirror: {host: b}}"), 3, format!("spec.http[0].mirror: {WHERE}")),
         (route("delegate: {name: b}"), 3, format!("spec.http[0].delegate: {WHERE}")),
         (
@@ -340,6 +340,22 @@ fn virtual_services() {
             3,
             "spec.http[0].retries: attempts is 0, so that nothing is retried; leave the other fields out or raise it".to_owned(),
         ),
+        (
+            route("{route: [{destination: {host: a}}], fault: {abort: {grpcStatus: UNAVAILABEL, percentage: {value: 1}}}}"),
+            3,
+            "spec.http[0].fault.abort.grpcStatus: unknown gRPC status `UNAVAILABEL`, did you mean `UNAVAILABLE`?".to_owned(),
+        ),
+        (
+            route("{route: [{destination: {host: a}}], fault: {abort: {httpStatus: 503, percentage: {value: 101}}}}"),
+            3,
+            "spec.http[0].fault.abort.percentage.value: must be a number from 0 to 100, is the number 101".to_owned(),
+        ),
+        (
+            route("{route: [{destination: {host: a}}], fault: {delay: {fixedDelay: 0s, percentage: {value: 1}}}}"),
+            3,
+            "spec.http[0].fault.delay.fixedDelay: must be at least 1ms".to_owned(),
+        ),
+        (route("{route: [{destination: {host: a}}], fault: {}}"), 3, "spec.http[0].fault: must have delay or abort".to_owned()),
         (
             route("{route: [{destination: {host: a}}], match: [{uri: {exact: a, prefix: b}}]}"),
             3,

@@ -1,6 +1,6 @@
 //! Filters: the HTTP connection manager with its list, the TCP proxy, and Istio's own.
 
-use mizzen_api::istio::PathNormalization;
+use mizzen_api::istio::{Fault, FaultStatus, PathNormalization};
 use mizzen_protos::{
     Any, alpn,
     envoy::envoy::{
@@ -11,7 +11,13 @@ use mizzen_protos::{
         },
         extensions::{
             filters::{
-                http::{cors::v3::Cors, fault::v3::HttpFault, grpc_stats, router::v3::Router},
+                common::fault::v3::{FaultDelay, fault_delay::FaultDelaySecifier},
+                http::{
+                    cors::v3::Cors,
+                    fault::v3::{FaultAbort, HttpFault, fault_abort::ErrorType},
+                    grpc_stats,
+                    router::v3::Router,
+                },
                 network::{
                     http_connection_manager::v3::{
                         HttpConnectionManager, HttpFilter, Rds, RequestIdExtension,
@@ -26,6 +32,7 @@ use mizzen_protos::{
             },
             request_id::uuid::v3::UuidRequestIdConfig,
         },
+        r#type::v3::{FractionalPercent, fractional_percent::DenominatorType},
     },
 };
 use prost::Message as _;
@@ -124,13 +131,36 @@ fn http_filters(scope: &Scope<'_, '_>, side: Side, rbac: Vec<HttpFilter>) -> Vec
     if side != Side::Inbound && scope.has(Extension::Alpn) {
         filters.push(alpn_filter());
     }
-    filters.push(http("envoy.filters.http.fault", wire::any(&HttpFault::default())));
+    filters.push(http(FAULT, wire::any(&HttpFault::default())));
     filters.push(http("envoy.filters.http.cors", wire::any(&Cors::default())));
     if scope.has(Extension::HttpStats) {
         filters.push(http("istio.stats", stats_config(side)));
     }
     filters.push(http("envoy.filters.http.router", wire::any(&Router::default())));
     filters
+}
+
+/// The name of the filter that delays and aborts, under which routes speak of it.
+pub(crate) const FAULT: &str = "envoy.filters.http.fault";
+
+/// What a route has the fault filter do.
+pub(crate) fn fault(fault: &Fault) -> HttpFault {
+    let share = |of_a_million| Some(FractionalPercent { numerator: of_a_million, denominator: DenominatorType::Million.into() });
+    HttpFault {
+        delay: fault.delay.as_ref().map(|delay| FaultDelay {
+            percentage: share(delay.of_a_million),
+            fault_delay_secifier: Some(FaultDelaySecifier::FixedDelay(wire::duration(delay.fixed))),
+        }),
+        abort: fault.abort.as_ref().map(|abort| FaultAbort {
+            percentage: share(abort.of_a_million),
+            error_type: Some(match abort.status {
+                FaultStatus::Http(status) => ErrorType::HttpStatus(status.into()),
+                FaultStatus::Grpc(status) => ErrorType::GrpcStatus(status),
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
 }
 
 /// Where a connection manager's routes come from.

@@ -35,7 +35,7 @@ use mizzen_protos::{
 };
 use mizzen_types::Hostname;
 
-use crate::{cds, names, scope::Scope, wire};
+use crate::{cds, filters, names, scope::Scope, wire};
 
 /// Retries of routes that say nothing: only what surely did not reach the application.
 const RETRY_ON: &str = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
@@ -138,6 +138,9 @@ fn of_rule(scope: &Scope<'_, '_>, rules: &VirtualService, rule: &HttpRoute, cond
         action: Some(action),
         ..Default::default()
     };
+    if let Some(fault) = &rule.fault {
+        route.typed_per_filter_config.insert(filters::FAULT.to_owned(), wire::any(&filters::fault(fault)));
+    }
     let (request, response) = (&rule.headers.request, &rule.headers.response);
     route.request_headers_to_add = header_values(request);
     route.request_headers_to_remove.clone_from(&request.remove);

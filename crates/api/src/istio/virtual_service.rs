@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use mizzen_types::{Hostname, IpRange};
 
-use super::{ExportTo, GatewayRef, Headers, StringMatch};
+use super::{ExportTo, Fault, GatewayRef, Headers, StringMatch};
 use crate::Meta;
 
 /// How requests to hosts are routed.
@@ -41,6 +41,8 @@ pub struct HttpRoute {
     pub retries: Option<Retries>,
     /// Of the path and the host, for [`HttpAction::Route`].
     pub rewrite: Option<Rewrite>,
+    /// Faults on purpose.
+    pub fault: Option<Fault>,
 }
 
 /// What happens with a matching request.

@@ -54,7 +54,7 @@ fn hosts(f: &Fields<'_>) -> Vec<Hostname> {
 impl HttpRoute {
     fn read(f: &Fields<'_>, namespace: &str) -> HttpRoute {
         f.refuse(Why::Where, &["delegate", "mirror", "mirrors", "mirrorPercent", "mirrorPercentage", "mirror_percent"]);
-        f.refuse(Why::What, &["fault", "corsPolicy"]);
+        f.refuse(Why::What, &["corsPolicy"]);
         let rewrite = f.opt_sub("rewrite", Rewrite::read);
         let action = match f.one_of(&["route", "redirect", "directResponse"]) {
             Some(("redirect", at)) => HttpAction::Redirect(at.fields(Redirect::read)),
@@ -78,6 +78,7 @@ impl HttpRoute {
             timeout: f.get("timeout").map(|at| timeout(&at)),
             retries: f.opt_sub("retries", Retries::read),
             rewrite,
+            fault: f.opt_sub("fault", Fault::read),
         }
     }
 }

@@ -177,3 +177,26 @@ spec: {clusterIP: 10.96.0.60, selector: {app: web}, ports: [{name: http, port: 8
 ";
     insta::assert_snapshot!(show(&shop(&[text]), &visitor(), Kind::Route, "80"));
 }
+
+#[test]
+fn faults() {
+    use mizzen_protos::envoy::envoy::config::route::v3::RouteConfiguration;
+    let snapshot = shop(&[&rules(
+        "
+  - fault:
+      delay: {fixedDelay: 1.5s, percentage: {value: 0.1}}
+      abort: {grpcStatus: UNAVAILABLE, percent: 5}
+    route: [{destination: {host: reviews}}]
+",
+    )]);
+    let any = crate::build(&mizzen_model::Reader::new(&snapshot), &visitor(), Kind::Route, &"9080".into()).unwrap().any;
+    let table: RouteConfiguration = super::summary::decode(&any);
+    let found =
+        table.virtual_hosts.iter().flat_map(|h| h.routes.iter()).find_map(|r| r.typed_per_filter_config.get("envoy.filters.http.fault"));
+    let fault: mizzen_protos::envoy::envoy::extensions::filters::http::fault::v3::HttpFault = super::summary::decode(found.unwrap());
+    let (delay, abort) = (fault.delay.unwrap(), fault.abort.unwrap());
+    assert_eq!([delay.percentage.unwrap().numerator, abort.percentage.unwrap().numerator], [1_000, 50_000], "of a million");
+    assert_eq!([delay.percentage.unwrap().denominator, abort.percentage.unwrap().denominator], [2, 2]);
+    assert!(format!("{:?}", delay.fault_delay_secifier).contains("seconds: 1, nanos: 500000000"), "{:?}", delay.fault_delay_secifier);
+    assert!(format!("{:?}", abort.error_type).contains("GrpcStatus(14)"), "{:?}", abort.error_type);
+}
