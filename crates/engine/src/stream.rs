@@ -116,6 +116,37 @@ pub(crate) struct Request {
 }
 
 impl Request {
+    /// A request as it came, on its way to its route.
+    pub(crate) fn new(hcm: Arc<Hcm>, head: Head, secure: bool, remote: IpAddr) -> Self {
+        let is_grpc = head.get_str("content-type").is_some_and(|t| t == "application/grpc" || t.starts_with("application/grpc+"));
+        Request {
+            is_head: head.method() == "HEAD",
+            is_grpc,
+            is_upgrade: head.protocol().is_some(),
+            secure,
+            remote,
+            head,
+            came: None,
+            step: Step::Waiting,
+            route: None,
+            replay: None,
+            attempts: 0,
+            tried: Vec::new(),
+            retry_guard: None,
+            heads: Vec::new(),
+            response: Head::new(),
+            facts: Facts::default(),
+            filters: Vec::new(),
+            at: 0,
+            wants: 0,
+            call: None,
+            wait: None,
+            stale: 0,
+            switched: false,
+            hcm,
+        }
+    }
+
     /// The head by which policies judge, at first and again.
     pub(crate) fn came(&self) -> &Head {
         self.came.as_deref().unwrap_or(&self.head)

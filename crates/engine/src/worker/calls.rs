@@ -7,14 +7,13 @@ use std::{
 };
 
 use mizzen_http::{Head, Reason, StreamId as Sid};
-use mizzen_ir::config::{Forward, Hcm, PathMatch, Route, RouteMatch, Target, VirtualHost};
+use mizzen_ir::config::{Forward, Hcm, Route, RouteMatch, Target, VirtualHost};
 use mizzen_types::Name;
 
 use super::{Event, TimerKey, Worker};
 use crate::{
     Action, Call, CallAnswer, ConnId,
     call::{Caller, Origin},
-    facts::Facts,
     flags::Flags,
     stream::{Due, Half, Kind, Record, Request, Routed, Step, Stream, StreamId},
 };
@@ -41,18 +40,10 @@ impl Own {
     /// The way to a cluster, as a route would have it.
     fn routed(&self, cluster: &Name, timeout: Option<Duration>) -> Routed {
         let forward = Arc::new(Forward::to(Target { cluster: cluster.clone(), headers: Arc::default(), host: None }, timeout));
-        let matching = RouteMatch {
-            path: PathMatch::Prefix("".into()),
-            case_sensitive: true,
-            headers: Arc::from([]),
-            params: Arc::from([]),
-            fraction: None,
-            grpc: false,
-        };
         let route = Route {
             name: Name::default(),
             origin: None,
-            matching,
+            matching: RouteMatch::any(),
             action: mizzen_ir::config::Action::Forward(forward.clone()),
             headers: Arc::default(),
             filters: Arc::from([]),
@@ -77,33 +68,12 @@ impl Worker {
     pub(crate) fn open_call(&mut self, call: Call, caller: Caller) -> StreamId {
         let Call { cluster, head, body, timeout, most } = call;
         let now = self.now;
-        let is_grpc = head.get_str("content-type").is_some_and(|t| t == "application/grpc" || t.starts_with("application/grpc+"));
         let request = Request {
-            is_head: head.method() == "HEAD",
-            is_grpc,
-            is_upgrade: false,
-            secure: false,
-            remote: NOWHERE.ip(),
-            head,
-            came: None,
             step: Step::Picking,
             route: Some(self.own.routed(&cluster, timeout)),
             // What a dead connection has not taken goes on another one.
             replay: Some(Vec::new()),
-            attempts: 0,
-            tried: Vec::new(),
-            retry_guard: None,
-            heads: Vec::new(),
-            response: Head::new(),
-            facts: Facts::default(),
-            filters: Vec::new(),
-            at: 0,
-            wants: 0,
-            call: None,
-            wait: None,
-            stale: 0,
-            switched: false,
-            hcm: self.own.hcm.clone(),
+            ..Request::new(self.own.hcm.clone(), head, false, NOWHERE.ip())
         };
         let mut req = Half { end: true, bytes: body.len() as u64, ..Half::default() };
         req.buf.extend(&body);

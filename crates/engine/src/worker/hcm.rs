@@ -13,7 +13,6 @@ use super::{Event, Worker};
 use crate::{
     ConnId, Question,
     conn::{Conn, Http, Proto},
-    facts::Facts,
     filter::{News, denial, policies},
     flags::Flags,
     headers,
@@ -77,33 +76,7 @@ impl Worker {
         let Some(down) = conn.down() else { return };
         // A connection whose chain is what it was, or has taken over the new one, runs its requests by the newest configuration.
         let (Some(hcm), config) = (down.hcm.clone(), down.config.clone()) else { return };
-        let is_grpc = head.get_str("content-type").is_some_and(|t| t == "application/grpc" || t.starts_with("application/grpc+"));
-        let request = Request {
-            is_head: head.method() == "HEAD",
-            is_grpc,
-            is_upgrade: head.protocol().is_some(),
-            secure: conn.tls.is_some(),
-            remote: conn.addrs.peer.ip(),
-            head,
-            came: None,
-            step: Step::Waiting,
-            route: None,
-            replay: None,
-            attempts: 0,
-            tried: Vec::new(),
-            retry_guard: None,
-            heads: Vec::new(),
-            response: Head::new(),
-            facts: Facts::default(),
-            filters: Vec::new(),
-            at: 0,
-            wants: 0,
-            call: None,
-            wait: None,
-            stale: 0,
-            switched: false,
-            hcm,
-        };
+        let request = Request::new(hcm, head, conn.tls.is_some(), conn.addrs.peer.ip());
         let due = Due {
             idle: request.hcm.stream_idle_timeout,
             moved: now.mono,

@@ -153,14 +153,7 @@ fn add(list: &mut Vec<(Name, u32)>, text: &str, i: u32) -> bool {
 
 /// In place of a virtual host of which something is refused.
 fn closed_host(title: Name, domains: Arc<[Name]>) -> VirtualHost {
-    let matching = RouteMatch {
-        path: PathMatch::Prefix("".into()),
-        case_sensitive: true,
-        headers: Arc::from([]),
-        params: Arc::from([]),
-        fraction: None,
-        grpc: false,
-    };
+    let matching = RouteMatch::any();
     let action = Action::Direct(Direct { status: 503, body: b"the routes of this host are refused".as_slice().into() }.into());
     let route = Route {
         name: name("refused"),

@@ -322,6 +322,20 @@ pub struct Direct {
     pub body: Arc<[u8]>,
 }
 
+impl RouteMatch {
+    /// What every request matches.
+    pub fn any() -> RouteMatch {
+        RouteMatch {
+            path: PathMatch::Prefix("".into()),
+            case_sensitive: true,
+            headers: Arc::from([]),
+            params: Arc::from([]),
+            fraction: None,
+            grpc: false,
+        }
+    }
+}
+
 impl Forward {
     /// To one cluster, with nothing else.
     pub fn to(target: Target, timeout: Option<Duration>) -> Forward {
