@@ -28,7 +28,8 @@ impl Contender {
     /// Ours; the binary chooses by its name.
     pub(super) fn mizzen(binary: &Path, dir: &Path) -> Result<Contender> {
         let program = dir.join("mizzen-proxy");
-        symlink(binary, &program)?;
+        // A relative path would mean another place from there.
+        symlink(std::fs::canonicalize(binary)?, &program)?;
         Ok(Contender { name: "mizzen", program, args: &["--mark", "0", "--metrics", "127.0.0.1:15090"] })
     }
 
