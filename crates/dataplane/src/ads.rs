@@ -1,7 +1,7 @@
 //! Streams to a server of resources, of either variant: the aggregated service, or the one for secrets, over a Unix socket or TCP.
 //!
 //! [`keep_open`] keeps one stream open, with back-off, and does nothing but carry messages; what they mean is up to
-//! [`crate::sources`].
+//! `sources`.
 
 use std::{future::Future, io, net::SocketAddr, path::PathBuf, pin::Pin, time::Duration};
 
