@@ -142,6 +142,8 @@ fn connection_managers() {
     check(k, &compressor(json!({"requestDirectionConfig": {}})), &format!("{first}.request_direction_config: requests are not"));
     check(k, &h(json!({"tracing": {"randomSampling": {"value": 1}}})), "ok");
     check(k, &h(json!({"tracing": {"provider": {"name": "zipkin"}}})), &format!("ok, but {at}.tracing.provider"));
+    let grpc = json!([{"name": "g", "typedConfig": {"@type": "type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig"}}]);
+    check(k, &h(json!({"accessLog": grpc})), &format!("ok, but {at}.access_log[0].typed_config"));
     check(k, &h(json!({"localReplyConfig": {}})), &format!("{at}.local_reply_config: not supported"));
     check(k, &h(json!({"upgradeConfigs": [{"upgradeType": "CONNECT"}]})), &format!("{at}.upgrade_configs[0].upgrade_type: CONNECT"));
     check(k, &h(json!({"codecType": "HTTP3"})), &format!("{at}.codec_type: HTTP3"));
@@ -176,6 +178,8 @@ fn route_configurations() {
     );
     check(k, &go(json!({"hashPolicy": [{"header": {"headerName": "x"}}]})), "ok");
     check(k, &go(json!({"retryPolicy": {"retryOn": "5xx,what"}})), &format!("ok, but {at}.route.retry_policy.retry_on"));
+    let elsewhere = json!({"retryOn": "5xx", "retryPriority": {"name": "envoy.retry_priorities.previous_priorities"}});
+    check(k, &go(json!({"retryPolicy": elsewhere})), &format!("ok, but {at}.route.retry_policy.retry_priority"));
     check(k, &go(json!({"cluster": ""})), &format!("{at}.route.cluster: it is empty"));
     check(
         k,
@@ -236,6 +240,11 @@ fn clusters() {
         &c(json!({"outlierDetection": {"consecutive5xx": 3, "enforcingSuccessRate": 100}})),
         "ok, but outlier_detection.enforcing_success_rate",
     );
+    // Traffic is another with these, which is why they are warned of.
+    let split = json!({"consecutive5xx": 3, "splitExternalLocalOriginErrors": true});
+    check(k, &c(json!({"outlierDetection": split})), "ok, but outlier_detection.split_external_local_origin_errors");
+    check(k, &c(json!({"roundRobinLbConfig": {"slowStartConfig": {}}})), "ok, but slow_start_config");
+    check(k, &c(json!({"leastRequestLbConfig": {"slowStartConfig": {}}})), "ok, but slow_start_config");
     check(
         k,
         &c(
