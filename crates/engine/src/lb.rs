@@ -52,7 +52,8 @@ impl Shared {
         &self.faults
     }
 
-    /// The bucket of a local rate limit; it lives on over changes of everything else.
+    /// The bucket of a local rate limit; it lives on over changes of everything else. Workers keep it, so that the lock is taken once for each
+    /// configuration.
     pub(crate) fn bucket(&self, of: ContentHash) -> Arc<Bucket> {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= MOST_BUCKETS && !buckets.contains_key(&of) {

@@ -44,7 +44,8 @@ pub(super) fn request(own: &LocalRateLimit, cx: &mut Cx<'_>) -> Flow {
         _ => own,
     };
     let Some(tokens) = limit.tokens.filter(|_| limit.enabled.holds(cx.rng.next())) else { return Flow::Go };
-    if cx.shared.bucket(limit.bucket).take(tokens, cx.now.mono) {
+    let shared = cx.shared;
+    if cx.buckets.entry(limit.bucket).or_insert_with(|| shared.bucket(limit.bucket)).take(tokens, cx.now.mono) {
         return Flow::Go;
     }
     if !limit.enforced.holds(cx.rng.next()) {

@@ -11,10 +11,10 @@ mod local_ratelimit;
 mod peer_metadata;
 mod rbac;
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use mizzen_http::Head;
-use mizzen_ir::config::{Cluster, FilterOverride, Hcm, HttpFilter, HttpFilterKind};
+use mizzen_ir::config::{Cluster, ContentHash, FilterOverride, Hcm, HttpFilter, HttpFilterKind};
 
 use crate::{
     Now,
@@ -96,6 +96,8 @@ pub(crate) struct Cx<'a> {
     pub(crate) record: &'a mut Record,
     pub(crate) local: &'a mut LocalNode,
     pub(crate) shared: &'a Shared,
+    /// Token buckets that this worker has looked up.
+    pub(crate) buckets: &'a mut HashMap<ContentHash, Arc<Bucket>>,
     /// What the route says of this filter.
     pub(crate) route: Option<&'a FilterOverride>,
     /// Set by a filter after whose changes the route is to be found anew.

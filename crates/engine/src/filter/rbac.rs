@@ -7,26 +7,33 @@ use mizzen_ir::{
     config::{FilterOverride, Hcm, HttpFilterKind, Rbac, RbacFilter},
     nearest_miss,
 };
+use mizzen_types::Name;
 
-use super::{Cx, Flow, Reply};
+use super::{Cx, Flow, Reply, is_on};
 use crate::{flags::Flags, stream::Record};
 
 /// Under which name the shadow's decision is left in the dynamic metadata.
 const METADATA: &str = "envoy.filters.http.rbac";
 
-/// The policies of a connection manager, in their order.
-pub(crate) fn policies(hcm: &Hcm) -> impl Iterator<Item = &Arc<Rbac>> {
-    hcm.filters.iter().filter_map(|filter| match &filter.kind {
-        HttpFilterKind::Rbac(rbac) => rbac.rules.as_ref(),
-        _ => None,
+/// The policies that a connection manager enforces, in their order, with what a route says of them.
+pub(crate) fn policies<'a>(hcm: &'a Hcm, overrides: &'a [(Name, FilterOverride)]) -> impl Iterator<Item = &'a Arc<Rbac>> {
+    hcm.filters.iter().filter_map(|filter| {
+        let HttpFilterKind::Rbac(own) = &filter.kind else { return None };
+        let route = filter.overridden(overrides);
+        if is_on(filter, route) { in_force(own, route).rules.as_ref() } else { None }
     })
 }
 
-pub(super) fn request(own: &RbacFilter, cx: &mut Cx<'_>) -> Flow {
-    let rbac = match cx.route {
+/// The filter's own rules, or those that a route has in their place.
+fn in_force<'a>(own: &'a RbacFilter, route: Option<&'a FilterOverride>) -> &'a RbacFilter {
+    match route {
         Some(FilterOverride::Rbac(other)) => other,
         _ => own,
-    };
+    }
+}
+
+pub(super) fn request(own: &RbacFilter, cx: &mut Cx<'_>) -> Flow {
+    let rbac = in_force(own, cx.route);
     if let Some(shadow) = &rbac.shadow {
         watch(shadow, &rbac.shadow_prefix, cx);
     }

@@ -347,6 +347,24 @@ fn only_what_a_policy_selects_is_asked_about() {
 }
 
 #[test]
+fn open_requests_are_judged_as_their_route_says() {
+    let policies = json!({"p": {"permissions": [{"any": true}], "principals": [{"any": true}]}});
+    let off = json!({"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": true});
+    for (of_route, stays) in [(json!({"envoy.filters.http.rbac": off}), true), (json!({}), false)] {
+        let base = client(&resources(&[http_rbac("ALLOW", policies.clone())], &[overrides(&[("/", of_route.clone())])]));
+        let mut sim = mesh_with(3, base.clone(), &Inbound::default());
+        let user = sim.connect(0, TO);
+        super::peers::upgrade(&mut sim, user);
+        sim.command(0, Command::Config(put(&base, &resources(&[http_rbac("DENY", policies.clone())], &[]))));
+        sim.run();
+        assert_eq!(sim.ended(user).is_none(), stays, "{of_route}");
+        sim.abort(user);
+        sim.run();
+        assert_clean(&mut sim);
+    }
+}
+
+#[test]
 fn calls_of_the_control_thread() {
     let mut sim = with_filters(&[], &[authz_cluster(false)]);
     sim.serve(

@@ -14,7 +14,7 @@ fn websocket(sim: &mut crate::sim::Sim) -> usize {
     client
 }
 
-fn upgrade(sim: &mut crate::sim::Sim, client: usize) {
+pub(super) fn upgrade(sim: &mut crate::sim::Sim, client: usize) {
     sim.serve(
         "10.0.0.2:9080",
         Box::new(|_, input, eof, out| {

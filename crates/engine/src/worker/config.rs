@@ -23,6 +23,7 @@ impl Worker {
         let old = std::mem::replace(&mut self.config, config);
         let config = self.config.clone();
         self.by_address.clear();
+        self.buckets.clear();
         for listener in config.listeners.values().filter(|l| !l.bind) {
             for address in listener.addresses.iter() {
                 if let ListenerAddress::Socket(address) = address {

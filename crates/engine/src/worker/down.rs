@@ -338,7 +338,7 @@ impl Worker {
         let Some(down) = conn.down() else { return };
         let Some(hcm) = &down.hcm else { return };
         let facts = down.policy_facts(&conn.addrs);
-        let bound = policies(hcm).map(|rules| (rules.clone(), bind(rules, &facts))).collect();
+        let bound = policies(hcm, &[]).map(|rules| (rules.clone(), bind(rules, &facts))).collect();
         if let Some(down) = self.conn(id).and_then(|c| c.down_mut()) {
             down.bound = bound;
         }

@@ -47,6 +47,7 @@ impl Worker {
                 record: &mut stream.record,
                 local: &mut self.local,
                 shared: &self.options.shared,
+                buckets: &mut self.buckets,
                 route,
                 reroute: &mut reroute,
             };

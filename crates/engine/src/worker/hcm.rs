@@ -265,7 +265,8 @@ impl Worker {
             metadata: Some(&request.facts.metadata),
             ..conn.down()?.policy_facts(&conn.addrs)
         };
-        policies(hcm).find_map(|rules| match mizzen_ir::authorize(rules, &facts, &mut Trace::off()) {
+        let overrides = request.route.as_ref().map_or(&[][..], |routed| &routed.route.filters);
+        policies(hcm, overrides).find_map(|rules| match mizzen_ir::authorize(rules, &facts, &mut Trace::off()) {
             Verdict::Denied(denied) => Some(denial(denied.as_deref())),
             _ => None,
         })

@@ -40,6 +40,7 @@ use crate::{
     buf::Spare,
     call::{CallAnswer, Caller},
     conn::{Conn, Dialing},
+    filter::Bucket,
     id::Slab,
     lb::{ClusterState, Rng},
     metrics::{Snapshot, Table},
@@ -65,6 +66,8 @@ pub struct Worker {
     /// Questions asked and not answered yet.
     pub(crate) asked: HashMap<Question, WaitId>,
     pub(crate) names: HashMap<Name, Resolved>,
+    /// Token buckets by what they are of, looked up once for each configuration: the process' table has a lock.
+    pub(crate) buckets: HashMap<ContentHash, Arc<Bucket>>,
     /// Grows with every answer of DNS.
     pub(crate) names_age: u64,
     pub(crate) pools: Slab<Pool>,
@@ -224,6 +227,7 @@ impl Worker {
             waits: Slab::default(),
             asked: HashMap::new(),
             names: HashMap::new(),
+            buckets: HashMap::new(),
             names_age: 0,
             pools: Slab::default(),
             pool_of: HashMap::new(),
