@@ -178,7 +178,7 @@ fn unused(bootstrap: &Bootstrap) -> Result<Vec<&'static str>, BootstrapError> {
 }
 
 /// Istio's own filters by kind and name: a control plane sends them only to proxies that list them, since not every Envoy has them.
-const ISTIO_FILTERS: [(&str, &str); 5] = [
+pub const ISTIO_FILTERS: [(&str, &str); 5] = [
     ("envoy.filters.http", "istio.alpn"),
     ("envoy.filters.http", "istio.metadata_exchange"),
     ("envoy.filters.http", "istio.stats"),

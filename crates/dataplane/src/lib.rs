@@ -21,7 +21,7 @@ mod secrets;
 mod sources;
 pub mod store;
 
-pub use bootstrap::{BootstrapError, Places, parse_bootstrap};
+pub use bootstrap::{BootstrapError, ISTIO_FILTERS, Places, parse_bootstrap};
 pub use fixed::validate;
 pub use mizzen_protos::json::Unknown;
 pub use options::{Options, SetLogging};

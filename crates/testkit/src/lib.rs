@@ -1,9 +1,10 @@
-//! Helpers for the end-to-end tests of package `mizzen`: a mesh started through the real binary, programs run in it, and the programs
-//! that nobody here wrote.
+//! Helpers for tests beyond one crate: a mesh started through the real binary, programs run in it, and the programs that nobody here
+//! wrote; and [`memory`], a mesh without a process, a socket or a thread.
 //!
 //! Nothing here sleeps for a fixed time to be right: [`eventually`] asks again until a condition holds, within a bound that is far
 //! beyond what a slow machine needs. Deliberately absent: knowledge of what the mesh does.
 
+pub mod memory;
 mod mesh;
 mod peers;
 mod processes;
