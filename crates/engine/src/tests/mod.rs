@@ -8,6 +8,7 @@ mod http;
 mod life;
 mod mesh;
 mod peers;
+mod properties;
 mod refusals;
 mod tcp;
 mod upgrades;
