@@ -157,11 +157,26 @@ fn a_refused_policy_says_whom_it_closes() {
     assert_eq!(closes("Servce"), None);
 }
 
+const CUSTOM_WITHOUT_RULES: &str = "spec: a CUSTOM policy without rules asks about nothing: write `rules: [{}]` to ask about all";
+
 #[test]
 fn authorization_policies() {
     for (spec, expected) in [
         ("action: AUDIT", vec![(1, format!("spec.action: AUDIT {WHO}"))]),
-        ("action: 3", vec![(1, format!("spec.action: CUSTOM {WHO}"))]),
+        ("action: 3\nprovider: {name: p}", vec![(0, CUSTOM_WITHOUT_RULES.to_owned())]),
+        ("action: CUSTOM\nrules: [{}]", vec![(0, "spec.provider: is required".to_owned())]),
+        ("action: CUSTOM\nrules: [{}]\nprovider: {}", vec![(3, "spec.provider.name: is required".to_owned())]),
+        ("action: CUSTOM\nrules: [{}]\nprovider: {name: ''}", vec![(3, "spec.provider.name: must not be empty".to_owned())]),
+        (
+            "action: CUSTOM\nrules: [{}]\nprovider: {name: a, nane: b}",
+            vec![(3, "spec.provider.nane: unknown field, did you mean `name`?".to_owned())],
+        ),
+        ("provider: {name: p}", vec![(1, "spec.provider: is for `action: CUSTOM` only".to_owned())]),
+        ("action: DENY\nrules: [{}]\nprovider: {name: p}", vec![(3, "spec.provider: is for `action: CUSTOM` only".to_owned())]),
+        (
+            "action: custom\nprovider: {name: p}",
+            vec![(1, "spec.action: must be one of ALLOW, DENY, AUDIT, CUSTOM, is `custom`".to_owned())],
+        ),
         ("action: allow", vec![(1, "spec.action: must be one of ALLOW, DENY, AUDIT, CUSTOM, is `allow`".to_owned())]),
         ("targetRefs: []", vec![(1, format!("spec.targetRefs: {WHO}"))]),
         ("rules:\n- from:\n", vec![(2, "spec.rules[0].from: must not be empty: leave it out to match all".to_owned())]),

@@ -216,6 +216,13 @@ fn mesh_config() {
 }
 
 #[test]
+fn custom_policy() {
+    let text = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: ask}\nspec: {action: CUSTOM, provider: {name: p}, rules: [{}]}\n";
+    let policy = find!(parse_documents(text, &"a".into()), AuthorizationPolicy);
+    assert_eq!((policy.action, policy.provider.as_str(), policy.rules.len()), (Action::Custom, "p", 1));
+}
+
+#[test]
 fn json() {
     let text = "{\n\t\"apiVersion\": \"v1\",\n\t\"kind\": \"Namespace\",\n\t\"metadata\": {\"name\": \"a\\u0062\"}\n}\n";
     let parsed = parse_documents(text, &"a.json".into());

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mizzen_api::{
     Kind, Meta, Problem, Selector, core,
-    istio::{self, Action, Condition, Destination, GatewayRef, HttpAction, Operation},
+    istio::{self, Action, AuthzProtocol, Condition, Destination, GatewayRef, HttpAction, Operation},
 };
 use mizzen_types::{Hostname, NamespacedName, Protocol};
 
 use crate::{
     derive::DOMAIN,
     index::HostIndex,
+    provider,
     routing::by_age,
     service::{Registry, ServiceView},
     snapshot::Snapshot,
@@ -26,6 +27,7 @@ pub fn check(snapshot: &Snapshot) -> Vec<Problem> {
     let workloads = Workloads::of(snapshot, &services);
     peer_authentications(snapshot, &workloads, &mut found);
     authorization_policies(snapshot, &workloads, &mut found);
+    custom_policies(snapshot, &workloads, &mut found);
     found.sort();
     found.dedup();
     found
@@ -210,6 +212,26 @@ impl<'a> Workloads<'a> {
         let here = self.0.iter().filter(move |w| w.namespace == namespace || namespace == root);
         here.filter(move |w| selector.is_none_or(|selector| selector.matches(w.labels)))
     }
+
+    /// The first port that carries TCP of a workload that a policy selects, as far as one of its rules concerns it.
+    fn tcp_port(&self, policy: &istio::AuthorizationPolicy, root: &str, rule: &istio::Rule) -> Option<u16> {
+        let concerns = |port: &u16| {
+            let by = |to: &Operation| (to.ports.is_empty() || to.ports.contains(port)) && !to.not_ports.contains(port);
+            rule.to.is_empty() || rule.to.iter().any(by)
+        };
+        let selected = self.selected(&policy.meta.namespace, root, policy.selector.as_ref());
+        let tcp = selected.flat_map(|w| &w.served).filter(|(_, protocol)| !protocol.is_http() && **protocol != Protocol::Auto);
+        tcp.map(|(port, _)| *port).filter(concerns).min()
+    }
+
+    /// Whether two policies select one workload. One of which nothing is known yet may be any that both mean by the same words.
+    fn share(&self, one: &istio::AuthorizationPolicy, other: &istio::AuthorizationPolicy, root: &str) -> bool {
+        let (at, by) = (&one.meta.namespace, &other.meta.namespace);
+        let same = one.selector == other.selector && (at == by || **at == *root || **by == *root);
+        same || self
+            .selected(at, root, one.selector.as_ref())
+            .any(|w| (w.namespace == &**by || **by == *root) && other.selector.as_ref().is_none_or(|selector| selector.matches(w.labels)))
+    }
 }
 
 /// Modes of ports that no workload has.
@@ -230,26 +252,60 @@ fn peer_authentications(snapshot: &Snapshot, workloads: &Workloads<'_>, found: &
 fn authorization_policies(snapshot: &Snapshot, workloads: &Workloads<'_>, found: &mut Vec<Problem>) {
     let root = snapshot.mesh().root_namespace.as_str();
     for policy in snapshot.objects::<istio::AuthorizationPolicy>() {
+        let effect = match policy.action {
+            Action::Allow => "never matches",
+            Action::Deny => "matches without what it says of HTTP",
+            // What it means there depends on its provider.
+            Action::Custom => continue,
+        };
         for (at, rule) in policy.rules.iter().enumerate() {
             let asks = rule.to.iter().any(Operation::is_http) || rule.when.iter().any(Condition::is_http);
-            let concerns = |port: &u16| {
-                let by = |to: &Operation| (to.ports.is_empty() || to.ports.contains(port)) && !to.not_ports.contains(port);
-                rule.to.is_empty() || rule.to.iter().any(by)
-            };
-            let tcp: BTreeSet<u16> = workloads
-                .selected(&policy.meta.namespace, root, policy.selector.as_ref())
-                .flat_map(|w| &w.served)
-                .filter(|(port, protocol)| asks && !protocol.is_http() && **protocol != Protocol::Auto && concerns(port))
-                .map(|(port, _)| *port)
-                .collect();
-            if let Some(port) = tcp.first() {
-                let effect = match policy.action {
-                    Action::Allow => "never matches",
-                    Action::Deny => "matches without what it says of HTTP",
-                };
+            if let Some(port) = workloads.tcp_port(policy, root, rule).filter(|_| asks) {
                 let message = format!("is about HTTP, and port {port} of a workload that is selected carries TCP: there it {effect}");
                 warn(found, Kind::AuthorizationPolicy, &policy.meta, format!("spec.rules[{at}]"), message);
             }
+        }
+    }
+}
+
+/// Providers that cannot be asked, wherever or at some ports.
+fn custom_policies(snapshot: &Snapshot, workloads: &Workloads<'_>, found: &mut Vec<Problem>) {
+    let root = snapshot.mesh().root_namespace.as_str();
+    let all: Vec<&istio::AuthorizationPolicy> =
+        snapshot.objects::<istio::AuthorizationPolicy>().filter(|policy| policy.action == Action::Custom).collect();
+    for policy in &all {
+        let name = &policy.provider;
+        let mut tell = |message: String| warn(found, Kind::AuthorizationPolicy, &policy.meta, "spec.provider.name".to_owned(), message);
+        let asked = match provider::find(snapshot, name) {
+            Ok(asked) => asked,
+            Err(why) => {
+                tell(format!("{why}: the workloads that are selected refuse everything"));
+                continue;
+            }
+        };
+        if let Some(other) = all.iter().find(|other| other.provider != *name && workloads.share(policy, other, root)) {
+            let (named, theirs) = (other.meta.namespaced_name(), &other.provider);
+            tell(format!(
+                "AuthorizationPolicy {named} has another provider, `{theirs}`, for the same workload, which refuses everything: only one can be asked"
+            ));
+        }
+        let of_provider = asked.service.selector.as_ref();
+        let mut selected = workloads.selected(&policy.meta.namespace, root, policy.selector.as_ref());
+        let own = selected.any(|w| *w.namespace == **asked.service.namespace() && of_provider.is_some_and(|s| s.matches(w.labels)));
+        if own && policy.rules.contains(&istio::Rule::default()) {
+            tell(format!("the workload of provider `{name}` is selected itself: each question would be asked about again"));
+        }
+        let grpc = asked.authz.protocol == AuthzProtocol::Grpc;
+        if grpc && !asked.port.protocol.is_http2() {
+            let port = asked.port.port;
+            tell(format!(
+                "provider `{name}` is asked over gRPC, and port {port} of {} is not declared as gRPC or HTTP/2",
+                asked.service.host
+            ));
+        }
+        if let Some(port) = policy.rules.iter().filter_map(|rule| workloads.tcp_port(policy, root, rule)).min() {
+            let effect = if grpc { "what the rules match is refused: proxies do not ask about connections" } else { "nobody is asked" };
+            tell(format!("port {port} of a workload that is selected carries TCP: there {effect}"));
         }
     }
 }
@@ -272,16 +328,25 @@ mod tests {
 
     /// The warnings about one more object of namespace `shop`, each as `field: message`.
     fn check(kind: &str, name: &str, spec: &str, expected: &[&str]) {
+        check_with("", kind, name, spec, expected);
+    }
+
+    /// The same with more objects around it, about which nothing is said.
+    fn check_with(more: &str, kind: &str, name: &str, spec: &str, expected: &[&str]) {
+        let place = format!("test.yaml:4: {kind} shop/{name}: spec.");
+        let expected: Vec<String> = expected.iter().map(|line| format!("{place}{line}")).collect();
+        assert_eq!(all(more, kind, name, spec), expected, "{kind} {spec}");
+    }
+
+    fn all(more: &str, kind: &str, name: &str, spec: &str) -> Vec<String> {
         let version = if kind.ends_with("Policy") || kind.starts_with("Peer") { "security.istio.io/v1" } else { "networking.istio.io/v1" };
         let one = format!("kind: {kind}\napiVersion: {version}\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{{spec}}}\n");
-        let changes = [SHOP, one.as_str()].into_iter().flat_map(|text| {
+        let changes = [SHOP, more, one.as_str()].into_iter().flat_map(|text| {
             let parsed = mizzen_api::parse_documents(text, &Arc::from("test.yaml"));
             parsed.objects.into_iter().map(|object| Change::from(object.unwrap_or_else(|refusal| panic!("{:#?}", refusal.problems))))
         });
         let found = super::check(&Snapshot::empty().apply(changes.collect::<Vec<_>>()));
-        let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
-        let place = format!("test.yaml:4: {kind} shop/{name}: spec.");
-        assert_eq!(lines, expected.iter().map(|line| format!("{place}{line}")).collect::<Vec<_>>(), "{kind} {spec}");
+        found.iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -338,6 +403,88 @@ mod tests {
             check("PeerAuthentication", "p", &modes("web", port), &[&format!("portLevelMtls.{port}: {message}")]);
         }
         check("PeerAuthentication", "p", &modes("later", 80), &[]);
+    }
+
+    #[test]
+    fn providers_of_custom_policies() {
+        let mesh = "
+---
+{kind: ConfigMap, apiVersion: v1, metadata: {name: istio, namespace: istio-system}, data: {mesh: '{extensionProviders: [
+  {name: http, envoyExtAuthzHttp: {service: authz.shop.svc.cluster.local, port: 80}},
+  {name: grpc, envoyExtAuthzGrpc: {service: shop/authz.shop.svc.cluster.local, port: 90}},
+  {name: wrong, envoyExtAuthzGrpc: {service: authz.shop.svc.cluster.local, port: 80}},
+  {name: port, envoyExtAuthzHttp: {service: authz.shop.svc.cluster.local, port: 81}},
+  {name: absent, envoyExtAuthzHttp: {service: other/authz.shop.svc.cluster.local, port: 80}},
+  {name: none, envoyExtAuthzHttp: {service: none.example, port: 80}},
+  {name: two, envoyExtAuthzHttp: {service: two.example, port: 80}},
+  {name: log, envoyFileAccessLog: {path: /dev/stdout}}]}'}}
+---
+{kind: Service, apiVersion: v1, metadata: {name: authz, namespace: shop}, spec: {selector: {app: authz}, ports: [{name: http, port: 80}, {name: grpc, port: 90}]}}
+---
+{kind: Deployment, apiVersion: apps/v1, metadata: {name: authz, namespace: shop}, spec: {selector: {matchLabels: {app: authz}}, template: {metadata: {labels: {app: authz}}, spec: {containers: [{name: authz, image: x, command: [x]}]}}}}
+---
+{kind: ServiceEntry, apiVersion: networking.istio.io/v1, metadata: {name: none, namespace: shop}, spec: {hosts: [none.example], resolution: NONE, ports: [{number: 80, name: http, protocol: HTTP}]}}
+---
+{kind: ServiceEntry, apiVersion: networking.istio.io/v1, metadata: {name: two, namespace: a}, spec: {hosts: [two.example], resolution: DNS, ports: [{number: 80, name: http, protocol: HTTP}]}}
+---
+{kind: ServiceEntry, apiVersion: networking.istio.io/v1, metadata: {name: two, namespace: b}, spec: {hosts: [two.example], resolution: DNS, ports: [{number: 80, name: http, protocol: HTTP}]}}
+---
+{kind: AuthorizationPolicy, apiVersion: security.istio.io/v1, metadata: {name: first, namespace: shop}, spec: {selector: {matchLabels: {app: first}}, action: CUSTOM, provider: {name: http}, rules: [{}]}}
+";
+        let custom = |selector: &str, provider: &str, rule: &str, expected: &[&str]| {
+            let spec =
+                format!("selector: {{matchLabels: {{app: {selector}}}}}, action: CUSTOM, provider: {{name: {provider}}}, rules: [{rule}]");
+            let expected: Vec<String> = expected.iter().map(|message| format!("provider.name: {message}")).collect();
+            check_with(mesh, "AuthorizationPolicy", "p", &spec, &expected.iter().map(String::as_str).collect::<Vec<_>>());
+        };
+        let closed = "the workloads that are selected refuse everything";
+        custom("a", "http", "{}", &[]);
+        custom("a", "grpc", "{}", &[]);
+        let http2 = "provider `wrong` is asked over gRPC, and port 80 of authz.shop.svc.cluster.local is not declared as gRPC or HTTP/2";
+        custom("a", "wrong", "{}", &[http2]);
+        for (name, why) in [
+            ("missing", "MeshConfig has no extension provider `missing`"),
+            ("log", "extension provider `log` is of kind envoyFileAccessLog, which does not authorize"),
+            ("port", "provider `port`: service authz.shop.svc.cluster.local has no port 81"),
+            ("absent", "provider `absent`: there is no service authz.shop.svc.cluster.local in namespace other"),
+            ("none", "provider `none`: service none.example has resolution NONE, and so no endpoint that could be asked"),
+            ("two", "provider `two`: there is a service two.example in each of a, b: write NAMESPACE/two.example"),
+        ] {
+            custom("a", name, "{}", &[&format!("{why}: {closed}")]);
+        }
+        let tcp = "port 7000 of a workload that is selected carries TCP: there";
+        custom("web", "http", "{}", &[&format!("{tcp} nobody is asked")]);
+        custom("web", "grpc", "{}", &[&format!("{tcp} what the rules match is refused: proxies do not ask about connections")]);
+        custom("web", "grpc", "{to: [{operation: {ports: ['8080']}}]}", &[]);
+        custom("authz", "http", "{}", &["the workload of provider `http` is selected itself: each question would be asked about again"]);
+        custom("authz", "http", "{to: [{operation: {paths: [/a]}}]}", &[]);
+    }
+
+    #[test]
+    fn two_providers_of_one_workload() {
+        let mesh = "
+---
+{kind: ConfigMap, apiVersion: v1, metadata: {name: istio, namespace: istio-system}, data: {mesh: '{extensionProviders: [
+  {name: a, envoyExtAuthzHttp: {service: web.shop.svc.cluster.local, port: 80}}, {name: b, envoyExtAuthzHttp: {service: web.shop.svc.cluster.local, port: 80}}]}'}}
+---
+{kind: AuthorizationPolicy, apiVersion: security.istio.io/v1, metadata: {name: all, namespace: istio-system}, spec: {action: CUSTOM, provider: {name: a}, rules: [{to: [{operation: {ports: ['8080']}}]}]}}
+";
+        let other = |name: &str, theirs: &str| {
+            format!(
+                "provider.name: AuthorizationPolicy {name} has another provider, `{theirs}`, for the same workload, which refuses everything: only one can be asked"
+            )
+        };
+        let spec = |app: &str, provider: &str| {
+            format!(
+                "selector: {{matchLabels: {{app: {app}}}}}, action: CUSTOM, provider: {{name: {provider}}}, rules: [{{to: [{{operation: {{ports: ['8080']}}}}]}}]"
+            )
+        };
+        check_with(mesh, "AuthorizationPolicy", "p", &spec("web", "a"), &[]);
+        check_with(mesh, "AuthorizationPolicy", "p", &spec("nobody", "b"), &[]);
+        let found = all(mesh, "AuthorizationPolicy", "p", &spec("web", "b"));
+        let place = |name: &str| format!("AuthorizationPolicy {name}: spec.");
+        let lines = [place("istio-system/all") + &other("shop/p", "b"), place("shop/p") + &other("istio-system/all", "a")];
+        assert!(found.len() == 2 && lines.iter().all(|line| found.iter().any(|f| f.ends_with(line.as_str()))), "{found:#?}");
     }
 
     #[test]

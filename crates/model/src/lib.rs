@@ -12,6 +12,7 @@ mod check;
 mod derive;
 mod index;
 mod policy;
+mod provider;
 mod proxy;
 mod reader;
 mod routing;
@@ -22,6 +23,7 @@ mod tests;
 
 pub use check::check;
 pub use policy::{PeerModes, WorkloadPolicies};
+pub use provider::Asked;
 pub use proxy::{ProxyFacts, ProxyType, ProxyView, UnknownProxyType, ViewField};
 pub use reader::{Query, Reader, Reads};
 pub use routing::{EffectiveRule, by_age};

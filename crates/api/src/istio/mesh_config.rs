@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use mizzen_types::TrustDomain;
 
-use super::{ExportTo, Retries};
+use super::{ExportTo, ExtensionProvider, Retries};
 use crate::{
     Meta,
     read::{Fields, Why},
@@ -57,6 +57,8 @@ pub struct MeshConfig {
     pub default_virtual_service_export_to: Vec<ExportTo>,
     /// Visibility of DestinationRules that say nothing.
     pub default_destination_rule_export_to: Vec<ExportTo>,
+    /// Whom CUSTOM policies may ask, among others.
+    pub extension_providers: Vec<ExtensionProvider>,
     /// Settings of all proxies.
     pub default_config: ProxyConfig,
 }
@@ -116,6 +118,7 @@ impl Default for MeshConfig {
             default_service_export_to: Vec::new(),
             default_virtual_service_export_to: Vec::new(),
             default_destination_rule_export_to: Vec::new(),
+            extension_providers: Vec::new(),
             default_config: ProxyConfig::default(),
         }
     }
@@ -144,7 +147,6 @@ const HARMLESS: &[&str] = &[
     "enableEnvoyAccessLogService",
     "enablePrometheusMerge",
     "enableTracing",
-    "extensionProviders",
     "hboneIdleTimeout",
     "inboundClusterStatName",
     "ingressClass",
@@ -220,6 +222,7 @@ impl MeshConfig {
             default_service_export_to: ExportTo::read_list(f, "defaultServiceExportTo"),
             default_virtual_service_export_to: ExportTo::read_list(f, "defaultVirtualServiceExportTo"),
             default_destination_rule_export_to: ExportTo::read_list(f, "defaultDestinationRuleExportTo"),
+            extension_providers: ExtensionProvider::read_list(f),
             default_config: f.opt_sub("defaultConfig", ProxyConfig::read).unwrap_or_default(),
         }
     }

@@ -1,6 +1,7 @@
 //! Istio's kinds: security, networking, and the mesh's own settings.
 
 mod destination_rule;
+mod extension_provider;
 mod fault;
 mod gateway;
 mod mesh_config;
@@ -12,6 +13,7 @@ mod virtual_service;
 mod virtual_service_read;
 
 pub use destination_rule::*;
+pub use extension_provider::*;
 pub use fault::*;
 pub use gateway::*;
 pub use mesh_config::*;

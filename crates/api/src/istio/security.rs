@@ -47,6 +47,8 @@ pub struct AuthorizationPolicy {
     pub selector: Option<Selector>,
     /// What a match means.
     pub action: Action,
+    /// The extension provider that a CUSTOM policy asks; empty for all others.
+    pub provider: String,
     /// The rules, of which one must match. None: never matches, so an ALLOW policy without rules denies all.
     pub rules: Vec<Rule>,
 }
@@ -59,6 +61,8 @@ pub enum Action {
     Allow,
     /// The call is denied.
     Deny,
+    /// The policy's provider is asked, before all other policies.
+    Custom,
 }
 
 /// One rule: each of its non-empty lists must have an entry that matches. `{}` matches all.
@@ -169,7 +173,7 @@ const MODES: &[(&str, i64, Option<MtlsMode>)] = &[
 ];
 
 const ACTIONS: &[(&str, i64, Option<Action>)] =
-    &[("ALLOW", 0, Some(Action::Allow)), ("DENY", 1, Some(Action::Deny)), ("AUDIT", 2, None), ("CUSTOM", 3, None)];
+    &[("ALLOW", 0, Some(Action::Allow)), ("DENY", 1, Some(Action::Deny)), ("AUDIT", 2, None), ("CUSTOM", 3, Some(Action::Custom))];
 
 /// A policy's selector; a star in it would select nothing.
 pub(crate) fn policy_selector(f: &Fields<'_>) -> Option<Selector> {
@@ -208,15 +212,32 @@ impl AuthorizationPolicy {
         }
         root.sub("spec", |f| {
             let selector = policy_selector(f);
-            f.refuse(Why::Who, &["targetRef", "targetRefs", "provider"]);
-            let action = f.get("action").and_then(|at| at.enumeration(ACTIONS, Why::Who)).unwrap_or_default();
+            f.refuse(Why::Who, &["targetRef", "targetRefs"]);
+            let action = f.get("action").map_or(Some(Action::default()), |at| at.enumeration(ACTIONS, Why::Who));
+            let provider = provider(f, action);
+            let action = action.unwrap_or_default();
             let rules: Vec<_> = f.list("rules").iter().map(|at| at.fields(|f| Rule::read(f, &meta.namespace))).collect();
             if rules.is_empty() && action == Action::Deny {
                 f.at.warn("a DENY policy without rules never denies; write `rules: [{}]` to deny all");
             }
-            AuthorizationPolicy { meta, selector, action, rules }
+            if rules.is_empty() && action == Action::Custom {
+                f.at.fail("a CUSTOM policy without rules asks about nothing: write `rules: [{}]` to ask about all");
+            }
+            AuthorizationPolicy { meta, selector, action, provider, rules }
         })
     }
+}
+
+/// Whom a CUSTOM policy asks, and no other one. `None`: the action could not be read, and is told.
+fn provider(f: &Fields<'_>, action: Option<Action>) -> String {
+    let at = match action {
+        Some(Action::Custom) => f.need("provider"),
+        _ => f.get("provider"),
+    };
+    if let (Some(at), Some(Action::Allow | Action::Deny)) = (&at, action) {
+        at.fail("is for `action: CUSTOM` only");
+    }
+    at.map(|at| at.fields(|f| f.need("name").map(|at| at.word()).unwrap_or_default())).unwrap_or_default()
 }
 
 /// A list that must not be empty if it is written: it would look like a condition and be none.
@@ -394,7 +415,7 @@ impl Condition {
 }
 
 /// Headers that the codecs take off: HTTP/2 has none of them.
-const HOP: [&str; 6] = ["connection", "upgrade", "keep-alive", "proxy-connection", "te", "transfer-encoding"];
+pub(super) const HOP: [&str; 6] = ["connection", "upgrade", "keep-alive", "proxy-connection", "te", "transfer-encoding"];
 
 fn unknown_key(at: &At<'_>, key: &str) {
     if KEYS_LATER.contains(&key) || key.starts_with("request.auth.") || key.starts_with("experimental.") {
