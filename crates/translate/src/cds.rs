@@ -30,7 +30,7 @@ use mizzen_protos::{
 use mizzen_types::{Name, Protocol, ports};
 
 use crate::{
-    eds, filters, inbound, listener, names,
+    authz, eds, filters, inbound, listener, names,
     scope::Scope,
     tls,
     traffic::{self, Policy},
@@ -49,6 +49,12 @@ pub(crate) fn list(scope: &Scope<'_, '_>) -> Vec<Name> {
         let subsets = rule.iter().flat_map(|rule| rule.subsets.iter().map(|subset| subset.name.as_str()));
         let names = std::iter::once("").chain(all).chain(subsets);
         found.extend(names.map(|subset| Name::from(names::outbound(port.port, subset, &service.host))));
+    }
+    if let Some((_, cluster)) = authz::own(scope) {
+        let name = Name::from(cluster);
+        if !found.contains(&name) {
+            found.push(name);
+        }
     }
     found.push(names::BLACK_HOLE.into());
     if scope.view.kind(scope.reader) == ProxyType::Sidecar {
@@ -134,7 +140,7 @@ fn to_workload(scope: &Scope<'_, '_>, target: u16) -> Option<Any> {
 
 fn outbound(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
     let (number, subset, host) = names::parse_outbound(name)?;
-    let service = scope.service_at(&host, number)?;
+    let service = authz::service_of(scope, &host, number)?;
     let port = service.port(number)?;
     let rule = traffic::rule(scope, service);
     let part = match (&rule, subset) {
@@ -195,6 +201,11 @@ fn discovery(scope: &Scope<'_, '_>, service: &ServiceView, subset: &str, policy:
 /// Whether the endpoints of a cluster come by EDS.
 pub(crate) fn is_eds(scope: &Scope<'_, '_>, service: &ServiceView, subset: &str, policy: &Policy) -> bool {
     discovery(scope, service, subset, policy) == DiscoveryType::Eds
+}
+
+/// Whether a cluster's connections go where the caller's went.
+pub(crate) fn is_original(scope: &Scope<'_, '_>, service: &ServiceView, subset: &str, policy: &Policy) -> bool {
+    discovery(scope, service, subset, policy) == DiscoveryType::OriginalDst
 }
 
 // Deprecated for cluster extensions that older proxies lack; Istio sends these.

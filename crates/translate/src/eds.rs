@@ -15,7 +15,7 @@ use mizzen_types::Name;
 use prost::Message as _;
 
 use crate::{
-    cds, listener, names,
+    authz, cds, listener, names,
     scope::Scope,
     traffic,
     wire::{self, Val},
@@ -34,12 +34,20 @@ pub(crate) fn list(scope: &Scope<'_, '_>) -> Vec<Name> {
             }
         }
     }
+    if let Some((asked, cluster)) = authz::own(scope) {
+        let policy = traffic::policy(scope, asked.service, asked.port.port, "");
+        let subset = if cds::has_all(scope, asked.service) { names::ALL } else { "" };
+        let name = Name::from(cluster);
+        if !found.contains(&name) && cds::is_eds(scope, asked.service, subset, &policy) {
+            found.push(name);
+        }
+    }
     found
 }
 
 pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
     let (port, subset, host) = names::parse_outbound(name)?;
-    let service = scope.service_at(&host, port)?;
+    let service = authz::service_of(scope, &host, port)?;
     let rule = traffic::rule(scope, service);
     let part = match (&rule, subset) {
         (_, "") => None,

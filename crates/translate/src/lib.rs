@@ -7,6 +7,7 @@
 //! Deliberately absent: sessions, versions and caches (control's), and what a proxy does with a resource (`ir`'s).
 
 mod access_log;
+mod authz;
 mod cds;
 mod eds;
 mod filters;

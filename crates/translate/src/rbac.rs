@@ -1,8 +1,8 @@
-//! Authorization: a workload's policies as RBAC filters, DENY before ALLOW, for requests and for connections.
+//! Authorization: a workload's policies as filters for requests and for connections: CUSTOM before DENY before ALLOW.
 
 use std::collections::BTreeMap;
 
-use mizzen_api::istio::{Action, AuthorizationPolicy, Condition, MeshConfig, Operation, Pattern, Peer, Rule, Values};
+use mizzen_api::istio::{Action, AuthorizationPolicy, AuthzProtocol, Condition, MeshConfig, Operation, Pattern, Peer, Rule, Values};
 use mizzen_model::WorkloadPolicies;
 use mizzen_protos::envoy::envoy::{
     config::{
@@ -25,7 +25,7 @@ use mizzen_protos::envoy::envoy::{
 use mizzen_types::{IpRange, NamespacedName};
 use prost::Message as _;
 
-use crate::{filters, listener, scope::Scope, wire};
+use crate::{authz, filters, listener, scope::Scope, wire};
 
 /// Dry runs' results are told apart by this.
 const SHADOW_PREFIX: &str = "istio_dry_run_allow_";
@@ -39,8 +39,8 @@ pub(crate) struct Filters {
 
 /// The filters of the proxy's own workload.
 pub(crate) fn filters(scope: &Scope<'_, '_>) -> Filters {
-    let found = scope.reader.policies(scope.namespace(), |selector| scope.view.selected(scope.reader, &selector.labels));
-    let mut filters = Filters::default();
+    let found = scope.policies();
+    let mut filters = custom(scope, &found);
     for action in [Action::Deny, Action::Allow] {
         filters.http.extend(rules(scope.mesh(), &found, action, false).map(|rules| http_filter(action, &rules)));
         filters.tcp.extend(rules(scope.mesh(), &found, action, true).map(|rules| tcp_filter(action, &rules)));
@@ -48,8 +48,29 @@ pub(crate) fn filters(scope: &Scope<'_, '_>) -> Filters {
     filters
 }
 
+/// The filters of CUSTOM policies.
+fn custom<'a>(scope: &Scope<'_, 'a>, found: &WorkloadPolicies<'a>) -> Filters {
+    let of = |tcp| rules(scope.mesh(), found, Action::Custom, tcp);
+    match authz::asked(scope, found) {
+        None => Filters::default(),
+        Some(Err(_)) => {
+            let all = BTreeMap::from([(authz::NOBODY.to_owned(), everything())]);
+            Filters { http: vec![http_filter(Action::Deny, &all)], tcp: vec![tcp_filter(Action::Deny, &all)] }
+        }
+        Some(Ok((asked, cluster))) => {
+            let shadow = of(false).unwrap_or_default();
+            let closed = of(true).filter(|_| asked.authz.protocol == AuthzProtocol::Grpc);
+            Filters {
+                http: vec![shadow_filter(&shadow), authz::filter(&asked, &cluster)],
+                tcp: closed.map(|rules| tcp_filter(Action::Deny, &rules)).into_iter().collect(),
+            }
+        }
+    }
+}
+
 fn rbac(action: Action, policies: &BTreeMap<String, Policy>) -> Vec<u8> {
-    let action = if action == Action::Deny { RbacAction::Deny } else { RbacAction::Allow };
+    // What a CUSTOM rule matches is asked about: for the rules it is as if it were denied.
+    let action = if action == Action::Allow { RbacAction::Allow } else { RbacAction::Deny };
     let mut rules = Rbac { action: action.into(), ..Default::default() }.encode_to_vec();
     for (name, policy) in policies {
         wire::entry(&mut rules, 2, name, &policy.encode_to_vec());
@@ -62,9 +83,19 @@ fn http_filter(action: Action, policies: &BTreeMap<String, Policy>) -> HttpFilte
     filters::http("envoy.filters.http.rbac", wire::any_with(&message, &[(1, rbac(action, policies))]))
 }
 
+/// Rules that are not enforced: they say about which requests is asked.
+fn shadow_filter(policies: &BTreeMap<String, Policy>) -> HttpFilter {
+    let message = HttpRbac { shadow_rules_stat_prefix: authz::SHADOW_PREFIX.into(), ..Default::default() };
+    filters::http("envoy.filters.http.rbac", wire::any_with(&message, &[(2, rbac(Action::Custom, policies))]))
+}
+
 fn tcp_filter(action: Action, policies: &BTreeMap<String, Policy>) -> Filter {
     let message = TcpRbac { shadow_rules_stat_prefix: SHADOW_PREFIX.into(), stat_prefix: "tcp.".into(), ..Default::default() };
     filters::network("envoy.filters.network.rbac", wire::any_with(&message, &[(1, rbac(action, policies))]))
+}
+
+fn everything() -> Policy {
+    Policy { permissions: vec![any_permission()], principals: vec![any_principal()], ..Default::default() }
 }
 
 /// The rules of one action by name; `None` if there is no policy of it, so that nothing is to be checked.
@@ -82,18 +113,18 @@ fn rules(mesh: &MeshConfig, found: &WorkloadPolicies<'_>, action: Action, tcp: b
     }
     if action == Action::Deny {
         for closed in &found.closed {
-            let policy = Policy { permissions: vec![any_permission()], principals: vec![any_principal()], ..Default::default() };
-            all.insert(format!("ns[{}]-policy[{}]-rule[closed]", closed.key.namespace, closed.key.name), policy);
+            all.insert(format!("ns[{}]-policy[{}]-rule[closed]", closed.key.namespace, closed.key.name), everything());
         }
     }
     (any || !all.is_empty()).then_some(all)
 }
 
 fn rule_name(policy: &AuthorizationPolicy, index: usize) -> String {
-    format!("ns[{}]-policy[{}]-rule[{index}]", policy.meta.namespace, policy.meta.name)
+    let name = format!("ns[{}]-policy[{}]-rule[{index}]", policy.meta.namespace, policy.meta.name);
+    if policy.action == Action::Custom { format!("{}-{name}", authz::RULE_PREFIX) } else { name }
 }
 
-/// One rule. On TCP there is no request: an ALLOW rule that asks for one never matches, a DENY rule is taken without that part, and denies more.
+/// One rule. On TCP there is no request: an ALLOW rule that asks for one never matches, others are taken without that part, and match more.
 fn of_rule(mesh: &MeshConfig, rule: &Rule, action: Action, tcp: bool) -> Option<Policy> {
     let asks_http = rule.to.iter().any(Operation::is_http) || rule.when.iter().any(Condition::is_http);
     if tcp && asks_http && action == Action::Allow {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use mizzen_api::istio::{GatewayRef, MeshConfig, VirtualService};
-use mizzen_model::{PortView, ProxyView, Reader, ServiceView};
+use mizzen_model::{PortView, ProxyView, Reader, ServiceView, WorkloadPolicies};
 use mizzen_types::{Hostname, Name, Protocol};
 
 use crate::names;
@@ -57,6 +57,11 @@ impl<'r, 'a> Scope<'r, 'a> {
 
     pub(crate) fn namespace(&self) -> &'r Name {
         self.view.namespace(self.reader)
+    }
+
+    /// The policies of the proxy's own workload.
+    pub(crate) fn policies(&self) -> WorkloadPolicies<'a> {
+        self.reader.policies(self.namespace(), |selector| self.view.selected(self.reader, &selector.labels))
     }
 
     /// Whether the proxy has a filter of Istio's: whether it lists it among its extensions. Who lists nothing has none: a proxy refuses what it

@@ -1,6 +1,7 @@
 //! YAML in, resources out.
 
 mod clusters;
+mod custom;
 mod gateways;
 mod inbound;
 mod memo;
