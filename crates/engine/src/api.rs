@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use mizzen_ir::Config;
+use mizzen_ir::{Config, Kind};
 use mizzen_protos::wkt::Struct;
 use mizzen_types::Name;
 
@@ -207,8 +207,8 @@ pub enum Question {
     },
     /// A resource that is named but not there: subscribe to it. Answered by the next `Command::Config` that has it, or by `Answer::Absent`.
     Resource {
-        /// Its type's short name: `route`, `cluster`.
-        kind: &'static str,
+        /// Its kind.
+        kind: Kind,
         /// Its name.
         name: Name,
     },

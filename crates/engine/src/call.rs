@@ -5,7 +5,7 @@ use std::time::Duration;
 use mizzen_http::Head;
 use mizzen_types::Name;
 
-use crate::stream::StreamId;
+use crate::id::StreamId;
 
 /// A call to make.
 #[derive(Clone, Debug)]

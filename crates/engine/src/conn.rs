@@ -10,11 +10,11 @@ use mizzen_ir::{
 use mizzen_types::Name;
 
 use crate::{
-    Addrs, ConnId,
+    Addrs, ConnId, WaitId,
     buf::Buf,
+    clusters::{Owner, UpSpec},
     lb::Guard,
-    pool::{PoolId, UpSpec},
-    stream::StreamId,
+    id::StreamId,
     tls::Tls,
 };
 
@@ -55,6 +55,8 @@ pub(crate) struct Conn {
     pub(crate) batches: VecDeque<(u64, u64)>,
     /// When bytes last moved, or the last stream ended.
     pub(crate) last: Duration,
+    /// The question whose answer it waits for before its TLS can be set up.
+    pub(crate) waits_for: Option<WaitId>,
     /// The end of the present phase: sniffing, handshake, drain, close.
     pub(crate) deadline: Option<Duration>,
 }
@@ -178,23 +180,6 @@ pub(crate) struct Up {
     pub(crate) peer: Option<Arc<Peer>>,
 }
 
-/// Who wanted a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Owner {
-    /// A TCP stream, alone.
-    Stream(StreamId),
-    /// A pool.
-    Pool(PoolId),
-}
-
-/// A dial in progress.
-pub(crate) struct Dialing {
-    pub(crate) spec: Arc<UpSpec>,
-    pub(crate) owner: Owner,
-    pub(crate) guard: Option<Guard>,
-    pub(crate) deadline: Duration,
-}
-
 /// Bytes that a connection may store of what it received, beyond what its codec needs at once.
 const STORED: usize = 128 * 1024;
 /// Bytes read ahead of an answer that must be sent first: a client that is gone is noticed behind a few pipelined requests.
@@ -241,6 +226,7 @@ impl Conn {
             batches: VecDeque::new(),
             born: now,
             last: now,
+            waits_for: None,
             deadline: None,
         })
     }

@@ -8,7 +8,7 @@ use mizzen_ir::{
     config::{AlpnOverride, HeaderOps},
 };
 
-use crate::peer::PeerInfo;
+use crate::peer::Peers;
 
 /// One request's facts.
 #[derive(Debug, Default)]
@@ -45,21 +45,6 @@ impl Change {
             Change::Ops(_) => true,
         };
     }
-}
-
-/// What is known of the two workloads by metadata exchange.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Peers {
-    pub(crate) down: Option<Arc<PeerInfo>>,
-    pub(crate) up: Option<Arc<PeerInfo>>,
-    /// The client sent its id, its metadata: it gets ours.
-    pub(crate) down_sent: (bool, bool),
-    /// The client's sending is answered.
-    pub(crate) answer_down: bool,
-    /// Ours is sent to the server; whether not to those outside the mesh.
-    pub(crate) send_up: Option<bool>,
-    /// The server's answer is read.
-    pub(crate) read_up: bool,
 }
 
 /// Counts gRPC messages in a body.

@@ -54,7 +54,7 @@ pub(crate) fn client_address(head: &mut Head, hcm: &Hcm, peer: IpAddr, secure: b
         .get_joined("x-forwarded-for")
         .map(|v| String::from_utf8_lossy(&v).split(',').map(|s| s.trim().to_owned()).collect())
         .unwrap_or_default();
-    let from_chain = |back: usize| chain.iter().rev().nth(back).and_then(|text| crate::worker::parse_address(text));
+    let from_chain = |back: usize| chain.iter().rev().nth(back).and_then(|text| crate::address::parse(text));
     let scheme = if secure { "https" } else { "http" };
     *remote = peer;
     let edge = hcm.use_remote_address;

@@ -2,6 +2,18 @@
 
 use std::{fmt, marker::PhantomData};
 
+/// Names the ids of streams.
+#[derive(Debug)]
+pub(crate) enum StreamTag {}
+/// A stream's id.
+pub(crate) type StreamId = Id<StreamTag>;
+
+/// Names the ids of pools.
+#[derive(Debug)]
+pub(crate) enum PoolTag {}
+/// A pool's id.
+pub(crate) type PoolId = Id<PoolTag>;
+
 /// A slab's key: slot in the low half, generation in the high half.
 pub struct Id<T>(u64, PhantomData<fn() -> T>);
 

@@ -12,7 +12,7 @@ use std::{
 use mizzen_ir::config::{ContentHash, Outlier};
 use mizzen_types::Name;
 
-use crate::{filter::Bucket, metrics::HostStats};
+use crate::{bucket::Bucket, metrics::HostStats};
 
 /// The clusters' state, by name: it survives changes of the configuration. One per process.
 #[derive(Debug, Default)]

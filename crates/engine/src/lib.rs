@@ -13,28 +13,38 @@
 //!
 //! Deliberately absent: sockets, DNS, files, threads, clocks, and every form of blocking.
 
+mod address;
 mod api;
+mod bucket;
 mod buf;
 mod call;
+mod clusters;
 mod conn;
+mod conns;
+mod context;
+mod event;
 mod facts;
 mod filter;
 mod flags;
 mod headers;
 mod id;
+mod kept;
 pub mod lb;
 mod log;
 pub mod metrics;
 mod peer;
-mod pool;
+mod questions;
+mod record;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
-mod stats;
 mod stream;
+mod streams;
 #[cfg(test)]
 mod tests;
+mod telemetry;
 mod timers;
 mod tls;
+mod view;
 mod worker;
 
 pub use api::{

@@ -8,61 +8,14 @@ use mizzen_ir::{
 };
 
 use crate::{
-    Now,
-    conn::{Conn, Down},
     filter, headers,
-    stream::{Kind, Record, Request, Stream, StreamId},
-    worker::Worker,
+    view::View,
 };
 
-/// What a line is made of.
-pub(crate) struct View<'a> {
-    pub(crate) record: Option<&'a Record>,
-    pub(crate) stream: Option<&'a Stream>,
-    pub(crate) request: Option<&'a Request>,
-    pub(crate) conn: Option<&'a Conn>,
-    pub(crate) now: Now,
-    /// Our own certificate's URI name.
-    pub(crate) local_uri: Option<&'a str>,
-}
-
-impl<'a> View<'a> {
-    /// Of a stream; of a request that was taken out of it, if it was.
-    pub(crate) fn of(worker: &'a Worker, id: StreamId, request: Option<&'a Request>) -> View<'a> {
-        let stream = worker.streams.get(id);
-        let request = request.or_else(|| match stream.map(|s| &s.kind) {
-            Some(Kind::Http(request)) => Some(&**request),
-            _ => None,
-        });
-        let conn = stream.and_then(|s| worker.conn_ref(s.down));
-        View { record: stream.map(|s| &s.record), stream, request, conn, now: worker.now, local_uri: None }
-    }
-
-    fn down(&self) -> Option<&'a Down> {
-        self.conn.and_then(Conn::down)
-    }
-
-    fn bytes(&self) -> (u64, u64) {
-        self.stream.map_or((0, 0), |s| (s.req.bytes, s.resp.bytes))
-    }
-
-    pub(crate) fn source_principal(&self) -> Option<&str> {
-        self.down()?.peer.as_ref()?.uris.first().map(|u| &**u)
-    }
-
-    fn address(address: SocketAddr, port: bool, out: &mut Vec<u8>) -> bool {
-        out.extend_from_slice(if port { address.to_string() } else { address.ip().to_string() }.as_bytes());
-        true
-    }
-
-    fn header(&self, from: HeaderSource, name: &str) -> Option<&[u8]> {
-        let request = self.request?;
-        match from {
-            HeaderSource::Request => request.head.get(name),
-            HeaderSource::Response => request.response.get(name),
-            HeaderSource::Trailers => None,
-        }
-    }
+/// Writes an address.
+fn put_address(address: SocketAddr, port: bool, out: &mut Vec<u8>) -> bool {
+    out.extend_from_slice(if port { address.to_string() } else { address.ip().to_string() }.as_bytes());
+    true
 }
 
 impl Values for View<'_> {
@@ -121,17 +74,17 @@ impl Values for View<'_> {
             Command::UpstreamTransportFailureReason => put(record.and_then(|r| r.upstream_failure.as_deref())),
             Command::UpstreamRequestAttemptCount => put(record.map(|r| r.attempts.to_string()).as_deref()),
             Command::DownstreamTransportFailureReason => put(record.and_then(|r| r.downstream_failure.as_deref())),
-            Command::DownstreamLocalAddress { port } => self.down().is_some_and(|d| View::address(d.destination, *port, out)),
+            Command::DownstreamLocalAddress { port } => self.down().is_some_and(|d| put_address(d.destination, *port, out)),
             Command::DownstreamLocalPort => put(self.down().map(|d| d.destination.port().to_string()).as_deref()),
             Command::DownstreamRemoteAddress { port } => match (self.request, self.conn) {
                 (Some(request), Some(conn)) if request.remote != conn.addrs.peer.ip() => {
-                    View::address(SocketAddr::new(request.remote, 0), *port, out)
+                    put_address(SocketAddr::new(request.remote, 0), *port, out)
                 }
-                (_, Some(conn)) => View::address(conn.addrs.peer, *port, out),
+                (_, Some(conn)) => put_address(conn.addrs.peer, *port, out),
                 _ => false,
             },
             Command::DownstreamRemotePort => put(self.conn.map(|c| c.addrs.peer.port().to_string()).as_deref()),
-            Command::DownstreamDirectRemoteAddress { port } => self.conn.is_some_and(|c| View::address(c.addrs.peer, *port, out)),
+            Command::DownstreamDirectRemoteAddress { port } => self.conn.is_some_and(|c| put_address(c.addrs.peer, *port, out)),
             Command::RequestedServerName => put(self.down().and_then(|d| d.server_name.as_deref())),
             Command::RouteName => put(record.and_then(|r| r.route.as_deref())),
             Command::VirtualHostName => put(record.and_then(|r| r.vhost.as_deref())),
@@ -146,7 +99,7 @@ impl Values for View<'_> {
             Command::DownstreamLocalUriSan => put(self.down().and_then(|d| d.local_uri.as_deref())),
             Command::DownstreamTlsVersion => put(self.conn.and_then(|c| c.tls.as_ref()).and_then(|t| t.version())),
             Command::UpstreamPeerUriSan => put(record.and_then(|r| r.upstream_uri.as_deref())),
-            Command::UpstreamLocalUriSan => put(record.filter(|r| r.upstream_uri.is_some()).and(self.local_uri)),
+            Command::UpstreamLocalUriSan => put(record.filter(|r| r.upstream_uri.is_some()).and_then(|r| r.upstream_local_uri.as_deref())),
             Command::UpstreamTlsVersion => put(record.and_then(|r| r.upstream_tls)),
             Command::FilterState(key) => put(filter::text(key, self.request.map(|r| &r.facts), record)),
             Command::DynamicMetadata(path) => {
@@ -251,7 +204,7 @@ pub(crate) fn line(format: &LogFormat, view: &View<'_>, out: &mut Vec<u8>) {
             let policy = view.record.and_then(|r| r.policy.as_deref());
             let destination = view.down().and_then(|d| d.local_uri.as_deref()).filter(|_| view.source_principal().is_some());
             let destination = destination.or_else(|| view.record.and_then(|r| r.upstream_uri.as_deref()));
-            let source = view.source_principal().or(view.local_uri.filter(|_| view.record.is_some_and(|r| r.upstream_uri.is_some())));
+            let source = view.source_principal().or(view.record.filter(|r| r.upstream_uri.is_some()).and_then(|r| r.upstream_local_uri.as_deref()));
             for (key, value) in [("source_principal", source), ("destination_principal", destination), ("policy", policy)] {
                 if let Some(value) = value.filter(|_| !has(key)) {
                     if json.len() > 1 {

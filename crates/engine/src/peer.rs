@@ -11,7 +11,7 @@ use mizzen_ir::config::{PeerMetadata, Workload};
 use mizzen_protos::wkt::{Struct, Value, value::Kind};
 use prost::Message;
 
-use crate::{Node, facts::Peers, stats::clip};
+use crate::Node;
 
 /// The header with the metadata, and the one with the node's id.
 const METADATA: &str = "x-envoy-peer-metadata";
@@ -75,6 +75,29 @@ fn string(value: &Value) -> Option<&str> {
         Some(Kind::StringValue(text)) => Some(text),
         _ => None,
     }
+}
+
+/// What is known of the two workloads by metadata exchange.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Peers {
+    pub(crate) down: Option<Arc<PeerInfo>>,
+    pub(crate) up: Option<Arc<PeerInfo>>,
+    /// The client sent its id, its metadata: it gets ours.
+    pub(crate) down_sent: (bool, bool),
+    /// The client's sending is answered.
+    pub(crate) answer_down: bool,
+    /// Ours is sent to the server; whether not to those outside the mesh.
+    pub(crate) send_up: Option<bool>,
+    /// The server's answer is read.
+    pub(crate) read_up: bool,
+}
+
+/// The longest label that a peer may choose: no name in Kubernetes or DNS is longer.
+const LONGEST: usize = 253;
+
+/// What becomes a label of a text that a peer chose. The number of series is bounded; this bounds what each of them holds.
+pub(crate) fn clip(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(LONGEST)).unwrap_or_default()
 }
 
 /// This proxy's own workload, and what it knows of others.

@@ -14,30 +14,18 @@ use crate::{
     buf::Buf,
     call::Origin,
     facts::Facts,
-    filter,
-    flags::Flags,
-    id::Id,
+    kept::{State, TcpStats},
+    record::Record,
+    id::{PoolId, StreamId},
     lb::{Active, ClusterState, Guard},
-    metrics::Handle,
-    pool::{PoolId, UpSpec},
+    clusters::UpSpec,
 };
-
-/// Names the ids of streams.
-#[derive(Debug)]
-pub(crate) enum StreamTag {}
-/// A stream's id.
-pub(crate) type StreamId = Id<StreamTag>;
 
 /// One stream.
 pub(crate) struct Stream {
     pub(crate) config: Arc<Config>,
-    /// The client's connection; a dead id for a call of our own.
-    pub(crate) down: ConnId,
-    /// The codec's number downstream; 1 for TCP.
-    pub(crate) down_sid: Sid,
-    pub(crate) kind: Kind,
-    /// Who called, if nobody's connection did.
-    pub(crate) origin: Option<Box<Origin>>,
+    pub(crate) client: Client,
+    pub(crate) traffic: Traffic,
     pub(crate) up: Option<Attempt>,
     /// From the client to the server, and back.
     pub(crate) req: Half,
@@ -46,32 +34,135 @@ pub(crate) struct Stream {
     pub(crate) record: Record,
 }
 
-/// What it carries.
-pub(crate) enum Kind {
+impl Stream {
+    /// The question whose answer it waits for.
+    pub(crate) fn waits_for(&self) -> Option<WaitId> {
+        match &self.traffic {
+            Traffic::Http(request) => match request.step {
+                Step::Waiting(wait) | Step::Picking(wait) => wait,
+                _ => None,
+            },
+            Traffic::Tcp(tcp) => match tcp.step {
+                TcpStep::Picking(wait) => wait,
+                TcpStep::Dialing | TcpStep::Open => None,
+            },
+        }
+    }
+
+    /// The server's connection that it is on, with the codec's number.
+    pub(crate) fn upstream(&self) -> Option<(ConnId, Sid)> {
+        match self.up.as_ref()?.at {
+            At::Conn(conn, sid) => Some((conn, sid)),
+            _ => None,
+        }
+    }
+}
+
+/// Whose stream it is.
+pub(crate) enum Client {
+    /// A client's: its connection, and the codec's number there; 1 for TCP.
+    Conn(ConnId, Sid),
+    /// Our own.
+    Call(Box<Origin>),
+}
+
+impl Client {
+    /// The client's connection and the codec's number there; none for our own calls.
+    pub(crate) fn place(&self) -> Option<(ConnId, Sid)> {
+        match self {
+            Client::Conn(conn, sid) => Some((*conn, *sid)),
+            Client::Call(_) => None,
+        }
+    }
+
+    /// The client's connection; none for our own calls.
+    pub(crate) fn conn(&self) -> Option<ConnId> {
+        self.place().map(|(conn, _)| conn)
+    }
+
+    /// Who called, if nobody's connection did.
+    pub(crate) fn call(&self) -> Option<&Origin> {
+        match self {
+            Client::Conn(..) => None,
+            Client::Call(origin) => Some(origin),
+        }
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn call_mut(&mut self) -> Option<&mut Origin> {
+        match self {
+            Client::Conn(..) => None,
+            Client::Call(origin) => Some(origin),
+        }
+    }
+
+    pub(crate) fn is_call(&self) -> bool {
+        self.call().is_some()
+    }
+}
+
+/// What a stream carries.
+pub(crate) enum Traffic {
     Tcp(Box<Tcp>),
     Http(Box<Request>),
-    /// A request that is being changed.
-    Taken,
+}
+
+impl Traffic {
+    pub(crate) fn is_tcp(&self) -> bool {
+        matches!(self, Traffic::Tcp(_))
+    }
+
+    /// The request of a stream that is known to carry one.
+    pub(crate) fn request(&self) -> Option<&Request> {
+        debug_assert!(!self.is_tcp(), "TCP carries no request");
+        self.http()
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn request_mut(&mut self) -> Option<&mut Request> {
+        debug_assert!(!self.is_tcp(), "TCP carries no request");
+        match self {
+            Traffic::Http(request) => Some(request),
+            Traffic::Tcp(_) => None,
+        }
+    }
+
+    /// The request, if it is one.
+    pub(crate) fn http(&self) -> Option<&Request> {
+        match self {
+            Traffic::Http(request) => Some(request),
+            Traffic::Tcp(_) => None,
+        }
+    }
+
+    /// The TCP connection of a stream that is known to carry one.
+    pub(crate) fn tcp_mut(&mut self) -> Option<&mut Tcp> {
+        debug_assert!(self.is_tcp(), "a request is no TCP");
+        match self {
+            Traffic::Tcp(tcp) => Some(tcp),
+            Traffic::Http(_) => None,
+        }
+    }
 }
 
 /// A TCP connection to be relayed.
 pub(crate) struct Tcp {
     pub(crate) proxy: Arc<TcpProxy>,
     pub(crate) attempts: u32,
-    /// The handles of its counters, and what they were told already.
-    pub(crate) counters: Option<TcpCounters>,
-    pub(crate) report: Option<Duration>,
-    pub(crate) reported: (u64, u64),
-    pub(crate) opened: bool,
-    pub(crate) wait: Option<WaitId>,
+    /// What network filters keep of it.
+    pub(crate) stats: Option<TcpStats>,
+    pub(crate) step: TcpStep,
 }
 
-/// The counters of one TCP connection.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct TcpCounters {
-    pub(crate) sent: Handle,
-    pub(crate) received: Handle,
-    pub(crate) closed: Handle,
+/// How far a TCP connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TcpStep {
+    /// Looks for an endpoint; waits for a name, if it does.
+    Picking(Option<WaitId>),
+    /// Its partner is dialled, or shakes hands.
+    Dialing,
+    /// Its partner is there.
+    Open,
 }
 
 /// A request.
@@ -102,17 +193,10 @@ pub(crate) struct Request {
     pub(crate) response: Head,
     /// What filters leave behind, and what they keep; whose turn it is.
     pub(crate) facts: Facts,
-    pub(crate) filters: Vec<filter::State>,
+    pub(crate) filters: Vec<State>,
     pub(crate) at: usize,
-    /// So many bytes of the body a filter waits for; more is kept for it than otherwise.
-    pub(crate) wants: usize,
-    /// The call that a filter waits for.
-    pub(crate) call: Option<StreamId>,
-    pub(crate) wait: Option<WaitId>,
     /// Kept connections that turned out to be dead, so far.
     pub(crate) stale: u8,
-    /// The upgrade was agreed on.
-    pub(crate) switched: bool,
 }
 
 impl Request {
@@ -127,7 +211,7 @@ impl Request {
             remote,
             head,
             came: None,
-            step: Step::Waiting,
+            step: Step::Waiting(None),
             route: None,
             replay: None,
             attempts: 0,
@@ -138,11 +222,7 @@ impl Request {
             facts: Facts::default(),
             filters: Vec::new(),
             at: 0,
-            wants: 0,
-            call: None,
-            wait: None,
             stale: 0,
-            switched: false,
             hcm,
         }
     }
@@ -156,20 +236,43 @@ impl Request {
 /// How far a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Waits for its route configuration.
-    Waiting,
+    /// On its way to its route, whose configuration it may wait for.
+    Waiting(Option<WaitId>),
     /// A filter waits for something.
-    Filtering,
-    /// On its way to a connection.
-    Picking,
+    Filtering(Pause),
+    /// On its way to a connection; a name may be waited for.
+    Picking(Option<WaitId>),
     /// Waits before it is tried again.
     Backoff,
     /// On a connection; no response yet.
     Sent,
     /// The response is being sent on.
     Responding,
+    /// The upgrade was agreed on: bytes of another protocol, both ways.
+    Tunnel,
     /// Answered here.
     Local,
+}
+
+/// What a filter waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pause {
+    /// The answer of this call.
+    Call(StreamId),
+    /// The time of [`Due::filter`].
+    Time,
+    /// So many bytes of the body; more is kept for it than otherwise.
+    Body(usize),
+}
+
+impl Step {
+    /// How many bytes of the body are wanted by a filter.
+    pub(crate) fn wants(self) -> usize {
+        match self {
+            Step::Filtering(Pause::Body(bytes)) => bytes,
+            _ => 0,
+        }
+    }
 }
 
 /// Where a request goes.
@@ -194,8 +297,6 @@ pub(crate) struct Attempt {
     pub(crate) _guard: Option<Guard>,
     pub(crate) pending: Option<Guard>,
     pub(crate) started: Duration,
-    /// The head was handed to the codec.
-    pub(crate) sent: bool,
     /// Where on its connection the head began; and whether that connection had carried other requests before.
     pub(crate) position: u64,
     pub(crate) reused: bool,
@@ -208,6 +309,7 @@ pub(crate) enum At {
     Dial(DialId),
     /// Connected, TLS in progress.
     Handshake(ConnId),
+    /// Its head was sent on it.
     Conn(ConnId, Sid),
     Nowhere,
 }
@@ -220,14 +322,39 @@ pub(crate) struct Half {
     /// The sender has ended.
     pub(crate) end: bool,
     pub(crate) trailers: Option<Head>,
-    /// The head was sent on: the body may follow.
-    pub(crate) open: bool,
-    /// The end was sent on.
-    pub(crate) done: bool,
+    pub(crate) sent: Progress,
     /// Bytes of the body so far.
     pub(crate) bytes: u64,
     /// Of those in `buf`, how many the sender was given credit for already.
     pub(crate) credited: usize,
+}
+
+impl Half {
+    /// Whether the head was sent on: the body may follow.
+    pub(crate) fn open(&self) -> bool {
+        self.sent != Progress::Nothing
+    }
+
+    /// Whether the end was sent on.
+    pub(crate) fn done(&self) -> bool {
+        self.sent == Progress::All
+    }
+}
+
+/// What of one direction was sent on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Progress {
+    #[default]
+    Nothing,
+    Head,
+    All,
+}
+
+impl Progress {
+    /// The head was sent on; its end too, if it is one.
+    pub(crate) fn head(end: bool) -> Self {
+        if end { Progress::All } else { Progress::Head }
+    }
 }
 
 /// A stream's deadlines, on the monotonic clock.
@@ -260,32 +387,4 @@ impl Due {
         let fixed = [self.wait, self.filter, self.timeout, self.per_try, self.request, self.backoff, self.max, self.report];
         fixed.into_iter().chain([idle, try_idle]).flatten().min()
     }
-}
-
-/// What will be logged and counted.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Record {
-    pub(crate) wall: Duration,
-    pub(crate) begun: Duration,
-    pub(crate) request_done: Option<Duration>,
-    pub(crate) response_first: Option<Duration>,
-    pub(crate) flags: Flags,
-    pub(crate) status: u16,
-    pub(crate) grpc_status: Option<u32>,
-    pub(crate) details: Option<String>,
-    pub(crate) termination: Option<String>,
-    pub(crate) upstream_failure: Option<String>,
-    pub(crate) downstream_failure: Option<String>,
-    /// The policy that decided, and why, in words.
-    pub(crate) policy: Option<String>,
-    pub(crate) route: Option<Name>,
-    pub(crate) vhost: Option<Name>,
-    pub(crate) cluster: Option<Arc<Cluster>>,
-    pub(crate) upstream: Option<String>,
-    pub(crate) upstream_local: Option<String>,
-    pub(crate) upstream_uri: Option<Name>,
-    pub(crate) upstream_tls: Option<&'static str>,
-    pub(crate) upstream_h2: Option<bool>,
-    pub(crate) attempts: u32,
-    pub(crate) endpoint: Option<Arc<mizzen_ir::config::Endpoint>>,
 }

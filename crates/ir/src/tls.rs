@@ -69,6 +69,15 @@ impl Config {
         self.tls.client.get(&tls.hash).map(|b| &b.config)
     }
 
+    /// A secret that these options name and that is not there.
+    pub fn missing_secret<'a>(&self, tls: &'a TlsCommon) -> Option<&'a Name> {
+        let certificate = tls.certificates.iter().map(|c| &c.name).find(|name| !self.certificates.contains_key(*name));
+        certificate.or_else(|| match tls.validation.as_ref().map(|v| &v.roots) {
+            Some(Roots::Secret(secret)) if !self.validations.contains_key(&secret.name) => Some(&secret.name),
+            _ => None,
+        })
+    }
+
     /// As [`Config::client_tls`], offering other ALPN protocols. Sessions are shared with it: who is believed is the same.
     pub fn client_tls_with_alpn(&self, tls: &UpstreamTls, alpn: &[Name]) -> Option<Arc<rustls::ClientConfig>> {
         let config = self.client_tls(tls)?;

@@ -1,28 +1,12 @@
 //! Faults on purpose: `envoy.filters.http.fault`.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use mizzen_http::Head;
 use mizzen_ir::config::{Abort, AbortWith, DelayWith, Fault, FilterOverride, Fraction};
 
 use super::{Cx, Flow, News, Reply, State, Wait};
-use crate::flags::Flags;
-
-/// One of the faults under way; it is none any more when this goes.
-#[derive(Debug)]
-pub(crate) struct Active(Arc<AtomicU32>);
-
-impl Drop for Active {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
+use crate::{flags::Flags, kept::ActiveFault};
 
 pub(super) fn request(own: &Fault, state: &mut State, news: News, cx: &mut Cx<'_>) -> Flow {
     let fault = match cx.route {
@@ -50,11 +34,11 @@ pub(super) fn request(own: &Fault, state: &mut State, news: News, cx: &mut Cx<'_
 }
 
 /// One more fault under way, if there may be.
-fn begin(fault: &Fault, cx: &Cx<'_>) -> Option<Active> {
+fn begin(fault: &Fault, cx: &Cx<'_>) -> Option<ActiveFault> {
     let active = cx.shared.faults();
     let most = fault.max_active.unwrap_or(u32::MAX);
     active.fetch_update(Relaxed, Relaxed, |n| (n < most).then_some(n + 1)).ok()?;
-    Some(Active(active.clone()))
+    Some(ActiveFault::begun(active.clone()))
 }
 
 fn delay_of(fault: &Fault, cx: &mut Cx<'_>) -> Option<Duration> {

@@ -1,4 +1,4 @@
-//! HTTP filters: one file for each, with its hooks and what it keeps of a stream.
+//! Filters: one file for each, with its hooks and what it keeps of a stream.
 //!
 //! A filter sees the request's head before it is sent on, may look at the body, wait, answer by itself, and change the response. What it needs to
 //! know of others, and what others may know of it, is in the stream's [`Facts`]. The closed set of filters is matched on here and nowhere else.
@@ -8,8 +8,10 @@ mod ext_authz;
 mod fault;
 mod grpc_stats;
 mod local_ratelimit;
+pub(crate) mod network;
 mod peer_metadata;
 mod rbac;
+mod stats;
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -17,18 +19,41 @@ use mizzen_http::Head;
 use mizzen_ir::config::{Cluster, ContentHash, FilterOverride, Hcm, HttpFilter, HttpFilterKind};
 
 use crate::{
-    Now,
+    Node, Now,
+    bucket::Bucket,
     call::{Call, CallAnswer},
     conn::Conn,
     facts::Facts,
     flags::Flags,
+    kept::State,
     lb::{Rng, Shared},
+    metrics::Table,
     peer::LocalNode,
-    stream::Record,
+    record::Record,
+    view::View,
 };
 
-pub(crate) use local_ratelimit::Bucket;
-pub(crate) use rbac::{denial, explain, policies};
+pub(crate) use rbac::{denial, policies};
+
+/// What the filters of a worker keep beyond single streams.
+pub(crate) struct Filters {
+    /// This proxy's own workload, and what others have said of theirs.
+    pub(crate) node: LocalNode,
+    stats: stats::StatsCache,
+    /// Token buckets by what they are of, looked up once for each configuration: the process' table has a lock.
+    pub(crate) buckets: HashMap<ContentHash, Arc<Bucket>>,
+}
+
+impl Filters {
+    pub(crate) fn new(node: &Node) -> Self {
+        Filters { node: LocalNode::new(node), stats: Default::default(), buckets: HashMap::new() }
+    }
+
+    /// A new configuration.
+    pub(crate) fn take_config(&mut self) {
+        self.buckets.clear();
+    }
+}
 
 /// What a filter wants.
 pub(crate) enum Flow {
@@ -94,23 +119,12 @@ pub(crate) struct Cx<'a> {
     pub(crate) remote: IpAddr,
     pub(crate) facts: &'a mut Facts,
     pub(crate) record: &'a mut Record,
-    pub(crate) local: &'a mut LocalNode,
+    pub(crate) filters: &'a mut Filters,
     pub(crate) shared: &'a Shared,
-    /// Token buckets that this worker has looked up.
-    pub(crate) buckets: &'a mut HashMap<ContentHash, Arc<Bucket>>,
     /// What the route says of this filter.
     pub(crate) route: Option<&'a FilterOverride>,
     /// Set by a filter after whose changes the route is to be found anew.
     pub(crate) reroute: &'a mut bool,
-}
-
-/// What filters keep of a stream between their hooks, each in its own place.
-#[derive(Debug, Default)]
-pub(crate) enum State {
-    #[default]
-    None,
-    /// A delay is under way, which counts as long as this is kept.
-    Fault(#[allow(dead_code)] fault::Active),
 }
 
 /// Whether a filter acts on a request of this route.
@@ -141,29 +155,34 @@ pub(crate) fn request(filter: &HttpFilter, state: &mut State, news: News, cx: &m
 }
 
 /// The cluster is known: what is sent to the server beside the request.
-pub(crate) fn upstream(hcm: &Hcm, facts: &Facts, local: &LocalNode, cluster: &Cluster, head: &mut Head) {
+pub(crate) fn upstream(hcm: &Hcm, facts: &Facts, filters: &Filters, cluster: &Cluster, head: &mut Head) {
     for filter in hcm.filters.iter() {
         if let HttpFilterKind::PeerMetadata(_) = &filter.kind {
-            local.send_up(head, &facts.peers, cluster.external);
+            filters.node.send_up(head, &facts.peers, cluster.external);
         }
     }
 }
 
 /// The server's response has come, before anything else is done to it.
-pub(crate) fn response(hcm: &Hcm, facts: &mut Facts, local: &mut LocalNode, head: &mut Head) {
+pub(crate) fn response(hcm: &Hcm, facts: &mut Facts, filters: &mut Filters, head: &mut Head) {
     for filter in hcm.filters.iter() {
         if let HttpFilterKind::PeerMetadata(_) = &filter.kind {
-            local.read_response(head, &mut facts.peers);
+            filters.node.read_response(head, &mut facts.peers);
         }
     }
 }
 
+/// An interim response of the server's is about to be sent on.
+pub(crate) fn interim(head: &mut Head) {
+    LocalNode::hide_exchange(head);
+}
+
 /// A response, the server's or one made here, is about to be sent on.
-pub(crate) fn answer(hcm: &Hcm, facts: &Facts, local: &LocalNode, head: &mut Head) {
+pub(crate) fn answer(hcm: &Hcm, facts: &Facts, filters: &Filters, head: &mut Head) {
     facts.response.iter().for_each(|change| change.apply(head));
     for filter in hcm.filters.iter() {
         if let HttpFilterKind::PeerMetadata(_) = &filter.kind {
-            local.exchange_response(head, &facts.peers);
+            filters.node.exchange_response(head, &facts.peers);
         }
     }
 }
@@ -172,6 +191,15 @@ pub(crate) fn answer(hcm: &Hcm, facts: &Facts, local: &LocalNode, head: &mut Hea
 pub(crate) fn data(is_grpc: bool, facts: &mut Facts, back: bool, data: &[u8]) {
     if is_grpc {
         grpc_stats::data(facts, back, data);
+    }
+}
+
+/// The end of a request.
+pub(crate) fn finish(hcm: &Hcm, filters: &mut Filters, table: &mut Table, view: &View<'_>) {
+    for filter in hcm.filters.iter() {
+        if let HttpFilterKind::Stats(config) = &filter.kind {
+            stats::finish(config, filters, table, view);
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use super::{Cx, Flow};
 use crate::facts::Facts;
 
 pub(super) fn request(exchange: &PeerMetadata, cx: &mut Cx<'_>) -> Flow {
-    cx.local.exchange_request(cx.head, &mut cx.facts.peers, exchange);
+    cx.filters.node.exchange_request(cx.head, &mut cx.facts.peers, exchange);
     Flow::Go
 }
 

@@ -10,7 +10,7 @@ use mizzen_ir::{
 use mizzen_types::Name;
 
 use super::{Cx, Flow, Reply, is_on};
-use crate::{flags::Flags, stream::Record};
+use crate::{flags::Flags, record::Record};
 
 /// Under which name the shadow's decision is left in the dynamic metadata.
 const METADATA: &str = "envoy.filters.http.rbac";

@@ -3,20 +3,20 @@
 //! | owner | what | bound |
 //! | --- | --- | --- |
 //! | connection | bytes received and not taken, decrypted or not | [`Conn::most_stored`], enforced in `Worker::bytes` |
-//! | connection | bytes on their way out | what stops its own reading (`Worker::most_out`), its partners' stopping mark and a read of theirs, a head for each stream |
+//! | connection | bytes on their way out | what stops its own reading (`Context::most_out`), its partners' stopping mark and a read of theirs, a head for each stream |
 //! | connection | streams that wait for room, sealed batches | its streams; bytes on their way out |
 //! | stream | body of one direction | HTTP/1 and TCP: the stopping mark and what its connection stores; HTTP/2: the window |
 //! | stream | request kept for a retry | `Limits::replay` |
 //! | stream | heads not yet acted upon | interim answers that a codec lets through, and the final one |
 //! | pool | requests that wait, dials | its streams, once each; as many as wait |
-//! | worker | handshakes that wait, questions' waiters | its connections, once each; its streams |
+//! | worker | handshakes that wait, questions' waiters | its connections, once each; its streams and connections |
 //! | worker | timer entries | [`Worker::most_timers`] |
 
 use super::Worker;
 #[cfg(any(test, feature = "sim"))]
 use crate::{
     conn::Conn,
-    stream::{At, Kind, Stream},
+    stream::{Step, Stream},
 };
 
 #[cfg(any(test, feature = "sim"))]
@@ -29,7 +29,7 @@ const HEADS: usize = 17;
 impl Worker {
     /// Timer entries, beyond which those that fire for nothing are dropped.
     pub(crate) fn most_timers(&self) -> usize {
-        1024 + 4 * (self.conns.len() + self.dials.len())
+        1024 + 4 * (self.conns.len() + self.clusters.dials())
     }
 }
 
@@ -38,16 +38,16 @@ impl Worker {
     /// What is over its bound, if anything is; for tests.
     pub fn over_bound(&self) -> Option<String> {
         let conn = |conn: &Conn| self.conn_over_bound(conn).map(|what| format!("connection {:?}: {what}", conn.id));
-        let stream = |stream: &Stream| self.stream_over_bound(stream).map(|what| format!("stream of connection {:?}: {what}", stream.down));
-        let conns = self.conns.values().flatten().map(|c| &**c).find_map(conn);
-        conns.or_else(|| self.streams.values().find_map(stream)).or_else(|| self.worker_over_bound())
+        let stream = |stream: &Stream| self.stream_over_bound(stream).map(|what| format!("stream of connection {:?}: {what}", stream.client.conn()));
+        let conns = self.conns.iter().find_map(conn);
+        conns.or_else(|| self.streams.iter().find_map(stream)).or_else(|| self.worker_over_bound())
     }
 
     fn conn_over_bound(&self, conn: &Conn) -> Option<String> {
-        let high = self.options.limits.stream_buffer;
+        let high = self.cx.options.limits.stream_buffer;
         let streams = conn.http().map_or(1, |http| http.streams.len());
         let head = conn.http().map_or(0, |http| http.codec.unconsumed());
-        let out = self.most_out() + 2 * high + conn.most_stored() + (streams + 1) * head;
+        let out = self.cx.most_out() + 2 * high + conn.most_stored() + (streams + 1) * head;
         first_over(&[
             ("bytes received", conn.stored(), conn.most_stored()),
             ("bytes to be sent", conn.backlog(), out),
@@ -58,22 +58,19 @@ impl Worker {
 
     fn stream_over_bound(&self, stream: &Stream) -> Option<String> {
         let body = |source: Option<&Conn>| match source {
-            Some(conn) if !conn.is_h2() => self.options.limits.stream_buffer + conn.most_stored(),
+            Some(conn) if !conn.is_h2() => self.cx.options.limits.stream_buffer + conn.most_stored(),
             _ => WIDEST,
         };
-        let up = stream.up.as_ref().and_then(|up| match up.at {
-            At::Conn(conn, _) => self.conn_ref(conn),
-            _ => None,
-        });
-        let replay = self.options.limits.replay;
-        let Kind::Http(request) = &stream.kind else {
+        let up = stream.upstream().and_then(|(conn, _)| self.conns.get(conn));
+        let replay = self.cx.options.limits.replay;
+        let Some(request) = stream.traffic.http() else {
             return first_over(&[("bytes of TCP", stream.req.buf.len() + stream.resp.buf.len(), 0)]);
         };
         // An answer made here is as long as the configuration has it.
-        let kept = stream.origin.as_ref().map(|origin| origin.most + WIDEST);
-        let answer = if request.step == crate::stream::Step::Local { usize::MAX } else { body(up) };
+        let kept = stream.client.call().map(|origin| origin.most + WIDEST);
+        let answer = if request.step == Step::Local { usize::MAX } else { body(up) };
         first_over(&[
-            ("body of the request", stream.req.buf.len(), body(self.conn_ref(stream.down)) + replay),
+            ("body of the request", stream.req.buf.len(), body(stream.client.conn().and_then(|conn| self.conns.get(conn))) + replay),
             ("body of the response", stream.resp.buf.len(), kept.unwrap_or(answer)),
             ("request kept for a retry", request.replay.as_ref().map_or(0, Vec::len), replay),
             ("heads", request.heads.len(), HEADS),
@@ -82,19 +79,19 @@ impl Worker {
 
     fn worker_over_bound(&self) -> Option<String> {
         let streams = self.streams.len();
-        let waiting = self.handshakes.iter().flatten().filter(|id| self.conn_ref(**id).is_some()).count();
-        let asking = self.waits.values().map(|wait| wait.streams.len()).max().unwrap_or_default();
-        let pools = self.pools.values().find_map(|pool| {
+        let waiting = self.conns.waiting_handshakes();
+        let asking = self.questions.most_waiters();
+        let pools = self.clusters.pools().find_map(|(_, pool)| {
             first_over(&[
                 ("requests in a pool's queue", pool.queue.len(), streams),
-                ("dials of a pool", pool.dials.len(), self.dials.len()),
+                ("dials of a pool", pool.dials.len(), self.clusters.dials()),
             ])
         });
         let fixed = [
             ("handshakes that wait", waiting, self.conns.len()),
-            ("waiters of a question", asking, streams),
-            ("timer entries", self.timers.len(), self.most_timers() + self.conns.len() + self.dials.len()),
-            ("dials", self.dials.len(), self.options.limits.dials),
+            ("waiters of a question", asking, streams + self.conns.len()),
+            ("timer entries", self.cx.timers.len(), self.most_timers() + self.conns.len() + self.clusters.dials()),
+            ("dials", self.clusters.dials(), self.cx.options.limits.dials),
         ];
         pools.or_else(|| first_over(&fixed))
     }

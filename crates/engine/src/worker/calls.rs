@@ -6,16 +6,19 @@ use std::{
     time::Duration,
 };
 
-use mizzen_http::{Head, Reason, StreamId as Sid};
+use mizzen_http::{Head, Reason};
 use mizzen_ir::config::{Forward, Hcm, Route, RouteMatch, Target, VirtualHost};
 use mizzen_types::Name;
 
-use super::{Event, TimerKey, Worker};
+use super::Worker;
 use crate::{
-    Action, Call, CallAnswer, ConnId,
+    Action, Call, CallAnswer,
     call::{Caller, Origin},
+    event::{Event, TimerKey},
     flags::Flags,
-    stream::{Due, Half, Kind, Record, Request, Routed, Step, Stream, StreamId},
+    id::StreamId,
+    record::Record,
+    stream::{Client, Due, Half, Progress, Request, Routed, Step, Stream, Traffic},
 };
 
 /// What calls have in place of a listener's connection manager and a route configuration's route.
@@ -67,9 +70,9 @@ impl Worker {
     /// Opens a stream for a call; it begins when the inbox comes to it.
     pub(crate) fn open_call(&mut self, call: Call, caller: Caller) -> StreamId {
         let Call { cluster, head, body, timeout, most } = call;
-        let now = self.now;
+        let now = self.cx.now;
         let request = Request {
-            step: Step::Picking,
+            step: Step::Picking(None),
             route: Some(self.own.routed(&cluster, timeout)),
             // What a dead connection has not taken goes on another one.
             replay: Some(Vec::new()),
@@ -78,42 +81,40 @@ impl Worker {
         let mut req = Half { end: true, bytes: body.len() as u64, ..Half::default() };
         req.buf.extend(&body);
         let id = self.streams.insert(Stream {
-            config: self.config.clone(),
-            down: ConnId::from_u64(u64::MAX),
-            down_sid: Sid(1),
-            kind: Kind::Http(Box::new(request)),
-            origin: Some(Box::new(Origin { caller, most, armed: None })),
+            config: self.cx.config.clone(),
+            client: Client::Call(Box::new(Origin { caller, most, armed: None })),
+            traffic: Traffic::Http(Box::new(request)),
             up: None,
             req,
             resp: Half::default(),
             due: Due { timeout: timeout.map(|t| now.mono + t), moved: now.mono, ..Due::default() },
             record: Record { wall: now.wall, begun: now.mono, ..Record::default() },
         });
-        self.inbox.push_back(Event::Call(id));
+        self.cx.inbox.push_back(Event::Call(id));
         id
     }
 
     /// Finds the cluster of a call and goes on as for any request.
     pub(crate) fn start_call(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get_mut(id) else { return };
-        let Kind::Http(request) = &mut stream.kind else { return };
+        let Some(request) = stream.traffic.request_mut() else { return };
         let Some(routed) = &mut request.route else { return };
-        let cluster = routed.cluster_name.as_ref().and_then(|name| self.config.clusters.get(name)).cloned();
+        let cluster = routed.cluster_name.as_ref().and_then(|name| self.cx.config.clusters.get(name)).cloned();
         let Some(cluster) = cluster else { return self.reply(id, 503, "", Flags::NO_CLUSTER, "cluster_not_found") };
         stream.record.cluster = Some(cluster.clone());
         routed.cluster = Some(cluster);
         self.arm_call(id);
-        self.attempt_now(id);
+        self.attempt(id);
     }
 
     /// The final response's head.
     pub(crate) fn call_answered(&mut self, id: StreamId, head: Head) {
         let Some(stream) = self.streams.get_mut(id) else { return };
-        let Kind::Http(request) = &mut stream.kind else { return };
+        let Some(request) = stream.traffic.request_mut() else { return };
         request.step = Step::Responding;
         request.replay = None;
         request.response = head;
-        stream.resp.open = true;
+        stream.resp.sent = Progress::Head;
         stream.due.per_try = None;
         self.call_progress(id);
     }
@@ -121,12 +122,12 @@ impl Worker {
     /// Some of a response has come: whether that is all, or too much.
     pub(crate) fn call_progress(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get_mut(id) else { return };
-        let Some(origin) = &stream.origin else { return };
+        let Some(origin) = stream.client.call() else { return };
         if stream.resp.buf.len() > origin.most {
             return self.call_over(id, CallAnswer::Failed("response_too_large".to_owned()));
         }
-        let Kind::Http(request) = &mut stream.kind else { return };
-        if !stream.resp.open || !stream.resp.end {
+        let Some(request) = stream.traffic.request_mut() else { return };
+        if !stream.resp.open() || !stream.resp.end {
             return;
         }
         let head = std::mem::take(&mut request.response);
@@ -138,15 +139,15 @@ impl Worker {
     /// The end of a call, with what is told to who called.
     pub(crate) fn call_over(&mut self, id: StreamId, answer: CallAnswer) {
         let Some(stream) = self.streams.get_mut(id) else { return };
-        let Some(origin) = &stream.origin else { return };
+        let Some(origin) = stream.client.call() else { return };
         let caller = origin.caller;
         let at = stream.up.as_ref().map(|up| up.at);
-        let whole = stream.req.done && stream.resp.end;
+        let whole = stream.req.done() && stream.resp.end;
         self.finish(id);
         self.leave_upstream(id, at, if whole { None } else { Some(Reason::CANCEL) });
         match caller {
-            Caller::Filter(waiter) => self.inbox.push_back(Event::Called(waiter, answer)),
-            Caller::Control(number) => self.actions.push(Action::Answer(number, Box::new(answer))),
+            Caller::Filter(waiter) => self.cx.inbox.push_back(Event::Called(waiter, answer)),
+            Caller::Control(number) => self.cx.actions.push(Action::Answer(number, Box::new(answer))),
         }
     }
 
@@ -154,16 +155,16 @@ impl Worker {
     pub(crate) fn arm_call(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get_mut(id) else { return };
         let Some(at) = stream.due.next() else { return };
-        let Some(origin) = &mut stream.origin else { return };
+        let Some(origin) = stream.client.call_mut() else { return };
         if origin.armed.is_none_or(|armed| at < armed) {
             origin.armed = Some(at);
-            self.timers.arm(at, TimerKey::Call(id));
+            self.cx.timers.arm(at, TimerKey::Call(id));
         }
     }
 
     /// A call's timer fires.
     pub(crate) fn call_due(&mut self, id: StreamId, at: Duration) {
-        let Some(origin) = self.streams.get_mut(id).and_then(|s| s.origin.as_mut()) else { return };
+        let Some(origin) = self.streams.get_mut(id).and_then(|s| s.client.call_mut()) else { return };
         // Entries that were overtaken by an earlier one fire for nothing.
         if origin.armed == Some(at) {
             origin.armed = None;

@@ -4,48 +4,48 @@ use std::sync::Arc;
 
 use mizzen_http::{Sniff, sniff, tls};
 use mizzen_ir::{
-    ConnFacts, Trace, Verdict, authenticate, authorize, bind,
-    config::{Direction, FilterChain, ListenerFilter, NetworkFilter, RbacFilter, Terminal, TransportProtocol},
-    find_chain, nearest_miss,
+    ConnFacts, Kind, Trace, authenticate, bind,
+    config::{FilterChain, ListenerFilter, Terminal, TlsCommon, TransportProtocol},
+    find_chain,
 };
 use mizzen_pki::UnixTime;
 
-use super::{Gone, Lost, Worker};
+use super::Worker;
 use crate::{
-    Accepted, Addrs, ConnId, ConnTag, How, ListenerId,
+    Accepted, Action, Addrs, ConnId, How, ListenerId, Question,
+    clusters::certificate_uri,
     conn::{Closing, Conn, Down, Peeked, Proto, Role},
-    filter::{denial, explain, policies},
+    event::{Event, Gone, Lost},
+    filter::{
+        network::{self, Refusal},
+        policies,
+    },
     flags::Flags,
-    stream::Record,
+    questions::Waiter,
+    record::Record,
     tls::Tls,
 };
-
-/// What a filter chain's policies say of a connection.
-pub(crate) struct Judged {
-    pub(crate) details: String,
-    pub(crate) policy: String,
-}
 
 impl Worker {
     /// Takes a connection that the socket of `listener` accepted. The connection starts by being read.
     pub fn accept(&mut self, listener: &ListenerId, accepted: Accepted) -> ConnId {
         let addrs = Addrs { local: accepted.local, peer: accepted.peer };
-        let id = self.conns.insert::<ConnTag>(None);
-        let limits = &self.options.limits;
-        let found = self.config.listeners.get(listener).cloned();
+        let id = self.conns.reserve();
+        let limits = &self.cx.options.limits;
+        let found = self.cx.config.listeners.get(listener).cloned();
         let full = self.conns.len() > limits.connections;
-        let Some(socket) = found.filter(|_| !full && !self.draining) else {
-            self.conns.remove(id);
-            self.close_action(id, How::Reset);
+        let Some(socket) = found.filter(|_| !full && !self.cx.draining) else {
+            self.conns.abandon(id);
+            self.cx.actions.push(Action::Close(id, How::Reset));
             return id;
         };
         let destination = accepted.original.unwrap_or(accepted.local);
         let handed =
-            if socket.use_original_dst { self.listener_at(destination).and_then(|n| self.config.listeners.get(n)).cloned() } else { None };
+            if socket.use_original_dst { self.listener_at(destination).and_then(|n| self.cx.config.listeners.get(n)).cloned() } else { None };
         let listener = handed.unwrap_or_else(|| socket.clone());
-        let now = self.now.mono;
+        let now = self.cx.now.mono;
         let down = Down {
-            config: self.config.clone(),
+            config: self.cx.config.clone(),
             socket: socket.name.clone(),
             chain: None,
             hcm: None,
@@ -60,20 +60,16 @@ impl Worker {
             draining: false,
             listener,
         };
-        let conn = Conn::new(id, addrs, Role::Down(Box::new(down)), Proto::Sniff, now);
-        if let Some(place) = self.conns.get_mut(id) {
-            *place = Some(conn);
-            self.downs += 1;
-        }
+        self.conns.insert(Conn::new(id, addrs, Role::Down(Box::new(down)), Proto::Sniff, now));
         // The rest happens within the turn, when the clock has been set.
-        self.inbox.push_back(super::Event::Accepted(id));
+        self.cx.inbox.push_back(Event::Accepted(id));
         id
     }
 
     /// A connection's life begins.
     pub(crate) fn begin(&mut self, id: ConnId) {
-        let now = self.now.mono;
-        let Some(conn) = self.conn(id) else { return };
+        let now = self.cx.now.mono;
+        let Some(conn) = self.conns.get_mut(id) else { return };
         (conn.born, conn.last) = (now, now);
         conn.deadline = conn.down().and_then(|down| down.listener.peek_timeout).map(|timeout| now + timeout);
         self.arm(id);
@@ -83,8 +79,8 @@ impl Worker {
 
     /// Looks at the first bytes as the listener's filters want; chooses the chain once they have what they need.
     pub(crate) fn sniff(&mut self, id: ConnId) {
-        let limit = self.options.limits.sniff;
-        let Some(conn) = self.conns.get_mut(id).and_then(Option::as_mut) else { return };
+        let limit = self.cx.options.limits.sniff;
+        let Some(conn) = self.conns.get_mut(id) else { return };
         let eof = conn.eof;
         let Role::Down(down) = &mut conn.role else { return };
         if down.chain.is_some() {
@@ -140,8 +136,11 @@ impl Worker {
 
     /// The peeking took too long.
     pub(crate) fn peek_timeout(&mut self, id: ConnId) {
-        let Some(down) = self.conn_ref(id).and_then(Conn::down) else { return };
-        if down.listener.continue_on_timeout && down.chain.is_none() {
+        let Some(conn) = self.conns.get(id) else { return };
+        let Some(down) = conn.down() else { return };
+        if conn.waits_for.is_some() {
+            self.refuse_tls(id, "TLS_error:secret is not supplied by SDS".to_owned());
+        } else if down.listener.continue_on_timeout && down.chain.is_none() {
             self.choose_chain(id);
         } else {
             self.remove(id, Some(How::Close));
@@ -149,8 +148,8 @@ impl Worker {
     }
 
     fn choose_chain(&mut self, id: ConnId) {
-        let latest = self.now.mono + self.options.limits.drain;
-        let Some(conn) = self.conns.get_mut(id).and_then(Option::as_mut) else { return };
+        let latest = self.cx.now.mono + self.cx.options.limits.drain;
+        let Some(conn) = self.conns.get_mut(id) else { return };
         let addrs = conn.addrs;
         let Role::Down(down) = &mut conn.role else { return };
         // What drains keeps its end, whatever it becomes now: it is not judged again by later policies.
@@ -174,7 +173,7 @@ impl Worker {
             self.serve(id);
             return;
         }
-        let handshake = self.now.mono + chain.handshake_timeout.unwrap_or(self.options.limits.handshake);
+        let handshake = self.cx.now.mono + chain.handshake_timeout.unwrap_or(self.cx.options.limits.handshake);
         conn.deadline = Some(end.map_or(handshake, |end| end.min(handshake)));
         self.arm(id);
         self.begin_tls(id);
@@ -182,7 +181,7 @@ impl Worker {
 
     /// Sets TLS up as the chain wants it, once the ClientHello is known.
     fn begin_tls(&mut self, id: ConnId) {
-        let Some(conn) = self.conns.get_mut(id).and_then(Option::as_mut) else { return };
+        let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.waits_for.is_none()) else { return };
         let Role::Down(down) = &mut conn.role else { return };
         let Some(chain) = down.chain.clone() else { return };
         let Some(tls) = &chain.tls else { return };
@@ -199,33 +198,64 @@ impl Worker {
             }
         }
         if tls.require_sni && down.server_name.is_none() {
-            self.connection_failed(id, Some("TLS_error:no server name".to_owned()));
-            self.remove(id, Some(How::Close));
-            return;
+            return self.refuse_tls(id, "TLS_error:no server name".to_owned());
         }
-        let session = down.config.server_tls(tls).cloned().map(|config| Tls::server(offer(config, &chain, &alpn)));
+        let session = down.config.server_tls(tls).cloned().map(|config| Tls::server(offer(config, &alpn)));
         match session {
             Some(Ok(session)) => {
                 conn.tls = Some(Box::new(session));
                 conn.proto = Proto::Handshake;
-                let mut wire = std::mem::take(&mut conn.input);
+                let wire = std::mem::take(&mut conn.input);
                 self.decrypt(id, wire.as_slice());
-                wire.clear();
-                wire.rest(&mut self.spare);
+                self.conns.keep(wire);
                 self.arm(id);
             }
-            // A secret is missing: closed, never served in plaintext.
-            Some(Err(_)) | None => {
-                self.connection_failed(id, Some("TLS_error:secret is not supplied by SDS".to_owned()));
-                self.remove(id, Some(How::Close));
-            }
+            Some(Err(error)) => self.refuse_tls(id, format!("TLS_error:{error}")),
+            // A secret is missing: waited for within the handshake's time, never served in plaintext.
+            None => self.await_secret(id, &tls.common),
+        }
+    }
+
+    /// Waits for a secret without which TLS cannot be set up.
+    fn await_secret(&mut self, id: ConnId, tls: &TlsCommon) {
+        let Some(name) = self.cx.config.missing_secret(tls).cloned() else {
+            return self.refuse_tls(id, "TLS_error:the secret does not serve".to_owned());
+        };
+        let question = Question::Resource { kind: Kind::Secret, name };
+        let wait = self.questions.ask(&mut self.cx, question, Some(Waiter::Conn(id)));
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.waits_for = Some(wait);
+        }
+    }
+
+    fn refuse_tls(&mut self, id: ConnId, why: String) {
+        self.connection_failed(id, Some(why));
+        self.remove(id, Some(How::Close));
+    }
+
+    /// What a connection waited for is there, or will not be.
+    pub(crate) fn conn_looks_again(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        if conn.waits_for.take().is_none() {
+            return;
+        }
+        let config = self.cx.config.clone();
+        let tls = conn.down().and_then(|down| down.chain.as_ref()).and_then(|chain| chain.tls.as_ref());
+        let there = tls.is_some_and(|tls| config.server_tls(tls).is_some());
+        if let Some(down) = conn.down_mut() {
+            down.config = config;
+        }
+        if there {
+            self.begin_tls(id);
+        } else {
+            self.refuse_tls(id, "TLS_error:secret is not supplied by SDS".to_owned());
         }
     }
 
     /// TLS is set up, on either side.
     pub(crate) fn secured(&mut self, id: ConnId) {
-        let wall = UnixTime::since_unix_epoch(self.now.wall);
-        let Some(conn) = self.conn(id) else { return };
+        let wall = UnixTime::since_unix_epoch(self.cx.now.wall);
+        let Some(conn) = self.conns.get_mut(id) else { return };
         let Some(tls) = &conn.tls else { return };
         let peer = tls.peer_certificates().map(|chain| authenticate(chain, wall));
         let peer = match peer {
@@ -239,16 +269,13 @@ impl Worker {
         match &mut conn.role {
             Role::Down(down) => {
                 down.peer = peer;
-                let chain = down.chain.clone();
+                let tls = down.chain.as_ref().and_then(|chain| chain.tls.as_ref());
+                down.local_uri = tls.and_then(|tls| certificate_uri(&self.cx.config, &tls.common));
                 if !down.draining {
                     conn.deadline = None;
                 }
-                let uri = chain.and_then(|chain| self.chain_uri(&chain));
-                if let Some(down) = self.conn(id).and_then(|c| c.down_mut()) {
-                    down.local_uri = uri;
-                }
                 self.serve(id);
-                self.queue_parse(id);
+                self.conns.queue_parse(&mut self.cx, id);
             }
             Role::Up(up) => {
                 up.peer = peer;
@@ -259,16 +286,15 @@ impl Worker {
 
     /// Judges the connection and hands it to what serves it.
     fn serve(&mut self, id: ConnId) {
-        let Some(down) = self.conn_ref(id).and_then(Conn::down) else { return };
+        let Some(down) = self.conns.get(id).and_then(Conn::down) else { return };
         let Some(chain) = down.chain.clone() else { return };
-        let listener = down.listener.clone();
-        if let Some(judged) = self.judge(id, &chain) {
-            self.deny_connection(id, &chain, judged);
+        if let Some(refusal) = self.refused(id, &chain) {
+            self.deny_connection(id, &chain, refusal);
             return;
         }
         match &chain.filters.last {
             Terminal::Tcp(proxy) => self.serve_tcp(id, proxy.clone(), &chain),
-            Terminal::Http(hcm) => self.serve_http(id, hcm.clone(), listener.direction == Direction::Inbound),
+            Terminal::Http(hcm) => self.serve_http(id, hcm.clone()),
             Terminal::Close => {
                 self.drop_conn(id, Gone::Closed, Lost::Closed);
                 self.close(id, Closing::Close);
@@ -276,39 +302,25 @@ impl Worker {
         }
     }
 
-    /// What the network filters' policies say of a connection; none: it may go on.
-    pub(crate) fn judge(&self, id: ConnId, chain: &FilterChain) -> Option<Judged> {
-        let conn = self.conn_ref(id)?;
-        let facts = conn.down()?.policy_facts(&conn.addrs);
-        let policies = chain.filters.before.iter().filter_map(|filter| match filter {
-            NetworkFilter::Rbac(rbac) => Some(rbac),
-            NetworkFilter::MetadataExchange { .. } | NetworkFilter::Stats(_) => None,
-        });
-        for RbacFilter { rules, .. } in policies.map(Arc::as_ref) {
-            let Some(rules) = rules else { continue };
-            if let Verdict::Denied(policy) = authorize(rules, &facts, &mut Trace::off()) {
-                return Some(Judged {
-                    details: denial(policy.as_deref()),
-                    policy: explain(policy.as_deref(), || nearest_miss(rules, &facts)),
-                });
-            }
-        }
-        None
+    /// Why the network filters refuse a connection; none: it may go on.
+    pub(crate) fn refused(&self, id: ConnId, chain: &FilterChain) -> Option<Refusal> {
+        let conn = self.conns.get(id)?;
+        network::connection(chain, &conn.down()?.policy_facts(&conn.addrs))
     }
 
-    fn deny_connection(&mut self, id: ConnId, chain: &FilterChain, judged: Judged) {
+    fn deny_connection(&mut self, id: ConnId, chain: &FilterChain, refusal: Refusal) {
         let record = Record {
-            wall: self.now.wall,
-            begun: self.conn_ref(id).map_or(self.now.mono, |c| c.born),
-            details: Some(judged.details.clone()),
-            termination: Some(judged.details),
-            policy: Some(judged.policy),
+            wall: self.cx.now.wall,
+            begun: self.conns.get(id).map_or(self.cx.now.mono, |c| c.born),
+            details: Some(refusal.details.clone()),
+            termination: Some(refusal.details),
+            policy: Some(refusal.policy),
             ..Record::default()
         };
         if let Terminal::Tcp(proxy) = &chain.filters.last {
             self.log_connection(id, &proxy.access_log, &record);
         }
-        if let Some(conn) = self.conn(id) {
+        if let Some(conn) = self.conns.get_mut(id) {
             conn.proto = Proto::Dead;
         }
         self.close(id, Closing::Close);
@@ -316,11 +328,11 @@ impl Worker {
 
     /// A connection for which there is no chain, or whose TLS failed: one record.
     pub(crate) fn connection_failed(&mut self, id: ConnId, failure: Option<String>) {
-        let Some(down) = self.conn_ref(id).and_then(Conn::down) else { return };
+        let Some(down) = self.conns.get(id).and_then(Conn::down) else { return };
         let logs = down.listener.access_log.clone();
         let mut record = Record {
-            wall: self.now.wall,
-            begun: self.conn_ref(id).map_or(self.now.mono, |c| c.born),
+            wall: self.cx.now.wall,
+            begun: self.conns.get(id).map_or(self.cx.now.mono, |c| c.born),
             downstream_failure: failure,
             ..Record::default()
         };
@@ -334,20 +346,20 @@ impl Worker {
 
     /// Binds the policies of HTTP filters to a connection's facts, so that requests only run what is left.
     pub(crate) fn bind_policies(&mut self, id: ConnId) {
-        let Some(conn) = self.conn_ref(id) else { return };
+        let Some(conn) = self.conns.get(id) else { return };
         let Some(down) = conn.down() else { return };
         let Some(hcm) = &down.hcm else { return };
         let facts = down.policy_facts(&conn.addrs);
         let bound = policies(hcm, &[]).map(|rules| (rules.clone(), bind(rules, &facts))).collect();
-        if let Some(down) = self.conn(id).and_then(|c| c.down_mut()) {
+        if let Some(down) = self.conns.get_mut(id).and_then(|c| c.down_mut()) {
             down.bound = bound;
         }
     }
 
     /// Drains one downstream connection: no new requests, and the end after `time`.
     pub(crate) fn drain_conn(&mut self, id: ConnId, time: std::time::Duration) {
-        let deadline = self.now.mono + time;
-        let Some(conn) = self.conn(id) else { return };
+        let deadline = self.cx.now.mono + time;
+        let Some(conn) = self.conns.get_mut(id) else { return };
         let Role::Down(down) = &mut conn.role else { return };
         if down.draining {
             return;
@@ -360,7 +372,7 @@ impl Worker {
             http.codec.drain(&mut conn.tx);
             idle = http.streams.is_empty();
         }
-        self.mark(id);
+        self.conns.mark(id);
         self.arm(id);
         if idle {
             self.end_if_done(id);
@@ -368,19 +380,12 @@ impl Worker {
     }
 }
 
-/// The configuration with the ALPN names cut to the one to be agreed on, or none: rustls refuses a client with whom it shares no name, Envoy goes
-/// on without. `istio-peer-exchange` is not agreed on: its exchange is not spoken here yet.
-fn offer(config: Arc<rustls::ServerConfig>, chain: &FilterChain, client: &[Vec<u8>]) -> Arc<rustls::ServerConfig> {
-    let exchange = chain.filters.before.iter().find_map(|filter| match filter {
-        NetworkFilter::MetadataExchange { protocol } => Some(protocol.as_bytes()),
-        NetworkFilter::Rbac(_) | NetworkFilter::Stats(_) => None,
-    });
-    let agreed = config.alpn_protocols.iter().find(|ours| client.contains(ours) && Some(ours.as_slice()) != exchange).cloned();
-    let first = config.alpn_protocols.iter().find(|ours| client.contains(ours));
-    if client.is_empty() || config.alpn_protocols.is_empty() || (agreed.is_some() && first == agreed.as_ref()) {
+/// The configuration without ALPN names where a client shares none of them: rustls refuses such a client, Envoy goes on without.
+fn offer(config: Arc<rustls::ServerConfig>, client: &[Vec<u8>]) -> Arc<rustls::ServerConfig> {
+    if client.is_empty() || config.alpn_protocols.is_empty() || config.alpn_protocols.iter().any(|ours| client.contains(ours)) {
         return config;
     }
     let mut cut = (*config).clone();
-    cut.alpn_protocols = agreed.into_iter().collect();
+    cut.alpn_protocols = Vec::new();
     Arc::new(cut)
 }

@@ -1,32 +1,36 @@
 //! HTTP from a client: the codec, the request's head, the filters.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use mizzen_http::{Codec, ConnError, Head, Limits, Sniff, StreamId as Sid, sniff};
 use mizzen_ir::{
-    PathOutcome, PolicyFacts, RequestFacts, Trace, Verdict,
+    Kind as ResourceKind, PathOutcome, PolicyFacts, RequestFacts, Trace, Verdict,
     config::{CodecKind, Hcm, HttpRoutes, RouteConfig, StripPort},
     find_route, normalize_path,
 };
 
-use super::{Event, Worker};
+use super::Worker;
 use crate::{
     ConnId, Question,
     conn::{Conn, Http, Proto},
+    event::Event,
     filter::{News, denial, policies},
     flags::Flags,
     headers,
-    stream::{Due, Half, Kind, Record, Request, Routed, Step, Stream, StreamId},
+    id::StreamId,
+    questions::Waiter,
+    record::Record,
+    stream::{Client, Due, Half, Request, Routed, Step, Stream, Traffic},
 };
 
 impl Worker {
     /// Begins to speak HTTP on a connection.
-    pub(crate) fn serve_http(&mut self, id: ConnId, hcm: Arc<Hcm>, _inbound: bool) {
-        if let Some(down) = self.conn(id).and_then(|c| c.down_mut()) {
+    pub(crate) fn serve_http(&mut self, id: ConnId, hcm: Arc<Hcm>) {
+        if let Some(down) = self.conns.get_mut(id).and_then(|c| c.down_mut()) {
             down.hcm = Some(hcm);
         }
         self.bind_policies(id);
-        if let Some(conn) = self.conn(id) {
+        if let Some(conn) = self.conns.get_mut(id) {
             conn.proto = Proto::Choose;
             // A client that never says a word is as idle as one between requests.
             conn.last = conn.last.max(conn.born);
@@ -37,9 +41,9 @@ impl Worker {
 
     /// Which version of HTTP it is: as configured, as ALPN says, or by the first bytes.
     pub(crate) fn choose_codec(&mut self, id: ConnId) {
-        let now = self.now.mono;
-        let draining = self.draining;
-        let Some(conn) = self.conn(id) else { return };
+        let now = self.cx.now.mono;
+        let draining = self.cx.draining;
+        let Some(conn) = self.conns.get_mut(id) else { return };
         let alpn = conn.tls.as_ref().and_then(|tls| tls.alpn());
         let Some(hcm) = conn.down().and_then(|d| d.hcm.clone()) else { return };
         let h2 = match (hcm.codec, alpn) {
@@ -63,16 +67,16 @@ impl Worker {
         let limits = server_limits(&hcm);
         let codec = if h2 { Codec::h2_server(limits, &mut conn.tx) } else { Codec::h1_server(limits) };
         conn.proto = Proto::Http(Http::new(codec, now, hcm.h2.ping_interval));
-        self.mark(id);
-        self.queue_parse(id);
+        self.conns.mark(id);
+        self.conns.queue_parse(&mut self.cx, id);
         if draining {
-            self.drain_conn(id, self.options.limits.drain);
+            self.drain_conn(id, self.cx.options.limits.drain);
         }
     }
 
     /// A request's head arrived; its connection is in hand.
     pub(crate) fn new_request(&mut self, conn: &mut Conn, sid: Sid, head: Head, end: bool) {
-        let now = self.now;
+        let now = self.cx.now;
         let Some(down) = conn.down() else { return };
         // A connection whose chain is what it was, or has taken over the new one, runs its requests by the newest configuration.
         let (Some(hcm), config) = (down.hcm.clone(), down.config.clone()) else { return };
@@ -86,10 +90,8 @@ impl Worker {
         };
         let stream = Stream {
             config,
-            down: conn.id,
-            down_sid: sid,
-            kind: Kind::Http(Box::new(request)),
-            origin: None,
+            client: Client::Conn(conn.id, sid),
+            traffic: Traffic::Http(Box::new(request)),
             up: None,
             req: Half { end, ..Half::default() },
             resp: Half::default(),
@@ -101,19 +103,19 @@ impl Worker {
             http.streams.push((sid, id));
             http.requests += 1;
         }
-        self.inbox.push_back(Event::Request(id));
+        self.cx.inbox.push_back(Event::Request(id));
     }
 
     /// The connection manager's part of a request: headers, path, limits.
     pub(crate) fn request(&mut self, id: StreamId) {
-        let most = self.options.limits.streams;
+        let most = self.cx.options.limits.streams;
         let full = self.streams.len() > most;
-        let uuid = [self.rng.next(), self.rng.next()];
+        let uuid = [self.cx.rng.next(), self.cx.rng.next()];
         let Some(stream) = self.streams.get_mut(id) else { return };
-        let down_id = stream.down;
-        let Kind::Http(request) = &mut stream.kind else { return };
+        let Some(down_id) = stream.client.conn() else { return };
+        let Some(request) = stream.traffic.request_mut() else { return };
         let hcm = request.hcm.clone();
-        let Some(conn) = self.conns.get(down_id).and_then(Option::as_deref) else { return };
+        let Some(conn) = self.conns.get(down_id) else { return };
         let Some(down) = conn.down() else { return };
         let requests = conn.http().map_or(0, |h| h.requests);
         let drain = hcm.max_requests_per_connection > 0 && requests >= hcm.max_requests_per_connection.into() && !down.draining;
@@ -146,7 +148,7 @@ impl Worker {
 
     fn check_request(&mut self, id: StreamId, hcm: &Arc<Hcm>) {
         let Some(stream) = self.streams.get_mut(id) else { return };
-        let Kind::Http(request) = &mut stream.kind else { return };
+        let Some(request) = stream.traffic.request_mut() else { return };
         if hcm.closed {
             return self.reply(id, 503, "", Flags::default(), "http_filter_refused");
         }
@@ -173,10 +175,10 @@ impl Worker {
 
     /// Finds the route, waiting for its configuration for a bounded time.
     pub(crate) fn find(&mut self, id: StreamId) {
-        let random = self.rng.next();
-        let wait = self.now.mono + self.options.limits.resource_wait;
+        let random = self.cx.rng.next();
+        let wait = self.cx.now.mono + self.cx.options.limits.resource_wait;
         let Some(stream) = self.streams.get_mut(id) else { return };
-        let Kind::Http(request) = &mut stream.kind else { return };
+        let Some(request) = stream.traffic.request_mut() else { return };
         let config = stream.config.clone();
         let routes: Option<&Arc<RouteConfig>> = match &request.hcm.routes {
             HttpRoutes::Inline(routes) => Some(routes),
@@ -184,15 +186,9 @@ impl Worker {
         };
         let Some(routes) = routes else {
             let HttpRoutes::Named(name) = &request.hcm.routes else { return };
-            let question = Question::Resource { kind: "route", name: name.clone() };
-            request.step = Step::Waiting;
-            if stream.due.wait.is_none() {
-                stream.due.wait = Some(wait);
-            }
-            let asked = self.ask(question, Some(id));
-            if let Some(Kind::Http(request)) = self.streams.get_mut(id).map(|s| &mut s.kind) {
-                request.wait = Some(asked);
-            }
+            let question = Question::Resource { kind: ResourceKind::Route, name: name.clone() };
+            request.step = Step::Waiting(Some(self.questions.ask(&mut self.cx, question, Some(Waiter::Stream(id)))));
+            stream.due.wait.get_or_insert(wait);
             return self.arm_stream(id);
         };
         stream.due.wait = None;
@@ -217,29 +213,28 @@ impl Worker {
     }
 
     /// A resource arrived, or a name was resolved, or neither will be.
-    pub(crate) fn route_again(&mut self, id: StreamId) {
-        let newest = self.config.clone();
+    pub(crate) fn look_again(&mut self, id: StreamId) {
+        let newest = self.cx.config.clone();
         let Some(stream) = self.streams.get_mut(id) else { return };
-        match &mut stream.kind {
-            Kind::Taken => {}
-            Kind::Tcp(_) => self.tcp_connect(id),
-            Kind::Http(request) => match request.step {
-                // What waited for a resource takes the newest configuration and routes anew.
-                Step::Waiting => {
-                    stream.config = newest;
-                    let HttpRoutes::Named(name) = &request.hcm.routes else { return self.find(id) };
-                    if stream.config.routes.contains_key(name) {
-                        self.find(id);
-                    } else {
-                        self.wait_timeout(id);
-                    }
+        let request = match &mut stream.traffic {
+            Traffic::Tcp(_) => return self.tcp_connect(id),
+            Traffic::Http(request) => request,
+        };
+        match request.step {
+            // What waited for a resource takes the newest configuration and routes anew.
+            Step::Waiting(_) => {
+                stream.config = newest;
+                request.step = Step::Waiting(None);
+                match &request.hcm.routes {
+                    HttpRoutes::Named(name) if !stream.config.routes.contains_key(name) => self.wait_timeout(id),
+                    _ => self.find(id),
                 }
-                Step::Picking => {
-                    stream.due.wait = None;
-                    self.attempt_now(id);
-                }
-                Step::Filtering | Step::Backoff | Step::Sent | Step::Responding | Step::Local => {}
-            },
+            }
+            Step::Picking(_) => {
+                stream.due.wait = None;
+                self.attempt(id);
+            }
+            Step::Filtering(_) | Step::Backoff | Step::Sent | Step::Responding | Step::Tunnel | Step::Local => {}
         }
     }
 
@@ -247,9 +242,12 @@ impl Worker {
     pub(crate) fn wait_timeout(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get_mut(id) else { return };
         stream.due.wait = None;
-        let Kind::Http(request) = &stream.kind else { return };
+        if let Some(wait) = stream.waits_for() {
+            self.questions.leave(wait, Waiter::Stream(id));
+        }
+        let Some(request) = stream.traffic.request() else { return };
         match request.step {
-            Step::Picking => self.reply(id, 503, "no healthy upstream", Flags::NO_HEALTHY_UPSTREAM, "no_healthy_upstream"),
+            Step::Picking(_) => self.reply(id, 503, "no healthy upstream", Flags::NO_HEALTHY_UPSTREAM, "no_healthy_upstream"),
             _ => self.reply(id, 404, "", Flags::NO_ROUTE, "route_configuration_not_found"),
         }
     }
@@ -257,8 +255,8 @@ impl Worker {
     /// Why a request would be refused by these policies, if it would.
     pub(crate) fn refused_now(&self, id: StreamId, hcm: &Hcm) -> Option<String> {
         let stream = self.streams.get(id)?;
-        let Kind::Http(request) = &stream.kind else { return None };
-        let conn = self.conn_ref(stream.down)?;
+        let request = stream.traffic.request()?;
+        let conn = self.conns.get(stream.client.conn()?)?;
         let facts = PolicyFacts {
             remote: request.remote,
             request: Some(request.came()),
@@ -274,14 +272,14 @@ impl Worker {
 
     /// What a client's codec answered to a request that it could not read is logged too.
     pub(crate) fn note_refused(&mut self, id: ConnId, error: ConnError) {
-        let Some(conn) = self.conn_ref(id).filter(|conn| error.status > 0 && conn.http().is_some_and(|http| http.streams.is_empty()))
+        let Some(conn) = self.conns.get(id).filter(|conn| error.status > 0 && conn.http().is_some_and(|http| http.streams.is_empty()))
         else {
             return;
         };
         let Some(hcm) = conn.down().and_then(|down| down.hcm.clone()) else { return };
         let mut record = Record {
-            wall: self.now.wall,
-            begun: self.now.mono,
+            wall: self.cx.now.wall,
+            begun: self.cx.now.mono,
             status: error.status,
             details: Some(super::respond::codec_error(error.what)),
             ..Record::default()
@@ -306,10 +304,4 @@ fn server_limits(hcm: &Hcm) -> Limits {
         extended_connect: hcm.h2.allow_connect,
         ..default
     }
-}
-
-/// The address in a text of X-Forwarded-For.
-pub(crate) fn parse_address(text: &str) -> Option<IpAddr> {
-    let text = text.trim();
-    text.parse().ok().or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|a| a.ip()))
 }

@@ -1,33 +1,22 @@
 //! Pools of HTTP connections to endpoints.
 
-use std::{sync::Arc, sync::atomic::Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
-use mizzen_http::{Codec, Limits, State};
+use mizzen_http::{Codec, Limits};
 use mizzen_ir::config::{HttpProtocol, UpstreamHttp};
 
-use super::{Event, Gone, Lost, Worker};
+use super::Worker;
 use crate::{
     ConnId,
-    conn::{Closing, Http, Owner, Proto},
+    clusters::{Owner, UpSpec},
+    conn::{Closing, Http, Proto},
+    event::{Event, Lost},
     flags::Flags,
-    pool::{Pool, PoolId, UpSpec},
-    stream::{At, Kind, StreamId},
+    id::{PoolId, StreamId},
+    stream::At,
 };
 
 impl Worker {
-    /// The pool for connections like this.
-    pub(crate) fn pool(&mut self, spec: &Arc<UpSpec>) -> PoolId {
-        let key = spec.key();
-        if let Some(id) = self.pool_of.get(&key) {
-            return *id;
-        }
-        let h2 = spec.protocol == HttpProtocol::Http2;
-        let pool = Pool { spec: spec.clone(), conns: Vec::new(), dials: Vec::new(), shaking: Vec::new(), queue: Default::default(), h2 };
-        let id = self.pools.insert(pool);
-        self.pool_of.insert(key, id);
-        id
-    }
-
     /// Puts a stream on a connection, or in the queue for one.
     pub(crate) fn checkout(&mut self, id: StreamId, pool_id: PoolId) {
         let free = self.free_conn(pool_id);
@@ -35,7 +24,7 @@ impl Worker {
             self.put_on_if(takes, id, conn);
             return;
         }
-        let Some(pool) = self.pools.get_mut(pool_id) else { return };
+        let Some(pool) = self.clusters.pool_mut(pool_id) else { return };
         pool.queue.push_back(id);
         if let Some(up) = self.streams.get_mut(id).and_then(|s| s.up.as_mut()) {
             up.at = At::Queue(pool_id);
@@ -48,8 +37,8 @@ impl Worker {
 
     /// Whether a connection takes a request: not an upgrade, if it speaks HTTP/2 without extended CONNECT. `None`: its SETTINGS have to come first.
     fn takes(&self, id: StreamId, conn: ConnId) -> Option<bool> {
-        match self.streams.get(id).map(|stream| &stream.kind) {
-            Some(Kind::Http(request)) if request.is_upgrade => self.conn_ref(conn)?.http()?.codec.takes_upgrade(),
+        match self.streams.get(id).and_then(|stream| stream.traffic.request()) {
+            Some(request) if request.is_upgrade => self.conns.get(conn)?.http()?.codec.takes_upgrade(),
             _ => Some(true),
         }
     }
@@ -64,7 +53,7 @@ impl Worker {
 
     /// An upgrade waits for what the server says of itself, no longer than a connection may take.
     fn await_settings(&mut self, id: StreamId) {
-        let now = self.now.mono;
+        let now = self.cx.now.mono;
         let Some(stream) = self.streams.get_mut(id) else { return };
         let Some(up) = &stream.up else { return };
         stream.due.wait.get_or_insert(now + up.spec.connect_timeout);
@@ -73,9 +62,9 @@ impl Worker {
 
     /// A connection of the pool that takes one more stream.
     fn free_conn(&mut self, pool: PoolId) -> Option<ConnId> {
-        let pool = self.pools.get(pool)?;
+        let pool = self.clusters.pool(pool)?;
         pool.conns.iter().rev().copied().find(|id| {
-            self.conn_ref(*id).is_some_and(|conn| {
+            self.conns.get(*id).is_some_and(|conn| {
                 let most = conn.up().map_or(0, |up| up.spec.http.max_requests_per_connection);
                 conn.closing == Closing::No
                     && !conn.eof
@@ -88,21 +77,21 @@ impl Worker {
     /// Dials as many connections as the queue needs and the breaker allows.
     fn dial_for(&mut self, id: PoolId) {
         loop {
-            let Some(pool) = self.pools.get(id) else { return };
+            let Some(pool) = self.clusters.pool(id) else { return };
             if pool.coming() >= pool.wanted() {
                 return;
             }
             let (spec, any) = (pool.spec.clone(), pool.coming() + pool.conns.len() > 0);
-            let guard = self.connection_guard(&spec);
-            if guard.is_none() || self.dials_full() {
+            let guard = self.clusters.connection_guard(&self.cx, &spec);
+            if guard.is_none() || self.clusters.dials_full(&self.cx) {
                 // With a connection there or coming the queue moves on; else nobody would ever serve it.
                 if !any {
                     self.fail_queue(id, &Lost::Overflow);
                 }
                 return;
             }
-            let dial = self.dial(spec, Owner::Pool(id), guard);
-            if let Some(pool) = self.pools.get_mut(id) {
+            let dial = self.clusters.dial(&mut self.cx, spec, Owner::Pool(id), guard);
+            if let Some(pool) = self.clusters.pool_mut(id) {
                 pool.dials.push(dial);
             }
         }
@@ -110,35 +99,35 @@ impl Worker {
 
     /// Gives up the dials and handshakes that nobody waits for any more, the youngest first.
     pub(crate) fn trim_dials(&mut self, id: PoolId) {
-        while let Some(pool) = self.pools.get_mut(id).filter(|pool| pool.coming() > pool.wanted()) {
+        while let Some(pool) = self.clusters.pool_mut(id).filter(|pool| pool.coming() > pool.wanted()) {
             if let Some(dial) = pool.dials.pop() {
-                self.cancel_dial(dial);
+                self.clusters.cancel_dial(&mut self.cx, dial);
             } else if let Some(conn) = pool.shaking.pop() {
-                if let Some(conn) = self.conn(conn) {
+                if let Some(conn) = self.conns.get_mut(conn) {
                     conn.proto = Proto::Dead;
                 }
                 self.close(conn, Closing::Reset);
             }
         }
-        self.tidy_pool(id);
+        self.clusters.tidy_pool(id);
     }
 
     fn fail_queue(&mut self, id: PoolId, lost: &Lost) {
-        let Some(pool) = self.pools.get_mut(id) else { return };
+        let Some(pool) = self.clusters.pool_mut(id) else { return };
         let queue = std::mem::take(&mut pool.queue);
-        self.inbox.extend(queue.into_iter().map(|stream| Event::UpLost(stream, lost.clone())));
+        self.cx.inbox.extend(queue.into_iter().map(|stream| Event::UpLost(stream, lost.clone())));
     }
 
     pub(crate) fn pool_dial_failed(&mut self, id: PoolId, lost: Lost) {
         // Those who waited for it are told; those with a better hope are not: as many as there were dials too few.
         self.fail_queue(id, &lost);
-        self.tidy_pool(id);
+        self.clusters.tidy_pool(id);
     }
 
     /// A connection is ready: HTTP begins.
     pub(crate) fn pool_connected(&mut self, pool_id: PoolId, id: ConnId) {
-        let now = self.now.mono;
-        let Some(conn) = self.conn(id) else { return };
+        let now = self.cx.now.mono;
+        let Some(conn) = self.conns.get_mut(id) else { return };
         let Some(up) = conn.up() else { return };
         let alpn = conn.tls.as_ref().and_then(|tls| tls.alpn());
         let h2 = match up.spec.protocol {
@@ -151,9 +140,9 @@ impl Worker {
         let codec = if h2 { Codec::h2_client(limits, &mut conn.tx) } else { Codec::h1_client(limits) };
         conn.proto = Proto::Http(Http::new(codec, now, ping));
         conn.last = now;
-        self.mark(id);
-        self.queue_parse(id);
-        match self.pools.get_mut(pool_id) {
+        self.conns.mark(id);
+        self.conns.queue_parse(&mut self.cx, id);
+        match self.clusters.pool_mut(pool_id) {
             Some(pool) => {
                 pool.shaking.retain(|c| *c != id);
                 pool.h2 = h2;
@@ -167,9 +156,9 @@ impl Worker {
 
     /// A connection may take streams: from its pool's queue.
     pub(crate) fn idle(&mut self, id: ConnId) {
-        let Some(Owner::Pool(pool_id)) = self.conn_ref(id).and_then(|c| c.up()).map(|up| up.owner) else { return };
+        let Some(Owner::Pool(pool_id)) = self.conns.get(id).and_then(|c| c.up()).map(|up| up.owner) else { return };
         loop {
-            let Some(pool) = self.pools.get_mut(pool_id) else { return };
+            let Some(pool) = self.clusters.pool_mut(pool_id) else { return };
             let Some(stream) = pool.queue.front().copied() else { break };
             let alive = self.streams.get(stream).and_then(|s| s.up.as_ref()).is_some_and(|up| up.at == At::Queue(pool_id));
             let free = if alive { self.free_conn(pool_id) } else { None };
@@ -182,7 +171,7 @@ impl Worker {
                 self.await_settings(stream);
                 return self.end_if_done(id);
             }
-            if let Some(pool) = self.pools.get_mut(pool_id) {
+            if let Some(pool) = self.clusters.pool_mut(pool_id) {
                 pool.queue.pop_front();
             }
             if let Some((conn, takes)) = takes {
@@ -195,8 +184,8 @@ impl Worker {
 
     /// Opens a stream on a connection and sends the request.
     fn put_on(&mut self, id: StreamId, conn_id: ConnId) {
-        let now = self.now.mono;
-        let Some(conn) = self.conns.get_mut(conn_id).and_then(Option::as_mut) else { return };
+        let now = self.cx.now.mono;
+        let Some(conn) = self.conns.get_mut(conn_id) else { return };
         let (addrs, uri) = (conn.addrs, conn.up().and_then(|up| up.peer.as_ref()).and_then(|p| p.uris.first().cloned()));
         let version = conn.tls.as_ref().and_then(|tls| tls.version());
         let Some(stream) = self.streams.get_mut(id) else { return };
@@ -205,7 +194,7 @@ impl Worker {
         let position = conn.position();
         let Proto::Http(http) = &mut conn.proto else { return };
         let Some(sid) = http.codec.open() else {
-            self.inbox.push_back(Event::UpLost(id, Lost::Closed));
+            self.cx.inbox.push_back(Event::UpLost(id, Lost::Closed));
             return;
         };
         http.streams.push((sid, id));
@@ -229,7 +218,8 @@ impl Worker {
         stream.record.upstream_tls = version;
         stream.record.upstream_h2 = Some(h2);
         let address = up.spec.address();
-        if let Kind::Http(request) = &mut stream.kind
+        stream.record.upstream_local_uri = up.spec.tls.as_ref().and_then(|tls| tls.uri.clone());
+        if let Some(request) = stream.traffic.request_mut()
             && !request.tried.contains(&address)
         {
             request.tried.push(address);
@@ -239,7 +229,7 @@ impl Worker {
 
     /// A pool's connection is gone.
     pub(crate) fn pool_lost(&mut self, pool_id: PoolId, id: ConnId, handshake: Option<Lost>) {
-        let Some(pool) = self.pools.get_mut(pool_id) else { return };
+        let Some(pool) = self.clusters.pool_mut(pool_id) else { return };
         match handshake {
             None => {
                 pool.conns.retain(|c| *c != id);
@@ -251,62 +241,28 @@ impl Worker {
                 self.fail_queue(pool_id, &lost);
             }
         }
-        self.tidy_pool(pool_id);
+        self.clusters.tidy_pool(pool_id);
     }
 
-    /// Forgets an empty pool.
-    pub(crate) fn tidy_pool(&mut self, id: PoolId) {
-        let empty = self.pools.get(id).is_some_and(|p| p.conns.is_empty() && p.coming() == 0 && p.queue.is_empty());
-        if empty && let Some(pool) = self.pools.remove(id) {
-            let key = pool.spec.key();
-            if self.pool_of.get(&key) == Some(&id) {
-                self.pool_of.remove(&key);
-            }
+    /// Takes the pools out of use that are like this.
+    pub(crate) fn retire_pools(&mut self, stale: impl Fn(&UpSpec) -> bool) {
+        let pools: Vec<PoolId> = self.clusters.pools().filter(|(_, pool)| stale(&pool.spec)).map(|(id, _)| id).collect();
+        for id in pools {
+            self.retire_pool(id);
         }
     }
 
     /// Takes a pool out of use: idle connections close now, busy ones after their last stream; queued requests are dialled for still.
     pub(crate) fn retire_pool(&mut self, id: PoolId) {
-        let Some(pool) = self.pools.get(id) else { return };
-        let key = pool.spec.key();
-        let conns = pool.conns.clone();
-        if self.pool_of.get(&key) == Some(&id) {
-            self.pool_of.remove(&key);
-        }
+        let Some(conns) = self.clusters.pool(id).map(|pool| pool.conns.clone()) else { return };
+        self.clusters.close_pool(id);
         for conn in conns {
-            if let Some(up) = self.conn(conn).and_then(|c| c.up_mut()) {
+            if let Some(up) = self.conns.get_mut(conn).and_then(|c| c.up_mut()) {
                 up.draining = true;
             }
             self.end_if_done(conn);
         }
-        self.tidy_pool(id);
-    }
-
-    /// Closes an HTTP connection that takes no new streams and has none.
-    pub(crate) fn end_if_done(&mut self, id: ConnId) {
-        let Some(conn) = self.conn(id) else { return };
-        if conn.closing >= Closing::Close {
-            return;
-        }
-        // A tunnel whose write side is shut is closed as a whole when its stream is gone.
-        let shut = conn.closing != Closing::No;
-        let over = conn.down().is_some_and(|d| d.draining) || conn.up().is_some_and(|up| up.draining) || conn.eof;
-        let Some(http) = conn.http() else { return };
-        let idle = http.streams.is_empty() && http.codec.active() == 0;
-        match http.codec.state() {
-            State::Done => {}
-            State::Draining if idle => {}
-            State::Open if idle && over => {}
-            State::WriteEnded => {
-                if !shut {
-                    self.close(id, Closing::Write);
-                }
-                return;
-            }
-            State::Open | State::Draining => return,
-        }
-        self.drop_conn(id, Gone::Closed, Lost::Closed);
-        self.close(id, Closing::Close);
+        self.clusters.tidy_pool(id);
     }
 }
 

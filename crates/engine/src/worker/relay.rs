@@ -2,28 +2,32 @@
 
 use mizzen_http::{Event as Http2, Reason, StreamId as Sid};
 
-use super::{Dir, Event, Gone, Lost, Worker};
+use super::Worker;
 use crate::{
     ConnId,
     conn::{Closing, Conn, Role},
+    conns::Conns,
+    event::{Dir, Event, Gone, Lost},
     filter,
-    stream::{At, Kind, StreamId},
+    id::StreamId,
+    stream::{At, Progress, Step, Traffic},
 };
 
 impl Worker {
     /// Runs the codec over what has arrived.
     pub(crate) fn parse_http(&mut self, id: ConnId) {
-        let Some(mut conn) = self.conns.get_mut(id).and_then(Option::take) else { return };
+        let Some(mut conn) = self.conns.take(id) else { return };
         let mut input = std::mem::take(&mut conn.input);
         let mut failed = None;
-        let now = self.now.mono;
+        let now = self.cx.now.mono;
         if let Some(http) = conn.http_mut().filter(|http| now.saturating_sub(http.refilled).as_secs() >= 1) {
             http.refilled = now;
             http.codec.refill();
         }
         loop {
-            if conn.held || conn.backlog() > self.most_out() {
-                Worker::hold_in_hand(&mut conn);
+            if conn.held || conn.backlog() > self.cx.most_out() {
+                // The driver is told when the connection is back in its place.
+                conn.held = true;
                 break;
             }
             let Some((codec, tx)) = conn.codec() else { break };
@@ -50,18 +54,16 @@ impl Worker {
         }
         // A request's head has begun and does not end.
         let open = conn.down().filter(|d| !d.draining && conn.closing == Closing::No).and_then(|d| d.hcm.as_ref());
-        let headers = open.map(|hcm| hcm.request_headers_timeout.unwrap_or(self.options.limits.request_head));
+        let headers = open.map(|hcm| hcm.request_headers_timeout.unwrap_or(self.cx.options.limits.request_head));
         let partial = !input.is_empty() && !conn.held && conn.http().is_some_and(|http| http.streams.is_empty());
         if let Some(timeout) = headers {
             conn.deadline = partial.then(|| conn.deadline.unwrap_or(now + timeout));
         }
         conn.input = input;
         let dirty = !conn.tx.is_empty() || !conn.out.is_empty();
-        if let Some(place) = self.conns.get_mut(id) {
-            *place = Some(conn);
-        }
+        self.conns.put_back(conn);
         if dirty {
-            self.mark(id);
+            self.conns.mark(id);
         }
         if let Some(error) = failed {
             self.http_failed(id, error);
@@ -93,7 +95,7 @@ impl Worker {
                         let position = self.streams.get(stream).and_then(|s| s.up.as_ref()).map(|up| up.position);
                         let unsent = position.is_some_and(|position| conn.unsent(position));
                         let lost = if unsent { Lost::Unsent } else { lost.clone() };
-                        self.inbox.push_back(if down { Event::DownLost(stream, gone) } else { Event::UpLost(stream, lost) });
+                        self.cx.inbox.push_back(if down { Event::DownLost(stream, gone) } else { Event::UpLost(stream, lost) });
                     }
                     return false;
                 }
@@ -104,13 +106,8 @@ impl Worker {
     /// Whether no request on a connection waits for its answer.
     fn all_tunnels(&self, conn: &Conn) -> bool {
         let streams = conn.http().into_iter().flat_map(|http| http.streams.iter());
-        let tunnel = |id: StreamId| matches!(self.streams.get(id).map(|s| &s.kind), Some(Kind::Http(request)) if request.switched);
+        let tunnel = |id: StreamId| self.streams.get(id).and_then(|s| s.traffic.request()).is_some_and(|r| r.step == Step::Tunnel);
         streams.into_iter().all(|(_, id)| tunnel(*id))
-    }
-
-    fn hold_in_hand(conn: &mut Conn) {
-        // The driver is told when the connection is back in its place.
-        conn.held = true;
     }
 
     /// One event of the codec, with its connection in hand.
@@ -122,12 +119,12 @@ impl Worker {
             Http2::Head { stream, head, end } => {
                 let Some(id) = find(conn, stream) else { return };
                 if let Some(s) = self.streams.get_mut(id) {
-                    s.due.moved = self.now.mono;
+                    s.due.moved = self.cx.now.mono;
                     // Only the final head may end the message.
                     s.resp.end |= end;
-                    if let Kind::Http(request) = &mut s.kind {
+                    if let Some(request) = s.traffic.request_mut() {
                         request.heads.push((head, end));
-                        self.inbox.push_back(Event::Response(id));
+                        self.cx.inbox.push_back(Event::Response(id));
                     }
                 }
             }
@@ -146,7 +143,7 @@ impl Worker {
                 }
                 let dir = if is_down { Dir::Up } else { Dir::Down };
                 if let Some(s) = self.streams.get_mut(id) {
-                    s.due.moved = self.now.mono;
+                    s.due.moved = self.cx.now.mono;
                     let half = if is_down { &mut s.req } else { &mut s.resp };
                     half.end = true;
                     if !is_down {
@@ -154,7 +151,7 @@ impl Worker {
                     }
                     let half = if is_down { &mut s.req } else { &mut s.resp };
                     half.trailers = Some(head);
-                    self.inbox.push_back(Event::Pump(id, dir));
+                    self.cx.inbox.push_back(Event::Pump(id, dir));
                 }
             }
             Http2::Reset { stream, code, why } => {
@@ -163,7 +160,7 @@ impl Worker {
                     http.forget(stream);
                 }
                 let refused = code == Reason::REFUSED_STREAM;
-                self.inbox.push_back(match conn.up() {
+                self.cx.inbox.push_back(match conn.up() {
                     None if !why.is_empty() => Event::DownLost(id, Gone::Protocol(why)),
                     Some(_) if !why.is_empty() => Event::UpLost(id, Lost::Protocol(why)),
                     None => Event::DownLost(id, Gone::Reset),
@@ -173,7 +170,7 @@ impl Worker {
             }
             Http2::Window { stream } => {
                 if let Some(id) = find(conn, stream) {
-                    self.inbox.push_back(Event::Pump(id, if is_down { Dir::Down } else { Dir::Up }));
+                    self.cx.inbox.push_back(Event::Pump(id, if is_down { Dir::Down } else { Dir::Up }));
                 }
             }
             Http2::Goaway { last, .. } => {
@@ -184,7 +181,7 @@ impl Worker {
             }
             Http2::Settings => self.poke(conn.id),
             Http2::Pong(_) => {
-                let now = self.now.mono;
+                let now = self.cx.now.mono;
                 if let Some(http) = conn.http_mut() {
                     http.pinged = false;
                     http.ping = http.ping_interval.map(|interval| now + interval);
@@ -195,53 +192,42 @@ impl Worker {
 
     /// Some of a body: straight into the partner's buffer if it has room, else kept.
     fn data(&mut self, conn: &mut Conn, id: StreamId, sid: Sid, data: &[u8], end: bool) {
-        let high = self.options.limits.stream_buffer;
+        let high = self.cx.options.limits.stream_buffer;
         let is_down = conn.down().is_some();
         let dir = if is_down { Dir::Up } else { Dir::Down };
         let Some(stream) = self.streams.get_mut(id) else { return };
-        stream.due.moved = self.now.mono;
-        let target = match (dir, &stream.up) {
-            (Dir::Down, _) => Some((stream.down, stream.down_sid)),
-            (Dir::Up, Some(up)) => match up.at {
-                At::Conn(conn, sid) => Some((conn, sid)),
-                _ => None,
-            },
-            (Dir::Up, None) => None,
-        };
+        stream.due.moved = self.cx.now.mono;
+        let target = if is_down { stream.upstream() } else { stream.client.place() };
         let half = if is_down { &mut stream.req } else { &mut stream.resp };
         half.bytes += data.len() as u64;
         half.end |= end;
         let mut taken = 0;
         let mut wants = 0;
-        if let Kind::Http(request) = &mut stream.kind {
+        if let Some(request) = stream.traffic.request_mut() {
             filter::data(request.is_grpc, &mut request.facts, !is_down, data);
-            wants = if is_down { request.wants } else { 0 };
+            wants = if is_down { request.step.wants() } else { 0 };
         }
-        if stream.origin.is_some() && !is_down {
+        if stream.client.is_call() && !is_down {
             // What a call is answered is kept here; whether it is too much is seen when it is looked at, within this turn.
             half.buf.extend(data);
             if let Some((codec, tx)) = conn.codec() {
                 codec.consumed(sid, data.len(), tx);
             }
-            self.inbox.push_back(Event::Pump(id, dir));
+            self.cx.inbox.push_back(Event::Pump(id, dir));
             return;
         }
-        if half.open
-            && !half.done
+        if half.sent == Progress::Head
             && half.buf.is_empty()
             && !data.is_empty()
             && let Some((target, to)) = target
-            && let Some(partner) = self.conns.get_mut(target).and_then(Option::as_mut).filter(|p| p.backlog() < high)
+            && let Some(partner) = self.conns.get_mut(target).filter(|p| p.backlog() < high)
         {
             if let Some((codec, tx)) = partner.codec() {
                 // The end goes with what is left, if anything is.
                 taken = codec.send_data(to, data, end, tx);
-                half.done = end && taken == data.len();
+                half.sent = Progress::head(end && taken == data.len());
             }
-            if !partner.dirty {
-                partner.dirty = true;
-                self.dirty.push(target);
-            }
+            self.conns.mark(target);
         }
         let (sent, rest) = data.split_at_checked(taken).unwrap_or((data, &[]));
         half.buf.extend(rest);
@@ -250,24 +236,24 @@ impl Worker {
         let credit = if half.buf.len() <= wants { rest.len() } else { 0 };
         half.credited += credit;
         if is_down {
-            keep(&mut stream.kind, sent, self.options.limits.replay);
+            keep(&mut stream.traffic, sent, self.cx.options.limits.replay);
         }
         if let Some((codec, tx)) = conn.codec() {
             let h2 = codec.is_h2();
             codec.consumed(sid, taken + credit, tx);
             if over && !h2 {
-                Worker::hold_in_hand(conn);
+                conn.held = true;
             }
         }
         if end || !rest.is_empty() {
-            self.inbox.push_back(Event::Pump(id, dir));
+            self.cx.inbox.push_back(Event::Pump(id, dir));
         }
     }
 
     /// Moves what is kept of a body, and its end.
     pub(crate) fn pump(&mut self, id: StreamId, dir: Dir) {
-        let (high, replay) = (self.options.limits.stream_buffer, self.options.limits.replay);
-        if dir == Dir::Down && self.streams.get(id).is_some_and(|stream| stream.origin.is_some()) {
+        let (high, replay) = (self.cx.options.limits.stream_buffer, self.cx.options.limits.replay);
+        if dir == Dir::Down && self.streams.get(id).is_some_and(|stream| stream.client.is_call()) {
             return self.call_progress(id);
         }
         if dir == Dir::Up && self.filter_has_body(id) {
@@ -277,23 +263,18 @@ impl Worker {
             self.request_came(id);
         }
         let Some(stream) = self.streams.get_mut(id) else { return };
-        let up = match stream.up.as_ref().map(|up| up.at) {
-            Some(At::Conn(conn, sid)) => Some((conn, sid)),
-            _ => None,
-        };
-        let down = (stream.down, stream.down_sid);
         let (source, target) = match dir {
-            Dir::Up => (Some(down), up),
-            Dir::Down => (up, Some(down)),
+            Dir::Up => (stream.client.place(), stream.upstream()),
+            Dir::Down => (stream.upstream(), stream.client.place()),
         };
         let half = if dir == Dir::Up { &mut stream.req } else { &mut stream.resp };
-        if half.done {
+        if half.done() {
             return self.check_done(id);
         }
-        let Some((target, sid)) = target.filter(|_| half.open) else { return };
-        let Some(dst) = self.conns.get_mut(target).and_then(Option::as_mut) else { return };
+        let Some((target, sid)) = target.filter(|_| half.open()) else { return };
+        let Some(dst) = self.conns.get_mut(target) else { return };
         if dst.backlog() >= high && !half.buf.is_empty() {
-            Worker::block(dst, id);
+            Conns::block(dst, id);
             return;
         }
         let room = (2 * high).saturating_sub(dst.backlog());
@@ -307,7 +288,7 @@ impl Worker {
             n = codec.send_data(sid, data, last, tx);
         }
         if dir == Dir::Up {
-            keep(&mut stream.kind, data.get(..n).unwrap_or_default(), replay);
+            keep(&mut stream.traffic, data.get(..n).unwrap_or_default(), replay);
         }
         // Stopped by the backlog, not by the peer's window.
         let cut = n == data.len() && n < whole.len();
@@ -317,30 +298,32 @@ impl Worker {
         if half.buf.is_empty() && half.end {
             if let Some(trailers) = half.trailers.take() {
                 codec.send_trailers(sid, &trailers, tx);
-                if let (Dir::Up, Kind::Http(request)) = (dir, &mut stream.kind) {
+                if dir == Dir::Up
+                    && let Some(request) = stream.traffic.request_mut()
+                {
                     request.replay = None;
                 }
             }
-            half.done = true;
+            half.sent = Progress::All;
         }
-        let (done, low) = (half.done, half.buf.len() < high / 2);
+        let (done, low) = (half.done(), half.buf.len() < high / 2);
         if cut || (!half.buf.is_empty() && codec.capacity(sid) > 0) {
-            Worker::block(dst, id);
+            Conns::block(dst, id);
         }
-        self.mark(target);
+        self.conns.mark(target);
         if let Some((source, sid)) = source {
             let mut release = false;
-            if let Some(src) = self.conn(source) {
+            if let Some(src) = self.conns.get_mut(source) {
                 release = src.held && low && !src.is_h2();
                 if let Some((codec, tx)) = src.codec() {
                     codec.consumed(sid, owed, tx);
                 }
             }
             if n > 0 {
-                self.mark(source);
+                self.conns.mark(source);
             }
             if release {
-                self.hold(source, false);
+                self.conns.hold(&mut self.cx, source, false);
             }
         }
         if done {
@@ -350,22 +333,22 @@ impl Worker {
 
     /// Ends a stream of which nothing is left to be sent.
     pub(crate) fn check_done(&mut self, id: StreamId) {
-        let now = self.now.mono;
+        let now = self.cx.now.mono;
         let Some(stream) = self.streams.get_mut(id) else { return };
-        if stream.req.done && stream.record.request_done.is_none() {
+        if stream.req.done() && stream.record.request_done.is_none() {
             stream.record.request_done = Some(now);
         }
-        let Kind::Http(request) = &stream.kind else { return };
-        if stream.resp.done && (!request.switched || stream.req.done) {
+        let Some(request) = stream.traffic.request() else { return };
+        let tunnel = request.step == Step::Tunnel;
+        if stream.resp.done() && (!tunnel || stream.req.done()) {
             return self.finish_http(id, true);
         }
-        if request.switched {
+        if tunnel {
             // One direction of a tunnel has ended: that side of the connection is shut.
             self.half_closed(id);
             let Some(stream) = self.streams.get(id) else { return };
-            let (down, up) = (stream.down, stream.up.as_ref().map(|up| up.at));
-            self.end_if_done(down);
-            if let Some(At::Conn(conn, _)) = up {
+            let ends = [stream.client.conn(), stream.upstream().map(|(conn, _)| conn)];
+            for conn in ends.into_iter().flatten() {
                 self.end_if_done(conn);
             }
         }
@@ -374,12 +357,13 @@ impl Worker {
     /// Ends an HTTP stream in every table, and leaves its record.
     pub(crate) fn finish_http(&mut self, id: StreamId, complete: bool) {
         let Some(stream) = self.streams.get(id) else { return };
-        let (down, sid) = (stream.down, stream.down_sid);
+        let place = stream.client.place();
         let up = stream.up.as_ref().map(|up| up.at);
-        let up_over = stream.req.done && stream.resp.end && stream.resp.buf.is_empty();
+        let up_over = stream.req.done() && stream.resp.end && stream.resp.buf.is_empty();
         self.finish(id);
         self.leave_upstream(id, up, if up_over { None } else { Some(Reason::CANCEL) });
-        if let Some(conn) = self.conn(down) {
+        let Some((down, sid)) = place else { return };
+        if let Some(conn) = self.conns.get_mut(down) {
             let mut left = false;
             if let Some(http) = conn.http_mut() {
                 left = http.find(sid) == Some(id);
@@ -389,7 +373,7 @@ impl Worker {
             conn.blocked.retain(|s| *s != id);
             conn.last = conn.last.max(conn.born);
             if left && !complete {
-                self.codec_reset(down, sid, Reason::INTERNAL_ERROR);
+                self.conns.codec_reset(down, sid, Reason::INTERNAL_ERROR);
             }
         }
         self.hold_off(down);
@@ -399,13 +383,13 @@ impl Worker {
 
     /// A client's HTTP/1 connection may go on with its next request.
     fn hold_off(&mut self, down: ConnId) {
-        let now = self.now.mono;
-        let Some(conn) = self.conn(down) else { return };
+        let now = self.cx.now.mono;
+        let Some(conn) = self.conns.get_mut(down) else { return };
         conn.last = now;
         if conn.held && !conn.is_h2() {
-            self.hold(down, false);
+            self.conns.hold(&mut self.cx, down, false);
         } else if conn.closing == Closing::No {
-            self.queue_parse(down);
+            self.conns.queue_parse(&mut self.cx, down);
         }
     }
 
@@ -414,42 +398,42 @@ impl Worker {
         match at {
             Some(At::Conn(conn, sid)) => {
                 if let Some(code) = reset {
-                    self.codec_reset(conn, sid, code);
+                    self.conns.codec_reset(conn, sid, code);
                 }
-                if let Some(c) = self.conn(conn) {
+                if let Some(c) = self.conns.get_mut(conn) {
                     let h2 = c.is_h2();
                     if let Some(http) = c.http_mut() {
                         http.forget(sid);
                     }
                     c.blocked.retain(|s| *s != id);
                     if c.held && !h2 {
-                        self.hold(conn, false);
+                        self.conns.hold(&mut self.cx, conn, false);
                     }
                     // A close that came with the last bytes is seen before the connection is used again.
-                    self.queue_parse(conn);
+                    self.conns.queue_parse(&mut self.cx, conn);
                 }
-                let now = self.now.mono;
-                if let Some(c) = self.conn(conn) {
+                let now = self.cx.now.mono;
+                if let Some(c) = self.conns.get_mut(conn) {
                     c.last = now;
                 }
                 self.poke(conn);
                 self.arm(conn);
             }
             Some(At::Queue(pool)) => {
-                if let Some(pool) = self.pools.get_mut(pool) {
+                if let Some(pool) = self.clusters.pool_mut(pool) {
                     pool.queue.retain(|s| *s != id);
                 }
                 self.trim_dials(pool);
             }
-            Some(At::Dial(dial)) => self.cancel_dial(dial),
+            Some(At::Dial(dial)) => self.clusters.cancel_dial(&mut self.cx, dial),
             Some(At::Handshake(_) | At::Nowhere) | None => {}
         }
     }
 }
 
 /// Keeps what was sent of a request's body, for a retry, up to `most` bytes.
-fn keep(kind: &mut Kind, sent: &[u8], most: usize) {
-    let Kind::Http(request) = kind else { return };
+fn keep(traffic: &mut Traffic, sent: &[u8], most: usize) {
+    let Some(request) = traffic.request_mut() else { return };
     let Some(replay) = &mut request.replay else { return };
     if replay.len() + sent.len() > most {
         request.replay = None;

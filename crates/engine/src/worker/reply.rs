@@ -6,11 +6,12 @@ use mizzen_ir::{apply_headers, config::HeaderSource};
 use super::Worker;
 use crate::{
     CallAnswer,
+    event::{Dir, Event},
     filter::Reply,
     flags::Flags,
     headers,
-    log::View,
-    stream::{Kind, Step, StreamId},
+    id::StreamId,
+    stream::{Due, Pause, Progress, Step},
 };
 
 impl Worker {
@@ -30,15 +31,15 @@ impl Worker {
         let Some(stream) = self.streams.get_mut(id) else { return };
         let Reply { status, body, flags, details, headers, grpc } = reply;
         stream.record.flags.set(flags);
-        if stream.origin.is_some() {
+        if stream.client.is_call() {
             return self.call_over(id, CallAnswer::Failed(details));
         }
         stream.record.details = Some(details);
-        if stream.resp.open {
+        if stream.resp.open() {
             // The response was begun: it can only be cut off.
             return self.finish_http(id, false);
         }
-        let Kind::Http(request) = &stream.kind else { return };
+        let Some(request) = stream.traffic.request() else { return };
         let is_grpc = request.is_grpc;
         let mut head;
         let mut text = &body[..];
@@ -76,36 +77,32 @@ impl Worker {
 
     /// Sends a response that was made here.
     pub(crate) fn respond_locally(&mut self, id: StreamId, mut head: Head, body: &[u8]) {
-        let now = self.now;
+        let now = self.cx.now;
         // What the route does to responses, it does to these as well.
-        let ops = self.streams.get(id).and_then(|s| match &s.kind {
-            Kind::Http(request) => request.route.as_ref().map(|r| r.mutations.clone()),
-            Kind::Tcp(_) | Kind::Taken => None,
-        });
+        let ops = self.streams.get(id).and_then(|s| s.traffic.request()?.route.as_ref()).map(|route| route.mutations.clone());
         if let Some(ops) = ops {
-            apply_headers(&ops.response, &mut head, HeaderSource::Response, &View::of(self, id, None));
+            apply_headers(&ops.response, &mut head, HeaderSource::Response, &self.view(id));
         }
         let Some(stream) = self.streams.get_mut(id) else { return };
         let up = stream.up.take().map(|up| up.at);
-        let Kind::Http(request) = &mut stream.kind else { return };
+        let Some(request) = stream.traffic.request_mut() else { return };
+        if let Step::Filtering(Pause::Call(call)) = request.step {
+            self.cx.inbox.push_back(Event::Cancel(call));
+        }
         request.step = Step::Local;
         request.replay = None;
-        let hcm = request.hcm.clone();
         if !head.contains("date") {
             head.set("date", headers::date(now.wall));
         }
-        if !head.contains("server") && !hcm.server_name.is_empty() {
-            head.set("server", hcm.server_name.as_bytes());
+        if !head.contains("server") && !request.hcm.server_name.is_empty() {
+            head.set("server", request.hcm.server_name.as_bytes());
         }
-        let Some(request) = self.take_request(id) else { return };
-        self.answer_filters(id, &request, &mut head);
-        self.give_request(id, request);
+        self.answer_filters(id, &mut head);
         let Some(stream) = self.streams.get_mut(id) else { return };
-        let Kind::Http(request) = &mut stream.kind else { return };
+        let Some(request) = stream.traffic.request_mut() else { return };
         stream.record.status = head.status();
         stream.record.response_first.get_or_insert(now.mono);
-        stream.due = crate::stream::Due { idle: stream.due.idle, moved: now.mono, ..Default::default() };
-        let (down, sid) = (stream.down, stream.down_sid);
+        stream.due = Due { idle: stream.due.idle, moved: now.mono, ..Due::default() };
         let end = body.is_empty() || request.is_head;
         stream.resp.buf.clear();
         stream.resp.trailers = None;
@@ -114,26 +111,26 @@ impl Worker {
             stream.resp.buf.extend(body);
             stream.resp.bytes = body.len() as u64;
         }
-        stream.resp.open = true;
-        stream.resp.done = end;
+        stream.resp.sent = Progress::head(end);
         request.response = head;
-        let Kind::Http(request) = &stream.kind else { return };
-        if let Some((codec, tx)) = self.conns.get_mut(down).and_then(Option::as_mut).and_then(|c| c.codec()) {
-            codec.send_head(sid, &request.response, end, tx);
+        if let Some((down, sid)) = stream.client.place() {
+            if let Some((codec, tx)) = self.conns.get_mut(down).and_then(|c| c.codec()) {
+                codec.send_head(sid, &request.response, end, tx);
+            }
+            self.conns.mark(down);
         }
-        self.mark(down);
         self.leave_upstream(id, up, Some(mizzen_http::Reason::CANCEL));
-        self.pump(id, super::Dir::Down);
+        self.pump(id, Dir::Down);
     }
 
     /// Sends an interim response.
     pub(crate) fn interim(&mut self, id: StreamId, head: &Head) {
         let Some(stream) = self.streams.get(id) else { return };
-        let (down, sid) = (stream.down, stream.down_sid);
-        if let Some((codec, tx)) = self.conn(down).and_then(|c| c.codec()) {
+        let Some((down, sid)) = stream.client.place() else { return };
+        if let Some((codec, tx)) = self.conns.get_mut(down).and_then(|c| c.codec()) {
             codec.send_head(sid, head, false, tx);
         }
-        self.mark(down);
+        self.conns.mark(down);
     }
 }
 

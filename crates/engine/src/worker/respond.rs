@@ -1,36 +1,25 @@
-//! What comes back from a server: responses, failures, retries.
+//! What comes back from a server: responses and failures.
 
-use std::time::Duration;
-
-use mizzen_http::{Head, Reason};
+use mizzen_http::Head;
 use mizzen_ir::{
-    Outcome, apply_headers,
+    apply_headers,
     config::{HeaderSource, ServerHeader},
-    should_retry,
 };
 
-use super::{Dir, Gone, Lost, Worker};
+use super::{Worker, retry::Ended};
 use crate::{
+    event::{Dir, Gone, Lost},
     filter,
     flags::Flags,
     headers,
-    lb::Limit,
-    log::View,
-    peer::LocalNode,
-    stream::{Kind, Step, StreamId},
+    id::StreamId,
+    stream::{Progress, Step},
 };
-
-/// How a try ended, where that may be a reason for another.
-pub(crate) enum Ended<'a> {
-    Lost(&'a Lost),
-    PerTry,
-    Response(&'a Head),
-}
 
 impl Worker {
     /// Heads of a response arrived.
     pub(crate) fn response(&mut self, id: StreamId) {
-        let Some(Kind::Http(request)) = self.streams.get_mut(id).map(|s| &mut s.kind) else { return };
+        let Some(request) = self.streams.request_mut(id) else { return };
         for (head, end) in std::mem::take(&mut request.heads) {
             let status = head.status();
             if status == 101 || status >= 200 {
@@ -39,32 +28,32 @@ impl Worker {
             }
             // Interim answers are passed on (RFC 9110, section 15.2), but for a 100 where this side has sent its own. They say nothing that a
             // client must know: one that does not read gets none.
-            let most = self.options.limits.stream_buffer;
+            let most = self.cx.options.limits.stream_buffer;
             let Some(stream) = self.streams.get(id) else { return };
-            let Kind::Http(request) = &stream.kind else { return };
-            let reads = self.conn_ref(stream.down).is_some_and(|conn| conn.backlog() < most);
-            if reads && !stream.resp.open && (status != 100 || request.hcm.proxy_100_continue) {
+            let Some(request) = stream.traffic.request() else { return };
+            let reads = stream.client.conn().and_then(|conn| self.conns.get(conn)).is_some_and(|conn| conn.backlog() < most);
+            if reads && !stream.resp.open() && (status != 100 || request.hcm.proxy_100_continue) {
                 let mut head = head;
-                LocalNode::hide_exchange(&mut head);
+                filter::interim(&mut head);
                 self.interim(id, &head);
             }
         }
     }
 
     fn final_response(&mut self, id: StreamId, head: Head, end: bool) {
-        let now = self.now;
+        let now = self.cx.now;
         let Some(stream) = self.streams.get_mut(id) else { return };
-        if stream.resp.open {
+        if stream.resp.open() {
             return;
         }
         let Some(up) = &stream.up else { return };
         let (cluster, host, started) = (up.cluster.clone(), up.spec.host.clone(), up.started);
         let grpc: Option<u32> = head.get_str("grpc-status").and_then(|v| v.parse().ok());
-        self.host_answered(&cluster, &host, if grpc.is_some() { grpc_http(grpc) } else { head.status() });
+        self.clusters.host_answered(&self.cx, &cluster, &host, if grpc.is_some() { grpc_http(grpc) } else { head.status() });
         if self.retry(id, Ended::Response(&head)) {
             return;
         }
-        if self.streams.get(id).is_some_and(|s| s.origin.is_some()) {
+        if self.streams.get(id).is_some_and(|s| s.client.is_call()) {
             return self.call_answered(id, head);
         }
         let Some(stream) = self.streams.get_mut(id) else { return };
@@ -74,14 +63,13 @@ impl Worker {
         stream.record.details.get_or_insert_with(|| "via_upstream".to_owned());
         stream.due.per_try = None;
         stream.due.try_idle = None;
-        let Some(mut request) = self.take_request(id) else { return };
-        request.step = Step::Responding;
+        let Some(request) = stream.traffic.request_mut() else { return };
+        request.step = if head.status() == 101 { Step::Tunnel } else { Step::Responding };
         request.replay = None;
         request.retry_guard = None;
-        request.switched = head.status() == 101;
         let mut head = head;
         let hcm = request.hcm.clone();
-        filter::response(&hcm, &mut request.facts, &mut self.local, &mut head);
+        filter::response(&hcm, &mut request.facts, &mut self.filters, &mut head);
         if !hcm.router.suppress_envoy_headers {
             head.set("x-envoy-upstream-service-time", now.mono.saturating_sub(started).as_millis().to_string());
         }
@@ -105,150 +93,50 @@ impl Worker {
             head.set("x-envoy-attempt-count", request.attempts.to_string());
         }
         if let Some(ops) = request.route.as_ref().map(|r| r.mutations.clone()) {
-            apply_headers(&ops.response, &mut head, HeaderSource::Response, &View::of(self, id, Some(&request)));
+            apply_headers(&ops.response, &mut head, HeaderSource::Response, &self.view(id));
         }
-        self.answer_filters(id, &request, &mut head);
-        request.response = head;
-        self.send_response(id, request, end);
+        self.answer_filters(id, &mut head);
+        self.send_response(id, head, end);
     }
 
-    fn send_response(&mut self, id: StreamId, request: Box<crate::stream::Request>, end: bool) {
+    fn send_response(&mut self, id: StreamId, head: Head, end: bool) {
         let Some(stream) = self.streams.get_mut(id) else { return };
-        let (down, sid) = (stream.down, stream.down_sid);
+        let Some((down, sid)) = stream.client.place() else { return };
         let end = end && stream.resp.buf.is_empty() && stream.resp.trailers.is_none();
-        if let Some((codec, tx)) = self.conns.get_mut(down).and_then(Option::as_mut).and_then(|c| c.codec()) {
-            codec.send_head(sid, &request.response, end, tx);
+        if let Some((codec, tx)) = self.conns.get_mut(down).and_then(|c| c.codec()) {
+            codec.send_head(sid, &head, end, tx);
         }
-        stream.resp.open = true;
-        stream.resp.done = end;
-        let switched = request.switched;
-        stream.kind = Kind::Http(request);
-        self.mark(down);
-        if switched {
+        stream.resp.sent = Progress::head(end);
+        let Some(request) = stream.traffic.request_mut() else { return };
+        request.response = head;
+        let tunnel = request.step == Step::Tunnel;
+        self.conns.mark(down);
+        if tunnel {
             // Bytes behind the offer have waited for this.
-            self.queue_parse(down);
+            self.conns.queue_parse(&mut self.cx, down);
         }
         self.pump(id, Dir::Down);
-    }
-
-    /// Tries again if the route's policy, the budgets and what is kept of the request allow it.
-    pub(crate) fn retry(&mut self, id: StreamId, ended: Ended<'_>) -> bool {
-        let random = self.rng.next();
-        let now = self.now.mono;
-        let Some(stream) = self.streams.get_mut(id) else { return false };
-        if stream.resp.open {
-            return false;
-        }
-        let sent = stream.up.as_ref().is_some_and(|up| up.sent);
-        let Kind::Http(request) = &mut stream.kind else { return false };
-        let Some(policy) = request.route.as_ref().and_then(|r| r.forward.as_ref()).and_then(|f| f.retry.clone()) else { return false };
-        let outcome = match ended {
-            Ended::Response(head) => Outcome::Response(head),
-            Ended::PerTry => Outcome::PerTryTimeout,
-            Ended::Lost(Lost::Connect(_) | Lost::ConnectTimeout) => Outcome::ConnectFailure,
-            Ended::Lost(Lost::Reset(true) | Lost::Crossed) => Outcome::Refused,
-            Ended::Lost(Lost::Closed | Lost::Unsent | Lost::Reset(false) | Lost::Protocol(_)) => Outcome::Reset { sent },
-            Ended::Lost(Lost::Overflow) => return false,
-        };
-        if !should_retry(&policy, &request.head, &outcome) {
-            return false;
-        }
-        if request.attempts > policy.attempts {
-            if policy.attempts > 0 {
-                stream.record.flags.set(Flags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
-            }
-            return false;
-        }
-        if request.replay.is_none() {
-            return false;
-        }
-        let breakers = request.route.as_ref().and_then(|r| r.cluster.as_ref()).map(|c| c.breakers.retries);
-        if request.retry_guard.is_none() {
-            let state = stream.up.as_ref().map(|up| up.state.clone());
-            request.retry_guard = state.zip(breakers).and_then(|(state, most)| state.acquire(Limit::Retries, most));
-            if request.retry_guard.is_none() {
-                stream.record.flags.set(Flags::UPSTREAM_OVERFLOW);
-                return false;
-            }
-        }
-        // Back to before the first byte was sent.
-        let mut whole = request.replay.replace(Vec::new()).unwrap_or_default();
-        whole.extend_from_slice(stream.req.buf.as_slice());
-        stream.req.buf.clear();
-        stream.req.buf.append(&mut whole);
-        stream.req.open = false;
-        stream.req.done = false;
-        stream.resp.end = false;
-        stream.resp.buf.clear();
-        stream.resp.trailers = None;
-        request.heads.clear();
-        request.step = Step::Backoff;
-        let at = stream.up.take().map(|up| up.at);
-        // Exponential with full jitter, as Envoy.
-        let factor = 1u32 << request.attempts.saturating_sub(1).min(16);
-        let most = policy.backoff_base.saturating_mul(factor).min(policy.backoff_max).max(Duration::from_millis(1));
-        let wait = Duration::from_nanos(random % (most.as_nanos() as u64).max(1));
-        stream.due.backoff = Some(now + wait);
-        stream.due.per_try = None;
-        stream.due.try_idle = None;
-        self.leave_upstream(id, at, Some(Reason::CANCEL));
-        self.arm_stream(id);
-        true
-    }
-
-    /// A kept connection that turned out to be dead is nobody's failure: what was not sent goes on another one, whatever the policy. What was sent
-    /// may have been acted upon: it is sent once more only if it changes nothing by HTTP's own rules (RFC 9110, section 9.2.1), has no body, and
-    /// its route allows retries at all.
-    fn again_elsewhere(&mut self, id: StreamId, lost: &Lost) -> bool {
-        let Some(stream) = self.streams.get_mut(id) else { return false };
-        let Kind::Http(request) = &mut stream.kind else { return false };
-        let Some(up) = &stream.up else { return false };
-        let bare = stream.req.bytes == 0 && stream.req.end && stream.req.trailers.is_none();
-        let allowed = request.route.as_ref().and_then(|r| r.forward.as_ref()).is_some_and(|f| f.retry.is_some());
-        let safe = matches!(request.head.method(), "GET" | "HEAD" | "OPTIONS" | "TRACE") && bare && allowed && !request.is_upgrade;
-        let whole = bare || !stream.req.open || request.replay.is_some();
-        let dead = match lost {
-            Lost::Unsent | Lost::Reset(true) | Lost::Crossed => whole,
-            Lost::Closed => up.reused && safe && request.stale == 0,
-            _ => false,
-        };
-        if !dead || stream.resp.open || !request.heads.is_empty() || request.stale >= 3 {
-            return false;
-        }
-        // A server that ends each connection after a few streams turns a long queue away many times, but answers some of it each time: that ends
-        // by itself.
-        request.stale += u8::from(*lost != Lost::Crossed);
-        request.attempts = request.attempts.saturating_sub(1);
-        let mut sent = request.replay.as_mut().map(std::mem::take).unwrap_or_default();
-        sent.extend_from_slice(stream.req.buf.as_slice());
-        stream.req.buf.clear();
-        stream.req.buf.append(&mut sent);
-        stream.req.open = false;
-        stream.req.done = false;
-        stream.up = None;
-        self.attempt_now(id);
-        true
     }
 
     /// The server's side of a stream is gone.
     pub(crate) fn up_lost(&mut self, id: StreamId, lost: Lost) {
         let Some(stream) = self.streams.get_mut(id) else { return };
-        if matches!(stream.kind, Kind::Tcp(_)) {
+        if stream.traffic.is_tcp() {
             return self.tcp_up_lost(id, lost);
         }
         if stream.up.is_none() && !matches!(lost, Lost::Connect(_)) {
             return;
         }
-        let Kind::Http(request) = &stream.kind else { return };
-        if matches!(request.step, Step::Local | Step::Waiting | Step::Backoff) {
+        let Some(request) = stream.traffic.request() else { return };
+        if matches!(request.step, Step::Local | Step::Waiting(_) | Step::Backoff) {
             return;
+        }
+        if request.step == Step::Tunnel {
+            return self.finish_http(id, false);
         }
         // All of the response is here already: it only has to be sent on.
-        if stream.resp.end && stream.resp.open && !request.switched {
+        if stream.resp.end && stream.resp.open() {
             return;
-        }
-        if request.switched {
-            return self.finish_http(id, false);
         }
         if self.again_elsewhere(id, &lost) {
             return;
@@ -279,7 +167,7 @@ impl Worker {
         };
         let refused = matches!(lost, Lost::Protocol(_));
         let status = if refused { 502 } else { 503 };
-        let open = self.streams.get(id).is_some_and(|s| s.resp.open);
+        let open = self.streams.get(id).is_some_and(|s| s.resp.open());
         let when = if open { "after_response_started" } else { "before_response_started" };
         let mut body = format!("upstream connect error or disconnect/reset before headers. reset reason: {reason}");
         let mut details = if lost == Lost::Overflow {
@@ -305,7 +193,7 @@ impl Worker {
     /// The client's side of a stream is gone.
     pub(crate) fn down_lost(&mut self, id: StreamId, gone: Gone) {
         let Some(stream) = self.streams.get_mut(id) else { return };
-        if matches!(stream.kind, Kind::Tcp(_)) {
+        if stream.traffic.is_tcp() {
             return self.tcp_down_lost(id, gone);
         }
         let (flag, details) = match gone {
@@ -314,7 +202,7 @@ impl Worker {
             Gone::Protocol(what) => (Flags::DOWNSTREAM_PROTOCOL_ERROR, codec_error(what)),
         };
         stream.record.flags.set(flag);
-        if !stream.resp.done {
+        if !stream.resp.done() {
             stream.record.details = Some(details);
         }
         self.finish_http(id, true);

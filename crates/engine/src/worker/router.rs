@@ -8,27 +8,25 @@ use mizzen_ir::{
     pick_cluster, redirect_location, request_timeout, rewrite_path,
 };
 
-use super::{
-    Lost, Worker,
-    calls::NOWHERE,
-    upstream::{DNS_WAIT, Host, NoHost, Wish},
-};
+use super::{Worker, calls::NOWHERE, retry::Ended};
 use crate::{
+    clusters::{DNS_WAIT, Host, NoHost, UpSpec, Wish},
+    event::{Dir, Event, Lost},
     filter,
     flags::Flags,
+    id::{PoolId, StreamId},
     lb::Limit,
-    log::View,
-    pool::{PoolId, UpSpec},
-    stream::{At, Attempt, Kind, Request, Step, StreamId},
+    questions::Waiter,
+    stream::{At, Attempt, Progress, Step},
 };
 
 impl Worker {
     /// Acts upon the route that was found.
     pub(crate) fn route(&mut self, id: StreamId) {
-        let random = self.rng.next();
-        let now = self.now.mono;
+        let random = self.cx.rng.next();
+        let now = self.cx.now.mono;
         let Some(stream) = self.streams.get_mut(id) else { return };
-        let Kind::Http(request) = &mut stream.kind else { return };
+        let Some(request) = stream.traffic.request_mut() else { return };
         let Some(routed) = &mut request.route else {
             return self.reply(id, 404, "", Flags::NO_ROUTE, "route_not_found");
         };
@@ -47,7 +45,7 @@ impl Worker {
             return self.reply(id, 403, "", Flags::default(), "upgrade_failed");
         }
         let Some(stream) = self.streams.get_mut(id) else { return };
-        let Kind::Http(request) = &mut stream.kind else { return };
+        let Some(request) = stream.traffic.request_mut() else { return };
         let Some(routed) = &mut request.route else { return };
         let Some(picked) = pick_cluster(&forward, &request.head, random, &mut Trace::off()) else {
             return self.reply(id, forward.not_found_status, "", Flags::NO_CLUSTER, "cluster_not_found");
@@ -56,7 +54,7 @@ impl Worker {
         routed.cluster_name = Some(picked.cluster.clone());
         let host = picked.host.cloned();
         routed.forward = Some(forward.clone());
-        let cluster = stream.config.clusters.get(&picked.cluster).or_else(|| self.config.clusters.get(&picked.cluster)).cloned();
+        let cluster = stream.config.clusters.get(&picked.cluster).or_else(|| self.cx.config.clusters.get(&picked.cluster)).cloned();
         let Some(cluster) = cluster else {
             return self.reply(id, forward.not_found_status, "", Flags::NO_CLUSTER, "cluster_not_found");
         };
@@ -84,21 +82,21 @@ impl Worker {
             request.came = Some(Box::new(request.head.clone()));
         }
         let hcm = request.hcm.clone();
-        filter::upstream(&hcm, &request.facts, &self.local, &cluster, &mut request.head);
+        filter::upstream(&hcm, &request.facts, &self.filters, &cluster, &mut request.head);
         self.change_request(id, &forward, host.as_deref(), attempt_count);
         if end {
             self.request_came(id);
         }
         self.arm_stream(id);
-        self.attempt_now(id);
+        self.attempt(id);
     }
 
     /// Settles which of the protocols that a client offers is asked of the server: the first that is configured. A websocket that is not allowed
     /// and an extended CONNECT are refused (`false`); other offers are ignored, and the request is an ordinary one (RFC 9110, section 7.8).
     fn settle_upgrade(&mut self, id: StreamId, forward: &Forward) -> bool {
         let Some(stream) = self.streams.get_mut(id) else { return true };
-        let (down, sid) = (stream.down, stream.down_sid);
-        let Kind::Http(request) = &mut stream.kind else { return true };
+        let Some((down, sid)) = stream.client.place() else { return true };
+        let Some(request) = stream.traffic.request_mut() else { return true };
         let Some(offer) = request.head.protocol().map(str::to_owned) else { return true };
         let allowed = |name: &&str| {
             let own = forward.upgrades.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, on)| *on);
@@ -107,7 +105,7 @@ impl Worker {
         if let Some(name) = offer.split(',').find(allowed) {
             return request.head.set_protocol(Some(name));
         }
-        let Some((codec, _)) = self.conns.get_mut(down).and_then(Option::as_mut).and_then(|conn| conn.codec()) else { return true };
+        let Some((codec, _)) = self.conns.get_mut(down).and_then(|conn| conn.codec()) else { return true };
         if codec.is_h2() || offer.split(',').any(|name| name.eq_ignore_ascii_case("websocket")) {
             return false;
         }
@@ -121,15 +119,19 @@ impl Worker {
 
     /// What the route does to the request's head.
     fn change_request(&mut self, id: StreamId, forward: &Arc<Forward>, host: Option<&str>, attempt_count: bool) {
-        let Some(mut request) = self.take_request(id) else { return };
+        let Some(request) = self.streams.request_mut(id) else { return };
         let original = request.head.path().to_owned();
         let suppress = request.hcm.router.suppress_envoy_headers;
-        let ops = request.route.as_ref().map(|r| r.mutations.clone());
-        if let Some(ops) = ops {
+        if let Some(ops) = request.route.as_ref().map(|r| r.mutations.clone()) {
             let mut head = std::mem::take(&mut request.head);
-            apply_headers(&ops.request, &mut head, HeaderSource::Request, &View::of(self, id, Some(&request)));
-            request.head = head;
+            apply_headers(&ops.request, &mut head, HeaderSource::Request, &self.view(id));
+            if let Some(request) = self.streams.request_mut(id) {
+                request.head = head;
+            }
         }
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let timeout = stream.due.whole;
+        let Some(request) = stream.traffic.request_mut() else { return };
         if let Some(routed) = &request.route
             && let Some(path) = rewrite_path(forward, &routed.route.matching, &original)
         {
@@ -155,71 +157,38 @@ impl Worker {
         if attempt_count {
             request.head.set("x-envoy-attempt-count", "1");
         }
-        if let Some(timeout) = self.streams.get(id).and_then(|s| s.due.whole).filter(|_| !suppress) {
+        if let Some(timeout) = timeout.filter(|_| !suppress) {
             request.head.set("x-envoy-expected-rq-timeout-ms", timeout.as_millis().to_string());
         }
-        self.give_request(id, request);
-    }
-
-    /// Takes a request out of its stream, so that it can be changed while the rest is looked at.
-    pub(crate) fn take_request(&mut self, id: StreamId) -> Option<Box<Request>> {
-        let stream = self.streams.get_mut(id)?;
-        match std::mem::replace(&mut stream.kind, Kind::Taken) {
-            Kind::Http(request) => Some(request),
-            other => {
-                stream.kind = other;
-                None
-            }
-        }
-    }
-
-    pub(crate) fn give_request(&mut self, id: StreamId, request: Box<Request>) {
-        if let Some(stream) = self.streams.get_mut(id) {
-            stream.kind = Kind::Http(request);
-        }
-    }
-
-    /// One more try.
-    pub(crate) fn attempt(&mut self, id: StreamId) {
-        self.attempt_now(id);
     }
 
     /// Picks an endpoint and asks its pool for a connection.
-    pub(crate) fn attempt_now(&mut self, id: StreamId) {
-        let now = self.now.mono;
+    pub(crate) fn attempt(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get_mut(id) else { return };
-        let (down_id, config) = (stream.down, stream.config.clone());
-        let Kind::Http(request) = &mut stream.kind else { return };
+        let config = stream.config.clone();
+        let client = stream.client.conn();
+        let Some(request) = stream.traffic.request_mut() else { return };
         let Some((forward, cluster)) = request.route.as_ref().and_then(|r| Some((r.forward.clone()?, r.cluster.clone()?))) else { return };
-        request.step = Step::Picking;
-        let tried = std::mem::take(&mut request.tried);
-        let again = forward.retry.as_ref().filter(|r| r.avoid_previous_hosts && !tried.is_empty()).map_or(0, |r| r.host_attempts);
-        let alpn = request.facts.alpn.clone();
-        let authority = request.head.authority().to_owned();
-        let (down_h2, destination) = if stream.origin.is_some() {
-            (request.is_grpc, NOWHERE)
-        } else {
-            let Some(conn) = self.conns.get(down_id).and_then(Option::as_deref) else { return };
-            let Some(destination) = conn.down().map(|d| d.destination) else { return };
-            (conn.is_h2(), destination)
+        request.step = Step::Picking(None);
+        let again = forward.retry.as_ref().filter(|r| r.avoid_previous_hosts && !request.tried.is_empty()).map_or(0, |r| r.host_attempts);
+        let (down_h2, destination) = match client {
+            None => (request.is_grpc, NOWHERE),
+            Some(conn) => {
+                let Some(conn) = self.conns.get(conn) else { return };
+                let Some(down) = conn.down() else { return };
+                (conn.is_h2(), down.destination)
+            }
         };
         // The newest form of the cluster, as long as there is one of the name.
-        let cluster = self.config.clusters.get(&cluster.name).cloned().unwrap_or(cluster);
-        let picked = self.pick(&config, &cluster, destination, &tried, again);
-        if let Some(Kind::Http(request)) = self.streams.get_mut(id).map(|s| &mut s.kind) {
-            request.tried = tried;
-        }
-        let host = match picked {
+        let cluster = self.cx.config.clusters.get(&cluster.name).cloned().unwrap_or(cluster);
+        let tried = (&*request.tried, again);
+        let host = match self.clusters.pick(&mut self.cx, &mut self.questions, &config, &cluster, destination, tried) {
             Ok(host) => host,
             Err(NoHost::None) => return self.reply(id, 503, "no healthy upstream", Flags::NO_HEALTHY_UPSTREAM, "no_healthy_upstream"),
             Err(NoHost::Wait(question)) => {
-                let asked = self.ask(question, Some(id));
-                if let Some(stream) = self.streams.get_mut(id) {
-                    stream.due.wait = Some(now + DNS_WAIT);
-                    if let Kind::Http(request) = &mut stream.kind {
-                        request.wait = Some(asked);
-                    }
-                }
+                let wait = self.questions.ask(&mut self.cx, question, Some(Waiter::Stream(id)));
+                request.step = Step::Picking(Some(wait));
+                stream.due.wait = Some(self.cx.now.mono + DNS_WAIT);
                 return self.arm_stream(id);
             }
         };
@@ -228,46 +197,42 @@ impl Worker {
             HttpProtocol::Downstream => HttpProtocol::Http1,
             other => other,
         };
-        let filter = alpn.as_ref().map_or(0, |alpn| Arc::as_ptr(alpn) as usize);
-        let key = (host.target.clone(), protocol, filter);
-        if let Some((spec, pool)) = self.cluster_view(&cluster.name).specs.get(&key).cloned() {
-            let pool = if self.pools.get(pool).is_some() { pool } else { self.pool(&spec) };
+        let alpn = request.facts.alpn.as_ref();
+        let key = (host.target.clone(), protocol, alpn.map_or(0, |alpn| Arc::as_ptr(alpn) as usize));
+        if let Some((spec, pool)) = self.clusters.known_spec(&self.cx, &cluster.name, &key) {
             return self.start(id, &forward, cluster, &host, spec, pool);
         }
         // Istio's filter chooses ALPN by what is spoken to the server.
-        let names = alpn.as_ref().and_then(|alpn| match protocol {
+        let names = alpn.and_then(|alpn| match protocol {
             HttpProtocol::Http2 => Some(&*alpn.http2),
             HttpProtocol::Http1 => Some(&*alpn.http11),
             HttpProtocol::Alpn | HttpProtocol::Downstream => None,
         });
-        let names = names.filter(|names| !names.is_empty());
-        let wish = Wish { alpn: names, authority: &authority, http: true };
-        match self.spec(&config, &cluster, &host, protocol, wish) {
+        let wish = Wish { alpn: names.filter(|names| !names.is_empty()), authority: request.head.authority(), http: true };
+        match UpSpec::new(&self.cx, &config, &cluster, &host, protocol, wish) {
             Ok(spec) => {
                 let spec = Arc::new(spec);
-                let pool = self.pool(&spec);
+                let pool = self.clusters.pool_for(&spec);
                 // Where the address or the server name depends on the request, there is no end of specs.
                 if host.endpoint.is_some() && !cluster.http.auto_sni {
-                    self.cluster_view(&cluster.name).specs.insert(key, (spec.clone(), pool));
+                    self.clusters.keep_spec(&self.cx, &cluster.name, key, spec.clone(), pool);
                 }
                 self.start(id, &forward, cluster, &host, spec, pool);
             }
             Err(error) => {
-                if let Some(stream) = self.streams.get_mut(id) {
-                    stream.record.upstream_failure = Some(error.clone());
-                    stream.record.upstream = Some(host.state_address());
-                }
-                self.up_lost(id, Lost::Connect(error));
+                stream.record.upstream_failure = Some(error.clone());
+                stream.record.upstream = Some(host.address());
+                self.cx.inbox.push_back(Event::UpLost(id, Lost::Connect(error)));
             }
         }
     }
 
     fn start(&mut self, id: StreamId, forward: &Arc<Forward>, cluster: Arc<Cluster>, host: &Host, spec: Arc<UpSpec>, pool: PoolId) {
-        let now = self.now.mono;
+        let now = self.cx.now.mono;
         let breakers = if forward.high_priority { cluster.breakers_high } else { cluster.breakers };
-        let state = self.cluster_view(&cluster.name).state.clone();
+        let state = self.clusters.state(&self.cx, &cluster.name);
         let Some(stream) = self.streams.get_mut(id) else { return };
-        let Kind::Http(request) = &mut stream.kind else { return };
+        let Some(request) = stream.traffic.request_mut() else { return };
         request.attempts += 1;
         stream.record.attempts = request.attempts;
         stream.record.upstream = Some(spec.address());
@@ -289,19 +254,18 @@ impl Worker {
         let active = Some(spec.host.begin());
         stream.up = Some(Attempt {
             cluster,
-            spec: spec.clone(),
+            spec,
             state,
             at: At::Nowhere,
             active,
             _guard: guard,
             pending,
             started: now,
-            sent: false,
             position: 0,
             reused: false,
         });
         if over {
-            return self.up_lost(id, Lost::Overflow);
+            return self.cx.inbox.push_back(Event::UpLost(id, Lost::Overflow));
         }
         self.arm_stream(id);
         self.checkout(id, pool);
@@ -310,31 +274,28 @@ impl Worker {
     /// The stream is on a connection: sends the head and what there is of the body.
     pub(crate) fn send_request(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get_mut(id) else { return };
-        let Some(up) = &mut stream.up else { return };
-        let At::Conn(conn, sid) = up.at else { return };
-        let Kind::Http(request) = &mut stream.kind else { return };
+        let Some((conn, sid)) = stream.upstream() else { return };
+        let Some(request) = stream.traffic.request_mut() else { return };
         request.step = Step::Sent;
         let end = stream.req.end && stream.req.buf.is_empty() && stream.req.trailers.is_none();
-        if let Some((codec, tx)) = self.conns.get_mut(conn).and_then(Option::as_mut).and_then(|c| c.codec()) {
+        if let Some((codec, tx)) = self.conns.get_mut(conn).and_then(|c| c.codec()) {
             codec.send_head(sid, &request.head, end, tx);
         }
-        up.sent = true;
-        stream.req.open = true;
-        stream.req.done = end;
-        self.mark(conn);
+        stream.req.sent = Progress::head(end);
+        self.conns.mark(conn);
         if end {
             self.check_done(id);
         } else {
-            self.pump(id, super::Dir::Up);
+            self.pump(id, Dir::Up);
         }
     }
 
     /// All of the request has come: from now on the answer is waited for.
     pub(crate) fn request_came(&mut self, id: StreamId) {
-        let now = self.now.mono;
+        let now = self.cx.now.mono;
         let Some(stream) = self.streams.get_mut(id) else { return };
-        let Kind::Http(request) = &stream.kind else { return };
-        if stream.resp.open {
+        let Some(request) = stream.traffic.request() else { return };
+        if stream.resp.open() {
             return;
         }
         let whole = stream.due.whole.take();
@@ -357,7 +318,7 @@ impl Worker {
     /// One try takes too long.
     pub(crate) fn per_try_timeout(&mut self, id: StreamId) {
         self.host_failed(id, 504);
-        if self.retry(id, super::respond::Ended::PerTry) {
+        if self.retry(id, Ended::PerTry) {
             return;
         }
         self.reply(id, 504, "upstream request timeout", Flags::UPSTREAM_REQUEST_TIMEOUT, "upstream_per_try_timeout");
@@ -369,7 +330,7 @@ impl Worker {
 
     /// A stream that stands still.
     pub(crate) fn stream_idle(&mut self, id: StreamId) {
-        let request_done = self.streams.get(id).is_some_and(|s| s.req.done);
+        let request_done = self.streams.get(id).is_some_and(|s| s.req.done());
         let status = if request_done { 504 } else { 408 };
         self.reply(id, status, "stream timeout", Flags::STREAM_IDLE_TIMEOUT, "stream_idle_timeout");
     }
@@ -378,7 +339,7 @@ impl Worker {
     pub(crate) fn host_failed(&mut self, id: StreamId, status: u16) {
         let Some(up) = self.streams.get(id).and_then(|s| s.up.as_ref()) else { return };
         let (cluster, host) = (up.cluster.clone(), up.spec.host.clone());
-        self.host_answered(&cluster, &host, status);
+        self.clusters.host_answered(&self.cx, &cluster, &host, status);
     }
 }
 

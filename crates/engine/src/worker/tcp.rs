@@ -3,38 +3,36 @@
 use std::sync::Arc;
 
 use mizzen_http::StreamId as Sid;
-use mizzen_ir::config::{FilterChain, NetworkFilter, TcpProxy};
+use mizzen_ir::config::{FilterChain, TcpProxy};
 
-use super::{Dir, Gone, Lost, Worker, upstream::DNS_WAIT, upstream::NoHost, upstream::Wish};
+use super::Worker;
 use crate::{
     ConnId, How,
-    conn::{Closing, Conn, Owner, Proto},
+    clusters::{DNS_WAIT, NoHost, Owner, UpSpec, Wish},
+    conn::{Closing, Conn, Proto},
+    conns::Conns,
+    event::{Dir, Gone, Lost},
+    filter::network,
     flags::Flags,
-    stream::{At, Attempt, Due, Half, Kind, Record, Stream, StreamId, Tcp},
+    id::StreamId,
+    questions::Waiter,
+    record::Record,
+    stream::{At, Attempt, Client, Due, Half, Progress, Stream, Tcp, TcpStep, Traffic},
 };
-
-/// How often an open connection's bytes are reported, unless configured.
-const REPORT: std::time::Duration = std::time::Duration::from_secs(15);
 
 impl Worker {
     /// Begins to relay a connection.
     pub(crate) fn serve_tcp(&mut self, id: ConnId, proxy: Arc<TcpProxy>, chain: &FilterChain) {
-        let now = self.now;
-        let stats = chain.filters.before.iter().find_map(|filter| match filter {
-            NetworkFilter::Stats(stats) => Some(stats.tcp_reporting.unwrap_or(REPORT)),
-            NetworkFilter::Rbac(_) | NetworkFilter::MetadataExchange { .. } => None,
-        });
-        let Some(conn) = self.conn(id) else { return };
+        let now = self.cx.now;
+        let Some(conn) = self.conns.get_mut(id) else { return };
         let Some(down) = conn.down() else { return };
         let record = Record { wall: now.wall, begun: conn.born, ..Record::default() };
         let due = Due { idle: proxy.idle_timeout, moved: now.mono, max: proxy.max_duration.map(|max| conn.born + max), ..Due::default() };
-        let tcp = Tcp { proxy, attempts: 0, counters: None, report: stats, reported: (0, 0), opened: false, wait: None };
+        let tcp = Tcp { proxy, attempts: 0, stats: network::relayed(chain), step: TcpStep::Picking(None) };
         let stream = Stream {
             config: down.config.clone(),
-            down: id,
-            down_sid: Sid(1),
-            kind: Kind::Tcp(Box::new(tcp)),
-            origin: None,
+            client: Client::Conn(id, Sid(1)),
+            traffic: Traffic::Tcp(Box::new(tcp)),
             up: None,
             req: Half::default(),
             resp: Half::default(),
@@ -42,7 +40,7 @@ impl Worker {
             record,
         };
         let stream = self.streams.insert(stream);
-        if let Some(conn) = self.conn(id) {
+        if let Some(conn) = self.conns.get_mut(id) {
             conn.proto = Proto::Tcp(stream);
         }
         self.arm(id);
@@ -51,70 +49,57 @@ impl Worker {
 
     /// Picks a cluster and an endpoint, and dials.
     pub(crate) fn tcp_connect(&mut self, id: StreamId) {
-        let random = self.rng.next();
+        let random = self.cx.rng.next();
         let Some(stream) = self.streams.get_mut(id) else { return };
         stream.due.wait = None;
-        let Kind::Tcp(tcp) = &mut stream.kind else { return };
-        tcp.attempts += 1;
-        stream.record.attempts = tcp.attempts;
-        let (config, down) = (stream.config.clone(), stream.down);
+        let Some(tcp) = stream.traffic.tcp_mut() else { return };
         let name = tcp.proxy.pick(random).cloned();
-        let cluster = name.and_then(|name| config.clusters.get(&name).or_else(|| self.config.clusters.get(&name)).cloned());
+        let (config, Some(down)) = (stream.config.clone(), stream.client.conn()) else { return };
+        let cluster = name.and_then(|name| config.clusters.get(&name).or_else(|| self.cx.config.clusters.get(&name)).cloned());
         let Some(cluster) = cluster else { return self.tcp_refuse(id, Flags::NO_CLUSTER, "cluster_not_found") };
-        if let Some(stream) = self.streams.get_mut(id) {
-            stream.record.cluster = Some(cluster.clone());
-        }
-        let Some(destination) = self.conn_ref(down).and_then(Conn::down).map(|d| d.destination) else { return };
-        let host = match self.pick(&config, &cluster, destination, &[], 0) {
+        stream.record.cluster = Some(cluster.clone());
+        let Some(destination) = self.conns.get(down).and_then(Conn::down).map(|d| d.destination) else { return };
+        let host = match self.clusters.pick(&mut self.cx, &mut self.questions, &config, &cluster, destination, (&[], 0)) {
             Ok(host) => host,
             Err(NoHost::None) => return self.tcp_refuse(id, Flags::NO_HEALTHY_UPSTREAM, "no_healthy_upstream"),
             Err(NoHost::Wait(question)) => {
-                let asked = self.ask(question, Some(id));
-                let until = self.now.mono + DNS_WAIT;
-                if let Some(stream) = self.streams.get_mut(id) {
-                    stream.due.wait = Some(until);
-                    if let Kind::Tcp(tcp) = &mut stream.kind {
-                        tcp.attempts -= 1;
-                        tcp.wait = Some(asked);
-                    }
-                }
+                let wait = self.questions.ask(&mut self.cx, question, Some(Waiter::Stream(id)));
+                stream.due.wait = Some(self.cx.now.mono + DNS_WAIT);
+                tcp.step = TcpStep::Picking(Some(wait));
                 return self.arm(down);
             }
         };
-        let spec = match self.spec(&config, &cluster, &host, cluster.http.protocol, Wish::default()) {
+        tcp.attempts += 1;
+        stream.record.attempts = tcp.attempts;
+        let spec = match UpSpec::new(&self.cx, &config, &cluster, &host, cluster.http.protocol, Wish::default()) {
             Ok(spec) => Arc::new(spec),
             Err(error) => {
-                if let Some(stream) = self.streams.get_mut(id) {
-                    stream.record.upstream_failure = Some(error);
-                }
+                stream.record.upstream_failure = Some(error);
                 return self.tcp_refuse(id, Flags::UPSTREAM_CONNECTION_FAILURE, "upstream_secret_missing");
             }
         };
-        let guard = self.connection_guard(&spec);
-        if guard.is_none() || self.dials_full() {
+        let guard = self.clusters.connection_guard(&self.cx, &spec);
+        if guard.is_none() || self.clusters.dials_full(&self.cx) {
             return self.tcp_refuse(id, Flags::UPSTREAM_OVERFLOW, "upstream_overflow");
         }
-        let state = self.cluster_view(&cluster.name).state.clone();
-        let dial = self.dial(spec.clone(), Owner::Stream(id), guard);
-        let started = self.now.mono;
-        if let Some(stream) = self.streams.get_mut(id) {
-            stream.record.upstream = Some(spec.address());
-            stream.record.endpoint.clone_from(&spec.endpoint);
-            let active = Some(spec.host.begin());
-            stream.up = Some(Attempt {
-                cluster,
-                spec,
-                state,
-                at: At::Dial(dial),
-                active,
-                _guard: None,
-                pending: None,
-                started,
-                sent: false,
-                position: 0,
-                reused: false,
-            });
-        }
+        let state = self.clusters.state(&self.cx, &cluster.name);
+        let dial = self.clusters.dial(&mut self.cx, spec.clone(), Owner::Stream(id), guard);
+        tcp.step = TcpStep::Dialing;
+        stream.record.upstream = Some(spec.address());
+        stream.record.endpoint.clone_from(&spec.endpoint);
+        let active = Some(spec.host.begin());
+        stream.up = Some(Attempt {
+            cluster,
+            spec,
+            state,
+            at: At::Dial(dial),
+            active,
+            _guard: None,
+            pending: None,
+            started: self.cx.now.mono,
+            position: 0,
+            reused: false,
+        });
     }
 
     /// There is no way on: the connection is closed.
@@ -128,8 +113,8 @@ impl Worker {
 
     /// The partner is there.
     pub(crate) fn tcp_connected(&mut self, id: StreamId, conn_id: ConnId) {
-        let now = self.now.mono;
-        let Some(conn) = self.conn(conn_id) else { return };
+        let now = self.cx.now.mono;
+        let Some(conn) = self.conns.get_mut(conn_id) else { return };
         conn.proto = Proto::Tcp(id);
         let (addrs, uri) = (conn.addrs, conn.up().and_then(|up| up.peer.as_ref()).and_then(|p| p.uris.first().cloned()));
         let version = conn.tls.as_ref().and_then(|tls| tls.version());
@@ -139,63 +124,61 @@ impl Worker {
         };
         if let Some(up) = &mut stream.up {
             up.at = At::Conn(conn_id, Sid(1));
+            stream.record.upstream_local_uri = up.spec.tls.as_ref().and_then(|tls| tls.uri.clone());
         }
         stream.record.upstream_local = Some(addrs.local.to_string());
         stream.record.upstream_uri = uri;
         stream.record.upstream_tls = version;
-        stream.req.open = true;
-        stream.resp.open = true;
+        stream.req.sent = Progress::Head;
+        stream.resp.sent = Progress::Head;
         stream.due.moved = now;
-        let down = stream.down;
+        let Some(down) = stream.client.conn() else { return };
         self.tcp_opened(id);
-        self.hold(down, false);
+        self.conns.hold(&mut self.cx, down, false);
         self.tcp_pump(id, Dir::Up);
-        self.queue_parse(conn_id);
+        self.conns.queue_parse(&mut self.cx, conn_id);
         self.arm(down);
     }
 
     /// Bytes or the end arrived on either connection.
     pub(crate) fn tcp_input(&mut self, conn: ConnId, id: StreamId) {
         let Some(stream) = self.streams.get(id) else { return };
-        let dir = if stream.down == conn { Dir::Up } else { Dir::Down };
+        let dir = if stream.client.conn() == Some(conn) { Dir::Up } else { Dir::Down };
         self.tcp_pump(id, dir);
     }
 
     /// Moves bytes in one direction.
     pub(crate) fn tcp_pump(&mut self, id: StreamId, dir: Dir) {
-        let (now, high) = (self.now.mono, self.options.limits.stream_buffer);
+        let (now, high) = (self.cx.now.mono, self.cx.options.limits.stream_buffer);
         let Some(stream) = self.streams.get_mut(id) else { return };
-        let up = match stream.up.as_ref().map(|up| up.at) {
-            Some(At::Conn(conn, _)) => Some(conn),
-            _ => None,
-        };
+        let (up, Some(down)) = (stream.upstream().map(|(conn, _)| conn), stream.client.conn()) else { return };
         let (source, target) = match dir {
-            Dir::Up => (stream.down, up),
+            Dir::Up => (down, up),
             Dir::Down => match up {
-                Some(up) => (up, Some(stream.down)),
+                Some(up) => (up, Some(down)),
                 None => return,
             },
         };
         let half = if dir == Dir::Up { &mut stream.req } else { &mut stream.resp };
-        let Some(src) = self.conns.get_mut(source).and_then(Option::as_mut) else { return };
-        let Some(target) = target.filter(|_| half.open) else {
+        let Some(src) = self.conns.get_mut(source) else { return };
+        let Some(target) = target.filter(|_| half.open()) else {
             // Not connected yet: keep a little, then stop reading.
             if src.input.len() >= high {
-                self.hold(source, true);
+                self.conns.hold(&mut self.cx, source, true);
             }
             return;
         };
-        if half.done {
+        if half.done() {
             src.input.clear();
             return;
         }
         let mut data = std::mem::take(&mut src.input);
         let ended = src.eof && src.tls.as_ref().is_none_or(|tls| !tls.holds());
         let was_held = src.held;
-        let Some(dst) = self.conns.get_mut(target).and_then(Option::as_mut) else { return };
+        let Some(dst) = self.conns.get_mut(target) else { return };
         let full = dst.backlog() >= high && !data.is_empty();
         if full {
-            Worker::block(dst, id);
+            Conns::block(dst, id);
         } else {
             half.bytes += data.len() as u64;
             if !data.is_empty() {
@@ -205,17 +188,19 @@ impl Worker {
             }
             half.end |= ended;
         }
-        let finished = half.end && !half.done && data.is_empty();
-        half.done |= finished;
-        let both = stream.req.done && stream.resp.done;
-        if let Some(src) = self.conn(source) {
+        let finished = half.end && !half.done() && data.is_empty();
+        if finished {
+            half.sent = Progress::All;
+        }
+        let both = stream.req.done() && stream.resp.done();
+        if let Some(src) = self.conns.get_mut(source) {
             src.input = data;
         }
-        self.mark(target);
+        self.conns.mark(target);
         if full && !was_held {
-            self.hold(source, true);
+            self.conns.hold(&mut self.cx, source, true);
         } else if !full && was_held {
-            self.hold(source, false);
+            self.conns.hold(&mut self.cx, source, false);
         }
         if both {
             self.tcp_end(id, Closing::Close);
@@ -227,7 +212,7 @@ impl Worker {
 
     /// One direction has ended: the other may go on, but not stand still for ever.
     pub(crate) fn half_closed(&mut self, id: StreamId) {
-        let most = self.options.limits.half_closed;
+        let most = self.cx.options.limits.half_closed;
         let Some(stream) = self.streams.get_mut(id) else { return };
         stream.due.idle = Some(stream.due.idle.map_or(most, |idle| idle.min(most)));
         self.arm_stream(id);
@@ -236,8 +221,8 @@ impl Worker {
     /// The server's side is gone, or was not reached.
     pub(crate) fn tcp_up_lost(&mut self, id: StreamId, lost: Lost) {
         let Some(stream) = self.streams.get_mut(id) else { return };
-        let Kind::Tcp(tcp) = &mut stream.kind else { return };
-        if tcp.opened {
+        let Some(tcp) = stream.traffic.tcp_mut() else { return };
+        if tcp.step == TcpStep::Open {
             // What it sent before is still delivered.
             return self.tcp_end(id, Closing::Close);
         }
@@ -247,7 +232,7 @@ impl Worker {
             Lost::ConnectTimeout => "connection timeout".to_owned(),
             _ => "connection closed".to_owned(),
         };
-        let down = self.conns.get(stream.down).and_then(Option::as_deref).and_then(Conn::down);
+        let down = stream.client.conn().and_then(|conn| self.conns.get(conn)).and_then(Conn::down);
         if down.is_some_and(|down| down.protocols.iter().any(|name| name == b"http/1.0")) {
             // The address of a service, as a rule, which nobody serves: that alone would mislead.
             why.push_str("; the client speaks HTTP/1.0, which no HTTP filter chain of the listener takes");
@@ -263,8 +248,8 @@ impl Worker {
     /// The client's side is gone.
     pub(crate) fn tcp_down_lost(&mut self, id: StreamId, _gone: Gone) {
         if let Some(stream) = self.streams.get_mut(id) {
-            let opened = matches!(&stream.kind, Kind::Tcp(tcp) if tcp.opened);
-            if !opened {
+            let open = stream.traffic.tcp_mut().is_some_and(|tcp| tcp.step == TcpStep::Open);
+            if !open {
                 stream.record.flags.set(Flags::DOWNSTREAM_CONNECTION_TERMINATION);
             }
         }
@@ -274,20 +259,20 @@ impl Worker {
     /// Ends a relay: both connections are closed once all is sent, and there is one record.
     pub(crate) fn tcp_end(&mut self, id: StreamId, how: Closing) {
         let Some(stream) = self.streams.get(id) else { return };
-        let down = stream.down;
+        let Some(down) = stream.client.conn() else { return };
         let at = stream.up.as_ref().map(|up| up.at);
         self.finish(id);
         match at {
             Some(At::Conn(conn, _) | At::Handshake(conn)) => {
-                if let Some(conn) = self.conn(conn) {
+                if let Some(conn) = self.conns.get_mut(conn) {
                     conn.proto = Proto::Dead;
                 }
                 self.close(conn, how);
             }
-            Some(At::Dial(dial)) => self.cancel_dial(dial),
+            Some(At::Dial(dial)) => self.clusters.cancel_dial(&mut self.cx, dial),
             Some(At::Queue(_) | At::Nowhere) | None => {}
         }
-        if let Some(conn) = self.conn(down) {
+        if let Some(conn) = self.conns.get_mut(down) {
             conn.proto = Proto::Dead;
             let eof = conn.eof && conn.backlog() == 0;
             if eof && how == Closing::Close && conn.closing == Closing::WriteDone {
@@ -296,10 +281,5 @@ impl Worker {
             }
         }
         self.close(down, how);
-    }
-
-    /// Whether too many dials are in progress.
-    pub(crate) fn dials_full(&self) -> bool {
-        self.dials.len() >= self.options.limits.dials
     }
 }

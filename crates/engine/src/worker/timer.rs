@@ -2,30 +2,31 @@
 
 use std::time::Duration;
 
-use super::{Event, Gone, Lost, TimerKey, Worker};
+use super::Worker;
 use crate::{
     ConnId, How,
     conn::{Closing, Conn, Proto, Role},
+    event::{Event, Gone, Lost, TimerKey},
     filter::News,
     flags::Flags,
-    stream::{Kind, StreamId},
+    id::StreamId,
 };
 
 impl Worker {
     pub(crate) fn run_timers(&mut self) {
         // Each deadline that is earlier than the one before leaves that one's entry behind, maybe for an hour.
-        if self.timers.len() > self.most_timers() {
-            let (conns, dials, streams) = (&self.conns, &self.dials, &self.streams);
-            self.timers.retain(|at, key| match key {
-                TimerKey::Conn(id) => conns.get(*id).and_then(Option::as_ref).is_some_and(|conn| conn.armed == Some(at)),
-                TimerKey::Dial(id) => dials.get(*id).is_some(),
-                TimerKey::Call(id) => streams.get(*id).and_then(|s| s.origin.as_ref()).is_some_and(|origin| origin.armed == Some(at)),
+        if self.cx.timers.len() > self.most_timers() {
+            let (conns, clusters, streams) = (&self.conns, &self.clusters, &self.streams);
+            self.cx.timers.retain(|at, key| match key {
+                TimerKey::Conn(id) => conns.get(*id).is_some_and(|conn| conn.armed == Some(at)),
+                TimerKey::Dial(id) => clusters.is_dialing(*id),
+                TimerKey::Call(id) => streams.get(*id).and_then(|s| s.client.call()).is_some_and(|origin| origin.armed == Some(at)),
             });
         }
-        while let Some((at, key)) = self.timers.pop(self.now.mono) {
+        while let Some((at, key)) = self.cx.timers.pop(self.cx.now.mono) {
             match key {
                 TimerKey::Conn(id) => {
-                    let Some(conn) = self.conn(id) else { continue };
+                    let Some(conn) = self.conns.get_mut(id) else { continue };
                     // Entries that were overtaken by an earlier one fire for nothing.
                     if conn.armed == Some(at) {
                         conn.armed = None;
@@ -33,11 +34,7 @@ impl Worker {
                     }
                 }
                 TimerKey::Call(id) => self.call_due(id, at),
-                TimerKey::Dial(id) => {
-                    if self.dials.get(id).is_some() {
-                        self.dial_timeout(id);
-                    }
-                }
+                TimerKey::Dial(id) => self.dial_timeout(id),
             }
         }
     }
@@ -45,15 +42,15 @@ impl Worker {
     /// Makes sure that a connection's timer fires at its earliest deadline.
     pub(crate) fn arm(&mut self, id: ConnId) {
         let Some(at) = self.next_due(id) else { return };
-        let Some(conn) = self.conn(id) else { return };
+        let Some(conn) = self.conns.get_mut(id) else { return };
         if conn.armed.is_none_or(|armed| at < armed) {
             conn.armed = Some(at);
-            self.timers.arm(at, TimerKey::Conn(id));
+            self.cx.timers.arm(at, TimerKey::Conn(id));
         }
     }
 
     fn next_due(&self, id: ConnId) -> Option<Duration> {
-        let conn = self.conn_ref(id)?;
+        let conn = self.conns.get(id)?;
         let streams = streams(conn).filter(|_| conn.down().is_some()).filter_map(|s| self.streams.get(s)).filter_map(|s| s.due.next());
         conn.deadline
             .into_iter()
@@ -65,13 +62,13 @@ impl Worker {
     }
 
     fn conn_due(&mut self, id: ConnId) {
-        let now = self.now.mono;
-        let Some(conn) = self.conn_ref(id) else { return };
+        let now = self.cx.now.mono;
+        let Some(conn) = self.conns.get(id) else { return };
         let own: Vec<StreamId> = if conn.down().is_some() { streams(conn).collect() } else { Vec::new() };
         for stream in own {
             self.stream_due(stream);
         }
-        let Some(conn) = self.conn(id) else { return };
+        let Some(conn) = self.conns.get_mut(id) else { return };
         if conn.deadline.is_some_and(|at| at <= now) {
             conn.deadline = None;
             self.phase_due(id);
@@ -92,8 +89,8 @@ impl Worker {
 
     /// Asks an HTTP/2 peer for a sign of life; one that did not answer the last time is gone.
     fn ping(&mut self, id: ConnId) {
-        let now = self.now.mono;
-        let Some(conn) = self.conn(id) else { return };
+        let now = self.cx.now.mono;
+        let Some(conn) = self.conns.get_mut(id) else { return };
         let options = match &conn.role {
             Role::Down(down) => down.hcm.as_ref().map(|hcm| hcm.h2),
             Role::Up(up) => Some(up.spec.http.h2),
@@ -107,12 +104,12 @@ impl Worker {
         }
         http.pinged = http.codec.ping(*b"mizzen..", &mut conn.tx);
         http.ping = Some(now + options.ping_timeout);
-        self.mark(id);
+        self.conns.mark(id);
     }
 
     /// A phase took too long.
     fn phase_due(&mut self, id: ConnId) {
-        let Some(conn) = self.conn(id) else { return };
+        let Some(conn) = self.conns.get_mut(id) else { return };
         match &conn.proto {
             Proto::Sniff => self.peek_timeout(id),
             Proto::Handshake => self.handshake_timeout(id),
@@ -127,7 +124,7 @@ impl Worker {
     }
 
     fn idle_close(&mut self, id: ConnId) {
-        let Some(conn) = self.conn(id) else { return };
+        let Some(conn) = self.conns.get_mut(id) else { return };
         let is_down = conn.down().is_some();
         if let Some((codec, tx)) = conn.codec() {
             codec.drain(tx);
@@ -139,11 +136,11 @@ impl Worker {
     }
 
     pub(crate) fn stream_due(&mut self, id: StreamId) {
-        let now = self.now.mono;
+        let now = self.cx.now.mono;
         let Some(stream) = self.streams.get_mut(id) else { return };
         let due = &mut stream.due;
         let hit = |at: &mut Option<Duration>| at.take_if(|at| *at <= now).is_some();
-        let is_tcp = matches!(stream.kind, Kind::Tcp(_));
+        let is_tcp = stream.traffic.is_tcp();
         if hit(&mut due.report) {
             self.tcp_report(id);
         }
@@ -192,16 +189,15 @@ impl Worker {
     /// Wakes a stream's deadlines up: they are kept by its client's connection.
     pub(crate) fn arm_stream(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get(id) else { return };
-        if stream.origin.is_some() {
-            return self.arm_call(id);
+        match stream.client.conn() {
+            Some(conn) => self.arm(conn),
+            None => self.arm_call(id),
         }
-        let down = stream.down;
-        self.arm(down);
     }
 
     /// Says that something moved, where that is asked for.
     pub(crate) fn poke(&mut self, id: ConnId) {
-        self.inbox.push_back(Event::Idle(id));
+        self.cx.inbox.push_back(Event::Idle(id));
     }
 }
 

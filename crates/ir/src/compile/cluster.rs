@@ -434,7 +434,7 @@ fn filter(cx: &mut Cx, m: cluster::Filter) -> Res<()> {
     refused!(cx; config_discovery);
     let kind = cx.some("typed_config", typed_config, |cx, any| crate::filter::payload::payload(cx, &any).map(|p| p.kind))?;
     match kind.as_deref() {
-        Some("envoy.tcp.metadataexchange.config.MetadataExchange") => Ok(()),
+        Some(crate::filter::metadata_exchange::TYPE) => Ok(()),
         Some(kind) => cx.refuse("typed_config", format!("filter `{title}` of type {kind} is not supported")),
         None => cx.refuse("typed_config", format!("filter `{title}` has none")),
     }

@@ -243,6 +243,8 @@ fn chain_match(cx: &mut Cx, m: listener::FilterChainMatch) -> Res<ChainMatch> {
 enum Item {
     Before(NetworkFilter),
     Last(Terminal),
+    /// One that does nothing here.
+    Nothing,
 }
 
 fn network_filters(cx: &mut Cx, list: Vec<listener::Filter>) -> Res<Filters> {
@@ -253,6 +255,7 @@ fn network_filters(cx: &mut Cx, list: Vec<listener::Filter>) -> Res<Filters> {
             _ if last.is_some() => return cx.refuse(&format!("filters[{i}]"), "nothing comes after the filter that serves"),
             Item::Before(filter) => before.push(filter),
             Item::Last(terminal) => last = Some(terminal),
+            Item::Nothing => {}
         }
     }
     match last {
@@ -281,10 +284,10 @@ fn network_filter(cx: &mut Cx, m: listener::Filter) -> Res<Item> {
             "envoy.extensions.filters.network.rbac.v3.RBAC" => {
                 Item::Before(NetworkFilter::Rbac(filter::network_rbac(cx, payload.bytes(cx)?)?.into()))
             }
-            "envoy.tcp.metadataexchange.config.MetadataExchange" => {
-                let mut json = payload.json(cx);
-                let protocol = json.text("protocol").unwrap_or_default();
-                Item::Before(NetworkFilter::MetadataExchange { protocol: name(&protocol) })
+            filter::metadata_exchange::TYPE => {
+                let json = payload.json(cx);
+                filter::metadata_exchange::check(cx, json);
+                Item::Nothing
             }
             "stats.PluginConfig" => {
                 let json = payload.json(cx);

@@ -31,7 +31,7 @@ use std::sync::Arc;
 
 use mizzen_types::Name;
 
-use crate::config::{Assignment, CertificateSecret, Cluster, ContentHash, Listener, RouteConfig, ValidationSecret};
+use crate::config::{Assignment, CertificateSecret, Cluster, Config, ContentHash, Listener, RouteConfig, ValidationSecret};
 
 pub use refs::Refs;
 
@@ -68,6 +68,17 @@ impl Kind {
     /// The kind of a type URL.
     pub fn of(type_url: &str) -> Option<Kind> {
         Kind::ALL.into_iter().find(|k| k.type_url() == type_url)
+    }
+
+    /// Whether a configuration has a resource of this kind and name.
+    pub fn is_in(self, config: &Config, name: &str) -> bool {
+        match self {
+            Kind::Cluster => config.clusters.contains_key(name),
+            Kind::Assignment => config.assignments.contains_key(name),
+            Kind::Listener => config.listeners.contains_key(name),
+            Kind::Route => config.routes.contains_key(name),
+            Kind::Secret => config.certificates.contains_key(name) || config.validations.contains_key(name),
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use mizzen_types::Name;
 
 use super::access_log::inline;
 use super::cx::{Cx, Res, flag, harmless, hash, name, refused, silent, type_name};
+use crate::filter::metadata_exchange;
 use crate::config::{
     ContentHash, DownstreamTls, Roots, SecretRef, SecretSource, TlsCommon, TlsVersion, Transport, UpstreamTls, Validation, ValidationSecret,
 };
@@ -131,7 +132,8 @@ fn common(cx: &mut Cx, m: tls::CommonTlsContext) -> Res<TlsCommon> {
         Some(p) => cx.within("tls_params", |cx| params(cx, p))?,
         None => (TlsVersion::V12, TlsVersion::V13, Vec::new(), Vec::new()),
     };
-    let alpn: Vec<Name> = alpn_protocols.iter().flat_map(|a| a.split(',')).filter(|a| !a.is_empty()).map(name).collect();
+    // Never agreed on: see there.
+    let alpn: Vec<Name> = alpn_protocols.iter().flat_map(|a| a.split(',')).filter(|a| !a.is_empty() && *a != metadata_exchange::PROTOCOL).map(name).collect();
     Ok(TlsCommon {
         certificates: certificates.into(),
         validation,

@@ -151,11 +151,6 @@ pub enum Terminal {
 pub enum NetworkFilter {
     /// Judges the connection.
     Rbac(Arc<RbacFilter>),
-    /// Istio's metadata exchange on TCP (ALPN `istio-peer-exchange`).
-    MetadataExchange {
-        /// The ALPN protocol by which it is agreed.
-        protocol: Name,
-    },
     /// Istio's metrics.
     Stats(Arc<StatsConfig>),
 }

@@ -11,6 +11,7 @@ mod cors;
 mod ext_authz;
 mod fault;
 mod local_ratelimit;
+pub(crate) mod metadata_exchange;
 pub(crate) mod payload;
 mod peer_metadata;
 mod rbac;

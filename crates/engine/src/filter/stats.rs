@@ -2,28 +2,37 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use mizzen_ir::config::{ContentHash, Direction, StatsConfig};
+use mizzen_ir::config::{ContentHash, Direction, Endpoint, StatsConfig};
 use mizzen_types::Name;
 
+use super::Filters;
 use crate::{
-    log::View,
+    address,
+    conn::Conn,
+    kept::{TcpCounters, TcpStats},
     metrics::{Handle, Table},
-    peer::PeerInfo,
+    peer::{PeerInfo, clip},
+    view::View,
 };
+
+/// Endpoints whose workloads are kept.
+const MOST_ENDPOINTS: usize = 4096;
 
 /// Handles by what tells series apart, so that labels are made once.
 #[derive(Debug, Default)]
 pub(crate) struct StatsCache {
     http: HashMap<Key, HttpHandles>,
+    /// What the control plane says of endpoints.
+    endpoints: HashMap<Same<Endpoint>, Option<Arc<PeerInfo>>>,
 }
 
 /// What tells the series of two requests apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
-    config: Same,
+    config: Same<StatsConfig>,
     outbound: bool,
-    source: Option<Arc<PeerInfo>>,
-    destination: Option<Arc<PeerInfo>>,
+    source: Option<Same<PeerInfo>>,
+    destination: Option<Same<PeerInfo>>,
     principals: (Option<Name>, Option<Name>),
     /// With what it is at the moment: a name may come to stand for other services.
     cluster: Option<(Name, ContentHash)>,
@@ -34,19 +43,25 @@ struct Key {
     flags: crate::flags::Flags,
 }
 
-/// One and the same configuration. It is kept, so that no other one takes its place in memory.
-#[derive(Clone, Debug)]
-struct Same(Arc<StatsConfig>);
+/// One and the same thing. It is kept, so that no other one takes its place in memory.
+#[derive(Debug)]
+struct Same<T>(Arc<T>);
 
-impl PartialEq for Same {
-    fn eq(&self, other: &Same) -> bool {
+impl<T> Clone for Same<T> {
+    fn clone(&self) -> Self {
+        Same(self.0.clone())
+    }
+}
+
+impl<T> PartialEq for Same<T> {
+    fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
-impl Eq for Same {}
+impl<T> Eq for Same<T> {}
 
-impl std::hash::Hash for Same {
+impl<T> std::hash::Hash for Same<T> {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         Arc::as_ptr(&self.0).hash(state);
     }
@@ -63,24 +78,16 @@ struct HttpHandles {
 }
 
 /// The labels of a series.
-pub(crate) type Labels = Vec<(&'static str, String)>;
+type Labels = Vec<(&'static str, String)>;
 
 /// Who talks to whom.
-pub(crate) struct Parties<'a> {
-    pub(crate) direction: Direction,
-    pub(crate) source: Option<&'a Arc<PeerInfo>>,
-    pub(crate) destination: Option<&'a Arc<PeerInfo>>,
-    pub(crate) source_principal: Option<&'a Name>,
-    pub(crate) destination_principal: Option<&'a Name>,
-    pub(crate) host: Option<&'a str>,
-}
-
-/// The longest label that a peer may choose: no name in Kubernetes or DNS is longer.
-const LONGEST: usize = 253;
-
-/// What becomes a label of a text that a peer chose. The number of series is bounded; this bounds what each of them holds.
-pub(crate) fn clip(text: &str) -> &str {
-    text.get(..text.floor_char_boundary(LONGEST)).unwrap_or_default()
+struct Parties<'a> {
+    direction: Direction,
+    source: Option<&'a Arc<PeerInfo>>,
+    destination: Option<&'a Arc<PeerInfo>>,
+    source_principal: Option<&'a Name>,
+    destination_principal: Option<&'a Name>,
+    host: Option<&'a str>,
 }
 
 fn or_unknown(text: Option<&str>) -> String {
@@ -93,7 +100,7 @@ fn is_blocked(view: &View<'_>) -> bool {
 }
 
 /// The labels that requests and connections share.
-pub(crate) fn labels(parties: &Parties<'_>, view: &View<'_>, config: &StatsConfig, protocol: &str) -> Labels {
+fn labels(parties: &Parties<'_>, view: &View<'_>, config: &StatsConfig, protocol: &str) -> Labels {
     let (source, destination) = (parties.source, parties.destination);
     let outbound = parties.direction != Direction::Inbound;
     let cluster = view.record.and_then(|r| r.cluster.as_ref());
@@ -147,7 +154,7 @@ pub(crate) fn labels(parties: &Parties<'_>, view: &View<'_>, config: &StatsConfi
 }
 
 /// A metric's labels after the configuration took some away; none if the metric itself is dropped.
-pub(crate) fn kept(name: &str, labels: &Labels, config: &StatsConfig) -> Option<Labels> {
+fn kept(name: &str, labels: &Labels, config: &StatsConfig) -> Option<Labels> {
     let short = name.strip_prefix("istio_").unwrap_or(name);
     let is = |n: &Name| matches!(&**n, "*") || **n == *short || short.strip_suffix("_total") == Some(&**n);
     if config.dropped_metrics.iter().any(is) {
@@ -159,15 +166,15 @@ pub(crate) fn kept(name: &str, labels: &Labels, config: &StatsConfig) -> Option<
 
 impl StatsCache {
     /// Counts a request.
-    pub(crate) fn request(&mut self, table: &mut Table, config: &Arc<StatsConfig>, parties: &Parties<'_>, view: &View<'_>) {
+    fn request(&mut self, table: &mut Table, config: &Arc<StatsConfig>, parties: &Parties<'_>, view: &View<'_>) {
         let (Some(record), Some(stream), Some(request)) = (view.record, view.stream, view.request) else { return };
         let blocked = is_blocked(view);
         let needs_host = !blocked && record.cluster.as_ref().is_none_or(|c| c.services.is_empty());
         let key = Key {
             config: Same(config.clone()),
             outbound: parties.direction != Direction::Inbound,
-            source: parties.source.cloned(),
-            destination: parties.destination.cloned(),
+            source: parties.source.cloned().map(Same),
+            destination: parties.destination.cloned().map(Same),
             principals: (parties.source_principal.cloned(), parties.destination_principal.cloned()),
             cluster: record.cluster.as_ref().map(|c| (c.name.clone(), c.hash)),
             host: parties.host.filter(|_| needs_host).map(clip).map(Name::from),
@@ -207,5 +214,75 @@ impl StatsCache {
         observe(handles.duration, duration);
         observe(handles.request_bytes, (stream.req.bytes + request.head.size() as u64) as f64);
         observe(handles.response_bytes, (stream.resp.bytes + request.response.size() as u64) as f64);
+    }
+}
+
+impl StatsCache {
+    /// What the control plane says of the endpoint that was used.
+    fn endpoint(&mut self, view: &View<'_>) -> Option<Arc<PeerInfo>> {
+        let endpoint = view.record?.endpoint.as_ref()?;
+        let workload = endpoint.workload.as_ref()?;
+        if self.endpoints.len() >= MOST_ENDPOINTS {
+            self.endpoints.clear();
+        }
+        let made = || Some(Arc::new(PeerInfo::from_workload(workload)));
+        self.endpoints.entry(Same(endpoint.clone())).or_insert_with(made).clone()
+    }
+}
+
+/// The end of a request.
+pub(super) fn finish(config: &Arc<StatsConfig>, filters: &mut Filters, table: &mut Table, view: &View<'_>) {
+    let Some(request) = view.request else { return };
+    let endpoint = filters.stats.endpoint(view);
+    let (down, up) = (request.facts.peers.down.as_ref(), request.facts.peers.up.as_ref().or(endpoint.as_ref()));
+    let parties = Parties { host: Some(address::without_port(request.head.authority())), ..parties(view, down, up, &filters.node.info) };
+    filters.stats.request(table, config, &parties, view);
+}
+
+/// Who talks to whom, as this side knows it.
+fn parties<'a>(
+    view: &View<'a>,
+    down_peer: Option<&'a Arc<PeerInfo>>,
+    up_peer: Option<&'a Arc<PeerInfo>>,
+    local: &'a Arc<PeerInfo>,
+) -> Parties<'a> {
+    let down = view.conn.and_then(Conn::down);
+    let direction = down.map_or(Direction::Unspecified, |d| d.listener.direction);
+    if direction == Direction::Inbound {
+        let peer = down.and_then(|d| d.peer.as_ref()).and_then(|p| p.uris.first());
+        let mine = down.and_then(|d| d.local_uri.as_ref()).filter(|_| peer.is_some());
+        Parties { direction, source: down_peer, destination: Some(local), source_principal: peer, destination_principal: mine, host: None }
+    } else {
+        let theirs = view.record.and_then(|r| r.upstream_uri.as_ref());
+        let mine = view.record.and_then(|r| r.upstream_local_uri.as_ref()).filter(|_| theirs.is_some());
+        Parties { direction, source: Some(local), destination: up_peer, source_principal: mine, destination_principal: theirs, host: None }
+    }
+}
+
+/// A connection has its partner: counted.
+pub(super) fn tcp_opened(filters: &mut Filters, table: &mut Table, stats: &mut TcpStats, view: &View<'_>) {
+    let endpoint = filters.stats.endpoint(view);
+    let parties = parties(view, None, endpoint.as_ref(), &filters.node.info);
+    let labels = labels(&parties, view, &stats.config, "tcp");
+    let mut counter = |name| kept(name, &labels, &stats.config).map(|l| table.counter(name, l));
+    let opened = counter("istio_tcp_connections_opened_total");
+    let closed = counter("istio_tcp_connections_closed_total");
+    let (sent, received) = (counter("istio_tcp_sent_bytes_total"), counter("istio_tcp_received_bytes_total"));
+    stats.counters = Some(TcpCounters { sent, received, closed });
+    if let Some(opened) = opened {
+        table.add(opened, 1);
+    }
+}
+
+/// Adds what a connection carried since the last report; and that it is closed, if this is its end. Received is what came from the client, at
+/// either reporter.
+pub(super) fn tcp_progress(table: &mut Table, stats: &mut TcpStats, sent: u64, received: u64, over: bool) {
+    let Some(counters) = stats.counters else { return };
+    let (sent_before, received_before) = std::mem::replace(&mut stats.reported, (sent, received));
+    let mut add = |handle: Option<Handle>, n: u64| handle.map(|h| table.add(h, n));
+    add(counters.received, received.saturating_sub(received_before));
+    add(counters.sent, sent.saturating_sub(sent_before));
+    if over {
+        add(counters.closed, 1);
     }
 }

@@ -1,0 +1,42 @@
+//! Addresses as they stand in headers and logs.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::Target;
+
+/// A target as it is logged.
+pub(crate) fn target(target: &Target) -> String {
+    match target {
+        Target::Tcp(address) => address.to_string(),
+        Target::Pipe(path) => path.display().to_string(),
+    }
+}
+
+/// The host of an authority.
+pub(crate) fn without_port(authority: &str) -> &str {
+    if let Some(rest) = authority.strip_prefix('[') {
+        return rest.split(']').next().unwrap_or(rest);
+    }
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') && port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => authority,
+    }
+}
+
+/// The address in a text of X-Forwarded-For.
+pub(crate) fn parse(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
+    text.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|a| a.ip()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts() {
+        for (authority, host) in [("a:80", "a"), ("a", "a"), ("[::1]:80", "::1"), ("::1", "::1"), ("1.2.3.4:1", "1.2.3.4")] {
+            assert_eq!(without_port(authority), host);
+        }
+    }
+}

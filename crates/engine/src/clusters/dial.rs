@@ -1,0 +1,26 @@
+//! Dials in progress, and who wants what they bring.
+
+use std::{sync::Arc, time::Duration};
+
+use super::spec::UpSpec;
+use crate::{
+    id::{PoolId, StreamId},
+    lb::Guard,
+};
+
+/// Who wanted a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// A TCP stream, alone.
+    Stream(StreamId),
+    /// A pool.
+    Pool(PoolId),
+}
+
+/// A dial in progress.
+pub(crate) struct Dialing {
+    pub(crate) spec: Arc<UpSpec>,
+    pub(crate) owner: Owner,
+    pub(crate) guard: Option<Guard>,
+    pub(crate) deadline: Duration,
+}

@@ -1,0 +1,267 @@
+//! Where requests and connections may go: the clusters' endpoints, what is known of them, dials and pools.
+
+mod choose;
+mod dial;
+mod hosts;
+mod pool;
+mod spec;
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use mizzen_ir::{
+    Config,
+    config::{Cluster, Discovery, EndpointAddress, HttpProtocol},
+};
+use mizzen_types::Name;
+
+use crate::{
+    Action, Dial, DialId, DialTag, Question, Target,
+    context::Context,
+    event::TimerKey,
+    id::{PoolId, Slab},
+    lb::{ClusterState, Guard, HostState, Limit},
+    questions::Questions,
+};
+
+pub(crate) use dial::{Dialing, Owner};
+pub(crate) use hosts::{Host, NoHost};
+pub(crate) use pool::Pool;
+pub(crate) use spec::{UpSpec, Wish, certificate_uri, still_wanted};
+
+use hosts::{Flat, KnownNames};
+use pool::PoolKey;
+
+/// How long a name that cannot be resolved is waited for.
+pub(crate) const DNS_WAIT: Duration = Duration::from_secs(10);
+
+/// How to connect, by endpoint, protocol and the ALPN names that are wished for in place of the cluster's.
+type SpecKey = (Target, HttpProtocol, usize);
+
+/// A cluster's living state as this worker knows it.
+struct ClusterView {
+    state: Arc<ClusterState>,
+    /// Round robin's place.
+    turn: usize,
+    /// Its endpoints, as long as they are what they were.
+    flat: Option<Flat>,
+    /// Until the next configuration.
+    specs: HashMap<SpecKey, (Arc<UpSpec>, PoolId)>,
+}
+
+/// All clusters that a worker has used.
+#[derive(Default)]
+pub(crate) struct Clusters {
+    views: HashMap<Name, ClusterView>,
+    pools: Slab<Pool>,
+    pool_of: HashMap<PoolKey, PoolId>,
+    dials: Slab<Dialing>,
+    names: KnownNames,
+}
+
+impl Clusters {
+    fn view(&mut self, cx: &Context, name: &Name) -> &mut ClusterView {
+        let shared = &cx.options.shared;
+        self.views.entry(name.clone()).or_insert_with(|| ClusterView {
+            state: shared.cluster(name),
+            turn: 0,
+            flat: None,
+            specs: HashMap::new(),
+        })
+    }
+
+    /// The counts of a cluster that all workers share.
+    pub(crate) fn state(&mut self, cx: &Context, name: &Name) -> Arc<ClusterState> {
+        self.view(cx, name).state.clone()
+    }
+
+    /// Picks an endpoint of `cluster`. `tried` are avoided for as long as `again` allows.
+    pub(crate) fn pick(
+        &mut self,
+        cx: &mut Context,
+        questions: &mut Questions,
+        config: &Config,
+        cluster: &Arc<Cluster>,
+        destination: SocketAddr,
+        (tried, again): (&[String], u32),
+    ) -> Result<Host, NoHost> {
+        let newest = cx.config.clone();
+        let assignment = match &cluster.discovery {
+            Discovery::OriginalDst { port } => {
+                let mut address = destination;
+                address.set_port(port.unwrap_or(address.port()));
+                let state = self.view(cx, &cluster.name).state.host(&address.to_string());
+                return Ok(Host::direct(Target::Tcp(address), state));
+            }
+            Discovery::Eds { service } => newest.assignments.get(service).or_else(|| config.assignments.get(service)).cloned(),
+            other => other.inline().cloned(),
+        };
+        let Some(assignment) = assignment else { return Err(NoHost::None) };
+        let priorities = self.hosts(cx, questions, cluster, &assignment)?;
+        let mut found = None;
+        for _ in 0..=again {
+            let host = self.choose(cx, cluster, &assignment, &priorities).ok_or(NoHost::None)?;
+            let fresh = tried.is_empty() || !tried.contains(&host.address());
+            found = Some(host);
+            if fresh {
+                break;
+            }
+        }
+        found.ok_or(NoHost::None)
+    }
+
+    /// A name was resolved, or could not be.
+    pub(crate) fn resolved(&mut self, cx: &Context, host: &Name, answer: crate::Answer) {
+        self.names.resolved(cx.now.mono, host, answer);
+    }
+
+    /// A kept way to connect, with its pool.
+    pub(crate) fn known_spec(&mut self, cx: &Context, cluster: &Name, key: &SpecKey) -> Option<(Arc<UpSpec>, PoolId)> {
+        let (spec, pool) = self.view(cx, cluster).specs.get(key).cloned()?;
+        let pool = if self.pools.get(pool).is_some() { pool } else { self.pool_for(&spec) };
+        Some((spec, pool))
+    }
+
+    /// Keeps a way to connect.
+    pub(crate) fn keep_spec(&mut self, cx: &Context, cluster: &Name, key: SpecKey, spec: Arc<UpSpec>, pool: PoolId) {
+        self.view(cx, cluster).specs.insert(key, (spec, pool));
+    }
+
+    /// A new configuration: what is kept of the old one's ways and hosts goes.
+    pub(crate) fn take_config(&mut self, config: &Config) {
+        for (name, view) in &mut self.views {
+            view.specs.clear();
+            let Some(cluster) = config.clusters.get(name) else {
+                view.state.prune(|_| false);
+                continue;
+            };
+            let assignment = match &cluster.discovery {
+                Discovery::Eds { service } => config.assignments.get(service),
+                Discovery::Static(assignment) => Some(assignment),
+                _ => continue,
+            };
+            let keep: HashSet<String> = assignment
+                .iter()
+                .flat_map(|a| a.priorities.iter())
+                .flat_map(|p| p.localities.iter())
+                .flat_map(|l| l.endpoints.iter())
+                .filter_map(|e| match &e.address {
+                    EndpointAddress::Socket(address) => Some(address.to_string()),
+                    EndpointAddress::Pipe(path) => Some(path.to_string()),
+                    EndpointAddress::Dns(..) => None,
+                })
+                .collect();
+            view.state.prune(|address| keep.contains(address));
+        }
+    }
+
+    /// Judges an answer for outlier detection.
+    pub(crate) fn host_answered(&mut self, cx: &Context, cluster: &Arc<Cluster>, host: &Arc<HostState>, status: u16) {
+        let eject = host.answered(status, cluster.outlier.as_ref());
+        let Some(outlier) = cluster.outlier.as_ref().filter(|_| eject) else { return };
+        let now = cx.now.mono;
+        let assignment = match &cluster.discovery {
+            Discovery::Eds { service } => cx.config.assignments.get(service),
+            other => other.inline(),
+        };
+        let all = assignment.map_or(1, |a| a.priorities.iter().flat_map(|p| p.localities.iter()).map(|l| l.endpoints.len()).sum());
+        let out = self.view(cx, &cluster.name).state.ejected(now);
+        // One may always be left out.
+        if out == 0 || (out + 1) * 100 <= all * outlier.max_percent as usize {
+            host.eject(now, outlier);
+        }
+    }
+
+    /// A connection of the cluster's, if its breaker allows.
+    pub(crate) fn connection_guard(&mut self, cx: &Context, spec: &UpSpec) -> Option<Guard> {
+        self.view(cx, &spec.cluster).state.acquire(Limit::Connections, spec.max_connections)
+    }
+
+    /// Starts a dial.
+    pub(crate) fn dial(&mut self, cx: &mut Context, spec: Arc<UpSpec>, owner: Owner, guard: Option<Guard>) -> DialId {
+        let deadline = cx.now.mono + spec.connect_timeout;
+        let (target, source, keepalive) = (spec.target.clone(), spec.source, spec.keepalive);
+        let id = self.dials.insert::<DialTag>(Dialing { spec, owner, guard, deadline });
+        cx.timers.arm(deadline, TimerKey::Dial(id));
+        cx.actions.push(Action::Dial(Dial { id, target, source, mark: cx.options.mark, keepalive }));
+        id
+    }
+
+    /// A dial has ended, in one way or another: it is off its owner's list.
+    pub(crate) fn dial_over(&mut self, id: DialId) -> Option<Dialing> {
+        let dialing = self.dials.remove(id)?;
+        if let Owner::Pool(pool) = dialing.owner
+            && let Some(pool) = self.pools.get_mut(pool)
+        {
+            pool.dials.retain(|dial| *dial != id);
+        }
+        Some(dialing)
+    }
+
+    /// Nobody wants this dial any more.
+    pub(crate) fn cancel_dial(&mut self, cx: &mut Context, id: DialId) {
+        if self.dials.remove(id).is_some() {
+            cx.actions.push(Action::Cancel(id));
+        }
+    }
+
+    /// Whether a dial is in progress.
+    pub(crate) fn is_dialing(&self, id: DialId) -> bool {
+        self.dials.get(id).is_some()
+    }
+
+    /// Dials in progress.
+    pub(crate) fn dials(&self) -> usize {
+        self.dials.len()
+    }
+
+    /// Whether too many dials are in progress.
+    pub(crate) fn dials_full(&self, cx: &Context) -> bool {
+        self.dials.len() >= cx.options.limits.dials
+    }
+
+    pub(crate) fn pool(&self, id: PoolId) -> Option<&Pool> {
+        self.pools.get(id)
+    }
+
+    pub(crate) fn pool_mut(&mut self, id: PoolId) -> Option<&mut Pool> {
+        self.pools.get_mut(id)
+    }
+
+    /// All pools.
+    pub(crate) fn pools(&self) -> impl Iterator<Item = (PoolId, &Pool)> {
+        self.pools.ids().filter_map(|id| Some((id, self.pools.get(id)?)))
+    }
+
+    /// The pool for connections like this.
+    pub(crate) fn pool_for(&mut self, spec: &Arc<UpSpec>) -> PoolId {
+        let key = PoolKey::of(spec);
+        if let Some(id) = self.pool_of.get(&key) {
+            return *id;
+        }
+        let id = self.pools.insert(Pool::new(spec.clone()));
+        self.pool_of.insert(key, id);
+        id
+    }
+
+    /// No request comes to this pool any more.
+    pub(crate) fn close_pool(&mut self, id: PoolId) {
+        let Some(pool) = self.pools.get(id) else { return };
+        let key = PoolKey::of(&pool.spec);
+        if self.pool_of.get(&key) == Some(&id) {
+            self.pool_of.remove(&key);
+        }
+    }
+
+    /// Forgets an empty pool.
+    pub(crate) fn tidy_pool(&mut self, id: PoolId) {
+        if self.pools.get(id).is_some_and(Pool::is_empty) {
+            self.close_pool(id);
+            self.pools.remove(id);
+        }
+    }
+}

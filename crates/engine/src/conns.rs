@@ -1,0 +1,300 @@
+//! The worker's connections: where they live, which are to be flushed, whose handshakes wait, the buffers that nobody uses.
+
+use std::{collections::VecDeque, sync::atomic::Ordering::Relaxed};
+
+use crate::{
+    Action, ConnId, How,
+    buf::{Buf, Spare},
+    conn::{Closing, Conn, Role},
+    context::Context,
+    event::Event,
+    id::{Slab, StreamId},
+};
+
+/// Plaintext that a TLS session may put before what is spoken at a time.
+const ROOM: usize = 64 * 1024;
+
+/// All connections of a worker.
+#[derive(Default)]
+pub(crate) struct Conns {
+    /// A connection that is in hand is out of its place.
+    slab: Slab<Option<Box<Conn>>>,
+    /// Those to be flushed at the end of the turn.
+    dirty: Vec<ConnId>,
+    /// Those whose TLS handshake has something to do: to servers, and of clients.
+    handshakes: [VecDeque<ConnId>; 2],
+    spare: Spare,
+    /// Connections of clients.
+    downs: usize,
+}
+
+impl Conns {
+    /// A connection by its id; none if it is gone. It must not be in hand.
+    pub(crate) fn get(&self, id: ConnId) -> Option<&Conn> {
+        let place = self.slab.get(id)?;
+        debug_assert!(place.is_some(), "{id:?} is in hand");
+        place.as_deref()
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn get_mut(&mut self, id: ConnId) -> Option<&mut Conn> {
+        let place = self.slab.get_mut(id)?;
+        debug_assert!(place.is_some(), "{id:?} is in hand");
+        place.as_deref_mut()
+    }
+
+    /// A place for a connection that is about to be made.
+    pub(crate) fn reserve(&mut self) -> ConnId {
+        self.slab.insert(None)
+    }
+
+    /// Puts a new connection into its place.
+    pub(crate) fn insert(&mut self, conn: Box<Conn>) {
+        if let Role::Up(up) = &conn.role {
+            up.spec.host.connections.fetch_add(1, Relaxed);
+            up.spec.host.connections_total.fetch_add(1, Relaxed);
+        } else {
+            self.downs += 1;
+        }
+        self.put_back(conn);
+    }
+
+    /// Gives a place back that nothing was put into.
+    pub(crate) fn abandon(&mut self, id: ConnId) {
+        self.slab.remove(id);
+    }
+
+    /// Takes a connection in hand: nobody else sees it until it is put back.
+    pub(crate) fn take(&mut self, id: ConnId) -> Option<Box<Conn>> {
+        let place = self.slab.get_mut(id)?;
+        debug_assert!(place.is_some(), "{id:?} is in hand already");
+        place.take()
+    }
+
+    /// Puts a connection back that was in hand.
+    pub(crate) fn put_back(&mut self, conn: Box<Conn>) {
+        let place = self.slab.get_mut(conn.id);
+        debug_assert!(place.as_ref().is_some_and(|place| place.is_none()), "{:?} was not in hand", conn.id);
+        if let Some(place) = place {
+            *place = Some(conn);
+        }
+    }
+
+    /// Takes a connection out for ever. Whoever has to do with it must have been told.
+    pub(crate) fn remove(&mut self, cx: &mut Context, id: ConnId, how: Option<How>) {
+        let Some(Some(mut conn)) = self.slab.remove(id) else { return };
+        conn.input.clear();
+        conn.input.rest(&mut self.spare);
+        conn.out.clear();
+        conn.out.rest(&mut self.spare);
+        match &conn.role {
+            Role::Up(up) => {
+                up.spec.host.connections.fetch_sub(1, Relaxed);
+            }
+            Role::Down(_) => {
+                self.downs = self.downs.saturating_sub(1);
+                if cx.draining && self.downs == 0 {
+                    cx.inbox.push_back(Event::Deserted);
+                }
+            }
+        }
+        if let Some(how) = how {
+            cx.actions.push(Action::Close(id, how));
+        }
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    /// How many of clients there are.
+    pub(crate) fn downs(&self) -> usize {
+        self.downs
+    }
+
+    pub(crate) fn ids(&self) -> Vec<ConnId> {
+        self.slab.ids().collect()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Conn> {
+        self.slab.values().filter_map(Option::as_deref)
+    }
+
+    /// Whether something is to be flushed.
+    pub(crate) fn has_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    pub(crate) fn take_dirty(&mut self) -> Vec<ConnId> {
+        std::mem::take(&mut self.dirty)
+    }
+
+    /// Puts a connection on the list of those to be flushed at the end of the turn.
+    pub(crate) fn mark(&mut self, id: ConnId) {
+        if let Some(conn) = self.get_mut(id)
+            && !std::mem::replace(&mut conn.dirty, true)
+        {
+            self.dirty.push(id);
+        }
+    }
+
+    /// Has what is spoken on a connection look at its input, later in this turn.
+    pub(crate) fn queue_parse(&mut self, cx: &mut Context, id: ConnId) {
+        if let Some(conn) = self.get_mut(id)
+            && !std::mem::replace(&mut conn.queued, true)
+        {
+            cx.inbox.push_back(Event::Parse(id));
+        }
+    }
+
+    /// Stops or restarts a connection's reading and parsing.
+    pub(crate) fn hold(&mut self, cx: &mut Context, id: ConnId, hold: bool) {
+        let Some(conn) = self.get_mut(id) else { return };
+        conn.held = hold;
+        self.regulate(cx, id);
+        if !hold {
+            self.queue_parse(cx, id);
+        }
+    }
+
+    /// Tells the driver whether more bytes of a connection are wanted, if that has changed.
+    pub(crate) fn regulate(&mut self, cx: &mut Context, id: ConnId) {
+        let most = cx.most_out();
+        let Some(conn) = self.get_mut(id) else { return };
+        let wanted = conn.wants_bytes(most);
+        if conn.reading != wanted {
+            conn.reading = wanted;
+            cx.actions.push(Action::Read(id, wanted));
+        }
+    }
+
+    /// Gives a connection a buffer to put plain bytes into.
+    pub(crate) fn ready(&mut self, id: ConnId) {
+        if let Some(conn) = self.slab.get_mut(id).and_then(Option::as_deref_mut) {
+            conn.input.ready(&mut self.spare);
+        }
+    }
+
+    /// Takes buffers back that hold nothing.
+    pub(crate) fn rest(&mut self, id: ConnId) {
+        if let Some(conn) = self.slab.get_mut(id).and_then(Option::as_deref_mut) {
+            conn.input.rest(&mut self.spare);
+            conn.out.rest(&mut self.spare);
+        }
+    }
+
+    /// Keeps a buffer for the next one who needs one.
+    pub(crate) fn keep(&mut self, mut buf: Buf) {
+        buf.clear();
+        buf.rest(&mut self.spare);
+    }
+
+    /// Feeds a TLS session, with nothing to have it go on where it stopped for lack of room. A handshake's next step waits for its turn.
+    ///
+    /// # Errors
+    /// If the session is broken.
+    pub(crate) fn decrypt(&mut self, cx: &mut Context, id: ConnId, wire: &[u8]) -> Result<(), rustls::Error> {
+        let Some(conn) = self.get_mut(id) else { return Ok(()) };
+        let side = usize::from(conn.down().is_some());
+        let Some(tls) = &mut conn.tls else { return Ok(()) };
+        if !tls.is_handshaking() {
+            return self.open_records(cx, id, wire);
+        }
+        tls.store(wire);
+        if !std::mem::replace(&mut conn.shaking, true)
+            && let Some(waiting) = self.handshakes.get_mut(side)
+        {
+            waiting.push_back(id);
+        }
+        Ok(())
+    }
+
+    /// Decrypts, or takes the next step of a handshake.
+    ///
+    /// # Errors
+    /// If the session is broken.
+    pub(crate) fn open_records(&mut self, cx: &mut Context, id: ConnId, wire: &[u8]) -> Result<(), rustls::Error> {
+        let Some(conn) = self.get_mut(id) else { return Ok(()) };
+        let Some(tls) = &mut conn.tls else { return Ok(()) };
+        let was = tls.is_handshaking();
+        let room = if conn.held { conn.input.len().max(1) } else { ROOM.max(conn.input.len() + 1) };
+        let result = tls.read(wire, &mut conn.input, &mut conn.out, room);
+        let finished = was && !tls.is_handshaking();
+        if tls.peer_closed() {
+            conn.eof = true;
+        }
+        let dirty = !conn.out.is_empty();
+        result?;
+        if finished {
+            cx.inbox.push_back(Event::Secured(id));
+        }
+        if dirty {
+            self.mark(id);
+        }
+        Ok(())
+    }
+
+    /// Whether decrypting stopped for lack of room, and there is some now.
+    pub(crate) fn may_decrypt(conn: &Conn) -> bool {
+        !conn.held && conn.tls.as_ref().is_some_and(|tls| tls.holds()) && conn.input.len() < ROOM
+    }
+
+    /// Whether handshakes wait for their turn.
+    pub(crate) fn handshakes_wait(&self) -> bool {
+        self.handshakes.iter().any(|waiting| !waiting.is_empty())
+    }
+
+    /// The next connection whose handshake goes on, of the given side: to servers, or of clients.
+    pub(crate) fn next_handshake(&mut self, side: usize) -> Option<ConnId> {
+        let id = self.handshakes.get_mut(side)?.pop_front()?;
+        self.get_mut(id)?.shaking = false;
+        Some(id)
+    }
+
+    /// How many handshakes wait, of connections that there are.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn waiting_handshakes(&self) -> usize {
+        self.handshakes.iter().flatten().filter(|id| self.slab.get(**id).is_some()).count()
+    }
+
+    /// Seals what is to be sent on a connection, and says goodbye in TLS where its end is near. Whether all that was sealed before has gone.
+    ///
+    /// # Errors
+    /// If the session is broken.
+    pub(crate) fn seal(&mut self, cx: &mut Context, id: ConnId) -> Result<(), rustls::Error> {
+        let Some(conn) = self.slab.get_mut(id).and_then(Option::as_deref_mut) else { return Ok(()) };
+        let before = conn.input.len();
+        conn.seal()?;
+        if conn.closing >= Closing::Write
+            && conn.tx.is_empty()
+            && let Some(tls) = &mut conn.tls
+            && !tls.is_handshaking()
+        {
+            tls.close(&mut conn.input, &mut conn.out);
+        }
+        if conn.tx.is_empty() && conn.tx.capacity() > 4096 {
+            self.spare.put(std::mem::take(&mut conn.tx));
+        }
+        if conn.input.len() > before {
+            self.queue_parse(cx, id);
+        }
+        Ok(())
+    }
+
+    /// Resets one stream at the codec; nothing if it is gone.
+    pub(crate) fn codec_reset(&mut self, id: ConnId, sid: mizzen_http::StreamId, code: mizzen_http::Reason) {
+        let Some(conn) = self.get_mut(id) else { return };
+        if let Some((codec, tx)) = conn.codec() {
+            codec.reset(sid, code, tx);
+        }
+        self.mark(id);
+    }
+
+    /// Puts a stream on the list of those that wait until a connection has room.
+    pub(crate) fn block(conn: &mut Conn, stream: StreamId) {
+        if !conn.blocked.contains(&stream) {
+            conn.blocked.push(stream);
+        }
+    }
+}

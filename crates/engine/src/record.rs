@@ -1,0 +1,38 @@
+//! What will be logged and counted of a stream, or of a connection that never became one.
+
+use std::{sync::Arc, time::Duration};
+
+use mizzen_ir::config::{Cluster, Endpoint};
+use mizzen_types::Name;
+
+use crate::flags::Flags;
+
+/// What will be logged and counted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Record {
+    pub(crate) wall: Duration,
+    pub(crate) begun: Duration,
+    pub(crate) request_done: Option<Duration>,
+    pub(crate) response_first: Option<Duration>,
+    pub(crate) flags: Flags,
+    pub(crate) status: u16,
+    pub(crate) grpc_status: Option<u32>,
+    pub(crate) details: Option<String>,
+    pub(crate) termination: Option<String>,
+    pub(crate) upstream_failure: Option<String>,
+    pub(crate) downstream_failure: Option<String>,
+    /// The policy that decided, and why, in words.
+    pub(crate) policy: Option<String>,
+    pub(crate) route: Option<Name>,
+    pub(crate) vhost: Option<Name>,
+    pub(crate) cluster: Option<Arc<Cluster>>,
+    pub(crate) upstream: Option<String>,
+    pub(crate) upstream_local: Option<String>,
+    pub(crate) upstream_uri: Option<Name>,
+    /// Our own name towards the server.
+    pub(crate) upstream_local_uri: Option<Name>,
+    pub(crate) upstream_tls: Option<&'static str>,
+    pub(crate) upstream_h2: Option<bool>,
+    pub(crate) attempts: u32,
+    pub(crate) endpoint: Option<Arc<Endpoint>>,
+}
