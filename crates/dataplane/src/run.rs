@@ -318,19 +318,13 @@ impl Proxy {
 
     /// Says that there is no such resource where that is now known; where it came, the configuration itself has said so.
     fn answer_pending(&mut self) {
-        let (store, pool) = (&self.store, &self.pool);
+        let (store, pool, sources) = (&self.store, &self.pool, &mut self.sources);
         self.pending.retain(|(worker, wait, kind, name)| {
-            let config = store.config();
-            let there = match kind {
-                Kind::Cluster => config.clusters.contains_key(name),
-                Kind::Route => config.routes.contains_key(name),
-                Kind::Listener => config.listeners.contains_key(name),
-                Kind::Assignment => config.assignments.contains_key(name),
-                Kind::Secret => config.certificates.contains_key(name) || config.validations.contains_key(name),
-            };
+            let there = kind.is_in(store.config(), name);
             let absent = !there && store.knows_absent(*kind, name);
             if absent {
                 pool.answer(*worker, *wait, Answer::Absent);
+                sources.demand_no_more(*kind, name);
             }
             !there && !absent
         });
@@ -350,12 +344,12 @@ impl Proxy {
                 });
             }
             Report::Ask { worker, wait, question: Question::Resource { kind, name } } => {
-                match Kind::ALL.into_iter().find(|k| format!("{k:?}").eq_ignore_ascii_case(kind)) {
-                    Some(kind) => {
-                        self.pending.push((worker, wait, kind, name));
-                        self.answer_pending();
-                    }
-                    None => self.pool.answer(worker, wait, Answer::Absent),
+                if self.sources.demand(kind, &name) {
+                    self.pending.push((worker, wait, kind, name));
+                    // Asked for before it is judged whether it is known to be absent.
+                    self.refresh();
+                } else {
+                    self.pool.answer(worker, wait, Answer::Absent);
                 }
             }
             Report::Snapshot { request, snapshot, .. } => self.scraped(request, *snapshot),

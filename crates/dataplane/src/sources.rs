@@ -43,6 +43,9 @@ pub(crate) enum Source {
     },
 }
 
+/// Resources that workers may have asked for beyond those that others name.
+const DEMANDED: usize = 1024;
+
 /// Events of streams that may wait for the control thread.
 const QUEUE: usize = 64;
 
@@ -53,6 +56,8 @@ pub(crate) struct Sources {
     events: mpsc::Sender<(Source, Happened)>,
     /// What is asked for by name at present.
     asked: BTreeSet<(Source, Kind, Name)>,
+    /// What workers asked for beyond that: it stays asked for, so that it stays.
+    demanded: BTreeSet<(Kind, Name)>,
     process: Process,
 }
 
@@ -159,6 +164,7 @@ impl Sources {
             links: BTreeMap::new(),
             events,
             asked: BTreeSet::new(),
+            demanded: BTreeSet::new(),
             process,
         };
         if let Some((server, variant)) = &plan.ads {
@@ -252,6 +258,9 @@ impl Sources {
             };
             Some((source, Kind::Secret, secret.name))
         }));
+        let named: BTreeSet<(Kind, &Name)> = all.iter().map(|(_, kind, name)| (*kind, name)).collect();
+        let demanded: Vec<_> = self.demanded.iter().filter(|(kind, name)| !named.contains(&(*kind, name))).cloned().collect();
+        all.extend(demanded.into_iter().map(|(kind, name)| (Source::Aggregated, kind, name)));
         let asked = std::mem::take(&mut self.asked);
         for (source, kind, name) in all.difference(&asked) {
             match self.find(source) {
@@ -272,6 +281,21 @@ impl Sources {
         }
         self.asked = all;
         self.flush();
+    }
+
+    /// Has a resource asked for that a worker waits for, at the next [`Sources::ask`]; `false` if too many are.
+    pub(crate) fn demand(&mut self, kind: Kind, name: &Name) -> bool {
+        let key = (kind, name.clone());
+        if self.demanded.len() >= DEMANDED && !self.demanded.contains(&key) {
+            return false;
+        }
+        self.demanded.insert(key);
+        true
+    }
+
+    /// It is known that there is no such resource.
+    pub(crate) fn demand_no_more(&mut self, kind: Kind, name: &Name) {
+        self.demanded.remove(&(kind, name.clone()));
     }
 
     fn find(&mut self, source: &Source) -> Option<&mut Link> {

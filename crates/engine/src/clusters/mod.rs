@@ -20,7 +20,7 @@ use mizzen_ir::{
 use mizzen_types::Name;
 
 use crate::{
-    Action, Dial, DialId, DialTag, Question, Target,
+    Action, Dial, DialId, DialTag, Target,
     context::Context,
     event::TimerKey,
     id::{PoolId, Slab},
