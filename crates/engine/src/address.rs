@@ -9,6 +9,7 @@ pub(crate) fn target(target: &Target) -> String {
     match target {
         Target::Tcp(address) => address.to_string(),
         Target::Pipe(path) => path.display().to_string(),
+        Target::Internal(listener, endpoint) => format!("envoy://{listener}/{endpoint}"),
     }
 }
 

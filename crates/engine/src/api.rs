@@ -147,6 +147,8 @@ pub enum Target {
     Tcp(SocketAddr),
     /// A Unix stream socket.
     Pipe(PathBuf),
+    /// A listener without a socket, by its name, and the endpoint's own id; the worker connects to it by itself and asks for no dial.
+    Internal(Name, Name),
 }
 
 /// A dial to make. The engine bounds its time and takes it back by `Action::Cancel`.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use mizzen_http::Head;
 use mizzen_types::Name;
 
-use crate::id::StreamId;
+use crate::{ConnId, id::StreamId};
 
 /// A call to make.
 #[derive(Clone, Debug)]
@@ -45,6 +45,12 @@ pub(crate) enum Caller {
     Filter(StreamId),
     /// The control thread, by a number of its own.
     Control(u64),
+    /// A TCP stream, for a way through an HTTP proxy, which is not there yet.
+    Tunnel(StreamId),
+    /// The connection that lies above the tunnel.
+    Conn(ConnId),
+    /// The connection that lay above the tunnel, and is gone.
+    Gone,
 }
 
 /// The client's side of a stream that is a call.

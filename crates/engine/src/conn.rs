@@ -18,9 +18,21 @@ use crate::{
     tls::Tls,
 };
 
+/// What carries a connection's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Below {
+    /// A socket of the driver's.
+    Socket,
+    /// Another connection of this worker: the two ends of a connection to an internal listener.
+    Pipe(ConnId),
+    /// A call's body, both ways: a tunnel through an HTTP proxy.
+    Stream(StreamId),
+}
+
 /// One connection.
 pub(crate) struct Conn {
     pub(crate) id: ConnId,
+    pub(crate) below: Below,
     pub(crate) addrs: Addrs,
     pub(crate) tls: Option<Box<Tls>>,
     /// Plain bytes received and not yet taken by what is spoken. While sniffing: wire bytes.
@@ -204,6 +216,7 @@ impl Conn {
     pub(crate) fn new(id: ConnId, addrs: Addrs, role: Role, proto: Proto, now: Duration) -> Box<Self> {
         Box::new(Conn {
             id,
+            below: Below::Socket,
             addrs,
             tls: None,
             input: Buf::default(),

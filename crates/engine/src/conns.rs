@@ -3,11 +3,11 @@
 use std::{collections::VecDeque, sync::atomic::Ordering::Relaxed};
 
 use crate::{
-    Action, ConnId, How,
+    Action, ConnId, Eof, How,
     buf::{Buf, Spare},
-    conn::{Closing, Conn, Role},
+    conn::{Below, Closing, Conn, Role},
     context::Context,
-    event::Event,
+    event::{Dir, Event},
     id::{Slab, StreamId},
 };
 
@@ -98,8 +98,11 @@ impl Conns {
                 }
             }
         }
-        if let Some(how) = how {
-            cx.actions.push(Action::Close(id, how));
+        let Some(how) = how else { return };
+        match conn.below {
+            Below::Socket => cx.actions.push(Action::Close(id, how)),
+            Below::Pipe(other) => cx.inbox.push_back(Event::Ended(other, if how == How::Reset { Eof::Reset } else { Eof::Half })),
+            Below::Stream(call) => cx.inbox.push_back(Event::Cancel(call)),
         }
     }
 
@@ -165,7 +168,12 @@ impl Conns {
         let wanted = conn.wants_bytes(most);
         if conn.reading != wanted {
             conn.reading = wanted;
-            cx.actions.push(Action::Read(id, wanted));
+            match conn.below {
+                Below::Socket => cx.actions.push(Action::Read(id, wanted)),
+                Below::Pipe(other) if wanted => cx.inbox.push_back(Event::Carry(other)),
+                Below::Stream(call) if wanted => cx.inbox.push_back(Event::Pump(call, Dir::Down)),
+                Below::Pipe(_) | Below::Stream(_) => {}
+            }
         }
     }
 

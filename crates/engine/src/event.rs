@@ -1,7 +1,7 @@
 //! What a worker tells itself, so that nothing is done to a connection or stream while it is in hand, and nothing calls itself.
 
 use crate::{
-    CallAnswer, ConnId, DialId,
+    CallAnswer, ConnId, DialId, Eof,
     id::StreamId,
 };
 
@@ -42,8 +42,14 @@ pub(crate) enum Event {
     Call(StreamId),
     /// A filter's call was answered.
     Called(StreamId, CallAnswer),
-    /// A call is given up by who made it.
+    /// A call is given up by who made it. What it was to send is still sent.
     Cancel(StreamId),
+    /// A dial to a listener of this worker's.
+    DialInside(DialId),
+    /// Bytes of a connection without a socket are to be carried on.
+    Carry(ConnId),
+    /// The other end of a connection without a socket has ended.
+    Ended(ConnId, Eof),
     /// Everything drains and the last client has gone.
     Deserted,
 }

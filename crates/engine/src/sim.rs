@@ -92,6 +92,8 @@ pub struct Sim {
     pub window: usize,
     /// Dials made so far, by target.
     pub dials: Vec<Target>,
+    /// Resources that proxies have asked for: the proxy, the resource.
+    asked: Vec<(usize, String)>,
     /// What the proxies' calls for the control thread were answered, by number.
     pub answers: Vec<(u64, CallAnswer)>,
 }
@@ -103,6 +105,11 @@ impl std::fmt::Debug for Sim {
 }
 
 impl Sim {
+    /// The resources that a proxy has asked for so far: kind and name.
+    pub fn asked(&self, proxy: usize) -> Vec<&str> {
+        self.asked.iter().filter(|(at, _)| *at == proxy).map(|(_, what)| &**what).collect()
+    }
+
     /// An empty network at `wall`.
     pub fn new(seed: u64, wall: Duration) -> Sim {
         Sim {
@@ -124,6 +131,7 @@ impl Sim {
             split: 0,
             window: 256 * 1024,
             dials: Vec::new(),
+            asked: Vec::new(),
             answers: Vec::new(),
         }
     }
@@ -352,16 +360,16 @@ impl Sim {
                     }
                 }
                 Action::Close(conn, how) => self.close(host, conn, how),
-                Action::Ask(id, question) => {
-                    if let Question::Dns { host: name } = &question {
-                        let addresses = self.names.get(&**name).cloned();
-                        let ttl = Duration::from_secs(30);
-                        let answer = addresses.map_or(Answer::Absent, |addresses| Answer::Dns { addresses, ttl });
-                        if let Some(h) = self.hosts.get_mut(host) {
-                            h.worker.command(Command::Answer(id, answer));
-                        }
+                Action::Ask(id, Question::Dns { host: name }) => {
+                    let addresses = self.names.get(&*name).cloned();
+                    let ttl = Duration::from_secs(30);
+                    let answer = addresses.map_or(Answer::Absent, |addresses| Answer::Dns { addresses, ttl });
+                    if let Some(h) = self.hosts.get_mut(host) {
+                        h.worker.command(Command::Answer(id, answer));
                     }
                 }
+                // Answered by the next configuration that has it.
+                Action::Ask(_, Question::Resource { kind, name }) => self.asked.push((host, format!("{kind:?} {name}"))),
                 Action::Log(_, lines) => {
                     if let Some(h) = self.hosts.get_mut(host) {
                         h.log.extend(lines);

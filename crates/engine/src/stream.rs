@@ -12,7 +12,7 @@ use mizzen_types::Name;
 use crate::{
     ConnId, DialId, WaitId,
     buf::Buf,
-    call::Origin,
+    call::{Caller, Origin},
     facts::Facts,
     kept::{State, TcpStats},
     record::Record,
@@ -44,7 +44,7 @@ impl Stream {
             },
             Traffic::Tcp(tcp) => match tcp.step {
                 TcpStep::Picking(wait) => wait,
-                TcpStep::Dialing | TcpStep::Open => None,
+                TcpStep::Dialing | TcpStep::Tunneling(_) | TcpStep::Open => None,
             },
         }
     }
@@ -98,6 +98,11 @@ impl Client {
 
     pub(crate) fn is_call(&self) -> bool {
         self.call().is_some()
+    }
+
+    /// Whether it is a call whose body carries a connection.
+    pub(crate) fn is_tunnel(&self) -> bool {
+        self.call().is_some_and(|origin| matches!(origin.caller, Caller::Tunnel(_) | Caller::Conn(_) | Caller::Gone))
     }
 }
 
@@ -161,6 +166,8 @@ pub(crate) enum TcpStep {
     Picking(Option<WaitId>),
     /// Its partner is dialled, or shakes hands.
     Dialing,
+    /// This call asks an HTTP proxy for the way to its partner.
+    Tunneling(StreamId),
     /// Its partner is there.
     Open,
 }

@@ -26,6 +26,7 @@ fn hosts<'a>(
         let address = match &endpoint.address {
             EndpointAddress::Socket(address) => address.to_string(),
             EndpointAddress::Pipe(path) => path.to_string(),
+            EndpointAddress::Internal(listener, id) => format!("envoy://{listener}/{id}"),
             // The addresses that were found for it are among the hosts used.
             EndpointAddress::Dns(..) => continue,
         };

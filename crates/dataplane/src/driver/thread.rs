@@ -399,6 +399,7 @@ async fn connect(dial: &Dial) -> io::Result<(Stream, Addrs)> {
             let addrs = Addrs { local: stream.local_addr()?, peer: stream.peer_addr()? };
             Ok((Stream::Tcp(stream), addrs))
         }
+        Target::Internal(listener, _) => Err(io::Error::other(format!("the internal listener `{listener}` has no socket"))),
         Target::Pipe(path) => {
             let stream = UnixStream::connect(path).await?;
             let none = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);

@@ -4,6 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use super::spec::UpSpec;
 use crate::{
+    Action, DialId, Target,
+    context::Context,
     id::{PoolId, StreamId},
     lb::Guard,
 };
@@ -23,4 +25,14 @@ pub(crate) struct Dialing {
     pub(crate) owner: Owner,
     pub(crate) guard: Option<Guard>,
     pub(crate) deadline: Duration,
+}
+
+impl Dialing {
+    /// Takes it back.
+    pub(crate) fn cancel(&self, cx: &mut Context, id: DialId) {
+        match &self.spec.target {
+            Target::Internal(..) => {}
+            Target::Tcp(_) | Target::Pipe(_) => cx.actions.push(Action::Cancel(id)),
+        }
+    }
 }

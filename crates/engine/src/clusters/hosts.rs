@@ -131,6 +131,7 @@ impl Clusters {
         match &endpoint.address {
             EndpointAddress::Socket(address) => vec![Target::Tcp(*address)],
             EndpointAddress::Pipe(path) => vec![Target::Pipe(std::path::PathBuf::from(&**path))],
+            EndpointAddress::Internal(listener, id) => vec![Target::Internal(listener.clone(), id.clone())],
             EndpointAddress::Dns(host, port) => {
                 let question = Question::Dns { host: host.clone() };
                 let now = cx.now.mono;

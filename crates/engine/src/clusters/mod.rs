@@ -22,7 +22,8 @@ use mizzen_types::Name;
 use crate::{
     Action, Dial, DialId, DialTag, Target,
     context::Context,
-    event::TimerKey,
+    address,
+    event::{Event, TimerKey},
     id::{PoolId, Slab},
     lb::{ClusterState, Guard, HostState, Limit},
     questions::Questions,
@@ -152,6 +153,7 @@ impl Clusters {
                 .filter_map(|e| match &e.address {
                     EndpointAddress::Socket(address) => Some(address.to_string()),
                     EndpointAddress::Pipe(path) => Some(path.to_string()),
+                    EndpointAddress::Internal(listener, id) => Some(address::target(&Target::Internal(listener.clone(), id.clone()))),
                     EndpointAddress::Dns(..) => None,
                 })
                 .collect();
@@ -187,8 +189,18 @@ impl Clusters {
         let (target, source, keepalive) = (spec.target.clone(), spec.source, spec.keepalive);
         let id = self.dials.insert::<DialTag>(Dialing { spec, owner, guard, deadline });
         cx.timers.arm(deadline, TimerKey::Dial(id));
-        cx.actions.push(Action::Dial(Dial { id, target, source, mark: cx.options.mark, keepalive }));
+        match target {
+            Target::Internal(..) => cx.inbox.push_back(Event::DialInside(id)),
+            Target::Tcp(_) | Target::Pipe(_) => {
+                cx.actions.push(Action::Dial(Dial { id, target, source, mark: cx.options.mark, keepalive }));
+            }
+        }
         id
+    }
+
+    /// Where a dial goes to.
+    pub(crate) fn dial_target(&self, id: DialId) -> Option<&Target> {
+        self.dials.get(id).map(|dialing| &dialing.spec.target)
     }
 
     /// A dial has ended, in one way or another: it is off its owner's list.
@@ -204,8 +216,8 @@ impl Clusters {
 
     /// Nobody wants this dial any more.
     pub(crate) fn cancel_dial(&mut self, cx: &mut Context, id: DialId) {
-        if self.dials.remove(id).is_some() {
-            cx.actions.push(Action::Cancel(id));
+        if let Some(dialing) = self.dials.remove(id) {
+            dialing.cancel(cx, id);
         }
     }
 

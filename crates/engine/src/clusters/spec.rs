@@ -21,7 +21,7 @@ pub(crate) struct Wish<'a> {
 }
 
 /// How to make a connection.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct UpSpec {
     pub(crate) cluster: Name,
     pub(crate) target: Target,
@@ -37,7 +37,7 @@ pub(crate) struct UpSpec {
 }
 
 /// TLS of a connection to be made.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct UpTls {
     pub(crate) config: Arc<ClientConfig>,
     pub(crate) name: ServerName<'static>,
@@ -94,7 +94,7 @@ impl UpSpec {
                 };
                 let ip = match &host.target {
                     Target::Tcp(address) => address.ip(),
-                    Target::Pipe(_) => IpAddr::from([127, 0, 0, 1]),
+                    Target::Pipe(_) | Target::Internal(..) => IpAddr::from([127, 0, 0, 1]),
                 };
                 let name = ServerName::try_from(sni.to_owned()).unwrap_or(ServerName::IpAddress(ip.into()));
                 Some(UpTls { config: built, name, sni: sni.to_owned(), alpn, uri: certificate_uri(&cx.config, &tls.common) })
@@ -151,6 +151,7 @@ pub(crate) fn still_wanted(config: &Config, spec: &UpSpec) -> bool {
     let endpoint = endpoints.find(|endpoint| match (&endpoint.address, &spec.target) {
         (EndpointAddress::Socket(a), Target::Tcp(b)) => a == b,
         (EndpointAddress::Pipe(a), Target::Pipe(b)) => std::path::Path::new(&**a) == b,
+        (EndpointAddress::Internal(a, at), Target::Internal(b, id)) => (a, at) == (b, id),
         _ => false,
     });
     if endpoint.is_none() && !direct {

@@ -12,9 +12,9 @@ use mizzen_types::Name;
 
 use super::Worker;
 use crate::{
-    Action, Call, CallAnswer,
+    Action, Call, CallAnswer, Eof,
     call::{Caller, Origin},
-    event::{Event, TimerKey},
+    event::{Event, Lost, TimerKey},
     flags::Flags,
     id::StreamId,
     record::Record,
@@ -71,6 +71,7 @@ impl Worker {
     pub(crate) fn open_call(&mut self, call: Call, caller: Caller) -> StreamId {
         let Call { cluster, head, body, timeout, most } = call;
         let now = self.cx.now;
+        let tunnel = matches!(caller, Caller::Tunnel(_));
         let request = Request {
             step: Step::Picking(None),
             route: Some(self.own.routed(&cluster, timeout)),
@@ -78,7 +79,7 @@ impl Worker {
             replay: Some(Vec::new()),
             ..Request::new(self.own.hcm.clone(), head, false, NOWHERE.ip())
         };
-        let mut req = Half { end: true, bytes: body.len() as u64, ..Half::default() };
+        let mut req = Half { end: !tunnel, bytes: body.len() as u64, ..Half::default() };
         req.buf.extend(&body);
         let id = self.streams.insert(Stream {
             config: self.cx.config.clone(),
@@ -111,8 +112,11 @@ impl Worker {
     pub(crate) fn call_answered(&mut self, id: StreamId, head: Head) {
         let Some(stream) = self.streams.get_mut(id) else { return };
         let Some(request) = stream.traffic.request_mut() else { return };
-        request.step = Step::Responding;
         request.replay = None;
+        if stream.client.is_tunnel() {
+            return self.tunnel_answered(id, &head);
+        }
+        request.step = Step::Responding;
         request.response = head;
         stream.resp.sent = Progress::Head;
         stream.due.per_try = None;
@@ -123,6 +127,9 @@ impl Worker {
     pub(crate) fn call_progress(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get_mut(id) else { return };
         let Some(origin) = stream.client.call() else { return };
+        if stream.client.is_tunnel() {
+            return self.tunnel_progress(id);
+        }
         if stream.resp.buf.len() > origin.most {
             return self.call_over(id, CallAnswer::Failed("response_too_large".to_owned()));
         }
@@ -148,6 +155,15 @@ impl Worker {
         match caller {
             Caller::Filter(waiter) => self.cx.inbox.push_back(Event::Called(waiter, answer)),
             Caller::Control(number) => self.cx.actions.push(Action::Answer(number, Box::new(answer))),
+            Caller::Tunnel(stream) => {
+                let why = match answer {
+                    CallAnswer::Failed(why) => why,
+                    CallAnswer::Answered { head, .. } => format!("the proxy answered {}", head.status()),
+                };
+                self.cx.inbox.push_back(Event::UpLost(stream, Lost::Connect(why)));
+            }
+            Caller::Conn(conn) => self.cx.inbox.push_back(Event::Ended(conn, Eof::Reset)),
+            Caller::Gone => {}
         }
     }
 

@@ -14,7 +14,7 @@ use super::Worker;
 use crate::{
     Accepted, Action, Addrs, ConnId, How, ListenerId, Question,
     clusters::certificate_uri,
-    conn::{Closing, Conn, Down, Peeked, Proto, Role},
+    conn::{Below, Closing, Conn, Down, Peeked, Proto, Role},
     event::{Event, Gone, Lost},
     filter::{
         network::{self, Refusal},
@@ -29,6 +29,11 @@ use crate::{
 impl Worker {
     /// Takes a connection that the socket of `listener` accepted. The connection starts by being read.
     pub fn accept(&mut self, listener: &ListenerId, accepted: Accepted) -> ConnId {
+        self.accept_from(listener, accepted, Below::Socket)
+    }
+
+    /// The same, for what has no socket below.
+    pub(crate) fn accept_from(&mut self, listener: &ListenerId, accepted: Accepted, below: Below) -> ConnId {
         let addrs = Addrs { local: accepted.local, peer: accepted.peer };
         let id = self.conns.reserve();
         let limits = &self.cx.options.limits;
@@ -36,7 +41,9 @@ impl Worker {
         let full = self.conns.len() > limits.connections;
         let Some(socket) = found.filter(|_| !full && !self.cx.draining) else {
             self.conns.abandon(id);
-            self.cx.actions.push(Action::Close(id, How::Reset));
+            if below == Below::Socket {
+                self.cx.actions.push(Action::Close(id, How::Reset));
+            }
             return id;
         };
         let destination = accepted.original.unwrap_or(accepted.local);
@@ -60,7 +67,9 @@ impl Worker {
             draining: false,
             listener,
         };
-        self.conns.insert(Conn::new(id, addrs, Role::Down(Box::new(down)), Proto::Sniff, now));
+        let mut conn = Conn::new(id, addrs, Role::Down(Box::new(down)), Proto::Sniff, now);
+        conn.below = below;
+        self.conns.insert(conn);
         // The rest happens within the turn, when the clock has been set.
         self.cx.inbox.push_back(Event::Accepted(id));
         id

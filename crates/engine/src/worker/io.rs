@@ -3,7 +3,7 @@
 use super::Worker;
 use crate::{
     Action, ConnId, Eof, How,
-    conn::{Closing, Proto},
+    conn::{Below, Closing, Proto},
     conns::Conns,
     event::{Dir, Event, Gone, Lost},
 };
@@ -120,12 +120,19 @@ impl Worker {
             let closing = conn.closing;
             match closing {
                 Closing::Reset => self.remove(id, Some(How::Reset)),
-                _ if pending => self.cx.actions.push(Action::Write(id)),
+                _ if pending => match conn.below {
+                    Below::Socket => self.cx.actions.push(Action::Write(id)),
+                    Below::Pipe(_) | Below::Stream(_) => self.cx.inbox.push_back(Event::Carry(id)),
+                },
                 Closing::Close => self.remove(id, Some(How::Close)),
                 Closing::Write => {
                     conn.closing = Closing::WriteDone;
                     // With TLS the closing alert has said it; the socket stays open for what still comes in.
-                    self.cx.actions.push(Action::Close(id, How::Write));
+                    match conn.below {
+                        Below::Socket => self.cx.actions.push(Action::Close(id, How::Write)),
+                        Below::Pipe(other) => self.cx.inbox.push_back(Event::Ended(other, Eof::Half)),
+                        Below::Stream(call) => self.end_tunnel(call),
+                    }
                 }
                 Closing::No | Closing::WriteDone => {}
             }

@@ -3,6 +3,7 @@
 mod bounds;
 mod calls;
 mod close;
+mod below;
 mod config;
 mod down;
 mod filters;
@@ -186,7 +187,10 @@ impl Worker {
                 Event::ConnAnswered(conn) => self.conn_looks_again(conn),
                 Event::Call(stream) => self.start_call(stream),
                 Event::Called(stream, answer) => self.called(stream, answer),
-                Event::Cancel(stream) => self.finish_http(stream, false),
+                Event::Cancel(stream) => self.give_up(stream),
+                Event::DialInside(dial) => self.dial_inside(dial),
+                Event::Carry(conn) => self.carry(conn),
+                Event::Ended(conn, eof) => self.ended(conn, eof),
                 Event::Deserted => self.retire_pools(|_| true),
             }
         }

@@ -207,7 +207,7 @@ impl Worker {
             filter::data(request.is_grpc, &mut request.facts, !is_down, data);
             wants = if is_down { request.step.wants() } else { 0 };
         }
-        if stream.client.is_call() && !is_down {
+        if stream.client.is_call() && !stream.client.is_tunnel() && !is_down {
             // What a call is answered is kept here; whether it is too much is seen when it is looked at, within this turn.
             half.buf.extend(data);
             if let Some((codec, tx)) = conn.codec() {
@@ -307,10 +307,14 @@ impl Worker {
             half.sent = Progress::All;
         }
         let (done, low) = (half.done(), half.buf.len() < high / 2);
+        let tunnel = dir == Dir::Up && (n > 0 || done) && stream.client.is_tunnel();
         if cut || (!half.buf.is_empty() && codec.capacity(sid) > 0) {
             Conns::block(dst, id);
         }
         self.conns.mark(target);
+        if tunnel {
+            self.tunnel_sent(id);
+        }
         if let Some((source, sid)) = source {
             let mut release = false;
             if let Some(src) = self.conns.get_mut(source) {

@@ -11,7 +11,7 @@ use crate::{
     clusters::{DNS_WAIT, NoHost, Owner, UpSpec, Wish},
     conn::{Closing, Conn, Proto},
     conns::Conns,
-    event::{Dir, Gone, Lost},
+    event::{Dir, Event, Gone, Lost},
     filter::network,
     flags::Flags,
     id::StreamId,
@@ -58,6 +58,11 @@ impl Worker {
         let cluster = name.and_then(|name| config.clusters.get(&name).or_else(|| self.cx.config.clusters.get(&name)).cloned());
         let Some(cluster) = cluster else { return self.tcp_refuse(id, Flags::NO_CLUSTER, "cluster_not_found") };
         stream.record.cluster = Some(cluster.clone());
+        if let Some(tunnel) = tcp.proxy.tunnel.clone() {
+            tcp.attempts += 1;
+            stream.record.attempts = tcp.attempts;
+            return self.open_tunnel(id, &cluster, &tunnel);
+        }
         let Some(destination) = self.conns.get(down).and_then(Conn::down).map(|d| d.destination) else { return };
         let host = match self.clusters.pick(&mut self.cx, &mut self.questions, &config, &cluster, destination, (&[], 0)) {
             Ok(host) => host,
@@ -261,6 +266,11 @@ impl Worker {
         let Some(stream) = self.streams.get(id) else { return };
         let Some(down) = stream.client.conn() else { return };
         let at = stream.up.as_ref().map(|up| up.at);
+        if let Traffic::Tcp(tcp) = &stream.traffic
+            && let TcpStep::Tunneling(call) = tcp.step
+        {
+            self.cx.inbox.push_back(Event::Cancel(call));
+        }
         self.finish(id);
         match at {
             Some(At::Conn(conn, _) | At::Handshake(conn)) => {

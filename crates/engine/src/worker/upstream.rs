@@ -4,9 +4,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::Worker;
 use crate::{
-    Action, Addrs, ConnId, DialError, DialId,
+    Addrs, ConnId, DialError, DialId,
     clusters::{Dialing, Owner},
-    conn::{Closing, Conn, Proto, Role, Up},
+    conn::{Below, Closing, Conn, Proto, Role, Up},
     event::{Event, Gone, Lost},
     id::StreamId,
     stream::At,
@@ -15,18 +15,24 @@ use crate::{
 
 impl Worker {
     pub(crate) fn dial_ended(&mut self, id: DialId, result: Result<Addrs, DialError>) -> Option<ConnId> {
-        let Dialing { spec, owner, guard, deadline } = self.clusters.dial_over(id)?;
-        let addrs = match result {
-            Ok(addrs) => addrs,
+        let dialing = self.clusters.dial_over(id)?;
+        match result {
+            Ok(addrs) => Some(self.established(dialing, addrs, Below::Socket)),
             Err(DialError(error)) => {
-                spec.host.connect_failures.fetch_add(1, Relaxed);
-                self.dial_failed(owner, Lost::Connect(error));
-                return None;
+                dialing.spec.host.connect_failures.fetch_add(1, Relaxed);
+                self.dial_failed(dialing.owner, Lost::Connect(error));
+                None
             }
-        };
+        }
+    }
+
+    /// A connection to a server is there: TLS, if it is to be, and then whoever wanted it.
+    pub(crate) fn established(&mut self, dialing: Dialing, addrs: Addrs, below: Below) -> ConnId {
+        let Dialing { spec, owner, guard, deadline } = dialing;
         let id = self.conns.reserve();
         let up = Up { spec: spec.clone(), owner, guard, draining: false, served: false, peer: None };
         let mut conn = Conn::new(id, addrs, Role::Up(Box::new(up)), Proto::Handshake, self.cx.now.mono);
+        conn.below = below;
         conn.deadline = Some(deadline);
         let session = spec.tls.as_ref().map(|tls| Tls::client(tls.config.clone(), tls.name.clone(), tls.alpn.clone())).transpose();
         let broken = session.map(|session| conn.tls = session.map(Box::new)).err();
@@ -48,13 +54,13 @@ impl Worker {
             self.decrypt(id, &[]);
             self.arm(id);
         }
-        Some(id)
+        id
     }
 
     /// A dial took too long.
     pub(crate) fn dial_timeout(&mut self, id: DialId) {
         let Some(dialing) = self.clusters.dial_over(id) else { return };
-        self.cx.actions.push(Action::Cancel(id));
+        dialing.cancel(&mut self.cx, id);
         dialing.spec.host.connect_failures.fetch_add(1, Relaxed);
         self.dial_failed(dialing.owner, Lost::ConnectTimeout);
     }

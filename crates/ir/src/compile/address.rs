@@ -43,7 +43,12 @@ pub(super) fn address(cx: &mut Cx, a: core::Address, names: bool) -> Res<Endpoin
             refused!(cx; mode);
             Ok(EndpointAddress::Pipe(name(&path)))
         }
-        Some(A::EnvoyInternalAddress(_)) => cx.refuse("envoy_internal_address", "not supported"),
+        Some(A::EnvoyInternalAddress(core::EnvoyInternalAddress { endpoint_id, address_name_specifier })) => match address_name_specifier {
+            Some(core::envoy_internal_address::AddressNameSpecifier::ServerListenerName(listener)) if !listener.is_empty() => {
+                Ok(EndpointAddress::Internal(name(&listener), name(&endpoint_id)))
+            }
+            _ => cx.refuse("envoy_internal_address.server_listener_name", "it is required"),
+        },
         None => cx.refuse("address", "it is required"),
     }
 }

@@ -12,10 +12,10 @@ use mizzen_types::Name;
 
 use super::cluster_http::{HOUR, default_true};
 use super::cx::{Cx, Res, harmless, hash, name, number, refused, silent, type_name};
-use super::{Resource, access_log, address, cluster, hcm, tls};
+use super::{Resource, access_log, address, cluster, format, hcm, headers, tls};
 use crate::config::{
     ChainMatch, ContentHash, Direction, EndpointAddress, FilterChain, Filters, Listener, ListenerAddress, ListenerFilter, NetworkFilter,
-    PortPredicate, SourceType, TcpProxy, Terminal, TransportProtocol,
+    PortPredicate, SourceType, TcpProxy, Terminal, TransportProtocol, Tunnel,
 };
 use crate::filter;
 
@@ -66,11 +66,21 @@ pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resou
     silent!(enable_reuse_port, max_connections_to_accept_per_socket_event, ignore_global_conn_limit, bypass_overload_manager);
     silent!(enable_mptcp, per_connection_buffer_high_watermark_timeout);
     harmless!(cx; per_connection_buffer_limit_bytes);
-    refused!(cx; fcds_config, filter_chain_matcher, socket_options, udp_listener_config, api_listener, listener_specifier);
-    let bind = default_true(bind_to_port)
+    refused!(cx; fcds_config, filter_chain_matcher, socket_options, udp_listener_config, api_listener);
+    let internal = match listener_specifier {
+        None => false,
+        Some(listener::listener::ListenerSpecifier::InternalListener(listener::listener::InternalListenerConfig {})) => true,
+    };
+    let bind = !internal
+        && default_true(bind_to_port)
         && deprecated_v1.is_none_or(|listener::listener::DeprecatedV1 { bind_to_port }| default_true(bind_to_port));
 
-    let mut addresses = vec![cx.must("address", address, one_address)?];
+    let mut addresses = Vec::new();
+    if internal {
+        refused!(cx; address, additional_addresses);
+    } else {
+        addresses.push(cx.must("address", address, one_address)?);
+    }
     addresses.extend(cx.each("additional_addresses", additional_addresses, |cx, a| {
         let listener::AdditionalAddress { address, socket_options, tcp_keepalive } = a;
         refused!(cx; socket_options);
@@ -91,6 +101,7 @@ pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resou
         name: name(&title),
         hash,
         addresses: addresses.into(),
+        internal,
         bind,
         use_original_dst: cluster::is_true(use_original_dst),
         listener_filters: listener_filters_of(cx, listener_filters)?,
@@ -116,6 +127,7 @@ fn one_address(cx: &mut Cx, m: core::Address) -> Res<ListenerAddress> {
         EndpointAddress::Socket(address) => Ok(ListenerAddress::Socket(address)),
         EndpointAddress::Pipe(path) => Ok(ListenerAddress::Pipe(path)),
         EndpointAddress::Dns(..) => cx.refuse("", "not an IP address"),
+        EndpointAddress::Internal(..) => cx.refuse("", "an internal listener has `internal_listener` and no address"),
     }
 }
 
@@ -328,7 +340,7 @@ fn tcp_proxy(cx: &mut Cx, m: tcp::TcpProxy) -> Res<TcpProxy> {
     silent!(access_log_flush_interval);
     harmless!(cx; downstream_idle_timeout, upstream_idle_timeout, backoff_options, max_downstream_connection_duration_jitter_percentage,
         access_log_options);
-    refused!(cx; on_demand, metadata_match, tunneling_config, proxy_protocol_tlvs, upstream_connect_mode);
+    refused!(cx; on_demand, metadata_match, proxy_protocol_tlvs, upstream_connect_mode);
     let clusters: Vec<(Name, u32)> = match cluster_specifier {
         Some(tcp::tcp_proxy::ClusterSpecifier::Cluster(cluster)) => vec![(name(&cluster), 1)],
         Some(tcp::tcp_proxy::ClusterSpecifier::WeightedClusters(tcp::tcp_proxy::WeightedCluster { clusters })) => {
@@ -343,7 +355,9 @@ fn tcp_proxy(cx: &mut Cx, m: tcp::TcpProxy) -> Res<TcpProxy> {
     if clusters.iter().all(|(_, weight)| *weight == 0) {
         return cx.refuse("weighted_clusters", "no cluster has a weight");
     }
+    let tunnel = cx.some("tunneling_config", tunneling_config, tunnel)?.map(Arc::new);
     Ok(TcpProxy {
+        tunnel,
         stat_prefix: name(&stat_prefix),
         clusters: clusters.into(),
         idle_timeout: cx.limit("idle_timeout", idle_timeout, Some(HOUR))?,
@@ -351,4 +365,26 @@ fn tcp_proxy(cx: &mut Cx, m: tcp::TcpProxy) -> Res<TcpProxy> {
         max_duration: cx.limit("max_downstream_connection_duration", max_downstream_connection_duration, None)?,
         access_log: access_log::list(cx, access_log)?,
     })
+}
+
+/// The way through an HTTP proxy.
+fn tunnel(cx: &mut Cx, m: tcp::tcp_proxy::TunnelingConfig) -> Res<Tunnel> {
+    let tcp::tcp_proxy::TunnelingConfig {
+        hostname,
+        use_post,
+        headers_to_add,
+        propagate_response_headers,
+        post_path,
+        propagate_response_trailers,
+        request_id_extension,
+        request_id_header,
+        request_id_metadata_key,
+        formatters,
+    } = m;
+    refused!(cx; use_post, post_path, propagate_response_headers, propagate_response_trailers, request_id_extension, request_id_header, request_id_metadata_key, formatters);
+    if hostname.is_empty() {
+        return cx.refuse("hostname", "it is required");
+    }
+    let authority = cx.within("hostname", |cx| format::template(cx, &hostname, format::Unknown::Refuse))?;
+    Ok(Tunnel { authority, headers: headers::additions(cx, "headers_to_add", headers_to_add)? })
 }

@@ -309,7 +309,7 @@ impl Discovery {
         let endpoints = a.priorities.iter().flat_map(|p| p.localities.iter()).flat_map(|l| l.endpoints.iter());
         let name = |e: &Arc<Endpoint>| match &e.address {
             EndpointAddress::Dns(name, port) => Some((name.clone(), *port)),
-            EndpointAddress::Socket(_) | EndpointAddress::Pipe(_) => None,
+            EndpointAddress::Socket(_) | EndpointAddress::Pipe(_) | EndpointAddress::Internal(..) => None,
         };
         endpoints.filter_map(name).collect()
     }

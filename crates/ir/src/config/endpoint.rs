@@ -64,6 +64,8 @@ pub enum EndpointAddress {
     Dns(Name, u16),
     /// A Unix socket.
     Pipe(Name),
+    /// A listener of this proxy without a socket, and the endpoint's own id beside it; may be empty.
+    Internal(Name, Name),
 }
 
 /// What the control plane says of an endpoint.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mizzen_types::{IpRange, Name};
 
-use super::{AccessLog, ContentHash, DownstreamTls, Hcm};
+use super::{AccessLog, ContentHash, DownstreamTls, Hcm, HeaderOps, Template};
 use crate::filter::{RbacFilter, StatsConfig};
 
 /// A listener.
@@ -18,6 +18,8 @@ pub struct Listener {
     pub hash: ContentHash,
     /// Its addresses; those after the first are additional ones.
     pub addresses: Arc<[ListenerAddress]>,
+    /// Whether it has no address: clusters reach it by its name (`internal_listener`).
+    pub internal: bool,
     /// Whether a socket is opened; else connections are only handed to it by `use_original_dst` of another.
     pub bind: bool,
     /// Whether a connection is handed to the listener of its original destination, if there is one.
@@ -215,6 +217,17 @@ pub struct TcpProxy {
     pub max_duration: Option<Duration>,
     /// Its logs.
     pub access_log: Arc<[Arc<AccessLog>]>,
+    /// The bytes go through an HTTP proxy.
+    pub tunnel: Option<Arc<Tunnel>>,
+}
+
+/// The way through an HTTP proxy, by CONNECT (`tunneling_config`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tunnel {
+    /// Where the proxy is to connect to: `host:port`.
+    pub authority: Template,
+    /// More headers of the request.
+    pub headers: HeaderOps,
 }
 
 impl Listener {

@@ -31,7 +31,7 @@ pub use headers::{Command, HeaderAction, HeaderOp, HeaderOps, HeaderSource, LogT
 pub use http::{CertDetails, CodecKind, EscapedSlashes, ForwardClientCert, Hcm, HttpRoutes, PathOptions, ServerHeader, StripPort};
 pub use listener::{
     ChainMatch, Direction, FilterChain, Filters, Listener, ListenerAddress, ListenerFilter, NetworkFilter, PortPredicate, SourceType,
-    TcpProxy, Terminal, TransportProtocol,
+    TcpProxy, Terminal, TransportProtocol, Tunnel,
 };
 pub use matchers::{Fraction, HeaderMatch, HeaderTest, MetadataMatch, ParamMatch, Regex, StringMatch, StringTest, ValueMatch};
 pub use rbac::{Action as RbacAction, Expr, Policy, Rbac};
