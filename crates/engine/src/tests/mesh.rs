@@ -16,9 +16,11 @@ static DESCRIPTORS: LazyLock<Descriptors> = LazyLock::new(Descriptors::load);
 static CA: LazyLock<Ca> = LazyLock::new(|| Ca::self_signed(&Default::default(), now(), CaLimits::default()).unwrap());
 static OTHER_CA: LazyLock<Ca> = LazyLock::new(|| Ca::self_signed(&Default::default(), now(), CaLimits::default()).unwrap());
 
-/// The certificates' time is the machine's: rustls reads it, the engine does not.
+/// The certificates' time is the machine's: rustls reads it, the engine does not. Read once, so that two runs of the same are compared to the second.
 pub(super) fn now() -> UnixTime {
-    UnixTime::since_unix_epoch(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap())
+    static NOW: LazyLock<UnixTime> =
+        LazyLock::new(|| UnixTime::since_unix_epoch(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap()));
+    *NOW
 }
 
 pub(super) fn wall() -> Duration {
