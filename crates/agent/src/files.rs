@@ -12,7 +12,7 @@ use mizzen_pki::{Secret, Svid, TrustBundle};
 use mizzen_xds::server::Resource;
 use tracing::{info, warn};
 
-use crate::sds::{certificate, roots};
+use crate::secret::{certificate, roots};
 
 /// How often files are looked at.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(1);

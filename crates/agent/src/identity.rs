@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use mizzen_net::Backoff;
 use mizzen_pki::{CertificateDer, KeyPair, PkiError, Svid, TrustBundle, UnixTime};
 use mizzen_protos::ca::IstioCertificateRequest;
 use mizzen_protos::ca::istio_certificate_service_client::IstioCertificateServiceClient;
@@ -12,7 +13,6 @@ use tonic::metadata::MetadataValue;
 use tracing::{info, warn};
 
 use crate::metrics::Metrics;
-use crate::retry::{Backoff, random};
 use crate::token::TokenError;
 use crate::upstream::{DialError, dial, roots};
 use crate::{Options, TokenSource};
@@ -58,28 +58,32 @@ pub enum IdentityError {
 const ROOT_CHECK: Duration = Duration::from_secs(5);
 /// The longest wait between attempts while there is no valid certificate.
 const HURRY: Duration = Duration::from_secs(2);
+/// The first and the longest wait after a failure.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+const LONGEST_WAIT: Duration = Duration::from_secs(15);
 const CALL: Duration = Duration::from_secs(20);
 
 /// Obtains a certificate, and renews it, for ever. Failures are retried; while an old certificate is valid nobody notices.
 pub(crate) async fn keep(options: Arc<Options>, metrics: Arc<Metrics>, identity: watch::Sender<Option<Identity>>) {
-    let mut backoff = Backoff::default();
+    let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
     loop {
         let held = identity.borrow().clone();
         match obtain(&options, held.as_ref()).await {
             Ok(new) => {
                 backoff.reset();
                 let validity = new.svid.validity();
-                let wait = (options.renewal)(&validity, options.now(), random());
+                let wait = (options.renewal)(&validity, options.now(), fastrand::f64());
                 info!(serial = new.svid.serial(), not_after = validity.not_after.as_secs(), renewal_in = ?wait, "certificate obtained");
                 metrics.certificate(validity);
                 identity.send_replace(Some(new));
                 rest(&options, &identity, wait).await;
             }
             Err(error) => {
-                metrics.certificate_failures.add();
+                metrics.certificate_failures.inc();
                 let left = held.map_or(Duration::ZERO, |h| h.svid.validity().remaining(options.now()));
                 // With seconds left, try at least a few times in them; with none, nothing works until it succeeds.
-                let wait = backoff.next(if left.is_zero() { HURRY } else { left / 8 });
+                let most = if left.is_zero() { HURRY } else { left / 8 };
+                let wait = backoff.spread_wait(most.max(FIRST_WAIT));
                 warn!(%error, retry_in = ?wait, certificate_left = ?left, "no new certificate");
                 tokio::time::sleep(wait).await;
             }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use mizzen_net::Backoff;
 use mizzen_protos::envoy::envoy::service::discovery::v3::DeltaDiscoveryResponse;
 use mizzen_protos::envoy::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use mizzen_protos::nds;
@@ -14,14 +15,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tracing::{debug, warn};
 
-use crate::retry::Backoff;
 use crate::upstream::{DialError, MAX_FROM_CONTROL, dial, first_answer};
 use crate::{DnsOptions, Identity, NameTable, Options, node};
 
 /// By this name of the node's agent the control plane can tell this stream from the proxy's own, whose id it shares.
 const USER_AGENT: &str = "mizzen-agent";
 
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// The first and the longest wait after a stream's end.
+const WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 #[derive(Debug, thiserror::Error)]
 enum StreamError {
@@ -44,12 +45,12 @@ pub(crate) async fn follow(
     introduced.user_agent_name = USER_AGENT.to_owned();
     let mut client = Client::new(introduced);
     client.watch_all(NAME_TABLE);
-    let mut backoff = Backoff::default();
+    let mut backoff = Backoff::new(WAITS.0, WAITS.1);
     loop {
         let Ok(held) = identity.wait_for(Option::is_some).await.map(|i| i.clone()) else { return };
         let result = stream(&options, &dns, held.as_ref(), &mut client, &table, &mut backoff).await;
         client.disconnected();
-        let wait = backoff.next(LONGEST_WAIT);
+        let wait = backoff.spread_wait(Duration::MAX);
         match result {
             Ok(()) => debug!(retry_in = ?wait, "the name table's stream has ended"),
             Err(error) => warn!(%error, retry_in = ?wait, "no name table's stream"),

@@ -112,13 +112,13 @@ impl Relay {
     async fn client(&self) -> Result<Client, Status> {
         let mut identity = self.identity.clone();
         let held = identity.wait_for(Option::is_some).await.map_err(|_| Status::unavailable("the agent is ending"))?.clone();
-        self.metrics.xds_connections.add();
+        self.metrics.xds_connections.inc();
         match dial(&self.options, &self.options.discovery, held.as_ref().map(|i| &i.svid)).await {
             Ok(channel) => Ok(AggregatedDiscoveryServiceClient::new(channel)
                 .max_decoding_message_size(MAX_FROM_CONTROL)
                 .max_encoding_message_size(MAX_FROM_PROXY)),
             Err(error) => {
-                self.metrics.xds_failures.add();
+                self.metrics.xds_failures.inc();
                 warn!(%error, "the control plane cannot be reached");
                 Err(Status::unavailable(error.to_string()))
             }

@@ -4,20 +4,14 @@ use std::collections::BTreeSet;
 use std::pin::Pin;
 
 use futures_util::Stream;
-use mizzen_protos::Any;
-use mizzen_protos::envoy::envoy::{
-    config::core::v3::{DataSource, data_source::Specifier},
-    extensions::transport_sockets::tls::v3::{CertificateValidationContext, Secret, TlsCertificate, secret},
-    service::{
-        discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse},
-        secret::v3::secret_discovery_service_server::SecretDiscoveryService,
-    },
+use mizzen_protos::envoy::envoy::service::{
+    discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse},
+    secret::v3::secret_discovery_service_server::SecretDiscoveryService,
 };
 use mizzen_types::Name;
 use mizzen_xds::Version;
 use mizzen_xds::server::{Resource, Session, State, Verdict};
 use mizzen_xds::types::SECRET;
-use prost::Message;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::ReceiverStream;
@@ -25,6 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::warn;
 
 use crate::files::{Files, LOOK_EVERY, is_file};
+use crate::secret::{certificate, roots};
 use crate::{DEFAULT_SECRET, Identity, ROOT_SECRET};
 
 /// Serves `default` and `ROOTCA`, and the secrets of files, and pushes them when they change. Until there is a certificate, questions for the
@@ -48,28 +43,6 @@ impl Own {
             root: roots(ROOT_SECRET, identity.trust.to_pem().into_bytes()),
         }
     }
-}
-
-/// A chain with its key, both in PEM.
-pub(crate) fn certificate(name: &str, chain: Vec<u8>, key: &mizzen_pki::Secret) -> Resource {
-    let certificate =
-        TlsCertificate { certificate_chain: inline(chain), private_key: inline(key.expose().as_bytes().to_vec()), ..Default::default() };
-    resource(name, secret::Type::TlsCertificate(certificate))
-}
-
-/// Roots in PEM.
-pub(crate) fn roots(name: &str, pem: Vec<u8>) -> Resource {
-    let context = CertificateValidationContext { trusted_ca: inline(pem), ..Default::default() };
-    resource(name, secret::Type::ValidationContext(context))
-}
-
-fn inline(bytes: Vec<u8>) -> Option<DataSource> {
-    Some(DataSource { specifier: Some(Specifier::InlineBytes(bytes)), ..Default::default() })
-}
-
-fn resource(name: &str, body: secret::Type) -> Resource {
-    let secret = Secret { name: name.to_owned(), r#type: Some(body) };
-    Resource::new(Any { type_url: SECRET.to_owned(), value: secret.encode_to_vec() })
 }
 
 /// What one stream can be given.

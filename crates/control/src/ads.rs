@@ -72,7 +72,7 @@ impl AggregatedDiscoveryService for Discovery {
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let caller = request.extensions().get::<Caller>().cloned();
         let refuse = |status: &Status| {
-            self.metrics.xds_refused.add();
+            self.metrics.xds_refused.inc();
             tracing::warn!(peer = ?caller.as_ref().map(|c| c.address), reason = status.message(), "proxy refused");
         };
         let proved = self.authenticator.authenticate(caller.as_ref(), request.metadata()).inspect_err(refuse)?;
@@ -148,7 +148,7 @@ impl Discovery {
     /// The first request tells who the proxy is.
     fn open(&self, first: &DeltaDiscoveryRequest, identity: SpiffeId, peer: SocketAddr) -> Result<Registered, Status> {
         let refuse = |error: node::NodeError| {
-            self.metrics.xds_refused.add();
+            self.metrics.xds_refused.inc();
             tracing::warn!(%identity, %peer, reason = %error, "proxy refused");
             let denied = matches!(error, node::NodeError::Identity { .. });
             if denied { Status::permission_denied(error.to_string()) } else { Status::invalid_argument(error.to_string()) }
@@ -173,11 +173,11 @@ impl Discovery {
         let Heard { type_url, verdict, .. } = heard;
         match verdict {
             Some(Verdict::Nack { message, rejected }) => {
-                self.metrics.rejects.add(label(&type_url));
+                self.metrics.rejects.with_label_values(&[label(&type_url)]).inc();
                 let names: Vec<&str> = rejected.iter().map(|(name, _)| &**name).collect();
                 tracing::warn!(proxy = connection.proxy(), kind = types::short(&type_url), ?names, message, "rejected");
             }
-            Some(Verdict::Unknown) => self.metrics.stale_nonces.add(),
+            Some(Verdict::Unknown) => self.metrics.stale_nonces.inc(),
             Some(Verdict::Ack) | None => {}
         }
         Ok(())
@@ -201,7 +201,7 @@ impl Discovery {
             self.converged(connection);
         }
         for mut response in responses {
-            self.metrics.pushes.add(label(&response.type_url));
+            self.metrics.pushes.with_label_values(&[label(&response.type_url)]).inc();
             response.system_version_info = snapshot.version().to_string();
             response.control_plane = Some(ControlPlane { identifier: self.identifier.to_string() });
             if out.send(Ok(response)).await.is_err() {

@@ -30,10 +30,10 @@ impl CaService {
 #[tonic::async_trait]
 impl IstioCertificateService for CaService {
     async fn create_certificate(&self, request: Request<IstioCertificateRequest>) -> Result<Response<IstioCertificateResponse>, Status> {
-        self.metrics.csrs.add();
+        self.metrics.csrs.inc();
         let caller = request.extensions().get::<Caller>();
         let proved = self.authenticator.authenticate(caller, request.metadata()).inspect_err(|status| {
-            self.metrics.authentication_failures.add();
+            self.metrics.authentication_failures.inc();
             tracing::warn!(peer = ?caller.map(|c| c.address), reason = status.message(), "certificate refused");
         })?;
         let id = proved.identity;
@@ -43,11 +43,11 @@ impl IstioCertificateService for CaService {
         }
         let ttl = self.lifetime(request.validity_duration);
         let chain = self.ca.sign_csr(&request.csr, &id, ttl, UnixTime::now()).map_err(|error| {
-            self.metrics.signing_errors.add();
+            self.metrics.signing_errors.inc();
             tracing::warn!(%id, %error, "certificate refused");
             Status::invalid_argument(error.to_string())
         })?;
-        self.metrics.certificates.add();
+        self.metrics.certificates.inc();
         tracing::info!(%id, ttl = ttl.as_secs(), "certificate signed");
         Ok(Response::new(IstioCertificateResponse { cert_chain: chain }))
     }

@@ -206,7 +206,7 @@ pub(crate) async fn accept(
             },
         };
         let Some(turn) = busy.enter(from.ip().to_canonical()) else {
-            metrics.handshake_failures.add();
+            metrics.handshake_failures.inc();
             continue;
         };
         let (acceptor, trust_domain, metrics, out) = (acceptor.clone(), trust_domain.clone(), metrics.clone(), out.clone());
@@ -216,7 +216,7 @@ pub(crate) async fn accept(
             match acceptor.accept(stream).await {
                 Ok(stream) => drop(out.send(Ok(Accepted::new(stream, &trust_domain))).await),
                 Err(error) => {
-                    metrics.handshake_failures.add();
+                    metrics.handshake_failures.inc();
                     tracing::info!(%error, "no handshake");
                 }
             }

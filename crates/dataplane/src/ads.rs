@@ -7,6 +7,7 @@ use std::{future::Future, io, net::SocketAddr, path::PathBuf, pin::Pin, time::Du
 
 use futures_util::{Stream, StreamExt, TryFutureExt, TryStreamExt};
 use hyper_util::rt::TokioIo;
+use mizzen_net::Backoff;
 use mizzen_protos::envoy::envoy::service::{
     discovery::v3::{
         DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
@@ -100,7 +101,7 @@ pub async fn keep_open<T: Clone + Send + std::fmt::Debug>(
     tag: T,
     events: mpsc::Sender<(T, Happened)>,
 ) {
-    let mut pause = FIRST_PAUSE;
+    let mut pause = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
         let reason = match connect(&server).await {
             Ok(channel) => {
@@ -113,7 +114,7 @@ pub async fn keep_open<T: Clone + Send + std::fmt::Debug>(
                 let answers = call(channel, service, variant, receiver, asked);
                 let (reason, answered) = carry(answers, first, &tag, &events).await;
                 if answered {
-                    pause = FIRST_PAUSE;
+                    pause.reset();
                 }
                 reason
             }
@@ -122,8 +123,7 @@ pub async fn keep_open<T: Clone + Send + std::fmt::Debug>(
         if events.send((tag.clone(), Happened::Closed(reason))).await.is_err() {
             return;
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        tokio::time::sleep(pause.spread_wait(Duration::MAX)).await;
     }
 }
 

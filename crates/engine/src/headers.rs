@@ -1,13 +1,17 @@
 //! What the connection manager does to a request's headers before anything looks at it.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use httpdate::HttpDate;
 use mizzen_http::Head;
 use mizzen_ir::{
     Peer,
     config::{ForwardClientCert, Hcm, StripPort},
 };
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// Headers that steer the proxy, or say what only a proxy may say. Envoy takes them from whoever is internal; without an `internal_address_config`,
 /// which is not supported yet, nobody is (since its version 1.33, CVE-2024-45806).
@@ -132,22 +136,9 @@ pub(crate) fn client_cert(head: &mut Head, hcm: &Hcm, peer: Option<&Peer>, by: O
 }
 
 pub(crate) fn url_encoded_pem(der: &[u8]) -> String {
-    let text = STANDARD.encode(der);
-    let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
-    for line in text.as_bytes().chunks(64) {
-        pem.push_str(std::str::from_utf8(line).unwrap_or_default());
-        pem.push('\n');
-    }
-    pem.push_str("-----END CERTIFICATE-----\n");
-    let mut out = String::with_capacity(pem.len() * 2);
-    for b in pem.bytes() {
-        if b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~') {
-            out.push(b as char)
-        } else {
-            out.push_str(&format!("%{b:02X}"))
-        }
-    }
-    out
+    /// All but RFC 3986's unreserved characters.
+    const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+    utf8_percent_encode(&mizzen_pki::certificate_pem(der), ESCAPED).to_string()
 }
 
 /// Gives a request an id, unless it has one that is believed.
@@ -155,15 +146,15 @@ pub(crate) fn request_id(head: &mut Head, hcm: &Hcm, random: [u64; 2]) {
     const NAME: &str = "x-request-id";
     let foreign = hcm.use_remote_address && !hcm.preserve_external_request_id;
     if hcm.generate_request_id && (foreign || head.get(NAME).is_none_or(<[u8]>::is_empty)) {
-        head.set(NAME, uuid(random));
+        let mut buffer = uuid::Uuid::encode_buffer();
+        head.set(NAME, uuid(random).hyphenated().encode_lower(&mut buffer));
     }
 }
 
 /// A random UUID, version 4.
-pub(crate) fn uuid([a, b]: [u64; 2]) -> String {
-    let a = (a & !0xf000) | 0x4000;
-    let b = (b & !(0xc000 << 48)) | (0x8000 << 48);
-    format!("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", a >> 32, (a >> 16) & 0xffff, a & 0xffff, b >> 48, b & 0xffff_ffff_ffff)
+fn uuid([a, b]: [u64; 2]) -> uuid::Uuid {
+    let random = (u128::from(a) << 64 | u128::from(b)).to_be_bytes();
+    uuid::Builder::from_random_bytes(random).into_uuid()
 }
 
 /// Takes the port, the trailing dot, or both off the authority.
@@ -194,37 +185,11 @@ pub(crate) fn strip_host(head: &mut Head, hcm: &Hcm, listener_port: u16) {
     }
 }
 
-/// Seconds since 1970 as year, month, day, hour, minute, second, and the day of the week from Sunday.
-pub(crate) fn civil(seconds: u64) -> (i64, u32, u32, u32, u32, u32, usize) {
-    let days = (seconds / 86_400) as i64;
-    let rest = (seconds % 86_400) as u32;
-    // Days are counted from 1 March 0000, so that leap days come last.
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let of_era = z.rem_euclid(146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * of_year + 2) / 153;
-    let day = (of_year - (153 * month + 2) / 5 + 1) as u32;
-    let month = if month < 10 { month + 3 } else { month - 9 } as u32;
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    (year, month, day, rest / 3600, rest / 60 % 60, rest % 60, ((days + 4) % 7) as usize)
-}
-
 /// The `date` header's form.
 pub(crate) fn date(wall: Duration) -> String {
-    const DAYS: [&str; 7] = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let (year, month, day, h, m, s, week) = civil(wall.as_secs());
-    let name = DAYS.get(week).unwrap_or(&"Sun");
-    let month = MONTHS.get(month.saturating_sub(1) as usize).unwrap_or(&"Jan");
-    format!("{name}, {day:02} {month} {year} {h:02}:{m:02}:{s:02} GMT")
-}
-
-/// RFC 3339 with milliseconds.
-pub(crate) fn rfc3339(wall: Duration) -> String {
-    let (year, month, day, h, m, s, _) = civil(wall.as_secs());
-    format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{:03}Z", wall.subsec_millis())
+    /// The form has four digits for the year.
+    const LAST: Duration = Duration::from_secs(253_402_300_799);
+    HttpDate::from(SystemTime::UNIX_EPOCH + wall.min(LAST)).to_string()
 }
 
 #[cfg(test)]
@@ -241,13 +206,12 @@ mod tests {
         ] {
             assert_eq!(date(Duration::from_secs(seconds)), text);
         }
-        assert_eq!(rfc3339(Duration::from_millis(1_500_000_000_007)), "2017-07-14T02:40:00.007Z");
+        assert_eq!(date(Duration::MAX), "Fri, 31 Dec 9999 23:59:59 GMT");
     }
 
     #[test]
     fn ids() {
-        let id = uuid([u64::MAX, u64::MAX]);
-        assert_eq!(id, "ffffffff-ffff-4fff-bfff-ffffffffffff");
-        assert_eq!(uuid([0, 0]), "00000000-0000-4000-8000-000000000000");
+        assert_eq!(uuid([u64::MAX, u64::MAX]).to_string(), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+        assert_eq!(uuid([0, 0]).to_string(), "00000000-0000-4000-8000-000000000000");
     }
 }

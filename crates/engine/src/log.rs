@@ -1,34 +1,25 @@
 //! Access-log lines and the values of command operators.
 
-use std::{fmt::Write, net::SocketAddr, time::Duration};
+use std::{fmt::Display, io::Write, net::SocketAddr, time::Duration};
 
 use mizzen_ir::{
     Values,
     config::{AccessLog, Command, Comparison, HeaderSource, LogFilter, LogFormat, LogTarget, LogValue},
 };
 
-use crate::{
-    filter, headers,
-    view::View,
-};
+use time::UtcDateTime;
+
+use crate::{filter, view::View};
 
 /// Writes an address.
 fn put_address(address: SocketAddr, port: bool, out: &mut Vec<u8>) -> bool {
-    out.extend_from_slice(if port { address.to_string() } else { address.ip().to_string() }.as_bytes());
-    true
+    if port { show(Some(address), out) } else { show(Some(address.ip()), out) }
 }
 
 impl Values for View<'_> {
     fn value(&self, command: &Command, out: &mut Vec<u8>) -> bool {
-        let mut put = |text: Option<&str>| match text.filter(|t| !t.is_empty()) {
-            Some(text) => {
-                out.extend_from_slice(text.as_bytes());
-                true
-            }
-            None => false,
-        };
         let record = self.record;
-        let millis = |to: Option<Duration>, from: Option<Duration>| Some(to?.saturating_sub(from?).as_millis().to_string());
+        let millis = |to: Option<Duration>, from: Option<Duration>| Some(to?.saturating_sub(from?).as_millis());
         let begun = record.map(|r| r.begun);
         let peer = self.down().and_then(|d| d.peer.as_deref());
         match command {
@@ -42,40 +33,37 @@ impl Values for View<'_> {
                     None => false,
                 }
             }
-            Command::StartTime(format) => match format {
-                None => put(record.map(|r| headers::rfc3339(r.wall)).as_deref()),
-                Some(format) => put(record.map(|r| strftime(format, r.wall)).as_deref()),
-            },
-            Command::Duration => put(millis(Some(self.now.mono), begun).as_deref()),
-            Command::RequestDuration => put(millis(record.and_then(|r| r.request_done), begun).as_deref()),
-            Command::ResponseDuration => put(millis(record.and_then(|r| r.response_first), begun).as_deref()),
-            Command::ResponseTxDuration => put(millis(Some(self.now.mono), record.and_then(|r| r.response_first)).as_deref()),
+            Command::StartTime(format) => record.and_then(|r| utc(r.wall).format_into(out, &**format).ok()).is_some_and(|n| n > 0),
+            Command::Duration => show(millis(Some(self.now.mono), begun), out),
+            Command::RequestDuration => show(millis(record.and_then(|r| r.request_done), begun), out),
+            Command::ResponseDuration => show(millis(record.and_then(|r| r.response_first), begun), out),
+            Command::ResponseTxDuration => show(millis(Some(self.now.mono), record.and_then(|r| r.response_first)), out),
             Command::Protocol => {
                 let http = self.request.and(self.conn).map(|c| if c.is_h2() { "HTTP/2" } else { "HTTP/1.1" });
-                put(http)
+                put(http, out)
             }
-            Command::UpstreamProtocol => put(record.and_then(|r| r.upstream_h2).map(|h2| if h2 { "HTTP/2" } else { "HTTP/1.1" })),
-            Command::ResponseCode => put(record.map(|r| r.status.to_string()).as_deref()),
-            Command::ResponseCodeDetails => put(record.and_then(|r| r.details.as_deref())),
-            Command::ResponseFlags => put(record.map(|r| r.flags.to_string()).as_deref()),
+            Command::UpstreamProtocol => put(record.and_then(|r| r.upstream_h2).map(|h2| if h2 { "HTTP/2" } else { "HTTP/1.1" }), out),
+            Command::ResponseCode => show(record.map(|r| r.status), out),
+            Command::ResponseCodeDetails => put(record.and_then(|r| r.details.as_deref()), out),
+            Command::ResponseFlags => show(record.map(|r| &r.flags), out),
             Command::ResponseFlagsLong => {
                 let names = record.map(|r| r.flags.names(true).collect::<Vec<_>>().join(","));
-                put(names.map(|n| if n.is_empty() { "-".to_owned() } else { n }).as_deref())
+                put(names.as_deref().map(|n| if n.is_empty() { "-" } else { n }), out)
             }
-            Command::ConnectionTerminationDetails => put(record.and_then(|r| r.termination.as_deref())),
-            Command::GrpcStatus => put(record.and_then(|r| r.grpc_status).and_then(grpc_name)),
-            Command::GrpcStatusNumber => put(record.and_then(|r| r.grpc_status).map(|s| s.to_string()).as_deref()),
-            Command::BytesReceived => put(Some(&self.bytes().0.to_string())),
-            Command::BytesSent => put(Some(&self.bytes().1.to_string())),
-            Command::UpstreamHost | Command::UpstreamRemoteAddress => put(record.and_then(|r| r.upstream.as_deref())),
-            Command::UpstreamCluster => put(record.and_then(|r| r.cluster.as_ref()).map(|c| &*c.stat_name)),
-            Command::UpstreamClusterRaw => put(record.and_then(|r| r.cluster.as_ref()).map(|c| &*c.name)),
-            Command::UpstreamLocalAddress => put(record.and_then(|r| r.upstream_local.as_deref())),
-            Command::UpstreamTransportFailureReason => put(record.and_then(|r| r.upstream_failure.as_deref())),
-            Command::UpstreamRequestAttemptCount => put(record.map(|r| r.attempts.to_string()).as_deref()),
-            Command::DownstreamTransportFailureReason => put(record.and_then(|r| r.downstream_failure.as_deref())),
+            Command::ConnectionTerminationDetails => put(record.and_then(|r| r.termination.as_deref()), out),
+            Command::GrpcStatus => put(record.and_then(|r| r.grpc_status).and_then(grpc_name), out),
+            Command::GrpcStatusNumber => show(record.and_then(|r| r.grpc_status), out),
+            Command::BytesReceived => show(Some(self.bytes().0), out),
+            Command::BytesSent => show(Some(self.bytes().1), out),
+            Command::UpstreamHost | Command::UpstreamRemoteAddress => put(record.and_then(|r| r.upstream.as_deref()), out),
+            Command::UpstreamCluster => put(record.and_then(|r| r.cluster.as_ref()).map(|c| &*c.stat_name), out),
+            Command::UpstreamClusterRaw => put(record.and_then(|r| r.cluster.as_ref()).map(|c| &*c.name), out),
+            Command::UpstreamLocalAddress => put(record.and_then(|r| r.upstream_local.as_deref()), out),
+            Command::UpstreamTransportFailureReason => put(record.and_then(|r| r.upstream_failure.as_deref()), out),
+            Command::UpstreamRequestAttemptCount => show(record.map(|r| r.attempts), out),
+            Command::DownstreamTransportFailureReason => put(record.and_then(|r| r.downstream_failure.as_deref()), out),
             Command::DownstreamLocalAddress { port } => self.down().is_some_and(|d| put_address(d.destination, *port, out)),
-            Command::DownstreamLocalPort => put(self.down().map(|d| d.destination.port().to_string()).as_deref()),
+            Command::DownstreamLocalPort => show(self.down().map(|d| d.destination.port()), out),
             Command::DownstreamRemoteAddress { port } => match (self.request, self.conn) {
                 (Some(request), Some(conn)) if request.remote != conn.addrs.peer.ip() => {
                     put_address(SocketAddr::new(request.remote, 0), *port, out)
@@ -83,25 +71,25 @@ impl Values for View<'_> {
                 (_, Some(conn)) => put_address(conn.addrs.peer, *port, out),
                 _ => false,
             },
-            Command::DownstreamRemotePort => put(self.conn.map(|c| c.addrs.peer.port().to_string()).as_deref()),
+            Command::DownstreamRemotePort => show(self.conn.map(|c| c.addrs.peer.port()), out),
             Command::DownstreamDirectRemoteAddress { port } => self.conn.is_some_and(|c| put_address(c.addrs.peer, *port, out)),
-            Command::RequestedServerName => put(self.down().and_then(|d| d.server_name.as_deref())),
-            Command::RouteName => put(record.and_then(|r| r.route.as_deref())),
-            Command::VirtualHostName => put(record.and_then(|r| r.vhost.as_deref())),
-            Command::FilterChainName => put(self.down().and_then(|d| d.chain.as_ref()).map(|c| &*c.name)),
-            Command::ConnectionId => put(self.conn.map(|c| c.id.as_u64().to_string()).as_deref()),
-            Command::StreamId => put(self.header(HeaderSource::Request, "x-request-id").and_then(|v| std::str::from_utf8(v).ok())),
-            Command::DownstreamPeerUriSan => put(peer.map(|p| p.uris.join(",")).as_deref()),
-            Command::DownstreamPeerSubject => put(peer.map(|p| &*p.subject)),
-            Command::DownstreamPeerIssuer => put(peer.map(|p| &*p.issuer)),
-            Command::DownstreamPeerSerial => put(peer.map(|p| &*p.serial)),
-            Command::DownstreamPeerFingerprint256 => put(peer.map(|p| &*p.fingerprint)),
-            Command::DownstreamLocalUriSan => put(self.down().and_then(|d| d.local_uri.as_deref())),
-            Command::DownstreamTlsVersion => put(self.conn.and_then(|c| c.tls.as_ref()).and_then(|t| t.version())),
-            Command::UpstreamPeerUriSan => put(record.and_then(|r| r.upstream_uri.as_deref())),
-            Command::UpstreamLocalUriSan => put(record.filter(|r| r.upstream_uri.is_some()).and_then(|r| r.upstream_local_uri.as_deref())),
-            Command::UpstreamTlsVersion => put(record.and_then(|r| r.upstream_tls)),
-            Command::FilterState(key) => put(filter::text(key, self.request.map(|r| &r.facts), record)),
+            Command::RequestedServerName => put(self.down().and_then(|d| d.server_name.as_deref()), out),
+            Command::RouteName => put(record.and_then(|r| r.route.as_deref()), out),
+            Command::VirtualHostName => put(record.and_then(|r| r.vhost.as_deref()), out),
+            Command::FilterChainName => put(self.down().and_then(|d| d.chain.as_ref()).map(|c| &*c.name), out),
+            Command::ConnectionId => show(self.conn.map(|c| c.id.as_u64()), out),
+            Command::StreamId => put(self.header(HeaderSource::Request, "x-request-id").and_then(|v| std::str::from_utf8(v).ok()), out),
+            Command::DownstreamPeerUriSan => put(peer.map(|p| p.uris.join(",")).as_deref(), out),
+            Command::DownstreamPeerSubject => put(peer.map(|p| &*p.subject), out),
+            Command::DownstreamPeerIssuer => put(peer.map(|p| &*p.issuer), out),
+            Command::DownstreamPeerSerial => put(peer.map(|p| &*p.serial), out),
+            Command::DownstreamPeerFingerprint256 => put(peer.map(|p| &*p.fingerprint), out),
+            Command::DownstreamLocalUriSan => put(self.down().and_then(|d| d.local_uri.as_deref()), out),
+            Command::DownstreamTlsVersion => put(self.conn.and_then(|c| c.tls.as_ref()).and_then(|t| t.version()), out),
+            Command::UpstreamPeerUriSan => put(record.and_then(|r| r.upstream_uri.as_deref()), out),
+            Command::UpstreamLocalUriSan => put(record.filter(|r| r.upstream_uri.is_some()).and_then(|r| r.upstream_local_uri.as_deref()), out),
+            Command::UpstreamTlsVersion => put(record.and_then(|r| r.upstream_tls), out),
+            Command::FilterState(key) => put(filter::text(key, self.request.map(|r| &r.facts), record), out),
             Command::DynamicMetadata(path) => {
                 let (Some(request), Some((filter, path))) = (self.request, path.split_first()) else { return false };
                 request.facts.metadata.value(filter, path.iter().map(|key| &**key)).is_some_and(|value| metadata(value, out))
@@ -111,6 +99,24 @@ impl Values for View<'_> {
     }
 }
 
+/// Writes a text; whether there is any.
+fn put(text: Option<&str>, out: &mut Vec<u8>) -> bool {
+    let text = text.unwrap_or_default();
+    out.extend_from_slice(text.as_bytes());
+    !text.is_empty()
+}
+
+/// Writes a number, an address or the like; whether there is one.
+fn show(value: Option<impl Display>, out: &mut Vec<u8>) -> bool {
+    value.is_some_and(|value| write!(out, "{value}").is_ok())
+}
+
+/// A time of the clock; one that no calendar has is the first.
+fn utc(wall: Duration) -> UtcDateTime {
+    let nanos = i128::try_from(wall.as_nanos()).unwrap_or_default();
+    UtcDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(UtcDateTime::UNIX_EPOCH)
+}
+
 /// A value of dynamic metadata: a text as it is, all else as JSON. False if it is null.
 fn metadata(value: &mizzen_protos::wkt::Value, out: &mut Vec<u8>) -> bool {
     use mizzen_protos::wkt::value::Kind;
@@ -118,7 +124,7 @@ fn metadata(value: &mizzen_protos::wkt::Value, out: &mut Vec<u8>) -> bool {
         None | Some(Kind::NullValue(_)) => return false,
         Some(Kind::StringValue(text)) => out.extend_from_slice(text.as_bytes()),
         Some(Kind::BoolValue(value)) => out.extend_from_slice(if *value { b"true" } else { b"false" }),
-        Some(Kind::NumberValue(number)) => out.extend_from_slice(number.to_string().as_bytes()),
+        Some(Kind::NumberValue(number)) => return show(Some(*number), out),
         Some(Kind::ListValue(list)) => {
             out.push(b'[');
             for (i, value) in list.values.iter().enumerate() {
@@ -133,9 +139,7 @@ fn metadata(value: &mizzen_protos::wkt::Value, out: &mut Vec<u8>) -> bool {
             fields.sort_by_key(|(key, _)| *key);
             for (i, (key, value)) in fields.into_iter().enumerate() {
                 out.extend_from_slice(if i > 0 { b"," } else { b"" });
-                let mut text = String::new();
-                quote(key, &mut text);
-                out.extend_from_slice(text.as_bytes());
+                quote(key, out);
                 out.push(b':');
                 element(value, out);
             }
@@ -148,9 +152,7 @@ fn metadata(value: &mizzen_protos::wkt::Value, out: &mut Vec<u8>) -> bool {
 /// A value within a list or an object.
 fn element(value: &mizzen_protos::wkt::Value, out: &mut Vec<u8>) {
     if let Some(mizzen_protos::wkt::value::Kind::StringValue(text)) = &value.kind {
-        let mut quoted = String::new();
-        quote(text, &mut quoted);
-        out.extend_from_slice(quoted.as_bytes());
+        quote(text, out);
     } else if !metadata(value, out) {
         out.extend_from_slice(b"null");
     }
@@ -196,10 +198,10 @@ pub(crate) fn line(format: &LogFormat, view: &View<'_>, out: &mut Vec<u8>) {
             }
         }
         LogFormat::Json { members, omit_empty } => {
-            let mut json = String::new();
             let has = |key: &str| members.iter().any(|(name, _)| **name == *key);
-            object(members, *omit_empty, view, &mut json);
-            json.pop();
+            let start = out.len();
+            object(members, *omit_empty, view, &mut Vec::new(), out);
+            out.pop();
             // Who it was and why it was refused stands in every line, whatever the format names.
             let policy = view.record.and_then(|r| r.policy.as_deref());
             let destination = view.down().and_then(|d| d.local_uri.as_deref()).filter(|_| view.source_principal().is_some());
@@ -207,70 +209,65 @@ pub(crate) fn line(format: &LogFormat, view: &View<'_>, out: &mut Vec<u8>) {
             let source = view.source_principal().or(view.record.filter(|r| r.upstream_uri.is_some()).and_then(|r| r.upstream_local_uri.as_deref()));
             for (key, value) in [("source_principal", source), ("destination_principal", destination), ("policy", policy)] {
                 if let Some(value) = value.filter(|_| !has(key)) {
-                    if json.len() > 1 {
-                        json.push(',');
+                    if out.len() > start + 1 {
+                        out.push(b',');
                     }
-                    quote(key, &mut json);
-                    json.push(':');
-                    quote(value, &mut json);
+                    quote(key, out);
+                    out.push(b':');
+                    quote(value, out);
                 }
             }
-            json.push_str("}\n");
-            out.extend_from_slice(json.as_bytes());
+            out.extend_from_slice(b"}\n");
         }
     }
 }
 
-fn object(members: &[(std::sync::Arc<str>, LogValue)], omit: bool, view: &View<'_>, out: &mut String) {
-    out.push('{');
-    let mut first = true;
+/// Writes members; `scratch` is for what a command yields before it is quoted.
+fn object(members: &[(std::sync::Arc<str>, LogValue)], omit: bool, view: &View<'_>, scratch: &mut Vec<u8>, out: &mut Vec<u8>) {
+    out.push(b'{');
+    let start = out.len();
     for (name, value) in members {
-        let mut text = String::new();
-        json(value, omit, view, &mut text);
-        if omit && text == "null" {
-            continue;
+        let before = out.len();
+        if before > start {
+            out.push(b',');
         }
-        if !first {
-            out.push(',');
-        }
-        first = false;
         quote(name, out);
-        out.push(':');
-        out.push_str(&text);
+        out.push(b':');
+        let at = out.len();
+        json(value, omit, view, scratch, out);
+        if omit && out.get(at..) == Some(b"null") {
+            out.truncate(before);
+        }
     }
-    out.push('}');
+    out.push(b'}');
 }
 
-fn json(value: &LogValue, omit: bool, view: &View<'_>, out: &mut String) {
+fn json(value: &LogValue, omit: bool, view: &View<'_>, scratch: &mut Vec<u8>, out: &mut Vec<u8>) {
     match value {
         LogValue::Text(template) => {
-            let mut bytes = Vec::new();
-            let Some(command) = template.only_command() else {
-                template.render(view, b"-", &mut bytes);
-                return quote(&String::from_utf8_lossy(&bytes), out);
-            };
-            if !view.value(command, &mut bytes) {
-                return out.push_str("null");
+            scratch.clear();
+            match template.only_command() {
+                None => drop(template.render(view, b"-", scratch)),
+                Some(command) if !view.value(command, scratch) => return out.extend_from_slice(b"null"),
+                Some(command) if is_number(command) => return out.extend_from_slice(scratch),
+                Some(_) => {}
             }
-            let text = String::from_utf8_lossy(&bytes);
-            if is_number(command) { out.push_str(&text) } else { quote(&text, out) }
+            quote(&String::from_utf8_lossy(scratch), out);
         }
-        LogValue::Object(members) => object(members, omit, view, out),
+        LogValue::Object(members) => object(members, omit, view, scratch, out),
         LogValue::List(list) => {
-            out.push('[');
+            out.push(b'[');
             for (at, value) in list.iter().enumerate() {
                 if at > 0 {
-                    out.push(',');
+                    out.push(b',');
                 }
-                json(value, omit, view, out);
+                json(value, omit, view, scratch, out);
             }
-            out.push(']');
+            out.push(b']');
         }
-        LogValue::Number(n) => {
-            let _ = write!(out, "{n}");
-        }
-        LogValue::Bool(b) => out.push_str(if *b { "true" } else { "false" }),
-        LogValue::Null => out.push_str("null"),
+        LogValue::Number(n) => drop(show(Some(n), out)),
+        LogValue::Bool(b) => out.extend_from_slice(if *b { b"true" } else { b"false" }),
+        LogValue::Null => out.extend_from_slice(b"null"),
     }
 }
 
@@ -292,22 +289,10 @@ fn is_number(command: &Command) -> bool {
     )
 }
 
-fn quote(text: &str, out: &mut String) {
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c if (c as u32) < 0x20 => {
-                let _ = write!(out, "\\u{:04x}", c as u32);
-            }
-            c => out.push(c),
-        }
-    }
-    out.push('"');
+/// Writes a text as JSON.
+fn quote(text: &str, out: &mut Vec<u8>) {
+    // Writing to memory does not fail, and a text has a form in JSON.
+    let _ = serde_json::to_writer(out, text);
 }
 
 fn grpc_name(status: u32) -> Option<&'static str> {
@@ -333,56 +318,16 @@ fn grpc_name(status: u32) -> Option<&'static str> {
     NAMES.get(status as usize).copied()
 }
 
-/// The conversions of strftime that logs use; others stay as they are.
-fn strftime(format: &str, wall: Duration) -> String {
-    let (year, month, day, h, m, s, _) = headers::civil(wall.as_secs());
-    let mut out = String::new();
-    let mut chars = format.chars().peekable();
-    while let Some(c) = chars.next() {
-        if c != '%' {
-            out.push(c);
-            continue;
-        }
-        let mut digits = String::new();
-        while let Some(d) = chars.peek().filter(|c| c.is_ascii_digit()) {
-            digits.push(*d);
-            chars.next();
-        }
-        let fraction = |digits: &str| {
-            let width: usize = digits.parse().unwrap_or(9).clamp(1, 9);
-            format!("{:09}", wall.subsec_nanos()).get(..width).unwrap_or_default().to_owned()
-        };
-        let text = match chars.next() {
-            Some('Y') => format!("{year:04}"),
-            Some('m') => format!("{month:02}"),
-            Some('d') => format!("{day:02}"),
-            Some('H') => format!("{h:02}"),
-            Some('M') => format!("{m:02}"),
-            Some('S') => format!("{s:02}"),
-            Some('F') => format!("{year:04}-{month:02}-{day:02}"),
-            Some('T') => format!("{h:02}:{m:02}:{s:02}"),
-            Some('s') => wall.as_secs().to_string(),
-            Some('z') => "+0000".to_owned(),
-            Some('Z') => "UTC".to_owned(),
-            Some('f') => fraction(&digits),
-            Some('%') => "%".to_owned(),
-            Some(other) => format!("%{digits}{other}"),
-            None => format!("%{digits}"),
-        };
-        out.push_str(&text);
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn texts() {
-        let mut out = String::new();
+        let mut out = Vec::new();
         quote("a\"\\\n\u{1}é", &mut out);
-        assert_eq!(out, "\"a\\\"\\\\\\n\\u0001é\"");
-        assert_eq!(strftime("%Y/%m/%dT%H:%M:%S.%3f%z", Duration::from_millis(1_500_000_000_007)), "2017/07/14T02:40:00.007+0000");
+        assert_eq!(String::from_utf8(out).unwrap(), "\"a\\\"\\\\\\n\\u0001é\"");
+        assert_eq!(utc(Duration::from_millis(1_500_000_000_007)), time::macros::utc_datetime!(2017-07-14 2:40:00.007));
+        assert_eq!(utc(Duration::MAX), UtcDateTime::UNIX_EPOCH);
     }
 }

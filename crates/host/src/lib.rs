@@ -21,7 +21,6 @@
 //! Absent on purpose: what a manifest means, which process to start when, and the mesh itself; package
 //! `mizzen` knows these. UDP and ICMP beyond the mesh are not carried.
 
-mod backoff;
 mod error;
 mod host;
 mod inner;
@@ -32,12 +31,12 @@ mod outer;
 pub mod probe;
 mod process;
 mod relay;
+mod restart;
 mod router;
 mod rundir;
 mod spec;
 pub mod stage;
 
-pub use backoff::Backoff;
 pub use error::{HostError, StartError};
 pub use host::Host;
 pub use inner::{Inner, Link};
@@ -45,6 +44,7 @@ pub use logfile::LogFile;
 pub use outer::Outer;
 pub use process::{Exit, Process, Supervisor};
 pub use relay::{Alias, RelayPolicy};
+pub use restart::RestartDelay;
 pub use router::{Router, RouterOptions};
 pub use rundir::{RunDir, RunDirError};
 pub use spec::{Io, Kind, Mount, Source, Spec, Workload};

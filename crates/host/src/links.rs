@@ -1,89 +1,65 @@
 //! Links, addresses and routes of the calling thread's network namespace.
 
 use std::{
-    io,
+    fmt, io,
     net::{IpAddr, Ipv4Addr},
-    os::fd::{AsFd, AsRawFd},
+    os::fd::AsFd,
 };
 
-use futures_util::TryStreamExt;
 use mizzen_types::IpRange;
-use rtnetlink::{
-    Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
-    packet_route::{
-        link::{InfoData, InfoVeth},
-        route::{RouteScope, RouteType},
-    },
+use nlink::netlink::{
+    Connection, Route,
+    link::VethLink,
+    route::{Ipv4Route, RouteType},
+    types::route::RouteScope,
 };
 
 /// An open netlink socket.
-#[derive(Debug)]
-pub(crate) struct Links {
-    handle: Handle,
-    driver: tokio::task::JoinHandle<()>,
-}
+pub(crate) struct Links(Connection<Route>);
 
-impl Drop for Links {
-    fn drop(&mut self) {
-        self.driver.abort();
+impl fmt::Debug for Links {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Links")
     }
 }
 
 impl Links {
+    /// Inside a tokio runtime with IO.
     pub(crate) fn open() -> io::Result<Links> {
-        let (connection, handle, _) = rtnetlink::new_connection()?;
-        Ok(Links { handle, driver: tokio::spawn(connection) })
-    }
-
-    pub(crate) async fn index(&self, name: &str) -> io::Result<u32> {
-        let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
-        let link = links.try_next().await.map_err(plain)?;
-        Ok(link.ok_or(io::ErrorKind::NotFound)?.header.index)
+        Connection::<Route>::new().map(Links).map_err(plain)
     }
 
     pub(crate) async fn up(&self, name: &str) -> io::Result<u32> {
-        let index = self.index(name).await?;
-        let message = LinkUnspec::new_with_index(index).up().build();
-        self.handle.link().set(message).execute().await.map_err(plain)?;
+        let link = self.0.get_link_by_name(name).await.map_err(plain)?;
+        let index = link.ok_or(io::ErrorKind::NotFound)?.ifindex();
+        self.0.set_link_up_by_index(index).await.map_err(plain)?;
         Ok(index)
     }
 
     /// A pair of connected links: one here, the other in that namespace.
     pub(crate) async fn veth(&self, name: &str, peer: &str, namespace: &impl AsFd) -> io::Result<()> {
-        let peer = LinkMessageBuilder::<LinkUnspec>::new().name(peer.to_owned()).setns_by_fd(namespace.as_fd().as_raw_fd()).build();
-        let pair = LinkMessageBuilder::<LinkVeth>::new(name, "unused").set_info_data(InfoData::Veth(InfoVeth::Peer(peer)));
-        self.handle.link().add(pair.build()).execute().await.map_err(plain)
+        self.0.add_link(VethLink::new(name, peer).peer_netns_fd(namespace)).await.map_err(plain)
     }
 
     /// Removes a link; one that does not exist is no error.
     pub(crate) async fn delete(&self, name: &str) -> io::Result<()> {
-        let Ok(index) = self.index(name).await else { return Ok(()) };
-        self.handle.link().del(index).execute().await.map_err(plain)
+        self.0.del_link_if_exists(name).await.map(drop).map_err(plain)
     }
 
     pub(crate) async fn address(&self, index: u32, address: Ipv4Addr) -> io::Result<()> {
-        self.handle.address().add(index, IpAddr::V4(address), 32).execute().await.map_err(plain)
+        self.0.add_address_by_index(index, IpAddr::V4(address), 32).await.map_err(plain)
     }
 
     /// `address` is behind this link.
     pub(crate) async fn route_to(&self, address: Ipv4Addr, index: u32, source: Ipv4Addr) -> io::Result<()> {
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(address, 32)
-            .output_interface(index)
-            .scope(RouteScope::Link)
-            .pref_source(source);
-        self.handle.route().add(route.build()).replace().execute().await.map_err(plain)
+        let route = Ipv4Route::new(address, 32).dev_index(index).scope(RouteScope::Link).prefsrc(source);
+        self.0.replace_route(route).await.map_err(plain)
     }
 
     /// Everything else is behind the gateway on this link.
     pub(crate) async fn default_route(&self, gateway: Ipv4Addr, index: u32, source: Ipv4Addr) -> io::Result<()> {
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(Ipv4Addr::UNSPECIFIED, 0)
-            .gateway(gateway)
-            .output_interface(index)
-            .onlink()
-            .pref_source(source);
-        self.handle.route().add(route.build()).replace().execute().await.map_err(plain)
+        let route = Ipv4Route::default_route().gateway(gateway).dev_index(index).onlink().prefsrc(source);
+        self.0.replace_route(route).await.map_err(plain)
     }
 
     /// What has no more specific route in this range is for this namespace itself, where nobody listens: so a
@@ -91,21 +67,14 @@ impl Links {
     /// one a second and `connect` takes as a reason to try again.)
     pub(crate) async fn refuse(&self, range: &IpRange, loopback: u32) -> io::Result<()> {
         let IpAddr::V4(address) = range.address() else { return Ok(()) };
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(address, range.prefix())
-            .output_interface(loopback)
-            .scope(RouteScope::Host)
-            .kind(RouteType::Local);
-        self.handle.route().add(route.build()).replace().execute().await.map_err(plain)
+        let route = Ipv4Route::new(address, range.prefix()).dev_index(loopback).scope(RouteScope::Host).route_type(RouteType::Local);
+        self.0.replace_route(route).await.map_err(plain)
     }
 }
 
 /// Netlink's error as the error number in it.
-fn plain(error: rtnetlink::Error) -> io::Error {
-    match error {
-        rtnetlink::Error::NetlinkError(message) => message.to_io(),
-        other => io::Error::other(other.to_string()),
-    }
+fn plain(error: nlink::Error) -> io::Error {
+    error.errno().map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error)
 }
 
 /// Writes `value` to `/proc/sys/net/NAME` of the calling thread's namespace.

@@ -13,6 +13,7 @@
 
 mod codec;
 mod error;
+mod event;
 mod head;
 mod limits;
 mod sniff;
@@ -24,8 +25,9 @@ pub mod h2;
 pub mod hpack;
 pub mod tls;
 
-pub use codec::{Codec, Event, State, StreamId};
+pub use codec::Codec;
 pub use error::{ConnError, Reason};
+pub use event::{Event, State, StreamId};
 pub use head::{Head, is_hop_by_hop, valid_name, valid_value};
 pub use limits::Limits;
 pub use sniff::{Sniff, sniff};

@@ -7,6 +7,7 @@
 //! Deliberately absent: the data path's TLS (that is `engine`'s, without IO), name resolution, servers for HTTP. `unsafe` stands here only where a number
 //! becomes an owned descriptor.
 
+mod backoff;
 mod connect;
 mod fds;
 mod fetch;
@@ -15,6 +16,7 @@ mod socket;
 mod tls;
 mod unix;
 
+pub use backoff::Backoff;
 pub use connect::{ConnectOptions, connect, connect_udp};
 pub use fds::{
     FdReceiver, FdSender, MAX_FDS, inheritable, inherited_fd, inherited_fd_from_env, recv_with_fds, send_with_fds, seqpacket_pair,

@@ -27,7 +27,7 @@ pub use rotation::{Validity, renewal_delay};
 pub use rustls::crypto::CryptoProvider;
 pub use rustls::time_provider::TimeProvider;
 pub use rustls_pki_types::{CertificateDer, UnixTime};
-pub use svid::Svid;
+pub use svid::{Svid, certificate_pem};
 pub use trust::TrustBundle;
 pub use verify::{SanKind, SanMatch, SanPattern, accept_any_server, client_verifier, server_verifier, server_verifier_by_name};
 

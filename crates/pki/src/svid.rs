@@ -1,10 +1,10 @@
 //! A certificate chain with its private key.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::sync::Arc;
 
-use base64::Engine as _;
 use mizzen_types::SpiffeId;
+use pem::{EncodeConfig, LineEnding, Pem};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -108,16 +108,6 @@ impl fmt::Debug for Svid {
 }
 
 /// One certificate as PEM.
-pub(crate) fn certificate_pem(der: &[u8]) -> String {
-    let text = base64::engine::general_purpose::STANDARD.encode(der);
-    let mut pem = String::with_capacity(text.len() + text.len() / 64 + 64);
-    pem.push_str("-----BEGIN CERTIFICATE-----\n");
-    let mut rest = text.as_str();
-    while !rest.is_empty() {
-        let (line, tail) = rest.split_at(rest.len().min(64));
-        let _ = writeln!(pem, "{line}");
-        rest = tail;
-    }
-    pem.push_str("-----END CERTIFICATE-----\n");
-    pem
+pub fn certificate_pem(der: &[u8]) -> String {
+    pem::encode_config(&Pem::new("CERTIFICATE", der), EncodeConfig::new().set_line_ending(LineEnding::LF))
 }

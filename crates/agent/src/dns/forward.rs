@@ -52,7 +52,7 @@ impl Upstream {
     async fn exchange(&self, server: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> {
         let options = ConnectOptions { mark: self.mark, timeout: TRY, ..ConnectOptions::default() };
         // Another id, and the kernel chooses another port: who cannot see the question cannot forge the answer.
-        let id = (crate::retry::random() * 65536.0) as u16;
+        let id = Message::query().metadata.id;
         let mut sent = question.to_vec();
         put_id(&mut sent, id)?;
         let response = tokio::time::timeout(TRY, by_udp(server, &options, &sent)).await??;

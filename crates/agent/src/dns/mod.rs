@@ -140,19 +140,19 @@ async fn conversation(mut stream: TcpStream, work: &Work) -> io::Result<()> {
 impl Work {
     /// The response to one message; `None` if it deserves none.
     async fn respond(&self, message: &[u8], udp: bool) -> Option<Vec<u8>> {
-        self.metrics.dns_requests.add();
+        self.metrics.dns_requests.inc();
         let table = self.table.borrow().clone();
         let (question, limit) = match answer::decide(message, &table, udp) {
             answer::Decision::Respond(response) => return Some(response),
             answer::Decision::Drop => return None,
             answer::Decision::Forward { question, limit } => (question, limit),
         };
-        self.metrics.dns_upstream_requests.add();
+        self.metrics.dns_upstream_requests.inc();
         match self.upstream.ask(message).await {
             Ok(response) => Some(answer::fit(response, &question, limit)),
             Err(error) => {
-                self.metrics.dns_upstream_failures.add();
-                self.metrics.dns_failures.add();
+                self.metrics.dns_upstream_failures.inc();
+                self.metrics.dns_failures.inc();
                 debug!(%error, "DNS upstream");
                 answer::failure(&question)
             }

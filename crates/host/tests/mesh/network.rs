@@ -223,13 +223,9 @@ async fn captured_outbound_v6(mesh: &Mesh) {
     let address = mesh.a.run(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let (connection, handle, _) = rtnetlink::new_connection().unwrap();
-            tokio::spawn(connection);
+            let links = nlink::netlink::Connection::<nlink::Route>::new().unwrap();
             std::fs::write("/proc/sys/net/ipv6/conf/eth0/accept_dad", "0").ok()?;
-            // eth0 is the second link, after lo.
-            let mut links = handle.link().get().match_name("eth0".to_owned()).execute();
-            let link = futures_util::TryStreamExt::try_next(&mut links).await.unwrap().unwrap();
-            handle.address().add(link.header.index, own.into(), 64).execute().await.ok()
+            links.add_address_by_name("eth0", own.into(), 64).await.ok()
         })
     });
     if address.await.unwrap().is_none() {

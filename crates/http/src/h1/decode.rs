@@ -2,8 +2,8 @@
 
 use super::chunk::Chunk;
 use super::{H1, Recv, Send};
-use crate::codec::{Event, StreamId};
 use crate::error::ConnError;
+use crate::event::{Event, StreamId};
 use crate::head::{Head, is_hop_by_hop, is_protocol, is_scheme, parse_length, valid_authority, valid_target, valid_value};
 use crate::limits::{INTERIM, Limits};
 use std::mem::MaybeUninit;
@@ -235,20 +235,9 @@ pub(super) fn block_end(wire: &[u8], scanned: &mut usize, max: usize) -> Result<
     if wire.len() > max { Err(ConnError::h1(431, "head too large")) } else { Ok(None) }
 }
 
-/// The next line feed, eight bytes at a time.
+/// The next line feed.
 fn find_newline(wire: &[u8], from: usize) -> Option<usize> {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    let rest = wire.get(from..)?;
-    let mut at = from;
-    for eight in rest.as_chunks::<8>().0 {
-        let x = u64::from_le_bytes(*eight) ^ (ONES * b'\n' as u64);
-        let hit = x.wrapping_sub(ONES) & !x & (ONES << 7);
-        if hit != 0 {
-            return Some(at + hit.trailing_zeros() as usize / 8);
-        }
-        at += 8;
-    }
-    wire.get(at..)?.iter().position(|&b| b == b'\n').map(|i| at + i)
+    memchr::memchr(b'\n', wire.get(from..)?).map(|at| from + at)
 }
 
 fn refused(e: httparse::Error, block: &[u8]) -> ConnError {

@@ -6,8 +6,8 @@ mod encode;
 #[cfg(test)]
 mod tests;
 
-use crate::codec::{Event, State, StreamId};
 use crate::error::{ConnError, Reason};
+use crate::event::{Event, State, StreamId};
 use crate::head::Head;
 use crate::limits::Limits;
 use chunk::Chunk;

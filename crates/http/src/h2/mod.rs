@@ -8,8 +8,8 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use crate::codec::{Event, State, StreamId};
 use crate::error::{ConnError, Reason};
+use crate::event::{Event, State, StreamId};
 use crate::hpack::{Decoder, Encoder};
 use crate::limits::Limits;
 use crate::sniff::PREFACE;

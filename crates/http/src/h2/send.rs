@@ -3,8 +3,8 @@
 use super::H2;
 use super::frame::{self, HEADER, MAX_31, flag, kind};
 use super::stream::{Side, Stream};
-use crate::codec::{Event, StreamId};
 use crate::error::Reason;
+use crate::event::{Event, StreamId};
 use crate::head::{Head, is_hop_by_hop};
 
 /// Largest DATA frame that we send.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use time::format_description::{self, OwnedFormatItem};
+
 use super::cx::{Cx, Res};
 use crate::config::{Command, HeaderSource, Part, Template};
 
@@ -94,8 +96,8 @@ fn with_args(name: &str, args: &str) -> Option<Command> {
         "REQ" => header(HeaderSource::Request),
         "RESP" => header(HeaderSource::Response),
         "TRAILER" => header(HeaderSource::Trailers),
-        "START_TIME" if args.is_empty() => Command::StartTime(None),
-        "START_TIME" => Command::StartTime(Some(args.into())),
+        "START_TIME" if args.is_empty() => start_time(),
+        "START_TIME" => Command::StartTime(strftime(args).into()),
         // `KEY:PLAIN` or `KEY:TYPED`; how it is written is not ours to choose.
         "FILTER_STATE" => Command::FilterState(args.split(':').next().unwrap_or_default().into()),
         "DYNAMIC_METADATA" => Command::DynamicMetadata(args.split(':').map(Arc::from).collect()),
@@ -105,9 +107,39 @@ fn with_args(name: &str, args: &str) -> Option<Command> {
     })
 }
 
+/// RFC 3339 with milliseconds.
+fn start_time() -> Command {
+    Command::StartTime(strftime("%FT%T.%3fZ").into())
+}
+
+/// A format of strftime, with Envoy's `%f` and `%3f` for the fraction of a second. What is no conversion stays as it is.
+fn strftime(format: &str) -> OwnedFormatItem {
+    let mut items = Vec::new();
+    let mut rest = format;
+    while let Some((before, after)) = rest.split_once('%') {
+        items.push(OwnedFormatItem::StringLiteral(before.into()));
+        let digits = after.len() - after.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (width, after) = after.split_at(digits);
+        let end = after.chars().next().map_or(0, char::len_utf8);
+        let (conversion, after) = after.split_at(end);
+        let item = match conversion {
+            "f" => {
+                let width = width.parse().unwrap_or(9).clamp(1, 9);
+                format_description::parse_owned::<2>(&format!("[subsecond digits:{width}]")).ok()
+            }
+            "Z" => Some(OwnedFormatItem::StringLiteral("UTC".into())),
+            _ => format_description::parse_strftime_owned(&format!("%{conversion}")).ok(),
+        };
+        items.push(item.unwrap_or_else(|| OwnedFormatItem::StringLiteral(format!("%{width}{conversion}").into())));
+        rest = after;
+    }
+    items.push(OwnedFormatItem::StringLiteral(rest.into()));
+    OwnedFormatItem::Compound(items.into())
+}
+
 fn without_args(name: &str) -> Option<Command> {
     Some(match name {
-        "START_TIME" => Command::StartTime(None),
+        "START_TIME" => start_time(),
         "DURATION" => Command::Duration,
         "REQUEST_DURATION" => Command::RequestDuration,
         "RESPONSE_DURATION" => Command::ResponseDuration,
@@ -175,4 +207,30 @@ fn certificates(name: &str) -> Option<Command> {
         "UPSTREAM_TLS_CIPHER" => Command::UpstreamTlsCipher,
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::utc_datetime;
+
+    use super::*;
+
+    #[test]
+    fn times() {
+        let at = utc_datetime!(2017-07-14 2:40:05.007);
+        let check = |format: &str, want: &str| assert_eq!(at.format(&strftime(format)).unwrap(), want, "{format}");
+        for (format, want) in [
+            ("%Y/%m/%dT%H:%M:%S.%3f%z", "2017/07/14T02:40:05.007+0000"),
+            ("%FT%T.%3fZ", "2017-07-14T02:40:05.007Z"),
+            ("%s %f %1f %12f", "1500000005 007000000 0 007000000"),
+            ("%a, %d %b %Y %H:%M:%S %Z", "Fri, 14 Jul 2017 02:40:05 UTC"),
+            ("100%% é%", "100% é%"),
+            ("%é %E %", "%é %E %"),
+            ("", ""),
+        ] {
+            check(format, want);
+        }
+        let Command::StartTime(format) = start_time() else { panic!("not a time") };
+        assert_eq!(at.format(&*format).unwrap(), "2017-07-14T02:40:05.007Z");
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use time::format_description::OwnedFormatItem;
+
 /// Changes to one header map: removals first, then the rest in order. Several levels of configuration are already one list.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HeaderOps {
@@ -87,8 +89,8 @@ pub enum Command {
         name: Arc<str>,
         or: Option<Arc<str>>,
     },
-    /// When the request began; none: RFC 3339 with milliseconds, else a format of strftime.
-    StartTime(Option<Arc<str>>),
+    /// When the request began.
+    StartTime(Arc<OwnedFormatItem>),
     /// From begin to end, in milliseconds.
     Duration,
     /// From begin to the end of the request's body.

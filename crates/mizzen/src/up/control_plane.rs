@@ -4,7 +4,7 @@ use std::{net::IpAddr, os::fd::AsFd, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use http::Method;
-use mizzen_host::{Backoff, Host, Io, Kind, LogFile, Spec};
+use mizzen_host::{Host, Io, Kind, LogFile, RestartDelay, Spec};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -34,10 +34,10 @@ pub(crate) async fn run(mesh: Arc<Mesh>) -> Result<()> {
     let state = mizzen_net::memfd("mizzend-state", b"", false)?;
     std::fs::write(mesh.dir("mizzend/mesh.yaml"), MESH_CONFIG)?;
     let mut ending = mesh.ending.subscribe();
-    let mut backoff = Backoff::default();
+    let mut restart = RestartDelay::default();
     loop {
         let io = Io { others: vec![(3, state.as_fd().try_clone_to_owned()?)], ..Io::to(log.pipe()?)? };
-        backoff.started(Instant::now().into_std());
+        restart.started(Instant::now().into_std());
         match mesh.supervisor.spawn(&host, &spec(&mesh), io).await {
             Ok(process) => {
                 let ended = tokio::select! {
@@ -53,7 +53,7 @@ pub(crate) async fn run(mesh: Arc<Mesh>) -> Result<()> {
             }
             Err(error) => say::error(&format!("the control plane does not start: {error}")),
         }
-        let delay = backoff.ended(Instant::now().into_std());
+        let delay = restart.ended(Instant::now().into_std());
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
             () = is_set(&mut ending) => return Ok(()),

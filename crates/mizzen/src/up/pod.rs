@@ -5,7 +5,7 @@ use std::{convert::Infallible, net::Ipv4Addr, sync::Arc, time::Duration};
 use anyhow::{Context, Result};
 use mizzen_api::core::{Probe, ProbeAction, TargetPort};
 use mizzen_capture::{Plan, Settings};
-use mizzen_host::{Backoff, Host, Io, LogFile, Process, Spec, probe};
+use mizzen_host::{Host, Io, LogFile, Process, RestartDelay, Spec, probe};
 use tokio::{sync::watch, time::Instant};
 
 use super::{
@@ -121,9 +121,9 @@ pub(crate) async fn live(mesh: Arc<Mesh>, pod: Arc<Wanted>, mut stop: watch::Rec
 async fn keep(mesh: &Arc<Mesh>, pod: &Arc<Wanted>, place: &Place, mut stop: watch::Receiver<bool>) -> Result<()> {
     let name = format!("{}/{}", pod.namespace, pod.name);
     let log = LogFile::open(&proxy::folder(mesh, pod).join("log"), LOG_LIMIT)?;
-    let mut backoff = Backoff::default();
+    let mut restart = RestartDelay::default();
     loop {
-        backoff.started(Instant::now().into_std());
+        restart.started(Instant::now().into_std());
         let objects = mesh.objects.borrow().clone();
         let started = match workload::spec(mesh, pod, place.address, &objects) {
             Ok(spec) => mesh.supervisor.spawn(&place.host, &spec, Io::to(log.pipe()?)?).await.map(|p| (p, spec)).map_err(Into::into),
@@ -146,7 +146,7 @@ async fn keep(mesh: &Arc<Mesh>, pod: &Arc<Wanted>, place: &Place, mut stop: watc
             }
             Err(error) => format!("its program does not start: {error:#}"),
         };
-        let delay = backoff.ended(Instant::now().into_std());
+        let delay = restart.ended(Instant::now().into_std());
         say::error(&format!("{name}: {reason}; it is started again in {delay:?}, see `mizzen logs {}.{}`", pod.name, pod.namespace));
         log.note(&reason);
         mesh.note(&name, |ready| {

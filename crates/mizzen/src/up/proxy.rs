@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Result;
-use mizzen_host::{Backoff, Host, Io, Kind, LogFile, Process, Spec, probe};
+use mizzen_host::{Host, Io, Kind, LogFile, Process, RestartDelay, Spec, probe};
 use mizzen_types::ports;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -89,7 +89,7 @@ async fn keep(
     mut stop: watch::Receiver<bool>,
 ) -> Result<()> {
     let log = LogFile::open(&folder(mesh, pod).join("proxy.log"), LOG_LIMIT)?;
-    let mut backoff = Backoff::default();
+    let mut restart = RestartDelay::default();
     loop {
         let (ours, theirs) = UnixStream::pair()?;
         let tokens = tokio::spawn(serve_tokens(mesh.clone(), pod.clone(), ours));
@@ -98,7 +98,7 @@ async fn keep(
         if let Some(socket) = &inherit {
             io.others.push((4, socket.as_fd().try_clone_to_owned()?));
         }
-        backoff.started(Instant::now().into_std());
+        restart.started(Instant::now().into_std());
         match mesh.supervisor.spawn(host, &spec(mesh, pod, host.address(), role), io).await {
             Ok(process) => {
                 let ended = tokio::select! {
@@ -119,7 +119,7 @@ async fn keep(
             Err(error) => say::error(&format!("the proxy of {}/{} does not start: {error}", pod.namespace, pod.name)),
         }
         tokens.abort();
-        let delay = backoff.ended(Instant::now().into_std());
+        let delay = restart.ended(Instant::now().into_std());
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
             () = is_set(&mut stop) => return Ok(()),
