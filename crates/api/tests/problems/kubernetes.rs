@@ -1,0 +1,132 @@
+//! Kubernetes' own kinds.
+
+use crate::{WHERE, RUNS, check, check_spec, check_warnings};
+
+#[test]
+fn services() {
+    for (spec, line, expected) in [
+        ("selector: {a: b}", 0, "spec.ports: is required".to_owned()),
+        ("ports: [{name: a}]", 1, "spec.ports[0].port: is required".to_owned()),
+        ("ports: [{port: 70000}]", 1, "spec.ports[0].port: must be between 1 and 65535, is 70000".to_owned()),
+        ("ports: [{port: '80'}]", 1, "spec.ports[0].port: must be a whole number, is `80`".to_owned()),
+        ("ports: [{port: 1, name: a}, {port: 2}]", 1, "spec.ports[1]: needs a name, since there are several ports".to_owned()),
+        ("ports: [{port: 1, name: a}, {port: 1, name: b}]", 1, "spec.ports[1]: port 1 is listed twice".to_owned()),
+        (
+            "ports: [{port: 1, targetPort: '80'}]",
+            1,
+            "spec.ports[0].targetPort: `80` is no port's name: at most 15 lower-case letters, digits and hyphens, and a letter".to_owned(),
+        ),
+        ("ports: [{port: 1, protocol: SCTP}]", 1, format!("spec.ports[0].protocol: SCTP {WHERE}")),
+        ("ports: [{port: 1}]\ntype: ExternalName", 2, format!("spec.type: ExternalName {WHERE}; use a ServiceEntry")),
+        ("ports: [{port: 1}]\nclusterIP: no", 2, "spec.clusterIP: must be a text, is false: put it in quotes".to_owned()),
+        ("ports: [{port: 1}]\nselectr: {a: b}", 2, "spec.selectr: unknown field, did you mean `selector`?".to_owned()),
+        (
+            "ports: [{port: 1}]\nsessionAffinityConfig: {clientIP: {timeout: 1}}",
+            2,
+            "spec.sessionAffinityConfig.clientIP.timeout: unknown field".to_owned(),
+        ),
+    ] {
+        check_spec("Service", spec, &[(line, &expected)]);
+    }
+    check_warnings(
+        "Service",
+        "ports: [{port: 1, nodePort: 30000}]\ntype: NodePort\nsessionAffinity: ClientIP\nexternalIPs: [1.2.3.4]",
+        &[
+            (2, "spec.type: is treated as ClusterIP"),
+            (3, "spec.sessionAffinity: is not acted on yet"),
+            (4, "spec.externalIPs: is not acted on yet"),
+        ],
+    );
+}
+
+#[test]
+fn deployments() {
+    let pod = |rest: &str| {
+        format!(
+            "selector: {{matchLabels: {{app: x}}}}\ntemplate:\n  metadata: {{labels: {{app: x}}}}\n  spec:\n    containers:\n    - name: a\n      command: [a]\n      {rest}\n"
+        )
+    };
+    let spec = "spec.template.spec";
+    for (text, line, expected) in [
+        ("template: {spec: {containers: [{name: a, command: [a]}]}}".to_owned(), 0, "spec.selector: is required".to_owned()),
+        (
+            "selector: {matchLabels: {a: b}}\ntemplate: {spec: {containers: [{name: a, command: [a]}]}}".to_owned(),
+            1,
+            "spec.selector: selects labels that spec.template.metadata.labels does not carry".to_owned(),
+        ),
+        (
+            pod("env: [{name: A, value: 1}]"),
+            8,
+            format!("{spec}.containers[0].env[0].value: must be a text, is the number 1: put it in quotes"),
+        ),
+        (
+            pod("env: [{name: A, valueFrom: {secretKeyRef: {name: a, key: b}}}]"),
+            8,
+            format!("{spec}.containers[0].env[0].valueFrom.secretKeyRef: {RUNS}"),
+        ),
+        (
+            pod("env: [{name: A, valueFrom: {fieldRef: {fieldPath: a.b}}}]"),
+            8,
+            format!("{spec}.containers[0].env[0].valueFrom.fieldRef.fieldPath: `a.b` is no field of a pod that can be read here"),
+        ),
+        (pod("readinessProbe: {grpc: {port: 1}}"), 8, format!("{spec}.containers[0].readinessProbe.grpc: {RUNS}")),
+        (
+            pod("readinessProbe: {periodSeconds: 1}"),
+            8,
+            format!("{spec}.containers[0].readinessProbe: must have one of httpGet, tcpSocket, exec"),
+        ),
+        (
+            pod("readinessProbe: {tcpSocket: {port: web}}"),
+            8,
+            format!("{spec}.containers[0].readinessProbe.tcpSocket.port: the container has no port `web`"),
+        ),
+        (pod("volumeMounts: [{name: v, mountPath: /v}]"), 8, format!("{spec}.containers[0].volumeMounts[0].name: there is no volume `v`")),
+        (pod("lifecycle: {}"), 8, format!("{spec}.containers[0].lifecycle: {RUNS}")),
+        (pod("comand: [b]"), 8, format!("{spec}.containers[0].comand: unknown field, did you mean `command`?")),
+        (pod("resources: {limit: {cpu: 1}}"), 8, format!("{spec}.containers[0].resources.limit: unknown field")),
+        (pod("resources: {limits: 1}"), 8, format!("{spec}.containers[0].resources.limits: invalid type: integer `1`, expected a map")),
+        (pod("\n    initContainers: []"), 9, format!("{spec}.initContainers: {RUNS}")),
+        (pod("\n    - name: b\n      command: [b]"), 5, format!("{spec}.containers: 2 containers: more than one {RUNS}")),
+        (
+            pod("\n    volumes: [{name: v, hostPath: {path: /}}]"),
+            9,
+            format!("{spec}.volumes[0]: must have configMap or emptyDir, the kinds of volume that are supported so far"),
+        ),
+        (pod("\n    hostNetwork: true"), 9, format!("{spec}.hostNetwork: {RUNS}")),
+    ] {
+        check_spec("Deployment", &text, &[(line, &expected)]);
+    }
+    let no_command =
+        "selector: {matchLabels: {app: x}}\ntemplate:\n  metadata: {labels: {app: x}}\n  spec: {containers: [{name: a, image: b}]}";
+    check_spec(
+        "Deployment",
+        no_command,
+        &[(4, "spec.template.spec.containers[0].command: is required: images are not run here, the program is started by its command")],
+    );
+    check_warnings(
+        "Deployment",
+        &pod("image: a\n      resources: {limits: {cpu: 1, memory: 1Gi}}\n      livenessProbe: {tcpSocket: {port: 1}}"),
+        &[
+            (9, "spec.template.spec.containers[0].resources: is not acted on yet"),
+            (10, "spec.template.spec.containers[0].livenessProbe: is not acted on yet"),
+        ],
+    );
+}
+
+#[test]
+fn warnings_of_deployments() {
+    check_warnings(
+        "Deployment",
+        "selector: {matchLabels: {app: a}}\nstrategy: {type: Recreate}\ntemplate:\n  metadata:\n    labels: {app: a}\n    annotations: {sidecar.istio.io/inject: 'false'}\n  spec:\n    dnsPolicy: Default\n    nodeSelector: {disk: fast}\n    containers:\n    - {name: a, image: x, command: [a], resources: {limits: {memory: 1Gi}}}\n",
+        &[
+            (2, "spec.strategy: is not acted on yet"),
+            (
+                6,
+                "spec.template.metadata.annotations[\"sidecar.istio.io/inject\"]: is not acted on: every program that the mesh starts has a sidecar",
+            ),
+            (9, "spec.template.spec.nodeSelector: is not acted on yet"),
+            (8, "spec.template.spec.dnsPolicy: is not acted on yet"),
+            (11, "spec.template.spec.containers[0].resources: is not acted on yet"),
+        ],
+    );
+}

@@ -1,0 +1,294 @@
+//! VirtualServices, DestinationRules, ServiceEntries and Gateways.
+
+use crate::{WHAT, WHERE, WHO, check, check_spec, check_warnings};
+
+#[test]
+fn virtual_services() {
+    let route = |route: &str| format!("hosts: [reviews]\nhttp:\n- {route}\n");
+    for (spec, line, expected) in [
+        (String::new(), 0, "spec.hosts: is required".to_owned()),
+        ("hosts: [a]".to_owned(), 0, "spec: must have at least one route in http or tcp".to_owned()),
+        ("hosts: [a, A]\nhttp: [{route: [{destination: {host: b}}]}]".to_owned(), 1, "spec.hosts[1]: a is listed twice".to_owned()),
+        (
+            "hosts: ['a_b!']\nhttp: [{route: [{destination: {host: b}}]}]".to_owned(),
+            1,
+            "spec.hosts[0]: `a_b!` is not a valid part of a host name (letters, digits and inner hyphens, 1 to 63 of them)".to_owned(),
+        ),
+        (
+            "hosts: ['*']\nhttp: [{route: [{destination: {host: b}}]}]".to_owned(),
+            0,
+            "spec: host `*` is not allowed for the sidecars: name `gateways` without `mesh`, or the host".to_owned(),
+        ),
+        ("hosts: [a]\ntls: [{}]".to_owned(), 2, format!("spec.tls: {WHERE}")),
+        (route("match: []"), 3, "spec.http[0]: must have one of route, redirect, directResponse".to_owned()),
+        (
+            route("{route: [{destination: {host: a}}], redirect: {uri: /}}"),
+            3,
+            "spec.http[0].redirect: excludes `route`: only one of route, redirect, directResponse may be written".to_owned(),
+        ),
+        (route("{redirect: {uri: /}, rewrite: {uri: /}}"), 3, "spec.http[0]: rewrite needs a route".to_owned()),
+        (route("route: []"), 3, "spec.http[0].route: must have at least one destination".to_owned()),
+        (route("route: [{weight: 1}]"), 3, "spec.http[0].route[0].destination: is required".to_owned()),
+        (route("route: [{destination: {subset: v1}}]"), 3, "spec.http[0].route[0].destination.host: is required".to_owned()),
+        (route("route: [{destination: {host: '*.a'}}]"), 3, "spec.http[0].route[0].destination.host: must not be a wildcard".to_owned()),
+        (
+            route("route: [{destination: {host: a, port: {number: 0}}}]"),
+            3,
+            "spec.http[0].route[0].destination.port.number: must be between 1 and 65535, is 0".to_owned(),
+        ),
+        (
+            route("route: [{destination: {host: a}, weight: -1}]"),
+            3,
+            "spec.http[0].route[0].weight: must be between 0 and 2147483647, is -1".to_owned(),
+        ),
+        (
+            route("route: [{destination: {host: a}, weight: 1.5}]"),
+            3,
+            "spec.http[0].route[0].weight: must be a whole number, is the number 1.5".to_owned(),
+        ),
+        (
+            route("route: [{destination: {host: a}}, {destination: {host: b}}]"),
+            3,
+            "spec.http[0].route: the sum of the weights must not be 0".to_owned(),
+        ),
+        (route("{route: [{destination: {host: a}}], corsPolicy: {}}"), 3, format!("spec.http[0].corsPolicy: {WHAT}")),
+        (route("{route: [{destination: {host: a}}], mirror: {host: b}}"), 3, format!("spec.http[0].mirror: {WHERE}")),
+        (route("delegate: {name: b}"), 3, format!("spec.http[0].delegate: {WHERE}")),
+        (
+            route("{route: [{destination: {host: a}}], timeoutt: 1s}"),
+            3,
+            "spec.http[0].timeoutt: unknown field, did you mean `timeout`?".to_owned(),
+        ),
+        (
+            route("{route: [{destination: {host: a}}], timeout: 5}"),
+            3,
+            "spec.http[0].timeout: must be a text, is the number 5: put it in quotes".to_owned(),
+        ),
+        (
+            route("{route: [{destination: {host: a}}], timeout: 5d}"),
+            3,
+            "spec.http[0].timeout: `5d` is no duration: write it as 1.5s, 300ms or 1h30m".to_owned(),
+        ),
+        (route("{route: [{destination: {host: a}}], timeout: -5s}"), 3, "spec.http[0].timeout: must not be negative, is -5s".to_owned()),
+        (route("{route: [{destination: {host: a}}], timeout: 1us}"), 3, "spec.http[0].timeout: must be at least 1ms".to_owned()),
+        (
+            route("{route: [{destination: {host: a}}], retries: {attempts: 2, retryOn: '5xx,conect-failure'}}"),
+            3,
+            "spec.http[0].retries.retryOn: unknown condition `conect-failure`, did you mean `connect-failure`?".to_owned(),
+        ),
+        (
+            route("{route: [{destination: {host: a}}], retries: {perTryTimeout: 1s}}"),
+            3,
+            "spec.http[0].retries: attempts is 0, so that nothing is retried; leave the other fields out or raise it".to_owned(),
+        ),
+        (
+            route("{route: [{destination: {host: a}}], fault: {abort: {grpcStatus: UNAVAILABEL, percentage: {value: 1}}}}"),
+            3,
+            "spec.http[0].fault.abort.grpcStatus: unknown gRPC status `UNAVAILABEL`, did you mean `UNAVAILABLE`?".to_owned(),
+        ),
+        (
+            route("{route: [{destination: {host: a}}], fault: {abort: {httpStatus: 503, percentage: {value: 101}}}}"),
+            3,
+            "spec.http[0].fault.abort.percentage.value: must be a number from 0 to 100, is the number 101".to_owned(),
+        ),
+        (
+            route("{route: [{destination: {host: a}}], fault: {delay: {fixedDelay: 0s, percentage: {value: 1}}}}"),
+            3,
+            "spec.http[0].fault.delay.fixedDelay: must be at least 1ms".to_owned(),
+        ),
+        (route("{route: [{destination: {host: a}}], fault: {}}"), 3, "spec.http[0].fault: must have delay or abort".to_owned()),
+        (
+            route("{route: [{destination: {host: a}}], match: [{uri: {exact: a, prefix: b}}]}"),
+            3,
+            "spec.http[0].match[0].uri.prefix: excludes `exact`: only one of exact, prefix, regex may be written".to_owned(),
+        ),
+        (
+            route("{route: [{destination: {host: a}}], match: [{uri: {}}]}"),
+            3,
+            "spec.http[0].match[0].uri: must have one of exact, prefix, regex".to_owned(),
+        ),
+        (
+            route("{route: [{destination: {host: a}}], match: [{uri: {regex: 'a('}}]}"),
+            3,
+            "spec.http[0].match[0].uri.regex: `a(` is no regular expression: unclosed group".to_owned(),
+        ),
+        (
+            route("{route: [{destination: {host: a}}], match: [{headers: {':path': {exact: a}}}]}"),
+            3,
+            "spec.http[0].match[0].headers.:path: `:path` has a field of its own: uri, scheme, method or authority".to_owned(),
+        ),
+        (
+            route("{route: [{destination: {host: a}}], headers: {request: {set: {'a b': c}}}}"),
+            3,
+            "spec.http[0].headers.request.set[\"a b\"]: `a b` is no header name".to_owned(),
+        ),
+        (
+            route("{route: [{destination: {host: a}}], headers: {request: {set: {a: \"b\\nc\"}}}}"),
+            3,
+            "spec.http[0].headers.request.set.a: a header's value has one line".to_owned(),
+        ),
+        (
+            route("{route: [{destination: {host: a}}], headers: {request: {set: {a: '5%'}}}}"),
+            3,
+            "spec.http[0].headers.request.set.a: a lone percent sign is written `%%`".to_owned(),
+        ),
+        (
+            route("{route: [{destination: {host: a}}], headers: {request: {set: {a: '%DURATON%'}}}}"),
+            3,
+            format!("spec.http[0].headers.request.set.a: command `DURATON` {WHAT}, did you mean `DURATION`?"),
+        ),
+        (
+            route("{route: [{destination: {host: a}}], headers: {request: {remove: [Host]}}}"),
+            3,
+            "spec.http[0].headers.request.remove[0]: `host` can only be set, and only in requests".to_owned(),
+        ),
+        (
+            route("{route: [{destination: {host: a}}], headers: {response: {set: {':authority': b}}}}"),
+            3,
+            "spec.http[0].headers.response.set.:authority: `:authority` can only be set, and only in requests".to_owned(),
+        ),
+        (
+            route("{route: [{destination: {host: a}}], rewrite: {uriRegexRewrite: {match: '(a)', rewrite: '\\2'}}}"),
+            3,
+            "spec.http[0].rewrite.uriRegexRewrite.rewrite: the expression has no group \\2".to_owned(),
+        ),
+        (route("directResponse: {body: {string: a}}"), 3, "spec.http[0].directResponse.status: is required".to_owned()),
+        (
+            route("redirect: {redirectCode: 200}"),
+            3,
+            "spec.http[0].redirect.redirectCode: must be one of 301, 302, 303, 307, 308, is the number 200".to_owned(),
+        ),
+        (
+            "hosts: [a]\nexportTo: [A]\nhttp: [{route: [{destination: {host: b}}]}]".to_owned(),
+            2,
+            "spec.exportTo[0]: must be `*`, `.`, `~` or a namespace, is `A`".to_owned(),
+        ),
+        (
+            "hosts: [a]\ngateways: [a/b/c]\nhttp: [{route: [{destination: {host: b}}]}]".to_owned(),
+            2,
+            "spec.gateways[0]: must be `mesh`, a Gateway's name or namespace/name, is `a/b/c`".to_owned(),
+        ),
+        (
+            "hosts: [a]\ntcp: [{match: [{sourceSubnet: 1.2.3.4}], route: [{destination: {host: b}}]}]".to_owned(),
+            2,
+            format!("spec.tcp[0].match[0].sourceSubnet: {WHERE}"),
+        ),
+        (
+            "hosts: [a]\nexport_to: ['*']\nexportTo: ['*']\nhttp: [{route: [{destination: {host: b}}]}]".to_owned(),
+            3,
+            "spec.exportTo: is the same field as `export_to` in line 6".to_owned(),
+        ),
+    ] {
+        check_spec("VirtualService", &spec, &[(line, &expected)]);
+    }
+}
+
+#[test]
+fn destination_rules() {
+    let policy = |policy: &str| format!("host: a\ntrafficPolicy:\n  {policy}\n");
+    for (spec, line, expected) in [
+        ("subsets: []".to_owned(), 0, "spec.host: is required".to_owned()),
+        ("host: a\nsubsets:\n- labels: {a: b}".to_owned(), 3, "spec.subsets[0].name: is required".to_owned()),
+        ("host: a\nsubsets:\n- name: v1\n- name: v1".to_owned(), 4, "spec.subsets[1]: there are two subsets `v1`".to_owned()),
+        ("host: a\nworkloadSelector: {}".to_owned(), 2, format!("spec.workloadSelector: {WHERE}")),
+        (policy("loadBalancer: {consistentHash: {}}"), 3, format!("spec.trafficPolicy.loadBalancer.consistentHash: {WHERE}")),
+        (policy("loadBalancer: {simple: ROUNDROBIN}"), 3, "spec.trafficPolicy.loadBalancer.simple: must be one of UNSPECIFIED, LEAST_CONN, RANDOM, PASSTHROUGH, ROUND_ROBIN, LEAST_REQUEST, is `ROUNDROBIN`".to_owned()),
+        (policy("tls: {mode: SIMPLE}"), 3, format!("spec.trafficPolicy.tls.mode: SIMPLE {WHO}")),
+        (policy("tls: {mode: ISTIO_MUTUAL, sni: a}"), 3, format!("spec.trafficPolicy.tls.sni: {WHO}")),
+        (policy("tunnel: {}"), 3, format!("spec.trafficPolicy.tunnel: {WHAT}")),
+        (policy("connectionPool: {tcp: {connectTimeout: 0s}}"), 3, "spec.trafficPolicy.connectionPool.tcp.connectTimeout: must be at least 1ms".to_owned()),
+        (policy("connectionPool: {http: {useClientProtocol: true}}"), 3, format!("spec.trafficPolicy.connectionPool.http.useClientProtocol: {WHAT}")),
+        (policy("connectionPool: {http: {h2UpgradePolicy: UPGRADE}}"), 3, format!("spec.trafficPolicy.connectionPool.http.h2UpgradePolicy: UPGRADE {WHAT}")),
+        (policy("outlierDetection: {maxEjectionPercent: 101}"), 3, "spec.trafficPolicy.outlierDetection.maxEjectionPercent: must be between 0 and 100, is 101".to_owned()),
+        (policy("portLevelSettings: [{port: {number: 80}}, {port: {number: 80}}]"), 3, "spec.trafficPolicy.portLevelSettings[1]: port 80 is set twice".to_owned()),
+        (policy("portLevelSettings: [{port: {number: 80}, portLevelSettings: []}]"), 3, "spec.trafficPolicy.portLevelSettings[0].portLevelSettings: unknown field".to_owned()),
+    ] {
+        check_spec("DestinationRule", &spec, &[(line, &expected)]);
+    }
+}
+
+#[test]
+fn service_entries_and_gateways() {
+    let entry = |rest: &str| format!("hosts: [a.example]\nports: [{{number: 80, name: http}}]\n{rest}\n");
+    for (spec, line, expected) in [
+        ("ports: [{number: 80, name: http}]".to_owned(), 0, "spec.hosts: is required".to_owned()),
+        ("hosts: []\nports: [{number: 80, name: http}]".to_owned(), 1, "spec.hosts: is required".to_owned()),
+        ("hosts: [a.example]".to_owned(), 0, "spec.ports: is required".to_owned()),
+        ("hosts: [a.example]\nports: [{number: 80}]".to_owned(), 2, "spec.ports[0].name: is required".to_owned()),
+        (
+            "hosts: [a.example]\nports: [{number: 80, name: a, protocol: HTPP}]".to_owned(),
+            2,
+            "spec.ports[0].protocol: unknown protocol `HTPP`: HTTP, HTTP2, HTTPS, GRPC, GRPC-Web, TLS, TCP, Mongo, MySQL, Redis or UDP"
+                .to_owned(),
+        ),
+        (
+            "hosts: [a.example]\nports: [{number: 80, name: a}, {number: 80, name: b}]".to_owned(),
+            2,
+            "spec.ports[1]: port 80 is listed twice".to_owned(),
+        ),
+        (
+            "hosts: ['*.a']\nports: [{number: 80, name: a}]\nresolution: DNS".to_owned(),
+            1,
+            "spec.hosts: *.a cannot be resolved: a wildcard needs endpoints, or resolution NONE".to_owned(),
+        ),
+        (entry("resolution: STATIC"), 3, "spec.resolution: STATIC needs endpoints or a workloadSelector".to_owned()),
+        (entry("endpoints: [{address: 1.2.3.4}]"), 3, "spec.endpoints: need resolution STATIC or DNS".to_owned()),
+        (
+            entry("endpoints: [{address: b.example}]\nresolution: STATIC"),
+            3,
+            "spec.endpoints: resolution STATIC needs IP addresses".to_owned(),
+        ),
+        (
+            entry("endpoints: [{address: 1.2.3.4, ports: {web: 1}}]\nresolution: STATIC"),
+            3,
+            "spec.endpoints[0]: port `web` is none of this service's".to_owned(),
+        ),
+        (entry("endpoints: [{address: 'unix:///a'}]\nresolution: DNS"), 3, format!("spec.endpoints[0].address: a Unix socket {WHERE}")),
+        (entry("resolution: DYNAMIC_DNS"), 3, format!("spec.resolution: DYNAMIC_DNS {WHERE}")),
+        (entry("addresses: [10.0.0.0/8]\nresolution: DNS"), 3, "spec.addresses: a range needs resolution NONE or STATIC".to_owned()),
+        (entry("subjectAltNames: [a]"), 3, format!("spec.subjectAltNames: {WHO}")),
+    ] {
+        check_spec("ServiceEntry", &spec, &[(line, &expected)]);
+    }
+    let server = |rest: &str| format!("servers:\n- {{port: {{number: 80, name: http, protocol: HTTP}}, hosts: ['*']{rest}}}\n");
+    for (spec, line, expected) in [
+        ("selector: {}".to_owned(), 0, "spec.servers: is required".to_owned()),
+        ("servers: []".to_owned(), 1, "spec.servers: must have at least one server".to_owned()),
+        ("servers: [{hosts: ['*']}]".to_owned(), 1, "spec.servers[0].port: is required".to_owned()),
+        (
+            "servers: [{port: {number: 443, protocol: HTTPS}, hosts: ['*']}]".to_owned(),
+            1,
+            format!("spec.servers[0].port.protocol: HTTPS {WHERE}: a gateway's port is HTTP, HTTP2 or GRPC"),
+        ),
+        ("servers: [{port: {number: 80, protocol: HTTP}}]".to_owned(), 1, "spec.servers[0].hosts: is required".to_owned()),
+        (server(", tls: {}"), 2, format!("spec.servers[0].tls: {WHO}")),
+        (server(", bind: 1.2.3.4"), 2, format!("spec.servers[0].bind: {WHERE}")),
+    ] {
+        check_spec("Gateway", &spec, &[(line, &expected)]);
+    }
+}
+
+#[test]
+fn warnings_of_istio() {
+    check_warnings(
+        "VirtualService",
+        "hosts: [a]\nhttp:\n- match: [{statPrefix: a, ignoreUriCase: true, uri: {regex: b}}]\n  route: [{destination: {host: a}}]",
+        &[
+            (3, "spec.http[0].match[0]: ignoreUriCase has no effect on a regex"),
+            (3, "spec.http[0].match[0].statPrefix: is not acted on yet"),
+        ],
+    );
+    check_warnings(
+        "DestinationRule",
+        "host: a\ntrafficPolicy:\n  connectionPool:\n    tcp: {tcpKeepalive: {time: 1s}}\n    http: {http2KeepAlive: {}, h2UpgradePolicy: DO_NOT_UPGRADE, useClientProtocol: false}\n",
+        &[
+            (4, "spec.trafficPolicy.connectionPool.tcp.tcpKeepalive: is not acted on yet"),
+            (5, "spec.trafficPolicy.connectionPool.http.http2KeepAlive: is not acted on yet"),
+        ],
+    );
+    check_warnings(
+        "AuthorizationPolicy",
+        "action: DENY",
+        &[(0, "spec: a DENY policy without rules never denies; write `rules: [{}]` to deny all")],
+    );
+}
