@@ -11,16 +11,12 @@ use crate::{
         schema::{self, Verdict},
     },
     istio::{self, MeshConfig},
+    limits::MAX_TEXT,
     metadata::{self, DEFAULT_NAMESPACE, label_name, label_text},
     read::{At, Context, Fields, nearest, quoted},
     source::{Node, SyntaxError, Value},
     text::{Document, Guess, documents, guess},
 };
-
-/// The longest text that is read, in bytes.
-pub const MAX_TEXT: usize = 8 << 20;
-/// How deep a document may nest.
-pub const MAX_DEPTH: usize = 64;
 
 /// What a text holds.
 #[derive(Clone, Debug, Default)]

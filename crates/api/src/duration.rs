@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-/// The longest duration of protojson.
-const MAX_NANOS: u128 = 315_576_000_000 * 1_000_000_000;
+use crate::limits::MAX_NANOS;
 
 /// `1h30m`, `1.5s`, `300ms`, `0`; never negative.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {

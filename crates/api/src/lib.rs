@@ -13,6 +13,7 @@ pub mod core;
 mod document;
 mod duration;
 pub mod istio;
+mod limits;
 mod metadata;
 mod object;
 mod problem;
@@ -20,7 +21,8 @@ mod read;
 mod source;
 mod text;
 
-pub use document::{Closes, MAX_DEPTH, MAX_TEXT, Parsed, Refusal, parse_documents, parse_mesh_config, refuse_documents};
+pub use document::{Closes, Parsed, Refusal, parse_documents, parse_mesh_config, refuse_documents};
+pub use limits::{MAX_DEPTH, MAX_TEXT};
 pub use object::{Key, Kind, Meta, Object, Selector};
 pub use problem::{Pos, Problem};
 pub use source::Source;

@@ -8,7 +8,7 @@ use serde::{
 };
 use serde_saphyr::{MessageFormatter, Spanned, UserMessageFormatter, options::DuplicateKeyPolicy};
 
-use crate::document::{MAX_DEPTH, MAX_TEXT};
+use crate::limits::{MAX_ALIASES, MAX_DEPTH, MAX_NODES, MAX_REPLAYED, MAX_TEXT};
 
 /// An object as it was written: values with lines and columns, without comments.
 #[derive(Clone, Debug, Default)]
@@ -125,8 +125,8 @@ impl Node {
     /// Reads one document; `line` lines of its file stand before it. With `lenient`, the first of two equal keys counts.
     pub(crate) fn parse(text: &str, line: u32, lenient: bool) -> Result<Node, SyntaxError> {
         let options = serde_saphyr::options! {
-            budget: serde_saphyr::budget! { max_depth: MAX_DEPTH, flow_nesting_limit: MAX_DEPTH, max_nodes: 200_000, max_total_scalar_bytes: 2 * MAX_TEXT },
-            alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 100_000, max_replay_stack_depth: 16 },
+            budget: serde_saphyr::budget! { max_depth: MAX_DEPTH, flow_nesting_limit: MAX_DEPTH, max_nodes: MAX_NODES, max_total_scalar_bytes: 2 * MAX_TEXT },
+            alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_REPLAYED, max_replay_stack_depth: MAX_ALIASES },
             duplicate_keys: if lenient { DuplicateKeyPolicy::FirstWins } else { DuplicateKeyPolicy::Error },
             emit_comments: false,
             with_snippet: false,

@@ -1,7 +1,5 @@
 //! What an Envoy bootstrap says that concerns us.
 
-mod text;
-
 use std::{collections::HashMap, net::SocketAddr};
 
 use mizzen_engine::Node;
@@ -22,34 +20,10 @@ use prost::Message;
 
 use crate::{
     ads::{Server, Variant},
+    error::BootstrapError,
     secrets::{self, Origin},
+    text,
 };
-
-pub use text::Places;
-pub(crate) use text::read as read_message;
-
-/// A bootstrap that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum BootstrapError {
-    /// The text is no bootstrap.
-    #[error("{line}: {}{reason}", if .field.is_empty() { String::new() } else { format!("{field}: ") })]
-    Text {
-        /// The line, from 1.
-        line: u64,
-        /// The path of the field, if it is one's fault.
-        field: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// A field of it says what we cannot do.
-    #[error("{field}: {reason}")]
-    Field {
-        /// Which.
-        field: String,
-        /// Why not.
-        reason: String,
-    },
-}
 
 /// Reads a bootstrap from protojson, written as YAML or JSON.
 ///

@@ -10,9 +10,11 @@ use mizzen_protos::{Any, envoy::envoy::config::bootstrap::v3::Bootstrap};
 use mizzen_types::Name;
 
 use crate::{
-    bootstrap::{BootstrapError, Places, Plan},
+    bootstrap::Plan,
+    error::BootstrapError,
     secrets::{Found, Origin},
     store::Store,
+    text::Places,
 };
 
 /// What of a bootstrap cannot be used; nothing is opened.

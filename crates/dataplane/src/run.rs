@@ -17,9 +17,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     admin::{self, Admin, Control, Known, Process, Query, Stage, View},
-    bootstrap::{BootstrapError, Plan},
+    bootstrap::Plan,
     dns::Resolver,
     driver::{Pool, Report},
+    error::BootstrapError,
     fixed::Fixed,
     logs::Logs,
     options::Options,

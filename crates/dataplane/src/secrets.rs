@@ -34,7 +34,7 @@ use mizzen_types::Name;
 use prost::Message;
 use tokio::sync::mpsc;
 
-use crate::bootstrap::read_message;
+use crate::text;
 
 /// How often files are looked at.
 pub(crate) const EVERY: Duration = Duration::from_secs(1);
@@ -229,7 +229,7 @@ fn read_file(path: &Path, files: &mut Vec<(PathBuf, Option<Mark>)>) -> Result<Ve
 fn document(path: &Path, resource: &str, files: &mut Vec<(PathBuf, Option<Mark>)>) -> Result<tls::Secret, String> {
     let bytes = read_file(path, files)?;
     let text = String::from_utf8(bytes).map_err(|_| format!("{}: no text", path.display()))?;
-    let response: DiscoveryResponse = read_message(&text, Unknown::Refused).map_err(|error| format!("{}:{error}", path.display()))?;
+    let response: DiscoveryResponse = text::read(&text, Unknown::Refused).map_err(|error| format!("{}:{error}", path.display()))?;
     let secrets = response.resources.iter().filter(|any| any.type_url == Kind::Secret.type_url());
     let found = secrets.filter_map(|any| tls::Secret::decode(any.value.as_slice()).ok()).find(|secret| secret.name == resource);
     found.ok_or_else(|| format!("{}: holds no secret `{resource}`", path.display()))

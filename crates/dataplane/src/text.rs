@@ -11,7 +11,7 @@ use serde::{
 use serde_json::Value;
 use serde_saphyr::{MessageFormatter, Spanned, UserMessageFormatter};
 
-use super::BootstrapError;
+use crate::error::BootstrapError;
 
 /// The longest bootstrap that is read, in bytes.
 const MAX_TEXT: usize = 16 << 20;

@@ -87,7 +87,9 @@ impl Values for View<'_> {
             Command::DownstreamLocalUriSan => put(self.down().and_then(|d| d.local_uri.as_deref()), out),
             Command::DownstreamTlsVersion => put(self.conn.and_then(|c| c.tls.as_ref()).and_then(|t| t.version()), out),
             Command::UpstreamPeerUriSan => put(record.and_then(|r| r.upstream_uri.as_deref()), out),
-            Command::UpstreamLocalUriSan => put(record.filter(|r| r.upstream_uri.is_some()).and_then(|r| r.upstream_local_uri.as_deref()), out),
+            Command::UpstreamLocalUriSan => {
+                put(record.filter(|r| r.upstream_uri.is_some()).and_then(|r| r.upstream_local_uri.as_deref()), out)
+            }
             Command::UpstreamTlsVersion => put(record.and_then(|r| r.upstream_tls), out),
             Command::FilterState(key) => put(filter::text(key, self.request.map(|r| &r.facts), record), out),
             Command::DynamicMetadata(path) => {
@@ -206,7 +208,8 @@ pub(crate) fn line(format: &LogFormat, view: &View<'_>, out: &mut Vec<u8>) {
             let policy = view.record.and_then(|r| r.policy.as_deref());
             let destination = view.down().and_then(|d| d.local_uri.as_deref()).filter(|_| view.source_principal().is_some());
             let destination = destination.or_else(|| view.record.and_then(|r| r.upstream_uri.as_deref()));
-            let source = view.source_principal().or(view.record.filter(|r| r.upstream_uri.is_some()).and_then(|r| r.upstream_local_uri.as_deref()));
+            let source =
+                view.source_principal().or(view.record.filter(|r| r.upstream_uri.is_some()).and_then(|r| r.upstream_local_uri.as_deref()));
             for (key, value) in [("source_principal", source), ("destination_principal", destination), ("policy", policy)] {
                 if let Some(value) = value.filter(|_| !has(key)) {
                     if out.len() > start + 1 {

@@ -8,8 +8,8 @@ use mizzen_types::Name;
 
 use crate::compile::{Kind, Resource};
 use crate::config::Names;
-use crate::tls::TlsTable;
-use crate::{Config, TlsRefusal};
+use crate::runtime::Config;
+use crate::tls::{TlsRefusal, TlsTable};
 
 /// Changes to a configuration. Maps that do not change are shared with it.
 #[derive(Clone, Debug)]

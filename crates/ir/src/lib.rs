@@ -15,15 +15,16 @@ mod draft;
 mod facts;
 mod filter;
 mod metadata;
+mod runtime;
 mod steps;
 mod tls;
 mod trace;
 
 pub use compile::{Compiled, Kind, Refs, Refusal, Resource, Warning, compile};
-pub use config::Config;
 pub use draft::Draft;
 pub use facts::{ConnFacts, Peer, PolicyFacts, RequestFacts, authenticate};
 pub use metadata::Metadata;
+pub use runtime::Config;
 pub use steps::authorize::{BoundRbac, Miss, Verdict, authorize, bind, nearest_miss};
 pub use steps::chain::find_chain;
 pub use steps::cluster::{Picked, pick_cluster};

@@ -10,9 +10,8 @@ use mizzen_types::Name;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use crate::Config;
 use crate::config::{
-    CertificateSecret, ContentHash, DownstreamTls, Names, Roots, SecretRef, TlsCommon, TlsVersion, Transport, UpstreamTls, Validation,
+    CertificateSecret, ContentHash, DownstreamTls, Names, Roots, SecretRef, TlsCommon, TlsVersion, UpstreamTls, Validation,
     ValidationSecret,
 };
 
@@ -58,65 +57,42 @@ pub(crate) struct TlsTable {
     client: Arc<HashMap<ContentHash, Built<rustls::ClientConfig>>>,
 }
 
-impl Config {
-    /// rustls' configuration for a filter chain; none while a secret is missing.
-    pub fn server_tls(&self, tls: &DownstreamTls) -> Option<&Arc<rustls::ServerConfig>> {
-        self.tls.server.get(&tls.hash).map(|b| &b.config)
+impl TlsTable {
+    pub(crate) fn server(&self, tls: &DownstreamTls) -> Option<&Arc<rustls::ServerConfig>> {
+        self.server.get(&tls.hash).map(|b| &b.config)
     }
 
-    /// rustls' configuration for a cluster's transport socket; none while a secret is missing.
-    pub fn client_tls(&self, tls: &UpstreamTls) -> Option<&Arc<rustls::ClientConfig>> {
-        self.tls.client.get(&tls.hash).map(|b| &b.config)
+    pub(crate) fn client(&self, tls: &UpstreamTls) -> Option<&Arc<rustls::ClientConfig>> {
+        self.client.get(&tls.hash).map(|b| &b.config)
     }
 
-    /// A secret that these options name and that is not there.
-    pub fn missing_secret<'a>(&self, tls: &'a TlsCommon) -> Option<&'a Name> {
-        let certificate = tls.certificates.iter().map(|c| &c.name).find(|name| !self.certificates.contains_key(*name));
-        certificate.or_else(|| match tls.validation.as_ref().map(|v| &v.roots) {
-            Some(Roots::Secret(secret)) if !self.validations.contains_key(&secret.name) => Some(&secret.name),
-            _ => None,
-        })
-    }
-
-    /// As [`Config::client_tls`], offering other ALPN protocols. Sessions are shared with it: who is believed is the same.
-    pub fn client_tls_with_alpn(&self, tls: &UpstreamTls, alpn: &[Name]) -> Option<Arc<rustls::ClientConfig>> {
-        let config = self.client_tls(tls)?;
-        if tls.common.alpn.iter().eq(alpn) {
-            return Some(config.clone());
-        }
-        let mut config = rustls::ClientConfig::clone(config);
-        config.alpn_protocols = alpn.iter().map(|a| a.as_bytes().to_vec()).collect();
-        Some(Arc::new(config))
-    }
-
-    /// Builds what listeners and clusters need; what `previous` has built from the same is taken over. What cannot be built is returned.
-    pub(crate) fn build_tls(&mut self, previous: &TlsTable, time: &Arc<dyn TimeProvider>) -> Vec<(Name, TlsRefusal)> {
-        let secrets = Secrets { certificates: &self.certificates, validations: &self.validations, time };
+    /// Builds what listeners and clusters need, each under its own name; what is built from the same already is taken over. What cannot be built
+    /// is returned.
+    pub(crate) fn next<'a>(
+        &self,
+        listeners: impl Iterator<Item = (&'a Name, &'a DownstreamTls)>,
+        clusters: impl Iterator<Item = (&'a Name, &'a UpstreamTls)>,
+        secrets: &Secrets<'_>,
+    ) -> (TlsTable, Vec<(Name, TlsRefusal)>) {
         let mut problems = Vec::new();
         let (mut server, mut client) = (HashMap::new(), HashMap::new());
-        for listener in self.listeners.values() {
-            for tls in listener.all_chains().filter_map(|c| c.tls.as_ref()) {
-                if let Entry::Vacant(entry) = server.entry(tls.hash) {
-                    match reuse(previous.server.get(&tls.hash), &tls.common, &secrets, || build_server(tls, &secrets)) {
-                        Ok(built) => drop(entry.insert(built)),
-                        Err(e) => problems.push((listener.name.clone(), e)),
-                    }
+        for (name, tls) in listeners {
+            if let Entry::Vacant(entry) = server.entry(tls.hash) {
+                match reuse(self.server.get(&tls.hash), &tls.common, secrets, || build_server(tls, secrets)) {
+                    Ok(built) => drop(entry.insert(built)),
+                    Err(e) => problems.push((name.clone(), e)),
                 }
             }
         }
-        for cluster in self.clusters.values() {
-            for transport in cluster.transport.all() {
-                let Transport::Tls(tls) = transport else { continue };
-                if let Entry::Vacant(entry) = client.entry(tls.hash) {
-                    match reuse(previous.client.get(&tls.hash), &tls.common, &secrets, || build_client(tls, &secrets)) {
-                        Ok(built) => drop(entry.insert(built)),
-                        Err(e) => problems.push((cluster.name.clone(), e)),
-                    }
+        for (name, tls) in clusters {
+            if let Entry::Vacant(entry) = client.entry(tls.hash) {
+                match reuse(self.client.get(&tls.hash), &tls.common, secrets, || build_client(tls, secrets)) {
+                    Ok(built) => drop(entry.insert(built)),
+                    Err(e) => problems.push((name.clone(), e)),
                 }
             }
         }
-        self.tls = TlsTable { server: Arc::new(server), client: Arc::new(client) };
-        problems
+        (TlsTable { server: Arc::new(server), client: Arc::new(client) }, problems)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
     derive::DOMAIN,
     index::HostIndex,
     provider,
-    routing::by_age,
+    rules::by_age,
     service::{Registry, ServiceView},
     snapshot::Snapshot,
 };

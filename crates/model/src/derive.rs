@@ -15,9 +15,9 @@ use mizzen_types::{Hostname, IpRange, Name, NamespacedName, Protocol};
 
 use crate::{
     index::{Stamped, restamp, stamp_of},
-    reader::Query,
+    objects::{Objects, Typed, VIPS},
+    query::Query,
     service::{Endpoint, Endpoints, Instance, PodView, PortView, Registry, Resolve, ServiceKey, ServiceView, TLS_MODE_LABEL},
-    snapshot::{Snapshot, Typed, VIPS},
 };
 
 /// The domain of Kubernetes services.
@@ -34,10 +34,10 @@ pub(crate) struct Derived {
 }
 
 impl Derived {
-    pub(crate) fn build(snapshot: &Snapshot, old: &Derived) -> Derived {
-        let version = snapshot.version();
-        let pods = restamp(&old.pods, pods(snapshot), version);
-        let services = restamp(&old.services, services(snapshot), version);
+    pub(crate) fn build(objects: &Objects, old: &Derived) -> Derived {
+        let version = objects.version;
+        let pods = restamp(&old.pods, pods(objects), version);
+        let services = restamp(&old.services, services(objects), version);
         let mut by_namespace: BTreeMap<Name, Vec<Arc<PodView>>> = BTreeMap::new();
         for pod in pods.values() {
             by_namespace.entry(pod.value.object.namespace.clone()).or_default().push(pod.value.clone());
@@ -47,7 +47,7 @@ impl Derived {
         let mut ports: BTreeMap<u16, Vec<ServiceKey>> = BTreeMap::new();
         for (key, service) in &services {
             let service = &service.value;
-            let found = endpoints_of(snapshot, service, by_namespace.get(service.namespace()).map_or(&[], Vec::as_slice));
+            let found = endpoints_of(objects, service, by_namespace.get(service.namespace()).map_or(&[], Vec::as_slice));
             for port in &service.ports {
                 let keys = ports.entry(port.port).or_default();
                 if keys.last() != Some(key) {
@@ -123,9 +123,9 @@ impl Derived {
     }
 }
 
-fn pods(snapshot: &Snapshot) -> BTreeMap<IpAddr, Arc<PodView>> {
+fn pods(objects: &Objects) -> BTreeMap<IpAddr, Arc<PodView>> {
     let live = |phase| matches!(phase, PodPhase::Running | PodPhase::Pending);
-    typed::<core::Pod>(snapshot)
+    typed::<core::Pod>(objects)
         .filter(|pod| live(pod.status.phase))
         .filter_map(|pod| {
             let ip = pod.status.pod_ip?.to_canonical();
@@ -154,13 +154,13 @@ fn workload_of(meta: &mizzen_api::Meta) -> &str {
     meta.name.rsplit_once('-').and_then(|(rest, _)| rest.strip_suffix(hash.as_str())?.strip_suffix('-')).unwrap_or(&meta.name)
 }
 
-fn services(snapshot: &Snapshot) -> BTreeMap<ServiceKey, Arc<ServiceView>> {
-    let default_export = &snapshot.mesh().default_service_export_to;
-    let vips = Vips::read(snapshot);
-    let entries = typed::<istio::ServiceEntry>(snapshot)
+fn services(objects: &Objects) -> BTreeMap<ServiceKey, Arc<ServiceView>> {
+    let default_export = &objects.mesh().default_service_export_to;
+    let vips = Vips::read(objects);
+    let entries = typed::<istio::ServiceEntry>(objects)
         .flat_map(|entry| entry.hosts.iter().map(move |host| (entry, host)))
         .map(|(entry, host)| of_entry(entry, host, default_export, &vips));
-    let services = typed::<core::Service>(snapshot).filter_map(|service| of_service(service, default_export, &vips));
+    let services = typed::<core::Service>(objects).filter_map(|service| of_service(service, default_export, &vips));
     services.chain(entries).map(|view| (view.key(), Arc::new(view))).collect()
 }
 
@@ -173,9 +173,9 @@ fn serves(pods: &BTreeMap<IpAddr, Stamped<PodView>>, ip: IpAddr, service: &Servi
 struct Vips(BTreeMap<String, IpAddr>);
 
 impl Vips {
-    fn read(snapshot: &Snapshot) -> Vips {
+    fn read(objects: &Objects) -> Vips {
         let key = mizzen_api::Key::new(Kind::ConfigMap, VIPS.0, VIPS.1);
-        let Some(Object::ConfigMap(map)) = snapshot.object(&key).map(|object| &**object) else { return Vips(BTreeMap::new()) };
+        let Some(Object::ConfigMap(map)) = objects.object(&key) else { return Vips(BTreeMap::new()) };
         Vips(map.data.iter().filter_map(|(name, ip)| Some((name.clone(), ip.parse().ok()?))).collect())
     }
 
@@ -250,7 +250,7 @@ pub(crate) fn or_default(own: &[ExportTo], default: &[ExportTo]) -> Vec<ExportTo
     if own.is_empty() { default.to_vec() } else { own.to_vec() }
 }
 
-fn endpoints_of(snapshot: &Snapshot, service: &ServiceView, pods: &[Arc<PodView>]) -> Endpoints {
+fn endpoints_of(objects: &Objects, service: &ServiceView, pods: &[Arc<PodView>]) -> Endpoints {
     let mut found = Endpoints::default();
     for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
         let mut list = Vec::new();
@@ -259,7 +259,7 @@ fn endpoints_of(snapshot: &Snapshot, service: &ServiceView, pods: &[Arc<PodView>
             list.extend(selected.filter_map(|pod| of_pod(pod, port, service.publish_not_ready)));
         } else if service.registry == Registry::External {
             let key = mizzen_api::Key::new(Kind::ServiceEntry, service.object.namespace.clone(), service.object.name.clone());
-            let entry = snapshot.object(&key).and_then(|object| istio::ServiceEntry::of(object));
+            let entry = objects.object(&key).and_then(istio::ServiceEntry::of);
             list.extend(entry.into_iter().flat_map(|entry| of_workload_entries(entry, service, port)));
         }
         found.by_port.insert(port.port, list);
@@ -319,6 +319,6 @@ fn of_workload_entries(entry: &istio::ServiceEntry, service: &ServiceView, port:
     entry.endpoints.iter().map(of).collect()
 }
 
-fn typed<T: Typed + 'static>(snapshot: &Snapshot) -> impl Iterator<Item = &T> {
-    snapshot.of_kind(T::KIND).filter_map(|stored| T::of(&stored.value))
+fn typed<T: Typed + 'static>(objects: &Objects) -> impl Iterator<Item = &T> {
+    objects.of_kind(T::KIND).filter_map(|stored| T::of(&stored.value))
 }

@@ -11,21 +11,28 @@
 mod check;
 mod derive;
 mod index;
+mod objects;
 mod policy;
 mod provider;
 mod proxy;
+mod query;
 mod reader;
 mod routing;
+mod rules;
 mod service;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod view;
 
 pub use check::check;
+pub use objects::{Closed, Typed, VIPS};
 pub use policy::{PeerModes, WorkloadPolicies};
 pub use provider::Asked;
 pub use proxy::{ProxyFacts, ProxyType, ProxyView, UnknownProxyType, ViewField};
-pub use reader::{Query, Reader, Reads};
-pub use routing::{EffectiveRule, by_age};
+pub use query::Query;
+pub use reader::{Reader, Reads};
+pub use routing::EffectiveRule;
+pub use rules::by_age;
 pub use service::{Endpoint, Endpoints, Instance, PodView, PortView, Registry, Resolve, ServiceKey, ServiceView, TLS_MODE_LABEL};
-pub use snapshot::{Change, Closed, Snapshot, Typed, VIPS};
+pub use snapshot::{Change, Snapshot};

@@ -8,9 +8,9 @@ use mizzen_api::{
 };
 
 use crate::{
+    objects::{Closed, Typed},
     reader::Reader,
-    routing::by_age,
-    snapshot::{Closed, Typed},
+    rules::by_age,
 };
 
 /// The effective mode of mutual TLS of a workload; never `Unset`.

@@ -7,7 +7,8 @@ use mizzen_types::{Hostname, Protocol};
 
 use crate::{
     policy::WorkloadPolicies,
-    reader::{Query, Reader},
+    query::Query,
+    reader::Reader,
     service::{PortView, Resolve, ServiceView},
     snapshot::Snapshot,
 };

@@ -1,4 +1,4 @@
-//! A proxy as the control plane sees it, and the record of what a translation read of it.
+//! A proxy as the control plane sees it.
 
 use std::{
     borrow::Cow,
@@ -7,8 +7,6 @@ use std::{
 };
 
 use mizzen_types::Name;
-
-use crate::reader::Reader;
 
 /// What a proxy is: the first part of its node id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -100,7 +98,7 @@ pub enum ViewField {
     Metadata(Name),
 }
 
-/// A proxy whose fields can only be read through a [`Reader`], which notes them.
+/// A proxy whose fields can only be read through a [`Reader`](crate::Reader), which notes them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyView(ProxyFacts);
 
@@ -114,79 +112,6 @@ impl ProxyView {
     /// The facts, unrecorded: for logs and status, never for a translation.
     pub fn facts(&self) -> &ProxyFacts {
         &self.0
-    }
-
-    /// Sidecar or router.
-    pub fn kind(&self, reader: &Reader<'_>) -> ProxyType {
-        reader.note_view(self, ViewField::Kind);
-        self.0.kind
-    }
-
-    /// The first address of its workload.
-    pub fn ip(&self, reader: &Reader<'_>) -> IpAddr {
-        reader.note_view(self, ViewField::Ip);
-        self.0.ip
-    }
-
-    /// The whole node id.
-    pub fn id(&self, reader: &Reader<'_>) -> &Name {
-        reader.note_view(self, ViewField::Id);
-        &self.0.id
-    }
-
-    /// The name of the workload's pod.
-    pub fn pod(&self, reader: &Reader<'_>) -> &Name {
-        reader.note_view(self, ViewField::Pod);
-        &self.0.pod
-    }
-
-    /// The workload's namespace.
-    pub fn namespace(&self, reader: &Reader<'_>) -> &Name {
-        reader.note_view(self, ViewField::Namespace);
-        &self.0.namespace
-    }
-
-    /// The workload's service account.
-    pub fn service_account(&self, reader: &Reader<'_>) -> &Name {
-        reader.note_view(self, ViewField::ServiceAccount);
-        &self.0.service_account
-    }
-
-    /// The workload's name.
-    pub fn workload(&self, reader: &Reader<'_>) -> &Name {
-        reader.note_view(self, ViewField::Workload);
-        &self.0.workload
-    }
-
-    /// The Kubernetes cluster.
-    pub fn cluster(&self, reader: &Reader<'_>) -> &Name {
-        reader.note_view(self, ViewField::Cluster);
-        &self.0.cluster
-    }
-
-    /// One label.
-    pub fn label(&self, reader: &Reader<'_>, key: &str) -> Option<&str> {
-        reader.note_view(self, ViewField::Label(key.into()));
-        self.0.labels.get(key).map(String::as_str)
-    }
-
-    /// Whether the proxy's labels hold all of `selector`. An empty selector selects all.
-    ///
-    /// Only the labels that decide are read, so that two replicas differing elsewhere still agree.
-    pub fn selected(&self, reader: &Reader<'_>, selector: &BTreeMap<String, String>) -> bool {
-        selector.iter().all(|(key, value)| self.label(reader, key) == Some(value))
-    }
-
-    /// Whether the proxy has an extension.
-    pub fn has_extension(&self, reader: &Reader<'_>, name: &str) -> bool {
-        reader.note_view(self, ViewField::Extension(name.into()));
-        self.0.extensions.contains(name)
-    }
-
-    /// One entry of the metadata.
-    pub fn metadata(&self, reader: &Reader<'_>, key: &str) -> Option<&str> {
-        reader.note_view(self, ViewField::Metadata(key.into()));
-        self.0.metadata.get(key).map(String::as_str)
     }
 
     /// A field's value as text, unrecorded; `None` is absence.

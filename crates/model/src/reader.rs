@@ -8,51 +8,16 @@ use std::{
     sync::Arc,
 };
 
-use mizzen_api::{Key, Kind, istio};
-use mizzen_types::{Hostname, Name, NamespacedName, Protocol};
+use mizzen_api::{Key, istio};
+use mizzen_types::{Hostname, NamespacedName, Protocol};
 
 use crate::{
+    objects::{Closed, Typed},
     proxy::{ProxyView, ViewField},
-    service::{Endpoints, Instance, PodView, ServiceKey, ServiceView},
-    snapshot::{Closed, Snapshot, Typed},
+    query::Query,
+    service::{Endpoints, Instance, PodView, ServiceView},
+    snapshot::Snapshot,
 };
-
-/// A question to a snapshot. The stamp of its answer changes exactly when the answer's content does.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Query {
-    /// One object; a miss is an answer too.
-    Object(Key),
-    /// All objects of a kind in a namespace.
-    Namespace(Kind, Name),
-    /// All objects of a kind.
-    Kind(Kind),
-    /// The mesh's settings.
-    Mesh,
-    /// The refused policies of a namespace.
-    Closed(Name),
-    /// All services.
-    Services,
-    /// The services under one host name.
-    Service(Hostname),
-    /// The services that have a port.
-    Port(u16),
-    /// The endpoints of a service.
-    Endpoints(ServiceKey),
-    /// The service accounts of a service's endpoints.
-    Accounts(ServiceKey),
-    /// The services' ports that are served at an address.
-    Instances(IpAddr),
-    /// The pod at an address.
-    Pod(IpAddr),
-    /// The VirtualServices with a host that covers this one.
-    VirtualServices(Hostname),
-    /// The VirtualServices bound to a Gateway.
-    BoundTo(NamespacedName),
-    /// The DestinationRules with a host that covers this one.
-    DestinationRules(Hostname),
-    /// All hosts without wildcard that VirtualServices name.
-    RoutedHosts,
-}
 
 /// What was read: queries with the stamps of their answers, and fields of the proxy with their values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -151,18 +116,18 @@ impl<'a> Reader<'a> {
     /// All objects of a type in a namespace, by name.
     pub fn in_namespace<T: Typed + 'static>(&self, namespace: &str) -> impl Iterator<Item = &'a T> + use<'a, T> {
         let snapshot = self.ask(Query::Namespace(T::KIND, namespace.into()));
-        let found: Vec<&'a T> = snapshot.in_namespace(T::KIND, namespace).filter_map(|stored| T::of(&stored.value)).collect();
+        let found: Vec<&'a T> = snapshot.all().in_namespace(T::KIND, namespace).filter_map(|stored| T::of(&stored.value)).collect();
         found.into_iter()
     }
 
     /// All objects of a type, by namespace and name.
     pub fn all<T: Typed + 'static>(&self) -> impl Iterator<Item = &'a T> + use<'a, T> {
-        self.ask(Query::Kind(T::KIND)).of_kind(T::KIND).filter_map(|stored| T::of(&stored.value))
+        self.ask(Query::Kind(T::KIND)).objects()
     }
 
     /// The refused policies of a namespace.
     pub fn closed(&self, namespace: &str) -> Vec<&'a Closed> {
-        self.ask(Query::Closed(namespace.into())).closed_in(namespace).map(|stored| &*stored.value).collect()
+        self.ask(Query::Closed(namespace.into())).all().closed_in(namespace).map(|stored| &*stored.value).collect()
     }
 
     /// All services, by host and namespace.

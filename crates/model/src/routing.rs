@@ -1,71 +1,14 @@
-//! VirtualServices and DestinationRules by host.
+//! Reading VirtualServices and DestinationRules by host.
 
-use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};
+use std::{cmp::Reverse, sync::Arc};
 
 use mizzen_api::{
-    Meta, Object,
-    istio::{DestinationRule, ExportTo, GatewayRef, Subset, TrafficPolicy, VirtualService},
+    Meta,
+    istio::{DestinationRule, ExportTo, Subset, TrafficPolicy, VirtualService},
 };
 use mizzen_types::{Hostname, NamespacedName};
 
-use crate::{
-    derive::{DOMAIN, or_default},
-    index::{HostIndex, Stamped, stamp_of},
-    reader::{Query, Reader},
-    service::ServiceView,
-    snapshot::{Snapshot, Typed},
-};
-
-/// Istio's order where the oldest wins: by age, then by name and namespace.
-pub fn by_age(a: &Meta, b: &Meta) -> Ordering {
-    (a.created, &a.name, &a.namespace).cmp(&(b.created, &b.name, &b.namespace))
-}
-
-/// Rules by the hosts they bear on, oldest first.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Rules {
-    virtual_services: HostIndex<Stamped<Object>>,
-    bound: BTreeMap<NamespacedName, Vec<Stamped<Object>>>,
-    destination_rules: HostIndex<Stamped<Object>>,
-}
-
-impl Rules {
-    pub(crate) fn build(snapshot: &Snapshot) -> Rules {
-        let mut rules = Rules::default();
-        for stored in sorted::<VirtualService>(snapshot) {
-            let Some(service) = VirtualService::of(&stored.value) else { continue };
-            for gateway in &service.gateways {
-                if let GatewayRef::Named(name) = gateway {
-                    rules.bound.entry(name.clone()).or_default().push(stored.clone());
-                }
-            }
-            for host in &service.hosts {
-                rules.virtual_services.insert(host.qualify(&service.meta.namespace, DOMAIN), stored.clone());
-            }
-        }
-        for stored in sorted::<DestinationRule>(snapshot) {
-            let Some(rule) = DestinationRule::of(&stored.value) else { continue };
-            rules.destination_rules.insert(rule.host.qualify(&rule.meta.namespace, DOMAIN), stored.clone());
-        }
-        rules
-    }
-
-    pub(crate) fn stamp(&self, query: &Query) -> u64 {
-        match query {
-            Query::VirtualServices(host) => stamp_of(self.virtual_services.find(host).into_iter().map(|(wide, s)| (wide, s.stamp))),
-            Query::DestinationRules(host) => stamp_of(self.destination_rules.find(host).into_iter().map(|(wide, s)| (wide, s.stamp))),
-            Query::BoundTo(gateway) => stamp_of(self.bound.get(gateway).into_iter().flatten().map(|s| s.stamp)),
-            Query::RoutedHosts => stamp_of(self.virtual_services.exact_hosts()),
-            _ => 0,
-        }
-    }
-}
-
-fn sorted<T: Typed + 'static>(snapshot: &Snapshot) -> Vec<Stamped<Object>> {
-    let mut found: Vec<Stamped<Object>> = snapshot.of_kind(T::KIND).cloned().collect();
-    found.sort_by(|a, b| by_age(a.value.meta(), b.value.meta()));
-    found
-}
+use crate::{derive::or_default, objects::Typed, query::Query, reader::Reader, service::ServiceView};
 
 /// The DestinationRules of one namespace for one host, as one.
 #[derive(Clone, Debug, PartialEq)]
@@ -137,8 +80,8 @@ impl<'a> Reader<'a> {
 }
 
 /// Sorts the most specific host first: exact before wildcard, long before short.
-fn specificity(host: &Hostname) -> (bool, std::cmp::Reverse<usize>) {
-    (host.is_wildcard(), std::cmp::Reverse(host.as_str().len()))
+fn specificity(host: &Hostname) -> (bool, Reverse<usize>) {
+    (host.is_wildcard(), Reverse(host.as_str().len()))
 }
 
 fn visible(own: &[ExportTo], default: &[ExportTo], meta: &Meta, namespace: &str) -> bool {

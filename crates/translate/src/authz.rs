@@ -35,7 +35,7 @@ use mizzen_protos::{
 };
 use mizzen_types::Hostname;
 
-use crate::{cds, filters, names, scope::Scope, traffic, wire};
+use crate::{discovery, filters, names, scope::Scope, traffic, wire};
 
 /// Stands before the names of what the shadow of CUSTOM rules leaves.
 pub(crate) const SHADOW_PREFIX: &str = "istio_ext_authz_";
@@ -56,8 +56,8 @@ fn cluster(scope: &Scope<'_, '_>, asked: &Asked<'_>) -> Result<String, String> {
         return Err(format!("{} port {} is another service here", service.host, port.port));
     }
     // There is no address that was dialled.
-    let subset = if cds::has_all(scope, service) { names::ALL } else { "" };
-    if cds::is_original(scope, service, subset, &traffic::policy(scope, service, port.port, "")) {
+    let subset = if discovery::has_all(scope, service) { names::ALL } else { "" };
+    if discovery::is_original(scope, service, subset, &traffic::policy(scope, service, port.port, "")) {
         return Err(format!("{} is sent to the address that was dialled, and there is none", service.host));
     }
     Ok(names::outbound(port.port, subset, &service.host))

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use mizzen_api::istio::{ClientTls, HttpPool, LoadBalancer, MtlsMode, OutlierDetection};
-use mizzen_model::{EffectiveRule, PortView, ProxyType, Resolve, ServiceView};
+use mizzen_api::istio::{ClientTls, HttpPool, LoadBalancer, OutlierDetection};
+use mizzen_model::{EffectiveRule, PortView, ProxyType, ServiceView};
 use mizzen_protos::{
     Any,
     envoy::envoy::{
@@ -30,7 +30,7 @@ use mizzen_protos::{
 use mizzen_types::{Name, Protocol, ports};
 
 use crate::{
-    authz, eds, filters, inbound, listener, names,
+    authz, discovery, eds, filters, inbound, listener, mtls, names,
     scope::Scope,
     tls,
     traffic::{self, Policy},
@@ -45,7 +45,7 @@ pub(crate) fn list(scope: &Scope<'_, '_>) -> Vec<Name> {
     let mut found = Vec::new();
     for (service, port) in scope.ports() {
         let rule = traffic::rule(scope, service);
-        let all = has_all(scope, service).then_some(names::ALL);
+        let all = discovery::has_all(scope, service).then_some(names::ALL);
         let subsets = rule.iter().flat_map(|rule| rule.subsets.iter().map(|subset| subset.name.as_str()));
         let names = std::iter::once("").chain(all).chain(subsets);
         found.extend(names.map(|subset| Name::from(names::outbound(port.port, subset, &service.host))));
@@ -145,11 +145,11 @@ fn outbound(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
     let rule = traffic::rule(scope, service);
     let part = match (&rule, subset) {
         (_, "") => None,
-        (_, names::ALL) => has_all(scope, service).then_some(None)?,
+        (_, names::ALL) => discovery::has_all(scope, service).then_some(None)?,
         (rule, name) => Some(rule.as_ref()?.subsets.iter().find(|subset| subset.name == name)?),
     };
     let policy = rule.as_ref().map(|rule| traffic::of_rule(rule, number, part)).unwrap_or_default();
-    let kind = discovery(scope, service, subset, &policy);
+    let kind = discovery::kind(scope, service, subset, &policy);
     let mut made = Cluster {
         lb_policy: balancer(kind, &policy).into(),
         circuit_breakers: Some(limits(&policy)),
@@ -174,38 +174,6 @@ fn outbound(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
         pieces.push((33, eds::assignment(scope, name, service, number, part)));
     }
     Some(wire::any_with(&made, &pieces))
-}
-
-/// Whether there are clusters [`names::ALL`]: of headless services, for calls that were not meant for one of their pods from the start.
-pub(crate) fn has_all(scope: &Scope<'_, '_>, service: &ServiceView) -> bool {
-    service.headless && scope.view.kind(scope.reader) == ProxyType::Sidecar
-}
-
-fn discovery(scope: &Scope<'_, '_>, service: &ServiceView, subset: &str, policy: &Policy) -> DiscoveryType {
-    // Only a rule sends to a part of a headless service, or from elsewhere: what was dialled is no address of that part.
-    let chosen = service.headless && !subset.is_empty();
-    let asked = policy.load_balancer == Some(LoadBalancer::Passthrough) && !chosen;
-    let original = asked || (service.resolve == Resolve::OriginalDestination && !chosen);
-    match service.resolve {
-        // A connection to a gateway was meant for the gateway: it has no other destination.
-        _ if original && scope.view.kind(scope.reader) == ProxyType::Router => DiscoveryType::Eds,
-        _ if original => DiscoveryType::OriginalDst,
-        Resolve::Endpoints => DiscoveryType::Eds,
-        _ if chosen => DiscoveryType::Eds,
-        Resolve::Dns => DiscoveryType::StrictDns,
-        Resolve::DnsRoundRobin => DiscoveryType::LogicalDns,
-        Resolve::OriginalDestination => DiscoveryType::OriginalDst,
-    }
-}
-
-/// Whether the endpoints of a cluster come by EDS.
-pub(crate) fn is_eds(scope: &Scope<'_, '_>, service: &ServiceView, subset: &str, policy: &Policy) -> bool {
-    discovery(scope, service, subset, policy) == DiscoveryType::Eds
-}
-
-/// Whether a cluster's connections go where the caller's went.
-pub(crate) fn is_original(scope: &Scope<'_, '_>, service: &ServiceView, subset: &str, policy: &Policy) -> bool {
-    discovery(scope, service, subset, policy) == DiscoveryType::OriginalDst
 }
 
 // Deprecated for cluster extensions that older proxies lack; Istio sends these.
@@ -254,11 +222,11 @@ fn secure(scope: &Scope<'_, '_>, made: &mut Cluster, to: &Secured<'_>) {
     match to.policy.tls {
         Some(ClientTls::Disable) => {}
         Some(ClientTls::IstioMutual) => made.transport_socket = Some(socket()),
-        None if !eds::auto_mtls(scope, to.service) => {}
+        None if !mtls::is_auto(scope, to.service) => {}
         // Without a list of endpoints there is no label by which to choose: all of them must take it.
         None if to.kind == DiscoveryType::OriginalDst => {
             let mut endpoints = scope.reader.endpoints(to.service).by_port.get(&to.port.port).into_iter().flatten().peekable();
-            if endpoints.peek().is_some() && endpoints.all(|endpoint| eds::takes_mtls(scope, endpoint)) {
+            if endpoints.peek().is_some() && endpoints.all(|endpoint| mtls::is_taken(scope, endpoint)) {
                 made.transport_socket = Some(socket());
             }
         }
@@ -384,9 +352,4 @@ fn metadata(rule: Option<&EffectiveRule>, external: bool, services: Vec<Val>, su
         fields.push(("subset", subset.into()));
     }
     wire::metadata(&[("istio", Val::Obj(fields))])
-}
-
-/// Whether plain text is all that a namespace's workloads take.
-pub(crate) fn disabled(mode: MtlsMode) -> bool {
-    mode == MtlsMode::Disable
 }

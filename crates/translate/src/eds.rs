@@ -15,7 +15,7 @@ use mizzen_types::Name;
 use prost::Message as _;
 
 use crate::{
-    authz, cds, listener, names,
+    authz, discovery, listener, mtls, names,
     scope::Scope,
     traffic,
     wire::{self, Val},
@@ -29,16 +29,16 @@ pub(crate) fn list(scope: &Scope<'_, '_>) -> Vec<Name> {
         let subsets = rule.iter().flat_map(|rule| rule.subsets.iter().map(|subset| (subset.name.as_str(), Some(subset))));
         for (name, subset) in [("", None), (names::ALL, None)].into_iter().chain(subsets) {
             let policy = rule.as_ref().map(|rule| traffic::of_rule(rule, port.port, subset)).unwrap_or_default();
-            if (name != names::ALL || cds::has_all(scope, service)) && cds::is_eds(scope, service, name, &policy) {
+            if (name != names::ALL || discovery::has_all(scope, service)) && discovery::is_eds(scope, service, name, &policy) {
                 found.push(names::outbound(port.port, name, &service.host).into());
             }
         }
     }
     if let Some((asked, cluster)) = authz::own(scope) {
         let policy = traffic::policy(scope, asked.service, asked.port.port, "");
-        let subset = if cds::has_all(scope, asked.service) { names::ALL } else { "" };
+        let subset = if discovery::has_all(scope, asked.service) { names::ALL } else { "" };
         let name = Name::from(cluster);
-        if !found.contains(&name) && cds::is_eds(scope, asked.service, subset, &policy) {
+        if !found.contains(&name) && discovery::is_eds(scope, asked.service, subset, &policy) {
             found.push(name);
         }
     }
@@ -51,23 +51,23 @@ pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
     let rule = traffic::rule(scope, service);
     let part = match (&rule, subset) {
         (_, "") => None,
-        (_, names::ALL) => cds::has_all(scope, service).then_some(None)?,
+        (_, names::ALL) => discovery::has_all(scope, service).then_some(None)?,
         (rule, name) => Some(rule.as_ref()?.subsets.iter().find(|subset| subset.name == name)?),
     };
     let policy = rule.as_ref().map(|rule| traffic::of_rule(rule, port, part)).unwrap_or_default();
-    cds::is_eds(scope, service, subset, &policy)
+    discovery::is_eds(scope, service, subset, &policy)
         .then(|| Any { type_url: wire::type_url::<ClusterLoadAssignment>(), value: assignment(scope, name, service, port, part) })
 }
 
 /// A `ClusterLoadAssignment`: the ready endpoints by locality. None: an empty one, so that a call is answered at once.
 pub(crate) fn assignment(scope: &Scope<'_, '_>, name: &str, service: &ServiceView, port: u16, subset: Option<&Subset>) -> Vec<u8> {
     let policy = traffic::policy(scope, service, port, subset.map_or("", |s| &s.name));
-    let auto = policy.tls.is_none() && auto_mtls(scope, service);
+    let auto = policy.tls.is_none() && mtls::is_auto(scope, service);
     let mut by_locality: BTreeMap<&mizzen_types::Locality, (u32, Vec<Vec<u8>>)> = BTreeMap::new();
     for endpoint in scope.reader.endpoints(service).ready(port) {
         let chosen = subset.is_none_or(|subset| subset.labels.iter().all(|(key, value)| endpoint.labels.get(key) == Some(value)));
         if chosen {
-            let mtls = policy.tls != Some(ClientTls::Disable) && auto && takes_mtls(scope, endpoint);
+            let mtls = policy.tls != Some(ClientTls::Disable) && auto && mtls::is_taken(scope, endpoint);
             let group = by_locality.entry(&endpoint.locality).or_default();
             group.0 = group.0.saturating_add(endpoint.weight);
             group.1.push(of(scope, endpoint, mtls));
@@ -115,19 +115,4 @@ fn of(scope: &Scope<'_, '_>, endpoint: &Endpoint, mtls: bool) -> Vec<u8> {
     let mut out = message.encode_to_vec();
     wire::field(&mut out, 3, &wire::metadata(&spaces));
     out
-}
-
-/// Whether mutual TLS is tried with a service's endpoints where no rule says otherwise.
-pub(crate) fn auto_mtls(scope: &Scope<'_, '_>, service: &ServiceView) -> bool {
-    // What holds for the namespace; what a single workload says of itself shows at its endpoints.
-    let mode = || scope.reader.peer_modes(service.namespace(), |_| false).workload;
-    !service.external && scope.mesh().enable_auto_mtls && !cds::disabled(mode())
-}
-
-/// Whether an endpoint has a sidecar and takes mutual TLS at its port.
-pub(crate) fn takes_mtls(scope: &Scope<'_, '_>, endpoint: &Endpoint) -> bool {
-    endpoint.tls && {
-        let modes = scope.reader.peer_modes(&endpoint.namespace, |selector| selector.matches(&endpoint.labels));
-        !cds::disabled(modes.port(endpoint.port))
-    }
 }

@@ -9,11 +9,14 @@
 mod access_log;
 mod authz;
 mod cds;
+mod discovery;
 mod eds;
 mod filters;
 mod gateway;
 mod inbound;
+mod lds;
 mod listener;
+mod mtls;
 mod names;
 mod nds;
 mod outbound;
@@ -82,7 +85,7 @@ pub fn list(reader: &Reader<'_>, view: &ProxyView, kind: Kind) -> Vec<Name> {
     match (kind, view.kind(reader)) {
         (Kind::Cluster, _) => cds::list(&scope),
         (Kind::Endpoints, _) => eds::list(&scope),
-        (Kind::Listener, ProxyType::Sidecar) => listener::list(&scope),
+        (Kind::Listener, ProxyType::Sidecar) => lds::list(&scope),
         (Kind::Route, ProxyType::Sidecar) => rds::list(&scope),
         (Kind::Listener, ProxyType::Router) => gateway::list_listeners(&scope),
         (Kind::Route, ProxyType::Router) => gateway::list_routes(&scope),
@@ -97,7 +100,7 @@ pub fn build(reader: &Reader<'_>, view: &ProxyView, kind: Kind, name: &Name) -> 
     let any = match (kind, view.kind(reader)) {
         (Kind::Cluster, _) => cds::build(&scope, name)?,
         (Kind::Endpoints, _) => eds::build(&scope, name)?,
-        (Kind::Listener, ProxyType::Sidecar) => listener::build(&scope, name)?,
+        (Kind::Listener, ProxyType::Sidecar) => lds::build(&scope, name)?,
         (Kind::Route, ProxyType::Sidecar) => rds::build(&scope, name)?,
         (Kind::Listener, ProxyType::Router) => gateway::build_listener(&scope, name)?,
         (Kind::Route, ProxyType::Router) => gateway::build_route(&scope, name)?,

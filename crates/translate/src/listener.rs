@@ -1,4 +1,4 @@
-//! Listeners of a sidecar.
+//! Addresses, matches and listener filters, as all listeners have them.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -6,9 +6,9 @@ use mizzen_protos::{
     Any,
     envoy::envoy::{
         config::{
-            core::v3::{Address, CidrRange, SocketAddress, TrafficDirection, address, socket_address::PortSpecifier},
+            core::v3::{Address, CidrRange, SocketAddress, address, socket_address::PortSpecifier},
             listener::v3::{
-                FilterChain, FilterChainMatch, Listener, ListenerFilter, ListenerFilterChainMatchPredicate, listener_filter,
+                FilterChain, FilterChainMatch, ListenerFilter, ListenerFilterChainMatchPredicate, listener_filter,
                 listener_filter_chain_match_predicate::{MatchSet, Rule},
             },
         },
@@ -18,31 +18,13 @@ use mizzen_protos::{
         r#type::v3::Int32Range,
     },
 };
-use mizzen_types::{IpRange, Name, ports};
+use mizzen_types::IpRange;
 
-use crate::{access_log, filters, inbound, names, outbound, scope::Scope, wire};
+use crate::wire;
 
 pub(crate) const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 /// What the HTTP inspector reports of plain HTTP.
 pub(crate) const PLAIN_HTTP: [&str; 2] = ["http/1.1", "h2c"];
-
-pub(crate) fn list(scope: &Scope<'_, '_>) -> Vec<Name> {
-    let mut found: Vec<Name> = outbound::list(scope).into_iter().map(|(bind, port)| names::listener(bind, port).into()).collect();
-    found.extend([Name::from(names::VIRTUAL_OUTBOUND), Name::from(names::VIRTUAL_INBOUND)]);
-    found
-}
-
-pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
-    let listener = match name {
-        names::VIRTUAL_OUTBOUND => virtual_outbound(scope),
-        names::VIRTUAL_INBOUND => inbound::build(scope),
-        _ => {
-            let (bind, port) = names::parse_listener(name)?;
-            outbound::build(scope, bind, port)?
-        }
-    };
-    Some(wire::any(&listener))
-}
 
 /// A socket address.
 pub(crate) fn address(ip: impl ToString, port: u16) -> Address {
@@ -62,26 +44,6 @@ pub(crate) fn cidr(range: IpRange) -> CidrRange {
 /// Matches one destination port.
 pub(crate) fn port_match(port: u16) -> FilterChainMatch {
     FilterChainMatch { destination_port: Some(wire::u32_value(port.into())), ..Default::default() }
-}
-
-fn virtual_outbound(scope: &Scope<'_, '_>) -> Listener {
-    let trap = FilterChain {
-        filter_chain_match: Some(port_match(ports::OUTBOUND)),
-        filters: vec![filters::black_hole()],
-        name: "virtualOutbound-blackhole".into(),
-        ..Default::default()
-    };
-    let rest = FilterChain { name: "virtualOutbound-catchall-tcp".into(), ..outbound::unknown_chain(scope) };
-    Listener {
-        name: names::VIRTUAL_OUTBOUND.into(),
-        address: Some(address(ANY, ports::OUTBOUND)),
-        filter_chains: vec![trap, rest],
-        use_original_dst: Some(wire::bool_value(true)),
-        traffic_direction: TrafficDirection::Outbound.into(),
-        access_log: access_log::listener_log(scope.mesh()),
-        max_connections_to_accept_per_socket_event: Some(wire::u32_value(1)),
-        ..Default::default()
-    }
 }
 
 fn listener_filter(name: &str, config: Any, filter_disabled: Option<ListenerFilterChainMatchPredicate>) -> ListenerFilter {

@@ -35,7 +35,7 @@ use mizzen_protos::{
 };
 use mizzen_types::Hostname;
 
-use crate::{cds, filters, names, scope::Scope, wire};
+use crate::{discovery, filters, names, scope::Scope, wire};
 
 /// Retries of routes that say nothing: only what surely did not reach the application.
 const RETRY_ON: &str = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
@@ -56,7 +56,7 @@ pub(crate) fn destination_cluster(scope: &Scope<'_, '_>, to: &Destination, names
     let port = to.port.or_else(|| scope.only_port(&host)).unwrap_or(caller.port);
     // Who has called the headless service itself has one of its pods' addresses, and means that pod.
     let elsewhere = || caller.host.is_some_and(|called| *called != host);
-    let all = || scope.service_at(&host, port).is_some_and(|service| cds::has_all(scope, service)) && elsewhere();
+    let all = || scope.service_at(&host, port).is_some_and(|service| discovery::has_all(scope, service)) && elsewhere();
     let subset = match &to.subset {
         Some(subset) => subset,
         None if all() => names::ALL,

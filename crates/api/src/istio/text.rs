@@ -1,14 +1,14 @@
 //! Texts that the proxy interprets: expressions, substitutions, header values with commands. What it would refuse is refused here, with its line.
 
 use super::header_name;
-use crate::read::{At, Why, nearest, quoted};
-
-/// The longest expression, as in Istio.
-const MAX_REGEX: usize = 1024;
+use crate::{
+    limits::{MAX_COMPILED, MAX_REGEX},
+    read::{At, Why, nearest, quoted},
+};
 
 /// An expression in RE2's syntax, as the proxy compiles it.
 fn compile(source: &str) -> Result<regex::bytes::Regex, String> {
-    let build = |text: &str| regex::bytes::RegexBuilder::new(text).unicode(false).size_limit(1 << 20).build();
+    let build = |text: &str| regex::bytes::RegexBuilder::new(text).unicode(false).size_limit(MAX_COMPILED).build();
     let plain = without_quotes(source);
     let result = build(&plain).and_then(|part| build(&format!(r"\A(?:{plain})\z")).map(|_| part));
     result.map_err(|error| error.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned())

@@ -2,6 +2,7 @@
 //!
 //! The control thread talks to them by [`Pool`] and hears from them by [`Report`]s.
 
+mod shared;
 mod sockets;
 mod thread;
 

@@ -16,7 +16,7 @@ use tokio::{
     sync::Notify,
 };
 
-use super::thread::Driver;
+use super::shared::Shared;
 
 /// A stream socket.
 pub(super) enum Stream {
@@ -147,11 +147,11 @@ async fn close_gently(socket: &Socket) {
 }
 
 /// Writes what the engine has for a connection, as far as the kernel takes it.
-pub(super) fn write(driver: &Driver, id: ConnId, socket: &Socket) {
+pub(super) fn write(shared: &Shared, id: ConnId, socket: &Socket) {
     if socket.writing.get() {
         return;
     }
-    let mut worker = driver.worker();
+    let mut worker = shared.worker();
     loop {
         let bytes = worker.pending(id);
         if bytes.is_empty() {
@@ -166,7 +166,7 @@ pub(super) fn write(driver: &Driver, id: ConnId, socket: &Socket) {
             }
             Err(error) => {
                 worker.ended(id, how(&error));
-                driver.due.notify_one();
+                shared.due.notify_one();
                 return;
             }
         }
@@ -181,11 +181,11 @@ fn how(error: &io::Error) -> Eof {
 }
 
 /// Reads a connection, and writes it when the kernel takes bytes again, until it is closed.
-pub(super) async fn serve(driver: Rc<Driver>, id: ConnId, socket: Rc<Socket>) {
-    let _given_up = GivenUp(driver.clone(), id);
+pub(super) async fn serve(shared: Rc<Shared>, id: ConnId, socket: Rc<Socket>) {
+    let _given_up = GivenUp(shared.clone(), id);
     while !socket.closed.get() {
         if socket.reading.get() && !socket.rest.borrow().is_empty() {
-            present_rest(&driver, id, &socket);
+            present_rest(&shared, id, &socket);
             tokio::task::yield_now().await;
             continue;
         }
@@ -206,8 +206,8 @@ pub(super) async fn serve(driver: Rc<Driver>, id: ConnId, socket: Rc<Socket>) {
         if !read && ready.is_error() {
             let error = socket.stream.sock_ref().take_error().ok().flatten();
             socket.ended.set(true);
-            driver.worker().ended(id, error.map_or(Eof::Reset, |error| how(&error)));
-            driver.due.notify_one();
+            shared.worker().ended(id, error.map_or(Eof::Reset, |error| how(&error)));
+            shared.due.notify_one();
             // The engine closes it in the turn that comes.
             while !socket.closed.get() {
                 socket.changed.notified().await;
@@ -215,11 +215,11 @@ pub(super) async fn serve(driver: Rc<Driver>, id: ConnId, socket: Rc<Socket>) {
             return;
         }
         if ready.is_writable() && socket.writing.replace(false) {
-            write(&driver, id, &socket);
-            driver.due.notify_one();
+            write(&shared, id, &socket);
+            shared.due.notify_one();
         }
         if read && ready.is_readable() && !socket.closed.get() {
-            read_once(&driver, id, &socket);
+            read_once(&shared, id, &socket);
             // The others and the turn come first; then the next piece.
             tokio::task::yield_now().await;
         }
@@ -229,16 +229,16 @@ pub(super) async fn serve(driver: Rc<Driver>, id: ConnId, socket: Rc<Socket>) {
     }
 }
 
-fn read_once(driver: &Driver, id: ConnId, socket: &Socket) {
-    let mut buffer = driver.buffer.borrow_mut();
+fn read_once(shared: &Shared, id: ConnId, socket: &Socket) {
+    let mut buffer = shared.buffer.borrow_mut();
     match socket.stream.try_read(&mut buffer) {
         Ok(0) => {
             socket.ended.set(true);
             socket.keep_alive();
-            driver.worker().ended(id, Eof::Half);
+            shared.worker().ended(id, Eof::Half);
         }
         Ok(n) => {
-            let taken = driver.worker().bytes(id, &mut buffer[..n]);
+            let taken = shared.worker().bytes(id, &mut buffer[..n]);
             if taken < n {
                 socket.rest.borrow_mut().extend_from_slice(&buffer[taken..n]);
                 socket.reading.set(false);
@@ -247,25 +247,25 @@ fn read_once(driver: &Driver, id: ConnId, socket: &Socket) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
         Err(error) => {
             socket.ended.set(true);
-            driver.worker().ended(id, how(&error));
+            shared.worker().ended(id, how(&error));
         }
     }
-    driver.due.notify_one();
+    shared.due.notify_one();
 }
 
 /// Presents the bytes again that were not taken before.
-fn present_rest(driver: &Driver, id: ConnId, socket: &Socket) {
+fn present_rest(shared: &Shared, id: ConnId, socket: &Socket) {
     let mut rest = socket.rest.borrow_mut();
-    let taken = driver.worker().bytes(id, &mut rest);
+    let taken = shared.worker().bytes(id, &mut rest);
     rest.drain(..taken);
     if !rest.is_empty() {
         socket.reading.set(false);
     }
-    driver.due.notify_one();
+    shared.due.notify_one();
 }
 
 /// Sees to it that a fault of our own costs one connection, not the worker: the next turn ends it.
-struct GivenUp(Rc<Driver>, ConnId);
+struct GivenUp(Rc<Shared>, ConnId);
 
 impl Drop for GivenUp {
     fn drop(&mut self) {

@@ -1,28 +1,29 @@
 //! One worker's thread.
 
 use std::{
-    cell::{Cell, RefCell, RefMut},
+    cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap},
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     rc::Rc,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::Duration,
 };
 
-use mizzen_engine::{Accepted, Action, Addrs, Command, ConnId, Dial, DialError, DialId, Eof, How, Now, Options, Target, Worker};
+use mizzen_engine::{Accepted, Action, Addrs, Command, ConnId, Dial, DialError, DialId, Eof, How, Options, Target, Worker};
 use mizzen_ir::Config;
 use mizzen_net::ListenOptions;
 use mizzen_types::Name;
 use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream, UnixStream},
-    sync::{Notify, mpsc},
+    sync::mpsc,
     task::{AbortHandle, LocalSet, spawn_local},
 };
 
 use super::{
     Order, Report,
+    shared::Shared,
     sockets::{self, Socket, Stream},
 };
 
@@ -36,26 +37,17 @@ pub(super) struct Start {
     pub(super) reports: mpsc::UnboundedSender<Report>,
 }
 
-/// Everything that the tasks of one thread share. Nothing borrows across an await.
-pub(super) struct Driver {
+/// One worker: the engine, its sockets and dials, and the listening sockets. Nothing borrows across an await.
+struct Driver {
     number: usize,
     several: bool,
-    worker: RefCell<Worker>,
-    /// The engine's clock was set since the last turn.
-    ticked: Cell<bool>,
-    pub(super) sockets: RefCell<HashMap<ConnId, Rc<Socket>>>,
+    shared: Rc<Shared>,
+    sockets: RefCell<HashMap<ConnId, Rc<Socket>>>,
     dials: RefCell<HashMap<DialId, AbortHandle>>,
     /// Tasks that accept, by address; several sockets may share one (inherited).
     accepting: RefCell<BTreeMap<SocketAddr, Vec<Accepting>>>,
     config: RefCell<Arc<Config>>,
     reports: mpsc::UnboundedSender<Report>,
-    /// Something has happened: a turn is due.
-    pub(super) due: Notify,
-    /// One read buffer for all connections: they read in turn.
-    pub(super) buffer: RefCell<Box<[u8]>>,
-    /// Connections whose task has panicked.
-    pub(super) broken: RefCell<Vec<ConnId>>,
-    start: Instant,
     draining: Cell<bool>,
     /// The control thread knows that the draining is over.
     told_idle: Cell<bool>,
@@ -66,8 +58,6 @@ struct Accepting {
     inherited: bool,
 }
 
-/// A socket is read at most this much at a time.
-const READ: usize = 64 * 1024;
 /// Orders taken in one go, so that a burst of them cannot stall the traffic.
 const ORDERS: usize = 64;
 /// Turns without looking at the sockets: an engine that is always ready would starve them.
@@ -86,22 +76,16 @@ pub(super) fn run(start: Start, orders: mpsc::UnboundedReceiver<Order>) {
 
 impl Driver {
     async fn run(start: Start, mut orders: mpsc::UnboundedReceiver<Order>) {
-        let clock = Instant::now();
-        let worker = Worker::new(start.options, start.config.clone(), now(clock));
+        let shared = Shared::new(|now| Worker::new(start.options, start.config.clone(), now));
         let driver = Rc::new(Driver {
             number: start.number,
             several: start.several,
-            worker: RefCell::new(worker),
-            ticked: Cell::new(false),
+            shared: Rc::new(shared),
             sockets: RefCell::default(),
             dials: RefCell::default(),
             accepting: RefCell::default(),
             config: RefCell::new(start.config),
             reports: start.reports,
-            due: Notify::new(),
-            buffer: RefCell::new(vec![0; READ].into()),
-            broken: RefCell::default(),
-            start: clock,
             draining: Cell::new(false),
             told_idle: Cell::new(false),
         });
@@ -122,18 +106,9 @@ impl Driver {
             if !go_on {
                 break;
             }
-            driver.due.notify_one();
+            driver.shared.due.notify_one();
         }
         flusher.abort();
-    }
-
-    /// The engine. Its clock is read once for all that happens up to the end of a turn: what came after a long silence is not dated before it.
-    pub(super) fn worker(&self) -> RefMut<'_, Worker> {
-        let mut worker = self.worker.borrow_mut();
-        if !self.ticked.replace(true) {
-            worker.tick(now(self.start));
-        }
-        worker
     }
 
     /// Returns whether to go on.
@@ -141,7 +116,7 @@ impl Driver {
         match order {
             Order::Command(command) => {
                 let config = if let Command::Config(config) = &command { Some(config.clone()) } else { None };
-                self.worker().command(command);
+                self.shared.worker().command(command);
                 if let Some(config) = config {
                     *self.config.borrow_mut() = config;
                     self.reconcile();
@@ -153,7 +128,7 @@ impl Driver {
                 self.draining.set(true);
                 self.told_idle.set(false);
                 self.stop_accepting(|_| true);
-                self.worker().command(Command::Drain(None));
+                self.shared.worker().command(Command::Drain(None));
             }
             Order::Stop => return false,
         }
@@ -163,28 +138,27 @@ impl Driver {
     /// Takes turns whenever something has happened or is due.
     async fn flush(self: Rc<Self>) {
         loop {
-            let deadline = self.worker.borrow().deadline();
+            let deadline = self.shared.deadline();
             let sleep = async {
                 match deadline {
-                    Some(at) => tokio::time::sleep_until((self.start + at).into()).await,
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
-                () = self.due.notified() => {}
+                () = self.shared.due.notified() => {}
                 () = sleep => {}
             }
             // Whatever else is ready is read first, so that one turn serves all of it.
             tokio::task::yield_now().await;
             for _ in 0..TURNS {
                 self.turn();
-                if !self.worker.borrow().ready() {
+                if !self.shared.ready() {
                     break;
                 }
             }
-            let goes_on = self.worker.borrow().ready() || self.worker.borrow().handshakes_wait();
-            if goes_on {
-                self.due.notify_one();
+            if self.shared.ready() || self.shared.handshakes_wait() {
+                self.shared.due.notify_one();
             }
             // Idle connections to upstreams need not be waited for.
             if self.draining.get() && !self.told_idle.get() && !self.sockets.borrow().values().any(|socket| socket.accepted) {
@@ -195,17 +169,17 @@ impl Driver {
     }
 
     fn turn(self: &Rc<Self>) {
-        for id in self.broken.take() {
+        for id in self.shared.broken.take() {
             tracing::error!(?id, "a connection is given up after a fault of our own");
             self.sockets.borrow_mut().remove(&id);
-            self.worker().ended(id, Eof::Error);
+            self.shared.worker().ended(id, Eof::Error);
         }
         let mut actions = Vec::new();
-        self.worker().turn(&mut actions);
+        self.shared.worker().turn(&mut actions);
         for action in actions {
             self.act(action);
         }
-        self.ticked.set(false);
+        self.shared.turned();
     }
 
     fn act(self: &Rc<Self>, action: Action) {
@@ -219,7 +193,7 @@ impl Driver {
             Action::Write(id) => {
                 let socket = self.sockets.borrow().get(&id).cloned();
                 if let Some(socket) = socket {
-                    sockets::write(self, id, &socket);
+                    sockets::write(&self.shared, id, &socket);
                 }
             }
             Action::Read(id, on) => {
@@ -335,7 +309,7 @@ impl Driver {
     fn accepted(self: &Rc<Self>, listener: &Name, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let accepted = Accepted { peer, local: stream.local_addr()?, original: mizzen_net::original_dst(&stream) };
-        let id = self.worker().accept(listener, accepted);
+        let id = self.shared.worker().accept(listener, accepted);
         self.register(id, Stream::Tcp(stream), true);
         Ok(())
     }
@@ -343,8 +317,8 @@ impl Driver {
     fn register(self: &Rc<Self>, id: ConnId, stream: Stream, accepted: bool) {
         let socket = Rc::new(Socket::new(stream, accepted));
         self.sockets.borrow_mut().insert(id, socket.clone());
-        spawn_local(sockets::serve(self.clone(), id, socket));
-        self.due.notify_one();
+        spawn_local(sockets::serve(self.shared.clone(), id, socket));
+        self.shared.due.notify_one();
     }
 
     fn dial(self: &Rc<Self>, dial: Dial) {
@@ -356,11 +330,11 @@ impl Driver {
                 Ok((stream, addrs)) => (Some(stream), Ok(addrs)),
                 Err(error) => (None, Err(DialError(error.to_string()))),
             };
-            let conn = driver.worker().dialed(id, result);
+            let conn = driver.shared.worker().dialed(id, result);
             if let (Some(conn), Some(stream)) = (conn, stream) {
                 driver.register(conn, stream, false);
             }
-            driver.due.notify_one();
+            driver.shared.due.notify_one();
         });
         self.dials.borrow_mut().insert(id, task.abort_handle());
     }
@@ -372,10 +346,6 @@ fn is_passing(error: &io::Error) -> bool {
     // ENFILE and EMFILE, ENOBUFS, ENOMEM have no kind of their own.
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | WouldBlock)
         || matches!(error.raw_os_error(), Some(12 | 23 | 24 | 105))
-}
-
-fn now(start: Instant) -> Now {
-    Now { mono: start.elapsed(), wall: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default() }
 }
 
 async fn connect(dial: &Dial) -> io::Result<(Stream, Addrs)> {

@@ -18,6 +18,7 @@ mod endpoint;
 mod format;
 mod hcm;
 pub(crate) mod headers;
+mod inherited;
 mod listener;
 pub(crate) mod matchers;
 pub(crate) mod rbac;

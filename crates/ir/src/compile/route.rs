@@ -10,41 +10,16 @@ use mizzen_types::Name;
 use super::Resource;
 use super::cx::{Cx, Res, flag, harmless, name, number, refused, silent};
 use super::headers::{self, Fields, Level};
+use super::inherited::Inherited;
 use super::{matchers, route_action};
 use crate::config::{Action, ContentHash, Direct, PathMatch, Route, RouteConfig, RouteMatch, VirtualHost};
-use crate::filter::{self, FilterOverride};
+use crate::filter;
 use crate::steps::spelling::spelled;
 
 pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resource> {
     let m: route::RouteConfiguration = cx.decode(bytes)?;
     cx.resource = name(&m.name);
     config(cx, m, hash).map(|c| Resource::Route(c.into()))
-}
-
-/// What routes inherit from above.
-#[derive(Clone)]
-pub(super) struct Above {
-    /// Of the configuration, then of the virtual host.
-    pub(super) levels: [Level; 2],
-    /// Whether the more specific level has the last word: it comes last then.
-    pub(super) specific_wins: bool,
-    pub(super) retry: Option<route::RetryPolicy>,
-    /// What the levels above say of filters, the more specific one alone where both speak of the same.
-    filters: Vec<(Name, FilterOverride)>,
-    pub(super) max_body: usize,
-}
-
-impl Above {
-    /// All levels in the order in which they are applied, for a route and a cluster.
-    pub(super) fn joined(&self, route: &Level, cluster: Option<&Level>) -> Arc<crate::config::Mutations> {
-        let [config, host] = &self.levels;
-        let specific_first = [cluster, Some(route), Some(host), Some(config)];
-        if self.specific_wins {
-            headers::joined(specific_first.into_iter().rev().flatten())
-        } else {
-            headers::joined(specific_first.into_iter().flatten())
-        }
-    }
 }
 
 pub(super) fn config(cx: &mut Cx, m: route::RouteConfiguration, hash: ContentHash) -> Res<RouteConfig> {
@@ -83,7 +58,7 @@ pub(super) fn config(cx: &mut Cx, m: route::RouteConfiguration, hash: ContentHas
             response_remove: response_headers_to_remove,
         },
     )?;
-    let above = Above {
+    let above = Inherited {
         levels: [level, Level::default()],
         specific_wins: most_specific_header_mutations_wins,
         retry: None,
@@ -174,7 +149,7 @@ fn closed_host(title: Name, domains: Arc<[Name]>) -> VirtualHost {
     }
 }
 
-fn virtual_host(cx: &mut Cx, m: route::VirtualHost, above: &Above) -> Res<VirtualHost> {
+fn virtual_host(cx: &mut Cx, m: route::VirtualHost, above: &Inherited) -> Res<VirtualHost> {
     let route::VirtualHost {
         name: title,
         domains,
@@ -216,7 +191,7 @@ fn virtual_host(cx: &mut Cx, m: route::VirtualHost, above: &Above) -> Res<Virtua
     )?;
     let [config, _] = above.levels.clone();
     let filters = filter::joined(overrides, &above.filters);
-    let above = Above { levels: [config, level], retry: retry_policy, filters, ..above.clone() };
+    let above = Inherited { levels: [config, level], retry: retry_policy, filters, ..above.clone() };
     let routes = cx.each("routes", routes, |cx, r| one(cx, r, &above).map(Arc::new))?;
     Ok(VirtualHost {
         name: name(&title),
@@ -232,7 +207,7 @@ fn virtual_host(cx: &mut Cx, m: route::VirtualHost, above: &Above) -> Res<Virtua
     })
 }
 
-fn one(cx: &mut Cx, m: route::Route, above: &Above) -> Res<Route> {
+fn one(cx: &mut Cx, m: route::Route, above: &Inherited) -> Res<Route> {
     let route::Route {
         name: title,
         r#match,

@@ -9,14 +9,14 @@ use mizzen_types::Name;
 
 use super::cx::{Cx, Res, harmless, name, number, refused, silent};
 use super::headers::{self, Fields, Level};
+use super::inherited::Inherited;
 use super::matchers;
-use super::route::Above;
 use crate::config::{
     Action, ClusterChoice, Direct, Forward, HashOn, HashPolicy, HostRewrite, PathRewrite, Redirect, RedirectPath, RetryOn, RetryPolicy,
     Target,
 };
 
-pub(super) fn action(cx: &mut Cx, m: Option<route::route::Action>, level: &Level, above: &Above) -> Res<Action> {
+pub(super) fn action(cx: &mut Cx, m: Option<route::route::Action>, level: &Level, above: &Inherited) -> Res<Action> {
     use route::route::Action as A;
     match m {
         Some(A::Route(m)) => cx.within("route", |cx| Ok(Action::Forward(forward(cx, m, level, above)?.into()))),
@@ -28,7 +28,7 @@ pub(super) fn action(cx: &mut Cx, m: Option<route::route::Action>, level: &Level
     }
 }
 
-fn forward(cx: &mut Cx, m: route::RouteAction, level: &Level, above: &Above) -> Res<Forward> {
+fn forward(cx: &mut Cx, m: route::RouteAction, level: &Level, above: &Inherited) -> Res<Forward> {
     let route::RouteAction {
         cluster_not_found_response_code,
         metadata_match,
@@ -116,7 +116,7 @@ fn stream_duration(cx: &mut Cx, m: route::route_action::MaxStreamDuration) -> Re
     })
 }
 
-fn choice(cx: &mut Cx, m: Option<route::route_action::ClusterSpecifier>, level: &Level, above: &Above) -> Res<ClusterChoice> {
+fn choice(cx: &mut Cx, m: Option<route::route_action::ClusterSpecifier>, level: &Level, above: &Inherited) -> Res<ClusterChoice> {
     use route::route_action::ClusterSpecifier as C;
     match m {
         Some(C::Cluster(cluster)) if cluster.is_empty() => cx.refuse("cluster", "it is empty"),
@@ -133,7 +133,7 @@ fn choice(cx: &mut Cx, m: Option<route::route_action::ClusterSpecifier>, level: 
     }
 }
 
-fn weighted(cx: &mut Cx, m: route::WeightedCluster, level: &Level, above: &Above) -> Res<ClusterChoice> {
+fn weighted(cx: &mut Cx, m: route::WeightedCluster, level: &Level, above: &Inherited) -> Res<ClusterChoice> {
     let route::WeightedCluster { clusters, total_weight, runtime_key_prefix, random_value_specifier } = m;
     // The total is the sum of the weights.
     silent!(total_weight);

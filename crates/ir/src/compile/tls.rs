@@ -11,10 +11,10 @@ use mizzen_types::Name;
 
 use super::access_log::inline;
 use super::cx::{Cx, Res, flag, harmless, hash, name, refused, silent, type_name};
-use crate::filter::metadata_exchange;
 use crate::config::{
     ContentHash, DownstreamTls, Roots, SecretRef, SecretSource, TlsCommon, TlsVersion, Transport, UpstreamTls, Validation, ValidationSecret,
 };
+use crate::filter::metadata_exchange;
 
 /// A listener's transport socket; none is plain.
 pub(super) fn downstream(cx: &mut Cx, socket: core::TransportSocket) -> Res<Option<Arc<DownstreamTls>>> {
@@ -133,7 +133,8 @@ fn common(cx: &mut Cx, m: tls::CommonTlsContext) -> Res<TlsCommon> {
         None => (TlsVersion::V12, TlsVersion::V13, Vec::new(), Vec::new()),
     };
     // Never agreed on: see there.
-    let alpn: Vec<Name> = alpn_protocols.iter().flat_map(|a| a.split(',')).filter(|a| !a.is_empty() && *a != metadata_exchange::PROTOCOL).map(name).collect();
+    let alpn: Vec<Name> =
+        alpn_protocols.iter().flat_map(|a| a.split(',')).filter(|a| !a.is_empty() && *a != metadata_exchange::PROTOCOL).map(name).collect();
     Ok(TlsCommon {
         certificates: certificates.into(),
         validation,

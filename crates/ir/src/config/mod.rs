@@ -49,24 +49,3 @@ pub struct ContentHash(pub u128);
 
 /// A map of shared resources by name, shared itself.
 pub type Names<T> = Arc<HashMap<Name, Arc<T>>>;
-
-/// What one worker runs by. A stream loads it once and keeps it to its end.
-#[derive(Clone, Debug, Default)]
-pub struct Config {
-    /// Grows with every published configuration.
-    pub generation: u64,
-    /// Listeners.
-    pub listeners: Names<Listener>,
-    /// Route configurations named by listeners (RDS). Inline ones are within their connection manager.
-    pub routes: Names<RouteConfig>,
-    /// Clusters.
-    pub clusters: Names<Cluster>,
-    /// Endpoints, by the name that a cluster's [`Discovery::Eds`] holds.
-    pub assignments: Names<Assignment>,
-    /// Certificates with their keys.
-    pub certificates: Names<CertificateSecret>,
-    /// Roots and further checks of peers' certificates.
-    pub validations: Names<ValidationSecret>,
-    /// Built TLS configurations; see [`Config::server_tls`] and [`Config::client_tls`].
-    pub(crate) tls: crate::tls::TlsTable,
-}

@@ -33,7 +33,11 @@ fn listeners() {
     check(k, &l(json!({"socketOptions": [{"level": 1}]})), "socket_options: not supported");
     check(k, &l(json!({"internalListener": {}})), "address: not supported");
     check(k, &json!({"name": "l", "internalListener": {}, "filterChains": [{"filters": [tcp_proxy("c")]}]}), "ok");
-    check(k, &l(json!({"address": {"envoyInternalAddress": {"serverListenerName": "a"}}})), "address: an internal listener has `internal_listener`");
+    check(
+        k,
+        &l(json!({"address": {"envoyInternalAddress": {"serverListenerName": "a"}}})),
+        "address: an internal listener has `internal_listener`",
+    );
     let tunnel = |more: Value| {
         let mut proxy = tcp_proxy("c");
         proxy["typedConfig"]["tunnelingConfig"] = more;
@@ -43,7 +47,11 @@ fn listeners() {
     check(k, &tunnel(json!({"hostname": "%REQUESTED_SERVER_NAME%:443", "headersToAdd": [{"header": {"key": "a", "value": "b"}}]})), "ok");
     check(k, &tunnel(json!({})), &format!("{at}.hostname: it is required"));
     check(k, &tunnel(json!({"hostname": "a:1", "usePost": true})), &format!("{at}.use_post: not supported"));
-    check(k, &tunnel(json!({"hostname": "a:1", "propagateResponseHeaders": true})), &format!("{at}.propagate_response_headers: not supported"));
+    check(
+        k,
+        &tunnel(json!({"hostname": "a:1", "propagateResponseHeaders": true})),
+        &format!("{at}.propagate_response_headers: not supported"),
+    );
     check(k, &l(json!({"filterChains": []})), "filter_chains: there is none");
     check(k, &l(json!({"filterChains": [{"name": "empty"}]})), "ok");
     check(

@@ -1,0 +1,183 @@
+//! The objects by kind, namespace and name.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use mizzen_api::{Key, Kind, Object, Selector, core, istio};
+use mizzen_types::Name;
+
+use crate::{
+    index::{Stamped, stamp_of},
+    query::Query,
+};
+
+/// The config map in which the virtual addresses of services stand that `mizzen up` has allocated: namespace and name. Its keys are host names, or
+/// `namespace/name` of the object.
+pub const VIPS: (&str, &str) = ("kube-system", "mizzen-vips");
+
+/// A policy that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// What it is called.
+    pub key: Key,
+    /// The workloads that it selects; `None`: all of its namespace.
+    pub selector: Option<Selector>,
+}
+
+/// A kind whose objects can be asked for by type.
+pub trait Typed: Sized {
+    /// The kind.
+    const KIND: Kind;
+
+    /// The object as this type.
+    fn of(object: &Object) -> Option<&Self>;
+}
+
+macro_rules! typed {
+    ($($kind:ident: $ty:ty),* $(,)?) => {
+        $(impl Typed for $ty {
+            const KIND: Kind = Kind::$kind;
+
+            fn of(object: &Object) -> Option<&Self> {
+                match object { Object::$kind(it) => Some(it), _ => None }
+            }
+        })*
+    };
+}
+
+typed! {
+    Namespace: core::Namespace, Service: core::Service, ServiceAccount: core::ServiceAccount, Deployment: core::Deployment, Pod: core::Pod,
+    ConfigMap: core::ConfigMap, Secret: core::Secret, PeerAuthentication: istio::PeerAuthentication,
+    AuthorizationPolicy: istio::AuthorizationPolicy, VirtualService: istio::VirtualService, DestinationRule: istio::DestinationRule,
+    ServiceEntry: istio::ServiceEntry, Gateway: istio::Gateway, MeshConfig: istio::MeshConfig,
+}
+
+/// The objects of one kind in one namespace.
+#[derive(Clone, Debug, Default)]
+struct Bucket {
+    stamp: u64,
+    objects: BTreeMap<Name, Stamped<Object>>,
+}
+
+/// All objects at one version, each with the version that last changed it. A copy shares all of them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Objects {
+    pub(crate) version: u64,
+    buckets: BTreeMap<(Kind, Name), Arc<Bucket>>,
+    /// The version that last changed anything of a kind.
+    kinds: BTreeMap<Kind, u64>,
+    closed: Arc<BTreeMap<Key, Stamped<Closed>>>,
+    mesh: Arc<istio::MeshConfig>,
+    mesh_stamp: u64,
+}
+
+impl Objects {
+    /// A copy to be changed, of the next version.
+    pub(crate) fn next(&self) -> Objects {
+        Objects { version: self.version + 1, ..self.clone() }
+    }
+
+    /// The mesh's settings; Istio's defaults if there are none.
+    pub(crate) fn mesh(&self) -> &Arc<istio::MeshConfig> {
+        &self.mesh
+    }
+
+    /// Takes the mesh's settings from their object.
+    pub(crate) fn read_mesh(&mut self) {
+        let config = self.of_kind(Kind::MeshConfig).find_map(|stored| istio::MeshConfig::of(&stored.value)).cloned();
+        self.mesh = Arc::new(config.unwrap_or_default());
+        self.mesh_stamp = self.version;
+    }
+
+    /// All objects' keys.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Key> + '_ {
+        self.buckets.iter().flat_map(|((kind, namespace), bucket)| {
+            bucket.objects.keys().map(move |name| Key { kind: *kind, namespace: namespace.clone(), name: name.clone() })
+        })
+    }
+
+    pub(crate) fn closed(&self) -> impl Iterator<Item = &Closed> {
+        self.closed.values().map(|stored| &*stored.value)
+    }
+
+    pub(crate) fn stamp(&self, query: &Query) -> u64 {
+        match query {
+            Query::Object(key) => self.stored(key).map_or(0, |stored| stored.stamp),
+            Query::Namespace(kind, namespace) => self.buckets.get(&(*kind, namespace.clone())).map_or(0, |bucket| bucket.stamp),
+            Query::Kind(kind) => self.kinds.get(kind).copied().unwrap_or(0),
+            Query::Mesh => self.mesh_stamp,
+            Query::Closed(namespace) => stamp_of(self.closed_in(namespace).map(|stored| stored.stamp)),
+            _ => 0,
+        }
+    }
+
+    pub(crate) fn object(&self, key: &Key) -> Option<&Object> {
+        self.stored(key).map(|stored| &*stored.value)
+    }
+
+    pub(crate) fn stored(&self, key: &Key) -> Option<&Stamped<Object>> {
+        self.buckets.get(&(key.kind, key.namespace.clone()))?.objects.get(&key.name)
+    }
+
+    pub(crate) fn in_namespace(&self, kind: Kind, namespace: &str) -> impl Iterator<Item = &Stamped<Object>> {
+        self.buckets.get(&(kind, namespace.into())).into_iter().flat_map(|bucket| bucket.objects.values())
+    }
+
+    pub(crate) fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Stamped<Object>> {
+        let from = (kind, Name::from(""));
+        self.buckets.range(from..).take_while(move |((k, _), _)| *k == kind).flat_map(|(_, bucket)| bucket.objects.values())
+    }
+
+    pub(crate) fn closed_in(&self, namespace: &str) -> impl Iterator<Item = &Stamped<Closed>> {
+        self.closed.iter().filter(move |(key, _)| &*key.namespace == namespace).map(|(_, stored)| stored)
+    }
+
+    /// Whether an object with the same content now stands elsewhere in its file: it is kept fresh for messages, its stamp is not touched.
+    pub(crate) fn put(&mut self, key: Key, object: Arc<Object>, touched: &mut Vec<Key>) -> bool {
+        if let Some(stored) = self.stored(&key).filter(|stored| *stored.value == *object) {
+            let moved = stored.value.meta().origin != object.meta().origin;
+            if moved && let Some(bucket) = self.buckets.get_mut(&(key.kind, key.namespace.clone())) {
+                let stored = Stamped { stamp: stored_stamp(bucket, &key.name), value: object };
+                Arc::make_mut(bucket).objects.insert(key.name, stored);
+            }
+            return moved;
+        }
+        let stored = Stamped { stamp: self.version, value: object };
+        self.bucket(&key).objects.insert(key.name.clone(), stored);
+        touched.push(key);
+        false
+    }
+
+    pub(crate) fn remove(&mut self, key: &Key, touched: &mut Vec<Key>) {
+        if self.stored(key).is_some() {
+            self.bucket(key).objects.remove(&key.name);
+            touched.push(key.clone());
+        }
+    }
+
+    /// The bucket of a key, to be changed: it gets this version's stamp. It stays when its last object goes, so that scans see the change.
+    fn bucket(&mut self, key: &Key) -> &mut Bucket {
+        self.kinds.insert(key.kind, self.version);
+        let bucket = Arc::make_mut(self.buckets.entry((key.kind, key.namespace.clone())).or_default());
+        bucket.stamp = self.version;
+        bucket
+    }
+
+    pub(crate) fn close(&mut self, closed: Closed, touched: &mut Vec<Key>) {
+        if self.closed.get(&closed.key).is_none_or(|old| *old.value != closed) {
+            touched.push(closed.key.clone());
+            let stored = Stamped { stamp: self.version, value: Arc::new(closed) };
+            Arc::make_mut(&mut self.closed).insert(stored.value.key.clone(), stored);
+        }
+    }
+
+    pub(crate) fn unclose(&mut self, key: &Key, touched: &mut Vec<Key>) {
+        if self.closed.contains_key(key) {
+            Arc::make_mut(&mut self.closed).remove(key);
+            touched.push(key.clone());
+        }
+    }
+}
+
+fn stored_stamp(bucket: &Bucket, name: &str) -> u64 {
+    bucket.objects.get(name).map_or(0, |stored| stored.stamp)
+}

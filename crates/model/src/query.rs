@@ -1,0 +1,45 @@
+//! What can be asked of a snapshot.
+
+use std::net::IpAddr;
+
+use mizzen_api::{Key, Kind};
+use mizzen_types::{Hostname, Name, NamespacedName};
+
+use crate::service::ServiceKey;
+
+/// A question to a snapshot. The stamp of its answer changes exactly when the answer's content does.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Query {
+    /// One object; a miss is an answer too.
+    Object(Key),
+    /// All objects of a kind in a namespace.
+    Namespace(Kind, Name),
+    /// All objects of a kind.
+    Kind(Kind),
+    /// The mesh's settings.
+    Mesh,
+    /// The refused policies of a namespace.
+    Closed(Name),
+    /// All services.
+    Services,
+    /// The services under one host name.
+    Service(Hostname),
+    /// The services that have a port.
+    Port(u16),
+    /// The endpoints of a service.
+    Endpoints(ServiceKey),
+    /// The service accounts of a service's endpoints.
+    Accounts(ServiceKey),
+    /// The services' ports that are served at an address.
+    Instances(IpAddr),
+    /// The pod at an address.
+    Pod(IpAddr),
+    /// The VirtualServices with a host that covers this one.
+    VirtualServices(Hostname),
+    /// The VirtualServices bound to a Gateway.
+    BoundTo(NamespacedName),
+    /// The DestinationRules with a host that covers this one.
+    DestinationRules(Hostname),
+    /// All hosts without wildcard that VirtualServices name.
+    RoutedHosts,
+}

@@ -1,0 +1,39 @@
+//! How a cluster finds its endpoints.
+
+use mizzen_api::istio::LoadBalancer;
+use mizzen_model::{ProxyType, Resolve, ServiceView};
+use mizzen_protos::envoy::envoy::config::cluster::v3::cluster::DiscoveryType;
+
+use crate::{scope::Scope, traffic::Policy};
+
+/// Whether there are clusters [`names::ALL`]: of headless services, for calls that were not meant for one of their pods from the start.
+pub(crate) fn has_all(scope: &Scope<'_, '_>, service: &ServiceView) -> bool {
+    service.headless && scope.view.kind(scope.reader) == ProxyType::Sidecar
+}
+
+pub(crate) fn kind(scope: &Scope<'_, '_>, service: &ServiceView, subset: &str, policy: &Policy) -> DiscoveryType {
+    // Only a rule sends to a part of a headless service, or from elsewhere: what was dialled is no address of that part.
+    let chosen = service.headless && !subset.is_empty();
+    let asked = policy.load_balancer == Some(LoadBalancer::Passthrough) && !chosen;
+    let original = asked || (service.resolve == Resolve::OriginalDestination && !chosen);
+    match service.resolve {
+        // A connection to a gateway was meant for the gateway: it has no other destination.
+        _ if original && scope.view.kind(scope.reader) == ProxyType::Router => DiscoveryType::Eds,
+        _ if original => DiscoveryType::OriginalDst,
+        Resolve::Endpoints => DiscoveryType::Eds,
+        _ if chosen => DiscoveryType::Eds,
+        Resolve::Dns => DiscoveryType::StrictDns,
+        Resolve::DnsRoundRobin => DiscoveryType::LogicalDns,
+        Resolve::OriginalDestination => DiscoveryType::OriginalDst,
+    }
+}
+
+/// Whether the endpoints of a cluster come by EDS.
+pub(crate) fn is_eds(scope: &Scope<'_, '_>, service: &ServiceView, subset: &str, policy: &Policy) -> bool {
+    kind(scope, service, subset, policy) == DiscoveryType::Eds
+}
+
+/// Whether a cluster's connections go where the caller's went.
+pub(crate) fn is_original(scope: &Scope<'_, '_>, service: &ServiceView, subset: &str, policy: &Policy) -> bool {
+    kind(scope, service, subset, policy) == DiscoveryType::OriginalDst
+}
