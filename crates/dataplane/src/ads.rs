@@ -49,7 +49,7 @@ pub enum Variant {
     /// `DELTA_GRPC`.
     Delta,
     /// `GRPC`: state of the world.
-    Whole,
+    Sotw,
 }
 
 /// A request of either variant.
@@ -58,7 +58,7 @@ pub enum Request {
     /// Of the delta variant.
     Delta(DeltaDiscoveryRequest),
     /// State of the world.
-    Whole(DiscoveryRequest),
+    Sotw(DiscoveryRequest),
 }
 
 /// A response of either variant.
@@ -67,7 +67,7 @@ pub enum Answer {
     /// Of the delta variant.
     Delta(DeltaDiscoveryResponse),
     /// State of the world.
-    Whole(DiscoveryResponse),
+    Sotw(DiscoveryResponse),
 }
 
 /// What happens on the stream.
@@ -181,7 +181,7 @@ fn call(channel: Channel, service: Service, variant: Variant, requests: mpsc::Re
         let _ = asked.take().map(|asked| asked.send(()));
     });
     let delta = |request: Request| async move { if let Request::Delta(request) = request { Some(request) } else { None } };
-    let whole = |request: Request| async move { if let Request::Whole(request) = request { Some(request) } else { None } };
+    let sotw = |request: Request| async move { if let Request::Sotw(request) = request { Some(request) } else { None } };
     let ads = AggregatedDiscoveryServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE);
     let sds = SecretDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
     let (mut ads, mut sds) = (ads, sds);
@@ -189,11 +189,11 @@ fn call(channel: Channel, service: Service, variant: Variant, requests: mpsc::Re
         (Service::Aggregated, Variant::Delta) => {
             answers(async move { ads.delta_aggregated_resources(requests.filter_map(delta)).await }, Answer::Delta)
         }
-        (Service::Aggregated, Variant::Whole) => {
-            answers(async move { ads.stream_aggregated_resources(requests.filter_map(whole)).await }, Answer::Whole)
+        (Service::Aggregated, Variant::Sotw) => {
+            answers(async move { ads.stream_aggregated_resources(requests.filter_map(sotw)).await }, Answer::Sotw)
         }
         (Service::Secrets, Variant::Delta) => answers(async move { sds.delta_secrets(requests.filter_map(delta)).await }, Answer::Delta),
-        (Service::Secrets, Variant::Whole) => answers(async move { sds.stream_secrets(requests.filter_map(whole)).await }, Answer::Whole),
+        (Service::Secrets, Variant::Sotw) => answers(async move { sds.stream_secrets(requests.filter_map(sotw)).await }, Answer::Sotw),
     }
 }
 
@@ -284,14 +284,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("silent");
         let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        for variant in [Variant::Delta, Variant::Whole] {
+        for variant in [Variant::Delta, Variant::Sotw] {
             let (events, mut happened) = mpsc::channel(8);
             let task = tokio::spawn(keep_open(Server::Pipe(path.clone()), Service::Secrets, variant, "silent", events));
             for _ in 0..2 {
                 let Some((_, Happened::Open(requests))) = happened.recv().await else { panic!("the server is there") };
                 let request = match variant {
                     Variant::Delta => Request::Delta(DeltaDiscoveryRequest::default()),
-                    Variant::Whole => Request::Whole(DiscoveryRequest::default()),
+                    Variant::Sotw => Request::Sotw(DiscoveryRequest::default()),
                 };
                 requests.send(request).await.unwrap();
                 match happened.recv().await {

@@ -187,7 +187,7 @@ fn aggregated(field: &str, source: Option<&core::ConfigSource>, ads: bool) -> Re
 fn ads_server(source: &core::ApiConfigSource, servers: &HashMap<Name, Server>) -> Result<(Server, Variant), BootstrapError> {
     let variant = match source.api_type() {
         ApiType::DeltaGrpc | ApiType::AggregatedDeltaGrpc => Variant::Delta,
-        ApiType::Grpc | ApiType::AggregatedGrpc => Variant::Whole,
+        ApiType::Grpc | ApiType::AggregatedGrpc => Variant::Sotw,
         _ => return Err(refused("ads_config.api_type", "only GRPC and DELTA_GRPC are supported")),
     };
     let target = source.grpc_services.first().and_then(|s| s.target_specifier.as_ref());
@@ -250,7 +250,7 @@ mod tests {
         let whole = bootstrap(&ads("GRPC", "xds-grpc"), r#"{"ads": {}}"#);
         assert_eq!(
             Plan::new(&parse_bootstrap(&whole, Unknown::Refused).unwrap()).unwrap().ads.map(|(_, variant)| variant),
-            Some(Variant::Whole)
+            Some(Variant::Sotw)
         );
         assert_eq!(plan.dynamic, (true, true));
         assert_eq!(plan.admin, Some("127.0.0.1:15000".parse().unwrap()));

@@ -15,7 +15,7 @@ use mizzen_protos::envoy::envoy::{
 use mizzen_types::Name;
 use mizzen_xds::{
     client::{self, Event, Unasked},
-    whole,
+    sotw,
 };
 use tokio::sync::mpsc;
 
@@ -76,56 +76,56 @@ struct Link {
 /// The protocol's state, by variant.
 enum Client {
     Delta(client::Client),
-    Whole(whole::Client),
+    Sotw(sotw::Client),
 }
 
 impl Client {
     fn new(variant: Variant, node: Node) -> Client {
         match variant {
             Variant::Delta => Client::Delta(client::Client::new(node)),
-            Variant::Whole => Client::Whole(whole::Client::new(node)),
+            Variant::Sotw => Client::Sotw(sotw::Client::new(node)),
         }
     }
 
     fn connected(&mut self) {
         match self {
             Client::Delta(client) => client.connected(),
-            Client::Whole(client) => client.connected(),
+            Client::Sotw(client) => client.connected(),
         }
     }
 
     fn disconnected(&mut self) {
         match self {
             Client::Delta(client) => client.disconnected(),
-            Client::Whole(client) => client.disconnected(),
+            Client::Sotw(client) => client.disconnected(),
         }
     }
 
     fn watch_all(&mut self, kind: Kind) {
         match self {
             Client::Delta(client) => client.watch_all(kind.type_url()),
-            Client::Whole(client) => client.watch_all(kind.type_url()),
+            Client::Sotw(client) => client.watch_all(kind.type_url()),
         }
     }
 
     fn subscribe(&mut self, kind: Kind, name: &Name) {
         match self {
             Client::Delta(client) => client.subscribe(kind.type_url(), [name.clone()]),
-            Client::Whole(client) => client.subscribe(kind.type_url(), [name.clone()]),
+            Client::Sotw(client) => client.subscribe(kind.type_url(), [name.clone()]),
         }
     }
 
     fn unsubscribe(&mut self, kind: Kind, name: &Name) {
         match self {
             Client::Delta(client) => client.unsubscribe(kind.type_url(), [name.clone()]),
-            Client::Whole(client) => client.unsubscribe(kind.type_url(), [name.clone()]),
+            Client::Sotw(client) => client.unsubscribe(kind.type_url(), [name.clone()]),
         }
     }
 
     fn next_request(&mut self) -> Option<Request> {
         match self {
             Client::Delta(client) => client.next_request().map(Request::Delta),
-            Client::Whole(client) => client.next_request().map(Request::Whole),
+            Client::Sotw(client) => client.next_request().map(Request::Sotw),
         }
     }
 
@@ -136,11 +136,11 @@ impl Client {
                 let (receipt, events) = client.receive(response)?;
                 client.settle(receipt, judge(events));
             }
-            (Client::Whole(client), Answer::Whole(response)) => {
+            (Client::Sotw(client), Answer::Sotw(response)) => {
                 let (receipt, events) = client.receive(response)?;
                 client.settle(receipt, judge(events));
             }
-            (_, Answer::Delta(DeltaDiscoveryResponse { type_url, .. }) | Answer::Whole(DiscoveryResponse { type_url, .. })) => {
+            (_, Answer::Delta(DeltaDiscoveryResponse { type_url, .. }) | Answer::Sotw(DiscoveryResponse { type_url, .. })) => {
                 return Err(Unasked(type_url));
             }
         }
@@ -219,7 +219,7 @@ impl Sources {
                 link.failing = None;
                 let type_url = match &*answer {
                     Answer::Delta(response) => &response.type_url,
-                    Answer::Whole(response) => &response.type_url,
+                    Answer::Sotw(response) => &response.type_url,
                 };
                 let Some(kind) = Kind::of(type_url) else {
                     tracing::warn!(?source, type_url, "a type that was not asked for");
@@ -251,7 +251,7 @@ impl Sources {
             let source = match secret.source {
                 SecretSource::Ads => Source::Aggregated,
                 SecretSource::Grpc { cluster, delta } => {
-                    let variant = if delta { Variant::Delta } else { Variant::Whole };
+                    let variant = if delta { Variant::Delta } else { Variant::Sotw };
                     Source::Secrets { server: cluster, variant, secret: secret.name.clone() }
                 }
                 SecretSource::Static => return None,

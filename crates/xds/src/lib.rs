@@ -1,10 +1,10 @@
 //! The xDS protocol without IO: the delta variant, both ends, and the client's end of the state-of-the-world variant.
 //!
-//! [`server::Session`] is one client's stream as the server sees it: what it subscribes to, what it was told, what it acknowledged. It takes
+//! [`server::Session`] is one client's stream as the server sees it: what it subscribes to, what was sent to it, what it acknowledged. It takes
 //! the client's requests and gives the responses that are due, reading resources through [`server::State`]. [`client::Client`] is the other
-//! end: what is wanted, what is held, and which request must be sent next; [`whole::Client`] is the same for servers that know the older
+//! end: what it subscribes to, what it accepted, and which request must be sent next; [`sotw::Client`] is the same for servers that know the older
 //! variant only. All survive a broken stream in the way the protocol means it: the
-//! client tells the versions that it holds, a delta server sends only what differs.
+//! client tells the versions that it accepted, a delta server sends only what differs.
 //!
 //! A version is the hash of a resource's content, so two servers, or one before and after a restart, agree on it.
 //!
@@ -12,10 +12,12 @@
 //! thing: the order in which types must be sent so that nothing is referred to before it is there ([`types::rank`]).
 
 pub mod client;
+mod nack;
 pub mod server;
+pub mod sotw;
+mod stream;
 pub mod types;
 mod version;
-pub mod whole;
 
 pub use version::Version;
 

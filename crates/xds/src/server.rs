@@ -14,7 +14,7 @@ use mizzen_protos::{
 };
 use mizzen_types::Name;
 
-use crate::{Version, client::rejections, types};
+use crate::{Version, nack::rejections, types};
 
 /// Names that one stream may subscribe to per type.
 pub const MAX_NAMES: usize = 100_000;

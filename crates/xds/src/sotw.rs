@@ -3,7 +3,7 @@
 //! A response of a root type (clusters, listeners) holds all of it: what is missing there is gone. One of another type holds some of what
 //! was asked for by name; of what it leaves out nothing is known. Deliberately absent: the server's end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use mizzen_protos::{
     Any,
@@ -19,127 +19,94 @@ use mizzen_types::Name;
 use prost::Message;
 
 use crate::{
-    client::{Event, Unasked, key, rejection},
+    nack::rejection,
+    stream::{Event, Streams, Subscription, Unasked, key},
     types,
 };
 
 /// In which a resource may come with its name outside.
 const WRAPPED: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource";
 
-/// What is wanted from a server, and what is held.
+/// A response that is to be settled; with its version.
+pub type Receipt = crate::stream::Receipt<String>;
+
+/// What is subscribed to at a server, and what was accepted of it.
 #[derive(Debug)]
-pub struct Client {
-    node: Node,
-    wants: BTreeMap<(u8, Name), Want>,
-    /// Counts streams, so that late verdicts on responses of an earlier one send nothing.
-    stream: u64,
-    connected: bool,
-    introduced: bool,
-}
+pub struct Client(Streams<Subscribed>);
 
 #[derive(Debug, Default)]
-struct Want {
+struct Subscribed {
     wildcard: bool,
     names: BTreeSet<Name>,
-    /// What the server has sent of a root type, taken or not.
-    there: BTreeSet<Name>,
-    /// The version of the last response that was taken whole.
+    /// What the server has sent of a root type, accepted or not.
+    present: BTreeSet<Name>,
+    /// The version of the last response that was accepted whole.
     version: String,
-    /// This stream's server was asked.
+    /// What was requested on this stream of the two first fields.
     started: bool,
-    told_wildcard: bool,
-    told: BTreeSet<Name>,
+    requested_wildcard: bool,
+    requested: BTreeSet<Name>,
     /// The last response of this stream.
     nonce: String,
     /// The verdict on it, which is not sent yet.
     verdict: Option<Result<(), Status>>,
 }
 
-/// What remains to be said about a response; give it to [`Client::settle`] when its events were judged.
-#[derive(Debug)]
-#[must_use = "a response that is never settled is never acknowledged"]
-pub struct Receipt {
-    key: (u8, Name),
-    stream: u64,
-    nonce: String,
-    version: String,
-    rejected: Vec<(Name, String)>,
-}
-
-impl Receipt {
-    /// The type of the response's resources.
-    pub fn type_url(&self) -> &Name {
-        &self.key.1
-    }
-}
-
 impl Client {
     /// Without a stream; `node` introduces it on each.
     pub fn new(node: Node) -> Self {
-        Client { node, wants: BTreeMap::new(), stream: 0, connected: false, introduced: false }
+        Client(Streams::new(node))
     }
 
-    /// A new stream is open. What is wanted is told anew, with the version that was taken last.
+    /// A new stream is open. All subscriptions are requested anew, with the version that was accepted last.
     pub fn connected(&mut self) {
-        self.disconnected();
-        self.stream += 1;
-        self.connected = true;
+        self.0.connected();
     }
 
-    /// The stream is gone. Everything held stays held.
+    /// The stream is gone. What was accepted stays so.
     pub fn disconnected(&mut self) {
-        self.connected = false;
-        self.introduced = false;
-        for want in self.wants.values_mut() {
-            want.started = false;
-            want.told_wildcard = false;
-            want.told.clear();
-            want.nonce.clear();
-            want.verdict = None;
-        }
+        self.0.disconnected();
     }
 
-    /// Wants every resource of a type.
+    /// Subscribes to every resource of a type.
     pub fn watch_all(&mut self, type_url: &str) {
-        self.want(type_url).wildcard = true;
+        self.0.of(type_url).wildcard = true;
     }
 
-    /// Wants these resources of a type, now or when they come to be.
+    /// Subscribes to these resources of a type, now or when they come to be.
     pub fn subscribe(&mut self, type_url: &str, names: impl IntoIterator<Item = Name>) {
-        self.want(type_url).names.extend(names);
+        self.0.of(type_url).names.extend(names);
     }
 
-    /// Wants these resources no longer, but for those that [`Client::watch_all`] covers.
+    /// Ends the subscription to these resources, but for those that [`Client::watch_all`] covers.
     pub fn unsubscribe(&mut self, type_url: &str, names: impl IntoIterator<Item = Name>) {
-        let want = self.want(type_url);
+        let subscribed = self.0.of(type_url);
         for name in names {
-            want.names.remove(&name);
+            subscribed.names.remove(&name);
         }
     }
 
     /// The next request that must be sent, if the stream is open.
     pub fn next_request(&mut self) -> Option<DiscoveryRequest> {
-        if !self.connected {
+        if !self.0.connected {
             return None;
         }
-        let mut request = self.wants.iter_mut().find_map(|(key, want)| want.request(&key.1))?;
-        if !self.introduced {
-            self.introduced = true;
-            request.node = Some(self.node.clone());
-        }
+        let mut request = self.0.subscriptions.iter_mut().find_map(|(key, subscribed)| subscribed.request(&key.1))?;
+        request.node = self.0.introduce();
         Some(request)
     }
 
-    /// Takes a response apart. What nobody wants any more is left out.
+    /// Takes a response apart. What is not subscribed to any more is left out.
     ///
     /// # Errors
     /// If nothing of that type was asked for; the stream should then be closed.
     pub fn receive(&mut self, response: DiscoveryResponse) -> Result<(Receipt, Vec<Event>), Unasked> {
         let key = key(&response.type_url);
-        let Some(want) = self.wants.get_mut(&key).filter(|w| w.started) else { return Err(Unasked(response.type_url)) };
-        want.nonce.clone_from(&response.nonce);
+        let stream = self.0.number;
+        let Some(subscribed) = self.0.subscriptions.get_mut(&key).filter(|s| s.started) else { return Err(Unasked(response.type_url)) };
+        subscribed.nonce.clone_from(&response.nonce);
         let (nonce, version) = (response.nonce, response.version_info);
-        let mut receipt = Receipt { key, stream: self.stream, nonce, version, rejected: Vec::new() };
+        let mut receipt = Receipt { key, stream, nonce, version, rejected: Vec::new() };
         let (mut events, mut seen) = (Vec::new(), BTreeSet::new());
         for resource in response.resources {
             let (name, body) = match named(resource, &response.type_url) {
@@ -150,7 +117,7 @@ impl Client {
                     continue;
                 }
             };
-            if !(want.wildcard || want.names.contains(&name)) {
+            if !subscribed.covers(&name) {
                 continue;
             }
             if !seen.insert(name.clone()) {
@@ -160,38 +127,49 @@ impl Client {
             events.push(Event::Added { name, version: receipt.version.clone(), body });
         }
         if types::empty_means_all(&receipt.key.1) {
-            let gone = want.there.difference(&seen).filter(|name| want.wildcard || want.names.contains(*name));
+            let gone = subscribed.present.difference(&seen).filter(|name| subscribed.covers(name));
             events.extend(gone.map(|name| Event::Removed { name: name.clone() }));
-            want.there = seen;
+            subscribed.present = seen;
         }
         Ok((receipt, events))
     }
 
-    /// Judges a response: all of it was taken, but for `rejected`, each with its reason. If there is any, the server hears the version that was
-    /// taken whole before.
+    /// Judges a response: all of it was accepted, but for `rejected`, each with its reason. If there is any, the server hears the version that was
+    /// accepted whole before.
     pub fn settle(&mut self, receipt: Receipt, rejected: impl IntoIterator<Item = (Name, String)>) {
+        let current = self.0.is_current(&receipt);
         let mut bad = receipt.rejected;
         bad.extend(rejected);
-        let Some(want) = self.wants.get_mut(&receipt.key) else { return };
+        let Some(subscribed) = self.0.subscriptions.get_mut(&receipt.key) else { return };
         if bad.is_empty() {
-            want.version = receipt.version;
+            subscribed.version = receipt.version;
         }
         // A verdict on a response after which another has come would be one on that.
-        if self.connected && receipt.stream == self.stream && want.nonce == receipt.nonce {
-            want.verdict = Some(if bad.is_empty() { Ok(()) } else { Err(rejection(&bad)) });
+        if current && subscribed.nonce == receipt.nonce {
+            subscribed.verdict = Some(if bad.is_empty() { Ok(()) } else { Err(rejection(&bad)) });
         }
-    }
-
-    fn want(&mut self, type_url: &str) -> &mut Want {
-        self.wants.entry(key(type_url)).or_default()
     }
 }
 
-impl Want {
+impl Subscription for Subscribed {
+    fn reset(&mut self) {
+        self.started = false;
+        self.requested_wildcard = false;
+        self.requested.clear();
+        self.nonce.clear();
+        self.verdict = None;
+    }
+}
+
+impl Subscribed {
+    fn covers(&self, name: &str) -> bool {
+        self.wildcard || self.names.contains(name)
+    }
+
     /// The request that tells the server what it does not know yet: the verdict, and all names whenever one of them changes.
     fn request(&mut self, type_url: &Name) -> Option<DiscoveryRequest> {
         let nothing = !self.wildcard && self.names.is_empty();
-        let same = self.told_wildcard == self.wildcard && self.told == self.names;
+        let same = self.requested_wildcard == self.wildcard && self.requested == self.names;
         if if self.started { same && self.verdict.is_none() } else { nothing } {
             return None;
         }
@@ -207,8 +185,8 @@ impl Want {
             ..Default::default()
         };
         self.started = true;
-        self.told_wildcard = self.wildcard;
-        self.told.clone_from(&self.names);
+        self.requested_wildcard = self.wildcard;
+        self.requested.clone_from(&self.names);
         Some(request)
     }
 }

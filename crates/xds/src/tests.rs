@@ -79,7 +79,7 @@ impl Pair {
 
     fn unsubscribe(&mut self, type_url: &str, name: &str) {
         self.client.unsubscribe(type_url, [name.into()]);
-        if !self.client.wants(type_url, name) {
+        if !self.client.is_subscribed(type_url, name) {
             self.uses.remove(&(type_url.to_owned(), name.into()));
         }
     }
@@ -190,7 +190,7 @@ fn run(ops: Vec<Op>) {
             let key = (type_url.to_owned(), Name::from(name));
             let (there, used) = (pair.world.0.get(&key).copied(), pair.uses.get(&key).copied());
             match there {
-                _ if !pair.client.wants(type_url, name) => assert_eq!(used, None, "{name} of {type_url} is not wanted"),
+                _ if !pair.client.is_subscribed(type_url, name) => assert_eq!(used, None, "{name} of {type_url} is not wanted"),
                 Some(BAD) => assert_ne!(used, Some(BAD), "{name} of {type_url} is bad"),
                 _ => assert_eq!(used, there, "{name} of {type_url}"),
             }
@@ -203,7 +203,7 @@ fn run(ops: Vec<Op>) {
         .flat_map(|t| &t.resources)
         .filter(|r| r.rejected.as_ref().is_some_and(|(_, why)| why == "thirteen"))
         .count();
-    let bad = pair.world.0.iter().filter(|((t, n), c)| **c == BAD && pair.client.wants(t, n)).count();
+    let bad = pair.world.0.iter().filter(|((t, n), c)| **c == BAD && pair.client.is_subscribed(t, n)).count();
     assert_eq!(rejected, bad, "every rejection is known to the server");
     assert!(pair.session.status().iter().all(|t| t.pending == 0));
 }

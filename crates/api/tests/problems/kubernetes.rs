@@ -1,6 +1,6 @@
 //! Kubernetes' own kinds.
 
-use crate::{RUNS, WHERE, check, check_spec, check_warnings};
+use crate::{RUNS, WHERE, check_spec, check_warnings};
 
 #[test]
 fn services() {

@@ -4,7 +4,7 @@ mod kubernetes;
 mod policies;
 mod routing;
 
-use mizzen_api::{Kind, Parsed, parse_documents};
+use mizzen_api::{Parsed, parse_documents};
 
 /// A document of a kind that is fine but for its spec (from the line after `spec:`).
 fn doc(kind: &str, spec: &str) -> String {

@@ -1,6 +1,6 @@
 //! VirtualServices, DestinationRules, ServiceEntries and Gateways.
 
-use crate::{WHAT, WHERE, WHO, check, check_spec, check_warnings};
+use crate::{WHAT, WHERE, WHO, check_spec, check_warnings};
 
 #[test]
 fn virtual_services() {

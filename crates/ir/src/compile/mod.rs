@@ -32,7 +32,8 @@ use std::sync::Arc;
 
 use mizzen_types::Name;
 
-use crate::config::{Assignment, CertificateSecret, Cluster, Config, ContentHash, Listener, RouteConfig, ValidationSecret};
+use crate::config::{Assignment, CertificateSecret, Cluster, ContentHash, Listener, RouteConfig, ValidationSecret};
+use crate::runtime::Config;
 
 pub use refs::Refs;
 
