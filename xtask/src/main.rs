@@ -17,7 +17,7 @@ use serde_json::Value;
 /// Repository checks and benchmarks.
 #[derive(Debug, Parser)]
 #[command(name = "xtask", max_term_width = 100)]
-struct Args {
+struct XtaskArgs {
     #[command(subcommand)]
     task: Task,
 }
@@ -34,11 +34,11 @@ enum Task {
 #[derive(Debug, Subcommand)]
 enum Bench {
     /// The data plane and Envoy in turn: client, proxy, mutual TLS, proxy, server. Needs wrk and nginx.
-    Proxy(bench::Args),
+    Proxy(bench::BenchArgs),
 }
 
 fn main() -> ExitCode {
-    let result = match Args::parse().task {
+    let result = match XtaskArgs::parse().task {
         Task::Check => check(),
         Task::Bench(Bench::Proxy(args)) => bench::proxy(args),
     };

@@ -67,8 +67,8 @@ const CALL: Duration = Duration::from_secs(20);
 pub(crate) async fn keep(options: Arc<Options>, metrics: Arc<Metrics>, identity: watch::Sender<Option<Identity>>) {
     let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
     loop {
-        let held = identity.borrow().clone();
-        match obtain(&options, held.as_ref()).await {
+        let current = identity.borrow().clone();
+        match obtain(&options, current.as_ref()).await {
             Ok(new) => {
                 backoff.reset();
                 let validity = new.svid.validity();
@@ -80,7 +80,7 @@ pub(crate) async fn keep(options: Arc<Options>, metrics: Arc<Metrics>, identity:
             }
             Err(error) => {
                 metrics.certificate_failures.inc();
-                let left = held.map_or(Duration::ZERO, |h| h.svid.validity().remaining(options.now()));
+                let left = current.map_or(Duration::ZERO, |h| h.svid.validity().remaining(options.now()));
                 // With seconds left, try at least a few times in them; with none, nothing works until it succeeds.
                 let most = if left.is_zero() { HURRY } else { left / 8 };
                 let wait = backoff.spread_wait(most.max(FIRST_WAIT));
@@ -101,20 +101,20 @@ async fn rest(options: &Options, identity: &watch::Sender<Option<Identity>>, wai
             return;
         }
         if let Ok(file) = roots(options).await {
-            identity.send_if_modified(|held| {
-                let Some(held) = held else { return false };
-                let before = held.trust.roots().len();
-                held.trust.merge(&file);
-                held.trust.roots().len() != before
+            identity.send_if_modified(|current| {
+                let Some(current) = current else { return false };
+                let before = current.trust.roots().len();
+                current.trust.merge(&file);
+                current.trust.roots().len() != before
             });
         }
     }
 }
 
 /// One new certificate with a new key: by the old certificate if it is valid, else, or if that fails, by a token.
-async fn obtain(options: &Options, held: Option<&Identity>) -> Result<Identity, IdentityError> {
+async fn obtain(options: &Options, current: Option<&Identity>) -> Result<Identity, IdentityError> {
     let now = options.now();
-    let by_certificate = held.map(|h| &h.svid).filter(|svid| svid.validity().contains(now));
+    let by_certificate = current.map(|h| &h.svid).filter(|svid| svid.validity().contains(now));
     if let Some(svid) = by_certificate {
         match request(options, Some(svid), None).await {
             Ok(identity) => return Ok(identity),

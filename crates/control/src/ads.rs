@@ -238,13 +238,13 @@ impl State for Resources<'_> {
 }
 
 /// The kinds that can be built; of other types there is nothing.
-fn kind(type_url: &str) -> Option<Kind> {
+fn kind(type_url: &str) -> Option<ResourceKind> {
     Some(match type_url {
-        types::CLUSTER => Kind::Cluster,
-        types::ENDPOINT => Kind::Endpoints,
-        types::LISTENER => Kind::Listener,
-        types::ROUTE => Kind::Route,
-        types::NAME_TABLE => Kind::NameTable,
+        types::CLUSTER => ResourceKind::Cluster,
+        types::ENDPOINT => ResourceKind::Endpoints,
+        types::LISTENER => ResourceKind::Listener,
+        types::ROUTE => ResourceKind::Route,
+        types::NAME_TABLE => ResourceKind::NameTable,
         _ => return None,
     })
 }

@@ -17,7 +17,7 @@ use mizzen_xds::{
     types,
 };
 
-use crate::status::{ProxyStatus, ResourceStatus, State, TypeStatus};
+use crate::status::{ProxyStatus, ResourceStatus, SyncState, TypeStatus};
 
 /// One proxy's stream.
 #[derive(Debug)]
@@ -78,10 +78,10 @@ impl Connection {
             name: types::short(&t.type_url).to_owned(),
             type_url: t.type_url.to_string(),
             state: match t.sync() {
-                Sync::NotSent => State::NotSent,
-                Sync::Synced => State::Synced,
-                Sync::Stale => State::Stale,
-                Sync::Rejected => State::Error,
+                Sync::NotSent => SyncState::NotSent,
+                Sync::Synced => SyncState::Synced,
+                Sync::Stale => SyncState::Stale,
+                Sync::Rejected => SyncState::Error,
             },
             sent: t.responses,
             acked: t.acks,

@@ -19,9 +19,7 @@ use crate::{
     connection::Connections,
     memo::Memo,
     metrics::{Gauges, Metrics},
-    status::{
-        ConfigStatus, Configz, ConnectionStatus, Live, ObjectStatus, RefusedStatus, Rejected, ServiceStatus, State as SyncState, Syncz,
-    },
+    status::{ConfigStatus, Configz, ConnectionStatus, Live, ObjectStatus, RefusedStatus, Rejected, ServiceStatus, SyncState, Syncz},
     writer::{self, Faults, Published},
 };
 

@@ -13,7 +13,7 @@ use std::{
 
 use mizzen_model::{ProxyView, Reader, Reads, Snapshot};
 use mizzen_protos::canonical::canonicalize;
-use mizzen_translate::Kind;
+use mizzen_translate::ResourceKind;
 use mizzen_types::Name;
 use mizzen_xds::server::Resource;
 
@@ -67,8 +67,8 @@ impl<K: std::hash::Hash + Eq, T: Clone> Table<K, T> {
 /// The memory of all connections.
 #[derive(Debug)]
 pub(crate) struct Memo {
-    names: Mutex<Table<Kind, Arc<[Name]>>>,
-    resources: Mutex<Table<(Kind, Name), Option<Resource>>>,
+    names: Mutex<Table<ResourceKind, Arc<[Name]>>>,
+    resources: Mutex<Table<(ResourceKind, Name), Option<Resource>>>,
     built: AtomicU64,
     shared: AtomicU64,
 }
@@ -86,7 +86,7 @@ impl Default for Memo {
 
 impl Memo {
     /// The names of a proxy's resources of a kind.
-    pub(crate) fn names(&self, snapshot: &Snapshot, view: &ProxyView, kind: Kind) -> Arc<[Name]> {
+    pub(crate) fn names(&self, snapshot: &Snapshot, view: &ProxyView, kind: ResourceKind) -> Arc<[Name]> {
         if let Some(names) = lock(&self.names).find(&kind, snapshot, view) {
             return names;
         }
@@ -97,7 +97,7 @@ impl Memo {
     }
 
     /// One resource of a proxy.
-    pub(crate) fn resource(&self, snapshot: &Snapshot, view: &ProxyView, kind: Kind, name: &Name) -> Option<Resource> {
+    pub(crate) fn resource(&self, snapshot: &Snapshot, view: &ProxyView, kind: ResourceKind, name: &Name) -> Option<Resource> {
         let key = (kind, name.clone());
         if let Some(found) = lock(&self.resources).find(&key, snapshot, view) {
             self.shared.fetch_add(1, Ordering::Relaxed);
@@ -122,8 +122,8 @@ impl Memo {
 
     /// How many resources were built, how many taken from memory, and how many are in it.
     pub(crate) fn counts(&self) -> (u64, u64, usize) {
-        let held = lock(&self.resources).0.values().map(Vec::len).sum();
-        (self.built.load(Ordering::Relaxed), self.shared.load(Ordering::Relaxed), held)
+        let entries = lock(&self.resources).0.values().map(Vec::len).sum();
+        (self.built.load(Ordering::Relaxed), self.shared.load(Ordering::Relaxed), entries)
     }
 }
 

@@ -40,7 +40,7 @@ pub struct TypeStatus {
     /// The type's URL.
     pub type_url: String,
     /// How far the proxy is.
-    pub state: State,
+    pub state: SyncState,
     /// Responses sent, taken and rejected.
     pub sent: u64,
     /// Responses taken whole.
@@ -72,7 +72,7 @@ pub struct ResourceStatus {
 
 /// How far a proxy is with a type, in the words of `proxy-status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum State {
+pub enum SyncState {
     /// Nothing was sent, since nothing was asked for.
     #[serde(rename = "NOT SENT")]
     NotSent,

@@ -41,9 +41,9 @@ pub(crate) struct Faults {
     pub(crate) together: Vec<Problem>,
 }
 
-/// The fold of events into changes; knows no clock.
+/// Makes the next snapshot from events; knows no clock.
 #[derive(Debug)]
-struct Fold {
+struct SnapshotBuilder {
     current: Arc<Snapshot>,
     /// The settings that hold while no source has any.
     base: Arc<Object>,
@@ -52,11 +52,11 @@ struct Fold {
     ready: bool,
 }
 
-impl Fold {
+impl SnapshotBuilder {
     fn new(base: MeshConfig) -> Self {
         let base: Arc<Object> = Arc::new(base.into());
         let current = Snapshot::empty().apply([Change::Apply(base.clone())]);
-        Fold { current, base, relisting: false, pending: Vec::new(), ready: false }
+        SnapshotBuilder { current, base, relisting: false, pending: Vec::new(), ready: false }
     }
 
     /// Takes an event. Returns whether it must not wait.
@@ -157,30 +157,30 @@ pub(crate) async fn run(
     memo: Arc<Memo>,
     published: watch::Sender<Option<Published>>,
 ) {
-    let mut fold = Fold::new(base);
+    let mut builder = SnapshotBuilder::new(base);
     let mut first: Option<Instant> = None;
     loop {
         let urgent = match first {
             None => match events.recv().await {
                 None => return,
-                Some(event) => fold.event(event, &faults),
+                Some(event) => builder.event(event, &faults),
             },
             Some(first) => match tokio::time::timeout_at((first + MOST).min(Instant::now() + QUIET), events.recv()).await {
                 Ok(None) => return,
-                Ok(Some(event)) => fold.event(event, &faults),
+                Ok(Some(event)) => builder.event(event, &faults),
                 Err(_) => true,
             },
         };
         if !urgent {
-            first = first.or_else(|| fold.has_work().then(Instant::now));
+            first = first.or_else(|| builder.has_work().then(Instant::now));
             continue;
         }
         first = None;
         while let Ok(event) = events.try_recv() {
-            fold.event(event, &faults);
+            builder.event(event, &faults);
         }
-        let next = fold.flush();
-        if publish(&published, next.clone(), fold.ready, &memo) {
+        let next = builder.flush();
+        if publish(&published, next.clone(), builder.ready, &memo) {
             look_over(&next, &faults);
         }
     }
@@ -335,35 +335,35 @@ mod tests {
     #[test]
     fn what_objects_show_together_is_told() {
         let faults = Mutex::default();
-        let mut fold = Fold::new(MeshConfig::default());
+        let mut builder = SnapshotBuilder::new(MeshConfig::default());
         let rules = "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: r, namespace: shop}, \
                      spec: {hosts: [a.example], http: [{route: [{destination: {host: web}}]}]}}";
-        fold.event(event(rules), &faults);
-        look_over(&fold.flush(), &faults);
+        builder.event(event(rules), &faults);
+        look_over(&builder.flush(), &faults);
         let lines: Vec<String> = lock(&faults).together.iter().map(ToString::to_string).collect();
         let place = "test.yaml:1: VirtualService shop/r: spec.http[0].route[0].destination.host";
         assert_eq!(lines, [format!("{place}: there is no service web.shop.svc.cluster.local")]);
-        fold.event(Event::Delete(Key::new(Kind::VirtualService, "shop", "r")), &faults);
-        look_over(&fold.flush(), &faults);
+        builder.event(Event::Delete(Key::new(Kind::VirtualService, "shop", "r")), &faults);
+        look_over(&builder.flush(), &faults);
         assert!(lock(&faults).together.is_empty());
     }
 
     #[test]
     fn faults_come_and_go() {
         let faults = Mutex::default();
-        let mut fold = Fold::new(MeshConfig::default());
+        let mut builder = SnapshotBuilder::new(MeshConfig::default());
         let fault = Fault { file: "a.yaml".into(), key: None, document: 1 };
         let problem = Problem { pos: Pos::new("a.yaml", 3, 1), object: None, field: String::new(), message: "bad".into() };
-        fold.event(Event::Refused(Refused { fault: fault.clone(), problems: vec![problem.clone()], kept: true }), &faults);
-        fold.event(Event::Warnings("a.yaml".into(), vec![problem.clone()]), &faults);
+        builder.event(Event::Refused(Refused { fault: fault.clone(), problems: vec![problem.clone()], kept: true }), &faults);
+        builder.event(Event::Warnings("a.yaml".into(), vec![problem.clone()]), &faults);
         assert_eq!(counts(&faults), (1, 1));
-        fold.event(Event::Mended(fault), &faults);
-        fold.event(Event::Warnings("a.yaml".into(), vec![]), &faults);
+        builder.event(Event::Mended(fault), &faults);
+        builder.event(Event::Warnings("a.yaml".into(), vec![]), &faults);
         assert_eq!(counts(&faults), (0, 0));
         let key = Key::new(Kind::AuthorizationPolicy, "shop", "deny");
-        fold.event(Event::Closed(crate::source::Closed { key: key.clone(), selector: None, problem }), &faults);
-        assert_eq!(fold.flush().closed().count(), 1);
-        fold.event(Event::Delete(key), &faults);
-        assert_eq!(fold.flush().closed().count(), 0);
+        builder.event(Event::Closed(crate::source::Closed { key: key.clone(), selector: None, problem }), &faults);
+        assert_eq!(builder.flush().closed().count(), 1);
+        builder.event(Event::Delete(key), &faults);
+        assert_eq!(builder.flush().closed().count(), 0);
     }
 }

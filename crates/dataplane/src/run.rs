@@ -19,14 +19,14 @@ use crate::{
     admin::{self, Admin, Control, Known, Process, Query, Stage, View},
     bootstrap::Plan,
     dns::Resolver,
-    driver::{Pool, Report},
+    driver::{Report, Workers},
     error::BootstrapError,
     fixed::Fixed,
     logs::Logs,
     options::Options,
     secrets,
     sources::Sources,
-    store::{State, Store},
+    store::{ResourceState, Store},
 };
 
 /// Why the data plane could not start.
@@ -83,7 +83,7 @@ struct Proxy {
     changes: mpsc::Receiver<(Name, Result<Any, String>)>,
     sources: Sources,
     streams: mpsc::Receiver<(crate::sources::Source, crate::ads::Happened)>,
-    pool: Pool,
+    workers: Workers,
     reports: mpsc::UnboundedReceiver<Report>,
     queries: mpsc::Receiver<Query>,
     answers: (mpsc::UnboundedSender<Answered>, mpsc::UnboundedReceiver<Answered>),
@@ -147,7 +147,7 @@ impl Proxy {
             mark: options.mark,
         };
         let config = store.next(Duration::ZERO).unwrap_or_else(|| store.config().clone());
-        let pool = Pool::start(options.workers, &engine, &config, &reporter).map_err(failed("workers"))?;
+        let workers = Workers::start(options.workers, &engine, &config, &reporter).map_err(failed("workers"))?;
         let (sources, streams) = Sources::new(&plan, process.clone());
         let (asker, queries) = mpsc::channel(64);
         let (stage, stage_seen) = watch::channel(Stage::Initializing);
@@ -173,7 +173,7 @@ impl Proxy {
             changes,
             sources,
             streams,
-            pool,
+            workers,
             reports,
             queries,
             answers: mpsc::unbounded_channel(),
@@ -247,15 +247,15 @@ impl Proxy {
             Happening::Due => {
                 if self.reopen.is_some_and(|at| at <= self.now()) {
                     self.reopen = None;
-                    self.pool.reopen();
+                    self.workers.reopen();
                 }
                 self.refresh();
             }
             Happening::Report(report) => self.report(report),
-            Happening::Answered((worker, wait, answer)) => self.pool.answer(worker, wait, answer),
+            Happening::Answered((worker, wait, answer)) => self.workers.answer(worker, wait, answer),
             Happening::Inherited(address, socket) => {
                 tracing::info!(%address, "serving an inherited socket");
-                if let Err(error) = self.pool.inherit(address, &socket) {
+                if let Err(error) = self.workers.inherit(address, &socket) {
                     tracing::error!(%address, %error, "an inherited socket cannot be used");
                 }
             }
@@ -266,7 +266,7 @@ impl Proxy {
             Happening::Query(Query::Quit) => return false,
             Happening::Query(Query::DrainListeners) => {
                 self.set_stage(Stage::Draining);
-                self.pool.drain();
+                self.workers.drain();
             }
             Happening::Query(Query::View(sender)) => {
                 // Whoever asked may have gone away.
@@ -309,7 +309,7 @@ impl Proxy {
                 routes = config.routes.len(),
                 "a new configuration"
             );
-            self.pool.publish(&config);
+            self.workers.publish(&config);
             // What left the configuration may leave more names that nobody asks for.
             self.sources.ask(&mut self.store, now);
         }
@@ -319,12 +319,12 @@ impl Proxy {
 
     /// Says that there is no such resource where that is now known; where it came, the configuration itself has said so.
     fn answer_pending(&mut self) {
-        let (store, pool, sources) = (&self.store, &self.pool, &mut self.sources);
+        let (store, workers, sources) = (&self.store, &self.workers, &mut self.sources);
         self.pending.retain(|(worker, wait, kind, name)| {
             let there = kind.is_in(store.config(), name);
             let absent = !there && store.knows_absent(*kind, name);
             if absent {
-                pool.answer(*worker, *wait, Answer::Absent);
+                workers.answer(*worker, *wait, Answer::Absent);
                 sources.demand_no_more(*kind, name);
             }
             !there && !absent
@@ -350,7 +350,7 @@ impl Proxy {
                     // Asked for before it is judged whether it is known to be absent.
                     self.refresh();
                 } else {
-                    self.pool.answer(worker, wait, Answer::Absent);
+                    self.workers.answer(worker, wait, Answer::Absent);
                 }
             }
             Report::Snapshot { request, snapshot, .. } => self.scraped(request, *snapshot),
@@ -379,8 +379,8 @@ impl Proxy {
     fn scrape(&mut self, sender: oneshot::Sender<Snapshot>) {
         self.scrapes.last += 1;
         self.scrapes.open.retain(|_, (_, _, waiting)| !waiting.is_closed());
-        self.scrapes.open.insert(self.scrapes.last, (self.pool.len(), Snapshot::default(), sender));
-        self.pool.snapshot(self.scrapes.last);
+        self.scrapes.open.insert(self.scrapes.last, (self.workers.len(), Snapshot::default(), sender));
+        self.workers.snapshot(self.scrapes.last);
     }
 
     fn scraped(&mut self, request: u64, snapshot: Snapshot) {
@@ -413,7 +413,7 @@ impl Proxy {
     /// only as long as no listener is refused for want of a good version or has a part that is closed.
     fn check_ready(&mut self) {
         let stage = *self.stage.borrow();
-        let lame = self.store.held(Kind::Listener).find(|(_, held)| held.is_lame()).map(|(name, _)| name);
+        let lame = self.store.resources(Kind::Listener).find(|(_, stored)| stored.is_lame()).map(|(name, _)| name);
         match (stage, lame) {
             (Stage::Live, Some(name)) => {
                 tracing::warn!(%name, "the proxy is not ready any more: a listener is refused, wholly or in part");
@@ -422,14 +422,14 @@ impl Proxy {
             (Stage::Initializing, None) => {}
             _ => return,
         }
-        let told = self.store.is_complete(Kind::Listener) && self.store.is_complete(Kind::Cluster);
+        let complete = self.store.is_complete(Kind::Listener) && self.store.is_complete(Kind::Cluster);
         let warm = self
             .store
-            .held(Kind::Listener)
-            .all(|(name, held)| held.state() != State::Warming || self.store.is_held_up(Kind::Listener, name));
+            .resources(Kind::Listener)
+            .all(|(name, stored)| stored.state() != ResourceState::Warming || self.store.is_blocked(Kind::Listener, name));
         let generation = self.store.config().generation;
-        let open = (0..self.pool.len()).all(|w| self.listening.get(&w).is_some_and(|(seen, _)| *seen >= generation));
-        if told && warm && open && self.faults().is_empty() {
+        let open = (0..self.workers.len()).all(|w| self.listening.get(&w).is_some_and(|(seen, _)| *seen >= generation));
+        if complete && warm && open && self.faults().is_empty() {
             tracing::info!("the proxy is ready");
             self.set_stage(Stage::Live);
         }
@@ -445,17 +445,17 @@ impl Proxy {
     fn view(&self) -> View {
         let wall = |at: Duration| self.clock.1 + at;
         let kinds = [Kind::Cluster, Kind::Assignment, Kind::Listener, Kind::Route, Kind::Secret];
-        let known = |kind: Kind, name: &Name, held: &crate::store::Held| Known {
+        let known = |kind: Kind, name: &Name, stored: &crate::store::Stored| Known {
             kind,
             name: name.clone(),
             fixed: self.fixed.contains(&(kind, name.clone())),
-            entry: held.active.as_ref().or(held.latest.as_ref()).map(|e| (e.clone(), wall(e.arrived))),
-            warming: held.active.is_none(),
-            refused: held.rejected.as_ref().map(|r| (r.version.clone(), r.reason.clone(), wall(r.at))),
+            entry: stored.active.as_ref().or(stored.latest.as_ref()).map(|e| (e.clone(), wall(e.arrived))),
+            warming: stored.active.is_none(),
+            refused: stored.rejected.as_ref().map(|r| (r.version.clone(), r.reason.clone(), wall(r.at))),
         };
         View {
             config: self.store.config().clone(),
-            resources: kinds.into_iter().flat_map(|kind| self.store.held(kind).map(move |(n, h)| known(kind, n, h))).collect(),
+            resources: kinds.into_iter().flat_map(|kind| self.store.resources(kind).map(move |(n, h)| known(kind, n, h))).collect(),
             failed: self.listening.values().flat_map(|(_, failed)| failed.iter().cloned()).collect(),
             unfit: self.store.unfit().iter().map(|(name, why)| (name.clone(), why.to_string())).collect(),
             connected: self.sources.connected(),
@@ -468,9 +468,9 @@ impl Proxy {
         tracing::info!(seconds = self.options.drain_time.as_secs(), "draining");
         self.set_stage(Stage::Draining);
         self.idle.clear();
-        self.pool.drain();
+        self.workers.drain();
         let until = tokio::time::Instant::now() + self.options.drain_time;
-        while self.idle.len() < self.pool.len() && !self.dead {
+        while self.idle.len() < self.workers.len() && !self.dead {
             match tokio::time::timeout_at(until, self.next()).await {
                 Ok(Happening::Query(Query::Quit)) | Err(_) => return,
                 Ok(happening) => {
@@ -481,8 +481,8 @@ impl Proxy {
     }
 
     async fn end(self) {
-        let Proxy { pool, mut reports, logs: (logs, thread), pages, .. } = self;
-        let stopped = tokio::task::spawn_blocking(move || pool.stop());
+        let Proxy { workers, mut reports, logs: (logs, thread), pages, .. } = self;
+        let stopped = tokio::task::spawn_blocking(move || workers.stop());
         if stopped.await.is_err() {
             tracing::error!("a worker could not be stopped");
         }

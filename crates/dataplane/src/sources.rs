@@ -232,7 +232,7 @@ impl Sources {
                     rejected
                 });
                 match judged {
-                    Ok(()) if *source == Source::Aggregated && matches!(kind, Kind::Cluster | Kind::Listener) => store.told_all(kind),
+                    Ok(()) if *source == Source::Aggregated && matches!(kind, Kind::Cluster | Kind::Listener) => store.set_complete(kind),
                     Ok(()) => {}
                     Err(unasked) => tracing::warn!(?source, %unasked, "a response is dropped"),
                 }

@@ -47,4 +47,4 @@ pub use relay::{Alias, RelayPolicy};
 pub use restart::RestartDelay;
 pub use router::{Router, RouterOptions};
 pub use rundir::{RunDir, RunDirError};
-pub use spec::{Io, Kind, Mount, Source, Spec, Workload};
+pub use spec::{Io, Mount, ProcessKind, Source, Spec, Workload};

@@ -21,13 +21,13 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// A log file. When it has reached its size it is renamed to `NAME.1`, in place of an older one.
 #[derive(Clone, Debug)]
 pub struct LogFile {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<LogState>>,
     /// How many pipes are open.
     open: watch::Sender<usize>,
 }
 
 #[derive(Debug)]
-struct State {
+struct LogState {
     path: PathBuf,
     file: File,
     length: u64,
@@ -38,7 +38,7 @@ struct State {
     losing: bool,
 }
 
-impl State {
+impl LogState {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.length > 0 && self.length + bytes.len() as u64 > self.limit {
             let mut old = self.path.clone().into_os_string();
@@ -65,7 +65,7 @@ impl LogFile {
     pub fn open(path: &Path, limit: u64) -> io::Result<LogFile> {
         let file = append(path)?;
         let length = file.metadata()?.len();
-        let state = State { path: path.to_owned(), file, length, limit, tail: Vec::new(), losing: false };
+        let state = LogState { path: path.to_owned(), file, length, limit, tail: Vec::new(), losing: false };
         Ok(LogFile { state: Arc::new(Mutex::new(state)), open: watch::Sender::new(0) })
     }
 
@@ -105,7 +105,7 @@ impl LogFile {
         self.write(format!("{line}\n").as_bytes());
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, LogState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

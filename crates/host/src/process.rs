@@ -30,7 +30,7 @@ use tokio::{
 };
 
 use crate::{
-    Host, HostError, Io, Kind, Spec,
+    Host, HostError, Io, ProcessKind, Spec,
     netns::{NetNs, on_thread},
     stage::{self, Job, Order},
 };
@@ -147,8 +147,8 @@ impl Supervisor {
         let what = || format!("{}: start", spec.name);
         let namespace = host.namespace().try_clone().map_err(HostError::io(what()))?;
         let (around, user) = match &spec.kind {
-            Kind::Proxy | Kind::Control => (Around::Same, (None, None)),
-            Kind::Workload(workload) => (Around::New, (workload.uid, workload.gid)),
+            ProcessKind::Proxy | ProcessKind::Control => (Around::Same, (None, None)),
+            ProcessKind::Workload(workload) => (Around::New, (workload.uid, workload.gid)),
         };
         self.run(Some(namespace), around, spec, Job::Start, user, io).await
     }
@@ -163,7 +163,7 @@ impl Supervisor {
         let pidfd = workload.pidfd().map_err(HostError::io(what()))?;
         let (uid, gid) = workload.user;
         let mut spec = spec.clone();
-        spec.kind = Kind::Workload(crate::Workload::default());
+        spec.kind = ProcessKind::Workload(crate::Workload::default());
         self.run(None, Around::Of(pidfd), &spec, Job::Join { uid, gid }, workload.user, io).await
     }
 
@@ -180,7 +180,7 @@ impl Supervisor {
         let (read, write) = std::io::pipe().map_err(HostError::io(what()))?;
         let children = self.children.clone();
         let copy = spec.clone();
-        let open_files = matches!(spec.kind, Kind::Workload(_)).then_some(self.open_files);
+        let open_files = matches!(spec.kind, ProcessKind::Workload(_)).then_some(self.open_files);
         let started = on_thread(move || {
             if let Some(namespace) = namespace {
                 namespace.enter()?;

@@ -16,12 +16,12 @@ pub struct Spec {
     /// The working directory; absent, `/`.
     pub cwd: Option<PathBuf>,
     /// What kind of process, and so what it may do.
-    pub kind: Kind,
+    pub kind: ProcessKind,
 }
 
 /// What a process may do and see.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Kind {
+pub enum ProcessKind {
     /// The mesh's PID and mount namespaces, the host's network namespace, NET_ADMIN, NET_RAW and
     /// NET_BIND_SERVICE as ambient capabilities and no others; not dumpable, if it is this same binary.
     Proxy,

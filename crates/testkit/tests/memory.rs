@@ -376,6 +376,6 @@ fn a_folder() {
     let pods = pods.keys().filter_map(|key| pods.object(&key).cloned().map(mizzen_model::Change::Apply));
     let snapshot = loaded.snapshot.apply(pods);
     let found = resources(&snapshot, &proxy_of(&snapshot, "shop", "web").unwrap());
-    assert!(found.0[&mizzen_translate::Kind::Cluster].contains_key("outbound|9080||reviews.shop.svc.cluster.local"));
+    assert!(found.0[&mizzen_translate::ResourceKind::Cluster].contains_key("outbound|9080||reviews.shop.svc.cluster.local"));
     assert!(proxy_of(&snapshot, "shop", "nobody").is_none());
 }

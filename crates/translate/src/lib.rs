@@ -36,7 +36,7 @@ use mizzen_types::Name;
 
 /// A type of resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum ResourceKind {
     /// `envoy.config.cluster.v3.Cluster`
     Cluster,
     /// `envoy.config.endpoint.v3.ClusterLoadAssignment`
@@ -49,24 +49,25 @@ pub enum Kind {
     NameTable,
 }
 
-impl Kind {
+impl ResourceKind {
     /// All kinds, in the order in which they are sent.
-    pub const ALL: [Kind; 5] = [Kind::Cluster, Kind::Endpoints, Kind::Listener, Kind::Route, Kind::NameTable];
+    pub const ALL: [ResourceKind; 5] =
+        [ResourceKind::Cluster, ResourceKind::Endpoints, ResourceKind::Listener, ResourceKind::Route, ResourceKind::NameTable];
 
     /// The type URL of its resources.
     pub fn type_url(self) -> String {
         match self {
-            Kind::Cluster => wire::type_url::<envoy::config::cluster::v3::Cluster>(),
-            Kind::Endpoints => wire::type_url::<envoy::config::endpoint::v3::ClusterLoadAssignment>(),
-            Kind::Listener => wire::type_url::<envoy::config::listener::v3::Listener>(),
-            Kind::Route => wire::type_url::<envoy::config::route::v3::RouteConfiguration>(),
-            Kind::NameTable => "type.googleapis.com/istio.networking.nds.v1.NameTable".into(),
+            ResourceKind::Cluster => wire::type_url::<envoy::config::cluster::v3::Cluster>(),
+            ResourceKind::Endpoints => wire::type_url::<envoy::config::endpoint::v3::ClusterLoadAssignment>(),
+            ResourceKind::Listener => wire::type_url::<envoy::config::listener::v3::Listener>(),
+            ResourceKind::Route => wire::type_url::<envoy::config::route::v3::RouteConfiguration>(),
+            ResourceKind::NameTable => "type.googleapis.com/istio.networking.nds.v1.NameTable".into(),
         }
     }
 
     /// The kind with this type URL.
-    pub fn from_type_url(url: &str) -> Option<Kind> {
-        Kind::ALL.into_iter().find(|kind| kind.type_url() == url)
+    pub fn from_type_url(url: &str) -> Option<ResourceKind> {
+        ResourceKind::ALL.into_iter().find(|kind| kind.type_url() == url)
     }
 }
 
@@ -80,31 +81,33 @@ pub struct Resource {
 }
 
 /// The names of a proxy's resources of a kind, each once, in the order in which they are sent.
-pub fn list(reader: &Reader<'_>, view: &ProxyView, kind: Kind) -> Vec<Name> {
+pub fn list(reader: &Reader<'_>, view: &ProxyView, kind: ResourceKind) -> Vec<Name> {
     let scope = scope::Scope::new(reader, view);
     match (kind, view.kind(reader)) {
-        (Kind::Cluster, _) => cds::list(&scope),
-        (Kind::Endpoints, _) => eds::list(&scope),
-        (Kind::Listener, ProxyType::Sidecar) => lds::list(&scope),
-        (Kind::Route, ProxyType::Sidecar) => rds::list(&scope),
-        (Kind::Listener, ProxyType::Router) => gateway::list_listeners(&scope),
-        (Kind::Route, ProxyType::Router) => gateway::list_routes(&scope),
-        (Kind::NameTable, ProxyType::Sidecar) => vec![Name::from("")],
-        (Kind::NameTable, ProxyType::Router) => Vec::new(),
+        (ResourceKind::Cluster, _) => cds::list(&scope),
+        (ResourceKind::Endpoints, _) => eds::list(&scope),
+        (ResourceKind::Listener, ProxyType::Sidecar) => lds::list(&scope),
+        (ResourceKind::Route, ProxyType::Sidecar) => rds::list(&scope),
+        (ResourceKind::Listener, ProxyType::Router) => gateway::list_listeners(&scope),
+        (ResourceKind::Route, ProxyType::Router) => gateway::list_routes(&scope),
+        (ResourceKind::NameTable, ProxyType::Sidecar) => vec![Name::from("")],
+        (ResourceKind::NameTable, ProxyType::Router) => Vec::new(),
     }
 }
 
 /// One resource of a proxy; `None` if it has none of that name.
-pub fn build(reader: &Reader<'_>, view: &ProxyView, kind: Kind, name: &Name) -> Option<Resource> {
+pub fn build(reader: &Reader<'_>, view: &ProxyView, kind: ResourceKind, name: &Name) -> Option<Resource> {
     let scope = scope::Scope::new(reader, view);
     let any = match (kind, view.kind(reader)) {
-        (Kind::Cluster, _) => cds::build(&scope, name)?,
-        (Kind::Endpoints, _) => eds::build(&scope, name)?,
-        (Kind::Listener, ProxyType::Sidecar) => lds::build(&scope, name)?,
-        (Kind::Route, ProxyType::Sidecar) => rds::build(&scope, name)?,
-        (Kind::Listener, ProxyType::Router) => gateway::build_listener(&scope, name)?,
-        (Kind::Route, ProxyType::Router) => gateway::build_route(&scope, name)?,
-        (Kind::NameTable, _) => return name.is_empty().then(|| Resource { name: name.clone(), any: nds::encode(&nds::table(&scope)) }),
+        (ResourceKind::Cluster, _) => cds::build(&scope, name)?,
+        (ResourceKind::Endpoints, _) => eds::build(&scope, name)?,
+        (ResourceKind::Listener, ProxyType::Sidecar) => lds::build(&scope, name)?,
+        (ResourceKind::Route, ProxyType::Sidecar) => rds::build(&scope, name)?,
+        (ResourceKind::Listener, ProxyType::Router) => gateway::build_listener(&scope, name)?,
+        (ResourceKind::Route, ProxyType::Router) => gateway::build_route(&scope, name)?,
+        (ResourceKind::NameTable, _) => {
+            return name.is_empty().then(|| Resource { name: name.clone(), any: nds::encode(&nds::table(&scope)) });
+        }
     };
     Some(Resource { name: name.clone(), any })
 }

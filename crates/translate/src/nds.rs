@@ -10,7 +10,7 @@ use mizzen_protos::{
 };
 use prost::Message as _;
 
-use crate::{Kind, scope::Scope, wire};
+use crate::{ResourceKind, scope::Scope, wire};
 
 /// Each service's host with its virtual addresses; a headless one with its pods'.
 pub(crate) fn table(scope: &Scope<'_, '_>) -> NameTable {
@@ -64,5 +64,5 @@ pub(crate) fn encode(table: &NameTable) -> Any {
     for (name, info) in names {
         wire::entry(&mut value, 1, name, &info.encode_to_vec());
     }
-    Any { type_url: Kind::NameTable.type_url(), value }
+    Any { type_url: ResourceKind::NameTable.type_url(), value }
 }

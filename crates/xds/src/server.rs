@@ -45,7 +45,7 @@ pub trait State {
     fn names(&mut self, type_url: &str) -> Vec<Name>;
     /// One resource, or `None` if there is no such.
     fn resource(&mut self, type_url: &str, name: &str) -> Option<Resource>;
-    /// Whether it is not known yet if there is such a resource: then its absence is not told, and others do not wait for it. When it becomes
+    /// Whether it is not known yet if there is such a resource: then its absence is not answered, and others do not wait for it. When it becomes
     /// known, [`Session::changed`] says so.
     fn is_pending(&mut self, _type_url: &str, _name: &str) -> bool {
         false
@@ -100,17 +100,17 @@ pub struct Session {
     nonces: u64,
 }
 
-/// What the client holds under a name.
+/// What the client has under a name, as far as it was sent or the client said so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Held {
+enum SentVersion {
     Absent,
     Foreign,
     Version(Version),
 }
 
 #[derive(Clone, Debug)]
-struct Told {
-    held: Held,
+struct Sent {
+    version: SentVersion,
     acked: Option<Version>,
     rejected: Option<(Version, String)>,
 }
@@ -126,7 +126,7 @@ struct Flight {
 struct Watch {
     wildcard: bool,
     explicit: BTreeSet<Name>,
-    told: BTreeMap<Name, Told>,
+    sent: BTreeMap<Name, Sent>,
     /// Must be answered even if the client seems to hold it.
     forced: BTreeSet<Name>,
     /// Everything must be compared with the state.
@@ -169,7 +169,7 @@ pub struct TypeStatus {
     pub pending: usize,
     /// The words of the latest rejection, until something is taken again.
     pub error: Option<String>,
-    /// What the client was told of each resource.
+    /// What was sent of each resource.
     pub resources: Vec<ResourceStatus>,
 }
 
@@ -178,7 +178,7 @@ pub struct TypeStatus {
 pub struct ResourceStatus {
     /// Its name.
     pub name: Name,
-    /// The version that was sent, or that the client came with; `None` if the client was told that there is no such resource.
+    /// The version that was sent, or that the client came with; `None` if the answer was that there is no such resource.
     pub sent: Option<Version>,
     /// The latest version that the client took.
     pub acked: Option<Version>,
@@ -296,7 +296,7 @@ impl Session {
 
     /// Whether the client's last word on some resource was a rejection.
     pub fn has_rejections(&self) -> bool {
-        self.watches.values().any(|w| w.told.values().any(|t| t.rejected.is_some()))
+        self.watches.values().any(|w| w.sent.values().any(|t| t.rejected.is_some()))
     }
 
     /// How far the client is, by type.
@@ -353,8 +353,8 @@ impl Watch {
         for (name, version) in &request.initial_resource_versions {
             if all || asked.contains(name.as_str()) {
                 let version: Option<Version> = version.parse().ok();
-                let held = version.map_or(Held::Foreign, Held::Version);
-                self.told.insert(name.as_str().into(), Told { held, acked: version, rejected: None });
+                let sent = version.map_or(SentVersion::Foreign, SentVersion::Version);
+                self.sent.insert(name.as_str().into(), Sent { version: sent, acked: version, rejected: None });
             }
         }
     }
@@ -371,7 +371,7 @@ impl Watch {
             }
             let name: Name = name.as_str().into();
             let new = self.explicit.insert(name.clone());
-            if !(first && new && self.told.contains_key(&name)) {
+            if !(first && new && self.sent.contains_key(&name)) {
                 self.forced.insert(name);
             }
         }
@@ -381,14 +381,14 @@ impl Watch {
         for name in names {
             if name == types::WILDCARD {
                 self.wildcard = false;
-                self.told.retain(|name, _| self.explicit.contains(name));
+                self.sent.retain(|name, _| self.explicit.contains(name));
             } else if self.explicit.remove(name.as_str()) {
                 if self.wildcard {
-                    // The client cannot know whether the wildcard covers it, so it must be told.
+                    // The client cannot know whether the wildcard covers it, so it must be answered.
                     self.forced.insert(name.as_str().into());
                     self.due = true;
                 } else {
-                    self.told.remove(name.as_str());
+                    self.sent.remove(name.as_str());
                     self.forced.remove(name.as_str());
                 }
             }
@@ -404,7 +404,7 @@ impl Watch {
         let Some(error) = error else {
             self.acks += 1;
             flight.sent.iter().for_each(|(name, version)| self.accepted(name, *version));
-            if self.told.values().all(|t| t.rejected.is_none()) {
+            if self.sent.values().all(|t| t.rejected.is_none()) {
                 self.error = None;
             }
             return Some(Verdict::Ack);
@@ -417,8 +417,8 @@ impl Watch {
                 None => self.accepted(name, *version),
                 Some((_, reason)) => {
                     // A rejection of what was replaced in the meantime says nothing about what is there now.
-                    if let Some(told) = self.told.get_mut(name).filter(|t| t.held == Held::Version(*version)) {
-                        told.rejected = Some((*version, reason.clone()));
+                    if let Some(sent) = self.sent.get_mut(name).filter(|t| t.version == SentVersion::Version(*version)) {
+                        sent.rejected = Some((*version, reason.clone()));
                     }
                 }
             }
@@ -427,15 +427,15 @@ impl Watch {
     }
 
     fn accepted(&mut self, name: &Name, version: Version) {
-        if let Some(told) = self.told.get_mut(name).filter(|t| t.held != Held::Absent) {
-            told.acked = Some(version);
-            if told.held == Held::Version(version) {
-                told.rejected = None;
+        if let Some(sent) = self.sent.get_mut(name).filter(|t| t.version != SentVersion::Absent) {
+            sent.acked = Some(version);
+            if sent.version == SentVersion::Version(version) {
+                sent.rejected = None;
             }
         }
     }
 
-    /// Compares with the state, and notes the difference as told.
+    /// Compares with the state, and notes the difference as sent.
     fn diff(&mut self, type_url: &str, state: &mut dyn State) -> Diff {
         let mut diff = Diff { owed: std::mem::take(&mut self.owed), ..Diff::default() };
         let forced = std::mem::take(&mut self.forced);
@@ -456,7 +456,7 @@ impl Watch {
             }
         }
         if all {
-            let gone: Vec<Name> = self.told.keys().chain(&forced).filter(|n| !wanted.contains(*n)).cloned().collect();
+            let gone: Vec<Name> = self.sent.keys().chain(&forced).filter(|n| !wanted.contains(*n)).cloned().collect();
             let gone: BTreeSet<Name> = gone.into_iter().collect();
             gone.iter().for_each(|name| self.missing(name, forced.contains(name), &mut diff));
         }
@@ -464,20 +464,20 @@ impl Watch {
     }
 
     fn compare(&mut self, name: &Name, resource: Resource, forced: bool, diff: &mut Diff) {
-        let held = Held::Version(resource.version);
-        match self.told.get_mut(name) {
-            Some(told) if told.held == held && !forced => return,
-            Some(told) => {
-                if told.held != Held::Absent {
+        let version = SentVersion::Version(resource.version);
+        match self.sent.get_mut(name) {
+            Some(sent) if sent.version == version && !forced => return,
+            Some(sent) => {
+                if sent.version != SentVersion::Absent {
                     diff.changed.push(name.clone());
                 }
-                if told.held != held {
-                    told.held = held;
-                    told.rejected = None;
+                if sent.version != version {
+                    sent.version = version;
+                    sent.rejected = None;
                 }
             }
             None => {
-                self.told.insert(name.clone(), Told { held, acked: None, rejected: None });
+                self.sent.insert(name.clone(), Sent { version, acked: None, rejected: None });
             }
         }
         diff.added.push((name.clone(), resource));
@@ -485,26 +485,26 @@ impl Watch {
 
     fn missing(&mut self, name: &Name, forced: bool, diff: &mut Diff) {
         let explicit = self.explicit.contains(name);
-        let before = self.told.get(name).map(|t| t.held);
-        if forced || before.is_some_and(|held| held != Held::Absent) || (explicit && before.is_none()) {
+        let before = self.sent.get(name).map(|t| t.version);
+        if forced || before.is_some_and(|version| version != SentVersion::Absent) || (explicit && before.is_none()) {
             diff.removed.push(name.clone());
         }
         if explicit {
-            self.told.insert(name.clone(), Told { held: Held::Absent, acked: None, rejected: None });
+            self.sent.insert(name.clone(), Sent { version: SentVersion::Absent, acked: None, rejected: None });
         } else {
-            self.told.remove(name);
+            self.sent.remove(name);
         }
     }
 
     fn status(&self, type_url: &Name) -> TypeStatus {
-        let resource = |(name, told): (&Name, &Told)| ResourceStatus {
+        let resource = |(name, sent): (&Name, &Sent)| ResourceStatus {
             name: name.clone(),
-            sent: match told.held {
-                Held::Version(version) => Some(version),
-                Held::Absent | Held::Foreign => None,
+            sent: match sent.version {
+                SentVersion::Version(version) => Some(version),
+                SentVersion::Absent | SentVersion::Foreign => None,
             },
-            acked: told.acked,
-            rejected: told.rejected.clone(),
+            acked: sent.acked,
+            rejected: sent.rejected.clone(),
         };
         TypeStatus {
             type_url: type_url.clone(),
@@ -515,7 +515,7 @@ impl Watch {
             nacks: self.nacks,
             pending: self.in_flight.len(),
             error: self.error.clone(),
-            resources: self.told.iter().map(resource).collect(),
+            resources: self.sent.iter().map(resource).collect(),
         }
     }
 }

@@ -28,7 +28,7 @@ use self::{
 
 /// What is measured, and how long.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct BenchArgs {
     /// How often each contender takes its turn for each row; the median counts.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
@@ -119,7 +119,7 @@ impl Row {
 }
 
 /// Measures and prints.
-pub(crate) fn proxy(mut args: Args) -> Result<()> {
+pub(crate) fn proxy(mut args: BenchArgs) -> Result<()> {
     if !args.inside {
         return enter(&mut args);
     }
@@ -171,7 +171,7 @@ fn measure(contender: &Contender, hosts: &Hosts, dir: &Path, row: Row, seconds: 
 }
 
 /// Finds both binaries, and starts this program again in namespaces of its own.
-fn enter(args: &mut Args) -> Result<()> {
+fn enter(args: &mut BenchArgs) -> Result<()> {
     for program in ["wrk", "nginx", "ip", "unshare"] {
         if find(program).is_none() {
             bail!("`{program}` is not installed: apt-get install wrk nginx-light iproute2 util-linux");

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::{Args, Row, load::Measured};
+use super::{BenchArgs, Row, load::Measured};
 
 /// One number of a measurement.
 struct Column {
@@ -43,7 +43,7 @@ pub(super) fn table(results: &[(Row, [Measured; 2])]) -> String {
 }
 
 /// The same as data.
-pub(super) fn json(results: &[(Row, [Measured; 2])], args: &Args) -> Value {
+pub(super) fn json(results: &[(Row, [Measured; 2])], args: &BenchArgs) -> Value {
     let side = |row: Row, m: &Measured| {
         let numbers = columns(row).map(|c| (c.key.to_owned(), json!((c.of)(m))));
         numbers.chain([("requests".to_owned(), json!(m.requests))]).collect::<serde_json::Map<_, _>>()

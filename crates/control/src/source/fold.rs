@@ -55,8 +55,8 @@ struct File {
 struct Live {
     object: Arc<Object>,
     owner: Arc<str>,
-    /// Whether it has been told.
-    told: bool,
+    /// Whether an event has said so.
+    sent: bool,
 }
 
 /// One document's claim to an object.
@@ -88,7 +88,7 @@ struct Findings {
 impl Fold {
     /// Begins with what an earlier run accepted last: it is in force as far as the files do not say otherwise.
     pub(super) fn new(delete_after: Duration, remembered: Vec<Arc<Object>>) -> Self {
-        let live = |object: Arc<Object>| (object.key(), Live { owner: object.meta().origin.file.clone(), object, told: false });
+        let live = |object: Arc<Object>| (object.key(), Live { owner: object.meta().origin.file.clone(), object, sent: false });
         Fold {
             delete_after,
             started: false,
@@ -133,7 +133,7 @@ impl Fold {
         let mut findings = self.find();
         self.refuse(&mut findings);
         self.expire(now, &mut findings);
-        self.tell(findings)
+        self.emit(findings)
     }
 
     /// Gives each object to one claim, and applies the good ones.
@@ -161,11 +161,11 @@ impl Fold {
             match winner.entry {
                 Ok(object) => {
                     let live = self.live.get(&key);
-                    let same = live.is_some_and(|live| live.told && unchanged(&live.object, object));
+                    let same = live.is_some_and(|live| live.sent && unchanged(&live.object, object));
                     if !same {
                         found.events.push(Event::Apply(object.clone()));
                     }
-                    self.live.insert(key.clone(), Live { object: object.clone(), owner: winner.file.clone(), told: true });
+                    self.live.insert(key.clone(), Live { object: object.clone(), owner: winner.file.clone(), sent: true });
                 }
                 Err(refusal) => {
                     let fault = Fault { file: winner.file.clone(), key: Some(key.clone()), document: 0 };
@@ -189,21 +189,21 @@ impl Fold {
                 if refusal.key.is_some() {
                     continue;
                 }
-                let held: Vec<Key> = self
+                let owned: Vec<Key> = self
                     .live
                     .iter()
                     .filter(|(key, live)| live.owner == *file && !found.claimed.contains(*key))
                     .map(|(key, _)| key.clone())
                     .collect();
                 // A policy without a name is taken for a new one, unless it may be one of this file that is in force.
-                let known = |closes: &Closes| held.iter().any(|key| key.kind == closes.kind && key.namespace == closes.namespace);
+                let known = |closes: &Closes| owned.iter().any(|key| key.kind == closes.kind && key.namespace == closes.namespace);
                 if let Some(closes) = refusal.closes.as_ref().filter(|closes| !known(closes)) {
                     let name = format!("{file}#{document}");
                     let key = Key::new(closes.kind, closes.namespace.clone(), name);
                     found.closed.extend(closed(key.clone(), refusal).map(|closed| (key, (closed, file.clone()))));
                 }
                 let fault = Fault { file: file.clone(), key: None, document };
-                let kept = !held.is_empty();
+                let kept = !owned.is_empty();
                 found.faults.insert(fault.clone(), Refused { fault, problems: refusal.problems.clone(), kept });
             }
             // After all documents of the file, so that each of them sees the same.
@@ -244,13 +244,13 @@ impl Fold {
         }
         self.due = due;
         for key in gone {
-            if self.live.remove(&key).is_some_and(|live| live.told) {
+            if self.live.remove(&key).is_some_and(|live| live.sent) {
                 found.events.push(Event::Delete(key));
             }
         }
         // Remembered objects whose files are still to be waited for, or are broken.
-        for live in self.live.values_mut().filter(|live| !live.told) {
-            live.told = true;
+        for live in self.live.values_mut().filter(|live| !live.sent) {
+            live.sent = true;
             found.events.push(Event::Apply(live.object.clone()));
         }
         let live = &self.live;
@@ -263,7 +263,7 @@ impl Fold {
     }
 
     /// Tells what differs from before.
-    fn tell(&mut self, found: Findings) -> Vec<Event> {
+    fn emit(&mut self, found: Findings) -> Vec<Event> {
         let Findings { mut events, faults, closed, .. } = found;
         for (key, (closed, _)) in &closed {
             if self.closed.get(key).map(|(before, _)| before) != Some(closed) {

@@ -248,7 +248,7 @@ pub(super) struct Proxy {
     /// Resources that came.
     pub(super) received: usize,
     pub(super) responses: usize,
-    held: BTreeMap<(String, String), Vec<u8>>,
+    accepted: BTreeMap<(String, String), Vec<u8>>,
     out: mpsc::Sender<DeltaDiscoveryRequest>,
     answers: Streaming<DeltaDiscoveryResponse>,
 }
@@ -258,7 +258,7 @@ impl Proxy {
         let mut client = Client::new(node(id, "storefront"));
         client.connected();
         let (out, answers) = Self::stream(world, svid).await?;
-        Ok(Proxy { client, reject: None, rejected: 0, received: 0, responses: 0, held: BTreeMap::new(), out, answers })
+        Ok(Proxy { client, reject: None, rejected: 0, received: 0, responses: 0, accepted: BTreeMap::new(), out, answers })
     }
 
     async fn stream(
@@ -278,7 +278,7 @@ impl Proxy {
     }
 
     pub(super) fn get(&self, type_url: &str, name: &str) -> Option<&[u8]> {
-        self.held.get(&(type_url.to_owned(), name.to_owned())).map(Vec::as_slice)
+        self.accepted.get(&(type_url.to_owned(), name.to_owned())).map(Vec::as_slice)
     }
 
     pub(super) fn has(&self, type_url: &str, name: &str) -> bool {
@@ -310,14 +310,14 @@ impl Proxy {
         for change in changes {
             let key = (type_url.clone(), change.name().to_string());
             match change {
-                Change::Removed { .. } => drop(self.held.remove(&key)),
+                Change::Removed { .. } => drop(self.accepted.remove(&key)),
                 Change::Added { name, .. } if self.reject == Some((&*type_url, &*name)) => {
                     self.rejected += 1;
                     rejected.push((name, "not today".to_owned()));
                 }
                 Change::Added { body, .. } => {
                     self.received += 1;
-                    self.held.insert(key, body.value);
+                    self.accepted.insert(key, body.value);
                 }
             }
         }

@@ -20,7 +20,7 @@ use tonic::{Code, Request};
 
 use crate::{
     source::Event,
-    status::{Configz, Live, State, Syncz},
+    status::{Configz, Live, SyncState, Syncz},
     tests::harness::{MESH, Proxy, World, objects},
     token::CA_AUDIENCE,
 };
@@ -62,7 +62,12 @@ async fn from_a_token_to_the_configuration() {
     let states: Vec<_> = status.proxies[0].types.iter().map(|t| (t.name.as_str(), t.state)).collect();
     assert_eq!(
         states,
-        [("Cluster", State::Synced), ("ClusterLoadAssignment", State::Synced), ("Listener", State::Synced), ("NameTable", State::Synced)]
+        [
+            ("Cluster", SyncState::Synced),
+            ("ClusterLoadAssignment", SyncState::Synced),
+            ("Listener", SyncState::Synced),
+            ("NameTable", SyncState::Synced)
+        ]
     );
     assert_eq!(status.proxies[0].proxy, "storefront-0.shop");
     let metrics = world.metrics().await;
@@ -192,9 +197,9 @@ async fn rejections_are_known() {
     proxy.client.watch_all(LISTENER);
     proxy.until(|p| p.rejected > 0 && p.has(LISTENER, "virtualInbound")).await;
     proxy.flush().await;
-    let status: Syncz = world.until("/debug/syncz", |s: &Syncz| s.proxies[0].types.iter().all(|t| t.state != State::Stale)).await;
+    let status: Syncz = world.until("/debug/syncz", |s: &Syncz| s.proxies[0].types.iter().all(|t| t.state != SyncState::Stale)).await;
     let clusters = &status.proxies[0].types[0];
-    assert_eq!((clusters.state, clusters.nacked), (State::Error, 1));
+    assert_eq!((clusters.state, clusters.nacked), (SyncState::Error, 1));
     assert_eq!(clusters.error.as_deref(), Some("outbound|9080||reviews.shop.svc.cluster.local: not today"));
     let (bad, good): (Vec<_>, Vec<_>) = clusters.resources.iter().partition(|r| r.rejected.is_some());
     assert_eq!((bad[0].name.as_str(), bad[0].acked.as_deref(), bad.len()), (REVIEWS, None, 1));

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::ANSWER_WITHIN;
 use crate::store::Entry;
 
-/// A resource as it is held.
+/// A resource as it is stored.
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
     pub(crate) kind: Kind,

@@ -1,6 +1,6 @@
 //! Workers: each a thread with a runtime of its own, an engine [`Worker`](mizzen_engine::Worker), and the sockets that it owns.
 //!
-//! The control thread talks to them by [`Pool`] and hears from them by [`Report`]s.
+//! The control thread talks to them by [`Workers`] and hears from them by [`Report`]s.
 
 mod shared;
 mod sockets;
@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 pub enum Report {
     /// Lines for a log file.
     Log(Arc<str>, Vec<u8>),
-    /// Somebody waits for an answer from outside: send it by [`Pool::answer`].
+    /// Somebody waits for an answer from outside: send it by [`Workers::answer`].
     Ask {
         /// Which worker.
         worker: usize,
@@ -31,11 +31,11 @@ pub enum Report {
         /// What is asked.
         question: Question,
     },
-    /// The answer to [`Pool::snapshot`], from one worker.
+    /// The answer to [`Workers::snapshot`], from one worker.
     Snapshot {
         /// Which worker.
         worker: usize,
-        /// The number that was given to [`Pool::snapshot`].
+        /// The number that was given to [`Workers::snapshot`].
         request: u64,
         /// Its counters and pools.
         snapshot: Box<Snapshot>,
@@ -56,7 +56,7 @@ pub enum Report {
         /// Which worker.
         worker: usize,
     },
-    /// A worker has drained: none of the connections that it accepted is left, after [`Pool::drain`] or [`Pool::stop`].
+    /// A worker has drained: none of the connections that it accepted is left, after [`Workers::drain`] or [`Workers::stop`].
     Idle {
         /// Which worker.
         worker: usize,
@@ -79,16 +79,21 @@ enum Order {
 
 /// All workers of the process.
 #[derive(Debug)]
-pub struct Pool {
+pub struct Workers {
     workers: Vec<(mpsc::UnboundedSender<Order>, std::thread::JoinHandle<()>)>,
 }
 
-impl Pool {
+impl Workers {
     /// Starts `count` workers on the first configuration. `options.seed` is varied for each.
     ///
     /// # Errors
     /// If a thread cannot be started.
-    pub fn start(count: usize, options: &Options, config: &Arc<Config>, reports: &mpsc::UnboundedSender<Report>) -> std::io::Result<Pool> {
+    pub fn start(
+        count: usize,
+        options: &Options,
+        config: &Arc<Config>,
+        reports: &mpsc::UnboundedSender<Report>,
+    ) -> std::io::Result<Workers> {
         let mut workers = Vec::new();
         for number in 0..count.max(1) {
             let (sender, orders) = mpsc::unbounded_channel();
@@ -97,7 +102,7 @@ impl Pool {
             let handle = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || thread::run(start, orders))?;
             workers.push((sender, handle));
         }
-        Ok(Pool { workers })
+        Ok(Workers { workers })
     }
 
     /// How many workers.

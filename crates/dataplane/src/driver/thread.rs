@@ -50,7 +50,7 @@ struct Driver {
     reports: mpsc::UnboundedSender<Report>,
     draining: Cell<bool>,
     /// The control thread knows that the draining is over.
-    told_idle: Cell<bool>,
+    reported_idle: Cell<bool>,
 }
 
 struct Accepting {
@@ -87,7 +87,7 @@ impl Driver {
             config: RefCell::new(start.config),
             reports: start.reports,
             draining: Cell::new(false),
-            told_idle: Cell::new(false),
+            reported_idle: Cell::new(false),
         });
         driver.reconcile();
         let mut flusher = spawn_local(driver.clone().flush());
@@ -126,7 +126,7 @@ impl Driver {
             Order::Reopen => self.reconcile(),
             Order::Drain => {
                 self.draining.set(true);
-                self.told_idle.set(false);
+                self.reported_idle.set(false);
                 self.stop_accepting(|_| true);
                 self.shared.worker().command(Command::Drain(None));
             }
@@ -161,8 +161,8 @@ impl Driver {
                 self.shared.due.notify_one();
             }
             // Idle connections to upstreams need not be waited for.
-            if self.draining.get() && !self.told_idle.get() && !self.sockets.borrow().values().any(|socket| socket.accepted) {
-                self.told_idle.set(true);
+            if self.draining.get() && !self.reported_idle.get() && !self.sockets.borrow().values().any(|socket| socket.accepted) {
+                self.reported_idle.set(true);
                 self.report(Report::Idle { worker: self.number });
             }
         }

@@ -6,7 +6,7 @@
 //! what the resource says. Until then its last version stays. A secret that is [`LATE`] holds up what names it and nothing else. What
 //! is removed leaves after what refers to it, at the latest after [`LINGER`]. Times are given by the caller, since any fixed point.
 
-mod held;
+mod stored;
 #[cfg(test)]
 mod tests;
 
@@ -20,7 +20,7 @@ use mizzen_ir::{Config, Draft, Kind, Refs, TlsRefusal, config::SecretRef};
 use mizzen_protos::Any;
 use mizzen_types::Name;
 
-pub use held::{Entry, Held, Rejected, State};
+pub use stored::{Entry, Rejected, ResourceState, Stored};
 
 /// How long a resource waits for what it names (Envoy's default for `initial_fetch_timeout`).
 pub const FETCH_TIMEOUT: Duration = Duration::from_secs(15);
@@ -73,7 +73,7 @@ impl Wait {
 /// All resources of the proxy.
 #[derive(Debug)]
 pub struct Store {
-    held: BTreeMap<Kind, BTreeMap<Name, Held>>,
+    resources: BTreeMap<Kind, BTreeMap<Name, Stored>>,
     /// Kinds of which everything was told: what is not there does not exist.
     complete: BTreeSet<Kind>,
     /// Named resources of which the server said that there is none.
@@ -81,7 +81,7 @@ pub struct Store {
     /// Missing resources that are waited for.
     waiting: BTreeMap<Key, Wait>,
     /// Resources whose last version waits for late secrets, and for nothing else.
-    held_up: BTreeSet<Key>,
+    blocked: BTreeSet<Key>,
     config: Arc<Config>,
     unfit: Vec<(Name, TlsRefusal)>,
 }
@@ -101,11 +101,11 @@ impl Store {
     /// Empty; `complete` names the kinds that nobody will send, as listeners in a static configuration.
     pub fn new(complete: impl IntoIterator<Item = Kind>) -> Store {
         Store {
-            held: ORDER.into_iter().map(|kind| (kind, BTreeMap::new())).collect(),
+            resources: ORDER.into_iter().map(|kind| (kind, BTreeMap::new())).collect(),
             complete: complete.into_iter().collect(),
             absent: BTreeSet::new(),
             waiting: BTreeMap::new(),
-            held_up: BTreeSet::new(),
+            blocked: BTreeSet::new(),
             config: Arc::default(),
             unfit: Vec::new(),
         }
@@ -121,21 +121,21 @@ impl Store {
         let compiled = compiled.and_then(|compiled| {
             if compiled.resource.name() == name { Ok(compiled) } else { Err(format!("it is called `{}` inside", compiled.resource.name())) }
         });
-        let held = self.held.entry(kind).or_default().entry(name.clone()).or_default();
+        let stored = self.resources.entry(kind).or_default().entry(name.clone()).or_default();
         match compiled {
             Ok(compiled) => {
                 self.absent.remove(&(kind, name.clone()));
                 let closed: Vec<String> = compiled.closed.iter().map(ToString::to_string).collect();
-                held.take(Entry { version: version.to_owned(), body, compiled, arrived: now });
+                stored.take(Entry { version: version.to_owned(), body, compiled, arrived: now });
                 if closed.is_empty() {
                     return Ok(());
                 }
                 let reason = format!("{} (this part is closed, the rest is taken)", closed.join("; "));
-                held.rejected = Some(Rejected { version: version.to_owned(), reason: reason.clone(), at: now });
+                stored.rejected = Some(Rejected { version: version.to_owned(), reason: reason.clone(), at: now });
                 Err(reason)
             }
             Err(reason) => {
-                held.rejected = Some(Rejected { version: version.to_owned(), reason: reason.clone(), at: now });
+                stored.rejected = Some(Rejected { version: version.to_owned(), reason: reason.clone(), at: now });
                 Err(reason)
             }
         }
@@ -144,16 +144,16 @@ impl Store {
     /// The server says that there is no such resource (any more).
     pub fn remove(&mut self, kind: Kind, name: &Name, now: Duration) {
         self.absent.insert((kind, name.clone()));
-        if let Some(held) = self.held.entry(kind).or_default().get_mut(name) {
-            held.remove(now);
+        if let Some(stored) = self.resources.entry(kind).or_default().get_mut(name) {
+            stored.remove(now);
         }
     }
 
     /// Nobody asks for this resource any more. Unlike a removed one it is not known to be absent.
     pub fn forget(&mut self, kind: Kind, name: &Name, now: Duration) {
         self.absent.remove(&(kind, name.clone()));
-        if let Some(held) = self.held.entry(kind).or_default().get_mut(name) {
-            held.remove(now);
+        if let Some(stored) = self.resources.entry(kind).or_default().get_mut(name) {
+            stored.remove(now);
         }
     }
 
@@ -163,7 +163,7 @@ impl Store {
     }
 
     /// The server has told all resources of a kind.
-    pub fn told_all(&mut self, kind: Kind) {
+    pub fn set_complete(&mut self, kind: Kind) {
         self.complete.insert(kind);
     }
 
@@ -175,7 +175,7 @@ impl Store {
     /// What has to be asked for by name, for all resources, in force or not yet.
     pub fn wanted(&self) -> Wanted {
         let mut wanted = Wanted::default();
-        for refs in self.held.values().flat_map(BTreeMap::values).flat_map(Held::refs) {
+        for refs in self.resources.values().flat_map(BTreeMap::values).flat_map(Stored::refs) {
             wanted.routes.extend(refs.routes.iter().cloned());
             wanted.assignments.extend(refs.assignments.iter().cloned());
             wanted.secrets.extend(refs.secrets.iter().cloned());
@@ -184,8 +184,8 @@ impl Store {
     }
 
     /// The resources of a kind, by name.
-    pub fn held(&self, kind: Kind) -> impl Iterator<Item = (&Name, &Held)> {
-        self.held.get(&kind).into_iter().flatten()
+    pub fn resources(&self, kind: Kind) -> impl Iterator<Item = (&Name, &Stored)> {
+        self.resources.get(&kind).into_iter().flatten()
     }
 
     /// What is in force.
@@ -195,12 +195,12 @@ impl Store {
 
     /// Whether nothing waits for something else.
     pub fn is_warm(&self) -> bool {
-        self.held.values().flat_map(BTreeMap::values).all(|held| held.state() != State::Warming)
+        self.resources.values().flat_map(BTreeMap::values).all(|stored| stored.state() != ResourceState::Warming)
     }
 
     /// Whether a resource's last version waits for late secrets, and for nothing else.
-    pub fn is_held_up(&self, kind: Kind, name: &Name) -> bool {
-        self.held_up.contains(&(kind, name.clone()))
+    pub fn is_blocked(&self, kind: Kind, name: &Name) -> bool {
+        self.blocked.contains(&(kind, name.clone()))
     }
 
     /// When [`Store::next`] has something to do without anything having arrived; none of it lies in the past.
@@ -208,7 +208,7 @@ impl Store {
         let waits = self.waiting.iter().flat_map(|(key, wait)| {
             [wait.ends(wait.timeout), Some(wait.late_at(key).unwrap_or(wait.since + FETCH_TIMEOUT))].into_iter().flatten()
         });
-        let removed = self.held.values().flat_map(BTreeMap::values).filter_map(|held| held.removed.map(|at| at + LINGER));
+        let removed = self.resources.values().flat_map(BTreeMap::values).filter_map(|stored| stored.removed.map(|at| at + LINGER));
         waits.chain(removed).filter(|at| *at > now).min()
     }
 
@@ -216,16 +216,16 @@ impl Store {
     pub fn next(&mut self, now: Duration) -> Option<Arc<Config>> {
         let chosen = self.choose(now);
         let mut draft = Draft::new(&self.config);
-        for (kind, all) in &mut self.held {
-            all.retain(|name, held| {
+        for (kind, all) in &mut self.resources {
+            all.retain(|name, stored| {
                 let entry = chosen.get(&(*kind, name.clone()));
-                if held.activate(entry) {
+                if stored.activate(entry) {
                     match entry {
                         Some(entry) => draft.put(&entry.compiled.resource),
                         None => draft.remove(*kind, name),
                     };
                 }
-                !held.is_gone()
+                !stored.is_gone()
             });
         }
         if !draft.changed() {
@@ -249,21 +249,21 @@ impl Store {
     fn choose(&mut self, now: Duration) -> BTreeMap<Key, Arc<Entry>> {
         let mut chosen: BTreeMap<Key, Arc<Entry>> = BTreeMap::new();
         let mut missing: BTreeMap<Key, Option<Duration>> = BTreeMap::new();
-        let mut held_up: BTreeSet<Key> = BTreeSet::new();
+        let mut blocked: BTreeSet<Key> = BTreeSet::new();
         for kind in ORDER {
-            let Some(all) = self.held.get(&kind) else { continue };
-            for (name, held) in all {
-                let Some(latest) = &held.latest else { continue };
+            let Some(all) = self.resources.get(&kind) else { continue };
+            for (name, stored) in all {
+                let Some(latest) = &stored.latest else { continue };
                 let refs = &latest.compiled.refs;
                 let open: Vec<Key> = names(refs).filter(|key| !chosen.contains_key(key) && !self.is_absent(key)).collect();
                 let given_up = |key: &Key| {
                     let ends = self.waiting.get(key).and_then(|wait| wait.ends(timeout(refs, key)));
-                    held_up.contains(key) || ends.is_some_and(|at| now >= at)
+                    blocked.contains(key) || ends.is_some_and(|at| now >= at)
                 };
                 let late = |key: &Key| self.waiting.get(key).and_then(|wait| wait.late_at(key)).is_some_and(|at| now >= at);
-                let entry = if open.iter().all(given_up) { Some(latest) } else { held.active.as_ref() };
+                let entry = if open.iter().all(given_up) { Some(latest) } else { stored.active.as_ref() };
                 if !open.iter().all(given_up) && open.iter().all(|key| given_up(key) || late(key)) {
-                    held_up.insert((kind, name.clone()));
+                    blocked.insert((kind, name.clone()));
                 }
                 for key in open {
                     let timeout = timeout(refs, &key);
@@ -275,7 +275,7 @@ impl Store {
                 }
             }
         }
-        self.held_up = held_up;
+        self.blocked = blocked;
         self.waiting.retain(|key, _| missing.contains_key(key));
         for (key, timeout) in missing {
             let wait = self.waiting.entry(key.clone()).or_insert(Wait { since: now, timeout, said: (false, false) });
@@ -292,9 +292,9 @@ impl Store {
             let referred: BTreeSet<Key> =
                 chosen.values().flat_map(|entry| names(&entry.compiled.refs)).filter(|key| key.0 == kind).collect();
             for key in referred {
-                let held = self.held.get(&kind).and_then(|all| all.get(&key.1));
-                let lingers = |held: &Held| held.latest.is_none() && held.removed.is_some_and(|at| now < at + LINGER);
-                if let Some(active) = held.filter(|h| lingers(h)).and_then(|h| h.active.clone()) {
+                let stored = self.resources.get(&kind).and_then(|all| all.get(&key.1));
+                let lingers = |stored: &Stored| stored.latest.is_none() && stored.removed.is_some_and(|at| now < at + LINGER);
+                if let Some(active) = stored.filter(|h| lingers(h)).and_then(|h| h.active.clone()) {
                     chosen.entry(key).or_insert(active);
                 }
             }
@@ -302,7 +302,7 @@ impl Store {
     }
 
     fn is_absent(&self, key: &Key) -> bool {
-        let there = self.held.get(&key.0).and_then(|all| all.get(&key.1)).is_some_and(|held| held.latest.is_some());
+        let there = self.resources.get(&key.0).and_then(|all| all.get(&key.1)).is_some_and(|stored| stored.latest.is_some());
         !there && (self.absent.contains(key) || self.complete.contains(&key.0))
     }
 }

@@ -23,7 +23,7 @@ use mizzen_protos::{
 use mizzen_types::Name;
 use prost::Message;
 
-use super::{FETCH_TIMEOUT, LATE, LINGER, State, Store};
+use super::{FETCH_TIMEOUT, LATE, LINGER, ResourceState, Store};
 
 fn cluster(name: &str) -> Any {
     let ads = ConfigSource { config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})), ..Default::default() };
@@ -64,8 +64,8 @@ fn put(store: &mut Store, called: &str, body: Any, now: Duration) {
     store.put(&name(called), "1", body, now).unwrap();
 }
 
-fn state(store: &Store, kind: Kind, called: &str) -> Option<State> {
-    store.held(kind).find(|(n, _)| &***n == called).map(|(_, held)| held.state())
+fn state(store: &Store, kind: Kind, called: &str) -> Option<ResourceState> {
+    store.resources(kind).find(|(n, _)| &***n == called).map(|(_, stored)| stored.state())
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn it_waits_no_longer_for_what_is_absent_or_late() {
     assert!(store.next(at(1) + FETCH_TIMEOUT).unwrap().clusters.contains_key("b"));
     put(&mut store, "r", route("r", "none"), at(20));
     assert!(store.next(at(20)).is_none());
-    store.told_all(Kind::Cluster);
+    store.set_complete(Kind::Cluster);
     assert!(store.next(at(20)).unwrap().routes.contains_key("r"), "all clusters are known");
 }
 
@@ -107,7 +107,7 @@ fn the_last_version_stays_until_the_next_is_warm() {
     let first = store.next(at(0)).unwrap();
     put(&mut store, "r", route("r", "b"), at(1));
     assert!(store.next(at(1)).is_none());
-    assert_eq!(state(&store, Kind::Route, "r"), Some(State::Warming));
+    assert_eq!(state(&store, Kind::Route, "r"), Some(ResourceState::Warming));
     put(&mut store, "b", assignment("b"), at(2));
     put(&mut store, "b", cluster("b"), at(2));
     let second = store.next(at(2)).unwrap();
@@ -125,7 +125,7 @@ fn what_is_removed_leaves_after_what_refers_to_it() {
     store.remove(Kind::Cluster, &name("a"), at(1));
     store.remove(Kind::Assignment, &name("a"), at(1));
     assert!(store.next(at(1)).is_none(), "the route still refers to it");
-    assert_eq!(state(&store, Kind::Cluster, "a"), Some(State::Draining));
+    assert_eq!(state(&store, Kind::Cluster, "a"), Some(ResourceState::Draining));
     let config = store.next(at(1) + LINGER).unwrap();
     assert!(config.clusters.is_empty() && config.assignments.is_empty() && config.routes.contains_key("r"));
 
@@ -151,10 +151,10 @@ fn a_bad_resource_is_refused_alone() {
     assert!(store.put(&name("other"), "1", cluster("a"), at(1)).is_err(), "a name that is not its own");
     assert!(store.put(&name("x"), "1", Any { type_url: "type.googleapis.com/x".to_owned(), value: Vec::new() }, at(1)).is_err());
     assert!(store.next(at(1)).is_none());
-    let (_, held) = store.held(Kind::Cluster).next().unwrap();
-    assert_eq!((held.state(), held.rejected.as_ref().map(|r| &*r.version)), (State::Active, Some("2")));
+    let (_, stored) = store.resources(Kind::Cluster).next().unwrap();
+    assert_eq!((stored.state(), stored.rejected.as_ref().map(|r| &*r.version)), (ResourceState::Active, Some("2")));
     put(&mut store, "a", cluster("a"), at(2));
-    assert!(store.held(Kind::Cluster).next().unwrap().1.rejected.is_none());
+    assert!(store.resources(Kind::Cluster).next().unwrap().1.rejected.is_none());
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn a_bad_part_is_closed_and_the_rest_comes_into_force() {
     let mut store = Store::new([Kind::Cluster]);
     put(&mut store, "r", routes(&[("one", "/"), ("two", "/")]), at(0));
     store.next(at(0)).unwrap();
-    let lame = |store: &Store| store.held(Kind::Route).next().unwrap().1.is_lame();
+    let lame = |store: &Store| store.resources(Kind::Route).next().unwrap().1.is_lame();
     assert!(!lame(&store));
     let reason = store.put(&name("r"), "2", routes(&[("one", "/new"), ("two", "unknown")]), at(1)).unwrap_err();
     assert!(reason.contains("virtual_hosts[two].routes[0].match"), "{reason}");
@@ -184,12 +184,12 @@ fn a_bad_part_is_closed_and_the_rest_comes_into_force() {
     let hosts = &config.routes["r"].hosts;
     assert_eq!(hosts[0].routes[0].matching.path.describe(), "begins with `/new`");
     assert!(matches!(&hosts[1].routes[0].action, mizzen_ir::config::Action::Direct(direct) if direct.status == 503));
-    let (_, held) = store.held(Kind::Route).next().unwrap();
-    assert_eq!((held.state(), held.rejected.as_ref().map(|r| &*r.version)), (State::Active, Some("2")));
+    let (_, stored) = store.resources(Kind::Route).next().unwrap();
+    assert_eq!((stored.state(), stored.rejected.as_ref().map(|r| &*r.version)), (ResourceState::Active, Some("2")));
     assert!(lame(&store));
     put(&mut store, "r", routes(&[("one", "/new"), ("two", "/")]), at(2));
     store.next(at(2)).unwrap();
-    assert!(!lame(&store) && store.held(Kind::Route).next().unwrap().1.rejected.is_none());
+    assert!(!lame(&store) && store.resources(Kind::Route).next().unwrap().1.rejected.is_none());
 }
 
 /// A cluster whose roots come by SDS, with this `initial_fetch_timeout` in seconds.
@@ -237,12 +237,12 @@ fn a_late_secret_holds_up_nothing_else() {
     assert_eq!(store.deadline(at(0)), Some(LATE));
     let config = store.next(LATE).unwrap();
     assert!(config.routes.contains_key("r") && !config.clusters.contains_key("a"));
-    assert!(store.is_held_up(Kind::Cluster, &name("a")) && !store.is_held_up(Kind::Route, &name("r")));
+    assert!(store.is_blocked(Kind::Cluster, &name("a")) && !store.is_blocked(Kind::Route, &name("r")));
 
     // The workload's own are no late secrets: all waits for them.
     let mut store = Store::new([]);
     put(&mut store, "a", secure("a", "ROOTCA", Some(0)), at(0));
     put(&mut store, "r", route("r", "a"), at(0));
     store.next(at(0));
-    assert!(store.next(LATE).is_none() && !store.is_held_up(Kind::Cluster, &name("a")));
+    assert!(store.next(LATE).is_none() && !store.is_blocked(Kind::Cluster, &name("a")));
 }

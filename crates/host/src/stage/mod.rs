@@ -83,7 +83,7 @@ pub fn dispatch(inner: fn(Inner) -> u8) -> Option<ExitCode> {
 }
 
 /// Keeps other processes of the same user from reading this one's memory and descriptors. A process of kind
-/// [`Proxy`](crate::Kind::Proxy) or [`Control`](crate::Kind::Control) has had this done by [`dispatch`].
+/// [`Proxy`](crate::ProcessKind::Proxy) or [`Control`](crate::ProcessKind::Control) has had this done by [`dispatch`].
 ///
 /// # Errors
 /// If the kernel refuses.

@@ -28,7 +28,7 @@ use nix::{
 use serde::{Deserialize, Serialize};
 
 use super::{Failed, SEALED, Step, calls, mounts, privilege};
-use crate::{Kind, Spec, Workload};
+use crate::{ProcessKind, Spec, Workload};
 
 /// What the starter writes into the memory file.
 #[derive(Debug, Serialize, Deserialize)]
@@ -113,15 +113,15 @@ fn start(order: Order, report: &mut Option<OwnedFd>) -> Result<u8, Failed> {
             setsid().step("open a session")?;
             become_program(&spec, passed, &[], (uid, gid))
         }
-        (Job::Start, Kind::Proxy) => {
+        (Job::Start, ProcessKind::Proxy) => {
             setsid().step("open a session")?;
             become_program(&spec, passed, &privilege::PROXY, (None, None))
         }
-        (Job::Start, Kind::Control) => {
+        (Job::Start, ProcessKind::Control) => {
             setsid().step("open a session")?;
             become_program(&spec, passed, &[], (None, None))
         }
-        (Job::Start, Kind::Workload(workload)) => start_workload(&spec, workload, passed, report),
+        (Job::Start, ProcessKind::Workload(workload)) => start_workload(&spec, workload, passed, report),
     }
 }
 
@@ -201,14 +201,14 @@ fn become_program(
     let path = text(program.as_os_str().as_bytes())?;
     let args = spec.argv.iter().map(|arg| text(arg.as_bytes())).collect::<Result<Vec<_>, _>>()?;
     let mut env = spec.env.iter().map(|(key, value)| text(format!("{key}={value}").as_bytes())).collect::<Result<Vec<_>, _>>()?;
-    if matches!(spec.kind, Kind::Proxy | Kind::Control) {
+    if matches!(spec.kind, ProcessKind::Proxy | ProcessKind::Control) {
         env.push(text(format!("{SEALED}=1").as_bytes())?);
     }
     default_signals().step("reset the signals")?;
     for (target, fd) in &passed {
         place(fd.as_raw_fd(), *target).step(format!("pass on descriptor {target}"))?;
     }
-    if matches!(spec.kind, Kind::Workload(_)) {
+    if matches!(spec.kind, ProcessKind::Workload(_)) {
         calls::confine()?;
     }
     // On success the high copies and the report are closed by the kernel.

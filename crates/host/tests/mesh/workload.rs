@@ -4,7 +4,7 @@ use std::{fs, os::fd::OwnedFd, path::Path, time::Duration};
 
 use mizzen_capture::{Plan, Settings};
 use mizzen_host::{
-    Exit, HostError, Io, Kind, Link, LogFile, Mount, Process, Source, Spec, Supervisor, Workload,
+    Exit, HostError, Io, Link, LogFile, Mount, Process, ProcessKind, Source, Spec, Supervisor, Workload,
     probe::{self, Http},
 };
 use nix::sys::{
@@ -18,7 +18,7 @@ use crate::{Paths, network::Mesh};
 
 const LONG: Duration = Duration::from_secs(60);
 
-fn spec(paths: &Paths, kind: Kind, program: &[&str]) -> Spec {
+fn spec(paths: &Paths, kind: ProcessKind, program: &[&str]) -> Spec {
     let mut argv = vec![paths.exe.to_str().unwrap().to_owned(), "--program".to_owned()];
     argv.extend(program.iter().map(|arg| (*arg).to_owned()));
     Spec { name: "test".to_owned(), argv, env: vec![("COLOR".to_owned(), "green".to_owned())], cwd: None, kind }
@@ -31,7 +31,7 @@ fn workload(paths: &Paths, name: &str) -> Workload {
 }
 
 fn plain(paths: &Paths, program: &[&str]) -> Spec {
-    spec(paths, Kind::Workload(workload(paths, "scratch")), program)
+    spec(paths, ProcessKind::Workload(workload(paths, "scratch")), program)
 }
 
 fn output() -> (OwnedFd, tokio::net::unix::pipe::Receiver) {
@@ -86,7 +86,7 @@ async fn proxies(mesh: &Mesh, paths: &Paths, supervisor: &Supervisor) {
     let three = 1 << 10 | 1 << 12 | 1 << 13;
     let (raised, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     assert_eq!(raised, hard.min(1 << 20));
-    for (kind, capabilities, mark) in [(Kind::Proxy, three, true), (Kind::Control, 0, false)] {
+    for (kind, capabilities, mark) in [(ProcessKind::Proxy, three, true), (ProcessKind::Control, 0, false)] {
         let found = findings(mesh, supervisor, &spec(paths, kind, &["proxy"]), token()).await;
         let want = json!({
             "pid": found["pid"], "capabilities": vec![capabilities; 5], "mark": mark, "dumpable": false, "passed": "a token",
@@ -100,7 +100,7 @@ async fn proxies(mesh: &Mesh, paths: &Paths, supervisor: &Supervisor) {
 }
 
 async fn workloads(mesh: &Mesh, paths: &Paths, supervisor: &Supervisor) {
-    let proxy = supervisor.spawn(&mesh.a, &spec(paths, Kind::Proxy, &["sleep"]), Io::default()).await.unwrap();
+    let proxy = supervisor.spawn(&mesh.a, &spec(paths, ProcessKind::Proxy, &["sleep"]), Io::default()).await.unwrap();
     let run = paths.run.to_str().unwrap();
     for folder in ["bin", "config", "cache", "secret"] {
         fs::create_dir_all(paths.run.join(folder)).unwrap();
@@ -124,7 +124,7 @@ async fn workloads(mesh: &Mesh, paths: &Paths, supervisor: &Supervisor) {
         mount("/etc/resolv.conf", Source::Text("nameserver 127.0.0.53\n".to_owned()), true),
         mount("/etc/hosts", Source::Text("127.0.0.1 localhost\n".to_owned()), true),
     ];
-    let mut spec = spec(paths, Kind::Workload(kind), &["look", run, &proxy.pid().to_string()]);
+    let mut spec = spec(paths, ProcessKind::Workload(kind), &["look", run, &proxy.pid().to_string()]);
     spec.cwd = Some("/deep".into());
     let found = findings(mesh, supervisor, &spec, vec![]).await;
     let want = json!({
@@ -198,7 +198,7 @@ async fn users(mesh: &Mesh, paths: &Paths, supervisor: &Supervisor) {
     let mut kind = workload(paths, "scratch-user");
     (kind.uid, kind.gid) = (Some(1000), Some(1001));
     kind.mounts = vec![Mount { target: "/cache".into(), source: Source::Tmpfs, read_only: false }];
-    let spec = spec(paths, Kind::Workload(kind), &["look", paths.run.to_str().unwrap(), "1"]);
+    let spec = spec(paths, ProcessKind::Workload(kind), &["look", paths.run.to_str().unwrap(), "1"]);
     if nix::unistd::geteuid().is_root() {
         let found = findings(mesh, supervisor, &spec, vec![]).await;
         assert_eq!((&found["uid"], &found["gid"]), (&json!(1000), &json!(1001)));
@@ -237,7 +237,7 @@ async fn failures(mesh: &Mesh, paths: &Paths, supervisor: &Supervisor) {
     let with_mount = |target: &str, source: &str| {
         let mount = Mount { target: target.into(), source: Source::Bind(source.into()), read_only: false };
         move |spec: &mut Spec| {
-            let Kind::Workload(workload) = &mut spec.kind else { panic!() };
+            let ProcessKind::Workload(workload) = &mut spec.kind else { panic!() };
             workload.mounts = vec![mount.clone()];
         }
     };
@@ -280,7 +280,7 @@ async fn logs(mesh: &Mesh, paths: &Paths, supervisor: &Supervisor) {
 }
 
 async fn orphans(mesh: &Mesh, paths: &Paths, supervisor: &Supervisor) {
-    let orphan = spec(paths, Kind::Control, &["orphan"]);
+    let orphan = spec(paths, ProcessKind::Control, &["orphan"]);
     let process = supervisor.spawn(&mesh.a, &orphan, Io::default()).await.unwrap();
     assert_eq!(process.wait().await, Exit::Code(0));
     // Every process of the mesh has ended and been reaped, but pid 1.
@@ -301,7 +301,7 @@ pub(crate) async fn wait(link: &Link, paths: &Paths) -> u8 {
     let supervisor = Supervisor::start().unwrap();
     let stdout = || Some(nix::unistd::dup(std::io::stdout()).unwrap());
     let mut running = Vec::new();
-    for spec in [spec(paths, Kind::Proxy, &["sleep"]), plain(paths, &["sleep"])] {
+    for spec in [spec(paths, ProcessKind::Proxy, &["sleep"]), plain(paths, &["sleep"])] {
         let io = Io { stdout: stdout(), ..Io::default() };
         running.push(supervisor.spawn(&mesh.a, &spec, io).await.unwrap());
     }

@@ -5,7 +5,7 @@ use crate::limits::Limits;
 
 /// What a header block is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum SectionKind {
     Request,
     Response,
     Trailers,
@@ -13,7 +13,7 @@ pub(super) enum Kind {
 
 /// Takes the fields of one block and judges them.
 pub(super) struct Builder {
-    kind: Kind,
+    kind: SectionKind,
     head: Head,
     host: Option<String>,
     length: Option<u64>,
@@ -41,7 +41,7 @@ const PROTOCOL: u8 = 16;
 const STATUS: u8 = 32;
 
 impl Builder {
-    pub(super) fn new(kind: Kind, limits: &Limits) -> Builder {
+    pub(super) fn new(kind: SectionKind, limits: &Limits) -> Builder {
         Builder {
             kind,
             head: Head::with_capacity(256, 12),
@@ -82,21 +82,21 @@ impl Builder {
         match name {
             b"connection" | b"proxy-connection" | b"keep-alive" | b"transfer-encoding" | b"upgrade" => return None,
             // Fields about framing, routing or the connection have no meaning this late.
-            b"host" | b"te" | b"trailer" if self.kind == Kind::Trailers => return Some(()),
+            b"host" | b"te" | b"trailer" if self.kind == SectionKind::Trailers => return Some(()),
             b"te" if !value.eq_ignore_ascii_case(b"trailers") => return None,
             b"http2-settings" => return Some(()),
-            b"host" if self.kind == Kind::Request => {
+            b"host" if self.kind == SectionKind::Request => {
                 let host = std::str::from_utf8(value).ok()?;
                 return self.host.replace(host.to_owned()).is_none().then_some(());
             }
-            b"cookie" if self.kind == Kind::Request => {
+            b"cookie" if self.kind == SectionKind::Request => {
                 if !self.cookies.is_empty() {
                     self.cookies.extend_from_slice(b"; ");
                 }
                 self.cookies.extend_from_slice(value);
                 return Some(());
             }
-            b"content-length" if self.kind == Kind::Trailers => return Some(()),
+            b"content-length" if self.kind == SectionKind::Trailers => return Some(()),
             b"content-length" if self.length.replace(parse_length(value)?).is_some() => return None,
             _ => {}
         }
@@ -106,12 +106,12 @@ impl Builder {
 
     fn pseudo(&mut self, name: &[u8], value: &str) -> Option<()> {
         let (bit, of) = match name {
-            b":method" => (METHOD, Kind::Request),
-            b":scheme" => (SCHEME, Kind::Request),
-            b":path" => (PATH, Kind::Request),
-            b":authority" => (AUTHORITY, Kind::Request),
-            b":protocol" => (PROTOCOL, Kind::Request),
-            b":status" => (STATUS, Kind::Response),
+            b":method" => (METHOD, SectionKind::Request),
+            b":scheme" => (SCHEME, SectionKind::Request),
+            b":path" => (PATH, SectionKind::Request),
+            b":authority" => (AUTHORITY, SectionKind::Request),
+            b":protocol" => (PROTOCOL, SectionKind::Request),
+            b":status" => (STATUS, SectionKind::Response),
             _ => return None,
         };
         if self.regular || self.kind != of || self.has & bit != 0 {
@@ -137,9 +137,9 @@ impl Builder {
             self.head.push(b"cookie", &cookies);
         }
         let complete = match self.kind {
-            Kind::Request => self.request(limits),
-            Kind::Response => self.has == STATUS,
-            Kind::Trailers => self.has == 0,
+            SectionKind::Request => self.request(limits),
+            SectionKind::Response => self.has == STATUS,
+            SectionKind::Trailers => self.has == 0,
         };
         if complete { Ok((self.head, self.length)) } else { Err(Refusal::Malformed) }
     }

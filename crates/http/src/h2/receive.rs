@@ -1,7 +1,7 @@
 //! What the peer sends, frame by frame.
 
 use super::frame::{self, FrameHeader, HEADER, MAX_31, flag, kind, setting};
-use super::message::{Builder, Kind, Refusal};
+use super::message::{Builder, Refusal, SectionKind};
 use super::stream::{Side, Stream};
 use super::{Block, DRAIN_PING, DataFrame, Drain, H2};
 use crate::error::{ConnError, Reason};
@@ -260,9 +260,9 @@ impl H2 {
         let known = self.streams.get(&id);
         let fresh = !self.client && id > self.edge;
         let kind = match known {
-            None => Kind::Request,
-            Some(s) if s.recv == Side::Head => Kind::Response,
-            Some(_) => Kind::Trailers,
+            None => SectionKind::Request,
+            Some(s) if s.recv == Side::Head => SectionKind::Response,
+            Some(_) => SectionKind::Trailers,
         };
         let ended = known.is_some_and(|s| s.recv == Side::Ended);
         let mut message = Builder::new(kind, &self.limits);
@@ -290,12 +290,12 @@ impl H2 {
         }
         self.earn();
         match (message.finish(&self.limits), kind) {
-            (Err(Refusal::TooLarge), Kind::Request) => self.too_large(id, out),
+            (Err(Refusal::TooLarge), SectionKind::Request) => self.too_large(id, out),
             (Err(Refusal::TooLarge), _) => self.stream_error(id, Reason::PROTOCOL_ERROR, "head too large", out),
             (Err(Refusal::Malformed), _) => self.stream_error(id, Reason::PROTOCOL_ERROR, "malformed head", out),
-            (Ok((head, length)), Kind::Request) => self.request(id, head, length, end, out),
-            (Ok((head, length)), Kind::Response) => self.response(id, head, length, end, out),
-            (Ok((head, _)), Kind::Trailers) => self.trailers(id, head, end, out),
+            (Ok((head, length)), SectionKind::Request) => self.request(id, head, length, end, out),
+            (Ok((head, length)), SectionKind::Response) => self.response(id, head, length, end, out),
+            (Ok((head, _)), SectionKind::Trailers) => self.trailers(id, head, end, out),
         }
     }
 

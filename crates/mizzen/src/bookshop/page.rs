@@ -2,11 +2,9 @@
 
 use std::fmt::Write;
 
-use super::{
-    Answer,
-    reviews::Reviews,
-    storefront::{Listed, Shop},
-};
+use serde::{Deserialize, Serialize};
+
+use super::{Answer, catalogue::Book, reviews::Reviews};
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --ink: #1c2a39; --paper: #fbf8f2; --line: #d9d2c3; --bad: #a4262c }
@@ -17,6 +15,20 @@ article { border: 1px solid var(--line); border-radius: .5rem; padding: 1rem 1.2
 .by, .version { opacity: .75; font-style: italic } .version { float: right } .black { color: inherit } .red { color: #c62828 }
 .bad { color: var(--bad); font-family: ui-monospace, monospace; font-size: .9rem } blockquote { margin: .6rem 0; padding-left: 1rem; border-left: 3px solid var(--line) }
 ";
+
+/// Everything that the page shows. A part that could not be had says why.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Shop {
+    pub(super) user: Option<String>,
+    pub(super) books: Answer<Vec<Listed>>,
+}
+
+/// A book with its reviews.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Listed {
+    pub(super) book: Book,
+    pub(super) reviews: Answer<Reviews>,
+}
 
 /// The page.
 pub(super) fn render(shop: &Shop) -> String {

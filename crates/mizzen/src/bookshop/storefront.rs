@@ -1,23 +1,13 @@
 //! The page that a person looks at, and the same as JSON under `/api/books`.
 
 use axum::{Json, Router, extract::State, http::HeaderMap, response::Html, routing::get};
-use serde::{Deserialize, Serialize};
 
-use super::{Answer, Caller, catalogue::Book, page, peer, reviews::Reviews};
-
-/// Everything that the page shows. A part that could not be had says why.
-#[derive(Serialize, Deserialize)]
-pub(super) struct Shop {
-    pub(super) user: Option<String>,
-    pub(super) books: Answer<Vec<Listed>>,
-}
-
-/// A book with its reviews.
-#[derive(Serialize, Deserialize)]
-pub(super) struct Listed {
-    pub(super) book: Book,
-    pub(super) reviews: Answer<Reviews>,
-}
+use super::{
+    Caller,
+    catalogue::Book,
+    page::{self, Listed, Shop},
+    peer,
+};
 
 pub(super) fn routes() -> Router {
     Router::new()

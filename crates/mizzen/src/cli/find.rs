@@ -10,8 +10,6 @@ use mizzen_host::RunDir;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::proxy_config;
-
 /// How long a program of the mesh may take to answer a question of the CLI.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
@@ -151,7 +149,7 @@ impl Pod {
     /// What the proxy's admin interface answers at `path`.
     pub(crate) async fn admin(&self, path: &str) -> Result<Value> {
         let body = get(&self.dir.join("admin.sock"), path).await.with_context(|| format!("the proxy of {} does not answer", self.name))?;
-        proxy_config::parse(&body)
+        serde_json::from_slice(&body).context("the proxy's answer is no JSON")
     }
 }
 

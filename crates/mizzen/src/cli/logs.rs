@@ -9,7 +9,7 @@ use super::find::Mesh;
 
 /// Arguments of `logs`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct LogsArgs {
     /// The workload: POD, POD.NAMESPACE, or the name of its deployment.
     workload: String,
     /// The namespace, if the workload's name does not say it.
@@ -29,7 +29,7 @@ pub(crate) struct Args {
 /// How often a followed log is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-pub(crate) async fn run(mesh: Option<&str>, args: Args) -> Result<()> {
+pub(crate) async fn run(mesh: Option<&str>, args: LogsArgs) -> Result<()> {
     let mesh = Mesh::find(mesh)?;
     let pod = mesh.pod(&args.workload, args.namespace.as_deref())?;
     let path = pod.dir.join(if args.proxy { "proxy.log" } else { "log" });

@@ -29,19 +29,19 @@ pub(crate) struct Cli {
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
     /// Run a mesh on this host from a folder of YAML, and follow the folder until Ctrl-C.
-    Up(up::Args),
+    Up(up::UpArgs),
     /// Put one more program into the running mesh.
-    Run(run::Args),
+    Run(run::RunArgs),
     /// Show which configuration each proxy has, and whether it is the newest.
     #[command(visible_alias = "ps")]
-    ProxyStatus(proxy_status::Args),
+    ProxyStatus(proxy_status::ProxyStatusArgs),
     /// Show what a proxy runs: its clusters, listeners, routes, endpoints or certificates.
     #[command(visible_alias = "pc")]
-    ProxyConfig(proxy_config::Args),
+    ProxyConfig(proxy_config::ProxyConfigArgs),
     /// Show what a workload or its proxy has written.
-    Logs(logs::Args),
+    Logs(logs::LogsArgs),
     /// Show the versions of the CLI and of the running mesh.
-    Version(version::Args),
+    Version(version::VersionArgs),
     /// Print the completion script of a shell.
     Completion {
         /// The shell.

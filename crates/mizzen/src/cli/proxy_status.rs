@@ -1,7 +1,7 @@
 //! `mizzen proxy-status`: which configuration each proxy has, and whether it is the newest.
 
 use anyhow::Result;
-use mizzen_control::status::{State, Syncz};
+use mizzen_control::status::{SyncState, Syncz};
 
 use super::{
     find::Mesh,
@@ -10,7 +10,7 @@ use super::{
 
 /// Arguments of `proxy-status`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct ProxyStatusArgs {
     /// Only this workload: POD or POD.NAMESPACE. What it rejected is told in words.
     workload: Option<String>,
     /// The form of the output.
@@ -21,7 +21,7 @@ pub(crate) struct Args {
 /// The types that have a column, by their names in the control plane's answer.
 const TYPES: [(&str, &str); 4] = [("CDS", "Cluster"), ("LDS", "Listener"), ("EDS", "ClusterLoadAssignment"), ("RDS", "RouteConfiguration")];
 
-pub(crate) async fn run(mesh: Option<&str>, args: Args) -> Result<()> {
+pub(crate) async fn run(mesh: Option<&str>, args: ProxyStatusArgs) -> Result<()> {
     let mesh = Mesh::find(mesh)?;
     let mut found: Syncz = serde_json::from_value(mesh.debug("/debug/syncz").await?)?;
     if let Some(name) = &args.workload {
@@ -47,10 +47,10 @@ fn rows(found: &Syncz) -> Vec<Vec<String>> {
     let row = |proxy: &mizzen_control::status::ProxyStatus| {
         let state =
             |name: &str| match proxy.types.iter().find(|t| t.name == name || t.type_url.ends_with(&format!(".{name}"))).map(|t| t.state) {
-                Some(State::Synced) => "SYNCED",
-                Some(State::Stale) => "STALE",
-                Some(State::Error) => "ERROR",
-                Some(State::NotSent) | None => "NOT SENT",
+                Some(SyncState::Synced) => "SYNCED",
+                Some(SyncState::Stale) => "STALE",
+                Some(SyncState::Error) => "ERROR",
+                Some(SyncState::NotSent) | None => "NOT SENT",
             };
         let states = TYPES.iter().map(|(_, name)| state(name).to_owned());
         [proxy.proxy.clone()].into_iter().chain(states).chain([proxy.proxy_version.clone()]).collect()

@@ -14,7 +14,7 @@ use crate::up::requests::{Answer, Run, While};
 
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct RunArgs {
     /// The namespace; it is in the mesh's folder.
     #[arg(short, long, default_value = "default")]
     namespace: String,
@@ -34,7 +34,7 @@ fn label(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-pub(crate) async fn run(mesh: Option<&str>, args: Args) -> Result<ExitCode> {
+pub(crate) async fn run(mesh: Option<&str>, args: RunArgs) -> Result<ExitCode> {
     let mesh = Mesh::find(mesh)?;
     let request = Run {
         namespace: args.namespace,

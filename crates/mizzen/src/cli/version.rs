@@ -10,13 +10,13 @@ use super::{
 
 /// Arguments of `version`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct VersionArgs {
     /// The form of the output.
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
 }
 
-pub(crate) async fn run(mesh: Option<&str>, args: Args) -> Result<()> {
+pub(crate) async fn run(mesh: Option<&str>, args: VersionArgs) -> Result<()> {
     let client = env!("CARGO_PKG_VERSION");
     let running = Mesh::find(mesh).ok();
     let mut value = json!({"client": client});

@@ -8,7 +8,7 @@ use mizzen_types::ports;
 
 /// Arguments of `agent`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct AgentArgs {
     /// The mark of the agent's and the proxy's own connections, which keeps them out of the capture; 0 for none. Any other needs CAP_NET_ADMIN.
     #[arg(long, value_name = "NUMBER", default_value_t = ports::PROXY_MARK)]
     mark: u32,
@@ -22,14 +22,14 @@ pub(crate) struct Args {
 }
 
 /// Runs until the proxy ends, or after SIGTERM until it has drained; the exit code is the proxy's.
-pub(crate) fn main(args: Args) -> ExitCode {
+pub(crate) fn main(args: AgentArgs) -> ExitCode {
     match run(args) {
         Ok(code) => ExitCode::from(code),
         Err(error) => super::exit("mizzen-proxy agent", Err(error)),
     }
 }
 
-fn run(args: Args) -> Result<u8> {
+fn run(args: AgentArgs) -> Result<u8> {
     // Descriptors first: a number that nobody holds yet could be given to something else.
     let mut options = mizzen_agent::Options::from_env()?;
     options.mark = (args.mark != 0).then_some(args.mark);

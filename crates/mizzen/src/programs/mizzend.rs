@@ -10,7 +10,7 @@ use mizzen_types::{TrustDomain, ports};
 /// The control plane of a Mizzen mesh: follows folders of YAML, is the certificate authority, and configures the proxies.
 #[derive(Debug, Parser)]
 #[command(name = "mizzend", version, max_term_width = 100)]
-struct Args {
+struct MizzendArgs {
     /// A folder of Kubernetes and Istio YAML that is followed; several may be given.
     #[arg(long, value_name = "DIR", required = true)]
     config_dir: Vec<PathBuf>,
@@ -52,10 +52,10 @@ fn trust_domain(text: &str) -> Result<TrustDomain, String> {
 
 /// Runs until SIGTERM.
 pub(crate) fn main() -> ExitCode {
-    super::exit("mizzend", run(Args::parse()))
+    super::exit("mizzend", run(MizzendArgs::parse()))
 }
 
-fn run(args: Args) -> Result<()> {
+fn run(args: MizzendArgs) -> Result<()> {
     super::log()?;
     let state = args.state_fd.map(mizzen_net::inherited_fd).transpose().context("--state-fd")?;
     let options = Options {

@@ -25,7 +25,7 @@ use super::envoy_flags::{EnvoyFlags, Level, Mode};
 /// INSTANCE_IP, CA_ADDR, CA_ROOT_CERT, PROXY_CONFIG_DIR and ISTIO_META_* say.
 #[derive(Debug, Parser)]
 #[command(name = "mizzen-proxy", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
-struct Args {
+struct ProxyArgs {
     #[command(subcommand)]
     verb: Option<Verb>,
     /// An Envoy bootstrap, as YAML or JSON: the proxy is then run by it, without an agent.
@@ -53,19 +53,19 @@ struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
     /// Run only the agent, beside a proxy that somebody else wrote: an Envoy, which is started with a bootstrap that the agent makes.
-    Agent(super::agent::Args),
+    Agent(super::agent::AgentArgs),
 }
 
 /// Runs until SIGTERM.
 pub(crate) fn main() -> ExitCode {
-    let mut args = Args::parse();
+    let mut args = ProxyArgs::parse();
     match args.verb.take() {
         Some(Verb::Agent(args)) => super::agent::main(args),
         None => super::exit("mizzen-proxy", run(&args)),
     }
 }
 
-fn run(args: &Args) -> Result<()> {
+fn run(args: &ProxyArgs) -> Result<()> {
     // Descriptors first: a number that nobody holds yet could be given to something else.
     let inherited = mizzen_net::inherited_fd_from_env("MIZZEN_LISTEN_FD").context("MIZZEN_LISTEN_FD")?;
     let flags = &args.envoy;

@@ -4,7 +4,7 @@ use std::{net::IpAddr, os::fd::AsFd, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use http::Method;
-use mizzen_host::{Host, Io, Kind, LogFile, RestartDelay, Spec};
+use mizzen_host::{Host, Io, LogFile, ProcessKind, RestartDelay, Spec};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -77,7 +77,7 @@ fn spec(mesh: &Mesh) -> Spec {
     ];
     argv.extend(options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
     let env = vec![("MIZZEN_LOG".to_owned(), mesh.payload.log.clone())];
-    Spec { name: "mizzend".to_owned(), argv, env, cwd: Some(mesh.dir("mizzend")), kind: Kind::Control }
+    Spec { name: "mizzend".to_owned(), argv, env, cwd: Some(mesh.dir("mizzend")), kind: ProcessKind::Control }
 }
 
 /// The address of xDS and the CA.

@@ -42,7 +42,7 @@ use data_plane::DataPlane;
 
 /// Arguments of `up`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct UpArgs {
     /// The folder of Kubernetes and Istio YAML, subfolders included.
     dir: PathBuf,
     /// When every program is ready and a call to the Gateway succeeds, write a description of the mesh here, as JSON.
@@ -120,7 +120,7 @@ fn alias(text: &str) -> Result<Alias, String> {
 }
 
 /// Runs the mesh until Ctrl-C, SIGTERM, SIGQUIT or SIGHUP.
-pub(crate) fn main(name: Option<&str>, args: &Args) -> ExitCode {
+pub(crate) fn main(name: Option<&str>, args: &UpArgs) -> ExitCode {
     match outer(name.unwrap_or(NAME), args) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -130,7 +130,7 @@ pub(crate) fn main(name: Option<&str>, args: &Args) -> ExitCode {
     }
 }
 
-fn outer(name: &str, args: &Args) -> Result<u8> {
+fn outer(name: &str, args: &UpArgs) -> Result<u8> {
     mizzen_types::check_dns_label(name).context("--mesh")?;
     let folder = std::fs::canonicalize(&args.dir).with_context(|| format!("cannot read {}", args.dir.display()))?;
     args.ready_file.as_deref().map_or(Ok(()), check_ready_file)?;

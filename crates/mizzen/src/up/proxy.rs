@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Result;
-use mizzen_host::{Host, Io, Kind, LogFile, Process, RestartDelay, Spec, probe};
+use mizzen_host::{Host, Io, LogFile, Process, ProcessKind, RestartDelay, Spec, probe};
 use mizzen_types::ports;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -215,5 +215,5 @@ fn spec(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr, role: Role) -> Spec {
     if let Some(program) = foreign {
         argv.extend(["agent".to_owned(), "--".to_owned(), text(program.to_owned())]);
     }
-    Spec { name: format!("{}/{} proxy", pod.namespace, pod.name), argv, env, cwd: Some(folder), kind: Kind::Proxy }
+    Spec { name: format!("{}/{} proxy", pod.namespace, pod.name), argv, env, cwd: Some(folder), kind: ProcessKind::Proxy }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Result, anyhow};
 use mizzen_api::core::VolumeMount;
-use mizzen_host::{Kind, Mount, RunDir, Source, Spec, Workload};
+use mizzen_host::{Mount, ProcessKind, RunDir, Source, Spec, Workload};
 
 use super::{
     address::ROUTER,
@@ -43,7 +43,7 @@ pub(crate) fn spec(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr, objects: &Objec
         view.mounts.push(volume(mesh, pod, mount, objects)?);
     }
     let cwd = pod.container().working_dir.as_ref().map(PathBuf::from);
-    Ok(Spec { name: format!("{}/{}", pod.namespace, pod.name), argv, env, cwd, kind: Kind::Workload(view) })
+    Ok(Spec { name: format!("{}/{}", pod.namespace, pod.name), argv, env, cwd, kind: ProcessKind::Workload(view) })
 }
 
 /// A program that `mizzen run` brought along, with the environment and the folder of who called it.
@@ -56,7 +56,13 @@ pub(crate) fn run_spec(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr, argv: Vec<S
     let path = all.iter().find(|(name, _)| name == "PATH").map_or(PATH.to_owned(), |(_, path)| path.clone());
     all.retain(|(name, _)| name != "PATH");
     all.push(("PATH".to_owned(), format!("{}:{path}", mesh.dir("sample").display())));
-    Spec { name: format!("{}/{}", pod.namespace, pod.name), argv, env: all, cwd: Some(cwd), kind: Kind::Workload(view(mesh, pod, address)) }
+    Spec {
+        name: format!("{}/{}", pod.namespace, pod.name),
+        argv,
+        env: all,
+        cwd: Some(cwd),
+        kind: ProcessKind::Workload(view(mesh, pod, address)),
+    }
 }
 
 fn base_env(mesh: &Mesh, pod: &Wanted) -> Vec<(String, String)> {

@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mizzen_control::status::{ProxyStatus, State, Syncz};
+use mizzen_control::status::{ProxyStatus, SyncState, Syncz};
 use mizzen_testkit::{Mesh, Options, eventually};
 
 use folder::{AMBIGUOUS, DEPLOYMENT, ENTRY, GATEWAY, STOCK, allow, folder, mtls, routing};
@@ -348,7 +348,7 @@ fn taken(mesh: &Mesh, before: u64) -> u64 {
         let text = mesh.cli(&["proxy-status", "-o", "json"]).ok();
         let status: Syncz = serde_json::from_str(&text).expect("JSON");
         let settled = |proxy: &ProxyStatus| {
-            proxy.snapshot == status.snapshot && proxy.types.iter().all(|t| matches!(t.state, State::Synced | State::NotSent))
+            proxy.snapshot == status.snapshot && proxy.types.iter().all(|t| matches!(t.state, SyncState::Synced | SyncState::NotSent))
         };
         if status.snapshot > before && status.proxies.iter().all(settled) { Ok(status.snapshot) } else { Err(text) }
     })

@@ -93,7 +93,7 @@ impl Stream {
         }
         self.client.settle(receipt, bad);
         if matches!(kind, Kind::Cluster | Kind::Listener) {
-            self.store.told_all(kind);
+            self.store.set_complete(kind);
         }
     }
 

@@ -10,7 +10,7 @@ use mizzen_api::{Problem, core::Pod};
 use mizzen_dataplane::ISTIO_FILTERS;
 use mizzen_model::{Change, Closed, ProxyFacts, ProxyType, ProxyView, Reader, Snapshot};
 use mizzen_protos::canonical::canonicalize;
-use mizzen_translate::Kind;
+use mizzen_translate::ResourceKind;
 use mizzen_types::Name;
 use mizzen_xds::server::{Resource, State};
 
@@ -83,7 +83,7 @@ pub fn proxy_of(snapshot: &Snapshot, namespace: &str, name: &str) -> Option<Prox
 
 /// The resources of one proxy by type, with their contents as bytes.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Resources(pub BTreeMap<Kind, BTreeMap<Name, Resource>>);
+pub struct Resources(pub BTreeMap<ResourceKind, BTreeMap<Name, Resource>>);
 
 /// All resources that a mesh has for a proxy.
 ///
@@ -91,7 +91,7 @@ pub struct Resources(pub BTreeMap<Kind, BTreeMap<Name, Resource>>);
 /// If a resource is listed that cannot be built.
 pub fn resources(snapshot: &Snapshot, view: &ProxyView) -> Resources {
     let reader = Reader::new(snapshot);
-    let of_kind = |kind: Kind| {
+    let of_kind = |kind: ResourceKind| {
         let build = |name: Name| {
             let built = mizzen_translate::build(&reader, view, kind, &name);
             let mut any = built.unwrap_or_else(|| panic!("{kind:?} {name} is listed and not built")).any;
@@ -100,14 +100,14 @@ pub fn resources(snapshot: &Snapshot, view: &ProxyView) -> Resources {
         };
         mizzen_translate::list(&reader, view, kind).into_iter().map(build).collect()
     };
-    Resources(Kind::ALL.into_iter().map(|kind| (kind, of_kind(kind))).collect())
+    Resources(ResourceKind::ALL.into_iter().map(|kind| (kind, of_kind(kind))).collect())
 }
 
 impl Resources {
     /// The addresses that the proxy's DNS answers for a host, whole or short.
     pub fn addresses(&self, host: &str) -> Vec<String> {
         use prost::Message;
-        let table = self.0.get(&Kind::NameTable).and_then(|all| all.values().next());
+        let table = self.0.get(&ResourceKind::NameTable).and_then(|all| all.values().next());
         let table = table.and_then(|resource| mizzen_protos::nds::NameTable::decode(&*resource.body.value).ok()).unwrap_or_default();
         let short = |info: &mizzen_protos::nds::name_table::NameInfo| {
             host == info.shortname || host == format!("{}.{}", info.shortname, info.namespace)
@@ -119,11 +119,11 @@ impl Resources {
 
 impl State for &Resources {
     fn names(&mut self, type_url: &str) -> Vec<Name> {
-        let all = Kind::from_type_url(type_url).and_then(|kind| self.0.get(&kind));
+        let all = ResourceKind::from_type_url(type_url).and_then(|kind| self.0.get(&kind));
         all.into_iter().flat_map(BTreeMap::keys).cloned().collect()
     }
 
     fn resource(&mut self, type_url: &str, name: &str) -> Option<Resource> {
-        self.0.get(&Kind::from_type_url(type_url)?)?.get(name).cloned()
+        self.0.get(&ResourceKind::from_type_url(type_url)?)?.get(name).cloned()
     }
 }

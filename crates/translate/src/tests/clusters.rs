@@ -1,7 +1,7 @@
 //! Clusters and endpoints.
 
 use super::{names, pod, reviews, shop, summary::show, visitor};
-use crate::Kind;
+use crate::ResourceKind;
 
 const RULE: &str = "
 kind: DestinationRule
@@ -49,7 +49,7 @@ spec:
   ports: [{number: 443, name: tls, protocol: TLS}]
 ";
 
-fn all(more: &[&str], kind: Kind, names: &[&str]) -> String {
+fn all(more: &[&str], kind: ResourceKind, names: &[&str]) -> String {
     let snapshot = shop(more);
     names.iter().map(|name| show(&snapshot, &visitor(), kind, name)).collect::<Vec<_>>().join("\n")
 }
@@ -58,7 +58,7 @@ fn all(more: &[&str], kind: Kind, names: &[&str]) -> String {
 fn protocols_and_tls() {
     insta::assert_snapshot!(all(
         &[ENTRIES],
-        Kind::Cluster,
+        ResourceKind::Cluster,
         &[
             "outbound|9080||reviews.shop.svc.cluster.local",
             "outbound|9090||ratings.shop.svc.cluster.local",
@@ -77,7 +77,7 @@ fn protocols_and_tls() {
 fn rules_and_subsets() {
     insta::assert_snapshot!(all(
         &[RULE],
-        Kind::Cluster,
+        ResourceKind::Cluster,
         &[
             "outbound|9080||reviews.shop.svc.cluster.local",
             "outbound|9080|v1|reviews.shop.svc.cluster.local",
@@ -91,7 +91,7 @@ fn ready_endpoints() {
     let extra = [pod("reviews-v1-1", "app: reviews, version: v1", "10.0.0.21", "{name: web, containerPort: 8082}", false)];
     insta::assert_snapshot!(all(
         &[RULE, ENTRIES, &extra[0]],
-        Kind::Endpoints,
+        ResourceKind::Endpoints,
         &[
             "outbound|9080||reviews.shop.svc.cluster.local",
             "outbound|9080|v1|reviews.shop.svc.cluster.local",
@@ -110,7 +110,7 @@ metadata: {name: empty, namespace: shop}
 spec: {clusterIP: 10.96.0.50, selector: {app: empty}, ports: [{name: http, port: 80}]}
 ";
     let name = "outbound|80||empty.shop.svc.cluster.local";
-    assert_eq!(all(&[empty], Kind::Endpoints, &[name]), name);
+    assert_eq!(all(&[empty], ResourceKind::Endpoints, &[name]), name);
 }
 
 #[test]
@@ -126,18 +126,18 @@ spec: {{mtls: {{mode: DISABLE}}{selector}}}
         )
     };
     let one = ", selector: {matchLabels: {version: v2}}";
-    let endpoints = |policy: &str| all(&[policy], Kind::Endpoints, &["outbound|9080||reviews.shop.svc.cluster.local"]);
+    let endpoints = |policy: &str| all(&[policy], ResourceKind::Endpoints, &["outbound|9080||reviews.shop.svc.cluster.local"]);
     let mtls = |text: &str| text.matches("tlsMode: istio").count();
     assert_eq!(mtls(&endpoints(&off("visit", ""))), 2);
     assert_eq!(mtls(&endpoints(&off("shop", one))), 1);
     assert_eq!(mtls(&endpoints(&off("shop", ""))), 0);
     assert_eq!(mtls(&endpoints(&off("istio-system", ""))), 0);
-    assert!(!all(&[&off("shop", "")], Kind::Cluster, &["outbound|9080||reviews.shop.svc.cluster.local"]).contains("mtls"));
+    assert!(!all(&[&off("shop", "")], ResourceKind::Cluster, &["outbound|9080||reviews.shop.svc.cluster.local"]).contains("mtls"));
 }
 
 #[test]
 fn lists() {
     let snapshot = shop(&[RULE, ENTRIES]);
-    let text = [Kind::Cluster, Kind::Endpoints].map(|kind| names(&snapshot, &reviews(), kind).join("\n"));
+    let text = [ResourceKind::Cluster, ResourceKind::Endpoints].map(|kind| names(&snapshot, &reviews(), kind).join("\n"));
     insta::assert_snapshot!(text.join("\n--\n"));
 }

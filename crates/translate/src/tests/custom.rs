@@ -24,7 +24,7 @@ use super::{
     summary::{decode, rule, show},
     visitor,
 };
-use crate::{Kind, build};
+use crate::{ResourceKind, build};
 
 /// Services that can be asked: one of the mesh, one beyond it that only its own namespace sees, a headless one, and a local program.
 const SERVICES: &str = "
@@ -80,7 +80,7 @@ struct Deciding {
 }
 
 fn deciding(snapshot: &Snapshot, view: &ProxyView, listener: &str, port: u32) -> Deciding {
-    let any = build(&Reader::new(snapshot), view, Kind::Listener, &listener.into()).unwrap().any;
+    let any = build(&Reader::new(snapshot), view, ResourceKind::Listener, &listener.into()).unwrap().any;
     let mut found = Deciding { http: Vec::new(), tcp: Vec::new() };
     for chain in decode::<Listener>(&any).filter_chains {
         let at = chain.filter_chain_match.as_ref().and_then(|m| m.destination_port).map(|p| p.value);
@@ -186,8 +186,8 @@ fn clusters_of_providers_are_there() {
         let ask = policy("ask", "istio-system", &format!("action: CUSTOM, provider: {{name: {provider}}}, rules: [{{}}]"));
         let snapshot = shop(&[SERVICES, &providers(), &ask]);
         let count = |kind| names(&snapshot, view, kind).into_iter().filter(|name| name == cluster).count();
-        assert_eq!((count(Kind::Cluster), count(Kind::Endpoints)), (1, usize::from(eds)), "{provider}: {cluster}");
-        show(&snapshot, view, Kind::Cluster, cluster)
+        assert_eq!((count(ResourceKind::Cluster), count(ResourceKind::Endpoints)), (1, usize::from(eds)), "{provider}: {cluster}");
+        show(&snapshot, view, ResourceKind::Cluster, cluster)
     };
     let gateway: ProxyView = facts(ProxyType::Router, "10.0.0.90", "gate", &[("app", "gate")]).into();
     for view in [reviews(), visitor(), gateway.clone()] {
@@ -200,7 +200,7 @@ fn clusters_of_providers_are_there() {
     check("many", &gateway, "outbound|8000||many.auth.svc.cluster.local", true);
     // Nobody else has those that are hidden.
     let snapshot = shop(&[SERVICES, &providers(), &custom("hidden", "{}")]);
-    let has = |view: &ProxyView| names(&snapshot, view, Kind::Cluster).contains(&"outbound|80||authz.example".to_owned());
+    let has = |view: &ProxyView| names(&snapshot, view, ResourceKind::Cluster).contains(&"outbound|80||authz.example".to_owned());
     assert!(has(&reviews()) && !has(&visitor()));
 }
 

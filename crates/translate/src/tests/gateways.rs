@@ -3,7 +3,7 @@
 use mizzen_model::{ProxyType, ProxyView};
 
 use super::{facts, names, shop, summary::show};
-use crate::Kind;
+use crate::ResourceKind;
 
 const GATEWAY: &str = "
 kind: Gateway
@@ -49,7 +49,7 @@ fn hosts_in_common() {
         &rule("theirs", "ops", "ops.example.com", &to("theirs")),
         &rule("not-theirs", "shop", "ops.example.com", &to("not-theirs")),
     ]);
-    insta::assert_snapshot!(show(&snapshot, &gateway(), Kind::Route, "http.80"));
+    insta::assert_snapshot!(show(&snapshot, &gateway(), ResourceKind::Route, "http.80"));
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn the_gateway_is_the_source() {
     let rules = "
       {name: theirs, match: [{sourceLabels: {team: blue}}, {sourceNamespace: shop}], route: [{destination: {host: reviews}}]},
       {name: ours, match: [{sourceLabels: {istio: ingressgateway}, sourceNamespace: istio-system}], route: [{destination: {host: reviews}}]}";
-    let text = show(&shop(&[GATEWAY, &rule("a", "shop", "'*'", rules)]), &gateway(), Kind::Route, "http.8080");
+    let text = show(&shop(&[GATEWAY, &rule("a", "shop", "'*'", rules)]), &gateway(), ResourceKind::Route, "http.8080");
     assert!(text.contains("    ours: ") && !text.contains("    theirs"), "{text}");
 }
 
@@ -75,7 +75,7 @@ fn rules_for_all_paths_come_last() {
             &(to("c1", "match: [{uri: {prefix: /}, headers: {x: {exact: one}}}],") + ", " + &to("c2", "match: [{uri: {exact: /c}}],")),
         ),
     ]);
-    let text = show(&snapshot, &gateway(), Kind::Route, "http.8080");
+    let text = show(&snapshot, &gateway(), ResourceKind::Route, "http.8080");
     let places: Vec<_> = ["a1", "c1", "c2", "all-of-a", "all-of-b"].map(|name| text.find(&format!("    {name}: "))).into();
     assert!(places.is_sorted() && places.iter().all(Option::is_some), "{places:?}\n{text}");
 }
@@ -89,14 +89,17 @@ metadata: {name: entry, namespace: istio-system}
 spec: {selector: {matchLabels: {istio: ingressgateway}}, action: DENY, rules: [{to: [{operation: {paths: [/private]}}]}]}
 ";
     let snapshot = shop(&[GATEWAY, policy]);
-    assert_eq!(names(&snapshot, &gateway(), Kind::Listener), ["0.0.0.0_80", "0.0.0.0_8080"]);
-    assert_eq!(names(&snapshot, &gateway(), Kind::Route), ["http.80", "http.8080"]);
-    assert!(!names(&snapshot, &gateway(), Kind::Cluster).iter().any(|name| name.starts_with("inbound") || name.contains("Passthrough")));
+    assert_eq!(names(&snapshot, &gateway(), ResourceKind::Listener), ["0.0.0.0_80", "0.0.0.0_8080"]);
+    assert_eq!(names(&snapshot, &gateway(), ResourceKind::Route), ["http.80", "http.8080"]);
+    assert!(
+        !names(&snapshot, &gateway(), ResourceKind::Cluster).iter().any(|name| name.starts_with("inbound") || name.contains("Passthrough"))
+    );
     let store = "outbound|7000||store.shop.svc.cluster.local";
-    assert!(show(&snapshot, &gateway(), Kind::Cluster, store).contains(" EDS "));
-    assert_eq!(show(&snapshot, &gateway(), Kind::Endpoints, store).lines().count(), 3);
+    assert!(show(&snapshot, &gateway(), ResourceKind::Cluster, store).contains(" EDS "));
+    assert_eq!(show(&snapshot, &gateway(), ResourceKind::Endpoints, store).lines().count(), 3);
     insta::assert_snapshot!(
-        [show(&snapshot, &gateway(), Kind::Listener, "0.0.0.0_80"), show(&snapshot, &gateway(), Kind::Route, "http.8080")].join("\n")
+        [show(&snapshot, &gateway(), ResourceKind::Listener, "0.0.0.0_80"), show(&snapshot, &gateway(), ResourceKind::Route, "http.8080")]
+            .join("\n")
     );
 }
 
@@ -115,6 +118,6 @@ spec: {containers: [{name: main, image: x}]}
 status: {phase: Running, podIP: 10.0.0.98, conditions: [{type: Ready, status: 'True'}]}
 ";
     let snapshot = shop(&[GATEWAY, service]);
-    assert_eq!(names(&snapshot, &gateway(), Kind::Listener), ["0.0.0.0_8080", "0.0.0.0_18080"]);
-    assert_eq!(names(&snapshot, &gateway(), Kind::Route), ["http.80", "http.8080"]);
+    assert_eq!(names(&snapshot, &gateway(), ResourceKind::Listener), ["0.0.0.0_8080", "0.0.0.0_18080"]);
+    assert_eq!(names(&snapshot, &gateway(), ResourceKind::Route), ["http.80", "http.8080"]);
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use mizzen_model::{Change, ProxyType, ProxyView, Reader, Reads, Snapshot};
 
 use super::{facts, parse, pod, reviews, shop, visitor};
-use crate::{Kind, build, list};
+use crate::{ResourceKind, build, list};
 
-fn reads(snapshot: &Snapshot, view: &ProxyView, kind: Kind, name: &str) -> Reads {
+fn reads(snapshot: &Snapshot, view: &ProxyView, kind: ResourceKind, name: &str) -> Reads {
     let reader = Reader::new(snapshot);
     build(&reader, view, kind, &name.into());
     reader.finish()
@@ -40,7 +40,7 @@ spec: {clusterIP: 10.96.0.70, selector: {app: new}, ports: [{name: http, port: 1
 ";
 
 /// Whether a change leaves alone what was made before it.
-fn check(kind: Kind, name: &str, change: &str, holds: bool) {
+fn check(kind: ResourceKind, name: &str, change: &str, holds: bool) {
     let before = shop(&[]);
     let made = reads(&before, &visitor(), kind, name);
     assert!(made.valid_in(&before) && made.fits(&before, &visitor()));
@@ -54,30 +54,35 @@ fn check(kind: Kind, name: &str, change: &str, holds: bool) {
 fn only_what_was_read_counts() {
     let new_pod = pod("ratings-1", "app: ratings", "10.0.0.31", "", true);
     let more = pod("reviews-v1-1", "app: reviews, version: v1", "10.0.0.32", "{name: web, containerPort: 8080}", true);
-    for (kind, name) in [(Kind::Cluster, REVIEWS), (Kind::Endpoints, REVIEWS), (Kind::Route, "9080"), (Kind::Listener, "0.0.0.0_9080")] {
+    for (kind, name) in [
+        (ResourceKind::Cluster, REVIEWS),
+        (ResourceKind::Endpoints, REVIEWS),
+        (ResourceKind::Route, "9080"),
+        (ResourceKind::Listener, "0.0.0.0_9080"),
+    ] {
         check(kind, name, POLICY, true);
         check(kind, name, OTHER_RULE, true);
         check(kind, name, OTHER_SERVICE, true);
         check(kind, name, &new_pod, true);
-        check(kind, name, OWN_RULE, kind != Kind::Route);
-        check(kind, name, &more, kind != Kind::Endpoints);
+        check(kind, name, OWN_RULE, kind != ResourceKind::Route);
+        check(kind, name, &more, kind != ResourceKind::Endpoints);
     }
-    check(Kind::Listener, "virtualInbound", OTHER_RULE, true);
-    check(Kind::Cluster, REVIEWS, "{kind: ConfigMap, apiVersion: v1, metadata: {name: x, namespace: shop}, data: {a: b}}", true);
+    check(ResourceKind::Listener, "virtualInbound", OTHER_RULE, true);
+    check(ResourceKind::Cluster, REVIEWS, "{kind: ConfigMap, apiVersion: v1, metadata: {name: x, namespace: shop}, data: {a: b}}", true);
 }
 
 #[test]
 fn what_is_missing_was_read_too() {
-    check(Kind::Cluster, "outbound|1234||new.shop.svc.cluster.local", OTHER_SERVICE, false);
-    check(Kind::Cluster, "outbound|1234||new.shop.svc.cluster.local", OWN_RULE, true);
-    check(Kind::Listener, "0.0.0.0_1234", OTHER_SERVICE, false);
+    check(ResourceKind::Cluster, "outbound|1234||new.shop.svc.cluster.local", OTHER_SERVICE, false);
+    check(ResourceKind::Cluster, "outbound|1234||new.shop.svc.cluster.local", OWN_RULE, true);
+    check(ResourceKind::Listener, "0.0.0.0_1234", OTHER_SERVICE, false);
 }
 
 #[test]
 fn lists_too() {
     let before = shop(&[]);
     let reader = Reader::new(&before);
-    list(&reader, &visitor(), Kind::Cluster);
+    list(&reader, &visitor(), ResourceKind::Cluster);
     let made = reader.finish();
     assert!(made.valid_in(&before.apply(parse(OTHER_RULE))) && made.valid_in(&before.apply(parse(POLICY))));
     assert!(!made.valid_in(&before.apply(parse(OTHER_SERVICE))));
@@ -88,14 +93,19 @@ fn proxies_share_what_they_read_alike() {
     let snapshot = shop(&[OWN_RULE, POLICY]);
     let twin: ProxyView = facts(ProxyType::Sidecar, "10.0.0.77", "visit", &[("app", "other")]).into();
     let stranger: ProxyView = facts(ProxyType::Sidecar, "10.0.0.78", "elsewhere", &[("app", "visitor")]).into();
-    for (kind, name) in [(Kind::Cluster, REVIEWS), (Kind::Endpoints, REVIEWS), (Kind::Route, "9080"), (Kind::Listener, "0.0.0.0_9080")] {
+    for (kind, name) in [
+        (ResourceKind::Cluster, REVIEWS),
+        (ResourceKind::Endpoints, REVIEWS),
+        (ResourceKind::Route, "9080"),
+        (ResourceKind::Listener, "0.0.0.0_9080"),
+    ] {
         let made = reads(&snapshot, &visitor(), kind, name);
         assert!(made.agrees_with(&twin), "{kind:?} {name} {made:?}");
         assert!(!made.agrees_with(&stranger), "{kind:?} {name} {made:?}");
         assert_eq!(made.fingerprint(), reads(&snapshot, &twin, kind, name).fingerprint());
     }
     // A label that no selector asks for does not part two replicas; the address does, where inbound ports are looked up by it.
-    let made = reads(&snapshot, &reviews(), Kind::Listener, "virtualInbound");
+    let made = reads(&snapshot, &reviews(), ResourceKind::Listener, "virtualInbound");
     let mut labelled = reviews().facts().clone();
     labelled.labels.insert("pod-template-hash".into(), "x".into());
     assert!(made.agrees_with(&labelled.into()));
@@ -108,5 +118,5 @@ fn the_same_again_is_no_change() {
     assert!(Arc::ptr_eq(&snapshot, &snapshot.apply(parse(POLICY))));
     let gone = snapshot.apply([Change::Delete(mizzen_api::Key::new(mizzen_api::Kind::AuthorizationPolicy, "shop", "p"))]);
     assert!(gone.version() > snapshot.version());
-    assert!(!reads(&snapshot, &reviews(), Kind::Listener, "virtualInbound").valid_in(&gone));
+    assert!(!reads(&snapshot, &reviews(), ResourceKind::Listener, "virtualInbound").valid_in(&gone));
 }

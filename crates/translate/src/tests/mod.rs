@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use mizzen_api::Object;
 use mizzen_model::{Change, Closed, ProxyFacts, ProxyType, ProxyView, Reader, Snapshot};
 
-use crate::{Kind, build, list};
+use crate::{ResourceKind, build, list};
 
 /// A shop: reviews in two versions (HTTP), ratings (gRPC), stock (TCP), a headless store, and one service whose protocol is not declared.
 const SHOP: &str = "
@@ -120,7 +120,7 @@ fn visitor() -> ProxyView {
     facts(ProxyType::Sidecar, "10.0.0.99", "visit", &[("app", "visitor")]).into()
 }
 
-fn names(snapshot: &Snapshot, view: &ProxyView, kind: Kind) -> Vec<String> {
+fn names(snapshot: &Snapshot, view: &ProxyView, kind: ResourceKind) -> Vec<String> {
     let reader = Reader::new(snapshot);
     let names = list(&reader, view, kind);
     for name in &names {

@@ -3,7 +3,7 @@
 use mizzen_model::{ProxyType, Reader};
 
 use super::{facts, names, reviews, shop, summary::show, visitor};
-use crate::{Kind, name_table};
+use crate::{ResourceKind, name_table};
 
 const EXTERNAL: &str = "
 kind: ServiceEntry
@@ -42,10 +42,10 @@ data: {mesh: 'outboundTrafficPolicy: {mode: REGISTRY_ONLY}'}
 ";
 
 fn listeners(snapshot: &mizzen_model::Snapshot, view: &mizzen_model::ProxyView) -> String {
-    let all = names(snapshot, view, Kind::Listener);
+    let all = names(snapshot, view, ResourceKind::Listener);
     all.iter()
         .filter(|name| *name != "virtualInbound")
-        .map(|name| show(snapshot, view, Kind::Listener, name))
+        .map(|name| show(snapshot, view, ResourceKind::Listener, name))
         .collect::<Vec<_>>()
         .join("\n")
 }
@@ -58,23 +58,23 @@ fn one_listener_for_each_address() {
 #[test]
 fn registry_only() {
     let snapshot = shop(&[REGISTRY_ONLY]);
-    let text = ["virtualOutbound", "0.0.0.0_9080"].map(|name| show(&snapshot, &visitor(), Kind::Listener, name)).join("\n");
-    insta::assert_snapshot!(text + "\n" + &show(&snapshot, &visitor(), Kind::Route, "9080"));
+    let text = ["virtualOutbound", "0.0.0.0_9080"].map(|name| show(&snapshot, &visitor(), ResourceKind::Listener, name)).join("\n");
+    insta::assert_snapshot!(text + "\n" + &show(&snapshot, &visitor(), ResourceKind::Route, "9080"));
 }
 
 #[test]
 fn a_pod_has_no_listener_for_itself() {
     let store = facts(ProxyType::Sidecar, "10.0.0.15", "shop", &[("app", "store")]).into();
-    let names = names(&shop(&[]), &store, Kind::Listener);
+    let names = names(&shop(&[]), &store, ResourceKind::Listener);
     assert!(names.contains(&"10.0.0.16_7000".to_owned()) && !names.contains(&"10.0.0.15_7000".to_owned()), "{names:?}");
 }
 
 #[test]
 fn visibility() {
     let snapshot = shop(&[EXTERNAL]);
-    assert!(names(&snapshot, &reviews(), Kind::Listener).contains(&"0.0.0.0_8000".to_owned()));
-    assert!(!names(&snapshot, &visitor(), Kind::Listener).contains(&"0.0.0.0_8000".to_owned()));
-    assert!(!names(&snapshot, &visitor(), Kind::Cluster).iter().any(|name| name.contains("private")));
+    assert!(names(&snapshot, &reviews(), ResourceKind::Listener).contains(&"0.0.0.0_8000".to_owned()));
+    assert!(!names(&snapshot, &visitor(), ResourceKind::Listener).contains(&"0.0.0.0_8000".to_owned()));
+    assert!(!names(&snapshot, &visitor(), ResourceKind::Cluster).iter().any(|name| name.contains("private")));
 }
 
 #[test]
@@ -91,7 +91,7 @@ spec:
   - match: [{port: 6379}]
     route: [{destination: {host: stock, subset: a}, weight: 75}, {destination: {host: stock, subset: b}, weight: 25}]
 ";
-    insta::assert_snapshot!(show(&shop(&[rule]), &visitor(), Kind::Listener, "10.96.0.13_6379"));
+    insta::assert_snapshot!(show(&shop(&[rule]), &visitor(), ResourceKind::Listener, "10.96.0.13_6379"));
 }
 
 #[test]

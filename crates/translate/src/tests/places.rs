@@ -3,7 +3,7 @@
 use mizzen_model::{ProxyType, ProxyView, Snapshot};
 
 use super::{facts, names, reviews, shop, summary::show, visitor};
-use crate::Kind;
+use crate::ResourceKind;
 
 fn entry(name: &str, namespace: &str, spec: &str) -> String {
     format!(
@@ -31,10 +31,10 @@ fn a_service_keeps_its_address() {
         let snapshot = shop_with(&[entry("aaa", "aaa", &spec)]);
         let what = format!("{addresses} {number} {protocol}: {listener}");
         let Some(expected) = expected else {
-            let names = names(&snapshot, &visitor(), Kind::Listener);
+            let names = names(&snapshot, &visitor(), ResourceKind::Listener);
             return assert!(!names.contains(&listener.to_owned()), "{what}: {names:?}");
         };
-        let text = show(&snapshot, &visitor(), Kind::Listener, listener);
+        let text = show(&snapshot, &visitor(), ResourceKind::Listener, listener);
         assert!(text.contains(expected), "{what}: {text}");
         assert!(addresses.contains('/') || !text.contains("evil"), "{what}: {text}");
     };
@@ -53,14 +53,14 @@ fn a_service_keeps_its_address() {
     // What no Service has is anybody's.
     check("10.96.0.13", 6380, "UDP", "10.96.0.13_6380", None);
     let free = entry("aaa", "aaa", "hosts: [free.example.com], addresses: [10.97.0.1], ports: [{number: 6379, name: p, protocol: TCP}]");
-    assert!(show(&shop_with(&[free]), &visitor(), Kind::Listener, "10.97.0.1_6379").contains("free.example.com"));
+    assert!(show(&shop_with(&[free]), &visitor(), ResourceKind::Listener, "10.97.0.1_6379").contains("free.example.com"));
 }
 
 #[test]
 fn a_pod_serves_no_entry_of_another_namespace() {
     let of = |namespace: &str| {
         let spec = "hosts: [evil.example.com], resolution: STATIC, endpoints: [{address: 10.0.0.11}], ports: [{number: 8181, name: p, protocol: TCP}]";
-        names(&shop_with(&[entry("aaa", namespace, spec)]), &reviews(), Kind::Cluster).contains(&"inbound|8181||".to_owned())
+        names(&shop_with(&[entry("aaa", namespace, spec)]), &reviews(), ResourceKind::Cluster).contains(&"inbound|8181||".to_owned())
     };
     assert!(of("shop") && !of("aaa"));
 }
@@ -79,7 +79,7 @@ fn http_rules_that_do_not_concern_the_caller_are_absent() {
         let first = rules("a", "reviews", &to(condition));
         let check = |more: &[String], expected: &str| {
             let texts: Vec<String> = std::iter::once(&first).chain(more).cloned().collect();
-            let text = show(&shop_with(&texts), &visitor(), Kind::Route, "9080");
+            let text = show(&shop_with(&texts), &visitor(), ResourceKind::Route, "9080");
             assert!(text.contains(&format!("\n    {expected}: /* => outbound|9080||reviews")), "{condition}: {expected}: {text}");
         };
         check(&[], "default");
@@ -97,13 +97,13 @@ fn http_rules_that_do_not_concern_the_caller_are_absent() {
                 web(),
             ]),
             &visitor(),
-            Kind::Route,
+            ResourceKind::Route,
             "80",
         );
         assert!(!text.contains("old.example.com") && text.contains("web.example.com"), "{condition}: {text}");
     }
     // A condition on the request is no condition on the caller.
-    let text = show(&shop_with(&[rules("a", "reviews", &to("uri: {prefix: /a}"))]), &visitor(), Kind::Route, "9080");
+    let text = show(&shop_with(&[rules("a", "reviews", &to("uri: {prefix: /a}"))]), &visitor(), ResourceKind::Route, "9080");
     assert!(text.contains("first: /a* =>") && !text.contains("default:"), "{text}");
 }
 
@@ -116,7 +116,7 @@ fn web() -> String {
 fn tcp_rules_that_do_not_concern_the_caller_are_absent() {
     let to =
         |matches: &str| format!("gateways: [mesh, shop/other], tcp: [{{match: [{matches}], route: [{{destination: {{host: ratings}}}}]}}]");
-    let listener = |texts: &[String]| show(&shop_with(texts), &visitor(), Kind::Listener, "10.96.0.13_6379");
+    let listener = |texts: &[String]| show(&shop_with(texts), &visitor(), ResourceKind::Listener, "10.96.0.13_6379");
     for condition in ELSEWHERE {
         let first = rules("a", "stock", &to(&format!("{{{condition}}}")));
         let text = listener(std::slice::from_ref(&first));
@@ -139,7 +139,7 @@ fn rules_at_a_gateway_that_do_not_concern_it_are_absent() {
         |condition: &str| format!("gateways: [mesh, g], http: [{{match: [{{{condition}}}], route: [{{destination: {{host: ratings}}}}]}}]");
     for condition in ["port: 1", "gateways: [mesh]", "sourceLabels: {app: other}", "sourceNamespace: elsewhere"] {
         let narrow = rules("a", "www.example.com", &to(condition));
-        let text = show(&shop_with(&[server.to_owned(), narrow]), &gateway, Kind::Route, "http.80");
+        let text = show(&shop_with(&[server.to_owned(), narrow]), &gateway, ResourceKind::Route, "http.80");
         assert!(!text.contains("www.example.com"), "{condition}: {text}");
     }
 }
@@ -154,20 +154,20 @@ fn entries_of_one_host() {
     let fixed = "addresses: [10.97.0.7], resolution: STATIC, endpoints: [{address: 192.0.2.7}]";
     for namespace in ["shop", "other"] {
         let snapshot = shop_with(&[of("a", "shop", plain, "resolution: DNS"), of("b", namespace, redis, fixed)]);
-        let clusters = names(&snapshot, &visitor(), Kind::Cluster);
+        let clusters = names(&snapshot, &visitor(), ResourceKind::Cluster);
         let expected = ["outbound|80||api.example.com", "outbound|6379||api.example.com"];
         for name in expected {
             assert_eq!(clusters.iter().filter(|cluster| *cluster == name).count(), 1, "{namespace}: {name}: {clusters:?}");
         }
-        assert!(show(&snapshot, &visitor(), Kind::Cluster, expected[0]).contains("STRICT_DNS"));
-        assert!(show(&snapshot, &visitor(), Kind::Endpoints, expected[1]).contains("192.0.2.7"));
-        assert!(show(&snapshot, &visitor(), Kind::Listener, "10.97.0.7_6379").contains(expected[1]));
-        assert!(show(&snapshot, &visitor(), Kind::Route, "80").contains(expected[0]));
+        assert!(show(&snapshot, &visitor(), ResourceKind::Cluster, expected[0]).contains("STRICT_DNS"));
+        assert!(show(&snapshot, &visitor(), ResourceKind::Endpoints, expected[1]).contains("192.0.2.7"));
+        assert!(show(&snapshot, &visitor(), ResourceKind::Listener, "10.97.0.7_6379").contains(expected[1]));
+        assert!(show(&snapshot, &visitor(), ResourceKind::Route, "80").contains(expected[0]));
     }
     // A port that both have is the older one's.
     let snapshot = shop_with(&[of("a", "shop", plain, "resolution: DNS"), of("b", "shop", plain, fixed)]);
-    assert!(show(&snapshot, &visitor(), Kind::Cluster, "outbound|80||api.example.com").contains("STRICT_DNS"));
-    assert!(!names(&snapshot, &visitor(), Kind::Endpoints).contains(&"outbound|80||api.example.com".to_owned()));
+    assert!(show(&snapshot, &visitor(), ResourceKind::Cluster, "outbound|80||api.example.com").contains("STRICT_DNS"));
+    assert!(!names(&snapshot, &visitor(), ResourceKind::Endpoints).contains(&"outbound|80||api.example.com".to_owned()));
 }
 
 #[test]
@@ -184,20 +184,20 @@ spec: {clusterIP: None, selector: {app: store}, ports: [{name: tcp, port: 7000},
 "
     .to_owned();
     let snapshot = shop_with(&[web.clone(), to("stock", "tcp", 7000)]);
-    assert!(show(&snapshot, &visitor(), Kind::Listener, "10.96.0.13_6379").contains(all));
-    assert!(show(&snapshot, &visitor(), Kind::Cluster, all).contains("EDS"));
-    assert!(names(&snapshot, &visitor(), Kind::Cluster).contains(&all.to_owned()));
-    let endpoints = show(&snapshot, &visitor(), Kind::Endpoints, all);
+    assert!(show(&snapshot, &visitor(), ResourceKind::Listener, "10.96.0.13_6379").contains(all));
+    assert!(show(&snapshot, &visitor(), ResourceKind::Cluster, all).contains("EDS"));
+    assert!(names(&snapshot, &visitor(), ResourceKind::Cluster).contains(&all.to_owned()));
+    let endpoints = show(&snapshot, &visitor(), ResourceKind::Endpoints, all);
     assert!(endpoints.contains("10.0.0.15") && endpoints.contains("10.0.0.16"), "{endpoints}");
     let snapshot = shop_with(&[web.clone(), to("reviews", "http", 7001)]);
-    assert!(show(&snapshot, &visitor(), Kind::Route, "9080").contains("outbound|7001|*|store"));
+    assert!(show(&snapshot, &visitor(), ResourceKind::Route, "9080").contains("outbound|7001|*|store"));
     // Who has dialled one of its pods has chosen.
     let snapshot = shop_with(&[web.clone(), to("store", "http", 7001)]);
-    assert!(show(&snapshot, &visitor(), Kind::Route, "7001").contains("outbound|7001||store"));
+    assert!(show(&snapshot, &visitor(), ResourceKind::Route, "7001").contains("outbound|7001||store"));
     // A part of it is chosen among the part.
     let subsets = "{kind: DestinationRule, apiVersion: networking.istio.io/v1, metadata: {name: r, namespace: shop}, spec: {host: store, subsets: [{name: v1, labels: {version: v1}}]}}";
     let snapshot = shop_with(&[web, subsets.to_owned()]);
     let part = "outbound|7000|v1|store.shop.svc.cluster.local";
-    assert!(show(&snapshot, &visitor(), Kind::Cluster, part).contains("EDS"));
-    assert!(!show(&snapshot, &visitor(), Kind::Endpoints, part).contains("10.0.0.15"));
+    assert!(show(&snapshot, &visitor(), ResourceKind::Cluster, part).contains("EDS"));
+    assert!(!show(&snapshot, &visitor(), ResourceKind::Endpoints, part).contains("10.0.0.15"));
 }

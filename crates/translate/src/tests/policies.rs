@@ -17,7 +17,7 @@ use super::{
     summary::{decode, rule, show},
     visitor,
 };
-use crate::{Kind, build};
+use crate::{ResourceKind, build};
 
 fn policy(name: &str, spec: &str) -> String {
     format!(
@@ -32,7 +32,7 @@ spec: {spec}
 
 /// All rules of the sidecar of reviews, those for requests first.
 fn rules(snapshot: &Snapshot, view: &ProxyView) -> String {
-    let any = build(&Reader::new(snapshot), view, Kind::Listener, &"virtualInbound".into()).unwrap().any;
+    let any = build(&Reader::new(snapshot), view, ResourceKind::Listener, &"virtualInbound".into()).unwrap().any;
     let listener: Listener = decode(&any);
     let mut lines = Vec::new();
     let mut add = |on: &str, rules: mizzen_protos::envoy::envoy::config::rbac::v3::Rbac| {
@@ -133,7 +133,7 @@ metadata: {name: all, namespace: istio-system}
 spec: {}
 ";
     assert_eq!(check(&[root]), "tcp ALLOW\nhttp ALLOW");
-    assert!(show(&shop(&[root]), &visitor(), Kind::Listener, "virtualInbound").contains("ALLOW()"));
+    assert!(show(&shop(&[root]), &visitor(), ResourceKind::Listener, "virtualInbound").contains("ALLOW()"));
 }
 
 #[test]

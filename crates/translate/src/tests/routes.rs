@@ -1,7 +1,7 @@
 //! Routes of sidecars.
 
 use super::{names, reviews, shop, summary::show, visitor};
-use crate::Kind;
+use crate::ResourceKind;
 
 fn rules(http: &str) -> String {
     format!(
@@ -18,7 +18,7 @@ spec:
 }
 
 fn routes(http: &str) -> String {
-    show(&shop(&[&rules(http)]), &visitor(), Kind::Route, "9080")
+    show(&shop(&[&rules(http)]), &visitor(), ResourceKind::Route, "9080")
 }
 
 #[test]
@@ -26,12 +26,12 @@ fn without_rules() {
     let snapshot = shop(&[]);
     insta::assert_snapshot!(
         [
-            show(&snapshot, &reviews(), Kind::Route, "9080"),
-            show(&snapshot, &visitor(), Kind::Route, "anything.shop.svc.cluster.local:5000")
+            show(&snapshot, &reviews(), ResourceKind::Route, "9080"),
+            show(&snapshot, &visitor(), ResourceKind::Route, "anything.shop.svc.cluster.local:5000")
         ]
         .join("\n")
     );
-    assert_eq!(names(&snapshot, &visitor(), Kind::Route), ["9080", "9090", "anything.shop.svc.cluster.local:5000"]);
+    assert_eq!(names(&snapshot, &visitor(), ResourceKind::Route), ["9080", "9090", "anything.shop.svc.cluster.local:5000"]);
 }
 
 #[test]
@@ -150,7 +150,7 @@ spec: {{hosts: ['{host}'], exportTo: ['{export}'], http: [{{name: {name}, route:
     };
     let check = |rules: &[String], expected: &str| {
         let rules: Vec<&str> = rules.iter().map(String::as_str).collect();
-        let text = show(&shop(&rules), &visitor(), Kind::Route, "9080");
+        let text = show(&shop(&rules), &visitor(), ResourceKind::Route, "9080");
         assert!(text.contains(&format!("\n    {expected}: /* =>")), "{expected}: {text}");
     };
     let host = "reviews.shop.svc.cluster.local";
@@ -175,7 +175,7 @@ apiVersion: v1
 metadata: {name: web, namespace: shop}
 spec: {clusterIP: 10.96.0.60, selector: {app: web}, ports: [{name: http, port: 80}]}
 ";
-    insta::assert_snapshot!(show(&shop(&[text]), &visitor(), Kind::Route, "80"));
+    insta::assert_snapshot!(show(&shop(&[text]), &visitor(), ResourceKind::Route, "80"));
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn faults() {
     route: [{destination: {host: reviews}}]
 ",
     )]);
-    let any = crate::build(&mizzen_model::Reader::new(&snapshot), &visitor(), Kind::Route, &"9080".into()).unwrap().any;
+    let any = crate::build(&mizzen_model::Reader::new(&snapshot), &visitor(), ResourceKind::Route, &"9080".into()).unwrap().any;
     let table: RouteConfiguration = super::summary::decode(&any);
     let found =
         table.virtual_hosts.iter().flat_map(|h| h.routes.iter()).find_map(|r| r.typed_per_filter_config.get("envoy.filters.http.fault"));

@@ -45,18 +45,18 @@ use mizzen_protos::{
 };
 use prost::Message;
 
-use crate::{Kind, build};
+use crate::{ResourceKind, build};
 
 /// A resource in short.
-pub(super) fn show(snapshot: &Snapshot, view: &ProxyView, kind: Kind, name: &str) -> String {
+pub(super) fn show(snapshot: &Snapshot, view: &ProxyView, kind: ResourceKind, name: &str) -> String {
     let any = build(&Reader::new(snapshot), view, kind, &name.into()).unwrap_or_else(|| panic!("no {kind:?} {name}")).any;
     assert_eq!(any.type_url, kind.type_url());
     match kind {
-        Kind::Listener => listener(&decode(&any)),
-        Kind::Cluster => cluster(&decode(&any)),
-        Kind::Route => routes(&decode(&any)),
-        Kind::Endpoints => endpoints(&decode(&any)),
-        Kind::NameTable => panic!("names are compared as they are"),
+        ResourceKind::Listener => listener(&decode(&any)),
+        ResourceKind::Cluster => cluster(&decode(&any)),
+        ResourceKind::Route => routes(&decode(&any)),
+        ResourceKind::Endpoints => endpoints(&decode(&any)),
+        ResourceKind::NameTable => panic!("names are compared as they are"),
     }
 }
 

@@ -6,7 +6,7 @@ mod listener;
 mod route;
 mod secret;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::Value;
 
 use super::{
@@ -36,7 +36,7 @@ pub(crate) enum What {
 
 /// Arguments of `proxy-config`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct ProxyConfigArgs {
     /// What to show.
     what: What,
     /// The workload: POD, POD.NAMESPACE, or the name of its deployment.
@@ -58,7 +58,7 @@ struct Rows {
     rows: Vec<(Vec<String>, Value)>,
 }
 
-pub(crate) async fn run(mesh: Option<&str>, args: Args) -> Result<()> {
+pub(crate) async fn run(mesh: Option<&str>, args: ProxyConfigArgs) -> Result<()> {
     let mesh = Mesh::find(mesh)?;
     let pod = mesh.pod(&args.workload, args.namespace.as_deref())?;
     let mut found = match args.what {
@@ -111,11 +111,6 @@ fn source(metadata: &Value) -> String {
         (Some(name), Some(_kind), Some(namespace)) if !name.is_empty() => format!("{name}.{namespace}"),
         _ => String::new(),
     }
-}
-
-/// Parses JSON that a proxy sent.
-pub(super) fn parse(body: &[u8]) -> Result<Value> {
-    serde_json::from_slice(body).context("the proxy's answer is no JSON")
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ pub struct Rejected {
 
 /// Where a resource stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum ResourceState {
     /// Its last version is in force.
     Active,
     /// Its last version waits for what it names.
@@ -44,7 +44,7 @@ pub enum State {
 
 /// A resource.
 #[derive(Clone, Debug, Default)]
-pub struct Held {
+pub struct Stored {
     /// The last good version; none once it was removed.
     pub latest: Option<Arc<Entry>>,
     /// The version in force.
@@ -55,20 +55,20 @@ pub struct Held {
     pub removed: Option<Duration>,
 }
 
-impl Held {
+impl Stored {
     /// Where it stands.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> ResourceState {
         match (&self.latest, &self.active) {
-            (Some(latest), Some(active)) if Arc::ptr_eq(latest, active) => State::Active,
-            (Some(_), _) => State::Warming,
-            (None, Some(_)) => State::Draining,
-            (None, None) => State::Refused,
+            (Some(latest), Some(active)) if Arc::ptr_eq(latest, active) => ResourceState::Active,
+            (Some(_), _) => ResourceState::Warming,
+            (None, Some(_)) => ResourceState::Draining,
+            (None, None) => ResourceState::Refused,
         }
     }
 
     /// Whether it does not serve as it was meant: it has never had a good version, or a part of the version in force is closed.
     pub fn is_lame(&self) -> bool {
-        self.state() == State::Refused || self.active.as_ref().is_some_and(|entry| !entry.compiled.closed.is_empty())
+        self.state() == ResourceState::Refused || self.active.as_ref().is_some_and(|entry| !entry.compiled.closed.is_empty())
     }
 
     /// What does nothing in the version that arrived last.
