@@ -15,13 +15,16 @@ use mizzen_protos::envoy::envoy::{
         aggregated_discovery_service_server::AggregatedDiscoveryService,
     },
 };
-use mizzen_translate::Kind;
+use mizzen_translate::ResourceKind;
 use mizzen_types::{Name, SpiffeId};
 use mizzen_xds::{
     server::{Heard, Resource, State, Verdict},
     types,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{
+    mpsc::{self, error::SendTimeoutError},
+    watch,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -50,6 +53,11 @@ pub(crate) struct Discovery {
 
 /// A stream on which nothing is asked for so long is closed: who opens one and says nothing shall not hold it for ever.
 const FIRST_REQUEST: Duration = Duration::from_secs(60);
+
+/// A proxy that takes no response for so long is given up: it may open another stream when it reads again.
+const TAKE_WITHIN: Duration = Duration::from_secs(60);
+/// How long the reason for a stream's end waits to be taken.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 type Out = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
@@ -81,7 +89,8 @@ impl AggregatedDiscoveryService for Discovery {
         let discovery = self.clone();
         tokio::spawn(async move {
             if let Err(status) = discovery.serve(request.into_inner(), proved, peer, &out).await {
-                let _ = out.send(Err(status)).await;
+                // Who reads nothing does not read this either.
+                let _ = out.send_timeout(Err(status), LAST_WORDS).await;
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(responses))))
@@ -120,7 +129,7 @@ impl Discovery {
         tokio::pin!(expiry);
         self.request(connection, first)?;
         loop {
-            if !self.push(connection, out).await {
+            if !self.push(connection, out).await? {
                 return Ok(());
             }
             let event = tokio::select! {
@@ -183,9 +192,9 @@ impl Discovery {
         Ok(())
     }
 
-    /// Sends what is due. False if the client is gone.
-    async fn push(&mut self, connection: &Connection, out: &Out) -> bool {
-        let Some(published) = self.published.borrow_and_update().clone() else { return true };
+    /// Sends what is due. False if the client is gone; an error if it takes nothing.
+    async fn push(&mut self, connection: &Connection, out: &Out) -> Result<bool, Status> {
+        let Some(published) = self.published.borrow_and_update().clone() else { return Ok(true) };
         let snapshot = &published.snapshot;
         let (responses, settled) = {
             let mut progress = connection.progress();
@@ -204,11 +213,14 @@ impl Discovery {
             self.metrics.pushes.with_label_values(&[label(&response.type_url)]).inc();
             response.system_version_info = snapshot.version().to_string();
             response.control_plane = Some(ControlPlane { identifier: self.identifier.to_string() });
-            if out.send(Ok(response)).await.is_err() {
-                return false;
+            let taken = send(out, response).await.inspect_err(|_| {
+                tracing::info!(proxy = connection.proxy(), connection = connection.number, "a proxy that takes no responses is given up");
+            });
+            if !taken? {
+                return Ok(false);
             }
         }
-        true
+        Ok(true)
     }
 
     /// Everything of a snapshot was answered: the change took so long from the moment at which it was published.
@@ -216,6 +228,17 @@ impl Discovery {
         let settled = connection.progress().settled;
         if let Some(published) = self.published.borrow().as_ref().filter(|p| p.snapshot.version() == settled) {
             self.metrics.converged(published.since.elapsed());
+        }
+    }
+}
+
+/// Hands a response over. False if the client is gone.
+async fn send(out: &Out, response: DeltaDiscoveryResponse) -> Result<bool, Status> {
+    match out.send_timeout(Ok(response), TAKE_WITHIN).await {
+        Ok(()) => Ok(true),
+        Err(SendTimeoutError::Closed(_)) => Ok(false),
+        Err(SendTimeoutError::Timeout(_)) => {
+            Err(Status::deadline_exceeded(format!("no response was taken within {} s", TAKE_WITHIN.as_secs())))
         }
     }
 }
@@ -260,5 +283,35 @@ fn label(type_url: &str) -> &'static str {
         types::EXTENSION => "ecds",
         types::NAME_TABLE => "nds",
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_is_given_up() {
+        let (out, mut responses) = mpsc::channel(1);
+        let begun = Instant::now();
+        assert!(send(&out, DeltaDiscoveryResponse::default()).await.unwrap());
+        assert_eq!(begun.elapsed(), Duration::ZERO, "there is room for one");
+        // A slow reader is waited for,
+        let (late, sent) = tokio::join!(
+            async {
+                tokio::time::sleep(TAKE_WITHIN - Duration::from_secs(1)).await;
+                responses.recv().await
+            },
+            send(&out, DeltaDiscoveryResponse::default()),
+        );
+        assert!(late.is_some() && sent.unwrap());
+        // and one that never reads is not.
+        let begun = Instant::now();
+        assert_eq!(send(&out, DeltaDiscoveryResponse::default()).await.unwrap_err().code(), tonic::Code::DeadlineExceeded);
+        assert_eq!(begun.elapsed(), TAKE_WITHIN);
+        drop(responses);
+        assert!(!send(&out, DeltaDiscoveryResponse::default()).await.unwrap());
     }
 }
