@@ -1,9 +1,10 @@
 //! Helpers for tests beyond one crate: a mesh started through the real binary, programs run in it, and the programs that nobody here
-//! wrote; and [`memory`], a mesh without a process, a socket or a thread.
+//! wrote; [`memory`], a mesh without a process, a socket or a thread; and the bodies of the [`fuzz`] targets.
 //!
 //! Nothing here sleeps for a fixed time to be right: [`eventually`] asks again until a condition holds, within a bound that is far
 //! beyond what a slow machine needs. Deliberately absent: knowledge of what the mesh does.
 
+pub mod fuzz;
 pub mod memory;
 mod mesh;
 mod peers;

@@ -310,10 +310,11 @@ fn in_namespace(pattern: &Pattern) -> I {
     authenticated(regex(format!(".*/ns/{middle}/.*")))
 }
 
+/// Only what has a meaning of its own is escaped: of other characters the escaped form is refused, or means something else (`\<`).
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if !c.is_alphanumeric() && c != '-' && c != '_' {
+        if r"\.+*?()|[]{}^$".contains(c) {
             out.push('\\');
         }
         out.push(c);

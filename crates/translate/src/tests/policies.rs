@@ -107,6 +107,12 @@ fn all_patterns() {
 }
 
 #[test]
+fn namespaces_are_no_expressions() {
+    let lines = check(&[&policy("odd", r"{rules: [{from: [{source: {namespaces: ['a.b<é\d', 'x+y*']}}]}]}")]);
+    assert!(lines.contains(r".*/ns/a\.b<é\\d/.*") && lines.contains(r".*/ns/x\+y[^/]*/.*"), "{lines}");
+}
+
+#[test]
 fn empty_forms() {
     assert_eq!(check(&[&policy("nobody", "{}")]), "tcp ALLOW\nhttp ALLOW");
     assert_eq!(check(&[&policy("never", "{action: DENY}")]), "");
