@@ -24,13 +24,15 @@ const TCP: &str = "10.96.0.2:6379";
 /// What a request is about: the first part of its path. The application, the routes and the policy act by it.
 const ABOUT: [&str; 7] = ["plain", "again", "never", "denied", "direct", "large", "gone"];
 
-/// A request of any kind, its body's length, and whether it is sent in chunks.
-fn request() -> impl Strategy<Value = (usize, usize, bool)> {
+/// What a request is about, its body's length, and whether it is sent in chunks.
+type Asked = (usize, usize, bool);
+
+fn request() -> impl Strategy<Value = Asked> {
     (0..ABOUT.len() - 1, prop_oneof![Just(0usize), 1..64usize, 1000..20_000usize], any::<bool>())
 }
 
 /// A client: HTTP/1.1, HTTP/2 or TCP, with its requests.
-fn client() -> impl Strategy<Value = (u8, Vec<(usize, usize, bool)>)> {
+fn client() -> impl Strategy<Value = (u8, Vec<Asked>)> {
     (0..3u8, prop::collection::vec(request(), 1..4))
 }
 
@@ -70,7 +72,7 @@ fn fickle() -> crate::sim::Serve {
         let fails = about == "never" || (about == "again" && *times == 1);
         *dies.borrow_mut() |= about == "gone" && *times == 1;
         let mut text = format!("{path} {}", body.len()).into_bytes();
-        text.resize(text.len() + if about == "large" { 150_000 } else { 0 }, b'.');
+        text.resize(text.len() + if about == "large" { 100_000 } else { 0 }, b'.');
         let mut answer = Head::response(if fails { 503 } else { 200 });
         answer.set("content-length", text.len().to_string());
         (answer, text)
@@ -111,7 +113,8 @@ fn post(path: &str, body: usize) -> (Head, Vec<u8>) {
 /// What a client sees that does not hang on the moment: a text without the headers that do.
 fn timeless(received: &[u8]) -> String {
     let text = String::from_utf8_lossy(received);
-    text.split("\r\n").filter(|line| !line.starts_with("x-envoy-upstream-service-time:")).collect::<Vec<_>>().join("\n")
+    let timed = |line: &&str| line.starts_with("x-envoy-upstream-service-time:") || line.starts_with("date:");
+    text.split("\r\n").filter(|line| !timed(line)).collect::<Vec<_>>().join("\n")
 }
 
 /// The lines of a log, without times and addresses, in order. Left out are bytes of a request that was answered early, and of an answer that was
@@ -129,7 +132,7 @@ fn records(log: &str) -> Vec<String> {
 }
 
 /// Runs clients one after the other: what each was answered, and what both proxies recorded.
-fn converse(seed: u64, split: usize, clients: &[(u8, Vec<(usize, usize, bool)>)]) -> (Vec<String>, [Vec<String>; 2]) {
+fn converse(seed: u64, split: usize, clients: &[(u8, Vec<Asked>)]) -> (Vec<String>, [Vec<String>; 2]) {
     let mut sim = start(seed, split);
     let mut answers = Vec::new();
     for (who, (kind, requests)) in clients.iter().enumerate() {
