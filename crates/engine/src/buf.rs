@@ -92,11 +92,13 @@ pub(crate) struct Spare(Vec<Vec<u8>>);
 
 impl Spare {
     const KEEP: usize = 256;
+    /// As large as a head is, mostly.
+    const FIRST: usize = 1024;
     /// Larger ones are freed: one large body must not pin memory for ever.
     const LARGEST: usize = 256 * 1024;
 
     pub(crate) fn take(&mut self) -> Vec<u8> {
-        self.0.pop().unwrap_or_default()
+        self.0.pop().unwrap_or_else(|| Vec::with_capacity(Self::FIRST))
     }
 
     pub(crate) fn put(&mut self, mut bytes: Vec<u8>) {

@@ -2,6 +2,8 @@
 
 use std::{collections::VecDeque, sync::atomic::Ordering::Relaxed};
 
+use mizzen_http::Codec;
+
 use crate::{
     Action, ConnId, Eof, How,
     buf::{Buf, Spare},
@@ -129,8 +131,26 @@ impl Conns {
         !self.dirty.is_empty()
     }
 
+    /// Those to be flushed; the list is given back by [`Conns::flushed`].
     pub(crate) fn take_dirty(&mut self) -> Vec<ConnId> {
         std::mem::take(&mut self.dirty)
+    }
+
+    /// Takes the list of flushed connections back, for its memory.
+    pub(crate) fn flushed(&mut self, mut list: Vec<ConnId>) {
+        if self.dirty.is_empty() {
+            list.clear();
+            self.dirty = list;
+        }
+    }
+
+    /// A connection's codec and where it writes to, with memory to write to.
+    pub(crate) fn codec(&mut self, id: ConnId) -> Option<(&mut Codec, &mut Vec<u8>)> {
+        let conn = self.slab.get_mut(id).and_then(Option::as_deref_mut)?;
+        if conn.tx.capacity() == 0 {
+            conn.tx = self.spare.take();
+        }
+        conn.codec()
     }
 
     /// Puts a connection on the list of those to be flushed at the end of the turn.

@@ -117,7 +117,7 @@ impl ClusterState {
         }
         hosts
             .entry(address.to_owned())
-            .or_insert_with(|| Arc::new(HostState { address: address.to_owned(), ..HostState::default() }))
+            .or_insert_with(|| Arc::new(HostState { address: Name::from(address), ..HostState::default() }))
             .clone()
     }
 
@@ -158,7 +158,7 @@ impl Drop for Guard {
 /// One host's counts.
 #[derive(Debug, Default)]
 pub(crate) struct HostState {
-    address: String,
+    pub(crate) address: Name,
     pub(crate) connections: AtomicU32,
     pub(crate) connections_total: AtomicU64,
     pub(crate) connect_failures: AtomicU64,
@@ -227,7 +227,7 @@ impl HostState {
 
     fn stats(&self, now: Duration) -> HostStats {
         HostStats {
-            address: self.address.clone(),
+            address: self.address.to_string(),
             ejected: self.is_ejected(now),
             connections: self.connections.load(Relaxed).into(),
             connections_total: self.connections_total.load(Relaxed),

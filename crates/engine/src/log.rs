@@ -58,7 +58,7 @@ impl Values for View<'_> {
             Command::UpstreamHost | Command::UpstreamRemoteAddress => put(record.and_then(|r| r.upstream.as_deref()), out),
             Command::UpstreamCluster => put(record.and_then(|r| r.cluster.as_ref()).map(|c| &*c.stat_name), out),
             Command::UpstreamClusterRaw => put(record.and_then(|r| r.cluster.as_ref()).map(|c| &*c.name), out),
-            Command::UpstreamLocalAddress => put(record.and_then(|r| r.upstream_local.as_deref()), out),
+            Command::UpstreamLocalAddress => show(record.and_then(|r| r.upstream_local), out),
             Command::UpstreamTransportFailureReason => put(record.and_then(|r| r.upstream_failure.as_deref()), out),
             Command::UpstreamRequestAttemptCount => show(record.map(|r| r.attempts), out),
             Command::DownstreamTransportFailureReason => put(record.and_then(|r| r.downstream_failure.as_deref()), out),

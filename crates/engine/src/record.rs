@@ -1,6 +1,6 @@
 //! What will be logged and counted of a stream, or of a connection that never became one.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Duration};
 
 use mizzen_ir::config::{Cluster, Endpoint};
 use mizzen_types::Name;
@@ -17,7 +17,7 @@ pub(crate) struct Record {
     pub(crate) flags: Flags,
     pub(crate) status: u16,
     pub(crate) grpc_status: Option<u32>,
-    pub(crate) details: Option<String>,
+    pub(crate) details: Option<Cow<'static, str>>,
     pub(crate) termination: Option<String>,
     pub(crate) upstream_failure: Option<String>,
     pub(crate) downstream_failure: Option<String>,
@@ -26,8 +26,8 @@ pub(crate) struct Record {
     pub(crate) route: Option<Name>,
     pub(crate) vhost: Option<Name>,
     pub(crate) cluster: Option<Arc<Cluster>>,
-    pub(crate) upstream: Option<String>,
-    pub(crate) upstream_local: Option<String>,
+    pub(crate) upstream: Option<Name>,
+    pub(crate) upstream_local: Option<SocketAddr>,
     pub(crate) upstream_uri: Option<Name>,
     /// Our own name towards the server.
     pub(crate) upstream_local_uri: Option<Name>,

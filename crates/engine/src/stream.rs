@@ -192,7 +192,7 @@ pub(crate) struct Request {
     pub(crate) replay: Option<Vec<u8>>,
     pub(crate) attempts: u32,
     /// Endpoints tried before.
-    pub(crate) tried: Vec<String>,
+    pub(crate) tried: Vec<Name>,
     pub(crate) retry_guard: Option<Guard>,
     /// What arrived of the response and is not yet acted upon.
     pub(crate) heads: Vec<(Head, bool)>,
@@ -232,6 +232,12 @@ impl Request {
             stale: 0,
             hcm,
         }
+    }
+
+    /// Whether endpoints that were tried are avoided.
+    pub(crate) fn avoids_tried(&self) -> bool {
+        let forward = self.route.as_ref().and_then(|route| route.forward.as_ref());
+        forward.and_then(|forward| forward.retry.as_ref()).is_some_and(|retry| retry.avoid_previous_hosts)
     }
 
     /// The head by which policies judge, at first and again.

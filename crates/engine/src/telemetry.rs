@@ -6,6 +6,9 @@ use mizzen_ir::config::AccessLog;
 
 use crate::{Action, context::Context, log, metrics::Table, view::View};
 
+/// As long as a line is, mostly.
+const LINE: usize = 1024;
+
 /// A worker's metrics, and the lines that are not written yet.
 #[derive(Debug, Default)]
 pub(crate) struct Telemetry {
@@ -21,6 +24,7 @@ impl Telemetry {
             if one.filter.as_ref().is_none_or(|filter| log::wanted(filter, view)) {
                 let target = log::target(one);
                 let (_, lines) = self.lines.entry(target).or_insert_with(|| (target.into(), Vec::new()));
+                lines.reserve(LINE);
                 log::line(&one.format, view, lines);
             }
         }

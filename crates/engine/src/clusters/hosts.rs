@@ -72,8 +72,8 @@ impl Host {
     }
 
     /// Its address as it is logged.
-    pub(crate) fn address(&self) -> String {
-        address::target(&self.target)
+    pub(crate) fn address(&self) -> &Name {
+        &self.state.address
     }
 }
 

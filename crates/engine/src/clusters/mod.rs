@@ -88,7 +88,7 @@ impl Clusters {
         config: &Config,
         cluster: &Arc<Cluster>,
         destination: SocketAddr,
-        (tried, again): (&[String], u32),
+        (tried, again): (&[Name], u32),
     ) -> Result<Host, NoHost> {
         let newest = cx.config.clone();
         let assignment = match &cluster.discovery {
@@ -106,7 +106,7 @@ impl Clusters {
         let mut found = None;
         for _ in 0..=again {
             let host = self.choose(cx, cluster, &assignment, &priorities).ok_or(NoHost::None)?;
-            let fresh = tried.is_empty() || !tried.contains(&host.address());
+            let fresh = tried.is_empty() || !tried.contains(host.address());
             found = Some(host);
             if fresh {
                 break;

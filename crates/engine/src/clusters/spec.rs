@@ -49,8 +49,8 @@ pub(crate) struct UpTls {
 
 impl UpSpec {
     /// The target as it is logged.
-    pub(crate) fn address(&self) -> String {
-        address::target(&self.target)
+    pub(crate) fn address(&self) -> &Name {
+        &self.host.address
     }
 
     /// How to connect to an endpoint.

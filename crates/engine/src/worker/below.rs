@@ -1,7 +1,5 @@
 //! Connections without a socket: to internal listeners, and through HTTP proxies.
 
-use std::net::SocketAddr;
-
 use mizzen_http::Head;
 use mizzen_ir::{
     apply_headers,
@@ -110,8 +108,11 @@ impl Worker {
         // What is within the tunnel is as the client sent it.
         spec.tls = None;
         let (cluster, state, record) = (up.cluster.clone(), up.state.clone(), stream.record.clone());
-        let address = |text: Option<&String>| text.and_then(|text| text.parse::<SocketAddr>().ok()).unwrap_or(NOWHERE);
-        let addrs = Addrs { local: address(record.upstream_local.as_ref()), peer: address(record.upstream.as_ref()) };
+        let peer = match &up.spec.target {
+            Target::Tcp(address) => *address,
+            Target::Pipe(_) | Target::Internal(..) => NOWHERE,
+        };
+        let addrs = Addrs { local: record.upstream_local.unwrap_or(NOWHERE), peer };
         let spec = std::sync::Arc::new(spec);
         let now = self.cx.now.mono;
         let Some(waiting) = self.streams.get_mut(waiter) else { return self.give_up(id) };

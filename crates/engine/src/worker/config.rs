@@ -105,7 +105,7 @@ impl Worker {
         let Some(Proto::Tcp(stream)) = self.conns.get(id).map(|c| &c.proto) else { return };
         let stream = *stream;
         if let Some(stream) = self.streams.get_mut(stream) {
-            stream.record.details = Some(refusal.details.clone());
+            stream.record.details = Some(refusal.details.clone().into());
             stream.record.termination = Some(refusal.details);
             stream.record.policy = Some(refusal.policy);
         }
@@ -123,7 +123,7 @@ impl Worker {
             let Some(stream) = self.streams.get_mut(stream_id) else { continue };
             let Some(request) = stream.traffic.request() else { continue };
             if request.step == Step::Tunnel {
-                stream.record.details = Some(denied.clone());
+                stream.record.details = Some(denied.clone().into());
                 stream.record.termination = Some(denied);
                 self.finish_http(stream_id, false);
             } else {

@@ -321,7 +321,7 @@ impl Worker {
         let record = Record {
             wall: self.cx.now.wall,
             begun: self.conns.get(id).map_or(self.cx.now.mono, |c| c.born),
-            details: Some(refusal.details.clone()),
+            details: Some(refusal.details.clone().into()),
             termination: Some(refusal.details),
             policy: Some(refusal.policy),
             ..Record::default()
@@ -347,8 +347,8 @@ impl Worker {
         };
         if down.chain.is_none() {
             record.flags.set(Flags::NO_ROUTE);
-            record.details = Some("filter_chain_not_found".to_owned());
-            record.termination.clone_from(&record.details);
+            record.details = Some("filter_chain_not_found".into());
+            record.termination = Some("filter_chain_not_found".to_owned());
         }
         self.log_connection(id, &logs, &record);
     }

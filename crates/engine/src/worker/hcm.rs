@@ -123,9 +123,15 @@ impl Worker {
         headers::client_address(&mut request.head, &hcm, conn.addrs.peer.ip(), secure, &mut request.remote);
         headers::client_cert(&mut request.head, &hcm, down.peer.as_deref(), down.local_uri.as_deref());
         headers::request_id(&mut request.head, &hcm, uuid);
-        let scheme = request.head.get_str("x-forwarded-proto").unwrap_or(if secure { "https" } else { "http" }).to_owned();
-        request.secure = scheme == "https";
-        request.head.set_scheme(&scheme);
+        // Other schemes are kept as they are, and count as plain.
+        match request.head.get_str("x-forwarded-proto").unwrap_or(if secure { "https" } else { "http" }) {
+            "https" => (request.secure, _) = (true, request.head.set_scheme("https")),
+            "http" => (request.secure, _) = (false, request.head.set_scheme("http")),
+            other => {
+                let other = other.to_owned();
+                (request.secure, _) = (false, request.head.set_scheme(&other));
+            }
+        }
         if !hcm.via.is_empty() {
             request.head.append("via", hcm.via.as_bytes());
         }
@@ -281,7 +287,7 @@ impl Worker {
             wall: self.cx.now.wall,
             begun: self.cx.now.mono,
             status: error.status,
-            details: Some(super::respond::codec_error(error.what)),
+            details: Some(super::respond::codec_error(error.what).into()),
             ..Record::default()
         };
         record.flags.set(Flags::DOWNSTREAM_PROTOCOL_ERROR);

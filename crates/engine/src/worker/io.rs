@@ -108,7 +108,8 @@ impl Worker {
 
     /// Seals what is to be sent, asks for the writing, and closes what is to be closed.
     pub(crate) fn flush(&mut self) {
-        for id in self.conns.take_dirty() {
+        let mut dirty = self.conns.take_dirty();
+        for id in dirty.drain(..) {
             let Some(conn) = self.conns.get_mut(id) else { continue };
             conn.dirty = false;
             if let Err(error) = self.conns.seal(&mut self.cx, id) {
@@ -137,6 +138,7 @@ impl Worker {
                 Closing::No | Closing::WriteDone => {}
             }
         }
+        self.conns.flushed(dirty);
         self.telemetry.flush(&mut self.cx);
     }
 

@@ -213,16 +213,16 @@ impl Worker {
         up.position = position;
         up.reused = reused;
         up.pending = None;
-        stream.record.upstream_local = Some(addrs.local.to_string());
+        stream.record.upstream_local = Some(addrs.local);
         stream.record.upstream_uri = uri;
         stream.record.upstream_tls = version;
         stream.record.upstream_h2 = Some(h2);
-        let address = up.spec.address();
         stream.record.upstream_local_uri = up.spec.tls.as_ref().and_then(|tls| tls.uri.clone());
         if let Some(request) = stream.traffic.request_mut()
-            && !request.tried.contains(&address)
+            && request.avoids_tried()
+            && !request.tried.contains(up.spec.address())
         {
-            request.tried.push(address);
+            request.tried.push(up.spec.address().clone());
         }
         self.send_request(id);
     }

@@ -34,7 +34,7 @@ impl Worker {
         if stream.client.is_call() {
             return self.call_over(id, CallAnswer::Failed(details));
         }
-        stream.record.details = Some(details);
+        stream.record.details = Some(details.into());
         if stream.resp.open() {
             // The response was begun: it can only be cut off.
             return self.finish_http(id, false);
@@ -114,7 +114,7 @@ impl Worker {
         stream.resp.sent = Progress::head(end);
         request.response = head;
         if let Some((down, sid)) = stream.client.place() {
-            if let Some((codec, tx)) = self.conns.get_mut(down).and_then(|c| c.codec()) {
+            if let Some((codec, tx)) = self.conns.codec(down) {
                 codec.send_head(sid, &request.response, end, tx);
             }
             self.conns.mark(down);
@@ -127,7 +127,7 @@ impl Worker {
     pub(crate) fn interim(&mut self, id: StreamId, head: &Head) {
         let Some(stream) = self.streams.get(id) else { return };
         let Some((down, sid)) = stream.client.place() else { return };
-        if let Some((codec, tx)) = self.conns.get_mut(down).and_then(|c| c.codec()) {
+        if let Some((codec, tx)) = self.conns.codec(down) {
             codec.send_head(sid, head, false, tx);
         }
         self.conns.mark(down);

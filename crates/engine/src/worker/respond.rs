@@ -1,5 +1,7 @@
 //! What comes back from a server: responses and failures.
 
+use std::borrow::Cow;
+
 use mizzen_http::Head;
 use mizzen_ir::{
     apply_headers,
@@ -60,7 +62,7 @@ impl Worker {
         stream.record.grpc_status = grpc;
         stream.record.status = head.status();
         stream.record.response_first = Some(now.mono);
-        stream.record.details.get_or_insert_with(|| "via_upstream".to_owned());
+        stream.record.details.get_or_insert(Cow::Borrowed("via_upstream"));
         stream.due.per_try = None;
         stream.due.try_idle = None;
         let Some(request) = stream.traffic.request_mut() else { return };
@@ -71,7 +73,7 @@ impl Worker {
         let hcm = request.hcm.clone();
         filter::response(&hcm, &mut request.facts, &mut self.filters, &mut head);
         if !hcm.router.suppress_envoy_headers {
-            head.set("x-envoy-upstream-service-time", now.mono.saturating_sub(started).as_millis().to_string());
+            head.set("x-envoy-upstream-service-time", itoa::Buffer::new().format(now.mono.saturating_sub(started).as_millis()));
         }
         if !head.contains("date") {
             head.set("date", headers::date(now.wall));
@@ -103,7 +105,7 @@ impl Worker {
         let Some(stream) = self.streams.get_mut(id) else { return };
         let Some((down, sid)) = stream.client.place() else { return };
         let end = end && stream.resp.buf.is_empty() && stream.resp.trailers.is_none();
-        if let Some((codec, tx)) = self.conns.get_mut(down).and_then(|c| c.codec()) {
+        if let Some((codec, tx)) = self.conns.codec(down) {
             codec.send_head(sid, &head, end, tx);
         }
         stream.resp.sent = Progress::head(end);
@@ -203,7 +205,7 @@ impl Worker {
         };
         stream.record.flags.set(flag);
         if !stream.resp.done() {
-            stream.record.details = Some(details);
+            stream.record.details = Some(details.into());
         }
         self.finish_http(id, true);
     }

@@ -120,7 +120,10 @@ impl Worker {
     /// What the route does to the request's head.
     fn change_request(&mut self, id: StreamId, forward: &Arc<Forward>, host: Option<&str>, attempt_count: bool) {
         let Some(request) = self.streams.request_mut(id) else { return };
-        let original = request.head.path().to_owned();
+        // What the route's headers say may change the path.
+        let original = (forward.path_rewrite != PathRewrite::Keep || matches!(forward.host_rewrite, HostRewrite::Path(_)))
+            .then(|| request.head.path().to_owned())
+            .unwrap_or_default();
         let suppress = request.hcm.router.suppress_envoy_headers;
         if let Some(ops) = request.route.as_ref().map(|r| r.mutations.clone()) {
             let mut head = std::mem::take(&mut request.head);
@@ -140,7 +143,6 @@ impl Worker {
             }
             request.head.set_path(&path);
         }
-        let authority = request.head.authority().to_owned();
         let rewritten = match (&forward.host_rewrite, host) {
             (_, Some(host)) => Some(host.to_owned()),
             (HostRewrite::Literal(host), None) => Some(host.to_string()),
@@ -150,6 +152,7 @@ impl Worker {
         };
         if let Some(host) = rewritten.filter(|h| !h.is_empty()) {
             if forward.append_forwarded_host {
+                let authority = request.head.authority().to_owned();
                 request.head.append("x-forwarded-host", &authority);
             }
             request.head.set_authority(&host);
@@ -158,7 +161,7 @@ impl Worker {
             request.head.set("x-envoy-attempt-count", "1");
         }
         if let Some(timeout) = timeout.filter(|_| !suppress) {
-            request.head.set("x-envoy-expected-rq-timeout-ms", timeout.as_millis().to_string());
+            request.head.set("x-envoy-expected-rq-timeout-ms", itoa::Buffer::new().format(timeout.as_millis()));
         }
     }
 
@@ -221,7 +224,7 @@ impl Worker {
             }
             Err(error) => {
                 stream.record.upstream_failure = Some(error.clone());
-                stream.record.upstream = Some(host.address());
+                stream.record.upstream = Some(host.address().clone());
                 self.cx.inbox.push_back(Event::UpLost(id, Lost::Connect(error)));
             }
         }
@@ -235,7 +238,7 @@ impl Worker {
         let Some(request) = stream.traffic.request_mut() else { return };
         request.attempts += 1;
         stream.record.attempts = request.attempts;
-        stream.record.upstream = Some(spec.address());
+        stream.record.upstream = Some(spec.address().clone());
         stream.record.endpoint.clone_from(&spec.endpoint);
         stream.due.try_idle = forward.retry.as_ref().and_then(|r| r.per_try_idle_timeout).filter(|t| !t.is_zero());
         stream.due.moved = now;
@@ -278,7 +281,7 @@ impl Worker {
         let Some(request) = stream.traffic.request_mut() else { return };
         request.step = Step::Sent;
         let end = stream.req.end && stream.req.buf.is_empty() && stream.req.trailers.is_none();
-        if let Some((codec, tx)) = self.conns.get_mut(conn).and_then(|c| c.codec()) {
+        if let Some((codec, tx)) = self.conns.codec(conn) {
             codec.send_head(sid, &request.head, end, tx);
         }
         stream.req.sent = Progress::head(end);

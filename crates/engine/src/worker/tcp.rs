@@ -90,7 +90,7 @@ impl Worker {
         let state = self.clusters.state(&self.cx, &cluster.name);
         let dial = self.clusters.dial(&mut self.cx, spec.clone(), Owner::Stream(id), guard);
         tcp.step = TcpStep::Dialing;
-        stream.record.upstream = Some(spec.address());
+        stream.record.upstream = Some(spec.address().clone());
         stream.record.endpoint.clone_from(&spec.endpoint);
         let active = Some(spec.host.begin());
         stream.up = Some(Attempt {
@@ -108,10 +108,10 @@ impl Worker {
     }
 
     /// There is no way on: the connection is closed.
-    fn tcp_refuse(&mut self, id: StreamId, flag: Flags, details: &str) {
+    fn tcp_refuse(&mut self, id: StreamId, flag: Flags, details: &'static str) {
         if let Some(stream) = self.streams.get_mut(id) {
             stream.record.flags.set(flag);
-            stream.record.details = Some(details.to_owned());
+            stream.record.details = Some(details.into());
         }
         self.tcp_end(id, Closing::Close);
     }
@@ -131,7 +131,7 @@ impl Worker {
             up.at = At::Conn(conn_id, Sid(1));
             stream.record.upstream_local_uri = up.spec.tls.as_ref().and_then(|tls| tls.uri.clone());
         }
-        stream.record.upstream_local = Some(addrs.local.to_string());
+        stream.record.upstream_local = Some(addrs.local);
         stream.record.upstream_uri = uri;
         stream.record.upstream_tls = version;
         stream.req.sent = Progress::Head;

@@ -171,7 +171,7 @@ impl Worker {
         } else if hit(&mut due.max) {
             if is_tcp {
                 stream.record.flags.set(Flags::DURATION_TIMEOUT);
-                stream.record.details = Some("max_duration".to_owned());
+                stream.record.details = Some("max_duration".into());
                 self.tcp_end(id, Closing::Close);
             } else {
                 self.max_duration(id);

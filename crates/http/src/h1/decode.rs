@@ -32,6 +32,10 @@ struct Facts<'w> {
     named: bool,
 }
 
+/// Room in a head for what is added to it on its way.
+const MORE_BYTES: usize = 256;
+const MORE_FIELDS: usize = 8;
+
 impl H1 {
     pub(super) fn request<'b>(&mut self, wire: &'b [u8], stream: StreamId) -> Result<(usize, Option<Event<'b>>), ConnError> {
         match wire {
@@ -66,7 +70,7 @@ impl H1 {
         if http_10 && !self.limits.accept_http_10 {
             return Err(ConnError::h1(426, "HTTP/1.0 is not accepted"));
         }
-        let mut head = Head::with_capacity(block.len(), request.headers.len());
+        let mut head = Head::with_capacity(block.len() + MORE_BYTES, request.headers.len() + MORE_FIELDS);
         head.set_method(method);
         let facts = facts(request.headers, http_10, &mut head)?;
         let host = match facts.host {

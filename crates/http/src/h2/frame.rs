@@ -63,9 +63,14 @@ impl FrameHeader {
 }
 
 pub(super) fn header(len: usize, kind: u8, flags: u8, stream: u32, out: &mut Vec<u8>) {
+    out.extend_from_slice(&bytes_of(len, kind, flags, stream));
+}
+
+/// The nine bytes before a frame's payload.
+fn bytes_of(len: usize, kind: u8, flags: u8, stream: u32) -> [u8; HEADER] {
     let [_, a, b, c] = (len as u32).to_be_bytes();
     let [s0, s1, s2, s3] = stream.to_be_bytes();
-    out.extend_from_slice(&[a, b, c, kind, flags, s0, s1, s2, s3]);
+    [a, b, c, kind, flags, s0, s1, s2, s3]
 }
 
 pub(super) fn settings(all: &[(u16, u32)], out: &mut Vec<u8>) {
@@ -101,9 +106,8 @@ pub(super) fn goaway(last: u32, code: Reason, out: &mut Vec<u8>) {
 pub(super) fn finish_headers(start: usize, stream: u32, end_stream: bool, max: usize, out: &mut Vec<u8>) {
     let end = if end_stream { flag::END_STREAM } else { 0 };
     let len = out.len().saturating_sub(start + HEADER);
-    let mut head = Vec::with_capacity(HEADER);
     if len <= max {
-        header(len, kind::HEADERS, end | flag::END_HEADERS, stream, &mut head);
+        let head = bytes_of(len, kind::HEADERS, end | flag::END_HEADERS, stream);
         if let Some(room) = out.get_mut(start..start + HEADER) {
             room.copy_from_slice(&head);
         }

@@ -44,7 +44,7 @@ impl Builder {
     pub(super) fn new(kind: SectionKind, limits: &Limits) -> Builder {
         Builder {
             kind,
-            head: Head::with_capacity(256, 12),
+            head: Head::with_capacity(512, 16),
             host: None,
             length: None,
             cookies: Vec::new(),

@@ -1,5 +1,7 @@
 //! What becomes of paths.
 
+use std::borrow::Cow;
+
 use mizzen_http::Head;
 
 use crate::config::{EscapedSlashes, Forward, PathMatch, PathOptions, PathRewrite, Redirect, RedirectPath, RegexRewrite, RouteMatch};
@@ -27,7 +29,7 @@ pub fn normalize_path(path: &str, options: &PathOptions) -> PathOutcome {
     if !before.starts_with('/') {
         return PathOutcome::Keep;
     }
-    let mut text = std::borrow::Cow::Borrowed(before);
+    let mut text = Cow::Borrowed(before);
     let mut redirect = false;
     if options.escaped_slashes != EscapedSlashes::Keep
         && let Some(decoded) = unescape_slashes(&text)
@@ -41,7 +43,8 @@ pub fn normalize_path(path: &str, options: &PathOptions) -> PathOutcome {
     }
     if options.normalize {
         match canonical(&text) {
-            Some(canonical) => text = canonical.into(),
+            Some(Cow::Borrowed(_)) => {}
+            Some(Cow::Owned(canonical)) => text = canonical.into(),
             None => return PathOutcome::Reject,
         }
     }
@@ -86,7 +89,11 @@ fn unescape_slashes(path: &str) -> Option<String> {
 }
 
 /// In its one spelling, without dot segments; none if there is an escaped NUL.
-fn canonical(path: &str) -> Option<String> {
+fn canonical(path: &str) -> Option<Cow<'_, str>> {
+    let dots = |segment: &str| matches!(segment, "." | "..");
+    if path.starts_with('/') && !path.contains('\\') && matches!(spelled(path), Cow::Borrowed(_)) && !path.split('/').any(dots) {
+        return if path.contains("%00") { None } else { Some(Cow::Borrowed(path)) };
+    }
     let slashes = path.replace('\\', "/");
     let decoded = spelled(&slashes);
     if decoded.contains("%00") {
@@ -108,7 +115,7 @@ fn canonical(path: &str) -> Option<String> {
             other => kept.push(other),
         }
     }
-    Some(format!("/{}", kept.join("/")))
+    Some(format!("/{}", kept.join("/")).into())
 }
 
 fn merge_slashes(path: &str) -> String {

@@ -28,7 +28,7 @@ pub fn find_route<'c>(config: &'c RouteConfig, request: &RequestFacts<'_>, rando
         trace.note(false, || format!("no virtual host of `{}` is for `{authority}`", config.name));
         return None;
     };
-    trace.note(true, || format!("virtual host `{}` by domain `{domain}` for `{authority}`", host.name));
+    trace.note(true, || format!("virtual host `{}` by domain `{}` for `{authority}`", host.name, domain.concat()));
     let path = spelled(without_query(request.head.path()));
     trace.deeper(|trace| {
         let found = host.routes.iter().find(|r| match r.matching.lacking(request.head, &path, random) {
@@ -47,7 +47,7 @@ pub fn find_route<'c>(config: &'c RouteConfig, request: &RequestFacts<'_>, rando
 
 impl RouteConfig {
     /// The virtual host for an authority, and the domain by which it was found.
-    fn host_of(&self, authority: &str) -> Option<(&Arc<VirtualHost>, String)> {
+    fn host_of(&self, authority: &str) -> Option<(&Arc<VirtualHost>, [&str; 2])> {
         let name = if self.ignore_port { without_port(authority) } else { authority };
         let lower;
         let name = if name.bytes().any(|b| b.is_ascii_uppercase()) {
@@ -57,16 +57,16 @@ impl RouteConfig {
             name
         };
         let host = |i: u32| self.hosts.get(i as usize);
-        if let Some(i) = self.exact.get(name) {
-            return Some((host(*i)?, name.to_owned()));
+        if let Some((domain, i)) = self.exact.get_key_value(name) {
+            return Some((host(*i)?, [domain, ""]));
         }
         if let Some((suffix, i)) = self.suffixes.iter().find(|(s, _)| name.len() > s.len() && name.ends_with(&**s)) {
-            return Some((host(*i)?, format!("*{suffix}")));
+            return Some((host(*i)?, ["*", suffix]));
         }
         if let Some((prefix, i)) = self.prefixes.iter().find(|(p, _)| name.len() > p.len() && name.starts_with(&**p)) {
-            return Some((host(*i)?, format!("{prefix}*")));
+            return Some((host(*i)?, [prefix, "*"]));
         }
-        Some((host(self.any?)?, "*".to_owned()))
+        Some((host(self.any?)?, ["*", ""]))
     }
 }
 
