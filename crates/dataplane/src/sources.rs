@@ -345,3 +345,43 @@ fn judge(source: &Source, kind: Kind, events: Vec<Event>, store: &mut Store, now
     }
     (taken, rejected)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mizzen_protos::envoy::envoy::config::bootstrap::v3::Bootstrap;
+
+    /// What is asked for on the next stream: kinds and names.
+    fn asked(sources: &mut Sources) -> Vec<(Kind, String)> {
+        let Some(link) = sources.links.get_mut(&Source::Aggregated) else { return Vec::new() };
+        link.client.disconnected();
+        link.client.connected();
+        let mut all = Vec::new();
+        while let Some(request) = link.client.next_request() {
+            let Request::Delta(request) = request else { continue };
+            let kind = Kind::of(&request.type_url).unwrap();
+            all.extend(request.resource_names_subscribe.into_iter().map(|name| (kind, name)));
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn what_a_worker_waits_for_is_asked_for() {
+        let mut plan = Plan::new(&Bootstrap::default()).unwrap();
+        plan.ads = Some((Server::Unix("/nowhere".into()), Variant::Delta));
+        let (mut sources, _events) = Sources::new(&plan, Process::default());
+        let mut store = Store::new([]);
+        assert!(sources.demand(Kind::Route, &"r".into()));
+        sources.ask(&mut store, Duration::ZERO);
+        assert_eq!(asked(&mut sources), [(Kind::Route, "r".to_owned())]);
+        // It is not there: nobody asks for it any more.
+        sources.demand_no_more(Kind::Route, &"r".into());
+        sources.ask(&mut store, Duration::ZERO);
+        assert_eq!(asked(&mut sources), []);
+        // There is an end to it.
+        for n in 0..DEMANDED {
+            assert!(sources.demand(Kind::Cluster, &n.to_string().into()));
+        }
+        assert!(!sources.demand(Kind::Cluster, &"one more".into()) && sources.demand(Kind::Cluster, &"7".into()));
+    }
+}

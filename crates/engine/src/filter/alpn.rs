@@ -10,3 +10,8 @@ pub(super) fn request(alpn: &Arc<AlpnOverride>, cx: &mut Cx<'_>) -> Flow {
     cx.facts.alpn = Some(alpn.clone());
     Flow::Go
 }
+
+/// Whether HTTP/2 was agreed on: by its own name, or by the one that Istio's filter offers for it.
+pub(crate) fn is_http2(protocol: &[u8]) -> bool {
+    matches!(protocol, b"h2" | b"istio-h2")
+}

@@ -33,6 +33,7 @@ use crate::{
     view::View,
 };
 
+pub(crate) use alpn::is_http2;
 pub(crate) use rbac::{denial, policies};
 
 /// What the filters of a worker keep beyond single streams.

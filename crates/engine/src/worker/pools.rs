@@ -11,6 +11,7 @@ use crate::{
     clusters::{Owner, UpSpec},
     conn::{Closing, Http, Proto},
     event::{Event, Lost},
+    filter,
     flags::Flags,
     id::{PoolId, StreamId},
     stream::At,
@@ -133,7 +134,7 @@ impl Worker {
         let h2 = match up.spec.protocol {
             HttpProtocol::Http2 => true,
             HttpProtocol::Http1 | HttpProtocol::Downstream => false,
-            HttpProtocol::Alpn => alpn.is_some_and(|alpn| alpn == b"h2" || alpn == b"istio-h2"),
+            HttpProtocol::Alpn => alpn.is_some_and(filter::is_http2),
         };
         let limits = client_limits(&up.spec.http);
         let ping = up.spec.http.h2.ping_interval;
