@@ -503,30 +503,8 @@ pub(crate) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>)
         return None;
     }
     let limit = (name.chars().count() / 3).clamp(1, 3);
-    let scored = candidates.map(|c| (distance(&name.to_lowercase(), &c.to_lowercase()), c));
+    let scored = candidates.map(|c| (strsim::osa_distance(&name.to_lowercase(), &c.to_lowercase()), c));
     scored.filter(|(score, _)| *score <= limit).min().map(|(_, candidate)| candidate)
-}
-
-/// Edits from one word to another, a swap of neighbours being one.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
-    for i in 0..=a.len() {
-        for j in 0..=b.len() {
-            rows[i][j] = match (i, j) {
-                (0, n) | (n, 0) => n,
-                _ => {
-                    let change = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-                    let mut best = change.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
-                    if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                        best = best.min(rows[i - 2][j - 2] + 1);
-                    }
-                    best
-                }
-            };
-        }
-    }
-    rows[a.len()][b.len()]
 }
 
 /// A quoted, shortened text for a message.
