@@ -13,8 +13,8 @@ use crate::{
     Addrs, ConnId, WaitId,
     buf::Buf,
     clusters::{Owner, UpSpec},
-    lb::Guard,
     id::StreamId,
+    lb::Guard,
     tls::Tls,
 };
 

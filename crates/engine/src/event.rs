@@ -1,9 +1,6 @@
 //! What a worker tells itself, so that nothing is done to a connection or stream while it is in hand, and nothing calls itself.
 
-use crate::{
-    CallAnswer, ConnId, DialId, Eof,
-    id::StreamId,
-};
+use crate::{CallAnswer, ConnId, DialId, Eof, id::StreamId};
 
 /// What happened, or is to be done within this turn.
 #[derive(Debug)]
@@ -103,4 +100,3 @@ pub(crate) enum TimerKey {
     /// Of a stream without a client's connection.
     Call(StreamId),
 }
-

@@ -53,7 +53,6 @@ impl TcpStats {
     }
 }
 
-
 /// One of the faults under way, which was counted; it is none any more when this goes.
 #[derive(Debug)]
 pub(crate) struct ActiveFault(Arc<AtomicU32>);

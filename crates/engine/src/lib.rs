@@ -35,13 +35,14 @@ pub mod metrics;
 mod peer;
 mod questions;
 mod record;
+mod same;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod stream;
 mod streams;
+mod telemetry;
 #[cfg(test)]
 mod tests;
-mod telemetry;
 mod timers;
 mod tls;
 mod view;

@@ -13,12 +13,12 @@ use crate::{
     ConnId, DialId, WaitId,
     buf::Buf,
     call::{Caller, Origin},
-    facts::Facts,
-    kept::{State, TcpStats},
-    record::Record,
-    id::{PoolId, StreamId},
-    lb::{Active, ClusterState, Guard},
     clusters::UpSpec,
+    facts::Facts,
+    id::{PoolId, StreamId},
+    kept::{State, TcpStats},
+    lb::{Active, ClusterState, Guard},
+    record::Record,
 };
 
 /// One stream.

@@ -7,7 +7,13 @@ use crate::context::Context;
 
 impl Clusters {
     /// Chooses among the endpoints: the priority by health, then by the cluster's policy.
-    pub(super) fn choose(&mut self, cx: &mut Context, cluster: &Cluster, assignment: &Assignment, priorities: &[Vec<Host>]) -> Option<Host> {
+    pub(super) fn choose(
+        &mut self,
+        cx: &mut Context,
+        cluster: &Cluster,
+        assignment: &Assignment,
+        priorities: &[Vec<Host>],
+    ) -> Option<Host> {
         let now = cx.now.mono;
         let is_usable = |h: &&Host| h.healthy && !h.state.is_ejected(now);
         let health = |hosts: &Vec<Host>| {

@@ -79,7 +79,13 @@ impl Host {
 
 impl Clusters {
     /// The endpoints by priority, names resolved.
-    pub(super) fn hosts(&mut self, cx: &mut Context, questions: &mut Questions, cluster: &Arc<Cluster>, assignment: &Arc<Assignment>) -> Result<Arc<Vec<Vec<Host>>>, NoHost> {
+    pub(super) fn hosts(
+        &mut self,
+        cx: &mut Context,
+        questions: &mut Questions,
+        cluster: &Arc<Cluster>,
+        assignment: &Arc<Assignment>,
+    ) -> Result<Arc<Vec<Vec<Host>>>, NoHost> {
         let (now, age) = (cx.now.mono, self.names.age);
         let view = self.view(cx, &cluster.name);
         if let Some(flat) = &view.flat

@@ -15,18 +15,18 @@ use std::{
 
 use mizzen_ir::{
     Config,
-    config::{Cluster, Discovery, EndpointAddress, HttpProtocol},
+    config::{AlpnOverride, Cluster, Discovery, EndpointAddress, HttpProtocol},
 };
 use mizzen_types::Name;
 
 use crate::{
-    Action, Dial, DialId, DialTag, Target,
+    Action, Dial, DialId, DialTag, Target, address,
     context::Context,
-    address,
     event::{Event, TimerKey},
     id::{PoolId, Slab},
     lb::{ClusterState, Guard, HostState, Limit},
     questions::Questions,
+    same::Same,
 };
 
 pub(crate) use dial::{Dialing, Owner};
@@ -41,7 +41,7 @@ use pool::PoolKey;
 pub(crate) const DNS_WAIT: Duration = Duration::from_secs(10);
 
 /// How to connect, by endpoint, protocol and the ALPN names that are wished for in place of the cluster's.
-type SpecKey = (Target, HttpProtocol, usize);
+type SpecKey = (Target, HttpProtocol, Option<Same<AlpnOverride>>);
 
 /// A cluster's living state as this worker knows it.
 struct ClusterView {

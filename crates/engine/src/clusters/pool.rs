@@ -6,10 +6,7 @@ use mizzen_ir::config::HttpProtocol;
 use mizzen_types::Name;
 
 use super::spec::UpSpec;
-use crate::{
-    ConnId, DialId, Target,
-    id::StreamId,
-};
+use crate::{ConnId, DialId, Target, id::StreamId};
 
 /// Everything that makes two connections interchangeable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -114,7 +114,6 @@ impl UpSpec {
             endpoint: host.endpoint.clone(),
         })
     }
-
 }
 
 /// From which address a cluster's connections come, if it says so.

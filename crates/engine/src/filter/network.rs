@@ -6,10 +6,7 @@ use mizzen_ir::{
     nearest_miss,
 };
 
-use super::{
-    Filters, rbac,
-    stats,
-};
+use super::{Filters, rbac, stats};
 use crate::{kept::TcpStats, metrics::Table, view::View};
 
 /// What a filter chain's policies say of a connection that is refused.

@@ -38,7 +38,8 @@ impl Worker {
     /// What is over its bound, if anything is; for tests.
     pub fn over_bound(&self) -> Option<String> {
         let conn = |conn: &Conn| self.conn_over_bound(conn).map(|what| format!("connection {:?}: {what}", conn.id));
-        let stream = |stream: &Stream| self.stream_over_bound(stream).map(|what| format!("stream of connection {:?}: {what}", stream.client.conn()));
+        let stream =
+            |stream: &Stream| self.stream_over_bound(stream).map(|what| format!("stream of connection {:?}: {what}", stream.client.conn()));
         let conns = self.conns.iter().find_map(conn);
         conns.or_else(|| self.streams.iter().find_map(stream)).or_else(|| self.worker_over_bound())
     }

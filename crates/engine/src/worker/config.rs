@@ -2,11 +2,6 @@
 
 use std::sync::Arc;
 
-use mizzen_ir::{
-    Config, ConnFacts, Trace,
-    config::{FilterChain, Listener, ListenerAddress, Terminal, TransportProtocol},
-    find_chain,
-};
 use super::{Worker, timer::streams};
 use crate::{
     Action, ConnId,
@@ -14,6 +9,11 @@ use crate::{
     conn::{Closing, Conn, Proto},
     id::StreamId,
     stream::Step,
+};
+use mizzen_ir::{
+    Config, ConnFacts, Trace,
+    config::{FilterChain, Listener, ListenerAddress, Terminal, TransportProtocol},
+    find_chain,
 };
 
 impl Worker {

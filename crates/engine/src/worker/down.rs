@@ -47,8 +47,11 @@ impl Worker {
             return id;
         };
         let destination = accepted.original.unwrap_or(accepted.local);
-        let handed =
-            if socket.use_original_dst { self.listener_at(destination).and_then(|n| self.cx.config.listeners.get(n)).cloned() } else { None };
+        let handed = if socket.use_original_dst {
+            self.listener_at(destination).and_then(|n| self.cx.config.listeners.get(n)).cloned()
+        } else {
+            None
+        };
         let listener = handed.unwrap_or_else(|| socket.clone());
         let now = self.cx.now.mono;
         let down = Down {

@@ -1,9 +1,9 @@
 //! The worker: one thread's whole data path. It hands events to what they concern.
 
+mod below;
 mod bounds;
 mod calls;
 mod close;
-mod below;
 mod config;
 mod down;
 mod filters;
@@ -32,22 +32,9 @@ use mizzen_ir::Config;
 use mizzen_types::Name;
 
 use crate::{
-    Action, Addrs, Answer, Command, ConnId, DialError, DialId, ListenerId, Now, Options, Question, WaitId,
-    call::Caller,
-    clusters::Clusters,
-    conn::Conn,
-    conns::Conns,
-    context::Context,
-    event::Event,
-    filter::Filters,
-    id::StreamId,
-    lb::Rng,
-    metrics::Snapshot,
-    questions::Questions,
-    streams::Streams,
-    telemetry::Telemetry,
-    timers::Timers,
-    view::View,
+    Action, Addrs, Answer, Command, ConnId, DialError, DialId, ListenerId, Now, Options, Question, WaitId, call::Caller,
+    clusters::Clusters, conn::Conn, conns::Conns, context::Context, event::Event, filter::Filters, id::StreamId, lb::Rng,
+    metrics::Snapshot, questions::Questions, streams::Streams, telemetry::Telemetry, timers::Timers, view::View,
 };
 
 /// One thread's whole data path: no clock, no socket, no blocking. See the crate's page for the order of calls.
@@ -223,7 +210,8 @@ impl Worker {
             self.cx.draining = true;
         }
         for id in self.conns.ids() {
-            let hit = self.conns.get(id).and_then(Conn::down).is_some_and(|d| listener.is_none_or(|l| d.socket == *l || d.listener.name == *l));
+            let hit =
+                self.conns.get(id).and_then(Conn::down).is_some_and(|d| listener.is_none_or(|l| d.socket == *l || d.listener.name == *l));
             if hit {
                 self.drain_conn(id, self.cx.options.limits.drain);
             }

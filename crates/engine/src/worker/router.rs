@@ -17,6 +17,7 @@ use crate::{
     id::{PoolId, StreamId},
     lb::Limit,
     questions::Waiter,
+    same::Same,
     stream::{At, Attempt, Progress, Step},
 };
 
@@ -201,7 +202,7 @@ impl Worker {
             other => other,
         };
         let alpn = request.facts.alpn.as_ref();
-        let key = (host.target.clone(), protocol, alpn.map_or(0, |alpn| Arc::as_ptr(alpn) as usize));
+        let key = (host.target.clone(), protocol, alpn.cloned().map(Same));
         if let Some((spec, pool)) = self.clusters.known_spec(&self.cx, &cluster.name, &key) {
             return self.start(id, &forward, cluster, &host, spec, pool);
         }

@@ -8,7 +8,7 @@ use mizzen_protos::envoy::envoy::config::core::v3 as core;
 use mizzen_protos::envoy::envoy::r#type::v3 as types;
 use mizzen_protos::wkt;
 
-use super::cx::{Cx, Res, flag, harmless, hash, name, number, refused, silent, type_name};
+use super::cx::{Cx, Res, flag, harmless, hash_of, name, number, refused, silent, type_name};
 use super::{Resource, address, cluster_http, endpoint, tls};
 use crate::config::{
     Assignment, BindFrom, Breakers, Cluster, ContentHash, Discovery, Dns, DnsFamily, Fallible, IstioService, LbPolicy, Outlier, Transport,
@@ -180,8 +180,8 @@ fn discovery(
 ) -> Res<Discovery> {
     let names = matches!(kind, Type::StrictDns | Type::LogicalDns);
     let load = cx.some("load_assignment", load, |cx, m| {
-        let bytes = prost::Message::encode_to_vec(&m);
-        endpoint::assignment(cx, m, hash(&bytes), names)
+        let hash = hash_of(&m);
+        endpoint::assignment(cx, m, hash, names)
     })?;
     let given = |load: Option<Assignment>| Arc::new(load.unwrap_or_else(|| Assignment::empty(cx.resource.clone())));
     Ok(match kind {

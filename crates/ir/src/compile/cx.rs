@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use mizzen_protos::{Any, wkt};
+use mizzen_protos::{Any, canonical::canonicalize, wkt};
 use mizzen_types::Name;
 use prost::Message;
 use twox_hash::XxHash64;
@@ -162,6 +162,18 @@ pub(crate) fn name(text: &str) -> Name {
 pub(crate) fn hash(bytes: &[u8]) -> ContentHash {
     let half = |seed| u128::from(XxHash64::oneshot(seed, bytes));
     ContentHash(half(0) << 64 | half(0x006d_697a_7a65_6e00))
+}
+
+/// The hash of a message of this type. Maps have no order, and are encoded in any: the same content is to have the same hash.
+pub(crate) fn stable_hash(type_url: &str, bytes: Vec<u8>) -> ContentHash {
+    let mut any = Any { type_url: type_url.to_owned(), value: bytes };
+    canonicalize(&mut any);
+    hash(&any.value)
+}
+
+/// The same of a message that was taken apart already.
+pub(crate) fn hash_of<M: Message + prost::Name>(m: &M) -> ContentHash {
+    stable_hash(&M::type_url(), m.encode_to_vec())
 }
 
 /// Whether a field has its default: nobody set it.

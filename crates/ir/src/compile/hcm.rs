@@ -8,7 +8,7 @@ use mizzen_types::Name;
 
 use super::cluster::is_true;
 use super::cluster_http::default_true;
-use super::cx::{Cx, Res, flag, harmless, hash, name, number, refused, silent, type_name};
+use super::cx::{Cx, Res, flag, harmless, hash_of, name, number, refused, silent, type_name};
 use super::{access_log, cluster_http, route};
 use crate::config::{CertDetails, CodecKind, EscapedSlashes, ForwardClientCert, Hcm, HttpRoutes, PathOptions, ServerHeader, StripPort};
 use crate::filter;
@@ -198,8 +198,8 @@ fn routes(cx: &mut Cx, m: Option<hcm::http_connection_manager::RouteSpecifier>) 
             Ok(HttpRoutes::Named(name(&route_config_name)))
         }
         Some(S::RouteConfig(m)) => cx.within("route_config", |cx| {
-            let bytes = prost::Message::encode_to_vec(&m);
-            Ok(HttpRoutes::Inline(route::config(cx, m, hash(&bytes))?.into()))
+            let hash = hash_of(&m);
+            Ok(HttpRoutes::Inline(route::config(cx, m, hash)?.into()))
         }),
         Some(S::ScopedRoutes(_)) => cx.refuse("scoped_routes", "not supported"),
         None => cx.refuse("route_specifier", "it is required"),

@@ -11,7 +11,7 @@ use mizzen_protos::envoy::envoy::r#type::v3 as types;
 use mizzen_types::Name;
 
 use super::cluster_http::{HOUR, default_true};
-use super::cx::{Cx, Res, harmless, hash, name, number, refused, silent, type_name};
+use super::cx::{Cx, Res, harmless, hash_of, name, number, refused, silent, type_name};
 use super::{Resource, access_log, address, cluster, format, hcm, headers, tls};
 use crate::config::{
     ChainMatch, ContentHash, Direction, EndpointAddress, FilterChain, Filters, Listener, ListenerAddress, ListenerFilter, NetworkFilter,
@@ -176,7 +176,7 @@ fn predicate(cx: &mut Cx, m: listener::ListenerFilterChainMatchPredicate) -> Res
 }
 
 fn chain(cx: &mut Cx, m: listener::FilterChain) -> Res<FilterChain> {
-    let bytes = prost::Message::encode_to_vec(&m);
+    let hash = hash_of(&m);
     let listener::FilterChain {
         filter_chain_match,
         filters,
@@ -198,7 +198,7 @@ fn chain(cx: &mut Cx, m: listener::FilterChain) -> Res<FilterChain> {
     };
     Ok(FilterChain {
         name: name(&title),
-        hash: hash(&bytes),
+        hash,
         matching,
         tls,
         handshake_timeout: cx.limit("transport_socket_connect_timeout", transport_socket_connect_timeout, None)?,

@@ -187,7 +187,7 @@ pub struct Compiled {
 /// If a field of it cannot be honoured.
 pub fn compile(kind: Kind, bytes: &[u8]) -> Result<Compiled, Refusal> {
     let mut cx = cx::Cx::default();
-    let hash = cx::hash(bytes);
+    let hash = cx::stable_hash(kind.type_url(), bytes.to_vec());
     let compiled = match kind {
         Kind::Listener => listener::compile(&mut cx, bytes, hash),
         Kind::Route => route::compile(&mut cx, bytes, hash),

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use mizzen_protos::envoy::envoy::extensions::filters::http::local_ratelimit::v3 as limit;
 use mizzen_protos::envoy::envoy::r#type::v3 as types;
-use prost::Message;
 
-use crate::compile::cx::{Cx, Res, hash, number, refused, silent};
+use crate::compile::cx::{Cx, Res, hash, hash_of, number, refused, silent};
 use crate::compile::{headers, matchers};
 use crate::config::{ContentHash, Fraction, HeaderOps};
 
@@ -46,7 +45,7 @@ pub struct TokenBucket {
 
 pub(super) fn compile(cx: &mut Cx, m: limit::LocalRateLimit) -> Res<LocalRateLimit> {
     let place = format!("{}\n{}\n", cx.resource, cx.at(""));
-    let bucket = hash(&[place.as_bytes(), &m.encode_to_vec()].concat());
+    let bucket = hash(&[place.as_bytes(), &hash_of(&m).0.to_le_bytes()].concat());
     let limit::LocalRateLimit {
         stat_prefix,
         status,

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{compiled, hcm, one_chain, tcp_proxy, typed_struct};
-use crate::Kind;
 use crate::config::{Discovery, LogFormat, LogTarget, Part, Terminal};
+use crate::{Kind, Resource};
 
 /// `ok`, the warnings' fields, or the field and a part of the reason of what is refused, be it the whole or a part.
 fn check(kind: Kind, value: &Value, expected: &str) {
@@ -78,6 +78,31 @@ fn listeners() {
         {"filterChainMatch": {"serverNames": ["a.*.b"]}, "filters": [tcp_proxy("c")]}]}),
         "filter_chains[0].filter_chain_match.server_names[0]: `a.*.b`: a wildcard",
     );
+}
+
+#[test]
+fn what_is_the_same_has_the_same_hash() {
+    // Maps of many entries, which are encoded in another order each time.
+    let map: serde_json::Map<String, Value> = (0..12).map(|n| (format!("key{n}"), json!({"a": n, "b": n, "c": n}))).collect();
+    let metadata = json!({"filterMetadata": map});
+    let routes = json!({"name": "r", "virtualHosts": [{"name": "v", "domains": ["*"],
+        "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "c"}, "metadata": metadata}]}]});
+    let mut value = one_chain(json!([hcm(json!({"rds": null, "routeConfig": routes}))]));
+    value["filterChains"][0]["metadata"] = metadata.clone();
+    let load = json!({"clusterName": "c", "endpoints": [{"lbEndpoints": [{"metadata": metadata,
+        "endpoint": {"address": {"socketAddress": {"address": "10.0.0.1", "portValue": 1}}}}]}]});
+    let cluster = json!({"name": "c", "type": "STATIC", "loadAssignment": load});
+    let hashes = || {
+        let (listener, cluster) = (compiled(Kind::Listener, &value).unwrap().resource, compiled(Kind::Cluster, &cluster).unwrap().resource);
+        let (Resource::Listener(l), Resource::Cluster(c)) = (&listener, &cluster) else { panic!() };
+        let crate::config::Terminal::Http(hcm) = &l.chains[0].filters.last else { panic!() };
+        let crate::config::HttpRoutes::Inline(routes) = &hcm.routes else { panic!() };
+        (l.hash, l.chains[0].hash, routes.hash, c.hash, c.discovery.inline().unwrap().hash)
+    };
+    let first = hashes();
+    for _ in 0..5 {
+        assert_eq!(hashes(), first);
+    }
 }
 
 #[test]
