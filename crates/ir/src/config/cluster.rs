@@ -50,7 +50,7 @@ pub struct Cluster {
 /// How endpoints are found.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Discovery {
-    /// By name in [`super::Config::assignments`].
+    /// By name in [`crate::Config::assignments`].
     Eds {
         /// That name.
         service: Name,

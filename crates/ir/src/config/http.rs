@@ -99,7 +99,7 @@ pub enum CodecKind {
 /// Where routes are.
 #[derive(Clone, Debug, PartialEq)]
 pub enum HttpRoutes {
-    /// By name in [`super::Config::routes`].
+    /// By name in [`crate::Config::routes`].
     Named(Name),
     /// Given in place.
     Inline(Arc<RouteConfig>),
