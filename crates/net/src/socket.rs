@@ -17,12 +17,16 @@ pub struct ListenOptions {
     pub mark: Option<u32>,
     /// Whether an IPv6 socket takes IPv4 connections too.
     pub dual_stack: bool,
+    /// Whether the address need not be one of this host (IP_FREEBIND).
+    pub freebind: bool,
+    /// Whether connections to any address are taken that are routed here (IP_TRANSPARENT). Needs CAP_NET_ADMIN.
+    pub transparent: bool,
 }
 
 impl Default for ListenOptions {
-    /// An address for one socket alone, 4096 waiting, no mark, one family.
+    /// An address of this host for one socket alone, 4096 waiting, no mark, one family.
     fn default() -> Self {
-        ListenOptions { reuse_port: false, backlog: 4096, mark: None, dual_stack: false }
+        ListenOptions { reuse_port: false, backlog: 4096, mark: None, dual_stack: false, freebind: false, transparent: false }
     }
 }
 
@@ -40,6 +44,12 @@ pub fn listen(address: SocketAddr, options: &ListenOptions) -> io::Result<TcpLis
         }
         if let Some(mark) = options.mark {
             socket.set_mark(mark)?;
+        }
+        if options.freebind {
+            if address.is_ipv6() { socket.set_freebind_v6(true)? } else { socket.set_freebind_v4(true)? }
+        }
+        if options.transparent {
+            if address.is_ipv6() { socket.set_ip_transparent_v6(true)? } else { socket.set_ip_transparent_v4(true)? }
         }
         socket.bind(&address.into())?;
         socket.listen(options.backlog)?;
@@ -83,4 +93,36 @@ pub fn original_dst(stream: &impl AsFd) -> Option<SocketAddr> {
 /// What the kernel says.
 pub fn set_mark(socket: &impl AsFd, mark: u32) -> io::Result<()> {
     SockRef::from(socket).set_mark(mark)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_others() {
+        // Documentation's addresses (RFC 5737, RFC 3849) are nobody's.
+        for address in ["192.0.2.1:0", "[2001:db8::1]:0"] {
+            let address: SocketAddr = address.parse().unwrap();
+            let options = ListenOptions { freebind: true, ..ListenOptions::default() };
+            let error = listen(address, &ListenOptions::default()).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("listen on {address}: ")), "{error}");
+            match listen(address, &options) {
+                Ok(listener) => assert!(SockRef::from(&listener).local_addr().unwrap().as_socket().unwrap().ip() == address.ip()),
+                // A kernel without IPv6.
+                Err(error) => {
+                    assert!(address.is_ipv6() && listen("[::1]:0".parse().unwrap(), &ListenOptions::default()).is_err(), "{error}")
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn transparent_sockets_are_so_or_fail() {
+        let options = ListenOptions { transparent: true, ..ListenOptions::default() };
+        match listen("127.0.0.1:0".parse().unwrap(), &options) {
+            Ok(listener) => assert!(SockRef::from(&listener).ip_transparent_v4().unwrap()),
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}"),
+        }
+    }
 }

@@ -15,6 +15,7 @@ use std::{
 
 use mizzen_engine::{Answer, Command, Options, Question, WaitId, metrics::Snapshot};
 use mizzen_ir::Config;
+use mizzen_net::ListenOptions;
 use tokio::sync::mpsc;
 
 /// What workers report to the control thread.
@@ -172,13 +173,19 @@ impl Workers {
     }
 }
 
-/// Which socket addresses a configuration wants opened, with the name of the listener of each.
-fn wanted(config: &Config) -> BTreeMap<SocketAddr, (mizzen_types::Name, u32)> {
+/// Which socket addresses a configuration wants opened, with the name of the listener of each and how it listens. What is open already stays as it is.
+fn wanted(config: &Config) -> BTreeMap<SocketAddr, (mizzen_types::Name, ListenOptions)> {
     let mut all = BTreeMap::new();
     for listener in config.listeners.values().filter(|l| l.bind) {
         for address in listener.addresses.iter() {
             if let mizzen_ir::config::ListenerAddress::Socket(address) = address {
-                all.insert(*address, (listener.name.clone(), listener.backlog.unwrap_or(4096)));
+                let options = ListenOptions {
+                    backlog: listener.backlog.and_then(|backlog| i32::try_from(backlog).ok()).unwrap_or(4096),
+                    freebind: listener.freebind,
+                    transparent: listener.transparent,
+                    ..ListenOptions::default()
+                };
+                all.insert(*address, (listener.name.clone(), options));
             }
         }
     }

@@ -235,15 +235,11 @@ impl Driver {
         self.stop_accepting(|address| !wanted.contains_key(address));
         let mut failed = Vec::new();
         if !self.draining.get() {
-            for (address, (_, backlog)) in &wanted {
+            for (address, (_, options)) in &wanted {
                 if self.accepting.borrow().get(address).is_some_and(|sockets| sockets.iter().any(|s| !s.inherited)) {
                     continue;
                 }
-                let options = ListenOptions {
-                    reuse_port: self.several,
-                    backlog: i32::try_from(*backlog).unwrap_or(4096),
-                    ..ListenOptions::default()
-                };
+                let options = ListenOptions { reuse_port: self.several, ..options.clone() };
                 let opened = mizzen_net::listen(*address, &options).and_then(TcpListener::from_std);
                 match opened {
                     Ok(socket) => self.accept_from(*address, socket, false),
