@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     admin::{self, Admin, Control, Known, Process, Query, Stage, View},
     bootstrap::Plan,
-    dns::Resolver,
+    dns::{self, Resolver},
     driver::{Report, Workers},
     error::BootstrapError,
     fixed::Fixed,
@@ -339,9 +339,10 @@ impl Proxy {
             }
             Report::Ask { worker, wait, question: Question::Dns { host } } => {
                 let (resolver, answers) = (self.resolver.clone(), self.answers.0.clone());
+                let terms = dns::terms(self.store.config(), &host);
                 tokio::spawn(async move {
                     // Without a control thread the process is about to end.
-                    let _ = answers.send((worker, wait, resolver.lookup(&host).await));
+                    let _ = answers.send((worker, wait, resolver.lookup(&host, terms).await));
                 });
             }
             Report::Ask { worker, wait, question: Question::Resource { kind, name } } => {

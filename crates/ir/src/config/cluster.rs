@@ -69,13 +69,13 @@ pub enum Discovery {
 }
 
 /// How names are resolved.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dns {
     /// How often.
     pub refresh: Duration,
     /// Up to how much is added at random.
     pub jitter: Duration,
-    /// How often after a failure: at first, at most.
+    /// How often after a failure: at first, at most; none: as often as ever.
     pub on_failure: Option<Fallible>,
     /// Whether the answer's time to live counts instead of `refresh`.
     pub respect_ttl: bool,
@@ -216,8 +216,6 @@ pub struct UpstreamHttp {
     pub h2: H2Options,
     /// Whether the TLS server name is the request's authority.
     pub auto_sni: bool,
-    /// Whether the certificate must name that authority.
-    pub auto_san_validation: bool,
 }
 
 /// Which version of HTTP.
