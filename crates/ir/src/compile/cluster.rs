@@ -106,12 +106,12 @@ pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resou
     let discovery = discovery(cx, kind, eds_cluster_config, load_assignment, dns, original_dst_port)?;
     let lb = lb_policy_of(cx, lb_policy, kind, lb_config)?;
     let (breakers, breakers_high) = breakers(cx, circuit_breakers)?;
-    let mut http = http_of(cx, typed_extension_protocol_options, http2_protocol_options)?;
+    let (mut http, by_authority) = http_of(cx, typed_extension_protocol_options, http2_protocol_options)?;
     if let Some(max) = number(max_requests_per_connection) {
         http.max_requests_per_connection = max;
     }
     let mut transport = transport_of(cx, transport_socket_matches, transport_socket)?;
-    if http.auto_san_validation {
+    if by_authority {
         transport = by_server_name(transport);
     }
     let (panic_threshold, locality_weighted) = cx.some("common_lb_config", common_lb_config, common_lb)?.unwrap_or((50.0, false));
@@ -271,24 +271,25 @@ fn breakers(cx: &mut Cx, m: Option<cluster::CircuitBreakers>) -> Res<(Breakers, 
     Ok((default, high))
 }
 
+/// HTTP towards the endpoints, and whether their certificates must name the request's authority.
 fn http_of(
     cx: &mut Cx,
     options: std::collections::HashMap<String, mizzen_protos::Any>,
     h2: Option<core::Http2ProtocolOptions>,
-) -> Res<UpstreamHttp> {
-    let mut http = UpstreamHttp::default();
+) -> Res<(UpstreamHttp, bool)> {
+    let (mut http, mut by_authority) = (UpstreamHttp::default(), false);
     if let Some(h2) = h2 {
         http.protocol = crate::config::HttpProtocol::Http2;
         http.h2 = cx.within("http2_protocol_options", |cx| cluster_http::http2(cx, h2))?;
     }
     for (key, any) in options {
         let field = format!("typed_extension_protocol_options[{key}]");
-        http = cx.within(&field, |cx| match type_name(&any) {
+        (http, by_authority) = cx.within(&field, |cx| match type_name(&any) {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions" => cluster_http::upstream(cx, cx.unpack(&any)?),
             other => cx.refuse("", format!("{other} is not supported")),
         })?;
     }
-    Ok(http)
+    Ok((http, by_authority))
 }
 
 fn transport_of(

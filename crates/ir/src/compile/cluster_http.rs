@@ -23,7 +23,6 @@ impl Default for UpstreamHttp {
             max_headers_kb: 60,
             h2: H2Options::default(),
             auto_sni: false,
-            auto_san_validation: false,
         }
     }
 }
@@ -139,8 +138,8 @@ pub(super) fn http2(cx: &mut Cx, m: core::Http2ProtocolOptions) -> Res<H2Options
     })
 }
 
-/// `HttpProtocolOptions` of a cluster.
-pub(super) fn upstream(cx: &mut Cx, m: http::HttpProtocolOptions) -> Res<UpstreamHttp> {
+/// `HttpProtocolOptions` of a cluster, and whether its certificates must name the request's authority (`auto_san_validation`).
+pub(super) fn upstream(cx: &mut Cx, m: http::HttpProtocolOptions) -> Res<(UpstreamHttp, bool)> {
     use http::http_protocol_options::UpstreamProtocolOptions as U;
     use http::http_protocol_options::explicit_http_config::ProtocolConfig as P;
     let http::HttpProtocolOptions {
@@ -195,7 +194,7 @@ pub(super) fn upstream(cx: &mut Cx, m: http::HttpProtocolOptions) -> Res<Upstrea
     };
     cx.some("http_protocol_options", h1, http1)?;
     let h2 = cx.some("http2_protocol_options", h2, http2)?.unwrap_or_default();
-    Ok(UpstreamHttp {
+    let http = UpstreamHttp {
         protocol,
         idle_timeout: common.idle_timeout,
         max_connection_duration: common.max_connection_duration,
@@ -205,8 +204,8 @@ pub(super) fn upstream(cx: &mut Cx, m: http::HttpProtocolOptions) -> Res<Upstrea
         max_headers_kb: common.max_response_headers_kb.unwrap_or(60),
         h2,
         auto_sni,
-        auto_san_validation,
-    })
+    };
+    Ok((http, auto_san_validation))
 }
 
 /// A flag's value where true is the default.

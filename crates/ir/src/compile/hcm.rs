@@ -75,7 +75,13 @@ pub(super) fn compile(cx: &mut Cx, m: hcm::HttpConnectionManager) -> Res<Hcm> {
         route_specifier,
         strip_port_mode,
     } = m;
-    silent!(http1_safe_max_connection_duration, stream_flush_timeout, append_local_overload, add_proxy_protocol_connection_state);
+    silent!(
+        stat_prefix,
+        http1_safe_max_connection_duration,
+        stream_flush_timeout,
+        append_local_overload,
+        add_proxy_protocol_connection_state
+    );
     silent!(access_log_flush_interval, flush_access_log_on_new_request, represent_ipv4_remote_address_as_ipv4_mapped_ipv6);
     harmless!(cx; delayed_close_timeout, stream_error_on_invalid_http_message, http3_protocol_options, drain_timeout_jitter, access_log_options, internal_address_config);
     refused!(cx; scheme_header_transformation, original_ip_detection_extensions, early_header_mutation_extensions, local_reply_config,
@@ -95,7 +101,6 @@ pub(super) fn compile(cx: &mut Cx, m: hcm::HttpConnectionManager) -> Res<Hcm> {
     let h2 = cx.some("http2_protocol_options", http2_protocol_options, cluster_http::http2)?.unwrap_or_default();
     let seconds = Duration::from_secs;
     Ok(Hcm {
-        stat_prefix: name(&stat_prefix),
         codec: match cx.choice("codec_type", codec_type)? {
             hcm::http_connection_manager::CodecType::Auto => CodecKind::Auto,
             hcm::http_connection_manager::CodecType::Http1 => CodecKind::Http1,

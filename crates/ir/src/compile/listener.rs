@@ -336,7 +336,14 @@ fn tcp_proxy(cx: &mut Cx, m: tcp::TcpProxy) -> Res<TcpProxy> {
         cluster_specifier,
     } = m;
     // A hash matters only to balancers that use one, which are refused in clusters.
-    silent!(hash_policy, max_early_data_bytes, check_drain_close, proxy_protocol_tlv_merge_policy, flush_access_log_on_connected);
+    silent!(
+        stat_prefix,
+        hash_policy,
+        max_early_data_bytes,
+        check_drain_close,
+        proxy_protocol_tlv_merge_policy,
+        flush_access_log_on_connected
+    );
     silent!(access_log_flush_interval);
     harmless!(cx; downstream_idle_timeout, upstream_idle_timeout, backoff_options, max_downstream_connection_duration_jitter_percentage,
         access_log_options);
@@ -358,7 +365,6 @@ fn tcp_proxy(cx: &mut Cx, m: tcp::TcpProxy) -> Res<TcpProxy> {
     let tunnel = cx.some("tunneling_config", tunneling_config, tunnel)?.map(Arc::new);
     Ok(TcpProxy {
         tunnel,
-        stat_prefix: name(&stat_prefix),
         clusters: clusters.into(),
         idle_timeout: cx.limit("idle_timeout", idle_timeout, Some(HOUR))?,
         max_connect_attempts: number(max_connect_attempts).unwrap_or(1).max(1),

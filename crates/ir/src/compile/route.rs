@@ -227,6 +227,8 @@ fn one(cx: &mut Cx, m: route::Route, above: &Inherited) -> Res<Route> {
     } = m;
     // Names of spans and statistics.
     silent!(decorator, tracing, stat_prefix);
+    // What is kept for a retry is bounded by the proxy's own limit.
+    harmless!(cx; per_request_buffer_limit_bytes, request_body_buffer_limit);
     refused!(cx; route_specifiers);
     let overrides = filter::overrides(cx, typed_per_filter_config)?;
     let level = headers::level(
@@ -241,9 +243,8 @@ fn one(cx: &mut Cx, m: route::Route, above: &Inherited) -> Res<Route> {
     let matching = cx.must("match", r#match, matching)?;
     let action = route_action::action(cx, action, &level, above)?;
     let filters = filter::joined(overrides, &above.filters).into();
-    let limit = request_body_buffer_limit.map(|v| v.value).or(number(per_request_buffer_limit_bytes).map(u64::from));
     let headers = above.joined(&level, None);
-    Ok(Route { name: name(&title), origin: origin(metadata), matching, action, headers, filters, buffer_limit: limit })
+    Ok(Route { name: name(&title), origin: origin(metadata), matching, action, headers, filters, buffer_limit: None })
 }
 
 /// The Istio object that a route was made from.

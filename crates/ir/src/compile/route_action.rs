@@ -12,8 +12,7 @@ use super::headers::{self, Fields, Level};
 use super::inherited::Inherited;
 use super::matchers;
 use crate::config::{
-    Action, ClusterChoice, Direct, Forward, HashOn, HashPolicy, HostRewrite, PathRewrite, Redirect, RedirectPath, RetryOn, RetryPolicy,
-    Target,
+    Action, ClusterChoice, Direct, Forward, HostRewrite, PathRewrite, Redirect, RedirectPath, RetryOn, RetryPolicy, Target,
 };
 
 pub(super) fn action(cx: &mut Cx, m: Option<route::route::Action>, level: &Level, above: &Inherited) -> Res<Action> {
@@ -61,7 +60,8 @@ fn forward(cx: &mut Cx, m: route::RouteAction, level: &Level, above: &Inherited)
         host_rewrite_specifier,
     } = m;
     use route::route_action::ClusterNotFoundResponseCode as N;
-    silent!(flush_timeout, early_data_policy, include_vh_rate_limits, max_internal_redirects);
+    // A hash matters only to balancers that use one, which are refused in clusters.
+    silent!(hash_policy, flush_timeout, early_data_policy, include_vh_rate_limits, max_internal_redirects);
     refused!(cx; metadata_match, path_rewrite_policy, path_rewrite, retry_policy_typed_config, request_mirror_policies, rate_limits, cors,
         internal_redirect_policy, internal_redirect_action, hedge_policy);
     let stream = cx.some("max_stream_duration", max_stream_duration, stream_duration)?.unwrap_or_default();
@@ -94,7 +94,6 @@ fn forward(cx: &mut Cx, m: route::RouteAction, level: &Level, above: &Inherited)
         path_rewrite,
         host_rewrite: host_rewrite(cx, host_rewrite_specifier)?,
         append_forwarded_host: append_x_forwarded_host,
-        hash: cx.each("hash_policy", hash_policy, hash_of)?.into(),
         upgrades: upgrades(cx, upgrade_configs)?.into(),
         high_priority: cx.choice::<core::RoutingPriority>("priority", priority)? == core::RoutingPriority::High,
     })
@@ -206,25 +205,6 @@ fn upgrades(cx: &mut Cx, list: Vec<route::route_action::UpgradeConfig>) -> Res<V
         }
         Ok((name(&upgrade_type.to_ascii_lowercase()), enabled))
     })
-}
-
-fn hash_of(cx: &mut Cx, m: route::route_action::HashPolicy) -> Res<HashPolicy> {
-    use route::route_action::hash_policy as h;
-    let route::route_action::HashPolicy { terminal, policy_specifier } = m;
-    let on = match policy_specifier {
-        Some(h::PolicySpecifier::Header(h::Header { header_name, regex_rewrite })) => {
-            let rewrite = cx.some("header.regex_rewrite", regex_rewrite, matchers::rewrite)?;
-            HashOn::Header(matchers::header_name(cx, "header.header_name", &header_name)?, rewrite)
-        }
-        Some(h::PolicySpecifier::Cookie(h::Cookie { name: title, ttl, path, attributes })) => {
-            harmless!(cx; attributes);
-            HashOn::Cookie { name: title.into(), ttl: cx.duration("cookie.ttl", ttl)?, path: path.into() }
-        }
-        Some(h::PolicySpecifier::ConnectionProperties(h::ConnectionProperties { source_ip: true })) => HashOn::SourceIp,
-        Some(h::PolicySpecifier::QueryParameter(h::QueryParameter { name: title })) => HashOn::Param(title.into()),
-        _ => return cx.refuse("policy_specifier", "not supported"),
-    };
-    Ok(HashPolicy { on, terminal })
 }
 
 fn retry_policy_of(cx: &mut Cx, m: route::RetryPolicy) -> Res<RetryPolicy> {

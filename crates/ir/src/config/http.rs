@@ -11,8 +11,6 @@ use crate::filter::{HttpFilter, RouterOptions};
 /// Serves HTTP on a connection.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hcm {
-    /// Its name in statistics.
-    pub stat_prefix: Name,
     /// Which version of HTTP.
     pub codec: CodecKind,
     /// Where its routes are.
@@ -186,7 +184,6 @@ impl Hcm {
     /// For calls of the proxy's own, which no listener accepted: nothing is added, logged or limited.
     pub fn internal() -> Hcm {
         Hcm {
-            stat_prefix: Name::default(),
             codec: CodecKind::Auto,
             routes: HttpRoutes::Named(Name::default()),
             filters: Arc::from([]),

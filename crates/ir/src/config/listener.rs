@@ -205,8 +205,6 @@ pub enum SourceType {
 /// Relays bytes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TcpProxy {
-    /// Its name in statistics.
-    pub stat_prefix: Name,
     /// Where to: clusters with weights, at least one.
     pub clusters: Arc<[(Name, u32)]>,
     /// How long neither side may send; none: for ever. One hour by default.

@@ -63,7 +63,7 @@ pub struct Route {
     pub headers: Arc<Mutations>,
     /// What filters do otherwise here.
     pub filters: Overrides,
-    /// The most of a request that is kept for a retry, if given.
+    /// The most of a request that is kept for a retry: none, and so the proxy's own bound, for a smaller one is not supported.
     pub buffer_limit: Option<u64>,
 }
 
@@ -133,8 +133,6 @@ pub struct Forward {
     pub host_rewrite: HostRewrite,
     /// Whether the host from before is appended to `x-forwarded-host`.
     pub append_forwarded_host: bool,
-    /// What a consistent hash would be made of; only for clusters that hash, of which there are none yet.
-    pub hash: Arc<[HashPolicy]>,
     /// Upgrades that this route allows or forbids, whatever the connection manager says; lower case.
     pub upgrades: Arc<[(Name, bool)]>,
     /// Whether it has high priority.
@@ -254,35 +252,6 @@ pub struct RetryOn {
     pub grpc_unavailable: bool,
 }
 
-/// What a consistent hash is made of.
-#[derive(Clone, Debug, PartialEq)]
-pub struct HashPolicy {
-    /// Of what.
-    pub on: HashOn,
-    /// Whether the rest is left out if this yields something.
-    pub terminal: bool,
-}
-
-/// What is hashed.
-#[derive(Clone, Debug, PartialEq)]
-pub enum HashOn {
-    /// A (lower case) header.
-    Header(Arc<str>, Option<RegexRewrite>),
-    /// A cookie; with a time to live it is set where it is missing.
-    Cookie {
-        /// Its name.
-        name: Arc<str>,
-        /// How long it lasts; zero: the browser's session.
-        ttl: Option<Duration>,
-        /// Its path.
-        path: Arc<str>,
-    },
-    /// The client's address.
-    SourceIp,
-    /// A query parameter.
-    Param(Arc<str>),
-}
-
 /// It is redirected.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Redirect {
@@ -351,7 +320,6 @@ impl Forward {
             path_rewrite: PathRewrite::Keep,
             host_rewrite: HostRewrite::Keep,
             append_forwarded_host: false,
-            hash: Arc::from([]),
             upgrades: Arc::from([]),
             high_priority: false,
         }

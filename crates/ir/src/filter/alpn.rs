@@ -12,8 +12,6 @@ pub(super) const TYPE: &str = "istio.envoy.config.filter.http.alpn.v2alpha1.Filt
 /// ALPN towards the upstream by the request's protocol.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AlpnOverride {
-    /// For HTTP/1.0 requests towards the upstream.
-    pub http10: Arc<[Name]>,
     /// For HTTP/1.1 requests towards the upstream.
     pub http11: Arc<[Name]>,
     /// For HTTP/2 requests towards the upstream.
@@ -27,7 +25,8 @@ pub(super) fn compile(cx: &Cx, m: alpn::FilterConfig) -> Res<AlpnOverride> {
     for alpn::filter_config::AlpnOverride { upstream_protocol, alpn_override } in alpn_override {
         let names: Arc<[Name]> = alpn_override.iter().map(|n| name(n)).collect();
         match cx.choice("alpn_override.upstream_protocol", upstream_protocol)? {
-            P::Http10 => all.http10 = names,
+            // Nothing is sent as HTTP/1.0.
+            P::Http10 => {}
             P::Http11 => all.http11 = names,
             P::Http2 => all.http2 = names,
         }

@@ -19,8 +19,6 @@ pub struct PeerMetadata {
 pub struct PeerExchange {
     /// The peer's `x-envoy-peer-metadata` is read and removed.
     pub from_headers: bool,
-    /// The peer is looked up by its address.
-    pub from_workloads: bool,
     /// Ours is written.
     pub send_headers: bool,
     /// Headers of the peer are passed through, for it to be seen by those behind us.
@@ -32,7 +30,8 @@ pub(super) fn compile(cx: &mut Cx, mut json: Json) -> PeerMetadata {
         let mut exchange = PeerExchange::default();
         for mut method in json.objects(discovery) {
             exchange.from_headers |= method.take("istio_headers").is_some();
-            exchange.from_workloads |= method.take("workload_discovery").is_some();
+            // The peer's address is looked up in an index of workloads, which no control plane sends to this proxy: nobody is found.
+            let _ = method.take("workload_discovery");
             unknown_methods(cx, discovery, &method);
         }
         for mut method in json.objects(propagation) {

@@ -25,7 +25,7 @@ pub struct FoundRoute<'c> {
 pub fn find_route<'c>(config: &'c RouteConfig, request: &RequestFacts<'_>, random: u64, trace: &mut Trace<'_>) -> Option<FoundRoute<'c>> {
     let authority = request.head.authority();
     let Some((host, domain)) = config.host_of(authority) else {
-        trace.note(false, || format!("no virtual host of `{}` is for `{authority}`", config.name));
+        trace.note(false, || format!("no virtual host of `{}` is for `{authority}`, but for {}", config.name, domains(config)));
         return None;
     };
     trace.note(true, || format!("virtual host `{}` by domain `{}` for `{authority}`", host.name, domain.concat()));
@@ -33,17 +33,39 @@ pub fn find_route<'c>(config: &'c RouteConfig, request: &RequestFacts<'_>, rando
     trace.deeper(|trace| {
         let found = host.routes.iter().find(|r| match r.matching.lacking(request.head, &path, random) {
             None => {
-                trace.note(true, || format!("route `{}`", r.name));
+                trace.note(true, || title(r));
                 true
             }
             Some(lacking) => {
-                trace.note(false, || format!("route `{}`: {}", r.name, lacking.describe(&r.matching, request.head)));
+                trace.note(false, || format!("{}: {}", title(r), lacking.describe(&r.matching, request.head)));
                 false
             }
         });
         found.map(|route| FoundRoute { host, route })
     })
 }
+
+/// A route's name, and the Istio object that it was made from.
+fn title(route: &Route) -> String {
+    match &route.origin {
+        Some(origin) => format!("route `{}` of {origin}", route.name),
+        None => format!("route `{}`", route.name),
+    }
+}
+
+/// The domains of all virtual hosts, as far as a line can hold them.
+fn domains(config: &RouteConfig) -> String {
+    let mut all = config.hosts.iter().flat_map(|host| host.domains.iter());
+    let first: Vec<String> = all.by_ref().take(SHOWN).map(|domain| format!("`{domain}`")).collect();
+    match (first.is_empty(), all.count()) {
+        (true, _) => "none".to_owned(),
+        (false, 0) => first.join(", "),
+        (false, more) => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
+/// How many domains a line shows.
+const SHOWN: usize = 8;
 
 impl RouteConfig {
     /// The virtual host for an authority, and the domain by which it was found.

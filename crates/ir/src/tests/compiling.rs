@@ -221,6 +221,9 @@ fn route_configurations() {
         &go(json!({"regexRewrite": {"pattern": {"regex": "a"}, "substitution": r"\1"}})),
         &format!("{at}.route.regex_rewrite.substitution: there is no group"),
     );
+    for field in ["per_request_buffer_limit_bytes", "request_body_buffer_limit"] {
+        check(k, &r(json!({"route": {"cluster": "c"}, field: 5})), &format!("ok, but {at}.{field}"));
+    }
     check(k, &go(json!({"hashPolicy": [{"header": {"headerName": "x"}}]})), "ok");
     check(k, &go(json!({"retryPolicy": {"retryOn": "5xx,what"}})), &format!("ok, but {at}.route.retry_policy.retry_on"));
     let elsewhere = json!({"retryOn": "5xx", "retryPriority": {"name": "envoy.retry_priorities.previous_priorities"}});

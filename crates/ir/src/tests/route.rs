@@ -55,6 +55,27 @@ fn hosts() {
     check(&config, &[("GET a.example.com/", "exact"), ("GET a.example.com:80/", "none"), ("GET x/", "none")]);
 }
 
+/// What the trace of a step says.
+#[test]
+fn reasons() {
+    let made_from = |config: &str| json!({"filterMetadata": {"istio": {"config": config}}});
+    let many: Vec<String> = (0..10).map(|n| format!("{n}.example")).collect();
+    let config = json!({"name": "80", "virtualHosts": [{"name": "h", "domains": many, "routes": [
+        {"name": "a", "match": {"path": "/a"}, "route": to("a"), "metadata": made_from("/apis/x/reviews")},
+        {"name": "b", "match": {"prefix": "/"}, "route": to("b")}]}]});
+    let says = |lines: &str| {
+        let (config, head, mut notes) = (routes(&config), request(lines), Vec::new());
+        find_route(&config, &RequestFacts { head: &head, secure: false }, 0, &mut Trace::to(&mut notes));
+        notes.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let host = |n: u8| format!("+ virtual host `h` by domain `{n}.example` for `{n}.example`");
+    assert_eq!(says("GET 0.example/a"), [host(0), "  + route `a` of /apis/x/reviews".to_owned()]);
+    let not_a = "  - route `a` of /apis/x/reviews: path is `/a` (it is `/b`)".to_owned();
+    assert_eq!(says("GET 1.example/b"), [host(1), not_a, "  + route `b`".to_owned()]);
+    let shown: Vec<String> = (0..8).map(|n| format!("`{n}.example`")).collect();
+    assert_eq!(says("GET x/"), [format!("- no virtual host of `80` is for `x`, but for {} and 2 more", shown.join(", "))]);
+}
+
 fn one_host(routes: Value) -> Value {
     json!({"name": "80", "virtualHosts": [{"name": "h", "domains": ["*"], "routes": routes}]})
 }
