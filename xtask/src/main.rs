@@ -1,10 +1,12 @@
 //! What the repository needs beside its code: `cargo xtask check` and `cargo xtask bench`.
 //!
-//! `check`: the crate graph against the table of ARCHITECTURE.md, what pure crates may name, where `unsafe` may stand and that every crate says
-//! what it is; no tool reads that table, and the lints of rustc know no folders. Licences and sources of dependencies are cargo-deny's business,
+//! `check`: the crate graph against the table of ARCHITECTURE.md, what pure crates may name, where `unsafe` may stand, that every crate says
+//! what it is, and that every field of the runtime configuration is read; no tool reads that table, the lints of rustc know no folders, and a
+//! public field is not unused for them. Licences and sources of dependencies are cargo-deny's business,
 //! dependencies that nothing names cargo-shear's. `bench proxy`: the data plane beside Envoy, in turn, under the same load.
 
 mod bench;
+mod fields;
 mod graph;
 mod sources;
 
@@ -70,6 +72,7 @@ fn check() -> Result<()> {
     let architecture = std::fs::read_to_string(root().join("ARCHITECTURE.md")).context("ARCHITECTURE.md")?;
     let mut problems = graph::check(&metadata, &architecture)?;
     problems.extend(sources::check(&root())?);
+    problems.extend(fields::check(&root())?);
     for problem in &problems {
         eprintln!("{problem}");
     }
