@@ -283,6 +283,16 @@ fn custom_policies(snapshot: &Snapshot, workloads: &Workloads<'_>, found: &mut V
                 continue;
             }
         };
+        let namespaces: BTreeSet<&str> =
+            workloads.selected(&policy.meta.namespace, root, policy.selector.as_ref()).map(|w| w.namespace).collect();
+        for namespace in namespaces {
+            if let Some(other) = provider::other_here(snapshot, &asked, namespace) {
+                let (host, port, object) = (&other.host, asked.port.port, &other.object);
+                tell(format!(
+                    "in namespace {namespace}, {host} port {port} is {object} and not the provider: the workloads that are selected there refuse everything"
+                ));
+            }
+        }
         if let Some(other) = all.iter().find(|other| other.provider != *name && workloads.share(policy, other, root)) {
             let (named, theirs) = (other.meta.namespaced_name(), &other.provider);
             tell(format!(
@@ -416,6 +426,7 @@ mod tests {
   {name: port, envoyExtAuthzHttp: {service: authz.shop.svc.cluster.local, port: 81}},
   {name: absent, envoyExtAuthzHttp: {service: other/authz.shop.svc.cluster.local, port: 80}},
   {name: none, envoyExtAuthzHttp: {service: none.example, port: 80}},
+  {name: three, envoyExtAuthzHttp: {service: a/three.example, port: 80}},
   {name: two, envoyExtAuthzHttp: {service: two.example, port: 80}},
   {name: log, envoyFileAccessLog: {path: /dev/stdout}}]}'}}
 ---
@@ -424,6 +435,10 @@ mod tests {
 {kind: Deployment, apiVersion: apps/v1, metadata: {name: authz, namespace: shop}, spec: {selector: {matchLabels: {app: authz}}, template: {metadata: {labels: {app: authz}}, spec: {containers: [{name: authz, image: x, command: [x]}]}}}}
 ---
 {kind: ServiceEntry, apiVersion: networking.istio.io/v1, metadata: {name: none, namespace: shop}, spec: {hosts: [none.example], resolution: NONE, ports: [{number: 80, name: http, protocol: HTTP}]}}
+---
+{kind: ServiceEntry, apiVersion: networking.istio.io/v1, metadata: {name: three, namespace: a}, spec: {hosts: [three.example], resolution: DNS, ports: [{number: 80, name: http, protocol: HTTP}]}}
+---
+{kind: ServiceEntry, apiVersion: networking.istio.io/v1, metadata: {name: mine, namespace: shop}, spec: {hosts: [three.example], resolution: DNS, ports: [{number: 80, name: http, protocol: HTTP}]}}
 ---
 {kind: ServiceEntry, apiVersion: networking.istio.io/v1, metadata: {name: two, namespace: a}, spec: {hosts: [two.example], resolution: DNS, ports: [{number: 80, name: http, protocol: HTTP}]}}
 ---
@@ -440,6 +455,8 @@ mod tests {
         let closed = "the workloads that are selected refuse everything";
         custom("a", "http", "{}", &[]);
         custom("a", "grpc", "{}", &[]);
+        let other = "in namespace shop, three.example port 80 is shop/mine and not the provider: the workloads that are selected there refuse everything";
+        custom("authz", "three", "{to: [{operation: {paths: [/a]}}]}", &[other]);
         let http2 = "provider `wrong` is asked over gRPC, and port 80 of authz.shop.svc.cluster.local is not declared as gRPC or HTTP/2";
         custom("a", "wrong", "{}", &[http2]);
         for (name, why) in [

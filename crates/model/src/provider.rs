@@ -50,6 +50,12 @@ pub(crate) fn find<'a>(snapshot: &'a Snapshot, name: &str) -> Result<Asked<'a>, 
     provider(snapshot.mesh(), name, |host| services(snapshot, host))
 }
 
+/// The other service by which the provider's host and port are meant in a namespace, where the provider cannot be asked for that.
+pub(crate) fn other_here<'a>(snapshot: &'a Snapshot, asked: &Asked<'_>, namespace: &str) -> Option<&'a Arc<ServiceView>> {
+    let reader = Reader::new(snapshot);
+    reader.service_at(&asked.service.host, asked.port.port, namespace).filter(|other| other.key() != asked.service.key())
+}
+
 fn services<'a>(snapshot: &'a Snapshot, host: &Hostname) -> Vec<&'a Arc<ServiceView>> {
     snapshot.derived().under_host(host).map(|stored| &stored.value).collect()
 }
