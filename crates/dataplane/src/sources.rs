@@ -368,7 +368,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_worker_waits_for_is_asked_for() {
         let mut plan = Plan::new(&Bootstrap::default()).unwrap();
-        plan.ads = Some((Server::Unix("/nowhere".into()), Variant::Delta));
+        plan.ads = Some((Server::Pipe("/nowhere".into()), Variant::Delta));
         let (mut sources, _events) = Sources::new(&plan, Process::default());
         let mut store = Store::new([]);
         assert!(sources.demand(Kind::Route, &"r".into()));

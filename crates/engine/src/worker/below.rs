@@ -194,10 +194,8 @@ impl Worker {
     pub(crate) fn tunnel_sent(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get(id) else { return };
         match stream.client.call().map(|origin| origin.caller) {
-            Some(Caller::Conn(conn)) => {
-                if self.conns.get(conn).is_some_and(|conn| !conn.out.is_empty()) {
-                    self.cx.inbox.push_back(Event::Carry(conn));
-                }
+            Some(Caller::Conn(conn)) if self.conns.get(conn).is_some_and(|conn| !conn.out.is_empty()) => {
+                self.cx.inbox.push_back(Event::Carry(conn));
             }
             Some(Caller::Gone) if stream.req.done() => self.finish_http(id, false),
             _ => {}

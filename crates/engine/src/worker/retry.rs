@@ -70,6 +70,7 @@ impl Worker {
         stream.req.sent = Progress::Nothing;
         stream.resp.end = false;
         stream.resp.buf.clear();
+        stream.resp.bytes = 0;
         stream.resp.trailers = None;
         request.heads.clear();
         request.step = Step::Backoff;

@@ -122,9 +122,8 @@ impl Worker {
     fn change_request(&mut self, id: StreamId, forward: &Arc<Forward>, host: Option<&str>, attempt_count: bool) {
         let Some(request) = self.streams.request_mut(id) else { return };
         // What the route's headers say may change the path.
-        let original = (forward.path_rewrite != PathRewrite::Keep || matches!(forward.host_rewrite, HostRewrite::Path(_)))
-            .then(|| request.head.path().to_owned())
-            .unwrap_or_default();
+        let rewritten = forward.path_rewrite != PathRewrite::Keep || matches!(forward.host_rewrite, HostRewrite::Path(_));
+        let original = if rewritten { request.head.path().to_owned() } else { String::new() };
         let suppress = request.hcm.router.suppress_envoy_headers;
         if let Some(ops) = request.route.as_ref().map(|r| r.mutations.clone()) {
             let mut head = std::mem::take(&mut request.head);
