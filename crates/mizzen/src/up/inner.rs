@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow};
 use mizzen_api::{Key, Kind};
 use mizzen_control::source::{Event, Files, Options};
 use mizzen_host::{Router, RouterOptions, Supervisor};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::{
     Payload, control_plane,
@@ -161,6 +161,7 @@ async fn reconcile(mesh: Arc<Mesh>) {
     let mut ending = mesh.ending.subscribe();
     let mut ready = mesh.ready.subscribe();
     let mut running: BTreeMap<String, Running> = BTreeMap::new();
+    let (over, mut ended) = mpsc::unbounded_channel();
     loop {
         let now = objects.borrow_and_update().clone();
         let addresses = mesh.addresses().services(&desired::virtual_addresses(&now));
@@ -170,7 +171,7 @@ async fn reconcile(mesh: Arc<Mesh>) {
         let wanted = desired::wanted(&now);
         for (folder, pod) in &wanted {
             let pod = Arc::new(pod.clone());
-            let entry = running.entry(folder.clone()).or_insert_with(|| start(&mesh, &pod));
+            let entry = running.entry(folder.clone()).or_insert_with(|| start(&mesh, folder, &pod, &over));
             workload::refresh(&mesh, &entry.pod, &now);
         }
         // What is not wanted any more goes when what takes its place is ready: a rollout drops nothing.
@@ -182,10 +183,11 @@ async fn reconcile(mesh: Arc<Mesh>) {
         for (_, entry) in running.iter().filter(|(folder, entry)| !wanted.contains_key(*folder) && replaced(&entry.pod)) {
             entry.stop.send_replace(true);
         }
-        running.retain(|_, entry| !entry.task.is_finished());
         tokio::select! {
             changed = objects.changed() => if changed.is_err() { break },
             changed = ready.changed() => if changed.is_err() { break },
+            // What was taken away and is wanted again starts when it has ended.
+            folder = ended.recv() => drop(folder.and_then(|folder| running.remove(&folder))),
             () = is_set(&mut ending) => break,
         }
     }
@@ -197,9 +199,17 @@ async fn reconcile(mesh: Arc<Mesh>) {
     }
 }
 
-fn start(mesh: &Arc<Mesh>, pod: &Arc<Wanted>) -> Running {
+/// Starts a workload; `over` gets its folder when it has ended.
+fn start(mesh: &Arc<Mesh>, folder: &str, pod: &Arc<Wanted>, over: &mpsc::UnboundedSender<String>) -> Running {
     let (stop, stopped) = watch::channel(false);
-    let task = tokio::spawn(pod::live(mesh.clone(), pod.clone(), stopped));
+    let (folder, over) = (folder.to_owned(), over.clone());
+    let life = tokio::spawn(pod::live(mesh.clone(), pod.clone(), stopped));
+    let task = tokio::spawn(async move {
+        // One that has panicked has ended, too.
+        let _ = life.await;
+        // At the end of the mesh nobody asks any more.
+        let _ = over.send(folder);
+    });
     Running { stop, pod: pod.clone(), task }
 }
 
