@@ -190,6 +190,21 @@ fn without_secrets(config: &Config) -> Arc<Config> {
 }
 
 #[test]
+fn a_tunnel_that_breaks() {
+    let mut sim = mesh_with(1, tunnelled(), &Inbound::default());
+    http_proxy(&mut sim, "10.9.9.9:3128", "200 OK");
+    let client = sim.connect(0, "10.96.0.9:5432");
+    sim.send(client, b"hello");
+    sim.run_for(Duration::from_millis(100));
+    assert_eq!(sim.received(client), b"hello");
+    sim.stop("10.9.9.9:3128");
+    sim.run_for(Duration::from_millis(100));
+    assert!(sim.ended(client).is_some(), "a client that says nothing learns of it");
+    assert_clean(&mut sim);
+    assert_eq!(sim.connections(0), 0);
+}
+
+#[test]
 fn a_connection_waits_for_its_certificate() {
     let whole = server_config(&Inbound::default());
     let bare = without_secrets(&whole);

@@ -157,6 +157,9 @@ impl Worker {
             stream.resp.sent = Progress::All;
             self.cx.inbox.push_back(Event::Ended(conn, Eof::Half));
         }
+        if over {
+            self.check_done(id);
+        }
         let Some((source, sid)) = source else { return };
         let Some(src) = self.conns.get_mut(source) else { return };
         let release = release && src.held && !src.is_h2();

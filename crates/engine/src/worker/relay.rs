@@ -4,7 +4,8 @@ use mizzen_http::{Event as Http2, Reason, StreamId as Sid};
 
 use super::Worker;
 use crate::{
-    ConnId,
+    ConnId, Eof,
+    call::Caller,
     conn::{Closing, Conn, Role},
     conns::Conns,
     event::{Dir, Event, Gone, Lost},
@@ -362,6 +363,12 @@ impl Worker {
     pub(crate) fn finish_http(&mut self, id: StreamId, complete: bool) {
         let Some(stream) = self.streams.get(id) else { return };
         let place = stream.client.place();
+        if let Some(Caller::Conn(above)) = stream.client.call().map(|origin| origin.caller)
+            && !complete
+        {
+            // A tunnel that broke: what lies above it is cut off too.
+            self.cx.inbox.push_back(Event::Ended(above, Eof::Reset));
+        }
         let up = stream.up.as_ref().map(|up| up.at);
         let up_over = stream.req.done() && stream.resp.end && stream.resp.buf.is_empty();
         self.finish(id);
