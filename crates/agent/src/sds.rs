@@ -10,7 +10,7 @@ use mizzen_protos::envoy::envoy::service::{
 };
 use mizzen_types::Name;
 use mizzen_xds::Version;
-use mizzen_xds::server::{Resource, Session, State, Verdict};
+use mizzen_xds::server::{Resource, ResourceSource, Session, Verdict};
 use mizzen_xds::types::SECRET;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
@@ -100,7 +100,7 @@ fn warn_of_unknown<'a>(names: impl Iterator<Item = &'a String>) {
     }
 }
 
-impl State for Secrets {
+impl ResourceSource for Secrets {
     // A key is given to who asks for it by name, never to who asks for everything.
     fn names(&mut self, _type_url: &str) -> Vec<Name> {
         Vec::new()

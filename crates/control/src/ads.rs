@@ -18,7 +18,7 @@ use mizzen_protos::envoy::envoy::{
 use mizzen_translate::ResourceKind;
 use mizzen_types::{Name, SpiffeId};
 use mizzen_xds::{
-    server::{Heard, Resource, State, Verdict},
+    server::{Heard, Resource, ResourceSource, Verdict},
     types,
 };
 use tokio::sync::{
@@ -250,7 +250,7 @@ struct Resources<'a> {
     view: &'a ProxyView,
 }
 
-impl State for Resources<'_> {
+impl ResourceSource for Resources<'_> {
     fn names(&mut self, type_url: &str) -> Vec<Name> {
         kind(type_url).map(|kind| self.memo.names(self.snapshot, self.view, kind).to_vec()).unwrap_or_default()
     }

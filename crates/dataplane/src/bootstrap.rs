@@ -66,8 +66,9 @@ impl Plan {
         let secrets = secrets::extract(&mut fixed);
         let servers: HashMap<Name, Server> =
             fixed.clusters.iter().filter_map(|c| Some((Name::from(c.name.as_str()), server(c)?))).collect();
-        let any =
-            |name: &str, kind: mizzen_ir::Kind, value: Vec<u8>| (Name::from(name), Any { type_url: kind.type_url().to_owned(), value });
+        let any = |name: &str, kind: mizzen_ir::ResourceKind, value: Vec<u8>| {
+            (Name::from(name), Any { type_url: kind.type_url().to_owned(), value })
+        };
         let (mut ads, mut dynamic) = (None, (false, false));
         if let Some(resources) = &bootstrap.dynamic_resources {
             if let Some(source) = &resources.ads_config {
@@ -82,8 +83,8 @@ impl Plan {
             node,
             ads,
             dynamic,
-            clusters: fixed.clusters.iter().map(|c| any(&c.name, mizzen_ir::Kind::Cluster, c.encode_to_vec())).collect(),
-            listeners: fixed.listeners.iter().map(|l| any(&l.name, mizzen_ir::Kind::Listener, l.encode_to_vec())).collect(),
+            clusters: fixed.clusters.iter().map(|c| any(&c.name, mizzen_ir::ResourceKind::Cluster, c.encode_to_vec())).collect(),
+            listeners: fixed.listeners.iter().map(|l| any(&l.name, mizzen_ir::ResourceKind::Listener, l.encode_to_vec())).collect(),
             secrets,
             unused: unused(bootstrap)?,
             servers,

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use mizzen_ir::Kind;
+use mizzen_ir::ResourceKind;
 use mizzen_protos::{Any, envoy::envoy::config::bootstrap::v3::Bootstrap};
 use mizzen_types::Name;
 
@@ -29,9 +29,9 @@ pub fn validate(bootstrap: &Bootstrap, places: &Places) -> Result<Vec<String>, B
 pub(crate) struct Fixed {
     pub(crate) store: Store,
     /// What the bootstrap holds.
-    pub(crate) names: BTreeSet<(Kind, Name)>,
+    pub(crate) names: BTreeSet<(ResourceKind, Name)>,
     /// What of it cannot be used, and why.
-    pub(crate) faults: BTreeMap<(Kind, Name), String>,
+    pub(crate) faults: BTreeMap<(ResourceKind, Name), String>,
     /// Secrets as they were read, to be followed.
     pub(crate) secrets: Vec<(Origin, Found)>,
 }
@@ -40,21 +40,23 @@ impl Fixed {
     pub(crate) fn new(plan: &Plan, places: &Places) -> Fixed {
         let mut complete = Vec::new();
         if !plan.dynamic.0 {
-            complete.push(Kind::Listener);
+            complete.push(ResourceKind::Listener);
         }
         if !plan.dynamic.1 {
-            complete.push(Kind::Cluster);
+            complete.push(ResourceKind::Cluster);
         }
         if plan.ads.is_none() {
-            complete.extend([Kind::Route, Kind::Assignment]);
+            complete.extend([ResourceKind::Route, ResourceKind::Assignment]);
         }
         let mut fixed = Fixed { store: Store::new(complete), names: BTreeSet::new(), faults: BTreeMap::new(), secrets: Vec::new() };
         for origin in &plan.secrets {
             let found = origin.read();
-            fixed.put(Kind::Secret, &origin.name, found.secret.clone(), || places.at(&origin.name));
+            fixed.put(ResourceKind::Secret, &origin.name, found.secret.clone(), || places.at(&origin.name));
             fixed.secrets.push((origin.clone(), found));
         }
-        for (kind, field, all) in [(Kind::Cluster, "clusters", &plan.clusters), (Kind::Listener, "listeners", &plan.listeners)] {
+        for (kind, field, all) in
+            [(ResourceKind::Cluster, "clusters", &plan.clusters), (ResourceKind::Listener, "listeners", &plan.listeners)]
+        {
             for (i, (name, body)) in all.iter().enumerate() {
                 let field = format!("static_resources.{field}[{i}]");
                 if fixed.names.contains(&(kind, name.clone())) {
@@ -70,7 +72,7 @@ impl Fixed {
                     places.at(&refused.map_or(field.clone(), |refused| format!("{field}.{refused}")))
                 };
                 // A cluster that only leads to a server of resources may be beyond what the data path understands.
-                if kind == Kind::Cluster && plan.servers.contains_key(name) && mizzen_ir::compile(kind, &body.value).is_err() {
+                if kind == ResourceKind::Cluster && plan.servers.contains_key(name) && mizzen_ir::compile(kind, &body.value).is_err() {
                     tracing::debug!(%name, "no cluster for traffic");
                     continue;
                 }
@@ -80,7 +82,7 @@ impl Fixed {
         fixed
     }
 
-    fn put(&mut self, kind: Kind, name: &Name, body: Result<Any, String>, place: impl FnOnce() -> String) {
+    fn put(&mut self, kind: ResourceKind, name: &Name, body: Result<Any, String>, place: impl FnOnce() -> String) {
         let key = (kind, name.clone());
         if let Err(reason) = body.and_then(|body| self.store.put(name, "", body, Duration::ZERO)) {
             self.fault(key.clone(), format!("{}: {reason}", place()));
@@ -88,7 +90,7 @@ impl Fixed {
         self.names.insert(key);
     }
 
-    fn fault(&mut self, key: (Kind, Name), reason: String) {
+    fn fault(&mut self, key: (ResourceKind, Name), reason: String) {
         tracing::error!("{reason}: the others serve, and the proxy will not be ready");
         self.faults.insert(key, reason);
     }

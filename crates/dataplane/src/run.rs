@@ -9,7 +9,7 @@ use std::{
 };
 
 use mizzen_engine::{Answer, Question, WaitId, lb::Shared, metrics::Snapshot};
-use mizzen_ir::{Kind, config::ListenerAddress};
+use mizzen_ir::{ResourceKind, config::ListenerAddress};
 use mizzen_net::FdReceiver;
 use mizzen_protos::{Any, envoy::envoy::config::bootstrap::v3::Bootstrap};
 use mizzen_types::Name;
@@ -76,9 +76,9 @@ struct Proxy {
     options: Options,
     store: Store,
     /// Resources of the bootstrap.
-    fixed: BTreeSet<(Kind, Name)>,
+    fixed: BTreeSet<(ResourceKind, Name)>,
     /// Those of them that cannot be used, and why.
-    faults: BTreeMap<(Kind, Name), String>,
+    faults: BTreeMap<(ResourceKind, Name), String>,
     /// Secrets of the bootstrap whose files have changed.
     changes: mpsc::Receiver<(Name, Result<Any, String>)>,
     sources: Sources,
@@ -90,7 +90,7 @@ struct Proxy {
     inherited: mpsc::Receiver<(SocketAddr, TcpListener)>,
     resolver: Resolver,
     /// Questions for resources that are not answered yet.
-    pending: Vec<(usize, WaitId, Kind, Name)>,
+    pending: Vec<(usize, WaitId, ResourceKind, Name)>,
     scrapes: Scrapes,
     /// What is counted for all workers together.
     shared: Arc<Shared>,
@@ -283,11 +283,11 @@ impl Proxy {
         match put {
             Ok(()) => {
                 tracing::info!(%name, "a certificate or its roots have been read again");
-                self.faults.remove(&(Kind::Secret, name));
+                self.faults.remove(&(ResourceKind::Secret, name));
             }
             Err(reason) => {
                 tracing::error!(%name, reason, "a secret cannot be used; its last good version stays");
-                self.faults.insert((Kind::Secret, name), reason);
+                self.faults.insert((ResourceKind::Secret, name), reason);
             }
         }
     }
@@ -402,7 +402,7 @@ impl Proxy {
         let config = self.store.config();
         let ours = |address: &SocketAddr| {
             let listeners =
-                self.fixed.iter().filter(|(kind, _)| *kind == Kind::Listener).filter_map(|(_, name)| config.listeners.get(name));
+                self.fixed.iter().filter(|(kind, _)| *kind == ResourceKind::Listener).filter_map(|(_, name)| config.listeners.get(name));
             listeners.flat_map(|l| l.addresses.iter()).any(|a| matches!(a, ListenerAddress::Socket(socket) if socket == address))
         };
         let closed: BTreeSet<_> = self.listening.values().flat_map(|(_, failed)| failed).filter(|(address, _)| ours(address)).collect();
@@ -414,7 +414,7 @@ impl Proxy {
     /// only as long as no listener is refused for want of a good version or has a part that is closed.
     fn check_ready(&mut self) {
         let stage = *self.stage.borrow();
-        let lame = self.store.resources(Kind::Listener).find(|(_, stored)| stored.is_lame()).map(|(name, _)| name);
+        let lame = self.store.resources(ResourceKind::Listener).find(|(_, stored)| stored.is_lame()).map(|(name, _)| name);
         match (stage, lame) {
             (Stage::Live, Some(name)) => {
                 tracing::warn!(%name, "the proxy is not ready any more: a listener is refused, wholly or in part");
@@ -423,11 +423,11 @@ impl Proxy {
             (Stage::Initializing, None) => {}
             _ => return,
         }
-        let complete = self.store.is_complete(Kind::Listener) && self.store.is_complete(Kind::Cluster);
+        let complete = self.store.is_complete(ResourceKind::Listener) && self.store.is_complete(ResourceKind::Cluster);
         let warm = self
             .store
-            .resources(Kind::Listener)
-            .all(|(name, stored)| stored.state() != ResourceState::Warming || self.store.is_blocked(Kind::Listener, name));
+            .resources(ResourceKind::Listener)
+            .all(|(name, stored)| stored.state() != ResourceState::Warming || self.store.is_blocked(ResourceKind::Listener, name));
         let generation = self.store.config().generation;
         let open = (0..self.workers.len()).all(|w| self.listening.get(&w).is_some_and(|(seen, _)| *seen >= generation));
         if complete && warm && open && self.faults().is_empty() {
@@ -445,8 +445,8 @@ impl Proxy {
 
     fn view(&self) -> View {
         let wall = |at: Duration| self.clock.1 + at;
-        let kinds = [Kind::Cluster, Kind::Assignment, Kind::Listener, Kind::Route, Kind::Secret];
-        let known = |kind: Kind, name: &Name, stored: &crate::store::Stored| Known {
+        let kinds = [ResourceKind::Cluster, ResourceKind::Assignment, ResourceKind::Listener, ResourceKind::Route, ResourceKind::Secret];
+        let known = |kind: ResourceKind, name: &Name, stored: &crate::store::Stored| Known {
             kind,
             name: name.clone(),
             fixed: self.fixed.contains(&(kind, name.clone())),

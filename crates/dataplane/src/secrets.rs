@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use mizzen_ir::Kind;
+use mizzen_ir::ResourceKind;
 use mizzen_protos::{
     Any,
     envoy::envoy::{
@@ -192,7 +192,7 @@ impl Origin {
         let secret = secret.and_then(|mut secret| {
             secret.name = self.name.to_string();
             fill(&mut secret, &mut files)?;
-            Ok(Any { type_url: Kind::Secret.type_url().to_owned(), value: secret.encode_to_vec() })
+            Ok(Any { type_url: ResourceKind::Secret.type_url().to_owned(), value: secret.encode_to_vec() })
         });
         Found { secret, files }
     }
@@ -230,7 +230,7 @@ fn document(path: &Path, resource: &str, files: &mut Vec<(PathBuf, Option<Mark>)
     let bytes = read_file(path, files)?;
     let text = String::from_utf8(bytes).map_err(|_| format!("{}: no text", path.display()))?;
     let response: DiscoveryResponse = text::read(&text, Unknown::Refused).map_err(|error| format!("{}:{error}", path.display()))?;
-    let secrets = response.resources.iter().filter(|any| any.type_url == Kind::Secret.type_url());
+    let secrets = response.resources.iter().filter(|any| any.type_url == ResourceKind::Secret.type_url());
     let found = secrets.filter_map(|any| tls::Secret::decode(any.value.as_slice()).ok()).find(|secret| secret.name == resource);
     found.ok_or_else(|| format!("{}: holds no secret `{resource}`", path.display()))
 }

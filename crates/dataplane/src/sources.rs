@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use mizzen_ir::{Kind, config::SecretSource};
+use mizzen_ir::{ResourceKind, config::SecretSource};
 use mizzen_protos::envoy::envoy::{
     config::core::v3::Node,
     service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse},
@@ -55,9 +55,9 @@ pub(crate) struct Sources {
     links: BTreeMap<Source, Link>,
     events: mpsc::Sender<(Source, Happened)>,
     /// What is asked for by name at present.
-    asked: BTreeSet<(Source, Kind, Name)>,
+    asked: BTreeSet<(Source, ResourceKind, Name)>,
     /// What workers asked for beyond that: it stays asked for, so that it stays.
-    demanded: BTreeSet<(Kind, Name)>,
+    demanded: BTreeSet<(ResourceKind, Name)>,
     process: Process,
 }
 
@@ -101,21 +101,21 @@ impl Client {
         }
     }
 
-    fn watch_all(&mut self, kind: Kind) {
+    fn watch_all(&mut self, kind: ResourceKind) {
         match self {
             Client::Delta(client) => client.watch_all(kind.type_url()),
             Client::Sotw(client) => client.watch_all(kind.type_url()),
         }
     }
 
-    fn subscribe(&mut self, kind: Kind, name: &Name) {
+    fn subscribe(&mut self, kind: ResourceKind, name: &Name) {
         match self {
             Client::Delta(client) => client.subscribe(kind.type_url(), [name.clone()]),
             Client::Sotw(client) => client.subscribe(kind.type_url(), [name.clone()]),
         }
     }
 
-    fn unsubscribe(&mut self, kind: Kind, name: &Name) {
+    fn unsubscribe(&mut self, kind: ResourceKind, name: &Name) {
         match self {
             Client::Delta(client) => client.unsubscribe(kind.type_url(), [name.clone()]),
             Client::Sotw(client) => client.unsubscribe(kind.type_url(), [name.clone()]),
@@ -169,7 +169,7 @@ impl Sources {
         };
         if let Some((server, variant)) = &plan.ads {
             let link = sources.link(Source::Aggregated, server.clone(), Service::Aggregated, *variant);
-            for (kind, wanted) in [(Kind::Cluster, plan.dynamic.1), (Kind::Listener, plan.dynamic.0)] {
+            for (kind, wanted) in [(ResourceKind::Cluster, plan.dynamic.1), (ResourceKind::Listener, plan.dynamic.0)] {
                 if wanted {
                     link.client.watch_all(kind);
                 }
@@ -221,7 +221,7 @@ impl Sources {
                     Answer::Delta(response) => &response.type_url,
                     Answer::Sotw(response) => &response.type_url,
                 };
-                let Some(kind) = Kind::of(type_url) else {
+                let Some(kind) = ResourceKind::of(type_url) else {
                     tracing::warn!(?source, type_url, "a type that was not asked for");
                     return;
                 };
@@ -232,7 +232,9 @@ impl Sources {
                     rejected
                 });
                 match judged {
-                    Ok(()) if *source == Source::Aggregated && matches!(kind, Kind::Cluster | Kind::Listener) => store.set_complete(kind),
+                    Ok(()) if *source == Source::Aggregated && matches!(kind, ResourceKind::Cluster | ResourceKind::Listener) => {
+                        store.set_complete(kind)
+                    }
                     Ok(()) => {}
                     Err(unasked) => tracing::warn!(?source, %unasked, "a response is dropped"),
                 }
@@ -244,9 +246,9 @@ impl Sources {
     /// Asks for what the store's resources name, and no longer for what nothing names any more.
     pub(crate) fn ask(&mut self, store: &mut Store, now: Duration) {
         let wanted = store.wanted();
-        let aggregated = |kind: Kind, names: BTreeSet<Name>| names.into_iter().map(move |n| (Source::Aggregated, kind, n));
-        let mut all: BTreeSet<(Source, Kind, Name)> = aggregated(Kind::Route, wanted.routes).collect();
-        all.extend(aggregated(Kind::Assignment, wanted.assignments));
+        let aggregated = |kind: ResourceKind, names: BTreeSet<Name>| names.into_iter().map(move |n| (Source::Aggregated, kind, n));
+        let mut all: BTreeSet<(Source, ResourceKind, Name)> = aggregated(ResourceKind::Route, wanted.routes).collect();
+        all.extend(aggregated(ResourceKind::Assignment, wanted.assignments));
         all.extend(wanted.secrets.into_iter().filter_map(|secret| {
             let source = match secret.source {
                 SecretSource::Ads => Source::Aggregated,
@@ -256,9 +258,9 @@ impl Sources {
                 }
                 SecretSource::Static => return None,
             };
-            Some((source, Kind::Secret, secret.name))
+            Some((source, ResourceKind::Secret, secret.name))
         }));
-        let named: BTreeSet<(Kind, &Name)> = all.iter().map(|(_, kind, name)| (*kind, name)).collect();
+        let named: BTreeSet<(ResourceKind, &Name)> = all.iter().map(|(_, kind, name)| (*kind, name)).collect();
         let demanded: Vec<_> = self.demanded.iter().filter(|(kind, name)| !named.contains(&(*kind, name))).cloned().collect();
         all.extend(demanded.into_iter().map(|(kind, name)| (Source::Aggregated, kind, name)));
         let asked = std::mem::take(&mut self.asked);
@@ -284,7 +286,7 @@ impl Sources {
     }
 
     /// Has a resource asked for that a worker waits for, at the next [`Sources::ask`]; `false` if too many are.
-    pub(crate) fn demand(&mut self, kind: Kind, name: &Name) -> bool {
+    pub(crate) fn demand(&mut self, kind: ResourceKind, name: &Name) -> bool {
         let key = (kind, name.clone());
         if self.demanded.len() >= DEMANDED && !self.demanded.contains(&key) {
             return false;
@@ -294,7 +296,7 @@ impl Sources {
     }
 
     /// It is known that there is no such resource.
-    pub(crate) fn demand_no_more(&mut self, kind: Kind, name: &Name) {
+    pub(crate) fn demand_no_more(&mut self, kind: ResourceKind, name: &Name) {
         self.demanded.remove(&(kind, name.clone()));
     }
 
@@ -322,7 +324,7 @@ impl Sources {
 }
 
 /// Puts each resource into the store; those that it refuses, with the reasons.
-fn judge(source: &Source, kind: Kind, events: Vec<Event>, store: &mut Store, now: Duration) -> (u64, Vec<(Name, String)>) {
+fn judge(source: &Source, kind: ResourceKind, events: Vec<Event>, store: &mut Store, now: Duration) -> (u64, Vec<(Name, String)>) {
     let (mut taken, mut rejected) = (0, Vec::new());
     for event in events {
         match event {
@@ -352,14 +354,14 @@ mod tests {
     use mizzen_protos::envoy::envoy::config::bootstrap::v3::Bootstrap;
 
     /// What is asked for on the next stream: kinds and names.
-    fn asked(sources: &mut Sources) -> Vec<(Kind, String)> {
+    fn asked(sources: &mut Sources) -> Vec<(ResourceKind, String)> {
         let Some(link) = sources.links.get_mut(&Source::Aggregated) else { return Vec::new() };
         link.client.disconnected();
         link.client.connected();
         let mut all = Vec::new();
         while let Some(request) = link.client.next_request() {
             let Request::Delta(request) = request else { continue };
-            let kind = Kind::of(&request.type_url).unwrap();
+            let kind = ResourceKind::of(&request.type_url).unwrap();
             all.extend(request.resource_names_subscribe.into_iter().map(|name| (kind, name)));
         }
         all
@@ -371,17 +373,17 @@ mod tests {
         plan.ads = Some((Server::Pipe("/nowhere".into()), Variant::Delta));
         let (mut sources, _events) = Sources::new(&plan, Process::default());
         let mut store = Store::new([]);
-        assert!(sources.demand(Kind::Route, &"r".into()));
+        assert!(sources.demand(ResourceKind::Route, &"r".into()));
         sources.ask(&mut store, Duration::ZERO);
-        assert_eq!(asked(&mut sources), [(Kind::Route, "r".to_owned())]);
+        assert_eq!(asked(&mut sources), [(ResourceKind::Route, "r".to_owned())]);
         // It is not there: nobody asks for it any more.
-        sources.demand_no_more(Kind::Route, &"r".into());
+        sources.demand_no_more(ResourceKind::Route, &"r".into());
         sources.ask(&mut store, Duration::ZERO);
         assert_eq!(asked(&mut sources), []);
         // There is an end to it.
         for n in 0..DEMANDED {
-            assert!(sources.demand(Kind::Cluster, &n.to_string().into()));
+            assert!(sources.demand(ResourceKind::Cluster, &n.to_string().into()));
         }
-        assert!(!sources.demand(Kind::Cluster, &"one more".into()) && sources.demand(Kind::Cluster, &"7".into()));
+        assert!(!sources.demand(ResourceKind::Cluster, &"one more".into()) && sources.demand(ResourceKind::Cluster, &"7".into()));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use mizzen_ir::{Config, Kind};
+use mizzen_ir::{Config, ResourceKind};
 use mizzen_protos::wkt::Struct;
 use mizzen_types::Name;
 
@@ -210,7 +210,7 @@ pub enum Question {
     /// A resource that is named but not there: subscribe to it. Answered by the next `Command::Config` that has it, or by `Answer::Absent`.
     Resource {
         /// Its kind.
-        kind: Kind,
+        kind: ResourceKind,
         /// Its name.
         name: Name,
     },

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use allocation_counter::measure;
 use mizzen_engine::{Accepted, Action, Addrs, ConnId, Node, Now, Options, Worker};
 use mizzen_http::{Codec, Event, Head, StreamId};
-use mizzen_ir::{Config, Draft, Kind, compile};
+use mizzen_ir::{Config, Draft, ResourceKind, compile};
 use mizzen_protos::json::Descriptors;
 use serde_json::{Value, json};
 
@@ -50,7 +50,7 @@ fn typed_struct(name: &str, url: &str, value: Value) -> Value {
 }
 
 /// The listener of a client's sidecar, its route, and a cluster that speaks HTTP/2.
-fn resources() -> [(Kind, Value); 3] {
+fn resources() -> [(ResourceKind, Value); 3] {
     let headers = json!([{"istio_headers": {}}]);
     let rules = json!({"action": "ALLOW", "policies": {"p": {
         "permissions": [{"url_path": {"path": {"prefix": "/reviews"}}}], "principals": [{"any": true}]}}});
@@ -80,7 +80,7 @@ fn resources() -> [(Kind, Value); 3] {
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http2},
         "metadata": {"filter_metadata": {"istio": {"services": [{"host": "reviews.shop.svc.cluster.local", "name": "reviews", "namespace": "shop"}]}}}});
     let assignment = json!({"cluster_name": "c", "endpoints": [{"lb_endpoints": [endpoint("10.0.0.2")]}]});
-    [(Kind::Listener, listener), (Kind::Cluster, cluster), (Kind::Assignment, assignment)]
+    [(ResourceKind::Listener, listener), (ResourceKind::Cluster, cluster), (ResourceKind::Assignment, assignment)]
 }
 
 fn config() -> Arc<Config> {

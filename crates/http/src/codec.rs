@@ -1,7 +1,7 @@
 //! One connection, either version.
 
 use crate::error::{ConnError, Reason};
-use crate::event::{Event, State, StreamId};
+use crate::event::{ConnState, Event, StreamId};
 use crate::head::Head;
 use crate::limits::Limits;
 use crate::{h1, h2};
@@ -132,7 +132,7 @@ impl Codec {
     }
 
     /// What the connection is good for now.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> ConnState {
         both!(self, c => c.state())
     }
 

@@ -66,7 +66,7 @@ pub enum Event<'b> {
 
 /// What the connection is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum ConnState {
     /// Takes new streams.
     Open,
     /// No new streams; those that are there go on.

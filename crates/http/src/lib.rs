@@ -27,7 +27,7 @@ pub mod tls;
 
 pub use codec::Codec;
 pub use error::{ConnError, Reason};
-pub use event::{Event, State, StreamId};
+pub use event::{ConnState, Event, StreamId};
 pub use head::{Head, is_hop_by_hop, valid_name, valid_value};
 pub use limits::Limits;
 pub use sniff::{Sniff, sniff};

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use mizzen_http::{Codec, Event, Head, Limits, State, StreamId};
+use mizzen_http::{Codec, ConnState, Event, Head, Limits, StreamId};
 use std::collections::HashMap;
 use std::convert::Infallible;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -24,7 +24,7 @@ async fn echo_server(mut codec: Codec, greeting: Vec<u8>, mut io: DuplexStream) 
     let mut open: HashMap<StreamId, Message> = HashMap::new();
     loop {
         io.write_all(&std::mem::take(&mut out)).await.unwrap();
-        if codec.state() == State::Done {
+        if codec.state() == ConnState::Done {
             return;
         }
         if io.read_buf(&mut wire).await.unwrap_or(0) == 0 {

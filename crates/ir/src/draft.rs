@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mizzen_pki::TimeProvider;
 use mizzen_types::Name;
 
-use crate::compile::{Kind, Resource};
+use crate::compile::{Resource, ResourceKind};
 use crate::config::Names;
 use crate::runtime::Config;
 use crate::tls::{TlsRefusal, TlsTable};
@@ -41,14 +41,14 @@ impl Draft {
     }
 
     /// Removes a resource; whether it was there.
-    pub fn remove(&mut self, kind: Kind, name: &str) -> bool {
+    pub fn remove(&mut self, kind: ResourceKind, name: &str) -> bool {
         let config = &mut self.config;
         let changed = match kind {
-            Kind::Listener => remove(&mut config.listeners, name),
-            Kind::Route => remove(&mut config.routes, name),
-            Kind::Cluster => remove(&mut config.clusters, name),
-            Kind::Assignment => remove(&mut config.assignments, name),
-            Kind::Secret => remove(&mut config.certificates, name) | remove(&mut config.validations, name),
+            ResourceKind::Listener => remove(&mut config.listeners, name),
+            ResourceKind::Route => remove(&mut config.routes, name),
+            ResourceKind::Cluster => remove(&mut config.clusters, name),
+            ResourceKind::Assignment => remove(&mut config.assignments, name),
+            ResourceKind::Secret => remove(&mut config.certificates, name) | remove(&mut config.validations, name),
         };
         self.changed |= changed;
         changed

@@ -20,7 +20,7 @@ mod steps;
 mod tls;
 mod trace;
 
-pub use compile::{Compiled, Kind, Refs, Refusal, Resource, Warning, compile};
+pub use compile::{Compiled, Refs, Refusal, Resource, ResourceKind, Warning, compile};
 pub use draft::Draft;
 pub use facts::{ConnFacts, Peer, PolicyFacts, RequestFacts, authenticate};
 pub use metadata::Metadata;

@@ -1,7 +1,7 @@
 //! The xDS protocol without IO: the delta variant, both ends, and the client's end of the state-of-the-world variant.
 //!
 //! [`server::Session`] is one client's stream as the server sees it: what it subscribes to, what was sent to it, what it acknowledged. It takes
-//! the client's requests and gives the responses that are due, reading resources through [`server::State`]. [`client::Client`] is the other
+//! the client's requests and gives the responses that are due, reading resources through [`server::ResourceSource`]. [`client::Client`] is the other
 //! end: what it subscribes to, what it accepted, and which request must be sent next; [`sotw::Client`] is the same for servers that know the older
 //! variant only. All survive a broken stream in the way the protocol means it: the
 //! client tells the versions that it accepted, a delta server sends only what differs.

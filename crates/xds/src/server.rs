@@ -40,7 +40,7 @@ impl Resource {
 }
 
 /// Where a session reads what its client should have.
-pub trait State {
+pub trait ResourceSource {
     /// The names of all resources of a type, for a wildcard subscription.
     fn names(&mut self, type_url: &str) -> Vec<Name>;
     /// One resource, or `None` if there is no such.
@@ -261,7 +261,7 @@ impl Session {
 
     /// The responses that are due, in the order in which they must be sent: what is referred to before what refers to it, and removed
     /// after what referred to it. They count as sent.
-    pub fn poll(&mut self, state: &mut dyn State) -> Vec<DeltaDiscoveryResponse> {
+    pub fn poll(&mut self, state: &mut dyn ResourceSource) -> Vec<DeltaDiscoveryResponse> {
         let keys: Vec<_> = self.watches.keys().cloned().collect();
         let (mut now, mut later) = (Vec::new(), Vec::new());
         for key in keys {
@@ -436,7 +436,7 @@ impl Watch {
     }
 
     /// Compares with the state, and notes the difference as sent.
-    fn diff(&mut self, type_url: &str, state: &mut dyn State) -> Diff {
+    fn diff(&mut self, type_url: &str, state: &mut dyn ResourceSource) -> Diff {
         let mut diff = Diff { owed: std::mem::take(&mut self.owed), ..Diff::default() };
         let forced = std::mem::take(&mut self.forced);
         let all = std::mem::take(&mut self.due) || diff.owed;

@@ -18,7 +18,7 @@ use proptest::prelude::*;
 use crate::{
     Version,
     client::{Client, Event},
-    server::{Heard, ProtocolError, Resource, Session, State, Sync, Verdict},
+    server::{Heard, ProtocolError, Resource, ResourceSource, Session, Sync, Verdict},
     types::{self, CLUSTER, ENDPOINT, LISTENER, NAME_TABLE, ROUTE},
 };
 
@@ -42,7 +42,7 @@ fn any(type_url: &str, content: u8) -> Any {
     Any { type_url: type_url.to_owned(), value: vec![content] }
 }
 
-impl State for World {
+impl ResourceSource for World {
     fn names(&mut self, type_url: &str) -> Vec<Name> {
         self.0.keys().filter(|(t, _)| t == type_url).map(|(_, n)| n.clone()).collect()
     }

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use mizzen_ir::{Kind, Warning};
+use mizzen_ir::{ResourceKind, Warning};
 use mizzen_protos::{
     Any,
     envoy::envoy::config::bootstrap::v3::Bootstrap,
@@ -35,9 +35,9 @@ struct Shape {
     entries: (&'static str, &'static str),
 }
 
-fn shape(kind: Kind) -> Shape {
+fn shape(kind: ResourceKind) -> Shape {
     let (section, fixed, dynamic, warming, field, entries) = match kind {
-        Kind::Cluster => (
+        ResourceKind::Cluster => (
             "ClustersConfigDump",
             "static_clusters",
             "dynamic_active_clusters",
@@ -45,7 +45,7 @@ fn shape(kind: Kind) -> Shape {
             "cluster",
             ("StaticCluster", "DynamicCluster"),
         ),
-        Kind::Assignment => (
+        ResourceKind::Assignment => (
             "EndpointsConfigDump",
             "static_endpoint_configs",
             "dynamic_endpoint_configs",
@@ -53,7 +53,7 @@ fn shape(kind: Kind) -> Shape {
             "endpoint_config",
             ("StaticEndpointConfig", "DynamicEndpointConfig"),
         ),
-        Kind::Listener => (
+        ResourceKind::Listener => (
             "ListenersConfigDump",
             "static_listeners",
             "dynamic_listeners",
@@ -61,7 +61,7 @@ fn shape(kind: Kind) -> Shape {
             "listener",
             ("StaticListener", "DynamicListener"),
         ),
-        Kind::Route => (
+        ResourceKind::Route => (
             "RoutesConfigDump",
             "static_route_configs",
             "dynamic_route_configs",
@@ -69,7 +69,7 @@ fn shape(kind: Kind) -> Shape {
             "route_config",
             ("StaticRouteConfig", "DynamicRouteConfig"),
         ),
-        Kind::Secret => (
+        ResourceKind::Secret => (
             "SecretsConfigDump",
             "static_secrets",
             "dynamic_active_secrets",
@@ -89,9 +89,9 @@ pub(super) fn dump(view: &View, bootstrap: &Bootstrap, wanted: &Wanted) -> Value
         let bootstrap = descriptors.to_value(bootstrap, Names::Proto).unwrap_or_default();
         configs.push(json!({"@type": format!("{ADMIN}BootstrapConfigDump"), "bootstrap": bootstrap}));
     }
-    for kind in [Kind::Cluster, Kind::Assignment, Kind::Listener, Kind::Route, Kind::Secret] {
+    for kind in [ResourceKind::Cluster, ResourceKind::Assignment, ResourceKind::Listener, ResourceKind::Route, ResourceKind::Secret] {
         let asked = wanted.resource.as_deref().is_some_and(|r| r == shape(kind).dynamic || r == shape(kind).fixed);
-        if kind != Kind::Assignment || wanted.endpoints || asked {
+        if kind != ResourceKind::Assignment || wanted.endpoints || asked {
             configs.extend(section(&descriptors, view, kind, wanted));
         }
     }
@@ -103,7 +103,7 @@ pub(super) fn dump(view: &View, bootstrap: &Bootstrap, wanted: &Wanted) -> Value
 }
 
 /// The section of a kind; or, if one list is wanted, its entries.
-fn section(descriptors: &Descriptors, view: &View, kind: Kind, wanted: &Wanted) -> Vec<Value> {
+fn section(descriptors: &Descriptors, view: &View, kind: ResourceKind, wanted: &Wanted) -> Vec<Value> {
     let shape = shape(kind);
     let (mut fixed, mut dynamic, mut warming) = (Vec::new(), Vec::new(), Vec::new());
     for known in view.resources.iter().filter(|r| r.kind == kind) {
@@ -152,7 +152,7 @@ fn entry(descriptors: &Descriptors, known: &Known, shape: &Shape) -> Value {
         .as_ref()
         .map(|(version, reason, at)| json!({"last_update_attempt": timestamp(*at), "details": reason, "version_info": version}));
     let mut outer = match known.kind {
-        Kind::Listener if !known.fixed => {
+        ResourceKind::Listener if !known.fixed => {
             let mut outer = Map::new();
             outer.insert("name".to_owned(), (&*known.name).into());
             if known.entry.is_some() {
@@ -161,7 +161,7 @@ fn entry(descriptors: &Descriptors, known: &Known, shape: &Shape) -> Value {
             }
             outer
         }
-        Kind::Secret => {
+        ResourceKind::Secret => {
             inner.insert("name".to_owned(), (&*known.name).into());
             inner
         }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use mizzen_engine::metrics::{Series, Snapshot, Value};
-use mizzen_ir::Kind;
+use mizzen_ir::ResourceKind;
 use regex::{Regex, RegexBuilder};
 use serde_json::json;
 
@@ -34,11 +34,11 @@ struct Counts {
 
 impl Process {
     /// Resources of a kind that came in one answer.
-    pub(crate) fn updated(&self, kind: Kind, taken: u64, rejected: u64) {
+    pub(crate) fn updated(&self, kind: ResourceKind, taken: u64, rejected: u64) {
         let answers = match kind {
-            Kind::Cluster => Some(&self.0.clusters),
-            Kind::Listener => Some(&self.0.listeners),
-            Kind::Assignment | Kind::Route | Kind::Secret => None,
+            ResourceKind::Cluster => Some(&self.0.clusters),
+            ResourceKind::Listener => Some(&self.0.listeners),
+            ResourceKind::Assignment | ResourceKind::Route | ResourceKind::Secret => None,
         };
         if let Some(answers) = answers {
             answers[usize::from(rejected > 0)].fetch_add(1, Relaxed);

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
 use mizzen_engine::metrics::Snapshot;
-use mizzen_ir::{Config, Kind, Warning};
+use mizzen_ir::{Config, ResourceKind, Warning};
 use mizzen_types::Name;
 use tokio::sync::{mpsc, oneshot};
 
@@ -13,7 +13,7 @@ use crate::store::Entry;
 /// A resource as it is stored.
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
-    pub(crate) kind: Kind,
+    pub(crate) kind: ResourceKind,
     pub(crate) name: Name,
     /// From the bootstrap.
     pub(crate) fixed: bool,

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use mizzen_ir::{Config, Draft, Kind, Refs, TlsRefusal, config::SecretRef};
+use mizzen_ir::{Config, Draft, Refs, ResourceKind, TlsRefusal, config::SecretRef};
 use mizzen_protos::Any;
 use mizzen_types::Name;
 
@@ -33,9 +33,10 @@ const OWN: [&str; 2] = ["default", "ROOTCA"];
 pub const LINGER: Duration = Duration::from_secs(10);
 
 /// Resources in the order in which they depend on each other: none names a later one.
-const ORDER: [Kind; 5] = [Kind::Secret, Kind::Assignment, Kind::Cluster, Kind::Route, Kind::Listener];
+const ORDER: [ResourceKind; 5] =
+    [ResourceKind::Secret, ResourceKind::Assignment, ResourceKind::Cluster, ResourceKind::Route, ResourceKind::Listener];
 
-type Key = (Kind, Name);
+type Key = (ResourceKind, Name);
 
 /// A missing resource.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +50,7 @@ struct Wait {
 
 impl Wait {
     fn late_at(&self, key: &Key) -> Option<Duration> {
-        (key.0 == Kind::Secret && !OWN.contains(&&*key.1)).then(|| self.since + LATE)
+        (key.0 == ResourceKind::Secret && !OWN.contains(&&*key.1)).then(|| self.since + LATE)
     }
 
     /// When it is not waited for any more by who waits so long.
@@ -73,9 +74,9 @@ impl Wait {
 /// All resources of the proxy.
 #[derive(Debug)]
 pub struct Store {
-    resources: BTreeMap<Kind, BTreeMap<Name, Stored>>,
+    resources: BTreeMap<ResourceKind, BTreeMap<Name, Stored>>,
     /// Kinds of which everything was told: what is not there does not exist.
-    complete: BTreeSet<Kind>,
+    complete: BTreeSet<ResourceKind>,
     /// Named resources of which the server said that there is none.
     absent: BTreeSet<Key>,
     /// Missing resources that are waited for.
@@ -99,7 +100,7 @@ pub struct Wanted {
 
 impl Store {
     /// Empty; `complete` names the kinds that nobody will send, as listeners in a static configuration.
-    pub fn new(complete: impl IntoIterator<Item = Kind>) -> Store {
+    pub fn new(complete: impl IntoIterator<Item = ResourceKind>) -> Store {
         Store {
             resources: ORDER.into_iter().map(|kind| (kind, BTreeMap::new())).collect(),
             complete: complete.into_iter().collect(),
@@ -116,7 +117,7 @@ impl Store {
     /// # Errors
     /// Why it is refused; the last good version stays. Or what in it is refused: then it is taken, with those parts closed.
     pub fn put(&mut self, name: &Name, version: &str, body: Any, now: Duration) -> Result<(), String> {
-        let Some(kind) = Kind::of(&body.type_url) else { return Err(format!("type {} is not supported", body.type_url)) };
+        let Some(kind) = ResourceKind::of(&body.type_url) else { return Err(format!("type {} is not supported", body.type_url)) };
         let compiled = mizzen_ir::compile(kind, &body.value).map_err(|refusal| refusal.to_string());
         let compiled = compiled.and_then(|compiled| {
             if compiled.resource.name() == name { Ok(compiled) } else { Err(format!("it is called `{}` inside", compiled.resource.name())) }
@@ -142,7 +143,7 @@ impl Store {
     }
 
     /// The server says that there is no such resource (any more).
-    pub fn remove(&mut self, kind: Kind, name: &Name, now: Duration) {
+    pub fn remove(&mut self, kind: ResourceKind, name: &Name, now: Duration) {
         self.absent.insert((kind, name.clone()));
         if let Some(stored) = self.resources.entry(kind).or_default().get_mut(name) {
             stored.remove(now);
@@ -150,7 +151,7 @@ impl Store {
     }
 
     /// Nobody asks for this resource any more. Unlike a removed one it is not known to be absent.
-    pub fn forget(&mut self, kind: Kind, name: &Name, now: Duration) {
+    pub fn forget(&mut self, kind: ResourceKind, name: &Name, now: Duration) {
         self.absent.remove(&(kind, name.clone()));
         if let Some(stored) = self.resources.entry(kind).or_default().get_mut(name) {
             stored.remove(now);
@@ -158,17 +159,17 @@ impl Store {
     }
 
     /// Whether it is known that there is no such resource.
-    pub fn knows_absent(&self, kind: Kind, name: &Name) -> bool {
+    pub fn knows_absent(&self, kind: ResourceKind, name: &Name) -> bool {
         self.is_absent(&(kind, name.clone()))
     }
 
     /// The server has told all resources of a kind.
-    pub fn set_complete(&mut self, kind: Kind) {
+    pub fn set_complete(&mut self, kind: ResourceKind) {
         self.complete.insert(kind);
     }
 
     /// Whether all resources of a kind are known.
-    pub fn is_complete(&self, kind: Kind) -> bool {
+    pub fn is_complete(&self, kind: ResourceKind) -> bool {
         self.complete.contains(&kind)
     }
 
@@ -184,7 +185,7 @@ impl Store {
     }
 
     /// The resources of a kind, by name.
-    pub fn resources(&self, kind: Kind) -> impl Iterator<Item = (&Name, &Stored)> {
+    pub fn resources(&self, kind: ResourceKind) -> impl Iterator<Item = (&Name, &Stored)> {
         self.resources.get(&kind).into_iter().flatten()
     }
 
@@ -199,7 +200,7 @@ impl Store {
     }
 
     /// Whether a resource's last version waits for late secrets, and for nothing else.
-    pub fn is_blocked(&self, kind: Kind, name: &Name) -> bool {
+    pub fn is_blocked(&self, kind: ResourceKind, name: &Name) -> bool {
         self.blocked.contains(&(kind, name.clone()))
     }
 
@@ -309,14 +310,17 @@ impl Store {
 
 /// How long what names a resource waits for it; none: for ever.
 fn timeout(refs: &Refs, key: &Key) -> Option<Duration> {
-    let secrets = refs.secrets.iter().filter(|secret| key.0 == Kind::Secret && secret.name == key.1);
+    let secrets = refs.secrets.iter().filter(|secret| key.0 == ResourceKind::Secret && secret.name == key.1);
     let longest = secrets.map(|secret| secret.fetch_timeout).reduce(|a, b| a.zip(b).map(|(a, b)| a.max(b)));
     longest.unwrap_or(Some(FETCH_TIMEOUT))
 }
 
 /// All resources that are named.
 fn names(refs: &Refs) -> impl Iterator<Item = Key> {
-    let secrets = refs.secrets.iter().map(|secret| (Kind::Secret, secret.name.clone()));
-    let of = |kind: Kind, all: &BTreeSet<Name>| all.iter().map(|name| (kind, name.clone())).collect::<Vec<_>>();
-    secrets.chain(of(Kind::Assignment, &refs.assignments)).chain(of(Kind::Cluster, &refs.clusters)).chain(of(Kind::Route, &refs.routes))
+    let secrets = refs.secrets.iter().map(|secret| (ResourceKind::Secret, secret.name.clone()));
+    let of = |kind: ResourceKind, all: &BTreeSet<Name>| all.iter().map(|name| (kind, name.clone())).collect::<Vec<_>>();
+    secrets
+        .chain(of(ResourceKind::Assignment, &refs.assignments))
+        .chain(of(ResourceKind::Cluster, &refs.clusters))
+        .chain(of(ResourceKind::Route, &refs.routes))
 }

@@ -1,6 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
-use mizzen_ir::Kind;
+use mizzen_ir::ResourceKind;
 use mizzen_protos::{
     Any,
     envoy::envoy::config::{
@@ -33,11 +33,11 @@ fn cluster(name: &str) -> Any {
         eds_cluster_config: Some(EdsClusterConfig { eds_config: Some(ads), service_name: String::new() }),
         ..Default::default()
     };
-    any(Kind::Cluster, &cluster)
+    any(ResourceKind::Cluster, &cluster)
 }
 
 fn assignment(name: &str) -> Any {
-    any(Kind::Assignment, &ClusterLoadAssignment { cluster_name: name.to_owned(), ..Default::default() })
+    any(ResourceKind::Assignment, &ClusterLoadAssignment { cluster_name: name.to_owned(), ..Default::default() })
 }
 
 fn route(name: &str, cluster: &str) -> Any {
@@ -45,10 +45,10 @@ fn route(name: &str, cluster: &str) -> Any {
     let matching = RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".to_owned())), ..Default::default() };
     let route = Route { r#match: Some(matching), action: Some(route::Action::Route(action)), ..Default::default() };
     let host = VirtualHost { name: "all".to_owned(), domains: vec!["*".to_owned()], routes: vec![route], ..Default::default() };
-    any(Kind::Route, &RouteConfiguration { name: name.to_owned(), virtual_hosts: vec![host], ..Default::default() })
+    any(ResourceKind::Route, &RouteConfiguration { name: name.to_owned(), virtual_hosts: vec![host], ..Default::default() })
 }
 
-fn any(kind: Kind, message: &impl Message) -> Any {
+fn any(kind: ResourceKind, message: &impl Message) -> Any {
     Any { type_url: kind.type_url().to_owned(), value: message.encode_to_vec() }
 }
 
@@ -64,7 +64,7 @@ fn put(store: &mut Store, called: &str, body: Any, now: Duration) {
     store.put(&name(called), "1", body, now).unwrap();
 }
 
-fn state(store: &Store, kind: Kind, called: &str) -> Option<ResourceState> {
+fn state(store: &Store, kind: ResourceKind, called: &str) -> Option<ResourceState> {
     store.resources(kind).find(|(n, _)| &***n == called).map(|(_, stored)| stored.state())
 }
 
@@ -86,7 +86,7 @@ fn a_resource_waits_for_what_it_names() {
 fn it_waits_no_longer_for_what_is_absent_or_late() {
     let mut store = Store::new([]);
     put(&mut store, "a", cluster("a"), at(0));
-    store.remove(Kind::Assignment, &name("a"), at(0));
+    store.remove(ResourceKind::Assignment, &name("a"), at(0));
     assert!(store.next(at(0)).unwrap().clusters.contains_key("a"), "there are no endpoints: that is known");
     put(&mut store, "b", cluster("b"), at(1));
     assert!(store.next(at(1)).is_none());
@@ -94,7 +94,7 @@ fn it_waits_no_longer_for_what_is_absent_or_late() {
     assert!(store.next(at(1) + FETCH_TIMEOUT).unwrap().clusters.contains_key("b"));
     put(&mut store, "r", route("r", "none"), at(20));
     assert!(store.next(at(20)).is_none());
-    store.set_complete(Kind::Cluster);
+    store.set_complete(ResourceKind::Cluster);
     assert!(store.next(at(20)).unwrap().routes.contains_key("r"), "all clusters are known");
 }
 
@@ -107,7 +107,7 @@ fn the_last_version_stays_until_the_next_is_warm() {
     let first = store.next(at(0)).unwrap();
     put(&mut store, "r", route("r", "b"), at(1));
     assert!(store.next(at(1)).is_none());
-    assert_eq!(state(&store, Kind::Route, "r"), Some(ResourceState::Warming));
+    assert_eq!(state(&store, ResourceKind::Route, "r"), Some(ResourceState::Warming));
     put(&mut store, "b", assignment("b"), at(2));
     put(&mut store, "b", cluster("b"), at(2));
     let second = store.next(at(2)).unwrap();
@@ -122,10 +122,10 @@ fn what_is_removed_leaves_after_what_refers_to_it() {
     put(&mut store, "a", cluster("a"), at(0));
     put(&mut store, "r", route("r", "a"), at(0));
     store.next(at(0)).unwrap();
-    store.remove(Kind::Cluster, &name("a"), at(1));
-    store.remove(Kind::Assignment, &name("a"), at(1));
+    store.remove(ResourceKind::Cluster, &name("a"), at(1));
+    store.remove(ResourceKind::Assignment, &name("a"), at(1));
     assert!(store.next(at(1)).is_none(), "the route still refers to it");
-    assert_eq!(state(&store, Kind::Cluster, "a"), Some(ResourceState::Draining));
+    assert_eq!(state(&store, ResourceKind::Cluster, "a"), Some(ResourceState::Draining));
     let config = store.next(at(1) + LINGER).unwrap();
     assert!(config.clusters.is_empty() && config.assignments.is_empty() && config.routes.contains_key("r"));
 
@@ -134,8 +134,8 @@ fn what_is_removed_leaves_after_what_refers_to_it() {
     put(&mut store, "a", cluster("a"), at(0));
     put(&mut store, "r", route("r", "a"), at(0));
     store.next(at(0)).unwrap();
-    store.remove(Kind::Cluster, &name("a"), at(1));
-    store.remove(Kind::Route, &name("r"), at(1));
+    store.remove(ResourceKind::Cluster, &name("a"), at(1));
+    store.remove(ResourceKind::Route, &name("r"), at(1));
     let config = store.next(at(1)).unwrap();
     assert!(config.clusters.is_empty() && config.routes.is_empty());
 }
@@ -146,15 +146,15 @@ fn a_bad_resource_is_refused_alone() {
     put(&mut store, "a", assignment("a"), at(0));
     put(&mut store, "a", cluster("a"), at(0));
     store.next(at(0)).unwrap();
-    let bad = Any { type_url: Kind::Cluster.type_url().to_owned(), value: vec![0xff] };
+    let bad = Any { type_url: ResourceKind::Cluster.type_url().to_owned(), value: vec![0xff] };
     assert!(store.put(&name("a"), "2", bad.clone(), at(1)).is_err());
     assert!(store.put(&name("other"), "1", cluster("a"), at(1)).is_err(), "a name that is not its own");
     assert!(store.put(&name("x"), "1", Any { type_url: "type.googleapis.com/x".to_owned(), value: Vec::new() }, at(1)).is_err());
     assert!(store.next(at(1)).is_none());
-    let (_, stored) = store.resources(Kind::Cluster).next().unwrap();
+    let (_, stored) = store.resources(ResourceKind::Cluster).next().unwrap();
     assert_eq!((stored.state(), stored.rejected.as_ref().map(|r| &*r.version)), (ResourceState::Active, Some("2")));
     put(&mut store, "a", cluster("a"), at(2));
-    assert!(store.resources(Kind::Cluster).next().unwrap().1.rejected.is_none());
+    assert!(store.resources(ResourceKind::Cluster).next().unwrap().1.rejected.is_none());
 }
 
 #[test]
@@ -171,12 +171,12 @@ fn a_bad_part_is_closed_and_the_rest_comes_into_force() {
             VirtualHost { name: (*host).to_owned(), domains: vec![(*host).to_owned()], routes: vec![route], ..Default::default() }
         };
         let hosts = hosts.iter().map(host).collect();
-        any(Kind::Route, &RouteConfiguration { name: "r".to_owned(), virtual_hosts: hosts, ..Default::default() })
+        any(ResourceKind::Route, &RouteConfiguration { name: "r".to_owned(), virtual_hosts: hosts, ..Default::default() })
     };
-    let mut store = Store::new([Kind::Cluster]);
+    let mut store = Store::new([ResourceKind::Cluster]);
     put(&mut store, "r", routes(&[("one", "/"), ("two", "/")]), at(0));
     store.next(at(0)).unwrap();
-    let lame = |store: &Store| store.resources(Kind::Route).next().unwrap().1.is_lame();
+    let lame = |store: &Store| store.resources(ResourceKind::Route).next().unwrap().1.is_lame();
     assert!(!lame(&store));
     let reason = store.put(&name("r"), "2", routes(&[("one", "/new"), ("two", "unknown")]), at(1)).unwrap_err();
     assert!(reason.contains("virtual_hosts[two].routes[0].match"), "{reason}");
@@ -184,12 +184,12 @@ fn a_bad_part_is_closed_and_the_rest_comes_into_force() {
     let hosts = &config.routes["r"].hosts;
     assert_eq!(hosts[0].routes[0].matching.path.describe(), "begins with `/new`");
     assert!(matches!(&hosts[1].routes[0].action, mizzen_ir::config::Action::Direct(direct) if direct.status == 503));
-    let (_, stored) = store.resources(Kind::Route).next().unwrap();
+    let (_, stored) = store.resources(ResourceKind::Route).next().unwrap();
     assert_eq!((stored.state(), stored.rejected.as_ref().map(|r| &*r.version)), (ResourceState::Active, Some("2")));
     assert!(lame(&store));
     put(&mut store, "r", routes(&[("one", "/new"), ("two", "/")]), at(2));
     store.next(at(2)).unwrap();
-    assert!(!lame(&store) && store.resources(Kind::Route).next().unwrap().1.rejected.is_none());
+    assert!(!lame(&store) && store.resources(ResourceKind::Route).next().unwrap().1.rejected.is_none());
 }
 
 /// A cluster whose roots come by SDS, with this `initial_fetch_timeout` in seconds.
@@ -212,7 +212,7 @@ fn secure(name: &str, secret: &str, timeout: Option<i64>) -> Any {
         value: tls.encode_to_vec(),
     };
     let socket = TransportSocket { name: "tls".to_owned(), config_type: Some(transport_socket::ConfigType::TypedConfig(tls)) };
-    any(Kind::Cluster, &Cluster { name: name.to_owned(), transport_socket: Some(socket), ..Default::default() })
+    any(ResourceKind::Cluster, &Cluster { name: name.to_owned(), transport_socket: Some(socket), ..Default::default() })
 }
 
 #[test]
@@ -237,12 +237,12 @@ fn a_late_secret_holds_up_nothing_else() {
     assert_eq!(store.deadline(at(0)), Some(LATE));
     let config = store.next(LATE).unwrap();
     assert!(config.routes.contains_key("r") && !config.clusters.contains_key("a"));
-    assert!(store.is_blocked(Kind::Cluster, &name("a")) && !store.is_blocked(Kind::Route, &name("r")));
+    assert!(store.is_blocked(ResourceKind::Cluster, &name("a")) && !store.is_blocked(ResourceKind::Route, &name("r")));
 
     // The workload's own are no late secrets: all waits for them.
     let mut store = Store::new([]);
     put(&mut store, "a", secure("a", "ROOTCA", Some(0)), at(0));
     put(&mut store, "r", route("r", "a"), at(0));
     store.next(at(0));
-    assert!(store.next(LATE).is_none() && !store.is_blocked(Kind::Cluster, &name("a")));
+    assert!(store.next(LATE).is_none() && !store.is_blocked(ResourceKind::Cluster, &name("a")));
 }

@@ -25,7 +25,7 @@ use mizzen_protos::{
     json::Descriptors,
 };
 use mizzen_types::Name;
-use mizzen_xds::server::{Heard, Resource, Session, State, Verdict};
+use mizzen_xds::server::{Heard, Resource, ResourceSource, Session, Verdict};
 use serde_json::{Value, json};
 use tokio::{
     net::{TcpListener, UnixListener},
@@ -47,7 +47,7 @@ pub(crate) const LONG: Duration = Duration::from_secs(20);
 #[derive(Clone, Default)]
 struct Resources(Arc<Mutex<BTreeMap<(String, String), Resource>>>);
 
-impl State for Resources {
+impl ResourceSource for Resources {
     fn names(&mut self, type_url: &str) -> Vec<Name> {
         let all = self.0.lock().unwrap();
         all.keys().filter(|(kind, _)| kind == type_url).map(|(_, name)| Name::from(name.as_str())).collect()

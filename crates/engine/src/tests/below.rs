@@ -2,31 +2,31 @@
 
 use std::{sync::Arc, time::Duration};
 
-use mizzen_ir::{Config, Draft, Kind};
+use mizzen_ir::{Config, Draft, ResourceKind};
 use serde_json::{Value, json};
 
 use super::mesh::*;
 use crate::{Command, Eof, sim::Sim};
 
 /// The client's side with more listeners and clusters.
-fn with(more: &[(Kind, Value)]) -> Arc<Config> {
+fn with(more: &[(ResourceKind, Value)]) -> Arc<Config> {
     put(&client_config(secrets("storefront")), more)
 }
 
-fn fixed(name: &str, address: Value, more: Value) -> (Kind, Value) {
+fn fixed(name: &str, address: Value, more: Value) -> (ResourceKind, Value) {
     let mut value = json!({"name": name, "type": "STATIC", "connect_timeout": "10s",
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}]}});
     for (key, field) in more.as_object().unwrap() {
         value[key] = field.clone();
     }
-    (Kind::Cluster, value)
+    (ResourceKind::Cluster, value)
 }
 
-fn internal(name: &str, filters: Value) -> (Kind, Value) {
-    (Kind::Listener, json!({"name": name, "internal_listener": {}, "filter_chains": [{"filters": filters}]}))
+fn internal(name: &str, filters: Value) -> (ResourceKind, Value) {
+    (ResourceKind::Listener, json!({"name": name, "internal_listener": {}, "filter_chains": [{"filters": filters}]}))
 }
 
-fn to(ip: &str, port: u16, filters: Value) -> (Kind, Value) {
+fn to(ip: &str, port: u16, filters: Value) -> (ResourceKind, Value) {
     listener(ip, ip, port, "OUTBOUND", json!({"bind_to_port": false, "filter_chains": [{"filters": filters}]}))
 }
 
@@ -185,7 +185,7 @@ fn an_http_proxy_that_says_nothing() {
 
 fn without_secrets(config: &Config) -> Arc<Config> {
     let mut draft = Draft::new(config);
-    draft.remove(Kind::Secret, "default");
+    draft.remove(ResourceKind::Secret, "default");
     draft.finish().0
 }
 

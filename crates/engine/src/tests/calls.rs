@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use mizzen_http::{Codec, Event, Head, Limits};
-use mizzen_ir::{Config, Kind};
+use mizzen_ir::{Config, ResourceKind};
 use serde_json::{Value, json};
 
 use super::mesh::*;
@@ -111,12 +111,12 @@ pub(super) fn with_app(mut sim: Sim) -> Sim {
     sim
 }
 
-pub(super) fn client(resources: &[(Kind, Value)]) -> std::sync::Arc<Config> {
+pub(super) fn client(resources: &[(ResourceKind, Value)]) -> std::sync::Arc<Config> {
     put(&client_config(secrets("storefront")), resources)
 }
 
-pub(super) fn route(name: &str, action: Value) -> (Kind, Value) {
-    (Kind::Route, routes("9080", json!([{"name": name, "match": {"prefix": "/"}, "route": action}])))
+pub(super) fn route(name: &str, action: Value) -> (ResourceKind, Value) {
+    (ResourceKind::Route, routes("9080", json!([{"name": name, "match": {"prefix": "/"}, "route": action}])))
 }
 
 /// A client of HTTP/2.

@@ -3,7 +3,7 @@
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use mizzen_http::Head;
-use mizzen_ir::Kind;
+use mizzen_ir::ResourceKind;
 use mizzen_protos::envoy::{envoy::service::auth::v3 as auth, google::rpc};
 use prost::Message;
 use serde_json::{Value, json};
@@ -12,11 +12,11 @@ use super::{calls::*, mesh::*};
 use crate::{Call, CallAnswer, Command, sim::Sim};
 
 /// A mesh whose client's proxy has these filters, with more resources beside.
-fn with_filters(filters: &[Value], more: &[(Kind, Value)]) -> Sim {
+fn with_filters(filters: &[Value], more: &[(ResourceKind, Value)]) -> Sim {
     with_app(mesh_with(3, client(&resources(filters, more)), &Inbound::default()))
 }
 
-fn resources(filters: &[Value], more: &[(Kind, Value)]) -> Vec<(Kind, Value)> {
+fn resources(filters: &[Value], more: &[(ResourceKind, Value)]) -> Vec<(ResourceKind, Value)> {
     let chains = json!({"bind_to_port": false, "filter_chains": [{"filters": [hcm(false, json!("9080"), filters)]}]});
     let mut all = vec![listener("0.0.0.0_9080", "0.0.0.0", 9080, "OUTBOUND", chains)];
     all.extend_from_slice(more);
@@ -35,20 +35,20 @@ fn filter(name: &str, config: Value) -> Value {
 }
 
 /// Routes by prefix, each with what it says of filters.
-fn overrides(routes_of: &[(&str, Value)]) -> (Kind, Value) {
+fn overrides(routes_of: &[(&str, Value)]) -> (ResourceKind, Value) {
     let route = |(prefix, overrides): &(&str, Value)| json!({"name": prefix, "match": {"prefix": prefix}, "route": {"cluster": CLUSTER}, "typed_per_filter_config": overrides});
     let all: Vec<Value> = routes_of.iter().map(route).collect();
-    (Kind::Route, routes("9080", json!(all)))
+    (ResourceKind::Route, routes("9080", json!(all)))
 }
 
-fn authz_cluster(h2: bool) -> (Kind, Value) {
+fn authz_cluster(h2: bool) -> (ResourceKind, Value) {
     let endpoint = json!({"endpoint": {"address": {"socket_address": {"address": "10.0.0.8", "port_value": 9000}}}});
     let mut value = json!({"name": "authz", "type": "STATIC", "connect_timeout": "1s",
         "load_assignment": {"cluster_name": "authz", "endpoints": [{"lb_endpoints": [endpoint]}]}});
     for (key, field) in http_options(if h2 { "h2" } else { "h1" }).as_object().unwrap() {
         value[key] = field.clone();
     }
-    (Kind::Cluster, value)
+    (ResourceKind::Cluster, value)
 }
 
 fn http_authz(more: Value) -> Value {

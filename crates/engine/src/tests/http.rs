@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mizzen_http::Head;
-use mizzen_ir::Kind;
+use mizzen_ir::ResourceKind;
 use serde_json::{Value, json};
 
 use super::{calls::*, mesh::*};
@@ -114,7 +114,7 @@ fn a_refused_filter_answers_503() {
 #[test]
 fn routes_and_answers_made_here() {
     let check = |table: Value, request: &[u8], expected: &str, contains: &str, flags: Option<&str>| {
-        let mut sim = with_app(mesh_with(2, client(&[(Kind::Route, table)]), &Inbound::default()));
+        let mut sim = with_app(mesh_with(2, client(&[(ResourceKind::Route, table)]), &Inbound::default()));
         let text = call(&mut sim, request);
         assert_eq!(status(&text), expected, "{text}");
         assert!(text.contains(contains), "{text}");
@@ -167,7 +167,7 @@ fn routes_and_answers_made_here() {
     let mut sim = with_app(mesh_with(
         2,
         client(&[(
-            Kind::Route,
+            ResourceKind::Route,
             one(json!({"match": {"prefix": "/"}, "direct_response": {"status": 200, "body": {"inline_bytes": "/wD+gA=="}}})),
         )]),
         &Inbound::default(),
@@ -183,7 +183,7 @@ fn routes_and_answers_made_here() {
     check(one(rewrite.clone()), &request, "200", "h.example", None);
     check(one(rewrite.clone()), &request, "200", "x-added", None);
     check(one(rewrite.clone()), &request, "200", "\"x-envoy-original-path\": \"/old/a\"", None);
-    let mut sim = with_app(mesh_with(2, client(&[(Kind::Route, one(rewrite))]), &Inbound::default()));
+    let mut sim = with_app(mesh_with(2, client(&[(ResourceKind::Route, one(rewrite))]), &Inbound::default()));
     let text = call(&mut sim, &request);
     assert!(!text.contains("x-gone") && !text.contains("x-app"), "{text}");
     let mut sim = with_app(mesh(1, &Inbound::default()));

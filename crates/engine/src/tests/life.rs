@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mizzen_ir::Kind;
+use mizzen_ir::ResourceKind;
 use serde_json::json;
 
 use super::{calls::*, mesh::*};
@@ -28,7 +28,7 @@ fn a_chain_that_changes_takes_over() {
 fn what_begins_on_a_listener_that_is_gone_ends_with_its_drain() {
     let permissive = Inbound { permissive: true, ..Inbound::default() };
     let mut gone = mizzen_ir::Draft::new(&server_config(&permissive));
-    gone.remove(Kind::Listener, "virtualInbound");
+    gone.remove(ResourceKind::Listener, "virtualInbound");
     let gone = gone.finish().0;
     for (to, first, rest) in [("10.0.0.2:6379", "P", "OST it\n"), ("10.0.0.2:9080", "G", "ET / HTTP/1.1\r\nhost: a\r\n\r\n")] {
         let mut sim = with_app(mesh(2, &permissive));
@@ -81,7 +81,7 @@ fn removed_endpoints() {
 fn a_route_configuration_that_comes_late() {
     let full = client_config(secrets("storefront"));
     let mut draft = mizzen_ir::Draft::new(&full);
-    draft.remove(Kind::Route, "9080");
+    draft.remove(ResourceKind::Route, "9080");
     let mut sim = with_app(mesh_with(2, draft.finish().0, &Inbound::default()));
     let late = sim.connect(0, TO);
     sim.send(late, &get("/", ""));
@@ -91,7 +91,7 @@ fn a_route_configuration_that_comes_late() {
     sim.run();
     assert_eq!(status(&String::from_utf8_lossy(&sim.received(late))), "200");
     let mut draft = mizzen_ir::Draft::new(&client_config(secrets("storefront")));
-    draft.remove(Kind::Route, "9080");
+    draft.remove(ResourceKind::Route, "9080");
     let mut sim = mesh_with(2, draft.finish().0, &Inbound::default());
     let never = sim.connect(0, TO);
     sim.send(never, &get("/", ""));
@@ -266,7 +266,7 @@ fn changed_options_reach_a_busy_pool() {
 fn names_are_resolved() {
     let dns = json!({"name": "dns", "type": "STRICT_DNS", "connect_timeout": "1s", "lb_policy": "ROUND_ROBIN", "load_assignment": {"cluster_name": "dns",
         "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"socket_address": {"address": "api.example.com", "port_value": 80}}}}]}]}});
-    let config = client(&[(Kind::Cluster, dns), route("r", json!({"cluster": "dns", "timeout": "0s"}))]);
+    let config = client(&[(ResourceKind::Cluster, dns), route("r", json!({"cluster": "dns", "timeout": "0s"}))]);
     let mut sim = mesh_with(2, config, &Inbound::default());
     sim.serve("93.184.216.34:80", echo_app());
     let text = call(&mut sim, &get("/", ""));
@@ -283,7 +283,8 @@ fn localities_by_weight() {
         let (ip, port) = address.split_once(':').unwrap();
         json!({"locality": {"zone": address}, "load_balancing_weight": weight, "lb_endpoints": [{"endpoint": {"address": {"socket_address": {"address": ip, "port_value": port.parse::<u16>().unwrap()}}}}]})
     };
-    let endpoints = (Kind::Assignment, json!({"cluster_name": CLUSTER, "endpoints": [near(90, "9.0.0.1:80"), near(10, "9.0.0.2:80")]}));
+    let endpoints =
+        (ResourceKind::Assignment, json!({"cluster_name": CLUSTER, "endpoints": [near(90, "9.0.0.1:80"), near(10, "9.0.0.2:80")]}));
     let weighted =
         cluster(CLUSTER, "reviews", json!({"common_lb_config": {"healthy_panic_threshold": {}, "locality_weighted_lb_config": {}}}));
     let mut sim = mesh_with(2, client(&[endpoints, weighted]), &Inbound::default());

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use mizzen_ir::{Config, Draft, Kind, compile};
+use mizzen_ir::{Config, Draft, ResourceKind, compile};
 use mizzen_pki::{Ca, CaLimits, Svid, UnixTime};
 use mizzen_protos::json::Descriptors;
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ pub(super) fn wall() -> Duration {
 }
 
 /// A change to one resource.
-pub(super) fn put(config: &Config, resources: &[(Kind, Value)]) -> Arc<Config> {
+pub(super) fn put(config: &Config, resources: &[(ResourceKind, Value)]) -> Arc<Config> {
     let mut draft = Draft::new(config);
     for (kind, value) in resources {
         let any = DESCRIPTORS.any_from_value(kind.type_url(), value).unwrap_or_else(|e| panic!("{e}: {value}"));
@@ -40,30 +40,30 @@ pub(super) fn put(config: &Config, resources: &[(Kind, Value)]) -> Arc<Config> {
     config
 }
 
-fn secret(name: &str, svid: &Svid) -> (Kind, Value) {
+fn secret(name: &str, svid: &Svid) -> (ResourceKind, Value) {
     let certificate =
         json!({"certificate_chain": {"inline_string": svid.chain_pem()}, "private_key": {"inline_string": svid.key_pem().expose()}});
-    (Kind::Secret, json!({"name": name, "tls_certificate": certificate}))
+    (ResourceKind::Secret, json!({"name": name, "tls_certificate": certificate}))
 }
 
 /// The secrets of a workload.
-pub(super) fn secrets(account: &str) -> Vec<(Kind, Value)> {
+pub(super) fn secrets(account: &str) -> Vec<(ResourceKind, Value)> {
     secrets_of(&CA, account)
 }
 
 /// The same, signed by a CA that nobody in the mesh trusts; but trusting the mesh's.
-pub(super) fn foreign_secrets(account: &str) -> Vec<(Kind, Value)> {
+pub(super) fn foreign_secrets(account: &str) -> Vec<(ResourceKind, Value)> {
     let mut secrets = secrets_of(&OTHER_CA, account);
     secrets.pop();
     secrets.push(roots());
     secrets
 }
 
-fn roots() -> (Kind, Value) {
-    (Kind::Secret, json!({"name": "ROOTCA", "validation_context": {"trusted_ca": {"inline_string": CA.roots().to_pem()}}}))
+fn roots() -> (ResourceKind, Value) {
+    (ResourceKind::Secret, json!({"name": "ROOTCA", "validation_context": {"trusted_ca": {"inline_string": CA.roots().to_pem()}}}))
 }
 
-fn secrets_of(ca: &Ca, account: &str) -> Vec<(Kind, Value)> {
+fn secrets_of(ca: &Ca, account: &str) -> Vec<(ResourceKind, Value)> {
     let id = format!("spiffe://cluster.local/ns/shop/sa/{account}").parse().unwrap();
     let svid = ca.issue(&id, Duration::from_secs(24 * 3600), now()).unwrap();
     vec![secret("default", &svid), roots()]
@@ -192,12 +192,12 @@ fn address(ip: &str, port: u16) -> Value {
     json!({"socket_address": {"address": ip, "port_value": port}})
 }
 
-pub(super) fn listener(name: &str, ip: &str, port: u16, direction: &str, more: Value) -> (Kind, Value) {
+pub(super) fn listener(name: &str, ip: &str, port: u16, direction: &str, more: Value) -> (ResourceKind, Value) {
     let mut value = json!({"name": name, "address": address(ip, port), "traffic_direction": direction, "listener_filters_timeout": "0s", "continue_on_listener_filters_timeout": true});
     for (key, field) in more.as_object().unwrap() {
         value[key] = field.clone();
     }
-    (Kind::Listener, value)
+    (ResourceKind::Listener, value)
 }
 
 fn inspectors() -> Value {
@@ -208,7 +208,7 @@ fn inspectors() -> Value {
 }
 
 /// Endpoints by address, inside the mesh or not.
-pub(super) fn assignment(name: &str, endpoints: &[&str], mesh: bool) -> (Kind, Value) {
+pub(super) fn assignment(name: &str, endpoints: &[&str], mesh: bool) -> (ResourceKind, Value) {
     let endpoints: Vec<Value> = endpoints
         .iter()
         .map(|text| {
@@ -218,11 +218,11 @@ pub(super) fn assignment(name: &str, endpoints: &[&str], mesh: bool) -> (Kind, V
                    "metadata": {"filter_metadata": {"envoy.transport_socket_match": labels, "istio": {"workload": "reviews-v1;shop;reviews;v1;Kubernetes"}}}, "load_balancing_weight": 1})
         })
         .collect();
-    (Kind::Assignment, json!({"cluster_name": name, "endpoints": [{"locality": {}, "lb_endpoints": endpoints}]}))
+    (ResourceKind::Assignment, json!({"cluster_name": name, "endpoints": [{"locality": {}, "lb_endpoints": endpoints}]}))
 }
 
 /// A cluster of a mesh service: auto mutual TLS.
-pub(super) fn cluster(name: &str, account: &str, more: Value) -> (Kind, Value) {
+pub(super) fn cluster(name: &str, account: &str, more: Value) -> (ResourceKind, Value) {
     let port = name.split('|').nth(1).unwrap_or_default();
     let sni = format!("outbound_.{port}_._.reviews.shop.svc.cluster.local");
     let mut value = json!({
@@ -237,7 +237,7 @@ pub(super) fn cluster(name: &str, account: &str, more: Value) -> (Kind, Value) {
     for (key, field) in more.as_object().unwrap() {
         value[key] = field.clone();
     }
-    (Kind::Cluster, value)
+    (ResourceKind::Cluster, value)
 }
 
 /// The options that make a cluster speak HTTP/2, or as the client does.
@@ -260,7 +260,7 @@ pub(super) struct Inbound {
     pub(super) permissive: bool,
 }
 
-pub(super) fn inbound(options: &Inbound) -> (Kind, Value) {
+pub(super) fn inbound(options: &Inbound) -> (ResourceKind, Value) {
     let exchange = json!({"name": "istio.metadata_exchange", "typed_config": {"@type": "type.googleapis.com/udpa.type.v1.TypedStruct",
         "type_url": "type.googleapis.com/envoy.tcp.metadataexchange.config.MetadataExchange", "value": {"enable_discovery": true, "protocol": "istio-peer-exchange"}}});
     let route = json!([{"name": "default", "match": {"prefix": "/"}, "route": {"cluster": "inbound|9080||", "timeout": "0s",
@@ -299,27 +299,27 @@ pub(super) fn server_config(options: &Inbound) -> Arc<Config> {
         for (key, value) in http_options(kind).as_object().unwrap() {
             cluster[key] = value.clone();
         }
-        resources.push((Kind::Cluster, cluster));
+        resources.push((ResourceKind::Cluster, cluster));
     }
     resources.push(inbound(options));
     put(&Config::default(), &resources)
 }
 
 /// The client's side.
-pub(super) fn client_config(secrets: Vec<(Kind, Value)>) -> Arc<Config> {
+pub(super) fn client_config(secrets: Vec<(ResourceKind, Value)>) -> Arc<Config> {
     let mut resources = secrets;
     let passthrough = json!([tcp_proxy("PassthroughCluster")]);
     resources.push((
-        Kind::Cluster,
+        ResourceKind::Cluster,
         json!({"name": "PassthroughCluster", "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED", "connect_timeout": "10s"}),
     ));
-    resources.push((Kind::Cluster, json!({"name": "BlackHoleCluster", "type": "STATIC", "connect_timeout": "10s"})));
+    resources.push((ResourceKind::Cluster, json!({"name": "BlackHoleCluster", "type": "STATIC", "connect_timeout": "10s"})));
     resources.push(cluster("outbound|6379||reviews.shop.svc.cluster.local", "reviews", json!({})));
     resources.push(assignment("outbound|6379||reviews.shop.svc.cluster.local", &["10.0.0.2:6379"], true));
     resources.push(cluster("outbound|9080||reviews.shop.svc.cluster.local", "reviews", json!({})));
     resources.push(assignment("outbound|9080||reviews.shop.svc.cluster.local", &["10.0.0.2:9080"], true));
     resources.push((
-        Kind::Route,
+        ResourceKind::Route,
         routes(
             "9080",
             json!([{"name": "default", "match": {"prefix": "/"}, "route": {

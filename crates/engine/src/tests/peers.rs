@@ -250,7 +250,7 @@ fn passthrough_of_requests() {
 fn who_calls_nobody_names_no_series() {
     let mut table = routes("9080", json!([{"name": "block_all", "match": {"prefix": "/"}, "direct_response": {"status": 502}}]));
     table["virtual_hosts"][0]["name"] = "block_all".into();
-    let mut sim = mesh_with(2, client(&[(mizzen_ir::Kind::Route, table)]), &Inbound::default());
+    let mut sim = mesh_with(2, client(&[(mizzen_ir::ResourceKind::Route, table)]), &Inbound::default());
     for host in ["a.example", "b.example"] {
         assert_eq!(status(&call(&mut sim, format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n").as_bytes())), "502");
     }
@@ -323,7 +323,7 @@ fn labels_follow_the_configuration() {
 #[test]
 fn labels_that_peers_choose_are_short() {
     let none = json!({"name": "9080", "virtual_hosts": [{"name": "v", "domains": ["other"], "routes": []}]});
-    let mut sim = mesh_with(2, client(&[(mizzen_ir::Kind::Route, none)]), &Inbound::default());
+    let mut sim = mesh_with(2, client(&[(mizzen_ir::ResourceKind::Route, none)]), &Inbound::default());
     let request = format!("GET / HTTP/1.1\r\nhost: {}\r\n\r\n", "é".repeat(10_000)).replace('é', "xy");
     assert_eq!(status(&call(&mut sim, request.as_bytes())), "404");
     let series = sim.snapshot(0).series;

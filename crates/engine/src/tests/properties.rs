@@ -11,7 +11,7 @@ use std::{
 };
 
 use mizzen_http::{Codec, Event, Head, Limits, Reason, StreamId};
-use mizzen_ir::{Config, Kind};
+use mizzen_ir::{Config, ResourceKind};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -51,7 +51,7 @@ static CLIENT: LazyLock<[Arc<Config>; 4]> = LazyLock::new(|| {
             {"name": "direct", "match": {"prefix": "/direct"}, "direct_response": {"status": 203, "body": {"inline_string": "direct"}}},
             {"name": "default", "match": {"prefix": "/"}, "route": {"cluster": CLUSTER, "timeout": "20s", "retry_policy": retry}}]),
     );
-    let base = put(&client_config(secrets("storefront")), &[(Kind::Route, route)]);
+    let base = put(&client_config(secrets("storefront")), &[(ResourceKind::Route, route)]);
     let h2 = put(&base, &[cluster(CLUSTER, "reviews", http_options("h2"))]);
     let none = put(&base, &[assignment(CLUSTER, &[], true)]);
     let fresh = put(&base, &secrets("storefront"));

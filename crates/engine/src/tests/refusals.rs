@@ -1,12 +1,12 @@
 //! What is refused as it cannot surely be understood: who is told, and what the log says.
 
-use mizzen_ir::Kind;
+use mizzen_ir::ResourceKind;
 use serde_json::json;
 
 use super::{calls::*, mesh::*};
 
 /// A listener that looks for HTTP, and passes everything else through.
-fn sniffing() -> (Kind, serde_json::Value) {
+fn sniffing() -> (ResourceKind, serde_json::Value) {
     let inspector = json!([{"name": "envoy.filters.listener.http_inspector", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"}}]);
     let chains = json!([
         {"filter_chain_match": {"application_protocols": ["http/1.1", "h2c"]}, "filters": [hcm(false, json!("9080"), &[])]},

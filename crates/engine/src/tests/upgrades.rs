@@ -3,7 +3,7 @@
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use mizzen_http::{Codec, Event, Head, Limits};
-use mizzen_ir::Kind;
+use mizzen_ir::ResourceKind;
 use serde_json::{Value, json};
 
 use super::{calls::*, mesh::*};
@@ -46,7 +46,7 @@ fn tunnel(limits: Limits, seen: Rc<RefCell<Vec<Head>>>) -> Serve {
     })
 }
 
-fn gateway(upgrades: Value) -> (Kind, Value) {
+fn gateway(upgrades: Value) -> (ResourceKind, Value) {
     let mut manager = hcm(false, json!("9080"), &[]);
     manager["typed_config"]["upgrade_configs"] = upgrades;
     listener("0.0.0.0_9080", "0.0.0.0", 9080, "OUTBOUND", json!({"bind_to_port": false, "filter_chains": [{"filters": [manager]}]}))

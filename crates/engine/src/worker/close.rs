@@ -1,6 +1,6 @@
 //! The end of connections.
 
-use mizzen_http::{ConnError, State};
+use mizzen_http::{ConnError, ConnState};
 
 use super::Worker;
 use crate::{
@@ -125,16 +125,16 @@ impl Worker {
         let Some(http) = conn.http() else { return };
         let idle = http.streams.is_empty() && http.codec.active() == 0;
         match http.codec.state() {
-            State::Done => {}
-            State::Draining if idle => {}
-            State::Open if idle && over => {}
-            State::WriteEnded => {
+            ConnState::Done => {}
+            ConnState::Draining if idle => {}
+            ConnState::Open if idle && over => {}
+            ConnState::WriteEnded => {
                 if !shut {
                     self.close(id, Closing::Write);
                 }
                 return;
             }
-            State::Open | State::Draining => return,
+            ConnState::Open | ConnState::Draining => return,
         }
         self.drop_conn(id, Gone::Closed, Lost::Closed);
         self.close(id, Closing::Close);

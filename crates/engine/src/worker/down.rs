@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mizzen_http::{Sniff, sniff, tls};
 use mizzen_ir::{
-    ConnFacts, Kind, Trace, authenticate, bind,
+    ConnFacts, ResourceKind, Trace, authenticate, bind,
     config::{FilterChain, ListenerFilter, Terminal, TlsCommon, TransportProtocol},
     find_chain,
 };
@@ -233,7 +233,7 @@ impl Worker {
         let Some(name) = self.cx.config.missing_secret(tls).cloned() else {
             return self.refuse_tls(id, "TLS_error:the secret does not serve".to_owned());
         };
-        let question = Question::Resource { kind: Kind::Secret, name };
+        let question = Question::Resource { kind: ResourceKind::Secret, name };
         let wait = self.questions.ask(&mut self.cx, question, Some(Waiter::Conn(id)));
         if let Some(conn) = self.conns.get_mut(id) {
             conn.waits_for = Some(wait);

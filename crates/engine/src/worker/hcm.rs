@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mizzen_http::{Codec, ConnError, Head, Limits, Sniff, StreamId as Sid, sniff};
 use mizzen_ir::{
-    Kind as ResourceKind, PathOutcome, PolicyFacts, RequestFacts, Trace, Verdict,
+    PathOutcome, PolicyFacts, RequestFacts, ResourceKind, Trace, Verdict,
     config::{CodecKind, Hcm, HttpRoutes, RouteConfig, StripPort},
     find_route, normalize_path,
 };

@@ -7,7 +7,7 @@ mod encode;
 mod tests;
 
 use crate::error::{ConnError, Reason};
-use crate::event::{Event, State, StreamId};
+use crate::event::{ConnState, Event, StreamId};
 use crate::head::Head;
 use crate::limits::Limits;
 use chunk::Chunk;
@@ -290,15 +290,15 @@ impl H1 {
     pub fn refill(&mut self) {}
 
     /// See [`Codec::state`](crate::Codec::state).
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> ConnState {
         if self.done {
-            State::Done
+            ConnState::Done
         } else if self.tunnel && self.send == Send::Ended {
-            State::WriteEnded
+            ConnState::WriteEnded
         } else if self.draining || self.close || self.tunnel {
-            State::Draining
+            ConnState::Draining
         } else {
-            State::Open
+            ConnState::Open
         }
     }
 

@@ -1,5 +1,5 @@
 use crate::testing::{Seen, Side, feed_split, settle};
-use crate::{Codec, Head, Limits, Reason, State, StreamId};
+use crate::{Codec, ConnState, Head, Limits, Reason, StreamId};
 use proptest::prelude::*;
 
 fn server() -> Side {
@@ -227,7 +227,7 @@ fn responses_sent() {
         }
         assert_eq!(String::from_utf8_lossy(&side.out), expected, "{request:?}");
         let closes = expected.contains("connection: close");
-        assert_eq!(side.codec.state(), if closes { State::Done } else { State::Open }, "{request:?}");
+        assert_eq!(side.codec.state(), if closes { ConnState::Done } else { ConnState::Open }, "{request:?}");
     }
 }
 
@@ -252,7 +252,7 @@ fn an_unwanted_body_is_dropped_or_ends_the_connection() {
     let mut side = server();
     side.feed(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 600000\r\n\r\n");
     side.codec.send_head(StreamId(1), &Head::response(403), true, &mut side.out);
-    assert_eq!(side.codec.state(), State::Done);
+    assert_eq!(side.codec.state(), ConnState::Done);
 }
 
 #[test]
@@ -261,23 +261,23 @@ fn ends_of_the_connection() {
     side.feed(b"HTTP/1.1 200 OK\r\n\r\nbody");
     let end = side.codec.eof().unwrap().map(crate::testing::own);
     assert_eq!(end, Some(Seen::Data(1, vec![], true)));
-    assert_eq!(side.codec.state(), State::Done);
+    assert_eq!(side.codec.state(), ConnState::Done);
     let mut side = client("GET");
     side.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbody");
     assert!(side.codec.eof().is_err());
     let mut side = server();
     side.codec.drain(&mut side.out);
-    assert_eq!(side.codec.state(), State::Done, "idle");
+    assert_eq!(side.codec.state(), ConnState::Done, "idle");
     let mut side = server();
     side.feed(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     side.codec.drain(&mut side.out);
-    assert_eq!(side.codec.state(), State::Draining);
+    assert_eq!(side.codec.state(), ConnState::Draining);
     side.codec.send_head(StreamId(1), &Head::response(200), true, &mut side.out);
     assert!(String::from_utf8_lossy(&side.out).contains("connection: close"));
-    assert_eq!(side.codec.state(), State::Done);
+    assert_eq!(side.codec.state(), ConnState::Done);
     let mut side = client("GET");
     side.codec.reset(StreamId(1), Reason::CANCEL, &mut side.out);
-    assert_eq!(side.codec.state(), State::Done);
+    assert_eq!(side.codec.state(), ConnState::Done);
 }
 
 #[test]
@@ -293,11 +293,11 @@ fn a_websocket_is_raw_after_101() {
     c.codec.send_data(StreamId(1), b"to server", false, &mut c.out);
     s.codec.send_data(StreamId(1), b"to client", true, &mut s.out);
     settle(&mut c, &mut s);
-    assert_eq!(s.codec.state(), State::WriteEnded);
+    assert_eq!(s.codec.state(), ConnState::WriteEnded);
     assert_eq!(show(&s.seen), ["GET |a:1|/ +websocket", "'to server'"]);
     assert!(matches!(c.codec.eof(), Ok(Some(crate::Event::Data { end: true, .. }))));
     c.codec.send_data(StreamId(1), b"", true, &mut c.out);
-    assert_eq!(c.codec.state(), State::Done);
+    assert_eq!(c.codec.state(), ConnState::Done);
 }
 
 #[test]
@@ -309,7 +309,7 @@ fn an_offer_that_is_declined_leaves_an_ordinary_request() {
     side.codec.send_head(StreamId(1), &Head::response(200), true, &mut side.out);
     side.feed(b"");
     assert_eq!(show(&side.seen), ["GET |a|/1 +TLS/1.2", "GET |a|/2 ."]);
-    assert_eq!(side.codec.state(), State::Open);
+    assert_eq!(side.codec.state(), ConnState::Open);
     assert!(side.codec.waits(), "for the second answer");
     side.codec.send_head(StreamId(3), &Head::response(200), true, &mut side.out);
     assert!(!side.codec.waits());

@@ -9,7 +9,7 @@ mod stream;
 mod tests;
 
 use crate::error::{ConnError, Reason};
-use crate::event::{Event, State, StreamId};
+use crate::event::{ConnState, Event, StreamId};
 use crate::hpack::{Decoder, Encoder};
 use crate::limits::Limits;
 use crate::sniff::PREFACE;
@@ -242,13 +242,13 @@ impl H2 {
     }
 
     /// See [`Codec::state`](crate::Codec::state).
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> ConnState {
         if self.done {
-            State::Done
+            ConnState::Done
         } else if self.drain != Drain::No || self.leaving || (self.client && self.edge > MAX_31) {
-            State::Draining
+            ConnState::Draining
         } else {
-            State::Open
+            ConnState::Open
         }
     }
 

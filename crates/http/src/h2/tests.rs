@@ -2,7 +2,7 @@ use super::frame::{self, flag, kind};
 use crate::hpack::Encoder;
 use crate::sniff::PREFACE;
 use crate::testing::{Seen, Side, feed_split, settle};
-use crate::{Codec, Head, Limits, Reason, State, StreamId};
+use crate::{Codec, ConnState, Head, Limits, Reason, StreamId};
 use proptest::prelude::*;
 
 type Fields = &'static [(&'static str, &'static str)];
@@ -366,11 +366,11 @@ fn drains_without_losing_a_stream() {
     s.codec.drain(&mut s.out);
     settle(&mut c, &mut s);
     assert!(matches!(s.seen[0], Seen::Head(1, _, true)), "sent before the GOAWAY was seen: {:?}", s.seen);
-    assert_eq!((c.codec.state(), s.codec.state()), (State::Draining, State::Draining));
+    assert_eq!((c.codec.state(), s.codec.state()), (ConnState::Draining, ConnState::Draining));
     assert_eq!(c.codec.open(), None);
     s.codec.send_head(id, &Head::response(200), true, &mut s.out);
     settle(&mut c, &mut s);
-    assert_eq!((c.codec.state(), s.codec.state()), (State::Done, State::Done));
+    assert_eq!((c.codec.state(), s.codec.state()), (ConnState::Done, ConnState::Done));
 }
 
 #[test]

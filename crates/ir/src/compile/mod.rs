@@ -39,7 +39,7 @@ pub use refs::Refs;
 
 /// A kind of resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
+pub enum ResourceKind {
     /// `envoy.config.cluster.v3.Cluster`.
     Cluster,
     /// `envoy.config.endpoint.v3.ClusterLoadAssignment`.
@@ -52,34 +52,35 @@ pub enum Kind {
     Secret,
 }
 
-impl Kind {
+impl ResourceKind {
     /// All kinds, in the order in which they depend on each other least.
-    pub const ALL: [Kind; 5] = [Kind::Secret, Kind::Cluster, Kind::Assignment, Kind::Route, Kind::Listener];
+    pub const ALL: [ResourceKind; 5] =
+        [ResourceKind::Secret, ResourceKind::Cluster, ResourceKind::Assignment, ResourceKind::Route, ResourceKind::Listener];
 
     /// The type URL.
     pub fn type_url(self) -> &'static str {
         match self {
-            Kind::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
-            Kind::Assignment => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
-            Kind::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
-            Kind::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
-            Kind::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+            ResourceKind::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+            ResourceKind::Assignment => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            ResourceKind::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
+            ResourceKind::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+            ResourceKind::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
         }
     }
 
     /// The kind of a type URL.
-    pub fn of(type_url: &str) -> Option<Kind> {
-        Kind::ALL.into_iter().find(|k| k.type_url() == type_url)
+    pub fn of(type_url: &str) -> Option<ResourceKind> {
+        ResourceKind::ALL.into_iter().find(|k| k.type_url() == type_url)
     }
 
     /// Whether a configuration has a resource of this kind and name.
     pub fn is_in(self, config: &Config, name: &str) -> bool {
         match self {
-            Kind::Cluster => config.clusters.contains_key(name),
-            Kind::Assignment => config.assignments.contains_key(name),
-            Kind::Listener => config.listeners.contains_key(name),
-            Kind::Route => config.routes.contains_key(name),
-            Kind::Secret => config.certificates.contains_key(name) || config.validations.contains_key(name),
+            ResourceKind::Cluster => config.clusters.contains_key(name),
+            ResourceKind::Assignment => config.assignments.contains_key(name),
+            ResourceKind::Listener => config.listeners.contains_key(name),
+            ResourceKind::Route => config.routes.contains_key(name),
+            ResourceKind::Secret => config.certificates.contains_key(name) || config.validations.contains_key(name),
         }
     }
 }
@@ -121,13 +122,13 @@ impl Resource {
     }
 
     /// Its kind.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> ResourceKind {
         match self {
-            Resource::Listener(_) => Kind::Listener,
-            Resource::Route(_) => Kind::Route,
-            Resource::Cluster(_) => Kind::Cluster,
-            Resource::Assignment(_) => Kind::Assignment,
-            Resource::Certificate(_) | Resource::Validation(_) => Kind::Secret,
+            Resource::Listener(_) => ResourceKind::Listener,
+            Resource::Route(_) => ResourceKind::Route,
+            Resource::Cluster(_) => ResourceKind::Cluster,
+            Resource::Assignment(_) => ResourceKind::Assignment,
+            Resource::Certificate(_) | Resource::Validation(_) => ResourceKind::Secret,
         }
     }
 
@@ -158,7 +159,7 @@ pub struct Warning {
 #[error("{kind:?} `{resource}`: {field}: {reason}")]
 pub struct Refusal {
     /// Its kind.
-    pub kind: Kind,
+    pub kind: ResourceKind,
     /// Its name, if it could be read.
     pub resource: Name,
     /// Where.
@@ -185,15 +186,15 @@ pub struct Compiled {
 ///
 /// # Errors
 /// If a field of it cannot be honoured.
-pub fn compile(kind: Kind, bytes: &[u8]) -> Result<Compiled, Refusal> {
+pub fn compile(kind: ResourceKind, bytes: &[u8]) -> Result<Compiled, Refusal> {
     let mut cx = cx::Cx::default();
     let hash = cx::stable_hash(kind.type_url(), bytes.to_vec());
     let compiled = match kind {
-        Kind::Listener => listener::compile(&mut cx, bytes, hash),
-        Kind::Route => route::compile(&mut cx, bytes, hash),
-        Kind::Cluster => cluster::compile(&mut cx, bytes, hash),
-        Kind::Assignment => endpoint::compile(&mut cx, bytes, hash),
-        Kind::Secret => secret::compile(&mut cx, bytes, hash),
+        ResourceKind::Listener => listener::compile(&mut cx, bytes, hash),
+        ResourceKind::Route => route::compile(&mut cx, bytes, hash),
+        ResourceKind::Cluster => cluster::compile(&mut cx, bytes, hash),
+        ResourceKind::Assignment => endpoint::compile(&mut cx, bytes, hash),
+        ResourceKind::Secret => secret::compile(&mut cx, bytes, hash),
     };
     let called = cx.resource.clone();
     let refusal = |bad: cx::Bad| Refusal { kind, resource: called.clone(), field: bad.field, reason: bad.reason };

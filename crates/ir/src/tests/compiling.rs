@@ -4,10 +4,10 @@ use serde_json::{Value, json};
 
 use super::{compiled, hcm, one_chain, tcp_proxy, typed_struct};
 use crate::config::{Discovery, LogFormat, LogTarget, Part, Terminal};
-use crate::{Kind, Resource};
+use crate::{Resource, ResourceKind};
 
 /// `ok`, the warnings' fields, or the field and a part of the reason of what is refused, be it the whole or a part.
-fn check(kind: Kind, value: &Value, expected: &str) {
+fn check(kind: ResourceKind, value: &Value, expected: &str) {
     let got = match compiled(kind, value) {
         Ok(c) if !c.closed.is_empty() => format!("{}: {}", c.closed[0].field, c.closed[0].reason),
         Ok(c) if c.warnings.is_empty() => "ok".to_owned(),
@@ -26,7 +26,7 @@ fn with(mut value: Value, more: Value) -> Value {
 fn listeners() {
     let base = || one_chain(json!([tcp_proxy("c")]));
     let l = |more: Value| with(base(), more);
-    let k = Kind::Listener;
+    let k = ResourceKind::Listener;
     check(k, &base(), "ok");
     check(k, &l(json!({"bindToPort": false, "useOriginalDst": true, "trafficDirection": "OUTBOUND", "connectionBalanceConfig": {}})), "ok");
     check(k, &l(json!({"transparent": true, "tcpBacklogSize": 5})), "ok");
@@ -96,7 +96,8 @@ fn what_is_the_same_has_the_same_hash() {
         "endpoint": {"address": {"socketAddress": {"address": "10.0.0.1", "portValue": 1}}}}]}]});
     let cluster = json!({"name": "c", "type": "STATIC", "loadAssignment": load});
     let hashes = || {
-        let (listener, cluster) = (compiled(Kind::Listener, &value).unwrap().resource, compiled(Kind::Cluster, &cluster).unwrap().resource);
+        let (listener, cluster) =
+            (compiled(ResourceKind::Listener, &value).unwrap().resource, compiled(ResourceKind::Cluster, &cluster).unwrap().resource);
         let (Resource::Listener(l), Resource::Cluster(c)) = (&listener, &cluster) else { panic!() };
         let crate::config::Terminal::Http(hcm) = &l.chains[0].filters.last else { panic!() };
         let crate::config::HttpRoutes::Inline(routes) = &hcm.routes else { panic!() };
@@ -111,7 +112,7 @@ fn what_is_the_same_has_the_same_hash() {
 #[test]
 fn connection_managers() {
     let h = |more: Value| one_chain(json!([hcm(more)]));
-    let k = Kind::Listener;
+    let k = ResourceKind::Listener;
     let at = "filter_chains[0].filters[0].typed_config";
     let router = || json!({"name": "r", "typedConfig": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}});
     let ext =
@@ -207,7 +208,7 @@ fn connection_managers() {
 
 #[test]
 fn route_configurations() {
-    let k = Kind::Route;
+    let k = ResourceKind::Route;
     let r = |route: Value| json!({"name": "r", "virtualHosts": [{"name": "h", "domains": ["*"], "routes": [with(json!({"match": {"prefix": "/"}}), route)]}]});
     let at = "virtual_hosts[h].routes[0]";
     let go = |more: Value| r(json!({"route": with(json!({"cluster": "c"}), more)}));
@@ -276,7 +277,7 @@ fn route_configurations() {
 
 #[test]
 fn clusters() {
-    let k = Kind::Cluster;
+    let k = ResourceKind::Cluster;
     let c = |more: Value| {
         with(json!({"name": "c", "type": "EDS", "edsClusterConfig": {"edsConfig": {"ads": {}}}, "connectTimeout": "1s"}), more)
     };
@@ -338,7 +339,7 @@ fn clusters() {
 
 #[test]
 fn endpoints() {
-    let k = Kind::Assignment;
+    let k = ResourceKind::Assignment;
     let value = json!({"clusterName": "c", "endpoints": [{"priority": 1, "locality": {"region": "r"}, "lbEndpoints": [{
         "endpoint": {"address": {"socketAddress": {"address": "10.0.0.1", "portValue": 80}}}, "loadBalancingWeight": 3,
         "metadata": {"filterMetadata": {"envoy.transport_socket_match": {"tlsMode": "istio"}, "istio": {"workload": "reviews-v1;shop;reviews;v1;east"}}}}]}]});
@@ -362,7 +363,7 @@ fn access_logs() {
     };
     let at = "filter_chains[0].filters[0].typed_config.access_log[0].typed_config";
     let logged = |value: &Value| {
-        let crate::Resource::Listener(l) = compiled(Kind::Listener, value).unwrap().resource else { panic!() };
+        let crate::Resource::Listener(l) = compiled(ResourceKind::Listener, value).unwrap().resource else { panic!() };
         let Terminal::Tcp(tcp) = &l.chains[0].filters.last else { panic!() };
         tcp.access_log.clone()
     };
@@ -377,16 +378,16 @@ fn access_logs() {
     let LogFormat::Json { members, .. } = &logs[0].format else { panic!() };
     assert_eq!(members.iter().map(|(k, _)| &**k).collect::<Vec<_>>(), ["a", "b"]);
     check(
-        Kind::Listener,
+        ResourceKind::Listener,
         &log(json!({"logFormat": {"textFormatSource": {"inlineString": "%WHAT%"}}})),
         &format!("ok, but {at}.log_format.text_format_source"),
     );
     check(
-        Kind::Listener,
+        ResourceKind::Listener,
         &log(json!({"logFormat": {"textFormatSource": {"inlineString": "%WHAT"}}})),
         &format!("{at}.log_format.text_format_source: `%` without"),
     );
-    check(Kind::Listener, &log(json!({"path": "/var/log/x"})), &format!("ok, but {at}.path"));
+    check(ResourceKind::Listener, &log(json!({"path": "/var/log/x"})), &format!("ok, but {at}.path"));
 }
 
 #[test]
@@ -399,7 +400,7 @@ fn references() {
                 "defaultValidationContext": {"matchSubjectAltNames": [{"prefix": "spiffe://cluster.local/"}]},
                 "validationContextSdsSecretConfig": {"name": "ROOTCA", "sdsConfig": {"ads": {}}}}}}});
     let compiled = compiled(
-        Kind::Listener,
+        ResourceKind::Listener,
         &json!({"name": "l", "address": {"pipe": {"path": "/x"}}, "filterChains": [
         {"filterChainMatch": {"transportProtocol": "tls"}, "transportSocket": tls, "filters": [hcm(json!({}))]},
         {"filters": [tcp_proxy("PassthroughCluster")]}]}),
@@ -428,7 +429,7 @@ fn a_refused_filter_closes_its_chain_alone() {
         with(chain(5, json!([tcp_proxy("a")])), json!({"transportSocket": tls(json!({"requireSni": true}))})),
         chain(6, json!([tcp_proxy("a")])),
     ]});
-    let got = compiled(Kind::Listener, &value).unwrap();
+    let got = compiled(ResourceKind::Listener, &value).unwrap();
     let closed: Vec<_> = got.closed.iter().map(ToString::to_string).collect();
     let at: Vec<_> = closed.iter().map(|c| c.split("filter_chains[").nth(1).unwrap().split(']').next().unwrap()).collect();
     assert_eq!(at, ["0", "2", "3", "4"], "{closed:#?}");
@@ -448,5 +449,5 @@ fn a_refused_filter_closes_its_chain_alone() {
     // Whom a chain is for concerns all of them: the whole listener is refused.
     let mut bad = value.clone();
     bad["filterChains"][1]["filterChainMatch"]["serverNames"] = json!(["a.*"]);
-    assert!(compiled(Kind::Listener, &bad).is_err());
+    assert!(compiled(ResourceKind::Listener, &bad).is_err());
 }

@@ -6,14 +6,14 @@ use serde_json::json;
 
 use super::{bytes, hcm, one_chain, routes};
 use crate::config::{EscapedSlashes, PathOptions};
-use crate::{Kind, PathOutcome, RequestFacts, Trace, compile, find_route, normalize_path};
+use crate::{PathOutcome, RequestFacts, ResourceKind, Trace, compile, find_route, normalize_path};
 
-fn kind() -> impl Strategy<Value = Kind> {
-    prop::sample::select(Kind::ALL.to_vec())
+fn kind() -> impl Strategy<Value = ResourceKind> {
+    prop::sample::select(ResourceKind::ALL.to_vec())
 }
 
 /// A resource with most of the messages in it.
-fn sample(kind: Kind) -> Vec<u8> {
+fn sample(kind: ResourceKind) -> Vec<u8> {
     let route = json!({"name": "r", "requestHeadersToAdd": [{"header": {"key": "a", "value": "%REQ(b?c):3%"}}], "virtualHosts": [
         {"name": "h", "domains": ["*.a", "b.*"], "routes": [
             {"match": {"safeRegex": {"regex": r"/\Qa\E(b|c)"}, "headers": [{"name": "x", "rangeMatch": {"start": 1, "end": 2}}]},
@@ -21,21 +21,23 @@ fn sample(kind: Kind) -> Vec<u8> {
                 "regexRewrite": {"pattern": {"regex": "(a)"}, "substitution": r"\1"}, "retryPolicy": {"retryOn": "5xx"}}},
             {"match": {"prefix": "/"}, "redirect": {"prefixRewrite": "/x", "portRedirect": 5}}]}]});
     let value = match kind {
-        Kind::Listener => one_chain(json!([hcm(json!({"routeConfig": route}))])),
-        Kind::Route => route,
-        Kind::Cluster => json!({"name": "c", "type": "STRICT_DNS", "connectTimeout": "1s", "outlierDetection": {"consecutive5xx": 1},
+        ResourceKind::Listener => one_chain(json!([hcm(json!({"routeConfig": route}))])),
+        ResourceKind::Route => route,
+        ResourceKind::Cluster => {
+            json!({"name": "c", "type": "STRICT_DNS", "connectTimeout": "1s", "outlierDetection": {"consecutive5xx": 1},
             "circuitBreakers": {"thresholds": [{"maxConnections": 1}]}, "metadata": {"filterMetadata": {"istio": {"services": [{"host": "h"}]}}},
             "transportSocketMatches": [{"name": "t", "match": {"tlsMode": "istio"}, "transportSocket": {"name": "tls", "typedConfig": {
                 "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-                "commonTlsContext": {"tlsParams": {"cipherSuites": ["[A|ECDHE-RSA-AES128-GCM-SHA256]"]}}}}}]}),
-        Kind::Assignment => json!({"clusterName": "c", "endpoints": [{"priority": 3, "lbEndpoints": [{"loadBalancingWeight": 9,
+                "commonTlsContext": {"tlsParams": {"cipherSuites": ["[A|ECDHE-RSA-AES128-GCM-SHA256]"]}}}}}]})
+        }
+        ResourceKind::Assignment => json!({"clusterName": "c", "endpoints": [{"priority": 3, "lbEndpoints": [{"loadBalancingWeight": 9,
             "endpoint": {"address": {"socketAddress": {"address": "10.0.0.1", "portValue": 80}}}}]}]}),
-        Kind::Secret => {
+        ResourceKind::Secret => {
             json!({"name": "ROOTCA", "validationContext": {"trustedCa": {"inlineString": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"}}})
         }
     };
     let mut value = value;
-    if kind == Kind::Listener {
+    if kind == ResourceKind::Listener {
         // One specifier only.
         value["filterChains"][0]["filters"][0]["typedConfig"].as_object_mut().unwrap().remove("rds");
     }

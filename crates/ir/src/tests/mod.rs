@@ -15,32 +15,32 @@ use mizzen_protos::json::Descriptors;
 use serde_json::{Value, json};
 
 use crate::config::{Listener, RouteConfig};
-use crate::{Compiled, Kind, Refusal, Resource, compile};
+use crate::{Compiled, Refusal, Resource, ResourceKind, compile};
 
 static DESCRIPTORS: LazyLock<Descriptors> = LazyLock::new(Descriptors::load);
 
 /// The bytes of a resource.
-fn bytes(kind: Kind, resource: &Value) -> Vec<u8> {
+fn bytes(kind: ResourceKind, resource: &Value) -> Vec<u8> {
     DESCRIPTORS.any_from_value(kind.type_url(), resource).unwrap_or_else(|e| panic!("{e}: {resource}")).value
 }
 
-fn compiled(kind: Kind, resource: &Value) -> Result<Compiled, Refusal> {
+fn compiled(kind: ResourceKind, resource: &Value) -> Result<Compiled, Refusal> {
     compile(kind, &bytes(kind, resource))
 }
 
-fn resource(kind: Kind, value: &Value) -> Resource {
+fn resource(kind: ResourceKind, value: &Value) -> Resource {
     compiled(kind, value).unwrap_or_else(|e| panic!("{e}")).resource
 }
 
 fn listener(value: &Value) -> Arc<Listener> {
-    match resource(Kind::Listener, value) {
+    match resource(ResourceKind::Listener, value) {
         Resource::Listener(l) => l,
         other => panic!("{other:?}"),
     }
 }
 
 fn routes(value: &Value) -> Arc<RouteConfig> {
-    match resource(Kind::Route, value) {
+    match resource(ResourceKind::Route, value) {
         Resource::Route(r) => r,
         other => panic!("{other:?}"),
     }

@@ -303,11 +303,11 @@ fn a_refused_host_is_closed_alone() {
         host("c", json!({"routes": [{"match": {"prefix": "/"}, "route": to("c")}, {"match": {"connectMatcher": {}}, "route": to("c")}]})),
         host("d", json!({"domains": ["d", "*"]}))]});
     check(&config, &[("GET a/", "a"), ("GET b/x", "503"), ("GET c/", "503"), ("GET d/", "d"), ("GET x/", "d")]);
-    let closed = super::compiled(crate::Kind::Route, &config).unwrap().closed;
+    let closed = super::compiled(crate::ResourceKind::Route, &config).unwrap().closed;
     let closed: Vec<_> = closed.iter().map(|c| (c.resource.to_string(), c.field.clone())).collect();
     assert_eq!(closed[0], ("80".to_owned(), "virtual_hosts[b].cors".to_owned()), "{closed:?}");
     assert!(closed.len() == 2 && closed[1].1.starts_with("virtual_hosts[c].routes[1].match."), "{closed:?}");
     // Without a domain there is nobody to answer.
     let config = json!({"name": "80", "virtualHosts": [host("a", json!({"domains": []}))]});
-    assert!(super::compiled(crate::Kind::Route, &config).is_err());
+    assert!(super::compiled(crate::ResourceKind::Route, &config).is_err());
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{resource, tcp_proxy};
 use crate::config::Transport;
-use crate::{Config, Draft, Kind, TlsRefusal, authenticate};
+use crate::{Config, Draft, ResourceKind, TlsRefusal, authenticate};
 
 fn now() -> UnixTime {
     UnixTime::since_unix_epoch(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap())
@@ -26,9 +26,9 @@ fn secrets(draft: &mut Draft, ca: &Ca, roots: &Ca, account: &str) {
     let svid = ca.issue(&id, Duration::from_secs(3600), now()).unwrap();
     let certificate = json!({"name": "default", "tlsCertificate": {
         "certificateChain": {"inlineString": svid.chain_pem()}, "privateKey": {"inlineString": svid.key_pem().expose()}}});
-    draft.put(&resource(Kind::Secret, &certificate));
+    draft.put(&resource(ResourceKind::Secret, &certificate));
     let roots = json!({"name": "ROOTCA", "validationContext": {"trustedCa": {"inlineString": roots.roots().to_pem()}}});
-    draft.put(&resource(Kind::Secret, &roots));
+    draft.put(&resource(ResourceKind::Secret, &roots));
 }
 
 fn common(san: Value, alpn: &[&str]) -> Value {
@@ -57,8 +57,8 @@ fn cluster(expected: &str) -> Value {
 fn side(ca: &Ca, roots: &Ca, account: &str, expected: &str) -> Arc<Config> {
     let mut draft = Draft::new(&Config::default());
     secrets(&mut draft, ca, roots, account);
-    draft.put(&resource(Kind::Listener, &listener()));
-    draft.put(&resource(Kind::Cluster, &cluster(expected)));
+    draft.put(&resource(ResourceKind::Listener, &listener()));
+    draft.put(&resource(ResourceKind::Cluster, &cluster(expected)));
     let (config, problems) = draft.finish();
     assert_eq!(problems, []);
     config
@@ -118,8 +118,8 @@ fn what_does_not_change_is_kept() {
     let tls = first.listeners["in"].chains[0].tls.clone().unwrap();
     // The same listener again, and another cluster: sessions go on.
     let mut draft = Draft::new(&first);
-    assert!(!draft.put(&resource(Kind::Listener, &listener())));
-    assert!(draft.put(&resource(Kind::Cluster, &cluster("c"))));
+    assert!(!draft.put(&resource(ResourceKind::Listener, &listener())));
+    assert!(draft.put(&resource(ResourceKind::Cluster, &cluster("c"))));
     let (second, _) = draft.finish();
     assert!(Arc::ptr_eq(first.server_tls(&tls).unwrap(), second.server_tls(&tls).unwrap()));
     assert_eq!(second.generation, first.generation + 1);
@@ -130,7 +130,7 @@ fn what_does_not_change_is_kept() {
     assert!(!Arc::ptr_eq(first.server_tls(&tls).unwrap(), third.server_tls(&tls).unwrap()));
     // Without its secret there is nothing.
     let mut draft = Draft::new(&third);
-    assert!(draft.remove(Kind::Secret, "ROOTCA"));
+    assert!(draft.remove(ResourceKind::Secret, "ROOTCA"));
     let (fourth, problems) = draft.finish();
     assert!(fourth.server_tls(&tls).is_none());
     assert_eq!(problems.len(), 2);

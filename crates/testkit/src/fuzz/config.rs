@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use mizzen_dataplane::{Places, Unknown, parse_bootstrap, validate};
-use mizzen_ir::{Config, Draft, Kind, compile};
+use mizzen_ir::{Config, Draft, ResourceKind, compile};
 use mizzen_model::{Change, Snapshot};
 use mizzen_protos::{
     envoy::envoy::{
@@ -25,16 +25,16 @@ static DESCRIPTORS: LazyLock<Descriptors> = LazyLock::new(Descriptors::load);
 /// into force.
 pub fn xds(data: &[u8]) {
     let [kind, bytes @ ..] = data else { return };
-    let kind = Kind::ALL[usize::from(*kind) % Kind::ALL.len()];
+    let kind = ResourceKind::ALL[usize::from(*kind) % ResourceKind::ALL.len()];
     let compiled = compile(kind, bytes);
     let again = compile(kind, bytes);
     assert_eq!(compiled, again, "the same bytes");
     let anew = match kind {
-        Kind::Listener => encoded::<Listener>(bytes),
-        Kind::Route => encoded::<RouteConfiguration>(bytes),
-        Kind::Cluster => encoded::<Cluster>(bytes),
-        Kind::Assignment => encoded::<ClusterLoadAssignment>(bytes),
-        Kind::Secret => encoded::<Secret>(bytes),
+        ResourceKind::Listener => encoded::<Listener>(bytes),
+        ResourceKind::Route => encoded::<RouteConfiguration>(bytes),
+        ResourceKind::Cluster => encoded::<Cluster>(bytes),
+        ResourceKind::Assignment => encoded::<ClusterLoadAssignment>(bytes),
+        ResourceKind::Secret => encoded::<Secret>(bytes),
     };
     let Some(anew) = anew else { return assert!(compiled.is_err(), "what is no message is compiled") };
     let anew = compile(kind, &anew);
@@ -105,7 +105,7 @@ pub fn mesh(data: &[u8]) {
     for (namespace, pod) in [("shop", "web"), ("shop", "reviews"), ("istio-system", "door")] {
         let Some(view) = memory::proxy_of(&loaded.snapshot, namespace, pod) else { continue };
         for (kind, resources) in memory::resources(&loaded.snapshot, &view).0 {
-            let Some(kind) = Kind::of(&kind.type_url()) else { continue };
+            let Some(kind) = ResourceKind::of(&kind.type_url()) else { continue };
             for (name, resource) in resources {
                 let compiled = compile(kind, &resource.body.value).unwrap_or_else(|refusal| panic!("{namespace}/{pod}: {refusal}"));
                 assert!(compiled.closed.is_empty(), "{namespace}/{pod}: {name}: {:?}", compiled.closed);

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use mizzen_dataplane::store::Store;
-use mizzen_ir::{Config, Kind};
+use mizzen_ir::{Config, ResourceKind};
 use mizzen_pki::{Ca, UnixTime};
 use mizzen_protos::{
     Any,
@@ -28,7 +28,7 @@ pub(super) struct Stream {
     client: Client,
     session: Session,
     store: Store,
-    asked: BTreeSet<(Kind, Name)>,
+    asked: BTreeSet<(ResourceKind, Name)>,
     /// What was refused, whole or in part: type, name and reason.
     pub(super) rejected: Vec<String>,
 }
@@ -38,11 +38,11 @@ impl Stream {
     pub(super) fn new(ca: &Ca, id: &mizzen_types::SpiffeId, now: UnixTime) -> Stream {
         let mut client = Client::new(Node::default());
         client.connected();
-        client.watch_all(Kind::Cluster.type_url());
-        client.watch_all(Kind::Listener.type_url());
-        let mut store = Store::new([Kind::Secret]);
+        client.watch_all(ResourceKind::Cluster.type_url());
+        client.watch_all(ResourceKind::Listener.type_url());
+        let mut store = Store::new([ResourceKind::Secret]);
         for secret in secrets(ca, id, now) {
-            let body = Any { type_url: Kind::Secret.type_url().to_owned(), value: secret.encode_to_vec() };
+            let body = Any { type_url: ResourceKind::Secret.type_url().to_owned(), value: secret.encode_to_vec() };
             store.put(&secret.name.as_str().into(), "1", body, Duration::ZERO).expect("a secret");
         }
         Stream { client, session: Session::new(), store, asked: BTreeSet::new(), rejected: Vec::new() }
@@ -78,7 +78,7 @@ impl Stream {
 
     fn take(&mut self, response: DeltaDiscoveryResponse, now: Duration) {
         let (receipt, events) = self.client.receive(response).expect("what was asked for");
-        let kind = Kind::of(receipt.type_url()).expect("a type that is asked for");
+        let kind = ResourceKind::of(receipt.type_url()).expect("a type that is asked for");
         let mut bad = Vec::new();
         for event in events {
             match event {
@@ -92,7 +92,7 @@ impl Stream {
             }
         }
         self.client.settle(receipt, bad);
-        if matches!(kind, Kind::Cluster | Kind::Listener) {
+        if matches!(kind, ResourceKind::Cluster | ResourceKind::Listener) {
             self.store.set_complete(kind);
         }
     }
@@ -100,8 +100,8 @@ impl Stream {
     /// Asks by name for what is named, and no longer for what is not.
     fn ask(&mut self) {
         let wanted = self.store.wanted();
-        let routes = wanted.routes.into_iter().map(|name| (Kind::Route, name));
-        let wanted: BTreeSet<_> = routes.chain(wanted.assignments.into_iter().map(|name| (Kind::Assignment, name))).collect();
+        let routes = wanted.routes.into_iter().map(|name| (ResourceKind::Route, name));
+        let wanted: BTreeSet<_> = routes.chain(wanted.assignments.into_iter().map(|name| (ResourceKind::Assignment, name))).collect();
         for (kind, name) in wanted.difference(&self.asked) {
             self.client.subscribe(kind.type_url(), [name.clone()]);
         }

@@ -12,7 +12,7 @@ use mizzen_model::{Change, Closed, ProxyFacts, ProxyType, ProxyView, Reader, Sna
 use mizzen_protos::canonical::canonicalize;
 use mizzen_translate::ResourceKind;
 use mizzen_types::Name;
-use mizzen_xds::server::{Resource, State};
+use mizzen_xds::server::{Resource, ResourceSource};
 
 /// What some YAML says.
 #[derive(Clone, Debug)]
@@ -117,7 +117,7 @@ impl Resources {
     }
 }
 
-impl State for &Resources {
+impl ResourceSource for &Resources {
     fn names(&mut self, type_url: &str) -> Vec<Name> {
         let all = ResourceKind::from_type_url(type_url).and_then(|kind| self.0.get(&kind));
         all.into_iter().flat_map(BTreeMap::keys).cloned().collect()
