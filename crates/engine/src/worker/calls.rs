@@ -50,7 +50,6 @@ impl Own {
             action: mizzen_ir::config::Action::Forward(forward.clone()),
             headers: Arc::default(),
             filters: Arc::from([]),
-            buffer_limit: None,
         };
         Routed {
             host: self.host.clone(),

@@ -130,15 +130,7 @@ fn add(list: &mut Vec<(Name, u32)>, text: &str, i: u32) -> bool {
 fn closed_host(title: Name, domains: Arc<[Name]>) -> VirtualHost {
     let matching = RouteMatch::any();
     let action = Action::Direct(Direct { status: 503, body: b"the routes of this host are refused".as_slice().into() }.into());
-    let route = Route {
-        name: name("refused"),
-        origin: None,
-        matching,
-        action,
-        headers: Arc::default(),
-        filters: Arc::from([]),
-        buffer_limit: None,
-    };
+    let route = Route { name: name("refused"), origin: None, matching, action, headers: Arc::default(), filters: Arc::from([]) };
     VirtualHost {
         name: title,
         domains,
@@ -244,7 +236,7 @@ fn one(cx: &mut Cx, m: route::Route, above: &Inherited) -> Res<Route> {
     let action = route_action::action(cx, action, &level, above)?;
     let filters = filter::joined(overrides, &above.filters).into();
     let headers = above.joined(&level, None);
-    Ok(Route { name: name(&title), origin: origin(metadata), matching, action, headers, filters, buffer_limit: None })
+    Ok(Route { name: name(&title), origin: origin(metadata), matching, action, headers, filters })
 }
 
 /// The Istio object that a route was made from.

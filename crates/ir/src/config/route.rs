@@ -63,8 +63,6 @@ pub struct Route {
     pub headers: Arc<Mutations>,
     /// What filters do otherwise here.
     pub filters: Overrides,
-    /// The most of a request that is kept for a retry: none, and so the proxy's own bound, for a smaller one is not supported.
-    pub buffer_limit: Option<u64>,
 }
 
 /// What a route matches: all of it.
