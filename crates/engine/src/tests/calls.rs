@@ -72,7 +72,7 @@ pub(super) fn app(mut answer: impl FnMut(&Head, &[u8]) -> (Head, Vec<u8>) + 'sta
             }
         }
         *input = whole;
-        eof || codec.state() == mizzen_http::State::Done
+        eof || codec.state() == mizzen_http::ConnState::Done
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use mizzen_http::{Codec, Event, Head, Limits, State, StreamId};
+use mizzen_http::{Codec, Event, Head, Limits, ConnState, StreamId};
 
 use super::{calls::*, mesh::*};
 use crate::sim::Serve;
@@ -65,7 +65,7 @@ pub(super) fn store() -> Serve {
             *left > 0
         });
         *input = whole[at..].to_vec();
-        eof || held.codec.state() == State::Done
+        eof || held.codec.state() == ConnState::Done
     })
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use mizzen_engine::sim::Serve;
-use mizzen_http::{Codec, Event, Head, Limits, State, StreamId};
+use mizzen_http::{Codec, Event, Head, Limits, ConnState, StreamId};
 
 /// The header in which a program says who it is.
 pub const SERVED_BY: &str = "x-served-by";
@@ -42,7 +42,7 @@ pub(super) fn program(name: String) -> Serve {
             codec.send_head(stream, &answer, false, out);
             codec.send_data(stream, body.as_bytes(), true, out);
         }
-        failed || eof || codec.state() == State::Done
+        failed || eof || codec.state() == ConnState::Done
     })
 }
 
