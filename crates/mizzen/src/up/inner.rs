@@ -22,8 +22,9 @@ use crate::cli::find::MeshFile;
 /// Runs the mesh. Called before any thread exists.
 pub(crate) fn main(inner: mizzen_host::Inner) -> u8 {
     // What the libraries warn of, such as output that is lost for a full disk; the rest is said by this program itself.
+    // Netlink's is silent: the kernel's answers that are errors reach whoever asked, and to some of them a missing link is an answer.
     tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .with_env_filter(tracing_subscriber::EnvFilter::new("warn,nlink=off"))
         .without_time()
         .with_target(false)
         .with_ansi(false)
