@@ -135,7 +135,7 @@ fn bad_ones() {
     }
     http(
         "includeAdditionalHeadersInCheck: {a: '%REQ(b)%'}",
-        &[&format!(".includeAdditionalHeadersInCheck.a: a value with `%` is not supported yet, and ignoring it could change what is sent")],
+        &[".includeAdditionalHeadersInCheck.a: a value with `%` is not supported yet, and ignoring it could change what is sent"],
     );
     let service = |service: &str, expected: &[&str]| {
         check_provider(&format!("{{name: a, envoyExtAuthzGrpc: {{service: '{service}', port: 80}}}}"), expected);

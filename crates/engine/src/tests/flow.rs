@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use mizzen_http::{Codec, Event, Head, Limits, ConnState, StreamId};
+use mizzen_http::{Codec, ConnState, Event, Head, Limits, StreamId};
 
 use super::{calls::*, mesh::*};
 use crate::sim::Serve;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use mizzen_engine::sim::Serve;
-use mizzen_http::{Codec, Event, Head, Limits, ConnState, StreamId};
+use mizzen_http::{Codec, ConnState, Event, Head, Limits, StreamId};
 
 /// The header in which a program says who it is.
 pub const SERVED_BY: &str = "x-served-by";
