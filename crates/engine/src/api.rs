@@ -8,12 +8,10 @@ use mizzen_types::Name;
 
 use crate::{
     call::{Call, CallAnswer},
-    id::Id,
+    id::{ConnId, Id},
     metrics::Snapshot,
 };
 
-/// A connection, downstream or upstream.
-pub type ConnId = Id<ConnTag>;
 /// A dial in progress.
 pub type DialId = Id<DialTag>;
 /// Somebody waits for an answer from outside.
@@ -21,9 +19,6 @@ pub type WaitId = Id<WaitTag>;
 /// A listener, by its resource's name.
 pub type ListenerId = Name;
 
-/// Names the ids of connections.
-#[derive(Debug)]
-pub enum ConnTag {}
 /// Names the ids of dials.
 #[derive(Debug)]
 pub enum DialTag {}

@@ -5,7 +5,7 @@ use std::time::Duration;
 use mizzen_http::Head;
 use mizzen_types::Name;
 
-use crate::{ConnId, id::StreamId};
+use crate::id::{ConnId, StreamId};
 
 /// A call to make.
 #[derive(Clone, Debug)]

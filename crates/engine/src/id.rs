@@ -2,6 +2,12 @@
 
 use std::{fmt, marker::PhantomData};
 
+/// Names the ids of connections.
+#[derive(Debug)]
+pub enum ConnTag {}
+/// A connection, downstream or upstream.
+pub type ConnId = Id<ConnTag>;
+
 /// Names the ids of streams.
 #[derive(Debug)]
 pub(crate) enum StreamTag {}

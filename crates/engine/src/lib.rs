@@ -49,9 +49,9 @@ mod view;
 mod worker;
 
 pub use api::{
-    Accepted, Action, Addrs, Answer, Command, ConnId, ConnTag, Dial, DialError, DialId, DialTag, Eof, How, Keepalive, Limits, ListenerId,
-    Node, Now, Options, Question, Target, WaitId, WaitTag,
+    Accepted, Action, Addrs, Answer, Command, Dial, DialError, DialId, DialTag, Eof, How, Keepalive, Limits, ListenerId, Node, Now,
+    Options, Question, Target, WaitId, WaitTag,
 };
 pub use call::{Call, CallAnswer};
-pub use id::Id;
+pub use id::{ConnId, ConnTag, Id};
 pub use worker::Worker;
