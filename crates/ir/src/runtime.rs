@@ -6,8 +6,8 @@ use mizzen_pki::TimeProvider;
 use mizzen_types::Name;
 
 use crate::config::{
-    Assignment, CertificateSecret, Cluster, DownstreamTls, Listener, Names, Roots, RouteConfig, TlsCommon, Transport, UpstreamTls,
-    ValidationSecret,
+    Assignment, CertificateSecret, Cluster, Discovery, DownstreamTls, Listener, Names, Roots, RouteConfig, TlsCommon, Transport,
+    UpstreamTls, ValidationSecret,
 };
 use crate::tls::{Secrets, TlsRefusal, TlsTable};
 
@@ -33,6 +33,14 @@ pub struct Config {
 }
 
 impl Config {
+    /// A cluster's endpoints, given in place or of their own; none if they are not there, or are wherever a client meant to go.
+    pub fn assignment_of<'a>(&'a self, cluster: &'a Cluster) -> Option<&'a Arc<Assignment>> {
+        match &cluster.discovery {
+            Discovery::Eds { service } => self.assignments.get(service),
+            other => other.inline(),
+        }
+    }
+
     /// rustls' configuration for a filter chain; none while a secret is missing.
     pub fn server_tls(&self, tls: &DownstreamTls) -> Option<&Arc<rustls::ServerConfig>> {
         self.tls.server(tls)

@@ -135,9 +135,9 @@ impl Clusters {
         until: &mut Option<Duration>,
     ) -> Vec<Target> {
         match &endpoint.address {
-            EndpointAddress::Socket(address) => vec![Target::Tcp(*address)],
-            EndpointAddress::Pipe(path) => vec![Target::Pipe(std::path::PathBuf::from(&**path))],
-            EndpointAddress::Internal(listener, id) => vec![Target::Internal(listener.clone(), id.clone())],
+            EndpointAddress::Socket(_) | EndpointAddress::Pipe(_) | EndpointAddress::Internal(..) => {
+                fixed_target(&endpoint.address).into_iter().collect()
+            }
             EndpointAddress::Dns(host, port) => {
                 let question = Question::Dns { host: host.clone() };
                 let now = cx.now.mono;
@@ -162,6 +162,16 @@ impl Clusters {
             }
         }
     }
+}
+
+/// Where an endpoint is, unless its name has to be resolved.
+pub(super) fn fixed_target(address: &EndpointAddress) -> Option<Target> {
+    Some(match address {
+        EndpointAddress::Socket(address) => Target::Tcp(*address),
+        EndpointAddress::Pipe(path) => Target::Pipe(std::path::PathBuf::from(&**path)),
+        EndpointAddress::Internal(listener, id) => Target::Internal(listener.clone(), id.clone()),
+        EndpointAddress::Dns(..) => return None,
+    })
 }
 
 fn of_family(addresses: &[IpAddr], family: DnsFamily) -> Vec<IpAddr> {

@@ -15,7 +15,7 @@ use std::{
 
 use mizzen_ir::{
     Config,
-    config::{AlpnOverride, Cluster, Discovery, EndpointAddress, HttpProtocol},
+    config::{AlpnOverride, Cluster, Discovery, HttpProtocol},
 };
 use mizzen_types::Name;
 
@@ -34,7 +34,7 @@ pub(crate) use hosts::{Host, NoHost};
 pub(crate) use pool::Pool;
 pub(crate) use spec::{UpSpec, Wish, certificate_uri, still_wanted};
 
-use hosts::{Flat, KnownNames};
+use hosts::{Flat, KnownNames, fixed_target};
 use pool::PoolKey;
 
 /// How long a name that cannot be resolved is waited for.
@@ -91,17 +91,13 @@ impl Clusters {
         (tried, again): (&[Name], u32),
     ) -> Result<Host, NoHost> {
         let newest = cx.config.clone();
-        let assignment = match &cluster.discovery {
-            Discovery::OriginalDst { port } => {
-                let mut address = destination;
-                address.set_port(port.unwrap_or(address.port()));
-                let state = self.view(cx, &cluster.name).state.host(&address.to_string());
-                return Ok(Host::direct(Target::Tcp(address), state));
-            }
-            Discovery::Eds { service } => newest.assignments.get(service).or_else(|| config.assignments.get(service)).cloned(),
-            other => other.inline().cloned(),
-        };
-        let Some(assignment) = assignment else { return Err(NoHost::None) };
+        if let Discovery::OriginalDst { port } = cluster.discovery {
+            let mut address = destination;
+            address.set_port(port.unwrap_or(address.port()));
+            let state = self.view(cx, &cluster.name).state.host(&address.to_string());
+            return Ok(Host::direct(Target::Tcp(address), state));
+        }
+        let assignment = newest.assignment_of(cluster).or_else(|| config.assignment_of(cluster)).cloned().ok_or(NoHost::None)?;
         let priorities = self.hosts(cx, questions, cluster, &assignment)?;
         let mut found = None;
         for _ in 0..=again {
@@ -140,23 +136,12 @@ impl Clusters {
                 view.state.prune(|_| false);
                 continue;
             };
-            let assignment = match &cluster.discovery {
-                Discovery::Eds { service } => config.assignments.get(service),
-                Discovery::Static(assignment) => Some(assignment),
-                _ => continue,
-            };
-            let keep: HashSet<String> = assignment
-                .iter()
-                .flat_map(|a| a.priorities.iter())
-                .flat_map(|p| p.localities.iter())
-                .flat_map(|l| l.endpoints.iter())
-                .filter_map(|e| match &e.address {
-                    EndpointAddress::Socket(address) => Some(address.to_string()),
-                    EndpointAddress::Pipe(path) => Some(path.to_string()),
-                    EndpointAddress::Internal(listener, id) => Some(address::target(&Target::Internal(listener.clone(), id.clone()))),
-                    EndpointAddress::Dns(..) => None,
-                })
-                .collect();
+            if !matches!(cluster.discovery, Discovery::Eds { .. } | Discovery::Static(_)) {
+                continue;
+            }
+            let endpoints = config.assignment_of(cluster).into_iter().flat_map(|assignment| assignment.endpoints());
+            let keep: HashSet<String> =
+                endpoints.filter_map(|endpoint| fixed_target(&endpoint.address)).map(|target| address::target(&target)).collect();
             view.state.prune(|address| keep.contains(address));
         }
     }
@@ -166,11 +151,7 @@ impl Clusters {
         let eject = host.answered(status, cluster.outlier.as_ref());
         let Some(outlier) = cluster.outlier.as_ref().filter(|_| eject) else { return };
         let now = cx.now.mono;
-        let assignment = match &cluster.discovery {
-            Discovery::Eds { service } => cx.config.assignments.get(service),
-            other => other.inline(),
-        };
-        let all = assignment.map_or(1, |a| a.priorities.iter().flat_map(|p| p.localities.iter()).map(|l| l.endpoints.len()).sum());
+        let all = cx.config.assignment_of(cluster).map_or(1, |assignment| assignment.endpoints().count());
         let out = self.view(cx, &cluster.name).state.ejected(now);
         // One may always be left out.
         if out == 0 || (out + 1) * 100 <= all * outlier.max_percent as usize {

@@ -4,12 +4,12 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use mizzen_ir::{
     Config,
-    config::{Cluster, Discovery, Endpoint, EndpointAddress, HttpProtocol, TlsCommon, Transport, UpstreamHttp},
+    config::{Cluster, Discovery, Endpoint, HttpProtocol, TlsCommon, Transport, UpstreamHttp},
 };
 use mizzen_types::Name;
 use rustls::{ClientConfig, pki_types::ServerName};
 
-use super::hosts::Host;
+use super::hosts::{Host, fixed_target};
 use crate::{Keepalive, Target, address, context::Context, lb::HostState};
 
 /// What of a request decides about its connection.
@@ -139,20 +139,9 @@ fn has_options(spec: &UpSpec, cluster: &Cluster) -> bool {
 /// Whether new requests would go to connections like this.
 pub(crate) fn still_wanted(config: &Config, spec: &UpSpec) -> bool {
     let Some(cluster) = config.clusters.get(&spec.cluster).filter(|cluster| has_options(spec, cluster)) else { return false };
-    let assignment = match &cluster.discovery {
-        Discovery::OriginalDst { .. } => None,
-        Discovery::Eds { service } => config.assignments.get(service),
-        other => other.inline(),
-    };
     let direct = matches!(cluster.discovery, Discovery::OriginalDst { .. } | Discovery::StrictDns(..) | Discovery::LogicalDns(..));
-    let mut endpoints =
-        assignment.iter().flat_map(|a| a.priorities.iter()).flat_map(|p| p.localities.iter()).flat_map(|l| l.endpoints.iter());
-    let endpoint = endpoints.find(|endpoint| match (&endpoint.address, &spec.target) {
-        (EndpointAddress::Socket(a), Target::Tcp(b)) => a == b,
-        (EndpointAddress::Pipe(a), Target::Pipe(b)) => std::path::Path::new(&**a) == b,
-        (EndpointAddress::Internal(a, at), Target::Internal(b, id)) => (a, at) == (b, id),
-        _ => false,
-    });
+    let mut endpoints = config.assignment_of(cluster).into_iter().flat_map(|assignment| assignment.endpoints());
+    let endpoint = endpoints.find(|endpoint| fixed_target(&endpoint.address).as_ref() == Some(&spec.target));
     if endpoint.is_none() && !direct {
         return false;
     }

@@ -2,6 +2,7 @@
 
 use mizzen_http::Head;
 use mizzen_ir::{apply_headers, config::HeaderSource};
+use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 use super::Worker;
 use crate::{
@@ -49,7 +50,7 @@ impl Worker {
             let code = grpc.unwrap_or(grpc_code(status));
             head.set("grpc-status", code.to_string());
             if !body.is_empty() {
-                head.set("grpc-message", percent(&body));
+                head.set("grpc-message", percent_encode(&body, ESCAPED).to_string());
             }
             stream.record.grpc_status = Some(code);
             text = b"";
@@ -147,11 +148,5 @@ fn grpc_code(status: u16) -> u32 {
     }
 }
 
-/// gRPC's percent-encoding of messages.
-fn percent(text: &[u8]) -> String {
-    let mut out = String::with_capacity(text.len());
-    for &b in text {
-        if (0x20..0x7f).contains(&b) && b != b'%' { out.push(b as char) } else { out.push_str(&format!("%{b:02X}")) }
-    }
-    out
-}
+/// What gRPC escapes in its messages, beside all that is not ASCII.
+const ESCAPED: &AsciiSet = &CONTROLS.add(b'%');

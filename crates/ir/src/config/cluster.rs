@@ -304,11 +304,10 @@ impl Discovery {
     /// The names to resolve.
     pub fn dns_names(&self) -> Vec<(Name, u16)> {
         let (Discovery::StrictDns(a, _) | Discovery::LogicalDns(a, _)) = self else { return Vec::new() };
-        let endpoints = a.priorities.iter().flat_map(|p| p.localities.iter()).flat_map(|l| l.endpoints.iter());
         let name = |e: &Arc<Endpoint>| match &e.address {
             EndpointAddress::Dns(name, port) => Some((name.clone(), *port)),
             EndpointAddress::Socket(_) | EndpointAddress::Pipe(_) | EndpointAddress::Internal(..) => None,
         };
-        endpoints.filter_map(name).collect()
+        a.endpoints().filter_map(name).collect()
     }
 }
