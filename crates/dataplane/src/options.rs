@@ -19,6 +19,9 @@ pub struct Options {
     pub metrics: Option<SocketAddr>,
     /// The socket mark of upstream connections, 0 for none. Default [`ports::PROXY_MARK`], which needs CAP_NET_ADMIN.
     pub mark: u32,
+    /// Whether a connection to a destination that no listener has asks for one, by Istio's name (`ADDRESS_PORT`), before the listener that
+    /// accepted may have it. Default no: the control plane sends all listeners.
+    pub listeners_on_demand: bool,
     /// Who is asked for the names of clusters that are found by DNS. Default none: the servers of the system's `resolv.conf`.
     pub name_servers: Vec<SocketAddr>,
     /// How long connections may take to end after the order to stop. Default 5 s, as Istio's `terminationDrainDuration`.
@@ -44,6 +47,7 @@ impl Default for Options {
             admin_socket: None,
             metrics: Some(SocketAddr::from(([0, 0, 0, 0], ports::METRICS))),
             mark: ports::PROXY_MARK,
+            listeners_on_demand: false,
             name_servers: Vec::new(),
             drain_time: Duration::from_secs(5),
             inherited: None,

@@ -131,6 +131,11 @@ enum Happening {
     Due,
 }
 
+/// Istio's name of the listener of an address.
+fn listener_name(address: SocketAddr) -> Name {
+    format!("{}_{}", address.ip(), address.port()).into()
+}
+
 impl Proxy {
     fn start(bootstrap: Bootstrap, plan: Plan, mut options: Options) -> Result<Proxy, RunError> {
         let failed = |what: &'static str| move |error: io::Error| RunError::Io { what, error };
@@ -145,6 +150,7 @@ impl Proxy {
             seed: seed(clock.1),
             shared: shared.clone(),
             mark: options.mark,
+            listener_of: options.listeners_on_demand.then_some(listener_name as fn(SocketAddr) -> Name),
         };
         let config = store.next(Duration::ZERO).unwrap_or_else(|| store.config().clone());
         let workers = Workers::start(options.workers, &engine, &config, &reporter).map_err(failed("workers"))?;

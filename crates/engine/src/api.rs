@@ -108,6 +108,9 @@ pub struct Options {
     pub shared: Arc<crate::lb::Shared>,
     /// The socket mark of every upstream connection.
     pub mark: u32,
+    /// The name of a destination's listener, where listeners are asked for when a connection needs one: it then waits for at most
+    /// [`Limits::resource_wait`], and is refused without an answer. None: a destination that no listener has is left to the one that accepted.
+    pub listener_of: Option<fn(SocketAddr) -> Name>,
 }
 
 /// A connection that a listener accepted.

@@ -20,8 +20,52 @@ const REPORT: Duration = Duration::from_secs(15);
 pub(crate) enum State {
     #[default]
     None,
-    /// A delay is under way, which counts as long as this is kept.
-    Fault(#[allow(dead_code)] ActiveFault),
+    /// A delay is under way, or a response that is slowed down.
+    Fault(FaultState),
+}
+
+/// What a request under a fault keeps. It counts as one as long as this is kept.
+#[derive(Debug)]
+pub(crate) struct FaultState {
+    pub(crate) _active: ActiveFault,
+    /// How fast the response may go.
+    pub(crate) rate: Option<Rate>,
+}
+
+/// How often a slowed body may go on: Envoy's interval.
+const SLICE: Duration = Duration::from_millis(50);
+/// How many slices of a body that was slower than it might have been may go on at once.
+const MOST_SLICES: u64 = 20;
+
+/// A bound on the bytes of a body by time.
+#[derive(Debug)]
+pub(crate) struct Rate {
+    /// Bytes of one slice.
+    slice: u64,
+    /// Bytes that may have gone on by now.
+    granted: u64,
+    /// When the next slice is granted; none: the body has not begun.
+    next: Option<Duration>,
+}
+
+impl Rate {
+    pub(crate) fn new(bytes_per_second: u64) -> Self {
+        Rate { slice: (bytes_per_second / (1000 / SLICE.as_millis() as u64)).max(1), granted: 0, next: None }
+    }
+
+    /// How many bytes may go on beyond the `passed` ones, and when there will be more.
+    pub(crate) fn room(&mut self, passed: u64, now: Duration) -> (u64, Duration) {
+        let mut next = self.next.unwrap_or(now);
+        while next <= now && self.granted.saturating_sub(passed) < self.slice.saturating_mul(MOST_SLICES) {
+            self.granted = self.granted.saturating_add(self.slice);
+            next += SLICE;
+        }
+        if next <= now {
+            next = now + SLICE;
+        }
+        self.next = Some(next);
+        (self.granted.saturating_sub(passed), next)
+    }
 }
 
 /// What is kept of one relayed connection.
@@ -66,5 +110,29 @@ impl ActiveFault {
 impl Drop for ActiveFault {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rate() {
+        let ms = Duration::from_millis;
+        let mut rate = Rate::new(20_000);
+        // Bytes that have passed, at which time; how many may go on, and when more.
+        for (passed, at, room, next) in [
+            (0, 1000, 1000, 1050),
+            (0, 1049, 1000, 1050),
+            (1000, 1049, 0, 1050),
+            (1000, 1050, 1000, 1100),
+            (2000, 1200, 3000, 1250),
+            // What was not used is kept, up to a second's worth.
+            (2000, 9000, 20_000, 9050),
+            (22_000, 9050, 1000, 9100),
+        ] {
+            assert_eq!(rate.room(passed, ms(at)), (room, ms(next)), "{passed} at {at}");
+        }
     }
 }

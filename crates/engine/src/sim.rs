@@ -10,10 +10,11 @@ use std::{
 };
 
 use mizzen_ir::Config;
+use mizzen_types::Name;
 
 use crate::{
     Accepted, Action, Addrs, Answer, CallAnswer, Command, ConnId, DialError, DialId, Eof, How, Node, Now, Options, Question, Target,
-    Worker,
+    WaitId, Worker,
     lb::{Rng, Shared},
     metrics::Snapshot,
 };
@@ -93,10 +94,12 @@ pub struct Sim {
     pub split: usize,
     /// Servers write no more than they have been asked; links hold at most this many bytes per direction before writers wait.
     pub window: usize,
+    /// The names of listeners that proxies made from now on ask for, see [`Options::listener_of`].
+    pub listener_of: Option<fn(SocketAddr) -> Name>,
     /// Dials made so far, by target.
     pub dials: Vec<Target>,
-    /// Resources that proxies have asked for: the proxy, the resource.
-    asked: Vec<(usize, String)>,
+    /// Resources that proxies have asked for: the proxy, the question, the resource.
+    asked: Vec<(usize, WaitId, String)>,
     /// What the proxies' calls for the control thread were answered, by number.
     pub answers: Vec<(u64, CallAnswer)>,
 }
@@ -110,7 +113,15 @@ impl std::fmt::Debug for Sim {
 impl Sim {
     /// The resources that a proxy has asked for so far: kind and name.
     pub fn asked(&self, proxy: usize) -> Vec<&str> {
-        self.asked.iter().filter(|(at, _)| *at == proxy).map(|(_, what)| &**what).collect()
+        self.asked.iter().filter(|(at, ..)| *at == proxy).map(|(.., what)| &**what).collect()
+    }
+
+    /// Tells a proxy that there is no such resource, by how [`Sim::asked`] names it.
+    pub fn absent(&mut self, proxy: usize, what: &str) {
+        let asked = self.asked.iter().filter(|(at, _, name)| *at == proxy && name == what).map(|(_, wait, _)| *wait);
+        for wait in asked.collect::<Vec<_>>() {
+            self.command(proxy, Command::Answer(wait, Answer::Absent));
+        }
     }
 
     /// An empty network at `wall`.
@@ -133,6 +144,7 @@ impl Sim {
             next_conn: 0,
             split: 0,
             window: 256 * 1024,
+            listener_of: None,
             dials: Vec::new(),
             asked: Vec::new(),
             answers: Vec::new(),
@@ -141,7 +153,14 @@ impl Sim {
 
     /// Adds a proxy at an address. What is dialled at that address comes to its listener `virtualInbound`.
     pub fn proxy(&mut self, ip: &str, node: Node, config: Arc<Config>) -> usize {
-        let options = Options { node, limits: Default::default(), seed: self.rng.next(), shared: Arc::new(Shared::default()), mark: 1337 };
+        let options = Options {
+            node,
+            limits: Default::default(),
+            seed: self.rng.next(),
+            shared: Arc::new(Shared::default()),
+            mark: 1337,
+            listener_of: self.listener_of,
+        };
         let ip = ip.parse().unwrap_or(IpAddr::from([0, 0, 0, 0]));
         self.hosts.push(Host { ip, worker: Worker::new(options, config, self.now), stopped: HashSet::new(), log: Vec::new() });
         self.hosts.len() - 1
@@ -372,7 +391,7 @@ impl Sim {
                     }
                 }
                 // Answered by the next configuration that has it.
-                Action::Ask(_, Question::Resource { kind, name }) => self.asked.push((host, format!("{kind:?} {name}"))),
+                Action::Ask(wait, Question::Resource { kind, name }) => self.asked.push((host, wait, format!("{kind:?} {name}"))),
                 Action::Log(_, lines) => {
                     if let Some(h) = self.hosts.get_mut(host) {
                         h.log.extend(lines);

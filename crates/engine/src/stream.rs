@@ -49,6 +49,25 @@ impl Stream {
         }
     }
 
+    /// Whether the final response's head, the server's or one made here, was taken: from then on nothing is tried again.
+    pub(crate) fn answered(&self) -> bool {
+        let step = self.traffic.http().map(|request| request.step);
+        self.resp.open() || matches!(step, Some(Step::Responding | Step::Tunnel | Step::Local))
+    }
+
+    /// The calls that filters wait for.
+    pub(crate) fn calls(&self) -> impl Iterator<Item = StreamId> + use<> {
+        let request = match self.traffic.http().map(|request| request.step) {
+            Some(Step::Filtering(pause)) => Some(pause),
+            _ => None,
+        };
+        let call = |pause| match pause {
+            Pause::Call(call) => Some(call),
+            Pause::Time | Pause::Body(_) => None,
+        };
+        [request, self.req.pause, self.resp.pause].into_iter().flatten().filter_map(call)
+    }
+
     /// The server's connection that it is on, with the codec's number.
     pub(crate) fn upstream(&self) -> Option<(ConnId, Sid)> {
         match self.up.as_ref()?.at {
@@ -195,10 +214,10 @@ pub(crate) struct Request {
     pub(crate) tried: Vec<Name>,
     pub(crate) retry_guard: Option<Guard>,
     /// What arrived of the response and is not yet acted upon.
-    pub(crate) heads: Vec<(Head, bool)>,
-    /// The final response's head as it was sent on.
+    pub(crate) heads: Vec<Head>,
+    /// The final response's head, on its way through the filters and then as it was sent on.
     pub(crate) response: Head,
-    /// What filters leave behind, and what they keep; whose turn it is.
+    /// What filters leave behind, and what they keep; whose turn it is at a head: for the response, that of the one before.
     pub(crate) facts: Facts,
     pub(crate) filters: Vec<State>,
     pub(crate) at: usize,
@@ -340,9 +359,27 @@ pub(crate) struct Half {
     pub(crate) bytes: u64,
     /// Of those in `buf`, how many the sender was given credit for already.
     pub(crate) credited: usize,
+    /// What a filter waits for before more is sent on. That of the request's head is in its step.
+    pub(crate) pause: Option<Pause>,
+    /// Whether filters are asked about the body and the trailers; and whose turn it is at the latter, by how many have had theirs.
+    pub(crate) watched: bool,
+    pub(crate) turn: usize,
 }
 
 impl Half {
+    /// How many bytes are wanted by a filter.
+    pub(crate) fn wants(&self) -> usize {
+        match self.pause {
+            Some(Pause::Body(bytes)) => bytes,
+            _ => 0,
+        }
+    }
+
+    /// How many bytes of the body were sent on.
+    pub(crate) fn passed(&self) -> u64 {
+        self.bytes.saturating_sub(self.buf.len() as u64)
+    }
+
     /// Whether the head was sent on: the body may follow.
     pub(crate) fn open(&self) -> bool {
         self.sent != Progress::Nothing

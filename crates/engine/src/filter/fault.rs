@@ -3,10 +3,13 @@
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use mizzen_http::Head;
-use mizzen_ir::config::{Abort, AbortWith, DelayWith, Fault, FilterOverride, Fraction};
+use mizzen_ir::config::{Abort, AbortWith, DelayWith, Fault, FilterOverride, Fraction, RateWith};
 
-use super::{Cx, Flow, News, Reply, State, Wait};
-use crate::{flags::Flags, kept::ActiveFault};
+use super::{Cx, Flow, News, Pass, Reply, State, Wait};
+use crate::{
+    flags::Flags,
+    kept::{ActiveFault, FaultState, Rate},
+};
 
 pub(super) fn request(own: &Fault, state: &mut State, news: News, cx: &mut Cx<'_>) -> Flow {
     let fault = match cx.route {
@@ -17,28 +20,60 @@ pub(super) fn request(own: &Fault, state: &mut State, news: News, cx: &mut Cx<'_
         if !fault.headers.iter().all(|m| m.matches(cx.head)) {
             return Flow::Go;
         }
+        if let Some(rate) = rate_of(fault, cx) {
+            begin(fault, state, cx, Some(Rate::new(rate)));
+        }
         if let Some(delay) = delay_of(fault, cx)
-            && let Some(active) = begin(fault, cx)
+            && begin(fault, state, cx, None)
         {
             cx.record.flags.set(Flags::DELAY_INJECTED);
-            *state = State::Fault(active);
             return Flow::Wait(Wait::Until(cx.now.mono + delay));
         }
-    } else {
+    } else if !watches(state) {
         *state = State::None;
     }
     match &fault.abort {
-        Some(abort) => aborted(abort, fault, cx),
+        Some(abort) => aborted(abort, fault, state, cx),
         None => Flow::Go,
     }
 }
 
-/// One more fault under way, if there may be.
-fn begin(fault: &Fault, cx: &Cx<'_>) -> Option<ActiveFault> {
+/// Whether the response is slowed down.
+pub(super) fn watches(state: &State) -> bool {
+    matches!(state, State::Fault(FaultState { rate: Some(_), .. }))
+}
+
+/// Some of a response that is slowed down.
+pub(super) fn body(state: &mut State, cx: &mut Cx<'_>) -> Pass {
+    let State::Fault(FaultState { rate: Some(rate), .. }) = state else { return Pass::Go };
+    let (room, next) = rate.room(cx.passed, cx.now.mono);
+    cx.most = usize::try_from(room).unwrap_or(usize::MAX);
+    if cx.body.len() > cx.most { Pass::Until(next) } else { Pass::Go }
+}
+
+/// The request is one under a fault, if it may be.
+fn begin(fault: &Fault, state: &mut State, cx: &Cx<'_>, rate: Option<Rate>) -> bool {
+    if matches!(state, State::Fault(_)) {
+        return true;
+    }
     let active = cx.shared.faults();
     let most = fault.max_active.unwrap_or(u32::MAX);
-    active.fetch_update(Relaxed, Relaxed, |n| (n < most).then_some(n + 1)).ok()?;
-    Some(ActiveFault::begun(active.clone()))
+    let begun = active.fetch_update(Relaxed, Relaxed, |n| (n < most).then_some(n + 1)).is_ok();
+    if begun {
+        *state = State::Fault(FaultState { _active: ActiveFault::begun(active.clone()), rate });
+    }
+    begun
+}
+
+/// How many bytes of the response a second.
+fn rate_of(fault: &Fault, cx: &mut Cx<'_>) -> Option<u64> {
+    let rate = fault.response_rate.as_ref()?;
+    let kib = match rate.with {
+        RateWith::Fixed(kib) => kib,
+        RateWith::Header => number(cx.head, "x-envoy-fault-throughput-response").filter(|kib| *kib > 0)?,
+    };
+    let of_header = matches!(rate.with, RateWith::Header).then_some("x-envoy-fault-throughput-response-percentage");
+    hits(rate.share, of_header, cx).then(|| kib.saturating_mul(1024))
 }
 
 fn delay_of(fault: &Fault, cx: &mut Cx<'_>) -> Option<Duration> {
@@ -51,7 +86,7 @@ fn delay_of(fault: &Fault, cx: &mut Cx<'_>) -> Option<Duration> {
     (hits(delay.share, of_header, cx) && !wanted.is_zero()).then_some(wanted)
 }
 
-fn aborted(abort: &Abort, fault: &Fault, cx: &mut Cx<'_>) -> Flow {
+fn aborted(abort: &Abort, fault: &Fault, state: &mut State, cx: &mut Cx<'_>) -> Flow {
     let (status, grpc) = match abort.with {
         AbortWith::Http(status) => (Some(status), None),
         AbortWith::Grpc(status) => (None, Some(status)),
@@ -65,7 +100,7 @@ fn aborted(abort: &Abort, fault: &Fault, cx: &mut Cx<'_>) -> Flow {
         return Flow::Go;
     }
     let of_header = matches!(abort.with, AbortWith::Header).then_some("x-envoy-fault-abort-request-percentage");
-    if !hits(abort.share, of_header, cx) || begin(fault, cx).is_none() {
+    if !hits(abort.share, of_header, cx) || !begin(fault, state, cx, None) {
         return Flow::Go;
     }
     let body = if abort.body.is_empty() { "fault filter abort" } else { &abort.body };

@@ -16,7 +16,7 @@ pub(super) fn request(own: &LocalRateLimit, cx: &mut Cx<'_>) -> Flow {
         return Flow::Go;
     }
     if !limit.enforced.holds(cx.rng.next()) {
-        mizzen_ir::apply_headers(&limit.request_headers, cx.head, mizzen_ir::config::HeaderSource::Request, &Nothing);
+        cx.changes.push(limit.request_headers.clone());
         return Flow::Go;
     }
     cx.facts.response.push(Change::Ops(limit.response_headers.clone()));
@@ -28,13 +28,4 @@ pub(super) fn request(own: &LocalRateLimit, cx: &mut Cx<'_>) -> Flow {
         grpc: limit.resource_exhausted.then_some(8),
         ..Reply::default()
     }))
-}
-
-/// Commands that do not read the request's own headers have no value yet.
-struct Nothing;
-
-impl mizzen_ir::Values for Nothing {
-    fn value(&self, _: &mizzen_ir::config::Command, _: &mut Vec<u8>) -> bool {
-        false
-    }
 }

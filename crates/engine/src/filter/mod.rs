@@ -1,12 +1,16 @@
 //! Filters: one file for each, with its hooks and what it keeps of a stream.
 //!
-//! A filter sees the request's head before it is sent on, may look at the body, wait, answer by itself, and change the response. What it needs to
-//! know of others, and what others may know of it, is in the stream's [`Facts`]. The closed set of filters is matched on here and nowhere else.
+//! A filter is asked when a head, a part of a body or trailers are about to be sent on: the request's from the first filter to the last, the
+//! response's, also one made here, from the last to the first. Each time it may let them go on, changed or not, answer by itself, or wait. What
+//! it needs to know of others, and what others may know of it, is in the stream's [`Facts`]. The closed set of filters is matched on here and
+//! nowhere else.
 
 mod alpn;
 mod ext_authz;
 mod fault;
+mod grpc_http1_bridge;
 mod grpc_stats;
+mod header_mutation;
 mod local_ratelimit;
 pub(crate) mod network;
 mod peer_metadata;
@@ -16,13 +20,14 @@ mod stats;
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use mizzen_http::Head;
-use mizzen_ir::config::{Cluster, ContentHash, FilterOverride, Hcm, HttpFilter, HttpFilterKind};
+use mizzen_ir::config::{Cluster, ContentHash, FilterOverride, Hcm, HeaderOps, HttpFilter, HttpFilterKind};
 
 use crate::{
     Node, Now,
     bucket::Bucket,
     call::{Call, CallAnswer},
     conn::Conn,
+    event::Dir,
     facts::Facts,
     flags::Flags,
     kept::State,
@@ -66,19 +71,28 @@ pub(crate) enum Flow {
     Wait(Wait),
 }
 
+/// What a filter wants of a body or of trailers whose head was sent on. One that may answer itself because of them, or has to ask somebody
+/// else, waits at the head for the body's end.
+pub(crate) enum Pass {
+    /// They go on.
+    Go,
+    /// It is asked again at this time on the monotonic clock.
+    Until(Duration),
+}
+
 /// What a filter waits for.
 pub(crate) enum Wait {
     /// An answer.
     Call(Box<Call>),
     /// A time on the monotonic clock.
     Until(Duration),
-    /// The end of the request's body, or so many bytes of it.
+    /// The end of the body, or so many bytes of it.
     Body(usize),
 }
 
 /// Why a filter is asked.
 pub(crate) enum News {
-    /// The request has reached it.
+    /// What it is asked about has reached it.
     Head,
     /// Its call was answered.
     Answer(Box<CallAnswer>),
@@ -106,18 +120,23 @@ impl Reply {
     }
 }
 
-/// What a filter sees of its stream.
+/// What a filter sees of its stream, and what it says besides its answer.
 pub(crate) struct Cx<'a> {
     pub(crate) now: Now,
     pub(crate) rng: &'a mut Rng,
     /// The client's connection.
     pub(crate) conn: &'a Conn,
-    /// The request as it is by now.
+    /// The head in question: the request's, the response's; or the trailers.
     pub(crate) head: &'a mut Head,
-    /// What has come of the body, and whether that is all.
+    /// What has come of the body and was not sent on, and whether that is all.
     pub(crate) body: &'a [u8],
     pub(crate) body_ended: bool,
+    /// How many bytes of the body were sent on.
+    pub(crate) passed: u64,
+    /// The trailers that come after it, if they are there.
+    pub(crate) trailers: &'a mut Option<Head>,
     pub(crate) remote: IpAddr,
+    pub(crate) is_grpc: bool,
     pub(crate) facts: &'a mut Facts,
     pub(crate) record: &'a mut Record,
     pub(crate) filters: &'a mut Filters,
@@ -125,7 +144,11 @@ pub(crate) struct Cx<'a> {
     /// What the route says of this filter.
     pub(crate) route: Option<&'a FilterOverride>,
     /// Set by a filter after whose changes the route is to be found anew.
-    pub(crate) reroute: &'a mut bool,
+    pub(crate) reroute: bool,
+    /// How many bytes of the body may be sent on at most, whatever else it waits for.
+    pub(crate) most: usize,
+    /// Changes to the head that are made when it has answered, by whoever knows the values of their commands.
+    pub(crate) changes: Vec<HeaderOps>,
 }
 
 /// Whether a filter acts on a request of this route.
@@ -142,16 +165,57 @@ pub(crate) fn keeps_state(filter: &HttpFilter) -> bool {
     matches!(filter.kind, HttpFilterKind::Fault(_))
 }
 
+/// Whether a filter is asked about bodies and trailers of this direction.
+pub(crate) fn watches(filter: &HttpFilter, state: &State, route: Option<&FilterOverride>, dir: Dir) -> bool {
+    match &filter.kind {
+        HttpFilterKind::Fault(_) => dir == Dir::Down && fault::watches(state),
+        HttpFilterKind::HeaderMutation(own) => header_mutation::watches(own, route, dir),
+        _ => false,
+    }
+}
+
 /// The request's turn at a filter.
 pub(crate) fn request(filter: &HttpFilter, state: &mut State, news: News, cx: &mut Cx<'_>) -> Flow {
     match &filter.kind {
-        HttpFilterKind::Stats(_) | HttpFilterKind::GrpcStats => Flow::Go,
+        HttpFilterKind::Stats(_) | HttpFilterKind::GrpcStats | HttpFilterKind::GrpcHttp1Bridge => Flow::Go,
         HttpFilterKind::Alpn(alpn) => alpn::request(alpn, cx),
         HttpFilterKind::PeerMetadata(exchange) => peer_metadata::request(exchange, cx),
         HttpFilterKind::Rbac(rbac) => rbac::request(rbac, cx),
         HttpFilterKind::ExtAuthz(authz) => ext_authz::request(authz, news, cx),
         HttpFilterKind::LocalRateLimit(limit) => local_ratelimit::request(limit, cx),
         HttpFilterKind::Fault(fault) => fault::request(fault, state, news, cx),
+        HttpFilterKind::HeaderMutation(own) => header_mutation::head(own, Dir::Up, cx),
+    }
+}
+
+/// Whether a filter is asked about responses at all.
+pub(crate) fn sees_responses(filter: &HttpFilter) -> bool {
+    matches!(filter.kind, HttpFilterKind::GrpcHttp1Bridge | HttpFilterKind::HeaderMutation(_) | HttpFilterKind::PeerMetadata(_))
+}
+
+/// The response's turn at a filter that sees it.
+pub(crate) fn response(filter: &HttpFilter, news: &News, cx: &mut Cx<'_>) -> Flow {
+    match &filter.kind {
+        HttpFilterKind::GrpcHttp1Bridge => grpc_http1_bridge::response(news, cx),
+        HttpFilterKind::HeaderMutation(own) => header_mutation::head(own, Dir::Down, cx),
+        HttpFilterKind::PeerMetadata(_) => peer_metadata::response(cx),
+        _ => Flow::Go,
+    }
+}
+
+/// A body's turn at a filter that watches it, each time that some of it could be sent on.
+pub(crate) fn body(filter: &HttpFilter, state: &mut State, cx: &mut Cx<'_>) -> Pass {
+    match &filter.kind {
+        HttpFilterKind::Fault(_) => fault::body(state, cx),
+        _ => Pass::Go,
+    }
+}
+
+/// The trailers' turn at a filter that watches them.
+pub(crate) fn trailers(filter: &HttpFilter, dir: Dir, cx: &mut Cx<'_>) -> Pass {
+    match &filter.kind {
+        HttpFilterKind::HeaderMutation(own) => header_mutation::trailers(own, dir, cx),
+        _ => Pass::Go,
     }
 }
 
@@ -164,28 +228,16 @@ pub(crate) fn upstream(hcm: &Hcm, facts: &Facts, filters: &Filters, cluster: &Cl
     }
 }
 
-/// The server's response has come, before anything else is done to it.
-pub(crate) fn response(hcm: &Hcm, facts: &mut Facts, filters: &mut Filters, head: &mut Head) {
-    for filter in hcm.filters.iter() {
-        if let HttpFilterKind::PeerMetadata(_) = &filter.kind {
-            filters.node.read_response(head, &mut facts.peers);
-        }
+/// A server's response has come: what it says of the server's workload.
+pub(crate) fn answered(hcm: &Hcm, facts: &mut Facts, filters: &mut Filters, head: &mut Head) {
+    if hcm.filters.iter().any(|filter| matches!(filter.kind, HttpFilterKind::PeerMetadata(_))) {
+        filters.node.read_response(head, &mut facts.peers);
     }
 }
 
 /// An interim response of the server's is about to be sent on.
 pub(crate) fn interim(head: &mut Head) {
     LocalNode::hide_exchange(head);
-}
-
-/// A response, the server's or one made here, is about to be sent on.
-pub(crate) fn answer(hcm: &Hcm, facts: &Facts, filters: &Filters, head: &mut Head) {
-    facts.response.iter().for_each(|change| change.apply(head));
-    for filter in hcm.filters.iter() {
-        if let HttpFilterKind::PeerMetadata(_) = &filter.kind {
-            filters.node.exchange_response(head, &facts.peers);
-        }
-    }
 }
 
 /// Some of a body, towards the server or back.

@@ -10,6 +10,11 @@ pub(super) fn request(exchange: &PeerMetadata, cx: &mut Cx<'_>) -> Flow {
     Flow::Go
 }
 
+pub(super) fn response(cx: &mut Cx<'_>) -> Flow {
+    cx.filters.node.exchange_response(cx.head, &cx.facts.peers);
+    Flow::Go
+}
+
 /// Istio's keys: `downstream_peer`, `upstream_peer`.
 pub(super) fn text<'a>(key: &str, facts: &'a Facts) -> Option<&'a str> {
     let peer = match key {

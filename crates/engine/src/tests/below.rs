@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use mizzen_http::{Codec, Event, Head, Limits};
 use mizzen_ir::{Config, Draft, ResourceKind};
 use serde_json::{Value, json};
 
@@ -130,14 +131,107 @@ fn http_proxy(sim: &mut Sim, at: &str, status: &'static str) {
     );
 }
 
+/// The same over HTTP/2: all connections are streams of one.
+fn h2_proxy(sim: &mut Sim, at: &str, status: u16) {
+    let mut conns: std::collections::HashMap<u64, Codec> = std::collections::HashMap::new();
+    sim.serve(
+        at,
+        Box::new(move |conn, input, eof, out| {
+            let codec = conns.entry(conn).or_insert_with(|| Codec::h2_server(Limits::default(), out));
+            // What flow control has not let go yet.
+            loop {
+                let (n, event) = codec.next(input, out).unwrap();
+                let Some(event) = event else {
+                    input.drain(..n);
+                    return eof;
+                };
+                let mut back = None;
+                match event {
+                    Event::Head { stream, head, end } => {
+                        assert_eq!((head.method(), head.authority()), ("CONNECT", "db.example:5432"));
+                        assert_eq!((head.get_str("x-from"), end), (Some("10.96.0.9:5432"), false));
+                        codec.send_head(stream, &Head::response(status), status != 200, out);
+                    }
+                    Event::Data { stream, data, end } => back = Some((stream, data.to_vec(), end)),
+                    _ => {}
+                }
+                if let Some((stream, data, end)) = back {
+                    let sent = codec.send_data(stream, &data, end, out);
+                    assert_eq!(sent, data.len(), "the client's window is wide enough for what the tests send");
+                    codec.consumed(stream, data.len(), out);
+                }
+                input.drain(..n);
+            }
+        }),
+    );
+}
+
 fn tunnelled() -> Arc<Config> {
+    tunnelled_by(json!({}))
+}
+
+fn tunnelled_by(protocol: Value) -> Arc<Config> {
     let mut proxy = tcp_proxy("proxy");
     proxy["typed_config"]["tunneling_config"] = json!({"hostname": "db.example:5432",
         "headers_to_add": [{"header": {"key": "x-from", "value": "%DOWNSTREAM_LOCAL_ADDRESS%"}}]});
     with(&[
         to("10.96.0.9", 5432, json!([proxy])),
-        fixed("proxy", json!({"socket_address": {"address": "10.9.9.9", "port_value": 3128}}), json!({})),
+        fixed("proxy", json!({"socket_address": {"address": "10.9.9.9", "port_value": 3128}}), protocol),
     ])
+}
+
+#[test]
+fn tcp_through_an_http2_proxy() {
+    for (seed, (split, size)) in [(0, 50_000), (7, 5_000), (1500, 60_000)].into_iter().enumerate() {
+        let mut sim = mesh_with(seed as u64, tunnelled_by(http_options("h2")), &Inbound::default());
+        h2_proxy(&mut sim, "10.9.9.9:3128", 200);
+        sim.split = split;
+        let body: Vec<u8> = (0..size).map(|n| n as u8).collect();
+        let clients: Vec<usize> = (0..3).map(|_| sim.connect(0, "10.96.0.9:5432")).collect();
+        for client in &clients {
+            sim.send(*client, &body);
+            sim.finish(*client);
+        }
+        sim.run();
+        for client in clients {
+            let received = sim.received(client);
+            assert!(received == body, "split by {split}: {} of {} bytes, or others", received.len(), body.len());
+            assert_eq!(sim.ended(client), Some(Eof::Half), "half-closes travel both ways");
+        }
+        let lines = lines(&sim.log(0));
+        assert_eq!((lines.len(), &lines[0]["upstream_host"], &lines[0]["bytes_sent"]), (3, &json!("10.9.9.9:3128"), &json!(size)));
+        assert_eq!((sim.dials.len(), sim.connections(0)), (1, 1), "the streams of one connection, which is kept");
+        assert_clean(&mut sim);
+    }
+}
+
+#[test]
+fn an_http2_proxy_that_refuses_or_breaks() {
+    let mut sim = mesh_with(1, tunnelled_by(http_options("h2")), &Inbound::default());
+    h2_proxy(&mut sim, "10.9.9.9:3128", 403);
+    let client = sim.connect(0, "10.96.0.9:5432");
+    sim.send(client, b"hello");
+    sim.run();
+    assert!(sim.received(client).is_empty() && sim.ended(client).is_some());
+    assert_eq!(lines(&sim.log(0))[0]["failure"], "the proxy answered 403");
+    assert_clean(&mut sim);
+
+    let mut sim = mesh_with(1, tunnelled_by(http_options("h2")), &Inbound::default());
+    h2_proxy(&mut sim, "10.9.9.9:3128", 200);
+    let clients: Vec<usize> = (0..2).map(|_| sim.connect(0, "10.96.0.9:5432")).collect();
+    sim.send(clients[0], b"hello");
+    sim.run_for(Duration::from_millis(100));
+    assert_eq!(sim.received(clients[0]), b"hello");
+    // One client leaves; the other's tunnel stays.
+    sim.abort(clients[0]);
+    sim.send(clients[1], b"still");
+    sim.run_for(Duration::from_millis(100));
+    assert_eq!(sim.received(clients[1]), b"still");
+    sim.stop("10.9.9.9:3128");
+    sim.run_for(Duration::from_millis(100));
+    assert!(sim.ended(clients[1]).is_some(), "a client that says nothing learns of it");
+    assert_clean(&mut sim);
+    assert_eq!(sim.connections(0), 0);
 }
 
 #[test]
@@ -227,4 +321,58 @@ fn a_connection_waits_for_its_certificate() {
     sim.abort(client);
     sim.run_for(Duration::from_secs(1));
     assert_clean(&mut sim);
+}
+
+#[test]
+fn a_connection_waits_for_its_listener() {
+    let chains = json!({"bind_to_port": false, "filter_chains": [{"filters": [tcp_proxy("plain")]}]});
+    let service = listener("10.96.0.9_7000", "10.96.0.9", 7000, "OUTBOUND", chains);
+    let plain = fixed("plain", json!({"socket_address": {"address": "10.9.9.9", "port_value": 80}}), json!({}));
+    let start = || {
+        let mut sim = Sim::new(1, wall());
+        sim.listener_of = Some(|address| format!("{}_{}", address.ip(), address.port()).into());
+        sim.proxy("10.0.0.1", Default::default(), with(std::slice::from_ref(&plain)));
+        for at in ["10.9.9.9:80", "10.96.0.8:7000"] {
+            sim.serve(
+                at,
+                Box::new(move |_, input, eof, out| {
+                    out.extend(input.drain(..).map(|b| b.to_ascii_uppercase()));
+                    eof
+                }),
+            );
+        }
+        sim
+    };
+    // One that is there is not asked for; one that is not is, once for all who wait.
+    let mut sim = start();
+    let clients: Vec<usize> = (0..3).map(|_| sim.connect(0, "10.96.0.9:7000")).collect();
+    clients.iter().for_each(|client| sim.send(*client, b"hello"));
+    sim.run_for(Duration::from_secs(2));
+    assert_eq!((sim.asked(0), sim.dials.len()), (vec!["Listener 10.96.0.9_7000"], 0));
+    sim.command(0, Command::Config(with(&[plain.clone(), service])));
+    sim.run_for(Duration::from_secs(1));
+    clients.iter().for_each(|client| assert_eq!(sim.received(*client), b"HELLO"));
+    assert_eq!(sim.dials.last(), Some(&crate::Target::Tcp("10.9.9.9:80".parse().unwrap())));
+    let known = sim.connect(0, "10.96.0.9:7000");
+    sim.send(known, b"again");
+    sim.run_for(Duration::from_secs(1));
+    assert_eq!((sim.received(known), sim.asked(0).len()), (b"AGAIN".to_vec(), 1));
+
+    // One of which it is said that there is none: the listener that accepted passes it through.
+    let mut sim = start();
+    let client = sim.connect(0, "10.96.0.8:7000");
+    sim.send(client, b"hello");
+    sim.run_for(Duration::from_secs(2));
+    assert!(sim.received(client).is_empty() && sim.dials.is_empty());
+    sim.absent(0, "Listener 10.96.0.8_7000");
+    sim.run_for(Duration::from_secs(1));
+    assert_eq!(sim.received(client), b"HELLO");
+
+    // One of which nothing is said: refused, and never passed through. Nor does a client that leaves leave anything.
+    let mut sim = start();
+    let (client, other) = (sim.connect(0, "10.96.0.8:7000"), sim.connect(0, "10.96.0.8:7000"));
+    sim.abort(other);
+    sim.run_for(Duration::from_secs(60));
+    assert!(sim.ended(client).is_some() && sim.dials.is_empty());
+    assert_eq!(sim.connections(0), 0);
 }

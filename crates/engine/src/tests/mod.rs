@@ -11,5 +11,6 @@ mod mesh;
 mod peers;
 mod properties;
 mod refusals;
+mod responses;
 mod tcp;
 mod upgrades;

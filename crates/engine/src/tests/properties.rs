@@ -43,7 +43,7 @@ static SERVER: LazyLock<[Arc<Config>; 3]> = LazyLock::new(|| {
     [server_config(&deny(vec![])), server_config(&deny(nobody)), server_config(&Inbound { permissive: true, ..deny(vec![]) })]
 });
 
-static CLIENT: LazyLock<[Arc<Config>; 4]> = LazyLock::new(|| {
+static CLIENT: LazyLock<[Arc<Config>; 5]> = LazyLock::new(|| {
     let retry = json!({"retry_on": "5xx,reset,connect-failure,refused-stream", "num_retries": 2});
     let route = routes(
         "9080",
@@ -55,7 +55,16 @@ static CLIENT: LazyLock<[Arc<Config>; 4]> = LazyLock::new(|| {
     let h2 = put(&base, &[cluster(CLUSTER, "reviews", http_options("h2"))]);
     let none = put(&base, &[assignment(CLUSTER, &[], true)]);
     let fresh = put(&base, &secrets("storefront"));
-    [base, h2, none, fresh]
+    // Filters that hold answers back, and that change what follows a head.
+    let slow = json!({"name": "fault", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault",
+        "response_rate_limit": {"fixed_limit": {"limit_kbps": 50}, "percentage": {"numerator": 50}}}});
+    let end = json!([{"append": {"header": {"key": "x-end", "value": "1"}}}]);
+    let changes = json!({"name": "header_mutation", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
+        "mutations": {"request_trailers_mutations": end, "response_trailers_mutations": end}}});
+    let chains = json!({"bind_to_port": false, "filter_chains": [{"filters": [hcm(false, json!("9080"), &[slow, changes])]}]});
+    let held = put(&base, &[listener("0.0.0.0_9080", "0.0.0.0", 9080, "OUTBOUND", chains)]);
+    [base, h2, none, fresh, held]
 });
 
 /// An application that fails a request about `again` once, one about `never` always, and dies of one about `gone` once.

@@ -72,7 +72,7 @@ impl Worker {
         let answer = if request.step == Step::Local { usize::MAX } else { body(up) };
         first_over(&[
             ("body of the request", stream.req.buf.len(), body(stream.client.conn().and_then(|conn| self.conns.get(conn))) + replay),
-            ("body of the response", stream.resp.buf.len(), kept.unwrap_or(answer)),
+            ("body of the response", stream.resp.buf.len(), kept.unwrap_or(answer).saturating_add(stream.resp.wants())),
             ("request kept for a retry", request.replay.as_ref().map_or(0, Vec::len), replay),
             ("heads", request.heads.len(), HEADS),
         ])

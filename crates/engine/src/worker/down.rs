@@ -9,6 +9,7 @@ use mizzen_ir::{
     find_chain,
 };
 use mizzen_pki::UnixTime;
+use mizzen_types::Name;
 
 use super::Worker;
 use crate::{
@@ -83,16 +84,57 @@ impl Worker {
         let now = self.cx.now.mono;
         let Some(conn) = self.conns.get_mut(id) else { return };
         (conn.born, conn.last) = (now, now);
+        if let Some(name) = self.listener_wanted(id) {
+            return self.await_listener(id, name);
+        }
+        self.begin_sniffing(id);
+    }
+
+    fn begin_sniffing(&mut self, id: ConnId) {
+        let now = self.cx.now.mono;
+        let Some(conn) = self.conns.get_mut(id) else { return };
         conn.deadline = conn.down().and_then(|down| down.listener.peek_timeout).map(|timeout| now + timeout);
         self.arm(id);
         // Without anything to peek at, a server that speaks first must not wait for the client.
         self.sniff(id);
     }
 
+    /// The listener that a connection has to wait for: its destination has none yet, and such are asked for.
+    fn listener_wanted(&self, id: ConnId) -> Option<Name> {
+        let down = self.conns.get(id)?.down()?;
+        let own = down.listener.name == down.socket && down.listener.use_original_dst;
+        (own && self.listener_at(down.destination).is_none()).then(|| self.cx.options.listener_of.map(|of| of(down.destination)))?
+    }
+
+    fn await_listener(&mut self, id: ConnId, name: Name) {
+        let question = Question::Resource { kind: ResourceKind::Listener, name };
+        let wait = self.questions.ask(&mut self.cx, question, Some(Waiter::Conn(id)));
+        let until = self.cx.now.mono + self.cx.options.limits.resource_wait;
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.waits_for = Some(wait);
+            conn.deadline = Some(until);
+        }
+        self.arm(id);
+    }
+
+    /// The listener that a connection has waited for is there, or it is known that there is none: then the one that accepted has it.
+    fn listener_found(&mut self, id: ConnId) {
+        let config = self.cx.config.clone();
+        let Some(destination) = self.conns.get(id).and_then(Conn::down).map(|down| down.destination) else { return };
+        let found = self.listener_at(destination).and_then(|name| config.listeners.get(name)).cloned();
+        if let Some(down) = self.conns.get_mut(id).and_then(|conn| conn.down_mut()) {
+            if let Some(listener) = found {
+                down.listener = listener;
+            }
+            down.config = config;
+        }
+        self.begin_sniffing(id);
+    }
+
     /// Looks at the first bytes as the listener's filters want; chooses the chain once they have what they need.
     pub(crate) fn sniff(&mut self, id: ConnId) {
         let limit = self.cx.options.limits.sniff;
-        let Some(conn) = self.conns.get_mut(id) else { return };
+        let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.waits_for.is_none()) else { return };
         let eof = conn.eof;
         let Role::Down(down) = &mut conn.role else { return };
         if down.chain.is_some() {
@@ -150,7 +192,11 @@ impl Worker {
     pub(crate) fn peek_timeout(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get(id) else { return };
         let Some(down) = conn.down() else { return };
-        if conn.waits_for.is_some() {
+        if conn.waits_for.is_some() && down.chain.is_none() {
+            // Without an answer it is not known whether it may go where it wants.
+            self.connection_failed(id, None);
+            self.remove(id, Some(How::Close));
+        } else if conn.waits_for.is_some() {
             self.refuse_tls(id, "TLS_error:secret is not supplied by SDS".to_owned());
         } else if down.listener.continue_on_timeout && down.chain.is_none() {
             self.choose_chain(id);
@@ -250,6 +296,9 @@ impl Worker {
         let Some(conn) = self.conns.get_mut(id) else { return };
         if conn.waits_for.take().is_none() {
             return;
+        }
+        if conn.down().is_some_and(|down| down.chain.is_none()) {
+            return self.listener_found(id);
         }
         let config = self.cx.config.clone();
         let tls = conn.down().and_then(|down| down.chain.as_ref()).and_then(|chain| chain.tls.as_ref());

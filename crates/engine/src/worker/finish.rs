@@ -12,7 +12,7 @@ use crate::{
     id::StreamId,
     questions::Waiter,
     record::Record,
-    stream::{Pause, Step, TcpStep, Traffic},
+    stream::{TcpStep, Traffic},
     view::View,
 };
 
@@ -20,6 +20,7 @@ impl Worker {
     /// Removes a stream, gives its guards back and emits its record. What concerns its connections is for the caller.
     pub(crate) fn finish(&mut self, id: StreamId) {
         let Some(mut stream) = self.streams.remove(id) else { return };
+        self.cx.inbox.extend(stream.calls().map(Event::Cancel));
         if let Some(wait) = stream.waits_for() {
             self.questions.leave(wait, Waiter::Stream(id));
         }
@@ -31,9 +32,6 @@ impl Worker {
                 tcp.proxy.access_log.clone()
             }
             Traffic::Http(request) => {
-                if let Step::Filtering(Pause::Call(call)) = request.step {
-                    self.cx.inbox.push_back(Event::Cancel(call));
-                }
                 if let Some(up) = &stream.up {
                     // Names used in lines stay valid after the guards went.
                     stream.record.cluster.get_or_insert_with(|| up.cluster.clone());

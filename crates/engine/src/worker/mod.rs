@@ -1,5 +1,6 @@
 //! The worker: one thread's whole data path. It hands events to what they concern.
 
+mod answer;
 mod below;
 mod bounds;
 mod calls;

@@ -124,7 +124,7 @@ impl Worker {
                     // Only the final head may end the message.
                     s.resp.end |= end;
                     if let Some(request) = s.traffic.request_mut() {
-                        request.heads.push((head, end));
+                        request.heads.push(head);
                         self.cx.inbox.push_back(Event::Response(id));
                     }
                 }
@@ -206,7 +206,7 @@ impl Worker {
         let mut wants = 0;
         if let Some(request) = stream.traffic.request_mut() {
             filter::data(request.is_grpc, &mut request.facts, !is_down, data);
-            wants = if is_down { request.step.wants() } else { 0 };
+            wants = if is_down { request.step.wants() } else { half.wants() };
         }
         if stream.client.is_call() && !stream.client.is_tunnel() && !is_down {
             // What a call is answered is kept here; whether it is too much is seen when it is looked at, within this turn.
@@ -218,6 +218,7 @@ impl Worker {
             return;
         }
         if half.sent == Progress::Head
+            && !half.watched
             && half.buf.is_empty()
             && !data.is_empty()
             && let Some((target, to)) = target
@@ -257,7 +258,11 @@ impl Worker {
         if dir == Dir::Down && self.streams.get(id).is_some_and(|stream| stream.client.is_call()) {
             return self.call_progress(id);
         }
-        if dir == Dir::Up && self.filter_has_body(id) {
+        let waits = match dir {
+            Dir::Up => self.filter_has_body(id),
+            Dir::Down => self.answer_has_body(id),
+        };
+        if waits {
             return;
         }
         if dir == Dir::Up && self.streams.get(id).is_some_and(|stream| stream.req.end) {
@@ -273,12 +278,17 @@ impl Worker {
             return self.check_done(id);
         }
         let Some((target, sid)) = target.filter(|_| half.open()) else { return };
+        let Some(most) = self.watched(id, dir) else { return };
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let half = if dir == Dir::Up { &mut stream.req } else { &mut stream.resp };
         let Some(dst) = self.conns.get_mut(target) else { return };
         if dst.backlog() >= high && !half.buf.is_empty() {
             Conns::block(dst, id);
             return;
         }
         let room = (2 * high).saturating_sub(dst.backlog());
+        // What a filter holds back is no matter of the connection's room.
+        let (held_back, room) = (most < room.min(half.buf.len()), room.min(most));
         let Some((codec, tx)) = dst.codec() else { return };
         let whole = half.buf.as_slice();
         // A connection's backlog stays far below what stops its reading: two proxies that both did would wait for each other.
@@ -309,7 +319,7 @@ impl Worker {
         }
         let (done, low) = (half.done(), half.buf.len() < high / 2);
         let tunnel = dir == Dir::Up && (n > 0 || done) && stream.client.is_tunnel();
-        if cut || (!half.buf.is_empty() && codec.capacity(sid) > 0) {
+        if !held_back && (cut || (!half.buf.is_empty() && codec.capacity(sid) > 0)) {
             Conns::block(dst, id);
         }
         self.conns.mark(target);

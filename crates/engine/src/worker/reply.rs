@@ -7,12 +7,11 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use super::Worker;
 use crate::{
     CallAnswer,
-    event::{Dir, Event},
+    event::Event,
     filter::Reply,
     flags::Flags,
-    headers,
     id::StreamId,
-    stream::{Due, Pause, Progress, Step},
+    stream::{Due, Step},
 };
 
 impl Worker {
@@ -85,43 +84,29 @@ impl Worker {
             apply_headers(&ops.response, &mut head, HeaderSource::Response, &self.view(id));
         }
         let Some(stream) = self.streams.get_mut(id) else { return };
+        self.cx.inbox.extend(stream.calls().map(Event::Cancel));
+        // One that takes the place of another, on whose way back filters were, is not shown to them.
+        let again = stream.answered();
         let up = stream.up.take().map(|up| up.at);
         let Some(request) = stream.traffic.request_mut() else { return };
-        if let Step::Filtering(Pause::Call(call)) = request.step {
-            self.cx.inbox.push_back(Event::Cancel(call));
-        }
         request.step = Step::Local;
         request.replay = None;
-        if !head.contains("date") {
-            head.set("date", headers::date(now.wall));
-        }
-        if !head.contains("server") && !request.hcm.server_name.is_empty() {
-            head.set("server", request.hcm.server_name.as_bytes());
-        }
-        self.answer_filters(id, &mut head);
-        let Some(stream) = self.streams.get_mut(id) else { return };
-        let Some(request) = stream.traffic.request_mut() else { return };
         stream.record.status = head.status();
+        request.response = head;
         stream.record.response_first.get_or_insert(now.mono);
         stream.due = Due { idle: stream.due.idle, moved: now.mono, ..Due::default() };
-        let end = body.is_empty() || request.is_head;
+        stream.req.pause = None;
+        stream.resp.pause = None;
         stream.resp.buf.clear();
+        stream.resp.bytes = 0;
         stream.resp.trailers = None;
         stream.resp.end = true;
-        if !end {
+        if !request.is_head {
             stream.resp.buf.extend(body);
             stream.resp.bytes = body.len() as u64;
         }
-        stream.resp.sent = Progress::head(end);
-        request.response = head;
-        if let Some((down, sid)) = stream.client.place() {
-            if let Some((codec, tx)) = self.conns.codec(down) {
-                codec.send_head(sid, &request.response, end, tx);
-            }
-            self.conns.mark(down);
-        }
         self.leave_upstream(id, up, Some(mizzen_http::Reason::CANCEL));
-        self.pump(id, Dir::Down);
+        if again { self.answer_done(id) } else { self.answer(id) }
     }
 
     /// Sends an interim response.

@@ -3,29 +3,25 @@
 use std::borrow::Cow;
 
 use mizzen_http::Head;
-use mizzen_ir::{
-    apply_headers,
-    config::{HeaderSource, ServerHeader},
-};
+use mizzen_ir::{apply_headers, config::HeaderSource};
 
 use super::{Worker, retry::Ended};
 use crate::{
-    event::{Dir, Gone, Lost},
+    event::{Gone, Lost},
     filter,
     flags::Flags,
-    headers,
     id::StreamId,
-    stream::{Progress, Step},
+    stream::Step,
 };
 
 impl Worker {
     /// Heads of a response arrived.
     pub(crate) fn response(&mut self, id: StreamId) {
         let Some(request) = self.streams.request_mut(id) else { return };
-        for (head, end) in std::mem::take(&mut request.heads) {
+        for head in std::mem::take(&mut request.heads) {
             let status = head.status();
             if status == 101 || status >= 200 {
-                self.final_response(id, head, end);
+                self.final_response(id, head);
                 return;
             }
             // Interim answers are passed on (RFC 9110, section 15.2), but for a 100 where this side has sent its own. They say nothing that a
@@ -42,10 +38,10 @@ impl Worker {
         }
     }
 
-    fn final_response(&mut self, id: StreamId, head: Head, end: bool) {
+    fn final_response(&mut self, id: StreamId, head: Head) {
         let now = self.cx.now;
         let Some(stream) = self.streams.get_mut(id) else { return };
-        if stream.resp.open() {
+        if stream.answered() {
             return;
         }
         let Some(up) = &stream.up else { return };
@@ -71,25 +67,9 @@ impl Worker {
         request.retry_guard = None;
         let mut head = head;
         let hcm = request.hcm.clone();
-        filter::response(&hcm, &mut request.facts, &mut self.filters, &mut head);
+        filter::answered(&hcm, &mut request.facts, &mut self.filters, &mut head);
         if !hcm.router.suppress_envoy_headers {
             head.set("x-envoy-upstream-service-time", itoa::Buffer::new().format(now.mono.saturating_sub(started).as_millis()));
-        }
-        if !head.contains("date") {
-            head.set("date", headers::date(now.wall));
-        }
-        let server = match hcm.server_header {
-            ServerHeader::Overwrite => true,
-            ServerHeader::AppendIfAbsent => !head.contains("server"),
-            ServerHeader::PassThrough => false,
-        };
-        if server && !hcm.server_name.is_empty() {
-            head.set("server", hcm.server_name.as_bytes());
-        }
-        if hcm.request_id_in_response
-            && let Some(value) = request.head.get("x-request-id").map(<[u8]>::to_vec)
-        {
-            head.set("x-request-id", value);
         }
         if request.route.as_ref().is_some_and(|r| r.host.attempt_count_in_response) {
             head.set("x-envoy-attempt-count", request.attempts.to_string());
@@ -97,27 +77,10 @@ impl Worker {
         if let Some(ops) = request.route.as_ref().map(|r| r.mutations.clone()) {
             apply_headers(&ops.response, &mut head, HeaderSource::Response, &self.view(id));
         }
-        self.answer_filters(id, &mut head);
-        self.send_response(id, head, end);
-    }
-
-    fn send_response(&mut self, id: StreamId, head: Head, end: bool) {
-        let Some(stream) = self.streams.get_mut(id) else { return };
-        let Some((down, sid)) = stream.client.place() else { return };
-        let end = end && stream.resp.buf.is_empty() && stream.resp.trailers.is_none();
-        if let Some((codec, tx)) = self.conns.codec(down) {
-            codec.send_head(sid, &head, end, tx);
+        if let Some(request) = self.streams.request_mut(id) {
+            request.response = head;
         }
-        stream.resp.sent = Progress::head(end);
-        let Some(request) = stream.traffic.request_mut() else { return };
-        request.response = head;
-        let tunnel = request.step == Step::Tunnel;
-        self.conns.mark(down);
-        if tunnel {
-            // Bytes behind the offer have waited for this.
-            self.conns.queue_parse(&mut self.cx, down);
-        }
-        self.pump(id, Dir::Down);
+        self.answer(id);
     }
 
     /// The server's side of a stream is gone.
@@ -137,7 +100,7 @@ impl Worker {
             return self.finish_http(id, false);
         }
         // All of the response is here already: it only has to be sent on.
-        if stream.resp.end && stream.resp.open() {
+        if stream.resp.end && stream.answered() {
             return;
         }
         if self.again_elsewhere(id, &lost) {

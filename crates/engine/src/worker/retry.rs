@@ -27,7 +27,7 @@ impl Worker {
         let random = self.cx.rng.next();
         let now = self.cx.now.mono;
         let Some(stream) = self.streams.get_mut(id) else { return false };
-        if stream.resp.open() {
+        if stream.answered() {
             return false;
         }
         let sent = stream.upstream().is_some();
@@ -92,6 +92,7 @@ impl Worker {
     /// its route allows retries at all.
     pub(crate) fn again_elsewhere(&mut self, id: StreamId, lost: &Lost) -> bool {
         let Some(stream) = self.streams.get_mut(id) else { return false };
+        let answered = stream.answered();
         let Some(request) = stream.traffic.request_mut() else { return false };
         let Some(up) = &stream.up else { return false };
         let bare = stream.req.bytes == 0 && stream.req.end && stream.req.trailers.is_none();
@@ -103,7 +104,7 @@ impl Worker {
             Lost::Closed => up.reused && safe && request.stale == 0,
             _ => false,
         };
-        if !dead || stream.resp.open() || !request.heads.is_empty() || request.stale >= 3 {
+        if !dead || answered || !request.heads.is_empty() || request.stale >= 3 {
             return false;
         }
         // A server that ends each connection after a few streams turns a long queue away many times, but answers some of it each time: that ends

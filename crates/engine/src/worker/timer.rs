@@ -7,7 +7,6 @@ use crate::{
     ConnId, How,
     conn::{Closing, Conn, Proto, Role},
     event::{Event, Gone, Lost, TimerKey},
-    filter::News,
     flags::Flags,
     id::StreamId,
 };
@@ -154,7 +153,7 @@ impl Worker {
                 self.wait_timeout(id);
             }
         } else if hit(&mut due.filter) {
-            self.run_filters(id, News::Time);
+            self.filter_due(id);
         } else if hit(&mut due.backoff) {
             self.attempt(id);
         } else if hit(&mut due.timeout) {

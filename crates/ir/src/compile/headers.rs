@@ -47,18 +47,22 @@ pub(crate) fn additions(cx: &mut Cx, field: &str, add: Vec<core::HeaderValueOpti
 }
 
 fn ops(cx: &mut Cx, remove: (&str, Vec<String>), add: (&str, Vec<core::HeaderValueOption>)) -> Res<Vec<HeaderOp>> {
-    let mut ops = cx.each(remove.0, remove.1, |cx, n| {
-        let name = header_name(cx, "", &n)?;
-        if name.starts_with(':') {
-            return cx.refuse("", format!("`{n}` cannot be removed"));
-        }
-        Ok(HeaderOp::Remove(name))
-    })?;
+    let mut ops = cx.each(remove.0, remove.1, |cx, name| remove_one(cx, &name))?;
     ops.extend(cx.each(add.0, add.1, set)?);
     Ok(ops)
 }
 
-fn set(cx: &mut Cx, m: core::HeaderValueOption) -> Res<HeaderOp> {
+/// One header that goes.
+pub(crate) fn remove_one(cx: &mut Cx, key: &str) -> Res<HeaderOp> {
+    let name = header_name(cx, "", key)?;
+    if name.starts_with(':') {
+        return cx.refuse("", format!("`{key}` cannot be removed"));
+    }
+    Ok(HeaderOp::Remove(name))
+}
+
+/// One header that is added or set.
+pub(crate) fn set(cx: &mut Cx, m: core::HeaderValueOption) -> Res<HeaderOp> {
     use core::header_value_option::HeaderAppendAction as A;
     let core::HeaderValueOption { header, append, append_action, keep_empty_value } = m;
     let Some(core::HeaderValue { key, value, raw_value }) = header else { return cx.refuse("header", "it is required") };

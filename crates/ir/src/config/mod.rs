@@ -18,8 +18,8 @@ use mizzen_types::Name;
 
 pub use crate::filter::{
     Abort, AbortWith, AlpnOverride, AuthzHeaders, AuthzService, Delay, DelayWith, ExtAuthz, ExtAuthzOverride, Fault, FilterOverride,
-    HttpFilter, HttpFilterKind, LocalRateLimit, Overrides, PeerExchange, PeerMetadata, RbacFilter, RequestBody, RouterOptions, StatsConfig,
-    TokenBucket,
+    HeaderMutation, HttpFilter, HttpFilterKind, LocalRateLimit, MessageMutations, Overrides, PeerExchange, PeerMetadata, RateWith,
+    RbacFilter, RequestBody, ResponseRate, RouterOptions, StatsConfig, TokenBucket,
 };
 pub use access_log::{AccessLog, Comparison, LogFilter, LogFormat, LogTarget, LogValue};
 pub use cluster::{

@@ -12,13 +12,15 @@ use crate::config::{Fraction, HeaderMatch};
 
 pub(super) const TYPE: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
 
-/// Delays and aborts. A delayed request may be aborted afterwards.
+/// Delays, aborts and slow responses. A delayed request may be aborted afterwards.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Fault {
     /// The delay.
     pub delay: Option<Delay>,
     /// The abort.
     pub abort: Option<Abort>,
+    /// How fast the response's body may go.
+    pub response_rate: Option<ResponseRate>,
     /// Only requests that match all of these.
     pub headers: Arc<[HeaderMatch]>,
     /// How many requests of one worker may be under a fault at a time; none: any number.
@@ -40,6 +42,25 @@ pub enum DelayWith {
     /// Always as long.
     Fixed(Duration),
     /// As many milliseconds as `x-envoy-fault-delay-request` says, for at most the share in `x-envoy-fault-delay-request-percentage`.
+    Header,
+}
+
+/// A bound on the rate of the response's body.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResponseRate {
+    /// For which share of the requests.
+    pub share: Fraction,
+    /// How fast.
+    pub with: RateWith,
+}
+
+/// How fast a body may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RateWith {
+    /// KiB a second, at least 1.
+    Fixed(u64),
+    /// As many KiB a second as `x-envoy-fault-throughput-response` says, for at most the share in
+    /// `x-envoy-fault-throughput-response-percentage`.
     Header,
 }
 
@@ -85,7 +106,7 @@ pub(super) fn compile(cx: &mut Cx, m: fault::HttpFault) -> Res<Fault> {
         disable_downstream_cluster_stats,
         filter_metadata,
     } = m;
-    refused!(cx; upstream_cluster, downstream_nodes, response_rate_limit);
+    refused!(cx; upstream_cluster, downstream_nodes);
     harmless!(cx; filter_metadata);
     // There is no runtime that could override what is given.
     silent!(delay_percent_runtime, abort_percent_runtime, delay_duration_runtime, abort_http_status_runtime, max_active_faults_runtime);
@@ -93,6 +114,7 @@ pub(super) fn compile(cx: &mut Cx, m: fault::HttpFault) -> Res<Fault> {
     Ok(Fault {
         delay: cx.some("delay", delay, delay_of)?,
         abort: cx.some("abort", abort, abort_of)?,
+        response_rate: cx.some("response_rate_limit", response_rate_limit, rate_of)?,
         headers: cx.each("headers", headers, matchers::header)?.into(),
         max_active: number(max_active_faults),
     })
@@ -113,6 +135,18 @@ fn delay_of(cx: &mut Cx, m: common::FaultDelay) -> Res<Delay> {
         None => return cx.refuse("fixed_delay", "it is required"),
     };
     Ok(Delay { share: share(cx, percentage)?, with })
+}
+
+fn rate_of(cx: &mut Cx, m: common::FaultRateLimit) -> Res<ResponseRate> {
+    use common::fault_rate_limit::{FixedLimit, LimitType as L};
+    let common::FaultRateLimit { percentage, limit_type } = m;
+    let with = match limit_type {
+        Some(L::FixedLimit(FixedLimit { limit_kbps: 0 })) => return cx.refuse("fixed_limit.limit_kbps", "0 is not at least 1"),
+        Some(L::FixedLimit(FixedLimit { limit_kbps })) => RateWith::Fixed(limit_kbps),
+        Some(L::HeaderLimit(_)) => RateWith::Header,
+        None => return cx.refuse("fixed_limit", "it is required"),
+    };
+    Ok(ResponseRate { share: share(cx, percentage)?, with })
 }
 
 fn abort_of(cx: &mut Cx, m: fault::FaultAbort) -> Res<Abort> {

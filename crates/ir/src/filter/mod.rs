@@ -10,6 +10,8 @@ mod compressor;
 mod cors;
 mod ext_authz;
 mod fault;
+mod grpc_http1_bridge;
+mod header_mutation;
 mod local_ratelimit;
 pub(crate) mod metadata_exchange;
 pub(crate) mod payload;
@@ -31,7 +33,8 @@ use payload::{Payload, payload};
 
 pub use alpn::AlpnOverride;
 pub use ext_authz::{AuthzHeaders, AuthzService, ExtAuthz, ExtAuthzOverride, RequestBody};
-pub use fault::{Abort, AbortWith, Delay, DelayWith, Fault};
+pub use fault::{Abort, AbortWith, Delay, DelayWith, Fault, RateWith, ResponseRate};
+pub use header_mutation::{HeaderMutation, MessageMutations};
 pub use local_ratelimit::{LocalRateLimit, TokenBucket};
 pub use peer_metadata::{PeerExchange, PeerMetadata};
 pub use rbac::RbacFilter;
@@ -62,8 +65,12 @@ pub enum HttpFilterKind {
     ExtAuthz(Arc<ExtAuthz>),
     /// Bounds the rate of requests.
     LocalRateLimit(Arc<LocalRateLimit>),
-    /// Delays and aborts, for tests.
+    /// Delays, aborts and slow responses, for tests.
     Fault(Arc<Fault>),
+    /// Changes headers and trailers.
+    HeaderMutation(Arc<HeaderMutation>),
+    /// Puts the gRPC status of trailers into the head, for clients that speak HTTP/1.1.
+    GrpcHttp1Bridge,
     /// Exchanges Istio's peer metadata.
     PeerMetadata(Arc<PeerMetadata>),
     /// Istio's metrics.
@@ -89,6 +96,8 @@ pub enum FilterOverride {
     LocalRateLimit(Arc<LocalRateLimit>),
     /// Other faults.
     Fault(Arc<Fault>),
+    /// More changes, of all levels, the most specific first.
+    HeaderMutation(Arc<[Arc<MessageMutations>]>),
 }
 
 /// Overrides by the filter's name: of a route, with those of the levels above that it does not replace.
@@ -127,6 +136,11 @@ fn kind(cx: &mut Cx, payload: &Payload) -> Res<Option<Item>> {
         ext_authz::TYPE => HttpFilterKind::ExtAuthz(ext_authz::compile(cx, payload.bytes(cx)?)?.into()),
         local_ratelimit::TYPE => HttpFilterKind::LocalRateLimit(local_ratelimit::compile(cx, payload.bytes(cx)?)?.into()),
         fault::TYPE => HttpFilterKind::Fault(fault::compile(cx, payload.bytes(cx)?)?.into()),
+        header_mutation::TYPE => HttpFilterKind::HeaderMutation(header_mutation::compile(cx, payload.bytes(cx)?)?.into()),
+        grpc_http1_bridge::TYPE => {
+            grpc_http1_bridge::compile(cx, payload.bytes(cx)?)?;
+            HttpFilterKind::GrpcHttp1Bridge
+        }
         peer_metadata::TYPE => {
             let json = payload.json(cx);
             HttpFilterKind::PeerMetadata(peer_metadata::compile(cx, json).into())
@@ -148,6 +162,7 @@ fn override_kind(cx: &mut Cx, payload: &Payload) -> Res<Option<FilterOverride>> 
         ext_authz::PER_ROUTE => ext_authz::per_route(cx, payload.bytes(cx)?)?,
         local_ratelimit::TYPE => FilterOverride::LocalRateLimit(local_ratelimit::compile(cx, payload.bytes(cx)?)?.into()),
         fault::TYPE => FilterOverride::Fault(fault::compile(cx, payload.bytes(cx)?)?.into()),
+        header_mutation::PER_ROUTE => FilterOverride::HeaderMutation([header_mutation::per_route(cx, payload.bytes(cx)?)?.into()].into()),
         _ => return Ok(None),
     }))
 }
@@ -232,8 +247,16 @@ fn known(cx: &mut Cx, any: &Any) -> Res<FilterOverride> {
     }
 }
 
-/// `specific` before what `general` says of other filters.
-pub(crate) fn joined(specific: Vec<(Name, FilterOverride)>, general: &[(Name, FilterOverride)]) -> Vec<(Name, FilterOverride)> {
-    let more: Vec<_> = general.iter().filter(|(name, _)| specific.iter().all(|(known, _)| known != name)).cloned().collect();
-    specific.into_iter().chain(more).collect()
+/// `specific` before what `general` says of other filters. Changes to headers are made by all levels.
+pub(crate) fn joined(mut specific: Vec<(Name, FilterOverride)>, general: &[(Name, FilterOverride)]) -> Vec<(Name, FilterOverride)> {
+    for (name, what) in general {
+        match (specific.iter_mut().find(|(known, _)| known == name).map(|(_, known)| known), what) {
+            (None, _) => specific.push((name.clone(), what.clone())),
+            (Some(FilterOverride::HeaderMutation(levels)), FilterOverride::HeaderMutation(more)) => {
+                *levels = levels.iter().chain(more.iter()).cloned().collect();
+            }
+            (Some(_), _) => {}
+        }
+    }
+    specific
 }

@@ -137,8 +137,39 @@ fn connection_managers() {
         (fault.clone(), json!({}), "ok".to_owned()),
         (fault.clone(), json!({"abort": {"httpStatus": 99}}), format!("{first}.abort.http_status: 99 is not from 200 to 599")),
         (fault.clone(), json!({"delay": {}}), format!("{first}.delay.fixed_delay: it is required")),
-        (fault.clone(), json!({"responseRateLimit": {}}), format!("{first}.response_rate_limit: not supported")),
+        (fault.clone(), json!({"responseRateLimit": {}}), format!("{first}.response_rate_limit.fixed_limit: it is required")),
+        (
+            fault.clone(),
+            json!({"responseRateLimit": {"fixedLimit": {}}}),
+            format!("{first}.response_rate_limit.fixed_limit.limit_kbps: 0 is not at least 1"),
+        ),
         (fault, json!({"downstreamNodes": ["a"]}), format!("{first}.downstream_nodes: not supported")),
+        (
+            ext("header_mutation.v3.HeaderMutation"),
+            json!({"mutations": {"requestMutations": [{"remove": "x"}], "responseTrailersMutations": [{"append": {"header": {"key": "y", "value": "%RESP(z)%"}}}]}}),
+            "ok".to_owned(),
+        ),
+        (
+            ext("header_mutation.v3.HeaderMutation"),
+            json!({"mutations": {"requestMutations": [{"remove": ":path"}]}}),
+            format!("{first}.mutations.request_mutations[0].remove: `:path` cannot be removed"),
+        ),
+        (
+            ext("header_mutation.v3.HeaderMutation"),
+            json!({"mutations": {"responseMutations": [{"removeOnMatch": {"keyMatcher": {"exact": "x"}}}]}}),
+            format!("{first}.mutations.response_mutations[0].remove_on_match: it is not supported"),
+        ),
+        (
+            ext("header_mutation.v3.HeaderMutation"),
+            json!({"mutations": {"queryParameterMutations": [{"remove": "x"}]}}),
+            format!("{first}.mutations.query_parameter_mutations: not supported"),
+        ),
+        (ext("grpc_http1_bridge.v3.Config"), json!({}), "ok".to_owned()),
+        (
+            ext("grpc_http1_bridge.v3.Config"),
+            json!({"upgradeProtobufToGrpc": true}),
+            format!("{first}.upgrade_protobuf_to_grpc: not supported"),
+        ),
         (ext("local_ratelimit.v3.LocalRateLimit"), json!({"tokenBucket": {"maxTokens": 1, "fillInterval": "1s"}}), "ok".to_owned()),
         (
             ext("local_ratelimit.v3.LocalRateLimit"),

@@ -43,6 +43,9 @@ struct ProxyArgs {
     /// The mark of the proxy's own connections, which keeps them out of the capture; 0 for none. Any other needs CAP_NET_ADMIN.
     #[arg(long, value_name = "NUMBER", default_value_t = mizzen_types::ports::PROXY_MARK)]
     mark: u32,
+    /// Ask the control plane for a destination's listener, as `ADDRESS_PORT`, where there is none, before anything is done with a connection to it.
+    #[arg(long)]
+    listeners_on_demand: bool,
     /// Envoy's way to tell a start from a start after a restart in place, of which there is none here.
     #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
     restart_epoch: u32,
@@ -104,6 +107,7 @@ fn run(args: &ProxyArgs) -> Result<()> {
         admin_socket: args.admin_socket.clone().or_else(|| agent.as_ref().map(|agent| agent.dir.join("admin.sock"))),
         metrics: Some(args.metrics),
         mark: args.mark,
+        listeners_on_demand: args.listeners_on_demand,
         inherited: inherited.map(Arc::new),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ready: Some(ready),

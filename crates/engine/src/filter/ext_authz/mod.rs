@@ -145,7 +145,7 @@ fn decided(authz: &ExtAuthz, decision: Decision, cx: &mut Cx<'_>) -> Flow {
                 return Reply::flow(500, "", Flags::UNAUTHORIZED_EXTERNAL_SERVICE, "ext_authz_invalid");
             }
             cx.facts.response.extend(response);
-            *cx.reroute |= changed && authz.clear_route_cache;
+            cx.reroute |= changed && authz.clear_route_cache;
             Flow::Go
         }
         Decision::Denied(denied) => {

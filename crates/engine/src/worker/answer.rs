@@ -1,0 +1,206 @@
+//! A response's way back through the filters, from the last to the first, and to the client; and what filters that watch a body let go on.
+
+use mizzen_ir::{
+    apply_headers,
+    config::{HeaderSource, ServerHeader},
+};
+
+use super::{Worker, filters::Asked};
+use crate::{
+    ConnId,
+    event::{Dir, Event},
+    facts::Change,
+    filter::{self, Flow, News, Pass, Wait},
+    headers,
+    id::StreamId,
+    stream::{Pause, Progress, Step},
+};
+
+impl Worker {
+    /// The final response is there, the server's or one made here: `Request::response`.
+    pub(crate) fn answer(&mut self, id: StreamId) {
+        let Some(request) = self.streams.request_mut(id) else { return };
+        request.at = request.hcm.filters.len();
+        self.run_answer(id, News::Head);
+    }
+
+    /// Runs the filters over the response from the one whose turn it is, to which `news` are.
+    pub(crate) fn run_answer(&mut self, id: StreamId, news: News) {
+        let mut news = Some(news);
+        loop {
+            let Some(stream) = self.streams.get_mut(id) else { return };
+            stream.resp.pause = None;
+            let Some(request) = stream.traffic.request_mut() else { return };
+            let Some(at) = request.at.checked_sub(1) else { break };
+            if !request.hcm.filters.get(at).is_some_and(filter::sees_responses) {
+                request.at = at;
+                continue;
+            }
+            let news = news.take().unwrap_or(News::Head);
+            let said = self.at_filter(id, at, Asked::Response, Flow::Go, |filter, _, cx| filter::response(filter, &news, cx));
+            let Some(said) = said else { return };
+            match said.what {
+                Flow::Go => {}
+                Flow::Reply(reply) => return self.respond(id, *reply),
+                Flow::Wait(wait) => return self.answer_waits(id, wait),
+            }
+            if let Some(request) = self.streams.request_mut(id) {
+                request.at = at;
+            }
+        }
+        self.answer_done(id);
+    }
+
+    fn answer_waits(&mut self, id: StreamId, wait: Wait) {
+        let pause = self.pause(id, wait);
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        stream.resp.pause = Some(pause);
+        match pause {
+            Pause::Time => self.arm_stream(id),
+            Pause::Call(_) => {}
+            Pause::Body(_) => {
+                let up = stream.upstream().map(|(conn, _)| conn);
+                if !self.answer_has_body(id) {
+                    self.let_go(up);
+                }
+            }
+        }
+    }
+
+    /// More of the response's body has come: whether a filter has waited for it, and is to go on.
+    pub(crate) fn answer_has_body(&mut self, id: StreamId) -> bool {
+        let Some(stream) = self.streams.get(id) else { return false };
+        let wants = stream.resp.wants();
+        let there = wants > 0 && !stream.resp.open() && (stream.resp.end || stream.resp.buf.len() >= wants);
+        if there {
+            self.cx.inbox.push_back(Event::Body(id));
+        }
+        there
+    }
+
+    /// An HTTP/1 connection that was stopped is read again.
+    pub(crate) fn let_go(&mut self, conn: Option<ConnId>) {
+        if let Some(conn) = conn.filter(|conn| self.conns.get(*conn).is_some_and(|c| c.held && !c.is_h2())) {
+            self.conns.hold(&mut self.cx, conn, false);
+        }
+    }
+
+    /// All filters have let the response go on: the connection manager's part, and the client's.
+    pub(crate) fn answer_done(&mut self, id: StreamId) {
+        let Some(request) = self.streams.request_mut(id) else { return };
+        let changes = std::mem::take(&mut request.facts.response);
+        let mut head = std::mem::take(&mut request.response);
+        for change in &changes {
+            match change {
+                Change::Ops(ops) => apply_headers(ops, &mut head, HeaderSource::Response, &self.view(id)),
+                fixed => fixed.apply(&mut head),
+            }
+        }
+        let wall = self.cx.now.wall;
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let Some(request) = stream.traffic.request_mut() else { return };
+        if !head.contains("date") {
+            head.set("date", headers::date(wall));
+        }
+        let server = match request.hcm.server_header {
+            _ if request.step == Step::Local => !head.contains("server"),
+            ServerHeader::Overwrite => true,
+            ServerHeader::AppendIfAbsent => !head.contains("server"),
+            ServerHeader::PassThrough => false,
+        };
+        if server && !request.hcm.server_name.is_empty() {
+            head.set("server", request.hcm.server_name.as_bytes());
+        }
+        if request.hcm.request_id_in_response
+            && let Some(value) = request.head.get("x-request-id")
+        {
+            head.set("x-request-id", value);
+        }
+        stream.record.status = head.status();
+        request.response = head;
+        self.watch(id, Dir::Down);
+        self.send_response(id);
+    }
+
+    fn send_response(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let Some((down, sid)) = stream.client.place() else { return };
+        let Some(request) = stream.traffic.request() else { return };
+        let tunnel = request.step == Step::Tunnel;
+        let end = !tunnel && stream.resp.end && stream.resp.buf.is_empty() && stream.resp.trailers.is_none();
+        if let Some((codec, tx)) = self.conns.codec(down) {
+            codec.send_head(sid, &request.response, end, tx);
+        }
+        stream.resp.sent = Progress::head(end);
+        self.conns.mark(down);
+        if tunnel {
+            // Bytes behind the offer have waited for this.
+            self.conns.queue_parse(&mut self.cx, down);
+        }
+        self.pump(id, Dir::Down);
+    }
+
+    /// Whether filters are asked about what follows a head of this direction.
+    pub(crate) fn watch(&mut self, id: StreamId, dir: Dir) {
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let Some(request) = stream.traffic.request() else { return };
+        let watched = !request.is_upgrade
+            && request.hcm.filters.iter().enumerate().any(|(at, filter)| {
+                let route = request.route.as_ref().and_then(|routed| filter.overridden(&routed.route.filters));
+                let state = request.filters.get(at).unwrap_or(&crate::kept::State::None);
+                filter::is_on(filter, route) && filter::watches(filter, state, route, dir)
+            });
+        let half = if dir == Dir::Up { &mut stream.req } else { &mut stream.resp };
+        half.watched = watched;
+    }
+
+    /// How many bytes of a body filters let go on now; nothing if one waits, or has answered.
+    pub(crate) fn watched(&mut self, id: StreamId, dir: Dir) -> Option<usize> {
+        let stream = self.streams.get(id)?;
+        let half = if dir == Dir::Up { &stream.req } else { &stream.resp };
+        if !half.watched {
+            return Some(usize::MAX);
+        }
+        if half.pause.is_some() {
+            return None;
+        }
+        let trailers = half.end && half.trailers.is_some();
+        let all = stream.traffic.request()?.hcm.filters.len();
+        // The response's filters have their turn from the last to the first.
+        let place = |turn: usize| if dir == Dir::Up { turn } else { all - 1 - turn };
+        let mut most = usize::MAX;
+        for turn in 0..all {
+            let said = self.at_filter(id, place(turn), Asked::Body(dir), Pass::Go, filter::body)?;
+            most = most.min(said.most);
+            if !self.passes(id, dir, said.what) {
+                return (most > 0).then_some(most);
+            }
+        }
+        let first = self.half_mut(id, dir)?.turn;
+        for turn in if trailers { first..all } else { 0..0 } {
+            let said =
+                self.at_filter(id, place(turn), Asked::Trailers(dir), Pass::Go, |filter, _, cx| filter::trailers(filter, dir, cx))?;
+            if !self.passes(id, dir, said.what) {
+                return None;
+            }
+            self.half_mut(id, dir)?.turn = turn + 1;
+        }
+        Some(most)
+    }
+
+    /// Whether a body goes on past a filter.
+    fn passes(&mut self, id: StreamId, dir: Dir, pass: Pass) -> bool {
+        let Pass::Until(at) = pass else { return true };
+        let pause = self.pause(id, Wait::Until(at));
+        if let Some(half) = self.half_mut(id, dir) {
+            half.pause = Some(pause);
+        }
+        self.arm_stream(id);
+        false
+    }
+
+    fn half_mut(&mut self, id: StreamId, dir: Dir) -> Option<&mut crate::stream::Half> {
+        let stream = self.streams.get_mut(id)?;
+        Some(if dir == Dir::Up { &mut stream.req } else { &mut stream.resp })
+    }
+}
