@@ -104,7 +104,7 @@ impl ClusterState {
         Some(Guard { cluster: self.clone(), limit })
     }
 
-    #[cfg(test)]
+    /// How many of `limit` are out.
     pub(crate) fn count(&self, limit: Limit) -> u32 {
         self.counts[limit as usize].load(Relaxed)
     }

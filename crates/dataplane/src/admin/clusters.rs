@@ -45,6 +45,12 @@ fn used(counters: &Snapshot) -> HashMap<&str, &[HostStats]> {
     counters.hosts.iter().map(|(name, hosts)| (&**name, hosts.as_slice())).collect()
 }
 
+/// Requests in flight to a cluster.
+fn active(cluster: &Cluster, used: &HashMap<&str, &[HostStats]>) -> u32 {
+    let hosts = used.get(&*cluster.name).copied().unwrap_or_default();
+    u32::try_from(hosts.iter().map(|host| host.active).sum::<u64>()).unwrap_or(u32::MAX)
+}
+
 fn sorted(view: &View) -> Vec<&Cluster> {
     let mut all: Vec<&Cluster> = view.config.clusters.values().map(|c| &**c).collect();
     all.sort_by(|a, b| a.name.cmp(&b.name));
@@ -56,11 +62,14 @@ pub(super) fn json(view: &View, counters: &Snapshot) -> Value {
     let used = used(counters);
     let cluster = |cluster: &Cluster| {
         let hosts = hosts(view, cluster, &used);
+        let active = active(cluster, &used);
         let mut status = json!({
             "name": &*cluster.name,
             "added_via_api": !view.resources.iter().any(|r| r.fixed && r.name == cluster.name),
             "observability_name": &*cluster.stat_name,
-            "circuit_breakers": {"thresholds": [thresholds("DEFAULT", &cluster.breakers), thresholds("HIGH", &cluster.breakers_high)]},
+            "circuit_breakers": {"thresholds": [
+                thresholds("DEFAULT", &cluster.breakers, active), thresholds("HIGH", &cluster.breakers_high, active),
+            ]},
             "host_statuses": hosts.iter().map(|(address, endpoint, stats)| host(address, *endpoint, *stats)).collect::<Vec<_>>(),
         });
         if let Discovery::Eds { service } = &cluster.discovery {
@@ -71,13 +80,13 @@ pub(super) fn json(view: &View, counters: &Snapshot) -> Value {
     json!({"cluster_statuses": sorted(view).into_iter().map(cluster).collect::<Vec<_>>()})
 }
 
-fn thresholds(priority: &str, b: &Breakers) -> Value {
+fn thresholds(priority: &str, b: &Breakers, active: u32) -> Value {
     json!({
         "priority": priority,
         "max_connections": b.connections,
         "max_pending_requests": b.pending,
         "max_requests": b.requests,
-        "max_retries": b.retries,
+        "max_retries": b.retries.most(active),
     })
 }
 
@@ -145,9 +154,11 @@ pub(super) fn text(view: &View, counters: &Snapshot) -> String {
     for cluster in sorted(view) {
         let name = &cluster.name;
         let _ = writeln!(out, "{name}::observability_name::{}", cluster.stat_name);
+        let active = active(cluster, &used);
         for (priority, b) in [("default", &cluster.breakers), ("high", &cluster.breakers_high)] {
+            let retries = b.retries.most(active);
             for (limit, n) in
-                [("connections", b.connections), ("pending_requests", b.pending), ("requests", b.requests), ("retries", b.retries)]
+                [("connections", b.connections), ("pending_requests", b.pending), ("requests", b.requests), ("retries", retries)]
             {
                 let _ = writeln!(out, "{name}::{priority}_priority::max_{limit}::{n}");
             }

@@ -228,6 +228,34 @@ fn retries() {
     check(json!({"retry_on": "retriable-status-codes", "retriable_status_codes": [503], "num_retries": 2}), 1, "200", 2, None);
 }
 
+/// With one request in flight.
+#[test]
+fn retry_budgets() {
+    for (limits, expected, flags) in [
+        (json!({"max_retries": 0}), "503", "UO"),
+        (json!({"max_retries": 1}), "200", "-"),
+        // A budget takes the number's place; it is a fifth by default, but three always.
+        (json!({"max_retries": 0, "retry_budget": {}}), "200", "-"),
+        (json!({"max_retries": 9, "retry_budget": {"min_retry_concurrency": 0}}), "503", "UO"),
+        (json!({"retry_budget": {"budget_percent": {"value": 99.9}, "min_retry_concurrency": 0}}), "503", "UO"),
+        (json!({"retry_budget": {"budget_percent": {"value": 100}, "min_retry_concurrency": 0}}), "200", "-"),
+        (json!({"retry_budget": {"budget_percent": {"value": 0}, "min_retry_concurrency": 1}}), "200", "-"),
+    ] {
+        let limited = cluster(CLUSTER, "reviews", json!({"circuit_breakers": {"thresholds": [limits]}}));
+        let retry = json!({"retry_on": "5xx", "num_retries": 1});
+        let config = client(&[limited, route("r", json!({"cluster": CLUSTER, "timeout": "0s", "retry_policy": retry}))]);
+        let mut sim = mesh_with(2, config, &Inbound::default());
+        let mut first = true;
+        let serve = app(move |_, _| (Head::response(if std::mem::take(&mut first) { 503 } else { 200 }), Vec::new()));
+        sim.serve("10.0.0.2:9080", serve);
+        let text = call(&mut sim, &get("/", ""));
+        assert_eq!(status(&text), expected, "{limits}");
+        let log = lines(&sim.log(0));
+        assert_eq!(log[0]["response_flags"], flags, "{limits}: {log:?}");
+        assert_clean(&mut sim);
+    }
+}
+
 #[test]
 fn other_endpoints_are_tried() {
     let hosts = assignment(CLUSTER, &["10.0.0.3:9080", "10.0.0.2:9080"], true);

@@ -1,16 +1,16 @@
 //! Whether what failed is tried again.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use mizzen_http::{Head, Reason};
-use mizzen_ir::{Outcome, should_retry};
+use mizzen_ir::{Outcome, config::RetryLimit, should_retry};
 
 use super::Worker;
 use crate::{
     event::{Event, Lost},
     flags::Flags,
     id::StreamId,
-    lb::Limit,
+    lb::{ClusterState, Limit},
     stream::{Progress, Step},
 };
 
@@ -53,10 +53,17 @@ impl Worker {
         if request.replay.is_none() {
             return false;
         }
-        let breakers = request.route.as_ref().and_then(|r| r.cluster.as_ref()).map(|c| c.breakers.retries);
+        let breakers = request.route.as_ref().and_then(|r| {
+            let high = r.forward.as_ref().is_some_and(|f| f.high_priority);
+            r.cluster.as_ref().map(|c| if high { c.breakers_high.retries } else { c.breakers.retries })
+        });
         if request.retry_guard.is_none() {
             let state = stream.up.as_ref().map(|up| up.state.clone());
-            request.retry_guard = state.zip(breakers).and_then(|(state, most)| state.acquire(Limit::Retries, most));
+            let acquire = |(state, limit): (Arc<ClusterState>, RetryLimit)| {
+                let most = limit.most(state.count(Limit::Requests));
+                state.acquire(Limit::Retries, most)
+            };
+            request.retry_guard = state.zip(breakers).and_then(acquire);
             if request.retry_guard.is_none() {
                 stream.record.flags.set(Flags::UPSTREAM_OVERFLOW);
                 return false;

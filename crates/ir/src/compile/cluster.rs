@@ -11,8 +11,8 @@ use mizzen_protos::wkt;
 use super::cx::{Cx, Res, flag, harmless, hash_of, name, number, refused, silent, type_name};
 use super::{Resource, address, cluster_http, endpoint, tls};
 use crate::config::{
-    Assignment, BindFrom, Breakers, Cluster, ContentHash, Discovery, Dns, DnsFamily, Fallible, IstioService, LbPolicy, Outlier, Transport,
-    TransportMatch, TransportSelect, UpstreamHttp,
+    Assignment, BindFrom, Breakers, Cluster, ContentHash, Discovery, Dns, DnsFamily, Fallible, IstioService, LbPolicy, Outlier, RetryLimit,
+    Transport, TransportMatch, TransportSelect, UpstreamHttp,
 };
 
 #[allow(clippy::too_many_lines)] // One message of very many fields, each of which is decided here.
@@ -233,7 +233,7 @@ fn lb_policy_of(cx: &mut Cx, policy: i32, kind: Type, config: Option<cluster::cl
     }
 }
 
-const DEFAULT: Breakers = Breakers { connections: 1024, pending: 1024, requests: 1024, retries: 3 };
+const DEFAULT: Breakers = Breakers { connections: 1024, pending: 1024, requests: 1024, retries: RetryLimit::Most(3) };
 
 fn breakers(cx: &mut Cx, m: Option<cluster::CircuitBreakers>) -> Res<(Breakers, Breakers)> {
     let cluster::CircuitBreakers { thresholds, per_host_thresholds } = m.unwrap_or_default();
@@ -251,13 +251,16 @@ fn breakers(cx: &mut Cx, m: Option<cluster::CircuitBreakers>) -> Res<(Breakers, 
             max_connection_pools,
         } = t;
         silent!(track_remaining);
-        refused!(cx; retry_budget);
         harmless!(cx; max_connection_pools);
         let breakers = Breakers {
             connections: number(max_connections).unwrap_or(DEFAULT.connections),
             pending: number(max_pending_requests).unwrap_or(DEFAULT.pending),
             requests: number(max_requests).unwrap_or(DEFAULT.requests),
-            retries: number(max_retries).unwrap_or(DEFAULT.retries),
+            // A budget takes the place of the number.
+            retries: match retry_budget {
+                Some(budget) => retry_limit(cx, budget)?,
+                None => number(max_retries).map_or(DEFAULT.retries, RetryLimit::Most),
+            },
         };
         Ok((cx.choice("priority", priority)?, breakers))
     })?;
@@ -269,6 +272,19 @@ fn breakers(cx: &mut Cx, m: Option<cluster::CircuitBreakers>) -> Res<(Breakers, 
         }
     }
     Ok((default, high))
+}
+
+fn retry_limit(cx: &Cx, m: cluster::circuit_breakers::thresholds::RetryBudget) -> Res<RetryLimit> {
+    let cluster::circuit_breakers::thresholds::RetryBudget { budget_percent, min_retry_concurrency, budget_interval } = m;
+    // Requests that have ended count no more.
+    if cx.duration("retry_budget.budget_interval", budget_interval)?.is_some_and(|interval| !interval.is_zero()) {
+        return cx.refuse("retry_budget.budget_interval", "not supported");
+    }
+    let percent = budget_percent.map_or(20.0, |types::Percent { value }| value);
+    if !(0.0..=100.0).contains(&percent) {
+        return cx.refuse("retry_budget.budget_percent", format!("{percent} is not between 0 and 100"));
+    }
+    Ok(RetryLimit::Budget { percent, least: number(min_retry_concurrency).unwrap_or(3) })
 }
 
 /// HTTP towards the endpoints, and whether their certificates must name the request's authority.

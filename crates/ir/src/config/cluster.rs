@@ -124,7 +124,7 @@ pub enum LbPolicy {
 }
 
 /// Limits of a cluster, counted over the whole process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Breakers {
     /// Connections.
     pub connections: u32,
@@ -133,7 +133,36 @@ pub struct Breakers {
     /// Requests in flight.
     pub requests: u32,
     /// Retries in flight.
-    pub retries: u32,
+    pub retries: RetryLimit,
+}
+
+/// How many retries may be in flight.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RetryLimit {
+    /// So many.
+    Most(u32),
+    /// A share of the requests in flight, but so many always.
+    Budget {
+        /// In percent.
+        percent: f64,
+        /// The least that is allowed.
+        least: u32,
+    },
+}
+
+impl RetryLimit {
+    /// How many may be in flight beside so many requests, those that are tried again included.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a float is cut off at the bounds of an integer, and NaN is 0"
+    )]
+    pub fn most(self, requests: u32) -> u32 {
+        match self {
+            RetryLimit::Most(most) => most,
+            RetryLimit::Budget { percent, least } => least.max((percent / 100.0 * f64::from(requests)) as u32),
+        }
+    }
 }
 
 /// When an endpoint is left out.

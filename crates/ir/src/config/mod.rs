@@ -24,7 +24,7 @@ pub use crate::filter::{
 pub use access_log::{AccessLog, Comparison, LogFilter, LogFormat, LogTarget, LogValue};
 pub use cluster::{
     BindFrom, Breakers, Cluster, Discovery, Dns, DnsFamily, Fallible, H2Options, HttpProtocol, IstioService, Keepalive, LbPolicy, Outlier,
-    Transport, TransportMatch, TransportSelect, UpstreamHttp,
+    RetryLimit, Transport, TransportMatch, TransportSelect, UpstreamHttp,
 };
 pub use endpoint::{Assignment, Endpoint, EndpointAddress, Health, LocalityGroup, Priority, Workload};
 pub use headers::{Command, HeaderAction, HeaderOp, HeaderOps, HeaderSource, LogType, Mutations, Part, Template};

@@ -316,6 +316,12 @@ fn clusters() {
     check(k, &c(json!({"lbPolicy": "RING_HASH"})), "lb_policy: RING_HASH is not supported");
     check(k, &c(json!({"lbPolicy": "CLUSTER_PROVIDED"})), "lb_policy: CLUSTER_PROVIDED belongs");
     check(k, &c(json!({"type": "ORIGINAL_DST", "lbPolicy": "CLUSTER_PROVIDED"})), "ok");
+    let budget = |budget: Value| c(json!({"circuitBreakers": {"thresholds": [{"maxRetries": 1, "retryBudget": budget}]}}));
+    let at = "circuit_breakers.thresholds[0].retry_budget";
+    check(k, &budget(json!({})), "ok");
+    check(k, &budget(json!({"budgetPercent": {"value": 12.5}, "minRetryConcurrency": 0, "budgetInterval": "0s"})), "ok");
+    check(k, &budget(json!({"budgetPercent": {"value": 100.5}})), &format!("{at}.budget_percent: 100.5 is not between 0 and 100"));
+    check(k, &budget(json!({"budgetInterval": "1s"})), &format!("{at}.budget_interval: not supported"));
     check(k, &c(json!({"healthChecks": [{"timeout": "1s"}]})), "health_checks: not supported");
     check(k, &c(json!({"lbSubsetConfig": {}})), "lb_subset_config: not supported");
     check(
