@@ -222,6 +222,11 @@ impl<'a> At<'a> {
         *range.start()
     }
 
+    /// A whole number that is not negative.
+    pub(crate) fn size(&self, range: RangeInclusive<i64>) -> u64 {
+        u64::try_from(self.int(range)).unwrap_or_default()
+    }
+
     pub(crate) fn u32(&self) -> u32 {
         u32::try_from(self.int(0..=i64::from(u32::MAX))).unwrap_or_default()
     }

@@ -156,7 +156,7 @@ fn virtual_services() {
     assert_eq!(matched.headers["x-any"], StringMatch::Present);
     let retries = first.retries.as_ref().unwrap();
     assert_eq!((retries.attempts, retries.per_try_timeout), (3, Some(Duration::from_millis(500))));
-    assert_eq!((retries.retry_on.join(" "), retries.retry_ignore_previous_hosts), ("5xx 503".to_owned(), false));
+    assert_eq!((retries.retry_on.join(" "), retries.retry_ignore_previous_hosts), ("5xx 503".to_owned(), Some(false)));
     let weights = |route: &HttpRoute| match &route.action {
         HttpAction::Route(list) => list.iter().map(|d| d.weight).collect(),
         _ => vec![],
@@ -173,13 +173,14 @@ fn virtual_services() {
 fn destination_rules_by_any_spelling() {
     let rule = find!(good(), DestinationRule);
     let policy = rule.traffic_policy.unwrap();
-    assert_eq!(policy.load_balancer, Some(LoadBalancer::RoundRobin));
+    let simple = |lb| LoadBalancer { policy: LbPolicy::Simple(lb), ..LoadBalancer::default() };
+    assert_eq!(policy.load_balancer, Some(simple(SimpleLb::RoundRobin)));
     let pool = policy.connection_pool.unwrap();
     assert_eq!((pool.tcp.max_connections, pool.tcp.connect_timeout), (Some(10), Some(Duration::from_secs(3))));
     assert_eq!((pool.http.max_requests_per_connection, pool.http.max_concurrent_streams), (None, Some(100)));
     assert_eq!(policy.outlier_detection.unwrap().consecutive_5xx_errors, Some(3));
     assert_eq!(policy.tls, Some(ClientTls::IstioMutual));
-    assert_eq!(policy.port_level_settings[&9081].load_balancer, Some(LoadBalancer::Random));
+    assert_eq!(policy.port_level_settings[&9081].load_balancer, Some(simple(SimpleLb::Random)));
     assert_eq!(rule.subsets[1].traffic_policy.as_ref().unwrap().tls, Some(ClientTls::Disable));
 }
 

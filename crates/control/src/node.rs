@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mizzen_model::{ProxyFacts, ProxyType};
+use mizzen_model::{ProxyFacts, ProxyType, locality_of};
 use mizzen_protos::{
     envoy::envoy::config::core::v3::{Node, node::UserAgentVersionType},
     wkt::{Struct, Value, value::Kind},
 };
-use mizzen_types::{Name, SpiffeId};
+use mizzen_types::{Locality, Name, SpiffeId};
 
 /// Why a proxy is not served.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +40,8 @@ pub(crate) fn facts(node: &Node, identity: &SpiffeId) -> Result<ProxyFacts, Node
         Some(Value { kind: Some(Kind::StructValue(labels)) }) => texts(labels),
         _ => BTreeMap::new(),
     };
+    let locality = node.locality.clone().unwrap_or_default();
+    let locality = Locality { region: locality.region, zone: locality.zone, subzone: locality.sub_zone };
     Ok(ProxyFacts {
         kind,
         ip,
@@ -49,6 +51,7 @@ pub(crate) fn facts(node: &Node, identity: &SpiffeId) -> Result<ProxyFacts, Node
         service_account: identity.service_account.clone(),
         workload: entry("WORKLOAD_NAME").map_or_else(|| Name::from(pod), Name::from),
         cluster: entry("CLUSTER_ID").map_or_else(|| Name::from("Kubernetes"), Name::from),
+        locality: if locality == Locality::default() { locality_of(&labels) } else { locality },
         labels,
         extensions: node.extensions.iter().map(|e| e.name.clone()).collect::<BTreeSet<_>>(),
         metadata: metadata.map(texts).unwrap_or_default(),
@@ -99,6 +102,31 @@ mod tests {
         fields.insert("LABELS".to_owned(), Value { kind: Some(Kind::StructValue(labels)) });
         let node = Node { id: id.to_owned(), metadata: Some(Struct { fields }), ..Default::default() };
         facts(&node, &"spiffe://cluster.local/ns/shop/sa/reviews".parse().unwrap())
+    }
+
+    #[test]
+    fn where_a_proxy_runs() {
+        let check = |told: [&str; 3], labels: &[(&str, &str)], expected: &str| {
+            let value = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
+            let labels = Struct { fields: labels.iter().map(|(k, v)| ((*k).to_owned(), value(v))).collect() };
+            let fields = [("LABELS".to_owned(), Value { kind: Some(Kind::StructValue(labels)) })].into();
+            let [region, zone, sub_zone] = told.map(str::to_owned);
+            let node = Node {
+                id: "sidecar~10.0.0.1~a.shop~shop.svc.cluster.local".to_owned(),
+                metadata: Some(Struct { fields }),
+                locality: Some(mizzen_protos::envoy::envoy::config::core::v3::Locality { region, zone, sub_zone }),
+                ..Default::default()
+            };
+            let facts = facts(&node, &"spiffe://cluster.local/ns/shop/sa/a".parse().unwrap()).unwrap();
+            assert_eq!(facts.locality.to_string(), expected);
+        };
+        let zone = [("topology.kubernetes.io/region", "eu"), ("topology.kubernetes.io/zone", "eu-1")];
+        check(["", "", ""], &[], "");
+        check(["us", "a", "1"], &zone, "us/a/1");
+        check(["", "", ""], &zone, "eu/eu-1");
+        check(["", "", ""], &[zone[0], zone[1], ("topology.istio.io/subzone", "rack")], "eu/eu-1/rack");
+        check(["", "", ""], &[zone[0], ("topology.istio.io/locality", "ap.a.b.c")], "ap/a/b.c");
+        check(["", "", ""], &[zone[0], ("istio-locality", "ap")], "ap");
     }
 
     #[test]

@@ -11,13 +11,13 @@ use mizzen_api::{
     core::{self, ClusterIp, PodPhase, TargetPort},
     istio::{self, EndpointAddress, ExportTo, Location, Resolution},
 };
-use mizzen_types::{Hostname, IpRange, Name, NamespacedName, Protocol};
+use mizzen_types::{Hostname, IpRange, Locality, Name, NamespacedName, Protocol};
 
 use crate::{
     index::{Stamped, restamp, stamp_of},
     objects::{Objects, Typed, VIPS},
     query::Query,
-    service::{Endpoint, Endpoints, Instance, PodView, PortView, Registry, Resolve, ServiceKey, ServiceView, TLS_MODE_LABEL},
+    service::{Endpoint, Endpoints, Instance, PodView, PortView, Registry, Resolve, ServiceKey, ServiceView, TLS_MODE_LABEL, locality_of},
 };
 
 /// The domain of Kubernetes services.
@@ -211,6 +211,7 @@ fn of_service(service: &core::Service, default_export: &[ExportTo], vips: &Vips)
         export_to: or_default(&service.export_to, default_export),
         selector: (!service.selector.is_empty()).then(|| mizzen_api::Selector { labels: service.selector.clone() }),
         publish_not_ready: service.publish_not_ready_addresses,
+        distribution: service.distribution,
     })
 }
 
@@ -243,6 +244,7 @@ fn of_entry(entry: &istio::ServiceEntry, host: &Hostname, default_export: &[Expo
         export_to: or_default(&entry.export_to, default_export),
         selector: entry.workload_selector.clone(),
         publish_not_ready: false,
+        distribution: entry.distribution,
     }
 }
 
@@ -281,7 +283,7 @@ fn of_pod(pod: &PodView, port: &PortView, publish_not_ready: bool) -> Option<End
         service_account: Some(pod.service_account.clone()),
         workload: pod.workload.clone(),
         tls: pod.tls,
-        locality: mizzen_types::Locality::default(),
+        locality: locality_of(&pod.labels),
         weight: 1,
     })
 }
@@ -300,7 +302,7 @@ fn of_workload_entries(entry: &istio::ServiceEntry, service: &ServiceView, port:
         service_account: None,
         workload: entry.meta.name.clone(),
         tls: false,
-        locality: mizzen_types::Locality::default(),
+        locality: Locality::default(),
         weight: 1,
     };
     let by_dns = matches!(service.resolve, Resolve::Dns | Resolve::DnsRoundRobin);
@@ -312,7 +314,7 @@ fn of_workload_entries(entry: &istio::ServiceEntry, service: &ServiceView, port:
         labels: Arc::new(workload.labels.clone()),
         service_account: workload.service_account.as_deref().map(Name::from),
         tls: workload.labels.get(TLS_MODE_LABEL).is_some_and(|mode| mode == "istio"),
-        locality: workload.locality.clone(),
+        locality: if workload.locality == Locality::default() { locality_of(&workload.labels) } else { workload.locality.clone() },
         weight: workload.weight.max(1),
         ..endpoint(workload.address.clone())
     };

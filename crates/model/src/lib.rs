@@ -34,5 +34,8 @@ pub use query::Query;
 pub use reader::{Reader, Reads};
 pub use routing::EffectiveRule;
 pub use rules::by_age;
-pub use service::{Endpoint, Endpoints, Instance, PodView, PortView, Registry, Resolve, ServiceKey, ServiceView, TLS_MODE_LABEL};
+pub use service::{
+    Endpoint, Endpoints, Instance, PodView, PortView, REGION_LABEL, Registry, Resolve, SUBZONE_LABEL, ServiceKey, ServiceView,
+    TLS_MODE_LABEL, ZONE_LABEL, locality_of,
+};
 pub use snapshot::{Change, Snapshot};

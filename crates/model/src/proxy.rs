@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use mizzen_types::Name;
+use mizzen_types::{Locality, Name};
 
 /// What a proxy is: the first part of its node id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,6 +63,8 @@ pub struct ProxyFacts {
     pub workload: Name,
     /// The Kubernetes cluster; Istio's default is `Kubernetes`.
     pub cluster: Name,
+    /// Where the workload runs: by its node, else by its labels.
+    pub locality: Locality,
     /// The workload's labels.
     pub labels: BTreeMap<String, String>,
     /// Names of the extensions that the proxy says it has: `istio.alpn`, `istio.stats` and the like.
@@ -90,6 +92,8 @@ pub enum ViewField {
     Workload,
     /// [`ProxyFacts::cluster`].
     Cluster,
+    /// [`ProxyFacts::locality`].
+    Locality,
     /// One label; its absence is a value too.
     Label(Name),
     /// Whether one extension is there.
@@ -126,6 +130,7 @@ impl ProxyView {
             ViewField::ServiceAccount => (&*facts.service_account).into(),
             ViewField::Workload => (&*facts.workload).into(),
             ViewField::Cluster => (&*facts.cluster).into(),
+            ViewField::Locality => facts.locality.to_string().into(),
             ViewField::Label(key) => facts.labels.get(&**key)?.into(),
             ViewField::Extension(name) => facts.extensions.get(&**name)?.into(),
             ViewField::Metadata(key) => facts.metadata.get(&**key)?.into(),

@@ -5,12 +5,19 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use mizzen_api::{
     Selector,
     core::TargetPort,
-    istio::{EndpointAddress, ExportTo},
+    istio::{EndpointAddress, ExportTo, TrafficDistribution},
 };
 use mizzen_types::{Hostname, IpRange, Locality, Name, NamespacedName, Protocol};
 
 /// The label that says that an endpoint has a sidecar: `istio`.
 pub const TLS_MODE_LABEL: &str = "security.istio.io/tlsMode";
+
+/// The label with a workload's region.
+pub const REGION_LABEL: &str = "topology.kubernetes.io/region";
+/// The label with a workload's zone.
+pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// The label with a workload's subzone.
+pub const SUBZONE_LABEL: &str = "topology.istio.io/subzone";
 
 /// Where a service was declared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,6 +71,8 @@ pub struct ServiceView {
     pub selector: Option<Selector>,
     /// Whether pods count that are not ready.
     pub publish_not_ready: bool,
+    /// Which endpoints are called as long as they are well, where no rule says otherwise.
+    pub distribution: TrafficDistribution,
 }
 
 /// A port of a service.
@@ -167,6 +176,18 @@ impl Endpoint {
             .find_map(|&key| self.labels.get(key))
             .map_or("", String::as_str)
     }
+}
+
+/// Where a workload runs, by its labels: one of Istio's with all parts, else those that Kubernetes copies from the node.
+pub fn locality_of(labels: &BTreeMap<String, String>) -> Locality {
+    let label = |name: &str| labels.get(name).map(String::as_str).unwrap_or_default();
+    // A label's value cannot hold a slash.
+    let whole = ["topology.istio.io/locality", "istio-locality"].into_iter().map(label).find(|text| !text.is_empty());
+    if let Some(whole) = whole {
+        let Ok(locality) = whole.replacen('.', "/", 2).parse();
+        return locality;
+    }
+    Locality { region: label(REGION_LABEL).to_owned(), zone: label(ZONE_LABEL).to_owned(), subzone: label(SUBZONE_LABEL).to_owned() }
 }
 
 fn canonical_name<'a>(labels: &'a BTreeMap<String, String>, workload: &'a str) -> &'a str {

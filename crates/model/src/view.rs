@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use mizzen_types::Name;
+use mizzen_types::{Locality, Name};
 
 use crate::{
     proxy::{ProxyType, ProxyView, ViewField},
@@ -56,6 +56,12 @@ impl ProxyView {
     pub fn cluster(&self, reader: &Reader<'_>) -> &Name {
         reader.note_view(self, ViewField::Cluster);
         &self.facts().cluster
+    }
+
+    /// Where the workload runs.
+    pub fn locality(&self, reader: &Reader<'_>) -> &Locality {
+        reader.note_view(self, ViewField::Locality);
+        &self.facts().locality
     }
 
     /// One label.

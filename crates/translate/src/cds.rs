@@ -2,42 +2,36 @@
 
 use std::collections::HashMap;
 
-use mizzen_api::istio::{ClientTls, HttpPool, LoadBalancer, OutlierDetection};
+use mizzen_api::istio::ClientTls;
 use mizzen_model::{EffectiveRule, PortView, ProxyType, ServiceView};
 use mizzen_protos::{
     Any,
     envoy::envoy::{
         config::{
             cluster::v3::{
-                CircuitBreakers, Cluster, Filter, OutlierDetection as Outlier,
-                circuit_breakers::Thresholds,
+                Cluster, Filter,
                 cluster::{
                     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, DnsLookupFamily, EdsClusterConfig, LbPolicy, TransportSocketMatch,
+                    common_lb_config::{LocalityConfigSpecifier, LocalityWeightedLbConfig},
                 },
             },
-            core::v3::{BindConfig, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions},
+            core::v3::{BindConfig, HttpProtocolOptions as CommonOptions},
         },
-        extensions::upstreams::http::v3::{
-            HttpProtocolOptions,
-            http_protocol_options::{
-                ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig, explicit_http_config::ProtocolConfig,
-            },
-        },
+        extensions::upstreams::http::v3::HttpProtocolOptions,
         r#type::v3::Percent,
     },
     wkt,
 };
-use mizzen_types::{Name, Protocol, ports};
+use mizzen_types::{Name, ports};
 
 use crate::{
-    authz, discovery, eds, filters, inbound, listener, mtls, names,
+    authz, cluster_settings as settings, discovery, eds, filters, inbound, listener, locality, mtls, names,
     scope::Scope,
     tls,
     traffic::{self, Policy},
     wire::{self, Val},
 };
 
-const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 /// The field `metadata` of a cluster.
 const METADATA: u32 = 25;
 
@@ -96,15 +90,16 @@ fn black_hole(scope: &Scope<'_, '_>) -> Cluster {
 fn passthrough(scope: &Scope<'_, '_>, inward: bool) -> Cluster {
     let options = HttpProtocolOptions {
         common_http_protocol_options: Some(CommonOptions { idle_timeout: Some(wire::seconds(300)), ..Default::default() }),
-        upstream_protocol_options: Some(as_downstream(None)),
+        upstream_protocol_options: Some(settings::as_downstream(None)),
         ..Default::default()
     };
     Cluster {
         // Istio counts both under one name.
         alt_stat_name: names::stat(names::PASSTHROUGH),
         lb_policy: LbPolicy::ClusterProvided.into(),
-        circuit_breakers: Some(limits(&Policy::default())),
-        typed_extension_protocol_options: HashMap::from([(HTTP_OPTIONS.to_owned(), wire::any(&options))]),
+        circuit_breakers: Some(settings::limits(&Policy::default())),
+        upstream_connection_options: settings::keepalive(scope, &Policy::default()),
+        typed_extension_protocol_options: HashMap::from([(settings::HTTP_OPTIONS.to_owned(), wire::any(&options))]),
         upstream_bind_config: inward.then(from_self),
         filters: if inward { Vec::new() } else { metadata_filter(scope) },
         ..cluster(scope, if inward { names::INBOUND_PASSTHROUGH } else { names::PASSTHROUGH }, DiscoveryType::OriginalDst)
@@ -121,16 +116,18 @@ fn to_workload(scope: &Scope<'_, '_>, target: u16) -> Option<Any> {
     let (service, number) = served.services.first()?;
     // Limits of the service hold at the server too; the rest is the client's business.
     let rule = traffic::rule(scope, service);
-    let pool = rule.as_ref().map(|rule| traffic::of_rule(rule, *number, None).pool).unwrap_or_default();
-    let policy = Policy { pool, ..Policy::default() };
+    let Policy { pool, retry_budget, .. } = rule.as_ref().map(|rule| traffic::of_rule(rule, *number, None)).unwrap_or_default();
+    let policy = Policy { pool, retry_budget, ..Policy::default() };
     let made = Cluster {
         lb_policy: LbPolicy::ClusterProvided.into(),
-        circuit_breakers: Some(limits(&policy)),
+        circuit_breakers: Some(settings::limits(&policy)),
+        upstream_connection_options: settings::keepalive(scope, &policy),
         // The workload's address never goes stale.
         cleanup_interval: Some(wire::seconds(9_223_372_035)),
         upstream_bind_config: Some(from_self()),
         common_lb_config: Some(CommonLbConfig::default()),
-        typed_extension_protocol_options: http_options(served.protocol, &policy.pool.http),
+        // How the workload is spoken to is not for a rule of its callers to upgrade.
+        typed_extension_protocol_options: settings::http_options(&policy, served.protocol, served.protocol.is_http2()),
         ..cluster(scope, &names::inbound(target), DiscoveryType::OriginalDst)
     };
     let services: Vec<Val> = served.services.iter().map(|(service, _)| service_name(service)).collect();
@@ -150,15 +147,20 @@ fn outbound(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
     };
     let policy = rule.as_ref().map(|rule| traffic::of_rule(rule, number, part)).unwrap_or_default();
     let kind = discovery::kind(scope, service, subset, &policy);
+    let (lb_policy, lb_config) = settings::balancer(kind, &policy);
+    let weighted = kind != DiscoveryType::OriginalDst && locality::is_weighted(scope, service, &policy);
     let mut made = Cluster {
-        lb_policy: balancer(kind, &policy).into(),
-        circuit_breakers: Some(limits(&policy)),
-        outlier_detection: policy.outlier.as_ref().map(outlier),
+        lb_policy: lb_policy.into(),
+        lb_config,
+        circuit_breakers: Some(settings::limits(&policy)),
+        upstream_connection_options: settings::keepalive(scope, &policy),
+        outlier_detection: policy.outlier.as_ref().map(settings::outlier),
         common_lb_config: Some(CommonLbConfig {
             healthy_panic_threshold: policy.outlier.as_ref().map(|o| Percent { value: f64::from(o.min_health_percent.unwrap_or(0)) }),
+            locality_config_specifier: weighted.then_some(LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig {})),
             ..Default::default()
         }),
-        typed_extension_protocol_options: http_options(port.protocol, &policy.pool.http),
+        typed_extension_protocol_options: settings::http_options(&policy, port.protocol, policy.is_http2(scope, port.protocol)),
         filters: metadata_filter(scope),
         ..cluster(scope, name, kind)
     };
@@ -193,17 +195,6 @@ fn discover(made: &mut Cluster, kind: DiscoveryType, name: &str) {
     }
 }
 
-fn balancer(kind: DiscoveryType, policy: &Policy) -> LbPolicy {
-    if kind == DiscoveryType::OriginalDst {
-        return LbPolicy::ClusterProvided;
-    }
-    match policy.load_balancer.unwrap_or_default() {
-        LoadBalancer::LeastRequest => LbPolicy::LeastRequest,
-        LoadBalancer::RoundRobin | LoadBalancer::Passthrough => LbPolicy::RoundRobin,
-        LoadBalancer::Random => LbPolicy::Random,
-    }
-}
-
 /// What it takes to decide on TLS.
 struct Secured<'s> {
     service: &'s ServiceView,
@@ -217,7 +208,7 @@ struct Secured<'s> {
 fn secure(scope: &Scope<'_, '_>, made: &mut Cluster, to: &Secured<'_>) {
     let socket = || {
         let sans = sans(scope, to.service);
-        tls::client(&sans, &names::sni(to.port.port, to.subset, &to.service.host), to.port.protocol.is_http2())
+        tls::client(&sans, &names::sni(to.port.port, to.subset, &to.service.host), to.policy.is_http2(scope, to.port.protocol))
     };
     match to.policy.tls {
         Some(ClientTls::Disable) => {}
@@ -252,81 +243,6 @@ fn sans(scope: &Scope<'_, '_>, service: &ServiceView) -> Vec<String> {
     let domains = std::iter::once(mesh.trust_domain.as_str()).chain(mesh.trust_domain_aliases.iter().map(String::as_str));
     let accounts = scope.reader.accounts(service);
     domains.flat_map(|domain| accounts.iter().map(move |a| format!("spiffe://{domain}/ns/{}/sa/{}", a.namespace, a.name))).collect()
-}
-
-fn limits(policy: &Policy) -> CircuitBreakers {
-    let of = |limit: Option<u32>| Some(wire::u32_value(limit.unwrap_or(u32::MAX)));
-    CircuitBreakers {
-        thresholds: vec![Thresholds {
-            max_connections: of(policy.pool.tcp.max_connections),
-            max_pending_requests: of(policy.pool.http.http1_max_pending_requests),
-            max_requests: of(policy.pool.http.http2_max_requests),
-            max_retries: of(policy.pool.http.max_retries),
-            ..Default::default()
-        }],
-        ..Default::default()
-    }
-}
-
-fn outlier(wanted: &OutlierDetection) -> Outlier {
-    let enforced = |count: u32| Some(wire::u32_value(if count > 0 { 100 } else { 0 }));
-    let mut made = Outlier {
-        interval: wanted.interval.map(wire::duration),
-        base_ejection_time: wanted.base_ejection_time.map(wire::duration),
-        max_ejection_percent: wanted.max_ejection_percent.filter(|p| *p > 0).map(wire::u32_value),
-        enforcing_success_rate: Some(wire::u32_value(0)),
-        ..Default::default()
-    };
-    if let Some(count) = wanted.consecutive_5xx_errors {
-        made.consecutive_5xx = Some(wire::u32_value(count));
-        made.enforcing_consecutive_5xx = enforced(count);
-    }
-    if let Some(count) = wanted.consecutive_gateway_errors {
-        made.consecutive_gateway_failure = Some(wire::u32_value(count));
-        made.enforcing_consecutive_gateway_failure = enforced(count);
-    }
-    made
-}
-
-fn http2(pool: &HttpPool) -> Http2ProtocolOptions {
-    Http2ProtocolOptions { max_concurrent_streams: pool.max_concurrent_streams.map(wire::u32_value), ..Default::default() }
-}
-
-fn as_downstream(pool: Option<&HttpPool>) -> UpstreamProtocolOptions {
-    UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
-        http_protocol_options: Some(Http1ProtocolOptions::default()),
-        http2_protocol_options: Some(pool.map(http2).unwrap_or_default()),
-        ..Default::default()
-    })
-}
-
-/// How requests are written: HTTP/2 where declared, as received where not known, else HTTP/1.1, which needs no word unless there are limits.
-fn http_options(protocol: Protocol, pool: &HttpPool) -> HashMap<String, Any> {
-    let common = CommonOptions {
-        idle_timeout: pool.idle_timeout.map(wire::duration),
-        max_requests_per_connection: pool.max_requests_per_connection.filter(|n| *n > 0).map(wire::u32_value),
-        ..Default::default()
-    };
-    let limited = common != CommonOptions::default();
-    let upstream = if protocol.is_http2() {
-        UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
-            protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(http2(pool))),
-        })
-    } else if protocol == Protocol::Auto {
-        as_downstream(Some(pool))
-    } else if limited {
-        UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
-            protocol_config: Some(ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default())),
-        })
-    } else {
-        return HashMap::new();
-    };
-    let options = HttpProtocolOptions {
-        common_http_protocol_options: limited.then_some(common),
-        upstream_protocol_options: Some(upstream),
-        ..Default::default()
-    };
-    HashMap::from([(HTTP_OPTIONS.to_owned(), wire::any(&options))])
 }
 
 fn metadata_filter(scope: &Scope<'_, '_>) -> Vec<Filter> {

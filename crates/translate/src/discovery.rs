@@ -1,6 +1,6 @@
 //! How a cluster finds its endpoints.
 
-use mizzen_api::istio::LoadBalancer;
+use mizzen_api::istio::{LbPolicy, SimpleLb};
 use mizzen_model::{ProxyType, Resolve, ServiceView};
 use mizzen_protos::envoy::envoy::config::cluster::v3::cluster::DiscoveryType;
 
@@ -14,7 +14,8 @@ pub(crate) fn has_all(scope: &Scope<'_, '_>, service: &ServiceView) -> bool {
 pub(crate) fn kind(scope: &Scope<'_, '_>, service: &ServiceView, subset: &str, policy: &Policy) -> DiscoveryType {
     // Only a rule sends to a part of a headless service, or from elsewhere: what was dialled is no address of that part.
     let chosen = service.headless && !subset.is_empty();
-    let asked = policy.load_balancer == Some(LoadBalancer::Passthrough) && !chosen;
+    let passes = policy.load_balancer.as_ref().is_some_and(|balancer| balancer.policy == LbPolicy::Simple(SimpleLb::Passthrough));
+    let asked = passes && !chosen;
     let original = asked || (service.resolve == Resolve::OriginalDestination && !chosen);
     match service.resolve {
         // A connection to a gateway was meant for the gateway: it has no other destination.

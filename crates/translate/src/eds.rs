@@ -1,7 +1,5 @@
 //! Endpoints.
 
-use std::collections::BTreeMap;
-
 use mizzen_api::istio::{ClientTls, EndpointAddress, Subset};
 use mizzen_model::{Endpoint, ServiceView};
 use mizzen_protos::{
@@ -15,7 +13,9 @@ use mizzen_types::Name;
 use prost::Message as _;
 
 use crate::{
-    authz, discovery, listener, mtls, names,
+    authz, discovery, listener,
+    locality::{self, Group},
+    mtls, names,
     scope::Scope,
     traffic,
     wire::{self, Val},
@@ -63,26 +63,20 @@ pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
 pub(crate) fn assignment(scope: &Scope<'_, '_>, name: &str, service: &ServiceView, port: u16, subset: Option<&Subset>) -> Vec<u8> {
     let policy = traffic::policy(scope, service, port, subset.map_or("", |s| &s.name));
     let auto = policy.tls.is_none() && mtls::is_auto(scope, service);
-    let mut by_locality: BTreeMap<&mizzen_types::Locality, (u32, Vec<Vec<u8>>)> = BTreeMap::new();
-    for endpoint in scope.reader.endpoints(service).ready(port) {
-        let chosen = subset.is_none_or(|subset| subset.labels.iter().all(|(key, value)| endpoint.labels.get(key) == Some(value)));
-        if chosen {
-            let mtls = policy.tls != Some(ClientTls::Disable) && auto && mtls::is_taken(scope, endpoint);
-            let group = by_locality.entry(&endpoint.locality).or_default();
-            group.0 = group.0.saturating_add(endpoint.weight);
-            group.1.push(of(scope, endpoint, mtls));
-        }
-    }
+    let chosen = |e: &&Endpoint| subset.is_none_or(|subset| subset.labels.iter().all(|(key, value)| e.labels.get(key) == Some(value)));
+    let ready = scope.reader.endpoints(service).ready(port).filter(chosen);
     let mut out = ClusterLoadAssignment { cluster_name: name.into(), ..Default::default() }.encode_to_vec();
-    for (locality, (weight, endpoints)) in by_locality {
+    for Group { locality, priority, weight, endpoints } in locality::groups(scope, service, &policy, ready) {
         let group = LocalityLbEndpoints {
             locality: Some(Locality { region: locality.region.clone(), zone: locality.zone.clone(), sub_zone: locality.subzone.clone() }),
             load_balancing_weight: Some(wire::u32_value(weight)),
+            priority,
             ..Default::default()
         };
         let mut bytes = group.encode_to_vec();
         for endpoint in endpoints {
-            wire::field(&mut bytes, 2, &endpoint);
+            let mtls = policy.tls != Some(ClientTls::Disable) && auto && mtls::is_taken(scope, endpoint);
+            wire::field(&mut bytes, 2, &of(scope, endpoint, mtls));
         }
         wire::field(&mut out, 2, &bytes);
     }

@@ -38,9 +38,10 @@ use mizzen_protos::{
 use prost::Message as _;
 
 use crate::{
-    access_log,
+    access_log, hash,
     scope::{Extension, Scope},
     tls,
+    traffic::Policy,
     wire::{self, Val},
 };
 
@@ -211,12 +212,15 @@ pub(crate) fn http_manager(scope: &Scope<'_, '_>, side: Side, stat_prefix: Strin
     network("envoy.filters.network.http_connection_manager", wire::any(&manager))
 }
 
-/// A TCP proxy to one cluster, or several by weight.
-pub(crate) fn tcp_proxy(stat_prefix: &str, to: ClusterSpecifier, log: Vec<AccessLog>, idle: Option<std::time::Duration>) -> Filter {
+/// A TCP proxy to one cluster, or several by weight, with the limits of a policy.
+pub(crate) fn tcp_proxy(stat_prefix: &str, to: ClusterSpecifier, log: Vec<AccessLog>, policy: &Policy) -> Filter {
+    let limits = &policy.pool.tcp;
     let proxy = TcpProxy {
         stat_prefix: stat_prefix.into(),
         access_log: log,
-        idle_timeout: idle.map(wire::duration),
+        idle_timeout: limits.idle_timeout.map(wire::duration),
+        max_downstream_connection_duration: limits.max_connection_duration.map(wire::duration),
+        hash_policy: policy.hashes_source().then(hash::of_connections).into_iter().collect(),
         cluster_specifier: Some(to),
         ..Default::default()
     };
@@ -224,11 +228,11 @@ pub(crate) fn tcp_proxy(stat_prefix: &str, to: ClusterSpecifier, log: Vec<Access
 }
 
 /// A TCP proxy to one cluster, logged unless it is the black hole of a port that nobody may call.
-pub(crate) fn tcp_to(scope: &Scope<'_, '_>, cluster: &str, idle: Option<std::time::Duration>) -> Filter {
-    tcp_proxy(cluster, ClusterSpecifier::Cluster(cluster.into()), access_log::log(scope.mesh()), idle)
+pub(crate) fn tcp_to(scope: &Scope<'_, '_>, cluster: &str) -> Filter {
+    tcp_proxy(cluster, ClusterSpecifier::Cluster(cluster.into()), access_log::log(scope.mesh()), &Policy::default())
 }
 
 /// A TCP proxy to the black hole, without a log.
 pub(crate) fn black_hole() -> Filter {
-    tcp_proxy(crate::names::BLACK_HOLE, ClusterSpecifier::Cluster(crate::names::BLACK_HOLE.into()), Vec::new(), None)
+    tcp_proxy(crate::names::BLACK_HOLE, ClusterSpecifier::Cluster(crate::names::BLACK_HOLE.into()), Vec::new(), &Policy::default())
 }

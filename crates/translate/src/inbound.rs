@@ -219,7 +219,7 @@ fn chain(scope: &Scope<'_, '_>, target: &Target<'_>, transport: &str, alpn: &[&s
     } else {
         list.extend(target.rbac.tcp.clone());
         list.extend(filters::tcp_stats(scope, Side::Inbound));
-        list.push(filters::tcp_to(scope, &target.cluster, None));
+        list.push(filters::tcp_to(scope, &target.cluster));
     }
     FilterChain {
         filter_chain_match: Some(matched),

@@ -9,13 +9,16 @@
 mod access_log;
 mod authz;
 mod cds;
+mod cluster_settings;
 mod discovery;
 mod eds;
 mod filters;
 mod gateway;
+mod hash;
 mod inbound;
 mod lds;
 mod listener;
+mod locality;
 mod mtls;
 mod names;
 mod nds;

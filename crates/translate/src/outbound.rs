@@ -24,7 +24,8 @@ use crate::{
     names,
     route::{self, Caller},
     scope::Scope,
-    traffic, wire,
+    traffic::{self, Policy},
+    wire,
 };
 
 /// Addresses and ports that have a listener.
@@ -185,7 +186,7 @@ fn http_chain(scope: &Scope<'_, '_>, bind: IpAddr, port: u16, routes: String) ->
 /// The chain of calls to nobody that is known.
 pub(crate) fn unknown_chain(scope: &Scope<'_, '_>) -> FilterChain {
     let mut list: Vec<_> = filters::tcp_stats(scope, Side::Outbound).into_iter().collect();
-    list.push(filters::tcp_to(scope, scope.unknown_cluster(), None));
+    list.push(filters::tcp_to(scope, scope.unknown_cluster()));
     FilterChain { filters: list, ..Default::default() }
 }
 
@@ -195,14 +196,14 @@ fn tcp_chains(scope: &Scope<'_, '_>, share: &Share<'_>, bind: IpAddr) -> Vec<Fil
     for (rules, route, ranges) in tcp_routes(scope, share) {
         let to = destinations(scope, share, rules, route);
         if ranges.is_empty() {
-            found.push(chain(scope, share, own, to));
+            found.push(chain(scope, own, to));
             return found;
         }
         let matched = FilterChainMatch { prefix_ranges: ranges.into_iter().map(listener::cidr).collect(), ..Default::default() };
-        found.push(chain(scope, share, Some(matched), to));
+        found.push(chain(scope, Some(matched), to));
     }
     let cluster = names::outbound(share.port.port, "", &share.service.host);
-    found.push(chain(scope, share, own, (cluster.clone(), ClusterSpecifier::Cluster(cluster))));
+    found.push(chain(scope, own, (cluster.clone(), ClusterSpecifier::Cluster(cluster))));
     found
 }
 
@@ -258,15 +259,24 @@ fn destinations(scope: &Scope<'_, '_>, share: &Share<'_>, rules: &VirtualService
     }
 }
 
-fn chain(
-    scope: &Scope<'_, '_>,
-    share: &Share<'_>,
-    matched: Option<FilterChainMatch>,
-    (stat, to): (String, ClusterSpecifier),
-) -> FilterChain {
-    let idle = traffic::policy(scope, share.service, share.port.port, "").pool.tcp.idle_timeout;
+/// What holds for the way to a destination. Of several, the first one's limits count, and the caller's address is the key if one of them asks for it.
+fn policy_to(scope: &Scope<'_, '_>, to: &ClusterSpecifier) -> Policy {
+    match to {
+        ClusterSpecifier::Cluster(cluster) => traffic::of_cluster(scope, cluster),
+        ClusterSpecifier::WeightedClusters(several) => {
+            let mut policies = several.clusters.iter().map(|cluster| traffic::of_cluster(scope, &cluster.name));
+            let mut first = policies.next().unwrap_or_default();
+            if let Some(hashing) = policies.find(Policy::hashes_source).filter(|_| !first.hashes_source()) {
+                first.load_balancer = hashing.load_balancer;
+            }
+            first
+        }
+    }
+}
+
+fn chain(scope: &Scope<'_, '_>, matched: Option<FilterChainMatch>, (stat, to): (String, ClusterSpecifier)) -> FilterChain {
     let mut list: Vec<_> = filters::tcp_stats(scope, Side::Outbound).into_iter().collect();
-    list.push(filters::tcp_proxy(&stat, to, access_log::log(scope.mesh()), idle));
+    list.push(filters::tcp_proxy(&stat, to.clone(), access_log::log(scope.mesh()), &policy_to(scope, &to)));
     FilterChain {
         filter_chain_match: matched,
         filters: list,

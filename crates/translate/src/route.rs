@@ -35,7 +35,7 @@ use mizzen_protos::{
 };
 use mizzen_types::Hostname;
 
-use crate::{discovery, filters, names, scope::Scope, wire};
+use crate::{discovery, filters, hash, names, scope::Scope, traffic, wire};
 
 /// Retries of routes that say nothing: only what surely did not reach the application.
 const RETRY_ON: &str = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
@@ -258,23 +258,33 @@ fn host_set(ops: &HeaderOps) -> Option<String> {
 
 fn forward(scope: &Scope<'_, '_>, rules: &VirtualService, rule: &HttpRoute, to: &[HttpDestination], caller: &Caller<'_>) -> RouteAction {
     let timeout = wire::duration(rule.timeout.unwrap_or_default());
-    let mut action = RouteAction {
-        timeout: Some(timeout),
-        max_grpc_timeout: Some(timeout),
-        retry_policy: retries(scope, rule.retries.as_ref()),
-        ..Default::default()
-    };
+    let mut action = RouteAction { timeout: Some(timeout), max_grpc_timeout: Some(timeout), ..Default::default() };
     let rewrite = rule.rewrite.clone().unwrap_or_default();
     rewrite_path(&mut action, &rewrite);
     let own = || to.first().filter(|_| to.len() == 1).and_then(|only| host_set(&only.headers.request));
     let host = rewrite.authority.or_else(|| host_set(&rule.headers.request)).or_else(own);
     action.host_rewrite_specifier = host.map(HostRewriteSpecifier::HostRewriteLiteral);
     let cluster = |d: &HttpDestination| destination_cluster(scope, &d.destination, &rules.meta.namespace, caller);
+    let mut sticky = false;
     match to {
-        [only] => action.cluster_specifier = Some(ClusterSpecifier::Cluster(cluster(only))),
+        [only] => {
+            let cluster = cluster(only);
+            let policy = traffic::of_cluster(scope, &cluster);
+            sticky = policy.hash().is_some();
+            action.hash_policy.extend(policy.hash().and_then(hash::of_requests));
+            action.cluster_specifier = Some(ClusterSpecifier::Cluster(cluster));
+        }
         several => {
-            let clusters = several.iter().filter(|d| d.weight > 0).map(|d| ClusterWeight {
-                name: cluster(d),
+            let clusters: Vec<(&HttpDestination, String)> = several.iter().filter(|d| d.weight > 0).map(|d| (d, cluster(d))).collect();
+            for (_, name) in &clusters {
+                let key = traffic::of_cluster(scope, name).hash().and_then(hash::of_requests);
+                // Several destinations may share one key.
+                if let Some(key) = key.filter(|key| !action.hash_policy.contains(key)) {
+                    action.hash_policy.push(key);
+                }
+            }
+            let clusters = clusters.into_iter().map(|(d, name)| ClusterWeight {
+                name,
                 weight: Some(wire::u32_value(d.weight)),
                 request_headers_to_add: header_values(&d.headers.request),
                 request_headers_to_remove: d.headers.request.remove.clone(),
@@ -287,6 +297,7 @@ fn forward(scope: &Scope<'_, '_>, rules: &VirtualService, rule: &HttpRoute, to: 
                 Some(ClusterSpecifier::WeightedClusters(WeightedCluster { clusters: clusters.collect(), ..Default::default() }));
         }
     }
+    action.retry_policy = retries(scope, rule.retries.as_ref(), sticky);
     action
 }
 
@@ -315,13 +326,17 @@ fn default_retries() -> RetryPolicy {
     }
 }
 
-/// A rule's retries, else the mesh's, else Istio's. No attempts: none.
-fn retries(scope: &Scope<'_, '_>, own: Option<&Retries>) -> Option<RetryPolicy> {
-    let Some(wanted) = own.or(scope.mesh().default_http_retry_policy.as_ref()) else { return Some(default_retries()) };
+/// A rule's retries, else the mesh's, else Istio's. No attempts: none. `sticky`: the destination takes hosts by a key, and what is tried again stays
+/// with its host.
+fn retries(scope: &Scope<'_, '_>, own: Option<&Retries>, sticky: bool) -> Option<RetryPolicy> {
+    let mut policy = default_retries();
+    if sticky {
+        policy.retry_host_predicate.clear();
+    }
+    let Some(wanted) = own.or(scope.mesh().default_http_retry_policy.as_ref()) else { return Some(policy) };
     if wanted.attempts == 0 {
         return None;
     }
-    let mut policy = default_retries();
     policy.num_retries = Some(wire::u32_value(wanted.attempts));
     policy.per_try_timeout = wanted.per_try_timeout.map(wire::duration);
     if !wanted.retry_on.is_empty() {
@@ -333,8 +348,8 @@ fn retries(scope: &Scope<'_, '_>, own: Option<&Retries>) -> Option<RetryPolicy> 
         }
         policy.retry_on = words.join(",");
     }
-    if !wanted.retry_ignore_previous_hosts {
-        policy.retry_host_predicate.clear();
+    if let Some(ignores) = wanted.retry_ignore_previous_hosts {
+        policy.retry_host_predicate = if ignores { vec![previous_hosts()] } else { Vec::new() };
     }
     if wanted.retry_remote_localities {
         let config = PreviousPrioritiesConfig { update_frequency: 2 };
@@ -406,11 +421,13 @@ pub(crate) fn default(cluster: String, operation: String) -> Route {
     }
 }
 
-/// [`default`] with the mesh's own retry policy.
+/// [`default`] with the mesh's own retry policy and the service's key.
 pub(crate) fn default_in(scope: &Scope<'_, '_>, cluster: String, operation: String) -> Route {
+    let key = traffic::of_cluster(scope, &cluster).hash().and_then(hash::of_requests);
     let mut route = default(cluster, operation);
     if let Some(Action::Route(action)) = &mut route.action {
-        action.retry_policy = retries(scope, None);
+        action.retry_policy = retries(scope, None, false);
+        action.hash_policy.extend(key);
     }
     route
 }

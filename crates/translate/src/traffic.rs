@@ -1,9 +1,13 @@
 //! The traffic policy of one cluster: DestinationRule, subset and port put together.
 
-use mizzen_api::istio::{ClientTls, ConnectionPool, LoadBalancer, OutlierDetection, Subset, TrafficPolicy};
+use mizzen_api::istio::{
+    ClientTls, ConnectionPool, ConsistentHash, H2Upgrade, HashKey, LbPolicy, LoadBalancer, OutlierDetection, RetryBudget, Subset,
+    TrafficPolicy,
+};
 use mizzen_model::{EffectiveRule, ServiceView};
+use mizzen_types::Protocol;
 
-use crate::scope::Scope;
+use crate::{names, scope::Scope};
 
 /// What holds for one port of a service, or of a subset.
 #[derive(Clone, Debug, Default)]
@@ -12,6 +16,34 @@ pub(crate) struct Policy {
     pub(crate) pool: ConnectionPool,
     pub(crate) outlier: Option<OutlierDetection>,
     pub(crate) tls: Option<ClientTls>,
+    pub(crate) retry_budget: Option<RetryBudget>,
+}
+
+impl Policy {
+    /// How keys of requests lead to endpoints, if they do.
+    pub(crate) fn hash(&self) -> Option<&ConsistentHash> {
+        match self.load_balancer.as_ref().map(|balancer| &balancer.policy) {
+            Some(LbPolicy::Hash(hash)) => Some(hash),
+            Some(LbPolicy::Simple(_)) | None => None,
+        }
+    }
+
+    /// Whether the caller's address is the key.
+    pub(crate) fn hashes_source(&self) -> bool {
+        self.hash().is_some_and(|hash| hash.key == Some(HashKey::SourceIp))
+    }
+
+    /// Whether requests to a port are written as HTTP/2, however they came.
+    pub(crate) fn is_http2(&self, scope: &Scope<'_, '_>, protocol: Protocol) -> bool {
+        let http = &self.pool.http;
+        !http.use_client_protocol
+            && (protocol.is_http2()
+                || match http.h2_upgrade {
+                    H2Upgrade::Always => true,
+                    H2Upgrade::Never => false,
+                    H2Upgrade::Default => protocol.is_http() && scope.mesh().h2_upgrade,
+                })
+    }
 }
 
 /// The rule for a service as this proxy sees it.
@@ -27,6 +59,12 @@ pub(crate) fn policy(scope: &Scope<'_, '_>, service: &ServiceView, port: u16, su
     }
 }
 
+/// The policy of a cluster by its name; the default where there is no such service.
+pub(crate) fn of_cluster(scope: &Scope<'_, '_>, cluster: &str) -> Policy {
+    let Some((port, subset, host)) = names::parse_outbound(cluster) else { return Policy::default() };
+    scope.service_at(&host, port).map(|service| policy(scope, service, port, subset)).unwrap_or_default()
+}
+
 /// The policy that a rule has for a port.
 pub(crate) fn of_rule(rule: &EffectiveRule, port: u16, subset: Option<&Subset>) -> Policy {
     let mut policy = Policy::default();
@@ -34,7 +72,9 @@ pub(crate) fn of_rule(rule: &EffectiveRule, port: u16, subset: Option<&Subset>) 
     for layer in layers.into_iter().flatten() {
         match layer.port_level_settings.get(&port) {
             // What is said of a port is all that is said of it: nothing is inherited.
-            Some(exact) => policy = overlay(Policy::default(), exact),
+            Some(exact) => {
+                policy = overlay(Policy { retry_budget: layer.retry_budget.or(policy.retry_budget), ..Policy::default() }, exact)
+            }
             None => policy = overlay(policy, layer),
         }
     }
@@ -43,9 +83,10 @@ pub(crate) fn of_rule(rule: &EffectiveRule, port: u16, subset: Option<&Subset>) 
 
 fn overlay(under: Policy, over: &TrafficPolicy) -> Policy {
     Policy {
-        load_balancer: over.load_balancer.or(under.load_balancer),
+        load_balancer: over.load_balancer.clone().or(under.load_balancer),
         pool: over.connection_pool.clone().unwrap_or(under.pool),
         outlier: over.outlier_detection.clone().or(under.outlier),
         tls: over.tls.or(under.tls),
+        retry_budget: over.retry_budget.or(under.retry_budget),
     }
 }

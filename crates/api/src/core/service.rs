@@ -6,7 +6,7 @@ use mizzen_types::{Protocol, check_dns_label};
 
 use crate::{
     Meta,
-    istio::ExportTo,
+    istio::{ExportTo, TrafficDistribution},
     metadata::labels,
     read::{At, Fields, Why, quoted},
 };
@@ -26,6 +26,8 @@ pub struct Service {
     pub publish_not_ready_addresses: bool,
     /// Annotation `networking.istio.io/exportTo`; empty is the mesh's default.
     pub export_to: Vec<ExportTo>,
+    /// Which pods are called as long as they are well; by field `trafficDistribution`, or Istio's annotation.
+    pub distribution: TrafficDistribution,
 }
 
 /// The address of a service.
@@ -92,6 +94,7 @@ impl Service {
             if ports.is_empty() && cluster_ip != ClusterIp::Headless && f.get("ports").is_none() {
                 f.missing("ports");
             }
+            let distribution = TrafficDistribution::read(f.get("trafficDistribution").as_ref(), &meta, root);
             Service {
                 meta,
                 cluster_ip,
@@ -99,6 +102,7 @@ impl Service {
                 selector: f.get("selector").map(|at| labels(&at)).unwrap_or_default(),
                 publish_not_ready_addresses: f.flag("publishNotReadyAddresses"),
                 export_to,
+                distribution,
             }
         })
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use mizzen_types::TrustDomain;
 
-use super::{ExportTo, ExtensionProvider, Retries};
+use super::{ExportTo, ExtensionProvider, Keepalive, LocalityLbSetting, Retries};
 use crate::{
     Meta,
     read::{Fields, Why},
@@ -47,6 +47,12 @@ pub struct MeshConfig {
     pub access_log_encoding: AccessLogEncoding,
     /// Of upstream connections.
     pub connect_timeout: Duration,
+    /// Probes of silent upstream connections.
+    pub tcp_keepalive: Keepalive,
+    /// Whether HTTP/1.1 goes on as HTTP/2 where no rule says otherwise.
+    pub h2_upgrade: bool,
+    /// Which localities are called where no rule and no service says otherwise.
+    pub locality_lb_setting: LocalityLbSetting,
     /// How long the first bytes are waited for; zero: for ever.
     pub protocol_detection_timeout: Duration,
     /// Retries of routes that say nothing.
@@ -113,6 +119,9 @@ impl Default for MeshConfig {
             access_log_file: String::new(),
             access_log_encoding: AccessLogEncoding::Text,
             connect_timeout: Duration::from_secs(10),
+            tcp_keepalive: Keepalive::default(),
+            h2_upgrade: false,
+            locality_lb_setting: LocalityLbSetting::default(),
             protocol_detection_timeout: Duration::ZERO,
             default_http_retry_policy: None,
             default_service_export_to: Vec::new(),
@@ -155,7 +164,6 @@ const HARMLESS: &[&str] = &[
     "ingressService",
     "outboundClusterStatName",
     "serviceEntryVisibility",
-    "tcpKeepalive",
     "verifyCertificateAtClient",
 ];
 
@@ -171,7 +179,6 @@ impl MeshConfig {
                 "defaultTrafficPolicy",
                 "discoverySelectors",
                 "inboundTrafficPolicy",
-                "localityLbSetting",
                 "proxyHttpPort",
                 "proxyInboundListenPort",
                 "proxyListenPort",
@@ -181,9 +188,7 @@ impl MeshConfig {
             ],
         );
         f.list("configSources").iter().for_each(|at| at.fields(config_source));
-        if let Some(at) = f.get("h2UpgradePolicy") {
-            at.enumeration(&[("DO_NOT_UPGRADE", 0, Some(())), ("UPGRADE", 1, None)], Why::What);
-        }
+        let upgrades = [("DO_NOT_UPGRADE", 0, Some(false)), ("UPGRADE", 1, Some(true))];
         let normalization = f.opt_sub("pathNormalization", |f| {
             let names = [
                 ("DEFAULT", 0, Some(PathNormalization::Base)),
@@ -217,6 +222,9 @@ impl MeshConfig {
             access_log_file: f.text("accessLogFile"),
             access_log_encoding: f.get("accessLogEncoding").and_then(|at| at.enumeration(&encodings, Why::What)).unwrap_or_default(),
             connect_timeout: f.duration("connectTimeout").unwrap_or(default.connect_timeout),
+            tcp_keepalive: f.opt_sub("tcpKeepalive", Keepalive::read).unwrap_or_default(),
+            h2_upgrade: f.get("h2UpgradePolicy").and_then(|at| at.enumeration(&upgrades, Why::What)).unwrap_or_default(),
+            locality_lb_setting: f.opt_sub("localityLbSetting", LocalityLbSetting::read).unwrap_or_default(),
             protocol_detection_timeout: f.duration("protocolDetectionTimeout").unwrap_or_default(),
             default_http_retry_policy: f.opt_sub("defaultHttpRetryPolicy", Retries::read),
             default_service_export_to: ExportTo::read_list(f, "defaultServiceExportTo"),

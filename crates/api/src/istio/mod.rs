@@ -1,9 +1,12 @@
 //! Istio's kinds: security, networking, and the mesh's own settings.
 
+mod connection_pool;
 mod destination_rule;
 mod extension_provider;
 mod fault;
 mod gateway;
+mod load_balancer;
+mod locality;
 mod mesh_config;
 mod security;
 mod service_entry;
@@ -12,10 +15,13 @@ mod text;
 mod virtual_service;
 mod virtual_service_read;
 
+pub use connection_pool::*;
 pub use destination_rule::*;
 pub use extension_provider::*;
 pub use fault::*;
 pub use gateway::*;
+pub use load_balancer::*;
+pub use locality::*;
 pub use mesh_config::*;
 pub use security::*;
 pub use service_entry::*;

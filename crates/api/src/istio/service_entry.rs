@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use mizzen_types::{Hostname, IpRange, Locality, Protocol};
 
-use super::ExportTo;
+use super::{ExportTo, TrafficDistribution};
 use crate::{
     Meta, Selector,
     metadata::{labels, selector},
@@ -32,6 +32,8 @@ pub struct ServiceEntry {
     pub workload_selector: Option<Selector>,
     /// To whom it is visible; empty is the mesh's default.
     pub export_to: Vec<ExportTo>,
+    /// Which endpoints are called as long as they are well; by annotation.
+    pub distribution: TrafficDistribution,
 }
 
 /// A port.
@@ -114,8 +116,10 @@ impl ServiceEntry {
     pub(crate) fn read(root: &Fields<'_>, meta: Meta) -> Self {
         root.sub("spec", |f| {
             f.refuse(Why::Who, &["subjectAltNames"]);
+            let distribution = TrafficDistribution::read(None, &meta, root);
             let entry = ServiceEntry {
                 meta,
+                distribution,
                 hosts: f.need("hosts").map(|at| at.list()).unwrap_or_default().iter().filter_map(At::parse).collect(),
                 addresses: f.parse_list("addresses"),
                 ports: ports(f),

@@ -5,7 +5,10 @@ use std::time::Duration;
 use mizzen_types::{NamespacedName, check_dns_label};
 
 use super::{changed_header, header_value, regex};
-use crate::read::{At, Fields, quoted};
+use crate::{
+    Meta,
+    read::{At, Fields, quoted},
+};
 
 /// A text pattern of an AuthorizationPolicy.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,6 +59,47 @@ impl ExportTo {
                 ExportTo::Nobody => false,
                 ExportTo::Namespace(name) => name == other,
             })
+    }
+}
+
+/// Which endpoints of a service are called as long as they are well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TrafficDistribution {
+    /// All.
+    #[default]
+    Any,
+    /// Those of the caller's zone.
+    SameZone,
+    /// Those of the caller's node, else of its zone.
+    SameNode,
+}
+
+impl TrafficDistribution {
+    /// Kubernetes' names for it.
+    fn named(text: &str) -> Option<TrafficDistribution> {
+        match text {
+            "" => Some(TrafficDistribution::Any),
+            "PreferClose" | "PreferSameZone" => Some(TrafficDistribution::SameZone),
+            "PreferSameNode" => Some(TrafficDistribution::SameNode),
+            _ => None,
+        }
+    }
+
+    /// The field of a Service, else Istio's annotation.
+    pub(crate) fn read(field: Option<&At<'_>>, meta: &Meta, root: &Fields<'_>) -> TrafficDistribution {
+        const NAMES: &str = "PreferClose, PreferSameZone or PreferSameNode";
+        const ANNOTATION: &str = "networking.istio.io/traffic-distribution";
+        if let Some(at) = field {
+            return TrafficDistribution::named(&at.text()).unwrap_or_else(|| {
+                at.expected(NAMES);
+                TrafficDistribution::Any
+            });
+        }
+        let Some(text) = meta.annotations.get(ANNOTATION) else { return TrafficDistribution::Any };
+        TrafficDistribution::named(text).unwrap_or_else(|| {
+            root.at.fail(format!("annotation {ANNOTATION}: must be {NAMES}, is {}", quoted(text)));
+            TrafficDistribution::Any
+        })
     }
 }
 

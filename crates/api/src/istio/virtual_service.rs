@@ -120,8 +120,8 @@ pub struct Retries {
     pub retry_on: Vec<String>,
     /// Also in other localities.
     pub retry_remote_localities: bool,
-    /// Not on a host that has failed; the default is yes.
-    pub retry_ignore_previous_hosts: bool,
+    /// Not on a host that has failed; none: so it is, unless the destination takes hosts by a key of the request.
+    pub retry_ignore_previous_hosts: Option<bool>,
     /// The least time between attempts.
     pub backoff: Option<Duration>,
 }

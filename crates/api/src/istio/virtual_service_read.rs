@@ -214,7 +214,7 @@ impl Retries {
             per_try_timeout: f.get("perTryTimeout").map(|at| timeout(&at)),
             retry_on,
             retry_remote_localities: f.flag("retryRemoteLocalities"),
-            retry_ignore_previous_hosts: f.get("retryIgnorePreviousHosts").is_none_or(|at| at.flag()),
+            retry_ignore_previous_hosts: f.get("retryIgnorePreviousHosts").map(|at| at.flag()),
             backoff: f.get("backoff").map(|at| timeout(&at)),
         };
         if retries.attempts == 0 && (retries.per_try_timeout.is_some() || !retries.retry_on.is_empty()) {

@@ -3,6 +3,7 @@
 mod kubernetes;
 mod policies;
 mod routing;
+mod traffic;
 
 use mizzen_api::{Parsed, parse_documents};
 

@@ -191,14 +191,11 @@ fn destination_rules() {
         ("host: a\nsubsets:\n- labels: {a: b}".to_owned(), 3, "spec.subsets[0].name: is required".to_owned()),
         ("host: a\nsubsets:\n- name: v1\n- name: v1".to_owned(), 4, "spec.subsets[1]: there are two subsets `v1`".to_owned()),
         ("host: a\nworkloadSelector: {}".to_owned(), 2, format!("spec.workloadSelector: {WHERE}")),
-        (policy("loadBalancer: {consistentHash: {}}"), 3, format!("spec.trafficPolicy.loadBalancer.consistentHash: {WHERE}")),
         (policy("loadBalancer: {simple: ROUNDROBIN}"), 3, "spec.trafficPolicy.loadBalancer.simple: must be one of UNSPECIFIED, LEAST_CONN, RANDOM, PASSTHROUGH, ROUND_ROBIN, LEAST_REQUEST, is `ROUNDROBIN`".to_owned()),
         (policy("tls: {mode: SIMPLE}"), 3, format!("spec.trafficPolicy.tls.mode: SIMPLE {WHO}")),
         (policy("tls: {mode: ISTIO_MUTUAL, sni: a}"), 3, format!("spec.trafficPolicy.tls.sni: {WHO}")),
         (policy("tunnel: {}"), 3, format!("spec.trafficPolicy.tunnel: {WHAT}")),
         (policy("connectionPool: {tcp: {connectTimeout: 0s}}"), 3, "spec.trafficPolicy.connectionPool.tcp.connectTimeout: must be at least 1ms".to_owned()),
-        (policy("connectionPool: {http: {useClientProtocol: true}}"), 3, format!("spec.trafficPolicy.connectionPool.http.useClientProtocol: {WHAT}")),
-        (policy("connectionPool: {http: {h2UpgradePolicy: UPGRADE}}"), 3, format!("spec.trafficPolicy.connectionPool.http.h2UpgradePolicy: UPGRADE {WHAT}")),
         (policy("outlierDetection: {maxEjectionPercent: 101}"), 3, "spec.trafficPolicy.outlierDetection.maxEjectionPercent: must be between 0 and 100, is 101".to_owned()),
         (policy("portLevelSettings: [{port: {number: 80}}, {port: {number: 80}}]"), 3, "spec.trafficPolicy.portLevelSettings[1]: port 80 is set twice".to_owned()),
         (policy("portLevelSettings: [{port: {number: 80}, portLevelSettings: []}]"), 3, "spec.trafficPolicy.portLevelSettings[0].portLevelSettings: unknown field".to_owned()),
@@ -281,10 +278,7 @@ fn warnings_of_istio() {
     check_warnings(
         "DestinationRule",
         "host: a\ntrafficPolicy:\n  connectionPool:\n    tcp: {tcpKeepalive: {time: 1s}}\n    http: {http2KeepAlive: {}, h2UpgradePolicy: DO_NOT_UPGRADE, useClientProtocol: false}\n",
-        &[
-            (4, "spec.trafficPolicy.connectionPool.tcp.tcpKeepalive: is not acted on yet"),
-            (5, "spec.trafficPolicy.connectionPool.http.http2KeepAlive: is not acted on yet"),
-        ],
+        &[(5, "spec.trafficPolicy.connectionPool.http.http2KeepAlive: is not acted on yet")],
     );
     check_warnings(
         "AuthorizationPolicy",

@@ -7,8 +7,11 @@ use mizzen_http::{Codec, ConnState, Event, Head, Limits, StreamId};
 
 /// The header in which a program says who it is.
 pub const SERVED_BY: &str = "x-served-by";
+/// The header by which a request makes programs fail: their names, separated by commas.
+pub const FAILS: &str = "x-fails";
 
-/// A program that answers each request with its own name, and with the request's head as the body: a line for each field.
+/// A program that answers each request with its own name, and with the request's head as the body: a line for each field. Whom the request's
+/// [`FAILS`] names answers with 503.
 pub(super) fn program(name: String) -> Serve {
     let mut conns: HashMap<u64, (Codec, HashMap<StreamId, Head>)> = HashMap::new();
     Box::new(move |id, input, eof, out| {
@@ -36,7 +39,8 @@ pub(super) fn program(name: String) -> Serve {
             };
             let Some((stream, head)) = done.and_then(|stream| Some((stream, open.remove(&stream)?))) else { continue };
             let body = fields(&head);
-            let mut answer = Head::response(200);
+            let fails = head.get_str(FAILS).is_some_and(|names| names.split(',').any(|one| one == name));
+            let mut answer = Head::response(if fails { 503 } else { 200 });
             answer.set(SERVED_BY, &name);
             answer.set("content-length", body.len().to_string());
             codec.send_head(stream, &answer, false, out);

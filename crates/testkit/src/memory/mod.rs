@@ -23,7 +23,7 @@ use mizzen_protos::wkt::{Struct, Value, value::Kind as Wkt};
 use mizzen_types::SpiffeId;
 use serde_json::Value as Json;
 
-pub use http::SERVED_BY;
+pub use http::{FAILS, SERVED_BY};
 pub use resources::{Loaded, Resources, load, load_folder, proxy_of, resources};
 
 /// The longest that an answer is waited for, on the mesh's own clock.

@@ -8,7 +8,7 @@ use std::{
 
 use mizzen_api::{Problem, core::Pod};
 use mizzen_dataplane::ISTIO_FILTERS;
-use mizzen_model::{Change, Closed, ProxyFacts, ProxyType, ProxyView, Reader, Snapshot};
+use mizzen_model::{Change, Closed, ProxyFacts, ProxyType, ProxyView, Reader, Snapshot, locality_of};
 use mizzen_protos::canonical::canonicalize;
 use mizzen_translate::ResourceKind;
 use mizzen_types::Name;
@@ -74,6 +74,7 @@ pub fn proxy_of(snapshot: &Snapshot, namespace: &str, name: &str) -> Option<Prox
         service_account: pod.spec.service_account.as_str().into(),
         workload: name.into(),
         cluster: "Kubernetes".into(),
+        locality: locality_of(&pod.meta.labels),
         labels: pod.meta.labels.clone(),
         extensions: ISTIO_FILTERS.iter().map(|(_, name)| (*name).to_owned()).collect::<BTreeSet<_>>(),
         metadata: BTreeMap::new(),

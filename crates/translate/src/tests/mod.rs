@@ -10,6 +10,7 @@ mod places;
 mod policies;
 mod routes;
 mod summary;
+mod traffic;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -104,6 +105,7 @@ fn facts(kind: ProxyType, ip: &str, namespace: &str, labels: &[(&str, &str)]) ->
         service_account: labels.iter().find(|(key, _)| *key == "app").map_or("default", |(_, app)| *app).into(),
         workload: "pod".into(),
         cluster: "Kubernetes".into(),
+        locality: Default::default(),
         labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
         extensions: ISTIO_FILTERS.map(str::to_owned).into(),
         metadata: BTreeMap::new(),

@@ -68,7 +68,7 @@ fn last(name: &str) -> &str {
     name.rsplit('.').next().unwrap_or(name)
 }
 
-fn socket(address: Option<&Address>) -> String {
+pub(super) fn socket(address: Option<&Address>) -> String {
     match address.and_then(|a| a.address.as_ref()) {
         Some(address::Address::SocketAddress(s)) => {
             let port = match s.port_specifier {
