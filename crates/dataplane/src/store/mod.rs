@@ -77,6 +77,8 @@ pub struct Store {
     resources: BTreeMap<ResourceKind, BTreeMap<Name, Stored>>,
     /// Kinds of which everything was told: what is not there does not exist.
     complete: BTreeSet<ResourceKind>,
+    /// Kinds that nobody sends: there is nobody to ask for one by name.
+    fixed: BTreeSet<ResourceKind>,
     /// Named resources of which the server said that there is none.
     absent: BTreeSet<Key>,
     /// Missing resources that are waited for.
@@ -101,9 +103,11 @@ pub struct Wanted {
 impl Store {
     /// Empty; `complete` names the kinds that nobody will send, as listeners in a static configuration.
     pub fn new(complete: impl IntoIterator<Item = ResourceKind>) -> Store {
+        let fixed: BTreeSet<ResourceKind> = complete.into_iter().collect();
         Store {
             resources: ORDER.into_iter().map(|kind| (kind, BTreeMap::new())).collect(),
-            complete: complete.into_iter().collect(),
+            complete: fixed.clone(),
+            fixed,
             absent: BTreeSet::new(),
             waiting: BTreeMap::new(),
             blocked: BTreeSet::new(),
@@ -158,9 +162,11 @@ impl Store {
         }
     }
 
-    /// Whether it is known that there is no such resource.
+    /// Whether it is known that there is no such resource for who asks for it by name: that all were told which come without being asked for says
+    /// nothing of it.
     pub fn knows_absent(&self, kind: ResourceKind, name: &Name) -> bool {
-        self.is_absent(&(kind, name.clone()))
+        let key = (kind, name.clone());
+        self.is_absent(&key) && (self.absent.contains(&key) || self.fixed.contains(&kind))
     }
 
     /// The server has told all resources of a kind.

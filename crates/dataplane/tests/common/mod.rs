@@ -50,7 +50,9 @@ struct Resources(Arc<Mutex<BTreeMap<(String, String), Resource>>>);
 impl ResourceSource for Resources {
     fn names(&mut self, type_url: &str) -> Vec<Name> {
         let all = self.0.lock().unwrap();
-        all.keys().filter(|(kind, _)| kind == type_url).map(|(_, name)| Name::from(name.as_str())).collect()
+        // Listeners of addresses are for those who ask for them by name.
+        let on_demand = |name: &str| name.starts_with("127.0.0.1_");
+        all.keys().filter(|(kind, name)| kind == type_url && !on_demand(name)).map(|(_, name)| Name::from(name.as_str())).collect()
     }
 
     fn resource(&mut self, type_url: &str, name: &str) -> Option<Resource> {
