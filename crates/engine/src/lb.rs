@@ -4,15 +4,22 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicU32, AtomicU64,
+            Ordering::{Acquire, Relaxed},
+        },
     },
     time::Duration,
 };
 
-use mizzen_ir::config::{ContentHash, Outlier};
+use mizzen_ir::config::{ContentHash, Health, Outlier};
 use mizzen_types::Name;
 
-use crate::{bucket::Bucket, metrics::HostStats};
+use crate::{
+    bucket::Bucket,
+    health::{Fitness, HealthBits, HealthFlags},
+    metrics::HostStats,
+};
 
 /// The clusters' state, by name: it survives changes of the configuration. One per process.
 #[derive(Debug, Default)]
@@ -94,6 +101,7 @@ pub(crate) struct ClusterState {
     counts: [AtomicU32; 4],
     hosts: Mutex<HashMap<String, Arc<HostState>>>,
     guards: Arc<AtomicU32>,
+    age: Arc<AtomicU64>,
 }
 
 impl ClusterState {
@@ -117,8 +125,17 @@ impl ClusterState {
         }
         hosts
             .entry(address.to_owned())
-            .or_insert_with(|| Arc::new(HostState { address: Name::from(address), ..HostState::default() }))
+            .or_insert_with(|| {
+                let health = HealthBits::new(self.age.clone());
+                Arc::new(HostState { address: Name::from(address), health, ..HostState::default() })
+            })
             .clone()
+    }
+
+    /// Grows whenever something else is held against one of its hosts: what was made of their health is to be made anew.
+    #[allow(dead_code)] // The balancers are made anew at each pick for now.
+    pub(crate) fn health_age(&self) -> u64 {
+        self.age.load(Acquire)
     }
 
     /// Forgets hosts that are gone and idle.
@@ -155,7 +172,7 @@ impl Drop for Guard {
     }
 }
 
-/// One host's counts.
+/// One host's counts and its health; it lives on over changes of the configuration.
 #[derive(Debug, Default)]
 pub(crate) struct HostState {
     pub(crate) address: Name,
@@ -169,6 +186,7 @@ pub(crate) struct HostState {
     /// Failures in a row: of any kind (5xx, resets), and gateway failures (502, 503, 504, resets).
     row_5xx: AtomicU32,
     row_gateway: AtomicU32,
+    health: HealthBits,
     /// Ejected until, in milliseconds of the monotonic clock; 0: it never was.
     until: AtomicU64,
     /// By what the base time was multiplied the last time.
@@ -186,8 +204,23 @@ impl HostState {
         self.active.load(Relaxed)
     }
 
+    /// What is held against it, with what the control plane says of it.
+    pub(crate) fn flags(&self, eds: Health) -> HealthFlags {
+        self.health.get().with(HealthFlags::of_eds(eds))
+    }
+
+    /// How fit it is, with what the control plane says of it.
+    pub(crate) fn fitness(&self, eds: Health) -> Fitness {
+        self.flags(eds).fitness()
+    }
+
+    /// Whether it is ejected; lets it back in when its time is over.
     pub(crate) fn is_ejected(&self, now: Duration) -> bool {
-        self.until.load(Relaxed) > now.as_millis() as u64
+        let ejected = self.until.load(Relaxed) > now.as_millis() as u64;
+        if !ejected {
+            self.health.set(HealthFlags::FAILED_OUTLIER, false);
+        }
+        ejected
     }
 
     /// Counts an answer's status, or a reset as 503; `true` if the host is to be ejected by it.
@@ -221,14 +254,16 @@ impl HostState {
         self.multiplier.store(times, Relaxed);
         let time = base.saturating_mul(times).min(most);
         self.until.store(now.saturating_add(time).as_millis() as u64, Relaxed);
+        self.health.set(HealthFlags::FAILED_OUTLIER, true);
         self.row_5xx.store(0, Relaxed);
         self.row_gateway.store(0, Relaxed);
     }
 
     fn stats(&self, now: Duration) -> HostStats {
+        self.is_ejected(now);
         HostStats {
             address: self.address.to_string(),
-            ejected: self.is_ejected(now),
+            flags: self.health.get(),
             connections: self.connections.load(Relaxed).into(),
             connections_total: self.connections_total.load(Relaxed),
             connect_failures: self.connect_failures.load(Relaxed),
@@ -302,7 +337,8 @@ mod tests {
         {
             host.eject(at(fails), &outlier);
             assert!(host.is_ejected(at(until) - Duration::from_millis(1)) && !host.is_ejected(at(until)), "{fails}");
-            assert_eq!((host.stats(at(until - 1)).ejected, host.stats(at(until)).ejected), (true, false), "{fails}");
+            let ejected = |now| host.stats(at(now)).flags.any(HealthFlags::FAILED_OUTLIER);
+            assert_eq!((ejected(until - 1), ejected(until)), (true, false), "{fails}");
         }
         // One after the other: five minutes at most, and not long to shrink.
         let mut now = 3000;

@@ -27,6 +27,7 @@ mod facts;
 mod filter;
 mod flags;
 mod headers;
+mod health;
 mod id;
 mod kept;
 pub mod lb;
@@ -53,5 +54,6 @@ pub use api::{
     Options, Question, Target, WaitId, WaitTag,
 };
 pub use call::{Call, CallAnswer};
+pub use health::HealthFlags;
 pub use id::{ConnId, ConnTag, Id};
 pub use worker::Worker;

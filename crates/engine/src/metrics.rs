@@ -4,6 +4,8 @@ use std::{collections::HashMap, fmt::Write};
 
 use mizzen_types::Name;
 
+use crate::HealthFlags;
+
 /// A metric's kind and its numbers.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
@@ -122,8 +124,8 @@ impl Table {
 pub struct HostStats {
     /// Its address.
     pub address: String,
-    /// Whether it is ejected by outlier detection.
-    pub ejected: bool,
+    /// What is held against it, but for what the control plane says of it.
+    pub flags: HealthFlags,
     /// Connections open.
     pub connections: u64,
     /// Connections ever opened.
@@ -218,7 +220,7 @@ impl Snapshot {
 
 impl HostStats {
     fn merge(&mut self, other: &HostStats) {
-        self.ejected |= other.ejected;
+        self.flags = self.flags.with(other.flags);
         self.connections += other.connections;
         self.connections_total += other.connections_total;
         self.connect_failures += other.connect_failures;

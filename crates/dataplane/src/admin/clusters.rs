@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, fmt::Write, net::SocketAddr};
 
-use mizzen_engine::metrics::{HostStats, Snapshot};
+use mizzen_engine::{
+    HealthFlags,
+    metrics::{HostStats, Snapshot},
+};
 use mizzen_ir::config::{Assignment, Breakers, Cluster, Discovery, Endpoint, EndpointAddress, Health, ListenerAddress};
 use serde_json::{Value, json};
 
@@ -92,7 +95,7 @@ fn thresholds(priority: &str, b: &Breakers, active: u32) -> Value {
 
 fn host(address: &str, endpoint: Option<&Endpoint>, stats: Option<&HostStats>) -> Value {
     let mut health = json!({"eds_health_status": health(endpoint)});
-    if stats.is_some_and(|s| s.ejected) {
+    if stats.is_some_and(|s| s.flags.any(HealthFlags::FAILED_OUTLIER)) {
         health["failed_outlier_check"] = true.into();
     }
     let mut status = json!({"address": address_json(address), "health_status": health, "stats": counts(stats)});
@@ -107,9 +110,10 @@ fn host(address: &str, endpoint: Option<&Endpoint>, stats: Option<&HostStats>) -
 
 fn health(endpoint: Option<&Endpoint>) -> &'static str {
     match endpoint.map(|e| e.health) {
-        None | Some(Health::Healthy) => "HEALTHY",
+        None | Some(Health::Unknown | Health::Healthy) => "HEALTHY",
         Some(Health::Degraded) => "DEGRADED",
         Some(Health::Unhealthy) => "UNHEALTHY",
+        Some(Health::Timeout) => "TIMEOUT",
         Some(Health::Draining) => "DRAINING",
     }
 }
@@ -167,7 +171,8 @@ pub(super) fn text(view: &View, counters: &Snapshot) -> String {
             for (what, value, _) in numbers(stats) {
                 let _ = writeln!(out, "{name}::{address}::{what}::{value}");
             }
-            let flags = if stats.is_some_and(|s| s.ejected) { "/failed_outlier_check" } else { "healthy" };
+            let eds = endpoint.map_or(HealthFlags::default(), |e| HealthFlags::of_eds(e.health));
+            let flags = stats.map_or(HealthFlags::default(), |s| s.flags).with(eds);
             let _ = writeln!(out, "{name}::{address}::health_flags::{flags}");
             let _ = writeln!(out, "{name}::{address}::weight::{}", endpoint.map_or(1, |e| e.weight));
         }

@@ -3,7 +3,7 @@
 use mizzen_ir::config::{Assignment, Cluster, LbPolicy};
 
 use super::{Clusters, hosts::Host};
-use crate::context::Context;
+use crate::{context::Context, health::Fitness};
 
 impl Clusters {
     /// Chooses among the endpoints: the priority by health, then by the cluster's policy.
@@ -15,7 +15,7 @@ impl Clusters {
         priorities: &[Vec<Host>],
     ) -> Option<Host> {
         let now = cx.now.mono;
-        let is_usable = |h: &&Host| h.healthy && !h.state.is_ejected(now);
+        let is_usable = |h: &&Host| !h.state.is_ejected(now) && h.fitness() != Fitness::Unhealthy;
         let health = |hosts: &Vec<Host>| {
             let usable = hosts.iter().filter(is_usable).count() as u64;
             if hosts.is_empty() { 0 } else { (usable * u64::from(assignment.overprovisioning.max(100)) / hosts.len() as u64).min(100) }

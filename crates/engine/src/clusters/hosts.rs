@@ -6,7 +6,7 @@ use mizzen_ir::config::{Assignment, Cluster, Discovery, DnsFamily, Endpoint, End
 use mizzen_types::Name;
 
 use super::Clusters;
-use crate::{Answer, Question, Target, address, context::Context, lb::HostState, questions::Questions};
+use crate::{Answer, Question, Target, address, context::Context, health::Fitness, lb::HostState, questions::Questions};
 
 /// An endpoint that may be picked.
 #[derive(Clone)]
@@ -15,7 +15,8 @@ pub(crate) struct Host {
     pub(crate) target: Target,
     pub(crate) state: Arc<HostState>,
     pub(super) weight: u32,
-    pub(super) healthy: bool,
+    /// What the control plane says of it.
+    pub(super) eds: Health,
     /// Its locality's place within its priority, and that one's weight.
     pub(super) locality: (usize, u32),
 }
@@ -68,7 +69,12 @@ impl KnownNames {
 impl Host {
     /// An address that is not one of a list.
     pub(super) fn direct(target: Target, state: Arc<HostState>) -> Self {
-        Host { endpoint: None, target, state, weight: 1, healthy: true, locality: (0, 0) }
+        Host { endpoint: None, target, state, weight: 1, eds: Health::Unknown, locality: (0, 0) }
+    }
+
+    /// How fit it is now.
+    pub(super) fn fitness(&self) -> Fitness {
+        self.state.fitness(self.eds)
     }
 
     /// Its address as it is logged.
@@ -104,8 +110,7 @@ impl Clusters {
             for (endpoint, locality) in endpoints.filter(|(e, _)| e.health != Health::Draining) {
                 for target in self.targets(cx, questions, cluster, endpoint, &mut missing, &mut until) {
                     let state = state.host(&address::target(&target));
-                    let healthy = endpoint.health != Health::Unhealthy;
-                    hosts.push(Host { endpoint: Some(endpoint.clone()), target, state, weight: endpoint.weight.max(1), healthy, locality });
+                    hosts.push(Host { endpoint: Some(endpoint.clone()), target, state, weight: endpoint.weight.max(1), eds: endpoint.health, locality });
                 }
             }
             priorities.push(hosts);

@@ -6,7 +6,7 @@ use mizzen_ir::ResourceKind;
 use serde_json::json;
 
 use super::{calls::*, mesh::*};
-use crate::Command;
+use crate::{Command, HealthFlags};
 
 #[test]
 fn a_chain_that_changes_takes_over() {
@@ -195,7 +195,7 @@ fn ejections_grow_and_shrink() {
     let check = |sim: &mut crate::sim::Sim, expected: bool, why: &str| {
         let hosts = sim.snapshot(0).hosts;
         let hosts = hosts.iter().filter(|(name, _)| **name == *CLUSTER).flat_map(|(_, hosts)| hosts);
-        let ejected: Vec<_> = hosts.filter(|h| h.ejected).map(|h| h.address.as_str()).collect();
+        let ejected: Vec<_> = hosts.filter(|h| h.flags.any(HealthFlags::FAILED_OUTLIER)).map(|h| h.address.as_str()).collect();
         assert_eq!(ejected, if expected { vec!["10.0.0.3:9080"] } else { vec![] }, "{why}");
     };
     check(&mut sim, false, "nothing has failed");

@@ -77,9 +77,11 @@ fn one(cx: &mut Cx, m: endpoint::LbEndpoint, names: bool) -> Res<Endpoint> {
     harmless!(cx; health_check_config, additional_addresses);
     let address = cx.must("endpoint.address", address, |cx, a| address::address(cx, a, names))?;
     let health = match cx.choice("health_status", health_status)? {
-        core::HealthStatus::Unknown | core::HealthStatus::Healthy => Health::Healthy,
+        core::HealthStatus::Unknown => Health::Unknown,
+        core::HealthStatus::Healthy => Health::Healthy,
         core::HealthStatus::Degraded => Health::Degraded,
-        core::HealthStatus::Unhealthy | core::HealthStatus::Timeout => Health::Unhealthy,
+        core::HealthStatus::Unhealthy => Health::Unhealthy,
+        core::HealthStatus::Timeout => Health::Timeout,
         core::HealthStatus::Draining => Health::Draining,
     };
     let (labels, workload) = metadata.map(metadata_of).unwrap_or_default();

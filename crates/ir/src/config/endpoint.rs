@@ -71,12 +71,16 @@ pub enum EndpointAddress {
 /// What the control plane says of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
-    /// Healthy, or nothing known.
+    /// Nothing is known: it is used as a healthy one.
+    Unknown,
+    /// Healthy.
     Healthy,
     /// To be used only if the healthy ones do not suffice.
     Degraded,
     /// Not to be used.
     Unhealthy,
+    /// Not to be used: it did not answer the control plane's check in time.
+    Timeout,
     /// On its way out: no new connections.
     Draining,
 }
