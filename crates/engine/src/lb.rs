@@ -133,7 +133,6 @@ impl ClusterState {
     }
 
     /// Grows whenever something else is held against one of its hosts: what was made of their health is to be made anew.
-    #[allow(dead_code)] // The balancers are made anew at each pick for now.
     pub(crate) fn health_age(&self) -> u64 {
         self.age.load(Acquire)
     }
@@ -180,13 +179,15 @@ pub(crate) struct HostState {
     pub(crate) connections_total: AtomicU64,
     pub(crate) connect_failures: AtomicU64,
     pub(crate) active: AtomicU32,
+    /// Since when it is well, in milliseconds of the monotonic clock, plus one; 0: nobody has looked yet.
+    well: AtomicU64,
     requests: AtomicU64,
     success: AtomicU64,
     error: AtomicU64,
     /// Failures in a row: of any kind (5xx, resets), and gateway failures (502, 503, 504, resets).
     row_5xx: AtomicU32,
     row_gateway: AtomicU32,
-    health: HealthBits,
+    pub(crate) health: HealthBits,
     /// Ejected until, in milliseconds of the monotonic clock; 0: it never was.
     until: AtomicU64,
     /// By what the base time was multiplied the last time.
@@ -204,6 +205,13 @@ impl HostState {
         self.active.load(Relaxed)
     }
 
+    /// Since when it serves, as far as slow start is concerned: since somebody has first looked, which may be now.
+    pub(crate) fn well_since(&self, now: Duration) -> Duration {
+        let new = now.as_millis() as u64 + 1;
+        let known = self.well.compare_exchange(0, new, Relaxed, Relaxed);
+        Duration::from_millis(known.err().unwrap_or(new) - 1)
+    }
+
     /// What is held against it, with what the control plane says of it.
     pub(crate) fn flags(&self, eds: Health) -> HealthFlags {
         self.health.get().with(HealthFlags::of_eds(eds))
@@ -216,11 +224,14 @@ impl HostState {
 
     /// Whether it is ejected; lets it back in when its time is over.
     pub(crate) fn is_ejected(&self, now: Duration) -> bool {
-        let ejected = self.until.load(Relaxed) > now.as_millis() as u64;
-        if !ejected {
-            self.health.set(HealthFlags::FAILED_OUTLIER, false);
-        }
+        let ejected = self.ejected_until(now).is_some();
+        self.health.set(HealthFlags::FAILED_OUTLIER, ejected);
         ejected
+    }
+
+    /// When it is let back in, if it is ejected.
+    pub(crate) fn ejected_until(&self, now: Duration) -> Option<Duration> {
+        Some(Duration::from_millis(self.until.load(Relaxed))).filter(|until| until.as_millis() > now.as_millis())
     }
 
     /// Counts an answer's status, or a reset as 503; `true` if the host is to be ejected by it.

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use mizzen_http::{Head, StreamId as Sid};
 use mizzen_ir::{
     Config,
-    config::{Cluster, Forward, Hcm, Mutations, Route, TcpProxy, VirtualHost},
+    config::{Cluster, Criteria, Forward, Hcm, Mutations, Route, TcpProxy, VirtualHost},
 };
 use mizzen_types::Name;
 
@@ -210,6 +210,8 @@ pub(crate) struct Request {
     /// What was sent of the body, for a retry; `None` once it cannot be sent again.
     pub(crate) replay: Option<Vec<u8>>,
     pub(crate) attempts: u32,
+    /// By what a balancer that hashes chooses; none: at random.
+    pub(crate) hash: Option<u64>,
     /// Endpoints tried before.
     pub(crate) tried: Vec<Name>,
     pub(crate) retry_guard: Option<Guard>,
@@ -241,6 +243,7 @@ impl Request {
             route: None,
             replay: None,
             attempts: 0,
+            hash: None,
             tried: Vec::new(),
             retry_guard: None,
             heads: Vec::new(),
@@ -316,6 +319,8 @@ pub(crate) struct Routed {
     pub(crate) mutations: Arc<Mutations>,
     pub(crate) cluster: Option<Arc<Cluster>>,
     pub(crate) cluster_name: Option<Name>,
+    /// What its endpoint must have, where the cluster has groups.
+    pub(crate) subset: Option<Criteria>,
 }
 
 /// One try to get through to a server.

@@ -28,6 +28,7 @@ pub use runtime::Config;
 pub use steps::authorize::{BoundRbac, Miss, Verdict, authorize, bind, nearest_miss};
 pub use steps::chain::find_chain;
 pub use steps::cluster::{Picked, pick_cluster};
+pub use steps::hash::{RequestHash, request_hash, source_hash};
 pub use steps::headers::{Values, apply_headers};
 pub use steps::path::{PathOutcome, normalize_path, redirect_location, rewrite_path};
 pub use steps::retry::{Outcome, request_timeout, should_retry};

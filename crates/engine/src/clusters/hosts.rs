@@ -1,15 +1,26 @@
 //! A cluster's endpoints, with their names resolved.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use mizzen_ir::config::{Assignment, Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, Health};
 use mizzen_types::Name;
 
 use super::Clusters;
-use crate::{Answer, Question, Target, address, context::Context, health::Fitness, lb::HostState, questions::Questions};
+use crate::{
+    Answer, Question, Target, address,
+    context::Context,
+    health::{Fitness, HealthFlags},
+    lb::HostState,
+    questions::Questions,
+};
 
 /// An endpoint that may be picked.
-#[derive(Clone)]
+#[derive(Debug)]
 pub(crate) struct Host {
     pub(crate) endpoint: Option<Arc<Endpoint>>,
     pub(crate) target: Target,
@@ -17,9 +28,12 @@ pub(crate) struct Host {
     pub(super) weight: u32,
     /// What the control plane says of it.
     pub(super) eds: Health,
-    /// Its locality's place within its priority, and that one's weight.
-    pub(super) locality: (usize, u32),
+    /// Its locality's place within its priority.
+    pub(super) locality: usize,
 }
+
+/// Endpoints by priority.
+pub(super) type Priorities = Vec<Vec<Arc<Host>>>;
 
 /// A cluster's endpoints by priority, names resolved.
 pub(crate) struct Flat {
@@ -27,7 +41,7 @@ pub(crate) struct Flat {
     names_age: u64,
     /// When a name in it is to be resolved again.
     until: Option<Duration>,
-    priorities: Arc<Vec<Vec<Host>>>,
+    priorities: Arc<Priorities>,
 }
 
 /// Why there is no endpoint.
@@ -69,7 +83,7 @@ impl KnownNames {
 impl Host {
     /// An address that is not one of a list.
     pub(super) fn direct(target: Target, state: Arc<HostState>) -> Self {
-        Host { endpoint: None, target, state, weight: 1, eds: Health::Unknown, locality: (0, 0) }
+        Host { endpoint: None, target, state, weight: 1, eds: Health::Unknown, locality: 0 }
     }
 
     /// How fit it is now.
@@ -77,40 +91,61 @@ impl Host {
         self.state.fitness(self.eds)
     }
 
+    /// Whether it is left out where endpoints are counted.
+    pub(super) fn is_excluded(&self) -> bool {
+        self.state.flags(self.eds).any(HealthFlags::PENDING_ACTIVE.with(HealthFlags::LEFT_OUT).with(HealthFlags::DRAINING))
+    }
+
     /// Its address as it is logged.
     pub(crate) fn address(&self) -> &Name {
         &self.state.address
+    }
+
+    /// Its host name: its own, or the name that was resolved to its address; may be empty.
+    pub(super) fn hostname(&self) -> &str {
+        let Some(endpoint) = &self.endpoint else { return "" };
+        match &endpoint.address {
+            EndpointAddress::Dns(name, _) if endpoint.hostname.is_empty() => name,
+            _ => &endpoint.hostname,
+        }
+    }
+}
+
+impl Flat {
+    /// The endpoints, if they are still those of this assignment.
+    pub(super) fn of(&self, assignment: &Arc<Assignment>, now: Duration, names: &KnownNames) -> Option<&Arc<Priorities>> {
+        let names_hold = self.until.is_none_or(|until| now < until && self.names_age == names.age);
+        (Arc::ptr_eq(&self.assignment, assignment) && names_hold).then_some(&self.priorities)
     }
 }
 
 impl Clusters {
     /// The endpoints by priority, names resolved.
-    pub(super) fn hosts(
+    pub(super) fn flatten(
         &mut self,
         cx: &mut Context,
         questions: &mut Questions,
         cluster: &Arc<Cluster>,
         assignment: &Arc<Assignment>,
-    ) -> Result<Arc<Vec<Vec<Host>>>, NoHost> {
-        let (now, age) = (cx.now.mono, self.names.age);
-        let view = self.view(cx, &cluster.name);
-        if let Some(flat) = &view.flat
-            && Arc::ptr_eq(&flat.assignment, assignment)
-            && flat.until.is_none_or(|until| now < until && flat.names_age == age)
-        {
-            return Ok(flat.priorities.clone());
-        }
-        let state = view.state.clone();
+    ) -> Result<Arc<Priorities>, NoHost> {
+        let now = cx.now.mono;
+        let state = self.view(cx, &cluster.name).state.clone();
+        // Of endpoints that are told twice, the first counts.
+        let mut known = HashSet::new();
+        let once = matches!(cluster.discovery, Discovery::Eds { .. });
         let (mut missing, mut until) = (None, None);
         let mut priorities = Vec::with_capacity(assignment.priorities.len());
         for priority in assignment.priorities.iter() {
             let mut hosts = Vec::new();
             let localities = priority.localities.iter().enumerate();
-            let endpoints = localities.flat_map(|(at, locality)| locality.endpoints.iter().map(move |e| (e, (at, locality.weight))));
-            for (endpoint, locality) in endpoints.filter(|(e, _)| e.health != Health::Draining) {
+            for (endpoint, locality) in localities.flat_map(|(at, locality)| locality.endpoints.iter().map(move |e| (e, at))) {
                 for target in self.targets(cx, questions, cluster, endpoint, &mut missing, &mut until) {
+                    if once && !known.insert(target.clone()) {
+                        continue;
+                    }
                     let state = state.host(&address::target(&target));
-                    hosts.push(Host { endpoint: Some(endpoint.clone()), target, state, weight: endpoint.weight.max(1), eds: endpoint.health, locality });
+                    let (endpoint, weight, eds) = (Some(endpoint.clone()), endpoint.weight.max(1), endpoint.health);
+                    hosts.push(Arc::new(Host { endpoint, target, state, weight, eds, locality }));
                 }
             }
             priorities.push(hosts);

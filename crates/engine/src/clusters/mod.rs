@@ -1,6 +1,6 @@
 //! Where requests and connections may go: the clusters' endpoints, what is known of them, dials and pools.
 
-mod choose;
+mod balancers;
 mod dial;
 mod hosts;
 mod pool;
@@ -15,7 +15,7 @@ use std::{
 
 use mizzen_ir::{
     Config,
-    config::{AlpnOverride, Cluster, Discovery, HttpProtocol},
+    config::{AlpnOverride, Cluster, Criteria, Discovery, HttpProtocol},
 };
 use mizzen_types::Name;
 
@@ -34,6 +34,7 @@ pub(crate) use hosts::{Host, NoHost};
 pub(crate) use pool::Pool;
 pub(crate) use spec::{UpSpec, Wish, certificate_uri, still_wanted};
 
+use balancers::{Balancer, Pick};
 use hosts::{Flat, KnownNames, fixed_target};
 use pool::PoolKey;
 
@@ -46,12 +47,25 @@ type SpecKey = (Target, HttpProtocol, Option<Same<AlpnOverride>>);
 /// A cluster's living state as this worker knows it.
 struct ClusterView {
     state: Arc<ClusterState>,
-    /// Round robin's place.
-    turn: usize,
     /// Its endpoints, as long as they are what they were.
     flat: Option<Flat>,
+    /// What chooses among them, as long as they and their health are what they were.
+    balancer: Option<Balancer>,
     /// Until the next configuration.
     specs: HashMap<SpecKey, (Arc<UpSpec>, PoolId)>,
+}
+
+/// What an endpoint is wanted for.
+pub(crate) struct Ask<'a> {
+    /// Where the client wanted to go.
+    pub(crate) destination: SocketAddr,
+    /// Endpoints that are avoided, and how often another one is asked for because of that.
+    pub(crate) tried: &'a [Name],
+    pub(crate) again: u32,
+    /// The request's hash, for balancers that need one; none: they choose at random.
+    pub(crate) hash: Option<u64>,
+    /// What the endpoint must have, where the cluster has groups.
+    pub(crate) subset: Option<&'a Criteria>,
 }
 
 /// All clusters that a worker has used.
@@ -69,8 +83,8 @@ impl Clusters {
         let shared = &cx.options.shared;
         self.views.entry(name.clone()).or_insert_with(|| ClusterView {
             state: shared.cluster(name),
-            turn: 0,
             flat: None,
+            balancer: None,
             specs: HashMap::new(),
         })
     }
@@ -80,29 +94,43 @@ impl Clusters {
         self.view(cx, name).state.clone()
     }
 
-    /// Picks an endpoint of `cluster`. `tried` are avoided for as long as `again` allows.
+    /// Picks an endpoint of `cluster`.
     pub(crate) fn pick(
         &mut self,
         cx: &mut Context,
         questions: &mut Questions,
         config: &Config,
         cluster: &Arc<Cluster>,
-        destination: SocketAddr,
-        (tried, again): (&[Name], u32),
-    ) -> Result<Host, NoHost> {
-        let newest = cx.config.clone();
+        ask: &Ask<'_>,
+    ) -> Result<Arc<Host>, NoHost> {
         if let Discovery::OriginalDst { port } = cluster.discovery {
-            let mut address = destination;
+            let mut address = ask.destination;
             address.set_port(port.unwrap_or(address.port()));
             let state = self.view(cx, &cluster.name).state.host(&address.to_string());
-            return Ok(Host::direct(Target::Tcp(address), state));
+            return Ok(Arc::new(Host::direct(Target::Tcp(address), state)));
         }
-        let assignment = newest.assignment_of(cluster).or_else(|| config.assignment_of(cluster)).cloned().ok_or(NoHost::None)?;
-        let priorities = self.hosts(cx, questions, cluster, &assignment)?;
+        let newest = cx.config.assignment_of(cluster);
+        let assignment = newest.or_else(|| config.assignment_of(cluster)).cloned().ok_or(NoHost::None)?;
+        let now = cx.now.mono;
+        let flat = self.views.get(&cluster.name).and_then(|view| view.flat.as_ref());
+        let hosts = match flat.and_then(|flat| flat.of(&assignment, now, &self.names)) {
+            Some(hosts) => hosts.clone(),
+            None => self.flatten(cx, questions, cluster, &assignment)?,
+        };
+        let view = self.view(cx, &cluster.name);
+        let age = view.state.health_age();
+        let mut pick = Pick { now, rng: &mut cx.rng, active: view.state.count(Limit::Requests) };
+        if !view.balancer.as_mut().is_some_and(|balancer| balancer.is_of(&hosts, &cluster.lb, age, now)) {
+            // Ejections end by time alone.
+            hosts.iter().flatten().for_each(|host| _ = host.state.is_ejected(now));
+            let (age, old) = (view.state.health_age(), view.balancer.take());
+            view.balancer = Some(Balancer::new(&assignment, &hosts, &cluster.lb, age, &mut pick, old));
+        }
+        let Some(balancer) = &mut view.balancer else { return Err(NoHost::None) };
         let mut found = None;
-        for _ in 0..=again {
-            let host = self.choose(cx, cluster, &assignment, &priorities).ok_or(NoHost::None)?;
-            let fresh = tried.is_empty() || !tried.contains(host.address());
+        for attempt in 0..=ask.again {
+            let host = balancer.pick(&mut pick, ask.hash, ask.subset, attempt).ok_or(NoHost::None)?;
+            let fresh = ask.tried.is_empty() || !ask.tried.contains(host.address());
             found = Some(host);
             if fresh {
                 break;

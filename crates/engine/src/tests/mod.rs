@@ -1,5 +1,6 @@
 //! Two workers back to back: a mesh without a socket.
 
+mod balancing;
 mod below;
 mod bounds;
 mod calls;

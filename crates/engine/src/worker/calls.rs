@@ -42,7 +42,8 @@ impl Own {
 
     /// The way to a cluster, as a route would have it.
     fn routed(&self, cluster: &Name, timeout: Option<Duration>) -> Routed {
-        let forward = Arc::new(Forward::to(Target { cluster: cluster.clone(), headers: Arc::default(), host: None }, timeout));
+        let forward =
+            Arc::new(Forward::to(Target { cluster: cluster.clone(), headers: Arc::default(), host: None, subset: None }, timeout));
         let route = Route {
             name: Name::default(),
             origin: None,
@@ -58,6 +59,7 @@ impl Own {
             mutations: Arc::default(),
             cluster: None,
             cluster_name: Some(cluster.clone()),
+            subset: None,
         }
     }
 }

@@ -209,6 +209,7 @@ impl Worker {
             mutations: found.route.headers.clone(),
             cluster: None,
             cluster_name: None,
+            subset: None,
         });
         let tls_needed = found.is_some_and(|f| f.host.require_tls) && !request.secure;
         if tls_needed {

@@ -1,17 +1,18 @@
 //! The router: where a request goes, and its tries.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use mizzen_ir::{
     Trace, apply_headers,
     config::{Action, Cluster, Forward, HeaderSource, HostRewrite, HttpProtocol, PathRewrite},
-    pick_cluster, redirect_location, request_timeout, rewrite_path,
+    pick_cluster, redirect_location, request_hash, request_timeout, rewrite_path,
 };
 
 use super::{Worker, calls::NOWHERE, retry::Ended};
 use crate::{
-    clusters::{DNS_WAIT, Host, NoHost, UpSpec, Wish},
+    clusters::{Ask, DNS_WAIT, Host, NoHost, UpSpec, Wish},
     event::{Dir, Event, Lost},
+    facts::Change,
     filter,
     flags::Flags,
     id::{PoolId, StreamId},
@@ -52,6 +53,7 @@ impl Worker {
             return self.reply(id, forward.not_found_status, "", Flags::NO_CLUSTER, "cluster_not_found");
         };
         routed.mutations = picked.headers.clone();
+        routed.subset = picked.subset.cloned();
         routed.cluster_name = Some(picked.cluster.clone());
         let host = picked.host.cloned();
         routed.forward = Some(forward.clone());
@@ -82,6 +84,8 @@ impl Worker {
         if rewrites || !routed.mutations.request.ops.is_empty() {
             request.came = Some(Box::new(request.head.clone()));
         }
+        self.hash_request(id, &forward, &cluster);
+        let Some(request) = self.streams.request_mut(id) else { return };
         let hcm = request.hcm.clone();
         filter::upstream(&hcm, &request.facts, &self.filters, &cluster, &mut request.head);
         self.change_request(id, &forward, host.as_deref(), attempt_count);
@@ -90,6 +94,28 @@ impl Worker {
         }
         self.arm_stream(id);
         self.attempt(id);
+    }
+
+    /// By what a balancer that hashes will choose: the request as it came. A client that came without its cookie gets it with the response.
+    fn hash_request(&mut self, id: StreamId, forward: &Forward, cluster: &Cluster) {
+        let policies = if cluster.lb.hash.is_empty() { &forward.hash } else { &cluster.lb.hash };
+        if policies.is_empty() || !cluster.lb.hashes() {
+            return;
+        }
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let conn = stream.client.conn().and_then(|conn| self.conns.get(conn));
+        let Some(request) = stream.traffic.request_mut() else { return };
+        // Our own calls come from nowhere.
+        let ends = conn.and_then(|conn| {
+            let peer = conn.addrs.peer;
+            // A client that another proxy has told of has no port.
+            let client = if peer.ip() == request.remote { peer } else { SocketAddr::new(request.remote, 0) };
+            Some([client, conn.down()?.destination])
+        });
+        let made = request_hash(policies, &request.head, ends);
+        request.hash = made.hash;
+        let cookies = made.cookies.into_iter().map(|cookie| Change::Append("set-cookie".to_owned(), cookie.into_bytes()));
+        request.facts.response.extend(cookies);
     }
 
     /// Settles which of the protocols that a client offers is asked of the server: the first that is configured. A websocket that is not allowed
@@ -184,8 +210,9 @@ impl Worker {
         };
         // The newest form of the cluster, as long as there is one of the name.
         let cluster = self.cx.config.clusters.get(&cluster.name).cloned().unwrap_or(cluster);
-        let tried = (&*request.tried, again);
-        let host = match self.clusters.pick(&mut self.cx, &mut self.questions, &config, &cluster, destination, tried) {
+        let subset = request.route.as_ref().and_then(|route| route.subset.as_ref());
+        let ask = Ask { destination, tried: &request.tried, again, hash: request.hash, subset };
+        let host = match self.clusters.pick(&mut self.cx, &mut self.questions, &config, &cluster, &ask) {
             Ok(host) => host,
             Err(NoHost::None) => return self.reply(id, 503, "no healthy upstream", Flags::NO_HEALTHY_UPSTREAM, "no_healthy_upstream"),
             Err(NoHost::Wait(question)) => {

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use mizzen_http::StreamId as Sid;
-use mizzen_ir::config::{FilterChain, TcpProxy};
+use mizzen_ir::{
+    config::{FilterChain, TcpProxy},
+    source_hash,
+};
 
 use super::Worker;
 use crate::{
     ConnId, How,
-    clusters::{DNS_WAIT, NoHost, Owner, UpSpec, Wish},
+    clusters::{Ask, DNS_WAIT, NoHost, Owner, UpSpec, Wish},
     conn::{Closing, Conn, Proto},
     conns::Conns,
     event::{Dir, Event, Gone, Lost},
@@ -53,9 +56,11 @@ impl Worker {
         let Some(stream) = self.streams.get_mut(id) else { return };
         stream.due.wait = None;
         let Some(tcp) = stream.traffic.tcp_mut() else { return };
-        let name = tcp.proxy.pick(random).cloned();
+        let proxy = tcp.proxy.clone();
+        let target = proxy.pick(random);
         let (config, Some(down)) = (stream.config.clone(), stream.client.conn()) else { return };
-        let cluster = name.and_then(|name| config.clusters.get(&name).or_else(|| self.cx.config.clusters.get(&name)).cloned());
+        let find = |name| config.clusters.get(name).or_else(|| self.cx.config.clusters.get(name)).cloned();
+        let cluster = target.and_then(|target| find(&target.cluster));
         let Some(cluster) = cluster else { return self.tcp_refuse(id, Flags::NO_CLUSTER, "cluster_not_found") };
         stream.record.cluster = Some(cluster.clone());
         if let Some(tunnel) = tcp.proxy.tunnel.clone() {
@@ -63,8 +68,12 @@ impl Worker {
             stream.record.attempts = tcp.attempts;
             return self.open_tunnel(id, &cluster, &tunnel);
         }
-        let Some(destination) = self.conns.get(down).and_then(Conn::down).map(|d| d.destination) else { return };
-        let host = match self.clusters.pick(&mut self.cx, &mut self.questions, &config, &cluster, destination, (&[], 0)) {
+        let Some(conn) = self.conns.get(down) else { return };
+        let Some(destination) = conn.down().map(|d| d.destination) else { return };
+        let hash = (proxy.hash_source && cluster.lb.hashes()).then(|| source_hash(conn.addrs.peer.ip()));
+        let subset = target.and_then(|target| target.subset.as_ref());
+        let ask = Ask { destination, tried: &[], again: 0, hash, subset };
+        let host = match self.clusters.pick(&mut self.cx, &mut self.questions, &config, &cluster, &ask) {
             Ok(host) => host,
             Err(NoHost::None) => return self.tcp_refuse(id, Flags::NO_HEALTHY_UPSTREAM, "no_healthy_upstream"),
             Err(NoHost::Wait(question)) => {

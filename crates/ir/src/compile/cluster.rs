@@ -9,9 +9,9 @@ use mizzen_protos::envoy::envoy::r#type::v3 as types;
 use mizzen_protos::wkt;
 
 use super::cx::{Cx, Res, flag, harmless, hash_of, name, number, refused, silent, type_name};
-use super::{Resource, address, cluster_http, endpoint, tls};
+use super::{Resource, address, cluster_http, cluster_lb, endpoint, tls};
 use crate::config::{
-    Assignment, BindFrom, Breakers, Cluster, ContentHash, Discovery, Dns, DnsFamily, Fallible, IstioService, LbPolicy, Outlier, RetryLimit,
+    Assignment, BindFrom, Breakers, Cluster, ContentHash, Discovery, Dns, DnsFamily, Fallible, IstioService, Outlier, RetryLimit,
     Transport, TransportMatch, TransportSelect, UpstreamHttp,
 };
 
@@ -79,7 +79,7 @@ pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resou
     silent!(typed_dns_resolver_config, dns_resolution_config, use_tcp_for_dns_lookups, ignore_health_on_host_removal);
     harmless!(cx; lrs_server, lrs_report_endpoint_metrics, preconnect_policy);
     refused!(cx; transport_socket_matcher, upstream_http_protocol_options, common_http_protocol_options, http_protocol_options,
-        lb_subset_config, load_balancing_policy, upstream_config, protocol_selection, health_checks, dns_resolvers);
+        upstream_config, protocol_selection, health_checks, dns_resolvers);
     // A connection of its own for each downstream connection: ours are never shared across identities, which is what it is for.
     harmless!(cx; connection_pool_per_downstream_connection);
 
@@ -104,7 +104,15 @@ pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resou
         _ => None,
     };
     let discovery = discovery(cx, kind, eds_cluster_config, load_assignment, dns, original_dst_port)?;
-    let lb = lb_policy_of(cx, lb_policy, kind, lb_config)?;
+    let given = cluster_lb::Given {
+        kind,
+        policy: lb_policy,
+        config: lb_config,
+        subsets: lb_subset_config,
+        common: common_lb_config,
+        typed: load_balancing_policy,
+    };
+    let lb = cluster_lb::balancing(cx, given)?.into();
     let (breakers, breakers_high) = breakers(cx, circuit_breakers)?;
     let (mut http, by_authority) = http_of(cx, typed_extension_protocol_options, http2_protocol_options)?;
     if let Some(max) = number(max_requests_per_connection) {
@@ -114,7 +122,6 @@ pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resou
     if by_authority {
         transport = by_server_name(transport);
     }
-    let (panic_threshold, locality_weighted) = cx.some("common_lb_config", common_lb_config, common_lb)?.unwrap_or((50.0, false));
     let bind = cx.some("upstream_bind_config", upstream_bind_config, bind_from)?.flatten();
     let keepalive = cx.some("upstream_connection_options", upstream_connection_options, |cx, o| {
         let cluster::UpstreamConnectionOptions { tcp_keepalive, set_local_interface_name_on_upstream_connections, happy_eyeballs_config } =
@@ -133,8 +140,6 @@ pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resou
         stat_name: name(stat_name),
         discovery,
         lb,
-        panic_threshold,
-        locality_weighted,
         connect_timeout: cx.limit("connect_timeout", connect_timeout, None)?.unwrap_or(Duration::from_secs(5)),
         breakers,
         breakers_high,
@@ -201,36 +206,6 @@ fn discovery(
         }
         Type::OriginalDst => Discovery::OriginalDst { port },
     })
-}
-
-fn lb_policy_of(cx: &mut Cx, policy: i32, kind: Type, config: Option<cluster::cluster::LbConfig>) -> Res<LbPolicy> {
-    use cluster::cluster::{LbConfig as C, LbPolicy as P};
-    let policy: P = cx.choice("lb_policy", policy)?;
-    if (kind == Type::OriginalDst) != (policy == P::ClusterProvided) {
-        return cx.refuse("lb_policy", "CLUSTER_PROVIDED belongs to ORIGINAL_DST, and to nothing else");
-    }
-    let mut choices = 2;
-    match config {
-        Some(C::LeastRequestLbConfig(c)) => {
-            let cluster::cluster::LeastRequestLbConfig { choice_count, active_request_bias, slow_start_config } = c;
-            harmless!(cx; active_request_bias, slow_start_config);
-            choices = number(choice_count).unwrap_or(2).max(2);
-        }
-        Some(C::RoundRobinLbConfig(c)) => {
-            let cluster::cluster::RoundRobinLbConfig { slow_start_config } = c;
-            harmless!(cx; slow_start_config);
-        }
-        Some(C::RingHashLbConfig(_) | C::MaglevLbConfig(_) | C::OriginalDstLbConfig(_)) | None => {}
-    }
-    match policy {
-        P::RoundRobin => Ok(LbPolicy::RoundRobin),
-        P::LeastRequest => Ok(LbPolicy::LeastRequest { choices }),
-        P::Random => Ok(LbPolicy::Random),
-        P::ClusterProvided => Ok(LbPolicy::Provided),
-        P::RingHash | P::Maglev | P::LoadBalancingPolicyConfig => {
-            cx.refuse("lb_policy", format!("{} is not supported", policy.as_str_name()))
-        }
-    }
 }
 
 const DEFAULT: Breakers = Breakers { connections: 1024, pending: 1024, requests: 1024, retries: RetryLimit::Most(3) };
@@ -335,32 +310,6 @@ fn by_server_name(select: TransportSelect) -> TransportSelect {
     };
     let matches = select.matches.iter().map(|m| TransportMatch { transport: turn(&m.transport), ..m.clone() }).collect();
     TransportSelect { matches, default: turn(&select.default) }
-}
-
-fn common_lb(cx: &mut Cx, m: cluster::cluster::CommonLbConfig) -> Res<(f32, bool)> {
-    use cluster::cluster::common_lb_config::LocalityConfigSpecifier as L;
-    let cluster::cluster::CommonLbConfig {
-        healthy_panic_threshold,
-        update_merge_window,
-        ignore_new_hosts_until_first_hc,
-        close_connections_on_host_set_change,
-        consistent_hashing_lb_config,
-        override_host_status,
-        locality_config_specifier,
-    } = m;
-    silent!(update_merge_window, ignore_new_hosts_until_first_hc, close_connections_on_host_set_change, consistent_hashing_lb_config);
-    harmless!(cx; override_host_status);
-    let weighted = match locality_config_specifier {
-        None => false,
-        Some(L::LocalityWeightedLbConfig(cluster::cluster::common_lb_config::LocalityWeightedLbConfig {})) => true,
-        Some(L::ZoneAwareLbConfig(_)) => {
-            cx.warn("zone_aware_lb_config", "localities are not preferred by zone");
-            false
-        }
-    };
-    #[allow(clippy::cast_possible_truncation)]
-    let panic = healthy_panic_threshold.map_or(50.0, |types::Percent { value }| value.clamp(0.0, 100.0) as f32);
-    Ok((panic, weighted))
 }
 
 fn bind_from(cx: &mut Cx, m: core::BindConfig) -> Res<Option<BindFrom>> {

@@ -9,9 +9,9 @@ use mizzen_protos::wkt;
 use mizzen_types::{Locality, Name};
 
 use super::Resource;
-use super::address;
 use super::cx::{Cx, Res, harmless, name, number, refused, silent};
-use crate::config::{Assignment, ContentHash, Endpoint, Health, LocalityGroup, Priority, Workload};
+use super::{address, cluster_lb};
+use crate::config::{Assignment, ContentHash, Criteria, Endpoint, Health, LocalityGroup, Priority, Workload};
 
 /// The most priorities.
 const PRIORITIES: u32 = 128;
@@ -26,17 +26,18 @@ pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resou
 pub(super) fn assignment(cx: &mut Cx, m: endpoint::ClusterLoadAssignment, hash: ContentHash, names: bool) -> Res<Assignment> {
     let endpoint::ClusterLoadAssignment { cluster_name, endpoints, named_endpoints, policy } = m;
     refused!(cx; named_endpoints);
-    let overprovisioning = cx.some("policy", policy, |cx, p| {
+    let policy = cx.some("policy", policy, |cx, p| {
         let endpoint::cluster_load_assignment::Policy {
             drop_overloads,
             overprovisioning_factor,
             endpoint_stale_after,
             weighted_priority_health,
         } = p;
-        refused!(cx; drop_overloads, weighted_priority_health);
+        refused!(cx; drop_overloads);
         harmless!(cx; endpoint_stale_after);
-        Ok(number(overprovisioning_factor))
+        Ok((number(overprovisioning_factor), weighted_priority_health))
     })?;
+    let (overprovisioning, weighted_health) = policy.unwrap_or_default();
     let mut priorities: BTreeMap<u32, Vec<LocalityGroup>> = BTreeMap::new();
     for (priority, group) in cx.each("endpoints", endpoints, |cx, e| locality(cx, e, names))? {
         priorities.entry(priority).or_default().push(group);
@@ -44,7 +45,7 @@ pub(super) fn assignment(cx: &mut Cx, m: endpoint::ClusterLoadAssignment, hash: 
     // Priorities without endpoints count too: they are at zero health.
     let count = priorities.keys().next_back().map_or(0, |last| last + 1);
     let priorities = (0..count).map(|p| Priority { localities: priorities.remove(&p).unwrap_or_default().into() }).collect();
-    Ok(Assignment { name: name(&cluster_name), hash, priorities, overprovisioning: overprovisioning.flatten().unwrap_or(140) })
+    Ok(Assignment { name: name(&cluster_name), hash, priorities, overprovisioning: overprovisioning.unwrap_or(140), weighted_health })
 }
 
 fn locality(cx: &mut Cx, m: endpoint::LocalityLbEndpoints, names: bool) -> Res<(u32, LocalityGroup)> {
@@ -84,7 +85,7 @@ fn one(cx: &mut Cx, m: endpoint::LbEndpoint, names: bool) -> Res<Endpoint> {
         core::HealthStatus::Timeout => Health::Timeout,
         core::HealthStatus::Draining => Health::Draining,
     };
-    let (labels, workload) = metadata.map(metadata_of).unwrap_or_default();
+    let (labels, workload, lb) = metadata.map(metadata_of).unwrap_or_default();
     Ok(Endpoint {
         address,
         hostname: name(&hostname),
@@ -92,15 +93,15 @@ fn one(cx: &mut Cx, m: endpoint::LbEndpoint, names: bool) -> Res<Endpoint> {
         health,
         labels: labels.into(),
         workload: workload.map(Arc::new),
+        lb,
     })
 }
 
-fn metadata_of(m: core::Metadata) -> (Vec<(Name, Name)>, Option<Workload>) {
+fn metadata_of(mut m: core::Metadata) -> (Vec<(Name, Name)>, Option<Workload>, Option<Criteria>) {
+    let labels = m.filter_metadata.remove("envoy.transport_socket_match").map(labels).unwrap_or_default();
+    let workload = m.filter_metadata.remove("istio").and_then(|m| workload(m.fields));
     // Other metadata only concerns what asks for it by name.
-    let core::Metadata { mut filter_metadata, typed_filter_metadata: _ } = m;
-    let labels = filter_metadata.remove("envoy.transport_socket_match").map(labels).unwrap_or_default();
-    let workload = filter_metadata.remove("istio").and_then(|m| workload(m.fields));
-    (labels, workload)
+    (labels, workload, cluster_lb::criteria(m))
 }
 
 /// Plain values as text, sorted.

@@ -8,14 +8,13 @@ use mizzen_protos::envoy::envoy::config::listener::v3 as listener;
 use mizzen_protos::envoy::envoy::extensions::filters::listener::tls_inspector::v3 as tls_inspector;
 use mizzen_protos::envoy::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 use mizzen_protos::envoy::envoy::r#type::v3 as types;
-use mizzen_types::Name;
 
 use super::cluster_http::{HOUR, default_true};
 use super::cx::{Cx, Res, harmless, hash_of, name, number, refused, silent, type_name};
-use super::{Resource, access_log, address, cluster, format, hcm, headers, tls};
+use super::{Resource, access_log, address, cluster, cluster_lb, format, hash_policy, hcm, headers, tls};
 use crate::config::{
     ChainMatch, ContentHash, Direction, EndpointAddress, FilterChain, Filters, Listener, ListenerAddress, ListenerFilter, NetworkFilter,
-    PortPredicate, SourceType, TcpProxy, Terminal, TransportProtocol, Tunnel,
+    PortPredicate, SourceType, TcpProxy, TcpTarget, Terminal, TransportProtocol, Tunnel,
 };
 use crate::filter;
 
@@ -335,37 +334,31 @@ fn tcp_proxy(cx: &mut Cx, m: tcp::TcpProxy) -> Res<TcpProxy> {
         check_drain_close,
         cluster_specifier,
     } = m;
-    // A hash matters only to balancers that use one, which are refused in clusters.
-    silent!(
-        stat_prefix,
-        hash_policy,
-        max_early_data_bytes,
-        check_drain_close,
-        proxy_protocol_tlv_merge_policy,
-        flush_access_log_on_connected
-    );
+    silent!(stat_prefix, max_early_data_bytes, check_drain_close, proxy_protocol_tlv_merge_policy, flush_access_log_on_connected);
     silent!(access_log_flush_interval);
     harmless!(cx; downstream_idle_timeout, upstream_idle_timeout, backoff_options, max_downstream_connection_duration_jitter_percentage,
         access_log_options);
-    refused!(cx; on_demand, metadata_match, proxy_protocol_tlvs, upstream_connect_mode);
-    let clusters: Vec<(Name, u32)> = match cluster_specifier {
-        Some(tcp::tcp_proxy::ClusterSpecifier::Cluster(cluster)) => vec![(name(&cluster), 1)],
+    refused!(cx; on_demand, proxy_protocol_tlvs, upstream_connect_mode);
+    let subset = metadata_match.and_then(cluster_lb::criteria);
+    let clusters = match cluster_specifier {
+        Some(tcp::tcp_proxy::ClusterSpecifier::Cluster(cluster)) => vec![TcpTarget { cluster: name(&cluster), weight: 1, subset }],
         Some(tcp::tcp_proxy::ClusterSpecifier::WeightedClusters(tcp::tcp_proxy::WeightedCluster { clusters })) => {
-            cx.each("weighted_clusters.clusters", clusters, |cx, c| {
+            cx.each("weighted_clusters.clusters", clusters, |_, c| {
                 let tcp::tcp_proxy::weighted_cluster::ClusterWeight { name: title, weight, metadata_match } = c;
-                refused!(cx; metadata_match);
-                Ok((name(&title), weight))
+                let subset = cluster_lb::merged(subset.as_ref(), metadata_match.and_then(cluster_lb::criteria));
+                Ok(TcpTarget { cluster: name(&title), weight, subset })
             })?
         }
         None => return cx.refuse("cluster_specifier", "it is required"),
     };
-    if clusters.iter().all(|(_, weight)| *weight == 0) {
+    if clusters.iter().all(|target| target.weight == 0) {
         return cx.refuse("weighted_clusters", "no cluster has a weight");
     }
     let tunnel = cx.some("tunneling_config", tunneling_config, tunnel)?.map(Arc::new);
     Ok(TcpProxy {
         tunnel,
         clusters: clusters.into(),
+        hash_source: hash_policy::of_connections(cx, hash_policy)?,
         idle_timeout: cx.limit("idle_timeout", idle_timeout, Some(HOUR))?,
         max_connect_attempts: number(max_connect_attempts).unwrap_or(1).max(1),
         max_duration: cx.limit("max_downstream_connection_duration", max_downstream_connection_duration, None)?,

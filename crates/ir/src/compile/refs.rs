@@ -41,7 +41,7 @@ impl Refs {
                 self.tls(&tls.common);
             }
             match &chain.filters.last {
-                Terminal::Tcp(proxy) => self.clusters.extend(proxy.clusters.iter().map(|(name, _)| name.clone())),
+                Terminal::Tcp(proxy) => self.clusters.extend(proxy.clusters.iter().map(|target| target.cluster.clone())),
                 Terminal::Http(hcm) => {
                     self.clusters.extend(hcm.filters.iter().filter_map(HttpFilter::cluster).cloned());
                     match &hcm.routes {

@@ -10,9 +10,9 @@ use mizzen_types::Name;
 use super::cx::{Cx, Res, harmless, name, number, refused, silent};
 use super::headers::{self, Fields, Level};
 use super::inherited::Inherited;
-use super::matchers;
+use super::{cluster_lb, hash_policy, matchers};
 use crate::config::{
-    Action, ClusterChoice, Direct, Forward, HostRewrite, PathRewrite, Redirect, RedirectPath, RetryOn, RetryPolicy, Target,
+    Action, ClusterChoice, Criteria, Direct, Forward, HostRewrite, PathRewrite, Redirect, RedirectPath, RetryOn, RetryPolicy, Target,
 };
 
 pub(super) fn action(cx: &mut Cx, m: Option<route::route::Action>, level: &Level, above: &Inherited) -> Res<Action> {
@@ -60,9 +60,8 @@ fn forward(cx: &mut Cx, m: route::RouteAction, level: &Level, above: &Inherited)
         host_rewrite_specifier,
     } = m;
     use route::route_action::ClusterNotFoundResponseCode as N;
-    // A hash matters only to balancers that use one, which are refused in clusters.
-    silent!(hash_policy, flush_timeout, early_data_policy, include_vh_rate_limits, max_internal_redirects);
-    refused!(cx; metadata_match, path_rewrite_policy, path_rewrite, retry_policy_typed_config, request_mirror_policies, rate_limits, cors,
+    silent!(flush_timeout, early_data_policy, include_vh_rate_limits, max_internal_redirects);
+    refused!(cx; path_rewrite_policy, path_rewrite, retry_policy_typed_config, request_mirror_policies, rate_limits, cors,
         internal_redirect_policy, internal_redirect_action, hedge_policy);
     let stream = cx.some("max_stream_duration", max_stream_duration, stream_duration)?.unwrap_or_default();
     let retry = match retry_policy {
@@ -79,7 +78,7 @@ fn forward(cx: &mut Cx, m: route::RouteAction, level: &Level, above: &Inherited)
     let grpc_max = cx.duration("max_grpc_timeout", max_grpc_timeout)?;
     let grpc_offset = cx.duration("grpc_timeout_offset", grpc_timeout_offset)?.unwrap_or_default();
     Ok(Forward {
-        cluster: choice(cx, cluster_specifier, level, above)?,
+        cluster: choice(cx, cluster_specifier, level, above, metadata_match.and_then(cluster_lb::criteria))?,
         not_found_status: match cx.choice("cluster_not_found_response_code", cluster_not_found_response_code)? {
             N::ServiceUnavailable => 503,
             N::NotFound => 404,
@@ -96,6 +95,7 @@ fn forward(cx: &mut Cx, m: route::RouteAction, level: &Level, above: &Inherited)
         append_forwarded_host: append_x_forwarded_host,
         upgrades: upgrades(cx, upgrade_configs)?.into(),
         high_priority: cx.choice::<core::RoutingPriority>("priority", priority)? == core::RoutingPriority::High,
+        hash: hash_policy::of_requests(cx, hash_policy)?,
     })
 }
 
@@ -115,24 +115,30 @@ fn stream_duration(cx: &mut Cx, m: route::route_action::MaxStreamDuration) -> Re
     })
 }
 
-fn choice(cx: &mut Cx, m: Option<route::route_action::ClusterSpecifier>, level: &Level, above: &Inherited) -> Res<ClusterChoice> {
+fn choice(
+    cx: &mut Cx,
+    m: Option<route::route_action::ClusterSpecifier>,
+    level: &Level,
+    above: &Inherited,
+    subset: Option<Criteria>,
+) -> Res<ClusterChoice> {
     use route::route_action::ClusterSpecifier as C;
     match m {
         Some(C::Cluster(cluster)) if cluster.is_empty() => cx.refuse("cluster", "it is empty"),
         Some(C::Cluster(cluster)) => {
-            Ok(ClusterChoice::One(Target { cluster: name(&cluster), headers: above.joined(level, None), host: None }))
+            Ok(ClusterChoice::One(Target { cluster: name(&cluster), headers: above.joined(level, None), host: None, subset }))
         }
         Some(C::ClusterHeader(header)) => {
-            Ok(ClusterChoice::Header(matchers::header_name(cx, "cluster_header", &header)?, above.joined(level, None)))
+            Ok(ClusterChoice::Header(matchers::header_name(cx, "cluster_header", &header)?, above.joined(level, None), subset))
         }
-        Some(C::WeightedClusters(m)) => cx.within("weighted_clusters", |cx| weighted(cx, m, level, above)),
+        Some(C::WeightedClusters(m)) => cx.within("weighted_clusters", |cx| weighted(cx, m, level, above, subset.as_ref())),
         Some(C::ClusterSpecifierPlugin(plugin)) => cx.refuse("cluster_specifier_plugin", format!("`{plugin}` is not supported")),
         Some(C::InlineClusterSpecifierPlugin(_)) => cx.refuse("inline_cluster_specifier_plugin", "not supported"),
         None => cx.refuse("cluster_specifier", "it is required"),
     }
 }
 
-fn weighted(cx: &mut Cx, m: route::WeightedCluster, level: &Level, above: &Inherited) -> Res<ClusterChoice> {
+fn weighted(cx: &mut Cx, m: route::WeightedCluster, level: &Level, above: &Inherited, subset: Option<&Criteria>) -> Res<ClusterChoice> {
     let route::WeightedCluster { clusters, total_weight, runtime_key_prefix, random_value_specifier } = m;
     // The total is the sum of the weights.
     silent!(total_weight);
@@ -153,7 +159,7 @@ fn weighted(cx: &mut Cx, m: route::WeightedCluster, level: &Level, above: &Inher
             host_rewrite_specifier,
         } = c;
         // Filters have run before a cluster is chosen.
-        refused!(cx; cluster_header, metadata_match, typed_per_filter_config);
+        refused!(cx; cluster_header, typed_per_filter_config);
         let own = headers::level(
             cx,
             Fields {
@@ -170,7 +176,8 @@ fn weighted(cx: &mut Cx, m: route::WeightedCluster, level: &Level, above: &Inher
             route::weighted_cluster::cluster_weight::HostRewriteSpecifier::HostRewriteLiteral(host) => name(&host),
         });
         sum += u64::from(number(weight).unwrap_or(0));
-        Ok((sum, Target { cluster: name(&title), headers: above.joined(level, Some(&own)), host }))
+        let subset = cluster_lb::merged(subset, metadata_match.and_then(cluster_lb::criteria));
+        Ok((sum, Target { cluster: name(&title), headers: above.joined(level, Some(&own)), host, subset }))
     })?;
     if sum == 0 || sum > u64::from(u32::MAX) {
         return cx.refuse("clusters", format!("the weights add up to {sum}"));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mizzen_types::Name;
 
-use super::{Assignment, ContentHash, Endpoint, EndpointAddress, UpstreamTls};
+use super::{Assignment, Balancing, ContentHash, Endpoint, EndpointAddress, UpstreamTls};
 
 /// A cluster.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,11 +20,7 @@ pub struct Cluster {
     /// How its endpoints are found.
     pub discovery: Discovery,
     /// Which endpoint is taken.
-    pub lb: LbPolicy,
-    /// Below this share of healthy endpoints (percent), all are used; 0 turns that off.
-    pub panic_threshold: f32,
-    /// Whether localities are chosen by their weights.
-    pub locality_weighted: bool,
+    pub lb: Arc<Balancing>,
     /// How long a connection may take to be made, TLS not included.
     pub connect_timeout: Duration,
     /// Limits for requests of default priority.
@@ -105,22 +101,6 @@ pub enum DnsFamily {
     V4Preferred,
     /// Both.
     All,
-}
-
-/// Which endpoint is taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LbPolicy {
-    /// In turn, by weight.
-    RoundRobin,
-    /// The least busy of so many taken at random.
-    LeastRequest {
-        /// How many.
-        choices: u32,
-    },
-    /// At random.
-    Random,
-    /// The cluster's kind decides ([`Discovery::OriginalDst`]).
-    Provided,
 }
 
 /// Limits of a cluster, counted over the whole process.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mizzen_types::{Locality, Name};
 
-use super::ContentHash;
+use super::{ContentHash, Criteria};
 
 /// The endpoints of one cluster.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +18,8 @@ pub struct Assignment {
     pub priorities: Arc<[Priority]>,
     /// By how much a priority's health is multiplied before traffic flows over to the next, in percent (140 by default).
     pub overprovisioning: u32,
+    /// Whether the endpoints' weights count for a priority's health, and not only their number.
+    pub weighted_health: bool,
 }
 
 /// Localities of one priority.
@@ -53,6 +55,8 @@ pub struct Endpoint {
     pub labels: Arc<[(Name, Name)]>,
     /// Which workload it is.
     pub workload: Option<Arc<Workload>>,
+    /// Metadata of `envoy.lb`: what it is hashed by, and in which groups it is.
+    pub lb: Option<Criteria>,
 }
 
 /// Where an endpoint listens.
@@ -103,7 +107,7 @@ pub struct Workload {
 impl Assignment {
     /// One without endpoints.
     pub fn empty(name: Name) -> Assignment {
-        Assignment { name, hash: ContentHash::default(), priorities: Arc::from([]), overprovisioning: 140 }
+        Assignment { name, hash: ContentHash::default(), priorities: Arc::from([]), overprovisioning: 140, weighted_health: false }
     }
 
     /// All endpoints, by priority.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mizzen_types::{IpRange, Name};
 
-use super::{AccessLog, ContentHash, DownstreamTls, Hcm, HeaderOps, Template};
+use super::{AccessLog, ContentHash, Criteria, DownstreamTls, Hcm, HeaderOps, Template};
 use crate::filter::{RbacFilter, StatsConfig};
 
 /// A listener.
@@ -205,8 +205,10 @@ pub enum SourceType {
 /// Relays bytes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TcpProxy {
-    /// Where to: clusters with weights, at least one.
-    pub clusters: Arc<[(Name, u32)]>,
+    /// Where to: at least one.
+    pub clusters: Arc<[TcpTarget]>,
+    /// Whether a connection is hashed by its client's address, for balancers that need it.
+    pub hash_source: bool,
     /// How long neither side may send; none: for ever. One hour by default.
     pub idle_timeout: Option<Duration>,
     /// How many endpoints are tried.
@@ -217,6 +219,17 @@ pub struct TcpProxy {
     pub access_log: Arc<[Arc<AccessLog>]>,
     /// The bytes go through an HTTP proxy.
     pub tunnel: Option<Arc<Tunnel>>,
+}
+
+/// One of the clusters of a [`TcpProxy`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct TcpTarget {
+    /// The cluster.
+    pub cluster: Name,
+    /// Its share.
+    pub weight: u32,
+    /// What its endpoints must have, where it has groups of them.
+    pub subset: Option<Criteria>,
 }
 
 /// The way through an HTTP proxy, by CONNECT (`tunneling_config`).

@@ -1,6 +1,7 @@
 //! The proxy's configuration at one version: immutable, shared, keyed by resource name.
 
 mod access_log;
+mod balancing;
 mod cluster;
 mod endpoint;
 mod headers;
@@ -22,8 +23,11 @@ pub use crate::filter::{
     RbacFilter, RequestBody, ResponseRate, RouterOptions, StatsConfig, TokenBucket,
 };
 pub use access_log::{AccessLog, Comparison, LogFilter, LogFormat, LogTarget, LogValue};
+pub use balancing::{
+    Balancing, Criteria, HashBy, HashCookie, HashPolicy, Hashing, LbPolicy, LbValue, SlowStart, SubsetFallback, SubsetSelector, Subsets,
+};
 pub use cluster::{
-    BindFrom, Breakers, Cluster, Discovery, Dns, DnsFamily, Fallible, H2Options, HttpProtocol, IstioService, Keepalive, LbPolicy, Outlier,
+    BindFrom, Breakers, Cluster, Discovery, Dns, DnsFamily, Fallible, H2Options, HttpProtocol, IstioService, Keepalive, Outlier,
     RetryLimit, Transport, TransportMatch, TransportSelect, UpstreamHttp,
 };
 pub use endpoint::{Assignment, Endpoint, EndpointAddress, Health, LocalityGroup, Priority, Workload};
@@ -31,7 +35,7 @@ pub use headers::{Command, HeaderAction, HeaderOp, HeaderOps, HeaderSource, LogT
 pub use http::{CertDetails, CodecKind, EscapedSlashes, ForwardClientCert, Hcm, HttpRoutes, PathOptions, ServerHeader, StripPort};
 pub use listener::{
     ChainMatch, Direction, FilterChain, Filters, Listener, ListenerAddress, ListenerFilter, NetworkFilter, PortPredicate, SourceType,
-    TcpProxy, Terminal, TransportProtocol, Tunnel,
+    TcpProxy, TcpTarget, Terminal, TransportProtocol, Tunnel,
 };
 pub use matchers::{Fraction, HeaderMatch, HeaderTest, MetadataMatch, ParamMatch, Regex, StringMatch, StringTest, ValueMatch};
 pub use rbac::{Action as RbacAction, Expr, Policy, Rbac};

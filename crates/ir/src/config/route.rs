@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mizzen_types::Name;
 
-use super::{ContentHash, Fraction, HeaderMatch, Mutations, ParamMatch, Regex};
+use super::{ContentHash, Criteria, Fraction, HashPolicy, HeaderMatch, Mutations, ParamMatch, Regex};
 use crate::filter::Overrides;
 
 /// A route configuration.
@@ -135,6 +135,8 @@ pub struct Forward {
     pub upgrades: Arc<[(Name, bool)]>,
     /// Whether it has high priority.
     pub high_priority: bool,
+    /// What the request is hashed by, for balancers that need it.
+    pub hash: Arc<[HashPolicy]>,
 }
 
 /// Which cluster.
@@ -145,7 +147,7 @@ pub enum ClusterChoice {
     /// One of these by its weight: for each the sum of the weights up to and with its own. The last one's is the total.
     Weighted(Arc<[(u64, Target)]>),
     /// The one that a (lower case) request header names.
-    Header(Arc<str>, Arc<Mutations>),
+    Header(Arc<str>, Arc<Mutations>, Option<Criteria>),
 }
 
 /// A cluster and what it does to the headers.
@@ -157,6 +159,8 @@ pub struct Target {
     pub headers: Arc<Mutations>,
     /// A host in place of the request's, before the route's own rewrite.
     pub host: Option<Name>,
+    /// What its endpoints must have, where it has groups of them.
+    pub subset: Option<Criteria>,
 }
 
 /// What becomes of the path.
@@ -320,6 +324,7 @@ impl Forward {
             append_forwarded_host: false,
             upgrades: Arc::from([]),
             high_priority: false,
+            hash: Arc::from([]),
         }
     }
 }

@@ -6,7 +6,7 @@ use mizzen_http::Head;
 use mizzen_types::Name;
 
 use crate::Trace;
-use crate::config::{ClusterChoice, Forward, Mutations, Target, TcpProxy};
+use crate::config::{ClusterChoice, Criteria, Forward, Mutations, Target, TcpProxy, TcpTarget};
 
 /// A cluster that was picked.
 #[derive(Clone, Debug)]
@@ -17,11 +17,14 @@ pub struct Picked<'c> {
     pub headers: &'c Arc<Mutations>,
     /// A host in place of the request's.
     pub host: Option<&'c Name>,
+    /// What its endpoints must have, where it has groups of them.
+    pub subset: Option<&'c Criteria>,
 }
 
 /// The cluster of a request. None: the header that should name it is not there.
 pub fn pick_cluster<'c>(forward: &'c Forward, head: &Head, random: u64, trace: &mut Trace<'_>) -> Option<Picked<'c>> {
-    let target = |t: &'c Target| Picked { cluster: t.cluster.clone(), headers: &t.headers, host: t.host.as_ref() };
+    let target =
+        |t: &'c Target| Picked { cluster: t.cluster.clone(), headers: &t.headers, host: t.host.as_ref(), subset: t.subset.as_ref() };
     match &forward.cluster {
         ClusterChoice::One(t) => {
             trace.note(true, || format!("cluster `{}`", t.cluster));
@@ -34,28 +37,28 @@ pub fn pick_cluster<'c>(forward: &'c Forward, head: &Head, random: u64, trace: &
             trace.note(true, || format!("cluster `{}` by {at} of {total}", t.cluster));
             Some(target(t))
         }
-        ClusterChoice::Header(name, headers) => {
+        ClusterChoice::Header(name, headers, subset) => {
             let Some(cluster) = head.get_str(name).filter(|c| !c.is_empty()) else {
                 trace.note(false, || format!("header {name} names no cluster"));
                 return None;
             };
             trace.note(true, || format!("cluster `{cluster}` by header {name}"));
-            Some(Picked { cluster: cluster.into(), headers, host: None })
+            Some(Picked { cluster: cluster.into(), headers, host: None, subset: subset.as_ref() })
         }
     }
 }
 
 impl TcpProxy {
     /// The cluster of a connection.
-    pub fn pick(&self, random: u64) -> Option<&Name> {
-        let total: u64 = self.clusters.iter().map(|(_, w)| u64::from(*w)).sum();
+    pub fn pick(&self, random: u64) -> Option<&TcpTarget> {
+        let total: u64 = self.clusters.iter().map(|target| u64::from(target.weight)).sum();
         let mut rest = random.checked_rem(total)?;
-        for (name, weight) in self.clusters.iter() {
-            match rest.checked_sub(u64::from(*weight)) {
-                None => return Some(name),
-                Some(less) => rest = less,
+        self.clusters.iter().find(|target| match rest.checked_sub(u64::from(target.weight)) {
+            None => true,
+            Some(less) => {
+                rest = less;
+                false
             }
-        }
-        None
+        })
     }
 }

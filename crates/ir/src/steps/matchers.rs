@@ -103,7 +103,7 @@ impl Fraction {
 }
 
 /// The first value of a query parameter.
-fn query_param<'p>(path: &'p str, name: &str) -> Option<&'p str> {
+pub(crate) fn query_param<'p>(path: &'p str, name: &str) -> Option<&'p str> {
     let (_, query) = path.split_once('?')?;
     query.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));

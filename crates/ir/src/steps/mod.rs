@@ -3,6 +3,7 @@
 pub(crate) mod authorize;
 pub(crate) mod chain;
 pub(crate) mod cluster;
+pub(crate) mod hash;
 pub(crate) mod headers;
 pub(crate) mod matchers;
 pub(crate) mod path;

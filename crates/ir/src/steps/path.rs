@@ -134,6 +134,11 @@ impl RegexRewrite {
         let out = self.pattern.part.replace_all(text.as_bytes(), &*self.replacement);
         String::from_utf8_lossy(&out).into_owned()
     }
+
+    /// The same in any bytes.
+    pub(crate) fn apply_bytes<'t>(&self, text: &'t [u8]) -> std::borrow::Cow<'t, [u8]> {
+        self.pattern.part.replace_all(text, &*self.replacement)
+    }
 }
 
 /// What matched in a path is replaced.

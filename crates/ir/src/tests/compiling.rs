@@ -313,7 +313,6 @@ fn clusters() {
         with(json!({"name": "c", "type": "EDS", "edsClusterConfig": {"edsConfig": {"ads": {}}}, "connectTimeout": "1s"}), more)
     };
     check(k, &c(json!({})), "ok");
-    check(k, &c(json!({"lbPolicy": "RING_HASH"})), "lb_policy: RING_HASH is not supported");
     check(k, &c(json!({"lbPolicy": "CLUSTER_PROVIDED"})), "lb_policy: CLUSTER_PROVIDED belongs");
     check(k, &c(json!({"type": "ORIGINAL_DST", "lbPolicy": "CLUSTER_PROVIDED"})), "ok");
     let budget = |budget: Value| c(json!({"circuitBreakers": {"thresholds": [{"maxRetries": 1, "retryBudget": budget}]}}));
@@ -323,7 +322,8 @@ fn clusters() {
     check(k, &budget(json!({"budgetPercent": {"value": 100.5}})), &format!("{at}.budget_percent: 100.5 is not between 0 and 100"));
     check(k, &budget(json!({"budgetInterval": "1s"})), &format!("{at}.budget_interval: not supported"));
     check(k, &c(json!({"healthChecks": [{"timeout": "1s"}]})), "health_checks: not supported");
-    check(k, &c(json!({"lbSubsetConfig": {}})), "lb_subset_config: not supported");
+    check(k, &c(json!({"lbSubsetConfig": {}})), "ok");
+    check(k, &c(json!({"commonLbConfig": {"zoneAwareLbConfig": {"minClusterSize": 5}}})), "ok, but common_lb_config.zone_aware_lb_config");
     check(
         k,
         &c(json!({"outlierDetection": {"consecutive5xx": 3, "enforcingSuccessRate": 100}})),
@@ -332,8 +332,6 @@ fn clusters() {
     // Traffic is another with these, which is why they are warned of.
     let split = json!({"consecutive5xx": 3, "splitExternalLocalOriginErrors": true});
     check(k, &c(json!({"outlierDetection": split})), "ok, but outlier_detection.split_external_local_origin_errors");
-    check(k, &c(json!({"roundRobinLbConfig": {"slowStartConfig": {}}})), "ok, but slow_start_config");
-    check(k, &c(json!({"leastRequestLbConfig": {"slowStartConfig": {}}})), "ok, but slow_start_config");
     check(
         k,
         &c(

@@ -1,6 +1,7 @@
 //! Resources are written in protojson here, and go through the compilers as bytes.
 
 mod authorize;
+mod balancing;
 mod chain;
 mod compiling;
 mod hostile;
