@@ -119,11 +119,7 @@ impl LoadBalancer {
         f.refuse(Why::Where, &["zoneAwareLbSetting", "backendUtilization"]);
         let policy = match f.one_of(&["simple", "consistentHash"]) {
             Some(("simple", at)) => LbPolicy::Simple(at.enumeration(POLICIES, Why::Where).unwrap_or_default()),
-            Some((_, at)) => {
-                // Read for what else is wrong with it: no proxy of ours takes it yet.
-                at.fail(Why::Where.text());
-                LbPolicy::Hash(at.fields(ConsistentHash::read))
-            }
+            Some((_, at)) => LbPolicy::Hash(at.fields(ConsistentHash::read)),
             None => LbPolicy::default(),
         };
         let old = f.get("warmupDurationSecs").map(|at| Warmup { duration: lasting(&at), minimum_percent: None, aggression: None });

@@ -19,11 +19,52 @@ fn warned(rows: &[(&str, &str)]) {
 }
 
 #[test]
-fn balancers() {
+fn hashes() {
+    const HASH: &str = "loadBalancer.consistentHash";
+    let row = |hash: &str, expected: &str| (format!("loadBalancer: {{consistentHash: {{{hash}}}}}"), format!("{HASH}.{expected}"));
+    let rows = [
+        row(
+            "httpHeaderName: a, useSourceIp: true",
+            "useSourceIp: excludes `httpHeaderName`: only one of httpHeaderName, httpCookie, useSourceIp, httpQueryParameterName may be written",
+        ),
+        row("httpHeaderName: 'a b'", "httpHeaderName: `a b` is no header name"),
+        row("httpQueryParameterName: ''", "httpQueryParameterName: must not be empty"),
+        row("httpCookie: {}", "httpCookie.name: is required"),
+        row("httpCookie: {name: 'a=b'}", "httpCookie.name: `a=b` is no name of a cookie or of its attribute"),
+        row("httpCookie: {name: a, path: '/;x'}", "httpCookie.path: `/;x` cannot stand in a cookie's attribute"),
+        row("httpCookie: {name: a, ttl: -1s}", "httpCookie.ttl: must not be negative, is -1s"),
+        row("httpCookie: {name: a, attributes: [{value: x}]}", "httpCookie.attributes[0].name: is required"),
+        row(
+            "httpCookie: {name: a, attributes: [{name: b, value: \"x\\r\\ny\"}]}",
+            "httpCookie.attributes[0].value: `x\\r\\ny` cannot stand in a cookie's attribute",
+        ),
+        row("httpHeaderName: a, ringHash: {}, maglev: {}", "maglev: excludes `ringHash`: only one of ringHash, maglev may be written"),
+        row(
+            "httpHeaderName: a, ringHash: {minimumRingSize: 8388609}",
+            "ringHash.minimumRingSize: must be between 0 and 8388608, is 8388609",
+        ),
+        row("httpHeaderName: a, maglev: {tableSize: 1000}", "maglev.tableSize: must be a prime number, is 1000"),
+        row("httpHeaderName: a, maglev: {tableSize: 1}", "maglev.tableSize: must be a prime number, is 1"),
+        row("httpHeaderName: a, maglev: {tableSize: 5000012}", "maglev.tableSize: must be between 0 and 5000011, is 5000012"),
+    ];
+    refused(&rows.each_ref().map(|(blocks, expected)| (blocks.as_str(), expected.as_str())));
     refused(&[
-        ("loadBalancer: {consistentHash: {useSourceIp: true}}", &format!("loadBalancer.consistentHash: {WHERE}")),
+        (
+            "loadBalancer: {simple: RANDOM, consistentHash: {useSourceIp: true}}",
+            "loadBalancer.consistentHash: excludes `simple`: only one of simple, consistentHash may be written",
+        ),
         ("loadBalancer: {zoneAwareLbSetting: {}}", &format!("loadBalancer.zoneAwareLbSetting: {WHERE}")),
         ("loadBalancer: {backendUtilization: {}}", &format!("loadBalancer.backendUtilization: {WHERE}")),
+    ]);
+    const NO_KEY: &str =
+        "has no key, so that endpoints are taken at random: write httpHeaderName, httpCookie, useSourceIp or httpQueryParameterName";
+    warned(&[
+        ("loadBalancer: {consistentHash: {}}", &format!("{HASH}: {NO_KEY}")),
+        ("loadBalancer: {consistentHash: {useSourceIp: false}}", &format!("{HASH}: {NO_KEY}")),
+        (
+            "loadBalancer: {consistentHash: {useSourceIp: true, minimumRingSize: 9, maglev: {}}}",
+            &format!("{HASH}.minimumRingSize: has no effect beside ringHash and maglev"),
+        ),
     ]);
 }
 
@@ -41,10 +82,16 @@ fn warm_up() {
             "loadBalancer.warmupDurationSecs: excludes `warmup`, which takes its place",
         ),
     ]);
-    warned(&[(
-        "loadBalancer: {simple: RANDOM, warmup: {duration: 1s}}",
-        "loadBalancer.warmup: has an effect only with LEAST_REQUEST and ROUND_ROBIN",
-    )]);
+    warned(&[
+        (
+            "loadBalancer: {simple: RANDOM, warmup: {duration: 1s}}",
+            "loadBalancer.warmup: has an effect only with LEAST_REQUEST and ROUND_ROBIN",
+        ),
+        (
+            "loadBalancer: {consistentHash: {useSourceIp: true}, warmupDurationSecs: 1s}",
+            "loadBalancer.warmupDurationSecs: has an effect only with LEAST_REQUEST and ROUND_ROBIN",
+        ),
+    ]);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use mizzen_protos::{
             },
             endpoint::v3::{ClusterLoadAssignment, lb_endpoint::HostIdentifier},
             listener::v3::{Listener, filter},
+            route::v3::{RouteAction, RouteConfiguration, route::Action, route_action::hash_policy::PolicySpecifier},
         },
         extensions::{
             filters::network::tcp_proxy::v3::TcpProxy,
@@ -162,6 +163,12 @@ fn clusters() {
         ),
         ("loadBalancer: {simple: LEAST_REQUEST, warmupDurationSecs: 30s}", "LEAST_REQUEST start=30000ms aggression=- least=-"),
         ("loadBalancer: {simple: RANDOM, warmup: {duration: 10s}}", "RANDOM"),
+        ("loadBalancer: {consistentHash: {httpHeaderName: x-user}}", "RING_HASH ring>=1024"),
+        ("loadBalancer: {consistentHash: {useSourceIp: true, minimumRingSize: 64}}", "RING_HASH ring>=64"),
+        ("loadBalancer: {consistentHash: {useSourceIp: true, ringHash: {}}}", "RING_HASH"),
+        ("loadBalancer: {consistentHash: {useSourceIp: true, ringHash: {minimumRingSize: 10}}}", "RING_HASH ring>=10"),
+        ("loadBalancer: {consistentHash: {useSourceIp: true, maglev: {}}}", "MAGLEV"),
+        ("loadBalancer: {consistentHash: {useSourceIp: true, maglev: {tableSize: 1021}}}", "MAGLEV table=1021"),
         ("loadBalancer: {localityLbSetting: {distribute: [{from: eu, to: {us: 100}}]}}", "LEAST_REQUEST by-locality"),
         ("loadBalancer: {localityLbSetting: {enabled: false, distribute: [{from: eu, to: {us: 100}}]}}", "LEAST_REQUEST"),
         ("loadBalancer: {localityLbSetting: {failover: [{from: eu, to: us}]}}", "LEAST_REQUEST"),
@@ -261,13 +268,13 @@ fn subsets_and_ports() {
     let blocks = "trafficPolicy: {loadBalancer: {simple: RANDOM}, retryBudget: {percent: 5}, outlierDetection: {minHealthPercent: 9}, \
                   portLevelSettings: [{port: {number: 1}, loadBalancer: {simple: ROUND_ROBIN}}]}, \
                   subsets: [{name: a, labels: {version: v1}}, \
-                  {name: b, labels: {version: v1}, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}, retryBudget: {percent: 6}}}, \
+                  {name: b, labels: {version: v1}, trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: x}}, retryBudget: {percent: 6}}}, \
                   {name: c, labels: {version: v1}, trafficPolicy: {portLevelSettings: [{port: {number: 9080}, connectionPool: {tcp: {maxConnections: 1}}}]}}]";
     let outlier = "connect=10000ms retries=PERCENT%>=3 eject(5xx=-@- gateway=-@- -/- most=- rate=0)";
     for (subset, expected) in [
         ("", format!("RANDOM panic=9 {}", outlier.replace("PERCENT", "5"))),
         ("a", format!("RANDOM panic=9 {}", outlier.replace("PERCENT", "5"))),
-        ("b", format!("ROUND_ROBIN panic=9 {}", outlier.replace("PERCENT", "6"))),
+        ("b", format!("RING_HASH ring>=1024 panic=9 {}", outlier.replace("PERCENT", "6"))),
         ("c", "LEAST_REQUEST connect=10000ms limits=1/max/max/max retries=5%>=3".to_owned()),
     ] {
         let name = REVIEWS.replace("||", &format!("|{subset}|"));
@@ -279,10 +286,83 @@ fn subsets_and_ports() {
 /// The server's side takes over limits of the service, and nothing that its callers choose by.
 #[test]
 fn inbound() {
-    let blocks = "loadBalancer: {simple: RANDOM}, outlierDetection: {}, retryBudget: {}, \
+    let blocks = "loadBalancer: {consistentHash: {useSourceIp: true}}, outlierDetection: {}, retryBudget: {}, \
                   connectionPool: {tcp: {maxConnections: 4, tcpKeepalive: {probes: 1}}, http: {h2UpgradePolicy: UPGRADE}}";
     let cluster: Cluster = made(&[&policy("reviews", blocks)], &super::reviews(), ResourceKind::Cluster, "inbound|8080||");
     assert_eq!(settings(&cluster), "CLUSTER_PROVIDED connect=10000ms limits=4/max/max/max retries=20%>=3 keepalive=1/-/-");
+}
+
+fn key(action: &RouteAction) -> String {
+    let one =
+        |policy: &mizzen_protos::envoy::envoy::config::route::v3::route_action::HashPolicy| match policy.policy_specifier.as_ref().unwrap()
+        {
+            PolicySpecifier::Header(header) => format!("header {}", header.header_name),
+            PolicySpecifier::Cookie(cookie) => {
+                let attributes: Vec<String> = cookie.attributes.iter().map(|a| format!("{}={}", a.name, a.value)).collect();
+                format!("cookie {} ttl={} path={} [{}]", cookie.name, time(cookie.ttl.as_ref()), cookie.path, attributes.join(" "))
+            }
+            PolicySpecifier::ConnectionProperties(c) => format!("source {}", c.source_ip),
+            PolicySpecifier::QueryParameter(q) => format!("query {}", q.name),
+            other => format!("{other:?}"),
+        };
+    let retry = action.retry_policy.as_ref().map_or("none", |r| if r.retry_host_predicate.is_empty() { "same" } else { "other" });
+    format!("{} retry={retry}", action.hash_policy.iter().map(one).collect::<Vec<_>>().join(", "))
+}
+
+#[test]
+fn keys_of_requests() {
+    let ring = |hash: &str| policy("reviews", &format!("loadBalancer: {{consistentHash: {{{hash}}}}}"));
+    let check = |texts: &[&str], expected: &str| {
+        let table: RouteConfiguration = made(texts, &visitor(), ResourceKind::Route, "9080");
+        let host = table.virtual_hosts.iter().find(|host| host.name.starts_with("reviews.")).unwrap();
+        let Some(Action::Route(action)) = &host.routes[0].action else { panic!("{:?}", host.routes) };
+        assert_eq!(key(action), expected, "{texts:#?}");
+    };
+    // Without a VirtualService, where what is tried again still goes elsewhere.
+    check(&[&ring("httpHeaderName: X-User")], "header x-user retry=other");
+    check(&[&ring("httpCookie: {name: user, ttl: 0s}")], "cookie user ttl=0ms path= [] retry=other");
+    check(
+        &[&ring("httpCookie: {name: user, path: /p, ttl: 1h, attributes: [{name: SameSite, value: Strict}, {name: Secure}]}")],
+        "cookie user ttl=3600000ms path=/p [SameSite=Strict Secure=] retry=other",
+    );
+    check(&[&ring("httpCookie: {name: user}")], "cookie user ttl=- path= [] retry=other");
+    check(&[&ring("useSourceIp: true")], "source true retry=other");
+    check(&[&ring("useSourceIp: false")], " retry=other");
+    check(&[&ring("httpQueryParameterName: q, maglev: {}")], "query q retry=other");
+    let routed = |to: &str, retries: &str| {
+        format!(
+            "
+kind: VirtualService
+apiVersion: networking.istio.io/v1
+metadata: {{name: reviews, namespace: shop}}
+spec: {{hosts: [reviews], http: [{{route: [{to}]{retries}}}]}}
+"
+        )
+    };
+    let plain = routed("{destination: {host: reviews}}", "");
+    check(&[&plain], " retry=other");
+    check(&[&plain, &ring("httpHeaderName: x-user")], "header x-user retry=same");
+    let stubborn =
+        |ignore: &str| routed("{destination: {host: reviews}}", &format!(", retries: {{attempts: 1, retryIgnorePreviousHosts: {ignore}}}"));
+    check(&[&stubborn("true"), &ring("httpHeaderName: x-user")], "header x-user retry=other");
+    check(&[&stubborn("false")], " retry=same");
+    // By subset and port of the destination.
+    let parts = rule(
+        "reviews",
+        "trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: all}}}, subsets: [{name: v1, labels: {version: v1}}, \
+         {name: v2, labels: {version: v2}, trafficPolicy: {loadBalancer: {consistentHash: {httpQueryParameterName: q}}}}, \
+         {name: v3, labels: {}, trafficPolicy: {loadBalancer: {simple: RANDOM}}}, \
+         {name: v4, labels: {}, trafficPolicy: {portLevelSettings: [{port: {number: 9080}, loadBalancer: {consistentHash: {useSourceIp: true}}}]}}]",
+    );
+    let to = |subset: &str| format!("{{destination: {{host: reviews, subset: {subset}}}, weight: 1}}");
+    for (subset, expected) in
+        [("v1", "header all retry=same"), ("v2", "query q retry=same"), ("v3", " retry=other"), ("v4", "source true retry=same")]
+    {
+        check(&[&parts, &routed(&to(subset), "")], expected);
+    }
+    let several = |subsets: &[&str]| routed(&subsets.iter().map(|subset| to(subset)).collect::<Vec<_>>().join(", "), "");
+    check(&[&parts, &several(&["v1", "v2", "v3"])], "header all, query q retry=other");
+    check(&[&parts, &several(&["v1", "v1"])], "header all retry=other");
 }
 
 #[test]
@@ -295,8 +375,26 @@ fn tcp_proxies() {
         let (idle, age) = (time(proxy.idle_timeout.as_ref()), time(proxy.max_downstream_connection_duration.as_ref()));
         assert_eq!(format!("idle={idle} age={age} keys={}", proxy.hash_policy.len()), expected, "{texts:#?}");
     };
+    let sticky = "loadBalancer: {consistentHash: {useSourceIp: true}}";
     check(&[], "idle=- age=- keys=0");
     check(&[&policy("stock", "connectionPool: {tcp: {idleTimeout: 3s, maxConnectionDuration: 9s}}")], "idle=3000ms age=9000ms keys=0");
+    check(&[&policy("stock", sticky)], "idle=- age=- keys=1");
+    check(&[&policy("stock", "loadBalancer: {consistentHash: {httpHeaderName: x}}")], "idle=- age=- keys=0");
+    let subsets = rule("stock", &format!("subsets: [{{name: a, labels: {{}}, trafficPolicy: {{{sticky}}}}}, {{name: b, labels: {{}}}}]"));
+    let routed = |to: &str| {
+        format!(
+            "
+kind: VirtualService
+apiVersion: networking.istio.io/v1
+metadata: {{name: stock, namespace: shop}}
+spec: {{hosts: [stock], tcp: [{{route: [{to}]}}]}}
+"
+        )
+    };
+    let to = |subset: &str| format!("{{destination: {{host: stock, subset: {subset}}}, weight: 1}}");
+    check(&[&subsets, &routed(&to("a"))], "idle=- age=- keys=1");
+    check(&[&subsets, &routed(&to("b"))], "idle=- age=- keys=0");
+    check(&[&subsets, &routed(&format!("{}, {}", to("b"), to("a")))], "idle=- age=- keys=1");
 }
 
 /// Five places with an endpoint each, one of which weighs 3.
