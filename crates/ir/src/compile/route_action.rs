@@ -1,15 +1,13 @@
 //! What routes do.
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mizzen_protos::envoy::envoy::config::core::v3 as core;
 use mizzen_protos::envoy::envoy::config::route::v3 as route;
-use mizzen_protos::envoy::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
 use mizzen_types::Name;
 
-use super::cx::{Cx, Res, harmless, name, number, refused, silent, type_name};
+use super::cx::{Cx, Res, harmless, name, number, refused, silent};
 use super::headers::{self, Fields, Level};
 use super::inherited::Inherited;
 use super::{cluster_lb, hash_policy, matchers};
@@ -233,8 +231,8 @@ fn retry_policy_of(cx: &mut Cx, m: route::RetryPolicy) -> Res<RetryPolicy> {
         retriable_request_headers,
         refresh_cluster_on_retry,
     } = m;
-    harmless!(cx; retry_options_predicates, rate_limited_retry_back_off, refresh_cluster_on_retry);
-    let other_priorities = cx.some("retry_priority", retry_priority, previous_priorities)?;
+    // Where a retry goes, not whether: the same endpoints in another order.
+    harmless!(cx; retry_priority, retry_options_predicates, rate_limited_retry_back_off, refresh_cluster_on_retry);
     let mut avoid_previous_hosts = false;
     for route::retry_policy::RetryHostPredicate { name: title, config_type: _ } in retry_host_predicate {
         match title.as_str() {
@@ -261,21 +259,7 @@ fn retry_policy_of(cx: &mut Cx, m: route::RetryPolicy) -> Res<RetryPolicy> {
         backoff_max: backoff_max.unwrap_or(backoff_base * 10).max(backoff_base),
         avoid_previous_hosts,
         host_attempts: u32::try_from(host_selection_retry_max_attempts).unwrap_or(1).clamp(1, 100),
-        other_priorities,
     })
-}
-
-fn previous_priorities(cx: &mut Cx, m: route::retry_policy::RetryPriority) -> Res<NonZeroU32> {
-    let route::retry_policy::RetryPriority { name: title, config_type } = m;
-    let Some(route::retry_policy::retry_priority::ConfigType::TypedConfig(any)) = config_type else {
-        return cx.refuse("typed_config", "it is required");
-    };
-    if type_name(&any) != "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig" {
-        return cx.refuse("typed_config", format!("`{title}` of type {} is not supported", type_name(&any)));
-    }
-    let PreviousPrioritiesConfig { update_frequency } = cx.unpack(&any)?;
-    let every = u32::try_from(update_frequency).ok().and_then(NonZeroU32::new);
-    every.map_or_else(|| cx.refuse("typed_config.update_frequency", format!("{update_frequency} is not above 0")), Ok)
 }
 
 fn retry_on_of(cx: &mut Cx, text: &str) -> RetryOn {

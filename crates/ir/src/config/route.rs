@@ -1,7 +1,6 @@
 //! Routes.
 
 use std::collections::HashMap;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -222,10 +221,8 @@ pub struct RetryPolicy {
     pub backoff_max: Duration,
     /// Whether an endpoint that was tried is avoided.
     pub avoid_previous_hosts: bool,
-    /// How often the balancer is asked again for another endpoint.
+    /// How often the balancer is asked again for an endpoint that was not tried.
     pub host_attempts: u32,
-    /// After so many tries, and again after each further so many, the priorities of the endpoints that were tried are avoided; none: never.
-    pub other_priorities: Option<NonZeroU32>,
 }
 
 /// On what a request is tried again.
