@@ -342,6 +342,51 @@ fn several_workers_share_the_work_and_the_counts() {
 }
 
 #[test]
+fn what_is_known_of_hosts_is_told() {
+    runtime().block_on(async {
+        let (one, dead, front) = (server("one").await, free_address(), free_address());
+        let mut cluster = eds_cluster("a");
+        let check = json!({"timeout": "5s", "interval": "1s", "unhealthy_threshold": 1, "healthy_threshold": 1});
+        cluster["health_checks"] = json!([check]);
+        cluster["health_checks"][0]["http_health_check"] = json!({"path": "/"});
+        cluster["outlier_detection"] = json!({});
+        let mut hosts = endpoints("a", &[one, dead]);
+        hosts["endpoints"][0]["locality"] = json!({"region": "r", "zone": "z", "sub_zone": "s"});
+        let mut first = http_mesh(front, one);
+        first.retain(|(kind, ..)| *kind != CLUSTER && *kind != ENDPOINT);
+        first.extend([(CLUSTER, "a", cluster.clone()), (ENDPOINT, "a", hosts)]);
+        // Whichever of them checks the hosts, all know what it found.
+        let mut mesh = Mesh::start(&first, |options| options.workers = 2).await;
+        mesh.until_ready().await;
+        let text = async || String::from_utf8_lossy(&mesh.admin(Method::GET, "/clusters").await.body).into_owned();
+        mesh.eventually("the host that is there is well", async || text().await.contains(&format!("a::{one}::health_flags::healthy\n")))
+            .await;
+        for _ in 0..8 {
+            assert_eq!(get(front, "/").await, Ok((200, "one".to_owned())));
+        }
+        let told = text().await;
+        for line in
+            ["rq_total::8", "rq_success::8", "cx_connect_fail::0", "weight::1", "region::r", "zone::z", "sub_zone::s", "priority::0"]
+        {
+            assert!(told.contains(&format!("a::{one}::{line}\n")), "{line}: {told}");
+        }
+        assert!(told.contains(&format!("a::{dead}::health_flags::/failed_active_hc\n")), "{told}");
+        assert!(told.contains("a::outlier::success_rate_average::-1\n") && told.contains("a::added_via_api::true\n"), "{told}");
+        let clusters = mesh.admin_json("/clusters?format=json").await;
+        let a = clusters["cluster_statuses"].as_array().unwrap().iter().find(|c| c["name"] == "a").unwrap();
+        let [well, ill] = [&a["host_statuses"][0], &a["host_statuses"][1]];
+        assert_eq!(well["health_status"], json!({"eds_health_status": "HEALTHY"}));
+        assert_eq!(ill["health_status"], json!({"eds_health_status": "HEALTHY", "failed_active_health_check": true}));
+        assert_eq!(ill["locality"], json!({"region": "r", "zone": "z", "sub_zone": "s"}));
+        // A host that no configuration names any more is told of no more.
+        mesh.control.put(&[(ENDPOINT, "a", endpoints("a", &[one]))]);
+        mesh.eventually("the other one is forgotten", async || !text().await.contains(&dead.to_string())).await;
+        mesh.stop();
+        mesh.ended().await;
+    });
+}
+
+#[test]
 fn localhost_only_reads() {
     runtime().block_on(async {
         let metrics = free_address();

@@ -58,6 +58,11 @@ impl Buf {
         }
     }
 
+    /// Drops what is beyond the first `most` bytes.
+    pub(crate) fn truncate(&mut self, most: usize) {
+        self.bytes.truncate(self.head.saturating_add(most));
+    }
+
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.head = 0;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use mizzen_http::Head;
 use mizzen_types::Name;
 
-use crate::id::{ConnId, StreamId};
+use crate::id::{CheckId, ConnId, StreamId};
 
 /// A call to make.
 #[derive(Clone, Debug)]
@@ -51,6 +51,8 @@ pub(crate) enum Caller {
     Conn(ConnId),
     /// The connection that lay above the tunnel, and is gone.
     Gone,
+    /// A host's checks: to this host, however it is, and with nothing counted.
+    Check(CheckId),
 }
 
 /// The client's side of a stream that is a call.

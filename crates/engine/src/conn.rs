@@ -13,7 +13,7 @@ use crate::{
     Addrs, ConnId, WaitId,
     buf::Buf,
     clusters::{Owner, UpSpec},
-    id::StreamId,
+    id::{CheckId, StreamId},
     lb::Guard,
     tls::Tls,
 };
@@ -81,6 +81,8 @@ pub(crate) enum Proto {
     Handshake,
     /// Bytes of one stream.
     Tcp(StreamId),
+    /// Bytes of a host's check.
+    Check(CheckId),
     /// HTTP of a version that the first bytes will tell.
     Choose,
     /// HTTP.

@@ -1,6 +1,9 @@
 //! What a worker tells itself, so that nothing is done to a connection or stream while it is in hand, and nothing calls itself.
 
-use crate::{CallAnswer, ConnId, DialId, Eof, id::StreamId};
+use crate::{
+    CallAnswer, ConnId, DialId, Eof,
+    id::{CheckId, StreamId, SweepId},
+};
 
 /// What happened, or is to be done within this turn.
 #[derive(Debug)]
@@ -39,6 +42,8 @@ pub(crate) enum Event {
     Call(StreamId),
     /// A filter's call was answered.
     Called(StreamId, CallAnswer),
+    /// A check's call was answered.
+    Checked(CheckId, StreamId, CallAnswer),
     /// A call is given up by who made it. What it was to send is still sent.
     Cancel(StreamId),
     /// A dial to a listener of this worker's.
@@ -99,4 +104,8 @@ pub(crate) enum TimerKey {
     Dial(DialId),
     /// Of a stream without a client's connection.
     Call(StreamId),
+    /// Of a cluster's outlier detection.
+    Sweep(SweepId),
+    /// Of a host's checks.
+    Check(CheckId),
 }

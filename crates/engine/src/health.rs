@@ -78,13 +78,18 @@ impl HealthFlags {
 
     /// All of both.
     #[must_use]
-    pub fn with(self, other: HealthFlags) -> Self {
+    pub const fn with(self, other: HealthFlags) -> Self {
         HealthFlags(self.0 | other.0)
     }
 
     /// Whether any of `some` is held against it.
     pub fn any(self, some: HealthFlags) -> bool {
         self.0 & some.0 != 0
+    }
+
+    /// Whether it is not counted where shares of healthy hosts are reckoned; in a panic it may be used all the same.
+    pub fn is_excluded(self) -> bool {
+        self.any(Self::PENDING_ACTIVE.with(Self::LEFT_OUT).with(Self::DRAINING))
     }
 
     pub(crate) fn fitness(self) -> Fitness {

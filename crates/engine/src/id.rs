@@ -20,6 +20,18 @@ pub(crate) enum PoolTag {}
 /// A pool's id.
 pub(crate) type PoolId = Id<PoolTag>;
 
+/// Names the ids of checks.
+#[derive(Debug)]
+pub(crate) enum CheckTag {}
+/// A host's checks.
+pub(crate) type CheckId = Id<CheckTag>;
+
+/// Names the ids of sweeps.
+#[derive(Debug)]
+pub(crate) enum SweepTag {}
+/// A sweep's id.
+pub(crate) type SweepId = Id<SweepTag>;
+
 /// A slab's key: slot in the low half, generation in the high half.
 pub struct Id<T>(u64, PhantomData<fn() -> T>);
 

@@ -5,20 +5,21 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{
-            AtomicU32, AtomicU64,
+            AtomicBool, AtomicU32, AtomicU64,
             Ordering::{Acquire, Relaxed},
         },
     },
     time::Duration,
 };
 
-use mizzen_ir::config::{ContentHash, Health, Outlier};
+use mizzen_ir::config::{ContentHash, Endpoint, Health};
 use mizzen_types::Name;
 
 use crate::{
     bucket::Bucket,
     health::{Fitness, HealthBits, HealthFlags},
-    metrics::HostStats,
+    metrics::{ClusterStats, HostStats},
+    outlier::{Detector, Monitor},
 };
 
 /// The clusters' state, by name: it survives changes of the configuration. One per process.
@@ -29,6 +30,8 @@ pub struct Shared {
     guards: Arc<AtomicU32>,
     /// Requests under a fault.
     faults: Arc<AtomicU32>,
+    /// Whether some worker checks hosts.
+    checks: AtomicBool,
     /// Token buckets of local rate limits.
     buckets: Mutex<HashMap<ContentHash, Arc<Bucket>>>,
 }
@@ -54,6 +57,11 @@ impl Shared {
         limits.map(|limit| clusters.values().map(|state| state.count(limit)).sum())
     }
 
+    /// Whether the caller is to check the hosts, for all workers: the first that asks.
+    pub(crate) fn takes_checks(&self) -> bool {
+        !self.checks.swap(true, Relaxed)
+    }
+
     /// Requests under a fault.
     pub(crate) fn faults(&self) -> &Arc<AtomicU32> {
         &self.faults
@@ -74,11 +82,13 @@ impl Shared {
         self.guards.load(Relaxed)
     }
 
-    /// The state of every host used so far, by cluster; `now` is the workers' monotonic clock.
-    pub fn hosts(&self, now: Duration) -> Vec<(Name, Vec<HostStats>)> {
+    /// The state of every cluster used so far, with its hosts.
+    pub fn clusters(&self) -> Vec<ClusterStats> {
         let clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> = clusters.iter().map(|(name, state)| (name.clone(), state.stats(now))).collect();
-        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let one =
+            |(name, state): (&Name, &Arc<ClusterState>)| ClusterStats { name: name.clone(), rates: state.rates(), hosts: state.stats() };
+        let mut all: Vec<_> = clusters.iter().map(one).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
 }
@@ -95,6 +105,9 @@ pub(crate) enum Limit {
     Retries,
 }
 
+/// Hosts, and what the configuration says of each.
+type Members = (Arc<[Arc<HostState>]>, Vec<Option<Arc<Endpoint>>>);
+
 /// One cluster's counts.
 #[derive(Debug, Default)]
 pub(crate) struct ClusterState {
@@ -102,6 +115,11 @@ pub(crate) struct ClusterState {
     hosts: Mutex<HashMap<String, Arc<HostState>>>,
     guards: Arc<AtomicU32>,
     age: Arc<AtomicU64>,
+    /// The hosts that the configuration names; none: it names none, or nobody has looked yet.
+    members: Mutex<Option<Members>>,
+    pub(crate) detector: Detector,
+    /// Whether it ever had a connection.
+    has_traffic: AtomicBool,
 }
 
 impl ClusterState {
@@ -109,7 +127,15 @@ impl ClusterState {
     pub(crate) fn acquire(self: &Arc<Self>, limit: Limit, most: u32) -> Option<Guard> {
         self.counts[limit as usize].fetch_update(Relaxed, Relaxed, |n| (n < most).then_some(n + 1)).ok()?;
         self.guards.fetch_add(1, Relaxed);
+        if limit == Limit::Connections && !self.has_traffic.load(Relaxed) {
+            self.has_traffic.store(true, Relaxed);
+        }
         Some(Guard { cluster: self.clone(), limit })
+    }
+
+    /// Whether it ever had a connection, those of checks not counted.
+    pub(crate) fn has_traffic(&self) -> bool {
+        self.has_traffic.load(Relaxed)
     }
 
     /// How many of `limit` are out.
@@ -118,6 +144,11 @@ impl ClusterState {
     }
 
     pub(crate) fn host(&self, address: &str) -> Arc<HostState> {
+        self.host_with(address, HealthFlags::default())
+    }
+
+    /// The same; these are held against it if it is new.
+    pub(crate) fn host_with(&self, address: &str, flags: HealthFlags) -> Arc<HostState> {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         if hosts.len() >= MOST_HOSTS && !hosts.contains_key(address) {
             // Where clients choose the address there is no end of hosts: those that nobody uses are forgotten.
@@ -127,6 +158,7 @@ impl ClusterState {
             .entry(address.to_owned())
             .or_insert_with(|| {
                 let health = HealthBits::new(self.age.clone());
+                health.set(flags, true);
                 Arc::new(HostState { address: Name::from(address), health, ..HostState::default() })
             })
             .clone()
@@ -140,19 +172,38 @@ impl ClusterState {
     /// Forgets hosts that are gone and idle.
     pub(crate) fn prune(&self, keep: impl Fn(&str) -> bool) {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        hosts.retain(|address, host| keep(address) || host.active.load(Relaxed) > 0 || host.connections.load(Relaxed) > 0);
+        hosts.retain(|address, host| keep(address) || host.is_used());
     }
 
-    /// How many hosts are ejected now.
-    pub(crate) fn ejected(&self, now: Duration) -> usize {
-        let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        hosts.values().filter(|host| host.is_ejected(now)).count()
+    /// Says which hosts the configuration names, with their names resolved.
+    pub(crate) fn set_members(&self, hosts: impl Iterator<Item = (Arc<HostState>, Option<Arc<Endpoint>>)>) {
+        let (hosts, endpoints): (Vec<_>, Vec<_>) = hosts.unzip();
+        *self.members.lock().unwrap_or_else(PoisonError::into_inner) = Some((hosts.into(), endpoints));
     }
 
-    fn stats(&self, now: Duration) -> Vec<HostStats> {
+    /// The hosts that the configuration names; where it names none, those that were used.
+    pub(crate) fn members(&self) -> Arc<[Arc<HostState>]> {
+        if let Some((members, _)) = &*self.members.lock().unwrap_or_else(PoisonError::into_inner) {
+            return members.clone();
+        }
         let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> = hosts.values().map(|host| host.stats(now)).collect();
+        let mut all: Vec<_> = hosts.values().cloned().collect();
         all.sort_by(|a, b| a.address.cmp(&b.address));
+        all.into()
+    }
+
+    /// The hosts that the configuration names, and those that it names no more as long as they are used.
+    fn stats(&self) -> Vec<HostStats> {
+        let members = self.members();
+        let endpoints = self.members.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(_, endpoints)| endpoints.clone());
+        let mut endpoints = endpoints.unwrap_or_default().into_iter();
+        let one = |host: &Arc<HostState>| HostStats { is_named: true, endpoint: endpoints.next().flatten(), ..host.stats() };
+        let mut all: Vec<_> = members.iter().map(one).collect();
+        let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_member = |host: &Arc<HostState>| members.iter().any(|member| Arc::ptr_eq(member, host));
+        let mut rest: Vec<_> = hosts.values().filter(|host| host.is_used() && !is_member(host)).map(|host| host.stats()).collect();
+        rest.sort_by(|a, b| a.address.cmp(&b.address));
+        all.extend(rest);
         all
     }
 }
@@ -184,21 +235,26 @@ pub(crate) struct HostState {
     requests: AtomicU64,
     success: AtomicU64,
     error: AtomicU64,
-    /// Failures in a row: of any kind (5xx, resets), and gateway failures (502, 503, 504, resets).
-    row_5xx: AtomicU32,
-    row_gateway: AtomicU32,
+    timeouts: AtomicU64,
     pub(crate) health: HealthBits,
-    /// Ejected until, in milliseconds of the monotonic clock; 0: it never was.
-    until: AtomicU64,
-    /// By what the base time was multiplied the last time.
-    multiplier: AtomicU32,
+    pub(crate) monitor: Monitor,
 }
 
 impl HostState {
+    /// One that belongs to no cluster.
+    pub(crate) fn alone(address: &str) -> Arc<Self> {
+        Arc::new(HostState { address: Name::from(address), ..HostState::default() })
+    }
+
     pub(crate) fn begin(self: &Arc<Self>) -> Active {
         self.active.fetch_add(1, Relaxed);
         self.requests.fetch_add(1, Relaxed);
         Active(self.clone())
+    }
+
+    /// Whether requests or connections are there.
+    fn is_used(&self) -> bool {
+        self.active.load(Relaxed) > 0 || self.connections.load(Relaxed) > 0
     }
 
     pub(crate) fn load(&self) -> u32 {
@@ -222,59 +278,27 @@ impl HostState {
         self.flags(eds).fitness()
     }
 
-    /// Whether it is ejected; lets it back in when its time is over.
-    pub(crate) fn is_ejected(&self, now: Duration) -> bool {
-        let ejected = self.ejected_until(now).is_some();
-        self.health.set(HealthFlags::FAILED_OUTLIER, ejected);
-        ejected
+    /// Whether outlier detection leaves it out.
+    pub(crate) fn is_ejected(&self) -> bool {
+        self.health.get().any(HealthFlags::FAILED_OUTLIER)
     }
 
-    /// When it is let back in, if it is ejected.
-    pub(crate) fn ejected_until(&self, now: Duration) -> Option<Duration> {
-        Some(Duration::from_millis(self.until.load(Relaxed))).filter(|until| until.as_millis() > now.as_millis())
+    /// Counts that an answer took too long.
+    pub(crate) fn too_long(&self) {
+        self.timeouts.fetch_add(1, Relaxed);
     }
 
-    /// Counts an answer's status, or a reset as 503; `true` if the host is to be ejected by it.
-    pub(crate) fn answered(&self, status: u16, outlier: Option<&Outlier>) -> bool {
-        if status < 500 {
-            self.success.fetch_add(1, Relaxed);
-            self.row_5xx.store(0, Relaxed);
-            self.row_gateway.store(0, Relaxed);
-            return false;
-        }
-        self.error.fetch_add(1, Relaxed);
-        let row = self.row_5xx.fetch_add(1, Relaxed) + 1;
-        let gateway = if (502..=504).contains(&status) {
-            self.row_gateway.fetch_add(1, Relaxed) + 1
-        } else {
-            self.row_gateway.store(0, Relaxed);
-            0
-        };
-        let reached = |n: u32, most: u32| most > 0 && n >= most;
-        outlier.is_some_and(|o| reached(row, o.consecutive_5xx) || reached(gateway, o.consecutive_gateway))
+    /// Counts how a request ended: well, which is below 500, or not.
+    pub(crate) fn ended(&self, well: bool) {
+        let counter = if well { &self.success } else { &self.error };
+        counter.fetch_add(1, Relaxed);
     }
 
-    /// Leaves it out for the base time, times a multiplier: one more for each ejection, one less for each interval that it was not ejected.
-    pub(crate) fn eject(&self, now: Duration, outlier: &Outlier) {
-        let (base, most) = (outlier.base_ejection, outlier.max_ejection.max(outlier.base_ejection));
-        let well = now.saturating_sub(Duration::from_millis(self.until.load(Relaxed)));
-        let intervals = well.as_millis().checked_div(outlier.interval.as_millis()).unwrap_or(0);
-        let last = self.multiplier.load(Relaxed).saturating_sub(u32::try_from(intervals).unwrap_or(u32::MAX));
-        // Past the longest time it grows no more, or it would take as long to shrink.
-        let times = if base.saturating_mul(last) < most { last + 1 } else { last };
-        self.multiplier.store(times, Relaxed);
-        let time = base.saturating_mul(times).min(most);
-        self.until.store(now.saturating_add(time).as_millis() as u64, Relaxed);
-        self.health.set(HealthFlags::FAILED_OUTLIER, true);
-        self.row_5xx.store(0, Relaxed);
-        self.row_gateway.store(0, Relaxed);
-    }
-
-    fn stats(&self, now: Duration) -> HostStats {
-        self.is_ejected(now);
+    fn stats(&self) -> HostStats {
         HostStats {
             address: self.address.to_string(),
             flags: self.health.get(),
+            success_rates: self.monitor.rates(),
             connections: self.connections.load(Relaxed).into(),
             connections_total: self.connections_total.load(Relaxed),
             connect_failures: self.connect_failures.load(Relaxed),
@@ -282,6 +306,9 @@ impl HostState {
             requests: self.requests.load(Relaxed),
             success: self.success.load(Relaxed),
             error: self.error.load(Relaxed),
+            timeouts: self.timeouts.load(Relaxed),
+            is_named: false,
+            endpoint: None,
         }
     }
 }
@@ -324,41 +351,5 @@ mod tests {
         drop(a);
         assert_eq!((shared.guards(), cluster.count(Limit::Requests)), (0, 0));
         assert!(cluster.acquire(Limit::Requests, 0).is_none());
-    }
-
-    #[test]
-    fn ejection() {
-        let host = HostState::default();
-        let outlier = Outlier {
-            consecutive_5xx: 2,
-            consecutive_gateway: 0,
-            interval: Duration::from_secs(10),
-            base_ejection: Duration::from_secs(30),
-            max_ejection: Duration::from_secs(300),
-            max_percent: 10,
-        };
-        assert!(!host.answered(500, Some(&outlier)));
-        assert!(!host.answered(200, Some(&outlier)));
-        assert!(!host.answered(503, Some(&outlier)));
-        assert!(host.answered(503, Some(&outlier)));
-        let at = Duration::from_secs;
-        // When it fails, and until when it is then left out.
-        for (fails, until) in
-            [(1, 31), (32, 92), (101, 191), (199, 319), (340, 430), (2000, 2030), (2030, 2090), (2095, 2185), (2185, 2305)]
-        {
-            host.eject(at(fails), &outlier);
-            assert!(host.is_ejected(at(until) - Duration::from_millis(1)) && !host.is_ejected(at(until)), "{fails}");
-            let ejected = |now| host.stats(at(now)).flags.any(HealthFlags::FAILED_OUTLIER);
-            assert_eq!((ejected(until - 1), ejected(until)), (true, false), "{fails}");
-        }
-        // One after the other: five minutes at most, and not long to shrink.
-        let mut now = 3000;
-        for times in 1..=20 {
-            host.eject(at(now), &outlier);
-            now += 30 * times.min(10);
-            assert!(host.is_ejected(at(now) - Duration::from_millis(1)) && !host.is_ejected(at(now)), "{times}");
-        }
-        host.eject(at(now + 70), &outlier);
-        assert!(host.is_ejected(at(now + 70 + 119)) && !host.is_ejected(at(now + 70 + 120)));
     }
 }

@@ -1,10 +1,12 @@
 //! Counters and histograms of one worker, by labels, behind handles; and their sum over workers as Prometheus text.
 
-use std::{collections::HashMap, fmt::Write};
+use std::{collections::HashMap, fmt::Write, sync::Arc};
 
+use mizzen_ir::config::Endpoint;
 use mizzen_types::Name;
 
 use crate::HealthFlags;
+pub use crate::outlier::Rates;
 
 /// A metric's kind and its numbers.
 #[derive(Clone, Debug, PartialEq)]
@@ -119,13 +121,26 @@ impl Table {
     }
 }
 
-/// The state of one upstream host as a worker sees it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// The state of one cluster.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ClusterStats {
+    /// Its name.
+    pub name: Name,
+    /// By what outlier detection measured its hosts.
+    pub rates: Rates,
+    /// The hosts that the configuration names, in its order, and any that are still used.
+    pub hosts: Vec<HostStats>,
+}
+
+/// The state of one upstream host.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct HostStats {
     /// Its address.
     pub address: String,
     /// What is held against it, but for what the control plane says of it.
     pub flags: HealthFlags,
+    /// Shares of successes in the last interval of outlier detection, in percent: of answers, of the way to it; none where too few were counted.
+    pub success_rates: [Option<f64>; 2],
     /// Connections open.
     pub connections: u64,
     /// Connections ever opened.
@@ -140,6 +155,12 @@ pub struct HostStats {
     pub success: u64,
     /// Requests that ended in 5xx or a reset.
     pub error: u64,
+    /// Of them, those that took too long.
+    pub timeouts: u64,
+    /// Whether the configuration names it; else it is gone, and is still used.
+    pub is_named: bool,
+    /// What the configuration says of it.
+    pub endpoint: Option<Arc<Endpoint>>,
 }
 
 /// What a worker counted.
@@ -147,8 +168,8 @@ pub struct HostStats {
 pub struct Snapshot {
     /// All series.
     pub series: Vec<Series>,
-    /// Hosts that were used, by cluster.
-    pub hosts: Vec<(Name, Vec<HostStats>)>,
+    /// Clusters that were used, by name; of the whole process.
+    pub clusters: Vec<ClusterStats>,
     /// Downstream connections open, by listener.
     pub downstream: Vec<(Name, u64)>,
     /// Streams in flight.
@@ -173,18 +194,9 @@ impl Snapshot {
                 }
             }
         }
-        for (cluster, hosts) in other.hosts {
-            let at = self.hosts.iter().position(|(name, _)| *name == cluster).unwrap_or_else(|| {
-                self.hosts.push((cluster, Vec::new()));
-                self.hosts.len() - 1
-            });
-            let Some((_, mine)) = self.hosts.get_mut(at) else { continue };
-            for host in hosts {
-                match mine.iter_mut().find(|h| h.address == host.address) {
-                    Some(h) => h.merge(&host),
-                    None => mine.push(host),
-                }
-            }
+        // What is known of hosts is shared by the workers: the numbers are the process'.
+        if self.clusters.is_empty() {
+            self.clusters = other.clusters;
         }
         for (listener, n) in other.downstream {
             match self.downstream.iter_mut().find(|(name, _)| *name == listener) {
@@ -215,19 +227,6 @@ impl Snapshot {
             }
             one.prometheus(out);
         }
-    }
-}
-
-impl HostStats {
-    fn merge(&mut self, other: &HostStats) {
-        self.flags = self.flags.with(other.flags);
-        self.connections += other.connections;
-        self.connections_total += other.connections_total;
-        self.connect_failures += other.connect_failures;
-        self.active += other.active;
-        self.requests += other.requests;
-        self.success += other.success;
-        self.error += other.error;
     }
 }
 

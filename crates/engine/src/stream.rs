@@ -15,7 +15,7 @@ use crate::{
     call::{Caller, Origin},
     clusters::UpSpec,
     facts::Facts,
-    id::{PoolId, StreamId},
+    id::{CheckId, PoolId, StreamId},
     kept::{State, TcpStats},
     lb::{Active, ClusterState, Guard},
     record::Record,
@@ -117,6 +117,14 @@ impl Client {
 
     pub(crate) fn is_call(&self) -> bool {
         self.call().is_some()
+    }
+
+    /// Whose check it is, if it is one.
+    pub(crate) fn check(&self) -> Option<CheckId> {
+        match self.call()?.caller {
+            Caller::Check(check) => Some(check),
+            _ => None,
+        }
     }
 
     /// Whether it is a call whose body carries a connection.

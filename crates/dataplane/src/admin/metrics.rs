@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use mizzen_engine::metrics::{Series, Snapshot, Value};
+use mizzen_engine::metrics::{ClusterStats, Series, Snapshot, Value};
 use mizzen_ir::ResourceKind;
 use regex::{Regex, RegexBuilder};
 use serde_json::json;
@@ -103,7 +103,7 @@ fn process(view: &View, counters: &Snapshot, admin: &Admin) -> Vec<Series> {
             value: gauge(*n),
         });
     }
-    for (cluster, hosts) in &counters.hosts {
+    for ClusterStats { name: cluster, hosts, .. } in &counters.clusters {
         let sum = |f: fn(&mizzen_engine::metrics::HostStats) -> u64| hosts.iter().map(f).sum::<u64>();
         for (name, value) in [
             ("envoy_cluster_upstream_cx_active", gauge(sum(|h| h.connections))),

@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell, RefMut},
+    sync::OnceLock,
     time::{Instant, SystemTime},
 };
 
@@ -28,7 +29,7 @@ pub(super) struct Shared {
 impl Shared {
     /// Starts the engine's clock.
     pub(super) fn new(make: impl FnOnce(Now) -> Worker) -> Shared {
-        let start = Instant::now();
+        let start = *ORIGIN.get_or_init(Instant::now);
         Shared {
             engine: RefCell::new(make(now(start))),
             ticked: Cell::new(false),
@@ -68,6 +69,9 @@ impl Shared {
         self.ticked.set(false);
     }
 }
+
+/// Where the workers' clock begins: what one of them has dated, the others read.
+static ORIGIN: OnceLock<Instant> = OnceLock::new();
 
 fn now(start: Instant) -> Now {
     Now { mono: start.elapsed(), wall: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default() }

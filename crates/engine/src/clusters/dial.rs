@@ -6,7 +6,7 @@ use super::spec::UpSpec;
 use crate::{
     Action, DialId, Target,
     context::Context,
-    id::{PoolId, StreamId},
+    id::{CheckId, PoolId, StreamId},
     lb::Guard,
 };
 
@@ -17,6 +17,8 @@ pub(crate) enum Owner {
     Stream(StreamId),
     /// A pool.
     Pool(PoolId),
+    /// A host's checks.
+    Check(CheckId),
 }
 
 /// A dial in progress.

@@ -12,7 +12,7 @@ use mizzen_types::Name;
 
 use super::Clusters;
 use crate::{
-    Answer, Question, Target, address,
+    Answer, Question, Target, address, checks,
     context::Context,
     health::{Fitness, HealthFlags},
     lb::HostState,
@@ -33,7 +33,7 @@ pub(crate) struct Host {
 }
 
 /// Endpoints by priority.
-pub(super) type Priorities = Vec<Vec<Arc<Host>>>;
+pub(crate) type Priorities = Vec<Vec<Arc<Host>>>;
 
 /// A cluster's endpoints by priority, names resolved.
 pub(crate) struct Flat {
@@ -82,7 +82,7 @@ impl KnownNames {
 
 impl Host {
     /// An address that is not one of a list.
-    pub(super) fn direct(target: Target, state: Arc<HostState>) -> Self {
+    pub(crate) fn direct(target: Target, state: Arc<HostState>) -> Self {
         Host { endpoint: None, target, state, weight: 1, eds: Health::Unknown, locality: 0 }
     }
 
@@ -120,8 +120,23 @@ impl Flat {
 }
 
 impl Clusters {
+    /// The endpoints by priority, names resolved: as they are known, or found anew.
+    pub(super) fn hosts(
+        &mut self,
+        cx: &mut Context,
+        questions: &mut Questions,
+        cluster: &Arc<Cluster>,
+        assignment: &Arc<Assignment>,
+    ) -> Result<Arc<Priorities>, NoHost> {
+        let flat = self.views.get(&cluster.name).and_then(|view| view.flat.as_ref());
+        match flat.and_then(|flat| flat.of(assignment, cx.now.mono, &self.names)) {
+            Some(hosts) => Ok(hosts.clone()),
+            None => self.flatten(cx, questions, cluster, assignment),
+        }
+    }
+
     /// The endpoints by priority, names resolved.
-    pub(super) fn flatten(
+    fn flatten(
         &mut self,
         cx: &mut Context,
         questions: &mut Questions,
@@ -143,7 +158,7 @@ impl Clusters {
                     if once && !known.insert(target.clone()) {
                         continue;
                     }
-                    let state = state.host(&address::target(&target));
+                    let state = state.host_with(&address::target(&target), checks::unchecked(cluster, endpoint.check.as_deref()));
                     let (endpoint, weight, eds) = (Some(endpoint.clone()), endpoint.weight.max(1), endpoint.health);
                     hosts.push(Arc::new(Host { endpoint, target, state, weight, eds, locality }));
                 }
@@ -160,6 +175,7 @@ impl Clusters {
             None => {}
         }
         let priorities = Arc::new(priorities);
+        state.set_members(priorities.iter().flatten().map(|host| (host.state.clone(), host.endpoint.clone())));
         let flat = Flat { assignment: assignment.clone(), names_age: self.names.age, until, priorities: priorities.clone() };
         self.view(cx, &cluster.name).flat = Some(flat);
         Ok(priorities)

@@ -5,6 +5,7 @@ mod dial;
 mod hosts;
 mod pool;
 mod spec;
+mod watch;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,7 +25,7 @@ use crate::{
     context::Context,
     event::{Event, TimerKey},
     id::{PoolId, Slab},
-    lb::{ClusterState, Guard, HostState, Limit},
+    lb::{ClusterState, Guard, Limit},
     questions::Questions,
     same::Same,
 };
@@ -37,6 +38,7 @@ pub(crate) use spec::{UpSpec, Wish, certificate_uri, still_wanted};
 use balancers::{Balancer, Pick};
 use hosts::{Flat, KnownNames, fixed_target};
 use pool::PoolKey;
+use watch::Sweep;
 
 /// How long a name that cannot be resolved is waited for.
 pub(crate) const DNS_WAIT: Duration = Duration::from_secs(10);
@@ -76,6 +78,7 @@ pub(crate) struct Clusters {
     pool_of: HashMap<PoolKey, PoolId>,
     dials: Slab<Dialing>,
     names: KnownNames,
+    sweeps: Slab<Sweep>,
 }
 
 impl Clusters {
@@ -112,18 +115,12 @@ impl Clusters {
         let newest = cx.config.assignment_of(cluster);
         let assignment = newest.or_else(|| config.assignment_of(cluster)).cloned().ok_or(NoHost::None)?;
         let now = cx.now.mono;
-        let flat = self.views.get(&cluster.name).and_then(|view| view.flat.as_ref());
-        let hosts = match flat.and_then(|flat| flat.of(&assignment, now, &self.names)) {
-            Some(hosts) => hosts.clone(),
-            None => self.flatten(cx, questions, cluster, &assignment)?,
-        };
+        let hosts = self.hosts(cx, questions, cluster, &assignment)?;
         let view = self.view(cx, &cluster.name);
         let age = view.state.health_age();
         let mut pick = Pick { now, rng: &mut cx.rng, active: view.state.count(Limit::Requests) };
         if !view.balancer.as_mut().is_some_and(|balancer| balancer.is_of(&hosts, &cluster.lb, age, now)) {
-            // Ejections end by time alone.
-            hosts.iter().flatten().for_each(|host| _ = host.state.is_ejected(now));
-            let (age, old) = (view.state.health_age(), view.balancer.take());
+            let old = view.balancer.take();
             view.balancer = Some(Balancer::new(&assignment, &hosts, &cluster.lb, age, &mut pick, old));
         }
         let Some(balancer) = &mut view.balancer else { return Err(NoHost::None) };
@@ -171,19 +168,6 @@ impl Clusters {
             let keep: HashSet<String> =
                 endpoints.filter_map(|endpoint| fixed_target(&endpoint.address)).map(|target| address::target(&target)).collect();
             view.state.prune(|address| keep.contains(address));
-        }
-    }
-
-    /// Judges an answer for outlier detection.
-    pub(crate) fn host_answered(&mut self, cx: &Context, cluster: &Arc<Cluster>, host: &Arc<HostState>, status: u16) {
-        let eject = host.answered(status, cluster.outlier.as_ref());
-        let Some(outlier) = cluster.outlier.as_ref().filter(|_| eject) else { return };
-        let now = cx.now.mono;
-        let all = cx.config.assignment_of(cluster).map_or(1, |assignment| assignment.endpoints().count());
-        let out = self.view(cx, &cluster.name).state.ejected(now);
-        // One may always be left out.
-        if out == 0 || (out + 1) * 100 <= all * outlier.max_percent as usize {
-            host.eject(now, outlier);
         }
     }
 

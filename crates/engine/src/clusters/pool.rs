@@ -6,7 +6,10 @@ use mizzen_ir::config::HttpProtocol;
 use mizzen_types::Name;
 
 use super::spec::UpSpec;
-use crate::{ConnId, DialId, Target, id::StreamId};
+use crate::{
+    ConnId, DialId, Target,
+    id::{CheckId, StreamId},
+};
 
 /// Everything that makes two connections interchangeable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -15,6 +18,8 @@ pub(super) struct PoolKey {
     target: Target,
     source: Option<IpAddr>,
     protocol: HttpProtocol,
+    /// Checks have connections of their own.
+    check: Option<CheckId>,
     /// The TLS configuration's address (the pool keeps it alive), server name, ALPN.
     tls: Option<(usize, String, Vec<Vec<u8>>)>,
 }
@@ -26,6 +31,7 @@ impl PoolKey {
             target: spec.target.clone(),
             source: spec.source,
             protocol: spec.protocol,
+            check: spec.check,
             tls: spec.tls.as_ref().map(|tls| (Arc::as_ptr(&tls.config) as usize, tls.sni.clone(), tls.alpn.clone())),
         }
     }

@@ -10,7 +10,7 @@ use mizzen_types::Name;
 use rustls::{ClientConfig, pki_types::ServerName};
 
 use super::hosts::{Host, fixed_target};
-use crate::{Keepalive, Target, address, context::Context, lb::HostState};
+use crate::{Keepalive, Target, address, context::Context, id::CheckId, lb::HostState};
 
 /// What of a request decides about its connection.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,6 +34,8 @@ pub(crate) struct UpSpec {
     pub(crate) http: UpstreamHttp,
     pub(crate) host: Arc<HostState>,
     pub(crate) endpoint: Option<Arc<Endpoint>>,
+    /// Whose checks it is for; none: for traffic.
+    pub(crate) check: Option<CheckId>,
 }
 
 /// TLS of a connection to be made.
@@ -112,6 +114,7 @@ impl UpSpec {
             http: cluster.http.clone(),
             host: host.state.clone(),
             endpoint: host.endpoint.clone(),
+            check: None,
         })
     }
 }

@@ -54,14 +54,15 @@ pub(super) fn app(mut answer: impl FnMut(&Head, &[u8]) -> (Head, Vec<u8>) + 'sta
                     if let Some(stream) = done {
                         if let Some((head, body)) = open.remove(&stream.0) {
                             let (head, body) = answer(&head, &body);
-                            let trailers = head.get("x-trailers").is_some();
+                            let trailers = head.get("x-trailers").map(<[u8]>::to_vec);
+                            let (status, trailers) = (trailers.clone().unwrap_or_default(), trailers.is_some());
                             codec.send_head(stream, &head, body.is_empty() && !trailers, out);
                             if !body.is_empty() {
                                 codec.send_data(stream, &body, !trailers, out);
                             }
                             if trailers {
                                 let mut end = Head::new();
-                                end.set("grpc-status", "5");
+                                end.set("grpc-status", if status == b"0" { "0" } else { "5" });
                                 codec.send_trailers(stream, &end, out);
                             }
                         }

@@ -180,7 +180,8 @@ fn outliers_are_ejected() {
         failed += usize::from(status(&call(&mut sim, &get("/", ""))) != "200");
     }
     assert_eq!(failed, 3, "the dead endpoint is left out after three failures");
-    sim.run_for(Duration::from_secs(31));
+    // Hosts are looked at every 10 s: its 30 s are over at the next time.
+    sim.run_for(Duration::from_secs(41));
     let again = (0..4).filter(|_| status(&call(&mut sim, &get("/", ""))) != "200").count();
     assert!(again > 0, "and let back in");
 }
@@ -193,26 +194,28 @@ fn ejections_grow_and_shrink() {
     let mut sim = with_app(mesh_with(2, config, &Inbound::default()));
     let fail = |sim: &mut crate::sim::Sim| (0..8).for_each(|_| drop(call(sim, &get("/", ""))));
     let check = |sim: &mut crate::sim::Sim, expected: bool, why: &str| {
-        let hosts = sim.snapshot(0).hosts;
-        let hosts = hosts.iter().filter(|(name, _)| **name == *CLUSTER).flat_map(|(_, hosts)| hosts);
+        let clusters = sim.snapshot(0).clusters;
+        let hosts = clusters.iter().filter(|c| *c.name == *CLUSTER).flat_map(|c| &c.hosts);
         let ejected: Vec<_> = hosts.filter(|h| h.flags.any(HealthFlags::FAILED_OUTLIER)).map(|h| h.address.as_str()).collect();
         assert_eq!(ejected, if expected { vec!["10.0.0.3:9080"] } else { vec![] }, "{why}");
     };
     check(&mut sim, false, "nothing has failed");
     fail(&mut sim);
     check(&mut sim, true, "for 30 s");
-    sim.run_for(Duration::from_secs(30));
-    check(&mut sim, false, "its time is over");
+    sim.run_for(Duration::from_secs(29));
+    check(&mut sim, true, "its time is not over");
+    sim.run_for(Duration::from_secs(12));
+    check(&mut sim, false, "its time was over when hosts were looked at");
     fail(&mut sim);
     sim.run_for(Duration::from_secs(55));
     check(&mut sim, true, "for 60 s, since it had only just been let back in");
-    sim.run_for(Duration::from_secs(5));
+    sim.run_for(Duration::from_secs(16));
     check(&mut sim, false, "its time is over");
     // One less for each interval that it was not ejected.
     sim.run_for(Duration::from_secs(60));
     fail(&mut sim);
     check(&mut sim, true, "for 30 s again");
-    sim.run_for(Duration::from_secs(30));
+    sim.run_for(Duration::from_secs(41));
     check(&mut sim, false, "its time is over");
 }
 
@@ -293,9 +296,9 @@ fn localities_by_weight() {
     for _ in 0..200 {
         assert_eq!(status(&call(&mut sim, &get("/", ""))), "200");
     }
-    let hosts = sim.snapshot(0).hosts;
-    let (_, hosts) = hosts.iter().find(|(name, _)| **name == *CLUSTER).unwrap();
-    let second = hosts.iter().find(|h| h.address == "9.0.0.2:80").unwrap().requests;
+    let clusters = sim.snapshot(0).clusters;
+    let cluster = clusters.iter().find(|c| *c.name == *CLUSTER).unwrap();
+    let second = cluster.hosts.iter().find(|h| h.address == "9.0.0.2:80").unwrap().requests;
     assert!((8..40).contains(&second), "about a tenth: {second}");
 }
 

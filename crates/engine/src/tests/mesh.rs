@@ -388,7 +388,7 @@ pub(super) fn assert_clean(sim: &mut Sim) {
         assert_eq!((snapshot.streams, snapshot.buffered), (0, 0), "proxy {proxy}");
         let (guards, connections) = sim.guards(proxy).unwrap();
         assert_eq!(guards, [connections, 0, 0, 0], "proxy {proxy}: connections, pending, requests, retries");
-        let active: u64 = snapshot.hosts.iter().flat_map(|(_, hosts)| hosts).map(|host| host.active).sum();
+        let active: u64 = snapshot.clusters.iter().flat_map(|c| &c.hosts).map(|host| host.active).sum();
         assert_eq!(active, 0, "proxy {proxy}: requests that hosts are thought to have");
     }
 }

@@ -99,6 +99,9 @@ impl Worker {
     /// Finds the cluster of a call and goes on as for any request.
     pub(crate) fn start_call(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get_mut(id) else { return };
+        if let Some(check) = stream.client.check() {
+            return self.start_check_call(id, check);
+        }
         let Some(request) = stream.traffic.request_mut() else { return };
         let Some(routed) = &mut request.route else { return };
         let cluster = routed.cluster_name.as_ref().and_then(|name| self.cx.config.clusters.get(name)).cloned();
@@ -131,7 +134,11 @@ impl Worker {
         if stream.client.is_tunnel() {
             return self.tunnel_progress(id);
         }
-        if stream.resp.buf.len() > origin.most {
+        if stream.client.check().is_some() {
+            // The rest of it is not looked at.
+            let most = origin.most;
+            stream.resp.buf.truncate(most);
+        } else if stream.resp.buf.len() > origin.most {
             return self.call_over(id, CallAnswer::Failed("response_too_large".to_owned()));
         }
         let Some(request) = stream.traffic.request_mut() else { return };
@@ -163,6 +170,7 @@ impl Worker {
                 };
                 self.cx.inbox.push_back(Event::UpLost(stream, Lost::Connect(why)));
             }
+            Caller::Check(check) => self.cx.inbox.push_back(Event::Checked(check, id, answer)),
             Caller::Conn(conn) => self.cx.inbox.push_back(Event::Ended(conn, Eof::Reset)),
             Caller::Gone => {}
         }

@@ -50,7 +50,7 @@ impl Worker {
         let streams: Vec<StreamId> = match &proto {
             Proto::Tcp(stream) => vec![*stream],
             Proto::Http(http) => http.streams.iter().map(|(_, stream)| *stream).collect(),
-            Proto::Sniff | Proto::Handshake | Proto::Choose | Proto::Dead => Vec::new(),
+            Proto::Sniff | Proto::Handshake | Proto::Choose | Proto::Check(_) | Proto::Dead => Vec::new(),
         };
         let handshake = matches!(proto, Proto::Handshake);
         match was_up {
@@ -71,6 +71,7 @@ impl Worker {
                     Owner::Pool(pool) => self.pool_lost(pool, id, handshake.then_some(lost)),
                     Owner::Stream(stream) if handshake => self.cx.inbox.push_back(Event::UpLost(stream, lost)),
                     Owner::Stream(_) => {}
+                    Owner::Check(check) => self.check_lost(check, id),
                 }
             }
         }

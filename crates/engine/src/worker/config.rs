@@ -33,9 +33,10 @@ impl Worker {
         for id in self.conns.ids() {
             self.reconcile(id, &config);
         }
-        self.retire_pools(|spec| !still_wanted(&config, spec));
+        self.retire_pools(|spec| spec.check.is_none() && !still_wanted(&config, spec));
         self.clusters.take_config(&config);
         self.questions.arrived(&mut self.cx, &config);
+        self.check_clusters();
         self.cx.actions.push(Action::Dispose(old));
     }
 

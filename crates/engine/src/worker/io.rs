@@ -165,6 +165,10 @@ impl Worker {
                 let stream = *stream;
                 self.tcp_input(id, stream);
             }
+            Proto::Check(check) => {
+                let check = *check;
+                self.check_input(check, id);
+            }
             Proto::Choose => self.choose_codec(id),
             Proto::Http(_) => self.parse_http(id),
             Proto::Dead => {

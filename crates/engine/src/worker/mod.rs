@@ -4,6 +4,7 @@ mod answer;
 mod below;
 mod bounds;
 mod calls;
+mod checks;
 mod close;
 mod config;
 mod down;
@@ -33,7 +34,7 @@ use mizzen_ir::Config;
 use mizzen_types::Name;
 
 use crate::{
-    Action, Addrs, Answer, Command, ConnId, DialError, DialId, ListenerId, Now, Options, Question, WaitId, call::Caller,
+    Action, Addrs, Answer, Command, ConnId, DialError, DialId, ListenerId, Now, Options, Question, WaitId, call::Caller, checks::Checks,
     clusters::Clusters, conn::Conn, conns::Conns, context::Context, event::Event, filter::Filters, id::StreamId, lb::Rng,
     metrics::Snapshot, questions::Questions, streams::Streams, telemetry::Telemetry, timers::Timers, view::View,
 };
@@ -53,6 +54,8 @@ pub struct Worker {
     by_address: HashMap<SocketAddr, Name>,
     /// What calls of our own have in place of a listener's.
     own: calls::Own,
+    /// The checks of all hosts, if this is the worker that makes them.
+    checks: Option<Checks>,
 }
 
 impl fmt::Debug for Worker {
@@ -64,6 +67,7 @@ impl fmt::Debug for Worker {
 impl Worker {
     /// A worker with its first configuration.
     pub fn new(options: Options, config: Arc<Config>, now: Now) -> Self {
+        let checks = options.shared.takes_checks().then(Checks::default);
         let mut worker = Worker {
             filters: Filters::new(&options.node),
             cx: Context {
@@ -83,9 +87,11 @@ impl Worker {
             telemetry: Telemetry::default(),
             by_address: HashMap::new(),
             own: calls::Own::new(),
+            checks,
         };
         worker.take_config(config);
-        worker.cx.actions.clear();
+        // There was nothing before it to be freed.
+        worker.cx.actions.retain(|action| !matches!(action, Action::Dispose(_)));
         worker
     }
 
@@ -175,6 +181,7 @@ impl Worker {
                 Event::ConnAnswered(conn) => self.conn_looks_again(conn),
                 Event::Call(stream) => self.start_call(stream),
                 Event::Called(stream, answer) => self.called(stream, answer),
+                Event::Checked(check, stream, answer) => self.check_answered(check, stream, answer),
                 Event::Cancel(stream) => self.give_up(stream),
                 Event::DialInside(dial) => self.dial_inside(dial),
                 Event::Carry(conn) => self.carry(conn),
@@ -202,6 +209,7 @@ impl Worker {
     fn answered(&mut self, id: WaitId, answer: Answer) {
         if let Some(Question::Dns { host }) = self.questions.answered(&mut self.cx, id) {
             self.clusters.resolved(&self.cx, &host, answer);
+            self.check_clusters();
         }
     }
 
@@ -239,7 +247,7 @@ impl Worker {
         let shared = &self.cx.options.shared;
         Snapshot {
             series: self.telemetry.table.series().to_vec(),
-            hosts: shared.hosts(self.cx.now.mono),
+            clusters: shared.clusters(),
             downstream,
             streams: self.streams.len() as u64,
             buffered,

@@ -14,6 +14,7 @@ use crate::{
     filter,
     flags::Flags,
     id::{PoolId, StreamId},
+    outlier::Seen,
     stream::At,
 };
 
@@ -83,8 +84,10 @@ impl Worker {
                 return;
             }
             let (spec, any) = (pool.spec.clone(), pool.coming() + pool.conns.len() > 0);
-            let guard = self.clusters.connection_guard(&self.cx, &spec);
-            if guard.is_none() || self.clusters.dials_full(&self.cx) {
+            // A check is no traffic, and a host is not ill because others use up what they may.
+            let guard = if spec.check.is_some() { None } else { self.clusters.connection_guard(&self.cx, &spec) };
+            let full = guard.is_none() && spec.check.is_none();
+            if full || self.clusters.dials_full(&self.cx) {
                 // With a connection there or coming the queue moves on; else nobody would ever serve it.
                 if !any {
                     self.fail_queue(id, &Lost::Overflow);
@@ -225,6 +228,7 @@ impl Worker {
         {
             request.tried.push(up.spec.address().clone());
         }
+        self.host_seen(id, Seen::Connected);
         self.send_request(id);
     }
 

@@ -7,10 +7,12 @@ use mizzen_ir::{apply_headers, config::HeaderSource};
 
 use super::{Worker, retry::Ended};
 use crate::{
+    checks::answer::LEAVE_OUT,
     event::{Gone, Lost},
     filter,
     flags::Flags,
     id::StreamId,
+    outlier::Seen,
     stream::Step,
 };
 
@@ -45,9 +47,15 @@ impl Worker {
             return;
         }
         let Some(up) = &stream.up else { return };
-        let (cluster, host, started) = (up.cluster.clone(), up.spec.host.clone(), up.started);
+        let started = up.started;
         let grpc: Option<u32> = head.get_str("grpc-status").and_then(|v| v.parse().ok());
-        self.clusters.host_answered(&self.cx, &cluster, &host, if grpc.is_some() { grpc_http(grpc) } else { head.status() });
+        self.host_seen(id, Seen::Answer(if grpc.is_some() { grpc_http(grpc) } else { head.status() }));
+        if head.contains("x-envoy-degraded") {
+            self.host_degraded(id);
+        }
+        if head.contains(LEAVE_OUT) {
+            self.host_leaves(id);
+        }
         if self.retry(id, Ended::Response(&head)) {
             return;
         }
@@ -103,10 +111,14 @@ impl Worker {
         if stream.resp.end && stream.answered() {
             return;
         }
-        if self.again_elsewhere(id, &lost) {
+        let check = stream.client.check();
+        if check.is_none() && self.again_elsewhere(id, &lost) {
             return;
         }
-        self.host_failed(id, 503);
+        // A breaker is the cluster's business: leaving hosts out would make it worse.
+        if lost != Lost::Overflow {
+            self.host_seen(id, Seen::Failed);
+        }
         let failure = match &lost {
             Lost::Connect(why) => Some(why.clone()),
             Lost::ConnectTimeout => Some("connection timeout".to_owned()),

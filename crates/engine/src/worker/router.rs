@@ -10,6 +10,7 @@ use mizzen_ir::{
 
 use super::{Worker, calls::NOWHERE, retry::Ended};
 use crate::{
+    HealthFlags,
     clusters::{Ask, DNS_WAIT, Host, NoHost, UpSpec, Wish},
     event::{Dir, Event, Lost},
     facts::Change,
@@ -17,6 +18,7 @@ use crate::{
     flags::Flags,
     id::{PoolId, StreamId},
     lb::Limit,
+    outlier::Seen,
     questions::Waiter,
     same::Same,
     stream::{At, Attempt, Progress, Step},
@@ -341,13 +343,16 @@ impl Worker {
 
     /// The whole response takes too long.
     pub(crate) fn route_timeout(&mut self, id: StreamId) {
-        self.host_failed(id, 504);
+        // Once it has answered, the host is not to blame for how long the rest takes.
+        if self.streams.get(id).is_some_and(|stream| !stream.answered()) {
+            self.host_seen(id, Seen::TooLong);
+        }
         self.reply(id, 504, "upstream request timeout", Flags::UPSTREAM_REQUEST_TIMEOUT, "response_timeout");
     }
 
     /// One try takes too long.
     pub(crate) fn per_try_timeout(&mut self, id: StreamId) {
-        self.host_failed(id, 504);
+        self.host_seen(id, Seen::TooLong);
         if self.retry(id, Ended::PerTry) {
             return;
         }
@@ -365,11 +370,40 @@ impl Worker {
         self.reply(id, status, "stream timeout", Flags::STREAM_IDLE_TIMEOUT, "stream_idle_timeout");
     }
 
-    /// Tells outlier detection of a failure that no answer carries.
-    pub(crate) fn host_failed(&mut self, id: StreamId, status: u16) {
+    /// Tells outlier detection what was seen of the host of a try.
+    pub(crate) fn host_seen(&mut self, id: StreamId, seen: Seen) {
+        let Some(stream) = self.streams.get(id).filter(|stream| stream.client.check().is_none()) else { return };
+        let Some(up) = &stream.up else { return };
+        if seen == Seen::Connected && up.cluster.outlier.as_ref().is_none_or(|outlier| !outlier.split) {
+            return;
+        }
+        let (cluster, state, host) = (up.cluster.clone(), up.state.clone(), up.spec.host.clone());
+        match seen {
+            Seen::Answer(status) => host.ended(status < 500),
+            Seen::Failed => host.ended(false),
+            Seen::TooLong => {
+                host.ended(false);
+                host.too_long();
+            }
+            Seen::Connected | Seen::Served => {}
+        }
+        self.clusters.host_seen(&mut self.cx, &cluster, &state, &host, seen);
+    }
+
+    /// The host of a try asks to be left out: where hosts are checked, until a check finds it well.
+    pub(crate) fn host_leaves(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get(id).filter(|stream| stream.client.check().is_none()) else { return };
+        let Some(up) = &stream.up else { return };
+        let is_off = up.spec.endpoint.as_ref().and_then(|endpoint| endpoint.check.as_ref()).is_some_and(|check| check.is_off);
+        if up.cluster.health_check.is_some() && !is_off {
+            up.spec.host.health.set(HealthFlags::FAILED_ACTIVE.with(HealthFlags::LEFT_OUT), true);
+        }
+    }
+
+    /// The host of a try says of itself that it is degraded.
+    pub(crate) fn host_degraded(&mut self, id: StreamId) {
         let Some(up) = self.streams.get(id).and_then(|s| s.up.as_ref()) else { return };
-        let (cluster, host) = (up.cluster.clone(), up.spec.host.clone());
-        self.clusters.host_answered(&self.cx, &cluster, &host, status);
+        self.clusters.host_degraded(&mut self.cx, &up.cluster, &up.state, &up.spec.host);
     }
 }
 

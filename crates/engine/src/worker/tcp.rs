@@ -18,6 +18,7 @@ use crate::{
     filter::network,
     flags::Flags,
     id::StreamId,
+    outlier::Seen,
     questions::Waiter,
     record::Record,
     stream::{At, Attempt, Client, Due, Half, Progress, Stream, Tcp, TcpStep, Traffic},
@@ -148,6 +149,7 @@ impl Worker {
         stream.due.moved = now;
         let Some(down) = stream.client.conn() else { return };
         self.tcp_opened(id);
+        self.tcp_seen(id, Seen::Served);
         self.conns.hold(&mut self.cx, down, false);
         self.tcp_pump(id, Dir::Up);
         self.conns.queue_parse(&mut self.cx, conn_id);
@@ -240,6 +242,9 @@ impl Worker {
             // What it sent before is still delivered.
             return self.tcp_end(id, Closing::Close);
         }
+        self.tcp_seen(id, if lost == Lost::ConnectTimeout { Seen::TooLong } else { Seen::Failed });
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        let Some(tcp) = stream.traffic.tcp_mut() else { return };
         stream.up = None;
         let mut why = match lost {
             Lost::Connect(why) => why,
@@ -257,6 +262,13 @@ impl Worker {
         }
         stream.record.flags.set(Flags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
         self.tcp_refuse(id, Flags::UPSTREAM_CONNECTION_FAILURE, "upstream_connection_failure");
+    }
+
+    /// Tells outlier detection whether a host was reached.
+    fn tcp_seen(&mut self, id: StreamId, seen: Seen) {
+        let Some(up) = self.streams.get(id).and_then(|s| s.up.as_ref()) else { return };
+        let (cluster, state, host) = (up.cluster.clone(), up.state.clone(), up.spec.host.clone());
+        self.clusters.host_seen(&mut self.cx, &cluster, &state, &host, seen);
     }
 
     /// The client's side is gone.

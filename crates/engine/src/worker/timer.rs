@@ -15,10 +15,12 @@ impl Worker {
     pub(crate) fn run_timers(&mut self) {
         // Each deadline that is earlier than the one before leaves that one's entry behind, maybe for an hour.
         if self.cx.timers.len() > self.most_timers() {
-            let (conns, clusters, streams) = (&self.conns, &self.clusters, &self.streams);
+            let (conns, clusters, streams, checks) = (&self.conns, &self.clusters, &self.streams, &self.checks);
             self.cx.timers.retain(|at, key| match key {
                 TimerKey::Conn(id) => conns.get(*id).is_some_and(|conn| conn.armed == Some(at)),
                 TimerKey::Dial(id) => clusters.is_dialing(*id),
+                TimerKey::Sweep(id) => clusters.sweeps(*id),
+                TimerKey::Check(id) => checks.as_ref().is_some_and(|checks| checks.is_due(*id, at)),
                 TimerKey::Call(id) => streams.get(*id).and_then(|s| s.client.call()).is_some_and(|origin| origin.armed == Some(at)),
             });
         }
@@ -34,6 +36,8 @@ impl Worker {
                 }
                 TimerKey::Call(id) => self.call_due(id, at),
                 TimerKey::Dial(id) => self.dial_timeout(id),
+                TimerKey::Sweep(id) => self.clusters.sweep(&mut self.cx, id),
+                TimerKey::Check(id) => self.check_due(id, at),
             }
         }
     }
@@ -114,7 +118,7 @@ impl Worker {
             Proto::Handshake => self.handshake_timeout(id),
             _ if conn.closing >= Closing::Close => self.remove(id, Some(How::Reset)),
             // The drain is over, or the request's head never ends.
-            Proto::Choose | Proto::Http(_) | Proto::Tcp(_) => {
+            Proto::Choose | Proto::Http(_) | Proto::Tcp(_) | Proto::Check(_) => {
                 self.drop_conn(id, Gone::Closed, Lost::Closed);
                 self.close(id, Closing::Close);
             }

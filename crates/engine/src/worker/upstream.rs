@@ -40,6 +40,7 @@ impl Worker {
         self.conns.insert(conn);
         match owner {
             Owner::Stream(stream) => self.tcp_handshake(stream, id),
+            Owner::Check(check) => self.check_handshake(check, id),
             Owner::Pool(pool) => {
                 if let Some(pool) = self.clusters.pool_mut(pool) {
                     pool.shaking.push(id);
@@ -69,6 +70,7 @@ impl Worker {
         match owner {
             Owner::Stream(stream) => self.cx.inbox.push_back(Event::UpLost(stream, lost)),
             Owner::Pool(pool) => self.pool_dial_failed(pool, lost),
+            Owner::Check(check) => self.check_unreached(check),
         }
     }
 
@@ -95,6 +97,7 @@ impl Worker {
         match up.owner {
             Owner::Stream(stream) => self.tcp_connected(stream, id),
             Owner::Pool(pool) => self.pool_connected(pool, id),
+            Owner::Check(check) => self.check_connected(check, id),
         }
     }
 

@@ -9,10 +9,10 @@ use mizzen_protos::envoy::envoy::r#type::v3 as types;
 use mizzen_protos::wkt;
 
 use super::cx::{Cx, Res, flag, harmless, hash_of, name, number, refused, silent, type_name};
-use super::{Resource, address, cluster_http, cluster_lb, endpoint, tls};
+use super::{Resource, address, cluster_health, cluster_http, cluster_lb, endpoint, tls};
 use crate::config::{
-    Assignment, BindFrom, Breakers, Cluster, ContentHash, Discovery, Dns, DnsFamily, Fallible, IstioService, Outlier, RetryLimit,
-    Transport, TransportMatch, TransportSelect, UpstreamHttp,
+    Assignment, BindFrom, Breakers, Cluster, ContentHash, Discovery, Dns, DnsFamily, Fallible, IstioService, RetryLimit, Transport,
+    TransportMatch, TransportSelect, UpstreamHttp,
 };
 
 #[allow(clippy::too_many_lines)] // One message of very many fields, each of which is decided here.
@@ -76,10 +76,10 @@ pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resou
     silent!(stats_matcher, wait_for_warm_on_init, cleanup_interval, track_timeout_budgets, track_cluster_stats, queuing_policies);
     silent!(per_connection_buffer_high_watermark_timeout);
     // Where names are asked for is the host's business, which its resolver knows.
-    silent!(typed_dns_resolver_config, dns_resolution_config, use_tcp_for_dns_lookups, ignore_health_on_host_removal);
+    silent!(typed_dns_resolver_config, dns_resolution_config, use_tcp_for_dns_lookups);
     harmless!(cx; lrs_server, lrs_report_endpoint_metrics, preconnect_policy);
     refused!(cx; transport_socket_matcher, upstream_http_protocol_options, common_http_protocol_options, http_protocol_options,
-        upstream_config, protocol_selection, health_checks, dns_resolvers);
+        upstream_config, protocol_selection, dns_resolvers, close_connections_on_host_health_failure);
     // A connection of its own for each downstream connection: ours are never shared across identities, which is what it is for.
     harmless!(cx; connection_pool_per_downstream_connection);
 
@@ -104,6 +104,7 @@ pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resou
         _ => None,
     };
     let discovery = discovery(cx, kind, eds_cluster_config, load_assignment, dns, original_dst_port)?;
+    let ignores_unchecked = common_lb_config.as_ref().is_some_and(|common| common.ignore_new_hosts_until_first_hc);
     let given = cluster_lb::Given {
         kind,
         policy: lb_policy,
@@ -122,6 +123,11 @@ pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resou
     if by_authority {
         transport = by_server_name(transport);
     }
+    let speaks_h2 = http.protocol != crate::config::HttpProtocol::Http1;
+    let health_check = cluster_health::check(cx, health_checks, kind == Type::OriginalDst, speaks_h2)?;
+    if health_check.is_some() && !ignore_health_on_host_removal {
+        cx.warn("ignore_health_on_host_removal", "hosts that are named no more are not used any longer, however well checks find them");
+    }
     let bind = cx.some("upstream_bind_config", upstream_bind_config, bind_from)?.flatten();
     let keepalive = cx.some("upstream_connection_options", upstream_connection_options, |cx, o| {
         let cluster::UpstreamConnectionOptions { tcp_keepalive, set_local_interface_name_on_upstream_connections, happy_eyeballs_config } =
@@ -132,7 +138,7 @@ pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resou
     })?;
     cx.each("filters", filters, filter)?;
     let (services, external) = istio(metadata);
-    harmless!(cx; per_connection_buffer_limit_bytes, close_connections_on_host_health_failure);
+    harmless!(cx; per_connection_buffer_limit_bytes);
     let stat_name = if alt_stat_name.is_empty() { &title } else { &alt_stat_name };
     Ok(Resource::Cluster(Arc::new(Cluster {
         name: name(&title),
@@ -143,7 +149,9 @@ pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resou
         connect_timeout: cx.limit("connect_timeout", connect_timeout, None)?.unwrap_or(Duration::from_secs(5)),
         breakers,
         breakers_high,
-        outlier: cx.some("outlier_detection", outlier_detection, outlier)?,
+        health_check: health_check.map(Arc::new),
+        ignores_unchecked,
+        outlier: cx.some("outlier_detection", outlier_detection, cluster_health::outlier)?.map(Arc::new),
         transport,
         http,
         bind,
@@ -332,66 +340,6 @@ fn bind_from(cx: &mut Cx, m: core::BindConfig) -> Res<Option<BindFrom>> {
     })?;
     extra.extend(cx.each("additional_source_addresses", additional_source_addresses, |cx, a| address::socket(cx, a))?);
     Ok(source.map(|source| BindFrom { source, extra: extra.into() }))
-}
-
-fn outlier(cx: &mut Cx, m: cluster::OutlierDetection) -> Res<Outlier> {
-    let cluster::OutlierDetection {
-        consecutive_5xx,
-        interval,
-        base_ejection_time,
-        max_ejection_percent,
-        enforcing_consecutive_5xx,
-        enforcing_success_rate,
-        success_rate_minimum_hosts,
-        success_rate_request_volume,
-        success_rate_stdev_factor,
-        consecutive_gateway_failure,
-        enforcing_consecutive_gateway_failure,
-        split_external_local_origin_errors,
-        consecutive_local_origin_failure,
-        enforcing_consecutive_local_origin_failure,
-        enforcing_local_origin_success_rate,
-        failure_percentage_threshold,
-        enforcing_failure_percentage,
-        enforcing_failure_percentage_local_origin,
-        failure_percentage_minimum_hosts,
-        failure_percentage_request_volume,
-        max_ejection_time,
-        max_ejection_time_jitter,
-        successful_active_health_check_uneject_host,
-        monitors,
-        always_eject_one_host,
-        detect_degraded_hosts,
-    } = m;
-    // Statistical ejection is not done: an endpoint that only it would leave out stays in.
-    silent!(success_rate_minimum_hosts, success_rate_request_volume, success_rate_stdev_factor, failure_percentage_threshold);
-    silent!(failure_percentage_minimum_hosts, failure_percentage_request_volume, enforcing_local_origin_success_rate);
-    silent!(successful_active_health_check_uneject_host, always_eject_one_host);
-    // Read by Envoy only if local errors are counted apart, which they are not here: they count as 5xx.
-    silent!(consecutive_local_origin_failure, enforcing_consecutive_local_origin_failure);
-    for (field, value) in [
-        ("enforcing_success_rate", enforcing_success_rate),
-        ("enforcing_failure_percentage", enforcing_failure_percentage),
-        ("enforcing_failure_percentage_local_origin", enforcing_failure_percentage_local_origin),
-    ] {
-        if number(value).is_some_and(|v| v > 0) {
-            cx.warn(field, "endpoints are left out by consecutive errors only");
-        }
-    }
-    harmless!(cx; split_external_local_origin_errors, max_ejection_time_jitter, monitors, detect_degraded_hosts);
-    // Enforced by chance is enforced or not: half is where it turns.
-    let counted = |count: Option<wkt::UInt32Value>, default, enforcing: Option<wkt::UInt32Value>, by_default| {
-        if number(enforcing).unwrap_or(by_default) >= 50 { number(count).unwrap_or(default) } else { 0 }
-    };
-    let base = cx.duration("base_ejection_time", base_ejection_time)?.unwrap_or(Duration::from_secs(30));
-    Ok(Outlier {
-        consecutive_5xx: counted(consecutive_5xx, 5, enforcing_consecutive_5xx, 100),
-        consecutive_gateway: counted(consecutive_gateway_failure, 5, enforcing_consecutive_gateway_failure, 0),
-        interval: cx.limit("interval", interval, None)?.unwrap_or(Duration::from_secs(10)),
-        base_ejection: base,
-        max_ejection: cx.duration("max_ejection_time", max_ejection_time)?.unwrap_or(Duration::from_secs(300)).max(base),
-        max_percent: number(max_ejection_percent).unwrap_or(10).min(100),
-    })
 }
 
 /// Istio's metadata exchange on the upstream's side, which only labels.

@@ -153,8 +153,7 @@ pub(super) fn upstream(cx: &mut Cx, m: http::HttpProtocolOptions) -> Res<(Upstre
         retry_policy,
         upstream_protocol_options,
     } = m;
-    refused!(cx; header_validation_config, request_mirror_policies, hash_policy, retry_policy);
-    harmless!(cx; outlier_detection);
+    refused!(cx; header_validation_config, request_mirror_policies, hash_policy, retry_policy, outlier_detection);
     crate::filter::only_upstream_codec(cx, http_filters)?;
     let common = cx.within("common_http_protocol_options", |cx| common(cx, common_http_protocol_options))?;
     let (auto_sni, auto_san_validation) = match upstream_http_protocol_options {

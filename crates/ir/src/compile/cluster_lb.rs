@@ -69,6 +69,7 @@ fn common_lb(cx: &mut Cx, m: cluster::cluster::CommonLbConfig, all: &mut Balanci
         override_host_status,
         locality_config_specifier,
     } = m;
+    // Whoever compiles the checks reads what concerns unchecked hosts.
     silent!(update_merge_window, ignore_new_hosts_until_first_hc, close_connections_on_host_set_change);
     harmless!(cx; override_host_status);
     match locality_config_specifier {

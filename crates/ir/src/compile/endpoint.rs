@@ -8,9 +8,8 @@ use mizzen_protos::envoy::envoy::config::endpoint::v3 as endpoint;
 use mizzen_protos::wkt;
 use mizzen_types::{Locality, Name};
 
-use super::Resource;
 use super::cx::{Cx, Res, harmless, name, number, refused, silent};
-use super::{address, cluster_lb};
+use super::{Resource, address, cluster_health, cluster_lb};
 use crate::config::{Assignment, ContentHash, Criteria, Endpoint, Health, LocalityGroup, Priority, Workload};
 
 /// The most priorities.
@@ -75,7 +74,8 @@ fn one(cx: &mut Cx, m: endpoint::LbEndpoint, names: bool) -> Res<Endpoint> {
     };
     let endpoint::Endpoint { address, health_check_config, hostname, additional_addresses, observability_name } = endpoint;
     silent!(observability_name);
-    harmless!(cx; health_check_config, additional_addresses);
+    harmless!(cx; additional_addresses);
+    let check = cx.some("endpoint.health_check_config", health_check_config, cluster_health::endpoint)?;
     let address = cx.must("endpoint.address", address, |cx, a| address::address(cx, a, names))?;
     let health = match cx.choice("health_status", health_status)? {
         core::HealthStatus::Unknown => Health::Unknown,
@@ -91,6 +91,7 @@ fn one(cx: &mut Cx, m: endpoint::LbEndpoint, names: bool) -> Res<Endpoint> {
         hostname: name(&hostname),
         weight: number(load_balancing_weight).unwrap_or(1).max(1),
         health,
+        check: check.map(Arc::new),
         labels: labels.into(),
         workload: workload.map(Arc::new),
         lb,

@@ -12,6 +12,7 @@
 mod access_log;
 mod address;
 mod cluster;
+mod cluster_health;
 mod cluster_http;
 mod cluster_lb;
 pub(crate) mod cx;

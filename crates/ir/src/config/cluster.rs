@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mizzen_types::Name;
 
-use super::{Assignment, Balancing, ContentHash, Endpoint, EndpointAddress, UpstreamTls};
+use super::{Assignment, Balancing, ContentHash, Endpoint, EndpointAddress, HealthCheck, Outlier, UpstreamTls};
 
 /// A cluster.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,7 +28,11 @@ pub struct Cluster {
     /// Limits for requests of high priority.
     pub breakers_high: Breakers,
     /// When an endpoint is left out for a while.
-    pub outlier: Option<Outlier>,
+    pub outlier: Option<Arc<Outlier>>,
+    /// How its hosts are asked whether they are well.
+    pub health_check: Option<Arc<HealthCheck>>,
+    /// Hosts that were not checked yet are not counted until they are.
+    pub ignores_unchecked: bool,
     /// Plain or TLS, by endpoint.
     pub transport: TransportSelect,
     /// HTTP towards the endpoints.
@@ -143,23 +147,6 @@ impl RetryLimit {
             RetryLimit::Budget { percent, least } => least.max((percent / 100.0 * f64::from(requests)) as u32),
         }
     }
-}
-
-/// When an endpoint is left out.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Outlier {
-    /// After so many responses with a status of 500 or more in a row; 0: never.
-    pub consecutive_5xx: u32,
-    /// After so many 502, 503, 504 in a row; 0: never.
-    pub consecutive_gateway: u32,
-    /// How often endpoints are looked at, to let them back in.
-    pub interval: Duration,
-    /// How long at first; times the number of ejections.
-    pub base_ejection: Duration,
-    /// How long at most.
-    pub max_ejection: Duration,
-    /// At most this share of endpoints (percent) is left out at a time; one always may be.
-    pub max_percent: u32,
 }
 
 /// Plain or TLS.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mizzen_types::{Locality, Name};
 
-use super::{ContentHash, Criteria};
+use super::{ContentHash, Criteria, EndpointCheck};
 
 /// The endpoints of one cluster.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +51,8 @@ pub struct Endpoint {
     pub weight: u32,
     /// What the control plane says of it.
     pub health: Health,
+    /// How it is checked, if not as the cluster says.
+    pub check: Option<Arc<EndpointCheck>>,
     /// Metadata of `envoy.transport_socket_match`, sorted: what chooses the transport socket.
     pub labels: Arc<[(Name, Name)]>,
     /// Which workload it is.

@@ -5,6 +5,7 @@ mod balancing;
 mod cluster;
 mod endpoint;
 mod headers;
+mod health;
 mod http;
 mod listener;
 mod matchers;
@@ -27,11 +28,14 @@ pub use balancing::{
     Balancing, Criteria, HashBy, HashCookie, HashPolicy, Hashing, LbPolicy, LbValue, SlowStart, SubsetFallback, SubsetSelector, Subsets,
 };
 pub use cluster::{
-    BindFrom, Breakers, Cluster, Discovery, Dns, DnsFamily, Fallible, H2Options, HttpProtocol, IstioService, Keepalive, Outlier,
-    RetryLimit, Transport, TransportMatch, TransportSelect, UpstreamHttp,
+    BindFrom, Breakers, Cluster, Discovery, Dns, DnsFamily, Fallible, H2Options, HttpProtocol, IstioService, Keepalive, RetryLimit,
+    Transport, TransportMatch, TransportSelect, UpstreamHttp,
 };
 pub use endpoint::{Assignment, Endpoint, EndpointAddress, Health, LocalityGroup, Priority, Workload};
 pub use headers::{Command, HeaderAction, HeaderOp, HeaderOps, HeaderSource, LogType, Mutations, Part, Template};
+pub use health::{
+    CheckKind, Consecutive, EndpointCheck, FailurePercentage, GrpcCheck, HealthCheck, HttpCheck, Outlier, Pace, SuccessRate, TcpCheck,
+};
 pub use http::{CertDetails, CodecKind, EscapedSlashes, ForwardClientCert, Hcm, HttpRoutes, PathOptions, ServerHeader, StripPort};
 pub use listener::{
     ChainMatch, Direction, FilterChain, Filters, Listener, ListenerAddress, ListenerFilter, NetworkFilter, PortPredicate, SourceType,

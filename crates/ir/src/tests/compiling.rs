@@ -321,17 +321,27 @@ fn clusters() {
     check(k, &budget(json!({"budgetPercent": {"value": 12.5}, "minRetryConcurrency": 0, "budgetInterval": "0s"})), "ok");
     check(k, &budget(json!({"budgetPercent": {"value": 100.5}})), &format!("{at}.budget_percent: 100.5 is not between 0 and 100"));
     check(k, &budget(json!({"budgetInterval": "1s"})), &format!("{at}.budget_interval: not supported"));
-    check(k, &c(json!({"healthChecks": [{"timeout": "1s"}]})), "health_checks: not supported");
+    health_checks();
     check(k, &c(json!({"lbSubsetConfig": {}})), "ok");
     check(k, &c(json!({"commonLbConfig": {"zoneAwareLbConfig": {"minClusterSize": 5}}})), "ok, but common_lb_config.zone_aware_lb_config");
-    check(
-        k,
-        &c(json!({"outlierDetection": {"consecutive5xx": 3, "enforcingSuccessRate": 100}})),
-        "ok, but outlier_detection.enforcing_success_rate",
-    );
-    // Traffic is another with these, which is why they are warned of.
-    let split = json!({"consecutive5xx": 3, "splitExternalLocalOriginErrors": true});
-    check(k, &c(json!({"outlierDetection": split})), "ok, but outlier_detection.split_external_local_origin_errors");
+    let outlier = |o: Value| c(json!({"outlierDetection": o}));
+    for (o, expected) in [
+        (
+            json!({"consecutive5xx": 3, "enforcingSuccessRate": 100, "splitExternalLocalOriginErrors": true, "maxEjectionTimeJitter": "1s"}),
+            "ok",
+        ),
+        (json!({"detectDegradedHosts": true, "alwaysEjectOneHost": true, "successfulActiveHealthCheckUnejectHost": false}), "ok"),
+        (json!({"interval": "0s"}), "outlier_detection.interval: it has to be longer than zero"),
+        (json!({"baseEjectionTime": "600s"}), "ok"),
+        (
+            json!({"baseEjectionTime": "60s", "maxEjectionTime": "50s"}),
+            "outlier_detection.max_ejection_time: it is shorter than base_ejection_time",
+        ),
+        (json!({"enforcingFailurePercentage": 101}), "outlier_detection.enforcing_failure_percentage: 101 is more than 100"),
+        (json!({"monitors": [{"name": "m"}]}), "outlier_detection.monitors: not supported"),
+    ] {
+        check(k, &outlier(o), expected);
+    }
     check(
         k,
         &c(
@@ -485,4 +495,65 @@ fn a_refused_filter_closes_its_chain_alone() {
     let mut bad = value.clone();
     bad["filterChains"][1]["filterChainMatch"]["serverNames"] = json!(["a.*"]);
     assert!(compiled(ResourceKind::Listener, &bad).is_err());
+}
+
+/// Active checks of a cluster's hosts.
+fn health_checks() {
+    let cluster =
+        |checks: Value, more: Value| with(with(json!({"name": "c", "connectTimeout": "1s"}), json!({"healthChecks": checks})), more);
+    let one = |what: Value| {
+        let times = json!({"timeout": "1s", "interval": "2s", "unhealthyThreshold": 2, "healthyThreshold": 1});
+        cluster(json!([with(times, what)]), json!({"ignoreHealthOnHostRemoval": true}))
+    };
+    let http = |what: Value| one(json!({"httpHealthCheck": with(json!({"path": "/"}), what)}));
+    let tcp = |what: Value| one(json!({"tcpHealthCheck": what}));
+    let at = "health_checks[0]";
+    for (value, expected) in [
+        (cluster(json!([]), json!({})), "ok".to_owned()),
+        (cluster(json!([{"timeout": "1s"}]), json!({})), format!("{at}.interval: it is required")),
+        (cluster(json!([{"timeout": "0s", "interval": "1s"}]), json!({})), format!("{at}.timeout: it has to be longer than zero")),
+        (
+            cluster(json!([{"timeout": "1s", "interval": "1s", "healthyThreshold": 1}]), json!({})),
+            format!("{at}.unhealthy_threshold: it is required"),
+        ),
+        (one(json!({})), format!("{at}.health_checker: it is required")),
+        (one(json!({"tcpHealthCheck": {}, "noTrafficInterval": "0s"})), format!("{at}.no_traffic_interval: it has to be longer than zero")),
+        (one(json!({"tcpHealthCheck": {}, "eventLogPath": "/x"})), format!("ok, but {at}.event_log_path")),
+        (one(json!({"customHealthCheck": {"name": "x"}})), format!("{at}.custom_health_check: `x` is not supported")),
+        (one(json!({"grpcHealthCheck": {}})), format!("{at}.grpc_health_check: the cluster does not speak HTTP/2")),
+        (http(json!({})), "ok".to_owned()),
+        (http(json!({"path": ""})), format!("{at}.http_health_check.path: it is required")),
+        (http(json!({"method": "CONNECT"})), format!("{at}.http_health_check.method: CONNECT is no check")),
+        (http(json!({"send": {"text": "00"}})), format!("{at}.http_health_check.send: a GET has no body")),
+        (http(json!({"method": "POST", "send": {"text": "0"}})), format!("{at}.http_health_check.send.text: `0` is not a number of bytes")),
+        (
+            http(json!({"method": "POST", "send": {"text": "0g"}})),
+            format!("{at}.http_health_check.send.text: `0g` is not a number of bytes"),
+        ),
+        (
+            http(json!({"receive": [{"text": "0001"}], "responseBufferSize": 1})),
+            format!("{at}.http_health_check.receive: 2 bytes are more than the 1"),
+        ),
+        (
+            http(json!({"expectedStatuses": [{"start": 200, "end": 200}]})),
+            format!("{at}.http_health_check.expected_statuses[0]: 200 up to 200"),
+        ),
+        (
+            http(json!({"retriableStatuses": [{"start": 99, "end": 200}]})),
+            format!("{at}.http_health_check.retriable_statuses[0]: 99 up to 200"),
+        ),
+        (http(json!({"codecClientType": "HTTP3"})), format!("{at}.http_health_check.codec_client_type: HTTP3 is not supported")),
+        (tcp(json!({"send": {"text": "00fF"}, "receive": [{"binary": "AA=="}]})), "ok".to_owned()),
+        (tcp(json!({"receive": [{}]})), format!("{at}.tcp_health_check.receive[0].payload: it is required")),
+        (tcp(json!({"proxyProtocolConfig": {}})), format!("{at}.tcp_health_check.proxy_protocol_config: not supported")),
+    ] {
+        check(ResourceKind::Cluster, &value, &expected);
+    }
+    let tcp_check = json!({"timeout": "1s", "interval": "2s", "unhealthyThreshold": 2, "healthyThreshold": 1, "tcpHealthCheck": {}});
+    check(ResourceKind::Cluster, &cluster(json!([tcp_check, tcp_check]), json!({})), "health_checks: a cluster has one at most");
+    check(ResourceKind::Cluster, &cluster(json!([tcp_check]), json!({})), "ok, but ignore_health_on_host_removal");
+    let closing = json!({"closeConnectionsOnHostHealthFailure": true});
+    check(ResourceKind::Cluster, &cluster(json!([]), closing), "close_connections_on_host_health_failure: not supported");
+    let direct = json!({"type": "ORIGINAL_DST", "lbPolicy": "CLUSTER_PROVIDED"});
+    check(ResourceKind::Cluster, &cluster(json!([tcp_check]), direct), "health_checks: hosts of an ORIGINAL_DST cluster are not checked");
 }

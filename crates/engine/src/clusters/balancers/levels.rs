@@ -68,12 +68,9 @@ struct Loads {
 }
 
 impl Making<'_> {
-    /// When an ejected endpoint is let back in, or one that is new stops being so: the last one of each priority counts there, since from then on all
-    /// are alike.
+    /// When an endpoint that is new stops being so: the last one of each priority counts, since from then on all are alike.
     pub(super) fn until(&self) -> Option<Duration> {
-        let ends = self.all.iter().filter_map(|hosts| super::slow_start::ends_of(&self.lb.policy, hosts, self.now));
-        let ejections = self.all.iter().flatten().filter_map(|host| host.state.ejected_until(self.now));
-        ends.chain(ejections).min()
+        self.all.iter().filter_map(|hosts| super::slow_start::ends_of(&self.lb.policy, hosts, self.now)).min()
     }
 
     /// A priority's localities, as they are to be told apart, with the endpoints of each and its weight.
