@@ -13,6 +13,7 @@ use mizzen_ir::{ResourceKind, config::ListenerAddress};
 use mizzen_net::FdReceiver;
 use mizzen_protos::{Any, envoy::envoy::config::bootstrap::v3::Bootstrap};
 use mizzen_types::Name;
+use prost::Message;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
@@ -27,6 +28,7 @@ use crate::{
     secrets,
     sources::Sources,
     store::{ResourceState, Store},
+    text::Places,
 };
 
 /// Why the data plane could not start.
@@ -52,6 +54,8 @@ pub enum RunError {
 const BURST: usize = 256;
 /// Sockets that could not be opened are tried again after this.
 const REOPEN: Duration = Duration::from_secs(1);
+/// How long no configuration has come before memory is given back: while they come one after the other it is needed again.
+const SETTLED: Duration = Duration::from_secs(2);
 /// Longest address of an inherited socket.
 const ADDRESS: usize = 128;
 
@@ -104,6 +108,8 @@ struct Proxy {
     refreshed: Duration,
     /// When sockets that could not be opened are tried again.
     reopen: Option<Duration>,
+    /// When memory that only making a configuration has needed is given back.
+    release: Option<Duration>,
     /// A worker is dead.
     dead: bool,
     pages: Vec<tokio::task::AbortHandle>,
@@ -159,7 +165,7 @@ impl Proxy {
         let (stage, stage_seen) = watch::channel(Stage::Initializing);
         let admin = Admin {
             control: Control(asker),
-            bootstrap: Arc::new(bootstrap),
+            bootstrap: bootstrap.encode_to_vec().into(),
             stage: stage_seen,
             started: clock.0,
             version: options.version.clone(),
@@ -195,10 +201,14 @@ impl Proxy {
             idle: BTreeSet::new(),
             refreshed: Duration::ZERO,
             reopen: None,
+            release: None,
             dead: false,
             pages,
             clock,
         };
+        // Where what the bootstrap says was written is not asked any more.
+        proxy.options.places = Places::default();
+        proxy.release = Some(SETTLED);
         proxy.refresh();
         Ok(proxy)
     }
@@ -218,7 +228,7 @@ impl Proxy {
     }
 
     async fn next(&mut self) -> Happening {
-        let due = self.store.deadline(self.refreshed).into_iter().chain(self.reopen).min();
+        let due = self.store.deadline(self.refreshed).into_iter().chain(self.reopen).chain(self.release).min();
         let due = due.map(|at| tokio::time::Instant::from_std(self.clock.0 + at));
         let due = async {
             match due {
@@ -254,6 +264,10 @@ impl Proxy {
                 if self.reopen.is_some_and(|at| at <= self.now()) {
                     self.reopen = None;
                     self.workers.reopen();
+                }
+                if self.release.is_some_and(|at| at <= self.now()) {
+                    self.release = None;
+                    tokio::task::spawn_blocking(mizzen_net::release_memory);
                 }
                 self.refresh();
             }
@@ -316,6 +330,7 @@ impl Proxy {
                 "a new configuration"
             );
             self.workers.publish(&config);
+            self.release = Some(now + SETTLED);
             // What left the configuration may leave more names that nobody asks for.
             self.sources.ask(&mut self.store, now);
         }

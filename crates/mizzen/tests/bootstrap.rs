@@ -24,9 +24,9 @@ fn a_static_bootstrap_is_enough() {
         }
     });
     let free = || TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
-    let (port, metrics) = (free(), free());
+    let (port, metrics, admin) = (free(), free(), free());
     let endpoint = |port: u16| json!({"socket_address": {"address": "127.0.0.1", "port_value": port}});
-    let bootstrap = json!({"static_resources": {
+    let bootstrap = json!({"admin": {"address": endpoint(admin)}, "static_resources": {
         "clusters": [{"name": "hello", "type": "STATIC", "load_assignment": {"cluster_name": "hello",
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": endpoint(target)}}]}]}}],
         "listeners": [{"name": "in", "address": endpoint(port), "filter_chains": [{"filters": [{
@@ -43,8 +43,8 @@ fn a_static_bootstrap_is_enough() {
     }});
     let (file, log) = (dir.path().join("bootstrap.yaml"), dir.path().join("log"));
     let yaml = format!(
-        "# One field as YAML, the others as JSON, which is YAML as well.\nstatic_resources:\n  {}\n",
-        bootstrap["static_resources"]
+        "# One field as YAML, the others as JSON, which is YAML as well.\nstatic_resources:\n  {}\nadmin: {}\n",
+        bootstrap["static_resources"], bootstrap["admin"]
     );
     std::fs::write(&file, yaml).expect("a file");
     let mut proxy = Command::new(&program)
@@ -55,20 +55,42 @@ fn a_static_bootstrap_is_enough() {
         .stderr(Stdio::null())
         .spawn()
         .expect("start the proxy");
-    let reply = eventually("an answer through the proxy", || {
+    let get = |port: u16, path: &str| {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).map_err(|e| e.to_string())?;
-        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").map_err(|e| e.to_string())?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).map_err(|e| e.to_string())?;
         let mut reply = String::new();
         stream.read_to_string(&mut reply).map_err(|e| e.to_string())?;
         if reply.is_empty() { Err("nothing".to_owned()) } else { Ok(reply) }
-    });
+    };
+    let reply = eventually("an answer through the proxy", || get(port, "/"));
     assert!(reply.starts_with("HTTP/1.1 200 ") && reply.ends_with("hello\n"), "{reply}");
+    // What only reading the bootstrap, or a dump, has needed does not stay.
+    let little = || match anonymous(proxy.id()) {
+        n if n <= MOST_ANONYMOUS => Ok(()),
+        n => Err(format!("{n} KiB")),
+    };
+    eventually("little memory after the start", little);
+    for page in ["/config_dump", "/server_info"] {
+        let reply = eventually(page, || get(admin, page));
+        assert!(reply.starts_with("HTTP/1.1 200 "), "{reply}");
+        eventually(&format!("little memory after {page}"), little);
+    }
     let _ =
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(proxy.id()).expect("a number")), nix::sys::signal::Signal::SIGTERM);
     let status = eventually("its end", || proxy.try_wait().expect("wait").ok_or("it runs"));
     assert!(status.success(), "{status}");
     let log = std::fs::read_to_string(log).expect("the log");
     assert!(log.contains("it does nothing here flag=\"--base-id\""), "{log}");
+}
+
+/// What an idle proxy may hold for itself, in KiB: the descriptors of all messages alone take three times as much.
+const MOST_ANONYMOUS: u64 = 4 * 1024;
+
+/// A process's memory that is in no file, in KiB.
+fn anonymous(process: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{process}/smaps_rollup")).expect("its memory");
+    let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:")).expect("a line");
+    line.split_whitespace().next().and_then(|n| n.parse().ok()).expect("a number")
 }
 
 const GOOD: &str = "\

@@ -8,6 +8,7 @@ use mizzen_protos::{
     envoy::envoy::config::bootstrap::v3::Bootstrap,
     json::{Descriptors, Names},
 };
+use prost::Message;
 use serde_json::{Map, Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -81,18 +82,18 @@ fn shape(kind: ResourceKind) -> Shape {
     Shape { section, fixed, dynamic, warming, field, entries }
 }
 
-/// The dump. Takes some tens of milliseconds: not for a thread that must not block.
-pub(super) fn dump(view: &View, bootstrap: &Bootstrap, wanted: &Wanted) -> Value {
-    let descriptors = Descriptors::load();
+/// The dump.
+pub(super) fn dump(descriptors: &Descriptors, view: &View, bootstrap: &[u8], wanted: &Wanted) -> Value {
     let mut configs = Vec::new();
     if wanted.resource.is_none() {
-        let bootstrap = descriptors.to_value(bootstrap, Names::Proto).unwrap_or_default();
+        let bootstrap = Bootstrap::decode(bootstrap).unwrap_or_default();
+        let bootstrap = descriptors.to_value(&bootstrap, Names::Proto).unwrap_or_default();
         configs.push(json!({"@type": format!("{ADMIN}BootstrapConfigDump"), "bootstrap": bootstrap}));
     }
     for kind in [ResourceKind::Cluster, ResourceKind::Assignment, ResourceKind::Listener, ResourceKind::Route, ResourceKind::Secret] {
         let asked = wanted.resource.as_deref().is_some_and(|r| r == shape(kind).dynamic || r == shape(kind).fixed);
         if kind != ResourceKind::Assignment || wanted.endpoints || asked {
-            configs.extend(section(&descriptors, view, kind, wanted));
+            configs.extend(section(descriptors, view, kind, wanted));
         }
     }
     let mut all = json!({ "configs": configs });

@@ -25,6 +25,7 @@ use mizzen_protos::{
     envoy::envoy::{config::bootstrap::v3::Bootstrap, config::core::v3::Node},
     json::{Descriptors, Names},
 };
+use prost::Message;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -37,7 +38,8 @@ use crate::options::SetLogging;
 #[derive(Clone)]
 pub(crate) struct Admin {
     pub(crate) control: Control,
-    pub(crate) bootstrap: Arc<Bootstrap>,
+    /// Encoded, which is much smaller: it is looked at for dumps only.
+    pub(crate) bootstrap: Arc<[u8]>,
     pub(crate) stage: watch::Receiver<Stage>,
     pub(crate) started: Instant,
     pub(crate) version: String,
@@ -102,8 +104,15 @@ async fn unknown(method: Method, uri: Uri) -> Response {
 }
 
 fn json_page(value: &Value) -> Response {
-    let text = serde_json::to_string_pretty(value).unwrap_or_default();
-    ([(header::CONTENT_TYPE, "application/json")], text + "\n").into_response()
+    json_response(json_text(value))
+}
+
+fn json_text(value: &Value) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
+}
+
+fn json_response(text: String) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
 }
 
 fn ending() -> Response {
@@ -124,8 +133,12 @@ async fn ready(State(admin): State<Admin>) -> Response {
 
 async fn server_info(State(admin): State<Admin>) -> Response {
     let stage = *admin.stage.borrow();
-    let node: Node = admin.bootstrap.node.clone().unwrap_or_default();
-    let node = tokio::task::spawn_blocking(move || Descriptors::load().to_value(&node, Names::Proto).unwrap_or_default()).await;
+    let bootstrap = admin.bootstrap.clone();
+    let node = with_descriptors(move |descriptors| {
+        let node: Node = Bootstrap::decode(&*bootstrap).unwrap_or_default().node.unwrap_or_default();
+        descriptors.to_value(&node, Names::Proto).unwrap_or_default()
+    });
+    let node = node.await;
     let uptime = format!("{}s", admin.started.elapsed().as_secs());
     json_page(&json!({
         "version": format!("mizzen/{}", admin.version),
@@ -144,10 +157,22 @@ async fn config_dump(State(admin): State<Admin>, Params(params): Query1) -> Resp
     let wanted = dump::Wanted { resource: params.get("resource").cloned(), endpoints: params.contains_key("include_eds") };
     let Some(view) = admin.control.view().await else { return ending() };
     let bootstrap = admin.bootstrap.clone();
-    match tokio::task::spawn_blocking(move || dump::dump(&view, &bootstrap, &wanted)).await {
-        Ok(dump) => json_page(&dump),
-        Err(_) => ending(),
+    match with_descriptors(move |descriptors| json_text(&dump::dump(descriptors, &view, &bootstrap, &wanted))).await {
+        Some(dump) => json_response(dump),
+        None => ending(),
     }
+}
+
+/// Makes something of the descriptors of all messages, which takes some tens of milliseconds, and gives back the memory that they take. `None`: the
+/// process is ending.
+async fn with_descriptors<T: Send + 'static>(make: impl FnOnce(&Descriptors) -> T + Send + 'static) -> Option<T> {
+    let all = move || {
+        // A thread of its own: what the allocator keeps at hand for a thread is spread over all that the thread has ever had, and holds it.
+        let made = std::thread::spawn(move || make(&Descriptors::load())).join();
+        mizzen_net::release_memory();
+        made.ok()
+    };
+    tokio::task::spawn_blocking(all).await.ok().flatten()
 }
 
 async fn list_clusters(State(admin): State<Admin>, Params(params): Query1) -> Response {
