@@ -37,12 +37,16 @@ enum Task {
 enum Bench {
     /// The data plane and Envoy in turn: client, proxy, mutual TLS, proxy, server. Needs wrk and nginx.
     Proxy(bench::BenchArgs),
+    /// The client of idle connections; started by the benchmark on the client's host.
+    #[command(hide = true)]
+    Hold(bench::hold::HoldArgs),
 }
 
 fn main() -> ExitCode {
     let result = match XtaskArgs::parse().task {
         Task::Check => check(),
         Task::Bench(Bench::Proxy(args)) => bench::proxy(args),
+        Task::Bench(Bench::Hold(args)) => bench::hold::hold(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -18,10 +18,9 @@ const HTTP_IN: u16 = 15006;
 const TCP_IN: u16 = 15007;
 /// Where the server listens.
 pub(super) const BACK: u16 = 8080;
-/// The service that is asked, out of [`ROUTES`].
+/// The service that is asked, out of all of a [`Size`].
 pub(super) const AUTHORITY: &str = "svc-150.shop.svc.cluster.local:8080";
 
-const ROUTES: usize = 200;
 const POLICIES: usize = 10;
 const TYPE: &str = "type.googleapis.com/envoy";
 const TTL: Duration = Duration::from_secs(86_400);
@@ -33,7 +32,47 @@ pub(crate) enum Hop {
     Http2,
 }
 
-/// Writes `client.json`, `server.json` and the certificates that they name.
+/// How much there is in the client's configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Size {
+    /// 200 services of one route each, all of one cluster.
+    Usual,
+    /// 1,000 services of five routes each, and a cluster for each of them.
+    Large,
+}
+
+impl Size {
+    const ALL: [Size; 2] = [Size::Usual, Size::Large];
+
+    /// Services, and routes of each.
+    fn counts(self) -> (usize, usize) {
+        match self {
+            Size::Usual => (200, 1),
+            Size::Large => (1_000, 5),
+        }
+    }
+
+    /// The cluster of a service.
+    fn cluster(self, service: usize) -> String {
+        match self {
+            Size::Usual => "hop".to_owned(),
+            Size::Large => format!("hop-{service}"),
+        }
+    }
+
+    /// The client's bootstrap file.
+    pub(super) fn client(self) -> &'static str {
+        match self {
+            Size::Usual => "client.json",
+            Size::Large => "client-large.json",
+        }
+    }
+}
+
+/// The server's bootstrap file.
+pub(super) const SERVER_FILE: &str = "server.json";
+
+/// Writes the bootstrap files and the certificates that they name.
 pub(super) fn write(dir: &Path, hop: Hop) -> Result<()> {
     let now = UnixTime::since_unix_epoch(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?);
     let ca = Ca::self_signed(&TrustDomain::default(), now, CaLimits::default())?;
@@ -43,8 +82,10 @@ pub(super) fn write(dir: &Path, hop: Hop) -> Result<()> {
         std::fs::write(dir.join(format!("{account}.pem")), svid.chain_pem())?;
         std::fs::write(dir.join(format!("{account}.key")), svid.key_pem().expose())?;
     }
-    std::fs::write(dir.join("client.json"), client(dir, hop).to_string())?;
-    std::fs::write(dir.join("server.json"), server(dir, hop).to_string())?;
+    for size in Size::ALL {
+        std::fs::write(dir.join(size.client()), client(dir, hop, size).to_string())?;
+    }
+    std::fs::write(dir.join(SERVER_FILE), server(dir, hop).to_string())?;
     Ok(())
 }
 
@@ -59,28 +100,43 @@ fn bootstrap(name: &str, listeners: Value, clusters: Value) -> Value {
     })
 }
 
-fn client(dir: &Path, hop: Hop) -> Value {
-    let hosts: Vec<Value> = (0..ROUTES)
+fn client(dir: &Path, hop: Hop, size: Size) -> Value {
+    let (services, routes) = size.counts();
+    let hosts: Vec<Value> = (0..services)
         .map(|i| {
             let name = format!("svc-{i}.shop.svc.cluster.local");
-            json!({"name": format!("{name}:8080"), "domains": [name, format!("{name}:8080"), format!("10.96.0.{i}")],
-                "routes": [{"name": "default", "match": {"prefix": "/"}, "decorator": {"operation": format!("{name}:8080/*")},
-                    "route": {"cluster": "hop", "timeout": "0s", "max_grpc_timeout": "0s",
-                        "retry_policy": {"retry_on": "connect-failure,refused-stream,unavailable,cancelled", "num_retries": 2}}}]})
+            // The last one takes what the others do not.
+            let routes: Vec<Value> = (1..=routes)
+                .map(|n| {
+                    let prefix = if n == routes { "/".to_owned() } else { format!("/v{n}/") };
+                    json!({"name": "default", "match": {"prefix": prefix}, "decorator": {"operation": format!("{name}:8080/*")},
+                        "route": {"cluster": size.cluster(i), "timeout": "0s", "max_grpc_timeout": "0s",
+                            "retry_policy": {"retry_on": "connect-failure,refused-stream,unavailable,cancelled", "num_retries": 2}}})
+                })
+                .collect();
+            let address = format!("10.96.{}.{}", i / 250, i % 250);
+            json!({"name": format!("{name}:8080"), "domains": [name, format!("{name}:8080"), address], "routes": routes})
         })
         .collect();
-    let mut http = cluster("hop", SERVER, HTTP_IN);
-    http["transport_socket"] = tls(dir, "client", "server", hop);
-    options(&mut http, hop);
+    let mut names: Vec<String> = (0..services).map(|i| size.cluster(i)).collect();
+    names.dedup();
+    let hop_to = |name: &String| {
+        let mut http = cluster(name, SERVER, HTTP_IN);
+        http["transport_socket"] = tls(dir, "client", "server", hop);
+        options(&mut http, hop);
+        http
+    };
+    let mut clusters: Vec<Value> = names.iter().map(hop_to).collect();
     let mut tcp = cluster("hop-tcp", SERVER, TCP_IN);
     tcp["transport_socket"] = tls(dir, "client", "server", Hop::Http1);
+    clusters.push(tcp);
     bootstrap(
         "client",
         json!([
             listener("outbound", "127.0.0.1", HTTP, &manager("outbound", &json!(hosts), &[]), None),
             listener("outbound-tcp", "127.0.0.1", TCP, &tcp_proxy("hop-tcp"), None),
         ]),
-        json!([http, tcp]),
+        clusters.into(),
     )
 }
 

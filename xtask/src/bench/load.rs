@@ -65,10 +65,14 @@ impl Measured {
             cpu_per_gb: cpu.micros() / 1e6 / (seen.bytes / 1e9).max(1e-9),
             p50: seen.p50,
             p99: seen.p99,
-            resident: memory.resident as f64 / 1024.0,
-            anonymous: memory.anonymous as f64 / 1024.0,
             requests: seen.requests,
+            ..Measured::of(memory)
         }
+    }
+
+    /// Memory alone, of proxies that do nothing.
+    pub(super) fn of(memory: Memory) -> Measured {
+        Measured { resident: memory.resident as f64 / 1024.0, anonymous: memory.anonymous as f64 / 1024.0, ..Measured::default() }
     }
 
     /// The median of each number.
@@ -105,7 +109,7 @@ impl fmt::Display for Measured {
 }
 
 /// A process that ends with this.
-pub(super) struct Running(Child);
+pub(super) struct Running(pub(super) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {

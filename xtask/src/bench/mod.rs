@@ -5,6 +5,7 @@
 //! and so does whatever runs in them.
 
 mod config;
+pub(crate) mod hold;
 mod hosts;
 mod load;
 mod pair;
@@ -20,10 +21,10 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use self::{
-    config::Hop,
+    config::{Hop, Size},
     hosts::Hosts,
     load::{Load, Measured},
-    pair::{Contender, Pair},
+    pair::{Contender, Pair, Setup},
 };
 
 /// What is measured, and how long.
@@ -87,7 +88,19 @@ pub(crate) enum Row {
     /// Four raw TCP connections that carry as much as they can.
     #[value(name = "bulk")]
     Bulk,
+    /// 256 connections to proxies of two workers.
+    #[value(name = "workers")]
+    Workers,
+    /// 32 connections, and a configuration of 5,000 routes and 1,000 clusters.
+    #[value(name = "large")]
+    Large,
+    /// Memory while 1,000 connections are open that have had one answer each.
+    #[value(name = "idle")]
+    Idle,
 }
+
+/// Connections of [`Row::Idle`].
+const IDLE: u32 = 1_000;
 
 impl Row {
     fn load(self) -> Load {
@@ -101,7 +114,14 @@ impl Row {
             Row::Tcp => Load { port: config::TCP, ..http(32) },
             Row::NewTls => Load { port: config::TCP, close: true, ..http(8) },
             Row::Bulk => Load { port: config::TCP, path: "/bulk", ..http(4) },
+            Row::Workers => http(256),
+            Row::Large => http(32),
+            Row::Idle => http(IDLE),
         }
+    }
+
+    fn setup(self) -> Setup {
+        Setup { workers: if self == Row::Workers { 2 } else { 1 }, size: if self == Row::Large { Size::Large } else { Size::Usual } }
     }
 
     fn title(self) -> &'static str {
@@ -114,6 +134,9 @@ impl Row {
             Row::Tcp => "raw TCP",
             Row::NewTls => "new raw TCP and TLS",
             Row::Bulk => "bulk TCP",
+            Row::Workers => "256 connections, two workers",
+            Row::Large => "5,000 routes, 1,000 clusters",
+            Row::Idle => "1,000 idle connections",
         }
     }
 }
@@ -154,9 +177,13 @@ pub(crate) fn proxy(mut args: BenchArgs) -> Result<()> {
 
 /// One contender under one load, from its start to its end.
 fn measure(contender: &Contender, hosts: &Hosts, dir: &Path, row: Row, seconds: u64) -> Result<Measured> {
-    let mut pair = Pair::start(contender, hosts, dir)?;
+    let mut pair = Pair::start(contender, hosts, dir, row.setup())?;
     let load = row.load();
     pair.until(|| load::answers(hosts, config::HTTP) && load::answers(hosts, config::TCP))?;
+    if row == Row::Idle {
+        let _held = hold::open(hosts, load.connections)?;
+        return Ok(Measured::of(pair.memory()?));
+    }
     // Connections and memory are what they will be before anything counts.
     load.run(hosts, 1, || Ok(()))?;
     let before = pair.cpu()?;

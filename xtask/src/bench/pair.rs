@@ -12,10 +12,13 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::hosts::{Host, Hosts};
+use super::{
+    config::{SERVER_FILE, Size},
+    hosts::{Host, Hosts},
+};
 
 /// How long a pair may take until it answers.
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(60);
 
 /// A proxy that is measured.
 pub(super) struct Contender {
@@ -36,6 +39,13 @@ impl Contender {
     pub(super) fn envoy(binary: &Path) -> Contender {
         Contender { name: "envoy", program: binary.to_owned(), args: &["--disable-hot-restart"] }
     }
+}
+
+/// How the proxies of a pair are started.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Setup {
+    pub(super) workers: u32,
+    pub(super) size: Size,
 }
 
 /// Both, running.
@@ -72,18 +82,18 @@ pub(super) struct Memory {
 }
 
 impl Pair {
-    /// Starts both with one worker each.
-    pub(super) fn start(contender: &Contender, hosts: &Hosts, dir: &Path) -> Result<Pair> {
-        let start = |host: Host, side: &str| -> Result<(Child, PathBuf)> {
-            let log = dir.join(format!("{}-{side}.log", contender.name));
+    /// Starts both.
+    pub(super) fn start(contender: &Contender, hosts: &Hosts, dir: &Path, setup: Setup) -> Result<Pair> {
+        let start = |host: Host, file: &str| -> Result<(Child, PathBuf)> {
+            let log = dir.join(format!("{}-{file}.log", contender.name));
             let mut command: Command = hosts.command(host, &contender.program);
-            command.arg("-c").arg(dir.join(format!("{side}.json"))).args(["--concurrency", "1", "-l", "warning"]).args(contender.args);
+            command.arg("-c").arg(dir.join(file)).args(["--concurrency", &setup.workers.to_string(), "-l", "warning"]).args(contender.args);
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log)?);
             Ok((command.spawn().with_context(|| contender.program.display().to_string())?, log))
         };
         let mut pair = Pair { proxies: Vec::new(), logs: Vec::new() };
-        for (host, side) in [(Host::Server, "server"), (Host::Client, "client")] {
-            let (child, log) = start(host, side)?;
+        for (host, file) in [(Host::Server, SERVER_FILE), (Host::Client, setup.size.client())] {
+            let (child, log) = start(host, file)?;
             pair.proxies.push(child);
             pair.logs.push(log);
         }

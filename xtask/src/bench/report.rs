@@ -25,8 +25,13 @@ const COLUMNS: [Column; 5] = [
 const PER_GB: Column = Column { name: "CPU s per GB", key: "cpu_s_per_gb", of: |m| m.cpu_per_gb, digits: 2 };
 
 fn columns(row: Row) -> impl Iterator<Item = &'static Column> {
-    let first = if row == Row::Bulk { &PER_GB } else { &COLUMNS[0] };
-    std::iter::once(first).chain(&COLUMNS[1..])
+    let (first, rest) = match row {
+        Row::Bulk => (Some(&PER_GB), &COLUMNS[1..]),
+        // Nothing is asked: memory is all that there is.
+        Row::Idle => (None, &COLUMNS[3..]),
+        _ => (None, &COLUMNS[..]),
+    };
+    first.into_iter().chain(rest)
 }
 
 /// Markdown: for each number ours, Envoy's and ours as a part of Envoy's.
