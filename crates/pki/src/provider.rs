@@ -6,7 +6,12 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::{CipherSuite, NamedGroup};
 
-static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+    let mut provider = aws_lc_rs::default_provider();
+    // As Envoy's TLS has it: of what TLS 1.3 offers AES with 128 bits first, which costs less for each byte.
+    provider.cipher_suites.sort_by_key(|s| s.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    Arc::new(provider)
+});
 
 /// The cryptography of all TLS here: aws-lc-rs, post-quantum key exchange first.
 ///
