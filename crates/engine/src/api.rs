@@ -44,6 +44,8 @@ pub struct Limits {
     pub streams: usize,
     /// Bytes that one direction of a stream may hold before its sender is stopped (default 64 KiB; hard bound twice that plus one read).
     pub stream_buffer: usize,
+    /// The same for a TCP connection that is relayed (default 256 KiB): what moves much at once costs less for each byte.
+    pub tcp_buffer: usize,
     /// Bytes of request kept for a retry (default 1 MiB, as Envoy's buffers).
     pub replay: usize,
     /// Bytes peeked at before a protocol must be known (default 64 KiB and a little: the longest request line is 64 KiB).
@@ -71,6 +73,7 @@ impl Default for Limits {
             connections: 65_536,
             streams: 262_144,
             stream_buffer: 64 * 1024,
+            tcp_buffer: 256 * 1024,
             replay: 1024 * 1024,
             sniff: 65 * 1024,
             dials: 4_096,

@@ -50,6 +50,31 @@ impl Buf {
         }
     }
 
+    /// Moves everything to the end of `to`; without copying where that holds nothing.
+    pub(crate) fn move_to(&mut self, to: &mut Vec<u8>) {
+        if to.is_empty() && self.head == 0 {
+            std::mem::swap(&mut self.bytes, to);
+        } else {
+            to.extend_from_slice(self.as_slice());
+        }
+        self.clear();
+    }
+
+    /// Lends the allocation out, with what it holds at its beginning and room for so many bytes more; until `restore`, nothing is held.
+    pub(crate) fn lend(&mut self, room: usize) -> Vec<u8> {
+        if self.head > 0 {
+            self.bytes.drain(..self.head);
+            self.head = 0;
+        }
+        self.bytes.reserve(room);
+        std::mem::take(&mut self.bytes)
+    }
+
+    /// Takes it back, with what was appended meanwhile.
+    pub(crate) fn restore(&mut self, bytes: Vec<u8>) {
+        self.bytes = bytes;
+    }
+
     pub(crate) fn consume(&mut self, n: usize) {
         self.head = (self.head + n).min(self.bytes.len());
         if self.head == self.bytes.len() {
@@ -68,13 +93,6 @@ impl Buf {
         self.head = 0;
     }
 
-    /// Frees a large allocation that holds nothing.
-    pub(crate) fn shrink(&mut self) {
-        if self.is_empty() && self.bytes.capacity() > 16 * 1024 {
-            self.bytes = Vec::new();
-        }
-    }
-
     /// Gives an empty buffer's allocation back.
     pub(crate) fn rest(&mut self, spare: &mut Spare) {
         if self.is_empty() && self.bytes.capacity() > 0 {
@@ -91,25 +109,38 @@ impl Buf {
     }
 }
 
-/// Allocations not in use, at most [`Spare::KEEP`].
+/// Allocations not in use, at most [`Spare::KEEP`] of together at most [`Spare::MOST`] bytes.
 #[derive(Debug, Default)]
-pub(crate) struct Spare(Vec<Vec<u8>>);
+pub(crate) struct Spare {
+    all: Vec<Vec<u8>>,
+    /// Bytes of all.
+    bytes: usize,
+}
 
 impl Spare {
     const KEEP: usize = 256;
     /// As large as a head is, mostly.
     const FIRST: usize = 1024;
     /// Larger ones are freed: one large body must not pin memory for ever.
-    const LARGEST: usize = 256 * 1024;
+    const LARGEST: usize = 512 * 1024;
+    const MOST: usize = 4 * 1024 * 1024;
 
     pub(crate) fn take(&mut self) -> Vec<u8> {
-        self.0.pop().unwrap_or_else(|| Vec::with_capacity(Self::FIRST))
+        match self.all.pop() {
+            Some(bytes) => {
+                self.bytes -= bytes.capacity();
+                bytes
+            }
+            None => Vec::with_capacity(Self::FIRST),
+        }
     }
 
     pub(crate) fn put(&mut self, mut bytes: Vec<u8>) {
-        if self.0.len() < Self::KEEP && bytes.capacity() > 0 && bytes.capacity() <= Self::LARGEST {
+        let size = bytes.capacity();
+        if self.all.len() < Self::KEEP && size > 0 && size <= Self::LARGEST && self.bytes + size <= Self::MOST {
             bytes.clear();
-            self.0.push(bytes);
+            self.bytes += size;
+            self.all.push(bytes);
         }
     }
 }

@@ -10,7 +10,7 @@ use mizzen_ir::{
 use mizzen_types::Name;
 
 use crate::{
-    Addrs, ConnId, WaitId,
+    Addrs, ConnId, Limits, WaitId,
     buf::Buf,
     clusters::{Owner, UpSpec},
     id::{CheckId, StreamId},
@@ -196,6 +196,10 @@ pub(crate) struct Up {
 
 /// Bytes that a connection may store of what it received, beyond what its codec needs at once.
 const STORED: usize = 128 * 1024;
+/// The same of a TCP connection that is relayed.
+const STORED_TCP: usize = 256 * 1024;
+/// Plaintext that a TLS session may put before what is spoken at a time.
+const ROOM: usize = 64 * 1024;
 /// Bytes read ahead of an answer that must be sent first: a client that is gone is noticed behind a few pipelined requests.
 const AHEAD: usize = 16 * 1024;
 
@@ -259,12 +263,50 @@ impl Conn {
     /// How many there may be: what a codec needs at once to go on, a TLS handshake, or the first bytes that tell a protocol, and more than one
     /// read beyond. What comes on top is not taken.
     pub(crate) fn most_stored(&self) -> usize {
-        STORED + self.http().map_or(0, |http| http.codec.unconsumed())
+        match &self.proto {
+            Proto::Tcp(_) => STORED_TCP,
+            Proto::Http(http) => STORED + http.codec.unconsumed(),
+            _ => STORED,
+        }
+    }
+
+    /// How much plaintext a TLS session may put before what is spoken at a time.
+    pub(crate) fn room(&self) -> usize {
+        if self.is_tcp() { STORED_TCP } else { ROOM }
+    }
+
+    /// Bytes on their way out beyond which partners wait.
+    pub(crate) fn high(&self, limits: &Limits) -> usize {
+        if self.is_tcp() { limits.tcp_buffer } else { limits.stream_buffer }
+    }
+
+    pub(crate) fn is_tcp(&self) -> bool {
+        matches!(self.proto, Proto::Tcp(_))
+    }
+
+    /// How many more may come.
+    pub(crate) fn left(&self) -> usize {
+        self.most_stored().saturating_sub(self.stored())
+    }
+
+    /// What comes is dropped: nobody is there who would take it.
+    pub(crate) fn is_deaf(&self) -> bool {
+        self.closing >= Closing::Close || self.eof
+    }
+
+    /// What bytes of the wire are appended to.
+    pub(crate) fn wire(&mut self) -> &mut Buf {
+        match &mut self.tls {
+            Some(tls) => tls.wire(),
+            None => &mut self.input,
+        }
     }
 
     /// Whether more bytes are wanted. `most_out`: bytes on their way out beyond which a peer that only sends is not listened to.
     pub(crate) fn wants_bytes(&self, most_out: usize) -> bool {
         let most = if self.http().is_some_and(|http| http.codec.waits()) { AHEAD } else { self.most_stored() };
+        // What is relayed does not answer what comes, so that it does not pile up by that.
+        let most_out = if self.is_tcp() { usize::MAX } else { most_out };
         // What comes for a connection that is being closed is dropped, so that its end is seen.
         self.closing >= Closing::Close || (!self.held && self.stored() < most && self.backlog() <= most_out)
     }

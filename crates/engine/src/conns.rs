@@ -13,9 +13,6 @@ use crate::{
     id::{Slab, StreamId},
 };
 
-/// Plaintext that a TLS session may put before what is spoken at a time.
-const ROOM: usize = 64 * 1024;
-
 /// All connections of a worker.
 #[derive(Default)]
 pub(crate) struct Conns {
@@ -183,9 +180,8 @@ impl Conns {
 
     /// Tells the driver whether more bytes of a connection are wanted, if that has changed.
     pub(crate) fn regulate(&mut self, cx: &mut Context, id: ConnId) {
-        let most = cx.most_out();
         let Some(conn) = self.get_mut(id) else { return };
-        let wanted = conn.wants_bytes(most);
+        let wanted = conn.wants_bytes(cx.most_out());
         if conn.reading != wanted {
             conn.reading = wanted;
             match conn.below {
@@ -197,10 +193,13 @@ impl Conns {
         }
     }
 
-    /// Gives a connection a buffer to put plain bytes into.
+    /// Gives a connection buffers to put bytes into.
     pub(crate) fn ready(&mut self, id: ConnId) {
         if let Some(conn) = self.slab.get_mut(id).and_then(Option::as_deref_mut) {
             conn.input.ready(&mut self.spare);
+            if let Some(tls) = &mut conn.tls {
+                tls.wire().ready(&mut self.spare);
+            }
         }
     }
 
@@ -209,6 +208,9 @@ impl Conns {
         if let Some(conn) = self.slab.get_mut(id).and_then(Option::as_deref_mut) {
             conn.input.rest(&mut self.spare);
             conn.out.rest(&mut self.spare);
+            if let Some(tls) = &mut conn.tls {
+                tls.wire().rest(&mut self.spare);
+            }
         }
     }
 
@@ -244,9 +246,9 @@ impl Conns {
     /// If the session is broken.
     pub(crate) fn open_records(&mut self, cx: &mut Context, id: ConnId, wire: &[u8]) -> Result<(), rustls::Error> {
         let Some(conn) = self.get_mut(id) else { return Ok(()) };
+        let room = if conn.held { conn.input.len().max(1) } else { conn.room().max(conn.input.len() + 1) };
         let Some(tls) = &mut conn.tls else { return Ok(()) };
         let was = tls.is_handshaking();
-        let room = if conn.held { conn.input.len().max(1) } else { ROOM.max(conn.input.len() + 1) };
         let result = tls.read(wire, &mut conn.input, &mut conn.out, room);
         let finished = was && !tls.is_handshaking();
         if tls.peer_closed() {
@@ -265,7 +267,7 @@ impl Conns {
 
     /// Whether decrypting stopped for lack of room, and there is some now.
     pub(crate) fn may_decrypt(conn: &Conn) -> bool {
-        !conn.held && conn.tls.as_ref().is_some_and(|tls| tls.holds()) && conn.input.len() < ROOM
+        !conn.held && conn.tls.as_ref().is_some_and(|tls| tls.holds()) && conn.input.len() < conn.room()
     }
 
     /// Whether handshakes wait for their turn.

@@ -6,7 +6,8 @@
 //!
 //! One turn of the driver:
 //! 1. [`Worker::tick`], once, first;
-//! 2. [`Worker::accept`], [`Worker::dialed`], [`Worker::bytes`], [`Worker::ended`], [`Worker::command`] for what has happened, in bounded numbers;
+//! 2. [`Worker::accept`], [`Worker::dialed`], [`Worker::bytes`] (or [`Worker::lend`] and [`Worker::filled`], where there is much), [`Worker::ended`],
+//!    [`Worker::command`] for what has happened, in bounded numbers;
 //! 3. [`Worker::turn`], which runs what is due and fills the list of [`Action`]s;
 //! 4. carry the actions out; write [`Worker::pending`] and report [`Worker::wrote`];
 //! 5. if [`Worker::ready`], go to 3; if [`Worker::handshakes_wait`], look at the sockets and go to 1; else sleep until IO or [`Worker::deadline`].

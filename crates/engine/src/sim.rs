@@ -557,7 +557,18 @@ impl Sim {
             End::Worker(host, conn) => {
                 if let Some(h) = self.hosts.get_mut(host).filter(|_| !bytes.is_empty()) {
                     h.worker.tick(self.now);
-                    let taken = h.worker.bytes(conn, bytes);
+                    let room = h.worker.room(conn).min(bytes.len());
+                    // As a driver does with much: into the connection's own buffer.
+                    let lent = if bytes.len() % 2 == 1 { h.worker.lend(conn, room) } else { None };
+                    let taken = match lent {
+                        Some(mut buffer) => {
+                            buffer.extend(bytes.iter().take(room));
+                            h.worker.filled(conn, buffer, room);
+                            room
+                        }
+                        None => h.worker.bytes(conn, bytes),
+                    };
+                    assert_eq!(taken, room, "what there is room for is taken");
                     if taken < bytes.len() {
                         h.stopped.insert(conn);
                     }

@@ -108,6 +108,11 @@ impl Tls {
         each!(&self.side, conn => conn)
     }
 
+    /// The wire bytes not yet decrypted, to be appended to before a `read`.
+    pub(crate) fn wire(&mut self) -> &mut Buf {
+        &mut self.wire
+    }
+
     /// Takes wire bytes for a later `read`.
     pub(crate) fn store(&mut self, wire: &[u8]) {
         if !self.broken {
@@ -130,7 +135,6 @@ impl Tls {
             match done {
                 Ok(true) => {
                     self.full = false;
-                    self.wire.shrink();
                     break;
                 }
                 Ok(false) => {}

@@ -3,6 +3,7 @@
 //! The control thread talks to them by [`Workers`] and hears from them by [`Report`]s.
 
 mod shared;
+mod signal;
 mod sockets;
 mod thread;
 

@@ -7,7 +7,8 @@ use std::{
 };
 
 use mizzen_engine::{ConnId, Now, Worker};
-use tokio::sync::Notify;
+
+use super::signal::Signal;
 
 /// A socket is read at most this much at a time.
 const READ: usize = 64 * 1024;
@@ -19,7 +20,7 @@ pub(super) struct Shared {
     ticked: Cell<bool>,
     start: Instant,
     /// Something has happened: a turn is due.
-    pub(super) due: Notify,
+    pub(super) due: Signal,
     /// One read buffer for all connections: they read in turn.
     pub(super) buffer: RefCell<Box<[u8]>>,
     /// Connections whose task has panicked.
@@ -34,7 +35,7 @@ impl Shared {
             engine: RefCell::new(make(now(start))),
             ticked: Cell::new(false),
             start,
-            due: Notify::new(),
+            due: Signal::default(),
             buffer: RefCell::new(vec![0; READ].into()),
             broken: RefCell::default(),
         }

@@ -1,22 +1,24 @@
 //! One connection's socket, and the task that waits for it.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
+    future::poll_fn,
     io,
     net::Shutdown,
     rc::Rc,
+    task::{Context, Poll},
     time::Duration,
 };
 
+use bytes::BufMut;
 use mizzen_engine::{ConnId, Eof};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{Interest, Ready},
     net::{TcpStream, UnixStream},
-    sync::Notify,
 };
 
-use super::shared::Shared;
+use super::{shared::Shared, signal::Signal};
 
 /// A stream socket.
 pub(super) enum Stream {
@@ -36,9 +38,22 @@ pub(super) struct Socket {
     /// The kernel took less than there was: wait until it takes more.
     writing: Cell<bool>,
     closed: Cell<bool>,
-    /// Bytes that were read and not taken.
-    rest: RefCell<Vec<u8>>,
-    changed: Notify,
+    /// The last read gave much: so will the next.
+    bulk: Cell<bool>,
+    changed: Signal,
+}
+
+/// Why a connection's task goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Woken {
+    /// Something else is wanted of it.
+    Changed,
+    Ready {
+        readable: bool,
+        writable: bool,
+    },
+    /// The socket has failed.
+    Broken,
 }
 
 impl Stream {
@@ -49,11 +64,43 @@ impl Stream {
         }
     }
 
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Stream::Tcp(s) => s.poll_read_ready(cx),
+            Stream::Unix(s) => s.poll_read_ready(cx),
+        }
+    }
+
+    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Stream::Tcp(s) => s.poll_write_ready(cx),
+            Stream::Unix(s) => s.poll_write_ready(cx),
+        }
+    }
+
     fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Stream::Tcp(s) => s.try_read(buffer),
             Stream::Unix(s) => s.try_read(buffer),
         }
+    }
+
+    /// Appends at most `most` bytes.
+    fn try_append(&self, buffer: &mut Vec<u8>, most: usize) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(s) => s.try_read_buf(&mut buffer.limit(most)),
+            Stream::Unix(s) => s.try_read_buf(&mut buffer.limit(most)),
+        }
+    }
+
+    /// The kernel gave or took less than it could have: until it says otherwise the next attempt would be in vain.
+    fn not_ready(&self, interest: Interest) {
+        let vain = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+        // The error is the one that is made here.
+        let _ = match self {
+            Stream::Tcp(s) => s.try_io(interest, vain),
+            Stream::Unix(s) => s.try_io(interest, vain),
+        };
     }
 
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
@@ -80,15 +127,42 @@ impl Socket {
             ended: Cell::new(false),
             writing: Cell::new(false),
             closed: Cell::new(false),
-            rest: RefCell::default(),
-            changed: Notify::new(),
+            bulk: Cell::new(false),
+            changed: Signal::default(),
+        }
+    }
+
+    /// While it is read.
+    fn poll_woken(&self, cx: &mut Context<'_>) -> Poll<io::Result<Woken>> {
+        if self.changed.poll_told(cx).is_ready() {
+            return Poll::Ready(Ok(Woken::Changed));
+        }
+        let is = |poll: Poll<io::Result<()>>| match poll {
+            Poll::Ready(result) => result.map(|()| true),
+            Poll::Pending => Ok(false),
+        };
+        let readable = is(self.stream.poll_read_ready(cx))?;
+        let writable = self.writing.get() && is(self.stream.poll_write_ready(cx))?;
+        if readable || writable { Poll::Ready(Ok(Woken::Ready { readable, writable })) } else { Poll::Pending }
+    }
+
+    /// While it is not read: that it breaks must be seen all the same.
+    async fn deaf_woken(&self) -> io::Result<Woken> {
+        let interest = if self.writing.get() { Interest::WRITABLE | Interest::ERROR } else { Interest::ERROR };
+        tokio::select! {
+            biased;
+            () = self.changed.told() => Ok(Woken::Changed),
+            ready = self.stream.ready(interest) => {
+                let ready = ready?;
+                Ok(if ready.is_error() { Woken::Broken } else { Woken::Ready { readable: false, writable: ready.is_writable() } })
+            }
         }
     }
 
     /// Goes on reading, or stops.
     pub(super) fn read(&self, on: bool) {
         if self.reading.replace(on) != on {
-            self.changed.notify_one();
+            self.changed.tell();
         }
     }
 
@@ -115,7 +189,7 @@ impl Socket {
             self.ended.set(true);
         }
         self.closed.set(true);
-        self.changed.notify_one();
+        self.changed.tell();
     }
 }
 
@@ -157,16 +231,25 @@ pub(super) fn write(shared: &Shared, id: ConnId, socket: &Socket) {
         if bytes.is_empty() {
             return;
         }
+        let all = bytes.len();
         match socket.stream.try_write(bytes) {
-            Ok(n) => worker.wrote(id, n),
+            Ok(n) => {
+                worker.wrote(id, n);
+                if n < all {
+                    socket.stream.not_ready(Interest::WRITABLE);
+                    socket.writing.set(true);
+                    socket.changed.tell();
+                    return;
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 socket.writing.set(true);
-                socket.changed.notify_one();
+                socket.changed.tell();
                 return;
             }
             Err(error) => {
                 worker.ended(id, how(&error));
-                shared.due.notify_one();
+                shared.due.tell();
                 return;
             }
         }
@@ -184,44 +267,35 @@ fn how(error: &io::Error) -> Eof {
 pub(super) async fn serve(shared: Rc<Shared>, id: ConnId, socket: Rc<Socket>) {
     let _given_up = GivenUp(shared.clone(), id);
     while !socket.closed.get() {
-        if socket.reading.get() && !socket.rest.borrow().is_empty() {
-            present_rest(&shared, id, &socket);
-            tokio::task::yield_now().await;
+        let read = socket.reading.get() && !socket.ended.get();
+        let woken = if read { poll_fn(|cx| socket.poll_woken(cx)).await } else { socket.deaf_woken().await };
+        let Ok(woken) = woken else { return };
+        if woken == Woken::Changed {
             continue;
         }
-        let read = socket.reading.get() && !socket.ended.get();
-        // A connection that is neither read nor written must be seen to break all the same.
-        let interest = match (read, socket.writing.get()) {
-            (true, true) => Interest::READABLE | Interest::WRITABLE,
-            (true, false) => Interest::READABLE,
-            (false, true) => Interest::WRITABLE | Interest::ERROR,
-            (false, false) => Interest::ERROR,
-        };
-        let ready = tokio::select! {
-            biased;
-            () = socket.changed.notified() => continue,
-            ready = socket.stream.ready(interest) => ready,
-        };
-        let Ok(ready) = ready else { return };
-        if !read && ready.is_error() {
+        if woken == Woken::Broken {
             let error = socket.stream.sock_ref().take_error().ok().flatten();
             socket.ended.set(true);
             shared.worker().ended(id, error.map_or(Eof::Reset, |error| how(&error)));
-            shared.due.notify_one();
+            shared.due.tell();
             // The engine closes it in the turn that comes.
             while !socket.closed.get() {
-                socket.changed.notified().await;
+                socket.changed.told().await;
             }
             return;
         }
-        if ready.is_writable() && socket.writing.replace(false) {
+        let Woken::Ready { readable, writable } = woken else { continue };
+        if writable && socket.writing.replace(false) {
             write(&shared, id, &socket);
-            shared.due.notify_one();
+            shared.due.tell();
         }
-        if read && ready.is_readable() && !socket.closed.get() {
-            read_once(&shared, id, &socket);
-            // The others and the turn come first; then the next piece.
-            tokio::task::yield_now().await;
+        if readable && !socket.closed.get() {
+            let more = read_share(&shared, id, &socket);
+            shared.due.tell();
+            if more {
+                // The others and the turn come first; then the next share.
+                tokio::task::yield_now().await;
+            }
         }
     }
     if socket.accepted && !socket.ended.get() {
@@ -229,39 +303,69 @@ pub(super) async fn serve(shared: Rc<Shared>, id: ConnId, socket: Rc<Socket>) {
     }
 }
 
-fn read_once(shared: &Shared, id: ConnId, socket: &Socket) {
-    let mut buffer = shared.buffer.borrow_mut();
-    match socket.stream.try_read(&mut buffer) {
-        Ok(0) => {
-            socket.ended.set(true);
-            socket.keep_alive();
-            shared.worker().ended(id, Eof::Half);
+/// Bytes that are read of one connection before the others and the turn come.
+const SHARE: usize = 256 * 1024;
+/// A read that gives so much is followed by one to the connection's own buffer: copying would cost more than an allocation of its own does.
+const BULK: usize = 16 * 1024;
+
+/// Reads until nothing is there, until nobody takes more, or until the share is used up; the last is told.
+fn read_share(shared: &Shared, id: ConnId, socket: &Socket) -> bool {
+    let mut left = SHARE;
+    while left > 0 {
+        let most = shared.worker().room(id).min(left);
+        if most == 0 {
+            socket.reading.set(false);
+            return false;
         }
-        Ok(n) => {
-            let taken = shared.worker().bytes(id, &mut buffer[..n]);
-            if taken < n {
-                socket.rest.borrow_mut().extend_from_slice(&buffer[taken..n]);
-                socket.reading.set(false);
+        let (asked, read) = if socket.bulk.get() { read_own(shared, id, socket, most) } else { read_common(shared, id, socket, most) };
+        match read {
+            Ok(0) => {
+                socket.ended.set(true);
+                socket.keep_alive();
+                shared.worker().ended(id, Eof::Half);
+                return false;
+            }
+            Ok(n) => {
+                socket.bulk.set(n >= BULK);
+                if n < asked {
+                    socket.stream.not_ready(Interest::READABLE);
+                    return false;
+                }
+                left -= n;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Err(error) => {
+                socket.ended.set(true);
+                shared.worker().ended(id, how(&error));
+                return false;
             }
         }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-        Err(error) => {
-            socket.ended.set(true);
-            shared.worker().ended(id, how(&error));
-        }
     }
-    shared.due.notify_one();
+    true
 }
 
-/// Presents the bytes again that were not taken before.
-fn present_rest(shared: &Shared, id: ConnId, socket: &Socket) {
-    let mut rest = socket.rest.borrow_mut();
-    let taken = shared.worker().bytes(id, &mut rest);
-    rest.drain(..taken);
-    if !rest.is_empty() {
-        socket.reading.set(false);
+/// Reads to the connection's own buffer; how much was asked for, and what came.
+fn read_own(shared: &Shared, id: ConnId, socket: &Socket, most: usize) -> (usize, io::Result<usize>) {
+    let mut worker = shared.worker();
+    let Some(mut buffer) = worker.lend(id, most) else {
+        drop(worker);
+        return read_common(shared, id, socket, most);
+    };
+    let read = socket.stream.try_append(&mut buffer, most);
+    worker.filled(id, buffer, read.as_ref().map_or(0, |n| *n));
+    (most, read)
+}
+
+/// Reads to the buffer that all share.
+fn read_common(shared: &Shared, id: ConnId, socket: &Socket, most: usize) -> (usize, io::Result<usize>) {
+    let mut buffer = shared.buffer.borrow_mut();
+    let most = most.min(buffer.len());
+    let read = socket.stream.try_read(&mut buffer[..most]);
+    if let Ok(n @ 1..) = read {
+        let taken = shared.worker().bytes(id, &mut buffer[..n]);
+        debug_assert_eq!(taken, n, "there was room for it");
     }
-    shared.due.notify_one();
+    (most, read)
 }
 
 /// Sees to it that a fault of our own costs one connection, not the worker: the next turn ends it.
@@ -271,7 +375,7 @@ impl Drop for GivenUp {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.broken.borrow_mut().push(self.1);
-            self.0.due.notify_one();
+            self.0.due.tell();
         }
     }
 }

@@ -17,8 +17,9 @@ use mizzen_types::Name;
 use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream, UnixStream},
+    runtime::LocalOptions,
     sync::mpsc,
-    task::{AbortHandle, LocalSet, spawn_local},
+    task::{AbortHandle, spawn_local},
 };
 
 use super::{
@@ -64,14 +65,16 @@ const ORDERS: usize = 64;
 const TURNS: usize = 16;
 
 pub(super) fn run(start: Start, orders: mpsc::UnboundedReceiver<Order>) {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    // Not a `LocalSet`: it is one task of its runtime, so that each of its own tasks that is woken by a socket would wake the thread too, by a
+    // write to an eventfd.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "a worker cannot start");
             return;
         }
     };
-    LocalSet::new().block_on(&runtime, Driver::run(start, orders));
+    runtime.block_on(Driver::run(start, orders));
 }
 
 impl Driver {
@@ -106,7 +109,7 @@ impl Driver {
             if !go_on {
                 break;
             }
-            driver.shared.due.notify_one();
+            driver.shared.due.tell();
         }
         flusher.abort();
     }
@@ -137,17 +140,21 @@ impl Driver {
 
     /// Takes turns whenever something has happened or is due.
     async fn flush(self: Rc<Self>) {
+        // One timer, set anew only where the deadline is another one: it mostly stays from turn to turn.
+        let mut sleep = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
+        let mut set = None;
         loop {
             let deadline = self.shared.deadline();
-            let sleep = async {
-                match deadline {
-                    Some(at) => tokio::time::sleep_until(at.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
+            if let Some(at) = deadline
+                && set != deadline
+            {
+                sleep.as_mut().reset(at.into());
+                set = deadline;
+            }
             tokio::select! {
-                () = self.shared.due.notified() => {}
-                () = sleep => {}
+                biased;
+                () = self.shared.due.told() => {}
+                () = &mut sleep, if deadline.is_some() => set = None,
             }
             // Whatever else is ready is read first, so that one turn serves all of it.
             tokio::task::yield_now().await;
@@ -158,7 +165,7 @@ impl Driver {
                 }
             }
             if self.shared.ready() || self.shared.handshakes_wait() {
-                self.shared.due.notify_one();
+                self.shared.due.tell();
             }
             // Idle connections to upstreams need not be waited for.
             if self.draining.get() && !self.reported_idle.get() && !self.sockets.borrow().values().any(|socket| socket.accepted) {
@@ -314,7 +321,7 @@ impl Driver {
         let socket = Rc::new(Socket::new(stream, accepted));
         self.sockets.borrow_mut().insert(id, socket.clone());
         spawn_local(sockets::serve(self.shared.clone(), id, socket));
-        self.shared.due.notify_one();
+        self.shared.due.tell();
     }
 
     fn dial(self: &Rc<Self>, dial: Dial) {
@@ -330,7 +337,7 @@ impl Driver {
             if let (Some(conn), Some(stream)) = (conn, stream) {
                 driver.register(conn, stream, false);
             }
-            driver.shared.due.notify_one();
+            driver.shared.due.tell();
         });
         self.dials.borrow_mut().insert(id, task.abort_handle());
     }

@@ -2,7 +2,7 @@
 //!
 //! | owner | what | bound |
 //! | --- | --- | --- |
-//! | connection | bytes received and not taken, decrypted or not | [`Conn::most_stored`], enforced in `Worker::bytes` |
+//! | connection | bytes received and not taken, decrypted or not | [`Conn::most_stored`], enforced in `Worker::bytes` and `Worker::lend` |
 //! | connection | bytes on their way out | what stops its own reading (`Context::most_out`), its partners' stopping mark and a read of theirs, a head for each stream |
 //! | connection | streams that wait for room, sealed batches | its streams; bytes on their way out |
 //! | stream | body of one direction | HTTP/1 and TCP: the stopping mark and what its connection stores; HTTP/2: the window |
@@ -45,7 +45,7 @@ impl Worker {
     }
 
     fn conn_over_bound(&self, conn: &Conn) -> Option<String> {
-        let high = self.cx.options.limits.stream_buffer;
+        let high = conn.high(&self.cx.options.limits);
         let streams = conn.http().map_or(1, |http| http.streams.len());
         let head = conn.http().map_or(0, |http| http.codec.unconsumed());
         let out = self.cx.most_out() + 2 * high + conn.most_stored() + (streams + 1) * head;

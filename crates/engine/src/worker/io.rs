@@ -12,19 +12,18 @@ impl Worker {
     /// Bytes were read: how many were taken (all, if the connection is known). If fewer than all, present the rest again after
     /// `Action::Read(conn, true)`.
     pub fn bytes(&mut self, id: ConnId, wire: &mut [u8]) -> usize {
-        let (now, all) = (self.cx.now.mono, wire.len());
-        let Some(conn) = self.conns.get_mut(id) else { return all };
+        let now = self.cx.now.mono;
+        let Some(conn) = self.conns.get_mut(id) else { return wire.len() };
         conn.last = now;
-        if conn.closing >= Closing::Close || conn.eof {
-            return all;
+        if conn.is_deaf() {
+            return wire.len();
         }
-        let room = conn.most_stored().saturating_sub(conn.stored());
-        let taken = wire.len().min(room);
-        let wire = wire.get(..taken).unwrap_or_default();
-        if taken < all {
+        let taken = wire.len().min(conn.left());
+        if taken < wire.len() {
             // The driver stops reading by itself.
             conn.reading = false;
         }
+        let wire = wire.get(..taken).unwrap_or_default();
         let plain = conn.tls.is_none();
         self.conns.ready(id);
         if !plain {
@@ -34,6 +33,41 @@ impl Worker {
         }
         self.conns.queue_parse(&mut self.cx, id);
         taken
+    }
+
+    /// How many bytes of a connection would be taken now. With 0 the driver stops reading by itself, as if not all bytes had been taken.
+    pub fn room(&mut self, id: ConnId) -> usize {
+        let Some(conn) = self.conns.get_mut(id).filter(|conn| !conn.is_deaf()) else { return usize::MAX };
+        let left = conn.left();
+        if left == 0 {
+            conn.reading = false;
+        }
+        left
+    }
+
+    /// Lends a connection's own buffer, to read at most `most` bytes to its end, where so many are read at a time that copying them would cost.
+    /// It is given back by [`Worker::filled`] before anything else happens. `None`: read elsewhere, for [`Worker::bytes`].
+    pub fn lend(&mut self, id: ConnId, most: usize) -> Option<Vec<u8>> {
+        let conn = self.conns.get_mut(id)?;
+        let shaking = conn.tls.as_ref().is_some_and(|tls| tls.is_handshaking());
+        if shaking || conn.is_deaf() || most > conn.left() {
+            return None;
+        }
+        self.conns.ready(id);
+        Some(self.conns.get_mut(id)?.wire().lend(most))
+    }
+
+    /// Takes a lent buffer back; `read`: how many bytes were appended to it.
+    pub fn filled(&mut self, id: ConnId, buffer: Vec<u8>, read: usize) {
+        let now = self.cx.now.mono;
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.wire().restore(buffer);
+        if read == 0 {
+            return self.conns.rest(id);
+        }
+        conn.last = now;
+        self.decrypt(id, &[]);
+        self.conns.queue_parse(&mut self.cx, id);
     }
 
     /// Feeds a TLS session, with nothing to have it go on where it stopped for lack of room.
@@ -89,12 +123,12 @@ impl Worker {
 
     /// So many of them were written.
     pub fn wrote(&mut self, id: ConnId, n: usize) {
-        let (now, low) = (self.cx.now.mono, self.cx.options.limits.stream_buffer / 2);
+        let now = self.cx.now.mono;
         let Some(conn) = self.conns.get_mut(id) else { return };
         conn.last = now;
         conn.written(n);
-        let backlog = conn.backlog();
-        if backlog <= low && (!conn.reading || !conn.blocked.is_empty()) {
+        let low = conn.high(&self.cx.options.limits) / 2;
+        if conn.backlog() <= low && (!conn.reading || !conn.blocked.is_empty()) {
             self.cx.inbox.push_back(Event::Room(id));
         }
         if conn.out.is_empty() {
@@ -189,7 +223,7 @@ impl Worker {
     }
 
     /// A connection's backlog has room: the streams that waited for it go on.
-    pub(crate) fn room(&mut self, id: ConnId) {
+    pub(crate) fn has_room(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         let is_down = conn.down().is_some();
         let blocked = std::mem::take(&mut conn.blocked);

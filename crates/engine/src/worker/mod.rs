@@ -166,7 +166,7 @@ impl Worker {
             match event {
                 Event::Accepted(conn) => self.begin(conn),
                 Event::Parse(conn) => self.parse(conn),
-                Event::Room(conn) => self.room(conn),
+                Event::Room(conn) => self.has_room(conn),
                 Event::Secured(conn) => self.secured(conn),
                 Event::Request(stream) => self.request(stream),
                 Event::Reroute(stream) => self.find(stream),

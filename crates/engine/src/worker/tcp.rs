@@ -165,7 +165,7 @@ impl Worker {
 
     /// Moves bytes in one direction.
     pub(crate) fn tcp_pump(&mut self, id: StreamId, dir: Dir) {
-        let (now, high) = (self.cx.now.mono, self.cx.options.limits.stream_buffer);
+        let now = self.cx.now.mono;
         let Some(stream) = self.streams.get_mut(id) else { return };
         let (up, Some(down)) = (stream.upstream().map(|(conn, _)| conn), stream.client.conn()) else { return };
         let (source, target) = match dir {
@@ -179,7 +179,7 @@ impl Worker {
         let Some(src) = self.conns.get_mut(source) else { return };
         let Some(target) = target.filter(|_| half.open()) else {
             // Not connected yet: keep a little, then stop reading.
-            if src.input.len() >= high {
+            if src.input.len() >= self.cx.options.limits.stream_buffer {
                 self.conns.hold(&mut self.cx, source, true);
             }
             return;
@@ -192,15 +192,14 @@ impl Worker {
         let ended = src.eof && src.tls.as_ref().is_none_or(|tls| !tls.holds());
         let was_held = src.held;
         let Some(dst) = self.conns.get_mut(target) else { return };
-        let full = dst.backlog() >= high && !data.is_empty();
+        let full = dst.backlog() >= dst.high(&self.cx.options.limits) && !data.is_empty();
         if full {
             Conns::block(dst, id);
         } else {
             half.bytes += data.len() as u64;
             if !data.is_empty() {
                 stream.due.moved = now;
-                dst.tx.extend_from_slice(data.as_slice());
-                data.clear();
+                data.move_to(&mut dst.tx);
             }
             half.end |= ended;
         }
