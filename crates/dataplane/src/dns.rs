@@ -58,12 +58,10 @@ enum Said {
 /// What the clusters say that have a name to resolve; of several, the one that asks most often.
 pub(crate) fn terms(config: &Config, host: &str) -> Dns {
     let of = |discovery: &Discovery| match discovery {
-        Discovery::StrictDns(_, dns) | Discovery::LogicalDns(_, dns) => {
-            discovery.dns_names().iter().any(|(name, _)| **name == *host).then_some(*dns)
-        }
+        Discovery::StrictDns(_, dns) | Discovery::LogicalDns(_, dns) => Some(*dns),
         Discovery::Static(_) | Discovery::Eds { .. } | Discovery::OriginalDst { .. } => None,
     };
-    config.clusters.values().filter_map(|cluster| of(&cluster.discovery)).min_by_key(|dns| dns.refresh).unwrap_or(NO_CLUSTER)
+    config.clusters_of_host(host).filter_map(|cluster| of(&cluster.discovery)).min_by_key(|dns| dns.refresh).unwrap_or(NO_CLUSTER)
 }
 
 impl Resolver {

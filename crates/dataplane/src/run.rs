@@ -27,7 +27,7 @@ use crate::{
     options::Options,
     secrets,
     sources::Sources,
-    store::{ResourceState, Store},
+    store::Store,
     text::Places,
 };
 
@@ -324,9 +324,10 @@ impl Proxy {
         if let Some(config) = self.store.next(now) {
             tracing::debug!(
                 generation = config.generation,
-                listeners = config.listeners.len(),
-                clusters = config.clusters.len(),
-                routes = config.routes.len(),
+                listeners = config.listeners.size(),
+                clusters = config.clusters.size(),
+                routes = config.routes.size(),
+                looked = self.store.looked(),
                 "a new configuration"
             );
             self.workers.publish(&config);
@@ -435,7 +436,7 @@ impl Proxy {
     /// only as long as no listener is refused for want of a good version or has a part that is closed.
     fn check_ready(&mut self) {
         let stage = *self.stage.borrow();
-        let lame = self.store.resources(ResourceKind::Listener).find(|(_, stored)| stored.is_lame()).map(|(name, _)| name);
+        let lame = self.store.lame_listener();
         match (stage, lame) {
             (Stage::Live, Some(name)) => {
                 tracing::warn!(%name, "the proxy is not ready any more: a listener is refused, wholly or in part");
@@ -445,10 +446,7 @@ impl Proxy {
             _ => return,
         }
         let complete = self.store.is_complete(ResourceKind::Listener) && self.store.is_complete(ResourceKind::Cluster);
-        let warm = self
-            .store
-            .resources(ResourceKind::Listener)
-            .all(|(name, stored)| stored.state() != ResourceState::Warming || self.store.is_blocked(ResourceKind::Listener, name));
+        let warm = !self.store.awaits_listeners();
         let generation = self.store.config().generation;
         let open = (0..self.workers.len()).all(|w| self.listening.get(&w).is_some_and(|(seen, _)| *seen >= generation));
         if complete && warm && open && self.faults().is_empty() {

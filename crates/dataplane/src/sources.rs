@@ -23,7 +23,7 @@ use crate::{
     admin::Process,
     ads::{self, Answer, Happened, Request, Server, Service, Variant},
     bootstrap::Plan,
-    store::Store,
+    store::{Store, Want},
 };
 
 /// Which server.
@@ -43,6 +43,23 @@ pub(crate) enum Source {
     },
 }
 
+impl Source {
+    /// Where it is asked for; none: it is in the bootstrap.
+    fn of(want: &Want) -> Option<Source> {
+        match want {
+            Want::Route(_) | Want::Assignment(_) => Some(Source::Aggregated),
+            Want::Secret(secret) => match &secret.source {
+                SecretSource::Ads => Some(Source::Aggregated),
+                SecretSource::Grpc { cluster, delta } => {
+                    let variant = if *delta { Variant::Delta } else { Variant::Sotw };
+                    Some(Source::Secrets { server: cluster.clone(), variant, secret: secret.name.clone() })
+                }
+                SecretSource::Static => None,
+            },
+        }
+    }
+}
+
 /// Resources that workers may have asked for beyond those that others name.
 const DEMANDED: usize = 1024;
 
@@ -54,11 +71,22 @@ pub(crate) struct Sources {
     servers: HashMap<Name, Server>,
     links: BTreeMap<Source, Link>,
     events: mpsc::Sender<(Source, Happened)>,
-    /// What is asked for by name at present.
-    asked: BTreeSet<(Source, ResourceKind, Name)>,
-    /// What workers asked for beyond that: it stays asked for, so that it stays.
+    /// What is asked for by name.
+    subscriptions: BTreeMap<(ResourceKind, Name), Subscription>,
+    /// Those to be looked at by the next [`Sources::ask`].
+    touched: BTreeSet<(ResourceKind, Name)>,
+    /// What workers asked for beyond what resources name: it stays asked for, so that it stays.
     demanded: BTreeSet<(ResourceKind, Name)>,
     process: Process,
+}
+
+/// A resource that is asked for by name.
+#[derive(Debug, Default)]
+struct Subscription {
+    /// Where resources want it from, each by how it is wanted.
+    wanted: BTreeMap<Want, Source>,
+    /// Where it is asked for at present.
+    asked: BTreeSet<Source>,
 }
 
 struct Link {
@@ -163,7 +191,8 @@ impl Sources {
             servers: plan.servers.clone(),
             links: BTreeMap::new(),
             events,
-            asked: BTreeSet::new(),
+            subscriptions: BTreeMap::new(),
+            touched: BTreeSet::new(),
             demanded: BTreeSet::new(),
             process,
         };
@@ -225,9 +254,10 @@ impl Sources {
                     tracing::warn!(?source, type_url, "a type that was not asked for");
                     return;
                 };
-                let process = &self.process;
+                let (process, subscriptions) = (&self.process, &self.subscriptions);
+                let is_asked = |name: &Name| subscriptions.contains_key(&(kind, name.clone()));
                 let judged = link.client.take(*answer, |events| {
-                    let (taken, rejected) = judge(source, kind, events, store, now);
+                    let (taken, rejected) = judge(source, kind, events, store, now, is_asked);
                     process.updated(kind, taken, rejected.len() as u64);
                     rejected
                 });
@@ -245,44 +275,53 @@ impl Sources {
 
     /// Asks for what the store's resources name, and no longer for what nothing names any more.
     pub(crate) fn ask(&mut self, store: &mut Store, now: Duration) {
-        let wanted = store.wanted();
-        let aggregated = |kind: ResourceKind, names: BTreeSet<Name>| names.into_iter().map(move |n| (Source::Aggregated, kind, n));
-        let mut all: BTreeSet<(Source, ResourceKind, Name)> = aggregated(ResourceKind::Route, wanted.routes).collect();
-        all.extend(aggregated(ResourceKind::Assignment, wanted.assignments));
-        all.extend(wanted.secrets.into_iter().filter_map(|secret| {
-            let source = match secret.source {
-                SecretSource::Ads => Source::Aggregated,
-                SecretSource::Grpc { cluster, delta } => {
-                    let variant = if delta { Variant::Delta } else { Variant::Sotw };
-                    Source::Secrets { server: cluster, variant, secret: secret.name.clone() }
-                }
-                SecretSource::Static => return None,
+        for (want, is_wanted) in store.take_wants() {
+            let Some(source) = Source::of(&want) else { continue };
+            let key = want.key();
+            let wanted = &mut self.subscriptions.entry(key.clone()).or_default().wanted;
+            if is_wanted {
+                wanted.insert(want, source)
+            } else {
+                wanted.remove(&want)
             };
-            Some((source, ResourceKind::Secret, secret.name))
-        }));
-        let named: BTreeSet<(ResourceKind, &Name)> = all.iter().map(|(_, kind, name)| (*kind, name)).collect();
-        let demanded: Vec<_> = self.demanded.iter().filter(|(kind, name)| !named.contains(&(*kind, name))).cloned().collect();
-        all.extend(demanded.into_iter().map(|(kind, name)| (Source::Aggregated, kind, name)));
-        let asked = std::mem::take(&mut self.asked);
-        for (source, kind, name) in all.difference(&asked) {
+            self.touched.insert(key);
+        }
+        for (kind, name) in std::mem::take(&mut self.touched) {
+            self.settle(kind, name, store, now);
+        }
+        self.flush();
+    }
+
+    /// Asks for a resource where it is wanted now, and nowhere else any more.
+    fn settle(&mut self, kind: ResourceKind, name: Name, store: &mut Store, now: Duration) {
+        let key = (kind, name);
+        let mut subscription = self.subscriptions.remove(&key).unwrap_or_default();
+        let mut sources: BTreeSet<Source> = subscription.wanted.values().cloned().collect();
+        if sources.is_empty() && self.demanded.contains(&key) {
+            sources.insert(Source::Aggregated);
+        }
+        let (kind, name) = key;
+        for source in sources.difference(&subscription.asked) {
             match self.find(source) {
-                Some(link) => link.client.subscribe(*kind, name),
+                Some(link) => link.client.subscribe(kind, &name),
                 None => {
                     tracing::error!(?source, %name, "there is no such server: the resource counts as absent");
-                    store.remove(*kind, name, now);
+                    store.remove(kind, &name, now);
                 }
             }
         }
-        for (source, kind, name) in asked.difference(&all) {
+        for source in subscription.asked.difference(&sources) {
             if matches!(source, Source::Secrets { .. }) {
                 self.links.remove(source);
             } else if let Some(link) = self.links.get_mut(source) {
-                link.client.unsubscribe(*kind, name);
+                link.client.unsubscribe(kind, &name);
             }
-            store.forget(*kind, name, now);
+            store.forget(kind, &name, now);
         }
-        self.asked = all;
-        self.flush();
+        subscription.asked = sources;
+        if !subscription.asked.is_empty() || !subscription.wanted.is_empty() {
+            self.subscriptions.insert((kind, name), subscription);
+        }
     }
 
     /// Has a resource asked for that a worker waits for, at the next [`Sources::ask`]; `false` if too many are.
@@ -291,13 +330,16 @@ impl Sources {
         if self.demanded.len() >= DEMANDED && !self.demanded.contains(&key) {
             return false;
         }
+        self.touched.insert(key.clone());
         self.demanded.insert(key);
         true
     }
 
     /// It is known that there is no such resource.
     pub(crate) fn demand_no_more(&mut self, kind: ResourceKind, name: &Name) {
-        self.demanded.remove(&(kind, name.clone()));
+        let key = (kind, name.clone());
+        self.demanded.remove(&key);
+        self.touched.insert(key);
     }
 
     fn find(&mut self, source: &Source) -> Option<&mut Link> {
@@ -324,7 +366,14 @@ impl Sources {
 }
 
 /// Puts each resource into the store; those that it refuses, with the reasons.
-fn judge(source: &Source, kind: ResourceKind, events: Vec<Event>, store: &mut Store, now: Duration) -> (u64, Vec<(Name, String)>) {
+fn judge(
+    source: &Source,
+    kind: ResourceKind,
+    events: Vec<Event>,
+    store: &mut Store,
+    now: Duration,
+    is_asked: impl Fn(&Name) -> bool,
+) -> (u64, Vec<(Name, String)>) {
     let (mut taken, mut rejected) = (0, Vec::new());
     for event in events {
         match event {
@@ -341,6 +390,10 @@ fn judge(source: &Source, kind: ResourceKind, events: Vec<Event>, store: &mut St
             }
             Event::Removed { name } => {
                 store.remove(kind, &name, now);
+                // Where all come unasked, one that is gone needs no note that there is none.
+                if store.is_complete(kind) && !is_asked(&name) {
+                    store.forget(kind, &name, now);
+                }
                 taken += 1;
             }
         }

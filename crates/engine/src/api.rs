@@ -168,7 +168,7 @@ pub struct Dial {
 }
 
 /// TCP keep-alive; `None` is the kernel's default.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Keepalive {
     /// Until the first probe.
     pub idle: Option<Duration>,

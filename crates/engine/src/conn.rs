@@ -136,7 +136,8 @@ pub(crate) enum Role {
 
 /// What is known of a client's connection.
 pub(crate) struct Down {
-    pub(crate) config: Arc<Config>,
+    /// The configuration that it ends by, since the newest one would not make it; none: the newest.
+    pub(crate) config: Option<Arc<Config>>,
     /// The listener whose chain it has, and the one whose socket accepted it.
     pub(crate) listener: Arc<Listener>,
     pub(crate) socket: Name,

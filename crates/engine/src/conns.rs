@@ -1,8 +1,13 @@
 //! The worker's connections: where they live, which are to be flushed, whose handshakes wait, the buffers that nobody uses.
 
-use std::{collections::VecDeque, sync::atomic::Ordering::Relaxed};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use mizzen_http::Codec;
+use mizzen_ir::config::Listener;
+use mizzen_types::Name;
 
 use crate::{
     Action, ConnId, Eof, How,
@@ -25,6 +30,8 @@ pub(crate) struct Conns {
     spare: Spare,
     /// Connections of clients.
     downs: usize,
+    /// Those of a listener, and those that its socket accepted.
+    by_listener: ByListener,
 }
 
 impl Conns {
@@ -49,11 +56,16 @@ impl Conns {
 
     /// Puts a new connection into its place.
     pub(crate) fn insert(&mut self, conn: Box<Conn>) {
-        if let Role::Up(up) = &conn.role {
-            up.spec.host.connections.fetch_add(1, Relaxed);
-            up.spec.host.connections_total.fetch_add(1, Relaxed);
-        } else {
-            self.downs += 1;
+        match &conn.role {
+            Role::Up(up) => {
+                up.spec.host.connections.fetch_add(1, Relaxed);
+                up.spec.host.connections_total.fetch_add(1, Relaxed);
+            }
+            Role::Down(down) => {
+                self.downs += 1;
+                list(&mut self.by_listener, &down.listener.name, conn.id);
+                list(&mut self.by_listener, &down.socket, conn.id);
+            }
         }
         self.put_back(conn);
     }
@@ -90,7 +102,9 @@ impl Conns {
             Role::Up(up) => {
                 up.spec.host.connections.fetch_sub(1, Relaxed);
             }
-            Role::Down(_) => {
+            Role::Down(down) => {
+                unlist(&mut self.by_listener, &down.listener.name, id);
+                unlist(&mut self.by_listener, &down.socket, id);
                 self.downs = self.downs.saturating_sub(1);
                 if cx.draining && self.downs == 0 {
                     cx.inbox.push_back(Event::Deserted);
@@ -113,6 +127,22 @@ impl Conns {
     /// How many of clients there are.
     pub(crate) fn downs(&self) -> usize {
         self.downs
+    }
+
+    /// A connection is handed over to another listener than its socket's.
+    pub(crate) fn hand_over(&mut self, id: ConnId, listener: Arc<Listener>) {
+        let Some(down) = self.slab.get_mut(id).and_then(Option::as_deref_mut).and_then(Conn::down_mut) else { return };
+        if down.listener.name != down.socket {
+            unlist(&mut self.by_listener, &down.listener.name, id);
+        }
+        list(&mut self.by_listener, &listener.name, id);
+        // The newest configuration is the one that has it.
+        (down.listener, down.config) = (listener, None);
+    }
+
+    /// The connections of a listener, and those that its socket accepted.
+    pub(crate) fn of_listener(&self, name: &str) -> impl Iterator<Item = ConnId> {
+        self.by_listener.get(name).into_iter().flatten().copied()
     }
 
     pub(crate) fn ids(&self) -> Vec<ConnId> {
@@ -325,6 +355,29 @@ impl Conns {
     pub(crate) fn block(conn: &mut Conn, stream: StreamId) {
         if !conn.blocked.contains(&stream) {
             conn.blocked.push(stream);
+        }
+    }
+}
+
+/// Connections by listener.
+type ByListener = HashMap<Name, HashSet<ConnId>>;
+
+fn list(by_listener: &mut ByListener, name: &Name, id: ConnId) {
+    match by_listener.get_mut(name) {
+        Some(all) => {
+            all.insert(id);
+        }
+        None => {
+            by_listener.insert(name.clone(), HashSet::from([id]));
+        }
+    }
+}
+
+fn unlist(by_listener: &mut ByListener, name: &Name, id: ConnId) {
+    if let Some(all) = by_listener.get_mut(name) {
+        all.remove(&id);
+        if all.is_empty() {
+            by_listener.remove(name);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{
             AtomicBool, AtomicU32, AtomicU64,
             Ordering::{Acquire, Relaxed},
@@ -22,10 +22,14 @@ use crate::{
     outlier::{Detector, Monitor},
 };
 
-/// The clusters' state, by name: it survives changes of the configuration. One per process.
+/// Clusters' states, as long as somebody has them.
+type States = Mutex<HashMap<Name, Weak<ClusterState>>>;
+
+/// The clusters' state, by name: it survives changes of the configuration, and goes when neither a worker's configuration nor a connection or stream
+/// has it. One per process.
 #[derive(Debug, Default)]
 pub struct Shared {
-    clusters: Mutex<HashMap<Name, Arc<ClusterState>>>,
+    clusters: Arc<States>,
     /// Guards out, over all clusters.
     guards: Arc<AtomicU32>,
     /// Requests under a fault.
@@ -43,18 +47,34 @@ impl Shared {
     /// The state of a cluster. Workers keep it, so that the lock is taken once per worker and cluster.
     pub(crate) fn cluster(&self, name: &Name) -> Arc<ClusterState> {
         let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
-        clusters
-            .entry(name.clone())
-            .or_insert_with(|| Arc::new(ClusterState { guards: self.guards.clone(), ..ClusterState::default() }))
-            .clone()
+        if let Some(state) = clusters.get(name).and_then(Weak::upgrade) {
+            return state;
+        }
+        let place = Place { name: name.clone(), states: Arc::downgrade(&self.clusters) };
+        let state = Arc::new(ClusterState { place, guards: self.guards.clone(), ..ClusterState::default() });
+        clusters.insert(name.clone(), Arc::downgrade(&state));
+        state
+    }
+
+    /// The sizes of the tables.
+    #[cfg(test)]
+    pub(crate) fn sizes(&self) -> [(&'static str, usize); 2] {
+        let clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner).len();
+        [("states of clusters", clusters), ("buckets", buckets)]
+    }
+
+    /// All states. Taken out of the lock: the last one who has a state takes it when it lets go.
+    fn states(&self) -> Vec<Arc<ClusterState>> {
+        self.clusters.lock().unwrap_or_else(PoisonError::into_inner).values().filter_map(Weak::upgrade).collect()
     }
 
     /// Guards out by limit, in the order of [`Limit`], over all clusters.
     #[cfg(test)]
     pub(crate) fn guards_by_limit(&self) -> [u32; 4] {
-        let clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        let states = self.states();
         let limits = [Limit::Connections, Limit::Pending, Limit::Requests, Limit::Retries];
-        limits.map(|limit| clusters.values().map(|state| state.count(limit)).sum())
+        limits.map(|limit| states.iter().map(|state| state.count(limit)).sum())
     }
 
     /// Whether the caller is to check the hosts, for all workers: the first that asks.
@@ -77,6 +97,12 @@ impl Shared {
         buckets.entry(of).or_insert_with(|| Arc::new(Bucket::new())).clone()
     }
 
+    /// Forgets the buckets that nobody uses and that are as full as new ones.
+    pub(crate) fn forget_buckets(&self, now: Duration) {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        buckets.retain(|_, bucket| Arc::strong_count(bucket) > 1 || !bucket.is_full(now));
+    }
+
     /// Breaker guards out.
     pub fn guards(&self) -> u32 {
         self.guards.load(Relaxed)
@@ -84,10 +110,8 @@ impl Shared {
 
     /// The state of every cluster used so far, with its hosts.
     pub fn clusters(&self) -> Vec<ClusterStats> {
-        let clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
-        let one =
-            |(name, state): (&Name, &Arc<ClusterState>)| ClusterStats { name: name.clone(), rates: state.rates(), hosts: state.stats() };
-        let mut all: Vec<_> = clusters.iter().map(one).collect();
+        let one = |state: &Arc<ClusterState>| ClusterStats { name: state.place.name.clone(), rates: state.rates(), hosts: state.stats() };
+        let mut all: Vec<_> = self.states().iter().map(one).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
@@ -111,6 +135,7 @@ type Members = (Arc<[Arc<HostState>]>, Vec<Option<Arc<Endpoint>>>);
 /// One cluster's counts.
 #[derive(Debug, Default)]
 pub(crate) struct ClusterState {
+    place: Place,
     counts: [AtomicU32; 4],
     hosts: Mutex<HashMap<String, Arc<HostState>>>,
     guards: Arc<AtomicU32>,
@@ -120,6 +145,24 @@ pub(crate) struct ClusterState {
     pub(crate) detector: Detector,
     /// Whether it ever had a connection.
     has_traffic: AtomicBool,
+}
+
+/// A state's place in the table: free once the state is gone.
+#[derive(Debug, Default)]
+struct Place {
+    name: Name,
+    states: Weak<States>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some(states) = self.states.upgrade() else { return };
+        let mut states = states.lock().unwrap_or_else(PoisonError::into_inner);
+        // A new one may have taken its place.
+        if states.get(&self.name).is_some_and(|state| state.strong_count() == 0) {
+            states.remove(&self.name);
+        }
+    }
 }
 
 impl ClusterState {

@@ -258,6 +258,16 @@ impl Sim {
         self.turn_all();
     }
 
+    /// Gives a proxy several commands at once.
+    #[cfg(test)]
+    pub(crate) fn commands(&mut self, proxy: usize, commands: impl IntoIterator<Item = Command>) {
+        if let Some(host) = self.hosts.get_mut(proxy) {
+            host.worker.tick(self.now);
+            commands.into_iter().for_each(|command| host.worker.command(command));
+        }
+        self.turn_all();
+    }
+
     /// A proxy's counters.
     pub fn snapshot(&mut self, proxy: usize) -> Snapshot {
         let Some(host) = self.hosts.get_mut(proxy) else { return Snapshot::default() };
@@ -293,6 +303,12 @@ impl Sim {
     /// Connections of a proxy.
     pub fn connections(&self, proxy: usize) -> usize {
         self.hosts.get(proxy).map_or(0, |h| h.worker.connections())
+    }
+
+    /// The sizes of a proxy's tables.
+    #[cfg(test)]
+    pub(crate) fn sizes(&self, proxy: usize) -> Vec<(&'static str, usize)> {
+        self.hosts.get(proxy).map(|h| h.worker.sizes()).unwrap_or_default()
     }
 
     /// A proxy's breaker guards by limit, and its connections to servers, each of which has one of them.

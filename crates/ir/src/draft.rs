@@ -1,76 +1,87 @@
 //! The next configuration, put together.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use mizzen_pki::TimeProvider;
 use mizzen_types::Name;
 
+use crate::changes::Changes;
 use crate::compile::{Resource, ResourceKind};
 use crate::config::Names;
 use crate::runtime::Config;
-use crate::tls::{TlsRefusal, TlsTable};
+use crate::tls::TlsRefusal;
 
-/// Changes to a configuration. Maps that do not change are shared with it.
+/// Changes to a configuration. What does not change is shared with it, and costs nothing.
 #[derive(Clone, Debug)]
 pub struct Draft {
     config: Config,
-    previous: TlsTable,
-    changed: bool,
+    before: Config,
+    touched: Changes,
 }
 
 impl Draft {
     /// Begins with what there is.
     pub fn new(previous: &Config) -> Draft {
-        Draft { config: previous.clone(), previous: previous.tls.clone(), changed: false }
+        Draft { config: previous.clone(), before: previous.clone(), touched: Changes::default() }
     }
 
     /// Adds a resource, or puts it in place of the one of its name. Whether anything changed: the same content changes nothing.
     pub fn put(&mut self, resource: &Resource) -> bool {
-        let config = &mut self.config;
-        let changed = match resource {
-            Resource::Listener(r) => put(&mut config.listeners, &r.name, r, |old| old.hash == r.hash),
-            Resource::Route(r) => put(&mut config.routes, &r.name, r, |old| old.hash == r.hash),
-            Resource::Cluster(r) => put(&mut config.clusters, &r.name, r, |old| old.hash == r.hash),
-            Resource::Assignment(r) => put(&mut config.assignments, &r.name, r, |old| old.hash == r.hash),
-            Resource::Certificate(r) => put(&mut config.certificates, &r.name, r, |old| old.hash == r.hash),
-            Resource::Validation(r) => put(&mut config.validations, &r.name, r, |old| old.hash == r.hash),
+        let (config, touched) = (&mut self.config, &mut self.touched);
+        let (changed, names) = match resource {
+            Resource::Listener(r) => (put(&mut config.listeners, &r.name, r, |old| old.hash == r.hash), &mut touched.listeners),
+            Resource::Route(r) => (put(&mut config.routes, &r.name, r, |old| old.hash == r.hash), &mut touched.routes),
+            Resource::Cluster(r) => (put(&mut config.clusters, &r.name, r, |old| old.hash == r.hash), &mut touched.clusters),
+            Resource::Assignment(r) => (put(&mut config.assignments, &r.name, r, |old| old.hash == r.hash), &mut touched.assignments),
+            Resource::Certificate(r) => (put(&mut config.certificates, &r.name, r, |old| old.hash == r.hash), &mut touched.secrets),
+            Resource::Validation(r) => (put(&mut config.validations, &r.name, r, |old| old.hash == r.hash), &mut touched.secrets),
         };
-        self.changed |= changed;
+        if changed {
+            names.insert(resource.name().clone());
+        }
         changed
     }
 
     /// Removes a resource; whether it was there.
     pub fn remove(&mut self, kind: ResourceKind, name: &str) -> bool {
-        let config = &mut self.config;
-        let changed = match kind {
-            ResourceKind::Listener => remove(&mut config.listeners, name),
-            ResourceKind::Route => remove(&mut config.routes, name),
-            ResourceKind::Cluster => remove(&mut config.clusters, name),
-            ResourceKind::Assignment => remove(&mut config.assignments, name),
-            ResourceKind::Secret => remove(&mut config.certificates, name) | remove(&mut config.validations, name),
+        let (config, touched) = (&mut self.config, &mut self.touched);
+        let (changed, names) = match kind {
+            ResourceKind::Listener => (config.listeners.remove_mut(name), &mut touched.listeners),
+            ResourceKind::Route => (config.routes.remove_mut(name), &mut touched.routes),
+            ResourceKind::Cluster => (config.clusters.remove_mut(name), &mut touched.clusters),
+            ResourceKind::Assignment => (config.assignments.remove_mut(name), &mut touched.assignments),
+            ResourceKind::Secret => (config.certificates.remove_mut(name) | config.validations.remove_mut(name), &mut touched.secrets),
         };
-        self.changed |= changed;
+        if changed {
+            names.insert(name.into());
+        }
         changed
     }
 
-    /// Whether anything differs from what there was.
+    /// Whether anything was put or removed.
     pub fn changed(&self) -> bool {
-        self.changed
+        !self.touched.is_empty()
     }
 
     /// The next configuration, TLS built, and what of TLS could not be: the listener or cluster, and why. Those are then without TLS
-    /// configuration, and their connections fail.
+    /// configuration, and their connections fail. What it changed is [`Config::changes_since`] what the draft began with.
     pub fn finish(self) -> (Arc<Config>, Vec<(Name, TlsRefusal)>) {
         self.finish_by(&mizzen_pki::system_time())
     }
 
     /// As [`Draft::finish`], with a clock by which certificates are judged. It has to be the same one from draft to draft, since what is
     /// already built keeps its own.
-    pub fn finish_by(mut self, time: &Arc<dyn TimeProvider>) -> (Arc<Config>, Vec<(Name, TlsRefusal)>) {
-        self.config.generation += 1;
-        let problems = self.config.build_tls(&self.previous, time);
-        (Arc::new(self.config), problems)
+    pub fn finish_by(self, time: &Arc<dyn TimeProvider>) -> (Arc<Config>, Vec<(Name, TlsRefusal)>) {
+        let Draft { mut config, before, touched: mut changes } = self;
+        changes.settle(&before, &config);
+        config.generation += 1;
+        for name in &changes.clusters {
+            config.index.replace(before.clusters.get(name).map(|c| &**c), config.clusters.get(name).map(|c| &**c));
+        }
+        changes.reach(&before, &config);
+        config.build_tls(&before, &mut changes, time);
+        let problems = config.unfit();
+        (Arc::new(config.made_of(&before, changes)), problems)
     }
 }
 
@@ -78,10 +89,6 @@ fn put<T>(map: &mut Names<T>, name: &Name, value: &Arc<T>, same: impl Fn(&T) -> 
     if map.get(name).is_some_and(|old| same(old)) {
         return false;
     }
-    Arc::make_mut(map).insert(name.clone(), value.clone());
+    map.insert_mut(name.clone(), value.clone());
     true
-}
-
-fn remove<T>(map: &mut Names<T>, name: &str) -> bool {
-    map.contains_key(name) && HashMap::remove(Arc::make_mut(map), name).is_some()
 }

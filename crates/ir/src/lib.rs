@@ -9,17 +9,20 @@
 //! Deliberately absent: sockets, clocks, DNS, load balancing over living state, and every type of the wire in the public interface but
 //! the bytes themselves.
 
+mod changes;
 mod compile;
 pub mod config;
 mod draft;
 mod facts;
 mod filter;
+mod index;
 mod metadata;
 mod runtime;
 mod steps;
 mod tls;
 mod trace;
 
+pub use changes::Changes;
 pub use compile::{Compiled, Refs, Refusal, Resource, ResourceKind, Warning, compile};
 pub use draft::Draft;
 pub use facts::{ConnFacts, Peer, PolicyFacts, RequestFacts, authenticate};

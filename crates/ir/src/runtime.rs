@@ -1,14 +1,17 @@
 //! The proxy's configuration at one version: all resources, with the TLS that is built from them.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use mizzen_pki::TimeProvider;
 use mizzen_types::Name;
 
+use crate::changes::Changes;
 use crate::config::{
-    Assignment, CertificateSecret, Cluster, Discovery, DownstreamTls, Listener, Names, Roots, RouteConfig, TlsCommon, Transport,
-    UpstreamTls, ValidationSecret,
+    Assignment, CertificateSecret, Cluster, Discovery, DownstreamTls, Listener, Names, Roots, RouteConfig, TlsCommon, UpstreamTls,
+    ValidationSecret,
 };
+use crate::index::Index;
 use crate::tls::{Secrets, TlsRefusal, TlsTable};
 
 /// What one worker runs by. A stream loads it once and keeps it to its end.
@@ -30,7 +33,17 @@ pub struct Config {
     pub validations: Names<ValidationSecret>,
     /// Built TLS configurations; see [`Config::server_tls`] and [`Config::client_tls`].
     pub(crate) tls: TlsTable,
+    pub(crate) index: Index,
+    /// Which one it is: another one for each that a draft makes.
+    id: Arc<()>,
+    /// The one that it was made of, and what it changed; none if that is so much that looking at all of it costs no more.
+    made_of: Option<(Arc<()>, Arc<Changes>)>,
 }
+
+/// One in so many resources may have changed for the names to be kept.
+const MUCH: usize = 4;
+/// So many are always kept.
+const FEW: usize = 64;
 
 impl Config {
     /// A cluster's endpoints, given in place or of their own; none if they are not there, or are wherever a client meant to go.
@@ -71,15 +84,49 @@ impl Config {
         Some(Arc::new(config))
     }
 
-    /// Builds the TLS that listeners and clusters need; what `previous` has built from the same is taken over. What cannot be built is returned.
-    pub(crate) fn build_tls(&mut self, previous: &TlsTable, time: &Arc<dyn TimeProvider>) -> Vec<(Name, TlsRefusal)> {
+    /// What this configuration changed in `before`: known if it was made of that, else found by looking at all of both.
+    pub fn changes_since(&self, before: &Config) -> Cow<'_, Changes> {
+        match &self.made_of {
+            _ if Arc::ptr_eq(&self.id, &before.id) => Cow::Owned(Changes::default()),
+            Some((of, changes)) if Arc::ptr_eq(of, &before.id) => Cow::Borrowed(changes),
+            _ => Cow::Owned(Changes::between(before, self)),
+        }
+    }
+
+    /// The clusters that have this host resolved.
+    pub fn clusters_of_host(&self, host: &str) -> impl Iterator<Item = &Arc<Cluster>> {
+        self.index.of_host(host).filter_map(|name| self.clusters.get(name))
+    }
+
+    /// How many resources there are.
+    fn len(&self) -> usize {
+        let secrets = self.certificates.size() + self.validations.size();
+        self.listeners.size() + self.routes.size() + self.clusters.size() + self.assignments.size() + secrets
+    }
+
+    /// Becomes another one, made of `before` by these changes.
+    pub(crate) fn made_of(mut self, before: &Config, changes: Changes) -> Config {
+        let few = changes.len() <= FEW.max(self.len() / MUCH);
+        self.id = Arc::new(());
+        self.made_of = few.then(|| (before.id.clone(), Arc::new(changes)));
+        self
+    }
+
+    /// Builds the TLS that what has changed needs. Clusters that get another one are reached by the change.
+    pub(crate) fn build_tls(&mut self, before: &Config, changes: &mut Changes, time: &Arc<dyn TimeProvider>) {
         let secrets = Secrets { certificates: &self.certificates, validations: &self.validations, time };
-        let listeners = self.listeners.values().flat_map(|l| l.all_chains().filter_map(|chain| Some((&l.name, chain.tls.as_deref()?))));
-        let clusters = self.clusters.values().flat_map(|c| {
-            c.transport.all().filter_map(|transport| if let Transport::Tls(tls) = transport { Some((&c.name, &**tls)) } else { None })
-        });
-        let (tls, problems) = previous.next(listeners, clusters, &secrets);
-        self.tls = tls;
-        problems
+        for name in &changes.listeners {
+            self.tls.replace_listener(before.listeners.get(name).map(|l| &**l), self.listeners.get(name).map(|l| &**l));
+        }
+        for name in &changes.clusters {
+            self.tls.replace_cluster(before.clusters.get(name).map(|c| &**c), self.clusters.get(name).map(|c| &**c));
+        }
+        let rebuilt = self.tls.build(&changes.secrets, &secrets);
+        changes.reached.extend(rebuilt);
+    }
+
+    /// What of TLS could not be built: the listener or cluster, and why.
+    pub(crate) fn unfit(&self) -> Vec<(Name, TlsRefusal)> {
+        self.tls.unfit()
     }
 }

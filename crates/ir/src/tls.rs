@@ -1,18 +1,18 @@
 //! rustls' configurations, built from the TLS that resources describe and the secrets they name.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use mizzen_pki::tls::{TlsOptions, Version, client_config, server_config_with};
 use mizzen_pki::{PkiError, SanMatch, TimeProvider, TrustBundle};
 use mizzen_types::Name;
+use rpds::{HashTrieMapSync, RedBlackTreeSetSync};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use crate::config::{
-    CertificateSecret, ContentHash, DownstreamTls, Names, Roots, SecretRef, TlsCommon, TlsVersion, UpstreamTls, Validation,
-    ValidationSecret,
+    CertificateSecret, Cluster, ContentHash, DownstreamTls, Listener, Names, Roots, SecretRef, TlsCommon, TlsVersion, Transport,
+    UpstreamTls, Validation, ValidationSecret,
 };
 
 /// Why TLS cannot be built (yet).
@@ -43,70 +43,248 @@ pub struct Secrets<'a> {
     pub time: &'a Arc<dyn TimeProvider>,
 }
 
-/// Something built, and from which secrets: with the same ones it is taken over, sessions included.
+/// What is built, by the content of what it was built from. Copies share what they have in common.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TlsTable {
+    server: Side<DownstreamTls, rustls::ServerConfig>,
+    client: Side<UpstreamTls, rustls::ClientConfig>,
+}
+
+/// One direction's.
 #[derive(Clone, Debug)]
+struct Side<O, T> {
+    made: HashTrieMapSync<ContentHash, Made<O, T>>,
+    /// Which name a secret.
+    by_secret: HashTrieMapSync<Name, RedBlackTreeSetSync<ContentHash>>,
+    /// Those that could not be built.
+    failed: RedBlackTreeSetSync<ContentHash>,
+    /// Those that are new since the last building, and those that somebody has left.
+    due: Vec<ContentHash>,
+    left: Vec<ContentHash>,
+}
+
+/// Options, who has them, and what was built of them.
+#[derive(Debug)]
+struct Made<O, T> {
+    options: Arc<O>,
+    /// Listeners or clusters.
+    users: RedBlackTreeSetSync<Name>,
+    built: Result<Built<T>, TlsRefusal>,
+}
+
+/// Something built, and from which secrets: with the same ones it is kept, sessions included.
+#[derive(Debug)]
 struct Built<T> {
-    from: Vec<ContentHash>,
+    from: Arc<[ContentHash]>,
     config: Arc<T>,
 }
 
-/// What is built, by the content of what it was built from.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct TlsTable {
-    server: Arc<HashMap<ContentHash, Built<rustls::ServerConfig>>>,
-    client: Arc<HashMap<ContentHash, Built<rustls::ClientConfig>>>,
+/// What both directions' options have.
+trait Options {
+    fn hash(&self) -> ContentHash;
+    fn common(&self) -> &TlsCommon;
+}
+
+impl Options for DownstreamTls {
+    fn hash(&self) -> ContentHash {
+        self.hash
+    }
+
+    fn common(&self) -> &TlsCommon {
+        &self.common
+    }
+}
+
+impl Options for UpstreamTls {
+    fn hash(&self) -> ContentHash {
+        self.hash
+    }
+
+    fn common(&self) -> &TlsCommon {
+        &self.common
+    }
 }
 
 impl TlsTable {
     pub(crate) fn server(&self, tls: &DownstreamTls) -> Option<&Arc<rustls::ServerConfig>> {
-        self.server.get(&tls.hash).map(|b| &b.config)
+        self.server.get(tls.hash)
     }
 
     pub(crate) fn client(&self, tls: &UpstreamTls) -> Option<&Arc<rustls::ClientConfig>> {
-        self.client.get(&tls.hash).map(|b| &b.config)
+        self.client.get(tls.hash)
     }
 
-    /// Builds what listeners and clusters need, each under its own name; what is built from the same already is taken over. What cannot be built
-    /// is returned.
-    pub(crate) fn next<'a>(
-        &self,
-        listeners: impl Iterator<Item = (&'a Name, &'a DownstreamTls)>,
-        clusters: impl Iterator<Item = (&'a Name, &'a UpstreamTls)>,
-        secrets: &Secrets<'_>,
-    ) -> (TlsTable, Vec<(Name, TlsRefusal)>) {
-        let mut problems = Vec::new();
-        let (mut server, mut client) = (HashMap::new(), HashMap::new());
-        for (name, tls) in listeners {
-            if let Entry::Vacant(entry) = server.entry(tls.hash) {
-                match reuse(self.server.get(&tls.hash), &tls.common, secrets, || build_server(tls, secrets)) {
-                    Ok(built) => drop(entry.insert(built)),
-                    Err(e) => problems.push((name.clone(), e)),
-                }
-            }
-        }
-        for (name, tls) in clusters {
-            if let Entry::Vacant(entry) = client.entry(tls.hash) {
-                match reuse(self.client.get(&tls.hash), &tls.common, secrets, || build_client(tls, secrets)) {
-                    Ok(built) => drop(entry.insert(built)),
-                    Err(e) => problems.push((name.clone(), e)),
-                }
-            }
-        }
-        (TlsTable { server: Arc::new(server), client: Arc::new(client) }, problems)
+    /// A listener is there instead of another one, or of none; or is gone.
+    pub(crate) fn replace_listener(&mut self, old: Option<&Listener>, new: Option<&Listener>) {
+        let all = |l: &Listener| l.all_chains().filter_map(|chain| chain.tls.clone()).collect();
+        self.server.replace(old.map(|l| (&l.name, all(l))), new.map(|l| (&l.name, all(l))));
+    }
+
+    /// A cluster is there instead of another one, or of none; or is gone.
+    pub(crate) fn replace_cluster(&mut self, old: Option<&Cluster>, new: Option<&Cluster>) {
+        let tls = |transport: &Transport| if let Transport::Tls(tls) = transport { Some(tls.clone()) } else { None };
+        let all = |c: &Cluster| c.transport.all().filter_map(tls).collect();
+        self.client.replace(old.map(|c| (&c.name, all(c))), new.map(|c| (&c.name, all(c))));
+    }
+
+    /// Builds what is new, and what these secrets concern; the clusters of which something was built anew, or cannot be any more.
+    pub(crate) fn build(&mut self, changed: &BTreeSet<Name>, secrets: &Secrets<'_>) -> Vec<Name> {
+        self.server.build(changed, secrets, build_server);
+        self.client.build(changed, secrets, build_client)
+    }
+
+    /// How much there is.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.server.len() + self.client.len()
+    }
+
+    /// What could not be built, each under one name of those that have it.
+    pub(crate) fn unfit(&self) -> Vec<(Name, TlsRefusal)> {
+        self.server.unfit().chain(self.client.unfit()).collect()
     }
 }
 
-fn reuse<T>(
-    old: Option<&Built<T>>,
-    common: &TlsCommon,
-    secrets: &Secrets<'_>,
-    build: impl FnOnce() -> Result<Arc<T>, TlsRefusal>,
-) -> Result<Built<T>, TlsRefusal> {
-    let from = secrets.hashes(common)?;
-    match old {
-        Some(old) if old.from == from => Ok(Built { from, config: old.config.clone() }),
-        _ => Ok(Built { from, config: build()? }),
+impl<O: Options, T> Side<O, T> {
+    fn get(&self, hash: ContentHash) -> Option<&Arc<T>> {
+        self.made.get(&hash).and_then(|made| made.built.as_ref().ok()).map(|built| &built.config)
     }
+
+    fn replace(&mut self, old: Option<(&Name, Vec<Arc<O>>)>, new: Option<(&Name, Vec<Arc<O>>)>) {
+        let had = old.as_ref().map(|(_, all)| all.as_slice()).unwrap_or_default();
+        if let Some((name, all)) = &new {
+            all.iter().for_each(|options| self.add(options, name));
+        }
+        let stays = |hash| new.as_ref().is_some_and(|(_, all)| all.iter().any(|options| options.hash() == hash));
+        if let Some((name, _)) = old {
+            had.iter().filter(|options| !stays(options.hash())).for_each(|options| self.leave(options, name));
+        }
+    }
+
+    fn add(&mut self, options: &Arc<O>, user: &Name) {
+        let hash = options.hash();
+        if let Some(made) = self.made.get_mut(&hash) {
+            return made.users.insert_mut(user.clone());
+        }
+        for secret in secrets_of(options.common()) {
+            match self.by_secret.get_mut(&secret.name) {
+                Some(all) => all.insert_mut(hash),
+                None => self.by_secret.insert_mut(secret.name.clone(), RedBlackTreeSetSync::new_sync().insert(hash)),
+            }
+        }
+        let users = RedBlackTreeSetSync::new_sync().insert(user.clone());
+        let unbuilt = Err(TlsRefusal::Unfit("it is not built yet".to_owned()));
+        self.made.insert_mut(hash, Made { options: options.clone(), users, built: unbuilt });
+        self.due.push(hash);
+    }
+
+    fn leave(&mut self, options: &Arc<O>, user: &Name) {
+        if let Some(made) = self.made.get_mut(&options.hash()) {
+            made.users.remove_mut(user);
+            self.left.push(options.hash());
+        }
+    }
+
+    /// Drops what nobody has any more.
+    fn drop_unused(&mut self) {
+        for hash in std::mem::take(&mut self.left) {
+            let unused = self.made.get(&hash).filter(|made| made.users.is_empty()).map(|made| made.options.clone());
+            if let Some(options) = unused {
+                self.forget(hash, &options);
+            }
+        }
+    }
+
+    fn forget(&mut self, hash: ContentHash, options: &O) {
+        self.made.remove_mut(&hash);
+        self.failed.remove_mut(&hash);
+        for secret in secrets_of(options.common()) {
+            if let Some(all) = self.by_secret.get_mut(&secret.name) {
+                all.remove_mut(&hash);
+                if all.is_empty() {
+                    self.by_secret.remove_mut(&secret.name);
+                }
+            }
+        }
+    }
+
+    /// Builds what is due; whose it is of which another one was there before.
+    fn build(
+        &mut self,
+        changed: &BTreeSet<Name>,
+        secrets: &Secrets<'_>,
+        build: impl Fn(&O, &Secrets<'_>) -> Result<Arc<T>, TlsRefusal>,
+    ) -> Vec<Name> {
+        self.drop_unused();
+        let mut due: BTreeSet<ContentHash> = std::mem::take(&mut self.due).into_iter().collect();
+        due.extend(changed.iter().filter_map(|name| self.by_secret.get(name)).flat_map(|all| all.iter()).copied());
+        let mut rebuilt = Vec::new();
+        for hash in due {
+            let Some(made) = self.made.get(&hash) else { continue };
+            let from = secrets.hashes(made.options.common());
+            if let (Ok(old), Ok(from)) = (&made.built, &from)
+                && *old.from == **from
+            {
+                continue;
+            }
+            let built = from.and_then(|from| Ok(Built { from: from.into(), config: build(&made.options, secrets)? }));
+            if built.is_ok() || made.built.is_ok() {
+                rebuilt.extend(made.users.iter().cloned());
+            }
+            if built.is_ok() {
+                self.failed.remove_mut(&hash);
+            } else {
+                self.failed.insert_mut(hash);
+            }
+            if let Some(made) = self.made.get_mut(&hash) {
+                made.built = built;
+            }
+        }
+        rebuilt
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.made.size() + self.by_secret.size() + self.failed.size()
+    }
+
+    fn unfit(&self) -> impl Iterator<Item = (Name, TlsRefusal)> {
+        let made = self.failed.iter().filter_map(|hash| self.made.get(hash));
+        made.filter_map(|made| Some((made.users.first()?.clone(), made.built.as_ref().err()?.clone())))
+    }
+}
+
+impl<O, T> Default for Side<O, T> {
+    fn default() -> Self {
+        Side {
+            made: HashTrieMapSync::new_sync(),
+            by_secret: HashTrieMapSync::new_sync(),
+            failed: RedBlackTreeSetSync::new_sync(),
+            due: Vec::new(),
+            left: Vec::new(),
+        }
+    }
+}
+
+impl<O, T> Clone for Made<O, T> {
+    fn clone(&self) -> Self {
+        Made { options: self.options.clone(), users: self.users.clone(), built: self.built.clone() }
+    }
+}
+
+impl<T> Clone for Built<T> {
+    fn clone(&self) -> Self {
+        Built { from: self.from.clone(), config: self.config.clone() }
+    }
+}
+
+/// The secrets that options name.
+fn secrets_of(common: &TlsCommon) -> impl Iterator<Item = &SecretRef> {
+    let roots = common.validation.as_ref().and_then(|validation| match &validation.roots {
+        Roots::Secret(secret) => Some(secret),
+        Roots::Inline(_) => None,
+    });
+    common.certificates.iter().chain(roots)
 }
 
 impl<'a> Secrets<'a> {

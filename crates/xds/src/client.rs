@@ -44,6 +44,8 @@ struct Subscribed {
     requested: BTreeSet<Name>,
     /// Names that must be requested again though they were already.
     again: BTreeSet<Name>,
+    /// Names whose subscription has changed since the last request.
+    touched: BTreeSet<Name>,
 }
 
 impl Client {
@@ -73,8 +75,11 @@ impl Client {
     pub fn subscribe(&mut self, type_url: &str, names: impl IntoIterator<Item = Name>) {
         let subscribed = self.streams.of(type_url);
         for name in names {
-            if subscribed.names.insert(name.clone()) && subscribed.requested.contains(&name) {
-                subscribed.again.insert(name);
+            if subscribed.names.insert(name.clone()) {
+                if subscribed.requested.contains(&name) {
+                    subscribed.again.insert(name.clone());
+                }
+                subscribed.touched.insert(name);
             }
         }
     }
@@ -87,6 +92,7 @@ impl Client {
             if !subscribed.wildcard {
                 subscribed.accepted.remove(&name);
             }
+            subscribed.touched.insert(name);
         }
     }
 
@@ -176,6 +182,7 @@ impl Subscription for Subscribed {
         self.requested_wildcard = false;
         self.requested.clear();
         self.again.clear();
+        self.touched.clear();
     }
 }
 
@@ -189,9 +196,13 @@ impl Subscribed {
         if !self.started && !self.wildcard && self.names.is_empty() {
             return None;
         }
-        let mut subscribe: Vec<String> =
-            self.names.iter().filter(|n| !self.requested.contains(*n) || self.again.contains(*n)).map(ToString::to_string).collect();
-        let unsubscribe: Vec<String> = self.requested.iter().filter(|n| !self.names.contains(*n)).map(ToString::to_string).collect();
+        // A new stream is told of all names; then of those that have changed.
+        let touched = std::mem::take(&mut self.touched);
+        let candidates = if self.started { &touched } else { &self.names };
+        let is_new = |name: &&Name| self.names.contains(*name) && (!self.requested.contains(*name) || self.again.contains(*name));
+        let mut subscribe: Vec<String> = candidates.iter().filter(is_new).map(ToString::to_string).collect();
+        let is_left = |name: &&Name| self.requested.contains(*name) && !self.names.contains(*name);
+        let unsubscribe: Vec<String> = touched.iter().filter(is_left).map(ToString::to_string).collect();
         // An empty first request is the form that every server understands.
         let legacy = !self.started && self.wildcard && subscribe.is_empty() && types::empty_means_all(type_url);
         if self.wildcard && !self.requested_wildcard && !legacy {
@@ -199,6 +210,17 @@ impl Subscribed {
         }
         if self.started && subscribe.is_empty() && unsubscribe.is_empty() {
             return None;
+        }
+        if self.started {
+            for name in touched {
+                if self.names.contains(&name) {
+                    self.requested.insert(name)
+                } else {
+                    self.requested.remove(&name)
+                };
+            }
+        } else {
+            self.requested.clone_from(&self.names);
         }
         let mut request = DeltaDiscoveryRequest {
             type_url: type_url.to_string(),
@@ -211,7 +233,6 @@ impl Subscribed {
         }
         self.started = true;
         self.requested_wildcard = self.wildcard;
-        self.requested.clone_from(&self.names);
         self.again.clear();
         Some(request)
     }

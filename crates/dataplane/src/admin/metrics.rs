@@ -67,14 +67,14 @@ fn process(view: &View, counters: &Snapshot, admin: &Admin) -> Vec<Series> {
     let refused = view.resources.iter().filter(|r| r.refused.is_some()).count();
     let count = |n: &AtomicU64| Value::Counter(n.load(Relaxed));
     let mut all: Vec<Series> = [
-        ("envoy_cluster_manager_active_clusters", size(view.config.clusters.len())),
+        ("envoy_cluster_manager_active_clusters", size(view.config.clusters.size())),
         ("envoy_cluster_manager_cds_update_rejected", count(&c.clusters[1])),
         ("envoy_cluster_manager_cds_update_success", count(&c.clusters[0])),
         ("envoy_control_plane_connected_state", gauge(view.connected.into())),
         ("envoy_listener_manager_lds_update_rejected", count(&c.listeners[1])),
         ("envoy_listener_manager_lds_update_success", count(&c.listeners[0])),
         ("envoy_listener_manager_workers_started", gauge(u64::from(state != 2))),
-        ("envoy_listener_manager_total_listeners_active", size(view.config.listeners.len())),
+        ("envoy_listener_manager_total_listeners_active", size(view.config.listeners.size())),
         ("envoy_server_live", gauge(u64::from(state == 0))),
         ("envoy_server_state", gauge(state)),
         ("envoy_server_uptime", gauge(admin.started.elapsed().as_secs())),

@@ -2,13 +2,13 @@
 //!
 //! The control thread talks to them by [`Workers`] and hears from them by [`Report`]s.
 
+mod listening;
 mod shared;
 mod signal;
 mod sockets;
 mod thread;
 
 use std::{
-    collections::BTreeMap,
     net::{SocketAddr, TcpListener},
     os::fd::AsFd,
     sync::Arc,
@@ -16,7 +16,6 @@ use std::{
 
 use mizzen_engine::{Answer, Command, Options, Question, WaitId, metrics::Snapshot};
 use mizzen_ir::Config;
-use mizzen_net::ListenOptions;
 use tokio::sync::mpsc;
 
 /// What workers report to the control thread.
@@ -172,23 +171,4 @@ impl Workers {
             let _ = sender.send(order());
         }
     }
-}
-
-/// Which socket addresses a configuration wants opened, with the name of the listener of each and how it listens. What is open already stays as it is.
-fn wanted(config: &Config) -> BTreeMap<SocketAddr, (mizzen_types::Name, ListenOptions)> {
-    let mut all = BTreeMap::new();
-    for listener in config.listeners.values().filter(|l| l.bind) {
-        for address in listener.addresses.iter() {
-            if let mizzen_ir::config::ListenerAddress::Socket(address) = address {
-                let options = ListenOptions {
-                    backlog: listener.backlog.and_then(|backlog| i32::try_from(backlog).ok()).unwrap_or(4096),
-                    freebind: listener.freebind,
-                    transparent: listener.transparent,
-                    ..ListenOptions::default()
-                };
-                all.insert(*address, (listener.name.clone(), options));
-            }
-        }
-    }
-    all
 }

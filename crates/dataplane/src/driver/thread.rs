@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     rc::Rc,
@@ -24,6 +24,7 @@ use tokio::{
 
 use super::{
     Order, Report,
+    listening::Listening,
     shared::Shared,
     sockets::{self, Socket, Stream},
 };
@@ -48,6 +49,10 @@ struct Driver {
     /// Tasks that accept, by address; several sockets may share one (inherited).
     accepting: RefCell<BTreeMap<SocketAddr, Vec<Accepting>>>,
     config: RefCell<Arc<Config>>,
+    /// What is to be listened on.
+    listening: RefCell<Listening>,
+    /// What could not be opened, and why.
+    failed: RefCell<BTreeMap<SocketAddr, String>>,
     reports: mpsc::UnboundedSender<Report>,
     draining: Cell<bool>,
     /// The control thread knows that the draining is over.
@@ -87,12 +92,14 @@ impl Driver {
             sockets: RefCell::default(),
             dials: RefCell::default(),
             accepting: RefCell::default(),
-            config: RefCell::new(start.config),
+            config: RefCell::default(),
+            listening: RefCell::default(),
+            failed: RefCell::default(),
             reports: start.reports,
             draining: Cell::new(false),
             reported_idle: Cell::new(false),
         });
-        driver.reconcile();
+        driver.follow(start.config);
         let mut flusher = spawn_local(driver.clone().flush());
         loop {
             let order = tokio::select! {
@@ -121,12 +128,14 @@ impl Driver {
                 let config = if let Command::Config(config) = &command { Some(config.clone()) } else { None };
                 self.shared.worker().command(command);
                 if let Some(config) = config {
-                    *self.config.borrow_mut() = config;
-                    self.reconcile();
+                    self.follow(config);
                 }
             }
             Order::Inherited(address, socket) => self.inherit(address, socket),
-            Order::Reopen => self.reconcile(),
+            Order::Reopen => {
+                let all = self.listening.borrow().addresses();
+                self.listen(all);
+            }
             Order::Drain => {
                 self.draining.set(true);
                 self.reported_idle.set(false);
@@ -233,28 +242,35 @@ impl Driver {
         let _ = self.reports.send(report);
     }
 
-    /// Opens the sockets that the configuration wants and closes those that it does not.
-    fn reconcile(self: &Rc<Self>) {
-        let (wanted, generation) = {
-            let config = self.config.borrow();
-            (super::wanted(&config), config.generation)
-        };
-        self.stop_accepting(|address| !wanted.contains_key(address));
-        let mut failed = Vec::new();
-        if !self.draining.get() {
-            for (address, (_, options)) in &wanted {
-                if self.accepting.borrow().get(address).is_some_and(|sockets| sockets.iter().any(|s| !s.inherited)) {
-                    continue;
-                }
-                let options = ListenOptions { reuse_port: self.several, ..options.clone() };
-                let opened = mizzen_net::listen(*address, &options).and_then(TcpListener::from_std);
-                match opened {
-                    Ok(socket) => self.accept_from(*address, socket, false),
-                    Err(error) => failed.push((*address, error.to_string())),
-                }
+    /// Takes a configuration over: what it changed in listeners' addresses, and what could not be opened before, is looked at.
+    fn follow(self: &Rc<Self>, config: Arc<Config>) {
+        let old = self.config.replace(config.clone());
+        let mut touched = self.listening.borrow_mut().follow(&old, &config);
+        touched.extend(self.failed.borrow().keys());
+        self.listen(touched);
+    }
+
+    /// Opens those of these sockets that are wanted and closes those that are not.
+    fn listen(self: &Rc<Self>, addresses: BTreeSet<SocketAddr>) {
+        let (listening, mut failed) = (self.listening.borrow(), self.failed.borrow_mut());
+        let is_gone = |address: &SocketAddr| addresses.contains(address) && listening.at(address).is_none();
+        if addresses.iter().any(is_gone) {
+            self.stop_accepting(is_gone);
+        }
+        for address in &addresses {
+            failed.remove(address);
+            let Some((_, options)) = listening.at(address).filter(|_| !self.draining.get()) else { continue };
+            if self.accepting.borrow().get(address).is_some_and(|sockets| sockets.iter().any(|s| !s.inherited)) {
+                continue;
+            }
+            let options = ListenOptions { reuse_port: self.several, ..options.clone() };
+            match mizzen_net::listen(*address, &options).and_then(TcpListener::from_std) {
+                Ok(socket) => self.accept_from(*address, socket, false),
+                Err(error) => drop(failed.insert(*address, error.to_string())),
             }
         }
-        self.report(Report::Listening { worker: self.number, generation, failed });
+        let failed = failed.iter().map(|(address, reason)| (*address, reason.clone())).collect();
+        self.report(Report::Listening { worker: self.number, generation: self.config.borrow().generation, failed });
     }
 
     fn inherit(self: &Rc<Self>, address: SocketAddr, socket: std::net::TcpListener) {
@@ -301,7 +317,7 @@ impl Driver {
                     return;
                 }
             };
-            let found = super::wanted(&self.config.borrow()).get(&address).map(|(name, _)| name.clone());
+            let found = self.listening.borrow().at(&address).map(|(name, _)| name.clone());
             let Some(listener) = found else { continue };
             if let Err(error) = self.accepted(&listener, stream, peer) {
                 tracing::debug!(%address, %error, "a connection went away while it was accepted");

@@ -6,9 +6,12 @@
 //! what the resource says. Until then its last version stays. A secret that is [`LATE`] holds up what names it and nothing else. What
 //! is removed leaves after what refers to it, at the latest after [`LINGER`]. Times are given by the caller, since any fixed point.
 
+mod choose;
+mod graph;
 mod stored;
 #[cfg(test)]
 mod tests;
+mod wait;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,6 +23,11 @@ use mizzen_ir::{Config, Draft, Refs, ResourceKind, TlsRefusal, config::SecretRef
 use mizzen_protos::Any;
 use mizzen_types::Name;
 
+use choose::Doubts;
+use graph::Graph;
+use wait::Wait;
+
+pub(crate) use graph::Want;
 pub use stored::{Entry, Rejected, ResourceState, Stored};
 
 /// How long a resource waits for what it names (Envoy's default for `initial_fetch_timeout`).
@@ -27,49 +35,10 @@ pub const FETCH_TIMEOUT: Duration = Duration::from_secs(15);
 /// After this a missing secret is late: only what names it still waits for it, neither what refers to that nor the proxy's readiness. The
 /// workload's own certificate and the mesh's roots are never late: without them nothing works.
 pub const LATE: Duration = Duration::from_secs(2);
-/// Istio's names of those.
-const OWN: [&str; 2] = ["default", "ROOTCA"];
 /// How long a removed resource stays for those that still refer to it.
 pub const LINGER: Duration = Duration::from_secs(10);
 
-/// Resources in the order in which they depend on each other: none names a later one.
-const ORDER: [ResourceKind; 5] =
-    [ResourceKind::Secret, ResourceKind::Assignment, ResourceKind::Cluster, ResourceKind::Route, ResourceKind::Listener];
-
 type Key = (ResourceKind, Name);
-
-/// A missing resource.
-#[derive(Clone, Copy, Debug)]
-struct Wait {
-    since: Duration,
-    /// The longest that somebody waits for it; none: for ever.
-    timeout: Option<Duration>,
-    /// That it is late, or was waited for in vain, is said once each.
-    said: (bool, bool),
-}
-
-impl Wait {
-    fn late_at(&self, key: &Key) -> Option<Duration> {
-        (key.0 == ResourceKind::Secret && !OWN.contains(&&*key.1)).then(|| self.since + LATE)
-    }
-
-    /// When it is not waited for any more by who waits so long.
-    fn ends(&self, timeout: Option<Duration>) -> Option<Duration> {
-        timeout.and_then(|timeout| self.since.checked_add(timeout))
-    }
-
-    /// Says when it has become late, and when the wait has ended.
-    fn report(&mut self, key: &Key, now: Duration) {
-        let (kind, name) = key;
-        if self.ends(self.timeout).is_some_and(|at| now >= at) {
-            if !std::mem::replace(&mut self.said, (true, true)).1 {
-                tracing::warn!(?kind, %name, "did not come in time: what names it comes into force without it");
-            }
-        } else if now >= self.late_at(key).unwrap_or(self.since + FETCH_TIMEOUT) && !std::mem::replace(&mut self.said.0, true) {
-            tracing::warn!(?kind, %name, timeout = ?self.timeout, "does not come; what names it waits for it");
-        }
-    }
-}
 
 /// All resources of the proxy.
 #[derive(Debug)]
@@ -85,6 +54,15 @@ pub struct Store {
     waiting: BTreeMap<Key, Wait>,
     /// Resources whose last version waits for late secrets, and for nothing else.
     blocked: BTreeSet<Key>,
+    /// Resources that were removed, when, and that others still name.
+    draining: BTreeMap<Key, Duration>,
+    /// Listeners that do not serve as they were meant, and those that wait.
+    lame: BTreeSet<Name>,
+    warming: BTreeSet<Name>,
+    graph: Graph,
+    /// What has to be looked at by [`Store::next`]: what changed, and what depends on it.
+    doubts: Doubts,
+    looked: u64,
     config: Arc<Config>,
     unfit: Vec<(Name, TlsRefusal)>,
 }
@@ -105,12 +83,18 @@ impl Store {
     pub fn new(complete: impl IntoIterator<Item = ResourceKind>) -> Store {
         let fixed: BTreeSet<ResourceKind> = complete.into_iter().collect();
         Store {
-            resources: ORDER.into_iter().map(|kind| (kind, BTreeMap::new())).collect(),
+            resources: BTreeMap::new(),
             complete: fixed.clone(),
             fixed,
             absent: BTreeSet::new(),
             waiting: BTreeMap::new(),
             blocked: BTreeSet::new(),
+            draining: BTreeMap::new(),
+            lame: BTreeSet::new(),
+            warming: BTreeSet::new(),
+            graph: Graph::default(),
+            doubts: Doubts::default(),
+            looked: 0,
             config: Arc::default(),
             unfit: Vec::new(),
         }
@@ -126,21 +110,22 @@ impl Store {
         let compiled = compiled.and_then(|compiled| {
             if compiled.resource.name() == name { Ok(compiled) } else { Err(format!("it is called `{}` inside", compiled.resource.name())) }
         });
-        let stored = self.resources.entry(kind).or_default().entry(name.clone()).or_default();
+        let key = (kind, name.clone());
+        let reject = |reason: &str| Some(Rejected { version: version.to_owned(), reason: reason.to_owned(), at: now });
         match compiled {
             Ok(compiled) => {
-                self.absent.remove(&(kind, name.clone()));
                 let closed: Vec<String> = compiled.closed.iter().map(ToString::to_string).collect();
-                stored.take(Entry { version: version.to_owned(), body, compiled, arrived: now });
-                if closed.is_empty() {
-                    return Ok(());
-                }
+                let entry = Entry { version: version.to_owned(), body, compiled, arrived: now };
                 let reason = format!("{} (this part is closed, the rest is taken)", closed.join("; "));
-                stored.rejected = Some(Rejected { version: version.to_owned(), reason: reason.clone(), at: now });
-                Err(reason)
+                self.change(&key, |stored| {
+                    stored.take(entry);
+                    stored.rejected = reject(&reason).filter(|_| !closed.is_empty());
+                });
+                self.absent.remove(&key);
+                if closed.is_empty() { Ok(()) } else { Err(reason) }
             }
             Err(reason) => {
-                stored.rejected = Some(Rejected { version: version.to_owned(), reason: reason.clone(), at: now });
+                self.change(&key, |stored| stored.rejected = reject(&reason));
                 Err(reason)
             }
         }
@@ -148,17 +133,26 @@ impl Store {
 
     /// The server says that there is no such resource (any more).
     pub fn remove(&mut self, kind: ResourceKind, name: &Name, now: Duration) {
-        self.absent.insert((kind, name.clone()));
-        if let Some(stored) = self.resources.entry(kind).or_default().get_mut(name) {
-            stored.remove(now);
-        }
+        self.drop(&(kind, name.clone()), true, now);
     }
 
     /// Nobody asks for this resource any more. Unlike a removed one it is not known to be absent.
     pub fn forget(&mut self, kind: ResourceKind, name: &Name, now: Duration) {
-        self.absent.remove(&(kind, name.clone()));
-        if let Some(stored) = self.resources.entry(kind).or_default().get_mut(name) {
-            stored.remove(now);
+        self.drop(&(kind, name.clone()), false, now);
+    }
+
+    fn drop(&mut self, key: &Key, absent: bool, now: Duration) {
+        let was_absent = self.is_absent(key);
+        if absent {
+            self.absent.insert(key.clone());
+        } else {
+            self.absent.remove(key);
+        }
+        if self.resources.get(&key.0).is_some_and(|all| all.contains_key(&key.1)) {
+            self.change(key, |stored| stored.remove(now));
+        }
+        if self.is_absent(key) != was_absent {
+            self.doubt_users(key);
         }
     }
 
@@ -171,7 +165,11 @@ impl Store {
 
     /// The server has told all resources of a kind.
     pub fn set_complete(&mut self, kind: ResourceKind) {
-        self.complete.insert(kind);
+        if !self.complete.insert(kind) {
+            return;
+        }
+        let missing = self.waiting.iter().filter(|(key, _)| key.0 == kind);
+        missing.flat_map(|(_, wait)| wait.waiters()).cloned().for_each(|waiter| self.doubts.add(waiter));
     }
 
     /// Whether all resources of a kind are known.
@@ -182,12 +180,19 @@ impl Store {
     /// What has to be asked for by name, for all resources, in force or not yet.
     pub fn wanted(&self) -> Wanted {
         let mut wanted = Wanted::default();
-        for refs in self.resources.values().flat_map(BTreeMap::values).flat_map(Stored::refs) {
-            wanted.routes.extend(refs.routes.iter().cloned());
-            wanted.assignments.extend(refs.assignments.iter().cloned());
-            wanted.secrets.extend(refs.secrets.iter().cloned());
+        for want in self.graph.wants() {
+            match want {
+                Want::Route(name) => drop(wanted.routes.insert(name.clone())),
+                Want::Assignment(name) => drop(wanted.assignments.insert(name.clone())),
+                Want::Secret(secret) => drop(wanted.secrets.insert(secret.clone())),
+            }
         }
         wanted
+    }
+
+    /// What has to be asked for since the last call (`true`), and what not any more.
+    pub(crate) fn take_wants(&mut self) -> Vec<(Want, bool)> {
+        self.graph.take_news()
     }
 
     /// The resources of a kind, by name.
@@ -210,36 +215,52 @@ impl Store {
         self.blocked.contains(&(kind, name.clone()))
     }
 
+    /// A listener that does not serve as it was meant: see [`Stored::is_lame`].
+    pub fn lame_listener(&self) -> Option<&Name> {
+        self.lame.first()
+    }
+
+    /// Whether a listener waits for something else than late secrets.
+    pub fn awaits_listeners(&self) -> bool {
+        self.warming.iter().any(|name| !self.is_blocked(ResourceKind::Listener, name))
+    }
+
+    /// How many resources [`Store::next`] has looked at so far: what its work is measured by.
+    pub fn looked(&self) -> u64 {
+        self.looked
+    }
+
+    /// Has everything looked at again.
+    #[cfg(test)]
+    fn doubt_all(&mut self) {
+        let all = self.resources.iter().flat_map(|(kind, all)| all.keys().map(|name| (*kind, name.clone())));
+        all.for_each(|key| self.doubts.add(key));
+    }
+
+    /// How much is kept.
+    #[cfg(test)]
+    fn size(&self) -> usize {
+        let resources: usize = self.resources.values().map(BTreeMap::len).sum();
+        let noted = self.absent.len() + self.waiting.len() + self.blocked.len() + self.draining.len();
+        resources + noted + self.lame.len() + self.warming.len() + self.graph.len()
+    }
+
     /// When [`Store::next`] has something to do without anything having arrived; none of it lies in the past.
     pub fn deadline(&self, now: Duration) -> Option<Duration> {
-        let waits = self.waiting.iter().flat_map(|(key, wait)| {
-            [wait.ends(wait.timeout), Some(wait.late_at(key).unwrap_or(wait.since + FETCH_TIMEOUT))].into_iter().flatten()
-        });
-        let removed = self.resources.values().flat_map(BTreeMap::values).filter_map(|stored| stored.removed.map(|at| at + LINGER));
+        let waits = self.waiting.values().filter_map(Wait::due);
+        let removed = self.draining.values().map(|at| *at + LINGER);
         waits.chain(removed).filter(|at| *at > now).min()
     }
 
     /// Brings into force what can be; returns the next configuration if it differs from the last.
     pub fn next(&mut self, now: Duration) -> Option<Arc<Config>> {
-        let chosen = self.choose(now);
         let mut draft = Draft::new(&self.config);
-        for (kind, all) in &mut self.resources {
-            all.retain(|name, stored| {
-                let entry = chosen.get(&(*kind, name.clone()));
-                if stored.activate(entry) {
-                    match entry {
-                        Some(entry) => draft.put(&entry.compiled.resource),
-                        None => draft.remove(*kind, name),
-                    };
-                }
-                !stored.is_gone()
-            });
-        }
+        self.round(now, &mut draft);
         if !draft.changed() {
             return None;
         }
         let (config, unfit) = draft.finish();
-        for (name, why) in &unfit {
+        for (name, why) in unfit.iter().filter(|one| !self.unfit.contains(one)) {
             tracing::warn!(%name, %why, "TLS cannot be built: connections will fail");
         }
         self.unfit = unfit;
@@ -252,73 +273,10 @@ impl Store {
         &self.unfit
     }
 
-    /// For each resource the version that is to be in force.
-    fn choose(&mut self, now: Duration) -> BTreeMap<Key, Arc<Entry>> {
-        let mut chosen: BTreeMap<Key, Arc<Entry>> = BTreeMap::new();
-        let mut missing: BTreeMap<Key, Option<Duration>> = BTreeMap::new();
-        let mut blocked: BTreeSet<Key> = BTreeSet::new();
-        for kind in ORDER {
-            let Some(all) = self.resources.get(&kind) else { continue };
-            for (name, stored) in all {
-                let Some(latest) = &stored.latest else { continue };
-                let refs = &latest.compiled.refs;
-                let open: Vec<Key> = names(refs).filter(|key| !chosen.contains_key(key) && !self.is_absent(key)).collect();
-                let given_up = |key: &Key| {
-                    let ends = self.waiting.get(key).and_then(|wait| wait.ends(timeout(refs, key)));
-                    blocked.contains(key) || ends.is_some_and(|at| now >= at)
-                };
-                let late = |key: &Key| self.waiting.get(key).and_then(|wait| wait.late_at(key)).is_some_and(|at| now >= at);
-                let entry = if open.iter().all(given_up) { Some(latest) } else { stored.active.as_ref() };
-                if !open.iter().all(given_up) && open.iter().all(|key| given_up(key) || late(key)) {
-                    blocked.insert((kind, name.clone()));
-                }
-                for key in open {
-                    let timeout = timeout(refs, &key);
-                    // Who waits longest counts: none is for ever.
-                    missing.entry(key).and_modify(|most| *most = most.zip(timeout).map(|(a, b)| a.max(b))).or_insert(timeout);
-                }
-                if let Some(entry) = entry {
-                    chosen.insert((kind, name.clone()), entry.clone());
-                }
-            }
-        }
-        self.blocked = blocked;
-        self.waiting.retain(|key, _| missing.contains_key(key));
-        for (key, timeout) in missing {
-            let wait = self.waiting.entry(key.clone()).or_insert(Wait { since: now, timeout, said: (false, false) });
-            wait.timeout = timeout;
-            wait.report(&key, now);
-        }
-        self.keep_referred(&mut chosen, now);
-        chosen
-    }
-
-    /// Adds what was removed and is still referred to, from the referring kinds downwards.
-    fn keep_referred(&self, chosen: &mut BTreeMap<Key, Arc<Entry>>, now: Duration) {
-        for kind in ORDER.into_iter().rev() {
-            let referred: BTreeSet<Key> =
-                chosen.values().flat_map(|entry| names(&entry.compiled.refs)).filter(|key| key.0 == kind).collect();
-            for key in referred {
-                let stored = self.resources.get(&kind).and_then(|all| all.get(&key.1));
-                let lingers = |stored: &Stored| stored.latest.is_none() && stored.removed.is_some_and(|at| now < at + LINGER);
-                if let Some(active) = stored.filter(|h| lingers(h)).and_then(|h| h.active.clone()) {
-                    chosen.entry(key).or_insert(active);
-                }
-            }
-        }
-    }
-
     fn is_absent(&self, key: &Key) -> bool {
         let there = self.resources.get(&key.0).and_then(|all| all.get(&key.1)).is_some_and(|stored| stored.latest.is_some());
         !there && (self.absent.contains(key) || self.complete.contains(&key.0))
     }
-}
-
-/// How long what names a resource waits for it; none: for ever.
-fn timeout(refs: &Refs, key: &Key) -> Option<Duration> {
-    let secrets = refs.secrets.iter().filter(|secret| key.0 == ResourceKind::Secret && secret.name == key.1);
-    let longest = secrets.map(|secret| secret.fetch_timeout).reduce(|a, b| a.zip(b).map(|(a, b)| a.max(b)));
-    longest.unwrap_or(Some(FETCH_TIMEOUT))
 }
 
 /// All resources that are named.

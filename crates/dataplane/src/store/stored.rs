@@ -5,6 +5,8 @@ use std::{sync::Arc, time::Duration};
 use mizzen_ir::{Compiled, Refs, Warning};
 use mizzen_protos::Any;
 
+use super::choose::Choice;
+
 /// One version of a resource.
 #[derive(Clone, Debug)]
 pub struct Entry {
@@ -53,6 +55,7 @@ pub struct Stored {
     pub rejected: Option<Rejected>,
     /// When it was removed.
     pub removed: Option<Duration>,
+    pub(super) choice: Choice,
 }
 
 impl Stored {
@@ -90,19 +93,6 @@ impl Stored {
         self.latest = None;
         self.rejected = None;
         self.removed = Some(now);
-    }
-
-    /// Puts a version, or none, into force; returns whether that is a change.
-    pub(super) fn activate(&mut self, entry: Option<&Arc<Entry>>) -> bool {
-        let same = match (&self.active, entry) {
-            (Some(before), Some(now)) => Arc::ptr_eq(before, now),
-            (None, None) => true,
-            _ => false,
-        };
-        if !same {
-            self.active = entry.cloned();
-        }
-        !same
     }
 
     /// Whether nothing is left of it.

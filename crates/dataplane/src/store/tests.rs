@@ -1,6 +1,10 @@
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use mizzen_ir::ResourceKind;
+use mizzen_pki::{Ca, CaLimits, UnixTime};
 use mizzen_protos::{
     Any,
     envoy::envoy::config::{
@@ -8,19 +12,24 @@ use mizzen_protos::{
             Cluster,
             cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig},
         },
-        core::v3::{AggregatedConfigSource, ConfigSource, TransportSocket, config_source::ConfigSourceSpecifier, transport_socket},
-        endpoint::v3::ClusterLoadAssignment,
+        core::v3::{
+            Address, AggregatedConfigSource, ConfigSource, DataSource, SocketAddress, TransportSocket, address,
+            config_source::ConfigSourceSpecifier, data_source, socket_address, transport_socket,
+        },
+        endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint},
         route::v3::{
             Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route, route_action::ClusterSpecifier,
             route_match::PathSpecifier,
         },
     },
     envoy::envoy::extensions::transport_sockets::tls::v3::{
-        CommonTlsContext, SdsSecretConfig, UpstreamTlsContext, common_tls_context::ValidationContextType,
+        CertificateValidationContext, CommonTlsContext, SdsSecretConfig, Secret, UpstreamTlsContext,
+        common_tls_context::ValidationContextType, secret,
     },
     wkt,
 };
 use mizzen_types::Name;
+use proptest::prelude::*;
 use prost::Message;
 
 use super::{FETCH_TIMEOUT, LATE, LINGER, ResourceState, Store};
@@ -245,4 +254,162 @@ fn a_late_secret_holds_up_nothing_else() {
     put(&mut store, "r", route("r", "a"), at(0));
     store.next(at(0));
     assert!(store.next(LATE).is_none() && !store.is_blocked(ResourceKind::Cluster, &name("a")));
+}
+
+/// Looks at everything again, whatever has changed.
+fn next_by_all(store: &mut Store, now: Duration) -> Option<Arc<mizzen_ir::Config>> {
+    store.doubt_all();
+    store.next(now)
+}
+
+/// What may be told from outside.
+fn told(store: &Store) -> String {
+    let config = store.config();
+    let mut hashes: Vec<String> = Vec::new();
+    hashes.extend(config.clusters.iter().map(|(name, r)| format!("c {name} {:?}", r.hash)));
+    hashes.extend(config.routes.iter().map(|(name, r)| format!("r {name} {:?}", r.hash)));
+    hashes.extend(config.assignments.iter().map(|(name, r)| format!("a {name} {:?}", r.hash)));
+    hashes.extend(config.validations.iter().map(|(name, r)| format!("s {name} {:?}", r.hash)));
+    hashes.sort();
+    let kinds = [ResourceKind::Secret, ResourceKind::Assignment, ResourceKind::Cluster, ResourceKind::Route];
+    let states: Vec<_> = kinds
+        .into_iter()
+        .flat_map(|kind| {
+            store.resources(kind).map(move |(name, stored)| (kind, name.clone(), stored.state(), store.is_blocked(kind, name)))
+        })
+        .collect();
+    format!("{hashes:?} {states:?} {:?} {}", store.wanted(), store.is_warm())
+}
+
+fn roots(name: &str, other: bool) -> Any {
+    let pem = if other { OTHER.clone() } else { ROOTS.clone() };
+    let trusted = DataSource { specifier: Some(data_source::Specifier::InlineString(pem)), ..Default::default() };
+    let context = CertificateValidationContext { trusted_ca: Some(trusted), ..Default::default() };
+    any(ResourceKind::Secret, &Secret { name: name.to_owned(), r#type: Some(secret::Type::ValidationContext(context)) })
+}
+
+fn pem() -> String {
+    let now = UnixTime::since_unix_epoch(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap());
+    Ca::self_signed(&Default::default(), now, CaLimits::default()).unwrap().roots().to_pem()
+}
+
+static ROOTS: LazyLock<String> = LazyLock::new(pem);
+static OTHER: LazyLock<String> = LazyLock::new(pem);
+
+/// One of a few resources, in one of their versions.
+fn some(number: u8) -> (&'static str, Any) {
+    match number % 14 {
+        0 => ("r", route("r", "a")),
+        1 => ("r", route("r", "b")),
+        2 => ("q", route("q", "b")),
+        3 => ("a", cluster("a")),
+        4 => ("a", secure("a", "file-root:/x", Some(5))),
+        5 => ("b", secure("b", "file-root:/x", None)),
+        6 => ("b", secure("b", "ROOTCA", Some(0))),
+        7 => ("b", cluster("b")),
+        8 => ("a", assignment("a")),
+        9 => ("b", assignment("b")),
+        10 => ("file-root:/x", roots("file-root:/x", false)),
+        11 => ("file-root:/x", roots("file-root:/x", true)),
+        12 => ("ROOTCA", roots("ROOTCA", false)),
+        _ => ("r", Any { type_url: ResourceKind::Route.type_url().to_owned(), value: vec![0xff] }),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_not_looked_at_would_not_have_changed(ops in prop::collection::vec((0..8u8, 0..=u8::MAX, 0..4000u64), 1..60)) {
+        let (mut one, mut all) = (Store::new([]), Store::new([]));
+        let mut now = Duration::ZERO;
+        for (number, (op, which, wait)) in ops.into_iter().enumerate() {
+            let (name, body) = some(which);
+            let (name, kind) = (Name::from(name), ResourceKind::of(&body.type_url).unwrap());
+            for store in [&mut one, &mut all] {
+                match op {
+                    0..=3 => drop(store.put(&name, &number.to_string(), body.clone(), now)),
+                    4 => store.remove(kind, &name, now),
+                    5 => store.forget(kind, &name, now),
+                    6 if which % 8 == 0 => store.set_complete(kind),
+                    _ => {}
+                }
+            }
+            now += Duration::from_millis(if op == 7 { wait } else { wait % 3 });
+            let (a, b) = (one.next(now), next_by_all(&mut all, now));
+            prop_assert_eq!(a.is_some(), b.is_some());
+            prop_assert_eq!(told(&one), told(&all));
+            prop_assert_eq!(one.deadline(now), all.deadline(now));
+            prop_assert_eq!(one.take_wants(), all.take_wants());
+        }
+        // Time alone brings the rest about, at the times that are told.
+        while let Some(at) = one.deadline(now) {
+            now = at;
+            prop_assert_eq!(one.next(now).is_some(), next_by_all(&mut all, now).is_some());
+            prop_assert_eq!(told(&one), told(&all));
+        }
+        // With all of them gone, nothing is left.
+        for number in 0..14 {
+            let (name, body) = some(number);
+            one.forget(ResourceKind::of(&body.type_url).unwrap(), &name.into(), now);
+        }
+        one.next(now);
+        one.next(now + LINGER);
+        one.take_wants();
+        prop_assert_eq!(one.size(), 0);
+    }
+}
+
+/// Services, each with a cluster and endpoints, and a route table for all of them.
+fn services(count: usize) -> Store {
+    let mut store = Store::new([]);
+    for n in 0..count {
+        put(&mut store, &format!("c{n}"), cluster(&format!("c{n}")), at(0));
+        put(&mut store, &format!("c{n}"), endpoints(&format!("c{n}"), 10), at(0));
+        put(&mut store, &format!("r{n}"), route(&format!("r{n}"), &format!("c{n}")), at(0));
+    }
+    store.next(at(0)).unwrap();
+    store.take_wants();
+    store
+}
+
+fn endpoints(name: &str, count: u32) -> Any {
+    let address = |n: u32| Address {
+        address: Some(address::Address::SocketAddress(SocketAddress {
+            address: "10.0.0.1".to_owned(),
+            port_specifier: Some(socket_address::PortSpecifier::PortValue(80 + n)),
+            ..Default::default()
+        })),
+    };
+    let endpoint = |n| LbEndpoint {
+        host_identifier: Some(lb_endpoint::HostIdentifier::Endpoint(Endpoint { address: Some(address(n)), ..Default::default() })),
+        ..Default::default()
+    };
+    let locality = LocalityLbEndpoints { lb_endpoints: (0..count).map(endpoint).collect(), ..Default::default() };
+    any(ResourceKind::Assignment, &ClusterLoadAssignment { cluster_name: name.to_owned(), endpoints: vec![locality], ..Default::default() })
+}
+
+/// What one endpoint's change costs among so many services: allocations and their bytes, and resources that are looked at.
+fn one_endpoint(count: usize) -> (u64, u64, u64) {
+    let mut store = services(count);
+    let body = endpoints("c7", 11);
+    let before = store.looked();
+    let seen = allocation_counter::measure(|| {
+        put(&mut store, "c7", body.clone(), at(1));
+        let config = store.next(at(1)).unwrap();
+        assert!(store.take_wants().is_empty() && store.deadline(at(1)).is_none() && store.lame_listener().is_none());
+        assert_eq!(config.assignments["c7"].endpoints().count(), 11);
+    });
+    println!("{count} services: {} allocations, {} bytes, {} looked at", seen.count_total, seen.bytes_total, store.looked() - before);
+    (seen.count_total, seen.bytes_total, store.looked() - before)
+}
+
+#[test]
+fn one_endpoint_costs_the_same_among_few_and_many() {
+    let few = one_endpoint(100);
+    for count in [1_000, 5_000] {
+        let many = one_endpoint(count);
+        // A few nodes more on the way to it.
+        assert!(many.0 <= few.0 + 20 && many.1 <= few.1 + 8 * 1024 && many.2 == 1, "{count}: {many:?}, of few: {few:?}");
+    }
 }

@@ -5,9 +5,13 @@
 
 pub(crate) mod answer;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
-use mizzen_ir::config::{Cluster, EndpointCheck, HealthCheck, Names, Pace};
+use mizzen_ir::config::{Cluster, EndpointCheck, HealthCheck, Pace};
 use mizzen_types::Name;
 
 use crate::{
@@ -39,9 +43,8 @@ pub(crate) enum Outcome {
 /// The hosts that are checked, by cluster.
 #[derive(Default)]
 pub(crate) struct Checks {
-    /// The configuration's clusters, and those of them that are checked.
-    pub(crate) of: Option<Names<Cluster>>,
-    pub(crate) names: Arc<[Name]>,
+    /// The configuration's clusters that are checked.
+    pub(crate) names: BTreeSet<Name>,
     pub(crate) clusters: HashMap<Name, Checked>,
     pub(crate) sessions: Slab<Session>,
 }

@@ -78,6 +78,16 @@ impl KnownNames {
         self.known.insert(host.clone(), Resolved { addresses, until });
         self.age += 1;
     }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Nobody asks for this one any more.
+    pub(super) fn forget(&mut self, host: &str) {
+        self.known.remove(host);
+    }
 }
 
 impl Host {

@@ -15,7 +15,7 @@ use std::{
 };
 
 use mizzen_ir::{
-    Config,
+    Changes, Config,
     config::{AlpnOverride, Cluster, Criteria, Discovery, HttpProtocol},
 };
 use mizzen_types::Name;
@@ -33,11 +33,10 @@ use crate::{
 pub(crate) use dial::{Dialing, Owner};
 pub(crate) use hosts::{Host, NoHost};
 pub(crate) use pool::Pool;
-pub(crate) use spec::{UpSpec, Wish, certificate_uri, still_wanted};
+pub(crate) use spec::{ConnKey, Judge, UpSpec, Wish, certificate_uri};
 
 use balancers::{Balancer, Pick};
 use hosts::{Flat, KnownNames, fixed_target};
-use pool::PoolKey;
 use watch::Sweep;
 
 /// How long a name that cannot be resolved is waited for.
@@ -75,20 +74,25 @@ pub(crate) struct Ask<'a> {
 pub(crate) struct Clusters {
     views: HashMap<Name, ClusterView>,
     pools: Slab<Pool>,
-    pool_of: HashMap<PoolKey, PoolId>,
+    pool_of: HashMap<ConnKey, PoolId>,
+    /// Each cluster's pools, those that retire included.
+    pools_of: HashMap<Name, Vec<PoolId>>,
     dials: Slab<Dialing>,
     names: KnownNames,
     sweeps: Slab<Sweep>,
+    /// Clusters and hosts that were met although the newest configuration did not name them: gone with the next one.
+    strays: Vec<Name>,
 }
 
 impl Clusters {
     fn view(&mut self, cx: &Context, name: &Name) -> &mut ClusterView {
         let shared = &cx.options.shared;
-        self.views.entry(name.clone()).or_insert_with(|| ClusterView {
-            state: shared.cluster(name),
-            flat: None,
-            balancer: None,
-            specs: HashMap::new(),
+        let strays = &mut self.strays;
+        self.views.entry(name.clone()).or_insert_with(|| {
+            if !cx.config.clusters.contains_key(name) {
+                strays.push(name.clone());
+            }
+            ClusterView { state: shared.cluster(name), flat: None, balancer: None, specs: HashMap::new() }
         })
     }
 
@@ -138,6 +142,9 @@ impl Clusters {
 
     /// A name was resolved, or could not be.
     pub(crate) fn resolved(&mut self, cx: &Context, host: &Name, answer: crate::Answer) {
+        if cx.config.clusters_of_host(host).next().is_none() {
+            self.strays.push(host.clone());
+        }
         self.names.resolved(cx.now.mono, host, answer);
     }
 
@@ -153,14 +160,17 @@ impl Clusters {
         self.view(cx, cluster).specs.insert(key, (spec, pool));
     }
 
-    /// A new configuration: what is kept of the old one's ways and hosts goes.
-    pub(crate) fn take_config(&mut self, config: &Config) {
-        for (name, view) in &mut self.views {
-            view.specs.clear();
+    /// A new configuration: what is kept of changed clusters' ways and hosts goes, and all of clusters that are gone. Connections and streams that
+    /// go on keep of it what they need.
+    pub(crate) fn take_config(&mut self, old: &Config, config: &Config, changes: &Changes) {
+        for name in std::mem::take(&mut self.strays).iter().chain(&changes.reached) {
+            self.forget_names(old, config, name);
             let Some(cluster) = config.clusters.get(name) else {
-                view.state.prune(|_| false);
+                self.views.remove(name);
                 continue;
             };
+            let Some(view) = self.views.get_mut(name) else { continue };
+            view.specs.clear();
             if !matches!(cluster.discovery, Discovery::Eds { .. } | Discovery::Static(_)) {
                 continue;
             }
@@ -168,6 +178,16 @@ impl Clusters {
             let keep: HashSet<String> =
                 endpoints.filter_map(|endpoint| fixed_target(&endpoint.address)).map(|target| address::target(&target)).collect();
             view.state.prune(|address| keep.contains(address));
+        }
+    }
+
+    /// What hosts stand for that only this cluster had resolved, or that are of this name.
+    fn forget_names(&mut self, old: &Config, config: &Config, name: &Name) {
+        let of_cluster = old.clusters.get(name).map(|cluster| cluster.discovery.dns_names()).unwrap_or_default();
+        for host in of_cluster.into_iter().map(|(host, _)| host).chain([name.clone()]) {
+            if config.clusters_of_host(&host).next().is_none() {
+                self.names.forget(&host);
+            }
         }
     }
 
@@ -238,35 +258,74 @@ impl Clusters {
     }
 
     /// All pools.
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn pools(&self) -> impl Iterator<Item = (PoolId, &Pool)> {
         self.pools.ids().filter_map(|id| Some((id, self.pools.get(id)?)))
     }
 
+    /// The sizes of the tables.
+    #[cfg(test)]
+    pub(crate) fn sizes(&self) -> [(&'static str, usize); 6] {
+        [
+            ("clusters", self.views.len()),
+            ("pools", self.pools.len()),
+            ("pools by key", self.pool_of.len()),
+            ("pools by cluster", self.pools_of.len()),
+            ("names", self.names.len()),
+            ("strays", self.strays.len()),
+        ]
+    }
+
+    /// The ids of all pools.
+    pub(crate) fn pool_ids(&self) -> Vec<PoolId> {
+        self.pools.ids().collect()
+    }
+
+    /// Whether a cluster has pools.
+    pub(crate) fn has_pools(&self, cluster: &str) -> bool {
+        self.pools_of.contains_key(cluster)
+    }
+
+    /// The pools of a cluster that are not as a configuration wants them, and how many it has.
+    pub(crate) fn stale_pools(&self, config: &Config, cluster: &str) -> (Vec<PoolId>, usize) {
+        let Some(pools) = self.pools_of.get(cluster) else { return (Vec::new(), 0) };
+        let judge = Judge::new(config, cluster);
+        // Pools of checks belong to their checker.
+        let stale = |id: &PoolId| self.pools.get(*id).is_some_and(|pool| pool.spec.check.is_none() && !judge.wants(&pool.spec));
+        (pools.iter().copied().filter(stale).collect(), pools.len())
+    }
+
     /// The pool for connections like this.
     pub(crate) fn pool_for(&mut self, spec: &Arc<UpSpec>) -> PoolId {
-        let key = PoolKey::of(spec);
-        if let Some(id) = self.pool_of.get(&key) {
+        if let Some(id) = self.pool_of.get(&spec.key) {
             return *id;
         }
         let id = self.pools.insert(Pool::new(spec.clone()));
-        self.pool_of.insert(key, id);
+        self.pool_of.insert(spec.key.clone(), id);
+        self.pools_of.entry(spec.cluster.clone()).or_default().push(id);
         id
     }
 
     /// No request comes to this pool any more.
     pub(crate) fn close_pool(&mut self, id: PoolId) {
         let Some(pool) = self.pools.get(id) else { return };
-        let key = PoolKey::of(&pool.spec);
-        if self.pool_of.get(&key) == Some(&id) {
-            self.pool_of.remove(&key);
+        if self.pool_of.get(&pool.spec.key) == Some(&id) {
+            self.pool_of.remove(&pool.spec.key);
         }
     }
 
     /// Forgets an empty pool.
     pub(crate) fn tidy_pool(&mut self, id: PoolId) {
-        if self.pools.get(id).is_some_and(Pool::is_empty) {
-            self.close_pool(id);
-            self.pools.remove(id);
+        if !self.pools.get(id).is_some_and(Pool::is_empty) {
+            return;
+        }
+        self.close_pool(id);
+        let Some(pool) = self.pools.remove(id) else { return };
+        if let Some(pools) = self.pools_of.get_mut(&pool.spec.cluster) {
+            pools.retain(|other| *other != id);
+            if pools.is_empty() {
+                self.pools_of.remove(&pool.spec.cluster);
+            }
         }
     }
 }

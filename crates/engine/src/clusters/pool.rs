@@ -1,41 +1,11 @@
 //! Connections that are kept, and who waits for one.
 
-use std::{collections::VecDeque, net::IpAddr, sync::Arc};
+use std::{collections::VecDeque, sync::Arc};
 
 use mizzen_ir::config::HttpProtocol;
-use mizzen_types::Name;
 
 use super::spec::UpSpec;
-use crate::{
-    ConnId, DialId, Target,
-    id::{CheckId, StreamId},
-};
-
-/// Everything that makes two connections interchangeable.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct PoolKey {
-    cluster: Name,
-    target: Target,
-    source: Option<IpAddr>,
-    protocol: HttpProtocol,
-    /// Checks have connections of their own.
-    check: Option<CheckId>,
-    /// The TLS configuration's address (the pool keeps it alive), server name, ALPN.
-    tls: Option<(usize, String, Vec<Vec<u8>>)>,
-}
-
-impl PoolKey {
-    pub(super) fn of(spec: &UpSpec) -> Self {
-        PoolKey {
-            cluster: spec.cluster.clone(),
-            target: spec.target.clone(),
-            source: spec.source,
-            protocol: spec.protocol,
-            check: spec.check,
-            tls: spec.tls.as_ref().map(|tls| (Arc::as_ptr(&tls.config) as usize, tls.sni.clone(), tls.alpn.clone())),
-        }
-    }
-}
+use crate::{ConnId, DialId, id::StreamId};
 
 /// Connections of one kind to one endpoint, and the requests that wait for one.
 pub(crate) struct Pool {

@@ -38,12 +38,7 @@ impl Clusters {
     }
 
     /// The hosts of a cluster that are to be checked; none: its names are not resolved yet, which is seen to.
-    pub(crate) fn checked_hosts(
-        &mut self,
-        cx: &mut Context,
-        questions: &mut Questions,
-        cluster: &Arc<Cluster>,
-    ) -> Option<Arc<Priorities>> {
+    pub(crate) fn checked_hosts(&mut self, cx: &mut Context, questions: &mut Questions, cluster: &Arc<Cluster>) -> Option<Arc<Priorities>> {
         let Some(assignment) = cx.config.assignment_of(cluster).cloned() else { return Some(Arc::default()) };
         match self.hosts(cx, questions, cluster, &assignment) {
             Ok(hosts) => Some(hosts),

@@ -20,13 +20,17 @@ mod stats;
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use mizzen_http::Head;
-use mizzen_ir::config::{Cluster, ContentHash, FilterOverride, Hcm, HeaderOps, HttpFilter, HttpFilterKind};
+use mizzen_ir::{
+    Changes, Config,
+    config::{Cluster, ContentHash, FilterOverride, Hcm, HeaderOps, HttpFilter, HttpFilterKind},
+};
 
 use crate::{
     Node, Now,
     bucket::Bucket,
     call::{Call, CallAnswer},
     conn::Conn,
+    context::Context,
     event::Dir,
     facts::Facts,
     flags::Flags,
@@ -55,9 +59,20 @@ impl Filters {
         Filters { node: LocalNode::new(node), stats: Default::default(), buckets: HashMap::new() }
     }
 
-    /// A new configuration.
-    pub(crate) fn take_config(&mut self) {
-        self.buckets.clear();
+    /// The sizes of the tables.
+    #[cfg(test)]
+    pub(crate) fn sizes(&self) -> [(&'static str, usize); 4] {
+        let [clusters, keys, endpoints] = self.stats.sizes();
+        [("buckets of a worker", self.buckets.len()), clusters, keys, endpoints]
+    }
+
+    /// A new configuration: what is kept of what it changed goes.
+    pub(crate) fn take_config(&mut self, old: &Config, config: &Config, changes: &Changes, cx: &Context) {
+        self.stats.take_config(old, config, changes);
+        if !changes.listeners.is_empty() || !changes.routes.is_empty() {
+            self.buckets.clear();
+            cx.options.shared.forget_buckets(cx.now.mono);
+        }
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use mizzen_ir::config::{ContentHash, Direction, Endpoint, StatsConfig};
+use mizzen_ir::{
+    Changes, Config,
+    config::{Cluster, Direction, Endpoint, StatsConfig},
+};
 use mizzen_types::Name;
 
 use super::Filters;
@@ -19,10 +22,14 @@ use crate::{
 /// Endpoints whose workloads are kept.
 const MOST_ENDPOINTS: usize = 4096;
 
-/// Handles by what tells series apart, so that labels are made once.
+/// Handles by what tells series apart, so that labels are made once. What it holds of a cluster goes with that.
 #[derive(Debug, Default)]
 pub(crate) struct StatsCache {
-    http: HashMap<Key, HttpHandles>,
+    http: HashMap<Option<Same<Cluster>>, HashMap<Key, HttpHandles>>,
+    /// How many handles' keys there are.
+    keys: usize,
+    /// Clusters that are new in it: they may be of an older configuration.
+    fresh: Vec<Same<Cluster>>,
     /// What the control plane says of endpoints.
     endpoints: HashMap<Same<Endpoint>, Option<Arc<PeerInfo>>>,
 }
@@ -35,8 +42,6 @@ struct Key {
     source: Option<Same<PeerInfo>>,
     destination: Option<Same<PeerInfo>>,
     principals: (Option<Name>, Option<Name>),
-    /// With what it is at the moment: a name may come to stand for other services.
-    cluster: Option<(Name, ContentHash)>,
     host: Option<Name>,
     blocked: bool,
     status: u16,
@@ -142,6 +147,36 @@ fn kept(name: &str, labels: &Labels, config: &StatsConfig) -> Option<Labels> {
 }
 
 impl StatsCache {
+    /// A new configuration: what is kept of clusters and endpoints that it changed goes.
+    pub(super) fn take_config(&mut self, old: &Config, config: &Config, changes: &Changes) {
+        if !changes.listeners.is_empty() {
+            // Theirs are the options that keys hold.
+            self.clear();
+        }
+        let changed = changes.clusters.iter().filter_map(|name| old.clusters.get(name)).cloned().map(Same);
+        let is_old = |cluster: &Same<Cluster>| config.clusters.get(&cluster.0.name).is_none_or(|new| !Arc::ptr_eq(new, &cluster.0));
+        for cluster in std::mem::take(&mut self.fresh).into_iter().chain(changed).filter(is_old) {
+            self.keys -= self.http.remove(&Some(cluster)).map_or(0, |of_cluster| of_cluster.len());
+        }
+        let gone = changes.reached.iter().filter_map(|name| old.assignment_of(old.clusters.get(name)?));
+        for endpoint in gone.flat_map(|assignment| assignment.endpoints()) {
+            self.endpoints.remove(&Same(endpoint.clone()));
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn sizes(&self) -> [(&'static str, usize); 3] {
+        let keys = self.http.values().map(HashMap::len).sum();
+        assert_eq!(self.keys, keys);
+        [("clusters of metrics", self.http.len()), ("keys of metrics", keys), ("endpoints of metrics", self.endpoints.len())]
+    }
+
+    fn clear(&mut self) {
+        self.http.clear();
+        self.fresh.clear();
+        self.keys = 0;
+    }
+
     /// Counts a request.
     fn request(&mut self, table: &mut Table, config: &Arc<StatsConfig>, parties: &Parties<'_>, view: &View<'_>) {
         let (Some(record), Some(stream), Some(request)) = (view.record, view.stream, view.request) else { return };
@@ -153,17 +188,22 @@ impl StatsCache {
             source: parties.source.cloned().map(Same),
             destination: parties.destination.cloned().map(Same),
             principals: (parties.source_principal.cloned(), parties.destination_principal.cloned()),
-            cluster: record.cluster.as_ref().map(|c| (c.name.clone(), c.hash)),
             host: parties.host.filter(|_| needs_host).map(clip).map(Name::from),
             blocked,
             status: record.status,
             grpc: request.is_grpc.then(|| (record.grpc_status.is_some(), record.grpc_status.unwrap_or(0))),
             flags: record.flags,
         };
-        if self.http.len() > Table::MOST {
-            self.http.clear();
+        if self.keys > Table::MOST {
+            self.clear();
         }
-        let handles = *self.http.entry(key).or_insert_with(|| {
+        let cluster = record.cluster.clone().map(Same);
+        let of_cluster = self.http.entry(cluster).or_insert_with_key(|cluster| {
+            self.fresh.extend(cluster.clone());
+            HashMap::new()
+        });
+        let handles = *of_cluster.entry(key).or_insert_with(|| {
+            self.keys += 1;
             let mut labels = labels(parties, view, config, if request.is_grpc { "grpc" } else { "http" });
             labels.push(("response_code", record.status.to_string()));
             if let Some(grpc) = record.grpc_status.filter(|_| request.is_grpc) {

@@ -106,7 +106,7 @@ impl Worker {
         let Some(up) = &stream.up else { return };
         let mut spec = (*up.spec).clone();
         // What is within the tunnel is as the client sent it.
-        spec.tls = None;
+        spec.key.tls = None;
         let (cluster, state, record) = (up.cluster.clone(), up.state.clone(), stream.record.clone());
         let peer = match &up.spec.target {
             Target::Tcp(address) => *address,

@@ -1,6 +1,6 @@
 //! Active checks: which hosts are checked, and how a check is made. See `checks` for what becomes of them.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use mizzen_http::Head;
 use mizzen_ir::{
@@ -32,26 +32,32 @@ impl Checks {
 }
 
 impl Worker {
-    /// Looks which hosts are to be checked: there is a new configuration, or names are resolved.
-    pub(crate) fn check_clusters(&mut self) {
-        let config = self.cx.config.clone();
-        let Some(checks) = &mut self.checks else { return };
-        // Endpoints change much more often than clusters do, of which most are not checked.
-        if checks.of.as_ref().is_none_or(|of| !Arc::ptr_eq(of, &config.clusters)) {
-            checks.of = Some(config.clusters.clone());
-            checks.names = config.clusters.values().filter(|c| c.health_check.is_some()).map(|c| c.name.clone()).collect();
-            let gone = checks.clusters.keys().filter(|name| config.clusters.get(*name).is_none_or(|c| c.health_check.is_none()));
-            let gone: Vec<Name> = gone.cloned().collect();
-            for name in gone {
-                self.end_checks(&name);
+    /// Looks which hosts are to be checked of the clusters that a new configuration has changed.
+    pub(crate) fn checks_follow(&mut self, changed: &BTreeSet<Name>) {
+        for name in changed {
+            let cluster = self.cx.config.clusters.get(name).filter(|cluster| cluster.health_check.is_some()).cloned();
+            let Some(checks) = &mut self.checks else { return };
+            match cluster {
+                Some(cluster) => {
+                    checks.names.insert(name.clone());
+                    if !self.cx.draining {
+                        self.check_cluster(&cluster);
+                    }
+                }
+                None if checks.names.remove(name) => self.end_checks(name),
+                None => {}
             }
         }
+    }
+
+    /// Looks which hosts are to be checked: names are resolved.
+    pub(crate) fn check_clusters(&mut self) {
         if self.cx.draining {
             return;
         }
         let names = self.checks.as_ref().map(|checks| checks.names.clone()).unwrap_or_default();
-        for cluster in names.iter().filter_map(|name| config.clusters.get(name)) {
-            self.check_cluster(cluster);
+        for cluster in names.iter().filter_map(|name| self.cx.config.clusters.get(name).cloned()).collect::<Vec<_>>() {
+            self.check_cluster(&cluster);
         }
     }
 
@@ -251,8 +257,8 @@ impl Worker {
         let wish = Wish { alpn: session.check.alpn.as_deref(), authority, http };
         let made = UpSpec::new(&self.cx, &self.cx.config, &session.cluster, &session.probe, protocol, wish);
         Some(made.map(|mut spec| {
-            spec.check = Some(id);
-            spec.connect_timeout = session.check.timeout + LONGER;
+            spec.key.check = Some(id);
+            spec.key.connect_timeout = session.check.timeout + LONGER;
             Arc::new(spec)
         }))
     }

@@ -56,7 +56,7 @@ impl Worker {
         let listener = handed.unwrap_or_else(|| socket.clone());
         let now = self.cx.now.mono;
         let down = Down {
-            config: self.cx.config.clone(),
+            config: None,
             socket: socket.name.clone(),
             chain: None,
             hcm: None,
@@ -81,6 +81,7 @@ impl Worker {
 
     /// A connection's life begins.
     pub(crate) fn begin(&mut self, id: ConnId) {
+        self.catch_up_with(id);
         let now = self.cx.now.mono;
         let Some(conn) = self.conns.get_mut(id) else { return };
         (conn.born, conn.last) = (now, now);
@@ -122,11 +123,8 @@ impl Worker {
         let config = self.cx.config.clone();
         let Some(destination) = self.conns.get(id).and_then(Conn::down).map(|down| down.destination) else { return };
         let found = self.listener_at(destination).and_then(|name| config.listeners.get(name)).cloned();
-        if let Some(down) = self.conns.get_mut(id).and_then(|conn| conn.down_mut()) {
-            if let Some(listener) = found {
-                down.listener = listener;
-            }
-            down.config = config;
+        if let Some(listener) = found {
+            self.conns.hand_over(id, listener);
         }
         self.begin_sniffing(id);
     }
@@ -258,7 +256,8 @@ impl Worker {
         if tls.require_sni && down.server_name.is_none() {
             return self.refuse_tls(id, "TLS_error:no server name".to_owned());
         }
-        let session = down.config.server_tls(tls).cloned().map(|config| Tls::server(offer(config, &alpn)));
+        let config = down.config.as_ref().unwrap_or(&self.cx.config);
+        let session = config.server_tls(tls).cloned().map(|config| Tls::server(offer(config, &alpn)));
         match session {
             Some(Ok(session)) => {
                 conn.tls = Some(Box::new(session));
@@ -304,7 +303,7 @@ impl Worker {
         let tls = conn.down().and_then(|down| down.chain.as_ref()).and_then(|chain| chain.tls.as_ref());
         let there = tls.is_some_and(|tls| config.server_tls(tls).is_some());
         if let Some(down) = conn.down_mut() {
-            down.config = config;
+            down.config = None;
         }
         if there {
             self.begin_tls(id);
@@ -315,6 +314,7 @@ impl Worker {
 
     /// TLS is set up, on either side.
     pub(crate) fn secured(&mut self, id: ConnId) {
+        self.catch_up_with(id);
         let wall = UnixTime::since_unix_epoch(self.cx.now.wall);
         let Some(conn) = self.conns.get_mut(id) else { return };
         let Some(tls) = &conn.tls else { return };

@@ -79,7 +79,8 @@ impl Worker {
         let now = self.cx.now;
         let Some(down) = conn.down() else { return };
         // A connection whose chain is what it was, or has taken over the new one, runs its requests by the newest configuration.
-        let (Some(hcm), config) = (down.hcm.clone(), down.config.clone()) else { return };
+        let config = down.config.as_ref().unwrap_or(&self.cx.config).clone();
+        let Some(hcm) = down.hcm.clone() else { return };
         let request = Request::new(hcm, head, conn.tls.is_some(), conn.addrs.peer.ip());
         let due = Due {
             idle: request.hcm.stream_idle_timeout,

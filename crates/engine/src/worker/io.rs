@@ -178,6 +178,7 @@ impl Worker {
 
     /// Runs what is spoken on a connection over its input.
     pub(crate) fn parse(&mut self, id: ConnId) {
+        self.catch_up_with(id);
         let Some(conn) = self.conns.get_mut(id) else { return };
         conn.queued = false;
         if conn.closing >= Closing::Close {

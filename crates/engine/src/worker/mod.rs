@@ -22,6 +22,9 @@ mod tcp;
 mod timer;
 mod upstream;
 
+#[cfg(test)]
+pub(crate) use config::EACH_TURN;
+
 use std::{
     collections::{HashMap, VecDeque},
     fmt,
@@ -50,8 +53,12 @@ pub struct Worker {
     questions: Questions,
     filters: Filters,
     telemetry: Telemetry,
-    /// Listeners that connections are handed to, by address.
-    by_address: HashMap<SocketAddr, Name>,
+    /// Listeners that connections are handed to, by address: of several, the last.
+    by_address: HashMap<SocketAddr, Vec<Name>>,
+    /// What is still to be done for the newest configuration.
+    behind: config::Behind,
+    /// How many connections and pools were looked at for new configurations.
+    looked: u64,
     /// What calls of our own have in place of a listener's.
     own: calls::Own,
     /// The checks of all hosts, if this is the worker that makes them.
@@ -86,6 +93,8 @@ impl Worker {
             questions: Questions::default(),
             telemetry: Telemetry::default(),
             by_address: HashMap::new(),
+            behind: config::Behind::default(),
+            looked: 0,
             own: calls::Own::new(),
             checks,
         };
@@ -124,6 +133,7 @@ impl Worker {
     /// Runs what is due and appends what is to be done to `actions`.
     pub fn turn(&mut self, actions: &mut Vec<Action>) {
         self.run_inbox();
+        self.catch_up();
         self.run_handshakes();
         self.run_inbox();
         self.run_timers();
@@ -132,17 +142,23 @@ impl Worker {
         // Sealing may have found a broken session.
         self.run_inbox();
         self.flush();
+        self.tidy_timers();
         actions.append(&mut self.cx.actions);
     }
 
     /// Whether `turn` has something to do at once; see also [`Worker::handshakes_wait`].
     pub fn ready(&self) -> bool {
-        !self.cx.inbox.is_empty() || self.conns.has_dirty() || !self.cx.actions.is_empty()
+        !self.cx.inbox.is_empty() || self.conns.has_dirty() || !self.cx.actions.is_empty() || !self.behind.is_empty()
     }
 
     /// When `turn` has something to do at the latest, on the monotonic clock.
     pub fn deadline(&self) -> Option<Duration> {
         self.cx.timers.next()
+    }
+
+    /// How many connections and pools were looked at for new configurations so far: what that work is measured by.
+    pub fn looked(&self) -> u64 {
+        self.looked
     }
 
     /// Connections open, both directions.
@@ -153,6 +169,13 @@ impl Worker {
     /// Streams in flight.
     pub fn streams(&self) -> usize {
         self.streams.len()
+    }
+
+    /// The sizes of what is kept by the names of clusters, hosts, endpoints and limits.
+    #[cfg(test)]
+    pub(crate) fn sizes(&self) -> Vec<(&'static str, usize)> {
+        let shared = self.cx.options.shared.sizes();
+        shared.into_iter().chain(self.clusters.sizes()).chain(self.filters.sizes()).collect()
     }
 
     #[cfg(test)]
@@ -186,7 +209,7 @@ impl Worker {
                 Event::DialInside(dial) => self.dial_inside(dial),
                 Event::Carry(conn) => self.carry(conn),
                 Event::Ended(conn, eof) => self.ended(conn, eof),
-                Event::Deserted => self.retire_pools(|_| true),
+                Event::Deserted => self.retire_all(),
             }
         }
     }
@@ -198,7 +221,7 @@ impl Worker {
             SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
         };
-        self.by_address.get(&address).or_else(|| any(unspecified)).or_else(|| any(std::net::Ipv6Addr::UNSPECIFIED.into()))
+        self.by_address.get(&address).or_else(|| any(unspecified)).or_else(|| any(std::net::Ipv6Addr::UNSPECIFIED.into()))?.last()
     }
 
     /// What logs and header formats see of a stream.

@@ -8,7 +8,7 @@ use mizzen_ir::config::{HttpProtocol, UpstreamHttp};
 use super::Worker;
 use crate::{
     ConnId,
-    clusters::{Owner, UpSpec},
+    clusters::Owner,
     conn::{Closing, Http, Proto},
     event::{Event, Lost},
     filter,
@@ -249,10 +249,19 @@ impl Worker {
         self.clusters.tidy_pool(pool_id);
     }
 
-    /// Takes the pools out of use that are like this.
-    pub(crate) fn retire_pools(&mut self, stale: impl Fn(&UpSpec) -> bool) {
-        let pools: Vec<PoolId> = self.clusters.pools().filter(|(_, pool)| stale(&pool.spec)).map(|(id, _)| id).collect();
-        for id in pools {
+    /// Takes the pools of a cluster out of use that are not as the configuration wants them; how many were looked at.
+    pub(crate) fn retire_stale(&mut self, cluster: &str) -> usize {
+        let (stale, looked) = self.clusters.stale_pools(&self.cx.config, cluster);
+        for id in stale {
+            self.retire_pool(id);
+        }
+        self.looked += looked as u64;
+        looked
+    }
+
+    /// Takes all pools out of use.
+    pub(crate) fn retire_all(&mut self) {
+        for id in self.clusters.pool_ids() {
             self.retire_pool(id);
         }
     }

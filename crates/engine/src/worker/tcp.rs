@@ -34,7 +34,7 @@ impl Worker {
         let due = Due { idle: proxy.idle_timeout, moved: now.mono, max: proxy.max_duration.map(|max| conn.born + max), ..Due::default() };
         let tcp = Tcp { proxy, attempts: 0, stats: network::relayed(chain), step: TcpStep::Picking(None) };
         let stream = Stream {
-            config: down.config.clone(),
+            config: down.config.as_ref().unwrap_or(&self.cx.config).clone(),
             client: Client::Conn(id, Sid(1)),
             traffic: Traffic::Tcp(Box::new(tcp)),
             up: None,

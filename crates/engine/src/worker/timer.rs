@@ -12,7 +12,8 @@ use crate::{
 };
 
 impl Worker {
-    pub(crate) fn run_timers(&mut self) {
+    /// Drops timer entries that would fire for nothing, once there are too many.
+    pub(crate) fn tidy_timers(&mut self) {
         // Each deadline that is earlier than the one before leaves that one's entry behind, maybe for an hour.
         if self.cx.timers.len() > self.most_timers() {
             let (conns, clusters, streams, checks) = (&self.conns, &self.clusters, &self.streams, &self.checks);
@@ -24,6 +25,9 @@ impl Worker {
                 TimerKey::Call(id) => streams.get(*id).and_then(|s| s.client.call()).is_some_and(|origin| origin.armed == Some(at)),
             });
         }
+    }
+
+    pub(crate) fn run_timers(&mut self) {
         while let Some((at, key)) = self.cx.timers.pop(self.cx.now.mono) {
             match key {
                 TimerKey::Conn(id) => {

@@ -34,7 +34,7 @@ impl Worker {
         let mut conn = Conn::new(id, addrs, Role::Up(Box::new(up)), Proto::Handshake, self.cx.now.mono);
         conn.below = below;
         conn.deadline = Some(deadline);
-        let session = spec.tls.as_ref().map(|tls| Tls::client(tls.config.clone(), tls.name.clone(), tls.alpn.clone())).transpose();
+        let session = spec.tls.as_ref().map(|tls| Tls::client(tls.config.0.clone(), tls.name.clone(), tls.alpn.clone())).transpose();
         let broken = session.map(|session| conn.tls = session.map(Box::new)).err();
         let plain = conn.tls.is_none();
         self.conns.insert(conn);

@@ -192,7 +192,7 @@ impl TransportSelect {
 }
 
 /// HTTP towards endpoints.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UpstreamHttp {
     /// Which version.
     pub protocol: HttpProtocol,
@@ -228,7 +228,7 @@ pub enum HttpProtocol {
 }
 
 /// Settings of HTTP/2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct H2Options {
     /// Streams at a time.
     pub max_streams: u32,

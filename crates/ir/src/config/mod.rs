@@ -13,7 +13,6 @@ mod rbac;
 mod route;
 mod tls;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use mizzen_types::Name;
@@ -55,5 +54,5 @@ pub use tls::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ContentHash(pub u128);
 
-/// A map of shared resources by name, shared itself.
-pub type Names<T> = Arc<HashMap<Name, Arc<T>>>;
+/// A map of resources by name. A copy costs nothing and shares what does not change: one entry's change copies a few nodes.
+pub type Names<T> = rpds::HashTrieMapSync<Name, Arc<T>>;

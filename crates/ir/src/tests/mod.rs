@@ -3,6 +3,7 @@
 mod authorize;
 mod balancing;
 mod chain;
+mod changes;
 mod compiling;
 mod hostile;
 mod http;

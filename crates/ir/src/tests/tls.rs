@@ -13,15 +13,15 @@ use super::{resource, tcp_proxy};
 use crate::config::Transport;
 use crate::{Config, Draft, ResourceKind, TlsRefusal, authenticate};
 
-fn now() -> UnixTime {
+pub(super) fn now() -> UnixTime {
     UnixTime::since_unix_epoch(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap())
 }
 
-fn ca() -> Ca {
+pub(super) fn ca() -> Ca {
     Ca::self_signed(&TrustDomain::default(), now(), CaLimits::default()).unwrap()
 }
 
-fn secrets(draft: &mut Draft, ca: &Ca, roots: &Ca, account: &str) {
+pub(super) fn secrets(draft: &mut Draft, ca: &Ca, roots: &Ca, account: &str) {
     let id: SpiffeId = format!("spiffe://cluster.local/ns/shop/sa/{account}").parse().unwrap();
     let svid = ca.issue(&id, Duration::from_secs(3600), now()).unwrap();
     let certificate = json!({"name": "default", "tlsCertificate": {
@@ -31,7 +31,7 @@ fn secrets(draft: &mut Draft, ca: &Ca, roots: &Ca, account: &str) {
     draft.put(&resource(ResourceKind::Secret, &roots));
 }
 
-fn common(san: Value, alpn: &[&str]) -> Value {
+pub(super) fn common(san: Value, alpn: &[&str]) -> Value {
     json!({"alpnProtocols": alpn,
         "tlsCertificateSdsSecretConfigs": [{"name": "default", "sdsConfig": {"ads": {}}}],
         "combinedValidationContext": {"defaultValidationContext": {"matchSubjectAltNames": [san]},
