@@ -20,8 +20,8 @@ pub(crate) enum Event {
     Request(StreamId),
     /// A request's route is to be found anew: a filter has changed what it depends on.
     Reroute(StreamId),
-    /// A filter may go on: what it waited for of the body is there.
-    Body(StreamId),
+    /// A filter that holds a head back may go on: what it waited for of the body is there.
+    Body(StreamId, Dir),
     /// A request is to be sent to an endpoint.
     Attempt(StreamId),
     /// Something of the response arrived.

@@ -14,6 +14,7 @@ use crate::{
     buf::Buf,
     call::{Caller, Origin},
     clusters::UpSpec,
+    event::Dir,
     facts::Facts,
     id::{CheckId, PoolId, StreamId},
     kept::{State, TcpStats},
@@ -57,15 +58,27 @@ impl Stream {
 
     /// The calls that filters wait for.
     pub(crate) fn calls(&self) -> impl Iterator<Item = StreamId> + use<> {
-        let request = match self.traffic.http().map(|request| request.step) {
-            Some(Step::Filtering(pause)) => Some(pause),
-            _ => None,
-        };
         let call = |pause| match pause {
             Pause::Call(call) => Some(call),
             Pause::Time | Pause::Body(_) => None,
         };
-        [request, self.req.pause, self.resp.pause].into_iter().flatten().filter_map(call)
+        [self.req.pause, self.resp.pause].into_iter().flatten().filter_map(call)
+    }
+
+    /// One direction.
+    pub(crate) fn half(&self, dir: Dir) -> &Half {
+        match dir {
+            Dir::Up => &self.req,
+            Dir::Down => &self.resp,
+        }
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn half_mut(&mut self, dir: Dir) -> &mut Half {
+        match dir {
+            Dir::Up => &mut self.req,
+            Dir::Down => &mut self.resp,
+        }
     }
 
     /// The server's connection that it is on, with the codec's number.
@@ -281,8 +294,8 @@ impl Request {
 pub(crate) enum Step {
     /// On its way to its route, whose configuration it may wait for.
     Waiting(Option<WaitId>),
-    /// A filter waits for something.
-    Filtering(Pause),
+    /// A filter waits for something: see [`Half::pause`].
+    Filtering,
     /// On its way to a connection; a name may be waited for.
     Picking(Option<WaitId>),
     /// Waits before it is tried again.
@@ -306,16 +319,6 @@ pub(crate) enum Pause {
     Time,
     /// So many bytes of the body; more is kept for it than otherwise.
     Body(usize),
-}
-
-impl Step {
-    /// How many bytes of the body are wanted by a filter.
-    pub(crate) fn wants(self) -> usize {
-        match self {
-            Step::Filtering(Pause::Body(bytes)) => bytes,
-            _ => 0,
-        }
-    }
 }
 
 /// Where a request goes.
@@ -347,6 +350,24 @@ pub(crate) struct Attempt {
     pub(crate) reused: bool,
 }
 
+impl Attempt {
+    /// One that nothing is counted of, and that is nowhere yet.
+    pub(crate) fn uncounted(cluster: Arc<Cluster>, spec: Arc<UpSpec>, state: Arc<ClusterState>, now: Duration) -> Self {
+        Attempt {
+            cluster,
+            spec,
+            state,
+            at: At::Nowhere,
+            active: None,
+            _guard: None,
+            pending: None,
+            started: now,
+            position: 0,
+            reused: false,
+        }
+    }
+}
+
 /// Where an attempt is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum At {
@@ -372,7 +393,7 @@ pub(crate) struct Half {
     pub(crate) bytes: u64,
     /// Of those in `buf`, how many the sender was given credit for already.
     pub(crate) credited: usize,
-    /// What a filter waits for before more is sent on. That of the request's head is in its step.
+    /// What a filter waits for before the head, or more, is sent on.
     pub(crate) pause: Option<Pause>,
     /// Whether filters are asked about the body and the trailers; and whose turn it is at the latter, by how many have had theirs.
     pub(crate) watched: bool,

@@ -1,9 +1,9 @@
 //! Filters: one file for each, with its hooks and what it keeps of a stream.
 //!
 //! A filter is asked when a head, a part of a body or trailers are about to be sent on: the request's from the first filter to the last, the
-//! response's, also one made here, from the last to the first. Each time it may let them go on, changed or not, answer by itself, or wait. What
-//! it needs to know of others, and what others may know of it, is in the stream's [`Facts`]. The closed set of filters is matched on here and
-//! nowhere else.
+//! response's, also one made here, from the last to the first. It may let them go on, changed or not, or wait; and before a head is sent on,
+//! answer by itself. What it needs to know of others, and what others may know of it, is in the stream's [`Facts`]. The closed set of filters
+//! is matched on here and nowhere else.
 
 mod alpn;
 mod ext_authz;
@@ -244,10 +244,8 @@ pub(crate) fn upstream(hcm: &Hcm, facts: &Facts, filters: &Filters, cluster: &Cl
 }
 
 /// A server's response has come: what it says of the server's workload.
-pub(crate) fn answered(hcm: &Hcm, facts: &mut Facts, filters: &mut Filters, head: &mut Head) {
-    if hcm.filters.iter().any(|filter| matches!(filter.kind, HttpFilterKind::PeerMetadata(_))) {
-        filters.node.read_response(head, &mut facts.peers);
-    }
+pub(crate) fn answered(facts: &mut Facts, filters: &mut Filters, head: &mut Head) {
+    filters.node.read_response(head, &mut facts.peers);
 }
 
 /// An interim response of the server's is about to be sent on.

@@ -205,16 +205,21 @@ fn tcp_through_an_http2_proxy() {
     }
 }
 
-#[test]
-fn an_http2_proxy_that_refuses_or_breaks() {
-    let mut sim = mesh_with(1, tunnelled_by(http_options("h2")), &Inbound::default());
-    h2_proxy(&mut sim, "10.9.9.9:3128", 403);
+/// A client whose proxy for CONNECT does not let it through.
+fn refused(sim: &mut Sim) {
     let client = sim.connect(0, "10.96.0.9:5432");
     sim.send(client, b"hello");
     sim.run();
     assert!(sim.received(client).is_empty() && sim.ended(client).is_some());
     assert_eq!(lines(&sim.log(0))[0]["failure"], "the proxy answered 403");
-    assert_clean(&mut sim);
+    assert_clean(sim);
+}
+
+#[test]
+fn an_http2_proxy_that_refuses_or_breaks() {
+    let mut sim = mesh_with(1, tunnelled_by(http_options("h2")), &Inbound::default());
+    h2_proxy(&mut sim, "10.9.9.9:3128", 403);
+    refused(&mut sim);
 
     let mut sim = mesh_with(1, tunnelled_by(http_options("h2")), &Inbound::default());
     h2_proxy(&mut sim, "10.9.9.9:3128", 200);
@@ -250,12 +255,7 @@ fn tcp_through_an_http_proxy() {
 fn an_http_proxy_that_refuses() {
     let mut sim = mesh_with(1, tunnelled(), &Inbound::default());
     http_proxy(&mut sim, "10.9.9.9:3128", "403 Forbidden");
-    let client = sim.connect(0, "10.96.0.9:5432");
-    sim.send(client, b"hello");
-    sim.run();
-    assert!(sim.received(client).is_empty() && sim.ended(client).is_some());
-    assert_eq!(lines(&sim.log(0))[0]["failure"], "the proxy answered 403");
-    assert_clean(&mut sim);
+    refused(&mut sim);
 }
 
 #[test]

@@ -7,13 +7,12 @@ use mizzen_ir::{
 
 use super::{Worker, filters::Asked};
 use crate::{
-    ConnId,
-    event::{Dir, Event},
+    event::Dir,
     facts::Change,
     filter::{self, Flow, News, Pass, Wait},
     headers,
     id::StreamId,
-    stream::{Pause, Progress, Step},
+    stream::{Progress, Step},
 };
 
 impl Worker {
@@ -42,47 +41,13 @@ impl Worker {
             match said.what {
                 Flow::Go => {}
                 Flow::Reply(reply) => return self.respond(id, *reply),
-                Flow::Wait(wait) => return self.answer_waits(id, wait),
+                Flow::Wait(wait) => return self.pause(id, Dir::Down, wait),
             }
             if let Some(request) = self.streams.request_mut(id) {
                 request.at = at;
             }
         }
         self.answer_done(id);
-    }
-
-    fn answer_waits(&mut self, id: StreamId, wait: Wait) {
-        let pause = self.pause(id, wait);
-        let Some(stream) = self.streams.get_mut(id) else { return };
-        stream.resp.pause = Some(pause);
-        match pause {
-            Pause::Time => self.arm_stream(id),
-            Pause::Call(_) => {}
-            Pause::Body(_) => {
-                let up = stream.upstream().map(|(conn, _)| conn);
-                if !self.answer_has_body(id) {
-                    self.let_go(up);
-                }
-            }
-        }
-    }
-
-    /// More of the response's body has come: whether a filter has waited for it, and is to go on.
-    pub(crate) fn answer_has_body(&mut self, id: StreamId) -> bool {
-        let Some(stream) = self.streams.get(id) else { return false };
-        let wants = stream.resp.wants();
-        let there = wants > 0 && !stream.resp.open() && (stream.resp.end || stream.resp.buf.len() >= wants);
-        if there {
-            self.cx.inbox.push_back(Event::Body(id));
-        }
-        there
-    }
-
-    /// An HTTP/1 connection that was stopped is read again.
-    pub(crate) fn let_go(&mut self, conn: Option<ConnId>) {
-        if let Some(conn) = conn.filter(|conn| self.conns.get(*conn).is_some_and(|c| c.held && !c.is_h2())) {
-            self.conns.hold(&mut self.cx, conn, false);
-        }
     }
 
     /// All filters have let the response go on: the connection manager's part, and the client's.
@@ -150,14 +115,13 @@ impl Worker {
                 let state = request.filters.get(at).unwrap_or(&crate::kept::State::None);
                 filter::is_on(filter, route) && filter::watches(filter, state, route, dir)
             });
-        let half = if dir == Dir::Up { &mut stream.req } else { &mut stream.resp };
-        half.watched = watched;
+        stream.half_mut(dir).watched = watched;
     }
 
-    /// How many bytes of a body filters let go on now; nothing if one waits, or has answered.
+    /// How many bytes of a body filters let go on now; nothing if one waits.
     pub(crate) fn watched(&mut self, id: StreamId, dir: Dir) -> Option<usize> {
         let stream = self.streams.get(id)?;
-        let half = if dir == Dir::Up { &stream.req } else { &stream.resp };
+        let half = stream.half(dir);
         if !half.watched {
             return Some(usize::MAX);
         }
@@ -176,14 +140,14 @@ impl Worker {
                 return (most > 0).then_some(most);
             }
         }
-        let first = self.half_mut(id, dir)?.turn;
+        let first = self.streams.get(id)?.half(dir).turn;
         for turn in if trailers { first..all } else { 0..0 } {
             let said =
                 self.at_filter(id, place(turn), Asked::Trailers(dir), Pass::Go, |filter, _, cx| filter::trailers(filter, dir, cx))?;
             if !self.passes(id, dir, said.what) {
                 return None;
             }
-            self.half_mut(id, dir)?.turn = turn + 1;
+            self.streams.get_mut(id)?.half_mut(dir).turn = turn + 1;
         }
         Some(most)
     }
@@ -191,16 +155,7 @@ impl Worker {
     /// Whether a body goes on past a filter.
     fn passes(&mut self, id: StreamId, dir: Dir, pass: Pass) -> bool {
         let Pass::Until(at) = pass else { return true };
-        let pause = self.pause(id, Wait::Until(at));
-        if let Some(half) = self.half_mut(id, dir) {
-            half.pause = Some(pause);
-        }
-        self.arm_stream(id);
+        self.pause(id, dir, Wait::Until(at));
         false
-    }
-
-    fn half_mut(&mut self, id: StreamId, dir: Dir) -> Option<&mut crate::stream::Half> {
-        let stream = self.streams.get_mut(id)?;
-        Some(if dir == Dir::Up { &mut stream.req } else { &mut stream.resp })
     }
 }

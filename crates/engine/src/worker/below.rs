@@ -14,7 +14,7 @@ use crate::{
     conn::Below,
     event::{Dir, Event},
     id::StreamId,
-    stream::{At, Attempt, Progress, Step, TcpStep},
+    stream::{Attempt, Progress, Step, TcpStep},
 };
 
 impl Worker {
@@ -118,18 +118,7 @@ impl Worker {
         let Some(waiting) = self.streams.get_mut(waiter) else { return self.give_up(id) };
         waiting.record.upstream = record.upstream;
         waiting.record.endpoint = record.endpoint;
-        waiting.up = Some(Attempt {
-            cluster,
-            spec: spec.clone(),
-            state,
-            at: At::Nowhere,
-            active: None,
-            _guard: None,
-            pending: None,
-            started: now,
-            position: 0,
-            reused: false,
-        });
+        waiting.up = Some(Attempt::uncounted(cluster, spec.clone(), state, now));
         let dialing = Dialing { deadline: now + spec.connect_timeout, spec, owner: Owner::Stream(waiter), guard: None };
         let conn = self.established(dialing, addrs, Below::Stream(id));
         if let Some(origin) = self.streams.get_mut(id).and_then(|s| s.client.call_mut()) {

@@ -18,7 +18,7 @@ use crate::{
     conn::{Closing, Proto},
     event::TimerKey,
     id::{CheckId, StreamId},
-    stream::{At, Attempt},
+    stream::Attempt,
 };
 
 /// How much longer a connection may take than a check: the check's own time is to come first.
@@ -291,18 +291,7 @@ impl Worker {
         if let Some(request) = stream.traffic.request_mut() {
             request.attempts = 1;
         }
-        stream.up = Some(Attempt {
-            cluster,
-            spec,
-            state,
-            at: At::Nowhere,
-            active: None,
-            _guard: None,
-            pending: None,
-            started: now,
-            position: 0,
-            reused: false,
-        });
+        stream.up = Some(Attempt::uncounted(cluster, spec, state, now));
         self.checkout(stream_id, pool);
     }
 

@@ -8,6 +8,7 @@ use mizzen_ir::{
 
 use super::Worker;
 use crate::{
+    ConnId,
     call::{CallAnswer, Caller},
     event::{Dir, Event},
     filter::{self, Cx, Flow, News, Wait},
@@ -125,7 +126,9 @@ impl Worker {
     pub(crate) fn run_filters(&mut self, id: StreamId, news: News) {
         let mut news = Some(news);
         loop {
-            let Some(request) = self.streams.request_mut(id) else { return };
+            let Some(stream) = self.streams.get_mut(id) else { return };
+            stream.req.pause = None;
+            let Some(request) = stream.traffic.request_mut() else { return };
             let at = request.at;
             if at >= request.hcm.filters.len() {
                 break;
@@ -158,85 +161,92 @@ impl Worker {
     }
 
     fn filter_waits(&mut self, id: StreamId, wait: Wait) {
-        let pause = self.pause(id, wait);
-        let Some(stream) = self.streams.get_mut(id) else { return };
-        let down = stream.client.conn();
-        let Some(request) = stream.traffic.request_mut() else { return };
-        request.step = Step::Filtering(pause);
-        match pause {
-            Pause::Time => self.arm_stream(id),
-            Pause::Call(_) => {}
-            Pause::Body(_) => {
-                // A client that waits to be asked for the body is asked here: the server cannot be asked yet.
-                if request.head.remove("expect") {
-                    self.interim(id, &Head::response(100));
-                }
-                self.let_go(down);
-            }
+        let Some(request) = self.streams.request_mut(id) else { return };
+        request.step = Step::Filtering;
+        // A client that waits to be asked for the body is asked here: the server cannot be asked yet.
+        if matches!(wait, Wait::Body(_)) && request.head.remove("expect") {
+            self.interim(id, &Head::response(100));
         }
+        self.pause(id, Dir::Up, wait);
     }
 
     /// Begins to wait for what a filter wants.
-    pub(crate) fn pause(&mut self, id: StreamId, wait: Wait) -> Pause {
-        match wait {
-            Wait::Until(at) => {
-                if let Some(stream) = self.streams.get_mut(id) {
-                    stream.due.filter = Some(stream.due.filter.map_or(at, |due| due.min(at)));
-                }
-                Pause::Time
-            }
-            Wait::Call(call) => Pause::Call(self.open_call(*call, Caller::Filter(id))),
-            Wait::Body(bytes) => Pause::Body(bytes),
+    pub(crate) fn pause(&mut self, id: StreamId, dir: Dir, wait: Wait) {
+        let (pause, until) = match wait {
+            Wait::Until(at) => (Pause::Time, Some(at)),
+            Wait::Call(call) => (Pause::Call(self.open_call(*call, Caller::Filter(id))), None),
+            Wait::Body(bytes) => (Pause::Body(bytes), None),
+        };
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        stream.half_mut(dir).pause = Some(pause);
+        if let Some(at) = until {
+            stream.due.filter = Some(stream.due.filter.map_or(at, |due| due.min(at)));
+            return self.arm_stream(id);
+        }
+        let source = match dir {
+            Dir::Up => stream.client.conn(),
+            Dir::Down => stream.upstream().map(|(conn, _)| conn),
+        };
+        if stream.half(dir).wants() > 0 && !self.filter_has_body(id, dir) {
+            self.let_go(source);
         }
     }
 
-    /// More of the request's body has come: whether a filter has waited for it, and is to go on.
-    pub(crate) fn filter_has_body(&mut self, id: StreamId) -> bool {
-        let Some(stream) = self.streams.get(id) else { return false };
-        let wants = stream.traffic.request().map_or(0, |request| request.step.wants());
-        let there = wants > 0 && (stream.req.end || stream.req.buf.len() >= wants);
+    /// An HTTP/1 connection that was stopped is read again.
+    fn let_go(&mut self, conn: Option<ConnId>) {
+        if let Some(conn) = conn.filter(|conn| self.conns.get(*conn).is_some_and(|c| c.held && !c.is_h2())) {
+            self.conns.hold(&mut self.cx, conn, false);
+        }
+    }
+
+    /// Whether a filter holds a head of this direction back for what has come of the body, and is to go on.
+    pub(crate) fn filter_has_body(&mut self, id: StreamId, dir: Dir) -> bool {
+        let Some(half) = self.streams.get(id).map(|stream| stream.half(dir)) else { return false };
+        let wants = half.wants();
+        let there = wants > 0 && (half.end || half.buf.len() >= wants);
         if there {
-            self.cx.inbox.push_back(Event::Body(id));
+            self.cx.inbox.push_back(Event::Body(id, dir));
         }
         there
     }
 
     /// What a filter waited for of a body is there.
-    pub(crate) fn body_is_there(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get(id) else { return };
-        if stream.traffic.request().is_some_and(|request| request.step.wants() > 0) {
-            self.run_filters(id, News::Body);
-        } else if stream.resp.wants() > 0 && !stream.resp.open() {
-            self.run_answer(id, News::Body);
+    pub(crate) fn body_is_there(&mut self, id: StreamId, dir: Dir) {
+        if self.streams.get(id).is_some_and(|stream| stream.half(dir).wants() > 0) {
+            self.run_again(id, dir, News::Body);
         }
     }
 
     /// The call that a filter waited for is over.
     pub(crate) fn called(&mut self, id: StreamId, answer: CallAnswer) {
         let Some(stream) = self.streams.get(id) else { return };
-        let news = News::Answer(Box::new(answer));
-        if stream.traffic.request().is_some_and(|request| matches!(request.step, Step::Filtering(Pause::Call(_)))) {
-            self.run_filters(id, news);
-        } else if matches!(stream.resp.pause, Some(Pause::Call(_))) && !stream.resp.open() {
-            self.run_answer(id, news);
+        let waits = |dir: &Dir| matches!(stream.half(*dir).pause, Some(Pause::Call(_)));
+        if let Some(dir) = [Dir::Up, Dir::Down].into_iter().find(waits) {
+            self.run_again(id, dir, News::Answer(Box::new(answer)));
         }
     }
 
     /// The time that filters waited for has come.
     pub(crate) fn filter_due(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(id) else { return };
-        if stream.traffic.request().is_some_and(|request| request.step == Step::Filtering(Pause::Time)) {
-            return self.run_filters(id, News::Time);
-        }
-        if stream.resp.pause == Some(Pause::Time) && !stream.resp.open() {
-            return self.run_answer(id, News::Time);
-        }
         for dir in [Dir::Up, Dir::Down] {
-            let Some(stream) = self.streams.get_mut(id) else { return };
-            let half = if dir == Dir::Up { &mut stream.req } else { &mut stream.resp };
-            if half.pause.take_if(|pause| *pause == Pause::Time).is_some() {
-                self.pump(id, dir);
+            let Some(half) = self.streams.get_mut(id).map(|stream| stream.half_mut(dir)) else { return };
+            if half.pause != Some(Pause::Time) {
+                continue;
             }
+            if half.open() {
+                half.pause = None;
+                self.pump(id, dir);
+            } else {
+                self.run_again(id, dir, News::Time);
+            }
+        }
+    }
+
+    /// A filter that held a head back has its turn again.
+    fn run_again(&mut self, id: StreamId, dir: Dir, news: News) {
+        match dir {
+            Dir::Up => self.run_filters(id, news),
+            Dir::Down => self.run_answer(id, news),
         }
     }
 }

@@ -242,7 +242,7 @@ impl Worker {
                 stream.due.wait = None;
                 self.attempt(id);
             }
-            Step::Filtering(_) | Step::Backoff | Step::Sent | Step::Responding | Step::Tunnel | Step::Local => {}
+            Step::Filtering | Step::Backoff | Step::Sent | Step::Responding | Step::Tunnel | Step::Local => {}
         }
     }
 

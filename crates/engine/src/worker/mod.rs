@@ -193,7 +193,7 @@ impl Worker {
                 Event::Secured(conn) => self.secured(conn),
                 Event::Request(stream) => self.request(stream),
                 Event::Reroute(stream) => self.find(stream),
-                Event::Body(stream) => self.body_is_there(stream),
+                Event::Body(stream, dir) => self.body_is_there(stream, dir),
                 Event::Attempt(stream) => self.attempt(stream),
                 Event::Response(stream) => self.response(stream),
                 Event::Pump(stream, dir) => self.pump(stream, dir),

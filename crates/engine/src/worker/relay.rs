@@ -203,10 +203,9 @@ impl Worker {
         half.bytes += data.len() as u64;
         half.end |= end;
         let mut taken = 0;
-        let mut wants = 0;
+        let wants = half.wants();
         if let Some(request) = stream.traffic.request_mut() {
             filter::data(request.is_grpc, &mut request.facts, !is_down, data);
-            wants = if is_down { request.step.wants() } else { half.wants() };
         }
         if stream.client.is_call() && !stream.client.is_tunnel() && !is_down {
             // What a call is answered is kept here; whether it is too much is seen when it is looked at, within this turn.
@@ -258,11 +257,7 @@ impl Worker {
         if dir == Dir::Down && self.streams.get(id).is_some_and(|stream| stream.client.is_call()) {
             return self.call_progress(id);
         }
-        let waits = match dir {
-            Dir::Up => self.filter_has_body(id),
-            Dir::Down => self.answer_has_body(id),
-        };
-        if waits {
+        if self.filter_has_body(id, dir) {
             return;
         }
         if dir == Dir::Up && self.streams.get(id).is_some_and(|stream| stream.req.end) {

@@ -74,9 +74,8 @@ impl Worker {
         request.replay = None;
         request.retry_guard = None;
         let mut head = head;
-        let hcm = request.hcm.clone();
-        filter::answered(&hcm, &mut request.facts, &mut self.filters, &mut head);
-        if !hcm.router.suppress_envoy_headers {
+        filter::answered(&mut request.facts, &mut self.filters, &mut head);
+        if !request.hcm.router.suppress_envoy_headers {
             head.set("x-envoy-upstream-service-time", itoa::Buffer::new().format(now.mono.saturating_sub(started).as_millis()));
         }
         if request.route.as_ref().is_some_and(|r| r.host.attempt_count_in_response) {

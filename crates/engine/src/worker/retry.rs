@@ -75,6 +75,7 @@ impl Worker {
         stream.req.buf.clear();
         stream.req.buf.append(&mut whole);
         stream.req.sent = Progress::Nothing;
+        stream.req.pause = None;
         stream.resp.end = false;
         stream.resp.buf.clear();
         stream.resp.bytes = 0;
@@ -123,6 +124,7 @@ impl Worker {
         stream.req.buf.clear();
         stream.req.buf.append(&mut sent);
         stream.req.sent = Progress::Nothing;
+        stream.req.pause = None;
         stream.up = None;
         request.step = Step::Picking(None);
         self.cx.inbox.push_back(Event::Attempt(id));

@@ -21,7 +21,7 @@ use crate::{
     outlier::Seen,
     questions::Waiter,
     same::Same,
-    stream::{At, Attempt, Progress, Step},
+    stream::{Attempt, Progress, Step},
 };
 
 impl Worker {
@@ -284,18 +284,7 @@ impl Worker {
         let pending = state.acquire(Limit::Pending, breakers.pending);
         let over = guard.is_none() || pending.is_none();
         let active = Some(spec.host.begin());
-        stream.up = Some(Attempt {
-            cluster,
-            spec,
-            state,
-            at: At::Nowhere,
-            active,
-            _guard: guard,
-            pending,
-            started: now,
-            position: 0,
-            reused: false,
-        });
+        stream.up = Some(Attempt { active, _guard: guard, pending, ..Attempt::uncounted(cluster, spec, state, now) });
         if over {
             return self.cx.inbox.push_back(Event::UpLost(id, Lost::Overflow));
         }
