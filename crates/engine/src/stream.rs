@@ -13,7 +13,7 @@ use crate::{
     ConnId, DialId, WaitId,
     buf::Buf,
     call::{Caller, Origin},
-    clusters::UpSpec,
+    clusters::{Tried, UpSpec},
     event::Dir,
     facts::Facts,
     id::{CheckId, PoolId, StreamId},
@@ -233,8 +233,8 @@ pub(crate) struct Request {
     pub(crate) attempts: u32,
     /// By what a balancer that hashes chooses; none: at random.
     pub(crate) hash: Option<u64>,
-    /// Endpoints tried before.
-    pub(crate) tried: Vec<Name>,
+    /// Where it was tried before.
+    pub(crate) tried: Tried,
     pub(crate) retry_guard: Option<Guard>,
     /// What arrived of the response and is not yet acted upon.
     pub(crate) heads: Vec<Head>,
@@ -265,7 +265,7 @@ impl Request {
             replay: None,
             attempts: 0,
             hash: None,
-            tried: Vec::new(),
+            tried: Tried::default(),
             retry_guard: None,
             heads: Vec::new(),
             response: Head::new(),
@@ -277,10 +277,12 @@ impl Request {
         }
     }
 
-    /// Whether endpoints that were tried are avoided.
-    pub(crate) fn avoids_tried(&self) -> bool {
+    /// Notes where a try went that is over, if that matters for the next one.
+    pub(crate) fn tried_at(&mut self, up: &Attempt) {
         let forward = self.route.as_ref().and_then(|route| route.forward.as_ref());
-        forward.and_then(|forward| forward.retry.as_ref()).is_some_and(|retry| retry.avoid_previous_hosts)
+        if forward.and_then(|forward| forward.retry.as_ref()).is_some_and(|retry| retry.elsewhere.is_any()) {
+            self.tried.note(up.spec.address(), up.priority);
+        }
     }
 
     /// The head by which policies judge, at first and again.
@@ -339,6 +341,8 @@ pub(crate) struct Attempt {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) spec: Arc<UpSpec>,
     pub(crate) state: Arc<ClusterState>,
+    /// The endpoint's.
+    pub(crate) priority: usize,
     /// Where it is: in a pool's queue, being dialled for, or on a connection.
     pub(crate) at: At,
     pub(crate) active: Option<Active>,
@@ -357,6 +361,7 @@ impl Attempt {
             cluster,
             spec,
             state,
+            priority: 0,
             at: At::Nowhere,
             active: None,
             _guard: None,

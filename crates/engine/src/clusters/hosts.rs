@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use mizzen_ir::config::{Assignment, Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, Health};
+use mizzen_ir::config::{Assignment, Cluster, Discovery, DnsFamily, Endpoint, EndpointAddress, Health, LbValue};
 use mizzen_types::Name;
 
 use super::Clusters;
@@ -28,6 +28,7 @@ pub(crate) struct Host {
     pub(super) weight: u32,
     /// What the control plane says of it.
     pub(super) eds: Health,
+    pub(crate) priority: usize,
     /// Its locality's place within its priority.
     pub(super) locality: usize,
 }
@@ -93,7 +94,7 @@ impl KnownNames {
 impl Host {
     /// An address that is not one of a list.
     pub(crate) fn direct(target: Target, state: Arc<HostState>) -> Self {
-        Host { endpoint: None, target, state, weight: 1, eds: Health::Unknown, locality: 0 }
+        Host { endpoint: None, target, state, weight: 1, eds: Health::Unknown, priority: 0, locality: 0 }
     }
 
     /// How fit it is now.
@@ -104,6 +105,25 @@ impl Host {
     /// Whether it is left out where endpoints are counted.
     pub(super) fn is_excluded(&self) -> bool {
         self.state.flags(self.eds).any(HealthFlags::PENDING_ACTIVE.with(HealthFlags::LEFT_OUT).with(HealthFlags::DRAINING))
+    }
+
+    /// Whether it has all of these in its metadata. `list_as_any`: a list of its own has what one of its values is.
+    pub(super) fn has(&self, wanted: &[(Name, LbValue)], list_as_any: bool) -> bool {
+        wanted.iter().all(|(key, value)| match self.value_of(key) {
+            Some(LbValue::List(list)) if list_as_any => list.contains(value),
+            Some(own) => own == value,
+            None => false,
+        })
+    }
+
+    /// Its metadata's value for a key.
+    pub(super) fn value_of(&self, key: &str) -> Option<&LbValue> {
+        self.endpoint.as_ref()?.lb.as_ref()?.iter().find(|(name, _)| **name == *key).map(|(_, value)| value)
+    }
+
+    /// Whether it says of itself that it is a canary.
+    pub(super) fn is_canary(&self) -> bool {
+        self.value_of("canary") == Some(&LbValue::Bool(true))
     }
 
     /// Its address as it is logged.
@@ -160,9 +180,9 @@ impl Clusters {
         let once = matches!(cluster.discovery, Discovery::Eds { .. });
         let (mut missing, mut until) = (None, None);
         let mut priorities = Vec::with_capacity(assignment.priorities.len());
-        for priority in assignment.priorities.iter() {
+        for (priority, given) in assignment.priorities.iter().enumerate() {
             let mut hosts = Vec::new();
-            let localities = priority.localities.iter().enumerate();
+            let localities = given.localities.iter().enumerate();
             for (endpoint, locality) in localities.flat_map(|(at, locality)| locality.endpoints.iter().map(move |e| (e, at))) {
                 for target in self.targets(cx, questions, cluster, endpoint, &mut missing, &mut until) {
                     if once && !known.insert(target.clone()) {
@@ -170,7 +190,7 @@ impl Clusters {
                     }
                     let state = state.host_with(&address::target(&target), checks::unchecked(cluster, endpoint.check.as_deref()));
                     let (endpoint, weight, eds) = (Some(endpoint.clone()), endpoint.weight.max(1), endpoint.health);
-                    hosts.push(Arc::new(Host { endpoint, target, state, weight, eds, locality }));
+                    hosts.push(Arc::new(Host { endpoint, target, state, weight, eds, priority, locality }));
                 }
             }
             priorities.push(hosts);

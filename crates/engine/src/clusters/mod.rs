@@ -1,5 +1,6 @@
 //! Where requests and connections may go: the clusters' endpoints, what is known of them, dials and pools.
 
+mod again;
 mod balancers;
 mod dial;
 mod hosts;
@@ -30,6 +31,7 @@ use crate::{
     same::Same,
 };
 
+pub(crate) use again::{Again, Tried};
 pub(crate) use dial::{Dialing, Owner};
 pub(crate) use hosts::{Host, NoHost};
 pub(crate) use pool::Pool;
@@ -60,9 +62,8 @@ struct ClusterView {
 pub(crate) struct Ask<'a> {
     /// Where the client wanted to go.
     pub(crate) destination: SocketAddr,
-    /// Endpoints that are avoided, and how often another one is asked for because of that.
-    pub(crate) tried: &'a [Name],
-    pub(crate) again: u32,
+    /// What a request that was tried before avoids.
+    pub(crate) again: Option<Again<'a>>,
     /// The request's hash, for balancers that need one; none: they choose at random.
     pub(crate) hash: Option<u64>,
     /// What the endpoint must have, where the cluster has groups.
@@ -108,7 +109,7 @@ impl Clusters {
         questions: &mut Questions,
         config: &Config,
         cluster: &Arc<Cluster>,
-        ask: &Ask<'_>,
+        mut ask: Ask<'_>,
     ) -> Result<Arc<Host>, NoHost> {
         if let Discovery::OriginalDst { port } = cluster.discovery {
             let mut address = ask.destination;
@@ -122,18 +123,23 @@ impl Clusters {
         let hosts = self.hosts(cx, questions, cluster, &assignment)?;
         let view = self.view(cx, &cluster.name);
         let age = view.state.health_age();
-        let mut pick = Pick { now, rng: &mut cx.rng, active: view.state.count(Limit::Requests) };
+        let mut pick = Pick { now, rng: &mut cx.rng, active: view.state.count(Limit::Requests), left_out: 0 };
         if !view.balancer.as_mut().is_some_and(|balancer| balancer.is_of(&hosts, &cluster.lb, age, now)) {
             let old = view.balancer.take();
             view.balancer = Some(Balancer::new(&assignment, &hosts, &cluster.lb, age, &mut pick, old));
         }
         let Some(balancer) = &mut view.balancer else { return Err(NoHost::None) };
         let mut found = None;
-        for attempt in 0..=ask.again {
+        for attempt in 0..=ask.again.as_ref().map_or(0, |again| again.policy.host_attempts) {
+            let left_out = ask.again.as_mut().map_or(0, Again::left_out);
+            pick.left_out = left_out;
             let host = balancer.pick(&mut pick, ask.hash, ask.subset, attempt).ok_or(NoHost::None)?;
-            let fresh = ask.tried.is_empty() || !ask.tried.contains(host.address());
+            if let Some(again) = ask.again.as_mut().filter(|_| pick.left_out != left_out) {
+                again.start_over();
+            }
+            let avoided = ask.again.as_ref().is_some_and(|again| again.avoids(&host));
             found = Some(host);
-            if fresh {
+            if !avoided {
                 break;
             }
         }

@@ -1,5 +1,6 @@
 //! Which endpoint is picked: policies, priorities, panic, localities, groups, slow start, kinds of endpoints.
 
+mod again;
 mod hashes;
 
 use std::{
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 use super::mesh::put;
 use crate::{
     Answer, Node, Now, Options, Target,
-    clusters::{Ask, Clusters, NoHost},
+    clusters::{Again, Ask, Clusters, NoHost},
     context::Context,
     lb::{HostState, Rng},
     questions::Questions,
@@ -68,17 +69,20 @@ impl Bench {
         self.cx.config = put(&Config::default(), &resources);
     }
 
-    fn try_pick(&mut self, hash: Option<u64>, subset: Option<&Criteria>, tried: &[mizzen_types::Name]) -> Result<Target, NoHost> {
+    fn try_pick(&mut self, hash: Option<u64>, subset: Option<&Criteria>, again: Option<Again<'_>>) -> Result<Target, NoHost> {
         let config = self.cx.config.clone();
         let cluster = config.clusters["c"].clone();
-        let again = if tried.is_empty() { 0 } else { 20 };
-        let ask = Ask { destination: ([0, 0, 0, 0], 0).into(), tried, again, hash, subset };
-        self.clusters.pick(&mut self.cx, &mut self.questions, &config, &cluster, &ask).map(|host| host.target.clone())
+        let ask = Ask { destination: ([0, 0, 0, 0], 0).into(), again, hash, subset };
+        self.clusters.pick(&mut self.cx, &mut self.questions, &config, &cluster, ask).map(|host| host.target.clone())
     }
 
     /// The last part of the address that is picked, or `-`.
     fn pick(&mut self, hash: Option<u64>, subset: Option<&Criteria>) -> String {
-        match self.try_pick(hash, subset, &[]) {
+        Self::last(self.try_pick(hash, subset, None))
+    }
+
+    fn last(picked: Result<Target, NoHost>) -> String {
+        match picked {
             Ok(Target::Tcp(address)) => address.ip().to_string().rsplit('.').next().unwrap().to_owned(),
             Ok(other) => crate::address::target(&other),
             Err(NoHost::None) => "-".to_owned(),
@@ -480,18 +484,6 @@ fn localities_within_subsets() {
 }
 
 #[test]
-fn tried_endpoints_are_avoided() {
-    for name in ["ROUND_ROBIN", "LEAST_REQUEST", "RANDOM", "RING_HASH", "MAGLEV"] {
-        let mut bench = Bench::new(policy(name), ends("a: 1 2 3"));
-        for hash in 0..100 {
-            let tried = ["10.0.0.1:80".into(), "10.0.0.3:80".into()];
-            let host = bench.try_pick(Some(hash), None, &tried).unwrap_or_else(|_| panic!("no host"));
-            assert_eq!(host, Target::Tcp(([10, 0, 0, 2], 80).into()), "{name}");
-        }
-    }
-}
-
-#[test]
 fn kinds_of_endpoints() {
     let list = |ends: Value| json!({"endpoints": [{"lb_endpoints": ends}]});
     let at = |address: Value| json!({"endpoint": {"address": address}});
@@ -510,7 +502,7 @@ fn kinds_of_endpoints() {
         for policy in ["ROUND_ROBIN", "MAGLEV"] {
             let cluster = json!({"type": kind, "lb_policy": policy, "dns_lookup_family": "V4_ONLY"});
             let mut bench = Bench::new(cluster, list(json!([name])));
-            assert!(matches!(bench.try_pick(None, None, &[]), Err(NoHost::Wait(_))), "{kind}: the name is asked for first");
+            assert!(matches!(bench.try_pick(None, None, None), Err(NoHost::Wait(_))), "{kind}: the name is asked for first");
             let answer = |all: &[u8]| {
                 let addresses = all.iter().map(|last| [10, 0, 0, *last].into()).collect();
                 Answer::Dns { addresses, ttl: Duration::from_secs(60) }
@@ -540,8 +532,8 @@ fn a_pick_allocates_nothing() {
             let _requests = [busy.begin(), busy.begin()];
             let config = bench.cx.config.clone();
             let mut pick = |hash: u64| {
-                let ask = Ask { destination: ([0, 0, 0, 0], 0).into(), tried: &[], again: 0, hash: Some(hash), subset: Some(&wanted) };
-                bench.clusters.pick(&mut bench.cx, &mut bench.questions, &config, &config.clusters["c"], &ask).is_ok()
+                let ask = Ask { destination: ([0, 0, 0, 0], 0).into(), again: None, hash: Some(hash), subset: Some(&wanted) };
+                bench.clusters.pick(&mut bench.cx, &mut bench.questions, &config, &config.clusters["c"], ask).is_ok()
             };
             assert!(pick(0), "{cluster}");
             let count = measure(|| assert!((1..200).all(|i: u64| pick(i.wrapping_mul(0x9e37_79b9_7f4a_7c15))))).count_total;

@@ -222,12 +222,6 @@ impl Worker {
         stream.record.upstream_tls = version;
         stream.record.upstream_h2 = Some(h2);
         stream.record.upstream_local_uri = up.spec.tls.as_ref().and_then(|tls| tls.uri.clone());
-        if let Some(request) = stream.traffic.request_mut()
-            && request.avoids_tried()
-            && !request.tried.contains(up.spec.address())
-        {
-            request.tried.push(up.spec.address().clone());
-        }
         self.host_seen(id, Seen::Connected);
         self.send_request(id);
     }

@@ -82,7 +82,11 @@ impl Worker {
         stream.resp.trailers = None;
         request.heads.clear();
         request.step = Step::Backoff;
-        let at = stream.up.take().map(|up| up.at);
+        let up = stream.up.take();
+        if let Some(up) = &up {
+            request.tried_at(up);
+        }
+        let at = up.map(|up| up.at);
         // Exponential with full jitter, as Envoy.
         let factor = 1u32 << request.attempts.saturating_sub(1).min(16);
         let most = policy.backoff_base.saturating_mul(factor).min(policy.backoff_max).max(Duration::from_millis(1));
@@ -125,6 +129,7 @@ impl Worker {
         stream.req.buf.append(&mut sent);
         stream.req.sent = Progress::Nothing;
         stream.req.pause = None;
+        request.tried_at(up);
         stream.up = None;
         request.step = Step::Picking(None);
         self.cx.inbox.push_back(Event::Attempt(id));

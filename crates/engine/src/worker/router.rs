@@ -11,7 +11,7 @@ use mizzen_ir::{
 use super::{Worker, calls::NOWHERE, retry::Ended};
 use crate::{
     HealthFlags,
-    clusters::{Ask, DNS_WAIT, Host, NoHost, UpSpec, Wish},
+    clusters::{Again, Ask, DNS_WAIT, Host, NoHost, UpSpec, Wish},
     event::{Dir, Event, Lost},
     facts::Change,
     filter,
@@ -201,7 +201,6 @@ impl Worker {
         let Some(request) = stream.traffic.request_mut() else { return };
         let Some((forward, cluster)) = request.route.as_ref().and_then(|r| Some((r.forward.clone()?, r.cluster.clone()?))) else { return };
         request.step = Step::Picking(None);
-        let again = forward.retry.as_ref().filter(|r| r.avoid_previous_hosts && !request.tried.is_empty()).map_or(0, |r| r.host_attempts);
         let (down_h2, destination) = match client {
             None => (request.is_grpc, NOWHERE),
             Some(conn) => {
@@ -213,8 +212,10 @@ impl Worker {
         // The newest form of the cluster, as long as there is one of the name.
         let cluster = self.cx.config.clusters.get(&cluster.name).cloned().unwrap_or(cluster);
         let subset = request.route.as_ref().and_then(|route| route.subset.as_ref());
-        let ask = Ask { destination, tried: &request.tried, again, hash: request.hash, subset };
-        let host = match self.clusters.pick(&mut self.cx, &mut self.questions, &config, &cluster, &ask) {
+        let policy = forward.retry.as_ref().map(|retry| &retry.elsewhere).filter(|_| !request.tried.is_empty());
+        let again = policy.map(|policy| Again { policy, tried: &mut request.tried, attempts: request.attempts });
+        let ask = Ask { destination, again, hash: request.hash, subset };
+        let host = match self.clusters.pick(&mut self.cx, &mut self.questions, &config, &cluster, ask) {
             Ok(host) => host,
             Err(NoHost::None) => return self.reply(id, 503, "no healthy upstream", Flags::NO_HEALTHY_UPSTREAM, "no_healthy_upstream"),
             Err(NoHost::Wait(question)) => {
@@ -284,7 +285,8 @@ impl Worker {
         let pending = state.acquire(Limit::Pending, breakers.pending);
         let over = guard.is_none() || pending.is_none();
         let active = Some(spec.host.begin());
-        stream.up = Some(Attempt { active, _guard: guard, pending, ..Attempt::uncounted(cluster, spec, state, now) });
+        stream.up =
+            Some(Attempt { active, priority: host.priority, _guard: guard, pending, ..Attempt::uncounted(cluster, spec, state, now) });
         if over {
             return self.cx.inbox.push_back(Event::UpLost(id, Lost::Overflow));
         }

@@ -73,8 +73,8 @@ impl Worker {
         let Some(destination) = conn.down().map(|d| d.destination) else { return };
         let hash = (proxy.hash_source && cluster.lb.hashes()).then(|| source_hash(conn.addrs.peer.ip()));
         let subset = target.and_then(|target| target.subset.as_ref());
-        let ask = Ask { destination, tried: &[], again: 0, hash, subset };
-        let host = match self.clusters.pick(&mut self.cx, &mut self.questions, &config, &cluster, &ask) {
+        let ask = Ask { destination, again: None, hash, subset };
+        let host = match self.clusters.pick(&mut self.cx, &mut self.questions, &config, &cluster, ask) {
             Ok(host) => host,
             Err(NoHost::None) => return self.tcp_refuse(id, Flags::NO_HEALTHY_UPSTREAM, "no_healthy_upstream"),
             Err(NoHost::Wait(question)) => {
@@ -103,18 +103,7 @@ impl Worker {
         stream.record.upstream = Some(spec.address().clone());
         stream.record.endpoint.clone_from(&spec.endpoint);
         let active = Some(spec.host.begin());
-        stream.up = Some(Attempt {
-            cluster,
-            spec,
-            state,
-            at: At::Dial(dial),
-            active,
-            _guard: None,
-            pending: None,
-            started: self.cx.now.mono,
-            position: 0,
-            reused: false,
-        });
+        stream.up = Some(Attempt { at: At::Dial(dial), active, ..Attempt::uncounted(cluster, spec, state, self.cx.now.mono) });
     }
 
     /// There is no way on: the connection is closed.

@@ -5,14 +5,18 @@ use std::time::Duration;
 
 use mizzen_protos::envoy::envoy::config::core::v3 as core;
 use mizzen_protos::envoy::envoy::config::route::v3 as route;
+use mizzen_protos::envoy::envoy::extensions::retry::{
+    host::omit_host_metadata::v3::OmitHostMetadataConfig, priority::previous_priorities::v3::PreviousPrioritiesConfig,
+};
 use mizzen_types::Name;
 
-use super::cx::{Cx, Res, harmless, name, number, refused, silent};
+use super::cx::{Cx, Res, harmless, name, number, refused, silent, type_name};
 use super::headers::{self, Fields, Level};
 use super::inherited::Inherited;
 use super::{cluster_lb, hash_policy, matchers};
 use crate::config::{
-    Action, ClusterChoice, Criteria, Direct, Forward, HostRewrite, PathRewrite, Redirect, RedirectPath, RetryOn, RetryPolicy, Target,
+    Action, ClusterChoice, Criteria, Direct, Elsewhere, Forward, HostRewrite, PathRewrite, Redirect, RedirectPath, RetryOn, RetryPolicy,
+    Target,
 };
 
 pub(super) fn action(cx: &mut Cx, m: Option<route::route::Action>, level: &Level, above: &Inherited) -> Res<Action> {
@@ -231,15 +235,11 @@ fn retry_policy_of(cx: &mut Cx, m: route::RetryPolicy) -> Res<RetryPolicy> {
         retriable_request_headers,
         refresh_cluster_on_retry,
     } = m;
-    // Where a retry goes, not whether: the same endpoints in another order.
-    harmless!(cx; retry_priority, retry_options_predicates, rate_limited_retry_back_off, refresh_cluster_on_retry);
-    let mut avoid_previous_hosts = false;
-    for route::retry_policy::RetryHostPredicate { name: title, config_type: _ } in retry_host_predicate {
-        match title.as_str() {
-            "envoy.retry_host_predicates.previous_hosts" => avoid_previous_hosts = true,
-            other => cx.warn("retry_host_predicate", format!("`{other}` is not looked at")),
-        }
-    }
+    harmless!(cx; retry_options_predicates, rate_limited_retry_back_off, refresh_cluster_on_retry);
+    let host_attempts = u32::try_from(host_selection_retry_max_attempts).unwrap_or(1).clamp(1, 100);
+    let mut elsewhere = Elsewhere { host_attempts, ..Elsewhere::default() };
+    cx.each("retry_host_predicate", retry_host_predicate, |cx, m| avoided(cx, m, &mut elsewhere))?;
+    elsewhere.priorities_after = cx.some("retry_priority", retry_priority, other_priorities)?.unwrap_or(0);
     let (mut backoff_base, mut backoff_max) = (Duration::from_millis(25), None);
     if let Some(route::retry_policy::RetryBackOff { base_interval, max_interval }) = retry_back_off {
         backoff_base = cx.duration("retry_back_off.base_interval", base_interval)?.unwrap_or(backoff_base).max(Duration::from_millis(1));
@@ -257,9 +257,48 @@ fn retry_policy_of(cx: &mut Cx, m: route::RetryPolicy) -> Res<RetryPolicy> {
         request_headers: cx.each("retriable_request_headers", retriable_request_headers, matchers::header)?.into(),
         backoff_base,
         backoff_max: backoff_max.unwrap_or(backoff_base * 10).max(backoff_base),
-        avoid_previous_hosts,
-        host_attempts: u32::try_from(host_selection_retry_max_attempts).unwrap_or(1).clamp(1, 100),
+        elsewhere,
     })
+}
+
+/// Endpoints that a retry avoids.
+fn avoided(cx: &mut Cx, m: route::retry_policy::RetryHostPredicate, all: &mut Elsewhere) -> Res<()> {
+    let route::retry_policy::RetryHostPredicate { name: title, config_type } = m;
+    let config = config_type.map(|route::retry_policy::retry_host_predicate::ConfigType::TypedConfig(any)| any);
+    let of = config.as_ref().map(type_name).unwrap_or_default();
+    // Envoy knows them by the name if there is no message.
+    match if of.is_empty() { &*title } else { of } {
+        "envoy.retry_host_predicates.previous_hosts" | "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate" => {
+            all.avoid_previous_hosts = true;
+        }
+        "envoy.retry_host_predicates.omit_canary_hosts" | "envoy.extensions.retry.host.omit_canary_hosts.v3.OmitCanaryHostsPredicate" => {
+            all.avoid_canaries = true;
+        }
+        "envoy.extensions.retry.host.omit_host_metadata.v3.OmitHostMetadataConfig" => {
+            let OmitHostMetadataConfig { metadata_match } = config.map(|any| cx.unpack(&any)).transpose()?.unwrap_or_default();
+            all.avoid = metadata_match.and_then(cluster_lb::criteria);
+        }
+        other => return cx.refuse("", format!("`{other}` is not supported")),
+    }
+    Ok(())
+}
+
+/// After how many tries the priorities tried are left out.
+fn other_priorities(cx: &mut Cx, m: route::retry_policy::RetryPriority) -> Res<u32> {
+    let route::retry_policy::RetryPriority { name: _, config_type } = m;
+    let Some(route::retry_policy::retry_priority::ConfigType::TypedConfig(any)) = config_type else {
+        return cx.refuse("typed_config", "it is required");
+    };
+    match type_name(&any) {
+        "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig" => {
+            let PreviousPrioritiesConfig { update_frequency } = cx.unpack(&any)?;
+            match u32::try_from(update_frequency) {
+                Ok(0) | Err(_) => cx.refuse("update_frequency", "it must be above 0"),
+                Ok(n) => Ok(n),
+            }
+        }
+        other => cx.refuse("typed_config", format!("`{other}` is not supported")),
+    }
 }
 
 fn retry_on_of(cx: &mut Cx, text: &str) -> RetryOn {

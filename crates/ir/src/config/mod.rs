@@ -43,7 +43,7 @@ pub use listener::{
 pub use matchers::{Fraction, HeaderMatch, HeaderTest, MetadataMatch, ParamMatch, Regex, StringMatch, StringTest, ValueMatch};
 pub use rbac::{Action as RbacAction, Expr, Policy, Rbac};
 pub use route::{
-    Action, ClusterChoice, Direct, Forward, HostRewrite, PathMatch, PathRewrite, Redirect, RedirectPath, RegexRewrite, RetryOn,
+    Action, ClusterChoice, Direct, Elsewhere, Forward, HostRewrite, PathMatch, PathRewrite, Redirect, RedirectPath, RegexRewrite, RetryOn,
     RetryPolicy, Route, RouteConfig, RouteMatch, Target, VirtualHost,
 };
 pub use tls::{

@@ -219,10 +219,30 @@ pub struct RetryPolicy {
     pub backoff_base: Duration,
     /// The back-off's limit, ten times the base by default.
     pub backoff_max: Duration,
+    /// Where.
+    pub elsewhere: Elsewhere,
+}
+
+/// Where a request is tried again.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Elsewhere {
     /// Whether an endpoint that was tried is avoided.
     pub avoid_previous_hosts: bool,
-    /// How often the balancer is asked again for an endpoint that was not tried.
+    /// Whether endpoints are avoided that say `canary` of themselves.
+    pub avoid_canaries: bool,
+    /// Endpoints with this metadata are avoided.
+    pub avoid: Option<Criteria>,
+    /// How often the balancer is asked again for an endpoint that is not avoided.
     pub host_attempts: u32,
+    /// After so many tries, and again after as many, the priorities tried so far are left out; 0: they are not.
+    pub priorities_after: u32,
+}
+
+impl Elsewhere {
+    /// Whether it matters where a request was tried before.
+    pub fn is_any(&self) -> bool {
+        self.avoid_previous_hosts || self.avoid_canaries || self.avoid.is_some() || self.priorities_after > 0
+    }
 }
 
 /// On what a request is tried again.

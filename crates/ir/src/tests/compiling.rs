@@ -261,8 +261,7 @@ fn route_configurations() {
     }
     check(k, &go(json!({"hashPolicy": [{"header": {"headerName": "x"}}]})), "ok");
     check(k, &go(json!({"retryPolicy": {"retryOn": "5xx,what"}})), &format!("ok, but {at}.route.retry_policy.retry_on"));
-    let elsewhere = json!({"retryOn": "5xx", "retryPriority": {"name": "envoy.retry_priorities.previous_priorities"}});
-    check(k, &go(json!({"retryPolicy": elsewhere})), &format!("ok, but {at}.route.retry_policy.retry_priority"));
+    retry_places(k, at, &go);
     check(k, &go(json!({"cluster": ""})), &format!("{at}.route.cluster: it is empty"));
     check(
         k,
@@ -556,4 +555,27 @@ fn health_checks() {
     check(ResourceKind::Cluster, &cluster(json!([]), closing), "close_connections_on_host_health_failure: not supported");
     let direct = json!({"type": "ORIGINAL_DST", "lbPolicy": "CLUSTER_PROVIDED"});
     check(ResourceKind::Cluster, &cluster(json!([tcp_check]), direct), "health_checks: hosts of an ORIGINAL_DST cluster are not checked");
+}
+
+/// Where a request is tried again.
+fn retry_places(k: ResourceKind, at: &str, go: &impl Fn(Value) -> Value) {
+    let at = format!("{at}.route.retry_policy");
+    let priority = |config: Value| go(json!({"retryPolicy": {"retryPriority": with(json!({"name": "p"}), config)}}));
+    let previous = |n: i32| {
+        let of = "type.googleapis.com/envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig";
+        json!({"typedConfig": {"@type": of, "updateFrequency": n}})
+    };
+    check(k, &priority(previous(2)), "ok");
+    check(k, &priority(previous(0)), &format!("{at}.retry_priority.update_frequency: it must be above 0"));
+    check(k, &priority(json!({})), &format!("{at}.retry_priority.typed_config: it is required"));
+    let duration = json!({"typedConfig": {"@type": "type.googleapis.com/google.protobuf.Duration", "value": "1s"}});
+    check(k, &priority(duration), &format!("{at}.retry_priority.typed_config: `google.protobuf.Duration` is not supported"));
+    let host = |predicate: Value| go(json!({"retryPolicy": {"retryHostPredicate": [predicate]}}));
+    for name in ["previous_hosts", "omit_canary_hosts"] {
+        check(k, &host(json!({"name": format!("envoy.retry_host_predicates.{name}")})), "ok");
+    }
+    let metadata = json!({"@type": "type.googleapis.com/envoy.extensions.retry.host.omit_host_metadata.v3.OmitHostMetadataConfig",
+        "metadataMatch": {"filterMetadata": {"envoy.lb": {"a": "b"}}}});
+    check(k, &host(json!({"name": "m", "typedConfig": metadata})), "ok");
+    check(k, &host(json!({"name": "what"})), &format!("{at}.retry_host_predicate[0]: `what` is not supported"));
 }

@@ -27,6 +27,7 @@ pub(super) struct Making<'a> {
 #[derive(Debug)]
 pub(super) struct Levels {
     levels: Box<[Level]>,
+    health: Box<[Health]>,
     /// Whether the policy hashes.
     hashes: bool,
 }
@@ -118,12 +119,13 @@ impl Levels {
             };
             Level { load: loads.loads.get(at).copied().unwrap_or_default(), among }
         };
-        Levels { levels: members.iter().enumerate().map(level).collect(), hashes: lb.hashes() }
+        Levels { levels: members.iter().enumerate().map(level).collect(), health: health.into(), hashes: lb.hashes() }
     }
 
     pub(super) fn pick(&mut self, pick: &mut Pick<'_>, hash: Option<u64>, attempt: u32) -> Option<Arc<Host>> {
         let hash = hash.filter(|_| self.hashes).unwrap_or_else(|| pick.rng.next());
-        let (level, degraded) = self.level_for(hash)?;
+        let loads = self.loads_without(&mut pick.left_out);
+        let (level, degraded) = self.level_for(hash, loads.as_deref())?;
         let level = self.levels.get_mut(level)?;
         let [healthy, other] = &mut level.among;
         let source = if degraded && !self.hashes { other } else { healthy };
@@ -136,12 +138,27 @@ impl Levels {
         }
     }
 
+    /// What goes to each priority where some are left out; none: what always does, also if nobody else could serve.
+    fn loads_without(&self, left_out: &mut u128) -> Option<Vec<[u32; 2]>> {
+        if *left_out == 0 {
+            return None;
+        }
+        let is_out = |at: usize| u32::try_from(at).ok().and_then(|at| left_out.checked_shr(at)).is_some_and(|bits| bits & 1 == 1);
+        let of = |(at, health): (usize, &Health)| Health { available: if is_out(at) { [0; 2] } else { health.available }, ..*health };
+        let health: Vec<Health> = self.health.iter().enumerate().map(of).collect();
+        if health.iter().flat_map(|health| health.available).all(|share| share == 0) {
+            *left_out = 0;
+            return None;
+        }
+        Some(Loads::of(&health, 0).loads)
+    }
+
     /// The priority for a hash, and whether its degraded endpoints are meant: healthy ones of all priorities come first.
-    fn level_for(&self, hash: u64) -> Option<(usize, bool)> {
+    fn level_for(&self, hash: u64, loads: Option<&[[u32; 2]]>) -> Option<(usize, bool)> {
         let mut rest = hash % 100;
         for degraded in [false, true] {
             for (at, level) in self.levels.iter().enumerate() {
-                let [healthy, other] = level.load;
+                let [healthy, other] = loads.map_or(Some(level.load), |loads| loads.get(at).copied())?;
                 match rest.checked_sub(u64::from(if degraded { other } else { healthy })) {
                     Some(less) => rest = less,
                     None => return Some((at, degraded)),

@@ -32,6 +32,8 @@ pub(super) struct Pick<'a> {
     pub(super) rng: &'a mut Rng,
     /// The cluster's requests in flight.
     pub(super) active: u32,
+    /// Priorities that are left out, as bits; emptied if no other can serve.
+    pub(super) left_out: u128,
 }
 
 /// A cluster's balancer.

@@ -53,7 +53,7 @@ impl Subsets {
         let used = |fallback: &SubsetFallback| {
             config.fallback == *fallback || config.selectors.iter().any(|selector| selector.fallback.as_ref() == Some(fallback))
         };
-        let is_default = |host: &&Arc<Host>| has(host, &config.default, config.list_as_any);
+        let is_default = |host: &&Arc<Host>| host.has(&config.default, config.list_as_any);
         let default = || making.all.iter().map(|hosts| hosts.iter().filter(is_default).cloned().collect()).collect();
         Subsets {
             groups: members.iter().map(|(values, members)| (values.clone(), levels(members))).collect(),
@@ -127,24 +127,11 @@ impl Subsets {
     }
 }
 
-/// Whether an endpoint has all of these.
-fn has(host: &Host, wanted: &[(Name, LbValue)], list_as_any: bool) -> bool {
-    wanted.iter().all(|(key, value)| match value_of(host, key) {
-        Some(LbValue::List(list)) if list_as_any => list.contains(value),
-        Some(own) => own == value,
-        None => false,
-    })
-}
-
-fn value_of<'h>(host: &'h Host, key: &str) -> Option<&'h LbValue> {
-    host.endpoint.as_ref()?.lb.as_ref()?.iter().find(|(name, _)| **name == *key).map(|(_, value)| value)
-}
-
 /// The values of an endpoint for these keys: none if it lacks one, several if a value is a list of which each counts.
 fn combinations(keys: &[Name], host: &Host, list_as_any: bool) -> Vec<Vec<(Name, LbValue)>> {
     let mut all = vec![Vec::with_capacity(keys.len())];
     for key in keys {
-        let values = match value_of(host, key) {
+        let values = match host.value_of(key) {
             None => return Vec::new(),
             Some(LbValue::List(list)) if list_as_any => &**list,
             Some(value) => std::slice::from_ref(value),
