@@ -199,6 +199,8 @@ pub(crate) struct Up {
 const STORED: usize = 128 * 1024;
 /// The same of a TCP connection that is relayed.
 const STORED_TCP: usize = 256 * 1024;
+/// The same on the wire where it is encrypted: as many full records as the plain bytes make, so that none is left in part.
+const STORED_TLS: usize = STORED_TCP + STORED_TCP / 64;
 /// Plaintext that a TLS session may put before what is spoken at a time.
 const ROOM: usize = 64 * 1024;
 /// Bytes read ahead of an answer that must be sent first: a client that is gone is noticed behind a few pipelined requests.
@@ -265,6 +267,7 @@ impl Conn {
     /// read beyond. What comes on top is not taken.
     pub(crate) fn most_stored(&self) -> usize {
         match &self.proto {
+            Proto::Tcp(_) if self.tls.is_some() => STORED_TLS,
             Proto::Tcp(_) => STORED_TCP,
             Proto::Http(http) => STORED + http.codec.unconsumed(),
             _ => STORED,

@@ -264,7 +264,9 @@ fn how(error: &io::Error) -> Eof {
 }
 
 /// Reads a connection, and writes it when the kernel takes bytes again, until it is closed.
-pub(super) async fn serve(shared: Rc<Shared>, id: ConnId, socket: Rc<Socket>) {
+///
+/// `turn` takes one: what was read in bulk is passed on while the processor's cache has it, before others are read.
+pub(super) async fn serve(shared: Rc<Shared>, id: ConnId, socket: Rc<Socket>, turn: impl Fn()) {
     let _given_up = GivenUp(shared.clone(), id);
     while !socket.closed.get() {
         let read = socket.reading.get() && !socket.ended.get();
@@ -290,7 +292,10 @@ pub(super) async fn serve(shared: Rc<Shared>, id: ConnId, socket: Rc<Socket>) {
             shared.due.tell();
         }
         if readable && !socket.closed.get() {
-            let more = read_share(&shared, id, &socket);
+            let (read, more) = read_share(&shared, id, &socket);
+            if read >= BULK_TURN {
+                turn();
+            }
             shared.due.tell();
             if more {
                 // The others and the turn come first; then the next share.
@@ -304,18 +309,23 @@ pub(super) async fn serve(shared: Rc<Shared>, id: ConnId, socket: Rc<Socket>) {
 }
 
 /// Bytes that are read of one connection before the others and the turn come.
-const SHARE: usize = 256 * 1024;
+const SHARE: usize = 264 * 1024;
+/// After so many a turn is taken at once.
+const BULK_TURN: usize = 64 * 1024;
 /// A read that gives so much is followed by one to the connection's own buffer: copying would cost more than an allocation of its own does.
 const BULK: usize = 16 * 1024;
 
-/// Reads until nothing is there, until nobody takes more, or until the share is used up; the last is told.
-fn read_share(shared: &Shared, id: ConnId, socket: &Socket) -> bool {
+/// Reads until nothing is there, until nobody takes more, or until the share is used up: how much was read, and whether it was the last.
+fn read_share(shared: &Shared, id: ConnId, socket: &Socket) -> (usize, bool) {
     let mut left = SHARE;
-    while left > 0 {
+    let more = loop {
+        if left == 0 {
+            break true;
+        }
         let most = shared.worker().room(id).min(left);
         if most == 0 {
             socket.reading.set(false);
-            return false;
+            break false;
         }
         let (asked, read) = if socket.bulk.get() { read_own(shared, id, socket, most) } else { read_common(shared, id, socket, most) };
         match read {
@@ -323,25 +333,25 @@ fn read_share(shared: &Shared, id: ConnId, socket: &Socket) -> bool {
                 socket.ended.set(true);
                 socket.keep_alive();
                 shared.worker().ended(id, Eof::Half);
-                return false;
+                break false;
             }
             Ok(n) => {
-                socket.bulk.set(n >= BULK);
+                socket.bulk.set(n >= BULK || left < SHARE && socket.bulk.get());
+                left -= n;
                 if n < asked {
                     socket.stream.not_ready(Interest::READABLE);
-                    return false;
+                    break false;
                 }
-                left -= n;
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break false,
             Err(error) => {
                 socket.ended.set(true);
                 shared.worker().ended(id, how(&error));
-                return false;
+                break false;
             }
         }
-    }
-    true
+    };
+    (SHARE - left, more)
 }
 
 /// Reads to the connection's own buffer; how much was asked for, and what came.

@@ -336,7 +336,8 @@ impl Driver {
     fn register(self: &Rc<Self>, id: ConnId, stream: Stream, accepted: bool) {
         let socket = Rc::new(Socket::new(stream, accepted));
         self.sockets.borrow_mut().insert(id, socket.clone());
-        spawn_local(sockets::serve(self.shared.clone(), id, socket));
+        let driver = self.clone();
+        spawn_local(sockets::serve(self.shared.clone(), id, socket, move || driver.turn()));
         self.shared.due.tell();
     }
 
