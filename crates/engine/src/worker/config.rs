@@ -223,7 +223,7 @@ impl Worker {
                 stream.due.max = Some(stream.due.max.map_or(until, |max| max.min(until)));
             }
         }
-        self.arm(id);
+        self.arm_all(id);
     }
 }
 

@@ -146,7 +146,7 @@ impl Worker {
         if drain {
             self.drain_conn(down_id, hcm.drain_timeout);
         }
-        self.arm(down_id);
+        self.arm_stream(id);
         if full {
             return self.reply(id, 503, "overload", Flags::OVERLOAD, "overload");
         }

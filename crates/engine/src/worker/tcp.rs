@@ -47,7 +47,7 @@ impl Worker {
         if let Some(conn) = self.conns.get_mut(id) {
             conn.proto = Proto::Tcp(stream);
         }
-        self.arm(id);
+        self.arm_stream(stream);
         self.tcp_connect(stream);
     }
 
@@ -81,7 +81,7 @@ impl Worker {
                 let wait = self.questions.ask(&mut self.cx, question, Some(Waiter::Stream(id)));
                 stream.due.wait = Some(self.cx.now.mono + DNS_WAIT);
                 tcp.step = TcpStep::Picking(Some(wait));
-                return self.arm(down);
+                return self.arm_stream(id);
             }
         };
         tcp.attempts += 1;
@@ -142,7 +142,7 @@ impl Worker {
         self.conns.hold(&mut self.cx, down, false);
         self.tcp_pump(id, Dir::Up);
         self.conns.queue_parse(&mut self.cx, conn_id);
-        self.arm(down);
+        self.arm_stream(id);
     }
 
     /// Bytes or the end arrived on either connection.

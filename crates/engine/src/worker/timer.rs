@@ -46,26 +46,29 @@ impl Worker {
         }
     }
 
-    /// Makes sure that a connection's timer fires at its earliest deadline.
+    /// Makes sure that a connection's timer fires at its own deadlines. Those of its streams see to themselves ([`Worker::arm_stream`]): there may be
+    /// hundreds, and this is called for each request.
     pub(crate) fn arm(&mut self, id: ConnId) {
-        let Some(at) = self.next_due(id) else { return };
-        let Some(conn) = self.conns.get_mut(id) else { return };
+        let Some(conn) = self.conns.get(id) else { return };
+        let own = [conn.deadline, conn.http().and_then(|http| http.ping), idle_due(conn), lifetime(conn)];
+        self.arm_by(id, own.into_iter().flatten().min());
+    }
+
+    /// The same, for the deadlines of all its streams too.
+    pub(crate) fn arm_all(&mut self, id: ConnId) {
+        self.arm(id);
+        let Some(conn) = self.conns.get(id).filter(|conn| conn.down().is_some()) else { return };
+        let first = streams(conn).filter_map(|stream| self.streams.get(stream)?.due.next()).min();
+        self.arm_by(id, first);
+    }
+
+    /// Makes sure that a connection's timer fires no later than this.
+    fn arm_by(&mut self, id: ConnId, at: Option<Duration>) {
+        let Some((conn, at)) = self.conns.get_mut(id).zip(at) else { return };
         if conn.armed.is_none_or(|armed| at < armed) {
             conn.armed = Some(at);
             self.cx.timers.arm(at, TimerKey::Conn(id));
         }
-    }
-
-    fn next_due(&self, id: ConnId) -> Option<Duration> {
-        let conn = self.conns.get(id)?;
-        let streams = streams(conn).filter(|_| conn.down().is_some()).filter_map(|s| self.streams.get(s)).filter_map(|s| s.due.next());
-        conn.deadline
-            .into_iter()
-            .chain(conn.http().and_then(|http| http.ping))
-            .chain(idle_due(conn))
-            .chain(lifetime(conn))
-            .chain(streams)
-            .min()
     }
 
     fn conn_due(&mut self, id: ConnId) {
@@ -91,7 +94,7 @@ impl Worker {
         } else if idle_due(conn).is_some_and(|at| at <= now) {
             self.idle_close(id);
         }
-        self.arm(id);
+        self.arm_all(id);
     }
 
     /// Asks an HTTP/2 peer for a sign of life; one that did not answer the last time is gone.
@@ -197,7 +200,10 @@ impl Worker {
     pub(crate) fn arm_stream(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get(id) else { return };
         match stream.client.conn() {
-            Some(conn) => self.arm(conn),
+            Some(conn) => {
+                let at = stream.due.next();
+                self.arm_by(conn, at);
+            }
             None => self.arm_call(id),
         }
     }
