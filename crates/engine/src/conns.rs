@@ -333,7 +333,8 @@ impl Conns {
         {
             tls.close(&mut conn.input, &mut conn.out);
         }
-        if conn.tx.is_empty() && conn.tx.capacity() > 4096 {
+        // An idle connection keeps none.
+        if conn.tx.is_empty() && conn.tx.capacity() > 0 {
             self.spare.put(std::mem::take(&mut conn.tx));
         }
         if conn.input.len() > before {

@@ -13,6 +13,7 @@ mod key;
 mod peer;
 mod provider;
 mod rotation;
+mod sessions;
 mod svid;
 pub mod tls;
 mod trust;

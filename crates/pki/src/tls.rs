@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use rustls::client::ResolvesClientCert;
 use rustls::client::danger::ServerCertVerifier;
+use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::CryptoProvider;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
@@ -11,6 +11,7 @@ use rustls::sign::SingleCertAndKey;
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
 
+use crate::sessions::LazySessions;
 use crate::{PkiError, Svid, provider, system_time};
 
 /// A version of TLS. Older ones are not spoken.
@@ -122,8 +123,6 @@ pub fn client_config(
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols.clone_from(&options.alpn);
-    if !options.resumption {
-        config.resumption = rustls::client::Resumption::disabled();
-    }
+    config.resumption = if options.resumption { Resumption::store(Arc::new(LazySessions::default())) } else { Resumption::disabled() };
     Ok(Arc::new(config))
 }
