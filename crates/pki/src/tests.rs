@@ -189,8 +189,17 @@ fn handshake(client: &Svid, server: &Svid, case: Case) -> Result<rustls::NamedGr
     let client = client_config((!case.anonymous).then_some(client), verifier, &options).unwrap();
     let verifier = client_verifier(&case.trust, case.client_names, case.required).unwrap();
     let server = server_config(server, Some(verifier), &options).unwrap();
-    let mut client = ClientConnection::new(client, ServerName::try_from("outbound.any").unwrap()).unwrap();
-    let mut server = ServerConnection::new(server).unwrap();
+    let (client, _server) = shake(&client, &server)?;
+    Ok(client.negotiated_key_exchange_group().unwrap().name())
+}
+
+/// Runs a handshake in memory by these configurations.
+fn shake(
+    client: &Arc<rustls::ClientConfig>,
+    server: &Arc<rustls::ServerConfig>,
+) -> Result<(ClientConnection, ServerConnection), rustls::Error> {
+    let mut client = ClientConnection::new(client.clone(), ServerName::try_from("outbound.any").unwrap()).unwrap();
+    let mut server = ServerConnection::new(server.clone()).unwrap();
     for _ in 0..8 {
         let mut wire = Vec::new();
         client.write_tls(&mut wire).unwrap();
@@ -203,7 +212,23 @@ fn handshake(client: &Svid, server: &Svid, case: Case) -> Result<rustls::NamedGr
     }
     assert!(!client.is_handshaking() && !server.is_handshaking());
     let _ = client.reader().read(&mut [0; 8]);
-    Ok(client.negotiated_key_exchange_group().unwrap().name())
+    Ok((client, server))
+}
+
+#[test]
+fn sessions_are_resumed() {
+    let ours = ca();
+    let svid = |name| ours.issue(&id(name), Duration::from_secs(3600), at(NOW)).unwrap();
+    let (a, b) = (svid("client"), svid("server"));
+    for (max, resumption) in [(Version::Tls12, true), (Version::Tls13, true), (Version::Tls12, false), (Version::Tls13, false)] {
+        let options = TlsOptions { time: Arc::new(Clock(NOW)), max, resumption, ..TlsOptions::default() };
+        let client = client_config(Some(&a), server_verifier(ours.roots(), vec![]).unwrap(), &options).unwrap();
+        let server = server_config(&b, Some(client_verifier(ours.roots(), vec![], true).unwrap()), &options).unwrap();
+        for expected in [false, resumption, resumption] {
+            let (client, _server) = shake(&client, &server).unwrap();
+            assert_eq!(client.handshake_kind() == Some(rustls::HandshakeKind::Resumed), expected, "{max:?} {resumption}");
+        }
+    }
 }
 
 #[test]

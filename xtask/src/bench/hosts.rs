@@ -17,6 +17,16 @@ pub(super) enum Host {
 /// The address of the server's host on the cable.
 pub(super) const SERVER: &str = "10.99.0.2";
 
+/// What every host's kernel is told.
+const SETTINGS: [(&str, &str); 4] = [
+    // Clients' ports are not to run out while each request takes a new one, nor to take those of the proxies.
+    ("ip_local_port_range", "1024 65535"),
+    ("ip_local_reserved_ports", "8080,15000-15100"),
+    ("tcp_tw_reuse", "1"),
+    // The kernel's own default. Where a machine has another one that paces by timers, those would be most of what bulk bytes cost.
+    ("tcp_congestion_control", "cubic"),
+];
+
 impl Host {
     fn name(self) -> &'static str {
         match self {
@@ -40,10 +50,10 @@ impl Hosts {
         for (name, address) in [(client, "10.99.0.1/24"), (server, "10.99.0.2/24")] {
             run("ip", &["-n", name, "addr", "add", address, "dev", "cable"])?;
             run("ip", &["-n", name, "link", "set", "cable", "up"])?;
-            // Clients' ports are not to run out while each request takes a new one.
-            let ports = ["netns", "exec", name, "sh", "-c", "echo 1024 65535 > /proc/sys/net/ipv4/ip_local_port_range"];
-            run("ip", &ports)?;
-            run("ip", &["netns", "exec", name, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/tcp_tw_reuse"])?;
+            for (setting, value) in SETTINGS {
+                let write = format!("echo {value} > /proc/sys/net/ipv4/{setting}");
+                run("ip", &["netns", "exec", name, "sh", "-c", &write])?;
+            }
         }
         Ok(Hosts(()))
     }
