@@ -205,7 +205,8 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Closes a client's connection so that it reads the last answer: the kernel throws that away and resets if bytes come that nobody reads.
 async fn close_gently(socket: &Socket) {
     socket.shut();
-    let mut ignored = [0; 4096];
+    // Not in the future itself: each connection has one for all its life.
+    let mut ignored = vec![0; 4096];
     let to_the_end = async {
         while socket.stream.ready(Interest::READABLE).await.is_ok() {
             match socket.stream.try_read(&mut ignored) {
@@ -392,7 +393,28 @@ impl Drop for GivenUp {
 
 #[cfg(test)]
 mod tests {
+    use mizzen_engine::{Limits, Node, Now, Options, Worker};
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_waiting_connection_is_small() {
+        let (stream, _other) = UnixStream::pair().unwrap();
+        let now = Now { mono: Duration::ZERO, wall: Duration::ZERO };
+        let options = Options {
+            node: Node::default(),
+            limits: Limits::default(),
+            seed: 0,
+            shared: std::sync::Arc::default(),
+            mark: 0,
+            listener_of: None,
+        };
+        let shared = Rc::new(Shared::new(|_| Worker::new(options, std::sync::Arc::default(), now)));
+        let socket = Rc::new(Socket::new(Stream::Unix(stream), true));
+        let id = ConnId::from_u64(1);
+        let task = serve(shared, id, socket, || ());
+        assert!(size_of_val(&task) <= 768, "{} bytes", size_of_val(&task));
+    }
 
     #[tokio::test]
     async fn half_closed_connections_are_kept_alive() {
