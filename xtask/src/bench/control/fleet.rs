@@ -205,7 +205,7 @@ impl Shared {
         let requests = session.start(&self.names());
         let returned = requests.len() > 1;
         let frames = requests.iter().map(wire::frame).collect();
-        let mut stream = Stream::open(&self.target, tls.clone(), PATH, frames).await?;
+        let mut stream = Stream::open(&self.target.from(number), tls.clone(), PATH, frames).await?;
         if returned {
             self.meter.mark(number, RETURNED);
         }

@@ -3,7 +3,7 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
-    net::{Ipv4Addr, SocketAddr},
+    net::Ipv4Addr,
     process::Stdio,
     sync::{
         Arc,
@@ -81,13 +81,7 @@ impl Floor {
         })?;
         let key = serde_json::to_string(ca.to_pem().expose())?;
         writeln!(process.child().stdin.as_mut().context("the floor's input")?, "{key}")?;
-        let mut floor = Floor {
-            process,
-            target: Target { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), name: NAME.to_owned() },
-            ca,
-            clients: JoinSet::new(),
-            meter: Arc::new(Meter::new(clients)),
-        };
+        let mut floor = Floor { process, target: Target::new(0, NAME), ca, clients: JoinSet::new(), meter: Arc::new(Meter::new(clients)) };
         let port = floor.line()?.parse().context("the floor's port")?;
         floor.target.address.set_port(port);
         Ok(floor)
@@ -110,7 +104,7 @@ impl Floor {
         self.command(push)?;
         let first = Arc::new(Semaphore::new(AT_ONCE));
         for (number, tls) in configs.into_iter().enumerate() {
-            let (target, meter, first) = (self.target.clone(), self.meter.clone(), first.clone());
+            let (target, meter, first) = (self.target.from(number), self.meter.clone(), first.clone());
             self.clients.spawn(async move {
                 let permit = first.acquire().await;
                 let mut messages = push.messages;

@@ -1,6 +1,10 @@
 //! One gRPC call over HTTP/2 over mutual TLS.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use bytes::{Buf, Bytes, BytesMut};
@@ -26,6 +30,21 @@ const HANDSHAKE: Duration = Duration::from_secs(60);
 pub(super) struct Target {
     pub(super) address: SocketAddr,
     pub(super) name: String,
+    /// From where it is dialled.
+    pub(super) source: Option<IpAddr>,
+}
+
+impl Target {
+    pub(super) fn new(port: u16, name: &str) -> Target {
+        Target { address: (Ipv4Addr::LOCALHOST, port).into(), name: name.to_owned(), source: None }
+    }
+
+    /// The same for this client: each has an address of its own, as proxies do.
+    pub(super) fn from(&self, client: usize) -> Target {
+        let first = u32::from(Ipv4Addr::new(127, 1, 0, 1));
+        let source = Ipv4Addr::from(first + u32::try_from(client).unwrap_or_default());
+        Target { source: Some(source.into()), ..self.clone() }
+    }
 }
 
 /// A call whose both directions are open.
@@ -71,7 +90,7 @@ impl Stream {
         messages: Vec<Bytes>,
         last: bool,
     ) -> Result<Stream> {
-        let socket = connect(target.address, &ConnectOptions::default()).await?;
+        let socket = connect(target.address, &ConnectOptions { source: target.source, ..ConnectOptions::default() }).await?;
         let socket = connect_tls(socket, tls, &target.name, HANDSHAKE).await?;
         let mut builder = client::Builder::new();
         builder.initial_window_size(WINDOW).initial_connection_window_size(WINDOW);

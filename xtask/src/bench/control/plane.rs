@@ -130,7 +130,7 @@ impl Setup {
     }
 
     pub(super) fn target(&self) -> Target {
-        Target { address: (Ipv4Addr::LOCALHOST, self.ports[0]).into(), name: NAME.to_owned() }
+        Target::new(self.ports[0], NAME)
     }
 
     fn log(&self) -> PathBuf {
