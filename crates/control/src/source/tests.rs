@@ -108,6 +108,14 @@ async fn remembers() {
     written.retain(|name| name.len() != "ServiceAccount.0123456789abcdef.json".len());
     assert_eq!(before, written.len() + 1, "{before}");
     assert_eq!(written, ["ConfigMap.istio-system.istio.json", "MeshConfig.istio-system.istio.json", "ServiceAccount.default.a.json"]);
+    // Nothing is written again that is there already.
+    let written = |path: &Path| fs::metadata(path).unwrap().modified().unwrap();
+    let record = kept.join("ServiceAccount.default.a.json");
+    let before = written(&record);
+    let mut files = Files::follow(options.clone());
+    until(&mut files, |event| *event == Event::InitDone).await;
+    drop(files);
+    assert_eq!(written(&record), before);
     write(&at, "a.yaml", "x: [");
     let mut files = Files::follow(options);
     let second = until(&mut files, |event| *event == Event::InitDone).await;
