@@ -21,7 +21,7 @@ use super::{
 };
 
 /// Folders are listed so often where the kernel reports what changes,
-const POLL: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_secs(30);
 /// so often where somebody else may change them, unseen by it, and once after folders have come or gone: what was written into a new one before it was
 /// watched is not reported,
 const POLL_UNSURE: Duration = Duration::from_secs(2);
@@ -180,8 +180,9 @@ impl Follower {
     fn look(&mut self, look: Look) -> Vec<(Arc<str>, Content)> {
         let now = Instant::now();
         let Some(paths) = self.named(&look) else {
+            let changes = self.scan.changes(&self.options.paths);
             self.listing = now + self.poll();
-            return self.scan.changes(&self.options.paths);
+            return changes;
         };
         if paths.iter().any(|path| path.is_dir()) {
             self.listing = self.listing.min(now + POLL_UNSURE);
@@ -219,10 +220,12 @@ impl Follower {
     /// Waits until there may be something to do; `None` to stop.
     fn wait(&self, inbox: &signals::Receiver<Signal>) -> Option<Look> {
         use signals::RecvTimeoutError::{Disconnected, Timeout};
-        let missing = self.unwatched().next().map(|_| Instant::now() + POLL_BLIND);
-        let until = [Some(self.listing), self.fold.due(), missing].into_iter().flatten().min().unwrap_or(self.listing);
+        let now = Instant::now();
+        // Whether another folder stands under one of the names: that is no event of the one that is watched.
+        let names = now + if self.unwatched().next().is_some() { POLL_BLIND } else { POLL_UNSURE };
+        let until = self.fold.due().into_iter().chain([self.listing]).fold(names, Instant::min);
         let mut look = Look::default();
-        match inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        match inbox.recv_timeout(until.saturating_duration_since(now)) {
             Ok(signal) => look.add(signal)?,
             Err(Disconnected) => return None,
             Err(Timeout) => return Some(look),
@@ -276,11 +279,12 @@ impl Look {
     }
 }
 
-/// Whether a path lies on a file system that no other machine writes to, so that the kernel sees each change.
+/// Whether a path lies on a file system of which the kernel reports each change: no other machine writes to it, and nothing lies beneath it, as
+/// beneath an overlay, that is written to past it.
 fn is_local(path: &Path) -> bool {
-    use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, FsType, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, statfs};
+    use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, FsType, TMPFS_MAGIC, statfs};
     // Not every libc has a name for it.
     const XFS: FsType = FsType(0x5846_5342);
-    let local = [BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, XFS];
+    let local = [BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, TMPFS_MAGIC, XFS];
     statfs(path).is_ok_and(|found| local.contains(&found.filesystem_type()))
 }

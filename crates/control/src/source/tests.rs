@@ -89,6 +89,26 @@ async fn follows() {
 }
 
 #[tokio::test]
+async fn what_a_link_leads_to_is_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (at, outside) = (folder.path().join("config"), folder.path().join("outside.yaml"));
+    fs::create_dir(&at).unwrap();
+    write(folder.path(), "outside.yaml", &account("a", "x"));
+    symlink(&outside, at.join("a.yaml")).unwrap();
+    let mut files = Files::follow(Options::new(vec![at.clone()]));
+    until(&mut files, |event| *event == Event::InitDone).await;
+    // The kernel says nothing of this.
+    write(folder.path(), "outside.yaml", &account("a", "changed"));
+    until(&mut files, applies("a", "changed")).await;
+    // Another folder under the same name.
+    fs::create_dir(folder.path().join("new")).unwrap();
+    write(&folder.path().join("new"), "a.yaml", &account("a", "other"));
+    fs::rename(&at, folder.path().join("old")).unwrap();
+    fs::rename(folder.path().join("new"), &at).unwrap();
+    until(&mut files, applies("a", "other")).await;
+}
+
+#[tokio::test]
 async fn remembers() {
     let folder = tempfile::tempdir().unwrap();
     let (at, kept) = (folder.path().join("config"), folder.path().join("last-good"));
