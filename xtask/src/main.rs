@@ -3,7 +3,8 @@
 //! `check`: the crate graph against the table of ARCHITECTURE.md, what pure crates may name, where `unsafe` may stand, that every crate says
 //! what it is, and that every field of the runtime configuration is read; no tool reads that table, the lints of rustc know no folders, and a
 //! public field is not unused for them. Licences and sources of dependencies are cargo-deny's business,
-//! dependencies that nothing names cargo-shear's. `bench proxy`: the data plane beside Envoy, in turn, under the same load.
+//! dependencies that nothing names cargo-shear's. `bench proxy`: the data plane beside Envoy, in turn, under the same load. `bench control`: the control plane under
+//! simulated proxies.
 
 mod bench;
 mod fields;
@@ -37,6 +38,11 @@ enum Task {
 enum Bench {
     /// The data plane and Envoy in turn: client, proxy, mutual TLS, proxy, server. Needs wrk and nginx.
     Proxy(bench::BenchArgs),
+    /// The control plane under a load of simulated proxies, beside the cost of sending the same bytes.
+    Control(bench::control::ControlArgs),
+    /// The server of the floor; started by the benchmark of the control plane.
+    #[command(hide = true)]
+    Floor,
     /// The client of idle connections; started by the benchmark on the client's host.
     #[command(hide = true)]
     Hold(bench::hold::HoldArgs),
@@ -46,6 +52,8 @@ fn main() -> ExitCode {
     let result = match XtaskArgs::parse().task {
         Task::Check => check(),
         Task::Bench(Bench::Proxy(args)) => bench::proxy(args),
+        Task::Bench(Bench::Control(args)) => bench::control::control(args),
+        Task::Bench(Bench::Floor) => bench::control::floor::serve(),
         Task::Bench(Bench::Hold(args)) => bench::hold::hold(&args),
     };
     match result {

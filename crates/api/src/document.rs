@@ -69,7 +69,7 @@ pub fn parse_documents(text: &str, file: &Arc<str>) -> Parsed {
     let mut parsed = Parsed::default();
     for document in documents(text) {
         match node(&document) {
-            Ok(node) => parsed.document(node, file),
+            Ok((node, source)) => parsed.document(node, &source, file),
             Err(error) => parsed.objects.push(Err(unreadable(&document, &error, file))),
         }
     }
@@ -84,11 +84,12 @@ pub fn parse_mesh_config(text: &str, file: &Arc<str>) -> Result<(MeshConfig, Vec
     mesh_config(text, file, 0)
 }
 
-fn node(document: &Document<'_>) -> Result<Node, SyntaxError> {
-    let result = Node::parse(&document.text, document.line, false);
+fn node(document: &Document<'_>) -> Result<(Node, Source), SyntaxError> {
+    let read = |text: &str| Ok((Node::parse(text, document.line, false)?, Source::new(text.into(), document.line)));
+    let result = read(&document.text);
     // JSON may be indented by tabs, YAML may not.
     if result.is_err() && document.text.trim_start().starts_with('{') && document.text.contains('\t') {
-        return Node::parse(&document.text.replace('\t', " "), document.line, false);
+        return read(&document.text.replace('\t', " "));
     }
     result
 }
@@ -234,38 +235,31 @@ const LATER: &[&str] = &[
 ];
 
 impl Parsed {
-    fn document(&mut self, node: Node, file: &Arc<str>) {
+    fn document(&mut self, node: Node, source: &Source, file: &Arc<str>) {
         if matches!(node.value, Value::Null) {
             return;
         }
-        let is_list = node.get("kind").and_then(Node::text).is_some_and(|kind| kind == "List" || kind.ends_with("List"));
-        let items = node.get("items").is_some_and(|items| matches!(items.value, Value::List(_)));
-        match node.value {
-            Value::Map(entries) if is_list && items => {
-                for entry in entries.into_iter().filter(|entry| &*entry.key == "items") {
-                    if let Value::List(items) = entry.value.value {
-                        items.into_iter().for_each(|item| self.object(item, file));
-                    }
-                }
-            }
-            _ => self.object(node, file),
+        if !node.is_list() {
+            return self.object(&node, source.clone(), file);
+        }
+        for (number, item) in node.into_items().iter().enumerate() {
+            self.object(item, source.item(number), file);
         }
     }
 
-    fn object(&mut self, node: Node, file: &Arc<str>) {
-        let source = Arc::new(Source { root: node });
-        let identity = Identity::of(&source.root);
+    fn object(&mut self, node: &Node, source: Source, file: &Arc<str>) {
+        let identity = Identity::of(node);
         let key = identity.key();
         let mut cx = Context::new(file, key.clone(), key.as_ref().is_some_and(|key| versions(key.kind).len() > 1));
-        let kind = check_kind(&At::root(&cx, &source.root), &identity);
+        let kind = check_kind(&At::root(&cx, node), &identity);
         let object = kind.map(|kind| {
-            let verdict = verdict(kind, &source.root);
+            let verdict = verdict(kind, node);
             cx.unknown = verdict.as_ref().map(|verdict| verdict.unknown.clone());
-            let object = read(&cx, kind, &source);
-            settle(&cx, &source, verdict);
+            let object = read(&cx, kind, node, source);
+            settle(&cx, node, verdict);
             object
         });
-        let mesh = object.as_ref().and_then(mesh_in);
+        let mesh = object.as_ref().and_then(|object| mesh_in(object, node));
         match object {
             Some(object) if !cx.failed() => {
                 self.warnings.append(&mut cx.warnings.borrow_mut());
@@ -278,7 +272,7 @@ impl Parsed {
                 let mut problems = cx.problems.into_inner();
                 problems.sort_by_key(|problem| (problem.pos.line, problem.pos.column));
                 problems.dedup();
-                self.objects.push(Err(Refusal { key, closes: identity.closes(&source.root), problems }));
+                self.objects.push(Err(Refusal { key, closes: identity.closes(node), problems }));
             }
         }
     }
@@ -354,10 +348,10 @@ fn verdict(kind: Kind, node: &Node) -> Option<Verdict> {
 }
 
 /// Reads an object; whether it is good is in the context.
-fn read(cx: &Context<'_>, kind: Kind, source: &Arc<Source>) -> Object {
-    At::root(cx, &source.root).fields(|f| {
+fn read(cx: &Context<'_>, kind: Kind, node: &Node, source: Source) -> Object {
+    At::root(cx, node).fields(|f| {
         f.ignore(&["apiVersion", "kind", "status"]);
-        let meta = metadata::read(f, kind, source.clone());
+        let meta = metadata::read(f, kind, source);
         match kind {
             Kind::Namespace => core::Namespace::read(f, meta).into(),
             Kind::Service => core::Service::read(f, meta).into(),
@@ -378,19 +372,19 @@ fn read(cx: &Context<'_>, kind: Kind, source: &Arc<Source>) -> Object {
 }
 
 /// Adds what the schema found where no reader looked.
-fn settle(cx: &Context<'_>, source: &Source, verdict: Option<Verdict>) {
+fn settle(cx: &Context<'_>, node: &Node, verdict: Option<Verdict>) {
     let Some(verdict) = verdict else { return };
     let mut problems = cx.problems.borrow_mut();
     for path in verdict.unknown {
         if !problems.iter().any(|problem| problem.field == path) {
-            let problem = cx.problem(source.position(&path), &path, "unknown field");
+            let problem = cx.problem(node.position(&path), &path, "unknown field");
             problems.push(problem);
         }
     }
     if let Some((path, message)) = verdict.wrong
         && problems.is_empty()
     {
-        let problem = cx.problem(source.position(&path), &path, message);
+        let problem = cx.problem(node.position(&path), &path, message);
         problems.push(problem);
     }
 }
@@ -400,11 +394,11 @@ fn mesh_key() -> Key {
 }
 
 /// The text of MeshConfig in ConfigMap `istio-system/istio`, and the lines before it.
-fn mesh_in(object: &Object) -> Option<(String, u32)> {
+fn mesh_in(object: &Object, node: &Node) -> Option<(String, u32)> {
     let Object::ConfigMap(map) = object else { return None };
     let ours = &*map.meta.namespace == "istio-system" && &*map.meta.name == "istio";
     let text = map.data.get("mesh").filter(|_| ours)?;
-    let line = map.meta.source.position("data.mesh").0;
+    let line = node.position("data.mesh").0;
     // A block scalar starts in the line after its key.
     Some((text.clone(), if text.contains('\n') { line } else { line.saturating_sub(1) }))
 }
@@ -416,13 +410,13 @@ fn mesh_config(text: &str, file: &Arc<str>, line: u32) -> Result<(MeshConfig, Ve
     } else {
         Node::parse(text, line, false)
     };
-    let source = match node {
-        Ok(root) => Arc::new(Source { root }),
+    let node = match node {
+        Ok(node) => node,
         Err(error) => return Err(vec![cx.problem((error.line, error.column), "", error.message)]),
     };
-    let at = At::root(&cx, &source.root);
+    let at = At::root(&cx, &node);
     let place = Pos { file: file.clone(), line: at.place.0, column: at.place.1 };
-    let meta = crate::Meta { origin: place, source: source.clone(), ..MeshConfig::default().meta };
+    let meta = crate::Meta { origin: place, source: Source::new(text.into(), line), ..MeshConfig::default().meta };
     let config = at.fields(|f: &Fields<'_>| MeshConfig::read(f, meta));
     let (mut problems, warnings) = (std::mem::take(cx.problems.get_mut()), std::mem::take(cx.warnings.get_mut()));
     problems.sort_by_key(|problem| (problem.pos.line, problem.pos.column));

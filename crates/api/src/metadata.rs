@@ -1,6 +1,6 @@
 //! Reading `metadata`, labels and selectors.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use k8s_openapi::jiff::Timestamp;
 use mizzen_types::{check_dns_label, check_dns_subdomain};
@@ -14,7 +14,7 @@ use crate::{
 pub(crate) const DEFAULT_NAMESPACE: &str = "default";
 
 /// Reads `metadata` of an object of this kind.
-pub(crate) fn read(root: &Fields<'_>, kind: Kind, source: Arc<Source>) -> Meta {
+pub(crate) fn read(root: &Fields<'_>, kind: Kind, source: Source) -> Meta {
     let at = &root.at;
     let mut meta = Meta {
         api_version: root.text("apiVersion").into(),

@@ -158,8 +158,8 @@ pub struct Meta {
     pub created: i64,
     /// Where the object starts.
     pub origin: Pos,
-    /// The whole object with the position of each of its fields.
-    pub source: Arc<Source>,
+    /// The object as it was written, which knows the position of each of its fields.
+    pub source: Source,
 }
 
 impl Meta {

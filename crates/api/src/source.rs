@@ -1,6 +1,9 @@
 //! A document as a tree of values, each with its position. This is the one module that knows the YAML library.
+//!
+//! The tree lives as long as its object is read. What stays is the text, from which the tree is made again when somebody asks where a field stands:
+//! that is seldom, and the tree is ten times as large.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use serde::{
     Deserialize, Deserializer,
@@ -10,10 +13,15 @@ use serde_saphyr::{MessageFormatter, Spanned, UserMessageFormatter, options::Dup
 
 use crate::limits::{MAX_ALIASES, MAX_DEPTH, MAX_NODES, MAX_REPLAYED, MAX_TEXT};
 
-/// An object as it was written: values with lines and columns, without comments.
+/// An object as it was written. What comes from no text has none.
 #[derive(Clone, Debug, Default)]
 pub struct Source {
-    pub(crate) root: Node,
+    /// The document, shared by the objects of a list.
+    text: Option<Arc<str>>,
+    /// How many lines of its file stand before it.
+    line: u32,
+    /// Which item of a list.
+    item: Option<u32>,
 }
 
 /// A value with its place.
@@ -55,29 +63,35 @@ pub(crate) struct SyntaxError {
 }
 
 impl Source {
+    /// A document that was read from this text.
+    pub(crate) fn new(text: Arc<str>, line: u32) -> Source {
+        Source { text: Some(text), line, item: None }
+    }
+
+    /// An item of it, if it is a list.
+    pub(crate) fn item(&self, number: usize) -> Source {
+        Source { item: u32::try_from(number).ok(), ..self.clone() }
+    }
+
     /// Line and column of the field with this path (`spec.http[0].timeout`, `metadata.labels["app.kubernetes.io/name"]`), or of the nearest
     /// field above it that is written.
     pub fn position(&self, path: &str) -> (u32, u32) {
-        let (mut node, mut place) = (&self.root, (self.root.line, self.root.column));
-        for step in steps(path) {
-            let next = match (&node.value, step) {
-                (Value::Map(entries), Step::Key(key)) => {
-                    entries.iter().find(|e| &*e.key == key).map(|entry| (&entry.value, (entry.line, entry.column)))
-                }
-                (Value::List(items), Step::Index(index)) => items.get(index).map(|item| (item, (item.line, item.column))),
-                _ => None,
-            };
-            match next {
-                Some(found) => (node, place) = found,
-                None => break,
-            }
-        }
-        place
+        self.node().position(path)
     }
 
     /// The object as JSON on one line: enough to read it again without its file.
     pub fn to_json(&self) -> String {
-        self.root.to_json().to_string()
+        self.node().to_json().to_string()
+    }
+
+    /// The values again. What was read once can be read twice.
+    fn node(&self) -> Node {
+        let text = self.text.as_deref().unwrap_or_default();
+        let node = Node::parse(text, self.line, false).unwrap_or_default();
+        match self.item {
+            Some(number) => node.into_items().into_iter().nth(number as usize).unwrap_or_default(),
+            None => node,
+        }
     }
 }
 
@@ -147,6 +161,38 @@ impl Node {
                 Err(SyntaxError { line: line + place.0.max(1), column: place.1, message })
             }
         }
+    }
+
+    /// Line and column of the field with this path, or of the nearest one above it that is written.
+    pub(crate) fn position(&self, path: &str) -> (u32, u32) {
+        let (mut node, mut place) = (self, (self.line, self.column));
+        for step in steps(path) {
+            let next = match (&node.value, step) {
+                (Value::Map(entries), Step::Key(key)) => {
+                    entries.iter().find(|e| &*e.key == key).map(|entry| (&entry.value, (entry.line, entry.column)))
+                }
+                (Value::List(items), Step::Index(index)) => items.get(index).map(|item| (item, (item.line, item.column))),
+                _ => None,
+            };
+            match next {
+                Some(found) => (node, place) = found,
+                None => break,
+            }
+        }
+        place
+    }
+
+    /// Whether this is a `kind: List` with its objects.
+    pub(crate) fn is_list(&self) -> bool {
+        let named = self.get("kind").and_then(Node::text).is_some_and(|kind| kind.ends_with("List"));
+        named && self.get("items").is_some_and(|items| matches!(items.value, Value::List(_)))
+    }
+
+    /// The objects of a [`Node::is_list`].
+    pub(crate) fn into_items(self) -> Vec<Node> {
+        let Value::Map(entries) = self.value else { return Vec::new() };
+        let items = entries.into_iter().find(|entry| &*entry.key == "items").map(|entry| entry.value.value);
+        if let Some(Value::List(items)) = items { items } else { Vec::new() }
     }
 
     fn shift(&mut self, lines: u32) {
@@ -310,7 +356,7 @@ mod tests {
 
     #[test]
     fn positions() {
-        let source = Source { root: Node::parse(TEXT, 10, false).unwrap() };
+        let source = Source::new(TEXT.into(), 10);
         for (path, line, column) in [
             ("", 11, 1),
             ("a", 11, 1),
@@ -326,6 +372,13 @@ mod tests {
             assert_eq!(source.position(path), (line, column), "{path}");
         }
         assert_eq!(source.to_json(), r#"{"a":{"b":[1,{"c":"x"}],"d.e/f":"text\n"},"g":true,"0":{"h":1.5}}"#);
+    }
+
+    #[test]
+    fn an_item_of_a_list() {
+        let source = Source::new("kind: List\nitems:\n- a: 1\n- b: 2\n  c: 3\n".into(), 4).item(1);
+        assert_eq!((source.position("c"), source.to_json().as_str()), ((9, 3), r#"{"b":2,"c":3}"#));
+        assert_eq!((Source::default().position("a"), Source::default().to_json().as_str()), ((1, 1), "null"));
     }
 
     #[test]

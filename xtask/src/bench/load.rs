@@ -77,15 +77,7 @@ impl Measured {
 
     /// The median of each number.
     pub(super) fn median(all: &[Measured]) -> Measured {
-        let of = |number: fn(&Measured) -> f64| {
-            let mut numbers: Vec<f64> = all.iter().map(number).collect();
-            numbers.sort_by(f64::total_cmp);
-            match numbers.len() {
-                0 => 0.0,
-                n if n % 2 == 1 => numbers[n / 2],
-                n => f64::midpoint(numbers[n / 2 - 1], numbers[n / 2]),
-            }
-        };
+        let of = |number: fn(&Measured) -> f64| median(all.iter().map(number).collect());
         Measured {
             cpu_per_request: of(|m| m.cpu_per_request),
             cpu_per_gb: of(|m| m.cpu_per_gb),
@@ -95,6 +87,16 @@ impl Measured {
             anonymous: of(|m| m.anonymous),
             requests: of(|m| m.requests),
         }
+    }
+}
+
+/// Of an even number of them what lies between the two in the middle.
+pub(super) fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    match numbers.len() {
+        0 => 0.0,
+        n if n % 2 == 1 => numbers[n / 2],
+        n => f64::midpoint(numbers[n / 2 - 1], numbers[n / 2]),
     }
 }
 

@@ -1,10 +1,11 @@
-//! `cargo xtask bench proxy`: two hosts, a proxy on each, mutual TLS between them; the data plane and Envoy in turn, by the same bootstrap files.
+//! What things cost: `cargo xtask bench control` (`control`), and here `cargo xtask bench proxy`: two hosts, a proxy on each, mutual TLS between them; the data plane and Envoy in turn, by the same bootstrap files.
 //!
 //! What is measured is what one request costs: CPU time of the pair of proxies (user and system, from `/proc`), latency as the client sees
 //! it, and memory while the load runs. Everything lives in namespaces that this makes for itself: hosts, processes, mounts. They end with it,
 //! and so does whatever runs in them.
 
 mod config;
+pub(crate) mod control;
 pub(crate) mod hold;
 mod hosts;
 mod load;
@@ -206,7 +207,7 @@ fn enter(args: &mut BenchArgs) -> Result<()> {
     }
     let mizzen = match args.mizzen.take() {
         Some(path) => path,
-        None => build()?,
+        None => build(&["mizzen"])?,
     };
     let envoy = match args.envoy.take().or_else(|| find("envoy")) {
         Some(path) => path,
@@ -229,9 +230,11 @@ fn enter(args: &mut BenchArgs) -> Result<()> {
     Err(command.exec()).context("unshare")
 }
 
-fn build() -> Result<PathBuf> {
+/// Builds these packages for release; where `mizzen` is then.
+fn build(packages: &[&str]) -> Result<PathBuf> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    let status = Command::new(cargo).args(["build", "--release", "--package", "mizzen"]).current_dir(crate::root()).status()?;
+    let packages = packages.iter().flat_map(|package| ["--package", *package]);
+    let status = Command::new(cargo).args(["build", "--release"]).args(packages).current_dir(crate::root()).status()?;
     if !status.success() {
         bail!("the release build failed");
     }

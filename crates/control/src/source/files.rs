@@ -1,10 +1,11 @@
 //! Follows folders on disk.
 
 use std::{
+    collections::BTreeSet,
     fs,
     os::unix::fs::MetadataExt,
-    path::PathBuf,
-    sync::mpsc as signals,
+    path::{Path, PathBuf},
+    sync::{Arc, mpsc as signals},
     thread,
     time::{Duration, Instant},
 };
@@ -12,11 +13,19 @@ use std::{
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
-use super::{Event, fold::Fold, last_good::LastGood, scan::Scan};
+use super::{
+    Event,
+    fold::{Content, Fold},
+    last_good::LastGood,
+    scan::Scan,
+};
 
-/// Folders are listed so often even if the kernel reports nothing (network file systems, folders that appear later),
-const POLL: Duration = Duration::from_secs(2);
-/// and so often if it cannot report.
+/// Folders are listed so often where the kernel reports what changes,
+const POLL: Duration = Duration::from_secs(30);
+/// so often where somebody else may change them, unseen by it, and once after folders have come or gone: what was written into a new one before it was
+/// watched is not reported,
+const POLL_UNSURE: Duration = Duration::from_secs(2);
+/// and so often if it cannot report. A folder that is missing is looked for as often.
 const POLL_BLIND: Duration = Duration::from_millis(250);
 
 /// What to follow, and how.
@@ -46,11 +55,19 @@ pub struct Files {
     stop: signals::Sender<Signal>,
 }
 
-#[derive(Clone, Copy)]
 enum Signal {
-    /// Something below the folders may have changed.
-    Disk,
+    /// These may have changed.
+    Paths(Vec<PathBuf>),
+    /// Anything may have changed.
+    All,
     Stop,
+}
+
+/// What is to be looked at.
+#[derive(Debug, Default)]
+struct Look {
+    all: bool,
+    paths: BTreeSet<PathBuf>,
 }
 
 impl Files {
@@ -91,84 +108,183 @@ struct Follower {
     scan: Scan,
     last_good: Option<LastGood>,
     watcher: Option<RecommendedWatcher>,
-    /// Paths that are watched, with device and inode: a new folder of the same name is another.
-    watched: Vec<(PathBuf, (u64, u64))>,
+    watched: Vec<Watched>,
+    /// When all folders are to be listed again.
+    listing: Instant,
+}
+
+/// A path that is watched.
+struct Watched {
+    path: PathBuf,
+    /// As events name it.
+    absolute: PathBuf,
+    /// A new folder of the same name is another.
+    identity: (u64, u64),
+    /// Whether nobody changes it but by this kernel.
+    is_local: bool,
 }
 
 impl Follower {
     fn new(options: Options, signal: signals::Sender<Signal>) -> Self {
-        let last_good = options.last_good.as_deref().and_then(|folder| match LastGood::open(folder) {
+        let mut last_good = options.last_good.as_deref().and_then(|folder| match LastGood::open(folder) {
             Ok(last_good) => Some(last_good),
             Err(error) => {
                 tracing::warn!(folder = %folder.display(), %error, "last good versions cannot be kept");
                 None
             }
         });
-        let remembered = last_good.as_ref().map(LastGood::load).unwrap_or_default();
+        let remembered = last_good.as_mut().map(LastGood::load).unwrap_or_default();
         let fold = Fold::new(options.delete_after, remembered);
         let report = move |event: notify::Result<notify::Event>| {
-            // Reading files must not wake the reader of files.
-            if !matches!(event, Ok(notify::Event { kind: notify::EventKind::Access(_), .. })) {
-                let _ = signal.send(Signal::Disk);
-            }
+            let signalled = match event {
+                // Reading files must not wake the reader of files.
+                Ok(event) if event.kind.is_access() => return,
+                Ok(event) if !event.need_rescan() && !event.paths.is_empty() => Signal::Paths(event.paths),
+                Ok(_) | Err(_) => Signal::All,
+            };
+            let _ = signal.send(signalled);
         };
         let watcher = notify::recommended_watcher(report).map_err(|error| tracing::warn!(%error, "files are polled")).ok();
-        Follower { options, fold, scan: Scan::default(), last_good, watcher, watched: Vec::new() }
+        Follower { options, fold, scan: Scan::default(), last_good, watcher, watched: Vec::new(), listing: Instant::now() }
     }
 
     fn run(mut self, inbox: &signals::Receiver<Signal>, sender: &mpsc::UnboundedSender<Event>) {
+        let mut look = Look { all: true, paths: BTreeSet::new() };
+        let mut first = true;
         loop {
             // Watch first, then list: a change between the two is seen twice rather than never.
-            self.watch();
-            let changes = self.scan.changes(&self.options.paths);
-            let events = self.fold.update(Instant::now(), changes);
-            if let Some(last_good) = &self.last_good {
-                last_good.keep(&events);
-            }
-            for event in events {
-                if sender.send(event).is_err() {
-                    return;
+            look.all |= self.watch();
+            let changes = self.look(look);
+            let is_due = self.fold.due().is_some_and(|due| due <= Instant::now());
+            if first || is_due || !changes.is_empty() {
+                first = false;
+                let events = self.fold.update(Instant::now(), changes);
+                tracing::debug!(scan = ?self.scan.work(), fold = ?self.fold.work(), events = events.len(), "files were looked at");
+                if let Some(last_good) = &mut self.last_good {
+                    last_good.keep(&events);
+                }
+                for event in events {
+                    if sender.send(event).is_err() {
+                        return;
+                    }
                 }
             }
-            if self.wait(inbox).is_none() || sender.is_closed() {
-                return;
+            match self.wait(inbox) {
+                Some(next) if !sender.is_closed() => look = next,
+                _ => return,
             }
         }
     }
 
+    /// Reads what has changed of what is to be looked at.
+    fn look(&mut self, look: Look) -> Vec<(Arc<str>, Content)> {
+        let now = Instant::now();
+        let Some(paths) = self.named(&look) else {
+            let changes = self.scan.changes(&self.options.paths);
+            self.listing = now + self.poll();
+            return changes;
+        };
+        if paths.iter().any(|path| path.is_dir()) {
+            self.listing = self.listing.min(now + POLL_UNSURE);
+        }
+        self.scan.changes_at(&self.options.paths, paths)
+    }
+
+    /// The paths under the names by which they are followed; `None` if everything is to be looked at.
+    fn named(&self, look: &Look) -> Option<BTreeSet<PathBuf>> {
+        let name = |path: &PathBuf| {
+            self.watched.iter().find_map(|watched| {
+                let below = path.strip_prefix(&watched.absolute).ok()?;
+                Some(if below.as_os_str().is_empty() { watched.path.clone() } else { watched.path.join(below) })
+            })
+        };
+        if look.all || Instant::now() >= self.listing {
+            return None;
+        }
+        look.paths.iter().map(name).collect()
+    }
+
+    fn poll(&self) -> Duration {
+        match (&self.watcher, self.watched.iter().all(|watched| watched.is_local)) {
+            _ if self.unwatched().any(|path| path.exists()) => POLL_BLIND,
+            (None, _) => POLL_BLIND,
+            (Some(_), true) if !self.scan.has_links() => POLL,
+            (Some(_), _) => POLL_UNSURE,
+        }
+    }
+
+    fn unwatched(&self) -> impl Iterator<Item = &PathBuf> {
+        self.options.paths.iter().filter(|path| !self.watched.iter().any(|watched| watched.path == **path))
+    }
+
     /// Waits until there may be something to do; `None` to stop.
-    fn wait(&self, inbox: &signals::Receiver<Signal>) -> Option<()> {
+    fn wait(&self, inbox: &signals::Receiver<Signal>) -> Option<Look> {
         use signals::RecvTimeoutError::{Disconnected, Timeout};
-        let poll = if self.watched.len() == self.options.paths.len() { POLL } else { POLL_BLIND };
-        let due = self.fold.due().map_or(poll, |due| due.saturating_duration_since(Instant::now()).min(poll));
-        match inbox.recv_timeout(due) {
-            Ok(Signal::Stop) | Err(Disconnected) => return None,
-            Err(Timeout) => return Some(()),
-            Ok(Signal::Disk) => {}
+        let now = Instant::now();
+        // Whether another folder stands under one of the names: that is no event of the one that is watched.
+        let names = now + if self.unwatched().next().is_some() { POLL_BLIND } else { POLL_UNSURE };
+        let until = self.fold.due().into_iter().chain([self.listing]).fold(names, Instant::min);
+        let mut look = Look::default();
+        match inbox.recv_timeout(until.saturating_duration_since(now)) {
+            Ok(signal) => look.add(signal)?,
+            Err(Disconnected) => return None,
+            Err(Timeout) => return Some(look),
         }
         // A save is several steps; one that never ends is read as it is after a while.
         let patience = Instant::now() + self.options.settle * 10;
         loop {
             match inbox.recv_timeout(self.options.settle) {
-                Ok(Signal::Stop) | Err(Disconnected) => return None,
-                Err(Timeout) => return Some(()),
-                Ok(Signal::Disk) if Instant::now() >= patience => return Some(()),
-                Ok(Signal::Disk) => {}
+                Ok(signal) => look.add(signal)?,
+                Err(Disconnected) => return None,
+                Err(Timeout) => return Some(look),
+            }
+            if Instant::now() >= patience {
+                return Some(look);
             }
         }
     }
 
-    /// Watches what is not watched yet; what has vanished will have to be watched anew.
-    fn watch(&mut self) {
-        let Some(watcher) = &mut self.watcher else { return };
+    /// Watches what is not watched yet; what has vanished will have to be watched anew. Whether anything has come or gone.
+    fn watch(&mut self) -> bool {
+        let Some(watcher) = &mut self.watcher else { return false };
         let identity = |path: &PathBuf| fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
-        self.watched.retain(|(path, watched)| identity(path) == Some(*watched));
+        let before = self.watched.len();
+        self.watched.retain(|watched| identity(&watched.path) == Some(watched.identity));
+        let mut changed = self.watched.len() != before;
         for path in &self.options.paths {
-            let Some(now) = identity(path).filter(|_| !self.watched.iter().any(|(watched, _)| watched == path)) else { continue };
+            let Some(now) = identity(path).filter(|_| !self.watched.iter().any(|watched| watched.path == *path)) else { continue };
             match watcher.watch(path, RecursiveMode::Recursive) {
-                Ok(()) => self.watched.push((path.clone(), now)),
+                Ok(()) => {
+                    // As the watcher makes a path absolute.
+                    let absolute = std::env::current_dir().map_or_else(|_| path.clone(), |here| here.join(path));
+                    self.watched.push(Watched { path: path.clone(), absolute, identity: now, is_local: is_local(path) });
+                    changed = true;
+                }
                 Err(error) => tracing::debug!(path = %path.display(), %error, "is polled"),
             }
         }
+        changed
     }
+}
+
+impl Look {
+    /// `None` to stop.
+    fn add(&mut self, signal: Signal) -> Option<()> {
+        match signal {
+            Signal::Paths(paths) => self.paths.extend(paths),
+            Signal::All => self.all = true,
+            Signal::Stop => return None,
+        }
+        Some(())
+    }
+}
+
+/// Whether a path lies on a file system of which the kernel reports each change: no other machine writes to it, and nothing lies beneath it, as
+/// beneath an overlay, that is written to past it.
+fn is_local(path: &Path) -> bool {
+    use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, FsType, TMPFS_MAGIC, statfs};
+    // Not every libc has a name for it.
+    const XFS: FsType = FsType(0x5846_5342);
+    let local = [BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, TMPFS_MAGIC, XFS];
+    statfs(path).is_ok_and(|found| local.contains(&found.filesystem_type()))
 }

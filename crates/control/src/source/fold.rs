@@ -4,6 +4,8 @@
 //! it, else the first in order that does; any other claim is a duplicate. A good claim is applied. A refused one leaves the object's last good
 //! version in force, and so does a document whose object cannot be told, for all objects of its file that nobody claims. What nobody claims any
 //! more is deleted once its file has not changed for a while, since a save may pass through an empty file or none.
+//!
+//! Claims are kept by key: a round looks at the keys that the changed files claim or claimed, at those that wait to be deleted, and at nothing else.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,14 +36,24 @@ pub(super) struct Fold {
     delete_after: Duration,
     started: bool,
     files: BTreeMap<Arc<str>, File>,
-    /// What is in force.
-    live: BTreeMap<Key, Live>,
-    /// Refused policies without a last good version, with the file of each.
-    closed: BTreeMap<Key, (Closed, Arc<str>)>,
+    entries: BTreeMap<Key, Entry>,
     faults: BTreeMap<Fault, Refused>,
-    warnings: BTreeMap<Arc<str>, Vec<Problem>>,
+    /// Keys that are in force, or closed, and that nobody claims.
+    unclaimed: BTreeSet<Key>,
+    /// Files that hold nothing.
+    empty: BTreeSet<Arc<str>>,
     /// When the next deletion is due.
     due: Option<Instant>,
+    work: Work,
+}
+
+/// What was done so far: it grows with what changes, not with what there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Work {
+    /// Texts that were parsed.
+    pub(super) parsed: usize,
+    /// Keys that were looked at.
+    pub(super) keys: usize,
 }
 
 #[derive(Debug)]
@@ -49,6 +61,24 @@ struct File {
     changed: Instant,
     documents: Vec<Result<Arc<Object>, Refusal>>,
     warnings: Vec<Problem>,
+    /// What of it is in force.
+    owned: BTreeSet<Key>,
+    /// What its documents without a key close.
+    closes: Vec<Key>,
+    /// Their faults.
+    faults: Vec<Fault>,
+}
+
+/// All that is known of a key.
+#[derive(Debug, Default)]
+struct Entry {
+    /// In the order of files and documents.
+    claims: Vec<Claim>,
+    /// What is in force.
+    live: Option<Live>,
+    /// A refused policy without a last good version, with its file.
+    closed: Option<Box<(Closed, Arc<str>)>>,
+    faults: Vec<Fault>,
 }
 
 #[derive(Debug)]
@@ -60,44 +90,63 @@ struct Live {
 }
 
 /// One document's claim to an object.
-#[derive(Clone, Copy)]
-struct Claim<'a> {
-    file: &'a Arc<str>,
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Claim {
+    file: Arc<str>,
     document: usize,
-    entry: &'a Result<Arc<Object>, Refusal>,
-}
-
-impl Claim<'_> {
-    fn pos(&self) -> Pos {
-        match self.entry {
-            Ok(object) => object.meta().origin.clone(),
-            Err(refusal) => refusal.problems.first().map(|p| p.pos.clone()).unwrap_or_default(),
-        }
-    }
 }
 
 /// What a round finds, before it is compared with what was.
 #[derive(Default)]
-struct Findings {
+struct Round {
+    /// Keys whose claims may have changed.
+    keys: BTreeSet<Key>,
+    /// Files that have changed, or whose objects have.
+    files: BTreeSet<Arc<str>>,
     events: Vec<Event>,
+    warnings: BTreeMap<Arc<str>, Vec<Problem>>,
+    /// Faults that were there, and those that are.
+    before: BTreeSet<Fault>,
     faults: BTreeMap<Fault, Refused>,
     closed: BTreeMap<Key, (Closed, Arc<str>)>,
-    claimed: BTreeSet<Key>,
+}
+
+impl File {
+    fn new(now: Instant) -> File {
+        File { changed: now, documents: Vec::new(), warnings: Vec::new(), owned: BTreeSet::new(), closes: Vec::new(), faults: Vec::new() }
+    }
+
+    /// Whether a document of it may be any of its objects.
+    fn is_vague(&self) -> bool {
+        self.documents.iter().any(|entry| matches!(entry, Err(refusal) if refusal.key.is_none()))
+    }
+
+    fn keys(&self) -> impl Iterator<Item = (usize, Key)> {
+        let key = |entry: &Result<Arc<Object>, Refusal>| match entry {
+            Ok(object) => Some(object.key()),
+            Err(refusal) => refusal.key.clone(),
+        };
+        self.documents.iter().enumerate().filter_map(move |(document, entry)| Some((document, key(entry)?)))
+    }
 }
 
 impl Fold {
     /// Begins with what an earlier run accepted last: it is in force as far as the files do not say otherwise.
     pub(super) fn new(delete_after: Duration, remembered: Vec<Arc<Object>>) -> Self {
-        let live = |object: Arc<Object>| (object.key(), Live { owner: object.meta().origin.file.clone(), object, sent: false });
+        let live = |object: Arc<Object>| {
+            let live = Live { owner: object.meta().origin.file.clone(), object: object.clone(), sent: false };
+            (object.key(), Entry { live: Some(live), ..Entry::default() })
+        };
         Fold {
             delete_after,
             started: false,
             files: BTreeMap::new(),
-            live: remembered.into_iter().map(live).collect(),
-            closed: BTreeMap::new(),
+            entries: remembered.into_iter().map(live).collect(),
             faults: BTreeMap::new(),
-            warnings: BTreeMap::new(),
+            unclaimed: BTreeSet::new(),
+            empty: BTreeSet::new(),
             due: None,
+            work: Work::default(),
         }
     }
 
@@ -106,115 +155,169 @@ impl Fold {
         self.due
     }
 
+    /// What was done so far.
+    pub(super) fn work(&self) -> Work {
+        self.work
+    }
+
     /// The objects in force.
     pub(super) fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
-        self.live.values().map(|live| &live.object)
+        self.entries.values().filter_map(|entry| Some(&entry.live.as_ref()?.object))
     }
 
     /// Takes the files that have changed. The first call yields the whole state between `Init` and `InitDone`.
     pub(super) fn update(&mut self, now: Instant, changes: Vec<(Arc<str>, Content)>) -> Vec<Event> {
+        let mut round = Round { keys: std::mem::take(&mut self.unclaimed), ..Round::default() };
         for (name, content) in changes {
-            let parsed = match content {
-                Content::Text(text) => parse_documents(&text, &name),
-                Content::Unreadable(reason, text) => refuse_documents(&text, &name, reason),
-                Content::Gone => Parsed::default(),
-                Content::Dangling => Parsed { warnings: vec![dangling(&name)], ..Parsed::default() },
-            };
-            let documents = parsed.objects.into_iter().map(|object| object.map(Arc::new)).collect();
-            self.files.insert(name, File { changed: now, documents, warnings: parsed.warnings });
+            self.take(now, name, content, &mut round);
         }
         if !self.started {
-            // What is remembered of files that are not there any more is waited for, as for any file that vanishes.
-            let owners: Vec<_> = self.live.values().map(|live| live.owner.clone()).collect();
-            for owner in owners {
-                self.files.entry(owner).or_insert(File { changed: now, documents: Vec::new(), warnings: Vec::new() });
-            }
+            self.recall(now, &mut round);
         }
-        let mut findings = self.find();
-        self.refuse(&mut findings);
-        self.expire(now, &mut findings);
-        self.emit(findings)
+        self.work.keys += round.keys.len();
+        self.settle(now, round)
     }
 
-    /// Gives each object to one claim, and applies the good ones.
-    fn find(&mut self) -> Findings {
-        let mut claims: BTreeMap<Key, Vec<Claim<'_>>> = BTreeMap::new();
-        for (file, state) in &self.files {
-            for (document, entry) in state.documents.iter().enumerate() {
-                let key = match entry {
-                    Ok(object) => Some(object.key()),
-                    Err(refusal) => refusal.key.clone(),
-                };
-                if let Some(key) = key {
-                    claims.entry(key).or_default().push(Claim { file, document, entry });
-                }
-            }
+    /// Looks at the keys and files of a round.
+    fn settle(&mut self, now: Instant, mut round: Round) -> Vec<Event> {
+        for key in round.keys.clone() {
+            self.decide(&key, &mut round);
         }
-        let mut found = Findings::default();
-        for (key, claims) in claims {
-            let owner = self.live.get(&key).map(|live| live.owner.clone());
-            let winner = claims.iter().find(|claim| Some(claim.file) == owner.as_ref()).or(claims.first());
-            let Some(winner) = winner.copied() else { continue };
-            for claim in claims.iter().filter(|claim| !std::ptr::eq(claim.entry, winner.entry)) {
-                found.duplicate(&key, claim, &winner, owner.is_some());
-            }
-            match winner.entry {
-                Ok(object) => {
-                    let live = self.live.get(&key);
-                    let same = live.is_some_and(|live| live.sent && unchanged(&live.object, object));
-                    if !same {
-                        found.events.push(Event::Apply(object.clone()));
-                    }
-                    self.live.insert(key.clone(), Live { object: object.clone(), owner: winner.file.clone(), sent: true });
-                }
-                Err(refusal) => {
-                    let fault = Fault { file: winner.file.clone(), key: Some(key.clone()), document: 0 };
-                    let kept = owner.is_some();
-                    found.faults.insert(fault.clone(), Refused { fault, problems: refusal.problems.clone(), kept });
-                    if let (false, Some(closed)) = (kept, closed(key.clone(), refusal)) {
-                        found.closed.insert(key.clone(), (closed, winner.file.clone()));
-                    }
-                }
-            }
-            found.claimed.insert(key);
+        for file in std::mem::take(&mut round.files) {
+            self.refuse(&file, &mut round);
         }
-        found
+        self.expire(now, &mut round);
+        self.emit(round)
     }
 
-    /// Documents whose object cannot be told: they may be any of their file that is claimed by nobody.
-    fn refuse(&mut self, found: &mut Findings) {
-        for (file, state) in &self.files {
-            for (document, entry) in state.documents.iter().enumerate() {
-                let Err(refusal) = entry else { continue };
-                if refusal.key.is_some() {
-                    continue;
-                }
-                let owned: Vec<Key> = self
-                    .live
-                    .iter()
-                    .filter(|(key, live)| live.owner == *file && !found.claimed.contains(*key))
-                    .map(|(key, _)| key.clone())
-                    .collect();
-                // A policy without a name is taken for a new one, unless it may be one of this file that is in force.
-                let known = |closes: &Closes| owned.iter().any(|key| key.kind == closes.kind && key.namespace == closes.namespace);
-                if let Some(closes) = refusal.closes.as_ref().filter(|closes| !known(closes)) {
-                    let name = format!("{file}#{document}");
-                    let key = Key::new(closes.kind, closes.namespace.clone(), name);
-                    found.closed.extend(closed(key.clone(), refusal).map(|closed| (key, (closed, file.clone()))));
-                }
-                let fault = Fault { file: file.clone(), key: None, document };
-                let kept = !owned.is_empty();
-                found.faults.insert(fault.clone(), Refused { fault, problems: refusal.problems.clone(), kept });
+    /// A file's new claims in the place of those it had.
+    fn take(&mut self, now: Instant, name: Arc<str>, content: Content, round: &mut Round) {
+        self.work.parsed += usize::from(matches!(content, Content::Text(_) | Content::Unreadable(..)));
+        let parsed = match content {
+            Content::Text(text) => parse_documents(&text, &name),
+            Content::Unreadable(reason, text) => refuse_documents(&text, &name, reason),
+            Content::Gone => Parsed::default(),
+            Content::Dangling => Parsed { warnings: vec![dangling(&name)], ..Parsed::default() },
+        };
+        let file = self.files.entry(name.clone()).or_insert_with(|| File::new(now));
+        for (_, key) in file.keys() {
+            if let Some(entry) = self.entries.get_mut(&key) {
+                entry.claims.retain(|claim| claim.file != name);
             }
-            // After all documents of the file, so that each of them sees the same.
-            if state.documents.iter().any(|entry| matches!(entry, Err(refusal) if refusal.key.is_none())) {
-                found.claimed.extend(self.live.iter().filter(|(_, live)| live.owner == *file).map(|(key, _)| key.clone()));
+            round.keys.insert(key);
+        }
+        // What it had without a claim is looked at too: its time begins anew, or it is known again what it is.
+        round.keys.extend(file.owned.iter().cloned());
+        round.keys.extend(file.closes.drain(..));
+        file.changed = now;
+        file.documents = parsed.objects.into_iter().map(|object| object.map(Arc::new)).collect();
+        for (document, key) in file.keys() {
+            let claims = &mut self.entries.entry(key.clone()).or_default().claims;
+            let claim = Claim { file: name.clone(), document };
+            claims.insert(claims.partition_point(|other| *other < claim), claim);
+            round.keys.insert(key);
+        }
+        if file.documents.is_empty() && parsed.warnings.is_empty() {
+            self.empty.insert(name.clone());
+        } else {
+            self.empty.remove(&name);
+        }
+        if file.warnings != parsed.warnings {
+            round.warnings.insert(name.clone(), parsed.warnings.clone());
+            file.warnings = parsed.warnings;
+        }
+        round.files.insert(name);
+    }
+
+    /// What is remembered of files that are not there any more is waited for, as for any file that vanishes.
+    fn recall(&mut self, now: Instant, round: &mut Round) {
+        for (key, entry) in &self.entries {
+            let Some(live) = &entry.live else { continue };
+            let file = self.files.entry(live.owner.clone()).or_insert_with(|| {
+                self.empty.insert(live.owner.clone());
+                File::new(now)
+            });
+            file.owned.insert(key.clone());
+            round.keys.insert(key.clone());
+        }
+    }
+
+    /// Gives an object to one claim, and applies it if it is good.
+    fn decide(&mut self, key: &Key, round: &mut Round) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        round.before.extend(entry.faults.drain(..));
+        let owner = entry.live.as_ref().map(|live| live.owner.clone());
+        // Documents of the owner that tell no key may be this object, or no longer.
+        round.files.extend(owner.clone());
+        let winner = entry.claims.iter().find(|claim| Some(&claim.file) == owner.as_ref()).or(entry.claims.first()).cloned();
+        let Some(winner) = winner else { return };
+        let Some(won) = document(&self.files, &winner) else { return };
+        for claim in entry.claims.iter().filter(|claim| **claim != winner) {
+            let Some(own) = document(&self.files, claim) else { continue };
+            let refused = duplicate(key, claim, own, won, owner.is_some());
+            entry.faults.push(refused.fault.clone());
+            round.faults.insert(refused.fault.clone(), refused);
+        }
+        match won {
+            Ok(object) => {
+                let object = object.clone();
+                let same = entry.live.as_ref().is_some_and(|live| live.sent && unchanged(&live.object, &object));
+                if !same {
+                    round.events.push(Event::Apply(object.clone()));
+                }
+                entry.live = Some(Live { object, owner: winner.file.clone(), sent: true });
+                if owner.as_ref() != Some(&winner.file) {
+                    if let Some(file) = owner.and_then(|owner| self.files.get_mut(&owner)) {
+                        file.owned.remove(key);
+                    }
+                    if let Some(file) = self.files.get_mut(&winner.file) {
+                        file.owned.insert(key.clone());
+                    }
+                }
             }
+            Err(refusal) => {
+                let fault = Fault { file: winner.file.clone(), key: Some(key.clone()), document: 0 };
+                let kept = owner.is_some();
+                entry.faults.push(fault.clone());
+                round.faults.insert(fault.clone(), Refused { fault, problems: refusal.problems.clone(), kept });
+                if let (false, Some(closed)) = (kept, closed(key.clone(), refusal)) {
+                    round.closed.insert(key.clone(), (closed, winner.file));
+                }
+            }
+        }
+    }
+
+    /// A file's documents whose object cannot be told: they may be any of the file that is claimed by nobody.
+    fn refuse(&mut self, name: &Arc<str>, round: &mut Round) {
+        let Some(file) = self.files.get_mut(name) else { return };
+        round.before.extend(file.faults.drain(..));
+        round.keys.extend(file.closes.drain(..));
+        if !file.is_vague() {
+            return;
+        }
+        let claimed = |key: &Key| self.entries.get(key).is_some_and(|entry| !entry.claims.is_empty());
+        let owned: Vec<&Key> = file.owned.iter().filter(|key| !claimed(key)).collect();
+        // A policy without a name is taken for a new one, unless it may be one of this file that is in force.
+        let known = |closes: &Closes| owned.iter().any(|key| key.kind == closes.kind && key.namespace == closes.namespace);
+        for (document, entry) in file.documents.iter().enumerate() {
+            let Err(refusal) = entry else { continue };
+            if refusal.key.is_some() {
+                continue;
+            }
+            if let Some(closes) = refusal.closes.as_ref().filter(|closes| !known(closes)) {
+                let key = Key::new(closes.kind, closes.namespace.clone(), format!("{name}#{document}"));
+                round.closed.extend(closed(key.clone(), refusal).map(|closed| (key.clone(), (closed, name.clone()))));
+                round.keys.insert(key.clone());
+                file.closes.push(key);
+            }
+            let fault = Fault { file: name.clone(), key: None, document };
+            file.faults.push(fault.clone());
+            round.faults.insert(fault.clone(), Refused { fault, problems: refusal.problems.clone(), kept: !owned.is_empty() });
         }
     }
 
     /// Deletes what nobody has claimed for long enough, and closings likewise.
-    fn expire(&mut self, now: Instant, found: &mut Findings) {
+    fn expire(&mut self, now: Instant, round: &mut Round) {
         let mut due: Option<Instant> = None;
         let (files, delete_after) = (&self.files, self.delete_after);
         let mut expired = |key: &Key, file: &Arc<str>| {
@@ -226,69 +329,86 @@ impl Fold {
             due = Some(due.map_or(when, |due| due.min(when)));
             false
         };
-        let gone: Vec<Key> = self
-            .live
-            .iter()
-            .filter(|(key, live)| !found.claimed.contains(*key) && expired(key, &live.owner))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for (key, (closed, file)) in &self.closed {
-            // An object that is in force again has ended its closing by being applied.
-            if !found.closed.contains_key(key) && !self.live.contains_key(key) {
-                if expired(key, file) {
-                    found.events.push(Event::Delete(key.clone()));
-                } else {
-                    found.closed.insert(key.clone(), (closed.clone(), file.clone()));
+        let (mut ended, mut gone, mut kept, mut orphans) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for key in &round.keys {
+            let Some(entry) = self.entries.get_mut(key) else { continue };
+            match &mut entry.live {
+                Some(live) => {
+                    let claimed = !entry.claims.is_empty() || files.get(&live.owner).is_some_and(File::is_vague);
+                    if !claimed && expired(key, &live.owner) {
+                        if live.sent {
+                            gone.push(Event::Delete(key.clone()));
+                        }
+                        orphans.extend(entry.live.take().map(|live| (live.owner, key.clone())));
+                    } else {
+                        if !claimed {
+                            self.unclaimed.insert(key.clone());
+                        }
+                        // Remembered objects whose files are still to be waited for, or are broken.
+                        if !std::mem::replace(&mut live.sent, true) {
+                            kept.push(Event::Apply(live.object.clone()));
+                        }
+                    }
+                }
+                None => {
+                    if let (Some(before), None) = (&entry.closed, round.closed.get(key)) {
+                        if expired(key, &before.1) {
+                            ended.push(Event::Delete(key.clone()));
+                        } else {
+                            round.closed.insert(key.clone(), (**before).clone());
+                            self.unclaimed.insert(key.clone());
+                        }
+                    }
                 }
             }
         }
         self.due = due;
-        for key in gone {
-            if self.live.remove(&key).is_some_and(|live| live.sent) {
-                found.events.push(Event::Delete(key));
+        round.events.extend(ended.into_iter().chain(gone).chain(kept));
+        for (owner, key) in orphans {
+            if let Some(file) = self.files.get_mut(&owner) {
+                file.owned.remove(&key);
             }
         }
-        // Remembered objects whose files are still to be waited for, or are broken.
-        for live in self.live.values_mut().filter(|live| !live.sent) {
-            live.sent = true;
-            found.events.push(Event::Apply(live.object.clone()));
-        }
-        let live = &self.live;
-        self.files.retain(|name, file| {
-            !file.documents.is_empty()
-                || !file.warnings.is_empty()
-                || file.changed + delete_after > now
-                || live.values().any(|l| l.owner == *name)
+        self.empty.retain(|name| {
+            let over = self.files.get(name).is_none_or(|file| file.owned.is_empty() && file.changed + delete_after <= now);
+            if over {
+                self.files.remove(name);
+            }
+            !over
         });
     }
 
     /// Tells what differs from before.
-    fn emit(&mut self, found: Findings) -> Vec<Event> {
-        let Findings { mut events, faults, closed, .. } = found;
-        for (key, (closed, _)) in &closed {
-            if self.closed.get(key).map(|(before, _)| before) != Some(closed) {
+    fn emit(&mut self, round: Round) -> Vec<Event> {
+        let Round { keys, mut events, warnings, before, faults, mut closed, .. } = round;
+        for key in keys {
+            let now = closed.remove(&key);
+            let entry = match &now {
+                // What has no claims may be new here: a document without a name.
+                Some(_) => Some(self.entries.entry(key.clone()).or_default()),
+                None => self.entries.get_mut(&key),
+            };
+            let Some(entry) = entry else { continue };
+            if let Some((closed, _)) = now.as_ref().filter(|(closed, _)| entry.closed.as_ref().map(|before| &before.0) != Some(closed)) {
                 events.push(Event::Closed(closed.clone()));
             }
+            entry.closed = now.map(Box::new);
+            if entry.claims.is_empty() && entry.live.is_none() && entry.closed.is_none() {
+                self.entries.remove(&key);
+            }
         }
-        for fault in self.faults.keys().filter(|fault| !faults.contains_key(*fault)) {
+        for fault in before.iter().filter(|fault| !faults.contains_key(*fault)) {
+            self.faults.remove(fault);
             events.push(Event::Mended(fault.clone()));
         }
-        for (fault, refused) in &faults {
-            if self.faults.get(fault) != Some(refused) {
+        for (fault, refused) in faults {
+            if self.faults.get(&fault) != Some(&refused) {
                 events.push(Event::Refused(refused.clone()));
+                self.faults.insert(fault, refused);
             }
         }
-        let warnings: BTreeMap<_, _> =
-            self.files.iter().filter(|(_, f)| !f.warnings.is_empty()).map(|(name, f)| (name.clone(), f.warnings.clone())).collect();
-        for name in self.warnings.keys().filter(|name| !warnings.contains_key(*name)) {
-            events.push(Event::Warnings(name.clone(), Vec::new()));
-        }
-        for (name, list) in &warnings {
-            if self.warnings.get(name) != Some(list) {
-                events.push(Event::Warnings(name.clone(), list.clone()));
-            }
-        }
-        (self.faults, self.closed, self.warnings) = (faults, closed, warnings);
+        let (gone, there): (Vec<_>, Vec<_>) = warnings.into_iter().partition(|(_, list)| list.is_empty());
+        events.extend(gone.into_iter().chain(there).map(|(name, list)| Event::Warnings(name, list)));
         if !std::mem::replace(&mut self.started, true) {
             events.insert(0, Event::Init);
             events.push(Event::InitDone);
@@ -297,15 +417,26 @@ impl Fold {
     }
 }
 
-impl Findings {
-    fn duplicate(&mut self, key: &Key, claim: &Claim<'_>, winner: &Claim<'_>, kept: bool) {
-        let fault = Fault { file: claim.file.clone(), key: Some(key.clone()), document: claim.document };
-        let message = format!("is declared at {} already", winner.pos());
-        let problem = Problem { pos: claim.pos(), object: Some(key.clone()), field: "metadata.name".to_owned(), message };
-        // What else is wrong with it is told at once, not after it has got another name.
-        let own = claim.entry.as_ref().err().map_or(&[][..], |refusal| &refusal.problems);
-        let problems = std::iter::once(problem).chain(own.iter().cloned()).collect();
-        self.faults.insert(fault.clone(), Refused { fault, problems, kept: kept || winner.entry.is_ok() });
+/// The document that makes a claim.
+fn document<'a>(files: &'a BTreeMap<Arc<str>, File>, claim: &Claim) -> Option<&'a Result<Arc<Object>, Refusal>> {
+    files.get(&claim.file)?.documents.get(claim.document)
+}
+
+/// What is wrong with a claim that another one has won.
+fn duplicate(key: &Key, claim: &Claim, entry: &Result<Arc<Object>, Refusal>, winner: &Result<Arc<Object>, Refusal>, kept: bool) -> Refused {
+    let fault = Fault { file: claim.file.clone(), key: Some(key.clone()), document: claim.document };
+    let message = format!("is declared at {} already", pos(winner));
+    let problem = Problem { pos: pos(entry), object: Some(key.clone()), field: "metadata.name".to_owned(), message };
+    // What else is wrong with it is told at once, not after it has got another name.
+    let own = entry.as_ref().err().map_or(&[][..], |refusal| &refusal.problems);
+    let problems = std::iter::once(problem).chain(own.iter().cloned()).collect();
+    Refused { fault, problems, kept: kept || winner.is_ok() }
+}
+
+fn pos(entry: &Result<Arc<Object>, Refusal>) -> Pos {
+    match entry {
+        Ok(object) => object.meta().origin.clone(),
+        Err(refusal) => refusal.problems.first().map(|p| p.pos.clone()).unwrap_or_default(),
     }
 }
 

@@ -363,3 +363,90 @@ fn warnings_follow_their_file() {
         ],
     );
 }
+
+#[test]
+fn a_change_costs_what_it_changes() {
+    let mut fold = Fold::new(Duration::from_millis(500), vec![]);
+    let begun = Instant::now();
+    let file = |n: usize, text: String| (format!("{n:05}").into(), Content::Text(text));
+    fold.update(begun, (0..10_000).map(|n| file(n, account(&format!("a{n}")))).collect());
+    assert_eq!(fold.work(), Work { parsed: 10_000, keys: 10_000 });
+    let mut cost = |at: u64, changes: Vec<(Arc<str>, Content)>| {
+        let before = fold.work();
+        let events = fold.update(begun + Duration::from_millis(at), changes).len();
+        (events, fold.work().parsed - before.parsed, fold.work().keys - before.keys)
+    };
+    assert_eq!(cost(1, vec![file(5, labelled("a5", "x"))]), (1, 1, 1));
+    assert_eq!(cost(2, vec![file(6, join(&[account("a6"), account("a7")]))]), (1, 1, 2), "a duplicate");
+    assert_eq!(cost(3, vec![file(8, "x: [".to_owned())]), (1, 1, 1));
+    assert_eq!(cost(4, vec![]), (0, 0, 0));
+    // What is gone is looked at until it is deleted, and then no more.
+    assert_eq!(cost(5, vec![("00009".into(), Content::Gone)]), (0, 0, 1));
+    assert_eq!(cost(400, vec![]), (0, 0, 1));
+    assert_eq!(cost(505, vec![]), (1, 0, 1));
+    assert_eq!(cost(506, vec![]), (0, 0, 0));
+}
+
+/// The next of a row of numbers that look random.
+fn next(state: &mut u64, below: usize) -> usize {
+    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    (*state >> 33) as usize % below
+}
+
+#[test]
+fn looking_at_everything_shows_no_more_than_looking_at_what_has_changed() {
+    let document = |state: &mut u64| {
+        let name = ["a", "b", "c", "d"][next(state, 4)];
+        match next(state, 8) {
+            0 => "x: [\n".to_owned(),
+            1 => policy(name, "AUDIT"),
+            2 => policy(name, "DENY"),
+            3 => "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {labels: {a: b}}\n".to_owned(),
+            4 => format!("apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {name}, nam: b}}\n"),
+            5 => account(name),
+            _ => labelled(name, ["x", "y"][next(state, 2)]),
+        }
+    };
+    for seed in 0..200 {
+        let mut state = seed;
+        let mut fold = Fold::new(Duration::from_millis(500), vec![]);
+        let (mut now, mut told, mut refused) = (Instant::now(), BTreeMap::new(), BTreeMap::new());
+        for step in 0..30 {
+            now += Duration::from_millis(next(&mut state, 300) as u64);
+            let mut changes: Vec<(Arc<str>, Content)> = Vec::new();
+            for _ in 0..next(&mut state, 3) {
+                let file = ["f", "g", "h"][next(&mut state, 3)].into();
+                let documents: Vec<String> = (0..next(&mut state, 4)).map(|_| document(&mut state)).collect();
+                let gone = documents.is_empty() && next(&mut state, 2) == 0;
+                changes.push((file, if gone { Content::Gone } else { Content::Text(join(&documents)) }));
+            }
+            for event in fold.update(now, changes) {
+                match event {
+                    Event::Apply(object) => drop(told.insert(object.key(), Some(object))),
+                    Event::Closed(closed) => drop(told.insert(closed.key, None)),
+                    Event::Delete(key) => assert!(told.remove(&key).is_some(), "seed {seed}, step {step}: {key} was not there"),
+                    Event::Refused(fault) => drop(refused.insert(fault.fault.clone(), fault)),
+                    Event::Mended(fault) => assert!(refused.remove(&fault).is_some(), "seed {seed}, step {step}: {fault:?} was in order"),
+                    _ => {}
+                }
+            }
+            let round =
+                Round { keys: fold.entries.keys().cloned().collect(), files: fold.files.keys().cloned().collect(), ..Round::default() };
+            let more: Vec<_> = fold.settle(now, round).iter().map(show).collect();
+            assert!(more.is_empty(), "seed {seed}, step {step}: {more:?}");
+            // What was told is what there is.
+            let objects: Vec<_> = told.values().flatten().cloned().collect();
+            assert_eq!(fold.objects().cloned().collect::<Vec<_>>(), objects, "seed {seed}, step {step}");
+            assert_eq!(fold.faults, refused, "seed {seed}, step {step}");
+            let closed: Vec<_> = fold.entries.iter().filter(|(_, entry)| entry.closed.is_some()).map(|(key, _)| key).collect();
+            assert_eq!(
+                closed,
+                told.iter().filter(|(_, now)| now.is_none()).map(|(key, _)| key).collect::<Vec<_>>(),
+                "seed {seed}, step {step}"
+            );
+        }
+        // At rest nothing is looked at that nobody claims.
+        let events = fold.update(now + Duration::from_secs(10), vec![]);
+        assert!(fold.unclaimed.is_empty() && fold.due().is_none(), "seed {seed}: {events:?}");
+    }
+}

@@ -3,6 +3,7 @@
 //! Pods and secrets are left out: pods are written anew by whoever runs them, and secrets do not belong on a disk.
 
 use std::{
+    collections::BTreeMap,
     fs,
     hash::{DefaultHasher, Hash, Hasher},
     io::{self, Write},
@@ -22,6 +23,8 @@ const NAME: usize = 240;
 #[derive(Debug)]
 pub(super) struct LastGood {
     folder: PathBuf,
+    /// What is there already, until the first events have come.
+    loaded: BTreeMap<Key, Arc<Object>>,
 }
 
 /// What a file holds.
@@ -37,11 +40,11 @@ impl LastGood {
     /// Opens a folder, and makes it if there is none.
     pub(super) fn open(folder: &Path) -> io::Result<LastGood> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        Ok(LastGood { folder: folder.to_owned() })
+        Ok(LastGood { folder: folder.to_owned(), loaded: BTreeMap::new() })
     }
 
     /// All objects; what cannot be read is left out, and said.
-    pub(super) fn load(&self) -> Vec<Arc<Object>> {
+    pub(super) fn load(&mut self) -> Vec<Arc<Object>> {
         let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
         let mut paths: Vec<_> = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "json")).collect();
         paths.sort();
@@ -52,13 +55,16 @@ impl LastGood {
                 None => tracing::warn!(file = %path.display(), "no last good version can be read from this file"),
             }
         }
+        self.loaded = objects.iter().map(|object| (object.key(), object.clone())).collect();
         objects
     }
 
     /// Keeps what these events say. A failure is said and costs only the memory of it.
-    pub(super) fn keep(&self, events: &[Event]) {
+    pub(super) fn keep(&mut self, events: &[Event]) {
+        let loaded = std::mem::take(&mut self.loaded);
         for event in events {
             let (key, result) = match event {
+                Event::Apply(object) if loaded.get(&object.key()).is_some_and(|before| same(before, object)) => continue,
                 Event::Apply(object) if keeps(object.kind()) => (object.key(), self.write(object)),
                 Event::Delete(key) if keeps(key.kind) => (key.clone(), self.delete(key)),
                 _ => continue,
@@ -101,6 +107,12 @@ impl LastGood {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether what is kept of an object need not be written again.
+fn same(before: &Object, now: &Object) -> bool {
+    let (place, new) = (&before.meta().origin, &now.meta().origin);
+    before == now && (&place.file, place.line) == (&new.file, new.line)
 }
 
 fn keeps(kind: Kind) -> bool {

@@ -1,11 +1,12 @@
 //! Where configuration comes from: folders of YAML files.
 //!
 //! [`files`] follows folders and yields one stream of [`Event`]s; the decisions (what a save means, what stays, when something is gone) are a
-//! pure fold in `fold`, which knows no disk and no clock, and [`load_once`] is that fold over one reading.
+//! pure fold in `fold`, which knows no disk and no clock, and [`load_once`] is that fold over one reading. [`Merge`] makes one of several sources.
 
 pub mod files;
 mod fold;
 mod last_good;
+pub mod merge;
 mod scan;
 
 use std::{
@@ -17,6 +18,7 @@ use std::{
 use mizzen_api::{Key, Object, Problem, Selector};
 
 pub use files::{Files, Options};
+pub use merge::Merge;
 
 /// A change of the configuration. A source yields `Init`, the first state, `InitDone`, and then what changes.
 #[derive(Clone, Debug, PartialEq)]

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{ErrorKind, Read},
+    ops::Bound,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -34,6 +35,18 @@ pub(super) struct Scan {
     broken: BTreeSet<PathBuf>,
     /// Links that lead nowhere, likewise.
     dangling: BTreeSet<PathBuf>,
+    /// Links: what they lead to may change without a word of the kernel.
+    links: BTreeSet<PathBuf>,
+    work: Work,
+}
+
+/// What was done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Work {
+    /// Files that were read.
+    pub(super) reads: usize,
+    /// Files and folders whose stamps were compared.
+    pub(super) stamps: usize,
 }
 
 impl Scan {
@@ -43,39 +56,98 @@ impl Scan {
         for root in roots {
             listing.root(root);
         }
+        self.compare(roots, roots, listing)
+    }
+
+    /// The same if nothing but these paths, what is below them, and what links lead to may have changed.
+    pub(super) fn changes_at(&mut self, roots: &[PathBuf], paths: BTreeSet<PathBuf>) -> Vec<(Arc<str>, Content)> {
+        let mut scopes: Vec<PathBuf> = Vec::new();
+        // In order, so that a folder comes before what is in it.
+        for path in paths.into_iter().chain(self.links.iter().cloned()).collect::<BTreeSet<_>>() {
+            if !scopes.last().is_some_and(|last| path.starts_with(last)) {
+                scopes.push(path);
+            }
+        }
+        let mut listing = Listing::default();
+        for path in &scopes {
+            listing.path(path, roots);
+        }
+        self.compare(roots, &scopes, listing)
+    }
+
+    /// Whether there are links, whose targets may lie anywhere.
+    pub(super) fn has_links(&self) -> bool {
+        !self.links.is_empty()
+    }
+
+    /// What was done so far.
+    pub(super) fn work(&self) -> Work {
+        self.work
+    }
+
+    /// What a listing of these folders and files shows, compared with what was seen of them.
+    fn compare(&mut self, roots: &[PathBuf], scopes: &[PathBuf], mut listing: Listing) -> Vec<(Arc<str>, Content)> {
+        self.work.stamps += listing.stamps;
+        let mut before = BTreeMap::new();
+        for scope in scopes {
+            before.extend(split(&mut self.seen, scope));
+        }
+        let within = |path: &PathBuf| scopes.iter().any(|scope| path.starts_with(scope));
+        let (broken, outside): (BTreeSet<_>, _) = std::mem::take(&mut self.broken).into_iter().partition(|path| within(path));
+        self.broken = outside;
+        let shields: BTreeSet<&PathBuf> = self.broken.iter().chain(listing.broken.keys()).collect();
         let mut changes = Vec::new();
-        for path in self.seen.keys().filter(|path| !listing.files.contains_key(*path) && !listing.shielded(path, roots)) {
-            changes.push((name(path), Content::Gone));
+        for (path, stamp) in before.iter().filter(|(path, _)| !listing.files.contains_key(*path)) {
+            // What lies in a folder that cannot be listed now counts as unchanged.
+            if shielded(path, roots, &shields) {
+                self.seen.insert(path.clone(), *stamp);
+            } else {
+                changes.push((name(path), Content::Gone));
+            }
         }
         for (path, stamp) in &listing.files {
-            if self.seen.get(path) != Some(stamp) {
+            if before.get(path) != Some(stamp) {
+                self.work.reads += 1;
                 changes.push((name(path), read(path)));
             }
         }
         for (path, reason) in &listing.broken {
-            if !self.broken.contains(path) {
+            if !broken.contains(path) && !self.broken.contains(path) {
                 changes.push((name(path), Content::Unreadable(reason.clone(), String::new())));
             }
         }
-        for path in self.broken.iter().filter(|path| !listing.broken.contains_key(*path) && !listing.files.contains_key(*path)) {
+        for path in broken.iter().filter(|path| !listing.broken.contains_key(*path) && !listing.files.contains_key(*path)) {
             changes.push((name(path), Content::Gone));
         }
-        for path in listing.dangling.difference(&self.dangling) {
+        let (dangling, outside): (BTreeSet<_>, _) = std::mem::take(&mut self.dangling).into_iter().partition(|path| within(path));
+        self.dangling = outside;
+        for path in listing.dangling.difference(&dangling) {
             changes.push((name(path), Content::Dangling));
         }
         let there = |path: &PathBuf| listing.dangling.contains(path) || listing.files.contains_key(path);
-        changes.extend(self.dangling.iter().filter(|path| !there(path)).map(|path| (name(path), Content::Gone)));
-        self.dangling = std::mem::take(&mut listing.dangling);
-        // What lies in a folder that cannot be listed now counts as unchanged.
-        for (path, stamp) in std::mem::take(&mut self.seen) {
-            if listing.shielded(&path, roots) {
-                listing.files.entry(path).or_insert(stamp);
-            }
-        }
-        self.seen = listing.files;
-        self.broken = listing.broken.into_keys().collect();
+        changes.extend(dangling.iter().filter(|path| !there(path)).map(|path| (name(path), Content::Gone)));
+        self.links.retain(|path| !within(path));
+        self.links.append(&mut listing.links);
+        self.dangling.append(&mut listing.dangling);
+        self.broken.extend(listing.broken.into_keys());
+        self.seen.append(&mut listing.files);
         changes
     }
+}
+
+/// Takes out a path and all that is below it; they stand in a row.
+fn split(seen: &mut BTreeMap<PathBuf, Stamp>, scope: &Path) -> BTreeMap<PathBuf, Stamp> {
+    let range = (Bound::Included(scope), Bound::Unbounded);
+    let within: Vec<PathBuf> =
+        seen.range::<Path, _>(range).map(|(path, _)| path).take_while(|path| path.starts_with(scope)).cloned().collect();
+    within.into_iter().filter_map(|path| seen.remove_entry(&path)).collect()
+}
+
+/// Whether a path lies in a folder that cannot be listed, so that nobody knows whether it is gone; or in a root that is not there: a folder that was
+/// moved away says nothing of what lay in it.
+fn shielded(path: &Path, roots: &[PathBuf], broken: &BTreeSet<&PathBuf>) -> bool {
+    let shields = |broken: &Path| broken.exists() || (path != broken && roots.iter().any(|root| root == broken));
+    broken.iter().any(|broken| path.starts_with(broken) && shields(broken))
 }
 
 fn name(path: &Path) -> Arc<str> {
@@ -108,6 +180,8 @@ struct Listing {
     files: BTreeMap<PathBuf, Stamp>,
     broken: BTreeMap<PathBuf, String>,
     dangling: BTreeSet<PathBuf>,
+    links: BTreeSet<PathBuf>,
+    stamps: usize,
     /// Folders on the way, by device and inode, against circles of links.
     within: Vec<(u64, u64)>,
 }
@@ -115,6 +189,7 @@ struct Listing {
 impl Listing {
     /// A folder, or a single file of any name.
     fn root(&mut self, root: &Path) {
+        self.stamps += 1;
         match fs::metadata(root) {
             Ok(meta) if meta.is_dir() => self.folder(root, &meta),
             Ok(meta) => self.file(root, &meta),
@@ -133,25 +208,62 @@ impl Listing {
         };
         self.within.push(identity);
         for entry in entries.flatten() {
-            let path = entry.path();
-            let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-            if hidden {
-                continue;
-            }
-            // A link that leads nowhere, or a file that is gone again, is no file.
-            let Ok(meta) = fs::metadata(&path) else {
-                if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
-                    self.dangling.insert(path);
-                }
-                continue;
-            };
-            if meta.is_dir() {
-                self.folder(&path, &meta);
-            } else if is_manifest(&path) {
-                self.file(&path, &meta);
+            if !is_hidden(Path::new(&entry.file_name())) {
+                self.entry(&entry.path(), entry.file_type().is_ok_and(|kind| kind.is_symlink()));
             }
         }
         self.within.pop();
+    }
+
+    /// What a folder has in it.
+    fn entry(&mut self, path: &Path, is_link: bool) {
+        self.stamps += 1;
+        if is_link {
+            self.links.insert(path.to_owned());
+        }
+        // A link that leads nowhere, or a file that is gone again, is no file.
+        let Ok(meta) = fs::metadata(path) else {
+            if is_link {
+                self.dangling.insert(path.to_owned());
+            }
+            return;
+        };
+        if meta.is_dir() {
+            self.folder(path, &meta);
+        } else if is_manifest(path) {
+            self.file(path, &meta);
+        }
+    }
+
+    /// One path below a root, as listing the root would find it.
+    fn path(&mut self, path: &Path, roots: &[PathBuf]) {
+        let Some(root) = roots.iter().filter(|root| path.starts_with(root)).max_by_key(|root| root.components().count()) else { return };
+        if path == root {
+            return self.root(root);
+        }
+        let mut folders: Vec<&Path> = path.ancestors().skip(1).take_while(|folder| folder.starts_with(root)).collect();
+        folders.reverse();
+        let below = path.strip_prefix(root).unwrap_or(path);
+        if below.components().any(|part| is_hidden(Path::new(part.as_os_str()))) || folders.len() > MAX_FOLDERS {
+            return;
+        }
+        let mut within = Vec::new();
+        for folder in folders {
+            let Ok(meta) = fs::metadata(folder) else {
+                // A root that is not there says nothing of what lay in it.
+                if folder == root {
+                    self.root(root);
+                }
+                return;
+            };
+            if within.contains(&(meta.dev(), meta.ino())) {
+                return;
+            }
+            within.push((meta.dev(), meta.ino()));
+        }
+        self.within = within;
+        self.entry(path, fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink()));
+        self.within.clear();
     }
 
     fn file(&mut self, path: &Path, meta: &fs::Metadata) {
@@ -166,13 +278,10 @@ impl Listing {
             self.files.insert(path.to_owned(), stamp);
         }
     }
+}
 
-    /// Whether a file lies in a folder that cannot be listed, so that nobody knows whether it is gone; or in a root that is not there: a folder
-    /// that was moved away says nothing of what lay in it.
-    fn shielded(&self, path: &Path, roots: &[PathBuf]) -> bool {
-        let shields = |broken: &PathBuf| broken.exists() || (path != broken && roots.contains(broken));
-        self.broken.keys().any(|broken| path.starts_with(broken) && shields(broken))
-    }
+fn is_hidden(name: &Path) -> bool {
+    name.as_os_str().as_encoded_bytes().starts_with(b".")
 }
 
 /// `.yaml`, `.yml` and `.json`, in any case; editors' own files have other endings.
@@ -238,5 +347,73 @@ mod tests {
         assert_eq!(changes(), ["shop gone"], "it can be read again");
         fs::remove_file(root.join("a.yaml")).unwrap();
         assert_eq!(changes(), ["a.yaml gone"]);
+    }
+
+    #[test]
+    fn what_is_not_concerned_is_not_looked_at() {
+        let base = tempfile::tempdir().unwrap();
+        let roots = [base.path().to_owned()];
+        let file = |folder: usize, file: usize| base.path().join(format!("{folder}/{file}.yaml"));
+        for folder in 0..20 {
+            fs::create_dir(base.path().join(folder.to_string())).unwrap();
+            (0..10).for_each(|number| fs::write(file(folder, number), "a").unwrap());
+        }
+        let mut scan = Scan::default();
+        assert_eq!(scan.changes(&roots).len(), 200);
+        let mut cost = |paths: Option<&[PathBuf]>| {
+            let before = scan.work();
+            let changes = match paths {
+                None => scan.changes(&roots),
+                Some(paths) => scan.changes_at(&roots, paths.iter().cloned().collect()),
+            };
+            (changes.len(), scan.work().reads - before.reads, scan.work().stamps - before.stamps)
+        };
+        assert_eq!(cost(None), (0, 0, 221), "a poll reads no file");
+        assert_eq!(cost(Some(&[])), (0, 0, 0));
+        fs::write(file(7, 7), "changed").unwrap();
+        assert_eq!(cost(Some(&[file(7, 7), base.path().join("7/.7.yaml.new")])), (1, 1, 1));
+        fs::remove_file(file(8, 8)).unwrap();
+        fs::rename(base.path().join("9"), base.path().join("new")).unwrap();
+        let moved = ["8/8.yaml", "9", "new"].map(|name| base.path().join(name));
+        assert_eq!(cost(Some(&moved)), (21, 10, 13), "gone, gone with its folder, and there again");
+        assert_eq!(cost(None), (0, 0, 220));
+        // A link may lead to what nobody watches.
+        std::os::unix::fs::symlink(base.path().join("7/.target"), file(7, 10)).unwrap();
+        assert_eq!(cost(Some(&[file(7, 10)])), (1, 0, 1), "it dangles");
+        fs::write(base.path().join("7/.target"), "a").unwrap();
+        assert_eq!(cost(Some(&[])), (1, 1, 1));
+        assert_eq!(cost(Some(&[])), (0, 0, 1));
+    }
+
+    #[test]
+    fn parts_show_what_the_whole_shows() {
+        let base = tempfile::tempdir().unwrap();
+        let root = base.path().join("root");
+        fs::create_dir_all(root.join("a/b")).unwrap();
+        // Circles of links, entered from within.
+        std::os::unix::fs::symlink(&root, root.join("a/b/up")).unwrap();
+        fs::write(root.join("a/b/c.yaml"), "c").unwrap();
+        let roots = [root.clone()];
+        let (mut parts, mut whole) = (Scan::default(), Scan::default());
+        parts.changes(&roots);
+        whole.changes(&roots);
+        for paths in [
+            vec!["a/b"],
+            vec!["a/b/up/a"],
+            vec!["a/b/up"],
+            vec!["a", "a/b/c.yaml"],
+            vec![".hidden/x.yaml"],
+            vec!["nowhere/x.yaml"],
+            vec![""],
+        ] {
+            let paths = paths.iter().map(|path| root.join(path)).collect();
+            assert!(parts.changes_at(&roots, paths).is_empty());
+            assert_eq!(parts.seen, whole.seen);
+        }
+        fs::rename(&root, base.path().join("away")).unwrap();
+        let told = parts.changes_at(&roots, [root.join("a/b/c.yaml")].into());
+        assert!(matches!(&told[..], [(path, Content::Unreadable(..))] if **path == *root.to_string_lossy()), "{told:?}");
+        assert_eq!(parts.seen.len(), 1, "what lay in it counts as unchanged");
+        assert!(parts.changes(&roots).is_empty(), "it was told");
     }
 }

@@ -89,6 +89,26 @@ async fn follows() {
 }
 
 #[tokio::test]
+async fn what_a_link_leads_to_is_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (at, outside) = (folder.path().join("config"), folder.path().join("outside.yaml"));
+    fs::create_dir(&at).unwrap();
+    write(folder.path(), "outside.yaml", &account("a", "x"));
+    symlink(&outside, at.join("a.yaml")).unwrap();
+    let mut files = Files::follow(Options::new(vec![at.clone()]));
+    until(&mut files, |event| *event == Event::InitDone).await;
+    // The kernel says nothing of this.
+    write(folder.path(), "outside.yaml", &account("a", "changed"));
+    until(&mut files, applies("a", "changed")).await;
+    // Another folder under the same name.
+    fs::create_dir(folder.path().join("new")).unwrap();
+    write(&folder.path().join("new"), "a.yaml", &account("a", "other"));
+    fs::rename(&at, folder.path().join("old")).unwrap();
+    fs::rename(folder.path().join("new"), &at).unwrap();
+    until(&mut files, applies("a", "other")).await;
+}
+
+#[tokio::test]
 async fn remembers() {
     let folder = tempfile::tempdir().unwrap();
     let (at, kept) = (folder.path().join("config"), folder.path().join("last-good"));
@@ -108,6 +128,14 @@ async fn remembers() {
     written.retain(|name| name.len() != "ServiceAccount.0123456789abcdef.json".len());
     assert_eq!(before, written.len() + 1, "{before}");
     assert_eq!(written, ["ConfigMap.istio-system.istio.json", "MeshConfig.istio-system.istio.json", "ServiceAccount.default.a.json"]);
+    // Nothing is written again that is there already.
+    let written = |path: &Path| fs::metadata(path).unwrap().modified().unwrap();
+    let record = kept.join("ServiceAccount.default.a.json");
+    let before = written(&record);
+    let mut files = Files::follow(options.clone());
+    until(&mut files, |event| *event == Event::InitDone).await;
+    drop(files);
+    assert_eq!(written(&record), before);
     write(&at, "a.yaml", "x: [");
     let mut files = Files::follow(options);
     let second = until(&mut files, |event| *event == Event::InitDone).await;
