@@ -27,6 +27,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
     Error, Options,
+    admission::Admission,
     ads::Discovery,
     authn::Authenticator,
     ca::CaService,
@@ -126,24 +127,26 @@ pub(crate) async fn start_with(
     let keys = keys::load(options.state.as_ref(), &trust_domain, limits, UnixTime::now())?;
     let (ca, tokens) = (Arc::new(keys.ca), Arc::new(Tokens::new(&keys.token_key, &trust_domain)?));
     let metrics = Arc::new(Metrics::default());
-    let connections = Arc::new(Connections::default());
+    let connections = Arc::new(Connections::new(memo.clone()));
+    let admission = Arc::new(Admission::default());
     let about = Arc::new(About {
         version: options.version.clone(),
-        published: published.clone(),
+        published,
         connections: connections.clone(),
         faults,
         memo: memo.clone(),
         metrics: metrics.clone(),
+        admission: admission.clone(),
         ca: ca.clone(),
     });
     let authenticator = Authenticator { tokens: tokens.clone(), trust_domain: trust_domain.clone() };
     let discovery = Discovery {
         authenticator: authenticator.clone(),
-        published,
         stopping: stopping.clone(),
         connections,
         memo,
         metrics: metrics.clone(),
+        admission: admission.clone(),
         identifier: format!("mizzend {}", options.version).into(),
     };
     let service = CaService { ca: ca.clone(), authenticator, ttl: options.workload_cert_ttl, metrics: metrics.clone() };
