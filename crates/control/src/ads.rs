@@ -3,18 +3,11 @@
 //! A connection holds no queue of changes: it is told which of its resources may differ, and looks at them when it can. A proxy that reads slowly gets
 //! fewer, larger changes.
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use futures_util::Stream;
 use mizzen_model::ProxyView;
 use mizzen_pki::UnixTime;
-use mizzen_protos::envoy::envoy::{
-    config::core::v3::ControlPlane,
-    service::discovery::v3::{
-        DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-        aggregated_discovery_service_server::AggregatedDiscoveryService,
-    },
-};
+use mizzen_protos::envoy::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use mizzen_types::SpiffeId;
 use mizzen_xds::{
     server::{Heard, Verdict},
@@ -35,6 +28,7 @@ use crate::{
     memo::Memo,
     metrics::Metrics,
     node,
+    wire::Outgoing,
 };
 
 /// What every stream needs.
@@ -58,25 +52,13 @@ const TAKE_WITHIN: Duration = Duration::from_secs(60);
 /// How long the reason for a stream's end waits to be taken.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-type Out = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
+/// What goes out on a stream.
+pub(crate) type Responses = ReceiverStream<Result<Outgoing, Status>>;
+type Out<T> = mpsc::Sender<Result<T, Status>>;
 
-#[tonic::async_trait]
-impl AggregatedDiscoveryService for Discovery {
-    type StreamAggregatedResourcesStream = Responses<DiscoveryResponse>;
-    type DeltaAggregatedResourcesStream = Responses<DeltaDiscoveryResponse>;
-
-    async fn stream_aggregated_resources(
-        &self,
-        _: Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        Err(Status::unimplemented("only incremental xDS is served here: use DeltaAggregatedResources (api_type DELTA_GRPC)"))
-    }
-
-    async fn delta_aggregated_resources(
-        &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+impl Discovery {
+    /// Opens a stream.
+    pub(crate) fn delta(&self, request: Request<Streaming<DeltaDiscoveryRequest>>) -> Result<Response<Responses>, Status> {
         let caller = request.extensions().get::<Caller>().cloned();
         let refuse = |status: &Status| {
             self.metrics.xds_refused.inc();
@@ -92,7 +74,7 @@ impl AggregatedDiscoveryService for Discovery {
                 let _ = out.send_timeout(Err(status), LAST_WORDS).await;
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(responses))))
+        Ok(Response::new(ReceiverStream::new(responses)))
     }
 }
 
@@ -112,7 +94,7 @@ impl Discovery {
         mut requests: Streaming<DeltaDiscoveryRequest>,
         proved: Proved,
         peer: SocketAddr,
-        out: &Out,
+        out: &Out<Outgoing>,
     ) -> Result<(), Status> {
         let first = tokio::time::timeout(FIRST_REQUEST, requests.message()).await;
         let first = first.map_err(|_| {
@@ -192,7 +174,7 @@ impl Discovery {
     }
 
     /// Sends what is due. False if the client is gone; an error if it takes nothing.
-    async fn push(&self, connection: &Arc<Connection>, out: &Out) -> Result<bool, Status> {
+    async fn push(&self, connection: &Arc<Connection>, out: &Out<Outgoing>) -> Result<bool, Status> {
         if !connection.progress().session.is_due() && connection.asker.due_since().is_none() {
             return Ok(true);
         }
@@ -214,9 +196,7 @@ impl Discovery {
             self.metrics.pushes.with_label_values(&[label]).inc();
             let size: usize = response.resources.iter().map(|(_, resource)| resource.body.value.len()).sum();
             self.metrics.sent(label, size);
-            let mut response = DeltaDiscoveryResponse::from(response);
-            response.system_version_info = push.version.to_string();
-            response.control_plane = Some(ControlPlane { identifier: self.identifier.to_string() });
+            let response = Outgoing { response, version: push.version.to_string(), identifier: self.identifier.clone() };
             let taken = send(out, response).await.inspect_err(|_| {
                 tracing::info!(proxy = connection.proxy(), connection = connection.number, "a proxy that takes no responses is given up");
             });
@@ -229,7 +209,7 @@ impl Discovery {
 }
 
 /// Hands a response over. False if the client is gone.
-async fn send(out: &Out, response: DeltaDiscoveryResponse) -> Result<bool, Status> {
+async fn send<T>(out: &Out<T>, response: T) -> Result<bool, Status> {
     match out.send_timeout(Ok(response), TAKE_WITHIN).await {
         Ok(()) => Ok(true),
         Err(SendTimeoutError::Closed(_)) => Ok(false),
@@ -263,7 +243,7 @@ mod tests {
     async fn who_takes_nothing_is_given_up() {
         let (out, mut responses) = mpsc::channel(1);
         let begun = Instant::now();
-        assert!(send(&out, DeltaDiscoveryResponse::default()).await.unwrap());
+        assert!(send(&out, ()).await.unwrap());
         assert_eq!(begun.elapsed(), Duration::ZERO, "there is room for one");
         // A slow reader is waited for,
         let (late, sent) = tokio::join!(
@@ -271,14 +251,14 @@ mod tests {
                 tokio::time::sleep(TAKE_WITHIN - Duration::from_secs(1)).await;
                 responses.recv().await
             },
-            send(&out, DeltaDiscoveryResponse::default()),
+            send(&out, ()),
         );
         assert!(late.is_some() && sent.unwrap());
         // and one that never reads is not.
         let begun = Instant::now();
-        assert_eq!(send(&out, DeltaDiscoveryResponse::default()).await.unwrap_err().code(), tonic::Code::DeadlineExceeded);
+        assert_eq!(send(&out, ()).await.unwrap_err().code(), tonic::Code::DeadlineExceeded);
         assert_eq!(begun.elapsed(), TAKE_WITHIN);
         drop(responses);
-        assert!(!send(&out, DeltaDiscoveryResponse::default()).await.unwrap());
+        assert!(!send(&out, ()).await.unwrap());
     }
 }

@@ -184,7 +184,7 @@ impl ResourceSource for Resources<'_> {
     }
 
     fn resource(&mut self, type_url: &str, name: &str) -> Option<Resource> {
-        self.epoch.resource(self.asker, kind(type_url)?, &name.into())
+        self.epoch.resource(self.asker, kind(type_url)?, name)
     }
 }
 

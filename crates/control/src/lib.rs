@@ -24,6 +24,7 @@ pub mod source;
 pub mod status;
 mod token;
 mod token_api;
+mod wire;
 mod writer;
 
 pub use error::Error;

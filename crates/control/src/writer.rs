@@ -29,11 +29,10 @@ const MOST: Duration = Duration::from_millis(150);
 const CALM: Duration = Duration::from_millis(500);
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// A snapshot, and since when it is the newest.
+/// The newest snapshot.
 #[derive(Clone, Debug)]
 pub(crate) struct Published {
     pub(crate) snapshot: Arc<Snapshot>,
-    pub(crate) since: Instant,
 }
 
 /// What is wrong with the configuration, for people.
@@ -229,7 +228,6 @@ async fn publish(
     if !builder.ready || same {
         return false;
     }
-    let since = Instant::now();
     let changes = std::mem::take(&mut builder.changes);
     if memo.is_empty() {
         memo.advance(&next, &changes);
@@ -241,7 +239,7 @@ async fn publish(
         }
     }
     tracing::debug!(version = next.version(), "new snapshot");
-    published.send_replace(Some(Published { snapshot: next, since }));
+    published.send_replace(Some(Published { snapshot: next }));
     true
 }
 

@@ -64,7 +64,7 @@ pub(crate) fn list_mesh(scope: &Scope<'_, '_>) -> Vec<Name> {
 /// The others.
 pub(crate) fn list_own(scope: &Scope<'_, '_>) -> Vec<Name> {
     let sidecar = scope.view.kind(scope.reader) == ProxyType::Sidecar;
-    let own = sidecar.then(|| of_workload(scope)).unwrap_or_default();
+    let own = if sidecar { of_workload(scope) } else { Vec::new() };
     of_provider(scope).into_iter().chain(own).collect()
 }
 

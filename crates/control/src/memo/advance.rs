@@ -34,6 +34,9 @@ struct Step {
     next: Option<Next>,
 }
 
+/// To whom which names of a kind may be due.
+type News = (Arc<Asker>, ResourceKind, Arc<[Name]>);
+
 #[derive(Default)]
 struct Next {
     all: Option<Arc<Built>>,
@@ -125,15 +128,11 @@ impl Memo {
     }
 
     fn discard(&self, slot: &Slot) {
-        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
-        slots.by_number.remove(&slot.number);
-        if let Some(of_profile) = slots.by_key.get_mut(&slot.profile) {
-            of_profile.remove(&slot.what);
-        }
+        self.slots.write().unwrap_or_else(PoisonError::into_inner).remove(slot);
         lock(&self.index).set(slot.number, std::iter::empty());
     }
 
-    fn commit(&self, step: Step, due: &mut Vec<(Arc<Asker>, ResourceKind, Arc<[Name]>)>) {
+    fn commit(&self, step: Step, due: &mut Vec<News>) {
         let Step { slot, next, .. } = step;
         let Some(next) = next else {
             self.discard(&slot);
@@ -257,7 +256,7 @@ fn difference(what: &What, was: Option<&Built>, is: &Built) -> Option<Arc<[Name]
 }
 
 /// Notes for each proxy what is due to it.
-fn tell(version: u64, since: Instant, due: Vec<(Arc<Asker>, ResourceKind, Arc<[Name]>)>) -> Vec<Arc<Asker>> {
+fn tell(version: u64, since: Instant, due: Vec<News>) -> Vec<Arc<Asker>> {
     let mut told: HashMap<usize, Arc<Asker>> = HashMap::new();
     for (asker, kind, names) in due {
         asker.push_due(version, since, kind, names);

@@ -49,9 +49,31 @@ pub(crate) struct Memo {
 
 #[derive(Debug, Default)]
 struct Slots {
-    by_key: HashMap<u32, HashMap<What, Arc<Slot>>>,
+    resources: HashMap<(u32, ResourceKind), HashMap<Name, Arc<Slot>>>,
+    lists: HashMap<(u32, ResourceKind, Part), Arc<Slot>>,
     by_number: HashMap<Number, Arc<Slot>>,
     next: Number,
+}
+
+impl Slots {
+    fn make(&mut self, profile: u32, what: What) -> Arc<Slot> {
+        self.next += 1;
+        let slot = Arc::new(Slot::new(self.next, profile, what));
+        self.by_number.insert(slot.number, slot.clone());
+        slot
+    }
+
+    fn remove(&mut self, slot: &Slot) {
+        self.by_number.remove(&slot.number);
+        match &slot.what {
+            What::Names(kind, part) => drop(self.lists.remove(&(slot.profile, *kind, *part))),
+            What::Resource(kind, name) => {
+                if let Some(of_kind) = self.resources.get_mut(&(slot.profile, *kind)) {
+                    of_kind.remove(name);
+                }
+            }
+        }
+    }
 }
 
 /// What the memo has done so far.
@@ -131,20 +153,31 @@ impl Memo {
         self.slots.read().unwrap_or_else(PoisonError::into_inner).by_number.is_empty()
     }
 
-    fn slot(&self, profile: u32, what: &What) -> Arc<Slot> {
-        let find = |slots: &Slots| slots.by_key.get(&profile).and_then(|of_profile| of_profile.get(what)).cloned();
+    fn list_slot(&self, profile: u32, kind: ResourceKind, part: Part) -> Arc<Slot> {
+        let find = |slots: &Slots| slots.lists.get(&(profile, kind, part)).cloned();
         if let Some(slot) = find(&self.slots.read().unwrap_or_else(PoisonError::into_inner)) {
             return slot;
         }
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(slot) = find(&slots) {
+        find(&slots).unwrap_or_else(|| {
+            let slot = slots.make(profile, What::Names(kind, part));
+            slots.lists.insert((profile, kind, part), slot.clone());
+            slot
+        })
+    }
+
+    fn resource_slot(&self, profile: u32, kind: ResourceKind, name: &str) -> Arc<Slot> {
+        let find = |slots: &Slots| slots.resources.get(&(profile, kind)).and_then(|of_kind| of_kind.get(name)).cloned();
+        if let Some(slot) = find(&self.slots.read().unwrap_or_else(PoisonError::into_inner)) {
             return slot;
         }
-        slots.next += 1;
-        let slot = Arc::new(Slot::new(slots.next, profile, what.clone()));
-        slots.by_key.entry(profile).or_default().insert(what.clone(), slot.clone());
-        slots.by_number.insert(slot.number, slot.clone());
-        slot
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        find(&slots).unwrap_or_else(|| {
+            let name = Name::from(name);
+            let slot = slots.make(profile, What::Resource(kind, name.clone()));
+            slots.resources.entry((profile, kind)).or_default().insert(name, slot.clone());
+            slot
+        })
     }
 
     fn build(&self, snapshot: &Snapshot, view: &ProxyView, what: &What) -> Built {
@@ -163,15 +196,15 @@ impl Epoch<'_> {
 
     /// The names of a part of a proxy's resources of a kind, in order.
     pub(crate) fn names(&self, asker: &Asker, kind: ResourceKind, part: Part) -> Arc<[Name]> {
-        match &self.get(asker, &What::Names(kind, part)).value {
+        match &self.get(asker, &self.memo.list_slot(asker.profile, kind, part)).value {
             Value::Names(names) => names.clone(),
             Value::Resource(_) => Arc::default(),
         }
     }
 
     /// One resource of a proxy.
-    pub(crate) fn resource(&self, asker: &Asker, kind: ResourceKind, name: &Name) -> Option<Resource> {
-        match &self.get(asker, &What::Resource(kind, name.clone())).value {
+    pub(crate) fn resource(&self, asker: &Asker, kind: ResourceKind, name: &str) -> Option<Resource> {
+        match &self.get(asker, &self.memo.resource_slot(asker.profile, kind, name)).value {
             Value::Resource(resource) => resource.clone(),
             Value::Names(_) => None,
         }
@@ -179,22 +212,21 @@ impl Epoch<'_> {
 
     /// Notes that a proxy does not have a resource any more.
     pub(crate) fn release(&self, asker: &Asker, kind: ResourceKind, name: &Name) {
-        let slot = self.memo.slot(asker.profile, &What::Resource(kind, name.clone()));
+        let slot = self.memo.resource_slot(asker.profile, kind, name);
         slot.state().holders.remove(asker.index);
     }
 
-    fn get(&self, asker: &Asker, what: &What) -> Arc<Built> {
-        let slot = self.memo.slot(asker.profile, what);
-        if let Some(found) = self.find(asker, &slot) {
+    fn get(&self, asker: &Asker, slot: &Slot) -> Arc<Built> {
+        if let Some(found) = self.find(asker, slot) {
             self.memo.shared.fetch_add(1, Ordering::Relaxed);
             return found;
         }
         let _building = lock(&slot.building);
-        if let Some(found) = self.find(asker, &slot) {
+        if let Some(found) = self.find(asker, slot) {
             self.memo.shared.fetch_add(1, Ordering::Relaxed);
             return found;
         }
-        let mut built = self.memo.build(&self.snapshot, &asker.view, what);
+        let mut built = self.memo.build(&self.snapshot, &asker.view, &slot.what);
         {
             let mut state = slot.state();
             if let Some(other) = state.results().first() {

@@ -222,6 +222,40 @@ fn a_change_costs_what_it_changes() {
     }
 }
 
+/// Processor time and memory of a mesh without its sockets, for people and profilers: `cargo test -p mizzen-control --lib load -- --ignored --nocapture`.
+#[test]
+#[ignore = "it prints, and proves nothing"]
+fn load() {
+    let number = |name: &str, default: usize| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
+    let (services, proxies) = (number("MIZZEN_SERVICES", 1000), number("MIZZEN_PROXIES", 200));
+    let tell = |what: &str| {
+        let ticks = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        let ticks: u64 = ticks.split(' ').skip(13).take(2).filter_map(|text| text.parse::<u64>().ok()).sum();
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let memory = status.lines().find(|line| line.starts_with("RssAnon")).unwrap_or_default().to_owned();
+        println!("{what}: {} ms of CPU so far, {memory}", ticks * 10);
+    };
+    let mut mesh = Mesh::new(&(0..services).map(|i| service(i, "192.0.2.1", 50)).collect::<String>());
+    tell("read");
+    for i in 0..proxies {
+        mesh.connect(facts(i, &format!("ns{}", i % 100)));
+        // What the proxies hold is not the control plane's.
+        mesh.proxies[i].has.clear();
+    }
+    tell("all are served");
+    let mut change = |what: &str, yaml: &str| {
+        let cost = mesh.cost(objects(yaml));
+        tell(&format!("{what} {cost:?} {:?}", mesh.memo.counts()));
+    };
+    change("endpoint", &service(7, "192.0.2.2", 50));
+    change("weight", &service(7, "192.0.2.2", 60));
+    change(
+        "mode",
+        "{kind: PeerAuthentication, apiVersion: security.istio.io/v1, metadata: {name: d, namespace: istio-system}, spec: {mtls: {mode: STRICT}}}",
+    );
+    change("nothing", "{kind: ConfigMap, apiVersion: v1, metadata: {name: x, namespace: ns0}, data: {a: b}}");
+}
+
 /// An object of a small world, in one of several forms.
 fn form(kind: usize, name: usize, form: usize) -> String {
     let namespace = ["shop", "bank"][name % 2];

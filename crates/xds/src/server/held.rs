@@ -114,9 +114,25 @@ impl Held {
     }
 
     pub(super) fn set(&mut self, name: &Name, entry: Entry) {
-        let before = self.is_explicit(name);
-        self.explicit = self.explicit + usize::from(entry.explicit) - usize::from(before);
-        self.over.insert(name.clone(), Some(entry));
+        let explicit = usize::from(entry.explicit);
+        let before = match self.over.insert(name.clone(), Some(entry)) {
+            Some(before) => before.is_some_and(|before| before.explicit),
+            None => self.based(name).is_some_and(|settled| settled.explicit),
+        };
+        self.explicit = self.explicit + explicit - usize::from(before);
+    }
+
+    /// Changes what is there under a name, if there is something.
+    pub(super) fn change(&mut self, name: &Name, by: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = self.over.get_mut(name) {
+            let Some(entry) = entry else { return };
+            let before = usize::from(entry.explicit);
+            by(entry);
+            self.explicit = self.explicit + usize::from(entry.explicit) - before;
+        } else if let Some(mut entry) = self.based(name).map(Settled::entry) {
+            by(&mut entry);
+            self.set(name, entry);
+        }
     }
 
     pub(super) fn remove(&mut self, name: &str) {
@@ -145,7 +161,7 @@ impl Held {
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Name, Entry)> {
         let mut base = self.base.as_deref().unwrap_or_default().iter().peekable();
         let mut over = self.over.iter().peekable();
-        let mut next = move || loop {
+        let next = move || loop {
             let based = match (base.peek(), over.peek()) {
                 (Some(settled), Some((name, _))) if settled.name == **name => {
                     base.next();
@@ -163,7 +179,7 @@ impl Held {
                 return Some((name, entry.clone()));
             }
         };
-        std::iter::from_fn(move || next())
+        std::iter::from_fn(next)
     }
 
     /// Whether something was rejected.

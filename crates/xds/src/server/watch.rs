@@ -198,14 +198,14 @@ impl Watch {
     }
 
     fn accepted(&mut self, name: &Name, version: Version) {
-        let known = |entry: &Entry| !matches!(entry.sent, SentVersion::Absent | SentVersion::Unsent);
-        if let Some(mut entry) = self.held.get(name).filter(known) {
-            entry.acked = Some(version);
-            if entry.sent == SentVersion::Version(version) {
-                entry.rejected = None;
+        self.held.change(name, |entry| {
+            if !matches!(entry.sent, SentVersion::Absent | SentVersion::Unsent) {
+                entry.acked = Some(version);
+                if entry.sent == SentVersion::Version(version) {
+                    entry.rejected = None;
+                }
             }
-            self.held.set(name, entry);
-        }
+        });
     }
 
     /// What has to be looked up. From now on it counts as looked up.
