@@ -1,24 +1,16 @@
 //! The discovery service: one task per proxy, which sends what its proxy should have.
 //!
-//! A connection holds no queue of changes: it is told that there is a newer snapshot, and compares when it can. A proxy that reads slowly gets
+//! A connection holds no queue of changes: it is told which of its resources may differ, and looks at them when it can. A proxy that reads slowly gets
 //! fewer, larger changes.
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use futures_util::Stream;
-use mizzen_model::{ProxyView, Snapshot};
+use mizzen_model::ProxyView;
 use mizzen_pki::UnixTime;
-use mizzen_protos::envoy::envoy::{
-    config::core::v3::ControlPlane,
-    service::discovery::v3::{
-        DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-        aggregated_discovery_service_server::AggregatedDiscoveryService,
-    },
-};
-use mizzen_translate::ResourceKind;
-use mizzen_types::{Name, SpiffeId};
+use mizzen_protos::envoy::envoy::service::discovery::v3::DeltaDiscoveryRequest;
+use mizzen_types::SpiffeId;
 use mizzen_xds::{
-    server::{Heard, Resource, ResourceSource, Verdict},
+    server::{Heard, Verdict},
     types,
 };
 use tokio::sync::{
@@ -29,24 +21,25 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
+    admission::Admission,
     authn::{Authenticator, Proved},
     connection::{Connection, Connections, Registered},
     listener::Caller,
     memo::Memo,
     metrics::Metrics,
     node,
-    writer::Published,
+    wire::Outgoing,
 };
 
 /// What every stream needs.
 #[derive(Clone)]
 pub(crate) struct Discovery {
     pub(crate) authenticator: Authenticator,
-    pub(crate) published: watch::Receiver<Option<Published>>,
     pub(crate) stopping: watch::Receiver<bool>,
     pub(crate) connections: Arc<Connections>,
     pub(crate) memo: Arc<Memo>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) admission: Arc<Admission>,
     /// As which control plane responses are signed.
     pub(crate) identifier: Arc<str>,
 }
@@ -59,25 +52,13 @@ const TAKE_WITHIN: Duration = Duration::from_secs(60);
 /// How long the reason for a stream's end waits to be taken.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-type Out = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
+/// What goes out on a stream.
+pub(crate) type Responses = ReceiverStream<Result<Outgoing, Status>>;
+type Out<T> = mpsc::Sender<Result<T, Status>>;
 
-#[tonic::async_trait]
-impl AggregatedDiscoveryService for Discovery {
-    type StreamAggregatedResourcesStream = Responses<DiscoveryResponse>;
-    type DeltaAggregatedResourcesStream = Responses<DeltaDiscoveryResponse>;
-
-    async fn stream_aggregated_resources(
-        &self,
-        _: Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        Err(Status::unimplemented("only incremental xDS is served here: use DeltaAggregatedResources (api_type DELTA_GRPC)"))
-    }
-
-    async fn delta_aggregated_resources(
-        &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+impl Discovery {
+    /// Opens a stream.
+    pub(crate) fn delta(&self, request: Request<Streaming<DeltaDiscoveryRequest>>) -> Result<Response<Responses>, Status> {
         let caller = request.extensions().get::<Caller>().cloned();
         let refuse = |status: &Status| {
             self.metrics.xds_refused.inc();
@@ -93,7 +74,7 @@ impl AggregatedDiscoveryService for Discovery {
                 let _ = out.send_timeout(Err(status), LAST_WORDS).await;
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(responses))))
+        Ok(Response::new(ReceiverStream::new(responses)))
     }
 }
 
@@ -113,7 +94,7 @@ impl Discovery {
         mut requests: Streaming<DeltaDiscoveryRequest>,
         proved: Proved,
         peer: SocketAddr,
-        out: &Out,
+        out: &Out<Outgoing>,
     ) -> Result<(), Status> {
         let first = tokio::time::timeout(FIRST_REQUEST, requests.message()).await;
         let first = first.map_err(|_| {
@@ -140,7 +121,7 @@ impl Discovery {
                     Ok(Some(request)) => Event::Request(Box::new(request)),
                     Ok(None) | Err(_) => Event::Closed,
                 },
-                changed = self.published.changed() => if changed.is_ok() { Event::Changed } else { Event::End("there is no more configuration") },
+                () = connection.asker.wake.notified() => Event::Changed,
             };
             match event {
                 Event::Request(request) => self.request(connection, *request)?,
@@ -176,8 +157,8 @@ impl Discovery {
             let heard = progress.session.request(request).map_err(|e| Status::invalid_argument(e.to_string()))?;
             (heard, progress.settle())
         };
-        if settled {
-            self.converged(connection);
+        if let Some(since) = settled {
+            self.metrics.converged(since.elapsed());
         }
         let Heard { type_url, verdict, .. } = heard;
         match verdict {
@@ -193,26 +174,29 @@ impl Discovery {
     }
 
     /// Sends what is due. False if the client is gone; an error if it takes nothing.
-    async fn push(&mut self, connection: &Connection, out: &Out) -> Result<bool, Status> {
-        let Some(published) = self.published.borrow_and_update().clone() else { return Ok(true) };
-        let snapshot = &published.snapshot;
-        let (responses, settled) = {
-            let mut progress = connection.progress();
-            if progress.sent != snapshot.version() {
-                progress.session.changed();
-            }
-            let mut state = Resources { memo: &self.memo, snapshot, view: &connection.view };
-            let responses = progress.session.poll(&mut state);
-            progress.sent = snapshot.version();
-            (responses, progress.settle())
-        };
-        if settled {
-            self.converged(connection);
+    async fn push(&self, connection: &Arc<Connection>, out: &Out<Outgoing>) -> Result<bool, Status> {
+        if !connection.progress().session.is_due() && connection.asker.due_since().is_none() {
+            return Ok(true);
         }
-        for mut response in responses {
-            self.metrics.pushes.with_label_values(&[label(&response.type_url)]).inc();
-            response.system_version_info = snapshot.version().to_string();
-            response.control_plane = Some(ControlPlane { identifier: self.identifier.to_string() });
+        let whole = connection.progress().session.is_whole_due();
+        let turn = if whole { Some(self.admission.turn(connection.number).await?) } else { None };
+        let (due, memo) = (connection.clone(), self.memo.clone());
+        // What is missing is built on a thread of its own, not in the task that serves the stream.
+        let push = tokio::task::spawn_blocking(move || due.push(&memo)).await;
+        let push = push.map_err(|error| Status::internal(format!("the configuration could not be made: {error}")))?;
+        drop(turn);
+        if let Some(waited) = push.waited {
+            self.metrics.queued(waited);
+        }
+        if let Some(since) = push.settled {
+            self.metrics.converged(since.elapsed());
+        }
+        for response in push.responses {
+            let label = label(&response.type_url);
+            self.metrics.pushes.with_label_values(&[label]).inc();
+            let size: usize = response.resources.iter().map(|(_, resource)| resource.body.value.len()).sum();
+            self.metrics.sent(label, size);
+            let response = Outgoing { response, version: push.version.to_string(), identifier: self.identifier.clone() };
             let taken = send(out, response).await.inspect_err(|_| {
                 tracing::info!(proxy = connection.proxy(), connection = connection.number, "a proxy that takes no responses is given up");
             });
@@ -222,18 +206,10 @@ impl Discovery {
         }
         Ok(true)
     }
-
-    /// Everything of a snapshot was answered: the change took so long from the moment at which it was published.
-    fn converged(&self, connection: &Connection) {
-        let settled = connection.progress().settled;
-        if let Some(published) = self.published.borrow().as_ref().filter(|p| p.snapshot.version() == settled) {
-            self.metrics.converged(published.since.elapsed());
-        }
-    }
 }
 
 /// Hands a response over. False if the client is gone.
-async fn send(out: &Out, response: DeltaDiscoveryResponse) -> Result<bool, Status> {
+async fn send<T>(out: &Out<T>, response: T) -> Result<bool, Status> {
     match out.send_timeout(Ok(response), TAKE_WITHIN).await {
         Ok(()) => Ok(true),
         Err(SendTimeoutError::Closed(_)) => Ok(false),
@@ -241,35 +217,6 @@ async fn send(out: &Out, response: DeltaDiscoveryResponse) -> Result<bool, Statu
             Err(Status::deadline_exceeded(format!("no response was taken within {} s", TAKE_WITHIN.as_secs())))
         }
     }
-}
-
-/// What one proxy should have, by one snapshot.
-struct Resources<'a> {
-    memo: &'a Memo,
-    snapshot: &'a Snapshot,
-    view: &'a ProxyView,
-}
-
-impl ResourceSource for Resources<'_> {
-    fn names(&mut self, type_url: &str) -> Vec<Name> {
-        kind(type_url).map(|kind| self.memo.names(self.snapshot, self.view, kind).to_vec()).unwrap_or_default()
-    }
-
-    fn resource(&mut self, type_url: &str, name: &str) -> Option<Resource> {
-        self.memo.resource(self.snapshot, self.view, kind(type_url)?, &name.into())
-    }
-}
-
-/// The kinds that can be built; of other types there is nothing.
-fn kind(type_url: &str) -> Option<ResourceKind> {
-    Some(match type_url {
-        types::CLUSTER => ResourceKind::Cluster,
-        types::ENDPOINT => ResourceKind::Endpoints,
-        types::LISTENER => ResourceKind::Listener,
-        types::ROUTE => ResourceKind::Route,
-        types::NAME_TABLE => ResourceKind::NameTable,
-        _ => return None,
-    })
 }
 
 /// Istio's short names of the types in its metrics.
@@ -296,7 +243,7 @@ mod tests {
     async fn who_takes_nothing_is_given_up() {
         let (out, mut responses) = mpsc::channel(1);
         let begun = Instant::now();
-        assert!(send(&out, DeltaDiscoveryResponse::default()).await.unwrap());
+        assert!(send(&out, ()).await.unwrap());
         assert_eq!(begun.elapsed(), Duration::ZERO, "there is room for one");
         // A slow reader is waited for,
         let (late, sent) = tokio::join!(
@@ -304,14 +251,14 @@ mod tests {
                 tokio::time::sleep(TAKE_WITHIN - Duration::from_secs(1)).await;
                 responses.recv().await
             },
-            send(&out, DeltaDiscoveryResponse::default()),
+            send(&out, ()),
         );
         assert!(late.is_some() && sent.unwrap());
         // and one that never reads is not.
         let begun = Instant::now();
-        assert_eq!(send(&out, DeltaDiscoveryResponse::default()).await.unwrap_err().code(), tonic::Code::DeadlineExceeded);
+        assert_eq!(send(&out, ()).await.unwrap_err().code(), tonic::Code::DeadlineExceeded);
         assert_eq!(begun.elapsed(), TAKE_WITHIN);
         drop(responses);
-        assert!(!send(&out, DeltaDiscoveryResponse::default()).await.unwrap());
+        assert!(!send(&out, ()).await.unwrap());
     }
 }

@@ -7,23 +7,28 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use mizzen_model::ProxyView;
-use mizzen_types::SpiffeId;
+use mizzen_translate::{Part, ResourceKind};
+use mizzen_types::{Name, SpiffeId};
 use mizzen_xds::{
-    server::{Session, Sync},
+    server::{Resource, ResourceSource, Response, Session, Shared, Sync},
     types,
 };
+use tokio::time::Instant;
 
-use crate::status::{ProxyStatus, ResourceStatus, SyncState, TypeStatus};
+use crate::{
+    memo::{Asker, Epoch, Memo},
+    status::{ProxyStatus, ResourceStatus, SyncState, TypeStatus},
+};
 
 /// One proxy's stream.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) number: u64,
-    pub(crate) view: ProxyView,
+    pub(crate) asker: Arc<Asker>,
     pub(crate) identity: SpiffeId,
     pub(crate) peer: SocketAddr,
     pub(crate) version: String,
@@ -39,23 +44,25 @@ pub(crate) struct Progress {
     pub(crate) sent: u64,
     /// The newest snapshot of which everything was sent and answered.
     pub(crate) settled: u64,
+    /// When the oldest change came to be known of which not everything is answered.
+    changed: Option<Instant>,
 }
 
 impl Progress {
-    /// Notes that what was sent is answered, if it is. Returns whether that is news.
-    pub(crate) fn settle(&mut self) -> bool {
-        let news = self.settled < self.sent && !self.session.is_due() && self.session.in_flight() == 0;
-        if news {
-            self.settled = self.sent;
+    /// Notes that what was sent is answered, if it is. Returns since when a change has waited for that.
+    pub(crate) fn settle(&mut self) -> Option<Instant> {
+        if self.session.is_due() || self.session.in_flight() > 0 {
+            return None;
         }
-        news
+        self.settled = self.sent;
+        self.changed.take()
     }
 }
 
 impl Connection {
     /// The name by which people know the proxy.
     pub(crate) fn proxy(&self) -> String {
-        let facts = self.view.facts();
+        let facts = self.view().facts();
         format!("{}.{}", facts.pod, facts.namespace)
     }
 
@@ -63,10 +70,55 @@ impl Connection {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn status(&self) -> ProxyStatus {
+    /// Who it is.
+    pub(crate) fn view(&self) -> &ProxyView {
+        &self.asker.view
+    }
+
+    /// The newest snapshot of which all that concerns the proxy was sent and answered, if `current` is the newest one.
+    fn reached(&self, progress: &Progress, current: u64) -> u64 {
+        let idle =
+            progress.sent > 0 && progress.settled == progress.sent && !progress.session.is_due() && progress.session.in_flight() == 0;
+        match self.asker.due_since() {
+            None if idle => progress.settled.max(current),
+            Some(since) if idle => progress.settled.max(since.saturating_sub(1)),
+            _ => progress.settled,
+        }
+    }
+
+    /// What is due now, by the memo's snapshot. It counts as sent. Blocks as long as something has to be built, without holding anybody else up.
+    pub(crate) fn push(&self, memo: &Memo) -> Push {
+        let epoch = memo.read();
+        let (mut round, queued) = {
+            let mut progress = self.progress();
+            let due = self.asker.take_due();
+            for (kind, names) in &due.names {
+                let type_url = kind.type_url();
+                for name in names.iter().filter(|name| !progress.session.touch(&type_url, name)) {
+                    epoch.release(&self.asker, *kind, name);
+                }
+            }
+            (progress.session.begin(), due.queued)
+        };
+        let waited = queued.map(|queued| queued.elapsed());
+        let mut state = Resources { epoch: &epoch, asker: &self.asker };
+        loop {
+            let Some(wanted) = self.progress().session.next(&mut round) else { break };
+            let found = wanted.look_up(&mut state);
+            self.progress().session.take(&mut round, found);
+        }
+        let mut progress = self.progress();
+        let responses = progress.session.end(round);
+        progress.sent = epoch.version();
+        progress.changed = progress.changed.or(queued);
+        Push { responses, version: progress.sent, settled: progress.settle(), waited }
+    }
+
+    /// How it is, if `current` is the newest snapshot.
+    pub(crate) fn status(&self, current: u64) -> ProxyStatus {
         let (types, snapshot) = {
             let progress = self.progress();
-            (progress.session.status(), progress.settled)
+            (progress.session.status(), self.reached(&progress, current))
         };
         let resource = |r: mizzen_xds::server::ResourceStatus| ResourceStatus {
             name: r.name.to_string(),
@@ -91,10 +143,10 @@ impl Connection {
         };
         ProxyStatus {
             proxy: self.proxy(),
-            node: self.view.facts().id.to_string(),
+            node: self.view().facts().id.to_string(),
             connection: self.number,
             identity: self.identity.to_string(),
-            address: self.view.facts().ip.to_string(),
+            address: self.view().facts().ip.to_string(),
             proxy_version: self.version.clone(),
             snapshot,
             types: types.into_iter().map(of_type).collect(),
@@ -102,9 +154,58 @@ impl Connection {
     }
 }
 
+/// What is sent to a proxy at once.
+#[derive(Debug)]
+pub(crate) struct Push {
+    pub(crate) responses: Vec<Response>,
+    /// The snapshot of which it all is.
+    pub(crate) version: u64,
+    /// When the change came to be known that needed no word, or was answered.
+    pub(crate) settled: Option<Instant>,
+    /// How long the change has waited that is the reason, if one is.
+    pub(crate) waited: Option<Duration>,
+}
+
+/// What one proxy should have, by one snapshot.
+struct Resources<'a> {
+    epoch: &'a Epoch<'a>,
+    asker: &'a Asker,
+}
+
+impl ResourceSource for Resources<'_> {
+    fn names(&mut self, type_url: &str) -> Vec<Name> {
+        let parts = |kind| Part::ALL.into_iter().flat_map(move |part| self.epoch.names(self.asker, kind, part).to_vec());
+        kind(type_url).map(|kind| parts(kind).collect()).unwrap_or_default()
+    }
+
+    fn is_listed(&mut self, type_url: &str, name: &str) -> bool {
+        let listed = |kind, part| self.epoch.names(self.asker, kind, part).binary_search_by(|listed| (**listed).cmp(name)).is_ok();
+        kind(type_url).is_some_and(|kind| Part::ALL.into_iter().any(|part| listed(kind, part)))
+    }
+
+    fn resource(&mut self, type_url: &str, name: &str) -> Option<Resource> {
+        self.epoch.resource(self.asker, kind(type_url)?, name)
+    }
+}
+
+/// The kinds that can be built; of other types there is nothing.
+fn kind(type_url: &str) -> Option<ResourceKind> {
+    Some(match type_url {
+        types::CLUSTER => ResourceKind::Cluster,
+        types::ENDPOINT => ResourceKind::Endpoints,
+        types::LISTENER => ResourceKind::Listener,
+        types::ROUTE => ResourceKind::Route,
+        types::NAME_TABLE => ResourceKind::NameTable,
+        _ => return None,
+    })
+}
+
 /// All that are open.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Connections {
+    memo: Arc<Memo>,
+    /// Lists that sessions share.
+    lists: Arc<Shared>,
     numbers: AtomicU64,
     open: Mutex<BTreeMap<u64, Arc<Connection>>>,
 }
@@ -117,10 +218,16 @@ pub(crate) struct Registered {
 }
 
 impl Connections {
+    pub(crate) fn new(memo: Arc<Memo>) -> Self {
+        Connections { memo, lists: Arc::default(), numbers: AtomicU64::new(0), open: Mutex::default() }
+    }
+
     pub(crate) fn register(self: &Arc<Self>, view: ProxyView, identity: SpiffeId, peer: SocketAddr, version: String) -> Registered {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
         let since = SystemTime::now();
-        let connection = Arc::new(Connection { number, view, identity, peer, version, since, progress: Mutex::default() });
+        let asker = self.memo.enter(view);
+        let progress = Mutex::new(Progress { session: Session::sharing(self.lists.clone()), ..Progress::default() });
+        let connection = Arc::new(Connection { number, asker, identity, peer, version, since, progress });
         self.lock().insert(number, connection.clone());
         Registered { all: self.clone(), connection }
     }
@@ -133,12 +240,12 @@ impl Connections {
     }
 
     /// All proxies, by name. One may have several streams: its agent's own beside its own, or an old one whose end is not known yet. The newest
-    /// stream that speaks of a type counts, and a stream of which nothing counts is left out.
-    pub(crate) fn proxies(&self) -> Vec<ProxyStatus> {
+    /// stream that speaks of a type counts, and a stream of which nothing counts is left out. `current` is the newest snapshot.
+    pub(crate) fn proxies(&self, current: u64) -> Vec<ProxyStatus> {
         let mut merged: BTreeMap<String, ProxyStatus> = BTreeMap::new();
         let mut all = self.all();
         all.sort_by_key(|c| std::cmp::Reverse(c.number));
-        for status in all.iter().map(|c| c.status()) {
+        for status in all.iter().map(|c| c.status(current)) {
             match merged.get_mut(&status.node) {
                 None => drop(merged.insert(status.node.clone(), status)),
                 Some(known) => {
@@ -169,5 +276,6 @@ impl Connections {
 impl Drop for Registered {
     fn drop(&mut self) {
         self.all.lock().remove(&self.connection.number);
+        self.all.memo.leave(&self.connection.asker);
     }
 }

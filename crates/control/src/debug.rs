@@ -16,6 +16,7 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 use crate::{
+    admission::Admission,
     connection::Connections,
     memo::Memo,
     metrics::{Gauges, Metrics},
@@ -31,6 +32,7 @@ pub(crate) struct About {
     pub(crate) faults: Arc<Mutex<Faults>>,
     pub(crate) memo: Arc<Memo>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) admission: Arc<Admission>,
     pub(crate) ca: Arc<Ca>,
 }
 
@@ -73,7 +75,7 @@ async fn version(State(about): State<Arc<About>>) -> Json<serde_json::Value> {
 }
 
 async fn metrics(State(about): State<Arc<About>>) -> Response {
-    let (built, shared, memo) = about.memo.counts();
+    let counts = about.memo.counts();
     let (mut services, mut endpoints, mut virtual_services) = (0, 0, 0);
     if let Some(snapshot) = about.snapshot() {
         let reader = Reader::new(&snapshot);
@@ -91,9 +93,11 @@ async fn metrics(State(about): State<Arc<About>>) -> Response {
         virtual_services,
         refused: writer::lock(&about.faults).refused.len(),
         root_expiry: about.ca.not_after().as_secs(),
-        built,
-        shared,
-        memo,
+        built: counts.built,
+        shared: counts.shared,
+        asked_again: counts.asked_again,
+        memo: counts.slots,
+        waiting: about.admission.waiting(),
     };
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], about.metrics.render(&gauges)).into_response()
 }
@@ -107,7 +111,7 @@ struct SyncQuery {
 
 async fn syncz(State(about): State<Arc<About>>, Query(query): Query<SyncQuery>) -> Json<Syncz> {
     let snapshot = about.snapshot().map_or(0, |s| s.version());
-    let mut proxies = about.connections.proxies();
+    let mut proxies = about.connections.proxies(snapshot);
     proxies.retain(|p| query.proxy.as_ref().is_none_or(|wanted| *wanted == p.proxy));
     Json(Syncz { snapshot, proxies })
 }
@@ -116,7 +120,7 @@ async fn connections(State(about): State<Arc<About>>) -> Json<Vec<ConnectionStat
     let status = |c: &Arc<crate::connection::Connection>| ConnectionStatus {
         number: c.number,
         proxy: c.proxy(),
-        node: c.view.facts().id.to_string(),
+        node: c.view().facts().id.to_string(),
         identity: c.identity.to_string(),
         peer: c.peer.to_string(),
         seconds: c.since.elapsed().unwrap_or_default().as_secs(),
@@ -189,7 +193,7 @@ async fn live(State(about): State<Arc<About>>, Query(query): Query<LiveQuery>) -
         _ => None,
     };
     let mut answer = Live { version, ready, ..Live::default() };
-    for proxy in about.connections.proxies() {
+    for proxy in about.connections.proxies(snapshot.version()) {
         let errors: Vec<String> = proxy.types.into_iter().filter(|t| t.state == SyncState::Error).filter_map(|t| t.error).collect();
         if proxy.snapshot < needed {
             answer.pending.push(proxy.proxy);

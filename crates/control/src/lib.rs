@@ -1,11 +1,12 @@
 //! The control plane, `mizzend`: sources, the writer, push, the CA service, debug and status.
 //!
 //! Files become objects ([`source`]), one writer makes the next snapshot of them, and every connected proxy is sent what its resources now are.
-//! Each resource is built once for all proxies that read the same, and again only when something that it read has changed. The same TLS port signs
+//! Each resource is built once for all proxies that get the same answers, and again only when one of the answers has changed. The same TLS port signs
 //! certificates for whoever proves its identity by a workload token or a certificate. [`status`] is what `debug.sock` tells of all that.
 //!
 //! Deliberately absent: what a resource looks like (`translate`), what an object means (`api`, `model`), the protocol's rules (`xds`), and the data path.
 
+mod admission;
 mod ads;
 mod authn;
 mod ca;
@@ -23,6 +24,7 @@ pub mod source;
 pub mod status;
 mod token;
 mod token_api;
+mod wire;
 mod writer;
 
 pub use error::Error;

@@ -2,10 +2,15 @@
 
 use std::time::Duration;
 
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector,
+};
 
 /// The upper bounds of Istio's `pilot_proxy_convergence_time`, in seconds.
 const BOUNDS: [f64; 8] = [0.1, 0.5, 1.0, 3.0, 5.0, 10.0, 20.0, 30.0];
+
+/// The upper bounds of Istio's `pilot_xds_config_size_bytes`.
+const SIZES: [f64; 6] = [1.0, 10_000.0, 1_000_000.0, 4_000_000.0, 10_000_000.0, 40_000_000.0];
 
 /// What is counted.
 #[derive(Debug)]
@@ -23,6 +28,8 @@ pub(crate) struct Metrics {
     pub(crate) signing_errors: IntCounter,
     pub(crate) handshake_failures: IntCounter,
     convergence: Histogram,
+    queue: Histogram,
+    size: HistogramVec,
 }
 
 /// What is looked up when somebody asks.
@@ -36,7 +43,9 @@ pub(crate) struct Gauges {
     pub(crate) root_expiry: u64,
     pub(crate) built: u64,
     pub(crate) shared: u64,
+    pub(crate) asked_again: u64,
     pub(crate) memo: usize,
+    pub(crate) waiting: usize,
 }
 
 impl Default for Metrics {
@@ -45,6 +54,8 @@ impl Default for Metrics {
         let one = |name: &str, help: &str| register(&registry, IntCounter::new(name, help));
         let by_type = |name: &str, help: &str| register(&registry, IntCounterVec::new(Opts::new(name, help), &["type"]));
         let convergence = HistogramOpts::new("pilot_proxy_convergence_time", "Seconds from a change to its being taken by a proxy.");
+        let queue = HistogramOpts::new("pilot_proxy_queue_time", "Seconds that a change has waited for its proxy's turn.");
+        let size = HistogramOpts::new("pilot_xds_config_size_bytes", "Bytes of configuration in a response, by type.");
         Metrics {
             pushes: by_type("pilot_xds_pushes", "Responses that were sent, by type."),
             rejects: by_type("pilot_total_xds_rejects", "Responses of which a proxy rejected something, by type."),
@@ -59,6 +70,8 @@ impl Default for Metrics {
             signing_errors: one("citadel_server_cert_sign_error_count", "Certificate requests that were not signed."),
             handshake_failures: one("mizzen_tls_handshake_failures", "Connections that were not made."),
             convergence: register(&registry, Histogram::with_opts(convergence.buckets(BOUNDS.to_vec()))),
+            queue: register(&registry, Histogram::with_opts(queue.buckets(BOUNDS.to_vec()))),
+            size: register(&registry, HistogramVec::new(size.buckets(SIZES.to_vec()), &["type"])),
             registry,
         }
     }
@@ -74,6 +87,16 @@ impl Metrics {
     /// A change was taken by a proxy so long after it came to be known.
     pub(crate) fn converged(&self, after: Duration) {
         self.convergence.observe(after.as_secs_f64());
+    }
+
+    /// A change has waited so long before it was sent.
+    pub(crate) fn queued(&self, waited: Duration) {
+        self.queue.observe(waited.as_secs_f64());
+    }
+
+    /// A response of so many bytes was sent.
+    pub(crate) fn sent(&self, kind: &str, bytes: usize) {
+        self.size.with_label_values(&[kind]).observe(bytes as f64);
     }
 
     /// Prometheus' text format.
@@ -98,6 +121,7 @@ impl Gauges {
             ("pilot_virt_services", "VirtualServices that are known.", self.virtual_services as u64),
             ("mizzen_config_refused", "Documents that are refused now.", self.refused as u64),
             ("mizzen_resources_held", "Resources in memory.", self.memo as u64),
+            ("mizzen_first_syncs_waiting", "Proxies that wait for their first configuration.", self.waiting as u64),
             ("citadel_server_root_cert_expiry_timestamp", "When the CA ends, in seconds since 1970.", self.root_expiry),
         ] {
             gauge(Opts::new(name, help), value);
@@ -105,6 +129,7 @@ impl Gauges {
         for (name, help, value) in [
             ("mizzen_resources_built", "Resources that were built.", self.built),
             ("mizzen_resources_shared", "Resources that were taken from memory instead.", self.shared),
+            ("mizzen_resources_asked_again", "Resources of which a change touched something that they had asked about.", self.asked_again),
         ] {
             register(&registry, IntCounter::new(name, help)).inc_by(value);
         }
@@ -132,7 +157,9 @@ mod tests {
             root_expiry: 0,
             built: 0,
             shared: 0,
+            asked_again: 0,
             memo: 0,
+            waiting: 0,
         };
         let text = metrics.render(&gauges);
         for line in [

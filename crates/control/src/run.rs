@@ -13,10 +13,7 @@ use axum::Router;
 use mizzen_api::istio::MeshConfig;
 use mizzen_net::{ListenOptions, listen, listen_unix};
 use mizzen_pki::{CaLimits, UnixTime};
-use mizzen_protos::{
-    ca::istio_certificate_service_server::IstioCertificateServiceServer,
-    envoy::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer,
-};
+use mizzen_protos::ca::istio_certificate_service_server::IstioCertificateServiceServer;
 use mizzen_types::TrustDomain;
 use tokio::{
     net::TcpListener,
@@ -27,6 +24,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
     Error, Options,
+    admission::Admission,
     ads::Discovery,
     authn::Authenticator,
     ca::CaService,
@@ -38,13 +36,13 @@ use crate::{
     metrics::Metrics,
     source::{self, Event, Files},
     token::Tokens,
-    token_api, writer,
+    token_api,
+    wire::Ads,
+    writer,
 };
 
 /// How long streams may take to end.
 const GRACE: Duration = Duration::from_secs(3);
-/// A request may be this long: one that names all resources that a proxy holds is.
-const MAX_REQUEST: usize = 32 << 20;
 /// Dead connections are found after these two.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
 const DAYS_90: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -126,24 +124,26 @@ pub(crate) async fn start_with(
     let keys = keys::load(options.state.as_ref(), &trust_domain, limits, UnixTime::now())?;
     let (ca, tokens) = (Arc::new(keys.ca), Arc::new(Tokens::new(&keys.token_key, &trust_domain)?));
     let metrics = Arc::new(Metrics::default());
-    let connections = Arc::new(Connections::default());
+    let connections = Arc::new(Connections::new(memo.clone()));
+    let admission = Arc::new(Admission::default());
     let about = Arc::new(About {
         version: options.version.clone(),
-        published: published.clone(),
+        published,
         connections: connections.clone(),
         faults,
         memo: memo.clone(),
         metrics: metrics.clone(),
+        admission: admission.clone(),
         ca: ca.clone(),
     });
     let authenticator = Authenticator { tokens: tokens.clone(), trust_domain: trust_domain.clone() };
     let discovery = Discovery {
         authenticator: authenticator.clone(),
-        published,
         stopping: stopping.clone(),
         connections,
         memo,
         metrics: metrics.clone(),
+        admission: admission.clone(),
         identifier: format!("mizzend {}", options.version).into(),
     };
     let service = CaService { ca: ca.clone(), authenticator, ttl: options.workload_cert_ttl, metrics: metrics.clone() };
@@ -209,11 +209,10 @@ fn serve_grpc(
     tasks.spawn(ends("rotation", identity.rotate()));
     tasks.spawn(async move {
         let accepting = tokio::spawn(listener::accept(listener, acceptor, trust_domain, metrics, sender));
-        let discovery = AggregatedDiscoveryServiceServer::new(discovery).max_decoding_message_size(MAX_REQUEST);
         let served = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE.0))
             .http2_keepalive_timeout(Some(KEEPALIVE.1))
-            .add_service(discovery)
+            .add_service(Ads(discovery))
             .add_service(IstioCertificateServiceServer::new(ca))
             .serve_with_incoming_shutdown(ReceiverStream::new(accepted), async move {
                 let _ = stopping.wait_for(|stopping| *stopping).await;

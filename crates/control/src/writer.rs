@@ -9,7 +9,7 @@ use std::{
 };
 
 use mizzen_api::{Kind, Object, Problem, istio::MeshConfig};
-use mizzen_model::{Change, Closed, Snapshot};
+use mizzen_model::{Change, ChangeSet, Closed, Snapshot};
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -25,11 +25,14 @@ const QUIET: Duration = Duration::from_millis(20);
 /// and is taken as it is after so long.
 const MOST: Duration = Duration::from_millis(150);
 
-/// A snapshot, and since when it is the newest.
+/// All objects are looked at together, which costs more than most changes, when nothing came for so long.
+const CALM: Duration = Duration::from_millis(500);
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The newest snapshot.
 #[derive(Clone, Debug)]
 pub(crate) struct Published {
     pub(crate) snapshot: Arc<Snapshot>,
-    pub(crate) since: Instant,
 }
 
 /// What is wrong with the configuration, for people.
@@ -50,13 +53,15 @@ struct SnapshotBuilder {
     relisting: bool,
     pending: Vec<Change>,
     ready: bool,
+    /// What differs from the snapshot that was published last.
+    changes: ChangeSet,
 }
 
 impl SnapshotBuilder {
     fn new(base: MeshConfig) -> Self {
         let base: Arc<Object> = Arc::new(base.into());
         let current = Snapshot::empty().apply([Change::Apply(base.clone())]);
-        SnapshotBuilder { current, base, relisting: false, pending: Vec::new(), ready: false }
+        SnapshotBuilder { current, base, relisting: false, pending: Vec::new(), ready: false, changes: ChangeSet::default() }
     }
 
     /// Takes an event. Returns whether it must not wait.
@@ -134,7 +139,15 @@ impl SnapshotBuilder {
                 Change::Delete(key) => objects.retain(|o| o.key() != key),
             }
         }
-        self.current = self.current.replace(objects, closed);
+        let next = self.current.replace(objects, closed);
+        self.go_to(next);
+    }
+
+    fn go_to(&mut self, next: Arc<Snapshot>) {
+        if next.version() != self.current.version() {
+            self.changes.merge(next.changes());
+            self.current = next;
+        }
     }
 
     fn has_work(&self) -> bool {
@@ -143,7 +156,8 @@ impl SnapshotBuilder {
 
     fn flush(&mut self) -> Arc<Snapshot> {
         if self.has_work() {
-            self.current = self.current.apply(std::mem::take(&mut self.pending));
+            let next = self.current.apply(std::mem::take(&mut self.pending));
+            self.go_to(next);
         }
         self.current.clone()
     }
@@ -159,11 +173,19 @@ pub(crate) async fn run(
 ) {
     let mut builder = SnapshotBuilder::new(base);
     let mut first: Option<Instant> = None;
+    let mut unseen: Option<Arc<Snapshot>> = None;
     loop {
         let urgent = match first {
-            None => match events.recv().await {
-                None => return,
-                Some(event) => builder.event(event, &faults),
+            None => match tokio::time::timeout(if unseen.is_some() { CALM } else { FOR_EVER }, events.recv()).await {
+                Ok(None) => return,
+                Ok(Some(event)) => builder.event(event, &faults),
+                Err(_) => {
+                    if let Some(snapshot) = unseen.take() {
+                        let faults = faults.clone();
+                        tokio::task::spawn_blocking(move || look_over(&snapshot, &faults));
+                    }
+                    continue;
+                }
             },
             Some(first) => match tokio::time::timeout_at((first + MOST).min(Instant::now() + QUIET), events.recv()).await {
                 Ok(None) => return,
@@ -180,8 +202,8 @@ pub(crate) async fn run(
             builder.event(event, &faults);
         }
         let next = builder.flush();
-        if publish(&published, next.clone(), builder.ready, &memo) {
-            look_over(&next, &faults);
+        if publish(&published, next.clone(), &mut builder, &memo).await {
+            unseen = Some(next);
         }
     }
 }
@@ -196,14 +218,28 @@ fn look_over(snapshot: &Snapshot, faults: &Mutex<Faults>) {
 }
 
 /// Returns whether there was something to publish.
-fn publish(published: &watch::Sender<Option<Published>>, next: Arc<Snapshot>, ready: bool, memo: &Memo) -> bool {
+async fn publish(
+    published: &watch::Sender<Option<Published>>,
+    next: Arc<Snapshot>,
+    builder: &mut SnapshotBuilder,
+    memo: &Arc<Memo>,
+) -> bool {
     let same = published.borrow().as_ref().is_some_and(|p| p.snapshot.version() == next.version());
-    if !ready || same {
+    if !builder.ready || same {
         return false;
     }
-    memo.advance(&next);
+    let changes = std::mem::take(&mut builder.changes);
+    if memo.is_empty() {
+        memo.advance(&next, &changes);
+    } else {
+        let (memo, next) = (memo.clone(), next.clone());
+        if let Err(error) = tokio::task::spawn_blocking(move || memo.advance(&next, &changes)).await {
+            tracing::error!(%error, "a change could not be taken");
+            return false;
+        }
+    }
     tracing::debug!(version = next.version(), "new snapshot");
-    published.send_replace(Some(Published { snapshot: next, since: Instant::now() }));
+    published.send_replace(Some(Published { snapshot: next }));
     true
 }
 

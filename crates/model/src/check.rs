@@ -187,12 +187,16 @@ struct Workloads<'a>(Vec<Workload<'a>>);
 impl<'a> Workloads<'a> {
     /// By Deployments and Pods: before the first pod runs, its Deployment says the same.
     fn of(snapshot: &'a Snapshot, services: &[&ServiceView]) -> Self {
+        let mut of_namespace: BTreeMap<&str, Vec<&ServiceView>> = BTreeMap::new();
+        for service in services {
+            of_namespace.entry(service.namespace()).or_default().push(service);
+        }
         let deployments = snapshot.objects::<core::Deployment>().map(|d| (&d.meta, &d.template.labels, &d.template.spec));
         let pods = snapshot.objects::<core::Pod>().map(|pod| (&pod.meta, &pod.meta.labels, &pod.spec));
         let workload = |(meta, labels, spec): (&'a Meta, &'a BTreeMap<String, String>, &'a core::PodSpec)| {
             let ports: Vec<&core::ContainerPort> = spec.containers.iter().flat_map(|c| &c.ports).filter(|port| !port.udp).collect();
             let mut served = BTreeMap::new();
-            for service in services.iter().filter(|service| **service.namespace() == *meta.namespace) {
+            for service in of_namespace.get(&*meta.namespace).into_iter().flatten() {
                 if service.selector.as_ref().is_some_and(|selector| selector.matches(labels)) {
                     for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
                         let target = match &port.target {

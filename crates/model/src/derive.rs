@@ -7,13 +7,15 @@ use std::{
 };
 
 use mizzen_api::{
-    Kind, Object,
+    Key, Kind, Meta, Object, Selector,
     core::{self, ClusterIp, PodPhase, TargetPort},
     istio::{self, EndpointAddress, ExportTo, Location, Resolution},
 };
 use mizzen_types::{Hostname, IpRange, Locality, Name, NamespacedName, Protocol};
+use rpds::{RedBlackTreeMapSync as Map, RedBlackTreeSetSync as Set};
 
 use crate::{
+    changes::ChangeSet,
     index::{Stamped, restamp, stamp_of},
     objects::{Objects, Typed, VIPS},
     query::Query,
@@ -23,64 +25,86 @@ use crate::{
 /// The domain of Kubernetes services.
 pub(crate) const DOMAIN: &str = "cluster.local";
 
+/// Keys of services that have something in common, and the version that last changed one of them.
+#[derive(Clone, Debug, Default)]
+struct Keys {
+    stamp: u64,
+    keys: Set<ServiceKey>,
+}
+
+/// A label of a namespace's pods; an empty one stands for all pods.
+type Label = (Name, Box<str>, Box<str>);
+
 /// What follows from services, ServiceEntries, pods and allocated addresses.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Derived {
-    services: BTreeMap<ServiceKey, Stamped<ServiceView>>,
-    endpoints: BTreeMap<ServiceKey, Stamped<Endpoints>>,
-    ports: BTreeMap<u16, Vec<ServiceKey>>,
-    pods: BTreeMap<IpAddr, Stamped<PodView>>,
-    instances: BTreeMap<IpAddr, Stamped<Vec<Instance>>>,
+    vips: Arc<Vips>,
+    services: Map<ServiceKey, Stamped<ServiceView>>,
+    /// The version that last changed any service.
+    services_stamp: u64,
+    endpoints: Map<ServiceKey, Stamped<Endpoints>>,
+    /// The service accounts of all endpoints, ready or not: who is about to come may already be called.
+    accounts: Map<ServiceKey, Stamped<BTreeSet<NamespacedName>>>,
+    namespaces: Map<Name, Keys>,
+    ports: Map<u16, Keys>,
+    /// Services with a selector, by one label that it names.
+    selecting: Map<Label, Set<ServiceKey>>,
+    /// Services with an endpoint at an address.
+    serving: Map<IpAddr, Set<ServiceKey>>,
+    /// All pods at an address: of several the last one counts.
+    pods_at: Map<IpAddr, Map<NamespacedName, Arc<PodView>>>,
+    pods: Map<IpAddr, Stamped<PodView>>,
+    labelled: Map<Label, Set<IpAddr>>,
+    instances: Map<IpAddr, Stamped<Vec<Instance>>>,
+}
+
+/// One step from a snapshot's derived things to the next one's.
+struct Update<'u> {
+    next: Derived,
+    objects: &'u Objects,
+    changes: &'u mut ChangeSet,
+    /// Services whose endpoints may differ.
+    services: BTreeSet<ServiceKey>,
+    /// Addresses whose instances may differ.
+    addresses: BTreeSet<IpAddr>,
 }
 
 impl Derived {
-    pub(crate) fn build(objects: &Objects, old: &Derived) -> Derived {
-        let version = objects.version;
-        let pods = restamp(&old.pods, pods(objects), version);
-        let services = restamp(&old.services, services(objects), version);
-        let mut by_namespace: BTreeMap<Name, Vec<Arc<PodView>>> = BTreeMap::new();
-        for pod in pods.values() {
-            by_namespace.entry(pod.value.object.namespace.clone()).or_default().push(pod.value.clone());
+    /// The next state: what touched objects lead to is made anew, all else is shared.
+    pub(crate) fn update(&self, old: &Objects, new: &Objects, touched: &[Key], changes: &mut ChangeSet) -> Derived {
+        let mut update = Update { next: self.clone(), objects: new, changes, services: BTreeSet::new(), addresses: BTreeSet::new() };
+        for key in touched.iter().filter(|key| key.kind == Kind::Pod) {
+            update.pod(old.object(key), new.object(key));
         }
-        let mut endpoints = BTreeMap::new();
-        let mut instances: BTreeMap<IpAddr, Vec<Instance>> = BTreeMap::new();
-        let mut ports: BTreeMap<u16, Vec<ServiceKey>> = BTreeMap::new();
-        for (key, service) in &services {
-            let service = &service.value;
-            let found = endpoints_of(objects, service, by_namespace.get(service.namespace()).map_or(&[], Vec::as_slice));
-            for port in &service.ports {
-                let keys = ports.entry(port.port).or_default();
-                if keys.last() != Some(key) {
-                    keys.push(key.clone());
-                }
-                for endpoint in found.by_port.get(&port.port).into_iter().flatten() {
-                    if let EndpointAddress::Ip(ip) = endpoint.address
-                        && serves(&pods, ip, service)
-                    {
-                        let instance =
-                            Instance { service: service.clone(), port: port.port, target: endpoint.port, protocol: port.protocol };
-                        instances.entry(ip).or_default().push(instance);
-                    }
-                }
-            }
-            endpoints.insert(key.clone(), Arc::new(found));
+        let vips = Vips::read(new);
+        let everything = vips != *self.vips || old.mesh().default_service_export_to != new.mesh().default_service_export_to;
+        update.next.vips = Arc::new(vips);
+        if everything {
+            let kinds = [Kind::Service, Kind::ServiceEntry];
+            let all: BTreeSet<Key> = kinds.iter().flat_map(|kind| new.of_kind(*kind)).map(|stored| stored.value.key()).collect();
+            let gone = touched.iter().filter(|key| kinds.contains(&key.kind) && !all.contains(key));
+            gone.chain(&all).for_each(|key| update.service(old.object(key), new.object(key)));
+        } else {
+            let services = touched.iter().filter(|key| matches!(key.kind, Kind::Service | Kind::ServiceEntry));
+            services.for_each(|key| update.service(old.object(key), new.object(key)));
         }
-        let instances = instances.into_iter().map(|(ip, list)| (ip, Arc::new(list))).collect();
-        Derived {
-            pods,
-            endpoints: restamp(&old.endpoints, endpoints, version),
-            instances: restamp(&old.instances, instances, version),
-            services,
-            ports,
+        for key in std::mem::take(&mut update.services) {
+            update.endpoints(&key);
         }
+        for ip in std::mem::take(&mut update.addresses) {
+            update.instances(ip);
+        }
+        update.next
     }
 
     pub(crate) fn stamp(&self, query: &Query) -> u64 {
         match query {
-            Query::Services => stamp_of(self.services.values().map(|s| s.stamp)),
+            Query::Services => self.services_stamp,
+            Query::ServicesOf(namespace) => self.namespaces.get(namespace).map_or(0, |keys| keys.stamp),
+            Query::ServiceView(key) => self.services.get(key).map_or(0, |s| s.stamp),
             Query::Service(host) => stamp_of(self.under_host(host).map(|s| s.stamp)),
-            Query::Port(port) => stamp_of(self.at_port(*port).map(|s| s.stamp)),
-            Query::Accounts(key) => stamp_of(self.accounts(key)),
+            Query::Port(port) => self.ports.get(port).map_or(0, |keys| keys.stamp),
+            Query::Accounts(key) => self.accounts.get(key).map_or(0, |s| s.stamp),
             Query::Endpoints(key) => self.endpoints.get(key).map_or(0, |s| s.stamp),
             Query::Instances(ip) => self.instances.get(ip).map_or(0, |s| s.stamp),
             Query::Pod(ip) => self.pods.get(ip).map_or(0, |s| s.stamp),
@@ -99,19 +123,20 @@ impl Derived {
         self.services.range(from..).take_while(move |((h, ..), _)| *h == host).map(|(_, stored)| stored)
     }
 
+    pub(crate) fn of_namespace<'d>(&'d self, namespace: &str) -> impl Iterator<Item = &'d Stamped<ServiceView>> + use<'d> {
+        self.namespaces.get(namespace).into_iter().flat_map(|keys| keys.keys.iter()).filter_map(|key| self.services.get(key))
+    }
+
     pub(crate) fn at_port(&self, port: u16) -> impl Iterator<Item = &Stamped<ServiceView>> {
-        self.ports.get(&port).into_iter().flatten().filter_map(|key| self.services.get(key))
+        self.ports.get(&port).into_iter().flat_map(|keys| keys.keys.iter()).filter_map(|key| self.services.get(key))
     }
 
     pub(crate) fn endpoints(&self, key: &ServiceKey) -> Option<&Arc<Endpoints>> {
         self.endpoints.get(key).map(|s| &s.value)
     }
 
-    /// The service accounts of all endpoints, ready or not: who is about to come may already be called.
-    pub(crate) fn accounts(&self, key: &ServiceKey) -> BTreeSet<NamespacedName> {
-        let all = self.endpoints(key).into_iter().flat_map(|found| found.by_port.values().flatten());
-        all.filter_map(|endpoint| Some(NamespacedName { namespace: endpoint.namespace.clone(), name: endpoint.service_account.clone()? }))
-            .collect()
+    pub(crate) fn accounts(&self, key: &ServiceKey) -> Option<&Arc<BTreeSet<NamespacedName>>> {
+        self.accounts.get(key).map(|s| &s.value)
     }
 
     pub(crate) fn instances(&self, ip: IpAddr) -> &[Instance] {
@@ -121,32 +146,236 @@ impl Derived {
     pub(crate) fn pod(&self, ip: IpAddr) -> Option<&Arc<PodView>> {
         self.pods.get(&ip).map(|s| &s.value)
     }
+
+    /// The pods of a namespace that a selector means, by address.
+    fn selected(&self, namespace: &Name, selector: &Selector) -> impl Iterator<Item = &PodView> {
+        let addresses = self.labelled.get(&label_of(namespace, selector));
+        let pods = addresses.into_iter().flat_map(|addresses| addresses.iter()).filter_map(|ip| self.pod(*ip));
+        pods.filter(|pod| selector.matches(&pod.labels)).map(|pod| &**pod)
+    }
 }
 
-fn pods(objects: &Objects) -> BTreeMap<IpAddr, Arc<PodView>> {
-    let live = |phase| matches!(phase, PodPhase::Running | PodPhase::Pending);
-    typed::<core::Pod>(objects)
-        .filter(|pod| live(pod.status.phase))
-        .filter_map(|pod| {
-            let ip = pod.status.pod_ip?.to_canonical();
-            let named = pod.spec.containers.iter().flat_map(|c| &c.ports).filter(|p| !p.udp && !p.name.is_empty());
-            let view = PodView {
-                object: pod.meta.namespaced_name(),
-                ip,
-                ready: pod.status.ready && pod.status.phase == PodPhase::Running,
-                service_account: pod.spec.service_account.as_str().into(),
-                workload: workload_of(&pod.meta).into(),
-                tls: pod.meta.labels.get(TLS_MODE_LABEL).is_some_and(|mode| mode == "istio"),
-                named_ports: named.map(|p| (p.name.clone(), p.port)).collect(),
-                labels: Arc::new(pod.meta.labels.clone()),
-            };
-            Some((ip, Arc::new(view)))
-        })
+impl Update<'_> {
+    fn version(&self) -> u64 {
+        self.objects.version
+    }
+
+    fn pod(&mut self, was: Option<&Object>, is: Option<&Object>) {
+        let view = |object: Option<&Object>| object.and_then(core::Pod::of).and_then(pod_view);
+        let mut addresses = BTreeSet::new();
+        if let Some(was) = view(was) {
+            let mut here = self.next.pods_at.get(&was.ip).cloned().unwrap_or_default();
+            here.remove_mut(&was.object);
+            self.next.pods_at.remove_mut(&was.ip);
+            if !here.is_empty() {
+                self.next.pods_at.insert_mut(was.ip, here);
+            }
+            addresses.insert(was.ip);
+        }
+        if let Some(is) = view(is) {
+            let mut here = self.next.pods_at.get(&is.ip).cloned().unwrap_or_default();
+            addresses.insert(is.ip);
+            let ip = is.ip;
+            here.insert_mut(is.object.clone(), Arc::new(is));
+            self.next.pods_at.insert_mut(ip, here);
+        }
+        addresses.into_iter().for_each(|ip| self.address(ip));
+    }
+
+    /// Chooses the pod that counts at an address anew.
+    fn address(&mut self, ip: IpAddr) {
+        let is = self.next.pods_at.get(&ip).and_then(|here| here.last()).map(|(_, pod)| pod.clone());
+        let was = self.next.pod(ip).cloned();
+        if was == is {
+            return;
+        }
+        for pod in was.iter() {
+            for label in labels_of(pod) {
+                member(&mut self.next.labelled, &label, &ip, false);
+            }
+        }
+        for pod in is.iter() {
+            for label in labels_of(pod) {
+                member(&mut self.next.labelled, &label, &ip, true);
+            }
+        }
+        for pod in was.iter().chain(&is) {
+            let keys: Vec<ServiceKey> =
+                labels_of(pod).filter_map(|label| self.next.selecting.get(&label)).flat_map(|keys| keys.iter().cloned()).collect();
+            self.services.extend(keys);
+        }
+        match is {
+            Some(pod) => self.next.pods.insert_mut(ip, Stamped { stamp: self.version(), value: pod }),
+            None => {
+                self.next.pods.remove_mut(&ip);
+            }
+        }
+        self.changes.insert(Query::Pod(ip));
+        // Entries may serve at an address, or not, by whose it is.
+        self.addresses.insert(ip);
+    }
+
+    /// The services of one object, before and now.
+    fn service(&mut self, was: Option<&Object>, is: Option<&Object>) {
+        let now = is.map(|object| views(object, self.objects, &self.next.vips)).unwrap_or_default();
+        let before = was.map(keys).unwrap_or_default();
+        for key in before.iter().filter(|key| !now.contains_key(*key)) {
+            self.view(key, None);
+        }
+        for (key, view) in now {
+            self.view(&key, Some(view));
+        }
+    }
+
+    fn view(&mut self, key: &ServiceKey, new: Option<ServiceView>) {
+        self.services.insert(key.clone());
+        let version = self.version();
+        let before = self.next.services.get(key).map(|stored| stored.value.clone());
+        if !restamp(&mut self.next.services, key, new, version) {
+            return;
+        }
+        let after = self.next.services.get(key).map(|stored| stored.value.clone());
+        for (service, there) in before.iter().map(|s| (s, false)).chain(after.iter().map(|s| (s, true))) {
+            keep(&mut self.next.namespaces, service.namespace(), key, there, version);
+            for port in &service.ports {
+                keep(&mut self.next.ports, &port.port, key, there, version);
+                self.changes.insert(Query::Port(port.port));
+            }
+            if let Some(selector) = &service.selector {
+                member(&mut self.next.selecting, &label_of(service.namespace(), selector), key, there);
+            }
+            self.changes.insert(Query::ServicesOf(service.namespace().clone()));
+        }
+        self.next.services_stamp = version;
+        let (host, ..) = key;
+        for query in [Query::Services, Query::ServiceView(key.clone()), Query::Service(host.clone())] {
+            self.changes.insert(query);
+        }
+        // What serves it holds its view.
+        let addresses = self.next.endpoints(key).map(|endpoints| addresses(endpoints)).unwrap_or_default();
+        self.addresses.extend(addresses);
+    }
+
+    fn endpoints(&mut self, key: &ServiceKey) {
+        let version = self.version();
+        let service = self.next.services.get(key).map(|stored| stored.value.clone());
+        let found = service.map(|service| endpoints_of(self.objects, &service, &self.next));
+        let before = self.next.endpoints(key).map(|old| addresses(old)).unwrap_or_default();
+        let accounts = found.as_ref().map(accounts);
+        if !restamp(&mut self.next.endpoints, key, found, version) {
+            return;
+        }
+        self.changes.insert(Query::Endpoints(key.clone()));
+        if restamp(&mut self.next.accounts, key, accounts, version) {
+            self.changes.insert(Query::Accounts(key.clone()));
+        }
+        let after = self.next.endpoints(key).map(|new| addresses(new)).unwrap_or_default();
+        before.difference(&after).for_each(|ip| member(&mut self.next.serving, ip, key, false));
+        after.difference(&before).for_each(|ip| member(&mut self.next.serving, ip, key, true));
+        self.addresses.extend(before);
+        self.addresses.extend(after);
+    }
+
+    fn instances(&mut self, ip: IpAddr) {
+        let mut found = Vec::new();
+        for key in self.next.serving.get(&ip).into_iter().flat_map(|keys| keys.iter()) {
+            let (Some(service), Some(endpoints)) = (self.next.services.get(key), self.next.endpoints(key)) else { continue };
+            let service = &service.value;
+            // No entry says what a pod of another namespace serves.
+            if self.next.pod(ip).is_some_and(|pod| pod.object.namespace != *service.namespace()) {
+                continue;
+            }
+            for port in &service.ports {
+                let here = endpoints.by_port.get(&port.port).into_iter().flatten().filter(|e| e.address == EndpointAddress::Ip(ip));
+                found.extend(here.map(|endpoint| Instance {
+                    service: service.clone(),
+                    port: port.port,
+                    target: endpoint.port,
+                    protocol: port.protocol,
+                }));
+            }
+        }
+        let version = self.version();
+        if restamp(&mut self.next.instances, &ip, (!found.is_empty()).then_some(found), version) {
+            self.changes.insert(Query::Instances(ip));
+        }
+    }
+}
+
+/// Puts a member into a set of a map, or takes it out.
+fn member<K: Ord + Clone, M: Ord + Clone>(map: &mut Map<K, Set<M>>, key: &K, member: &M, there: bool) {
+    let mut set = map.get(key).cloned().unwrap_or_default();
+    map.remove_mut(key);
+    if there {
+        set.insert_mut(member.clone());
+    } else {
+        set.remove_mut(member);
+    }
+    if !set.is_empty() {
+        map.insert_mut(key.clone(), set);
+    }
+}
+
+/// The same for keys that have a stamp.
+fn keep<K: Ord + Clone>(map: &mut Map<K, Keys>, key: &K, member: &ServiceKey, there: bool, version: u64) {
+    let mut keys = map.get(key).cloned().unwrap_or_default();
+    map.remove_mut(key);
+    if there {
+        keys.keys.insert_mut(member.clone());
+    } else {
+        keys.keys.remove_mut(member);
+    }
+    if !keys.keys.is_empty() {
+        map.insert_mut(key.clone(), Keys { stamp: version, ..keys });
+    }
+}
+
+fn labels_of(pod: &PodView) -> impl Iterator<Item = Label> {
+    let namespace = pod.object.namespace.clone();
+    let of = move |(key, value): (&str, &str)| (namespace.clone(), Box::from(key), Box::from(value));
+    std::iter::once(("", "")).chain(pod.labels.iter().map(|(key, value)| (key.as_str(), value.as_str()))).map(of)
+}
+
+fn label_of(namespace: &Name, selector: &Selector) -> Label {
+    let first = selector.labels.iter().next();
+    let (key, value) = first.map_or(("", ""), |(key, value)| (key.as_str(), value.as_str()));
+    (namespace.clone(), Box::from(key), Box::from(value))
+}
+
+fn addresses(endpoints: &Endpoints) -> BTreeSet<IpAddr> {
+    let all = endpoints.by_port.values().flatten();
+    all.filter_map(|endpoint| match endpoint.address {
+        EndpointAddress::Ip(ip) => Some(ip),
+        EndpointAddress::Host(_) => None,
+    })
+    .collect()
+}
+
+fn accounts(endpoints: &Endpoints) -> BTreeSet<NamespacedName> {
+    let all = endpoints.by_port.values().flatten();
+    all.filter_map(|endpoint| Some(NamespacedName { namespace: endpoint.namespace.clone(), name: endpoint.service_account.clone()? }))
         .collect()
 }
 
+fn pod_view(pod: &core::Pod) -> Option<PodView> {
+    if !matches!(pod.status.phase, PodPhase::Running | PodPhase::Pending) {
+        return None;
+    }
+    let named = pod.spec.containers.iter().flat_map(|c| &c.ports).filter(|p| !p.udp && !p.name.is_empty());
+    Some(PodView {
+        object: pod.meta.namespaced_name(),
+        ip: pod.status.pod_ip?.to_canonical(),
+        ready: pod.status.ready && pod.status.phase == PodPhase::Running,
+        service_account: pod.spec.service_account.as_str().into(),
+        workload: workload_of(&pod.meta).into(),
+        tls: pod.meta.labels.get(TLS_MODE_LABEL).is_some_and(|mode| mode == "istio"),
+        named_ports: named.map(|p| (p.name.clone(), p.port)).collect(),
+        labels: Arc::new(pod.meta.labels.clone()),
+    })
+}
+
 /// The Deployment's name: by label, or the pod's name without the two parts that Kubernetes appends.
-fn workload_of(meta: &mizzen_api::Meta) -> &str {
+fn workload_of(meta: &Meta) -> &str {
     if let Some(name) = meta.labels.get("service.istio.io/workload-name") {
         return name;
     }
@@ -154,22 +383,32 @@ fn workload_of(meta: &mizzen_api::Meta) -> &str {
     meta.name.rsplit_once('-').and_then(|(rest, _)| rest.strip_suffix(hash.as_str())?.strip_suffix('-')).unwrap_or(&meta.name)
 }
 
-fn services(objects: &Objects) -> BTreeMap<ServiceKey, Arc<ServiceView>> {
+/// The services that an object declares.
+fn views(object: &Object, objects: &Objects, vips: &Vips) -> BTreeMap<ServiceKey, ServiceView> {
     let default_export = &objects.mesh().default_service_export_to;
-    let vips = Vips::read(objects);
-    let entries = typed::<istio::ServiceEntry>(objects)
-        .flat_map(|entry| entry.hosts.iter().map(move |host| (entry, host)))
-        .map(|(entry, host)| of_entry(entry, host, default_export, &vips));
-    let services = typed::<core::Service>(objects).filter_map(|service| of_service(service, default_export, &vips));
-    services.chain(entries).map(|view| (view.key(), Arc::new(view))).collect()
+    let found: Vec<ServiceView> = match object {
+        Object::Service(service) => of_service(service, default_export, vips).into_iter().collect(),
+        Object::ServiceEntry(entry) => entry.hosts.iter().map(|host| of_entry(entry, host, default_export, vips)).collect(),
+        _ => Vec::new(),
+    };
+    found.into_iter().map(|view| (view.key(), view)).collect()
 }
 
-/// Whether the pod at an address is one of a service's own: no entry says what a pod of another namespace serves.
-fn serves(pods: &BTreeMap<IpAddr, Stamped<PodView>>, ip: IpAddr, service: &ServiceView) -> bool {
-    pods.get(&ip).is_none_or(|pod| pod.value.object.namespace == *service.namespace())
+/// What tells them from others.
+fn keys(object: &Object) -> Vec<ServiceKey> {
+    match object {
+        Object::Service(service) => {
+            host_of(&service.meta).map(|host| (host, Registry::Kubernetes, service.meta.namespaced_name())).into_iter().collect()
+        }
+        Object::ServiceEntry(entry) => {
+            entry.hosts.iter().map(|host| (host.clone(), Registry::External, entry.meta.namespaced_name())).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// Allocated addresses, by a service's host name or by `namespace/name` of its object.
+#[derive(Debug, Default, PartialEq)]
 struct Vips(BTreeMap<String, IpAddr>);
 
 impl Vips {
@@ -184,9 +423,13 @@ impl Vips {
     }
 }
 
+fn host_of(meta: &Meta) -> Option<Hostname> {
+    format!("{}.{}.svc.{DOMAIN}", meta.name, meta.namespace).parse().ok()
+}
+
 fn of_service(service: &core::Service, default_export: &[ExportTo], vips: &Vips) -> Option<ServiceView> {
     let meta = &service.meta;
-    let host: Hostname = format!("{}.{}.svc.{DOMAIN}", meta.name, meta.namespace).parse().ok()?;
+    let host = host_of(meta)?;
     let address = match service.cluster_ip {
         ClusterIp::Address(ip) => Some(ip),
         ClusterIp::Auto => vips.of(&host, &meta.namespaced_name()),
@@ -252,12 +495,12 @@ pub(crate) fn or_default(own: &[ExportTo], default: &[ExportTo]) -> Vec<ExportTo
     if own.is_empty() { default.to_vec() } else { own.to_vec() }
 }
 
-fn endpoints_of(objects: &Objects, service: &ServiceView, pods: &[Arc<PodView>]) -> Endpoints {
+fn endpoints_of(objects: &Objects, service: &ServiceView, derived: &Derived) -> Endpoints {
     let mut found = Endpoints::default();
     for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
         let mut list = Vec::new();
         if let Some(selector) = &service.selector {
-            let selected = pods.iter().filter(|pod| selector.matches(&pod.labels));
+            let selected = derived.selected(service.namespace(), selector);
             list.extend(selected.filter_map(|pod| of_pod(pod, port, service.publish_not_ready)));
         } else if service.registry == Registry::External {
             let key = mizzen_api::Key::new(Kind::ServiceEntry, service.object.namespace.clone(), service.object.name.clone());
@@ -319,8 +562,4 @@ fn of_workload_entries(entry: &istio::ServiceEntry, service: &ServiceView, port:
         ..endpoint(workload.address.clone())
     };
     entry.endpoints.iter().map(of).collect()
-}
-
-fn typed<T: Typed + 'static>(objects: &Objects) -> impl Iterator<Item = &T> {
-    objects.of_kind(T::KIND).filter_map(|stored| T::of(&stored.value))
 }

@@ -8,6 +8,7 @@
 //!
 //! Deliberately absent: sources and their IO, anything of the wire, and findings about bad configuration, which are `analyze`'s.
 
+mod changes;
 mod check;
 mod derive;
 mod index;
@@ -16,26 +17,31 @@ mod policy;
 mod provider;
 mod proxy;
 mod query;
+mod question;
 mod reader;
 mod routing;
 mod rules;
 mod service;
+mod sight;
 mod snapshot;
 #[cfg(test)]
 mod tests;
 mod view;
+mod workload;
 
+pub use changes::ChangeSet;
 pub use check::check;
 pub use objects::{Closed, Typed, VIPS};
 pub use policy::{PeerModes, WorkloadPolicies};
 pub use provider::Asked;
 pub use proxy::{ProxyFacts, ProxyType, ProxyView, UnknownProxyType, ViewField};
 pub use query::Query;
+pub use question::{Answer, Item, Question, Reach};
 pub use reader::{Reader, Reads};
 pub use routing::EffectiveRule;
 pub use rules::by_age;
 pub use service::{
-    Endpoint, Endpoints, Instance, PodView, PortView, REGION_LABEL, Registry, Resolve, SUBZONE_LABEL, ServiceKey, ServiceView,
+    CLUSTER, Endpoint, Endpoints, Instance, PodView, PortView, REGION_LABEL, Registry, Resolve, SUBZONE_LABEL, ServiceKey, ServiceView,
     TLS_MODE_LABEL, ZONE_LABEL, locality_of,
 };
 pub use snapshot::{Change, Snapshot};

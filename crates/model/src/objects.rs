@@ -4,8 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use mizzen_api::{Key, Kind, Object, Selector, core, istio};
 use mizzen_types::Name;
+use rpds::RedBlackTreeMapSync as Map;
 
 use crate::{
+    changes::ChangeSet,
     index::{Stamped, stamp_of},
     query::Query,
 };
@@ -55,14 +57,14 @@ typed! {
 #[derive(Clone, Debug, Default)]
 struct Bucket {
     stamp: u64,
-    objects: BTreeMap<Name, Stamped<Object>>,
+    objects: Map<Name, Stamped<Object>>,
 }
 
 /// All objects at one version, each with the version that last changed it. A copy shares all of them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Objects {
     pub(crate) version: u64,
-    buckets: BTreeMap<(Kind, Name), Arc<Bucket>>,
+    buckets: Map<(Kind, Name), Bucket>,
     /// The version that last changed anything of a kind.
     kinds: BTreeMap<Kind, u64>,
     closed: Arc<BTreeMap<Key, Stamped<Closed>>>,
@@ -133,33 +135,56 @@ impl Objects {
 
     /// Whether an object with the same content now stands elsewhere in its file: it is kept fresh for messages, its stamp is not touched.
     pub(crate) fn put(&mut self, key: Key, object: Arc<Object>, touched: &mut Vec<Key>) -> bool {
-        if let Some(stored) = self.stored(&key).filter(|stored| *stored.value == *object) {
-            let moved = stored.value.meta().origin != object.meta().origin;
-            if moved && let Some(bucket) = self.buckets.get_mut(&(key.kind, key.namespace.clone())) {
-                let stored = Stamped { stamp: stored_stamp(bucket, &key.name), value: object };
-                Arc::make_mut(bucket).objects.insert(key.name, stored);
+        let Some(stored) = self.stored(&key).filter(|stored| *stored.value == *object) else {
+            let stored = Stamped { stamp: self.version, value: object };
+            self.bucket(&key, |objects| objects.insert_mut(key.name.clone(), stored));
+            touched.push(key);
+            return false;
+        };
+        let moved = stored.value.meta().origin != object.meta().origin;
+        if moved {
+            let stored = Stamped { stamp: stored.stamp, value: object };
+            if let Some(bucket) = self.buckets.get_mut(&(key.kind, key.namespace.clone())) {
+                bucket.objects.insert_mut(key.name, stored);
             }
-            return moved;
         }
-        let stored = Stamped { stamp: self.version, value: object };
-        self.bucket(&key).objects.insert(key.name.clone(), stored);
-        touched.push(key);
-        false
+        moved
     }
 
     pub(crate) fn remove(&mut self, key: &Key, touched: &mut Vec<Key>) {
         if self.stored(key).is_some() {
-            self.bucket(key).objects.remove(&key.name);
+            self.bucket(key, |objects| {
+                objects.remove_mut(&key.name);
+            });
             touched.push(key.clone());
         }
     }
 
-    /// The bucket of a key, to be changed: it gets this version's stamp. It stays when its last object goes, so that scans see the change.
-    fn bucket(&mut self, key: &Key) -> &mut Bucket {
+    /// Changes the bucket of a key: it gets this version's stamp. It stays when its last object goes, so that scans see the change.
+    fn bucket(&mut self, key: &Key, change: impl FnOnce(&mut Map<Name, Stamped<Object>>)) {
         self.kinds.insert(key.kind, self.version);
-        let bucket = Arc::make_mut(self.buckets.entry((key.kind, key.namespace.clone())).or_default());
+        let at = (key.kind, key.namespace.clone());
+        let mut bucket = self.buckets.get(&at).cloned().unwrap_or_default();
+        // While the old tree still holds the bucket's map, every step of a change would copy its path again.
+        self.buckets.remove_mut(&at);
+        change(&mut bucket.objects);
         bucket.stamp = self.version;
-        bucket
+        self.buckets.insert_mut(at, bucket);
+    }
+
+    /// Notes what touched objects change.
+    pub(crate) fn note(&self, touched: &[Key], changes: &mut ChangeSet) {
+        for key in touched {
+            changes.insert(Query::Object(key.clone()));
+            changes.insert(Query::Namespace(key.kind, key.namespace.clone()));
+            changes.insert(Query::Kind(key.kind));
+            if matches!(key.kind, Kind::AuthorizationPolicy | Kind::PeerAuthentication) {
+                changes.insert(Query::Closed(key.namespace.clone()));
+            }
+        }
+        if self.mesh_stamp == self.version {
+            changes.insert(Query::Mesh);
+        }
     }
 
     pub(crate) fn close(&mut self, closed: Closed, touched: &mut Vec<Key>) {
@@ -176,8 +201,4 @@ impl Objects {
             touched.push(key.clone());
         }
     }
-}
-
-fn stored_stamp(bucket: &Bucket, name: &str) -> u64 {
-    bucket.objects.get(name).map_or(0, |stored| stored.stamp)
 }

@@ -22,6 +22,10 @@ pub enum Query {
     Closed(Name),
     /// All services.
     Services,
+    /// The services that a namespace declares.
+    ServicesOf(Name),
+    /// One service.
+    ServiceView(ServiceKey),
     /// The services under one host name.
     Service(Hostname),
     /// The services that have a port.

@@ -1,9 +1,8 @@
 //! Reading a snapshot, with a record of every read.
 
 use std::{
-    cell::RefCell,
-    collections::{BTreeMap, BTreeSet, btree_map::Entry},
-    hash::{DefaultHasher, Hash, Hasher},
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry},
     net::IpAddr,
     sync::Arc,
 };
@@ -15,91 +14,159 @@ use crate::{
     objects::{Closed, Typed},
     proxy::{ProxyView, ViewField},
     query::Query,
-    service::{Endpoints, Instance, PodView, ServiceView},
+    question::{Answer, Item, Question, Reach},
+    service::{Endpoints, Instance, PodView, ServiceKey, ServiceView},
     snapshot::Snapshot,
 };
 
-/// What was read: queries with the stamps of their answers, and fields of the proxy with their values.
+/// What was read: queries to the snapshot with the stamps of their answers, and questions about the proxy with their answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reads {
-    queries: BTreeMap<Query, u64>,
-    view: BTreeMap<ViewField, Option<Box<str>>>,
+    queries: Box<[(Query, u64)]>,
+    /// What the questions' answers follow from.
+    under: Box<[Query]>,
+    /// Questions that all proxies of a kind get the same answer to.
+    shared: Arc<[(Question, Answer)]>,
+    /// The others, in the order in which they were asked: the next one depends on nothing but the answers before it and what is the same for all.
+    asked: Box<[(Question, Answer)]>,
+    reach: Reach,
 }
 
 impl Reads {
-    /// Whether every query has the same answer in this snapshot.
-    pub fn valid_in(&self, snapshot: &Snapshot) -> bool {
+    /// Whether all that does not depend on who asks is as it was: every query has the same answer, and so has every question to which all proxies get
+    /// the same.
+    pub fn stands_in(&self, snapshot: &Snapshot, view: &ProxyView) -> bool {
         self.queries.iter().all(|(query, stamp)| snapshot.stamp(query) == *stamp)
-    }
-
-    /// Whether every field that was read has the same value in this proxy.
-    pub fn agrees_with(&self, view: &ProxyView) -> bool {
-        self.view.iter().all(|(field, value)| view.field(field).as_deref() == value.as_deref())
+            && self.shared.iter().all(|(question, answer)| {
+                let (now, reach) = question.answer(snapshot, view);
+                reach == Reach::All && now == *answer
+            })
     }
 
     /// Whether a result made by these reads is what this proxy would get from this snapshot.
     pub fn fits(&self, snapshot: &Snapshot, view: &ProxyView) -> bool {
-        self.agrees_with(view) && self.valid_in(snapshot)
+        let same = |(question, answer): &(Question, Answer)| question.answer(snapshot, view).0 == *answer;
+        self.queries.iter().all(|(query, stamp)| snapshot.stamp(query) == *stamp)
+            && self.shared.iter().all(same)
+            && self.asked.iter().all(same)
     }
 
-    /// Whether every query has the same answer in both snapshots: cheaper than building anew, and independent of when the record was made.
-    pub fn untouched(&self, old: &Snapshot, new: &Snapshot) -> bool {
-        self.queries.keys().all(|query| old.stamp(query) == new.stamp(query))
+    /// For whom else the result is the same, as long as nothing changes.
+    pub fn reach(&self) -> Reach {
+        self.reach
     }
 
-    /// A hash of the whole record: equal for proxies whose reads agree.
-    pub fn fingerprint(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        self.queries.hash(&mut hasher);
-        self.view.hash(&mut hasher);
-        hasher.finish()
-    }
-
-    /// The queries, in order.
+    /// All queries on which the result depends, those that lie under the questions included, each once.
     pub fn queries(&self) -> impl Iterator<Item = &Query> {
-        self.queries.keys()
+        self.queries.iter().map(|(query, _)| query).chain(&self.under)
     }
 
-    /// The fields of the proxy that were read, with their values.
-    pub fn view(&self) -> impl Iterator<Item = (&ViewField, Option<&str>)> {
-        self.view.iter().map(|(field, value)| (field, value.as_deref()))
+    /// The questions that not all proxies get the same answer to, in the order in which they were asked, with the answers.
+    pub fn asked(&self) -> &[(Question, Answer)] {
+        &self.asked
     }
+
+    /// Takes the part that is the same for all from another record, if it is equal: many records then hold it once.
+    pub fn share(&mut self, with: &Reads) {
+        if self.shared == with.shared {
+            self.shared = with.shared.clone();
+        }
+    }
+}
+
+/// A record that is being made.
+#[derive(Debug, Default)]
+struct Record {
+    queries: HashMap<Query, u64>,
+    under: HashSet<Query>,
+    shared: Vec<(Question, Answer)>,
+    asked: Vec<(Question, Answer)>,
+    seen: HashSet<Question>,
+    reach: Reach,
+    last: Option<(Answer, Reach)>,
 }
 
 /// One pass over a snapshot.
 #[derive(Debug)]
 pub struct Reader<'a> {
     snapshot: &'a Snapshot,
-    reads: RefCell<Reads>,
+    record: RefCell<Record>,
+    /// How many questions deep: what is read to answer one is covered by its answer.
+    depth: Cell<u32>,
 }
 
 impl<'a> Reader<'a> {
     /// Starts with an empty record.
     pub fn new(snapshot: &'a Snapshot) -> Self {
-        Reader { snapshot, reads: RefCell::default() }
+        Reader { snapshot, record: RefCell::default(), depth: Cell::new(0) }
     }
 
     /// What was read so far.
     pub fn finish(self) -> Reads {
-        self.reads.into_inner()
+        let Record { queries, mut under, shared, asked, reach, .. } = self.record.into_inner();
+        under.retain(|query| !queries.contains_key(query));
+        Reads {
+            queries: queries.into_iter().collect(),
+            under: under.into_iter().collect(),
+            shared: shared.into(),
+            asked: asked.into(),
+            reach,
+        }
     }
 
     /// Notes a query and gives the snapshot for its answer.
     pub(crate) fn ask(&self, query: Query) -> &'a Snapshot {
-        let mut reads = self.reads.borrow_mut();
-        if let Entry::Vacant(entry) = reads.queries.entry(query) {
+        let mut record = self.record.borrow_mut();
+        if self.depth.get() > 0 {
+            record.under.insert(query);
+        } else if let Entry::Vacant(entry) = record.queries.entry(query) {
             let stamp = self.snapshot.stamp(entry.key());
             entry.insert(stamp);
         }
         self.snapshot
     }
 
-    pub(crate) fn note_view(&self, view: &ProxyView, field: ViewField) {
-        let mut reads = self.reads.borrow_mut();
-        if let Entry::Vacant(entry) = reads.view.entry(field) {
-            let value = view.field(entry.key()).map(|text| text.as_ref().into());
-            entry.insert(value);
+    /// Answers a question about a proxy: `find` gives what is found, what identifies it, and who would find the same.
+    pub(crate) fn question<T>(&self, question: Question, find: impl FnOnce() -> (T, Answer, Reach)) -> T {
+        self.depth.set(self.depth.get() + 1);
+        let (found, answer, reach) = find();
+        self.depth.set(self.depth.get() - 1);
+        if self.depth.get() == 0 {
+            self.note(question, answer, reach);
         }
+        found
+    }
+
+    fn note(&self, question: Question, answer: Answer, reach: Reach) {
+        let record = &mut *self.record.borrow_mut();
+        record.last = Some((answer.clone(), reach));
+        if record.seen.insert(question.clone()) {
+            record.reach = record.reach.max(reach);
+            let list = if reach == Reach::All { &mut record.shared } else { &mut record.asked };
+            list.push((question, answer));
+        }
+    }
+
+    /// The answer that was noted last, and the queries under it.
+    pub(crate) fn last_answer(self) -> (Answer, Reach, Vec<Query>) {
+        let record = self.record.into_inner();
+        let (answer, reach) = record.last.unwrap_or((Answer::Flag(false), Reach::Own));
+        (answer, reach, record.under.into_iter().collect())
+    }
+
+    pub(crate) fn note_view(&self, view: &ProxyView, field: ViewField) {
+        let reach = match field {
+            ViewField::Kind | ViewField::Extension(_) => Reach::All,
+            ViewField::Ip | ViewField::Id | ViewField::Pod => Reach::Own,
+            _ => Reach::Alike,
+        };
+        let value = view.field(&field).map(|text| Item::Text(text.as_ref().into()));
+        self.question(Question::Field(field), || ((), value.into_iter().collect(), reach));
+    }
+
+    /// The snapshot, for stamps.
+    pub(crate) fn snapshot(&self) -> &'a Snapshot {
+        self.snapshot
     }
 
     /// The mesh's settings.
@@ -153,9 +220,13 @@ impl<'a> Reader<'a> {
     }
 
     fn of_host(&self, host: &Hostname, namespace: &str, wanted: impl Fn(&ServiceView) -> bool) -> Option<&'a Arc<ServiceView>> {
-        self.services_under(host, namespace)
-            .filter(|service| wanted(service))
-            .min_by_key(|service| (&**service.namespace() != namespace, service.registry, service.created, service.object.clone()))
+        let found = self.services_under(host, namespace).filter(|service| wanted(service));
+        found.min_by(|a, b| a.before(b, namespace))
+    }
+
+    /// The services that a namespace declares, by host.
+    pub fn services_of(&self, namespace: &str) -> impl Iterator<Item = &'a Arc<ServiceView>> + use<'a> {
+        self.ask(Query::ServicesOf(namespace.into())).derived().of_namespace(namespace).map(|stored| &stored.value)
     }
 
     /// The services that have a port, by host and namespace.
@@ -165,16 +236,19 @@ impl<'a> Reader<'a> {
 
     /// The endpoints of a service.
     pub fn endpoints(&self, service: &ServiceView) -> &'a Endpoints {
+        self.endpoints_of(&service.key())
+    }
+
+    pub(crate) fn endpoints_of(&self, service: &ServiceKey) -> &'a Endpoints {
         static NONE: Endpoints = Endpoints { by_port: BTreeMap::new() };
-        let key = service.key();
-        let snapshot = self.ask(Query::Endpoints(key.clone()));
-        snapshot.derived().endpoints(&key).map_or(&NONE, |found| found)
+        let snapshot = self.ask(Query::Endpoints(service.clone()));
+        snapshot.derived().endpoints(service).map_or(&NONE, |found| found)
     }
 
     /// The service accounts of a service's endpoints, whether ready or not.
     pub fn accounts(&self, service: &ServiceView) -> BTreeSet<NamespacedName> {
         let key = service.key();
-        self.ask(Query::Accounts(key.clone())).derived().accounts(&key)
+        self.ask(Query::Accounts(key.clone())).derived().accounts(&key).map(|found| (**found).clone()).unwrap_or_default()
     }
 
     /// The services' ports that are served at an address, whether ready or not.

@@ -3,12 +3,12 @@
 use std::{cmp::Reverse, sync::Arc};
 
 use mizzen_api::{
-    Meta,
-    istio::{DestinationRule, ExportTo, Subset, TrafficPolicy, VirtualService},
+    Meta, Object,
+    istio::{DestinationRule, ExportTo, MeshConfig, Subset, TrafficPolicy, VirtualService},
 };
 use mizzen_types::{Hostname, NamespacedName};
 
-use crate::{derive::or_default, objects::Typed, query::Query, reader::Reader, service::ServiceView};
+use crate::{index::Stamped, objects::Typed, query::Query, reader::Reader, service::ServiceView};
 
 /// The DestinationRules of one namespace for one host, as one.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,22 +23,19 @@ pub struct EffectiveRule {
     pub traffic_policy: Option<TrafficPolicy>,
 }
 
+type Found<'a> = Vec<(&'a Hostname, &'a Stamped<Object>)>;
+
 impl<'a> Reader<'a> {
-    /// The VirtualServices with a host that covers `host` and that are visible in `namespace`, each with that host: the most specific host first,
-    /// of equal ones the oldest.
-    pub fn virtual_services(&self, host: &Hostname, namespace: &str) -> Vec<(&'a Hostname, &'a VirtualService)> {
-        let snapshot = self.ask(Query::VirtualServices(host.clone()));
-        let default = &self.mesh().default_virtual_service_export_to;
-        let mut found: Vec<_> = snapshot
-            .rules()
-            .virtual_services
-            .find(host)
-            .into_iter()
-            .filter_map(|(wide, stored)| Some((wide, VirtualService::of(&stored.value)?)))
-            .filter(|(_, service)| visible(&service.export_to, default, &service.meta, namespace))
-            .collect();
+    /// All VirtualServices with a host that covers `host`, the most specific host first, of equal ones the oldest.
+    pub(crate) fn virtual_services_for(&self, host: &Hostname) -> Found<'a> {
+        let mut found = self.ask(Query::VirtualServices(host.clone())).rules().virtual_services.find(host);
         found.sort_by_key(|(wide, _)| specificity(wide));
         found
+    }
+
+    /// All DestinationRules with a host that covers `host`, exact ones before wildcards, each oldest first.
+    pub(crate) fn destination_rules_for(&self, host: &Hostname) -> Found<'a> {
+        self.ask(Query::DestinationRules(host.clone())).rules().destination_rules.find(host)
     }
 
     /// All hosts without wildcard that VirtualServices name, short names completed.
@@ -52,31 +49,30 @@ impl<'a> Reader<'a> {
         found.into_iter().flatten().filter_map(|stored| VirtualService::of(&stored.value)).collect()
     }
 
-    /// Whether a VirtualService is visible in a namespace, by its own list or the mesh's default.
-    pub fn sees(&self, service: &VirtualService, namespace: &str) -> bool {
-        visible(&service.export_to, &self.mesh().default_virtual_service_export_to, &service.meta, namespace)
-    }
-
     /// The rule by which those in `namespace` connect to a service: of their own namespace, else of the service's, else of the root namespace;
     /// in each the most specific host.
     pub fn destination_rule(&self, service: &ServiceView, namespace: &str) -> Option<EffectiveRule> {
-        let host = &service.host;
-        let snapshot = self.ask(Query::DestinationRules(host.clone()));
-        let mesh = self.mesh();
-        let found: Vec<(&Hostname, &DestinationRule)> = snapshot
-            .rules()
-            .destination_rules
-            .find(host)
-            .into_iter()
-            .filter_map(|(wide, stored)| Some((wide, DestinationRule::of(&stored.value)?)))
-            .filter(|(_, rule)| visible(&rule.export_to, &mesh.default_destination_rule_export_to, &rule.meta, namespace))
-            .collect();
-        [namespace, service.namespace(), &mesh.root_namespace].into_iter().find_map(|scope| {
-            let here = found.iter().filter(|(_, rule)| &*rule.meta.namespace == scope);
-            let best = here.clone().map(|(wide, _)| *wide).min_by_key(|wide| specificity(wide))?;
-            merge(here.filter(|(wide, _)| *wide == best).map(|(_, rule)| *rule))
-        })
+        let found = self.destination_rules_for(&service.host);
+        merge(
+            choose(self.mesh(), &found, service.namespace(), namespace).into_iter().filter_map(|stored| DestinationRule::of(&stored.value)),
+        )
     }
+}
+
+/// Of the DestinationRules for a host of a service those that hold for a namespace, in the order in which they are merged.
+pub(crate) fn choose<'a>(mesh: &MeshConfig, found: &Found<'a>, of_service: &str, namespace: &str) -> Vec<&'a Stamped<Object>> {
+    let default = &mesh.default_destination_rule_export_to;
+    let seen: Vec<(&Hostname, &Stamped<Object>, &DestinationRule)> = found
+        .iter()
+        .filter_map(|(wide, stored)| Some((*wide, *stored, DestinationRule::of(&stored.value)?)))
+        .filter(|(_, _, rule)| visible(&rule.export_to, default, &rule.meta, namespace))
+        .collect();
+    let chosen = [namespace, of_service, &mesh.root_namespace].into_iter().find_map(|scope| {
+        let here = seen.iter().filter(|(_, _, rule)| &*rule.meta.namespace == scope);
+        let best = here.clone().map(|(wide, ..)| *wide).min_by_key(|wide| specificity(wide))?;
+        Some(here.filter(|(wide, ..)| *wide == best).map(|(_, stored, _)| *stored).collect())
+    });
+    chosen.unwrap_or_default()
 }
 
 /// Sorts the most specific host first: exact before wildcard, long before short.
@@ -84,11 +80,19 @@ fn specificity(host: &Hostname) -> (bool, Reverse<usize>) {
     (host.is_wildcard(), Reverse(host.as_str().len()))
 }
 
-fn visible(own: &[ExportTo], default: &[ExportTo], meta: &Meta, namespace: &str) -> bool {
-    ExportTo::visible(&or_default(own, default), &meta.namespace, namespace)
+/// Whether an object is visible in a namespace, by its own list or the mesh's default.
+pub(crate) fn visible(own: &[ExportTo], default: &[ExportTo], meta: &Meta, namespace: &str) -> bool {
+    ExportTo::visible(if own.is_empty() { default } else { own }, &meta.namespace, namespace)
 }
 
-fn merge<'a>(rules: impl Iterator<Item = &'a DestinationRule>) -> Option<EffectiveRule> {
+/// Whether an object is visible everywhere.
+pub(crate) fn visible_to_all(own: &[ExportTo], default: &[ExportTo]) -> bool {
+    let list = if own.is_empty() { default } else { own };
+    list.is_empty() || list.contains(&ExportTo::All)
+}
+
+/// Several rules as one.
+pub(crate) fn merge<'a>(rules: impl Iterator<Item = &'a DestinationRule>) -> Option<EffectiveRule> {
     let mut merged: Option<EffectiveRule> = None;
     for rule in rules {
         match &mut merged {

@@ -1,14 +1,16 @@
 //! The index of VirtualServices and DestinationRules by host.
 
-use std::{cmp::Ordering, collections::BTreeMap};
+use std::cmp::Ordering;
 
 use mizzen_api::{
-    Meta, Object,
+    Key, Kind, Meta, Object,
     istio::{DestinationRule, GatewayRef, VirtualService},
 };
-use mizzen_types::NamespacedName;
+use mizzen_types::{Hostname, NamespacedName};
+use rpds::RedBlackTreeMapSync as Map;
 
 use crate::{
+    changes::ChangeSet,
     derive::DOMAIN,
     index::{HostIndex, Stamped, stamp_of},
     objects::{Objects, Typed},
@@ -24,29 +26,82 @@ pub fn by_age(a: &Meta, b: &Meta) -> Ordering {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rules {
     pub(crate) virtual_services: HostIndex<Stamped<Object>>,
-    pub(crate) bound: BTreeMap<NamespacedName, Vec<Stamped<Object>>>,
+    pub(crate) bound: Map<NamespacedName, Vec<Stamped<Object>>>,
     pub(crate) destination_rules: HostIndex<Stamped<Object>>,
+    /// The version that last changed for which hosts there are VirtualServices.
+    hosts: u64,
 }
 
 impl Rules {
-    pub(crate) fn build(objects: &Objects) -> Rules {
-        let mut rules = Rules::default();
-        for stored in sorted::<VirtualService>(objects) {
-            let Some(service) = VirtualService::of(&stored.value) else { continue };
-            for gateway in &service.gateways {
-                if let GatewayRef::Named(name) = gateway {
-                    rules.bound.entry(name.clone()).or_default().push(stored.clone());
-                }
-            }
-            for host in &service.hosts {
-                rules.virtual_services.insert(host.qualify(&service.meta.namespace, DOMAIN), stored.clone());
+    /// The next rules: only lists of hosts and gateways that touched objects name, before or now, are made anew.
+    pub(crate) fn update(&self, old: &Objects, new: &Objects, touched: &[Key], changes: &mut ChangeSet) -> Rules {
+        let mut next = self.clone();
+        for key in touched {
+            match key.kind {
+                Kind::VirtualService => next.virtual_service(old, new, key, changes),
+                Kind::DestinationRule => next.destination_rule(old, new, key, changes),
+                _ => {}
             }
         }
-        for stored in sorted::<DestinationRule>(objects) {
-            let Some(rule) = DestinationRule::of(&stored.value) else { continue };
-            rules.destination_rules.insert(rule.host.qualify(&rule.meta.namespace, DOMAIN), stored.clone());
+        next
+    }
+
+    fn virtual_service(&mut self, old: &Objects, new: &Objects, key: &Key, changes: &mut ChangeSet) {
+        let stored = new.stored(key).cloned();
+        let was = old.object(key).and_then(VirtualService::of);
+        let is = stored.as_ref().and_then(|stored| VirtualService::of(&stored.value));
+        let hosts =
+            |rules: &VirtualService| -> Vec<Hostname> { rules.hosts.iter().map(|h| h.qualify(&rules.meta.namespace, DOMAIN)).collect() };
+        let gateways = |rules: &VirtualService| -> Vec<NamespacedName> {
+            let named = rules.gateways.iter().filter_map(|gateway| match gateway {
+                GatewayRef::Named(name) => Some(name.clone()),
+                GatewayRef::Mesh => None,
+            });
+            named.collect()
+        };
+        for host in was.map(hosts).unwrap_or_default() {
+            if self.virtual_services.change(&host, |list| remove(list, key)) {
+                self.hosts = new.version;
+            }
+            changes.routed(&host);
         }
-        rules
+        for host in is.map(hosts).unwrap_or_default() {
+            if self.virtual_services.change(&host, |list| add(list, stored.as_ref())) {
+                self.hosts = new.version;
+            }
+            changes.routed(&host);
+        }
+        for gateway in was.map(gateways).unwrap_or_default() {
+            let mut list = self.bound.get(&gateway).cloned().unwrap_or_default();
+            remove(&mut list, key);
+            self.bound.remove_mut(&gateway);
+            if !list.is_empty() {
+                self.bound.insert_mut(gateway.clone(), list);
+            }
+            changes.insert(Query::BoundTo(gateway));
+        }
+        for gateway in is.map(gateways).unwrap_or_default() {
+            let mut list = self.bound.get(&gateway).cloned().unwrap_or_default();
+            add(&mut list, stored.as_ref());
+            self.bound.insert_mut(gateway.clone(), list);
+            changes.insert(Query::BoundTo(gateway));
+        }
+        if self.hosts == new.version {
+            changes.insert(Query::RoutedHosts);
+        }
+    }
+
+    fn destination_rule(&mut self, old: &Objects, new: &Objects, key: &Key, changes: &mut ChangeSet) {
+        let host = |object: &Object| DestinationRule::of(object).map(|rule| rule.host.qualify(&rule.meta.namespace, DOMAIN));
+        if let Some(host) = old.object(key).and_then(host) {
+            self.destination_rules.change(&host, |list| remove(list, key));
+            changes.ruled(&host);
+        }
+        let stored = new.stored(key);
+        if let Some(host) = stored.and_then(|stored| host(&stored.value)) {
+            self.destination_rules.change(&host, |list| add(list, stored));
+            changes.ruled(&host);
+        }
     }
 
     pub(crate) fn stamp(&self, query: &Query) -> u64 {
@@ -54,14 +109,18 @@ impl Rules {
             Query::VirtualServices(host) => stamp_of(self.virtual_services.find(host).into_iter().map(|(wide, s)| (wide, s.stamp))),
             Query::DestinationRules(host) => stamp_of(self.destination_rules.find(host).into_iter().map(|(wide, s)| (wide, s.stamp))),
             Query::BoundTo(gateway) => stamp_of(self.bound.get(gateway).into_iter().flatten().map(|s| s.stamp)),
-            Query::RoutedHosts => stamp_of(self.virtual_services.exact_hosts()),
+            Query::RoutedHosts => self.hosts,
             _ => 0,
         }
     }
 }
 
-fn sorted<T: Typed + 'static>(objects: &Objects) -> Vec<Stamped<Object>> {
-    let mut found: Vec<Stamped<Object>> = objects.of_kind(T::KIND).cloned().collect();
-    found.sort_by(|a, b| by_age(a.value.meta(), b.value.meta()));
-    found
+fn remove(list: &mut Vec<Stamped<Object>>, key: &Key) {
+    list.retain(|stored| stored.value.key() != *key);
+}
+
+fn add(list: &mut Vec<Stamped<Object>>, new: Option<&Stamped<Object>>) {
+    let Some(new) = new else { return };
+    let at = list.partition_point(|stored| by_age(stored.value.meta(), new.value.meta()).is_le());
+    list.insert(at, new.clone());
 }

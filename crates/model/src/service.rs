@@ -1,6 +1,6 @@
 //! Services and endpoints in one form, wherever they were declared.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{cmp::Ordering, collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use mizzen_api::{
     Selector,
@@ -8,6 +8,9 @@ use mizzen_api::{
     istio::{EndpointAddress, ExportTo, TrafficDistribution},
 };
 use mizzen_types::{Hostname, IpRange, Locality, Name, NamespacedName, Protocol};
+
+/// The cluster of all that runs here, by Istio's default name: what the proxies call it is their own word.
+pub const CLUSTER: &str = "Kubernetes";
 
 /// The label that says that an endpoint has a sidecar: `istio`.
 pub const TLS_MODE_LABEL: &str = "security.istio.io/tlsMode";
@@ -116,6 +119,17 @@ impl ServiceView {
     /// Whether it is visible in a namespace.
     pub fn visible_in(&self, namespace: &str) -> bool {
         ExportTo::visible(&self.export_to, self.namespace(), namespace)
+    }
+
+    /// Whether it is visible everywhere.
+    pub fn visible_to_all(&self) -> bool {
+        self.export_to.is_empty() || self.export_to.contains(&ExportTo::All)
+    }
+
+    /// The order in which services of one host are meant by those in a namespace: their own namespace's, then Kubernetes' before others, then the oldest.
+    pub(crate) fn before(&self, other: &ServiceView, namespace: &str) -> Ordering {
+        let rank = |service: &ServiceView| (&**service.namespace() != namespace, service.registry, service.created);
+        rank(self).cmp(&rank(other)).then_with(|| self.object.cmp(&other.object))
     }
 
     /// Its virtual addresses that are single addresses.

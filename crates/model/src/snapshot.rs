@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use mizzen_api::{Key, Kind, Object, istio};
 
 use crate::{
+    changes::ChangeSet,
     derive::Derived,
     objects::{Closed, Objects, Typed, VIPS},
     query::Query,
@@ -35,6 +36,7 @@ pub struct Snapshot {
     objects: Objects,
     derived: Arc<Derived>,
     rules: Arc<Rules>,
+    changes: ChangeSet,
 }
 
 impl Snapshot {
@@ -76,9 +78,9 @@ impl Snapshot {
         if touched.is_empty() && !moved {
             return self.clone();
         }
-        let mut next = Snapshot { objects, derived: self.derived.clone(), rules: self.rules.clone() };
-        next.reindex(&touched);
-        Arc::new(next)
+        touched.sort();
+        touched.dedup();
+        Arc::new(self.reindexed(objects, &touched))
     }
 
     /// The next snapshot, in which there is exactly this: a relist of everything.
@@ -133,6 +135,8 @@ impl Snapshot {
         match query {
             Query::Object(_) | Query::Namespace(..) | Query::Kind(_) | Query::Mesh | Query::Closed(_) => self.objects.stamp(query),
             Query::Services
+            | Query::ServicesOf(_)
+            | Query::ServiceView(_)
             | Query::Service(_)
             | Query::Port(_)
             | Query::Endpoints(_)
@@ -155,17 +159,26 @@ impl Snapshot {
         &self.rules
     }
 
-    fn reindex(&mut self, touched: &[Key]) {
+    /// What this snapshot changed of the one that it was made from.
+    pub fn changes(&self) -> &ChangeSet {
+        &self.changes
+    }
+
+    fn reindexed(&self, mut objects: Objects, touched: &[Key]) -> Snapshot {
         let any = |kinds: &[Kind]| touched.iter().any(|key| kinds.contains(&key.kind));
         if any(&[Kind::MeshConfig]) {
-            self.objects.read_mesh();
+            objects.read_mesh();
         }
+        let mut changes = ChangeSet::default();
+        objects.note(touched, &mut changes);
+        let (mut derived, mut rules) = (self.derived.clone(), self.rules.clone());
         let vips = touched.iter().any(|key| key.kind == Kind::ConfigMap && (&*key.namespace, &*key.name) == VIPS);
         if vips || any(&[Kind::Service, Kind::ServiceEntry, Kind::Pod, Kind::MeshConfig]) {
-            self.derived = Arc::new(Derived::build(&self.objects, &self.derived));
+            derived = Arc::new(derived.update(&self.objects, &objects, touched, &mut changes));
         }
-        if any(&[Kind::VirtualService, Kind::DestinationRule, Kind::MeshConfig]) {
-            self.rules = Arc::new(Rules::build(&self.objects));
+        if any(&[Kind::VirtualService, Kind::DestinationRule]) {
+            rules = Arc::new(rules.update(&self.objects, &objects, touched, &mut changes));
         }
+        Snapshot { objects, derived, rules, changes }
     }
 }

@@ -1,11 +1,12 @@
-//! Reading a proxy, with a record of every field that was read.
+//! Asking about a proxy itself, with a record of every question.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
-use mizzen_types::{Locality, Name};
+use mizzen_types::Locality;
 
 use crate::{
     proxy::{ProxyType, ProxyView, ViewField},
+    question::{Answer, Question, Reach},
     reader::Reader,
 };
 
@@ -14,48 +15,6 @@ impl ProxyView {
     pub fn kind(&self, reader: &Reader<'_>) -> ProxyType {
         reader.note_view(self, ViewField::Kind);
         self.facts().kind
-    }
-
-    /// The first address of its workload.
-    pub fn ip(&self, reader: &Reader<'_>) -> IpAddr {
-        reader.note_view(self, ViewField::Ip);
-        self.facts().ip
-    }
-
-    /// The whole node id.
-    pub fn id(&self, reader: &Reader<'_>) -> &Name {
-        reader.note_view(self, ViewField::Id);
-        &self.facts().id
-    }
-
-    /// The name of the workload's pod.
-    pub fn pod(&self, reader: &Reader<'_>) -> &Name {
-        reader.note_view(self, ViewField::Pod);
-        &self.facts().pod
-    }
-
-    /// The workload's namespace.
-    pub fn namespace(&self, reader: &Reader<'_>) -> &Name {
-        reader.note_view(self, ViewField::Namespace);
-        &self.facts().namespace
-    }
-
-    /// The workload's service account.
-    pub fn service_account(&self, reader: &Reader<'_>) -> &Name {
-        reader.note_view(self, ViewField::ServiceAccount);
-        &self.facts().service_account
-    }
-
-    /// The workload's name.
-    pub fn workload(&self, reader: &Reader<'_>) -> &Name {
-        reader.note_view(self, ViewField::Workload);
-        &self.facts().workload
-    }
-
-    /// The Kubernetes cluster.
-    pub fn cluster(&self, reader: &Reader<'_>) -> &Name {
-        reader.note_view(self, ViewField::Cluster);
-        &self.facts().cluster
     }
 
     /// Where the workload runs.
@@ -70,17 +29,24 @@ impl ProxyView {
         self.facts().labels.get(key).map(String::as_str)
     }
 
-    /// Whether the proxy's labels hold all of `selector`. An empty selector selects all.
-    ///
-    /// Only the labels that decide are read, so that two replicas differing elsewhere still agree.
+    /// Whether the proxy's labels hold all of `selector`. An empty selector selects all, and is no question.
     pub fn selected(&self, reader: &Reader<'_>, selector: &BTreeMap<String, String>) -> bool {
-        selector.iter().all(|(key, value)| self.label(reader, key) == Some(value))
+        selector.is_empty()
+            || reader.question(Question::Selected(selector.clone()), || {
+                let labels = &self.facts().labels;
+                flag(selector.iter().all(|(key, value)| labels.get(key) == Some(value)), Reach::Alike)
+            })
     }
 
-    /// Whether the proxy has an extension.
-    pub fn has_extension(&self, reader: &Reader<'_>, name: &str) -> bool {
-        reader.note_view(self, ViewField::Extension(name.into()));
-        self.facts().extensions.contains(name)
+    /// Whether the proxy is of a namespace.
+    pub fn is_in(&self, reader: &Reader<'_>, namespace: &str) -> bool {
+        reader.question(Question::InNamespace(namespace.into()), || flag(*self.facts().namespace == *namespace, Reach::Alike))
+    }
+
+    /// Whether the proxy has one of these extensions.
+    pub fn has_extension(&self, reader: &Reader<'_>, names: &'static [&'static str]) -> bool {
+        let extensions = &self.facts().extensions;
+        reader.question(Question::Extension(names), || flag(names.iter().any(|name| extensions.contains(*name)), Reach::All))
     }
 
     /// One entry of the metadata.
@@ -88,4 +54,8 @@ impl ProxyView {
         reader.note_view(self, ViewField::Metadata(key.into()));
         self.facts().metadata.get(key).map(String::as_str)
     }
+}
+
+pub(crate) fn flag(value: bool, reach: Reach) -> (bool, Answer, Reach) {
+    (value, Answer::Flag(value), reach)
 }

@@ -36,6 +36,47 @@ use crate::{
 const METADATA: u32 = 25;
 
 pub(crate) fn list(scope: &Scope<'_, '_>) -> Vec<Name> {
+    let mut found = of_services(scope);
+    if let Some(name) = of_provider(scope)
+        && !found.contains(&name)
+    {
+        found.push(name);
+    }
+    found.push(names::BLACK_HOLE.into());
+    if scope.view.kind(scope.reader) == ProxyType::Sidecar {
+        found.push(names::PASSTHROUGH.into());
+        found.extend(of_workload(scope));
+        found.push(names::INBOUND_PASSTHROUGH.into());
+    }
+    found
+}
+
+/// Those of [`list`] that have nothing to do with the proxy's own workload.
+pub(crate) fn list_mesh(scope: &Scope<'_, '_>) -> Vec<Name> {
+    let mut found = of_services(scope);
+    found.push(names::BLACK_HOLE.into());
+    if scope.view.kind(scope.reader) == ProxyType::Sidecar {
+        found.extend([names::PASSTHROUGH.into(), names::INBOUND_PASSTHROUGH.into()]);
+    }
+    found
+}
+
+/// The others.
+pub(crate) fn list_own(scope: &Scope<'_, '_>) -> Vec<Name> {
+    let sidecar = scope.view.kind(scope.reader) == ProxyType::Sidecar;
+    let own = if sidecar { of_workload(scope) } else { Vec::new() };
+    of_provider(scope).into_iter().chain(own).collect()
+}
+
+fn of_workload(scope: &Scope<'_, '_>) -> Vec<Name> {
+    inbound::served(scope).iter().map(|served| Name::from(names::inbound(served.target))).collect()
+}
+
+fn of_provider(scope: &Scope<'_, '_>) -> Option<Name> {
+    authz::own(scope).map(|(_, cluster)| Name::from(cluster))
+}
+
+fn of_services(scope: &Scope<'_, '_>) -> Vec<Name> {
     let mut found = Vec::new();
     for (service, port) in scope.ports() {
         let rule = traffic::rule(scope, service);
@@ -43,18 +84,6 @@ pub(crate) fn list(scope: &Scope<'_, '_>) -> Vec<Name> {
         let subsets = rule.iter().flat_map(|rule| rule.subsets.iter().map(|subset| subset.name.as_str()));
         let names = std::iter::once("").chain(all).chain(subsets);
         found.extend(names.map(|subset| Name::from(names::outbound(port.port, subset, &service.host))));
-    }
-    if let Some((_, cluster)) = authz::own(scope) {
-        let name = Name::from(cluster);
-        if !found.contains(&name) {
-            found.push(name);
-        }
-    }
-    found.push(names::BLACK_HOLE.into());
-    if scope.view.kind(scope.reader) == ProxyType::Sidecar {
-        found.push(names::PASSTHROUGH.into());
-        found.extend(inbound::served(scope).iter().map(|served| Name::from(names::inbound(served.target))));
-        found.push(names::INBOUND_PASSTHROUGH.into());
     }
     found
 }

@@ -23,6 +23,14 @@ use crate::{
 
 /// The assignments of all clusters that ask for one.
 pub(crate) fn list(scope: &Scope<'_, '_>) -> Vec<Name> {
+    let mut found = list_mesh(scope);
+    let own = list_own(scope).into_iter().filter(|name| !found.contains(name)).collect::<Vec<_>>();
+    found.extend(own);
+    found
+}
+
+/// Those of [`list`] that have nothing to do with the proxy's own workload.
+pub(crate) fn list_mesh(scope: &Scope<'_, '_>) -> Vec<Name> {
     let mut found = Vec::new();
     for (service, port) in scope.ports() {
         let rule = traffic::rule(scope, service);
@@ -34,15 +42,15 @@ pub(crate) fn list(scope: &Scope<'_, '_>) -> Vec<Name> {
             }
         }
     }
-    if let Some((asked, cluster)) = authz::own(scope) {
-        let policy = traffic::policy(scope, asked.service, asked.port.port, "");
-        let subset = if discovery::has_all(scope, asked.service) { names::ALL } else { "" };
-        let name = Name::from(cluster);
-        if !found.contains(&name) && discovery::is_eds(scope, asked.service, subset, &policy) {
-            found.push(name);
-        }
-    }
     found
+}
+
+/// The others: that of whom the workload's policies ask.
+pub(crate) fn list_own(scope: &Scope<'_, '_>) -> Vec<Name> {
+    let Some((asked, cluster)) = authz::own(scope) else { return Vec::new() };
+    let policy = traffic::policy(scope, asked.service, asked.port.port, "");
+    let subset = if discovery::has_all(scope, asked.service) { names::ALL } else { "" };
+    discovery::is_eds(scope, asked.service, subset, &policy).then(|| Name::from(cluster)).into_iter().collect()
 }
 
 pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
@@ -76,14 +84,14 @@ pub(crate) fn assignment(scope: &Scope<'_, '_>, name: &str, service: &ServiceVie
         let mut bytes = group.encode_to_vec();
         for endpoint in endpoints {
             let mtls = policy.tls != Some(ClientTls::Disable) && auto && mtls::is_taken(scope, endpoint);
-            wire::field(&mut bytes, 2, &of(scope, endpoint, mtls));
+            wire::field(&mut bytes, 2, &of(endpoint, mtls));
         }
         wire::field(&mut out, 2, &bytes);
     }
     out
 }
 
-fn of(scope: &Scope<'_, '_>, endpoint: &Endpoint, mtls: bool) -> Vec<u8> {
+fn of(endpoint: &Endpoint, mtls: bool) -> Vec<u8> {
     let address = match &endpoint.address {
         EndpointAddress::Ip(ip) => listener::address(ip, endpoint.port),
         EndpointAddress::Host(host) => listener::address(host, endpoint.port),
@@ -99,7 +107,7 @@ fn of(scope: &Scope<'_, '_>, endpoint: &Endpoint, mtls: bool) -> Vec<u8> {
         endpoint.namespace,
         endpoint.canonical_name(),
         endpoint.canonical_revision(),
-        scope.view.cluster(scope.reader),
+        mizzen_model::CLUSTER,
     );
     let mut spaces = Vec::new();
     if mtls {

@@ -47,8 +47,7 @@ fn servers<'a>(scope: &Scope<'_, 'a>) -> BTreeMap<u16, Vec<Open<'a>>> {
 
 /// The port on which a server listens: the one to which the gateway's own service sends that port.
 fn target(scope: &Scope<'_, '_>, port: u16) -> u16 {
-    let own = scope.reader.instances(scope.view.ip(scope.reader));
-    own.iter().find(|instance| instance.port == port).map_or(port, |instance| instance.target)
+    scope.view.target(scope.reader, port)
 }
 
 pub(crate) fn list_listeners(scope: &Scope<'_, '_>) -> Vec<Name> {
@@ -133,7 +132,7 @@ fn bound<'a>(scope: &Scope<'_, 'a>, open: &[Open<'a>]) -> Vec<(&'a VirtualServic
             found.extend(scope.reader.bound_to(name));
         }
     }
-    found.retain(|rules| !rules.http.is_empty() && scope.reader.sees(rules, scope.namespace()));
+    found.retain(|rules| !rules.http.is_empty() && scope.view.sees(scope.reader, rules));
     found.sort_by(|a, b| by_age(&a.meta, &b.meta));
     found.dedup_by(|a, b| std::ptr::eq(*a, *b));
     let named = |rules: &VirtualService| refs.iter().filter(|r| rules.gateways.contains(r)).cloned().collect();

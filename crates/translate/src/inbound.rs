@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use mizzen_api::{core::TargetPort, istio::MtlsMode};
-use mizzen_model::{Instance, PeerModes, PodView, ServiceView};
+use mizzen_api::istio::MtlsMode;
+use mizzen_model::{PeerModes, ServiceView};
 use mizzen_protos::envoy::envoy::config::{
     core::v3::TrafficDirection,
     listener::v3::{FilterChain, FilterChainMatch, Listener, ListenerFilter, ListenerFilterChainMatchPredicate},
@@ -37,7 +37,7 @@ pub(crate) struct Served {
 
 /// The ports of the workload that belong to services, by number.
 pub(crate) fn served(scope: &Scope<'_, '_>) -> Vec<Served> {
-    let mut found = instances(scope);
+    let mut found = scope.view.served(scope.reader);
     found.sort_by_key(|i| (i.target, i.service.created, i.service.object.name.clone(), i.service.object.namespace.clone(), i.port));
     let mut by_port: BTreeMap<u16, Served> = BTreeMap::new();
     for instance in found {
@@ -48,36 +48,9 @@ pub(crate) fn served(scope: &Scope<'_, '_>) -> Vec<Served> {
     by_port.into_values().collect()
 }
 
-/// By the pod at the proxy's address. A pod that is not known yet is taken to have the proxy's own labels.
-fn instances(scope: &Scope<'_, '_>) -> Vec<Instance> {
-    let ip = scope.view.ip(scope.reader);
-    let pod = scope.reader.pod(ip);
-    // The address is the proxy's own word: what is at it must be who its certificate says.
-    let foreign =
-        |pod: &Arc<PodView>| pod.object.namespace != *scope.namespace() || pod.service_account != *scope.view.service_account(scope.reader);
-    if pod.is_some_and(foreign) {
-        return Vec::new();
-    }
-    let found = scope.reader.instances(ip);
-    if !found.is_empty() || pod.is_some() {
-        return found.to_vec();
-    }
-    let own = scope.reader.services().filter(|service| service.namespace() == scope.namespace());
-    let mut guessed = Vec::new();
-    for service in own {
-        if service.selector.as_ref().is_some_and(|selector| scope.view.selected(scope.reader, &selector.labels)) {
-            guessed.extend(service.ports.iter().filter(|p| p.protocol != Protocol::Udp).filter_map(|port| match port.target {
-                TargetPort::Number(target) => Some(Instance { service: service.clone(), port: port.port, target, protocol: port.protocol }),
-                TargetPort::Name(_) => None,
-            }));
-        }
-    }
-    guessed
-}
-
 /// The effective modes of the proxy's own workload.
 pub(crate) fn modes(scope: &Scope<'_, '_>) -> PeerModes {
-    scope.reader.peer_modes(scope.namespace(), |selector| scope.view.selected(scope.reader, &selector.labels))
+    scope.view.peer_modes(scope.reader)
 }
 
 /// What a group of chains leads to.

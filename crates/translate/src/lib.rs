@@ -98,6 +98,34 @@ pub fn list(reader: &Reader<'_>, view: &ProxyView, kind: ResourceKind) -> Vec<Na
     }
 }
 
+/// A part of [`list`]: so that what hangs on a proxy's own workload does not keep it from sharing the rest with others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    /// What the mesh's services lead to.
+    Mesh,
+    /// What the proxy's own workload leads to.
+    Own,
+}
+
+impl Part {
+    /// Both.
+    pub const ALL: [Part; 2] = [Part::Mesh, Part::Own];
+}
+
+/// The names of one part of [`list`]. Together the parts have the names that it has; one may be in both.
+pub fn list_part(reader: &Reader<'_>, view: &ProxyView, kind: ResourceKind, part: Part) -> Vec<Name> {
+    let scope = scope::Scope::new(reader, view);
+    match (kind, part, view.kind(reader)) {
+        (ResourceKind::Cluster, Part::Mesh, _) => cds::list_mesh(&scope),
+        (ResourceKind::Cluster, Part::Own, _) => cds::list_own(&scope),
+        (ResourceKind::Endpoints, Part::Mesh, _) => eds::list_mesh(&scope),
+        (ResourceKind::Endpoints, Part::Own, _) => eds::list_own(&scope),
+        // A gateway's listeners and routes are by what selects its workload; those of a sidecar are not.
+        (_, Part::Mesh, ProxyType::Sidecar) | (_, Part::Own, ProxyType::Router) => list(reader, view, kind),
+        (_, Part::Own, ProxyType::Sidecar) | (_, Part::Mesh, ProxyType::Router) => Vec::new(),
+    }
+}
+
 /// One resource of a proxy; `None` if it has none of that name.
 pub fn build(reader: &Reader<'_>, view: &ProxyView, kind: ResourceKind, name: &Name) -> Option<Resource> {
     let scope = scope::Scope::new(reader, view);

@@ -6,7 +6,7 @@ use std::{
 };
 
 use mizzen_api::istio::{Distribute, Failover, FailoverLabel, LocalityLbSetting, TrafficDistribution};
-use mizzen_model::{Endpoint, REGION_LABEL, Resolve, SUBZONE_LABEL, ServiceView, ZONE_LABEL};
+use mizzen_model::{CLUSTER, Endpoint, REGION_LABEL, Resolve, SUBZONE_LABEL, ServiceView, ZONE_LABEL};
 use mizzen_types::Locality;
 
 use crate::{scope::Scope, traffic::Policy};
@@ -143,7 +143,7 @@ fn shares(scope: &Scope<'_, '_>, endpoint: &Endpoint, label: &FailoverLabel) -> 
     let has = match (part, &*label.name) {
         (Some(part), _) => part(&endpoint.locality).as_str(),
         // All that there is runs in one cluster, the caller's.
-        (None, CLUSTER_LABEL) => &**scope.view.cluster(scope.reader),
+        (None, CLUSTER_LABEL) => CLUSTER,
         (None, name) => endpoint.labels.get(name).map(String::as_str).unwrap_or_default(),
     };
     match (&label.value, part, &*label.name) {

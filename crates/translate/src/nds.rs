@@ -16,7 +16,7 @@ use crate::{ResourceKind, scope::Scope, wire};
 pub(crate) fn table(scope: &Scope<'_, '_>) -> NameTable {
     let mut table: HashMap<String, NameInfo> = HashMap::new();
     // Of each host the service that it means, before others whose ports it has too.
-    let firsts = scope.reader.services().filter_map(|service| scope.service(&service.host));
+    let firsts = scope.view.services(scope.reader).into_iter();
     let mut seen = BTreeSet::new();
     for service in firsts.chain(scope.ports().into_iter().map(|(service, _)| service)).filter(|service| seen.insert(service.key())) {
         let ips: Vec<String> = if service.headless {

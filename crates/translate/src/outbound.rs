@@ -49,8 +49,8 @@ fn binds(scope: &Scope<'_, '_>, service: &ServiceView, port: &PortView) -> Vec<I
         return vec![ANY];
     }
     if service.headless {
-        let own = scope.view.ip(scope.reader);
-        return pods(scope, service, port.port).into_iter().filter(|ip| *ip != own).collect();
+        let own = scope.view.own_endpoint(scope.reader, &service.key(), port.port);
+        return pods(scope, service, port.port).into_iter().filter(|ip| Some(*ip) != own).collect();
     }
     let vips: Vec<IpAddr> = service.vips().collect();
     let ranges = service.addresses.len() > vips.len();
@@ -225,8 +225,7 @@ fn tcp_routes<'a>(scope: &Scope<'_, 'a>, share: &Share<'a>) -> Vec<(&'a VirtualS
     let applies = |m: &TcpMatch| {
         (m.gateways.is_empty() || m.gateways.contains(&GatewayRef::Mesh))
             && m.port.is_none_or(|port| port == share.port.port)
-            && m.source_namespace.as_deref().is_none_or(|namespace| **scope.namespace() == *namespace)
-            && scope.view.selected(scope.reader, &m.source_labels)
+            && scope.is_source(m.source_namespace.as_deref(), &m.source_labels)
     };
     let ranges = |route: &TcpRoute| {
         let here: Vec<&TcpMatch> = route.matches.iter().filter(|m| applies(m)).collect();

@@ -123,7 +123,7 @@ fn domains(scope: &Scope<'_, '_>, service: &ServiceView) -> Vec<String> {
     let mut domains = vec![host.to_owned()];
     if !service.host.is_wildcard() {
         domains.push(format!("{host}."));
-        domains.extend(short_names(&service.host, scope.namespace()));
+        domains.extend(short_names(scope, service));
     }
     domains.extend(service.vips().map(|ip| if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() }));
     if service.headless && service.registry == Registry::Kubernetes {
@@ -134,9 +134,10 @@ fn domains(scope: &Scope<'_, '_>, service: &ServiceView) -> Vec<String> {
 }
 
 /// `reviews` (in its own namespace), `reviews.shop.svc`, `reviews.shop`.
-fn short_names(host: &Hostname, namespace: &str) -> Vec<String> {
-    let Some(in_cluster) = host.as_str().strip_suffix(&format!(".svc.{DOMAIN}")) else { return Vec::new() };
-    let own = in_cluster.strip_suffix(&format!(".{namespace}")).filter(|name| !name.is_empty());
-    let short = own.map(str::to_owned).into_iter();
-    short.chain([format!("{in_cluster}.svc"), in_cluster.to_owned()]).collect()
+fn short_names(scope: &Scope<'_, '_>, service: &ServiceView) -> Vec<String> {
+    let Some(in_cluster) = service.host.as_str().strip_suffix(&format!(".svc.{DOMAIN}")) else { return Vec::new() };
+    // Whose host ends in another namespace has no name of one word there.
+    let of = in_cluster.rsplit_once('.').filter(|(name, _)| !name.is_empty());
+    let own = of.filter(|(_, namespace)| scope.is_in(namespace)).map(|(name, _)| name.to_owned());
+    own.into_iter().chain([format!("{in_cluster}.svc"), in_cluster.to_owned()]).collect()
 }

@@ -87,10 +87,7 @@ pub(crate) fn of_rules(scope: &Scope<'_, '_>, rules: &VirtualService, caller: &C
 fn applies(scope: &Scope<'_, '_>, condition: &HttpMatch, caller: &Caller<'_>) -> bool {
     let bound = condition.gateways.is_empty() || condition.gateways.iter().any(|gateway| caller.gateways.contains(gateway));
     // At a gateway the gateway itself is the source.
-    let from = || {
-        condition.source_namespace.as_deref().is_none_or(|namespace| **scope.namespace() == *namespace)
-            && scope.view.selected(scope.reader, &condition.source_labels)
-    };
+    let from = || scope.is_source(condition.source_namespace.as_deref(), &condition.source_labels);
     bound && condition.port.is_none_or(|port| port == caller.port) && from()
 }
 

@@ -1,10 +1,10 @@
 //! What one proxy sees of the mesh.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use mizzen_api::istio::{GatewayRef, MeshConfig, VirtualService};
 use mizzen_model::{PortView, ProxyView, Reader, ServiceView, WorkloadPolicies};
-use mizzen_types::{Hostname, Name, Protocol};
+use mizzen_types::Hostname;
 
 use crate::names;
 
@@ -55,57 +55,56 @@ impl<'r, 'a> Scope<'r, 'a> {
         self.reader.mesh()
     }
 
-    pub(crate) fn namespace(&self) -> &'r Name {
-        self.view.namespace(self.reader)
+    /// Whether the proxy is of a namespace.
+    pub(crate) fn is_in(&self, namespace: &str) -> bool {
+        self.view.is_in(self.reader, namespace)
+    }
+
+    /// Whether the proxy is a source that a condition asks for.
+    pub(crate) fn is_source(&self, namespace: Option<&str>, labels: &BTreeMap<String, String>) -> bool {
+        namespace.is_none_or(|namespace| self.is_in(namespace)) && self.view.selected(self.reader, labels)
     }
 
     /// The policies of the proxy's own workload.
     pub(crate) fn policies(&self) -> WorkloadPolicies<'a> {
-        self.reader.policies(self.namespace(), |selector| self.view.selected(self.reader, &selector.labels))
+        self.view.policies(self.reader)
     }
 
     /// Whether the proxy has a filter of Istio's: whether it lists it among its extensions. Who lists nothing has none: a proxy refuses what it
     /// does not know, and with it the whole listener.
     pub(crate) fn has(&self, extension: Extension) -> bool {
-        extension.names().iter().any(|name| self.view.has_extension(self.reader, name))
+        self.view.has_extension(self.reader, extension.names())
     }
 
     /// The service that a host means here.
     pub(crate) fn service(&self, host: &Hostname) -> Option<&'a Arc<ServiceView>> {
-        self.reader.service(host, self.namespace())
+        self.view.service(self.reader, host)
     }
 
     /// The service that a port of a host means here.
     pub(crate) fn service_at(&self, host: &Hostname, port: u16) -> Option<&'a Arc<ServiceView>> {
-        self.reader.service_at(host, port, self.namespace())
+        self.view.service_at(self.reader, host, port)
     }
 
     /// The ports of a host, of whichever service: the only one, if there is only one.
     pub(crate) fn only_port(&self, host: &Hostname) -> Option<u16> {
-        let mut ports = self.reader.services_under(host, self.namespace()).flat_map(|service| service.ports.iter().map(|port| port.port));
-        let first = ports.next()?;
-        ports.all(|port| port == first).then_some(first)
+        self.view.only_port(self.reader, host)
     }
 
     /// All ports that are visible here, each of a host once, by host. UDP is left out.
     pub(crate) fn ports(&self) -> Vec<(&'a Arc<ServiceView>, &'a PortView)> {
-        let all = self.reader.services().flat_map(|service| service.ports.iter().map(move |port| (service, port)));
-        let tcp = all.filter(|(_, port)| port.protocol != Protocol::Udp);
-        tcp.filter(|(service, port)| self.service_at(&service.host, port.port).is_some_and(|owner| Arc::ptr_eq(owner, service))).collect()
+        self.view.ports(self.reader)
     }
 
     /// The visible services that have a port, one for each host, by host.
     pub(crate) fn services_at(&self, port: u16) -> Vec<&'a Arc<ServiceView>> {
-        let mut seen = BTreeSet::new();
-        let services = self.reader.services_at(port).filter(|service| seen.insert(&service.host));
-        services.filter_map(|service| self.service_at(&service.host, port)).collect()
+        self.view.services_at(self.reader, port)
     }
 
     /// The VirtualServices that route a sidecar's calls to a host: the most specific host first, of equal ones the oldest. The first with a rule that
     /// concerns the caller counts; the others are absent.
     pub(crate) fn mesh_rules(&self, host: &Hostname) -> impl Iterator<Item = &'a VirtualService> {
-        let found = self.reader.virtual_services(host, self.namespace());
-        found.into_iter().map(|(_, service)| service).filter(|service| service.gateways.contains(&GatewayRef::Mesh))
+        self.view.virtual_services(self.reader, host).into_iter().filter(|service| service.gateways.contains(&GatewayRef::Mesh))
     }
 
     /// Where calls to unknown destinations go.

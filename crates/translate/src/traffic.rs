@@ -48,7 +48,7 @@ impl Policy {
 
 /// The rule for a service as this proxy sees it.
 pub(crate) fn rule(scope: &Scope<'_, '_>, service: &ServiceView) -> Option<EffectiveRule> {
-    scope.reader.destination_rule(service, scope.namespace())
+    scope.view.rule(scope.reader, service)
 }
 
 /// The policy of a service's port, or of that port of a subset.

@@ -305,6 +305,42 @@ fn reconnect_sends_only_what_differs() {
 }
 
 #[test]
+fn what_is_let_go_for_everything_is_answered() {
+    let (mut session, mut world) = (Session::new(), World::default());
+    world.set(CLUSTER, "a", 1);
+    session.request(request(CLUSTER, &["a"])).unwrap();
+    check(&mut session, &mut world, &["Cluster +a"]);
+    world.remove(CLUSTER, "a");
+    // Both in one request: the client may not have seen `a` yet, and would take it for one of all.
+    let both = DeltaDiscoveryRequest { resource_names_unsubscribe: vec!["a".into()], ..request(CLUSTER, &["*"]) };
+    session.request(both).unwrap();
+    check(&mut session, &mut world, &["Cluster -a"]);
+}
+
+#[test]
+fn only_what_is_touched_is_looked_at() {
+    let (mut session, mut world) = (Session::new(), World::default());
+    for name in ["a", "b"] {
+        world.set(CLUSTER, name, 1);
+        world.set(ENDPOINT, name, 1);
+    }
+    session.request(request(CLUSTER, &[])).unwrap();
+    session.request(request(ENDPOINT, &["a"])).unwrap();
+    check(&mut session, &mut world, &["Cluster +a +b", "ClusterLoadAssignment +a"]);
+    for name in ["a", "b", "c"] {
+        world.set(CLUSTER, name, 2);
+        world.set(ENDPOINT, name, 2);
+    }
+    assert!(session.touch(CLUSTER, &"b".into()) && session.touch(CLUSTER, &"c".into()) && session.touch(CLUSTER, &"none".into()));
+    assert!(session.touch(ENDPOINT, &"a".into()) && !session.touch(ENDPOINT, &"b".into()) && !session.touch(ROUTE, &"a".into()));
+    check(&mut session, &mut world, &["Cluster +b +c", "ClusterLoadAssignment +a"]);
+    world.remove(CLUSTER, "b");
+    assert!(session.touch(CLUSTER, &"b".into()) && session.is_due());
+    check(&mut session, &mut world, &["Cluster -b"]);
+    assert!(!session.is_due());
+}
+
+#[test]
 fn asked_again_is_sent_again() {
     let (mut session, mut world) = (Session::new(), World::default());
     world.set(ROUTE, "80", 1);

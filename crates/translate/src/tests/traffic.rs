@@ -520,7 +520,7 @@ fn the_asker() {
         let changed = |change: fn(&mut mizzen_model::ProxyFacts)| {
             let mut facts = european().facts().clone();
             change(&mut facts);
-            !reads.agrees_with(&facts.into())
+            !reads.fits(&snapshot, &facts.into())
         };
         [changed(|facts| facts.locality.region = "us".into()), changed(|facts| drop(facts.labels.remove("rack")))]
     };

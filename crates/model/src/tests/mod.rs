@@ -1,5 +1,7 @@
 //! Snapshots from YAML.
 
+mod incremental;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use mizzen_api::{Key, Kind, Object, Selector, istio::MtlsMode};

@@ -1,0 +1,109 @@
+//! Whose turn it is: everything for a proxy that has just come is made for a bounded number of them at once.
+//!
+//! After a restart all proxies come together. Those that are served have their configuration soon; those that wait keep nothing but their stream; and who
+//! would have to wait for too long is told when to come again.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tonic::{Status, metadata::MetadataValue};
+
+/// So many are served at once,
+const AT_ONCE: usize = 8;
+/// so many wait,
+const WAITING: usize = 4096;
+/// and so long.
+const LONGEST: Duration = Duration::from_secs(30);
+/// When to come again who cannot wait here; spread, so that not all come together again.
+const AGAIN: Duration = Duration::from_secs(5);
+const SPREAD: u64 = 10;
+
+/// Turns for first syncs.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    turns: Semaphore,
+    waiting: AtomicUsize,
+    most: usize,
+}
+
+impl Default for Admission {
+    fn default() -> Self {
+        Admission::of(AT_ONCE, WAITING)
+    }
+}
+
+/// One who waits, until it is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Admission {
+    fn of(at_once: usize, most: usize) -> Self {
+        Admission { turns: Semaphore::new(at_once), waiting: AtomicUsize::new(0), most }
+    }
+
+    /// Waits for a turn; it lasts until the permit is dropped. `number` is the connection's.
+    pub(crate) async fn turn(&self, number: u64) -> Result<SemaphorePermit<'_>, Status> {
+        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Waiting(&self.waiting);
+        if before >= self.most {
+            return Err(full("too many proxies wait for their first configuration", number));
+        }
+        match tokio::time::timeout(LONGEST, self.turns.acquire()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) => Err(Status::unavailable("the control plane is stopping")),
+            Err(_) => Err(full("the first configuration would have to wait for too long", number)),
+        }
+    }
+
+    /// How many wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+}
+
+fn full(why: &str, number: u64) -> Status {
+    let again = AGAIN + Duration::from_secs(number % SPREAD);
+    let mut status = Status::resource_exhausted(format!("{why}: come again in {} s", again.as_secs()));
+    status.metadata_mut().insert("grpc-retry-pushback-ms", MetadataValue::from(u64::try_from(again.as_millis()).unwrap_or(u64::MAX)));
+    status
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+    use tonic::Code;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bounded_number_at_once() {
+        let admission = Admission::of(2, 3);
+        let (first, _second) = (admission.turn(1).await.unwrap(), admission.turn(2).await.unwrap());
+        assert_eq!(admission.waiting(), 0);
+        // The third waits until the first is done.
+        let (third, ()) = tokio::join!(admission.turn(3), async {
+            tokio::task::yield_now().await;
+            assert_eq!(admission.waiting(), 1);
+            drop(first);
+        });
+        let _third = third.unwrap();
+        // Who waits for too long, and who is one too many, are told when to come again.
+        let begun = Instant::now();
+        let many = tokio::join!(admission.turn(4), admission.turn(5), admission.turn(6), admission.turn(7));
+        for (refused, pushback) in [(many.0, "9000"), (many.1, "10000"), (many.2, "11000"), (many.3, "12000")] {
+            let status = refused.unwrap_err();
+            assert_eq!(status.code(), Code::ResourceExhausted);
+            assert_eq!(status.metadata().get("grpc-retry-pushback-ms").unwrap(), pushback, "{status}");
+        }
+        assert_eq!(begun.elapsed(), LONGEST);
+        assert_eq!(admission.waiting(), 0);
+    }
+}

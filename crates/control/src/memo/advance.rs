@@ -1,0 +1,266 @@
+//! From one snapshot to the next: what may differ is asked again, what differs is built, and whom it concerns is told.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use mizzen_model::{ChangeSet, ProxyView, Query, Reach, Snapshot};
+use mizzen_translate::ResourceKind;
+use mizzen_types::Name;
+use tokio::time::Instant;
+
+use super::{
+    Memo,
+    asker::Asker,
+    index::Number,
+    lock,
+    slot::{Built, Slot, State, Value, What},
+    tree::Tree,
+};
+
+/// So many slots are worth a second thread.
+const SHARED_OUT: usize = 64;
+
+/// A slot as it will be.
+struct Step {
+    slot: Arc<Slot>,
+    /// As of which the slot was looked at.
+    generation: u64,
+    /// `None`: nobody has it any more.
+    next: Option<Next>,
+}
+
+/// To whom which names of a kind may be due.
+type News = (Arc<Asker>, ResourceKind, Arc<[Name]>);
+
+#[derive(Default)]
+struct Next {
+    all: Option<Arc<Built>>,
+    tree: Tree,
+    /// Whether only the questions were asked again, and all results stand.
+    stands: bool,
+    own: Vec<(Arc<Asker>, Arc<Built>)>,
+    /// What the proxies' own answers follow from.
+    under: HashSet<Query>,
+    due: Vec<(Arc<Asker>, Arc<[Name]>)>,
+}
+
+impl Memo {
+    /// Takes everything to the next snapshot, which differs from the memo's by `changes`, and tells the proxies of which something differs. Returns how many.
+    pub(crate) fn advance(&self, new: &Arc<Snapshot>, changes: &ChangeSet) -> usize {
+        let since = Instant::now();
+        let touched = lock(&self.index).touched(changes);
+        let steps = self.prepare(new, &touched);
+        let told;
+        {
+            let mut gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+            *gate = new.clone();
+            let mut due = Vec::new();
+            // What was asked for while this was prepared is looked at once more, now that nobody asks.
+            let late: BTreeSet<Number> = lock(&self.index).touched(changes).difference(&touched).copied().collect();
+            for step in steps.into_iter().chain(self.prepare(new, &late)) {
+                let fresh = step.slot.state().generation == step.generation;
+                let step = if fresh { step } else { self.step(step.slot, new) };
+                self.commit(step, &mut due);
+            }
+            self.sweep();
+            told = tell(new.version(), since, due);
+        }
+        told.iter().for_each(|asker| asker.wake.notify_one());
+        told.len()
+    }
+
+    fn prepare(&self, new: &Arc<Snapshot>, touched: &BTreeSet<Number>) -> Vec<Step> {
+        let slots: Vec<Arc<Slot>> = {
+            let all = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+            touched.iter().filter_map(|number| all.by_number.get(number).cloned()).collect()
+        };
+        self.asked_again.fetch_add(slots.len() as u64, Ordering::Relaxed);
+        let threads = if slots.len() < SHARED_OUT { 1 } else { std::thread::available_parallelism().map_or(1, |n| n.get().min(8)) };
+        if threads == 1 {
+            return slots.into_iter().map(|slot| self.step(slot, new)).collect();
+        }
+        let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(slots.len())));
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    while let Some(slot) = slots.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let step = self.step(slot.clone(), new);
+                        lock(&done).push(step);
+                    }
+                });
+            }
+        });
+        done.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn step(&self, slot: Arc<Slot>, new: &Snapshot) -> Step {
+        let state = slot.state().clone();
+        let holders: Vec<Arc<Asker>> = {
+            let askers = lock(&self.askers);
+            state.holders.iter().filter_map(|index| askers.get(index).cloned()).collect()
+        };
+        let generation = state.generation;
+        let next = holders.first().map(|first| {
+            let stands = |built: &Built| built.reads.stands_in(new, &first.view);
+            if state.all.as_ref().is_some_and(|all| stands(all)) {
+                return Next { stands: true, all: state.all.clone(), ..Next::default() };
+            }
+            let kept = state.tree.leaves().into_iter().filter(|leaf| stands(leaf)).fold(Tree::default(), |tree, leaf| tree.with(leaf));
+            Maker { memo: self, slot: &slot, new, state: &state, known: kept, by_group: HashMap::new(), under: HashSet::new() }
+                .make(&holders)
+        });
+        Step { slot, generation, next }
+    }
+
+    /// Drops what nobody has any more.
+    fn sweep(&self) {
+        for number in std::mem::take(&mut *lock(&self.bare)) {
+            let slot = self.slots.read().unwrap_or_else(PoisonError::into_inner).by_number.get(&number).cloned();
+            if let Some(slot) = slot.filter(|slot| slot.state().holders.is_empty()) {
+                self.discard(&slot);
+            }
+        }
+    }
+
+    fn discard(&self, slot: &Slot) {
+        self.slots.write().unwrap_or_else(PoisonError::into_inner).remove(slot);
+        lock(&self.index).set(slot.number, std::iter::empty());
+    }
+
+    fn commit(&self, step: Step, due: &mut Vec<News>) {
+        let Step { slot, next, .. } = step;
+        let Some(next) = next else {
+            self.discard(&slot);
+            return;
+        };
+        if next.stands {
+            return;
+        }
+        let was_for_all = {
+            let mut state = slot.state();
+            let was_for_all = state.all.is_some();
+            (state.all, state.tree) = (next.all, next.tree);
+            let queries = state.results().into_iter().flat_map(|built| built.reads.queries());
+            lock(&self.index).set(slot.number, queries.chain(&next.under));
+            was_for_all
+        };
+        for (asker, built) in next.own {
+            if !was_for_all {
+                asker.forget(slot.number);
+            }
+            asker.remember(slot.number, &built);
+        }
+        let kind = match &slot.what {
+            What::Resource(kind, _) | What::Names(kind, _) => *kind,
+        };
+        due.extend(next.due.into_iter().map(|(asker, names)| (asker, kind, names)));
+    }
+}
+
+/// Makes a slot's results for all that have it.
+struct Maker<'m> {
+    memo: &'m Memo,
+    slot: &'m Slot,
+    new: &'m Snapshot,
+    /// What was.
+    state: &'m State,
+    /// Results that hold in the new snapshot.
+    known: Tree,
+    by_group: HashMap<u64, Arc<Built>>,
+    under: HashSet<Query>,
+}
+
+impl Maker<'_> {
+    fn make(mut self, holders: &[Arc<Asker>]) -> Next {
+        let mut next = Next::default();
+        // Names of a change are the same for all that had the same and get the same.
+        let mut differences: HashMap<(usize, usize), Option<Arc<[Name]>>> = HashMap::new();
+        for asker in holders {
+            let was = self.state.all.clone().or_else(|| asker.recall(self.slot.number));
+            let is = match &next.all {
+                Some(all) => all.clone(),
+                None => self.result(asker, was.as_ref()),
+            };
+            let between = (was.as_ref().map_or(0, |was| Arc::as_ptr(was) as usize), Arc::as_ptr(&is) as usize);
+            let names = differences.entry(between).or_insert_with(|| difference(&self.slot.what, was.as_deref(), &is));
+            next.due.extend(names.clone().map(|names| (asker.clone(), names)));
+            if is.is_for_all() {
+                next.all = Some(is.clone());
+            }
+            if self.state.all.is_none() || next.all.is_none() {
+                next.own.push((asker.clone(), is));
+            }
+        }
+        if next.all.is_none() {
+            // Only what somebody has is kept.
+            next.tree = next
+                .own
+                .iter()
+                .fold((Tree::default(), HashSet::new()), |(tree, mut seen), (_, built)| {
+                    let tree = if seen.insert(Arc::as_ptr(built)) { tree.with(built) } else { tree };
+                    (tree, seen)
+                })
+                .0;
+            next.under = self.under;
+        }
+        next
+    }
+
+    fn result(&mut self, asker: &Asker, was: Option<&Arc<Built>>) -> Arc<Built> {
+        if let Some(of_group) = self.by_group.get(&asker.group.number) {
+            return of_group.clone();
+        }
+        let mut under = Vec::new();
+        let found = self.known.find(self.new, &asker.view, &mut under).unwrap_or_else(|| self.build(&asker.view, was));
+        self.under.extend(under);
+        if found.reads.reach() <= Reach::Alike {
+            self.by_group.insert(asker.group.number, found.clone());
+        }
+        found
+    }
+
+    fn build(&mut self, view: &ProxyView, was: Option<&Arc<Built>>) -> Arc<Built> {
+        let mut built = self.memo.build(self.new, view, &self.slot.what);
+        // Equal contents stay where they are.
+        let mut like = was.into_iter().chain(self.known.leaves()).chain(self.state.results());
+        if let Some(same) = like.find(|other| other.value.same(&built.value)) {
+            built.value = same.value.clone();
+        }
+        if let Some(other) = self.known.leaves().first() {
+            built.reads.share(&other.reads);
+        }
+        let built = Arc::new(built);
+        self.known = self.known.with(&built);
+        built
+    }
+}
+
+/// The names of what a proxy has to be sent that had `was`.
+fn difference(what: &What, was: Option<&Built>, is: &Built) -> Option<Arc<[Name]>> {
+    match (what, was.map(|was| &was.value), &is.value) {
+        // Somebody that asks just now.
+        (_, None, _) => None,
+        (_, Some(was), is) if was.same(is) => None,
+        (What::Names(..), Some(Value::Names(was)), Value::Names(is)) => {
+            let (was, is): (HashSet<&Name>, HashSet<&Name>) = (was.iter().collect(), is.iter().collect());
+            Some(was.symmetric_difference(&is).map(|name| (*name).clone()).collect())
+        }
+        (What::Resource(_, name), ..) => Some(Arc::from([name.clone()])),
+        (What::Names(..), ..) => None,
+    }
+}
+
+/// Notes for each proxy what is due to it.
+fn tell(version: u64, since: Instant, due: Vec<News>) -> Vec<Arc<Asker>> {
+    let mut told: HashMap<usize, Arc<Asker>> = HashMap::new();
+    for (asker, kind, names) in due {
+        asker.push_due(version, since, kind, names);
+        told.entry(asker.index).or_insert(asker);
+    }
+    told.into_values().collect()
+}

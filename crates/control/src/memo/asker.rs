@@ -1,0 +1,152 @@
+//! Who asks: the connected proxies, and groups of those that are alike.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::{IpAddr, Ipv4Addr},
+    sync::{Arc, Mutex, Weak},
+};
+
+use mizzen_model::{ProxyFacts, ProxyType, ProxyView, Reach};
+use mizzen_translate::ResourceKind;
+use mizzen_types::Name;
+use tokio::{sync::Notify, time::Instant};
+
+use super::{index::Number, lock, slot::Built};
+
+/// What was built for one proxy or one group, where it is not the same for all.
+type Results = Mutex<HashMap<Number, Arc<Built>>>;
+
+/// Proxies that are alike in everything but address and name.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) number: u64,
+    results: Results,
+}
+
+/// One connected proxy.
+#[derive(Debug)]
+pub(crate) struct Asker {
+    pub(super) index: usize,
+    pub(super) profile: u32,
+    pub(super) group: Arc<Group>,
+    pub(crate) view: ProxyView,
+    results: Results,
+    due: Mutex<Due>,
+    /// Told when something is due.
+    pub(crate) wake: Notify,
+}
+
+/// What has changed for a proxy since it last took it.
+#[derive(Debug, Default)]
+pub(crate) struct Due {
+    /// The resources that may differ, by kind.
+    pub(crate) names: Vec<(ResourceKind, Arc<[Name]>)>,
+    /// The first snapshot of which something is due.
+    pub(crate) since: Option<u64>,
+    /// When the change came to be known.
+    pub(crate) queued: Option<Instant>,
+}
+
+impl Asker {
+    /// Takes what is due.
+    pub(crate) fn take_due(&self) -> Due {
+        std::mem::take(&mut lock(&self.due))
+    }
+
+    /// The first snapshot of which something is due that was not taken.
+    pub(crate) fn due_since(&self) -> Option<u64> {
+        lock(&self.due).since
+    }
+
+    pub(super) fn push_due(&self, version: u64, since: Instant, kind: ResourceKind, names: Arc<[Name]>) {
+        let mut due = lock(&self.due);
+        due.since.get_or_insert(version);
+        due.queued.get_or_insert(since);
+        due.names.push((kind, names));
+    }
+
+    pub(super) fn recall(&self, slot: Number) -> Option<Arc<Built>> {
+        let own = lock(&self.results).get(&slot).cloned();
+        own.or_else(|| lock(&self.group.results).get(&slot).cloned())
+    }
+
+    pub(super) fn remember(&self, slot: Number, built: &Arc<Built>) {
+        match built.reads.reach() {
+            Reach::All => {}
+            Reach::Alike => {
+                lock(&self.results).remove(&slot);
+                lock(&self.group.results).insert(slot, built.clone());
+            }
+            Reach::Own => drop(lock(&self.results).insert(slot, built.clone())),
+        }
+    }
+
+    pub(super) fn forget(&self, slot: Number) {
+        lock(&self.results).remove(&slot);
+        lock(&self.group.results).remove(&slot);
+    }
+}
+
+/// All that are connected.
+#[derive(Debug, Default)]
+pub(super) struct Askers {
+    /// Places that are free are taken again, so that a set of proxies is small.
+    places: Vec<Option<Arc<Asker>>>,
+    free: BTreeSet<usize>,
+    groups: HashMap<GroupKey, Weak<Group>>,
+    numbers: u64,
+    profiles: HashMap<(ProxyType, BTreeSet<String>), u32>,
+}
+
+/// A proxy's facts without address and name.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct GroupKey(Box<str>);
+
+impl Askers {
+    pub(super) fn add(&mut self, view: ProxyView) -> Arc<Asker> {
+        let facts = view.facts();
+        let next = u32::try_from(self.profiles.len()).unwrap_or(u32::MAX);
+        let profile = *self.profiles.entry((facts.kind, facts.extensions.clone())).or_insert(next);
+        let group = self.group(facts);
+        let index = self.free.pop_first().unwrap_or(self.places.len());
+        let (results, due, wake) = (Mutex::default(), Mutex::default(), Notify::new());
+        let asker = Arc::new(Asker { index, profile, group, view, results, due, wake });
+        match self.places.get_mut(index) {
+            Some(place) => *place = Some(asker.clone()),
+            None => self.places.push(Some(asker.clone())),
+        }
+        asker
+    }
+
+    fn group(&mut self, facts: &ProxyFacts) -> Arc<Group> {
+        let bare = ProxyFacts {
+            ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            id: "".into(),
+            pod: "".into(),
+            metadata: Default::default(),
+            ..facts.clone()
+        };
+        let key = GroupKey(format!("{bare:?}").into());
+        if let Some(group) = self.groups.get(&key).and_then(Weak::upgrade) {
+            return group;
+        }
+        if self.groups.len() > 2 * self.places.len() + 16 {
+            self.groups.retain(|_, group| group.strong_count() > 0);
+        }
+        self.numbers += 1;
+        let group = Arc::new(Group { number: self.numbers, results: Mutex::default() });
+        self.groups.insert(key, Arc::downgrade(&group));
+        group
+    }
+
+    pub(super) fn remove(&mut self, index: usize) {
+        if let Some(place) = self.places.get_mut(index) {
+            *place = None;
+            self.free.insert(index);
+        }
+    }
+
+    pub(super) fn get(&self, index: usize) -> Option<&Arc<Asker>> {
+        self.places.get(index)?.as_ref()
+    }
+}

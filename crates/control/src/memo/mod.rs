@@ -1,0 +1,275 @@
+//! Resources that were built already, shared by all proxies that get the same answers.
+//!
+//! A slot holds the results of one name. Where all answers were such as everybody gets, there is one result for all; otherwise the results form a tree
+//! by the answers (`tree`), and each group of proxies that are alike, or each proxy, remembers its own. A change finds the slots that asked about what
+//! it touches (`index`), asks their questions again, builds anew what has other answers, and tells those proxies whose bytes differ (`advance`).
+//!
+//! All that is held is of one snapshot. Who reads holds the gate open; a new snapshot is prepared beside the readers, and swapped in behind the gate.
+
+mod advance;
+mod asker;
+mod index;
+mod slot;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use mizzen_model::{ProxyView, Snapshot};
+use mizzen_translate::{Part, ResourceKind};
+use mizzen_types::Name;
+use mizzen_xds::server::Resource;
+
+pub(crate) use asker::Asker;
+use asker::Askers;
+use index::{Index, Number};
+use slot::{Built, Slot, Value, What};
+
+/// The memory of all connections.
+#[derive(Debug)]
+pub(crate) struct Memo {
+    /// The snapshot of which everything is.
+    gate: RwLock<Arc<Snapshot>>,
+    slots: RwLock<Slots>,
+    index: Mutex<Index>,
+    askers: Mutex<Askers>,
+    /// Slots that nobody had any more when last looked at; the next change drops them.
+    bare: Mutex<BTreeSet<Number>>,
+    built: AtomicU64,
+    shared: AtomicU64,
+    asked_again: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    resources: HashMap<(u32, ResourceKind), HashMap<Name, Arc<Slot>>>,
+    lists: HashMap<(u32, ResourceKind, Part), Arc<Slot>>,
+    by_number: HashMap<Number, Arc<Slot>>,
+    next: Number,
+}
+
+impl Slots {
+    fn make(&mut self, profile: u32, what: What) -> Arc<Slot> {
+        self.next += 1;
+        let slot = Arc::new(Slot::new(self.next, profile, what));
+        self.by_number.insert(slot.number, slot.clone());
+        slot
+    }
+
+    fn remove(&mut self, slot: &Slot) {
+        self.by_number.remove(&slot.number);
+        match &slot.what {
+            What::Names(kind, part) => drop(self.lists.remove(&(slot.profile, *kind, *part))),
+            What::Resource(kind, name) => {
+                if let Some(of_kind) = self.resources.get_mut(&(slot.profile, *kind)) {
+                    of_kind.remove(name);
+                }
+            }
+        }
+    }
+}
+
+/// What the memo has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Results that were built.
+    pub(crate) built: u64,
+    /// Results that were there when they were asked for.
+    pub(crate) shared: u64,
+    /// Slots whose questions were asked again, since a change touched what they had asked about.
+    pub(crate) asked_again: u64,
+    /// Names that are held.
+    pub(crate) slots: usize,
+}
+
+impl Default for Memo {
+    fn default() -> Self {
+        Memo {
+            gate: RwLock::new(Snapshot::empty()),
+            slots: RwLock::default(),
+            index: Mutex::default(),
+            askers: Mutex::default(),
+            bare: Mutex::default(),
+            built: AtomicU64::new(0),
+            shared: AtomicU64::new(0),
+            asked_again: AtomicU64::new(0),
+        }
+    }
+}
+
+/// A memo that stays at one snapshot as long as this lives.
+pub(crate) struct Epoch<'m> {
+    memo: &'m Memo,
+    snapshot: RwLockReadGuard<'m, Arc<Snapshot>>,
+}
+
+impl Memo {
+    /// A proxy that asks from now on. [`Memo::leave`] when it is gone.
+    pub(crate) fn enter(&self, view: ProxyView) -> Arc<Asker> {
+        lock(&self.askers).add(view)
+    }
+
+    /// Forgets a proxy.
+    pub(crate) fn leave(&self, asker: &Asker) {
+        // Nobody may step into its place before its marks are gone.
+        let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        let slots: Vec<Arc<Slot>> = self.slots.read().unwrap_or_else(PoisonError::into_inner).by_number.values().cloned().collect();
+        let mut bare = Vec::new();
+        for slot in slots {
+            let mut state = slot.state();
+            state.holders.remove(asker.index);
+            if state.holders.is_empty() {
+                bare.push(slot.number);
+            }
+        }
+        lock(&self.bare).extend(bare);
+        lock(&self.askers).remove(asker.index);
+    }
+
+    /// Holds the snapshot.
+    pub(crate) fn read(&self) -> Epoch<'_> {
+        Epoch { memo: self, snapshot: self.gate.read().unwrap_or_else(PoisonError::into_inner) }
+    }
+
+    /// What was done, and what is held.
+    pub(crate) fn counts(&self) -> Counts {
+        Counts {
+            built: self.built.load(Ordering::Relaxed),
+            shared: self.shared.load(Ordering::Relaxed),
+            asked_again: self.asked_again.load(Ordering::Relaxed),
+            slots: self.slots.read().unwrap_or_else(PoisonError::into_inner).by_number.len(),
+        }
+    }
+
+    /// Whether nothing is held, so that a change has nothing to do here.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.read().unwrap_or_else(PoisonError::into_inner).by_number.is_empty()
+    }
+
+    fn list_slot(&self, profile: u32, kind: ResourceKind, part: Part) -> Arc<Slot> {
+        let find = |slots: &Slots| slots.lists.get(&(profile, kind, part)).cloned();
+        if let Some(slot) = find(&self.slots.read().unwrap_or_else(PoisonError::into_inner)) {
+            return slot;
+        }
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        find(&slots).unwrap_or_else(|| {
+            let slot = slots.make(profile, What::Names(kind, part));
+            slots.lists.insert((profile, kind, part), slot.clone());
+            slot
+        })
+    }
+
+    fn resource_slot(&self, profile: u32, kind: ResourceKind, name: &str) -> Arc<Slot> {
+        let find = |slots: &Slots| slots.resources.get(&(profile, kind)).and_then(|of_kind| of_kind.get(name)).cloned();
+        if let Some(slot) = find(&self.slots.read().unwrap_or_else(PoisonError::into_inner)) {
+            return slot;
+        }
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        find(&slots).unwrap_or_else(|| {
+            let name = Name::from(name);
+            let slot = slots.make(profile, What::Resource(kind, name.clone()));
+            slots.resources.entry((profile, kind)).or_default().insert(name, slot.clone());
+            slot
+        })
+    }
+
+    fn build(&self, snapshot: &Snapshot, view: &ProxyView, what: &What) -> Built {
+        if matches!(what, What::Resource(..)) {
+            self.built.fetch_add(1, Ordering::Relaxed);
+        }
+        Built::make(snapshot, view, what)
+    }
+}
+
+impl Epoch<'_> {
+    /// The version of the snapshot.
+    pub(crate) fn version(&self) -> u64 {
+        self.snapshot.version()
+    }
+
+    /// The names of a part of a proxy's resources of a kind, in order.
+    pub(crate) fn names(&self, asker: &Asker, kind: ResourceKind, part: Part) -> Arc<[Name]> {
+        match &self.get(asker, &self.memo.list_slot(asker.profile, kind, part)).value {
+            Value::Names(names) => names.clone(),
+            Value::Resource(_) => Arc::default(),
+        }
+    }
+
+    /// One resource of a proxy.
+    pub(crate) fn resource(&self, asker: &Asker, kind: ResourceKind, name: &str) -> Option<Resource> {
+        match &self.get(asker, &self.memo.resource_slot(asker.profile, kind, name)).value {
+            Value::Resource(resource) => resource.clone(),
+            Value::Names(_) => None,
+        }
+    }
+
+    /// Notes that a proxy does not have a resource any more.
+    pub(crate) fn release(&self, asker: &Asker, kind: ResourceKind, name: &Name) {
+        let slot = self.memo.resource_slot(asker.profile, kind, name);
+        slot.state().holders.remove(asker.index);
+    }
+
+    fn get(&self, asker: &Asker, slot: &Slot) -> Arc<Built> {
+        if let Some(found) = self.find(asker, slot) {
+            self.memo.shared.fetch_add(1, Ordering::Relaxed);
+            return found;
+        }
+        let _building = lock(&slot.building);
+        if let Some(found) = self.find(asker, slot) {
+            self.memo.shared.fetch_add(1, Ordering::Relaxed);
+            return found;
+        }
+        let mut built = self.memo.build(&self.snapshot, &asker.view, &slot.what);
+        {
+            let mut state = slot.state();
+            if let Some(other) = state.results().first() {
+                built.reads.share(&other.reads);
+            }
+            let built = Arc::new(built);
+            lock(&self.memo.index).add(slot.number, built.reads.queries());
+            state.generation += 1;
+            if built.is_for_all() {
+                state.all = Some(built.clone())
+            } else {
+                state.tree = state.tree.with(&built)
+            }
+            asker.remember(slot.number, &built);
+            built
+        }
+    }
+
+    /// What is there for a proxy. It is noted as one that has it, or waits for it.
+    fn find(&self, asker: &Asker, slot: &Slot) -> Option<Arc<Built>> {
+        let tree = {
+            let mut state = slot.state();
+            if state.holders.insert(asker.index) {
+                state.generation += 1;
+            }
+            if let Some(all) = &state.all {
+                return Some(all.clone());
+            }
+            state.tree.clone()
+        };
+        if let Some(known) = asker.recall(slot.number) {
+            return Some(known);
+        }
+        // The questions are asked outside of all locks.
+        let mut under = Vec::new();
+        let found = tree.find(&self.snapshot, &asker.view, &mut under)?;
+        lock(&self.memo.index).add(slot.number, under.iter());
+        asker.remember(slot.number, &found);
+        Some(found)
+    }
+}
+
+/// What lies under these locks stays whole if somebody panics: nothing is built under one.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

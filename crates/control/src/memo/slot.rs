@@ -1,0 +1,148 @@
+//! One name's results.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use mizzen_model::{ProxyView, Reach, Reader, Reads, Snapshot};
+use mizzen_protos::canonical::canonicalize;
+use mizzen_translate::{Part, ResourceKind};
+use mizzen_types::Name;
+use mizzen_xds::server::Resource;
+
+use super::{index::Number, lock, tree::Tree};
+
+/// What is built.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum What {
+    Resource(ResourceKind, Name),
+    Names(ResourceKind, Part),
+}
+
+/// What was built.
+#[derive(Clone, Debug)]
+pub(super) enum Value {
+    Resource(Option<Resource>),
+    /// In order.
+    Names(Arc<[Name]>),
+}
+
+impl Value {
+    /// Whether a proxy that has the one need not be sent the other.
+    pub(super) fn same(&self, other: &Value) -> bool {
+        match (self, other) {
+            (Value::Resource(Some(one)), Value::Resource(Some(other))) => {
+                one.version == other.version && one.body.value == other.body.value
+            }
+            (Value::Resource(None), Value::Resource(None)) => true,
+            (Value::Names(one), Value::Names(other)) => one == other,
+            _ => false,
+        }
+    }
+}
+
+/// A result, with the record of what was read for it.
+#[derive(Debug)]
+pub(super) struct Built {
+    pub(super) value: Value,
+    pub(super) reads: Reads,
+}
+
+impl Built {
+    pub(super) fn make(snapshot: &Snapshot, view: &ProxyView, what: &What) -> Built {
+        let reader = Reader::new(snapshot);
+        let value = match what {
+            What::Resource(kind, name) => {
+                let built = mizzen_translate::build(&reader, view, *kind, name).map(|resource| {
+                    let mut any = resource.any;
+                    canonicalize(&mut any);
+                    Resource::new(any)
+                });
+                Value::Resource(built)
+            }
+            What::Names(kind, part) => {
+                let mut names = mizzen_translate::list_part(&reader, view, *kind, *part);
+                names.sort_unstable();
+                names.dedup();
+                Value::Names(names.into())
+            }
+        };
+        Built { value, reads: reader.finish() }
+    }
+
+    pub(super) fn is_for_all(&self) -> bool {
+        self.reads.reach() == Reach::All
+    }
+}
+
+/// One name for proxies of one profile.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) number: Number,
+    pub(super) profile: u32,
+    pub(super) what: What,
+    state: Mutex<State>,
+    /// Held by who builds: what is asked for by many at once is built once.
+    pub(super) building: Mutex<()>,
+}
+
+/// What a slot holds.
+#[derive(Clone, Debug, Default)]
+pub(super) struct State {
+    /// What all get, if it is the same for all.
+    pub(super) all: Option<Arc<Built>>,
+    /// Otherwise the results by answers.
+    pub(super) tree: Tree,
+    /// The proxies that have it, or have asked for it.
+    pub(super) holders: Bits,
+    /// Counts what happened to it.
+    pub(super) generation: u64,
+}
+
+impl Slot {
+    pub(super) fn new(number: Number, profile: u32, what: What) -> Slot {
+        Slot { number, profile, what, state: Mutex::default(), building: Mutex::default() }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+impl State {
+    /// All results.
+    pub(super) fn results(&self) -> Vec<&Arc<Built>> {
+        self.all.iter().chain(self.tree.leaves()).collect()
+    }
+}
+
+/// A set of small numbers, one bit each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Bits(Vec<u64>);
+
+impl Bits {
+    /// Adds a number. Returns whether it is new.
+    pub(super) fn insert(&mut self, number: usize) -> bool {
+        let (word, bit) = (number / 64, 1u64 << (number % 64));
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        let Some(word) = self.0.get_mut(word) else { return false };
+        let new = *word & bit == 0;
+        *word |= bit;
+        new
+    }
+
+    pub(super) fn remove(&mut self, number: usize) {
+        if let Some(word) = self.0.get_mut(number / 64) {
+            *word &= !(1u64 << (number % 64));
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+        let bits = |word: u64| (0..64usize).filter(move |bit| word & (1 << bit) != 0);
+        self.0.iter().enumerate().filter(|(_, word)| **word != 0).flat_map(move |(at, word)| bits(*word).map(move |bit| at * 64 + bit))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.iter().all(|word| *word == 0)
+    }
+}

@@ -1,0 +1,211 @@
+//! What a proxy sees of the mesh's services and rules.
+
+use std::sync::Arc;
+
+use mizzen_api::{
+    Object,
+    istio::{DestinationRule, VirtualService},
+};
+use mizzen_types::{Hostname, NamespacedName, Protocol};
+
+use crate::{
+    index::Stamped,
+    objects::Typed,
+    proxy::ProxyView,
+    query::Query,
+    question::{Answer, Item, Question, Reach},
+    reader::Reader,
+    routing::{self, EffectiveRule},
+    service::{PortView, ServiceKey, ServiceView},
+    view::flag,
+};
+
+type Candidates<'a> = Vec<&'a Stamped<ServiceView>>;
+
+fn item(stored: &Stamped<ServiceView>) -> Item {
+    Item::Service(stored.value.key(), stored.stamp)
+}
+
+fn object_item(stored: &Stamped<Object>) -> Item {
+    Item::Object(stored.value.key(), stored.stamp)
+}
+
+/// Whether everybody means the same service by their host.
+fn is_plain(of_host: &[&Stamped<ServiceView>]) -> bool {
+    of_host.len() <= 1 && of_host.iter().all(|stored| stored.value.visible_to_all())
+}
+
+/// The one that those in a namespace mean.
+fn first<'a>(
+    of_host: &[&'a Stamped<ServiceView>],
+    namespace: &str,
+    wanted: impl Fn(&ServiceView) -> bool,
+) -> Option<&'a Stamped<ServiceView>> {
+    let found = of_host.iter().copied().filter(|stored| wanted(&stored.value) && stored.value.visible_in(namespace));
+    found.min_by(|a, b| a.value.before(&b.value, namespace))
+}
+
+/// Services that lie next to each other by host, host by host.
+fn by_host<'a>(services: impl Iterator<Item = &'a Stamped<ServiceView>>) -> Vec<Candidates<'a>> {
+    let mut hosts: Vec<Candidates<'a>> = Vec::new();
+    for stored in services {
+        match hosts.last_mut() {
+            Some(of_host) if of_host.first().is_some_and(|first| first.value.host == stored.value.host) => of_host.push(stored),
+            _ => hosts.push(vec![stored]),
+        }
+    }
+    hosts
+}
+
+fn has_tcp(service: &ServiceView, port: u16) -> bool {
+    service.port(port).is_some_and(|port| port.protocol != Protocol::Udp)
+}
+
+impl ProxyView {
+    /// The service that a host means here: of the proxy's own namespace, else Kubernetes' before others, else the oldest.
+    pub fn service<'a>(&self, reader: &Reader<'a>, host: &Hostname) -> Option<&'a Arc<ServiceView>> {
+        reader.question(Question::Service(host.clone()), || self.meant(reader, host, |_| true))
+    }
+
+    /// The service that one port of a host means here, in the order of [`ProxyView::service`]: several may share a host, each with ports of its own. UDP
+    /// does not count.
+    pub fn service_at<'a>(&self, reader: &Reader<'a>, host: &Hostname, port: u16) -> Option<&'a Arc<ServiceView>> {
+        reader.question(Question::ServiceAt(host.clone(), port), || self.meant(reader, host, |service| has_tcp(service, port)))
+    }
+
+    fn meant<'a>(
+        &self,
+        reader: &Reader<'a>,
+        host: &Hostname,
+        wanted: impl Fn(&ServiceView) -> bool,
+    ) -> (Option<&'a Arc<ServiceView>>, Answer, Reach) {
+        let snapshot = reader.ask(Query::Service(host.clone()));
+        let candidates: Candidates<'a> = snapshot.derived().under_host(host).filter(|stored| wanted(&stored.value)).collect();
+        let found = first(&candidates, &self.facts().namespace, |_| true);
+        (found.map(|stored| &stored.value), found.map(item).into_iter().collect(), Reach::all_if(is_plain(&candidates)))
+    }
+
+    /// The ports of a host, of whichever service: the only one, if there is only one.
+    pub fn only_port(&self, reader: &Reader<'_>, host: &Hostname) -> Option<u16> {
+        reader.question(Question::OnlyPort(host.clone()), || {
+            let under = || reader.ask(Query::Service(host.clone())).derived().under_host(host);
+            let visible = under().filter(|stored| stored.value.visible_in(&self.facts().namespace));
+            let mut ports = visible.flat_map(|stored| stored.value.ports.iter().map(|port| port.port));
+            let only = ports.next().filter(|first| ports.all(|port| port == *first));
+            let answer = only.map(|port| Item::Number(port.into())).into_iter().collect();
+            (only, answer, Reach::all_if(under().all(|stored| stored.value.visible_to_all())))
+        })
+    }
+
+    /// All ports that are visible here, each of a host once, by host. UDP is left out.
+    pub fn ports<'a>(&self, reader: &Reader<'a>) -> Vec<(&'a Arc<ServiceView>, &'a PortView)> {
+        let mut found = Vec::new();
+        let namespace = &self.facts().namespace;
+        for of_host in by_host(reader.ask(Query::Services).derived().all()) {
+            let plain = is_plain(&of_host);
+            for stored in &of_host {
+                for port in stored.value.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
+                    let owner = || first(&of_host, namespace, |service| has_tcp(service, port.port));
+                    if plain || owner().is_some_and(|owner| Arc::ptr_eq(&owner.value, &stored.value)) {
+                        found.push((&stored.value, port));
+                    }
+                }
+            }
+        }
+        self.choice(reader);
+        found
+    }
+
+    /// Of each host the service that it means here, by host.
+    pub fn services<'a>(&self, reader: &Reader<'a>) -> Vec<&'a Arc<ServiceView>> {
+        let hosts = by_host(reader.ask(Query::Services).derived().all());
+        self.choice(reader);
+        hosts.iter().filter_map(|of_host| first(of_host, &self.facts().namespace, |_| true)).map(|stored| &stored.value).collect()
+    }
+
+    /// Notes which of the services that not all see alike own their ports here. What all see alike is covered by the query for all services.
+    pub(crate) fn choice(&self, reader: &Reader<'_>) {
+        reader.question(Question::Ports, || {
+            let mut answer = Vec::new();
+            let mut contested = false;
+            for of_host in by_host(reader.ask(Query::Services).derived().all()).iter().filter(|of_host| !is_plain(of_host)) {
+                contested = true;
+                let visible = of_host.iter().filter(|stored| stored.value.visible_in(&self.facts().namespace));
+                let mut own: Candidates<'_> = visible.copied().collect();
+                own.sort_by(|a, b| a.value.before(&b.value, &self.facts().namespace));
+                answer.extend(own.into_iter().map(item));
+            }
+            ((), answer.into_iter().collect(), Reach::all_if(!contested))
+        });
+    }
+
+    /// The visible services that have a port, one for each host, by host.
+    pub fn services_at<'a>(&self, reader: &Reader<'a>, port: u16) -> Vec<&'a Arc<ServiceView>> {
+        let hosts = by_host(reader.ask(Query::Port(port)).derived().at_port(port));
+        let mut contested = Vec::new();
+        let mut found = Vec::new();
+        for of_host in &hosts {
+            let tcp: Candidates<'a> = of_host.iter().copied().filter(|stored| has_tcp(&stored.value, port)).collect();
+            let meant = first(&tcp, &self.facts().namespace, |_| true);
+            if !is_plain(&tcp) {
+                contested.push(meant.map_or_else(|| Item::Number(0), item));
+            }
+            found.extend(meant.map(|stored| &stored.value));
+        }
+        let reach = Reach::all_if(contested.is_empty());
+        reader.question(Question::ServicesAt(port), || {
+            reader.ask(Query::Port(port));
+            ((), contested.into_iter().collect(), reach)
+        });
+        found
+    }
+
+    /// The rule by which the proxy connects to a service: of its own namespace, else of the service's, else of the root namespace; in each the most
+    /// specific host.
+    pub fn rule(&self, reader: &Reader<'_>, service: &ServiceView) -> Option<EffectiveRule> {
+        self.rule_of(reader, &service.key())
+    }
+
+    pub(crate) fn rule_of(&self, reader: &Reader<'_>, service: &ServiceKey) -> Option<EffectiveRule> {
+        reader.question(Question::Rule(service.clone()), || {
+            let (host, _, object) = service;
+            let (mesh, found) = (reader.mesh(), reader.destination_rules_for(host));
+            let rules = || found.iter().filter_map(|(_, stored)| DestinationRule::of(&stored.value));
+            let all_of = |namespace: &str| rules().all(|rule| &*rule.meta.namespace == namespace);
+            let open = rules().all(|rule| routing::visible_to_all(&rule.export_to, &mesh.default_destination_rule_export_to));
+            // A rule of another namespace holds for that one only; of two scopes one's own comes first.
+            let reach = Reach::all_if(open && (all_of(&object.namespace) || all_of(&mesh.root_namespace)));
+            let chosen = routing::choose(mesh, &found, &object.namespace, &self.facts().namespace);
+            let answer = chosen.iter().map(|stored| object_item(stored)).collect();
+            (routing::merge(chosen.iter().filter_map(|stored| DestinationRule::of(&stored.value))), answer, reach)
+        })
+    }
+
+    /// The VirtualServices with a host that covers `host` and that are visible here: the most specific host first, of equal ones the oldest.
+    pub fn virtual_services<'a>(&self, reader: &Reader<'a>, host: &Hostname) -> Vec<&'a VirtualService> {
+        reader.question(Question::VirtualServices(host.clone()), || {
+            let default = &reader.mesh().default_virtual_service_export_to;
+            let found = reader.virtual_services_for(host);
+            let found: Vec<(&Stamped<Object>, &'a VirtualService)> =
+                found.iter().filter_map(|(_, stored)| Some((*stored, VirtualService::of(&stored.value)?))).collect();
+            let reach = Reach::all_if(found.iter().all(|(_, service)| routing::visible_to_all(&service.export_to, default)));
+            let seen = |service: &VirtualService| routing::visible(&service.export_to, default, &service.meta, &self.facts().namespace);
+            let here = || found.iter().filter(|(_, service)| seen(service));
+            (here().map(|(_, service)| *service).collect(), here().map(|(stored, _)| object_item(stored)).collect(), reach)
+        })
+    }
+
+    /// Whether a VirtualService is visible here.
+    pub fn sees(&self, reader: &Reader<'_>, service: &VirtualService) -> bool {
+        self.sees_named(reader, &service.meta.namespaced_name())
+    }
+
+    pub(crate) fn sees_named(&self, reader: &Reader<'_>, name: &NamespacedName) -> bool {
+        reader.question(Question::Sees(name.clone()), || {
+            let default = &reader.mesh().default_virtual_service_export_to;
+            let service = reader.get::<VirtualService>(name);
+            let here = |s: &VirtualService| routing::visible(&s.export_to, default, &s.meta, &self.facts().namespace);
+            flag(service.is_some_and(here), Reach::all_if(service.is_none_or(|s| routing::visible_to_all(&s.export_to, default))))
+        })
+    }
+}

@@ -1,0 +1,271 @@
+//! What a client has of one type: a list that sessions share, and what differs from it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use mizzen_types::Name;
+
+use crate::Version;
+
+/// What the client has under a name, as far as it was sent or the client said so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum SentVersion {
+    /// Nothing was sent yet.
+    #[default]
+    Unsent,
+    Absent,
+    Foreign,
+    Version(Version),
+}
+
+/// One name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Entry {
+    /// Whether it is subscribed to by name.
+    pub(super) explicit: bool,
+    pub(super) sent: SentVersion,
+    pub(super) acked: Option<Version>,
+    pub(super) rejected: Option<Box<(Version, String)>>,
+}
+
+/// A name with which all is well: what was sent was taken.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Settled {
+    name: Name,
+    explicit: bool,
+    /// `None`: it was told that there is none.
+    version: Option<Version>,
+}
+
+impl Settled {
+    fn entry(&self) -> Entry {
+        let sent = self.version.map_or(SentVersion::Absent, SentVersion::Version);
+        Entry { explicit: self.explicit, sent, acked: self.version, rejected: None }
+    }
+
+    fn of(name: &Name, entry: &Entry) -> Option<Settled> {
+        let version = match entry.sent {
+            SentVersion::Version(version) if entry.acked == Some(version) => Some(version),
+            SentVersion::Absent if entry.acked.is_none() => None,
+            _ => return None,
+        };
+        entry.rejected.is_none().then(|| Settled { name: name.clone(), explicit: entry.explicit, version })
+    }
+}
+
+/// Lists that sessions share: proxies that are alike have the same.
+#[derive(Debug, Default)]
+pub struct Shared(Mutex<HashMap<u64, Vec<Weak<[Settled]>>>>);
+
+impl Shared {
+    fn share(&self, list: Vec<Settled>) -> Arc<[Settled]> {
+        let mut hasher = DefaultHasher::new();
+        list.hash(&mut hasher);
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let hash = hasher.finish();
+        // The hash finds the bucket; what is in it is compared.
+        if let Some(same) = all.get(&hash).into_iter().flatten().filter_map(Weak::upgrade).find(|other| **other == *list) {
+            return same;
+        }
+        all.retain(|_, lists| {
+            lists.retain(|list| list.strong_count() > 0);
+            !lists.is_empty()
+        });
+        let list: Arc<[Settled]> = list.into();
+        all.entry(hash).or_default().push(Arc::downgrade(&list));
+        list
+    }
+
+    /// How many different lists there are.
+    pub fn len(&self) -> usize {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.values().flatten().filter(|list| list.strong_count() > 0).count()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Everything that a client has of one type, or asks for.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    base: Option<Arc<[Settled]>>,
+    /// What differs from the base; `None`: it is gone.
+    over: BTreeMap<Name, Option<Entry>>,
+    explicit: usize,
+}
+
+impl Held {
+    fn based(&self, name: &str) -> Option<&Settled> {
+        let base = self.base.as_deref()?;
+        base.binary_search_by(|settled| (*settled.name).cmp(name)).ok().and_then(|at| base.get(at))
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<Entry> {
+        match self.over.get(name) {
+            Some(entry) => entry.clone(),
+            None => self.based(name).map(Settled::entry),
+        }
+    }
+
+    pub(super) fn set(&mut self, name: &Name, entry: Entry) {
+        let explicit = usize::from(entry.explicit);
+        let before = match self.over.insert(name.clone(), Some(entry)) {
+            Some(before) => before.is_some_and(|before| before.explicit),
+            None => self.based(name).is_some_and(|settled| settled.explicit),
+        };
+        self.explicit = self.explicit + explicit - usize::from(before);
+    }
+
+    /// Changes what is there under a name, if there is something.
+    pub(super) fn change(&mut self, name: &Name, by: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = self.over.get_mut(name) {
+            let Some(entry) = entry else { return };
+            let before = usize::from(entry.explicit);
+            by(entry);
+            self.explicit = self.explicit + usize::from(entry.explicit) - before;
+        } else if let Some(mut entry) = self.based(name).map(Settled::entry) {
+            by(&mut entry);
+            self.set(name, entry);
+        }
+    }
+
+    pub(super) fn remove(&mut self, name: &str) {
+        self.explicit -= usize::from(self.is_explicit(name));
+        if let Some(based) = self.based(name) {
+            let name = based.name.clone();
+            self.over.insert(name, None);
+        } else {
+            self.over.remove(name);
+        }
+    }
+
+    pub(super) fn is_explicit(&self, name: &str) -> bool {
+        match self.over.get(name) {
+            Some(entry) => entry.as_ref().is_some_and(|entry| entry.explicit),
+            None => self.based(name).is_some_and(|settled| settled.explicit),
+        }
+    }
+
+    /// How many names are subscribed to one by one.
+    pub(super) fn explicit(&self) -> usize {
+        self.explicit
+    }
+
+    /// All names, in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Name, Entry)> {
+        let mut base = self.base.as_deref().unwrap_or_default().iter().peekable();
+        let mut over = self.over.iter().peekable();
+        let next = move || loop {
+            let based = match (base.peek(), over.peek()) {
+                (Some(settled), Some((name, _))) if settled.name == **name => {
+                    base.next();
+                    continue;
+                }
+                (Some(settled), Some((name, _))) => settled.name < **name,
+                (Some(_), None) => true,
+                (None, Some(_)) => false,
+                (None, None) => return None,
+            };
+            if based {
+                return base.next().map(|settled| (&settled.name, settled.entry()));
+            }
+            if let Some((name, Some(entry))) = over.next() {
+                return Some((name, entry.clone()));
+            }
+        };
+        std::iter::from_fn(next)
+    }
+
+    /// Whether something was rejected.
+    pub(super) fn has_rejections(&self) -> bool {
+        self.over.values().flatten().any(|entry| entry.rejected.is_some())
+    }
+
+    /// Makes what has settled a list that can be shared, once it is worth it.
+    pub(super) fn settle(&mut self, shared: &Shared) {
+        let settled = self.base.as_deref().map_or(0, <[Settled]>::len);
+        if self.over.len() < 16 + settled / 8 {
+            return;
+        }
+        let mut list = Vec::with_capacity(settled);
+        let mut rest = BTreeMap::new();
+        for (name, entry) in self.iter() {
+            match Settled::of(name, &entry) {
+                Some(settled) => list.push(settled),
+                None => drop(rest.insert(name.clone(), Some(entry))),
+            }
+        }
+        // What is not settled yet would make this the same work again and again.
+        if rest.len() * 2 < self.over.len() {
+            self.base = Some(shared.share(list));
+            self.over = rest;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry(content: u8) -> Entry {
+        let version = Version(content.into());
+        let sent = if content == 0 { SentVersion::Absent } else { SentVersion::Version(version) };
+        let acked = (content != 0).then_some(version);
+        Entry {
+            explicit: content.is_multiple_of(2),
+            sent,
+            acked,
+            rejected: (content == 7).then(|| Box::new((version, "seven".to_owned()))),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn as_a_plain_map(steps in prop::collection::vec((0..60u8, prop::option::of(0..9u8)), 0..400)) {
+            let (mut held, mut plain, shared) = (Held::default(), BTreeMap::new(), Shared::default());
+            for (name, content) in steps {
+                let name: Name = format!("n{name}").into();
+                match content {
+                    Some(content) => {
+                        held.set(&name, entry(content));
+                        plain.insert(name.clone(), entry(content));
+                    }
+                    None => {
+                        held.remove(&name);
+                        plain.remove(&name);
+                    }
+                }
+                held.settle(&shared);
+                prop_assert_eq!(held.get(&name), plain.get(&name).cloned());
+            }
+            prop_assert!(held.iter().map(|(name, entry)| (name.clone(), entry)).eq(plain.clone()));
+            prop_assert_eq!(held.explicit(), plain.values().filter(|entry| entry.explicit).count());
+            prop_assert_eq!(held.has_rejections(), plain.values().any(|entry| entry.rejected.is_some()));
+        }
+    }
+
+    #[test]
+    fn equal_lists_are_one() {
+        let shared = Shared::default();
+        let make = |content: u8| {
+            let mut held = Held::default();
+            (0..100).for_each(|i| held.set(&format!("n{i:03}").into(), entry(content)));
+            held.settle(&shared);
+            held
+        };
+        let (one, two, other) = (make(2), make(2), make(4));
+        assert!(Arc::ptr_eq(one.base.as_ref().unwrap(), two.base.as_ref().unwrap()) && one.over.is_empty());
+        assert_eq!(shared.len(), 2);
+        drop(other);
+        assert_eq!(shared.len(), 1);
+    }
+}

@@ -1,0 +1,314 @@
+//! The state of one type on one stream.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use mizzen_protos::envoy::{envoy::service::discovery::v3::DeltaDiscoveryRequest, google::rpc::Status};
+use mizzen_types::Name;
+
+use super::{
+    Found, Key, LookUp, MAX_IN_FLIGHT, Resource, ResourceStatus, TypeStatus, Verdict, Wanted,
+    held::{Entry, Held, SentVersion, Shared},
+};
+use crate::{Version, nack::rejections, types};
+
+#[derive(Debug)]
+struct Flight {
+    nonce: u64,
+    sent: Vec<(Name, Version)>,
+}
+
+/// The state of one type.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    wildcard: bool,
+    held: Held,
+    /// Must be answered even if the client seems to hold it.
+    forced: BTreeSet<Name>,
+    /// Must be compared with the state.
+    touched: BTreeSet<Name>,
+    /// Everything must be compared with the state.
+    due: bool,
+    /// A response must be sent even if it is empty: the first one to a wildcard.
+    owed: bool,
+    in_flight: VecDeque<Flight>,
+    responses: u64,
+    acks: u64,
+    nacks: u64,
+    error: Option<String>,
+}
+
+/// What differs between the state and the client.
+#[derive(Default)]
+pub(super) struct Diff {
+    pub(super) added: Vec<(Name, Resource)>,
+    pub(super) removed: Vec<Name>,
+    /// Of `added`, those of which the client had another version.
+    pub(super) changed: Vec<Name>,
+    pub(super) owed: bool,
+}
+
+impl Watch {
+    pub(super) fn is_due(&self) -> bool {
+        self.due || self.owed || !self.forced.is_empty() || !self.touched.is_empty()
+    }
+
+    /// Whether everything is compared; a first request of names counts as well.
+    pub(super) fn is_whole_due(&self) -> bool {
+        self.due || self.owed
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    pub(super) fn explicit(&self) -> usize {
+        self.held.explicit()
+    }
+
+    pub(super) fn has_rejections(&self) -> bool {
+        self.held.has_rejections()
+    }
+
+    pub(super) fn settle(&mut self, shared: &Shared) {
+        self.held.settle(shared);
+    }
+
+    /// Everything may have changed.
+    pub(super) fn changed(&mut self) {
+        self.due = true;
+    }
+
+    /// One resource may have changed. Returns whether it is subscribed to.
+    pub(super) fn touch(&mut self, name: &Name) -> bool {
+        let subscribed = self.wildcard || self.held.is_explicit(name);
+        if subscribed && !self.due {
+            self.touched.insert(name.clone());
+        }
+        subscribed
+    }
+
+    /// Clusters were replaced whose endpoints these are.
+    pub(super) fn resend(&mut self, names: &[Name]) {
+        self.forced.extend(names.iter().filter(|name| self.held.is_explicit(name)).cloned());
+    }
+
+    /// Notes a response.
+    pub(super) fn sent(&mut self, nonce: u64, added: &[(Name, Resource)]) {
+        self.responses += 1;
+        if self.in_flight.len() >= MAX_IN_FLIGHT {
+            self.in_flight.pop_front();
+        }
+        self.in_flight.push_back(Flight { nonce, sent: added.iter().map(|(name, resource)| (name.clone(), resource.version)).collect() });
+    }
+
+    /// The first request of a type.
+    pub(super) fn open(&mut self, type_url: &str, request: &DeltaDiscoveryRequest) {
+        if request.resource_names_subscribe.is_empty() && types::empty_means_all(type_url) {
+            self.wildcard = true;
+            self.owed = true;
+        }
+        self.due = true;
+        let all = self.wildcard || request.resource_names_subscribe.iter().any(|n| n == types::WILDCARD);
+        let asked: BTreeSet<&str> = request.resource_names_subscribe.iter().map(String::as_str).collect();
+        for (name, version) in &request.initial_resource_versions {
+            if all || asked.contains(name.as_str()) {
+                let version: Option<Version> = version.parse().ok();
+                let sent = version.map_or(SentVersion::Foreign, SentVersion::Version);
+                self.held.set(&name.as_str().into(), Entry { sent, acked: version, ..Entry::default() });
+            }
+        }
+    }
+
+    pub(super) fn subscribe(&mut self, names: &[String]) {
+        // The names of a first request that came with a version are compared, not forced: the client surely holds that version.
+        let first = self.responses == 0 && self.acks == 0 && self.nacks == 0;
+        for name in names {
+            if name == types::WILDCARD {
+                self.wildcard = true;
+                self.due = true;
+                self.owed = true;
+                continue;
+            }
+            let name: Name = name.as_str().into();
+            let entry = self.held.get(&name).unwrap_or_default();
+            if !(first && !entry.explicit && entry.sent != SentVersion::Unsent) {
+                self.forced.insert(name.clone());
+            }
+            if !entry.explicit {
+                self.held.set(&name, Entry { explicit: true, ..entry });
+            }
+        }
+    }
+
+    /// Notes a subscription to everything, ahead of what else a request says.
+    pub(super) fn widen(&mut self, names: &[String]) {
+        self.wildcard |= names.iter().any(|name| name == types::WILDCARD);
+    }
+
+    pub(super) fn unsubscribe(&mut self, names: &[String]) {
+        for name in names {
+            if name == types::WILDCARD {
+                self.wildcard = false;
+                let others: Vec<Name> = self.held.iter().filter(|(_, entry)| !entry.explicit).map(|(name, _)| name.clone()).collect();
+                others.iter().for_each(|name| self.held.remove(name));
+            } else if let Some(entry) = self.held.get(name).filter(|entry| entry.explicit) {
+                let name: Name = name.as_str().into();
+                if self.wildcard {
+                    // The client cannot know whether the wildcard covers it, so it must be answered.
+                    self.held.set(&name, Entry { explicit: false, ..entry });
+                    self.forced.insert(name);
+                    self.due = true;
+                } else {
+                    self.held.remove(&name);
+                    self.forced.remove(&name);
+                }
+            }
+        }
+    }
+
+    pub(super) fn verdict(&mut self, nonce: &str, error: Option<&Status>) -> Option<Verdict> {
+        if nonce.is_empty() {
+            return None;
+        }
+        let at = nonce.parse().ok().and_then(|nonce: u64| self.in_flight.iter().position(|f| f.nonce == nonce));
+        let Some(flight) = at.and_then(|at| self.in_flight.remove(at)) else { return Some(Verdict::Unknown) };
+        let Some(error) = error else {
+            self.acks += 1;
+            flight.sent.iter().for_each(|(name, version)| self.accepted(name, *version));
+            if !self.held.has_rejections() {
+                self.error = None;
+            }
+            return Some(Verdict::Ack);
+        };
+        self.nacks += 1;
+        self.error = Some(error.message.clone());
+        let rejected = rejections(error, flight.sent.iter().map(|(name, _)| name));
+        for (name, version) in &flight.sent {
+            match rejected.iter().find(|(n, _)| n == name) {
+                None => self.accepted(name, *version),
+                Some((_, reason)) => {
+                    // A rejection of what was replaced in the meantime says nothing about what is there now.
+                    if let Some(entry) = self.held.get(name).filter(|entry| entry.sent == SentVersion::Version(*version)) {
+                        self.held.set(name, Entry { rejected: Some(Box::new((*version, reason.clone()))), ..entry });
+                    }
+                }
+            }
+        }
+        Some(Verdict::Nack { message: error.message.clone(), rejected })
+    }
+
+    fn accepted(&mut self, name: &Name, version: Version) {
+        self.held.change(name, |entry| {
+            if !matches!(entry.sent, SentVersion::Absent | SentVersion::Unsent) {
+                entry.acked = Some(version);
+                if entry.sent == SentVersion::Version(version) {
+                    entry.rejected = None;
+                }
+            }
+        });
+    }
+
+    /// What has to be looked up. From now on it counts as looked up.
+    pub(super) fn wanted(&mut self, key: Key) -> Wanted {
+        let forced = std::mem::take(&mut self.forced);
+        let mut touched = std::mem::take(&mut self.touched);
+        let all = std::mem::take(&mut self.due) || self.owed;
+        let names = if all {
+            self.held.iter().filter(|(_, entry)| entry.explicit).map(|(name, _)| (name.clone(), true)).collect()
+        } else {
+            touched.extend(forced.iter().cloned());
+            touched.into_iter().map(|name| (self.held.is_explicit(&name), name)).map(|(explicit, name)| (name, explicit)).collect()
+        };
+        Wanted { key, all, list: all && self.wildcard, names, forced }
+    }
+
+    /// Compares with the state, and notes the difference as sent.
+    pub(super) fn diff(&mut self, found: Found) -> Diff {
+        let Found { wanted: Wanted { all, forced, .. }, resources } = found;
+        let mut diff = Diff { owed: std::mem::take(&mut self.owed), ..Diff::default() };
+        // Both are in order, so that what is gone shows as a gap.
+        let gone: Vec<Name> = if all {
+            let mut there = resources.iter().map(|(name, _)| name).peekable();
+            let mut missing = |name: &Name| {
+                while there.next_if(|found| *found < name).is_some() {}
+                there.peek() != Some(&name)
+            };
+            let unlisted: BTreeSet<Name> = self
+                .held
+                .iter()
+                .filter(|(_, entry)| entry.sent != SentVersion::Unsent)
+                .map(|(name, _)| name.clone())
+                .chain(forced.iter().cloned())
+                .collect();
+            unlisted.into_iter().filter(|name| missing(name)).collect()
+        } else {
+            Vec::new()
+        };
+        for (name, look_up) in resources {
+            match look_up {
+                LookUp::Found(resource) => self.compare(name.clone(), resource, forced.contains(&name), &mut diff),
+                LookUp::Pending => {
+                    if forced.contains(&name) {
+                        self.forced.insert(name);
+                    }
+                }
+                LookUp::Missing => self.missing(&name, forced.contains(&name), &mut diff),
+            }
+        }
+        gone.iter().for_each(|name| self.missing(name, forced.contains(name), &mut diff));
+        diff
+    }
+
+    fn compare(&mut self, name: Name, resource: Resource, forced: bool, diff: &mut Diff) {
+        let version = SentVersion::Version(resource.version);
+        let mut entry = self.held.get(&name).unwrap_or_default();
+        if entry.sent == version && !forced {
+            return;
+        }
+        if !matches!(entry.sent, SentVersion::Absent | SentVersion::Unsent) {
+            diff.changed.push(name.clone());
+        }
+        if entry.sent != version {
+            entry.sent = version;
+            entry.rejected = None;
+            self.held.set(&name, entry);
+        }
+        diff.added.push((name, resource));
+    }
+
+    fn missing(&mut self, name: &Name, forced: bool, diff: &mut Diff) {
+        let entry = self.held.get(name).unwrap_or_default();
+        let had = !matches!(entry.sent, SentVersion::Absent | SentVersion::Unsent);
+        if forced || had || (entry.explicit && entry.sent == SentVersion::Unsent) {
+            diff.removed.push(name.clone());
+        }
+        if entry.explicit {
+            self.held.set(name, Entry { explicit: true, sent: SentVersion::Absent, acked: None, rejected: None });
+        } else {
+            self.held.remove(name);
+        }
+    }
+
+    pub(super) fn status(&self, type_url: &Name) -> TypeStatus {
+        let resource = |(name, entry): (&Name, Entry)| ResourceStatus {
+            name: name.clone(),
+            sent: match entry.sent {
+                SentVersion::Version(version) => Some(version),
+                SentVersion::Absent | SentVersion::Foreign | SentVersion::Unsent => None,
+            },
+            acked: entry.acked,
+            rejected: entry.rejected.map(|rejected| *rejected),
+        };
+        TypeStatus {
+            type_url: type_url.clone(),
+            wildcard: self.wildcard,
+            explicit: self.held.explicit(),
+            responses: self.responses,
+            acks: self.acks,
+            nacks: self.nacks,
+            pending: self.in_flight.len(),
+            error: self.error.clone(),
+            resources: self.held.iter().filter(|(_, entry)| entry.sent != SentVersion::Unsent).map(resource).collect(),
+        }
+    }
+}
