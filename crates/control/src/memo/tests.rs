@@ -360,3 +360,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_many_ask_for_at_once_is_built_once() {
+    let mut mesh = Mesh::new(&service(0, "192.0.2.1", 50));
+    let proxies: Vec<Proxy> = (0..8).map(|i| Proxy::new(&mesh.connections, facts(i, &format!("ns{i}")))).collect();
+    let (memo, start) = (mesh.memo.clone(), std::sync::Barrier::new(proxies.len()));
+    let ask = |proxy: &Proxy| {
+        start.wait();
+        let asker = &proxy.registered.connection.asker;
+        memo.read().resource(asker, ResourceKind::Cluster, "outbound|1000||s0.example").unwrap()
+    };
+    let found: Vec<Resource> = std::thread::scope(|scope| {
+        let ask = &ask;
+        let threads: Vec<_> = proxies.iter().map(|proxy| scope.spawn(move || ask(proxy))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(memo.counts().built, 1);
+    assert!(found.iter().all(|other| Arc::ptr_eq(&found[0].body, &other.body)));
+    // When all are gone, the next change drops what nobody has.
+    drop(proxies);
+    mesh.apply(objects(&service(1, "192.0.2.1", 50)));
+    assert!(memo.is_empty());
+}
