@@ -9,7 +9,7 @@ use crate::clusters::Tried;
 fn tries(bench: &mut Bench, policy: &Elsewhere, hash: Option<u64>, n: u32) -> Vec<String> {
     let mut tried = Tried::default();
     let one = |attempts| {
-        let again = (!tried.is_empty()).then(|| Again { policy, tried: &mut tried, attempts });
+        let again = (!tried.is_empty()).then_some(Again { policy, tried: &mut tried, attempts });
         let last = Bench::last(bench.try_pick(hash, None, again));
         // Endpoints of priority 1 are from 20 on, those of priority 2 from 40 on.
         if let Ok(number) = last.parse::<usize>() {
