@@ -1,28 +1,38 @@
-//! The delta stream on the wire: responses are written from the contents that all connections share, without a copy of a message first.
+//! The delta stream on the wire: responses are written from the contents that all connections share, piece by piece as a stream takes them. A whole
+//! response may be megabytes, and after a restart hundreds of proxies wait for theirs.
 
 use std::{
     convert::Infallible,
+    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
+use http_body::{Body as HttpBody, Frame};
 use mizzen_protos::envoy::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use mizzen_xds::server::{Resource, Response};
 use prost::{
-    bytes::BufMut,
+    bytes::{BufMut, Bytes, BytesMut},
     encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
 };
+use tokio_stream::Stream;
 use tonic::{
     Request, Status, Streaming,
     body::Body,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    codegen::{BoxFuture, Service, http},
-    server::{Grpc, NamedService, StreamingService},
+    codec::{DecodeBuf, Decoder},
+    codegen::{
+        BoxFuture, Service,
+        http::{self, HeaderMap},
+    },
+    metadata::{GRPC_CONTENT_TYPE, MetadataMap},
+    server::NamedService,
 };
 
 use crate::ads::{Discovery, Responses};
 
 const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+/// Pieces of responses are as long as this at least, but for the last one: longer by the resource that fills them up.
+const PIECE: usize = 64 << 10;
 /// A request may be this long: one that names all resources that a proxy holds is.
 const MAX_REQUEST: usize = 32 << 20;
 
@@ -61,52 +71,23 @@ impl Service<http::Request<Body>> for Ads {
                     Status::unimplemented("only incremental xDS is served here: use DeltaAggregatedResources (api_type DELTA_GRPC)");
                 return Ok(status.into_http());
             }
-            let mut grpc = Grpc::new(Delta).max_decoding_message_size(MAX_REQUEST);
-            Ok(grpc.streaming(service, request).await)
+            let (parts, body) = request.into_parts();
+            let requests = Streaming::new_request(Delta, body, None, Some(MAX_REQUEST));
+            let request = Request::from_parts(MetadataMap::from_headers(parts.headers), parts.extensions, requests);
+            let responses = match service.0.delta(request) {
+                Ok(responses) => responses.into_inner(),
+                Err(status) => return Ok(status.into_http()),
+            };
+            let mut answer = http::Response::new(Body::new(Gathered { responses, now: None, over: false }));
+            answer.headers_mut().insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+            Ok(answer)
         })
     }
 }
 
-impl StreamingService<DeltaDiscoveryRequest> for Ads {
-    type Response = Outgoing;
-    type ResponseStream = Responses;
-    type Future = BoxFuture<tonic::Response<Responses>, Status>;
-
-    fn call(&mut self, request: Request<Streaming<DeltaDiscoveryRequest>>) -> Self::Future {
-        let discovery = self.0.clone();
-        Box::pin(async move { discovery.delta(request) })
-    }
-}
-
-/// How requests are read and responses written.
+/// How requests are read.
 #[derive(Clone, Copy, Debug, Default)]
 struct Delta;
-
-impl Codec for Delta {
-    type Encode = Outgoing;
-    type Decode = DeltaDiscoveryRequest;
-    type Encoder = Delta;
-    type Decoder = Delta;
-
-    fn encoder(&mut self) -> Delta {
-        Delta
-    }
-
-    fn decoder(&mut self) -> Delta {
-        Delta
-    }
-}
-
-impl Encoder for Delta {
-    type Item = Outgoing;
-    type Error = Status;
-
-    fn encode(&mut self, item: Outgoing, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.reserve(item.encoded_len());
-        item.encode(buffer);
-        Ok(())
-    }
-}
 
 impl Decoder for Delta {
     type Item = DeltaDiscoveryRequest;
@@ -114,6 +95,85 @@ impl Decoder for Delta {
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<DeltaDiscoveryRequest>, Status> {
         prost::Message::decode(buffer).map(Some).map_err(|error| Status::internal(error.to_string()))
+    }
+}
+
+/// The body of an answer: responses as they come, in pieces, and the status at the end.
+struct Gathered {
+    responses: Responses,
+    /// What is being written.
+    now: Option<Written>,
+    over: bool,
+}
+
+impl HttpBody for Gathered {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        loop {
+            if let Some(piece) = self.now.as_mut().and_then(Written::piece) {
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
+            self.now = None;
+            if self.over {
+                return Poll::Ready(None);
+            }
+            let status = match ready!(Pin::new(&mut self.responses).poll_next(cx)) {
+                Some(Ok(outgoing)) => {
+                    self.now = Some(Written::new(outgoing));
+                    continue;
+                }
+                Some(Err(status)) => status,
+                None => Status::ok(""),
+            };
+            self.over = true;
+            let mut trailers = HeaderMap::new();
+            return Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))));
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.over && self.now.is_none()
+    }
+}
+
+/// A response that is being written, as a message of gRPC.
+struct Written {
+    outgoing: Outgoing,
+    /// Resources written so far; none: not even its beginning was.
+    resources: Option<usize>,
+    over: bool,
+}
+
+impl Written {
+    fn new(outgoing: Outgoing) -> Self {
+        Written { outgoing, resources: None, over: false }
+    }
+
+    /// The next piece: as many resources as make it large enough.
+    fn piece(&mut self) -> Option<Bytes> {
+        if self.over {
+            return None;
+        }
+        let mut out = BytesMut::with_capacity(PIECE + PIECE / 4);
+        let mut next = self.resources.unwrap_or_else(|| {
+            // A message that is not compressed, and its length.
+            out.put_u8(0);
+            out.put_u32(u32::try_from(self.outgoing.encoded_len()).unwrap_or(u32::MAX));
+            self.outgoing.encode_head(&mut out);
+            0
+        });
+        while out.len() < PIECE && next < self.outgoing.response.resources.len() {
+            self.outgoing.encode_resource(next, &mut out);
+            next += 1;
+        }
+        self.resources = Some(next);
+        if out.len() < PIECE {
+            self.outgoing.encode_end(&mut out);
+            self.over = true;
+        }
+        Some(out.freeze())
     }
 }
 
@@ -159,21 +219,28 @@ impl Outgoing {
         text_length(1, &self.version) + resources + text_length(4, type_url) + text_length(5, nonce) + removed + control
     }
 
-    /// An `envoy.service.discovery.v3.DeltaDiscoveryResponse`.
-    fn encode(&self, out: &mut impl BufMut) {
-        let Response { type_url, nonce, resources, removed } = &self.response;
+    /// The beginning of an `envoy.service.discovery.v3.DeltaDiscoveryResponse`.
+    fn encode_head(&self, out: &mut impl BufMut) {
         text(out, 1, &self.version);
-        for (name, resource) in resources {
-            let (any, whole) = lengths(name, resource);
-            head(out, 2, whole);
-            field(out, 1, resource.version.to_string().as_bytes());
-            head(out, 2, any);
-            text(out, 1, &resource.body.type_url);
-            if !resource.body.value.is_empty() {
-                field(out, 2, &resource.body.value);
-            }
-            text(out, 3, name);
+    }
+
+    /// One of its resources.
+    fn encode_resource(&self, at: usize, out: &mut impl BufMut) {
+        let Some((name, resource)) = self.response.resources.get(at) else { return };
+        let (any, whole) = lengths(name, resource);
+        head(out, 2, whole);
+        field(out, 1, resource.version.to_string().as_bytes());
+        head(out, 2, any);
+        text(out, 1, &resource.body.type_url);
+        if !resource.body.value.is_empty() {
+            field(out, 2, &resource.body.value);
         }
+        text(out, 3, name);
+    }
+
+    /// What comes after them.
+    fn encode_end(&self, out: &mut impl BufMut) {
+        let Response { type_url, nonce, resources: _, removed } = &self.response;
         text(out, 4, type_url);
         text(out, 5, nonce);
         removed.iter().for_each(|name| field(out, 6, name.as_bytes()));
@@ -203,11 +270,52 @@ mod tests {
             expected.system_version_info = "300".into();
             expected.control_plane = Some(ControlPlane { identifier: "mizzend".into() });
             let outgoing = Outgoing { response, version: "300".into(), identifier: "mizzend".into() };
-            let mut bytes = Vec::new();
-            outgoing.encode(&mut bytes);
-            assert_eq!(bytes.len(), outgoing.encoded_len());
-            assert_eq!(DeltaDiscoveryResponse::decode(&*bytes).unwrap(), expected);
+            let length = outgoing.encoded_len();
+            let mut written = Written::new(outgoing);
+            let whole: Vec<u8> = std::iter::from_fn(|| written.piece()).flatten().collect();
+            let (frame, bytes) = whole.split_at(5);
+            assert_eq!(frame, [&[0][..], &u32::try_from(length).unwrap().to_be_bytes()].concat());
+            assert_eq!(bytes.len(), length);
+            assert_eq!(DeltaDiscoveryResponse::decode(bytes).unwrap(), expected);
             assert_eq!(bytes, expected.encode_to_vec());
+        }
+    }
+
+    #[test]
+    fn in_pieces() {
+        let resource = Resource::new(Any { type_url: "type.googleapis.com/a.B".into(), value: vec![7; 1000] });
+        let resources = (0..1000).map(|n| (format!("{n}").as_str().into(), resource.clone())).collect();
+        let response = Response { type_url: "type.googleapis.com/a.B".into(), nonce: "1".into(), resources, removed: vec!["gone".into()] };
+        let outgoing = Outgoing { response, version: "1".into(), identifier: "mizzend".into() };
+        let length = outgoing.encoded_len();
+        let mut written = Written::new(outgoing);
+        let pieces: Vec<Bytes> = std::iter::from_fn(|| written.piece()).collect();
+        let (last, full) = pieces.split_last().unwrap();
+        assert!(full.len() > 10 && full.iter().all(|piece| (PIECE..PIECE + 1200).contains(&piece.len())) && last.len() < PIECE);
+        let whole = pieces.concat();
+        let read = DeltaDiscoveryResponse::decode(&whole[5..]).unwrap();
+        assert_eq!((whole.len(), read.resources.len(), read.removed_resources), (length + 5, 1000, vec!["gone".to_owned()]));
+    }
+
+    /// What a stream ends with is told in trailers, after what was sent before.
+    #[tokio::test]
+    async fn the_status_comes_last() {
+        for (last, expected) in [(None, "0"), (Some(Status::resource_exhausted("later")), "8")] {
+            let (out, responses) = tokio::sync::mpsc::channel(2);
+            let response = Response { type_url: "t".into(), nonce: "1".into(), resources: vec![], removed: vec![] };
+            out.send(Ok(Outgoing { response, version: "1".into(), identifier: "mizzend".into() })).await.unwrap();
+            if let Some(status) = last {
+                out.send(Err(status)).await.unwrap();
+            }
+            drop(out);
+            let mut body = Gathered { responses: tokio_stream::wrappers::ReceiverStream::new(responses), now: None, over: false };
+            let mut frames = Vec::new();
+            while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+                frames.push(frame.unwrap());
+            }
+            assert_eq!(frames.len(), 2);
+            assert!(frames[0].is_data() && body.is_end_stream());
+            assert_eq!(frames[1].trailers_ref().unwrap()["grpc-status"], expected);
         }
     }
 }
