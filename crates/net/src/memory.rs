@@ -68,8 +68,8 @@ mod tests {
     fn resident() -> usize {
         let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
         let exe = std::fs::read_link("/proc/self/exe").unwrap();
-        let lines = smaps.lines().skip_while(|line| code_of(line, exe.to_str().unwrap()).is_none());
-        let rss = lines.map(str::to_owned).find_map(|line| line.strip_prefix("Rss:").map(str::to_owned)).unwrap();
+        let mut lines = smaps.lines().skip_while(|line| code_of(line, exe.to_str().unwrap()).is_none());
+        let rss = lines.find_map(|line| line.strip_prefix("Rss:")).unwrap();
         rss.trim().strip_suffix(" kB").unwrap().trim().parse::<usize>().unwrap() * 1024
     }
 

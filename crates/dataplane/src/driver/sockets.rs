@@ -309,14 +309,15 @@ pub(super) async fn serve(shared: Rc<Shared>, id: ConnId, socket: Rc<Socket>, tu
     }
 }
 
-/// Bytes that are read of one connection before the others and the turn come.
+/// Bytes that are read of one connection before the others and the turn come: more than any connection takes at once, so that one read is enough.
 const SHARE: usize = 264 * 1024;
 /// After so many a turn is taken at once.
 const BULK_TURN: usize = 64 * 1024;
 /// A read that gives so much is followed by one to the connection's own buffer: copying would cost more than an allocation of its own does.
 const BULK: usize = 16 * 1024;
 
-/// Reads until nothing is there, until nobody takes more, or until the share is used up: how much was read, and whether it was the last.
+/// Reads until nothing is there, until nobody takes more, or until the share is used up: how much was read, and whether the share was
+/// used up.
 fn read_share(shared: &Shared, id: ConnId, socket: &Socket) -> (usize, bool) {
     let mut left = SHARE;
     let more = loop {
@@ -337,6 +338,7 @@ fn read_share(shared: &Shared, id: ConnId, socket: &Socket) -> (usize, bool) {
                 break false;
             }
             Ok(n) => {
+                // What is left over after much is no reason to copy the next.
                 socket.bulk.set(n >= BULK || left < SHARE && socket.bulk.get());
                 left -= n;
                 if n < asked {

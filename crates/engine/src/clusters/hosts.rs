@@ -28,6 +28,7 @@ pub(crate) struct Host {
     pub(super) weight: u32,
     /// What the control plane says of it.
     pub(super) eds: Health,
+    /// Its priority; 0 comes first.
     pub(crate) priority: usize,
     /// Its locality's place within its priority.
     pub(super) locality: usize,

@@ -270,6 +270,28 @@ fn other_endpoints_are_tried() {
     assert_clean(&mut sim);
 }
 
+/// Nobody listens at the first priority's endpoint: after so many tries, what goes on is tried at the second one's.
+#[test]
+fn other_priorities_are_tried() {
+    for (frequency, expected, tries) in [(None, "503", 3), (Some(1), "200", 2), (Some(2), "200", 3), (Some(3), "503", 3)] {
+        let (kind, mut hosts) = assignment(CLUSTER, &["10.0.0.3:9080"], true);
+        let mut second = assignment(CLUSTER, &["10.0.0.2:9080"], true).1["endpoints"][0].take();
+        second["priority"] = 1.into();
+        hosts["endpoints"].as_array_mut().unwrap().push(second);
+        let mut retry = json!({"retry_on": "connect-failure", "num_retries": 2});
+        if let Some(frequency) = frequency {
+            let of = "type.googleapis.com/envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig";
+            retry["retry_priority"] = json!({"name": "p", "typed_config": {"@type": of, "update_frequency": frequency}});
+        }
+        let config = client(&[(kind, hosts), route("r", json!({"cluster": CLUSTER, "timeout": "0s", "retry_policy": retry}))]);
+        let mut sim = with_app(mesh_with(2, config, &Inbound::default()));
+        assert_eq!(status(&call(&mut sim, &get("/", ""))), expected, "{frequency:?}");
+        let first = |d: &&crate::Target| matches!(d, crate::Target::Tcp(a) if a.ip().to_string() == "10.0.0.3");
+        assert_eq!(sim.dials.iter().filter(first).count(), tries - usize::from(expected == "200"), "{frequency:?}");
+        assert_clean(&mut sim);
+    }
+}
+
 #[test]
 fn no_connection() {
     let config = client(&[assignment(CLUSTER, &["10.0.0.3:9080"], true)]);

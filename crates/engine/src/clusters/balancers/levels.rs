@@ -27,7 +27,6 @@ pub(super) struct Making<'a> {
 #[derive(Debug)]
 pub(super) struct Levels {
     levels: Box<[Level]>,
-    health: Box<[Health]>,
     /// Whether the policy hashes.
     hashes: bool,
 }
@@ -35,6 +34,8 @@ pub(super) struct Levels {
 /// One priority.
 #[derive(Debug)]
 struct Level {
+    /// How fit its endpoints are, for those who leave priorities out.
+    health: Health,
     /// What share of the requests goes to its healthy and to its degraded endpoints, in percent; the first to all of them in a panic.
     load: [u32; 2],
     /// None: nobody serves.
@@ -117,9 +118,9 @@ impl Levels {
             } else {
                 [Fitness::Healthy, Fitness::Degraded].map(|fitness| Some(source(making, at, hosts, fitness, weighted, old)))
             };
-            Level { load: loads.loads.get(at).copied().unwrap_or_default(), among }
+            Level { health: health.get(at).copied().unwrap_or_default(), load: loads.loads.get(at).copied().unwrap_or_default(), among }
         };
-        Levels { levels: members.iter().enumerate().map(level).collect(), health: health.into(), hashes: lb.hashes() }
+        Levels { levels: members.iter().enumerate().map(level).collect(), hashes: lb.hashes() }
     }
 
     pub(super) fn pick(&mut self, pick: &mut Pick<'_>, hash: Option<u64>, attempt: u32) -> Option<Arc<Host>> {
@@ -144,8 +145,9 @@ impl Levels {
             return None;
         }
         let is_out = |at: usize| u32::try_from(at).ok().and_then(|at| left_out.checked_shr(at)).is_some_and(|bits| bits & 1 == 1);
-        let of = |(at, health): (usize, &Health)| Health { available: if is_out(at) { [0; 2] } else { health.available }, ..*health };
-        let health: Vec<Health> = self.health.iter().enumerate().map(of).collect();
+        let of =
+            |(at, level): (usize, &Level)| Health { available: if is_out(at) { [0; 2] } else { level.health.available }, ..level.health };
+        let health: Vec<Health> = self.levels.iter().enumerate().map(of).collect();
         if health.iter().flat_map(|health| health.available).all(|share| share == 0) {
             *left_out = 0;
             return None;
