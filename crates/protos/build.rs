@@ -14,7 +14,7 @@ use std::{
 
 use prost_reflect::{DescriptorPool, Kind, MessageDescriptor};
 
-const OWN: [&str; 4] = ["ca.proto", "nds.proto", "typed_struct.proto", "alpn.proto"];
+const OWN: [&str; 5] = ["ca.proto", "index.proto", "nds.proto", "typed_struct.proto", "alpn.proto"];
 /// The folders of the types' crate in which imports are resolved.
 const ROOTS: [&str; 7] =
     ["cel-spec/proto", "client_model", "data-plane-api", "googleapis", "opentelemetry-proto", "protoc-gen-validate", "xds"];

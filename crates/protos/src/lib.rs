@@ -16,6 +16,12 @@ pub mod ca {
     tonic::include_proto!("istio.v1.auth");
 }
 
+/// The index of the mesh, of Mizzen's own: `mizzen.index.v1.Host`.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod index {
+    tonic::include_proto!("mizzen.index.v1");
+}
+
 /// The agent's name table: `istio.networking.nds.v1.NameTable`.
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 pub mod nds {

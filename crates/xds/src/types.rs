@@ -16,6 +16,8 @@ pub const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets
 pub const EXTENSION: &str = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig";
 /// The agent's name table (NDS).
 pub const NAME_TABLE: &str = "type.googleapis.com/istio.networking.nds.v1.NameTable";
+/// The index of the hosts that a proxy sees, of Mizzen's own.
+pub const INDEX: &str = "type.googleapis.com/mizzen.index.v1.Host";
 
 /// The name that subscribes to every resource of a type.
 pub const WILDCARD: &str = "*";
@@ -23,14 +25,16 @@ pub const WILDCARD: &str = "*";
 /// The place of a type when resources are sent: what is referred to comes before what refers to it.
 pub fn rank(type_url: &str) -> u8 {
     match type_url {
-        CLUSTER => 0,
-        ENDPOINT => 1,
-        SECRET => 2,
-        EXTENSION => 3,
-        LISTENER => 4,
-        ROUTE => 5,
-        VIRTUAL_HOST => 6,
-        _ => 7,
+        // What it names is asked for by who has it: nothing waits for it, and all that is decided by it does.
+        INDEX => 0,
+        CLUSTER => 1,
+        ENDPOINT => 2,
+        SECRET => 3,
+        EXTENSION => 4,
+        LISTENER => 5,
+        ROUTE => 6,
+        VIRTUAL_HOST => 7,
+        _ => 8,
     }
 }
 
