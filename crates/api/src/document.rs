@@ -191,7 +191,7 @@ fn versions(kind: Kind) -> &'static [&'static str] {
         Kind::Namespace | Kind::Service | Kind::ServiceAccount | Kind::Pod | Kind::ConfigMap | Kind::Secret => CORE,
         Kind::Deployment => &["apps/v1"],
         Kind::PeerAuthentication | Kind::AuthorizationPolicy => SECURITY,
-        Kind::VirtualService | Kind::DestinationRule | Kind::ServiceEntry | Kind::Gateway => NETWORKING,
+        Kind::VirtualService | Kind::DestinationRule | Kind::ServiceEntry | Kind::Gateway | Kind::Sidecar => NETWORKING,
         Kind::MeshConfig => &[],
     }
 }
@@ -199,7 +199,6 @@ fn versions(kind: Kind) -> &'static [&'static str] {
 /// Kinds that a mesh may come to know, so that they are not called unknown.
 const LATER: &[&str] = &[
     "RequestAuthentication",
-    "Sidecar",
     "EnvoyFilter",
     "WorkloadEntry",
     "WorkloadGroup",
@@ -366,6 +365,7 @@ fn read(cx: &Context<'_>, kind: Kind, node: &Node, source: Source) -> Object {
             Kind::DestinationRule => istio::DestinationRule::read(f, meta).into(),
             Kind::ServiceEntry => istio::ServiceEntry::read(f, meta).into(),
             Kind::Gateway => istio::Gateway::read(f, meta).into(),
+            Kind::Sidecar => istio::Sidecar::read(f, meta).into(),
             Kind::MeshConfig => MeshConfig::read(f, meta).into(),
         }
     })

@@ -78,6 +78,8 @@ kinds! {
     ServiceEntry(istio::ServiceEntry),
     /// The ports of a gateway.
     Gateway(istio::Gateway),
+    /// What workloads see of the mesh.
+    Sidecar(istio::Sidecar),
     /// The mesh's own settings: a file, or key `mesh` of ConfigMap `istio-system/istio`.
     MeshConfig(istio::MeshConfig),
 }

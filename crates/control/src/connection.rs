@@ -98,6 +98,9 @@ impl Connection {
                     epoch.release(&self.asker, *kind, name);
                 }
             }
+            if self.view().facts().extensions.contains(mizzen_model::ON_DEMAND) {
+                progress.session.bring(&mut Resources { epoch: &epoch, asker: &self.asker });
+            }
             (progress.session.begin(), due.queued)
         };
         let waited = queued.map(|queued| queued.elapsed());
@@ -186,6 +189,11 @@ impl ResourceSource for Resources<'_> {
     fn resource(&mut self, type_url: &str, name: &str) -> Option<Resource> {
         self.epoch.resource(self.asker, kind(type_url)?, name)
     }
+
+    fn brings(&mut self, type_url: &str, name: &str) -> Vec<(Name, Name)> {
+        let Some(kind) = kind(type_url) else { return Vec::new() };
+        self.epoch.brings(self.asker, kind, name).iter().map(|(kind, name)| (kind.type_url().into(), name.clone())).collect()
+    }
 }
 
 /// The kinds that can be built; of other types there is nothing.
@@ -195,7 +203,9 @@ fn kind(type_url: &str) -> Option<ResourceKind> {
         types::ENDPOINT => ResourceKind::Endpoints,
         types::LISTENER => ResourceKind::Listener,
         types::ROUTE => ResourceKind::Route,
+        types::VIRTUAL_HOST => ResourceKind::VirtualHost,
         types::NAME_TABLE => ResourceKind::NameTable,
+        types::INDEX => ResourceKind::Index,
         _ => return None,
     })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mizzen_model::{ProxyFacts, ProxyType, locality_of};
+use mizzen_model::{ON_DEMAND, ProxyFacts, ProxyType, locality_of};
 use mizzen_protos::{
     envoy::envoy::config::core::v3::{Node, node::UserAgentVersionType},
     wkt::{Struct, Value, value::Kind},
@@ -42,6 +42,10 @@ pub(crate) fn facts(node: &Node, identity: &SpiffeId) -> Result<ProxyFacts, Node
     };
     let locality = node.locality.clone().unwrap_or_default();
     let locality = Locality { region: locality.region, zone: locality.zone, subzone: locality.sub_zone };
+    let mut extensions: BTreeSet<String> = node.extensions.iter().map(|e| e.name.clone()).collect();
+    if kind == ProxyType::Sidecar && entry("MIZZEN_ON_DEMAND").is_some_and(|version| version == "1") {
+        extensions.insert(ON_DEMAND.to_owned());
+    }
     Ok(ProxyFacts {
         kind,
         ip,
@@ -53,7 +57,7 @@ pub(crate) fn facts(node: &Node, identity: &SpiffeId) -> Result<ProxyFacts, Node
         cluster: entry("CLUSTER_ID").map_or_else(|| Name::from("Kubernetes"), Name::from),
         locality: if locality == Locality::default() { locality_of(&labels) } else { locality },
         labels,
-        extensions: node.extensions.iter().map(|e| e.name.clone()).collect::<BTreeSet<_>>(),
+        extensions,
         metadata: metadata.map(texts).unwrap_or_default(),
     })
 }

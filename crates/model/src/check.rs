@@ -159,7 +159,7 @@ fn gateway_refs(rules: &istio::VirtualService) -> Vec<(String, &GatewayRef)> {
 }
 
 /// The destinations that a VirtualService names, each with its field.
-fn destinations(rules: &istio::VirtualService) -> Vec<(String, &Destination)> {
+pub(crate) fn destinations(rules: &istio::VirtualService) -> Vec<(String, &Destination)> {
     let mut all = Vec::new();
     for (r, route) in rules.http.iter().enumerate() {
         if let HttpAction::Route(to) = &route.action {

@@ -22,6 +22,7 @@ mod reader;
 mod routing;
 mod rules;
 mod service;
+mod sidecar;
 mod sight;
 mod snapshot;
 #[cfg(test)]
@@ -34,7 +35,7 @@ pub use check::check;
 pub use objects::{Closed, Typed, VIPS};
 pub use policy::{PeerModes, WorkloadPolicies};
 pub use provider::Asked;
-pub use proxy::{ProxyFacts, ProxyType, ProxyView, UnknownProxyType, ViewField};
+pub use proxy::{ON_DEMAND, ProxyFacts, ProxyType, ProxyView, UnknownProxyType, ViewField};
 pub use query::Query;
 pub use question::{Answer, Item, Question, Reach};
 pub use reader::{Reader, Reads};

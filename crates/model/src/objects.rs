@@ -50,7 +50,7 @@ typed! {
     Namespace: core::Namespace, Service: core::Service, ServiceAccount: core::ServiceAccount, Deployment: core::Deployment, Pod: core::Pod,
     ConfigMap: core::ConfigMap, Secret: core::Secret, PeerAuthentication: istio::PeerAuthentication,
     AuthorizationPolicy: istio::AuthorizationPolicy, VirtualService: istio::VirtualService, DestinationRule: istio::DestinationRule,
-    ServiceEntry: istio::ServiceEntry, Gateway: istio::Gateway, MeshConfig: istio::MeshConfig,
+    ServiceEntry: istio::ServiceEntry, Gateway: istio::Gateway, Sidecar: istio::Sidecar, MeshConfig: istio::MeshConfig,
 }
 
 /// The objects of one kind in one namespace.
@@ -107,6 +107,7 @@ impl Objects {
             Query::Namespace(kind, namespace) => self.buckets.get(&(*kind, namespace.clone())).map_or(0, |bucket| bucket.stamp),
             Query::Kind(kind) => self.kinds.get(kind).copied().unwrap_or(0),
             Query::Mesh => self.mesh_stamp,
+            Query::AnySidecar => self.has(Kind::Sidecar).into(),
             Query::Closed(namespace) => stamp_of(self.closed_in(namespace).map(|stored| stored.stamp)),
             _ => 0,
         }
@@ -127,6 +128,11 @@ impl Objects {
     pub(crate) fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Stamped<Object>> {
         let from = (kind, Name::from(""));
         self.buckets.range(from..).take_while(move |((k, _), _)| *k == kind).flat_map(|(_, bucket)| bucket.objects.values())
+    }
+
+    /// Whether there is any object of a kind.
+    pub(crate) fn has(&self, kind: Kind) -> bool {
+        self.of_kind(kind).next().is_some()
     }
 
     pub(crate) fn closed_in(&self, namespace: &str) -> impl Iterator<Item = &Stamped<Closed>> {
@@ -174,6 +180,9 @@ impl Objects {
 
     /// Notes what touched objects change.
     pub(crate) fn note(&self, touched: &[Key], changes: &mut ChangeSet) {
+        if touched.iter().any(|key| key.kind == Kind::Sidecar) {
+            changes.insert(Query::AnySidecar);
+        }
         for key in touched {
             changes.insert(Query::Object(key.clone()));
             changes.insert(Query::Namespace(key.kind, key.namespace.clone()));

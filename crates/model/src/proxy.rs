@@ -8,6 +8,9 @@ use std::{
 
 use mizzen_types::{Locality, Name};
 
+/// The extension of a proxy that fetches on demand what it uses.
+pub const ON_DEMAND: &str = "mizzen.on_demand";
+
 /// What a proxy is: the first part of its node id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ProxyType {

@@ -16,6 +16,8 @@ pub enum Query {
     Namespace(Kind, Name),
     /// All objects of a kind.
     Kind(Kind),
+    /// Whether there is any Sidecar.
+    AnySidecar,
     /// The mesh's settings.
     Mesh,
     /// The refused policies of a namespace.

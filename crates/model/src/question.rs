@@ -33,6 +33,8 @@ pub enum Question {
     ServiceAt(Hostname, u16),
     /// The only port that a host has here.
     OnlyPort(Hostname),
+    /// The services under a host that are visible here.
+    Under(Hostname),
     /// Of the services that not all see alike, those whose ports are theirs here.
     Ports,
     /// The same of those that have a port.
@@ -41,6 +43,10 @@ pub enum Question {
     Rule(ServiceKey),
     /// The VirtualServices for a host that are visible here.
     VirtualServices(Hostname),
+    /// Where calls to unknown destinations go, if a Sidecar says so.
+    Outbound,
+    /// Services that VirtualServices send to and no Sidecar lists.
+    RoutedTo,
     /// Whether a VirtualService is visible here.
     Sees(NamespacedName),
     /// The AuthorizationPolicies of the proxy's own workload.
@@ -125,10 +131,15 @@ impl Question {
             Question::Service(host) => drop(view.service(reader, host)),
             Question::ServiceAt(host, port) => drop(view.service_at(reader, host, *port)),
             Question::OnlyPort(host) => drop(view.only_port(reader, host)),
+            Question::Under(host) => drop(view.under(reader, host)),
             Question::Ports => view.choice(reader),
             Question::ServicesAt(port) => drop(view.services_at(reader, *port)),
             Question::Rule(key) => drop(view.rule_of(reader, key)),
             Question::VirtualServices(host) => drop(view.virtual_services(reader, host)),
+            Question::Outbound => {
+                view.outbound(reader);
+            }
+            Question::RoutedTo => drop(view.routed_to(reader)),
             Question::Sees(name) => drop(view.sees_named(reader, name)),
             Question::Policies => drop(view.policies(reader)),
             Question::PeerModes => drop(view.peer_modes(reader)),

@@ -128,12 +128,18 @@ impl<'a> Reader<'a> {
 
     /// Answers a question about a proxy: `find` gives what is found, what identifies it, and who would find the same.
     pub(crate) fn question<T>(&self, question: Question, find: impl FnOnce() -> (T, Answer, Reach)) -> T {
-        self.depth.set(self.depth.get() + 1);
-        let (found, answer, reach) = find();
-        self.depth.set(self.depth.get() - 1);
+        let (found, answer, reach) = self.under(find);
         if self.depth.get() == 0 {
             self.note(question, answer, reach);
         }
+        found
+    }
+
+    /// Reads what lies under a question that is asked as well.
+    pub(crate) fn under<T>(&self, read: impl FnOnce() -> T) -> T {
+        self.depth.set(self.depth.get() + 1);
+        let found = read();
+        self.depth.set(self.depth.get() - 1);
         found
     }
 

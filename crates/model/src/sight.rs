@@ -1,6 +1,6 @@
 //! What a proxy sees of the mesh's services and rules.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use mizzen_api::{
     Object,
@@ -35,14 +35,13 @@ fn is_plain(of_host: &[&Stamped<ServiceView>]) -> bool {
     of_host.len() <= 1 && of_host.iter().all(|stored| stored.value.visible_to_all())
 }
 
-/// The one that those in a namespace mean.
+/// The one that those in a namespace mean, of those that are seen.
 fn first<'a>(
     of_host: &[&'a Stamped<ServiceView>],
     namespace: &str,
-    wanted: impl Fn(&ServiceView) -> bool,
+    seen: impl Fn(&ServiceView) -> bool,
 ) -> Option<&'a Stamped<ServiceView>> {
-    let found = of_host.iter().copied().filter(|stored| wanted(&stored.value) && stored.value.visible_in(namespace));
-    found.min_by(|a, b| a.value.before(&b.value, namespace))
+    of_host.iter().copied().filter(|stored| seen(&stored.value)).min_by(|a, b| a.value.before(&b.value, namespace))
 }
 
 /// Services that lie next to each other by host, host by host.
@@ -81,8 +80,11 @@ impl ProxyView {
     ) -> (Option<&'a Arc<ServiceView>>, Answer, Reach) {
         let snapshot = reader.ask(Query::Service(host.clone()));
         let candidates: Candidates<'a> = snapshot.derived().under_host(host).filter(|stored| wanted(&stored.value)).collect();
-        let found = first(&candidates, &self.facts().namespace, |_| true);
-        (found.map(|stored| &stored.value), found.map(item).into_iter().collect(), Reach::all_if(is_plain(&candidates)))
+        let (sight, namespace) = (self.sight(reader), &*self.facts().namespace);
+        // What a rule sends to is reached though no Sidecar lists it.
+        let found = first(&candidates, namespace, |service| sight.service(service))
+            .or_else(|| first(&candidates, namespace, |service| service.visible_in(namespace)));
+        (found.map(|stored| &stored.value), found.map(item).into_iter().collect(), sight.reach(is_plain(&candidates)))
     }
 
     /// The ports of a host, of whichever service: the only one, if there is only one.
@@ -100,12 +102,12 @@ impl ProxyView {
     /// All ports that are visible here, each of a host once, by host. UDP is left out.
     pub fn ports<'a>(&self, reader: &Reader<'a>) -> Vec<(&'a Arc<ServiceView>, &'a PortView)> {
         let mut found = Vec::new();
-        let namespace = &self.facts().namespace;
+        let (sight, namespace) = (self.sight_aside(reader), &*self.facts().namespace);
         for of_host in by_host(reader.ask(Query::Services).derived().all()) {
-            let plain = is_plain(&of_host);
+            let plain = sight.is_open && is_plain(&of_host);
             for stored in &of_host {
                 for port in stored.value.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
-                    let owner = || first(&of_host, namespace, |service| has_tcp(service, port.port));
+                    let owner = || first(&of_host, namespace, |service| has_tcp(service, port.port) && sight.service(service));
                     if plain || owner().is_some_and(|owner| Arc::ptr_eq(&owner.value, &stored.value)) {
                         found.push((&stored.value, port));
                     }
@@ -116,45 +118,77 @@ impl ProxyView {
         found
     }
 
+    /// The ports that a host has here, as [`ProxyView::ports`] has them.
+    pub fn ports_of<'a>(&self, reader: &Reader<'a>, host: &Hostname) -> Vec<(&'a Arc<ServiceView>, &'a PortView)> {
+        let mut taken = BTreeSet::new();
+        let mut found = Vec::new();
+        for service in self.under(reader, host) {
+            let ports = service.ports.iter().filter(|port| port.protocol != Protocol::Udp);
+            let own: Vec<_> = ports.filter(|port| !taken.contains(&port.port)).collect();
+            taken.extend(own.iter().map(|port| port.port));
+            found.extend(own.into_iter().map(|port| (service, port)));
+        }
+        found
+    }
+
+    /// The services under a host that are visible here, in the order in which they are meant.
+    pub(crate) fn under<'a>(&self, reader: &Reader<'a>, host: &Hostname) -> Vec<&'a Arc<ServiceView>> {
+        reader.question(Question::Under(host.clone()), || {
+            let candidates: Candidates<'a> = reader.ask(Query::Service(host.clone())).derived().under_host(host).collect();
+            let sight = self.sight(reader);
+            let mut seen: Candidates<'a> = candidates.iter().copied().filter(|stored| sight.service(&stored.value)).collect();
+            seen.sort_by(|a, b| a.value.before(&b.value, &self.facts().namespace));
+            let answer = seen.iter().map(|stored| item(stored)).collect();
+            (seen.into_iter().map(|stored| &stored.value).collect(), answer, sight.reach(is_plain(&candidates)))
+        })
+    }
+
     /// Of each host the service that it means here, by host.
     pub fn services<'a>(&self, reader: &Reader<'a>) -> Vec<&'a Arc<ServiceView>> {
         let hosts = by_host(reader.ask(Query::Services).derived().all());
+        let sight = self.sight_aside(reader);
         self.choice(reader);
-        hosts.iter().filter_map(|of_host| first(of_host, &self.facts().namespace, |_| true)).map(|stored| &stored.value).collect()
+        let seen = |service: &ServiceView| sight.service(service);
+        hosts.iter().filter_map(|of_host| first(of_host, &self.facts().namespace, seen)).map(|stored| &stored.value).collect()
     }
 
     /// Notes which of the services that not all see alike own their ports here. What all see alike is covered by the query for all services.
     pub(crate) fn choice(&self, reader: &Reader<'_>) {
         reader.question(Question::Ports, || {
-            let mut answer = Vec::new();
             let mut contested = false;
-            for of_host in by_host(reader.ask(Query::Services).derived().all()).iter().filter(|of_host| !is_plain(of_host)) {
+            let sight = self.sight(reader);
+            // Nothing seen and nothing contested are two answers.
+            let mut answer: Vec<Item> = sight.narrowed().collect();
+            let alike = |of_host: &&Candidates<'_>| sight.is_open && is_plain(of_host);
+            for of_host in by_host(reader.ask(Query::Services).derived().all()).iter().filter(|of_host| !alike(of_host)) {
                 contested = true;
-                let visible = of_host.iter().filter(|stored| stored.value.visible_in(&self.facts().namespace));
+                let visible = of_host.iter().filter(|stored| sight.service(&stored.value));
                 let mut own: Candidates<'_> = visible.copied().collect();
                 own.sort_by(|a, b| a.value.before(&b.value, &self.facts().namespace));
                 answer.extend(own.into_iter().map(item));
             }
-            ((), answer.into_iter().collect(), Reach::all_if(!contested))
+            ((), answer.into_iter().collect(), sight.reach(!contested))
         });
     }
 
     /// The visible services that have a port, one for each host, by host.
     pub fn services_at<'a>(&self, reader: &Reader<'a>, port: u16) -> Vec<&'a Arc<ServiceView>> {
         let hosts = by_host(reader.ask(Query::Port(port)).derived().at_port(port));
-        let mut contested = Vec::new();
         let mut found = Vec::new();
+        let sight = self.sight_aside(reader);
+        let mut contested: Vec<Item> = sight.narrowed().collect();
         for of_host in &hosts {
             let tcp: Candidates<'a> = of_host.iter().copied().filter(|stored| has_tcp(&stored.value, port)).collect();
-            let meant = first(&tcp, &self.facts().namespace, |_| true);
-            if !is_plain(&tcp) {
+            let meant = first(&tcp, &self.facts().namespace, |service| sight.service(service));
+            if !sight.is_open || !is_plain(&tcp) {
                 contested.push(meant.map_or_else(|| Item::Number(0), item));
             }
             found.extend(meant.map(|stored| &stored.value));
         }
-        let reach = Reach::all_if(contested.is_empty());
+        let reach = sight.reach(contested.is_empty());
         reader.question(Question::ServicesAt(port), || {
             reader.ask(Query::Port(port));
+            self.sight(reader);
             ((), contested.into_iter().collect(), reach)
         });
         found
@@ -188,8 +222,9 @@ impl ProxyView {
             let found = reader.virtual_services_for(host);
             let found: Vec<(&Stamped<Object>, &'a VirtualService)> =
                 found.iter().filter_map(|(_, stored)| Some((*stored, VirtualService::of(&stored.value)?))).collect();
-            let reach = Reach::all_if(found.iter().all(|(_, service)| routing::visible_to_all(&service.export_to, default)));
-            let seen = |service: &VirtualService| routing::visible(&service.export_to, default, &service.meta, &self.facts().namespace);
+            let sight = self.sight(reader);
+            let reach = sight.reach(found.iter().all(|(_, service)| routing::visible_to_all(&service.export_to, default)));
+            let seen = |service: &VirtualService| sight.rules(service, default);
             let here = || found.iter().filter(|(_, service)| seen(service));
             (here().map(|(_, service)| *service).collect(), here().map(|(stored, _)| object_item(stored)).collect(), reach)
         })
@@ -204,8 +239,9 @@ impl ProxyView {
         reader.question(Question::Sees(name.clone()), || {
             let default = &reader.mesh().default_virtual_service_export_to;
             let service = reader.get::<VirtualService>(name);
-            let here = |s: &VirtualService| routing::visible(&s.export_to, default, &s.meta, &self.facts().namespace);
-            flag(service.is_some_and(here), Reach::all_if(service.is_none_or(|s| routing::visible_to_all(&s.export_to, default))))
+            let sight = self.sight(reader);
+            let here = |s: &VirtualService| sight.rules(s, default);
+            flag(service.is_some_and(here), sight.reach(service.is_none_or(|s| routing::visible_to_all(&s.export_to, default))))
         })
     }
 }

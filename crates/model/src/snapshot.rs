@@ -133,7 +133,9 @@ impl Snapshot {
     /// The stamp of a query's answer: equal stamps, equal answers. 0 is no answer.
     pub fn stamp(&self, query: &Query) -> u64 {
         match query {
-            Query::Object(_) | Query::Namespace(..) | Query::Kind(_) | Query::Mesh | Query::Closed(_) => self.objects.stamp(query),
+            Query::Object(_) | Query::Namespace(..) | Query::Kind(_) | Query::AnySidecar | Query::Mesh | Query::Closed(_) => {
+                self.objects.stamp(query)
+            }
             Query::Services
             | Query::ServicesOf(_)
             | Query::ServiceView(_)
@@ -149,6 +151,10 @@ impl Snapshot {
 
     pub(crate) fn all(&self) -> &Objects {
         &self.objects
+    }
+
+    pub(crate) fn has_sidecars(&self) -> bool {
+        self.objects.has(Kind::Sidecar)
     }
 
     pub(crate) fn derived(&self) -> &Derived {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use mizzen_types::Locality;
 
 use crate::{
-    proxy::{ProxyType, ProxyView, ViewField},
+    proxy::{ON_DEMAND, ProxyType, ProxyView, ViewField},
     question::{Answer, Question, Reach},
     reader::Reader,
 };
@@ -47,6 +47,11 @@ impl ProxyView {
     pub fn has_extension(&self, reader: &Reader<'_>, names: &'static [&'static str]) -> bool {
         let extensions = &self.facts().extensions;
         reader.question(Question::Extension(names), || flag(names.iter().any(|name| extensions.contains(*name)), Reach::All))
+    }
+
+    /// Whether the proxy fetches what it uses on first use: [`ON_DEMAND`].
+    pub fn is_on_demand(&self, reader: &Reader<'_>) -> bool {
+        self.has_extension(reader, &[ON_DEMAND])
     }
 
     /// One entry of the metadata.

@@ -78,7 +78,10 @@ fn of_provider(scope: &Scope<'_, '_>) -> Option<Name> {
 
 fn of_services(scope: &Scope<'_, '_>) -> Vec<Name> {
     let mut found = Vec::new();
-    for (service, port) in scope.ports() {
+    if scope.is_on_demand() {
+        return found;
+    }
+    for (service, port) in scope.cluster_ports() {
         let rule = traffic::rule(scope, service);
         let all = discovery::has_all(scope, service).then_some(names::ALL);
         let subsets = rule.iter().flat_map(|rule| rule.subsets.iter().map(|subset| subset.name.as_str()));

@@ -32,7 +32,7 @@ pub(crate) fn list(scope: &Scope<'_, '_>) -> Vec<Name> {
 /// Those of [`list`] that have nothing to do with the proxy's own workload.
 pub(crate) fn list_mesh(scope: &Scope<'_, '_>) -> Vec<Name> {
     let mut found = Vec::new();
-    for (service, port) in scope.ports() {
+    for (service, port) in scope.cluster_ports() {
         let rule = traffic::rule(scope, service);
         let subsets = rule.iter().flat_map(|rule| rule.subsets.iter().map(|subset| (subset.name.as_str(), Some(subset))));
         for (name, subset) in [("", None), (names::ALL, None)].into_iter().chain(subsets) {

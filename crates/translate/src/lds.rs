@@ -10,7 +10,7 @@ use mizzen_protos::{
 use mizzen_types::{Name, ports};
 
 use crate::{
-    access_log, filters, inbound,
+    access_log, filters, inbound, index,
     listener::{self, ANY},
     names, outbound,
     scope::Scope,
@@ -18,7 +18,11 @@ use crate::{
 };
 
 pub(crate) fn list(scope: &Scope<'_, '_>) -> Vec<Name> {
-    let mut found: Vec<Name> = outbound::list(scope).into_iter().map(|(bind, port)| names::listener(bind, port).into()).collect();
+    let mut found: Vec<Name> = if scope.is_on_demand() {
+        index::given_listeners(scope)
+    } else {
+        outbound::list(scope).into_iter().map(|(bind, port)| names::listener(bind, port).into()).collect()
+    };
     found.extend([Name::from(names::VIRTUAL_OUTBOUND), Name::from(names::VIRTUAL_INBOUND)]);
     found
 }

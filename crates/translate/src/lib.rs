@@ -16,6 +16,7 @@ mod filters;
 mod gateway;
 mod hash;
 mod inbound;
+mod index;
 mod lds;
 mod listener;
 mod locality;
@@ -48,14 +49,25 @@ pub enum ResourceKind {
     Listener,
     /// `envoy.config.route.v3.RouteConfiguration`
     Route,
+    /// `envoy.config.route.v3.VirtualHost`, called `PORT/HOST`: of the routes of a port, for proxies that fetch on demand.
+    VirtualHost,
     /// `istio.networking.nds.v1.NameTable`: one resource, with the empty name.
     NameTable,
+    /// `mizzen.index.v1.Host`, called by its host, for proxies that fetch on demand.
+    Index,
 }
 
 impl ResourceKind {
     /// All kinds, in the order in which they are sent.
-    pub const ALL: [ResourceKind; 5] =
-        [ResourceKind::Cluster, ResourceKind::Endpoints, ResourceKind::Listener, ResourceKind::Route, ResourceKind::NameTable];
+    pub const ALL: [ResourceKind; 7] = [
+        ResourceKind::Index,
+        ResourceKind::Cluster,
+        ResourceKind::Endpoints,
+        ResourceKind::Listener,
+        ResourceKind::Route,
+        ResourceKind::VirtualHost,
+        ResourceKind::NameTable,
+    ];
 
     /// The type URL of its resources.
     pub fn type_url(self) -> String {
@@ -64,6 +76,8 @@ impl ResourceKind {
             ResourceKind::Endpoints => wire::type_url::<envoy::config::endpoint::v3::ClusterLoadAssignment>(),
             ResourceKind::Listener => wire::type_url::<envoy::config::listener::v3::Listener>(),
             ResourceKind::Route => wire::type_url::<envoy::config::route::v3::RouteConfiguration>(),
+            ResourceKind::VirtualHost => wire::type_url::<envoy::config::route::v3::VirtualHost>(),
+            ResourceKind::Index => "type.googleapis.com/mizzen.index.v1.Host".into(),
             ResourceKind::NameTable => "type.googleapis.com/istio.networking.nds.v1.NameTable".into(),
         }
     }
@@ -81,6 +95,8 @@ pub struct Resource {
     pub name: Name,
     /// Type URL and bytes.
     pub any: Any,
+    /// What it names and has to be there first, for a proxy that fetches on demand; for others empty, since they have all.
+    pub brings: Vec<(ResourceKind, Name)>,
 }
 
 /// The names of a proxy's resources of a kind, each once, in the order in which they are sent.
@@ -93,8 +109,10 @@ pub fn list(reader: &Reader<'_>, view: &ProxyView, kind: ResourceKind) -> Vec<Na
         (ResourceKind::Route, ProxyType::Sidecar) => rds::list(&scope),
         (ResourceKind::Listener, ProxyType::Router) => gateway::list_listeners(&scope),
         (ResourceKind::Route, ProxyType::Router) => gateway::list_routes(&scope),
-        (ResourceKind::NameTable, ProxyType::Sidecar) => vec![Name::from("")],
-        (ResourceKind::NameTable, ProxyType::Router) => Vec::new(),
+        (ResourceKind::NameTable, ProxyType::Sidecar) if !scope.is_on_demand() => vec![Name::from("")],
+        (ResourceKind::Index, ProxyType::Sidecar) if scope.is_on_demand() => index::list(&scope),
+        // Virtual hosts are asked for by name.
+        (ResourceKind::NameTable | ResourceKind::Index | ResourceKind::VirtualHost, _) => Vec::new(),
     }
 }
 
@@ -136,11 +154,13 @@ pub fn build(reader: &Reader<'_>, view: &ProxyView, kind: ResourceKind, name: &N
         (ResourceKind::Route, ProxyType::Sidecar) => rds::build(&scope, name)?,
         (ResourceKind::Listener, ProxyType::Router) => gateway::build_listener(&scope, name)?,
         (ResourceKind::Route, ProxyType::Router) => gateway::build_route(&scope, name)?,
-        (ResourceKind::NameTable, _) => {
-            return name.is_empty().then(|| Resource { name: name.clone(), any: nds::encode(&nds::table(&scope)) });
-        }
+        (ResourceKind::VirtualHost, ProxyType::Sidecar) if scope.is_on_demand() => rds::build_host(&scope, name)?,
+        (ResourceKind::Index, ProxyType::Sidecar) if scope.is_on_demand() => index::build(&scope, name)?,
+        (ResourceKind::VirtualHost | ResourceKind::Index, _) => return None,
+        (ResourceKind::NameTable, _) => name.is_empty().then(|| nds::encode(&nds::table(&scope)))?,
     };
-    Some(Resource { name: name.clone(), any })
+    let brings = if scope.is_on_demand() { index::brings(&scope, kind, name, &any) } else { Vec::new() };
+    Some(Resource { name: name.clone(), any, brings })
 }
 
 /// The name table that a proxy's DNS answers from.

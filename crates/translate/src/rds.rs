@@ -3,10 +3,10 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use mizzen_api::istio::{GatewayRef, OutboundTrafficPolicy};
-use mizzen_model::{Registry, ServiceView};
+use mizzen_model::{PortView, Registry, ServiceView};
 use mizzen_protos::{
     Any,
-    envoy::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost},
+    envoy::envoy::config::route::v3::{Route, RouteConfiguration, Vhds, VirtualHost},
 };
 use mizzen_types::{Hostname, Name, Protocol};
 
@@ -14,7 +14,7 @@ use crate::{
     names,
     route::{self, Caller},
     scope::{DOMAIN, Scope},
-    wire,
+    tls, wire,
 };
 
 pub(crate) fn list(scope: &Scope<'_, '_>) -> Vec<Name> {
@@ -32,6 +32,10 @@ pub(crate) fn list(scope: &Scope<'_, '_>) -> Vec<Name> {
 
 pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
     let hosts = match names::number(name) {
+        Some(_) if scope.is_on_demand() => {
+            let vhds = Some(Vhds { config_source: Some(tls::ads()) });
+            return Some(wire::any(&RouteConfiguration { vhds, ..configuration(name, vec![unknown(scope)]) }));
+        }
         Some(port) => of_port(scope, port)?,
         None => {
             let (host, port) = names::parse_sniffed_route(name)?;
@@ -42,6 +46,29 @@ pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
         }
     };
     Some(wire::any(&configuration(name, hosts)))
+}
+
+/// One virtual host of a port's routes, by `PORT/HOST`.
+pub(crate) fn build_host(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
+    let (port, host) = name.split_once('/')?;
+    let (number, host) = (names::number(port)?, host.parse().ok()?);
+    let served = scope.ports_of(&host).into_iter().find(|(_, port)| port.port == number);
+    let made = match served {
+        Some((service, port)) if is_routed_by_host(port) => of_service(scope, service, number),
+        None if number == 80 && scope.service(&host).is_none() => routed(scope, &host)?,
+        _ => return None,
+    };
+    Some(wire::any(&made))
+}
+
+/// Whether a port's calls are told apart by their hosts.
+fn is_routed_by_host(port: &PortView) -> bool {
+    port.protocol.is_http() || port.protocol == Protocol::Auto
+}
+
+/// Whether rules say where calls to a host go.
+pub(crate) fn is_routed(scope: &Scope<'_, '_>, host: &Hostname, port: u16) -> bool {
+    ruled(scope, host, port).is_some()
 }
 
 /// A route configuration as Istio sends them.
@@ -63,7 +90,7 @@ pub(crate) fn virtual_host(name: String, domains: Vec<String>, routes: Vec<Route
 
 fn of_port(scope: &Scope<'_, '_>, number: u16) -> Option<Vec<VirtualHost>> {
     let mut services = scope.services_at(number);
-    services.retain(|service| service.port(number).is_some_and(|p| p.protocol.is_http() || p.protocol == Protocol::Auto));
+    services.retain(|service| service.port(number).is_some_and(is_routed_by_host));
     if services.is_empty() {
         return None;
     }
@@ -100,17 +127,19 @@ fn ruled(scope: &Scope<'_, '_>, host: &Hostname, port: u16) -> Option<Vec<Route>
 fn routed_only(scope: &Scope<'_, '_>) -> Vec<VirtualHost> {
     let mut hosts = Vec::new();
     for host in scope.reader.routed_hosts() {
-        if scope.service(host).is_none()
-            && let Some(routes) = ruled(scope, host, 80)
-        {
-            hosts.push(virtual_host(format!("{host}:80"), vec![host.to_string()], routes));
+        if scope.service(host).is_none() {
+            hosts.extend(routed(scope, host));
         }
     }
     hosts
 }
 
+fn routed(scope: &Scope<'_, '_>, host: &Hostname) -> Option<VirtualHost> {
+    ruled(scope, host, 80).map(|routes| virtual_host(format!("{host}:80"), vec![host.to_string()], routes))
+}
+
 fn unknown(scope: &Scope<'_, '_>) -> VirtualHost {
-    let (name, route) = match scope.mesh().outbound_traffic_policy {
+    let (name, route) = match scope.view.outbound(scope.reader) {
         OutboundTrafficPolicy::AllowAny => ("allow_any", route::allow_any(names::PASSTHROUGH)),
         OutboundTrafficPolicy::RegistryOnly => ("block_all", route::block_all()),
     };

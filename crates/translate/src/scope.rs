@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use mizzen_api::istio::{GatewayRef, MeshConfig, VirtualService};
 use mizzen_model::{PortView, ProxyView, Reader, ServiceView, WorkloadPolicies};
-use mizzen_types::Hostname;
+use mizzen_types::{Hostname, Protocol};
 
 use crate::names;
 
@@ -76,6 +76,11 @@ impl<'r, 'a> Scope<'r, 'a> {
         self.view.has_extension(self.reader, extension.names())
     }
 
+    /// Whether the proxy fetches what it uses on first use.
+    pub(crate) fn is_on_demand(&self) -> bool {
+        self.view.is_on_demand(self.reader)
+    }
+
     /// The service that a host means here.
     pub(crate) fn service(&self, host: &Hostname) -> Option<&'a Arc<ServiceView>> {
         self.view.service(self.reader, host)
@@ -96,6 +101,20 @@ impl<'r, 'a> Scope<'r, 'a> {
         self.view.ports(self.reader)
     }
 
+    /// The ports of [`Scope::ports`], and those to which rules send though they are not among them: there are clusters for all of these.
+    pub(crate) fn cluster_ports(&self) -> Vec<(&'a Arc<ServiceView>, &'a PortView)> {
+        let mut found = self.ports();
+        for service in self.view.routed_to(self.reader) {
+            found.extend(service.ports.iter().filter(|port| port.protocol != Protocol::Udp).map(|port| (service, port)));
+        }
+        found
+    }
+
+    /// Those of [`Scope::ports`] that a host has.
+    pub(crate) fn ports_of(&self, host: &Hostname) -> Vec<(&'a Arc<ServiceView>, &'a PortView)> {
+        self.view.ports_of(self.reader, host)
+    }
+
     /// The visible services that have a port, one for each host, by host.
     pub(crate) fn services_at(&self, port: u16) -> Vec<&'a Arc<ServiceView>> {
         self.view.services_at(self.reader, port)
@@ -109,7 +128,7 @@ impl<'r, 'a> Scope<'r, 'a> {
 
     /// Where calls to unknown destinations go.
     pub(crate) fn unknown_cluster(&self) -> &'static str {
-        match self.mesh().outbound_traffic_policy {
+        match self.view.outbound(self.reader) {
             mizzen_api::istio::OutboundTrafficPolicy::AllowAny => names::PASSTHROUGH,
             mizzen_api::istio::OutboundTrafficPolicy::RegistryOnly => names::BLACK_HOLE,
         }

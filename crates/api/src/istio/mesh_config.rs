@@ -167,6 +167,13 @@ const HARMLESS: &[&str] = &[
     "verifyCertificateAtClient",
 ];
 
+/// Modes of `outboundTrafficPolicy`.
+pub(super) const OUTBOUND_POLICIES: [(&str, i64, Option<OutboundTrafficPolicy>); 3] = [
+    ("REGISTRY_ONLY", 0, Some(OutboundTrafficPolicy::RegistryOnly)),
+    ("ALLOW_ANY", 1, Some(OutboundTrafficPolicy::AllowAny)),
+    ("ALLOW_ANY_DYNAMIC_DNS", 2, None),
+];
+
 impl MeshConfig {
     /// Reads its fields, which stand at the top of its document.
     pub(crate) fn read(f: &Fields<'_>, meta: Meta) -> Self {
@@ -199,11 +206,6 @@ impl MeshConfig {
             ];
             f.get("normalization").and_then(|at| at.enumeration(&names, Why::Who)).unwrap_or_default()
         });
-        let policies = [
-            ("REGISTRY_ONLY", 0, Some(OutboundTrafficPolicy::RegistryOnly)),
-            ("ALLOW_ANY", 1, Some(OutboundTrafficPolicy::AllowAny)),
-            ("ALLOW_ANY_DYNAMIC_DNS", 2, None),
-        ];
         let encodings = [("TEXT", 0, Some(AccessLogEncoding::Text)), ("JSON", 1, Some(AccessLogEncoding::Json))];
         MeshConfig {
             meta,
@@ -214,7 +216,7 @@ impl MeshConfig {
             outbound_traffic_policy: f
                 .opt_sub("outboundTrafficPolicy", |f| {
                     // The number 0 is REGISTRY_ONLY, but a block without a mode is Istio's default.
-                    f.get("mode").and_then(|at| at.enumeration(&policies, Why::Where))
+                    f.get("mode").and_then(|at| at.enumeration(&OUTBOUND_POLICIES, Why::Where))
                 })
                 .flatten()
                 .unwrap_or_default(),

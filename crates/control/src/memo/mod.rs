@@ -210,6 +210,11 @@ impl Epoch<'_> {
         }
     }
 
+    /// What one resource of a proxy names and has to be there first.
+    pub(crate) fn brings(&self, asker: &Asker, kind: ResourceKind, name: &str) -> Arc<[(ResourceKind, Name)]> {
+        self.get(asker, &self.memo.resource_slot(asker.profile, kind, name)).brings.clone()
+    }
+
     /// Notes that a proxy does not have a resource any more.
     pub(crate) fn release(&self, asker: &Asker, kind: ResourceKind, name: &Name) {
         let slot = self.memo.resource_slot(asker.profile, kind, name);

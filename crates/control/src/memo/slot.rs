@@ -43,16 +43,20 @@ impl Value {
 #[derive(Debug)]
 pub(super) struct Built {
     pub(super) value: Value,
+    /// What it names and has to be there first.
+    pub(super) brings: Arc<[(ResourceKind, Name)]>,
     pub(super) reads: Reads,
 }
 
 impl Built {
     pub(super) fn make(snapshot: &Snapshot, view: &ProxyView, what: &What) -> Built {
         let reader = Reader::new(snapshot);
+        let mut brings = Vec::new();
         let value = match what {
             What::Resource(kind, name) => {
                 let built = mizzen_translate::build(&reader, view, *kind, name).map(|resource| {
                     let mut any = resource.any;
+                    brings = resource.brings;
                     canonicalize(&mut any);
                     Resource::new(any)
                 });
@@ -65,7 +69,7 @@ impl Built {
                 Value::Names(names.into())
             }
         };
-        Built { value, reads: reader.finish() }
+        Built { value, brings: brings.into(), reads: reader.finish() }
     }
 
     pub(super) fn is_for_all(&self) -> bool {

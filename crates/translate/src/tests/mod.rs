@@ -5,6 +5,7 @@ mod custom;
 mod gateways;
 mod inbound;
 mod memo;
+mod on_demand;
 mod outbound;
 mod places;
 mod policies;

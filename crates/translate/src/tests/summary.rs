@@ -56,7 +56,7 @@ pub(super) fn show(snapshot: &Snapshot, view: &ProxyView, kind: ResourceKind, na
         ResourceKind::Cluster => cluster(&decode(&any)),
         ResourceKind::Route => routes(&decode(&any)),
         ResourceKind::Endpoints => endpoints(&decode(&any)),
-        ResourceKind::NameTable => panic!("names are compared as they are"),
+        other => panic!("{other:?}: compared as it is"),
     }
 }
 

@@ -49,6 +49,10 @@ pub trait ResourceSource {
     }
     /// One resource, or `None` if there is no such.
     fn resource(&mut self, type_url: &str, name: &str) -> Option<Resource>;
+    /// What a resource names and has to be there first: (type, name). For clients that do not ask for everything.
+    fn brings(&mut self, _type_url: &str, _name: &str) -> Vec<(Name, Name)> {
+        Vec::new()
+    }
     /// Whether it is not known yet if there is such a resource: then its absence is not answered, and others do not wait for it. When it becomes
     /// known, [`Session::changed`] says so.
     fn is_pending(&mut self, _type_url: &str, _name: &str) -> bool {
@@ -343,6 +347,24 @@ impl Session {
             self.take(&mut round, found);
         }
         self.end(round).into_iter().map(Into::into).collect()
+    }
+
+    /// Subscribes the client to what the resources that are due to it name, as [`ResourceSource::brings`] says, so that all of it comes at once and in
+    /// order. The client counts it as subscribed when it comes.
+    pub fn bring(&mut self, state: &mut dyn ResourceSource) {
+        let mut open: Vec<(Name, Name)> = Vec::new();
+        for ((_, type_url), watch) in &self.watches {
+            let due = watch.due(|| state.names(type_url));
+            open.extend(due.into_iter().map(|name| (type_url.clone(), name)));
+        }
+        while let Some((type_url, name)) = open.pop() {
+            for (type_url, name) in state.brings(&type_url, &name) {
+                let watch = self.watches.entry((types::rank(&type_url), type_url.clone())).or_default();
+                if watch.explicit() < MAX_NAMES && watch.bring(&name) {
+                    open.push((type_url, name));
+                }
+            }
+        }
     }
 
     /// [`Session::poll`] in steps: begins a pass over all types.

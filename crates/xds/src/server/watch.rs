@@ -87,6 +87,27 @@ impl Watch {
         subscribed
     }
 
+    /// What is due; all of `listed` if everything is.
+    pub(super) fn due(&self, listed: impl FnOnce() -> Vec<Name>) -> Vec<Name> {
+        if self.due || self.owed {
+            let explicit = self.held.iter().filter(|(_, entry)| entry.explicit).map(|(name, _)| name.clone());
+            let listed = if self.wildcard { listed() } else { Vec::new() };
+            return explicit.chain(listed).collect();
+        }
+        self.touched.iter().chain(&self.forced).cloned().collect()
+    }
+
+    /// Subscribes to a resource on the client's behalf. Returns whether it was not subscribed to.
+    pub(super) fn bring(&mut self, name: &Name) -> bool {
+        let entry = self.held.get(name).unwrap_or_default();
+        if entry.explicit {
+            return false;
+        }
+        self.held.set(name, Entry { explicit: true, ..entry });
+        self.touched.insert(name.clone());
+        true
+    }
+
     /// Clusters were replaced whose endpoints these are.
     pub(super) fn resend(&mut self, names: &[Name]) {
         self.forced.extend(names.iter().filter(|name| self.held.is_explicit(name)).cloned());

@@ -1,5 +1,7 @@
 //! What a change costs, counted; and whatever changes, every proxy ends with what it would get from the beginning.
 
+mod on_demand;
+
 use std::{collections::BTreeMap, fmt::Write, net::IpAddr, sync::Arc};
 
 use mizzen_api::Object;
@@ -305,6 +307,15 @@ fn form(kind: usize, name: usize, form: usize) -> String {
                 ["rules: [{}]", "selector: {matchLabels: {app: a}}, action: DENY, rules: [{from: [{source: {namespaces: [bank]}}]}]"];
             ("AuthorizationPolicy", "security.istio.io/v1", spec[form % 2])
         }
+        6 => {
+            let spec = [
+                "egress: [{hosts: ['./*']}]",
+                "workloadSelector: {labels: {app: a}}, egress: [{hosts: ['*/*.example', '~shop/x.example']}]",
+                "outboundTrafficPolicy: {mode: REGISTRY_ONLY}",
+                "egress: [{hosts: ['shop/*', '~/*']}]",
+            ];
+            ("Sidecar", "networking.istio.io/v1", spec[form % 4])
+        }
         _ => {
             let (app, ready) = (["a", "b"][form % 2], ["True", "False"][form / 2 % 2]);
             return format!(
@@ -335,7 +346,7 @@ fn from_the_beginning(snapshot: &Snapshot, proxy: &Proxy) -> BTreeMap<(Name, Nam
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn as_from_the_beginning(steps in prop::collection::vec(prop::collection::vec((0..7usize, 0..3usize, 0..4usize, any::<bool>()), 1..4), 1..14)) {
+    fn as_from_the_beginning(steps in prop::collection::vec(prop::collection::vec((0..8usize, 0..3usize, 0..4usize, any::<bool>()), 1..4), 1..14)) {
         let mut mesh = Mesh::new("");
         for (at, namespace) in ["shop", "bank", "shop", "else"].into_iter().enumerate() {
             let labels = BTreeMap::from([("app".to_owned(), ["a", "b", "a", "a"][at].to_owned())]);
