@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use mizzen_api::{Key, Kind, Object, Selector, core, istio};
+use mizzen_api::{Key, Kind, Object, Selector, core, istio, istio::MtlsMode};
 use mizzen_types::Name;
 use rpds::RedBlackTreeMapSync as Map;
 
@@ -108,6 +108,7 @@ impl Objects {
             Query::Kind(kind) => self.kinds.get(kind).copied().unwrap_or(0),
             Query::Mesh => self.mesh_stamp,
             Query::AnySidecar => self.has(Kind::Sidecar).into(),
+            Query::Plain(namespace) => self.has_plain(namespace).into(),
             Query::Closed(namespace) => stamp_of(self.closed_in(namespace).map(|stored| stored.stamp)),
             _ => 0,
         }
@@ -133,6 +134,13 @@ impl Objects {
     /// Whether there is any object of a kind.
     pub(crate) fn has(&self, kind: Kind) -> bool {
         self.of_kind(kind).next().is_some()
+    }
+
+    /// Whether a PeerAuthentication of a namespace says DISABLE of anything.
+    pub(crate) fn has_plain(&self, namespace: &str) -> bool {
+        let mut all =
+            self.in_namespace(Kind::PeerAuthentication, namespace).filter_map(|stored| istio::PeerAuthentication::of(&stored.value));
+        all.any(|policy| policy.mtls == MtlsMode::Disable || policy.port_level_mtls.values().any(|mode| *mode == MtlsMode::Disable))
     }
 
     pub(crate) fn closed_in(&self, namespace: &str) -> impl Iterator<Item = &Stamped<Closed>> {
@@ -179,9 +187,14 @@ impl Objects {
     }
 
     /// Notes what touched objects change.
-    pub(crate) fn note(&self, touched: &[Key], changes: &mut ChangeSet) {
-        if touched.iter().any(|key| key.kind == Kind::Sidecar) {
+    pub(crate) fn note(&self, old: &Objects, touched: &[Key], changes: &mut ChangeSet) {
+        if old.has(Kind::Sidecar) != self.has(Kind::Sidecar) {
             changes.insert(Query::AnySidecar);
+        }
+        for Key { namespace, .. } in touched.iter().filter(|key| key.kind == Kind::PeerAuthentication) {
+            if old.has_plain(namespace) != self.has_plain(namespace) {
+                changes.insert(Query::Plain(namespace.clone()));
+            }
         }
         for key in touched {
             changes.insert(Query::Object(key.clone()));

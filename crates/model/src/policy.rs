@@ -9,6 +9,7 @@ use mizzen_api::{
 
 use crate::{
     objects::{Closed, Typed},
+    query::Query,
     reader::Reader,
     rules::by_age,
 };
@@ -68,6 +69,13 @@ impl<'a> Reader<'a> {
             }
         }
         PeerModes { workload: mode, ports }
+    }
+
+    /// Whether some workload of a namespace may take plain text alone. What else is asked about modes is asked only then: most changes of a mode
+    /// concern no caller.
+    pub fn may_be_plain(&self, namespace: &str) -> bool {
+        let says = |namespace: &str| self.ask(Query::Plain(namespace.into())).all().has_plain(namespace);
+        says(namespace) || says(&self.mesh().root_namespace)
     }
 
     /// The policies of a workload of `namespace`; `selected` says whether a selector means it.

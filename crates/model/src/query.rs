@@ -18,6 +18,8 @@ pub enum Query {
     Kind(Kind),
     /// Whether there is any Sidecar.
     AnySidecar,
+    /// Whether a PeerAuthentication of a namespace says DISABLE of anything.
+    Plain(Name),
     /// The mesh's settings.
     Mesh,
     /// The refused policies of a namespace.

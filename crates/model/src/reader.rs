@@ -25,6 +25,8 @@ pub struct Reads {
     queries: Box<[(Query, u64)]>,
     /// What the questions' answers follow from.
     under: Box<[Query]>,
+    /// The same of questions that only this proxy gets this answer to for these reasons: another with the same answers has others.
+    own: Box<[Query]>,
     /// Questions that all proxies of a kind get the same answer to.
     shared: Arc<[(Question, Answer)]>,
     /// The others, in the order in which they were asked: the next one depends on nothing but the answers before it and what is the same for all.
@@ -58,7 +60,17 @@ impl Reads {
 
     /// All queries on which the result depends, those that lie under the questions included, each once.
     pub fn queries(&self) -> impl Iterator<Item = &Query> {
+        self.common().chain(&self.own)
+    }
+
+    /// Those of [`Reads::queries`] that do not hang on which proxy it was made for.
+    pub fn common(&self) -> impl Iterator<Item = &Query> {
         self.queries.iter().map(|(query, _)| query).chain(&self.under)
+    }
+
+    /// The others.
+    pub fn own(&self) -> &[Query] {
+        &self.own
     }
 
     /// The questions that not all proxies get the same answer to, in the order in which they were asked, with the answers.
@@ -79,11 +91,22 @@ impl Reads {
 struct Record {
     queries: HashMap<Query, u64>,
     under: HashSet<Query>,
+    own: HashSet<Query>,
+    /// What was read for the question that is being answered.
+    open: Vec<Query>,
     shared: Vec<(Question, Answer)>,
     asked: Vec<(Question, Answer)>,
     seen: HashSet<Question>,
     reach: Reach,
     last: Option<(Answer, Reach)>,
+}
+
+impl Record {
+    /// What was read for a question lies under its answer.
+    fn close(&mut self, reach: Reach) {
+        let list = if reach == Reach::Own { &mut self.own } else { &mut self.under };
+        list.extend(self.open.drain(..));
+    }
 }
 
 /// One pass over a snapshot.
@@ -103,11 +126,13 @@ impl<'a> Reader<'a> {
 
     /// What was read so far.
     pub fn finish(self) -> Reads {
-        let Record { queries, mut under, shared, asked, reach, .. } = self.record.into_inner();
+        let Record { queries, mut under, mut own, shared, asked, reach, .. } = self.record.into_inner();
         under.retain(|query| !queries.contains_key(query));
+        own.retain(|query| !queries.contains_key(query) && !under.contains(query));
         Reads {
             queries: queries.into_iter().collect(),
             under: under.into_iter().collect(),
+            own: own.into_iter().collect(),
             shared: shared.into(),
             asked: asked.into(),
             reach,
@@ -118,7 +143,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn ask(&self, query: Query) -> &'a Snapshot {
         let mut record = self.record.borrow_mut();
         if self.depth.get() > 0 {
-            record.under.insert(query);
+            record.open.push(query);
         } else if let Entry::Vacant(entry) = record.queries.entry(query) {
             let stamp = self.snapshot.stamp(entry.key());
             entry.insert(stamp);
@@ -128,7 +153,9 @@ impl<'a> Reader<'a> {
 
     /// Answers a question about a proxy: `find` gives what is found, what identifies it, and who would find the same.
     pub(crate) fn question<T>(&self, question: Question, find: impl FnOnce() -> (T, Answer, Reach)) -> T {
-        let (found, answer, reach) = self.under(find);
+        self.depth.set(self.depth.get() + 1);
+        let (found, answer, reach) = find();
+        self.depth.set(self.depth.get() - 1);
         if self.depth.get() == 0 {
             self.note(question, answer, reach);
         }
@@ -140,11 +167,15 @@ impl<'a> Reader<'a> {
         self.depth.set(self.depth.get() + 1);
         let found = read();
         self.depth.set(self.depth.get() - 1);
+        if self.depth.get() == 0 {
+            self.record.borrow_mut().close(Reach::All);
+        }
         found
     }
 
     fn note(&self, question: Question, answer: Answer, reach: Reach) {
         let record = &mut *self.record.borrow_mut();
+        record.close(reach);
         record.last = Some((answer.clone(), reach));
         if record.seen.insert(question.clone()) {
             record.reach = record.reach.max(reach);
@@ -157,7 +188,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn last_answer(self) -> (Answer, Reach, Vec<Query>) {
         let record = self.record.into_inner();
         let (answer, reach) = record.last.unwrap_or((Answer::Flag(false), Reach::Own));
-        (answer, reach, record.under.into_iter().collect())
+        (answer, reach, record.under.into_iter().chain(record.own).collect())
     }
 
     pub(crate) fn note_view(&self, view: &ProxyView, field: ViewField) {

@@ -133,9 +133,13 @@ impl Snapshot {
     /// The stamp of a query's answer: equal stamps, equal answers. 0 is no answer.
     pub fn stamp(&self, query: &Query) -> u64 {
         match query {
-            Query::Object(_) | Query::Namespace(..) | Query::Kind(_) | Query::AnySidecar | Query::Mesh | Query::Closed(_) => {
-                self.objects.stamp(query)
-            }
+            Query::Object(_)
+            | Query::Namespace(..)
+            | Query::Kind(_)
+            | Query::AnySidecar
+            | Query::Plain(_)
+            | Query::Mesh
+            | Query::Closed(_) => self.objects.stamp(query),
             Query::Services
             | Query::ServicesOf(_)
             | Query::ServiceView(_)
@@ -176,7 +180,7 @@ impl Snapshot {
             objects.read_mesh();
         }
         let mut changes = ChangeSet::default();
-        objects.note(touched, &mut changes);
+        objects.note(&self.objects, touched, &mut changes);
         let (mut derived, mut rules) = (self.derived.clone(), self.rules.clone());
         let vips = touched.iter().any(|key| key.kind == Kind::ConfigMap && (&*key.namespace, &*key.name) == VIPS);
         if vips || any(&[Kind::Service, Kind::ServiceEntry, Kind::Pod, Kind::MeshConfig]) {

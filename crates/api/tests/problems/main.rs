@@ -11,7 +11,7 @@ use mizzen_api::{Parsed, parse_documents};
 fn doc(kind: &str, spec: &str) -> String {
     let version = match kind {
         "PeerAuthentication" | "AuthorizationPolicy" => "security.istio.io/v1",
-        "VirtualService" | "DestinationRule" | "ServiceEntry" | "Gateway" => "networking.istio.io/v1",
+        "VirtualService" | "DestinationRule" | "ServiceEntry" | "Gateway" | "Sidecar" => "networking.istio.io/v1",
         "Deployment" => "apps/v1",
         _ => "v1",
     };

@@ -286,3 +286,29 @@ fn warnings_of_istio() {
         &[(0, "spec: a DENY policy without rules never denies; write `rules: [{}]` to deny all")],
     );
 }
+
+#[test]
+fn sidecars() {
+    for (spec, line, expected) in [
+        (
+            "egress: [{hosts: [reviews]}]",
+            1,
+            "spec.egress[0].hosts[0]: must be NAMESPACE/HOST, as in `./*` or `*/reviews.shop.svc.cluster.local`, is `reviews`".to_owned(),
+        ),
+        ("egress: [{hosts: ['A/x.example']}]", 1, "spec.egress[0].hosts[0]: `A` is no namespace, `*`, `.` or `~`".to_owned()),
+        ("egress: [{hosts: []}]", 1, "spec.egress[0].hosts: must have at least one host".to_owned()),
+        ("egress: [{}]", 1, "spec.egress[0].hosts: is required".to_owned()),
+        ("egress: [{hosts: ['*/*'], port: {number: 80}}]", 1, format!("spec.egress[0].port: {WHERE}")),
+        ("egress: [{hosts: ['*/*'], captureMode: NONE}]", 1, format!("spec.egress[0].captureMode: NONE {WHERE}")),
+        ("ingress: [{port: {number: 80}}]", 1, format!("spec.ingress: {WHERE}")),
+        ("outboundTrafficPolicy: {}", 1, "spec.outboundTrafficPolicy.mode: is required".to_owned()),
+        (
+            "outboundTrafficPolicy: {mode: ALL}",
+            1,
+            "spec.outboundTrafficPolicy.mode: must be REGISTRY_ONLY or ALLOW_ANY, is `ALL`".to_owned(),
+        ),
+        ("egres: []", 1, "spec.egres: unknown field, did you mean `egress`?".to_owned()),
+    ] {
+        check_spec("Sidecar", spec, &[(line, &expected)]);
+    }
+}

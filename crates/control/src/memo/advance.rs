@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{
     Memo,
-    asker::Asker,
+    asker::{Asker, Had},
     index::Number,
     lock,
     slot::{Built, Slot, State, Value, What},
@@ -43,7 +43,7 @@ struct Next {
     tree: Tree,
     /// Whether only the questions were asked again, and all results stand.
     stands: bool,
-    own: Vec<(Arc<Asker>, Arc<Built>)>,
+    own: Vec<(Arc<Asker>, Had)>,
     /// What the proxies' own answers follow from.
     under: HashSet<Query>,
     due: Vec<(Arc<Asker>, Arc<[Name]>)>,
@@ -54,7 +54,7 @@ impl Memo {
     pub(crate) fn advance(&self, new: &Arc<Snapshot>, changes: &ChangeSet) -> usize {
         let since = Instant::now();
         let touched = lock(&self.index).touched(changes);
-        let steps = self.prepare(new, &touched);
+        let steps = self.prepare(new, changes, &touched);
         let told;
         {
             let mut gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
@@ -62,9 +62,9 @@ impl Memo {
             let mut due = Vec::new();
             // What was asked for while this was prepared is looked at once more, now that nobody asks.
             let late: BTreeSet<Number> = lock(&self.index).touched(changes).difference(&touched).copied().collect();
-            for step in steps.into_iter().chain(self.prepare(new, &late)) {
+            for step in steps.into_iter().chain(self.prepare(new, changes, &late)) {
                 let fresh = step.slot.state().generation == step.generation;
-                let step = if fresh { step } else { self.step(step.slot, new) };
+                let step = if fresh { step } else { self.step(step.slot, new, changes) };
                 self.commit(step, &mut due);
             }
             self.sweep();
@@ -74,7 +74,7 @@ impl Memo {
         told.len()
     }
 
-    fn prepare(&self, new: &Arc<Snapshot>, touched: &BTreeSet<Number>) -> Vec<Step> {
+    fn prepare(&self, new: &Arc<Snapshot>, changes: &ChangeSet, touched: &BTreeSet<Number>) -> Vec<Step> {
         let slots: Vec<Arc<Slot>> = {
             let all = self.slots.read().unwrap_or_else(PoisonError::into_inner);
             touched.iter().filter_map(|number| all.by_number.get(number).cloned()).collect()
@@ -82,14 +82,14 @@ impl Memo {
         self.asked_again.fetch_add(slots.len() as u64, Ordering::Relaxed);
         let threads = if slots.len() < SHARED_OUT { 1 } else { std::thread::available_parallelism().map_or(1, |n| n.get().min(8)) };
         if threads == 1 {
-            return slots.into_iter().map(|slot| self.step(slot, new)).collect();
+            return slots.into_iter().map(|slot| self.step(slot, new, changes)).collect();
         }
         let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(slots.len())));
         std::thread::scope(|scope| {
             for _ in 0..threads {
                 scope.spawn(|| {
                     while let Some(slot) = slots.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let step = self.step(slot.clone(), new);
+                        let step = self.step(slot.clone(), new, changes);
                         lock(&done).push(step);
                     }
                 });
@@ -98,7 +98,7 @@ impl Memo {
         done.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn step(&self, slot: Arc<Slot>, new: &Snapshot) -> Step {
+    fn step(&self, slot: Arc<Slot>, new: &Snapshot, changes: &ChangeSet) -> Step {
         let state = slot.state().clone();
         let holders: Vec<Arc<Asker>> = {
             let askers = lock(&self.askers);
@@ -111,7 +111,7 @@ impl Memo {
                 return Next { stands: true, all: state.all.clone(), ..Next::default() };
             }
             let kept = state.tree.leaves().into_iter().filter(|leaf| stands(leaf)).fold(Tree::default(), |tree, leaf| tree.with(leaf));
-            Maker { memo: self, slot: &slot, new, state: &state, known: kept, by_group: HashMap::new(), under: HashSet::new() }
+            Maker { memo: self, slot: &slot, new, changes, state: &state, known: kept, by_group: HashMap::new(), under: HashSet::new() }
                 .make(&holders)
         });
         Step { slot, generation, next }
@@ -149,11 +149,11 @@ impl Memo {
             lock(&self.index).set(slot.number, queries.chain(&next.under));
             was_for_all
         };
-        for (asker, built) in next.own {
+        for (asker, had) in next.own {
             if !was_for_all {
                 asker.forget(slot.number);
             }
-            asker.remember(slot.number, &built);
+            asker.remember(slot.number, &had);
         }
         let kind = match &slot.what {
             What::Resource(kind, _) | What::Names(kind, _) => *kind,
@@ -167,11 +167,12 @@ struct Maker<'m> {
     memo: &'m Memo,
     slot: &'m Slot,
     new: &'m Snapshot,
+    changes: &'m ChangeSet,
     /// What was.
     state: &'m State,
     /// Results that hold in the new snapshot.
     known: Tree,
-    by_group: HashMap<u64, Arc<Built>>,
+    by_group: HashMap<u64, Had>,
     under: HashSet<Query>,
 }
 
@@ -181,19 +182,20 @@ impl Maker<'_> {
         // Names of a change are the same for all that had the same and get the same.
         let mut differences: HashMap<(usize, usize), Option<Arc<[Name]>>> = HashMap::new();
         for asker in holders {
-            let was = self.state.all.clone().or_else(|| asker.recall(self.slot.number));
-            let is = match &next.all {
-                Some(all) => all.clone(),
+            let was = self.state.all.clone().map(Had::new).or_else(|| asker.recall(self.slot.number));
+            let had = match &next.all {
+                Some(all) => Had::new(all.clone()),
                 None => self.result(asker, was.as_ref()),
             };
-            let between = (was.as_ref().map_or(0, |was| Arc::as_ptr(was) as usize), Arc::as_ptr(&is) as usize);
-            let names = differences.entry(between).or_insert_with(|| difference(&self.slot.what, was.as_deref(), &is));
+            let (was, is) = (was.map(|was| was.built), &had.built);
+            let between = (was.as_ref().map_or(0, |was| Arc::as_ptr(was) as usize), Arc::as_ptr(is) as usize);
+            let names = differences.entry(between).or_insert_with(|| difference(&self.slot.what, was.as_deref(), is));
             next.due.extend(names.clone().map(|names| (asker.clone(), names)));
             if is.is_for_all() {
                 next.all = Some(is.clone());
             }
             if self.state.all.is_none() || next.all.is_none() {
-                next.own.push((asker.clone(), is));
+                next.own.push((asker.clone(), had));
             }
         }
         if next.all.is_none() {
@@ -201,8 +203,8 @@ impl Maker<'_> {
             next.tree = next
                 .own
                 .iter()
-                .fold((Tree::default(), HashSet::new()), |(tree, mut seen), (_, built)| {
-                    let tree = if seen.insert(Arc::as_ptr(built)) { tree.with(built) } else { tree };
+                .fold((Tree::default(), HashSet::new()), |(tree, mut seen), (_, had)| {
+                    let tree = if seen.insert(Arc::as_ptr(&had.built)) { tree.with(&had.built) } else { tree };
                     (tree, seen)
                 })
                 .0;
@@ -211,17 +213,30 @@ impl Maker<'_> {
         next
     }
 
-    fn result(&mut self, asker: &Asker, was: Option<&Arc<Built>>) -> Arc<Built> {
+    fn result(&mut self, asker: &Asker, was: Option<&Had>) -> Had {
         if let Some(of_group) = self.by_group.get(&asker.group.number) {
             return of_group.clone();
         }
-        let mut under = Vec::new();
-        let found = self.known.find(self.new, &asker.view, &mut under).unwrap_or_else(|| self.build(&asker.view, was));
-        self.under.extend(under);
-        if found.reads.reach() <= Reach::Alike {
-            self.by_group.insert(asker.group.number, found.clone());
+        let had = self.find(asker, was);
+        self.under.extend(had.under.iter().cloned());
+        if had.built.reads.reach() <= Reach::Alike {
+            self.by_group.insert(asker.group.number, had.clone());
         }
-        found
+        had
+    }
+
+    fn find(&mut self, asker: &Asker, was: Option<&Had>) -> Had {
+        // A pod that comes or goes concerns one of many proxies that each have their own.
+        if let Some(was) = was.filter(|was| was.is_untouched(self.changes)) {
+            return was.clone();
+        }
+        self.memo.walked.fetch_add(1, Ordering::Relaxed);
+        let mut under = Vec::new();
+        match self.known.find(self.new, &asker.view, &mut under) {
+            Some(built) => Had { built, under: under.into() },
+            // Where it stops on its way down is covered by what is read for the new one.
+            None => Had::new(self.build(&asker.view, was.map(|was| &was.built))),
+        }
     }
 
     fn build(&mut self, view: &ProxyView, was: Option<&Arc<Built>>) -> Arc<Built> {

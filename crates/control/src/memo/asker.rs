@@ -6,15 +6,35 @@ use std::{
     sync::{Arc, Mutex, Weak},
 };
 
-use mizzen_model::{ProxyFacts, ProxyType, ProxyView, Reach};
+use mizzen_model::{ChangeSet, ProxyFacts, ProxyType, ProxyView, Query, Reach};
 use mizzen_translate::ResourceKind;
 use mizzen_types::Name;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{index::Number, lock, slot::Built};
 
-/// What was built for one proxy or one group, where it is not the same for all.
-type Results = Mutex<HashMap<Number, Arc<Built>>>;
+/// What one proxy or one group has, where it is not the same for all.
+#[derive(Clone, Debug)]
+pub(super) struct Had {
+    pub(super) built: Arc<Built>,
+    /// What its own answers follow from: another one that got the same answers may have got them for other reasons.
+    pub(super) under: Arc<[Query]>,
+}
+
+impl Had {
+    /// What was built for it.
+    pub(super) fn new(built: Arc<Built>) -> Had {
+        let under = built.reads.own().into();
+        Had { built, under }
+    }
+
+    /// Whether it is certain that the proxy would get the same again.
+    pub(super) fn is_untouched(&self, changes: &ChangeSet) -> bool {
+        !self.built.reads.common().chain(&*self.under).any(|query| changes.touches(query))
+    }
+}
+
+type Results = Mutex<HashMap<Number, Had>>;
 
 /// Proxies that are alike in everything but address and name.
 #[derive(Debug)]
@@ -65,19 +85,19 @@ impl Asker {
         due.names.push((kind, names));
     }
 
-    pub(super) fn recall(&self, slot: Number) -> Option<Arc<Built>> {
+    pub(super) fn recall(&self, slot: Number) -> Option<Had> {
         let own = lock(&self.results).get(&slot).cloned();
         own.or_else(|| lock(&self.group.results).get(&slot).cloned())
     }
 
-    pub(super) fn remember(&self, slot: Number, built: &Arc<Built>) {
-        match built.reads.reach() {
+    pub(super) fn remember(&self, slot: Number, had: &Had) {
+        match had.built.reads.reach() {
             Reach::All => {}
             Reach::Alike => {
                 lock(&self.results).remove(&slot);
-                lock(&self.group.results).insert(slot, built.clone());
+                lock(&self.group.results).insert(slot, had.clone());
             }
-            Reach::Own => drop(lock(&self.results).insert(slot, built.clone())),
+            Reach::Own => drop(lock(&self.results).insert(slot, had.clone())),
         }
     }
 

@@ -28,7 +28,7 @@ use mizzen_types::Name;
 use mizzen_xds::server::Resource;
 
 pub(crate) use asker::Asker;
-use asker::Askers;
+use asker::{Askers, Had};
 use index::{Index, Number};
 use slot::{Built, Slot, Value, What};
 
@@ -45,6 +45,7 @@ pub(crate) struct Memo {
     built: AtomicU64,
     shared: AtomicU64,
     asked_again: AtomicU64,
+    walked: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -85,6 +86,8 @@ pub(crate) struct Counts {
     pub(crate) shared: u64,
     /// Slots whose questions were asked again, since a change touched what they had asked about.
     pub(crate) asked_again: u64,
+    /// Proxies for which the questions of such a slot were asked.
+    pub(crate) walked: u64,
     /// Names that are held.
     pub(crate) slots: usize,
 }
@@ -100,6 +103,7 @@ impl Default for Memo {
             built: AtomicU64::new(0),
             shared: AtomicU64::new(0),
             asked_again: AtomicU64::new(0),
+            walked: AtomicU64::new(0),
         }
     }
 }
@@ -144,6 +148,7 @@ impl Memo {
             built: self.built.load(Ordering::Relaxed),
             shared: self.shared.load(Ordering::Relaxed),
             asked_again: self.asked_again.load(Ordering::Relaxed),
+            walked: self.walked.load(Ordering::Relaxed),
             slots: self.slots.read().unwrap_or_else(PoisonError::into_inner).by_number.len(),
         }
     }
@@ -245,7 +250,7 @@ impl Epoch<'_> {
             } else {
                 state.tree = state.tree.with(&built)
             }
-            asker.remember(slot.number, &built);
+            asker.remember(slot.number, &Had::new(built.clone()));
             built
         }
     }
@@ -263,13 +268,13 @@ impl Epoch<'_> {
             state.tree.clone()
         };
         if let Some(known) = asker.recall(slot.number) {
-            return Some(known);
+            return Some(known.built);
         }
         // The questions are asked outside of all locks.
         let mut under = Vec::new();
         let found = tree.find(&self.snapshot, &asker.view, &mut under)?;
         lock(&self.memo.index).add(slot.number, under.iter());
-        asker.remember(slot.number, &found);
+        asker.remember(slot.number, &Had { built: found.clone(), under: under.into() });
         Some(found)
     }
 }

@@ -224,6 +224,33 @@ fn a_change_costs_what_it_changes() {
     }
 }
 
+#[test]
+fn a_pod_concerns_its_own_proxy() {
+    let pod = |i: usize, ready: &str| {
+        let ip = facts(i, "shop").ip;
+        format!(
+            "{{kind: Pod, apiVersion: v1, metadata: {{name: p{i}, namespace: shop, labels: {{app: a, security.istio.io/tlsMode: istio}}}}, \
+             spec: {{serviceAccountName: default, containers: [{{name: c, image: x}}]}}, \
+             status: {{phase: Running, podIP: {ip}, conditions: [{{type: Ready, status: '{ready}'}}]}}}}\n---\n"
+        )
+    };
+    let check = |proxies: usize| {
+        let service = "{kind: Service, apiVersion: v1, metadata: {name: s, namespace: shop}, spec: {selector: {app: a}, ports: [{name: http, port: 80}]}}\n---\n";
+        let mut mesh = Mesh::new(&(0..=proxies).fold(service.to_owned(), |all, i| all + &pod(i, "True")));
+        (0..proxies).for_each(|i| mesh.connect(facts(i, "shop")));
+        let mut change = |change: Vec<Change>| {
+            let before = mesh.memo.counts().walked;
+            mesh.apply(change);
+            mesh.proxies.iter_mut().for_each(|proxy| _ = proxy.sync(&mesh.memo));
+            mesh.memo.counts().walked - before
+        };
+        [change(objects(&pod(0, "False"))), change(objects(&pod(proxies, "False"))), change(objects(&pod(proxies + 1, "True")))]
+    };
+    let few = check(20);
+    assert_eq!(few, check(40));
+    assert!(few.iter().all(|walked| *walked < 20), "{few:?}");
+}
+
 /// Processor time and memory of a mesh without its sockets, for people and profilers: `cargo test -p mizzen-control --lib load -- --ignored --nocapture`.
 #[test]
 #[ignore = "it prints, and proves nothing"]
