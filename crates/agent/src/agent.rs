@@ -17,10 +17,12 @@ use tracing::{error, info};
 
 use crate::metrics::Metrics;
 use crate::relay::Relay;
+use crate::remembered::Remembered;
 use crate::sds::Sds;
 use crate::status::Status;
+use crate::tap::Tap;
 use crate::upstream::{MAX_FROM_CONTROL, MAX_FROM_PROXY};
-use crate::{Identity, NameTable, Options, SDS_SOCKET, XDS_SOCKET, dns, identity, nds, status};
+use crate::{Identity, NameTable, Options, SDS_SOCKET, XDS_SOCKET, dns, identity, status};
 
 /// Why an agent cannot start. What may mend itself later is no reason.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +41,8 @@ pub enum AgentError {
 pub struct Agent {
     tasks: JoinSet<()>,
     identity: watch::Receiver<Option<Identity>>,
-    table: watch::Receiver<Arc<NameTable>>,
+    names: watch::Receiver<NameTable>,
+    remembered: Arc<Remembered>,
     quit: watch::Receiver<bool>,
     dns: Option<SocketAddr>,
     readiness: Option<SocketAddr>,
@@ -57,7 +60,8 @@ impl Agent {
         let (identity_sender, identity) = watch::channel(None);
         let (quit_sender, quit) = watch::channel(false);
         let domains = options.dns.as_ref().map(|d| d.local_domains.as_slice()).unwrap_or_default();
-        let (table_sender, table) = watch::channel(Arc::new(NameTable::empty(domains)));
+        let (names_sender, names) = watch::channel(NameTable::empty(&options.namespace, domains));
+        let remembered = Arc::new(Remembered::open(&options));
 
         let sds = unix(&options, SDS_SOCKET)?;
         let xds = unix(&options, XDS_SOCKET)?;
@@ -67,27 +71,29 @@ impl Agent {
             None => None,
             Some(dns) => {
                 let upstream = dns::Upstream { servers: dns.upstreams.clone(), mark: options.mark };
-                let server = dns::Server::bind(dns, table.clone(), upstream, metrics.clone());
-                Some((dns.clone(), server.map_err(|source| AgentError::Socket { what: "DNS", source })?))
+                let server = dns::Server::bind(dns, names.clone(), upstream, metrics.clone());
+                Some(server.map_err(|source| AgentError::Socket { what: "DNS", source })?)
             }
         };
         let mut agent = Agent {
             tasks: JoinSet::new(),
             identity: identity.clone(),
-            table: table.clone(),
+            names: names.clone(),
+            remembered: remembered.clone(),
             quit,
-            dns: name_server.as_ref().and_then(|(_, s)| s.address().ok()),
+            dns: name_server.as_ref().and_then(|s| s.address().ok()),
             readiness: readiness.as_ref().and_then(|l| l.local_addr().ok()),
             status: status.as_ref().and_then(|l| l.local_addr().ok()),
         };
         let tasks = &mut agent.tasks;
         tasks.spawn(serve_sds(sds, Sds { identity: identity.clone() }));
-        tasks.spawn(serve_xds(xds, Relay { options: options.clone(), metrics: metrics.clone(), identity: identity.clone() }));
-        if let Some((dns, server)) = name_server {
-            tasks.spawn(nds::follow(options.clone(), dns, identity.clone(), table_sender));
+        let tap = Arc::new(Tap::new(name_server.is_some().then_some(names_sender), remembered.clone()));
+        tasks.spawn(serve_xds(xds, Relay { options: options.clone(), metrics: metrics.clone(), identity: identity.clone(), tap }));
+        tasks.spawn(remembered.keep());
+        if let Some(server) = name_server {
             tasks.spawn(server.run());
         }
-        let report = Arc::new(Status { options: options.clone(), metrics: metrics.clone(), identity, table, quit: quit_sender });
+        let report = Arc::new(Status { options: options.clone(), metrics: metrics.clone(), identity, names, quit: quit_sender });
         if let Some(listener) = readiness {
             tasks.spawn(status::serve(listener, report.clone(), false));
         }
@@ -99,14 +105,14 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Waits until there is a certificate and, if names are answered, a name table.
+    /// Waits until there is a certificate and, if names are answered, until they have come; that is on the proxy's stream.
     pub async fn ready(&self) {
-        let (mut identity, mut table) = (self.identity.clone(), self.table.clone());
+        let (mut identity, mut names) = (self.identity.clone(), self.names.clone());
         // If a sender is gone, so is the agent, and it never becomes ready.
         if identity.wait_for(Option::is_some).await.is_err() {
             std::future::pending::<()>().await;
         }
-        if self.dns.is_some() && table.wait_for(|t| t.is_known()).await.is_err() {
+        if self.dns.is_some() && names.wait_for(NameTable::is_known).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
@@ -117,8 +123,8 @@ impl Agent {
     }
 
     /// The names, now and as they change.
-    pub fn names(&self) -> watch::Receiver<Arc<NameTable>> {
-        self.table.clone()
+    pub fn names(&self) -> watch::Receiver<NameTable> {
+        self.names.clone()
     }
 
     /// Waits until somebody asks the process to end (`/quitquitquit`).
@@ -146,6 +152,7 @@ impl Agent {
     /// Ends all of it and waits until it has ended.
     pub async fn shutdown(mut self) {
         self.tasks.shutdown().await;
+        self.remembered.save();
     }
 }
 

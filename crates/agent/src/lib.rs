@@ -2,8 +2,8 @@
 //!
 //! What flows through: a token, obtained by descriptor, becomes a certificate ([`identity`]), kept in memory and renewed at half life. The proxy gets key,
 //! chain and roots by SDS on one Unix socket, and its configuration through the relay on another, which carries the proxy's ADS stream over TLS with the
-//! workload's identity. The control plane's name table feeds a DNS server for the workload. [`bootstrap()`] is what the proxy is started with, and two HTTP
-//! ports say whether all of it works.
+//! workload's identity. What the same stream says of names feeds a DNS server for the workload, and what the proxy asks for on demand is [`remembered()`].
+//! [`bootstrap()`] is what the proxy is started with, and two HTTP ports say whether all of it works.
 //!
 //! [`foreign`] is for a proxy that somebody else wrote: an Envoy, which is started as a process of its own.
 //!
@@ -17,12 +17,13 @@ pub mod foreign;
 pub mod identity;
 mod metrics;
 mod names;
-mod nds;
 mod options;
 mod relay;
+mod remembered;
 mod sds;
 mod secret;
 mod status;
+mod tap;
 mod token;
 mod upstream;
 
@@ -31,6 +32,7 @@ pub use bootstrap::{bootstrap, node};
 pub use identity::Identity;
 pub use names::{Answer, NameTable};
 pub use options::{Address, DnsOptions, Options, OptionsError, ProxyType};
+pub use remembered::remembered;
 pub use token::{TokenError, TokenSource};
 
 /// The name under which the proxy finds its certificate and key by SDS.

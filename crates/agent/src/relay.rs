@@ -1,5 +1,6 @@
 //! The proxy's ADS stream, carried to the control plane.
 
+use std::iter;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,20 +17,25 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
 use crate::metrics::Metrics;
+use crate::remembered::FORGET_AFTER;
+use crate::tap::{self, Heard, StreamTap, Tap};
 use crate::upstream::{MAX_FROM_CONTROL, MAX_FROM_PROXY, SILENCE, dial};
 use crate::{Identity, Options};
 
-/// Carries frames both ways; it knows nothing of what they say. When the control plane goes away, the proxy's stream ends with UNAVAILABLE, and the
-/// proxy, which keeps its configuration, comes again.
+/// Carries messages both ways, and in between what the agent itself says and hears ([`Tap`]): the proxy and the agent have one connection. When the
+/// control plane goes away, the proxy's stream ends with UNAVAILABLE, and the proxy, which keeps its configuration, comes again.
 #[derive(Clone)]
 pub(crate) struct Relay {
     pub(crate) options: Arc<Options>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) identity: watch::Receiver<Option<Identity>>,
+    pub(crate) tap: Arc<Tap>,
 }
 
 /// Requests that wait for the control plane to take them, and responses that wait for the proxy.
 const IN_FLIGHT: usize = 16;
+/// Answers of the agent's own that wait for the control plane to take them. One that sends more without taking any is out of order.
+const OWN_IN_FLIGHT: usize = 64;
 
 type Client = AggregatedDiscoveryServiceClient<Channel>;
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -38,11 +44,11 @@ type Opening<T> = Pin<Box<dyn Future<Output = Result<Response<Streaming<T>>, Sta
 impl Relay {
     /// Carries one stream. The proxy gets its headers at once and not when the control plane sends its own: some servers wait with those for the first
     /// request, some clients with their first request for headers.
-    fn carry<Q, R>(&self, from: Streaming<Q>, open: fn(Client, ReceiverStream<Q>) -> Opening<R>) -> Response<Responses<R>>
-    where
-        Q: Send + 'static,
-        R: Send + 'static,
-    {
+    fn carry<R: tap::Response>(
+        &self,
+        from: Streaming<R::Request>,
+        open: fn(Client, ReceiverStream<R::Request>) -> Opening<R>,
+    ) -> Response<Responses<R>> {
         let (to, responses) = mpsc::channel(IN_FLIGHT);
         let relay = self.clone();
         tokio::spawn(async move {
@@ -56,23 +62,23 @@ impl Relay {
     }
 
     /// Carries until the stream ends; says with which status.
-    async fn run<Q, R>(
+    async fn run<R: tap::Response>(
         &self,
-        from: Streaming<Q>,
-        open: fn(Client, ReceiverStream<Q>) -> Opening<R>,
+        from: Streaming<R::Request>,
+        open: fn(Client, ReceiverStream<R::Request>) -> Opening<R>,
         to: &mpsc::Sender<Result<R, Status>>,
-    ) -> Status
-    where
-        Q: Send + 'static,
-    {
+    ) -> Status {
         let client = match self.client().await {
             Ok(client) => client,
             Err(status) => return status,
         };
+        let tap = self.tap.open();
         let (sender, requests) = mpsc::channel(IN_FLIGHT);
+        // Beside the proxy's: who reads responses must not wait for requests to be taken, since the control plane may wait for the opposite.
+        let (own, answers) = mpsc::channel(OWN_IN_FLIGHT);
         let (asked, first) = oneshot::channel();
         let answered = AtomicBool::new(false);
-        let forward = forward(from, sender, asked);
+        let forward = forward(from, answers, sender, asked, &tap);
         // No deadline: when to ask anew is for the proxy to say.
         let silence = async {
             if first.await.is_ok() {
@@ -80,6 +86,8 @@ impl Relay {
                 if !answered.load(Ordering::Relaxed) {
                     warn!(seconds = SILENCE.as_secs(), "the control plane has not answered the proxy's first request yet");
                 }
+                tokio::time::sleep(FORGET_AFTER.saturating_sub(SILENCE)).await;
+                tap.forget();
             }
             std::future::pending::<()>().await;
         };
@@ -87,8 +95,13 @@ impl Relay {
             let mut responses = open(client, ReceiverStream::new(requests)).await?.into_inner();
             while let Some(response) = responses.message().await? {
                 answered.store(true, Ordering::Relaxed);
-                if to.send(Ok(response)).await.is_err() {
-                    return Ok(());
+                match tap.response(&response) {
+                    Heard::Pass if to.send(Ok(response)).await.is_err() => return Ok(()),
+                    Heard::Pass => {}
+                    Heard::Kept(answer) => {
+                        own.try_send(answer)
+                            .map_err(|_| Status::resource_exhausted("name tables, and none of the answers to them is taken"))?;
+                    }
                 }
             }
             Ok(())
@@ -97,6 +110,7 @@ impl Relay {
             result = backward => result,
             () = forward => return Status::cancelled("the proxy has ended the stream"),
             () = silence => Ok(()),
+            () = tap.is_forsaken() => return Status::unavailable("a newer stream of the proxy has ended"),
         };
         // Whatever the reason, the proxy shall come again; the reason travels as text.
         match ended {
@@ -126,18 +140,33 @@ impl Relay {
     }
 }
 
-/// Carries what the proxy sends, until it stops; a broken stream looks like one that has ended, since there is nobody left to tell.
-/// `asked` hears of the first.
-async fn forward<T>(mut from: Streaming<T>, to: mpsc::Sender<T>, asked: oneshot::Sender<()>) {
+/// Carries what the proxy sends, until it stops, and the agent's `own` messages; a broken stream looks like one that has ended, since there is nobody
+/// left to tell. `asked` hears of the first.
+async fn forward<Q: tap::Request>(
+    mut from: Streaming<Q>,
+    mut own: mpsc::Receiver<Q>,
+    to: mpsc::Sender<Q>,
+    asked: oneshot::Sender<()>,
+    tap: &StreamTap,
+) {
     let mut asked = Some(asked);
-    while let Ok(Some(message)) = from.message().await {
-        if let Some(asked) = asked.take() {
-            // Who waits for it lives as long as this.
-            let _ = asked.send(());
-        }
-        if to.send(message).await.is_err() {
-            // The other half knows why the control plane takes no more.
-            std::future::pending::<()>().await;
+    loop {
+        let message = tokio::select! {
+            message = from.message() => {
+                let Ok(Some(mut message)) = message else { return };
+                tap.request(&mut message).then_some(message)
+            }
+            Some(message) = own.recv() => Some(message),
+        };
+        let Some(message) = message else { continue };
+        // Who waits for the first lives as long as this.
+        asked.take().map(|asked| asked.send(()));
+        // After what introduces the proxy.
+        for message in iter::once(message).chain(tap.question()) {
+            if to.send(message).await.is_err() {
+                // The other half knows why the control plane takes no more.
+                std::future::pending::<()>().await;
+            }
         }
     }
 }

@@ -22,7 +22,7 @@ pub(crate) struct Status {
     pub(crate) options: Arc<Options>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) identity: watch::Receiver<Option<Identity>>,
-    pub(crate) table: watch::Receiver<Arc<NameTable>>,
+    pub(crate) names: watch::Receiver<NameTable>,
     pub(crate) quit: watch::Sender<bool>,
 }
 
@@ -33,8 +33,8 @@ impl Status {
         let valid = self.identity.borrow().as_ref().is_some_and(|i| i.svid.validity().contains(now));
         if !valid {
             Some("no valid certificate")
-        } else if self.options.dns.is_some() && !self.table.borrow().is_known() {
-            Some("no name table")
+        } else if self.options.dns.is_some() && !self.names.borrow().is_known() {
+            Some("no names yet")
         } else if self.options.dataplane_ready.as_ref().is_some_and(|ready| !*ready.borrow()) {
             Some("the proxy is not ready")
         } else {

@@ -8,10 +8,8 @@ use hyper_util::rt::TokioIo;
 use mizzen_net::{ConnectOptions, TlsError};
 use mizzen_pki::tls::{TlsOptions, client_config};
 use mizzen_pki::{PkiError, Svid, TrustBundle, server_verifier_by_name};
-use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
-use tracing::warn;
 
 use crate::{Address, Options};
 
@@ -31,20 +29,6 @@ const PONG_WITHIN: Duration = Duration::from_secs(10);
 
 /// A control plane that has said nothing to the first question for so long is warned of.
 pub(crate) const SILENCE: Duration = Duration::from_secs(10);
-/// After this the agent's own questions are asked anew.
-const ANSWER_WITHIN: Duration = Duration::from_secs(60);
-
-/// Waits for the first answer to a question; says so if it takes long, and gives up in the end.
-pub(crate) async fn first_answer<T>(what: &str, answer: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
-    let mut answer = std::pin::pin!(answer);
-    if let Ok(answer) = tokio::time::timeout(SILENCE, &mut answer).await {
-        return answer;
-    }
-    warn!(what, seconds = SILENCE.as_secs(), "the control plane has not answered yet");
-    let late = tokio::time::timeout(ANSWER_WITHIN - SILENCE, answer).await;
-    late.unwrap_or_else(|_| Err(Status::deadline_exceeded(format!("no answer within {} s", ANSWER_WITHIN.as_secs()))))
-}
-
 /// Why the control plane cannot be reached.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
@@ -162,17 +146,6 @@ mod tests {
         let mut payload = vec![0; (usize::from(head[1]) << 8) | usize::from(head[2])];
         stream.read_exact(&mut payload).await.unwrap();
         (head[3], head[4], payload)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_answer_is_not_waited_for_for_ever() {
-        let never = std::future::pending::<Result<(), Status>>();
-        assert_eq!(first_answer("nothing", never).await.unwrap_err().code(), tonic::Code::DeadlineExceeded);
-        let late = async {
-            tokio::time::sleep(2 * SILENCE).await;
-            Ok(7)
-        };
-        assert_eq!(first_answer("something", late).await.unwrap(), 7);
     }
 
     /// A server that answers pings and nothing else. The clock stands still but for the client's own timers.

@@ -1,14 +1,13 @@
 //! An agent against a control plane in this process: CA and ADS over TLS on loopback, SDS and the relay over Unix sockets, DNS over UDP and TCP.
 
 mod control;
+mod names;
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use control::{ControlPlane, Request};
-use hickory_proto::op::{Message, Query, ResponseCode};
-use hickory_proto::rr::{Name, RecordType};
 use hyper_util::rt::TokioIo;
 use mizzen_agent::{Agent, Options, bootstrap};
 use mizzen_pki::{Ca, CaLimits, Svid, TrustBundle, UnixTime, Validity};
@@ -20,8 +19,8 @@ use mizzen_protos::envoy::envoy::service::discovery::v3::{
 use mizzen_protos::envoy::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
 use mizzen_xds::types::{CLUSTER, SECRET};
 use prost::Message as _;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket, UnixStream};
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
@@ -119,7 +118,17 @@ async fn setup() -> Setup {
     let control = ControlPlane::start(folder.path()).await;
     let mut options = control.options(folder.path());
     options.renewal = later;
+    options.dns = None;
     Setup { control, folder, options }
+}
+
+/// A stream of the proxy's to the relay, with its first request.
+async fn proxy(options: &Options, first: DeltaDiscoveryRequest) -> Delta {
+    let (requests, receiver) = mpsc::channel(8);
+    requests.send(DeltaDiscoveryRequest { node: bootstrap(options).node, ..first }).await.unwrap();
+    let mut client = AggregatedDiscoveryServiceClient::new(channel(&options.dir.join("XDS")).await);
+    let responses = within(client.delta_aggregated_resources(ReceiverStream::new(receiver))).await.unwrap().into_inner();
+    Delta { requests, responses }
 }
 
 #[tokio::test]
@@ -364,15 +373,11 @@ async fn the_control_plane_must_be_who_it_should() {
 
 #[tokio::test]
 async fn the_relay() {
-    let Setup { mut control, folder, options } = setup().await;
+    let Setup { mut control, folder: _folder, options } = setup().await;
     let node = bootstrap(&options).node.unwrap();
     assert_eq!(node.id, "sidecar~10.244.0.7~reviews-0.shop~shop.svc.cluster.local");
-    let agent = Agent::start(options).await.unwrap();
-    let (requests, receiver) = mpsc::channel(8);
-    requests.send(DeltaDiscoveryRequest { node: Some(node), ..subscribe(CLUSTER, &["*"]) }).await.unwrap();
-    let mut client = AggregatedDiscoveryServiceClient::new(channel(&folder.path().join("XDS")).await);
-    let responses = within(client.delta_aggregated_resources(ReceiverStream::new(receiver))).await.unwrap().into_inner();
-    let mut stream = Delta { requests, responses };
+    let agent = Agent::start(options.clone()).await.unwrap();
+    let mut stream = proxy(&options, subscribe(CLUSTER, &["*"])).await;
     let first = stream.next().await;
     assert_eq!((first.type_url.as_str(), first.resources[0].name.as_str()), (CLUSTER, "echo of *"));
     let seen = control.stream().await;
@@ -385,95 +390,10 @@ async fn the_relay() {
     let error = within(stream.responses.message()).await.unwrap_err();
     assert_eq!(error.code(), Code::Unavailable, "{error}");
     // While it is away, a new stream ends at once in the same way; the old one's end does not matter.
-    let (_requests, receiver) = mpsc::channel(8);
-    let mut responses = within(client.delta_aggregated_resources(ReceiverStream::new(receiver))).await.unwrap().into_inner();
-    let error = within(responses.message()).await.unwrap_err();
+    let mut stream = proxy(&options, subscribe(CLUSTER, &["*"])).await;
+    let error = within(stream.responses.message()).await.unwrap_err();
     assert_eq!(error.code(), Code::Unavailable, "{error}");
     drop(agent);
-}
-
-fn question(name: &str, kind: RecordType) -> Message {
-    let mut message = Message::query();
-    message.metadata.recursion_desired = true;
-    message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
-    message
-}
-
-async fn by_udp(server: SocketAddr, question: &Message) -> Message {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    socket.send_to(&question.to_vec().unwrap(), server).await.unwrap();
-    let mut buffer = vec![0; 4096];
-    let (length, _) = within(socket.recv_from(&mut buffer)).await.unwrap();
-    Message::from_vec(&buffer[..length]).unwrap()
-}
-
-async fn by_tcp(server: SocketAddr, question: &Message) -> Message {
-    let mut stream = TcpStream::connect(server).await.unwrap();
-    let bytes = question.to_vec().unwrap();
-    stream.write_u16(bytes.len().try_into().unwrap()).await.unwrap();
-    stream.write_all(&bytes).await.unwrap();
-    let mut response = vec![0; within(stream.read_u16()).await.unwrap().into()];
-    stream.read_exact(&mut response).await.unwrap();
-    Message::from_vec(&response).unwrap()
-}
-
-fn outcome(question: &Message, response: &Message) -> String {
-    assert_eq!((response.metadata.id, &response.queries), (question.metadata.id, &question.queries));
-    let cut = if response.metadata.truncation { " cut" } else { "" };
-    match response.metadata.response_code {
-        ResponseCode::NoError => {
-            let ips: Vec<String> = response.answers.iter().filter_map(|r| r.data.ip_addr()).map(|ip| ip.to_string()).collect();
-            if ips.len() > 3 { format!("{} addresses{cut}", ips.len()) } else { format!("{}{cut}", ips.join(" ")) }
-        }
-        code => format!("{code:?}"),
-    }
-}
-
-#[tokio::test]
-async fn names() {
-    let Setup { mut control, folder: _folder, mut options } = setup().await;
-    options.dns.as_mut().unwrap().upstreams = vec![control::name_server().await];
-    let agent = Agent::start(options).await.unwrap();
-    within(agent.ready()).await;
-    let server = agent.dns_address().unwrap();
-    use RecordType::{A, AAAA};
-    for (name, kind, udp, tcp) in [
-        ("reviews.shop.svc.cluster.local.", A, "10.96.0.1", "10.96.0.1"),
-        ("reviews.shop.svc.cluster.local.", AAAA, "", ""),
-        ("reviews.", A, "10.96.0.1", "10.96.0.1"),
-        ("nobody.shop.svc.cluster.local.", A, "NXDomain", "NXDomain"),
-        ("api.example.com.", A, "240.0.0.1", "240.0.0.1"),
-        ("x.wild.example.", A, "240.0.0.2", "240.0.0.2"),
-        ("outside.example.", A, "192.0.2.1", "192.0.2.1"),
-        ("nothing.example.", A, "NXDomain", "NXDomain"),
-        ("big.example.", A, " cut", "100 addresses"),
-        ("broken.example.", A, "ServFail", "ServFail"),
-    ] {
-        let q = question(name, kind);
-        assert_eq!(outcome(&q, &by_udp(server, &q).await), udp, "{name} {kind} by UDP");
-        assert_eq!(outcome(&q, &by_tcp(server, &q).await), tcp, "{name} {kind} by TCP");
-    }
-    // A new table is live without a restart; the control plane's absence changes nothing.
-    control.name("late.shop.svc.cluster.local", "10.96.0.9");
-    let mut names = agent.names();
-    let known = |n: &std::sync::Arc<mizzen_agent::NameTable>| n.find("late.shop.svc.cluster.local") != mizzen_agent::Answer::Absent;
-    within(names.wait_for(known)).await.unwrap();
-    control.stop().await;
-    let q = question("late.shop.svc.cluster.local.", A);
-    assert_eq!(outcome(&q, &by_udp(server, &q).await), "10.96.0.9");
-}
-
-/// Nobody answers before the table, and nobody upstream is asked for the mesh's names.
-#[tokio::test]
-async fn names_before_the_table() {
-    let Setup { mut control, folder: _folder, options } = setup().await;
-    control.stop().await;
-    let agent = Agent::start(options).await.unwrap();
-    let server = agent.dns_address().unwrap();
-    for name in ["reviews.shop.svc.cluster.local.", "outside.example."] {
-        let q = question(name, RecordType::A);
-        assert_eq!(outcome(&q, &by_udp(server, &q).await), "ServFail", "{name}");
-    }
 }
 
 async fn http(address: SocketAddr, method: http::Method, target: &str) -> (u16, String) {

@@ -167,7 +167,9 @@ mod tests {
             ("api.example.com", vec!["240.0.0.1".to_owned()]),
         ];
         let message = nds::NameTable { table: table.into_iter().map(|(n, ips)| (n.to_owned(), info(ips))).collect() };
-        NameTable::new(&message, "shop", &["cluster.local".to_owned()])
+        let mut names = NameTable::empty("shop", &["cluster.local".to_owned()]);
+        names.replace(&message);
+        names
     }
 
     fn question(name: &str, kind: RecordType) -> Message {

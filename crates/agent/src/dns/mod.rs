@@ -1,4 +1,4 @@
-//! The workload's DNS server: the mesh's names from the name table, all others from upstream.
+//! The workload's DNS server: the mesh's names from the control plane, all others from upstream.
 
 mod answer;
 mod forward;
@@ -37,7 +37,7 @@ pub(crate) struct Server {
 
 /// What every question needs.
 struct Work {
-    table: watch::Receiver<Arc<NameTable>>,
+    names: watch::Receiver<NameTable>,
     upstream: Upstream,
     metrics: Arc<Metrics>,
     questions: Arc<Semaphore>,
@@ -47,14 +47,14 @@ impl Server {
     /// Binds. With port 0 both transports get the same free port.
     pub(crate) fn bind(
         options: &DnsOptions,
-        table: watch::Receiver<Arc<NameTable>>,
+        names: watch::Receiver<NameTable>,
         upstream: Upstream,
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
         let (udp, tcp) = both(options.listen)?;
         let (udp, tcp) = (UdpSocket::from_std(udp)?, TcpListener::from_std(tcp)?);
         let questions = Arc::new(Semaphore::new(QUESTIONS));
-        Ok(Server { udp, tcp, work: Arc::new(Work { table, upstream, metrics, questions }) })
+        Ok(Server { udp, tcp, work: Arc::new(Work { names, upstream, metrics, questions }) })
     }
 
     /// Where it listens.
@@ -141,8 +141,8 @@ impl Work {
     /// The response to one message; `None` if it deserves none.
     async fn respond(&self, message: &[u8], udp: bool) -> Option<Vec<u8>> {
         self.metrics.dns_requests.inc();
-        let table = self.table.borrow().clone();
-        let (question, limit) = match answer::decide(message, &table, udp) {
+        let decision = answer::decide(message, &self.names.borrow(), udp);
+        let (question, limit) = match decision {
             answer::Decision::Respond(response) => return Some(response),
             answer::Decision::Drop => return None,
             answer::Decision::Forward { question, limit } => (question, limit),

@@ -1,4 +1,6 @@
-//! A control plane of a few lines: a CA that believes tokens, an ADS that serves a name table and echoes all other questions.
+//! A control plane of a few lines: a CA that believes tokens, an ADS that serves a name table and an index, and echoes all other questions.
+
+mod ads;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,7 +12,6 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::Stream;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{RData, Record};
 use mizzen_agent::{DnsOptions, Options, ProxyType, TokenSource};
@@ -19,21 +20,16 @@ use mizzen_pki::tls::{TlsOptions, server_config};
 use mizzen_pki::{Ca, CaLimits, TrustBundle, UnixTime, client_verifier};
 use mizzen_protos::ca::istio_certificate_service_server::{IstioCertificateService, IstioCertificateServiceServer};
 use mizzen_protos::ca::{IstioCertificateRequest, IstioCertificateResponse};
-use mizzen_protos::envoy::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
-    aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
-};
-use mizzen_protos::{Any, nds};
+use mizzen_protos::envoy::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use mizzen_protos::{index, nds};
 use mizzen_types::SpiffeId;
-use mizzen_xds::types::NAME_TABLE;
-use prost::Message as _;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf};
 use tokio::net::{TcpListener, UdpSocket, UnixStream};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
-use tonic::{Request as Rpc, Response, Status, Streaming};
+use tonic::{Request as Rpc, Response, Status};
 
 /// What a request for a certificate showed.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,6 +51,7 @@ pub(crate) struct ControlPlane {
     token: std::os::fd::OwnedFd,
     requests: mpsc::UnboundedReceiver<Request>,
     streams: mpsc::UnboundedReceiver<Seen>,
+    answers: mpsc::UnboundedReceiver<String>,
 }
 
 struct Shared {
@@ -65,8 +62,18 @@ struct Shared {
     only_tokens: AtomicBool,
     hold: watch::Sender<bool>,
     names: watch::Sender<BTreeMap<String, nds::name_table::NameInfo>>,
+    /// Once it is told of the index: what has changed last, and all of it.
+    index: watch::Sender<Option<Index>>,
+    opened: AtomicU32,
+    answers: mpsc::UnboundedSender<String>,
     failures: Mutex<u32>,
     failed: Notify,
+}
+
+#[derive(Default)]
+struct Index {
+    all: BTreeMap<String, index::Host>,
+    changed: Vec<String>,
 }
 
 fn info(ip: &str, short: &str) -> nds::name_table::NameInfo {
@@ -90,6 +97,7 @@ impl ControlPlane {
         let config = server_config(&server, Some(client_verifier(ca.roots(), vec![], false).unwrap()), &tls).unwrap();
         let (requests, request_receiver) = mpsc::unbounded_channel();
         let (streams, stream_receiver) = mpsc::unbounded_channel();
+        let (answers, answer_receiver) = mpsc::unbounded_channel();
         let names = [
             ("reviews.shop.svc.cluster.local", info("10.96.0.1", "reviews")),
             ("api.example.com", info("240.0.0.1", "")),
@@ -103,6 +111,9 @@ impl ControlPlane {
             only_tokens: AtomicBool::new(false),
             hold: watch::channel(false).0,
             names: watch::channel(names.map(|(n, i)| (n.to_owned(), i)).into()).0,
+            index: watch::channel(None).0,
+            opened: AtomicU32::new(0),
+            answers,
             failures: Mutex::new(0),
             failed: Notify::new(),
         });
@@ -113,7 +124,8 @@ impl ControlPlane {
         let (token, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         theirs.set_nonblocking(true).unwrap();
         tasks.spawn(tokens(UnixStream::from_std(theirs).unwrap()));
-        ControlPlane { shared, address, tasks, token: token.into(), requests: request_receiver, streams: stream_receiver }
+        let (requests, streams, answers) = (request_receiver, stream_receiver, answer_receiver);
+        ControlPlane { shared, address, tasks, token: token.into(), requests, streams, answers }
     }
 
     pub(crate) fn options(&self, folder: &Path) -> Options {
@@ -167,6 +179,38 @@ impl ControlPlane {
         self.shared.names.send_modify(|names| {
             names.insert(name.to_owned(), info(ip, ""));
         });
+    }
+
+    /// Changes entries of the index: their addresses, or that there are none. From the first on it is what names come from.
+    pub(crate) fn index(&self, hosts: impl IntoIterator<Item = (String, Option<u32>)>) {
+        self.shared.index.send_modify(|index| {
+            let index = index.get_or_insert_default();
+            index.changed.clear();
+            for (host, ip) in hosts {
+                index.changed.push(host.clone());
+                match ip {
+                    Some(ip) => {
+                        let addresses = vec![ip.to_be_bytes().to_vec()];
+                        index.all.insert(host, index::Host { addresses, kubernetes: true, ..Default::default() })
+                    }
+                    None => index.all.remove(&host),
+                };
+            }
+        });
+    }
+
+    /// How many ADS streams there were.
+    pub(crate) fn streams_opened(&self) -> u32 {
+        self.shared.opened.load(Ordering::Relaxed)
+    }
+
+    /// The next answers to responses: type, nonce (without the type), and the version of one of state of the world.
+    pub(crate) async fn answers_to(&mut self, count: usize) -> Vec<String> {
+        let mut all = Vec::new();
+        while all.len() < count {
+            all.push(tokio::time::timeout(Duration::from_secs(60), self.answers.recv()).await.expect("an answer").unwrap());
+        }
+        all
     }
 
     /// Closes the port and every connection.
@@ -307,82 +351,6 @@ impl IstioCertificateService for Service {
             self.0.ca.sign_csr(&request.csr, &id, ttl, UnixTime::now()).map_err(|e| Status::invalid_argument(e.to_string()))?;
         Ok(Response::new(IstioCertificateResponse { cert_chain }))
     }
-}
-
-type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-#[tonic::async_trait]
-impl AggregatedDiscoveryService for Service {
-    type StreamAggregatedResourcesStream = Responses<DiscoveryResponse>;
-    type DeltaAggregatedResourcesStream = Responses<DeltaDiscoveryResponse>;
-
-    async fn stream_aggregated_resources(
-        &self,
-        _: Rpc<Streaming<DiscoveryRequest>>,
-    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        Err(Status::unimplemented("delta only"))
-    }
-
-    async fn delta_aggregated_resources(
-        &self,
-        rpc: Rpc<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let identity = rpc.extensions().get::<Option<String>>().cloned().flatten();
-        let (sender, receiver) = mpsc::channel(8);
-        tokio::spawn(stream(rpc.into_inner(), self.0.clone(), identity, sender));
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
-    }
-}
-
-async fn stream(
-    mut requests: Streaming<DeltaDiscoveryRequest>,
-    shared: Arc<Shared>,
-    identity: Option<String>,
-    sender: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
-) {
-    let mut names = shared.names.subscribe();
-    let mut table = false;
-    loop {
-        let response = tokio::select! {
-            request = requests.message() => {
-                let Ok(Some(request)) = request else { return };
-                if !request.response_nonce.is_empty() {
-                    continue;
-                }
-                if request.type_url == NAME_TABLE {
-                    table = true;
-                    name_table(&names)
-                } else {
-                    if let Some(node) = &request.node {
-                        let _ = shared.streams.send(Seen { identity: identity.clone(), node: node.id.clone() });
-                    }
-                    let echo = |name: &String| resource(&request.type_url, &format!("echo of {name}"), Vec::new());
-                    let resources = request.resource_names_subscribe.iter().map(echo).collect();
-                    DeltaDiscoveryResponse { type_url: request.type_url.clone(), nonce: "1".to_owned(), resources, ..Default::default() }
-                }
-            }
-            _ = names.changed() => {
-                if !table {
-                    continue;
-                }
-                name_table(&names)
-            }
-        };
-        if sender.send(Ok(response)).await.is_err() {
-            return;
-        }
-    }
-}
-
-fn name_table(names: &watch::Receiver<BTreeMap<String, nds::name_table::NameInfo>>) -> DeltaDiscoveryResponse {
-    let table = nds::NameTable { table: names.borrow().clone().into_iter().collect() };
-    let resources = vec![resource(NAME_TABLE, "", table.encode_to_vec())];
-    DeltaDiscoveryResponse { type_url: NAME_TABLE.to_owned(), nonce: "1".to_owned(), resources, ..Default::default() }
-}
-
-fn resource(type_url: &str, name: &str, value: Vec<u8>) -> Resource {
-    let body = Any { type_url: type_url.to_owned(), value };
-    Resource { name: name.to_owned(), version: "1".to_owned(), resource: Some(body), ..Default::default() }
 }
 
 /// A name server outside the mesh, by UDP and TCP on one port: `outside.example` exists, `big.example` needs TCP, `broken.example` is garbage.
