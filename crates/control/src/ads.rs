@@ -194,7 +194,7 @@ impl Discovery {
         for response in push.responses {
             let label = label(&response.type_url);
             self.metrics.pushes.with_label_values(&[label]).inc();
-            let size: usize = response.resources.iter().map(|(_, resource)| resource.body.value.len()).sum();
+            let size: usize = response.resources.iter().map(|(_, resource)| resource.len()).sum();
             self.metrics.sent(label, size);
             let response = Outgoing { response, version: push.version.to_string(), identifier: self.identifier.clone() };
             let taken = send(out, response).await.inspect_err(|_| {

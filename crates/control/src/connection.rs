@@ -91,6 +91,9 @@ impl Connection {
         let epoch = memo.read();
         let (mut round, queued) = {
             let mut progress = self.progress();
+            for (type_url, name) in progress.session.take_let_go() {
+                kind(&type_url).into_iter().for_each(|kind| epoch.release(&self.asker, kind, &name));
+            }
             let due = self.asker.take_due();
             for (kind, names) in &due.names {
                 let type_url = kind.type_url();
@@ -112,6 +115,14 @@ impl Connection {
         }
         let mut progress = self.progress();
         let responses = progress.session.end(round);
+        for Response { type_url, removed, .. } in &responses {
+            // What was asked for by name may come to be.
+            for (kind, name) in removed.iter().filter_map(|name| Some((kind(type_url)?, name))) {
+                if !progress.session.is_explicit(type_url, name) {
+                    epoch.release(&self.asker, kind, name);
+                }
+            }
+        }
         progress.sent = epoch.version();
         progress.changed = progress.changed.or(queued);
         Push { responses, version: progress.sent, settled: progress.settle(), waited }

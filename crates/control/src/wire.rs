@@ -9,8 +9,8 @@ use std::{
 };
 
 use http_body::{Body as HttpBody, Frame};
-use mizzen_protos::envoy::envoy::service::discovery::v3::DeltaDiscoveryRequest;
-use mizzen_xds::server::{Resource, Response};
+use mizzen_protos::{Any, envoy::envoy::service::discovery::v3::DeltaDiscoveryRequest};
+use mizzen_xds::server::{Parts, Resource, Response};
 use prost::{
     bytes::{BufMut, Bytes, BytesMut},
     encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
@@ -143,12 +143,14 @@ struct Written {
     outgoing: Outgoing,
     /// Resources written so far; none: not even its beginning was.
     resources: Option<usize>,
+    /// Parts of the next resource written so far; none: not even its beginning was.
+    part: Option<usize>,
     over: bool,
 }
 
 impl Written {
     fn new(outgoing: Outgoing) -> Self {
-        Written { outgoing, resources: None, over: false }
+        Written { outgoing, resources: None, part: None, over: false }
     }
 
     /// The next piece: as many resources as make it large enough.
@@ -164,12 +166,35 @@ impl Written {
             self.outgoing.encode_head(&mut out);
             0
         });
-        while out.len() < PIECE && next < self.outgoing.response.resources.len() {
-            self.outgoing.encode_resource(next, &mut out);
-            next += 1;
+        while out.len() < PIECE
+            && let Some((_, resource)) = self.outgoing.response.resources.get(next)
+        {
+            let part = match self.part {
+                Some(part) => part,
+                None => {
+                    self.outgoing.encode_resource(next, &mut out);
+                    0
+                }
+            };
+            let (number, rest) = match &resource.parts {
+                Some(parts) => (parts.field, parts.messages.get(part..).unwrap_or_default()),
+                None => (0, &[][..]),
+            };
+            let mut written = 0;
+            while out.len() < PIECE
+                && let Some((_, message)) = rest.get(written)
+            {
+                field(&mut out, number, &message.value);
+                written += 1;
+            }
+            self.part = (written < rest.len()).then_some(part + written);
+            if self.part.is_none() {
+                self.outgoing.encode_name(next, &mut out);
+                next += 1;
+            }
         }
         self.resources = Some(next);
-        if out.len() < PIECE {
+        if out.len() < PIECE && self.part.is_none() {
             self.outgoing.encode_end(&mut out);
             self.over = true;
         }
@@ -202,10 +227,17 @@ fn text_length(tag: u32, text: &str) -> usize {
     if text.is_empty() { 0 } else { length_of(tag, text.len()) }
 }
 
+/// The length of a resource's content, its parts included.
+fn value_length(resource: &Resource) -> usize {
+    let part = |parts: &Parts, message: &Any| length_of(parts.field, message.value.len());
+    let parts = resource.parts.iter().flat_map(|parts| parts.messages.iter().map(move |(_, message)| part(parts, message)));
+    resource.body.value.len() + parts.sum::<usize>()
+}
+
 /// The length of the `Any` in a `Resource`, and of the `Resource`.
 fn lengths(name: &str, resource: &Resource) -> (usize, usize) {
-    let value = &resource.body.value;
-    let any = text_length(1, &resource.body.type_url) + if value.is_empty() { 0 } else { length_of(2, value.len()) };
+    let value = value_length(resource);
+    let any = text_length(1, &resource.body.type_url) + if value == 0 { 0 } else { length_of(2, value) };
     // A version is 16 digits.
     (any, length_of(1, 16) + length_of(2, any) + text_length(3, name))
 }
@@ -224,7 +256,7 @@ impl Outgoing {
         text(out, 1, &self.version);
     }
 
-    /// One of its resources.
+    /// One of its resources, up to its parts.
     fn encode_resource(&self, at: usize, out: &mut impl BufMut) {
         let Some((name, resource)) = self.response.resources.get(at) else { return };
         let (any, whole) = lengths(name, resource);
@@ -232,10 +264,16 @@ impl Outgoing {
         field(out, 1, resource.version.to_string().as_bytes());
         head(out, 2, any);
         text(out, 1, &resource.body.type_url);
-        if !resource.body.value.is_empty() {
-            field(out, 2, &resource.body.value);
+        let value = value_length(resource);
+        if value > 0 {
+            head(out, 2, value);
+            out.put_slice(&resource.body.value);
         }
-        text(out, 3, name);
+    }
+
+    /// What comes after a resource's parts.
+    fn encode_name(&self, at: usize, out: &mut impl BufMut) {
+        self.response.resources.get(at).into_iter().for_each(|(name, _)| text(out, 3, name));
     }
 
     /// What comes after them.
@@ -251,10 +289,8 @@ impl Outgoing {
 
 #[cfg(test)]
 mod tests {
-    use mizzen_protos::{
-        Any,
-        envoy::envoy::{config::core::v3::ControlPlane, service::discovery::v3::DeltaDiscoveryResponse},
-    };
+    use mizzen_protos::envoy::envoy::{config::core::v3::ControlPlane, service::discovery::v3::DeltaDiscoveryResponse};
+    use mizzen_xds::Version;
     use prost::Message;
 
     use super::*;
@@ -278,6 +314,25 @@ mod tests {
             assert_eq!(bytes.len(), length);
             assert_eq!(DeltaDiscoveryResponse::decode(bytes).unwrap(), expected);
             assert_eq!(bytes, expected.encode_to_vec());
+        }
+    }
+
+    /// What is joined from many parts is written part by part, to the bytes that it has as a whole.
+    #[test]
+    fn parts_in_pieces() {
+        let part = |n: usize| (Version(n as u64), Arc::new(Any { type_url: String::new(), value: vec![n as u8; n % 700] }));
+        for count in [0, 1, 700] {
+            let head = Resource::new(Any { type_url: "type.googleapis.com/a.B".into(), value: vec![10, 1, 65] });
+            let joined = head.joined(Parts { field: 2, messages: (0..count).map(part).collect() });
+            let resources = ["a", "b"].map(|name| (name.into(), joined.clone())).to_vec();
+            let response = Response { type_url: "type.googleapis.com/a.B".into(), nonce: "1".into(), resources, removed: vec![] };
+            let mut expected = DeltaDiscoveryResponse::from(response.clone());
+            expected.system_version_info = "1".into();
+            expected.control_plane = Some(ControlPlane { identifier: "mizzend".into() });
+            let mut written = Written::new(Outgoing { response, version: "1".into(), identifier: "mizzend".into() });
+            let pieces: Vec<Bytes> = std::iter::from_fn(|| written.piece()).collect();
+            assert!(pieces.iter().all(|piece| piece.len() < PIECE + 1000), "{count}");
+            assert_eq!(&pieces.concat()[5..], expected.encode_to_vec(), "{count}");
         }
     }
 

@@ -132,7 +132,7 @@ impl ProxyView {
     }
 
     /// The services under a host that are visible here, in the order in which they are meant.
-    pub(crate) fn under<'a>(&self, reader: &Reader<'a>, host: &Hostname) -> Vec<&'a Arc<ServiceView>> {
+    pub fn under<'a>(&self, reader: &Reader<'a>, host: &Hostname) -> Vec<&'a Arc<ServiceView>> {
         reader.question(Question::Under(host.clone()), || {
             let candidates: Candidates<'a> = reader.ask(Query::Service(host.clone())).derived().under_host(host).collect();
             let sight = self.sight(reader);

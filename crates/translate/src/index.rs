@@ -129,7 +129,7 @@ pub(crate) fn brings(scope: &Scope<'_, '_>, kind: ResourceKind, name: &str, any:
             found.entry(ResourceKind::Endpoints).or_default().insert(name.into());
         }
 
-        ResourceKind::Cluster | ResourceKind::Endpoints | ResourceKind::NameTable | ResourceKind::Index => {}
+        ResourceKind::Cluster | ResourceKind::Endpoints | ResourceKind::NameTable | ResourceKind::NameEntry | ResourceKind::Index => {}
     }
     let all = found.into_iter().flat_map(|(kind, names)| names.into_iter().map(move |name| (kind, name)));
     // Others are everybody's.

@@ -34,7 +34,7 @@ mod tls;
 mod traffic;
 mod wire;
 
-use mizzen_model::{ProxyType, ProxyView, Reader};
+use mizzen_model::{ON_DEMAND, ProxyType, ProxyView, Reader};
 use mizzen_protos::{Any, envoy::envoy, nds::NameTable};
 use mizzen_types::Name;
 
@@ -55,10 +55,12 @@ pub enum ResourceKind {
     NameTable,
     /// `mizzen.index.v1.Host`, called by its host, for proxies that fetch on demand.
     Index,
+    /// An entry of the name table, called by its host: a part, never sent alone.
+    NameEntry,
 }
 
 impl ResourceKind {
-    /// All kinds, in the order in which they are sent.
+    /// All kinds that are sent, in that order.
     pub const ALL: [ResourceKind; 7] = [
         ResourceKind::Index,
         ResourceKind::Cluster,
@@ -78,6 +80,7 @@ impl ResourceKind {
             ResourceKind::Route => wire::type_url::<envoy::config::route::v3::RouteConfiguration>(),
             ResourceKind::VirtualHost => wire::type_url::<envoy::config::route::v3::VirtualHost>(),
             ResourceKind::Index => "type.googleapis.com/mizzen.index.v1.Host".into(),
+            ResourceKind::NameEntry => "type.googleapis.com/istio.networking.nds.v1.NameTable.TableEntry".into(),
             ResourceKind::NameTable => "type.googleapis.com/istio.networking.nds.v1.NameTable".into(),
         }
     }
@@ -112,7 +115,7 @@ pub fn list(reader: &Reader<'_>, view: &ProxyView, kind: ResourceKind) -> Vec<Na
         (ResourceKind::NameTable, ProxyType::Sidecar) if !scope.is_on_demand() => vec![Name::from("")],
         (ResourceKind::Index, ProxyType::Sidecar) if scope.is_on_demand() => index::list(&scope),
         // Virtual hosts are asked for by name.
-        (ResourceKind::NameTable | ResourceKind::Index | ResourceKind::VirtualHost, _) => Vec::new(),
+        (ResourceKind::NameTable | ResourceKind::Index | ResourceKind::VirtualHost | ResourceKind::NameEntry, _) => Vec::new(),
     }
 }
 
@@ -154,13 +157,65 @@ pub fn build(reader: &Reader<'_>, view: &ProxyView, kind: ResourceKind, name: &N
         (ResourceKind::Route, ProxyType::Sidecar) => rds::build(&scope, name)?,
         (ResourceKind::Listener, ProxyType::Router) => gateway::build_listener(&scope, name)?,
         (ResourceKind::Route, ProxyType::Router) => gateway::build_route(&scope, name)?,
-        (ResourceKind::VirtualHost, ProxyType::Sidecar) if scope.is_on_demand() => rds::build_host(&scope, name)?,
+        (ResourceKind::VirtualHost, ProxyType::Sidecar) => rds::build_host(&scope, name)?,
         (ResourceKind::Index, ProxyType::Sidecar) if scope.is_on_demand() => index::build(&scope, name)?,
+        (ResourceKind::NameEntry, _) => nds::build_entry(&scope, name)?,
         (ResourceKind::VirtualHost | ResourceKind::Index, _) => return None,
         (ResourceKind::NameTable, _) => name.is_empty().then(|| nds::encode(&nds::table(&scope)))?,
     };
     let brings = if scope.is_on_demand() { index::brings(&scope, kind, name, &any) } else { Vec::new() };
     Some(Resource { name: name.clone(), any, brings })
+}
+
+/// How a resource that holds many things is joined: a message without them, and the parts as one repeated field of it. A part is built, and changes, by
+/// itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Joined {
+    /// The kind of its parts, whose bytes are the field's.
+    pub part: ResourceKind,
+    /// The field's number.
+    pub field: u32,
+}
+
+/// Whether a resource of a proxy is joined from parts. That hangs on its type and its extensions alone.
+pub fn joined(view: &ProxyView, kind: ResourceKind, name: &str) -> Option<Joined> {
+    let facts = view.facts();
+    let whole = facts.kind != ProxyType::Sidecar || facts.extensions.contains(ON_DEMAND);
+    match kind {
+        ResourceKind::Route if !whole && names::number(name).is_some() => Some(Joined { part: ResourceKind::VirtualHost, field: 2 }),
+        ResourceKind::NameTable if !whole && name.is_empty() => Some(Joined { part: ResourceKind::NameEntry, field: 1 }),
+        _ => None,
+    }
+}
+
+/// The resource that is joined from a part.
+pub fn whole_of(kind: ResourceKind, part: &str) -> Option<(ResourceKind, Name)> {
+    match kind {
+        ResourceKind::VirtualHost => part.split_once('/').map(|(port, _)| (ResourceKind::Route, port.into())),
+        ResourceKind::NameEntry => Some((ResourceKind::NameTable, "".into())),
+        _ => None,
+    }
+}
+
+/// The parts of a [`joined`] resource, in order; `None` if there is no such resource.
+pub fn parts(reader: &Reader<'_>, view: &ProxyView, kind: ResourceKind, name: &str) -> Option<Vec<Name>> {
+    let scope = scope::Scope::new(reader, view);
+    match kind {
+        ResourceKind::Route => rds::parts(&scope, names::number(name)?),
+        ResourceKind::NameTable => Some(nds::parts(&scope)),
+        _ => None,
+    }
+}
+
+/// A [`joined`] resource without its parts.
+pub fn build_head(reader: &Reader<'_>, view: &ProxyView, kind: ResourceKind, name: &Name) -> Option<Resource> {
+    let scope = scope::Scope::new(reader, view);
+    let any = match kind {
+        ResourceKind::Route => rds::head(&scope, name),
+        ResourceKind::NameTable => nds::head(),
+        _ => return None,
+    };
+    Some(Resource { name: name.clone(), any, brings: Vec::new() })
 }
 
 /// The name table that a proxy's DNS answers from.

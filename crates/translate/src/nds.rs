@@ -1,59 +1,84 @@
 //! The name table: what a proxy's DNS answers.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use mizzen_api::istio::EndpointAddress;
-use mizzen_model::Registry;
+use mizzen_model::{Registry, ServiceView};
 use mizzen_protos::{
     Any,
     nds::{NameTable, name_table::NameInfo},
 };
+use mizzen_types::{Hostname, Name};
 use prost::Message as _;
 
 use crate::{ResourceKind, scope::Scope, wire};
 
-/// Each service's host with its virtual addresses; a headless one with its pods'.
+/// The hosts that the proxy sees.
+pub(crate) fn parts(scope: &Scope<'_, '_>) -> Vec<Name> {
+    let ports = scope.ports().into_iter().map(|(service, _)| service);
+    let hosts: BTreeSet<&Hostname> = scope.view.services(scope.reader).into_iter().chain(ports).map(|service| &service.host).collect();
+    hosts.into_iter().map(|host| Name::from(host.as_str())).collect()
+}
+
+/// All of it.
 pub(crate) fn table(scope: &Scope<'_, '_>) -> NameTable {
-    let mut table: HashMap<String, NameInfo> = HashMap::new();
-    // Of each host the service that it means, before others whose ports it has too.
-    let firsts = scope.view.services(scope.reader).into_iter();
-    let mut seen = BTreeSet::new();
-    for service in firsts.chain(scope.ports().into_iter().map(|(service, _)| service)).filter(|service| seen.insert(service.key())) {
-        let ips: Vec<String> = if service.headless {
-            let endpoints = scope.reader.endpoints(service);
-            let mut ips: Vec<_> = endpoints
-                .by_port
-                .keys()
-                .flat_map(|port| endpoints.ready(*port))
-                .filter_map(|endpoint| match &endpoint.address {
-                    EndpointAddress::Ip(ip) => Some(*ip),
-                    EndpointAddress::Host(_) => None,
-                })
-                .collect();
-            ips.sort();
-            ips.dedup();
-            ips.iter().map(ToString::to_string).collect()
-        } else {
-            service.vips().map(|ip| ip.to_string()).collect()
-        };
+    let entries = parts(scope).into_iter().filter_map(|host| Some((host.to_string(), entry(scope, &host)?)));
+    NameTable { table: entries.collect() }
+}
+
+/// The entry of a host: its services' virtual addresses, of a headless one its pods'. None without an address.
+fn entry(scope: &Scope<'_, '_>, host: &str) -> Option<NameInfo> {
+    let host: Hostname = host.parse().ok()?;
+    // The service that the host means, before others whose ports it has too.
+    let all = scope.view.under(scope.reader, &host);
+    let owners: BTreeSet<_> = scope.ports_of(&host).into_iter().map(|(service, _)| service.key()).collect();
+    let mut found: Option<NameInfo> = None;
+    for (at, service) in all.into_iter().enumerate() {
+        if at > 0 && !owners.contains(&service.key()) {
+            continue;
+        }
+        let ips = addresses(scope, service);
         if ips.is_empty() {
             continue;
         }
-        if let Some(first) = table.get_mut(service.host.as_str()) {
-            let NameInfo { ips: known, .. } = first;
+        if let Some(NameInfo { ips: known, .. }) = &mut found {
             known.extend(ips.into_iter().filter(|ip| !known.contains(ip)).collect::<Vec<_>>());
             continue;
         }
         let kubernetes = service.registry == Registry::Kubernetes;
-        let info = NameInfo {
+        found = Some(NameInfo {
             ips,
             registry: if kubernetes { "Kubernetes" } else { "External" }.into(),
             shortname: if kubernetes { service.object.name.to_string() } else { String::new() },
             namespace: if kubernetes { service.namespace().to_string() } else { String::new() },
-        };
-        table.insert(service.host.to_string(), info);
+        });
     }
-    NameTable { table }
+    found
+}
+
+fn addresses(scope: &Scope<'_, '_>, service: &ServiceView) -> Vec<String> {
+    if !service.headless {
+        return service.vips().map(|ip| ip.to_string()).collect();
+    }
+    let endpoints = scope.reader.endpoints(service);
+    let ready = endpoints.by_port.keys().flat_map(|port| endpoints.ready(*port));
+    let ips: BTreeSet<_> = ready
+        .filter_map(|endpoint| match &endpoint.address {
+            EndpointAddress::Ip(ip) => Some(*ip),
+            EndpointAddress::Host(_) => None,
+        })
+        .collect();
+    ips.iter().map(ToString::to_string).collect()
+}
+
+/// The entry of a host in the table, as a message of its own.
+pub(crate) fn build_entry(scope: &Scope<'_, '_>, host: &str) -> Option<Any> {
+    entry(scope, host).map(|info| Any { type_url: ResourceKind::NameEntry.type_url(), value: wire::map_entry(host, &info.encode_to_vec()) })
+}
+
+/// The table without entries: those come as parts.
+pub(crate) fn head() -> Any {
+    Any { type_url: ResourceKind::NameTable.type_url(), value: Vec::new() }
 }
 
 /// The table in the order of its names.
@@ -64,5 +89,5 @@ pub(crate) fn encode(table: &NameTable) -> Any {
     for (name, info) in names {
         wire::entry(&mut value, 1, name, &info.encode_to_vec());
     }
-    Any { type_url: ResourceKind::NameTable.type_url(), value }
+    Any { value, ..head() }
 }

@@ -32,11 +32,8 @@ pub(crate) fn list(scope: &Scope<'_, '_>) -> Vec<Name> {
 
 pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
     let hosts = match names::number(name) {
-        Some(_) if scope.is_on_demand() => {
-            let vhds = Some(Vhds { config_source: Some(tls::ads()) });
-            return Some(wire::any(&RouteConfiguration { vhds, ..configuration(name, vec![unknown(scope)]) }));
-        }
-        Some(port) => of_port(scope, port)?,
+        Some(_) if scope.is_on_demand() => return Some(head(scope, name)),
+        Some(port) => parts(scope, port)?.iter().filter_map(|part| host_of_part(scope, part)).collect(),
         None => {
             let (host, port) = names::parse_sniffed_route(name)?;
             let service = scope.service_at(&host, port)?;
@@ -48,17 +45,71 @@ pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
     Some(wire::any(&configuration(name, hosts)))
 }
 
-/// One virtual host of a port's routes, by `PORT/HOST`.
+/// A port's routes without their virtual hosts: those come as parts, or where they are fetched on demand one by one, beside the last one.
+pub(crate) fn head(scope: &Scope<'_, '_>, name: &str) -> Any {
+    let mut made = configuration(name, Vec::new());
+    if scope.is_on_demand() {
+        made.vhds = Some(Vhds { config_source: Some(tls::ads()) });
+        made.virtual_hosts = vec![unknown(scope)];
+    }
+    wire::any(&made)
+}
+
+/// The virtual hosts of a port's routes, in order: `PORT/HOST`, with `!` and the domains that another one has. The last one, `PORT/`, is for all other
+/// hosts.
+pub(crate) fn parts(scope: &Scope<'_, '_>, number: u16) -> Option<Vec<Name>> {
+    let mut services = scope.services_at(number);
+    services.retain(|service| service.port(number).is_some_and(is_routed_by_host));
+    if services.is_empty() {
+        return None;
+    }
+    // One name may stand for one service only: the oldest that claims it.
+    services.sort_by_key(|service| (service.registry, service.created, service.host.clone()));
+    // Names of one word hang on who asks, and are nobody else's unless a host is such.
+    let words = services.iter().any(|service| !service.host.as_str().contains('.'));
+    let mut taken: BTreeSet<String> = BTreeSet::new();
+    let mut found: Vec<(&Hostname, Vec<String>)> = Vec::new();
+    for service in services {
+        let all = domains(scope, service, words);
+        let (own, lost): (Vec<_>, Vec<_>) = all.into_iter().partition(|domain| !taken.contains(domain));
+        if !own.is_empty() {
+            found.push((&service.host, lost));
+        }
+        taken.extend(own);
+    }
+    if number == 80 {
+        let alone = scope.reader.routed_hosts().filter(|host| !taken.contains(host.as_str()) && scope.service(host).is_none());
+        found.extend(alone.filter(|host| is_routed(scope, host, 80)).map(|host| (host, Vec::new())));
+    }
+    found.sort();
+    let name = |(host, lost): (&Hostname, Vec<String>)| match lost.as_slice() {
+        [] => Name::from(format!("{number}/{host}")),
+        lost => Name::from(format!("{number}/{host}!{}", lost.join(","))),
+    };
+    Some(found.into_iter().map(name).chain([Name::from(format!("{number}/"))]).collect())
+}
+
+/// One virtual host of a port's routes, by its name among [`parts`].
 pub(crate) fn build_host(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
+    host_of_part(scope, name).map(|host| wire::any(&host))
+}
+
+fn host_of_part(scope: &Scope<'_, '_>, name: &str) -> Option<VirtualHost> {
     let (port, host) = name.split_once('/')?;
-    let (number, host) = (names::number(port)?, host.parse().ok()?);
+    let (host, lost) = host.split_once('!').unwrap_or((host, ""));
+    let number = names::number(port)?;
+    if host.is_empty() {
+        return Some(unknown(scope));
+    }
+    let host = host.parse().ok()?;
     let served = scope.ports_of(&host).into_iter().find(|(_, port)| port.port == number);
-    let made = match served {
+    let mut made = match served {
         Some((service, port)) if is_routed_by_host(port) => of_service(scope, service, number),
         None if number == 80 && scope.service(&host).is_none() => routed(scope, &host)?,
         _ => return None,
     };
-    Some(wire::any(&made))
+    made.domains.retain(|domain| lost.split(',').all(|lost| lost != domain));
+    Some(made)
 }
 
 /// Whether a port's calls are told apart by their hosts.
@@ -88,33 +139,11 @@ pub(crate) fn virtual_host(name: String, domains: Vec<String>, routes: Vec<Route
     VirtualHost { name, domains, routes, include_request_attempt_count: true, ..Default::default() }
 }
 
-fn of_port(scope: &Scope<'_, '_>, number: u16) -> Option<Vec<VirtualHost>> {
-    let mut services = scope.services_at(number);
-    services.retain(|service| service.port(number).is_some_and(is_routed_by_host));
-    if services.is_empty() {
-        return None;
-    }
-    // One name may stand for one service only: the oldest that claims it.
-    services.sort_by_key(|service| (service.registry, service.created, service.host.clone()));
-    let mut taken = BTreeSet::new();
-    let mut hosts: Vec<VirtualHost> = services.into_iter().map(|service| of_service(scope, service, number)).collect();
-    if number == 80 {
-        hosts.extend(routed_only(scope));
-    }
-    for host in &mut hosts {
-        host.domains.retain(|domain| taken.insert(domain.clone()));
-    }
-    hosts.retain(|host| !host.domains.is_empty());
-    hosts.sort_by(|a, b| a.name.cmp(&b.name));
-    hosts.push(unknown(scope));
-    Some(hosts)
-}
-
 fn of_service(scope: &Scope<'_, '_>, service: &Arc<ServiceView>, number: u16) -> VirtualHost {
     let name = format!("{}:{number}", service.host);
     let routes = ruled(scope, &service.host, number)
         .unwrap_or_else(|| vec![route::default_in(scope, names::outbound(number, "", &service.host), format!("{name}/*"))]);
-    virtual_host(name, domains(scope, service), routes)
+    virtual_host(name, domains(scope, service, true), routes)
 }
 
 /// The routes of the first VirtualService of a host that has any for this caller.
@@ -123,17 +152,7 @@ fn ruled(scope: &Scope<'_, '_>, host: &Hostname, port: u16) -> Option<Vec<Route>
     scope.mesh_rules(host).map(|rules| route::of_rules(scope, rules, &caller)).find(|routes| !routes.is_empty())
 }
 
-/// Hosts that VirtualServices name and no service has: reachable on port 80.
-fn routed_only(scope: &Scope<'_, '_>) -> Vec<VirtualHost> {
-    let mut hosts = Vec::new();
-    for host in scope.reader.routed_hosts() {
-        if scope.service(host).is_none() {
-            hosts.extend(routed(scope, host));
-        }
-    }
-    hosts
-}
-
+/// A host that VirtualServices name and no service has: reachable on port 80.
 fn routed(scope: &Scope<'_, '_>, host: &Hostname) -> Option<VirtualHost> {
     ruled(scope, host, 80).map(|routes| virtual_host(format!("{host}:80"), vec![host.to_string()], routes))
 }
@@ -146,13 +165,13 @@ fn unknown(scope: &Scope<'_, '_>) -> VirtualHost {
     virtual_host(name.into(), vec!["*".into()], vec![route])
 }
 
-/// The names under which a service is called from the proxy's namespace.
-fn domains(scope: &Scope<'_, '_>, service: &ServiceView) -> Vec<String> {
+/// The names under which a service is called from the proxy's namespace; those of one word with `words` alone.
+fn domains(scope: &Scope<'_, '_>, service: &ServiceView, words: bool) -> Vec<String> {
     let host = service.host.as_str();
     let mut domains = vec![host.to_owned()];
     if !service.host.is_wildcard() {
         domains.push(format!("{host}."));
-        domains.extend(short_names(scope, service));
+        domains.extend(short_names(scope, service, words));
     }
     domains.extend(service.vips().map(|ip| if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() }));
     if service.headless && service.registry == Registry::Kubernetes {
@@ -163,10 +182,10 @@ fn domains(scope: &Scope<'_, '_>, service: &ServiceView) -> Vec<String> {
 }
 
 /// `reviews` (in its own namespace), `reviews.shop.svc`, `reviews.shop`.
-fn short_names(scope: &Scope<'_, '_>, service: &ServiceView) -> Vec<String> {
+fn short_names(scope: &Scope<'_, '_>, service: &ServiceView, words: bool) -> Vec<String> {
     let Some(in_cluster) = service.host.as_str().strip_suffix(&format!(".svc.{DOMAIN}")) else { return Vec::new() };
     // Whose host ends in another namespace has no name of one word there.
     let of = in_cluster.rsplit_once('.').filter(|(name, _)| !name.is_empty());
-    let own = of.filter(|(_, namespace)| scope.is_in(namespace)).map(|(name, _)| name.to_owned());
+    let own = of.filter(|(_, namespace)| words && scope.is_in(namespace)).map(|(name, _)| name.to_owned());
     own.into_iter().chain([format!("{in_cluster}.svc"), in_cluster.to_owned()]).collect()
 }

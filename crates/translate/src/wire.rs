@@ -62,10 +62,15 @@ pub(crate) fn field(out: &mut Vec<u8>, tag: u32, bytes: &[u8]) {
 
 /// Appends one entry of a map from strings to messages.
 pub(crate) fn entry(out: &mut Vec<u8>, tag: u32, key: &str, value: &[u8]) {
+    field(out, tag, &map_entry(key, value));
+}
+
+/// An entry of a map from strings to messages, as a message.
+pub(crate) fn map_entry(key: &str, value: &[u8]) -> Vec<u8> {
     let mut pair = Vec::with_capacity(key.len() + value.len() + 8);
     field(&mut pair, 1, key.as_bytes());
     field(&mut pair, 2, value);
-    field(out, tag, &pair);
+    pair
 }
 
 /// An `envoy.config.core.v3.Metadata` with these namespaces, in this order.

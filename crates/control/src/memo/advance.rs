@@ -9,7 +9,7 @@ use std::{
 };
 
 use mizzen_model::{ChangeSet, ProxyView, Query, Reach, Snapshot};
-use mizzen_translate::ResourceKind;
+use mizzen_translate::{ResourceKind, joined, whole_of};
 use mizzen_types::Name;
 use tokio::time::Instant;
 
@@ -18,7 +18,7 @@ use super::{
     asker::{Asker, Had},
     index::Number,
     lock,
-    slot::{Built, Slot, State, Value, What},
+    slot::{Built, Slot, State, What},
     tree::Tree,
 };
 
@@ -47,6 +47,8 @@ struct Next {
     /// What the proxies' own answers follow from.
     under: HashSet<Query>,
     due: Vec<(Arc<Asker>, Arc<[Name]>)>,
+    /// Parts that a proxy's resource had and has no more.
+    gone: Vec<(Arc<Asker>, Arc<[Name]>)>,
 }
 
 impl Memo {
@@ -141,24 +143,46 @@ impl Memo {
         if next.stands {
             return;
         }
-        let was_for_all = {
+        let (was_for_all, turn) = {
             let mut state = slot.state();
+            state.turn += 1;
             let was_for_all = state.all.is_some();
             (state.all, state.tree) = (next.all, next.tree);
             let queries = state.results().into_iter().flat_map(|built| built.reads.queries());
             lock(&self.index).set(slot.number, queries.chain(&next.under));
-            was_for_all
+            (was_for_all, state.turn)
         };
         for (asker, had) in next.own {
             if !was_for_all {
                 asker.forget(slot.number);
             }
-            asker.remember(slot.number, &had);
+            asker.remember(slot.number, turn, &had);
+        }
+        for (asker, gone) in next.gone {
+            self.part_with(&asker, &slot, &gone);
         }
         let kind = match &slot.what {
-            What::Resource(kind, _) | What::Names(kind, _) => *kind,
+            What::Resource(kind, _) | What::Names(kind, _) | What::Parts(kind, _) => *kind,
         };
-        due.extend(next.due.into_iter().map(|(asker, names)| (asker, kind, names)));
+        for (asker, names) in next.due {
+            // Of a part the whole is due.
+            let whole =
+                names.first().and_then(|part| whole_of(kind, part)).filter(|(kind, name)| joined(&asker.view, *kind, name).is_some());
+            due.push(match whole {
+                Some((kind, name)) => (asker, kind, Arc::from([name])),
+                None => (asker, kind, names),
+            });
+        }
+    }
+
+    /// A proxy's resource does not have these parts any more.
+    fn part_with(&self, asker: &Asker, list: &Slot, gone: &[Name]) {
+        let What::Parts(kind, name) = &list.what else { return };
+        let Some(joined) = joined(&asker.view, *kind, name) else { return };
+        for part in gone {
+            let slot = self.slots.read().unwrap_or_else(PoisonError::into_inner).resource(asker.profile, joined.part, part);
+            slot.iter().for_each(|slot| self.leave_slot(asker, slot));
+        }
     }
 }
 
@@ -180,17 +204,20 @@ impl Maker<'_> {
     fn make(mut self, holders: &[Arc<Asker>]) -> Next {
         let mut next = Next::default();
         // Names of a change are the same for all that had the same and get the same.
-        let mut differences: HashMap<(usize, usize), Option<Arc<[Name]>>> = HashMap::new();
+        let mut differences: HashMap<(usize, usize), Option<Difference>> = HashMap::new();
         for asker in holders {
-            let was = self.state.all.clone().map(Had::new).or_else(|| asker.recall(self.slot.number));
+            let was = self.state.all.clone().map(Had::new).or_else(|| asker.recall(self.slot.number, self.state.turn));
             let had = match &next.all {
                 Some(all) => Had::new(all.clone()),
                 None => self.result(asker, was.as_ref()),
             };
             let (was, is) = (was.map(|was| was.built), &had.built);
             let between = (was.as_ref().map_or(0, |was| Arc::as_ptr(was) as usize), Arc::as_ptr(is) as usize);
-            let names = differences.entry(between).or_insert_with(|| difference(&self.slot.what, was.as_deref(), is));
-            next.due.extend(names.clone().map(|names| (asker.clone(), names)));
+            let difference = differences.entry(between).or_insert_with(|| difference(&self.slot.what, was.as_deref(), is));
+            if let Some(Difference { due, gone }) = difference.clone() {
+                next.due.push((asker.clone(), due));
+                next.gone.extend(gone.map(|gone| (asker.clone(), gone)));
+            }
             if is.is_for_all() {
                 next.all = Some(is.clone());
             }
@@ -255,19 +282,29 @@ impl Maker<'_> {
     }
 }
 
-/// The names of what a proxy has to be sent that had `was`.
-fn difference(what: &What, was: Option<&Built>, is: &Built) -> Option<Arc<[Name]>> {
-    match (what, was.map(|was| &was.value), &is.value) {
-        // Somebody that asks just now.
-        (_, None, _) => None,
-        (_, Some(was), is) if was.same(is) => None,
-        (What::Names(..), Some(Value::Names(was)), Value::Names(is)) => {
-            let (was, is): (HashSet<&Name>, HashSet<&Name>) = (was.iter().collect(), is.iter().collect());
-            Some(was.symmetric_difference(&is).map(|name| (*name).clone()).collect())
-        }
-        (What::Resource(_, name), ..) => Some(Arc::from([name.clone()])),
-        (What::Names(..), ..) => None,
+/// What a result's change means for a proxy.
+#[derive(Clone)]
+struct Difference {
+    /// The names of what has to be sent.
+    due: Arc<[Name]>,
+    /// Names that are not on the list any more.
+    gone: Option<Arc<[Name]>>,
+}
+
+/// What a proxy has to be told that had `was`.
+fn difference(what: &What, was: Option<&Built>, is: &Built) -> Option<Difference> {
+    // Somebody that asks just now had nothing.
+    let (was, is) = (&was?.value, &is.value);
+    if was.same(is) {
+        return None;
     }
+    let (had, has) = (was.names(), is.names());
+    let due = match what {
+        What::Names(..) => had.symmetric_difference(&has).map(|name| (*name).clone()).collect(),
+        What::Resource(_, name) | What::Parts(_, name) => Arc::from([name.clone()]),
+    };
+    let gone = matches!(what, What::Parts(..)).then(|| had.difference(&has).map(|name| (*name).clone()).collect());
+    Some(Difference { due, gone })
 }
 
 /// Notes for each proxy what is due to it.

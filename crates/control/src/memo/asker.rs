@@ -34,7 +34,8 @@ impl Had {
     }
 }
 
-type Results = Mutex<HashMap<Number, Had>>;
+/// By slot, each with the turn of the slot in which it was so: who did not hold the slot since has to ask anew.
+type Results = Mutex<HashMap<Number, (u64, Had)>>;
 
 /// Proxies that are alike in everything but address and name.
 #[derive(Debug)]
@@ -85,20 +86,26 @@ impl Asker {
         due.names.push((kind, names));
     }
 
-    pub(super) fn recall(&self, slot: Number) -> Option<Had> {
-        let own = lock(&self.results).get(&slot).cloned();
-        own.or_else(|| lock(&self.group.results).get(&slot).cloned())
+    /// What it has of a slot, if that is of this turn of the slot.
+    pub(super) fn recall(&self, slot: Number, turn: u64) -> Option<Had> {
+        let current = |results: &Results| lock(results).get(&slot).filter(|(of, _)| *of == turn).map(|(_, had)| had.clone());
+        current(&self.results).or_else(|| current(&self.group.results))
     }
 
-    pub(super) fn remember(&self, slot: Number, had: &Had) {
+    pub(super) fn remember(&self, slot: Number, turn: u64, had: &Had) {
         match had.built.reads.reach() {
             Reach::All => {}
             Reach::Alike => {
                 lock(&self.results).remove(&slot);
-                lock(&self.group.results).insert(slot, had.clone());
+                lock(&self.group.results).insert(slot, (turn, had.clone()));
             }
-            Reach::Own => drop(lock(&self.results).insert(slot, had.clone())),
+            Reach::Own => drop(lock(&self.results).insert(slot, (turn, had.clone()))),
         }
+    }
+
+    /// Forgets what is the proxy's own.
+    pub(super) fn forget_own(&self, slot: Number) {
+        lock(&self.results).remove(&slot);
     }
 
     pub(super) fn forget(&self, slot: Number) {

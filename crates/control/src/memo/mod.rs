@@ -23,9 +23,9 @@ use std::{
 };
 
 use mizzen_model::{ProxyView, Snapshot};
-use mizzen_translate::{Part, ResourceKind};
+use mizzen_translate::{Joined, Part, ResourceKind};
 use mizzen_types::Name;
-use mizzen_xds::server::Resource;
+use mizzen_xds::server::{Parts, Resource};
 
 pub(crate) use asker::Asker;
 use asker::{Askers, Had};
@@ -52,6 +52,7 @@ pub(crate) struct Memo {
 struct Slots {
     resources: HashMap<(u32, ResourceKind), HashMap<Name, Arc<Slot>>>,
     lists: HashMap<(u32, ResourceKind, Part), Arc<Slot>>,
+    parts: HashMap<(u32, ResourceKind, Name), Arc<Slot>>,
     by_number: HashMap<Number, Arc<Slot>>,
     next: Number,
 }
@@ -64,10 +65,15 @@ impl Slots {
         slot
     }
 
+    fn resource(&self, profile: u32, kind: ResourceKind, name: &str) -> Option<Arc<Slot>> {
+        self.resources.get(&(profile, kind))?.get(name).cloned()
+    }
+
     fn remove(&mut self, slot: &Slot) {
         self.by_number.remove(&slot.number);
         match &slot.what {
             What::Names(kind, part) => drop(self.lists.remove(&(slot.profile, *kind, *part))),
+            What::Parts(kind, name) => drop(self.parts.remove(&(slot.profile, *kind, name.clone()))),
             What::Resource(kind, name) => {
                 if let Some(of_kind) = self.resources.get_mut(&(slot.profile, *kind)) {
                     of_kind.remove(name);
@@ -137,6 +143,16 @@ impl Memo {
         lock(&self.askers).remove(asker.index);
     }
 
+    /// Notes that a proxy does not have what a slot holds any more.
+    fn leave_slot(&self, asker: &Asker, slot: &Slot) {
+        asker.forget_own(slot.number);
+        let mut state = slot.state();
+        state.holders.remove(asker.index);
+        if state.holders.is_empty() {
+            lock(&self.bare).insert(slot.number);
+        }
+    }
+
     /// Holds the snapshot.
     pub(crate) fn read(&self) -> Epoch<'_> {
         Epoch { memo: self, snapshot: self.gate.read().unwrap_or_else(PoisonError::into_inner) }
@@ -171,8 +187,19 @@ impl Memo {
         })
     }
 
+    fn parts_slot(&self, profile: u32, kind: ResourceKind, name: &str) -> Arc<Slot> {
+        let key = (profile, kind, Name::from(name));
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = slots.parts.get(&key) {
+            return slot.clone();
+        }
+        let slot = slots.make(profile, What::Parts(kind, key.2.clone()));
+        slots.parts.insert(key, slot.clone());
+        slot
+    }
+
     fn resource_slot(&self, profile: u32, kind: ResourceKind, name: &str) -> Arc<Slot> {
-        let find = |slots: &Slots| slots.resources.get(&(profile, kind)).and_then(|of_kind| of_kind.get(name)).cloned();
+        let find = |slots: &Slots| slots.resource(profile, kind, name);
         if let Some(slot) = find(&self.slots.read().unwrap_or_else(PoisonError::into_inner)) {
             return slot;
         }
@@ -202,13 +229,27 @@ impl Epoch<'_> {
     /// The names of a part of a proxy's resources of a kind, in order.
     pub(crate) fn names(&self, asker: &Asker, kind: ResourceKind, part: Part) -> Arc<[Name]> {
         match &self.get(asker, &self.memo.list_slot(asker.profile, kind, part)).value {
-            Value::Names(names) => names.clone(),
+            Value::Names(names) => names.clone().unwrap_or_default(),
             Value::Resource(_) => Arc::default(),
         }
     }
 
     /// One resource of a proxy.
     pub(crate) fn resource(&self, asker: &Asker, kind: ResourceKind, name: &str) -> Option<Resource> {
+        match mizzen_translate::joined(&asker.view, kind, name) {
+            None => self.built(asker, kind, name),
+            Some(joined) => self.join(asker, kind, name, joined),
+        }
+    }
+
+    fn join(&self, asker: &Asker, kind: ResourceKind, name: &str, joined: Joined) -> Option<Resource> {
+        let Value::Names(Some(parts)) = &self.get(asker, &self.memo.parts_slot(asker.profile, kind, name)).value else { return None };
+        let parts = parts.iter().filter_map(|part| self.built(asker, joined.part, part));
+        let messages = parts.map(|part| (part.version, part.body)).collect();
+        Some(self.built(asker, kind, name)?.joined(Parts { field: joined.field, messages }))
+    }
+
+    fn built(&self, asker: &Asker, kind: ResourceKind, name: &str) -> Option<Resource> {
         match &self.get(asker, &self.memo.resource_slot(asker.profile, kind, name)).value {
             Value::Resource(resource) => resource.clone(),
             Value::Names(_) => None,
@@ -222,8 +263,14 @@ impl Epoch<'_> {
 
     /// Notes that a proxy does not have a resource any more.
     pub(crate) fn release(&self, asker: &Asker, kind: ResourceKind, name: &Name) {
-        let slot = self.memo.resource_slot(asker.profile, kind, name);
-        slot.state().holders.remove(asker.index);
+        if let Some(joined) = mizzen_translate::joined(&asker.view, kind, name) {
+            let list = self.memo.parts_slot(asker.profile, kind, name);
+            if let Some(Value::Names(Some(parts))) = self.find(asker, &list).map(|built| built.value.clone()) {
+                parts.iter().for_each(|part| self.memo.leave_slot(asker, &self.memo.resource_slot(asker.profile, joined.part, part)));
+            }
+            self.memo.leave_slot(asker, &list);
+        }
+        self.memo.leave_slot(asker, &self.memo.resource_slot(asker.profile, kind, name));
     }
 
     fn get(&self, asker: &Asker, slot: &Slot) -> Arc<Built> {
@@ -250,14 +297,14 @@ impl Epoch<'_> {
             } else {
                 state.tree = state.tree.with(&built)
             }
-            asker.remember(slot.number, &Had::new(built.clone()));
+            asker.remember(slot.number, state.turn, &Had::new(built.clone()));
             built
         }
     }
 
     /// What is there for a proxy. It is noted as one that has it, or waits for it.
     fn find(&self, asker: &Asker, slot: &Slot) -> Option<Arc<Built>> {
-        let tree = {
+        let (tree, turn) = {
             let mut state = slot.state();
             if state.holders.insert(asker.index) {
                 state.generation += 1;
@@ -265,16 +312,16 @@ impl Epoch<'_> {
             if let Some(all) = &state.all {
                 return Some(all.clone());
             }
-            state.tree.clone()
+            (state.tree.clone(), state.turn)
         };
-        if let Some(known) = asker.recall(slot.number) {
+        if let Some(known) = asker.recall(slot.number, turn) {
             return Some(known.built);
         }
         // The questions are asked outside of all locks.
         let mut under = Vec::new();
         let found = tree.find(&self.snapshot, &asker.view, &mut under)?;
         lock(&self.memo.index).add(slot.number, under.iter());
-        asker.remember(slot.number, &Had { built: found.clone(), under: under.into() });
+        asker.remember(slot.number, turn, &Had { built: found.clone(), under: under.into() });
         Some(found)
     }
 }

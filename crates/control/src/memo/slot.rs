@@ -1,6 +1,9 @@
 //! One name's results.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, MutexGuard},
+};
 
 use mizzen_model::{ProxyView, Reach, Reader, Reads, Snapshot};
 use mizzen_protos::canonical::canonicalize;
@@ -15,17 +18,27 @@ use super::{index::Number, lock, tree::Tree};
 pub(super) enum What {
     Resource(ResourceKind, Name),
     Names(ResourceKind, Part),
+    /// The names of the parts from which a resource is joined; that resource is then built without them.
+    Parts(ResourceKind, Name),
 }
 
 /// What was built.
 #[derive(Clone, Debug)]
 pub(super) enum Value {
     Resource(Option<Resource>),
-    /// In order.
-    Names(Arc<[Name]>),
+    /// In order. None: there is no resource of which they would be parts.
+    Names(Option<Arc<[Name]>>),
 }
 
 impl Value {
+    /// The names of a list.
+    pub(super) fn names(&self) -> HashSet<&Name> {
+        match self {
+            Value::Names(names) => names.iter().flat_map(|names| names.iter()).collect(),
+            Value::Resource(_) => HashSet::new(),
+        }
+    }
+
     /// Whether a proxy that has the one need not be sent the other.
     pub(super) fn same(&self, other: &Value) -> bool {
         match (self, other) {
@@ -54,7 +67,9 @@ impl Built {
         let mut brings = Vec::new();
         let value = match what {
             What::Resource(kind, name) => {
-                let built = mizzen_translate::build(&reader, view, *kind, name).map(|resource| {
+                let joined = mizzen_translate::joined(view, *kind, name).is_some();
+                let build = if joined { mizzen_translate::build_head } else { mizzen_translate::build };
+                let built = build(&reader, view, *kind, name).map(|resource| {
                     let mut any = resource.any;
                     brings = resource.brings;
                     canonicalize(&mut any);
@@ -66,8 +81,9 @@ impl Built {
                 let mut names = mizzen_translate::list_part(&reader, view, *kind, *part);
                 names.sort_unstable();
                 names.dedup();
-                Value::Names(names.into())
+                Value::Names(Some(names.into()))
             }
+            What::Parts(kind, name) => Value::Names(mizzen_translate::parts(&reader, view, *kind, name).map(Into::into)),
         };
         Built { value, brings: brings.into(), reads: reader.finish() }
     }
@@ -97,6 +113,8 @@ pub(super) struct State {
     pub(super) tree: Tree,
     /// The proxies that have it, or have asked for it.
     pub(super) holders: Bits,
+    /// Counts the changes of its results by changes of the mesh.
+    pub(super) turn: u64,
     /// Counts what happened to it.
     pub(super) generation: u64,
 }

@@ -169,6 +169,36 @@ fn alone_as_in_the_table() {
     }
 }
 
+/// What is joined from parts is what is built as a whole.
+#[test]
+fn parts_make_the_whole() {
+    let clash = "{kind: ServiceEntry, apiVersion: networking.istio.io/v1, metadata: {name: clash, namespace: shop}, \
+                 spec: {hosts: [reviews], addresses: [10.96.0.11], ports: [{number: 9080, name: http, protocol: HTTP}], resolution: NONE}}";
+    let snapshot = shop(&[EXTERNAL, clash]);
+    for view in [reviews(), visitor()] {
+        for (kind, name) in [(ResourceKind::Route, "80"), (ResourceKind::Route, "9080"), (ResourceKind::NameTable, "")] {
+            let joined = crate::joined(&view, kind, name).unwrap();
+            let reader = Reader::new(&snapshot);
+            let mut value = crate::build_head(&reader, &view, kind, &name.into()).unwrap().any.value;
+            for part in crate::parts(&reader, &view, kind, name).unwrap() {
+                assert_eq!(crate::whole_of(joined.part, &part), Some((kind, name.into())));
+                let made = build(&reader, &view, joined.part, &part);
+                made.iter().for_each(|made| crate::wire::field(&mut value, joined.field, &made.any.value));
+            }
+            let whole = build(&Reader::new(&snapshot), &view, kind, &name.into()).unwrap().any.value;
+            if kind == ResourceKind::Route {
+                let decode = |bytes: &[u8]| <route::RouteConfiguration as prost::Message>::decode(bytes).unwrap();
+                assert_eq!(decode(&value), decode(&whole), "{name}");
+                let domains: Vec<String> = decode(&value).virtual_hosts.into_iter().flat_map(|host| host.domains).collect();
+                assert_eq!(domains.len(), domains.iter().collect::<BTreeSet<_>>().len(), "{domains:?}");
+            } else {
+                assert_eq!(value, whole);
+            }
+            assert!(crate::joined(&on_demand(&view), kind, name).is_none());
+        }
+    }
+}
+
 fn sidecar(name: &str, namespace: &str, spec: &str) -> String {
     format!("{{kind: Sidecar, apiVersion: networking.istio.io/v1, metadata: {{name: {name}, namespace: {namespace}}}, spec: {{{spec}}}}}")
 }

@@ -10,6 +10,7 @@ use mizzen_protos::{
     envoy::envoy::service::discovery::v3::{self as discovery, DeltaDiscoveryRequest, DeltaDiscoveryResponse},
 };
 use mizzen_types::Name;
+use prost::encoding::{WireType, encode_key, encode_varint};
 
 pub use held::Shared;
 use watch::{Diff, Watch};
@@ -30,12 +31,49 @@ pub struct Resource {
     pub version: Version,
     /// The content, shared by all sessions that send it.
     pub body: Arc<Any>,
+    /// Further messages, each of which is one more value of a repeated field of the content.
+    pub parts: Option<Parts>,
+}
+
+/// A repeated field of a resource's content, of messages that are shared one by one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parts {
+    /// The field's number.
+    pub field: u32,
+    /// Its values, in order, each with the hash of its content.
+    pub messages: Arc<[(Version, Arc<Any>)]>,
 }
 
 impl Resource {
     /// With the version that its content has.
     pub fn new(body: Any) -> Self {
-        Resource { version: Version::of(&body.value), body: Arc::new(body) }
+        Resource { version: Version::of(&body.value), body: Arc::new(body), parts: None }
+    }
+
+    /// This content with further messages in a repeated field.
+    #[must_use]
+    pub fn joined(&self, parts: Parts) -> Self {
+        let versions = std::iter::once(self.version).chain(parts.messages.iter().map(|(version, _)| *version));
+        let bytes: Vec<u8> = versions.flat_map(|version| version.0.to_le_bytes()).collect();
+        Resource { version: Version::of(&bytes), body: self.body.clone(), parts: Some(parts) }
+    }
+
+    /// The length of its content, without what joins its parts.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        let parts = self.parts.iter().flat_map(|parts| parts.messages.iter());
+        self.body.value.len() + parts.map(|(_, message)| message.value.len()).sum::<usize>()
+    }
+
+    /// The content as one message.
+    pub fn whole(&self) -> Any {
+        let mut whole = (*self.body).clone();
+        for (field, (_, message)) in self.parts.iter().flat_map(|parts| parts.messages.iter().map(|message| (parts.field, message))) {
+            encode_key(field, WireType::LengthDelimited, &mut whole.value);
+            encode_varint(message.value.len() as u64, &mut whole.value);
+            whole.value.extend_from_slice(&message.value);
+        }
+        whole
     }
 }
 
@@ -129,7 +167,7 @@ impl From<Response> for DeltaDiscoveryResponse {
         let resource = |(name, resource): (Name, Resource)| discovery::Resource {
             name: name.to_string(),
             version: resource.version.to_string(),
-            resource: Some((*resource.body).clone()),
+            resource: Some(resource.whole()),
             ..Default::default()
         };
         DeltaDiscoveryResponse {
@@ -326,6 +364,20 @@ impl Session {
     pub fn touch(&mut self, type_url: &str, name: &Name) -> bool {
         let watch = self.watches.iter_mut().find(|((_, watched), _)| **watched == *type_url);
         watch.is_some_and(|(_, watch)| watch.touch(name))
+    }
+
+    /// What the client was subscribed to when this was last asked, and is not any more: types and names.
+    pub fn take_let_go(&mut self) -> Vec<(Name, Name)> {
+        let of = |((_, type_url), watch): (&Key, &mut Watch)| {
+            let type_url = type_url.clone();
+            watch.take_let_go().into_iter().map(move |name| (type_url.clone(), name))
+        };
+        self.watches.iter_mut().flat_map(of).collect()
+    }
+
+    /// Whether the client is subscribed to a resource by its name.
+    pub fn is_explicit(&self, type_url: &str, name: &Name) -> bool {
+        self.watches.iter().any(|((_, watched), watch)| **watched == *type_url && watch.is_explicit(name))
     }
 
     /// Whether [`Session::poll`] has something to do.

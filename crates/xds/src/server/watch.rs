@@ -30,6 +30,8 @@ pub(super) struct Watch {
     due: bool,
     /// A response must be sent even if it is empty: the first one to a wildcard.
     owed: bool,
+    /// What was subscribed to and is not any more, until somebody takes it.
+    let_go: Vec<Name>,
     in_flight: VecDeque<Flight>,
     responses: u64,
     acks: u64,
@@ -63,6 +65,15 @@ impl Watch {
 
     pub(super) fn explicit(&self) -> usize {
         self.held.explicit()
+    }
+
+    pub(super) fn take_let_go(&mut self) -> Vec<Name> {
+        let names = std::mem::take(&mut self.let_go);
+        names.into_iter().filter(|name| !self.wildcard && !self.held.is_explicit(name)).collect()
+    }
+
+    pub(super) fn is_explicit(&self, name: &Name) -> bool {
+        self.held.is_explicit(name)
     }
 
     pub(super) fn has_rejections(&self) -> bool {
@@ -182,6 +193,7 @@ impl Watch {
                 } else {
                     self.held.remove(&name);
                     self.forced.remove(&name);
+                    self.let_go.push(name);
                 }
             }
         }

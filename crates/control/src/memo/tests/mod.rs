@@ -1,6 +1,7 @@
 //! What a change costs, counted; and whatever changes, every proxy ends with what it would get from the beginning.
 
 mod on_demand;
+mod parts;
 
 use std::{collections::BTreeMap, fmt::Write, net::IpAddr, sync::Arc};
 
@@ -389,7 +390,7 @@ proptest! {
                 proxy.sync(&mesh.memo);
             }
             for proxy in &mesh.proxies {
-                let has: BTreeMap<_, _> = proxy.has.iter().map(|(key, resource)| (key.clone(), resource.body.value.clone())).collect();
+                let has: BTreeMap<_, _> = proxy.has.iter().map(|(key, resource)| (key.clone(), resource.whole().value)).collect();
                 let fresh = from_the_beginning(&mesh.snapshot, proxy);
                 let (has_keys, fresh_keys): (Vec<_>, Vec<_>) = (has.keys().collect(), fresh.keys().collect());
                 prop_assert_eq!(has_keys, fresh_keys);
