@@ -201,6 +201,13 @@ impl ResourceSource for Resources<'_> {
         self.epoch.resource(self.asker, kind(type_url)?, name)
     }
 
+    fn resources(&mut self, type_url: &str, names: &[Name]) -> Vec<Option<Resource>> {
+        match kind(type_url) {
+            Some(kind) => self.epoch.many(self.asker, kind, names),
+            None => vec![None; names.len()],
+        }
+    }
+
     fn brings(&mut self, type_url: &str, name: &str) -> Vec<(Name, Name)> {
         let Some(kind) = kind(type_url) else { return Vec::new() };
         self.epoch.brings(self.asker, kind, name).iter().map(|(kind, name)| (kind.type_url().into(), name.clone())).collect()

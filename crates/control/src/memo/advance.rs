@@ -61,6 +61,7 @@ impl Memo {
         {
             let mut gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
             *gate = new.clone();
+            self.sheets.clear();
             let mut due = Vec::new();
             // What was asked for while this was prepared is looked at once more, now that nobody asks.
             let late: BTreeSet<Number> = lock(&self.index).touched(changes).difference(&touched).copied().collect();

@@ -9,6 +9,7 @@
 mod advance;
 mod asker;
 mod index;
+mod sheet;
 mod slot;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use mizzen_xds::server::{Parts, Resource};
 pub(crate) use asker::Asker;
 use asker::{Askers, Had};
 use index::{Index, Number};
+use sheet::Sheets;
 use slot::{Built, Slot, Value, What};
 
 /// The memory of all connections.
@@ -40,6 +42,7 @@ pub(crate) struct Memo {
     slots: RwLock<Slots>,
     index: Mutex<Index>,
     askers: Mutex<Askers>,
+    sheets: Sheets,
     /// Slots that nobody had any more when last looked at; the next change drops them.
     bare: Mutex<BTreeSet<Number>>,
     built: AtomicU64,
@@ -105,6 +108,7 @@ impl Default for Memo {
             slots: RwLock::default(),
             index: Mutex::default(),
             askers: Mutex::default(),
+            sheets: Sheets::default(),
             bare: Mutex::default(),
             built: AtomicU64::new(0),
             shared: AtomicU64::new(0),
@@ -305,10 +309,7 @@ impl Epoch<'_> {
     /// What is there for a proxy. It is noted as one that has it, or waits for it.
     fn find(&self, asker: &Asker, slot: &Slot) -> Option<Arc<Built>> {
         let (tree, turn) = {
-            let mut state = slot.state();
-            if state.holders.insert(asker.index) {
-                state.generation += 1;
-            }
+            let state = slot.hold(asker.index);
             if let Some(all) = &state.all {
                 return Some(all.clone());
             }

@@ -127,6 +127,15 @@ impl Slot {
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
+
+    /// Its state, with one more proxy that has it or waits for it.
+    pub(super) fn hold(&self, asker: usize) -> MutexGuard<'_, State> {
+        let mut state = self.state();
+        if state.holders.insert(asker) {
+            state.generation += 1;
+        }
+        state
+    }
 }
 
 impl State {

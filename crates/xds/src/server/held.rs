@@ -1,7 +1,7 @@
 //! What a client has of one type: a list that sessions share, and what differs from it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, Mutex, PoisonError, Weak},
 };
@@ -56,15 +56,40 @@ impl Settled {
     }
 }
 
-/// Lists that sessions share: proxies that are alike have the same.
+/// What sessions share: proxies that are alike have the same lists, and ask for the same names.
 #[derive(Debug, Default)]
-pub struct Shared(Mutex<HashMap<u64, Vec<Weak<[Settled]>>>>);
+pub struct Shared {
+    lists: Mutex<HashMap<u64, Vec<Weak<[Settled]>>>>,
+    names: Mutex<Names>,
+}
+
+#[derive(Debug, Default)]
+struct Names {
+    all: HashSet<Name>,
+    /// When they are next looked over for such as nobody has any more.
+    full: usize,
+}
 
 impl Shared {
+    /// A name as others have it.
+    pub(super) fn name(&self, name: &str) -> Name {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = names.all.get(name) {
+            return known.clone();
+        }
+        if names.all.len() >= names.full {
+            names.all.retain(|name| Arc::strong_count(name) > 1);
+            names.full = 2 * names.all.len() + 1024;
+        }
+        let name = Name::from(name);
+        names.all.insert(name.clone());
+        name
+    }
+
     fn share(&self, list: Vec<Settled>) -> Arc<[Settled]> {
         let mut hasher = DefaultHasher::new();
         list.hash(&mut hasher);
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
         let hash = hasher.finish();
         // The hash finds the bucket; what is in it is compared.
         if let Some(same) = all.get(&hash).into_iter().flatten().filter_map(Weak::upgrade).find(|other| **other == *list) {
@@ -81,7 +106,7 @@ impl Shared {
 
     /// How many different lists there are.
     pub fn len(&self) -> usize {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
         all.values().flatten().filter(|list| list.strong_count() > 0).count()
     }
 
@@ -89,6 +114,14 @@ impl Shared {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// So many names are worth a pass over all.
+const MANY: usize = 64;
+
+/// Equality that is quick where both are one text.
+fn is_same(one: &Name, other: &Name) -> bool {
+    Arc::ptr_eq(one, other) || one == other
 }
 
 /// Everything that a client has of one type, or asks for.
@@ -120,6 +153,35 @@ impl Held {
             None => self.based(name).is_some_and(|settled| settled.explicit),
         };
         self.explicit = self.explicit + explicit - usize::from(before);
+    }
+
+    /// Sets many; the names are in order.
+    pub(super) fn set_many(&mut self, entries: Vec<(Name, Entry)>) {
+        if entries.len() < MANY || entries.len() < self.over.len() / 4 {
+            entries.into_iter().for_each(|(name, entry)| self.set(&name, entry));
+            return;
+        }
+        // In one pass, since each look-up compares long names that are much alike.
+        let mut news: BTreeMap<Name, Option<Entry>> = entries.into_iter().map(|(name, entry)| (name, Some(entry))).collect();
+        self.over.append(&mut news);
+        self.explicit = self.iter().filter(|(_, entry)| entry.explicit).count();
+    }
+
+    /// [`Held::change`] of many names, in order.
+    pub(super) fn change_many<'n>(&mut self, names: impl ExactSizeIterator<Item = (&'n Name, Version)>, by: impl Fn(&mut Entry, Version)) {
+        if self.base.is_some() || names.len() < MANY || names.len() < self.over.len() / 4 {
+            names.for_each(|(name, version)| self.change(name, |entry| by(entry, version)));
+            return;
+        }
+        let mut over = self.over.iter_mut().peekable();
+        for (name, version) in names {
+            while over.next_if(|(there, _)| !is_same(there, name) && *there < name).is_some() {}
+            if let Some((_, Some(entry))) = over.next_if(|(there, _)| is_same(there, name)) {
+                self.explicit -= usize::from(entry.explicit);
+                by(entry, version);
+                self.explicit += usize::from(entry.explicit);
+            }
+        }
     }
 
     /// Changes what is there under a name, if there is something.
@@ -163,7 +225,7 @@ impl Held {
         let mut over = self.over.iter().peekable();
         let next = move || loop {
             let based = match (base.peek(), over.peek()) {
-                (Some(settled), Some((name, _))) if settled.name == **name => {
+                (Some(settled), Some((name, _))) if is_same(&settled.name, name) => {
                     base.next();
                     continue;
                 }

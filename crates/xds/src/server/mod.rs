@@ -87,6 +87,10 @@ pub trait ResourceSource {
     }
     /// One resource, or `None` if there is no such.
     fn resource(&mut self, type_url: &str, name: &str) -> Option<Resource>;
+    /// Several resources, as [`ResourceSource::resource`] has them; the names are in order.
+    fn resources(&mut self, type_url: &str, names: &[Name]) -> Vec<Option<Resource>> {
+        names.iter().map(|name| self.resource(type_url, name)).collect()
+    }
     /// What a resource names and has to be there first: (type, name). For clients that do not ask for everything.
     fn brings(&mut self, _type_url: &str, _name: &str) -> Vec<(Name, Name)> {
         Vec::new()
@@ -235,16 +239,28 @@ impl Wanted {
             names.sort_unstable();
             names.dedup_by(|b, a| a.0 == b.0);
         }
-        let mut found = |(name, sure): (Name, bool)| {
-            let there = sure || state.is_listed(&type_url, &name);
-            let look_up = match there.then(|| state.resource(&type_url, &name)).flatten() {
+        let mut resources: Vec<(Name, LookUp)> = Vec::with_capacity(names.len());
+        let mut there: Vec<Name> = Vec::with_capacity(names.len());
+        for (name, sure) in names {
+            if sure || state.is_listed(&type_url, &name) {
+                there.push(name);
+            } else {
+                resources.push((name, LookUp::Missing));
+            }
+        }
+        let unlisted = resources.len();
+        for (name, found) in there.iter().zip(state.resources(&type_url, &there)) {
+            let look_up = match found {
                 Some(resource) => LookUp::Found(resource),
-                None if there && state.is_pending(&type_url, &name) => LookUp::Pending,
+                None if state.is_pending(&type_url, name) => LookUp::Pending,
                 None => LookUp::Missing,
             };
-            (name, look_up)
-        };
-        Found { resources: names.into_iter().map(&mut found).collect(), wanted: self }
+            resources.push((name.clone(), look_up));
+        }
+        if unlisted > 0 {
+            resources.sort_by(|a, b| a.0.cmp(&b.0));
+        }
+        Found { resources, wanted: self }
     }
 }
 
@@ -342,13 +358,13 @@ impl Session {
         watch.settle(&self.shared);
         let subscription = first || !request.resource_names_subscribe.is_empty() || !request.resource_names_unsubscribe.is_empty();
         if first {
-            watch.open(&type_url, &request);
+            watch.open(&type_url, &request, &self.shared);
         } else {
             // Who takes everything from now on has to be told of what it lets go by name.
             watch.widen(&request.resource_names_subscribe);
             watch.unsubscribe(&request.resource_names_unsubscribe);
         }
-        watch.subscribe(&request.resource_names_subscribe);
+        watch.subscribe(&request.resource_names_subscribe, &self.shared);
         if watch.explicit() > MAX_NAMES {
             return Err(ProtocolError::TooManyNames(request.type_url));
         }

@@ -134,7 +134,7 @@ impl Watch {
     }
 
     /// The first request of a type.
-    pub(super) fn open(&mut self, type_url: &str, request: &DeltaDiscoveryRequest) {
+    pub(super) fn open(&mut self, type_url: &str, request: &DeltaDiscoveryRequest, shared: &Shared) {
         if request.resource_names_subscribe.is_empty() && types::empty_means_all(type_url) {
             self.wildcard = true;
             self.owed = true;
@@ -142,34 +142,40 @@ impl Watch {
         self.due = true;
         let all = self.wildcard || request.resource_names_subscribe.iter().any(|n| n == types::WILDCARD);
         let asked: BTreeSet<&str> = request.resource_names_subscribe.iter().map(String::as_str).collect();
-        for (name, version) in &request.initial_resource_versions {
-            if all || asked.contains(name.as_str()) {
-                let version: Option<Version> = version.parse().ok();
-                let sent = version.map_or(SentVersion::Foreign, SentVersion::Version);
-                self.held.set(&name.as_str().into(), Entry { sent, acked: version, ..Entry::default() });
-            }
+        let mut news = Vec::new();
+        for (name, version) in request.initial_resource_versions.iter().filter(|(name, _)| all || asked.contains(name.as_str())) {
+            let version: Option<Version> = version.parse().ok();
+            let sent = version.map_or(SentVersion::Foreign, SentVersion::Version);
+            news.push((shared.name(name), Entry { sent, acked: version, ..Entry::default() }));
         }
+        news.sort_by(|a, b| a.0.cmp(&b.0));
+        self.held.set_many(news);
     }
 
-    pub(super) fn subscribe(&mut self, names: &[String]) {
+    pub(super) fn subscribe(&mut self, names: &[String], shared: &Shared) {
         // The names of a first request that came with a version are compared, not forced: the client surely holds that version.
         let first = self.responses == 0 && self.acks == 0 && self.nacks == 0;
+        if names.iter().any(|name| name == types::WILDCARD) {
+            self.wildcard = true;
+            self.due = true;
+            self.owed = true;
+        }
+        let mut names: Vec<Name> = names.iter().filter(|name| *name != types::WILDCARD).map(|name| shared.name(name)).collect();
+        names.sort_unstable();
+        names.dedup();
+        let mut news = Vec::with_capacity(names.len());
         for name in names {
-            if name == types::WILDCARD {
-                self.wildcard = true;
-                self.due = true;
-                self.owed = true;
-                continue;
-            }
-            let name: Name = name.as_str().into();
             let entry = self.held.get(&name).unwrap_or_default();
-            if !(first && !entry.explicit && entry.sent != SentVersion::Unsent) {
+            if entry.sent != SentVersion::Unsent && !(first && !entry.explicit) {
                 self.forced.insert(name.clone());
+            } else if !self.due {
+                self.touched.insert(name.clone());
             }
             if !entry.explicit {
-                self.held.set(&name, Entry { explicit: true, ..entry });
+                news.push((name, Entry { explicit: true, ..entry }));
             }
         }
+        self.held.set_many(news);
     }
 
     /// Notes a subscription to everything, ahead of what else a request says.
@@ -207,7 +213,7 @@ impl Watch {
         let Some(flight) = at.and_then(|at| self.in_flight.remove(at)) else { return Some(Verdict::Unknown) };
         let Some(error) = error else {
             self.acks += 1;
-            flight.sent.iter().for_each(|(name, version)| self.accepted(name, *version));
+            self.held.change_many(flight.sent.iter().map(|(name, version)| (name, *version)), accept);
             if !self.held.has_rejections() {
                 self.error = None;
             }
@@ -231,14 +237,7 @@ impl Watch {
     }
 
     fn accepted(&mut self, name: &Name, version: Version) {
-        self.held.change(name, |entry| {
-            if !matches!(entry.sent, SentVersion::Absent | SentVersion::Unsent) {
-                entry.acked = Some(version);
-                if entry.sent == SentVersion::Version(version) {
-                    entry.rejected = None;
-                }
-            }
-        });
+        self.held.change(name, |entry| accept(entry, version));
     }
 
     /// What has to be looked up. From now on it counts as looked up.
@@ -266,20 +265,20 @@ impl Watch {
                 while there.next_if(|found| *found < name).is_some() {}
                 there.peek() != Some(&name)
             };
-            let unlisted: BTreeSet<Name> = self
-                .held
-                .iter()
-                .filter(|(_, entry)| entry.sent != SentVersion::Unsent)
-                .map(|(name, _)| name.clone())
-                .chain(forced.iter().cloned())
-                .collect();
-            unlisted.into_iter().filter(|name| missing(name)).collect()
+            let sent = self.held.iter().filter(|(_, entry)| entry.sent != SentVersion::Unsent);
+            let unlisted: Vec<Name> = sent.filter(|(name, _)| missing(name)).map(|(name, _)| name.clone()).collect();
+            let is_there = |name: &Name| resources.binary_search_by(|(found, _)| found.cmp(name)).is_ok();
+            // Each once, in order.
+            let gone: BTreeSet<Name> = unlisted.into_iter().chain(forced.iter().filter(|name| !is_there(name)).cloned()).collect();
+            gone.into_iter().collect()
         } else {
             Vec::new()
         };
-        for (name, look_up) in resources {
+        let mut news = Vec::new();
+        let entries = self.entries(all, &resources);
+        for ((name, look_up), entry) in resources.into_iter().zip(entries) {
             match look_up {
-                LookUp::Found(resource) => self.compare(name.clone(), resource, forced.contains(&name), &mut diff),
+                LookUp::Found(resource) => news.extend(compare(name.clone(), entry, resource, forced.contains(&name), &mut diff)),
                 LookUp::Pending => {
                     if forced.contains(&name) {
                         self.forced.insert(name);
@@ -288,25 +287,22 @@ impl Watch {
                 LookUp::Missing => self.missing(&name, forced.contains(&name), &mut diff),
             }
         }
+        self.held.set_many(news);
         gone.iter().for_each(|name| self.missing(name, forced.contains(name), &mut diff));
         diff
     }
 
-    fn compare(&mut self, name: Name, resource: Resource, forced: bool, diff: &mut Diff) {
-        let version = SentVersion::Version(resource.version);
-        let mut entry = self.held.get(&name).unwrap_or_default();
-        if entry.sent == version && !forced {
-            return;
+    /// What the client has of each of these, which are in order.
+    fn entries(&self, all: bool, resources: &[(Name, LookUp)]) -> Vec<Entry> {
+        if !all {
+            return resources.iter().map(|(name, _)| self.held.get(name).unwrap_or_default()).collect();
         }
-        if !matches!(entry.sent, SentVersion::Absent | SentVersion::Unsent) {
-            diff.changed.push(name.clone());
-        }
-        if entry.sent != version {
-            entry.sent = version;
-            entry.rejected = None;
-            self.held.set(&name, entry);
-        }
-        diff.added.push((name, resource));
+        let mut held = self.held.iter().peekable();
+        let mut entry = |name: &Name| {
+            while held.next_if(|(there, _)| *there < name).is_some() {}
+            held.next_if(|(there, _)| *there == name).map(|(_, entry)| entry).unwrap_or_default()
+        };
+        resources.iter().map(|(name, _)| entry(name)).collect()
     }
 
     fn missing(&mut self, name: &Name, forced: bool, diff: &mut Diff) {
@@ -344,4 +340,32 @@ impl Watch {
             resources: self.held.iter().filter(|(_, entry)| entry.sent != SentVersion::Unsent).map(resource).collect(),
         }
     }
+}
+
+/// The client has taken a version.
+fn accept(entry: &mut Entry, version: Version) {
+    if !matches!(entry.sent, SentVersion::Absent | SentVersion::Unsent) {
+        entry.acked = Some(version);
+        if entry.sent == SentVersion::Version(version) {
+            entry.rejected = None;
+        }
+    }
+}
+
+/// Notes what has to be sent of a resource of which the client has `entry`; what it has then, if that is something else.
+fn compare(name: Name, mut entry: Entry, resource: Resource, forced: bool, diff: &mut Diff) -> Option<(Name, Entry)> {
+    let version = SentVersion::Version(resource.version);
+    if entry.sent == version && !forced {
+        return None;
+    }
+    if !matches!(entry.sent, SentVersion::Absent | SentVersion::Unsent) {
+        diff.changed.push(name.clone());
+    }
+    let differs = entry.sent != version;
+    if differs {
+        entry.sent = version;
+        entry.rejected = None;
+    }
+    diff.added.push((name.clone(), resource));
+    differs.then_some((name, entry))
 }
