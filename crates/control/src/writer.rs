@@ -9,7 +9,7 @@ use std::{
 };
 
 use mizzen_api::{Kind, Object, Problem, istio::MeshConfig};
-use mizzen_model::{Change, ChangeSet, Closed, Snapshot};
+use mizzen_model::{Change, ChangeSet, Closed, Query, Snapshot};
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -42,6 +42,8 @@ pub(crate) struct Faults {
     pub(crate) warnings: BTreeMap<Arc<str>, Vec<Problem>>,
     /// What the objects of the newest snapshot together show, in order.
     pub(crate) together: Vec<Problem>,
+    /// Which snapshot that was.
+    together_of: u64,
 }
 
 /// Makes the next snapshot from events; knows no clock.
@@ -202,7 +204,8 @@ pub(crate) async fn run(
             builder.event(event, &faults);
         }
         let next = builder.flush();
-        if publish(&published, next.clone(), &mut builder, &memo).await {
+        let changes = publish(&published, next.clone(), &mut builder, &memo).await;
+        if unseen.is_some() || changes.is_some_and(|changes| is_looked_over(&changes)) {
             unseen = Some(next);
         }
     }
@@ -211,36 +214,55 @@ pub(crate) async fn run(
 /// Tells what a snapshot shows that the one before did not.
 fn look_over(snapshot: &Snapshot, faults: &Mutex<Faults>) {
     let found = mizzen_model::check(snapshot);
-    let before = std::mem::replace(&mut lock(faults).together, found.clone());
+    let before = {
+        let mut faults = lock(faults);
+        // A newer one may have been looked at meanwhile.
+        if faults.together_of > snapshot.version() {
+            return;
+        }
+        faults.together_of = snapshot.version();
+        std::mem::replace(&mut faults.together, found.clone())
+    };
     for problem in found.iter().filter(|problem| before.binary_search(problem).is_err()) {
         tracing::warn!(%problem, "has no effect");
     }
 }
 
-/// Returns whether there was something to publish.
+/// Whether what objects show together may hang on this.
+fn is_looked_over(changes: &ChangeSet) -> bool {
+    let alone = |kind: &Kind| matches!(kind, Kind::Namespace | Kind::ServiceAccount | Kind::ConfigMap | Kind::Secret);
+    changes.queries().any(|query| match query {
+        Query::Kind(kind) => !alone(kind),
+        query => matches!(query, Query::Mesh | Query::Services),
+    })
+}
+
+/// Returns what was published of which somebody may be told.
 async fn publish(
     published: &watch::Sender<Option<Published>>,
     next: Arc<Snapshot>,
     builder: &mut SnapshotBuilder,
     memo: &Arc<Memo>,
-) -> bool {
+) -> Option<Arc<ChangeSet>> {
     let same = published.borrow().as_ref().is_some_and(|p| p.snapshot.version() == next.version());
     if !builder.ready || same {
-        return false;
+        return None;
     }
-    let changes = std::mem::take(&mut builder.changes);
+    let changes = Arc::new(std::mem::take(&mut builder.changes));
     if memo.is_empty() {
         memo.advance(&next, &changes);
     } else {
-        let (memo, next) = (memo.clone(), next.clone());
-        if let Err(error) = tokio::task::spawn_blocking(move || memo.advance(&next, &changes)).await {
+        let (memo, next, differs) = (memo.clone(), next.clone(), changes.clone());
+        if let Err(error) = tokio::task::spawn_blocking(move || memo.advance(&next, &differs)).await {
             tracing::error!(%error, "a change could not be taken");
-            return false;
+            // The next change brings it along.
+            builder.changes.merge(&changes);
+            return None;
         }
     }
     tracing::debug!(version = next.version(), "new snapshot");
     published.send_replace(Some(Published { snapshot: next }));
-    true
+    Some(changes)
 }
 
 pub(crate) fn lock(faults: &Mutex<Faults>) -> std::sync::MutexGuard<'_, Faults> {

@@ -1,12 +1,15 @@
 //! What is written and has no effect, or another one than it seems: what only the objects together show.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use mizzen_api::{
     Kind, Meta, Problem, Selector, core,
     istio::{self, Action, AuthzProtocol, Condition, Destination, GatewayRef, HttpAction, Operation},
 };
-use mizzen_types::{Hostname, NamespacedName, Protocol};
+use mizzen_types::{Hostname, Name, NamespacedName, Protocol};
 
 use crate::{
     derive::DOMAIN,
@@ -44,13 +47,23 @@ fn entries(services: &[&ServiceView], snapshot: &Snapshot, found: &mut Vec<Probl
         let key = mizzen_api::Key::new(Kind::ServiceEntry, object.namespace.clone(), object.name.clone());
         snapshot.object(&key).map(|object| object.meta())
     };
-    let (kubernetes, external): (Vec<&ServiceView>, Vec<&ServiceView>) =
-        services.iter().partition(|service| service.registry == Registry::Kubernetes);
-    for entry in &external {
+    // Each service by its addresses and by its name, so that none is compared with all others.
+    let mut at_address: BTreeMap<IpAddr, Vec<&ServiceView>> = BTreeMap::new();
+    let mut by_name: BTreeMap<(&Hostname, &Name), Vec<&ServiceView>> = BTreeMap::new();
+    for service in services {
+        by_name.entry((&service.host, service.namespace())).or_default().push(service);
+        if service.registry == Registry::Kubernetes {
+            service.vips().for_each(|ip| at_address.entry(ip).or_default().push(service));
+        }
+    }
+    for entry in services.iter().filter(|service| service.registry == Registry::External) {
         let Some(meta) = meta(&entry.object) else { continue };
         for (at, range) in entry.addresses.iter().enumerate() {
-            for service in kubernetes.iter().filter(|service| service.host != entry.host) {
-                let Some(ip) = service.vips().find(|ip| range.contains(*ip)) else { continue };
+            let within = at_address.range(range.address()..).take_while(|(ip, _)| range.contains(**ip));
+            // Of a service with several addresses the first one is told.
+            let mut told = BTreeSet::new();
+            let claimed = within.flat_map(|(ip, at)| at.iter().map(move |service| (*ip, *service)));
+            for (ip, service) in claimed.filter(|(_, service)| service.host != entry.host && told.insert(service.key())) {
                 for port in entry.ports.iter().filter(|port| service.port(port.port).is_some()) {
                     let message = format!("{ip} port {} stays with Service {}", port.port, service.object);
                     warn(found, Kind::ServiceEntry, meta, format!("spec.addresses[{at}]"), message);
@@ -60,7 +73,7 @@ fn entries(services: &[&ServiceView], snapshot: &Snapshot, found: &mut Vec<Probl
         // Of one namespace the order is the same for every caller.
         let order = |service: &ServiceView| (service.registry, service.created, service.object.clone());
         for (at, port) in entry.ports.iter().enumerate() {
-            let rivals = services.iter().filter(|other| other.host == entry.host && other.namespace() == entry.namespace());
+            let rivals = by_name.get(&(&entry.host, entry.namespace())).into_iter().flatten();
             let first = rivals.filter(|other| other.port(port.port).is_some()).min_by_key(|other| order(other));
             if let Some(first) = first.filter(|first| first.key() != entry.key()) {
                 let kind = if first.registry == Registry::Kubernetes { "Service" } else { "ServiceEntry" };
@@ -182,7 +195,8 @@ struct Workload<'a> {
     declared: BTreeSet<u16>,
 }
 
-struct Workloads<'a>(Vec<Workload<'a>>);
+/// All of them, by namespace.
+struct Workloads<'a>(BTreeMap<&'a str, Vec<Workload<'a>>>);
 
 impl<'a> Workloads<'a> {
     /// By Deployments and Pods: before the first pod runs, its Deployment says the same.
@@ -209,12 +223,18 @@ impl<'a> Workloads<'a> {
             }
             Workload { namespace: &meta.namespace, labels, served, declared: ports.iter().map(|port| port.port).collect() }
         };
-        Workloads(deployments.chain(pods).map(workload).collect())
+        let mut all: BTreeMap<&str, Vec<Workload<'_>>> = BTreeMap::new();
+        deployments.chain(pods).map(workload).for_each(|workload| all.entry(workload.namespace).or_default().push(workload));
+        Workloads(all)
     }
 
     fn selected(&self, namespace: &str, root: &str, selector: Option<&Selector>) -> impl Iterator<Item = &Workload<'a>> {
-        let here = self.0.iter().filter(move |w| w.namespace == namespace || namespace == root);
-        here.filter(move |w| selector.is_none_or(|selector| selector.matches(w.labels)))
+        let all = (namespace == root).then(|| self.0.values().flatten());
+        let own = (namespace != root).then(|| self.0.get(namespace).into_iter().flatten());
+        all.into_iter()
+            .flatten()
+            .chain(own.into_iter().flatten())
+            .filter(move |w| selector.is_none_or(|selector| selector.matches(w.labels)))
     }
 
     /// The first port that carries TCP of a workload that a policy selects, as far as one of its rules concerns it.
