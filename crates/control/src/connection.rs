@@ -14,7 +14,7 @@ use mizzen_model::ProxyView;
 use mizzen_translate::{Part, ResourceKind};
 use mizzen_types::{Name, SpiffeId};
 use mizzen_xds::{
-    server::{Resource, ResourceSource, Response, Session, Shared, Sync},
+    server::{Resource, ResourceSource, Response, Session, Sync},
     types,
 };
 use tokio::time::Instant;
@@ -232,8 +232,6 @@ fn kind(type_url: &str) -> Option<ResourceKind> {
 #[derive(Debug)]
 pub(crate) struct Connections {
     memo: Arc<Memo>,
-    /// Lists that sessions share.
-    lists: Arc<Shared>,
     numbers: AtomicU64,
     open: Mutex<BTreeMap<u64, Arc<Connection>>>,
 }
@@ -247,14 +245,14 @@ pub(crate) struct Registered {
 
 impl Connections {
     pub(crate) fn new(memo: Arc<Memo>) -> Self {
-        Connections { memo, lists: Arc::default(), numbers: AtomicU64::new(0), open: Mutex::default() }
+        Connections { memo, numbers: AtomicU64::new(0), open: Mutex::default() }
     }
 
     pub(crate) fn register(self: &Arc<Self>, view: ProxyView, identity: SpiffeId, peer: SocketAddr, version: String) -> Registered {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
         let since = SystemTime::now();
         let asker = self.memo.enter(view);
-        let progress = Mutex::new(Progress { session: Session::sharing(self.lists.clone()), ..Progress::default() });
+        let progress = Mutex::new(Progress { session: Session::sharing(self.memo.lists.clone()), ..Progress::default() });
         let connection = Arc::new(Connection { number, asker, identity, peer, version, since, progress });
         self.lock().insert(number, connection.clone());
         Registered { all: self.clone(), connection }

@@ -26,7 +26,7 @@ use std::{
 use mizzen_model::{ProxyView, Snapshot};
 use mizzen_translate::{Joined, Part, ResourceKind};
 use mizzen_types::Name;
-use mizzen_xds::server::{Parts, Resource};
+use mizzen_xds::server::{Parts, Resource, Shared};
 
 pub(crate) use asker::Asker;
 use asker::{Askers, Had};
@@ -43,6 +43,8 @@ pub(crate) struct Memo {
     index: Mutex<Index>,
     askers: Mutex<Askers>,
     sheets: Sheets,
+    /// Names and lists of names that all share: sessions, too.
+    pub(crate) lists: Arc<Shared>,
     /// Slots that nobody had any more when last looked at; the next change drops them.
     bare: Mutex<BTreeSet<Number>>,
     built: AtomicU64,
@@ -109,6 +111,7 @@ impl Default for Memo {
             index: Mutex::default(),
             askers: Mutex::default(),
             sheets: Sheets::default(),
+            lists: Arc::default(),
             bare: Mutex::default(),
             built: AtomicU64::new(0),
             shared: AtomicU64::new(0),
@@ -209,7 +212,7 @@ impl Memo {
         }
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
         find(&slots).unwrap_or_else(|| {
-            let name = Name::from(name);
+            let name = self.lists.name(name);
             let slot = slots.make(profile, What::Resource(kind, name.clone()));
             slots.resources.entry((profile, kind)).or_default().insert(name, slot.clone());
             slot
@@ -220,7 +223,7 @@ impl Memo {
         if matches!(what, What::Resource(..)) {
             self.built.fetch_add(1, Ordering::Relaxed);
         }
-        Built::make(snapshot, view, what)
+        Built::make(snapshot, view, what, &self.lists)
     }
 }
 

@@ -62,8 +62,10 @@ impl Epoch<'_> {
         let Some(sheet) = sheet else { return names.iter().map(|name| self.resource(asker, kind, name)).collect() };
         let mut lines = sheet.names.iter().zip(&*sheet.lines).peekable();
         let mut find = |name: &Name| {
-            while lines.next_if(|(listed, _)| *listed < name).is_some() {}
-            let line = lines.next_if(|(listed, _)| *listed == name).map(|(_, line)| line);
+            // Names are the same texts mostly, not only equal ones.
+            let is_same = |listed: &Name| Arc::ptr_eq(listed, name) || listed == name;
+            while lines.next_if(|(listed, _)| !is_same(listed) && *listed < name).is_some() {}
+            let line = lines.next_if(|(listed, _)| is_same(listed)).map(|(_, line)| line);
             match line.and_then(|line| Some((line, line.all.as_ref()?))) {
                 Some((line, resource)) => {
                     drop(line.slot.hold(asker.index));

@@ -9,7 +9,7 @@ use mizzen_model::{ProxyView, Reach, Reader, Reads, Snapshot};
 use mizzen_protos::canonical::canonicalize;
 use mizzen_translate::{Part, ResourceKind};
 use mizzen_types::Name;
-use mizzen_xds::server::Resource;
+use mizzen_xds::server::{Resource, Shared};
 
 use super::{index::Number, lock, tree::Tree};
 
@@ -62,7 +62,7 @@ pub(super) struct Built {
 }
 
 impl Built {
-    pub(super) fn make(snapshot: &Snapshot, view: &ProxyView, what: &What) -> Built {
+    pub(super) fn make(snapshot: &Snapshot, view: &ProxyView, what: &What, pool: &Shared) -> Built {
         let reader = Reader::new(snapshot);
         let mut brings = Vec::new();
         let value = match what {
@@ -81,9 +81,12 @@ impl Built {
                 let mut names = mizzen_translate::list_part(&reader, view, *kind, *part);
                 names.sort_unstable();
                 names.dedup();
-                Value::Names(Some(names.into()))
+                Value::Names(Some(names.iter().map(|name| pool.name(name)).collect()))
             }
-            What::Parts(kind, name) => Value::Names(mizzen_translate::parts(&reader, view, *kind, name).map(Into::into)),
+            What::Parts(kind, name) => {
+                let parts = mizzen_translate::parts(&reader, view, *kind, name);
+                Value::Names(parts.map(|parts| parts.iter().map(|part| pool.name(part)).collect()))
+            }
         };
         Built { value, brings: brings.into(), reads: reader.finish() }
     }

@@ -32,7 +32,7 @@ pub(super) struct Entry {
 }
 
 /// A name with which all is well: what was sent was taken.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Settled {
     name: Name,
     explicit: bool,
@@ -72,7 +72,7 @@ struct Names {
 
 impl Shared {
     /// A name as others have it.
-    pub(super) fn name(&self, name: &str) -> Name {
+    pub fn name(&self, name: &str) -> Name {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = names.all.get(name) {
             return known.clone();
@@ -88,7 +88,8 @@ impl Shared {
 
     fn share(&self, list: Vec<Settled>) -> Arc<[Settled]> {
         let mut hasher = DefaultHasher::new();
-        list.hash(&mut hasher);
+        // Equal lists mostly have the very same names.
+        list.iter().for_each(|settled| (settled.name.as_ptr(), settled.explicit, settled.version).hash(&mut hasher));
         let mut all = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
         let hash = hasher.finish();
         // The hash finds the bucket; what is in it is compared.
@@ -120,7 +121,7 @@ impl Shared {
 const MANY: usize = 64;
 
 /// Equality that is quick where both are one text.
-fn is_same(one: &Name, other: &Name) -> bool {
+pub(super) fn is_same(one: &Name, other: &Name) -> bool {
     Arc::ptr_eq(one, other) || one == other
 }
 
@@ -128,6 +129,8 @@ fn is_same(one: &Name, other: &Name) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct Held {
     base: Option<Arc<[Settled]>>,
+    /// Whether the base was sent as a whole and is not answered yet.
+    is_open: bool,
     /// What differs from the base; `None`: it is gone.
     over: BTreeMap<Name, Option<Entry>>,
     explicit: usize,
@@ -142,8 +145,49 @@ impl Held {
     pub(super) fn get(&self, name: &str) -> Option<Entry> {
         match self.over.get(name) {
             Some(entry) => entry.clone(),
-            None => self.based(name).map(Settled::entry),
+            None => self.based(name).map(|settled| self.entry(settled)),
         }
+    }
+
+    fn entry(&self, settled: &Settled) -> Entry {
+        let entry = settled.entry();
+        if self.is_open { Entry { acked: None, ..entry } } else { entry }
+    }
+
+    /// Notes what is sent, in order. The first of many is kept as a list that others share, before it is answered.
+    pub(super) fn send(&mut self, entries: Vec<(Name, Entry)>, shared: &Shared) {
+        let is_new =
+            |(_, entry): &(Name, Entry)| entry.acked.is_none() && entry.rejected.is_none() && matches!(entry.sent, SentVersion::Version(_));
+        let mut names = entries.iter().map(|(name, _)| name);
+        let covers = |name: &Name| names.any(|there| is_same(there, name));
+        if self.base.is_some() || entries.len() < MANY || !entries.iter().all(is_new) || !self.over.keys().all(covers) {
+            return self.set_many(entries);
+        }
+        self.explicit = entries.iter().filter(|(_, entry)| entry.explicit).count();
+        let settled = |(name, entry): (Name, Entry)| match entry.sent {
+            SentVersion::Version(version) => Settled { name, explicit: entry.explicit, version: Some(version) },
+            SentVersion::Unsent | SentVersion::Absent | SentVersion::Foreign => Settled { name, explicit: entry.explicit, version: None },
+        };
+        self.base = Some(shared.share(entries.into_iter().map(settled).collect()));
+        self.is_open = true;
+        self.over.clear();
+    }
+
+    /// The client has taken these versions, in the order of their names.
+    pub(super) fn accept(&mut self, sent: &[(Name, Version)]) {
+        let base = self.base.as_deref().unwrap_or_default();
+        let is_whole = self.is_open && sent.len() == base.len() && {
+            sent.iter().zip(base).all(|((name, version), settled)| settled.version == Some(*version) && is_same(name, &settled.name))
+        };
+        if is_whole {
+            self.is_open = false;
+            for (name, entry) in &mut self.over {
+                let version = sent.binary_search_by(|(there, _)| there.cmp(name)).ok().and_then(|at| sent.get(at));
+                entry.iter_mut().zip(version).for_each(|(entry, (_, version))| accept(entry, *version));
+            }
+            return;
+        }
+        self.change_many(sent.iter().map(|(name, version)| (name, *version)), accept);
     }
 
     pub(super) fn set(&mut self, name: &Name, entry: Entry) {
@@ -168,7 +212,7 @@ impl Held {
     }
 
     /// [`Held::change`] of many names, in order.
-    pub(super) fn change_many<'n>(&mut self, names: impl ExactSizeIterator<Item = (&'n Name, Version)>, by: impl Fn(&mut Entry, Version)) {
+    fn change_many<'n>(&mut self, names: impl ExactSizeIterator<Item = (&'n Name, Version)>, by: impl Fn(&mut Entry, Version)) {
         if self.base.is_some() || names.len() < MANY || names.len() < self.over.len() / 4 {
             names.for_each(|(name, version)| self.change(name, |entry| by(entry, version)));
             return;
@@ -191,7 +235,7 @@ impl Held {
             let before = usize::from(entry.explicit);
             by(entry);
             self.explicit = self.explicit + usize::from(entry.explicit) - before;
-        } else if let Some(mut entry) = self.based(name).map(Settled::entry) {
+        } else if let Some(mut entry) = self.based(name).map(|settled| self.entry(settled)) {
             by(&mut entry);
             self.set(name, entry);
         }
@@ -235,7 +279,7 @@ impl Held {
                 (None, None) => return None,
             };
             if based {
-                return base.next().map(|settled| (&settled.name, settled.entry()));
+                return base.next().map(|settled| (&settled.name, self.entry(settled)));
             }
             if let Some((name, Some(entry))) = over.next() {
                 return Some((name, entry.clone()));
@@ -252,7 +296,7 @@ impl Held {
     /// Makes what has settled a list that can be shared, once it is worth it.
     pub(super) fn settle(&mut self, shared: &Shared) {
         let settled = self.base.as_deref().map_or(0, <[Settled]>::len);
-        if self.over.len() < 16 + settled / 8 {
+        if self.is_open || self.over.len() < 16 + settled / 8 {
             return;
         }
         let mut list = Vec::with_capacity(settled);
@@ -267,6 +311,16 @@ impl Held {
         if rest.len() * 2 < self.over.len() {
             self.base = Some(shared.share(list));
             self.over = rest;
+        }
+    }
+}
+
+/// The client has taken a version.
+pub(super) fn accept(entry: &mut Entry, version: Version) {
+    if !matches!(entry.sent, SentVersion::Absent | SentVersion::Unsent) {
+        entry.acked = Some(version);
+        if entry.sent == SentVersion::Version(version) {
+            entry.rejected = None;
         }
     }
 }
@@ -315,12 +369,43 @@ mod tests {
         }
     }
 
+    /// What was sent at once is a list that others share, and is known not to be answered until it is.
+    #[test]
+    fn sent_and_answered() {
+        let shared = Shared::default();
+        let version = Version(7);
+        let new = |i: usize| {
+            (shared.name(&format!("n{i:03}")), Entry { explicit: i % 2 == 0, sent: SentVersion::Version(version), ..Entry::default() })
+        };
+        let sent: Vec<(Name, Version)> = (0..100).map(|i| (new(i).0, version)).collect();
+        let mut plain = Held::default();
+        let (mut one, mut two) = (Held::default(), Held::default());
+        (0..100).map(new).for_each(|(name, entry)| plain.set(&name, entry));
+        for held in [&mut one, &mut two] {
+            // Some are subscribed to already.
+            (0..100).step_by(2).map(new).for_each(|(name, entry)| held.set(&name, Entry { sent: SentVersion::Unsent, ..entry }));
+            held.send((0..100).map(new).collect(), &shared);
+            assert!(held.iter().eq(plain.iter()) && held.explicit() == 50 && held.over.is_empty());
+        }
+        assert!(Arc::ptr_eq(one.base.as_ref().unwrap(), two.base.as_ref().unwrap()));
+        // One that was sent again meanwhile is answered with the rest, as far as it was sent then; one that is gone stays so.
+        for held in [&mut one, &mut plain] {
+            held.set(&new(3).0, Entry { sent: SentVersion::Version(Version(8)), ..Entry::default() });
+            held.remove("n005");
+            held.accept(&sent);
+        }
+        assert!(one.iter().eq(plain.iter()) && one.get("n003").unwrap().acked == Some(version) && one.get("n005").is_none());
+        // A part of it is answered as a part.
+        two.accept(&sent[..50]);
+        assert_eq!((two.get("n010").unwrap().acked, two.get("n060").unwrap().acked), (Some(version), None));
+    }
+
     #[test]
     fn equal_lists_are_one() {
         let shared = Shared::default();
         let make = |content: u8| {
             let mut held = Held::default();
-            (0..100).for_each(|i| held.set(&format!("n{i:03}").into(), entry(content)));
+            (0..100).for_each(|i| held.set(&shared.name(&format!("n{i:03}")), entry(content)));
             held.settle(&shared);
             held
         };

@@ -32,7 +32,7 @@ pub struct Resource {
     /// The content, shared by all sessions that send it.
     pub body: Arc<Any>,
     /// Further messages, each of which is one more value of a repeated field of the content.
-    pub parts: Option<Parts>,
+    pub parts: Option<Arc<Parts>>,
 }
 
 /// A repeated field of a resource's content, of messages that are shared one by one.
@@ -55,7 +55,7 @@ impl Resource {
     pub fn joined(&self, parts: Parts) -> Self {
         let versions = std::iter::once(self.version).chain(parts.messages.iter().map(|(version, _)| *version));
         let bytes: Vec<u8> = versions.flat_map(|version| version.0.to_le_bytes()).collect();
-        Resource { version: Version::of(&bytes), body: self.body.clone(), parts: Some(parts) }
+        Resource { version: Version::of(&bytes), body: self.body.clone(), parts: Some(Arc::new(parts)) }
     }
 
     /// The length of its content, without what joins its parts.
@@ -451,7 +451,7 @@ impl Session {
     pub fn take(&mut self, round: &mut Round, found: Found) {
         let key = found.wanted.key.clone();
         let Some(watch) = self.watches.get_mut(&key) else { return };
-        let diff = watch.diff(found);
+        let diff = watch.diff(found, &self.shared);
         if &*key.1 == types::CLUSTER {
             self.resend_endpoints(&diff.changed);
         }

@@ -7,7 +7,7 @@ use mizzen_types::Name;
 
 use super::{
     Found, Key, LookUp, MAX_IN_FLIGHT, Resource, ResourceStatus, TypeStatus, Verdict, Wanted,
-    held::{Entry, Held, SentVersion, Shared},
+    held::{Entry, Held, SentVersion, Shared, accept, is_same},
 };
 use crate::{Version, nack::rejections, types};
 
@@ -213,7 +213,7 @@ impl Watch {
         let Some(flight) = at.and_then(|at| self.in_flight.remove(at)) else { return Some(Verdict::Unknown) };
         let Some(error) = error else {
             self.acks += 1;
-            self.held.change_many(flight.sent.iter().map(|(name, version)| (name, *version)), accept);
+            self.held.accept(&flight.sent);
             if !self.held.has_rejections() {
                 self.error = None;
             }
@@ -255,15 +255,15 @@ impl Watch {
     }
 
     /// Compares with the state, and notes the difference as sent.
-    pub(super) fn diff(&mut self, found: Found) -> Diff {
+    pub(super) fn diff(&mut self, found: Found, shared: &Shared) -> Diff {
         let Found { wanted: Wanted { all, forced, .. }, resources } = found;
         let mut diff = Diff { owed: std::mem::take(&mut self.owed), ..Diff::default() };
         // Both are in order, so that what is gone shows as a gap.
         let gone: Vec<Name> = if all {
             let mut there = resources.iter().map(|(name, _)| name).peekable();
             let mut missing = |name: &Name| {
-                while there.next_if(|found| *found < name).is_some() {}
-                there.peek() != Some(&name)
+                while there.next_if(|found| !is_same(found, name) && *found < name).is_some() {}
+                !there.peek().is_some_and(|found| is_same(found, name))
             };
             let sent = self.held.iter().filter(|(_, entry)| entry.sent != SentVersion::Unsent);
             let unlisted: Vec<Name> = sent.filter(|(name, _)| missing(name)).map(|(name, _)| name.clone()).collect();
@@ -274,35 +274,31 @@ impl Watch {
         } else {
             Vec::new()
         };
-        let mut news = Vec::new();
-        let entries = self.entries(all, &resources);
-        for ((name, look_up), entry) in resources.into_iter().zip(entries) {
+        let (mut news, mut lost) = (Vec::new(), Vec::new());
+        let mut held = all.then(|| self.held.iter().peekable());
+        // What the client has of each: all are in order.
+        let mut entry = |name: &Name| match &mut held {
+            None => self.held.get(name).unwrap_or_default(),
+            Some(held) => {
+                while held.next_if(|(there, _)| !is_same(there, name) && *there < name).is_some() {}
+                held.next_if(|(there, _)| is_same(there, name)).map(|(_, entry)| entry).unwrap_or_default()
+            }
+        };
+        for (name, look_up) in resources {
             match look_up {
-                LookUp::Found(resource) => news.extend(compare(name.clone(), entry, resource, forced.contains(&name), &mut diff)),
-                LookUp::Pending => {
-                    if forced.contains(&name) {
-                        self.forced.insert(name);
-                    }
+                LookUp::Found(resource) => {
+                    let (entry, forced) = (entry(&name), forced.contains(&name));
+                    news.extend(compare(name, entry, resource, forced, &mut diff));
                 }
-                LookUp::Missing => self.missing(&name, forced.contains(&name), &mut diff),
+                LookUp::Pending if forced.contains(&name) => _ = self.forced.insert(name),
+                LookUp::Pending => {}
+                LookUp::Missing => lost.push(name),
             }
         }
-        self.held.set_many(news);
-        gone.iter().for_each(|name| self.missing(name, forced.contains(name), &mut diff));
+        drop(held);
+        self.held.send(news, shared);
+        lost.iter().chain(&gone).for_each(|name| self.missing(name, forced.contains(name), &mut diff));
         diff
-    }
-
-    /// What the client has of each of these, which are in order.
-    fn entries(&self, all: bool, resources: &[(Name, LookUp)]) -> Vec<Entry> {
-        if !all {
-            return resources.iter().map(|(name, _)| self.held.get(name).unwrap_or_default()).collect();
-        }
-        let mut held = self.held.iter().peekable();
-        let mut entry = |name: &Name| {
-            while held.next_if(|(there, _)| *there < name).is_some() {}
-            held.next_if(|(there, _)| *there == name).map(|(_, entry)| entry).unwrap_or_default()
-        };
-        resources.iter().map(|(name, _)| entry(name)).collect()
     }
 
     fn missing(&mut self, name: &Name, forced: bool, diff: &mut Diff) {
@@ -338,16 +334,6 @@ impl Watch {
             pending: self.in_flight.len(),
             error: self.error.clone(),
             resources: self.held.iter().filter(|(_, entry)| entry.sent != SentVersion::Unsent).map(resource).collect(),
-        }
-    }
-}
-
-/// The client has taken a version.
-fn accept(entry: &mut Entry, version: Version) {
-    if !matches!(entry.sent, SentVersion::Absent | SentVersion::Unsent) {
-        entry.acked = Some(version);
-        if entry.sent == SentVersion::Version(version) {
-            entry.rejected = None;
         }
     }
 }
