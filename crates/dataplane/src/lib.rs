@@ -16,6 +16,7 @@ pub mod driver;
 mod error;
 mod fixed;
 mod logs;
+mod on_demand;
 mod options;
 mod run;
 mod secrets;

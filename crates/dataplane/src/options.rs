@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
-use mizzen_types::ports;
+use mizzen_types::{Name, ports};
 use tokio::sync::watch;
 
 /// Changes what is logged, by directives such as `info,mizzen_engine=debug`; says what holds now, or why not.
@@ -19,9 +19,12 @@ pub struct Options {
     pub metrics: Option<SocketAddr>,
     /// The socket mark of upstream connections, 0 for none. Default [`ports::PROXY_MARK`], which needs CAP_NET_ADMIN.
     pub mark: u32,
-    /// Whether a connection to a destination that no listener has asks for one, by Istio's name (`ADDRESS_PORT`), before the listener that
-    /// accepted may have it. Default no: the control plane sends all listeners.
-    pub listeners_on_demand: bool,
+    /// Whether a sidecar offers its control plane to fetch on first use what it uses, where that has an index of the mesh. Default yes.
+    pub on_demand: bool,
+    /// What was fetched on first use and was not used for so long is let go. Default 15 min.
+    pub on_demand_idle: Duration,
+    /// Types and names that an earlier run fetched so: they are asked for at once. Default none.
+    pub remembered: Vec<(String, Name)>,
     /// Who is asked for the names of clusters that are found by DNS. Default none: the servers of the system's `resolv.conf`.
     pub name_servers: Vec<SocketAddr>,
     /// How long connections may take to end after the order to stop. Default 5 s, as Istio's `terminationDrainDuration`.
@@ -47,7 +50,9 @@ impl Default for Options {
             admin_socket: None,
             metrics: Some(SocketAddr::from(([0, 0, 0, 0], ports::METRICS))),
             mark: ports::PROXY_MARK,
-            listeners_on_demand: false,
+            on_demand: true,
+            on_demand_idle: Duration::from_secs(15 * 60),
+            remembered: Vec::new(),
             name_servers: Vec::new(),
             drain_time: Duration::from_secs(5),
             inherited: None,

@@ -17,17 +17,18 @@ use prost::Message;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    admin::{self, Admin, Control, Known, Process, Query, Stage, View},
+    admin::{self, Admin, Control, Fetched, Known, Process, Query, Stage, View},
     bootstrap::Plan,
     dns::{self, Resolver},
     driver::{Report, Workers},
     error::BootstrapError,
     fixed::Fixed,
     logs::Logs,
+    on_demand::Demand,
     options::Options,
     secrets,
     sources::Sources,
-    store::Store,
+    store::{Entry, Store},
     text::Places,
 };
 
@@ -137,11 +138,6 @@ enum Happening {
     Due,
 }
 
-/// Istio's name of the listener of an address.
-fn listener_name(address: SocketAddr) -> Name {
-    format!("{}_{}", address.ip(), address.port()).into()
-}
-
 impl Proxy {
     fn start(bootstrap: Bootstrap, plan: Plan, mut options: Options) -> Result<Proxy, RunError> {
         let failed = |what: &'static str| move |error: io::Error| RunError::Io { what, error };
@@ -156,11 +152,10 @@ impl Proxy {
             seed: seed(clock.1),
             shared: shared.clone(),
             mark: options.mark,
-            listener_of: options.listeners_on_demand.then_some(listener_name as fn(SocketAddr) -> Name),
         };
         let config = store.next(Duration::ZERO).unwrap_or_else(|| store.config().clone());
         let workers = Workers::start(options.workers, &engine, &config, &reporter).map_err(failed("workers"))?;
-        let (sources, streams) = Sources::new(&plan, process.clone());
+        let (sources, streams) = Sources::new(&plan, process.clone(), &options);
         let (asker, queries) = mpsc::channel(64);
         let (stage, stage_seen) = watch::channel(Stage::Initializing);
         let admin = Admin {
@@ -228,7 +223,7 @@ impl Proxy {
     }
 
     async fn next(&mut self) -> Happening {
-        let due = self.store.deadline(self.refreshed).into_iter().chain(self.reopen).chain(self.release).min();
+        let due = self.store.deadline(self.refreshed).into_iter().chain(self.reopen).chain(self.release).chain(self.sources.sweep()).min();
         let due = due.map(|at| tokio::time::Instant::from_std(self.clock.0 + at));
         let due = async {
             match due {
@@ -265,6 +260,7 @@ impl Proxy {
                     self.reopen = None;
                     self.workers.reopen();
                 }
+                self.let_go();
                 if self.release.is_some_and(|at| at <= self.now()) {
                     self.release = None;
                     tokio::task::spawn_blocking(mizzen_net::release_memory);
@@ -295,6 +291,22 @@ impl Proxy {
             Happening::Query(Query::Counters(sender)) => self.scrape(sender),
         }
         true
+    }
+
+    /// Lets go what came on demand and nothing uses any more: no connection, no request, no host that is left out for a while.
+    fn let_go(&mut self) {
+        let now = self.now();
+        if self.sources.sweep().is_none_or(|at| at > now) {
+            return;
+        }
+        let (store, shared) = (&self.store, &self.shared);
+        let is_used = |kind: ResourceKind, name: &Name| {
+            let ejects = || store.clusters_of(kind, name).iter().any(|cluster| shared.ejects(cluster));
+            store.take_used(kind, name) || ejects()
+        };
+        self.sources.let_go(now, is_used);
+        // What is open for long is marked until the next look.
+        self.workers.mark_used();
     }
 
     /// A secret of the bootstrap has another content.
@@ -359,7 +371,7 @@ impl Proxy {
                 self.logs.0.send(file, lines);
                 self.process.set_log_dropped(self.logs.0.dropped());
             }
-            Report::Ask { worker, wait, question: Question::Dns { host } } => {
+            Report::Ask { worker, wait, question: Question::Dns { host }, .. } => {
                 let (resolver, answers) = (self.resolver.clone(), self.answers.0.clone());
                 let terms = dns::terms(self.store.config(), &host);
                 tokio::spawn(async move {
@@ -367,14 +379,11 @@ impl Proxy {
                     let _ = answers.send((worker, wait, resolver.lookup(&host, terms).await));
                 });
             }
-            Report::Ask { worker, wait, question: Question::Resource { kind, name } } => {
-                if self.sources.demand(kind, &name) {
-                    self.pending.push((worker, wait, kind, name));
-                    // Asked for before it is judged whether it is known to be absent.
-                    self.refresh();
-                } else {
-                    self.workers.answer(worker, wait, Answer::Absent);
-                }
+            Report::Ask { worker, wait, question: Question::Resource { kind, name }, why } => {
+                self.sources.demand(kind, &name, &why, self.now());
+                self.pending.push((worker, wait, kind, name));
+                // Asked for before it is judged whether it is known to be absent.
+                self.refresh();
             }
             Report::Snapshot { request, snapshot, .. } => self.scraped(request, *snapshot),
             Report::Dispose(config) => {
@@ -465,13 +474,29 @@ impl Proxy {
     fn view(&self) -> View {
         let wall = |at: Duration| self.clock.1 + at;
         let kinds = [ResourceKind::Cluster, ResourceKind::Assignment, ResourceKind::Listener, ResourceKind::Route, ResourceKind::Secret];
+        let whole = |kind: ResourceKind, name: &Name, entry: &Arc<Entry>| match kind {
+            ResourceKind::Route => match self.store.whole_route(name) {
+                Some(body) => Arc::new(Entry { body, ..(**entry).clone() }),
+                None => entry.clone(),
+            },
+            _ => entry.clone(),
+        };
         let known = |kind: ResourceKind, name: &Name, stored: &crate::store::Stored| Known {
             kind,
             name: name.clone(),
             fixed: self.fixed.contains(&(kind, name.clone())),
-            entry: stored.active.as_ref().or(stored.latest.as_ref()).map(|e| (e.clone(), wall(e.arrived))),
+            entry: stored.active.as_ref().or(stored.latest.as_ref()).map(|e| (whole(kind, name, e), wall(e.arrived))),
             warming: stored.active.is_none(),
             refused: stored.rejected.as_ref().map(|r| (r.version.clone(), r.reason.clone(), wall(r.at))),
+        };
+        let fetched = |((kind, name), demand): (&(ResourceKind, Name), &Demand)| Fetched {
+            kind: *kind,
+            name: name.clone(),
+            since: wall(demand.since),
+            used: wall(demand.used),
+            why: demand.why.clone(),
+            there: kind.is_in(self.store.config(), name),
+            clusters: self.store.clusters_of(*kind, name),
         };
         View {
             config: self.store.config().clone(),
@@ -480,6 +505,7 @@ impl Proxy {
             unfit: self.store.unfit().iter().map(|(name, why)| (name.clone(), why.to_string())).collect(),
             connected: self.sources.connected(),
             faults: self.faults(),
+            fetched: self.sources.demands().iter().map(fetched).collect(),
         }
     }
 

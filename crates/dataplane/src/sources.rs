@@ -7,15 +7,21 @@ use std::{
     time::Duration,
 };
 
-use mizzen_ir::{ResourceKind, config::SecretSource};
-use mizzen_protos::envoy::envoy::{
-    config::core::v3::Node,
-    service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse},
+use mizzen_ir::{
+    ResourceKind,
+    config::{MeshIndex, SecretSource},
+};
+use mizzen_protos::{
+    envoy::envoy::{
+        config::core::v3::Node,
+        service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse},
+    },
+    wkt::{Value, value::Kind},
 };
 use mizzen_types::Name;
 use mizzen_xds::{
     client::{self, Event, Unasked},
-    sotw,
+    sotw, types,
 };
 use tokio::sync::mpsc;
 
@@ -23,6 +29,8 @@ use crate::{
     admin::Process,
     ads::{self, Answer, Happened, Request, Server, Service, Variant},
     bootstrap::Plan,
+    on_demand::Demands,
+    options::Options,
     store::{Store, Want},
 };
 
@@ -47,7 +55,7 @@ impl Source {
     /// Where it is asked for; none: it is in the bootstrap.
     fn of(want: &Want) -> Option<Source> {
         match want {
-            Want::Route(_) | Want::Assignment(_) => Some(Source::Aggregated),
+            Want::Cluster(_) | Want::Route(_) | Want::Assignment(_) => Some(Source::Aggregated),
             Want::Secret(secret) => match &secret.source {
                 SecretSource::Ads => Some(Source::Aggregated),
                 SecretSource::Grpc { cluster, delta } => {
@@ -59,9 +67,6 @@ impl Source {
         }
     }
 }
-
-/// Resources that workers may have asked for beyond those that others name.
-const DEMANDED: usize = 1024;
 
 /// Events of streams that may wait for the control thread.
 const QUEUE: usize = 64;
@@ -76,8 +81,20 @@ pub(crate) struct Sources {
     /// Those to be looked at by the next [`Sources::ask`].
     touched: BTreeSet<(ResourceKind, Name)>,
     /// What workers asked for beyond what resources name: it stays asked for, so that it stays.
-    demanded: BTreeSet<(ResourceKind, Name)>,
+    demanded: Demands,
+    on_demand: OnDemand,
     process: Process,
+}
+
+/// How far it is agreed with the server that what is used is fetched on first use.
+#[derive(Debug, Default)]
+struct OnDemand {
+    /// Whether it is offered.
+    offered: bool,
+    /// Of the proxy's own namespace hosts have names of one word.
+    namespace: Name,
+    /// What is to be asked for as soon as it is agreed.
+    remembered: Vec<(ResourceKind, Name)>,
 }
 
 /// A resource that is asked for by name.
@@ -184,20 +201,26 @@ impl Drop for Link {
 
 impl Sources {
     /// Opens the aggregated stream, if there is one; the others when something is asked of them.
-    pub(crate) fn new(plan: &Plan, process: Process) -> (Sources, mpsc::Receiver<(Source, Happened)>) {
+    pub(crate) fn new(plan: &Plan, process: Process, options: &Options) -> (Sources, mpsc::Receiver<(Source, Happened)>) {
         let (events, receiver) = mpsc::channel(QUEUE);
+        let on_demand = OnDemand::new(plan, options);
         let mut sources = Sources {
-            node: plan.node.clone(),
+            node: on_demand.introduce(plan.node.clone()),
             servers: plan.servers.clone(),
             links: BTreeMap::new(),
             events,
             subscriptions: BTreeMap::new(),
             touched: BTreeSet::new(),
-            demanded: BTreeSet::new(),
+            demanded: Demands::new(options.on_demand_idle),
+            on_demand,
             process,
         };
         if let Some((server, variant)) = &plan.ads {
+            let offered = sources.on_demand.offered;
             let link = sources.link(Source::Aggregated, server.clone(), Service::Aggregated, *variant);
+            if let (true, Client::Delta(client)) = (offered, &mut link.client) {
+                client.watch_all(types::INDEX);
+            }
             for (kind, wanted) in [(ResourceKind::Cluster, plan.dynamic.1), (ResourceKind::Listener, plan.dynamic.0)] {
                 if wanted {
                     link.client.watch_all(kind);
@@ -244,12 +267,22 @@ impl Sources {
                 if !link.answered {
                     tracing::info!(?source, "connected to a server of resources");
                 }
-                link.answered = true;
+                let first = !std::mem::replace(&mut link.answered, true);
                 link.failing = None;
                 let type_url = match &*answer {
                     Answer::Delta(response) => &response.type_url,
                     Answer::Sotw(response) => &response.type_url,
                 };
+                if *source == Source::Aggregated && self.on_demand.offered {
+                    let is_index = type_url == types::INDEX;
+                    if is_index || first {
+                        self.agree(is_index, store, now);
+                    }
+                    if is_index {
+                        return self.index(*answer, store);
+                    }
+                }
+                let Some(link) = self.links.get_mut(source) else { return };
                 let Some(kind) = ResourceKind::of(type_url) else {
                     tracing::warn!(?source, type_url, "a type that was not asked for");
                     return;
@@ -269,6 +302,51 @@ impl Sources {
                     Err(unasked) => tracing::warn!(?source, %unasked, "a response is dropped"),
                 }
             }
+        }
+        self.flush();
+    }
+
+    /// The server has an index of the mesh, or begins without one: then it sends all that there is.
+    fn agree(&mut self, has_index: bool, store: &mut Store, now: Duration) {
+        if store.mesh().is_some() == has_index {
+            return;
+        }
+        tracing::info!(on_demand = has_index, "what the proxy uses is fetched on first use, or everything is told");
+        store.set_mesh(has_index.then(|| MeshIndex::new(self.on_demand.namespace.clone())));
+        if let Some(Link { client: Client::Delta(client), .. }) = self.links.get_mut(&Source::Aggregated) {
+            client.set_brings_along(has_index);
+        }
+        if has_index {
+            for (kind, name) in std::mem::take(&mut self.on_demand.remembered) {
+                self.demand(kind, &name, &"remembered".into(), now);
+            }
+        } else {
+            // All come without being asked for.
+            let names: Vec<_> = self.demanded.iter().map(|(key, _)| key.clone()).filter(|(kind, _)| is_fetched(*kind)).collect();
+            names.iter().for_each(|(kind, name)| self.demand_no_more(*kind, name));
+        }
+    }
+
+    /// Takes entries of the index.
+    fn index(&mut self, answer: Answer, store: &mut Store) {
+        let Some(link) = self.links.get_mut(&Source::Aggregated) else { return };
+        let judged = link.client.take(answer, |events| {
+            let mut rejected = Vec::new();
+            for event in events {
+                match event {
+                    Event::Added { name, body, .. } => {
+                        if let Err(reason) = store.put_host(&name, &body.value) {
+                            tracing::warn!(%name, reason, "a host of the index is refused");
+                            rejected.push((name, reason));
+                        }
+                    }
+                    Event::Removed { name } => store.remove_host(&name),
+                }
+            }
+            rejected
+        });
+        if let Err(unasked) = judged {
+            tracing::warn!(%unasked, "a response is dropped");
         }
         self.flush();
     }
@@ -324,15 +402,31 @@ impl Sources {
         }
     }
 
-    /// Has a resource asked for that a worker waits for, at the next [`Sources::ask`]; `false` if too many are.
-    pub(crate) fn demand(&mut self, kind: ResourceKind, name: &Name) -> bool {
-        let key = (kind, name.clone());
-        if self.demanded.len() >= DEMANDED && !self.demanded.contains(&key) {
-            return false;
+    /// Has a resource asked for that a worker waits for, at the next [`Sources::ask`].
+    pub(crate) fn demand(&mut self, kind: ResourceKind, name: &Name, why: &Name, now: Duration) {
+        self.touched.extend(self.demanded.insert(kind, name, why, now));
+        self.touched.insert((kind, name.clone()));
+    }
+
+    /// What workers have asked for, and why.
+    pub(crate) fn demands(&self) -> &Demands {
+        &self.demanded
+    }
+
+    /// When [`Sources::let_go`] has something to look for.
+    pub(crate) fn sweep(&self) -> Option<Duration> {
+        self.demanded.due()
+    }
+
+    /// Has nothing asked for any more, at the next [`Sources::ask`], that came on demand and that nothing has used for long enough. Whether there was such.
+    pub(crate) fn let_go(&mut self, now: Duration, mut is_used: impl FnMut(ResourceKind, &Name) -> bool) -> bool {
+        // Others than these are few, and nobody marks them.
+        let gone = self.demanded.idle(now, |kind, name| !is_fetched(kind) || is_used(kind, name));
+        for (kind, name) in &gone {
+            tracing::debug!(?kind, %name, "was not used for a while, and is let go");
         }
-        self.touched.insert(key.clone());
-        self.demanded.insert(key);
-        true
+        self.touched.extend(gone.iter().cloned());
+        !gone.is_empty()
     }
 
     /// It is known that there is no such resource.
@@ -362,6 +456,36 @@ impl Sources {
                 }
             }
         }
+    }
+}
+
+/// Whether a kind is among those that are fetched on first use.
+fn is_fetched(kind: ResourceKind) -> bool {
+    matches!(kind, ResourceKind::Listener | ResourceKind::VirtualHost)
+}
+
+impl OnDemand {
+    fn new(plan: &Plan, options: &Options) -> OnDemand {
+        let delta = plan.ads.as_ref().is_some_and(|(_, variant)| *variant == Variant::Delta);
+        // Gateways have what their Gateways name.
+        let mut id = plan.node.id.split('~');
+        let is_sidecar = id.next() == Some("sidecar");
+        let namespace = id.nth(1).and_then(|workload| workload.rsplit_once('.')).map(|(_, namespace)| namespace).unwrap_or_default();
+        let remembered = options.remembered.iter().filter_map(|(type_url, name)| Some((ResourceKind::of(type_url)?, name.clone())));
+        OnDemand {
+            offered: options.on_demand && is_sidecar && delta,
+            namespace: namespace.into(),
+            remembered: remembered.filter(|(kind, _)| is_fetched(*kind)).collect(),
+        }
+    }
+
+    /// Says so in the node's metadata.
+    fn introduce(&self, mut node: Node) -> Node {
+        if self.offered {
+            let yes = Value { kind: Some(Kind::StringValue("1".to_owned())) };
+            node.metadata.get_or_insert_default().fields.insert("MIZZEN_ON_DEMAND".to_owned(), yes);
+        }
+        node
     }
 }
 
@@ -404,7 +528,12 @@ fn judge(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mizzen_protos::envoy::envoy::config::bootstrap::v3::Bootstrap;
+    use mizzen_protos::{
+        Any,
+        envoy::envoy::{config::bootstrap::v3::Bootstrap, service::discovery::v3::Resource},
+        index,
+    };
+    use prost::Message;
 
     /// What is asked for on the next stream: kinds and names.
     fn asked(sources: &mut Sources) -> Vec<(ResourceKind, String)> {
@@ -424,19 +553,104 @@ mod tests {
     async fn what_a_worker_waits_for_is_asked_for() {
         let mut plan = Plan::new(&Bootstrap::default()).unwrap();
         plan.ads = Some((Server::Pipe("/nowhere".into()), Variant::Delta));
-        let (mut sources, _events) = Sources::new(&plan, Process::default());
+        let (mut sources, _events) = Sources::new(&plan, Process::default(), &Options::default());
         let mut store = Store::new([]);
-        assert!(sources.demand(ResourceKind::Route, &"r".into()));
+        sources.demand(ResourceKind::Route, &"r".into(), &"".into(), Duration::ZERO);
         sources.ask(&mut store, Duration::ZERO);
         assert_eq!(asked(&mut sources), [(ResourceKind::Route, "r".to_owned())]);
         // It is not there: nobody asks for it any more.
         sources.demand_no_more(ResourceKind::Route, &"r".into());
         sources.ask(&mut store, Duration::ZERO);
         assert_eq!(asked(&mut sources), []);
-        // There is an end to it.
-        for n in 0..DEMANDED {
-            assert!(sources.demand(ResourceKind::Cluster, &n.to_string().into()));
+    }
+
+    /// What a server says, as a delta response.
+    fn says(type_url: &str, nonce: &str, resources: &[(&str, Vec<u8>)], removed: &[&str]) -> Happened {
+        let resource = |(name, value): &(&str, Vec<u8>)| Resource {
+            name: (*name).to_owned(),
+            version: "1".to_owned(),
+            resource: Some(Any { type_url: type_url.to_owned(), value: value.clone() }),
+            ..Default::default()
+        };
+        Happened::Response(Box::new(Answer::Delta(DeltaDiscoveryResponse {
+            type_url: type_url.to_owned(),
+            nonce: nonce.to_owned(),
+            resources: resources.iter().map(resource).collect(),
+            removed_resources: removed.iter().map(ToString::to_string).collect(),
+            ..Default::default()
+        })))
+    }
+
+    fn host(port: u32) -> Vec<u8> {
+        index::Host { addresses: vec![vec![10, 0, 0, 1]], http: vec![port], ..Default::default() }.encode_to_vec()
+    }
+
+    /// The requests since the last call, each as its type and what it subscribes to and unsubscribes from.
+    fn requests(receiver: &mut mpsc::Receiver<Request>) -> Vec<String> {
+        let mut all = Vec::new();
+        while let Ok(request) = receiver.try_recv() {
+            let Request::Delta(request) = request else { panic!("the variant is delta") };
+            let names = request.resource_names_subscribe.iter().map(|n| format!(" +{n}"));
+            let names: String = names.chain(request.resource_names_unsubscribe.iter().map(|n| format!(" -{n}"))).collect();
+            if request.response_nonce.is_empty() {
+                all.push(format!("{}{names}", types::short(&request.type_url)));
+            }
         }
-        assert!(!sources.demand(ResourceKind::Cluster, &"one more".into()) && sources.demand(ResourceKind::Cluster, &"7".into()));
+        all
+    }
+
+    fn sidecar(options: &Options) -> (Sources, Store, mpsc::Receiver<Request>) {
+        let mut plan = Plan::new(&Bootstrap::default()).unwrap();
+        plan.ads = Some((Server::Pipe("/nowhere".into()), Variant::Delta));
+        plan.dynamic = (true, true);
+        plan.node.id = "sidecar~10.0.0.9~web-0.shop~shop.svc.cluster.local".to_owned();
+        let (mut sources, _events) = Sources::new(&plan, Process::default(), options);
+        let mut store = Store::new([]);
+        let (sender, receiver) = mpsc::channel(64);
+        sources.happened(&Source::Aggregated, Happened::Open(sender), &mut store, Duration::ZERO);
+        (sources, store, receiver)
+    }
+
+    #[tokio::test]
+    async fn fetched_on_first_use_and_let_go() {
+        let remembered = vec![(types::VIRTUAL_HOST.to_owned(), Name::from("80/a.example")), ("other".to_owned(), Name::from("x"))];
+        let options = Options { remembered, on_demand_idle: Duration::from_secs(100), ..Options::default() };
+        let (mut sources, mut store, mut receiver) = sidecar(&options);
+        let offered = sources.node.metadata.as_ref().unwrap().fields.contains_key("MIZZEN_ON_DEMAND");
+        assert!(offered && requests(&mut receiver) == ["Host", "Cluster", "Listener"], "the index is asked for first");
+        let now = Duration::from_secs(1);
+        sources.happened(&Source::Aggregated, says(types::INDEX, "1", &[("a.example", host(80))], &[]), &mut store, now);
+        assert_eq!(store.mesh().map(MeshIndex::len), Some(1));
+        sources.ask(&mut store, now);
+        assert_eq!(requests(&mut receiver), ["VirtualHost +80/a.example"], "what was used before is asked for first");
+        sources.demand(ResourceKind::Listener, &"10.0.0.1_80".into(), &"a connection".into(), now);
+        sources.ask(&mut store, now);
+        assert_eq!(requests(&mut receiver), ["Listener +10.0.0.1_80"]);
+        // The index follows.
+        sources.happened(&Source::Aggregated, says(types::INDEX, "2", &[("b.example", host(81))], &["a.example"]), &mut store, now);
+        assert!(store.mesh().is_some_and(|mesh| mesh.get("b.example").is_some() && mesh.get("a.example").is_none()));
+        // What nothing uses goes.
+        let later = now + Duration::from_secs(200);
+        assert!(sources.let_go(later, |kind, _| kind == ResourceKind::Listener));
+        sources.ask(&mut store, later);
+        assert_eq!(requests(&mut receiver), ["VirtualHost -80/a.example"]);
+        // A server without an index sends everything: nothing is on demand any more.
+        sources.happened(&Source::Aggregated, Happened::Closed("gone".to_owned()), &mut store, later);
+        let (sender, mut receiver) = mpsc::channel(64);
+        sources.happened(&Source::Aggregated, Happened::Open(sender), &mut store, later);
+        assert_eq!(store.mesh().map(MeshIndex::len), Some(1), "what is held stays in force");
+        requests(&mut receiver);
+        sources.happened(&Source::Aggregated, says(types::CLUSTER, "1", &[], &[]), &mut store, later);
+        sources.ask(&mut store, later);
+        assert!(store.mesh().is_none() && sources.demands().iter().count() == 0);
+        assert_eq!(requests(&mut receiver), ["Listener -10.0.0.1_80"]);
+    }
+
+    #[tokio::test]
+    async fn who_does_not_offer_it_is_told_everything() {
+        let options = Options { on_demand: false, ..Options::default() };
+        let (sources, _, mut receiver) = sidecar(&options);
+        assert!(sources.node.metadata.is_none());
+        assert_eq!(requests(&mut receiver), ["Cluster", "Listener"]);
     }
 }

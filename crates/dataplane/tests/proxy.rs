@@ -289,41 +289,6 @@ fn names_are_resolved() {
 }
 
 #[test]
-fn a_connection_asks_for_its_listener() {
-    runtime().block_on(async {
-        let (through, own) = (server("through").await, server("own").await);
-        let (known, unknown) = (free_address(), free_address());
-        let capture = |address| {
-            let mut listener = listener("capture", address, tcp_filter("through"));
-            listener["use_original_dst"] = true.into();
-            listener["name"] = format!("capture {address}").into();
-            listener
-        };
-        let name = format!("127.0.0.1_{}", known.port());
-        let mut wanted = listener(&name, known, tcp_filter("own"));
-        wanted["bind_to_port"] = false.into();
-        let (first, second) = (format!("capture {known}"), format!("capture {unknown}"));
-        let all = [
-            (CLUSTER, "through", static_cluster("through", through)),
-            (CLUSTER, "own", static_cluster("own", own)),
-            (LISTENER, &first, capture(known)),
-            (LISTENER, &second, capture(unknown)),
-            (LISTENER, &name, wanted),
-        ];
-        let mut mesh = Mesh::start(&all, |options| options.listeners_on_demand = true).await;
-        mesh.until_ready().await;
-        assert_eq!(get(known, "/").await, Ok((200, "own".to_owned())), "the first connection waits for it");
-        assert_eq!(get(unknown, "/").await, Ok((200, "through".to_owned())), "there is none, and the control plane says so");
-        assert_eq!(get(unknown, "/").await, Ok((200, "through".to_owned())));
-        // What is asked for by name is changed and removed as all else is.
-        mesh.control.put(&[(CLUSTER, "own", static_cluster("own", through))]);
-        mesh.eventually("the change", async || get(known, "/").await == Ok((200, "through".to_owned()))).await;
-        mesh.stop();
-        mesh.ended().await;
-    });
-}
-
-#[test]
 fn several_workers_share_the_work_and_the_counts() {
     runtime().block_on(async {
         let (one, front) = (server("one").await, free_address());

@@ -57,7 +57,7 @@ pub struct Limits {
     /// How long a TCP connection or tunnel may stand still of which one direction has ended, where no shorter idle timeout is configured, or none
     /// (default 1 hour, Envoy's idle timeout of TCP). The driver's keep-alive notices peers that have vanished long before.
     pub half_closed: Duration,
-    /// How long a request waits for a route configuration that is not there yet (default 15 s).
+    /// How long a request or a connection waits for a resource that is not there yet (default 15 s).
     pub resource_wait: Duration,
     /// How long a TLS handshake may take downstream, where the chain does not say (default 15 s).
     pub handshake: Duration,
@@ -111,9 +111,6 @@ pub struct Options {
     pub shared: Arc<crate::lb::Shared>,
     /// The socket mark of every upstream connection.
     pub mark: u32,
-    /// The name of a destination's listener, where listeners are asked for when a connection needs one: it then waits for at most
-    /// [`Limits::resource_wait`], and is refused without an answer. None: a destination that no listener has is left to the one that accepted.
-    pub listener_of: Option<fn(SocketAddr) -> Name>,
 }
 
 /// A connection that a listener accepted.
@@ -238,6 +235,8 @@ pub enum Command {
     Config(Arc<Config>),
     /// An answer to a question.
     Answer(WaitId, Answer),
+    /// Mark the resources that open connections and streams use, where somebody looks at it.
+    MarkUsed,
     /// Drain: `None` everything, else one listener. Connections close as they become idle, at the latest after the drain time.
     Drain(Option<ListenerId>),
     /// Call somebody; answered by `Action::Answer` with the same number.
@@ -259,8 +258,8 @@ pub enum Action {
     Read(ConnId, bool),
     /// Close. Only emitted when nothing is pending (`How::Reset` drops what is).
     Close(ConnId, How),
-    /// Answer by `Command::Answer`, whenever it may be.
-    Ask(WaitId, Question),
+    /// Answer by `Command::Answer`, whenever it may be. What it is asked for, in words, where that matters.
+    Ask(WaitId, Question, Name),
     /// Access-log lines, each with its line feed, for one log file.
     Log(Arc<str>, Vec<u8>),
     /// The answer to `Command::Call`.

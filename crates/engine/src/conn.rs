@@ -150,6 +150,8 @@ pub(crate) struct Down {
     /// ALPN of the ClientHello, or what the HTTP inspector found.
     pub(crate) protocols: Vec<Vec<u8>>,
     pub(crate) is_tls: bool,
+    /// Whether listeners were asked for that are on demand: that of the destination's address, and that of all addresses.
+    pub(crate) asked: [bool; 2],
     /// What the peeking has settled.
     pub(crate) peeked: Peeked,
     pub(crate) peer: Option<Arc<Peer>>,

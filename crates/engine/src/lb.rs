@@ -108,6 +108,12 @@ impl Shared {
         self.guards.load(Relaxed)
     }
 
+    /// Whether outlier detection leaves out a host of a cluster.
+    pub fn ejects(&self, cluster: &str) -> bool {
+        let state = self.clusters.lock().unwrap_or_else(PoisonError::into_inner).get(cluster).and_then(Weak::upgrade);
+        state.is_some_and(|state| state.members().iter().any(|host| host.is_ejected()))
+    }
+
     /// The state of every cluster used so far, with its hosts.
     pub fn clusters(&self) -> Vec<ClusterStats> {
         let one = |state: &Arc<ClusterState>| ClusterStats { name: state.place.name.clone(), rates: state.rates(), hosts: state.stats() };

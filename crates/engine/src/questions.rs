@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use mizzen_ir::Config;
+use mizzen_types::Name;
 
 use crate::{
     Action, ConnId, Question, WaitId, WaitTag,
@@ -35,12 +36,17 @@ pub(crate) struct Questions {
 impl Questions {
     /// Asks a question, unless it was asked already; `waiter` is told of the answer.
     pub(crate) fn ask(&mut self, cx: &mut Context, question: Question, waiter: Option<Waiter>) -> WaitId {
+        self.ask_for(cx, question, waiter, Name::default)
+    }
+
+    /// The same; the first who asks says for what.
+    pub(crate) fn ask_for(&mut self, cx: &mut Context, question: Question, waiter: Option<Waiter>, why: impl FnOnce() -> Name) -> WaitId {
         let id = match self.by_question.get(&question) {
             Some(id) => *id,
             None => {
                 let id = self.waits.insert::<WaitTag>(Wait { question: question.clone(), waiters: Vec::new() });
                 self.by_question.insert(question.clone(), id);
-                cx.actions.push(Action::Ask(id, question));
+                cx.actions.push(Action::Ask(id, question, why()));
                 id
             }
         };

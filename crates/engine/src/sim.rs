@@ -10,7 +10,6 @@ use std::{
 };
 
 use mizzen_ir::Config;
-use mizzen_types::Name;
 
 use crate::{
     Accepted, Action, Addrs, Answer, CallAnswer, Command, ConnId, DialError, DialId, Eof, How, Node, Now, Options, Question, Target,
@@ -94,8 +93,6 @@ pub struct Sim {
     pub split: usize,
     /// Servers write no more than they have been asked; links hold at most this many bytes per direction before writers wait.
     pub window: usize,
-    /// The names of listeners that proxies made from now on ask for, see [`Options::listener_of`].
-    pub listener_of: Option<fn(SocketAddr) -> Name>,
     /// Dials made so far, by target.
     pub dials: Vec<Target>,
     /// Resources that proxies have asked for: the proxy, the question, the resource.
@@ -144,7 +141,6 @@ impl Sim {
             next_conn: 0,
             split: 0,
             window: 256 * 1024,
-            listener_of: None,
             dials: Vec::new(),
             asked: Vec::new(),
             answers: Vec::new(),
@@ -153,14 +149,7 @@ impl Sim {
 
     /// Adds a proxy at an address. What is dialled at that address comes to its listener `virtualInbound`.
     pub fn proxy(&mut self, ip: &str, node: Node, config: Arc<Config>) -> usize {
-        let options = Options {
-            node,
-            limits: Default::default(),
-            seed: self.rng.next(),
-            shared: Arc::new(Shared::default()),
-            mark: 1337,
-            listener_of: self.listener_of,
-        };
+        let options = Options { node, limits: Default::default(), seed: self.rng.next(), shared: Arc::new(Shared::default()), mark: 1337 };
         let ip = ip.parse().unwrap_or(IpAddr::from([0, 0, 0, 0]));
         self.hosts.push(Host { ip, worker: Worker::new(options, config, self.now), stopped: HashSet::new(), log: Vec::new() });
         self.hosts.len() - 1
@@ -398,7 +387,7 @@ impl Sim {
                     }
                 }
                 Action::Close(conn, how) => self.close(host, conn, how),
-                Action::Ask(id, Question::Dns { host: name }) => {
+                Action::Ask(id, Question::Dns { host: name }, _) => {
                     let addresses = self.names.get(&*name).cloned();
                     let ttl = Duration::from_secs(30);
                     let answer = addresses.map_or(Answer::Absent, |addresses| Answer::Dns { addresses, ttl });
@@ -407,7 +396,7 @@ impl Sim {
                     }
                 }
                 // Answered by the next configuration that has it.
-                Action::Ask(wait, Question::Resource { kind, name }) => self.asked.push((host, wait, format!("{kind:?} {name}"))),
+                Action::Ask(wait, Question::Resource { kind, name }, _) => self.asked.push((host, wait, format!("{kind:?} {name}"))),
                 Action::Log(_, lines) => {
                     if let Some(h) = self.hosts.get_mut(host) {
                         h.log.extend(lines);

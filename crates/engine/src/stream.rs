@@ -221,6 +221,8 @@ pub(crate) struct Request {
     pub(crate) came: Option<Box<Head>>,
     pub(crate) step: Step,
     pub(crate) route: Option<Routed>,
+    /// The virtual host that was asked for on its behalf.
+    pub(crate) sought: Option<Name>,
     pub(crate) secure: bool,
     /// The client's address, from X-Forwarded-For where that is trusted.
     pub(crate) remote: IpAddr,
@@ -262,6 +264,7 @@ impl Request {
             came: None,
             step: Step::Waiting(None),
             route: None,
+            sought: None,
             replay: None,
             attempts: 0,
             hash: None,

@@ -111,8 +111,7 @@ struct Path {
 impl Path {
     fn new() -> Path {
         let now = Now { mono: Duration::from_secs(1), wall: Duration::from_secs(1_800_000_000) };
-        let options =
-            Options { node: Node::default(), limits: Default::default(), seed: 7, shared: Default::default(), mark: 0, listener_of: None };
+        let options = Options { node: Node::default(), limits: Default::default(), seed: 7, shared: Default::default(), mark: 0 };
         let mut worker = Worker::new(options, config(), now);
         let at = |text: &str| text.parse::<SocketAddr>().unwrap();
         let accepted = Accepted { peer: at("10.0.0.1:40000"), local: at("10.96.0.2:9080"), original: Some(at("10.96.0.2:9080")) };

@@ -48,8 +48,7 @@ impl Resources {
 
 fn worker(config: Arc<Config>, conns: usize) -> Worker {
     let now = Now { mono: Duration::from_secs(1), wall: Duration::from_secs(1_800_000_000) };
-    let options =
-        Options { node: Node::default(), limits: Default::default(), seed: 7, shared: Default::default(), mark: 0, listener_of: None };
+    let options = Options { node: Node::default(), limits: Default::default(), seed: 7, shared: Default::default(), mark: 0 };
     let mut worker = Worker::new(options, config, now);
     for n in 0..conns {
         let peer = SocketAddr::from(([10, 1, (n >> 8) as u8, n as u8], 4000));

@@ -22,6 +22,8 @@ pub struct Changes {
     pub secrets: BTreeSet<Name>,
     /// Clusters whose connections may be made otherwise, or to others: they, their endpoints or their TLS have changed.
     pub reached: BTreeSet<Name>,
+    /// Whether the index of the mesh may be another one.
+    pub mesh: bool,
 }
 
 impl Changes {
@@ -34,6 +36,7 @@ impl Changes {
             assignments: differing(&old.assignments, &new.assignments, |a, b| a.hash == b.hash),
             secrets: differing(&old.certificates, &new.certificates, |a, b| a.hash == b.hash),
             reached: BTreeSet::new(),
+            mesh: old.mesh.as_ref().map(Arc::as_ptr) != new.mesh.as_ref().map(Arc::as_ptr),
         };
         changes.secrets.extend(differing(&old.validations, &new.validations, |a, b| a.hash == b.hash));
         changes.reach(old, new);
@@ -74,13 +77,13 @@ impl Changes {
 
     /// How many names it holds.
     pub fn len(&self) -> usize {
-        let Changes { listeners, routes, clusters, assignments, secrets, reached } = self;
+        let Changes { listeners, routes, clusters, assignments, secrets, reached, mesh: _ } = self;
         [listeners, routes, clusters, assignments, secrets, reached].into_iter().map(BTreeSet::len).sum()
     }
 
     /// Whether nothing differs.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len() == 0 && !self.mesh
     }
 }
 

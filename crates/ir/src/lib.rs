@@ -23,6 +23,7 @@ mod tls;
 mod trace;
 
 pub use changes::Changes;
+pub use compile::mesh::{BadHost, mesh_host};
 pub use compile::{Compiled, Refs, Refusal, Resource, ResourceKind, Warning, compile};
 pub use draft::Draft;
 pub use facts::{ConnFacts, Peer, PolicyFacts, RequestFacts, authenticate};
@@ -33,6 +34,7 @@ pub use steps::chain::find_chain;
 pub use steps::cluster::{Picked, pick_cluster};
 pub use steps::hash::{RequestHash, request_hash, source_hash};
 pub use steps::headers::{Values, apply_headers};
+pub use steps::mesh::{Known, WantedListener, wanted_host, wanted_listener};
 pub use steps::path::{PathOutcome, normalize_path, redirect_location, rewrite_path};
 pub use steps::retry::{Outcome, request_timeout, should_retry};
 pub use steps::route::{FoundRoute, find_route};

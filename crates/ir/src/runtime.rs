@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use mizzen_pki::TimeProvider;
 use mizzen_types::Name;
+use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
 
 use crate::changes::Changes;
 use crate::config::{
-    Assignment, CertificateSecret, Cluster, Discovery, DownstreamTls, Listener, Names, Roots, RouteConfig, TlsCommon, UpstreamTls,
-    ValidationSecret,
+    Assignment, CertificateSecret, Cluster, Discovery, DownstreamTls, Listener, MeshIndex, Names, OwnHost, Roots, RouteConfig, TlsCommon,
+    UpstreamTls, ValidationSecret,
 };
 use crate::index::Index;
 use crate::tls::{Secrets, TlsRefusal, TlsTable};
@@ -34,11 +35,20 @@ pub struct Config {
     /// Built TLS configurations; see [`Config::server_tls`] and [`Config::client_tls`].
     pub(crate) tls: TlsTable,
     pub(crate) index: Index,
+    /// The index of the mesh, where virtual hosts and listeners are asked for on demand; see [`Config::mesh`].
+    pub(crate) mesh: Option<Arc<MeshIndex>>,
+    /// Open route configurations without the virtual hosts that come on their own.
+    pub(crate) heads: Names<RouteConfig>,
+    /// Virtual hosts that came on their own, by route configuration and host.
+    pub(crate) own_hosts: HashTrieMapSync<Name, Table>,
     /// Which one it is: another one for each that a draft makes.
     id: Arc<()>,
     /// The one that it was made of, and what it changed; none if that is so much that looking at all of it costs no more.
     made_of: Option<(Arc<()>, Arc<Changes>)>,
 }
+
+/// Virtual hosts that came on their own for one route configuration, by host.
+pub(crate) type Table = RedBlackTreeMapSync<Name, Arc<OwnHost>>;
 
 /// One in so many resources may have changed for the names to be kept.
 const MUCH: usize = 4;
@@ -52,6 +62,22 @@ impl Config {
             Discovery::Eds { service } => self.assignments.get(service),
             other => other.inline(),
         }
+    }
+
+    /// What there is to be asked for; none: all that there is was told without being asked for.
+    pub fn mesh(&self) -> Option<&MeshIndex> {
+        self.mesh.as_deref()
+    }
+
+    /// A virtual host that came on its own, by its name as a resource.
+    pub fn own_host(&self, name: &str) -> Option<&Arc<OwnHost>> {
+        let (table, host) = name.split_once('/')?;
+        self.own_hosts.get(table)?.get(host)
+    }
+
+    /// How many virtual hosts came on their own.
+    pub fn own_hosts(&self) -> usize {
+        self.own_hosts.values().map(Table::size).sum()
     }
 
     /// rustls' configuration for a filter chain; none while a secret is missing.

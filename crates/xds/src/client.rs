@@ -30,6 +30,8 @@ pub type Receipt = crate::stream::Receipt<Vec<(Name, String)>>;
 pub struct Client {
     streams: Streams<Subscribed>,
     answers: VecDeque<DeltaDiscoveryRequest>,
+    /// See [`Client::set_brings_along`].
+    brings_along: bool,
 }
 
 #[derive(Debug, Default)]
@@ -46,12 +48,19 @@ struct Subscribed {
     again: BTreeSet<Name>,
     /// Names whose subscription has changed since the last request.
     touched: BTreeSet<Name>,
+    /// Names whose subscription was ended on this stream. What still comes of them may have crossed that, so that the server has it no more.
+    left: BTreeSet<Name>,
 }
 
 impl Client {
     /// Without a stream; `node` introduces it on each.
     pub fn new(node: Node) -> Self {
-        Client { streams: Streams::new(node), answers: VecDeque::new() }
+        Client { streams: Streams::new(node), answers: VecDeque::new(), brings_along: false }
+    }
+
+    /// Whether the server's answers bring along what they name: what comes without being asked for is then subscribed to, on both sides, from there on.
+    pub fn set_brings_along(&mut self, brings_along: bool) {
+        self.brings_along = brings_along;
     }
 
     /// A new stream is open. All subscriptions are requested anew, with the versions that were accepted.
@@ -73,9 +82,13 @@ impl Client {
 
     /// Subscribes to these resources of a type, now or when they come to be.
     pub fn subscribe(&mut self, type_url: &str, names: impl IntoIterator<Item = Name>) {
+        let brings_along = self.brings_along;
         let subscribed = self.streams.of(type_url);
         for name in names {
-            if subscribed.names.insert(name.clone()) {
+            if brings_along && subscribed.is_brought(&name) {
+                subscribed.requested.insert(name.clone());
+                subscribed.names.insert(name);
+            } else if subscribed.names.insert(name.clone()) {
                 if subscribed.requested.contains(&name) {
                     subscribed.again.insert(name.clone());
                 }
@@ -86,11 +99,16 @@ impl Client {
 
     /// Ends the subscription to these resources, but for those that [`Client::watch_all`] covers.
     pub fn unsubscribe(&mut self, type_url: &str, names: impl IntoIterator<Item = Name>) {
+        let brings_along = self.brings_along;
         let subscribed = self.streams.of(type_url);
         for name in names {
             subscribed.names.remove(&name);
-            if !subscribed.wildcard {
+            // What came along is not among what comes unasked.
+            if !subscribed.wildcard || brings_along {
                 subscribed.accepted.remove(&name);
+            }
+            if subscribed.requested.contains(&name) {
+                subscribed.left.insert(name.clone());
             }
             subscribed.touched.insert(name);
         }
@@ -124,6 +142,9 @@ impl Client {
     pub fn receive(&mut self, response: DeltaDiscoveryResponse) -> Result<(Receipt, Vec<Event>), Unasked> {
         let key = key(&response.type_url);
         let stream = self.streams.number;
+        if self.brings_along {
+            self.streams.of(&response.type_url).adopt(&response);
+        }
         let Some(subscribed) = self.streams.subscriptions.get_mut(&key).filter(|s| s.started) else {
             return Err(Unasked(response.type_url));
         };
@@ -183,12 +204,38 @@ impl Subscription for Subscribed {
         self.requested.clear();
         self.again.clear();
         self.touched.clear();
+        self.left.clear();
     }
 }
 
 impl Subscribed {
     fn covers(&self, name: &str) -> bool {
         self.wildcard || self.names.contains(name)
+    }
+
+    /// Whether a resource came along with another one, so that the server has it as subscribed without a request.
+    fn is_brought(&self, name: &Name) -> bool {
+        self.started && self.wildcard && self.accepted.contains_key(name) && !self.requested.contains(name) && !self.left.contains(name)
+    }
+
+    /// Subscribes to what a response brings without being asked for.
+    fn adopt(&mut self, response: &DeltaDiscoveryResponse) {
+        for resource in &response.resources {
+            let name: Name = resource.name.as_str().into();
+            // Of what all are subscribed to, only that counts which is wanted by name: see `subscribe`.
+            if self.wildcard || self.names.contains(&name) {
+                continue;
+            }
+            if self.left.contains(&name) || self.requested.contains(&name) {
+                self.again.insert(name.clone());
+                self.touched.insert(name.clone());
+            } else {
+                self.requested.insert(name.clone());
+            }
+            self.names.insert(name);
+            // The server has begun with this type.
+            self.started = true;
+        }
     }
 
     /// The request that tells the server what it does not know yet.
@@ -214,6 +261,7 @@ impl Subscribed {
         if self.started {
             for name in touched {
                 if self.names.contains(&name) {
+                    self.left.remove(&name);
                     self.requested.insert(name)
                 } else {
                     self.requested.remove(&name)

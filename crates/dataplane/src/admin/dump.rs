@@ -62,7 +62,8 @@ fn shape(kind: ResourceKind) -> Shape {
             "listener",
             ("StaticListener", "DynamicListener"),
         ),
-        ResourceKind::Route => (
+        // Those that come on their own are told within their route configurations.
+        ResourceKind::Route | ResourceKind::VirtualHost => (
             "RoutesConfigDump",
             "static_route_configs",
             "dynamic_route_configs",

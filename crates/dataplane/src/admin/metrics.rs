@@ -38,7 +38,7 @@ impl Process {
         let answers = match kind {
             ResourceKind::Cluster => Some(&self.0.clusters),
             ResourceKind::Listener => Some(&self.0.listeners),
-            ResourceKind::Assignment | ResourceKind::Route | ResourceKind::Secret => None,
+            ResourceKind::Assignment | ResourceKind::Route | ResourceKind::Secret | ResourceKind::VirtualHost => None,
         };
         if let Some(answers) = answers {
             answers[usize::from(rejected > 0)].fetch_add(1, Relaxed);

@@ -30,7 +30,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 pub(crate) use metrics::Process;
-pub(crate) use view::{Control, Known, Query, Stage, View};
+pub(crate) use view::{Control, Fetched, Known, Query, Stage, View};
 
 use crate::options::SetLogging;
 
@@ -54,6 +54,7 @@ const HELP: &str = "\
 /clusters: clusters and their hosts (?format=json)
 /config_dump: all resources (?resource=LIST, ?include_eds)
 /listeners: addresses of listeners (?format=json)
+/on_demand: what was asked for on first use, why, and whether it is there (JSON)
 /ready: 200 once listeners and clusters are there
 /server_info: version, state, node
 /stats: counters (?format=json, ?format=prometheus, ?filter=REGEX, ?usedonly)
@@ -91,6 +92,7 @@ fn pages() -> Router<Admin> {
         .route("/clusters", get(list_clusters))
         .route("/listeners", get(list_listeners))
         .route("/certs", get(list_certs))
+        .route("/on_demand", get(on_demand))
         .route("/stats", get(stats))
         .route("/stats/prometheus", get(prometheus))
 }
@@ -183,6 +185,31 @@ async fn list_clusters(State(admin): State<Admin>, Params(params): Query1) -> Re
 async fn list_listeners(State(admin): State<Admin>, Params(params): Query1) -> Response {
     let Some(view) = admin.control.view().await else { return ending() };
     if is_json(&params) { json_page(&clusters::listeners_json(&view)) } else { clusters::listeners_text(&view).into_response() }
+}
+
+async fn on_demand(State(admin): State<Admin>) -> Response {
+    let Some(view) = admin.control.view().await else { return ending() };
+    let time = |at: SystemTime| dump::timestamp(at);
+    let fetched: Vec<Value> = view
+        .fetched
+        .iter()
+        .map(|one| {
+            json!({
+                "type": one.kind.type_url().rsplit('.').next(),
+                "name": one.name,
+                "there": one.there,
+                "for": one.why,
+                "since": time(one.since),
+                "last_used": time(one.used),
+                "clusters": one.clusters,
+            })
+        })
+        .collect();
+    json_page(&json!({
+        "on_demand": view.config.mesh().is_some(),
+        "hosts_known": view.config.mesh().map_or(0, mizzen_ir::config::MeshIndex::len),
+        "fetched": fetched,
+    }))
 }
 
 async fn list_certs(State(admin): State<Admin>) -> Response {

@@ -46,6 +46,24 @@ pub(crate) struct View {
     pub(crate) connected: bool,
     /// What of the bootstrap cannot be used, and why.
     pub(crate) faults: Vec<String>,
+    /// What was asked for on first use.
+    pub(crate) fetched: Vec<Fetched>,
+}
+
+/// A resource that was asked for on first use, or a part of a resource.
+#[derive(Clone, Debug)]
+pub(crate) struct Fetched {
+    pub(crate) kind: ResourceKind,
+    pub(crate) name: Name,
+    /// When it was asked for, and when it was last seen to be in use.
+    pub(crate) since: SystemTime,
+    pub(crate) used: SystemTime,
+    /// What for.
+    pub(crate) why: Name,
+    /// Whether it has come.
+    pub(crate) there: bool,
+    /// The clusters that it names.
+    pub(crate) clusters: Vec<Name>,
 }
 
 /// Where the process is in its life.

@@ -16,6 +16,7 @@ use std::{
 
 use mizzen_engine::{Answer, Command, Options, Question, WaitId, metrics::Snapshot};
 use mizzen_ir::Config;
+use mizzen_types::Name;
 use tokio::sync::mpsc;
 
 /// What workers report to the control thread.
@@ -31,6 +32,8 @@ pub enum Report {
         wait: WaitId,
         /// What is asked.
         question: Question,
+        /// What for, in words, where that matters.
+        why: Name,
     },
     /// The answer to [`Workers::snapshot`], from one worker.
     Snapshot {
@@ -131,6 +134,11 @@ impl Workers {
     /// Asks every worker for a [`Report::Snapshot`].
     pub fn snapshot(&self, request: u64) {
         self.all(|| Order::Command(Command::Snapshot(request)));
+    }
+
+    /// Has every worker mark what its open connections and streams use.
+    pub fn mark_used(&self) {
+        self.all(|| Order::Command(Command::MarkUsed));
     }
 
     /// Serves a socket that somebody else has opened as if the listener of this address had opened it.

@@ -403,14 +403,7 @@ mod tests {
     async fn a_waiting_connection_is_small() {
         let (stream, _other) = UnixStream::pair().unwrap();
         let now = Now { mono: Duration::ZERO, wall: Duration::ZERO };
-        let options = Options {
-            node: Node::default(),
-            limits: Limits::default(),
-            seed: 0,
-            shared: std::sync::Arc::default(),
-            mark: 0,
-            listener_of: None,
-        };
+        let options = Options { node: Node::default(), limits: Limits::default(), seed: 0, shared: std::sync::Arc::default(), mark: 0 };
         let shared = Rc::new(Shared::new(|_| Worker::new(options, std::sync::Arc::default(), now)));
         let socket = Rc::new(Socket::new(Stream::Unix(stream), true));
         let id = ConnId::from_u64(1);

@@ -228,7 +228,7 @@ impl Driver {
                     socket.close(how == How::Reset);
                 }
             }
-            Action::Ask(wait, question) => self.report(Report::Ask { worker: self.number, wait, question }),
+            Action::Ask(wait, question, why) => self.report(Report::Ask { worker: self.number, wait, question, why }),
             Action::Log(file, bytes) => self.report(Report::Log(file, bytes)),
             Action::Snapshot(request, snapshot) => self.report(Report::Snapshot { worker: self.number, request, snapshot }),
             // Nobody on the control thread calls yet.

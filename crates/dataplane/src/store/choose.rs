@@ -13,16 +13,20 @@ use mizzen_ir::{Draft, ResourceKind};
 use mizzen_types::Name;
 
 use super::{
-    Entry, Key, LINGER, Store,
-    graph::Named,
-    names,
+    Entry, Key, LINGER, Store, names,
     stored::Stored,
     wait::{Wait, timeout},
 };
 
 /// Resources by kind, in the order in which they depend on each other: none names a later one, nor one of its kind.
-const ORDER: [ResourceKind; 5] =
-    [ResourceKind::Secret, ResourceKind::Assignment, ResourceKind::Cluster, ResourceKind::Route, ResourceKind::Listener];
+const ORDER: [ResourceKind; 6] = [
+    ResourceKind::Secret,
+    ResourceKind::Assignment,
+    ResourceKind::Cluster,
+    ResourceKind::VirtualHost,
+    ResourceKind::Route,
+    ResourceKind::Listener,
+];
 
 /// Resources to be looked at.
 #[derive(Debug, Default)]
@@ -52,9 +56,10 @@ impl Store {
     pub(super) fn change<T>(&mut self, key: &Key, how: impl FnOnce(&mut Stored) -> T) -> T {
         let absent = self.is_absent(key);
         let stored = self.resources.entry(key.0).or_default().entry(key.1.clone()).or_default();
-        let old = Named::of(Some(stored));
+        let old = self.graph.named(stored);
         let result = how(stored);
-        self.graph.replace(key, &old, &Named::of(Some(stored)));
+        let new = self.graph.named(stored);
+        self.graph.replace(key, &old, &new);
         self.note(key);
         self.doubts.add(key.clone());
         if self.is_absent(key) != absent {
@@ -216,6 +221,6 @@ fn names_it(entry: &Entry, (kind, name): &Key) -> bool {
         ResourceKind::Assignment => refs.assignments.contains(name),
         ResourceKind::Route => refs.routes.contains(name),
         ResourceKind::Secret => refs.secrets.iter().any(|secret| secret.name == *name),
-        ResourceKind::Listener => false,
+        ResourceKind::Listener | ResourceKind::VirtualHost => false,
     }
 }

@@ -10,6 +10,8 @@ use super::{Key, Stored, names};
 /// Something that has to be asked for by name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Want {
+    /// A cluster, where not all of them come without being asked for.
+    Cluster(Name),
     /// A route configuration.
     Route(Name),
     /// Endpoints.
@@ -22,16 +24,18 @@ impl Want {
     /// The resource that it is.
     pub(crate) fn key(&self) -> Key {
         match self {
+            Want::Cluster(name) => (ResourceKind::Cluster, name.clone()),
             Want::Route(name) => (ResourceKind::Route, name.clone()),
             Want::Assignment(name) => (ResourceKind::Assignment, name.clone()),
             Want::Secret(secret) => (ResourceKind::Secret, secret.name.clone()),
         }
     }
 
-    fn all(refs: &Refs) -> impl Iterator<Item = Want> {
+    fn all(refs: &Refs, clusters: bool) -> impl Iterator<Item = Want> {
         let secrets = refs.secrets.iter().cloned().map(Want::Secret);
         let assignments = refs.assignments.iter().cloned().map(Want::Assignment);
-        secrets.chain(assignments).chain(refs.routes.iter().cloned().map(Want::Route))
+        let clusters = refs.clusters.iter().filter(move |_| clusters).cloned().map(Want::Cluster);
+        secrets.chain(assignments).chain(clusters).chain(refs.routes.iter().cloned().map(Want::Route))
     }
 }
 
@@ -43,22 +47,38 @@ pub(super) struct Graph {
     wants: BTreeMap<Want, usize>,
     /// Wants of which there was none, or is none any more.
     news: BTreeSet<Want>,
+    /// Whether clusters are wanted by name.
+    clusters: bool,
 }
 
 /// What a resource's versions name.
+#[derive(Default)]
 pub(super) struct Named {
     keys: BTreeSet<Key>,
     wants: BTreeSet<Want>,
 }
 
-impl Named {
-    pub(super) fn of(stored: Option<&Stored>) -> Named {
-        let refs = || stored.into_iter().flat_map(Stored::refs);
-        Named { keys: refs().flat_map(names).collect(), wants: refs().flat_map(Want::all).collect() }
-    }
-}
-
 impl Graph {
+    /// What a resource's versions name.
+    pub(super) fn named(&self, stored: &Stored) -> Named {
+        Named {
+            keys: stored.refs().flat_map(names).collect(),
+            wants: stored.refs().flat_map(|refs| Want::all(refs, self.clusters)).collect(),
+        }
+    }
+
+    /// Has clusters wanted by name, or not any more: the same resources make another graph.
+    pub(super) fn want_clusters<'s>(&mut self, clusters: bool, resources: impl Iterator<Item = (Key, &'s Stored)>) {
+        let old = std::mem::take(self);
+        self.clusters = clusters;
+        for (key, stored) in resources {
+            let named = self.named(stored);
+            self.replace(&key, &Named::default(), &named);
+        }
+        self.news.extend(old.news);
+        self.news.extend(old.wants.into_keys());
+    }
+
     /// A resource names other ones than before.
     pub(super) fn replace(&mut self, user: &Key, old: &Named, new: &Named) {
         for key in new.keys.difference(&old.keys) {

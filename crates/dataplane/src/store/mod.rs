@@ -8,6 +8,7 @@
 
 mod choose;
 mod graph;
+mod mesh;
 mod stored;
 #[cfg(test)]
 mod tests;
@@ -19,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use mizzen_ir::{Config, Draft, Refs, ResourceKind, TlsRefusal, config::SecretRef};
+use mizzen_ir::{Config, Draft, Refs, Resource, ResourceKind, TlsRefusal, config::MeshIndex, config::SecretRef};
 use mizzen_protos::Any;
 use mizzen_types::Name;
 
@@ -60,6 +61,10 @@ pub struct Store {
     lame: BTreeSet<Name>,
     warming: BTreeSet<Name>,
     graph: Graph,
+    /// The index of the mesh, where what is in it is there on demand.
+    mesh: Option<MeshIndex>,
+    /// Whether it has changed since the last configuration.
+    mesh_changed: bool,
     /// What has to be looked at by [`Store::next`]: what changed, and what depends on it.
     doubts: Doubts,
     looked: u64,
@@ -70,6 +75,8 @@ pub struct Store {
 /// What has to be asked for by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
+    /// Clusters, where not all of them come without being asked for.
+    pub clusters: BTreeSet<Name>,
     /// Route configurations.
     pub routes: BTreeSet<Name>,
     /// Endpoints.
@@ -93,6 +100,8 @@ impl Store {
             lame: BTreeSet::new(),
             warming: BTreeSet::new(),
             graph: Graph::default(),
+            mesh: None,
+            mesh_changed: false,
             doubts: Doubts::default(),
             looked: 0,
             config: Arc::default(),
@@ -110,11 +119,22 @@ impl Store {
         let compiled = compiled.and_then(|compiled| {
             if compiled.resource.name() == name { Ok(compiled) } else { Err(format!("it is called `{}` inside", compiled.resource.name())) }
         });
+        let compiled = compiled.and_then(|compiled| match &compiled.resource {
+            Resource::Route(route) if route.open.is_some() && self.mesh.is_none() => {
+                Err("vhds: the server has told no index of the mesh to ask by".to_owned())
+            }
+            _ => Ok(compiled),
+        });
         let key = (kind, name.clone());
         let reject = |reason: &str| Some(Rejected { version: version.to_owned(), reason: reason.to_owned(), at: now });
         match compiled {
             Ok(compiled) => {
                 let closed: Vec<String> = compiled.closed.iter().map(ToString::to_string).collect();
+                let mut compiled = compiled;
+                if self.mesh.is_some() {
+                    let before = self.resources.get(&kind).and_then(|all| all.get(name)).and_then(Stored::any);
+                    compiled.resource.follow(before.map(|entry| &entry.compiled.resource));
+                }
                 let entry = Entry { version: version.to_owned(), body, compiled, arrived: now };
                 let reason = format!("{} (this part is closed, the rest is taken)", closed.join("; "));
                 self.change(&key, |stored| {
@@ -182,6 +202,7 @@ impl Store {
         let mut wanted = Wanted::default();
         for want in self.graph.wants() {
             match want {
+                Want::Cluster(name) => drop(wanted.clusters.insert(name.clone())),
                 Want::Route(name) => drop(wanted.routes.insert(name.clone())),
                 Want::Assignment(name) => drop(wanted.assignments.insert(name.clone())),
                 Want::Secret(secret) => drop(wanted.secrets.insert(secret.clone())),
@@ -255,6 +276,9 @@ impl Store {
     /// Brings into force what can be; returns the next configuration if it differs from the last.
     pub fn next(&mut self, now: Duration) -> Option<Arc<Config>> {
         let mut draft = Draft::new(&self.config);
+        if std::mem::take(&mut self.mesh_changed) {
+            draft.set_mesh(self.mesh.clone());
+        }
         self.round(now, &mut draft);
         if !draft.changed() {
             return None;
@@ -275,7 +299,9 @@ impl Store {
 
     fn is_absent(&self, key: &Key) -> bool {
         let there = self.resources.get(&key.0).and_then(|all| all.get(&key.1)).is_some_and(|stored| stored.latest.is_some());
-        !there && (self.absent.contains(key) || self.complete.contains(&key.0))
+        // That all clusters were told that come without being asked for says nothing of the others.
+        let told = if self.mesh.is_some() { &self.fixed } else { &self.complete };
+        !there && (self.absent.contains(key) || told.contains(&key.0))
     }
 }
 

@@ -79,6 +79,11 @@ impl Stored {
         self.latest.as_ref().map(|entry| entry.compiled.warnings.as_slice()).unwrap_or_default()
     }
 
+    /// A version of it: the last good one, else the one in force.
+    pub(super) fn any(&self) -> Option<&Arc<Entry>> {
+        self.latest.as_ref().or(self.active.as_ref())
+    }
+
     pub(super) fn take(&mut self, entry: Entry) {
         self.rejected = None;
         self.removed = None;

@@ -1,3 +1,5 @@
+mod mesh;
+
 use std::{
     sync::{Arc, LazyLock},
     time::Duration,

@@ -35,8 +35,7 @@ struct Bench {
 impl Bench {
     /// A cluster of these fields, and the endpoints' message.
     fn new(cluster: Value, endpoints: Value) -> Bench {
-        let options =
-            Options { node: Node::default(), limits: Default::default(), seed: 7, shared: Default::default(), mark: 0, listener_of: None };
+        let options = Options { node: Node::default(), limits: Default::default(), seed: 7, shared: Default::default(), mark: 0 };
         let now = Now { mono: Duration::from_secs(1000), wall: Duration::from_secs(1_800_000_000) };
         let cx = Context {
             options,

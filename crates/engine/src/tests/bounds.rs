@@ -138,8 +138,7 @@ fn what_nobody_waits_for_is_not_dialled() {
 fn a_storm_of_handshakes_leaves_room_for_others() {
     const STORM: usize = 100;
     let now = Now { mono: Duration::from_secs(1), wall: wall() };
-    let mut options =
-        Options { node: Default::default(), limits: Default::default(), seed: 1, shared: Default::default(), mark: 0, listener_of: None };
+    let mut options = Options { node: Default::default(), limits: Default::default(), seed: 1, shared: Default::default(), mark: 0 };
     options.limits.handshakes = 5;
     let mut worker = Worker::new(options, server_config(&Inbound { permissive: true, ..Inbound::default() }), now);
     let accept = |worker: &mut Worker, bytes: &mut [u8]| {

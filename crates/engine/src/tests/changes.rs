@@ -211,8 +211,7 @@ fn what_goes_on_keeps_what_it_needs() {
 
 /// A worker with so many connections of clients to one listener.
 fn worker(config: Arc<Config>, conns: usize) -> (Worker, Vec<ConnId>) {
-    let options =
-        Options { node: Default::default(), limits: Default::default(), seed: 1, shared: Arc::default(), mark: 0, listener_of: None };
+    let options = Options { node: Default::default(), limits: Default::default(), seed: 1, shared: Arc::default(), mark: 0 };
     let now = crate::Now { mono: Duration::from_secs(1), wall: wall() };
     let mut worker = Worker::new(options, config, now);
     let accept = |n: usize| {

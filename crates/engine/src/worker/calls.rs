@@ -36,6 +36,7 @@ impl Own {
             require_tls: false,
             attempt_count: false,
             attempt_count_in_response: false,
+            used: Default::default(),
         };
         Own { hcm: Arc::new(Hcm::internal()), host: Arc::new(host) }
     }

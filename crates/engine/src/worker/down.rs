@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use mizzen_http::{Sniff, sniff, tls};
 use mizzen_ir::{
-    ConnFacts, ResourceKind, Trace, authenticate, bind,
+    ConnFacts, Known, ResourceKind, Trace, WantedListener, authenticate, bind,
     config::{FilterChain, ListenerFilter, Terminal, TlsCommon, TransportProtocol},
-    find_chain,
+    find_chain, wanted_listener,
 };
 use mizzen_pki::UnixTime;
-use mizzen_types::Name;
 
 use super::Worker;
 use crate::{
@@ -64,6 +63,7 @@ impl Worker {
             server_name: None,
             protocols: Vec::new(),
             is_tls: false,
+            asked: [false; 2],
             peeked: Peeked::default(),
             peer: None,
             local_uri: None,
@@ -85,8 +85,10 @@ impl Worker {
         let now = self.cx.now.mono;
         let Some(conn) = self.conns.get_mut(id) else { return };
         (conn.born, conn.last) = (now, now);
-        if let Some(name) = self.listener_wanted(id) {
-            return self.await_listener(id, name);
+        if self.cx.config.mesh().is_some()
+            && let Some(wanted) = self.listener_wanted(id)
+        {
+            return self.await_listener(id, wanted);
         }
         self.begin_sniffing(id);
     }
@@ -94,36 +96,58 @@ impl Worker {
     fn begin_sniffing(&mut self, id: ConnId) {
         let now = self.cx.now.mono;
         let Some(conn) = self.conns.get_mut(id) else { return };
+        if let Some(down) = conn.down() {
+            down.listener.used.mark();
+        }
         conn.deadline = conn.down().and_then(|down| down.listener.peek_timeout).map(|timeout| now + timeout);
         self.arm(id);
         // Without anything to peek at, a server that speaks first must not wait for the client.
         self.sniff(id);
     }
 
-    /// The listener that a connection has to wait for: its destination has none yet, and such are asked for.
-    fn listener_wanted(&self, id: ConnId) -> Option<Name> {
+    /// The listener that a connection has to wait for: the index of the mesh has it, and it is not there yet.
+    fn listener_wanted(&self, id: ConnId) -> Option<WantedListener> {
+        let mesh = self.cx.config.mesh()?;
         let down = self.conns.get(id)?.down()?;
-        let own = down.listener.name == down.socket && down.listener.use_original_dst;
-        (own && self.listener_at(down.destination).is_none()).then(|| self.cx.options.listener_of.map(|of| of(down.destination)))?
+        if !self.cx.config.listeners.get(&down.socket)?.use_original_dst {
+            return None;
+        }
+        let (own, any) = self.listeners_at(down.destination);
+        let known = |held: bool, asked: bool| match (held, asked) {
+            (true, _) => Known::Held,
+            (false, true) => Known::Absent,
+            (false, false) => Known::Unasked,
+        };
+        let (own, any) = (known(own.is_some(), down.asked[0]), known(any.is_some(), down.asked[1]));
+        wanted_listener(mesh, down.destination, own, any, &mut Trace::off())
     }
 
-    fn await_listener(&mut self, id: ConnId, name: Name) {
-        let question = Question::Resource { kind: ResourceKind::Listener, name };
-        let wait = self.questions.ask(&mut self.cx, question, Some(Waiter::Conn(id)));
+    fn await_listener(&mut self, id: ConnId, wanted: WantedListener) {
+        let Some(destination) = self.conns.get(id).and_then(Conn::down).map(|down| down.destination) else { return };
+        let question = Question::Resource { kind: ResourceKind::Listener, name: wanted.name };
+        let why = || format!("a connection to {destination}").into();
+        let wait = self.questions.ask_for(&mut self.cx, question, Some(Waiter::Conn(id)), why);
         let until = self.cx.now.mono + self.cx.options.limits.resource_wait;
         if let Some(conn) = self.conns.get_mut(id) {
             conn.waits_for = Some(wait);
-            conn.deadline = Some(until);
+            conn.deadline.get_or_insert(until);
+            if let Some(down) = conn.down_mut() {
+                down.asked[usize::from(!wanted.own)] = true;
+            }
         }
         self.arm(id);
     }
 
-    /// The listener that a connection has waited for is there, or it is known that there is none: then the one that accepted has it.
+    /// The listener that a connection has waited for is there, or it is known that there is none: then another one may be asked for, and at last the
+    /// one that accepted has it.
     fn listener_found(&mut self, id: ConnId) {
+        if let Some(wanted) = self.listener_wanted(id) {
+            return self.await_listener(id, wanted);
+        }
         let config = self.cx.config.clone();
-        let Some(destination) = self.conns.get(id).and_then(Conn::down).map(|down| down.destination) else { return };
-        let found = self.listener_at(destination).and_then(|name| config.listeners.get(name)).cloned();
-        if let Some(listener) = found {
+        let Some(down) = self.conns.get(id).and_then(Conn::down) else { return };
+        let found = self.listener_at(down.destination).and_then(|name| config.listeners.get(name)).cloned();
+        if let Some(listener) = found.filter(|listener| !Arc::ptr_eq(listener, &down.listener)) {
             self.conns.hand_over(id, listener);
         }
         self.begin_sniffing(id);
@@ -192,7 +216,7 @@ impl Worker {
         let Some(down) = conn.down() else { return };
         if conn.waits_for.is_some() && down.chain.is_none() {
             // Without an answer it is not known whether it may go where it wants.
-            self.connection_failed(id, None);
+            self.connection_failed_by(id, None, "listener_not_supplied");
             self.remove(id, Some(How::Close));
         } else if conn.waits_for.is_some() {
             self.refuse_tls(id, "TLS_error:secret is not supplied by SDS".to_owned());
@@ -389,6 +413,11 @@ impl Worker {
 
     /// A connection for which there is no chain, or whose TLS failed: one record.
     pub(crate) fn connection_failed(&mut self, id: ConnId, failure: Option<String>) {
+        self.connection_failed_by(id, failure, "filter_chain_not_found");
+    }
+
+    /// The same; `lacking` says what it has come to nothing by, if not by its chain.
+    fn connection_failed_by(&mut self, id: ConnId, failure: Option<String>, lacking: &'static str) {
         let Some(down) = self.conns.get(id).and_then(Conn::down) else { return };
         let logs = down.listener.access_log.clone();
         let mut record = Record {
@@ -399,8 +428,8 @@ impl Worker {
         };
         if down.chain.is_none() {
             record.flags.set(Flags::NO_ROUTE);
-            record.details = Some("filter_chain_not_found".into());
-            record.termination = Some("filter_chain_not_found".to_owned());
+            record.details = Some(lacking.into());
+            record.termination = Some(lacking.to_owned());
         }
         self.log_connection(id, &logs, &record);
     }

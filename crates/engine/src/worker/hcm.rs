@@ -6,7 +6,7 @@ use mizzen_http::{Codec, ConnError, Head, Limits, Sniff, StreamId as Sid, sniff}
 use mizzen_ir::{
     PathOutcome, PolicyFacts, RequestFacts, ResourceKind, Trace, Verdict,
     config::{CodecKind, Hcm, HttpRoutes, RouteConfig, StripPort},
-    find_route, normalize_path,
+    find_route, normalize_path, wanted_host,
 };
 
 use super::Worker;
@@ -180,7 +180,7 @@ impl Worker {
         self.find(id);
     }
 
-    /// Finds the route, waiting for its configuration for a bounded time.
+    /// Finds the route, waiting for a bounded time for its configuration or, where that comes on demand, for its virtual host.
     pub(crate) fn find(&mut self, id: StreamId) {
         let random = self.cx.rng.next();
         let wait = self.cx.now.mono + self.cx.options.limits.resource_wait;
@@ -191,16 +191,36 @@ impl Worker {
             HttpRoutes::Inline(routes) => Some(routes),
             HttpRoutes::Named(name) => config.routes.get(name),
         };
-        let Some(routes) = routes else {
-            let HttpRoutes::Named(name) = &request.hcm.routes else { return };
-            let question = Question::Resource { kind: ResourceKind::Route, name: name.clone() };
-            request.step = Step::Waiting(Some(self.questions.ask(&mut self.cx, question, Some(Waiter::Stream(id)))));
+        let wanted = match (routes, &request.hcm.routes) {
+            (None, HttpRoutes::Named(name)) => Some((ResourceKind::Route, name.clone())),
+            (Some(routes), _) if routes.open.is_some() => {
+                let name = wanted_host(&config, routes, request.head.authority(), &mut Trace::off());
+                // What was asked for already and did not come is known to be absent.
+                let name = name.filter(|name| request.sought.as_ref() != Some(name));
+                if name.as_ref().is_some_and(|name| ResourceKind::VirtualHost.is_in(&self.cx.config, name)) {
+                    // It came since the stream began.
+                    stream.config = self.cx.config.clone();
+                    return self.cx.inbox.push_back(Event::Reroute(id));
+                }
+                request.sought = name.clone().or(request.sought.take());
+                name.map(|name| (ResourceKind::VirtualHost, name))
+            }
+            _ => None,
+        };
+        if let Some((kind, name)) = wanted {
+            let why = || format!("a request for {}", request.head.authority()).into();
+            let question = Question::Resource { kind, name };
+            request.step = Step::Waiting(Some(self.questions.ask_for(&mut self.cx, question, Some(Waiter::Stream(id)), why)));
             stream.due.wait.get_or_insert(wait);
             return self.arm_stream(id);
-        };
+        }
+        let Some(routes) = routes else { return };
         stream.due.wait = None;
         let facts = RequestFacts { head: &request.head, secure: request.secure };
         let found = find_route(routes, &facts, random, &mut Trace::off());
+        if let Some(found) = found {
+            found.host.used.mark();
+        }
         stream.record.vhost = found.map(|f| f.host.name.clone());
         stream.record.route = found.map(|f| f.route.name.clone());
         request.route = found.map(|found| Routed {
@@ -256,6 +276,8 @@ impl Worker {
         let Some(request) = stream.traffic.request() else { return };
         match request.step {
             Step::Picking(_) => self.reply(id, 503, "no healthy upstream", Flags::NO_HEALTHY_UPSTREAM, "no_healthy_upstream"),
+            // There is one, but nobody knows yet where it leads: whatever else would take the request may be the wrong one.
+            _ if request.sought.is_some() => self.reply(id, 503, "", Flags::NO_ROUTE, "virtual_host_not_supplied"),
             _ => self.reply(id, 404, "", Flags::NO_ROUTE, "route_configuration_not_found"),
         }
     }

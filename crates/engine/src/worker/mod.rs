@@ -114,6 +114,7 @@ impl Worker {
         match command {
             Command::Config(config) => self.take_config(config),
             Command::Answer(wait, answer) => self.answered(wait, answer),
+            Command::MarkUsed => self.mark_used(),
             Command::Drain(listener) => self.drain(listener.as_ref()),
             Command::Call(number, call) => {
                 self.open_call(*call, Caller::Control(number));
@@ -216,12 +217,19 @@ impl Worker {
 
     /// A listener by the address that a client meant: exact, else any address with the port. Only listeners without a socket.
     fn listener_at(&self, address: SocketAddr) -> Option<&Name> {
+        let (own, any) = self.listeners_at(address);
+        own.or(any)
+    }
+
+    /// The listener of an address alone, and the one of any address with its port.
+    fn listeners_at(&self, address: SocketAddr) -> (Option<&Name>, Option<&Name>) {
         let any = |ip: IpAddr| self.by_address.get(&SocketAddr::new(ip, address.port()));
         let unspecified: IpAddr = match address {
             SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
         };
-        self.by_address.get(&address).or_else(|| any(unspecified)).or_else(|| any(std::net::Ipv6Addr::UNSPECIFIED.into()))?.last()
+        let all = any(unspecified).or_else(|| any(std::net::Ipv6Addr::UNSPECIFIED.into()));
+        (self.by_address.get(&address).and_then(|names| names.last()), all.and_then(|names| names.last()))
     }
 
     /// What logs and header formats see of a stream.
@@ -234,6 +242,13 @@ impl Worker {
             self.clusters.resolved(&self.cx, &host, answer);
             self.check_clusters();
         }
+    }
+
+    /// Marks what open connections and streams use: a long one would else look as if it used nothing.
+    fn mark_used(&self) {
+        self.conns.iter().filter_map(Conn::down).for_each(|down| down.listener.used.mark());
+        let requests = self.streams.iter().filter_map(|stream| stream.traffic.request());
+        requests.filter_map(|request| request.route.as_ref()).for_each(|routed| routed.host.used.mark());
     }
 
     /// Starts draining a listener's connections, or all.

@@ -204,6 +204,7 @@ fn routes(cx: &mut Cx, m: Option<hcm::http_connection_manager::RouteSpecifier>) 
         }
         Some(S::RouteConfig(m)) => cx.within("route_config", |cx| {
             let hash = hash_of(&m);
+            cx.unset("vhds", &m.vhds)?;
             Ok(HttpRoutes::Inline(route::config(cx, m, hash)?.into()))
         }),
         Some(S::ScopedRoutes(_)) => cx.refuse("scoped_routes", "not supported"),

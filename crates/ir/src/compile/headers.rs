@@ -10,7 +10,7 @@ use super::matchers::header_name;
 use crate::config::{HeaderAction, HeaderOp, HeaderOps, Mutations};
 
 /// The changes of one level of configuration.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Level {
     request: Vec<HeaderOp>,
     response: Vec<HeaderOp>,

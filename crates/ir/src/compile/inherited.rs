@@ -10,8 +10,8 @@ use crate::config::Mutations;
 use crate::filter::FilterOverride;
 
 /// What routes inherit from above.
-#[derive(Clone)]
-pub(super) struct Inherited {
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Inherited {
     /// Of the configuration, then of the virtual host.
     pub(super) levels: [Level; 2],
     /// Whether the more specific level has the last word: it comes last then.
@@ -23,6 +23,12 @@ pub(super) struct Inherited {
 }
 
 impl Inherited {
+    /// Whether nothing but the bound of bodies is inherited.
+    pub(super) fn is_plain(&self) -> bool {
+        let Inherited { levels, specific_wins, retry, filters, max_body: _ } = self;
+        levels.iter().all(|level| *level == Level::default()) && !specific_wins && retry.is_none() && filters.is_empty()
+    }
+
     /// All levels in the order in which they are applied, for a route and a cluster.
     pub(super) fn joined(&self, route: &Level, cluster: Option<&Level>) -> Arc<Mutations> {
         let [config, host] = &self.levels;

@@ -14,7 +14,7 @@ use super::cx::{Cx, Res, harmless, hash_of, name, number, refused, silent, type_
 use super::{Resource, access_log, address, cluster, cluster_lb, format, hash_policy, hcm, headers, tls};
 use crate::config::{
     ChainMatch, ContentHash, Direction, EndpointAddress, FilterChain, Filters, Listener, ListenerAddress, ListenerFilter, NetworkFilter,
-    PortPredicate, SourceType, TcpProxy, TcpTarget, Terminal, TransportProtocol, Tunnel,
+    PortPredicate, SourceType, TcpProxy, TcpTarget, Terminal, TransportProtocol, Tunnel, Used,
 };
 use crate::filter;
 
@@ -118,6 +118,7 @@ pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resou
         keepalive: tcp_keepalive.map(address::keepalive),
         freebind: cluster::is_true(freebind),
         transparent: cluster::is_true(transparent),
+        used: Used::default(),
     })))
 }
 

@@ -21,21 +21,23 @@ mod format;
 mod hash_policy;
 mod hcm;
 pub(crate) mod headers;
-mod inherited;
+pub(crate) mod inherited;
 mod listener;
 pub(crate) mod matchers;
+pub(crate) mod mesh;
 pub(crate) mod rbac;
 mod refs;
 mod route;
 mod route_action;
 mod secret;
 mod tls;
+pub(crate) mod virtual_host;
 
 use std::sync::Arc;
 
 use mizzen_types::Name;
 
-use crate::config::{Assignment, CertificateSecret, Cluster, ContentHash, Listener, RouteConfig, ValidationSecret};
+use crate::config::{Assignment, CertificateSecret, Cluster, ContentHash, Listener, OwnHost, RouteConfig, Used, ValidationSecret};
 use crate::runtime::Config;
 
 pub use refs::Refs;
@@ -53,12 +55,20 @@ pub enum ResourceKind {
     Route,
     /// `envoy.extensions.transport_sockets.tls.v3.Secret`.
     Secret,
+    /// `envoy.config.route.v3.VirtualHost`, of a route configuration that is open.
+    VirtualHost,
 }
 
 impl ResourceKind {
     /// All kinds, in the order in which they depend on each other least.
-    pub const ALL: [ResourceKind; 5] =
-        [ResourceKind::Secret, ResourceKind::Cluster, ResourceKind::Assignment, ResourceKind::Route, ResourceKind::Listener];
+    pub const ALL: [ResourceKind; 6] = [
+        ResourceKind::Secret,
+        ResourceKind::Cluster,
+        ResourceKind::Assignment,
+        ResourceKind::VirtualHost,
+        ResourceKind::Route,
+        ResourceKind::Listener,
+    ];
 
     /// The type URL.
     pub fn type_url(self) -> &'static str {
@@ -68,6 +78,7 @@ impl ResourceKind {
             ResourceKind::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
             ResourceKind::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
             ResourceKind::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+            ResourceKind::VirtualHost => "type.googleapis.com/envoy.config.route.v3.VirtualHost",
         }
     }
 
@@ -84,6 +95,7 @@ impl ResourceKind {
             ResourceKind::Listener => config.listeners.contains_key(name),
             ResourceKind::Route => config.routes.contains_key(name),
             ResourceKind::Secret => config.certificates.contains_key(name) || config.validations.contains_key(name),
+            ResourceKind::VirtualHost => config.own_host(name).is_some(),
         }
     }
 }
@@ -103,6 +115,8 @@ pub enum Resource {
     Certificate(Arc<CertificateSecret>),
     /// Roots.
     Validation(Arc<ValidationSecret>),
+    /// A virtual host of an open route configuration.
+    VirtualHost(Arc<OwnHost>),
 }
 
 impl PartialEq for CertificateSecret {
@@ -121,6 +135,7 @@ impl Resource {
             Resource::Assignment(r) => &r.name,
             Resource::Certificate(r) => &r.name,
             Resource::Validation(r) => &r.name,
+            Resource::VirtualHost(r) => &r.name,
         }
     }
 
@@ -132,6 +147,7 @@ impl Resource {
             Resource::Cluster(_) => ResourceKind::Cluster,
             Resource::Assignment(_) => ResourceKind::Assignment,
             Resource::Certificate(_) | Resource::Validation(_) => ResourceKind::Secret,
+            Resource::VirtualHost(_) => ResourceKind::VirtualHost,
         }
     }
 
@@ -144,6 +160,26 @@ impl Resource {
             Resource::Assignment(r) => r.hash,
             Resource::Certificate(r) => r.hash,
             Resource::Validation(r) => r.hash,
+            Resource::VirtualHost(r) => r.hash,
+        }
+    }
+
+    /// Whether it is in use, if that is followed: see [`Resource::follow`].
+    pub fn used(&self) -> Option<&Used> {
+        match self {
+            Resource::Listener(r) => Some(&r.used),
+            Resource::VirtualHost(r) => Some(&r.host.used),
+            _ => None,
+        }
+    }
+
+    /// From now on it is known whether it is in use, together with a version before it. Nothing once it is shared.
+    pub fn follow(&mut self, before: Option<&Resource>) {
+        let used = before.and_then(Resource::used).filter(|used| used.is_followed()).cloned().unwrap_or_else(Used::followed);
+        match self {
+            Resource::Listener(r) => drop(Arc::get_mut(r).map(|r| r.used = used)),
+            Resource::VirtualHost(r) => drop(Arc::get_mut(r).and_then(|r| Arc::get_mut(&mut r.host)).map(|host| host.used = used)),
+            _ => {}
         }
     }
 }
@@ -198,6 +234,7 @@ pub fn compile(kind: ResourceKind, bytes: &[u8]) -> Result<Compiled, Refusal> {
         ResourceKind::Cluster => cluster::compile(&mut cx, bytes, hash),
         ResourceKind::Assignment => endpoint::compile(&mut cx, bytes, hash),
         ResourceKind::Secret => secret::compile(&mut cx, bytes, hash),
+        ResourceKind::VirtualHost => virtual_host::compile(&mut cx, bytes, hash),
     };
     let called = cx.resource.clone();
     let refusal = |bad: cx::Bad| Refusal { kind, resource: called.clone(), field: bad.field, reason: bad.reason };

@@ -1,13 +1,13 @@
 //! Which other resources a resource names.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use mizzen_types::Name;
 
 use super::Resource;
 use crate::config::{
-    Action, Cluster, ClusterChoice, Discovery, HttpFilter, HttpRoutes, Listener, Roots, RouteConfig, SecretRef, Terminal, TlsCommon,
-    Transport,
+    Action, Cluster, ClusterChoice, Discovery, HttpFilter, HttpRoutes, Listener, Roots, SecretRef, Terminal, TlsCommon, Transport,
+    VirtualHost,
 };
 
 /// The names of other resources in a resource: what has to be there, or known to be absent, before it is used.
@@ -28,7 +28,8 @@ impl Refs {
         let mut refs = Refs::default();
         match resource {
             Resource::Listener(l) => refs.listener(l),
-            Resource::Route(r) => refs.route(r),
+            Resource::Route(r) => refs.hosts(&r.hosts),
+            Resource::VirtualHost(r) => refs.hosts(std::slice::from_ref(&r.host)),
             Resource::Cluster(c) => refs.cluster(c),
             Resource::Assignment(_) | Resource::Certificate(_) | Resource::Validation(_) => {}
         }
@@ -48,7 +49,7 @@ impl Refs {
                         HttpRoutes::Named(name) => {
                             self.routes.insert(name.clone());
                         }
-                        HttpRoutes::Inline(config) => self.route(config),
+                        HttpRoutes::Inline(config) => self.hosts(&config.hosts),
                     }
                 }
                 Terminal::Close => {}
@@ -56,8 +57,8 @@ impl Refs {
         }
     }
 
-    fn route(&mut self, config: &RouteConfig) {
-        for route in config.hosts.iter().flat_map(|h| h.routes.iter()) {
+    fn hosts(&mut self, hosts: &[Arc<VirtualHost>]) {
+        for route in hosts.iter().flat_map(|h| h.routes.iter()) {
             let Action::Forward(forward) = &route.action else { continue };
             match &forward.cluster {
                 ClusterChoice::One(target) => {

@@ -12,7 +12,7 @@ use super::cx::{Cx, Res, flag, harmless, name, number, refused, silent};
 use super::headers::{self, Fields, Level};
 use super::inherited::Inherited;
 use super::{matchers, route_action};
-use crate::config::{Action, ContentHash, Direct, PathMatch, Route, RouteConfig, RouteMatch, VirtualHost};
+use crate::config::{Action, ContentHash, Direct, PathMatch, Route, RouteConfig, RouteMatch, Used, VirtualHost};
 use crate::filter;
 use crate::steps::spelling::spelled;
 
@@ -46,8 +46,9 @@ pub(super) fn config(cx: &mut Cx, m: route::RouteConfiguration, hash: ContentHas
     } = m;
     // A cluster that is not there is found out when a request comes.
     silent!(validate_clusters, metadata);
-    refused!(cx; vhds, internal_only_headers, cluster_specifier_plugins, request_mirror_policies, vhost_header,
+    refused!(cx; internal_only_headers, cluster_specifier_plugins, request_mirror_policies, vhost_header,
         ignore_path_parameters_in_path_matching, route_specifiers);
+    let open = cx.some("vhds", vhds, |cx, m| open(cx, m, &title))?;
     let overrides = filter::overrides(cx, typed_per_filter_config)?;
     let level = headers::level(
         cx,
@@ -76,6 +77,8 @@ pub(super) fn config(cx: &mut Cx, m: route::RouteConfiguration, hash: ContentHas
         hash,
         hosts,
         ignore_port: ignore_port_in_host_matching,
+        open,
+        above: open.map(|_| Arc::new(above)),
         exact: HashMap::new(),
         suffixes: Arc::from([]),
         prefixes: Arc::from([]),
@@ -83,6 +86,22 @@ pub(super) fn config(cx: &mut Cx, m: route::RouteConfiguration, hash: ContentHas
     };
     index(cx, &mut config)?;
     Ok(config)
+}
+
+/// The port of which a route configuration is whose virtual hosts come one by one.
+fn open(cx: &mut Cx, m: route::Vhds, title: &str) -> Res<u16> {
+    let route::Vhds { config_source } = m;
+    cx.must("config_source", config_source, |cx, m| {
+        let core::ConfigSource { authorities, initial_fetch_timeout, resource_api_version, config_source_specifier } = m;
+        refused!(cx; authorities);
+        // How long is waited for one is up to the proxy; there is one version of the API.
+        silent!(initial_fetch_timeout, resource_api_version);
+        match config_source_specifier {
+            Some(core::config_source::ConfigSourceSpecifier::Ads(core::AggregatedConfigSource {})) => Ok(()),
+            _ => cx.refuse("config_source_specifier", "only the aggregated stream is supported"),
+        }
+    })?;
+    title.parse().map_err(|_| cx.bad("", format!("`{title}` is no port: only the routes of one have virtual hosts that come one by one")))
 }
 
 /// Fills the look-up by domain.
@@ -94,18 +113,11 @@ fn index(cx: &mut Cx, config: &mut RouteConfig) -> Res<()> {
         }
         for domain in host.domains.iter() {
             let lower = domain.to_ascii_lowercase();
-            let twice = match (lower.as_str(), lower.strip_prefix('*'), lower.strip_suffix('*')) {
-                ("*", ..) => config.any.replace(i).is_some(),
-                (_, Some(rest), _) | (_, None, Some(rest)) if rest.contains('*') => {
-                    return cx.refuse("virtual_hosts", format!("domain `{domain}` has more than one wildcard"));
-                }
-                (_, Some(suffix), _) => add(&mut suffixes, suffix, i),
-                (_, None, Some(prefix)) => add(&mut prefixes, prefix, i),
-                ("", ..) => return cx.refuse("virtual_hosts", "a domain is empty"),
-                (exact, None, None) if exact.contains('*') => {
-                    return cx.refuse("virtual_hosts", format!("domain `{domain}`: a wildcard stands at its begin or end"));
-                }
-                (exact, None, None) => config.exact.insert(name(exact), i).is_some(),
+            let twice = match self::domain(&lower).map_err(|reason| cx.bad("virtual_hosts", reason))? {
+                Domain::Any => config.any.replace(i).is_some(),
+                Domain::Suffix(suffix) => add(&mut suffixes, suffix, i),
+                Domain::Prefix(prefix) => add(&mut prefixes, prefix, i),
+                Domain::Exact(exact) => config.exact.insert(name(exact), i).is_some(),
             };
             if twice {
                 return cx.refuse("virtual_hosts", format!("domain `{domain}` is there twice"));
@@ -119,6 +131,27 @@ fn index(cx: &mut Cx, config: &mut RouteConfig) -> Res<()> {
     Ok(())
 }
 
+/// What a domain stands for.
+pub(super) enum Domain<'d> {
+    Any,
+    Suffix(&'d str),
+    Prefix(&'d str),
+    Exact(&'d str),
+}
+
+/// Reads a domain in lower case; why not.
+pub(super) fn domain(lower: &str) -> Result<Domain<'_>, String> {
+    match (lower, lower.strip_prefix('*'), lower.strip_suffix('*')) {
+        ("*", ..) => Ok(Domain::Any),
+        (_, Some(rest), _) | (_, None, Some(rest)) if rest.contains('*') => Err(format!("domain `{lower}` has more than one wildcard")),
+        (_, Some(suffix), _) => Ok(Domain::Suffix(suffix)),
+        (_, None, Some(prefix)) => Ok(Domain::Prefix(prefix)),
+        ("", ..) => Err("a domain is empty".to_owned()),
+        (exact, None, None) if exact.contains('*') => Err(format!("domain `{lower}`: a wildcard stands at its begin or end")),
+        (exact, None, None) => Ok(Domain::Exact(exact)),
+    }
+}
+
 /// Whether it was there already.
 fn add(list: &mut Vec<(Name, u32)>, text: &str, i: u32) -> bool {
     let twice = list.iter().any(|(t, _)| **t == *text);
@@ -127,7 +160,7 @@ fn add(list: &mut Vec<(Name, u32)>, text: &str, i: u32) -> bool {
 }
 
 /// In place of a virtual host of which something is refused.
-fn closed_host(title: Name, domains: Arc<[Name]>) -> VirtualHost {
+pub(super) fn closed_host(title: Name, domains: Arc<[Name]>) -> VirtualHost {
     let matching = RouteMatch::any();
     let action = Action::Direct(Direct { status: 503, body: b"the routes of this host are refused".as_slice().into() }.into());
     let route = Route { name: name("refused"), origin: None, matching, action, headers: Arc::default(), filters: Arc::from([]) };
@@ -138,10 +171,11 @@ fn closed_host(title: Name, domains: Arc<[Name]>) -> VirtualHost {
         require_tls: false,
         attempt_count: false,
         attempt_count_in_response: false,
+        used: Used::default(),
     }
 }
 
-fn virtual_host(cx: &mut Cx, m: route::VirtualHost, above: &Inherited) -> Res<VirtualHost> {
+pub(super) fn virtual_host(cx: &mut Cx, m: route::VirtualHost, above: &Inherited) -> Res<VirtualHost> {
     let route::VirtualHost {
         name: title,
         domains,
@@ -196,6 +230,7 @@ fn virtual_host(cx: &mut Cx, m: route::VirtualHost, above: &Inherited) -> Res<Vi
         },
         attempt_count: include_request_attempt_count,
         attempt_count_in_response: include_attempt_count_in_response,
+        used: Used::default(),
     })
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mizzen_types::{IpRange, Name};
 
-use super::{AccessLog, ContentHash, Criteria, DownstreamTls, Hcm, HeaderOps, Template};
+use super::{AccessLog, ContentHash, Criteria, DownstreamTls, Hcm, HeaderOps, Template, Used};
 use crate::filter::{RbacFilter, StatsConfig};
 
 /// A listener.
@@ -46,6 +46,8 @@ pub struct Listener {
     pub freebind: bool,
     /// Whether the socket is transparent (IP_TRANSPARENT).
     pub transparent: bool,
+    /// Whether it is in use, where that is followed.
+    pub used: Used,
 }
 
 /// Where a listener listens.

@@ -9,9 +9,11 @@ mod health;
 mod http;
 mod listener;
 mod matchers;
+mod mesh;
 mod rbac;
 mod route;
 mod tls;
+mod used;
 
 use std::sync::Arc;
 
@@ -41,14 +43,17 @@ pub use listener::{
     TcpProxy, TcpTarget, Terminal, TransportProtocol, Tunnel,
 };
 pub use matchers::{Fraction, HeaderMatch, HeaderTest, MetadataMatch, ParamMatch, Regex, StringMatch, StringTest, ValueMatch};
+pub use mesh::{MeshHost, MeshIndex};
 pub use rbac::{Action as RbacAction, Expr, Policy, Rbac};
 pub use route::{
-    Action, ClusterChoice, Direct, Elsewhere, Forward, HostRewrite, PathMatch, PathRewrite, Redirect, RedirectPath, RegexRewrite, RetryOn,
-    RetryPolicy, Route, RouteConfig, RouteMatch, Target, VirtualHost,
+    Action, ClusterChoice, Direct, Elsewhere, Forward, HostRewrite, OwnHost, PathMatch, PathRewrite, Redirect, RedirectPath, RegexRewrite,
+    RetryOn, RetryPolicy, Route, RouteConfig, RouteMatch, Target, VirtualHost,
 };
 pub use tls::{
     CertificateSecret, DownstreamTls, Roots, SecretRef, SecretSource, TlsCommon, TlsVersion, UpstreamTls, Validation, ValidationSecret,
 };
+
+pub use used::Used;
 
 /// A content hash of a resource's bytes: equal hashes mean an unchanged resource.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use mizzen_types::Name;
 
-use super::{ContentHash, Criteria, Fraction, HashPolicy, HeaderMatch, Mutations, ParamMatch, Regex};
-use crate::filter::Overrides;
+use super::{ContentHash, Criteria, Fraction, HashPolicy, HeaderMatch, Mutations, ParamMatch, Regex, Used};
+use crate::{compile::inherited::Inherited, filter::Overrides};
 
 /// A route configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +20,10 @@ pub struct RouteConfig {
     pub hosts: Arc<[Arc<VirtualHost>]>,
     /// Whether the port of a request's host is left out when it is looked up.
     pub ignore_port: bool,
+    /// The port of which it is, if its virtual hosts come one by one (VHDS) and are among `hosts` when they are there.
+    pub open: Option<u16>,
+    /// What virtual hosts that come on their own inherit, where it is open.
+    pub(crate) above: Option<Arc<Inherited>>,
     /// Index into `hosts` by exact domain, lower case.
     pub(crate) exact: HashMap<Name, u32>,
     /// By suffix (`*.x` is kept as `.x`), the longest first.
@@ -45,6 +49,28 @@ pub struct VirtualHost {
     pub attempt_count: bool,
     /// Whether a response carries `x-envoy-attempt-count`.
     pub attempt_count_in_response: bool,
+    /// Whether it is in use, where that is followed.
+    pub used: Used,
+}
+
+/// A virtual host that came on its own, for an open route configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OwnHost {
+    /// Its name as a resource, `PORT/HOST`.
+    pub name: Name,
+    /// Of the content.
+    pub hash: ContentHash,
+    /// As it is where the route configuration passes nothing on to it.
+    pub host: Arc<VirtualHost>,
+    /// To be compiled again where it does.
+    pub(crate) bytes: Arc<[u8]>,
+}
+
+impl OwnHost {
+    /// Its route configuration and its host.
+    pub fn parts(&self) -> (&str, &str) {
+        self.name.split_once('/').unwrap_or_default()
+    }
 }
 
 /// A route: what it matches and what happens then.

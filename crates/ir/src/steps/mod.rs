@@ -6,6 +6,7 @@ pub(crate) mod cluster;
 pub(crate) mod hash;
 pub(crate) mod headers;
 pub(crate) mod matchers;
+pub(crate) mod mesh;
 pub(crate) mod path;
 pub(crate) mod retry;
 pub(crate) mod route;

@@ -1,5 +1,6 @@
 //! Which virtual host and route a request gets.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use mizzen_http::Head;
@@ -68,16 +69,15 @@ fn domains(config: &RouteConfig) -> String {
 const SHOWN: usize = 8;
 
 impl RouteConfig {
+    /// An authority as domains are compared with it.
+    pub(crate) fn called<'a>(&self, authority: &'a str) -> Cow<'a, str> {
+        let name = if self.ignore_port { without_port(authority) } else { authority };
+        if name.bytes().any(|b| b.is_ascii_uppercase()) { name.to_ascii_lowercase().into() } else { name.into() }
+    }
+
     /// The virtual host for an authority, and the domain by which it was found.
     fn host_of(&self, authority: &str) -> Option<(&Arc<VirtualHost>, [&str; 2])> {
-        let name = if self.ignore_port { without_port(authority) } else { authority };
-        let lower;
-        let name = if name.bytes().any(|b| b.is_ascii_uppercase()) {
-            lower = name.to_ascii_lowercase();
-            lower.as_str()
-        } else {
-            name
-        };
+        let name = &*self.called(authority);
         let host = |i: u32| self.hosts.get(i as usize);
         if let Some((domain, i)) = self.exact.get_key_value(name) {
             return Some((host(*i)?, [domain, ""]));

@@ -302,7 +302,18 @@ fn route_configurations() {
         &json!({"name": "r", "virtualHosts": [{"name": "a", "domains": ["x"]}, {"name": "b", "domains": ["X"]}]}),
         "virtual_hosts: domain `X` is there twice",
     );
-    check(k, &json!({"name": "r", "vhds": {}}), "vhds: not supported");
+    check(k, &json!({"name": "80", "vhds": {}}), "vhds.config_source: it is required");
+    check(
+        k,
+        &json!({"name": "80", "vhds": {"configSource": {"self": {}}}}),
+        "vhds.config_source.config_source_specifier: only the aggregated",
+    );
+    check(
+        k,
+        &json!({"name": "80", "vhds": {"configSource": {"ads": {}, "authorities": [{"name": "x"}]}}}),
+        "vhds.config_source.authorities: not supported",
+    );
+    check(k, &json!({"name": "r", "vhds": {"configSource": {"ads": {}}}}), "vhds: `r` is no port");
 }
 
 #[test]

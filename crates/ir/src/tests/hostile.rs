@@ -21,6 +21,9 @@ fn sample(kind: ResourceKind) -> Vec<u8> {
                 "regexRewrite": {"pattern": {"regex": "(a)"}, "substitution": r"\1"}, "retryPolicy": {"retryOn": "5xx"}}},
             {"match": {"prefix": "/"}, "redirect": {"prefixRewrite": "/x", "portRedirect": 5}}]}]});
     let value = match kind {
+        ResourceKind::VirtualHost => {
+            json!({"name": "h:80", "domains": ["*.a", "b.*"], "routes": route["virtualHosts"][0]["routes"]})
+        }
         ResourceKind::Listener => one_chain(json!([hcm(json!({"routeConfig": route}))])),
         ResourceKind::Route => route,
         ResourceKind::Cluster => {

@@ -7,6 +7,7 @@ mod changes;
 mod compiling;
 mod hostile;
 mod http;
+mod mesh;
 mod route;
 mod tls;
 

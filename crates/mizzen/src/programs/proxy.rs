@@ -14,6 +14,7 @@ use clap::Parser;
 use mizzen_agent::Agent;
 use mizzen_dataplane::{Places, Unknown};
 use mizzen_protos::envoy::envoy::config::bootstrap::v3::Bootstrap;
+use mizzen_types::Name;
 use prost::Message;
 use tokio::sync::watch;
 
@@ -43,9 +44,13 @@ struct ProxyArgs {
     /// The mark of the proxy's own connections, which keeps them out of the capture; 0 for none. Any other needs CAP_NET_ADMIN.
     #[arg(long, value_name = "NUMBER", default_value_t = mizzen_types::ports::PROXY_MARK)]
     mark: u32,
-    /// Ask the control plane for a destination's listener, as `ADDRESS_PORT`, where there is none, before anything is done with a connection to it.
+    /// Have the control plane send all that there is at once. By default a sidecar fetches what it uses when it first uses it, if its control plane
+    /// has an index of the mesh.
     #[arg(long)]
-    listeners_on_demand: bool,
+    no_on_demand: bool,
+    /// What a sidecar has fetched on first use and has not used for so many seconds is let go.
+    #[arg(long, value_name = "SECONDS", default_value_t = 900, value_parser = clap::value_parser!(u64).range(1..))]
+    on_demand_idle: u64,
     /// Envoy's way to tell a start from a start after a restart in place, of which there is none here.
     #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
     restart_epoch: u32,
@@ -107,7 +112,9 @@ fn run(args: &ProxyArgs) -> Result<()> {
         admin_socket: args.admin_socket.clone().or_else(|| agent.as_ref().map(|agent| agent.dir.join("admin.sock"))),
         metrics: Some(args.metrics),
         mark: args.mark,
-        listeners_on_demand: args.listeners_on_demand,
+        on_demand: !args.no_on_demand,
+        remembered: agent.as_ref().map(remembered).unwrap_or_default(),
+        on_demand_idle: Duration::from_secs(args.on_demand_idle),
         inherited: inherited.map(Arc::new),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ready: Some(ready),
@@ -132,6 +139,11 @@ fn run(args: &ProxyArgs) -> Result<()> {
             (None, bootstrap) => Ok(mizzen_dataplane::run(bootstrap.unwrap_or_default(), dataplane, stopped).await?),
         }
     })
+}
+
+/// What the data plane fetched on first use when it last ran, as its agent remembers it.
+fn remembered(agent: &mizzen_agent::Options) -> Vec<(String, Name)> {
+    mizzen_agent::remembered(agent).into_iter().map(|(type_url, name)| (type_url, name.into())).collect()
 }
 
 /// The bootstrap of the file, with what the flags add to it; where its fields are written; and the first unknown field that was passed over.

@@ -8,8 +8,11 @@ use mizzen_model::{Change, Snapshot};
 use mizzen_protos::{
     envoy::envoy::{
         config::{
-            bootstrap::v3::Bootstrap, cluster::v3::Cluster, endpoint::v3::ClusterLoadAssignment, listener::v3::Listener,
-            route::v3::RouteConfiguration,
+            bootstrap::v3::Bootstrap,
+            cluster::v3::Cluster,
+            endpoint::v3::ClusterLoadAssignment,
+            listener::v3::Listener,
+            route::v3::{RouteConfiguration, VirtualHost},
         },
         extensions::transport_sockets::tls::v3::Secret,
     },
@@ -35,6 +38,7 @@ pub fn xds(data: &[u8]) {
         ResourceKind::Cluster => encoded::<Cluster>(bytes),
         ResourceKind::Assignment => encoded::<ClusterLoadAssignment>(bytes),
         ResourceKind::Secret => encoded::<Secret>(bytes),
+        ResourceKind::VirtualHost => encoded::<VirtualHost>(bytes),
     };
     let Some(anew) = anew else { return assert!(compiled.is_err(), "what is no message is compiled") };
     let anew = compile(kind, &anew);

@@ -3,6 +3,7 @@
 mod cluster;
 mod endpoint;
 mod listener;
+mod on_demand;
 mod route;
 mod secret;
 
@@ -32,6 +33,9 @@ pub(crate) enum What {
     /// Certificates and roots; never private keys.
     #[value(aliases = ["secrets", "s"])]
     Secret,
+    /// What was fetched on first use, and what for.
+    #[value(aliases = ["od"])]
+    OnDemand,
 }
 
 /// Arguments of `proxy-config`.
@@ -66,6 +70,7 @@ pub(crate) async fn run(mesh: Option<&str>, args: ProxyConfigArgs) -> Result<()>
         What::Listener => listener::rows(&dump(&pod).await?),
         What::Route => route::rows(&dump(&pod).await?),
         What::Secret => secret::rows(&dump(&pod).await?)?,
+        What::OnDemand => on_demand::rows(&pod.admin("/on_demand").await?),
         What::Endpoint => endpoint::rows(&pod.admin("/clusters?format=json").await?),
     };
     if let Some(text) = &args.name {
