@@ -19,7 +19,7 @@ use crate::{Options, SDS_SOCKET, XDS_SOCKET};
 /// The version of Istio whose behaviour control planes may expect of this proxy.
 const ISTIO_VERSION: &str = "1.30.0";
 
-/// An Envoy bootstrap: the node, ADS by delta from the relay's socket, SDS from the agent's, the admin port on localhost.
+/// An Envoy bootstrap: the node, ADS from the relay's socket, SDS from the agent's, the admin port on localhost.
 pub fn bootstrap(options: &Options) -> Bootstrap {
     let pipe = |name: &str| options.dir.join(name).to_string_lossy().into_owned();
     let ads = ConfigSource {
@@ -29,6 +29,7 @@ pub fn bootstrap(options: &Options) -> Bootstrap {
         config_source_specifier: Some(config_source::ConfigSourceSpecifier::Ads(AggregatedConfigSource::default())),
         ..Default::default()
     };
+    let variant = if options.delta { api_config_source::ApiType::DeltaGrpc } else { api_config_source::ApiType::Grpc };
     Bootstrap {
         node: Some(node(options)),
         static_resources: Some(bootstrap::StaticResources {
@@ -39,7 +40,7 @@ pub fn bootstrap(options: &Options) -> Bootstrap {
             lds_config: Some(ads.clone()),
             cds_config: Some(ads),
             ads_config: Some(ApiConfigSource {
-                api_type: api_config_source::ApiType::DeltaGrpc.into(),
+                api_type: variant.into(),
                 transport_api_version: ApiVersion::V3.into(),
                 set_node_on_first_message_only: true,
                 grpc_services: vec![GrpcService {

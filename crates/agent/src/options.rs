@@ -74,6 +74,8 @@ pub struct Options {
     pub labels: BTreeMap<String, String>,
     /// More of the node's metadata, from `ISTIO_META_*` and `ISTIO_METAJSON_*`.
     pub metadata: BTreeMap<String, Value>,
+    /// Whether the proxy asks for its configuration by the delta variant, not for the state of the world each time.
+    pub delta: bool,
     /// The cluster's DNS domain.
     pub domain: String,
     /// The trust domain of the mesh.
@@ -136,7 +138,8 @@ impl Options {
     ///
     /// `POD_NAME`, `POD_NAMESPACE`, `SERVICE_ACCOUNT`, `INSTANCE_IP` (several with commas), `CA_ADDR`, `DISCOVERY_ADDRESS` (else `CA_ADDR`),
     /// `DISCOVERY_NAME`, `CA_ROOT_CERT`, `TRUST_DOMAIN`, `DOMAIN`, `PROXY_CONFIG_DIR`, `PROXY_TYPE`, `SECRET_TTL` (seconds), `DNS_PROXY_ADDR` (`off` for
-    /// none), `MIZZEN_DNS_UPSTREAMS`, `MIZZEN_TOKEN_FD` or `MIZZEN_TOKEN_FILE`, `MIZZEN_ALLOW_QUIT`, `ISTIO_META_*`, `ISTIO_METAJSON_*`.
+    /// none), `MIZZEN_DNS_UPSTREAMS`, `MIZZEN_TOKEN_FD` or `MIZZEN_TOKEN_FILE`, `MIZZEN_ALLOW_QUIT`, `ISTIO_DELTA_XDS`, `ISTIO_META_*`,
+    /// `ISTIO_METAJSON_*`.
     ///
     /// # Errors
     /// If something is missing or makes no sense. The token's descriptor is taken over, so this can succeed only once in a process.
@@ -178,6 +181,7 @@ impl Options {
             instance_ips: list("INSTANCE_IP", &text("INSTANCE_IP")?)?,
             labels,
             metadata,
+            delta: parse("ISTIO_DELTA_XDS", &or("ISTIO_DELTA_XDS", "true"))?,
             trust_domain: parse("TRUST_DOMAIN", &or("TRUST_DOMAIN", "cluster.local"))?,
             discovery,
             ca,
@@ -348,8 +352,10 @@ pub(crate) mod tests {
             ("DNS_PROXY_ADDR", "off"),
             ("PROXY_TYPE", "router"),
             ("INSTANCE_IP", "10.244.0.7, fd00::7"),
+            ("ISTIO_DELTA_XDS", "false"),
         ])
         .unwrap();
+        assert!(!o.delta && options(&[]).unwrap().delta);
         assert_eq!(o.labels.get("app").map(String::as_str), Some("reviews"));
         assert_eq!(o.metadata.get("CLUSTER_ID"), Some(&Value::String("Kubernetes".to_owned())));
         assert_eq!(o.server_name, "istiod.mesh.svc");

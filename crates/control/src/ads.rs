@@ -7,10 +7,13 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use mizzen_model::ProxyView;
 use mizzen_pki::UnixTime;
-use mizzen_protos::envoy::envoy::service::discovery::v3::DeltaDiscoveryRequest;
+use mizzen_protos::envoy::envoy::{
+    config::core::v3::Node,
+    service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest},
+};
 use mizzen_types::SpiffeId;
 use mizzen_xds::{
-    server::{Heard, Verdict},
+    server::{Heard, ProtocolError, Session, Verdict},
     types,
 };
 use tokio::sync::{
@@ -28,7 +31,7 @@ use crate::{
     memo::Memo,
     metrics::Metrics,
     node,
-    wire::Outgoing,
+    wire::{Outgoing, Variant},
 };
 
 /// What every stream needs.
@@ -56,9 +59,47 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 pub(crate) type Responses = ReceiverStream<Result<Outgoing, Status>>;
 type Out<T> = mpsc::Sender<Result<T, Status>>;
 
+/// What a client sends: a request of one of the two variants.
+pub(crate) trait Question: prost::Message + Default + 'static {
+    /// Which of them.
+    const VARIANT: Variant;
+    /// Who asks.
+    fn node(&self) -> Option<&Node>;
+    /// Tells the session.
+    fn ask(self, session: &mut Session) -> Result<Heard, ProtocolError>;
+}
+
+impl Question for DeltaDiscoveryRequest {
+    const VARIANT: Variant = Variant::Delta;
+
+    fn node(&self) -> Option<&Node> {
+        self.node.as_ref()
+    }
+
+    fn ask(self, session: &mut Session) -> Result<Heard, ProtocolError> {
+        session.request(self)
+    }
+}
+
+impl Question for DiscoveryRequest {
+    const VARIANT: Variant = Variant::Sotw;
+
+    fn node(&self) -> Option<&Node> {
+        self.node.as_ref()
+    }
+
+    fn ask(self, session: &mut Session) -> Result<Heard, ProtocolError> {
+        if self.type_url == types::INDEX {
+            // Who has an answer fetches on demand, which this variant cannot say: one list of names takes the place of another.
+            return Ok(Heard { type_url: types::INDEX.into(), verdict: None, subscription: false });
+        }
+        session.request_sotw(self)
+    }
+}
+
 impl Discovery {
     /// Opens a stream.
-    pub(crate) fn delta(&self, request: Request<Streaming<DeltaDiscoveryRequest>>) -> Result<Response<Responses>, Status> {
+    pub(crate) fn open<Q: Question>(&self, request: Request<Streaming<Q>>) -> Result<Response<Responses>, Status> {
         let caller = request.extensions().get::<Caller>().cloned();
         let refuse = |status: &Status| {
             self.metrics.xds_refused.inc();
@@ -79,8 +120,8 @@ impl Discovery {
 }
 
 /// Why a wait has ended.
-enum Event {
-    Request(Box<DeltaDiscoveryRequest>),
+enum Event<Q> {
+    Request(Box<Q>),
     Changed,
     /// The client has closed its side.
     Closed,
@@ -89,9 +130,9 @@ enum Event {
 }
 
 impl Discovery {
-    async fn serve(
+    async fn serve<Q: Question>(
         mut self,
-        mut requests: Streaming<DeltaDiscoveryRequest>,
+        mut requests: Streaming<Q>,
         proved: Proved,
         peer: SocketAddr,
         out: &Out<Outgoing>,
@@ -102,7 +143,7 @@ impl Discovery {
             Status::deadline_exceeded(format!("nothing was asked within {} s", FIRST_REQUEST.as_secs()))
         })?;
         let Some(first) = first? else { return Ok(()) };
-        let registered = self.open(&first, proved.identity, peer)?;
+        let registered = self.register(first.node(), proved.identity, peer)?;
         let connection = &registered.connection;
         let left =
             proved.until.map_or(Duration::MAX, |until| Duration::from_secs(until.as_secs().saturating_sub(UnixTime::now().as_secs())));
@@ -110,7 +151,7 @@ impl Discovery {
         tokio::pin!(expiry);
         self.request(connection, first)?;
         loop {
-            if !self.push(connection, out).await? {
+            if !self.push(connection, Q::VARIANT, out).await? {
                 return Ok(());
             }
             let event = tokio::select! {
@@ -136,14 +177,14 @@ impl Discovery {
     }
 
     /// The first request tells who the proxy is.
-    fn open(&self, first: &DeltaDiscoveryRequest, identity: SpiffeId, peer: SocketAddr) -> Result<Registered, Status> {
+    fn register(&self, node: Option<&Node>, identity: SpiffeId, peer: SocketAddr) -> Result<Registered, Status> {
         let refuse = |error: node::NodeError| {
             self.metrics.xds_refused.inc();
             tracing::warn!(%identity, %peer, reason = %error, "proxy refused");
             let denied = matches!(error, node::NodeError::Identity { .. });
             if denied { Status::permission_denied(error.to_string()) } else { Status::invalid_argument(error.to_string()) }
         };
-        let node = first.node.as_ref().ok_or_else(|| refuse(node::NodeError::Missing))?;
+        let node = node.ok_or_else(|| refuse(node::NodeError::Missing))?;
         let facts = node::facts(node, &identity).map_err(refuse)?;
         let registered = self.connections.register(ProxyView::from(facts), identity, peer, node::version(node));
         let connection = &registered.connection;
@@ -151,10 +192,10 @@ impl Discovery {
         Ok(registered)
     }
 
-    fn request(&self, connection: &Connection, request: DeltaDiscoveryRequest) -> Result<(), Status> {
+    fn request<Q: Question>(&self, connection: &Connection, request: Q) -> Result<(), Status> {
         let (heard, settled) = {
             let mut progress = connection.progress();
-            let heard = progress.session.request(request).map_err(|e| Status::invalid_argument(e.to_string()))?;
+            let heard = request.ask(&mut progress.session).map_err(|e| Status::invalid_argument(e.to_string()))?;
             (heard, progress.settle())
         };
         if let Some(since) = settled {
@@ -174,7 +215,7 @@ impl Discovery {
     }
 
     /// Sends what is due. False if the client is gone; an error if it takes nothing.
-    async fn push(&self, connection: &Arc<Connection>, out: &Out<Outgoing>) -> Result<bool, Status> {
+    async fn push(&self, connection: &Arc<Connection>, variant: Variant, out: &Out<Outgoing>) -> Result<bool, Status> {
         if !connection.progress().session.is_due() && connection.asker.due_since().is_none() {
             return Ok(true);
         }
@@ -196,7 +237,11 @@ impl Discovery {
             self.metrics.pushes.with_label_values(&[label]).inc();
             let size: usize = response.resources.iter().map(|(_, resource)| resource.len()).sum();
             self.metrics.sent(label, size);
-            let response = Outgoing { response, version: push.version.to_string(), identifier: self.identifier.clone() };
+            let version = match variant {
+                Variant::Delta => push.version.to_string(),
+                Variant::Sotw => response.version().to_string(),
+            };
+            let response = Outgoing { response, variant, version, identifier: self.identifier.clone() };
             let taken = send(out, response).await.inspect_err(|_| {
                 tracing::info!(proxy = connection.proxy(), connection = connection.number, "a proxy that takes no responses is given up");
             });

@@ -1,15 +1,20 @@
-//! The delta stream on the wire: responses are written from the contents that all connections share, piece by piece as a stream takes them. A whole
+//! The discovery streams on the wire: responses are written from the contents that all connections share, piece by piece as a stream takes them. A whole
 //! response may be megabytes, and after a restart hundreds of proxies wait for theirs.
 
 use std::{
     convert::Infallible,
+    marker::PhantomData,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use http_body::{Body as HttpBody, Frame};
-use mizzen_protos::{Any, envoy::envoy::service::discovery::v3::DeltaDiscoveryRequest};
+use mizzen_protos::{
+    Any,
+    envoy::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest},
+};
+use mizzen_types::Name;
 use mizzen_xds::server::{Parts, Resource, Response};
 use prost::{
     bytes::{BufMut, Bytes, BytesMut},
@@ -28,19 +33,29 @@ use tonic::{
     server::NamedService,
 };
 
-use crate::ads::{Discovery, Responses};
+use crate::ads::{Discovery, Question, Responses};
 
 const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+const SOTW: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
 /// Pieces of responses are as long as this at least, but for the last one: longer by the resource that fills them up.
 const PIECE: usize = 64 << 10;
 /// A request may be this long: one that names all resources that a proxy holds is.
 const MAX_REQUEST: usize = 32 << 20;
 
+/// The two variants of the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Variant {
+    Delta,
+    /// The state of the world.
+    Sotw,
+}
+
 /// A response as it is written.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     pub(crate) response: Response,
-    /// The snapshot that it is of.
+    pub(crate) variant: Variant,
+    /// The snapshot that it is of; or, of the state of the world, its contents' version.
     pub(crate) version: String,
     /// Who sends it.
     pub(crate) identifier: Arc<str>,
@@ -66,35 +81,40 @@ impl Service<http::Request<Body>> for Ads {
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let service = self.clone();
         Box::pin(async move {
-            if request.uri().path() != DELTA {
-                let status =
-                    Status::unimplemented("only incremental xDS is served here: use DeltaAggregatedResources (api_type DELTA_GRPC)");
-                return Ok(status.into_http());
-            }
-            let (parts, body) = request.into_parts();
-            let requests = Streaming::new_request(Delta, body, None, Some(MAX_REQUEST));
-            let request = Request::from_parts(MetadataMap::from_headers(parts.headers), parts.extensions, requests);
-            let responses = match service.0.delta(request) {
-                Ok(responses) => responses.into_inner(),
-                Err(status) => return Ok(status.into_http()),
-            };
-            let mut answer = http::Response::new(Body::new(Gathered { responses, now: None, over: false }));
-            answer.headers_mut().insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
-            Ok(answer)
+            Ok(match request.uri().path() {
+                DELTA => service.open::<DeltaDiscoveryRequest>(request),
+                SOTW => service.open::<DiscoveryRequest>(request),
+                path => Status::unimplemented(format!("there is no method {path}")).into_http(),
+            })
         })
     }
 }
 
-/// How requests are read.
-#[derive(Clone, Copy, Debug, Default)]
-struct Delta;
+impl Ads {
+    fn open<Q: Question>(&self, request: http::Request<Body>) -> http::Response<Body> {
+        let (parts, body) = request.into_parts();
+        let requests = Streaming::new_request(Read::<Q>(PhantomData), body, None, Some(MAX_REQUEST));
+        let request = Request::from_parts(MetadataMap::from_headers(parts.headers), parts.extensions, requests);
+        let responses = match self.0.open(request) {
+            Ok(responses) => responses.into_inner(),
+            Err(status) => return status.into_http(),
+        };
+        let mut answer = http::Response::new(Body::new(Gathered { responses, now: None, over: false }));
+        answer.headers_mut().insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+        answer
+    }
+}
 
-impl Decoder for Delta {
-    type Item = DeltaDiscoveryRequest;
+/// How requests are read.
+#[derive(Debug)]
+struct Read<Q>(PhantomData<Q>);
+
+impl<Q: Question> Decoder for Read<Q> {
+    type Item = Q;
     type Error = Status;
 
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<DeltaDiscoveryRequest>, Status> {
-        prost::Message::decode(buffer).map(Some).map_err(|error| Status::internal(error.to_string()))
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Q>, Status> {
+        Q::decode(buffer).map(Some).map_err(|error| Status::internal(error.to_string()))
     }
 }
 
@@ -234,24 +254,41 @@ fn value_length(resource: &Resource) -> usize {
     resource.body.value.len() + parts.sum::<usize>()
 }
 
-/// The length of the `Any` in a `Resource`, and of the `Resource`.
-fn lengths(name: &str, resource: &Resource) -> (usize, usize) {
+/// The length of an `Any`.
+fn any_length(resource: &Resource) -> usize {
     let value = value_length(resource);
-    let any = text_length(1, &resource.body.type_url) + if value == 0 { 0 } else { length_of(2, value) };
+    text_length(1, &resource.body.type_url) + if value == 0 { 0 } else { length_of(2, value) }
+}
+
+/// The length of a `Resource` that holds it.
+fn resource_length(name: &str, any: usize) -> usize {
     // A version is 16 digits.
-    (any, length_of(1, 16) + length_of(2, any) + text_length(3, name))
+    length_of(1, 16) + length_of(2, any) + text_length(3, name)
 }
 
 impl Outgoing {
     fn encoded_len(&self) -> usize {
         let Response { type_url, nonce, resources, removed } = &self.response;
-        let resources: usize = resources.iter().map(|(name, resource)| length_of(2, lengths(name, resource).1)).sum();
+        let resource = |(name, resource): &(Name, Resource)| match self.variant {
+            Variant::Delta => length_of(2, resource_length(name, any_length(resource))),
+            Variant::Sotw => length_of(2, any_length(resource)),
+        };
+        let resources: usize = resources.iter().map(resource).sum();
         let removed: usize = removed.iter().map(|name| length_of(6, name.len())).sum();
-        let control = length_of(7, text_length(1, &self.identifier));
+        let control = length_of(self.control(), text_length(1, &self.identifier));
         text_length(1, &self.version) + resources + text_length(4, type_url) + text_length(5, nonce) + removed + control
     }
 
-    /// The beginning of an `envoy.service.discovery.v3.DeltaDiscoveryResponse`.
+    /// The number of the field `control_plane`.
+    fn control(&self) -> u32 {
+        match self.variant {
+            Variant::Delta => 7,
+            Variant::Sotw => 6,
+        }
+    }
+
+    /// The beginning of an `envoy.service.discovery.v3.DeltaDiscoveryResponse` or `DiscoveryResponse`: their first five fields are alike, but for
+    /// what holds a resource.
     fn encode_head(&self, out: &mut impl BufMut) {
         text(out, 1, &self.version);
     }
@@ -259,9 +296,11 @@ impl Outgoing {
     /// One of its resources, up to its parts.
     fn encode_resource(&self, at: usize, out: &mut impl BufMut) {
         let Some((name, resource)) = self.response.resources.get(at) else { return };
-        let (any, whole) = lengths(name, resource);
-        head(out, 2, whole);
-        field(out, 1, resource.version.to_string().as_bytes());
+        let any = any_length(resource);
+        if self.variant == Variant::Delta {
+            head(out, 2, resource_length(name, any));
+            field(out, 1, resource.version.to_string().as_bytes());
+        }
         head(out, 2, any);
         text(out, 1, &resource.body.type_url);
         let value = value_length(resource);
@@ -273,23 +312,28 @@ impl Outgoing {
 
     /// What comes after a resource's parts.
     fn encode_name(&self, at: usize, out: &mut impl BufMut) {
-        self.response.resources.get(at).into_iter().for_each(|(name, _)| text(out, 3, name));
+        if self.variant == Variant::Delta {
+            self.response.resources.get(at).into_iter().for_each(|(name, _)| text(out, 3, name));
+        }
     }
 
-    /// What comes after them.
+    /// What comes after them. In a state of the world nothing is removed by name.
     fn encode_end(&self, out: &mut impl BufMut) {
         let Response { type_url, nonce, resources: _, removed } = &self.response;
         text(out, 4, type_url);
         text(out, 5, nonce);
         removed.iter().for_each(|name| field(out, 6, name.as_bytes()));
-        head(out, 7, text_length(1, &self.identifier));
+        head(out, self.control(), text_length(1, &self.identifier));
         text(out, 1, &self.identifier);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use mizzen_protos::envoy::envoy::{config::core::v3::ControlPlane, service::discovery::v3::DeltaDiscoveryResponse};
+    use mizzen_protos::envoy::envoy::{
+        config::core::v3::ControlPlane,
+        service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse},
+    };
     use mizzen_xds::Version;
     use prost::Message;
 
@@ -302,37 +346,55 @@ mod tests {
             let resources = names.iter().map(|name: &&str| ((*name).into(), resource(&name.as_bytes().repeat(100)))).collect();
             let removed = removed.iter().map(|name: &&str| (*name).into()).collect();
             let response = Response { type_url: "type.googleapis.com/a.B".into(), nonce: "17".into(), resources, removed };
-            let mut expected = DeltaDiscoveryResponse::from(response.clone());
-            expected.system_version_info = "300".into();
-            expected.control_plane = Some(ControlPlane { identifier: "mizzend".into() });
-            let outgoing = Outgoing { response, version: "300".into(), identifier: "mizzend".into() };
-            let length = outgoing.encoded_len();
-            let mut written = Written::new(outgoing);
-            let whole: Vec<u8> = std::iter::from_fn(|| written.piece()).flatten().collect();
-            let (frame, bytes) = whole.split_at(5);
-            assert_eq!(frame, [&[0][..], &u32::try_from(length).unwrap().to_be_bytes()].concat());
-            assert_eq!(bytes.len(), length);
-            assert_eq!(DeltaDiscoveryResponse::decode(bytes).unwrap(), expected);
-            assert_eq!(bytes, expected.encode_to_vec());
+            let control_plane = Some(ControlPlane { identifier: "mizzend".into() });
+            let delta = DeltaDiscoveryResponse {
+                system_version_info: "300".into(),
+                control_plane: control_plane.clone(),
+                ..response.clone().into()
+            };
+            written_as(Variant::Delta, &response, &delta.encode_to_vec());
+            let response = Response { removed: Vec::new(), ..response };
+            let sotw = DiscoveryResponse { version_info: "300".into(), control_plane, ..response.clone().into() };
+            written_as(Variant::Sotw, &response, &sotw.encode_to_vec());
         }
+    }
+
+    fn written_as(variant: Variant, response: &Response, expected: &[u8]) {
+        let outgoing = Outgoing { response: response.clone(), variant, version: "300".into(), identifier: "mizzend".into() };
+        let length = outgoing.encoded_len();
+        let mut written = Written::new(outgoing);
+        let whole: Vec<u8> = std::iter::from_fn(|| written.piece()).flatten().collect();
+        let (frame, bytes) = whole.split_at(5);
+        assert_eq!(frame, [&[0][..], &u32::try_from(length).unwrap().to_be_bytes()].concat());
+        assert_eq!(bytes, expected, "{variant:?}");
     }
 
     /// What is joined from many parts is written part by part, to the bytes that it has as a whole.
     #[test]
     fn parts_in_pieces() {
         let part = |n: usize| (Version(n as u64), Arc::new(Any { type_url: String::new(), value: vec![n as u8; n % 700] }));
-        for count in [0, 1, 700] {
+        for (count, variant) in [(0, Variant::Delta), (1, Variant::Delta), (700, Variant::Delta), (700, Variant::Sotw)] {
             let head = Resource::new(Any { type_url: "type.googleapis.com/a.B".into(), value: vec![10, 1, 65] });
             let joined = head.joined(Parts { field: 2, messages: (0..count).map(part).collect() });
             let resources = ["a", "b"].map(|name| (name.into(), joined.clone())).to_vec();
             let response = Response { type_url: "type.googleapis.com/a.B".into(), nonce: "1".into(), resources, removed: vec![] };
-            let mut expected = DeltaDiscoveryResponse::from(response.clone());
-            expected.system_version_info = "1".into();
-            expected.control_plane = Some(ControlPlane { identifier: "mizzend".into() });
-            let mut written = Written::new(Outgoing { response, version: "1".into(), identifier: "mizzend".into() });
+            let control_plane = Some(ControlPlane { identifier: "mizzend".into() });
+            let expected = match variant {
+                Variant::Delta => {
+                    let all = DeltaDiscoveryResponse::from(response.clone());
+                    DeltaDiscoveryResponse { system_version_info: "1".into(), control_plane, ..all }.encode_to_vec()
+                }
+                Variant::Sotw => {
+                    let (type_url, nonce) = (response.type_url.to_string(), response.nonce.clone());
+                    let resources = vec![joined.whole(), joined.whole()];
+                    DiscoveryResponse { version_info: "1".into(), resources, type_url, nonce, control_plane, ..Default::default() }
+                        .encode_to_vec()
+                }
+            };
+            let mut written = Written::new(Outgoing { response, variant, version: "1".into(), identifier: "mizzend".into() });
             let pieces: Vec<Bytes> = std::iter::from_fn(|| written.piece()).collect();
             assert!(pieces.iter().all(|piece| piece.len() < PIECE + 1000), "{count}");
-            assert_eq!(&pieces.concat()[5..], expected.encode_to_vec(), "{count}");
+            assert_eq!(&pieces.concat()[5..], expected, "{count} {variant:?}");
         }
     }
 
@@ -341,7 +403,7 @@ mod tests {
         let resource = Resource::new(Any { type_url: "type.googleapis.com/a.B".into(), value: vec![7; 1000] });
         let resources = (0..1000).map(|n| (format!("{n}").as_str().into(), resource.clone())).collect();
         let response = Response { type_url: "type.googleapis.com/a.B".into(), nonce: "1".into(), resources, removed: vec!["gone".into()] };
-        let outgoing = Outgoing { response, version: "1".into(), identifier: "mizzend".into() };
+        let outgoing = Outgoing { response, variant: Variant::Delta, version: "1".into(), identifier: "mizzend".into() };
         let length = outgoing.encoded_len();
         let mut written = Written::new(outgoing);
         let pieces: Vec<Bytes> = std::iter::from_fn(|| written.piece()).collect();
@@ -358,7 +420,7 @@ mod tests {
         for (last, expected) in [(None, "0"), (Some(Status::resource_exhausted("later")), "8")] {
             let (out, responses) = tokio::sync::mpsc::channel(2);
             let response = Response { type_url: "t".into(), nonce: "1".into(), resources: vec![], removed: vec![] };
-            out.send(Ok(Outgoing { response, version: "1".into(), identifier: "mizzend".into() })).await.unwrap();
+            out.send(Ok(Outgoing { response, variant: Variant::Delta, version: "1".into(), identifier: "mizzend".into() })).await.unwrap();
             if let Some(status) = last {
                 out.send(Err(status)).await.unwrap();
             }

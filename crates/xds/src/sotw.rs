@@ -1,7 +1,7 @@
 //! The client's end of state-of-the-world streams (`api_type: GRPC`), one after the other.
 //!
 //! A response of a root type (clusters, listeners) holds all of it: what is missing there is gone. One of another type holds some of what
-//! was asked for by name; of what it leaves out nothing is known. Deliberately absent: the server's end.
+//! was asked for by name; of what it leaves out nothing is known. The server's end is [`crate::server`].
 
 use std::collections::BTreeSet;
 
@@ -46,6 +46,10 @@ struct Subscribed {
     started: bool,
     requested_wildcard: bool,
     requested: BTreeSet<Name>,
+    /// A request has named something: since then, one without names asks for nothing.
+    named: bool,
+    /// Requested names that were let go and may be wanted again: the server must hear of both.
+    lapsed: BTreeSet<Name>,
     /// The last response of this stream.
     nonce: String,
     /// The verdict on it, which is not sent yet.
@@ -82,7 +86,9 @@ impl Client {
     pub fn unsubscribe(&mut self, type_url: &str, names: impl IntoIterator<Item = Name>) {
         let subscribed = self.0.of(type_url);
         for name in names {
-            subscribed.names.remove(&name);
+            if subscribed.names.remove(&name) && subscribed.requested.contains(&name) {
+                subscribed.lapsed.insert(name);
+            }
         }
     }
 
@@ -156,6 +162,8 @@ impl Subscription for Subscribed {
         self.started = false;
         self.requested_wildcard = false;
         self.requested.clear();
+        self.named = false;
+        self.lapsed.clear();
         self.nonce.clear();
         self.verdict = None;
     }
@@ -169,33 +177,36 @@ impl Subscribed {
     /// The request that tells the server what it does not know yet: the verdict, and all names whenever one of them changes.
     fn request(&mut self, type_url: &Name) -> Option<DiscoveryRequest> {
         let nothing = !self.wildcard && self.names.is_empty();
-        let same = self.requested_wildcard == self.wildcard && self.requested == self.names;
+        let lapsed = std::mem::take(&mut self.lapsed);
+        let names: BTreeSet<Name> = self.names.difference(&lapsed).cloned().collect();
+        let same = self.requested_wildcard == self.wildcard && self.requested == names;
         if if self.started { same && self.verdict.is_none() } else { nothing } {
             return None;
         }
         // Without names, of a root type: the form that every server understands.
-        let all = self.wildcard && !(self.names.is_empty() && types::empty_means_all(type_url));
-        let names = all.then(|| types::WILDCARD.to_owned()).into_iter().chain(self.names.iter().map(ToString::to_string));
+        let all = self.wildcard && (self.named || !names.is_empty() || !types::empty_means_all(type_url));
+        let texts = all.then(|| types::WILDCARD.to_owned()).into_iter().chain(names.iter().map(ToString::to_string));
         let request = DiscoveryRequest {
             version_info: self.version.clone(),
             type_url: type_url.to_string(),
-            resource_names: names.collect(),
+            resource_names: texts.collect(),
             response_nonce: self.nonce.clone(),
             error_detail: self.verdict.take().and_then(Result::err),
             ..Default::default()
         };
         self.started = true;
+        self.named |= !request.resource_names.is_empty();
         self.requested_wildcard = self.wildcard;
-        self.requested.clone_from(&self.names);
+        self.requested = names;
         Some(request)
     }
 }
 
 /// The beginning of every resource that has a name.
 #[derive(Clone, PartialEq, prost::Message)]
-struct Head {
+pub(crate) struct Head {
     #[prost(string, tag = "1")]
-    name: String,
+    pub(crate) name: String,
 }
 
 /// A resource with its name: that of its wrapper, or else of its content. Or what is wrong with it.

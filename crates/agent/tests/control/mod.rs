@@ -229,6 +229,7 @@ pub(crate) fn bare_options(folder: &Path) -> Options {
         instance_ips: vec!["10.244.0.7".parse().unwrap()],
         labels: BTreeMap::new(),
         metadata: BTreeMap::new(),
+        delta: true,
         domain: "cluster.local".to_owned(),
         trust_domain: Default::default(),
         discovery: local.into(),

@@ -34,7 +34,7 @@ use tonic::{
 use crate::{Options, Running, run::start_with, source::Event, token::Tokens};
 
 /// Far more than any step takes; only a failure waits so long.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) const MESH: &str = "
 apiVersion: v1
@@ -209,7 +209,7 @@ impl World {
     }
 }
 
-fn node(id: &str, account: &str) -> Node {
+pub(super) fn node(id: &str, account: &str) -> Node {
     let account = Value { kind: Some(Kind::StringValue(account.to_owned())) };
     let metadata = Struct { fields: [("SERVICE_ACCOUNT".to_owned(), account)].into() };
     Node { id: id.to_owned(), metadata: Some(metadata), ..Default::default() }

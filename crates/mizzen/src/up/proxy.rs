@@ -199,6 +199,8 @@ fn spec(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr, role: Role) -> Spec {
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
+    // Istio's switch to the older variant of xDS.
+    env.extend(std::env::var("ISTIO_DELTA_XDS").ok().map(|value| ("ISTIO_DELTA_XDS".to_owned(), value)));
     let foreign = mesh.payload.data_plane.foreign();
     if foreign.is_some() {
         // Less than it gets before it is killed.

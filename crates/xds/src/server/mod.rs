@@ -1,6 +1,7 @@
-//! The server's end of one delta stream.
+//! The server's end of one stream.
 
 mod held;
+mod sotw;
 mod watch;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -149,6 +150,8 @@ pub struct Session {
     watches: BTreeMap<Key, Watch>,
     nonces: u64,
     shared: Arc<Shared>,
+    /// Of a client that speaks the state-of-the-world variant.
+    sotw: Option<sotw::Sotw>,
 }
 
 type Key = (u8, Name);
@@ -409,12 +412,16 @@ impl Session {
     /// The responses that are due, in the order in which they must be sent: what is referred to before what refers to it, and removed
     /// after what referred to it. They count as sent.
     pub fn poll(&mut self, state: &mut dyn ResourceSource) -> Vec<DeltaDiscoveryResponse> {
+        self.pass(state).into_iter().map(Into::into).collect()
+    }
+
+    fn pass(&mut self, state: &mut dyn ResourceSource) -> Vec<Response> {
         let mut round = self.begin();
         while let Some(wanted) = self.next(&mut round) {
             let found = wanted.look_up(state);
             self.take(&mut round, found);
         }
-        self.end(round).into_iter().map(Into::into).collect()
+        self.end(round)
     }
 
     /// Subscribes the client to what the resources that are due to it name, as [`ResourceSource::brings`] says, so that all of it comes at once and in
@@ -501,6 +508,10 @@ impl Session {
         let watch = self.watches.get_mut(key)?;
         self.nonces += 1;
         watch.sent(self.nonces, &added);
-        Some(Response { type_url: key.1.clone(), nonce: self.nonces.to_string(), resources: added, removed })
+        let response = Response { type_url: key.1.clone(), nonce: self.nonces.to_string(), resources: added, removed };
+        Some(match &mut self.sotw {
+            Some(sotw) => sotw.response(response),
+            None => response,
+        })
     }
 }

@@ -17,9 +17,24 @@ struct Flight {
     sent: Vec<(Name, Version)>,
 }
 
+/// In which form a client hears of a type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Form {
+    /// What is new, and what is gone.
+    #[default]
+    Delta,
+    /// Each time all that there is: a verdict is one on all of it.
+    Whole,
+    /// Some of what there is: that something is gone cannot be said, only that there is none of what is asked for. A verdict is one on all that came.
+    Part,
+    /// The same, where not even that can be said.
+    Found,
+}
+
 /// The state of one type.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
+    form: Form,
     wildcard: bool,
     held: Held,
     /// Must be answered even if the client seems to hold it.
@@ -82,6 +97,20 @@ impl Watch {
 
     pub(super) fn settle(&mut self, shared: &Shared) {
         self.held.settle(shared);
+    }
+
+    /// Everything that is subscribed to: names, and [`types::WILDCARD`].
+    pub(super) fn subscriptions(&self) -> BTreeSet<Name> {
+        let names = self.held.iter().filter(|(_, entry)| entry.explicit).map(|(name, _)| name.clone());
+        names.chain(self.wildcard.then(|| types::WILDCARD.into())).collect()
+    }
+
+    pub(super) fn holds(&self, name: &str) -> bool {
+        self.held.get(name).is_some()
+    }
+
+    pub(super) fn speak(&mut self, form: Form) {
+        self.form = form;
     }
 
     /// Everything may have changed.
@@ -210,7 +239,11 @@ impl Watch {
             return None;
         }
         let at = nonce.parse().ok().and_then(|nonce: u64| self.in_flight.iter().position(|f| f.nonce == nonce));
-        let Some(flight) = at.and_then(|at| self.in_flight.remove(at)) else { return Some(Verdict::Unknown) };
+        let Some(at) = at else { return Some(Verdict::Unknown) };
+        let Some(mut flight) = self.in_flight.remove(at) else { return Some(Verdict::Unknown) };
+        if self.form != Form::Delta {
+            self.join_earlier(at, &mut flight, error.is_none());
+        }
         let Some(error) = error else {
             self.acks += 1;
             self.held.accept(&flight.sent);
@@ -221,7 +254,11 @@ impl Watch {
         };
         self.nacks += 1;
         self.error = Some(error.message.clone());
-        let rejected = rejections(error, flight.sent.iter().map(|(name, _)| name));
+        let sent = flight.sent.iter().map(|(name, _)| name);
+        let rejected = match self.form {
+            Form::Delta => rejections(error, sent),
+            Form::Whole | Form::Part | Form::Found => sent.map(|name| (name.clone(), error.message.clone())).collect(),
+        };
         for (name, version) in &flight.sent {
             match rejected.iter().find(|(n, _)| n == name) {
                 None => self.accepted(name, *version),
@@ -234,6 +271,30 @@ impl Watch {
             }
         }
         Some(Verdict::Nack { message: error.message.clone(), rejected })
+    }
+
+    /// A client may leave out its word on a response after which another has come. Then that on the later one is one on what it holds of the earlier.
+    fn join_earlier(&mut self, at: usize, flight: &mut Flight, taken: bool) {
+        let mut sent: Vec<(Name, Version)> = self.in_flight.drain(..at).flat_map(|earlier| earlier.sent).collect();
+        if self.form == Form::Whole && self.held.has_rejections() {
+            // What was rejected before is in each list that follows.
+            let rejected = self.held.iter().filter_map(|(name, entry)| Some((name.clone(), entry.rejected?.0)));
+            sent.extend(rejected);
+        }
+        if self.form != Form::Whole && !taken {
+            sent.clear();
+        }
+        sent.append(&mut flight.sent);
+        // In order, and of each name what was sent last.
+        sent.sort_by(|a, b| a.0.cmp(&b.0));
+        sent.dedup_by(|later, earlier| {
+            let same = later.0 == earlier.0;
+            if same {
+                earlier.1 = later.1;
+            }
+            same
+        });
+        flight.sent = sent;
     }
 
     fn accepted(&mut self, name: &Name, version: Version) {
@@ -304,8 +365,14 @@ impl Watch {
     fn missing(&mut self, name: &Name, forced: bool, diff: &mut Diff) {
         let entry = self.held.get(name).unwrap_or_default();
         let had = !matches!(entry.sent, SentVersion::Absent | SentVersion::Unsent);
-        if forced || had || (entry.explicit && entry.sent == SentVersion::Unsent) {
-            diff.removed.push(name.clone());
+        let asked = forced || (entry.explicit && entry.sent == SentVersion::Unsent);
+        match self.form {
+            // That something is not there shows in a list without it.
+            Form::Whole if !had => diff.owed |= asked,
+            Form::Found => {}
+            Form::Part if !asked => {}
+            Form::Delta if !had && !asked => {}
+            Form::Delta | Form::Whole | Form::Part => diff.removed.push(name.clone()),
         }
         if entry.explicit {
             self.held.set(name, Entry { explicit: true, sent: SentVersion::Absent, acked: None, rejected: None });

@@ -15,17 +15,24 @@ pub(super) enum Type {
     Endpoints,
     Listeners,
     Routes,
+    /// On demand only.
+    VirtualHosts,
+    /// On demand only.
+    Index,
 }
 
 impl Type {
+    /// Of a proxy that holds everything.
     const ALL: [Type; 4] = [Type::Clusters, Type::Endpoints, Type::Listeners, Type::Routes];
 
-    fn url(self) -> &'static str {
+    pub(super) fn url(self) -> &'static str {
         match self {
             Type::Clusters => wire::CLUSTER,
             Type::Endpoints => wire::ENDPOINT,
             Type::Listeners => wire::LISTENER,
             Type::Routes => wire::ROUTE,
+            Type::VirtualHosts => wire::VIRTUAL_HOST,
+            Type::Index => wire::INDEX,
         }
     }
 
@@ -34,7 +41,7 @@ impl Type {
         match self {
             Type::Clusters => Some(Type::Endpoints),
             Type::Listeners => Some(Type::Routes),
-            Type::Endpoints | Type::Routes => None,
+            Type::Endpoints | Type::Routes | Type::VirtualHosts | Type::Index => None,
         }
     }
 
@@ -45,9 +52,9 @@ impl Type {
 }
 
 /// A name or a version, as a number that all proxies share.
-type Id = u32;
+pub(super) type Id = u32;
 /// The version of a name of which the control plane has said that there is no such resource.
-const ABSENT: Id = 0;
+pub(super) const ABSENT: Id = 0;
 
 /// All names and versions that any proxy has seen, and what clusters and listeners ask for.
 #[derive(Debug)]
@@ -64,7 +71,7 @@ impl Default for Names {
 }
 
 impl Names {
-    fn id(&mut self, text: &[u8]) -> Id {
+    pub(super) fn id(&mut self, text: &[u8]) -> Id {
         if let Some(id) = self.ids.get(text) {
             return *id;
         }
@@ -76,8 +83,22 @@ impl Names {
         id
     }
 
-    fn text(&self, id: Id) -> String {
+    pub(super) fn text(&self, id: Id) -> String {
         String::from_utf8_lossy(&self.texts[id as usize]).into_owned()
+    }
+
+    /// What a resource of this version asks for.
+    pub(super) fn needs(&self, name: Id, version: Id) -> &[Id] {
+        self.needs.get(&(name, version)).map_or(&[], |needs| needs)
+    }
+
+    /// Notes what a resource asks for.
+    pub(super) fn resource(&mut self, name: &[u8], version: &[u8], body: Option<Bytes>) -> Result<(Id, Id)> {
+        let (name, version) = (self.id(name), self.id(version));
+        if let Some(body) = body {
+            self.learn(name, version, body)?;
+        }
+        Ok((name, version))
     }
 
     fn learn(&mut self, name: Id, version: Id, body: Bytes) -> Result<()> {
@@ -100,7 +121,20 @@ struct Subscription {
     wanted: HashMap<Id, u32>,
 }
 
-/// One proxy's state.
+/// What a proxy does with its streams.
+pub(super) trait Subscriber: Send {
+    /// The first requests of a stream. A proxy that was connected before says what it holds.
+    fn start(&mut self, names: &Names) -> Vec<Request>;
+    /// Whether it was.
+    fn was_there(&self) -> bool;
+    /// Takes a part of a response; with the last one it is known what is to be sent.
+    ///
+    /// # Errors
+    /// If the control plane does not do what it should.
+    fn take(&mut self, item: Item, names: &mut Names) -> Result<Option<Taken>>;
+}
+
+/// The state of a proxy that holds everything.
 #[derive(Debug)]
 pub(super) struct Session {
     node: Node,
@@ -115,56 +149,16 @@ pub(super) struct Session {
 pub(super) struct Taken {
     pub(super) kind: Type,
     pub(super) requests: Vec<Request>,
+    /// Entries of the index that it held, and how long they were.
+    pub(super) entries: usize,
+    pub(super) bytes: usize,
+    /// Names that it should have been brought along with, and was not.
+    pub(super) missed: usize,
 }
 
 impl Session {
     pub(super) fn new(node: Node) -> Session {
         Session { node, types: Default::default(), arrived: Vec::new(), removed: Vec::new() }
-    }
-
-    /// The first requests of a stream. A proxy that was connected before says what it holds.
-    pub(super) fn start(&mut self, names: &Names) -> Vec<Request> {
-        self.arrived.clear();
-        self.removed.clear();
-        self.types[Type::Clusters as usize].started = true;
-        let mut node = Some(self.node.clone());
-        let started = Type::ALL.into_iter().filter(|kind| self.types[*kind as usize].started);
-        let request = |kind: Type| {
-            let subscription = &self.types[kind as usize];
-            let held = subscription.held.iter().filter(|(_, version)| **version != ABSENT);
-            Request {
-                node: node.take(),
-                type_url: kind.url().to_owned(),
-                subscribe: subscription.wanted.keys().map(|name| names.text(*name)).collect(),
-                versions: held.map(|(name, version)| (names.text(*name), names.text(*version))).collect(),
-                ..Request::default()
-            }
-        };
-        started.map(request).collect()
-    }
-
-    /// Takes a part of a response; with the last one it is known what is to be sent.
-    pub(super) fn take(&mut self, item: Item, names: &mut Names) -> Result<Option<Taken>> {
-        match item {
-            Item::Resource { name, version, body } => {
-                let (name, version) = (names.id(&name), names.id(&version));
-                if let Some(body) = body {
-                    names.learn(name, version, body)?;
-                }
-                self.arrived.push((name, version));
-                Ok(None)
-            }
-            Item::Removed(name) => {
-                self.removed.push(names.id(&name));
-                Ok(None)
-            }
-            Item::End { type_url, nonce } => {
-                let kind = Type::ALL.into_iter().find(|kind| kind.url().as_bytes() == type_url);
-                let kind = kind.with_context(|| format!("nobody has asked for {}", String::from_utf8_lossy(&type_url)))?;
-                let requests = self.end(kind, &nonce, names);
-                Ok(Some(Taken { kind, requests }))
-            }
-        }
     }
 
     fn end(&mut self, kind: Type, nonce: &[u8], names: &Names) -> Vec<Request> {
@@ -230,12 +224,57 @@ impl Session {
     }
 }
 
+impl Subscriber for Session {
+    fn start(&mut self, names: &Names) -> Vec<Request> {
+        self.arrived.clear();
+        self.removed.clear();
+        self.types[Type::Clusters as usize].started = true;
+        let mut node = Some(self.node.clone());
+        let started = Type::ALL.into_iter().filter(|kind| self.types[*kind as usize].started);
+        let request = |kind: Type| {
+            let subscription = &self.types[kind as usize];
+            let held = subscription.held.iter().filter(|(_, version)| **version != ABSENT);
+            Request {
+                node: node.take(),
+                type_url: kind.url().to_owned(),
+                subscribe: subscription.wanted.keys().map(|name| names.text(*name)).collect(),
+                versions: held.map(|(name, version)| (names.text(*name), names.text(*version))).collect(),
+                ..Request::default()
+            }
+        };
+        started.map(request).collect()
+    }
+
+    fn was_there(&self) -> bool {
+        self.types.iter().filter(|subscription| subscription.started).count() > 1
+    }
+
+    fn take(&mut self, item: Item, names: &mut Names) -> Result<Option<Taken>> {
+        match item {
+            Item::Resource { name, version, body } => {
+                self.arrived.push(names.resource(&name, &version, body)?);
+                Ok(None)
+            }
+            Item::Removed(name) => {
+                self.removed.push(names.id(&name));
+                Ok(None)
+            }
+            Item::End { type_url, nonce } => {
+                let kind = Type::ALL.into_iter().find(|kind| kind.url().as_bytes() == type_url);
+                let kind = kind.with_context(|| format!("nobody has asked for {}", String::from_utf8_lossy(&type_url)))?;
+                let requests = self.end(kind, &nonce, names);
+                Ok(Some(Taken { kind, requests, entries: 0, bytes: 0, missed: 0 }))
+            }
+        }
+    }
+}
+
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// `TYPE +NAMES -NAMES =VERSIONS #NONCE`.
-    fn show(request: &Request) -> String {
+    pub(in super::super) fn show(request: &Request) -> String {
         let kind = request.type_url.rsplit('.').next().unwrap();
         let mut text = format!("{}{kind}", if request.node.is_some() { "node " } else { "" });
         let mut versions: Vec<_> = request.versions.iter().map(|(name, version)| format!("{name}:{version}")).collect();
@@ -262,24 +301,35 @@ mod tests {
             assert_eq!(requests, expected);
         }
 
-        /// Resources as `NAME VERSION NEEDED…`.
         #[track_caller]
         fn take(&mut self, kind: Type, resources: &[&str], removed: &[&str], expected: &[&str]) {
-            for resource in resources {
-                let mut words = resource.split(' ');
-                let (name, version) = (words.next().unwrap(), words.next().unwrap());
-                let needs: Vec<_> = words.map(|need| self.1.id(need.as_bytes())).collect();
-                let ids = (self.1.id(name.as_bytes()), self.1.id(version.as_bytes()));
-                self.1.needs.insert(ids, needs.into());
-                let item = Item::Resource { name: name.to_owned().into(), version: version.to_owned().into(), body: None };
-                assert_eq!(self.0.take(item, &mut self.1).unwrap(), None);
-            }
-            for name in removed {
-                self.0.take(Item::Removed((*name).to_owned().into()), &mut self.1).unwrap();
-            }
-            let taken = self.0.take(Item::End { type_url: kind.url().into(), nonce: "n".into() }, &mut self.1).unwrap().unwrap();
+            let taken = give(&mut self.0, &mut self.1, kind, resources, removed).unwrap();
             assert_eq!(taken.requests.iter().map(show).collect::<Vec<_>>(), expected);
         }
+    }
+
+    /// Gives a proxy a response; resources are `NAME VERSION NEEDED…`.
+    pub(in super::super) fn give(
+        proxy: &mut dyn Subscriber,
+        names: &mut Names,
+        kind: Type,
+        resources: &[&str],
+        removed: &[&str],
+    ) -> Result<Taken> {
+        for resource in resources {
+            let mut words = resource.split(' ');
+            let (name, version) = (words.next().unwrap(), words.next().unwrap());
+            let needs: Vec<_> = words.map(|need| names.id(need.as_bytes())).collect();
+            let ids = (names.id(name.as_bytes()), names.id(version.as_bytes()));
+            names.needs.insert(ids, needs.into());
+            let item = Item::Resource { name: name.to_owned().into(), version: version.to_owned().into(), body: None };
+            assert_eq!(proxy.take(item, names).unwrap(), None);
+        }
+        for name in removed {
+            proxy.take(Item::Removed((*name).to_owned().into()), names).unwrap();
+        }
+        let taken = proxy.take(Item::End { type_url: kind.url().into(), nonce: "n".into() }, names)?;
+        Ok(taken.unwrap())
     }
 
     #[test]

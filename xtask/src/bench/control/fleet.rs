@@ -15,7 +15,8 @@ use rustls::ClientConfig;
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{
-    delta::{Names, Session, Type},
+    delta::{self, Names, Subscriber, Type},
+    demand,
     grpc::{Status, Stream, Target},
     mesh::Place,
     wire::{self, Kind, Node, Reader, Struct, Value},
@@ -32,8 +33,10 @@ const LATER: [u32; 2] = [8, 14];
 
 /// A proxy's bit for having told what it holds on a new stream.
 pub(super) const RETURNED: u8 = 1 << 7;
-/// All types.
+/// All types of a proxy that holds everything.
 pub(super) const SYNCED: u8 = 0b1111;
+/// And of one that fetches on demand.
+pub(super) const SYNCED_ON_DEMAND: u8 = 0b11_1111;
 
 /// What has come to all proxies, and when the last of it was acknowledged.
 #[derive(Debug)]
@@ -42,6 +45,10 @@ pub(super) struct Meter {
     bytes: AtomicU64,
     messages: AtomicU64,
     retries: AtomicU64,
+    /// Of the index: entries that have come, and their bytes. Names that should have been brought along.
+    entries: AtomicU64,
+    entry_bytes: AtomicU64,
+    missed: AtomicU64,
     /// Microseconds since the beginning.
     last: AtomicU64,
     /// Which types each proxy has got since [`Meter::clear`].
@@ -58,6 +65,9 @@ pub(super) struct Reading {
     pub(super) bytes: u64,
     pub(super) messages: u64,
     pub(super) retries: u64,
+    pub(super) entries: u64,
+    pub(super) entry_bytes: u64,
+    pub(super) missed: u64,
 }
 
 impl Meter {
@@ -67,6 +77,9 @@ impl Meter {
             bytes: AtomicU64::new(0),
             messages: AtomicU64::new(0),
             retries: AtomicU64::new(0),
+            entries: AtomicU64::new(0),
+            entry_bytes: AtomicU64::new(0),
+            missed: AtomicU64::new(0),
             last: AtomicU64::new(0),
             seen: (0..proxies).map(|_| AtomicU8::new(0)).collect(),
             failed: Mutex::default(),
@@ -76,7 +89,7 @@ impl Meter {
 
     /// What was seen before does not count any more.
     pub(super) fn clear(&self) {
-        for number in [&self.bytes, &self.messages, &self.retries] {
+        for number in [&self.bytes, &self.messages, &self.retries, &self.entries, &self.entry_bytes, &self.missed] {
             number.store(0, Relaxed);
         }
         self.seen.iter().for_each(|seen| seen.store(0, Relaxed));
@@ -94,6 +107,12 @@ impl Meter {
     pub(super) fn acknowledged(&self, proxy: usize, bit: u8) {
         self.messages.fetch_add(1, Relaxed);
         self.mark(proxy, bit);
+    }
+
+    fn noticed(&self, taken: &delta::Taken) {
+        for (number, more) in [(&self.entries, taken.entries), (&self.entry_bytes, taken.bytes), (&self.missed, taken.missed)] {
+            number.fetch_add(more as u64, Relaxed);
+        }
     }
 
     fn mark(&self, proxy: usize, bit: u8) {
@@ -114,7 +133,15 @@ impl Meter {
     }
 
     pub(super) fn reading(&self) -> Reading {
-        Reading { bytes: self.bytes.load(Relaxed), messages: self.messages.load(Relaxed), retries: self.retries.load(Relaxed) }
+        let of = |number: &AtomicU64| number.load(Relaxed);
+        Reading {
+            bytes: of(&self.bytes),
+            messages: of(&self.messages),
+            retries: of(&self.retries),
+            entries: of(&self.entries),
+            entry_bytes: of(&self.entry_bytes),
+            missed: of(&self.missed),
+        }
     }
 
     /// When the last acknowledgement was sent.
@@ -134,7 +161,7 @@ impl Meter {
 
     /// How many proxies have got anything.
     pub(super) fn concerned(&self) -> usize {
-        self.seen.iter().filter(|seen| seen.load(Relaxed) & SYNCED != 0).count()
+        self.seen.iter().filter(|seen| seen.load(Relaxed) & SYNCED_ON_DEMAND != 0).count()
     }
 }
 
@@ -142,6 +169,8 @@ impl Meter {
 pub(super) struct Proxy {
     pub(super) place: Place,
     pub(super) tls: Arc<ClientConfig>,
+    /// The hosts that it calls; without them it holds everything.
+    pub(super) destinations: Option<Vec<String>>,
 }
 
 /// Proxies that run. They end with this.
@@ -165,8 +194,17 @@ impl Fleet {
         let shared = Arc::new(Shared { target, meter: meter.clone(), names: Mutex::default(), first: Arc::new(Semaphore::new(AT_ONCE)) });
         let mut tasks = JoinSet::new();
         for (number, proxy) in proxies.iter().enumerate() {
-            let (shared, tls, session) = (shared.clone(), proxy.tls.clone(), Session::new(node(&proxy.place, number)));
-            tasks.spawn(async move { shared.run(number, tls, session).await });
+            let (shared, tls) = (shared.clone(), proxy.tls.clone());
+            let mut node = node(&proxy.place, number);
+            let (mut session, synced): (Box<dyn Subscriber>, u8) = match proxy.destinations.clone() {
+                None => (Box::new(delta::Session::new(node)), SYNCED),
+                Some(destinations) => {
+                    let offer = Value { kind: Some(Kind::Text("1".to_owned())) };
+                    node.metadata.get_or_insert_default().fields.insert("MIZZEN_ON_DEMAND".to_owned(), offer);
+                    (Box::new(demand::Session::new(node, destinations)), SYNCED_ON_DEMAND)
+                }
+            };
+            tasks.spawn(async move { shared.run(number, tls, &mut *session, synced).await });
         }
         Fleet { meter, _proxies: tasks }
     }
@@ -178,11 +216,12 @@ impl Shared {
     }
 
     /// One proxy's life.
-    async fn run(&self, number: usize, tls: Arc<ClientConfig>, mut session: Session) {
+    async fn run(&self, number: usize, tls: Arc<ClientConfig>, session: &mut dyn Subscriber, all: u8) {
         let mut first = self.first.acquire().await.ok();
         let mut backoff = BACKOFF;
         loop {
-            let Err(error) = self.stream(number, &tls, &mut session, || first = None, &mut backoff).await else { return };
+            let synced = |seen| first = if seen == all { None } else { first.take() };
+            let Err(error) = self.stream(number, &tls, session, synced, &mut backoff).await else { return };
             let later = error.downcast_ref::<Status>().is_some_and(|status| LATER.contains(&status.code));
             if !later && !self.meter.restarting.load(Relaxed) {
                 self.meter.fail(format!("proxy {number}: {error:#}"));
@@ -193,17 +232,17 @@ impl Shared {
         }
     }
 
-    /// One stream, until it breaks. `synced` is called once it has had a response of every type.
+    /// One stream, until it breaks. `progress` hears of the types of which it has had a response.
     async fn stream(
         &self,
         number: usize,
         tls: &Arc<ClientConfig>,
-        session: &mut Session,
-        mut synced: impl FnMut(),
+        session: &mut dyn Subscriber,
+        mut progress: impl FnMut(u8),
         backoff: &mut Backoff,
     ) -> Result<()> {
+        let returned = session.was_there();
         let requests = session.start(&self.names());
-        let returned = requests.len() > 1;
         let frames = requests.iter().map(wire::frame).collect();
         let mut stream = Stream::open(&self.target.from(number), tls.clone(), PATH, frames).await?;
         if returned {
@@ -220,12 +259,11 @@ impl Shared {
                 for request in &taken.requests {
                     stream.send.send_data(wire::frame(request), false)?;
                 }
+                self.meter.noticed(&taken);
                 self.meter.acknowledged(number, taken.kind.bit());
                 backoff.reset();
                 seen |= taken.kind.bit();
-                if seen == SYNCED {
-                    synced();
-                }
+                progress(seen);
             }
         }
     }
@@ -246,4 +284,4 @@ fn node(place: &Place, number: usize) -> Node {
     Node { id, metadata: Some(Struct { fields: fields.into() }) }
 }
 
-const _: () = assert!(SYNCED & RETURNED == 0 && Type::Routes as u8 == 3);
+const _: () = assert!(SYNCED_ON_DEMAND & RETURNED == 0 && Type::Routes as u8 == 3 && Type::Index as u8 == 5);

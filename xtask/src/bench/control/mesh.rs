@@ -15,6 +15,9 @@ const ENDPOINTS: u32 = 5;
 /// Services of a namespace.
 const EACH: u32 = 10;
 
+/// The service that nobody calls.
+const UNUSED: u32 = 0;
+
 /// A folder with services.
 pub(super) struct Mesh {
     folder: PathBuf,
@@ -30,6 +33,8 @@ pub(super) enum Change {
     Unrelated,
     /// The address of one endpoint.
     Endpoint,
+    /// The same, of a service that nobody calls.
+    Unused,
     /// The weights of one route.
     Weight,
     /// One service more.
@@ -89,9 +94,11 @@ impl Mesh {
     /// Makes a change, or takes it back. When it was done.
     pub(super) fn change(&self, change: Change, done: bool) -> Result<Instant> {
         let service = self.service(self.services / 2);
+        let unused = self.service(UNUSED);
         match (change, done) {
             (Change::Unrelated, _) => self.replace(&self.folder.join("unrelated.yaml"), &unrelated_yaml(if done { "1" } else { "0" })),
             (Change::Endpoint, _) => self.replace(&self.file(service), &Service { moved: done, ..service }.yaml()),
+            (Change::Unused, _) => self.replace(&self.file(unused), &Service { moved: done, ..unused }.yaml()),
             (Change::Weight, _) => self.replace(&self.file(service), &Service { weight: if done { 70 } else { 90 }, ..service }.yaml()),
             (Change::Mode, _) => self.replace(&self.folder.join("mode.yaml"), &mode_yaml(if done { "PERMISSIVE" } else { "STRICT" })),
             (Change::Service, true) => self.replace(&self.more(), &self.service(self.services).yaml()),
@@ -115,6 +122,14 @@ impl Mesh {
         Ok(begun)
     }
 
+    /// The hosts that a proxy calls: the one that changes, and others that are not the same for all. `None` if there are not so many.
+    pub(super) fn destinations(&self, proxy: u32, number: u32) -> Option<Vec<String>> {
+        let used = self.services / 2;
+        let others = (0..self.services).map(|n| (n + proxy.wrapping_mul(7)) % self.services).filter(|n| *n != used && *n != UNUSED);
+        let hosts: Vec<String> = [used].into_iter().chain(others).take(number as usize).map(|n| self.service(n).host()).collect();
+        (used != UNUSED && hosts.len() == number as usize).then_some(hosts)
+    }
+
     /// Proxies stand at the endpoints of services, as far as there are endpoints that stay where they are.
     pub(super) fn place(&self, proxy: u32) -> Place {
         let service = self.service(proxy % self.services);
@@ -130,9 +145,13 @@ impl Service {
         address([10, 0, 0, 0], self.number * ENDPOINTS + number + 1)
     }
 
+    fn host(self) -> String {
+        format!("s{}.ns{}.bench.internal", self.number, self.namespace)
+    }
+
     fn yaml(self) -> String {
         let (name, namespace) = (format!("s{}", self.number), format!("ns{}", self.namespace));
-        let host = format!("{name}.{namespace}.bench.internal");
+        let host = self.host();
         let meta = format!("metadata: {{name: {name}, namespace: {namespace}}}\nspec:");
         let mut text = format!(
             "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\n{meta}\n  hosts: [{host}]\n  addresses: [{}]\n  \
@@ -184,4 +203,21 @@ fn mode_yaml(mode: &str) -> String {
 
 fn unrelated_yaml(value: &str) -> String {
     format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: unrelated, namespace: elsewhere}}\ndata: {{value: \"{value}\"}}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_call_what_changes_and_none_what_is_unused() {
+        let mesh = |services| Mesh { folder: PathBuf::new(), staging: PathBuf::new(), services };
+        for proxy in 0..40 {
+            let hosts = mesh(20).destinations(proxy, 3).unwrap();
+            assert_eq!(hosts[0], "s10.ns1.bench.internal");
+            let others: std::collections::BTreeSet<_> = hosts.iter().collect();
+            assert!(others.len() == 3 && !hosts.contains(&"s0.ns0.bench.internal".to_owned()), "{hosts:?}");
+        }
+        assert!(mesh(4).destinations(0, 3).is_some() && mesh(3).destinations(0, 3).is_none() && mesh(1).destinations(0, 1).is_none());
+    }
 }

@@ -6,6 +6,7 @@
 //! All of it is on loopback and in a temporary folder, and ends with this.
 
 mod delta;
+mod demand;
 mod fleet;
 pub(crate) mod floor;
 mod grpc;
@@ -26,7 +27,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::{
     delta::Type,
-    fleet::{Fleet, Meter, Proxy, RETURNED, SYNCED},
+    fleet::{Fleet, Meter, Proxy, RETURNED, SYNCED, SYNCED_ON_DEMAND},
     floor::{Cost, Floor, Push},
     mesh::{Change, Mesh},
     plane::{Memory, Plane, Setup},
@@ -59,6 +60,12 @@ pub(crate) struct ControlArgs {
     /// How often all rows are measured, each time with a new control plane; the median counts.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
+    /// All of it once more with proxies that fetch on demand, as Mizzen's own do: each calls so many destinations, one of which is the same for all.
+    #[arg(long, value_name = "DESTINATIONS", num_args = 0..=1, default_missing_value = "3", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    on_demand: Option<u32>,
+    /// All of it once more with twice as many services, and with twice as many proxies.
+    #[arg(long)]
+    grow: bool,
     /// Prints JSON in place of the table.
     #[arg(long)]
     json: bool,
@@ -77,12 +84,13 @@ enum Row {
     Restart,
 }
 
-const ROWS: [Row; 10] = [
+const ROWS: [Row; 11] = [
     Row::Start,
     Row::Cold,
     Row::Idle,
     Row::Change(Change::Unrelated, true),
     Row::Change(Change::Endpoint, true),
+    Row::Change(Change::Unused, true),
     Row::Change(Change::Weight, true),
     Row::Change(Change::Service, true),
     Row::Change(Change::Service, false),
@@ -98,6 +106,7 @@ impl Row {
             Row::Idle => "5 s of nothing",
             Row::Change(Change::Unrelated, _) => "nothing relevant changed",
             Row::Change(Change::Endpoint, _) => "one endpoint",
+            Row::Change(Change::Unused, _) => "one endpoint that nobody calls",
             Row::Change(Change::Weight, _) => "one weight",
             Row::Change(Change::Service, true) => "new service",
             Row::Change(Change::Service, false) => "deleted service",
@@ -107,13 +116,20 @@ impl Row {
     }
 
     /// What each proxy must have seen before it can be over.
-    fn awaits(self) -> u8 {
+    fn awaits(self, on_demand: bool) -> u8 {
         match self {
             Row::Start | Row::Idle | Row::Change(Change::Unrelated, _) => 0,
-            Row::Cold => SYNCED,
-            Row::Change(Change::Endpoint, _) => Type::Endpoints.bit(),
-            Row::Change(Change::Weight, _) => Type::Routes.bit(),
-            Row::Change(Change::Service, _) => Type::Clusters.bit(),
+            Row::Cold => {
+                if on_demand {
+                    SYNCED_ON_DEMAND
+                } else {
+                    SYNCED
+                }
+            }
+            Row::Change(Change::Unused, _) if on_demand => 0,
+            Row::Change(Change::Endpoint | Change::Unused, _) => Type::Endpoints.bit(),
+            Row::Change(Change::Weight, _) => if on_demand { Type::VirtualHosts } else { Type::Routes }.bit(),
+            Row::Change(Change::Service, _) => if on_demand { Type::Index } else { Type::Clusters }.bit(),
             Row::Change(Change::Mode, _) => Type::Listeners.bit(),
             Row::Restart => RETURNED,
         }
@@ -134,6 +150,11 @@ struct Measured {
     concerned: f64,
     /// CPU time of all proxies together.
     proxies: f64,
+    /// Entries of the index that have come, and their bytes.
+    entries: f64,
+    entry_bytes: f64,
+    /// Names that an answer should have brought along.
+    missed: f64,
 }
 
 /// A row beside its floor.
@@ -141,6 +162,19 @@ struct Outcome {
     row: Row,
     ours: Measured,
     floor: Option<Cost>,
+    /// The same with proxies that fetch on demand.
+    on_demand: Option<Measured>,
+    /// The same with twice as many services, and with twice as many proxies.
+    grown: Option<[Measured; 2]>,
+}
+
+/// How large a load is, and of what kind.
+#[derive(Clone, Copy, Debug)]
+struct Load {
+    services: u32,
+    proxies: u32,
+    /// How many destinations each proxy calls, if it does not hold everything.
+    on_demand: Option<u32>,
 }
 
 /// Measures and prints.
@@ -171,16 +205,26 @@ async fn run(args: &ControlArgs, mizzen: &Path) -> Result<()> {
     if cfg!(debug_assertions) {
         eprintln!("proxies and floor are no release build: their own times are worth little");
     }
-    let mut all: Vec<Vec<Measured>> = vec![Vec::new(); ROWS.len()];
-    for round in 1..=args.rounds {
-        let dir = tempfile::Builder::new().prefix("mizzen-bench-").tempdir()?;
-        let measured = Round::new(args, mizzen, dir.path()).await?.measure().await.with_context(|| format!("round {round}"))?;
-        for (all, one) in all.iter_mut().zip(measured) {
-            all.push(one);
-        }
-    }
-    let mut results: Vec<Outcome> =
-        ROWS.iter().zip(&all).map(|(row, all)| Outcome { row: *row, ours: Measured::median(all), floor: None }).collect();
+    let load = Load { services: args.services, proxies: args.proxies, on_demand: None };
+    let ours = rounds(args, load, mizzen).await?;
+    let on_demand = match args.on_demand {
+        Some(destinations) => Some(rounds(args, Load { on_demand: Some(destinations), ..load }, mizzen).await.context("on demand")?),
+        None => None,
+    };
+    let grown = if args.grow {
+        let services = rounds(args, Load { services: load.services * 2, ..load }, mizzen).await?;
+        Some((services, rounds(args, Load { proxies: load.proxies * 2, ..load }, mizzen).await?))
+    } else {
+        None
+    };
+    let outcome = |(at, row): (usize, &Row)| Outcome {
+        row: *row,
+        ours: ours[at],
+        floor: None,
+        on_demand: on_demand.as_ref().map(|all| all[at]),
+        grown: grown.as_ref().map(|(services, proxies)| [services[at], proxies[at]]),
+    };
+    let mut results: Vec<Outcome> = ROWS.iter().enumerate().map(outcome).collect();
     measure_floor(args.proxies, &mut results).await?;
     if args.json {
         println!("{:#}", report::json(&results, args))
@@ -190,10 +234,23 @@ async fn run(args: &ControlArgs, mizzen: &Path) -> Result<()> {
     Ok(())
 }
 
+/// All rows, as the median of all rounds.
+async fn rounds(args: &ControlArgs, load: Load, mizzen: &Path) -> Result<Vec<Measured>> {
+    let mut all: Vec<Vec<Measured>> = vec![Vec::new(); ROWS.len()];
+    for round in 1..=args.rounds {
+        let dir = tempfile::Builder::new().prefix("mizzen-bench-").tempdir()?;
+        let measured = Round::new(load, mizzen, dir.path()).await?.measure().await.with_context(|| format!("round {round}"))?;
+        for (all, one) in all.iter_mut().zip(measured) {
+            all.push(one);
+        }
+    }
+    Ok(all.iter().map(|all| Measured::median(all)).collect())
+}
+
 /// The same bytes by the floor, row by row.
 async fn measure_floor(proxies: u32, results: &mut [Outcome]) -> Result<()> {
     let mut floor = Floor::start(proxies)?;
-    for Outcome { row, ours, floor: cost } in results {
+    for Outcome { row, ours, floor: cost, .. } in results {
         let clients = ours.concerned as usize;
         let each = |number: f64| (number / ours.concerned).round() as usize;
         let push = Push { clients, messages: each(ours.messages), bytes: each(ours.bytes) };
@@ -215,17 +272,17 @@ async fn measure_floor(proxies: u32, results: &mut [Outcome]) -> Result<()> {
 }
 
 /// Everything once.
-struct Round<'a> {
-    args: &'a ControlArgs,
+struct Round {
+    load: Load,
     mesh: Mesh,
     setup: Setup,
 }
 
-impl<'a> Round<'a> {
-    async fn new(args: &'a ControlArgs, mizzen: &Path, dir: &Path) -> Result<Round<'a>> {
-        let mesh = Mesh::write(dir, args.services)?;
+impl Round {
+    async fn new(load: Load, mizzen: &Path, dir: &Path) -> Result<Round> {
+        let mesh = Mesh::write(dir, load.services)?;
         let setup = Setup::new(mizzen, dir, mesh.folder())?;
-        Ok(Round { args, mesh, setup })
+        Ok(Round { load, mesh, setup })
     }
 
     async fn measure(&self) -> Result<Vec<Measured>> {
@@ -237,22 +294,23 @@ impl<'a> Round<'a> {
         let watch = Watch::new(&plane)?;
         let fleet = Fleet::start(self.setup.target(), &proxies);
         for row in ROWS.into_iter().skip(1) {
+            let awaits = row.awaits(self.load.on_demand.is_some());
             let one = match row {
                 Row::Start => continue,
-                Row::Cold => watch.until(&mut plane, &fleet.meter, row).await,
+                Row::Cold => watch.until(&mut plane, &fleet.meter, awaits).await,
                 Row::Idle => self.idle(&plane, &fleet.meter).await,
                 Row::Change(change, done) => {
                     fleet.meter.clear();
                     let watch = Watch::new(&plane)?;
                     let begun = self.mesh.change(change, done)?;
-                    Watch { begun, ..watch }.until(&mut plane, &fleet.meter, row).await
+                    Watch { begun, ..watch }.until(&mut plane, &fleet.meter, awaits).await
                 }
                 Row::Restart => {
                     fleet.meter.may_break(true);
                     plane.stop().await?;
                     fleet.meter.clear();
                     plane = self.setup.start().await?;
-                    let one = Watch::of(&plane)?.until(&mut plane, &fleet.meter, row).await;
+                    let one = Watch::of(&plane)?.until(&mut plane, &fleet.meter, awaits).await;
                     fleet.meter.may_break(false);
                     one
                 }
@@ -269,9 +327,10 @@ impl<'a> Round<'a> {
 
     fn tell(&self, row: Row, one: &Measured) {
         let Measured { cpu, time, resident, peak, bytes, messages, .. } = one;
-        let (services, proxies) = (self.args.services, self.args.proxies);
+        let Load { services, proxies, on_demand } = self.load;
+        let how = if on_demand.is_some() { " on demand" } else { "" };
         eprintln!(
-            "{services} × {proxies}: {}: {cpu:.3} CPU s, {:.0} ms, {:.2} MB in {messages} messages, {resident:.0} MiB, {peak:.0} at its peak",
+            "{services} × {proxies}{how}: {}: {cpu:.3} CPU s, {:.0} ms, {:.2} MB in {messages} messages, {resident:.0} MiB, {peak:.0} at its peak",
             row.title(),
             time * 1e3,
             bytes / 1e6
@@ -281,12 +340,14 @@ impl<'a> Round<'a> {
     /// All proxies with their certificates.
     async fn proxies(&self) -> Result<Vec<Proxy>> {
         let mut proxies = Vec::new();
-        for first in (0..self.args.proxies).step_by(CERTIFICATES) {
-            let some = first..self.args.proxies.min(first + CERTIFICATES as u32);
+        for first in (0..self.load.proxies).step_by(CERTIFICATES) {
+            let some = first..self.load.proxies.min(first + CERTIFICATES as u32);
             let some = some.map(|number| async move {
                 let place = self.mesh.place(number);
                 let svid = self.setup.certificate(&place).await.with_context(|| format!("a certificate for proxy {number}"))?;
-                Ok::<Proxy, anyhow::Error>(Proxy { tls: self.setup.tls(Some(&svid))?, place })
+                let few = || format!("{} services are too few", self.load.services);
+                let destinations = self.load.on_demand.map(|hosts| self.mesh.destinations(number, hosts).with_context(few)).transpose()?;
+                Ok::<Proxy, anyhow::Error>(Proxy { tls: self.setup.tls(Some(&svid))?, place, destinations })
             });
             proxies.extend(futures_util::future::try_join_all(some).await?);
         }
@@ -325,8 +386,7 @@ impl Watch {
     }
 
     /// Waits until it is over.
-    async fn until(&self, plane: &mut Plane, meter: &Meter, row: Row) -> Result<Measured> {
-        let awaits = row.awaits();
+    async fn until(&self, plane: &mut Plane, meter: &Meter, awaits: u8) -> Result<Measured> {
         let (mut quiet, mut messages, mut cpu, mut tick) = (Instant::now(), 0, plane.process.cpu()?, Instant::now());
         loop {
             tokio::time::sleep(TICK).await;
@@ -366,6 +426,9 @@ impl Watch {
             messages: reading.messages as f64,
             concerned: meter.concerned() as f64,
             proxies: (plane::own_cpu()? - self.own).as_secs_f64(),
+            entries: reading.entries as f64,
+            entry_bytes: reading.entry_bytes as f64,
+            missed: reading.missed as f64,
         })
     }
 }
@@ -384,6 +447,9 @@ impl Measured {
             messages: of(|m| m.messages),
             concerned: of(|m| m.concerned),
             proxies: of(|m| m.proxies),
+            entries: of(|m| m.entries),
+            entry_bytes: of(|m| m.entry_bytes),
+            missed: of(|m| m.missed),
         }
     }
 }

@@ -1,5 +1,5 @@
 //! What a proxy must know of the messages: requests in full, of responses names, versions and nonces. Resources' bodies are passed over, but for
-//! the names that clusters and listeners ask for. A body of any size costs the client no memory.
+//! the names that they ask for. A body of any size costs the client no memory.
 
 use std::collections::HashMap;
 
@@ -133,30 +133,86 @@ struct ConnectionManager {
     rds: Option<Named>,
 }
 
+#[derive(Clone, PartialEq, Message)]
+struct VirtualHost {
+    #[prost(message, repeated, tag = "3")]
+    routes: Vec<Route>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Route {
+    #[prost(message, optional, tag = "2")]
+    action: Option<RouteAction>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct RouteAction {
+    #[prost(string, tag = "1")]
+    cluster: String,
+    #[prost(message, optional, tag = "3")]
+    weighted: Option<Weighted>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Weighted {
+    #[prost(message, repeated, tag = "1")]
+    clusters: Vec<Share>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Share {
+    #[prost(string, tag = "1")]
+    name: String,
+}
+
+/// An entry of the index, of which a caller by HTTP needs the ports.
+#[derive(Clone, PartialEq, Message)]
+struct Indexed {
+    #[prost(uint32, repeated, tag = "2")]
+    http: Vec<u32>,
+}
+
 pub(super) const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 pub(super) const ENDPOINT: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
 pub(super) const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 pub(super) const ROUTE: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
+pub(super) const VIRTUAL_HOST: &str = "type.googleapis.com/envoy.config.route.v3.VirtualHost";
+pub(super) const INDEX: &str = "type.googleapis.com/mizzen.index.v1.Host";
+/// Of which the bodies are read.
+const READ: [&str; 4] = [CLUSTER, LISTENER, VIRTUAL_HOST, INDEX];
 const MANAGER: &str = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 /// `Cluster.DiscoveryType.EDS`.
 const EDS: i32 = 3;
 
-/// The names that a cluster or a listener asks for: endpoints or routes.
+/// The names that a resource asks for: a cluster endpoints, a listener routes, a virtual host clusters. Of an entry of the index, its ports.
 pub(super) fn needs(body: Bytes) -> Result<Vec<String>> {
     let any = Any::decode(body)?;
-    if any.type_url == CLUSTER {
-        let cluster = Cluster::decode(any.value)?;
-        let named = cluster.eds.map(|eds| eds.name).filter(|name| !name.is_empty());
-        return Ok((cluster.discovery == EDS).then(|| named.unwrap_or(cluster.name)).into_iter().collect());
-    }
-    let listener = Listener::decode(any.value)?;
+    let mut names = match &*any.type_url {
+        CLUSTER => {
+            let cluster = Cluster::decode(any.value)?;
+            let named = cluster.eds.map(|eds| eds.name).filter(|name| !name.is_empty());
+            (cluster.discovery == EDS).then(|| named.unwrap_or(cluster.name)).into_iter().collect()
+        }
+        VIRTUAL_HOST => {
+            let actions = VirtualHost::decode(any.value)?.routes.into_iter().filter_map(|route| route.action);
+            let shares = |weighted: Option<Weighted>| weighted.into_iter().flat_map(|w| w.clusters).map(|share| share.name);
+            let named = actions.flat_map(|action| shares(action.weighted).chain([action.cluster]));
+            named.filter(|name| !name.is_empty()).collect()
+        }
+        INDEX => Indexed::decode(any.value)?.http.iter().map(ToString::to_string).collect(),
+        _ => routes(Listener::decode(any.value)?)?,
+    };
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+fn routes(listener: Listener) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for filter in listener.chains.into_iter().chain(listener.default_chain).flat_map(|chain| chain.filters) {
         let Some(config) = filter.config.filter(|config| config.type_url == MANAGER) else { continue };
         names.extend(ConnectionManager::decode(config.value)?.rds.map(|rds| rds.name));
     }
-    names.sort();
-    names.dedup();
     Ok(names)
 }
 
@@ -298,8 +354,8 @@ impl Reader {
     fn wanted(&self, field: &Field) -> Option<bool> {
         let body = self.buffer.get(field.head..)?;
         let there = |wanted: &str| body.get(2..).is_some_and(|text| text.starts_with(wanted.as_bytes()));
-        let longest = LISTENER.len().max(CLUSTER.len()) + 2;
-        (body.len() >= longest.min(field.length)).then(|| there(CLUSTER) || there(LISTENER))
+        let longest = READ.iter().map(|name| name.len()).max().unwrap_or_default() + 2;
+        (body.len() >= longest.min(field.length)).then(|| READ.into_iter().any(there))
     }
 }
 
@@ -468,11 +524,17 @@ mod tests {
             ],
             default_chain: Some(chain(vec![manager(Some("9080"))])),
         };
+        let share = |name: &str| Share { name: name.to_owned() };
+        let weighted = Some(Weighted { clusters: vec![share("c"), share("b")] });
+        let action = |cluster: &str, weighted| Route { action: Some(RouteAction { cluster: cluster.to_owned(), weighted }) };
+        let host = VirtualHost { routes: vec![action("", weighted), action("a", None), action("b", None), Route { action: None }] };
         for (body, expected) in [
             (any(CLUSTER, cluster("a", EDS, None)), &["a"][..]),
             (any(CLUSTER, cluster("a", EDS, Some("b"))), &["b"]),
             (any(CLUSTER, cluster("a", 4, None)), &[]),
             (any(LISTENER, listener.encode_to_vec().into()), &["80", "9080"]),
+            (any(VIRTUAL_HOST, host.encode_to_vec().into()), &["a", "b", "c"]),
+            (any(INDEX, Indexed { http: vec![80, 8080] }.encode_to_vec().into()), &["80", "8080"]),
         ] {
             assert_eq!(needs(body.encode_to_vec().into()).unwrap(), expected);
         }
