@@ -4,11 +4,15 @@
 //! would have to wait for too long is told when to come again.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::Instant,
+};
 use tonic::{Status, metadata::MetadataValue};
 
 /// So many are served at once,
@@ -25,7 +29,9 @@ const SPREAD: u64 = 10;
 #[derive(Debug)]
 pub(crate) struct Admission {
     turns: Semaphore,
-    waiting: AtomicUsize,
+    at_once: usize,
+    /// Since when, by the connection's number.
+    waiting: Mutex<BTreeMap<u64, Instant>>,
     most: usize,
 }
 
@@ -36,26 +42,29 @@ impl Default for Admission {
 }
 
 /// One who waits, until it is dropped.
-struct Waiting<'a>(&'a AtomicUsize);
+struct Waiting<'a>(&'a Admission, u64);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.lock().remove(&self.1);
     }
 }
 
 impl Admission {
     fn of(at_once: usize, most: usize) -> Self {
-        Admission { turns: Semaphore::new(at_once), waiting: AtomicUsize::new(0), most }
+        Admission { turns: Semaphore::new(at_once), at_once, waiting: Mutex::default(), most }
     }
 
     /// Waits for a turn; it lasts until the permit is dropped. `number` is the connection's.
     pub(crate) async fn turn(&self, number: u64) -> Result<SemaphorePermit<'_>, Status> {
-        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
-        let _waiting = Waiting(&self.waiting);
-        if before >= self.most {
-            return Err(full("too many proxies wait for their first configuration", number));
+        {
+            let mut waiting = self.lock();
+            if waiting.len() >= self.most {
+                return Err(full("too many proxies wait for their first configuration", number));
+            }
+            waiting.insert(number, Instant::now());
         }
+        let _waiting = Waiting(self, number);
         match tokio::time::timeout(LONGEST, self.turns.acquire()).await {
             Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) => Err(Status::unavailable("the control plane is stopping")),
@@ -65,7 +74,21 @@ impl Admission {
 
     /// How many wait.
     pub(crate) fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
+        self.lock().len()
+    }
+
+    /// Since when a connection waits, if it does.
+    pub(crate) fn waits_since(&self, number: u64) -> Option<Instant> {
+        self.lock().get(&number).copied()
+    }
+
+    /// How many are served at once.
+    pub(crate) fn at_once(&self) -> usize {
+        self.at_once
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Instant>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -78,7 +101,6 @@ fn full(why: &str, number: u64) -> Status {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
     use tonic::Code;
 
     use super::*;
@@ -91,7 +113,8 @@ mod tests {
         // The third waits until the first is done.
         let (third, ()) = tokio::join!(admission.turn(3), async {
             tokio::task::yield_now().await;
-            assert_eq!(admission.waiting(), 1);
+            assert_eq!((admission.waiting(), admission.waits_since(3)), (1, Some(Instant::now())));
+            assert_eq!(admission.waits_since(1), None, "it has its turn");
             drop(first);
         });
         let _third = third.unwrap();

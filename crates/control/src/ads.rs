@@ -16,9 +16,12 @@ use mizzen_xds::{
     server::{Heard, ProtocolError, Session, Verdict},
     types,
 };
-use tokio::sync::{
-    mpsc::{self, error::SendTimeoutError},
-    watch,
+use tokio::{
+    sync::{
+        mpsc::{self, error::SendTimeoutError},
+        watch,
+    },
+    time::Instant,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -204,7 +207,7 @@ impl Discovery {
         let Heard { type_url, verdict, .. } = heard;
         match verdict {
             Some(Verdict::Nack { message, rejected }) => {
-                self.metrics.rejects.with_label_values(&[label(&type_url)]).inc();
+                self.metrics.rejected(label(&type_url));
                 let names: Vec<&str> = rejected.iter().map(|(name, _)| &**name).collect();
                 tracing::warn!(proxy = connection.proxy(), kind = types::short(&type_url), ?names, message, "rejected");
             }
@@ -221,6 +224,7 @@ impl Discovery {
         }
         let whole = connection.progress().session.is_whole_due();
         let turn = if whole { Some(self.admission.turn(connection.number).await?) } else { None };
+        let begun = Instant::now();
         let (due, memo) = (connection.clone(), self.memo.clone());
         // What is missing is built on a thread of its own, not in the task that serves the stream.
         let push = tokio::task::spawn_blocking(move || due.push(&memo)).await;
@@ -236,18 +240,20 @@ impl Discovery {
             let label = label(&response.type_url);
             self.metrics.pushes.with_label_values(&[label]).inc();
             let size: usize = response.resources.iter().map(|(_, resource)| resource.len()).sum();
-            self.metrics.sent(label, size);
             let version = match variant {
                 Variant::Delta => push.version.to_string(),
                 Variant::Sotw => response.version().to_string(),
             };
             let response = Outgoing { response, variant, version, identifier: self.identifier.clone() };
+            let sending = Instant::now();
             let taken = send(out, response).await.inspect_err(|_| {
+                self.metrics.write_timeouts.inc();
                 tracing::info!(proxy = connection.proxy(), connection = connection.number, "a proxy that takes no responses is given up");
             });
             if !taken? {
                 return Ok(false);
             }
+            self.metrics.sent(label, size, begun.elapsed(), sending.elapsed());
         }
         Ok(true)
     }
@@ -280,8 +286,6 @@ fn label(type_url: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use crate::{
     memo::{Asker, Epoch, Memo},
-    status::{ProxyStatus, ResourceStatus, SyncState, TypeStatus},
+    status::{ProxyStatus, ResourceStatus, SyncState, TypeStatus, UnansweredStatus},
 };
 
 /// One proxy's stream.
@@ -46,6 +46,8 @@ pub(crate) struct Progress {
     pub(crate) settled: u64,
     /// When the oldest change came to be known of which not everything is answered.
     changed: Option<Instant>,
+    /// When the oldest response was made of those since which not everything was answered at once.
+    pushed: Option<Instant>,
 }
 
 impl Progress {
@@ -55,6 +57,7 @@ impl Progress {
             return None;
         }
         self.settled = self.sent;
+        self.pushed = None;
         self.changed.take()
     }
 }
@@ -125,7 +128,36 @@ impl Connection {
         }
         progress.sent = epoch.version();
         progress.changed = progress.changed.or(queued);
+        if !responses.is_empty() {
+            progress.pushed.get_or_insert_with(Instant::now);
+        }
         Push { responses, version: progress.sent, settled: progress.settle(), waited }
+    }
+
+    /// For how long something is due or unanswered, if it is; and whether it is only due: nothing was sent that is not answered.
+    pub(crate) fn waits(&self) -> Option<(Duration, bool)> {
+        let progress = self.progress();
+        let unanswered = progress.session.in_flight() > 0;
+        if !unanswered && !progress.session.is_due() && self.asker.due_since().is_none() {
+            return None;
+        }
+        let since = [progress.changed, self.asker.due_queued(), progress.pushed].into_iter().flatten().min();
+        // Nothing was sent yet.
+        let opened = || self.since.elapsed().unwrap_or_default();
+        Some((since.map_or_else(opened, |since| since.elapsed()), !unanswered))
+    }
+
+    /// What was sent and not answered, with at most `most` names of each type.
+    pub(crate) fn unanswered(&self, most: usize) -> Vec<UnansweredStatus> {
+        let types = self.progress().session.status();
+        let of_type = |t: mizzen_xds::server::TypeStatus| {
+            let open = |r: &mizzen_xds::server::ResourceStatus| r.sent != r.acked && r.rejected.as_ref().map(|(v, _)| *v) != r.sent;
+            let mut resources: Vec<String> = t.resources.iter().filter(|r| open(r)).map(|r| r.name.to_string()).collect();
+            let more = resources.len().saturating_sub(most);
+            resources.truncate(most);
+            UnansweredStatus { name: types::short(&t.type_url).to_owned(), responses: t.pending, resources, more }
+        };
+        types.into_iter().filter(|t| t.pending > 0).map(of_type).collect()
     }
 
     /// How it is, if `current` is the newest snapshot.

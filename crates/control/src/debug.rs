@@ -1,6 +1,9 @@
 //! What the control plane tells of itself: everything on `debug.sock`, metrics and readiness on the monitoring port.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use axum::{
     Json, Router,
@@ -13,20 +16,26 @@ use mizzen_api::{Key, Kind, Object, istio};
 use mizzen_model::{Reader, Snapshot};
 use mizzen_pki::Ca;
 use serde::Deserialize;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     admission::Admission,
-    connection::Connections,
+    connection::{Connection, Connections},
     memo::Memo,
     metrics::{Gauges, Metrics},
-    status::{ConfigStatus, Configz, ConnectionStatus, Live, ObjectStatus, RefusedStatus, Rejected, ServiceStatus, SyncState, Syncz},
+    status::{
+        ConfigStatus, Configz, ConnectionStatus, Live, MemoStatus, ObjectStatus, QueueStatus, RefusedStatus, Rejected, Selfz,
+        ServiceStatus, SyncState, Syncz, WaitingFor, WaitingStatus,
+    },
     writer::{self, Faults, Published},
 };
 
 /// What is told about.
 pub(crate) struct About {
     pub(crate) version: String,
+    /// What is logged.
+    pub(crate) log: String,
+    pub(crate) started: Instant,
     pub(crate) published: watch::Receiver<Option<Published>>,
     pub(crate) connections: Arc<Connections>,
     pub(crate) faults: Arc<Mutex<Faults>>,
@@ -44,6 +53,7 @@ pub(crate) fn debug(about: Arc<About>) -> Router {
         .route("/debug/connections", get(connections))
         .route("/debug/registryz", get(registryz))
         .route("/debug/live", get(live))
+        .route("/debug/selfz", get(selfz))
         .merge(shared())
         .with_state(about)
 }
@@ -85,6 +95,7 @@ async fn metrics(State(about): State<Arc<About>>) -> Response {
         }
         virtual_services = snapshot.objects::<istio::VirtualService>().count();
     }
+    let waits: Vec<Duration> = about.connections.all().iter().filter_map(|c| c.waits()).map(|(waited, _)| waited).collect();
     let gauges = Gauges {
         version: about.version.clone(),
         connections: about.connections.len(),
@@ -98,8 +109,63 @@ async fn metrics(State(about): State<Arc<About>>) -> Response {
         asked_again: counts.asked_again,
         memo: counts.slots,
         waiting: about.admission.waiting(),
+        uptime: about.started.elapsed(),
+        behind: waits.len(),
+        longest: waits.into_iter().max().unwrap_or_default(),
     };
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], about.metrics.render(&gauges)).into_response()
+}
+
+/// Names of resources that are told of each type that waits, at most.
+const NAMES: usize = 5;
+/// Proxies that are told of, at most: those that wait longest.
+const PROXIES: usize = 100;
+
+/// How the control plane itself is, and whom it keeps waiting.
+async fn selfz(State(about): State<Arc<About>>) -> Json<Selfz> {
+    let counts = about.memo.counts();
+    let asked = counts.built + counts.shared;
+    let memo = MemoStatus {
+        held: counts.slots,
+        built: counts.built,
+        shared: counts.shared,
+        asked_again: counts.asked_again,
+        hit_rate: (asked > 0).then(|| counts.shared as f64 / asked as f64),
+    };
+    let mut queue =
+        QueueStatus { connected: about.connections.len(), first_syncs_at_once: about.admission.at_once(), ..QueueStatus::default() };
+    let mut waiting = Vec::new();
+    for connection in about.connections.all() {
+        let Some((waited, nothing_sent)) = connection.waits() else { continue };
+        let (reason, waited) = match about.admission.waits_since(connection.number) {
+            Some(since) => (WaitingFor::FirstSync, since.elapsed()),
+            None if nothing_sent => (WaitingFor::Due, waited),
+            None => (WaitingFor::Answer, waited),
+        };
+        match reason {
+            WaitingFor::FirstSync => queue.first_syncs += 1,
+            WaitingFor::Due => queue.due += 1,
+            WaitingFor::Answer => queue.unanswered += 1,
+        }
+        waiting.push((waited, reason, connection));
+    }
+    waiting.sort_by_key(|(waited, _, connection)| (std::cmp::Reverse(*waited), connection.number));
+    let status = |(waited, reason, connection): &(Duration, WaitingFor, Arc<Connection>)| WaitingStatus {
+        proxy: connection.proxy(),
+        connection: connection.number,
+        seconds: waited.as_secs_f64(),
+        reason: *reason,
+        unanswered: connection.unanswered(NAMES),
+    };
+    Json(Selfz {
+        version: about.version.clone(),
+        log: about.log.clone(),
+        uptime_seconds: about.started.elapsed().as_secs(),
+        snapshot: about.snapshot().map_or(0, |s| s.version()),
+        memo,
+        queue,
+        waiting: waiting.iter().take(PROXIES).map(status).collect(),
+    })
 }
 
 #[derive(Deserialize)]
@@ -117,7 +183,7 @@ async fn syncz(State(about): State<Arc<About>>, Query(query): Query<SyncQuery>) 
 }
 
 async fn connections(State(about): State<Arc<About>>) -> Json<Vec<ConnectionStatus>> {
-    let status = |c: &Arc<crate::connection::Connection>| ConnectionStatus {
+    let status = |c: &Arc<Connection>| ConnectionStatus {
         number: c.number,
         proxy: c.proxy(),
         node: c.view().facts().id.to_string(),

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use mizzen_api::Kind;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector,
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector,
 };
 
 /// The upper bounds of Istio's `pilot_proxy_convergence_time`, in seconds.
@@ -12,6 +13,12 @@ const BOUNDS: [f64; 8] = [0.1, 0.5, 1.0, 3.0, 5.0, 10.0, 20.0, 30.0];
 /// The upper bounds of Istio's `pilot_xds_config_size_bytes`.
 const SIZES: [f64; 6] = [1.0, 10_000.0, 1_000_000.0, 4_000_000.0, 10_000_000.0, 40_000_000.0];
 
+/// The upper bounds of Istio's times of pushes, in seconds.
+const TIMES: [f64; 8] = [0.01, 0.1, 1.0, 3.0, 5.0, 10.0, 20.0, 30.0];
+
+/// The types that have a gauge of their own for what proxies reject.
+const REJECTED: [&str; 4] = ["cds", "eds", "lds", "rds"];
+
 /// What is counted.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -19,7 +26,9 @@ pub(crate) struct Metrics {
     /// By type.
     pub(crate) pushes: IntCounterVec,
     /// By type.
-    pub(crate) rejects: IntCounterVec,
+    rejects: IntCounterVec,
+    rejects_of_type: [IntGauge; 4],
+    pub(crate) write_timeouts: IntCounter,
     pub(crate) stale_nonces: IntCounter,
     pub(crate) xds_refused: IntCounter,
     pub(crate) csrs: IntCounter,
@@ -30,9 +39,19 @@ pub(crate) struct Metrics {
     convergence: Histogram,
     queue: Histogram,
     size: HistogramVec,
+    push: HistogramVec,
+    send: Histogram,
+    debounce: Histogram,
+    snapshot: Histogram,
+    /// By type and event.
+    config_events: IntCounterVec,
+    registry_events: IntCounterVec,
+    /// By type.
+    refused: IntCounterVec,
 }
 
 /// What is looked up when somebody asks.
+#[derive(Debug, Default)]
 pub(crate) struct Gauges {
     pub(crate) version: String,
     pub(crate) connections: usize,
@@ -46,6 +65,10 @@ pub(crate) struct Gauges {
     pub(crate) asked_again: u64,
     pub(crate) memo: usize,
     pub(crate) waiting: usize,
+    pub(crate) uptime: Duration,
+    /// How many proxies have something due or unanswered, and for how long the one that waits longest.
+    pub(crate) behind: usize,
+    pub(crate) longest: Duration,
 }
 
 impl Default for Metrics {
@@ -53,12 +76,20 @@ impl Default for Metrics {
         let registry = Registry::new();
         let one = |name: &str, help: &str| register(&registry, IntCounter::new(name, help));
         let by_type = |name: &str, help: &str| register(&registry, IntCounterVec::new(Opts::new(name, help), &["type"]));
-        let convergence = HistogramOpts::new("pilot_proxy_convergence_time", "Seconds from a change to its being taken by a proxy.");
-        let queue = HistogramOpts::new("pilot_proxy_queue_time", "Seconds that a change has waited for its proxy's turn.");
-        let size = HistogramOpts::new("pilot_xds_config_size_bytes", "Bytes of configuration in a response, by type.");
+        let times = |name: &str, help: &str, bounds: &[f64]| HistogramOpts::new(name, help).buckets(bounds.to_vec());
+        let time = |name: &str, help: &str, bounds: &[f64]| register(&registry, Histogram::with_opts(times(name, help, bounds)));
+        let times_by_type =
+            |name: &str, help: &str, bounds: &[f64]| register(&registry, HistogramVec::new(times(name, help, bounds), &["type"]));
+        let events = |name: &str, help: &str| register(&registry, IntCounterVec::new(Opts::new(name, help), &["type", "event"]));
+        let rejects_of = |kind: &str| {
+            let help = format!("Responses of {kind} of which a proxy rejected something.");
+            register(&registry, IntGauge::new(format!("pilot_xds_{kind}_reject"), help))
+        };
         Metrics {
             pushes: by_type("pilot_xds_pushes", "Responses that were sent, by type."),
             rejects: by_type("pilot_total_xds_rejects", "Responses of which a proxy rejected something, by type."),
+            rejects_of_type: REJECTED.map(rejects_of),
+            write_timeouts: one("pilot_xds_write_timeout", "Responses that a proxy did not take in time."),
             stale_nonces: one("pilot_xds_expired_nonce", "Answers to responses that are not known any more."),
             xds_refused: one("pilot_total_xds_internal_errors", "Streams that were refused."),
             csrs: one("citadel_server_csr_count", "Certificate requests."),
@@ -69,9 +100,20 @@ impl Default for Metrics {
             ),
             signing_errors: one("citadel_server_cert_sign_error_count", "Certificate requests that were not signed."),
             handshake_failures: one("mizzen_tls_handshake_failures", "Connections that were not made."),
-            convergence: register(&registry, Histogram::with_opts(convergence.buckets(BOUNDS.to_vec()))),
-            queue: register(&registry, Histogram::with_opts(queue.buckets(BOUNDS.to_vec()))),
-            size: register(&registry, HistogramVec::new(size.buckets(SIZES.to_vec()), &["type"])),
+            convergence: time("pilot_proxy_convergence_time", "Seconds from a change to its being taken by a proxy.", &BOUNDS),
+            queue: time("pilot_proxy_queue_time", "Seconds that a change has waited for its proxy's turn.", &BOUNDS),
+            size: times_by_type("pilot_xds_config_size_bytes", "Bytes of configuration in a response, by type.", &SIZES),
+            push: times_by_type(
+                "pilot_xds_push_time",
+                "Seconds from the begin of a push to its response of a type being handed over.",
+                &TIMES,
+            ),
+            send: time("pilot_xds_send_time", "Seconds until a stream has taken a response.", &TIMES),
+            debounce: time("pilot_debounce_time", "Seconds that the first of several changes has waited for the others.", &TIMES),
+            snapshot: time("pilot_pushcontext_init_seconds", "Seconds to make a snapshot and to find what it changes.", &TIMES),
+            config_events: events("pilot_k8s_cfg_events", "Istio's objects that came, changed or went."),
+            registry_events: events("pilot_k8s_reg_events", "Services and pods that came, changed or went."),
+            refused: by_type("pilot_total_rejected_configs", "Documents that were refused, by type."),
             registry,
         }
     }
@@ -94,9 +136,40 @@ impl Metrics {
         self.queue.observe(waited.as_secs_f64());
     }
 
-    /// A response of so many bytes was sent.
-    pub(crate) fn sent(&self, kind: &str, bytes: usize) {
+    /// A response of so many bytes was sent, so long after its push began and after it was made.
+    pub(crate) fn sent(&self, kind: &str, bytes: usize, push: Duration, send: Duration) {
         self.size.with_label_values(&[kind]).observe(bytes as f64);
+        self.push.with_label_values(&[kind]).observe(push.as_secs_f64());
+        self.send.observe(send.as_secs_f64());
+    }
+
+    /// A proxy rejected something of a response.
+    pub(crate) fn rejected(&self, kind: &str) {
+        self.rejects.with_label_values(&[kind]).inc();
+        if let Some((_, gauge)) = REJECTED.iter().zip(&self.rejects_of_type).find(|(of, _)| **of == kind) {
+            gauge.inc();
+        }
+    }
+
+    /// A snapshot was made, of changes of which the first has waited so long.
+    pub(crate) fn published(&self, gathered: Duration, made: Duration) {
+        self.debounce.observe(gathered.as_secs_f64());
+        self.snapshot.observe(made.as_secs_f64());
+    }
+
+    /// An object came (`add`), changed (`update`) or went (`delete`).
+    pub(crate) fn event(&self, kind: Kind, event: &str) {
+        match kind {
+            Kind::Service => self.registry_events.with_label_values(&["Services", event]).inc(),
+            Kind::Pod => self.registry_events.with_label_values(&["Pods", event]).inc(),
+            Kind::Namespace | Kind::ServiceAccount | Kind::Deployment | Kind::ConfigMap | Kind::Secret | Kind::MeshConfig => {}
+            _ => self.config_events.with_label_values(&[kind.name(), event]).inc(),
+        }
+    }
+
+    /// A document was refused.
+    pub(crate) fn refused(&self, kind: Option<Kind>) {
+        self.refused.with_label_values(&[kind.map_or("unknown", Kind::name)]).inc();
     }
 
     /// Prometheus' text format.
@@ -121,11 +194,23 @@ impl Gauges {
             ("pilot_virt_services", "VirtualServices that are known.", self.virtual_services as u64),
             ("mizzen_config_refused", "Documents that are refused now.", self.refused as u64),
             ("mizzen_resources_held", "Resources in memory.", self.memo as u64),
+            ("xds_cache_size", "Resources in memory.", self.memo as u64),
+            ("mizzen_proxies_waiting", "Proxies to which something is due, or that have not answered something.", self.behind as u64),
             ("mizzen_first_syncs_waiting", "Proxies that wait for their first configuration.", self.waiting as u64),
             ("citadel_server_root_cert_expiry_timestamp", "When the CA ends, in seconds since 1970.", self.root_expiry),
         ] {
             gauge(Opts::new(name, help), value);
         }
+        for (name, help, value) in [
+            ("istiod_uptime_seconds", "For how long it runs.", self.uptime),
+            ("mizzen_proxy_longest_wait_seconds", "For how long the change waits that waits longest for its proxy.", self.longest),
+        ] {
+            register(&registry, Gauge::with_opts(Opts::new(name, help))).set(value.as_secs_f64());
+        }
+        let reads = Opts::new("xds_cache_reads", "Resources that were asked for, by whether they were in memory.");
+        let reads = register(&registry, IntCounterVec::new(reads, &["type"]));
+        reads.with_label_values(&["hit"]).inc_by(self.shared);
+        reads.with_label_values(&["miss"]).inc_by(self.built);
         for (name, help, value) in [
             ("mizzen_resources_built", "Resources that were built.", self.built),
             ("mizzen_resources_shared", "Resources that were taken from memory instead.", self.shared),
@@ -147,19 +232,19 @@ mod tests {
         metrics.pushes.with_label_values(&["cds"]).inc();
         metrics.pushes.with_label_values(&["cds"]).inc();
         metrics.converged(Duration::from_millis(200));
+        metrics.sent("cds", 20_000, Duration::from_millis(50), Duration::from_millis(5));
+        metrics.published(Duration::from_millis(20), Duration::from_millis(2));
+        metrics.rejected("eds");
+        metrics.rejected("nds");
         let gauges = Gauges {
             version: "1\"2".into(),
             connections: 3,
-            services: 0,
-            endpoints: 0,
-            virtual_services: 0,
-            refused: 0,
-            root_expiry: 0,
-            built: 0,
-            shared: 0,
-            asked_again: 0,
-            memo: 0,
-            waiting: 0,
+            built: 2,
+            shared: 6,
+            uptime: Duration::from_millis(1500),
+            behind: 2,
+            longest: Duration::from_millis(250),
+            ..Gauges::default()
         };
         let text = metrics.render(&gauges);
         for line in [
@@ -170,6 +255,21 @@ mod tests {
             "pilot_proxy_convergence_time_bucket{le=\"0.5\"} 1",
             "pilot_proxy_convergence_time_bucket{le=\"+Inf\"} 1",
             "citadel_server_csr_count 0",
+            "pilot_xds_push_time_bucket{type=\"cds\",le=\"0.1\"} 1",
+            "pilot_xds_send_time_bucket{le=\"0.01\"} 1",
+            "pilot_xds_config_size_bytes_sum{type=\"cds\"} 20000",
+            "pilot_debounce_time_bucket{le=\"0.1\"} 1",
+            "pilot_pushcontext_init_seconds_bucket{le=\"0.01\"} 1",
+            "pilot_total_xds_rejects{type=\"eds\"} 1",
+            "pilot_total_xds_rejects{type=\"nds\"} 1",
+            "pilot_xds_eds_reject 1",
+            "pilot_xds_cds_reject 0",
+            "pilot_xds_write_timeout 0",
+            "xds_cache_reads{type=\"hit\"} 6",
+            "xds_cache_reads{type=\"miss\"} 2",
+            "istiod_uptime_seconds 1.5",
+            "mizzen_proxies_waiting 2",
+            "mizzen_proxy_longest_wait_seconds 0.25",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }

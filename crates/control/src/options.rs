@@ -38,6 +38,8 @@ pub struct Options {
     pub root_namespace: String,
     /// The version that is told to clients and tools.
     pub version: String,
+    /// What is logged, as directives; it is told to tools.
+    pub log: String,
 }
 
 impl Default for Options {
@@ -56,6 +58,7 @@ impl Default for Options {
             workload_cert_ttl: Duration::from_secs(24 * 60 * 60),
             root_namespace: "istio-system".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            log: String::new(),
         }
     }
 }

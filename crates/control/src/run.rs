@@ -19,6 +19,7 @@ use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
     task::JoinSet,
+    time::Instant,
 };
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -110,9 +111,10 @@ pub(crate) async fn start_with(
     tasks.spawn(ends("the source", source));
     let faults = Arc::new(Mutex::default());
     let memo = Arc::new(Memo::default());
+    let metrics = Arc::new(Metrics::default());
     let (publish, mut published) = watch::channel(None);
     let base = mesh_config(&options)?;
-    tasks.spawn(ends("the writer", writer::run(events, base, faults.clone(), memo.clone(), publish)));
+    tasks.spawn(ends("the writer", writer::run(events, base, faults.clone(), memo.clone(), metrics.clone(), publish)));
     // Nobody is served from half a configuration.
     let trust_domain = match published.wait_for(Option::is_some).await {
         Ok(first) => first.as_ref().map_or_else(TrustDomain::default, |p| p.snapshot.mesh().trust_domain.clone()),
@@ -123,11 +125,12 @@ pub(crate) async fn start_with(
         CaLimits { default_ttl: options.workload_cert_ttl, max_ttl: DAYS_90.max(options.workload_cert_ttl), ..CaLimits::default() };
     let keys = keys::load(options.state.as_ref(), &trust_domain, limits, UnixTime::now())?;
     let (ca, tokens) = (Arc::new(keys.ca), Arc::new(Tokens::new(&keys.token_key, &trust_domain)?));
-    let metrics = Arc::new(Metrics::default());
     let connections = Arc::new(Connections::new(memo.clone()));
     let admission = Arc::new(Admission::default());
     let about = Arc::new(About {
         version: options.version.clone(),
+        log: options.log.clone(),
+        started: Instant::now(),
         published,
         connections: connections.clone(),
         faults,

@@ -198,3 +198,94 @@ pub struct Rejected {
     /// Its words.
     pub errors: Vec<String>,
 }
+
+/// The answer of `/debug/selfz`: how the control plane itself is, and whom it keeps waiting.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Selfz {
+    /// Its version.
+    pub version: String,
+    /// What it logs, as directives.
+    pub log: String,
+    /// For how long it runs.
+    pub uptime_seconds: u64,
+    /// The version of the newest snapshot.
+    pub snapshot: u64,
+    /// What it has in memory.
+    pub memo: MemoStatus,
+    /// How many wait.
+    pub queue: QueueStatus,
+    /// Who waits, and for what; those first that wait longest.
+    pub waiting: Vec<WaitingStatus>,
+}
+
+/// The resources that are built once for all proxies that get the same.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MemoStatus {
+    /// Resources and lists of names that are held.
+    pub held: usize,
+    /// Resources that were built.
+    pub built: u64,
+    /// Resources that were there when they were asked for.
+    pub shared: u64,
+    /// Those of which a change touched something that they had asked about.
+    pub asked_again: u64,
+    /// The share of those that were there; absent before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hit_rate: Option<f64>,
+}
+
+/// Proxies by what they wait for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueStatus {
+    /// All streams that are open.
+    pub connected: usize,
+    /// Wait for their turn to get all that they should have.
+    pub first_syncs: usize,
+    /// First syncs that are served at once.
+    pub first_syncs_at_once: usize,
+    /// Something is due to them that was not sent yet.
+    pub due: usize,
+    /// Something was sent to them that they have not answered.
+    pub unanswered: usize,
+}
+
+/// One stream that waits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WaitingStatus {
+    /// The proxy.
+    pub proxy: String,
+    /// The number of the connection.
+    pub connection: u64,
+    /// For how long.
+    pub seconds: f64,
+    /// For what.
+    pub reason: WaitingFor,
+    /// What was sent and not answered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unanswered: Vec<UnansweredStatus>,
+}
+
+/// For what a stream waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitingFor {
+    /// For its turn: a bounded number of first syncs is served at once.
+    FirstSync,
+    /// For its configuration's being made and sent.
+    Due,
+    /// The control plane waits for the proxy's answer.
+    Answer,
+}
+
+/// Resources of a type that were sent and not answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnansweredStatus {
+    /// `Cluster`, `Listener` and so on.
+    pub name: String,
+    /// Responses.
+    pub responses: usize,
+    /// The first of the resources of which the proxy has another version than what was sent.
+    pub resources: Vec<String>,
+    /// How many more there are.
+    pub more: usize,
+}

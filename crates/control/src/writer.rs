@@ -17,6 +17,7 @@ use tokio::{
 
 use crate::{
     memo::Memo,
+    metrics::Metrics,
     source::{Event, Fault, Refused},
 };
 
@@ -57,18 +58,20 @@ struct SnapshotBuilder {
     ready: bool,
     /// What differs from the snapshot that was published last.
     changes: ChangeSet,
+    metrics: Arc<Metrics>,
 }
 
 impl SnapshotBuilder {
-    fn new(base: MeshConfig) -> Self {
+    fn new(base: MeshConfig, metrics: Arc<Metrics>) -> Self {
         let base: Arc<Object> = Arc::new(base.into());
         let current = Snapshot::empty().apply([Change::Apply(base.clone())]);
-        SnapshotBuilder { current, base, relisting: false, pending: Vec::new(), ready: false, changes: ChangeSet::default() }
+        SnapshotBuilder { current, base, relisting: false, pending: Vec::new(), ready: false, changes: ChangeSet::default(), metrics }
     }
 
     /// Takes an event. Returns whether it must not wait.
     fn event(&mut self, event: Event, faults: &Mutex<Faults>) -> bool {
         let mut urgent = false;
+        self.count(&event);
         match event {
             Event::Init => {
                 self.relisting = true;
@@ -109,6 +112,20 @@ impl SnapshotBuilder {
             }
         }
         urgent && !self.relisting
+    }
+
+    fn count(&self, event: &Event) {
+        match event {
+            Event::Apply(object) => match self.current.object(&object.key()) {
+                None => self.metrics.event(object.kind(), "add"),
+                // What has only moved within its files is no news.
+                Some(known) if **known == **object => {}
+                Some(_) => self.metrics.event(object.kind(), "update"),
+            },
+            Event::Delete(key) => self.metrics.event(key.kind, "delete"),
+            Event::Refused(refused) => self.metrics.refused(refused.fault.key.as_ref().map(|key| key.kind)),
+            _ => {}
+        }
     }
 
     /// The trust domain is one for a process's life: the CA and everybody's names hang on it. A MeshConfig that is silent about it gets the one
@@ -171,9 +188,10 @@ pub(crate) async fn run(
     base: MeshConfig,
     faults: Arc<Mutex<Faults>>,
     memo: Arc<Memo>,
+    metrics: Arc<Metrics>,
     published: watch::Sender<Option<Published>>,
 ) {
-    let mut builder = SnapshotBuilder::new(base);
+    let mut builder = SnapshotBuilder::new(base, metrics.clone());
     let mut first: Option<Instant> = None;
     let mut unseen: Option<Arc<Snapshot>> = None;
     loop {
@@ -199,12 +217,16 @@ pub(crate) async fn run(
             first = first.or_else(|| builder.has_work().then(Instant::now));
             continue;
         }
-        first = None;
+        let gathered = first.take().map_or(Duration::ZERO, |first| first.elapsed());
         while let Ok(event) = events.try_recv() {
             builder.event(event, &faults);
         }
+        let begun = Instant::now();
         let next = builder.flush();
         let changes = publish(&published, next.clone(), &mut builder, &memo).await;
+        if changes.is_some() {
+            metrics.published(gathered, begun.elapsed());
+        }
         if unseen.is_some() || changes.is_some_and(|changes| is_looked_over(&changes)) {
             unseen = Some(next);
         }
@@ -308,7 +330,7 @@ mod tests {
         fn start(base: MeshConfig) -> Self {
             let (events, received) = mpsc::unbounded_channel();
             let (publish, published) = watch::channel(None);
-            tokio::spawn(run(received, base, Arc::default(), Arc::default(), publish));
+            tokio::spawn(run(received, base, Arc::default(), Arc::default(), Arc::default(), publish));
             Running { events, published }
         }
 
@@ -393,7 +415,7 @@ mod tests {
     #[test]
     fn what_objects_show_together_is_told() {
         let faults = Mutex::default();
-        let mut builder = SnapshotBuilder::new(MeshConfig::default());
+        let mut builder = SnapshotBuilder::new(MeshConfig::default(), Arc::default());
         let rules = "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: r, namespace: shop}, \
                      spec: {hosts: [a.example], http: [{route: [{destination: {host: web}}]}]}}";
         builder.event(event(rules), &faults);
@@ -407,9 +429,42 @@ mod tests {
     }
 
     #[test]
+    fn events_are_counted() {
+        let metrics = Arc::new(Metrics::default());
+        let (faults, mut builder) = (Mutex::default(), SnapshotBuilder::new(MeshConfig::default(), metrics.clone()));
+        let service = |port: u16| {
+            let head = "{apiVersion: v1, kind: Service, metadata: {name: a, namespace: shop}, spec: {ports: [{name: http, port: ";
+            event(&format!("{head}{port}}}]}}}}"))
+        };
+        let entry = "{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: e, namespace: shop}, \
+                     spec: {hosts: [a.example], ports: [{number: 80, name: http}], resolution: DNS}}";
+        for event in [service(80), service(80), service(81), event(entry), namespace("shop")] {
+            builder.event(event, &faults);
+            builder.flush();
+        }
+        builder.event(Event::Delete(Key::new(Kind::ServiceEntry, "shop", "e")), &faults);
+        let problem = Problem { pos: Pos::new("a.yaml", 3, 1), object: None, field: String::new(), message: "bad".into() };
+        for key in [None, Some(Key::new(Kind::Gateway, "shop", "g"))] {
+            let fault = Fault { file: "a.yaml".into(), key, document: 0 };
+            builder.event(Event::Refused(Refused { fault, problems: vec![problem.clone()], kept: false }), &faults);
+        }
+        for (line, there) in [
+            ("pilot_k8s_reg_events{event=\"add\",type=\"Services\"} 1", true),
+            ("pilot_k8s_reg_events{event=\"update\",type=\"Services\"} 1", true),
+            ("pilot_k8s_cfg_events{event=\"add\",type=\"ServiceEntry\"} 1", true),
+            ("pilot_k8s_cfg_events{event=\"delete\",type=\"ServiceEntry\"} 1", true),
+            ("pilot_total_rejected_configs{type=\"Gateway\"} 1", true),
+            ("pilot_total_rejected_configs{type=\"unknown\"} 1", true),
+            ("Namespace", false),
+        ] {
+            assert_eq!(metrics.render(&Default::default()).contains(line), there, "{line}");
+        }
+    }
+
+    #[test]
     fn faults_come_and_go() {
         let faults = Mutex::default();
-        let mut builder = SnapshotBuilder::new(MeshConfig::default());
+        let mut builder = SnapshotBuilder::new(MeshConfig::default(), Arc::default());
         let fault = Fault { file: "a.yaml".into(), key: None, document: 1 };
         let problem = Problem { pos: Pos::new("a.yaml", 3, 1), object: None, field: String::new(), message: "bad".into() };
         builder.event(Event::Refused(Refused { fault: fault.clone(), problems: vec![problem.clone()], kept: true }), &faults);

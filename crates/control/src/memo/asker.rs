@@ -79,6 +79,11 @@ impl Asker {
         lock(&self.due).since
     }
 
+    /// When the change came to be known that is due.
+    pub(crate) fn due_queued(&self) -> Option<Instant> {
+        lock(&self.due).queued
+    }
+
     pub(super) fn push_due(&self, version: u64, since: Instant, kind: ResourceKind, names: Arc<[Name]>) {
         let mut due = lock(&self.due);
         due.since.get_or_insert(version);

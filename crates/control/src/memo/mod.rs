@@ -91,9 +91,9 @@ impl Slots {
 /// What the memo has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
-    /// Results that were built.
+    /// Resources that were built.
     pub(crate) built: u64,
-    /// Results that were there when they were asked for.
+    /// Resources that were there when they were asked for.
     pub(crate) shared: u64,
     /// Slots whose questions were asked again, since a change touched what they had asked about.
     pub(crate) asked_again: u64,
@@ -219,6 +219,13 @@ impl Memo {
         })
     }
 
+    /// Notes that a result was there. Lists of names count neither here nor where they are built.
+    fn hit(&self, what: &What) {
+        if matches!(what, What::Resource(..)) {
+            self.shared.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     fn build(&self, snapshot: &Snapshot, view: &ProxyView, what: &What) -> Built {
         if matches!(what, What::Resource(..)) {
             self.built.fetch_add(1, Ordering::Relaxed);
@@ -282,12 +289,12 @@ impl Epoch<'_> {
 
     fn get(&self, asker: &Asker, slot: &Slot) -> Arc<Built> {
         if let Some(found) = self.find(asker, slot) {
-            self.memo.shared.fetch_add(1, Ordering::Relaxed);
+            self.memo.hit(&slot.what);
             return found;
         }
         let _building = lock(&slot.building);
         if let Some(found) = self.find(asker, slot) {
-            self.memo.shared.fetch_add(1, Ordering::Relaxed);
+            self.memo.hit(&slot.what);
             return found;
         }
         let mut built = self.memo.build(&self.snapshot, &asker.view, &slot.what);

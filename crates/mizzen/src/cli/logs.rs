@@ -1,8 +1,8 @@
-//! `mizzen logs`: what a workload, or its proxy, has written.
+//! `mizzen logs`: what a workload, its proxy or the control plane has written.
 
-use std::{io::SeekFrom, time::Duration};
+use std::{io::SeekFrom, path::PathBuf, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use super::find::Mesh;
@@ -10,7 +10,7 @@ use super::find::Mesh;
 /// Arguments of `logs`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LogsArgs {
-    /// The workload: POD, POD.NAMESPACE, or the name of its deployment.
+    /// The workload: POD, POD.NAMESPACE, or the name of its deployment; or `mizzend`, the control plane.
     workload: String,
     /// The namespace, if the workload's name does not say it.
     #[arg(short, long)]
@@ -26,14 +26,15 @@ pub(crate) struct LogsArgs {
     tail: Option<usize>,
 }
 
+/// By which the control plane is meant, and not a workload.
+const CONTROL_PLANE: &str = "mizzend";
+
 /// How often a followed log is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 pub(crate) async fn run(mesh: Option<&str>, args: LogsArgs) -> Result<()> {
-    let mesh = Mesh::find(mesh)?;
-    let pod = mesh.pod(&args.workload, args.namespace.as_deref())?;
-    let path = pod.dir.join(if args.proxy { "proxy.log" } else { "log" });
-    let mut file = tokio::fs::File::open(&path).await.with_context(|| format!("{} has no log", pod.name))?;
+    let (path, name) = place(&Mesh::find(mesh)?, &args)?;
+    let mut file = tokio::fs::File::open(&path).await.with_context(|| format!("{name} has no log"))?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).await?;
     let text = String::from_utf8_lossy(&bytes);
@@ -55,5 +56,47 @@ pub(crate) async fn run(mesh: Option<&str>, args: LogsArgs) -> Result<()> {
         let mut more = Vec::new();
         at += file.read_to_end(&mut more).await? as u64;
         super::output::print(&String::from_utf8_lossy(&more))?;
+    }
+}
+
+/// The file, and whose it is.
+fn place(mesh: &Mesh, args: &LogsArgs) -> Result<(PathBuf, String)> {
+    if args.workload == CONTROL_PLANE && args.namespace.is_none() {
+        if args.proxy {
+            bail!("the control plane has no proxy; a workload of that name is {CONTROL_PLANE}.NAMESPACE");
+        }
+        return Ok((mesh.dir.join("mizzend/log"), CONTROL_PLANE.to_owned()));
+    }
+    let pod = mesh.pod(&args.workload, args.namespace.as_deref())?;
+    Ok((pod.dir.join(if args.proxy { "proxy.log" } else { "log" }), pod.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let mesh = Mesh { dir: folder.path().to_owned() };
+        for (dir, name) in [("1", "shop.reviews-v1-0"), ("2", "ops.mizzend")] {
+            let dir = folder.path().join("pods").join(dir);
+            std::fs::create_dir_all(&dir).unwrap();
+            std::fs::write(dir.join(super::super::find::POD_FILE), name).unwrap();
+        }
+        for (workload, namespace, proxy, expected) in [
+            ("mizzend", None, false, Some("mizzend/log")),
+            ("mizzend", None, true, None),
+            ("mizzend.ops", None, false, Some("pods/2/log")),
+            ("mizzend", Some("ops"), true, Some("pods/2/proxy.log")),
+            ("reviews-v1-0", None, true, Some("pods/1/proxy.log")),
+            ("reviews-v1-0.shop", None, false, Some("pods/1/log")),
+            ("nobody", None, false, None),
+        ] {
+            let namespace = namespace.map(str::to_owned);
+            let args = LogsArgs { workload: workload.to_owned(), namespace, proxy, follow: false, tail: None };
+            let found = place(&mesh, &args).ok().map(|(path, _)| path);
+            assert_eq!(found, expected.map(|path| folder.path().join(path)), "{workload} {proxy}");
+        }
     }
 }

@@ -7,6 +7,7 @@ mod proxy_config;
 mod proxy_status;
 mod run;
 mod version;
+mod x;
 
 use std::process::ExitCode;
 
@@ -38,10 +39,13 @@ enum Verb {
     /// Show what a proxy runs: its clusters, listeners, routes, endpoints or certificates.
     #[command(visible_alias = "pc")]
     ProxyConfig(proxy_config::ProxyConfigArgs),
-    /// Show what a workload or its proxy has written.
+    /// Show what a workload, its proxy or the control plane has written.
     Logs(logs::LogsArgs),
     /// Show the versions of the CLI and of the running mesh.
     Version(version::VersionArgs),
+    /// What may still change: questions to the control plane about itself.
+    #[command(name = "x", visible_alias = "experimental", subcommand)]
+    X(x::XVerb),
     /// Print the completion script of a shell.
     Completion {
         /// The shell.
@@ -61,6 +65,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::ProxyConfig(args) => runtime(proxy_config::run(mesh, args)).map(|()| ExitCode::SUCCESS),
         Verb::Logs(args) => runtime(logs::run(mesh, args)).map(|()| ExitCode::SUCCESS),
         Verb::Version(args) => runtime(version::run(mesh, args)).map(|()| ExitCode::SUCCESS),
+        Verb::X(verb) => runtime(x::run(mesh, verb)).map(|()| ExitCode::SUCCESS),
         Verb::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "mizzen", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

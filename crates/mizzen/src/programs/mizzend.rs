@@ -71,6 +71,7 @@ fn run(args: MizzendArgs) -> Result<()> {
         mesh_config: args.mesh_config,
         workload_cert_ttl: args.workload_cert_ttl,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        log: super::directives(),
         ..Options::default()
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

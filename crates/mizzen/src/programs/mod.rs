@@ -26,6 +26,11 @@ fn stopped() -> Result<impl Future<Output = ()>> {
 /// Changes what is logged; says what holds now, or why it cannot be.
 type SetLogging = Arc<dyn Fn(&str) -> Result<String, String> + Send + Sync>;
 
+/// What is logged unless a flag says otherwise.
+fn directives() -> String {
+    std::env::var("MIZZEN_LOG").unwrap_or_else(|_| "info".to_owned())
+}
+
 /// Logs to standard error, as the directives of `MIZZEN_LOG` say, until they are changed.
 fn log() -> Result<SetLogging> {
     log_to(None, None)
@@ -33,8 +38,7 @@ fn log() -> Result<SetLogging> {
 
 /// As [`log`], with these directives instead, or to the end of this file.
 fn log_to(directives: Option<&str>, file: Option<&std::path::Path>) -> Result<SetLogging> {
-    let from_env = || std::env::var("MIZZEN_LOG").unwrap_or_else(|_| "info".to_owned());
-    let directives = directives.map_or_else(from_env, str::to_owned);
+    let directives = directives.map_or_else(self::directives, str::to_owned);
     let filter = EnvFilter::try_new(&directives).with_context(|| format!("MIZZEN_LOG={directives}"))?;
     let (filter, handle) = tracing_subscriber::reload::Layer::new(filter);
     let writer = match file {

@@ -1,0 +1,140 @@
+//! `mizzen x`: what the control plane knows of itself.
+
+use anyhow::Result;
+use mizzen_control::status::{Selfz, UnansweredStatus, WaitingFor, WaitingStatus};
+
+use super::{
+    find::Mesh,
+    output::{Output, print, render, table},
+};
+
+/// Verbs whose form may still change.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum XVerb {
+    /// Show how the control plane is: what it logs, what it has in memory, and which proxies it keeps waiting, and why.
+    Debug(DebugArgs),
+}
+
+/// Arguments of `x debug`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DebugArgs {
+    /// The form of the output.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+pub(crate) async fn run(mesh: Option<&str>, verb: XVerb) -> Result<()> {
+    let XVerb::Debug(args) = verb;
+    let found: Selfz = serde_json::from_value(Mesh::find(mesh)?.debug("/debug/selfz").await?)?;
+    print(&render(args.output, &found, || text(&found))?)
+}
+
+fn text(found: &Selfz) -> Result<String> {
+    let (memo, queue) = (&found.memo, &found.queue);
+    let rate = memo.hit_rate.map_or_else(|| "-".to_owned(), |rate| format!("{:.1} %", rate * 100.0));
+    let row = |name: &str, value: String| vec![name.to_owned(), value];
+    let rows = [
+        row("version", found.version.clone()),
+        row("log level", found.log.clone()),
+        row("running for", format!("{} s", found.uptime_seconds)),
+        row("snapshot", found.snapshot.to_string()),
+        row("resources in memory", memo.held.to_string()),
+        row("hit rate", format!("{rate} ({} shared, {} built)", memo.shared, memo.built)),
+        row("streams", queue.connected.to_string()),
+        row("first syncs that wait", format!("{} ({} are served at once)", queue.first_syncs, queue.first_syncs_at_once)),
+        row("changes that are due", queue.due.to_string()),
+        row("changes that are not answered", queue.unanswered.to_string()),
+    ];
+    let mut text = table(&["MIZZEND", ""], &rows)?;
+    if !found.waiting.is_empty() {
+        let rows: Vec<_> = found.waiting.iter().map(|w| vec![w.proxy.clone(), format!("{:.1} s", w.seconds), why(w)]).collect();
+        text += "\n";
+        text += &table(&["PROXY", "WAITS FOR", "BECAUSE"], &rows)?;
+    }
+    Ok(text)
+}
+
+fn why(waiting: &WaitingStatus) -> String {
+    match waiting.reason {
+        WaitingFor::FirstSync => "its first sync waits for its turn".to_owned(),
+        WaitingFor::Due => "what is due to it is being made".to_owned(),
+        WaitingFor::Answer => {
+            let parts: Vec<String> = waiting.unanswered.iter().map(of_type).collect();
+            format!("it has not acknowledged {}", parts.join(", "))
+        }
+    }
+}
+
+fn of_type(unanswered: &UnansweredStatus) -> String {
+    let mut names = unanswered.resources.join(" ");
+    if unanswered.more > 0 {
+        names += &format!(" and {} more", unanswered.more);
+    }
+    if names.is_empty() { unanswered.name.clone() } else { format!("{} ({names})", unanswered.name) }
+}
+
+#[cfg(test)]
+mod tests {
+    use mizzen_control::status::{MemoStatus, QueueStatus};
+
+    use super::*;
+
+    #[test]
+    fn what_is_printed() {
+        let wait = |proxy: &str, seconds, reason, unanswered| WaitingStatus {
+            proxy: proxy.to_owned(),
+            connection: 1,
+            seconds,
+            reason,
+            unanswered,
+        };
+        let unanswered = |name: &str, names: &[&str], more| UnansweredStatus {
+            name: name.to_owned(),
+            responses: 1,
+            resources: names.iter().map(|n| (*n).to_owned()).collect(),
+            more,
+        };
+        let open = vec![unanswered("Cluster", &["a", "b"], 3), unanswered("Listener", &[], 0)];
+        let mut found = Selfz {
+            version: "1".to_owned(),
+            log: "info".to_owned(),
+            uptime_seconds: 7,
+            snapshot: 2,
+            memo: MemoStatus { held: 9, built: 1, shared: 3, asked_again: 0, hit_rate: Some(0.75) },
+            queue: QueueStatus { connected: 3, first_syncs: 1, first_syncs_at_once: 8, due: 1, unanswered: 1 },
+            waiting: vec![
+                wait("a.shop", 2.04, WaitingFor::Answer, open),
+                wait("b.shop", 1.0, WaitingFor::FirstSync, vec![]),
+                wait("c.shop", 0.5, WaitingFor::Due, vec![]),
+            ],
+        };
+        let expected = "\
+MIZZEND                           
+version                           1
+log level                         info
+running for                       7 s
+snapshot                          2
+resources in memory               9
+hit rate                          75.0 % (3 shared, 1 built)
+streams                           3
+first syncs that wait             1 (8 are served at once)
+changes that are due              1
+changes that are not answered     1
+
+PROXY      WAITS FOR     BECAUSE
+a.shop     2.0 s         it has not acknowledged Cluster (a b and 3 more), Listener
+b.shop     1.0 s         its first sync waits for its turn
+c.shop     0.5 s         what is due to it is being made
+";
+        assert_eq!(text(&found).unwrap(), expected);
+        found.waiting.clear();
+        found.memo.hit_rate = None;
+        let quiet = text(&found).unwrap();
+        assert!(
+            quiet.ends_with("changes that are not answered     1\n") && quiet.contains("hit rate                          - (3"),
+            "{quiet}"
+        );
+        let again: Selfz = serde_json::from_str(&serde_json::to_string(&found).unwrap()).unwrap();
+        assert_eq!(again, found);
+    }
+}
