@@ -496,7 +496,7 @@ impl Proxy {
             used: wall(demand.used),
             why: demand.why.clone(),
             there: kind.is_in(self.store.config(), name),
-            clusters: self.store.clusters_of(*kind, name),
+            clusters: self.store.clusters_of(*kind, name).into_iter().collect(),
         };
         View {
             config: self.store.config().clone(),

@@ -24,7 +24,7 @@ pub use fds::{
 };
 pub use fetch::{FetchError, Reply, fetch, fetch_tcp, fetch_unix};
 pub use memfd::{memfd, read_fd, rewrite_fd};
-pub use memory::release_memory;
+pub use memory::{keep_little_memory, release_memory};
 pub use socket::{ListenOptions, bind_udp, listen, original_dst, set_mark};
 pub use tls::{Peer, TlsAcceptor, TlsError, TlsServerStream, connect_tls};
 pub use tokio_rustls::client::TlsStream as TlsClientStream;

@@ -24,6 +24,19 @@ pub fn release_memory() {
     }
 }
 
+/// Has the allocator keep little of what is freed for itself: for a program that for moments needs much more than it keeps. Once, at the start.
+///
+/// By itself it learns from each large block that is freed to keep the next one, so that moments of many connections add up.
+pub fn keep_little_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes two numbers, and changes only the allocator's own settings.
+    #[allow(unsafe_code)]
+    unsafe {
+        nix::libc::mallopt(nix::libc::M_TRIM_THRESHOLD, 1 << 20);
+        nix::libc::mallopt(nix::libc::M_MMAP_THRESHOLD, 128 << 10);
+    }
+}
+
 /// Where our own program's code is mapped.
 fn own_code() -> Vec<Range<usize>> {
     let exe = std::fs::read_link("/proc/self/exe").ok();

@@ -1,5 +1,7 @@
 //! What is there on demand: the index of the mesh, and virtual hosts that come on their own.
 
+use std::collections::BTreeSet;
+
 use mizzen_ir::{Resource, ResourceKind, config::MeshIndex, mesh_host};
 use mizzen_protos::{Any, envoy::envoy::config::route::v3::RouteConfiguration};
 use mizzen_types::Name;
@@ -51,7 +53,7 @@ impl Store {
     }
 
     /// The clusters that a resource names.
-    pub(crate) fn clusters_of(&self, kind: ResourceKind, name: &Name) -> Vec<Name> {
+    pub(crate) fn clusters_of(&self, kind: ResourceKind, name: &Name) -> BTreeSet<Name> {
         let refs = self.stored(kind, name).into_iter().flat_map(Stored::refs);
         refs.flat_map(|refs| refs.clusters.iter().cloned()).collect()
     }

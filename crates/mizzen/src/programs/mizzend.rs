@@ -57,6 +57,7 @@ pub(crate) fn main() -> ExitCode {
 
 fn run(args: MizzendArgs) -> Result<()> {
     super::log()?;
+    mizzen_net::keep_little_memory();
     let state = args.state_fd.map(mizzen_net::inherited_fd).transpose().context("--state-fd")?;
     let options = Options {
         config_dirs: args.config_dir,

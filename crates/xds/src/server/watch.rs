@@ -195,7 +195,7 @@ impl Watch {
         let mut news = Vec::with_capacity(names.len());
         for name in names {
             let entry = self.held.get(&name).unwrap_or_default();
-            if entry.sent != SentVersion::Unsent && !(first && !entry.explicit) {
+            if entry.sent != SentVersion::Unsent && (entry.explicit || !first) {
                 self.forced.insert(name.clone());
             } else if !self.due {
                 self.touched.insert(name.clone());
