@@ -3,6 +3,7 @@
 use std::{collections::HashMap, net::SocketAddr};
 
 use mizzen_engine::Node;
+use mizzen_ir::ISTIO_FILTERS;
 use mizzen_protos::{
     Any,
     envoy::envoy::config::{
@@ -151,15 +152,6 @@ fn unused(bootstrap: &Bootstrap) -> Result<Vec<&'static str>, BootstrapError> {
     ];
     Ok(harmless.into_iter().filter_map(|(field, set)| set.then_some(field)).collect())
 }
-
-/// Istio's own filters by kind and name: a control plane sends them only to proxies that list them, since not every Envoy has them.
-pub const ISTIO_FILTERS: [(&str, &str); 5] = [
-    ("envoy.filters.http", "istio.alpn"),
-    ("envoy.filters.http", "istio.metadata_exchange"),
-    ("envoy.filters.http", "istio.stats"),
-    ("envoy.filters.network", "envoy.filters.network.metadata_exchange"),
-    ("envoy.filters.network", "istio.stats"),
-];
 
 /// Lists those filters in the node, besides what the bootstrap lists.
 fn with_extensions(mut node: core::Node) -> core::Node {

@@ -24,7 +24,7 @@ mod sources;
 pub mod store;
 mod text;
 
-pub use bootstrap::{ISTIO_FILTERS, parse_bootstrap};
+pub use bootstrap::parse_bootstrap;
 pub use error::BootstrapError;
 pub use fixed::validate;
 pub use mizzen_protos::json::Unknown;

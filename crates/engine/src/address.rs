@@ -1,7 +1,5 @@
 //! Addresses as they stand in headers and logs.
 
-use std::net::{IpAddr, SocketAddr};
-
 use crate::Target;
 
 /// A target as it is logged.
@@ -22,12 +20,6 @@ pub(crate) fn without_port(authority: &str) -> &str {
         Some((host, port)) if !host.contains(':') && port.bytes().all(|b| b.is_ascii_digit()) => host,
         _ => authority,
     }
-}
-
-/// The address in a text of X-Forwarded-For.
-pub(crate) fn parse(text: &str) -> Option<IpAddr> {
-    let text = text.trim();
-    text.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|a| a.ip()))
 }
 
 #[cfg(test)]

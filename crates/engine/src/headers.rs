@@ -58,17 +58,14 @@ pub(crate) fn client_address(head: &mut Head, hcm: &Hcm, peer: IpAddr, secure: b
         .get_joined("x-forwarded-for")
         .map(|v| String::from_utf8_lossy(&v).split(',').map(|s| s.trim().to_owned()).collect())
         .unwrap_or_default();
-    let from_chain = |back: usize| chain.iter().rev().nth(back).and_then(|text| crate::address::parse(text));
     let scheme = if secure { "https" } else { "http" };
-    *remote = peer;
+    *remote = mizzen_ir::client_address(head, hcm, peer);
     let edge = hcm.use_remote_address;
     if head.iter().any(|(name, _)| steers(name, edge)) {
         head.retain(|name, _| !steers(name, edge));
     }
     if hcm.use_remote_address {
-        if let Some(back) = (hcm.xff_trusted_hops as usize).checked_sub(1) {
-            *remote = from_chain(back).unwrap_or(peer);
-        } else {
+        if hcm.xff_trusted_hops == 0 {
             head.set("x-forwarded-proto", scheme);
         }
         head.set("x-envoy-external-address", remote.to_string());
@@ -79,10 +76,6 @@ pub(crate) fn client_address(head: &mut Head, hcm: &Hcm, peer: IpAddr, secure: b
             }
             all.push_str(&peer.to_string());
             head.set("x-forwarded-for", all);
-        }
-    } else {
-        if let Some(address) = from_chain(hcm.xff_trusted_hops as usize) {
-            *remote = address;
         }
     }
     if !matches!(head.get("x-forwarded-proto"), Some(b"http" | b"https")) {

@@ -49,6 +49,13 @@ pub struct Peer {
     pub der: Arc<[u8]>,
 }
 
+impl Peer {
+    /// A peer with a workload's certificate, as far as anybody but a log looks at it: without serial number, end and bytes.
+    pub fn of(id: &SpiffeId) -> Peer {
+        Peer { uris: [Name::from(id.to_string())].into(), identity: Some(id.clone()), ..Peer::default() }
+    }
+}
+
 /// The facts of the peer's certificate, which TLS has verified. `chain` is what rustls calls the peer's certificates, leaf first; `now`
 /// guards against a resumed session that outlived its certificate.
 ///

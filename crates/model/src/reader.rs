@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use mizzen_api::{Key, istio};
+use mizzen_api::{Key, Kind, istio};
 use mizzen_types::{Hostname, NamespacedName, Protocol};
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     proxy::{ProxyView, ViewField},
     query::Query,
     question::{Answer, Item, Question, Reach},
-    service::{Endpoints, Instance, PodView, ServiceKey, ServiceView},
+    service::{Endpoints, Instance, PodView, Registry, ServiceKey, ServiceView},
     snapshot::Snapshot,
 };
 
@@ -76,6 +76,33 @@ impl Reads {
     /// The questions that not all proxies get the same answer to, in the order in which they were asked, with the answers.
     pub fn asked(&self) -> &[(Question, Answer)] {
         &self.asked
+    }
+
+    /// The objects that were found: asked for by name, or parts of answers, the objects behind services included. Each once.
+    pub fn objects(&self) -> BTreeSet<Key> {
+        let service = |(_, registry, object): &ServiceKey| {
+            let kind = match registry {
+                Registry::Kubernetes => Kind::Service,
+                Registry::External => Kind::ServiceEntry,
+            };
+            Key::new(kind, object.namespace.clone(), object.name.clone())
+        };
+        let of_query = |query: &Query| match query {
+            Query::Object(key) => Some(key.clone()),
+            Query::ServiceView(key) | Query::Endpoints(key) | Query::Accounts(key) => Some(service(key)),
+            _ => None,
+        };
+        let of_item = |item: &Item| match item {
+            Item::Object(key, _) => Some(key.clone()),
+            Item::Service(key, _) => Some(service(key)),
+            Item::Number(_) | Item::Text(_) => None,
+        };
+        let answers = self.shared.iter().chain(&*self.asked).filter_map(|(_, answer)| match answer {
+            Answer::Items(items) => Some(items),
+            Answer::Flag(_) => None,
+        });
+        let asked = self.queries.iter().filter(|(_, stamp)| *stamp > 0).filter_map(|(query, _)| of_query(query));
+        asked.chain(answers.flat_map(|items| items.iter()).filter_map(of_item)).collect()
     }
 
     /// Takes the part that is the same for all from another record, if it is equal: many records then hold it once.

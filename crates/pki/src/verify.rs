@@ -63,6 +63,11 @@ impl SanMatch {
         uri || self.kind != SanKind::Uri && (cert.valid_dns_names().any(|name| self.matches(name)) || self.covered(cert))
     }
 
+    /// Whether a certificate with this URI name is accepted for it.
+    pub fn accepts_uri(&self, name: &str) -> bool {
+        self.kind != SanKind::Dns && self.matches(name)
+    }
+
     fn matches(&self, name: &str) -> bool {
         let test = |name: &str, pattern: &SanPattern| match pattern {
             SanPattern::Exact(text) => name == text,

@@ -166,15 +166,6 @@ pub(crate) struct Cx<'a> {
     pub(crate) changes: Vec<HeaderOps>,
 }
 
-/// Whether a filter acts on a request of this route.
-pub(crate) fn is_on(filter: &HttpFilter, route: Option<&FilterOverride>) -> bool {
-    match route {
-        Some(FilterOverride::Off) => false,
-        Some(_) => true,
-        None => !filter.disabled,
-    }
-}
-
 /// Whether a filter keeps something of a stream between its hooks.
 pub(crate) fn keeps_state(filter: &HttpFilter) -> bool {
     matches!(filter.kind, HttpFilterKind::Fault(_))

@@ -9,7 +9,7 @@ use mizzen_ir::{
 };
 use mizzen_types::Name;
 
-use super::{Cx, Flow, Reply, is_on};
+use super::{Cx, Flow, Reply};
 use crate::{flags::Flags, record::Record};
 
 /// Under which name the shadow's decision is left in the dynamic metadata.
@@ -20,20 +20,12 @@ pub(crate) fn policies<'a>(hcm: &'a Hcm, overrides: &'a [(Name, FilterOverride)]
     hcm.filters.iter().filter_map(|filter| {
         let HttpFilterKind::Rbac(own) = &filter.kind else { return None };
         let route = filter.overridden(overrides);
-        if is_on(filter, route) { in_force(own, route).rules.as_ref() } else { None }
+        if filter.is_on(route) { own.in_force(route).rules.as_ref() } else { None }
     })
 }
 
-/// The filter's own rules, or those that a route has in their place.
-fn in_force<'a>(own: &'a RbacFilter, route: Option<&'a FilterOverride>) -> &'a RbacFilter {
-    match route {
-        Some(FilterOverride::Rbac(other)) => other,
-        _ => own,
-    }
-}
-
 pub(super) fn request(own: &RbacFilter, cx: &mut Cx<'_>) -> Flow {
-    let rbac = in_force(own, cx.route);
+    let rbac = own.in_force(cx.route);
     if let Some(shadow) = &rbac.shadow {
         watch(shadow, &rbac.shadow_prefix, cx);
     }

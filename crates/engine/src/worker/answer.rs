@@ -113,7 +113,7 @@ impl Worker {
             && request.hcm.filters.iter().enumerate().any(|(at, filter)| {
                 let route = request.route.as_ref().and_then(|routed| filter.overridden(&routed.route.filters));
                 let state = request.filters.get(at).unwrap_or(&crate::kept::State::None);
-                filter::is_on(filter, route) && filter::watches(filter, state, route, dir)
+                filter.is_on(route) && filter::watches(filter, state, route, dir)
             });
         stream.half_mut(dir).watched = watched;
     }

@@ -89,8 +89,8 @@ impl Worker {
         } else {
             &mut nothing
         };
-        let skip = !filter::is_on(filter, route)
-            || matches!(asked, Asked::Body(dir) | Asked::Trailers(dir) if !filter::watches(filter, state, route, dir));
+        let skip =
+            !filter.is_on(route) || matches!(asked, Asked::Body(dir) | Asked::Trailers(dir) if !filter::watches(filter, state, route, dir));
         let mut cx = Cx {
             now: self.cx.now,
             rng: &mut self.cx.rng,

@@ -65,6 +65,13 @@ pub struct Validation {
     pub sans: Arc<[SanMatch]>,
 }
 
+impl Validation {
+    /// Whether a certificate with this URI name and no other name is one of those that are asked for. Who signed it is another question.
+    pub fn names(&self, uri: &str) -> bool {
+        self.sans.is_empty() || self.sans.iter().any(|san| san.accepts_uri(uri))
+    }
+}
+
 /// Who may have signed a certificate.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Roots {

@@ -45,6 +45,15 @@ pub(crate) use rbac::network as network_rbac;
 pub(crate) use router::only_upstream_codec;
 pub(crate) use stats::compile as compile_stats;
 
+/// Istio's own filters by kind and name: a control plane sends them only to proxies that list them, since not every Envoy has them.
+pub const ISTIO_FILTERS: [(&str, &str); 5] = [
+    ("envoy.filters.http", "istio.alpn"),
+    ("envoy.filters.http", "istio.metadata_exchange"),
+    ("envoy.filters.http", "istio.stats"),
+    ("envoy.filters.network", "envoy.filters.network.metadata_exchange"),
+    ("envoy.filters.network", "istio.stats"),
+];
+
 /// An HTTP filter and its name in the configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpFilter {
@@ -109,6 +118,15 @@ impl HttpFilter {
         match &self.kind {
             HttpFilterKind::ExtAuthz(authz) => Some(authz.cluster()),
             _ => None,
+        }
+    }
+
+    /// Whether it does something, where this is said of it.
+    pub fn is_on(&self, route: Option<&FilterOverride>) -> bool {
+        match route {
+            Some(FilterOverride::Off) => false,
+            Some(_) => true,
+            None => !self.disabled,
         }
     }
 

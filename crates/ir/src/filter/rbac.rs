@@ -26,6 +26,16 @@ pub struct RbacFilter {
     pub shadow_prefix: Name,
 }
 
+impl RbacFilter {
+    /// The filter's own rules, or those that a route has in their place.
+    pub fn in_force<'a>(&'a self, route: Option<&'a FilterOverride>) -> &'a RbacFilter {
+        match route {
+            Some(FilterOverride::Rbac(other)) => other,
+            _ => self,
+        }
+    }
+}
+
 /// Other rules for a route; none at all: the filter does nothing there.
 pub(super) fn per_route(cx: &mut Cx, m: http::RbacPerRoute) -> Res<FilterOverride> {
     let http::RbacPerRoute { rbac } = m;

@@ -2,6 +2,7 @@
 
 pub(crate) mod authorize;
 pub(crate) mod chain;
+pub(crate) mod client;
 pub(crate) mod cluster;
 pub(crate) mod hash;
 pub(crate) mod headers;

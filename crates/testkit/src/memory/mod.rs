@@ -24,7 +24,8 @@ use mizzen_types::SpiffeId;
 use serde_json::Value as Json;
 
 pub use http::{FAILS, SERVED_BY};
-pub use resources::{Loaded, Resources, load, load_folder, proxy_of, resources};
+pub use mizzen_explain::{Loaded, load, proxy_of};
+pub use resources::{Resources, load_folder, resources};
 
 /// The longest that an answer is waited for, on the mesh's own clock.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,48 +1,12 @@
 //! From YAML to the resources of one proxy, as the control plane would send them.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, path::Path};
 
-use mizzen_api::{Problem, core::Pod};
-use mizzen_dataplane::ISTIO_FILTERS;
-use mizzen_model::{Change, Closed, ProxyFacts, ProxyType, ProxyView, Reader, Snapshot, locality_of};
-use mizzen_protos::canonical::canonicalize;
+use mizzen_explain::{Loaded, load};
+use mizzen_model::{ProxyView, Snapshot};
 use mizzen_translate::ResourceKind;
 use mizzen_types::Name;
 use mizzen_xds::server::{Resource, ResourceSource};
-
-/// What some YAML says.
-#[derive(Clone, Debug)]
-pub struct Loaded {
-    /// The mesh. A refused policy closes what it selects, as it does without a last good version.
-    pub snapshot: Arc<Snapshot>,
-    /// All that is refused.
-    pub problems: Vec<Problem>,
-}
-
-/// Reads texts, each with the name of its file.
-pub fn load<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Loaded {
-    let (mut changes, mut problems) = (Vec::new(), Vec::new());
-    for (number, (file, text)) in files.into_iter().enumerate() {
-        for object in mizzen_api::parse_documents(text, &Arc::from(file)).objects {
-            match object {
-                Ok(object) => changes.push(Change::from(object)),
-                Err(refusal) => {
-                    if let Some(closes) = refusal.closes {
-                        let unnamed = || mizzen_api::Key::new(closes.kind, closes.namespace.clone(), format!("{file}#{number}"));
-                        let key = refusal.key.unwrap_or_else(unnamed);
-                        changes.push(Change::Close(Closed { key, selector: closes.selector }));
-                    }
-                    problems.extend(refusal.problems);
-                }
-            }
-        }
-    }
-    Loaded { snapshot: Snapshot::empty().apply(changes), problems }
-}
 
 /// Reads the YAML files of a folder, in the order of their names.
 ///
@@ -59,29 +23,6 @@ pub fn load_folder(folder: &Path) -> std::io::Result<Loaded> {
     Ok(load(texts.iter().map(|(name, text)| (name.as_str(), text.as_str()))))
 }
 
-/// The proxy of a pod: a gateway if a Gateway selects it, else a sidecar. `None` if there is no such pod or it has no address.
-pub fn proxy_of(snapshot: &Snapshot, namespace: &str, name: &str) -> Option<ProxyView> {
-    let pod = snapshot.objects::<Pod>().find(|pod| (&*pod.meta.namespace, &*pod.meta.name) == (namespace, name))?;
-    let ip = pod.status.pod_ip?;
-    let gateway = snapshot.objects::<mizzen_api::istio::Gateway>().any(|gateway| gateway.selector.matches(&pod.meta.labels));
-    let kind = if gateway { ProxyType::Router } else { ProxyType::Sidecar };
-    let facts = ProxyFacts {
-        kind,
-        ip,
-        id: format!("{}~{ip}~{name}.{namespace}~{namespace}.svc.cluster.local", kind.as_str()).into(),
-        pod: name.into(),
-        namespace: namespace.into(),
-        service_account: pod.spec.service_account.as_str().into(),
-        workload: name.into(),
-        cluster: "Kubernetes".into(),
-        locality: locality_of(&pod.meta.labels),
-        labels: pod.meta.labels.clone(),
-        extensions: ISTIO_FILTERS.iter().map(|(_, name)| (*name).to_owned()).collect::<BTreeSet<_>>(),
-        metadata: BTreeMap::new(),
-    };
-    Some(facts.into())
-}
-
 /// The resources of one proxy by type, with their contents as bytes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Resources(pub BTreeMap<ResourceKind, BTreeMap<Name, Resource>>);
@@ -91,15 +32,13 @@ pub struct Resources(pub BTreeMap<ResourceKind, BTreeMap<Name, Resource>>);
 /// # Panics
 /// If a resource is listed that cannot be built.
 pub fn resources(snapshot: &Snapshot, view: &ProxyView) -> Resources {
-    let reader = Reader::new(snapshot);
     let of_kind = |kind: ResourceKind| {
         let build = |name: Name| {
-            let built = mizzen_translate::build(&reader, view, kind, &name);
-            let mut any = built.unwrap_or_else(|| panic!("{kind:?} {name} is listed and not built")).any;
-            canonicalize(&mut any);
+            let built = mizzen_explain::build(snapshot, view, kind, &name);
+            let any = built.unwrap_or_else(|| panic!("{kind:?} {name} is listed and not built")).any;
             (name, Resource::new(any))
         };
-        mizzen_translate::list(&reader, view, kind).into_iter().map(build).collect()
+        mizzen_explain::list(snapshot, view, kind).into_iter().map(build).collect()
     };
     Resources(ResourceKind::ALL.into_iter().map(|kind| (kind, of_kind(kind))).collect())
 }

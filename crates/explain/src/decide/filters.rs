@@ -1,0 +1,191 @@
+//! What the filters of a connection manager do with a request.
+
+use std::sync::Arc;
+
+use mizzen_ir::{
+    Head, Metadata, PolicyFacts, Trace, Values, Verdict as Judged, apply_headers, authorize,
+    config::{
+        AbortWith, AlpnOverride, Command, Fault, FilterOverride, Fraction, Hcm, HeaderMutation, HeaderSource, HttpFilterKind,
+        MessageMutations, RbacFilter,
+    },
+};
+use mizzen_types::Name;
+
+use super::{
+    Given,
+    conn::{Conn, judge},
+    http::Request,
+};
+use crate::call::{Step, StepKind, Verdict};
+
+/// Under which name the shadow's decision is left in the dynamic metadata.
+const RBAC: &str = "envoy.filters.http.rbac";
+
+/// What the filters left of a request.
+pub(super) struct Filtered {
+    pub(super) head: Head,
+    pub(super) alpn: Option<Arc<AlpnOverride>>,
+    /// Who was asked, if nobody says what the answer is.
+    pub(super) unknown: Option<String>,
+    /// What some of such requests are answered, by shares that nobody decides.
+    pub(super) also: Vec<Verdict>,
+}
+
+/// Values that only a proxy has: there are none.
+pub(super) struct Unvalued;
+
+impl Values for Unvalued {
+    fn value(&self, _: &Command, _: &mut Vec<u8>) -> bool {
+        false
+    }
+}
+
+/// The filters in order. The error is the answer of one.
+pub(super) fn filtered(
+    hcm: &Hcm,
+    overrides: &[(Name, FilterOverride)],
+    conn: &Conn,
+    request: &Request,
+    given: Given,
+    steps: &mut Vec<Step>,
+) -> Result<Filtered, Verdict> {
+    let mut left = Filtered { head: request.head.clone(), alpn: None, unknown: None, also: Vec::new() };
+    let mut metadata = Metadata::default();
+    for filter in hcm.filters.iter() {
+        let route = filter.overridden(overrides);
+        if !filter.is_on(route) {
+            continue;
+        }
+        match &filter.kind {
+            HttpFilterKind::Rbac(own) => {
+                let rbac = own.in_force(route);
+                let facts = PolicyFacts { remote: request.remote, ..conn.facts() };
+                watch(rbac, &facts, &left.head, &mut metadata, steps);
+                if let Some(rules) = &rbac.rules {
+                    let facts = PolicyFacts { request: Some(&left.head), metadata: Some(&metadata), ..facts };
+                    judge(rules, &facts, "request", steps)?;
+                }
+            }
+            HttpFilterKind::ExtAuthz(authz) => {
+                let wanted = authz.enabled_metadata.as_ref().is_none_or(|wanted| wanted.matches(&metadata));
+                let share = authz.enabled.map_or(Share::All, |share| hits(share, given));
+                if !wanted || share == Share::None {
+                    if wanted && authz.deny_at_disable {
+                        return Err(Verdict::answered(authz.status_on_error, "nobody is asked, and so it is refused"));
+                    }
+                    continue;
+                }
+                let cluster = authz.cluster();
+                let (outcome, end) = match given.outside {
+                    Some(true) => (format!("{cluster} is asked, and allows it"), Ok(())),
+                    Some(false) => {
+                        let why = format!("{cluster} is asked, and refuses it");
+                        (why.clone(), Err(Verdict::Denied { policy: Some(cluster.to_string()), why }))
+                    }
+                    None => {
+                        left.unknown = Some(format!("what {cluster} answers"));
+                        (format!("{cluster} is asked: nobody knows its answer"), Ok(()))
+                    }
+                };
+                steps.push(Step::new(StepKind::Policy, outcome));
+                // Who is asked about a part alone may not be asked about this one.
+                match (end, share) {
+                    (Err(_), Share::Some) => left.unknown = Some(format!("whether {cluster} is asked")),
+                    (end, _) => end?,
+                }
+            }
+            HttpFilterKind::Fault(own) => {
+                let fault = match route {
+                    Some(FilterOverride::Fault(other)) => other,
+                    _ => own,
+                };
+                left.also.extend(faulty(fault, &left.head, given, steps)?);
+            }
+            HttpFilterKind::HeaderMutation(own) => {
+                for one in mutations(own, route) {
+                    apply_headers(&one.request, &mut left.head, HeaderSource::Request, &Unvalued);
+                }
+            }
+            HttpFilterKind::LocalRateLimit(_) => {
+                steps.push(Step::new(StepKind::Filter, format!("`{}` answers 429 to requests beyond its rate", filter.name)));
+            }
+            HttpFilterKind::Alpn(alpn) => left.alpn = Some(alpn.clone()),
+            HttpFilterKind::GrpcHttp1Bridge | HttpFilterKind::PeerMetadata(_) | HttpFilterKind::Stats(_) | HttpFilterKind::GrpcStats => {}
+        }
+    }
+    Ok(left)
+}
+
+/// Evaluates what is not enforced, and leaves the outcome for those who come after.
+fn watch(rbac: &RbacFilter, facts: &PolicyFacts<'_>, head: &Head, metadata: &mut Metadata, steps: &mut Vec<Step>) {
+    let Some(shadow) = &rbac.shadow else { return };
+    let facts = PolicyFacts { request: Some(head), metadata: Some(metadata), ..*facts };
+    let mut notes = Vec::new();
+    let (result, policy) = match authorize(shadow, &facts, &mut Trace::to(&mut notes)) {
+        Judged::Allowed(policy) => ("allowed", policy),
+        Judged::Denied(policy) => ("denied", policy),
+    };
+    let prefix = &rbac.shadow_prefix;
+    let matched = policy.as_ref().map_or_else(|| "no policy matches".to_owned(), |policy| format!("{policy} matches"));
+    steps.push(Step::new(StepKind::Policy, format!("not enforced: {matched}, {result}")).because(notes));
+    if let Some(policy) = policy {
+        metadata.put(RBAC, &format!("{prefix}shadow_effective_policy_id"), &policy);
+    }
+    metadata.put(RBAC, &format!("{prefix}shadow_engine_result"), result);
+}
+
+/// How much of a share is hit.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Share {
+    None,
+    Some,
+    All,
+}
+
+fn hits(share: Fraction, given: Given) -> Share {
+    match given.random {
+        Some(random) if share.holds(random) => Share::All,
+        Some(_) => Share::None,
+        None if share.numerator == 0 => Share::None,
+        None if share.numerator >= share.denominator => Share::All,
+        None => Share::Some,
+    }
+}
+
+/// What some requests are answered on purpose; the error: all.
+fn faulty(fault: &Fault, head: &Head, given: Given, steps: &mut Vec<Step>) -> Result<Option<Verdict>, Verdict> {
+    if !fault.headers.iter().all(|header| header.matches(head)) {
+        return Ok(None);
+    }
+    if let Some(delay) = fault.delay.as_ref().filter(|delay| hits(delay.share, given) != Share::None) {
+        let Fraction { numerator, denominator } = delay.share;
+        steps.push(Step::new(StepKind::Filter, format!("{numerator} of {denominator} requests are delayed")));
+    }
+    let Some(abort) = &fault.abort else { return Ok(None) };
+    let status = match abort.with {
+        AbortWith::Http(status) => status,
+        AbortWith::Grpc(_) => 200,
+        AbortWith::Header => return Ok(None),
+    };
+    match hits(abort.share, given) {
+        Share::None => Ok(None),
+        Share::All => Err(Verdict::answered(status, "on purpose, for tests")),
+        Share::Some => {
+            let Fraction { numerator, denominator } = abort.share;
+            steps.push(Step::new(StepKind::Filter, format!("{numerator} of {denominator} requests are answered {status} on purpose")));
+            Ok(Some(Verdict::answered(status, "on purpose, for tests")))
+        }
+    }
+}
+
+/// The filter's own changes, and then the route's.
+fn mutations<'a>(own: &'a HeaderMutation, route: Option<&'a FilterOverride>) -> Vec<&'a MessageMutations> {
+    let mut levels: Vec<&MessageMutations> = match route {
+        Some(FilterOverride::HeaderMutation(levels)) => levels.iter().map(|level| &**level).collect(),
+        _ => Vec::new(),
+    };
+    if own.most_specific_wins {
+        levels.reverse();
+    }
+    std::iter::once(&own.own).chain(levels).collect()
+}
