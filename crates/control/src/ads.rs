@@ -24,7 +24,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status};
 
 use crate::{
     admission::Admission,
@@ -34,6 +34,7 @@ use crate::{
     memo::Memo,
     metrics::Metrics,
     node,
+    requests::Requests,
     wire::{Outgoing, Variant},
 };
 
@@ -102,7 +103,7 @@ impl Question for DiscoveryRequest {
 
 impl Discovery {
     /// Opens a stream.
-    pub(crate) fn open<Q: Question>(&self, request: Request<Streaming<Q>>) -> Result<Response<Responses>, Status> {
+    pub(crate) fn open<Q: Question>(&self, request: Request<Requests<Q>>) -> Result<Response<Responses>, Status> {
         let caller = request.extensions().get::<Caller>().cloned();
         let refuse = |status: &Status| {
             self.metrics.xds_refused.inc();
@@ -135,7 +136,7 @@ enum Event<Q> {
 impl Discovery {
     async fn serve<Q: Question>(
         mut self,
-        mut requests: Streaming<Q>,
+        mut requests: Requests<Q>,
         proved: Proved,
         peer: SocketAddr,
         out: &Out<Outgoing>,

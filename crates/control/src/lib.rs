@@ -19,6 +19,7 @@ mod memo;
 mod metrics;
 mod node;
 mod options;
+mod requests;
 mod run;
 pub mod source;
 pub mod status;

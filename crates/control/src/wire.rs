@@ -3,7 +3,6 @@
 
 use std::{
     convert::Infallible,
-    marker::PhantomData,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -22,9 +21,8 @@ use prost::{
 };
 use tokio_stream::Stream;
 use tonic::{
-    Request, Status, Streaming,
+    Request, Status,
     body::Body,
-    codec::{DecodeBuf, Decoder},
     codegen::{
         BoxFuture, Service,
         http::{self, HeaderMap},
@@ -33,14 +31,15 @@ use tonic::{
     server::NamedService,
 };
 
-use crate::ads::{Discovery, Question, Responses};
+use crate::{
+    ads::{Discovery, Question, Responses},
+    requests::Requests,
+};
 
 const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 const SOTW: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
 /// Pieces of responses are as long as this at least, but for the last one: longer by the resource that fills them up.
 const PIECE: usize = 64 << 10;
-/// A request may be this long: one that names all resources that a proxy holds is.
-const MAX_REQUEST: usize = 32 << 20;
 
 /// The two variants of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +92,7 @@ impl Service<http::Request<Body>> for Ads {
 impl Ads {
     fn open<Q: Question>(&self, request: http::Request<Body>) -> http::Response<Body> {
         let (parts, body) = request.into_parts();
-        let requests = Streaming::new_request(Read::<Q>(PhantomData), body, None, Some(MAX_REQUEST));
+        let requests = Requests::<Q>::new(body);
         let request = Request::from_parts(MetadataMap::from_headers(parts.headers), parts.extensions, requests);
         let responses = match self.0.open(request) {
             Ok(responses) => responses.into_inner(),
@@ -102,19 +101,6 @@ impl Ads {
         let mut answer = http::Response::new(Body::new(Gathered { responses, now: None, over: false }));
         answer.headers_mut().insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
         answer
-    }
-}
-
-/// How requests are read.
-#[derive(Debug)]
-struct Read<Q>(PhantomData<Q>);
-
-impl<Q: Question> Decoder for Read<Q> {
-    type Item = Q;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Q>, Status> {
-        Q::decode(buffer).map(Some).map_err(|error| Status::internal(error.to_string()))
     }
 }
 
