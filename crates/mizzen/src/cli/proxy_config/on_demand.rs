@@ -35,6 +35,6 @@ mod tests {
             {"type": "Listener", "name": "1_2", "there": false},
         ]});
         let rows: Vec<String> = rows(&page).rows.iter().map(|(cells, _)| cells.join("|")).collect();
-        assert_eq!(rows, ["VirtualHost|80/a|HELD|t0|t1|a request for a|c,d", "Listener|1_2|AWAITED|||||"]);
+        assert_eq!(rows, ["VirtualHost|80/a|HELD|t0|t1|a request for a|c,d", "Listener|1_2|AWAITED||||"]);
     }
 }
