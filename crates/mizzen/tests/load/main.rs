@@ -311,7 +311,9 @@ fn configuration_is_broken_and_mended() {
         // What only the proxies find wrong: they keep what they had of it, and take all else.
         mesh.save("stock.yaml", &format!("{STOCK}{AMBIGUOUS}"));
         rejected(&mesh, true);
-        let words = mesh.cli(&["proxy-status", "echo-a"]).ok();
+        let table = mesh.cli(&["proxy-status"]).ok();
+        let refuses = table.lines().find(|row| row.contains("ERROR")).and_then(|row| row.split_whitespace().next()).expect("a proxy");
+        let words = mesh.cli(&["proxy-status", refuses]).ok();
         assert!(words.contains("filter_chains[1].filter_chain_match: another chain has the same"), "{words}");
         mesh.save("routing.yaml", &routing(&[("c", 100)]));
         load.only("c");
