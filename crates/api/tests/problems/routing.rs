@@ -305,7 +305,7 @@ fn sidecars() {
         (
             "outboundTrafficPolicy: {mode: ALL}",
             1,
-            "spec.outboundTrafficPolicy.mode: must be REGISTRY_ONLY or ALLOW_ANY, is `ALL`".to_owned(),
+            "spec.outboundTrafficPolicy.mode: must be one of REGISTRY_ONLY, ALLOW_ANY, ALLOW_ANY_DYNAMIC_DNS, is `ALL`".to_owned(),
         ),
         ("egres: []", 1, "spec.egres: unknown field, did you mean `egress`?".to_owned()),
     ] {
