@@ -205,6 +205,16 @@ fn service_entries_and_gateways() {
 }
 
 #[test]
+fn sidecars() {
+    let sidecar = find!(good(), Sidecar);
+    let hosts: Vec<_> =
+        sidecar.egress.iter().flatten().map(|entry| (entry.namespace.clone(), entry.excluded, entry.host.to_string())).collect();
+    let named = EgressNamespace::Named("other".into());
+    assert_eq!(hosts, [(EgressNamespace::Own, false, "*".to_owned()), (named, true, "hidden.example.com".to_owned())]);
+    assert_eq!((sidecar.selector.is_some(), sidecar.outbound), (true, Some(OutboundTrafficPolicy::RegistryOnly)));
+}
+
+#[test]
 fn mesh_config() {
     let mesh = find!(good(), MeshConfig);
     assert_eq!((mesh.trust_domain.as_str(), mesh.outbound_traffic_policy), ("example.org", OutboundTrafficPolicy::RegistryOnly));
