@@ -16,7 +16,10 @@ const MANY: usize = 64;
 
 /// The sheets of a snapshot.
 #[derive(Debug, Default)]
-pub(super) struct Sheets(Mutex<(u64, HashMap<(u32, ResourceKind), Arc<Sheet>>)>);
+pub(super) struct Sheets(Mutex<(u64, ByKind)>);
+
+/// By profile and kind.
+type ByKind = HashMap<(u32, ResourceKind), Arc<Sheet>>;
 
 /// What the mesh leads to for all proxies of a profile.
 #[derive(Debug)]

@@ -375,7 +375,10 @@ mod tests {
         let shared = Shared::default();
         let version = Version(7);
         let new = |i: usize| {
-            (shared.name(&format!("n{i:03}")), Entry { explicit: i % 2 == 0, sent: SentVersion::Version(version), ..Entry::default() })
+            (
+                shared.name(&format!("n{i:03}")),
+                Entry { explicit: i.is_multiple_of(2), sent: SentVersion::Version(version), ..Entry::default() },
+            )
         };
         let sent: Vec<(Name, Version)> = (0..100).map(|i| (new(i).0, version)).collect();
         let mut plain = Held::default();
