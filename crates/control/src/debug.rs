@@ -21,6 +21,7 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     admission::Admission,
     connection::{Connection, Connections},
+    dump,
     memo::Memo,
     metrics::{Gauges, Metrics},
     status::{
@@ -54,6 +55,7 @@ pub(crate) fn debug(about: Arc<About>) -> Router {
         .route("/debug/registryz", get(registryz))
         .route("/debug/live", get(live))
         .route("/debug/selfz", get(selfz))
+        .route("/debug/config_dump", get(config_dump))
         .merge(shared())
         .with_state(about)
 }
@@ -180,6 +182,36 @@ async fn syncz(State(about): State<Arc<About>>, Query(query): Query<SyncQuery>) 
     let mut proxies = about.connections.proxies(snapshot);
     proxies.retain(|p| query.proxy.as_ref().is_none_or(|wanted| *wanted == p.proxy));
     Json(Syncz { snapshot, proxies })
+}
+
+#[derive(Deserialize)]
+struct DumpQuery {
+    /// The proxy: `NAME.NAMESPACE`.
+    #[serde(rename = "proxyID")]
+    proxy: String,
+    /// One section only: `clusters`, `endpoints`, `listeners`, `routes`.
+    section: Option<String>,
+}
+
+/// All that there is for a proxy, also what one that fetches on first use does not hold.
+async fn config_dump(State(about): State<Arc<About>>, Query(query): Query<DumpQuery>) -> Response {
+    let only = match query.section.as_deref().map(|section| (section, dump::kind(section))) {
+        Some((section, None)) => {
+            let message = format!("`{section}` is no section; there are clusters, endpoints, listeners, routes\n");
+            return (StatusCode::BAD_REQUEST, message).into_response();
+        }
+        Some((_, kind)) => kind,
+        None => None,
+    };
+    let Some(connection) = about.connections.all().into_iter().find(|c| c.proxy() == query.proxy) else {
+        return (StatusCode::NOT_FOUND, format!("no proxy {} is connected\n", query.proxy)).into_response();
+    };
+    let Some(snapshot) = about.snapshot() else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
+    // All of a large mesh takes seconds: not on a thread that serves streams.
+    match tokio::task::spawn_blocking(move || dump::dump(&snapshot, connection.view(), only)).await {
+        Ok(dump) => Json(dump).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
 }
 
 async fn connections(State(about): State<Arc<About>>) -> Json<Vec<ConnectionStatus>> {

@@ -12,6 +12,7 @@ mod authn;
 mod ca;
 mod connection;
 mod debug;
+mod dump;
 mod error;
 mod keys;
 mod listener;

@@ -214,17 +214,18 @@ fn steps(plane: Plane) {
 
 /// What the CLI, the logs and the metrics show of the proxies.
 fn seen_from_outside(mesh: &Mesh, plane: &Plane) {
-    let count = mesh.pods("shop", "").len() + mesh.pods("istio-system", "").len();
-    eventually("one proxy beside each program, and the gateway's", || match mesh.running(plane.processes).len() {
-        running if running == count => Ok(()),
-        running => Err(format!("{running} of {count}")),
+    // Counted anew each time: a visitor that has just left may still be among them.
+    let count = || mesh.pods("shop", "").len() + mesh.pods("istio-system", "").len();
+    eventually("one proxy beside each program, and the gateway's", || match (mesh.running(plane.processes).len(), count()) {
+        (running, count) if running == count => Ok(()),
+        (running, count) => Err(format!("{running} of {count}")),
     });
     eventually("all proxies have the newest configuration", || {
         let status = mesh.cli(&["proxy-status"]).ok();
         let rows: Vec<&str> = status.lines().skip(1).collect();
         // Who calls nobody yet has asked for no endpoints.
         let synced = |row: &&str| row.replace("NOT SENT", "SYNCED").split_whitespace().skip(1).take(4).all(|state| state == "SYNCED");
-        if rows.len() == count && rows.iter().all(synced) { Ok(()) } else { Err(status) }
+        if rows.len() == count() && rows.iter().all(synced) { Ok(()) } else { Err(status) }
     });
     for (what, part) in [
         ("cluster", "reviews.shop.svc.cluster.local"),
@@ -236,6 +237,13 @@ fn seen_from_outside(mesh: &Mesh, plane: &Plane) {
         let shown = mesh.cli(&["proxy-config", what, "storefront"]).ok();
         assert!(shown.contains(part), "{what}:\n{shown}");
     }
+    // Who calls nobody holds no way to others, and can be told what there is.
+    let clusters = |more: &[&str]| mesh.cli(&[&["proxy-config", "cluster", "ratings", "--name", "reviews.shop"], more].concat()).ok();
+    let all = clusters(&["--all"]);
+    let is_on_demand = plane.processes == "mizzen-proxy";
+    let held = if is_on_demand { " no" } else { " yes" };
+    assert!(all.lines().skip(1).any(|row| row.contains("outbound") && row.trim_end().ends_with(held)), "{all}");
+    assert_eq!(clusters(&[]).contains("outbound"), !is_on_demand);
     // Istio's format of the access log, and one way to say who was refused and why.
     eventually("the visitor's call is on record", || {
         let logs: String = (1..=3).map(|n| mesh.cli(&["logs", &format!("reviews-v{n}"), "--proxy"]).out).collect();

@@ -188,6 +188,13 @@ impl World {
         serde_json::from_slice(&reply.body).unwrap()
     }
 
+    /// What is answered at a path of which nothing can be told.
+    pub(super) async fn refused(&self, path: &str) -> (u16, String) {
+        let socket = self.folder.path().join("debug.sock");
+        let reply = mizzen_net::fetch_unix(&socket, Method::GET, path, "", PATIENCE).await.unwrap();
+        (reply.status.as_u16(), String::from_utf8(reply.body.to_vec()).unwrap())
+    }
+
     /// Asks until the answer is as it will be.
     pub(super) async fn until<T: DeserializeOwned + std::fmt::Debug>(&self, path: &str, wanted: impl Fn(&T) -> bool) -> T {
         let asking = async {

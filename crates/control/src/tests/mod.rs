@@ -246,6 +246,35 @@ async fn one_build_for_all_that_read_the_same() {
     assert_eq!(counts, [1, 1, 1]);
 }
 
+/// All that there is for a proxy is told, also what it has not asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_there_is_for_a_proxy() {
+    let world = World::start(MESH).await;
+    let svid = world.svid("shop", "storefront").await;
+    let mut proxy = Proxy::connect(&world, &svid, NODE).await.unwrap();
+    proxy.client.subscribe(ENDPOINT, [REVIEWS.into()]);
+    proxy.until(|p| p.has(ENDPOINT, REVIEWS)).await;
+    let names = |dump: &serde_json::Value, list: &str, field: &str| -> Vec<String> {
+        let entries = dump["configs"].as_array().unwrap().iter().flat_map(|section| section[list].as_array().into_iter().flatten());
+        entries.map(|entry| entry.pointer(field).unwrap().as_str().unwrap().to_owned()).collect()
+    };
+    let dump: serde_json::Value = world.debug("/debug/config_dump?proxyID=storefront-0.shop").await;
+    assert!(names(&dump, "dynamic_active_clusters", "/cluster/name").contains(&REVIEWS.to_owned()));
+    assert!(names(&dump, "dynamic_listeners", "/active_state/listener/name").contains(&"virtualInbound".to_owned()));
+    assert_eq!(names(&dump, "dynamic_endpoint_configs", "/endpoint_config/cluster_name"), [REVIEWS]);
+    assert_eq!(names(&dump, "dynamic_route_configs", "/route_config/name"), ["9080"]);
+    let one: serde_json::Value = world.debug("/debug/config_dump?proxyID=storefront-0.shop&section=routes").await;
+    assert_eq!(one["configs"].as_array().unwrap().len(), 1);
+    assert_eq!(names(&one, "dynamic_route_configs", "/route_config/name"), ["9080"]);
+    for (query, status, part) in [
+        ("proxyID=vault-0.bank", 404, "no proxy vault-0.bank is connected"),
+        ("proxyID=storefront-0.shop&section=secrets", 400, "`secrets` is no section; there are clusters"),
+    ] {
+        let (code, text) = world.refused(&format!("/debug/config_dump?{query}")).await;
+        assert!(code == status && text.contains(part), "{code} {text}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_is_told() {
     let world = World::start(MESH).await;

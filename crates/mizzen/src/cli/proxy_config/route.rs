@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{Rows, resources, source, text};
 
-const HEADER: &[&str] = &["NAME", "VHOST NAME", "DOMAINS", "MATCH", "VIRTUAL SERVICE"];
+pub(super) const HEADER: &[&str] = &["NAME", "VHOST NAME", "DOMAINS", "MATCH", "VIRTUAL SERVICE"];
 
 pub(super) fn rows(dump: &Value) -> Rows {
     let found = resources(dump, "RoutesConfigDump", &["static_route_configs", "dynamic_route_configs"], &["route_config"]);
