@@ -14,7 +14,7 @@ use mizzen_model::ProxyView;
 use mizzen_translate::{Part, ResourceKind};
 use mizzen_types::{Name, SpiffeId};
 use mizzen_xds::{
-    server::{Resource, ResourceSource, Response, Session, Sync},
+    server::{Resource, ResourceSource, Response, Session, Sync, Whole},
     types,
 };
 use tokio::time::Instant;
@@ -233,11 +233,8 @@ impl ResourceSource for Resources<'_> {
         self.epoch.resource(self.asker, kind(type_url)?, name)
     }
 
-    fn resources(&mut self, type_url: &str, names: &[Name]) -> Vec<Option<Resource>> {
-        match kind(type_url) {
-            Some(kind) => self.epoch.many(self.asker, kind, names),
-            None => vec![None; names.len()],
-        }
+    fn whole(&mut self, type_url: &str, asked: Option<&Arc<[Name]>>) -> Option<Whole> {
+        self.epoch.whole(self.asker, kind(type_url)?, asked)
     }
 
     fn brings(&mut self, type_url: &str, name: &str) -> Vec<(Name, Name)> {

@@ -147,7 +147,9 @@ impl HttpBody for Gathered {
 /// A response that is being written, as a message of gRPC.
 struct Written {
     outgoing: Outgoing,
-    /// Resources written so far; none: not even its beginning was.
+    /// Its sheet, and how many pieces of that are written.
+    sheet: Option<(Arc<Vec<Bytes>>, usize)>,
+    /// Resources beside the sheet written so far; none: not even its beginning was.
     resources: Option<usize>,
     /// Parts of the next resource written so far; none: not even its beginning was.
     part: Option<usize>,
@@ -156,7 +158,14 @@ struct Written {
 
 impl Written {
     fn new(outgoing: Outgoing) -> Self {
-        Written { outgoing, resources: None, part: None, over: false }
+        let sheet = outgoing.response.sheet.as_ref().map(|sheet| (sheet.written(|lines| outgoing.encode_sheet(lines)), 0));
+        Written { outgoing, sheet, resources: None, part: None, over: false }
+    }
+
+    /// The length of the message.
+    fn message_length(&self) -> usize {
+        let sheet = self.sheet.iter().flat_map(|(pieces, _)| pieces.iter()).map(Bytes::len).sum::<usize>();
+        self.outgoing.encoded_len() + sheet
     }
 
     /// The next piece: as many resources as make it large enough.
@@ -164,21 +173,35 @@ impl Written {
         if self.over {
             return None;
         }
-        let mut out = BytesMut::with_capacity(PIECE + PIECE / 4);
-        let mut next = self.resources.unwrap_or_else(|| {
-            // A message that is not compressed, and its length.
-            out.put_u8(0);
-            out.put_u32(u32::try_from(self.outgoing.encoded_len()).unwrap_or(u32::MAX));
-            self.outgoing.encode_head(&mut out);
-            0
-        });
+        if self.resources.is_some()
+            && let Some((pieces, written)) = &mut self.sheet
+            && let Some(piece) = pieces.get(*written)
+        {
+            *written += 1;
+            return Some(piece.clone());
+        }
+        let mut out = BytesMut::with_capacity(if self.sheet.is_some() { PIECE / 64 } else { PIECE + PIECE / 4 });
+        let mut next = match self.resources {
+            Some(next) => next,
+            None => {
+                // A message that is not compressed, and its length.
+                out.put_u8(0);
+                out.put_u32(u32::try_from(self.message_length()).unwrap_or(u32::MAX));
+                self.outgoing.encode_head(&mut out);
+                if self.sheet.is_some() {
+                    self.resources = Some(0);
+                    return Some(out.freeze());
+                }
+                0
+            }
+        };
         while out.len() < PIECE
-            && let Some((_, resource)) = self.outgoing.response.resources.get(next)
+            && let Some((name, resource)) = self.outgoing.response.resources.get(next)
         {
             let part = match self.part {
                 Some(part) => part,
                 None => {
-                    self.outgoing.encode_resource(next, &mut out);
+                    self.outgoing.encode_resource(name, resource, &mut out);
                     0
                 }
             };
@@ -195,7 +218,7 @@ impl Written {
             }
             self.part = (written < rest.len()).then_some(part + written);
             if self.part.is_none() {
-                self.outgoing.encode_name(next, &mut out);
+                self.outgoing.encode_name(name, &mut out);
                 next += 1;
             }
         }
@@ -253,8 +276,9 @@ fn resource_length(name: &str, any: usize) -> usize {
 }
 
 impl Outgoing {
+    /// Its length without its sheet.
     fn encoded_len(&self) -> usize {
-        let Response { type_url, nonce, resources, removed } = &self.response;
+        let Response { type_url, nonce, sheet: _, resources, removed } = &self.response;
         let resource = |(name, resource): &(Name, Resource)| match self.variant {
             Variant::Delta => length_of(2, resource_length(name, any_length(resource))),
             Variant::Sotw => length_of(2, any_length(resource)),
@@ -279,9 +303,22 @@ impl Outgoing {
         text(out, 1, &self.version);
     }
 
-    /// One of its resources, up to its parts.
-    fn encode_resource(&self, at: usize, out: &mut impl BufMut) {
-        let Some((name, resource)) = self.response.resources.get(at) else { return };
+    /// The resources of a sheet, in pieces. Only a client that hears of what is new is sent one, and no resource in it has parts.
+    fn encode_sheet(&self, lines: &[(Name, Resource)]) -> Vec<Bytes> {
+        let (mut pieces, mut out) = (Vec::new(), BytesMut::with_capacity(PIECE + PIECE / 4));
+        for (name, resource) in lines {
+            self.encode_resource(name, resource, &mut out);
+            self.encode_name(name, &mut out);
+            if out.len() >= PIECE {
+                pieces.push(std::mem::replace(&mut out, BytesMut::with_capacity(PIECE + PIECE / 4)).freeze());
+            }
+        }
+        pieces.extend((!out.is_empty()).then(|| out.freeze()));
+        pieces
+    }
+
+    /// A resource, up to its parts.
+    fn encode_resource(&self, name: &str, resource: &Resource, out: &mut impl BufMut) {
         let any = any_length(resource);
         if self.variant == Variant::Delta {
             head(out, 2, resource_length(name, any));
@@ -297,15 +334,15 @@ impl Outgoing {
     }
 
     /// What comes after a resource's parts.
-    fn encode_name(&self, at: usize, out: &mut impl BufMut) {
+    fn encode_name(&self, name: &str, out: &mut impl BufMut) {
         if self.variant == Variant::Delta {
-            self.response.resources.get(at).into_iter().for_each(|(name, _)| text(out, 3, name));
+            text(out, 3, name);
         }
     }
 
     /// What comes after them. In a state of the world nothing is removed by name.
     fn encode_end(&self, out: &mut impl BufMut) {
-        let Response { type_url, nonce, resources: _, removed } = &self.response;
+        let Response { type_url, nonce, sheet: _, resources: _, removed } = &self.response;
         text(out, 4, type_url);
         text(out, 5, nonce);
         removed.iter().for_each(|name| field(out, 6, name.as_bytes()));
@@ -320,7 +357,7 @@ mod tests {
         config::core::v3::ControlPlane,
         service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse},
     };
-    use mizzen_xds::Version;
+    use mizzen_xds::{Version, server::Sheet};
     use prost::Message;
 
     use super::*;
@@ -331,7 +368,7 @@ mod tests {
         for (names, removed) in [(&[][..], &[][..]), (&["", "a", "long"], &[]), (&["a"], &["b", ""]), (&[], &["b"])] {
             let resources = names.iter().map(|name: &&str| ((*name).into(), resource(&name.as_bytes().repeat(100)))).collect();
             let removed = removed.iter().map(|name: &&str| (*name).into()).collect();
-            let response = Response { type_url: "type.googleapis.com/a.B".into(), nonce: "17".into(), resources, removed };
+            let response = Response { type_url: "type.googleapis.com/a.B".into(), nonce: "17".into(), sheet: None, resources, removed };
             let control_plane = Some(ControlPlane { identifier: "mizzend".into() });
             let delta = DeltaDiscoveryResponse {
                 system_version_info: "300".into(),
@@ -339,6 +376,12 @@ mod tests {
                 ..response.clone().into()
             };
             written_as(Variant::Delta, &response, &delta.encode_to_vec());
+            // What others get alike comes first.
+            let sheet = Sheet::new(vec![("0".into(), resource(b"x")), ("1".into(), resource(&[b'y'; PIECE]))]);
+            let with_sheet = Response { sheet: Some(Arc::new(sheet)), ..response.clone() };
+            let all = DeltaDiscoveryResponse { resources: DeltaDiscoveryResponse::from(with_sheet.clone()).resources, ..delta.clone() };
+            assert_eq!(all.resources.len(), names.len() + 2);
+            written_as(Variant::Delta, &with_sheet, &all.encode_to_vec());
             let response = Response { removed: Vec::new(), ..response };
             let sotw = DiscoveryResponse { version_info: "300".into(), control_plane, ..response.clone().into() };
             written_as(Variant::Sotw, &response, &sotw.encode_to_vec());
@@ -347,8 +390,8 @@ mod tests {
 
     fn written_as(variant: Variant, response: &Response, expected: &[u8]) {
         let outgoing = Outgoing { response: response.clone(), variant, version: "300".into(), identifier: "mizzend".into() };
-        let length = outgoing.encoded_len();
         let mut written = Written::new(outgoing);
+        let length = written.message_length();
         let whole: Vec<u8> = std::iter::from_fn(|| written.piece()).flatten().collect();
         let (frame, bytes) = whole.split_at(5);
         assert_eq!(frame, [&[0][..], &u32::try_from(length).unwrap().to_be_bytes()].concat());
@@ -363,7 +406,8 @@ mod tests {
             let head = Resource::new(Any { type_url: "type.googleapis.com/a.B".into(), value: vec![10, 1, 65] });
             let joined = head.joined(Parts { field: 2, messages: (0..count).map(part).collect() });
             let resources = ["a", "b"].map(|name| (name.into(), joined.clone())).to_vec();
-            let response = Response { type_url: "type.googleapis.com/a.B".into(), nonce: "1".into(), resources, removed: vec![] };
+            let response =
+                Response { type_url: "type.googleapis.com/a.B".into(), nonce: "1".into(), sheet: None, resources, removed: vec![] };
             let control_plane = Some(ControlPlane { identifier: "mizzend".into() });
             let expected = match variant {
                 Variant::Delta => {
@@ -388,7 +432,13 @@ mod tests {
     fn in_pieces() {
         let resource = Resource::new(Any { type_url: "type.googleapis.com/a.B".into(), value: vec![7; 1000] });
         let resources = (0..1000).map(|n| (format!("{n}").as_str().into(), resource.clone())).collect();
-        let response = Response { type_url: "type.googleapis.com/a.B".into(), nonce: "1".into(), resources, removed: vec!["gone".into()] };
+        let response = Response {
+            type_url: "type.googleapis.com/a.B".into(),
+            nonce: "1".into(),
+            sheet: None,
+            resources,
+            removed: vec!["gone".into()],
+        };
         let outgoing = Outgoing { response, variant: Variant::Delta, version: "1".into(), identifier: "mizzend".into() };
         let length = outgoing.encoded_len();
         let mut written = Written::new(outgoing);
@@ -405,7 +455,7 @@ mod tests {
     async fn the_status_comes_last() {
         for (last, expected) in [(None, "0"), (Some(Status::resource_exhausted("later")), "8")] {
             let (out, responses) = tokio::sync::mpsc::channel(2);
-            let response = Response { type_url: "t".into(), nonce: "1".into(), resources: vec![], removed: vec![] };
+            let response = Response { type_url: "t".into(), nonce: "1".into(), sheet: None, resources: vec![], removed: vec![] };
             out.send(Ok(Outgoing { response, variant: Variant::Delta, version: "1".into(), identifier: "mizzend".into() })).await.unwrap();
             if let Some(status) = last {
                 out.send(Err(status)).await.unwrap();

@@ -1,6 +1,9 @@
 //! Both ends joined: any order of changes, deliveries, rejections and reconnects ends with the client holding what it wants.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use mizzen_protos::{
     Any,
@@ -18,13 +21,21 @@ use proptest::prelude::*;
 use crate::{
     Version,
     client::{Client, Event},
-    server::{Heard, ProtocolError, Resource, ResourceSource, Session, Sync, Verdict},
+    server::{Heard, ProtocolError, Resource, ResourceSource, Session, Sheet, Sync, Verdict, Whole},
     types::{self, CLUSTER, ENDPOINT, LISTENER, NAME_TABLE, ROUTE},
 };
 
 /// A state of numbers: content 13 is what clients reject.
 #[derive(Clone, Debug, Default)]
-struct World(BTreeMap<(String, Name), u8>);
+struct World(BTreeMap<(String, Name), u8>, Sheets);
+
+/// Whether a client gets much alike with others: all of an even content.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Sheets {
+    #[default]
+    None,
+    Even,
+}
 
 const BAD: u8 = 13;
 
@@ -49,6 +60,20 @@ impl ResourceSource for World {
 
     fn resource(&mut self, type_url: &str, name: &str) -> Option<Resource> {
         self.0.get(&(type_url.to_owned(), name.into())).map(|content| Resource::new(any(type_url, *content)))
+    }
+
+    fn whole(&mut self, type_url: &str, asked: Option<&Arc<[Name]>>) -> Option<Whole> {
+        let listed = self.names(type_url);
+        let lines = listed.iter().filter(|name| self.0[&(type_url.to_owned(), (*name).clone())].is_multiple_of(2));
+        let lines: Vec<Name> = lines.cloned().collect();
+        let mut line = |name: &Name| (name.clone(), self.resource(type_url, name).unwrap());
+        let sheet = Arc::new(Sheet::new(lines.iter().map(&mut line).collect()));
+        let rest: Vec<Name> = match asked {
+            None => listed.into_iter().filter(|name| !sheet.has(name)).collect(),
+            Some(asked) => sheet.rest_of(asked)?.to_vec(),
+        };
+        let own = rest.into_iter().map(|name| (name.clone(), self.resource(type_url, &name))).collect();
+        (self.1 == Sheets::Even && !sheet.lines().is_empty()).then_some(Whole { sheet, own })
     }
 }
 
@@ -162,8 +187,9 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-fn run(ops: Vec<Op>) {
+fn run(ops: Vec<Op>, sheets: Sheets) {
     let mut pair = Pair::new();
+    pair.world.1 = sheets;
     for op in ops {
         match op {
             Op::Set(t, n, content) => {
@@ -211,8 +237,8 @@ fn run(ops: Vec<Op>) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn converges(ops in prop::collection::vec(op(), 0..80)) {
-        run(ops);
+    fn converges(ops in prop::collection::vec(op(), 0..80), sheets in prop::sample::select(vec![Sheets::None, Sheets::Even])) {
+        run(ops, sheets);
     }
 }
 
@@ -265,6 +291,43 @@ fn order_of_types() {
     check(&mut session, &mut world, &second);
     session.changed();
     check(&mut session, &mut world, &[]);
+}
+
+/// What many get alike is sent as it is where nothing was sent, and name by name where a request comes in between.
+#[test]
+fn sheets() {
+    let names = ["a", "b", "c", "d"];
+    for (first, between, expected) in [
+        (&names[..], None, "ClusterLoadAssignment +b +c +a; ClusterLoadAssignment -d"),
+        (&["*"], None, "ClusterLoadAssignment +b +c +a"),
+        (&names, Some(request(ENDPOINT, &["e"])), "ClusterLoadAssignment +a +b +c; ClusterLoadAssignment -d"),
+        (&["*"], Some(request(ENDPOINT, &["d"])), "ClusterLoadAssignment +a +b +c"),
+        (&["a", "b", "d"], None, "ClusterLoadAssignment +a +b; ClusterLoadAssignment -d"),
+    ] {
+        let (mut session, mut world) = (Session::new(), World(BTreeMap::new(), Sheets::Even));
+        for (name, content) in [("a", 1), ("b", 2), ("c", 4)] {
+            world.set(ENDPOINT, name, content);
+        }
+        session.request(request(ENDPOINT, first)).unwrap();
+        let mut round = session.begin();
+        let found = session.next(&mut round).unwrap().look_up(&mut world);
+        between.into_iter().for_each(|request| drop(session.request(request).unwrap()));
+        session.take(&mut round, found);
+        let responses: Vec<DeltaDiscoveryResponse> = session.end(round).into_iter().map(Into::into).collect();
+        assert_eq!(responses.iter().map(said).collect::<Vec<_>>().join("; "), expected, "{first:?}");
+        let state = |session: &Session| session.status()[0].resources.iter().map(|r| (r.sent, r.acked)).collect::<Vec<_>>();
+        let sent = state(&session);
+        assert!(sent.iter().all(|(sent, acked)| acked.is_none() || sent == acked));
+        for response in &responses {
+            session.request(DeltaDiscoveryRequest { response_nonce: response.nonce.clone(), ..request(ENDPOINT, &[]) }).unwrap();
+        }
+        assert!(state(&session).iter().all(|(sent, acked)| sent == acked), "{first:?}");
+        // A change comes as what it changes, beside what was asked for meanwhile.
+        world.set(ENDPOINT, "b", 6);
+        session.changed();
+        let again: Vec<String> = session.poll(&mut world).iter().map(said).collect();
+        assert!(again[0].contains("+b") && !again[0].contains("+a"), "{first:?} {again:?}");
+    }
 }
 
 #[test]

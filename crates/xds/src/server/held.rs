@@ -8,6 +8,7 @@ use std::{
 
 use mizzen_types::Name;
 
+use super::MANY;
 use crate::Version;
 
 /// What the client has under a name, as far as it was sent or the client said so.
@@ -56,10 +57,47 @@ impl Settled {
     }
 }
 
+/// A list that is the same for many.
+#[derive(Debug)]
+enum Base {
+    /// It was sent; `is_open`: as a whole, and is not answered yet.
+    Sent { list: Arc<[Settled]>, is_open: bool },
+    /// It was asked for by name, and nothing of it was sent.
+    Asked(Arc<[Name]>),
+}
+
+impl Base {
+    fn len(&self) -> usize {
+        match self {
+            Base::Sent { list, .. } => list.len(),
+            Base::Asked(names) => names.len(),
+        }
+    }
+
+    fn get(&self, at: usize) -> Option<(&Name, Entry)> {
+        match self {
+            Base::Sent { list, is_open } => list.get(at).map(|settled| {
+                let entry = settled.entry();
+                (&settled.name, if *is_open { Entry { acked: None, ..entry } } else { entry })
+            }),
+            Base::Asked(names) => names.get(at).map(|name| (name, Entry { explicit: true, ..Entry::default() })),
+        }
+    }
+
+    fn find(&self, name: &str) -> Option<(&Name, Entry)> {
+        let at = match self {
+            Base::Sent { list, .. } => list.binary_search_by(|settled| (*settled.name).cmp(name)),
+            Base::Asked(names) => names.binary_search_by(|there| (**there).cmp(name)),
+        };
+        at.ok().and_then(|at| self.get(at))
+    }
+}
+
 /// What sessions share: proxies that are alike have the same lists, and ask for the same names.
 #[derive(Debug, Default)]
 pub struct Shared {
     lists: Mutex<HashMap<u64, Vec<Weak<[Settled]>>>>,
+    asked: Mutex<HashMap<u64, Vec<Weak<[Name]>>>>,
     names: Mutex<Names>,
 }
 
@@ -70,39 +108,60 @@ struct Names {
     full: usize,
 }
 
+impl Names {
+    fn get(&mut self, name: &str) -> Name {
+        if let Some(known) = self.all.get(name) {
+            return known.clone();
+        }
+        if self.all.len() >= self.full {
+            self.all.retain(|name| Arc::strong_count(name) > 1);
+            self.full = 2 * self.all.len() + 1024;
+        }
+        let name = Name::from(name);
+        self.all.insert(name.clone());
+        name
+    }
+}
+
+/// The list that is equal to this one, if somebody has it; the hash finds the bucket, and what is in it is compared.
+fn share<T: PartialEq>(all: &Mutex<HashMap<u64, Vec<Weak<[T]>>>>, hash: u64, list: Vec<T>) -> Arc<[T]> {
+    let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(same) = all.get(&hash).into_iter().flatten().filter_map(Weak::upgrade).find(|other| **other == *list) {
+        return same;
+    }
+    all.retain(|_, lists| {
+        lists.retain(|list| list.strong_count() > 0);
+        !lists.is_empty()
+    });
+    let list: Arc<[T]> = list.into();
+    all.entry(hash).or_default().push(Arc::downgrade(&list));
+    list
+}
+
 impl Shared {
     /// A name as others have it.
     pub fn name(&self, name: &str) -> Name {
-        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = names.all.get(name) {
-            return known.clone();
-        }
-        if names.all.len() >= names.full {
-            names.all.retain(|name| Arc::strong_count(name) > 1);
-            names.full = 2 * names.all.len() + 1024;
-        }
-        let name = Name::from(name);
-        names.all.insert(name.clone());
-        name
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).get(name)
+    }
+
+    /// Names as others have them.
+    pub(super) fn names<'n>(&self, names: impl Iterator<Item = &'n str>) -> Vec<Name> {
+        let mut known = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.map(|name| known.get(name)).collect()
     }
 
     fn share(&self, list: Vec<Settled>) -> Arc<[Settled]> {
         let mut hasher = DefaultHasher::new();
         // Equal lists mostly have the very same names.
         list.iter().for_each(|settled| (settled.name.as_ptr(), settled.explicit, settled.version).hash(&mut hasher));
-        let mut all = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
-        let hash = hasher.finish();
-        // The hash finds the bucket; what is in it is compared.
-        if let Some(same) = all.get(&hash).into_iter().flatten().filter_map(Weak::upgrade).find(|other| **other == *list) {
-            return same;
-        }
-        all.retain(|_, lists| {
-            lists.retain(|list| list.strong_count() > 0);
-            !lists.is_empty()
-        });
-        let list: Arc<[Settled]> = list.into();
-        all.entry(hash).or_default().push(Arc::downgrade(&list));
-        list
+        share(&self.lists, hasher.finish(), list)
+    }
+
+    /// A list of names, in order and each once, as others ask for it.
+    fn ask(&self, names: Vec<Name>) -> Arc<[Name]> {
+        let mut hasher = DefaultHasher::new();
+        names.iter().for_each(|name| name.as_ptr().hash(&mut hasher));
+        share(&self.asked, hasher.finish(), names)
     }
 
     /// How many different lists there are.
@@ -117,50 +176,95 @@ impl Shared {
     }
 }
 
-/// So many names are worth a pass over all.
-const MANY: usize = 64;
-
 /// Equality that is quick where both are one text.
 pub(super) fn is_same(one: &Name, other: &Name) -> bool {
     Arc::ptr_eq(one, other) || one == other
 }
 
+/// What a client has that was sent all of these.
+#[derive(Debug)]
+pub(super) struct Sent(Arc<[Settled]>);
+
+impl Sent {
+    pub(super) fn new(lines: impl Iterator<Item = (Name, Version)>, explicit: bool) -> Sent {
+        Sent(lines.map(|(name, version)| Settled { name, explicit, version: Some(version) }).collect())
+    }
+}
+
 /// Everything that a client has of one type, or asks for.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    base: Option<Arc<[Settled]>>,
-    /// Whether the base was sent as a whole and is not answered yet.
-    is_open: bool,
+    base: Option<Base>,
     /// What differs from the base; `None`: it is gone.
     over: BTreeMap<Name, Option<Entry>>,
     explicit: usize,
 }
 
 impl Held {
-    fn based(&self, name: &str) -> Option<&Settled> {
-        let base = self.base.as_deref()?;
-        base.binary_search_by(|settled| (*settled.name).cmp(name)).ok().and_then(|at| base.get(at))
+    fn based(&self, name: &str) -> Option<(&Name, Entry)> {
+        self.base.as_ref()?.find(name)
     }
 
     pub(super) fn get(&self, name: &str) -> Option<Entry> {
         match self.over.get(name) {
             Some(entry) => entry.clone(),
-            None => self.based(name).map(|settled| self.entry(settled)),
+            None => self.based(name).map(|(_, entry)| entry),
         }
     }
 
-    fn entry(&self, settled: &Settled) -> Entry {
-        let entry = settled.entry();
-        if self.is_open { Entry { acked: None, ..entry } } else { entry }
+    /// Notes that a client which has asked for nothing yet asks for these names, in order and each once.
+    pub(super) fn ask(&mut self, names: Vec<Name>, shared: &Shared) {
+        self.explicit = names.len();
+        self.base = Some(Base::Asked(shared.ask(names)));
+    }
+
+    /// What is asked for of a client to which nothing was sent: nothing by name, or this list and no more.
+    pub(super) fn asked(&self) -> Option<Option<&Arc<[Name]>>> {
+        match &self.base {
+            _ if !self.over.is_empty() => None,
+            None => Some(None),
+            Some(Base::Asked(names)) => Some(Some(names)),
+            Some(Base::Sent { .. }) => None,
+        }
+    }
+
+    /// Notes that a client to which nothing was sent is sent all of a sheet. `rest` is what it has asked for by name beside it.
+    pub(super) fn send_sheet(&mut self, sent: &Sent, rest: &[Name]) {
+        let explicit = sent.0.iter().filter(|settled| settled.explicit).count();
+        self.explicit = explicit + rest.len();
+        self.base = Some(Base::Sent { list: sent.0.clone(), is_open: true });
+        self.over = rest.iter().map(|name| (name.clone(), Some(Entry { explicit: true, ..Entry::default() }))).collect();
+    }
+
+    /// The client has taken all of a sheet. False: that is not what it was sent last.
+    pub(super) fn accept_sheet(&mut self, sent: &Sent) -> bool {
+        let Some(Base::Sent { list, is_open }) = &mut self.base else { return false };
+        if !*is_open || !Arc::ptr_eq(list, &sent.0) {
+            return false;
+        }
+        *is_open = false;
+        for (name, entry) in &mut self.over {
+            let settled = list.binary_search_by(|settled| settled.name.cmp(name)).ok().and_then(|at| list.get(at));
+            let version = settled.and_then(|settled| settled.version);
+            entry.iter_mut().zip(version).for_each(|(entry, version)| accept(entry, version));
+        }
+        true
     }
 
     /// Notes what is sent, in order. The first of many is kept as a list that others share, before it is answered.
     pub(super) fn send(&mut self, entries: Vec<(Name, Entry)>, shared: &Shared) {
         let is_new =
             |(_, entry): &(Name, Entry)| entry.acked.is_none() && entry.rejected.is_none() && matches!(entry.sent, SentVersion::Version(_));
-        let mut names = entries.iter().map(|(name, _)| name);
-        let covers = |name: &Name| names.any(|there| is_same(there, name));
-        if self.base.is_some() || entries.len() < MANY || !entries.iter().all(is_new) || !self.over.keys().all(covers) {
+        let covers = || {
+            let mut names = entries.iter().map(|(name, _)| name);
+            move |name: &Name| names.any(|there| is_same(there, name))
+        };
+        let is_based = match &self.base {
+            None => false,
+            Some(Base::Asked(names)) => !names.iter().all(covers()),
+            Some(Base::Sent { .. }) => true,
+        };
+        if is_based || entries.len() < MANY || !entries.iter().all(is_new) || !self.over.keys().all(covers()) {
             return self.set_many(entries);
         }
         self.explicit = entries.iter().filter(|(_, entry)| entry.explicit).count();
@@ -168,19 +272,19 @@ impl Held {
             SentVersion::Version(version) => Settled { name, explicit: entry.explicit, version: Some(version) },
             SentVersion::Unsent | SentVersion::Absent | SentVersion::Foreign => Settled { name, explicit: entry.explicit, version: None },
         };
-        self.base = Some(shared.share(entries.into_iter().map(settled).collect()));
-        self.is_open = true;
+        let list = shared.share(entries.into_iter().map(settled).collect());
+        self.base = Some(Base::Sent { list, is_open: true });
         self.over.clear();
     }
 
     /// The client has taken these versions, in the order of their names.
     pub(super) fn accept(&mut self, sent: &[(Name, Version)]) {
-        let base = self.base.as_deref().unwrap_or_default();
-        let is_whole = self.is_open && sent.len() == base.len() && {
-            sent.iter().zip(base).all(|((name, version), settled)| settled.version == Some(*version) && is_same(name, &settled.name))
-        };
-        if is_whole {
-            self.is_open = false;
+        if let Some(Base::Sent { list, is_open }) = &mut self.base
+            && *is_open
+            && sent.len() == list.len()
+            && sent.iter().zip(&**list).all(|((name, version), settled)| settled.version == Some(*version) && is_same(name, &settled.name))
+        {
+            *is_open = false;
             for (name, entry) in &mut self.over {
                 let version = sent.binary_search_by(|(there, _)| there.cmp(name)).ok().and_then(|at| sent.get(at));
                 entry.iter_mut().zip(version).for_each(|(entry, (_, version))| accept(entry, *version));
@@ -194,7 +298,7 @@ impl Held {
         let explicit = usize::from(entry.explicit);
         let before = match self.over.insert(name.clone(), Some(entry)) {
             Some(before) => before.is_some_and(|before| before.explicit),
-            None => self.based(name).is_some_and(|settled| settled.explicit),
+            None => self.based(name).is_some_and(|(_, entry)| entry.explicit),
         };
         self.explicit = self.explicit + explicit - usize::from(before);
     }
@@ -235,7 +339,7 @@ impl Held {
             let before = usize::from(entry.explicit);
             by(entry);
             self.explicit = self.explicit + usize::from(entry.explicit) - before;
-        } else if let Some(mut entry) = self.based(name).map(|settled| self.entry(settled)) {
+        } else if let Some((_, mut entry)) = self.based(name) {
             by(&mut entry);
             self.set(name, entry);
         }
@@ -243,8 +347,7 @@ impl Held {
 
     pub(super) fn remove(&mut self, name: &str) {
         self.explicit -= usize::from(self.is_explicit(name));
-        if let Some(based) = self.based(name) {
-            let name = based.name.clone();
+        if let Some(name) = self.based(name).map(|(name, _)| name.clone()) {
             self.over.insert(name, None);
         } else {
             self.over.remove(name);
@@ -254,7 +357,7 @@ impl Held {
     pub(super) fn is_explicit(&self, name: &str) -> bool {
         match self.over.get(name) {
             Some(entry) => entry.as_ref().is_some_and(|entry| entry.explicit),
-            None => self.based(name).is_some_and(|settled| settled.explicit),
+            None => self.based(name).is_some_and(|(_, entry)| entry.explicit),
         }
     }
 
@@ -265,21 +368,21 @@ impl Held {
 
     /// All names, in order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Name, Entry)> {
-        let mut base = self.base.as_deref().unwrap_or_default().iter().peekable();
+        let mut based = self.base.iter().flat_map(|base| (0..base.len()).filter_map(|at| base.get(at))).peekable();
         let mut over = self.over.iter().peekable();
         let next = move || loop {
-            let based = match (base.peek(), over.peek()) {
-                (Some(settled), Some((name, _))) if is_same(&settled.name, name) => {
-                    base.next();
+            let is_based = match (based.peek(), over.peek()) {
+                (Some((there, _)), Some((name, _))) if is_same(there, name) => {
+                    based.next();
                     continue;
                 }
-                (Some(settled), Some((name, _))) => settled.name < **name,
+                (Some((there, _)), Some((name, _))) => *there < *name,
                 (Some(_), None) => true,
                 (None, Some(_)) => false,
                 (None, None) => return None,
             };
-            if based {
-                return base.next().map(|settled| (&settled.name, self.entry(settled)));
+            if is_based {
+                return based.next();
             }
             if let Some((name, Some(entry))) = over.next() {
                 return Some((name, entry.clone()));
@@ -295,8 +398,8 @@ impl Held {
 
     /// Makes what has settled a list that can be shared, once it is worth it.
     pub(super) fn settle(&mut self, shared: &Shared) {
-        let settled = self.base.as_deref().map_or(0, <[Settled]>::len);
-        if self.is_open || self.over.len() < 16 + settled / 8 {
+        let settled = self.base.as_ref().map_or(0, Base::len);
+        if matches!(self.base, Some(Base::Sent { is_open: true, .. })) || self.over.len() < 16 + settled / 8 {
             return;
         }
         let mut list = Vec::with_capacity(settled);
@@ -309,7 +412,7 @@ impl Held {
         }
         // What is not settled yet would make this the same work again and again.
         if rest.len() * 2 < self.over.len() {
-            self.base = Some(shared.share(list));
+            self.base = Some(Base::Sent { list: shared.share(list), is_open: false });
             self.over = rest;
         }
     }
@@ -341,6 +444,11 @@ mod tests {
             acked,
             rejected: (content == 7).then(|| Box::new((version, "seven".to_owned()))),
         }
+    }
+
+    fn list(held: &Held) -> &Arc<[Settled]> {
+        let Some(Base::Sent { list, .. }) = &held.base else { panic!("no list: {held:?}") };
+        list
     }
 
     proptest! {
@@ -390,7 +498,7 @@ mod tests {
             held.send((0..100).map(new).collect(), &shared);
             assert!(held.iter().eq(plain.iter()) && held.explicit() == 50 && held.over.is_empty());
         }
-        assert!(Arc::ptr_eq(one.base.as_ref().unwrap(), two.base.as_ref().unwrap()));
+        assert!(Arc::ptr_eq(list(&one), list(&two)));
         // One that was sent again meanwhile is answered with the rest, as far as it was sent then; one that is gone stays so.
         for held in [&mut one, &mut plain] {
             held.set(&new(3).0, Entry { sent: SentVersion::Version(Version(8)), ..Entry::default() });
@@ -413,7 +521,7 @@ mod tests {
             held
         };
         let (one, two, other) = (make(2), make(2), make(4));
-        assert!(Arc::ptr_eq(one.base.as_ref().unwrap(), two.base.as_ref().unwrap()) && one.over.is_empty());
+        assert!(Arc::ptr_eq(list(&one), list(&two)) && one.over.is_empty());
         assert_eq!(shared.len(), 2);
         drop(other);
         assert_eq!(shared.len(), 1);

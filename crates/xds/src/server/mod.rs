@@ -1,6 +1,7 @@
 //! The server's end of one stream.
 
 mod held;
+mod sheet;
 mod sotw;
 mod watch;
 
@@ -14,6 +15,7 @@ use mizzen_types::Name;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
 pub use held::Shared;
+pub use sheet::{Sheet, Whole};
 use watch::{Diff, Watch};
 
 use crate::{Version, types};
@@ -24,6 +26,9 @@ pub const MAX_NAMES: usize = 100_000;
 pub const MAX_TYPES: usize = 64;
 /// Responses per type whose answer is still awaited; the oldest is forgotten beyond it.
 pub const MAX_IN_FLIGHT: usize = 256;
+
+/// So many names are worth a pass over all; in tests, few are many.
+const MANY: usize = if cfg!(test) { 3 } else { 64 };
 
 /// A resource as it goes to a client. Cheap to clone.
 #[derive(Clone, Debug, PartialEq)]
@@ -88,9 +93,9 @@ pub trait ResourceSource {
     }
     /// One resource, or `None` if there is no such.
     fn resource(&mut self, type_url: &str, name: &str) -> Option<Resource>;
-    /// Several resources, as [`ResourceSource::resource`] has them; the names are in order.
-    fn resources(&mut self, type_url: &str, names: &[Name]) -> Vec<Option<Resource>> {
-        names.iter().map(|name| self.resource(type_url, name)).collect()
+    /// All of a type that is listed, or these names, which are in order, if other clients get much of it alike. `None`: it is looked up name by name.
+    fn whole(&mut self, _type_url: &str, _asked: Option<&Arc<[Name]>>) -> Option<Whole> {
+        None
     }
     /// What a resource names and has to be there first: (type, name). For clients that do not ask for everything.
     fn brings(&mut self, _type_url: &str, _name: &str) -> Vec<(Name, Name)> {
@@ -163,15 +168,24 @@ pub struct Response {
     pub type_url: Name,
     /// By which it is answered.
     pub nonce: String,
-    /// What is new or has changed.
+    /// What is new and others get alike; only where the client had nothing of the type.
+    pub sheet: Option<Arc<Sheet>>,
+    /// What is new or has changed beside it.
     pub resources: Vec<(Name, Resource)>,
     /// What is gone.
     pub removed: Vec<Name>,
 }
 
+impl Response {
+    /// All resources that it holds.
+    pub fn all(&self) -> impl Iterator<Item = &(Name, Resource)> {
+        self.sheet.iter().flat_map(|sheet| sheet.lines()).chain(&self.resources)
+    }
+}
+
 impl From<Response> for DeltaDiscoveryResponse {
     fn from(response: Response) -> Self {
-        let resource = |(name, resource): (Name, Resource)| discovery::Resource {
+        let resource = |(name, resource): &(Name, Resource)| discovery::Resource {
             name: name.to_string(),
             version: resource.version.to_string(),
             resource: Some(resource.whole()),
@@ -179,8 +193,8 @@ impl From<Response> for DeltaDiscoveryResponse {
         };
         DeltaDiscoveryResponse {
             type_url: response.type_url.to_string(),
+            resources: response.all().map(resource).collect(),
             nonce: response.nonce,
-            resources: response.resources.into_iter().map(resource).collect(),
             removed_resources: response.removed.iter().map(ToString::to_string).collect(),
             ..Default::default()
         }
@@ -205,6 +219,8 @@ pub struct Wanted {
     list: bool,
     /// Names, and whether they are subscribed to one by one.
     names: Vec<(Name, bool)>,
+    /// In their place all names that are subscribed to, of which there are none where everything is.
+    asked: Option<Option<Arc<[Name]>>>,
     forced: std::collections::BTreeSet<Name>,
 }
 
@@ -212,6 +228,8 @@ pub struct Wanted {
 #[derive(Debug)]
 pub struct Found {
     wanted: Wanted,
+    sheet: Option<Arc<Sheet>>,
+    /// What is not in the sheet.
     resources: Vec<(Name, LookUp)>,
 }
 
@@ -236,6 +254,21 @@ impl Wanted {
     /// Looks everything up.
     pub fn look_up(mut self, state: &mut dyn ResourceSource) -> Found {
         let type_url = self.key.1.clone();
+        let found = |state: &mut dyn ResourceSource, name: &Name, found| match found {
+            Some(resource) => LookUp::Found(resource),
+            None if state.is_pending(&type_url, name) => LookUp::Pending,
+            None => LookUp::Missing,
+        };
+        if let Some(asked) = &self.asked {
+            if let Some(Whole { sheet, own }) = state.whole(&type_url, asked.as_ref()) {
+                let resources = own.into_iter().map(|(name, resource)| {
+                    let look_up = found(state, &name, resource);
+                    (name, look_up)
+                });
+                return Found { sheet: Some(sheet), resources: resources.collect(), wanted: self };
+            }
+            self.names.extend(asked.iter().flat_map(|names| names.iter()).map(|name| (name.clone(), true)));
+        }
         let mut names = std::mem::take(&mut self.names);
         if self.list {
             names.extend(state.names(&type_url).into_iter().map(|name| (name, true)));
@@ -243,27 +276,12 @@ impl Wanted {
             names.dedup_by(|b, a| a.0 == b.0);
         }
         let mut resources: Vec<(Name, LookUp)> = Vec::with_capacity(names.len());
-        let mut there: Vec<Name> = Vec::with_capacity(names.len());
         for (name, sure) in names {
-            if sure || state.is_listed(&type_url, &name) {
-                there.push(name);
-            } else {
-                resources.push((name, LookUp::Missing));
-            }
+            let resource = if sure || state.is_listed(&type_url, &name) { state.resource(&type_url, &name) } else { None };
+            let look_up = found(state, &name, resource);
+            resources.push((name, look_up));
         }
-        let unlisted = resources.len();
-        for (name, found) in there.iter().zip(state.resources(&type_url, &there)) {
-            let look_up = match found {
-                Some(resource) => LookUp::Found(resource),
-                None if state.is_pending(&type_url, name) => LookUp::Pending,
-                None => LookUp::Missing,
-            };
-            resources.push((name.clone(), look_up));
-        }
-        if unlisted > 0 {
-            resources.sort_by(|a, b| a.0.cmp(&b.0));
-        }
-        Found { resources, wanted: self }
+        Found { sheet: None, resources, wanted: self }
     }
 }
 
@@ -462,10 +480,10 @@ impl Session {
         if &*key.1 == types::CLUSTER {
             self.resend_endpoints(&diff.changed);
         }
-        let Diff { added, removed, owed, .. } = diff;
+        let Diff { sheet, added, removed, owed, .. } = diff;
         let (removed, after) = if types::removed_last(&key.1) { (Vec::new(), removed) } else { (removed, Vec::new()) };
-        if !added.is_empty() || !removed.is_empty() || (owed && after.is_empty()) {
-            round.now.extend(self.response(&key, added, removed));
+        if sheet.is_some() || !added.is_empty() || !removed.is_empty() || (owed && after.is_empty()) {
+            round.now.extend(self.response(&key, sheet, added, removed));
         }
         if !after.is_empty() {
             round.later.push((key, after));
@@ -476,7 +494,7 @@ impl Session {
     pub fn end(&mut self, round: Round) -> Vec<Response> {
         let mut responses = round.now;
         for (key, removed) in round.later.into_iter().rev() {
-            responses.extend(self.response(&key, Vec::new(), removed));
+            responses.extend(self.response(&key, None, Vec::new(), removed));
         }
         responses
     }
@@ -504,11 +522,11 @@ impl Session {
         }
     }
 
-    fn response(&mut self, key: &Key, added: Vec<(Name, Resource)>, removed: Vec<Name>) -> Option<Response> {
+    fn response(&mut self, key: &Key, sheet: Option<Arc<Sheet>>, resources: Vec<(Name, Resource)>, removed: Vec<Name>) -> Option<Response> {
         let watch = self.watches.get_mut(key)?;
         self.nonces += 1;
-        watch.sent(self.nonces, &added);
-        let response = Response { type_url: key.1.clone(), nonce: self.nonces.to_string(), resources: added, removed };
+        watch.sent(self.nonces, sheet.as_ref(), &resources);
+        let response = Response { type_url: key.1.clone(), nonce: self.nonces.to_string(), sheet, resources, removed };
         Some(match &mut self.sotw {
             Some(sotw) => sotw.response(response),
             None => response,

@@ -97,7 +97,9 @@ impl Session {
 impl Sotw {
     /// A response as such a client understands it.
     pub(super) fn response(&mut self, response: Response) -> Response {
-        let Response { type_url, nonce, mut resources, removed } = response;
+        // Sheets are for clients that hear what is new.
+        let mut resources: Vec<(Name, Resource)> = response.all().cloned().collect();
+        let Response { type_url, nonce, removed, .. } = response;
         let spoken = self.0.entry(type_url.clone()).or_default();
         spoken.nonce.clone_from(&nonce);
         spoken.answered = false;
@@ -110,7 +112,7 @@ impl Sotw {
             let nothing = |name: &Name| Any { type_url: type_url.to_string(), value: Head { name: name.to_string() }.encode_to_vec() };
             resources.extend(removed.iter().map(|name| (name.clone(), Resource::new(nothing(name)))));
         }
-        Response { type_url, nonce, resources, removed: Vec::new() }
+        Response { type_url, nonce, sheet: None, resources, removed: Vec::new() }
     }
 }
 
@@ -118,7 +120,7 @@ impl Response {
     /// The version of all that it holds, as a state-of-the-world response has one.
     pub fn version(&self) -> Version {
         let mut hasher = twox_hash::XxHash64::with_seed(0);
-        for (name, resource) in &self.resources {
+        for (name, resource) in self.all() {
             hasher.write(name.as_bytes());
             hasher.write_u64(resource.version.0);
         }
@@ -130,7 +132,7 @@ impl From<Response> for DiscoveryResponse {
     fn from(response: Response) -> Self {
         DiscoveryResponse {
             version_info: response.version().to_string(),
-            resources: response.resources.iter().map(|(_, resource)| resource.whole()).collect(),
+            resources: response.all().map(|(_, resource)| resource.whole()).collect(),
             type_url: response.type_url.to_string(),
             nonce: response.nonce,
             ..Default::default()

@@ -1,12 +1,15 @@
 //! The state of one type on one stream.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use mizzen_protos::envoy::{envoy::service::discovery::v3::DeltaDiscoveryRequest, google::rpc::Status};
 use mizzen_types::Name;
 
 use super::{
-    Found, Key, LookUp, MAX_IN_FLIGHT, Resource, ResourceStatus, TypeStatus, Verdict, Wanted,
+    Found, Key, LookUp, MANY, MAX_IN_FLIGHT, Resource, ResourceStatus, Sheet, TypeStatus, Verdict, Wanted,
     held::{Entry, Held, SentVersion, Shared, accept, is_same},
 };
 use crate::{Version, nack::rejections, types};
@@ -14,6 +17,8 @@ use crate::{Version, nack::rejections, types};
 #[derive(Debug)]
 struct Flight {
     nonce: u64,
+    sheet: Option<Arc<Sheet>>,
+    /// What was sent beside it.
     sent: Vec<(Name, Version)>,
 }
 
@@ -57,6 +62,8 @@ pub(super) struct Watch {
 /// What differs between the state and the client.
 #[derive(Default)]
 pub(super) struct Diff {
+    pub(super) sheet: Option<Arc<Sheet>>,
+    /// Beside it.
     pub(super) added: Vec<(Name, Resource)>,
     pub(super) removed: Vec<Name>,
     /// Of `added`, those of which the client had another version.
@@ -154,12 +161,13 @@ impl Watch {
     }
 
     /// Notes a response.
-    pub(super) fn sent(&mut self, nonce: u64, added: &[(Name, Resource)]) {
+    pub(super) fn sent(&mut self, nonce: u64, sheet: Option<&Arc<Sheet>>, added: &[(Name, Resource)]) {
         self.responses += 1;
         if self.in_flight.len() >= MAX_IN_FLIGHT {
             self.in_flight.pop_front();
         }
-        self.in_flight.push_back(Flight { nonce, sent: added.iter().map(|(name, resource)| (name.clone(), resource.version)).collect() });
+        let sent = added.iter().map(|(name, resource)| (name.clone(), resource.version)).collect();
+        self.in_flight.push_back(Flight { nonce, sheet: sheet.cloned(), sent });
     }
 
     /// The first request of a type.
@@ -189,9 +197,12 @@ impl Watch {
             self.due = true;
             self.owed = true;
         }
-        let mut names: Vec<Name> = names.iter().filter(|name| *name != types::WILDCARD).map(|name| shared.name(name)).collect();
+        let mut names = shared.names(names.iter().map(String::as_str).filter(|name| *name != types::WILDCARD));
         names.sort_unstable();
         names.dedup();
+        if first && self.due && !self.wildcard && names.len() >= MANY && self.held.asked() == Some(None) {
+            return self.held.ask(names, shared);
+        }
         let mut news = Vec::with_capacity(names.len());
         for name in names {
             let entry = self.held.get(&name).unwrap_or_default();
@@ -244,8 +255,15 @@ impl Watch {
         if self.form != Form::Delta {
             self.join_earlier(at, &mut flight, error.is_none());
         }
+        let whole = flight.sheet.take();
         let Some(error) = error else {
             self.acks += 1;
+            if let Some(sheet) =
+                whole.filter(|sheet| !self.held.accept_sheet(sheet.sent(false)) && !self.held.accept_sheet(sheet.sent(true)))
+            {
+                let lines: Vec<(Name, Version)> = versions(&sheet).collect();
+                self.held.accept(&lines);
+            }
             self.held.accept(&flight.sent);
             if !self.held.has_rejections() {
                 self.error = None;
@@ -254,6 +272,7 @@ impl Watch {
         };
         self.nacks += 1;
         self.error = Some(error.message.clone());
+        flight.sent.extend(whole.iter().flat_map(|sheet| versions(sheet)));
         let sent = flight.sent.iter().map(|(name, _)| name);
         let rejected = match self.form {
             Form::Delta => rejections(error, sent),
@@ -306,19 +325,65 @@ impl Watch {
         let forced = std::mem::take(&mut self.forced);
         let mut touched = std::mem::take(&mut self.touched);
         let all = std::mem::take(&mut self.due) || self.owed;
-        let names = if all {
+        let asked = if all { self.asked() } else { None };
+        let names = if asked.is_some() {
+            Vec::new()
+        } else if all {
             self.held.iter().filter(|(_, entry)| entry.explicit).map(|(name, _)| (name.clone(), true)).collect()
         } else {
             touched.extend(forced.iter().cloned());
             touched.into_iter().map(|name| (self.held.is_explicit(&name), name)).map(|(explicit, name)| (name, explicit)).collect()
         };
-        Wanted { key, all, list: all && self.wildcard, names, forced }
+        Wanted { key, all, list: all && self.wildcard, names, asked, forced }
+    }
+
+    /// The names that are subscribed to, of which there are none if everything is; `None`: both.
+    fn asked(&self) -> Option<Option<Arc<[Name]>>> {
+        let names = match self.held.asked() {
+            Some(names) => names.cloned(),
+            None => {
+                let names = self.held.iter().filter(|(_, entry)| entry.explicit).map(|(name, _)| name.clone());
+                Some(names.collect()).filter(|names: &Arc<[Name]>| !names.is_empty())
+            }
+        };
+        (names.is_none() == self.wildcard).then_some(names)
+    }
+
+    /// What is asked for of a client to which nothing was sent, if it hears of what is new: by name, or everything.
+    fn fresh(&self) -> Option<Option<&Arc<[Name]>>> {
+        self.held.asked().filter(|asked| self.form == Form::Delta && asked.is_none() == self.wildcard)
+    }
+
+    /// Whether nothing was sent, and this is what is asked for.
+    fn is_fresh(&self, asked: &Option<Arc<[Name]>>) -> bool {
+        match (self.fresh(), asked) {
+            (Some(Some(now)), Some(asked)) => Arc::ptr_eq(now, asked),
+            (Some(None), None) => true,
+            _ => false,
+        }
     }
 
     /// Compares with the state, and notes the difference as sent.
     pub(super) fn diff(&mut self, found: Found, shared: &Shared) -> Diff {
-        let Found { wanted: Wanted { all, forced, .. }, resources } = found;
+        let Found { wanted: Wanted { mut all, asked, forced, .. }, mut sheet, mut resources } = found;
         let mut diff = Diff { owed: std::mem::take(&mut self.owed), ..Diff::default() };
+        if let Some(whole) = &sheet {
+            match &asked {
+                Some(asked) if forced.is_empty() && self.is_fresh(asked) => {
+                    let rest = asked.as_ref().and_then(|asked| whole.rest_of(asked)).unwrap_or_default();
+                    self.held.send_sheet(whole.sent(asked.is_some()), &rest);
+                    // Nothing was there that could be gone.
+                    all = false;
+                }
+                // It has something, or a request came meanwhile: name by name, then.
+                _ => {
+                    resources.extend(whole.lines().iter().map(|(name, resource)| (name.clone(), LookUp::Found(resource.clone()))));
+                    resources.sort_by(|a, b| a.0.cmp(&b.0));
+                    sheet = None;
+                }
+            }
+        }
+        diff.sheet = sheet;
         // Both are in order, so that what is gone shows as a gap.
         let gone: Vec<Name> = if all {
             let mut there = resources.iter().map(|(name, _)| name).peekable();
@@ -403,6 +468,11 @@ impl Watch {
             resources: self.held.iter().filter(|(_, entry)| entry.sent != SentVersion::Unsent).map(resource).collect(),
         }
     }
+}
+
+/// The lines of a sheet, as they were sent.
+fn versions(sheet: &Sheet) -> impl Iterator<Item = (Name, Version)> {
+    sheet.lines().iter().map(|(name, resource)| (name.clone(), resource.version))
 }
 
 /// Notes what has to be sent of a resource of which the client has `entry`; what it has then, if that is something else.

@@ -97,7 +97,7 @@ impl Proxy {
                 return count;
             }
             for response in responses {
-                count += response.resources.len() + response.removed.len();
+                count += response.all().count() + response.removed.len();
                 self.take(response);
             }
         }
@@ -108,7 +108,7 @@ impl Proxy {
         self.request(DeltaDiscoveryRequest { type_url: type_url.to_string(), response_nonce: nonce, ..Default::default() });
         let refers = if &*type_url == CLUSTER { Some(ENDPOINT) } else { None };
         let (mut new, mut old) = (Vec::new(), Vec::new());
-        for (name, resource) in response.resources {
+        for (name, resource) in response.all().cloned() {
             if self.has.insert((type_url.clone(), name.clone()), resource).is_none() && name.starts_with("outbound") {
                 new.push(name.to_string());
             }

@@ -1,5 +1,7 @@
 //! Proxies that fetch on demand.
 
+use std::collections::BTreeSet;
+
 use mizzen_model::ON_DEMAND;
 use mizzen_xds::types::{INDEX, ROUTE, VIRTUAL_HOST};
 
@@ -41,11 +43,13 @@ impl Fetcher {
         for response in self.registered.connection.push(memo).responses {
             let short = mizzen_xds::types::short(&response.type_url).to_owned();
             self.order.push(response.type_url.clone());
-            news.extend(response.resources.iter().map(|(name, _)| format!("{short} {name}")));
+            // What others get alike comes first in a response; here all is by name.
+            let names: BTreeSet<&Name> = response.all().map(|(name, _)| name).collect();
+            news.extend(names.into_iter().map(|name| format!("{short} {name}")));
             news.extend(response.removed.iter().map(|name| format!("no {short} {name}")));
             let (type_url, nonce) = (response.type_url.clone(), response.nonce.clone());
             self.request(DeltaDiscoveryRequest { type_url: type_url.to_string(), response_nonce: nonce, ..Default::default() });
-            self.has.extend(response.resources.into_iter().map(|(name, resource)| ((type_url.clone(), name), resource)));
+            self.has.extend(response.all().cloned().map(|(name, resource)| ((type_url.clone(), name), resource)));
             response.removed.into_iter().for_each(|name| drop(self.has.remove(&(type_url.clone(), name))));
         }
         news
