@@ -330,6 +330,43 @@ fn sheets() {
     }
 }
 
+/// Who comes back says what it has, and gets what differs.
+#[test]
+fn who_comes_back() {
+    let version = |content: u8| Resource::new(any(ENDPOINT, content)).version.to_string();
+    let (all, names) = (&["*"][..], &["a", "b", "c", "d"][..]);
+    for sheets in [Sheets::None, Sheets::Even] {
+        for (subscribe, has, expected) in [
+            (all, &[("a", 1), ("b", 2), ("c", 4), ("d", 6)][..], "ClusterLoadAssignment "),
+            (names, &[("a", 1), ("b", 2), ("c", 4), ("d", 6)], ""),
+            (names, &[("a", 1), ("b", 3), ("c", 4), ("d", 6)], "ClusterLoadAssignment +b"),
+            (names, &[("a", 3), ("b", 2), ("c", 4), ("d", 6)], "ClusterLoadAssignment +a"),
+            (names, &[("a", 1), ("b", 2), ("c", 4)], "ClusterLoadAssignment +d"),
+            (&["a", "b", "c", "d", "e"], &[("a", 1), ("b", 2), ("c", 4), ("d", 6), ("e", 7)], "ClusterLoadAssignment -e"),
+            (all, &[("a", 1), ("b", 2), ("c", 4), ("d", 6), ("e", 7)], "ClusterLoadAssignment -e"),
+            (&["a", "b", "c"], &[("a", 1), ("b", 2), ("c", 4), ("d", 6)], ""),
+            (&["a", "b", "c"], &[("a", 1), ("b", 2), ("c", 5)], "ClusterLoadAssignment +c"),
+        ] {
+            // Two that are alike share what they came with.
+            let shared: Arc<crate::server::Shared> = Arc::default();
+            let mut world = World(BTreeMap::new(), sheets);
+            [("a", 1), ("b", 2), ("c", 4), ("d", 6)].into_iter().for_each(|(name, content)| world.set(ENDPOINT, name, content));
+            let come = |world: &mut World| {
+                let mut session = Session::sharing(shared.clone());
+                let initial_resource_versions = has.iter().map(|(name, content)| ((*name).to_owned(), version(*content))).collect();
+                session.request(DeltaDiscoveryRequest { initial_resource_versions, ..request(ENDPOINT, subscribe) }).unwrap();
+                let said = session.poll(world).iter().map(said).collect::<Vec<_>>().join("; ");
+                assert_eq!(said, expected, "{subscribe:?} {has:?} {sheets:?}");
+                session
+            };
+            let (_one, mut two) = (come(&mut world), come(&mut world));
+            world.set(ENDPOINT, "a", 8);
+            two.changed();
+            assert!(two.poll(&mut world).iter().map(said).any(|said| said.contains("+a")), "{subscribe:?} {has:?} {sheets:?}");
+        }
+    }
+}
+
 #[test]
 fn a_wildcard_is_always_answered() {
     let (mut session, mut world) = (Session::new(), World::default());

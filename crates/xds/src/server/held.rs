@@ -8,7 +8,7 @@ use std::{
 
 use mizzen_types::Name;
 
-use super::MANY;
+use super::{MANY, Resource};
 use crate::Version;
 
 /// What the client has under a name, as far as it was sent or the client said so.
@@ -98,6 +98,8 @@ impl Base {
 pub struct Shared {
     lists: Mutex<HashMap<u64, Vec<Weak<[Settled]>>>>,
     asked: Mutex<HashMap<u64, Vec<Weak<[Name]>>>>,
+    /// Lists with which clients came, by a hash in which order plays no part.
+    returned: Mutex<HashMap<u64, Weak<[Settled]>>>,
     names: Mutex<Names>,
 }
 
@@ -164,6 +166,37 @@ impl Shared {
         share(&self.asked, hasher.finish(), names)
     }
 
+    /// The list with which a client comes back, as others came with it: what each of them says is compared with it, not sorted once more. `None` if it
+    /// holds a version that is none of ours.
+    fn returned(&self, versions: &HashMap<String, String>, explicit: bool) -> Option<Arc<[Settled]>> {
+        let one = |(name, version): (&String, &String)| {
+            let mut hasher = twox_hash::XxHash64::with_seed(explicit.into());
+            hasher.write(name.as_bytes());
+            hasher.write(version.as_bytes());
+            hasher.finish()
+        };
+        let hash = versions.iter().map(one).fold(0, u64::wrapping_add);
+        let known = self.returned.lock().unwrap_or_else(PoisonError::into_inner).get(&hash).and_then(Weak::upgrade);
+        let is_same = |settled: &Settled| {
+            let version = versions.get(&*settled.name).and_then(|version| version.parse().ok());
+            version.is_some() && version == settled.version && settled.explicit == explicit
+        };
+        if let Some(list) = known.filter(|list| list.len() == versions.len() && list.iter().all(is_same)) {
+            return Some(list);
+        }
+        let settled = |(name, version): (&String, &String)| {
+            let version: Option<Version> = version.parse().ok();
+            version.map(|version| Settled { name: self.name(name), explicit, version: Some(version) })
+        };
+        let mut list: Vec<Settled> = versions.iter().map(settled).collect::<Option<_>>()?;
+        list.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let list = self.share(list);
+        let mut all = self.returned.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, list| list.strong_count() > 0);
+        all.insert(hash, Arc::downgrade(&list));
+        Some(list)
+    }
+
     /// How many different lists there are.
     pub fn len(&self) -> usize {
         let all = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
@@ -216,6 +249,35 @@ impl Held {
     pub(super) fn ask(&mut self, names: Vec<Name>, shared: &Shared) {
         self.explicit = names.len();
         self.base = Some(Base::Asked(shared.ask(names)));
+    }
+
+    /// Notes what a client comes with that has many; `explicit`: it asks for all of these by name. False: nothing is noted.
+    pub(super) fn come_with(&mut self, versions: &HashMap<String, String>, explicit: bool, shared: &Shared) -> bool {
+        if versions.len() < MANY || self.base.is_some() || !self.over.is_empty() {
+            return false;
+        }
+        let Some(list) = shared.returned(versions, explicit) else { return false };
+        self.explicit = if explicit { list.len() } else { 0 };
+        self.base = Some(Base::Sent { list, is_open: false });
+        true
+    }
+
+    /// If the client has all of a sheet as it is: the names of what else it has.
+    pub(super) fn beside(&self, sheet: &[(Name, Resource)]) -> Option<Vec<Name>> {
+        let Some(Base::Sent { list, is_open: false }) = &self.base else { return None };
+        if !self.over.is_empty() {
+            return None;
+        }
+        let mut lines = sheet.iter().peekable();
+        let mut others = Vec::new();
+        for settled in &**list {
+            match lines.next_if(|(name, _)| is_same(name, &settled.name)) {
+                Some((_, resource)) if settled.version != Some(resource.version) => return None,
+                Some(_) => {}
+                None => others.push(settled.name.clone()),
+            }
+        }
+        lines.next().is_none().then_some(others)
     }
 
     /// What is asked for of a client to which nothing was sent: nothing by name, or this list and no more.

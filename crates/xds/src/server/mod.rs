@@ -378,14 +378,17 @@ impl Session {
         let verdict = watch.verdict(&request.response_nonce, request.error_detail.as_ref());
         watch.settle(&self.shared);
         let subscription = first || !request.resource_names_subscribe.is_empty() || !request.resource_names_unsubscribe.is_empty();
+        let mut is_subscribed = false;
         if first {
-            watch.open(&type_url, &request, &self.shared);
+            is_subscribed = watch.open(&type_url, &request, &self.shared);
         } else {
             // Who takes everything from now on has to be told of what it lets go by name.
             watch.widen(&request.resource_names_subscribe);
             watch.unsubscribe(&request.resource_names_unsubscribe);
         }
-        watch.subscribe(&request.resource_names_subscribe, &self.shared);
+        if !is_subscribed {
+            watch.subscribe(&request.resource_names_subscribe, &self.shared);
+        }
         if watch.explicit() > MAX_NAMES {
             return Err(ProtocolError::TooManyNames(request.type_url));
         }

@@ -170,23 +170,33 @@ impl Watch {
         self.in_flight.push_back(Flight { nonce, sheet: sheet.cloned(), sent });
     }
 
-    /// The first request of a type.
-    pub(super) fn open(&mut self, type_url: &str, request: &DeltaDiscoveryRequest, shared: &Shared) {
+    /// The first request of a type. Returns whether that is all that there is to it: the names are not to be subscribed to any more.
+    pub(super) fn open(&mut self, type_url: &str, request: &DeltaDiscoveryRequest, shared: &Shared) -> bool {
         if request.resource_names_subscribe.is_empty() && types::empty_means_all(type_url) {
             self.wildcard = true;
             self.owed = true;
         }
         self.due = true;
         let all = self.wildcard || request.resource_names_subscribe.iter().any(|n| n == types::WILDCARD);
-        let asked: BTreeSet<&str> = request.resource_names_subscribe.iter().map(String::as_str).collect();
+        let versions = &request.initial_resource_versions;
+        let names = &request.resource_names_subscribe;
+        if all && names.iter().all(|name| name == types::WILDCARD) && self.held.come_with(versions, false, shared) {
+            return false;
+        }
+        let is_each = || names.len() == versions.len() && names.iter().all(|name| versions.contains_key(name));
+        let asked: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+        if !all && asked.len() == names.len() && is_each() && self.held.come_with(versions, true, shared) {
+            return true;
+        }
         let mut news = Vec::new();
-        for (name, version) in request.initial_resource_versions.iter().filter(|(name, _)| all || asked.contains(name.as_str())) {
+        for (name, version) in versions.iter().filter(|(name, _)| all || asked.contains(name.as_str())) {
             let version: Option<Version> = version.parse().ok();
             let sent = version.map_or(SentVersion::Foreign, SentVersion::Version);
             news.push((shared.name(name), Entry { sent, acked: version, ..Entry::default() }));
         }
         news.sort_by(|a, b| a.0.cmp(&b.0));
         self.held.set_many(news);
+        false
     }
 
     pub(super) fn subscribe(&mut self, names: &[String], shared: &Shared) {
@@ -365,43 +375,20 @@ impl Watch {
 
     /// Compares with the state, and notes the difference as sent.
     pub(super) fn diff(&mut self, found: Found, shared: &Shared) -> Diff {
-        let Found { wanted: Wanted { mut all, asked, forced, .. }, mut sheet, mut resources } = found;
+        let Found { wanted: Wanted { all, asked, forced, .. }, sheet, mut resources } = found;
         let mut diff = Diff { owed: std::mem::take(&mut self.owed), ..Diff::default() };
-        if let Some(whole) = &sheet {
-            match &asked {
-                Some(asked) if forced.is_empty() && self.is_fresh(asked) => {
-                    let rest = asked.as_ref().and_then(|asked| whole.rest_of(asked)).unwrap_or_default();
-                    self.held.send_sheet(whole.sent(asked.is_some()), &rest);
-                    // Nothing was there that could be gone.
-                    all = false;
-                }
-                // It has something, or a request came meanwhile: name by name, then.
-                _ => {
-                    resources.extend(whole.lines().iter().map(|(name, resource)| (name.clone(), LookUp::Found(resource.clone()))));
-                    resources.sort_by(|a, b| a.0.cmp(&b.0));
-                    sheet = None;
-                }
+        let beside =
+            sheet.and_then(|sheet| self.take_sheet(sheet, asked.as_ref().filter(|_| forced.is_empty()), &mut resources, &mut diff));
+        let gone = match &beside {
+            _ if !all => Vec::new(),
+            Some(names) => gone(names.iter(), &resources, &forced),
+            None => {
+                let sent = self.held.iter().filter(|(_, entry)| entry.sent != SentVersion::Unsent);
+                gone(sent.map(|(name, _)| name), &resources, &forced)
             }
-        }
-        diff.sheet = sheet;
-        // Both are in order, so that what is gone shows as a gap.
-        let gone: Vec<Name> = if all {
-            let mut there = resources.iter().map(|(name, _)| name).peekable();
-            let mut missing = |name: &Name| {
-                while there.next_if(|found| !is_same(found, name) && *found < name).is_some() {}
-                !there.peek().is_some_and(|found| is_same(found, name))
-            };
-            let sent = self.held.iter().filter(|(_, entry)| entry.sent != SentVersion::Unsent);
-            let unlisted: Vec<Name> = sent.filter(|(name, _)| missing(name)).map(|(name, _)| name.clone()).collect();
-            let is_there = |name: &Name| resources.binary_search_by(|(found, _)| found.cmp(name)).is_ok();
-            // Each once, in order.
-            let gone: BTreeSet<Name> = unlisted.into_iter().chain(forced.iter().filter(|name| !is_there(name)).cloned()).collect();
-            gone.into_iter().collect()
-        } else {
-            Vec::new()
         };
         let (mut news, mut lost) = (Vec::new(), Vec::new());
-        let mut held = all.then(|| self.held.iter().peekable());
+        let mut held = (all && beside.is_none()).then(|| self.held.iter().peekable());
         // What the client has of each: all are in order.
         let mut entry = |name: &Name| match &mut held {
             None => self.held.get(name).unwrap_or_default(),
@@ -425,6 +412,32 @@ impl Watch {
         self.held.send(news, shared);
         lost.iter().chain(&gone).for_each(|name| self.missing(name, forced.contains(name), &mut diff));
         diff
+    }
+
+    /// Sends all of a sheet to who has nothing, and nothing of it to who has all of it; what such a client has beside it is returned. For all others, as
+    /// for one whose request came meanwhile, its lines are resources like any.
+    fn take_sheet(
+        &mut self,
+        sheet: Arc<Sheet>,
+        asked: Option<&Option<Arc<[Name]>>>,
+        resources: &mut Vec<(Name, LookUp)>,
+        diff: &mut Diff,
+    ) -> Option<Vec<Name>> {
+        if let Some(asked) = asked {
+            if self.is_fresh(asked) {
+                let rest = asked.as_ref().and_then(|asked| sheet.rest_of(asked)).unwrap_or_default();
+                self.held.send_sheet(sheet.sent(asked.is_some()), &rest);
+                diff.sheet = Some(sheet);
+                return Some(Vec::new());
+            }
+            let beside = if self.form == Form::Delta { self.held.beside(sheet.lines()) } else { None };
+            if beside.is_some() {
+                return beside;
+            }
+        }
+        resources.extend(sheet.lines().iter().map(|(name, resource)| (name.clone(), LookUp::Found(resource.clone()))));
+        resources.sort_by(|a, b| a.0.cmp(&b.0));
+        None
     }
 
     fn missing(&mut self, name: &Name, forced: bool, diff: &mut Diff) {
@@ -468,6 +481,21 @@ impl Watch {
             resources: self.held.iter().filter(|(_, entry)| entry.sent != SentVersion::Unsent).map(resource).collect(),
         }
     }
+}
+
+/// Those of the names of what a client has, in order, that were not found, and what it waits for in vain.
+fn gone<'n>(has: impl Iterator<Item = &'n Name>, found: &[(Name, LookUp)], forced: &BTreeSet<Name>) -> Vec<Name> {
+    // Both are in order, so that what is gone shows as a gap.
+    let mut there = found.iter().map(|(name, _)| name).peekable();
+    let missing = |name: &&Name| {
+        while there.next_if(|found| !is_same(found, name) && found < name).is_some() {}
+        !there.peek().is_some_and(|found| is_same(found, name))
+    };
+    let is_there = |name: &Name| found.binary_search_by(|(found, _)| found.cmp(name)).is_ok();
+    let unlisted = has.filter(missing).cloned();
+    // Each once, in order.
+    let gone: BTreeSet<Name> = unlisted.chain(forced.iter().filter(|name| !is_there(name)).cloned()).collect();
+    gone.into_iter().collect()
 }
 
 /// The lines of a sheet, as they were sent.
