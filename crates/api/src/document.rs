@@ -15,6 +15,7 @@ use crate::{
     metadata::{self, DEFAULT_NAMESPACE, label_name, label_text},
     read::{At, Context, Fields, nearest, quoted},
     source::{Node, SyntaxError, Value},
+    table,
     text::{Document, Guess, documents, guess},
 };
 
@@ -414,7 +415,7 @@ fn mesh_config(text: &str, file: &Arc<str>, line: u32) -> Result<(MeshConfig, Ve
         Ok(node) => node,
         Err(error) => return Err(vec![cx.problem((error.line, error.column), "", error.message)]),
     };
-    let at = At::root(&cx, &node);
+    let at = At::root(&cx, &node).by(&table::MESH_CONFIG);
     let place = Pos { file: file.clone(), line: at.place.0, column: at.place.1 };
     let meta = crate::Meta { origin: place, source: Source::new(text.into(), line), ..MeshConfig::default().meta };
     let config = at.fields(|f: &Fields<'_>| MeshConfig::read(f, meta));

@@ -6,6 +6,9 @@
 //! could change who may talk, where traffic goes or what is sent. Unknown fields, wrong types and values out of range are [`Problem`]s with file,
 //! line and field path; all problems of a document are found at once.
 //!
+//! Which fields a kind has, and of which class they are, says one table for each message (`table/`). It leads the readers; [`crd`] makes of it what the
+//! API server is told, [`fields`] a list for people.
+//!
 //! Deliberately absent: IO, the relations between objects (a route to a subset that nobody declares is `analyze`'s business), short host names'
 //! completion (the reader knows the domain), and the wire.
 
@@ -19,6 +22,7 @@ mod object;
 mod problem;
 mod read;
 mod source;
+mod table;
 mod text;
 
 pub use document::{Closes, Parsed, Refusal, parse_documents, parse_mesh_config, refuse_documents};
@@ -26,3 +30,4 @@ pub use limits::{MAX_DEPTH, MAX_TEXT};
 pub use object::{Key, Kind, Meta, Object, Selector};
 pub use problem::{Pos, Problem};
 pub use source::Source;
+pub use table::{Class, Field, Why, crd, fields};

@@ -1,7 +1,8 @@
 //! Reading typed values out of nodes, and gathering everything that is wrong on the way.
 //!
 //! Readers never stop at a fault: they record it and go on with a default, and whoever started the reading drops the object if anything was
-//! recorded. A map is read through [`Fields`], which knows at its end which fields nobody has asked for.
+//! recorded. A map is read through [`Fields`]. Of Istio's kinds it knows the table of its fields, and judges what is written by that; of others it
+//! knows at its end which fields nobody has asked for.
 
 use std::{
     cell::{Cell, RefCell},
@@ -19,7 +20,10 @@ use crate::{
     Key, Pos, Problem,
     duration::parse_duration,
     source::{Entry, Node, Value, child_path, shorten},
+    table::{Class, Least, Message, Row, Type},
 };
+
+pub(crate) use crate::table::Why;
 
 /// What one document's reading gathers.
 pub(crate) struct Context<'a> {
@@ -62,30 +66,6 @@ impl<'a> Context<'a> {
     }
 }
 
-/// Why a field is refused that is not supported.
-#[derive(Clone, Copy)]
-pub(crate) enum Why {
-    /// Ignoring it could change who may talk.
-    Who,
-    /// Ignoring it could change where traffic goes.
-    Where,
-    /// Ignoring it could change what is sent.
-    What,
-    /// Ignoring it could change what runs.
-    Runs,
-}
-
-impl Why {
-    pub(crate) fn text(self) -> &'static str {
-        match self {
-            Why::Who => "is not supported yet, and ignoring it could change who may talk",
-            Why::Where => "is not supported yet, and ignoring it could change where traffic goes",
-            Why::What => "is not supported yet, and ignoring it could change what is sent",
-            Why::Runs => "is not supported yet, and ignoring it could change what runs",
-        }
-    }
-}
-
 /// A value with its path, being read.
 #[derive(Clone)]
 pub(crate) struct At<'a> {
@@ -94,11 +74,18 @@ pub(crate) struct At<'a> {
     pub(crate) node: &'a Node,
     /// Of the key, if it has one: that is where a reader looks.
     pub(crate) place: (u32, u32),
+    /// What the value should be, if a table says so.
+    of: Option<&'static Type>,
 }
 
 impl<'a> At<'a> {
     pub(crate) fn root(cx: &'a Context<'a>, node: &'a Node) -> Self {
-        At { cx, path: String::new(), node, place: (node.line, node.column) }
+        At { cx, path: String::new(), node, place: (node.line, node.column), of: None }
+    }
+
+    /// This value, to be read by a table.
+    pub(crate) fn by(self, of: &'static Type) -> Self {
+        At { of: Some(of), ..self }
     }
 
     pub(crate) fn fail(&self, message: impl Into<String>) {
@@ -109,7 +96,19 @@ impl<'a> At<'a> {
     }
 
     pub(crate) fn warn(&self, message: impl Into<String>) {
-        self.cx.warnings.borrow_mut().push(self.cx.problem(self.place, &self.path, message));
+        let mut warnings = self.cx.warnings.borrow_mut();
+        // What a table says comes before what a reader says, so that only their places put them in order.
+        let after = if self.of.is_some() {
+            warnings.partition_point(|other| (other.pos.line, other.pos.column) <= self.place)
+        } else {
+            warnings.len()
+        };
+        warnings.insert(after, self.cx.problem(self.place, &self.path, message));
+    }
+
+    /// A reader and its table, if it has one, are of one mind about what the value is; tests trip over it if not.
+    fn agree(&self, read: &str, fits: impl FnOnce(&Type) -> bool) {
+        debug_assert!(self.of.is_none_or(fits), "{} is read as {read}, its table says {:?}", self.path, self.of);
     }
 
     pub(crate) fn expected(&self, what: &str) {
@@ -126,12 +125,16 @@ impl<'a> At<'a> {
 
     /// The items of a list; a null item is a fault.
     pub(crate) fn list(&self) -> Vec<At<'a>> {
+        self.agree("a list", |of| matches!(of, Type::List(_)));
         let Value::List(items) = &self.node.value else {
             self.expected("a list");
             return Vec::new();
         };
-        let at =
-            |(i, node): (usize, &'a Node)| At { cx: self.cx, path: format!("{}[{i}]", self.path), node, place: (node.line, node.column) };
+        let of = self.of.and_then(Type::inner);
+        let at = |(i, node): (usize, &'a Node)| {
+            let path = format!("{}[{i}]", self.path);
+            At { path, node, place: (node.line, node.column), of, ..*self }
+        };
         let mut list: Vec<_> = items.iter().enumerate().map(at).collect();
         list.retain(|item| {
             let empty = matches!(item.node.value, Value::Null);
@@ -149,16 +152,21 @@ impl<'a> At<'a> {
 
     /// The entries of a map whose keys are names of their own.
     pub(crate) fn entries(&self) -> Vec<(&'a str, At<'a>)> {
+        self.agree("a map", |of| matches!(of, Type::Map(_)));
         let Value::Map(entries) = &self.node.value else {
             self.expected("a map");
             return Vec::new();
         };
-        let at =
-            |e: &'a Entry| (&*e.key, At { cx: self.cx, path: child_path(&self.path, &e.key), node: &e.value, place: (e.line, e.column) });
-        entries.iter().map(at).collect()
+        let of = self.of.and_then(Type::inner);
+        entries.iter().map(|entry| (&*entry.key, self.below(entry, of))).collect()
+    }
+
+    fn below(&self, entry: &'a Entry, of: Option<&'static Type>) -> At<'a> {
+        At { path: child_path(&self.path, &entry.key), node: &entry.value, place: (entry.line, entry.column), of, ..*self }
     }
 
     pub(crate) fn text(&self) -> String {
+        self.agree("a text", |of| matches!(of, Type::Text | Type::Short(_) | Type::Duration(_)));
         match &self.node.value {
             Value::Text(text) => return text.to_string(),
             Value::Bool(_) | Value::Int(_) | Value::Float(_) => {
@@ -180,6 +188,7 @@ impl<'a> At<'a> {
     }
 
     pub(crate) fn flag(&self) -> bool {
+        self.agree("true or false", |of| matches!(of, Type::Bool));
         match &self.node.value {
             Value::Bool(value) => *value,
             Value::Text(text) if self.cx.proto && matches!(&**text, "true" | "false") => &**text == "true",
@@ -190,8 +199,10 @@ impl<'a> At<'a> {
         }
     }
 
-    /// A number within the range.
-    pub(crate) fn number(&self, range: RangeInclusive<f64>) -> f64 {
+    /// A number within the table's range.
+    pub(crate) fn number(&self) -> f64 {
+        self.agree("a number", |of| matches!(of, Type::Number(..)));
+        let range = if let Some(&Type::Number(least, most)) = self.of { least..=most } else { f64::MIN..=f64::MAX };
         let number = match &self.node.value {
             Value::Int(value) => Some(*value as f64),
             Value::Float(value) => Some(*value),
@@ -204,8 +215,16 @@ impl<'a> At<'a> {
         })
     }
 
-    /// A whole number.
+    /// A whole number within the table's range.
+    pub(crate) fn whole(&self) -> i64 {
+        debug_assert!(self.of.is_some(), "{} has a range, and no table", self.path);
+        self.int(i64::MIN..=i64::MAX)
+    }
+
+    /// A whole number within the table's range; if there is no table, within this one.
     pub(crate) fn int(&self, range: RangeInclusive<i64>) -> i64 {
+        self.agree("a whole number", |of| matches!(of, Type::Int(..)));
+        let range = if let Some(&Type::Int(least, most)) = self.of { least..=most } else { range };
         let number = match &self.node.value {
             Value::Int(value) => Some(*value),
             Value::Float(value) if value.fract() == 0.0 && value.abs() < 9e15 => Some(*value as i64),
@@ -223,15 +242,11 @@ impl<'a> At<'a> {
     }
 
     /// A whole number that is not negative.
-    pub(crate) fn size(&self, range: RangeInclusive<i64>) -> u64 {
-        u64::try_from(self.int(range)).unwrap_or_default()
+    pub(crate) fn size(&self) -> u64 {
+        u64::try_from(self.whole()).unwrap_or_default()
     }
 
-    pub(crate) fn u32(&self) -> u32 {
-        u32::try_from(self.int(0..=i64::from(u32::MAX))).unwrap_or_default()
-    }
-
-    /// An unsigned number that Istio keeps in a signed 32-bit field.
+    /// An unsigned number. Kubernetes keeps it in a signed 32-bit field; so does Istio, or a table says otherwise.
     pub(crate) fn count(&self) -> u32 {
         u32::try_from(self.int(0..=i64::from(i32::MAX))).unwrap_or_default()
     }
@@ -240,16 +255,30 @@ impl<'a> At<'a> {
         u16::try_from(self.int(1..=65535)).unwrap_or_default()
     }
 
-    /// A duration that is not negative: `1h30m`, `1.5s`.
+    /// A duration, not shorter than the table says: `1h30m`, `1.5s`.
     pub(crate) fn duration(&self) -> Duration {
+        self.agree("a duration", |of| matches!(of, Type::Duration(_)));
         let text = self.text();
-        if matches!(self.node.value, Value::Text(_)) {
-            match parse_duration(&text) {
-                Ok(duration) => return duration,
-                Err(message) => self.fail(message),
-            }
+        if !matches!(self.node.value, Value::Text(_)) {
+            return Duration::ZERO;
         }
-        Duration::ZERO
+        let duration = match parse_duration(&text) {
+            Ok(duration) => duration,
+            Err(message) => {
+                self.fail(message);
+                return Duration::ZERO;
+            }
+        };
+        let least = if let Some(&Type::Duration(least)) = self.of { least } else { Least::Zero };
+        let short = duration < Duration::from_millis(1);
+        match least {
+            Least::MillisecondOrZero if short && !duration.is_zero() => self.fail("must be at least 1ms"),
+            Least::Millisecond if short => self.fail("must be at least 1ms"),
+            Least::Second if duration < Duration::from_secs(1) => self.fail("must be at least 1s"),
+            Least::Second if duration.subsec_nanos() > 0 => self.fail("is counted in whole seconds"),
+            _ => {}
+        }
+        duration
     }
 
     /// A text of some form.
@@ -283,6 +312,14 @@ impl<'a> At<'a> {
         None
     }
 
+    /// One of these names, which are those of the table.
+    pub(crate) fn choice<T: Copy>(&self, names: &[(&str, i64, Option<T>)]) -> Option<T> {
+        self.agree("an enumeration", |of| matches!(of, Type::Enum(table) if table.are(names)));
+        debug_assert!(self.of.is_some(), "{} has names, and no table", self.path);
+        let why = if let Some(Type::Enum(table)) = self.of { table.why } else { Why::Who };
+        self.enumeration(names, why)
+    }
+
     pub(crate) fn text_list(&self) -> Vec<String> {
         self.list().iter().map(At::text).collect()
     }
@@ -301,6 +338,7 @@ pub(crate) fn any_host() -> Hostname {
 /// A map, being read.
 pub(crate) struct Fields<'a> {
     pub(crate) at: At<'a>,
+    table: Option<&'static Message>,
     entries: Vec<(String, &'a Entry)>,
     asked: RefCell<BTreeSet<&'static str>>,
     rest: Cell<bool>,
@@ -310,6 +348,8 @@ static EMPTY: Node = Node { value: Value::Null, line: 0, column: 0 };
 
 impl<'a> Fields<'a> {
     fn new(at: At<'a>) -> Self {
+        at.agree("a message", |of| matches!(of, Type::Message(_)));
+        let table = if let Some(&Type::Message(table)) = at.of { Some(table) } else { None };
         let mut entries: Vec<(String, &'a Entry)> = Vec::new();
         match &at.node.value {
             Value::Map(written) => {
@@ -325,25 +365,58 @@ impl<'a> Fields<'a> {
             Value::Null => {}
             _ => at.expected("a map"),
         }
-        Fields { at, entries, asked: RefCell::default(), rest: Cell::new(false) }
+        let fields = Fields { at, table, entries, asked: RefCell::default(), rest: Cell::new(false) };
+        fields.judge();
+        fields
+    }
+
+    /// Warns of what is written and harmless by the table, and refuses what it refuses.
+    fn judge(&self) {
+        let Some(table) = self.table else { return };
+        for (name, entry) in self.entries.iter().filter(|(_, entry)| !matches!(entry.value.value, Value::Null)) {
+            match table.row(name) {
+                Some(Row { class: Class::Harmless, warning, .. }) => self.child(name, entry).warn(*warning),
+                Some(Row { class: Class::Refused(why), .. }) => self.child(name, entry).fail(why.text()),
+                _ => {}
+            }
+        }
+    }
+
+    fn asks(&self, name: &'static str) {
+        let Some(table) = self.table else {
+            self.asked.borrow_mut().insert(name);
+            return;
+        };
+        debug_assert!(
+            table.row(name).is_some_and(|row| !matches!(row.class, Class::Refused(_))),
+            "{name} is read, and is not in the table of {} or refused there",
+            table.name
+        );
+        #[cfg(test)]
+        crate::table::tests::note(table, name);
     }
 
     /// A field that is written and not null.
     pub(crate) fn get(&self, name: &'static str) -> Option<At<'a>> {
-        self.asked.borrow_mut().insert(name);
+        self.asks(name);
         let (_, entry) = self.entries.iter().find(|(other, _)| other == name)?;
-        (!matches!(entry.value.value, Value::Null)).then(|| self.child(entry))
+        (!matches!(entry.value.value, Value::Null)).then(|| self.child(name, entry))
     }
 
-    fn child(&self, entry: &'a Entry) -> At<'a> {
-        At { cx: self.at.cx, path: child_path(&self.at.path, &entry.key), node: &entry.value, place: (entry.line, entry.column) }
+    fn child(&self, name: &str, entry: &'a Entry) -> At<'a> {
+        self.at.below(entry, self.of(name))
+    }
+
+    /// What the table says that a field is.
+    fn of(&self, name: &str) -> Option<&'static Type> {
+        self.table.and_then(|table| table.row(name)).map(|row| &row.of)
     }
 
     /// The place of a field that is null, empty or missing.
     pub(crate) fn slot(&self, name: &str) -> At<'a> {
         match self.entries.iter().find(|(other, _)| other == name) {
-            Some((_, entry)) => At { node: &EMPTY, ..self.child(entry) },
-            None => At { path: child_path(&self.at.path, name), node: &EMPTY, ..self.at.clone() },
+            Some((_, entry)) => At { node: &EMPTY, ..self.child(name, entry) },
+            None => At { path: child_path(&self.at.path, name), node: &EMPTY, of: self.of(name), ..self.at.clone() },
         }
     }
 
@@ -354,11 +427,20 @@ impl<'a> Fields<'a> {
 
     /// A field that must be there.
     pub(crate) fn need(&self, name: &'static str) -> Option<At<'a>> {
+        debug_assert!(
+            self.table.and_then(|table| table.row(name)).is_none_or(|row| row.required),
+            "{name} is needed, and its table does not say so"
+        );
         let found = self.get(name);
         if found.is_none() {
             self.missing(name);
         }
         found
+    }
+
+    /// Reads `spec` by its table, or an empty one if it is not written.
+    pub(crate) fn spec<T>(&self, of: &'static Type, read: impl FnOnce(&Fields<'a>) -> T) -> T {
+        self.get("spec").unwrap_or_else(|| self.slot("spec")).by(of).fields(read)
     }
 
     /// Reads a map, or an empty one if it is not written.
@@ -374,6 +456,11 @@ impl<'a> Fields<'a> {
     /// Whether a field is written, null or not.
     pub(crate) fn written(&self, name: &'static str) -> bool {
         self.entries.iter().any(|(other, _)| other == name)
+    }
+
+    /// Whether a field is written and not null, of whatever class it is.
+    pub(crate) fn holds(&self, name: &'static str) -> bool {
+        self.entries.iter().any(|(other, entry)| other == name && !matches!(entry.value.value, Value::Null))
     }
 
     /// Whether nothing is written.
@@ -471,13 +558,18 @@ impl<'a> Fields<'a> {
             return;
         }
         let asked = self.asked.borrow();
-        for (name, entry) in self.entries.iter().filter(|(name, _)| !asked.contains(name.as_str())) {
-            let child = self.child(entry);
+        let known = |name: &str| self.table.map_or_else(|| asked.contains(name), |table| table.row(name).is_some());
+        for (name, entry) in self.entries.iter().filter(|(name, _)| !known(name)) {
+            let child = self.child(name, entry);
             if matches!(&self.at.cx.unknown, Some(unknown) if !unknown.contains(&child.path)) {
                 child.warn("is not acted on yet");
                 continue;
             }
-            match nearest(name, asked.iter().copied()) {
+            let near = match self.table {
+                Some(table) => nearest(name, table.names()),
+                None => nearest(name, asked.iter().copied()),
+            };
+            match near {
                 Some(near) => child.fail(format!("unknown field, did you mean `{near}`?")),
                 None => child.fail("unknown field"),
             }

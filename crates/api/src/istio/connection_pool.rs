@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use super::timeout;
-use crate::read::{At, Fields, Why};
+use crate::read::Fields;
 
 /// Limits of connections and requests; what is missing has no limit, or Istio's default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -103,31 +102,28 @@ impl ConnectionPool {
     pub(crate) fn read(f: &Fields<'_>) -> ConnectionPool {
         let tcp = f.opt_sub("tcp", |f| TcpPool {
             max_connections: limit(f, "maxConnections"),
-            connect_timeout: f.get("connectTimeout").map(|at| positive(&at)),
-            idle_timeout: f.get("idleTimeout").map(|at| timeout(&at)),
-            max_connection_duration: f.get("maxConnectionDuration").map(|at| positive(&at)),
+            connect_timeout: f.duration("connectTimeout"),
+            idle_timeout: f.duration("idleTimeout"),
+            max_connection_duration: f.duration("maxConnectionDuration"),
             keepalive: f.opt_sub("tcpKeepalive", Keepalive::read).unwrap_or_default(),
         });
         ConnectionPool { tcp: tcp.unwrap_or_default(), http: f.opt_sub("http", HttpPool::read).unwrap_or_default() }
     }
 }
 
+pub(crate) const POOL_UPGRADES: &[(&str, i64, Option<H2Upgrade>); 3] =
+    &[("DEFAULT", 0, Some(H2Upgrade::Default)), ("DO_NOT_UPGRADE", 1, Some(H2Upgrade::Never)), ("UPGRADE", 2, Some(H2Upgrade::Always))];
+
 impl HttpPool {
     fn read(f: &Fields<'_>) -> HttpPool {
-        const UPGRADES: &[(&str, i64, Option<H2Upgrade>)] = &[
-            ("DEFAULT", 0, Some(H2Upgrade::Default)),
-            ("DO_NOT_UPGRADE", 1, Some(H2Upgrade::Never)),
-            ("UPGRADE", 2, Some(H2Upgrade::Always)),
-        ];
-        f.harmless(&["http2KeepAlive"]);
         let pool = HttpPool {
             http1_max_pending_requests: limit(f, "http1MaxPendingRequests"),
             http2_max_requests: limit(f, "http2MaxRequests"),
             max_requests_per_connection: limit(f, "maxRequestsPerConnection"),
             max_retries: limit(f, "maxRetries"),
-            idle_timeout: f.get("idleTimeout").map(|at| timeout(&at)),
+            idle_timeout: f.duration("idleTimeout"),
             max_concurrent_streams: limit(f, "maxConcurrentStreams"),
-            h2_upgrade: f.get("h2UpgradePolicy").and_then(|at| at.enumeration(UPGRADES, Why::What)).unwrap_or_default(),
+            h2_upgrade: f.get("h2UpgradePolicy").and_then(|at| at.choice(POOL_UPGRADES)).unwrap_or_default(),
             use_client_protocol: f.flag("useClientProtocol"),
         };
         if pool.use_client_protocol && pool.h2_upgrade == H2Upgrade::Always {
@@ -139,19 +135,7 @@ impl HttpPool {
 
 impl Keepalive {
     pub(crate) fn read(f: &Fields<'_>) -> Keepalive {
-        let seconds = |name| {
-            f.get(name).map(|at| {
-                let time = timeout(&at);
-                if time.as_secs() == 0 && at.node.text().is_some() {
-                    at.fail("must be at least 1s");
-                } else if time.subsec_nanos() > 0 {
-                    at.fail("is counted in whole seconds");
-                }
-                time
-            })
-        };
-        let probes = f.get("probes").map(|at| at.u32()).filter(|count| *count > 0);
-        Keepalive { probes, time: seconds("time"), interval: seconds("interval") }
+        Keepalive { probes: limit(f, "probes"), time: f.duration("time"), interval: f.duration("interval") }
     }
 
     /// This one, with what it does not say from `other`.
@@ -160,38 +144,24 @@ impl Keepalive {
     }
 }
 
-/// At least a millisecond.
-fn positive(at: &At<'_>) -> Duration {
-    let duration = timeout(at);
-    if duration.is_zero() && at.node.text().is_some() {
-        at.fail("must be at least 1ms");
-    }
-    duration
-}
-
 impl OutlierDetection {
     pub(crate) fn read(f: &Fields<'_>) -> OutlierDetection {
-        if let Some(at) = f.get("consecutiveErrors") {
-            at.warn("has no effect any more: write consecutive5xxErrors or consecutiveGatewayErrors");
-        }
-        f.refuse(Why::Where, &["outlierDetectionHttpErrorCodes"]);
-        let percent = |name| f.get(name).map(|at| u32::try_from(at.int(0..=100)).unwrap_or_default()).filter(|percent| *percent > 0);
         let split = f.flag("splitExternalLocalOriginErrors");
-        let local = f.get("consecutiveLocalOriginFailures").map(|at| (at.u32(), at));
+        let local = f.get("consecutiveLocalOriginFailures").map(|at| (at.count(), at));
         if let Some((1.., at)) = &local
             && !split
         {
             at.fail("counts only with splitExternalLocalOriginErrors");
         }
         OutlierDetection {
-            consecutive_5xx_errors: f.get("consecutive5xxErrors").map(|at| at.u32()),
-            consecutive_gateway_errors: f.get("consecutiveGatewayErrors").map(|at| at.u32()),
+            consecutive_5xx_errors: f.count("consecutive5xxErrors"),
+            consecutive_gateway_errors: f.count("consecutiveGatewayErrors"),
             split_external_local_origin_errors: split,
             consecutive_local_origin_failures: local.map(|(count, _)| count).filter(|count| *count > 0),
-            interval: f.get("interval").map(|at| positive(&at)),
-            base_ejection_time: f.get("baseEjectionTime").map(|at| positive(&at)),
-            max_ejection_percent: percent("maxEjectionPercent"),
-            min_health_percent: percent("minHealthPercent"),
+            interval: f.duration("interval"),
+            base_ejection_time: f.duration("baseEjectionTime"),
+            max_ejection_percent: limit(f, "maxEjectionPercent"),
+            min_health_percent: limit(f, "minHealthPercent"),
         }
     }
 }

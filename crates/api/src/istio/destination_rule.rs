@@ -9,6 +9,7 @@ use crate::{
     Meta,
     metadata::labels,
     read::{Fields, Why, quoted},
+    table,
 };
 
 /// How connections to a host are made.
@@ -74,9 +75,8 @@ pub enum ClientTls {
 
 impl DestinationRule {
     pub(crate) fn read(root: &Fields<'_>, meta: Meta) -> Self {
-        root.sub("spec", |f| {
+        root.spec(&table::DESTINATION_RULE, |f| {
             let host = f.need("host").map(|at| at.hostname()).unwrap_or_else(crate::read::any_host);
-            f.refuse(Why::Where, &["workloadSelector"]);
             let mut subsets: Vec<Subset> = Vec::new();
             for at in f.list("subsets") {
                 let subset = at.fields(Subset::read);
@@ -120,7 +120,6 @@ impl Subset {
 impl TrafficPolicy {
     fn read(f: &Fields<'_>) -> TrafficPolicy {
         let mut policy = TrafficPolicy::blocks(f);
-        f.refuse(Why::What, &["tunnel", "proxyProtocol"]);
         policy.retry_budget = f.opt_sub("retryBudget", RetryBudget::read);
         for at in f.list("portLevelSettings") {
             let (port, blocks) = at.fields(|f| {
@@ -163,33 +162,21 @@ impl RetryBudget {
             at.fail(Why::What.text());
         }
         RetryBudget {
-            percent: f.get("percent").map_or(20.0, |at| at.number(0.0..=100.0)),
-            min_retry_concurrency: f.get("minRetryConcurrency").map(|at| at.u32()).filter(|count| *count > 0).unwrap_or(3),
+            percent: f.get("percent").map_or(20.0, |at| at.number()),
+            min_retry_concurrency: f.count("minRetryConcurrency").filter(|count| *count > 0).unwrap_or(3),
         }
     }
 }
 
+pub(crate) const CLIENT_TLS_MODES: &[(&str, i64, Option<ClientTls>); 4] = &[
+    ("DISABLE", 0, Some(ClientTls::Disable)),
+    ("SIMPLE", 1, None),
+    ("MUTUAL", 2, None),
+    ("ISTIO_MUTUAL", 3, Some(ClientTls::IstioMutual)),
+];
+
 impl ClientTls {
     fn read(f: &Fields<'_>) -> ClientTls {
-        const MODES: &[(&str, i64, Option<ClientTls>)] = &[
-            ("DISABLE", 0, Some(ClientTls::Disable)),
-            ("SIMPLE", 1, None),
-            ("MUTUAL", 2, None),
-            ("ISTIO_MUTUAL", 3, Some(ClientTls::IstioMutual)),
-        ];
-        f.refuse(
-            Why::Who,
-            &[
-                "clientCertificate",
-                "privateKey",
-                "caCertificates",
-                "caCrl",
-                "credentialName",
-                "subjectAltNames",
-                "insecureSkipVerify",
-                "sni",
-            ],
-        );
-        f.get("mode").and_then(|at| at.enumeration(MODES, Why::Who)).unwrap_or(ClientTls::Disable)
+        f.get("mode").and_then(|at| at.choice(CLIENT_TLS_MODES)).unwrap_or(ClientTls::Disable)
     }
 }

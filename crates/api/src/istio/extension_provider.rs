@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use mizzen_types::{Hostname, Name, check_dns_label};
 
-use super::{HOP, Pattern, header_name, timeout};
+use super::{HOP, Pattern, header_name};
 use crate::read::{At, Fields, Why, any_host, quoted};
 
 /// One of `extensionProviders`.
@@ -89,7 +89,10 @@ pub struct CheckedBody {
 /// The longest body of a request that the proxies send along: 1 MiB.
 const MAX_BODY: u32 = 1 << 20;
 
-const OTHERS: &[&str] = &[
+/// What a provider may be.
+pub(crate) const PROVIDERS: &[&str] = &[
+    "envoyExtAuthzHttp",
+    "envoyExtAuthzGrpc",
     "zipkin",
     "lightstep",
     "datadog",
@@ -121,18 +124,14 @@ impl ExtensionProvider {
 
     fn read(f: &Fields<'_>) -> Option<ExtensionProvider> {
         let name = f.need("name").map(|at| at.word()).unwrap_or_default();
-        let kinds: Vec<&'static str> = ["envoyExtAuthzHttp", "envoyExtAuthzGrpc"].iter().chain(OTHERS).copied().collect();
-        let Some((kind, at)) = f.one_of(&kinds) else {
+        let Some((kind, at)) = f.one_of(PROVIDERS) else {
             f.at.fail("must say what it is: envoyExtAuthzHttp, envoyExtAuthzGrpc or one of telemetry");
             return None;
         };
         let kind = match kind {
             "envoyExtAuthzHttp" => ProviderKind::ExtAuthz(at.fields(|f| ExtAuthz::read(f, true)).into()),
             "envoyExtAuthzGrpc" => ProviderKind::ExtAuthz(at.fields(|f| ExtAuthz::read(f, false)).into()),
-            other => {
-                at.warn("is not acted on yet");
-                ProviderKind::Other(other)
-            }
+            other => ProviderKind::Other(other),
         };
         Some(ExtensionProvider { name, kind })
     }
@@ -145,7 +144,7 @@ impl ExtAuthz {
             namespace,
             host,
             port: f.need("port").map_or(0, |at| at.port()),
-            timeout: f.get("timeout").map_or(Duration::from_secs(600), |at| some_time(&at)),
+            timeout: f.duration("timeout").unwrap_or(Duration::from_secs(600)),
             fail_open: f.flag("failOpen"),
             clear_route_cache: f.flag("clearRouteCache"),
             status_on_error: f.get("statusOnError").and_then(|at| status(&at)),
@@ -174,15 +173,6 @@ fn service(at: &At<'_>) -> (Option<Name>, Hostname) {
     }
 }
 
-/// A time in which an answer can come.
-fn some_time(at: &At<'_>) -> Duration {
-    let duration = timeout(at);
-    if duration.is_zero() && at.node.text().is_some_and(|text| !text.is_empty()) {
-        at.fail("must be at least 1ms");
-    }
-    duration
-}
-
 /// The statuses that Envoy's StatusCode names. Of them 100 ends no request.
 fn status(at: &At<'_>) -> Option<u16> {
     let text = at.text();
@@ -200,7 +190,7 @@ fn status(at: &At<'_>) -> Option<u16> {
 impl CheckedBody {
     fn read(f: &Fields<'_>) -> CheckedBody {
         let (partial, at) = (f.flag("allowPartialMessage"), f.need("maxRequestBytes"));
-        let most = at.as_ref().map_or(0, At::u32);
+        let most = at.as_ref().map_or(0, At::count);
         match at {
             Some(at) if most == 0 && at.node.text().is_none() => at.fail("must be at least 1"),
             Some(at) if most > MAX_BODY && !partial => at.fail(format!("must be at most {MAX_BODY}, or allowPartialMessage true")),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::read::{At, Fields, Why, nearest, quoted};
+use crate::read::{At, Fields, nearest, quoted};
 
 /// Faults of a route; at least one of the two.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,21 +64,14 @@ const GRPC: [&str; 17] = [
 impl Fault {
     pub(crate) fn read(f: &Fields<'_>) -> Fault {
         let fault = Fault {
-            delay: f.opt_sub("delay", |f| {
-                f.refuse(Why::What, &["exponentialDelay"]);
-                let fixed = f.need("fixedDelay").map(|at| (at.duration(), at));
-                if let Some((fixed, at)) = &fixed
-                    && *fixed < Duration::from_millis(1)
-                {
-                    at.fail("must be at least 1ms");
-                }
-                FaultDelay { fixed: fixed.map(|(fixed, _)| fixed).unwrap_or_default(), of_a_million: share(f) }
+            delay: f.opt_sub("delay", |f| FaultDelay {
+                fixed: f.need("fixedDelay").map(|at| at.duration()).unwrap_or_default(),
+                of_a_million: share(f),
             }),
             abort: f.opt_sub("abort", |f| {
-                f.refuse(Why::What, &["http2Error"]);
                 let status = match f.one_of(&["httpStatus", "grpcStatus"]) {
                     Some(("grpcStatus", at)) => FaultStatus::Grpc(grpc(&at)),
-                    Some((_, at)) => FaultStatus::Http(u16::try_from(at.int(200..=599)).unwrap_or(503)),
+                    Some((_, at)) => FaultStatus::Http(u16::try_from(at.whole()).unwrap_or(503)),
                     None => {
                         f.at.fail("must have httpStatus or grpcStatus");
                         FaultStatus::Http(503)
@@ -96,8 +89,8 @@ impl Fault {
 
 /// The share of requests, by `percentage` or by its deprecated predecessor; without either no request is meant.
 fn share(f: &Fields<'_>) -> u32 {
-    let percent = f.get("percent").map(|at| f64::from(u32::try_from(at.int(0..=100)).unwrap_or_default()));
-    let value = f.opt_sub("percentage", |f| f.get("value").map_or(0.0, |at| at.number(0.0..=100.0)));
+    let percent = f.count("percent").map(f64::from);
+    let value = f.opt_sub("percentage", |f| f.get("value").map_or(0.0, |at| at.number()));
     let Some(share) = value.or(percent) else {
         f.at.warn("no request is meant: there is no percentage");
         return 0;

@@ -6,6 +6,7 @@ use crate::{
     Meta, Selector,
     metadata::labels,
     read::{At, Fields, Why, quoted},
+    table,
 };
 
 /// The ports of a gateway.
@@ -63,7 +64,7 @@ pub enum GatewayNamespace {
 
 impl Gateway {
     pub(crate) fn read(root: &Fields<'_>, meta: Meta) -> Self {
-        root.sub("spec", |f| {
+        root.spec(&table::GATEWAY, |f| {
             let selector = Selector { labels: f.get("selector").map(|at| labels(&at)).unwrap_or_default() };
             let mut servers = Vec::new();
             if let Some(at) = f.need("servers") {
@@ -79,8 +80,6 @@ impl Gateway {
 
 impl Server {
     fn read(f: &Fields<'_>) -> Server {
-        f.refuse(Why::Where, &["bind", "defaultEndpoint"]);
-        f.refuse(Why::Who, &["tls"]);
         let port = f.need("port").map(|at| at.fields(ServerPort::read));
         let hosts = f.need("hosts").map(|at| at.list()).unwrap_or_default();
         if hosts.is_empty()
@@ -98,7 +97,6 @@ impl Server {
 
 impl ServerPort {
     fn read(f: &Fields<'_>) -> ServerPort {
-        f.refuse(Why::Where, &["targetPort"]);
         let number = f.need("number").map(|at| at.port()).unwrap_or_default();
         let protocol = f.need("protocol").map(|at| {
             let text = at.text();

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{LocalityLbSetting, header_name, timeout};
-use crate::read::{At, Fields, Why, quoted};
+use super::{LocalityLbSetting, header_name};
+use crate::read::{At, Fields, quoted};
 
 /// How an endpoint is chosen.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -101,11 +101,11 @@ pub struct Warmup {
 }
 
 /// The largest ring that a proxy takes.
-const MAX_RING: i64 = 8 << 20;
+pub(crate) const MAX_RING: i64 = 8 << 20;
 /// The largest of Maglev's tables that a proxy takes.
-const MAX_MAGLEV: i64 = 5_000_011;
+pub(crate) const MAX_MAGLEV: i64 = 5_000_011;
 
-const POLICIES: &[(&str, i64, Option<SimpleLb>)] = &[
+pub(crate) const LB_POLICIES: &[(&str, i64, Option<SimpleLb>); 6] = &[
     ("UNSPECIFIED", 0, Some(SimpleLb::LeastRequest)),
     ("LEAST_CONN", 1, Some(SimpleLb::LeastRequest)),
     ("RANDOM", 2, Some(SimpleLb::Random)),
@@ -116,13 +116,12 @@ const POLICIES: &[(&str, i64, Option<SimpleLb>)] = &[
 
 impl LoadBalancer {
     pub(crate) fn read(f: &Fields<'_>) -> LoadBalancer {
-        f.refuse(Why::Where, &["zoneAwareLbSetting", "backendUtilization"]);
         let policy = match f.one_of(&["simple", "consistentHash"]) {
-            Some(("simple", at)) => LbPolicy::Simple(at.enumeration(POLICIES, Why::Where).unwrap_or_default()),
+            Some(("simple", at)) => LbPolicy::Simple(at.choice(LB_POLICIES).unwrap_or_default()),
             Some((_, at)) => LbPolicy::Hash(at.fields(ConsistentHash::read)),
             None => LbPolicy::default(),
         };
-        let old = f.get("warmupDurationSecs").map(|at| Warmup { duration: lasting(&at), minimum_percent: None, aggression: None });
+        let old = f.duration("warmupDurationSecs").map(|duration| Warmup { duration, minimum_percent: None, aggression: None });
         let warmup = f.opt_sub("warmup", Warmup::read);
         if old.is_some() && warmup.is_some() {
             f.slot("warmupDurationSecs").fail("excludes `warmup`, which takes its place");
@@ -142,20 +141,11 @@ impl LoadBalancer {
 impl Warmup {
     fn read(f: &Fields<'_>) -> Warmup {
         Warmup {
-            duration: f.need("duration").map(|at| lasting(&at)).unwrap_or_default(),
-            minimum_percent: Some(f.get("minimumPercent").map_or(10.0, |at| at.number(0.0..=100.0))),
-            aggression: Some(f.get("aggression").map_or(1.0, |at| at.number(1.0..=f64::MAX))),
+            duration: f.need("duration").map(|at| at.duration()).unwrap_or_default(),
+            minimum_percent: Some(f.get("minimumPercent").map_or(10.0, |at| at.number())),
+            aggression: Some(f.get("aggression").map_or(1.0, |at| at.number())),
         }
     }
-}
-
-/// More than nothing.
-fn lasting(at: &At<'_>) -> Duration {
-    let duration = timeout(at);
-    if duration.is_zero() && at.node.text().is_some() {
-        at.fail("must be at least 1ms");
-    }
-    duration
 }
 
 impl ConsistentHash {
@@ -170,7 +160,7 @@ impl ConsistentHash {
         if key.is_none() {
             f.at.warn("has no key, so that endpoints are taken at random: write httpHeaderName, httpCookie, useSourceIp or httpQueryParameterName");
         }
-        let minimum = |f: &Fields<'_>| f.get("minimumRingSize").map(|at| at.size(0..=MAX_RING)).filter(|size| *size > 0);
+        let minimum = |f: &Fields<'_>| f.get("minimumRingSize").map(|at| at.size()).filter(|size| *size > 0);
         let old = minimum(f);
         let table = match f.one_of(&["ringHash", "maglev"]) {
             Some(("ringHash", at)) => HashTable::Ring(at.fields(minimum)),
@@ -186,7 +176,7 @@ impl ConsistentHash {
 
 /// The size of a table of Maglev's; 0 is the default.
 fn prime(at: &At<'_>) -> Option<u64> {
-    let size = at.size(0..=MAX_MAGLEV);
+    let size = at.size();
     let divisible = (2..=size.isqrt()).any(|by| size.is_multiple_of(by));
     if size == 1 || divisible {
         at.fail(format!("must be a prime number, is {size}"));

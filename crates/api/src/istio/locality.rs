@@ -125,7 +125,7 @@ impl Distribute {
                 if to.keys().any(|other| other.overlaps(&pattern)) {
                     at.fail("overlaps with another one");
                 }
-                to.insert(pattern, u32::try_from(at.int(1..=100)).unwrap_or_default());
+                to.insert(pattern, at.count());
             }
             let sum: u32 = to.values().sum();
             if sum != 100 {

@@ -146,86 +146,51 @@ impl Default for ProxyConfig {
     }
 }
 
-/// Fields that ask for what the mesh does anyway, or does not do without harm.
-const HARMLESS: &[&str] = &[
-    "accessLogFormat",
-    "certificates",
-    "defaultProviders",
-    "disableEnvoyListenerLog",
-    "dnsRefreshRate",
-    "enableEnvoyAccessLogService",
-    "enablePrometheusMerge",
-    "enableTracing",
-    "hboneIdleTimeout",
-    "inboundClusterStatName",
-    "ingressClass",
-    "ingressControllerMode",
-    "ingressSelector",
-    "ingressService",
-    "outboundClusterStatName",
-    "serviceEntryVisibility",
-    "verifyCertificateAtClient",
-];
-
 /// Modes of `outboundTrafficPolicy`.
-pub(super) const OUTBOUND_POLICIES: [(&str, i64, Option<OutboundTrafficPolicy>); 3] = [
+pub(crate) const OUTBOUND_POLICIES: &[(&str, i64, Option<OutboundTrafficPolicy>); 3] = &[
     ("REGISTRY_ONLY", 0, Some(OutboundTrafficPolicy::RegistryOnly)),
     ("ALLOW_ANY", 1, Some(OutboundTrafficPolicy::AllowAny)),
     ("ALLOW_ANY_DYNAMIC_DNS", 2, None),
+];
+
+pub(crate) const MESH_UPGRADES: &[(&str, i64, Option<bool>); 2] = &[("DO_NOT_UPGRADE", 0, Some(false)), ("UPGRADE", 1, Some(true))];
+
+pub(crate) const ACCESS_LOG_ENCODINGS: &[(&str, i64, Option<AccessLogEncoding>); 2] =
+    &[("TEXT", 0, Some(AccessLogEncoding::Text)), ("JSON", 1, Some(AccessLogEncoding::Json))];
+
+pub(crate) const PATH_NORMALIZATIONS: &[(&str, i64, Option<PathNormalization>); 5] = &[
+    ("DEFAULT", 0, Some(PathNormalization::Base)),
+    ("NONE", 1, Some(PathNormalization::None)),
+    ("BASE", 2, Some(PathNormalization::Base)),
+    ("MERGE_SLASHES", 3, Some(PathNormalization::MergeSlashes)),
+    ("DECODE_AND_MERGE_SLASHES", 4, Some(PathNormalization::DecodeAndMergeSlashes)),
 ];
 
 impl MeshConfig {
     /// Reads its fields, which stand at the top of its document.
     pub(crate) fn read(f: &Fields<'_>, meta: Meta) -> Self {
         let default = MeshConfig::default();
-        f.harmless(HARMLESS);
-        f.refuse(Why::Who, &["ca", "caCertificates", "meshMTLS", "tlsDefaults"]);
-        f.refuse(
-            Why::Where,
-            &[
-                "defaultTrafficPolicy",
-                "discoverySelectors",
-                "inboundTrafficPolicy",
-                "proxyHttpPort",
-                "proxyInboundListenPort",
-                "proxyListenPort",
-                "serviceScopeConfigs",
-                "serviceSettings",
-                "zoneAwareLbSetting",
-            ],
-        );
         f.list("configSources").iter().for_each(|at| at.fields(config_source));
-        let upgrades = [("DO_NOT_UPGRADE", 0, Some(false)), ("UPGRADE", 1, Some(true))];
-        let normalization = f.opt_sub("pathNormalization", |f| {
-            let names = [
-                ("DEFAULT", 0, Some(PathNormalization::Base)),
-                ("NONE", 1, Some(PathNormalization::None)),
-                ("BASE", 2, Some(PathNormalization::Base)),
-                ("MERGE_SLASHES", 3, Some(PathNormalization::MergeSlashes)),
-                ("DECODE_AND_MERGE_SLASHES", 4, Some(PathNormalization::DecodeAndMergeSlashes)),
-            ];
-            f.get("normalization").and_then(|at| at.enumeration(&names, Why::Who)).unwrap_or_default()
-        });
-        let encodings = [("TEXT", 0, Some(AccessLogEncoding::Text)), ("JSON", 1, Some(AccessLogEncoding::Json))];
+        let normalization = f.opt_sub("pathNormalization", |f| f.get("normalization").and_then(|at| at.choice(PATH_NORMALIZATIONS)));
         MeshConfig {
             meta,
             trust_domain: f.get("trustDomain").and_then(|at| at.parse()).unwrap_or_default(),
-            path_normalization: normalization.unwrap_or_default(),
+            path_normalization: normalization.flatten().unwrap_or_default(),
             trust_domain_aliases: f.text_list("trustDomainAliases"),
             root_namespace: f.opt_text("rootNamespace").unwrap_or(default.root_namespace),
             outbound_traffic_policy: f
                 .opt_sub("outboundTrafficPolicy", |f| {
                     // The number 0 is REGISTRY_ONLY, but a block without a mode is Istio's default.
-                    f.get("mode").and_then(|at| at.enumeration(&OUTBOUND_POLICIES, Why::Where))
+                    f.get("mode").and_then(|at| at.choice(OUTBOUND_POLICIES))
                 })
                 .flatten()
                 .unwrap_or_default(),
             enable_auto_mtls: f.get("enableAutoMtls").is_none_or(|at| at.flag()),
             access_log_file: f.text("accessLogFile"),
-            access_log_encoding: f.get("accessLogEncoding").and_then(|at| at.enumeration(&encodings, Why::What)).unwrap_or_default(),
+            access_log_encoding: f.get("accessLogEncoding").and_then(|at| at.choice(ACCESS_LOG_ENCODINGS)).unwrap_or_default(),
             connect_timeout: f.duration("connectTimeout").unwrap_or(default.connect_timeout),
             tcp_keepalive: f.opt_sub("tcpKeepalive", Keepalive::read).unwrap_or_default(),
-            h2_upgrade: f.get("h2UpgradePolicy").and_then(|at| at.enumeration(&upgrades, Why::What)).unwrap_or_default(),
+            h2_upgrade: f.get("h2UpgradePolicy").and_then(|at| at.choice(MESH_UPGRADES)).unwrap_or_default(),
             locality_lb_setting: f.opt_sub("localityLbSetting", LocalityLbSetting::read).unwrap_or_default(),
             protocol_detection_timeout: f.duration("protocolDetectionTimeout").unwrap_or_default(),
             default_http_retry_policy: f.opt_sub("defaultHttpRetryPolicy", Retries::read),
@@ -240,7 +205,6 @@ impl MeshConfig {
 
 /// Where the configuration comes from is said at the start; who names another place here would miss the policies that are there.
 fn config_source(f: &Fields<'_>) {
-    f.refuse(Why::Who, &["subscribedResources", "tlsSettings"]);
     match f.get("address") {
         Some(at) if at.text().trim_end_matches('/') == "k8s:" => at.warn("is not acted on yet"),
         Some(at) => at.fail(Why::Who.text()),
@@ -251,47 +215,6 @@ fn config_source(f: &Fields<'_>) {
 impl ProxyConfig {
     fn read(f: &Fields<'_>) -> ProxyConfig {
         let default = ProxyConfig::default();
-        f.harmless(&[
-            "availabilityZone",
-            "binaryPath",
-            "caCertificatesPem",
-            "concurrency",
-            "configPath",
-            "connectionSettings",
-            "controlPlaneAuthPolicy",
-            "discoveryRefreshDelay",
-            "parentShutdownDuration",
-            "statsCompression",
-            "customConfigFile",
-            "discoveryAddress",
-            "drainDuration",
-            "envoyAccessLogService",
-            "envoyMetricsService",
-            "extraStatTags",
-            "fileFlushInterval",
-            "fileFlushMinSizeKb",
-            "holdApplicationUntilProxyStarts",
-            "image",
-            "meshId",
-            "privateKeyProvider",
-            "proxyAdminPort",
-            "proxyBootstrapTemplatePath",
-            "proxyHeaders",
-            "proxyMetadata",
-            "proxyStatsMatcher",
-            "readinessProbe",
-            "runtimeValues",
-            "sds",
-            "serviceCluster",
-            "statNameLength",
-            "statsdUdpAddress",
-            "statusPort",
-            "terminationDrainDuration",
-            "tracing",
-            "tracingServiceName",
-            "zipkinAddress",
-        ]);
-        f.refuse(Why::Where, &["interceptionMode", "gatewayTopology"]);
         ProxyConfig {
             discovery_address: f.opt_text("discoveryAddress").unwrap_or(default.discovery_address),
             drain_duration: f.duration("drainDuration").unwrap_or(default.drain_duration),

@@ -30,3 +30,4 @@ pub use shared::*;
 pub use sidecar::*;
 pub(crate) use text::{changed_header, header_value, regex, substitution};
 pub use virtual_service::*;
+pub(crate) use virtual_service_read::REDIRECT_PORTS;

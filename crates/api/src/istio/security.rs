@@ -9,6 +9,7 @@ use crate::{
     Meta, Selector,
     metadata::selector,
     read::{At, Fields, Why, nearest, quoted},
+    table,
 };
 
 /// Who must speak mutual TLS to a workload. Workload before namespace before mesh; `Unset` inherits.
@@ -165,14 +166,14 @@ impl Condition {
     }
 }
 
-const MODES: &[(&str, i64, Option<MtlsMode>)] = &[
+pub(crate) const MTLS_MODES: &[(&str, i64, Option<MtlsMode>); 4] = &[
     ("UNSET", 0, Some(MtlsMode::Unset)),
     ("DISABLE", 1, Some(MtlsMode::Disable)),
     ("PERMISSIVE", 2, Some(MtlsMode::Permissive)),
     ("STRICT", 3, Some(MtlsMode::Strict)),
 ];
 
-const ACTIONS: &[(&str, i64, Option<Action>)] =
+pub(crate) const ACTIONS: &[(&str, i64, Option<Action>); 4] =
     &[("ALLOW", 0, Some(Action::Allow)), ("DENY", 1, Some(Action::Deny)), ("AUDIT", 2, None), ("CUSTOM", 3, Some(Action::Custom))];
 
 /// A policy's selector; a star in it would select nothing.
@@ -182,13 +183,13 @@ pub(crate) fn policy_selector(f: &Fields<'_>) -> Option<Selector> {
 
 impl MtlsMode {
     fn read(at: &At<'_>) -> MtlsMode {
-        at.fields(|f| f.get("mode").and_then(|at| at.enumeration(MODES, Why::Who)).unwrap_or_default())
+        at.fields(|f| f.get("mode").and_then(|at| at.choice(MTLS_MODES)).unwrap_or_default())
     }
 }
 
 impl PeerAuthentication {
     pub(crate) fn read(root: &Fields<'_>, meta: Meta) -> Self {
-        root.sub("spec", |f| {
+        root.spec(&table::PEER_AUTHENTICATION, |f| {
             let selector = policy_selector(f);
             let mtls = f.get("mtls").map(|at| MtlsMode::read(&at)).unwrap_or_default();
             let mut port_level_mtls = BTreeMap::new();
@@ -210,10 +211,9 @@ impl AuthorizationPolicy {
         if meta.annotations.get("istio.io/dry-run").is_some_and(dry) {
             root.at.fail(format!("annotation istio.io/dry-run {}", Why::Who.text()));
         }
-        root.sub("spec", |f| {
+        root.spec(&table::AUTHORIZATION_POLICY, |f| {
             let selector = policy_selector(f);
-            f.refuse(Why::Who, &["targetRef", "targetRefs"]);
-            let action = f.get("action").map_or(Some(Action::default()), |at| at.enumeration(ACTIONS, Why::Who));
+            let action = f.get("action").map_or(Some(Action::default()), |at| at.choice(ACTIONS));
             let provider = provider(f, action);
             let action = action.unwrap_or_default();
             let rules: Vec<_> = f.list("rules").iter().map(|at| at.fields(|f| Rule::read(f, &meta.namespace))).collect();
@@ -230,10 +230,10 @@ impl AuthorizationPolicy {
 
 /// Whom a CUSTOM policy asks, and no other one. `None`: the action could not be read, and is told.
 fn provider(f: &Fields<'_>, action: Option<Action>) -> String {
-    let at = match action {
-        Some(Action::Custom) => f.need("provider"),
-        _ => f.get("provider"),
-    };
+    let at = f.get("provider");
+    if at.is_none() && action == Some(Action::Custom) {
+        f.missing("provider");
+    }
     if let (Some(at), Some(Action::Allow | Action::Deny)) = (&at, action) {
         at.fail("is for `action: CUSTOM` only");
     }
@@ -317,10 +317,6 @@ impl Rule {
 
 impl Peer {
     fn read(f: &Fields<'_>, namespace: &str) -> Peer {
-        f.refuse(
-            Why::Who,
-            &["requestPrincipals", "notRequestPrincipals", "remoteIpBlocks", "notRemoteIpBlocks", "trustDomains", "notTrustDomains"],
-        );
         let peer = Peer {
             principals: principals(f, "principals"),
             not_principals: principals(f, "notPrincipals"),
@@ -394,7 +390,6 @@ impl Condition {
             "destination.ip" => Condition::DestinationIp(values(f, |at| at.parse())),
             "destination.port" => Condition::DestinationPort(values(f, |at| Some(quoted_port(at)))),
             other => {
-                f.ignore(&["values", "notValues"]);
                 let header = other.strip_prefix("request.headers[").and_then(|rest| rest.strip_suffix(']'));
                 match (header, key_at) {
                     (Some(name), Some(at)) if HOP.iter().any(|hop| name.trim().eq_ignore_ascii_case(hop)) => {

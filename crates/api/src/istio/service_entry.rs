@@ -9,6 +9,7 @@ use crate::{
     Meta, Selector,
     metadata::{labels, selector},
     read::{At, Fields, Why, quoted},
+    table,
 };
 
 /// A service that Kubernetes does not know.
@@ -101,10 +102,10 @@ pub enum EndpointAddress {
     Host(Hostname),
 }
 
-const LOCATIONS: &[(&str, i64, Option<Location>)] =
+pub(crate) const LOCATIONS: &[(&str, i64, Option<Location>); 2] =
     &[("MESH_EXTERNAL", 0, Some(Location::MeshExternal)), ("MESH_INTERNAL", 1, Some(Location::MeshInternal))];
 
-const RESOLUTIONS: &[(&str, i64, Option<Resolution>)] = &[
+pub(crate) const RESOLUTIONS: &[(&str, i64, Option<Resolution>); 5] = &[
     ("NONE", 0, Some(Resolution::None)),
     ("STATIC", 1, Some(Resolution::Static)),
     ("DNS", 2, Some(Resolution::Dns)),
@@ -114,8 +115,7 @@ const RESOLUTIONS: &[(&str, i64, Option<Resolution>)] = &[
 
 impl ServiceEntry {
     pub(crate) fn read(root: &Fields<'_>, meta: Meta) -> Self {
-        root.sub("spec", |f| {
-            f.refuse(Why::Who, &["subjectAltNames"]);
+        root.spec(&table::SERVICE_ENTRY, |f| {
             let distribution = TrafficDistribution::read(None, &meta, root);
             let entry = ServiceEntry {
                 meta,
@@ -123,8 +123,8 @@ impl ServiceEntry {
                 hosts: f.need("hosts").map(|at| at.list()).unwrap_or_default().iter().filter_map(At::parse).collect(),
                 addresses: f.parse_list("addresses"),
                 ports: ports(f),
-                location: f.get("location").and_then(|at| at.enumeration(LOCATIONS, Why::Where)).unwrap_or_default(),
-                resolution: f.get("resolution").and_then(|at| at.enumeration(RESOLUTIONS, Why::Where)).unwrap_or_default(),
+                location: f.get("location").and_then(|at| at.choice(LOCATIONS)).unwrap_or_default(),
+                resolution: f.get("resolution").and_then(|at| at.choice(RESOLUTIONS)).unwrap_or_default(),
                 endpoints: f.list("endpoints").iter().filter_map(|at| at.fields(WorkloadEntry::read)).collect(),
                 workload_selector: f.get("workloadSelector").map(|at| selector(&at, "labels")),
                 export_to: ExportTo::read_list(f, "exportTo"),

@@ -1,7 +1,5 @@
 //! Small types that several of Istio's kinds share.
 
-use std::time::Duration;
-
 use mizzen_types::{NamespacedName, check_dns_label};
 
 use super::{changed_header, header_value, regex};
@@ -254,13 +252,4 @@ pub(crate) fn port_key(at: &At<'_>, key: &str) -> u16 {
             0
         }
     }
-}
-
-/// Zero, or at least a millisecond, as Istio asks for.
-pub(crate) fn timeout(at: &At<'_>) -> Duration {
-    let duration = at.duration();
-    if !duration.is_zero() && duration < Duration::from_millis(1) {
-        at.fail("must be at least 1ms");
-    }
-    duration
 }

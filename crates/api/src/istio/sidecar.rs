@@ -2,11 +2,12 @@
 
 use mizzen_types::{Hostname, check_dns_label};
 
-use super::{OutboundTrafficPolicy, mesh_config::OUTBOUND_POLICIES};
+use super::{OUTBOUND_POLICIES, OutboundTrafficPolicy};
 use crate::{
     Meta, Selector,
     metadata::selector,
-    read::{At, Fields, Why, quoted},
+    read::{At, Fields, quoted},
+    table,
 };
 
 /// What workloads see of the mesh. A workload's own one before its namespace's before that of the root namespace; of several the oldest.
@@ -58,17 +59,15 @@ impl EgressNamespace {
     }
 }
 
+pub(crate) const CAPTURE_MODES: &[(&str, i64, Option<()>); 3] = &[("DEFAULT", 0, Some(())), ("IPTABLES", 1, Some(())), ("NONE", 2, None)];
+
 impl Sidecar {
     pub(crate) fn read(root: &Fields<'_>, meta: Meta) -> Self {
-        root.sub("spec", |f| {
-            f.refuse(Why::Where, &["ingress", "inboundConnectionPool"]);
+        root.spec(&table::SIDECAR, |f| {
             let chosen = f.get("workloadSelector").map(|at| selector(&at, "labels")).filter(|selector| !selector.is_empty());
             let listeners = f.list("egress");
             let egress: Vec<EgressHost> = listeners.iter().flat_map(|at| at.fields(EgressHost::read_listener)).collect();
-            let outbound = f.opt_sub("outboundTrafficPolicy", |f| {
-                f.refuse(Why::Where, &["egressProxy"]);
-                f.need("mode").and_then(|at| at.enumeration(&OUTBOUND_POLICIES, Why::Where))
-            });
+            let outbound = f.opt_sub("outboundTrafficPolicy", |f| f.need("mode").and_then(|at| at.choice(OUTBOUND_POLICIES)));
             Sidecar { meta, selector: chosen, egress: (!listeners.is_empty()).then_some(egress), outbound: outbound.flatten() }
         })
     }
@@ -77,9 +76,8 @@ impl Sidecar {
 impl EgressHost {
     /// One of `egress[]`: one for all ports, as captured traffic has it.
     fn read_listener(f: &Fields<'_>) -> Vec<EgressHost> {
-        f.refuse(Why::Where, &["port", "bind"]);
         if let Some(at) = f.get("captureMode") {
-            at.enumeration(&[("DEFAULT", 0, Some(())), ("IPTABLES", 1, Some(())), ("NONE", 2, None)], Why::Where);
+            at.choice(CAPTURE_MODES);
         }
         let hosts = f.need("hosts").map(|at| at.list()).unwrap_or_default();
         if hosts.is_empty()

@@ -8,12 +8,13 @@ use super::*;
 use crate::{
     Meta,
     metadata::labels,
-    read::{At, Fields, Why, quoted},
+    read::{At, Fields, quoted},
+    table,
 };
 
 impl VirtualService {
     pub(crate) fn read(root: &Fields<'_>, meta: Meta) -> Self {
-        root.sub("spec", |f| {
+        root.spec(&table::VIRTUAL_SERVICE, |f| {
             let hosts = hosts(f);
             let mut gateways = GatewayRef::read_list(f, &meta.namespace);
             if gateways.is_empty() {
@@ -22,7 +23,6 @@ impl VirtualService {
             if gateways.contains(&GatewayRef::Mesh) && hosts.iter().any(|host| host.as_str() == "*") {
                 f.at.fail("host `*` is not allowed for the sidecars: name `gateways` without `mesh`, or the host");
             }
-            f.refuse(Why::Where, &["tls"]);
             let namespace = meta.namespace.clone();
             let http: Vec<_> = f.list("http").iter().map(|at| at.fields(|f| HttpRoute::read(f, &namespace))).collect();
             let tcp: Vec<_> = f.list("tcp").iter().map(|at| at.fields(|f| TcpRoute::read(f, &namespace))).collect();
@@ -53,15 +53,13 @@ fn hosts(f: &Fields<'_>) -> Vec<Hostname> {
 
 impl HttpRoute {
     fn read(f: &Fields<'_>, namespace: &str) -> HttpRoute {
-        f.refuse(Why::Where, &["delegate", "mirror", "mirrors", "mirrorPercent", "mirrorPercentage", "mirror_percent"]);
-        f.refuse(Why::What, &["corsPolicy"]);
         let rewrite = f.opt_sub("rewrite", Rewrite::read);
         let action = match f.one_of(&["route", "redirect", "directResponse"]) {
             Some(("redirect", at)) => HttpAction::Redirect(at.fields(Redirect::read)),
             Some(("directResponse", at)) => HttpAction::DirectResponse(at.fields(DirectResponse::read)),
             Some((_, at)) => HttpAction::Route(http_destinations(&at)),
             None => {
-                if f.get("delegate").is_none() {
+                if !f.holds("delegate") {
                     f.at.fail("must have one of route, redirect, directResponse");
                 }
                 HttpAction::Route(Vec::new())
@@ -75,7 +73,7 @@ impl HttpRoute {
             matches: f.list("match").iter().map(|at| at.fields(|f| HttpMatch::read(f, namespace))).collect(),
             action,
             headers: Headers::read(f),
-            timeout: f.get("timeout").map(|at| timeout(&at)),
+            timeout: f.duration("timeout"),
             retries: f.opt_sub("retries", Retries::read),
             rewrite,
             fault: f.opt_sub("fault", Fault::read),
@@ -96,7 +94,6 @@ impl HttpMatch {
             entries.into_iter().map(|(key, at)| (match_header(&at, key), StringMatch::read(&at))).collect()
         };
         let params = f.get("queryParams").map(|at| at.entries()).unwrap_or_default();
-        f.harmless(&["statPrefix"]);
         HttpMatch {
             name: f.opt_text("name"),
             ignore_uri_case: ignore_uri_case && !matches!(uri, Some(StringMatch::Regex(_))),
@@ -211,11 +208,11 @@ impl Retries {
         }
         let retries = Retries {
             attempts: f.count("attempts").unwrap_or_default(),
-            per_try_timeout: f.get("perTryTimeout").map(|at| timeout(&at)),
+            per_try_timeout: f.duration("perTryTimeout"),
             retry_on,
             retry_remote_localities: f.flag("retryRemoteLocalities"),
             retry_ignore_previous_hosts: f.get("retryIgnorePreviousHosts").map(|at| at.flag()),
-            backoff: f.get("backoff").map(|at| timeout(&at)),
+            backoff: f.duration("backoff"),
         };
         if retries.attempts == 0 && (retries.per_try_timeout.is_some() || !retries.retry_on.is_empty()) {
             f.at.fail("attempts is 0, so that nothing is retried; leave the other fields out or raise it");
@@ -245,16 +242,17 @@ impl Rewrite {
     }
 }
 
+pub(crate) const REDIRECT_PORTS: &[(&str, i64, Option<RedirectPort>); 2] =
+    &[("FROM_PROTOCOL_DEFAULT", 0, Some(RedirectPort::ProtocolDefault)), ("FROM_REQUEST_PORT", 1, Some(RedirectPort::Request))];
+
 impl Redirect {
     fn read(f: &Fields<'_>) -> Redirect {
-        const DERIVE: &[(&str, i64, Option<RedirectPort>)] =
-            &[("FROM_PROTOCOL_DEFAULT", 0, Some(RedirectPort::ProtocolDefault)), ("FROM_REQUEST_PORT", 1, Some(RedirectPort::Request))];
         let port = match f.one_of(&["port", "derivePort"]) {
             Some(("port", at)) => Some(RedirectPort::Number(at.port())),
-            Some((_, at)) => at.enumeration(DERIVE, Why::What),
+            Some((_, at)) => at.choice(REDIRECT_PORTS),
             None => None,
         };
-        let code = f.get("redirectCode").map(|at| (at.int(100..=599), at));
+        let code = f.get("redirectCode").map(|at| (at.whole(), at));
         if let Some((code, at)) = &code
             && !matches!(code, 301 | 302 | 303 | 307 | 308)
         {
@@ -282,7 +280,7 @@ impl Redirect {
 
 impl DirectResponse {
     fn read(f: &Fields<'_>) -> DirectResponse {
-        let status = f.need("status").map(|at| at.int(200..=599)).unwrap_or(200);
+        let status = f.need("status").map(|at| at.whole()).unwrap_or(200);
         let body = f.opt_sub("body", |f| match f.one_of(&["string", "bytes"]) {
             Some(("bytes", at)) => match BASE64_STANDARD.decode(at.text()) {
                 Ok(bytes) => bytes,
@@ -316,7 +314,6 @@ impl TcpRoute {
 
 impl TcpMatch {
     fn read(f: &Fields<'_>, namespace: &str) -> TcpMatch {
-        f.refuse(Why::Where, &["sourceSubnet"]);
         TcpMatch {
             port: f.port("port"),
             destination_subnets: f.parse_list("destinationSubnets"),

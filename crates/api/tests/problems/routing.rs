@@ -103,6 +103,11 @@ fn virtual_services() {
             "spec.http[0].match[0].uri.prefix: excludes `exact`: only one of exact, prefix, regex may be written".to_owned(),
         ),
         (
+            route("{route: [{destination: {host: a}}], match: [{uri: {exact: a, prefix: b, regex: c}}]}"),
+            3,
+            "spec.http[0].match[0].uri.prefix: excludes `exact`: only one of exact, prefix, regex may be written".to_owned(),
+        ),
+        (
             route("{route: [{destination: {host: a}}], match: [{uri: {}}]}"),
             3,
             "spec.http[0].match[0].uri: must have one of exact, prefix, regex".to_owned(),
