@@ -21,6 +21,7 @@ mod metadata;
 mod object;
 mod problem;
 mod read;
+pub mod routing;
 mod source;
 mod table;
 mod text;

@@ -2,7 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use mizzen_api::{Kind, Object, Parsed, Selector, core::*, istio::*, parse_documents, parse_mesh_config};
+use mizzen_api::{
+    Kind, Object, Parsed, Selector,
+    core::*,
+    istio::*,
+    parse_documents, parse_mesh_config,
+    routing::{HttpAction, HttpRoute, RedirectPort},
+};
 use mizzen_types::{NamespacedName, Protocol};
 
 fn good() -> Parsed {

@@ -10,7 +10,7 @@ use crate::query::Query;
 #[derive(Clone, Debug, Default)]
 pub struct ChangeSet {
     queries: HashSet<Query>,
-    /// Hosts for which a VirtualService came, went or changed; a wildcard stands for all that it covers.
+    /// Hosts for which routes came, went or changed; a wildcard stands for all that it covers.
     routed: BTreeSet<Hostname>,
     /// The same for DestinationRules.
     ruled: BTreeSet<Hostname>,
@@ -44,7 +44,7 @@ impl ChangeSet {
     /// Whether a query's answer may differ.
     pub fn touches(&self, query: &Query) -> bool {
         match query {
-            Query::VirtualServices(host) => self.routed.iter().any(|touched| touched.covers(host)),
+            Query::Routes(host) => self.routed.iter().any(|touched| touched.covers(host)),
             Query::DestinationRules(host) => self.ruled.iter().any(|touched| touched.covers(host)),
             other => self.queries.contains(other),
         }
@@ -55,7 +55,7 @@ impl ChangeSet {
         self.queries.iter()
     }
 
-    /// Hosts for which a VirtualService came, went or changed. A wildcard stands for all that it covers.
+    /// Hosts for which routes came, went or changed. A wildcard stands for all that it covers.
     pub fn routed_hosts(&self) -> impl Iterator<Item = &Hostname> {
         self.routed.iter()
     }

@@ -7,7 +7,8 @@ use std::{
 
 use mizzen_api::{
     Kind, Meta, Problem, Selector, core,
-    istio::{self, Action, AuthzProtocol, Condition, Destination, GatewayRef, HttpAction, Operation},
+    istio::{self, Action, AuthzProtocol, Condition, GatewayRef, Operation},
+    routing::{Destination, HttpAction},
 };
 use mizzen_types::{Hostname, Name, NamespacedName, Protocol};
 
@@ -172,7 +173,7 @@ fn gateway_refs(rules: &istio::VirtualService) -> Vec<(String, &GatewayRef)> {
 }
 
 /// The destinations that a VirtualService names, each with its field.
-pub(crate) fn destinations(rules: &istio::VirtualService) -> Vec<(String, &Destination)> {
+fn destinations(rules: &istio::VirtualService) -> Vec<(String, &Destination)> {
     let mut all = Vec::new();
     for (r, route) in rules.http.iter().enumerate() {
         if let HttpAction::Route(to) = &route.action {

@@ -19,6 +19,7 @@ mod proxy;
 mod query;
 mod question;
 mod reader;
+mod routes;
 mod routing;
 mod rules;
 mod service;
@@ -39,6 +40,7 @@ pub use proxy::{ON_DEMAND, ProxyFacts, ProxyType, ProxyView, UnknownProxyType, V
 pub use query::Query;
 pub use question::{Answer, Item, Question, Reach};
 pub use reader::{Reader, Reads};
+pub use routes::RouteRules;
 pub use routing::EffectiveRule;
 pub use rules::by_age;
 pub use service::{

@@ -42,12 +42,12 @@ pub enum Query {
     Instances(IpAddr),
     /// The pod at an address.
     Pod(IpAddr),
-    /// The VirtualServices with a host that covers this one.
-    VirtualServices(Hostname),
-    /// The VirtualServices bound to a Gateway.
+    /// The routes with a host that covers this one.
+    Routes(Hostname),
+    /// The routes bound to a Gateway.
     BoundTo(NamespacedName),
     /// The DestinationRules with a host that covers this one.
     DestinationRules(Hostname),
-    /// All hosts without wildcard that VirtualServices name.
+    /// All hosts without wildcard that routes name.
     RoutedHosts,
 }

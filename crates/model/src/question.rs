@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use mizzen_api::Key;
-use mizzen_types::{Hostname, Name, NamespacedName};
+use mizzen_types::{Hostname, Name};
 
 use crate::{
     proxy::{ProxyView, ViewField},
@@ -41,14 +41,14 @@ pub enum Question {
     ServicesAt(u16),
     /// The DestinationRules by which a service is connected to from here.
     Rule(ServiceKey),
-    /// The VirtualServices for a host that are visible here.
-    VirtualServices(Hostname),
+    /// The routes for a host that are visible here.
+    Routes(Hostname),
     /// Where calls to unknown destinations go, if a Sidecar says so.
     Outbound,
-    /// Services that VirtualServices send to and no Sidecar lists.
+    /// Services that routes send to and no Sidecar lists.
     RoutedTo,
-    /// Whether a VirtualService is visible here.
-    Sees(NamespacedName),
+    /// Whether the routes of an object are visible here.
+    Sees(Key),
     /// The AuthorizationPolicies of the proxy's own workload.
     Policies,
     /// The modes of mutual TLS of the proxy's own workload.
@@ -135,12 +135,12 @@ impl Question {
             Question::Ports => view.choice(reader),
             Question::ServicesAt(port) => drop(view.services_at(reader, *port)),
             Question::Rule(key) => drop(view.rule_of(reader, key)),
-            Question::VirtualServices(host) => drop(view.virtual_services(reader, host)),
+            Question::Routes(host) => drop(view.routes(reader, host)),
             Question::Outbound => {
                 view.outbound(reader);
             }
             Question::RoutedTo => drop(view.routed_to(reader)),
-            Question::Sees(name) => drop(view.sees_named(reader, name)),
+            Question::Sees(key) => drop(view.sees_key(reader, key)),
             Question::Policies => drop(view.policies(reader)),
             Question::PeerModes => drop(view.peer_modes(reader)),
             Question::Served => drop(view.served(reader)),

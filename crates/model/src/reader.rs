@@ -15,6 +15,7 @@ use crate::{
     proxy::{ProxyView, ViewField},
     query::Query,
     question::{Answer, Item, Question, Reach},
+    routes::RouteRules,
     service::{Endpoints, Instance, PodView, Registry, ServiceKey, ServiceView},
     snapshot::Snapshot,
 };
@@ -254,6 +255,18 @@ impl<'a> Reader<'a> {
     /// All objects of a type, by namespace and name.
     pub fn all<T: Typed + 'static>(&self) -> impl Iterator<Item = &'a T> + use<'a, T> {
         self.ask(Query::Kind(T::KIND)).objects()
+    }
+
+    /// The routes of one object.
+    pub(crate) fn routes_of(&self, key: &Key) -> Option<RouteRules<'a>> {
+        RouteRules::of(self.ask(Query::Object(key.clone())).object(key)?)
+    }
+
+    /// All routes, of whatever kind.
+    pub fn all_routes(&self) -> impl Iterator<Item = RouteRules<'a>> + use<'a> {
+        let of_kind = |kind: &Kind| self.ask(Query::Kind(*kind)).all().of_kind(*kind);
+        let found: Vec<_> = RouteRules::KINDS.iter().flat_map(of_kind).collect();
+        found.into_iter().filter_map(|stored| RouteRules::of(&stored.value))
     }
 
     /// The refused policies of a namespace.

@@ -1,14 +1,14 @@
-//! Reading VirtualServices and DestinationRules by host.
+//! Reading routes and DestinationRules by host.
 
 use std::{cmp::Reverse, sync::Arc};
 
 use mizzen_api::{
     Meta, Object,
-    istio::{DestinationRule, ExportTo, MeshConfig, Subset, TrafficPolicy, VirtualService},
+    istio::{DestinationRule, ExportTo, MeshConfig, Subset, TrafficPolicy},
 };
 use mizzen_types::{Hostname, NamespacedName};
 
-use crate::{index::Stamped, objects::Typed, query::Query, reader::Reader, service::ServiceView};
+use crate::{index::Stamped, objects::Typed, query::Query, reader::Reader, routes::RouteRules, service::ServiceView};
 
 /// The DestinationRules of one namespace for one host, as one.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,9 +26,9 @@ pub struct EffectiveRule {
 type Found<'a> = Vec<(&'a Hostname, &'a Stamped<Object>)>;
 
 impl<'a> Reader<'a> {
-    /// All VirtualServices with a host that covers `host`, the most specific host first, of equal ones the oldest.
-    pub(crate) fn virtual_services_for(&self, host: &Hostname) -> Found<'a> {
-        let mut found = self.ask(Query::VirtualServices(host.clone())).rules().virtual_services.find(host);
+    /// All routes with a host that covers `host`, the most specific host first, of equal ones the oldest.
+    pub(crate) fn routes_for(&self, host: &Hostname) -> Found<'a> {
+        let mut found = self.ask(Query::Routes(host.clone())).rules().routes.find(host);
         found.sort_by_key(|(wide, _)| specificity(wide));
         found
     }
@@ -38,15 +38,15 @@ impl<'a> Reader<'a> {
         self.ask(Query::DestinationRules(host.clone())).rules().destination_rules.find(host)
     }
 
-    /// All hosts without wildcard that VirtualServices name, short names completed.
+    /// All hosts without wildcard that routes name, short names completed.
     pub fn routed_hosts(&self) -> impl Iterator<Item = &'a Hostname> {
-        self.ask(Query::RoutedHosts).rules().virtual_services.exact_hosts()
+        self.ask(Query::RoutedHosts).rules().routes.exact_hosts()
     }
 
-    /// The VirtualServices that name a Gateway, oldest first.
-    pub fn bound_to(&self, gateway: &NamespacedName) -> Vec<&'a VirtualService> {
+    /// The routes that name a Gateway, oldest first.
+    pub fn bound_to(&self, gateway: &NamespacedName) -> Vec<RouteRules<'a>> {
         let found = self.ask(Query::BoundTo(gateway.clone())).rules().bound.get(gateway);
-        found.into_iter().flatten().filter_map(|stored| VirtualService::of(&stored.value)).collect()
+        found.into_iter().flatten().filter_map(|stored| RouteRules::of(&stored.value)).collect()
     }
 
     /// The rule by which those in `namespace` connect to a service: of their own namespace, else of the service's, else of the root namespace;

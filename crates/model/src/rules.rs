@@ -1,10 +1,10 @@
-//! The index of VirtualServices and DestinationRules by host.
+//! The index of routes and DestinationRules by host.
 
 use std::cmp::Ordering;
 
 use mizzen_api::{
     Key, Kind, Meta, Object,
-    istio::{DestinationRule, GatewayRef, VirtualService},
+    istio::{DestinationRule, GatewayRef},
 };
 use mizzen_types::{Hostname, NamespacedName};
 use rpds::RedBlackTreeMapSync as Map;
@@ -15,6 +15,7 @@ use crate::{
     index::{HostIndex, Stamped, stamp_of},
     objects::{Objects, Typed},
     query::Query,
+    routes::RouteRules,
 };
 
 /// Istio's order where the oldest wins: by age, then by name and namespace.
@@ -25,10 +26,10 @@ pub fn by_age(a: &Meta, b: &Meta) -> Ordering {
 /// Rules by the hosts they bear on, oldest first.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rules {
-    pub(crate) virtual_services: HostIndex<Stamped<Object>>,
+    pub(crate) routes: HostIndex<Stamped<Object>>,
     pub(crate) bound: Map<NamespacedName, Vec<Stamped<Object>>>,
     pub(crate) destination_rules: HostIndex<Stamped<Object>>,
-    /// The version that last changed for which hosts there are VirtualServices.
+    /// The version that last changed for which hosts there are routes.
     hosts: u64,
 }
 
@@ -38,7 +39,7 @@ impl Rules {
         let mut next = self.clone();
         for key in touched {
             match key.kind {
-                Kind::VirtualService => next.virtual_service(old, new, key, changes),
+                kind if RouteRules::KINDS.contains(&kind) => next.routes(old, new, key, changes),
                 Kind::DestinationRule => next.destination_rule(old, new, key, changes),
                 _ => {}
             }
@@ -46,27 +47,27 @@ impl Rules {
         next
     }
 
-    fn virtual_service(&mut self, old: &Objects, new: &Objects, key: &Key, changes: &mut ChangeSet) {
+    fn routes(&mut self, old: &Objects, new: &Objects, key: &Key, changes: &mut ChangeSet) {
         let stored = new.stored(key).cloned();
-        let was = old.object(key).and_then(VirtualService::of);
-        let is = stored.as_ref().and_then(|stored| VirtualService::of(&stored.value));
+        let was = old.object(key).and_then(|object| RouteRules::of(object));
+        let is = stored.as_ref().and_then(|stored| RouteRules::of(&stored.value));
         let hosts =
-            |rules: &VirtualService| -> Vec<Hostname> { rules.hosts.iter().map(|h| h.qualify(&rules.meta.namespace, DOMAIN)).collect() };
-        let gateways = |rules: &VirtualService| -> Vec<NamespacedName> {
-            let named = rules.gateways.iter().filter_map(|gateway| match gateway {
+            |rules: RouteRules<'_>| -> Vec<Hostname> { rules.hosts.iter().map(|h| h.qualify(&rules.meta.namespace, DOMAIN)).collect() };
+        let gateways = |rules: RouteRules<'_>| -> Vec<NamespacedName> {
+            let named = rules.parents.iter().filter_map(|gateway| match gateway {
                 GatewayRef::Named(name) => Some(name.clone()),
                 GatewayRef::Mesh => None,
             });
             named.collect()
         };
         for host in was.map(hosts).unwrap_or_default() {
-            if self.virtual_services.change(&host, |list| remove(list, key)) {
+            if self.routes.change(&host, |list| remove(list, key)) {
                 self.hosts = new.version;
             }
             changes.routed(&host);
         }
         for host in is.map(hosts).unwrap_or_default() {
-            if self.virtual_services.change(&host, |list| add(list, stored.as_ref())) {
+            if self.routes.change(&host, |list| add(list, stored.as_ref())) {
                 self.hosts = new.version;
             }
             changes.routed(&host);
@@ -106,7 +107,7 @@ impl Rules {
 
     pub(crate) fn stamp(&self, query: &Query) -> u64 {
         match query {
-            Query::VirtualServices(host) => stamp_of(self.virtual_services.find(host).into_iter().map(|(wide, s)| (wide, s.stamp))),
+            Query::Routes(host) => stamp_of(self.routes.find(host).into_iter().map(|(wide, s)| (wide, s.stamp))),
             Query::DestinationRules(host) => stamp_of(self.destination_rules.find(host).into_iter().map(|(wide, s)| (wide, s.stamp))),
             Query::BoundTo(gateway) => stamp_of(self.bound.get(gateway).into_iter().flatten().map(|s| s.stamp)),
             Query::RoutedHosts => self.hosts,

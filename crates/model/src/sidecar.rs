@@ -2,16 +2,16 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use mizzen_api::istio::{EgressHost, ExportTo, GatewayRef, OutboundTrafficPolicy, Sidecar, VirtualService};
+use mizzen_api::istio::{EgressHost, ExportTo, GatewayRef, OutboundTrafficPolicy, Sidecar};
 use mizzen_types::Hostname;
 
 use crate::{
-    check::destinations,
     derive::DOMAIN,
     proxy::{ProxyType, ProxyView},
     query::Query,
     question::{Answer, Item, Question, Reach},
     reader::Reader,
+    routes::RouteRules,
     routing,
     rules::by_age,
     service::ServiceView,
@@ -31,10 +31,10 @@ impl Sight<'_> {
         service.visible_in(self.namespace) && self.selects(service.namespace(), |wanted| wanted.covers(&service.host))
     }
 
-    /// Whether a VirtualService is seen, by one of its hosts.
-    pub(crate) fn rules(&self, service: &VirtualService, default: &[ExportTo]) -> bool {
-        routing::visible(&service.export_to, default, &service.meta, self.namespace)
-            && self.selects(&service.meta.namespace, |wanted| service.hosts.iter().any(|host| wanted.overlaps(host)))
+    /// Whether routes are seen, by one of their hosts.
+    pub(crate) fn routes(&self, routes: RouteRules<'_>, default: &[ExportTo]) -> bool {
+        routing::visible(routes.export_to, default, routes.meta, self.namespace)
+            && self.selects(&routes.meta.namespace, |wanted| routes.hosts.iter().any(|host| wanted.overlaps(host)))
     }
 
     /// A mark for answers that hold all that is seen, and not only what is not the same for all.
@@ -81,7 +81,7 @@ impl ProxyView {
             .or_else(|| oldest(root, &|sidecar| sidecar.selector.is_none()))
     }
 
-    /// The services that VirtualServices seen here send to, though the proxy's Sidecar does not list them, by host. There must be clusters for them.
+    /// The services that routes seen here send to, though the proxy's Sidecar does not list them, by host. There must be clusters for them.
     pub fn routed_to<'a>(&self, reader: &Reader<'a>) -> Vec<&'a Arc<ServiceView>> {
         reader.question(Question::RoutedTo, || {
             let sight = self.sight(reader);
@@ -89,11 +89,9 @@ impl ProxyView {
                 return (Vec::new(), Answer::Items(Box::default()), sight.reach(true));
             }
             let default = &reader.mesh().default_virtual_service_export_to;
-            let rules =
-                reader.all::<VirtualService>().filter(|rules| rules.gateways.contains(&GatewayRef::Mesh) && sight.rules(rules, default));
-            let hosts: BTreeSet<Hostname> = rules
-                .flat_map(|rules| destinations(rules).into_iter().map(|(_, to)| to.host.qualify(&rules.meta.namespace, DOMAIN)))
-                .collect();
+            let rules = reader.all_routes().filter(|rules| rules.parents.contains(&GatewayRef::Mesh) && sight.routes(*rules, default));
+            let hosts: BTreeSet<Hostname> =
+                rules.flat_map(|rules| rules.destinations().map(move |to| to.host.qualify(&rules.meta.namespace, DOMAIN))).collect();
             let found: Vec<_> =
                 hosts.iter().filter_map(|host| self.service(reader, host)).filter(|service| !sight.service(service)).collect();
             let answer = found.iter().map(|service| {

@@ -2,11 +2,8 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use mizzen_api::{
-    Object,
-    istio::{DestinationRule, VirtualService},
-};
-use mizzen_types::{Hostname, NamespacedName, Protocol};
+use mizzen_api::{Key, Object, istio::DestinationRule};
+use mizzen_types::{Hostname, Protocol};
 
 use crate::{
     index::Stamped,
@@ -15,6 +12,7 @@ use crate::{
     query::Query,
     question::{Answer, Item, Question, Reach},
     reader::Reader,
+    routes::RouteRules,
     routing::{self, EffectiveRule},
     service::{PortView, ServiceKey, ServiceView},
     view::flag,
@@ -215,33 +213,32 @@ impl ProxyView {
         })
     }
 
-    /// The VirtualServices with a host that covers `host` and that are visible here: the most specific host first, of equal ones the oldest.
-    pub fn virtual_services<'a>(&self, reader: &Reader<'a>, host: &Hostname) -> Vec<&'a VirtualService> {
-        reader.question(Question::VirtualServices(host.clone()), || {
+    /// The routes with a host that covers `host` and that are visible here: the most specific host first, of equal ones the oldest.
+    pub fn routes<'a>(&self, reader: &Reader<'a>, host: &Hostname) -> Vec<RouteRules<'a>> {
+        reader.question(Question::Routes(host.clone()), || {
             let default = &reader.mesh().default_virtual_service_export_to;
-            let found = reader.virtual_services_for(host);
-            let found: Vec<(&Stamped<Object>, &'a VirtualService)> =
-                found.iter().filter_map(|(_, stored)| Some((*stored, VirtualService::of(&stored.value)?))).collect();
+            let found = reader.routes_for(host);
+            let found: Vec<(&Stamped<Object>, RouteRules<'a>)> =
+                found.iter().filter_map(|(_, stored)| Some((*stored, RouteRules::of(&stored.value)?))).collect();
             let sight = self.sight(reader);
-            let reach = sight.reach(found.iter().all(|(_, service)| routing::visible_to_all(&service.export_to, default)));
-            let seen = |service: &VirtualService| sight.rules(service, default);
-            let here = || found.iter().filter(|(_, service)| seen(service));
-            (here().map(|(_, service)| *service).collect(), here().map(|(stored, _)| object_item(stored)).collect(), reach)
+            let reach = sight.reach(found.iter().all(|(_, routes)| routing::visible_to_all(routes.export_to, default)));
+            let here = || found.iter().filter(|(_, routes)| sight.routes(*routes, default));
+            (here().map(|(_, routes)| *routes).collect(), here().map(|(stored, _)| object_item(stored)).collect(), reach)
         })
     }
 
-    /// Whether a VirtualService is visible here.
-    pub fn sees(&self, reader: &Reader<'_>, service: &VirtualService) -> bool {
-        self.sees_named(reader, &service.meta.namespaced_name())
+    /// Whether routes are visible here.
+    pub fn sees(&self, reader: &Reader<'_>, routes: RouteRules<'_>) -> bool {
+        self.sees_key(reader, &routes.key())
     }
 
-    pub(crate) fn sees_named(&self, reader: &Reader<'_>, name: &NamespacedName) -> bool {
-        reader.question(Question::Sees(name.clone()), || {
+    pub(crate) fn sees_key(&self, reader: &Reader<'_>, key: &Key) -> bool {
+        reader.question(Question::Sees(key.clone()), || {
             let default = &reader.mesh().default_virtual_service_export_to;
-            let service = reader.get::<VirtualService>(name);
+            let routes = reader.routes_of(key);
             let sight = self.sight(reader);
-            let here = |s: &VirtualService| sight.rules(s, default);
-            flag(service.is_some_and(here), sight.reach(service.is_none_or(|s| routing::visible_to_all(&s.export_to, default))))
+            let here = |routes| sight.routes(routes, default);
+            flag(routes.is_some_and(here), sight.reach(routes.is_none_or(|r| routing::visible_to_all(r.export_to, default))))
         })
     }
 }

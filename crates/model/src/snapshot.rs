@@ -9,6 +9,7 @@ use crate::{
     derive::Derived,
     objects::{Closed, Objects, Typed, VIPS},
     query::Query,
+    routes::RouteRules,
     rules::Rules,
 };
 
@@ -149,7 +150,7 @@ impl Snapshot {
             | Query::Accounts(_)
             | Query::Instances(_)
             | Query::Pod(_) => self.derived.stamp(query),
-            Query::VirtualServices(_) | Query::BoundTo(_) | Query::DestinationRules(_) | Query::RoutedHosts => self.rules.stamp(query),
+            Query::Routes(_) | Query::BoundTo(_) | Query::DestinationRules(_) | Query::RoutedHosts => self.rules.stamp(query),
         }
     }
 
@@ -186,7 +187,7 @@ impl Snapshot {
         if vips || any(&[Kind::Service, Kind::ServiceEntry, Kind::Pod, Kind::MeshConfig]) {
             derived = Arc::new(derived.update(&self.objects, &objects, touched, &mut changes));
         }
-        if any(&[Kind::VirtualService, Kind::DestinationRule]) {
+        if any(RouteRules::KINDS) || any(&[Kind::DestinationRule]) {
             rules = Arc::new(rules.update(&self.objects, &objects, touched, &mut changes));
         }
         Snapshot { objects, derived, rules, changes }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use mizzen_api::istio::{Gateway, GatewayHost, GatewayNamespace, GatewayRef, VirtualService};
-use mizzen_model::by_age;
+use mizzen_api::istio::{Gateway, GatewayHost, GatewayNamespace, GatewayRef};
+use mizzen_model::{RouteRules, by_age};
 use mizzen_protos::{
     Any,
     envoy::envoy::config::{
@@ -100,7 +100,7 @@ pub(crate) fn build_route(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
         }
     }
     for routes in hosts.values_mut() {
-        // Rules for all paths shadow none of another VirtualService, however old it is.
+        // Rules for all paths shadow none of another object, however old it is.
         routes.sort_by_key(takes_all);
     }
     let mut made: Vec<VirtualHost> =
@@ -122,9 +122,9 @@ fn takes_all(route: &Route) -> bool {
     any_path && matched.headers.is_empty() && matched.query_parameters.is_empty()
 }
 
-/// The VirtualServices bound to these servers' Gateways that are visible here, the oldest first, each with the Gateways that it names.
-fn bound<'a>(scope: &Scope<'_, 'a>, open: &[Open<'a>]) -> Vec<(&'a VirtualService, Vec<GatewayRef>)> {
-    let mut found: Vec<&VirtualService> = Vec::new();
+/// The routes bound to these servers' Gateways that are visible here, the oldest first, each with the Gateways that it names.
+fn bound<'a>(scope: &Scope<'_, 'a>, open: &[Open<'a>]) -> Vec<(RouteRules<'a>, Vec<GatewayRef>)> {
+    let mut found: Vec<RouteRules<'a>> = Vec::new();
     let mut refs: Vec<GatewayRef> = open.iter().map(|o| GatewayRef::Named(o.gateway.meta.namespaced_name())).collect();
     refs.dedup();
     for gateway in &refs {
@@ -132,15 +132,15 @@ fn bound<'a>(scope: &Scope<'_, 'a>, open: &[Open<'a>]) -> Vec<(&'a VirtualServic
             found.extend(scope.reader.bound_to(name));
         }
     }
-    found.retain(|rules| !rules.http.is_empty() && scope.view.sees(scope.reader, rules));
-    found.sort_by(|a, b| by_age(&a.meta, &b.meta));
-    found.dedup_by(|a, b| std::ptr::eq(*a, *b));
-    let named = |rules: &VirtualService| refs.iter().filter(|r| rules.gateways.contains(r)).cloned().collect();
+    found.retain(|rules| !rules.http.is_empty() && scope.view.sees(scope.reader, *rules));
+    found.sort_by(|a, b| by_age(a.meta, b.meta));
+    found.dedup_by(|a, b| std::ptr::eq(a.meta, b.meta));
+    let named = |rules: RouteRules<'a>| refs.iter().filter(|r| rules.parents.contains(r)).cloned().collect();
     found.into_iter().map(|rules| (rules, named(rules))).collect()
 }
 
-/// The hosts that a VirtualService and the servers of its Gateways have in common: of two that overlap, the narrower one.
-fn common_hosts(rules: &VirtualService, open: &[Open<'_>]) -> Vec<Hostname> {
+/// The hosts that routes and the servers of their Gateways have in common: of two that overlap, the narrower one.
+fn common_hosts(rules: RouteRules<'_>, open: &[Open<'_>]) -> Vec<Hostname> {
     let mut found = Vec::new();
     for Open { gateway, host: server } in open {
         let name = GatewayRef::Named(gateway.meta.namespaced_name());
@@ -149,10 +149,10 @@ fn common_hosts(rules: &VirtualService, open: &[Open<'_>]) -> Vec<Hostname> {
             GatewayNamespace::Own => gateway.meta.namespace == rules.meta.namespace,
             GatewayNamespace::Named(namespace) => **namespace == *rules.meta.namespace,
         };
-        if !welcome || !rules.gateways.contains(&name) {
+        if !welcome || !rules.parents.contains(&name) {
             continue;
         }
-        for host in &rules.hosts {
+        for host in rules.hosts {
             let host = host.qualify(&rules.meta.namespace, DOMAIN);
             let narrow = if server.host.covers(&host) {
                 host

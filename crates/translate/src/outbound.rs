@@ -6,8 +6,11 @@ use std::{
     sync::Arc,
 };
 
-use mizzen_api::istio::{EndpointAddress, GatewayRef, TcpMatch, TcpRoute, VirtualService};
-use mizzen_model::{PortView, Registry, ServiceView};
+use mizzen_api::{
+    istio::{EndpointAddress, GatewayRef},
+    routing::{Destination, TcpMatch, TcpRoute},
+};
+use mizzen_model::{PortView, Registry, RouteRules, ServiceView};
 use mizzen_protos::envoy::envoy::{
     config::{
         core::v3::TrafficDirection,
@@ -220,8 +223,8 @@ fn own_match(share: &Share<'_>, bind: IpAddr) -> Option<FilterChainMatch> {
     named.then(|| FilterChainMatch { server_names: vec![share.service.host.to_string()], ..Default::default() })
 }
 
-/// The routes for TCP of the first VirtualService that has any for this caller, each with the ranges of addresses that it asks for; none: all.
-fn tcp_routes<'a>(scope: &Scope<'_, 'a>, share: &Share<'a>) -> Vec<(&'a VirtualService, &'a TcpRoute, Vec<IpRange>)> {
+/// The routes for TCP of the first object that has any for this caller, each with the ranges of addresses that it asks for; none: all.
+fn tcp_routes<'a>(scope: &Scope<'_, 'a>, share: &Share<'a>) -> Vec<(RouteRules<'a>, &'a TcpRoute, Vec<IpRange>)> {
     let applies = |m: &TcpMatch| {
         (m.gateways.is_empty() || m.gateways.contains(&GatewayRef::Mesh))
             && m.port.is_none_or(|port| port == share.port.port)
@@ -236,14 +239,14 @@ fn tcp_routes<'a>(scope: &Scope<'_, 'a>, share: &Share<'a>) -> Vec<(&'a VirtualS
             _ => Some(if open { Vec::new() } else { all() }),
         }
     };
-    let of = |rules: &'a VirtualService| -> Vec<_> { rules.tcp.iter().filter_map(|route| Some((rules, route, ranges(route)?))).collect() };
+    let of = |rules: RouteRules<'a>| -> Vec<_> { rules.tcp.iter().filter_map(|route| Some((rules, route, ranges(route)?))).collect() };
     scope.mesh_rules(&share.service.host).map(of).find(|routes| !routes.is_empty()).unwrap_or_default()
 }
 
 /// A TCP route's destinations, and the name under which its statistics stand.
-fn destinations(scope: &Scope<'_, '_>, share: &Share<'_>, rules: &VirtualService, route: &TcpRoute) -> (String, ClusterSpecifier) {
+fn destinations(scope: &Scope<'_, '_>, share: &Share<'_>, rules: RouteRules<'_>, route: &TcpRoute) -> (String, ClusterSpecifier) {
     let caller = Caller { gateways: &[GatewayRef::Mesh], port: share.port.port, host: Some(&share.service.host) };
-    let name = |d: &mizzen_api::istio::Destination| route::destination_cluster(scope, d, &rules.meta.namespace, &caller);
+    let name = |d: &Destination| route::destination_cluster(scope, d, &rules.meta.namespace, &caller);
     match route.route.as_slice() {
         [only] => {
             let cluster = name(&only.destination);

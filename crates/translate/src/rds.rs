@@ -146,13 +146,13 @@ fn of_service(scope: &Scope<'_, '_>, service: &Arc<ServiceView>, number: u16) ->
     virtual_host(name, domains(scope, service, true), routes)
 }
 
-/// The routes of the first VirtualService of a host that has any for this caller.
+/// The routes of the first object of a host that has any for this caller.
 fn ruled(scope: &Scope<'_, '_>, host: &Hostname, port: u16) -> Option<Vec<Route>> {
     let caller = Caller { gateways: &[GatewayRef::Mesh], port, host: Some(host) };
     scope.mesh_rules(host).map(|rules| route::of_rules(scope, rules, &caller)).find(|routes| !routes.is_empty())
 }
 
-/// A host that VirtualServices name and no service has: reachable on port 80.
+/// A host that routes name and no service has: reachable on port 80.
 fn routed(scope: &Scope<'_, '_>, host: &Hostname) -> Option<VirtualHost> {
     ruled(scope, host, 80).map(|routes| virtual_host(format!("{host}:80"), vec![host.to_string()], routes))
 }

@@ -1,14 +1,15 @@
-//! Routes: one for each condition of a VirtualService's rule, or the default.
+//! Routes: one for each condition of a rule, or the default.
 
 // `max_grpc_timeout` is deprecated for what older proxies lack; Istio sends it.
 #![allow(deprecated)]
 
 use std::collections::BTreeMap;
 
-use mizzen_api::istio::{
-    Destination, DirectResponse, GatewayRef, HeaderOps, HttpAction, HttpDestination, HttpMatch, HttpRoute, Redirect, RedirectPort, Retries,
-    Rewrite, StringMatch, VirtualService,
+use mizzen_api::{
+    istio::{GatewayRef, HeaderOps, StringMatch},
+    routing::{Destination, DirectResponse, HttpAction, HttpDestination, HttpMatch, HttpRoute, Redirect, RedirectPort, Retries, Rewrite},
 };
+use mizzen_model::RouteRules;
 use mizzen_protos::{
     envoy::envoy::{
         config::{
@@ -65,10 +66,10 @@ pub(crate) fn destination_cluster(scope: &Scope<'_, '_>, to: &Destination, names
     names::outbound(port, subset, &host)
 }
 
-/// The routes of a VirtualService for one caller; what comes after a route for all requests is left out.
-pub(crate) fn of_rules(scope: &Scope<'_, '_>, rules: &VirtualService, caller: &Caller<'_>) -> Vec<Route> {
+/// The routes of one object for one caller; what comes after a route for all requests is left out.
+pub(crate) fn of_rules(scope: &Scope<'_, '_>, rules: RouteRules<'_>, caller: &Caller<'_>) -> Vec<Route> {
     let mut made = Vec::new();
-    for rule in &rules.http {
+    for rule in rules.http {
         if rule.matches.is_empty() {
             made.push(of_rule(scope, rules, rule, None, caller));
             break;
@@ -107,7 +108,7 @@ fn is_open(m: &HttpMatch) -> bool {
         && m.scheme.is_none()
 }
 
-fn of_rule(scope: &Scope<'_, '_>, rules: &VirtualService, rule: &HttpRoute, condition: Option<&HttpMatch>, caller: &Caller<'_>) -> Route {
+fn of_rule(scope: &Scope<'_, '_>, rules: RouteRules<'_>, rule: &HttpRoute, condition: Option<&HttpMatch>, caller: &Caller<'_>) -> Route {
     let name = match (&rule.name, condition.and_then(|m| m.name.as_ref())) {
         (Some(rule), Some(condition)) => format!("{rule}.{condition}"),
         (Some(name), None) | (None, Some(name)) => name.clone(),
@@ -253,7 +254,7 @@ fn host_set(ops: &HeaderOps) -> Option<String> {
     ops.set.iter().find(|(key, _)| is_host(key)).map(|(_, value)| value.clone())
 }
 
-fn forward(scope: &Scope<'_, '_>, rules: &VirtualService, rule: &HttpRoute, to: &[HttpDestination], caller: &Caller<'_>) -> RouteAction {
+fn forward(scope: &Scope<'_, '_>, rules: RouteRules<'_>, rule: &HttpRoute, to: &[HttpDestination], caller: &Caller<'_>) -> RouteAction {
     let timeout = wire::duration(rule.timeout.unwrap_or_default());
     let mut action = RouteAction { timeout: Some(timeout), max_grpc_timeout: Some(timeout), ..Default::default() };
     let rewrite = rule.rewrite.clone().unwrap_or_default();

@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use mizzen_api::istio::{GatewayRef, MeshConfig, VirtualService};
-use mizzen_model::{PortView, ProxyView, Reader, ServiceView, WorkloadPolicies};
+use mizzen_api::istio::{GatewayRef, MeshConfig};
+use mizzen_model::{PortView, ProxyView, Reader, RouteRules, ServiceView, WorkloadPolicies};
 use mizzen_types::{Hostname, Protocol};
 
 use crate::names;
@@ -120,10 +120,10 @@ impl<'r, 'a> Scope<'r, 'a> {
         self.view.services_at(self.reader, port)
     }
 
-    /// The VirtualServices that route a sidecar's calls to a host: the most specific host first, of equal ones the oldest. The first with a rule that
+    /// What routes a sidecar's calls to a host: the most specific host first, of equal ones the oldest. The first with a rule that
     /// concerns the caller counts; the others are absent.
-    pub(crate) fn mesh_rules(&self, host: &Hostname) -> impl Iterator<Item = &'a VirtualService> {
-        self.view.virtual_services(self.reader, host).into_iter().filter(|service| service.gateways.contains(&GatewayRef::Mesh))
+    pub(crate) fn mesh_rules(&self, host: &Hostname) -> impl Iterator<Item = RouteRules<'a>> {
+        self.view.routes(self.reader, host).into_iter().filter(|routes| routes.parents.contains(&GatewayRef::Mesh))
     }
 
     /// Where calls to unknown destinations go.

@@ -4,10 +4,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use mizzen_types::TrustDomain;
 
-use super::{ExportTo, ExtensionProvider, Keepalive, LocalityLbSetting, Retries};
+use super::{ExportTo, ExtensionProvider, Keepalive, LocalityLbSetting};
 use crate::{
     Meta,
     read::{Fields, Why},
+    routing::Retries,
 };
 
 /// What is done to request paths before policies and routes look at them.

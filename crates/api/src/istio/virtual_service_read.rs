@@ -9,6 +9,10 @@ use crate::{
     Meta,
     metadata::labels,
     read::{At, Fields, quoted},
+    routing::{
+        Destination, DirectResponse, HttpAction, HttpDestination, HttpMatch, HttpRoute, Redirect, RedirectPort, RegexRewrite, Retries,
+        Rewrite, TcpDestination, TcpMatch, TcpRoute,
+    },
     table,
 };
 

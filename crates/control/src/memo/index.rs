@@ -55,7 +55,7 @@ impl Index {
 
     fn link(&mut self, slot: Number, query: &Query) {
         let slots = match query {
-            Query::VirtualServices(host) => &mut self.routed.entry(reversed(host)).or_insert_with(|| (host.clone(), BTreeSet::new())).1,
+            Query::Routes(host) => &mut self.routed.entry(reversed(host)).or_insert_with(|| (host.clone(), BTreeSet::new())).1,
             Query::DestinationRules(host) => &mut self.ruled.entry(reversed(host)).or_insert_with(|| (host.clone(), BTreeSet::new())).1,
             other => self.by_query.entry(other.clone()).or_default(),
         };
@@ -64,7 +64,7 @@ impl Index {
 
     fn unlink(&mut self, slot: Number, query: &Query) {
         let by_host = match query {
-            Query::VirtualServices(host) => Some((&mut self.routed, host)),
+            Query::Routes(host) => Some((&mut self.routed, host)),
             Query::DestinationRules(host) => Some((&mut self.ruled, host)),
             _ => None,
         };

@@ -113,7 +113,7 @@ fn queries(snapshot: &Snapshot, other: &Snapshot) -> Vec<Query> {
     let mut all = vec![Query::Services, Query::Mesh, Query::RoutedHosts];
     for name in ["n0.shop.svc.cluster.local", "n1.bank.svc.cluster.local", "x.example", "y.example", "*.example", "z.example", "elsewhere"]
     {
-        all.extend([Query::Service(host(name)), Query::VirtualServices(host(name)), Query::DestinationRules(host(name))]);
+        all.extend([Query::Service(host(name)), Query::Routes(host(name)), Query::DestinationRules(host(name))]);
     }
     for namespace in NAMESPACES {
         all.push(Query::ServicesOf(namespace.into()));
@@ -151,7 +151,7 @@ fn answers(snapshot: &Snapshot, queries: &[Query]) -> BTreeMap<String, String> {
         Query::Accounts(key) => format!("{:?}", derived.accounts(key).filter(|found| !found.is_empty())),
         Query::Instances(ip) => format!("{:?}", reader.instances(*ip)),
         Query::Pod(ip) => format!("{:?}", reader.pod(*ip)),
-        Query::VirtualServices(host) => rules(snapshot.rules().virtual_services.find(host)),
+        Query::Routes(host) => rules(snapshot.rules().routes.find(host)),
         Query::DestinationRules(host) => rules(snapshot.rules().destination_rules.find(host)),
         Query::BoundTo(gateway) => format!("{:?}", reader.bound_to(gateway)),
         Query::RoutedHosts => format!("{:?}", reader.routed_hosts().collect::<Vec<_>>()),
