@@ -11,9 +11,10 @@ use crate::{
         schema::{self, Verdict},
     },
     istio::{self, MeshConfig},
+    kind::{NotRead, REQUIRED},
     limits::MAX_TEXT,
     metadata::{self, DEFAULT_NAMESPACE, label_name, label_text},
-    read::{At, Context, Fields, nearest, quoted},
+    read::{At, Context, Fields},
     source::{Node, SyntaxError, Value},
     table,
     text::{Document, Guess, documents, guess},
@@ -152,13 +153,8 @@ impl<'a> Identity<'a> {
         }
     }
 
-    fn kind(&self) -> Option<Kind> {
-        let kind = Kind::from_name(self.kind)?;
-        (kind != Kind::MeshConfig && (self.api_version.is_empty() || versions(kind).contains(&self.api_version))).then_some(kind)
-    }
-
     fn key(&self) -> Option<Key> {
-        let kind = self.kind()?;
+        let kind = Kind::told(self.api_version, self.kind)?;
         // What stands in no possible namespace is no new object: it may be one that is in force, mistyped.
         let place = if kind.is_namespaced() { self.namespace } else { "" };
         (place.is_empty() || mizzen_types::check_dns_label(place).is_ok()).then_some(())?;
@@ -167,9 +163,8 @@ impl<'a> Identity<'a> {
 
     fn closes(&self, node: &Node) -> Option<Closes> {
         // A kind that is misspelt was meant all the same.
-        let known = || Kind::ALL.iter().map(|kind| kind.name()).chain(LATER.iter().copied());
-        let meant = Kind::from_name(self.kind).or_else(|| Kind::from_name(nearest(self.kind, known())?));
-        let kind = meant.filter(|k| matches!(k, Kind::AuthorizationPolicy | Kind::PeerAuthentication))?;
+        let kind =
+            Kind::meant(self.api_version, self.kind).filter(|k| matches!(k, Kind::AuthorizationPolicy | Kind::PeerAuthentication))?;
         let selector = || {
             let Value::Map(entries) = &node.get("spec")?.get("selector")?.get("matchLabels")?.value else { return None };
             let labels = entries.iter().map(|entry| {
@@ -181,58 +176,6 @@ impl<'a> Identity<'a> {
         Some(Closes { kind, namespace: self.namespace.into(), selector: selector() })
     }
 }
-
-const CORE: &[&str] = &["v1"];
-const SECURITY: &[&str] = &["security.istio.io/v1", "security.istio.io/v1beta1"];
-const NETWORKING: &[&str] = &["networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3"];
-
-/// The versions in which a kind is read.
-fn versions(kind: Kind) -> &'static [&'static str] {
-    match kind {
-        Kind::Namespace | Kind::Service | Kind::ServiceAccount | Kind::Pod | Kind::ConfigMap | Kind::Secret => CORE,
-        Kind::Deployment => &["apps/v1"],
-        Kind::PeerAuthentication | Kind::AuthorizationPolicy => SECURITY,
-        Kind::VirtualService | Kind::DestinationRule | Kind::ServiceEntry | Kind::Gateway | Kind::Sidecar => NETWORKING,
-        Kind::MeshConfig => &[],
-    }
-}
-
-/// Kinds that a mesh may come to know, so that they are not called unknown.
-const LATER: &[&str] = &[
-    "RequestAuthentication",
-    "EnvoyFilter",
-    "WorkloadEntry",
-    "WorkloadGroup",
-    "Telemetry",
-    "WasmPlugin",
-    "ProxyConfig",
-    "TrafficExtension",
-    "StatefulSet",
-    "DaemonSet",
-    "ReplicaSet",
-    "Job",
-    "CronJob",
-    "Ingress",
-    "IngressClass",
-    "Endpoints",
-    "EndpointSlice",
-    "NetworkPolicy",
-    "PersistentVolumeClaim",
-    "HorizontalPodAutoscaler",
-    "PodDisruptionBudget",
-    "Role",
-    "RoleBinding",
-    "ClusterRole",
-    "ClusterRoleBinding",
-    "CustomResourceDefinition",
-    "GatewayClass",
-    "HTTPRoute",
-    "GRPCRoute",
-    "TCPRoute",
-    "TLSRoute",
-    "ReferenceGrant",
-    "Node",
-];
 
 impl Parsed {
     fn document(&mut self, node: Node, source: &Source, file: &Arc<str>) {
@@ -250,7 +193,7 @@ impl Parsed {
     fn object(&mut self, node: &Node, source: Source, file: &Arc<str>) {
         let identity = Identity::of(node);
         let key = identity.key();
-        let mut cx = Context::new(file, key.clone(), key.as_ref().is_some_and(|key| versions(key.kind).len() > 1));
+        let mut cx = Context::new(file, key.clone(), key.as_ref().is_some_and(|key| key.kind.is_istio()));
         let kind = check_kind(&At::root(&cx, node), &identity);
         let object = kind.map(|kind| {
             let verdict = verdict(kind, node);
@@ -296,41 +239,25 @@ fn check_kind(at: &At<'_>, identity: &Identity<'_>) -> Option<Kind> {
         return None;
     };
     let field = |name: &str| at.entries().into_iter().find(|(key, _)| *key == name).map(|(_, at)| at);
-    let missing = |name: &str| at.cx.problems.borrow_mut().push(at.cx.problem(at.place, name, "is required"));
-    if field("apiVersion").is_none() {
-        missing("apiVersion");
+    // Of what is no text nothing else is told.
+    for name in ["apiVersion", "kind"] {
+        field(name).map(|at| at.text());
     }
-    let Some(kind_at) = field("kind") else {
-        missing("kind");
-        return None;
+    let fault = |name: &str, message: String| match field(name) {
+        Some(at) => at.fail(message),
+        None => at.cx.problems.borrow_mut().push(at.cx.problem(at.place, name, message)),
     };
-    let name = kind_at.text();
-    match Kind::from_name(&name).filter(|kind| *kind != Kind::MeshConfig) {
-        None if kind_at.node.text().is_none() => None,
-        None if name == "List" => {
-            kind_at.fail("a List has its objects in a list `items`");
-            None
-        }
-        None if LATER.contains(&name.as_str()) => {
-            kind_at.fail(format!("{name} is not supported yet"));
-            None
-        }
-        None => {
-            let known = Kind::ALL.iter().map(|kind| kind.name()).chain(LATER.iter().copied());
-            let near = nearest(&name, known).map(|near| format!(", did you mean {near}?")).unwrap_or_default();
-            kind_at.fail(format!("unknown kind {}{near}", quoted(&name)));
-            None
-        }
-        Some(kind) => {
-            let at = field("apiVersion")?;
-            let version = at.text();
-            if !versions(kind).contains(&identity.api_version) {
-                at.fail(format!("{kind} is read in {}, not in {}", versions(kind).join(", "), quoted(&version)));
-                return None;
+    match Kind::of_document(identity.api_version, identity.kind) {
+        Ok(kind) => return Some(kind),
+        Err(NotRead::Version(message)) => fault("apiVersion", message),
+        Err(NotRead::Kind(message)) => {
+            if identity.api_version.is_empty() {
+                fault("apiVersion", REQUIRED.to_owned());
             }
-            Some(kind)
+            fault("kind", message);
         }
     }
+    None
 }
 
 /// Kubernetes' schema on its own kinds.

@@ -16,6 +16,7 @@ pub mod core;
 mod document;
 mod duration;
 pub mod istio;
+mod kind;
 mod limits;
 mod metadata;
 mod object;

@@ -4,11 +4,14 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use mizzen_types::NamespacedName;
 
-use crate::{Pos, Source, core, istio};
+use crate::{
+    Pos, Source, core, istio,
+    kind::{APPS, CORE, NETWORKING, NONE, Row, SECURITY},
+};
 
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $kind:ident($ty:ty)),* $(,)?) => {
-        /// The kinds of object that the mesh knows.
+    ($($(#[$doc:meta])* $kind:ident($ty:ty) = $row:expr;)*) => {
+        /// The kinds of object that the mesh knows: each is one name of one group.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Kind { $($(#[$doc])* $kind),* }
 
@@ -16,9 +19,8 @@ macro_rules! kinds {
             /// All kinds.
             pub const ALL: &'static [Kind] = &[$(Kind::$kind),*];
 
-            /// The name in `kind:`.
-            pub fn name(self) -> &'static str {
-                match self { $(Kind::$kind => stringify!($kind)),* }
+            pub(crate) fn row(self) -> &'static Row {
+                match self { $(Kind::$kind => const { &$row }),* }
             }
         }
 
@@ -51,55 +53,38 @@ macro_rules! kinds {
     };
 }
 
+// The one table of kinds: type, group with its versions, `kind:`, plural, short names.
 kinds! {
     /// A Kubernetes namespace.
-    Namespace(core::Namespace),
+    Namespace(core::Namespace) = Row::new(&CORE, "Namespace", "namespaces", &["ns"]).of_cluster();
     /// A Kubernetes service.
-    Service(core::Service),
+    Service(core::Service) = Row::new(&CORE, "Service", "services", &["svc"]);
     /// A Kubernetes service account.
-    ServiceAccount(core::ServiceAccount),
+    ServiceAccount(core::ServiceAccount) = Row::new(&CORE, "ServiceAccount", "serviceaccounts", &["sa"]);
     /// A Kubernetes deployment.
-    Deployment(core::Deployment),
+    Deployment(core::Deployment) = Row::new(&APPS, "Deployment", "deployments", &["deploy"]);
     /// A Kubernetes pod.
-    Pod(core::Pod),
+    Pod(core::Pod) = Row::new(&CORE, "Pod", "pods", &["po"]);
     /// A Kubernetes config map.
-    ConfigMap(core::ConfigMap),
+    ConfigMap(core::ConfigMap) = Row::new(&CORE, "ConfigMap", "configmaps", &["cm"]);
     /// A Kubernetes secret.
-    Secret(core::Secret),
+    Secret(core::Secret) = Row::new(&CORE, "Secret", "secrets", &[]);
     /// Who must speak mutual TLS to a workload.
-    PeerAuthentication(istio::PeerAuthentication),
+    PeerAuthentication(istio::PeerAuthentication) = Row::new(&SECURITY, "PeerAuthentication", "peerauthentications", &["pa"]);
     /// Who may call a workload.
-    AuthorizationPolicy(istio::AuthorizationPolicy),
+    AuthorizationPolicy(istio::AuthorizationPolicy) = Row::new(&SECURITY, "AuthorizationPolicy", "authorizationpolicies", &["ap"]);
     /// How requests to hosts are routed.
-    VirtualService(istio::VirtualService),
+    VirtualService(istio::VirtualService) = Row::new(&NETWORKING, "VirtualService", "virtualservices", &["vs"]);
     /// How connections to a host are made.
-    DestinationRule(istio::DestinationRule),
+    DestinationRule(istio::DestinationRule) = Row::new(&NETWORKING, "DestinationRule", "destinationrules", &["dr"]);
     /// A service that Kubernetes does not know.
-    ServiceEntry(istio::ServiceEntry),
-    /// The ports of a gateway.
-    Gateway(istio::Gateway),
+    ServiceEntry(istio::ServiceEntry) = Row::new(&NETWORKING, "ServiceEntry", "serviceentries", &["se"]);
+    /// The ports of a gateway: Istio's kind, not the Gateway API's.
+    Gateway(istio::Gateway) = Row::new(&NETWORKING, "Gateway", "gateways", &["gw"]);
     /// What workloads see of the mesh.
-    Sidecar(istio::Sidecar),
+    Sidecar(istio::Sidecar) = Row::new(&NETWORKING, "Sidecar", "sidecars", &[]);
     /// The mesh's own settings: a file, or key `mesh` of ConfigMap `istio-system/istio`.
-    MeshConfig(istio::MeshConfig),
-}
-
-impl Kind {
-    /// The kind that is written so.
-    pub fn from_name(name: &str) -> Option<Kind> {
-        Kind::ALL.iter().copied().find(|kind| kind.name() == name)
-    }
-
-    /// Whether its objects belong to a namespace.
-    pub fn is_namespaced(self) -> bool {
-        self != Kind::Namespace
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
+    MeshConfig(istio::MeshConfig) = Row::new(&NONE, "MeshConfig", "meshconfigs", &[]);
 }
 
 /// What identifies an object; displayed as `Kind namespace/name`.
@@ -158,9 +143,9 @@ pub struct Meta {
     pub annotations: BTreeMap<String, String>,
     /// `creationTimestamp` in seconds since 1970; 0 if none was written. The oldest wins where Istio says so; equal ages by namespace and name.
     pub created: i64,
-    /// Where the object starts.
+    /// Where the object starts; line 0 if it comes from no file.
     pub origin: Pos,
-    /// The object as it was written, which knows the position of each of its fields.
+    /// The object as it was written, of which the position of each of its fields can be told; empty if it comes from no file.
     pub source: Source,
 }
 
@@ -170,8 +155,12 @@ impl Meta {
         NamespacedName { namespace: self.namespace.clone(), name: self.name.clone() }
     }
 
-    /// Where the field with this path stands (`spec.http[0].timeout`), or the nearest field above it that is written.
+    /// Where the field with this path stands (`spec.http[0].timeout`), or the nearest field above it that is written. What comes from no file stands
+    /// nowhere.
     pub fn position(&self, path: &str) -> Pos {
+        if self.origin.line == 0 {
+            return self.origin.clone();
+        }
         let (line, column) = self.source.position(path);
         Pos { file: self.origin.file.clone(), line, column }
     }
@@ -204,5 +193,22 @@ impl Selector {
     /// Whether it names no label, and so selects all.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Problem;
+
+    #[test]
+    fn what_comes_from_no_file_stands_nowhere() {
+        let meta = Meta { name: "r".into(), namespace: "shop".into(), ..Meta::default() };
+        assert_eq!(meta.position("spec.http[0]"), Pos::default());
+        let object = Some(Key::new(Kind::VirtualService, "shop", "r"));
+        let problem = Problem { pos: meta.position("spec.hosts"), object, field: "spec.hosts".to_owned(), message: "is wrong".to_owned() };
+        assert_eq!(problem.to_string(), "VirtualService shop/r: spec.hosts: is wrong");
+        // No tree is held for it, nor for what comes from a file: that holds its text, from which a tree is made when somebody asks.
+        assert!(size_of::<Source>() <= 32 && size_of::<Pos>() <= 24);
     }
 }

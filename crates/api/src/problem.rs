@@ -28,7 +28,8 @@ impl fmt::Display for Pos {
     }
 }
 
-/// One fault or warning, displayed as one line: `file:line: Kind namespace/name: field.path: message`.
+/// One fault or warning, displayed as one line: `file:line: Kind namespace/name: field.path: message`,
+/// without the place if it is in no file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
 pub struct Problem {
     /// Where.
@@ -43,7 +44,9 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.pos)?;
+        if !self.pos.file.is_empty() {
+            write!(f, "{}: ", self.pos)?;
+        }
         if let Some(key) = &self.object {
             write!(f, "{key}: ")?;
         }

@@ -230,7 +230,7 @@ async fn configz(State(about): State<Arc<About>>) -> Json<Configz> {
     let snapshot = about.snapshot().unwrap_or_else(Snapshot::empty);
     let object = |key: Key| {
         Some(ObjectStatus {
-            kind: key.kind.name().to_owned(),
+            kind: key.kind.to_string(),
             namespace: key.namespace.to_string(),
             name: key.name.to_string(),
             origin: snapshot.object(&key)?.meta().origin.to_string(),
@@ -278,7 +278,7 @@ struct LiveQuery {
 
 /// Whether an object's newest version is in every proxy, where not, and why.
 async fn live(State(about): State<Arc<About>>, Query(query): Query<LiveQuery>) -> Response {
-    let Some(kind) = Kind::from_name(&query.kind) else {
+    let Some(kind) = Kind::called(&query.kind) else {
         return (StatusCode::BAD_REQUEST, format!("`{}` is no kind\n", query.kind)).into_response();
     };
     let Some(snapshot) = about.snapshot() else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };

@@ -163,13 +163,14 @@ impl Metrics {
             Kind::Service => self.registry_events.with_label_values(&["Services", event]).inc(),
             Kind::Pod => self.registry_events.with_label_values(&["Pods", event]).inc(),
             Kind::Namespace | Kind::ServiceAccount | Kind::Deployment | Kind::ConfigMap | Kind::Secret | Kind::MeshConfig => {}
-            _ => self.config_events.with_label_values(&[kind.name(), event]).inc(),
+            _ => self.config_events.with_label_values(&[&*kind.to_string(), event]).inc(),
         }
     }
 
     /// A document was refused.
     pub(crate) fn refused(&self, kind: Option<Kind>) {
-        self.refused.with_label_values(&[kind.map_or("unknown", Kind::name)]).inc();
+        let kind = kind.map_or_else(|| "unknown".to_owned(), |kind| kind.to_string());
+        self.refused.with_label_values(&[kind]).inc();
     }
 
     /// Prometheus' text format.

@@ -60,21 +60,8 @@ fn documents() {
         ("- 1\n", &["a.yaml:1: must be a map with apiVersion, kind and metadata, is a list"]),
         ("a: [\n", &["a.yaml:1: unclosed bracket '['"]),
         ("foo: bar\n", &["a.yaml:1: apiVersion: is required", "a.yaml:1: kind: is required"]),
-        ("apiVersion: v1\nkind: Servce\nmetadata: {name: x}\n", &["a.yaml:2: kind: unknown kind `Servce`, did you mean Service?"]),
         ("apiVersion: v1\nkind: List\nitems: {}\n", &["a.yaml:2: kind: a List has its objects in a list `items`"]),
         ("apiVersion: v1\nkind: List\nitems: [1]\n", &["a.yaml:3: must be a map with apiVersion, kind and metadata, is the number 1"]),
-        ("apiVersion: v1\nkind: Zebra\n", &["a.yaml:2: kind: unknown kind `Zebra`"]),
-        ("apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: x}\n", &["a.yaml:2: kind: StatefulSet is not supported yet"]),
-        (
-            "apiVersion: apps/v1beta1\nkind: Deployment\nmetadata: {name: x}\n",
-            &["a.yaml:1: apiVersion: Deployment is read in apps/v1, not in `apps/v1beta1`"],
-        ),
-        (
-            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: x}\n",
-            &[
-                "a.yaml:1: apiVersion: Gateway is read in networking.istio.io/v1, networking.istio.io/v1beta1, networking.istio.io/v1alpha3, not in `gateway.networking.k8s.io/v1`",
-            ],
-        ),
         // What follows from an unquoted word that YAML takes for something else is not told beside it.
         ("apiVersion: v1\nkind: Namespace\nmetadata: {name: y}\n", &["a.yaml:3: metadata.name: must be a text, is true: put it in quotes"]),
         (
@@ -116,6 +103,73 @@ fn documents() {
         ),
     ] {
         check(text, expected);
+    }
+}
+
+/// `apiVersion` and `kind` of an object named `x`, and what is wrong with them.
+#[test]
+fn kinds() {
+    const ISTIO: &str = "Gateway is read in networking.istio.io/v1, networking.istio.io/v1beta1, networking.istio.io/v1alpha3, not in";
+    let istio = |what: &str, version: &str| format!("1: {what}apiVersion: {ISTIO} `{version}`");
+    for (api_version, kind, expected) in [
+        // Two groups have a Gateway.
+        ("gateway.networking.k8s.io/v1", "Gateway", "2: kind: Gateway.gateway.networking.k8s.io is not supported yet".to_owned()),
+        ("gateway.networking.k8s.io/v1beta1", "Gateway", "2: kind: Gateway.gateway.networking.k8s.io is not supported yet".to_owned()),
+        ("gateway.networking.k8s.io/v1", "Gatway", "2: kind: unknown kind `Gatway`, did you mean Gateway?".to_owned()),
+        ("networking.istio.io/v1", "Gatway", "2: kind: unknown kind `Gatway`, did you mean Gateway?".to_owned()),
+        ("v1", "Gatway", "2: kind: unknown kind `Gatway`, did you mean Gateway or Gateway.gateway.networking.k8s.io?".to_owned()),
+        ("v1", "Gateway", istio("", "v1")),
+        ("gateway.networking.k8s.io", "Gateway", istio("", "gateway.networking.k8s.io")),
+        ("networking.istio.io/v2", "Gateway", istio("Gateway default/x: ", "networking.istio.io/v2")),
+        ("", "Gateway", "1: apiVersion: is required: Gateway is a kind of networking.istio.io and of gateway.networking.k8s.io".to_owned()),
+        // A wrong group.
+        ("policy/v1", "Service", "1: apiVersion: Service is read in v1, not in `policy/v1`".to_owned()),
+        ("v1", "StatefulSet", "1: apiVersion: StatefulSet is a kind of apps, not of `v1`".to_owned()),
+        ("apps/v1", "Node", "1: apiVersion: Node is a kind of v1, not of `apps/v1`".to_owned()),
+        // A version that is not read.
+        (
+            "apps/v1beta1",
+            "Deployment",
+            "1: Deployment default/x: apiVersion: Deployment is read in apps/v1, not in `apps/v1beta1`".to_owned(),
+        ),
+        ("/v1", "Service", "1: Service default/x: apiVersion: Service is read in v1, not in `/v1`".to_owned()),
+        // No apiVersion.
+        ("", "Service", "1: Service default/x: apiVersion: is required".to_owned()),
+        ("", "Job", "1: apiVersion: is required\n2: kind: Job is not supported yet".to_owned()),
+        ("", "Servce", "1: apiVersion: is required\n2: kind: unknown kind `Servce`, did you mean Service?".to_owned()),
+        // Another kind, or none.
+        ("v1", "Servce", "2: kind: unknown kind `Servce`, did you mean Service?".to_owned()),
+        ("v1", "service", "2: kind: unknown kind `service`, did you mean Service?".to_owned()),
+        ("v1", "Zebra", "2: kind: unknown kind `Zebra`".to_owned()),
+        ("v1", "MeshConfig", "2: kind: unknown kind `MeshConfig`".to_owned()),
+        ("v1", "''", "2: kind: is required".to_owned()),
+        ("apps/v1", "StatefulSet", "2: kind: StatefulSet is not supported yet".to_owned()),
+        ("security.istio.io/v1", "RequestAuthentication", "2: kind: RequestAuthentication is not supported yet".to_owned()),
+    ] {
+        let check_lines = |text: String, expected: String| {
+            let lines: Vec<String> = expected.lines().map(|line| format!("a.yaml:{line}")).collect();
+            check(&text, &lines.iter().map(String::as_str).collect::<Vec<_>>());
+        };
+        let rest = format!("kind: {kind}\nmetadata: {{name: x}}\n");
+        if api_version.is_empty() {
+            // The field is not there; a line above, so that the others stand where they stood.
+            check_lines(format!("---\n{rest}"), expected.replace("1: ", "2: "));
+        }
+        check_lines(format!("apiVersion: '{api_version}'\n{rest}"), expected);
+    }
+}
+
+#[test]
+fn two_kinds_of_one_name_side_by_side() {
+    let gateway = |version: &str, spec: &str| format!("apiVersion: {version}\nkind: Gateway\nmetadata: {{name: x}}\nspec: {spec}\n");
+    let istio = gateway("networking.istio.io/v1", "{servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}");
+    let other = gateway("gateway.networking.k8s.io/v1", "{gatewayClassName: istio, listeners: [{name: a, port: 80, protocol: HTTP}]}");
+    for text in [format!("{istio}---\n{other}"), format!("{other}---\n{istio}")] {
+        let parsed = parse(&text);
+        assert_eq!(parsed.good().map(|object| object.key().to_string()).collect::<Vec<_>>(), ["Gateway default/x"]);
+        let refused: Vec<_> = parsed.objects.iter().filter_map(|object| object.as_ref().err()).collect();
+        // It is no claim to the object of the other kind, whose last good version it would otherwise hold in force.
+        assert_eq!(refused.iter().map(|refusal| refusal.key.clone()).collect::<Vec<_>>(), [None]);
     }
 }
 

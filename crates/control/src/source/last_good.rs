@@ -89,7 +89,7 @@ impl LastGood {
     fn write(&self, object: &Object) -> io::Result<()> {
         let meta = object.meta();
         let record = Record {
-            kind: object.kind().name().to_owned(),
+            kind: object.kind().to_string(),
             file: meta.origin.file.to_string(),
             line: meta.origin.line,
             object: serde_json::from_str(&meta.source.to_json())?,
@@ -123,7 +123,7 @@ fn read(text: &str) -> Option<Object> {
     let record: Record = serde_json::from_str(text).ok()?;
     let file: Arc<str> = record.file.into();
     let text = record.object.to_string();
-    let mut object: Object = match Kind::from_name(&record.kind)? {
+    let mut object: Object = match Kind::called(&record.kind)? {
         Kind::MeshConfig => parse_mesh_config(&text, &file).ok()?.0.into(),
         // A config map with the mesh's settings yields them too; they have a file of their own.
         kind => parse_documents(&text, &file).objects.into_iter().filter_map(Result::ok).find(|object| object.kind() == kind)?,

@@ -44,7 +44,7 @@ fn one_rule_of_a_port_is_one_part() {
         let gone = mesh.cost(
             ["VirtualService", "Service"]
                 .map(|kind| {
-                    let kind = mizzen_api::Kind::from_name(kind).unwrap();
+                    let kind = mizzen_api::Kind::called(kind).unwrap();
                     Change::Delete(mizzen_api::Key::new(kind, format!("ns{}", services % 10), format!("s{services}")))
                 })
                 .into(),
@@ -72,7 +72,7 @@ fn what_is_gone_is_forgotten() {
     let before = nothing(&mut mesh, 0);
     for i in 0..3 {
         mesh.cost(objects(&service(10, 1)));
-        let kind = |kind: &str| mizzen_api::Kind::from_name(kind).unwrap();
+        let kind = |kind: &str| mizzen_api::Kind::called(kind).unwrap();
         let gone = ["VirtualService", "Service"].map(|name| Change::Delete(mizzen_api::Key::new(kind(name), "ns0", "s10")));
         mesh.cost(gone.into());
         assert_eq!(nothing(&mut mesh, i + 1), before);
