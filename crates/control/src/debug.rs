@@ -24,6 +24,7 @@ use crate::{
     dump,
     memo::Memo,
     metrics::{Gauges, Metrics},
+    source::{Fault, Refused, SourceId},
     status::{
         ConfigStatus, Configz, ConnectionStatus, Live, MemoStatus, ObjectStatus, QueueStatus, RefusedStatus, Rejected, Selfz,
         ServiceStatus, SyncState, Syncz, WaitingFor, WaitingStatus,
@@ -238,7 +239,7 @@ async fn configz(State(about): State<Arc<About>>) -> Json<Configz> {
         })
     };
     let faults = writer::lock(&about.faults);
-    let refused = |(fault, refused): (&crate::source::Fault, &crate::source::Refused)| RefusedStatus {
+    let refused = |((_, fault), refused): (&(SourceId, Fault), &Refused)| RefusedStatus {
         file: fault.file.to_string(),
         object: fault.key.as_ref().map(ToString::to_string),
         problems: refused.problems.iter().map(ToString::to_string).collect(),
@@ -251,7 +252,7 @@ async fn configz(State(about): State<Arc<About>>) -> Json<Configz> {
         objects: snapshot.keys().filter_map(object).collect(),
         refused: faults.refused.iter().map(refused).collect(),
         closed: snapshot.closed().map(|c| c.key.to_string()).collect(),
-        warnings: faults.warnings.values().flatten().chain(&faults.together).map(ToString::to_string).collect(),
+        warnings: faults.warnings.values().flatten().chain(&faults.hidden).chain(&faults.together).map(ToString::to_string).collect(),
     })
 }
 

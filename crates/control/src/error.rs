@@ -16,6 +16,9 @@ pub enum Error {
         /// What the kernel says.
         source: io::Error,
     },
+    /// A folder of configuration is given twice.
+    #[error("{0} is given twice as a folder of configuration")]
+    Twice(PathBuf),
     /// The MeshConfig is wrong.
     #[error("{0}")]
     MeshConfig(String),

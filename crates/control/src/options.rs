@@ -12,9 +12,9 @@ use mizzen_types::{TrustDomain, ports};
 /// How `mizzend` is started. Every field has the default that Istio has, if it has one.
 #[derive(Debug)]
 pub struct Options {
-    /// The folders of YAML that are followed.
+    /// The folders of YAML that are followed, each a source of its own: of objects with one name that of the earliest one is in force. None twice.
     pub config_dirs: Vec<PathBuf>,
-    /// Where the last good text of every object is kept, so that a restart with a broken edit keeps serving.
+    /// Where the last good text of every object is kept, in one folder for each source, so that a restart with a broken edit keeps serving.
     pub last_good: Option<PathBuf>,
     /// The address of the xDS and CA port and of the monitoring port.
     pub address: IpAddr,

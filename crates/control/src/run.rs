@@ -4,7 +4,7 @@ use std::{
     future::Future,
     io::Write,
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -35,7 +35,7 @@ use crate::{
     listener::{self, Identity},
     memo::Memo,
     metrics::Metrics,
-    source::{self, Event, Files},
+    source::{self, Event, Files, Merge, SourceId},
     token::Tokens,
     token_api,
     wire::Ads,
@@ -84,37 +84,55 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
 /// Starts a control plane; done when it is ready: the folders are read and the ports are open.
 ///
 /// # Errors
-/// If a file, a key or a port is not as it must be. Wrong objects in the folders are no error.
+/// If a folder is given twice, or a file, a key or a port is not as it must be. Wrong objects in the folders are no error.
 pub async fn start(options: Options) -> Result<Running, Error> {
+    let dirs = options.config_dirs.clone();
+    if let Some((_, twice)) = dirs.iter().enumerate().find(|(at, dir)| dirs[..*at].contains(dir)) {
+        return Err(Error::Twice(twice.clone()));
+    }
     let (sender, events) = mpsc::unbounded_channel();
-    let mut following = source::Options::new(options.config_dirs.clone());
-    following.last_good.clone_from(&options.last_good);
-    let mut files = Files::follow(following);
-    let forward = async move {
-        while let Some(event) = files.next().await {
-            if sender.send(event).is_err() {
-                break;
-            }
+    let (merge, ids) = Merge::new(dirs.len());
+    let mut following = JoinSet::new();
+    for (id, dir) in ids.into_iter().zip(dirs) {
+        let last_good = options.last_good.as_deref().map(|folder| source::files::last_good_of(folder, &dir));
+        let files = Files::follow(source::Options { last_good, ..source::Options::new(vec![dir.clone()]) });
+        following.spawn(forward(id, dir, files, sender.clone()));
+    }
+    // The control plane does not outlive one of them: a folder that nobody follows any more would grow old in silence.
+    let sources = async move {
+        if following.join_next().await.is_none() {
+            std::future::pending::<()>().await;
         }
     };
-    start_with(options, events, forward).await
+    start_with(options, merge, events, sources).await
 }
 
-/// As [`start`], with events from elsewhere; `source` is driven as long as the control plane runs.
+/// Passes a folder's events on to the writer.
+async fn forward(id: SourceId, dir: PathBuf, mut files: Files, writer: mpsc::UnboundedSender<(SourceId, Event)>) {
+    while let Some(event) = files.next().await {
+        if writer.send((id, event)).is_err() {
+            return;
+        }
+    }
+    tracing::error!(folder = %dir.display(), "is not followed any more");
+}
+
+/// As [`start`], with events from elsewhere; `sources` is driven as long as the control plane runs.
 pub(crate) async fn start_with(
     options: Options,
-    events: mpsc::UnboundedReceiver<Event>,
-    source: impl Future<Output = ()> + Send + 'static,
+    merge: Merge,
+    events: writer::Events,
+    sources: impl Future<Output = ()> + Send + 'static,
 ) -> Result<Running, Error> {
     let (stop, stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();
-    tasks.spawn(ends("the source", source));
+    tasks.spawn(ends("a source", sources));
     let faults = Arc::new(Mutex::default());
     let memo = Arc::new(Memo::default());
     let metrics = Arc::new(Metrics::default());
     let (publish, mut published) = watch::channel(None);
     let base = mesh_config(&options)?;
-    tasks.spawn(ends("the writer", writer::run(events, base, faults.clone(), memo.clone(), metrics.clone(), publish)));
+    tasks.spawn(ends("the writer", writer::run(merge, events, base, faults.clone(), memo.clone(), metrics.clone(), publish)));
     // Nobody is served from half a configuration.
     let trust_domain = match published.wait_for(Option::is_some).await {
         Ok(first) => first.as_ref().map_or_else(TrustDomain::default, |p| p.snapshot.mesh().trust_domain.clone()),
@@ -181,7 +199,7 @@ impl Running {
     /// Ends all streams with a word to the clients, then everything.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
-        // Source and writer know no end of their own; all others have it after this.
+        // Sources and writer know no end of their own; all others have it after this.
         let rest = async { while self.tasks.len() > 3 && self.tasks.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(GRACE, rest).await;
         self.tasks.shutdown().await;

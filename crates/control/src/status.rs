@@ -100,7 +100,7 @@ pub struct Configz {
     pub refused: Vec<RefusedStatus>,
     /// Policies that could not be read at all: what they select is closed.
     pub closed: Vec<String>,
-    /// What is known and not acted on.
+    /// What is known and not acted on, what another source's object hides, and what has no effect beside the other objects.
     pub warnings: Vec<String>,
 }
 

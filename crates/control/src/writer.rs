@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use mizzen_api::{Kind, Object, Problem, istio::MeshConfig};
+use mizzen_api::{Key, Kind, Object, Problem, istio::MeshConfig};
 use mizzen_model::{Change, ChangeSet, Closed, Query, Snapshot};
 use tokio::{
     sync::{mpsc, watch},
@@ -18,7 +18,7 @@ use tokio::{
 use crate::{
     memo::Memo,
     metrics::Metrics,
-    source::{Event, Fault, Refused},
+    source::{Changed, Event, Fault, Held, Merge, Refused, SourceId},
 };
 
 /// A burst has ended when nothing came for so long,
@@ -30,6 +30,9 @@ const MOST: Duration = Duration::from_millis(150);
 const CALM: Duration = Duration::from_millis(500);
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// What the sources say.
+pub(crate) type Events = mpsc::UnboundedReceiver<(SourceId, Event)>;
+
 /// The newest snapshot.
 #[derive(Clone, Debug)]
 pub(crate) struct Published {
@@ -39,8 +42,10 @@ pub(crate) struct Published {
 /// What is wrong with the configuration, for people.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
-    pub(crate) refused: BTreeMap<Fault, Refused>,
-    pub(crate) warnings: BTreeMap<Arc<str>, Vec<Problem>>,
+    pub(crate) refused: BTreeMap<(SourceId, Fault), Refused>,
+    pub(crate) warnings: BTreeMap<(SourceId, Arc<str>), Vec<Problem>>,
+    /// What an earlier source's object keeps out of force, in order.
+    pub(crate) hidden: Vec<Problem>,
     /// What the objects of the newest snapshot together show, in order.
     pub(crate) together: Vec<Problem>,
     /// Which snapshot that was.
@@ -50,11 +55,13 @@ pub(crate) struct Faults {
 /// Makes the next snapshot from events; knows no clock.
 #[derive(Debug)]
 struct SnapshotBuilder {
+    merge: Merge,
+    /// What was told of what is hidden.
+    hidden: u64,
     current: Arc<Snapshot>,
     /// The settings that hold while no source has any.
     base: Arc<Object>,
-    relisting: bool,
-    pending: Vec<Change>,
+    /// Whether there has been a whole state.
     ready: bool,
     /// What differs from the snapshot that was published last.
     changes: ChangeSet,
@@ -62,67 +69,62 @@ struct SnapshotBuilder {
 }
 
 impl SnapshotBuilder {
-    fn new(base: MeshConfig, metrics: Arc<Metrics>) -> Self {
+    fn new(merge: Merge, base: MeshConfig, metrics: Arc<Metrics>) -> Self {
         let base: Arc<Object> = Arc::new(base.into());
         let current = Snapshot::empty().apply([Change::Apply(base.clone())]);
-        SnapshotBuilder { current, base, relisting: false, pending: Vec::new(), ready: false, changes: ChangeSet::default(), metrics }
+        SnapshotBuilder { merge, hidden: 0, current, base, ready: false, changes: ChangeSet::default(), metrics }
     }
 
     /// Takes an event. Returns whether it must not wait.
-    fn event(&mut self, event: Event, faults: &Mutex<Faults>) -> bool {
-        let mut urgent = false;
-        self.count(&event);
-        match event {
-            Event::Init => {
-                self.relisting = true;
-                self.pending.clear();
-            }
-            Event::InitDone => {
-                self.relist();
-                urgent = true;
-            }
-            Event::Apply(object) => {
-                urgent = object.kind() == Kind::Pod;
-                self.pending.push(Change::Apply(self.domain_of_base(object)));
-            }
-            Event::Delete(key) => {
-                urgent = key.kind == Kind::Pod;
-                let base = key == self.base.key();
-                self.pending.push(if base { Change::Apply(self.base.clone()) } else { Change::Delete(key) });
-            }
-            Event::Closed(closed) => {
-                tracing::warn!(policy = %closed.key, reason = %closed.problem, "refused, and there is no good version: what it selects is closed");
-                self.pending.push(Change::Close(Closed { key: closed.key, selector: closed.selector }));
-            }
+    fn event(&mut self, source: SourceId, event: Event, faults: &Mutex<Faults>) -> bool {
+        self.count(source, &event);
+        let urgent = match &event {
+            Event::InitDone => true,
+            Event::Apply(object) => object.kind() == Kind::Pod,
+            Event::Delete(key) => key.kind == Kind::Pod,
             Event::Refused(refused) => {
                 for problem in &refused.problems {
                     tracing::warn!(%problem, kept = refused.kept, "refused");
                 }
-                lock(faults).refused.insert(refused.fault.clone(), refused);
+                lock(faults).refused.insert((source, refused.fault.clone()), refused.clone());
+                false
             }
             Event::Mended(fault) => {
-                lock(faults).refused.remove(&fault);
+                lock(faults).refused.remove(&(source, fault.clone()));
+                false
             }
             Event::Warnings(file, warnings) => {
-                for problem in &warnings {
+                for problem in warnings {
                     tracing::info!(%problem, "not acted on");
                 }
-                let mut faults = lock(faults);
-                if warnings.is_empty() { drop(faults.warnings.remove(&file)) } else { drop(faults.warnings.insert(file, warnings)) }
+                let (mut faults, key) = (lock(faults), (source, file.clone()));
+                if warnings.is_empty() {
+                    drop(faults.warnings.remove(&key))
+                } else {
+                    drop(faults.warnings.insert(key, warnings.clone()))
+                }
+                false
             }
-        }
-        urgent && !self.relisting
+            Event::Init | Event::Closed(_) => false,
+        };
+        self.merge.take(source, event);
+        urgent && self.merge.is_complete() && !self.merge.is_listing(source)
     }
 
-    fn count(&self, event: &Event) {
+    /// Counts what is new to its source.
+    fn count(&self, source: SourceId, event: &Event) {
+        let known = |key: &Key| match self.merge.of(source, key) {
+            Some(Held::Object(known)) => Some(known),
+            Some(Held::Closed(_)) | None => None,
+        };
         match event {
-            Event::Apply(object) => match self.current.object(&object.key()) {
+            Event::Apply(object) => match known(&object.key()) {
                 None => self.metrics.event(object.kind(), "add"),
                 // What has only moved within its files is no news.
                 Some(known) if **known == **object => {}
                 Some(_) => self.metrics.event(object.kind(), "update"),
             },
-            Event::Delete(key) => self.metrics.event(key.kind, "delete"),
+            Event::Delete(key) if known(key).is_some() => self.metrics.event(key.kind, "delete"),
             Event::Refused(refused) => self.metrics.refused(refused.fault.key.as_ref().map(|key| key.kind)),
             _ => {}
         }
@@ -146,59 +148,74 @@ impl SnapshotBuilder {
         Arc::new(MeshConfig { trust_domain: ours.clone(), ..given.clone() }.into())
     }
 
-    fn relist(&mut self) {
-        self.relisting = false;
-        self.ready = true;
-        let mut objects = vec![self.base.clone()];
-        let mut closed = Vec::new();
-        for change in std::mem::take(&mut self.pending) {
-            match change {
-                Change::Apply(object) => objects.push(object),
-                Change::Close(refused) => closed.push(refused),
-                Change::Delete(key) => objects.retain(|o| o.key() != key),
+    /// What has changed in the merged sources, as changes of the snapshot.
+    fn pending(&mut self) -> Vec<Change> {
+        let mut pending = Vec::new();
+        for Changed { key, now } in self.merge.changes() {
+            match now {
+                Some(Held::Object(object)) => pending.push(Change::Apply(self.domain_of_base(object))),
+                Some(Held::Closed(closed)) => {
+                    tracing::warn!(policy = %key, reason = %closed.problem, "refused, and there is no good version: what it selects is closed");
+                    // It may hide another source's good version, which has been in force.
+                    if self.current.object(&key).is_some() {
+                        pending.push(Change::Delete(key.clone()));
+                    }
+                    pending.push(Change::Close(Closed { key, selector: closed.selector.clone() }));
+                }
+                None if key == self.base.key() => pending.push(Change::Apply(self.base.clone())),
+                None => pending.push(Change::Delete(key)),
             }
         }
-        let next = self.current.replace(objects, closed);
-        self.go_to(next);
-    }
-
-    fn go_to(&mut self, next: Arc<Snapshot>) {
-        if next.version() != self.current.version() {
-            self.changes.merge(next.changes());
-            self.current = next;
-        }
+        pending
     }
 
     fn has_work(&self) -> bool {
-        !self.relisting && !self.pending.is_empty()
+        self.merge.has_changes()
     }
 
-    fn flush(&mut self) -> Arc<Snapshot> {
+    fn flush(&mut self, faults: &Mutex<Faults>) -> Arc<Snapshot> {
         if self.has_work() {
-            let next = self.current.apply(std::mem::take(&mut self.pending));
-            self.go_to(next);
+            let pending = self.pending();
+            let next = self.current.apply(pending);
+            if next.version() != self.current.version() {
+                self.changes.merge(next.changes());
+                self.current = next;
+            }
+        }
+        self.ready |= self.merge.is_complete();
+        if self.ready && self.hidden != self.merge.hidden_version() {
+            self.hidden = self.merge.hidden_version();
+            let hidden = self.merge.hidden();
+            let before = std::mem::replace(&mut lock(faults).hidden, hidden.clone());
+            tell(&before, &hidden, |problem| tracing::info!(%problem, "hidden"));
         }
         self.current.clone()
     }
 }
 
-/// Writes until the sources end. `published` holds `None` until the first state is complete.
+/// Writes until the sources end. `published` holds `None` until every source has listed.
 pub(crate) async fn run(
-    mut events: mpsc::UnboundedReceiver<Event>,
+    merge: Merge,
+    mut events: Events,
     base: MeshConfig,
     faults: Arc<Mutex<Faults>>,
     memo: Arc<Memo>,
     metrics: Arc<Metrics>,
     published: watch::Sender<Option<Published>>,
 ) {
-    let mut builder = SnapshotBuilder::new(base, metrics.clone());
+    let mut builder = SnapshotBuilder::new(merge, base, metrics.clone());
     let mut first: Option<Instant> = None;
     let mut unseen: Option<Arc<Snapshot>> = None;
+    if builder.merge.is_complete() {
+        // Without a source there is nothing to wait for.
+        let empty = builder.flush(&faults);
+        publish(&published, empty, &mut builder, &memo).await;
+    }
     loop {
         let urgent = match first {
             None => match tokio::time::timeout(if unseen.is_some() { CALM } else { FOR_EVER }, events.recv()).await {
                 Ok(None) => return,
-                Ok(Some(event)) => builder.event(event, &faults),
+                Ok(Some((source, event))) => builder.event(source, event, &faults),
                 Err(_) => {
                     if let Some(snapshot) = unseen.take() {
                         let faults = faults.clone();
@@ -209,7 +226,7 @@ pub(crate) async fn run(
             },
             Some(first) => match tokio::time::timeout_at((first + MOST).min(Instant::now() + QUIET), events.recv()).await {
                 Ok(None) => return,
-                Ok(Some(event)) => builder.event(event, &faults),
+                Ok(Some((source, event))) => builder.event(source, event, &faults),
                 Err(_) => true,
             },
         };
@@ -218,11 +235,11 @@ pub(crate) async fn run(
             continue;
         }
         let gathered = first.take().map_or(Duration::ZERO, |first| first.elapsed());
-        while let Ok(event) = events.try_recv() {
-            builder.event(event, &faults);
+        while let Ok((source, event)) = events.try_recv() {
+            builder.event(source, event, &faults);
         }
         let begun = Instant::now();
-        let next = builder.flush();
+        let next = builder.flush(&faults);
         let changes = publish(&published, next.clone(), &mut builder, &memo).await;
         if changes.is_some() {
             metrics.published(gathered, begun.elapsed());
@@ -245,9 +262,12 @@ fn look_over(snapshot: &Snapshot, faults: &Mutex<Faults>) {
         faults.together_of = snapshot.version();
         std::mem::replace(&mut faults.together, found.clone())
     };
-    for problem in found.iter().filter(|problem| before.binary_search(problem).is_err()) {
-        tracing::warn!(%problem, "has no effect");
-    }
+    tell(&before, &found, |problem| tracing::warn!(%problem, "has no effect"));
+}
+
+/// Says what is in an ordered list and was not in the one before.
+fn tell(before: &[Problem], now: &[Problem], say: impl Fn(&Problem)) {
+    now.iter().filter(|problem| before.binary_search(problem).is_err()).for_each(say);
 }
 
 /// Whether what objects show together may hang on this.
@@ -292,191 +312,5 @@ pub(crate) fn lock(faults: &Mutex<Faults>) -> std::sync::MutexGuard<'_, Faults> 
 }
 
 #[cfg(test)]
-mod tests {
-    use mizzen_api::{Key, Pos};
-
-    use super::*;
-
-    fn event(yaml: &str) -> Event {
-        let parsed = mizzen_api::parse_documents(yaml, &"test.yaml".into());
-        Event::Apply(Arc::new(parsed.objects.into_iter().last().unwrap().unwrap()))
-    }
-
-    fn namespace(name: &str) -> Event {
-        event(&format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}}}}}"))
-    }
-
-    fn pod(name: &str) -> Event {
-        event(&format!("{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: shop}}, spec: {{containers: [{{name: app}}]}}}}"))
-    }
-
-    fn mesh(domain: &str) -> Event {
-        let mesh = format!("trustDomain: {domain}");
-        event(&format!(
-            "{{apiVersion: v1, kind: ConfigMap, metadata: {{name: istio, namespace: istio-system}}, data: {{mesh: \"{mesh}\"}}}}"
-        ))
-    }
-
-    fn names(snapshot: &Snapshot) -> Vec<String> {
-        snapshot.keys().filter(|k| k.kind != Kind::MeshConfig).map(|k| k.name.to_string()).collect()
-    }
-
-    struct Running {
-        events: mpsc::UnboundedSender<Event>,
-        published: watch::Receiver<Option<Published>>,
-    }
-
-    impl Running {
-        fn start(base: MeshConfig) -> Self {
-            let (events, received) = mpsc::unbounded_channel();
-            let (publish, published) = watch::channel(None);
-            tokio::spawn(run(received, base, Arc::default(), Arc::default(), Arc::default(), publish));
-            Running { events, published }
-        }
-
-        fn send(&self, events: impl IntoIterator<Item = Event>) {
-            events.into_iter().for_each(|e| self.events.send(e).unwrap());
-        }
-
-        async fn next(&mut self) -> Arc<Snapshot> {
-            self.published.changed().await.unwrap();
-            self.published.borrow_and_update().as_ref().unwrap().snapshot.clone()
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_burst_is_one_snapshot() {
-        let mut running = Running::start(MeshConfig::default());
-        running.send([Event::Init, namespace("a"), pod("p")]);
-        running.send([namespace("b"), Event::InitDone]);
-        let first = running.next().await;
-        assert_eq!(names(&first), ["a", "b", "p"]);
-        let start = Instant::now();
-        for name in ["c", "d", "e"] {
-            running.send([namespace(name)]);
-            tokio::time::advance(QUIET / 2).await;
-        }
-        let second = running.next().await;
-        assert_eq!(names(&second), ["a", "b", "c", "d", "e", "p"]);
-        assert_eq!(second.version(), first.version() + 1);
-        assert!(start.elapsed() <= QUIET * 3);
-        // A pod does not wait, and takes along what came before it.
-        let start = Instant::now();
-        running.send([namespace("f"), pod("q")]);
-        assert_eq!(names(&*running.next().await), ["a", "b", "c", "d", "e", "f", "p", "q"]);
-        assert_eq!(start.elapsed(), Duration::ZERO);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_burst_without_end_is_taken_as_it_is() {
-        let mut running = Running::start(MeshConfig::default());
-        running.send([Event::Init, Event::InitDone]);
-        running.next().await;
-        let start = Instant::now();
-        for i in 0..40 {
-            running.send([namespace(&format!("n{i}"))]);
-            tokio::time::advance(QUIET / 4).await;
-            tokio::task::yield_now().await;
-        }
-        assert!(running.published.has_changed().unwrap());
-        assert!(start.elapsed() >= MOST);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_relist_is_swapped_in_whole() {
-        let mut running = Running::start(MeshConfig::default());
-        running.send([Event::Init, namespace("a"), namespace("b"), Event::InitDone]);
-        running.next().await;
-        running.send([Event::Init, namespace("b"), pod("p"), namespace("c"), Event::InitDone]);
-        assert_eq!(names(&*running.next().await), ["b", "c", "p"]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_trust_domain_for_life() {
-        let base = MeshConfig { trust_domain: "started.example".parse().unwrap(), ..MeshConfig::default() };
-        let mut running = Running::start(base);
-        running.send([Event::Init, Event::InitDone]);
-        assert_eq!(running.next().await.mesh().trust_domain.as_str(), "started.example");
-        running.send([mesh("other.example"), namespace("a")]);
-        assert_eq!(running.next().await.mesh().trust_domain.as_str(), "started.example");
-        running.send([Event::Delete(Key::new(Kind::MeshConfig, "istio-system", "istio")), namespace("b")]);
-        let snapshot = running.next().await;
-        assert_eq!((snapshot.mesh().trust_domain.as_str(), names(&snapshot).len()), ("started.example", 2));
-        let mut running = Running::start(MeshConfig::default());
-        running.send([Event::Init, mesh("first.example"), Event::InitDone]);
-        assert_eq!(running.next().await.mesh().trust_domain.as_str(), "first.example");
-    }
-
-    fn counts(faults: &Mutex<Faults>) -> (usize, usize) {
-        let faults = lock(faults);
-        (faults.refused.len(), faults.warnings.len())
-    }
-
-    #[test]
-    fn what_objects_show_together_is_told() {
-        let faults = Mutex::default();
-        let mut builder = SnapshotBuilder::new(MeshConfig::default(), Arc::default());
-        let rules = "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: r, namespace: shop}, \
-                     spec: {hosts: [a.example], http: [{route: [{destination: {host: web}}]}]}}";
-        builder.event(event(rules), &faults);
-        look_over(&builder.flush(), &faults);
-        let lines: Vec<String> = lock(&faults).together.iter().map(ToString::to_string).collect();
-        let place = "test.yaml:1: VirtualService shop/r: spec.http[0].route[0].destination.host";
-        assert_eq!(lines, [format!("{place}: there is no service web.shop.svc.cluster.local")]);
-        builder.event(Event::Delete(Key::new(Kind::VirtualService, "shop", "r")), &faults);
-        look_over(&builder.flush(), &faults);
-        assert!(lock(&faults).together.is_empty());
-    }
-
-    #[test]
-    fn events_are_counted() {
-        let metrics = Arc::new(Metrics::default());
-        let (faults, mut builder) = (Mutex::default(), SnapshotBuilder::new(MeshConfig::default(), metrics.clone()));
-        let service = |port: u16| {
-            let head = "{apiVersion: v1, kind: Service, metadata: {name: a, namespace: shop}, spec: {ports: [{name: http, port: ";
-            event(&format!("{head}{port}}}]}}}}"))
-        };
-        let entry = "{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: e, namespace: shop}, \
-                     spec: {hosts: [a.example], ports: [{number: 80, name: http}], resolution: DNS}}";
-        for event in [service(80), service(80), service(81), event(entry), namespace("shop")] {
-            builder.event(event, &faults);
-            builder.flush();
-        }
-        builder.event(Event::Delete(Key::new(Kind::ServiceEntry, "shop", "e")), &faults);
-        let problem = Problem { pos: Pos::new("a.yaml", 3, 1), object: None, field: String::new(), message: "bad".into() };
-        for key in [None, Some(Key::new(Kind::Gateway, "shop", "g"))] {
-            let fault = Fault { file: "a.yaml".into(), key, document: 0 };
-            builder.event(Event::Refused(Refused { fault, problems: vec![problem.clone()], kept: false }), &faults);
-        }
-        for (line, there) in [
-            ("pilot_k8s_reg_events{event=\"add\",type=\"Services\"} 1", true),
-            ("pilot_k8s_reg_events{event=\"update\",type=\"Services\"} 1", true),
-            ("pilot_k8s_cfg_events{event=\"add\",type=\"ServiceEntry\"} 1", true),
-            ("pilot_k8s_cfg_events{event=\"delete\",type=\"ServiceEntry\"} 1", true),
-            ("pilot_total_rejected_configs{type=\"Gateway\"} 1", true),
-            ("pilot_total_rejected_configs{type=\"unknown\"} 1", true),
-            ("Namespace", false),
-        ] {
-            assert_eq!(metrics.render(&Default::default()).contains(line), there, "{line}");
-        }
-    }
-
-    #[test]
-    fn faults_come_and_go() {
-        let faults = Mutex::default();
-        let mut builder = SnapshotBuilder::new(MeshConfig::default(), Arc::default());
-        let fault = Fault { file: "a.yaml".into(), key: None, document: 1 };
-        let problem = Problem { pos: Pos::new("a.yaml", 3, 1), object: None, field: String::new(), message: "bad".into() };
-        builder.event(Event::Refused(Refused { fault: fault.clone(), problems: vec![problem.clone()], kept: true }), &faults);
-        builder.event(Event::Warnings("a.yaml".into(), vec![problem.clone()]), &faults);
-        assert_eq!(counts(&faults), (1, 1));
-        builder.event(Event::Mended(fault), &faults);
-        builder.event(Event::Warnings("a.yaml".into(), vec![]), &faults);
-        assert_eq!(counts(&faults), (0, 0));
-        let key = Key::new(Kind::AuthorizationPolicy, "shop", "deny");
-        builder.event(Event::Closed(crate::source::Closed { key: key.clone(), selector: None, problem }), &faults);
-        assert_eq!(builder.flush().closed().count(), 1);
-        builder.event(Event::Delete(key), &faults);
-        assert_eq!(builder.flush().closed().count(), 0);
-    }
-}
+#[path = "writer_tests.rs"]
+mod tests;

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs,
+    hash::{DefaultHasher, Hash, Hasher},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, mpsc as signals},
@@ -28,6 +29,9 @@ const POLL_UNSURE: Duration = Duration::from_secs(2);
 /// and so often if it cannot report. A folder that is missing is looked for as often.
 const POLL_BLIND: Duration = Duration::from_millis(250);
 
+/// A folder's name has at most 255 bytes.
+const MAX_NAME: usize = 255;
+
 /// What to follow, and how.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -46,6 +50,22 @@ impl Options {
     pub fn new(paths: Vec<PathBuf>) -> Self {
         Options { paths, last_good: None, settle: Duration::from_millis(20), delete_after: Duration::from_millis(500) }
     }
+}
+
+/// Where one of several sources keeps the last good versions of what it follows: a folder of its own in the one for all, named after what is followed,
+/// so that it is found again whatever else is followed then.
+pub(crate) fn last_good_of(folder: &Path, followed: &Path) -> PathBuf {
+    let mut name = followed.to_string_lossy().replace('%', "%25").replace('/', "%2F");
+    // No hidden folder, and neither this one nor the one above.
+    if name.is_empty() || name.starts_with('.') {
+        name.insert(0, '%');
+    }
+    if name.len() <= MAX_NAME {
+        return folder.join(name);
+    }
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    folder.join(format!("{:016x}", hasher.finish()))
 }
 
 /// A stream of events from folders. Dropping it ends the following.

@@ -18,7 +18,7 @@ use std::{
 use mizzen_api::{Key, Object, Problem, Selector};
 
 pub use files::{Files, Options};
-pub use merge::Merge;
+pub use merge::{Changed, Held, Merge, SourceId};
 
 /// A change of the configuration. A source yields `Init`, the first state, `InitDone`, and then what changes.
 #[derive(Clone, Debug, PartialEq)]

@@ -177,3 +177,21 @@ fn links_and_names_that_lead_nowhere_are_warned_of() {
     let gateway = format!("{at}/rules.yaml:1: VirtualService shop/r: spec.gateways[0]: there is no Gateway shop/g");
     assert_eq!(warnings, [link, gateway]);
 }
+
+#[test]
+fn each_source_remembers_for_itself() {
+    let at = |followed: &str| files::last_good_of(Path::new("/kept"), Path::new(followed)).display().to_string();
+    for (followed, expected) in [
+        ("/etc/mesh", "/kept/%2Fetc%2Fmesh"),
+        ("mesh", "/kept/mesh"),
+        ("a%2Fb", "/kept/a%252Fb"),
+        (".", "/kept/%."),
+        ("..", "/kept/%.."),
+        ("./mesh", "/kept/%.%2Fmesh"),
+        ("", "/kept/%"),
+    ] {
+        assert_eq!(at(followed), expected);
+    }
+    let (long, longer) = (at(&"a/".repeat(100)), at(&"a/".repeat(101)));
+    assert!(long != longer && long.len() == "/kept/0123456789abcdef".len(), "{long} {longer}");
+}

@@ -31,7 +31,12 @@ use tonic::{
     transport::{Channel, Endpoint, Uri},
 };
 
-use crate::{Options, Running, run::start_with, source::Event, token::Tokens};
+use crate::{
+    Options, Running,
+    run::start_with,
+    source::{Event, Merge, SourceId},
+    token::Tokens,
+};
 
 /// Far more than any step takes; only a failure waits so long.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -66,7 +71,8 @@ pub(super) fn objects(yaml: &str) -> Vec<Arc<Object>> {
 
 pub(super) struct World {
     pub(super) running: Running,
-    pub(super) events: mpsc::UnboundedSender<Event>,
+    source: SourceId,
+    events: mpsc::UnboundedSender<(SourceId, Event)>,
     pub(super) root: String,
     folder: tempfile::TempDir,
     state: OwnedFd,
@@ -80,21 +86,49 @@ impl World {
 
     /// Follows a real folder, with one file in it.
     pub(super) async fn of_folder(yaml: &'static str) -> World {
+        Self::of_folders(&["mesh"], yaml).await
+    }
+
+    /// Follows real folders, the first with one file in it.
+    pub(super) async fn of_folders(names: &[&str], yaml: &'static str) -> World {
         let folder = tempfile::tempdir().unwrap();
         let state = mizzen_net::memfd("state", b"", false).unwrap();
-        let (events, _) = mpsc::unbounded_channel();
-        std::fs::create_dir(folder.path().join("mesh")).unwrap();
-        std::fs::write(folder.path().join("mesh/all.yaml"), yaml).unwrap();
-        let options = Options { config_dirs: vec![folder.path().join("mesh")], ..Self::options(&folder, &state) };
-        let running = crate::start(options).await.unwrap();
+        let ((events, _), (_, sources)) = (mpsc::unbounded_channel(), Merge::new(1));
+        let config_dirs: Vec<_> = names.iter().map(|name| folder.path().join(name)).collect();
+        config_dirs.iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
+        std::fs::write(config_dirs[0].join("all.yaml"), yaml).unwrap();
+        let last_good = Some(folder.path().join("last-good"));
+        let running = crate::start(Options { config_dirs, last_good, ..Self::options(&folder, &state) }).await.unwrap();
         let root = std::fs::read_to_string(folder.path().join("root.pem")).unwrap();
-        World { running, events, root, folder, state, yaml }
+        World { running, source: sources[0], events, root, folder, state, yaml }
+    }
+
+    /// The same folders and keys after a restart.
+    pub(super) async fn again(self, names: &[&str]) -> World {
+        let World { running, source, events, folder, state, yaml, .. } = self;
+        running.stop().await;
+        let config_dirs = names.iter().map(|name| folder.path().join(name)).collect();
+        let last_good = Some(folder.path().join("last-good"));
+        let running = crate::start(Options { config_dirs, last_good, ..Self::options(&folder, &state) }).await.unwrap();
+        let root = std::fs::read_to_string(folder.path().join("root.pem")).unwrap();
+        World { running, source, events, root, folder, state, yaml }
     }
 
     /// Replaces a file of the folder in one step.
     pub(super) fn save(&self, name: &str, yaml: &str) {
-        std::fs::write(self.folder.path().join(name), yaml).unwrap();
-        std::fs::rename(self.folder.path().join(name), self.folder.path().join("mesh").join(name)).unwrap();
+        self.save_in("mesh", name, yaml);
+    }
+
+    /// Replaces a file of one of the folders in one step.
+    pub(super) fn save_in(&self, dir: &str, name: &str, yaml: &str) {
+        let temporary = self.folder.path().join("new");
+        std::fs::write(&temporary, yaml).unwrap();
+        std::fs::rename(temporary, self.path(dir).join(name)).unwrap();
+    }
+
+    /// Where one of the folders is.
+    pub(super) fn path(&self, dir: &str) -> std::path::PathBuf {
+        self.folder.path().join(dir)
     }
 
     fn options(folder: &tempfile::TempDir, state: &OwnedFd) -> Options {
@@ -110,13 +144,13 @@ impl World {
 
     async fn with(yaml: &'static str, state: OwnedFd) -> World {
         let folder = tempfile::tempdir().unwrap();
-        let (events, received) = mpsc::unbounded_channel();
+        let ((events, received), (merge, sources)) = (mpsc::unbounded_channel(), Merge::new(1));
         for event in [Event::Init].into_iter().chain(objects(yaml).into_iter().map(Event::Apply)).chain([Event::InitDone]) {
-            events.send(event).unwrap();
+            events.send((sources[0], event)).unwrap();
         }
-        let running = start_with(Self::options(&folder, &state), received, std::future::pending()).await.unwrap();
+        let running = start_with(Self::options(&folder, &state), merge, received, std::future::pending()).await.unwrap();
         let root = std::fs::read_to_string(folder.path().join("root.pem")).unwrap();
-        World { running, events, root, folder, state, yaml }
+        World { running, source: sources[0], events, root, folder, state, yaml }
     }
 
     /// The same keys and files in another process, as it were.
@@ -126,7 +160,11 @@ impl World {
     }
 
     pub(super) fn apply(&self, yaml: &str) {
-        objects(yaml).into_iter().for_each(|o| self.events.send(Event::Apply(o)).unwrap());
+        objects(yaml).into_iter().for_each(|o| self.send(Event::Apply(o)));
+    }
+
+    pub(super) fn send(&self, event: Event) {
+        self.events.send((self.source, event)).unwrap();
     }
 
     /// What signs tokens as the control plane does.

@@ -1,5 +1,6 @@
 //! A whole control plane on loopback, with clients that speak the wire's protocols.
 
+mod folders;
 mod harness;
 mod sotw;
 
@@ -56,7 +57,7 @@ async fn from_a_token_to_the_configuration() {
     world.apply(second);
     proxy.until(|p| endpoints(p.get(ENDPOINT, REVIEWS).unwrap()) == 2).await;
     assert_eq!(proxy.received - before, 1, "one resource is sent");
-    world.events.send(Event::Delete(objects(second)[0].key())).unwrap();
+    world.send(Event::Delete(objects(second)[0].key()));
     proxy.until(|p| endpoints(p.get(ENDPOINT, REVIEWS).unwrap()) == 1).await;
 
     let status: Syncz = world.until("/debug/syncz", |s: &Syncz| s.proxies.iter().all(|p| p.snapshot == s.snapshot)).await;

@@ -131,7 +131,7 @@ async fn the_same_configuration() {
     world.apply(RATINGS);
     proxy.until(|p| has(p, CLUSTER, RATINGS_CLUSTER)).await;
     assert!(proxy.responses.contains(&(CLUSTER.to_owned(), all + 1)), "{:?}", proxy.responses);
-    world.events.send(Event::Delete(objects(RATINGS)[0].key())).unwrap();
+    world.send(Event::Delete(objects(RATINGS)[0].key()));
     proxy.until(|p| !has(p, CLUSTER, RATINGS_CLUSTER)).await;
     world.until("/debug/syncz", synced).await;
 

@@ -11,10 +11,11 @@ use mizzen_types::{TrustDomain, ports};
 #[derive(Debug, Parser)]
 #[command(name = "mizzend", version, max_term_width = 100)]
 struct MizzendArgs {
-    /// A folder of Kubernetes and Istio YAML that is followed; several may be given.
+    /// A folder of Kubernetes and Istio YAML that is followed. Several may be given, each by the option of its own: of objects with one name that of
+    /// the folder given first is in force, and the others take over when it goes.
     #[arg(long, value_name = "DIR", required = true)]
     config_dir: Vec<PathBuf>,
-    /// Where the last good version of every object is kept, for a start while its file is broken.
+    /// Where the last good version of every object is kept, for each folder apart, for a start while its file is broken.
     #[arg(long, value_name = "DIR")]
     last_good: Option<PathBuf>,
     /// The address on which xDS and the CA are served over TLS, and metrics.

@@ -65,8 +65,9 @@ fn spec(mesh: &Mesh) -> Spec {
     let text = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
     let mut argv = vec![text(mesh.dir("bin/mizzend"))];
     let options = [
-        ("--config-dir", text(mesh.payload.folder.clone())),
+        // What runs here is what this process says: no object of the folder comes before its pods.
         ("--config-dir", text(mesh.told.path().to_owned())),
+        ("--config-dir", text(mesh.payload.folder.clone())),
         ("--last-good", text(mesh.dir("last-good"))),
         ("--address", CONTROL.to_string()),
         ("--state-fd", "3".to_owned()),
