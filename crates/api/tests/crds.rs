@@ -42,6 +42,18 @@ fn names() {
     assert_eq!(all().count(), 7, "Kubernetes' own kinds and MeshConfig are no custom resources");
 }
 
+#[test]
+fn versions_are_those_that_are_read() {
+    for (kind, crd) in all() {
+        let group = crd["spec"]["group"].as_str().unwrap();
+        let versions = crd["spec"]["versions"].as_array().unwrap();
+        let served: Vec<_> = versions.iter().map(|version| format!("{group}/{}", version["name"].as_str().unwrap())).collect();
+        let parsed = parse_documents(&format!("apiVersion: {group}/v0\nkind: {kind}\nmetadata: {{name: x}}\n"), &"a.yaml".into());
+        let told: Vec<_> = parsed.problems().map(|problem| problem.message.clone()).collect();
+        assert_eq!(told, [format!("{kind} is read in {}, not in `{group}/v0`", served.join(", "))]);
+    }
+}
+
 /// What a node of a structural schema may hold.
 const KEYWORDS: [&str; 19] = [
     "additionalProperties",

@@ -10,13 +10,14 @@ use crate::Kind;
 /// All fields that the mesh knows are in it, also those that it refuses: what the API server does not know it drops before anybody could refuse it.
 /// Rules that hold within an object are checked by the API server as far as it can; the mesh checks all of them anew.
 pub fn crd(kind: Kind) -> Option<Value> {
+    let stored = kind.stored_version()?;
     let table = kind_table(kind)?;
-    let resource = table.resource.as_ref()?;
-    let (group, schema) = (resource.group, root(table.of));
-    let columns: Vec<_> = resource.columns.iter().map(|(name, path)| json!({ "name": name, "type": "string", "jsonPath": path })).collect();
-    let versions = resource.versions.iter().enumerate().map(|(i, name)| {
+    let (group, schema) = (kind.group(), root(table.of));
+    let column = |(name, path): &(&str, &str)| json!({ "name": name, "type": "string", "jsonPath": path });
+    let columns: Vec<_> = table.columns.iter().map(column).collect();
+    let version = |name: &&str| {
         let mut version = json!({
-            "name": name, "served": true, "storage": i == 0,
+            "name": name, "served": true, "storage": *name == stored,
             "schema": { "openAPIV3Schema": schema }, "subresources": { "status": {} },
         });
         if !columns.is_empty() {
@@ -24,25 +25,27 @@ pub fn crd(kind: Kind) -> Option<Value> {
             version["additionalPrinterColumns"] = columns.iter().cloned().chain([age]).collect();
         }
         version
-    });
+    };
+    let versions: Vec<_> = kind.versions().iter().map(version).collect();
+    let name = kind.name();
     let mut names = json!({
-        "kind": kind.name(), "listKind": format!("{kind}List"), "plural": resource.plural, "singular": kind.name().to_lowercase(),
+        "kind": name, "listKind": format!("{name}List"), "plural": kind.plural(), "singular": name.to_lowercase(),
         "categories": ["istio-io", group.replace('.', "-")],
     });
-    if let Some(short) = resource.short {
-        names["shortNames"] = json!([short]);
+    if !kind.short_names().is_empty() {
+        names["shortNames"] = json!(kind.short_names());
     }
     Some(json!({
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": { "name": format!("{}.{group}", resource.plural) },
-        "spec": { "group": group, "names": names, "scope": "Namespaced", "versions": versions.collect::<Vec<_>>() },
+        "metadata": { "name": format!("{}.{group}", kind.plural()) },
+        "spec": { "group": group, "names": names, "scope": "Namespaced", "versions": versions },
     }))
 }
 
 /// The schema of an object.
 fn root(spec: &Type) -> Value {
-    let mut properties = json!({ "spec": schema(spec, 0) });
+    let mut properties = json!({ "spec": schema(spec, false) });
     properties["status"] = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
     let mut root = json!({ "type": "object", "properties": properties });
     if root["properties"]["spec"].get("required").is_some() {
@@ -51,13 +54,14 @@ fn root(spec: &Type) -> Value {
     root
 }
 
-/// The schema of a value that stands in so many lists and maps, one within the other.
-fn schema(of: &Type, within: usize) -> Value {
+/// The schema of a value, which perhaps stands in a list or map. There expressions must be cheap: see [`Message::rules_outside_lists`].
+fn schema(of: &Type, listed: bool) -> Value {
     match of {
         Type::Text => json!({ "type": "string" }),
         Type::Short(most) => json!({ "type": "string", "maxLength": most }),
         Type::Bool => json!({ "type": "boolean" }),
-        Type::Int(least, most) => int_or_string(json!({ "minimum": least, "maximum": most })),
+        // Without a bound of its length, no expression could compare it.
+        Type::Int(least, most) => int_or_string(json!({ "minimum": least, "maximum": most, "maxLength": 20 })),
         Type::Number(least, most) => {
             let mut number = json!({ "type": "number", "minimum": least });
             if *most < f64::MAX {
@@ -65,11 +69,11 @@ fn schema(of: &Type, within: usize) -> Value {
             }
             number
         }
-        Type::Duration(least) => json!({ "type": "string", "x-kubernetes-validations": [rule(&duration(*least))] }),
+        Type::Duration(least) => json!({ "type": "string", "x-kubernetes-validations": [rule(&duration(*least, listed))] }),
         Type::Enum(names) => int_or_string(json!({ "enum": values(names) })),
-        Type::List(of) => json!({ "type": "array", "items": schema(of, within + 1) }),
-        Type::Map(of) => json!({ "type": "object", "additionalProperties": schema(of, within + 1) }),
-        Type::Message(message) => message_schema(message, within),
+        Type::List(of) => json!({ "type": "array", "items": schema(of, true) }),
+        Type::Map(of) => json!({ "type": "object", "additionalProperties": schema(of, true) }),
+        Type::Message(message) => message_schema(message, listed),
         Type::Open => json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true }),
     }
 }
@@ -87,8 +91,9 @@ fn values(names: &Names) -> Vec<Value> {
     names.names.iter().map(|name| json!(name.name)).chain(numbers).collect()
 }
 
-fn duration(least: Least) -> Rule {
+fn duration(least: Least, listed: bool) -> Rule {
     let (cel, message) = match least {
+        Least::MillisecondOrZero if listed => return duration(Least::Zero, listed),
         Least::Zero => ("duration(self) >= duration('0s')", "must be a duration such as 1.5s, and not negative"),
         Least::MillisecondOrZero => (
             "duration(self) == duration('0s') || duration(self) >= duration('1ms')",
@@ -104,36 +109,37 @@ fn rule(rule: &Rule) -> Value {
     json!({ "rule": rule.cel, "message": rule.message })
 }
 
-fn message_schema(message: &Message, within: usize) -> Value {
-    let properties: Map<_, _> = message.rows.iter().map(|row| (row.name.to_owned(), row_schema(row, within))).collect();
+fn message_schema(message: &Message, listed: bool) -> Value {
+    let properties: Map<_, _> = message.rows.iter().map(|row| (row.name.to_owned(), row_schema(row, listed))).collect();
     let mut schema = json!({ "type": "object", "properties": properties });
     let required: Vec<_> = message.rows.iter().filter(|row| row.required).map(|row| row.name).collect();
     if !required.is_empty() {
         schema["required"] = json!(required);
     }
-    let mut rules: Vec<Value> = Vec::new();
-    let mut pairs: Vec<Value> = Vec::new();
-    for set in message.one_of {
-        // The API server estimates what expressions cost by how often they may stand, and takes none that is in lists of lists.
-        if within <= MOST_LISTS {
-            rules.push(one_of(set));
-        } else {
-            let later = |i: usize| set.iter().skip(i + 1);
-            pairs.extend(set.iter().enumerate().flat_map(|(i, one)| later(i).map(move |other| json!({ "required": [one, other] }))));
+    let mut rules: Vec<&Rule> = message.rules.iter().collect();
+    if !listed {
+        rules.extend(message.rules_outside_lists);
+    }
+    let mut rules: Vec<_> = rules.into_iter().map(rule).collect();
+    if listed {
+        let pairs: Vec<_> = message.one_of.iter().flat_map(|set| pairs(set)).collect();
+        if !pairs.is_empty() {
+            schema["not"] = json!({ "anyOf": pairs });
         }
+    } else {
+        rules.extend(message.one_of.iter().map(|set| one_of(set)));
     }
-    if !pairs.is_empty() {
-        schema["not"] = json!({ "anyOf": pairs });
-    }
-    rules.extend(message.rules.iter().map(rule));
     if !rules.is_empty() {
         schema["x-kubernetes-validations"] = json!(rules);
     }
     schema
 }
 
-/// So many lists and maps, one within the other, may be around an expression.
-const MOST_LISTS: usize = 1;
+/// All pairs of fields that exclude each other.
+fn pairs(set: &[&str]) -> Vec<Value> {
+    let later = |i: usize| set.iter().skip(i + 1);
+    set.iter().enumerate().flat_map(|(i, one)| later(i).map(move |other| json!({ "required": [one, other] }))).collect()
+}
 
 /// At most one of these fields.
 fn one_of(set: &[&str]) -> Value {
@@ -141,9 +147,9 @@ fn one_of(set: &[&str]) -> Value {
     json!({ "rule": format!("{} <= 1", counted.join(" + ")), "message": format!("only one of {} may be written", set.join(", ")) })
 }
 
-fn row_schema(row: &Row, within: usize) -> Value {
+fn row_schema(row: &Row, listed: bool) -> Value {
     let mut schema = json!({ "description": description(row) });
-    merge(&mut schema, self::schema(&row.of, within));
+    merge(&mut schema, self::schema(&row.of, listed));
     if row.filled {
         schema["minItems"] = json!(1);
     }

@@ -1,4 +1,4 @@
-//! Which table is a kind's, and how the API server has it.
+//! Which table is a kind's, and what `kubectl get` shows of its objects.
 
 use super::{
     AUTHORIZATION_POLICY, DESTINATION_RULE, GATEWAY, MESH_CONFIG, PEER_AUTHENTICATION, SERVICE_ENTRY, SIDECAR, Type, VIRTUAL_SERVICE,
@@ -7,56 +7,28 @@ use crate::Kind;
 
 /// The table of a kind.
 pub(crate) struct KindTable {
-    /// Its `spec`, or all of it if it is no custom resource.
+    /// Its `spec`; all of it if it is no document of its own.
     pub(crate) of: &'static Type,
-    pub(crate) resource: Option<Resource>,
-}
-
-/// A custom resource, as the API server has it.
-pub(crate) struct Resource {
-    pub(crate) group: &'static str,
-    pub(crate) plural: &'static str,
-    pub(crate) short: Option<&'static str>,
-    /// All that are served; the first is stored.
-    pub(crate) versions: &'static [&'static str],
-    /// What `kubectl get` shows: names and paths. The age is added if there are any.
+    /// Names and paths. The age is added if there are any.
     pub(crate) columns: &'static [(&'static str, &'static str)],
 }
 
 /// None for Kubernetes' own kinds.
 pub(crate) fn kind_table(kind: Kind) -> Option<KindTable> {
-    let (networking, security) = (NETWORKING, SECURITY);
-    let (of, resource) = match kind {
-        Kind::PeerAuthentication => (
-            &PEER_AUTHENTICATION,
-            Resource { plural: "peerauthentications", short: Some("pa"), columns: &[("Mode", ".spec.mtls.mode")], ..security },
-        ),
-        Kind::AuthorizationPolicy => (
-            &AUTHORIZATION_POLICY,
-            Resource { plural: "authorizationpolicies", short: Some("ap"), columns: &[("Action", ".spec.action")], ..security },
-        ),
-        Kind::Sidecar => (&SIDECAR, Resource { plural: "sidecars", ..networking }),
-        Kind::Gateway => (&GATEWAY, Resource { plural: "gateways", short: Some("gw"), ..networking }),
+    let (of, columns): (_, &[_]) = match kind {
+        Kind::PeerAuthentication => (&PEER_AUTHENTICATION, &[("Mode", ".spec.mtls.mode")]),
+        Kind::AuthorizationPolicy => (&AUTHORIZATION_POLICY, &[("Action", ".spec.action")]),
+        Kind::Sidecar => (&SIDECAR, &[]),
+        Kind::Gateway => (&GATEWAY, &[]),
         Kind::ServiceEntry => {
-            let columns = &[("Hosts", ".spec.hosts"), ("Location", ".spec.location"), ("Resolution", ".spec.resolution")];
-            (&SERVICE_ENTRY, Resource { plural: "serviceentries", short: Some("se"), columns, ..networking })
+            (&SERVICE_ENTRY, &[("Hosts", ".spec.hosts"), ("Location", ".spec.location"), ("Resolution", ".spec.resolution")])
         }
-        Kind::DestinationRule => (
-            &DESTINATION_RULE,
-            Resource { plural: "destinationrules", short: Some("dr"), columns: &[("Host", ".spec.host")], ..networking },
-        ),
-        Kind::VirtualService => {
-            let columns = &[("Gateways", ".spec.gateways"), ("Hosts", ".spec.hosts")];
-            (&VIRTUAL_SERVICE, Resource { plural: "virtualservices", short: Some("vs"), columns, ..networking })
-        }
-        Kind::MeshConfig => return Some(KindTable { of: &MESH_CONFIG, resource: None }),
+        Kind::DestinationRule => (&DESTINATION_RULE, &[("Host", ".spec.host")]),
+        Kind::VirtualService => (&VIRTUAL_SERVICE, &[("Gateways", ".spec.gateways"), ("Hosts", ".spec.hosts")]),
+        Kind::MeshConfig => (&MESH_CONFIG, &[]),
         Kind::Namespace | Kind::Service | Kind::ServiceAccount | Kind::Deployment | Kind::Pod | Kind::ConfigMap | Kind::Secret => {
             return None;
         }
     };
-    Some(KindTable { of, resource: Some(resource) })
+    Some(KindTable { of, columns })
 }
-
-const NETWORKING: Resource =
-    Resource { group: "networking.istio.io", plural: "", short: None, versions: &["v1", "v1beta1", "v1alpha3"], columns: &[] };
-const SECURITY: Resource = Resource { group: "security.istio.io", plural: "", short: None, versions: &["v1", "v1beta1"], columns: &[] };

@@ -84,7 +84,7 @@ fn field(message: &Message, row: &'static Row, path: String, like: &str) -> Fiel
     let sets = sets.map(|set| format!("only one of {} may be written", set.join(", ")));
     // What holds between the fields of a message is told at each of those that it names.
     let named = |cel: &str| cel.match_indices("self.").any(|(at, found)| word(&cel[at + found.len()..]) == row.name);
-    let between = message.rules.iter().filter(|rule| named(rule.cel));
+    let between = message.rules.iter().chain(message.rules_outside_lists).filter(|rule| named(rule.cel));
     Field {
         path,
         kind: name(&row.of) + like,

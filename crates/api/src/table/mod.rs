@@ -173,10 +173,13 @@ pub(crate) struct Message {
     pub(crate) one_of: &'static [&'static [&'static str]],
     /// What else must hold, and the API server can check.
     pub(crate) rules: &'static [Rule],
+    /// The same, where the message stands in no list. The API server adds up what expressions cost, counts one in a list as often as an object could hold
+    /// it, and takes no definition beyond its bound.
+    pub(crate) rules_outside_lists: &'static [Rule],
 }
 
 /// What a message is that has nothing but rows.
-const PLAIN: Message = Message { name: "", rows: &[], one_of: &[], rules: &[] };
+const PLAIN: Message = Message { name: "", rows: &[], one_of: &[], rules: &[], rules_outside_lists: &[] };
 
 impl Message {
     pub(crate) fn row(&self, name: &str) -> Option<&'static Row> {

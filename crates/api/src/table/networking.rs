@@ -132,7 +132,8 @@ pub(crate) static SERVICE_ENTRY: Type = Message(&Message {
             message: "resolution DNS_ROUND_ROBIN takes one endpoint at most",
         },
         Rule {
-            cel: "!has(self.addresses) || !has(self.resolution) || self.resolution in ['NONE', 'STATIC', 0, 1] \
+            cel: "!has(self.addresses) || !has(self.resolution) || self.resolution == 'NONE' || self.resolution == 0 \
+                  || self.resolution == 'STATIC' || self.resolution == 1 \
                   || self.addresses.all(a, !a.contains('/') || a.endsWith('/32') || a.endsWith('/128'))",
             message: "a range of addresses needs resolution NONE or STATIC",
         },

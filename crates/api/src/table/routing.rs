@@ -57,6 +57,7 @@ static HTTP_ROUTE: Message = Message {
     ],
     one_of: &[&["route", "redirect", "directResponse"]],
     rules: &[Rule { cel: "!has(self.rewrite) || has(self.route)", message: "rewrite needs a route" }],
+    ..PLAIN
 };
 
 const SOURCE_LABELS: Row = done("sourceLabels", Map(&Text), "Labels of the caller's workload; for sidecars.");
@@ -119,6 +120,7 @@ static REDIRECT: Message = Message {
         cel: "!has(self.uri) || self.uri == '' || !has(self.prefixRewrite) || self.prefixRewrite == ''",
         message: "uri and prefixRewrite exclude each other",
     }],
+    ..PLAIN
 };
 
 static DIRECT_RESPONSE: Message = Message {

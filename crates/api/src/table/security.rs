@@ -50,6 +50,7 @@ pub(crate) static AUTHORIZATION_POLICY: Type = Message(&Message {
     ],
     one_of: &[&["selector", "targetRef", "targetRefs"]],
     rules: &[CUSTOM],
+    ..PLAIN
 });
 
 static PROVIDER: Message =

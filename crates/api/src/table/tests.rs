@@ -147,7 +147,7 @@ fn tables_are_whole() {
             if let (Type::Enum(table), false) = (&row.of, row.default.is_empty()) {
                 assert!(table.names.iter().any(|name| name.name == row.default && name.supported), "{place}: {}", row.default);
             }
-            for rule in row.rules.iter().chain(message.rules) {
+            for rule in row.rules.iter().chain(message.rules).chain(message.rules_outside_lists) {
                 assert!(!rule.cel.contains('\n') && !rule.message.is_empty() && !rule.message.ends_with('.'), "{place}: {}", rule.cel);
             }
         }

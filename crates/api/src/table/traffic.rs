@@ -126,7 +126,7 @@ static HTTP_POOL: Message = Message {
         done("maxConcurrentStreams", COUNT, "Requests at once on one connection of HTTP/2; 0: no limit.").otherwise("no limit"),
         harmless("http2KeepAlive", Open, "Pings on silent connections of HTTP/2."),
     ],
-    rules: &[Rule {
+    rules_outside_lists: &[Rule {
         cel: "!has(self.useClientProtocol) || !self.useClientProtocol || !has(self.h2UpgradePolicy) \
               || (self.h2UpgradePolicy != 'UPGRADE' && self.h2UpgradePolicy != 2)",
         message: "useClientProtocol excludes h2UpgradePolicy UPGRADE",
@@ -150,7 +150,7 @@ static OUTLIER_DETECTION: Message = Message {
         done("minHealthPercent", PERCENT, "Below this part of healthy endpoints none is set aside.").default("0"),
         refused(Where, "outlierDetectionHttpErrorCodes", Open, "The status codes that count as errors.").otherwise("5xx"),
     ],
-    rules: &[Rule {
+    rules_outside_lists: &[Rule {
         cel: "!has(self.consecutiveLocalOriginFailures) || self.consecutiveLocalOriginFailures == 0 \
               || (has(self.splitExternalLocalOriginErrors) && self.splitExternalLocalOriginErrors)",
         message: "consecutiveLocalOriginFailures counts only with splitExternalLocalOriginErrors",
@@ -243,7 +243,7 @@ pub(crate) static LOCALITY_LB: Message = Message {
             "Labels, `name` or `name=value`: an endpoint is the nearer the more of them it shares from the first on.",
         ),
     ],
-    rules: &[Rule {
+    rules_outside_lists: &[Rule {
         cel: "!has(self.distribute) || !has(self.failover) || size(self.distribute) == 0 || size(self.failover) == 0",
         message: "failover excludes distribute",
     }],
