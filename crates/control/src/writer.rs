@@ -1,6 +1,7 @@
 //! The one writer: events of the sources in, snapshots out.
 //!
-//! A burst of events becomes one snapshot. A pod's event does not wait for the rest of a burst: an endpoint that is gone must be known at once.
+//! A burst of events becomes one snapshot. A change of nothing but endpoints, as any pod's, does not wait for the rest of a burst: one that is
+//! gone must be known at once.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use mizzen_api::{Key, Kind, Object, Problem, istio::MeshConfig};
+use mizzen_api::{
+    Key, Kind, Object, Problem,
+    istio::{MeshConfig, ServiceEntry},
+};
 use mizzen_model::{Change, ChangeSet, Closed, Query, Snapshot};
 use tokio::{
     sync::{mpsc, watch},
@@ -80,7 +84,7 @@ impl SnapshotBuilder {
         self.count(source, &event);
         let urgent = match &event {
             Event::InitDone => true,
-            Event::Apply(object) => object.kind() == Kind::Pod,
+            Event::Apply(object) => self.moves_endpoints(object),
             Event::Delete(key) => key.kind == Kind::Pod,
             Event::Refused(refused) => {
                 for problem in &refused.problems {
@@ -109,6 +113,17 @@ impl SnapshotBuilder {
         };
         self.merge.take(source, event);
         urgent && self.merge.is_complete() && !self.merge.is_listing(source)
+    }
+
+    /// Whether an object changes nothing but where calls go: such a change must not wait for others.
+    fn moves_endpoints(&self, object: &Object) -> bool {
+        match (object, self.current.object(&object.key()).map(|known| &**known)) {
+            (Object::Pod(_), _) => true,
+            (Object::ServiceEntry(new), Some(Object::ServiceEntry(old))) => {
+                ServiceEntry { endpoints: old.endpoints.clone(), ..new.clone() } == *old
+            }
+            _ => false,
+        }
     }
 
     /// Counts what is new to its source.

@@ -107,6 +107,19 @@ async fn a_burst_is_one_snapshot() {
     running.send([namespace("f"), pod("q")]);
     assert_eq!(names(&*running.next().await), ["a", "b", "c", "d", "e", "f", "p", "q"]);
     assert_eq!(start.elapsed(), Duration::ZERO);
+    // Neither does an endpoint of an entry that is there; another port of it does.
+    let entry = |port: u16, address: &str| {
+        event(&format!(
+            "{{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {{name: entry, namespace: shop}}, spec: {{hosts: [a.example], \
+             resolution: STATIC, ports: [{{number: {port}, name: http}}], endpoints: [{{address: {address}}}]}}}}"
+        ))
+    };
+    for (port, address, waits) in [(80, "192.0.2.1", true), (80, "192.0.2.2", false), (81, "192.0.2.2", true)] {
+        let start = Instant::now();
+        running.send([entry(port, address)]);
+        running.next().await;
+        assert_eq!(start.elapsed() >= QUIET, waits, "{port} {address}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

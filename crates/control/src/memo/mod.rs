@@ -31,7 +31,7 @@ use mizzen_xds::server::{Parts, Resource, Shared};
 pub(crate) use asker::Asker;
 use asker::{Askers, Had};
 use index::{Index, Number};
-use sheet::Sheets;
+use sheet::{Joint, Sheets};
 use slot::{Built, Slot, Value, What};
 
 /// The memory of all connections.
@@ -137,6 +137,7 @@ impl Memo {
     pub(crate) fn leave(&self, asker: &Asker) {
         // Nobody may step into its place before its marks are gone.
         let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        self.sheets.leave(asker.index, None);
         let slots: Vec<Arc<Slot>> = self.slots.read().unwrap_or_else(PoisonError::into_inner).by_number.values().cloned().collect();
         let mut bare = Vec::new();
         for slot in slots {
@@ -257,10 +258,26 @@ impl Epoch<'_> {
     }
 
     fn join(&self, asker: &Asker, kind: ResourceKind, name: &str, joined: Joined) -> Option<Resource> {
-        let Value::Names(Some(parts)) = &self.get(asker, &self.memo.parts_slot(asker.profile, kind, name)).value else { return None };
-        let parts = parts.iter().filter_map(|part| self.built(asker, joined.part, part));
-        let messages = parts.map(|part| (part.version, part.body)).collect();
-        Some(self.built(asker, kind, name)?.joined(Parts { field: joined.field, messages }))
+        if let Some(joint) = self.memo.sheets.joint(self.version(), asker.profile, kind, name) {
+            self.memo.hit(&What::Resource(kind, Name::from(name)));
+            return Some(joint.take(asker));
+        }
+        let list = self.memo.parts_slot(asker.profile, kind, name);
+        let Value::Names(Some(parts)) = &self.get(asker, &list).value else { return None };
+        let mut slots = vec![self.memo.resource_slot(asker.profile, kind, name), list];
+        let mut messages = Vec::with_capacity(parts.len());
+        for part in parts.iter() {
+            let slot = self.memo.resource_slot(asker.profile, joined.part, part);
+            if let Value::Resource(Some(part)) = &self.get(asker, &slot).value {
+                messages.push((part.version, part.body.clone()));
+            }
+            slots.push(slot);
+        }
+        let resource = self.built(asker, kind, name)?.joined(Parts { field: joined.field, messages: messages.into() });
+        if slots.iter().all(|slot| slot.state().all.is_some()) {
+            self.memo.sheets.put_joint(self.version(), asker.profile, kind, name, Joint::new(resource.clone(), slots));
+        }
+        Some(resource)
     }
 
     fn built(&self, asker: &Asker, kind: ResourceKind, name: &str) -> Option<Resource> {
@@ -278,6 +295,7 @@ impl Epoch<'_> {
     /// Notes that a proxy does not have a resource any more.
     pub(crate) fn release(&self, asker: &Asker, kind: ResourceKind, name: &Name) {
         if let Some(joined) = mizzen_translate::joined(&asker.view, kind, name) {
+            self.memo.sheets.leave(asker.index, Some((asker.profile, kind, name)));
             let list = self.memo.parts_slot(asker.profile, kind, name);
             if let Some(Value::Names(Some(parts))) = self.find(asker, &list).map(|built| built.value.clone()) {
                 parts.iter().for_each(|part| self.memo.leave_slot(asker, &self.memo.resource_slot(asker.profile, joined.part, part)));

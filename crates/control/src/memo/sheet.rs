@@ -2,24 +2,59 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, atomic::Ordering},
 };
 
 use mizzen_translate::{Part, ResourceKind};
 use mizzen_types::Name;
-use mizzen_xds::server::{Sheet, Whole};
+use mizzen_xds::server::{Resource, Sheet, Whole};
 
-use super::{Epoch, asker::Asker, lock, slot::Slot};
+use super::{
+    Epoch,
+    asker::Asker,
+    lock,
+    slot::{Bits, Slot},
+};
 
 /// So many names are worth a page; in tests, few are many.
 const MANY: usize = if cfg!(test) { 3 } else { 64 };
 
 /// The pages of a snapshot.
 #[derive(Debug, Default)]
-pub(super) struct Sheets(Mutex<(u64, ByKind)>);
+pub(super) struct Sheets(Mutex<OfSnapshot>);
 
-/// By profile and kind.
-type ByKind = HashMap<(u32, ResourceKind), Arc<Page>>;
+#[derive(Debug, Default)]
+struct OfSnapshot {
+    version: u64,
+    /// By profile and kind.
+    pages: HashMap<(u32, ResourceKind), Arc<Page>>,
+    /// By profile, kind and name.
+    whole: HashMap<(u32, ResourceKind, Name), Arc<Joint>>,
+}
+
+/// A resource that is joined from parts and is the same for all.
+#[derive(Debug)]
+pub(super) struct Joint {
+    resource: Resource,
+    /// Where its head, the list of its parts, and these are held.
+    slots: Box<[Arc<Slot>]>,
+    /// The proxies that are noted there.
+    noted: Mutex<Bits>,
+}
+
+impl Joint {
+    pub(super) fn new(resource: Resource, slots: Vec<Arc<Slot>>) -> Joint {
+        Joint { resource, slots: slots.into(), noted: Mutex::default() }
+    }
+
+    /// The resource, for a proxy that has it from now on.
+    pub(super) fn take(&self, asker: &Asker) -> Resource {
+        if lock(&self.noted).insert(asker.index) {
+            self.slots.iter().for_each(|slot| drop(slot.hold(asker.index)));
+        }
+        self.resource.clone()
+    }
+}
 
 /// What the mesh leads to for all proxies of a profile.
 #[derive(Debug)]
@@ -35,24 +70,46 @@ struct Page {
 }
 
 impl Sheets {
+    /// What is held of this snapshot.
+    fn of(&self, version: u64) -> MutexGuard<'_, OfSnapshot> {
+        let mut held = lock(&self.0);
+        if held.version != version {
+            *held = OfSnapshot { version, ..OfSnapshot::default() };
+        }
+        held
+    }
+
     fn find(&self, version: u64, profile: u32, kind: ResourceKind, names: &Arc<[Name]>) -> Option<Arc<Page>> {
-        let sheets = lock(&self.0);
-        sheets.1.get(&(profile, kind)).filter(|page| sheets.0 == version && Arc::ptr_eq(&page.names, names)).cloned()
+        self.of(version).pages.get(&(profile, kind)).filter(|page| Arc::ptr_eq(&page.names, names)).cloned()
     }
 
     fn put(&self, version: u64, profile: u32, kind: ResourceKind, page: Page) -> Arc<Page> {
         let page = Arc::new(page);
-        let mut sheets = lock(&self.0);
-        if sheets.0 != version {
-            *sheets = (version, HashMap::new());
-        }
-        sheets.1.insert((profile, kind), page.clone());
+        self.of(version).pages.insert((profile, kind), page.clone());
         page
+    }
+
+    /// A joined resource that is the same for all.
+    pub(super) fn joint(&self, version: u64, profile: u32, kind: ResourceKind, name: &str) -> Option<Arc<Joint>> {
+        self.of(version).whole.get(&(profile, kind, Name::from(name))).cloned()
+    }
+
+    pub(super) fn put_joint(&self, version: u64, profile: u32, kind: ResourceKind, name: &str, joint: Joint) {
+        self.of(version).whole.insert((profile, kind, Name::from(name)), Arc::new(joint));
+    }
+
+    /// Notes that a proxy does not have a joined resource any more; none at all, if it is not said which.
+    pub(super) fn leave(&self, asker: usize, of: Option<(u32, ResourceKind, &Name)>) {
+        for ((profile, kind, name), joint) in &lock(&self.0).whole {
+            if of.is_none_or(|of| of == (*profile, *kind, name)) {
+                lock(&joint.noted).remove(asker);
+            }
+        }
     }
 
     /// Forgets what is of another snapshot.
     pub(super) fn clear(&self) {
-        *lock(&self.0) = (0, HashMap::new());
+        *lock(&self.0) = OfSnapshot::default();
     }
 }
 
