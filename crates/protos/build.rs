@@ -18,6 +18,7 @@ const OWN: [&str; 5] = ["ca.proto", "index.proto", "nds.proto", "typed_struct.pr
 /// The folders of the types' crate in which imports are resolved.
 const ROOTS: [&str; 7] =
     ["cel-spec/proto", "client_model", "data-plane-api", "googleapis", "opentelemetry-proto", "protoc-gen-validate", "xds"];
+const ANY: &str = "google.protobuf.Any";
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
@@ -147,7 +148,8 @@ fn table(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
         names.extend(more);
     }
     let all: Vec<&String> = names.iter().collect();
-    let mut text = String::from("static MESSAGES: &[(&str, Fields)] = &[\n");
+    let any = all.iter().position(|name| *name == ANY).ok_or("no `Any`")?;
+    let mut text = format!("/// The place of `{ANY}`.\nconst ANY: u16 = {any};\nstatic MESSAGES: &[(&str, Fields)] = &[\n");
     for name in &all {
         let message = pool.get_message_by_name(name).ok_or("a message that was just listed")?;
         write!(text, "({name:?}, &[")?;
@@ -175,5 +177,5 @@ fn sensitive(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
 }
 
 fn is_any(message: &MessageDescriptor) -> bool {
-    message.full_name() == "google.protobuf.Any"
+    message.full_name() == ANY
 }

@@ -28,6 +28,6 @@ pub fn list(snapshot: &Snapshot, view: &ProxyView, kind: ResourceKind) -> Vec<Na
 pub fn build(snapshot: &Snapshot, view: &ProxyView, kind: ResourceKind, name: &Name) -> Option<Built> {
     let reader = Reader::new(snapshot);
     let mut any = mizzen_translate::build(&reader, view, kind, name)?.any;
-    canonicalize(&mut any);
+    canonicalize(&any.type_url, &mut any.value);
     Some(Built { name: name.clone(), any, objects: reader.finish().objects() })
 }

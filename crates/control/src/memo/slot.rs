@@ -72,7 +72,7 @@ impl Built {
                 let built = build(&reader, view, *kind, name).map(|resource| {
                     let mut any = resource.any;
                     brings = resource.brings;
-                    canonicalize(&mut any);
+                    canonicalize(&any.type_url, &mut any.value);
                     Resource::new(any)
                 });
                 Value::Resource(built)

@@ -165,10 +165,9 @@ pub(crate) fn hash(bytes: &[u8]) -> ContentHash {
 }
 
 /// The hash of a message of this type. Maps have no order, and are encoded in any: the same content is to have the same hash.
-pub(crate) fn stable_hash(type_url: &str, bytes: Vec<u8>) -> ContentHash {
-    let mut any = Any { type_url: type_url.to_owned(), value: bytes };
-    canonicalize(&mut any);
-    hash(&any.value)
+pub(crate) fn stable_hash(type_url: &str, mut bytes: Vec<u8>) -> ContentHash {
+    canonicalize(type_url, &mut bytes);
+    hash(&bytes)
 }
 
 /// The same of a message that was taken apart already.

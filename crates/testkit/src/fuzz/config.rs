@@ -74,9 +74,9 @@ pub fn bootstrap(data: &[u8]) {
 
 /// Maps are encoded in any order.
 fn canonical(message: &Bootstrap) -> Vec<u8> {
-    let mut any = mizzen_protos::Any { type_url: Bootstrap::type_url(), value: message.encode_to_vec() };
-    mizzen_protos::canonical::canonicalize(&mut any);
-    any.value
+    let mut bytes = message.encode_to_vec();
+    mizzen_protos::canonical::canonicalize(&Bootstrap::type_url(), &mut bytes);
+    bytes
 }
 
 /// Documents of Kubernetes and Istio: each is an object or is refused, with places that are in the text, and every refusal has a reason.

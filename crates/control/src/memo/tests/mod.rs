@@ -364,10 +364,7 @@ fn from_the_beginning(snapshot: &Snapshot, proxy: &Proxy) -> BTreeMap<(Name, Nam
     for kind in [ResourceKind::Cluster, ResourceKind::Listener, ResourceKind::NameTable, ResourceKind::Endpoints] {
         for name in mizzen_translate::list(&Reader::new(snapshot), view, kind) {
             let mut any = mizzen_translate::build(&Reader::new(snapshot), view, kind, &name).unwrap().any;
-            // Its entries are parts, in the order of their hosts.
-            if kind != ResourceKind::NameTable {
-                mizzen_protos::canonical::canonicalize(&mut any);
-            }
+            mizzen_protos::canonical::canonicalize(&any.type_url, &mut any.value);
             found.insert((kind.type_url().into(), name), any.value);
         }
     }
