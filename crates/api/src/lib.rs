@@ -26,6 +26,7 @@ pub mod routing;
 mod source;
 mod table;
 mod text;
+mod words;
 
 pub use document::{Closes, Parsed, Refusal, parse_documents, parse_mesh_config, refuse_documents};
 pub use limits::{MAX_DEPTH, MAX_TEXT};

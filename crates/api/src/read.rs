@@ -1,8 +1,8 @@
 //! Reading typed values out of nodes, and gathering everything that is wrong on the way.
 //!
 //! Readers never stop at a fault: they record it and go on with a default, and whoever started the reading drops the object if anything was
-//! recorded. A map is read through [`Fields`]. Of Istio's kinds it knows the table of its fields, and judges what is written by that; of others it
-//! knows at its end which fields nobody has asked for.
+//! recorded. A map is read through [`Fields`]. Of Istio's kinds it knows the table of its fields, and judges by that what is written; of
+//! others it knows at its end which fields nobody has asked for.
 
 use std::{
     cell::{Cell, RefCell},
@@ -19,11 +19,15 @@ use mizzen_types::Hostname;
 use crate::{
     Key, Pos, Problem,
     duration::parse_duration,
-    source::{Entry, Node, Value, child_path, shorten},
+    source::{Entry, Node, Value, child_path},
     table::{Class, Least, Message, Row, Type},
+    words::camel,
 };
 
-pub(crate) use crate::table::Why;
+pub(crate) use crate::{
+    table::Why,
+    words::{nearest, quoted},
+};
 
 /// What one document's reading gathers.
 pub(crate) struct Context<'a> {
@@ -575,36 +579,4 @@ impl<'a> Fields<'a> {
             }
         }
     }
-}
-
-/// Protojson's name of a field: `port_level_mtls` is `portLevelMtls`.
-fn camel(name: &str) -> String {
-    let mut camel = String::with_capacity(name.len());
-    let mut up = false;
-    for c in name.chars() {
-        match c {
-            '_' => up = true,
-            c if up => {
-                camel.push(c.to_ascii_uppercase());
-                up = false;
-            }
-            c => camel.push(c),
-        }
-    }
-    camel
-}
-
-/// The candidate that a misspelt name means most likely.
-pub(crate) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    if name.len() > 64 {
-        return None;
-    }
-    let limit = (name.chars().count() / 3).clamp(1, 3);
-    let scored = candidates.map(|c| (strsim::osa_distance(&name.to_lowercase(), &c.to_lowercase()), c));
-    scored.filter(|(score, _)| *score <= limit).min().map(|(_, candidate)| candidate)
-}
-
-/// A quoted, shortened text for a message.
-pub(crate) fn quoted(text: &str) -> String {
-    format!("`{}`", shorten(text))
 }

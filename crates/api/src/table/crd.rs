@@ -7,8 +7,8 @@ use crate::Kind;
 
 /// The CustomResourceDefinition of one of Istio's kinds; none for kinds that are no custom resources.
 ///
-/// All fields that the mesh knows are in it, also those that it refuses: what the API server does not know it drops before anybody could refuse it.
-/// Rules that hold within an object are checked by the API server as far as it can; the mesh checks all of them anew.
+/// All fields that the mesh knows are in it, also those that it refuses: what the API server does not know it drops before anybody could
+/// refuse it. Rules that hold within an object are checked by the API server as far as it can; the mesh checks all of them anew.
 pub fn crd(kind: Kind) -> Option<Value> {
     let stored = kind.stored_version()?;
     let table = kind_table(kind)?;

@@ -37,8 +37,8 @@ fn class<S: Serializer>(class: &Class, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(class.name())
 }
 
-/// The fields of one of Istio's kinds, in the order of its table; empty for Kubernetes' own kinds. A message that stands in several places is written out
-/// at the first, to which the others point.
+/// The fields of one of Istio's kinds, in the order of its table; empty for Kubernetes' own kinds. A message that stands in several places
+/// is written out at the first, to which the others point.
 pub fn fields(kind: Kind) -> Vec<Field> {
     let mut list = List { fields: Vec::new(), seen: Vec::new() };
     if let Some(Type::Message(message)) = kind_table(kind).map(|table| table.of) {

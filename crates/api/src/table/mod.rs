@@ -1,8 +1,8 @@
 //! What each field of Istio's kinds is: type, class, default, meaning.
 //!
-//! One table for each message, shared where Istio shares the message. The readers are led by it ([`crate::read::Fields`]): it tells an unknown field from one
-//! that is harmless or refused, and has the ranges and the names of values. The schema for the API server (`crd.rs`) and the list of fields
-//! for people (`list.rs`) are made of it.
+//! One table for each message, shared where Istio shares the message. The readers are led by it ([`crate::read::Fields`]): it tells an
+//! unknown field from one that is harmless or refused, and has the ranges and the names of values. The schema for the API server (`crd.rs`)
+//! and the list of fields for people (`list.rs`) are made of it.
 
 mod crd;
 mod kinds;
@@ -173,8 +173,8 @@ pub(crate) struct Message {
     pub(crate) one_of: &'static [&'static [&'static str]],
     /// What else must hold, and the API server can check.
     pub(crate) rules: &'static [Rule],
-    /// The same, where the message stands in no list. The API server adds up what expressions cost, counts one in a list as often as an object could hold
-    /// it, and takes no definition beyond its bound.
+    /// The same, where the message stands in no list. The API server adds up what expressions cost, counts one in a list as often as an
+    /// object could hold it, and takes no definition beyond its bound.
     pub(crate) rules_outside_lists: &'static [Rule],
 }
 

@@ -90,56 +90,56 @@ static SERVER_PORT: Message = Message {
 };
 
 /// ServiceEntry's `spec`.
-pub(crate) static SERVICE_ENTRY: Type = Message(&Message {
-    name: "ServiceEntry",
-    rows: &[
-        done("hosts", List(&Short(256)), "Its names.")
-            .required()
-            .filled()
-            .most(256)
-            .rules(&[Rule { cel: "self.all(host, host != '*')", message: "host * stands for everything; name a host or *.suffix" }]),
-        done("addresses", List(&Short(64)), "Its addresses or ranges.").otherwise("one of its own is made for it").most(256),
-        done("ports", List(&Message(&SERVICE_PORT)), "Its ports.")
-            .required()
-            .filled()
-            .most(256)
-            .key("name")
-            .rules(&[Rule { cel: "self.all(a, self.exists_one(b, a.number == b.number))", message: "no two ports have the same number" }]),
-        done("location", Enum(&LOCATION), "Whether it belongs to the mesh.").default("MESH_EXTERNAL"),
-        done("resolution", Enum(&RESOLUTION), "Where its endpoints come from.").default("NONE"),
-        done("endpoints", List(&Message(&WORKLOAD_ENTRY)), "Its endpoints. DNS without endpoints resolves the hosts.").most(4096),
-        done("workloadSelector", Message(&WORKLOAD_SELECTOR), "Or the pods of its namespace with these labels."),
-        EXPORT_TO,
-        refused(Who, "subjectAltNames", List(&Text), "Who its endpoints may be, by their certificates."),
-    ],
-    rules: &[
-        Rule {
-            cel: "!has(self.workloadSelector) || !has(self.endpoints) || size(self.endpoints) == 0",
-            message: "workloadSelector excludes endpoints",
-        },
-        Rule {
-            cel: "!has(self.endpoints) || size(self.endpoints) == 0 || (has(self.resolution) && self.resolution != 'NONE' && self.resolution != 0)",
-            message: "endpoints need resolution STATIC or DNS",
-        },
-        Rule {
-            cel: "!has(self.resolution) || (self.resolution != 'STATIC' && self.resolution != 1) || has(self.workloadSelector) \
+pub(crate) static SERVICE_ENTRY: Type =
+    Message(&Message {
+        name: "ServiceEntry",
+        rows: &[
+            done("hosts", List(&Short(256)), "Its names.")
+                .required()
+                .filled()
+                .most(256)
+                .rules(&[Rule { cel: "self.all(host, host != '*')", message: "host * stands for everything; name a host or *.suffix" }]),
+            done("addresses", List(&Short(64)), "Its addresses or ranges.").otherwise("one of its own is made for it").most(256),
+            done("ports", List(&Message(&SERVICE_PORT)), "Its ports.").required().filled().most(256).key("name").rules(&[Rule {
+                cel: "self.all(a, self.exists_one(b, a.number == b.number))",
+                message: "no two ports have the same number",
+            }]),
+            done("location", Enum(&LOCATION), "Whether it belongs to the mesh.").default("MESH_EXTERNAL"),
+            done("resolution", Enum(&RESOLUTION), "Where its endpoints come from.").default("NONE"),
+            done("endpoints", List(&Message(&WORKLOAD_ENTRY)), "Its endpoints. DNS without endpoints resolves the hosts.").most(4096),
+            done("workloadSelector", Message(&WORKLOAD_SELECTOR), "Or the pods of its namespace with these labels."),
+            EXPORT_TO,
+            refused(Who, "subjectAltNames", List(&Text), "Who its endpoints may be, by their certificates."),
+        ],
+        rules: &[
+            Rule {
+                cel: "!has(self.workloadSelector) || !has(self.endpoints) || size(self.endpoints) == 0",
+                message: "workloadSelector excludes endpoints",
+            },
+            Rule {
+                cel: "!has(self.endpoints) || size(self.endpoints) == 0 \
+                  || (has(self.resolution) && self.resolution != 'NONE' && self.resolution != 0)",
+                message: "endpoints need resolution STATIC or DNS",
+            },
+            Rule {
+                cel: "!has(self.resolution) || (self.resolution != 'STATIC' && self.resolution != 1) || has(self.workloadSelector) \
                   || (has(self.endpoints) && size(self.endpoints) > 0)",
-            message: "resolution STATIC needs endpoints or a workloadSelector",
-        },
-        Rule {
-            cel: "!has(self.resolution) || (self.resolution != 'DNS_ROUND_ROBIN' && self.resolution != 3) || !has(self.endpoints) \
+                message: "resolution STATIC needs endpoints or a workloadSelector",
+            },
+            Rule {
+                cel: "!has(self.resolution) || (self.resolution != 'DNS_ROUND_ROBIN' && self.resolution != 3) || !has(self.endpoints) \
                   || size(self.endpoints) <= 1",
-            message: "resolution DNS_ROUND_ROBIN takes one endpoint at most",
-        },
-        Rule {
-            cel: "!has(self.addresses) || !has(self.resolution) || self.resolution == 'NONE' || self.resolution == 0 \
+                message: "resolution DNS_ROUND_ROBIN takes one endpoint at most",
+            },
+            Rule {
+                cel: "!has(self.addresses) || !has(self.resolution) || self.resolution == 'NONE' || self.resolution == 0 \
                   || self.resolution == 'STATIC' || self.resolution == 1 \
                   || self.addresses.all(a, !a.contains('/') || a.endsWith('/32') || a.endsWith('/128'))",
-            message: "a range of addresses needs resolution NONE or STATIC",
-        },
-    ],
-    ..PLAIN
-});
+                message: "a range of addresses needs resolution NONE or STATIC",
+            },
+        ],
+        ..PLAIN
+    });
 
 static SERVICE_PORT: Message = Message {
     name: "ServicePort",

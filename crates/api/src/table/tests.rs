@@ -1,7 +1,7 @@
 //! The tables and the readers are of one mind.
 //!
-//! Objects are made of the tables: every field that is acted on, with some value. Whether they are good does not matter, since readers do not stop at a
-//! fault; that a reader asks for what its table lacks or refuses, or reads it as something else, trips over an assertion.
+//! Objects are made of the tables: every field that is acted on, with some value. Whether they are good does not matter, since readers do
+//! not stop at a fault; that a reader asks for what its table lacks or refuses, or reads it as something else, trips over an assertion.
 
 use std::{cell::RefCell, collections::BTreeSet, ptr};
 
@@ -36,7 +36,7 @@ const TABLES: [(&str, &str, &Type); 8] = [
 /// As many objects of a kind are enough for each of a set of fields that exclude each other, also where such sets are in each other.
 const VARIANTS: usize = 60;
 
-/// A message, the rows that it has beside the usual ones, and those that it lacks.
+/// A message's row that is written though it usually is not (`true`), or left out though it usually is written.
 type Change<'a> = Option<(&'a Message, &'a str, bool)>;
 
 fn sample(of: &'static Type, variant: usize, change: Change<'_>) -> Value {
