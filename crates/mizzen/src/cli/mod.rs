@@ -1,5 +1,6 @@
 //! The command line.
 
+mod fields;
 pub(crate) mod find;
 mod logs;
 mod output;
@@ -43,7 +44,7 @@ enum Verb {
     Logs(logs::LogsArgs),
     /// Show the versions of the CLI and of the running mesh.
     Version(version::VersionArgs),
-    /// What may still change: questions to the control plane about itself.
+    /// What may still change: questions to the control plane about itself, and what is supported of Istio's kinds.
     #[command(name = "x", visible_alias = "experimental", subcommand)]
     X(x::XVerb),
     /// Print the completion script of a shell.

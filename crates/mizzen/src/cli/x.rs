@@ -1,9 +1,10 @@
-//! `mizzen x`: what the control plane knows of itself.
+//! `mizzen x`: what the control plane knows of itself, and verbs that are found in other files.
 
 use anyhow::Result;
 use mizzen_control::status::{Selfz, UnansweredStatus, WaitingFor, WaitingStatus};
 
 use super::{
+    fields::{self, CrdsArgs, FieldsArgs},
     find::Mesh,
     output::{Output, print, render, table},
 };
@@ -13,6 +14,10 @@ use super::{
 pub(crate) enum XVerb {
     /// Show how the control plane is: what it logs, what it has in memory, and which proxies it keeps waiting, and why.
     Debug(DebugArgs),
+    /// Print the CustomResourceDefinitions of Istio's kinds, for `kubectl apply --server-side -f -`.
+    Crds(CrdsArgs),
+    /// Show the fields of Istio's kinds: type, default, meaning, and whether they are acted on, harmless or refused.
+    Fields(FieldsArgs),
 }
 
 /// Arguments of `x debug`.
@@ -24,7 +29,14 @@ pub(crate) struct DebugArgs {
 }
 
 pub(crate) async fn run(mesh: Option<&str>, verb: XVerb) -> Result<()> {
-    let XVerb::Debug(args) = verb;
+    match verb {
+        XVerb::Debug(args) => debug(mesh, &args).await,
+        XVerb::Crds(args) => fields::crds(&args),
+        XVerb::Fields(args) => fields::list(&args),
+    }
+}
+
+async fn debug(mesh: Option<&str>, args: &DebugArgs) -> Result<()> {
     let found: Selfz = serde_json::from_value(Mesh::find(mesh)?.debug("/debug/selfz").await?)?;
     print(&render(args.output, &found, || text(&found))?)
 }
