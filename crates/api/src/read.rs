@@ -479,6 +479,10 @@ impl<'a> Fields<'a> {
 
     /// The one field of these that is written.
     pub(crate) fn one_of(&self, names: &[&'static str]) -> Option<(&'static str, At<'a>)> {
+        debug_assert!(
+            self.table.is_none_or(|table| table.one_of.contains(&names)),
+            "one of {names:?} is read, and its table does not say so"
+        );
         let mut found = names.iter().filter_map(|name| Some((*name, self.get(name)?)));
         let first = found.next();
         if let (Some((one, _)), Some((_, at))) = (&first, found.next()) {
