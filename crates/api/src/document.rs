@@ -11,7 +11,7 @@ use crate::{
         schema::{self, Verdict},
     },
     istio::{self, MeshConfig},
-    kind::{NotRead, REQUIRED},
+    kind::{self, NotRead, REQUIRED},
     limits::MAX_TEXT,
     metadata::{self, DEFAULT_NAMESPACE, label_name, label_text},
     read::{At, Context, Fields},
@@ -34,6 +34,8 @@ pub struct Parsed {
 pub struct Refusal {
     /// What it would have been, as far as could be read.
     pub key: Option<Key>,
+    /// Whether it is of a kind that is known and not read: then it has no `key`, and is none of the objects that are.
+    pub is_other: bool,
     /// If it would have been an AuthorizationPolicy or a PeerAuthentication: whom it leaves unprotected.
     pub closes: Option<Closes>,
     /// Why; never empty.
@@ -99,13 +101,13 @@ fn node(document: &Document<'_>) -> Result<(Node, Source), SyntaxError> {
 /// Refuses a file as a whole, for this reason. Policies that seem to be in it are named, so that they close what they would select.
 pub fn refuse_documents(text: &str, file: &Arc<str>, reason: String) -> Parsed {
     let problem = |line, object, message| Problem { pos: Pos::new(file.clone(), line, 0), object, field: String::new(), message };
-    let mut objects = vec![Err(Refusal { key: None, closes: None, problems: vec![problem(0, None, reason)] })];
+    let mut objects = vec![Err(Refusal { key: None, is_other: false, closes: None, problems: vec![problem(0, None, reason)] })];
     for document in documents(text) {
         let identity = Identity::guessed(&document.text);
         if let Some(closes) = identity.closes(&Node::default()) {
             let key = identity.key();
             let problems = vec![problem(document.line + 1, key.clone(), "is in a file that is not read".to_owned())];
-            objects.push(Err(Refusal { key, closes: Some(closes), problems }));
+            objects.push(Err(Refusal { key, is_other: false, closes: Some(closes), problems }));
         }
     }
     Parsed { objects, warnings: Vec::new() }
@@ -113,19 +115,14 @@ pub fn refuse_documents(text: &str, file: &Arc<str>, reason: String) -> Parsed {
 
 /// A document that is no YAML. What it was to be may still be told, so that its object's last good version can stay.
 fn unreadable(document: &Document<'_>, error: &SyntaxError, file: &Arc<str>) -> Refusal {
-    let (key, closes) = match Node::parse(&document.text, document.line, true) {
-        Ok(node) => {
-            let identity = Identity::of(&node);
-            (identity.key(), identity.closes(&node))
-        }
-        Err(_) => {
-            let identity = Identity::guessed(&document.text);
-            (identity.key(), identity.closes(&Node::default()))
-        }
+    let told = |identity: &Identity<'_>, node: &Node| (identity.key(), identity.is_other(), identity.closes(node));
+    let (key, is_other, closes) = match Node::parse(&document.text, document.line, true) {
+        Ok(node) => told(&Identity::of(&node), &node),
+        Err(_) => told(&Identity::guessed(&document.text), &Node::default()),
     };
     let pos = Pos::new(file.clone(), error.line, error.column);
     let problem = Problem { pos, object: key.clone(), field: String::new(), message: error.message.clone() };
-    Refusal { key, closes, problems: vec![problem] }
+    Refusal { key, is_other, closes, problems: vec![problem] }
 }
 
 /// What a document says that it is.
@@ -159,6 +156,10 @@ impl<'a> Identity<'a> {
         let place = if kind.is_namespaced() { self.namespace } else { "" };
         (place.is_empty() || mizzen_types::check_dns_label(place).is_ok()).then_some(())?;
         Some(Key::new(kind, place, self.name?))
+    }
+
+    fn is_other(&self) -> bool {
+        kind::is_other(self.api_version, self.kind)
     }
 
     fn closes(&self, node: &Node) -> Option<Closes> {
@@ -215,7 +216,7 @@ impl Parsed {
                 let mut problems = cx.problems.into_inner();
                 problems.sort_by_key(|problem| (problem.pos.line, problem.pos.column));
                 problems.dedup();
-                self.objects.push(Err(Refusal { key, closes: identity.closes(node), problems }));
+                self.objects.push(Err(Refusal { key, is_other: identity.is_other(), closes: identity.closes(node), problems }));
             }
         }
     }
@@ -227,7 +228,7 @@ impl Parsed {
                 self.warnings.append(&mut warnings);
                 self.objects.push(Ok(config.into()));
             }
-            Err(problems) => self.objects.push(Err(Refusal { key: Some(mesh_key()), closes: None, problems })),
+            Err(problems) => self.objects.push(Err(Refusal { key: Some(mesh_key()), is_other: false, closes: None, problems })),
         }
     }
 }

@@ -210,6 +210,11 @@ fn documented() -> impl Iterator<Item = Kind> {
     Kind::ALL.iter().copied().filter(|kind| !kind.versions().is_empty())
 }
 
+/// Whether a document is of a kind that is known and not read.
+pub(crate) fn is_other(api_version: &str, name: &str) -> bool {
+    !api_version.is_empty() && is_later(split(api_version).0, name)
+}
+
 fn is_later(group: &str, name: &str) -> bool {
     LATER.iter().any(|(other, names)| *other == group && names.contains(&name))
 }

@@ -169,7 +169,26 @@ fn two_kinds_of_one_name_side_by_side() {
         assert_eq!(parsed.good().map(|object| object.key().to_string()).collect::<Vec<_>>(), ["Gateway default/x"]);
         let refused: Vec<_> = parsed.objects.iter().filter_map(|object| object.as_ref().err()).collect();
         // It is no claim to the object of the other kind, whose last good version it would otherwise hold in force.
-        assert_eq!(refused.iter().map(|refusal| refusal.key.clone()).collect::<Vec<_>>(), [None]);
+        assert_eq!(refused.iter().map(|refusal| (refusal.key.clone(), refusal.is_other)).collect::<Vec<_>>(), [(None, true)]);
+    }
+}
+
+/// What a refused document leaves open: whether it may be one of the objects that are read.
+#[test]
+fn documents_of_other_kinds() {
+    for (text, is_other) in [
+        ("apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: x}\n", true),
+        ("apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: x}\n", true),
+        // No YAML, but what it was to be is clear.
+        ("apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: x\n", true),
+        ("apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: x, name: y}\n", true),
+        ("kind: Node\nmetadata: {name: x}\n", false),
+        ("kind: Gateway\nmetadata: {name: x}\n", false),
+        ("apiVersion: v1\nkind: StatefulSet\nmetadata: {name: x}\n", false),
+        ("apiVersion: v1\nkind: Servce\nmetadata: {name: x}\n", false),
+    ] {
+        let refused: Vec<bool> = parse(text).objects.iter().filter_map(|o| o.as_ref().err()).map(|refusal| refusal.is_other).collect();
+        assert_eq!(refused, [is_other], "{text}");
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! Each file *claims* the objects that its documents name, good or refused. An object has one owner: the file that had it last if that still claims
 //! it, else the first in order that does; any other claim is a duplicate. A good claim is applied. A refused one leaves the object's last good
-//! version in force, and so does a document whose object cannot be told, for all objects of its file that nobody claims. What nobody claims any
-//! more is deleted once its file has not changed for a while, since a save may pass through an empty file or none.
+//! version in force, and so does a document whose object cannot be told, for all objects of its file that nobody claims (not one of a kind that is known
+//! and not read: it is none of them). What nobody claims any more is deleted once its file has not changed for a while, since a save
+//! may pass through an empty file or none.
 //!
 //! Claims are kept by key: a round looks at the keys that the changed files claim or claimed, at those that wait to be deleted, and at nothing else.
 
@@ -118,7 +119,7 @@ impl File {
 
     /// Whether a document of it may be any of its objects.
     fn is_vague(&self) -> bool {
-        self.documents.iter().any(|entry| matches!(entry, Err(refusal) if refusal.key.is_none()))
+        self.documents.iter().any(|entry| matches!(entry, Err(refusal) if refusal.key.is_none() && !refusal.is_other))
     }
 
     fn keys(&self) -> impl Iterator<Item = (usize, Key)> {
@@ -287,12 +288,12 @@ impl Fold {
         }
     }
 
-    /// A file's documents whose object cannot be told: they may be any of the file that is claimed by nobody.
+    /// A file's documents whose object cannot be told: they may be any of the file that is claimed by nobody, unless they are of another kind.
     fn refuse(&mut self, name: &Arc<str>, round: &mut Round) {
         let Some(file) = self.files.get_mut(name) else { return };
         round.before.extend(file.faults.drain(..));
         round.keys.extend(file.closes.drain(..));
-        if !file.is_vague() {
+        if file.documents.iter().all(|entry| !matches!(entry, Err(refusal) if refusal.key.is_none())) {
             return;
         }
         let claimed = |key: &Key| self.entries.get(key).is_some_and(|entry| !entry.claims.is_empty());
@@ -312,7 +313,9 @@ impl Fold {
             }
             let fault = Fault { file: name.clone(), key: None, document };
             file.faults.push(fault.clone());
-            round.faults.insert(fault.clone(), Refused { fault, problems: refusal.problems.clone(), kept: !owned.is_empty() });
+            round
+                .faults
+                .insert(fault.clone(), Refused { fault, problems: refusal.problems.clone(), kept: !owned.is_empty() && !refusal.is_other });
         }
     }
 

@@ -103,6 +103,37 @@ fn an_emptied_file_deletes_only_after_a_while() {
 }
 
 #[test]
+fn what_is_of_another_kind_keeps_nothing() {
+    let gateway = |group: &str, spec: &str| format!("apiVersion: {group}/v1\nkind: Gateway\nmetadata: {{name: g}}\nspec: {spec}\n");
+    let istio = gateway("networking.istio.io", "{servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}");
+    let other = gateway("gateway.networking.k8s.io", "{gatewayClassName: istio}");
+    let refused = |line: u32| format!("! none a:{line}: kind: Gateway.gateway.networking.k8s.io is not supported yet");
+    check(
+        vec![],
+        &[
+            (
+                0,
+                &[("a", Some(join(&[istio.clone(), account("x")])))],
+                &["init", "+ ServiceAccount default/x a:6", "+ Gateway default/g a:1", "done"],
+            ),
+            (100, &[("a", Some(join(&[istio, other.clone()])))], &[&refused(7)]),
+            (600, &[], &["- ServiceAccount default/x"]),
+            // Another kind's object of the same name is another object.
+            (700, &[("a", Some(other))], &["mended a #1", &refused(2)]),
+            (1200, &[], &["- Gateway default/g"]),
+            // What nobody can tell may be any.
+            (1300, &[("a", Some(account("x")))], &["+ ServiceAccount default/x a:1", "mended a #0"]),
+            (
+                1400,
+                &[("a", Some("kind: Gateway\nmetadata: {name: g}\n".to_owned()))],
+                &["! kept a:1: apiVersion: is required: Gateway is a kind of networking.istio.io and of gateway.networking.k8s.io"],
+            ),
+            (9000, &[], &[]),
+        ],
+    );
+}
+
+#[test]
 fn a_moved_object_is_not_deleted() {
     check(
         vec![],

@@ -519,6 +519,7 @@ mod tests {
         assert_eq!(merge.changes().len(), 1000);
         merge.take(sources[0], event("n500=2"));
         assert_eq!(merge.told.len(), 1, "the only key that is looked at");
+        assert!(size_of::<(Key, Slot)>() <= 88, "what each object costs beside itself");
         assert_eq!(merge.changes().len(), 1);
     }
 }
