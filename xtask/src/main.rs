@@ -4,7 +4,7 @@
 //! what it is, and that every field of the runtime configuration is read; no tool reads that table, the lints of rustc know no folders, and a
 //! public field is not unused for them. Licences and sources of dependencies are cargo-deny's business,
 //! dependencies that nothing names cargo-shear's. `bench proxy`: the data plane beside Envoy, in turn, under the same load. `bench control`: the control plane under
-//! simulated proxies.
+//! simulated proxies. `bench churn`: whether a request is lost while everything changes. `bench on-demand`: what fetching on first use costs.
 
 mod bench;
 mod fields;
@@ -40,6 +40,13 @@ enum Bench {
     Proxy(bench::BenchArgs),
     /// The control plane under a load of simulated proxies, beside the cost of sending the same bytes.
     Control(bench::control::ControlArgs),
+    /// A mesh under load while everything in it changes at random and the control plane is killed: whether a request is lost.
+    Churn(bench::churn::ChurnArgs),
+    /// What it costs a proxy, and who waits, that what is used is fetched on first use.
+    OnDemand(bench::on_demand::OnDemandArgs),
+    /// The load of both; started by them, inside the mesh.
+    #[command(hide = true)]
+    ChurnLoad,
     /// The server of the floor; started by the benchmark of the control plane.
     #[command(hide = true)]
     Floor,
@@ -53,6 +60,12 @@ fn main() -> ExitCode {
         Task::Check => check(),
         Task::Bench(Bench::Proxy(args)) => bench::proxy(args),
         Task::Bench(Bench::Control(args)) => bench::control::control(args),
+        Task::Bench(Bench::Churn(args)) => bench::churn::churn(args),
+        Task::Bench(Bench::OnDemand(args)) => bench::on_demand::on_demand(args),
+        Task::Bench(Bench::ChurnLoad) => {
+            mizzen_testkit::churn::load();
+            Ok(())
+        }
         Task::Bench(Bench::Floor) => bench::control::floor::serve(),
         Task::Bench(Bench::Hold(args)) => bench::hold::hold(&args),
     };

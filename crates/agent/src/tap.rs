@@ -1,9 +1,10 @@
 //! What the agent says and hears for itself on the stream that it carries for the proxy.
 //!
 //! With names to answer it subscribes to the name table once the proxy has introduced itself, and keeps the answers. The index of hosts, if the proxy
-//! has asked for it, is read as it passes: then names come from it. What the proxy asks for on demand is noted for its next start.
+//! has asked for it, is read as it passes: then names come from it, each once the proxy has answered what brought it, so that nobody learns of a host that
+//! the proxy would take for one beyond the mesh. What the proxy asks for on demand is noted for its next start.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mizzen_protos::envoy::envoy::service::discovery::v3::{
@@ -31,6 +32,8 @@ pub(crate) struct Tap {
     table: Mutex<Option<String>>,
     remembered: Arc<Remembered>,
     streams: watch::Sender<Streams>,
+    /// What has passed of the index on the newest stream, and the proxy has not answered yet.
+    passed: Mutex<VecDeque<Passed>>,
 }
 
 /// By their numbers. The newest one alone is heard: an older one that has not noticed its end yet could tell old news.
@@ -42,11 +45,12 @@ struct Streams {
 
 impl Tap {
     pub(crate) fn new(names: Option<watch::Sender<NameTable>>, remembered: Arc<Remembered>) -> Self {
-        Tap { names, table: Mutex::new(None), remembered, streams: watch::channel(Streams::default()).0 }
+        Tap { names, table: Mutex::new(None), remembered, streams: watch::channel(Streams::default()).0, passed: Mutex::default() }
     }
 
     /// A new stream.
     pub(crate) fn open(self: &Arc<Self>) -> StreamTap {
+        self.give_out(usize::MAX);
         let number = self.remembered.opened();
         self.streams.send_modify(|streams| streams.newest = streams.newest.max(number));
         StreamTap { tap: self.clone(), number, state: Mutex::new(State::default()) }
@@ -70,6 +74,16 @@ struct State {
     by_index: bool,
 }
 
+/// What a response told of the index.
+#[derive(Debug, Default)]
+struct Passed {
+    nonce: String,
+    /// All others than these are forgotten first.
+    kept: Option<HashSet<String>>,
+    removed: Vec<String>,
+    entries: Vec<(String, index::Host)>,
+}
+
 /// Where a response goes.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Heard<Q> {
@@ -89,6 +103,9 @@ impl StreamTap {
         }
         if let Some(delta) = request.as_delta() {
             self.tap.remembered.note(self.number, &delta.type_url, &delta.resource_names_subscribe, &delta.resource_names_unsubscribe);
+            if delta.type_url == INDEX && !delta.response_nonce.is_empty() && self.is_newest() {
+                self.tap.answered(&delta.response_nonce);
+            }
             self.index_request(delta);
         }
         true
@@ -108,7 +125,7 @@ impl StreamTap {
             return Heard::Kept(self.name_table(response));
         }
         if let Some(delta) = response.as_delta().filter(|delta| delta.type_url == INDEX) {
-            self.index(delta);
+            self.passed(delta);
         }
         Heard::Pass
     }
@@ -146,31 +163,28 @@ impl StreamTap {
         state.indexed = Some(request.initial_resource_versions.keys().map(|host| canonical(host)).collect());
     }
 
-    fn index(&self, response: &DeltaDiscoveryResponse) {
-        let Some(names) = self.tap.names.as_ref().filter(|_| self.is_newest()) else { return };
-        let kept = {
-            let mut state = self.state();
-            state.by_index = true;
-            state.indexed.take()
-        };
+    /// Reads what goes to the proxy. Names are given out when it has answered.
+    fn passed(&self, response: &DeltaDiscoveryResponse) {
+        if self.tap.names.is_none() || !self.is_newest() {
+            return;
+        }
         let mut entries = Vec::with_capacity(response.resources.len());
         for resource in &response.resources {
             match resource.resource.as_ref().map(|body| index::Host::decode(body.value.as_slice())) {
-                Some(Ok(entry)) => entries.push((resource.name.as_str(), entry)),
+                Some(Ok(entry)) => entries.push((resource.name.clone(), entry)),
                 // The proxy rejects it; the one before stays, there and here.
                 Some(Err(error)) => warn!(host = resource.name, %error, "an entry of the index"),
                 None => warn!(host = resource.name, "an entry of the index has no content"),
             }
         }
         debug!(changed = entries.len(), removed = response.removed_resources.len(), "index");
-        *self.tap.table() = None;
-        names.send_modify(|names| {
-            if let Some(kept) = kept {
-                names.keep(&kept);
-            }
-            response.removed_resources.iter().for_each(|host| names.remove(host));
-            entries.iter().for_each(|(host, entry)| names.set(host, entry));
-        });
+        let kept = {
+            let mut state = self.state();
+            state.by_index = true;
+            state.indexed.take()
+        };
+        let removed = response.removed_resources.clone();
+        self.tap.passed().push_back(Passed { nonce: response.nonce.clone(), kept, removed, entries });
     }
 
     /// Takes the name table; returns the answer to it.
@@ -201,11 +215,46 @@ impl StreamTap {
 
 impl Drop for StreamTap {
     fn drop(&mut self) {
+        if self.is_newest() {
+            self.tap.give_out(usize::MAX);
+        }
         self.tap.streams.send_modify(|streams| streams.ended = streams.ended.max(self.number));
     }
 }
 
 impl Tap {
+    /// The proxy has what this response told, and all that came before it.
+    fn answered(&self, nonce: &str) {
+        let last = self.passed().iter().position(|passed| passed.nonce == nonce);
+        if let Some(last) = last {
+            self.give_out(last + 1);
+        }
+    }
+
+    /// Gives out the names of so much of what has passed: of what the proxy has answered, and at the end of its stream of all. Whether it has that is not known; if
+    /// it has, it says so on its next stream and is not told again: then the agent must have it too.
+    fn give_out(&self, count: usize) {
+        let mut passed = self.passed();
+        let count = count.min(passed.len());
+        let all: Vec<Passed> = passed.drain(..count).collect();
+        drop(passed);
+        let Some(names) = self.names.as_ref().filter(|_| !all.is_empty()) else { return };
+        *self.table() = None;
+        names.send_modify(|names| {
+            for passed in all {
+                if let Some(kept) = &passed.kept {
+                    names.keep(kept);
+                }
+                passed.removed.iter().for_each(|host| names.remove(host));
+                passed.entries.iter().for_each(|(host, entry)| names.set(host, entry));
+            }
+        });
+    }
+
+    fn passed(&self) -> MutexGuard<'_, VecDeque<Passed>> {
+        self.passed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn table(&self) -> MutexGuard<'_, Option<String>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -304,7 +304,7 @@ impl Proxy {
             let ejects = || store.clusters_of(kind, name).iter().any(|cluster| shared.ejects(cluster));
             store.take_used(kind, name) || ejects()
         };
-        self.sources.let_go(now, is_used);
+        self.sources.let_go(now, store, is_used);
         // What is open for long is marked until the next look.
         self.workers.mark_used();
     }
@@ -347,6 +347,7 @@ impl Proxy {
             // What left the configuration may leave more names that nobody asks for.
             self.sources.ask(&mut self.store, now);
         }
+        self.sources.published();
         self.answer_pending();
         self.check_ready();
     }

@@ -23,6 +23,7 @@ use mizzen_xds::{
     client::{self, Event, Unasked},
     sotw, types,
 };
+use prost::Message;
 use tokio::sync::mpsc;
 
 use crate::{
@@ -83,6 +84,9 @@ pub(crate) struct Sources {
     /// What workers asked for beyond what resources name: it stays asked for, so that it stays.
     demanded: Demands,
     on_demand: OnDemand,
+    /// Entries of the index have come that workers do not have yet: until they do, the server of the index is not answered. The agent gives out names
+    /// when it is, and who then came for them would be taken for one who leaves the mesh.
+    unpublished: bool,
     process: Process,
 }
 
@@ -213,6 +217,7 @@ impl Sources {
             touched: BTreeSet::new(),
             demanded: Demands::new(options.on_demand_idle),
             on_demand,
+            unpublished: false,
             process,
         };
         if let Some((server, variant)) = &plan.ads {
@@ -269,10 +274,11 @@ impl Sources {
                 }
                 let first = !std::mem::replace(&mut link.answered, true);
                 link.failing = None;
-                let type_url = match &*answer {
-                    Answer::Delta(response) => &response.type_url,
-                    Answer::Sotw(response) => &response.type_url,
+                let (type_url, resources, bytes) = match &*answer {
+                    Answer::Delta(r) => (&r.type_url, r.resources.len() + r.removed_resources.len(), r.encoded_len()),
+                    Answer::Sotw(r) => (&r.type_url, r.resources.len(), r.encoded_len()),
                 };
+                self.process.received(type_url, resources, bytes);
                 if *source == Source::Aggregated && self.on_demand.offered {
                     let is_index = type_url == types::INDEX;
                     if is_index || first {
@@ -348,7 +354,14 @@ impl Sources {
         if let Err(unasked) = judged {
             tracing::warn!(%unasked, "a response is dropped");
         }
-        self.flush();
+        self.unpublished = true;
+    }
+
+    /// Workers have been sent all that the store holds: what waited for that is sent.
+    pub(crate) fn published(&mut self) {
+        if std::mem::take(&mut self.unpublished) {
+            self.flush();
+        }
     }
 
     /// Asks for what the store's resources name, and no longer for what nothing names any more.
@@ -419,9 +432,11 @@ impl Sources {
     }
 
     /// Has nothing asked for any more, at the next [`Sources::ask`], that came on demand and that nothing has used for long enough. Whether there was such.
-    pub(crate) fn let_go(&mut self, now: Duration, mut is_used: impl FnMut(ResourceKind, &Name) -> bool) -> bool {
-        // Others than these are few, and nobody marks them.
-        let gone = self.demanded.idle(now, |kind, name| !is_fetched(kind) || is_used(kind, name));
+    pub(crate) fn let_go(&mut self, now: Duration, store: &Store, mut is_used: impl FnMut(ResourceKind, &Name) -> bool) -> bool {
+        // Of what is not answered yet nobody can make use: while the server is away, somebody may wait for it. Others than these kinds are few, and
+        // nobody marks them.
+        let is_awaited = |kind: ResourceKind, name: &Name| !kind.is_in(store.config(), name) && !store.knows_absent(kind, name);
+        let gone = self.demanded.idle(now, |kind, name| !is_fetched(kind) || is_used(kind, name) || is_awaited(kind, name));
         for (kind, name) in &gone {
             tracing::debug!(?kind, %name, "was not used for a while, and is let go");
         }
@@ -447,7 +462,10 @@ impl Sources {
 
     /// Sends what there is to send. What does not fit into a stream's queue is sent with the next event.
     fn flush(&mut self) {
-        for link in self.links.values_mut() {
+        for (source, link) in &mut self.links {
+            if self.unpublished && *source == Source::Aggregated {
+                continue;
+            }
             let Some(requests) = &link.requests else { continue };
             while let Some(request) = link.waiting.take().or_else(|| link.client.next_request()) {
                 if let Err(mpsc::error::TrySendError::Full(request)) = requests.try_send(request) {

@@ -95,6 +95,8 @@ async fn fetched_on_first_use_and_let_go() {
     sources.happened(&Source::Aggregated, says(types::INDEX, "1", &[("a.example", host(80))], &[]), &mut store, now);
     assert_eq!(store.mesh().map(MeshIndex::len), Some(1));
     sources.ask(&mut store, now);
+    assert!(receiver.try_recv().is_err(), "neither answered nor asked before workers have it");
+    sources.published();
     assert_eq!(requests(&mut receiver), ["VirtualHost +80/a.example"], "what was used before is asked for first");
     sources.demand(ResourceKind::Listener, &"10.0.0.1_80".into(), &"a connection".into(), now);
     sources.ask(&mut store, now);
@@ -102,9 +104,13 @@ async fn fetched_on_first_use_and_let_go() {
     // The index follows.
     sources.happened(&Source::Aggregated, says(types::INDEX, "2", &[("b.example", host(81))], &["a.example"]), &mut store, now);
     assert!(store.mesh().is_some_and(|mesh| mesh.get("b.example").is_some() && mesh.get("a.example").is_none()));
+    sources.published();
     // What nothing uses goes.
     let later = now + Duration::from_secs(200);
-    assert!(sources.let_go(later, |kind, _| kind == ResourceKind::Listener));
+    assert!(!sources.let_go(later, &store, |kind, _| kind == ResourceKind::Listener), "what is not answered is waited for");
+    sources.happened(&Source::Aggregated, says(types::VIRTUAL_HOST, "3", &[], &["80/a.example"]), &mut store, later);
+    let later = later + Duration::from_secs(200);
+    assert!(sources.let_go(later, &store, |kind, _| kind == ResourceKind::Listener));
     sources.ask(&mut store, later);
     assert_eq!(requests(&mut receiver), ["VirtualHost -80/a.example"]);
     // A server without an index sends everything: nothing is on demand any more.

@@ -4,6 +4,7 @@
 //! Nothing here sleeps for a fixed time to be right: [`eventually`] asks again until a condition holds, within a bound that is far
 //! beyond what a slow machine needs. Deliberately absent: knowledge of what the mesh does.
 
+pub mod churn;
 pub mod fuzz;
 pub mod memory;
 mod mesh;

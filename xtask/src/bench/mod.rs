@@ -4,11 +4,13 @@
 //! it, and memory while the load runs. Everything lives in namespaces that this makes for itself: hosts, processes, mounts. They end with it,
 //! and so does whatever runs in them.
 
+pub(crate) mod churn;
 mod config;
 pub(crate) mod control;
 pub(crate) mod hold;
 mod hosts;
 mod load;
+pub(crate) mod on_demand;
 mod pair;
 mod report;
 

@@ -77,6 +77,11 @@ fn ask_index(held: &[&str]) -> DeltaDiscoveryRequest {
     }
 }
 
+/// The proxy's answer to a response.
+fn answer_index(nonce: &str) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest { type_url: INDEX.to_owned(), response_nonce: nonce.to_owned(), ..Default::default() }
+}
+
 fn kept<Q: std::fmt::Debug>(heard: Heard<Q>) -> Q {
     match heard {
         Heard::Kept(answer) => answer,
@@ -161,6 +166,9 @@ fn names_of_the_index() {
     assert!(stream.request(&mut ask_index(&[])));
     stream.question::<DeltaDiscoveryRequest>();
     assert_eq!(stream.response(&index("1", &[("a.example", [10, 0, 0, 1]), ("b.example", [10, 0, 0, 2])], &[])), Heard::Pass);
+    // Who learnt a name before the proxy has it would be carried out of the mesh.
+    assert!(!bench.names.borrow().is_known());
+    stream.request(&mut answer_index("1"));
     assert!(bench.names.borrow().is_known());
     // A table beside it says nothing, and is acknowledged.
     let answer = kept(stream.response(&delta(NAME_TABLE, "1", vec![("", table(&[("c.example", "10.0.0.3")]))], &[])));
@@ -170,10 +178,16 @@ fn names_of_the_index() {
     // One entry cannot be read: the one before stays. Another is gone.
     let bad = Any { type_url: INDEX.to_owned(), value: GARBAGE.to_vec() };
     stream.response(&delta(INDEX, "2", vec![("a.example", bad)], &["b.example"]));
+    stream.response(&index("3", &[("d.example", [10, 0, 0, 4])], &[]));
+    stream.request(&mut answer_index("0"));
+    assert_eq!(of(&bench), ["10.0.0.1", "10.0.0.2", "Foreign"], "neither was answered yet");
+    stream.request(&mut answer_index("2"));
+    assert_eq!(bench.find("d.example"), "Foreign");
     assert_eq!(of(&bench), ["10.0.0.1", "Foreign", "Foreign"]);
     drop(stream);
-    // While there is no stream, what is known stays.
+    // While there is no stream, what is known stays; and what the proxy may have taken in without a word is known.
     assert_eq!(of(&bench), ["10.0.0.1", "Foreign", "Foreign"]);
+    assert_eq!(bench.find("d.example"), "10.0.0.4");
 }
 
 /// On a new stream the server sends what the proxy does not have: the agent must not have less than that, nor more.
@@ -199,6 +213,7 @@ fn the_index_on_a_new_stream() {
         assert_eq!(request.initial_resource_versions.len(), asked);
         assert!(stream.request(&mut DeltaDiscoveryRequest { response_nonce: "0".to_owned(), ..ask_index(&[]) }), "another changes nothing");
         stream.response(&index("1", sent, &[]));
+        stream.request(&mut answer_index("1"));
         assert_eq!(["a.example", "b.example", "c.example"].map(|name| bench.find(name)), expected);
     }
 }
@@ -225,6 +240,7 @@ fn from_the_index_to_the_table() {
     stream.request(&mut request);
     assert!(request.initial_resource_versions.is_empty());
     stream.response(&index("1", &[("a.example", [10, 0, 0, 1])], &[]));
+    stream.request(&mut answer_index("1"));
     assert_eq!(found(), ["10.0.0.1", "Foreign"]);
     drop(stream);
     assert!(bench.tap.open().question::<DeltaDiscoveryRequest>().unwrap().initial_resource_versions.is_empty(), "the table was given up");

@@ -124,10 +124,11 @@ async fn names_of_the_index() {
     control.index((0..5000).map(|n| (name(n), Some(0x0a60_0000 + n))));
     let agent = Agent::start(options.clone()).await.unwrap();
     let mut stream = proxy(&options, subscribe(INDEX, &["*"])).await;
-    within(agent.ready()).await;
     let server = agent.dns_address().unwrap();
     let first = stream.next().await;
     assert_eq!((first.type_url.as_str(), first.resources.len()), (INDEX, 5000));
+    // Names are given out once the proxy has answered.
+    within(agent.ready()).await;
     let places = |names: &NameTable| -> Vec<usize> {
         let place = |n| match names.find(&name(n)) {
             Answer::Addresses(ips) => ips.as_ptr() as usize,
@@ -138,13 +139,13 @@ async fn names_of_the_index() {
     let mut names = agent.names();
     let before = places(&names.borrow());
     control.index([(name(7), Some(0x0a00_0001))]);
+    assert_eq!(stream.next().await.resources.len(), 1);
     let changed = |names: &NameTable| names.find("s7") == Answer::Addresses(&["10.0.0.1".parse().unwrap()]);
     let after = places(&within(names.wait_for(changed)).await.unwrap());
     assert_eq!(before.iter().zip(after).enumerate().filter(|(_, (b, a))| *b != a).map(|(n, _)| n).collect::<Vec<_>>(), [7]);
-    assert_eq!(stream.next().await.resources.len(), 1);
     control.index([(name(8), None)]);
-    within(names.wait_for(|names| names.find(&name(8)) == Answer::Absent)).await.unwrap();
     assert_eq!(stream.next().await.removed_resources, [name(8)]);
+    within(names.wait_for(|names| names.find(&name(8)) == Answer::Absent)).await.unwrap();
     for (name, expected) in [
         ("s7.", "10.0.0.1"),
         ("s7.shop.", "10.0.0.1"),

@@ -1,15 +1,17 @@
 //! `/stats`: what the workers counted, and a few numbers about the process itself.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
 use mizzen_engine::metrics::{ClusterStats, Series, Snapshot, Value};
 use mizzen_ir::ResourceKind;
+use mizzen_xds::types;
 use regex::{Regex, RegexBuilder};
 use serde_json::json;
 
@@ -30,9 +32,32 @@ struct Counts {
     clusters: [AtomicU64; 2],
     listeners: [AtomicU64; 2],
     log_dropped: AtomicU64,
+    /// What servers have sent, by the short name of its type.
+    received: Mutex<BTreeMap<String, Received>>,
 }
 
+/// Responses, the resources and names of removed ones in them, and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Received {
+    responses: u64,
+    resources: u64,
+    bytes: u64,
+}
+
+/// Types that are counted apart: a server may invent more.
+const MOST_TYPES: usize = 16;
+
 impl Process {
+    /// A server has sent so many resources, or names of removed ones, of a type, in a message of so many bytes.
+    pub(crate) fn received(&self, type_url: &str, resources: usize, bytes: usize) {
+        let mut all = self.0.received.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = all.contains_key(types::short(type_url)) || all.len() < MOST_TYPES;
+        let one = all.entry(if known { types::short(type_url).to_owned() } else { "other".to_owned() }).or_default();
+        one.responses += 1;
+        one.resources += resources as u64;
+        one.bytes += bytes as u64;
+    }
+
     /// Resources of a kind that came in one answer.
     pub(crate) fn updated(&self, kind: ResourceKind, taken: u64, rejected: u64) {
         let answers = match kind {
@@ -96,6 +121,16 @@ fn process(view: &View, counters: &Snapshot, admin: &Admin) -> Vec<Series> {
         labels: vec![("component", "proxy".to_owned()), ("tag", format!("mizzen-{}", admin.version))],
         value: Value::Gauge(1),
     });
+    // Nothing waits while it holds the lock.
+    for (kind, received) in &*c.received.lock().unwrap_or_else(PoisonError::into_inner) {
+        for (name, n) in [
+            ("mizzen_xds_received_bytes_total", received.bytes),
+            ("mizzen_xds_received_resources_total", received.resources),
+            ("mizzen_xds_received_responses_total", received.responses),
+        ] {
+            all.push(Series { name, labels: vec![("type", kind.clone())], value: Value::Counter(n) });
+        }
+    }
     for (listener, n) in &counters.downstream {
         all.push(Series {
             name: "envoy_listener_downstream_cx_active",
@@ -245,6 +280,19 @@ mod tests {
         ] {
             assert_eq!(plain(&Series { name, labels, value: Value::Gauge(0) }), expected);
         }
+    }
+
+    #[test]
+    fn a_server_does_not_make_series_without_end() {
+        let process = Process::default();
+        for n in 0..100 {
+            process.received(&format!("type.googleapis.com/a.b{n}"), 2, 10);
+        }
+        process.received("type.googleapis.com/x.b1", 1, 5);
+        let all = process.0.received.lock().unwrap();
+        assert_eq!(all.len(), MOST_TYPES + 1);
+        assert_eq!(all["b1"], Received { responses: 2, resources: 3, bytes: 15 });
+        assert_eq!(all["other"].responses, 84);
     }
 
     #[test]

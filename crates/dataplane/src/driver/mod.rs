@@ -12,6 +12,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     os::fd::AsFd,
     sync::Arc,
+    thread::JoinHandle,
 };
 
 use mizzen_engine::{Answer, Command, Options, Question, WaitId, metrics::Snapshot};
@@ -84,7 +85,26 @@ enum Order {
 /// All workers of the process.
 #[derive(Debug)]
 pub struct Workers {
-    workers: Vec<(mpsc::UnboundedSender<Order>, std::thread::JoinHandle<()>)>,
+    workers: Vec<(mpsc::UnboundedSender<Order>, JoinHandle<()>)>,
+}
+
+/// The thread of a worker, whose death is reported wherever in it the panic was: a process that serves nothing any more must not look alive.
+fn spawn(number: usize, reports: mpsc::UnboundedSender<Report>, work: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    struct Obituary(usize, mpsc::UnboundedSender<Report>);
+
+    impl Drop for Obituary {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                // Without a control thread the process ends anyway.
+                let _ = self.1.send(Report::Died { worker: self.0 });
+            }
+        }
+    }
+
+    std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+        let _obituary = Obituary(number, reports);
+        work();
+    })
 }
 
 impl Workers {
@@ -103,7 +123,7 @@ impl Workers {
             let (sender, orders) = mpsc::unbounded_channel();
             let options = Options { seed: options.seed.wrapping_add(number as u64), ..options.clone() };
             let start = thread::Start { number, several: count > 1, options, config: config.clone(), reports: reports.clone() };
-            let handle = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || thread::run(start, orders))?;
+            let handle = spawn(number, reports.clone(), move || thread::run(start, orders))?;
             workers.push((sender, handle));
         }
         Ok(Workers { workers })
@@ -178,5 +198,19 @@ impl Workers {
             // A worker that is gone cannot be told anything.
             let _ = sender.send(order());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_death_is_reported_wherever_it_was() {
+        let (reporter, mut reports) = mpsc::unbounded_channel();
+        assert!(spawn(3, reporter.clone(), || panic!("a fault")).unwrap().join().is_err());
+        assert!(matches!(reports.try_recv(), Ok(Report::Died { worker: 3 })));
+        assert!(spawn(4, reporter, || ()).unwrap().join().is_ok());
+        assert!(reports.try_recv().is_err(), "who ends as told to has not died");
     }
 }

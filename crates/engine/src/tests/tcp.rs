@@ -172,6 +172,21 @@ fn open_connections_are_judged_again() {
     assert_clean(&mut sim);
 }
 
+/// Whoever lets go what nothing uses has it marked: connections that carry no requests are among those that are open.
+#[test]
+fn what_an_open_connection_uses_is_marked() {
+    let mut sim = mesh(5, &Inbound::default());
+    let client = sim.connect(0, "10.96.0.2:6379");
+    sim.send(client, b"one");
+    sim.run();
+    for proxy in [0, 1] {
+        sim.command(proxy, Command::MarkUsed);
+    }
+    sim.send(client, b"two");
+    sim.run();
+    assert_eq!(sim.received(client), b"onetwo");
+}
+
 #[test]
 fn idle_connections_end() {
     let mut sim = mesh(6, &Inbound::default());

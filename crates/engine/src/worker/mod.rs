@@ -247,7 +247,7 @@ impl Worker {
     /// Marks what open connections and streams use: a long one would else look as if it used nothing.
     fn mark_used(&self) {
         self.conns.iter().filter_map(Conn::down).for_each(|down| down.listener.used.mark());
-        let requests = self.streams.iter().filter_map(|stream| stream.traffic.request());
+        let requests = self.streams.iter().filter_map(|stream| stream.traffic.http());
         requests.filter_map(|request| request.route.as_ref()).for_each(|routed| routed.host.used.mark());
     }
 

@@ -60,6 +60,9 @@ pub(crate) struct UpArgs {
     /// Which proxy stands beside each program and at the Gateway: Mizzen's own, or an unmodified Envoy with Mizzen's agent beside it.
     #[arg(long, value_name = "mizzen|envoy=PATH", default_value_t, value_parser = data_plane::parse)]
     data_plane: DataPlane,
+    /// What a sidecar has fetched on first use and has not used for so long is let go.
+    #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = duration)]
+    on_demand_idle: Duration,
     /// What the mesh's programs log: a level, or `tracing` directives.
     #[arg(long, value_name = "FILTER", default_value = "info", env = "MIZZEN_LOG", value_parser = directives)]
     log: String,
@@ -76,6 +79,8 @@ pub(crate) struct Payload {
     pub(crate) program: PathBuf,
     /// Lifetime of workload certificates, in seconds.
     pub(crate) cert_ttl: u64,
+    /// What sidecars have not used for so many seconds they let go.
+    pub(crate) on_demand_idle: u64,
     /// What the programs log.
     pub(crate) log: String,
     /// Which proxy is used.
@@ -149,6 +154,7 @@ fn outer(name: &str, args: &UpArgs) -> Result<u8> {
         run_dir: run.path().to_owned(),
         program,
         cert_ttl: args.workload_cert_ttl.as_secs(),
+        on_demand_idle: args.on_demand_idle.as_secs(),
         log: args.log.clone(),
         data_plane,
         pid: std::process::id(),

@@ -216,6 +216,8 @@ fn spec(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr, role: Role) -> Spec {
     let mut argv = vec![text(mesh.dir("bin/mizzen-proxy"))];
     if let Some(program) = foreign {
         argv.extend(["agent".to_owned(), "--".to_owned(), text(program.to_owned())]);
+    } else {
+        argv.extend(["--on-demand-idle".to_owned(), mesh.payload.on_demand_idle.to_string()]);
     }
     Spec { name: format!("{}/{} proxy", pod.namespace, pod.name), argv, env, cwd: Some(folder), kind: ProcessKind::Proxy }
 }
