@@ -88,6 +88,19 @@ pub fn parse_mesh_config(text: &str, file: &Arc<str>) -> Result<(MeshConfig, Vec
     mesh_config(text, file, 0)
 }
 
+/// Reads an object again from the text of its document ([`Source::document`]) or from its data ([`Source::to_json`]), before which `line` lines of its
+/// file stand. `None`: it is not in it.
+pub fn parse_again(kind: Kind, text: &str, line: u32, file: &Arc<str>) -> Option<Object> {
+    if kind == Kind::MeshConfig {
+        return mesh_config(text, file, line).ok().map(|(config, _)| config.into());
+    }
+    let (node, source) = node(&Document { line, text: text.into() }).ok()?;
+    let mut parsed = Parsed::default();
+    parsed.document(node, &source, file);
+    // A config map with the mesh's settings yields them too.
+    parsed.objects.into_iter().filter_map(Result::ok).find(|object| object.kind() == kind)
+}
+
 fn node(document: &Document<'_>) -> Result<(Node, Source), SyntaxError> {
     let read = |text: &str| Ok((Node::parse(text, document.line, false)?, Source::new(text.into(), document.line)));
     let result = read(&document.text);

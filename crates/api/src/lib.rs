@@ -20,6 +20,7 @@ mod kind;
 mod limits;
 mod metadata;
 mod object;
+mod plain;
 mod problem;
 mod read;
 pub mod routing;
@@ -28,7 +29,7 @@ mod table;
 mod text;
 mod words;
 
-pub use document::{Closes, Parsed, Refusal, parse_documents, parse_mesh_config, refuse_documents};
+pub use document::{Closes, Parsed, Refusal, parse_again, parse_documents, parse_mesh_config, refuse_documents};
 pub use limits::{MAX_DEPTH, MAX_TEXT};
 pub use object::{Key, Kind, Meta, Object, Selector};
 pub use problem::{Pos, Problem};

@@ -11,7 +11,10 @@ use serde::{
 };
 use serde_saphyr::{MessageFormatter, Spanned, UserMessageFormatter, options::DuplicateKeyPolicy};
 
-use crate::limits::{MAX_ALIASES, MAX_DEPTH, MAX_NODES, MAX_REPLAYED, MAX_TEXT};
+use crate::{
+    limits::{MAX_ALIASES, MAX_DEPTH, MAX_NODES, MAX_REPLAYED, MAX_TEXT},
+    plain,
+};
 
 /// An object as it was written. What comes from no text has none.
 #[derive(Clone, Debug, Default)]
@@ -79,6 +82,11 @@ impl Source {
         self.node().position(path)
     }
 
+    /// The text of the object's document, and how many lines of its file stand before it; `None` if there is more in it than the object, or none.
+    pub fn document(&self) -> Option<(&str, u32)> {
+        self.text.as_deref().filter(|_| self.item.is_none()).map(|text| (text, self.line))
+    }
+
     /// The object as JSON on one line: enough to read it again without its file.
     pub fn to_json(&self) -> String {
         self.node().to_json().to_string()
@@ -138,6 +146,11 @@ pub(crate) fn child_path(path: &str, key: &str) -> String {
 impl Node {
     /// Reads one document; `line` lines of its file stand before it. With `lenient`, the first of two equal keys counts.
     pub(crate) fn parse(text: &str, line: u32, lenient: bool) -> Result<Node, SyntaxError> {
+        plain::parse(text, line).map_or_else(|| Node::parse_any(text, line, lenient), Ok)
+    }
+
+    /// The same by the library, whatever is in it.
+    pub(crate) fn parse_any(text: &str, line: u32, lenient: bool) -> Result<Node, SyntaxError> {
         let options = serde_saphyr::options! {
             budget: serde_saphyr::budget! { max_depth: MAX_DEPTH, flow_nesting_limit: MAX_DEPTH, max_nodes: MAX_NODES, max_total_scalar_bytes: 2 * MAX_TEXT },
             alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_REPLAYED, max_replay_stack_depth: MAX_ALIASES },

@@ -17,6 +17,12 @@ fn check(text: &str) {
         }
     }
     let _ = parse_mesh_config(text, &file);
+    // The library reads what has a tab in a comment. It and our own reading of plain documents know the same objects.
+    if text.ends_with('\n') {
+        let library = parse_documents(&format!("{}#\t\n", text.replace("\n---\n", "\n#\t\n---\n")), &file);
+        let good: Vec<_> = parse_documents(text, &file).objects.into_iter().filter_map(Result::ok).collect();
+        assert_eq!(good, library.good().cloned().collect::<Vec<_>>(), "{text}");
+    }
 }
 
 /// Words that lead deep into the readers.
