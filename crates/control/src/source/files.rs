@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use notify::{
+    EventKind, RecommendedWatcher, RecursiveMode, Watcher,
+    event::{ModifyKind, RenameMode},
+};
 use tokio::sync::mpsc;
 
 use super::{
@@ -39,7 +42,7 @@ pub struct Options {
     pub paths: Vec<PathBuf>,
     /// Where accepted objects are kept, so that the next start has them even if their file is broken then.
     pub last_good: Option<PathBuf>,
-    /// How long files must be quiet before they are read.
+    /// How long files must be quiet before they are read. What is renamed into its place is whole, and read at once.
     pub settle: Duration,
     /// How long an object must be missing, its file unchanged, before it is deleted.
     pub delete_after: Duration,
@@ -77,10 +80,31 @@ pub struct Files {
 
 enum Signal {
     /// These may have changed.
-    Paths(Vec<PathBuf>),
+    Paths(Step, Vec<PathBuf>),
     /// Anything may have changed.
     All,
     Stop,
+}
+
+/// What has happened to a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// It was written, or whatever: more may follow.
+    Written,
+    /// It was renamed, and has another name now.
+    Left,
+    /// It was renamed to this name.
+    Came,
+}
+
+impl Step {
+    fn of(kind: EventKind) -> Step {
+        match kind {
+            EventKind::Modify(ModifyKind::Name(RenameMode::From)) => Step::Left,
+            EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both)) => Step::Came,
+            _ => Step::Written,
+        }
+    }
 }
 
 /// What is to be looked at.
@@ -88,6 +112,10 @@ enum Signal {
 struct Look {
     all: bool,
     paths: BTreeSet<PathBuf>,
+    /// Those that were written under the name that they have.
+    open: BTreeSet<PathBuf>,
+    /// Whether the last step made a file whole.
+    came: bool,
 }
 
 impl Files {
@@ -159,7 +187,7 @@ impl Follower {
             let signalled = match event {
                 // Reading files must not wake the reader of files.
                 Ok(event) if event.kind.is_access() => return,
-                Ok(event) if !event.need_rescan() && !event.paths.is_empty() => Signal::Paths(event.paths),
+                Ok(event) if !event.need_rescan() && !event.paths.is_empty() => Signal::Paths(Step::of(event.kind), event.paths),
                 Ok(_) | Err(_) => Signal::All,
             };
             let _ = signal.send(signalled);
@@ -169,7 +197,7 @@ impl Follower {
     }
 
     fn run(mut self, inbox: &signals::Receiver<Signal>, sender: &mpsc::UnboundedSender<Event>) {
-        let mut look = Look { all: true, paths: BTreeSet::new() };
+        let mut look = Look { all: true, ..Look::default() };
         let mut first = true;
         loop {
             // Watch first, then list: a change between the two is seen twice rather than never.
@@ -253,6 +281,12 @@ impl Follower {
         // A save is several steps; one that never ends is read as it is after a while.
         let patience = Instant::now() + self.options.settle * 10;
         loop {
+            while let Ok(signal) = inbox.try_recv() {
+                look.add(signal)?;
+            }
+            if look.is_whole() {
+                return Some(look);
+            }
             match inbox.recv_timeout(self.options.settle) {
                 Ok(signal) => look.add(signal)?,
                 Err(Disconnected) => return None,
@@ -291,11 +325,23 @@ impl Look {
     /// `None` to stop.
     fn add(&mut self, signal: Signal) -> Option<()> {
         match signal {
-            Signal::Paths(paths) => self.paths.extend(paths),
-            Signal::All => self.all = true,
+            Signal::Paths(step, paths) => {
+                self.came = step == Step::Came;
+                match step {
+                    Step::Written => self.open.extend(paths.iter().cloned()),
+                    Step::Left | Step::Came => paths.iter().for_each(|path| _ = self.open.remove(path)),
+                }
+                self.paths.extend(paths);
+            }
+            Signal::All => (self.all, self.came) = (true, false),
             Signal::Stop => return None,
         }
         Some(())
+    }
+
+    /// Whether nothing more is to be expected of what has happened so far.
+    fn is_whole(&self) -> bool {
+        self.came && self.open.is_empty()
     }
 }
 
@@ -307,4 +353,36 @@ fn is_local(path: &Path) -> bool {
     const XFS: FsType = FsType(0x5846_5342);
     let local = [BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, TMPFS_MAGIC, XFS];
     statfs(path).is_ok_and(|found| local.contains(&found.filesystem_type()))
+}
+
+#[cfg(test)]
+mod tests {
+    use notify::event::{CreateKind, DataChange};
+
+    use super::*;
+
+    #[test]
+    fn what_is_whole() {
+        let create = EventKind::Create(CreateKind::File);
+        let data = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+        let [from, to, both] = [RenameMode::From, RenameMode::To, RenameMode::Both].map(|mode| EventKind::Modify(ModifyKind::Name(mode)));
+        for (steps, whole) in [
+            (&[][..], false),
+            (&[(to, &["a"][..])], true),
+            (&[(create, &[".a"]), (data, &[".a"]), (from, &[".a"]), (to, &["a"]), (both, &[".a", "a"])], true),
+            // Written in its place, or still being written beside what has come.
+            (&[(create, &["a"]), (data, &["a"])], false),
+            (&[(data, &["b"]), (to, &["a"])], false),
+            (&[(to, &["a"]), (data, &["a"])], false),
+            // One that has left may be about to be replaced.
+            (&[(from, &["a"])], false),
+            (&[(from, &["a"]), (create, &["a"]), (data, &["a"])], false),
+        ] {
+            let mut look = Look::default();
+            for (kind, paths) in steps {
+                look.add(Signal::Paths(Step::of(*kind), paths.iter().map(PathBuf::from).collect())).unwrap();
+            }
+            assert_eq!(look.is_whole(), whole, "{steps:?}");
+        }
+    }
 }

@@ -195,3 +195,17 @@ fn each_source_remembers_for_itself() {
     let (long, longer) = (at(&"a/".repeat(100)), at(&"a/".repeat(101)));
     assert!(long != longer && long.len() == "/kept/0123456789abcdef".len(), "{long} {longer}");
 }
+
+/// What is renamed into its place does not wait for files to be quiet.
+#[tokio::test]
+async fn a_rename_is_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path().join("mesh");
+    write(&at, "a.yaml", &account("a", "x"));
+    // Longer than the test would wait.
+    let mut files = Files::follow(Options { settle: Duration::from_secs(600), ..Options::new(vec![at.clone()]) });
+    until(&mut files, |event| matches!(event, Event::InitDone)).await;
+    write(&at, ".a.yaml.new", &account("a", "z"));
+    fs::rename(at.join(".a.yaml.new"), at.join("a.yaml")).unwrap();
+    until(&mut files, |event| matches!(event, Event::Apply(object) if object.meta().labels["a"] == "z")).await;
+}
