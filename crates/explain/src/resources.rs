@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use mizzen_api::Key;
 use mizzen_model::{ProxyView, Reader, Snapshot};
-use mizzen_protos::{Any, canonical::canonicalize};
+use mizzen_protos::Any;
 use mizzen_translate::ResourceKind;
 use mizzen_types::Name;
 
@@ -27,7 +27,6 @@ pub fn list(snapshot: &Snapshot, view: &ProxyView, kind: ResourceKind) -> Vec<Na
 /// One resource of a proxy; `None` if it has none of that name.
 pub fn build(snapshot: &Snapshot, view: &ProxyView, kind: ResourceKind, name: &Name) -> Option<Built> {
     let reader = Reader::new(snapshot);
-    let mut any = mizzen_translate::build(&reader, view, kind, name)?.any;
-    canonicalize(&any.type_url, &mut any.value);
+    let any = mizzen_translate::build(&reader, view, kind, name)?.any;
     Some(Built { name: name.clone(), any, objects: reader.finish().objects() })
 }

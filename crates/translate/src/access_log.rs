@@ -1,19 +1,15 @@
 //! The access log that MeshConfig asks for.
 
 use mizzen_api::istio::{AccessLogEncoding, MeshConfig};
-use mizzen_protos::{
-    Any,
-    envoy::envoy::{
-        config::{
-            accesslog::v3::{AccessLog, AccessLogFilter, ResponseFlagFilter, access_log, access_log_filter::FilterSpecifier},
-            core::v3::{DataSource, SubstitutionFormatString, data_source, substitution_format_string::Format},
-        },
-        extensions::access_loggers::file::v3::{FileAccessLog, file_access_log::AccessLogFormat},
+use mizzen_protos::envoy::envoy::{
+    config::{
+        accesslog::v3::{AccessLogFilter, ResponseFlagFilter, access_log_filter::FilterSpecifier},
+        core::v3::{DataSource, SubstitutionFormatString, data_source, substitution_format_string::Format},
     },
+    extensions::access_loggers::file::v3::{FileAccessLog, file_access_log::AccessLogFormat},
 };
-use prost::Message as _;
 
-use crate::wire::{self, Val};
+use crate::{draft::Log, wire};
 
 /// Istio's line of text.
 const TEXT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% %RESPONSE_FLAGS% \
@@ -53,39 +49,27 @@ const JSON: [(&str, &str); 26] = [
 ];
 
 /// What a connection manager or a TCP proxy logs: nothing, or one line each.
-pub(crate) fn log(mesh: &MeshConfig) -> Vec<AccessLog> {
-    file(mesh).map(|config| entry(config, None)).into_iter().collect()
+pub(crate) fn log(mesh: &MeshConfig) -> Option<Log> {
+    file(mesh).map(|file| Log { condition: None, file })
 }
 
 /// What a captured listener itself logs: connections for which it has no chain.
-pub(crate) fn listener_log(mesh: &MeshConfig) -> Vec<AccessLog> {
-    let filter =
-        AccessLogFilter { filter_specifier: Some(FilterSpecifier::ResponseFlagFilter(ResponseFlagFilter { flags: vec!["NR".into()] })) };
-    file(mesh).map(|config| entry(config, Some(filter))).into_iter().collect()
+pub(crate) fn listener_log(mesh: &MeshConfig) -> Option<Log> {
+    let no_route = FilterSpecifier::ResponseFlagFilter(ResponseFlagFilter { flags: vec!["NR".into()] });
+    file(mesh).map(|file| Log { condition: Some(AccessLogFilter { filter_specifier: Some(no_route) }), file })
 }
 
-fn entry(config: Any, filter: Option<AccessLogFilter>) -> AccessLog {
-    AccessLog { name: "envoy.access_loggers.file".into(), filter, config_type: Some(access_log::ConfigType::TypedConfig(config)) }
-}
-
-fn file(mesh: &MeshConfig) -> Option<Any> {
+fn file(mesh: &MeshConfig) -> Option<FileAccessLog> {
     if mesh.access_log_file.is_empty() {
         return None;
     }
-    let mut message = FileAccessLog { path: mesh.access_log_file.clone(), ..Default::default() };
-    Some(match mesh.access_log_encoding {
-        AccessLogEncoding::Text => {
-            let source = DataSource { specifier: Some(data_source::Specifier::InlineString(TEXT.to_owned())), ..Default::default() };
-            let format = SubstitutionFormatString { format: Some(Format::TextFormatSource(source)), ..Default::default() };
-            message.access_log_format = Some(AccessLogFormat::LogFormat(format));
-            wire::any(&message)
-        }
-        AccessLogEncoding::Json => {
-            let keys = Val::Obj(JSON.iter().map(|&(key, operator)| (key, operator.into())).collect());
-            // `log_format` (5), in it `json_format` (2).
-            let mut format = SubstitutionFormatString::default().encode_to_vec();
-            wire::field(&mut format, 2, &keys.to_struct());
-            wire::any_with(&message, &[(5, format)])
-        }
-    })
+    let format = match mesh.access_log_encoding {
+        AccessLogEncoding::Text => Format::TextFormatSource(DataSource {
+            specifier: Some(data_source::Specifier::InlineString(TEXT.to_owned())),
+            ..Default::default()
+        }),
+        AccessLogEncoding::Json => Format::JsonFormat(wire::object(JSON.map(|(key, operator)| (key, wire::text(operator))))),
+    };
+    let format = SubstitutionFormatString { format: Some(format), ..Default::default() };
+    Some(FileAccessLog { path: mesh.access_log_file.clone(), access_log_format: Some(AccessLogFormat::LogFormat(format)) })
 }

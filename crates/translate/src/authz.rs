@@ -15,11 +15,8 @@ use mizzen_protos::{
             grpc_service::{EnvoyGrpc, TargetSpecifier},
             http_uri::HttpUpstreamType,
         },
-        extensions::filters::{
-            http::ext_authz::v3::{
-                AuthorizationRequest, AuthorizationResponse, BufferSettings, ExtAuthz as Filter, HttpService, ext_authz::Services,
-            },
-            network::http_connection_manager::v3::HttpFilter,
+        extensions::filters::http::ext_authz::v3::{
+            AuthorizationRequest, AuthorizationResponse, BufferSettings, ExtAuthz as Filter, HttpService, ext_authz::Services,
         },
         r#type::{
             matcher::v3::{
@@ -35,7 +32,7 @@ use mizzen_protos::{
 };
 use mizzen_types::Hostname;
 
-use crate::{discovery, filters, names, scope::Scope, traffic, wire};
+use crate::{discovery, names, scope::Scope, traffic, wire};
 
 /// Stands before the names of what the shadow of CUSTOM rules leaves.
 pub(crate) const SHADOW_PREFIX: &str = "istio_ext_authz_";
@@ -81,7 +78,7 @@ pub(crate) fn service_of<'a>(scope: &Scope<'_, 'a>, host: &Hostname, port: u16) 
 }
 
 /// The filter that asks.
-pub(crate) fn filter(asked: &Asked<'_>, cluster: &str) -> HttpFilter {
+pub(crate) fn filter(asked: &Asked<'_>, cluster: &str) -> Filter {
     let ExtAuthz { timeout, fail_open, clear_route_cache, status_on_error, body, protocol, .. } = asked.authz;
     let host = asked.service.host.as_str();
     let timeout = Some(wire::duration(*timeout));
@@ -89,7 +86,7 @@ pub(crate) fn filter(asked: &Asked<'_>, cluster: &str) -> HttpFilter {
         AuthzProtocol::Grpc => (grpc(cluster, host, timeout), None),
         AuthzProtocol::Http(http) => (self::http(http, cluster, host, timeout), headers(&http.include_request_headers)),
     };
-    let message = Filter {
+    Filter {
         services: Some(services),
         transport_api_version: ApiVersion::V3.into(),
         failure_mode_allow: *fail_open,
@@ -103,8 +100,7 @@ pub(crate) fn filter(asked: &Asked<'_>, cluster: &str) -> HttpFilter {
         filter_enabled_metadata: Some(matched()),
         allowed_headers: allowed,
         ..Default::default()
-    };
-    filters::http("envoy.filters.http.ext_authz", wire::any(&message))
+    }
 }
 
 /// That one of the shadow's rules matched.

@@ -1,21 +1,18 @@
 //! Clusters.
 
-use std::collections::HashMap;
-
 use mizzen_api::istio::ClientTls;
 use mizzen_model::{EffectiveRule, PortView, ProxyType, ServiceView};
 use mizzen_protos::{
-    Any,
     envoy::envoy::{
         config::{
             cluster::v3::{
-                Cluster, Filter,
+                Cluster as Head,
                 cluster::{
                     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, DnsLookupFamily, EdsClusterConfig, LbPolicy, TransportSocketMatch,
                     common_lb_config::{LocalityConfigSpecifier, LocalityWeightedLbConfig},
                 },
             },
-            core::v3::{BindConfig, HttpProtocolOptions as CommonOptions},
+            core::v3::{BindConfig, HttpProtocolOptions as CommonOptions, Metadata},
         },
         extensions::upstreams::http::v3::HttpProtocolOptions,
         r#type::v3::Percent,
@@ -25,15 +22,14 @@ use mizzen_protos::{
 use mizzen_types::{Name, ports};
 
 use crate::{
-    authz, cluster_settings as settings, discovery, eds, filters, inbound, listener, locality, mtls, names,
+    authz, cluster_settings as settings, discovery,
+    draft::{Cluster, Socket, SocketMatch},
+    eds, filters, inbound, listener, locality, mtls, names,
     scope::Scope,
     tls,
     traffic::{self, Policy},
-    wire::{self, Val},
+    wire,
 };
-
-/// The field `metadata` of a cluster.
-const METADATA: u32 = 25;
 
 pub(crate) fn list(scope: &Scope<'_, '_>) -> Vec<Name> {
     let mut found = of_services(scope);
@@ -91,12 +87,12 @@ fn of_services(scope: &Scope<'_, '_>) -> Vec<Name> {
     found
 }
 
-pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
+pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Cluster> {
     let sidecar = scope.view.kind(scope.reader) == ProxyType::Sidecar;
     match name {
-        names::BLACK_HOLE => Some(wire::any(&black_hole(scope))),
-        names::PASSTHROUGH if sidecar => Some(wire::any(&passthrough(scope, false))),
-        names::INBOUND_PASSTHROUGH if sidecar => Some(wire::any(&passthrough(scope, true))),
+        names::BLACK_HOLE => Some(black_hole(scope)),
+        names::PASSTHROUGH if sidecar => Some(passthrough(scope, false)),
+        names::INBOUND_PASSTHROUGH if sidecar => Some(passthrough(scope, true)),
         _ => match names::parse_inbound(name) {
             Some(port) if sidecar => to_workload(scope, port),
             _ => outbound(scope, name),
@@ -105,8 +101,8 @@ pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
 }
 
 /// What every cluster has.
-fn cluster(scope: &Scope<'_, '_>, name: &str, kind: DiscoveryType) -> Cluster {
-    Cluster {
+fn head(scope: &Scope<'_, '_>, name: &str, kind: DiscoveryType) -> Head {
+    Head {
         name: name.into(),
         alt_stat_name: names::stat(name),
         connect_timeout: Some(wire::duration(scope.mesh().connect_timeout)),
@@ -116,7 +112,7 @@ fn cluster(scope: &Scope<'_, '_>, name: &str, kind: DiscoveryType) -> Cluster {
 }
 
 fn black_hole(scope: &Scope<'_, '_>) -> Cluster {
-    cluster(scope, names::BLACK_HOLE, DiscoveryType::Static)
+    Cluster { head: head(scope, names::BLACK_HOLE, DiscoveryType::Static), ..Default::default() }
 }
 
 fn passthrough(scope: &Scope<'_, '_>, inward: bool) -> Cluster {
@@ -125,17 +121,17 @@ fn passthrough(scope: &Scope<'_, '_>, inward: bool) -> Cluster {
         upstream_protocol_options: Some(settings::as_downstream(None)),
         ..Default::default()
     };
-    Cluster {
+    let head = Head {
         // Istio counts both under one name.
         alt_stat_name: names::stat(names::PASSTHROUGH),
         lb_policy: LbPolicy::ClusterProvided.into(),
         circuit_breakers: Some(settings::limits(&Policy::default())),
         upstream_connection_options: settings::keepalive(scope, &Policy::default()),
-        typed_extension_protocol_options: HashMap::from([(settings::HTTP_OPTIONS.to_owned(), wire::any(&options))]),
         upstream_bind_config: inward.then(from_self),
-        filters: if inward { Vec::new() } else { metadata_filter(scope) },
-        ..cluster(scope, if inward { names::INBOUND_PASSTHROUGH } else { names::PASSTHROUGH }, DiscoveryType::OriginalDst)
-    }
+        ..head(scope, if inward { names::INBOUND_PASSTHROUGH } else { names::PASSTHROUGH }, DiscoveryType::OriginalDst)
+    };
+    let metadata_exchange = if inward { None } else { filters::tcp_metadata(scope) };
+    Cluster { head, options: Some(options), metadata_exchange, ..Default::default() }
 }
 
 /// Connections to the own workload come from an address by which the capture knows to leave them alone.
@@ -143,14 +139,15 @@ fn from_self() -> BindConfig {
     BindConfig { source_address: Some(listener::socket_address(ports::INBOUND_PASSTHROUGH_V4, 0)), ..Default::default() }
 }
 
-fn to_workload(scope: &Scope<'_, '_>, target: u16) -> Option<Any> {
+fn to_workload(scope: &Scope<'_, '_>, target: u16) -> Option<Cluster> {
     let served = inbound::served(scope).into_iter().find(|served| served.target == target)?;
     let (service, number) = served.services.first()?;
     // Limits of the service hold at the server too; the rest is the client's business.
     let rule = traffic::rule(scope, service);
     let Policy { pool, retry_budget, .. } = rule.as_ref().map(|rule| traffic::of_rule(rule, *number, None)).unwrap_or_default();
     let policy = Policy { pool, retry_budget, ..Policy::default() };
-    let made = Cluster {
+    let services = served.services.iter().map(|(service, _)| service_name(service)).collect();
+    let head = Head {
         lb_policy: LbPolicy::ClusterProvided.into(),
         circuit_breakers: Some(settings::limits(&policy)),
         upstream_connection_options: settings::keepalive(scope, &policy),
@@ -158,16 +155,15 @@ fn to_workload(scope: &Scope<'_, '_>, target: u16) -> Option<Any> {
         cleanup_interval: Some(wire::seconds(9_223_372_035)),
         upstream_bind_config: Some(from_self()),
         common_lb_config: Some(CommonLbConfig::default()),
-        // How the workload is spoken to is not for a rule of its callers to upgrade.
-        typed_extension_protocol_options: settings::http_options(&policy, served.protocol, served.protocol.is_http2()),
-        ..cluster(scope, &names::inbound(target), DiscoveryType::OriginalDst)
+        metadata: Some(metadata(rule.as_ref(), false, services, "")),
+        ..head(scope, &names::inbound(target), DiscoveryType::OriginalDst)
     };
-    let services: Vec<Val> = served.services.iter().map(|(service, _)| service_name(service)).collect();
-    let metadata = metadata(rule.as_ref(), false, services, "");
-    Some(wire::any_with(&made, &[(METADATA, metadata)]))
+    // How the workload is spoken to is not for a rule of its callers to upgrade.
+    let options = settings::http_options(&policy, served.protocol, served.protocol.is_http2());
+    Some(Cluster { head, options, ..Default::default() })
 }
 
-fn outbound(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
+fn outbound(scope: &Scope<'_, '_>, name: &str) -> Option<Cluster> {
     let (number, subset, host) = names::parse_outbound(name)?;
     let service = authz::service_of(scope, &host, number)?;
     let port = service.port(number)?;
@@ -181,7 +177,9 @@ fn outbound(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
     let kind = discovery::kind(scope, service, subset, &policy);
     let (lb_policy, lb_config) = settings::balancer(kind, &policy);
     let weighted = kind != DiscoveryType::OriginalDst && locality::is_weighted(scope, service, &policy);
-    let mut made = Cluster {
+    // For the other side all of a service is the service.
+    let part_name = part.map_or("", |part| part.name.as_str());
+    let mut head = Head {
         lb_policy: lb_policy.into(),
         lb_config,
         circuit_breakers: Some(settings::limits(&policy)),
@@ -192,27 +190,25 @@ fn outbound(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
             locality_config_specifier: weighted.then_some(LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig {})),
             ..Default::default()
         }),
-        typed_extension_protocol_options: settings::http_options(&policy, port.protocol, policy.is_http2(scope, port.protocol)),
-        filters: metadata_filter(scope),
-        ..cluster(scope, name, kind)
+        metadata: Some(metadata(rule.as_ref(), service.external, vec![service_name(service)], part_name)),
+        ..head(scope, name, kind)
     };
     if let Some(timeout) = policy.pool.tcp.connect_timeout {
-        made.connect_timeout = Some(wire::duration(timeout));
+        head.connect_timeout = Some(wire::duration(timeout));
     }
-    discover(&mut made, kind, name);
-    // For the other side all of a service is the service.
-    let part_name = part.map_or("", |part| part.name.as_str());
-    secure(scope, &mut made, &Secured { service, port, subset: part_name, policy: &policy, kind });
-    let mut pieces = vec![(METADATA, metadata(rule.as_ref(), service.external, vec![service_name(service)], part_name))];
+    discover(&mut head, kind, name);
     if matches!(kind, DiscoveryType::StrictDns | DiscoveryType::LogicalDns) {
-        pieces.push((33, eds::assignment(scope, name, service, number, part)));
+        head.load_assignment = Some(eds::assignment(scope, name, service, number, part));
     }
-    Some(wire::any_with(&made, &pieces))
+    let options = settings::http_options(&policy, port.protocol, policy.is_http2(scope, port.protocol));
+    let mut made = Cluster { head, options, metadata_exchange: filters::tcp_metadata(scope), ..Default::default() };
+    secure(scope, &mut made, &Secured { service, port, subset: part_name, policy: &policy, kind });
+    Some(made)
 }
 
 // Deprecated for cluster extensions that older proxies lack; Istio sends these.
 #[allow(deprecated)]
-fn discover(made: &mut Cluster, kind: DiscoveryType, name: &str) {
+fn discover(made: &mut Head, kind: DiscoveryType, name: &str) {
     match kind {
         DiscoveryType::Eds => {
             made.eds_cluster_config = Some(EdsClusterConfig { eds_config: Some(tls::ads()), service_name: name.into() });
@@ -244,26 +240,23 @@ fn secure(scope: &Scope<'_, '_>, made: &mut Cluster, to: &Secured<'_>) {
     };
     match to.policy.tls {
         Some(ClientTls::Disable) => {}
-        Some(ClientTls::IstioMutual) => made.transport_socket = Some(socket()),
+        Some(ClientTls::IstioMutual) => made.socket = Some(socket()),
         None if !mtls::is_auto(scope, to.service) => {}
         // Without a list of endpoints there is no label by which to choose: all of them must take it.
         None if to.kind == DiscoveryType::OriginalDst => {
             let mut endpoints = scope.reader.endpoints(to.service).by_port.get(&to.port.port).into_iter().flatten().peekable();
             if endpoints.peek().is_some() && endpoints.all(|endpoint| mtls::is_taken(scope, endpoint)) {
-                made.transport_socket = Some(socket());
+                made.socket = Some(socket());
             }
         }
         None => {
-            let istio = wkt::Struct {
-                fields: HashMap::from([("tlsMode".to_owned(), wkt::Value { kind: Some(wkt::value::Kind::StringValue("istio".into())) })]),
+            let chosen = |name: &str, labels, socket| {
+                let head = TransportSocketMatch { name: name.into(), r#match: Some(labels), transport_socket: None };
+                SocketMatch { head, socket }
             };
-            made.transport_socket_matches = vec![
-                TransportSocketMatch { name: "tlsMode-istio".into(), r#match: Some(istio), transport_socket: Some(socket()) },
-                TransportSocketMatch {
-                    name: "tlsMode-disabled".into(),
-                    r#match: Some(wkt::Struct::default()),
-                    transport_socket: Some(tls::raw()),
-                },
+            made.matches = vec![
+                chosen("tlsMode-istio", wire::object([("tlsMode", wire::text("istio"))]), socket()),
+                chosen("tlsMode-disabled", wkt::Struct::default(), Socket::Raw),
             ];
         }
     }
@@ -277,27 +270,21 @@ fn sans(scope: &Scope<'_, '_>, service: &ServiceView) -> Vec<String> {
     domains.flat_map(|domain| accounts.iter().map(move |a| format!("spiffe://{domain}/ns/{}/sa/{}", a.namespace, a.name))).collect()
 }
 
-fn metadata_filter(scope: &Scope<'_, '_>) -> Vec<Filter> {
-    let filter = |config| Filter { name: "istio.metadata_exchange".into(), typed_config: Some(config), ..Default::default() };
-    filters::tcp_metadata(scope).map(filter).into_iter().collect()
+fn service_name(service: &ServiceView) -> wkt::Value {
+    wire::nested(wire::object([
+        ("host", wire::text(service.host.as_str())),
+        ("name", wire::text(service.name())),
+        ("namespace", wire::text(&**service.namespace())),
+    ]))
 }
 
-fn service_name(service: &ServiceView) -> Val {
-    Val::Obj(vec![("host", service.host.as_str().into()), ("name", service.name().into()), ("namespace", (&**service.namespace()).into())])
-}
-
-fn metadata(rule: Option<&EffectiveRule>, external: bool, services: Vec<Val>, subset: &str) -> Vec<u8> {
-    let mut fields = Vec::new();
-    if let Some(rule) = rule {
-        let path = names::config_path("destination-rule", &rule.object.namespace, &rule.object.name);
-        fields.push(("config", Val::Str(path)));
-    }
-    if external {
-        fields.push(("external", Val::Bool(true)));
-    }
-    fields.push(("services", Val::List(services)));
-    if !subset.is_empty() {
-        fields.push(("subset", subset.into()));
-    }
-    wire::metadata(&[("istio", Val::Obj(fields))])
+fn metadata(rule: Option<&EffectiveRule>, external: bool, services: Vec<wkt::Value>, subset: &str) -> Metadata {
+    let config = rule.map(|rule| names::config_path("destination-rule", &rule.object.namespace, &rule.object.name));
+    let fields = [
+        config.map(|path| ("config", wire::text(path))),
+        external.then(|| ("external", wire::flag(true))),
+        Some(("services", wire::list(services))),
+        (!subset.is_empty()).then(|| ("subset", wire::text(subset))),
+    ];
+    wire::metadata([("istio", wire::object(fields.into_iter().flatten()))])
 }

@@ -1,10 +1,7 @@
 //! What a traffic policy says of a cluster: its balancer, limits, detection of failing endpoints, and how HTTP is written.
 
-use std::collections::HashMap;
-
 use mizzen_api::istio::{HashTable, HttpPool, LbPolicy as Wanted, OutlierDetection, SimpleLb, Warmup};
 use mizzen_protos::{
-    Any,
     envoy::envoy::{
         config::{
             cluster::v3::{
@@ -30,8 +27,6 @@ use mizzen_protos::{
 use mizzen_types::Protocol;
 
 use crate::{scope::Scope, traffic::Policy, wire};
-
-pub(crate) const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 pub(crate) fn balancer(kind: DiscoveryType, policy: &Policy) -> (LbPolicy, Option<LbConfig>) {
     if kind == DiscoveryType::OriginalDst {
@@ -150,7 +145,7 @@ pub(crate) fn as_downstream(pool: Option<&HttpPool>) -> UpstreamProtocolOptions 
 
 /// How requests are written: HTTP/2 where that is sure, as received where nothing is or the rule says so, else HTTP/1.1, which needs no word unless
 /// there are limits.
-pub(crate) fn http_options(policy: &Policy, protocol: Protocol, is_http2: bool) -> HashMap<String, Any> {
+pub(crate) fn http_options(policy: &Policy, protocol: Protocol, is_http2: bool) -> Option<HttpProtocolOptions> {
     let (tcp, http) = (&policy.pool.tcp, &policy.pool.http);
     let common = CommonOptions {
         idle_timeout: http.idle_timeout.or(tcp.idle_timeout).map(wire::duration),
@@ -170,12 +165,11 @@ pub(crate) fn http_options(policy: &Policy, protocol: Protocol, is_http2: bool) 
             protocol_config: Some(ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default())),
         })
     } else {
-        return HashMap::new();
+        return None;
     };
-    let options = HttpProtocolOptions {
+    Some(HttpProtocolOptions {
         common_http_protocol_options: limited.then_some(common),
         upstream_protocol_options: Some(upstream),
         ..Default::default()
-    };
-    HashMap::from([(HTTP_OPTIONS.to_owned(), wire::any(&options))])
+    })
 }

@@ -2,23 +2,18 @@
 
 use mizzen_api::istio::{ClientTls, EndpointAddress, Subset};
 use mizzen_model::{Endpoint, ServiceView};
-use mizzen_protos::{
-    Any,
-    envoy::envoy::config::{
-        core::v3::Locality,
-        endpoint::v3::{ClusterLoadAssignment, Endpoint as Address, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier},
-    },
+use mizzen_protos::envoy::envoy::config::{
+    core::v3::Locality,
+    endpoint::v3::{ClusterLoadAssignment, Endpoint as Address, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier},
 };
 use mizzen_types::Name;
-use prost::Message as _;
 
 use crate::{
     authz, discovery, listener,
     locality::{self, Group},
     mtls, names,
     scope::Scope,
-    traffic,
-    wire::{self, Val},
+    traffic, wire,
 };
 
 /// The assignments of all clusters that ask for one.
@@ -53,7 +48,7 @@ pub(crate) fn list_own(scope: &Scope<'_, '_>) -> Vec<Name> {
     discovery::is_eds(scope, asked.service, subset, &policy).then(|| Name::from(cluster)).into_iter().collect()
 }
 
-pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
+pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<ClusterLoadAssignment> {
     let (port, subset, host) = names::parse_outbound(name)?;
     let service = authz::service_of(scope, &host, port)?;
     let rule = traffic::rule(scope, service);
@@ -63,43 +58,40 @@ pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
         (rule, name) => Some(rule.as_ref()?.subsets.iter().find(|subset| subset.name == name)?),
     };
     let policy = rule.as_ref().map(|rule| traffic::of_rule(rule, port, part)).unwrap_or_default();
-    discovery::is_eds(scope, service, subset, &policy)
-        .then(|| Any { type_url: wire::type_url::<ClusterLoadAssignment>(), value: assignment(scope, name, service, port, part) })
+    discovery::is_eds(scope, service, subset, &policy).then(|| assignment(scope, name, service, port, part))
 }
 
-/// A `ClusterLoadAssignment`: the ready endpoints by locality. None: an empty one, so that a call is answered at once.
-pub(crate) fn assignment(scope: &Scope<'_, '_>, name: &str, service: &ServiceView, port: u16, subset: Option<&Subset>) -> Vec<u8> {
+/// The ready endpoints by locality. None: an empty assignment, so that a call is answered at once.
+pub(crate) fn assignment(
+    scope: &Scope<'_, '_>,
+    name: &str,
+    service: &ServiceView,
+    port: u16,
+    subset: Option<&Subset>,
+) -> ClusterLoadAssignment {
     let policy = traffic::policy(scope, service, port, subset.map_or("", |s| &s.name));
     let auto = policy.tls.is_none() && mtls::is_auto(scope, service);
     let chosen = |e: &&Endpoint| subset.is_none_or(|subset| subset.labels.iter().all(|(key, value)| e.labels.get(key) == Some(value)));
     let ready = scope.reader.endpoints(service).ready(port).filter(chosen);
-    let mut out = ClusterLoadAssignment { cluster_name: name.into(), ..Default::default() }.encode_to_vec();
-    for Group { locality, priority, weight, endpoints } in locality::groups(scope, service, &policy, ready) {
-        let group = LocalityLbEndpoints {
-            locality: Some(Locality { region: locality.region.clone(), zone: locality.zone.clone(), sub_zone: locality.subzone.clone() }),
-            load_balancing_weight: Some(wire::u32_value(weight)),
-            priority,
-            ..Default::default()
-        };
-        let mut bytes = group.encode_to_vec();
-        for endpoint in endpoints {
-            let mtls = policy.tls != Some(ClientTls::Disable) && auto && mtls::is_taken(scope, endpoint);
-            wire::field(&mut bytes, 2, &of(endpoint, mtls));
-        }
-        wire::field(&mut out, 2, &bytes);
-    }
-    out
+    let of = |endpoint: &Endpoint| {
+        let mtls = policy.tls != Some(ClientTls::Disable) && auto && mtls::is_taken(scope, endpoint);
+        of(endpoint, mtls)
+    };
+    let group = |Group { locality, priority, weight, endpoints }: Group<'_>| LocalityLbEndpoints {
+        locality: Some(Locality { region: locality.region.clone(), zone: locality.zone.clone(), sub_zone: locality.subzone.clone() }),
+        load_balancing_weight: Some(wire::u32_value(weight)),
+        priority,
+        lb_endpoints: endpoints.into_iter().map(of).collect(),
+        ..Default::default()
+    };
+    let endpoints = locality::groups(scope, service, &policy, ready).into_iter().map(group).collect();
+    ClusterLoadAssignment { cluster_name: name.into(), endpoints, ..Default::default() }
 }
 
-fn of(endpoint: &Endpoint, mtls: bool) -> Vec<u8> {
+fn of(endpoint: &Endpoint, mtls: bool) -> LbEndpoint {
     let address = match &endpoint.address {
         EndpointAddress::Ip(ip) => listener::address(ip, endpoint.port),
         EndpointAddress::Host(host) => listener::address(host, endpoint.port),
-    };
-    let message = LbEndpoint {
-        load_balancing_weight: Some(wire::u32_value(endpoint.weight)),
-        host_identifier: Some(HostIdentifier::Endpoint(Address { address: Some(address), ..Default::default() })),
-        ..Default::default()
     };
     let workload = format!(
         "{};{};{};{};{}",
@@ -109,12 +101,12 @@ fn of(endpoint: &Endpoint, mtls: bool) -> Vec<u8> {
         endpoint.canonical_revision(),
         mizzen_model::CLUSTER,
     );
-    let mut spaces = Vec::new();
-    if mtls {
-        spaces.push(("envoy.transport_socket_match", Val::Obj(vec![("tlsMode", "istio".into())])));
+    let own = [("istio", wire::object([("workload", wire::text(workload))]))];
+    let chosen = mtls.then(|| ("envoy.transport_socket_match", wire::object([("tlsMode", wire::text("istio"))])));
+    LbEndpoint {
+        load_balancing_weight: Some(wire::u32_value(endpoint.weight)),
+        metadata: Some(wire::metadata(own.into_iter().chain(chosen))),
+        host_identifier: Some(HostIdentifier::Endpoint(Address { address: Some(address), ..Default::default() })),
+        ..Default::default()
     }
-    spaces.push(("istio", Val::Obj(vec![("workload", Val::Str(workload))])));
-    let mut out = message.encode_to_vec();
-    wire::field(&mut out, 3, &wire::metadata(&spaces));
-    out
 }

@@ -2,13 +2,9 @@
 
 use mizzen_api::istio::{Fault, FaultStatus, PathNormalization};
 use mizzen_protos::{
-    Any, alpn,
+    alpn,
     envoy::envoy::{
-        config::{
-            accesslog::v3::AccessLog,
-            listener::v3::{Filter, filter},
-            route::v3::RouteConfiguration,
-        },
+        config::route::v3::RouteConfiguration,
         extensions::{
             filters::{
                 common::fault::v3::{FaultDelay, fault_delay::FaultDelaySecifier},
@@ -20,12 +16,11 @@ use mizzen_protos::{
                 },
                 network::{
                     http_connection_manager::v3::{
-                        HttpConnectionManager, HttpFilter, Rds, RequestIdExtension,
+                        HttpConnectionManager, Rds,
                         http_connection_manager::{
                             ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier, SetCurrentClientCertDetails,
                             UpgradeConfig,
                         },
-                        http_filter,
                     },
                     tcp_proxy::v3::{TcpProxy, tcp_proxy::ClusterSpecifier},
                 },
@@ -34,15 +29,17 @@ use mizzen_protos::{
         },
         r#type::v3::{FractionalPercent, fractional_percent::DenominatorType},
     },
+    udpa::TypedStruct,
 };
-use prost::Message as _;
 
 use crate::{
-    access_log, hash,
+    access_log,
+    draft::{Http, Log, Manager, NetworkFilter, Tcp},
+    hash,
     scope::{Extension, Scope},
     tls,
     traffic::Policy,
-    wire::{self, Val},
+    wire,
 };
 
 /// On which side of the proxy a filter stands.
@@ -56,71 +53,59 @@ pub(crate) enum Side {
     Gateway,
 }
 
-/// A network filter.
-pub(crate) fn network(name: &str, config: Any) -> Filter {
-    Filter { name: name.into(), config_type: Some(filter::ConfigType::TypedConfig(config)) }
-}
-
-/// An HTTP filter.
-pub(crate) fn http(name: &str, config: Any) -> HttpFilter {
-    HttpFilter { name: name.into(), config_type: Some(http_filter::ConfigType::TypedConfig(config)), ..Default::default() }
-}
-
 /// The TCP metadata exchange, if the proxy has it.
-pub(crate) fn tcp_metadata(scope: &Scope<'_, '_>) -> Option<Any> {
+pub(crate) fn tcp_metadata(scope: &Scope<'_, '_>) -> Option<TypedStruct> {
     scope.has(Extension::TcpMetadata).then(|| {
-        let value = Val::Obj(vec![("enable_discovery", Val::Bool(true)), ("protocol", "istio-peer-exchange".into())]);
-        wire::typed_struct("type.googleapis.com/envoy.tcp.metadataexchange.config.MetadataExchange", &value)
+        let value = wire::object([("enable_discovery", wire::flag(true)), ("protocol", wire::text("istio-peer-exchange"))]);
+        wire::typed_struct("type.googleapis.com/envoy.tcp.metadataexchange.config.MetadataExchange", value)
     })
 }
 
 /// Istio's metrics of connections, if the proxy has them.
-pub(crate) fn tcp_stats(scope: &Scope<'_, '_>, side: Side) -> Option<Filter> {
-    scope.has(Extension::TcpStats).then(|| network("istio.stats", stats_config(side)))
+pub(crate) fn tcp_stats(scope: &Scope<'_, '_>, side: Side) -> Option<NetworkFilter> {
+    scope.has(Extension::TcpStats).then(|| NetworkFilter::Stats(stats_config(side)))
 }
 
-fn stats_config(side: Side) -> Any {
+fn stats_config(side: Side) -> TypedStruct {
     // On the server's side the Host header is the caller's word, no name for a metric.
-    let fields = if side == Side::Inbound { vec![("disable_host_header_fallback", Val::Bool(true))] } else { Vec::new() };
-    wire::typed_struct("type.googleapis.com/stats.PluginConfig", &Val::Obj(fields))
+    let own = (side == Side::Inbound).then(|| ("disable_host_header_fallback", wire::flag(true)));
+    wire::typed_struct("type.googleapis.com/stats.PluginConfig", wire::object(own))
 }
 
-fn http_metadata(side: Side) -> HttpFilter {
+fn http_metadata(side: Side) -> TypedStruct {
     let flow = if side == Side::Inbound {
         ["downstream_discovery", "downstream_propagation"]
     } else {
         ["upstream_discovery", "upstream_propagation"]
     };
-    let empty = |name| Val::Obj(vec![(name, Val::Obj(Vec::new()))]);
-    let value = Val::Obj(vec![
-        (flow[0], Val::List(vec![empty("istio_headers"), empty("workload_discovery")])),
-        (flow[1], Val::List(vec![empty("istio_headers")])),
+    let empty = |name| wire::nested(wire::object([(name, wire::nested(wire::object([])))]));
+    let value = wire::object([
+        (flow[0], wire::list(vec![empty("istio_headers"), empty("workload_discovery")])),
+        (flow[1], wire::list(vec![empty("istio_headers")])),
     ]);
-    http("istio.metadata_exchange", wire::typed_struct("type.googleapis.com/io.istio.http.peer_metadata.Config", &value))
+    wire::typed_struct("type.googleapis.com/io.istio.http.peer_metadata.Config", value)
 }
 
-fn alpn_filter() -> HttpFilter {
+fn alpn_config() -> alpn::FilterConfig {
     use alpn::filter_config::{AlpnOverride, Protocol};
     let rule = |protocol: Protocol, names: [&str; 3]| AlpnOverride {
         upstream_protocol: protocol.into(),
         alpn_override: names.iter().map(|&n| n.into()).collect(),
     };
-    let config = alpn::FilterConfig {
+    alpn::FilterConfig {
         alpn_override: vec![
             rule(Protocol::Http10, ["istio-http/1.0", "istio", "http/1.0"]),
             rule(Protocol::Http11, ["istio-http/1.1", "istio", "http/1.1"]),
             rule(Protocol::Http2, ["istio-h2", "istio", "h2"]),
         ],
-    };
-    let type_url = "type.googleapis.com/istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig";
-    http("istio.alpn", Any { type_url: type_url.into(), value: config.encode_to_vec() })
+    }
 }
 
 /// The HTTP filters of one side, in Istio's order, with these authorization filters.
-fn http_filters(scope: &Scope<'_, '_>, side: Side, rbac: Vec<HttpFilter>) -> Vec<HttpFilter> {
+fn http_filters(scope: &Scope<'_, '_>, side: Side, rbac: Vec<Http>) -> Vec<Http> {
     let mut filters = Vec::new();
     if scope.has(Extension::HttpMetadata) {
-        filters.push(http_metadata(side));
+        filters.push(Http::PeerMetadata(http_metadata(side)));
     }
     filters.extend(rbac);
     let grpc = grpc_stats::v3::FilterConfig {
@@ -128,21 +113,18 @@ fn http_filters(scope: &Scope<'_, '_>, side: Side, rbac: Vec<HttpFilter>) -> Vec
         per_method_stat_specifier: Some(grpc_stats::v3::filter_config::PerMethodStatSpecifier::StatsForAllMethods(wire::bool_value(false))),
         ..Default::default()
     };
-    filters.push(http("envoy.filters.http.grpc_stats", wire::any(&grpc)));
+    filters.push(Http::GrpcStats(grpc));
     if side != Side::Inbound && scope.has(Extension::Alpn) {
-        filters.push(alpn_filter());
+        filters.push(Http::Alpn(alpn_config()));
     }
-    filters.push(http(FAULT, wire::any(&HttpFault::default())));
-    filters.push(http("envoy.filters.http.cors", wire::any(&Cors::default())));
+    filters.push(Http::Fault(Box::default()));
+    filters.push(Http::Cors(Cors::default()));
     if scope.has(Extension::HttpStats) {
-        filters.push(http("istio.stats", stats_config(side)));
+        filters.push(Http::Stats(stats_config(side)));
     }
-    filters.push(http("envoy.filters.http.router", wire::any(&Router::default())));
+    filters.push(Http::Router(Router::default()));
     filters
 }
-
-/// The name of the filter that delays and aborts, under which routes speak of it.
-pub(crate) const FAULT: &str = "envoy.filters.http.fault";
 
 /// What a route has the fault filter do.
 pub(crate) fn fault(fault: &Fault) -> HttpFault {
@@ -173,7 +155,7 @@ pub(crate) enum Routes {
 }
 
 /// An HTTP connection manager.
-pub(crate) fn http_manager(scope: &Scope<'_, '_>, side: Side, stat_prefix: String, routes: Routes, rbac: Vec<HttpFilter>) -> Filter {
+pub(crate) fn http_manager(scope: &Scope<'_, '_>, side: Side, stat_prefix: String, routes: Routes, rbac: Vec<Http>) -> NetworkFilter {
     let details =
         |cert| SetCurrentClientCertDetails { subject: Some(wire::bool_value(true)), cert, dns: true, uri: true, ..Default::default() };
     let (forward, set) = match side {
@@ -187,13 +169,11 @@ pub(crate) fn http_manager(scope: &Scope<'_, '_>, side: Side, stat_prefix: Strin
         PathNormalization::DecodeAndMergeSlashes => PathWithEscapedSlashesAction::UnescapeAndForward,
         _ => PathWithEscapedSlashesAction::KeepUnchanged,
     };
-    let manager = HttpConnectionManager {
+    let head = HttpConnectionManager {
         stat_prefix,
-        http_filters: http_filters(scope, side, rbac),
         http_protocol_options: (side == Side::Gateway).then(Default::default),
         server_name: if side == Side::Outbound { String::new() } else { "istio-envoy".into() },
         stream_idle_timeout: Some(wire::seconds(0)),
-        access_log: access_log::log(scope.mesh()),
         use_remote_address: Some(wire::bool_value(side == Side::Gateway)),
         forward_client_cert_details: forward.into(),
         set_current_client_cert_details: set,
@@ -202,37 +182,36 @@ pub(crate) fn http_manager(scope: &Scope<'_, '_>, side: Side, stat_prefix: Strin
         normalize_path: Some(wire::bool_value(paths != PathNormalization::None)),
         merge_slashes: matches!(paths, PathNormalization::MergeSlashes | PathNormalization::DecodeAndMergeSlashes),
         path_with_escaped_slashes_action: escaped.into(),
-        request_id_extension: Some(RequestIdExtension { typed_config: Some(wire::any(&request_id)) }),
         route_specifier: Some(match routes {
             Routes::Rds(name) => RouteSpecifier::Rds(Rds { config_source: Some(tls::ads()), route_config_name: name }),
             Routes::Inline(config) => RouteSpecifier::RouteConfig(*config),
         }),
         ..Default::default()
     };
-    network("envoy.filters.network.http_connection_manager", wire::any(&manager))
+    let filters = http_filters(scope, side, rbac);
+    NetworkFilter::Http(Box::new(Manager { head, filters, request_id: Some(request_id), log: access_log::log(scope.mesh()) }))
 }
 
 /// A TCP proxy to one cluster, or several by weight, with the limits of a policy.
-pub(crate) fn tcp_proxy(stat_prefix: &str, to: ClusterSpecifier, log: Vec<AccessLog>, policy: &Policy) -> Filter {
+pub(crate) fn tcp_proxy(stat_prefix: &str, to: ClusterSpecifier, log: Option<Log>, policy: &Policy) -> NetworkFilter {
     let limits = &policy.pool.tcp;
-    let proxy = TcpProxy {
+    let head = TcpProxy {
         stat_prefix: stat_prefix.into(),
-        access_log: log,
         idle_timeout: limits.idle_timeout.map(wire::duration),
         max_downstream_connection_duration: limits.max_connection_duration.map(wire::duration),
         hash_policy: policy.hashes_source().then(hash::of_connections).into_iter().collect(),
         cluster_specifier: Some(to),
         ..Default::default()
     };
-    network("envoy.filters.network.tcp_proxy", wire::any(&proxy))
+    NetworkFilter::Tcp(Box::new(Tcp { head, log }))
 }
 
 /// A TCP proxy to one cluster, logged unless it is the black hole of a port that nobody may call.
-pub(crate) fn tcp_to(scope: &Scope<'_, '_>, cluster: &str) -> Filter {
+pub(crate) fn tcp_to(scope: &Scope<'_, '_>, cluster: &str) -> NetworkFilter {
     tcp_proxy(cluster, ClusterSpecifier::Cluster(cluster.into()), access_log::log(scope.mesh()), &Policy::default())
 }
 
 /// A TCP proxy to the black hole, without a log.
-pub(crate) fn black_hole() -> Filter {
-    tcp_proxy(crate::names::BLACK_HOLE, ClusterSpecifier::Cluster(crate::names::BLACK_HOLE.into()), Vec::new(), &Policy::default())
+pub(crate) fn black_hole() -> NetworkFilter {
+    tcp_proxy(crate::names::BLACK_HOLE, ClusterSpecifier::Cluster(crate::names::BLACK_HOLE.into()), None, &Policy::default())
 }

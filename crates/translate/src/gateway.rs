@@ -4,18 +4,16 @@ use std::collections::BTreeMap;
 
 use mizzen_api::istio::{Gateway, GatewayHost, GatewayNamespace, GatewayRef};
 use mizzen_model::{RouteRules, by_age};
-use mizzen_protos::{
-    Any,
-    envoy::envoy::config::{
-        core::v3::TrafficDirection,
-        listener::v3::{FilterChain, Listener},
-        route::v3::{Route, VirtualHost, route_match::PathSpecifier},
-    },
+use mizzen_protos::envoy::envoy::config::{
+    core::v3::TrafficDirection,
+    listener::v3::{FilterChain, Listener as Head},
+    route::v3::{Route, RouteConfiguration, VirtualHost, route_match::PathSpecifier},
 };
 use mizzen_types::{Hostname, Name};
 
 use crate::{
     access_log,
+    draft::{Chain, Listener},
     filters::{self, Routes, Side},
     listener::{self, ANY},
     names, rbac, rds,
@@ -65,25 +63,27 @@ fn route_name(port: u16) -> String {
     format!("http.{port}")
 }
 
-pub(crate) fn build_listener(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
+pub(crate) fn build_listener(scope: &Scope<'_, '_>, name: &str) -> Option<Listener> {
     let (_, number) = names::parse_listener(name).filter(|(bind, _)| *bind == ANY)?;
     let served = servers(scope).into_keys().find(|port| target(scope, *port) == number)?;
     let stat = names::stat(&format!("outbound_{name}"));
     let manager = filters::http_manager(scope, Side::Gateway, stat, Routes::Rds(route_name(served)), rbac::filters(scope).http);
-    let chain = FilterChain { filters: vec![manager], transport_socket_connect_timeout: Some(wire::seconds(15)), ..Default::default() };
-    let listener = Listener {
-        name: name.into(),
-        address: Some(listener::address(ANY, number)),
-        filter_chains: vec![chain],
-        traffic_direction: TrafficDirection::Outbound.into(),
-        access_log: access_log::listener_log(scope.mesh()),
-        max_connections_to_accept_per_socket_event: Some(wire::u32_value(1)),
+    let head = FilterChain { transport_socket_connect_timeout: Some(wire::seconds(15)), ..Default::default() };
+    Some(Listener {
+        head: Head {
+            name: name.into(),
+            address: Some(listener::address(ANY, number)),
+            traffic_direction: TrafficDirection::Outbound.into(),
+            max_connections_to_accept_per_socket_event: Some(wire::u32_value(1)),
+            ..Default::default()
+        },
+        chains: vec![Chain { head, filters: vec![manager], ..Default::default() }],
+        log: access_log::listener_log(scope.mesh()),
         ..Default::default()
-    };
-    Some(wire::any(&listener))
+    })
 }
 
-pub(crate) fn build_route(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
+pub(crate) fn build_route(scope: &Scope<'_, '_>, name: &str) -> Option<RouteConfiguration> {
     let port = names::number(name.strip_prefix("http.")?)?;
     let open = servers(scope).remove(&port)?;
     let mut hosts: BTreeMap<Hostname, Vec<Route>> = BTreeMap::new();
@@ -108,7 +108,7 @@ pub(crate) fn build_route(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
     if made.is_empty() {
         made.push(VirtualHost { name: format!("blackhole:{port}"), domains: vec!["*".into()], ..Default::default() });
     }
-    Some(wire::any(&rds::configuration(name, made)))
+    Some(rds::configuration(name, made))
 }
 
 /// Whether a route takes every request.

@@ -6,13 +6,14 @@ use mizzen_api::istio::MtlsMode;
 use mizzen_model::{PeerModes, ServiceView};
 use mizzen_protos::envoy::envoy::config::{
     core::v3::TrafficDirection,
-    listener::v3::{FilterChain, FilterChainMatch, Listener, ListenerFilter, ListenerFilterChainMatchPredicate},
+    listener::v3::{FilterChain, FilterChainMatch, Listener as Head, ListenerFilterChainMatchPredicate},
     route::v3::{RouteConfiguration, VirtualHost},
 };
 use mizzen_types::{Protocol, ports};
 
 use crate::{
     access_log,
+    draft::{Chain, Listener, ListenerFilter, NetworkFilter},
     filters::{self, Routes, Side},
     listener::{self, ANY, PLAIN_HTTP},
     names, rbac, route,
@@ -70,12 +71,12 @@ pub(crate) fn build(scope: &Scope<'_, '_>) -> Listener {
     let trap = {
         let mut list: Vec<_> = metadata(scope);
         list.push(filters::black_hole());
-        FilterChain {
+        let head = FilterChain {
             filter_chain_match: Some(listener::port_match(ports::INBOUND)),
-            filters: list,
             name: "virtualInbound-blackhole".into(),
             ..Default::default()
-        }
+        };
+        Chain { head, filters: list, ..Default::default() }
     };
     let mut chains = vec![trap];
     let served = served(scope);
@@ -101,27 +102,25 @@ pub(crate) fn build(scope: &Scope<'_, '_>) -> Listener {
     let mut inspectors = vec![listener::original_dst()];
     inspectors.extend(inspector(&chains, listener::needs_tls, listener::tls_inspector));
     inspectors.extend(inspector(&chains, listener::needs_http, listener::http_inspector));
-    Listener {
+    let head = Head {
         name: names::VIRTUAL_INBOUND.into(),
         address: Some(listener::address(ANY, ports::INBOUND)),
-        filter_chains: chains,
-        listener_filters: inspectors,
         listener_filters_timeout: Some(wire::duration(scope.mesh().protocol_detection_timeout)),
         continue_on_listener_filters_timeout: true,
         traffic_direction: TrafficDirection::Inbound.into(),
-        access_log: access_log::listener_log(scope.mesh()),
         max_connections_to_accept_per_socket_event: Some(wire::u32_value(1)),
         ..Default::default()
-    }
+    };
+    Listener { head, chains, default: None, filters: inspectors, log: access_log::listener_log(scope.mesh()) }
 }
 
 /// An inspector, left out at the ports that do not need it: it would wait for bytes that a server-first protocol's client never sends.
 fn inspector(
-    chains: &[FilterChain],
-    needs: fn(&FilterChain) -> bool,
+    chains: &[Chain],
+    needs: fn(&Chain) -> bool,
     make: fn(Option<ListenerFilterChainMatchPredicate>) -> ListenerFilter,
 ) -> Option<ListenerFilter> {
-    let port = |chain: &FilterChain| chain.filter_chain_match.as_ref().and_then(|m| m.destination_port).map(|p| p.value as u16);
+    let port = |chain: &Chain| chain.head.filter_chain_match.as_ref().and_then(|m| m.destination_port).map(|p| p.value as u16);
     let mut by_port: BTreeMap<Option<u16>, bool> = BTreeMap::new();
     for chain in chains {
         *by_port.entry(port(chain)).or_default() |= needs(chain);
@@ -142,7 +141,7 @@ enum Wrap {
 }
 
 /// The chains of one port.
-fn group(scope: &Scope<'_, '_>, target: &Target<'_>, mode: MtlsMode) -> Vec<FilterChain> {
+fn group(scope: &Scope<'_, '_>, target: &Target<'_>, mode: MtlsMode) -> Vec<Chain> {
     let istio_all = MTLS_TCP.iter().chain(&MTLS_HTTP).copied().collect::<Vec<_>>();
     let (http, tcp) = (true, false);
     let protocol = target.protocol;
@@ -174,7 +173,7 @@ fn group(scope: &Scope<'_, '_>, target: &Target<'_>, mode: MtlsMode) -> Vec<Filt
     rows.into_iter().map(|(transport, alpn, is_http, wrap)| chain(scope, target, transport, alpn, is_http, wrap)).collect()
 }
 
-fn chain(scope: &Scope<'_, '_>, target: &Target<'_>, transport: &str, alpn: &[&str], http: bool, wrap: Wrap) -> FilterChain {
+fn chain(scope: &Scope<'_, '_>, target: &Target<'_>, transport: &str, alpn: &[&str], http: bool, wrap: Wrap) -> Chain {
     let matched = FilterChainMatch {
         destination_port: target.port.map(|port| wire::u32_value(port.into())),
         transport_protocol: transport.into(),
@@ -194,20 +193,18 @@ fn chain(scope: &Scope<'_, '_>, target: &Target<'_>, transport: &str, alpn: &[&s
         list.extend(filters::tcp_stats(scope, Side::Inbound));
         list.push(filters::tcp_to(scope, &target.cluster));
     }
-    FilterChain {
-        filter_chain_match: Some(matched),
+    Chain {
+        head: FilterChain { filter_chain_match: Some(matched), name, ..Default::default() },
+        socket: (wrap == Wrap::Mutual).then(|| tls::server(scope.mesh(), !http)),
         filters: list,
-        transport_socket: (wrap == Wrap::Mutual).then(|| tls::server(scope.mesh(), !http)),
-        name,
-        ..Default::default()
     }
 }
 
-fn metadata(scope: &Scope<'_, '_>) -> Vec<mizzen_protos::envoy::envoy::config::listener::v3::Filter> {
-    filters::tcp_metadata(scope).map(|config| filters::network("istio.metadata_exchange", config)).into_iter().collect()
+fn metadata(scope: &Scope<'_, '_>) -> Vec<NetworkFilter> {
+    filters::tcp_metadata(scope).map(NetworkFilter::MetadataExchange).into_iter().collect()
 }
 
-fn http_manager(scope: &Scope<'_, '_>, target: &Target<'_>) -> mizzen_protos::envoy::envoy::config::listener::v3::Filter {
+fn http_manager(scope: &Scope<'_, '_>, target: &Target<'_>) -> NetworkFilter {
     let stat = match target.port {
         Some(port) if target.cluster != names::INBOUND_PASSTHROUGH => format!("inbound_{}", names::listener(ANY, port)),
         _ => target.cluster.clone(),

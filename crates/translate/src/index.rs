@@ -9,23 +9,24 @@ use std::{
 use mizzen_api::istio::EndpointAddress;
 use mizzen_model::{PortView, Registry, ServiceView};
 use mizzen_protos::{
-    Any,
     envoy::envoy::{
         config::{
-            listener::v3::{Filter, Listener, filter::ConfigType},
-            route::v3::{RouteConfiguration, VirtualHost, route, route_action},
+            cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType},
+            route::v3::{VirtualHost, route, route_action},
         },
-        extensions::filters::network::{
-            http_connection_manager::v3::{HttpConnectionManager, http_connection_manager::RouteSpecifier},
-            tcp_proxy::v3::{TcpProxy, tcp_proxy},
-        },
+        extensions::filters::network::{http_connection_manager::v3::http_connection_manager::RouteSpecifier, tcp_proxy::v3::tcp_proxy},
     },
     index::Host,
 };
 use mizzen_types::{Hostname, IpRange, Name, Protocol};
-use prost::Message as _;
 
-use crate::{ResourceKind, eds, listener::ANY, names, rds, scope::Scope, wire};
+use crate::{
+    ResourceKind,
+    draft::{Draft, NetworkFilter},
+    listener::ANY,
+    names, rds,
+    scope::Scope,
+};
 
 /// Listeners at any address that come without a question: of so many ports, the lowest. Calls out of the mesh mostly go to such, and must not wait.
 const GIVEN: usize = 32;
@@ -39,7 +40,7 @@ pub(crate) fn list(scope: &Scope<'_, '_>) -> Vec<Name> {
 }
 
 /// One host's entry.
-pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
+pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Host> {
     let host: Hostname = name.parse().ok()?;
     let mut entry = Host::default();
     let (mut addresses, mut known) = (Vec::new(), false);
@@ -70,7 +71,7 @@ pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
         ports.dedup();
     }
     entry.addresses = addresses.into_iter().map(bytes).collect();
-    Some(Any { type_url: ResourceKind::Index.type_url(), value: entry.encode_to_vec() })
+    Some(entry)
 }
 
 /// Whether a service's port is served by the listener at any address.
@@ -110,26 +111,21 @@ pub(crate) fn given_listeners(scope: &Scope<'_, '_>) -> Vec<Name> {
 }
 
 /// What a resource names, and must be there before it.
-pub(crate) fn brings(scope: &Scope<'_, '_>, kind: ResourceKind, name: &str, any: &Any) -> Vec<(ResourceKind, Name)> {
-    let mut found: BTreeMap<ResourceKind, BTreeSet<Name>> = BTreeMap::new();
-    let bytes = any.value.as_slice();
-    // What was just encoded can be decoded.
-    match kind {
-        ResourceKind::VirtualHost => VirtualHost::decode(bytes).iter().for_each(|host| of_host(host, &mut found)),
-        ResourceKind::Route => {
-            RouteConfiguration::decode(bytes).iter().flat_map(|routes| &routes.virtual_hosts).for_each(|host| of_host(host, &mut found));
+pub(crate) fn brings(draft: &Draft) -> Vec<(ResourceKind, Name)> {
+    let mut found = Names::new();
+    match draft {
+        Draft::VirtualHost(host) => of_host(host, &mut found),
+        Draft::Route(routes) => routes.virtual_hosts.iter().for_each(|host| of_host(host, &mut found)),
+        Draft::Listener(listener) => {
+            let chains = listener.chains.iter().chain(&listener.default);
+            chains.flat_map(|chain| &chain.filters).for_each(|filter| of_filter(filter, &mut found));
         }
-        ResourceKind::Listener => {
-            for listener in Listener::decode(bytes).iter() {
-                let chains = listener.filter_chains.iter().chain(&listener.default_filter_chain);
-                chains.flat_map(|chain| &chain.filters).for_each(|filter| of_filter(filter, &mut found));
+        Draft::Cluster(cluster) => {
+            if cluster.head.cluster_discovery_type == Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())) {
+                found.entry(ResourceKind::Endpoints).or_default().insert(cluster.head.name.as_str().into());
             }
         }
-        ResourceKind::Cluster if eds::build(scope, name).is_some() => {
-            found.entry(ResourceKind::Endpoints).or_default().insert(name.into());
-        }
-
-        ResourceKind::Cluster | ResourceKind::Endpoints | ResourceKind::NameTable | ResourceKind::NameEntry | ResourceKind::Index => {}
+        Draft::Endpoints(_) | Draft::NameTable(_) | Draft::NameEntry(_) | Draft::Index(_) => {}
     }
     let all = found.into_iter().flat_map(|(kind, names)| names.into_iter().map(move |name| (kind, name)));
     // Others are everybody's.
@@ -155,20 +151,20 @@ fn of_host(host: &VirtualHost, found: &mut Names) {
     }
 }
 
-fn of_filter(filter: &Filter, found: &mut Names) {
-    let Some(ConfigType::TypedConfig(config)) = &filter.config_type else { return };
-    if config.type_url == wire::type_url::<TcpProxy>() {
-        match TcpProxy::decode(config.value.as_slice()).ok().and_then(|proxy| proxy.cluster_specifier) {
-            Some(tcp_proxy::ClusterSpecifier::Cluster(name)) => cluster(&name, found),
+fn of_filter(filter: &NetworkFilter, found: &mut Names) {
+    match filter {
+        NetworkFilter::Tcp(proxy) => match &proxy.head.cluster_specifier {
+            Some(tcp_proxy::ClusterSpecifier::Cluster(name)) => cluster(name, found),
             Some(tcp_proxy::ClusterSpecifier::WeightedClusters(several)) => {
                 several.clusters.iter().for_each(|one| cluster(&one.name, found))
             }
             None => {}
+        },
+        NetworkFilter::Http(manager) => {
+            if let Some(RouteSpecifier::Rds(rds)) = &manager.head.route_specifier {
+                found.entry(ResourceKind::Route).or_default().insert(rds.route_config_name.as_str().into());
+            }
         }
-    } else if config.type_url == wire::type_url::<HttpConnectionManager>()
-        && let Ok(HttpConnectionManager { route_specifier: Some(RouteSpecifier::Rds(rds)), .. }) =
-            HttpConnectionManager::decode(config.value.as_slice())
-    {
-        found.entry(ResourceKind::Route).or_default().insert(rds.route_config_name.as_str().into());
+        NetworkFilter::MetadataExchange(_) | NetworkFilter::Rbac(_) | NetworkFilter::Stats(_) => {}
     }
 }

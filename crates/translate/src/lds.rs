@@ -1,16 +1,15 @@
 //! Listeners of a sidecar.
 
-use mizzen_protos::{
-    Any,
-    envoy::envoy::config::{
-        core::v3::TrafficDirection,
-        listener::v3::{FilterChain, Listener},
-    },
+use mizzen_protos::envoy::envoy::config::{
+    core::v3::TrafficDirection,
+    listener::v3::{FilterChain, Listener as Head},
 };
 use mizzen_types::{Name, ports};
 
 use crate::{
-    access_log, filters, inbound, index,
+    access_log,
+    draft::{Chain, Listener},
+    filters, inbound, index,
     listener::{self, ANY},
     names, outbound,
     scope::Scope,
@@ -27,34 +26,39 @@ pub(crate) fn list(scope: &Scope<'_, '_>) -> Vec<Name> {
     found
 }
 
-pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
-    let listener = match name {
-        names::VIRTUAL_OUTBOUND => virtual_outbound(scope),
-        names::VIRTUAL_INBOUND => inbound::build(scope),
+pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Listener> {
+    match name {
+        names::VIRTUAL_OUTBOUND => Some(virtual_outbound(scope)),
+        names::VIRTUAL_INBOUND => Some(inbound::build(scope)),
         _ => {
             let (bind, port) = names::parse_listener(name)?;
-            outbound::build(scope, bind, port)?
+            outbound::build(scope, bind, port)
         }
-    };
-    Some(wire::any(&listener))
+    }
 }
 
 fn virtual_outbound(scope: &Scope<'_, '_>) -> Listener {
-    let trap = FilterChain {
-        filter_chain_match: Some(listener::port_match(ports::OUTBOUND)),
+    let trap = Chain {
+        head: FilterChain {
+            filter_chain_match: Some(listener::port_match(ports::OUTBOUND)),
+            name: "virtualOutbound-blackhole".into(),
+            ..Default::default()
+        },
         filters: vec![filters::black_hole()],
-        name: "virtualOutbound-blackhole".into(),
         ..Default::default()
     };
-    let rest = FilterChain { name: "virtualOutbound-catchall-tcp".into(), ..outbound::unknown_chain(scope) };
+    let rest = outbound::unknown_chain(scope, "virtualOutbound-catchall-tcp", None);
     Listener {
-        name: names::VIRTUAL_OUTBOUND.into(),
-        address: Some(listener::address(ANY, ports::OUTBOUND)),
-        filter_chains: vec![trap, rest],
-        use_original_dst: Some(wire::bool_value(true)),
-        traffic_direction: TrafficDirection::Outbound.into(),
-        access_log: access_log::listener_log(scope.mesh()),
-        max_connections_to_accept_per_socket_event: Some(wire::u32_value(1)),
+        head: Head {
+            name: names::VIRTUAL_OUTBOUND.into(),
+            address: Some(listener::address(ANY, ports::OUTBOUND)),
+            use_original_dst: Some(wire::bool_value(true)),
+            traffic_direction: TrafficDirection::Outbound.into(),
+            max_connections_to_accept_per_socket_event: Some(wire::u32_value(1)),
+            ..Default::default()
+        },
+        chains: vec![trap, rest],
+        log: access_log::listener_log(scope.mesh()),
         ..Default::default()
     }
 }

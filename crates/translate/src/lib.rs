@@ -2,7 +2,7 @@
 //!
 //! [`list`] names the resources of a kind that a proxy has, [`build`] makes one of them; both read through a [`Reader`], whose record says when the
 //! result is stale and which other proxies may share it. Names, orders, fields and defaults are Istio's, so that an unmodified Envoy can be driven and
-//! `proxy-config` reads as ever. Bytes of equal content are equal: see `wire`.
+//! `proxy-config` reads as ever. Bytes of equal content are equal: see `draft`.
 //!
 //! Deliberately absent: sessions, versions and caches (control's), and what a proxy does with a resource (`ir`'s).
 
@@ -11,6 +11,7 @@ mod authz;
 mod cds;
 mod cluster_settings;
 mod discovery;
+mod draft;
 mod eds;
 mod filters;
 mod gateway;
@@ -37,6 +38,10 @@ mod wire;
 use mizzen_model::{ON_DEMAND, ProxyType, ProxyView, Reader};
 use mizzen_protos::{Any, envoy::envoy, nds::NameTable};
 use mizzen_types::Name;
+use prost::Name as _;
+
+use draft::Draft;
+use scope::Scope;
 
 /// A type of resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,11 +79,11 @@ impl ResourceKind {
     /// The type URL of its resources.
     pub fn type_url(self) -> String {
         match self {
-            ResourceKind::Cluster => wire::type_url::<envoy::config::cluster::v3::Cluster>(),
-            ResourceKind::Endpoints => wire::type_url::<envoy::config::endpoint::v3::ClusterLoadAssignment>(),
-            ResourceKind::Listener => wire::type_url::<envoy::config::listener::v3::Listener>(),
-            ResourceKind::Route => wire::type_url::<envoy::config::route::v3::RouteConfiguration>(),
-            ResourceKind::VirtualHost => wire::type_url::<envoy::config::route::v3::VirtualHost>(),
+            ResourceKind::Cluster => envoy::config::cluster::v3::Cluster::type_url(),
+            ResourceKind::Endpoints => envoy::config::endpoint::v3::ClusterLoadAssignment::type_url(),
+            ResourceKind::Listener => envoy::config::listener::v3::Listener::type_url(),
+            ResourceKind::Route => envoy::config::route::v3::RouteConfiguration::type_url(),
+            ResourceKind::VirtualHost => envoy::config::route::v3::VirtualHost::type_url(),
             ResourceKind::Index => "type.googleapis.com/mizzen.index.v1.Host".into(),
             ResourceKind::NameEntry => "type.googleapis.com/istio.networking.nds.v1.NameTable.TableEntry".into(),
             ResourceKind::NameTable => "type.googleapis.com/istio.networking.nds.v1.NameTable".into(),
@@ -104,7 +109,7 @@ pub struct Resource {
 
 /// The names of a proxy's resources of a kind, each once, in the order in which they are sent.
 pub fn list(reader: &Reader<'_>, view: &ProxyView, kind: ResourceKind) -> Vec<Name> {
-    let scope = scope::Scope::new(reader, view);
+    let scope = Scope::new(reader, view);
     match (kind, view.kind(reader)) {
         (ResourceKind::Cluster, _) => cds::list(&scope),
         (ResourceKind::Endpoints, _) => eds::list(&scope),
@@ -135,7 +140,7 @@ impl Part {
 
 /// The names of one part of [`list`]. Together the parts have the names that it has; one may be in both.
 pub fn list_part(reader: &Reader<'_>, view: &ProxyView, kind: ResourceKind, part: Part) -> Vec<Name> {
-    let scope = scope::Scope::new(reader, view);
+    let scope = Scope::new(reader, view);
     match (kind, part, view.kind(reader)) {
         (ResourceKind::Cluster, Part::Mesh, _) => cds::list_mesh(&scope),
         (ResourceKind::Cluster, Part::Own, _) => cds::list_own(&scope),
@@ -149,22 +154,27 @@ pub fn list_part(reader: &Reader<'_>, view: &ProxyView, kind: ResourceKind, part
 
 /// One resource of a proxy; `None` if it has none of that name.
 pub fn build(reader: &Reader<'_>, view: &ProxyView, kind: ResourceKind, name: &Name) -> Option<Resource> {
-    let scope = scope::Scope::new(reader, view);
-    let any = match (kind, view.kind(reader)) {
-        (ResourceKind::Cluster, _) => cds::build(&scope, name)?,
-        (ResourceKind::Endpoints, _) => eds::build(&scope, name)?,
-        (ResourceKind::Listener, ProxyType::Sidecar) => lds::build(&scope, name)?,
-        (ResourceKind::Route, ProxyType::Sidecar) => rds::build(&scope, name)?,
-        (ResourceKind::Listener, ProxyType::Router) => gateway::build_listener(&scope, name)?,
-        (ResourceKind::Route, ProxyType::Router) => gateway::build_route(&scope, name)?,
-        (ResourceKind::VirtualHost, ProxyType::Sidecar) => rds::build_host(&scope, name)?,
-        (ResourceKind::Index, ProxyType::Sidecar) if scope.is_on_demand() => index::build(&scope, name)?,
-        (ResourceKind::NameEntry, _) => nds::build_entry(&scope, name)?,
+    let scope = Scope::new(reader, view);
+    let draft = draft(&scope, kind, name)?;
+    let brings = if scope.is_on_demand() { index::brings(&draft) } else { Vec::new() };
+    Some(Resource { name: name.clone(), any: draft.encode(), brings })
+}
+
+/// What [`build`] encodes. Between the two is the place to change it.
+fn draft(scope: &Scope<'_, '_>, kind: ResourceKind, name: &str) -> Option<Draft> {
+    Some(match (kind, scope.view.kind(scope.reader)) {
+        (ResourceKind::Cluster, _) => Draft::Cluster(cds::build(scope, name)?.into()),
+        (ResourceKind::Endpoints, _) => Draft::Endpoints(eds::build(scope, name)?),
+        (ResourceKind::Listener, ProxyType::Sidecar) => Draft::Listener(lds::build(scope, name)?.into()),
+        (ResourceKind::Route, ProxyType::Sidecar) => Draft::Route(rds::build(scope, name)?.into()),
+        (ResourceKind::Listener, ProxyType::Router) => Draft::Listener(gateway::build_listener(scope, name)?.into()),
+        (ResourceKind::Route, ProxyType::Router) => Draft::Route(gateway::build_route(scope, name)?.into()),
+        (ResourceKind::VirtualHost, ProxyType::Sidecar) => Draft::VirtualHost(rds::build_host(scope, name)?.into()),
+        (ResourceKind::Index, ProxyType::Sidecar) if scope.is_on_demand() => Draft::Index(index::build(scope, name)?),
+        (ResourceKind::NameEntry, _) => Draft::NameEntry(nds::build_entry(scope, name)?),
         (ResourceKind::VirtualHost | ResourceKind::Index, _) => return None,
-        (ResourceKind::NameTable, _) => name.is_empty().then(|| nds::encode(&nds::table(&scope)))?,
-    };
-    let brings = if scope.is_on_demand() { index::brings(&scope, kind, name, &any) } else { Vec::new() };
-    Some(Resource { name: name.clone(), any, brings })
+        (ResourceKind::NameTable, _) => Draft::NameTable(name.is_empty().then(|| nds::table(scope))?),
+    })
 }
 
 /// How a resource that holds many things is joined: a message without them, and the parts as one repeated field of it. A part is built, and changes, by
@@ -199,7 +209,7 @@ pub fn whole_of(kind: ResourceKind, part: &str) -> Option<(ResourceKind, Name)> 
 
 /// The parts of a [`joined`] resource, in order; `None` if there is no such resource.
 pub fn parts(reader: &Reader<'_>, view: &ProxyView, kind: ResourceKind, name: &str) -> Option<Vec<Name>> {
-    let scope = scope::Scope::new(reader, view);
+    let scope = Scope::new(reader, view);
     match kind {
         ResourceKind::Route => rds::parts(&scope, names::number(name)?),
         ResourceKind::NameTable => Some(nds::parts(&scope)),
@@ -209,16 +219,16 @@ pub fn parts(reader: &Reader<'_>, view: &ProxyView, kind: ResourceKind, name: &s
 
 /// A [`joined`] resource without its parts.
 pub fn build_head(reader: &Reader<'_>, view: &ProxyView, kind: ResourceKind, name: &Name) -> Option<Resource> {
-    let scope = scope::Scope::new(reader, view);
-    let any = match kind {
-        ResourceKind::Route => rds::head(&scope, name),
-        ResourceKind::NameTable => nds::head(),
+    let scope = Scope::new(reader, view);
+    let draft = match kind {
+        ResourceKind::Route => Draft::Route(rds::head(&scope, name).into()),
+        ResourceKind::NameTable => Draft::NameTable(NameTable::default()),
         _ => return None,
     };
-    Some(Resource { name: name.clone(), any, brings: Vec::new() })
+    Some(Resource { name: name.clone(), any: draft.encode(), brings: Vec::new() })
 }
 
 /// The name table that a proxy's DNS answers from.
 pub fn name_table(reader: &Reader<'_>, view: &ProxyView) -> NameTable {
-    nds::table(&scope::Scope::new(reader, view))
+    nds::table(&Scope::new(reader, view))
 }

@@ -2,25 +2,23 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use mizzen_protos::{
-    Any,
-    envoy::envoy::{
-        config::{
-            core::v3::{Address, CidrRange, SocketAddress, address, socket_address::PortSpecifier},
-            listener::v3::{
-                FilterChain, FilterChainMatch, ListenerFilter, ListenerFilterChainMatchPredicate, listener_filter,
-                listener_filter_chain_match_predicate::{MatchSet, Rule},
-            },
+use mizzen_protos::envoy::envoy::{
+    config::{
+        core::v3::{Address, CidrRange, SocketAddress, address, socket_address::PortSpecifier},
+        listener::v3::{
+            FilterChainMatch, ListenerFilterChainMatchPredicate,
+            listener_filter_chain_match_predicate::{MatchSet, Rule},
         },
-        extensions::filters::listener::{
-            http_inspector::v3::HttpInspector, original_dst::v3::OriginalDst, tls_inspector::v3::TlsInspector,
-        },
-        r#type::v3::Int32Range,
     },
+    extensions::filters::listener::{http_inspector::v3::HttpInspector, original_dst::v3::OriginalDst, tls_inspector::v3::TlsInspector},
+    r#type::v3::Int32Range,
 };
 use mizzen_types::IpRange;
 
-use crate::wire;
+use crate::{
+    draft::{Chain, Inspector, ListenerFilter},
+    wire,
+};
 
 pub(crate) const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 /// What the HTTP inspector reports of plain HTTP.
@@ -46,31 +44,27 @@ pub(crate) fn port_match(port: u16) -> FilterChainMatch {
     FilterChainMatch { destination_port: Some(wire::u32_value(port.into())), ..Default::default() }
 }
 
-fn listener_filter(name: &str, config: Any, filter_disabled: Option<ListenerFilterChainMatchPredicate>) -> ListenerFilter {
-    ListenerFilter { name: name.into(), filter_disabled, config_type: Some(listener_filter::ConfigType::TypedConfig(config)) }
-}
-
 pub(crate) fn original_dst() -> ListenerFilter {
-    listener_filter("envoy.filters.listener.original_dst", wire::any(&OriginalDst::default()), None)
+    ListenerFilter { disabled: None, config: Inspector::OriginalDst(OriginalDst::default()) }
 }
 
-pub(crate) fn tls_inspector(except: Option<ListenerFilterChainMatchPredicate>) -> ListenerFilter {
+pub(crate) fn tls_inspector(disabled: Option<ListenerFilterChainMatchPredicate>) -> ListenerFilter {
     let config = TlsInspector { initial_read_buffer_size: Some(wire::u32_value(512)), ..Default::default() };
-    listener_filter("envoy.filters.listener.tls_inspector", wire::any(&config), except)
+    ListenerFilter { disabled, config: Inspector::Tls(config) }
 }
 
-pub(crate) fn http_inspector(except: Option<ListenerFilterChainMatchPredicate>) -> ListenerFilter {
-    listener_filter("envoy.filters.listener.http_inspector", wire::any(&HttpInspector {}), except)
+pub(crate) fn http_inspector(disabled: Option<ListenerFilterChainMatchPredicate>) -> ListenerFilter {
+    ListenerFilter { disabled, config: Inspector::Http(HttpInspector {}) }
 }
 
 /// Whether a chain is found by what the TLS inspector sees.
-pub(crate) fn needs_tls(chain: &FilterChain) -> bool {
-    chain.filter_chain_match.as_ref().is_some_and(|m| m.transport_protocol == "tls" || !m.server_names.is_empty())
+pub(crate) fn needs_tls(chain: &Chain) -> bool {
+    chain.head.filter_chain_match.as_ref().is_some_and(|m| m.transport_protocol == "tls" || !m.server_names.is_empty())
 }
 
 /// Whether a chain is found by what the HTTP inspector sees.
-pub(crate) fn needs_http(chain: &FilterChain) -> bool {
-    chain.filter_chain_match.as_ref().is_some_and(|m| m.application_protocols.iter().any(|p| PLAIN_HTTP.contains(&p.as_str())))
+pub(crate) fn needs_http(chain: &Chain) -> bool {
+    chain.head.filter_chain_match.as_ref().is_some_and(|m| m.application_protocols.iter().any(|p| PLAIN_HTTP.contains(&p.as_str())))
 }
 
 /// Matches these destination ports; `None` for no port.

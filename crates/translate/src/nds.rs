@@ -4,14 +4,10 @@ use std::collections::BTreeSet;
 
 use mizzen_api::istio::EndpointAddress;
 use mizzen_model::{Registry, ServiceView};
-use mizzen_protos::{
-    Any,
-    nds::{NameTable, name_table::NameInfo},
-};
+use mizzen_protos::nds::{NameTable, name_table::NameInfo};
 use mizzen_types::{Hostname, Name};
-use prost::Message as _;
 
-use crate::{ResourceKind, scope::Scope, wire};
+use crate::{draft::NameEntry, scope::Scope};
 
 /// The hosts that the proxy sees.
 pub(crate) fn parts(scope: &Scope<'_, '_>) -> Vec<Name> {
@@ -72,22 +68,6 @@ fn addresses(scope: &Scope<'_, '_>, service: &ServiceView) -> Vec<String> {
 }
 
 /// The entry of a host in the table, as a message of its own.
-pub(crate) fn build_entry(scope: &Scope<'_, '_>, host: &str) -> Option<Any> {
-    entry(scope, host).map(|info| Any { type_url: ResourceKind::NameEntry.type_url(), value: wire::map_entry(host, &info.encode_to_vec()) })
-}
-
-/// The table without entries: those come as parts.
-pub(crate) fn head() -> Any {
-    Any { type_url: ResourceKind::NameTable.type_url(), value: Vec::new() }
-}
-
-/// The table in the order of its names.
-pub(crate) fn encode(table: &NameTable) -> Any {
-    let mut names: Vec<_> = table.table.iter().collect();
-    names.sort_by(|a, b| a.0.cmp(b.0));
-    let mut value = Vec::new();
-    for (name, info) in names {
-        wire::entry(&mut value, 1, name, &info.encode_to_vec());
-    }
-    Any { value, ..head() }
+pub(crate) fn build_entry(scope: &Scope<'_, '_>, host: &str) -> Option<NameEntry> {
+    entry(scope, host).map(|info| NameEntry { host: host.to_owned(), info: Some(info) })
 }

@@ -14,7 +14,7 @@ use mizzen_model::{PortView, Registry, RouteRules, ServiceView};
 use mizzen_protos::envoy::envoy::{
     config::{
         core::v3::TrafficDirection,
-        listener::v3::{FilterChain, FilterChainMatch, Listener},
+        listener::v3::{FilterChain, FilterChainMatch, Listener as Head},
     },
     extensions::filters::network::tcp_proxy::v3::tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight},
 };
@@ -22,6 +22,7 @@ use mizzen_types::{IpRange, Protocol};
 
 use crate::{
     access_log,
+    draft::{Chain, Listener},
     filters::{self, Routes, Side},
     listener::{self, ANY, PLAIN_HTTP},
     names,
@@ -120,14 +121,14 @@ pub(crate) fn build(scope: &Scope<'_, '_>, bind: IpAddr, number: u16) -> Option<
         let kept: Vec<_> = of_services.iter().filter(|ip| within(ip)).map(|ip| listener::cidr(IpRange::from(*ip))).collect();
         if !kept.is_empty() {
             let mut http = http.clone();
-            http.filter_chain_match.get_or_insert_default().prefix_ranges = kept;
+            http.head.filter_chain_match.get_or_insert_default().prefix_ranges = kept;
             chains.insert(0, http);
         }
     }
     let mut open = false;
     for share in shares.iter().filter(|share| !share.is_http()) {
         for chain in tcp_chains(scope, share, bind) {
-            let catches_all = chain.filter_chain_match.is_none();
+            let catches_all = chain.head.filter_chain_match.is_none();
             // Two services cannot both have all connections of a port: the oldest gets them.
             if !(catches_all && open) {
                 open |= catches_all;
@@ -140,29 +141,24 @@ pub(crate) fn build(scope: &Scope<'_, '_>, bind: IpAddr, number: u16) -> Option<
     }
     // Beside chains that match by more, the chain for all the rest is the default one: a proxy that has found chains for plain bytes
     // looks no further for one that matches anything.
-    let rest = chains.iter().position(|chain| chain.filter_chain_match.is_none()).filter(|_| chains.len() > 1).map(|at| chains.remove(at));
+    let rest =
+        chains.iter().position(|chain| chain.head.filter_chain_match.is_none()).filter(|_| chains.len() > 1).map(|at| chains.remove(at));
     // The address may be anybody's; what no service claims is as unknown as on any other port.
-    let unknown = (bind == ANY && !open).then(|| FilterChain {
-        filter_chain_match: Some(FilterChainMatch::default()),
-        name: "PassthroughFilterChain".into(),
-        ..unknown_chain(scope)
-    });
+    let unknown = (bind == ANY && !open).then(|| unknown_chain(scope, "PassthroughFilterChain", Some(FilterChainMatch::default())));
     let default = rest.or(unknown);
     let mut inspectors = Vec::new();
     inspectors.extend(chains.iter().any(listener::needs_tls).then(|| listener::tls_inspector(None)));
     inspectors.extend(chains.iter().any(listener::needs_http).then(|| listener::http_inspector(None)));
-    Some(Listener {
+    let head = Head {
         name: names::listener(bind, number),
         address: Some(listener::address(bind, number)),
-        filter_chains: chains,
-        default_filter_chain: default,
-        listener_filters: inspectors,
         listener_filters_timeout: Some(wire::duration(scope.mesh().protocol_detection_timeout)),
         continue_on_listener_filters_timeout: true,
         traffic_direction: TrafficDirection::Outbound.into(),
         bind_to_port: Some(wire::bool_value(false)),
         ..Default::default()
-    })
+    };
+    Some(Listener { head, chains, default, filters: inspectors, log: None })
 }
 
 /// The name of the routes of a listener, if HTTP may come to it.
@@ -172,28 +168,29 @@ fn route_name(shares: &[Share<'_>], bind: IpAddr) -> Option<String> {
     Some(if bind == ANY { number.to_string() } else { format!("{}:{number}", share.service.host) })
 }
 
-fn http_chain(scope: &Scope<'_, '_>, bind: IpAddr, port: u16, routes: String) -> FilterChain {
+fn http_chain(scope: &Scope<'_, '_>, bind: IpAddr, port: u16, routes: String) -> Chain {
     let stat = names::stat(&format!("outbound_{}", names::listener(bind, port)));
-    FilterChain {
-        filter_chain_match: Some(FilterChainMatch {
-            transport_protocol: "raw_buffer".into(),
-            application_protocols: PLAIN_HTTP.map(String::from).to_vec(),
-            ..Default::default()
-        }),
-        filters: vec![filters::http_manager(scope, Side::Outbound, stat, Routes::Rds(routes), Vec::new())],
-        transport_socket_connect_timeout: Some(wire::seconds(15)),
+    let matched = FilterChainMatch {
+        transport_protocol: "raw_buffer".into(),
+        application_protocols: PLAIN_HTTP.map(String::from).to_vec(),
+        ..Default::default()
+    };
+    let filters = vec![filters::http_manager(scope, Side::Outbound, stat, Routes::Rds(routes), Vec::new())];
+    Chain { head: timed(Some(matched)), filters, ..Default::default() }
+}
+
+/// The chain of calls to nobody that is known.
+pub(crate) fn unknown_chain(scope: &Scope<'_, '_>, name: &str, matched: Option<FilterChainMatch>) -> Chain {
+    let mut list: Vec<_> = filters::tcp_stats(scope, Side::Outbound).into_iter().collect();
+    list.push(filters::tcp_to(scope, scope.unknown_cluster()));
+    Chain {
+        head: FilterChain { filter_chain_match: matched, name: name.into(), ..Default::default() },
+        filters: list,
         ..Default::default()
     }
 }
 
-/// The chain of calls to nobody that is known.
-pub(crate) fn unknown_chain(scope: &Scope<'_, '_>) -> FilterChain {
-    let mut list: Vec<_> = filters::tcp_stats(scope, Side::Outbound).into_iter().collect();
-    list.push(filters::tcp_to(scope, scope.unknown_cluster()));
-    FilterChain { filters: list, ..Default::default() }
-}
-
-fn tcp_chains(scope: &Scope<'_, '_>, share: &Share<'_>, bind: IpAddr) -> Vec<FilterChain> {
+fn tcp_chains(scope: &Scope<'_, '_>, share: &Share<'_>, bind: IpAddr) -> Vec<Chain> {
     let mut found = Vec::new();
     let own = own_match(share, bind);
     for (rules, route, ranges) in tcp_routes(scope, share) {
@@ -276,13 +273,13 @@ fn policy_to(scope: &Scope<'_, '_>, to: &ClusterSpecifier) -> Policy {
     }
 }
 
-fn chain(scope: &Scope<'_, '_>, matched: Option<FilterChainMatch>, (stat, to): (String, ClusterSpecifier)) -> FilterChain {
+fn chain(scope: &Scope<'_, '_>, matched: Option<FilterChainMatch>, (stat, to): (String, ClusterSpecifier)) -> Chain {
     let mut list: Vec<_> = filters::tcp_stats(scope, Side::Outbound).into_iter().collect();
     list.push(filters::tcp_proxy(&stat, to.clone(), access_log::log(scope.mesh()), &policy_to(scope, &to)));
-    FilterChain {
-        filter_chain_match: matched,
-        filters: list,
-        transport_socket_connect_timeout: Some(wire::seconds(15)),
-        ..Default::default()
-    }
+    Chain { head: timed(matched), filters: list, ..Default::default() }
+}
+
+/// A chain that matches so, with a bound for handshakes.
+fn timed(matched: Option<FilterChainMatch>) -> FilterChain {
+    FilterChain { filter_chain_match: matched, transport_socket_connect_timeout: Some(wire::seconds(15)), ..Default::default() }
 }

@@ -1,13 +1,12 @@
 //! Authorization: a workload's policies as filters for requests and for connections: CUSTOM before DENY before ALLOW.
 
-use std::collections::BTreeMap;
+use std::{collections::HashMap, sync::Arc};
 
 use mizzen_api::istio::{Action, AuthorizationPolicy, AuthzProtocol, Condition, MeshConfig, Operation, Pattern, Peer, Rule, Values};
 use mizzen_model::WorkloadPolicies;
 use mizzen_protos::envoy::envoy::{
     config::{
         core::v3::CidrRange,
-        listener::v3::Filter,
         rbac::v3::{
             Permission, Policy, Principal, Rbac,
             permission::{self, Rule as P},
@@ -16,16 +15,17 @@ use mizzen_protos::envoy::envoy::{
         },
         route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier},
     },
-    extensions::filters::{
-        http::rbac::v3::Rbac as HttpRbac,
-        network::{http_connection_manager::v3::HttpFilter, rbac::v3::Rbac as TcpRbac},
-    },
+    extensions::filters::{http::rbac::v3::Rbac as HttpRbac, network::rbac::v3::Rbac as TcpRbac},
     r#type::matcher::v3::{PathMatcher, RegexMatcher, StringMatcher, path_matcher, string_matcher::MatchPattern},
 };
 use mizzen_types::{IpRange, NamespacedName};
-use prost::Message as _;
 
-use crate::{authz, filters, listener, scope::Scope, wire};
+use crate::{
+    authz,
+    draft::{Http, NetworkFilter},
+    listener,
+    scope::Scope,
+};
 
 /// Dry runs' results are told apart by this.
 const SHADOW_PREFIX: &str = "istio_dry_run_allow_";
@@ -33,8 +33,8 @@ const SHADOW_PREFIX: &str = "istio_dry_run_allow_";
 /// The authorization filters of a workload.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Filters {
-    pub(crate) http: Vec<HttpFilter>,
-    pub(crate) tcp: Vec<Filter>,
+    pub(crate) http: Vec<Http>,
+    pub(crate) tcp: Vec<NetworkFilter>,
 }
 
 /// The filters of the proxy's own workload.
@@ -42,8 +42,8 @@ pub(crate) fn filters(scope: &Scope<'_, '_>) -> Filters {
     let found = scope.policies();
     let mut filters = custom(scope, &found);
     for action in [Action::Deny, Action::Allow] {
-        filters.http.extend(rules(scope.mesh(), &found, action, false).map(|rules| http_filter(action, &rules)));
-        filters.tcp.extend(rules(scope.mesh(), &found, action, true).map(|rules| tcp_filter(action, &rules)));
+        filters.http.extend(rules(scope.mesh(), &found, action, false).map(|rules| http_filter(action, rules)));
+        filters.tcp.extend(rules(scope.mesh(), &found, action, true).map(|rules| tcp_filter(action, rules)));
     }
     filters
 }
@@ -54,44 +54,43 @@ fn custom<'a>(scope: &Scope<'_, 'a>, found: &WorkloadPolicies<'a>) -> Filters {
     match authz::asked(scope, found) {
         None => Filters::default(),
         Some(Err(_)) => {
-            let all = BTreeMap::from([(authz::NOBODY.to_owned(), everything())]);
-            Filters { http: vec![http_filter(Action::Deny, &all)], tcp: vec![tcp_filter(Action::Deny, &all)] }
+            let all = HashMap::from([(authz::NOBODY.to_owned(), everything())]);
+            Filters { http: vec![http_filter(Action::Deny, all.clone())], tcp: vec![tcp_filter(Action::Deny, all)] }
         }
         Some(Ok((asked, cluster))) => {
             let shadow = of(false).unwrap_or_default();
             let closed = of(true).filter(|_| asked.authz.protocol == AuthzProtocol::Grpc);
             Filters {
-                http: vec![shadow_filter(&shadow), authz::filter(&asked, &cluster)],
-                tcp: closed.map(|rules| tcp_filter(Action::Deny, &rules)).into_iter().collect(),
+                http: vec![shadow_filter(shadow), Http::ExtAuthz(Box::new(authz::filter(&asked, &cluster)))],
+                tcp: closed.map(|rules| tcp_filter(Action::Deny, rules)).into_iter().collect(),
             }
         }
     }
 }
 
-fn rbac(action: Action, policies: &BTreeMap<String, Policy>) -> Vec<u8> {
+/// Rules by their names.
+type Policies = HashMap<String, Policy>;
+
+fn rbac(action: Action, policies: Policies) -> Option<Rbac> {
     // What a CUSTOM rule matches is asked about: for the rules it is as if it were denied.
     let action = if action == Action::Allow { RbacAction::Allow } else { RbacAction::Deny };
-    let mut rules = Rbac { action: action.into(), ..Default::default() }.encode_to_vec();
-    for (name, policy) in policies {
-        wire::entry(&mut rules, 2, name, &policy.encode_to_vec());
-    }
-    rules
+    Some(Rbac { action: action.into(), policies, ..Default::default() })
 }
 
-fn http_filter(action: Action, policies: &BTreeMap<String, Policy>) -> HttpFilter {
-    let message = HttpRbac { shadow_rules_stat_prefix: SHADOW_PREFIX.into(), ..Default::default() };
-    filters::http("envoy.filters.http.rbac", wire::any_with(&message, &[(1, rbac(action, policies))]))
+fn http_filter(action: Action, policies: Policies) -> Http {
+    let rules = rbac(action, policies);
+    Http::Rbac(Arc::new(HttpRbac { rules, shadow_rules_stat_prefix: SHADOW_PREFIX.into(), ..Default::default() }))
 }
 
 /// Rules that are not enforced: they say about which requests is asked.
-fn shadow_filter(policies: &BTreeMap<String, Policy>) -> HttpFilter {
-    let message = HttpRbac { shadow_rules_stat_prefix: authz::SHADOW_PREFIX.into(), ..Default::default() };
-    filters::http("envoy.filters.http.rbac", wire::any_with(&message, &[(2, rbac(Action::Custom, policies))]))
+fn shadow_filter(policies: Policies) -> Http {
+    let shadow_rules = rbac(Action::Custom, policies);
+    Http::Rbac(Arc::new(HttpRbac { shadow_rules, shadow_rules_stat_prefix: authz::SHADOW_PREFIX.into(), ..Default::default() }))
 }
 
-fn tcp_filter(action: Action, policies: &BTreeMap<String, Policy>) -> Filter {
-    let message = TcpRbac { shadow_rules_stat_prefix: SHADOW_PREFIX.into(), stat_prefix: "tcp.".into(), ..Default::default() };
-    filters::network("envoy.filters.network.rbac", wire::any_with(&message, &[(1, rbac(action, policies))]))
+fn tcp_filter(action: Action, policies: Policies) -> NetworkFilter {
+    let (rules, stat_prefix) = (rbac(action, policies), "tcp.".into());
+    NetworkFilter::Rbac(Arc::new(TcpRbac { rules, shadow_rules_stat_prefix: SHADOW_PREFIX.into(), stat_prefix, ..Default::default() }))
 }
 
 fn everything() -> Policy {
@@ -99,8 +98,8 @@ fn everything() -> Policy {
 }
 
 /// The rules of one action by name; `None` if there is no policy of it, so that nothing is to be checked.
-fn rules(mesh: &MeshConfig, found: &WorkloadPolicies<'_>, action: Action, tcp: bool) -> Option<BTreeMap<String, Policy>> {
-    let mut all = BTreeMap::new();
+fn rules(mesh: &MeshConfig, found: &WorkloadPolicies<'_>, action: Action, tcp: bool) -> Option<Policies> {
+    let mut all = HashMap::new();
     let mut any = false;
     for policy in found.policies.iter().filter(|p| p.action == action) {
         // An ALLOW policy counts even if no rule of it remains: then nobody may call.

@@ -4,10 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use mizzen_api::istio::{GatewayRef, OutboundTrafficPolicy};
 use mizzen_model::{PortView, Registry, ServiceView};
-use mizzen_protos::{
-    Any,
-    envoy::envoy::config::route::v3::{Route, RouteConfiguration, Vhds, VirtualHost},
-};
+use mizzen_protos::envoy::envoy::config::route::v3::{Route, RouteConfiguration, Vhds, VirtualHost};
 use mizzen_types::{Hostname, Name, Protocol};
 
 use crate::{
@@ -30,10 +27,10 @@ pub(crate) fn list(scope: &Scope<'_, '_>) -> Vec<Name> {
     ports.into_iter().map(|port| Name::from(port.to_string())).chain(sniffed).collect()
 }
 
-pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
+pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<RouteConfiguration> {
     let hosts = match names::number(name) {
         Some(_) if scope.is_on_demand() => return Some(head(scope, name)),
-        Some(port) => parts(scope, port)?.iter().filter_map(|part| host_of_part(scope, part)).collect(),
+        Some(port) => parts(scope, port)?.iter().filter_map(|part| build_host(scope, part)).collect(),
         None => {
             let (host, port) = names::parse_sniffed_route(name)?;
             let service = scope.service_at(&host, port)?;
@@ -42,17 +39,17 @@ pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
             vec![VirtualHost { domains: vec!["*".into()], ..of_service(scope, service, port) }]
         }
     };
-    Some(wire::any(&configuration(name, hosts)))
+    Some(configuration(name, hosts))
 }
 
 /// A port's routes without their virtual hosts: those come as parts, or where they are fetched on demand one by one, beside the last one.
-pub(crate) fn head(scope: &Scope<'_, '_>, name: &str) -> Any {
+pub(crate) fn head(scope: &Scope<'_, '_>, name: &str) -> RouteConfiguration {
     let mut made = configuration(name, Vec::new());
     if scope.is_on_demand() {
         made.vhds = Some(Vhds { config_source: Some(tls::ads()) });
         made.virtual_hosts = vec![unknown(scope)];
     }
-    wire::any(&made)
+    made
 }
 
 /// The virtual hosts of a port's routes, in order: `PORT/HOST`, with `!` and the domains that another one has. The last one, `PORT/`, is for all other
@@ -90,11 +87,7 @@ pub(crate) fn parts(scope: &Scope<'_, '_>, number: u16) -> Option<Vec<Name>> {
 }
 
 /// One virtual host of a port's routes, by its name among [`parts`].
-pub(crate) fn build_host(scope: &Scope<'_, '_>, name: &str) -> Option<Any> {
-    host_of_part(scope, name).map(|host| wire::any(&host))
-}
-
-fn host_of_part(scope: &Scope<'_, '_>, name: &str) -> Option<VirtualHost> {
+pub(crate) fn build_host(scope: &Scope<'_, '_>, name: &str) -> Option<VirtualHost> {
     let (port, host) = name.split_once('/')?;
     let (host, lost) = host.split_once('!').unwrap_or((host, ""));
     let number = names::number(port)?;

@@ -36,7 +36,7 @@ use mizzen_protos::{
 };
 use mizzen_types::Hostname;
 
-use crate::{discovery, filters, hash, names, scope::Scope, traffic, wire};
+use crate::{discovery, draft, filters, hash, names, scope::Scope, traffic, wire};
 
 /// Retries of routes that say nothing: only what surely did not reach the application.
 const RETRY_ON: &str = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
@@ -137,7 +137,7 @@ fn of_rule(scope: &Scope<'_, '_>, rules: RouteRules<'_>, rule: &HttpRoute, condi
         ..Default::default()
     };
     if let Some(fault) = &rule.fault {
-        route.typed_per_filter_config.insert(filters::FAULT.to_owned(), wire::any(&filters::fault(fault)));
+        route.typed_per_filter_config.insert(draft::FAULT.to_owned(), draft::pack(&filters::fault(fault)));
     }
     let (request, response) = (&rule.headers.request, &rule.headers.response);
     route.request_headers_to_add = header_values(request);
@@ -170,11 +170,9 @@ fn decorator(operation: String) -> Decorator {
     Decorator { operation, propagate: None }
 }
 
-/// `istio: {config: PATH}`: one entry at each level, so that the bytes are the same each time.
+/// `istio: {config: PATH}`.
 fn config_metadata(path: &str) -> Metadata {
-    let value = wkt::Value { kind: Some(wkt::value::Kind::StringValue(path.to_owned())) };
-    let fields = wkt::Struct { fields: [("config".to_owned(), value)].into() };
-    Metadata { filter_metadata: [("istio".to_owned(), fields)].into(), ..Default::default() }
+    wire::metadata([("istio", wire::object([("config", wire::text(path))]))])
 }
 
 fn any_path() -> RouteMatch {
@@ -310,7 +308,7 @@ fn rewrite_path(action: &mut RouteAction, rewrite: &Rewrite) {
 fn previous_hosts() -> RetryHostPredicate {
     RetryHostPredicate {
         name: "envoy.retry_host_predicates.previous_hosts".into(),
-        config_type: Some(retry_host_predicate::ConfigType::TypedConfig(wire::any(&PreviousHostsPredicate {}))),
+        config_type: Some(retry_host_predicate::ConfigType::TypedConfig(draft::pack(&PreviousHostsPredicate {}))),
     }
 }
 
@@ -353,7 +351,7 @@ fn retries(scope: &Scope<'_, '_>, own: Option<&Retries>, sticky: bool) -> Option
         let config = PreviousPrioritiesConfig { update_frequency: 2 };
         policy.retry_priority = Some(RetryPriority {
             name: "envoy.retry_priorities.previous_priorities".into(),
-            config_type: Some(retry_priority::ConfigType::TypedConfig(wire::any(&config))),
+            config_type: Some(retry_priority::ConfigType::TypedConfig(draft::pack(&config))),
         });
     }
     policy.retry_back_off = wanted.backoff.map(|base| RetryBackOff { base_interval: Some(wire::duration(base)), max_interval: None });

@@ -1,28 +1,22 @@
 //! Transport sockets: Istio's mutual TLS on either side.
 
 use mizzen_api::istio::MeshConfig;
-use mizzen_protos::{
-    Any,
-    envoy::envoy::{
-        config::core::v3::{
-            AggregatedConfigSource, ApiConfigSource, ApiVersion, ConfigSource, GrpcService, TransportSocket, api_config_source::ApiType,
-            config_source::ConfigSourceSpecifier, grpc_service, transport_socket::ConfigType,
-        },
-        extensions::transport_sockets::{
-            raw_buffer::v3::RawBuffer,
-            tls::v3::{
-                CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, SubjectAltNameMatcher,
-                TlsParameters, UpstreamTlsContext,
-                common_tls_context::{CombinedCertificateValidationContext, ValidationContextType},
-                subject_alt_name_matcher::SanType,
-                tls_parameters::TlsProtocol,
-            },
-        },
-        r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern},
+use mizzen_protos::envoy::envoy::{
+    config::core::v3::{
+        AggregatedConfigSource, ApiConfigSource, ApiVersion, ConfigSource, GrpcService, api_config_source::ApiType,
+        config_source::ConfigSourceSpecifier, grpc_service,
     },
+    extensions::transport_sockets::tls::v3::{
+        CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, SubjectAltNameMatcher, TlsParameters,
+        UpstreamTlsContext,
+        common_tls_context::{CombinedCertificateValidationContext, ValidationContextType},
+        subject_alt_name_matcher::SanType,
+        tls_parameters::TlsProtocol,
+    },
+    r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern},
 };
 
-use crate::wire;
+use crate::{draft::Socket, wire};
 
 /// Suites of mutual TLS, by OpenSSL's names, as Istio lists them.
 const SERVER_CIPHERS: [&str; 6] = [
@@ -100,39 +94,28 @@ fn uri(matcher: StringMatcher) -> SubjectAltNameMatcher {
     SubjectAltNameMatcher { san_type: SanType::Uri.into(), matcher: Some(matcher), ..Default::default() }
 }
 
-fn socket(name: &str, config: Any) -> TransportSocket {
-    TransportSocket { name: name.into(), config_type: Some(ConfigType::TypedConfig(config)) }
-}
-
 /// The server's side of mutual TLS: any identity of the trust domain or its aliases. `tcp` offers the TCP metadata exchange too.
-pub(crate) fn server(mesh: &MeshConfig, tcp: bool) -> TransportSocket {
+pub(crate) fn server(mesh: &MeshConfig, tcp: bool) -> Socket {
     let prefix =
         |domain: &str| StringMatcher { match_pattern: Some(MatchPattern::Prefix(format!("spiffe://{domain}/"))), ..Default::default() };
     let aliases = mesh.trust_domain_aliases.iter().map(String::as_str);
     let sans = std::iter::once(mesh.trust_domain.as_str()).chain(aliases).map(prefix).collect();
     // `istio` itself must not be offered: a client that lists it too would then agree on it, and speak it, instead of HTTP's own.
     let alpn: &[&str] = if tcp { &["istio-peer-exchange", "h2", "http/1.1"] } else { &["h2", "http/1.1"] };
-    let context = DownstreamTlsContext {
+    Socket::Server(Box::new(DownstreamTlsContext {
         common_tls_context: Some(common(sans, &SERVER_CIPHERS, alpn)),
         require_client_certificate: Some(wire::bool_value(true)),
         ..Default::default()
-    };
-    socket("envoy.transport_sockets.tls", wire::any(&context))
+    }))
 }
 
 /// The client's side of mutual TLS: one of these identities, asked for under this server name.
-pub(crate) fn client(sans: &[String], sni: &str, http2: bool) -> TransportSocket {
+pub(crate) fn client(sans: &[String], sni: &str, http2: bool) -> Socket {
     let exact = |san: &String| StringMatcher { match_pattern: Some(MatchPattern::Exact(san.clone())), ..Default::default() };
     let alpn: &[&str] = if http2 { &["istio-peer-exchange", "istio", "h2"] } else { &["istio-peer-exchange", "istio"] };
-    let context = UpstreamTlsContext {
+    Socket::Client(Box::new(UpstreamTlsContext {
         common_tls_context: Some(common(sans.iter().map(exact).collect(), &[], alpn)),
         sni: sni.into(),
         ..Default::default()
-    };
-    socket("envoy.transport_sockets.tls", wire::any(&context))
-}
-
-/// No TLS.
-pub(crate) fn raw() -> TransportSocket {
-    socket("envoy.transport_sockets.raw_buffer", wire::any(&RawBuffer {}))
+    }))
 }

@@ -6,7 +6,6 @@ use std::{
 };
 
 use mizzen_model::{ProxyView, Reach, Reader, Reads, Snapshot};
-use mizzen_protos::canonical::canonicalize;
 use mizzen_translate::{Part, ResourceKind};
 use mizzen_types::Name;
 use mizzen_xds::server::{Resource, Shared};
@@ -70,10 +69,8 @@ impl Built {
                 let joined = mizzen_translate::joined(view, *kind, name).is_some();
                 let build = if joined { mizzen_translate::build_head } else { mizzen_translate::build };
                 let built = build(&reader, view, *kind, name).map(|resource| {
-                    let mut any = resource.any;
                     brings = resource.brings;
-                    canonicalize(&any.type_url, &mut any.value);
-                    Resource::new(any)
+                    Resource::new(resource.any)
                 });
                 Value::Resource(built)
             }

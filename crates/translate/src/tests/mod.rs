@@ -2,6 +2,7 @@
 
 mod clusters;
 mod custom;
+mod drafts;
 mod gateways;
 mod inbound;
 mod memo;

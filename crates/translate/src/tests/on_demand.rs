@@ -183,7 +183,7 @@ fn parts_make_the_whole() {
             for part in crate::parts(&reader, &view, kind, name).unwrap() {
                 assert_eq!(crate::whole_of(joined.part, &part), Some((kind, name.into())));
                 let made = build(&reader, &view, joined.part, &part);
-                made.iter().for_each(|made| crate::wire::field(&mut value, joined.field, &made.any.value));
+                made.iter().for_each(|made| prost::encoding::bytes::encode(joined.field, &made.any.value, &mut value));
             }
             let whole = build(&Reader::new(&snapshot), &view, kind, &name.into()).unwrap().any.value;
             if kind == ResourceKind::Route {

@@ -363,8 +363,7 @@ fn from_the_beginning(snapshot: &Snapshot, proxy: &Proxy) -> BTreeMap<(Name, Nam
     let mut found = BTreeMap::new();
     for kind in [ResourceKind::Cluster, ResourceKind::Listener, ResourceKind::NameTable, ResourceKind::Endpoints] {
         for name in mizzen_translate::list(&Reader::new(snapshot), view, kind) {
-            let mut any = mizzen_translate::build(&Reader::new(snapshot), view, kind, &name).unwrap().any;
-            mizzen_protos::canonical::canonicalize(&any.type_url, &mut any.value);
+            let any = mizzen_translate::build(&Reader::new(snapshot), view, kind, &name).unwrap().any;
             found.insert((kind.type_url().into(), name), any.value);
         }
     }
