@@ -343,7 +343,7 @@ fn who_comes_back() {
             (names, &[("a", 3), ("b", 2), ("c", 4), ("d", 6)], "ClusterLoadAssignment +a"),
             (names, &[("a", 1), ("b", 2), ("c", 4)], "ClusterLoadAssignment +d"),
             (&["a", "b", "c", "d", "e"], &[("a", 1), ("b", 2), ("c", 4), ("d", 6), ("e", 7)], "ClusterLoadAssignment -e"),
-            (all, &[("a", 1), ("b", 2), ("c", 4), ("d", 6), ("e", 7)], "ClusterLoadAssignment -e"),
+            (all, &[("a", 1), ("b", 2), ("c", 4), ("d", 6), ("e", 7)], "ClusterLoadAssignment ; ClusterLoadAssignment -e"),
             (&["a", "b", "c"], &[("a", 1), ("b", 2), ("c", 4), ("d", 6)], ""),
             (&["a", "b", "c"], &[("a", 1), ("b", 2), ("c", 5)], "ClusterLoadAssignment +c"),
         ] {
@@ -355,7 +355,12 @@ fn who_comes_back() {
                 let mut session = Session::sharing(shared.clone());
                 let initial_resource_versions = has.iter().map(|(name, content)| ((*name).to_owned(), version(*content))).collect();
                 session.request(DeltaDiscoveryRequest { initial_resource_versions, ..request(ENDPOINT, subscribe) }).unwrap();
-                let said = session.poll(world).iter().map(said).collect::<Vec<_>>().join("; ");
+                let mut responses = session.poll(world);
+                if let Some(nonce) = responses.first().map(|response| response.nonce.clone()) {
+                    session.request(DeltaDiscoveryRequest { response_nonce: nonce, ..request(ENDPOINT, &[]) }).unwrap();
+                    responses.extend(session.poll(world));
+                }
+                let said = responses.iter().map(said).collect::<Vec<_>>().join("; ");
                 assert_eq!(said, expected, "{subscribe:?} {has:?} {sheets:?}");
                 session
             };
@@ -401,7 +406,40 @@ fn reconnect_sends_only_what_differs() {
         first.initial_resource_versions.insert(name.to_owned(), held);
     }
     session.request(first).unwrap();
-    check(&mut session, &mut world, &["Cluster +changed +new", "Cluster -foreign -gone"]);
+    let said = check(&mut session, &mut world, &["Cluster +changed +new"]);
+    // The routes that the client came with may still name what is gone, and are not asked for yet.
+    let mut routes = request(ROUTE, &["r"]);
+    routes.initial_resource_versions.insert("r".to_owned(), version(1));
+    session.request(routes).unwrap();
+    world.set(ROUTE, "r", 2);
+    let answer = DeltaDiscoveryRequest { response_nonce: said[0].nonce.clone(), ..request(CLUSTER, &[]) };
+    session.request(answer).unwrap();
+    assert!(session.is_due());
+    check(&mut session, &mut world, &["RouteConfiguration +r", "Cluster -foreign -gone"]);
+    assert!(!session.is_due());
+}
+
+#[test]
+fn what_is_gone_is_told_at_once_where_nothing_else_is_said() {
+    let (mut session, mut world) = (Session::new(), World::default());
+    let mut first = request(ENDPOINT, &["gone"]);
+    first.initial_resource_versions.insert("gone".to_owned(), "1".to_owned());
+    session.request(first).unwrap();
+    check(&mut session, &mut world, &["ClusterLoadAssignment -gone"]);
+}
+
+#[test]
+fn what_comes_back_before_its_end_was_told_stays() {
+    let (mut session, mut world) = (Session::new(), World::default());
+    let mut first = request(CLUSTER, &[]);
+    first.initial_resource_versions.insert("a".to_owned(), Version::of(&[1]).to_string());
+    session.request(first).unwrap();
+    let said = check(&mut session, &mut world, &["Cluster "]);
+    world.set(CLUSTER, "a", 2);
+    session.changed();
+    check(&mut session, &mut world, &["Cluster +a"]);
+    session.request(DeltaDiscoveryRequest { response_nonce: said[0].nonce.clone(), ..request(CLUSTER, &[]) }).unwrap();
+    check(&mut session, &mut world, &[]);
 }
 
 #[test]

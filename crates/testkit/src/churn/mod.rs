@@ -196,10 +196,11 @@ fn refused(tally: &mut Tally, outages: &[(u64, u64)]) -> Vec<Lost> {
     refused
 }
 
-/// Whether the control plane serves the client's proxy.
+/// Whether the control plane serves the client's proxy, and has answered all that was asked while it was away.
 fn serves(mesh: &Mesh) -> bool {
     let status = mesh.cli(&["proxy-status"]);
-    status.code == 0 && status.out.contains("client-run")
+    let held = mesh.cli(&["proxy-config", "on-demand", "client-run-1.churn"]);
+    status.code == 0 && status.out.contains("client-run") && held.code == 0 && !held.out.contains("AWAITED")
 }
 
 /// One last change, after all others: how long it takes until the load sees nothing else.

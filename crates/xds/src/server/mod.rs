@@ -157,6 +157,10 @@ pub struct Session {
     shared: Arc<Shared>,
     /// Of a client that speaks the state-of-the-world variant.
     sotw: Option<sotw::Sotw>,
+    /// The client has answered something. It says at once all that it wants of a new stream, so that by then all of that is known.
+    answered: bool,
+    /// What is gone and is told when the client has answered: what it came with and still refers to it may not be asked for yet.
+    kept: Vec<(Key, Vec<Name>)>,
 }
 
 type Key = (u8, Name);
@@ -376,6 +380,7 @@ impl Session {
         }
         let watch = self.watches.entry(key).or_default();
         let verdict = watch.verdict(&request.response_nonce, request.error_detail.as_ref());
+        self.answered |= verdict.is_some();
         watch.settle(&self.shared);
         let subscription = first || !request.resource_names_subscribe.is_empty() || !request.resource_names_unsubscribe.is_empty();
         let mut is_subscribed = false;
@@ -422,7 +427,7 @@ impl Session {
 
     /// Whether [`Session::poll`] has something to do.
     pub fn is_due(&self) -> bool {
-        self.watches.values().any(Watch::is_due)
+        self.watches.values().any(Watch::is_due) || self.answered && !self.kept.is_empty()
     }
 
     /// Whether everything of a type is due, as after its first request.
@@ -479,17 +484,19 @@ impl Session {
     pub fn take(&mut self, round: &mut Round, found: Found) {
         let key = found.wanted.key.clone();
         let Some(watch) = self.watches.get_mut(&key) else { return };
+        let is_first = !self.answered && watch.has_said_nothing();
         let diff = watch.diff(found, &self.shared);
+        let keeps = is_first && diff.lost;
         if &*key.1 == types::CLUSTER {
             self.resend_endpoints(&diff.changed);
         }
         let Diff { sheet, added, removed, owed, .. } = diff;
         let (removed, after) = if types::removed_last(&key.1) { (Vec::new(), removed) } else { (removed, Vec::new()) };
-        if sheet.is_some() || !added.is_empty() || !removed.is_empty() || (owed && after.is_empty()) {
+        if sheet.is_some() || !added.is_empty() || !removed.is_empty() || (owed && (after.is_empty() || keeps)) {
             round.now.extend(self.response(&key, sheet, added, removed));
         }
         if !after.is_empty() {
-            round.later.push((key, after));
+            if keeps { self.kept.push((key, after)) } else { round.later.push((key, after)) }
         }
     }
 
@@ -498,6 +505,17 @@ impl Session {
         let mut responses = round.now;
         for (key, removed) in round.later.into_iter().rev() {
             responses.extend(self.response(&key, None, Vec::new(), removed));
+        }
+        // Where nothing else is said there will be no answer to wait for.
+        if !self.answered && !(responses.is_empty() && self.in_flight() == 0) {
+            return responses;
+        }
+        for (key, mut removed) in std::mem::take(&mut self.kept).into_iter().rev() {
+            // What has come back meanwhile stays.
+            removed.retain(|name| self.watches.get(&key).is_some_and(|watch| !watch.has(name)));
+            if !removed.is_empty() {
+                responses.extend(self.response(&key, None, Vec::new(), removed));
+            }
         }
         responses
     }

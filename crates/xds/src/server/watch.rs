@@ -66,6 +66,8 @@ pub(super) struct Diff {
     /// Beside it.
     pub(super) added: Vec<(Name, Resource)>,
     pub(super) removed: Vec<Name>,
+    /// Among them are some that the client had.
+    pub(super) lost: bool,
     /// Of `added`, those of which the client had another version.
     pub(super) changed: Vec<Name>,
     pub(super) owed: bool,
@@ -110,6 +112,16 @@ impl Watch {
     pub(super) fn subscriptions(&self) -> BTreeSet<Name> {
         let names = self.held.iter().filter(|(_, entry)| entry.explicit).map(|(name, _)| name.clone());
         names.chain(self.wildcard.then(|| types::WILDCARD.into())).collect()
+    }
+
+    /// Whether nothing was sent yet.
+    pub(super) fn has_said_nothing(&self) -> bool {
+        self.responses == 0
+    }
+
+    /// Whether it was sent or the client came with it, and it was not told to be gone.
+    pub(super) fn has(&self, name: &Name) -> bool {
+        self.held.get(name).is_some_and(|entry| !matches!(entry.sent, SentVersion::Absent | SentVersion::Unsent))
     }
 
     pub(super) fn holds(&self, name: &str) -> bool {
@@ -450,7 +462,10 @@ impl Watch {
             Form::Found => {}
             Form::Part if !asked => {}
             Form::Delta if !had && !asked => {}
-            Form::Delta | Form::Whole | Form::Part => diff.removed.push(name.clone()),
+            Form::Delta | Form::Whole | Form::Part => {
+                diff.removed.push(name.clone());
+                diff.lost |= had && self.form == Form::Delta;
+            }
         }
         if entry.explicit {
             self.held.set(name, Entry { explicit: true, sent: SentVersion::Absent, acked: None, rejected: None });
