@@ -49,7 +49,7 @@ impl Rules {
 
     fn routes(&mut self, old: &Objects, new: &Objects, key: &Key, changes: &mut ChangeSet) {
         let stored = new.stored(key).cloned();
-        let was = old.object(key).and_then(|object| RouteRules::of(object));
+        let was = old.object(key).and_then(RouteRules::of);
         let is = stored.as_ref().and_then(|stored| RouteRules::of(&stored.value));
         let hosts =
             |rules: RouteRules<'_>| -> Vec<Hostname> { rules.hosts.iter().map(|h| h.qualify(&rules.meta.namespace, DOMAIN)).collect() };
