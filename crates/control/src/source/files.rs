@@ -137,6 +137,12 @@ impl Files {
         self.events.recv().await
     }
 
+    /// Ends the following; what it has kept is on disk once there is no next event.
+    #[cfg(test)]
+    pub(super) fn stop(&self) {
+        let _ = self.stop.send(Signal::Stop);
+    }
+
     /// The next event if one is there already.
     pub fn try_next(&mut self) -> Option<Event> {
         self.events.try_recv().ok()
@@ -205,22 +211,33 @@ impl Follower {
             let changes = self.look(look);
             let is_due = self.fold.due().is_some_and(|due| due <= Instant::now());
             if first || is_due || !changes.is_empty() {
-                first = false;
                 let events = self.fold.update(Instant::now(), changes);
                 tracing::debug!(scan = ?self.scan.work(), fold = ?self.fold.work(), events = events.len(), "files were looked at");
-                if let Some(last_good) = &mut self.last_good {
-                    last_good.keep(&events);
+                // A start does not wait for the disk; later nothing is in force that is not kept.
+                let is_start = std::mem::take(&mut first);
+                if !is_start {
+                    self.keep();
                 }
                 for event in events {
                     if sender.send(event).is_err() {
                         return;
                     }
                 }
+                if is_start {
+                    self.keep();
+                }
             }
             match self.wait(inbox) {
                 Some(next) if !sender.is_closed() => look = next,
                 _ => return,
             }
+        }
+    }
+
+    fn keep(&mut self) {
+        let touched = self.fold.touched();
+        if let Some(last_good) = &mut self.last_good {
+            last_good.keep(touched, |file| self.fold.owned(file));
         }
     }
 

@@ -16,7 +16,7 @@ use std::{
 
 use mizzen_api::{Closes, Key, Kind, Object, Parsed, Pos, Problem, Refusal, parse_documents, refuse_documents};
 
-use super::{Closed, Event, Fault, Refused};
+use super::{Closed, Event, Fault, Refused, last_good::Remembered};
 
 /// A file as it was read.
 #[derive(Clone, Debug)]
@@ -36,6 +36,8 @@ pub(super) enum Content {
 pub(super) struct Fold {
     delete_after: Duration,
     started: bool,
+    /// What an earlier run had in force, until the files have been read.
+    remembered: Vec<Remembered>,
     files: BTreeMap<Arc<str>, File>,
     entries: BTreeMap<Key, Entry>,
     faults: BTreeMap<Fault, Refused>,
@@ -45,6 +47,8 @@ pub(super) struct Fold {
     empty: BTreeSet<Arc<str>>,
     /// When the next deletion is due.
     due: Option<Instant>,
+    /// Files that have changed, or of which other objects are in force, since somebody asked.
+    touched: BTreeSet<Arc<str>>,
     work: Work,
 }
 
@@ -55,6 +59,8 @@ pub(super) struct Work {
     pub(super) parsed: usize,
     /// Keys that were looked at.
     pub(super) keys: usize,
+    /// Objects of an earlier run that were read.
+    pub(super) recalled: usize,
 }
 
 #[derive(Debug)]
@@ -133,20 +139,18 @@ impl File {
 
 impl Fold {
     /// Begins with what an earlier run accepted last: it is in force as far as the files do not say otherwise.
-    pub(super) fn new(delete_after: Duration, remembered: Vec<Arc<Object>>) -> Self {
-        let live = |object: Arc<Object>| {
-            let live = Live { owner: object.meta().origin.file.clone(), object: object.clone(), sent: false };
-            (object.key(), Entry { live: Some(live), ..Entry::default() })
-        };
+    pub(super) fn new(delete_after: Duration, remembered: Vec<Remembered>) -> Self {
         Fold {
             delete_after,
             started: false,
+            remembered,
             files: BTreeMap::new(),
-            entries: remembered.into_iter().map(live).collect(),
+            entries: BTreeMap::new(),
             faults: BTreeMap::new(),
             unclaimed: BTreeSet::new(),
             empty: BTreeSet::new(),
             due: None,
+            touched: BTreeSet::new(),
             work: Work::default(),
         }
     }
@@ -159,6 +163,17 @@ impl Fold {
     /// What was done so far.
     pub(super) fn work(&self) -> Work {
         self.work
+    }
+
+    /// The files of which other texts are there, or other objects in force, since the last call.
+    pub(super) fn touched(&mut self) -> BTreeSet<Arc<str>> {
+        std::mem::take(&mut self.touched)
+    }
+
+    /// The objects in force from a file, by key.
+    pub(super) fn owned<'a>(&'a self, file: &str) -> impl Iterator<Item = &'a Arc<Object>> + use<'a> {
+        let keys = self.files.get(file).into_iter().flat_map(|file| &file.owned);
+        keys.filter_map(|key| Some(&self.entries.get(key)?.live.as_ref()?.object))
     }
 
     /// The objects in force.
@@ -227,11 +242,25 @@ impl Fold {
             round.warnings.insert(name.clone(), parsed.warnings.clone());
             file.warnings = parsed.warnings;
         }
+        self.touched.insert(name.clone());
         round.files.insert(name);
     }
 
-    /// What is remembered of files that are not there any more is waited for, as for any file that vanishes.
+    /// What is remembered and not there is in force again; that of files that are not there any more is waited for, as for any file that vanishes.
     fn recall(&mut self, now: Instant, round: &mut Round) {
+        for remembered in std::mem::take(&mut self.remembered) {
+            self.touched.insert(remembered.file.clone());
+            // One good claim wins, whoever had the object before: most need not be read.
+            let known = self.entries.get(&remembered.key).map_or(&[][..], |entry| &entry.claims);
+            if matches!(known, [claim] if matches!(document(&self.files, claim), Some(Ok(_)))) {
+                continue;
+            }
+            self.work.recalled += 1;
+            if let Some(object) = remembered.object() {
+                let entry = self.entries.entry(remembered.key).or_default();
+                entry.live = Some(Live { object, owner: remembered.file, sent: false });
+            }
+        }
         for (key, entry) in &self.entries {
             let Some(live) = &entry.live else { continue };
             let file = self.files.entry(live.owner.clone()).or_insert_with(|| {
@@ -265,6 +294,7 @@ impl Fold {
                 let same = entry.live.as_ref().is_some_and(|live| live.sent && unchanged(&live.object, &object));
                 if !same {
                     round.events.push(Event::Apply(object.clone()));
+                    self.touched.extend(owner.iter().chain([&winner.file]).cloned());
                 }
                 entry.live = Some(Live { object, owner: winner.file.clone(), sent: true });
                 if owner.as_ref() != Some(&winner.file) {
@@ -371,6 +401,7 @@ impl Fold {
             if let Some(file) = self.files.get_mut(&owner) {
                 file.owned.remove(&key);
             }
+            self.touched.insert(owner);
         }
         self.empty.retain(|name| {
             let over = self.files.get(name).is_none_or(|file| file.owned.is_empty() && file.changed + delete_after <= now);

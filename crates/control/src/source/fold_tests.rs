@@ -48,7 +48,7 @@ type Step<'a> = (u64, &'a [(&'a str, Option<String>)], &'a [&'a str]);
 #[track_caller]
 fn check(remembered: Vec<Arc<Object>>, steps: &[Step<'_>]) -> Fold {
     let start = Instant::now();
-    let mut fold = Fold::new(Duration::from_millis(500), remembered);
+    let mut fold = Fold::new(Duration::from_millis(500), remembered.into_iter().map(Remembered::from).collect());
     for (number, (at, files, expected)) in steps.iter().enumerate() {
         let content = |text: &Option<String>| text.clone().map_or(Content::Gone, Content::Text);
         let changes = files.iter().map(|(name, text)| ((*name).into(), content(text))).collect();
@@ -383,6 +383,79 @@ fn what_was_accepted_is_remembered() {
     );
 }
 
+/// Some document: one in two is good.
+fn document(state: &mut u64) -> String {
+    let name = ["a", "b", "c", "d"][next(state, 4)];
+    match next(state, 8) {
+        0 => "x: [\n".to_owned(),
+        1 => policy(name, "AUDIT"),
+        2 => policy(name, "DENY"),
+        3 => "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {labels: {a: b}}\n".to_owned(),
+        4 => format!("apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {name}, nam: b}}\n"),
+        5 => account(name),
+        _ => labelled(name, ["x", "y"][next(state, 2)]),
+    }
+}
+
+/// Some of three files, each with some documents.
+fn folder(state: &mut u64) -> Vec<(Arc<str>, Content)> {
+    let mut files = Vec::new();
+    for name in ["f", "g", "h"] {
+        if next(state, 4) > 0 {
+            let documents: Vec<String> = (0..next(state, 4)).map(|_| document(state)).collect();
+            files.push((name.into(), Content::Text(join(&documents))));
+        }
+    }
+    files
+}
+
+#[test]
+fn what_is_not_read_of_an_earlier_run_makes_no_difference() {
+    let begun = Instant::now();
+    let (mut read, mut there) = (0, 0);
+    for seed in 0..1000 {
+        let mut state = seed;
+        let mut earlier = Fold::new(ZERO, vec![]);
+        earlier.update(begun, folder(&mut state));
+        let files = if next(&mut state, 4) == 0 { folder(&mut seed.clone()) } else { folder(&mut state) };
+        let remembered: Vec<Remembered> = earlier.objects().cloned().map(Remembered::from).collect();
+        there += remembered.len();
+        let mut fold = Fold::new(Duration::from_millis(500), remembered.clone());
+        // The same with all of it in force from the beginning.
+        let mut eager = Fold::new(Duration::from_millis(500), vec![]);
+        for Remembered { key, file, .. } in &remembered {
+            let object = earlier.objects().find(|object| object.key() == *key).unwrap().clone();
+            eager.entries.insert(key.clone(), Entry { live: Some(Live { object, owner: file.clone(), sent: false }), ..Entry::default() });
+        }
+        for (number, (after, files)) in
+            [(0, files), (499, vec![]), (501, vec![]), (600, folder(&mut state)), (2000, vec![])].into_iter().enumerate()
+        {
+            let now = begun + Duration::from_millis(after);
+            assert_eq!(fold.update(now, files.clone()), eager.update(now, files), "seed {seed}, step {number}");
+            assert_eq!(fold.objects().collect::<Vec<_>>(), eager.objects().collect::<Vec<_>>(), "seed {seed}, step {number}");
+        }
+        read += fold.work().recalled;
+    }
+    assert!(read * 4 < there * 3, "{read} of {there}");
+}
+
+#[test]
+fn a_start_reads_of_an_earlier_run_what_the_files_do_not_have() {
+    let begun = Instant::now();
+    let files = |broken: usize| -> Vec<(Arc<str>, Content)> {
+        let text = |n| if n < broken { "x: [".to_owned() } else { account(&format!("a{n}")) };
+        (0..1000).map(|n| (format!("{n:04}").into(), Content::Text(text(n)))).collect()
+    };
+    let mut earlier = Fold::new(ZERO, vec![]);
+    earlier.update(begun, files(0));
+    for broken in [0, 3] {
+        let mut fold = Fold::new(ZERO, earlier.objects().cloned().map(Remembered::from).collect());
+        fold.update(begun, files(broken));
+        assert_eq!(fold.work(), Work { parsed: 1000, keys: 1000, recalled: broken });
+        assert_eq!((fold.objects().count(), fold.touched().len()), (1000, 1000));
+    }
+}
+
 #[test]
 fn warnings_follow_their_file() {
     let service = |more: &str| format!("apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{ports: [{{port: 1}}]{more}}}\n");
@@ -401,7 +474,7 @@ fn a_change_costs_what_it_changes() {
     let begun = Instant::now();
     let file = |n: usize, text: String| (format!("{n:05}").into(), Content::Text(text));
     fold.update(begun, (0..10_000).map(|n| file(n, account(&format!("a{n}")))).collect());
-    assert_eq!(fold.work(), Work { parsed: 10_000, keys: 10_000 });
+    assert_eq!(fold.work(), Work { parsed: 10_000, keys: 10_000, recalled: 0 });
     let mut cost = |at: u64, changes: Vec<(Arc<str>, Content)>| {
         let before = fold.work();
         let events = fold.update(begun + Duration::from_millis(at), changes).len();
@@ -426,18 +499,6 @@ fn next(state: &mut u64, below: usize) -> usize {
 
 #[test]
 fn looking_at_everything_shows_no_more_than_looking_at_what_has_changed() {
-    let document = |state: &mut u64| {
-        let name = ["a", "b", "c", "d"][next(state, 4)];
-        match next(state, 8) {
-            0 => "x: [\n".to_owned(),
-            1 => policy(name, "AUDIT"),
-            2 => policy(name, "DENY"),
-            3 => "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {labels: {a: b}}\n".to_owned(),
-            4 => format!("apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {name}, nam: b}}\n"),
-            5 => account(name),
-            _ => labelled(name, ["x", "y"][next(state, 2)]),
-        }
-    };
     for seed in 0..200 {
         let mut state = seed;
         let mut fold = Fold::new(Duration::from_millis(500), vec![]);

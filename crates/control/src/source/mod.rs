@@ -106,4 +106,6 @@ pub fn load_once(paths: &[PathBuf]) -> Loaded {
 }
 
 #[cfg(test)]
+mod cost_tests;
+#[cfg(test)]
 mod tests;

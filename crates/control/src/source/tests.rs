@@ -108,49 +108,96 @@ async fn what_a_link_leads_to_is_followed() {
     until(&mut files, applies("a", "other")).await;
 }
 
+/// Reads all, and ends once the thread has ended too.
+async fn start(options: &Options) -> Vec<Event> {
+    let mut files = Files::follow(options.clone());
+    let mut events = until(&mut files, |event| *event == Event::InitDone).await;
+    files.stop();
+    while let Some(event) = files.next().await {
+        events.push(event);
+    }
+    events
+}
+
+fn objects(events: &[Event]) -> Vec<Arc<Object>> {
+    let apply = |event: &Event| match event {
+        Event::Apply(object) if !matches!(**object, Object::Secret(_)) => Some(object.clone()),
+        _ => None,
+    };
+    let mut objects: Vec<_> = events.iter().filter_map(apply).collect();
+    objects.sort_by_key(|object| object.key());
+    objects
+}
+
 #[tokio::test]
 async fn remembers() {
     let folder = tempfile::tempdir().unwrap();
     let (at, kept) = (folder.path().join("config"), folder.path().join("last-good"));
     let mesh =
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |\n    trustDomain: a.example\n";
-    let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {a: b}\n";
-    // As long as Kubernetes allows, and longer than a file's name may be with what is beside it.
+    let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {a: unwritten}\n";
+    // As long as Kubernetes allows.
     let long = ["a"; 4].map(|letter| letter.repeat(62)).join(".");
     write(&at, "a.yaml", &format!("{}---\n{}---\n{mesh}---\n{secret}", account("a", "x"), account(&long, "x")));
+    // Beside a secret, in a list and in a comment.
+    let item = |text: &str| format!("- {}", text.trim_end().replace('\n', "\n  "));
+    write(&at, "list.yaml", &format!("apiVersion: v1\nkind: List\nitems:\n{}\n{}\n", item(secret), item(&account("listed", "x"))));
+    write(&at, "comment.yaml", &format!("# stringData: {{a: unwritten}}\n{}", account("commented", "x")));
     let options = Options { last_good: Some(kept.clone()), ..Options::new(vec![at.clone()]) };
-    let mut files = Files::follow(options.clone());
-    let first = until(&mut files, |event| *event == Event::InitDone).await;
-    drop(files);
-    let mut written: Vec<_> = fs::read_dir(&kept).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    written.sort();
-    let before = written.len();
-    written.retain(|name| name.len() != "ServiceAccount.0123456789abcdef.json".len());
-    assert_eq!(before, written.len() + 1, "{before}");
-    assert_eq!(written, ["ConfigMap.istio-system.istio.json", "MeshConfig.istio-system.istio.json", "ServiceAccount.default.a.json"]);
+    let first = start(&options).await;
+    let log = |text: &str| fs::read_to_string(kept.join("last-good.log")).unwrap().matches(text).count();
+    assert_eq!((objects(&first).len(), log("unwritten"), log("ServiceAccount\",\"namespace")), (6, 0, 4));
     // Nothing is written again that is there already.
-    let written = |path: &Path| fs::metadata(path).unwrap().modified().unwrap();
-    let record = kept.join("ServiceAccount.default.a.json");
-    let before = written(&record);
-    let mut files = Files::follow(options.clone());
-    until(&mut files, |event| *event == Event::InitDone).await;
-    drop(files);
-    assert_eq!(written(&record), before);
-    write(&at, "a.yaml", "x: [");
-    let mut files = Files::follow(options);
-    let second = until(&mut files, |event| *event == Event::InitDone).await;
-    let objects = |events: &[Event]| {
-        let apply = |event: &Event| match event {
-            Event::Apply(object) if !matches!(**object, Object::Secret(_)) => Some(object.clone()),
-            _ => None,
-        };
-        let mut objects: Vec<_> = events.iter().filter_map(apply).collect();
-        objects.sort_by_key(|object| object.key());
-        objects
-    };
+    let written = || (fs::metadata(kept.join("last-good.log")).unwrap().modified().unwrap(), log(""));
+    let before = written();
+    assert_eq!(start(&options).await, first);
+    assert_eq!(written(), before);
+    for file in ["a.yaml", "list.yaml", "comment.yaml"] {
+        write(&at, file, "x: [");
+    }
+    let second = start(&options).await;
     assert_eq!(objects(&first), objects(&second));
     let origins = |events: &[Event]| objects(events).iter().map(|object| object.meta().origin.line).collect::<Vec<_>>();
     assert_eq!(origins(&first), origins(&second));
+    let place =
+        |events: &[Event]| objects(events).iter().find(|object| &*object.meta().name == long).unwrap().meta().position("metadata.labels.a");
+    assert_eq!(place(&first), place(&second));
+}
+
+#[tokio::test]
+async fn what_is_kept_follows_what_is_in_force() {
+    let folder = tempfile::tempdir().unwrap();
+    let (at, kept) = (folder.path().join("config"), folder.path().join("last-good"));
+    let options = Options { last_good: Some(kept.clone()), delete_after: Duration::ZERO, ..Options::new(vec![at.clone()]) };
+    let names = |events: &[Event]| {
+        objects(events).iter().map(|object| format!("{}={}", object.meta().name, object.meta().labels["a"])).collect::<Vec<_>>()
+    };
+    write(&at, "a.yaml", &format!("{}---\n{}", account("a", "x"), account("b", "x")));
+    write(&at, "c.yaml", &account("c", "x"));
+    write(&at, "d.yaml", &account("d", "x"));
+    start(&options).await;
+    let log = kept.join("last-good.log");
+    let whole = fs::read(&log).unwrap();
+    // Changed while it runs, moved, deleted.
+    let mut files = Files::follow(options.clone());
+    until(&mut files, |event| *event == Event::InitDone).await;
+    write(&at, "a.yaml", &account("a", "z"));
+    until(&mut files, |event| matches!(event, Event::Delete(key) if &*key.name == "b")).await;
+    fs::rename(at.join("c.yaml"), at.join("moved.yaml")).unwrap();
+    fs::remove_file(at.join("d.yaml")).unwrap();
+    until(&mut files, |event| matches!(event, Event::Delete(key) if &*key.name == "d")).await;
+    drop(files);
+    start(&options).await;
+    for file in ["a.yaml", "c.yaml", "d.yaml", "moved.yaml"] {
+        write(&at, file, "x: [");
+    }
+    assert_eq!(names(&start(&options).await), ["a=z", "c=x"]);
+    // A record that was not written to its end is none; what is before it counts.
+    fs::write(&log, [&whole[..], &whole[..whole.len() / 2 - 3]].concat()).unwrap();
+    assert_eq!(names(&start(&options).await), ["a=x", "b=x", "c=x", "d=x"]);
+    assert!(fs::read(&log).unwrap().starts_with(&whole));
+    fs::write(&log, [0xff; 100]).unwrap();
+    assert_eq!(names(&start(&options).await), Vec::<String>::new());
 }
 
 #[test]
