@@ -5,6 +5,7 @@
 //! public field is not unused for them. Licences and sources of dependencies are cargo-deny's business,
 //! dependencies that nothing names cargo-shear's. `bench proxy`: the data plane beside Envoy, in turn, under the same load. `bench control`: the control plane under
 //! simulated proxies. `bench churn`: whether a request is lost while everything changes. `bench on-demand`: what fetching on first use costs.
+//! `bench files`: what reading configuration costs.
 
 mod bench;
 mod fields;
@@ -47,6 +48,11 @@ enum Bench {
     /// The load of both; started by them, inside the mesh.
     #[command(hide = true)]
     ChurnLoad,
+    /// Reading a folder of many objects, an edit of one of its files, and no edit at all.
+    Files(bench::files::FilesArgs),
+    /// What reads; started by the benchmark of reading.
+    #[command(hide = true)]
+    Read(bench::files::ReadArgs),
     /// The server of the floor; started by the benchmark of the control plane.
     #[command(hide = true)]
     Floor,
@@ -66,6 +72,8 @@ fn main() -> ExitCode {
             mizzen_testkit::churn::load();
             Ok(())
         }
+        Task::Bench(Bench::Files(args)) => bench::files::files(&args),
+        Task::Bench(Bench::Read(args)) => bench::files::read(args),
         Task::Bench(Bench::Floor) => bench::control::floor::serve(),
         Task::Bench(Bench::Hold(args)) => bench::hold::hold(&args),
     };

@@ -7,6 +7,7 @@
 pub(crate) mod churn;
 mod config;
 pub(crate) mod control;
+pub(crate) mod files;
 pub(crate) mod hold;
 mod hosts;
 mod load;

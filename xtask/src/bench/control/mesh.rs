@@ -19,7 +19,7 @@ const EACH: u32 = 10;
 const UNUSED: u32 = 0;
 
 /// A folder with services.
-pub(super) struct Mesh {
+pub(in crate::bench) struct Mesh {
     folder: PathBuf,
     /// Where files are written before they are moved to their places.
     staging: PathBuf,
@@ -80,6 +80,21 @@ impl Mesh {
 
     pub(super) fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// How many services have about so many objects, with what belongs to their namespaces.
+    pub(in crate::bench) fn services_of(objects: u32) -> u32 {
+        (objects * EACH / (3 * EACH + 2)).max(1)
+    }
+
+    /// The objects of so many services, by the number of their namespace: what is its own, and then three for each service. Each begins as a document.
+    pub(in crate::bench) fn namespaces(services: u32) -> impl Iterator<Item = (u32, Vec<String>)> {
+        let mesh = Mesh { folder: PathBuf::new(), staging: PathBuf::new(), services };
+        (0..services.div_ceil(EACH)).map(move |namespace| {
+            let numbers = namespace * EACH..services.min((namespace + 1) * EACH);
+            let objects = namespace_objects(namespace).into_iter().chain(numbers.flat_map(|number| mesh.service(number).objects()));
+            (namespace, objects.map(|object| format!("---\n{object}")).collect())
+        })
     }
 
     /// As it is written first. One that is more than there were belongs to a namespace that is there.
@@ -150,10 +165,14 @@ impl Service {
     }
 
     fn yaml(self) -> String {
+        self.objects().join("---\n")
+    }
+
+    fn objects(self) -> [String; 3] {
         let (name, namespace) = (format!("s{}", self.number), format!("ns{}", self.namespace));
         let host = self.host();
         let meta = format!("metadata: {{name: {name}, namespace: {namespace}}}\nspec:");
-        let mut text = format!(
+        let mut entry = format!(
             "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\n{meta}\n  hosts: [{host}]\n  addresses: [{}]\n  \
              location: MESH_INTERNAL\n  resolution: STATIC\n  ports: [{{number: 8080, name: http, protocol: HTTP}}]\n  endpoints:\n",
             address([172, 16, 0, 0], self.number + 1)
@@ -162,23 +181,21 @@ impl Service {
             let moved = self.moved && number + 1 == ENDPOINTS;
             let address = if moved { Ipv4Addr::new(100, 127, 255, 254) } else { self.endpoint(number) };
             let version = number % 2 + 1;
-            let _ = writeln!(text, "  - {{address: {address}, labels: {{app: {name}, version: v{version}}}, serviceAccount: {name}}}");
+            let _ = writeln!(entry, "  - {{address: {address}, labels: {{app: {name}, version: v{version}}}, serviceAccount: {name}}}");
         }
-        let _ = write!(
-            text,
-            "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\n{meta}\n  hosts: [{host}]\n  http:\n  - timeout: 10s\n    \
+        let routes = format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\n{meta}\n  hosts: [{host}]\n  http:\n  - timeout: 10s\n    \
              retries: {{attempts: 2, perTryTimeout: 2s}}\n    route:\n    - {{destination: {{host: {host}, subset: v1}}, weight: {}}}\n    \
              - {{destination: {{host: {host}, subset: v2}}, weight: {}}}\n",
             self.weight,
             100 - self.weight
         );
-        let _ = write!(
-            text,
-            "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\n{meta}\n  host: {host}\n  trafficPolicy: \
+        let rule = format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\n{meta}\n  host: {host}\n  trafficPolicy: \
              {{connectionPool: {{http: {{http1MaxPendingRequests: 100}}}}}}\n  subsets:\n  - {{name: v1, labels: {{version: v1}}}}\n  \
              - {{name: v2, labels: {{version: v2}}}}\n"
         );
-        text
+        [entry, routes, rule]
     }
 }
 
@@ -188,11 +205,16 @@ fn address(base: [u8; 4], number: u32) -> Ipv4Addr {
 }
 
 fn namespace_yaml(number: u32) -> String {
-    format!(
-        "apiVersion: v1\nkind: Namespace\nmetadata: {{name: ns{number}}}\n---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
-         metadata: {{name: callers, namespace: ns{number}}}\nspec:\n  action: ALLOW\n  rules:\n  - from: [{{source: {{namespaces: [ns{number}, \
-         ns0]}}}}]\n    to: [{{operation: {{methods: [GET, POST]}}}}]\n"
-    )
+    namespace_objects(number).join("---\n")
+}
+
+fn namespace_objects(number: u32) -> [String; 2] {
+    let namespace = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: ns{number}}}\n");
+    let policy = format!(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: callers, namespace: ns{number}}}\nspec:\n  \
+         action: ALLOW\n  rules:\n  - from: [{{source: {{namespaces: [ns{number}, ns0]}}}}]\n    to: [{{operation: {{methods: [GET, POST]}}}}]\n"
+    );
+    [namespace, policy]
 }
 
 fn mode_yaml(mode: &str) -> String {

@@ -10,8 +10,8 @@ mod demand;
 mod fleet;
 pub(crate) mod floor;
 mod grpc;
-mod mesh;
-mod plane;
+pub(super) mod mesh;
+pub(super) mod plane;
 mod report;
 mod wire;
 

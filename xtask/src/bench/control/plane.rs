@@ -34,22 +34,22 @@ const STOP: Duration = Duration::from_secs(10);
 const NAME: &str = "istiod.istio-system.svc";
 
 /// A process that is measured. It ends with this.
-pub(super) struct Process {
+pub(in crate::bench) struct Process {
     child: Child,
     clock: ClockId,
 }
 
 /// What a process holds, in KiB.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Memory {
-    pub(super) resident: u64,
-    pub(super) anonymous: u64,
+pub(in crate::bench) struct Memory {
+    pub(in crate::bench) resident: u64,
+    pub(in crate::bench) anonymous: u64,
     /// The most since [`Process::forget_peak`].
-    pub(super) peak: u64,
+    pub(in crate::bench) peak: u64,
 }
 
 impl Process {
-    pub(super) fn start(program: &Path, prepare: impl FnOnce(&mut Command)) -> Result<Process> {
+    pub(in crate::bench) fn start(program: &Path, prepare: impl FnOnce(&mut Command)) -> Result<Process> {
         // What is killed with all its might shall leave nothing running.
         let mut command = match super::super::find("setpriv") {
             Some(setpriv) => {
@@ -65,16 +65,16 @@ impl Process {
         Ok(Process { child, clock })
     }
 
-    pub(super) fn child(&mut self) -> &mut Child {
+    pub(in crate::bench) fn child(&mut self) -> &mut Child {
         &mut self.child
     }
 
     /// CPU time of all its threads, those that have ended included: what schedstat counts, not the kernel's ticks.
-    pub(super) fn cpu(&self) -> Result<Duration> {
+    pub(in crate::bench) fn cpu(&self) -> Result<Duration> {
         Ok(self.clock.now()?.into())
     }
 
-    pub(super) fn memory(&self) -> Result<Memory> {
+    pub(in crate::bench) fn memory(&self) -> Result<Memory> {
         let text = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let field = |name: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("/proc/PID/status has no {name}"))?;
@@ -84,7 +84,7 @@ impl Process {
     }
 
     /// From now on the peak is one of what follows.
-    pub(super) fn forget_peak(&self) {
+    pub(in crate::bench) fn forget_peak(&self) {
         // Where the kernel does not let us, the peak is one of the process's whole life, which is more and never less.
         let _ = fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5");
     }
