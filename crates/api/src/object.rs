@@ -26,6 +26,7 @@ macro_rules! kinds {
 
         /// An object of any kind. `==` compares content and leaves positions out.
         #[derive(Clone, Debug, PartialEq)]
+        #[expect(clippy::large_enum_variant, reason = "the large one, MeshConfig, is twice the next")]
         pub enum Object { $($(#[$doc])* $kind($ty)),* }
 
         impl Object {

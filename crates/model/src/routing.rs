@@ -20,7 +20,7 @@ pub struct EffectiveRule {
     /// All subsets; of equal names the oldest.
     pub subsets: Vec<Subset>,
     /// The oldest policy.
-    pub traffic_policy: Option<TrafficPolicy>,
+    pub traffic_policy: Option<Box<TrafficPolicy>>,
 }
 
 type Found<'a> = Vec<(&'a Hostname, &'a Stamped<Object>)>;

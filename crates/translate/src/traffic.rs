@@ -68,7 +68,7 @@ pub(crate) fn of_cluster(scope: &Scope<'_, '_>, cluster: &str) -> Policy {
 /// The policy that a rule has for a port.
 pub(crate) fn of_rule(rule: &EffectiveRule, port: u16, subset: Option<&Subset>) -> Policy {
     let mut policy = Policy::default();
-    let layers = [rule.traffic_policy.as_ref(), subset.and_then(|s| s.traffic_policy.as_ref())];
+    let layers = [rule.traffic_policy.as_deref(), subset.and_then(|s| s.traffic_policy.as_deref())];
     for layer in layers.into_iter().flatten() {
         match layer.port_level_settings.get(&port) {
             // What is said of a port is all that is said of it: nothing is inherited.

@@ -24,7 +24,7 @@ pub struct DestinationRule {
     /// Named parts of the service; names are unique.
     pub subsets: Vec<Subset>,
     /// For all ports and subsets.
-    pub traffic_policy: Option<TrafficPolicy>,
+    pub traffic_policy: Option<Box<TrafficPolicy>>,
 }
 
 /// Those endpoints of a service that carry some labels.
@@ -35,7 +35,7 @@ pub struct Subset {
     /// The labels; none: all endpoints.
     pub labels: BTreeMap<String, String>,
     /// Overrides the rule's own, block by block.
-    pub traffic_policy: Option<TrafficPolicy>,
+    pub traffic_policy: Option<Box<TrafficPolicy>>,
 }
 
 /// Settings of connections; a missing block is inherited.
@@ -85,16 +85,19 @@ impl DestinationRule {
                 }
                 subsets.push(subset);
             }
+            subsets.shrink_to_fit();
             DestinationRule {
                 meta,
                 host,
                 export_to: ExportTo::read_list(f, "exportTo"),
                 subsets,
-                traffic_policy: f.opt_sub("trafficPolicy", |f| {
-                    let policy = TrafficPolicy::read(f);
-                    policy.check_failover(f);
-                    policy
-                }),
+                traffic_policy: f
+                    .opt_sub("trafficPolicy", |f| {
+                        let policy = TrafficPolicy::read(f);
+                        policy.check_failover(f);
+                        policy
+                    })
+                    .map(Box::new),
             }
         })
     }
@@ -112,7 +115,7 @@ impl Subset {
         Subset {
             name: name.unwrap_or_default(),
             labels: f.get("labels").map(|at| labels(&at)).unwrap_or_default(),
-            traffic_policy: f.opt_sub("trafficPolicy", TrafficPolicy::read),
+            traffic_policy: f.opt_sub("trafficPolicy", TrafficPolicy::read).map(Box::new),
         }
     }
 }

@@ -125,7 +125,8 @@ impl ServiceEntry {
                 ports: ports(f),
                 location: f.get("location").and_then(|at| at.choice(LOCATIONS)).unwrap_or_default(),
                 resolution: f.get("resolution").and_then(|at| at.choice(RESOLUTIONS)).unwrap_or_default(),
-                endpoints: f.list("endpoints").iter().filter_map(|at| at.fields(WorkloadEntry::read)).collect(),
+                // A list of this length is not known beforehand, and entries are many.
+                endpoints: f.list("endpoints").iter().filter_map(|at| at.fields(WorkloadEntry::read)).collect::<Box<[_]>>().into_vec(),
                 workload_selector: f.get("workloadSelector").map(|at| selector(&at, "labels")),
                 export_to: ExportTo::read_list(f, "exportTo"),
             };

@@ -10,7 +10,7 @@ use super::{
 };
 
 /// What an object may hold, on average over [`service`]: what it says, its text, and what the source knows of it.
-const BYTES: i64 = 6_500;
+const BYTES: i64 = 5_000;
 /// In how many allocations it may be read.
 const ALLOCATIONS: u64 = 250;
 const OBJECTS: usize = 3;

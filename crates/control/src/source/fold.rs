@@ -66,7 +66,7 @@ pub(super) struct Work {
 #[derive(Debug)]
 struct File {
     changed: Instant,
-    documents: Vec<Result<Arc<Object>, Refusal>>,
+    documents: Vec<Result<Arc<Object>, Box<Refusal>>>,
     warnings: Vec<Problem>,
     /// What of it is in force.
     owned: BTreeSet<Key>,
@@ -129,7 +129,7 @@ impl File {
     }
 
     fn keys(&self) -> impl Iterator<Item = (usize, Key)> {
-        let key = |entry: &Result<Arc<Object>, Refusal>| match entry {
+        let key = |entry: &Result<Arc<Object>, Box<Refusal>>| match entry {
             Ok(object) => Some(object.key()),
             Err(refusal) => refusal.key.clone(),
         };
@@ -226,10 +226,14 @@ impl Fold {
         round.keys.extend(file.owned.iter().cloned());
         round.keys.extend(file.closes.drain(..));
         file.changed = now;
-        file.documents = parsed.objects.into_iter().map(|object| object.map(Arc::new)).collect();
+        file.documents = parsed.objects.into_iter().map(|object| object.map(Arc::new).map_err(Box::new)).collect();
+        // It may have taken over the room of the objects themselves.
+        file.documents.shrink_to_fit();
         for (document, key) in file.keys() {
             let claims = &mut self.entries.entry(key.clone()).or_default().claims;
             let claim = Claim { file: name.clone(), document };
+            // Nearly all have one.
+            claims.reserve_exact(1);
             claims.insert(claims.partition_point(|other| *other < claim), claim);
             round.keys.insert(key);
         }
@@ -452,12 +456,18 @@ impl Fold {
 }
 
 /// The document that makes a claim.
-fn document<'a>(files: &'a BTreeMap<Arc<str>, File>, claim: &Claim) -> Option<&'a Result<Arc<Object>, Refusal>> {
+fn document<'a>(files: &'a BTreeMap<Arc<str>, File>, claim: &Claim) -> Option<&'a Result<Arc<Object>, Box<Refusal>>> {
     files.get(&claim.file)?.documents.get(claim.document)
 }
 
 /// What is wrong with a claim that another one has won.
-fn duplicate(key: &Key, claim: &Claim, entry: &Result<Arc<Object>, Refusal>, winner: &Result<Arc<Object>, Refusal>, kept: bool) -> Refused {
+fn duplicate(
+    key: &Key,
+    claim: &Claim,
+    entry: &Result<Arc<Object>, Box<Refusal>>,
+    winner: &Result<Arc<Object>, Box<Refusal>>,
+    kept: bool,
+) -> Refused {
     let fault = Fault { file: claim.file.clone(), key: Some(key.clone()), document: claim.document };
     let message = format!("is declared at {} already", pos(winner));
     let problem = Problem { pos: pos(entry), object: Some(key.clone()), field: "metadata.name".to_owned(), message };
@@ -467,7 +477,7 @@ fn duplicate(key: &Key, claim: &Claim, entry: &Result<Arc<Object>, Refusal>, win
     Refused { fault, problems, kept: kept || winner.is_ok() }
 }
 
-fn pos(entry: &Result<Arc<Object>, Refusal>) -> Pos {
+fn pos(entry: &Result<Arc<Object>, Box<Refusal>>) -> Pos {
     match entry {
         Ok(object) => object.meta().origin.clone(),
         Err(refusal) => refusal.problems.first().map(|p| p.pos.clone()).unwrap_or_default(),

@@ -160,7 +160,7 @@ async fn remembers() {
     let origins = |events: &[Event]| objects(events).iter().map(|object| object.meta().origin.line).collect::<Vec<_>>();
     assert_eq!(origins(&first), origins(&second));
     let place =
-        |events: &[Event]| objects(events).iter().find(|object| &*object.meta().name == long).unwrap().meta().position("metadata.labels.a");
+        |events: &[Event]| objects(events).iter().find(|object| *object.meta().name == *long).unwrap().meta().position("metadata.labels.a");
     assert_eq!(place(&first), place(&second));
 }
 

@@ -234,9 +234,11 @@ fn changes(mesh: &Mesh, servers: &[Vec<Ipv4Addr>; 2]) -> BTreeMap<&'static str, 
     let gone = || fs::remove_file(&more).expect("remove a file");
     let alone = measure(mesh, servers, &|| {}, None);
     changes.insert("an endpoint of a service that it calls, there and back", alone.clone());
-    let kinds: [(&'static str, &dyn Fn(), Option<&str>); 3] = [
-        ("an endpoint of a service that it never called", &|| write(&mesh.folder, Path::new("e0/s0.yaml"), &moved), None),
-        ("a new service that it does not call", &|| write(&mesh.folder, Path::new("e0/more.yaml"), &new), Some("Host")),
+    let moves = || write(&mesh.folder, Path::new("e0/s0.yaml"), &moved);
+    let comes = || write(&mesh.folder, Path::new("e0/more.yaml"), &new);
+    let kinds: [(_, &dyn Fn(), _); 3] = [
+        ("an endpoint of a service that it never called", &moves, None),
+        ("a new service that it does not call", &comes, Some("Host")),
         ("that service is gone", &gone, Some("Host")),
     ];
     for (what, change, awaited) in kinds {

@@ -507,7 +507,7 @@ impl Session {
             responses.extend(self.response(&key, None, Vec::new(), removed));
         }
         // Where nothing else is said there will be no answer to wait for.
-        if !self.answered && !(responses.is_empty() && self.in_flight() == 0) {
+        if !self.answered && (!responses.is_empty() || self.in_flight() > 0) {
             return responses;
         }
         for (key, mut removed) in std::mem::take(&mut self.kept).into_iter().rev() {

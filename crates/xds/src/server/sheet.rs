@@ -13,10 +13,17 @@ pub struct Sheet {
     lines: Box<[(Name, Resource)]>,
     /// What a client has that was sent all of it: one that takes all there is, and one that has asked by name.
     sent: [OnceLock<Sent>; 2],
-    /// The names that were last asked for, and those of them that are not in it.
-    rest: Mutex<Option<(Arc<[Name]>, Arc<[Name]>)>>,
+    /// What was last asked for.
+    rest: Mutex<Option<Asked>>,
     /// As it is written, as long as somebody writes it.
     written: Mutex<Weak<Vec<Bytes>>>,
+}
+
+/// Names that were asked for, and those of them that are not in a sheet.
+#[derive(Clone, Debug)]
+struct Asked {
+    names: Arc<[Name]>,
+    rest: Arc<[Name]>,
 }
 
 /// All that a client gets of a type for the first time.
@@ -48,15 +55,15 @@ impl Sheet {
     pub fn rest_of(&self, asked: &Arc<[Name]>) -> Option<Arc<[Name]>> {
         // Clients that are alike ask for the very same list.
         let known = self.rest.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((_, rest)) = known.filter(|(list, _)| Arc::ptr_eq(list, asked)) {
-            return Some(rest);
+        if let Some(known) = known.filter(|known| Arc::ptr_eq(&known.names, asked)) {
+            return Some(known.rest);
         }
         let mut lines = self.lines.iter().map(|(name, _)| name).peekable();
         let rest: Arc<[Name]> = asked.iter().filter(|name| lines.next_if(|there| there == name).is_none()).cloned().collect();
         if lines.next().is_some() {
             return None;
         }
-        *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = Some((asked.clone(), rest.clone()));
+        *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = Some(Asked { names: asked.clone(), rest: rest.clone() });
         Some(rest)
     }
 

@@ -97,9 +97,12 @@ pub(crate) async fn run(mesh: Option<&str>, args: ProxyConfigArgs) -> Result<()>
     print(&render(args.output, &values, || table(&header, &cells))?)
 }
 
+/// How rows are made of a dump.
+type ToRows = fn(&Value) -> Rows;
+
 impl What {
     /// The section of the control plane's dump that has all of it, and how its rows are made.
-    fn section(self) -> Option<(&'static str, fn(&Value) -> Rows)> {
+    fn section(self) -> Option<(&'static str, ToRows)> {
         match self {
             What::Cluster => Some(("clusters", cluster::rows)),
             What::Listener => Some(("listeners", listener::rows)),
