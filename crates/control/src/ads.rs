@@ -240,7 +240,7 @@ impl Discovery {
         for response in push.responses {
             let label = label(&response.type_url);
             self.metrics.pushes.with_label_values(&[label]).inc();
-            let size: usize = response.all().map(|(_, resource)| resource.len()).sum();
+            let size = response.len();
             let version = match variant {
                 Variant::Delta => push.version.to_string(),
                 Variant::Sotw => response.version().to_string(),

@@ -137,7 +137,7 @@ impl Memo {
     pub(crate) fn leave(&self, asker: &Asker) {
         // Nobody may step into its place before its marks are gone.
         let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
-        self.sheets.leave(asker.index, None);
+        self.sheets.leave(asker);
         let slots: Vec<Arc<Slot>> = self.slots.read().unwrap_or_else(PoisonError::into_inner).by_number.values().cloned().collect();
         let mut bare = Vec::new();
         for slot in slots {
@@ -259,7 +259,7 @@ impl Epoch<'_> {
 
     fn join(&self, asker: &Asker, kind: ResourceKind, name: &str, joined: Joined) -> Option<Resource> {
         if let Some(joint) = self.memo.sheets.joint(self.version(), asker.profile, kind, name) {
-            self.memo.hit(&What::Resource(kind, Name::from(name)));
+            self.memo.shared.fetch_add(1, Ordering::Relaxed);
             return Some(joint.take(asker));
         }
         let list = self.memo.parts_slot(asker.profile, kind, name);
@@ -295,7 +295,7 @@ impl Epoch<'_> {
     /// Notes that a proxy does not have a resource any more.
     pub(crate) fn release(&self, asker: &Asker, kind: ResourceKind, name: &Name) {
         if let Some(joined) = mizzen_translate::joined(&asker.view, kind, name) {
-            self.memo.sheets.leave(asker.index, Some((asker.profile, kind, name)));
+            self.memo.sheets.release(asker, kind, name);
             let list = self.memo.parts_slot(asker.profile, kind, name);
             if let Some(Value::Names(Some(parts))) = self.find(asker, &list).map(|built| built.value.clone()) {
                 parts.iter().for_each(|part| self.memo.leave_slot(asker, &self.memo.resource_slot(asker.profile, joined.part, part)));

@@ -28,8 +28,8 @@ struct OfSnapshot {
     version: u64,
     /// By profile and kind.
     pages: HashMap<(u32, ResourceKind), Arc<Page>>,
-    /// By profile, kind and name.
-    whole: HashMap<(u32, ResourceKind, Name), Arc<Joint>>,
+    /// By profile and kind, then by name.
+    whole: HashMap<(u32, ResourceKind), HashMap<Name, Arc<Joint>>>,
 }
 
 /// A resource that is joined from parts and is the same for all.
@@ -91,20 +91,23 @@ impl Sheets {
 
     /// A joined resource that is the same for all.
     pub(super) fn joint(&self, version: u64, profile: u32, kind: ResourceKind, name: &str) -> Option<Arc<Joint>> {
-        self.of(version).whole.get(&(profile, kind, Name::from(name))).cloned()
+        self.of(version).whole.get(&(profile, kind))?.get(name).cloned()
     }
 
     pub(super) fn put_joint(&self, version: u64, profile: u32, kind: ResourceKind, name: &str, joint: Joint) {
-        self.of(version).whole.insert((profile, kind, Name::from(name)), Arc::new(joint));
+        self.of(version).whole.entry((profile, kind)).or_default().insert(name.into(), Arc::new(joint));
     }
 
-    /// Notes that a proxy does not have a joined resource any more; none at all, if it is not said which.
-    pub(super) fn leave(&self, asker: usize, of: Option<(u32, ResourceKind, &Name)>) {
-        for ((profile, kind, name), joint) in &lock(&self.0).whole {
-            if of.is_none_or(|of| of == (*profile, *kind, name)) {
-                lock(&joint.noted).remove(asker);
-            }
+    /// Notes that a proxy does not have a joined resource any more.
+    pub(super) fn release(&self, asker: &Asker, kind: ResourceKind, name: &str) {
+        if let Some(joint) = lock(&self.0).whole.get(&(asker.profile, kind)).and_then(|of_kind| of_kind.get(name)) {
+            lock(&joint.noted).remove(asker.index);
         }
+    }
+
+    /// Notes that a proxy is gone.
+    pub(super) fn leave(&self, asker: &Asker) {
+        lock(&self.0).whole.values().flat_map(HashMap::values).for_each(|joint| lock(&joint.noted).remove(asker.index));
     }
 
     /// Forgets what is of another snapshot.

@@ -8,7 +8,7 @@ use std::{
 
 use mizzen_types::Name;
 
-use super::{MANY, Resource};
+use super::{MANY, Resource, Sheet};
 use crate::Version;
 
 /// What the client has under a name, as far as it was sent or the client said so.
@@ -299,9 +299,9 @@ impl Held {
     }
 
     /// The client has taken all of a sheet. False: that is not what it was sent last.
-    pub(super) fn accept_sheet(&mut self, sent: &Sent) -> bool {
+    pub(super) fn accept_sheet(&mut self, sheet: &Sheet) -> bool {
         let Some(Base::Sent { list, is_open }) = &mut self.base else { return false };
-        if !*is_open || !Arc::ptr_eq(list, &sent.0) {
+        if !*is_open || !sheet.was_sent().any(|sent| Arc::ptr_eq(list, &sent.0)) {
             return false;
         }
         *is_open = false;

@@ -185,6 +185,12 @@ impl Response {
     pub fn all(&self) -> impl Iterator<Item = &(Name, Resource)> {
         self.sheet.iter().flat_map(|sheet| sheet.lines()).chain(&self.resources)
     }
+
+    /// The length of their contents, as [`Resource::len`] has it.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.sheet.as_ref().map_or(0, |sheet| sheet.len()) + self.resources.iter().map(|(_, resource)| resource.len()).sum::<usize>()
+    }
 }
 
 impl From<Response> for DeltaDiscoveryResponse {

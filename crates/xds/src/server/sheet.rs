@@ -11,6 +11,8 @@ use super::{Resource, held::Sent};
 #[derive(Debug)]
 pub struct Sheet {
     lines: Box<[(Name, Resource)]>,
+    /// Of their contents.
+    length: usize,
     /// What a client has that was sent all of it: one that takes all there is, and one that has asked by name.
     sent: [OnceLock<Sent>; 2],
     /// What was last asked for.
@@ -38,12 +40,19 @@ pub struct Whole {
 impl Sheet {
     /// Of these, which are in the order of their names.
     pub fn new(lines: Vec<(Name, Resource)>) -> Sheet {
-        Sheet { lines: lines.into(), sent: Default::default(), rest: Mutex::default(), written: Mutex::default() }
+        let length = lines.iter().map(|(_, resource)| resource.len()).sum();
+        Sheet { lines: lines.into(), length, sent: Default::default(), rest: Mutex::default(), written: Mutex::default() }
     }
 
     /// All of it.
     pub fn lines(&self) -> &[(Name, Resource)] {
         &self.lines
+    }
+
+    /// The length of all contents, as [`Resource::len`] has it.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.length
     }
 
     /// Whether there is a line for a name.
@@ -80,6 +89,11 @@ impl Sheet {
     pub(super) fn sent(&self, explicit: bool) -> &Sent {
         let lines = || self.lines.iter().map(|(name, resource)| (name.clone(), resource.version));
         self.sent[usize::from(explicit)].get_or_init(|| Sent::new(lines(), explicit))
+    }
+
+    /// What clients may have been sent of it.
+    pub(super) fn was_sent(&self) -> impl Iterator<Item = &Sent> {
+        self.sent.iter().filter_map(OnceLock::get)
     }
 }
 

@@ -280,9 +280,7 @@ impl Watch {
         let whole = flight.sheet.take();
         let Some(error) = error else {
             self.acks += 1;
-            if let Some(sheet) =
-                whole.filter(|sheet| !self.held.accept_sheet(sheet.sent(false)) && !self.held.accept_sheet(sheet.sent(true)))
-            {
+            if let Some(sheet) = whole.filter(|sheet| !self.held.accept_sheet(sheet)) {
                 let lines: Vec<(Name, Version)> = versions(&sheet).collect();
                 self.held.accept(&lines);
             }
