@@ -1,10 +1,11 @@
 //! Helpers for tests beyond one crate: a mesh started through the real binary, programs run in it, and the programs that nobody here
-//! wrote; [`memory`], a mesh without a process, a socket or a thread; and the bodies of the [`fuzz`] targets.
+//! wrote; [`echo`], the servers of a load; [`memory`], a mesh without a process, a socket or a thread; and the bodies of the [`fuzz`] targets.
 //!
 //! Nothing here sleeps for a fixed time to be right: [`eventually`] asks again until a condition holds, within a bound that is far
 //! beyond what a slow machine needs. Deliberately absent: knowledge of what the mesh does.
 
 pub mod churn;
+pub mod echo;
 pub mod fuzz;
 pub mod memory;
 mod mesh;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 pub use mesh::{Mesh, Options, Output};
 pub use nix::sys::signal::Signal;
 pub use peers::{envoy, peer, require_peers, skip};
-pub use processes::{Seen, descendants, is_root};
+pub use processes::{Memory, Seen, cpu, descendants, is_root, memory};
 pub use wire::{Capture, Flow, Sniffer};
 
 /// The longest that anything is waited for.

@@ -1,6 +1,8 @@
 //! The processes of a mesh, as the machine sees them.
 
-use std::fs;
+use std::{fs, io, time::Duration};
+
+use nix::{time::ClockId, unistd::Pid};
 
 use crate::Mesh;
 
@@ -13,6 +15,38 @@ pub struct Seen {
     pub parent: i32,
     /// Its command line, with spaces between the words.
     pub command: String,
+}
+
+/// What a process holds, in KiB.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory {
+    /// In memory, files included.
+    pub resident: u64,
+    /// Of it, what is no file's.
+    pub anonymous: u64,
+    /// The most that was ever resident.
+    pub peak: u64,
+}
+
+/// CPU time of all threads of a process, those that have ended included: what schedstat counts, not the kernel's ticks.
+///
+/// # Errors
+/// If it has ended.
+pub fn cpu(pid: i32) -> io::Result<Duration> {
+    Ok(ClockId::pid_cpu_clock_id(Pid::from_raw(pid))?.now()?.into())
+}
+
+/// What a process holds.
+///
+/// # Errors
+/// If it has ended.
+pub fn memory(pid: i32) -> io::Result<Memory> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let field = |name: &str| {
+        let number = text.lines().find_map(|line| line.strip_prefix(name)).and_then(|line| line.split_whitespace().next()?.parse().ok());
+        number.ok_or_else(|| io::Error::other(format!("/proc/{pid}/status has no {name}")))
+    };
+    Ok(Memory { resident: field("VmRSS:")?, anonymous: field("RssAnon:")?, peak: field("VmHWM:")? })
 }
 
 /// Whether the tests run as root, so that they can be somebody else too.

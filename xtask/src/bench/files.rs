@@ -6,9 +6,8 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
-    os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{ChildStdout, Command, Stdio},
+    process::{ChildStdout, Stdio},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -118,8 +117,7 @@ impl Row {
 /// Measures and prints.
 pub(crate) fn files(args: &FilesArgs) -> Result<()> {
     if !args.released {
-        let xtask = super::build(&["xtask"])?.with_file_name("xtask");
-        return Err(Command::new(xtask).args(std::env::args_os().skip(1)).arg("--released").exec()).context("the release build of xtask");
+        return super::restart(&["xtask"], |_| vec!["--released".into()]);
     }
     let mut results = Vec::new();
     for layout in Layout::ALL {

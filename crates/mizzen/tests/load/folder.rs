@@ -2,17 +2,22 @@
 
 use std::fs;
 
+use mizzen_testkit::echo::{echo, stock};
+
+/// Where all of it is.
+pub(crate) const NAMESPACE: &str = "shop";
+
 /// `echo` in three versions, behind the gateway and for the account `client`; and `stock`.
 pub(crate) fn folder() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a folder");
-    let versions = ["a", "b", "c"].map(|version| (format!("echo-{version}.yaml"), DEPLOYMENT.replace("VVV", version)));
+    let versions = ["a", "b", "c"].map(|version| (format!("echo-{version}.yaml"), echo(NAMESPACE, version, 1)));
     let others = [
         ("mesh.yaml", BASE.to_owned()),
         ("mtls.yaml", mtls("STRICT")),
         ("gateway.yaml", GATEWAY.to_owned()),
         ("routing.yaml", routing(&[("a", 100)])),
         ("allow.yaml", allow("")),
-        ("stock.yaml", STOCK.to_owned()),
+        ("stock.yaml", stock(NAMESPACE, 1)),
     ];
     for (name, text) in others.map(|(name, text)| (name.to_owned(), text)).iter().chain(&versions) {
         fs::write(dir.path().join(name), text).expect("write a file");
@@ -50,52 +55,6 @@ spec:
   servers:
   - port: {number: 80, name: http, protocol: HTTP}
     hosts: ['*']
-";
-
-// The sample's reviews: a version that is none of the sample's has no stars, and so asks nobody.
-pub(crate) const DEPLOYMENT: &str = "
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: echo-VVV, namespace: shop}
-spec:
-  replicas: 1
-  selector: {matchLabels: {app: echo, version: VVV}}
-  template:
-    metadata: {labels: {app: echo, version: VVV}}
-    spec:
-      serviceAccountName: echo
-      containers:
-      - name: echo
-        image: bookshop/reviews
-        command: [bookshop-reviews]
-        env: [{name: VERSION, value: VVV}]
-        readinessProbe: {httpGet: {path: /healthz, port: 9080}}
-";
-
-/// A TCP service.
-pub(crate) const STOCK: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: stock, namespace: shop}
-spec:
-  selector: {app: stock}
-  ports: [{name: tcp, port: 7070}]
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: stock, namespace: shop}
-spec:
-  replicas: 1
-  selector: {matchLabels: {app: stock}}
-  template:
-    metadata: {labels: {app: stock}}
-    spec:
-      serviceAccountName: echo
-      containers:
-      - name: stock
-        image: bookshop/stock
-        command: [bookshop-stock]
-        readinessProbe: {tcpSocket: {port: 7070}}
 ";
 
 /// Routes to these versions with these weights, the same for the gateway and inside. A subset exists only while it is in use.

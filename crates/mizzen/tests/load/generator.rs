@@ -14,8 +14,8 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use mizzen_testkit::echo::{Head, version};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 /// No load goes on for longer, whatever happens.
 const LONGEST: Duration = Duration::from_secs(120);
@@ -203,7 +203,7 @@ async fn get_h2(mut send: h2::client::SendRequest<Bytes>, target: &str, path: &s
         let _ = body.flow_control().release_capacity(part.len());
         bytes.extend_from_slice(&part);
     }
-    version(head.status.as_u16(), &String::from_utf8_lossy(&bytes))
+    version(head.status.as_u16(), &bytes)
 }
 
 fn ask_lines(target: &str, tally: &Mutex<Tally>, stop: &AtomicBool) {
@@ -222,15 +222,6 @@ fn ask_lines(target: &str, tally: &Mutex<Tally>, stop: &AtomicBool) {
         // It is there to be kept, not to keep the mesh busy.
         std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-/// The version that gave this answer.
-fn version(status: u16, body: &str) -> Result<String, String> {
-    if status != 200 {
-        return Err(format!("{status}: {body}"));
-    }
-    let answer: Value = serde_json::from_str(body).map_err(|e| format!("{e}: {body}"))?;
-    Ok(answer["version"].as_str().unwrap_or_default().to_owned())
 }
 
 pub(crate) fn connect(target: &str) -> Result<BufReader<TcpStream>, String> {
@@ -253,30 +244,13 @@ pub(crate) fn get(
     let words = if last { "connection: close\r\n" } else { "" };
     let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n{words}\r\n");
     stream.get_mut().write_all(request.as_bytes()).map_err(|e| format!("cannot send: {e}"))?;
-    let (mut status, mut length, mut keep, mut line) = (String::new(), None, !last, String::new());
-    loop {
+    let (mut head, mut line) = (Head::default(), String::new());
+    while !head.line(stream.read_line(&mut line), &line)? {
         line.clear();
-        match stream.read_line(&mut line) {
-            Ok(0) => return Err(format!("the connection ended in or before the answer's head {status:?}")),
-            Ok(_) => {}
-            Err(error) => return Err(format!("no answer: {error}")),
-        }
-        let text = line.trim_end();
-        if status.is_empty() {
-            text.clone_into(&mut status);
-        } else if text.is_empty() {
-            break;
-        } else if let Some((name, value)) = text.split_once(':') {
-            match (name.to_ascii_lowercase().as_str(), value.trim()) {
-                ("content-length", value) => length = value.parse::<usize>().ok(),
-                ("connection", "close") => keep = false,
-                _ => {}
-            }
-        }
     }
-    let mut body = vec![0; length.ok_or_else(|| format!("an answer without a length: {status}"))?];
+    let mut body = vec![0; head.length()?];
     stream.read_exact(&mut body).map_err(|e| format!("half an answer: {e}"))?;
-    let status = status.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or_else(|| format!("not HTTP: {status:?}"))?;
-    let version = version(status, &String::from_utf8_lossy(&body))?;
+    let version = version(head.status()?, &body)?;
+    let keep = !last && head.keeps();
     Ok((keep.then_some(stream), version))
 }

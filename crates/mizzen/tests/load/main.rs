@@ -18,9 +18,13 @@ use std::{
 };
 
 use mizzen_control::status::{ProxyStatus, SyncState, Syncz};
-use mizzen_testkit::{Mesh, Options, eventually};
+use mizzen_testkit::{
+    Mesh, Options,
+    echo::{echo, stock},
+    eventually,
+};
 
-use folder::{AMBIGUOUS, DEPLOYMENT, ENTRY, GATEWAY, STOCK, allow, folder, mtls, routing};
+use folder::{AMBIGUOUS, ENTRY, GATEWAY, NAMESPACE, allow, folder, mtls, routing};
 use generator::{Generator, INSIDE, OUTSIDE, Tally, connect, get, lock};
 
 const MIZZEN: &str = env!("CARGO_BIN_EXE_mizzen");
@@ -309,7 +313,7 @@ fn configuration_is_broken_and_mended() {
         mesh.save("routing.yaml", &routing(&[("b", 100)]));
         load.only("b");
         // What only the proxies find wrong: they keep what they had of it, and take all else.
-        mesh.save("stock.yaml", &format!("{STOCK}{AMBIGUOUS}"));
+        mesh.save("stock.yaml", &format!("{}{AMBIGUOUS}", stock(NAMESPACE, 1)));
         rejected(&mesh, true);
         let table = mesh.cli(&["proxy-status"]).ok();
         let refuses = table.lines().find(|row| row.contains("ERROR")).and_then(|row| row.split_whitespace().next()).expect("a proxy");
@@ -317,7 +321,7 @@ fn configuration_is_broken_and_mended() {
         assert!(words.contains("filter_chains[1].filter_chain_match: another chain has the same"), "{words}");
         mesh.save("routing.yaml", &routing(&[("c", 100)]));
         load.only("c");
-        mesh.save("stock.yaml", STOCK);
+        mesh.save("stock.yaml", &stock(NAMESPACE, 1));
         mesh.save("routing.yaml", &good);
         load.only("a");
         rejected(&mesh, false);
@@ -400,7 +404,7 @@ fn replicas_come_and_go() {
             if new { Ok(names) } else { Err(format!("{names:?}")) }
         })
     };
-    let file = DEPLOYMENT.replace("VVV", "a");
+    let file = echo(NAMESPACE, "a", 1);
     let mut now = replicas(1, &[]);
     let mut round = 0;
     while round < 2 || load.requests() < ENOUGH {

@@ -15,7 +15,6 @@ use std::{
 
 use bytes::Bytes;
 use nix::sys::socket::{MsgFlags, recv};
-use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
@@ -25,6 +24,7 @@ use tokio::{
 };
 
 use super::orders::{Lane, Lost, Order, Speaks, Tally, Target, Told, Took, now, tell};
+use crate::echo::{Head, version};
 
 /// How long an answer is waited for: longer than a proxy waits for a name while its control plane is away.
 const TIMEOUT: Duration = Duration::from_secs(25);
@@ -281,7 +281,7 @@ impl Connection {
                     let _ = body.flow_control().release_capacity(part.len());
                     bytes.extend_from_slice(&part);
                 }
-                let who = who(head.status.as_u16(), &bytes)?;
+                let who = version(head.status.as_u16(), &bytes)?;
                 if last {
                     driver.abort();
                 }
@@ -310,39 +310,11 @@ async fn line(stream: &mut BufReader<TcpStream>) -> Result<String, String> {
 
 /// Who answered over HTTP/1.1, and whether the connection is kept.
 async fn answer(stream: &mut BufReader<TcpStream>) -> Result<(String, bool), String> {
-    let (mut status, mut length, mut keep, mut line) = (String::new(), None, true, String::new());
-    loop {
+    let (mut head, mut line) = (Head::default(), String::new());
+    while !head.line(stream.read_line(&mut line).await, &line)? {
         line.clear();
-        match stream.read_line(&mut line).await {
-            Ok(0) => return Err(format!("the connection ended in or before the answer's head {status:?}")),
-            Ok(_) => {}
-            Err(error) => return Err(format!("no answer: {error}")),
-        }
-        let text = line.trim_end();
-        if status.is_empty() {
-            text.clone_into(&mut status);
-        } else if text.is_empty() {
-            break;
-        } else if let Some((name, value)) = text.split_once(':') {
-            match (name.to_ascii_lowercase().as_str(), value.trim()) {
-                ("content-length", value) => length = value.parse::<usize>().ok(),
-                ("connection", "close") => keep = false,
-                _ => {}
-            }
-        }
     }
-    let mut body = vec![0; length.ok_or_else(|| format!("an answer without a length: {status}"))?];
+    let mut body = vec![0; head.length()?];
     stream.read_exact(&mut body).await.map_err(|e| format!("half an answer: {e}"))?;
-    let status = status.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or_else(|| format!("not HTTP: {status:?}"))?;
-    Ok((who(status, &body)?, keep))
-}
-
-/// The version of the server that gave this answer.
-fn who(status: u16, body: &[u8]) -> Result<String, String> {
-    let text = String::from_utf8_lossy(body);
-    if status != 200 {
-        return Err(format!("{status}: {text}"));
-    }
-    let answer: Value = serde_json::from_slice(body).map_err(|e| format!("{e}: {text}"))?;
-    Ok(answer["version"].as_str().unwrap_or_default().to_owned())
+    Ok((version(head.status()?, &body)?, head.keeps()))
 }

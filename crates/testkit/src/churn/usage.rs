@@ -7,10 +7,7 @@ use std::{
 
 use serde::Serialize;
 
-use crate::Mesh;
-
-/// Ticks of the kernel's clock in a second, in what /proc counts: the same on every Linux machine.
-const TICKS: f64 = 100.0;
+use crate::{Memory, Mesh, cpu, memory};
 
 /// What the processes of one program have used.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -60,14 +57,8 @@ impl Meter {
 
 /// What a process has used, while it lives.
 pub fn usage(pid: i32) -> Option<Usage> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
-    // User and system time: fields 14 and 15, of which this begins with the third.
-    let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let field =
-        |name: &str| -> Option<u64> { status.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok() };
-    Some(Usage { cpu: ticks as f64 / TICKS, anonymous: field("RssAnon:")?, peak: field("VmHWM:")? })
+    let Memory { anonymous, peak, .. } = memory(pid).ok()?;
+    Some(Usage { cpu: cpu(pid).ok()?.as_secs_f64(), anonymous, peak })
 }
 
 /// The pod beside which a proxy stands, where its environment may be read.

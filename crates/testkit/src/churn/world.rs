@@ -9,8 +9,9 @@ use std::{
 
 use super::{
     orders::{Order, Speaks, Target},
-    yaml::{BASE, Elsewhere, FLEETING, HTTP, Rare, Routing, STOCK, TRAFFIC_POLICIES, VERSIONS, echo, mode, namespaces, policies, sidecar},
+    yaml::{BASE, Elsewhere, FLEETING, HTTP, NAMESPACE, Rare, Routing, TRAFFIC_POLICIES, VERSIONS, mode, namespaces, policies, sidecar},
 };
+use crate::echo::{echo, stock};
 
 /// The longest pause between two requests to a rare name, in times of what a proxy waits before it lets go what is not used.
 const PAUSES: u64 = 4;
@@ -22,9 +23,9 @@ pub(super) fn write_base(folder: &Path) {
     put("mode-mesh.yaml", &mode("istio-system", "PERMISSIVE"));
     put("routing.yaml", &Routing::only(VERSIONS[0]).yaml());
     put("allow.yaml", &policies()[0]);
-    put("stock.yaml", STOCK);
-    VERSIONS.iter().for_each(|version| put(&format!("echo-{version}.yaml"), &echo(version, 1)));
-    put(&format!("echo-{FLEETING}.yaml"), &echo(FLEETING, 1));
+    put("stock.yaml", &stock(NAMESPACE, 2));
+    VERSIONS.iter().for_each(|version| put(&format!("echo-{version}.yaml"), &echo(NAMESPACE, version, 1)));
+    put(&format!("echo-{FLEETING}.yaml"), &echo(NAMESPACE, FLEETING, 1));
 }
 
 /// The folder, and what it holds.
@@ -209,7 +210,7 @@ impl World {
             2 => drop(fs::remove_file(self.folder.join("sidecar.yaml"))),
             _ => {
                 let replicas = self.rng.u32(1..=2);
-                self.write(&format!("echo-{FLEETING}.yaml"), &echo(FLEETING, replicas));
+                self.write(&format!("echo-{FLEETING}.yaml"), &echo(NAMESPACE, FLEETING, replicas));
             }
         }
     }

@@ -7,6 +7,8 @@ const EACH: u32 = 10;
 /// Endpoints of such a service.
 const ENDPOINTS: u32 = 5;
 
+/// Where what carries the load is.
+pub(super) const NAMESPACE: &str = "churn";
 /// The versions of `echo` that routes may name; they stay.
 pub(super) const VERSIONS: [&str; 3] = ["a", "b", "c"];
 /// One more version, which comes and goes.
@@ -47,54 +49,6 @@ spec:
   gateways: [churn]
   http:
   - route: [{destination: {host: echo, port: {number: 9080}}}]
-";
-
-/// The sample's reviews: a version that is none of the sample's has no stars, and so asks nobody.
-pub(super) fn echo(version: &str, replicas: u32) -> String {
-    format!(
-        "apiVersion: apps/v1
-kind: Deployment
-metadata: {{name: echo-{version}, namespace: churn}}
-spec:
-  replicas: {replicas}
-  selector: {{matchLabels: {{app: echo, version: {version}}}}}
-  template:
-    metadata: {{labels: {{app: echo, version: {version}}}}}
-    spec:
-      serviceAccountName: echo
-      containers:
-      - name: echo
-        image: bookshop/reviews
-        command: [bookshop-reviews]
-        env: [{{name: VERSION, value: {version}}}]
-        readinessProbe: {{httpGet: {{path: /healthz, port: 9080}}}}
-"
-    )
-}
-
-pub(super) const STOCK: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: stock, namespace: churn}
-spec:
-  selector: {app: stock}
-  ports: [{name: tcp, port: 7070}]
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: stock, namespace: churn}
-spec:
-  replicas: 2
-  selector: {matchLabels: {app: stock}}
-  template:
-    metadata: {labels: {app: stock}}
-    spec:
-      serviceAccountName: echo
-      containers:
-      - name: stock
-        image: bookshop/stock
-        command: [bookshop-stock]
-        readinessProbe: {tcpSocket: {port: 7070}}
 ";
 
 /// How requests to `echo` are routed inside the mesh.

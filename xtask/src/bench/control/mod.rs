@@ -16,13 +16,12 @@ mod report;
 mod wire;
 
 use std::{
-    os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::Command,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
+use mizzen_testkit::Memory;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::{
@@ -30,7 +29,7 @@ use self::{
     fleet::{Fleet, Meter, Proxy, RETURNED, SYNCED, SYNCED_ON_DEMAND},
     floor::{Cost, Floor, Push},
     mesh::{Change, Mesh},
-    plane::{Memory, Plane, Setup},
+    plane::{Plane, Setup},
 };
 
 /// A change is over when nothing has come for so long and the control plane has been at rest.
@@ -179,7 +178,9 @@ struct Load {
 
 /// Measures and prints.
 pub(crate) fn control(mut args: ControlArgs) -> Result<()> {
-    let Some(mizzen) = args.mizzen.take() else { return released() };
+    let Some(mizzen) = args.mizzen.take() else {
+        return super::restart(&["mizzen", "xtask"], |mizzen| vec!["--mizzen".into(), mizzen.into()]);
+    };
     // The proxies shall not take the cores that the control plane needs.
     let threads = std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
@@ -192,13 +193,6 @@ pub(crate) fn control(mut args: ControlArgs) -> Result<()> {
             _ = int.recv() => bail!("interrupted"),
         }
     })
-}
-
-/// Builds for release, and starts that build in place of this one.
-fn released() -> Result<()> {
-    let mizzen = super::build(&["mizzen", "xtask"])?;
-    let xtask = mizzen.with_file_name("xtask");
-    Err(Command::new(xtask).args(std::env::args_os().skip(1)).arg("--mizzen").arg(mizzen).exec()).context("the release build of xtask")
 }
 
 async fn run(args: &ControlArgs, mizzen: &Path) -> Result<()> {

@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use mizzen_net::ConnectOptions;
 use mizzen_pki::{KeyPair, Svid, TrustBundle};
+use mizzen_testkit::Memory;
 use nix::{
     sys::signal::{Signal, kill},
     time::ClockId,
@@ -36,16 +37,6 @@ const NAME: &str = "istiod.istio-system.svc";
 /// A process that is measured. It ends with this.
 pub(in crate::bench) struct Process {
     child: Child,
-    clock: ClockId,
-}
-
-/// What a process holds, in KiB.
-#[derive(Clone, Copy, Debug, Default)]
-pub(in crate::bench) struct Memory {
-    pub(in crate::bench) resident: u64,
-    pub(in crate::bench) anonymous: u64,
-    /// The most since [`Process::forget_peak`].
-    pub(in crate::bench) peak: u64,
 }
 
 impl Process {
@@ -61,26 +52,25 @@ impl Process {
         };
         prepare(&mut command);
         let child = command.spawn().with_context(|| program.display().to_string())?;
-        let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(i32::try_from(child.id())?))?;
-        Ok(Process { child, clock })
+        Ok(Process { child })
     }
 
     pub(in crate::bench) fn child(&mut self) -> &mut Child {
         &mut self.child
     }
 
-    /// CPU time of all its threads, those that have ended included: what schedstat counts, not the kernel's ticks.
-    pub(in crate::bench) fn cpu(&self) -> Result<Duration> {
-        Ok(self.clock.now()?.into())
+    fn pid(&self) -> Result<i32> {
+        Ok(i32::try_from(self.child.id())?)
     }
 
+    /// CPU time, as [`mizzen_testkit::cpu`] has it.
+    pub(in crate::bench) fn cpu(&self) -> Result<Duration> {
+        Ok(mizzen_testkit::cpu(self.pid()?)?)
+    }
+
+    /// What it holds; the peak is the most since [`Process::forget_peak`].
     pub(in crate::bench) fn memory(&self) -> Result<Memory> {
-        let text = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let field = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("/proc/PID/status has no {name}"))?;
-            Ok::<u64, anyhow::Error>(line.split_whitespace().next().unwrap_or_default().parse()?)
-        };
-        Ok(Memory { resident: field("VmRSS:")?, anonymous: field("RssAnon:")?, peak: field("VmHWM:")? })
+        Ok(mizzen_testkit::memory(self.pid()?)?)
     }
 
     /// From now on the peak is one of what follows.
@@ -215,7 +205,7 @@ pub(super) struct Plane {
 impl Plane {
     /// Ends it with words to its clients.
     pub(super) async fn stop(mut self) -> Result<()> {
-        kill(Pid::from_raw(i32::try_from(self.process.child.id())?), Signal::SIGTERM)?;
+        kill(Pid::from_raw(self.process.pid()?), Signal::SIGTERM)?;
         let begun = Instant::now();
         while self.process.child.try_wait()?.is_none() {
             if begun.elapsed() > STOP {
