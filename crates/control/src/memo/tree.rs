@@ -39,7 +39,22 @@ impl Tree {
     /// The tree with one more result. What asks another question at the same place is of an earlier snapshot, and goes.
     #[must_use]
     pub(super) fn with(&self, built: &Arc<Built>) -> Tree {
-        Tree(Some(insert(self.0.as_ref(), built.reads.asked(), built)))
+        let (asked, mut node) = (built.reads.asked(), self.0.as_ref());
+        let there = asked.iter().map(|(question, answer)| {
+            let edges = match node.map(|node| &**node) {
+                Some(Node::Ask(same, edges)) if same == question => Some(edges),
+                _ => None,
+            };
+            node = edges.and_then(|edges| edges.get(answer));
+            edges
+        });
+        let there: Vec<_> = there.collect();
+        let whole = asked.iter().zip(there).rev().fold(Arc::new(Node::Leaf(built.clone())), |next, ((question, answer), edges)| {
+            let mut edges = edges.cloned().unwrap_or_default();
+            edges.insert(answer.clone(), next);
+            Arc::new(Node::Ask(question.clone(), edges))
+        });
+        Tree(Some(whole))
     }
 
     /// All results.
@@ -56,13 +71,62 @@ impl Tree {
     }
 }
 
-fn insert(node: Option<&Arc<Node>>, asked: &[(Question, Answer)], built: &Arc<Built>) -> Arc<Node> {
-    let Some(((question, answer), rest)) = asked.split_first() else { return Arc::new(Node::Leaf(built.clone())) };
-    let mut edges = match node.map(|node| &**node) {
-        Some(Node::Ask(same, edges)) if same == question => edges.clone(),
-        _ => HashMap::new(),
-    };
-    let next = insert(edges.get(answer), rest, built);
-    edges.insert(answer.clone(), next);
-    Arc::new(Node::Ask(question.clone(), edges))
+/// A tree is as deep as a result asks questions, one or more for each service: it is taken apart in a loop, as it is walked and made.
+impl Drop for Node {
+    fn drop(&mut self) {
+        let mut last = match self {
+            Node::Ask(_, edges) => edges.drain().map(|(_, node)| node).collect(),
+            Node::Leaf(_) => Vec::new(),
+        };
+        while let Some(node) = last.pop() {
+            if let Some(Node::Ask(_, edges)) = Arc::into_inner(node).as_mut() {
+                last.extend(edges.drain().map(|(_, node)| node));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mizzen_model::{ProxyFacts, ProxyType, Reader};
+
+    use super::{super::slot::Value, *};
+
+    /// What a result asks is bounded by nothing but the mesh: no thread's stack is.
+    #[test]
+    fn any_number_of_questions() {
+        const MANY: usize = 100_000;
+        let snapshot = Snapshot::default();
+        let view = |namespace: &str| {
+            ProxyView::from(ProxyFacts {
+                kind: ProxyType::Sidecar,
+                ip: "10.0.0.1".parse().unwrap(),
+                id: "p".into(),
+                pod: "p".into(),
+                namespace: namespace.into(),
+                service_account: "default".into(),
+                workload: "w".into(),
+                cluster: "c".into(),
+                locality: Default::default(),
+                labels: Default::default(),
+                extensions: Default::default(),
+                metadata: Default::default(),
+            })
+        };
+        let views = ["ns0".to_owned(), format!("ns{}", MANY - 1)].map(|namespace| view(&namespace));
+        let built = views.each_ref().map(|view| {
+            let reader = Reader::new(&snapshot);
+            (0..MANY).for_each(|i| _ = view.is_in(&reader, &format!("ns{i}")));
+            Arc::new(Built { value: Value::Names(None), brings: Arc::default(), reads: reader.finish() })
+        });
+        assert_eq!(built[0].reads.asked().len(), MANY);
+        let mut tree = Tree::default();
+        for one in &built {
+            tree = tree.with(one);
+        }
+        for (view, one) in views.iter().zip(&built) {
+            assert!(Arc::ptr_eq(&tree.find(&snapshot, view, &mut Vec::new()).unwrap(), one));
+        }
+        assert_eq!(tree.leaves().len(), 2);
+    }
 }
