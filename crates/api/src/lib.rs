@@ -17,6 +17,7 @@ mod document;
 mod duration;
 pub mod istio;
 mod kind;
+mod labels;
 mod limits;
 mod metadata;
 mod object;
@@ -30,6 +31,7 @@ mod text;
 mod words;
 
 pub use document::{Closes, Parsed, Refusal, parse_again, parse_documents, parse_mesh_config, refuse_documents};
+pub use labels::{LabelSet, Labels};
 pub use limits::{MAX_DEPTH, MAX_TEXT};
 pub use object::{Key, Kind, Meta, Object, Selector};
 pub use problem::{Pos, Problem};

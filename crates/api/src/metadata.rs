@@ -6,7 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 use mizzen_types::{check_dns_label, check_dns_subdomain};
 
 use crate::{
-    Kind, Meta, Selector, Source,
+    Kind, Labels, Meta, Selector, Source,
     read::{At, Fields, quoted},
 };
 
@@ -71,19 +71,26 @@ pub(crate) fn read(root: &Fields<'_>, kind: Kind, source: Source) -> Meta {
 
 /// Labels, checked as Kubernetes does.
 pub(crate) fn labels(at: &At<'_>) -> BTreeMap<String, String> {
-    let mut labels = BTreeMap::new();
-    for (key, value) in at.entries() {
+    checked(at).map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+/// The same where there are many of them.
+pub(crate) fn shared_labels(at: &At<'_>) -> Labels {
+    at.cx.known.labels(checked(at))
+}
+
+fn checked<'a>(at: &At<'a>) -> impl Iterator<Item = (&'a str, &'a str)> {
+    at.entries().into_iter().map(|(key, value)| {
         if !label_name(key) {
             value
                 .fail(format!("{} is no label name: letters, digits, `-`, `_`, `.`, at most 63, after an optional `domain/`", quoted(key)));
         }
-        let text = value.text();
-        if !label_text(&text) {
-            value.fail(format!("{} is no label value: letters, digits and inner `-`, `_`, `.`, at most 63", quoted(&text)));
+        let text = value.str();
+        if !label_text(text) {
+            value.fail(format!("{} is no label value: letters, digits and inner `-`, `_`, `.`, at most 63", quoted(text)));
         }
-        labels.insert(key.to_owned(), text);
-    }
-    labels
+        (key, text)
+    })
 }
 
 /// Whether it may be a label's name.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use mizzen_types::NamespacedName;
 
 use crate::{
-    Pos, Source, core, istio,
+    LabelSet, Pos, Source, core, istio,
     kind::{APPS, CORE, NETWORKING, NONE, Row, SECURITY},
 };
 
@@ -26,7 +26,6 @@ macro_rules! kinds {
 
         /// An object of any kind. `==` compares content and leaves positions out.
         #[derive(Clone, Debug, PartialEq)]
-        #[expect(clippy::large_enum_variant, reason = "the large one, MeshConfig, is twice the next")]
         pub enum Object { $($(#[$doc])* $kind($ty)),* }
 
         impl Object {
@@ -84,8 +83,14 @@ kinds! {
     Gateway(istio::Gateway) = Row::new(&NETWORKING, "Gateway", "gateways", &["gw"]);
     /// What workloads see of the mesh.
     Sidecar(istio::Sidecar) = Row::new(&NETWORKING, "Sidecar", "sidecars", &[]);
-    /// The mesh's own settings: a file, or key `mesh` of ConfigMap `istio-system/istio`.
-    MeshConfig(istio::MeshConfig) = Row::new(&NONE, "MeshConfig", "meshconfigs", &[]);
+    /// The mesh's own settings: a file, or key `mesh` of ConfigMap `istio-system/istio`. Boxed, since it is twice as large as any other and there is one.
+    MeshConfig(Box<istio::MeshConfig>) = Row::new(&NONE, "MeshConfig", "meshconfigs", &[]);
+}
+
+impl From<istio::MeshConfig> for Object {
+    fn from(config: istio::MeshConfig) -> Object {
+        Box::new(config).into()
+    }
 }
 
 /// What identifies an object; displayed as `Kind namespace/name`.
@@ -187,8 +192,8 @@ pub struct Selector {
 
 impl Selector {
     /// Whether a workload with these labels is meant.
-    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+    pub fn matches(&self, labels: &impl LabelSet) -> bool {
+        self.labels.iter().all(|(key, value)| labels.label(key) == Some(value.as_str()))
     }
 
     /// Whether it names no label, and so selects all.

@@ -5,6 +5,7 @@
 //! others it knows at its end which fields nobody has asked for.
 
 use std::{
+    borrow::Cow,
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
     fmt::Display,
@@ -19,6 +20,7 @@ use mizzen_types::Hostname;
 use crate::{
     Key, Pos, Problem,
     duration::parse_duration,
+    labels::Known,
     source::{Entry, Node, Value, child_path},
     table::{Class, Least, Message, Row, Type},
     words::camel,
@@ -41,6 +43,8 @@ pub(crate) struct Context<'a> {
     /// The paths of values of a wrong type: what else does not hold of them follows from that, and is not told.
     wrong: RefCell<BTreeSet<String>>,
     pub(crate) warnings: RefCell<Vec<Problem>>,
+    /// Labels that were read before.
+    pub(crate) known: Known,
 }
 
 impl<'a> Context<'a> {
@@ -53,6 +57,7 @@ impl<'a> Context<'a> {
             problems: RefCell::default(),
             wrong: RefCell::default(),
             warnings: RefCell::default(),
+            known: Known::default(),
         }
     }
 
@@ -170,16 +175,21 @@ impl<'a> At<'a> {
     }
 
     pub(crate) fn text(&self) -> String {
+        self.str().to_owned()
+    }
+
+    /// A text, as it stands in the tree.
+    pub(crate) fn str(&self) -> &'a str {
         self.agree("a text", |of| matches!(of, Type::Text | Type::Short(_) | Type::Duration(_)));
         match &self.node.value {
-            Value::Text(text) => return text.to_string(),
+            Value::Text(text) => return text,
             Value::Bool(_) | Value::Int(_) | Value::Float(_) => {
                 self.fail(format!("must be a text, is {}: put it in quotes", self.node.value.describe()));
             }
             _ => self.expected("a text"),
         }
         self.cx.wrong.borrow_mut().insert(self.path.clone());
-        String::new()
+        ""
     }
 
     /// A text that is not empty.
@@ -343,7 +353,7 @@ pub(crate) fn any_host() -> Hostname {
 pub(crate) struct Fields<'a> {
     pub(crate) at: At<'a>,
     table: Option<&'static Message>,
-    entries: Vec<(String, &'a Entry)>,
+    entries: Vec<(Cow<'a, str>, &'a Entry)>,
     asked: RefCell<BTreeSet<&'static str>>,
     rest: Cell<bool>,
 }
@@ -354,11 +364,12 @@ impl<'a> Fields<'a> {
     fn new(at: At<'a>) -> Self {
         at.agree("a message", |of| matches!(of, Type::Message(_)));
         let table = if let Some(&Type::Message(table)) = at.of { Some(table) } else { None };
-        let mut entries: Vec<(String, &'a Entry)> = Vec::new();
+        let mut entries: Vec<(Cow<'a, str>, &'a Entry)> = Vec::new();
         match &at.node.value {
             Value::Map(written) => {
+                entries.reserve_exact(written.len());
                 for entry in written {
-                    let name = if at.cx.proto { camel(&entry.key) } else { entry.key.to_string() };
+                    let name = if at.cx.proto { camel(&entry.key) } else { (*entry.key).into() };
                     if let Some((_, first)) = entries.iter().find(|(other, _)| *other == name) {
                         let again = At { path: child_path(&at.path, &entry.key), place: (entry.line, entry.column), ..at.clone() };
                         again.fail(format!("is the same field as `{}` in line {}", first.key, first.line));

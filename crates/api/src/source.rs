@@ -135,12 +135,14 @@ fn steps(path: &str) -> impl Iterator<Item = Step<'_>> {
 
 /// The path of a field below `path`.
 pub(crate) fn child_path(path: &str, key: &str) -> String {
-    let plain = !key.is_empty() && !key.contains(['.', '[', ']', '"', '/', ' ']);
-    match (path.is_empty(), plain) {
-        (true, true) => key.to_owned(),
-        (false, true) => format!("{path}.{key}"),
-        (_, false) => format!("{path}[\"{key}\"]"),
-    }
+    let plain = !key.is_empty() && !key.bytes().any(|b| matches!(b, b'.' | b'[' | b']' | b'"' | b'/' | b' '));
+    let (before, after) = match (path.is_empty(), plain) {
+        (true, true) => ("", ""),
+        (false, true) => (".", ""),
+        (_, false) => ("[\"", "\"]"),
+    };
+    // Each value that is read has a path: one step, and no more room than it needs.
+    [path, before, key, after].concat()
 }
 
 impl Node {

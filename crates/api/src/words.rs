@@ -1,9 +1,14 @@
 //! Names and other words of a text, for messages about them.
 
+use std::borrow::Cow;
+
 use crate::source::shorten;
 
 /// Protojson's name of a field: `port_level_mtls` is `portLevelMtls`.
-pub(crate) fn camel(name: &str) -> String {
+pub(crate) fn camel(name: &str) -> Cow<'_, str> {
+    if !name.contains('_') {
+        return name.into();
+    }
     let mut camel = String::with_capacity(name.len());
     let mut up = false;
     for c in name.chars() {
@@ -16,7 +21,7 @@ pub(crate) fn camel(name: &str) -> String {
             c => camel.push(c),
         }
     }
-    camel
+    camel.into()
 }
 
 /// The candidate that a misspelt name means most likely.

@@ -160,7 +160,7 @@ impl SnapshotBuilder {
         if !silent {
             tracing::warn!(wished = %given.trust_domain, kept = %ours, "another trust domain needs a restart of the control plane");
         }
-        Arc::new(MeshConfig { trust_domain: ours.clone(), ..given.clone() }.into())
+        Arc::new(MeshConfig { trust_domain: ours.clone(), ..(**given).clone() }.into())
     }
 
     /// What has changed in the merged sources, as changes of the snapshot.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use mizzen_api::{
-    Key, Kind, Meta, Object, Selector,
+    Key, Kind, LabelSet, Labels, Meta, Object, Selector,
     core::{self, ClusterIp, PodPhase, TargetPort},
     istio::{self, EndpointAddress, ExportTo, Location, Resolution},
 };
@@ -333,7 +333,7 @@ fn keep<K: Ord + Clone>(map: &mut Map<K, Keys>, key: &K, member: &ServiceKey, th
 fn labels_of(pod: &PodView) -> impl Iterator<Item = Label> {
     let namespace = pod.object.namespace.clone();
     let of = move |(key, value): (&str, &str)| (namespace.clone(), Box::from(key), Box::from(value));
-    std::iter::once(("", "")).chain(pod.labels.iter().map(|(key, value)| (key.as_str(), value.as_str()))).map(of)
+    std::iter::once(("", "")).chain(pod.labels.iter()).map(of)
 }
 
 fn label_of(namespace: &Name, selector: &Selector) -> Label {
@@ -370,7 +370,7 @@ fn pod_view(pod: &core::Pod) -> Option<PodView> {
         workload: workload_of(&pod.meta).into(),
         tls: pod.meta.labels.get(TLS_MODE_LABEL).is_some_and(|mode| mode == "istio"),
         named_ports: named.map(|p| (p.name.clone(), p.port)).collect(),
-        labels: Arc::new(pod.meta.labels.clone()),
+        labels: pod.meta.labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
     })
 }
 
@@ -540,7 +540,7 @@ fn of_workload_entries(entry: &istio::ServiceEntry, service: &ServiceView, port:
         address,
         port: target,
         ready: true,
-        labels: Arc::default(),
+        labels: Labels::default(),
         namespace: entry.meta.namespace.clone(),
         service_account: None,
         workload: entry.meta.name.clone(),
@@ -554,9 +554,9 @@ fn of_workload_entries(entry: &istio::ServiceEntry, service: &ServiceView, port:
     }
     let of = |workload: &istio::WorkloadEntry| Endpoint {
         port: workload.ports.get(&port.name).copied().unwrap_or(target),
-        labels: Arc::new(workload.labels.clone()),
+        labels: workload.labels.clone(),
         service_account: workload.service_account.as_deref().map(Name::from),
-        tls: workload.labels.get(TLS_MODE_LABEL).is_some_and(|mode| mode == "istio"),
+        tls: workload.labels.label(TLS_MODE_LABEL) == Some("istio"),
         locality: if workload.locality == Locality::default() { locality_of(&workload.labels) } else { workload.locality.clone() },
         weight: workload.weight.max(1),
         ..endpoint(workload.address.clone())

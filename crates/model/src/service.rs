@@ -3,7 +3,7 @@
 use std::{cmp::Ordering, collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use mizzen_api::{
-    Selector,
+    LabelSet, Labels, Selector,
     core::TargetPort,
     istio::{EndpointAddress, ExportTo, TrafficDistribution},
 };
@@ -162,7 +162,7 @@ pub struct Endpoint {
     /// Whether it may get traffic.
     pub ready: bool,
     /// Its labels.
-    pub labels: Arc<BTreeMap<String, String>>,
+    pub labels: Labels,
     /// Its namespace.
     pub namespace: Name,
     /// Its service account.
@@ -187,14 +187,14 @@ impl Endpoint {
     pub fn canonical_revision(&self) -> &str {
         ["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]
             .iter()
-            .find_map(|&key| self.labels.get(key))
-            .map_or("", String::as_str)
+            .find_map(|key| self.labels.label(key))
+            .unwrap_or_default()
     }
 }
 
 /// Where a workload runs, by its labels: one of Istio's with all parts, else those that Kubernetes copies from the node.
-pub fn locality_of(labels: &BTreeMap<String, String>) -> Locality {
-    let label = |name: &str| labels.get(name).map(String::as_str).unwrap_or_default();
+pub fn locality_of(labels: &impl LabelSet) -> Locality {
+    let label = |name: &str| labels.label(name).unwrap_or_default();
     // A label's value cannot hold a slash.
     let whole = ["topology.istio.io/locality", "istio-locality"].into_iter().map(label).find(|text| !text.is_empty());
     if let Some(whole) = whole {
@@ -204,11 +204,8 @@ pub fn locality_of(labels: &BTreeMap<String, String>) -> Locality {
     Locality { region: label(REGION_LABEL).to_owned(), zone: label(ZONE_LABEL).to_owned(), subzone: label(SUBZONE_LABEL).to_owned() }
 }
 
-fn canonical_name<'a>(labels: &'a BTreeMap<String, String>, workload: &'a str) -> &'a str {
-    ["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]
-        .iter()
-        .find_map(|&key| labels.get(key))
-        .map_or(workload, String::as_str)
+fn canonical_name<'a>(labels: &'a Labels, workload: &'a str) -> &'a str {
+    ["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"].iter().find_map(|key| labels.label(key)).unwrap_or(workload)
 }
 
 /// A port of a service that one workload serves.
@@ -234,7 +231,7 @@ pub struct PodView {
     /// Whether it may get traffic.
     pub ready: bool,
     /// Its labels.
-    pub labels: Arc<BTreeMap<String, String>>,
+    pub labels: Labels,
     /// Its service account.
     pub service_account: Name,
     /// Its workload's name.

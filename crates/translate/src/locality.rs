@@ -5,7 +5,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use mizzen_api::istio::{Distribute, Failover, FailoverLabel, LocalityLbSetting, TrafficDistribution};
+use mizzen_api::{
+    LabelSet,
+    istio::{Distribute, Failover, FailoverLabel, LocalityLbSetting, TrafficDistribution},
+};
 use mizzen_model::{CLUSTER, Endpoint, REGION_LABEL, Resolve, SUBZONE_LABEL, ServiceView, ZONE_LABEL};
 use mizzen_types::Locality;
 
@@ -144,7 +147,7 @@ fn shares(scope: &Scope<'_, '_>, endpoint: &Endpoint, label: &FailoverLabel) -> 
         (Some(part), _) => part(&endpoint.locality).as_str(),
         // All that there is runs in one cluster, the caller's.
         (None, CLUSTER_LABEL) => CLUSTER,
-        (None, name) => endpoint.labels.get(name).map(String::as_str).unwrap_or_default(),
+        (None, name) => endpoint.labels.label(name).unwrap_or_default(),
     };
     match (&label.value, part, &*label.name) {
         (Some(value), ..) => has == value,

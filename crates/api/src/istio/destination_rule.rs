@@ -6,8 +6,8 @@ use mizzen_types::Hostname;
 
 use super::{ConnectionPool, ExportTo, LoadBalancer, OutlierDetection};
 use crate::{
-    Meta,
-    metadata::labels,
+    Labels, Meta,
+    metadata::shared_labels,
     read::{Fields, Why, quoted},
     table,
 };
@@ -33,7 +33,7 @@ pub struct Subset {
     /// The name.
     pub name: String,
     /// The labels; none: all endpoints.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Overrides the rule's own, block by block.
     pub traffic_policy: Option<Box<TrafficPolicy>>,
 }
@@ -114,7 +114,7 @@ impl Subset {
         });
         Subset {
             name: name.unwrap_or_default(),
-            labels: f.get("labels").map(|at| labels(&at)).unwrap_or_default(),
+            labels: f.get("labels").map(|at| shared_labels(&at)).unwrap_or_default(),
             traffic_policy: f.opt_sub("trafficPolicy", TrafficPolicy::read).map(Box::new),
         }
     }

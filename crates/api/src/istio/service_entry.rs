@@ -6,8 +6,8 @@ use mizzen_types::{Hostname, IpRange, Locality, Protocol};
 
 use super::{ExportTo, TrafficDistribution};
 use crate::{
-    Meta, Selector,
-    metadata::{labels, selector},
+    Labels, Meta, Selector,
+    metadata::{selector, shared_labels},
     read::{At, Fields, Why, quoted},
     table,
 };
@@ -82,7 +82,7 @@ pub struct WorkloadEntry {
     /// Port names of the service with other numbers here.
     pub ports: BTreeMap<String, u16>,
     /// Labels, for subsets.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// The network; empty if none was written.
     pub network: String,
     /// The locality.
@@ -227,7 +227,7 @@ impl WorkloadEntry {
         });
         let ports = f.get("ports").map(|at| at.entries()).unwrap_or_default();
         let ports = ports.into_iter().map(|(name, at)| (name.to_owned(), at.port())).collect();
-        let labels = f.get("labels").map(|at| labels(&at)).unwrap_or_default();
+        let labels = f.get("labels").map(|at| shared_labels(&at)).unwrap_or_default();
         let entry = |address| WorkloadEntry {
             address,
             ports,

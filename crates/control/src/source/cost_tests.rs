@@ -10,9 +10,9 @@ use super::{
 };
 
 /// What an object may hold, on average over [`service`]: what it says, its text, and what the source knows of it.
-const BYTES: i64 = 5_000;
+const BYTES: i64 = 2_400;
 /// In how many allocations it may be read.
-const ALLOCATIONS: u64 = 250;
+const ALLOCATIONS: u64 = 200;
 const OBJECTS: usize = 3;
 
 /// A service of five endpoints, its route and its rule.

@@ -206,8 +206,11 @@ impl Follower {
         let mut look = Look { all: true, ..Look::default() };
         let mut first = true;
         loop {
-            // Watch first, then list: a change between the two is seen twice rather than never.
-            look.all |= self.watch();
+            // Watch first, then list: a change between the two is seen twice rather than never. A start lists once more before: of each file that is
+            // read while its folder is watched, the kernel says that it was opened.
+            if !first {
+                look.all |= self.watch();
+            }
             let changes = self.look(look);
             let is_due = self.fold.due().is_some_and(|due| due <= Instant::now());
             if first || is_due || !changes.is_empty() {
@@ -225,6 +228,8 @@ impl Follower {
                 }
                 if is_start {
                     self.keep();
+                    look = Look { all: true, ..Look::default() };
+                    continue;
                 }
             }
             match self.wait(inbox) {

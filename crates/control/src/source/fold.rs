@@ -68,8 +68,8 @@ struct File {
     changed: Instant,
     documents: Vec<Result<Arc<Object>, Box<Refusal>>>,
     warnings: Vec<Problem>,
-    /// What of it is in force.
-    owned: BTreeSet<Key>,
+    /// What of it is in force, and none of its documents claims any more. Seldom anything.
+    left: BTreeSet<Key>,
     /// What its documents without a key close.
     closes: Vec<Key>,
     /// Their faults.
@@ -120,7 +120,7 @@ struct Round {
 
 impl File {
     fn new(now: Instant) -> File {
-        File { changed: now, documents: Vec::new(), warnings: Vec::new(), owned: BTreeSet::new(), closes: Vec::new(), faults: Vec::new() }
+        File { changed: now, documents: Vec::new(), warnings: Vec::new(), left: BTreeSet::new(), closes: Vec::new(), faults: Vec::new() }
     }
 
     /// Whether a document of it may be any of its objects.
@@ -171,9 +171,11 @@ impl Fold {
     }
 
     /// The objects in force from a file, by key.
-    pub(super) fn owned<'a>(&'a self, file: &str) -> impl Iterator<Item = &'a Arc<Object>> + use<'a> {
-        let keys = self.files.get(file).into_iter().flat_map(|file| &file.owned);
-        keys.filter_map(|key| Some(&self.entries.get(key)?.live.as_ref()?.object))
+    pub(super) fn owned<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a Arc<Object>> + use<'a> {
+        let keys = |file: &File| file.keys().map(|(_, key)| key).chain(file.left.iter().cloned()).collect::<BTreeSet<_>>();
+        let keys = self.files.get(name).map(keys).unwrap_or_default();
+        let live = keys.iter().filter_map(|key| self.entries.get(key)?.live.as_ref());
+        live.filter(|live| *live.owner == *name).map(|live| &live.object).collect::<Vec<_>>().into_iter()
     }
 
     /// The objects in force.
@@ -216,14 +218,18 @@ impl Fold {
             Content::Dangling => Parsed { warnings: vec![dangling(&name)], ..Parsed::default() },
         };
         let file = self.files.entry(name.clone()).or_insert_with(|| File::new(now));
-        for (_, key) in file.keys() {
+        let before: Vec<Key> = file.keys().map(|(_, key)| key).collect();
+        for key in before {
             if let Some(entry) = self.entries.get_mut(&key) {
                 entry.claims.retain(|claim| claim.file != name);
+                if entry.live.as_ref().is_some_and(|live| live.owner == name) {
+                    file.left.insert(key.clone());
+                }
             }
             round.keys.insert(key);
         }
         // What it had without a claim is looked at too: its time begins anew, or it is known again what it is.
-        round.keys.extend(file.owned.iter().cloned());
+        round.keys.extend(file.left.iter().cloned());
         round.keys.extend(file.closes.drain(..));
         file.changed = now;
         file.documents = parsed.objects.into_iter().map(|object| object.map(Arc::new).map_err(Box::new)).collect();
@@ -237,6 +243,8 @@ impl Fold {
             claims.insert(claims.partition_point(|other| *other < claim), claim);
             round.keys.insert(key);
         }
+        let claims = |key: &Key| self.entries.get(key).is_some_and(|entry| entry.claims.iter().any(|claim| claim.file == name));
+        file.left.retain(|key| !claims(key));
         if file.documents.is_empty() && parsed.warnings.is_empty() {
             self.empty.insert(name.clone());
         } else {
@@ -271,7 +279,9 @@ impl Fold {
                 self.empty.insert(live.owner.clone());
                 File::new(now)
             });
-            file.owned.insert(key.clone());
+            if entry.claims.iter().all(|claim| claim.file != live.owner) {
+                file.left.insert(key.clone());
+            }
             round.keys.insert(key.clone());
         }
     }
@@ -301,13 +311,9 @@ impl Fold {
                     self.touched.extend(owner.iter().chain([&winner.file]).cloned());
                 }
                 entry.live = Some(Live { object, owner: winner.file.clone(), sent: true });
-                if owner.as_ref() != Some(&winner.file) {
-                    if let Some(file) = owner.and_then(|owner| self.files.get_mut(&owner)) {
-                        file.owned.remove(key);
-                    }
-                    if let Some(file) = self.files.get_mut(&winner.file) {
-                        file.owned.insert(key.clone());
-                    }
+                let loser = owner.filter(|owner| *owner != winner.file);
+                if let Some(file) = loser.and_then(|owner| self.files.get_mut(&owner)) {
+                    file.left.remove(key);
                 }
             }
             Err(refusal) => {
@@ -331,7 +337,7 @@ impl Fold {
             return;
         }
         let claimed = |key: &Key| self.entries.get(key).is_some_and(|entry| !entry.claims.is_empty());
-        let owned: Vec<&Key> = file.owned.iter().filter(|key| !claimed(key)).collect();
+        let owned: Vec<&Key> = file.left.iter().filter(|key| !claimed(key)).collect();
         // A policy without a name is taken for a new one, unless it may be one of this file that is in force.
         let known = |closes: &Closes| owned.iter().any(|key| key.kind == closes.kind && key.namespace == closes.namespace);
         for (document, entry) in file.documents.iter().enumerate() {
@@ -403,12 +409,12 @@ impl Fold {
         round.events.extend(ended.into_iter().chain(gone).chain(kept));
         for (owner, key) in orphans {
             if let Some(file) = self.files.get_mut(&owner) {
-                file.owned.remove(&key);
+                file.left.remove(&key);
             }
             self.touched.insert(owner);
         }
         self.empty.retain(|name| {
-            let over = self.files.get(name).is_none_or(|file| file.owned.is_empty() && file.changed + delete_after <= now);
+            let over = self.files.get(name).is_none_or(|file| file.left.is_empty() && file.changed + delete_after <= now);
             if over {
                 self.files.remove(name);
             }

@@ -216,6 +216,16 @@ impl Merge {
         let Some(list) = state.list.take() else { return };
         state.listed = true;
         let had = state.keys > 0;
+        if self.held.is_empty() && self.told.is_empty() {
+            // Nearly all that there will be. A map that is made of what is in order has full nodes, and one that grows in order half full ones.
+            self.told = list.keys().map(|key| (key.clone(), None)).collect();
+            self.held = list.into_iter().map(|(key, held)| (key, Slot { first: (source, held), rest: Vec::new() })).collect();
+            let keys = self.held.len();
+            if let Some(state) = self.state(source) {
+                state.keys = keys;
+            }
+            return;
+        }
         // Few relists follow the first list: a look at all keys is cheaper than a second set of them for all times.
         let gone = self.held.iter().filter(|(key, slot)| !list.contains_key(*key) && slot.of(source).is_some());
         let gone: Vec<Key> = if had { gone.map(|(key, _)| key.clone()).collect() } else { Vec::new() };

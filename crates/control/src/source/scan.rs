@@ -108,7 +108,7 @@ impl Scan {
         for (path, stamp) in &listing.files {
             if before.get(path) != Some(stamp) {
                 self.work.reads += 1;
-                changes.push((name(path), read(path)));
+                changes.push((name(path), read(path, stamp.size)));
             }
         }
         for (path, reason) in &listing.broken {
@@ -154,10 +154,13 @@ fn name(path: &Path) -> Arc<str> {
     path.to_string_lossy().into()
 }
 
-fn read(path: &Path) -> Content {
-    let mut bytes = Vec::new();
+/// Reads a file of about this size.
+fn read(path: &Path, size: u64) -> Content {
     // One byte more than is read tells the parser that there is too much.
-    let result = File::open(path).and_then(|file| file.take(MAX_TEXT as u64 + 1).read_to_end(&mut bytes));
+    let most = MAX_TEXT + 1;
+    // Room for one byte more than there is, in which its end is found.
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(most).min(MAX_TEXT) + 1);
+    let result = File::open(path).and_then(|file| file.take(most as u64).read_to_end(&mut bytes));
     match result {
         Err(error) if error.kind() == ErrorKind::NotFound => Content::Gone,
         Err(error) => Content::Unreadable(format!("cannot be read: {error}"), String::new()),
@@ -192,7 +195,7 @@ impl Listing {
         self.stamps += 1;
         match fs::metadata(root) {
             Ok(meta) if meta.is_dir() => self.folder(root, &meta),
-            Ok(meta) => self.file(root, &meta),
+            Ok(meta) => self.file(root.to_owned(), &meta),
             Err(error) => drop(self.broken.insert(root.to_owned(), format!("cannot be read: {error}"))),
         }
     }
@@ -209,29 +212,27 @@ impl Listing {
         self.within.push(identity);
         for entry in entries.flatten() {
             if !is_hidden(Path::new(&entry.file_name())) {
-                self.entry(&entry.path(), entry.file_type().is_ok_and(|kind| kind.is_symlink()));
+                let (path, is_link) = (entry.path(), entry.file_type().is_ok_and(|kind| kind.is_symlink()));
+                // What is no link is looked at from its folder: the kernel need not walk there again.
+                let meta = if is_link { fs::metadata(&path) } else { entry.metadata() };
+                self.entry(path, is_link, meta.ok());
             }
         }
         self.within.pop();
     }
 
-    /// What a folder has in it.
-    fn entry(&mut self, path: &Path, is_link: bool) {
+    /// What a folder has in it; what is known of it, or of what it leads to.
+    fn entry(&mut self, path: PathBuf, is_link: bool, meta: Option<fs::Metadata>) {
         self.stamps += 1;
         if is_link {
-            self.links.insert(path.to_owned());
+            self.links.insert(path.clone());
         }
-        // A link that leads nowhere, or a file that is gone again, is no file.
-        let Ok(meta) = fs::metadata(path) else {
-            if is_link {
-                self.dangling.insert(path.to_owned());
-            }
-            return;
-        };
-        if meta.is_dir() {
-            self.folder(path, &meta);
-        } else if is_manifest(path) {
-            self.file(path, &meta);
+        match meta {
+            Some(meta) if meta.is_dir() => self.folder(&path, &meta),
+            Some(meta) if is_manifest(&path) => self.file(path, &meta),
+            // A link that leads nowhere, or a file that is gone again, is no file.
+            None if is_link => _ = self.dangling.insert(path),
+            _ => {}
         }
     }
 
@@ -262,11 +263,12 @@ impl Listing {
             within.push((meta.dev(), meta.ino()));
         }
         self.within = within;
-        self.entry(path, fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink()));
+        let is_link = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink());
+        self.entry(path.to_owned(), is_link, fs::metadata(path).ok());
         self.within.clear();
     }
 
-    fn file(&mut self, path: &Path, meta: &fs::Metadata) {
+    fn file(&mut self, path: PathBuf, meta: &fs::Metadata) {
         if meta.is_file() {
             let stamp = Stamp {
                 device: meta.dev(),
@@ -275,7 +277,7 @@ impl Listing {
                 modified: (meta.mtime(), meta.mtime_nsec()),
                 changed: (meta.ctime(), meta.ctime_nsec()),
             };
-            self.files.insert(path.to_owned(), stamp);
+            self.files.insert(path, stamp);
         }
     }
 }
