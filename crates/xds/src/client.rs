@@ -50,6 +50,9 @@ struct Subscribed {
     touched: BTreeSet<Name>,
     /// Names whose subscription was ended on this stream. What still comes of them may have crossed that, so that the server has it no more.
     left: BTreeSet<Name>,
+    /// Names whose subscription was ended on this stream while there is one to everything: the server answers that, if with nothing else by saying that
+    /// there is none for the client.
+    ended: BTreeSet<Name>,
 }
 
 impl Client {
@@ -166,7 +169,11 @@ impl Client {
         }
         for name in response.removed_resources {
             let name: Name = name.into();
-            if subscribed.covers(&name) {
+            // It may answer the end of the subscription before this one, and then says nothing of the resource: asked once more, the server tells.
+            if subscribed.ended.remove(&name) && subscribed.names.contains(&name) {
+                subscribed.again.insert(name.clone());
+                subscribed.touched.insert(name);
+            } else if subscribed.covers(&name) {
                 subscribed.accepted.remove(&name);
                 events.push(Event::Removed { name });
             }
@@ -205,6 +212,7 @@ impl Subscription for Subscribed {
         self.again.clear();
         self.touched.clear();
         self.left.clear();
+        self.ended.clear();
     }
 }
 
@@ -262,10 +270,10 @@ impl Subscribed {
             for name in touched {
                 if self.names.contains(&name) {
                     self.left.remove(&name);
-                    self.requested.insert(name)
-                } else {
-                    self.requested.remove(&name)
-                };
+                    self.requested.insert(name);
+                } else if self.requested.remove(&name) && self.wildcard {
+                    self.ended.insert(name);
+                }
             }
         } else {
             self.requested.clone_from(&self.names);

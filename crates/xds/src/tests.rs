@@ -77,6 +77,19 @@ impl ResourceSource for World {
     }
 }
 
+/// The same for a client that gets nothing unless it asks for it.
+struct OnDemand(World);
+
+impl ResourceSource for OnDemand {
+    fn names(&mut self, _: &str) -> Vec<Name> {
+        Vec::new()
+    }
+
+    fn resource(&mut self, type_url: &str, name: &str) -> Option<Resource> {
+        self.0.resource(type_url, name)
+    }
+}
+
 /// A client, a server and the wire between them.
 struct Pair {
     world: World,
@@ -257,7 +270,7 @@ fn said(response: &DeltaDiscoveryResponse) -> String {
     format!("{} {}", types::short(&response.type_url), [added, removed].concat().join(" "))
 }
 
-fn check(session: &mut Session, world: &mut World, expected: &[&str]) -> Vec<DeltaDiscoveryResponse> {
+fn check(session: &mut Session, world: &mut dyn ResourceSource, expected: &[&str]) -> Vec<DeltaDiscoveryResponse> {
     let responses = session.poll(world);
     assert_eq!(responses.iter().map(said).collect::<Vec<_>>(), expected);
     responses
@@ -636,6 +649,65 @@ fn what_an_answer_brings_along_is_subscribed_to() {
     client.unsubscribe(ENDPOINT, ["a".into()]);
     assert_eq!(requests(&mut client), [row("Cluster", "", "a", ""), row("ClusterLoadAssignment", "", "a", "")]);
     assert_eq!((client.accepted(CLUSTER, "a"), client.accepted(ENDPOINT, "a")), (None, None));
+}
+
+/// What ends and begins anew is not taken for gone, whatever of it the server has heard when it answers.
+#[test]
+fn what_is_let_go_and_asked_for_again_is_there() {
+    let wild = || request(CLUSTER, &["*", "a"]);
+    let end = || DeltaDiscoveryRequest { resource_names_unsubscribe: vec!["a".to_owned()], ..request(CLUSTER, &[]) };
+    let begin = || request(CLUSTER, &["a"]);
+    // What comes while the first is looked up, and what is said in this pass and in the next.
+    let cases = [
+        (vec![], vec![end(), begin()], vec!["Cluster +a"], vec!["Cluster +a"]),
+        (vec![end()], vec![begin()], vec![], vec!["Cluster +a"]),
+        (vec![end(), begin()], vec![end()], vec!["Cluster +a"], vec!["Cluster -a"]),
+        (vec![end()], vec![], vec!["Cluster -a"], vec![]),
+        (vec![end()], vec![begin(), end()], vec![], vec!["Cluster -a"]),
+    ];
+    for (before, between, now, next) in cases {
+        let (mut session, mut world) = (Session::new(), OnDemand(World::default()));
+        world.0.set(CLUSTER, "a", 1);
+        session.request(wild()).unwrap();
+        if !before.is_empty() {
+            check(&mut session, &mut world, &["Cluster +a"]);
+        }
+        before.iter().for_each(|request| drop(session.request(request.clone()).unwrap()));
+        let mut round = session.begin();
+        let found = session.next(&mut round).unwrap().look_up(&mut world);
+        between.iter().for_each(|request| drop(session.request(request.clone()).unwrap()));
+        session.take(&mut round, found);
+        let said_now: Vec<String> = session.end(round).into_iter().map(|response| said(&response.into())).collect();
+        assert_eq!(said_now, now, "{before:?} {between:?}");
+        check(&mut session, &mut world, &next);
+    }
+}
+
+#[test]
+fn the_answer_to_an_end_is_none_to_a_new_beginning() {
+    let mut client = Client::new(Node::default());
+    client.connected();
+    client.watch_all(CLUSTER);
+    client.subscribe(CLUSTER, ["a".into()]);
+    requests(&mut client);
+    client.unsubscribe(CLUSTER, ["a".into()]);
+    assert_eq!(requests(&mut client), [row("Cluster", "", "a", "")]);
+    client.subscribe(CLUSTER, ["a".into()]);
+    assert_eq!(requests(&mut client), [row("Cluster", "a", "", "")]);
+    let gone = || DeltaDiscoveryResponse { removed_resources: vec!["a".to_owned()], ..bring(CLUSTER, &[]) };
+    let hears = |client: &mut Client| {
+        let (receipt, events) = client.receive(gone()).unwrap();
+        client.settle(receipt, []);
+        client.next_request();
+        events.len()
+    };
+    assert_eq!(hears(&mut client), 0, "that may be the answer to the end");
+    assert_eq!(requests(&mut client), [row("Cluster", "a", "", "")]);
+    assert_eq!(hears(&mut client), 1, "the answer to this question is one");
+    // Without a new beginning it is one at once.
+    client.unsubscribe(CLUSTER, ["a".into()]);
+    requests(&mut client);
+    assert_eq!((hears(&mut client), requests(&mut client)), (1, vec![]));
 }
 
 #[test]

@@ -420,7 +420,12 @@ impl Watch {
         }
         drop(held);
         self.held.send(news, shared);
-        lost.iter().chain(&gone).for_each(|name| self.missing(name, forced.contains(name), &mut diff));
+        for name in lost.iter().chain(&gone) {
+            // What was asked for, let go or asked for again while it was looked up is looked up once more: this says nothing of it.
+            if !self.forced.contains(name) {
+                self.missing(name, forced.contains(name), &mut diff);
+            }
+        }
         diff
     }
 
