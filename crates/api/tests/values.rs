@@ -122,6 +122,45 @@ fn workloads() {
     assert_eq!(find!(good(), Secret).data["a"], b"b");
 }
 
+/// How patterns of tokens and of metadata are taken apart.
+#[test]
+fn policy_patterns() {
+    let exact = |text: &str| Pattern::Exact(text.to_owned());
+    let (prefix, suffix) = (|text: &str| Pattern::Prefix(text.to_owned()), |text: &str| Pattern::Suffix(text.to_owned()));
+    let policy = |rule: &str| {
+        let text =
+            format!("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: x}}\nspec: {{rules: [{rule}]}}\n");
+        find!(parse_documents(&text, &"a".into()), AuthorizationPolicy)
+    };
+    for (text, issuer, subject) in [
+        ("*", Pattern::Present, Pattern::Present),
+        ("iss/sub", exact("iss"), exact("sub")),
+        ("https://a.b/c/sub", exact("https://a.b/c"), exact("sub")),
+        ("iss/*", exact("iss"), Pattern::Present),
+        ("iss/s*", exact("iss"), prefix("s")),
+        ("*/sub", Pattern::Present, exact("sub")),
+        ("*.b/sub", suffix(".b"), exact("sub")),
+        ("is*", prefix("is"), Pattern::Present),
+        ("*ub", Pattern::Present, suffix("ub")),
+    ] {
+        let policy = policy(&format!("{{from: [{{source: {{requestPrincipals: ['{text}']}}}}]}}"));
+        assert_eq!(policy.rules[0].from[0].request_principals, [RequestPrincipal { issuer, subject }], "{text}");
+        assert!(policy.rules[0].from[0].is_http());
+    }
+    let when = policy(
+        "{when: [{key: 'request.auth.claims[a][b/c]', values: ['x*']}, {key: 'experimental.envoy.filters.network.a[k]', values: ['[x]', z]}]}",
+    );
+    let [claim, metadata] = when.rules[0].when.as_slice() else { panic!("{when:?}") };
+    assert!(claim.is_http() && !metadata.is_http());
+    let values = Values { values: vec![prefix("x")], not_values: vec![] };
+    assert_eq!(*claim, Condition::RequestClaim { path: vec!["a".to_owned(), "b/c".to_owned()], values });
+    let values = vec![MetadataValue { item: true, pattern: exact("x") }, MetadataValue { item: false, pattern: exact("z") }];
+    let values = Values { values, not_values: vec![] };
+    assert_eq!(*metadata, Condition::Metadata { filter: "envoy.filters.network.a".to_owned(), key: "k".to_owned(), values });
+    let to = policy("{to: [{operation: {paths: ['/a/{*}/{**}', '/a*']}}]}");
+    assert_eq!(to.rules[0].to[0].paths, [PathPattern::Template("/a/{*}/{**}".to_owned()), PathPattern::Text(prefix("/a"))]);
+}
+
 #[test]
 fn security() {
     let peers = find!(good(), PeerAuthentication);
@@ -135,7 +174,8 @@ fn security() {
     assert_eq!(rule.from[0].not_namespaces, [Pattern::Prefix("test-".to_owned())]);
     assert_eq!(rule.from[1].service_accounts, [NamespacedName::new("shop", "a"), NamespacedName::new("other", "b")]);
     let operation = &rule.to[0];
-    assert_eq!(operation.paths, [Pattern::Prefix("/reviews/".to_owned()), Pattern::Suffix(".html".to_owned())]);
+    let paths = [Pattern::Prefix("/reviews/".to_owned()), Pattern::Suffix(".html".to_owned())];
+    assert_eq!(operation.paths, paths.map(PathPattern::Text));
     assert_eq!((operation.not_hosts.as_slice(), operation.ports.as_slice()), (&[Pattern::Present][..], &[9080][..]));
     assert!(operation.is_http() && rule.when[0].is_http() && !rule.when[1].is_http());
     let user = Values { values: vec![Pattern::Exact("anna".to_owned())], not_values: vec![Pattern::Prefix("b".to_owned())] };

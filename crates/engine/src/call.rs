@@ -43,6 +43,8 @@ pub enum CallAnswer {
 pub(crate) enum Caller {
     /// A filter of this request, which waits.
     Filter(StreamId),
+    /// A connection that is served if the answer lets it.
+    Gate(ConnId),
     /// The control thread, by a number of its own.
     Control(u64),
     /// A TCP stream, for a way through an HTTP proxy, which is not there yet.

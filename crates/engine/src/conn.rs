@@ -4,8 +4,8 @@ use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
 
 use mizzen_http::{Codec, StreamId as Sid};
 use mizzen_ir::{
-    BoundRbac, Config, Peer, PolicyFacts,
-    config::{FilterChain, Hcm, Listener, Rbac},
+    BoundRbac, Config, Metadata, Peer, PolicyFacts,
+    config::{ExtAuthz, FilterChain, Hcm, Listener, Rbac},
 };
 use mizzen_types::Name;
 
@@ -83,12 +83,23 @@ pub(crate) enum Proto {
     Tcp(StreamId),
     /// Bytes of a host's check.
     Check(CheckId),
+    /// Nothing yet: somebody is asked whether it may be served.
+    Gate(Box<Gate>),
     /// HTTP of a version that the first bytes will tell.
     Choose,
     /// HTTP.
     Http(Http),
     /// Nothing: being closed.
     Dead,
+}
+
+/// Whether a connection may be served is asked.
+pub(crate) struct Gate {
+    /// The question.
+    pub(crate) call: StreamId,
+    /// The filter that asks, and its place in the chain.
+    pub(crate) authz: Arc<ExtAuthz>,
+    pub(crate) at: usize,
 }
 
 /// HTTP on a connection.
@@ -159,6 +170,8 @@ pub(crate) struct Down {
     pub(crate) local_uri: Option<Name>,
     /// Policy sets that were bound to this connection's facts, in the filters' order.
     pub(crate) bound: Vec<(Arc<Rbac>, BoundRbac)>,
+    /// What network filters have left; none: nothing.
+    pub(crate) metadata: Option<Box<Metadata>>,
     /// No new requests: the listener or the process drains, until the deadline.
     pub(crate) draining: bool,
 }
@@ -179,7 +192,7 @@ impl Down {
             server_name: self.server_name.as_deref(),
             peer: self.peer.as_deref(),
             request: None,
-            metadata: None,
+            metadata: self.metadata.as_deref(),
         }
     }
 }

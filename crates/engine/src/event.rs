@@ -42,6 +42,8 @@ pub(crate) enum Event {
     Call(StreamId),
     /// A filter's call was answered.
     Called(StreamId, CallAnswer),
+    /// The question was answered whether a connection may be served.
+    Passed(ConnId, CallAnswer),
     /// A check's call was answered.
     Checked(CheckId, StreamId, CallAnswer),
     /// A call is given up by who made it. What it was to send is still sent.

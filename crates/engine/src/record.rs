@@ -23,6 +23,8 @@ pub(crate) struct Record {
     pub(crate) downstream_failure: Option<String>,
     /// The policy that decided, and why, in words.
     pub(crate) policy: Option<String>,
+    /// What a dry run would have refused, and why, in words.
+    pub(crate) dry_run: Option<String>,
     pub(crate) route: Option<Name>,
     pub(crate) vhost: Option<Name>,
     pub(crate) cluster: Option<Arc<Cluster>>,

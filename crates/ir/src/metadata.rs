@@ -34,6 +34,12 @@ impl Metadata {
         self.merge(filter, Struct { fields: [(key.to_owned(), value)].into() });
     }
 
+    /// Leaves a truth value.
+    pub fn put_flag(&mut self, filter: &str, key: &str, flag: bool) {
+        let value = Value { kind: Some(Kind::BoolValue(flag)) };
+        self.merge(filter, Struct { fields: [(key.to_owned(), value)].into() });
+    }
+
     /// The value at a path within what a filter left.
     pub fn value<'a>(&self, filter: &str, path: impl IntoIterator<Item = &'a str>) -> Option<&Value> {
         let mut path = path.into_iter();

@@ -187,10 +187,12 @@ fn a_program_of_the_mesh_decides() {
     mesh.save("authz.yaml", &deployment("authz", 8000));
     check(&mesh, "/private", &[], 401, &["/check/private is not for you"]);
 
-    // Nobody of that name: everything is refused, and said.
+    // Nobody of that name: what would be asked about is refused, and said.
     mesh.save("policy.yaml", &policy("nobody"));
-    check(&mesh, "/public", WORD, 403, &["RBAC: access denied"]);
-    let warning = "spec.provider.name: MeshConfig has no extension provider `nobody`: the workloads that are selected refuse everything";
+    check(&mesh, "/private", WORD, 403, &["RBAC: access denied"]);
+    check(&mesh, "/public", WORD, 200, &["get /public"]);
+    let warning =
+        "spec.provider.name: MeshConfig has no extension provider `nobody`: the workloads that are selected refuse what the rules match";
     let log = mesh.run_dir().join("mizzend/log");
     eventually("a warning", || {
         let text = std::fs::read_to_string(&log).unwrap_or_default();

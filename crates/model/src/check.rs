@@ -7,7 +7,7 @@ use std::{
 
 use mizzen_api::{
     Kind, Meta, Problem, Selector, core,
-    istio::{self, Action, AuthzProtocol, Condition, GatewayRef, Operation},
+    istio::{self, Action, AuthzProtocol, Condition, GatewayRef, Operation, Peer},
     routing::{Destination, HttpAction},
 };
 use mizzen_types::{Hostname, Name, NamespacedName, Protocol};
@@ -244,7 +244,7 @@ impl<'a> Workloads<'a> {
             let by = |to: &Operation| (to.ports.is_empty() || to.ports.contains(port)) && !to.not_ports.contains(port);
             rule.to.is_empty() || rule.to.iter().any(by)
         };
-        let selected = self.selected(&policy.meta.namespace, root, policy.selector.as_ref());
+        let selected = self.selected(&policy.meta.namespace, root, policy.selector.as_ref()).filter(|_| policy.gateways.is_empty());
         let tcp = selected.flat_map(|w| &w.served).filter(|(_, protocol)| !protocol.is_http() && **protocol != Protocol::Auto);
         tcp.map(|(port, _)| *port).filter(concerns).min()
     }
@@ -252,6 +252,9 @@ impl<'a> Workloads<'a> {
     /// Whether two policies select one workload. One of which nothing is known yet may be any that both mean by the same words.
     fn share(&self, one: &istio::AuthorizationPolicy, other: &istio::AuthorizationPolicy, root: &str) -> bool {
         let (at, by) = (&one.meta.namespace, &other.meta.namespace);
+        if !one.gateways.is_empty() || !other.gateways.is_empty() {
+            return at == by && one.gateways.iter().any(|name| other.gateways.contains(name));
+        }
         let same = one.selector == other.selector && (at == by || **at == *root || **by == *root);
         same || self
             .selected(at, root, one.selector.as_ref())
@@ -280,11 +283,13 @@ fn authorization_policies(snapshot: &Snapshot, workloads: &Workloads<'_>, found:
         let effect = match policy.action {
             Action::Allow => "never matches",
             Action::Deny => "matches without what it says of HTTP",
+            Action::Audit => "marks what it matches without what it says of HTTP",
             // What it means there depends on its provider.
             Action::Custom => continue,
         };
         for (at, rule) in policy.rules.iter().enumerate() {
-            let asks = rule.to.iter().any(Operation::is_http) || rule.when.iter().any(Condition::is_http);
+            let asks =
+                rule.from.iter().any(Peer::is_http) || rule.to.iter().any(Operation::is_http) || rule.when.iter().any(Condition::is_http);
             if let Some(port) = workloads.tcp_port(policy, root, rule).filter(|_| asks) {
                 let message = format!("is about HTTP, and port {port} of a workload that is selected carries TCP: there it {effect}");
                 warn(found, Kind::AuthorizationPolicy, &policy.meta, format!("spec.rules[{at}]"), message);
@@ -304,7 +309,7 @@ fn custom_policies(snapshot: &Snapshot, workloads: &Workloads<'_>, found: &mut V
         let asked = match provider::find(snapshot, name) {
             Ok(asked) => asked,
             Err(why) => {
-                tell(format!("{why}: the workloads that are selected refuse everything"));
+                tell(format!("{why}: the workloads that are selected refuse what the rules match"));
                 continue;
             }
         };
@@ -314,14 +319,14 @@ fn custom_policies(snapshot: &Snapshot, workloads: &Workloads<'_>, found: &mut V
             if let Some(other) = provider::other_here(snapshot, &asked, namespace) {
                 let (host, port, object) = (&other.host, asked.port.port, &other.object);
                 tell(format!(
-                    "in namespace {namespace}, {host} port {port} is {object} and not the provider: the workloads that are selected there refuse everything"
+                    "in namespace {namespace}, {host} port {port} is {object} and not the provider: the workloads that are selected there refuse what the rules match"
                 ));
             }
         }
         if let Some(other) = all.iter().find(|other| other.provider != *name && workloads.share(policy, other, root)) {
             let (named, theirs) = (other.meta.namespaced_name(), &other.provider);
             tell(format!(
-                "AuthorizationPolicy {named} has another provider, `{theirs}`, for the same workload, which refuses everything: only one can be asked"
+                "AuthorizationPolicy {named} has another provider, `{theirs}`, for the same workload, which refuses what the rules match: only one can be asked"
             ));
         }
         let of_provider = asked.service.selector.as_ref();
@@ -339,8 +344,11 @@ fn custom_policies(snapshot: &Snapshot, workloads: &Workloads<'_>, found: &mut V
             ));
         }
         if let Some(port) = policy.rules.iter().filter_map(|rule| workloads.tcp_port(policy, root, rule)).min() {
-            let effect = if grpc { "what the rules match is refused: proxies do not ask about connections" } else { "nobody is asked" };
-            tell(format!("port {port} of a workload that is selected carries TCP: there {effect}"));
+            if !grpc {
+                tell(format!(
+                    "port {port} of a workload that is selected carries TCP: there nobody is asked, since the provider is asked over HTTP"
+                ));
+            }
         }
     }
 }
@@ -477,10 +485,10 @@ mod tests {
             let expected: Vec<String> = expected.iter().map(|message| format!("provider.name: {message}")).collect();
             check_with(mesh, "AuthorizationPolicy", "p", &spec, &expected.iter().map(String::as_str).collect::<Vec<_>>());
         };
-        let closed = "the workloads that are selected refuse everything";
+        let closed = "the workloads that are selected refuse what the rules match";
         custom("a", "http", "{}", &[]);
         custom("a", "grpc", "{}", &[]);
-        let other = "in namespace shop, three.example port 80 is shop/mine and not the provider: the workloads that are selected there refuse everything";
+        let other = "in namespace shop, three.example port 80 is shop/mine and not the provider: the workloads that are selected there refuse what the rules match";
         custom("authz", "three", "{to: [{operation: {paths: [/a]}}]}", &[other]);
         let http2 = "provider `wrong` is asked over gRPC, and port 80 of authz.shop.svc.cluster.local is not declared as gRPC or HTTP/2";
         custom("a", "wrong", "{}", &[http2]);
@@ -495,8 +503,8 @@ mod tests {
             custom("a", name, "{}", &[&format!("{why}: {closed}")]);
         }
         let tcp = "port 7000 of a workload that is selected carries TCP: there";
-        custom("web", "http", "{}", &[&format!("{tcp} nobody is asked")]);
-        custom("web", "grpc", "{}", &[&format!("{tcp} what the rules match is refused: proxies do not ask about connections")]);
+        custom("web", "http", "{}", &[&format!("{tcp} nobody is asked, since the provider is asked over HTTP")]);
+        custom("web", "grpc", "{}", &[]);
         custom("web", "grpc", "{to: [{operation: {ports: ['8080']}}]}", &[]);
         custom("authz", "http", "{}", &["the workload of provider `http` is selected itself: each question would be asked about again"]);
         custom("authz", "http", "{to: [{operation: {paths: [/a]}}]}", &[]);
@@ -513,7 +521,7 @@ mod tests {
 ";
         let other = |name: &str, theirs: &str| {
             format!(
-                "provider.name: AuthorizationPolicy {name} has another provider, `{theirs}`, for the same workload, which refuses everything: only one can be asked"
+                "provider.name: AuthorizationPolicy {name} has another provider, `{theirs}`, for the same workload, which refuses what the rules match: only one can be asked"
             )
         };
         let spec = |app: &str, provider: &str| {

@@ -78,14 +78,19 @@ impl<'a> Reader<'a> {
         says(namespace) || says(&self.mesh().root_namespace)
     }
 
-    /// The policies of a workload of `namespace`; `selected` says whether a selector means it.
-    pub fn policies(&self, namespace: &str, selected: impl Fn(&Selector) -> bool) -> WorkloadPolicies<'a> {
+    /// The policies of a workload of `namespace`; `selected` says whether a selector means it, `gateway` which Gateway it is a proxy of. A policy for
+    /// Gateways bears on those of its own namespace and on nobody else.
+    pub fn policies(&self, namespace: &str, gateway: Option<&str>, selected: impl Fn(&Selector) -> bool) -> WorkloadPolicies<'a> {
         let root = self.mesh().root_namespace.as_str();
         let mut found = WorkloadPolicies::default();
         let scopes = if namespace == root { vec![root] } else { vec![root, namespace] };
         for scope in scopes {
             let bears = |selector: &Option<Selector>| selector.as_ref().is_none_or(&selected);
-            found.policies.extend(self.in_namespace::<AuthorizationPolicy>(scope).filter(|p| bears(&p.selector)));
+            let means = |policy: &AuthorizationPolicy| match &*policy.gateways {
+                [] => bears(&policy.selector),
+                named => scope == namespace && gateway.is_some_and(|own| named.iter().any(|name| name == own)),
+            };
+            found.policies.extend(self.in_namespace::<AuthorizationPolicy>(scope).filter(|policy| means(policy)));
             let closed = self.closed(scope).into_iter().filter(|c| c.key.kind == Kind::AuthorizationPolicy);
             found.closed.extend(closed.filter(|c| bears(&c.selector)));
         }

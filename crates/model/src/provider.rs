@@ -32,8 +32,8 @@ impl<'a> WorkloadPolicies<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Whom a workload's CUSTOM policies ask; `None`: there are no such policies. The error says why nobody can be asked: then everything is to be
-    /// refused. As with Istio, a workload has one provider only.
+    /// Whom a workload's CUSTOM policies ask; `None`: there are no such policies. The error says why nobody can be asked: then what their rules match is to
+    /// be refused. As with Istio, a workload has one provider only.
     pub fn asked(&self, policies: &WorkloadPolicies<'a>) -> Option<Result<Asked<'a>, String>> {
         let mut names = policies.custom().map(|policy| policy.provider.as_str());
         let first = names.next()?;

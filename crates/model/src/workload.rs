@@ -7,12 +7,15 @@ use mizzen_types::Protocol;
 
 use crate::{
     policy::{PeerModes, WorkloadPolicies},
-    proxy::ProxyView,
+    proxy::{ProxyType, ProxyView},
     query::Query,
     question::{Item, Question, Reach},
     reader::Reader,
     service::{Instance, PodView, ServiceKey, ServiceView},
 };
+
+/// Says of which Gateway of the Gateway API a pod is a proxy.
+const GATEWAY_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
 
 impl ProxyView {
     fn bears(&self, selector: &Selector) -> bool {
@@ -22,7 +25,9 @@ impl ProxyView {
     /// The policies of the proxy's own workload.
     pub fn policies<'a>(&self, reader: &Reader<'a>) -> WorkloadPolicies<'a> {
         reader.question(Question::Policies, || {
-            let found = reader.policies(&self.facts().namespace, |selector| self.bears(selector));
+            let facts = self.facts();
+            let gateway = facts.labels.get(GATEWAY_LABEL).filter(|_| facts.kind == ProxyType::Router);
+            let found = reader.policies(&facts.namespace, gateway.map(String::as_str), |selector| self.bears(selector));
             let mut answer = Vec::new();
             for policy in &found.policies {
                 let key = Key::new(Kind::AuthorizationPolicy, policy.meta.namespace.clone(), policy.meta.name.clone());

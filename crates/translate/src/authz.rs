@@ -1,8 +1,8 @@
 //! CUSTOM policies: whom a workload's proxy asks about requests, as `ext_authz` after RBAC rules in the shadow, which say about which requests.
 //!
 //! As istiod's `pilot/pkg/security/authz/builder`: the shadow leaves the name of the rule that matched in the dynamic metadata, and only requests with
-//! such a name are asked about. Where nobody can be asked, everything is refused. Connections are not asked about: an HTTP provider leaves them alone, as
-//! with Istio; for a gRPC provider Istio has a filter that the proxies lack, so that what the rules match is refused.
+//! such a name are asked about. Where nobody can be asked, what the rules match is refused. Only a gRPC provider is asked about connections: an HTTP provider
+//! leaves them alone, as with Istio.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -15,8 +15,11 @@ use mizzen_protos::{
             grpc_service::{EnvoyGrpc, TargetSpecifier},
             http_uri::HttpUpstreamType,
         },
-        extensions::filters::http::ext_authz::v3::{
-            AuthorizationRequest, AuthorizationResponse, BufferSettings, ExtAuthz as Filter, HttpService, ext_authz::Services,
+        extensions::filters::{
+            http::ext_authz::v3::{
+                AuthorizationRequest, AuthorizationResponse, BufferSettings, ExtAuthz as Filter, HttpService, ext_authz::Services,
+            },
+            network::ext_authz::v3::ExtAuthz as TcpFilter,
         },
         r#type::{
             matcher::v3::{
@@ -38,8 +41,8 @@ use crate::{discovery, names, scope::Scope, traffic, wire};
 pub(crate) const SHADOW_PREFIX: &str = "istio_ext_authz_";
 /// Stands before the names of CUSTOM rules.
 pub(crate) const RULE_PREFIX: &str = "istio-ext-authz";
-/// The rule that refuses everything where nobody can be asked.
-pub(crate) const NOBODY: &str = "default-deny-all-due-to-bad-CUSTOM-action";
+/// Stands behind the names of the rules that refuse what they match, where nobody can be asked.
+pub(crate) const NOBODY: &str = "-deny-due-to-bad-CUSTOM-action";
 
 /// Whom a workload with these policies asks: the provider, and the cluster by which it is reached. `None`: nobody need be asked; the error: nobody can.
 pub(crate) fn asked<'a>(scope: &Scope<'_, 'a>, policies: &WorkloadPolicies<'a>) -> Option<Result<(Asked<'a>, String), String>> {
@@ -83,7 +86,7 @@ pub(crate) fn filter(asked: &Asked<'_>, cluster: &str) -> Filter {
     let host = asked.service.host.as_str();
     let timeout = Some(wire::duration(*timeout));
     let (services, allowed) = match protocol {
-        AuthzProtocol::Grpc => (grpc(cluster, host, timeout), None),
+        AuthzProtocol::Grpc => (Services::GrpcService(grpc(cluster, host, timeout)), None),
         AuthzProtocol::Http(http) => (self::http(http, cluster, host, timeout), headers(&http.include_request_headers)),
     };
     Filter {
@@ -97,28 +100,41 @@ pub(crate) fn filter(asked: &Asked<'_>, cluster: &str) -> Filter {
             allow_partial_message: body.allow_partial_message,
             pack_as_bytes: body.pack_as_bytes,
         }),
-        filter_enabled_metadata: Some(matched()),
+        filter_enabled_metadata: Some(matched("envoy.filters.http.rbac")),
         allowed_headers: allowed,
         ..Default::default()
     }
 }
 
-/// That one of the shadow's rules matched.
-fn matched() -> MetadataMatcher {
+/// The filter that asks about connections; none: the provider cannot be asked about them.
+pub(crate) fn tcp_filter(asked: &Asked<'_>, cluster: &str) -> Option<TcpFilter> {
+    let ExtAuthz { timeout, fail_open, protocol, .. } = asked.authz;
+    (*protocol == AuthzProtocol::Grpc).then(|| TcpFilter {
+        stat_prefix: "tcp.".into(),
+        grpc_service: Some(grpc(cluster, asked.service.host.as_str(), Some(wire::duration(*timeout)))),
+        failure_mode_allow: *fail_open,
+        transport_api_version: ApiVersion::V3.into(),
+        filter_enabled_metadata: Some(matched("envoy.filters.network.rbac")),
+        ..Default::default()
+    })
+}
+
+/// That one of the shadow's rules matched; `rbac` is the filter that evaluates them.
+fn matched(rbac: &str) -> MetadataMatcher {
     let key = format!("{SHADOW_PREFIX}shadow_effective_policy_id");
     let name = StringMatcher { match_pattern: Some(MatchPattern::Prefix(RULE_PREFIX.into())), ..Default::default() };
     MetadataMatcher {
-        filter: "envoy.filters.http.rbac".into(),
+        filter: rbac.into(),
         path: vec![PathSegment { segment: Some(Segment::Key(key)) }],
         value: Some(ValueMatcher { match_pattern: Some(value_matcher::MatchPattern::StringMatch(name)) }),
         ..Default::default()
     }
 }
 
-fn grpc(cluster: &str, host: &str, timeout: Option<wkt::Duration>) -> Services {
+fn grpc(cluster: &str, host: &str, timeout: Option<wkt::Duration>) -> GrpcService {
     // A cluster's name is no authority that a server has to take.
     let envoy = EnvoyGrpc { cluster_name: cluster.into(), authority: host.into(), ..Default::default() };
-    Services::GrpcService(GrpcService { timeout, target_specifier: Some(TargetSpecifier::EnvoyGrpc(envoy)), ..Default::default() })
+    GrpcService { timeout, target_specifier: Some(TargetSpecifier::EnvoyGrpc(envoy)), ..Default::default() }
 }
 
 fn http(http: &HttpAuthz, cluster: &str, host: &str, timeout: Option<wkt::Duration>) -> Services {

@@ -26,6 +26,7 @@ mod names;
 mod nds;
 mod outbound;
 mod rbac;
+mod rbac_match;
 mod rds;
 mod route;
 mod scope;

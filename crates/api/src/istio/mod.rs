@@ -1,5 +1,6 @@
 //! Istio's kinds: security, networking, and the mesh's own settings.
 
+mod condition;
 mod connection_pool;
 mod destination_rule;
 mod extension_provider;
@@ -16,6 +17,7 @@ mod text;
 mod virtual_service;
 mod virtual_service_read;
 
+pub use condition::*;
 pub use connection_pool::*;
 pub use destination_rule::*;
 pub use extension_provider::*;

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use mizzen_types::{IpRange, NamespacedName, SpiffeId};
 
-use super::{Pattern, header_name, port_key};
+use super::{Condition, Pattern, RequestPrincipal, port_key};
 use crate::{
     Meta, Selector,
     metadata::selector,
-    read::{At, Fields, Why, nearest, quoted},
+    read::{At, Fields, quoted},
     table,
 };
 
@@ -46,6 +46,10 @@ pub struct AuthorizationPolicy {
     pub meta: Meta,
     /// The workloads; `None` is the namespace, or in the root namespace the mesh.
     pub selector: Option<Selector>,
+    /// The names of the Gateways of its namespace for whose proxies alone it holds; empty: the selector says for whom.
+    pub gateways: Vec<String>,
+    /// Whether it is only watched what it would decide (annotation `istio.io/dry-run`).
+    pub dry_run: bool,
     /// What a match means.
     pub action: Action,
     /// The extension provider that a CUSTOM policy asks; empty for all others.
@@ -62,6 +66,8 @@ pub enum Action {
     Allow,
     /// The call is denied.
     Deny,
+    /// The call is marked, and decided by other policies.
+    Audit,
     /// The policy's provider is asked, before all other policies.
     Custom,
 }
@@ -84,6 +90,10 @@ pub struct Peer {
     pub principals: Vec<Pattern>,
     /// Not these.
     pub not_principals: Vec<Pattern>,
+    /// Of the request's token.
+    pub request_principals: Vec<RequestPrincipal>,
+    /// Not these.
+    pub not_request_principals: Vec<RequestPrincipal>,
     /// The caller's namespace.
     pub namespaces: Vec<Pattern>,
     /// Not these.
@@ -96,6 +106,21 @@ pub struct Peer {
     pub ip_blocks: Vec<IpRange>,
     /// Not these.
     pub not_ip_blocks: Vec<IpRange>,
+    /// The address of the first client, from X-Forwarded-For where that is trusted.
+    pub remote_ip_blocks: Vec<IpRange>,
+    /// Not these.
+    pub not_remote_ip_blocks: Vec<IpRange>,
+    /// The trust domain of the caller's certificate.
+    pub trust_domains: Vec<Pattern>,
+    /// Not these.
+    pub not_trust_domains: Vec<Pattern>,
+}
+
+impl Peer {
+    /// Whether anything here needs an HTTP request.
+    pub fn is_http(&self) -> bool {
+        !self.request_principals.is_empty() || !self.not_request_principals.is_empty()
+    }
 }
 
 /// An operation (`to[].operation`). Of each non-empty list one must match, of each `not_` list none; all lists must agree.
@@ -114,55 +139,25 @@ pub struct Operation {
     /// Not these.
     pub not_methods: Vec<Pattern>,
     /// HTTP paths, normalized, without the query.
-    pub paths: Vec<Pattern>,
+    pub paths: Vec<PathPattern>,
     /// Not these.
-    pub not_paths: Vec<Pattern>,
+    pub not_paths: Vec<PathPattern>,
+}
+
+/// A pattern of a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathPattern {
+    /// As of any text.
+    Text(Pattern),
+    /// With `{*}` for a segment or `{**}` for any number of them, as it is written.
+    Template(String),
 }
 
 impl Operation {
     /// Whether anything here needs an HTTP request.
     pub fn is_http(&self) -> bool {
-        [&self.hosts, &self.not_hosts, &self.methods, &self.not_methods, &self.paths, &self.not_paths].iter().any(|list| !list.is_empty())
-    }
-}
-
-/// The values of a condition: one of `values` if there are any, and none of `not_values`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Values<T> {
-    /// One must match.
-    pub values: Vec<T>,
-    /// None may match.
-    pub not_values: Vec<T>,
-}
-
-/// A further condition (`when[]`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Condition {
-    /// `request.headers[NAME]`.
-    RequestHeader {
-        /// The header's name, lower case.
-        name: String,
-        /// Its values.
-        values: Values<Pattern>,
-    },
-    /// `source.ip`.
-    SourceIp(Values<IpRange>),
-    /// `source.namespace`.
-    SourceNamespace(Values<Pattern>),
-    /// `source.principal`.
-    SourcePrincipal(Values<Pattern>),
-    /// `source.serviceAccount`; a bare name was completed by the policy's namespace.
-    SourceServiceAccount(Values<NamespacedName>),
-    /// `destination.ip`.
-    DestinationIp(Values<IpRange>),
-    /// `destination.port`.
-    DestinationPort(Values<u16>),
-}
-
-impl Condition {
-    /// Whether it needs an HTTP request.
-    pub fn is_http(&self) -> bool {
-        matches!(self, Condition::RequestHeader { .. })
+        let texts = [&self.hosts, &self.not_hosts, &self.methods, &self.not_methods];
+        texts.iter().any(|list| !list.is_empty()) || !self.paths.is_empty() || !self.not_paths.is_empty()
     }
 }
 
@@ -173,8 +168,12 @@ pub(crate) const MTLS_MODES: &[(&str, i64, Option<MtlsMode>); 4] = &[
     ("STRICT", 3, Some(MtlsMode::Strict)),
 ];
 
-pub(crate) const ACTIONS: &[(&str, i64, Option<Action>); 4] =
-    &[("ALLOW", 0, Some(Action::Allow)), ("DENY", 1, Some(Action::Deny)), ("AUDIT", 2, None), ("CUSTOM", 3, Some(Action::Custom))];
+pub(crate) const ACTIONS: &[(&str, i64, Option<Action>); 4] = &[
+    ("ALLOW", 0, Some(Action::Allow)),
+    ("DENY", 1, Some(Action::Deny)),
+    ("AUDIT", 2, Some(Action::Audit)),
+    ("CUSTOM", 3, Some(Action::Custom)),
+];
 
 /// A policy's selector; a star in it would select nothing.
 pub(crate) fn policy_selector(f: &Fields<'_>) -> Option<Selector> {
@@ -206,13 +205,10 @@ impl PeerAuthentication {
 
 impl AuthorizationPolicy {
     pub(crate) fn read(root: &Fields<'_>, meta: Meta) -> Self {
-        // Istio takes 1, t and T for true as well: only what clearly says no is enforced.
-        let dry = |value: &String| !matches!(value.as_str(), "0" | "f" | "F" | "false" | "FALSE" | "False");
-        if meta.annotations.get("istio.io/dry-run").is_some_and(dry) {
-            root.at.fail(format!("annotation istio.io/dry-run {}", Why::Who.text()));
-        }
+        let dry_run = dry_run(root, &meta);
         root.spec(&table::AUTHORIZATION_POLICY, |f| {
             let selector = policy_selector(f);
+            let gateways = target_gateways(f);
             let action = f.get("action").map_or(Some(Action::default()), |at| at.choice(ACTIONS));
             let provider = provider(f, action);
             let action = action.unwrap_or_default();
@@ -223,9 +219,64 @@ impl AuthorizationPolicy {
             if rules.is_empty() && action == Action::Custom {
                 f.at.fail("a CUSTOM policy without rules asks about nothing: write `rules: [{}]` to ask about all");
             }
-            AuthorizationPolicy { meta, selector, action, provider, rules }
+            match action {
+                Action::Custom if dry_run => {
+                    root.at.fail(format!(
+                        "annotation {DRY_RUN}: a CUSTOM policy cannot be a dry run: its provider would be asked all the same"
+                    ));
+                }
+                // A dry run decides nothing either way.
+                Action::Audit => {
+                    f.at.warn("an AUDIT policy decides nothing: requests that match are only marked, for a plugin that acts on the mark")
+                }
+                _ => {}
+            }
+            AuthorizationPolicy { meta, selector, gateways, dry_run, action, provider, rules }
         })
     }
+}
+
+const DRY_RUN: &str = "istio.io/dry-run";
+
+/// Whether a policy is only watched. What does not clearly say so would be enforced by Istio: that is told.
+fn dry_run(root: &Fields<'_>, meta: &Meta) -> bool {
+    match meta.annotations.get(DRY_RUN).map(String::as_str) {
+        None | Some("0" | "f" | "F" | "false" | "FALSE" | "False") => false,
+        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => true,
+        Some(other) => {
+            root.at.fail(format!("annotation {DRY_RUN}: must be true or false, is {}", quoted(other)));
+            false
+        }
+    }
+}
+
+/// The Gateways that `targetRefs` name. What else could be named there is served by proxies that do not exist here.
+fn target_gateways(f: &Fields<'_>) -> Vec<String> {
+    let single = f.get("targetRef").into_iter();
+    single.chain(f.list("targetRefs")).filter_map(|at| at.fields(|f| target(f))).collect()
+}
+
+fn target(f: &Fields<'_>) -> Option<String> {
+    const GATEWAYS: &str = "gateway.networking.k8s.io";
+    let kind = f.need("kind").map(|at| at.word())?;
+    let name = f.need("name").map(|at| at.word())?;
+    let group = f.text("group");
+    if let Some(at) = f.get("namespace") {
+        at.fail("a policy holds for Gateways of its own namespace: leave it out");
+    }
+    if kind == "Gateway" && group == GATEWAYS {
+        return Some(name);
+    }
+    let whole = if group.is_empty() { kind } else { format!("{kind}.{group}") };
+    f.at.fail(match whole.as_str() {
+        "Gateway" => format!("a Gateway is of `group: {GATEWAYS}`"),
+        "Gateway.networking.istio.io" => format!("a target is a Gateway of {GATEWAYS}: for one of networking.istio.io write a selector"),
+        "Service" | "ServiceEntry.networking.istio.io" | "GatewayClass.gateway.networking.k8s.io" => {
+            format!("{whole} is a target for waypoints, which are not supported yet")
+        }
+        _ => format!("{} is no target: it must be Gateway.{GATEWAYS}", quoted(&whole)),
+    });
+    None
 }
 
 /// Whom a CUSTOM policy asks, and no other one. `None`: the action could not be read, and is told.
@@ -234,14 +285,14 @@ fn provider(f: &Fields<'_>, action: Option<Action>) -> String {
     if at.is_none() && action == Some(Action::Custom) {
         f.missing("provider");
     }
-    if let (Some(at), Some(Action::Allow | Action::Deny)) = (&at, action) {
+    if let (Some(at), Some(Action::Allow | Action::Deny | Action::Audit)) = (&at, action) {
         at.fail("is for `action: CUSTOM` only");
     }
     at.map(|at| at.fields(|f| f.need("name").map(|at| at.word()).unwrap_or_default())).unwrap_or_default()
 }
 
 /// A list that must not be empty if it is written: it would look like a condition and be none.
-fn some<'a>(f: &Fields<'a>, name: &'static str) -> Vec<At<'a>> {
+pub(super) fn some<'a>(f: &Fields<'a>, name: &'static str) -> Vec<At<'a>> {
     let list = f.list(name);
     if list.is_empty() && f.written(name) {
         f.slot(name).fail("must not be empty: leave it out to match all");
@@ -257,7 +308,7 @@ fn principals(f: &Fields<'_>, name: &'static str) -> Vec<Pattern> {
     some(f, name).iter().map(principal).collect()
 }
 
-fn principal(at: &At<'_>) -> Pattern {
+pub(super) fn principal(at: &At<'_>) -> Pattern {
     let pattern = Pattern::read(at);
     match &pattern {
         Pattern::Exact(text) | Pattern::Prefix(text) if text.starts_with("spiffe://") => {
@@ -271,7 +322,7 @@ fn principal(at: &At<'_>) -> Pattern {
     pattern
 }
 
-fn account(at: &At<'_>, namespace: &str) -> Option<NamespacedName> {
+pub(super) fn account(at: &At<'_>, namespace: &str) -> Option<NamespacedName> {
     let text = at.word();
     let full = if text.contains('/') { text } else { format!("{namespace}/{text}") };
     full.parse().map_err(|_| at.expected("a service account or NAMESPACE/SERVICE-ACCOUNT, without `*`")).ok()
@@ -286,7 +337,7 @@ fn ranges(f: &Fields<'_>, name: &'static str) -> Vec<IpRange> {
 }
 
 /// A port in quotes, as Istio has it.
-fn quoted_port(at: &At<'_>) -> u16 {
+pub(super) fn quoted_port(at: &At<'_>) -> u16 {
     match at.text().parse() {
         Ok(port) if port > 0 => return port,
         _ if at.node.text().is_some() => at.expected("a port from 1 to 65535"),
@@ -295,12 +346,50 @@ fn quoted_port(at: &At<'_>) -> u16 {
     0
 }
 
-fn path(at: &At<'_>) -> Pattern {
+/// A trust domain, or a pattern of one.
+pub(super) fn trust_domain(at: &At<'_>) -> Pattern {
     let pattern = Pattern::read(at);
-    if at.node.text().is_some_and(|text| text.contains("{*")) {
-        at.fail(format!("a template {}", Why::Who.text()));
+    if let Pattern::Exact(text) | Pattern::Prefix(text) | Pattern::Suffix(text) = &pattern
+        && text.contains('/')
+    {
+        at.fail(format!("{} is no trust domain, which has no `/`", quoted(text)));
     }
     pattern
+}
+
+/// A template takes whole segments and has no star outside of its braces; braces have no other meaning.
+fn path(at: &At<'_>) -> PathPattern {
+    let text = at.node.text().unwrap_or_default();
+    if !text.contains(['{', '}']) {
+        return PathPattern::Text(Pattern::read(at));
+    }
+    let text = at.word();
+    let mut after_any = false;
+    for segment in text.trim_matches('/').split('/') {
+        match segment {
+            "" => at.fail(format!("{}: an empty segment matches nothing", quoted(&text))),
+            "{*}" | "{**}" if after_any => at.fail(format!("{}: `{{**}}` must be the last of its templates", quoted(&text))),
+            "{**}" => after_any = true,
+            "{*}" => {}
+            _ if segment.contains(['{', '}']) => {
+                at.fail(format!("{}: `{{*}}` and `{{**}}` are whole segments, and braces have no other use", quoted(&text)));
+            }
+            _ if segment.contains('*') => at.fail(format!("{}: beside a template there is no other `*`", quoted(&text))),
+            _ if !segment.bytes().all(is_literal) => {
+                at.fail(format!("{}: beside a template, {} must be written with escapes", quoted(&text), quoted(segment)));
+            }
+            _ => {}
+        }
+    }
+    if !text.starts_with('/') {
+        at.fail(format!("{}: a template begins with `/`", quoted(&text)));
+    }
+    PathPattern::Template(text)
+}
+
+/// What RFC 3986 has in a path's segment, but for the star.
+fn is_literal(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~%!$&'()+,;:@=".contains(&byte)
 }
 
 impl Rule {
@@ -317,6 +406,8 @@ impl Rule {
 
 impl Peer {
     fn read(f: &Fields<'_>, namespace: &str) -> Peer {
+        let trust_domains = |name| some(f, name).iter().map(trust_domain).collect();
+        let tokens = |name| some(f, name).iter().map(RequestPrincipal::read).collect();
         let peer = Peer {
             principals: principals(f, "principals"),
             not_principals: principals(f, "notPrincipals"),
@@ -326,6 +417,12 @@ impl Peer {
             not_service_accounts: accounts(f, "notServiceAccounts", namespace),
             ip_blocks: ranges(f, "ipBlocks"),
             not_ip_blocks: ranges(f, "notIpBlocks"),
+            remote_ip_blocks: ranges(f, "remoteIpBlocks"),
+            not_remote_ip_blocks: ranges(f, "notRemoteIpBlocks"),
+            trust_domains: trust_domains("trustDomains"),
+            not_trust_domains: trust_domains("notTrustDomains"),
+            request_principals: tokens("requestPrincipals"),
+            not_request_principals: tokens("notRequestPrincipals"),
         };
         if f.is_empty() {
             f.at.fail("must not be empty: leave `from` out to match all callers");
@@ -356,70 +453,5 @@ impl Operation {
             paths: paths("paths"),
             not_paths: paths("notPaths"),
         }
-    }
-}
-
-const KEYS: &[&str] = &[
-    "source.ip",
-    "source.namespace",
-    "source.principal",
-    "source.serviceAccount",
-    "destination.ip",
-    "destination.port",
-    "request.headers",
-];
-const KEYS_LATER: &[&str] = &["remote.ip", "source.trustDomain", "connection.sni"];
-
-impl Condition {
-    fn read(f: &Fields<'_>, namespace: &str) -> Option<Condition> {
-        let key_at = f.need("key");
-        if !f.written("values") && !f.written("notValues") {
-            f.at.fail("must have values or notValues");
-        }
-        fn values<T>(f: &Fields<'_>, read: impl Fn(&At<'_>) -> Option<T>) -> Values<T> {
-            let list = |name| some(f, name).iter().filter_map(&read).collect();
-            Values { values: list("values"), not_values: list("notValues") }
-        }
-        let text = |at: &At<'_>| Some(Pattern::read(at));
-        let key = key_at.as_ref().map(At::text).unwrap_or_default();
-        let condition = match key.as_str() {
-            "source.ip" => Condition::SourceIp(values(f, |at| at.parse())),
-            "source.namespace" => Condition::SourceNamespace(values(f, text)),
-            "source.principal" => Condition::SourcePrincipal(values(f, |at| Some(principal(at)))),
-            "source.serviceAccount" => Condition::SourceServiceAccount(values(f, |at| account(at, namespace))),
-            "destination.ip" => Condition::DestinationIp(values(f, |at| at.parse())),
-            "destination.port" => Condition::DestinationPort(values(f, |at| Some(quoted_port(at)))),
-            other => {
-                let header = other.strip_prefix("request.headers[").and_then(|rest| rest.strip_suffix(']'));
-                match (header, key_at) {
-                    (Some(name), Some(at)) if HOP.iter().any(|hop| name.trim().eq_ignore_ascii_case(hop)) => {
-                        at.fail(format!("{} is of one connection only and is not seen by policies", quoted(name.trim())));
-                        return None;
-                    }
-                    (Some(name), Some(at)) => Condition::RequestHeader { name: header_name(&at, name.trim()), values: values(f, text) },
-                    (None, Some(at)) => {
-                        unknown_key(&at, other);
-                        return None;
-                    }
-                    (_, None) => return None,
-                }
-            }
-        };
-        Some(condition)
-    }
-}
-
-/// Headers that the codecs take off: HTTP/2 has none of them.
-pub(super) const HOP: [&str; 6] = ["connection", "upgrade", "keep-alive", "proxy-connection", "te", "transfer-encoding"];
-
-fn unknown_key(at: &At<'_>, key: &str) {
-    if KEYS_LATER.contains(&key) || key.starts_with("request.auth.") || key.starts_with("experimental.") {
-        at.fail(format!("{} {}", quoted(key), Why::Who.text()));
-        return;
-    }
-    match nearest(key, KEYS.iter().copied()) {
-        Some("request.headers") => at.fail(format!("unknown key {}, did you mean `request.headers[NAME]`?", quoted(key))),
-        Some(near) => at.fail(format!("unknown key {}, did you mean `{near}`?", quoted(key))),
-        None => at.fail(format!("unknown key {}", quoted(key))),
     }
 }

@@ -133,15 +133,19 @@ pub struct Headers {
 impl Pattern {
     /// Istio's way of writing: at most one star, first or last.
     pub(crate) fn read(at: &At<'_>) -> Pattern {
-        let text = at.word();
+        Pattern::of(at, &at.word())
+    }
+
+    /// The same of a part of what is written.
+    pub(crate) fn of(at: &At<'_>, text: &str) -> Pattern {
         let pattern = match (text.strip_prefix('*'), text.strip_suffix('*')) {
             _ if text == "*" => return Pattern::Present,
             (Some(suffix), _) => (Pattern::Suffix(suffix.to_owned()), suffix.contains('*')),
             (None, Some(prefix)) => (Pattern::Prefix(prefix.to_owned()), prefix.contains('*')),
-            (None, None) => (Pattern::Exact(text.clone()), text.contains('*')),
+            (None, None) => (Pattern::Exact(text.to_owned()), text.contains('*')),
         };
         if pattern.1 {
-            at.fail(format!("{} may have one `*`, as its first or its last character", quoted(&text)));
+            at.fail(format!("{} may have one `*`, as its first or its last character", quoted(text)));
         }
         pattern.0
     }

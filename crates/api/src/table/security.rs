@@ -1,6 +1,6 @@
 //! PeerAuthentication and AuthorizationPolicy.
 
-use super::{Message, Names, PLAIN, POLICY_SELECTOR, Row, Rule, Type, Type::*, Why::Who, done, names, refused};
+use super::{Message, Names, PLAIN, POLICY_SELECTOR, Row, Rule, Type, Type::*, Why::Who, done, names};
 use crate::istio::{ACTIONS, MTLS_MODES};
 
 static MODE: Names = Names { why: Who, names: &names(MTLS_MODES) };
@@ -42,8 +42,8 @@ pub(crate) static AUTHORIZATION_POLICY: Type = Message(&Message {
     name: "AuthorizationPolicy",
     rows: &[
         SELECTOR,
-        refused(Who, "targetRef", Open, "The Gateway or service for which it holds; one of `targetRefs`."),
-        refused(Who, "targetRefs", List(&Open), "The Gateways and services for which it holds.").most(16),
+        done("targetRef", Message(&TARGET), "The Gateway for which it holds; one of `targetRefs`."),
+        done("targetRefs", List(&Message(&TARGET)), "The Gateways for which it holds.").most(16),
         done("action", Enum(&ACTION), "What a matching rule means.").default("ALLOW"),
         done("provider", Message(&PROVIDER), "Whom a CUSTOM policy asks."),
         done("rules", List(&Message(&RULE)), "One of these must match.").otherwise("never matches").most(512),
@@ -52,6 +52,17 @@ pub(crate) static AUTHORIZATION_POLICY: Type = Message(&Message {
     rules: &[CUSTOM],
     ..PLAIN
 });
+
+static TARGET: Message = Message {
+    name: "PolicyTargetReference",
+    rows: &[
+        done("group", Text, "gateway.networking.k8s.io."),
+        done("kind", Text, "Gateway.").required(),
+        done("name", Text, "Its name.").required(),
+        done("namespace", Text, "It is the policy's, and must not be written."),
+    ],
+    ..PLAIN
+};
 
 static PROVIDER: Message =
     Message { name: "ExtensionProvider", rows: &[done("name", Text, "One of MeshConfig's extensionProviders.").required()], ..PLAIN };
@@ -84,8 +95,8 @@ static SOURCE: Message = Message {
         done("principals", TEXTS, "TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT of the caller's certificate; `pre*`, `*suf` and `*`.")
             .filled(),
         done("notPrincipals", TEXTS, "None of these principals.").filled(),
-        refused(Who, "requestPrincipals", TEXTS, "Issuer and subject of the request's token."),
-        refused(Who, "notRequestPrincipals", TEXTS, "None of these request principals."),
+        done("requestPrincipals", TEXTS, "ISSUER/SUBJECT of the request's token; `pre*`, `*suf` and `*`.").filled(),
+        done("notRequestPrincipals", TEXTS, "None of these request principals.").filled(),
         done("namespaces", TEXTS, "The caller's namespace, by its certificate; `pre*`, `*suf` and `*`.").filled(),
         done("notNamespaces", TEXTS, "None of these namespaces.").filled(),
         done("serviceAccounts", ACCOUNTS, "[NAMESPACE/]SERVICE-ACCOUNT of the caller; a bare name is of the policy's namespace.")
@@ -94,10 +105,10 @@ static SOURCE: Message = Message {
         done("notServiceAccounts", ACCOUNTS, "None of these service accounts.").filled().most(16),
         done("ipBlocks", TEXTS, "Addresses or ranges of the connection's other end.").filled(),
         done("notIpBlocks", TEXTS, "None of these ranges.").filled(),
-        refused(Who, "remoteIpBlocks", TEXTS, "Addresses or ranges of the first client, by X-Forwarded-For."),
-        refused(Who, "notRemoteIpBlocks", TEXTS, "None of these ranges of the first client."),
-        refused(Who, "trustDomains", TEXTS, "The trust domain of the caller's certificate."),
-        refused(Who, "notTrustDomains", TEXTS, "None of these trust domains."),
+        done("remoteIpBlocks", TEXTS, "Addresses or ranges of the first client, by X-Forwarded-For.").filled(),
+        done("notRemoteIpBlocks", TEXTS, "None of these ranges of the first client.").filled(),
+        done("trustDomains", TEXTS, "The trust domain of the caller's certificate; `pre*`, `*suf` and `*`.").filled(),
+        done("notTrustDomains", TEXTS, "None of these trust domains.").filled(),
     ],
     rules: &[Rule {
         cel: "!(has(self.serviceAccounts) || has(self.notServiceAccounts)) \
@@ -116,7 +127,12 @@ static OPERATION: Message = Message {
         done("notPorts", TEXTS, "None of these ports.").filled(),
         done("methods", TEXTS, "The request's method; `pre*`, `*suf` and `*`.").filled(),
         done("notMethods", TEXTS, "None of these methods.").filled(),
-        done("paths", TEXTS, "The request's path, normalized and without its query; `pre*`, `*suf` and `*`.").filled(),
+        done(
+            "paths",
+            TEXTS,
+            "The request's path, normalized and without its query; `pre*`, `*suf`, `*`, and `{*}` and `{**}` for segments.",
+        )
+        .filled(),
         done("notPaths", TEXTS, "None of these paths.").filled(),
     ],
     ..PLAIN
@@ -125,7 +141,8 @@ static OPERATION: Message = Message {
 static CONDITION: Message = Message {
     name: "Condition",
     rows: &[
-        done("key", Text, "What is compared: source.ip, destination.port, request.headers[NAME] and others.").required(),
+        done("key", Text, "What is compared: source.ip, destination.port, request.headers[NAME], request.auth.claims[NAME] and others.")
+            .required(),
         done("values", TEXTS, "It must be one of these. `values` or `notValues` must be written.").filled(),
         done("notValues", TEXTS, "It must be none of these.").filled(),
     ],

@@ -286,12 +286,12 @@ fn duplicates() {
 #[test]
 fn a_duplicate_has_its_own_problems_too() {
     let taken = "p:6: AuthorizationPolicy default/p: metadata.name: is declared at o:1 already";
-    let audit = "p:6: AuthorizationPolicy default/p: spec.action: AUDIT is not supported yet, and ignoring it could change who may talk";
+    let audit = "p:6: AuthorizationPolicy default/p: spec.action: must be one of ALLOW, DENY, AUDIT, CUSTOM, is `NONE`";
     check(
         vec![],
         &[(
             0,
-            &[("o", Some(policy("p", "ALLOW"))), ("p", Some(policy("p", "AUDIT")))],
+            &[("o", Some(policy("p", "ALLOW"))), ("p", Some(policy("p", "NONE")))],
             &["init", "+ AuthorizationPolicy default/p o:1", &format!("! kept {taken}; {audit}"), "done"],
         )],
     );
@@ -299,13 +299,13 @@ fn a_duplicate_has_its_own_problems_too() {
 
 #[test]
 fn a_refused_policy_closes_unless_there_is_a_good_version() {
-    let audit = "spec.action: AUDIT is not supported yet, and ignoring it could change who may talk";
+    let audit = "spec.action: must be one of ALLOW, DENY, AUDIT, CUSTOM, is `NONE`";
     check(
         vec![],
         &[
             (
                 0,
-                &[("p", Some(policy("p", "AUDIT")))],
+                &[("p", Some(policy("p", "NONE")))],
                 &[
                     "init",
                     "closed AuthorizationPolicy default/p Some(1)",
@@ -320,11 +320,11 @@ fn a_refused_policy_closes_unless_there_is_a_good_version() {
             ),
             // Mended: the good version ends it.
             (200, &[("p", Some(policy("p", "ALLOW")))], &["+ AuthorizationPolicy default/p p:1", "mended p AuthorizationPolicy default/p"]),
-            (300, &[("p", Some(policy("p", "AUDIT")))], &[&format!("! kept p:6: AuthorizationPolicy default/p: {audit}")]),
+            (300, &[("p", Some(policy("p", "NONE")))], &[&format!("! kept p:6: AuthorizationPolicy default/p: {audit}")]),
             // Another one, and it vanishes: open again after a while.
             (
                 400,
-                &[("q", Some(policy("q", "AUDIT")))],
+                &[("q", Some(policy("q", "NONE")))],
                 &["closed AuthorizationPolicy default/q Some(1)", &format!("! none q:6: AuthorizationPolicy default/q: {audit}")],
             ),
             (500, &[("q", None)], &["mended q AuthorizationPolicy default/q"]),
@@ -366,7 +366,7 @@ fn what_was_accepted_is_remembered() {
         &[
             (
                 0,
-                &[("p", Some(policy("p", "AUDIT"))), ("s", Some(account("s")))],
+                &[("p", Some(policy("p", "NONE"))), ("s", Some(account("s")))],
                 &[
                     "init",
                     "+ ServiceAccount default/s s:1",
@@ -374,7 +374,7 @@ fn what_was_accepted_is_remembered() {
                     "+ ServiceAccount default/a p:8",
                     "+ ServiceAccount default/g gone:1",
                     "+ AuthorizationPolicy default/p p:1",
-                    "! kept p:6: AuthorizationPolicy default/p: spec.action: AUDIT is not supported yet, and ignoring it could change who may talk",
+                    "! kept p:6: AuthorizationPolicy default/p: spec.action: must be one of ALLOW, DENY, AUDIT, CUSTOM, is `NONE`",
                     "done",
                 ],
             ),
@@ -388,7 +388,7 @@ fn document(state: &mut u64) -> String {
     let name = ["a", "b", "c", "d"][next(state, 4)];
     match next(state, 8) {
         0 => "x: [\n".to_owned(),
-        1 => policy(name, "AUDIT"),
+        1 => policy(name, "NONE"),
         2 => policy(name, "DENY"),
         3 => "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {labels: {a: b}}\n".to_owned(),
         4 => format!("apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {name}, nam: b}}\n"),

@@ -6,6 +6,7 @@
 //! is matched on here and nowhere else.
 
 mod alpn;
+mod decisions;
 mod ext_authz;
 mod fault;
 mod grpc_http1_bridge;
@@ -43,6 +44,7 @@ use crate::{
 };
 
 pub(crate) use alpn::is_http2;
+pub(crate) use ext_authz::{connection_answered, connection_question};
 pub(crate) use rbac::{denial, policies};
 
 /// What the filters of a worker keep beyond single streams.
@@ -50,13 +52,15 @@ pub(crate) struct Filters {
     /// This proxy's own workload, and what others have said of theirs.
     pub(crate) node: LocalNode,
     stats: stats::StatsCache,
+    /// How often policies decided.
+    pub(crate) decisions: decisions::Decisions,
     /// Token buckets by what they are of, looked up once for each configuration: the process' table has a lock.
     pub(crate) buckets: HashMap<ContentHash, Arc<Bucket>>,
 }
 
 impl Filters {
     pub(crate) fn new(node: &Node) -> Self {
-        Filters { node: LocalNode::new(node), stats: Default::default(), buckets: HashMap::new() }
+        Filters { node: LocalNode::new(node), stats: Default::default(), decisions: Default::default(), buckets: HashMap::new() }
     }
 
     /// The sizes of the tables.
@@ -70,6 +74,7 @@ impl Filters {
     pub(crate) fn take_config(&mut self, old: &Config, config: &Config, changes: &Changes, cx: &Context) {
         self.stats.take_config(old, config, changes);
         if !changes.listeners.is_empty() || !changes.routes.is_empty() {
+            self.decisions.forget();
             self.buckets.clear();
             cx.options.shared.forget_buckets(cx.now.mono);
         }
@@ -253,6 +258,7 @@ pub(crate) fn data(is_grpc: bool, facts: &mut Facts, back: bool, data: &[u8]) {
 
 /// The end of a request.
 pub(crate) fn finish(hcm: &Hcm, filters: &mut Filters, table: &mut Table, view: &View<'_>) {
+    filters.decisions.tell(table);
     for filter in hcm.filters.iter() {
         if let HttpFilterKind::Stats(config) = &filter.kind {
             stats::finish(config, filters, table, view);

@@ -8,6 +8,7 @@ mod changes;
 mod checks;
 mod filters;
 mod flow;
+mod gate;
 mod http;
 mod life;
 mod mesh;

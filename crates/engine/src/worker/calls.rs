@@ -171,6 +171,7 @@ impl Worker {
                 };
                 self.cx.inbox.push_back(Event::UpLost(stream, Lost::Connect(why)));
             }
+            Caller::Gate(conn) => self.cx.inbox.push_back(Event::Passed(conn, answer)),
             Caller::Check(check) => self.cx.inbox.push_back(Event::Checked(check, id, answer)),
             Caller::Conn(conn) => self.cx.inbox.push_back(Event::Ended(conn, Eof::Reset)),
             Caller::Gone => {}

@@ -50,6 +50,10 @@ impl Worker {
         let streams: Vec<StreamId> = match &proto {
             Proto::Tcp(stream) => vec![*stream],
             Proto::Http(http) => http.streams.iter().map(|(_, stream)| *stream).collect(),
+            Proto::Gate(gate) => {
+                self.cx.inbox.push_back(Event::Cancel(gate.call));
+                Vec::new()
+            }
             Proto::Sniff | Proto::Handshake | Proto::Choose | Proto::Check(_) | Proto::Dead => Vec::new(),
         };
         let handshake = matches!(proto, Proto::Handshake);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mizzen_http::{Sniff, sniff, tls};
 use mizzen_ir::{
     ConnFacts, Known, ResourceKind, Trace, WantedListener, authenticate, bind,
-    config::{FilterChain, ListenerFilter, Terminal, TlsCommon, TransportProtocol},
+    config::{ExtAuthz, FilterChain, ListenerFilter, NetworkFilter, Terminal, TlsCommon, TransportProtocol},
     find_chain, wanted_listener,
 };
 use mizzen_pki::UnixTime;
@@ -13,11 +13,13 @@ use mizzen_pki::UnixTime;
 use super::Worker;
 use crate::{
     Accepted, Action, Addrs, ConnId, How, ListenerId, Question,
+    call::{CallAnswer, Caller},
     clusters::certificate_uri,
-    conn::{Below, Closing, Conn, Down, Peeked, Proto, Role},
+    conn::{Below, Closing, Conn, Down, Gate, Peeked, Proto, Role},
     event::{Event, Gone, Lost},
     filter::{
-        network::{self, Refusal},
+        connection_answered, connection_question,
+        network::{self, Judged, Refusal},
         policies,
     },
     flags::Flags,
@@ -68,6 +70,7 @@ impl Worker {
             peer: None,
             local_uri: None,
             bound: Vec::new(),
+            metadata: None,
             draining: false,
             listener,
         };
@@ -371,11 +374,17 @@ impl Worker {
 
     /// Judges the connection and hands it to what serves it.
     fn serve(&mut self, id: ConnId) {
+        self.serve_from(id, 0);
+    }
+
+    /// The same, by the network filters from the one at `from` on.
+    fn serve_from(&mut self, id: ConnId, from: usize) {
         let Some(down) = self.conns.get(id).and_then(Conn::down) else { return };
         let Some(chain) = down.chain.clone() else { return };
-        if let Some(refusal) = self.refused(id, &chain) {
-            self.deny_connection(id, &chain, refusal);
-            return;
+        match self.judged(id, &chain, from) {
+            Judged::Go => {}
+            Judged::Refused(refusal) => return self.deny_connection(id, &chain, refusal),
+            Judged::Ask(authz, at) => return self.ask_at_the_gate(id, &chain, authz, at),
         }
         match &chain.filters.last {
             Terminal::Tcp(proxy) => self.serve_tcp(id, proxy.clone(), &chain),
@@ -387,19 +396,61 @@ impl Worker {
         }
     }
 
-    /// Why the network filters refuse a connection; none: it may go on.
+    /// What the network filters say of a connection that is not served yet.
+    fn judged(&mut self, id: ConnId, chain: &FilterChain, from: usize) -> Judged {
+        let Some(conn) = self.conns.get_mut(id) else { return Judged::Go };
+        let addrs = conn.addrs;
+        let Some(down) = conn.down_mut() else { return Judged::Go };
+        let mut metadata = down.metadata.take().map(|metadata| *metadata).unwrap_or_default();
+        let judged = network::connection(chain, &down.policy_facts(&addrs), from, &mut metadata, &mut self.filters.decisions);
+        down.metadata = (!metadata.is_empty()).then(|| Box::new(metadata));
+        judged
+    }
+
+    /// Why the network filters refuse a connection that is served; none: it may go on.
     pub(crate) fn refused(&self, id: ConnId, chain: &FilterChain) -> Option<Refusal> {
         let conn = self.conns.get(id)?;
-        network::connection(chain, &conn.down()?.policy_facts(&conn.addrs))
+        network::open_connection(chain, &conn.down()?.policy_facts(&conn.addrs))
+    }
+
+    /// Asks whether a connection may be served. Meanwhile it is not read any further than what there is room for.
+    fn ask_at_the_gate(&mut self, id: ConnId, chain: &FilterChain, authz: Arc<ExtAuthz>, at: usize) {
+        let question = self.conns.get(id).and_then(|conn| connection_question(&authz, conn));
+        let Some(question) = question else {
+            let (details, policy) =
+                ("ext_authz_error".to_owned(), "the external authorization service cannot be asked about connections".to_owned());
+            return self.deny_connection(id, chain, Refusal { details, policy, flags: Flags::UNAUTHORIZED_EXTERNAL_SERVICE });
+        };
+        let call = self.open_call(question, Caller::Gate(id));
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.proto = Proto::Gate(Box::new(Gate { call, authz, at }));
+        }
+        self.arm(id);
+    }
+
+    /// The answer to that.
+    pub(crate) fn gate_answered(&mut self, id: ConnId, answer: &CallAnswer) {
+        let Some(conn) = self.conns.get_mut(id).filter(|conn| matches!(conn.proto, Proto::Gate(_))) else { return };
+        let Proto::Gate(gate) = std::mem::replace(&mut conn.proto, Proto::Sniff) else { return };
+        let Some(chain) = conn.down().and_then(|down| down.chain.clone()) else { return };
+        // Where the chain was changed meanwhile, all of it is asked again.
+        let same = matches!(chain.filters.before.get(gate.at), Some(NetworkFilter::ExtAuthz(authz)) if *authz == gate.authz);
+        match connection_answered(&gate.authz, answer) {
+            Some(refusal) if same => return self.deny_connection(id, &chain, refusal),
+            _ => self.serve_from(id, if same { gate.at + 1 } else { 0 }),
+        }
+        self.conns.queue_parse(&mut self.cx, id);
     }
 
     fn deny_connection(&mut self, id: ConnId, chain: &FilterChain, refusal: Refusal) {
+        self.filters.decisions.tell(&mut self.telemetry.table);
         let record = Record {
             wall: self.cx.now.wall,
             begun: self.conns.get(id).map_or(self.cx.now.mono, |c| c.born),
             details: Some(refusal.details.clone().into()),
             termination: Some(refusal.details),
             policy: Some(refusal.policy),
+            flags: refusal.flags,
             ..Record::default()
         };
         if let Terminal::Tcp(proxy) = &chain.filters.last {

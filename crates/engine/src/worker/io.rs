@@ -204,6 +204,8 @@ impl Worker {
                 let check = *check;
                 self.check_input(check, id);
             }
+            // What comes waits; a client that has said all it has to say may still be served.
+            Proto::Gate(_) => {}
             Proto::Choose => self.choose_codec(id),
             Proto::Http(_) => self.parse_http(id),
             Proto::Dead => {

@@ -205,6 +205,7 @@ impl Worker {
                 Event::ConnAnswered(conn) => self.conn_looks_again(conn),
                 Event::Call(stream) => self.start_call(stream),
                 Event::Called(stream, answer) => self.called(stream, answer),
+                Event::Passed(conn, answer) => self.gate_answered(conn, &answer),
                 Event::Checked(check, stream, answer) => self.check_answered(check, stream, answer),
                 Event::Cancel(stream) => self.give_up(stream),
                 Event::DialInside(dial) => self.dial_inside(dial),

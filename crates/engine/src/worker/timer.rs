@@ -125,7 +125,7 @@ impl Worker {
             Proto::Handshake => self.handshake_timeout(id),
             _ if conn.closing >= Closing::Close => self.remove(id, Some(How::Reset)),
             // The drain is over, or the request's head never ends.
-            Proto::Choose | Proto::Http(_) | Proto::Tcp(_) | Proto::Check(_) => {
+            Proto::Choose | Proto::Http(_) | Proto::Tcp(_) | Proto::Check(_) | Proto::Gate(_) => {
                 self.drop_conn(id, Gone::Closed, Lost::Closed);
                 self.close(id, Closing::Close);
             }

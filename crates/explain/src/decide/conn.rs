@@ -7,16 +7,23 @@ use std::{
 };
 
 use mizzen_ir::{
-    ConnFacts, Peer, PolicyFacts, Trace, Verdict as Judged, authorize,
+    ConnFacts, Metadata, Peer, PolicyFacts, Trace, Verdict as Judged, authorize,
     config::{FilterChain, Listener, ListenerFilter, NetworkFilter, Rbac, Terminal, TransportProtocol},
     find_chain, nearest_miss,
 };
 
-use super::{Carried, Explainer, Flow, Given, Hello, way::Target};
+use super::{
+    Carried, Explainer, Flow, Given, Hello,
+    filters::{ask, watch},
+    way::Target,
+};
 use crate::{
     call::{Hop, Side, Step, StepKind, Verdict},
     proxy::{Found, Proxy},
 };
+
+/// Under which name policies over connections leave what they found.
+const RBAC: &str = "envoy.filters.network.rbac";
 
 /// What is known of a connection once it is served.
 pub(super) struct Conn {
@@ -48,13 +55,16 @@ impl Explainer {
         let listener = listener(proxy, hop, flow.destination)?;
         let chain = chain(&listener, &flow, &mut hop.steps)?;
         let conn = secured(&chain, flow, &mut hop.steps)?;
-        for filter in chain.filters.before.iter() {
-            if let NetworkFilter::Rbac(filter) = filter
-                && let Some(rules) = &filter.rules
-            {
-                judge(rules, &conn.facts(), "connection", &mut hop.steps)?;
-            }
-        }
+        let unknown = gate(&chain, &conn, given, &mut hop.steps)?;
+        let served = self.served(proxy, hop, &chain, conn, given)?;
+        Ok(match unknown {
+            Some(why) if !matches!(served, Verdict::Denied { .. }) => Verdict::unknown(why),
+            _ => served,
+        })
+    }
+
+    /// What the last filter of a chain does with a connection.
+    fn served(&mut self, proxy: &Rc<Proxy>, hop: &mut Hop, chain: &FilterChain, conn: Conn, given: Given) -> Result<Verdict, Verdict> {
         match &chain.filters.last {
             Terminal::Close => Err(Verdict::closed("the filter chain has no filter that serves: the connection is closed")),
             Terminal::Http(hcm) => self.requests(proxy, hop, hcm, conn, given),
@@ -81,6 +91,29 @@ impl Explainer {
             }
         }
     }
+}
+
+/// The filters of a chain before the one that serves. The error is a refusal; else who was asked, if nobody knows the answer.
+fn gate(chain: &FilterChain, conn: &Conn, given: Given, steps: &mut Vec<Step>) -> Result<Option<String>, Verdict> {
+    let mut metadata = Metadata::default();
+    let mut unknown = None;
+    for filter in chain.filters.before.iter() {
+        match filter {
+            NetworkFilter::Rbac(filter) => {
+                watch(filter, RBAC, &conn.facts(), &mut metadata, steps);
+                if let Some(rules) = &filter.rules {
+                    judge(rules, &PolicyFacts { metadata: Some(&metadata), ..conn.facts() }, "connection", steps)?;
+                }
+            }
+            NetworkFilter::ExtAuthz(authz) => {
+                if authz.enabled_metadata.as_ref().is_none_or(|wanted| wanted.matches(&metadata)) {
+                    ask(authz, given, &mut unknown, steps)?;
+                }
+            }
+            NetworkFilter::Stats(_) => {}
+        }
+    }
+    Ok(unknown)
 }
 
 /// The listener that gets a connection.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mizzen_ir::{
     Head, Metadata, PolicyFacts, Trace, Values, Verdict as Judged, apply_headers, authorize,
     config::{
-        AbortWith, AlpnOverride, Command, Fault, FilterOverride, Fraction, Hcm, HeaderMutation, HeaderSource, HttpFilterKind,
+        AbortWith, AlpnOverride, Command, ExtAuthz, Fault, FilterOverride, Fraction, Hcm, HeaderMutation, HeaderSource, HttpFilterKind,
         MessageMutations, RbacFilter,
     },
 };
@@ -59,10 +59,10 @@ pub(super) fn filtered(
         match &filter.kind {
             HttpFilterKind::Rbac(own) => {
                 let rbac = own.in_force(route);
-                let facts = PolicyFacts { remote: request.remote, ..conn.facts() };
-                watch(rbac, &facts, &left.head, &mut metadata, steps);
+                let facts = PolicyFacts { remote: request.remote, request: Some(&left.head), ..conn.facts() };
+                watch(rbac, RBAC, &facts, &mut metadata, steps);
                 if let Some(rules) = &rbac.rules {
-                    let facts = PolicyFacts { request: Some(&left.head), metadata: Some(&metadata), ..facts };
+                    let facts = PolicyFacts { metadata: Some(&metadata), ..facts };
                     judge(rules, &facts, "request", steps)?;
                 }
             }
@@ -76,18 +76,7 @@ pub(super) fn filtered(
                     continue;
                 }
                 let cluster = authz.cluster();
-                let (outcome, end) = match given.outside {
-                    Some(true) => (format!("{cluster} is asked, and allows it"), Ok(())),
-                    Some(false) => {
-                        let why = format!("{cluster} is asked, and refuses it");
-                        (why.clone(), Err(Verdict::Denied { policy: Some(cluster.to_string()), why }))
-                    }
-                    None => {
-                        left.unknown = Some(format!("what {cluster} answers"));
-                        (format!("{cluster} is asked: nobody knows its answer"), Ok(()))
-                    }
-                };
-                steps.push(Step::new(StepKind::Policy, outcome));
+                let end = ask(authz, given, &mut left.unknown, steps);
                 // Who is asked about a part alone may not be asked about this one.
                 match (end, share) {
                     (Err(_), Share::Some) => left.unknown = Some(format!("whether {cluster} is asked")),
@@ -116,10 +105,28 @@ pub(super) fn filtered(
     Ok(left)
 }
 
-/// Evaluates what is not enforced, and leaves the outcome for those who come after.
-fn watch(rbac: &RbacFilter, facts: &PolicyFacts<'_>, head: &Head, metadata: &mut Metadata, steps: &mut Vec<Step>) {
+/// Asks an authorization service: the error is its refusal; `unknown` tells who was asked if nobody knows the answer.
+pub(super) fn ask(authz: &ExtAuthz, given: Given, unknown: &mut Option<String>, steps: &mut Vec<Step>) -> Result<(), Verdict> {
+    let cluster = authz.cluster();
+    let (outcome, end) = match given.outside {
+        Some(true) => (format!("{cluster} is asked, and allows it"), Ok(())),
+        Some(false) => {
+            let why = format!("{cluster} is asked, and refuses it");
+            (why.clone(), Err(Verdict::Denied { policy: Some(cluster.to_string()), why }))
+        }
+        None => {
+            *unknown = Some(format!("what {cluster} answers"));
+            (format!("{cluster} is asked: nobody knows its answer"), Ok(()))
+        }
+    };
+    steps.push(Step::new(StepKind::Policy, outcome));
+    end
+}
+
+/// Evaluates what is not enforced, and leaves the outcome for those who come after, under the name of the filter.
+pub(super) fn watch(rbac: &RbacFilter, filter: &str, facts: &PolicyFacts<'_>, metadata: &mut Metadata, steps: &mut Vec<Step>) {
     let Some(shadow) = &rbac.shadow else { return };
-    let facts = PolicyFacts { request: Some(head), metadata: Some(metadata), ..*facts };
+    let facts = PolicyFacts { metadata: Some(metadata), ..*facts };
     let mut notes = Vec::new();
     let (result, policy) = match authorize(shadow, &facts, &mut Trace::to(&mut notes)) {
         Judged::Allowed(policy) => ("allowed", policy),
@@ -129,9 +136,9 @@ fn watch(rbac: &RbacFilter, facts: &PolicyFacts<'_>, head: &Head, metadata: &mut
     let matched = policy.as_ref().map_or_else(|| "no policy matches".to_owned(), |policy| format!("{policy} matches"));
     steps.push(Step::new(StepKind::Policy, format!("not enforced: {matched}, {result}")).because(notes));
     if let Some(policy) = policy {
-        metadata.put(RBAC, &format!("{prefix}shadow_effective_policy_id"), &policy);
+        metadata.put(filter, &format!("{prefix}shadow_effective_policy_id"), &policy);
     }
-    metadata.put(RBAC, &format!("{prefix}shadow_engine_result"), result);
+    metadata.put(filter, &format!("{prefix}shadow_engine_result"), result);
 }
 
 /// How much of a share is hit.

@@ -296,6 +296,7 @@ fn network_filter(cx: &mut Cx, m: listener::Filter) -> Res<Item> {
             "envoy.extensions.filters.network.rbac.v3.RBAC" => {
                 Item::Before(NetworkFilter::Rbac(filter::network_rbac(cx, payload.bytes(cx)?)?.into()))
             }
+            filter::NETWORK_EXT_AUTHZ => Item::Before(NetworkFilter::ExtAuthz(filter::network_ext_authz(cx, payload.bytes(cx)?)?.into())),
             filter::metadata_exchange::TYPE => {
                 let json = payload.json(cx);
                 filter::metadata_exchange::check(cx, json);

@@ -30,6 +30,7 @@ mod refs;
 mod route;
 mod route_action;
 mod secret;
+mod template;
 mod tls;
 pub(crate) mod virtual_host;
 

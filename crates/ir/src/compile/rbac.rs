@@ -5,8 +5,8 @@ use mizzen_protos::envoy::envoy::r#type::matcher::v3 as matcher;
 use mizzen_protos::envoy::envoy::r#type::v3 as types;
 
 use super::cx::{Cx, Res, name, refused};
-use super::{address, matchers};
-use crate::config::{Expr, Policy, Rbac, RbacAction, StringMatch};
+use super::{address, matchers, template};
+use crate::config::{Expr, MetadataMatch, Policy, Rbac, RbacAction, StringMatch};
 
 /// The key under which Istio finds the peer's identity.
 const PEER_PRINCIPAL: &str = "io.istio.peer_principal";
@@ -62,8 +62,8 @@ fn permission(cx: &mut Cx, p: rbac::Permission) -> Res<Expr> {
         R::RequestedServerName(m) => Expr::ServerName(cx.within("requested_server_name", |cx| matchers::string(cx, m))?),
         R::Metadata(m) => Expr::Metadata(cx.within("metadata", |cx| matchers::metadata(cx, m))?),
         R::Matcher(m) => return cx.refuse("matcher", format!("`{}` is not supported", m.name)),
-        R::UriTemplate(m) => return cx.refuse("uri_template", format!("`{}` is not supported", m.name)),
-        R::SourcedMetadata(_) => return cx.refuse("sourced_metadata", "not supported"),
+        R::UriTemplate(m) => Expr::PathTemplate(cx.within("uri_template", |cx| template::compile(cx, m))?),
+        R::SourcedMetadata(m) => Expr::Metadata(cx.within("sourced_metadata", |cx| sourced(cx, m))?),
     })
 }
 
@@ -88,7 +88,7 @@ fn principal(cx: &mut Cx, p: rbac::Principal) -> Res<Expr> {
         I::UrlPath(m) => Expr::UrlPath(cx.within("url_path", |cx| path(cx, m))?),
         I::FilterState(m) => cx.within("filter_state", |cx| filter_state(cx, m))?,
         I::Metadata(m) => Expr::Metadata(cx.within("metadata", |cx| matchers::metadata(cx, m))?),
-        I::SourcedMetadata(_) => return cx.refuse("sourced_metadata", "not supported"),
+        I::SourcedMetadata(m) => Expr::Metadata(cx.within("sourced_metadata", |cx| sourced(cx, m))?),
         I::Custom(m) => return cx.refuse("custom", format!("`{}` is not supported", m.name)),
     })
 }
@@ -106,6 +106,15 @@ fn path(cx: &mut Cx, m: matcher::PathMatcher) -> Res<StringMatch> {
     match rule {
         Some(matcher::path_matcher::Rule::Path(m)) => cx.within("path", |cx| matchers::path(cx, m)),
         None => cx.refuse("rule", "it is required"),
+    }
+}
+
+/// Metadata, with where it is looked for.
+fn sourced(cx: &mut Cx, m: rbac::SourcedMetadata) -> Res<MetadataMatch> {
+    let rbac::SourcedMetadata { metadata_matcher, metadata_source } = m;
+    match cx.choice("metadata_source", metadata_source)? {
+        rbac::MetadataSource::Dynamic => cx.must("metadata_matcher", metadata_matcher, matchers::metadata),
+        rbac::MetadataSource::Route => cx.refuse("metadata_source", "a route's metadata is not looked at"),
     }
 }
 

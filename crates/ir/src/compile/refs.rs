@@ -6,8 +6,8 @@ use mizzen_types::Name;
 
 use super::Resource;
 use crate::config::{
-    Action, Cluster, ClusterChoice, Discovery, HttpFilter, HttpRoutes, Listener, Roots, SecretRef, Terminal, TlsCommon, Transport,
-    VirtualHost,
+    Action, Cluster, ClusterChoice, Discovery, HttpFilter, HttpRoutes, Listener, NetworkFilter, Roots, SecretRef, Terminal, TlsCommon,
+    Transport, VirtualHost,
 };
 
 /// The names of other resources in a resource: what has to be there, or known to be absent, before it is used.
@@ -41,6 +41,11 @@ impl Refs {
             if let Some(tls) = &chain.tls {
                 self.tls(&tls.common);
             }
+            let asked = chain.filters.before.iter().filter_map(|filter| match filter {
+                NetworkFilter::ExtAuthz(authz) => Some(authz.cluster().clone()),
+                NetworkFilter::Rbac(_) | NetworkFilter::Stats(_) => None,
+            });
+            self.clusters.extend(asked);
             match &chain.filters.last {
                 Terminal::Tcp(proxy) => self.clusters.extend(proxy.clusters.iter().map(|target| target.cluster.clone())),
                 Terminal::Http(hcm) => {

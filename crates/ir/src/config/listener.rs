@@ -7,7 +7,7 @@ use std::time::Duration;
 use mizzen_types::{IpRange, Name};
 
 use super::{AccessLog, ContentHash, Criteria, DownstreamTls, Hcm, HeaderOps, Template, Used};
-use crate::filter::{RbacFilter, StatsConfig};
+use crate::filter::{ExtAuthz, RbacFilter, StatsConfig};
 
 /// A listener.
 #[derive(Clone, Debug, PartialEq)]
@@ -155,6 +155,8 @@ pub enum Terminal {
 pub enum NetworkFilter {
     /// Judges the connection.
     Rbac(Arc<RbacFilter>),
+    /// Asks somebody else about the connection.
+    ExtAuthz(Arc<ExtAuthz>),
     /// Istio's metrics.
     Stats(Arc<StatsConfig>),
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mizzen_types::{IpRange, Name};
 
-use super::{HeaderMatch, MetadataMatch, StringMatch};
+use super::{HeaderMatch, MetadataMatch, Regex, StringMatch};
 
 /// A set of policies with one action.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,6 +53,8 @@ pub enum Expr {
     Header(HeaderMatch),
     /// The request's path without its query, in its one spelling; so is the pattern, unless it is an expression.
     UrlPath(StringMatch),
+    /// The same by a template of segments.
+    PathTemplate(Regex),
     /// Where the connection was meant to go.
     DestinationIp(IpRange),
     /// Where the connection was meant to go.

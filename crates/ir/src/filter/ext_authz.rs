@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mizzen_protos::envoy::envoy::config::core::v3 as core;
 use mizzen_protos::envoy::envoy::extensions::filters::http::ext_authz::v3 as authz;
+use mizzen_protos::envoy::envoy::extensions::filters::network::ext_authz::v3 as network_v3;
 use mizzen_protos::envoy::envoy::r#type::matcher::v3 as matcher;
 use mizzen_types::Name;
 
@@ -14,6 +15,8 @@ use crate::compile::matchers;
 use crate::config::{Fraction, MetadataMatch, StringMatch};
 
 pub(super) const TYPE: &str = "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz";
+/// The filter of connections.
+pub(crate) const NETWORK: &str = "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz";
 pub(super) const PER_ROUTE: &str = "envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute";
 
 /// The longest body of a request that is sent along, whatever is configured: 1 MiB.
@@ -192,6 +195,46 @@ pub(super) fn compile(cx: &mut Cx, m: authz::ExtAuthz) -> Res<ExtAuthz> {
             some => Some(list(cx, "allowed_headers", some)?),
         },
         disallowed_headers: list(cx, "disallowed_headers", disallowed_headers)?,
+        tls_session: include_tls_session,
+    })
+}
+
+/// The same for connections, about which a service is asked by gRPC alone.
+pub(crate) fn network(cx: &mut Cx, m: network_v3::ExtAuthz) -> Res<ExtAuthz> {
+    let network_v3::ExtAuthz {
+        stat_prefix,
+        grpc_service,
+        failure_mode_allow,
+        include_peer_certificate,
+        transport_api_version,
+        filter_enabled_metadata,
+        bootstrap_metadata_labels_key,
+        include_tls_session,
+        send_tls_alert_on_denial,
+        metadata_context_namespaces,
+        typed_metadata_context_namespaces,
+        shadow_mode,
+    } = m;
+    silent!(stat_prefix, transport_api_version);
+    harmless!(cx; bootstrap_metadata_labels_key, send_tls_alert_on_denial);
+    refused!(cx; typed_metadata_context_namespaces, shadow_mode);
+    let (service, timeout) = cx.must("grpc_service", grpc_service, grpc)?;
+    Ok(ExtAuthz {
+        service: service.into(),
+        timeout,
+        failure_mode_allow,
+        failure_mode_header: false,
+        body: None,
+        clear_route_cache: false,
+        status_on_error: 403,
+        validate_mutations: false,
+        metadata: metadata_context_namespaces.iter().map(|n| name(n)).collect(),
+        enabled: None,
+        enabled_metadata: cx.some("filter_enabled_metadata", filter_enabled_metadata, matchers::metadata)?,
+        deny_at_disable: false,
+        peer_certificate: include_peer_certificate,
+        allowed_headers: None,
+        disallowed_headers: Arc::from([]),
         tls_session: include_tls_session,
     })
 }

@@ -41,6 +41,7 @@ pub use rbac::RbacFilter;
 pub use router::RouterOptions;
 pub use stats::StatsConfig;
 
+pub(crate) use ext_authz::{NETWORK as NETWORK_EXT_AUTHZ, network as network_ext_authz};
 pub(crate) use rbac::network as network_rbac;
 pub(crate) use router::only_upstream_codec;
 pub(crate) use stats::compile as compile_stats;

@@ -67,9 +67,6 @@ pub(crate) fn network(cx: &mut Cx, m: network_v3::Rbac) -> Res<RbacFilter> {
     silent!(stat_prefix, enforcement_type);
     refused!(cx; matcher, shadow_matcher);
     harmless!(cx; delay_deny);
-    if shadow_rules.is_some() {
-        cx.warn("shadow_rules", "connections are not judged by them: what they would decide is shown nowhere");
-    }
     filter(cx, rules, shadow_rules, &shadow_rules_stat_prefix)
 }
 

@@ -1,5 +1,7 @@
 //! Who may do what.
 
+use std::borrow::Cow;
+
 use mizzen_types::Name;
 
 use crate::config::{Expr, Policy, Rbac, RbacAction};
@@ -35,7 +37,7 @@ pub struct BoundRbac {
 
 /// Evaluates what the connection alone decides. `facts.request` is not looked at, nor is the client's address from headers.
 pub fn bind(rbac: &Rbac, facts: &PolicyFacts<'_>) -> BoundRbac {
-    let eval = Eval { facts, later: true };
+    let eval = Eval { facts, later: true, grants: grants(rbac) };
     let mut open = Vec::new();
     for (i, policy) in (0u32..).zip(rbac.policies.iter()) {
         match eval.policy(policy) {
@@ -54,7 +56,7 @@ pub fn bind(rbac: &Rbac, facts: &PolicyFacts<'_>) -> BoundRbac {
 impl BoundRbac {
     /// As [`authorize`], for a request on the connection that this was made for.
     pub fn authorize(&self, rbac: &Rbac, facts: &PolicyFacts<'_>) -> Verdict {
-        let eval = Eval { facts, later: false };
+        let eval = Eval { facts, later: false, grants: grants(rbac) };
         let mut open = self.open.iter().filter_map(|(i, always)| Some((rbac.policies.get(*i as usize)?, *always)));
         verdict(rbac, open.find(|(policy, always)| *always || eval.policy(policy) == Some(true)).map(|(policy, _)| policy))
     }
@@ -78,7 +80,7 @@ fn verdict(rbac: &Rbac, matched: Option<&Policy>) -> Verdict {
 
 /// The decision of one policy set: the first policy, by name, of which a permission and a principal match.
 pub fn authorize(rbac: &Rbac, facts: &PolicyFacts<'_>, trace: &mut Trace<'_>) -> Verdict {
-    let eval = Eval { facts, later: false };
+    let eval = Eval { facts, later: false, grants: grants(rbac) };
     let matched = rbac.policies.iter().find(|policy| {
         let matches = eval.policy(policy) == Some(true);
         trace.note(matches, || match matches {
@@ -95,7 +97,7 @@ pub fn nearest_miss(rbac: &Rbac, facts: &PolicyFacts<'_>) -> Option<Miss> {
     if rbac.action != RbacAction::Allow {
         return None;
     }
-    let eval = Eval { facts, later: false };
+    let eval = Eval { facts, later: false, grants: true };
     let misses = rbac.policies.iter().map(|p| Miss { policy: p.name.clone(), lacking: eval.lacking_of(p) });
     misses.filter(|m| !m.lacking.is_empty()).min_by_key(|m| m.lacking.len())
 }
@@ -105,6 +107,13 @@ struct Eval<'a> {
     facts: &'a PolicyFacts<'a>,
     /// The request is not known yet: what asks for it yields `None`.
     later: bool,
+    /// Whether it is a match that lets the request in. Of several lines of a header all must match then, else one is enough: who adds a line gets no
+    /// further by it. (Envoy, since CVE-2026-26308, is content with one in both cases.)
+    grants: bool,
+}
+
+fn grants(rbac: &Rbac) -> bool {
+    rbac.action == RbacAction::Allow
 }
 
 /// All, where something may not be known yet.
@@ -137,16 +146,15 @@ impl Eval<'_> {
             Expr::Any => true,
             Expr::And(list) => return all(list.iter().map(|e| self.expr(e))),
             Expr::Or(list) => return one(list.iter().map(|e| self.expr(e))),
-            Expr::Not(inner) => return self.expr(inner).map(|b| !b),
-            Expr::Header(_) | Expr::UrlPath(_) | Expr::RemoteIp(_) | Expr::Metadata(_) if self.later => return None,
+            Expr::Not(inner) => return self.turned().expr(inner).map(|b| !b),
+            Expr::Header(_) | Expr::UrlPath(_) | Expr::PathTemplate(_) | Expr::RemoteIp(_) | Expr::Metadata(_) if self.later => return None,
             Expr::Header(m) => match facts.request {
-                Some(head) => m.matches(head),
+                Some(head) => m.matches_lines(head, self.grants),
                 None => m.matches(&mizzen_http::Head::new()),
             },
             // By its spelling, even where the connection manager leaves paths as they are: the server may read another one.
-            Expr::UrlPath(m) => {
-                facts.request.is_some_and(|head| !head.path().is_empty() && m.matches(spelled(without_query(head.path())).as_bytes()))
-            }
+            Expr::UrlPath(m) => self.path().is_some_and(|path| m.matches(path.as_bytes())),
+            Expr::PathTemplate(template) => self.path().is_some_and(|path| template.matches(path.as_bytes())),
             Expr::DestinationIp(range) => range.contains(facts.destination.ip()),
             Expr::DestinationPort(ports) => ports.contains(&facts.destination.port()),
             Expr::ServerName(m) => m.matches(facts.server_name.unwrap_or_default().as_bytes()),
@@ -169,6 +177,16 @@ impl Eval<'_> {
             },
         };
         Some(known)
+    }
+
+    /// Within a negation.
+    fn turned(&self) -> Self {
+        Eval { grants: !self.grants, ..*self }
+    }
+
+    /// The request's path without its query, in its one spelling.
+    fn path(&self) -> Option<Cow<'_, str>> {
+        self.facts.request.map(|head| without_query(head.path())).filter(|path| !path.is_empty()).map(spelled)
     }
 
     /// What a policy lacks to match; empty if it matches.
@@ -217,6 +235,7 @@ impl Eval<'_> {
             Expr::Any | Expr::And(_) | Expr::Or(_) | Expr::Not(_) => "anything".to_owned(),
             Expr::Header(m) => m.describe(),
             Expr::UrlPath(m) => format!("path {}", m.describe()),
+            Expr::PathTemplate(template) => format!("path matches /{}/", template.source()),
             Expr::DestinationIp(range) => format!("destination address in {range}"),
             Expr::DestinationPort(ports) if ports.start() == ports.end() => format!("destination port is {}", ports.start()),
             Expr::DestinationPort(ports) => format!("destination port from {} to {}", ports.start(), ports.end()),
@@ -239,7 +258,7 @@ impl Eval<'_> {
                 None if facts.request.is_none() => "there are no headers on TCP".to_owned(),
                 None => "it is absent".to_owned(),
             },
-            Expr::UrlPath(_) => match facts.request {
+            Expr::UrlPath(_) | Expr::PathTemplate(_) => match facts.request {
                 Some(head) => format!("it is \"{}\"", without_query(head.path())),
                 None => "there is no path on TCP".to_owned(),
             },

@@ -45,13 +45,26 @@ impl StringMatch {
 impl HeaderMatch {
     /// Whether a head passes.
     pub fn matches(&self, head: &Head) -> bool {
-        let value = head.get_joined(&self.name);
-        let value = match &value {
-            Some(value) => value.as_ref(),
-            None if self.missing_as_empty => b"",
+        match head.get_joined(&self.name) {
+            Some(value) => self.passes(&value),
+            None if self.missing_as_empty => self.passes(b""),
             // An absent header passes only a test for absence, whether or not that is inverted.
-            None => return matches!(self.test, HeaderTest::Present(present) if present == self.invert),
-        };
+            None => matches!(self.test, HeaderTest::Present(present) if present == self.invert),
+        }
+    }
+
+    /// The same, where of several lines of the header each is looked at by itself: whether all of them pass, or else one of them or what they are
+    /// together.
+    pub fn matches_lines(&self, head: &Head, all: bool) -> bool {
+        let mut lines = head.get_all(&self.name);
+        match (lines.next(), lines.next()) {
+            (Some(_), Some(_)) if all => head.get_all(&self.name).all(|line| self.passes(line)),
+            (Some(_), Some(_)) => self.matches(head) || head.get_all(&self.name).any(|line| self.passes(line)),
+            _ => self.matches(head),
+        }
+    }
+
+    fn passes(&self, value: &[u8]) -> bool {
         let passes = match &self.test {
             HeaderTest::Present(present) => *present,
             HeaderTest::Text(test) => test.matches(value),

@@ -213,3 +213,99 @@ fn one_path_by_any_spelling() {
         check(&of("DENY", test), &[("10.0.0.2 -> 10.0.0.1:80\nGET h/cafe", "allow")]);
     }
 }
+
+/// CVE-2026-26308: who adds another line of a header neither leaves a policy that refuses nor enters one that allows.
+#[test]
+fn several_lines_of_a_header() {
+    let of = |action: &str, wanted: &str, not: bool| {
+        let header = json!({"header": {"name": "x-role", "stringMatch": {"exact": wanted}}});
+        let principal = if not { json!({"notId": header}) } else { header };
+        json!({"action": action, "policies": {"p": {"permissions": any(), "principals": [principal]}}})
+    };
+    let (one, two) = ("10.0.0.2 -> 10.0.0.1:80\nGET h/\nx-role: user", "10.0.0.2 -> 10.0.0.1:80\nGET h/\nx-role: user\nx-role: admin");
+    let joined = "10.0.0.2 -> 10.0.0.1:80\nGET h/\nx-role: user,admin";
+    check(&of("DENY", "admin", false), &[(one, "allow"), (two, "deny p"), (joined, "allow")]);
+    check(&of("DENY", "user,admin", false), &[(one, "allow"), (two, "deny p"), (joined, "deny p")]);
+    check(&of("ALLOW", "user", false), &[(one, "allow p"), (two, "deny"), (joined, "deny")]);
+    check(&of("DENY", "user", true), &[(one, "allow"), (two, "deny p"), (joined, "deny p")]);
+    check(&of("ALLOW", "admin", true), &[(one, "allow p"), (two, "deny"), (joined, "allow p")]);
+}
+
+#[test]
+fn templates_of_a_path() {
+    let template = |path: &str| {
+        json!([{"uriTemplate": {"name": "t", "typedConfig": {
+            "@type": "type.googleapis.com/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig", "pathTemplate": path}}}])
+    };
+    check(
+        &json!({"action": "DENY", "policies": {"p": {"permissions": template("/users/*/keys/**"), "principals": any()}}}),
+        &[
+            ("10.0.0.2 -> 10.0.0.1:80\nGET h/users/a/keys/b?c", "deny p"),
+            ("10.0.0.2 -> 10.0.0.1:80\nGET h/users/caf\u{e9}/keys/b/c", "deny p"),
+            ("10.0.0.2 -> 10.0.0.1:80\nGET h/%75sers/*/keys/", "deny p"),
+            ("10.0.0.2 -> 10.0.0.1:80\nGET h/users/keys/b", "allow"),
+            ("10.0.0.2 -> 10.0.0.1:80", "allow"),
+        ],
+    );
+}
+
+#[test]
+fn metadata() {
+    let at = |path: &[&str], value: Value| {
+        let path: Vec<Value> = path.iter().map(|key| json!({"key": key})).collect();
+        json!({"filter": "envoy.filters.http.jwt_authn", "path": path, "value": value})
+    };
+    let text = |text: &str| json!({"stringMatch": {"exact": text}});
+    let either = |one: Value| json!({"orMatch": {"valueMatchers": [one, {"listMatch": {"oneOf": one}}]}});
+    let payload: mizzen_protos::wkt::Struct = {
+        use mizzen_protos::wkt::{ListValue, Struct, Value, value::Kind};
+        let text = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
+        let within = |fields: Vec<(&str, Value)>| Struct { fields: fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect() };
+        let nested = |fields| Value { kind: Some(Kind::StructValue(within(fields))) };
+        let list = |values| Value { kind: Some(Kind::ListValue(ListValue { values })) };
+        let claims = vec![
+            ("iss", text("i")),
+            ("aud", list(vec![text("a"), text("b")])),
+            ("realm", nested(vec![("roles", list(vec![text("x")])), ("name", text("r"))])),
+        ];
+        within(vec![("payload", nested(claims))])
+    };
+    let check = |principal: Value, left: bool, expected: bool| {
+        let rbac = rbac(&json!({"policies": {"p": {"permissions": any(), "principals": [principal.clone()]}}}));
+        let mut metadata = crate::Metadata::default();
+        if left {
+            metadata.merge("envoy.filters.http.jwt_authn", payload.clone());
+        }
+        let head = request("GET h/");
+        let facts = PolicyFacts {
+            destination: "10.0.0.1:80".parse().unwrap(),
+            direct_remote: "10.0.0.2".parse().unwrap(),
+            remote: "10.0.0.2".parse().unwrap(),
+            server_name: None,
+            peer: None,
+            request: Some(&head),
+            metadata: Some(&metadata),
+        };
+        let allowed = matches!(authorize(&rbac, &facts, &mut Trace::off()), Verdict::Allowed(_));
+        assert_eq!(allowed, expected, "{principal} {left}");
+        assert_eq!(bind(&rbac, &facts).authorize(&rbac, &facts), authorize(&rbac, &facts, &mut Trace::off()));
+    };
+    for (path, value, expected) in [
+        (&["payload", "iss"][..], text("i"), true),
+        (&["payload", "iss"], text("j"), false),
+        (&["payload", "iss"], either(text("i")), true),
+        (&["payload", "aud"], text("a"), false),
+        (&["payload", "aud"], either(text("b")), true),
+        (&["payload", "aud"], either(text("c")), false),
+        (&["payload", "realm", "roles"], either(text("x")), true),
+        (&["payload", "realm", "name"], either(text("r")), true),
+        (&["payload", "realm"], either(text("r")), false),
+        (&["payload", "realm", "none"], either(text("r")), false),
+    ] {
+        let plain = json!({"metadata": at(path, value.clone())});
+        check(plain.clone(), true, expected);
+        check(json!({"sourcedMetadata": {"metadataMatcher": at(path, value)}}), true, expected);
+        check(plain.clone(), false, false);
+        check(json!({"notId": plain}), false, true);
+    }
+}

@@ -127,7 +127,7 @@ fn a_refused_mode_of_mutual_tls_is_strict_in_its_scope() {
         let reader = Reader::new(&snapshot);
         let modes = reader.peer_modes("shop", |selector| selector.matches(&labels("a")));
         assert_eq!((modes.workload, modes.port(80)), (expected, port), "{namespace} {selector:?} {policies:?}");
-        assert!(reader.policies("shop", |_| true).closed.is_empty(), "it closes no door to those who come over mutual TLS");
+        assert!(reader.policies("shop", None, |_| true).closed.is_empty(), "it closes no door to those who come over mutual TLS");
     };
     check(&[], "istio-system", None, Strict, Strict);
     check(&[], "shop", None, Strict, Strict);

@@ -148,13 +148,27 @@ impl MemoryMesh {
             let name = if *name == "host" { ":authority" } else { name };
             assert!(head.set(name, value), "{name}: {value}");
         }
+        let (exchange, bytes) = http::Exchange::new(&head);
+        self.exchange(call.from, authority, exchange, &bytes)
+    }
+
+    /// Bytes on a connection of their own to `authority`, which may be a request or anything, and what is answered if they were one.
+    ///
+    /// # Panics
+    /// As [`MemoryMesh::call`].
+    pub fn raw(&mut self, from: &str, authority: &str, bytes: &[u8]) -> Answer {
+        // A request whose answer may be of any length.
+        let (exchange, _) = http::Exchange::new(&Head::request("GET", "http", "x", "/"));
+        self.exchange(from, authority, exchange, bytes)
+    }
+
+    fn exchange(&mut self, from: &str, authority: &str, mut exchange: http::Exchange, bytes: &[u8]) -> Answer {
         for member in self.members.values() {
             self.sim.log(member.at);
         }
-        let client = self.connect(call.from, authority);
-        let (mut exchange, bytes) = http::Exchange::new(&head);
+        let client = self.connect(from, authority);
         let began = self.sim.now().mono;
-        self.sim.send(client, &bytes);
+        self.sim.send(client, bytes);
         self.sim.run();
         while !exchange.done && self.sim.now().mono < began + PATIENCE {
             exchange.receive(&self.sim.received(client));
@@ -171,7 +185,7 @@ impl MemoryMesh {
         let body = String::from_utf8_lossy(&exchange.body).into_owned();
         let field = |line: &str| line.split_once(": ").map(|(n, v)| (n.to_owned(), v.to_owned()));
         let seen = body.lines().filter(|_| served).filter_map(field).collect();
-        Answer { head: exchange.head, seen, lines: self.lines(call.from), took }
+        Answer { head: exchange.head, seen, lines: self.lines(from), took }
     }
 
     /// The lines of all proxies, the caller's last.

@@ -15,7 +15,7 @@ use mizzen_protos::{
             access_loggers::file::v3::FileAccessLog,
             filters::{
                 listener::{http_inspector::v3::HttpInspector, original_dst::v3::OriginalDst, tls_inspector::v3::TlsInspector},
-                network::{rbac::v3::Rbac, tcp_proxy::v3::TcpProxy},
+                network::{ext_authz::v3::ExtAuthz, rbac::v3::Rbac, tcp_proxy::v3::TcpProxy},
             },
         },
     },
@@ -66,6 +66,7 @@ pub(crate) enum NetworkFilter {
     MetadataExchange(TypedStruct),
     /// Shared by the chains of a listener.
     Rbac(Arc<Rbac>),
+    ExtAuthz(Box<ExtAuthz>),
     Stats(TypedStruct),
     Tcp(Box<Tcp>),
     Http(Box<Manager>),
@@ -122,6 +123,7 @@ impl NetworkFilter {
         let (name, config) = match self {
             NetworkFilter::MetadataExchange(config) => (METADATA_EXCHANGE, pack_istio(&config)),
             NetworkFilter::Rbac(config) => ("envoy.filters.network.rbac", pack(&*config)),
+            NetworkFilter::ExtAuthz(config) => ("envoy.filters.network.ext_authz", pack(&*config)),
             NetworkFilter::Stats(config) => ("istio.stats", pack_istio(&config)),
             NetworkFilter::Tcp(proxy) => ("envoy.filters.network.tcp_proxy", pack(&proxy.pack())),
             NetworkFilter::Http(manager) => ("envoy.filters.network.http_connection_manager", pack(&manager.pack())),

@@ -11,6 +11,7 @@ use mizzen_protos::{
         extensions::filters::{
             http::{ext_authz::v3::ExtAuthz, rbac::v3::Rbac as HttpRbac},
             network::{
+                ext_authz::v3::ExtAuthz as TcpExtAuthz,
                 http_connection_manager::v3::{HttpConnectionManager, HttpFilter, http_filter},
                 rbac::v3::Rbac as TcpRbac,
             },
@@ -85,7 +86,8 @@ fn deciding(snapshot: &Snapshot, view: &ProxyView, listener: &str, port: u32) ->
     for chain in decode::<Listener>(&any).filter_chains {
         let at = chain.filter_chain_match.as_ref().and_then(|m| m.destination_port).map(|p| p.value);
         for filter in chain.filters {
-            if filter.name.ends_with("rbac") && found.tcp.is_empty() {
+            let tells = filter.name.ends_with("rbac") || filter.name.ends_with("authz");
+            if tells && found.tcp.iter().all(|known| known.name != filter.name) {
                 found.tcp.push(filter.clone());
             } else if filter.name.ends_with("manager") && at.is_none_or(|at| at == port) {
                 let Some(filter::ConfigType::TypedConfig(any)) = &filter.config_type else { continue };
@@ -122,7 +124,15 @@ fn summary(deciding: &Deciding) -> String {
     });
     let tcp = deciding.tcp.iter().map(|filter| {
         let Some(filter::ConfigType::TypedConfig(any)) = &filter.config_type else { panic!("no configuration") };
-        format!("tcp {}", rules(decode::<TcpRbac>(any).rules))
+        if filter.name.ends_with("authz") {
+            let asks: TcpExtAuthz = decode(any);
+            return format!("tcp asks {} about {}", asks.failure_mode_allow, asks.filter_enabled_metadata.unwrap().filter);
+        }
+        let rbac: TcpRbac = decode(any);
+        match rbac.shadow_rules {
+            Some(shadow) => format!("tcp [{} {}]", rbac.shadow_rules_stat_prefix, rules(Some(shadow))),
+            None => format!("tcp {}", rules(rbac.rules)),
+        }
     });
     http.chain(tcp).collect::<Vec<_>>().join("\n")
 }
@@ -141,17 +151,24 @@ fn the_shadow_says_about_what_is_asked() {
 }
 
 #[test]
-fn connections_are_refused_that_grpc_would_be_asked_about() {
+fn over_grpc_is_asked_about_connections_too() {
     let rules = "{to: [{operation: {paths: ['/admin*'], ports: ['8080']}}]}, {from: [{source: {namespaces: [visit]}}]}";
     insta::assert_snapshot!(of_reviews(&[&providers(), &custom("grpc", rules)]));
 }
 
-const CLOSED: &str = "http DENY default-deny-all-due-to-bad-CUSTOM-action: to any from any
-tcp DENY default-deny-all-due-to-bad-CUSTOM-action: to any from any";
-
+/// What the rules match is refused, and nobody is asked.
 #[test]
 fn who_cannot_be_asked_closes() {
-    let check = |texts: &[&str], closed: bool| assert_eq!(of_reviews(texts) == CLOSED, closed, "{texts:#?}");
+    let check = |texts: &[&str], closed: bool| {
+        let found = of_reviews(texts);
+        let names = found.matches("-deny-due-to-bad-CUSTOM-action: to all(any) from all(any)").count();
+        assert_eq!(names > 0 && !found.contains("asks"), closed, "{texts:#?}: {found}");
+        assert_eq!(
+            found.lines().filter(|line| line.contains("bad-CUSTOM")).count(),
+            if closed { 2 } else { 0 },
+            "for requests and for connections"
+        );
+    };
     let with = |provider: &str, closed: bool| check(&[&providers(), &custom(provider, "{}")], closed);
     ["http", "grpc", "hidden", "many"].into_iter().for_each(|provider| with(provider, false));
     ["port", "absent"].into_iter().for_each(|provider| with(provider, true));
@@ -212,6 +229,12 @@ fn a_gateway_asks_too() {
     let snapshot = shop(&[SERVICES, &providers(), gateway, &ask]);
     let view: ProxyView = facts(ProxyType::Router, "10.0.0.90", "gate", &[("app", "gate")]).into();
     insta::assert_snapshot!(summary(&deciding(&snapshot, &view, "0.0.0.0_80", 80)));
+}
+
+#[test]
+fn what_no_rule_matches_stays_open() {
+    let rules = "{to: [{operation: {paths: ['/admin*'], ports: ['8080']}}]}, {from: [{source: {namespaces: [visit]}}]}";
+    insta::assert_snapshot!(of_reviews(&[&providers(), &custom("absent", rules)]));
 }
 
 /// The filter of a provider, whole.

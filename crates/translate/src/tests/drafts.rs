@@ -43,7 +43,7 @@ fn is_bare(draft: &Draft) -> bool {
             let head = &manager.head;
             head.http_filters.is_empty() && head.request_id_extension.is_none() && head.access_log.is_empty()
         }
-        NetworkFilter::MetadataExchange(_) | NetworkFilter::Rbac(_) | NetworkFilter::Stats(_) => true,
+        NetworkFilter::MetadataExchange(_) | NetworkFilter::Rbac(_) | NetworkFilter::ExtAuthz(_) | NetworkFilter::Stats(_) => true,
     };
     let listener = |Listener { head, chains, default, .. }: &Listener| {
         head.filter_chains.is_empty()

@@ -1,5 +1,8 @@
 //! Resources as short text: what decides, one line each.
 
+// Istiod speaks of metadata by the older of RBAC's two ways.
+#![allow(deprecated)]
+
 use std::fmt::Write as _;
 
 use mizzen_model::{ProxyView, Reader, Snapshot};
@@ -436,6 +439,13 @@ fn permission(p: &mizzen_protos::envoy::envoy::config::rbac::v3::Permission) -> 
         },
         Rule::DestinationPort(port) => format!("port {port}"),
         Rule::DestinationIp(ip) => format!("to {}/{}", ip.address_prefix, ip.prefix_len.unwrap().value),
+        Rule::RequestedServerName(name) => format!("server name {}", string(name)),
+        Rule::Metadata(metadata) => matched_metadata(metadata),
+        Rule::UriTemplate(template) => {
+            let any = template.typed_config.as_ref().unwrap();
+            let template: mizzen_protos::envoy::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig = decode(any);
+            format!("template {}", template.path_template)
+        }
         other => format!("{other:?}"),
     }
 }
@@ -450,6 +460,30 @@ fn principal(p: &mizzen_protos::envoy::envoy::config::rbac::v3::Principal) -> St
         Identifier::Authenticated(who) => string(who.principal_name.as_ref().unwrap()),
         Identifier::Header(header) => header_text(header),
         Identifier::DirectRemoteIp(ip) => format!("from {}/{}", ip.address_prefix, ip.prefix_len.unwrap().value),
+        Identifier::RemoteIp(ip) => format!("client {}/{}", ip.address_prefix, ip.prefix_len.unwrap().value),
+        Identifier::Metadata(metadata) => matched_metadata(metadata),
         other => format!("{other:?}"),
     }
+}
+
+/// `FILTER:a.b = VALUE`, where `[VALUE]` is an item of a list.
+fn matched_metadata(metadata: &mizzen_protos::envoy::envoy::r#type::matcher::v3::MetadataMatcher) -> String {
+    use mizzen_protos::envoy::envoy::r#type::matcher::v3::{
+        ValueMatcher, list_matcher, metadata_matcher::path_segment::Segment, value_matcher::MatchPattern,
+    };
+    fn value(matcher: &ValueMatcher) -> String {
+        match matcher.match_pattern.as_ref().unwrap() {
+            MatchPattern::StringMatch(text) => string(text),
+            MatchPattern::OrMatch(or) => or.value_matchers.iter().map(value).join("|"),
+            MatchPattern::ListMatch(list) => match list.match_pattern.as_ref().unwrap() {
+                list_matcher::MatchPattern::OneOf(item) => format!("[{}]", value(item)),
+            },
+            other => format!("{other:?}"),
+        }
+    }
+    let path = metadata.path.iter().map(|part| match part.segment.as_ref().unwrap() {
+        Segment::Key(key) => key.as_str(),
+    });
+    let filter = metadata.filter.rsplit('.').next().unwrap();
+    format!("{filter}:{} = {}", path.collect::<Vec<_>>().join("."), value(metadata.value.as_ref().unwrap()))
 }

@@ -15,7 +15,7 @@ use mizzen_types::Name;
 use prost::Message;
 
 use super::{super::Cx, Allowed, Decision, Denied, Edit};
-use crate::facts::Change;
+use crate::{conn::Conn, facts::Change};
 
 /// The call's head.
 pub(super) fn head(authority: &str, add: &[(Name, Name)], timeout: Duration) -> Head {
@@ -37,11 +37,36 @@ pub(super) fn question(
     partial: bool,
     cx: &Cx<'_>,
 ) -> Vec<u8> {
-    let down = cx.conn.down();
+    let namespaces = authz.metadata.iter().filter_map(|name| Some((name.to_string(), cx.facts.metadata.of(name)?.clone())));
+    let metadata = core::Metadata { filter_metadata: namespaces.collect(), ..core::Metadata::default() };
+    let wall = cx.now.wall;
+    let request = attributes::Request {
+        time: Some(wkt::Timestamp { seconds: wall.as_secs() as i64, nanos: wall.subsec_nanos() as i32 }),
+        http: Some(http(authz, body, partial, cx)),
+    };
+    framed(auth::AttributeContext {
+        request: Some(request),
+        context_extensions: context.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+        metadata_context: Some(metadata),
+        ..parties(authz, cx.conn)
+    })
+}
+
+/// The same about a connection, of which there is no request.
+pub(super) fn connection(authz: &ExtAuthz, conn: &Conn) -> Vec<u8> {
+    let metadata = conn.down().and_then(|down| down.metadata.as_deref());
+    let of = |name: &Name| Some((name.to_string(), metadata?.of(name)?.clone()));
+    let metadata = core::Metadata { filter_metadata: authz.metadata.iter().filter_map(of).collect(), ..core::Metadata::default() };
+    framed(auth::AttributeContext { metadata_context: Some(metadata), ..parties(authz, conn) })
+}
+
+/// Who speaks with whom.
+fn parties(authz: &ExtAuthz, conn: &Conn) -> auth::AttributeContext {
+    let down = conn.down();
     let peer = down.and_then(|d| d.peer.as_deref());
     let principal = |name: Option<&Name>| name.map(|n| n.to_string()).unwrap_or_default();
     let source = attributes::Peer {
-        address: Some(address(cx.conn.addrs.peer)),
+        address: Some(address(conn.addrs.peer)),
         principal: principal(peer.and_then(|p| p.uris.first().or(p.dns.first()))),
         certificate: peer.filter(|_| authz.peer_certificate).map(|p| crate::headers::url_encoded_pem(&p.der)).unwrap_or_default(),
         ..attributes::Peer::default()
@@ -51,25 +76,18 @@ pub(super) fn question(
         principal: principal(down.and_then(|d| d.local_uri.as_ref())),
         ..attributes::Peer::default()
     };
-    let namespaces = authz.metadata.iter().filter_map(|name| Some((name.to_string(), cx.facts.metadata.of(name)?.clone())));
-    let metadata = core::Metadata { filter_metadata: namespaces.collect(), ..core::Metadata::default() };
     let sni = down.and_then(|d| d.server_name.clone()).filter(|_| authz.tls_session);
-    let wall = cx.now.wall;
-    let request = attributes::Request {
-        time: Some(wkt::Timestamp { seconds: wall.as_secs() as i64, nanos: wall.subsec_nanos() as i32 }),
-        http: Some(http(authz, body, partial, cx)),
-    };
-    let message = auth::CheckRequest {
-        attributes: Some(auth::AttributeContext {
-            source: Some(source),
-            destination: Some(destination),
-            request: Some(request),
-            context_extensions: context.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
-            metadata_context: Some(metadata),
-            route_metadata_context: None,
-            tls_session: sni.map(|sni| attributes::TlsSession { sni }),
-        }),
-    };
+    auth::AttributeContext {
+        source: Some(source),
+        destination: Some(destination),
+        tls_session: sni.map(|sni| attributes::TlsSession { sni }),
+        ..auth::AttributeContext::default()
+    }
+}
+
+/// A message as gRPC frames it.
+fn framed(attributes: auth::AttributeContext) -> Vec<u8> {
+    let message = auth::CheckRequest { attributes: Some(attributes) };
     let length = message.encoded_len();
     let mut out = Vec::with_capacity(5 + length);
     out.push(0);

@@ -11,9 +11,10 @@ use mizzen_http::Head;
 use mizzen_ir::config::{AuthzService, ExtAuthz, ExtAuthzOverride, FilterOverride, RequestBody};
 use mizzen_protos::wkt::Struct;
 
-use super::{Cx, Flow, News, Reply, Wait};
+use super::{Cx, Flow, News, Reply, Wait, network::Refusal};
 use crate::{
     call::{Call, CallAnswer},
+    conn::Conn,
     facts::Change,
     flags::Flags,
 };
@@ -115,6 +116,38 @@ pub(super) fn request(authz: &ExtAuthz, news: News, cx: &mut Cx<'_>) -> Flow {
     Flow::Wait(Wait::Call(Box::new(call)))
 }
 
+/// The question about a connection.
+pub(crate) fn connection_question(authz: &ExtAuthz, conn: &Conn) -> Option<Call> {
+    let AuthzService::Grpc { cluster, authority, headers } = &*authz.service else { return None };
+    let head = grpc::head(if authority.is_empty() { cluster } else { authority }, headers, authz.timeout);
+    Some(Call { cluster: cluster.clone(), head, body: grpc::connection(authz, conn), timeout: Some(authz.timeout), most: MOST })
+}
+
+/// What the answer to it means: why the connection is refused, if it is.
+pub(crate) fn connection_answered(authz: &ExtAuthz, answer: &CallAnswer) -> Option<Refusal> {
+    let decision = match answer {
+        CallAnswer::Failed(_) => Decision::Error("no answer"),
+        CallAnswer::Answered { head, body, trailers } => grpc::decision(head, body, trailers.as_ref()),
+    };
+    let (details, policy) = match decision {
+        Decision::Allowed(_) => return None,
+        Decision::Denied(_) => ("ext_authz_denied", denied_by(authz)),
+        Decision::Error(_) if authz.failure_mode_allow => return None,
+        Decision::Error(why) => ("ext_authz_error", unasked(authz, why)),
+    };
+    Some(Refusal { details: details.to_owned(), policy, flags: Flags::UNAUTHORIZED_EXTERNAL_SERVICE })
+}
+
+/// The words for a refusal by the service.
+fn denied_by(authz: &ExtAuthz) -> String {
+    format!("denied by the external authorization service {}", authz.cluster())
+}
+
+/// The words for a refusal because the service gave no answer.
+fn unasked(authz: &ExtAuthz, why: &str) -> String {
+    format!("the external authorization service {} could not be asked: {why}", authz.cluster())
+}
+
 /// Whether and how the body is sent along on this route.
 fn body_of(authz: &ExtAuthz, settings: Option<&ExtAuthzOverride>) -> Option<RequestBody> {
     match settings {
@@ -153,7 +186,7 @@ fn decided(authz: &ExtAuthz, decision: Decision, cx: &mut Cx<'_>) -> Flow {
             if let Some(metadata) = metadata {
                 cx.facts.metadata.merge(METADATA, metadata);
             }
-            cx.record.policy.get_or_insert_with(|| "denied by the external authorization service".to_owned());
+            cx.record.policy.get_or_insert_with(|| format!("{} (status {status})", denied_by(authz)));
             let flags = Flags::UNAUTHORIZED_EXTERNAL_SERVICE;
             Flow::Reply(Box::new(Reply { status, body, flags, details: "ext_authz_denied".to_owned(), headers, grpc: None }))
         }
@@ -164,7 +197,7 @@ fn decided(authz: &ExtAuthz, decision: Decision, cx: &mut Cx<'_>) -> Flow {
                 }
                 return Flow::Go;
             }
-            cx.record.policy = Some(format!("the external authorization service could not be asked: {why}"));
+            cx.record.policy = Some(unasked(authz, why));
             refused(authz, "ext_authz_error")
         }
     }

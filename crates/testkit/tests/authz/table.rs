@@ -1,0 +1,226 @@
+//! The table's syntax, and the mesh that its calls are made in.
+
+/// Policies, and calls that they decide.
+pub(crate) struct Scenario {
+    pub(crate) file: &'static str,
+    pub(crate) title: String,
+    /// Members of MeshConfig.
+    mesh: String,
+    /// YAML documents.
+    policies: Vec<String>,
+    pub(crate) calls: Vec<Call>,
+}
+
+/// A call.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    /// As it stands in the file.
+    pub(crate) text: String,
+    pub(crate) expected: String,
+    /// Who calls.
+    pub(crate) from: &'static Caller,
+    pub(crate) port: u16,
+    pub(crate) what: What,
+}
+
+/// What is sent.
+#[derive(Clone, Debug)]
+pub(crate) enum What {
+    Http { method: String, path: String, headers: Vec<(String, String)> },
+    Raw(Vec<u8>),
+    Tcp,
+}
+
+/// Somebody who calls.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    name: &'static str,
+    /// The pod, if it is one; with a sidecar.
+    pub(crate) pod: Option<&'static str>,
+    ip: &'static str,
+}
+
+const CALLERS: [Caller; 5] = [
+    Caller { name: "web", pod: Some("shop/web"), ip: "10.0.0.21" },
+    Caller { name: "other", pod: Some("shop/other"), ip: "10.0.0.23" },
+    Caller { name: "guest", pod: Some("visit/guest"), ip: "10.0.0.22" },
+    Caller { name: "admin", pod: Some("ops/admin"), ip: "10.0.0.24" },
+    Caller { name: "plain", pod: None, ip: "192.0.2.1" },
+];
+
+/// The address of the workload that is called.
+pub(crate) const SERVER: &str = "10.0.0.11";
+const SERVICE: &str = "
+kind: Service
+apiVersion: v1
+metadata: {name: reviews, namespace: shop}
+spec:
+  clusterIP: 10.96.0.11
+  selector: {app: reviews}
+  ports: [{name: http, port: 9080, targetPort: 8080}, {name: http-two, port: 9081, targetPort: 8081}, {name: tcp, port: 6379}]
+";
+
+/// Ports of the Service, and of the workload.
+const PORTS: [(u16, u16); 3] = [(9080, 8080), (9081, 8081), (6379, 6379)];
+
+fn pod(namespace: &str, name: &str, labels: &str, ip: &str, ports: &str) -> String {
+    format!(
+        "
+kind: Pod
+apiVersion: v1
+metadata: {{name: {name}, namespace: {namespace}, labels: {{security.istio.io/tlsMode: istio, {labels}}}}}
+spec: {{serviceAccountName: {name}, containers: [{{name: main, image: x, ports: [{ports}]}}]}}
+status: {{phase: Running, podIP: {ip}, conditions: [{{type: Ready, status: 'True'}}]}}
+"
+    )
+}
+
+impl Scenario {
+    /// All of the mesh, as files.
+    pub(crate) fn files(&self) -> Vec<(&'static str, String)> {
+        let ports = PORTS.map(|(_, port)| format!("{{containerPort: {port}}}")).join(", ");
+        let mut pods = vec![pod("shop", "reviews", "app: reviews, version: v1", SERVER, &ports)];
+        for caller in &CALLERS {
+            if let Some((namespace, name)) = caller.pod.and_then(|pod| pod.split_once('/')) {
+                pods.push(pod(namespace, name, &format!("app: {name}"), caller.ip, ""));
+            }
+        }
+        let config = format!(
+            "{{kind: ConfigMap, apiVersion: v1, metadata: {{name: istio, namespace: istio-system}}, \
+             data: {{mesh: '{{accessLogFile: /dev/stdout, accessLogEncoding: JSON{}{}}}'}}}}",
+            if self.mesh.is_empty() { "" } else { ", " },
+            self.mesh.replace('\'', "''")
+        );
+        let mut files = vec![("service.yaml", SERVICE.to_owned()), ("pods.yaml", pods.join("---")), ("mesh.yaml", config)];
+        files.extend(self.policies.iter().map(|text| ("policy.yaml", text.clone())));
+        files
+    }
+}
+
+impl Call {
+    /// Whether a decision is the one that is expected. One that names no rule is any of its kind.
+    pub(crate) fn is(&self, got: &str) -> bool {
+        let parts = |text: &str| text.split_once(' ').map_or((text.to_owned(), None), |(kind, rule)| (kind.to_owned(), Some(rule.to_owned())));
+        let ((kind, rule), (other, theirs)) = (parts(&self.expected), parts(got));
+        kind == other && rule.zip(theirs).is_none_or(|(ours, theirs)| ours == theirs)
+    }
+
+    /// The port of the workload.
+    pub(crate) fn target(&self) -> u16 {
+        PORTS.iter().find(|(port, _)| *port == self.port).map_or(self.port, |(_, target)| *target)
+    }
+
+    pub(crate) fn source(&self) -> &'static str {
+        self.from.ip
+    }
+
+    /// The host of the request.
+    pub(crate) fn host(&self) -> String {
+        match &self.what {
+            What::Http { headers, .. } => headers.iter().find(|(name, _)| name == "host").map(|(_, host)| host.clone()),
+            _ => None,
+        }
+        .unwrap_or_else(|| format!("reviews.shop:{}", self.port))
+    }
+
+    /// What a client writes.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        match &self.what {
+            What::Http { method, path, headers } => {
+                let mut text = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\n", self.host());
+                headers.iter().filter(|(name, _)| name != "host").for_each(|(name, value)| text += &format!("{name}: {value}\r\n"));
+                (text + "\r\n").into_bytes()
+            }
+            What::Raw(bytes) => bytes.clone(),
+            What::Tcp => b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(),
+        }
+    }
+}
+
+/// `ns[NAMESPACE]-policy[NAME]-rule[N]` as the table writes it: `NAME[N]` in the server's namespace, else `NAMESPACE/NAME[N]`.
+pub(crate) fn short(rule: &str) -> String {
+    let parts = rule.strip_prefix("ns[").and_then(|rest| {
+        let (namespace, rest) = rest.split_once("]-policy[")?;
+        let (name, rest) = rest.split_once("]-rule[")?;
+        Some((namespace, name, rest.strip_suffix(']')?))
+    });
+    match parts {
+        Some(("shop", name, number)) => format!("{name}[{number}]"),
+        Some((namespace, name, number)) => format!("{namespace}/{name}[{number}]"),
+        None => rule.to_owned(),
+    }
+}
+
+/// Reads a file.
+pub(crate) fn scenarios(file: &'static str, text: &str) -> Vec<Scenario> {
+    let mut all: Vec<Scenario> = Vec::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        if let Some(title) = line.strip_prefix("== ") {
+            all.push(Scenario { file, title: title.to_owned(), mesh: String::new(), policies: Vec::new(), calls: Vec::new() });
+            continue;
+        }
+        let scenario = all.last_mut().expect("a scenario begins with its title");
+        if let Some(mesh) = line.strip_prefix("mesh: ") {
+            scenario.mesh = mesh.to_owned();
+        } else if let Some((call, expected)) = line.rsplit_once(" => ") {
+            scenario.calls.push(self::call(call, expected));
+        } else {
+            scenario.policies.push(policy(line));
+        }
+    }
+    all
+}
+
+/// `policy`, `dry` or `peer`, then `NAME[@NAMESPACE]: SPEC`.
+fn policy(line: &str) -> String {
+    let (head, spec) = line.split_once(": ").unwrap_or_else(|| panic!("no policy: {line}"));
+    let (what, name) = head.split_once(' ').unwrap_or_else(|| panic!("no policy: {line}"));
+    let (name, namespace) = name.split_once('@').unwrap_or((name, "shop"));
+    let (kind, annotations) = match what {
+        "policy" => ("AuthorizationPolicy", ""),
+        "dry" => ("AuthorizationPolicy", ", annotations: {istio.io/dry-run: 'true'}"),
+        "peer" => ("PeerAuthentication", ""),
+        _ => panic!("no policy: {line}"),
+    };
+    format!("{{kind: {kind}, apiVersion: security.istio.io/v1, metadata: {{name: {name}, namespace: {namespace}{annotations}}}, spec: {spec}}}")
+}
+
+fn call(text: &str, expected: &str) -> Call {
+    let words = words(text);
+    let [from, method, rest @ ..] = words.as_slice() else { panic!("no call: {text}") };
+    let from = CALLERS.iter().find(|caller| caller.name == from).unwrap_or_else(|| panic!("nobody is {from}"));
+    let (port, what) = match (method.as_str(), rest) {
+        ("RAW", [bytes]) => (9080, What::Raw(unescaped(bytes))),
+        ("TCP", [port]) => (port.trim_start_matches(':').parse().expect("a port"), What::Tcp),
+        (method, [target, headers @ ..]) => {
+            let (port, path) = match target.strip_prefix(':') {
+                Some(rest) => rest.split_at(rest.find('/').expect("a path")),
+                None => ("9080", target.as_str()),
+            };
+            let header = |word: &String| word.split_once('=').map(|(n, v)| (n.to_owned(), v.to_owned())).expect("name=value");
+            let headers = headers.iter().map(header).collect();
+            (port.parse().expect("a port"), What::Http { method: method.to_owned(), path: path.to_owned(), headers })
+        }
+        _ => panic!("no call: {text}"),
+    };
+    Call { text: text.to_owned(), expected: expected.trim().to_owned(), from, port, what }
+}
+
+/// Words, of which those in quotes may have blanks.
+fn words(text: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let (mut word, mut quoted) = (String::new(), false);
+    for c in text.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            ' ' if !quoted => words.extend((!word.is_empty()).then(|| std::mem::take(&mut word))),
+            c => word.push(c),
+        }
+    }
+    words.extend((!word.is_empty()).then_some(word));
+    words
+}
+
+fn unescaped(text: &str) -> Vec<u8> {
+    text.replace("\\r", "\r").replace("\\n", "\n").replace("\\t", "\t").replace("\\0", "\0").into_bytes()
+}
