@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mizzen_http::Head;
 use mizzen_ir::{
     Metadata,
-    config::{AlpnOverride, HeaderOps},
+    config::{AlpnOverride, HeaderOps, RemoteJwks},
 };
 
 use crate::peer::Peers;
@@ -19,6 +19,8 @@ pub(crate) struct Facts {
     pub(crate) peers: Peers,
     /// ALPN names by upstream protocol.
     pub(crate) alpn: Option<Arc<AlpnOverride>>,
+    /// The keys that a filter has asked for.
+    pub(crate) jwks: Option<Arc<RemoteJwks>>,
     /// gRPC messages, towards the server and back.
     pub(crate) grpc: [GrpcFrames; 2],
     /// What is done to the response's headers, whoever answers.

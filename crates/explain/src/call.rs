@@ -18,6 +18,9 @@ pub struct Call {
     /// Decides between weights and shares. Without it every way is followed that may be taken.
     #[serde(default)]
     pub random: Option<u64>,
+    /// When it is made, in seconds since 1970. Without it nobody knows whether its tokens are good then.
+    #[serde(default)]
+    pub at: Option<u64>,
     /// What authorization services answer, where one is asked. Without it nobody knows.
     #[serde(default)]
     pub outside: Option<bool>,

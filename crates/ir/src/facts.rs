@@ -89,6 +89,8 @@ pub struct RequestFacts<'a> {
     pub head: &'a Head,
     /// Whether it came by TLS, or a trusted proxy in front says so.
     pub secure: bool,
+    /// What its filters left behind so far, where they have had their turn.
+    pub metadata: Option<&'a Metadata>,
 }
 
 /// What policies look at.

@@ -16,6 +16,7 @@ mod draft;
 mod facts;
 mod filter;
 mod index;
+mod jwt;
 mod metadata;
 mod runtime;
 mod steps;
@@ -28,6 +29,7 @@ pub use compile::{Compiled, Refs, Refusal, Resource, ResourceKind, Warning, comp
 pub use draft::Draft;
 pub use facts::{ConnFacts, Peer, PolicyFacts, RequestFacts, authenticate};
 pub use filter::ISTIO_FILTERS;
+pub use jwt::{BadJwks, Jwks, Token, TokenFault};
 pub use metadata::Metadata;
 pub use mizzen_http::Head;
 pub use runtime::Config;
@@ -41,6 +43,9 @@ pub use steps::mesh::{Known, WantedListener, wanted_host, wanted_listener};
 pub use steps::path::{PathOutcome, normalize_path, redirect_location, rewrite_path};
 pub use steps::retry::{Outcome, request_timeout, should_retry};
 pub use steps::route::{FoundRoute, find_route};
+pub use steps::tokens::{
+    JWT_METADATA, NoStore, TokenFindings, TokenRefusal, TokenStore, check_tokens, has_tokens, keys_needed, token_requirement,
+};
 pub use tls::{Secrets, TlsRefusal, build_client, build_server};
 pub use trace::{Note, Trace};
 

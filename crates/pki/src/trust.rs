@@ -24,6 +24,16 @@ impl TrustBundle {
         if bundle.is_empty() { Err(PkiError::NoRoots) } else { Ok(bundle) }
     }
 
+    /// From PEM what can be read as roots: for the system's own list, in which a certificate of a kind that is not understood is no reason to
+    /// believe none of the others. It may be empty.
+    pub fn readable(pem: &[u8]) -> Self {
+        let mut bundle = TrustBundle::default();
+        for der in CertificateDer::pem_slice_iter(pem).flatten() {
+            let _ = bundle.add(der);
+        }
+        bundle
+    }
+
     /// Adds one root, unless it is there.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ mod fault;
 mod grpc_http1_bridge;
 mod grpc_stats;
 mod header_mutation;
+mod jwt_authn;
 mod local_ratelimit;
 pub(crate) mod network;
 mod peer_metadata;
@@ -56,18 +57,27 @@ pub(crate) struct Filters {
     pub(crate) decisions: decisions::Decisions,
     /// Token buckets by what they are of, looked up once for each configuration: the process' table has a lock.
     pub(crate) buckets: HashMap<ContentHash, Arc<Bucket>>,
+    /// Tokens that were checked, and keys.
+    tokens: jwt_authn::Tokens,
 }
 
 impl Filters {
     pub(crate) fn new(node: &Node) -> Self {
-        Filters { node: LocalNode::new(node), stats: Default::default(), decisions: Default::default(), buckets: HashMap::new() }
+        Filters {
+            node: LocalNode::new(node),
+            stats: Default::default(),
+            decisions: Default::default(),
+            buckets: HashMap::new(),
+            tokens: Default::default(),
+        }
     }
 
     /// The sizes of the tables.
     #[cfg(test)]
-    pub(crate) fn sizes(&self) -> [(&'static str, usize); 4] {
+    pub(crate) fn sizes(&self) -> [(&'static str, usize); 6] {
         let [clusters, keys, endpoints] = self.stats.sizes();
-        [("buckets of a worker", self.buckets.len()), clusters, keys, endpoints]
+        let [tokens, issuers] = self.tokens.sizes();
+        [("buckets of a worker", self.buckets.len()), clusters, keys, endpoints, tokens, issuers]
     }
 
     /// A new configuration: what is kept of what it changed goes.
@@ -76,6 +86,7 @@ impl Filters {
         if !changes.listeners.is_empty() || !changes.routes.is_empty() {
             self.decisions.forget();
             self.buckets.clear();
+            self.tokens.forget();
             cx.options.shared.forget_buckets(cx.now.mono);
         }
     }
@@ -193,6 +204,7 @@ pub(crate) fn request(filter: &HttpFilter, state: &mut State, news: News, cx: &m
         HttpFilterKind::PeerMetadata(exchange) => peer_metadata::request(exchange, cx),
         HttpFilterKind::Rbac(rbac) => rbac::request(rbac, cx),
         HttpFilterKind::ExtAuthz(authz) => ext_authz::request(authz, news, cx),
+        HttpFilterKind::JwtAuthn(authn) => jwt_authn::request(authn, news, cx),
         HttpFilterKind::LocalRateLimit(limit) => local_ratelimit::request(limit, cx),
         HttpFilterKind::Fault(fault) => fault::request(fault, state, news, cx),
         HttpFilterKind::HeaderMutation(own) => header_mutation::head(own, Dir::Up, cx),
@@ -260,8 +272,10 @@ pub(crate) fn data(is_grpc: bool, facts: &mut Facts, back: bool, data: &[u8]) {
 pub(crate) fn finish(hcm: &Hcm, filters: &mut Filters, table: &mut Table, view: &View<'_>) {
     filters.decisions.tell(table);
     for filter in hcm.filters.iter() {
-        if let HttpFilterKind::Stats(config) = &filter.kind {
-            stats::finish(config, filters, table, view);
+        match &filter.kind {
+            HttpFilterKind::Stats(config) => stats::finish(config, filters, table, view),
+            HttpFilterKind::JwtAuthn(_) => filters.tokens.tell(table),
+            _ => {}
         }
     }
 }

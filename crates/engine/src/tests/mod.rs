@@ -18,4 +18,5 @@ mod properties;
 mod refusals;
 mod responses;
 mod tcp;
+mod tokens;
 mod upgrades;

@@ -216,7 +216,7 @@ impl Worker {
         }
         let Some(routes) = routes else { return };
         stream.due.wait = None;
-        let facts = RequestFacts { head: &request.head, secure: request.secure };
+        let facts = RequestFacts { head: &request.head, secure: request.secure, metadata: Some(&request.facts.metadata) };
         let found = find_route(routes, &facts, random, &mut Trace::off());
         if let Some(found) = found {
             found.host.used.mark();

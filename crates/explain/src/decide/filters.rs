@@ -1,13 +1,14 @@
 //! What the filters of a connection manager do with a request.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use mizzen_ir::{
-    Head, Metadata, PolicyFacts, Trace, Values, Verdict as Judged, apply_headers, authorize,
+    Head, JWT_METADATA, Metadata, NoStore, PolicyFacts, Trace, Values, Verdict as Judged, apply_headers, authorize, check_tokens,
     config::{
         AbortWith, AlpnOverride, Command, ExtAuthz, Fault, FilterOverride, Fraction, Hcm, HeaderMutation, HeaderSource, HttpFilterKind,
-        MessageMutations, RbacFilter,
+        JwtAuthn, MessageMutations, RbacFilter,
     },
+    has_tokens, keys_needed, token_requirement,
 };
 use mizzen_types::Name;
 
@@ -27,6 +28,8 @@ pub(super) struct Filtered {
     pub(super) alpn: Option<Arc<AlpnOverride>>,
     /// Who was asked, if nobody says what the answer is.
     pub(super) unknown: Option<String>,
+    /// What the filters left, if the route is to be chosen anew by it.
+    pub(super) reroute: Option<Metadata>,
     /// What some of such requests are answered, by shares that nobody decides.
     pub(super) also: Vec<Verdict>,
 }
@@ -49,7 +52,7 @@ pub(super) fn filtered(
     given: Given,
     steps: &mut Vec<Step>,
 ) -> Result<Filtered, Verdict> {
-    let mut left = Filtered { head: request.head.clone(), alpn: None, unknown: None, also: Vec::new() };
+    let mut left = Filtered { head: request.head.clone(), alpn: None, unknown: None, reroute: None, also: Vec::new() };
     let mut metadata = Metadata::default();
     for filter in hcm.filters.iter() {
         let route = filter.overridden(overrides);
@@ -81,6 +84,15 @@ pub(super) fn filtered(
                 match (end, share) {
                     (Err(_), Share::Some) => left.unknown = Some(format!("whether {cluster} is asked")),
                     (end, _) => end?,
+                }
+            }
+            HttpFilterKind::JwtAuthn(authn) => {
+                let named = match route {
+                    Some(FilterOverride::JwtRequirement(name)) => Some(name),
+                    _ => None,
+                };
+                if tokens(authn, named, &mut left.head, &mut metadata, given, steps)? {
+                    left.reroute = Some(metadata.clone());
                 }
             }
             HttpFilterKind::Fault(own) => {
@@ -121,6 +133,44 @@ pub(super) fn ask(authz: &ExtAuthz, given: Given, unknown: &mut Option<String>, 
     };
     steps.push(Step::new(StepKind::Policy, outcome));
     end
+}
+
+/// Checks the request's tokens. Whether the route is to be chosen anew.
+fn tokens(
+    authn: &JwtAuthn,
+    named: Option<&Name>,
+    head: &mut Head,
+    metadata: &mut Metadata,
+    given: Given,
+    steps: &mut Vec<Step>,
+) -> Result<bool, Verdict> {
+    let requirement = match token_requirement(authn, named, head, given.random.unwrap_or(0)) {
+        Ok(Some(requirement)) => requirement,
+        Ok(None) => {
+            steps.push(Step::new(StepKind::Policy, "request authentication asks for nothing"));
+            return Ok(false);
+        }
+        Err(why) => return Err(Verdict::answered(403, why)),
+    };
+    if let Some(from) = keys_needed(authn, requirement, head, |_| true) {
+        return Err(Verdict::unknown(format!("whether {} has signed the token", from.authority)));
+    }
+    let Some(at) = given.at.or_else(|| (!has_tokens(authn, head)).then_some(0)) else {
+        return Err(Verdict::unknown("when the call is made: its token may not be good then"));
+    };
+    let mut notes = Vec::new();
+    let (result, findings) = check_tokens(authn, requirement, Duration::from_secs(at), head, &mut NoStore, &mut Trace::to(&mut notes));
+    let outcome = match &result {
+        Ok(()) if findings.metadata.fields.is_empty() => "request authentication: there is no token, and none is needed".to_owned(),
+        Ok(()) => "request authentication: the token is good".to_owned(),
+        Err(refusal) => format!("request authentication: {}", refusal.why),
+    };
+    steps.push(Step::new(StepKind::Policy, outcome).because(notes));
+    metadata.merge(JWT_METADATA, findings.metadata);
+    match result {
+        Ok(()) => Ok(findings.reroute),
+        Err(refusal) => Err(Verdict::answered(refusal.fault.status(), format!("{}: {}", refusal.fault, refusal.why))),
+    }
 }
 
 /// Evaluates what is not enforced, and leaves the outcome for those who come after, under the name of the filter.

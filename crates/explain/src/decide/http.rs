@@ -63,7 +63,7 @@ impl Explainer {
         };
         let mut verdicts = Vec::new();
         for (when, found) in found_routes(&routes, &request, given, &mut hop.steps) {
-            let end = self.routed(proxy, hop, (hcm, &conn), &request, (when, found), given);
+            let end = self.routed(proxy, hop, (hcm, &conn, &routes), &request, (when, found), given);
             verdicts.push(end.unwrap_or_else(|verdict| verdict));
         }
         Verdict::of(verdicts).ok_or_else(|| Verdict::unknown("which route is taken"))
@@ -73,7 +73,7 @@ impl Explainer {
         &mut self,
         proxy: &Rc<Proxy>,
         hop: &mut Hop,
-        (hcm, conn): (&Arc<Hcm>, &Conn),
+        (hcm, conn, routes): (&Arc<Hcm>, &Conn, &RouteConfig),
         request: &Request,
         (when, found): (Option<String>, Option<FoundRoute<'_>>),
         given: Given,
@@ -85,7 +85,18 @@ impl Explainer {
             ));
         }
         let overrides = found.map_or(&[][..], |found| &found.route.filters);
-        let Filtered { head, alpn, unknown, also } = filtered(hcm, overrides, conn, request, given, &mut hop.steps)?;
+        let Filtered { head, alpn, unknown, reroute, also } = filtered(hcm, overrides, conn, request, given, &mut hop.steps)?;
+        let found = match reroute {
+            Some(metadata) => {
+                let facts = RequestFacts { head: &head, secure: request.secure, metadata: Some(&metadata) };
+                let mut notes = Vec::new();
+                let found = find_route(routes, &facts, given.random.unwrap_or(0), &mut Trace::to(&mut notes));
+                let title = found.map_or_else(|| format!("none of `{}`", routes.name), |found| format!("`{}`", found.route.name));
+                hop.steps.push(Step::new(StepKind::Route, format!("{title}, by what the token says")).because(notes));
+                found
+            }
+            None => found,
+        };
         let Some(found) = found else { return Err(Verdict::answered(404, "no route matches")) };
         let forward = match &found.route.action {
             Action::Direct(direct) => return Err(sure(unknown, Verdict::answered(direct.status, "the route says so"))),
@@ -180,7 +191,7 @@ fn found_routes<'c>(
     given: Given,
     steps: &mut Vec<Step>,
 ) -> Vec<(Option<String>, Option<FoundRoute<'c>>)> {
-    let facts = RequestFacts { head: &request.head, secure: request.secure };
+    let facts = RequestFacts { head: &request.head, secure: request.secure, metadata: None };
     let find = |random: u64, when: Option<&str>| {
         let mut notes = Vec::new();
         let found = find_route(routes, &facts, random, &mut Trace::to(&mut notes));

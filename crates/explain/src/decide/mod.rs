@@ -92,6 +92,7 @@ enum Carried {
 struct Given {
     random: Option<u64>,
     outside: Option<bool>,
+    at: Option<u64>,
     endpoints: usize,
 }
 
@@ -135,7 +136,7 @@ impl Explainer {
         let destination = self.resolve(&call.host, call.port, &namespace, &mut steps)?;
         let (layers, payload) = sent(call)?;
         let flow = Flow { source: SocketAddr::new(ip, EPHEMERAL), destination, layers, payload };
-        let given = Given { random: call.random, outside: call.outside, endpoints: call.endpoints };
+        let given = Given { random: call.random, outside: call.outside, at: call.at, endpoints: call.endpoints };
         let hop = match caller {
             Some(Neighbour { proxy: Some(ProxyType::Sidecar), .. }) => self.hop(ip, Side::Outbound, flow, given),
             caller => self.bare(caller.map_or_else(|| ip.to_string(), |caller| caller.name), &flow, given),

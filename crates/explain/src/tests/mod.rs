@@ -89,14 +89,14 @@ fn shop(objects: &[String]) -> Arc<Snapshot> {
 }
 
 fn object(kind: &str, name: &str, spec: &str) -> String {
-    let group = if kind.ends_with("Policy") || kind == "PeerAuthentication" { "security" } else { "networking" };
+    let group = if kind.ends_with("Policy") || kind.ends_with("Authentication") { "security" } else { "networking" };
     format!("{{kind: {kind}, apiVersion: {group}.istio.io/v1, metadata: {{name: {name}, namespace: shop}}, spec: {spec}}}")
 }
 
 const SUBSETS: &str =
     "{host: reviews, subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}, {name: v3, labels: {version: v3}}]}";
 
-/// `FROM METHOD HOST:PORT/PATH [name=value …]`, where the method `TCP` or `TLS` is none, and the names `random`, `outside` and `endpoints` are no headers.
+/// `FROM METHOD HOST:PORT/PATH [name=value …]`, where the method `TCP` or `TLS` is none, and the names `random`, `outside`, `at` and `endpoints` are no headers.
 fn read(text: &str) -> Call {
     let mut words = text.split(' ');
     let mut next = || words.next().unwrap_or_default().to_owned();
@@ -111,12 +111,14 @@ fn read(text: &str) -> Call {
         payload: Payload::Tcp,
         random: None,
         outside: None,
+        at: None,
         endpoints: 8,
     };
     let mut headers = Vec::new();
     for word in words {
         match word.split_once('=').expect("name=value") {
             ("random", value) => call.random = Some(value.parse().unwrap()),
+            ("at", value) => call.at = Some(value.parse().unwrap()),
             ("outside", value) => call.outside = Some(value.parse().unwrap()),
             ("endpoints", value) => call.endpoints = value.parse().unwrap(),
             (name, value) => headers.push((name.to_owned(), value.to_owned())),

@@ -27,7 +27,7 @@ pub(crate) mod matchers;
 pub(crate) mod mesh;
 pub(crate) mod rbac;
 mod refs;
-mod route;
+pub(crate) mod route;
 mod route_action;
 mod secret;
 mod template;

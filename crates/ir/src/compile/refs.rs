@@ -49,7 +49,7 @@ impl Refs {
             match &chain.filters.last {
                 Terminal::Tcp(proxy) => self.clusters.extend(proxy.clusters.iter().map(|target| target.cluster.clone())),
                 Terminal::Http(hcm) => {
-                    self.clusters.extend(hcm.filters.iter().filter_map(HttpFilter::cluster).cloned());
+                    self.clusters.extend(hcm.filters.iter().flat_map(HttpFilter::clusters).cloned());
                     match &hcm.routes {
                         HttpRoutes::Named(name) => {
                             self.routes.insert(name.clone());

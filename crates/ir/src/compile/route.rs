@@ -283,7 +283,7 @@ fn origin(metadata: Option<core::Metadata>) -> Option<Name> {
     }
 }
 
-fn matching(cx: &mut Cx, m: route::RouteMatch) -> Res<RouteMatch> {
+pub(crate) fn matching(cx: &mut Cx, m: route::RouteMatch) -> Res<RouteMatch> {
     use route::route_match::PathSpecifier as P;
     let route::RouteMatch {
         case_sensitive,
@@ -297,7 +297,7 @@ fn matching(cx: &mut Cx, m: route::RouteMatch) -> Res<RouteMatch> {
         filter_state,
         path_specifier,
     } = m;
-    refused!(cx; cookies, tls_context, dynamic_metadata, filter_state);
+    refused!(cx; cookies, tls_context, filter_state);
     let path = match path_specifier {
         Some(P::Prefix(p)) => PathMatch::Prefix(spelled(&p).into()),
         Some(P::Path(p)) => PathMatch::Exact(spelled(&p).into()),
@@ -315,6 +315,7 @@ fn matching(cx: &mut Cx, m: route::RouteMatch) -> Res<RouteMatch> {
         case_sensitive: flag(case_sensitive).unwrap_or(true),
         headers: cx.each("headers", headers, matchers::header)?.into(),
         params: cx.each("query_parameters", query_parameters, matchers::param)?.into(),
+        metadata: cx.each("dynamic_metadata", dynamic_metadata, matchers::metadata)?.into(),
         fraction: cx.some("runtime_fraction", runtime_fraction, matchers::runtime_fraction)?,
         grpc: grpc.is_some_and(|route::route_match::GrpcRouteMatchOptions {}| true),
     })

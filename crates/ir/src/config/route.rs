@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mizzen_types::Name;
 
-use super::{ContentHash, Criteria, Fraction, HashPolicy, HeaderMatch, Mutations, ParamMatch, Regex, Used};
+use super::{ContentHash, Criteria, Fraction, HashPolicy, HeaderMatch, MetadataMatch, Mutations, ParamMatch, Regex, Used};
 use crate::{compile::inherited::Inherited, filter::Overrides};
 
 /// A route configuration.
@@ -102,6 +102,8 @@ pub struct RouteMatch {
     pub headers: Arc<[HeaderMatch]>,
     /// Query parameters.
     pub params: Arc<[ParamMatch]>,
+    /// What the request's filters have left behind, where the route is chosen after them.
+    pub metadata: Arc<[MetadataMatch]>,
     /// A share of the requests.
     pub fraction: Option<Fraction>,
     /// Only gRPC.
@@ -347,6 +349,7 @@ impl RouteMatch {
             case_sensitive: true,
             headers: Arc::from([]),
             params: Arc::from([]),
+            metadata: Arc::from([]),
             fraction: None,
             grpc: false,
         }

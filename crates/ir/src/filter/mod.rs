@@ -12,6 +12,7 @@ mod ext_authz;
 mod fault;
 mod grpc_http1_bridge;
 mod header_mutation;
+mod jwt_authn;
 mod local_ratelimit;
 pub(crate) mod metadata_exchange;
 pub(crate) mod payload;
@@ -35,6 +36,8 @@ pub use alpn::AlpnOverride;
 pub use ext_authz::{AuthzHeaders, AuthzService, ExtAuthz, ExtAuthzOverride, RequestBody};
 pub use fault::{Abort, AbortWith, Delay, DelayWith, Fault, RateWith, ResponseRate};
 pub use header_mutation::{HeaderMutation, MessageMutations};
+pub(crate) use jwt_authn::audience;
+pub use jwt_authn::{JwtAuthn, JwtKeys, JwtProvider, JwtRequirement, JwtRule, RemoteJwks, TokenLocation};
 pub use local_ratelimit::{LocalRateLimit, TokenBucket};
 pub use peer_metadata::{PeerExchange, PeerMetadata};
 pub use rbac::RbacFilter;
@@ -73,6 +76,8 @@ pub enum HttpFilterKind {
     Rbac(Arc<RbacFilter>),
     /// Asks somebody else about the request.
     ExtAuthz(Arc<ExtAuthz>),
+    /// Checks the request's tokens.
+    JwtAuthn(Arc<JwtAuthn>),
     /// Bounds the rate of requests.
     LocalRateLimit(Arc<LocalRateLimit>),
     /// Delays, aborts and slow responses, for tests.
@@ -102,6 +107,8 @@ pub enum FilterOverride {
     Rbac(Arc<RbacFilter>),
     /// Other settings for asking.
     ExtAuthz(Arc<ExtAuthzOverride>),
+    /// Another requirement of tokens, by its name in the filter's configuration.
+    JwtRequirement(Name),
     /// Another bound.
     LocalRateLimit(Arc<LocalRateLimit>),
     /// Other faults.
@@ -114,11 +121,12 @@ pub enum FilterOverride {
 pub type Overrides = Arc<[(Name, FilterOverride)]>;
 
 impl HttpFilter {
-    /// The cluster that it calls, if it calls one.
-    pub fn cluster(&self) -> Option<&Name> {
+    /// The clusters that it calls.
+    pub fn clusters(&self) -> Vec<&Name> {
         match &self.kind {
-            HttpFilterKind::ExtAuthz(authz) => Some(authz.cluster()),
-            _ => None,
+            HttpFilterKind::ExtAuthz(authz) => vec![authz.cluster()],
+            HttpFilterKind::JwtAuthn(authn) => authn.clusters().collect(),
+            _ => Vec::new(),
         }
     }
 
@@ -153,6 +161,7 @@ fn kind(cx: &mut Cx, payload: &Payload) -> Res<Option<Item>> {
         cors::TYPE => return Ok(Some(Item::Nothing)),
         rbac::TYPE => HttpFilterKind::Rbac(rbac::compile(cx, payload.bytes(cx)?)?.into()),
         ext_authz::TYPE => HttpFilterKind::ExtAuthz(ext_authz::compile(cx, payload.bytes(cx)?)?.into()),
+        jwt_authn::TYPE => HttpFilterKind::JwtAuthn(jwt_authn::compile(cx, payload.bytes(cx)?)?.into()),
         local_ratelimit::TYPE => HttpFilterKind::LocalRateLimit(local_ratelimit::compile(cx, payload.bytes(cx)?)?.into()),
         fault::TYPE => HttpFilterKind::Fault(fault::compile(cx, payload.bytes(cx)?)?.into()),
         header_mutation::TYPE => HttpFilterKind::HeaderMutation(header_mutation::compile(cx, payload.bytes(cx)?)?.into()),
@@ -179,6 +188,7 @@ fn override_kind(cx: &mut Cx, payload: &Payload) -> Res<Option<FilterOverride>> 
     Ok(Some(match payload.kind.as_str() {
         rbac::PER_ROUTE => rbac::per_route(cx, payload.bytes(cx)?)?,
         ext_authz::PER_ROUTE => ext_authz::per_route(cx, payload.bytes(cx)?)?,
+        jwt_authn::PER_ROUTE => jwt_authn::per_route(cx, payload.bytes(cx)?)?,
         local_ratelimit::TYPE => FilterOverride::LocalRateLimit(local_ratelimit::compile(cx, payload.bytes(cx)?)?.into()),
         fault::TYPE => FilterOverride::Fault(fault::compile(cx, payload.bytes(cx)?)?.into()),
         header_mutation::PER_ROUTE => FilterOverride::HeaderMutation([header_mutation::per_route(cx, payload.bytes(cx)?)?.into()].into()),

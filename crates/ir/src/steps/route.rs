@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use mizzen_http::Head;
 
-use crate::config::{PathMatch, Route, RouteConfig, RouteMatch, VirtualHost};
+use crate::config::{MetadataMatch, PathMatch, Route, RouteConfig, RouteMatch, VirtualHost};
 use crate::steps::matchers::without_query;
 use crate::steps::spelling::spelled;
-use crate::{RequestFacts, Trace};
+use crate::{Metadata, RequestFacts, Trace};
 
 /// A route and where it was found.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +32,7 @@ pub fn find_route<'c>(config: &'c RouteConfig, request: &RequestFacts<'_>, rando
     trace.note(true, || format!("virtual host `{}` by domain `{}` for `{authority}`", host.name, domain.concat()));
     let path = spelled(without_query(request.head.path()));
     trace.deeper(|trace| {
-        let found = host.routes.iter().find(|r| match r.matching.lacking(request.head, &path, random) {
+        let found = host.routes.iter().find(|r| match r.matching.lacking(request.head, request.metadata, &path, random) {
             None => {
                 trace.note(true, || title(r));
                 true
@@ -99,6 +99,7 @@ enum Lacking<'c> {
     Grpc,
     Header(&'c crate::config::HeaderMatch),
     Param(&'c crate::config::ParamMatch),
+    Metadata(&'c crate::config::MetadataMatch),
 }
 
 impl Lacking<'_> {
@@ -113,13 +114,21 @@ impl Lacking<'_> {
                 format!("{} (it is {was})", m.describe())
             }
             Lacking::Param(p) => p.describe(),
+            // Tokens' claims may be in there: nothing of them goes into a log.
+            Lacking::Metadata(m) => m.describe(),
         }
     }
 }
 
 impl RouteMatch {
+    /// Whether a request matches, of which no filter has left anything yet.
+    pub(crate) fn matches(&self, head: &Head, random: u64) -> bool {
+        let path = spelled(without_query(head.path()));
+        self.lacking(head, None, &path, random).is_none()
+    }
+
     /// What keeps a request from matching; `path` is its path without the query, in its one spelling.
-    fn lacking(&self, head: &Head, path: &str, random: u64) -> Option<Lacking<'_>> {
+    fn lacking(&self, head: &Head, metadata: Option<&Metadata>, path: &str, random: u64) -> Option<Lacking<'_>> {
         // What an expression may match is its author's affair.
         let path = if matches!(self.path, PathMatch::Regex(_)) { without_query(head.path()) } else { path };
         if !self.path.matches(path, self.case_sensitive) {
@@ -132,7 +141,9 @@ impl RouteMatch {
             return Some(Lacking::Grpc);
         }
         let header = self.headers.iter().find(|m| !m.matches(head)).map(Lacking::Header);
-        header.or_else(|| self.params.iter().find(|m| !m.matches(head.path())).map(Lacking::Param))
+        let param = || self.params.iter().find(|m| !m.matches(head.path())).map(Lacking::Param);
+        let left = |m: &&MetadataMatch| !metadata.map_or_else(|| m.matches(&Metadata::default()), |metadata| m.matches(metadata));
+        header.or_else(param).or_else(|| self.metadata.iter().find(left).map(Lacking::Metadata))
     }
 }
 

@@ -107,6 +107,6 @@ proptest! {
             {"match": {"prefix": "/Ab", "caseSensitive": false, "queryParameters": [{"name": "a"}]}, "route": {"cluster": "c"}}]}]}));
         let mut head = Head::request("GET", "http", &authority, &path);
         head.append("x", value.as_bytes());
-        let _ = find_route(&config, &RequestFacts { head: &head, secure: false }, random, &mut Trace::to(&mut Vec::new()));
+        let _ = find_route(&config, &RequestFacts { head: &head, secure: false, metadata: None }, random, &mut Trace::to(&mut Vec::new()));
     }
 }

@@ -170,7 +170,7 @@ fn config(resources: &[Resource], index: Option<MeshIndex>) -> Config {
 /// The virtual host that a request gets.
 fn found(routes: &RouteConfig, authority: &str) -> String {
     let head = request(&format!("GET {authority}/"));
-    let facts = RequestFacts { head: &head, secure: false };
+    let facts = RequestFacts { head: &head, secure: false, metadata: None };
     find_route(routes, &facts, 0, &mut Trace::off()).unwrap().host.name.to_string()
 }
 

@@ -10,6 +10,7 @@ mod http;
 mod mesh;
 mod route;
 mod tls;
+mod tokens;
 
 use std::sync::{Arc, LazyLock};
 

@@ -16,7 +16,7 @@ fn check(config: &Value, cases: &[(&str, &str)]) {
     for (lines, expected) in cases {
         let head = request(lines);
         let mut notes = Vec::new();
-        let facts = RequestFacts { head: &head, secure: false };
+        let facts = RequestFacts { head: &head, secure: false, metadata: None };
         let found = find_route(&config, &facts, 0, &mut Trace::to(&mut notes));
         let got = match found.map(|f| &f.route.action) {
             None => "none".to_owned(),
@@ -65,7 +65,7 @@ fn reasons() {
         {"name": "b", "match": {"prefix": "/"}, "route": to("b")}]}]});
     let says = |lines: &str| {
         let (config, head, mut notes) = (routes(&config), request(lines), Vec::new());
-        find_route(&config, &RequestFacts { head: &head, secure: false }, 0, &mut Trace::to(&mut notes));
+        find_route(&config, &RequestFacts { head: &head, secure: false, metadata: None }, 0, &mut Trace::to(&mut notes));
         notes.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     let host = |n: u8| format!("+ virtual host `h` by domain `{n}.example` for `{n}.example`");
@@ -175,7 +175,8 @@ fn shares_and_weights() {
     let head = request("GET h/");
     let mut counts = std::collections::BTreeMap::new();
     for random in 0..1000u64 {
-        let found = find_route(&config, &RequestFacts { head: &head, secure: false }, random % 100, &mut Trace::off()).unwrap();
+        let found =
+            find_route(&config, &RequestFacts { head: &head, secure: false, metadata: None }, random % 100, &mut Trace::off()).unwrap();
         let Action::Forward(forward) = &found.route.action else { panic!() };
         *counts.entry(pick_cluster(forward, &head, random, &mut Trace::off()).unwrap().cluster.to_string()).or_insert(0) += 1;
     }
@@ -209,7 +210,7 @@ fn check_headers(level: [&Value; 3], specific_wins: bool, expected: &str) {
     }));
     let mut head = request("GET h/\na: 1\nb: 2");
     let facts = head.clone();
-    let found = find_route(&config, &RequestFacts { head: &facts, secure: false }, 0, &mut Trace::off()).unwrap();
+    let found = find_route(&config, &RequestFacts { head: &facts, secure: false, metadata: None }, 0, &mut Trace::off()).unwrap();
     let Action::Forward(forward) = &found.route.action else { panic!() };
     let picked = pick_cluster(forward, &facts, 0, &mut Trace::off()).unwrap();
     apply_headers(&picked.headers.request, &mut head, HeaderSource::Request, &Fixed);

@@ -5,15 +5,17 @@
 
 mod config;
 mod http;
+mod token;
 
 pub use config::{bootstrap, mesh, xds, yaml};
 pub use http::{client_hello, h1, h2, hpack, sniff};
+pub use token::token;
 
 /// What is done with an input.
 pub type Body = fn(&[u8]);
 
 /// All targets, by name.
-pub const TARGETS: [(&str, Body); 9] = [
+pub const TARGETS: [(&str, Body); 10] = [
     ("h1", h1),
     ("h2", h2),
     ("hpack", hpack),
@@ -23,6 +25,7 @@ pub const TARGETS: [(&str, Body); 9] = [
     ("bootstrap", bootstrap),
     ("yaml", yaml),
     ("mesh", mesh),
+    ("token", token),
 ];
 
 /// Random numbers that are the same for the same seed (SplitMix64).

@@ -31,7 +31,7 @@ fn hypothetical(call: &Call) -> Option<Hypothetical> {
         Some(pod) => (Source::Workload(pod.to_owned()), "reviews.shop".to_owned(), call.port),
         None => (Source::Address(call.source().parse().ok()?), SERVER.to_owned(), call.target()),
     };
-    Some(Hypothetical { from, host, port, payload, random: None, outside: None, endpoints: 8 })
+    Some(Hypothetical { from, host, port, payload, random: None, outside: None, at: None, endpoints: 8 })
 }
 
 fn decided(explainer: &mut Explainer, hypothetical: &Hypothetical, call: &Call) -> String {
