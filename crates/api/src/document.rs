@@ -177,8 +177,8 @@ impl<'a> Identity<'a> {
 
     fn closes(&self, node: &Node) -> Option<Closes> {
         // A kind that is misspelt was meant all the same.
-        let kind =
-            Kind::meant(self.api_version, self.kind).filter(|k| matches!(k, Kind::AuthorizationPolicy | Kind::PeerAuthentication))?;
+        let kind = Kind::meant(self.api_version, self.kind)
+            .filter(|k| matches!(k, Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication))?;
         let selector = || {
             let Value::Map(entries) = &node.get("spec")?.get("selector")?.get("matchLabels")?.value else { return None };
             let labels = entries.iter().map(|entry| {
@@ -303,12 +303,14 @@ fn read(cx: &Context<'_>, kind: Kind, node: &Node, source: Source) -> Object {
             Kind::Secret => core::Secret::read(f, meta).into(),
             Kind::PeerAuthentication => istio::PeerAuthentication::read(f, meta).into(),
             Kind::AuthorizationPolicy => istio::AuthorizationPolicy::read(f, meta).into(),
+            Kind::RequestAuthentication => istio::RequestAuthentication::read(f, meta).into(),
             Kind::VirtualService => istio::VirtualService::read(f, meta).into(),
             Kind::DestinationRule => istio::DestinationRule::read(f, meta).into(),
             Kind::ServiceEntry => istio::ServiceEntry::read(f, meta).into(),
             Kind::Gateway => istio::Gateway::read(f, meta).into(),
             Kind::Sidecar => istio::Sidecar::read(f, meta).into(),
             Kind::MeshConfig => MeshConfig::read(f, meta).into(),
+            Kind::IssuerKeys => istio::IssuerKeys { meta, keys: String::new() }.into(),
         }
     })
 }

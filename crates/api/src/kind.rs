@@ -63,7 +63,6 @@ const LATER: &[(&str, &[&str])] = &[
     ("networking.k8s.io", &["Ingress", "IngressClass", "NetworkPolicy"]),
     ("policy", &["PodDisruptionBudget"]),
     ("rbac.authorization.k8s.io", &["Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"]),
-    ("security.istio.io", &["RequestAuthentication"]),
     ("telemetry.istio.io", &["Telemetry"]),
 ];
 
@@ -85,12 +84,12 @@ impl Kind {
         self.row().name
     }
 
-    /// The group, empty for Kubernetes' own kinds and for [`Kind::MeshConfig`].
+    /// The group, empty for Kubernetes' own kinds, [`Kind::MeshConfig`] and [`Kind::IssuerKeys`].
     pub fn group(self) -> &'static str {
         self.row().group.name
     }
 
-    /// The versions of the group in which it is read; none for [`Kind::MeshConfig`], which is no document of its own.
+    /// The versions of the group in which it is read; none for [`Kind::MeshConfig`] and [`Kind::IssuerKeys`], which are no documents of their own.
     pub fn versions(self) -> &'static [&'static str] {
         self.row().group.versions
     }
@@ -267,7 +266,7 @@ mod tests {
     fn the_table() {
         let mut words = BTreeSet::new();
         for kind in Kind::ALL.iter().copied() {
-            let documented = kind != Kind::MeshConfig;
+            let documented = !matches!(kind, Kind::MeshConfig | Kind::IssuerKeys);
             assert_eq!(kind.stored_version().is_some(), documented, "{kind}");
             for version in kind.versions() {
                 assert_eq!(Kind::of_document(&joined(kind.group(), version), kind.name()), Ok(kind));
@@ -323,7 +322,8 @@ mod tests {
             ("networking.istio.io/v7", "Gateway", Some(Kind::Gateway), Some(Kind::Gateway)),
             ("securty.istio.io/v1", "AuthorizationPolicy", None, Some(Kind::AuthorizationPolicy)),
             ("security.istio.io/v1", "AuthorisationPolicy", None, Some(Kind::AuthorizationPolicy)),
-            ("security.istio.io/v1", "RequestAuthentication", None, None),
+            ("security.istio.io/v1", "RequestAuthentication", Some(Kind::RequestAuthentication), Some(Kind::RequestAuthentication)),
+            ("v1", "IssuerKeys", None, None),
             ("v1", "MeshConfig", None, None),
             ("", "MeshConfig", None, None),
         ] {

@@ -73,6 +73,8 @@ kinds! {
     PeerAuthentication(istio::PeerAuthentication) = Row::new(&SECURITY, "PeerAuthentication", "peerauthentications", &["pa"]);
     /// Who may call a workload.
     AuthorizationPolicy(istio::AuthorizationPolicy) = Row::new(&SECURITY, "AuthorizationPolicy", "authorizationpolicies", &["ap"]);
+    /// Whose tokens requests to a workload may bear.
+    RequestAuthentication(istio::RequestAuthentication) = Row::new(&SECURITY, "RequestAuthentication", "requestauthentications", &["ra"]);
     /// How requests to hosts are routed.
     VirtualService(istio::VirtualService) = Row::new(&NETWORKING, "VirtualService", "virtualservices", &["vs"]);
     /// How connections to a host are made.
@@ -85,6 +87,8 @@ kinds! {
     Sidecar(istio::Sidecar) = Row::new(&NETWORKING, "Sidecar", "sidecars", &[]);
     /// The mesh's own settings: a file, or key `mesh` of ConfigMap `istio-system/istio`. Boxed, since it is twice as large as any other and there is one.
     MeshConfig(Box<istio::MeshConfig>) = Row::new(&NONE, "MeshConfig", "meshconfigs", &[]);
+    /// Keys of an issuer of tokens, as the control plane has fetched them; never a document.
+    IssuerKeys(istio::IssuerKeys) = Row::new(&NONE, "IssuerKeys", "issuerkeysets", &[]);
 }
 
 impl From<istio::MeshConfig> for Object {

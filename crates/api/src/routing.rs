@@ -51,7 +51,7 @@ pub struct HttpMatch {
     pub method: Option<StringMatch>,
     /// The host with its port, if one was written.
     pub authority: Option<StringMatch>,
-    /// Headers that must match; names are lower case.
+    /// Headers that must match; names are lower case. A name of which [`claim_path`] knows a path is none: it stands for a token's claim.
     pub headers: BTreeMap<String, StringMatch>,
     /// Headers that must not match; names are lower case.
     pub without_headers: BTreeMap<String, StringMatch>,
@@ -67,6 +67,25 @@ pub struct HttpMatch {
     pub source_namespace: Option<String>,
     /// Only for these; empty: those of the whole object.
     pub gateways: Vec<GatewayRef>,
+}
+
+/// What stands before the name of a claim in the place of a header's name.
+const CLAIMS: &str = "@request.auth.claims";
+
+/// The path to a token's claim, where one stands in the place of a header: `@request.auth.claims.a.b`, or `@request.auth.claims[a][b]` for names that
+/// have dots. `None`: it is a header's name; the error: it is neither.
+///
+/// # Errors
+/// If it begins as one and has no path, or an empty name in it.
+pub fn claim_path(name: &str) -> Option<Result<Vec<String>, ()>> {
+    let start = name.get(..CLAIMS.len()).filter(|start| start.eq_ignore_ascii_case(CLAIMS))?;
+    let rest = &name[start.len()..];
+    let path: Option<Vec<String>> = match rest.strip_prefix('.') {
+        Some(path) => Some(path.split('.').map(str::to_owned).collect()),
+        None => rest.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).map(|names| names.split("][").map(str::to_owned).collect()),
+    };
+    let good = |path: &Vec<String>| path.iter().all(|part| !part.is_empty() && !part.contains(['[', ']']));
+    Some(path.filter(good).ok_or(()))
 }
 
 /// Where requests or connections go.

@@ -31,6 +31,7 @@ fn names() {
     for (kind, expected) in [
         (Kind::PeerAuthentication, "peerauthentications.security.istio.io pa v1,v1beta1 2"),
         (Kind::AuthorizationPolicy, "authorizationpolicies.security.istio.io ap v1,v1beta1 2"),
+        (Kind::RequestAuthentication, "requestauthentications.security.istio.io ra v1,v1beta1 0"),
         (Kind::VirtualService, "virtualservices.networking.istio.io vs v1,v1beta1,v1alpha3 3"),
         (Kind::DestinationRule, "destinationrules.networking.istio.io dr v1,v1beta1,v1alpha3 2"),
         (Kind::ServiceEntry, "serviceentries.networking.istio.io se v1,v1beta1,v1alpha3 4"),
@@ -39,7 +40,7 @@ fn names() {
     ] {
         assert_eq!(named(kind).as_deref(), Some(expected));
     }
-    assert_eq!(all().count(), 7, "Kubernetes' own kinds and MeshConfig are no custom resources");
+    assert_eq!(all().count(), 8, "Kubernetes' own kinds, MeshConfig and IssuerKeys are no custom resources");
 }
 
 #[test]

@@ -36,7 +36,7 @@ fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 #[test]
 fn every_kind_is_there() {
     let parsed = good();
-    for kind in Kind::ALL {
+    for kind in Kind::ALL.iter().filter(|kind| **kind != Kind::IssuerKeys) {
         assert!(parsed.good().any(|object| object.kind() == *kind), "{kind}");
     }
     let keys: Vec<_> = parsed.good().map(|object| object.key().to_string()).collect();

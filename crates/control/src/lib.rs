@@ -30,7 +30,7 @@ mod wire;
 mod writer;
 
 pub use error::Error;
-pub use options::Options;
+pub use options::{JwksOptions, Options};
 pub use run::{Running, run, start};
 pub use token::{CA_AUDIENCE, TokenError};
 

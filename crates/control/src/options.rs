@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use mizzen_api::istio::JwksBy;
 use mizzen_types::{TrustDomain, ports};
 
 /// How `mizzend` is started. Every field has the default that Istio has, if it has one.
@@ -40,6 +41,25 @@ pub struct Options {
     pub version: String,
     /// What is logged, as directives; it is told to tools.
     pub log: String,
+    /// Who fetches the keys of issuers of tokens.
+    pub jwks: JwksOptions,
+}
+
+/// How keys of issuers of tokens are fetched.
+#[derive(Clone, Debug)]
+pub struct JwksOptions {
+    /// Who fetches them.
+    pub by: JwksBy,
+    /// After how long they are fetched again; 20 min by default.
+    pub refresh: Duration,
+    /// Roots of servers, in PEM; none: the system's.
+    pub roots: Option<String>,
+}
+
+impl Default for JwksOptions {
+    fn default() -> Self {
+        JwksOptions { by: JwksBy::default(), refresh: Duration::from_secs(20 * 60), roots: None }
+    }
 }
 
 impl Default for Options {
@@ -59,6 +79,7 @@ impl Default for Options {
             root_namespace: "istio-system".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             log: String::new(),
+            jwks: JwksOptions::default(),
         }
     }
 }

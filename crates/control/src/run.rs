@@ -92,6 +92,7 @@ pub async fn start(options: Options) -> Result<Running, Error> {
     }
     let (sender, events) = mpsc::unbounded_channel();
     let (merge, ids) = Merge::new(dirs.len());
+    let told = sender.downgrade();
     let mut following = JoinSet::new();
     for (id, dir) in ids.into_iter().zip(dirs) {
         let last_good = options.last_good.as_deref().map(|folder| source::files::last_good_of(folder, &dir));
@@ -104,7 +105,7 @@ pub async fn start(options: Options) -> Result<Running, Error> {
             std::future::pending::<()>().await;
         }
     };
-    start_with(options, merge, events, sources).await
+    start_with(options, merge, (told, events), sources).await
 }
 
 /// Passes a folder's events on to the writer.
@@ -120,8 +121,8 @@ async fn forward(id: SourceId, dir: PathBuf, mut files: Files, writer: mpsc::Unb
 /// As [`start`], with events from elsewhere; `sources` is driven as long as the control plane runs.
 pub(crate) async fn start_with(
     options: Options,
-    merge: Merge,
-    events: writer::Events,
+    mut merge: Merge,
+    (told, events): (mpsc::WeakUnboundedSender<(SourceId, Event)>, writer::Events),
     sources: impl Future<Output = ()> + Send + 'static,
 ) -> Result<Running, Error> {
     let (stop, stopping) = watch::channel(false);
@@ -132,6 +133,14 @@ pub(crate) async fn start_with(
     let metrics = Arc::new(Metrics::default());
     let (publish, mut published) = watch::channel(None);
     let base = mesh_config(&options)?;
+    let roots = options.jwks.roots.clone().unwrap_or_else(source::key_fetch::system_roots);
+    let following = source::jwks::Following {
+        id: merge.join(),
+        refresh: options.jwks.refresh,
+        fetch: source::key_fetch::fetcher(&roots),
+        writer: told,
+    };
+    tasks.spawn(ends("the source of keys", source::jwks::follow(following, published.clone())));
     tasks.spawn(ends("the writer", writer::run(merge, events, base, faults.clone(), memo.clone(), metrics.clone(), publish)));
     // Nobody is served from half a configuration.
     let trust_domain = match published.wait_for(Option::is_some).await {
@@ -200,7 +209,7 @@ impl Running {
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
         // Sources and writer know no end of their own; all others have it after this.
-        let rest = async { while self.tasks.len() > 3 && self.tasks.join_next().await.is_some() {} };
+        let rest = async { while self.tasks.len() > 4 && self.tasks.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(GRACE, rest).await;
         self.tasks.shutdown().await;
     }
@@ -272,6 +281,7 @@ fn mesh_config(options: &Options) -> Result<MeshConfig, Error> {
     if config.trust_domain == TrustDomain::default() {
         config.trust_domain = options.trust_domain.clone();
     }
+    config.jwks_by = options.jwks.by;
     Ok(config)
 }
 

@@ -146,21 +146,25 @@ impl SnapshotBuilder {
     }
 
     /// The trust domain is one for a process's life: the CA and everybody's names hang on it. A MeshConfig that is silent about it gets the one
-    /// that the control plane was started with, and a change waits for the next start.
+    /// that the control plane was started with, and a change waits for the next start. Who fetches keys is a setting of the process too.
     fn domain_of_base(&self, object: Arc<Object>) -> Arc<Object> {
         let Object::MeshConfig(given) = &*object else { return object };
+        let jwks_by = match &*self.base {
+            Object::MeshConfig(base) => base.jwks_by,
+            _ => given.jwks_by,
+        };
         let ours = match &*self.base {
             Object::MeshConfig(base) if !self.ready => &base.trust_domain,
             _ => &self.current.mesh().trust_domain,
         };
         let silent = given.trust_domain == Default::default();
         if given.trust_domain == *ours || !(silent || self.ready) {
-            return object;
+            return if jwks_by == given.jwks_by { object } else { Arc::new(MeshConfig { jwks_by, ..(**given).clone() }.into()) };
         }
         if !silent {
             tracing::warn!(wished = %given.trust_domain, kept = %ours, "another trust domain needs a restart of the control plane");
         }
-        Arc::new(MeshConfig { trust_domain: ours.clone(), ..(**given).clone() }.into())
+        Arc::new(MeshConfig { trust_domain: ours.clone(), jwks_by, ..(**given).clone() }.into())
     }
 
     /// What has changed in the merged sources, as changes of the snapshot.

@@ -28,6 +28,7 @@ mod sight;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod view;
 mod workload;
 
@@ -48,3 +49,4 @@ pub use service::{
     TLS_MODE_LABEL, ZONE_LABEL, locality_of,
 };
 pub use snapshot::{Change, Snapshot};
+pub use tokens::{WantedKeys, wanted_keys};

@@ -51,6 +51,7 @@ typed! {
     ConfigMap: core::ConfigMap, Secret: core::Secret, PeerAuthentication: istio::PeerAuthentication,
     AuthorizationPolicy: istio::AuthorizationPolicy, VirtualService: istio::VirtualService, DestinationRule: istio::DestinationRule,
     ServiceEntry: istio::ServiceEntry, Gateway: istio::Gateway, Sidecar: istio::Sidecar, MeshConfig: istio::MeshConfig,
+    RequestAuthentication: istio::RequestAuthentication, IssuerKeys: istio::IssuerKeys,
 }
 
 /// The objects of one kind in one namespace.
@@ -200,7 +201,7 @@ impl Objects {
             changes.insert(Query::Object(key.clone()));
             changes.insert(Query::Namespace(key.kind, key.namespace.clone()));
             changes.insert(Query::Kind(key.kind));
-            if matches!(key.kind, Kind::AuthorizationPolicy | Kind::PeerAuthentication) {
+            if matches!(key.kind, Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication) {
                 changes.insert(Query::Closed(key.namespace.clone()));
             }
         }

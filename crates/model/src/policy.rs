@@ -35,7 +35,7 @@ impl PeerModes {
 pub struct WorkloadPolicies<'a> {
     /// Those that could be read.
     pub policies: Vec<&'a AuthorizationPolicy>,
-    /// Those that were refused: each denies all.
+    /// Those that were refused, RequestAuthentications too: each denies all, the latter all requests.
     pub closed: Vec<&'a Closed>,
 }
 
@@ -91,7 +91,8 @@ impl<'a> Reader<'a> {
                 named => scope == namespace && gateway.is_some_and(|own| named.iter().any(|name| name == own)),
             };
             found.policies.extend(self.in_namespace::<AuthorizationPolicy>(scope).filter(|policy| means(policy)));
-            let closed = self.closed(scope).into_iter().filter(|c| c.key.kind == Kind::AuthorizationPolicy);
+            let closed =
+                self.closed(scope).into_iter().filter(|c| matches!(c.key.kind, Kind::AuthorizationPolicy | Kind::RequestAuthentication));
             found.closed.extend(closed.filter(|c| bears(&c.selector)));
         }
         found

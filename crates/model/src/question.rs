@@ -51,6 +51,8 @@ pub enum Question {
     Sees(Key),
     /// The AuthorizationPolicies of the proxy's own workload.
     Policies,
+    /// The RequestAuthentications of the proxy's own workload.
+    Tokens,
     /// The modes of mutual TLS of the proxy's own workload.
     PeerModes,
     /// The services' ports that the proxy's own workload serves.
@@ -142,6 +144,7 @@ impl Question {
             Question::RoutedTo => drop(view.routed_to(reader)),
             Question::Sees(key) => drop(view.sees_key(reader, key)),
             Question::Policies => drop(view.policies(reader)),
+            Question::Tokens => drop(view.jwt_rules(reader)),
             Question::PeerModes => drop(view.peer_modes(reader)),
             Question::Served => drop(view.served(reader)),
             Question::Target(port) => drop(view.target(reader, *port)),

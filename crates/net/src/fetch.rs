@@ -92,13 +92,29 @@ pub async fn fetch(
     headers: HeaderMap,
     body: impl Into<Bytes> + Send,
 ) -> Result<Reply, FetchError> {
+    fetch_up_to(stream, method, host, target, headers, body, MAX_BODY).await
+}
+
+/// As [`fetch`], with an answer's body of so many bytes at most.
+///
+/// # Errors
+/// See [`FetchError`].
+pub async fn fetch_up_to(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    method: Method,
+    host: &str,
+    target: &str,
+    headers: HeaderMap,
+    body: impl Into<Bytes> + Send,
+    most: usize,
+) -> Result<Reply, FetchError> {
     let mut request = Request::builder().method(method).uri(target).header(http::header::HOST, host).body(Full::new(body.into()))?;
     request.headers_mut().extend(headers);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let answer = async {
         let response = sender.send_request(request).await?;
         let (head, body) = response.into_parts();
-        let body = Limited::new(body, MAX_BODY).collect().await.map_err(|e| FetchError::Body(e.to_string()))?.to_bytes();
+        let body = Limited::new(body, most).collect().await.map_err(|e| FetchError::Body(e.to_string()))?.to_bytes();
         Ok(Reply { status: head.status, headers: head.headers, body })
     };
     // Both are driven here, so that nothing is left behind when this future is dropped.

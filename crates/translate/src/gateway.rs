@@ -67,7 +67,8 @@ pub(crate) fn build_listener(scope: &Scope<'_, '_>, name: &str) -> Option<Listen
     let (_, number) = names::parse_listener(name).filter(|(bind, _)| *bind == ANY)?;
     let served = servers(scope).into_keys().find(|port| target(scope, *port) == number)?;
     let stat = names::stat(&format!("outbound_{name}"));
-    let manager = filters::http_manager(scope, Side::Gateway, stat, Routes::Rds(route_name(served)), rbac::filters(scope).http);
+    let manager =
+        filters::http_manager(scope, Side::Gateway, stat, Routes::Rds(route_name(served)), rbac::filters(scope, Side::Gateway).http);
     let head = FilterChain { transport_socket_connect_timeout: Some(wire::seconds(15)), ..Default::default() };
     Some(Listener {
         head: Head {

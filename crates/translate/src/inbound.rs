@@ -67,7 +67,7 @@ struct Target<'t> {
 
 pub(crate) fn build(scope: &Scope<'_, '_>) -> Listener {
     let modes = modes(scope);
-    let rbac = rbac::filters(scope);
+    let rbac = rbac::filters(scope, Side::Inbound);
     let trap = {
         let mut list: Vec<_> = metadata(scope);
         list.push(filters::black_hole());

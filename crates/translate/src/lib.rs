@@ -18,6 +18,7 @@ mod gateway;
 mod hash;
 mod inbound;
 mod index;
+mod jwt;
 mod lds;
 mod listener;
 mod locality;

@@ -1,7 +1,8 @@
-//! Authorization: a workload's policies as filters for requests and for connections: CUSTOM before AUDIT before DENY before ALLOW.
+//! Authorization: a workload's policies as filters for requests and for connections: CUSTOM before tokens before AUDIT before DENY before ALLOW.
 
 use std::{collections::HashMap, sync::Arc};
 
+use mizzen_api::Kind;
 use mizzen_api::istio::{Action, AuthorizationPolicy, Condition, MeshConfig, Operation, Peer, Rule};
 use mizzen_model::WorkloadPolicies;
 use mizzen_protos::envoy::envoy::{
@@ -17,6 +18,8 @@ use mizzen_protos::envoy::envoy::{
 use crate::{
     authz,
     draft::{Http, NetworkFilter},
+    filters::Side,
+    jwt,
     rbac_match::{any_permission, any_principal, operation, peer, permission, principal, source_condition, target_condition},
     scope::Scope,
 };
@@ -34,9 +37,10 @@ pub(crate) struct Filters {
 }
 
 /// The filters of the proxy's own workload.
-pub(crate) fn filters(scope: &Scope<'_, '_>) -> Filters {
+pub(crate) fn filters(scope: &Scope<'_, '_>, side: Side) -> Filters {
     let found = scope.policies();
     let mut filters = custom(scope, &found);
+    filters.http.extend(jwt::filter(scope, side).map(|config| Http::JwtAuthn(Arc::new(config))));
     for action in [Action::Audit, Action::Deny, Action::Allow] {
         filters.http.extend(Rules::of(scope.mesh(), &found, action, false).map(|rules| http_filter(action, rules)));
         filters.tcp.extend(Rules::of(scope.mesh(), &found, action, true).map(|rules| tcp_filter(action, rules)));
@@ -158,7 +162,8 @@ fn rules(mesh: &MeshConfig, found: &WorkloadPolicies<'_>, action: Action, tcp: b
         }
     }
     if action == Action::Deny && !dry_run {
-        for closed in &found.closed {
+        // Without its RequestAuthentication nobody knows whose a request is; connections are not asked for tokens.
+        for closed in found.closed.iter().filter(|closed| !tcp || closed.key.kind != Kind::RequestAuthentication) {
             all.insert(format!("ns[{}]-policy[{}]-rule[closed]", closed.key.namespace, closed.key.name), everything());
         }
     }

@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 
 use mizzen_api::{
     istio::{GatewayRef, HeaderOps, StringMatch},
-    routing::{Destination, DirectResponse, HttpAction, HttpDestination, HttpMatch, HttpRoute, Redirect, RedirectPort, Retries, Rewrite},
+    routing::{
+        Destination, DirectResponse, HttpAction, HttpDestination, HttpMatch, HttpRoute, Redirect, RedirectPort, Retries, Rewrite,
+        claim_path,
+    },
 };
 use mizzen_model::RouteRules;
 use mizzen_protos::{
@@ -30,13 +33,18 @@ use mizzen_protos::{
         extensions::retry::{
             host::previous_hosts::v3::PreviousHostsPredicate, priority::previous_priorities::v3::PreviousPrioritiesConfig,
         },
-        r#type::matcher::v3::{RegexMatchAndSubstitute, RegexMatcher, StringMatcher, string_matcher::MatchPattern},
+        r#type::matcher::v3::{
+            ListMatcher, MetadataMatcher, OrMatcher, RegexMatchAndSubstitute, RegexMatcher, StringMatcher, ValueMatcher, list_matcher,
+            metadata_matcher::{PathSegment, path_segment::Segment},
+            string_matcher::MatchPattern,
+            value_matcher::MatchPattern as ValuePattern,
+        },
     },
     wkt,
 };
 use mizzen_types::Hostname;
 
-use crate::{discovery, draft, filters, hash, names, scope::Scope, traffic, wire};
+use crate::{discovery, draft, filters, hash, jwt, names, scope::Scope, traffic, wire};
 
 /// Retries of routes that say nothing: only what surely did not reach the application.
 const RETRY_ON: &str = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
@@ -204,6 +212,27 @@ fn without(name: &str, wanted: &StringMatch) -> HeaderMatcher {
     HeaderMatcher { invert_match: true, treat_missing_header_as_empty: *wanted != StringMatch::Present, ..header(name, wanted) }
 }
 
+/// A token's claim in the place of a header: a text, or a list that has it.
+fn claim(name: &str, wanted: &StringMatch) -> Option<MetadataMatcher> {
+    let path = claim_path(name)?.ok()?;
+    let of = |pattern| ValueMatcher { match_pattern: Some(pattern) };
+    let value = match string(wanted) {
+        None => of(ValuePattern::PresentMatch(true)),
+        Some(text) => {
+            let text = of(ValuePattern::StringMatch(text));
+            let listed = ListMatcher { match_pattern: Some(list_matcher::MatchPattern::OneOf(Box::new(text.clone()))) };
+            of(ValuePattern::OrMatch(OrMatcher { value_matchers: vec![of(ValuePattern::ListMatch(Box::new(listed))), text] }))
+        }
+    };
+    let keys = std::iter::once(jwt::PAYLOAD.to_owned()).chain(path);
+    Some(MetadataMatcher {
+        filter: jwt::FILTER.into(),
+        path: keys.map(|key| PathSegment { segment: Some(Segment::Key(key)) }).collect(),
+        value: Some(value),
+        ..Default::default()
+    })
+}
+
 fn matching(m: &HttpMatch) -> RouteMatch {
     let path = match &m.uri {
         Some(StringMatch::Exact(path)) => PathSpecifier::Path(path.clone()),
@@ -211,8 +240,12 @@ fn matching(m: &HttpMatch) -> RouteMatch {
         Some(StringMatch::Regex(expression)) => PathSpecifier::SafeRegex(regex(expression)),
         Some(StringMatch::Present) | None => PathSpecifier::Prefix("/".into()),
     };
-    let mut headers: Vec<HeaderMatcher> = m.headers.iter().map(|(name, wanted)| header(name, wanted)).collect();
-    headers.extend(m.without_headers.iter().map(|(name, wanted)| without(name, wanted)));
+    let is_header = |(name, _): &(&String, &StringMatch)| claim_path(name).is_none();
+    let mut headers: Vec<HeaderMatcher> = m.headers.iter().filter(is_header).map(|(name, wanted)| header(name, wanted)).collect();
+    headers.extend(m.without_headers.iter().filter(is_header).map(|(name, wanted)| without(name, wanted)));
+    let mut claims: Vec<MetadataMatcher> = m.headers.iter().filter_map(|(name, wanted)| claim(name, wanted)).collect();
+    let without = m.without_headers.iter().filter_map(|(name, wanted)| claim(name, wanted));
+    claims.extend(without.map(|matcher| MetadataMatcher { invert: true, ..matcher }));
     for (name, wanted) in [(":method", &m.method), (":authority", &m.authority), (":scheme", &m.scheme)] {
         headers.extend(wanted.as_ref().map(|wanted| header(name, wanted)));
     }
@@ -223,6 +256,7 @@ fn matching(m: &HttpMatch) -> RouteMatch {
     RouteMatch {
         case_sensitive: Some(wire::bool_value(!m.ignore_uri_case)),
         headers,
+        dynamic_metadata: claims,
         query_parameters: m.query_params.iter().map(query).collect(),
         path_specifier: Some(path),
         ..Default::default()

@@ -68,6 +68,32 @@ pub struct MeshConfig {
     pub extension_providers: Vec<ExtensionProvider>,
     /// Settings of all proxies.
     pub default_config: ProxyConfig,
+    /// Who fetches keys of issuers of tokens: the control plane's own setting, which stands in no MeshConfig.
+    pub jwks_by: JwksBy,
+}
+
+/// Who fetches the keys at a RequestAuthentication's `jwksUri`: Istio's `PILOT_JWT_ENABLE_REMOTE_JWKS`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum JwksBy {
+    /// The control plane.
+    #[default]
+    Istiod,
+    /// The proxy where the URL is one of a service of the mesh, else the control plane.
+    Hybrid,
+    /// The proxy.
+    Envoy,
+}
+
+impl JwksBy {
+    /// By the words that Istio takes.
+    pub fn named(text: &str) -> Option<JwksBy> {
+        Some(match text.to_ascii_lowercase().as_str() {
+            "" | "false" | "istiod" => JwksBy::Istiod,
+            "true" | "hybrid" => JwksBy::Hybrid,
+            "envoy" => JwksBy::Envoy,
+            _ => return None,
+        })
+    }
 }
 
 /// Settings of a proxy.
@@ -130,6 +156,7 @@ impl Default for MeshConfig {
             default_destination_rule_export_to: Vec::new(),
             extension_providers: Vec::new(),
             default_config: ProxyConfig::default(),
+            jwks_by: JwksBy::default(),
         }
     }
 }
@@ -200,6 +227,7 @@ impl MeshConfig {
             default_destination_rule_export_to: ExportTo::read_list(f, "defaultDestinationRuleExportTo"),
             extension_providers: ExtensionProvider::read_list(f),
             default_config: f.opt_sub("defaultConfig", ProxyConfig::read).unwrap_or_default(),
+            jwks_by: default.jwks_by,
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     read::{At, Fields, quoted},
     routing::{
         Destination, DirectResponse, HttpAction, HttpDestination, HttpMatch, HttpRoute, Redirect, RedirectPort, RegexRewrite, Retries,
-        Rewrite, TcpDestination, TcpMatch, TcpRoute,
+        Rewrite, TcpDestination, TcpMatch, TcpRoute, claim_path,
     },
     table,
 };
@@ -32,6 +32,13 @@ impl VirtualService {
             let tcp: Vec<_> = f.list("tcp").iter().map(|at| at.fields(|f| TcpRoute::read(f, &namespace))).collect();
             if http.is_empty() && tcp.is_empty() && !hosts.is_empty() && !f.written("tls") {
                 f.at.fail("must have at least one route in http or tcp");
+            }
+            // Where there is no gateway there is no filter that knows claims, and what is asked for without one would always match.
+            let for_gateways = gateways.iter().any(|gateway| *gateway != GatewayRef::Mesh);
+            let asks = |m: &HttpMatch| m.headers.keys().chain(m.without_headers.keys()).any(|name| claim_path(name).is_some());
+            let in_mesh = |m: &HttpMatch| !m.gateways.is_empty() && m.gateways.iter().all(|gateway| *gateway == GatewayRef::Mesh);
+            if http.iter().flat_map(|rule: &HttpRoute| &rule.matches).any(|m| asks(m) && (!for_gateways || in_mesh(m))) {
+                f.slot("gateways").fail("must name a gateway: only gateways route by claims (`@request.auth.claims`)");
             }
             VirtualService { meta, hosts, gateways, export_to: ExportTo::read_list(f, "exportTo"), http, tcp }
         })
@@ -118,6 +125,14 @@ impl HttpMatch {
 
 /// A header to match on; the parts of the request line have fields of their own.
 fn match_header(at: &At<'_>, name: &str) -> String {
+    match claim_path(name) {
+        Some(Ok(_)) => return name.to_owned(),
+        Some(Err(())) => {
+            at.fail(format!("{} is no claim: write `@request.auth.claims.NAME` or `@request.auth.claims[NAME][NAME]`", quoted(name)));
+            return name.to_owned();
+        }
+        None => {}
+    }
     if name.starts_with(':') {
         at.fail(format!("{} has a field of its own: uri, scheme, method or authority", quoted(name)));
         return name.to_owned();

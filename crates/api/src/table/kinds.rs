@@ -1,7 +1,8 @@
 //! Which table is a kind's, and what `kubectl get` shows of its objects.
 
 use super::{
-    AUTHORIZATION_POLICY, DESTINATION_RULE, GATEWAY, MESH_CONFIG, PEER_AUTHENTICATION, SERVICE_ENTRY, SIDECAR, Type, VIRTUAL_SERVICE,
+    AUTHORIZATION_POLICY, DESTINATION_RULE, GATEWAY, MESH_CONFIG, PEER_AUTHENTICATION, REQUEST_AUTHENTICATION, SERVICE_ENTRY, SIDECAR,
+    Type, VIRTUAL_SERVICE,
 };
 use crate::Kind;
 
@@ -18,6 +19,7 @@ pub(crate) fn kind_table(kind: Kind) -> Option<KindTable> {
     let (of, columns): (_, &[_]) = match kind {
         Kind::PeerAuthentication => (&PEER_AUTHENTICATION, &[("Mode", ".spec.mtls.mode")]),
         Kind::AuthorizationPolicy => (&AUTHORIZATION_POLICY, &[("Action", ".spec.action")]),
+        Kind::RequestAuthentication => (&REQUEST_AUTHENTICATION, &[]),
         Kind::Sidecar => (&SIDECAR, &[]),
         Kind::Gateway => (&GATEWAY, &[]),
         Kind::ServiceEntry => {
@@ -26,7 +28,14 @@ pub(crate) fn kind_table(kind: Kind) -> Option<KindTable> {
         Kind::DestinationRule => (&DESTINATION_RULE, &[("Host", ".spec.host")]),
         Kind::VirtualService => (&VIRTUAL_SERVICE, &[("Gateways", ".spec.gateways"), ("Hosts", ".spec.hosts")]),
         Kind::MeshConfig => (&MESH_CONFIG, &[]),
-        Kind::Namespace | Kind::Service | Kind::ServiceAccount | Kind::Deployment | Kind::Pod | Kind::ConfigMap | Kind::Secret => {
+        Kind::Namespace
+        | Kind::Service
+        | Kind::ServiceAccount
+        | Kind::Deployment
+        | Kind::Pod
+        | Kind::ConfigMap
+        | Kind::Secret
+        | Kind::IssuerKeys => {
             return None;
         }
     };

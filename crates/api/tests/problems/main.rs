@@ -10,7 +10,7 @@ use mizzen_api::{Parsed, parse_documents};
 /// A document of a kind that is fine but for its spec (from the line after `spec:`).
 fn doc(kind: &str, spec: &str) -> String {
     let version = match kind {
-        "PeerAuthentication" | "AuthorizationPolicy" => "security.istio.io/v1",
+        "PeerAuthentication" | "RequestAuthentication" | "AuthorizationPolicy" => "security.istio.io/v1",
         "VirtualService" | "DestinationRule" | "ServiceEntry" | "Gateway" | "Sidecar" => "networking.istio.io/v1",
         "Deployment" => "apps/v1",
         _ => "v1",
@@ -144,7 +144,8 @@ fn kinds() {
         ("v1", "MeshConfig", "2: kind: unknown kind `MeshConfig`".to_owned()),
         ("v1", "''", "2: kind: is required".to_owned()),
         ("apps/v1", "StatefulSet", "2: kind: StatefulSet is not supported yet".to_owned()),
-        ("security.istio.io/v1", "RequestAuthentication", "2: kind: RequestAuthentication is not supported yet".to_owned()),
+        ("telemetry.istio.io/v1", "Telemetry", "2: kind: Telemetry is not supported yet".to_owned()),
+        ("v1", "IssuerKeys", "2: kind: unknown kind `IssuerKeys`".to_owned()),
     ] {
         let check_lines = |text: String, expected: String| {
             let lines: Vec<String> = expected.lines().map(|line| format!("a.yaml:{line}")).collect();

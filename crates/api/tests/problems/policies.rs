@@ -2,13 +2,13 @@
 
 use mizzen_api::Kind;
 
-use crate::{check, check_spec, check_warnings, parse};
+use crate::{WHO, check, check_spec, check_warnings, parse};
 
 #[test]
 fn a_refused_policy_says_whom_it_closes() {
     let head = "apiVersion: security.istio.io/v1\nkind: KIND\nmetadata:\n  name: x\n  namespace: shop\nspec:\n";
     let check = |spec: &str, labels: Option<&str>| {
-        for kind in [Kind::AuthorizationPolicy, Kind::PeerAuthentication] {
+        for kind in [Kind::AuthorizationPolicy, Kind::PeerAuthentication, Kind::RequestAuthentication] {
             let parsed = parse(&format!("{}{spec}", head.replace("KIND", kind.name())));
             let closes = parsed.objects[0].as_ref().unwrap_err().closes.clone().unwrap();
             assert_eq!((closes.kind, &*closes.namespace), (kind, "shop"));
@@ -32,7 +32,7 @@ fn a_refused_policy_says_whom_it_closes() {
         parsed.objects[0].as_ref().unwrap_err().closes.as_ref().map(|closes| closes.kind)
     };
     assert_eq!(closes("AuthorizationPolicie"), Some(Kind::AuthorizationPolicy));
-    assert_eq!(closes("RequestAuthentication"), None, "another one");
+    assert_eq!(closes("RequestAuthentications"), Some(Kind::RequestAuthentication));
     assert_eq!(closes("Servce"), None);
 }
 
@@ -267,4 +267,88 @@ fn dry_runs() {
     let spec = "{action: CUSTOM, provider: {name: p}, rules: [{}]}";
     check(&policy("1", spec), &[&format!("a.yaml:1: AuthorizationPolicy default/x: {custom}")]);
     check(&policy("0", spec), &[]);
+}
+
+#[test]
+fn request_authentications() {
+    let rule = |more: &str| format!("jwtRules:\n- issuer: https://a.example\n  {more}");
+    let at = |line, rest: &str| vec![(line, format!("spec.jwtRules[0].{rest}"))];
+    let keys = r#"{"keys":[{"kty":"RSA","n":"AQAB","e":"AQAB"}]}"#;
+    let url = |is: &str| format!("jwksUri: must be http://HOST[:PORT]/PATH or https://HOST[:PORT]/PATH, is `{is}`");
+    let no_key = "jwks: has no key of use: ";
+    for (spec, expected) in [
+        ("jwtRules: [{}]".to_owned(), at(1, "issuer: is required")),
+        ("jwtRules: [{issuer: ''}]".to_owned(), at(1, "issuer: must not be empty")),
+        ("jwtRules: [{issuer: 7}]".to_owned(), at(1, "issuer: must be a text, is the number 7: put it in quotes")),
+        (
+            "jwtRules: [{issuer: somebody}]".to_owned(),
+            at(1, "issuer: must be a URL where neither jwks nor jwksUri is written, is `somebody`"),
+        ),
+        (
+            rule(&format!("jwks: '{keys}'\n  jwksUri: https://a.example/k")),
+            at(4, "jwksUri: excludes `jwks`: only one of jwks, jwksUri may be written"),
+        ),
+        (rule("jwksUri: ''"), at(3, "jwksUri: must not be empty")),
+        (rule("jwksUri: a.example/keys"), at(3, &url("a.example/keys"))),
+        (rule("jwksUri: ftp://a.example/keys"), at(3, &url("ftp://a.example/keys"))),
+        (rule("jwksUri: file:///etc/passwd"), at(3, &url("file:///etc/passwd"))),
+        (rule("jwksUri: https://user@a.example/keys"), at(3, &url("https://user@a.example/keys"))),
+        (rule("jwks: ''"), at(3, "jwks: must not be empty")),
+        (rule("jwks: '{'"), at(3, "jwks: is no JSON: EOF while parsing an object at line 1 column 1")),
+        (rule("jwks: '{}'"), at(3, "jwks: is no key set: it has no `keys`")),
+        (rule("jwks: '{\"keys\":7}'"), at(3, "jwks: has `keys` that are no list")),
+        (rule("jwks: '{\"keys\":[]}'"), at(3, "jwks: has no key")),
+        (rule("jwks: '{\"keys\":[{}]}'"), at(3, &format!("{no_key}keys[0] has no `kty`"))),
+        (rule("jwks: '{\"keys\":[{\"kty\":\"RSA\",\"e\":\"AQAB\"}]}'"), at(3, &format!("{no_key}keys[0] has no `n`"))),
+        (rule("jwks: '{\"keys\":[{\"kty\":\"x\"}]}'"), at(3, &format!("{no_key}keys[0] is of the type `x`, which is not supported"))),
+        (
+            rule("jwks: '{\"keys\":[{\"kty\":\"oct\",\"k\":\"AAAA\"}]}'"),
+            at(3, &format!("{no_key}keys[0] is a shared secret (`oct`), which is not supported")),
+        ),
+        (
+            rule("jwks: '{\"keys\":[{\"kty\":\"EC\",\"crv\":\"P-1\",\"x\":\"A\",\"y\":\"A\"}]}'"),
+            at(3, &format!("{no_key}keys[0] is on the curve `P-1`, which is not supported")),
+        ),
+        (rule("fromHeaders: [{prefix: a}]"), at(3, "fromHeaders[0].name: is required")),
+        (rule("fromHeaders: [{name: ''}]"), at(3, "fromHeaders[0].name: must not be empty")),
+        (rule("fromHeaders: [{name: a b}]"), at(3, "fromHeaders[0].name: `a b` is no header name")),
+        (rule("fromParams: ['']"), at(3, "fromParams[0]: must not be empty")),
+        (rule("fromCookies: ['']"), at(3, "fromCookies[0]: must not be empty")),
+        (rule("audiences: ['']"), at(3, "audiences[0]: must not be empty")),
+        (rule("spaceDelimitedClaims: ['']"), at(3, "spaceDelimitedClaims[0]: must not be empty")),
+        (rule("outputPayloadToHeader: a b"), at(3, "outputPayloadToHeader: `a b` is no header name")),
+        (rule("outputPayloadToHeader: Host"), at(3, "outputPayloadToHeader: `host` is no header for claims")),
+        (rule("outputPayloadToHeader: ''"), at(3, "outputPayloadToHeader: must not be empty")),
+        (rule("outputClaimToHeaders: [{claim: sub}]"), at(3, "outputClaimToHeaders[0].header: is required")),
+        (rule("outputClaimToHeaders: [{header: x}]"), at(3, "outputClaimToHeaders[0].claim: is required")),
+        (rule("outputClaimToHeaders: [{header: x, claim: ''}]"), at(3, "outputClaimToHeaders[0].claim: must not be empty")),
+        (
+            rule("outputClaimToHeaders: [{header: content-length, claim: a}]"),
+            at(3, "outputClaimToHeaders[0].header: `content-length` is no header for claims"),
+        ),
+        (
+            rule("outputClaimToHeaders: [{header: ':authority', claim: a}]"),
+            at(3, "outputClaimToHeaders[0].header: `:authority` is no header for claims"),
+        ),
+        (rule("timeout: 0s"), at(3, "timeout: must be at least 1ms")),
+        (rule("timeout: fast"), at(3, "timeout: `fast` is no duration: write it as 1.5s, 300ms or 1h30m")),
+        (rule("presence: REQUIRED"), at(3, &format!("presence: REQUIRED {WHO}"))),
+        (rule("presence: never"), at(3, "presence: must be one of OPTIONAL, REQUIRED, is `never`")),
+        (rule("jwksUrl: x"), at(3, "jwksUrl: unknown field, did you mean `jwksUri`?")),
+        ("targetRefs: []".to_owned(), vec![(1, format!("spec.targetRefs: {WHO}"))]),
+        ("targetRef: {}".to_owned(), vec![(1, format!("spec.targetRef: {WHO}"))]),
+        (
+            "selector: {matchLabels: {app: '*'}}".to_owned(),
+            vec![(
+                1,
+                "spec.selector.matchLabels.app: `*` is no label value: letters, digits and inner `-`, `_`, `.`, at most 63".to_owned(),
+            )],
+        ),
+    ] {
+        let expected: Vec<(u32, &str)> = expected.iter().map(|(line, rest)| (*line, rest.as_str())).collect();
+        check_spec("RequestAuthentication", &spec, &expected);
+    }
+    let mixed = r#"jwks: '{"keys":[{"kty":"oct","k":"AAAA"},{"kty":"RSA","n":"AQAB","e":"AQAB"}]}'"#;
+    let warning = "spec.jwtRules[0].jwks: keys[0] is a shared secret (`oct`), which is not supported";
+    check_warnings("RequestAuthentication", &rule(mixed), &[(3, warning)]);
 }

@@ -317,3 +317,32 @@ fn sidecars() {
         check_spec("Sidecar", spec, &[(line, &expected)]);
     }
 }
+
+#[test]
+fn claims_in_the_place_of_headers() {
+    let to = "route: [{destination: {host: b}}]";
+    let spec = |gateways: &str, header: &str, more: &str| {
+        format!("hosts: [a.example]\n{gateways}\nhttp:\n- match: [{{headers: {{'{header}': {{exact: x}}}}{more}}}]\n  {to}")
+    };
+    let gateway = "gateways: [g]";
+    let needed = "spec.gateways: must name a gateway: only gateways route by claims (`@request.auth.claims`)";
+    for good in ["@request.auth.claims.sub", "@request.auth.claims.a.B", "@request.auth.claims[a.b][c]", "@Request.Auth.Claims.x"] {
+        check_spec("VirtualService", &spec(gateway, good, ""), &[]);
+        check_spec("VirtualService", &spec("gateways: [g, mesh]", good, ""), &[]);
+    }
+    check_spec("VirtualService", &spec("gateways: [mesh]", "@request.auth.claims.a", ""), &[(2, needed)]);
+    check_spec("VirtualService", &spec("gateways: [g, mesh]", "@request.auth.claims.a", ", gateways: [mesh]"), &[(2, needed)]);
+    for bad in [
+        "@request.auth.claims",
+        "@request.auth.claims.",
+        "@request.auth.claims.a..b",
+        "@request.auth.claims[]",
+        "@request.auth.claims[a",
+        "@request.auth.claims[a]b",
+    ] {
+        let why = format!(
+            "spec.http[0].match[0].headers[\"{bad}\"]: `{bad}` is no claim: write `@request.auth.claims.NAME` or `@request.auth.claims[NAME][NAME]`"
+        );
+        check_spec("VirtualService", &spec(gateway, bad, ""), &[(4, &why)]);
+    }
+}

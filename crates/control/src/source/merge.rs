@@ -118,6 +118,13 @@ impl Merge {
         (merge, (0..).take(sources).map(SourceId).collect())
     }
 
+    /// One more source, of the lowest precedence, which has listed: nobody waits for it.
+    pub fn join(&mut self) -> SourceId {
+        let id = SourceId(u32::try_from(self.sources.len()).unwrap_or(u32::MAX));
+        self.sources.push(Source { listed: true, ..Source::default() });
+        id
+    }
+
     /// Takes what a source says. Faults and warnings are none of its business: they are by file, and of one source alone.
     pub fn take(&mut self, source: SourceId, event: Event) {
         let Some(state) = self.state(source) else { return };

@@ -5,6 +5,8 @@
 
 pub mod files;
 mod fold;
+pub(crate) mod jwks;
+pub(crate) mod key_fetch;
 mod last_good;
 pub mod merge;
 mod scan;

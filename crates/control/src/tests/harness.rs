@@ -148,7 +148,8 @@ impl World {
         for event in [Event::Init].into_iter().chain(objects(yaml).into_iter().map(Event::Apply)).chain([Event::InitDone]) {
             events.send((sources[0], event)).unwrap();
         }
-        let running = start_with(Self::options(&folder, &state), merge, received, std::future::pending()).await.unwrap();
+        let running =
+            start_with(Self::options(&folder, &state), merge, (events.downgrade(), received), std::future::pending()).await.unwrap();
         let root = std::fs::read_to_string(folder.path().join("root.pem")).unwrap();
         World { running, source: sources[0], events, root, folder, state, yaml }
     }

@@ -1,5 +1,9 @@
 //! What policies say.
 
+use std::sync::Arc;
+
+use mizzen_model::Snapshot;
+
 use super::{check, explain, object, shop, shop_with};
 use crate::{Side, StepKind, Verdict};
 
@@ -109,6 +113,36 @@ fn somebody_else_is_asked() {
             ("shop/web GET reviews:9080/asked/never", &format!("{to} = denied by ns[shop]-policy[never]-rule[0]")),
         ],
     );
+}
+
+/// Of issuer `a`, about `ann`, good until 2,000,000,000; who has the key has thrown it away.
+const TOKEN: &str = "eyJhbGciOiJFZERTQSJ9.eyJpc3MiOiJhIiwic3ViIjoiYW5uIiwiZXhwIjoyMDAwMDAwMDAwfQ.6cAfrLu2NZst0D39Jm31Jmc82v9Zs4tMoqf2caI-wHjJEXJkcqOWVXV5DAXe_Grcmc7roV99BHXLV_LfD7dfBA";
+const KEYS: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"xdP_Bu4LNw12p2wI8rqMu_BvKwxF4bVERgZsHRvj4sM"}]}"#;
+
+#[test]
+fn tokens() {
+    let users = |issuer: &str, keys: &str| {
+        let spec = format!(
+            "{{selector: {{matchLabels: {{app: reviews}}}}, jwtRules: [{{issuer: {issuer}, {keys}, fromHeaders: [{{name: x-token}}]}}]}}"
+        );
+        object("RequestAuthentication", "users", &spec)
+    };
+    let to = "outbound|9080||reviews [shop/v1 shop/v2]";
+    let call = |more: &str| format!("shop/web GET reviews:9080/ {more}").trim_end().to_owned();
+    let good = call(&format!("x-token={TOKEN} at=1999999999"));
+    let check = |snapshot: &Arc<Snapshot>, call: &str, end: &str| check(snapshot, &[(call, &format!("{to} = {end}"))]);
+    let snapshot = shop(&[users("a", &format!("jwks: '{KEYS}'"))]);
+    check(&snapshot, &call(""), "delivered");
+    check(&snapshot, &good, "delivered");
+    check(&snapshot, &call(&format!("x-token={TOKEN}")), "unknown");
+    check(&snapshot, &call(&format!("x-token={TOKEN} at=2000000061")), "401");
+    check(&snapshot, &call("x-token=a.b.c at=1"), "401");
+    check(&shop(&[users("b", &format!("jwks: '{KEYS}'"))]), &good, "401");
+    // Keys that nobody has fetched let nobody in, whose token it may be.
+    check(&shop(&[users("a", "jwksUri: 'https://a.example/keys'")]), &good, "401");
+    let text = explain(&snapshot, &call(&format!("x-token={TOKEN} at=2000000061"))).to_string();
+    assert!(text.contains("it has expired 61 s ago (clocks may differ by 60 s)"), "{text}");
+    assert!(text.contains("request authentication: "), "{text}");
 }
 
 /// The whole result can be written as JSON, and read as text.

@@ -141,7 +141,7 @@ mod tests {
         check(bearer(), &of("Basic x, Bearer a.b.c=="), &["a.b.c=="]);
         check(bearer(), &of("Bearer a, Bearer b"), &["a, ", "b"]);
         check(bearer(), &head("/", &[("authorization", "Bearer a"), ("authorization", "Bearer b")]), &["a,", "b"]);
-        check(TokenLocation::Header("x-token".into(), "".into()), &head("/", &[("x-token", "a.b.c ")]), &["a.b.c"]);
+        check(TokenLocation::Header("x-token".into(), "".into()), &head("/", &[("x-token", "a.b.c")]), &["a.b.c"]);
         check(TokenLocation::Header("x-token".into(), "".into()), &head("/", &[("x-token", "a"), ("x-token", "b")]), &["a,b"]);
         let param = || TokenLocation::Param("t".into());
         for (path, wanted) in [

@@ -4,7 +4,8 @@ use std::{net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use mizzen_control::Options;
+use mizzen_api::istio::JwksBy;
+use mizzen_control::{JwksOptions, Options};
 use mizzen_types::{TrustDomain, ports};
 
 /// The control plane of a Mizzen mesh: follows folders of YAML, is the certificate authority, and configures the proxies.
@@ -56,6 +57,20 @@ pub(crate) fn main() -> ExitCode {
     super::exit("mizzend", run(MizzendArgs::parse()))
 }
 
+/// How keys of issuers of tokens are fetched, by Istio's variables.
+fn jwks() -> Result<JwksOptions> {
+    let mut options = JwksOptions::default();
+    if let Ok(text) = std::env::var("PILOT_JWT_ENABLE_REMOTE_JWKS") {
+        let wrong = || format!("PILOT_JWT_ENABLE_REMOTE_JWKS={text}: must be one of istiod, false, hybrid, true, envoy");
+        options.by = JwksBy::named(&text).with_context(wrong)?;
+    }
+    if let Ok(text) = std::env::var("PILOT_JWT_PUB_KEY_REFRESH_INTERVAL") {
+        let refresh = crate::up::duration(&text).ok().filter(|refresh| !refresh.is_zero());
+        options.refresh = refresh.with_context(|| format!("PILOT_JWT_PUB_KEY_REFRESH_INTERVAL={text}: must be a duration, as 20m"))?;
+    }
+    Ok(options)
+}
+
 fn run(args: MizzendArgs) -> Result<()> {
     super::log()?;
     mizzen_net::keep_little_memory();
@@ -74,6 +89,7 @@ fn run(args: MizzendArgs) -> Result<()> {
         workload_cert_ttl: args.workload_cert_ttl,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         log: super::directives(),
+        jwks: jwks()?,
         ..Options::default()
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

@@ -7,8 +7,8 @@ use mizzen_protos::{
     envoy::envoy::extensions::{
         filters::{
             http::{
-                cors::v3::Cors, ext_authz::v3::ExtAuthz, fault::v3::HttpFault, grpc_stats::v3::FilterConfig as GrpcStats, rbac::v3::Rbac,
-                router::v3::Router,
+                cors::v3::Cors, ext_authz::v3::ExtAuthz, fault::v3::HttpFault, grpc_stats::v3::FilterConfig as GrpcStats,
+                jwt_authn::v3::JwtAuthentication, rbac::v3::Rbac, router::v3::Router,
             },
             network::http_connection_manager::v3::{HttpConnectionManager, HttpFilter, RequestIdExtension, http_filter},
         },
@@ -38,6 +38,7 @@ pub(crate) enum Http {
     /// Shared by the chains of a listener.
     Rbac(Arc<Rbac>),
     ExtAuthz(Box<ExtAuthz>),
+    JwtAuthn(Arc<JwtAuthentication>),
     GrpcStats(GrpcStats),
     Alpn(alpn::FilterConfig),
     Fault(Box<HttpFault>),
@@ -64,6 +65,7 @@ impl Http {
             Http::PeerMetadata(config) => (METADATA_EXCHANGE, pack_istio(&config)),
             Http::Rbac(config) => ("envoy.filters.http.rbac", pack(&*config)),
             Http::ExtAuthz(config) => ("envoy.filters.http.ext_authz", pack(&*config)),
+            Http::JwtAuthn(config) => (crate::jwt::FILTER, pack(&*config)),
             Http::GrpcStats(config) => ("envoy.filters.http.grpc_stats", pack(&config)),
             Http::Alpn(config) => ("istio.alpn", pack_as("istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig", &config)),
             Http::Fault(config) => (FAULT, pack(&*config)),

@@ -5,6 +5,7 @@ mod custom;
 mod drafts;
 mod gateways;
 mod inbound;
+mod jwt;
 mod memo;
 mod on_demand;
 mod outbound;
