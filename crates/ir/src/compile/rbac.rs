@@ -23,7 +23,7 @@ pub(crate) fn compile(cx: &mut Cx, m: rbac::Rbac) -> Res<Rbac> {
     policies.sort_by(|(a, _), (b, _)| a.cmp(b));
     let one = |(n, p): (String, rbac::Policy)| cx.within(&format!("policies[{n}]"), |cx| policy(cx, &n, p));
     let policies: Vec<Policy> = policies.into_iter().map(one).collect::<Res<_>>()?;
-    Ok(Rbac { action, policies: policies.into() })
+    Ok(Rbac::new(action, policies))
 }
 
 fn policy(cx: &mut Cx, title: &str, p: rbac::Policy) -> Res<Policy> {

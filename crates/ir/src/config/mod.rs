@@ -11,6 +11,7 @@ mod listener;
 mod matchers;
 mod mesh;
 mod rbac;
+mod rbac_index;
 mod route;
 mod tls;
 mod used;
@@ -46,6 +47,7 @@ pub use listener::{
 pub use matchers::{Fraction, HeaderMatch, HeaderTest, MetadataMatch, ParamMatch, Regex, StringMatch, StringTest, ValueMatch};
 pub use mesh::{MeshHost, MeshIndex};
 pub use rbac::{Action as RbacAction, Expr, Policy, Rbac};
+pub(crate) use rbac_index::RbacIndex;
 pub use route::{
     Action, ClusterChoice, Direct, Elsewhere, Forward, HostRewrite, OwnHost, PathMatch, PathRewrite, Redirect, RedirectPath, RegexRewrite,
     RetryOn, RetryPolicy, Route, RouteConfig, RouteMatch, Target, VirtualHost,

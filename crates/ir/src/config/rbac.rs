@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mizzen_types::{IpRange, Name};
 
-use super::{HeaderMatch, MetadataMatch, Regex, StringMatch};
+use super::{HeaderMatch, MetadataMatch, RbacIndex, Regex, StringMatch};
 
 /// A set of policies with one action.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,6 +14,15 @@ pub struct Rbac {
     pub action: Action,
     /// In the order of their names.
     pub policies: Arc<[Policy]>,
+    /// Which of them can match at all.
+    pub(crate) index: Arc<RbacIndex>,
+}
+
+impl Rbac {
+    /// A set of policies, which are in the order of their names.
+    pub fn new(action: Action, policies: Vec<Policy>) -> Rbac {
+        Rbac { action, index: RbacIndex::of(&policies).into(), policies: policies.into() }
+    }
 }
 
 /// What a match means.

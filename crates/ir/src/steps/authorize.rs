@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use mizzen_types::Name;
 
-use crate::config::{Expr, Policy, Rbac, RbacAction};
+use crate::config::{Expr, Policy, Rbac, RbacAction, RbacIndex};
 use crate::steps::matchers::without_query;
 use crate::steps::spelling::spelled;
 use crate::{Metadata, PolicyFacts, Trace};
@@ -35,11 +35,13 @@ pub struct BoundRbac {
     open: Box<[(u32, bool)]>,
 }
 
-/// Evaluates what the connection alone decides. `facts.request` is not looked at, nor is the client's address from headers.
+/// Evaluates what the connection alone decides. `facts.request` is not looked at, nor is the client's address from headers. Policies that ask for the
+/// path or the host of a request by its exact value are left to the request, of which there is only one.
 pub fn bind(rbac: &Rbac, facts: &PolicyFacts<'_>) -> BoundRbac {
     let eval = Eval { facts, later: true, grants: grants(rbac) };
     let mut open = Vec::new();
-    for (i, policy) in (0u32..).zip(rbac.policies.iter()) {
+    for i in Candidates(rbac.index.connection_lists(facts)) {
+        let Some(policy) = rbac.policies.get(i as usize) else { continue };
         match eval.policy(policy) {
             Some(false) => {}
             Some(true) => {
@@ -57,14 +59,77 @@ impl BoundRbac {
     /// As [`authorize`], for a request on the connection that this was made for.
     pub fn authorize(&self, rbac: &Rbac, facts: &PolicyFacts<'_>) -> Verdict {
         let eval = Eval { facts, later: false, grants: grants(rbac) };
-        let mut open = self.open.iter().filter_map(|(i, always)| Some((rbac.policies.get(*i as usize)?, *always)));
-        verdict(rbac, open.find(|(policy, always)| *always || eval.policy(policy) == Some(true)).map(|(policy, _)| policy))
+        let mut open = self.open.iter().copied().peekable();
+        let mut asked = Candidates([rbac.index.path_list(facts), rbac.index.host_list(facts)]).peekable();
+        let in_order = std::iter::from_fn(|| match (open.peek(), asked.peek()) {
+            (Some((i, _)), Some(j)) if i <= j => open.next(),
+            (_, Some(_)) => asked.next().map(|j| (j, false)),
+            (_, None) => open.next(),
+        });
+        let mut policies = in_order.filter_map(|(i, always)| Some((rbac.policies.get(i as usize)?, always)));
+        verdict(rbac, policies.find(|(policy, always)| *always || eval.policy(policy) == Some(true)).map(|(policy, _)| policy))
+    }
+}
+
+/// Policies by their places, in their order, out of lists that are in order.
+struct Candidates<L>(L);
+
+impl<'a, L: AsMut<[&'a [u32]]>> Iterator for Candidates<L> {
+    type Item = u32;
+
+    fn next(&mut self) -> Option<u32> {
+        let lists = self.0.as_mut();
+        let next = *lists.iter().filter_map(|list| list.first()).min()?;
+        for list in lists.iter_mut() {
+            if let Some((_, rest)) = list.split_first().filter(|(first, _)| **first == next) {
+                *list = rest;
+            }
+        }
+        Some(next)
+    }
+}
+
+/// What is looked up of a request and of its connection.
+impl RbacIndex {
+    fn path_list(&self, facts: &PolicyFacts<'_>) -> &[u32] {
+        match (!self.paths.is_empty()).then(|| path(facts)).flatten() {
+            Some(path) => self.paths.get(&*path).map_or(&[], |list| list),
+            None => &[],
+        }
     }
 
-    /// Whether the connection alone decides: requests need not be asked about.
-    pub fn decided(&self) -> bool {
-        self.open.iter().all(|(_, always)| *always)
+    fn host_list(&self, facts: &PolicyFacts<'_>) -> &[u32] {
+        match facts.request.filter(|_| !self.hosts.is_empty()) {
+            Some(head) => self.hosts.get(&*head.authority().to_ascii_lowercase()).map_or(&[], |list| list),
+            None => &[],
+        }
     }
+
+    /// Those that need nothing that can be looked up, or something that the connection has.
+    fn connection_lists(&self, facts: &PolicyFacts<'_>) -> Vec<&[u32]> {
+        let mut lists: Vec<&[u32]> = vec![&self.others];
+        lists.extend(self.ports.get(&facts.destination.port()).map(|list| &**list));
+        for name in names_of(facts) {
+            lists.extend(self.principals.get(&**name).map(|list| &**list));
+            let namespaces = name.match_indices("/ns/").filter_map(|(at, mark)| name.get(at + mark.len()..)?.split('/').next());
+            lists.extend(namespaces.filter_map(|namespace| self.namespaces.get(namespace)).map(|list| &**list));
+        }
+        lists
+    }
+}
+
+/// The names by which a peer is known: of one kind, since the others are what its certificate's owner was free to add.
+fn names_of<'a>(facts: &PolicyFacts<'a>) -> &'a [Name] {
+    facts.peer.map_or(&[], |peer| match (&*peer.uris, &*peer.dns) {
+        ([], []) => std::slice::from_ref(&peer.subject),
+        ([], dns) => dns,
+        (uris, _) => uris,
+    })
+}
+
+/// The request's path without its query, in its one spelling.
+fn path<'a>(facts: &PolicyFacts<'a>) -> Option<Cow<'a, str>> {
+    facts.request.map(|head| without_query(head.path())).filter(|path| !path.is_empty()).map(spelled)
 }
 
 fn verdict(rbac: &Rbac, matched: Option<&Policy>) -> Verdict {
@@ -81,6 +146,13 @@ fn verdict(rbac: &Rbac, matched: Option<&Policy>) -> Verdict {
 /// The decision of one policy set: the first policy, by name, of which a permission and a principal match.
 pub fn authorize(rbac: &Rbac, facts: &PolicyFacts<'_>, trace: &mut Trace<'_>) -> Verdict {
     let eval = Eval { facts, later: false, grants: grants(rbac) };
+    if !trace.is_on() {
+        let mut lists = rbac.index.connection_lists(facts);
+        lists.extend([rbac.index.path_list(facts), rbac.index.host_list(facts)]);
+        let mut policies = Candidates(lists).filter_map(|i| rbac.policies.get(i as usize));
+        return verdict(rbac, policies.find(|policy| eval.policy(policy) == Some(true)));
+    }
+    // Who wants to know why is told of each.
     let matched = rbac.policies.iter().find(|policy| {
         let matches = eval.policy(policy) == Some(true);
         trace.note(matches, || match matches {
@@ -92,14 +164,23 @@ pub fn authorize(rbac: &Rbac, facts: &PolicyFacts<'_>, trace: &mut Trace<'_>) ->
     verdict(rbac, matched)
 }
 
-/// For a denied request: which ALLOW policy came nearest, and why it did not match.
+/// How many policies are looked at for the nearest one: a denial is not to cost more than a request that is served.
+const MOST_MISSES: usize = 64;
+
+/// For a denied request: which of the first ALLOW policies came nearest, and why it did not match.
 pub fn nearest_miss(rbac: &Rbac, facts: &PolicyFacts<'_>) -> Option<Miss> {
     if rbac.action != RbacAction::Allow {
         return None;
     }
     let eval = Eval { facts, later: false, grants: true };
-    let misses = rbac.policies.iter().map(|p| Miss { policy: p.name.clone(), lacking: eval.lacking_of(p) });
+    let misses = rbac.policies.iter().take(MOST_MISSES).map(|p| Miss { policy: p.name.clone(), lacking: eval.lacking_of(p) });
     misses.filter(|m| !m.lacking.is_empty()).min_by_key(|m| m.lacking.len())
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How many conditions were looked at.
+    pub(crate) static EVALUATED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
 /// Conditions over facts.
@@ -142,32 +223,28 @@ impl Eval<'_> {
 
     fn expr(&self, expr: &Expr) -> Option<bool> {
         let facts = self.facts;
+        #[cfg(test)]
+        EVALUATED.with(|n| n.set(n.get() + 1));
         let known = match expr {
             Expr::Any => true,
             Expr::And(list) => return all(list.iter().map(|e| self.expr(e))),
             Expr::Or(list) => return one(list.iter().map(|e| self.expr(e))),
             Expr::Not(inner) => return self.turned().expr(inner).map(|b| !b),
-            Expr::Header(_) | Expr::UrlPath(_) | Expr::PathTemplate(_) | Expr::RemoteIp(_) | Expr::Metadata(_) if self.later => return None,
+            Expr::Header(_) | Expr::UrlPath(_) | Expr::PathTemplate(_) | Expr::RemoteIp(_) | Expr::Metadata(_) if self.later => {
+                return None;
+            }
             Expr::Header(m) => match facts.request {
                 Some(head) => m.matches_lines(head, self.grants),
                 None => m.matches(&mizzen_http::Head::new()),
             },
             // By its spelling, even where the connection manager leaves paths as they are: the server may read another one.
-            Expr::UrlPath(m) => self.path().is_some_and(|path| m.matches(path.as_bytes())),
-            Expr::PathTemplate(template) => self.path().is_some_and(|path| template.matches(path.as_bytes())),
+            Expr::UrlPath(m) => path(facts).is_some_and(|path| m.matches(path.as_bytes())),
+            Expr::PathTemplate(template) => path(facts).is_some_and(|path| template.matches(path.as_bytes())),
             Expr::DestinationIp(range) => range.contains(facts.destination.ip()),
             Expr::DestinationPort(ports) => ports.contains(&facts.destination.port()),
             Expr::ServerName(m) => m.matches(facts.server_name.unwrap_or_default().as_bytes()),
             Expr::Authenticated(None) => facts.peer.is_some(),
-            // A certificate is known by names of one kind: the others are what its owner was free to add.
-            Expr::Authenticated(Some(m)) => facts.peer.is_some_and(|p| {
-                let any = |names: &[Name]| names.iter().any(|n| m.matches(n.as_bytes()));
-                match (&*p.uris, &*p.dns) {
-                    ([], []) => m.matches(p.subject.as_bytes()),
-                    ([], dns) => any(dns),
-                    (uris, _) => any(uris),
-                }
-            }),
+            Expr::Authenticated(Some(m)) => names_of(facts).iter().any(|name| m.matches(name.as_bytes())),
             Expr::PeerPrincipal(m) => facts.peer.and_then(|p| p.uris.first()).is_some_and(|n| m.matches(n.as_bytes())),
             Expr::DirectRemoteIp(range) => range.contains(facts.direct_remote),
             Expr::RemoteIp(range) => range.contains(facts.remote),
@@ -182,11 +259,6 @@ impl Eval<'_> {
     /// Within a negation.
     fn turned(&self) -> Self {
         Eval { grants: !self.grants, ..*self }
-    }
-
-    /// The request's path without its query, in its one spelling.
-    fn path(&self) -> Option<Cow<'_, str>> {
-        self.facts.request.map(|head| without_query(head.path())).filter(|path| !path.is_empty()).map(spelled)
     }
 
     /// What a policy lacks to match; empty if it matches.

@@ -14,3 +14,9 @@ pub(crate) mod retry;
 pub(crate) mod route;
 pub(crate) mod spelling;
 pub(crate) mod tokens;
+
+/// How many conditions of policies were looked at on this thread.
+#[cfg(test)]
+pub(crate) fn evaluated() -> u64 {
+    authorize::EVALUATED.with(std::cell::Cell::get)
+}

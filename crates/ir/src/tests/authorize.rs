@@ -260,7 +260,8 @@ fn metadata() {
     let payload: mizzen_protos::wkt::Struct = {
         use mizzen_protos::wkt::{ListValue, Struct, Value, value::Kind};
         let text = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
-        let within = |fields: Vec<(&str, Value)>| Struct { fields: fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect() };
+        let within =
+            |fields: Vec<(&str, Value)>| Struct { fields: fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect() };
         let nested = |fields| Value { kind: Some(Kind::StructValue(within(fields))) };
         let list = |values| Value { kind: Some(Kind::ListValue(ListValue { values })) };
         let claims = vec![
@@ -307,5 +308,127 @@ fn metadata() {
         check(json!({"sourcedMetadata": {"metadataMatcher": at(path, value)}}), true, expected);
         check(plain.clone(), false, false);
         check(json!({"notId": plain}), false, true);
+    }
+}
+
+/// A set of so many policies: each allows one account one path; and every tenth a namespace, every seventh a host.
+fn many(n: usize) -> Arc<Rbac> {
+    let policy = |i: usize| {
+        let path = json!({"urlPath": {"path": {"exact": format!("/p{i}")}}});
+        let permission = match i % 7 {
+            0 => json!({"header": {"name": ":authority", "stringMatch": {"exact": format!("H{i}"), "ignoreCase": true}}}),
+            _ => json!({"orRules": {"rules": [path, {"urlPath": {"path": {"exact": format!("/q{i}")}}}]}}),
+        };
+        let namespace = json!({"authenticated": {"principalName": {"safeRegex": {"regex": format!(".*/ns/n-{i}/.*")}}}});
+        let principal = if i.is_multiple_of(10) { namespace } else { name(&format!("spiffe://cluster.local/ns/shop/sa/a{i}")) };
+        json!({"permissions": [{"andRules": {"rules": [permission]}}], "principals": [{"andIds": {"ids": [{"orIds": {"ids": [principal]}}]}}]})
+    };
+    let policies: serde_json::Map<String, Value> = (0..n).map(|i| (format!("p{i:05}"), policy(i))).collect();
+    rbac(&json!({"policies": policies}))
+}
+
+/// What a decision costs does not depend on how many policies there are, for a request that one allows and for one that none does.
+#[test]
+fn the_number_of_policies_does_not_matter() {
+    let cost = |n: usize, uri: &str, lines: &str, expected: &str| {
+        let rbac = many(n);
+        let (peer, head) = (peer(uri), request(lines));
+        let facts = PolicyFacts {
+            destination: "10.0.0.1:80".parse().unwrap(),
+            direct_remote: "10.0.0.2".parse().unwrap(),
+            remote: "10.0.0.2".parse().unwrap(),
+            server_name: None,
+            peer: Some(&peer),
+            request: Some(&head),
+            metadata: None,
+        };
+        let count = |f: &dyn Fn() -> Verdict| {
+            let before = crate::steps::evaluated();
+            let verdict = f();
+            (verdict, crate::steps::evaluated() - before)
+        };
+        let bound = bind(&rbac, &facts);
+        let binding = count(&|| {
+            bind(&rbac, &facts);
+            Verdict::Allowed(None)
+        });
+        let all = [count(&|| bound.authorize(&rbac, &facts)), count(&|| authorize(&rbac, &facts, &mut Trace::off()))];
+        let traced = authorize(&rbac, &facts, &mut Trace::to(&mut Vec::new()));
+        for (verdict, _) in &all {
+            assert_eq!(*verdict, traced, "{n} {uri} {lines}");
+        }
+        let wanted = if expected == "none" { Verdict::Denied(None) } else { Verdict::Allowed(Some(expected.into())) };
+        assert_eq!(traced, wanted, "{n} {uri} {lines}");
+        (binding.1, all[0].1, all[1].1)
+    };
+    for (uri, lines, expected) in [
+        ("spiffe://cluster.local/ns/shop/sa/a3", "GET h/p3", "p00003"),
+        ("spiffe://cluster.local/ns/shop/sa/a4", "GET h/q4?x", "p00004"),
+        ("spiffe://cluster.local/ns/n-0/sa/x", "GET h0/", "p00000"),
+        ("spiffe://cluster.local/ns/shop/sa/a7", "GET H7/x", "p00007"),
+        ("spiffe://cluster.local/ns/shop/sa/a3", "GET h/p4", "none"),
+        ("spiffe://cluster.local/ns/shop/sa/nobody", "GET h/", "none"),
+    ] {
+        let [ten, hundred, thousand] = [10, 100, 1000].map(|n| cost(n, uri, lines, expected));
+        assert_eq!((ten, hundred), (hundred, thousand), "{uri} {lines}");
+        assert!(thousand.0 + thousand.1 <= 20 && thousand.2 <= 20, "{uri} {lines}: {thousand:?}");
+    }
+}
+
+/// Looking up says what looking at all of them says, whatever the policies are.
+#[test]
+fn an_index_changes_no_decision() {
+    let mut random = 1_u64;
+    let mut next = |n: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % n
+    };
+    let leaf = |next: &mut dyn FnMut(u64) -> u64, permission: bool| match (next(7), permission) {
+        (0, true) => json!({"destinationPort": 80 + next(2)}),
+        (1 | 2, true) => json!({"urlPath": {"path": {"exact": format!("/{}", next(4))}}}),
+        (3, true) => json!({"urlPath": {"path": {"prefix": format!("/{}", next(4))}}}),
+        (4, _) => json!({"header": {"name": ":authority", "stringMatch": {"exact": format!("h{}", next(3)), "ignoreCase": next(2) == 0}}}),
+        (5, _) => json!({"header": {"name": "x-a", "stringMatch": {"exact": next(2).to_string()}}}),
+        (_, true) => json!({"any": true}),
+        (0, false) => json!({"authenticated": {"principalName": {"safeRegex": {"regex": format!(".*/ns/n{}/.*", next(3))}}}}),
+        (1, false) => {
+            json!({"filterState": {"key": "io.istio.peer_principal", "stringMatch": {"exact": format!("spiffe://c/ns/n{}/sa/a", next(3))}}})
+        }
+        (_, false) => name(&format!("spiffe://c/ns/n{}/sa/{}", next(3), ["a", "b"][next(2) as usize])),
+    };
+    for round in 0..60 {
+        let mut policies = serde_json::Map::new();
+        for i in 0..(8 + next(12)) {
+            let mut part = |permission: bool| {
+                let (and, or, not) = if permission { ("andRules", "orRules", "notRule") } else { ("andIds", "orIds", "notId") };
+                let inner = if permission { "rules" } else { "ids" };
+                let mut some = || {
+                    let list: Vec<Value> = (0..=next(2)).map(|_| leaf(&mut next, permission)).collect();
+                    let or = json!({or: {inner: list}});
+                    if next(5) == 0 { json!({not: or}) } else { or }
+                };
+                let list: Vec<Value> = (0..=1).map(|_| some()).collect();
+                json!([{and: {inner: list}}])
+            };
+            policies.insert(format!("p{i:02}"), json!({"permissions": part(true), "principals": part(false)}));
+        }
+        let rbac = rbac(&json!({"action": if round % 2 == 0 { "ALLOW" } else { "DENY" }, "policies": policies}));
+        for _ in 0..20 {
+            let peer =
+                Peer { uris: (0..next(3)).map(|_| Name::from(format!("spiffe://c/ns/n{}/sa/a", next(3)))).collect(), ..Peer::default() };
+            let head = request(&format!("GET {}{}/{}\nx-a: {}", ["h", "H"][next(2) as usize], next(3), next(4), next(2)));
+            let facts = PolicyFacts {
+                destination: format!("10.0.0.1:{}", 80 + next(2)).parse().unwrap(),
+                direct_remote: "10.0.0.2".parse().unwrap(),
+                remote: "10.0.0.2".parse().unwrap(),
+                server_name: None,
+                peer: (next(4) > 0).then_some(&peer),
+                request: Some(&head),
+                metadata: None,
+            };
+            let all = authorize(&rbac, &facts, &mut Trace::to(&mut Vec::new()));
+            assert_eq!(authorize(&rbac, &facts, &mut Trace::off()), all, "{rbac:?} {facts:?}");
+            assert_eq!(bind(&rbac, &facts).authorize(&rbac, &facts), all, "{rbac:?} {facts:?}");
+        }
     }
 }

@@ -3,9 +3,10 @@
 //! The files of `cases/` have scenarios (`== title`), each with members of MeshConfig (`mesh:`), policies (`policy NAME[@NAMESPACE]: SPEC`, `dry` for dry
 //! runs, `peer` for PeerAuthentications), and calls to the workload `reviews`: `CALLER METHOD [:PORT]/PATH [name=value …] => DECISION`. Method `TCP` sends
 //! bytes to a port that is not HTTP, `RAW` sends them as they stand to the one that is. A decision is `allow` or `deny`, with the rule that made it or `none`;
-//! a status; or `closed`. A policy holds from its line to the end of its scenario.
+//! a status; or `closed`; in brackets what Envoy decides, where that is something else, for the reason that is said beside. A policy holds from its line to the end of its scenario.
 
 mod engine;
+mod envoy;
 mod explained;
 mod table;
 
@@ -23,10 +24,14 @@ fn all() -> Vec<Scenario> {
 }
 
 /// Holds a way of deciding to the table. `None`: that way cannot make the call.
-fn check(mut decide: impl FnMut(&Scenario) -> Vec<Option<String>>) -> usize {
+fn check(decide: impl FnMut(&Scenario) -> Vec<Option<String>>) -> usize {
+    check_all(&all(), decide)
+}
+
+fn check_all(scenarios: &[Scenario], mut decide: impl FnMut(&Scenario) -> Vec<Option<String>>) -> usize {
     let (mut wrong, mut made) = (Vec::new(), 0);
-    for scenario in all() {
-        let decided = decide(&scenario);
+    for scenario in scenarios {
+        let decided = decide(scenario);
         assert_eq!(decided.len(), scenario.calls.len());
         for (call, got) in scenario.calls.iter().zip(decided) {
             let Some(got) = got else { continue };
@@ -50,6 +55,27 @@ fn the_table_is_large() {
 fn by_the_steps() {
     let made = check(explained::decide);
     assert!(made >= 400, "{made}");
+}
+
+/// In a network namespace of its own, which this only starts.
+#[test]
+fn by_an_envoy() {
+    envoy::start_inside("inside");
+}
+
+#[test]
+#[ignore = "is started by the other test, in a namespace"]
+fn inside() {
+    if !envoy::is_inside() {
+        return;
+    }
+    let mut scenarios = all();
+    for scenario in &mut scenarios {
+        scenario.calls = scenario.calls.iter().map(table::Call::of_envoy).collect();
+    }
+    let mesh = envoy::Mesh::start(&scenarios);
+    let mut numbers = 0..;
+    check_all(&scenarios, |scenario| mesh.decide(numbers.next().unwrap_or_default(), scenario));
 }
 
 #[test]

@@ -17,6 +17,8 @@ pub(crate) struct Call {
     /// As it stands in the file.
     pub(crate) text: String,
     pub(crate) expected: String,
+    /// What Envoy decides, where that is something else.
+    by_envoy: Option<String>,
     /// Who calls.
     pub(crate) from: &'static Caller,
     pub(crate) port: u16,
@@ -75,7 +77,22 @@ status: {{phase: Running, podIP: {ip}, conditions: [{{type: Ready, status: 'True
     )
 }
 
+/// All addresses from which somebody calls.
+pub(crate) fn addresses() -> [&'static str; CALLERS.len()] {
+    CALLERS.map(|caller| caller.ip)
+}
+
 impl Scenario {
+    /// Whether nobody speaks TLS.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.policies.iter().any(|text| text.contains("mode: DISABLE"))
+    }
+
+    /// The mesh's trust domain.
+    pub(crate) fn trust_domain(&self) -> &str {
+        self.mesh.split("trustDomain: ").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or("cluster.local")
+    }
+
     /// All of the mesh, as files.
     pub(crate) fn files(&self) -> Vec<(&'static str, String)> {
         let ports = PORTS.map(|(_, port)| format!("{{containerPort: {port}}}")).join(", ");
@@ -98,9 +115,16 @@ impl Scenario {
 }
 
 impl Call {
+    /// The same call, with what Envoy decides.
+    pub(crate) fn of_envoy(&self) -> Call {
+        let expected = self.by_envoy.clone().unwrap_or_else(|| self.expected.clone());
+        Call { expected, ..self.clone() }
+    }
+
     /// Whether a decision is the one that is expected. One that names no rule is any of its kind.
     pub(crate) fn is(&self, got: &str) -> bool {
-        let parts = |text: &str| text.split_once(' ').map_or((text.to_owned(), None), |(kind, rule)| (kind.to_owned(), Some(rule.to_owned())));
+        let parts =
+            |text: &str| text.split_once(' ').map_or((text.to_owned(), None), |(kind, rule)| (kind.to_owned(), Some(rule.to_owned())));
         let ((kind, rule), (other, theirs)) = (parts(&self.expected), parts(got));
         kind == other && rule.zip(theirs).is_none_or(|(ours, theirs)| ours == theirs)
     }
@@ -182,7 +206,9 @@ fn policy(line: &str) -> String {
         "peer" => ("PeerAuthentication", ""),
         _ => panic!("no policy: {line}"),
     };
-    format!("{{kind: {kind}, apiVersion: security.istio.io/v1, metadata: {{name: {name}, namespace: {namespace}{annotations}}}, spec: {spec}}}")
+    format!(
+        "{{kind: {kind}, apiVersion: security.istio.io/v1, metadata: {{name: {name}, namespace: {namespace}{annotations}}}, spec: {spec}}}"
+    )
 }
 
 fn call(text: &str, expected: &str) -> Call {
@@ -203,7 +229,11 @@ fn call(text: &str, expected: &str) -> Call {
         }
         _ => panic!("no call: {text}"),
     };
-    Call { text: text.to_owned(), expected: expected.trim().to_owned(), from, port, what }
+    let (expected, by_envoy) = match expected.split_once(" (Envoy: ") {
+        Some((expected, envoy)) => (expected, envoy.strip_suffix(')').map(str::to_owned)),
+        None => (expected, None),
+    };
+    Call { text: text.to_owned(), expected: expected.trim().to_owned(), by_envoy, from, port, what }
 }
 
 /// Words, of which those in quotes may have blanks.
