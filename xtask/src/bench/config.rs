@@ -4,6 +4,7 @@ use std::{path::Path, time::Duration, time::SystemTime};
 
 use anyhow::Result;
 use clap::ValueEnum;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk::Jwk};
 use mizzen_pki::{Ca, CaLimits, UnixTime};
 use mizzen_types::TrustDomain;
 use serde_json::{Value, json};
@@ -21,7 +22,6 @@ pub(super) const BACK: u16 = 8080;
 /// The service that is asked, out of all of a [`Size`].
 pub(super) const AUTHORITY: &str = "svc-150.shop.svc.cluster.local:8080";
 
-const POLICIES: usize = 10;
 const TYPE: &str = "type.googleapis.com/envoy";
 const TTL: Duration = Duration::from_secs(86_400);
 
@@ -69,8 +69,45 @@ impl Size {
     }
 }
 
-/// The server's bootstrap file.
-pub(super) const SERVER_FILE: &str = "server.json";
+/// What the server's proxy checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Guard {
+    /// 10 policies, the last of which lets the client in.
+    Usual,
+    /// 100 of them.
+    Hundred,
+    /// 1,000 of them.
+    Thousand,
+    /// The usual ones, and a token where there is one, as for Istio's RequestAuthentication.
+    Tokens,
+}
+
+impl Guard {
+    const ALL: [Guard; 4] = [Guard::Usual, Guard::Hundred, Guard::Thousand, Guard::Tokens];
+
+    fn policies(self) -> usize {
+        match self {
+            Guard::Usual | Guard::Tokens => 10,
+            Guard::Hundred => 100,
+            Guard::Thousand => 1_000,
+        }
+    }
+
+    /// The server's bootstrap file.
+    pub(super) fn server(self) -> &'static str {
+        match self {
+            Guard::Usual => "server.json",
+            Guard::Hundred => "server-100.json",
+            Guard::Thousand => "server-1000.json",
+            Guard::Tokens => "server-tokens.json",
+        }
+    }
+}
+
+/// Where a token for [`Guard::Tokens`] is.
+pub(super) const TOKEN: &str = "token";
+/// Who has issued it.
+const ISSUER: &str = "https://issuer.example";
 
 /// Writes the bootstrap files and the certificates that they name.
 pub(super) fn write(dir: &Path, hop: Hop) -> Result<()> {
@@ -85,7 +122,13 @@ pub(super) fn write(dir: &Path, hop: Hop) -> Result<()> {
     for size in Size::ALL {
         std::fs::write(dir.join(size.client()), client(dir, hop, size).to_string())?;
     }
-    std::fs::write(dir.join(SERVER_FILE), server(dir, hop).to_string())?;
+    let key = EncodingKey::from_ec_pem(ca.issue(&id("issuer").parse()?, TTL, now)?.key_pem().expose().as_bytes())?;
+    let claims = json!({"iss": ISSUER, "sub": "somebody", "aud": ["shop"], "exp": now.as_secs() + TTL.as_secs()});
+    std::fs::write(dir.join(TOKEN), jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims, &key)?)?;
+    let keys = json!({"keys": [Jwk::from_encoding_key(&key, Algorithm::ES256)?]});
+    for guard in Guard::ALL {
+        std::fs::write(dir.join(guard.server()), server(dir, hop, guard, &keys).to_string())?;
+    }
     Ok(())
 }
 
@@ -140,13 +183,14 @@ fn client(dir: &Path, hop: Hop, size: Size) -> Value {
     )
 }
 
-fn server(dir: &Path, hop: Hop) -> Value {
+fn server(dir: &Path, hop: Hop, guard: Guard, keys: &Value) -> Value {
     let hosts = json!([{"name": "inbound", "domains": ["*"], "routes": [
         {"name": "default", "match": {"prefix": "/"}, "route": {"cluster": "app", "timeout": "0s"}}]}]);
     // The last of them lets the client in.
-    let policies: serde_json::Map<String, Value> = (0..POLICIES)
+    let many = guard.policies();
+    let policies: serde_json::Map<String, Value> = (0..many)
         .map(|i| {
-            let account = if i + 1 == POLICIES { "client".to_owned() } else { format!("other-{i}") };
+            let account = if i + 1 == many { "client".to_owned() } else { format!("other-{i}") };
             let policy = json!({
                 "permissions": [{"and_rules": {"rules": [
                     {"or_rules": {"rules": [{"header": {"name": ":method", "string_match": {"exact": "GET"}}}]}},
@@ -154,19 +198,31 @@ fn server(dir: &Path, hop: Hop) -> Value {
                 "principals": [{"and_ids": {"ids": [{"or_ids": {"ids": [
                     {"authenticated": {"principal_name": {"exact": id(&account)}}}]}}]}}],
             });
-            (format!("ns[shop]-policy[allow-{i:02}]-rule[0]"), policy)
+            (format!("ns[shop]-policy[allow-{i:04}]-rule[0]"), policy)
         })
         .collect();
     let rbac = json!({"name": "envoy.filters.http.rbac", "typed_config": {
         "@type": format!("{TYPE}.extensions.filters.http.rbac.v3.RBAC"), "rules": {"action": "ALLOW", "policies": policies}}});
+    let filters = if guard == Guard::Tokens { vec![tokens(keys), rbac] } else { vec![rbac] };
     bootstrap(
         "server",
         json!([
-            listener("inbound", "0.0.0.0", HTTP_IN, &manager("inbound", &hosts, &[rbac]), Some(&accepting(dir, hop))),
+            listener("inbound", "0.0.0.0", HTTP_IN, &manager("inbound", &hosts, &filters), Some(&accepting(dir, hop))),
             listener("inbound-tcp", "0.0.0.0", TCP_IN, &tcp_proxy("app"), Some(&accepting(dir, Hop::Http1))),
         ]),
         json!([cluster("app", "127.0.0.1", BACK)]),
     )
+}
+
+/// As istiod has it for a RequestAuthentication of one rule.
+fn tokens(keys: &Value) -> Value {
+    json!({"name": "envoy.filters.http.jwt_authn", "typed_config": {
+        "@type": format!("{TYPE}.extensions.filters.http.jwt_authn.v3.JwtAuthentication"),
+        "providers": {"origins-0": {"issuer": ISSUER, "audiences": ["shop"], "payload_in_metadata": "payload", "forward": true,
+            "local_jwks": {"inline_string": keys.to_string()}}},
+        "rules": [{"match": {"prefix": "/"}, "requires": {"requires_any": {"requirements": [
+            {"provider_name": "origins-0"}, {"allow_missing": {}}]}}}],
+        "bypass_cors_preflight": true}})
 }
 
 fn listener(name: &str, address: &str, port: u16, filter: &Value, transport: Option<&Value>) -> Value {

@@ -23,13 +23,15 @@ const LATE: Duration = Duration::from_secs(20);
 const BULK: usize = 64 << 20;
 
 /// What a client does.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Load {
     pub(super) connections: u32,
     pub(super) port: u16,
     pub(super) path: &'static str,
     /// Whether each request takes a connection of its own.
     pub(super) close: bool,
+    /// The token that each request bears.
+    pub(super) token: Option<String>,
 }
 
 /// What it saw.
@@ -151,7 +153,7 @@ http {{
 
 /// Whether a request to this port of the client's proxy is answered well.
 pub(super) fn answers(hosts: &Hosts, port: u16) -> bool {
-    let load = Load { connections: 1, port, path: "/", close: false };
+    let load = Load { connections: 1, port, path: "/", close: false, token: None };
     // What is not there yet is refused at once.
     load.run(hosts, 1, || Ok(())).is_ok_and(|seen| seen.requests > 0.0)
 }
@@ -165,6 +167,9 @@ impl Load {
         command.args(["--header", &format!("Host: {AUTHORITY}")]);
         if self.close {
             command.args(["--header", "Connection: close"]);
+        }
+        if let Some(token) = &self.token {
+            command.args(["--header", &format!("Authorization: Bearer {token}")]);
         }
         command.arg(format!("http://127.0.0.1:{}{}", self.port, self.path));
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("wrk")?;

@@ -26,7 +26,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use self::{
-    config::{Hop, Size},
+    config::{Guard, Hop, Size},
     hosts::Hosts,
     load::{Load, Measured},
     pair::{Contender, Pair, Setup},
@@ -99,6 +99,15 @@ pub(crate) enum Row {
     /// 32 connections, and a configuration of 5,000 routes and 1,000 clusters.
     #[value(name = "large")]
     Large,
+    /// 32 connections, and 100 policies, the last of which lets the client in.
+    #[value(name = "policies-100")]
+    Hundred,
+    /// 1,000 of them.
+    #[value(name = "policies-1000")]
+    Thousand,
+    /// 32 connections, each request of which bears a token that is checked.
+    #[value(name = "tokens")]
+    Tokens,
     /// Memory while 1,000 connections are open that have had one answer each.
     #[value(name = "idle")]
     Idle,
@@ -109,7 +118,7 @@ const IDLE: u32 = 1_000;
 
 impl Row {
     fn load(self) -> Load {
-        let http = |connections| Load { connections, port: config::HTTP, path: "/", close: false };
+        let http = |connections| Load { connections, port: config::HTTP, path: "/", close: false, token: None };
         match self {
             Row::One => http(1),
             Row::Some => http(32),
@@ -120,13 +129,20 @@ impl Row {
             Row::NewTls => Load { port: config::TCP, close: true, ..http(8) },
             Row::Bulk => Load { port: config::TCP, path: "/bulk", ..http(4) },
             Row::Workers => http(256),
-            Row::Large => http(32),
+            Row::Large | Row::Hundred | Row::Thousand | Row::Tokens => http(32),
             Row::Idle => http(IDLE),
         }
     }
 
     fn setup(self) -> Setup {
-        Setup { workers: if self == Row::Workers { 2 } else { 1 }, size: if self == Row::Large { Size::Large } else { Size::Usual } }
+        let guard = match self {
+            Row::Hundred => Guard::Hundred,
+            Row::Thousand => Guard::Thousand,
+            Row::Tokens => Guard::Tokens,
+            _ => Guard::Usual,
+        };
+        let size = if self == Row::Large { Size::Large } else { Size::Usual };
+        Setup { workers: if self == Row::Workers { 2 } else { 1 }, size, guard }
     }
 
     fn title(self) -> &'static str {
@@ -141,6 +157,9 @@ impl Row {
             Row::Bulk => "bulk TCP",
             Row::Workers => "256 connections, two workers",
             Row::Large => "5,000 routes, 1,000 clusters",
+            Row::Hundred => "100 policies",
+            Row::Thousand => "1,000 policies",
+            Row::Tokens => "tokens",
             Row::Idle => "1,000 idle connections",
         }
     }
@@ -183,7 +202,10 @@ pub(crate) fn proxy(mut args: BenchArgs) -> Result<()> {
 /// One contender under one load, from its start to its end.
 fn measure(contender: &Contender, hosts: &Hosts, dir: &Path, row: Row, seconds: u64) -> Result<Measured> {
     let mut pair = Pair::start(contender, hosts, dir, row.setup())?;
-    let load = row.load();
+    let mut load = row.load();
+    if row == Row::Tokens {
+        load.token = Some(std::fs::read_to_string(dir.join(config::TOKEN))?);
+    }
     pair.until(|| load::answers(hosts, config::HTTP) && load::answers(hosts, config::TCP))?;
     if row == Row::Idle {
         let _held = hold::open(hosts, load.connections)?;

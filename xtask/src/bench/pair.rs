@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::{
-    config::{SERVER_FILE, Size},
+    config::{Guard, Size},
     hosts::{Host, Hosts},
 };
 
@@ -46,6 +46,7 @@ impl Contender {
 pub(super) struct Setup {
     pub(super) workers: u32,
     pub(super) size: Size,
+    pub(super) guard: Guard,
 }
 
 /// Both, running.
@@ -92,7 +93,7 @@ impl Pair {
             Ok((command.spawn().with_context(|| contender.program.display().to_string())?, log))
         };
         let mut pair = Pair { proxies: Vec::new(), logs: Vec::new() };
-        for (host, file) in [(Host::Server, SERVER_FILE), (Host::Client, setup.size.client())] {
+        for (host, file) in [(Host::Server, setup.guard.server()), (Host::Client, setup.size.client())] {
             let (child, log) = start(host, file)?;
             pair.proxies.push(child);
             pair.logs.push(log);

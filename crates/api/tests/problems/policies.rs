@@ -143,7 +143,9 @@ fn sources_operations_and_conditions() {
     let one = "may have one `*`, as its first or its last character";
     let range = "is neither an IP address nor a CIDR block such as 10.0.0.0/8";
     let empty = "must not be empty: leave it out to match all";
-    let check = |place: &str, spec: &str, message: &str| check_spec("AuthorizationPolicy", spec, &[(2, &format!("spec.rules[0].{place}: {message}"))]);
+    let check = |place: &str, spec: &str, message: &str| {
+        check_spec("AuthorizationPolicy", spec, &[(2, &format!("spec.rules[0].{place}: {message}"))])
+    };
     for (field, value, message) in [
         ("requestPrincipals", "a*b", format!("`a*b` {one}")),
         ("notRequestPrincipals", "*/*", format!("`*/*` {one}")),
@@ -179,9 +181,18 @@ fn sources_operations_and_conditions() {
     for (key, message) in [
         ("request.auth.claim[a]", "unknown key `request.auth.claim[a]`, did you mean `request.auth.claims[NAME]`?"),
         ("request.auth.claims", "unknown key `request.auth.claims`, did you mean `request.auth.claims[NAME]`?"),
-        ("request.auth.claims[]", "`request.auth.claims[]` must be request.auth.claims[NAME] or, for a claim within another, request.auth.claims[NAME][NAME]"),
-        ("request.auth.claims[a][b", "`request.auth.claims[a][b` must be request.auth.claims[NAME] or, for a claim within another, request.auth.claims[NAME][NAME]"),
-        ("request.auth.claims[a[b]]", "`request.auth.claims[a[b]]` must be request.auth.claims[NAME] or, for a claim within another, request.auth.claims[NAME][NAME]"),
+        (
+            "request.auth.claims[]",
+            "`request.auth.claims[]` must be request.auth.claims[NAME] or, for a claim within another, request.auth.claims[NAME][NAME]",
+        ),
+        (
+            "request.auth.claims[a][b",
+            "`request.auth.claims[a][b` must be request.auth.claims[NAME] or, for a claim within another, request.auth.claims[NAME][NAME]",
+        ),
+        (
+            "request.auth.claims[a[b]]",
+            "`request.auth.claims[a[b]]` must be request.auth.claims[NAME] or, for a claim within another, request.auth.claims[NAME][NAME]",
+        ),
         ("request.auth.principals", "unknown key `request.auth.principals`, did you mean `request.auth.principal`?"),
         ("request.header[a]", "unknown key `request.header[a]`, did you mean `request.headers[NAME]`?"),
         ("remote.ipp", "unknown key `remote.ipp`, did you mean `remote.ip`?"),
@@ -238,7 +249,11 @@ fn targets() {
     check_warnings("AuthorizationPolicy", &format!("targetRefs: [{{{gateway}}}]"), &[]);
     let other = "spec.targetRefs[0].namespace: a policy holds for Gateways of its own namespace: leave it out";
     check_spec("AuthorizationPolicy", &format!("targetRefs: [{{{gateway}, namespace: x}}]"), &[(1, other)]);
-    check_spec("AuthorizationPolicy", "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway}]", &[(1, "spec.targetRefs[0].name: is required")]);
+    check_spec(
+        "AuthorizationPolicy",
+        "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway}]",
+        &[(1, "spec.targetRefs[0].name: is required")],
+    );
     check_spec("AuthorizationPolicy", "targetRefs: [{name: x}]", &[(1, "spec.targetRefs[0].kind: is required")]);
 }
 
@@ -246,7 +261,11 @@ fn targets() {
 fn what_is_taken_with_a_warning() {
     let audit = "spec: an AUDIT policy decides nothing: requests that match are only marked, for a plugin that acts on the mark";
     check_warnings("AuthorizationPolicy", "action: AUDIT\nrules: [{}]", &[(0, audit)]);
-    check_warnings("AuthorizationPolicy", "action: DENY", &[(0, "spec: a DENY policy without rules never denies; write `rules: [{}]` to deny all")]);
+    check_warnings(
+        "AuthorizationPolicy",
+        "action: DENY",
+        &[(0, "spec: a DENY policy without rules never denies; write `rules: [{}]` to deny all")],
+    );
     let from = |principal: &str, warning: &str| {
         let spec = format!("rules: [{{from: [{{source: {{requestPrincipals: ['{principal}']}}}}]}}]");
         check_warnings("AuthorizationPolicy", &spec, &[(1, &format!("spec.rules[0].from[0].source.requestPrincipals[0]: {warning}"))]);
@@ -258,7 +277,9 @@ fn what_is_taken_with_a_warning() {
 #[test]
 fn dry_runs() {
     let policy = |value: &str, spec: &str| {
-        format!("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: x, annotations: {{istio.io/dry-run: '{value}'}}}}\nspec: {spec}\n")
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: x, annotations: {{istio.io/dry-run: '{value}'}}}}\nspec: {spec}\n"
+        )
     };
     check(&policy("true", "{}"), &[]);
     check(&policy("F", "{}"), &[]);
