@@ -287,10 +287,12 @@ impl Check<'_> {
                 break;
             }
         }
+        // One that another provider's keys have signed as well is not known to be signed by its own's.
+        let known = known.filter(|(provider, token)| provider.issuer.is_empty() || token.issuer == *provider.issuer);
         let is_known = known.is_some();
         let (provider, token) = match known {
-            Some((provider, token)) if provider.issuer.is_empty() || token.issuer == *provider.issuer => (provider, token),
-            _ => {
+            Some(known) => known,
+            None => {
                 let token = Token::parse(&found.text).map_err(|fault| (fault, fault.to_string()))?;
                 let own = providers.iter().find(|p| *p.issuer == *token.issuer).or_else(|| providers.iter().find(|p| p.issuer.is_empty()));
                 let Some(provider) = own else {

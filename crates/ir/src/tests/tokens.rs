@@ -1,6 +1,7 @@
 //! Tokens of requests: what passes, what does not, and what it leaves.
 
-use std::sync::LazyLock;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use aws_lc_rs::rand::SystemRandom;
@@ -13,9 +14,11 @@ use mizzen_http::Head;
 use serde_json::{Value, json};
 
 use super::{compiled, hcm, listener, one_chain, request};
-use crate::config::{HttpFilterKind, JwtAuthn, Terminal};
+use crate::config::{HttpFilterKind, JwtAuthn, RemoteJwks, Terminal};
 use crate::jwt::json_text;
-use crate::{JWT_METADATA, Metadata, NoStore, ResourceKind, Trace, check_tokens, keys_needed, token_requirement};
+use crate::{
+    JWT_METADATA, Jwks, Metadata, NoStore, ResourceKind, Token, TokenFault, TokenStore, Trace, check_tokens, keys_needed, token_requirement,
+};
 
 /// When requests come, in seconds since 1970.
 const NOW: u64 = 1_700_000_000;
@@ -414,6 +417,49 @@ fn several_issuers() {
     check("/free", &auth("d", "EdDSA"), "free");
     check("/may", &auth("d", "EdDSA"), "ok");
     check("/may", "", "ok");
+}
+
+/// Keeps all, as one worker's cache does over all of its filters.
+#[derive(Default)]
+struct KeepsAll(HashMap<([u8; 32], String), Arc<Token>>);
+
+impl TokenStore for KeepsAll {
+    fn keys(&mut self, _: &Arc<RemoteJwks>) -> Option<Arc<Jwks>> {
+        None
+    }
+
+    fn known(&mut self, keys: &Jwks, text: &str) -> Option<Arc<Token>> {
+        self.0.get(&(*keys.id(), text.to_owned())).cloned()
+    }
+
+    fn keep(&mut self, keys: &Jwks, text: &str, token: &Arc<Token>) {
+        self.0.insert((*keys.id(), text.to_owned()), token.clone());
+    }
+}
+
+/// What one issuer's keys have signed elsewhere is not taken for another's signature.
+#[test]
+fn what_is_known_is_known_of_its_keys_alone() {
+    let provider =
+        |issuer: &str, key: Value| json!({"issuer": issuer, "local_jwks": {"inline_string": json!({"keys": [key]}).to_string()}});
+    let filter = |providers: Value| {
+        authn(&json!({"providers": providers, "rules": [{"match": {"prefix": "/"}, "requires": {"allow_missing": {}}}]}))
+    };
+    let lax = filter(json!({"all": provider("", ed_jwk("k"))}));
+    let strict = filter(json!({"a": provider("a", ed_jwk("k")), "b": provider("b", ec_jwk("k"))}));
+    let mut store = KeepsAll::default();
+    let mut check = |authn: &JwtAuthn, issuer: &str, algorithm: &str, wanted: Result<(), TokenFault>| {
+        let token = signed(&json!({"alg": algorithm, "kid": "k"}).to_string(), &json!({"iss": issuer}).to_string(), algorithm);
+        let mut head = bearer(&token);
+        let requirement = token_requirement(authn, None, &head, 0).unwrap().unwrap();
+        let (got, _) = check_tokens(authn, requirement, Duration::from_secs(NOW), &mut head, &mut store, &mut Trace::off());
+        assert_eq!(got.map_err(|refusal| refusal.fault), wanted, "{issuer} {algorithm}");
+    };
+    check(&lax, "b", "EdDSA", Ok(()));
+    check(&strict, "b", "EdDSA", Err(TokenFault::NoSuchKey));
+    check(&strict, "a", "EdDSA", Ok(()));
+    check(&strict, "a", "EdDSA", Ok(()));
+    check(&lax, "a", "EdDSA", Ok(()));
 }
 
 #[test]
