@@ -37,3 +37,4 @@ pub use object::{Key, Kind, Meta, Object, Selector};
 pub use problem::{Pos, Problem};
 pub use source::Source;
 pub use table::{Class, Field, Why, crd, fields};
+pub use words::nearest;

@@ -25,7 +25,7 @@ pub(crate) fn camel(name: &str) -> Cow<'_, str> {
 }
 
 /// The candidate that a misspelt name means most likely.
-pub(crate) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     if name.len() > 64 {
         return None;
     }

@@ -1,6 +1,6 @@
 //! A hypothetical call, and what is said of it.
 
-use std::{fmt, net::IpAddr};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -104,6 +104,9 @@ pub struct Explanation {
     pub hop: Hop,
     /// What becomes of the call.
     pub verdict: Verdict,
+    /// Where the rules stand that the steps name: `FILE:LINE` by the rule's name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub places: BTreeMap<String, String>,
 }
 
 /// What one proxy does with a call.
@@ -145,6 +148,35 @@ pub struct Step {
     /// Why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<Reason>,
+    /// The resource of the proxy that it was decided by, if one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resource: Option<Resource>,
+    /// Whether the running proxy holds that resource; none if nobody looked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held: Option<bool>,
+}
+
+/// A resource of a proxy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Resource {
+    /// Its kind.
+    pub kind: ResourceType,
+    /// Its name; of a virtual host `ROUTES/NAME`.
+    pub name: String,
+}
+
+/// The kind of a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ResourceType {
+    /// A listener.
+    Listener,
+    /// A virtual host of a route table.
+    VirtualHost,
+    /// A cluster.
+    Cluster,
+    /// A cluster's endpoints.
+    Endpoints,
 }
 
 /// What is decided.
@@ -333,7 +365,13 @@ impl Verdict {
 
 impl Step {
     pub(crate) fn new(step: StepKind, outcome: impl fmt::Display) -> Step {
-        Step { step, outcome: outcome.to_string(), reasons: Vec::new() }
+        Step { step, outcome: outcome.to_string(), reasons: Vec::new(), resource: None, held: None }
+    }
+
+    /// The same, decided by a resource of the proxy.
+    pub(crate) fn by(mut self, kind: ResourceType, name: impl Into<String>) -> Step {
+        self.resource = Some(Resource { kind, name: name.into() });
+        self
     }
 
     pub(crate) fn because(mut self, notes: Vec<mizzen_ir::Note>) -> Step {

@@ -9,8 +9,10 @@
 //! Deliberately absent: balancing over living state, retries, timeouts and secrets. A certificate is taken to be there, and to be what its workload's is.
 
 mod call;
+mod complete;
 mod decide;
 mod mesh;
+mod places;
 mod proxy;
 mod resources;
 mod review;
@@ -18,8 +20,13 @@ mod review;
 mod tests;
 mod text;
 
-pub use call::{Call, CallError, Explanation, Hop, Payload, Reason, Security, Share, Side, Source, Step, StepKind, To, Verdict, Way};
-pub use decide::Explainer;
+pub use call::{
+    Call, CallError, Explanation, Hop, Payload, Reason, Resource, ResourceType, Security, Share, Side, Source, Step, StepKind, To, Verdict,
+    Way,
+};
+pub use complete::complete;
+pub use decide::{Caller, Explainer, Inputs, Recorded, RecordedRequest, Replayed};
 pub use mesh::{Loaded, load, proxy_of, workload_of};
+pub use places::{place_of, rule_names};
 pub use resources::{Built, build, list};
 pub use review::{Finding, Review, review};

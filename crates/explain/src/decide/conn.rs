@@ -18,7 +18,7 @@ use super::{
     way::Target,
 };
 use crate::{
-    call::{Hop, Side, Step, StepKind, Verdict},
+    call::{Hop, ResourceType, Side, Step, StepKind, Verdict},
     proxy::{Found, Proxy},
 };
 
@@ -117,7 +117,7 @@ fn gate(chain: &FilterChain, conn: &Conn, given: Given, steps: &mut Vec<Step>) -
 }
 
 /// The listener that gets a connection.
-fn listener(proxy: &Proxy, hop: &mut Hop, destination: SocketAddr) -> Result<Arc<Listener>, Verdict> {
+pub(super) fn listener(proxy: &Proxy, hop: &mut Hop, destination: SocketAddr) -> Result<Arc<Listener>, Verdict> {
     let any: IpAddr = if destination.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let at = |ip: IpAddr| format!("{ip}_{}", destination.port());
     let names = match hop.side {
@@ -128,7 +128,8 @@ fn listener(proxy: &Proxy, hop: &mut Hop, destination: SocketAddr) -> Result<Arc
     for name in &names {
         match proxy.listener(name) {
             Found::There(listener) => {
-                hop.steps.push(Step::new(StepKind::Listener, format!("{name} for {destination}")));
+                let step = Step::new(StepKind::Listener, format!("{name} for {destination}"));
+                hop.steps.push(step.by(ResourceType::Listener, name));
                 return Ok(listener);
             }
             Found::Refused(why) => {
@@ -140,7 +141,7 @@ fn listener(proxy: &Proxy, hop: &mut Hop, destination: SocketAddr) -> Result<Arc
     Err(Verdict::closed(format!("nothing listens on {destination}")))
 }
 
-fn chain(listener: &Listener, flow: &Flow, steps: &mut Vec<Step>) -> Result<Arc<FilterChain>, Verdict> {
+pub(super) fn chain(listener: &Listener, flow: &Flow, steps: &mut Vec<Step>) -> Result<Arc<FilterChain>, Verdict> {
     let port = flow.destination.port();
     let inspects = |tls: bool| {
         listener.listener_filters.iter().any(|filter| match filter {
@@ -187,7 +188,7 @@ fn chain(listener: &Listener, flow: &Flow, steps: &mut Vec<Step>) -> Result<Arc<
 }
 
 /// The TLS that the chain asks for.
-fn secured(chain: &FilterChain, mut flow: Flow, steps: &mut Vec<Step>) -> Result<Conn, Verdict> {
+pub(super) fn secured(chain: &FilterChain, mut flow: Flow, steps: &mut Vec<Step>) -> Result<Conn, Verdict> {
     let seen = flow.layers.last().and_then(|hello| hello.server_name.clone());
     let Some(tls) = &chain.tls else { return Ok(Conn { flow, server_name: seen, peer: None, secure: false }) };
     let Some(Hello { server_name, peer, .. }) = flow.layers.pop() else {

@@ -15,7 +15,7 @@ use super::{
     way::{ByHttp, Target},
 };
 use crate::{
-    call::{Hop, Step, StepKind, Verdict},
+    call::{Hop, ResourceType, Step, StepKind, Verdict},
     proxy::{Found, Proxy},
 };
 
@@ -62,7 +62,8 @@ impl Explainer {
             },
         };
         let mut verdicts = Vec::new();
-        for (when, found) in found_routes(&routes, &request, given, &mut hop.steps) {
+        let is_named = matches!(hcm.routes, HttpRoutes::Named(_));
+        for (when, found) in found_routes(&routes, is_named, &request, given, &mut hop.steps) {
             let end = self.routed(proxy, hop, (hcm, &conn, &routes), &request, (when, found), given);
             verdicts.push(end.unwrap_or_else(|verdict| verdict));
         }
@@ -141,7 +142,7 @@ fn sure(unknown: Option<String>, verdict: Verdict) -> Verdict {
 }
 
 /// The connection manager's part.
-fn accepted(hcm: &Hcm, conn: &Conn, request: &mut Request, steps: &mut Vec<Step>) -> Result<(), Verdict> {
+pub(super) fn accepted(hcm: &Hcm, conn: &Conn, request: &mut Request, steps: &mut Vec<Step>) -> Result<(), Verdict> {
     if hcm.closed {
         return Err(Verdict::answered(503, "the proxy refuses one of the filters, and serves nobody here"));
     }
@@ -187,6 +188,7 @@ fn strip_host(hcm: &Hcm, port: u16, head: &mut Head) {
 /// The routes that a request may get: one, unless a share decides and nobody says how.
 fn found_routes<'c>(
     routes: &'c RouteConfig,
+    is_named: bool,
     request: &Request,
     given: Given,
     steps: &mut Vec<Step>,
@@ -203,7 +205,11 @@ fn found_routes<'c>(
             },
         );
         let when = when.map(|when| format!(", {when}")).unwrap_or_default();
-        (found, Step::new(StepKind::Route, format!("{title}{when}")).because(notes))
+        let step = Step::new(StepKind::Route, format!("{title}{when}")).because(notes);
+        match found.filter(|_| is_named) {
+            Some(found) => (Some(found), step.by(ResourceType::VirtualHost, format!("{}/{}", routes.name, found.host.name))),
+            None => (found, step),
+        }
     };
     let same = |a: Option<FoundRoute<'_>>, b: Option<FoundRoute<'_>>| match (a, b) {
         (Some(a), Some(b)) => Arc::ptr_eq(a.route, b.route),

@@ -3,6 +3,7 @@
 mod conn;
 mod filters;
 mod http;
+mod recorded;
 mod resolve;
 mod way;
 
@@ -20,9 +21,11 @@ use mizzen_types::SpiffeId;
 
 use crate::{
     call::{Call, CallError, Explanation, Hop, Payload, Side, Source, Verdict},
-    mesh,
+    mesh, places,
     proxy::Proxy,
 };
+
+pub use recorded::{Caller, Inputs, Recorded, RecordedRequest, Replayed};
 
 /// An address beyond the mesh, for hosts whose address nobody here knows.
 const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -142,7 +145,9 @@ impl Explainer {
             caller => self.bare(caller.map_or_else(|| ip.to_string(), |caller| caller.name), &flow, given),
         };
         let verdict = hop.verdict.clone();
-        Ok(Explanation { call: call.clone(), steps, hop, verdict })
+        let mut explanation = Explanation { call: call.clone(), steps, hop, verdict, places: BTreeMap::new() };
+        explanation.places = places::of(&self.snapshot, &explanation);
+        Ok(explanation)
     }
 
     /// What a pod's proxy does.

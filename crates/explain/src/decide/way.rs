@@ -9,7 +9,7 @@ use mizzen_types::Name;
 
 use super::{Carried, EPHEMERAL, Explainer, Flow, Given, Hello};
 use crate::{
-    call::{Security, Share, Side, Step, StepKind, To, Verdict, Way},
+    call::{ResourceType, Security, Share, Side, Step, StepKind, To, Verdict, Way},
     proxy::{Found, Proxy},
 };
 
@@ -59,6 +59,10 @@ impl Explainer {
                 return Err(Verdict::unknown(format!("the proxy refuses the cluster, and keeps the last good one: {why}")));
             }
         };
+        match way.steps.iter_mut().find(|step| step.step == StepKind::Cluster) {
+            Some(step) => *step = step.clone().by(ResourceType::Cluster, &*target.cluster),
+            None => way.steps.push(Step::new(StepKind::Cluster, &target.cluster).by(ResourceType::Cluster, &*target.cluster)),
+        }
         if side == Side::Inbound {
             // What is behind an inbound cluster is the program beside the proxy.
             return Ok(Verdict::Delivered);
@@ -188,7 +192,11 @@ fn endpoints(proxy: &Proxy, cluster: &Cluster, destination: SocketAddr, steps: &
         let of_priority = all(priority);
         found.extend(of_priority.into_iter().map(|endpoint| (place(&endpoint), Some(at) == first && well(&endpoint), Some(endpoint))));
     }
-    steps.push(Step::new(StepKind::Endpoints, counted(&assignment, first)));
+    let step = Step::new(StepKind::Endpoints, counted(&assignment, first));
+    steps.push(match &cluster.discovery {
+        Discovery::Eds { service } => step.by(ResourceType::Endpoints, &**service),
+        _ => step,
+    });
     Ok(found)
 }
 

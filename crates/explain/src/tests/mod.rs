@@ -2,6 +2,7 @@
 
 mod calls;
 mod policies;
+mod recorded;
 mod refusals;
 mod server;
 
@@ -97,7 +98,7 @@ const SUBSETS: &str =
     "{host: reviews, subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}, {name: v3, labels: {version: v3}}]}";
 
 /// `FROM METHOD HOST:PORT/PATH [name=value …]`, where the method `TCP` or `TLS` is none, and the names `random`, `outside`, `at` and `endpoints` are no headers.
-fn read(text: &str) -> Call {
+pub(crate) fn read(text: &str) -> Call {
     let mut words = text.split(' ');
     let mut next = || words.next().unwrap_or_default().to_owned();
     let (from, method, to) = (next(), next(), next());
