@@ -17,7 +17,7 @@ use mizzen_xds::{
     server::{Resource, ResourceSource, Response, Session, Sync, Whole},
     types,
 };
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     memo::{Asker, Epoch, Memo},
@@ -262,6 +262,8 @@ fn kind(type_url: &str) -> Option<ResourceKind> {
 pub(crate) struct Connections {
     memo: Arc<Memo>,
     numbers: AtomicU64,
+    /// The number of the newest.
+    opened: watch::Sender<u64>,
     open: Mutex<BTreeMap<u64, Arc<Connection>>>,
 }
 
@@ -274,7 +276,7 @@ pub(crate) struct Registered {
 
 impl Connections {
     pub(crate) fn new(memo: Arc<Memo>) -> Self {
-        Connections { memo, numbers: AtomicU64::new(0), open: Mutex::default() }
+        Connections { memo, numbers: AtomicU64::new(0), opened: watch::Sender::new(0), open: Mutex::default() }
     }
 
     pub(crate) fn register(self: &Arc<Self>, view: ProxyView, identity: SpiffeId, peer: SocketAddr, version: String) -> Registered {
@@ -284,6 +286,7 @@ impl Connections {
         let progress = Mutex::new(Progress { session: Session::sharing(self.memo.lists.clone()), ..Progress::default() });
         let connection = Arc::new(Connection { number, asker, identity, peer, version, since, progress });
         self.lock().insert(number, connection.clone());
+        self.opened.send_replace(number);
         Registered { all: self.clone(), connection }
     }
 
@@ -317,6 +320,11 @@ impl Connections {
         let mut proxies: Vec<_> = merged.into_values().collect();
         proxies.sort_by(|a, b| (&a.proxy, a.connection).cmp(&(&b.proxy, b.connection)));
         proxies
+    }
+
+    /// Changes with each connection that is opened.
+    pub(crate) fn opened(&self) -> watch::Receiver<u64> {
+        self.opened.subscribe()
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -22,6 +22,7 @@ use crate::{
     admission::Admission,
     connection::{Connection, Connections},
     dump,
+    logging::{Logging, ScopeStatus},
     memo::Memo,
     metrics::{Gauges, Metrics},
     source::{Fault, Refused, SourceId},
@@ -36,7 +37,7 @@ use crate::{
 pub(crate) struct About {
     pub(crate) version: String,
     /// What is logged.
-    pub(crate) log: String,
+    pub(crate) logging: Logging,
     pub(crate) started: Instant,
     pub(crate) published: watch::Receiver<Option<Published>>,
     pub(crate) connections: Arc<Connections>,
@@ -57,6 +58,7 @@ pub(crate) fn debug(about: Arc<About>) -> Router {
         .route("/debug/live", get(live))
         .route("/debug/selfz", get(selfz))
         .route("/debug/config_dump", get(config_dump))
+        .route("/debug/log", get(log).post(set_log))
         .merge(shared())
         .with_state(about)
 }
@@ -162,7 +164,7 @@ async fn selfz(State(about): State<Arc<About>>) -> Json<Selfz> {
     };
     Json(Selfz {
         version: about.version.clone(),
-        log: about.log.clone(),
+        log: about.logging.directives(),
         uptime_seconds: about.started.elapsed().as_secs(),
         snapshot: about.snapshot().map_or(0, |s| s.version()),
         memo,
@@ -212,6 +214,29 @@ async fn config_dump(State(about): State<Arc<About>>, Query(query): Query<DumpQu
     match tokio::task::spawn_blocking(move || dump::dump(&snapshot, connection.view(), only)).await {
         Ok(dump) => Json(dump).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+/// The scopes of the log, with their levels.
+async fn log(State(about): State<Arc<About>>) -> Json<Vec<ScopeStatus>> {
+    Json(about.logging.scopes())
+}
+
+#[derive(Deserialize)]
+struct LogQuery {
+    /// `SCOPE:LEVEL` with commas, or one level for all.
+    level: Option<String>,
+    /// Back to what the process was started with, before anything is set.
+    #[serde(default)]
+    reset: bool,
+}
+
+/// Sets levels, and tells of all.
+async fn set_log(State(about): State<Arc<About>>, Query(query): Query<LogQuery>) -> Response {
+    let reset = if query.reset { about.logging.reset() } else { Ok(()) };
+    match reset.and_then(|()| query.level.as_deref().map_or(Ok(()), |level| about.logging.set(level))) {
+        Ok(()) => Json(about.logging.scopes()).into_response(),
+        Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
     }
 }
 

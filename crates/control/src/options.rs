@@ -10,8 +10,9 @@ use std::{
 use mizzen_api::istio::JwksBy;
 use mizzen_types::{TrustDomain, ports};
 
+use crate::SetLogging;
+
 /// How `mizzend` is started. Every field has the default that Istio has, if it has one.
-#[derive(Debug)]
 pub struct Options {
     /// The folders of YAML that are followed, each a source of its own: of objects with one name that of the earliest one is in force. None twice.
     pub config_dirs: Vec<PathBuf>,
@@ -33,6 +34,8 @@ pub struct Options {
     pub trust_domain: TrustDomain,
     /// A file with a MeshConfig.
     pub mesh_config: Option<PathBuf>,
+    /// Whether only what the registry names can be called from the mesh, whatever its MeshConfig says.
+    pub registry_only: bool,
     /// The lifetime of workload certificates.
     pub workload_cert_ttl: Duration,
     /// The namespace of the mesh's own configuration.
@@ -41,6 +44,8 @@ pub struct Options {
     pub version: String,
     /// What is logged, as directives; it is told to tools.
     pub log: String,
+    /// What changes that, while it runs; without it nothing does.
+    pub set_log: Option<SetLogging>,
     /// Who fetches the keys of issuers of tokens.
     pub jwks: JwksOptions,
 }
@@ -75,11 +80,19 @@ impl Default for Options {
             root_cert_file: None,
             trust_domain: TrustDomain::default(),
             mesh_config: None,
+            registry_only: false,
             workload_cert_ttl: Duration::from_secs(24 * 60 * 60),
             root_namespace: "istio-system".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             log: String::new(),
             jwks: JwksOptions::default(),
+            set_log: None,
         }
+    }
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options").field("config_dirs", &self.config_dirs).field("address", &self.address).finish_non_exhaustive()
     }
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use axum::Router;
-use mizzen_api::istio::MeshConfig;
+use mizzen_api::istio::{MeshConfig, OutboundTrafficPolicy};
 use mizzen_net::{ListenOptions, listen, listen_unix};
 use mizzen_pki::{CaLimits, UnixTime};
 use mizzen_protos::ca::istio_certificate_service_server::IstioCertificateServiceServer;
@@ -33,8 +33,10 @@ use crate::{
     debug::{self, About},
     keys,
     listener::{self, Identity},
+    logging::Logging,
     memo::Memo,
     metrics::Metrics,
+    policies,
     source::{self, Event, Files, Merge, SourceId},
     token::Tokens,
     token_api,
@@ -141,7 +143,10 @@ pub(crate) async fn start_with(
         writer: told,
     };
     tasks.spawn(ends("the source of keys", source::jwks::follow(following, published.clone())));
-    tasks.spawn(ends("the writer", writer::run(merge, events, base, faults.clone(), memo.clone(), metrics.clone(), publish)));
+    tasks.spawn(ends(
+        "the writer",
+        writer::run(merge, events, (base, options.registry_only), faults.clone(), memo.clone(), metrics.clone(), publish),
+    ));
     // Nobody is served from half a configuration.
     let trust_domain = match published.wait_for(Option::is_some).await {
         Ok(first) => first.as_ref().map_or_else(TrustDomain::default, |p| p.snapshot.mesh().trust_domain.clone()),
@@ -154,9 +159,10 @@ pub(crate) async fn start_with(
     let (ca, tokens) = (Arc::new(keys.ca), Arc::new(Tokens::new(&keys.token_key, &trust_domain)?));
     let connections = Arc::new(Connections::new(memo.clone()));
     let admission = Arc::new(Admission::default());
+    tasks.spawn(ends("the log of policies", policies::tell(published.clone(), connections.clone())));
     let about = Arc::new(About {
         version: options.version.clone(),
-        log: options.log.clone(),
+        logging: Logging::new(options.log.clone(), options.set_log.clone()),
         started: Instant::now(),
         published,
         connections: connections.clone(),
@@ -208,8 +214,8 @@ impl Running {
     /// Ends all streams with a word to the clients, then everything.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
-        // Sources and writer know no end of their own; all others have it after this.
-        let rest = async { while self.tasks.len() > 4 && self.tasks.join_next().await.is_some() {} };
+        // Sources, writer and what follows it know no end of their own; all others have it after this.
+        let rest = async { while self.tasks.len() > 5 && self.tasks.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(GRACE, rest).await;
         self.tasks.shutdown().await;
     }
@@ -282,6 +288,9 @@ fn mesh_config(options: &Options) -> Result<MeshConfig, Error> {
         config.trust_domain = options.trust_domain.clone();
     }
     config.jwks_by = options.jwks.by;
+    if options.registry_only {
+        config.outbound_traffic_policy = OutboundTrafficPolicy::RegistryOnly;
+    }
     Ok(config)
 }
 

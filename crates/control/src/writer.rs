@@ -11,7 +11,7 @@ use std::{
 
 use mizzen_api::{
     Key, Kind, Object, Problem,
-    istio::{MeshConfig, ServiceEntry},
+    istio::{MeshConfig, OutboundTrafficPolicy, ServiceEntry},
 };
 use mizzen_model::{Change, ChangeSet, Closed, Query, Snapshot};
 use tokio::{
@@ -65,6 +65,8 @@ struct SnapshotBuilder {
     current: Arc<Snapshot>,
     /// The settings that hold while no source has any.
     base: Arc<Object>,
+    /// Whether only what the registry names can be called, whatever the settings say.
+    registry_only: bool,
     /// Whether there has been a whole state.
     ready: bool,
     /// What differs from the snapshot that was published last.
@@ -76,7 +78,7 @@ impl SnapshotBuilder {
     fn new(merge: Merge, base: MeshConfig, metrics: Arc<Metrics>) -> Self {
         let base: Arc<Object> = Arc::new(base.into());
         let current = Snapshot::empty().apply([Change::Apply(base.clone())]);
-        SnapshotBuilder { merge, hidden: 0, current, base, ready: false, changes: ChangeSet::default(), metrics }
+        SnapshotBuilder { merge, hidden: 0, current, base, registry_only: false, ready: false, changes: ChangeSet::default(), metrics }
     }
 
     /// Takes an event. Returns whether it must not wait.
@@ -167,12 +169,23 @@ impl SnapshotBuilder {
         Arc::new(MeshConfig { trust_domain: ours.clone(), jwks_by, ..(**given).clone() }.into())
     }
 
+    /// A MeshConfig under which nothing leaves the mesh that the registry does not name, if that is asked for.
+    fn closed_outwards(&self, object: Arc<Object>) -> Arc<Object> {
+        match &*object {
+            Object::MeshConfig(given) if self.registry_only && given.outbound_traffic_policy != OutboundTrafficPolicy::RegistryOnly => {
+                tracing::warn!("outboundTrafficPolicy stays REGISTRY_ONLY, as the control plane was started");
+                Arc::new(MeshConfig { outbound_traffic_policy: OutboundTrafficPolicy::RegistryOnly, ..(**given).clone() }.into())
+            }
+            _ => object,
+        }
+    }
+
     /// What has changed in the merged sources, as changes of the snapshot.
     fn pending(&mut self) -> Vec<Change> {
         let mut pending = Vec::new();
         for Changed { key, now } in self.merge.changes() {
             match now {
-                Some(Held::Object(object)) => pending.push(Change::Apply(self.domain_of_base(object))),
+                Some(Held::Object(object)) => pending.push(Change::Apply(self.domain_of_base(self.closed_outwards(object)))),
                 Some(Held::Closed(closed)) => {
                     tracing::warn!(policy = %key, reason = %closed.problem, "refused, and there is no good version: what it selects is closed");
                     // It may hide another source's good version, which has been in force.
@@ -216,13 +229,13 @@ impl SnapshotBuilder {
 pub(crate) async fn run(
     merge: Merge,
     mut events: Events,
-    base: MeshConfig,
+    (base, registry_only): (MeshConfig, bool),
     faults: Arc<Mutex<Faults>>,
     memo: Arc<Memo>,
     metrics: Arc<Metrics>,
     published: watch::Sender<Option<Published>>,
 ) {
-    let mut builder = SnapshotBuilder::new(merge, base, metrics.clone());
+    let mut builder = SnapshotBuilder { registry_only, ..SnapshotBuilder::new(merge, base, metrics.clone()) };
     let mut first: Option<Instant> = None;
     let mut unseen: Option<Arc<Snapshot>> = None;
     if builder.merge.is_complete() {

@@ -68,7 +68,7 @@ impl Running {
         let (merge, sources) = Merge::new(sources);
         let (events, received) = mpsc::unbounded_channel();
         let (publish, published) = watch::channel(None);
-        tokio::spawn(run(merge, received, base, Arc::default(), Arc::default(), Arc::default(), publish));
+        tokio::spawn(run(merge, received, (base, false), Arc::default(), Arc::default(), Arc::default(), publish));
         Running { sources, events, published }
     }
 
@@ -300,4 +300,20 @@ fn faults_come_and_go() {
         }
         assert_eq!(counts(&faults), expected);
     }
+}
+
+/// Whatever the folders' MeshConfig says, and with none.
+#[test]
+fn nothing_leaves_a_mesh_that_was_started_closed() {
+    let settings =
+        "{apiVersion: v1, kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, data: {mesh: 'accessLogFile: /dev/stdout'}}";
+    let (merge, sources) = Merge::new(1);
+    let builder = SnapshotBuilder::new(merge, MeshConfig::default(), Arc::default());
+    let (faults, mut builder) = (Mutex::default(), SnapshotBuilder { registry_only: true, ..builder });
+    for event in [Event::Init, event(settings), Event::InitDone] {
+        builder.event(sources[0], event, &faults);
+    }
+    let snapshot = builder.flush(&faults);
+    assert_eq!(snapshot.mesh().outbound_traffic_policy, OutboundTrafficPolicy::RegistryOnly);
+    assert_eq!(snapshot.mesh().access_log_file, "/dev/stdout", "all else is as it was written");
 }

@@ -12,12 +12,13 @@ pub mod merge;
 mod scan;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use mizzen_api::{Key, Object, Problem, Selector};
+use mizzen_model::Change;
 
 pub use files::{Files, Options};
 pub use merge::{Changed, Held, Merge, SourceId};
@@ -105,6 +106,31 @@ pub fn load_once(paths: &[PathBuf]) -> Loaded {
     loaded.warnings.extend(mizzen_model::check(&snapshot));
     loaded.problems.sort();
     loaded
+}
+
+/// What a control plane that follows these folders has in force, by one reading of them: of objects with one name that of the earliest folder, and where a
+/// document is refused its last good version of `last_good`, the folder that [`crate::Options::last_good`] names. All that is refused comes with it.
+pub fn load_state(dirs: &[PathBuf], last_good: Option<&Path>) -> (Vec<Change>, Vec<Problem>) {
+    let (mut merge, ids) = Merge::new(dirs.len());
+    let mut problems = Vec::new();
+    for (id, dir) in ids.into_iter().zip(dirs) {
+        let remembered = last_good.map(|folder| files::last_good_of(folder, dir)).filter(|folder| folder.is_dir());
+        let remembered = remembered.and_then(|folder| last_good::LastGood::open(&folder).ok()).map(|mut log| log.load());
+        let mut fold = fold::Fold::new(Duration::ZERO, remembered.unwrap_or_default());
+        for event in fold.update(Instant::now(), scan::Scan::default().changes(std::slice::from_ref(dir))) {
+            if let Event::Refused(refused) = &event {
+                problems.extend(refused.problems.iter().cloned());
+            }
+            merge.take(id, event);
+        }
+    }
+    let change = |changed: Changed| match changed.now {
+        Some(Held::Object(object)) => Some(Change::Apply(object)),
+        Some(Held::Closed(closed)) => Some(Change::Close(mizzen_model::Closed { key: closed.key, selector: closed.selector })),
+        None => None,
+    };
+    problems.sort();
+    (merge.changes().into_iter().filter_map(change).collect(), problems)
 }
 
 #[cfg(test)]

@@ -256,3 +256,32 @@ async fn a_rename_is_whole() {
     fs::rename(at.join(".a.yaml.new"), at.join("a.yaml")).unwrap();
     until(&mut files, |event| matches!(event, Event::Apply(object) if object.meta().labels["a"] == "z")).await;
 }
+
+/// One reading of what a control plane that follows the folders has in force.
+#[tokio::test]
+async fn as_a_control_plane_has_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let dirs = ["first", "second"].map(|name| folder.path().join(name));
+    let kept = folder.path().join("kept");
+    let policy = "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p, namespace: shop}, spec: {rulez: []}}";
+    write(&dirs[0], "a.yaml", &account("a", "first"));
+    write(&dirs[1], "a.yaml", &account("a", "second"));
+    write(&dirs[1], "b.yaml", &account("b", "good"));
+    let options = Options { last_good: Some(files::last_good_of(&kept, &dirs[1])), ..Options::new(vec![dirs[1].clone()]) };
+    start(&options).await;
+    write(&dirs[1], "b.yaml", "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: b, labels: [broken]}\n");
+    write(&dirs[1], "p.yaml", policy);
+    let said = |last_good: Option<&Path>| {
+        let (changes, problems) = load_state(&dirs, last_good);
+        let said = changes.iter().map(|change| match change {
+            Change::Apply(object) => format!("{} {}", object.meta().name, object.meta().labels["a"]),
+            Change::Close(closed) => format!("{} closed", closed.key.name),
+            other => format!("{other:?}"),
+        });
+        let mut said: Vec<String> = said.collect();
+        said.sort();
+        (said, problems.len())
+    };
+    assert_eq!(said(Some(&kept)), (["a first", "b good", "p closed"].map(str::to_owned).to_vec(), 2));
+    assert_eq!(said(None), (["a first", "p closed"].map(str::to_owned).to_vec(), 2));
+}
