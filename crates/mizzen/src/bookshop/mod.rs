@@ -4,6 +4,7 @@
 //! user and a trace.
 
 mod catalogue;
+mod doorman;
 mod page;
 mod ratings;
 mod reviews;
@@ -21,8 +22,8 @@ use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tokio::{net::TcpListener, signal::unix};
 
 /// The names under which `up` puts the sample's services on the workloads' `PATH`.
-pub(crate) const PROGRAMS: [&str; 5] =
-    ["bookshop-catalogue", "bookshop-ratings", "bookshop-reviews", "bookshop-stock", "bookshop-storefront"];
+pub(crate) const PROGRAMS: [&str; 6] =
+    ["bookshop-catalogue", "bookshop-doorman", "bookshop-ratings", "bookshop-reviews", "bookshop-stock", "bookshop-storefront"];
 
 /// A book's whole description fits easily; a larger answer is no answer of these services.
 const MAX_BODY: usize = 1 << 20;
@@ -52,6 +53,7 @@ pub(crate) fn main(program: &str) -> ExitCode {
 async fn serve(program: &str) -> Result<()> {
     match program {
         "bookshop-catalogue" => serve_http(program, 9080, catalogue::routes()).await,
+        "bookshop-doorman" => serve_http(program, 9000, doorman::routes()).await,
         "bookshop-reviews" => serve_http(program, 9080, reviews::routes()?).await,
         "bookshop-storefront" => serve_http(program, 8080, storefront::routes()).await,
         "bookshop-ratings" => ratings::serve(program, listen(program, 9090).await?).await,

@@ -28,6 +28,9 @@ pub(crate) struct MeshFile {
     pub(crate) run_dir: PathBuf,
     /// The version of the program.
     pub(crate) version: String,
+    /// Whether it was started with `--secure`: nothing leaves it that its registry does not name, whatever its settings say.
+    #[serde(default)]
+    pub(crate) secure: bool,
 }
 
 /// One port of a Gateway.
@@ -124,6 +127,12 @@ impl Mesh {
         serde_json::from_slice(&body).context("the control plane's answer is no JSON")
     }
 
+    /// What the control plane answers to a change at `path` of its debug socket.
+    pub(crate) async fn change(&self, path: &str) -> Result<Value> {
+        let body = ask(http::Method::POST, &self.dir.join("mizzend/debug.sock"), path).await?;
+        serde_json::from_slice(&body).context("the control plane's answer is no JSON")
+    }
+
     /// What `up` wrote of the mesh.
     pub(crate) fn file(&self) -> Result<MeshFile> {
         let path = self.dir.join("mesh.json");
@@ -155,7 +164,11 @@ impl Pod {
 
 /// GETs `path` over a Unix socket.
 pub(crate) async fn get(socket: &Path, path: &str) -> Result<bytes::Bytes> {
-    let reply = mizzen_net::fetch_unix(socket, http::Method::GET, path, "", ANSWER_WITHIN).await?;
+    ask(http::Method::GET, socket, path).await
+}
+
+async fn ask(method: http::Method, socket: &Path, path: &str) -> Result<bytes::Bytes> {
+    let reply = mizzen_net::fetch_unix(socket, method, path, "", ANSWER_WITHIN).await?;
     if reply.status != http::StatusCode::OK {
         bail!("{}: {}", reply.status, String::from_utf8_lossy(&reply.body).trim());
     }

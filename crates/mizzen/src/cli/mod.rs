@@ -1,5 +1,8 @@
 //! The command line.
 
+mod admin;
+mod authz;
+mod explain;
 mod fields;
 pub(crate) mod find;
 mod logs;
@@ -7,6 +10,7 @@ mod output;
 mod proxy_config;
 mod proxy_status;
 mod run;
+mod state;
 mod version;
 mod x;
 
@@ -42,6 +46,14 @@ enum Verb {
     ProxyConfig(proxy_config::ProxyConfigArgs),
     /// Show what a workload, its proxy or the control plane has written.
     Logs(logs::LogsArgs),
+    /// Decide a hypothetical call step by step: would it be allowed, and why not?
+    Explain(Box<explain::ExplainArgs>),
+    /// The control plane itself: what it logs.
+    #[command(subcommand)]
+    Admin(admin::AdminVerb),
+    /// Try policies on calls that were recorded, and write policies from them.
+    #[command(subcommand)]
+    Authz(authz::AuthzVerb),
     /// Show the versions of the CLI and of the running mesh.
     Version(version::VersionArgs),
     /// What may still change: questions to the control plane about itself, and what is supported of Istio's kinds.
@@ -56,7 +68,16 @@ enum Verb {
 
 /// Runs the command line of this process.
 pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| {
+        // Where the exit code is an answer, a question that was not understood must not look like one.
+        let answers = std::env::args().skip(1).any(|word| ANSWERS.contains(&word.as_str()));
+        let _ = error.print();
+        std::process::exit(match error.exit_code() {
+            0 => 0,
+            _ if answers => i32::from(NO_ANSWER),
+            code => code,
+        })
+    });
     let mesh = cli.mesh.as_deref();
     let result = match cli.verb {
         // `up` makes its processes before any thread exists, and its runtime after.
@@ -65,6 +86,9 @@ pub(crate) fn main() -> ExitCode {
         Verb::ProxyStatus(args) => runtime(proxy_status::run(mesh, args)).map(|()| ExitCode::SUCCESS),
         Verb::ProxyConfig(args) => runtime(proxy_config::run(mesh, args)).map(|()| ExitCode::SUCCESS),
         Verb::Logs(args) => runtime(logs::run(mesh, args)).map(|()| ExitCode::SUCCESS),
+        Verb::Explain(args) => return answer(runtime(explain::run(mesh, *args))),
+        Verb::Admin(verb) => runtime(admin::run(mesh, verb)).map(|()| ExitCode::SUCCESS),
+        Verb::Authz(verb) => return answer(authz::run(mesh, &verb)),
         Verb::Version(args) => runtime(version::run(mesh, args)).map(|()| ExitCode::SUCCESS),
         Verb::X(verb) => runtime(x::run(mesh, verb)).map(|()| ExitCode::SUCCESS),
         Verb::Completion { shell } => {
@@ -75,6 +99,18 @@ pub(crate) fn main() -> ExitCode {
     result.unwrap_or_else(|error| {
         eprintln!("mizzen: {error:#}");
         ExitCode::FAILURE
+    })
+}
+
+/// Verbs whose exit code is an answer.
+const ANSWERS: [&str; 2] = ["authz", "explain"];
+/// The exit code if there is none.
+const NO_ANSWER: u8 = 3;
+
+fn answer(result: Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        eprintln!("mizzen: {error:#}");
+        ExitCode::from(NO_ANSWER)
     })
 }
 

@@ -18,6 +18,28 @@ pub(crate) enum Output {
     Yaml,
 }
 
+/// The form of a result that is a text for people.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Form {
+    /// For people.
+    #[default]
+    Text,
+    /// JSON.
+    Json,
+    /// YAML.
+    Yaml,
+}
+
+/// JSON or YAML of `value`; the text for [`Form::Text`].
+pub(crate) fn render_form(form: Form, value: &impl Serialize, text: impl FnOnce() -> Result<String>) -> Result<String> {
+    let output = match form {
+        Form::Text => Output::Short,
+        Form::Json => Output::Json,
+        Form::Yaml => Output::Yaml,
+    };
+    render(output, value, text)
+}
+
 /// Rows under a header, in columns as wide as their widest cell and five spaces apart, as istioctl prints them.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> Result<String> {
     let mut writer = tabwriter::TabWriter::new(Vec::new()).padding(5).minwidth(0);

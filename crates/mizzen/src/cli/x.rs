@@ -4,6 +4,7 @@ use anyhow::Result;
 use mizzen_control::status::{Selfz, UnansweredStatus, WaitingFor, WaitingStatus};
 
 use super::{
+    authz::{self, check::XAuthzVerb},
     fields::{self, CrdsArgs, FieldsArgs},
     find::Mesh,
     output::{Output, print, render, table},
@@ -14,6 +15,9 @@ use super::{
 pub(crate) enum XVerb {
     /// Show how the control plane is: what it logs, what it has in memory, and which proxies it keeps waiting, and why.
     Debug(DebugArgs),
+    /// Show which authorization policies a proxy enforces.
+    #[command(subcommand)]
+    Authz(XAuthzVerb),
     /// Print the CustomResourceDefinitions of Istio's kinds, for `kubectl apply --server-side -f -`.
     Crds(CrdsArgs),
     /// Show the fields of Istio's kinds: type, default, meaning, and whether they are acted on, harmless or refused.
@@ -31,6 +35,7 @@ pub(crate) struct DebugArgs {
 pub(crate) async fn run(mesh: Option<&str>, verb: XVerb) -> Result<()> {
     match verb {
         XVerb::Debug(args) => debug(mesh, &args).await,
+        XVerb::Authz(XAuthzVerb::Check(args)) => authz::check::run(mesh, &args).await,
         XVerb::Crds(args) => fields::crds(&args),
         XVerb::Fields(args) => fields::list(&args),
     }

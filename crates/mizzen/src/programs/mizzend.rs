@@ -43,6 +43,9 @@ struct MizzendArgs {
     /// A file with a MeshConfig, for a mesh whose folder has none.
     #[arg(long, value_name = "PATH")]
     mesh_config: Option<PathBuf>,
+    /// Only what a Service or a ServiceEntry names can be called from the mesh, whatever MeshConfig's outboundTrafficPolicy says.
+    #[arg(long)]
+    registry_only: bool,
     /// How long workload certificates live.
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = crate::up::duration)]
     workload_cert_ttl: Duration,
@@ -72,7 +75,7 @@ fn jwks() -> Result<JwksOptions> {
 }
 
 fn run(args: MizzendArgs) -> Result<()> {
-    super::log()?;
+    let set_log = super::log()?;
     mizzen_net::keep_little_memory();
     let state = args.state_fd.map(mizzen_net::inherited_fd).transpose().context("--state-fd")?;
     let options = Options {
@@ -86,10 +89,12 @@ fn run(args: MizzendArgs) -> Result<()> {
         root_cert_file: args.root_cert_file,
         trust_domain: args.trust_domain,
         mesh_config: args.mesh_config,
+        registry_only: args.registry_only,
         workload_cert_ttl: args.workload_cert_ttl,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         log: super::directives(),
         jwks: jwks()?,
+        set_log: Some(set_log),
         ..Options::default()
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

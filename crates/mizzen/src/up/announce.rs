@@ -83,7 +83,7 @@ fn show(mesh: &MeshFile, run_dir: &Path, shown: &Path) {
     }
     say::line(format_args!(
         "  edit    {}: what you save is live within a second\n  try     mizzen proxy-status\n          mizzen proxy-config cluster WORKLOAD\n          \
-         mizzen logs WORKLOAD --proxy\n          mizzen run --namespace NAMESPACE --service-account NAME -- COMMAND\n  end     Ctrl-C\n",
+         mizzen logs WORKLOAD --proxy\n          mizzen explain --from WORKLOAD --to SERVICE\n          mizzen run --namespace NAMESPACE --service-account NAME -- COMMAND\n  end     Ctrl-C\n",
         shown.display()
     ));
 }

@@ -76,6 +76,7 @@ fn spec(mesh: &Mesh) -> Spec {
         ("--mesh-config", text(mesh.dir("mizzend/mesh.yaml"))),
         ("--workload-cert-ttl", format!("{}s", mesh.payload.cert_ttl)),
     ];
+    argv.extend(mesh.payload.secure.then(|| "--registry-only".to_owned()));
     argv.extend(options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
     let mut env = vec![("MIZZEN_LOG".to_owned(), mesh.payload.log.clone())];
     // How keys of issuers of tokens are fetched.

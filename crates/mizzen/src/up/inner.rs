@@ -78,9 +78,9 @@ async fn follow(mesh: Arc<Mesh>) {
     let mut complete = false;
     let mut first = true;
     while let Some(event) = files.next().await {
-        take(event, &mut next, &mut complete, first);
+        take(event, &mut next, &mut complete, first, mesh.payload.secure);
         while let Some(event) = files.try_next() {
-            take(event, &mut next, &mut complete, first);
+            take(event, &mut next, &mut complete, first, mesh.payload.secure);
         }
         for key in next.retry() {
             say::good(&format!("{key} is in order again"));
@@ -100,7 +100,7 @@ fn kept(is: bool) -> &'static str {
     if is { " (its last good version stays in force)" } else { "" }
 }
 
-fn take(event: Event, folder: &mut Folder, complete: &mut bool, first: bool) {
+fn take(event: Event, folder: &mut Folder, complete: &mut bool, first: bool, secure: bool) {
     let changed = |key: &Key, what: &str| {
         if !first {
             say::step(&format!("{key} {what}"));
@@ -114,6 +114,9 @@ fn take(event: Event, folder: &mut Folder, complete: &mut bool, first: bool) {
             let known = folder.objects.get(&key);
             let (is_known, differs) = (known.is_some(), known.is_none_or(|before| *before != object));
             let was_refused = folder.refuses(&key);
+            if secure && differs && super::objects::CLOSED.contains(&(key.kind, &*key.namespace, &*key.name)) {
+                say::warning(&format!("{key} is not in force: the mesh was started with --secure, which has one of that name"));
+            }
             match folder.apply(object) {
                 Err(problem) => say::problem(&format!("{problem}{}", kept(is_known))),
                 Ok(()) if was_refused => say::good(&format!("{key} is in order again")),
@@ -247,6 +250,7 @@ async fn describe(mesh: Arc<Mesh>, mut open: watch::Receiver<gateway::Open>) -> 
             folder: mesh.payload.folder.clone(),
             run_dir: mesh.payload.run_dir.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            secure: mesh.payload.secure,
         };
         let partial = mesh.dir("mesh.json.partial");
         std::fs::write(&partial, serde_json::to_vec_pretty(&file)?)?;

@@ -52,6 +52,9 @@ pub(crate) struct Ready {
 impl Mesh {
     pub(crate) fn new(payload: Payload, link: Link, router: Router, supervisor: Supervisor) -> Result<Mesh> {
         let told = Folder::create(payload.run_dir.join("objects")).context("cannot make the mesh's folders")?;
+        if payload.secure {
+            told.closed().context("cannot make the mesh's folders")?;
+        }
         for folder in ["pods", "mizzend", "last-good", "scratch", "bin", "sample"] {
             std::fs::create_dir_all(payload.run_dir.join(folder)).context("cannot make the mesh's folders")?;
         }

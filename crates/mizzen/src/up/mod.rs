@@ -18,7 +18,7 @@ mod pod;
 mod proxy;
 pub(crate) mod requests;
 mod runnable;
-mod say;
+pub(crate) mod say;
 mod workload;
 
 use std::{
@@ -45,6 +45,10 @@ use data_plane::DataPlane;
 pub(crate) struct UpArgs {
     /// The folder of Kubernetes and Istio YAML, subfolders included.
     dir: PathBuf,
+    /// Start closed: only mutual TLS (STRICT), nobody may call anybody unless an AuthorizationPolicy of the folder allows it (the Gateway included), and
+    /// only what the folder names can be called outside of the mesh (REGISTRY_ONLY). Objects of the folder do not undo it for the whole mesh.
+    #[arg(long)]
+    secure: bool,
     /// When every program is ready and a call to the Gateway succeeds, write a description of the mesh here, as JSON.
     #[arg(long, value_name = "PATH")]
     ready_file: Option<PathBuf>,
@@ -77,6 +81,9 @@ pub(crate) struct Payload {
     pub(crate) run_dir: PathBuf,
     /// This binary.
     pub(crate) program: PathBuf,
+    /// Whether the mesh starts closed.
+    #[serde(default)]
+    pub(crate) secure: bool,
     /// Lifetime of workload certificates, in seconds.
     pub(crate) cert_ttl: u64,
     /// What sidecars have not used for so many seconds they let go.
@@ -153,6 +160,7 @@ fn outer(name: &str, args: &UpArgs) -> Result<u8> {
         folder: folder.clone(),
         run_dir: run.path().to_owned(),
         program,
+        secure: args.secure,
         cert_ttl: args.workload_cert_ttl.as_secs(),
         on_demand_idle: args.on_demand_idle.as_secs(),
         log: args.log.clone(),

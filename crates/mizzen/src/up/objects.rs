@@ -7,9 +7,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use mizzen_api::Kind;
 use serde_json::json;
 
 use super::desired::Wanted;
+
+/// What closes a mesh for whoever is not allowed in: its kinds, namespaces and names.
+pub(crate) const CLOSED: [(Kind, &str, &str); 2] =
+    [(Kind::PeerAuthentication, "istio-system", "default"), (Kind::AuthorizationPolicy, "istio-system", "allow-nothing")];
 
 /// The folder.
 #[derive(Clone, Debug)]
@@ -86,6 +91,24 @@ impl Folder {
             "data": addresses,
         });
         self.write("vips.yaml", &object)
+    }
+
+    /// Writes what closes the mesh for whoever is not allowed in. It comes before the folder's objects: none of the same name is in force beside it.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn closed(&self) -> io::Result<()> {
+        // A policy without rules matches nothing, and beside it only what another one allows is allowed.
+        for ((kind, namespace, name), spec) in CLOSED.into_iter().zip([json!({"mtls": {"mode": "STRICT"}}), json!({})]) {
+            let object = json!({
+                "apiVersion": "security.istio.io/v1",
+                "kind": kind.name(),
+                "metadata": {"name": name, "namespace": namespace},
+                "spec": spec,
+            });
+            self.write(&format!("secure-{name}.yaml"), &object)?;
+        }
+        Ok(())
     }
 
     /// JSON is YAML. Renamed into place, so that no reader sees half a file.

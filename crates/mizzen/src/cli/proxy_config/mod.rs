@@ -142,7 +142,7 @@ async fn dump(pod: &Pod) -> Result<Value> {
 }
 
 /// The resources of every dump whose type ends in `kind`, found under any of `keys` at `inner`.
-fn resources<'a>(dump: &'a Value, kind: &str, keys: &[&str], inner: &[&str]) -> Vec<&'a Value> {
+pub(super) fn resources<'a>(dump: &'a Value, kind: &str, keys: &[&str], inner: &[&str]) -> Vec<&'a Value> {
     let sections = dump["configs"].as_array().into_iter().flatten().filter(|s| s["@type"].as_str().is_some_and(|t| t.ends_with(kind)));
     sections
         .flat_map(|s| keys.iter().flat_map(|key| s[*key].as_array().into_iter().flatten()).collect::<Vec<_>>())
@@ -152,7 +152,7 @@ fn resources<'a>(dump: &'a Value, kind: &str, keys: &[&str], inner: &[&str]) -> 
 }
 
 /// A field as text; empty if it is missing.
-fn text(value: &Value) -> String {
+pub(super) fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Null => String::new(),

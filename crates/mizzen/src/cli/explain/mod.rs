@@ -1,0 +1,422 @@
+//! `mizzen explain`: decides a hypothetical call, step by step, with the code that the proxies run.
+
+mod held;
+mod text;
+
+use std::{
+    io::Read,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use anyhow::{Context, Result, bail};
+use mizzen_api::istio::Gateway;
+use mizzen_explain::{Call, Explainer, Explanation, Payload, Source, Verdict};
+use mizzen_model::{Reader, ServiceView, Snapshot};
+use mizzen_types::{Hostname, Protocol};
+
+use super::{
+    output::{Form, print, render_form},
+    state::{self, State},
+};
+
+/// The exit code of what is refused.
+const REFUSED: u8 = 1;
+/// The exit code of what nobody here can know.
+const UNKNOWN: u8 = 2;
+/// The caller that is meant by `--from ingress` and is nobody's address (RFC 5737).
+const SOMEBODY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 9));
+/// Of which port nobody says anything.
+const HTTP_PORT: u16 = 80;
+
+/// Arguments of `explain`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit code: 0 if the call is allowed, 1 if it would be refused, 2 if that is unknown (only an outside answer could tell, or it \
+depends on which way the call takes), 3 if the question cannot be asked."
+)]
+pub(crate) struct ExplainArgs {
+    /// Who calls: a workload as POD, POD.NAMESPACE, NAMESPACE/POD or the name of its Deployment; `ingress` for somebody outside who calls through the
+    /// ingress gateway; or an address that no pod has.
+    #[arg(long, value_name = "WORKLOAD")]
+    from: String,
+    /// Who is called: a host as the program writes it, or an address, with a port unless the service has only one. Brackets around an IPv6 address.
+    #[arg(long, value_name = "SERVICE[:PORT]")]
+    to: String,
+    /// The namespace of the caller, if its name does not say it.
+    #[arg(short, long)]
+    namespace: Option<String>,
+    /// The method of the request.
+    #[arg(long, value_name = "METHOD")]
+    method: Option<String>,
+    /// The path of the request, with its query.
+    #[arg(long, value_name = "PATH")]
+    path: Option<String>,
+    /// A header of the request, as `NAME: VALUE`. May be given several times.
+    #[arg(long = "header", short = 'H', value_name = "NAME: VALUE", value_parser = header)]
+    headers: Vec<(String, String)>,
+    /// A file that holds an end user's token, or `-` for standard input. It is sent as `Authorization: Bearer` and printed nowhere.
+    #[arg(long, value_name = "FILE")]
+    jwt: Option<PathBuf>,
+    /// The request is sent over HTTP/2.
+    #[arg(long)]
+    http2: bool,
+    /// The program sends bytes that are no HTTP. That is what is taken of a port that is declared so.
+    #[arg(long, conflicts_with_all = ["method", "path", "headers", "jwt", "http2"])]
+    tcp: bool,
+    /// The program itself speaks TLS.
+    #[arg(long)]
+    tls: bool,
+    /// What external authorizers answer, where one is asked. Without it that is unknown.
+    #[arg(long, value_name = "ANSWER")]
+    authorizer: Option<Answer>,
+    #[command(flatten)]
+    of: state::From,
+    /// The form of the output.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Form,
+    /// All that was looked at, also what did not match.
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+/// What an authorizer says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Answer {
+    /// It allows the request.
+    Allow,
+    /// It refuses it.
+    Deny,
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or_else(|| format!("`{text}` is not of the form NAME: VALUE"))?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
+pub(crate) async fn run(mesh: Option<&str>, args: ExplainArgs) -> Result<ExitCode> {
+    let state = args.of.read(mesh)?;
+    let call = call(&state.snapshot, &args, token(args.jwt.as_deref())?)?;
+    let mut explanation = Explainer::new(&state.snapshot).call(&call)?;
+    if args.jwt.is_some() || !args.headers.is_empty() {
+        unfetched(&state.snapshot, &mut explanation);
+    }
+    let mut notes = Vec::new();
+    if let State { mesh: Some(mesh), .. } = &state {
+        notes = held::mark(mesh, &mut explanation).await;
+    }
+    hide(&mut explanation.call);
+    print(&render_form(args.output, &explanation, || Ok(text::text(&explanation, &notes, args.verbose)))?)?;
+    Ok(ExitCode::from(code(&explanation.verdict)))
+}
+
+/// Keys that the control plane fetches are not here: a token that is refused for want of them may be good.
+fn unfetched(snapshot: &Snapshot, explanation: &mut Explanation) {
+    let wanted: Vec<String> = mizzen_model::wanted_keys(snapshot).into_keys().collect();
+    if !wanted.is_empty() && matches!(explanation.verdict, Verdict::Answered { status: 401, .. }) {
+        let from = wanted.join(", ");
+        let why = format!("whether the token is good: the control plane fetches its issuer's keys ({from}), and they are not known here");
+        explanation.verdict = Verdict::Unknown { why };
+    }
+}
+
+/// 0 for what is allowed, 1 for what would be refused, 2 for what cannot be said.
+fn code(verdict: &Verdict) -> u8 {
+    match verdict {
+        Verdict::Delivered => 0,
+        Verdict::Answered { status, .. } if *status < 400 => 0,
+        Verdict::Denied { .. } | Verdict::Answered { .. } | Verdict::Closed { .. } => REFUSED,
+        Verdict::Unknown { .. } => UNKNOWN,
+        Verdict::Differs { verdicts } => {
+            let mut codes = verdicts.iter().map(code);
+            let first = codes.next().unwrap_or(UNKNOWN);
+            if codes.all(|code| code == first) { first } else { UNKNOWN }
+        }
+    }
+}
+
+/// What stands for who somebody is goes nowhere.
+fn hide(call: &mut Call) {
+    if let Payload::Http { headers, .. } = &mut call.payload {
+        for (name, value) in headers {
+            if ["authorization", "cookie", "proxy-authorization"].iter().any(|secret| name.eq_ignore_ascii_case(secret)) {
+                "(hidden)".clone_into(value);
+            }
+        }
+    }
+}
+
+/// The token in a file.
+fn token(path: Option<&Path>) -> Result<Option<String>> {
+    let Some(path) = path else { return Ok(None) };
+    let mut text = String::new();
+    if path == Path::new("-") {
+        std::io::stdin().read_to_string(&mut text).context("--jwt -")?;
+    } else {
+        text = std::fs::read_to_string(path).with_context(|| format!("--jwt {}", path.display()))?;
+    }
+    let token = text.trim();
+    if token.is_empty() || token.contains(char::is_whitespace) {
+        bail!("--jwt: what is read is no token: one word is expected");
+    }
+    Ok(Some(token.to_owned()))
+}
+
+fn call(snapshot: &Snapshot, args: &ExplainArgs, token: Option<String>) -> Result<Call> {
+    let (host, port) = host_port(&args.to)?;
+    if args.from == "ingress" {
+        return through_gateway(snapshot, args, &host, port, token);
+    }
+    let (from, namespace) = match args.from.parse::<IpAddr>() {
+        Ok(ip) => (Source::Address(ip), args.namespace.clone().unwrap_or_else(|| "default".to_owned())),
+        Err(_) => {
+            let pod = state::find_pod(snapshot, &args.from, args.namespace.as_deref()).context("--from")?;
+            let name = format!("{}/{}", pod.meta.namespace, pod.meta.name);
+            (Source::Workload(name), pod.meta.namespace.to_string())
+        }
+    };
+    let service = service(snapshot, &host, &namespace);
+    let port = match (port, &service) {
+        (Some(port), _) => port,
+        (None, None) => HTTP_PORT,
+        (None, Some(service)) => only_port(service)?,
+    };
+    let protocol = service.as_ref().and_then(|service| Some(service.port(port)?.protocol));
+    Ok(Call {
+        from,
+        host,
+        port,
+        payload: payload(args, protocol, token),
+        random: None,
+        at: now(),
+        outside: outside(args),
+        endpoints: ENDPOINTS,
+    })
+}
+
+/// Endpoints of a cluster that are followed to their own proxies, at most.
+const ENDPOINTS: usize = 32;
+
+/// The call is made now, in seconds since 1970: tokens are good or not by that.
+fn now() -> Option<u64> {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok().map(|since| since.as_secs())
+}
+
+fn outside(args: &ExplainArgs) -> Option<bool> {
+    args.authorizer.map(|answer| answer == Answer::Allow)
+}
+
+/// What is sent, by what is asked for, else by what the port is declared as.
+fn payload(args: &ExplainArgs, protocol: Option<Protocol>, token: Option<String>) -> Payload {
+    let is_request = args.method.is_some() || args.path.is_some() || !args.headers.is_empty() || token.is_some() || args.http2;
+    let by_port = match protocol {
+        Some(Protocol::Tcp | Protocol::Mongo | Protocol::Mysql | Protocol::Redis) => Payload::Tcp,
+        Some(Protocol::Tls | Protocol::Https) => Payload::Tls { server_name: None },
+        _ if args.tcp => Payload::Tcp,
+        _ => request(args, protocol, token.clone()),
+    };
+    match (is_request, args.tcp, args.tls, &by_port) {
+        (true, ..) => request(args, protocol, token),
+        (_, true, true, _) => Payload::Tls { server_name: None },
+        (_, true, false, _) => Payload::Tcp,
+        _ => by_port,
+    }
+}
+
+fn request(args: &ExplainArgs, protocol: Option<Protocol>, token: Option<String>) -> Payload {
+    let is_grpc = protocol == Some(Protocol::Grpc);
+    let mut headers = args.headers.clone();
+    headers.extend(token.map(|token| ("authorization".to_owned(), format!("Bearer {token}"))));
+    Payload::Http {
+        method: args.method.clone().unwrap_or_else(|| if is_grpc { "POST" } else { "GET" }.to_owned()),
+        path: args.path.clone().unwrap_or_else(|| "/".to_owned()),
+        headers,
+        http2: args.http2 || matches!(protocol, Some(Protocol::Grpc | Protocol::Http2)),
+        tls: args.tls,
+    }
+}
+
+/// A call of somebody outside to the gateway's own address, for the host.
+fn through_gateway(snapshot: &Snapshot, args: &ExplainArgs, host: &str, port: Option<u16>, token: Option<String>) -> Result<Call> {
+    if args.tcp {
+        bail!("--from ingress: a gateway is told by a request's host where it leads: --tcp says none");
+    }
+    let gateways: Vec<&Gateway> = snapshot.objects::<Gateway>().collect();
+    let mut pods = snapshot.objects::<mizzen_api::core::Pod>().filter(|pod| pod.status.pod_ip.is_some());
+    let pod = pods.find(|pod| gateways.iter().any(|gateway| gateway.selector.matches(&pod.meta.labels)));
+    let Some((pod, ip)) = pod.and_then(|pod| Some((pod, pod.status.pod_ip?))) else {
+        bail!("--from ingress: there is no Gateway, or no pod that one selects");
+    };
+    let own = gateways.iter().filter(|gateway| gateway.selector.matches(&pod.meta.labels));
+    let ports: Vec<u16> = own.flat_map(|gateway| gateway.servers.iter().map(|server| server.port.number)).collect();
+    let Some(port) = port.or_else(|| ports.first().copied()) else { bail!("--from ingress: no Gateway has a port") };
+    let mut payload = request(args, None, token);
+    if let Payload::Http { headers, .. } = &mut payload
+        && !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host"))
+    {
+        headers.push(("host".to_owned(), host.to_owned()));
+    }
+    Ok(Call {
+        from: Source::Address(SOMEBODY),
+        host: ip.to_string(),
+        port,
+        payload,
+        random: None,
+        at: now(),
+        outside: outside(args),
+        endpoints: ENDPOINTS,
+    })
+}
+
+/// `HOST`, `HOST:PORT`, `[::1]:PORT`.
+fn host_port(text: &str) -> Result<(String, Option<u16>)> {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let port = port.map(|port| port.parse().ok().filter(|port| *port > 0).with_context(|| format!("--to {text}: `{port}` is no port")));
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host.is_empty() {
+        bail!("--to {text}: there is no host");
+    }
+    Ok((host.to_owned(), port.transpose()?))
+}
+
+/// The service that a program in a namespace means by a host.
+fn service(snapshot: &Snapshot, host: &str, namespace: &str) -> Option<Arc<ServiceView>> {
+    let reader = Reader::new(snapshot);
+    let names = [host.to_owned(), format!("{host}.{namespace}.svc.cluster.local"), format!("{host}.svc.cluster.local")];
+    let ip = host.parse::<IpAddr>().ok();
+    let by_address = || reader.services().find(|service| service.vips().any(|vip| Some(vip) == ip));
+    let by_name = names.iter().filter_map(|name| name.parse::<Hostname>().ok()).find_map(|name| reader.service(&name, namespace));
+    by_name.or_else(by_address).cloned()
+}
+
+fn only_port(service: &ServiceView) -> Result<u16> {
+    let ports: Vec<_> = service.ports.iter().filter(|port| port.protocol != Protocol::Udp).collect();
+    match &ports[..] {
+        [only] => Ok(only.port),
+        [] => bail!("--to {}: the service has no port", service.host),
+        several => {
+            let ports: Vec<String> = several.iter().map(|port| port.port.to_string()).collect();
+            bail!("--to {}: say which port: {}", service.host, ports.join(", "))
+        }
+    }
+}
+
+/// All that is said of a call, for tests.
+#[cfg(test)]
+fn explained(snapshot: &Arc<Snapshot>, words: &str) -> Result<Explanation> {
+    use clap::Parser;
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ExplainArgs,
+    }
+    let words = std::iter::once("explain").chain(words.split_whitespace().map(|word| if word == "_" { " " } else { word }));
+    let args = Line::try_parse_from(words)?.args;
+    let call = call(snapshot, &args, None)?;
+    Ok(Explainer::new(snapshot).call(&call)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::state::tests::{deployment, snapshot},
+        *,
+    };
+
+    pub(super) fn shop() -> Arc<Snapshot> {
+        let fixed = "
+{kind: Service, apiVersion: v1, metadata: {name: reviews, namespace: shop}, spec: {selector: {app: reviews}, ports: [{name: http, port: 9080, targetPort: 8080}]}}
+---
+{kind: Service, apiVersion: v1, metadata: {name: stock, namespace: shop}, spec: {selector: {app: stock}, ports: [{name: tcp, port: 7070}, {name: http, port: 80}]}}
+---
+kind: AuthorizationPolicy
+apiVersion: security.istio.io/v1
+metadata: {name: reviews-from-web, namespace: shop}
+spec:
+  selector: {matchLabels: {app: reviews}}
+  rules:
+  - from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]
+    to: [{operation: {methods: [GET], paths: ['/reviews/*']}}]
+---
+{kind: Gateway, apiVersion: networking.istio.io/v1, metadata: {name: door, namespace: shop},
+ spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}}
+---
+{kind: VirtualService, apiVersion: networking.istio.io/v1, metadata: {name: door, namespace: shop},
+ spec: {hosts: ['*'], gateways: [door], http: [{route: [{destination: {host: stock, port: {number: 80}}}]}]}}
+";
+        let apps = [("reviews-v1", "reviews"), ("reviews-v2", "reviews"), ("stock", "stock"), ("web", "web"), ("guest", "guest")];
+        snapshot(&(fixed.to_owned() + &apps.map(|(name, account)| deployment("shop", name, account)).concat()))
+    }
+
+    #[test]
+    fn verdicts_and_codes() {
+        let shop = shop();
+        for (words, expected, exit) in [
+            ("--from web --to reviews --path /reviews/1", "delivered", 0),
+            ("--from web --to reviews:9080 --path /other", "denied", 1),
+            ("--from guest.shop --to reviews.shop --path /reviews/1", "denied", 1),
+            ("--from shop/web --to reviews --path /reviews/1 --method POST", "denied", 1),
+            ("--from web --to stock:7070", "delivered", 0),
+            ("--from ingress --to shop.example.com", "delivered", 0),
+            ("--from 192.0.2.77 --to reviews.shop --path /reviews/1", "denied", 1),
+            ("--from web --to reviews:1", "delivered", 0),
+        ] {
+            let explanation = explained(&shop, words).unwrap_or_else(|error| panic!("{words}: {error:#}"));
+            let said = explanation.verdict.to_string();
+            assert!(said.starts_with(expected), "{words}: {said}\n{explanation}");
+            assert_eq!(code(&explanation.verdict), exit, "{words}");
+        }
+    }
+
+    #[test]
+    fn questions_that_cannot_be_asked() {
+        let shop = shop();
+        for (words, expected) in [
+            ("--from wen --to reviews", "did you mean `web`?"),
+            ("--from web --to stock", "say which port: 7070, 80"),
+            ("--from web --to reviews:http", "`http` is no port"),
+            ("--from web --to :80", "there is no host"),
+            ("--from web --to reviews --header nonsense", "is not of the form NAME: VALUE"),
+            ("--from web --to reviews --tcp --path /x", "cannot be used with"),
+            ("--from ingress --to reviews --tcp", "--tcp says none"),
+        ] {
+            let error = format!("{:#}", explained(&shop, words).map(|found| found.verdict).expect_err(words));
+            assert!(error.contains(expected), "{words}: {error}");
+        }
+    }
+
+    #[test]
+    fn codes_of_what_depends() {
+        let delivered = Verdict::Delivered;
+        let closed = Verdict::Closed { why: "x".to_owned() };
+        let differs = |verdicts: &[&Verdict]| Verdict::Differs { verdicts: verdicts.iter().map(|one| (*one).clone()).collect() };
+        assert_eq!(code(&differs(&[&delivered, &closed])), UNKNOWN);
+        assert_eq!(code(&differs(&[&closed, &Verdict::Answered { status: 503, why: String::new() }])), REFUSED);
+        assert_eq!(code(&Verdict::Answered { status: 301, why: String::new() }), 0);
+        assert_eq!(code(&Verdict::Unknown { why: String::new() }), UNKNOWN);
+    }
+
+    #[test]
+    fn tokens_are_hidden() {
+        let headers = vec![("Authorization".to_owned(), "Bearer secret".to_owned()), ("x".to_owned(), "kept".to_owned())];
+        let payload = Payload::Http { method: "GET".to_owned(), path: "/".to_owned(), headers, http2: false, tls: false };
+        let mut call = Call {
+            from: Source::Address(SOMEBODY),
+            host: "a".to_owned(),
+            port: 1,
+            payload,
+            random: None,
+            at: None,
+            outside: None,
+            endpoints: 1,
+        };
+        hide(&mut call);
+        let text = serde_json::to_string(&call).unwrap();
+        assert!(!text.contains("secret") && text.contains("kept"), "{text}");
+    }
+}

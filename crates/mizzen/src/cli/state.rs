@@ -1,0 +1,176 @@
+//! The configuration that a question is asked of: that of the running mesh, or what files alone say.
+
+use std::{path::PathBuf, sync::Arc};
+
+use anyhow::{Context, Result, bail};
+use mizzen_api::{
+    Kind, Object,
+    core::Pod,
+    istio::{MeshConfig, OutboundTrafficPolicy},
+};
+use mizzen_control::source::load_state;
+use mizzen_model::{Change, Snapshot};
+
+use super::find::Mesh;
+use crate::up::say;
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct From {
+    /// A folder or a file of YAML to ask instead of the running mesh. Several may be given: of objects with one name that of the first is in force.
+    /// Each Deployment counts as one pod that runs, with a sidecar.
+    #[arg(short, long = "file", value_name = "PATH")]
+    pub(crate) files: Vec<PathBuf>,
+}
+
+/// A configuration.
+pub(crate) struct State {
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// The running mesh that has it, if it is none of files alone.
+    pub(crate) mesh: Option<Mesh>,
+}
+
+impl From {
+    /// Reads it. What is refused of it is told on standard error: its last good version counts, or what it selects is closed.
+    ///
+    /// # Errors
+    /// If no mesh runs and no file is given, or a file is not there.
+    pub(crate) fn read(&self, mesh: Option<&str>) -> Result<State> {
+        let (changes, problems, mesh) = if self.files.is_empty() {
+            let mesh = Mesh::find(mesh).context("there is no configuration to ask: start a mesh, or name files with -f")?;
+            let file = mesh.file()?;
+            let (mut changes, problems) = load_state(&[mesh.dir.join("objects"), file.folder], Some(&mesh.dir.join("last-good")));
+            let is_settings = |change: &Change| matches!(change, Change::Apply(object) if object.kind() == Kind::MeshConfig);
+            if !changes.iter().any(is_settings) {
+                changes.push(settings(&mesh)?);
+            }
+            if file.secure {
+                changes = changes.into_iter().map(closed_outwards).collect();
+            }
+            (changes, problems, Some(mesh))
+        } else {
+            for path in self.files.iter().filter(|path| !path.exists()) {
+                bail!("{}: there is no such file or folder", path.display());
+            }
+            let (changes, problems) = load_state(&self.files, None);
+            (changes, problems, None)
+        };
+        for problem in &problems {
+            say::problem(&problem.to_string());
+        }
+        let snapshot = Snapshot::empty().apply(changes);
+        let snapshot = if mesh.is_some() { snapshot } else { mizzen_explain::complete(&snapshot) };
+        Ok(State { snapshot, mesh })
+    }
+}
+
+/// The same, if it is the mesh's settings, as a control plane takes them that was started with `--registry-only`.
+fn closed_outwards(change: Change) -> Change {
+    match change {
+        Change::Apply(object) => match &*object {
+            Object::MeshConfig(given) => {
+                Object::from(MeshConfig { outbound_traffic_policy: OutboundTrafficPolicy::RegistryOnly, ..(**given).clone() }).into()
+            }
+            _ => Change::Apply(object),
+        },
+        other => other,
+    }
+}
+
+/// The settings that the mesh was started with, for a folder that has none.
+fn settings(mesh: &Mesh) -> Result<Change> {
+    let path = mesh.dir.join("mizzend/mesh.yaml");
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let parsed = mizzen_api::parse_mesh_config(&text, &path.to_string_lossy().into());
+    let (config, _) =
+        parsed.map_err(|problems| anyhow::anyhow!("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
+    Ok(Change::from(Object::from(config)))
+}
+
+/// The pod that somebody means by POD, POD.NAMESPACE, NAMESPACE/POD, or the name of its Deployment in the place of its own.
+///
+/// # Errors
+/// If there is none, or several of different workloads.
+pub(crate) fn find_pod<'s>(snapshot: &'s Snapshot, text: &str, namespace: Option<&str>) -> Result<&'s Pod> {
+    let all: Vec<&Pod> = snapshot.objects::<Pod>().filter(|pod| pod.status.pod_ip.is_some()).collect();
+    let (wanted, within) = match (namespace, text.split_once('/'), text.rsplit_once('.')) {
+        (_, Some((namespace, name)), _) => (name, Some(namespace)),
+        (Some(namespace), None, _) => (text, Some(namespace)),
+        (None, None, Some((name, namespace))) => (name, Some(namespace)),
+        (None, None, None) => (text, None),
+    };
+    let inside = |pod: &&&Pod| within.is_none_or(|namespace| *pod.meta.namespace == *namespace);
+    let of = |pod: &Pod| pod.meta.labels.get("service.istio.io/workload-name").is_some_and(|name| name == wanted);
+    let begins = |pod: &Pod| pod.meta.name.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('-'));
+    let app = |pod: &Pod| pod.meta.labels.get("app").is_some_and(|app| app == wanted) || pod.spec.service_account == wanted;
+    let named = |pod: &Pod| *pod.meta.name == *wanted;
+    let tries: [&dyn Fn(&Pod) -> bool; 4] = [&named, &of, &begins, &app];
+    for fits in tries {
+        let found: Vec<&&Pod> = all.iter().filter(inside).filter(|pod| fits(pod)).collect();
+        let Some(first) = found.first() else { continue };
+        // Replicas and versions of one identity are decided alike, unless a policy selects by version.
+        let same = |pod: &&&Pod| (&pod.meta.namespace, &pod.spec.service_account) == (&first.meta.namespace, &first.spec.service_account);
+        if found.iter().all(same) {
+            return Ok(first);
+        }
+        let names: Vec<String> = found.iter().map(|pod| format!("{}.{}", pod.meta.name, pod.meta.namespace)).collect();
+        bail!("{text} may be any of {}: say which", names.join(", "));
+    }
+    let workload = |pod: &&Pod| pod.meta.labels.get("service.istio.io/workload-name").cloned().unwrap_or_else(|| pod.meta.name.to_string());
+    let mut known: Vec<String> = all.iter().map(|pod| format!("{}.{}", workload(pod), pod.meta.namespace)).collect();
+    known.sort();
+    known.dedup();
+    let short = known.iter().map(|name| name.split('.').next().unwrap_or_default());
+    let near = mizzen_api::nearest(wanted, short).map(|near| format!(", did you mean `{near}`?")).unwrap_or_default();
+    bail!("there is no workload {text}{near} There are: {}", known.join(", "))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// What a folder with this file says.
+    pub(crate) fn snapshot(yaml: &str) -> Arc<Snapshot> {
+        let loaded = mizzen_explain::load([("test.yaml", yaml)]);
+        assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
+        mizzen_explain::complete(&loaded.snapshot)
+    }
+
+    pub(crate) fn deployment(namespace: &str, name: &str, account: &str) -> String {
+        format!(
+            "
+---
+kind: Deployment
+apiVersion: apps/v1
+metadata: {{name: {name}, namespace: {namespace}}}
+spec:
+  selector: {{matchLabels: {{app: {account}, at: {name}}}}}
+  template:
+    metadata: {{labels: {{app: {account}, at: {name}}}}}
+    spec: {{serviceAccountName: {account}, containers: [{{name: c, image: x, command: [x], ports: [{{containerPort: 8080}}]}}]}}
+"
+        )
+    }
+
+    #[test]
+    fn who_is_meant() {
+        let yaml = [("shop", "reviews-v1", "reviews"), ("shop", "reviews-v2", "reviews"), ("ops", "web", "web"), ("shop", "web", "web")];
+        let snapshot = snapshot(&yaml.map(|(namespace, name, account)| deployment(namespace, name, account)).concat());
+        let check = |text: &str, namespace: Option<&str>, expected: Result<&str, &str>| {
+            let found = find_pod(&snapshot, text, namespace).map(|pod| format!("{}/{}", pod.meta.namespace, pod.meta.name));
+            match (found, expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{text}"),
+                (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{text}: {error}"),
+                (found, expected) => panic!("{text}: {found:?}, not {expected:?}"),
+            }
+        };
+        check("reviews-v2", None, Ok("shop/reviews-v2"));
+        check("reviews", None, Ok("shop/reviews-v1"));
+        check("web.ops", None, Ok("ops/web"));
+        check("ops/web", Some("shop"), Ok("ops/web"));
+        check("web", Some("shop"), Ok("shop/web"));
+        check("web", None, Err("web may be any of"));
+        check("revews-v1", None, Err("did you mean `reviews-v1`?"));
+        check("reviews", Some("ops"), Err("there is no workload reviews"));
+    }
+}
