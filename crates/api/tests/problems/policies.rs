@@ -373,3 +373,22 @@ fn request_authentications() {
     let warning = "spec.jwtRules[0].jwks: keys[0] is a shared secret (`oct`), which is not supported";
     check_warnings("RequestAuthentication", &rule(mixed), &[(3, warning)]);
 }
+
+#[test]
+fn peer_authentications() {
+    let mode = "must be one of UNSET, DISABLE, PERMISSIVE, STRICT, is";
+    let with = |ports: &str| format!("selector: {{matchLabels: {{a: b}}}}\nportLevelMtls:\n  {ports}");
+    for (spec, expected) in [
+        ("mtls: STRICT".to_owned(), vec![(1, "spec.mtls: must be a map, is `STRICT`".to_owned())]),
+        ("mtls: {mode: strict}".to_owned(), vec![(1, format!("spec.mtls.mode: {mode} `strict`"))]),
+        ("mtls: {mod: STRICT}".to_owned(), vec![(1, "spec.mtls.mod: unknown field, did you mean `mode`?".to_owned())]),
+        ("mtl: {}".to_owned(), vec![(1, "spec.mtl: unknown field, did you mean `mtls`?".to_owned())]),
+        ("selector: {}\nportLevelMtls: {80: {}}".to_owned(), vec![(2, "spec.portLevelMtls: needs a selector with labels".to_owned())]),
+        (with("0: {}"), vec![(3, "spec.portLevelMtls.0: the key must be a port from 1 to 65535, is `0`".to_owned())]),
+        (with("65536: {}"), vec![(3, "spec.portLevelMtls.65536: the key must be a port from 1 to 65535, is `65536`".to_owned())]),
+        (with("80: {mode: ALWAYS}"), vec![(3, format!("spec.portLevelMtls.80.mode: {mode} `ALWAYS`"))]),
+    ] {
+        let expected: Vec<_> = expected.iter().map(|(line, text)| (*line, text.as_str())).collect();
+        check_spec("PeerAuthentication", &spec, &expected);
+    }
+}

@@ -53,6 +53,8 @@ pub(crate) struct Filters {
     /// This proxy's own workload, and what others have said of theirs.
     pub(crate) node: LocalNode,
     stats: stats::StatsCache,
+    /// The header in which a client that is refused is told why, if it is to be told: the node's metadata `MIZZEN_DENIAL_HEADER`.
+    pub(crate) denial_header: Option<String>,
     /// How often policies decided.
     pub(crate) decisions: decisions::Decisions,
     /// Token buckets by what they are of, looked up once for each configuration: the process' table has a lock.
@@ -67,6 +69,7 @@ impl Filters {
             node: LocalNode::new(node),
             stats: Default::default(),
             decisions: Default::default(),
+            denial_header: denial_header(node),
             buckets: HashMap::new(),
             tokens: Default::default(),
         }
@@ -89,6 +92,14 @@ impl Filters {
             self.tokens.forget();
             cx.options.shared.forget_buckets(cx.now.mono);
         }
+    }
+}
+
+fn denial_header(node: &Node) -> Option<String> {
+    use mizzen_protos::wkt::value::Kind;
+    match node.metadata.fields.get("MIZZEN_DENIAL_HEADER")?.kind.as_ref()? {
+        Kind::StringValue(name) => Some(name.to_ascii_lowercase()).filter(|name| mizzen_http::valid_name(name.as_bytes())),
+        _ => None,
     }
 }
 

@@ -177,3 +177,31 @@ fn dry_runs_are_counted() {
     let found = snapshot.series.iter().find(|series| series.name == "mizzen_authorization_decisions_total").unwrap();
     assert_eq!(found.labels.iter().map(|(_, value)| value.as_str()).collect::<Vec<_>>(), ["p", "would_deny"]);
 }
+
+/// Whoever is refused is told why, if the proxy's node says in which header.
+#[test]
+fn a_client_may_be_told() {
+    let check = |header: Option<&str>, filters: Vec<Value>, path: &str, expected: Option<&str>| {
+        let mut sim = Sim::new(1, wall());
+        sim.proxy("10.0.0.1", node("storefront", "10.0.0.1"), client_config(secrets("storefront")));
+        let mut server = node("reviews", "10.0.0.2");
+        if let Some(name) = header {
+            let value = mizzen_protos::wkt::Value { kind: Some(mizzen_protos::wkt::value::Kind::StringValue(name.to_owned())) };
+            server.metadata.fields.insert("MIZZEN_DENIAL_HEADER".to_owned(), value);
+        }
+        sim.proxy("10.0.0.2", server, server_config(&Inbound { http: filters, ..Inbound::default() }));
+        sim.serve("10.0.0.2:9080", super::calls::echo_app());
+        let text = super::calls::call(&mut sim, &super::calls::get(path, ""));
+        let told = text.lines().find_map(|line| line.strip_prefix("x-why: "));
+        assert_eq!(told, expected, "{header:?} {path}: {text}");
+    };
+    let allow = |path: &str| {
+        let permission = json!({"url_path": {"path": {"exact": path}}});
+        vec![http_rbac("ALLOW", json!({"p": {"permissions": [permission], "principals": [{"any": true}]}}))]
+    };
+    check(None, allow("/a"), "/b", None);
+    check(Some("X-Why"), allow("/a"), "/a", None);
+    check(Some("X-Why"), allow("/a"), "/b", Some("no policy allows it; nearest is p: path is \"/a\" (it is \"/b\")"));
+    check(Some("no header"), allow("/a"), "/b", None);
+    check(Some("x-why"), vec![http_rbac("DENY", json!({"no": from("storefront")}))], "/b", Some("denied by no"));
+}

@@ -344,7 +344,7 @@ pub(super) fn client_config(secrets: Vec<(ResourceKind, Value)>) -> Arc<Config> 
     put(&Config::default(), &resources)
 }
 
-fn node(name: &str, ip: &str) -> Node {
+pub(super) fn node(name: &str, ip: &str) -> Node {
     use mizzen_protos::wkt::{Struct, Value as Wkt, value::Kind as K};
     let text = |t: &str| Wkt { kind: Some(K::StringValue(t.to_owned())) };
     let mut labels = Struct::default();

@@ -72,6 +72,10 @@ impl Worker {
             }
             named.push(name);
         }
+        if let (Some(name), Some(why)) = (&self.filters.denial_header, &stream.record.policy) {
+            // Values of the request may be in it.
+            head.set(name, why.replace(|c: char| !matches!(c, ' '..='~'), "?"));
+        }
         self.respond_locally(id, head, text);
     }
 

@@ -112,6 +112,20 @@ fn the_nearest_mode_of_mutual_tls() {
     check(&[mesh.clone(), own("{80: {mode: DISABLE}}")], Permissive, Disable);
     check(&[mesh.clone(), own("{80: {mode: UNSET}}")], Permissive, Permissive);
     check(&[peer("b", "shop", "1", "{mtls: {mode: STRICT}}"), peer("a", "shop", "2", "{mtls: {mode: DISABLE}}")], Strict, Strict);
+    // The oldest of each scope, and of two of an age the first by name; one that says nothing of the mode is one nevertheless.
+    let of = |name: &str, created: &str, mode: &str| peer(name, "shop", created, &format!("{{{workload}, mtls: {{mode: {mode}}}}}"));
+    check(&[of("b", "1", "STRICT"), of("a", "2", "DISABLE")], Strict, Strict);
+    check(&[of("b", "2", "STRICT"), of("a", "2", "DISABLE")], Disable, Disable);
+    check(&[of("b", "1", "UNSET"), of("a", "2", "DISABLE"), mesh.clone()], Strict, Strict);
+    check(
+        &[peer("b", "istio-system", "1", "{mtls: {mode: DISABLE}}"), peer("a", "istio-system", "2", "{mtls: {mode: STRICT}}")],
+        Disable,
+        Disable,
+    );
+    // A selector without labels selects as none does.
+    check(&[peer("a", "shop", "1", "{selector: {}, mtls: {mode: STRICT}}")], Strict, Strict);
+    check(&[peer("a", "shop", "1", "{selector: {matchLabels: {app: b}}, mtls: {mode: STRICT}}")], Permissive, Permissive);
+    check(&[mesh.clone(), own("{81: {mode: DISABLE}}"), peer("space", "shop", "1", "{mtls: {mode: STRICT}}")], Permissive, Permissive);
     check(&[peer("w", "istio-system", "1", &format!("{{{workload}, mtls: {{mode: STRICT}}}}"))], Permissive, Permissive);
 }
 
