@@ -43,6 +43,7 @@ fn a_mesh_that_starts_closed() {
     seen(&mesh);
     asked(&mesh);
     tried(&mesh);
+    known(&mesh);
     assert_eq!(mesh.stop(), 0, "{}", mesh.said());
 }
 
@@ -167,4 +168,26 @@ fn tried(mesh: &Mesh) {
         explained.code == 0 && explained.out.contains("not enforced: AuthorizationPolicy shop/no-second-book, rule[0]"),
         "{explained:?}"
     );
+}
+
+/// The shop's data is for those who have a token.
+fn known(mesh: &Mesh) {
+    let file = samples().join("bookshop-tokens/ann.jwt");
+    let ann = std::fs::read_to_string(&file).expect("a token");
+    let bearer = |token: &str| format!("authorization: Bearer {}", token.trim());
+    let (ann, broken) = (bearer(&ann), bearer(&ann.trim().replace("ey", "eY")));
+    mesh.apply(&step("08-end-user-tokens"));
+    mesh.wait_for("/api/books", &["x-member: yes"], "nobody without a token", |status, _| status == 403);
+    eventually("with one the data is there", || whole(mesh, &["x-member: yes", &ann]));
+    mesh.wait_for("/", &["x-member: yes"], "the page is for all members", |status, _| status == 200);
+    mesh.wait_for("/", &["x-member: yes", &broken], "a broken token is refused everywhere", |status, body| {
+        status == 401 && body.starts_with("Jwt ")
+    });
+    let explain = |more: &[&str]| {
+        let call = ["explain", "--from", "ingress", "--to", "shop.example", "--path", "/api/books", "--authorizer", "allow"];
+        mesh.cli(&[&call[..], more].concat())
+    };
+    let without = explain(&[]);
+    assert!(without.code == 1 && without.out.contains("data-for-readers"), "{without:?}");
+    assert_eq!(explain(&["--jwt", &file.to_string_lossy()]).code, 0);
 }
