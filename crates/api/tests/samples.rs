@@ -1,4 +1,4 @@
-//! The samples hold nothing that is refused or not acted on.
+//! The samples hold nothing that is refused or not acted on, but for the AUDIT policy of one step.
 
 use std::{fs, path::Path};
 
@@ -9,7 +9,8 @@ fn check(folder: &Path) -> usize {
             found += check(&entry);
         } else if entry.extension().is_some_and(|ending| ending == "yaml") {
             let parsed = mizzen_api::parse_documents(&fs::read_to_string(&entry).unwrap(), &entry.to_string_lossy().into());
-            let said: Vec<_> = parsed.problems().chain(&parsed.warnings).map(ToString::to_string).collect();
+            let said = parsed.problems().chain(&parsed.warnings).map(ToString::to_string);
+            let said: Vec<_> = said.filter(|text| !text.contains("an AUDIT policy decides nothing")).collect();
             assert!(said.is_empty(), "{said:#?}");
             found += parsed.objects.len();
         }

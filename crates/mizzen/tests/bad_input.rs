@@ -320,7 +320,7 @@ spec:
             said(&mesh, before, "AuthorizationPolicy shop/reviews is in order again");
             // With a last good version nothing is closed.
             mesh.save("policy.yaml", &policy("NONE"));
-            said(&mesh, before, "could change who may talk (its last good version stays in force)");
+            said(&mesh, before, "is `NONE` (its last good version stays in force)");
             open(true);
         }
         mesh.remove("policy.yaml");

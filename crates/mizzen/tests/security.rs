@@ -118,12 +118,12 @@ fn seen(mesh: &Mesh) {
     let report: Value = serde_json::from_str(&same.out).unwrap_or_else(|error| panic!("{error}: {same:?}"));
     assert_eq!((same.code, &report["wouldBeRefused"], &report["unknownOfAllowed"]), (0, &0.into(), &0.into()), "{report:#}");
     assert!(report["stillAllowed"].as_u64() > Some(0) && report["stillRefused"].as_u64() > Some(0), "{report:#}");
-    let deny = "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: no, namespace: shop}, \
+    let deny = "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: stop, namespace: shop}, \
                 spec: {selector: {matchLabels: {app: ratings}}, action: DENY, rules: [{}]}}";
     let deny = file("deny.yaml", deny);
     let lost = mesh.cli(&["authz", "replay", "--policy", &deny]);
-    assert!(lost.code == 1 && lost.out.contains("ns[shop]-policy[no]-rule[0]"), "{lost:?}");
-    let bad = file("bad.yaml", "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: no}, spec: {rulez: []}}");
+    assert!(lost.code == 1 && lost.out.contains("ns[shop]-policy[stop]-rule[0]"), "{lost:?}");
+    let bad = file("bad.yaml", "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: bad}, spec: {rulez: []}}");
     let bad = mesh.cli(&["authz", "replay", "--policy", &bad]);
     assert!(bad.code == 3 && bad.err.contains("did you mean `rules`?"), "{bad:?}");
 }

@@ -22,6 +22,8 @@ mod version;
 pub use version::Version;
 
 #[cfg(test)]
+mod client_tests;
+#[cfg(test)]
 mod sotw_tests;
 #[cfg(test)]
 mod tests;
