@@ -22,7 +22,10 @@ impl LabelSet for BTreeMap<String, String> {
 
 /// Labels by name. A copy shares them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Labels(Option<Arc<[(Arc<str>, Arc<str>)]>>);
+pub struct Labels(Option<Arc<[Label]>>);
+
+/// A name and its value.
+type Label = (Arc<str>, Arc<str>);
 
 impl Labels {
     /// Names and values, in the order of the names.

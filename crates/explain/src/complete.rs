@@ -26,7 +26,7 @@ pub fn complete(snapshot: &Arc<Snapshot>) -> Arc<Snapshot> {
     let mut made: Vec<Pod> = Vec::new();
     for deployment in snapshot.objects::<Deployment>().filter(|deployment| deployment.replicas > 0) {
         let runs = |pod: &&Pod| pod.meta.namespace == deployment.meta.namespace && deployment.selector.matches(&pod.meta.labels);
-        if !pods.iter().any(|pod| runs(pod)) {
+        if !pods.iter().any(runs) {
             made.push(pod_of(deployment, is_injected(snapshot, deployment), next(&mut free)));
         }
     }

@@ -111,7 +111,7 @@ fn no_request_is_judged_by_half_of_a_change() {
     let changes = Mutex::new(0_usize);
     let change = || {
         let mut changes = changes.lock().expect("no client has failed");
-        mesh.save("policies.yaml", &policies(*changes % 2 == 0));
+        mesh.save("policies.yaml", &policies(changes.is_multiple_of(2)));
         *changes += 1;
     };
     std::thread::scope(|scope| {

@@ -343,12 +343,10 @@ fn custom_policies(snapshot: &Snapshot, workloads: &Workloads<'_>, found: &mut V
                 asked.service.host
             ));
         }
-        if let Some(port) = policy.rules.iter().filter_map(|rule| workloads.tcp_port(policy, root, rule)).min() {
-            if !grpc {
-                tell(format!(
-                    "port {port} of a workload that is selected carries TCP: there nobody is asked, since the provider is asked over HTTP"
-                ));
-            }
+        if !grpc && let Some(port) = policy.rules.iter().filter_map(|rule| workloads.tcp_port(policy, root, rule)).min() {
+            tell(format!(
+                "port {port} of a workload that is selected carries TCP: there nobody is asked, since the provider is asked over HTTP"
+            ));
         }
     }
 }

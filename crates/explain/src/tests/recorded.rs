@@ -147,7 +147,7 @@ fn whom_a_policy_asks_is_not_in_a_record() {
         "{selector: {matchLabels: {app: reviews}}, action: CUSTOM, provider: {name: judge}, rules: [{to: [{operation: {paths: [/asked*]}}]}]}",
     );
     let answer = "unknown: the answer of outbound|9080||ratings.shop.svc.cluster.local";
-    check(&[ask.clone()], mesh, &[("web GET v1:8080/", "allowed"), ("web GET v1:8080/asked", answer)]);
+    check(std::slice::from_ref(&ask), mesh, &[("web GET v1:8080/", "allowed"), ("web GET v1:8080/asked", answer)]);
     let mut explainer = Explainer::new(&shop_with(mesh, &[ask]));
     let (pod, call) = recorded("web GET v1:8080/asked");
     let mut told = Vec::new();

@@ -21,10 +21,10 @@ use std::sync::Arc;
 use mizzen_types::Name;
 
 pub use crate::filter::{
-    Abort, AbortWith, AlpnOverride, AuthzHeaders, AuthzService, Delay, DelayWith, ExtAuthz, ExtAuthzOverride, Fault, FilterOverride,
-    HeaderMutation, HttpFilter, HttpFilterKind, JwtAuthn, JwtKeys, JwtProvider, JwtRequirement, JwtRule, LocalRateLimit, MessageMutations,
-    Overrides, PeerExchange, PeerMetadata, RateWith, RbacFilter, RemoteJwks, RequestBody, ResponseRate, RouterOptions, StatsConfig,
-    TokenBucket, TokenLocation,
+    Abort, AbortWith, AlpnOverride, AuthzHeaders, AuthzService, ClaimHeader, Delay, DelayWith, ExtAuthz, ExtAuthzOverride, Fault,
+    FilterOverride, HeaderMutation, HttpFilter, HttpFilterKind, JwtAuthn, JwtKeys, JwtProvider, JwtRequirement, JwtRule, LocalRateLimit,
+    MessageMutations, Overrides, PeerExchange, PeerMetadata, RateWith, RbacFilter, RemoteJwks, RequestBody, ResponseRate, RouterOptions,
+    StatsConfig, TokenBucket, TokenLocation,
 };
 pub use access_log::{AccessLog, Comparison, LogFilter, LogFormat, LogTarget, LogValue};
 pub use balancing::{

@@ -36,6 +36,9 @@ pub struct JwtAuthn {
     pub strip_failure: bool,
 }
 
+/// A header, and the path of the claim that it is to hold.
+pub type ClaimHeader = (Arc<str>, Arc<[Name]>);
+
 /// An issuer, and what is done with its tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JwtProvider {
@@ -68,7 +71,7 @@ pub struct JwtProvider {
     /// How much clocks may differ; 60 s by default.
     pub skew: Duration,
     /// Headers that get claims, each by its path.
-    pub claim_headers: Arc<[(Arc<str>, Arc<[Name]>)]>,
+    pub claim_headers: Arc<[ClaimHeader]>,
     /// Whether the route is chosen anew after a token was checked.
     pub clear_route_cache: bool,
     /// The keys.

@@ -37,7 +37,7 @@ pub use ext_authz::{AuthzHeaders, AuthzService, ExtAuthz, ExtAuthzOverride, Requ
 pub use fault::{Abort, AbortWith, Delay, DelayWith, Fault, RateWith, ResponseRate};
 pub use header_mutation::{HeaderMutation, MessageMutations};
 pub(crate) use jwt_authn::audience;
-pub use jwt_authn::{JwtAuthn, JwtKeys, JwtProvider, JwtRequirement, JwtRule, RemoteJwks, TokenLocation};
+pub use jwt_authn::{ClaimHeader, JwtAuthn, JwtKeys, JwtProvider, JwtRequirement, JwtRule, RemoteJwks, TokenLocation};
 pub use local_ratelimit::{LocalRateLimit, TokenBucket};
 pub use peer_metadata::{PeerExchange, PeerMetadata};
 pub use rbac::RbacFilter;

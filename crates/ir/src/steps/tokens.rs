@@ -325,7 +325,7 @@ impl Check<'_> {
     fn good(&mut self, provider: &JwtProvider, token: &Token, found: &Found) {
         if let Some((header, padded)) = &provider.payload_header {
             let mut text = token.claims_text().to_owned();
-            while *padded && text.len() % 4 != 0 {
+            while *padded && !text.len().is_multiple_of(4) {
                 text.push('=');
             }
             self.head.set(header, text);

@@ -392,7 +392,7 @@ fn several_issuers() {
     ]}));
     let by = |issuer: &str, key: &str| signed(&json!({"alg": key, "kid": "k"}).to_string(), &json!({"iss": issuer}).to_string(), key);
     let check = |path: &str, lines: &str, wanted: &str| {
-        let (got, _) = run(&rule, &mut request(&format!("GET a{path}\n{lines}").trim_end().to_owned()));
+        let (got, _) = run(&rule, &mut request(format!("GET a{path}\n{lines}").trim_end()));
         assert!(got.starts_with(wanted), "{path} {lines:.60}: {got}");
     };
     let auth = |issuer: &str, key: &str| format!("authorization: Bearer {}", by(issuer, key));

@@ -49,7 +49,7 @@ impl From {
             }
             (changes, problems, Some(mesh))
         } else {
-            for path in self.files.iter().filter(|path| !path.exists()) {
+            if let Some(path) = self.files.iter().find(|path| !path.exists()) {
                 bail!("{}: there is no such file or folder", path.display());
             }
             let (changes, problems) = load_state(&self.files, None);

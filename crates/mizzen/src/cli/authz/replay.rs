@@ -166,7 +166,7 @@ pub(crate) fn run(mesh: Option<&str>, args: &ReplayArgs) -> Result<ExitCode> {
 
 /// The mesh with the proposed policies in force.
 fn propose(present: &Arc<Snapshot>, files: &[PathBuf], replace: bool) -> Result<Arc<Snapshot>> {
-    for path in files.iter().filter(|path| !path.exists()) {
+    if let Some(path) = files.iter().find(|path| !path.exists()) {
         bail!("--policy {}: there is no such file or folder", path.display());
     }
     let loaded = mizzen_control::source::load_once(files);

@@ -166,7 +166,7 @@ fn what_would_change() {
     let same = line(1, 0, "GET", "/reviews/2", true);
     let refused = Kind::WouldBeRefused;
     let why = "nearest is ns[shop]-policy[reviews]-rule[0] (test.yaml:";
-    check(ALLOW, &[same.clone()], &[], 0);
+    check(ALLOW, std::slice::from_ref(&same), &[], 0);
     check(
         ALLOW,
         &[lost.clone(), gained.clone(), same, lost],
@@ -195,7 +195,7 @@ spec: {selector: {matchLabels: {app: reviews}}, rules: [{when: [{key: 'request.h
 ";
     let one = Made { server: 1, caller: 0, method: "GET", path: "/reviews/1".to_owned(), passed: true }.line(&places);
     let unknown = Kind::UnknownOfAllowed;
-    check(header, &[one.clone()], &[(unknown, "reviews.shop", "shop/storefront", "GET /reviews/1", "header x-team")], UNKNOWN);
+    check(header, std::slice::from_ref(&one), &[(unknown, "reviews.shop", "shop/storefront", "GET /reviews/1", "header x-team")], UNKNOWN);
     // An address that nobody has, and no name.
     let lost =
         one.replace("198.18.", "198.51.").replace("outbound_", "other").replace("\"authority\":\"reviews\"", "\"authority\":\"x y\"");

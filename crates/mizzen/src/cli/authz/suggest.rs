@@ -87,6 +87,9 @@ struct Done {
 /// A workload: its namespace, its name, and the labels that select it.
 type Workload = (String, String, BTreeMap<String, String>);
 
+/// What tells calls apart: who is called by whom, with which method and path, and at which port.
+type Seen = (PodId, Who, Option<(String, String)>, u16);
+
 /// Learns from records.
 pub(crate) struct Suggest {
     explainer: Explainer,
@@ -94,7 +97,7 @@ pub(crate) struct Suggest {
     pub(crate) places: Places,
     paths: Paths,
     namespace: Option<String>,
-    seen: HashSet<(PodId, Who, Option<(String, String)>, u16)>,
+    seen: HashSet<Seen>,
     found: BTreeMap<Workload, BTreeMap<Who, Done>>,
     counts: Counts,
 }
