@@ -27,7 +27,7 @@ fn whole(mesh: &Mesh, headers: &[&str]) -> Result<(), String> {
 
 #[test]
 fn a_mesh_that_starts_closed() {
-    let options = Options { args: vec!["--secure".to_owned()], ..Options::default() };
+    let options = Options { args: ["--secure", "--denial-header", "x-why"].map(str::to_owned).into(), ..Options::default() };
     let mut mesh = Mesh::start_with(MIZZEN, &samples().join("bookshop"), options);
     let visit = |path: &str| mesh.run("shop", "visitor", &["curl", "-s", "-S", "-m", "10", "-w", " %{http_code}", path]);
     assert_eq!(mesh.get("/", &[]), Ok((403, "RBAC: access denied".to_owned())), "the gateway is closed too");
@@ -37,6 +37,9 @@ fn a_mesh_that_starts_closed() {
     mesh.apply(&step("02-allow"));
     eventually("what the policies allow works", || whole(&mesh, &[]));
     assert_eq!(visit(REVIEWS).ok(), "RBAC: access denied 403", "nobody allowed the visitor");
+    let told = mesh.run("shop", "visitor", &["curl", "-s", "-S", "-m", "10", "-o", "/dev/null", "-D", "-", REVIEWS]).ok();
+    let why = "x-why: no policy allows it; nearest is ns[shop]-policy[reviews-from-storefront]-rule[0]: principal is ";
+    assert!(told.contains(why), "who is refused is told why, if that is asked for: {told}");
 
     explained(&mesh);
     what_is_enforced(&mesh);

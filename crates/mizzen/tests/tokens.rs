@@ -3,6 +3,10 @@
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -266,4 +270,95 @@ fn by_envoy() {
     let args = vec!["--data-plane".to_owned(), format!("envoy={}", program.display())];
     let mesh = start(&inline(&key), "", Options { args, ..Options::default() });
     table(&mesh, &key, true);
+}
+
+/// The issuer's server: what it answers, or that it is down.
+struct Issuer {
+    answer: Mutex<Option<String>>,
+    asked: AtomicUsize,
+}
+
+impl Issuer {
+    fn start(answer: String) -> (Arc<Issuer>, u16) {
+        let issuer = Arc::new(Issuer { answer: Mutex::new(Some(answer)), asked: AtomicUsize::new(0) });
+        let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+        let (this, port) = (issuer.clone(), listener.local_addr().expect("an address").port());
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                this.asked.fetch_add(1, Ordering::Relaxed);
+                let Some(keys) = this.answer.lock().expect("no panic").clone() else { continue };
+                let _ = stream.read(&mut [0; 4096]);
+                let _ = write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{keys}", keys.len());
+            }
+        });
+        (issuer, port)
+    }
+
+    /// From now on it answers so, and was asked so often since. Who gets no good answer asks less and less often.
+    fn answers(&self, answer: Option<String>, times: usize) {
+        *self.answer.lock().expect("no panic") = answer;
+        let before = self.asked.load(Ordering::Relaxed);
+        eventually(
+            "the issuer is asked again",
+            || if self.asked.load(Ordering::Relaxed) >= before + times { Ok(()) } else { Err("not yet") },
+        );
+    }
+}
+
+/// Keys rotate, and the issuer is down for longer than keys are kept fresh: no good token is refused meanwhile, and no other one is let in.
+#[test]
+fn keys_rotate_under_load() {
+    let keys: Vec<Ed25519KeyPair> = (0..3).map(|_| Ed25519KeyPair::generate().expect("a key")).collect();
+    let jwk = |at: usize| format!(r#"{{"kty":"OKP","crv":"Ed25519","kid":"k{at}","x":"{}"}}"#, B64.encode(keys[at].public_key().as_ref()));
+    let set = |all: &[usize]| format!(r#"{{"keys":[{}]}}"#, all.iter().map(|at| jwk(*at)).collect::<Vec<_>>().join(","));
+    let bearer = |at: usize, more: &str| {
+        let claims = format!(r#"{{"iss":"https://issuer.example","sub":"ann","aud":"cave"{more}}}"#);
+        format!("authorization: Bearer {}", token(&keys[at], &format!(r#"{{"alg":"EdDSA","kid":"k{at}"}}"#), &claims))
+    };
+    let (issuer, port) = Issuer::start(set(&[0]));
+    let options = Options {
+        args: vec!["--outside".to_owned(), format!("192.0.2.9:8000=127.0.0.1:{port}")],
+        env: vec![("PILOT_JWT_PUB_KEY_REFRESH_INTERVAL".to_owned(), "1s".to_owned())],
+        ..Options::default()
+    };
+    let mesh = start("jwksUri: http://192.0.2.9:8000/keys", "", options);
+    mesh.wait_for("/", &[&bearer(0, "")], "the first key", |status, _| status == 200);
+    // The key that tokens are signed by now; the load follows.
+    let (signs, ends, counts) = (AtomicUsize::new(0), AtomicBool::new(false), [AtomicUsize::new(0), AtomicUsize::new(0)]);
+    std::thread::scope(|scope| {
+        for number in 0..2 {
+            let (mesh, bearer, signs, ends, counts) = (&mesh, &bearer, &signs, &ends, &counts);
+            scope.spawn(move || {
+                for i in 0.. {
+                    if ends.load(Ordering::Acquire) {
+                        return;
+                    }
+                    // Each token is another one, so that none is known from before.
+                    let more = format!(r#","jti":"{number}-{i}""#);
+                    let at = signs.load(Ordering::Acquire);
+                    for (at, wanted, count) in [(at, 200, &counts[0]), (2, 401, &counts[1])] {
+                        let (status, body) = mesh.get("/", &[&bearer(at, &more)]).expect("an answer");
+                        assert_eq!(status, wanted, "key {at}, request {i}: {body}");
+                        count.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        let finished = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            // The next key is told before it signs, and the old one goes when nothing is signed by it any more.
+            issuer.answers(Some(set(&[0, 1])), 3);
+            mesh.wait_for("/", &[&bearer(1, "")], "the second key", |status, _| status == 200);
+            signs.store(1, Ordering::Release);
+            issuer.answers(Some(set(&[1])), 3);
+            mesh.wait_for("/", &[&bearer(0, "")], "the first one is gone", |status, _| status == 401);
+            // Down, then silly: the last good keys stay.
+            issuer.answers(None, 3);
+            issuer.answers(Some("<html>".to_owned()), 1);
+            issuer.answers(Some(set(&[1])), 1);
+        }));
+        ends.store(true, Ordering::Release);
+        finished.expect("the issuer's changes");
+    });
+    println!("{counts:?} requests");
+    assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) > 50), "{counts:?}");
 }

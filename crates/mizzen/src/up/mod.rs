@@ -67,6 +67,9 @@ pub(crate) struct UpArgs {
     /// What a sidecar has fetched on first use and has not used for so long is let go.
     #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = duration)]
     on_demand_idle: Duration,
+    /// Tell a client that is refused why, in this header of the answer: which policy, and what was missing. Off by default, since that names identities.
+    #[arg(long, value_name = "HEADER")]
+    denial_header: Option<http::HeaderName>,
     /// What the mesh's programs log: a level, or `tracing` directives.
     #[arg(long, value_name = "FILTER", default_value = "info", env = "MIZZEN_LOG", value_parser = directives)]
     log: String,
@@ -88,6 +91,9 @@ pub(crate) struct Payload {
     pub(crate) cert_ttl: u64,
     /// What sidecars have not used for so many seconds they let go.
     pub(crate) on_demand_idle: u64,
+    /// In which header a client that is refused is told why.
+    #[serde(default)]
+    pub(crate) denial_header: Option<String>,
     /// What the programs log.
     pub(crate) log: String,
     /// Which proxy is used.
@@ -163,6 +169,7 @@ fn outer(name: &str, args: &UpArgs) -> Result<u8> {
         secure: args.secure,
         cert_ttl: args.workload_cert_ttl.as_secs(),
         on_demand_idle: args.on_demand_idle.as_secs(),
+        denial_header: args.denial_header.as_ref().map(ToString::to_string),
         log: args.log.clone(),
         data_plane,
         pid: std::process::id(),

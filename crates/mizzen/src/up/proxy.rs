@@ -201,6 +201,7 @@ fn spec(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr, role: Role) -> Spec {
     .into();
     // Istio's switch to the older variant of xDS.
     env.extend(std::env::var("ISTIO_DELTA_XDS").ok().map(|value| ("ISTIO_DELTA_XDS".to_owned(), value)));
+    env.extend(mesh.payload.denial_header.clone().map(|name| ("ISTIO_META_MIZZEN_DENIAL_HEADER".to_owned(), name)));
     let foreign = mesh.payload.data_plane.foreign();
     if foreign.is_some() {
         // Less than it gets before it is killed.
