@@ -55,9 +55,10 @@ impl fmt::Display for Explanation {
     }
 }
 
-fn steps(f: &mut Formatter<'_>, steps: &[Step], depth: usize) -> Result {
-    for step in steps {
-        let name = match step.step {
+impl StepKind {
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
             StepKind::Resolve => "address",
             StepKind::Listener => "listener",
             StepKind::Chain => "chain",
@@ -68,8 +69,13 @@ fn steps(f: &mut Formatter<'_>, steps: &[Step], depth: usize) -> Result {
             StepKind::Rewrite => "rewrite",
             StepKind::Cluster => "cluster",
             StepKind::Endpoints => "endpoints",
-        };
-        writeln!(f, "{:depth$}{name}: {}", "", step.outcome)?;
+        }
+    }
+}
+
+fn steps(f: &mut Formatter<'_>, steps: &[Step], depth: usize) -> Result {
+    for step in steps {
+        writeln!(f, "{:depth$}{}: {}", "", step.step.name(), step.outcome)?;
         for reason in &step.reasons {
             let sign = if reason.matched { '+' } else { '-' };
             writeln!(f, "{:indent$}{sign} {}", "", reason.text, indent = depth + 2 + 2 * usize::from(reason.depth))?;

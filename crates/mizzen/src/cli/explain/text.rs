@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use mizzen_explain::{Explanation, Hop, Security, Side, Step, StepKind, To, Verdict, Way, rule_names};
+use mizzen_explain::{Explanation, Hop, Security, Side, Step, To, Verdict, Way, rule_names};
 use owo_colors::OwoColorize;
 
 /// The text, with colours: whoever prints it takes them out where no terminal is.
@@ -133,7 +133,7 @@ impl Writer<'_> {
             Mark::Bad => outcome.split("; nearest is ").next().unwrap_or_default().to_owned(),
             _ => outcome,
         };
-        self.line(depth, &format!("{} {:<10} {outcome}{held}", mark.sign(), name(step.step)));
+        self.line(depth, &format!("{} {:<10} {outcome}{held}", mark.sign(), step.step.name()));
         // What did not match explains a refusal, and else only interests who asks.
         let wanted = self.verbose || mark != Mark::Good;
         for reason in step.reasons.iter().filter(|_| wanted) {
@@ -258,21 +258,6 @@ fn readable(rule: &str) -> String {
     match parts {
         Some((namespace, (name, index))) => format!("AuthorizationPolicy {namespace}/{name}, rule[{index}"),
         None => rule.to_owned(),
-    }
-}
-
-fn name(step: StepKind) -> &'static str {
-    match step {
-        StepKind::Resolve => "address",
-        StepKind::Listener => "listener",
-        StepKind::Chain => "chain",
-        StepKind::Tls => "TLS",
-        StepKind::Policy => "policy",
-        StepKind::Filter => "filter",
-        StepKind::Route => "route",
-        StepKind::Rewrite => "rewrite",
-        StepKind::Cluster => "cluster",
-        StepKind::Endpoints => "endpoints",
     }
 }
 
