@@ -1,11 +1,6 @@
 //! CUSTOM policies: a program of the mesh is asked about requests to another one, and decides.
 
-use std::{
-    io::{Read, Write},
-    net::{TcpListener, TcpStream},
-};
-
-use mizzen_testkit::{Mesh, eventually, folder};
+use mizzen_testkit::{Mesh, eventually, folder, workload};
 
 const MIZZEN: &str = env!("CARGO_BIN_EXE_mizzen");
 
@@ -13,36 +8,15 @@ const MIZZEN: &str = env!("CARGO_BIN_EXE_mizzen");
 #[test]
 #[ignore = "a workload of the mesh that the other test starts"]
 fn run() {
-    match std::env::var("WORKLOAD").as_deref() {
-        Ok("authz") => serve(8000, decide),
-        Ok("echo") => serve(8080, |head| ("200 OK", String::new(), head.to_owned())),
+    match std::env::var(workload::VARIABLE).as_deref() {
+        Ok("authz") => workload::serve(8000, decide),
+        Ok("echo") => workload::serve(8080, workload::echo),
         _ => {}
     }
 }
 
-/// Answers each request by its head.
-fn serve(port: u16, answer: fn(&str) -> (&'static str, String, String)) {
-    let listener = TcpListener::bind(("0.0.0.0", port)).expect("listen");
-    for stream in listener.incoming().flatten() {
-        std::thread::spawn(move || one(stream, answer));
-    }
-}
-
-fn one(mut stream: TcpStream, answer: fn(&str) -> (&'static str, String, String)) {
-    let (mut head, mut buffer) = (Vec::new(), [0; 4096]);
-    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
-        match stream.read(&mut buffer) {
-            Ok(n @ 1..) => head.extend_from_slice(&buffer[..n]),
-            _ => return,
-        }
-    }
-    let (status, headers, body) = answer(&String::from_utf8_lossy(&head).to_ascii_lowercase());
-    let length = body.len();
-    let _ = write!(stream, "HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\nconnection: close\r\n\r\n{body}");
-}
-
 /// Lets those go on who say the word, and tells the program who that is.
-fn decide(head: &str) -> (&'static str, String, String) {
+fn decide(head: &str) -> workload::Answer {
     let path = head.split(' ').nth(1).unwrap_or_default();
     let word = head.lines().any(|line| line == "x-word: sesame");
     if word && head.contains("x-asked-by: the mesh") && path.starts_with("/check/private") {
@@ -53,19 +27,10 @@ fn decide(head: &str) -> (&'static str, String, String) {
 }
 
 const ECHO: &str = "
-kind: Namespace
-apiVersion: v1
-metadata: {name: cave}
----
 kind: Service
 apiVersion: v1
 metadata: {name: echo, namespace: cave}
 spec: {selector: {app: echo}, ports: [{name: http, port: 8080}]}
----
-kind: Gateway
-apiVersion: networking.istio.io/v1
-metadata: {name: cave, namespace: cave}
-spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}
 ---
 kind: VirtualService
 apiVersion: networking.istio.io/v1
@@ -85,26 +50,7 @@ spec: {selector: {app: authz}, ports: [{name: http, port: 8000}]}
 ";
 
 fn deployment(name: &str, port: u16) -> String {
-    let program = std::env::current_exe().expect("the test's own path").display().to_string();
-    format!(
-        "
-kind: Deployment
-apiVersion: apps/v1
-metadata: {{name: {name}, namespace: cave}}
-spec:
-  selector: {{matchLabels: {{app: {name}}}}}
-  template:
-    metadata: {{labels: {{app: {name}}}}}
-    spec:
-      containers:
-      - name: main
-        image: any
-        command: ['{program}', run, --exact, --ignored, --nocapture]
-        env: [{{name: WORKLOAD, value: {name}}}]
-        ports: [{{containerPort: {port}}}]
-        readinessProbe: {{tcpSocket: {{port: {port}}}}}
-"
-    )
+    workload::deployment("cave", name, port)
 }
 
 fn providers(more: &str) -> String {
@@ -157,7 +103,7 @@ fn check(mesh: &Mesh, path: &str, headers: &[&str], status: u16, parts: &[&str])
 #[test]
 fn a_program_of_the_mesh_decides() {
     let files = [
-        ("echo.yaml", ECHO.to_owned() + &deployment("echo", 8080)),
+        ("echo.yaml", workload::gateway("cave") + ECHO + &deployment("echo", 8080)),
         ("authz.yaml", deployment("authz", 8000)),
         ("providers.yaml", providers("")),
         ("policy.yaml", policy("keeper")),

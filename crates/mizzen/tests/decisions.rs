@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use mizzen_testkit::{Mesh, echo, folder};
+use mizzen_testkit::{Mesh, echo, folder, workload};
 
 const MIZZEN: &str = env!("CARGO_BIN_EXE_mizzen");
 
@@ -21,16 +21,9 @@ const CONNECTIONS: usize = 4;
 const CHANGE_EVERY: usize = 250;
 
 const BASE: &str = "
-{kind: Namespace, apiVersion: v1, metadata: {name: cave}}
----
 {kind: ServiceAccount, apiVersion: v1, metadata: {name: echo, namespace: cave}}
 ---
 {kind: Service, apiVersion: v1, metadata: {name: echo, namespace: cave}, spec: {selector: {app: echo}, ports: [{name: http, port: 9080}]}}
----
-kind: Gateway
-apiVersion: networking.istio.io/v1
-metadata: {name: cave, namespace: cave}
-spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}
 ---
 kind: VirtualService
 apiVersion: networking.istio.io/v1
@@ -103,8 +96,8 @@ fn ask(address: &str, number: usize, seen: &[Seen; 4], change: &(dyn Fn() + Sync
 
 #[test]
 fn no_request_is_judged_by_half_of_a_change() {
-    let server = echo::echo("cave", "a", 1);
-    let mesh = Mesh::start(MIZZEN, folder(&[("base.yaml", BASE), ("echo.yaml", &server), ("policies.yaml", &policies(false))]).path());
+    let (base, server) = (workload::gateway("cave") + BASE, echo::echo("cave", "a", 1));
+    let mesh = Mesh::start(MIZZEN, folder(&[("base.yaml", &base), ("echo.yaml", &server), ("policies.yaml", &policies(false))]).path());
     mesh.wait_for("/always", &[], "let in", |status, _| status == 404);
     mesh.wait_for("/never", &[], "refused", |status, _| status == 403);
     let (address, seen) = (mesh.address(), <[Seen; 4]>::default());

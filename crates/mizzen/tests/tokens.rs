@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -12,7 +12,7 @@ use std::{
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as B64};
-use mizzen_testkit::{Mesh, Options, envoy, eventually, folder};
+use mizzen_testkit::{Mesh, Options, envoy, eventually, folder, workload};
 
 const MIZZEN: &str = env!("CARGO_BIN_EXE_mizzen");
 
@@ -20,40 +20,16 @@ const MIZZEN: &str = env!("CARGO_BIN_EXE_mizzen");
 #[test]
 #[ignore = "a workload of the mesh that the other tests start"]
 fn run() {
-    if std::env::var_os("WORKLOAD").is_some() {
-        let listener = TcpListener::bind(("0.0.0.0", 8080)).expect("listen");
-        for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || echo(stream));
-        }
+    if std::env::var_os(workload::VARIABLE).is_some() {
+        workload::serve(8080, workload::echo);
     }
-}
-
-fn echo(mut stream: TcpStream) {
-    let (mut head, mut buffer) = (Vec::new(), [0; 4096]);
-    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
-        match stream.read(&mut buffer) {
-            Ok(n @ 1..) => head.extend_from_slice(&buffer[..n]),
-            _ => return,
-        }
-    }
-    let body = String::from_utf8_lossy(&head).to_ascii_lowercase();
-    let _ = write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
 }
 
 const MESH: &str = "
-kind: Namespace
-apiVersion: v1
-metadata: {name: cave}
----
 kind: Service
 apiVersion: v1
 metadata: {name: echo, namespace: cave}
 spec: {selector: {app: echo}, ports: [{name: http, port: 8080}]}
----
-kind: Gateway
-apiVersion: networking.istio.io/v1
-metadata: {name: cave, namespace: cave}
-spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}
 ---
 kind: VirtualService
 apiVersion: networking.istio.io/v1
@@ -68,29 +44,6 @@ spec:
     directResponse: {status: 203}
   - route: [{destination: {host: echo}}]
 ";
-
-fn deployment() -> String {
-    let program = std::env::current_exe().expect("the test's own path").display().to_string();
-    format!(
-        "
-kind: Deployment
-apiVersion: apps/v1
-metadata: {{name: echo, namespace: cave}}
-spec:
-  selector: {{matchLabels: {{app: echo}}}}
-  template:
-    metadata: {{labels: {{app: echo}}}}
-    spec:
-      containers:
-      - name: main
-        image: any
-        command: ['{program}', run, --exact, --ignored, --nocapture]
-        env: [{{name: WORKLOAD, value: echo}}]
-        ports: [{{containerPort: 8080}}]
-        readinessProbe: {{tcpSocket: {{port: 8080}}}}
-"
-    )
-}
 
 fn key_set(key: &Ed25519KeyPair) -> String {
     format!(r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","kid":"one","x":"{}"}}]}}"#, B64.encode(key.public_key().as_ref()))
@@ -137,8 +90,9 @@ fn token(key: &Ed25519KeyPair, header: &str, claims: &str) -> String {
 }
 
 fn start(keys: &str, more: &str, options: Options) -> Mesh {
-    let (deployment, authn) = (deployment(), authn(keys, more));
-    Mesh::start_with(MIZZEN, folder(&[("mesh.yaml", MESH), ("echo.yaml", &deployment), ("authn.yaml", &authn)]).path(), options)
+    let (mesh, authn) = (workload::gateway("cave") + MESH, authn(keys, more));
+    let deployment = workload::deployment("cave", "echo", 8080);
+    Mesh::start_with(MIZZEN, folder(&[("mesh.yaml", &mesh), ("echo.yaml", &deployment), ("authn.yaml", &authn)]).path(), options)
 }
 
 /// The table, by whichever proxies. Of two statuses the second one is Envoy's, which lets more pass: what is written twice, what a token demands to

@@ -1,5 +1,6 @@
-//! Helpers for tests beyond one crate: a mesh started through the real binary, programs run in it, and the programs that nobody here
-//! wrote; [`echo`], the servers of a load; [mod@memory], a mesh without a process, a socket or a thread; and the bodies of the [`fuzz`] targets.
+//! Helpers for tests beyond one crate: a mesh started through the real binary, programs run in it, and the programs that nobody here wrote;
+//! [`workload`], programs of a mesh that are the test itself; [`echo`], the servers of a load; [mod@memory], a mesh without a process, a socket or a
+//! thread; and the bodies of the [`fuzz`] targets.
 //!
 //! Nothing here sleeps for a fixed time to be right: [`eventually`] asks again until a condition holds, within a bound that is far
 //! beyond what a slow machine needs. Deliberately absent: knowledge of what the mesh does.
@@ -12,6 +13,7 @@ mod mesh;
 mod peers;
 mod processes;
 mod wire;
+pub mod workload;
 
 use std::time::{Duration, Instant};
 

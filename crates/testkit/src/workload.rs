@@ -1,0 +1,86 @@
+//! Programs of a mesh that are a test's own executable: the mesh starts it with [`VARIABLE`], by which it knows what to be, and runs the ignored test
+//! `run` of it.
+
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+};
+
+/// The variable that holds the workload's name.
+pub const VARIABLE: &str = "WORKLOAD";
+
+/// An answer: the status line's end, further lines of the head, each with its end, and the body.
+pub type Answer = (&'static str, String, String);
+
+/// Answers each request over HTTP/1.1 by its head, in lower case. One request a connection.
+///
+/// # Panics
+/// If nobody can listen there.
+pub fn serve(port: u16, answer: fn(&str) -> Answer) {
+    let listener = TcpListener::bind(("0.0.0.0", port)).expect("listen");
+    for stream in listener.incoming().flatten() {
+        std::thread::spawn(move || one(stream, answer));
+    }
+}
+
+fn one(mut stream: TcpStream, answer: fn(&str) -> Answer) {
+    let (mut head, mut buffer) = (Vec::new(), [0; 4096]);
+    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+        match stream.read(&mut buffer) {
+            Ok(n @ 1..) => head.extend_from_slice(&buffer[..n]),
+            _ => return,
+        }
+    }
+    let (status, headers, body) = answer(&String::from_utf8_lossy(&head).to_ascii_lowercase());
+    let length = body.len();
+    let _ = write!(stream, "HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\nconnection: close\r\n\r\n{body}");
+}
+
+/// What it was asked is its answer.
+pub fn echo(head: &str) -> Answer {
+    ("200 OK", String::new(), head.to_owned())
+}
+
+/// A Deployment of this executable.
+///
+/// # Panics
+/// If its path is not known.
+pub fn deployment(namespace: &str, name: &str, port: u16) -> String {
+    let program = std::env::current_exe().expect("the test's own path").display().to_string();
+    format!(
+        "
+kind: Deployment
+apiVersion: apps/v1
+metadata: {{name: {name}, namespace: {namespace}}}
+spec:
+  selector: {{matchLabels: {{app: {name}}}}}
+  template:
+    metadata: {{labels: {{app: {name}}}}}
+    spec:
+      containers:
+      - name: main
+        image: any
+        command: ['{program}', run, --exact, --ignored, --nocapture]
+        env: [{{name: {VARIABLE}, value: {name}}}]
+        ports: [{{containerPort: {port}}}]
+        readinessProbe: {{tcpSocket: {{port: {port}}}}}
+"
+    )
+}
+
+/// A namespace with a Gateway for all hosts.
+pub fn gateway(namespace: &str) -> String {
+    format!(
+        "
+kind: Namespace
+apiVersion: v1
+metadata: {{name: {namespace}}}
+---
+kind: Gateway
+apiVersion: networking.istio.io/v1
+metadata: {{name: {namespace}, namespace: {namespace}}}
+spec: {{selector: {{istio: ingressgateway}}, servers: [{{port: {{number: 80, name: http, protocol: HTTP}}, hosts: ['*']}}]}}
+---
+"
+    )
+}
