@@ -322,6 +322,11 @@ impl Connections {
         proxies
     }
 
+    /// Those that were opened after the one of this number, by number.
+    pub(crate) fn since(&self, number: u64) -> Vec<Arc<Connection>> {
+        self.lock().range(number.saturating_add(1)..).map(|(_, connection)| connection.clone()).collect()
+    }
+
     /// Changes with each connection that is opened.
     pub(crate) fn opened(&self) -> watch::Receiver<u64> {
         self.opened.subscribe()

@@ -10,10 +10,10 @@ use std::{
 };
 
 use mizzen_api::{
-    Kind,
+    Key, Kind,
     istio::{Action, AuthorizationPolicy},
 };
-use mizzen_model::{ProxyView, Query, Reader, Snapshot};
+use mizzen_model::{Closed, ProxyView, Query, Reader, Snapshot, WorkloadPolicies};
 use tokio::sync::watch;
 
 use crate::{connection::Connections, logging::AUTHORIZATION, writer::Published};
@@ -23,14 +23,16 @@ use crate::{connection::Connections, logging::AUTHORIZATION, writer::Published};
 struct Told {
     /// By workload what it had, as a hash.
     known: HashMap<String, u64>,
-    /// The stamps of what decides it.
-    stamps: Option<(u64, u64)>,
+    /// The stamps of what decides it, and what is closed.
+    decides: Option<(u64, u64, Vec<Closed>)>,
+    /// Policies as they are said, each with the version of its content: the same for all workloads that have it.
+    lines: HashMap<Key, (u64, Arc<Line>)>,
     /// The newest connection that was looked at.
     newest: u64,
 }
 
 /// One policy of a workload.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Debug)]
 struct Line {
     policy: String,
     action: String,
@@ -62,13 +64,17 @@ pub(crate) async fn tell(mut published: watch::Receiver<Option<Published>>, conn
 impl Told {
     /// Looks at all workloads if policies have changed, else at those that have come since.
     fn look(&mut self, snapshot: &Snapshot, connections: &Connections) {
-        let stamps = (snapshot.stamp(&Query::Kind(Kind::AuthorizationPolicy)), snapshot.stamp(&Query::Mesh));
-        let all = connections.all();
-        let newest = all.iter().map(|connection| connection.number).max().unwrap_or_default();
-        let is_changed = self.stamps.replace(stamps) != Some(stamps) || snapshot.closed().next().is_some();
-        let wanted = all.iter().filter(|connection| is_changed || connection.number > self.newest);
+        let stamp = |query| snapshot.stamp(&query);
+        let decides = (stamp(Query::Kind(Kind::AuthorizationPolicy)), stamp(Query::Mesh), snapshot.closed().cloned().collect());
+        let is_changed = self.decides.as_ref() != Some(&decides);
+        if is_changed {
+            self.decides = Some(decides);
+            self.lines.retain(|key, (version, _)| snapshot.content_version(key) == Some(*version));
+        }
+        let wanted = connections.since(if is_changed { 0 } else { self.newest });
+        self.newest = wanted.last().map_or(self.newest, |connection| self.newest.max(connection.number));
         // Agent and proxy of one workload have a stream each.
-        let views: BTreeMap<String, &ProxyView> = wanted.map(|connection| (connection.proxy(), connection.view())).collect();
+        let views: BTreeMap<String, &ProxyView> = wanted.iter().map(|connection| (connection.proxy(), connection.view())).collect();
         for (workload, view) in &views {
             if let Some(lines) = self.news(snapshot, workload, view) {
                 say(workload, &lines);
@@ -77,23 +83,42 @@ impl Told {
         if is_changed {
             self.known.retain(|workload, _| views.contains_key(workload));
         }
-        self.newest = self.newest.max(newest);
     }
 
     /// What a workload gets, if that is another than what was said of it last.
-    fn news(&mut self, snapshot: &Snapshot, workload: &str, view: &ProxyView) -> Option<Vec<Line>> {
-        let lines = lines(snapshot, view);
+    fn news(&mut self, snapshot: &Snapshot, workload: &str, view: &ProxyView) -> Option<Vec<Arc<Line>>> {
+        let reader = Reader::new(snapshot);
+        let WorkloadPolicies { mut policies, closed } = view.policies(&reader);
+        policies.sort_by_key(|policy| (rank(policy.action), policy.meta.namespaced_name()));
+        let version = |policy: &AuthorizationPolicy| {
+            let key = Key::new(Kind::AuthorizationPolicy, policy.meta.namespace.clone(), policy.meta.name.clone());
+            let version = snapshot.content_version(&key).unwrap_or_default();
+            (key, version)
+        };
+        let versions: Vec<(Key, u64)> = policies.iter().map(|policy| version(policy)).collect();
         let mut hasher = DefaultHasher::new();
-        lines.hash(&mut hasher);
+        closed.iter().for_each(|closed| closed.key.hash(&mut hasher));
+        versions.hash(&mut hasher);
         let hash = hasher.finish();
         let before = self.known.insert(workload.to_owned(), hash);
         // Who had none and has none is no news.
-        (before != Some(hash) && (before.is_some() || !lines.is_empty())).then_some(lines)
+        if before == Some(hash) || before.is_none() && closed.is_empty() && policies.is_empty() {
+            return None;
+        }
+        let refused = closed.iter().map(|closed| Arc::new(refused(closed)));
+        let others = policies.iter().zip(versions).map(|(policy, (key, version))| {
+            let known = self.lines.entry(key).or_insert_with(|| (version, Arc::new(line(policy))));
+            if known.0 != version {
+                *known = (version, Arc::new(line(policy)));
+            }
+            known.1.clone()
+        });
+        Some(refused.chain(others).collect())
     }
 }
 
-fn say(workload: &str, lines: &[Line]) {
-    let count = |line: &Line| format!("{} {} ({}{})", line.action, line.policy, counted(line.rules.len()), line.place);
+fn say(workload: &str, lines: &[Arc<Line>]) {
+    let count = |line: &Arc<Line>| format!("{} {} ({}{})", line.action, line.policy, counted(line.rules.len()), line.place);
     let policies = lines.iter().map(count).collect::<Vec<_>>().join(", ");
     tracing::info!(target: AUTHORIZATION, workload, policies, "authz: {} of the workload", policies_of(lines.len()));
     for line in lines {
@@ -115,19 +140,13 @@ fn policies_of(count: usize) -> String {
     }
 }
 
-/// The policies of a workload, in the order in which they are asked.
-fn lines(snapshot: &Snapshot, view: &ProxyView) -> Vec<Line> {
-    let reader = Reader::new(snapshot);
-    let found = view.policies(&reader);
-    let mut policies = found.policies.clone();
-    policies.sort_by_key(|policy| (rank(policy.action), policy.meta.namespaced_name()));
-    let closed = found.closed.iter().map(|closed| Line {
+fn refused(closed: &Closed) -> Line {
+    Line {
         policy: format!("{}/{}", closed.key.namespace, closed.key.name),
         action: "DENY".to_owned(),
         place: ", refused: it denies all".to_owned(),
         rules: Vec::new(),
-    });
-    closed.chain(policies.into_iter().map(line)).collect()
+    }
 }
 
 fn rank(action: Action) -> u8 {
@@ -155,7 +174,7 @@ fn line(policy: &AuthorizationPolicy) -> Line {
 mod tests {
     use std::collections::BTreeSet;
 
-    use mizzen_model::{ProxyFacts, ProxyType};
+    use mizzen_model::{Change, ProxyFacts, ProxyType};
 
     use super::*;
 
@@ -189,16 +208,23 @@ spec: {action: DENY, rules: [{to: [{operation: {paths: [/admin]}}]}]}
         facts.into()
     }
 
-    fn snapshot(yaml: &str) -> Arc<Snapshot> {
+    /// The next state, in which there is this and nothing else.
+    fn next(before: &Arc<Snapshot>, yaml: &str) -> Arc<Snapshot> {
         let objects = mizzen_api::parse_documents(yaml, &"p.yaml".into()).objects;
-        Snapshot::empty().apply(objects.into_iter().map(|object| object.expect("an object").into()))
+        let objects: Vec<Change> = objects.into_iter().map(|object| object.expect("an object").into()).collect();
+        let gone = before
+            .objects::<AuthorizationPolicy>()
+            .map(|policy| Change::Delete(Key::new(Kind::AuthorizationPolicy, policy.meta.namespace.clone(), policy.meta.name.clone())));
+        let gone: Vec<Change> = if yaml.is_empty() { gone.collect() } else { Vec::new() };
+        before.apply(gone.into_iter().chain(objects))
     }
 
     #[test]
     fn said_once_for_each_change() {
-        let mut told = Told::default();
-        let said = |told: &mut Told, yaml: &str, app: &str| -> Option<Vec<String>> {
-            let lines = told.news(&snapshot(yaml), app, &view(app))?;
+        let (mut told, mut snapshot) = (Told::default(), Snapshot::empty());
+        let mut said = |told: &mut Told, yaml: &str, app: &str| -> Option<Vec<String>> {
+            snapshot = next(&snapshot, yaml);
+            let lines = told.news(&snapshot, app, &view(app))?;
             Some(lines.iter().map(|line| format!("{} {} {}{}", line.action, line.policy, line.rules.len(), line.place)).collect())
         };
         let deny = "DENY shop/none 1, p.yaml:7".to_owned();
@@ -212,9 +238,17 @@ spec: {action: DENY, rules: [{to: [{operation: {paths: [/admin]}}]}]}
         assert_eq!(said(&mut told, "", "quiet"), None);
     }
 
+    /// What many workloads have is read of its text once.
+    #[test]
+    fn a_policy_is_one_for_all() {
+        let (mut told, snapshot) = (Told::default(), next(&Snapshot::empty(), POLICIES));
+        let [web, other] = ["web", "other"].map(|app| told.news(&snapshot, app, &view(app)).expect("news"));
+        assert!(Arc::ptr_eq(&web[0], &other[0]));
+    }
+
     #[test]
     fn rules_as_they_were_written() {
-        let lines = lines(&snapshot(POLICIES), &view("web"));
+        let lines = Told::default().news(&next(&Snapshot::empty(), POLICIES), "web", &view("web")).expect("news");
         assert_eq!(lines[1].rules[1], r#"{"to":[{"operation":{"ports":["80"]}}]}"#);
     }
 }
