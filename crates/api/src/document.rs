@@ -65,15 +65,35 @@ impl Parsed {
     }
 }
 
+/// A document's values, whether they are an object of the mesh or not.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// Its number in [`Parsed::objects`].
+    pub number: usize,
+    /// The values.
+    pub node: &'a Node,
+    /// From which they can be read again.
+    pub source: &'a Source,
+    /// What was made of it.
+    pub object: &'a Result<Object, Refusal>,
+    /// What is known of it and not acted on.
+    pub warnings: &'a [Problem],
+}
+
 /// Reads YAML documents (separated by `---`) or JSON. Never fails as a whole: each document is an object or a refusal.
 pub fn parse_documents(text: &str, file: &Arc<str>) -> Parsed {
+    see_documents(text, file, &mut |_| {})
+}
+
+/// The same, and shows the values of each document that is YAML, which are not kept, in the order of the text.
+pub fn see_documents(text: &str, file: &Arc<str>, see: &mut dyn FnMut(Seen<'_>)) -> Parsed {
     if text.len() > MAX_TEXT {
         return refuse_documents(text, file, format!("the file has more than {MAX_TEXT} bytes and is not read"));
     }
     let mut parsed = Parsed::default();
     for document in documents(text) {
         match node(&document) {
-            Ok((node, source)) => parsed.document(node, &source, file),
+            Ok((node, source)) => parsed.document(node, &source, file, see),
             Err(error) => parsed.objects.push(Err(unreadable(&document, &error, file))),
         }
     }
@@ -96,7 +116,7 @@ pub fn parse_again(kind: Kind, text: &str, line: u32, file: &Arc<str>) -> Option
     }
     let (node, source) = node(&Document { line, text: text.into() }).ok()?;
     let mut parsed = Parsed::default();
-    parsed.document(node, &source, file);
+    parsed.document(node, &source, file, &mut |_| {});
     // A config map with the mesh's settings yields them too.
     parsed.objects.into_iter().filter_map(Result::ok).find(|object| object.kind() == kind)
 }
@@ -192,15 +212,22 @@ impl<'a> Identity<'a> {
 }
 
 impl Parsed {
-    fn document(&mut self, node: Node, source: &Source, file: &Arc<str>) {
+    fn document(&mut self, node: Node, source: &Source, file: &Arc<str>, see: &mut dyn FnMut(Seen<'_>)) {
         if matches!(node.value, Value::Null) {
             return;
         }
+        let mut read = |node: &Node, source: Source| {
+            let (objects, warnings) = (self.objects.len(), self.warnings.len());
+            self.object(node, source.clone(), file);
+            if let (Some(object), Some(warnings)) = (self.objects.get(objects), self.warnings.get(warnings..)) {
+                see(Seen { number: objects, node, source: &source, object, warnings });
+            }
+        };
         if !node.is_list() {
-            return self.object(&node, source.clone(), file);
+            return read(&node, source.clone());
         }
         for (number, item) in node.into_items().iter().enumerate() {
-            self.object(item, source.item(number), file);
+            read(item, source.item(number));
         }
     }
 

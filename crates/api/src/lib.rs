@@ -30,11 +30,11 @@ mod table;
 mod text;
 mod words;
 
-pub use document::{Closes, Parsed, Refusal, parse_again, parse_documents, parse_mesh_config, refuse_documents};
+pub use document::{Closes, Parsed, Refusal, Seen, parse_again, parse_documents, parse_mesh_config, refuse_documents, see_documents};
 pub use labels::{LabelSet, Labels};
 pub use limits::{MAX_DEPTH, MAX_TEXT};
 pub use object::{Key, Kind, Meta, Object, Selector};
 pub use problem::{Pos, Problem};
-pub use source::Source;
+pub use source::{Entry, Node, Source, Value};
 pub use table::{Class, Field, Why, crd, fields};
 pub use words::nearest;

@@ -42,6 +42,16 @@ pub struct Problem {
     pub message: String,
 }
 
+/// In each refusal of what is known and not built yet.
+pub(crate) const NOT_YET: &str = "not supported yet";
+
+impl Problem {
+    /// Whether this is no fault of the object: it says what the mesh does not do yet.
+    pub fn is_unsupported(&self) -> bool {
+        self.message.contains(NOT_YET)
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.pos.file.is_empty() {

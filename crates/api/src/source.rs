@@ -27,34 +27,48 @@ pub struct Source {
     item: Option<u32>,
 }
 
-/// A value with its place.
+/// A value as it was written, whatever a kind says of it, with its place.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Node {
-    pub(crate) value: Value,
-    pub(crate) line: u32,
-    pub(crate) column: u32,
+pub struct Node {
+    /// The value.
+    pub value: Value,
+    /// The line, from 1.
+    pub line: u32,
+    /// The column, from 1.
+    pub column: u32,
 }
 
 /// A value.
 #[derive(Clone, Debug, Default)]
-pub(crate) enum Value {
+pub enum Value {
+    /// Nothing.
     #[default]
     Null,
+    /// `true` or `false`.
     Bool(bool),
+    /// A whole number.
     Int(i64),
+    /// Any other number.
     Float(f64),
+    /// A text.
     Text(Box<str>),
+    /// A list.
     List(Vec<Node>),
+    /// A map, in the order in which it was written.
     Map(Vec<Entry>),
 }
 
 /// One field of a map, with the place of its key.
 #[derive(Clone, Debug)]
-pub(crate) struct Entry {
-    pub(crate) key: Box<str>,
-    pub(crate) line: u32,
-    pub(crate) column: u32,
-    pub(crate) value: Node,
+pub struct Entry {
+    /// The key.
+    pub key: Box<str>,
+    /// The key's line, from 1.
+    pub line: u32,
+    /// The key's column, from 1.
+    pub column: u32,
+    /// The value.
+    pub value: Node,
 }
 
 /// Why a text is no YAML.
@@ -93,7 +107,7 @@ impl Source {
     }
 
     /// The values again. What was read once can be read twice.
-    fn node(&self) -> Node {
+    pub fn node(&self) -> Node {
         let text = self.text.as_deref().unwrap_or_default();
         let node = Node::parse(text, self.line, false).unwrap_or_default();
         match self.item {
@@ -178,8 +192,13 @@ impl Node {
         }
     }
 
+    /// Reads a text that is a field's value, such as that of a config map's key; `line` lines of its file stand before it. `None`: it is no YAML.
+    pub fn of_text(text: &str, line: u32) -> Option<Node> {
+        (text.len() <= MAX_TEXT).then(|| Node::parse(text, line, false).ok()).flatten()
+    }
+
     /// Line and column of the field with this path, or of the nearest one above it that is written.
-    pub(crate) fn position(&self, path: &str) -> (u32, u32) {
+    pub fn position(&self, path: &str) -> (u32, u32) {
         let (mut node, mut place) = (self, (self.line, self.column));
         for step in steps(path) {
             let next = match (&node.value, step) {
@@ -225,15 +244,49 @@ impl Node {
     }
 
     /// The value of a field, if this is a map that has it.
-    pub(crate) fn get(&self, key: &str) -> Option<&Node> {
+    pub fn get(&self, key: &str) -> Option<&Node> {
         let Value::Map(entries) = &self.value else { return None };
         entries.iter().find(|entry| &*entry.key == key).map(|entry| &entry.value)
     }
 
+    /// The value with this path (`spec.http[0].timeout`), if there is one.
+    pub fn at(&self, path: &str) -> Option<&Node> {
+        steps(path).try_fold(self, |node, step| match step {
+            Step::Key(key) => node.get(key),
+            Step::Index(index) => node.items().get(index),
+        })
+    }
+
     /// The text, if this is one.
-    pub(crate) fn text(&self) -> Option<&str> {
+    pub fn text(&self) -> Option<&str> {
         let Value::Text(text) = &self.value else { return None };
         Some(text)
+    }
+
+    /// The whole number, if this is one, or a text that holds one.
+    pub fn int(&self) -> Option<i64> {
+        match &self.value {
+            Value::Int(number) => Some(*number),
+            Value::Text(text) => text.parse().ok(),
+            _ => None,
+        }
+    }
+
+    /// Whether this is `true`, or a text that says so.
+    pub fn is_true(&self) -> bool {
+        matches!(self.value, Value::Bool(true)) || self.text() == Some("true")
+    }
+
+    /// The items, if this is a list; else none.
+    pub fn items(&self) -> &[Node] {
+        let Value::List(items) = &self.value else { return &[] };
+        items
+    }
+
+    /// The entries, if this is a map; else none.
+    pub fn entries(&self) -> &[Entry] {
+        let Value::Map(entries) = &self.value else { return &[] };
+        entries
     }
 
     pub(crate) fn to_json(&self) -> serde_json::Value {

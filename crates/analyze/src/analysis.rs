@@ -1,0 +1,264 @@
+//! The analysis: objects come and go, messages follow.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use mizzen_types::Name;
+
+use crate::{
+    Facts, Id, Index, Item, Message, Sort,
+    base::{Base, Cx, Entry, Fixed, question},
+    code, cross,
+    facts::Of,
+    own,
+};
+
+/// On an object: codes that are not told of it, by commas, or `*` for all.
+const SUPPRESS: &str = "galley.istio.io/analyze-suppress";
+
+/// How analysis is done.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Whether objects will change: then what was asked is kept, so that a change costs what it changes.
+    pub follows: bool,
+}
+
+/// All objects, and what is to be said of them.
+#[derive(Debug, Default)]
+pub struct Analysis {
+    options: Options,
+    base: Base,
+    /// By question, who has asked it.
+    askers: HashMap<u64, BTreeSet<Id>, Fixed>,
+    /// Whose messages are to be made again.
+    stale: BTreeSet<Id>,
+    /// Documents that claim an object that another has: they are read and not in force.
+    twice: BTreeMap<Id, Vec<Message>>,
+    /// How many objects a namespace has.
+    inhabitants: BTreeMap<Name, usize>,
+    work: usize,
+}
+
+impl Analysis {
+    /// Of nothing.
+    pub fn new(options: Options) -> Analysis {
+        Analysis { options, ..Analysis::default() }
+    }
+
+    /// Puts an object, in place of the one with its id.
+    pub fn put(&mut self, item: &Item<'_>) {
+        let facts = Facts::read(&item.id, item.node);
+        let own = own::look(item, &facts);
+        let suppress = item.node.at("metadata.annotations").and_then(|all| all.get(SUPPRESS)).and_then(|node| node.text());
+        let silenced = suppress.map(|codes| codes.split(',').map(|code| code.trim().into()).collect()).unwrap_or_default();
+        self.place(Entry {
+            id: item.id.clone(),
+            pos: item.pos.clone(),
+            facts,
+            source: item.source.clone(),
+            own,
+            cross: Vec::new(),
+            asked: Vec::new(),
+            silenced,
+        });
+    }
+
+    /// Puts an object unless there is one with its id: then that one stays, and this one is told to be written twice.
+    pub fn put_first(&mut self, item: &Item<'_>) {
+        let Some(first) = self.base.entries.get(&item.id).filter(|entry| entry.facts.of != Of::ImpliedNamespace) else {
+            return self.put(item);
+        };
+        let text = format!("{} stands at {} already: only one can hold", item.id, first.pos);
+        let (id, pos) = (item.id.clone(), item.pos.clone());
+        let message = Message { code: &code::MZ0003, id, pos, field: String::new(), text, fix: None };
+        self.twice.entry(item.id.clone()).or_default().push(message);
+    }
+
+    /// Removes an object.
+    pub fn remove(&mut self, id: &Id) {
+        self.twice.remove(id);
+        if self.base.entries.get(id).is_some_and(|entry| entry.facts.of == Of::ImpliedNamespace) {
+            return;
+        }
+        if let Some(entry) = self.base.entries.remove(id) {
+            self.index(&entry, false);
+            self.inhabit(&entry, false);
+        }
+    }
+
+    /// Makes the messages again whose answers have changed, and tells whose.
+    pub fn update(&mut self) -> Vec<Id> {
+        let stale = std::mem::take(&mut self.stale);
+        let mut done = Vec::with_capacity(stale.len());
+        for id in stale {
+            let Some(entry) = self.base.entries.get(&id).cloned() else {
+                done.push(id);
+                continue;
+            };
+            self.work += 1;
+            let cx = Cx::new(&self.base, &entry);
+            cross::look(&cx);
+            let (asked, mut cross) = cx.end();
+            place(&entry, &mut cross);
+            drop(entry);
+            if self.options.follows {
+                self.ask(&id, asked, cross);
+            } else if let Some(entry) = self.base.entries.get_mut(&id).and_then(Arc::get_mut) {
+                entry.cross = cross;
+            }
+            done.push(id);
+        }
+        done
+    }
+
+    /// All that is to be said, in the order of places, objects and codes.
+    pub fn messages(&self) -> Vec<&Message> {
+        let told = self.base.entries.values().flat_map(|entry| messages_of(entry));
+        let mut all: Vec<&Message> = told.chain(self.twice.values().flatten()).collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    /// What is said of one object.
+    pub fn messages_of(&self, id: &Id) -> Vec<&Message> {
+        let told = self.base.entries.get(id).into_iter().flat_map(|entry| messages_of(entry));
+        let mut all: Vec<&Message> = told.chain(self.twice.get(id).into_iter().flatten()).collect();
+        all.sort();
+        all
+    }
+
+    /// How many objects were looked at among others so far: it grows with what changes, not with what there is.
+    pub fn work(&self) -> usize {
+        self.work
+    }
+
+    /// How many objects there are.
+    pub fn len(&self) -> usize {
+        self.base.entries.values().filter(|entry| entry.facts.of != Of::ImpliedNamespace).count()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn place(&mut self, entry: Entry) {
+        let old = self.base.entries.remove(&entry.id);
+        if let Some(old) = &old {
+            // What stands elsewhere and says the same changes nobody's answers.
+            let asked = if old.facts == entry.facts && old.id == entry.id { old.asked.clone() } else { Vec::new() };
+            if !asked.is_empty() {
+                self.stale.insert(entry.id.clone());
+                let entry = Entry { asked, ..entry };
+                self.base.entries.insert(entry.id.clone(), Arc::new(entry));
+                return;
+            }
+            self.index(old, false);
+            if old.facts.of != Of::ImpliedNamespace {
+                self.inhabit(old, false);
+            }
+        }
+        self.index(&entry, true);
+        self.inhabit(&entry, true);
+        self.stale.insert(entry.id.clone());
+        self.base.entries.insert(entry.id.clone(), Arc::new(entry));
+    }
+
+    /// An object under its words, or no more; who has asked for one of them is asked again.
+    fn index(&mut self, entry: &Entry, is_there: bool) {
+        let words = entry.facts.words(&entry.id);
+        if is_there {
+            self.base.add(&entry.id, &words);
+        } else {
+            self.base.take(&entry.id, &words);
+            for asked in &entry.asked {
+                if let Some(askers) = self.askers.get_mut(asked) {
+                    askers.remove(&entry.id);
+                }
+            }
+            self.stale.insert(entry.id.clone());
+        }
+        for (index, word) in words {
+            if let Some(askers) = self.askers.get(&question(index, &word)) {
+                self.stale.extend(askers.iter().cloned());
+            }
+        }
+    }
+
+    fn ask(&mut self, id: &Id, asked: Vec<u64>, cross: Vec<Message>) {
+        let Some(entry) = self.base.entries.get_mut(id).and_then(Arc::get_mut) else { return };
+        let before = std::mem::replace(&mut entry.asked, asked);
+        entry.cross = cross;
+        for gone in before.iter().filter(|question| entry.asked.binary_search(question).is_err()) {
+            if let Some(askers) = self.askers.get_mut(gone) {
+                askers.remove(id);
+                if askers.is_empty() {
+                    self.askers.remove(gone);
+                }
+            }
+        }
+        for new in entry.asked.iter().filter(|question| before.binary_search(question).is_err()) {
+            self.askers.entry(*new).or_default().insert(id.clone());
+        }
+    }
+
+    /// A namespace is there as long as it has a document or objects.
+    fn inhabit(&mut self, entry: &Entry, comes: bool) {
+        let namespace = if entry.sort() == Sort::Namespace { &entry.id.name } else { &entry.id.namespace };
+        if namespace.is_empty() {
+            return;
+        }
+        let id = Id::new(Sort::Namespace, "", namespace.clone());
+        let count = self.inhabitants.entry(namespace.clone()).or_default();
+        *count = if comes { *count + 1 } else { count.saturating_sub(1) };
+        let is_inhabited = *count > 0;
+        if !is_inhabited {
+            self.inhabitants.remove(namespace);
+        }
+        let there = self.base.entries.get(&id).cloned();
+        match there {
+            // A document comes or goes itself.
+            None if is_inhabited && !(entry.id == id && comes) => {
+                let facts = Facts { of: Of::ImpliedNamespace, ..Facts::default() };
+                let implied = Entry {
+                    id: id.clone(),
+                    pos: Default::default(),
+                    facts,
+                    source: Default::default(),
+                    own: Vec::new(),
+                    cross: Vec::new(),
+                    asked: Vec::new(),
+                    silenced: Vec::new(),
+                };
+                self.index(&implied, true);
+                self.stale.insert(id.clone());
+                self.base.entries.insert(id, Arc::new(implied));
+            }
+            Some(implied) if !is_inhabited && implied.facts.of == Of::ImpliedNamespace => {
+                self.base.entries.remove(&id);
+                self.index(&implied, false);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Gives messages their places: the tree is made again once, and only if there is something to say.
+fn place(entry: &Entry, messages: &mut [Message]) {
+    if messages.is_empty() || entry.pos.line == 0 {
+        return;
+    }
+    let node = entry.source.node();
+    for message in messages {
+        let (line, column) = node.position(&message.field);
+        message.pos = mizzen_api::Pos { file: entry.pos.file.clone(), line, column };
+    }
+}
+
+fn messages_of(entry: &Entry) -> impl Iterator<Item = &Message> {
+    let is_told = |message: &&Message| !entry.silenced.iter().any(|code| &**code == "*" || &**code == message.code.id);
+    entry.own.iter().chain(&entry.cross).filter(is_told)
+}

@@ -1,0 +1,245 @@
+//! All objects, found by words; and the record of what was asked of them.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    hash::{BuildHasher, DefaultHasher, Hash, Hasher},
+    sync::{Arc, LazyLock},
+};
+
+use mizzen_api::{LabelSet, Labels, Pos, Source};
+use mizzen_types::Name;
+
+use crate::{
+    Code, Facts, Fix, Id, Message, Sort,
+    facts::{self, GatewayFacts, MeshFacts, Of, PolicyFacts, RouteFacts, ServiceFacts, WorkloadFacts},
+};
+
+/// By what objects are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Index {
+    /// All of a kind; the word is empty.
+    All(Sort),
+    /// Those of a kind in a namespace.
+    In(Sort),
+    /// The one of a kind with this `namespace/name`, or this name.
+    Named(Sort),
+    /// Services and ServiceEntries by host, wildcards as they stand.
+    Host,
+    /// What runs in a namespace: pods, controllers, WorkloadEntries, WorkloadGroups.
+    Workloads,
+    /// VirtualServices by host in full.
+    RoutedHost,
+    /// DestinationRules by host in full.
+    RuledHost,
+    /// Gateways by credential or file of a certificate.
+    Certificate,
+    /// Namespaces that have objects, or a document; the word is empty.
+    Namespaces,
+}
+
+/// An object.
+#[derive(Debug)]
+pub struct Entry {
+    /// What identifies it.
+    pub id: Id,
+    /// Where it starts.
+    pub pos: Pos,
+    /// What rules ask of it.
+    pub facts: Facts,
+    pub(crate) source: Source,
+    /// What is said of it alone.
+    pub(crate) own: Vec<Message>,
+    /// What is said of it among others, and what was asked for that.
+    pub(crate) cross: Vec<Message>,
+    pub(crate) asked: Vec<u64>,
+    /// Codes that its annotation silences.
+    pub(crate) silenced: Vec<Name>,
+}
+
+impl Entry {
+    /// The kind.
+    pub fn sort(&self) -> Sort {
+        self.id.sort()
+    }
+
+    pub(crate) fn service(&self) -> Option<&ServiceFacts> {
+        if let Of::Service(service) = &self.facts.of { Some(service) } else { None }
+    }
+
+    pub(crate) fn workload(&self) -> Option<&WorkloadFacts> {
+        if let Of::Workload(workload) = &self.facts.of { Some(workload) } else { None }
+    }
+
+    pub(crate) fn route(&self) -> Option<&RouteFacts> {
+        if let Of::Route(route) = &self.facts.of { Some(route) } else { None }
+    }
+
+    pub(crate) fn gateway(&self) -> Option<&GatewayFacts> {
+        if let Of::Gateway(gateway) = &self.facts.of { Some(gateway) } else { None }
+    }
+
+    pub(crate) fn policy(&self) -> Option<&PolicyFacts> {
+        if let Of::Policy(policy) = &self.facts.of { Some(policy) } else { None }
+    }
+}
+
+/// Hashes alike in every run, so that nothing depends on chance.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fixed;
+
+impl BuildHasher for Fixed {
+    type Hasher = DefaultHasher;
+
+    fn build_hasher(&self) -> DefaultHasher {
+        DefaultHasher::new()
+    }
+}
+
+/// A question: an index and a word. Two questions that are taken for one make work, and no fault.
+pub(crate) fn question(index: Index, word: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (index, word).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The objects.
+#[derive(Debug, Default)]
+pub(crate) struct Base {
+    pub(crate) entries: HashMap<Id, Arc<Entry>, Fixed>,
+    /// In the order of ids.
+    words: HashMap<u64, Vec<Id>, Fixed>,
+}
+
+static DEFAULT_MESH: LazyLock<MeshFacts> = LazyLock::new(|| MeshFacts::read(&facts::NOTHING));
+
+impl Base {
+    pub(crate) fn list<'s>(&'s self, index: Index, word: &str) -> impl Iterator<Item = &'s Arc<Entry>> + use<'s> {
+        let ids = self.words.get(&question(index, word)).into_iter().flatten();
+        ids.filter_map(|id| self.entries.get(id))
+    }
+
+    pub(crate) fn add(&mut self, id: &Id, words: &[(Index, Name)]) {
+        for (index, word) in words {
+            let ids = self.words.entry(question(*index, word)).or_default();
+            if let Err(at) = ids.binary_search(id) {
+                ids.insert(at, id.clone());
+            }
+        }
+    }
+
+    pub(crate) fn take(&mut self, id: &Id, words: &[(Index, Name)]) {
+        for (index, word) in words {
+            let key = question(*index, word);
+            let Some(ids) = self.words.get_mut(&key) else { continue };
+            if let Ok(at) = ids.binary_search(id) {
+                ids.remove(at);
+            }
+            if ids.is_empty() {
+                self.words.remove(&key);
+            }
+        }
+    }
+}
+
+/// What a rule about several objects sees, and where it says what it has found. Each question is noted.
+#[derive(Debug)]
+pub struct Cx<'a> {
+    base: &'a Base,
+    /// The object that is looked at.
+    pub entry: &'a Entry,
+    asked: RefCell<Vec<u64>>,
+    found: RefCell<Vec<Message>>,
+}
+
+impl<'a> Cx<'a> {
+    pub(crate) fn new(base: &'a Base, entry: &'a Entry) -> Self {
+        Cx { base, entry, asked: RefCell::default(), found: RefCell::default() }
+    }
+
+    /// What was asked, and what was found.
+    pub(crate) fn end(self) -> (Vec<u64>, Vec<Message>) {
+        let mut asked = self.asked.into_inner();
+        asked.sort_unstable();
+        asked.dedup();
+        (asked, self.found.into_inner())
+    }
+
+    /// The objects that are found under a word, in the order of their ids.
+    pub fn list(&self, index: Index, word: &str) -> impl Iterator<Item = &'a Entry> + use<'a> {
+        self.asked.borrow_mut().push(question(index, word));
+        self.base.list(index, word).map(|entry| &**entry)
+    }
+
+    /// All objects of a kind: asked with care, since each change of any of them asks again.
+    pub fn all(&self, sort: Sort) -> impl Iterator<Item = &'a Entry> + use<'a> {
+        self.list(Index::All(sort), "")
+    }
+
+    /// The objects of a kind in a namespace.
+    pub fn within(&self, sort: Sort, namespace: &str) -> impl Iterator<Item = &'a Entry> + use<'a> {
+        self.list(Index::In(sort), namespace)
+    }
+
+    /// The object of a kind with this name.
+    pub fn named(&self, sort: Sort, namespace: &str, name: &str) -> Option<&'a Entry> {
+        let word = if sort.is_of_cluster() { name.to_owned() } else { format!("{namespace}/{name}") };
+        self.list(Index::Named(sort), &word).next()
+    }
+
+    /// The Services and ServiceEntries with a host that covers this one, which is in full: first those that have it exactly, then by wildcards, the
+    /// longest first. With a wildcard, those that have that wildcard or a wider one.
+    pub fn hosts(&self, host: &str) -> Vec<&'a Entry> {
+        covering(host).into_iter().flat_map(|word| self.list(Index::Host, &word)).collect()
+    }
+
+    /// What runs in a namespace and has these labels; no labels are anything's. What a controller's pods stand for themselves is told once, by the pods.
+    pub fn workloads(&self, namespace: &str, selector: &Labels) -> Vec<&'a Entry> {
+        let all = self.list(Index::Workloads, namespace).filter(|entry| entry.workload().is_some_and(|w| selector.is_within(&w.labels)));
+        let all: Vec<&Entry> = all.collect();
+        let of_pods: Vec<&Labels> =
+            all.iter().filter(|entry| entry.sort() == Sort::Pod).filter_map(|entry| entry.workload().map(|w| &w.labels)).collect();
+        let stands = |entry: &&Entry| match entry.workload() {
+            Some(workload) if entry.sort().is_controller() => !of_pods.iter().any(|pod| workload.labels.is_within(*pod)),
+            _ => true,
+        };
+        all.iter().copied().filter(stands).collect()
+    }
+
+    /// The mesh's settings; Istio's defaults if there are none.
+    pub fn mesh(&self) -> &'a MeshFacts {
+        let id = facts::mesh_id();
+        match self.named(Sort::ConfigMap, &id.namespace, &id.name).map(|entry| &entry.facts.of) {
+            Some(Of::Mesh(mesh)) => mesh,
+            _ => &DEFAULT_MESH,
+        }
+    }
+
+    /// Says something of the object that is looked at, about the field with this path.
+    pub(crate) fn say(&self, code: &'static Code, field: impl Into<String>, text: impl Into<String>) {
+        self.say_with(code, field, text, None);
+    }
+
+    /// The same, with what would mend it.
+    pub(crate) fn say_with(&self, code: &'static Code, field: impl Into<String>, text: impl Into<String>, fix: Option<Fix>) {
+        let message = Message { code, id: self.entry.id.clone(), pos: Pos::default(), field: field.into(), text: text.into(), fix };
+        self.found.borrow_mut().push(message);
+    }
+}
+
+/// A host, and the wildcards that cover it, the longest first.
+pub(crate) fn covering(host: &str) -> Vec<String> {
+    let host = host.to_ascii_lowercase();
+    let mut words = vec![host.clone()];
+    let name = host.strip_prefix("*").unwrap_or(&host);
+    let dots = name.match_indices('.').filter_map(|(at, _)| name.get(at..));
+    words.extend(dots.map(|rest| format!("*{rest}")));
+    words.push("*".to_owned());
+    words.dedup();
+    words
+}
+
+/// Whether a selector, as a list of labels, is one of these labels.
+pub(crate) fn selects(selector: &Labels, labels: &impl LabelSet) -> bool {
+    selector.is_within(labels)
+}

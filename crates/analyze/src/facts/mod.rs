@@ -1,0 +1,169 @@
+//! What is remembered of an object, once its tree is gone: what rules about several objects ask for.
+//!
+//! Facts are read leniently: what is missing or of a wrong type is left out, since what is wrong with one object alone is told by others.
+
+mod gateway;
+mod policy;
+mod rules;
+mod service;
+mod settings;
+mod workload;
+
+use std::collections::BTreeMap;
+
+use mizzen_api::{Labels, Node};
+use mizzen_types::Name;
+
+pub use gateway::{GatewayFacts, ListenerFacts, ServerFacts};
+pub use policy::{Mode, PeerFacts, PolicyFacts, RuleFacts, SelectedFacts, SourceFacts, TargetRef};
+pub use rules::{DestinationFacts, RouteFacts, RoutedTo, RuleOfHost, SubsetFacts};
+pub use service::{EntryFacts, PortFacts, ServiceFacts};
+pub use settings::{InjectorFacts, MeshFacts, SecretFacts, WebhookFacts};
+pub use workload::{ContainerFacts, WorkloadFacts};
+
+pub(crate) use settings::mesh_id;
+
+use crate::{Id, Index, Sort};
+
+/// What rules ask of an object.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Facts {
+    /// Its labels.
+    pub labels: Labels,
+    /// Of its annotations those of Istio and Kubernetes' that a rule asks for.
+    pub annotations: BTreeMap<Name, Name>,
+    /// What its kind says.
+    pub of: Of,
+}
+
+/// What the kinds say.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Of {
+    /// Nothing that a rule asks for.
+    #[default]
+    Nothing,
+    /// A namespace that stands in no document, and has objects.
+    ImpliedNamespace,
+    /// A service.
+    Service(ServiceFacts),
+    /// A pod, a controller's template, a WorkloadEntry or a WorkloadGroup.
+    Workload(WorkloadFacts),
+    /// A VirtualService.
+    Route(RouteFacts),
+    /// A DestinationRule.
+    Destination(RuleOfHost),
+    /// A ServiceEntry.
+    Entry(EntryFacts),
+    /// An Istio Gateway.
+    Gateway(GatewayFacts),
+    /// A Gateway of the Gateway API.
+    K8sGateway(Vec<ListenerFacts>),
+    /// A Sidecar, RequestAuthentication, Telemetry, WasmPlugin, ProxyConfig or EnvoyFilter: whom it selects.
+    Selected(SelectedFacts),
+    /// A PeerAuthentication.
+    Peer(PeerFacts),
+    /// An AuthorizationPolicy.
+    Policy(PolicyFacts),
+    /// The mesh's settings.
+    Mesh(MeshFacts),
+    /// The settings of injection.
+    Injector(InjectorFacts),
+    /// A secret.
+    Secret(SecretFacts),
+    /// A configuration of webhooks.
+    Webhooks(Vec<WebhookFacts>),
+}
+
+impl Facts {
+    /// Reads them.
+    pub(crate) fn read(id: &Id, node: &Node) -> Facts {
+        let spec = node.get("spec");
+        let spec = spec.unwrap_or(const { &NOTHING });
+        let of = match id.sort() {
+            Sort::Service => Of::Service(ServiceFacts::read(spec)),
+            Sort::Pod => Of::Workload(WorkloadFacts::of_pod(node)),
+            Sort::WorkloadEntry => Of::Workload(WorkloadFacts::of_entry(spec)),
+            Sort::WorkloadGroup => Of::Workload(WorkloadFacts::of_group(spec)),
+            sort if sort.is_controller() => Of::Workload(WorkloadFacts::of_controller(sort, spec)),
+            Sort::VirtualService => Of::Route(RouteFacts::read(spec)),
+            Sort::DestinationRule => Of::Destination(RuleOfHost::read(spec)),
+            Sort::ServiceEntry => Of::Entry(EntryFacts::read(spec)),
+            Sort::Gateway => Of::Gateway(GatewayFacts::read(spec)),
+            Sort::K8sGateway => Of::K8sGateway(list(spec.get("listeners"), ListenerFacts::read)),
+            Sort::PeerAuthentication => Of::Peer(PeerFacts::read(spec)),
+            Sort::AuthorizationPolicy => Of::Policy(PolicyFacts::read(spec)),
+            Sort::RequestAuthentication | Sort::Telemetry | Sort::WasmPlugin | Sort::ProxyConfig | Sort::EnvoyFilter | Sort::Sidecar => {
+                Of::Selected(SelectedFacts::read(spec))
+            }
+            Sort::ConfigMap => settings::of_config_map(id, node),
+            Sort::Secret => Of::Secret(SecretFacts::read(node)),
+            Sort::MutatingWebhook | Sort::ValidatingWebhook => Of::Webhooks(list(node.get("webhooks"), WebhookFacts::read)),
+            _ => Of::Nothing,
+        };
+        Facts { labels: labels(node.at("metadata.labels")), annotations: annotations(node), of }
+    }
+
+    /// Under which words it is found.
+    pub(crate) fn words(&self, id: &Id) -> Vec<(Index, Name)> {
+        let sort = id.sort();
+        let mut words = vec![(Index::All(sort), Name::default())];
+        if !id.namespace.is_empty() {
+            words.push((Index::In(sort), id.namespace.clone()));
+        }
+        words.push((Index::Named(sort), id.place().into()));
+        let mut add = |index: Index, word: &str| words.push((index, word.into()));
+        match &self.of {
+            Of::Service(_) => add(Index::Host, &format!("{}.{}.svc.cluster.local", id.name, id.namespace)),
+            Of::Entry(entry) => entry.hosts.iter().for_each(|host| add(Index::Host, host)),
+            Of::Workload(_) => add(Index::Workloads, &id.namespace),
+            Of::Route(route) => route.hosts.iter().for_each(|host| add(Index::RoutedHost, &qualified(host, &id.namespace))),
+            Of::Destination(rule) => add(Index::RuledHost, &qualified(&rule.host, &id.namespace)),
+            Of::Gateway(gateway) => {
+                let mut names: Vec<&Name> = gateway.servers.iter().filter_map(|server| server.certificate.as_ref()).collect();
+                names.sort();
+                names.dedup();
+                names.into_iter().for_each(|name| add(Index::Certificate, name));
+            }
+            _ => {}
+        }
+        words.sort();
+        words.dedup();
+        words
+    }
+}
+
+/// A value that is not written.
+pub(crate) const NOTHING: Node = Node { value: mizzen_api::Value::Null, line: 0, column: 0 };
+
+/// A host in full, in lower case: a short name is one of the namespace.
+pub fn qualified(host: &str, namespace: &str) -> String {
+    let host = host.to_ascii_lowercase();
+    if host.contains('.') || host.contains('*') { host } else { format!("{host}.{namespace}.svc.cluster.local") }
+}
+
+pub(crate) fn list<T>(node: Option<&Node>, read: impl Fn(&Node) -> T) -> Vec<T> {
+    node.map(|node| node.items().iter().map(read).collect()).unwrap_or_default()
+}
+
+pub(crate) fn texts(node: Option<&Node>) -> Vec<Name> {
+    node.map(|node| node.items().iter().filter_map(Node::text).map(Name::from).collect()).unwrap_or_default()
+}
+
+pub(crate) fn text(node: &Node, path: &str) -> Name {
+    node.at(path).and_then(Node::text).unwrap_or_default().into()
+}
+
+pub(crate) fn number(node: &Node, path: &str) -> u16 {
+    node.at(path).and_then(Node::int).and_then(|number| u16::try_from(number).ok()).unwrap_or_default()
+}
+
+pub(crate) fn labels(node: Option<&Node>) -> Labels {
+    let entries = node.map(Node::entries).unwrap_or_default();
+    entries.iter().filter_map(|entry| Some((Name::from(&*entry.key), Name::from(entry.value.text()?)))).collect()
+}
+
+fn annotations(node: &Node) -> BTreeMap<Name, Name> {
+    let entries = node.at("metadata.annotations").map(Node::entries).unwrap_or_default();
+    let ours = entries.iter().filter(|entry| entry.key.contains("istio.io/"));
+    ours.filter_map(|entry| Some((Name::from(&*entry.key), Name::from(entry.value.text()?)))).collect()
+}

@@ -1,0 +1,146 @@
+//! Settings of the mesh and of injection, secrets, webhooks.
+
+use std::collections::BTreeMap;
+
+use mizzen_api::{Labels, Node};
+use mizzen_types::Name;
+
+use super::{Of, labels, list, text, texts};
+use crate::{Id, Sort};
+
+/// What is asked of MeshConfig.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MeshFacts {
+    /// `rootNamespace`; `istio-system` if it is not written.
+    pub root: Name,
+    /// `trustDomain` and `trustDomainAliases`; the first is the mesh's own.
+    pub trust_domains: Vec<Name>,
+    /// Names of `extensionProviders`.
+    pub providers: Vec<Name>,
+    /// `outboundTrafficPolicy.mode`.
+    pub outbound: Name,
+    /// Default providers of telemetry, by what they are for (`metrics`, `tracing`, `accessLogging`).
+    pub default_providers: BTreeMap<Name, Vec<Name>>,
+}
+
+/// What is asked of the injector's settings.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct InjectorFacts {
+    /// `values.sidecarInjectorWebhook.enableNamespacesByDefault`.
+    pub by_default: bool,
+    /// The image of the proxy: `hub/image:tag`, or what `global.proxy.image` says in full; empty if it is not told.
+    pub image: Name,
+}
+
+/// A secret: its type, and which keys it has. Never what they hold.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SecretFacts {
+    /// `type`.
+    pub of_type: Name,
+    /// The keys, each with whether it holds something.
+    pub keys: BTreeMap<Name, bool>,
+    /// Whether certificate and key fit the names `tls.crt` and `tls.key`, or `cert` and `key`, and are PEM; `None` if they are missing.
+    pub is_pem: Option<bool>,
+}
+
+/// One webhook.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct WebhookFacts {
+    /// The name.
+    pub name: Name,
+    /// `namespaceSelector.matchLabels`.
+    pub namespaces: Labels,
+    /// `namespaceSelector.matchExpressions`: key, operator, values.
+    pub namespace_terms: Vec<(Name, Name, Vec<Name>)>,
+    /// `objectSelector.matchLabels`.
+    pub objects: Labels,
+    /// `objectSelector.matchExpressions`.
+    pub object_terms: Vec<(Name, Name, Vec<Name>)>,
+    /// `clientConfig.service`: namespace and name.
+    pub service: Option<(Name, Name)>,
+    /// `clientConfig.url`; empty if it is not written.
+    pub url: Name,
+}
+
+/// The mesh's settings, those of injection, or nothing.
+pub(crate) fn of_config_map(id: &Id, node: &Node) -> Of {
+    let data = |key: &str| {
+        let path = format!("data[\"{key}\"]");
+        node.at(&path).and_then(Node::text).and_then(|text| Node::of_text(text, 0))
+    };
+    if &*id.namespace != "istio-system" {
+        return Of::Nothing;
+    }
+    match &*id.name {
+        "istio" => data("mesh").map_or(Of::Nothing, |mesh| Of::Mesh(MeshFacts::read(&mesh))),
+        "istio-sidecar-injector" => data("values").map_or(Of::Nothing, |values| Of::Injector(InjectorFacts::read(&values))),
+        _ => Of::Nothing,
+    }
+}
+
+impl MeshFacts {
+    /// From the values of MeshConfig.
+    pub(crate) fn read(mesh: &Node) -> Self {
+        let written = |path: &str, default: &str| {
+            let text = text(mesh, path);
+            if text.is_empty() { default.into() } else { text }
+        };
+        let mut trust_domains = vec![written("trustDomain", "cluster.local")];
+        trust_domains.extend(texts(mesh.get("trustDomainAliases")));
+        let defaults = mesh.get("defaultProviders").map(Node::entries).unwrap_or_default();
+        MeshFacts {
+            root: written("rootNamespace", "istio-system"),
+            trust_domains,
+            providers: list(mesh.get("extensionProviders"), |provider| text(provider, "name")),
+            outbound: written("outboundTrafficPolicy.mode", "ALLOW_ANY"),
+            default_providers: defaults.iter().map(|entry| (Name::from(&*entry.key), texts(Some(&entry.value)))).collect(),
+        }
+    }
+}
+
+impl InjectorFacts {
+    fn read(values: &Node) -> Self {
+        let value = |path: &str| text(values, path);
+        let (hub, image) = (value("global.hub"), value("global.proxy.image"));
+        let tag = values.at("global.tag");
+        let tag = tag.and_then(|tag| tag.text().map(str::to_owned).or_else(|| tag.int().map(|n| n.to_string()))).unwrap_or_default();
+        let whole = image.contains('/');
+        InjectorFacts {
+            by_default: values.at("sidecarInjectorWebhook.enableNamespacesByDefault").is_some_and(Node::is_true),
+            image: if whole || image.is_empty() { image } else { format!("{hub}/{image}:{tag}").into() },
+        }
+    }
+}
+
+impl SecretFacts {
+    pub(crate) fn read(node: &Node) -> Self {
+        let mut keys = BTreeMap::new();
+        for field in ["data", "stringData"] {
+            for entry in node.get(field).map(Node::entries).unwrap_or_default() {
+                keys.insert(Name::from(&*entry.key), entry.value.text().is_some_and(|text| !text.trim().is_empty()));
+            }
+        }
+        SecretFacts { of_type: text(node, "type"), keys, is_pem: None }
+    }
+}
+
+impl WebhookFacts {
+    pub(crate) fn read(node: &Node) -> Self {
+        let terms = |path: &str| list(node.at(path), |term| (text(term, "key"), text(term, "operator"), texts(term.get("values"))));
+        let service = node.at("clientConfig.service").map(|service| (text(service, "namespace"), text(service, "name")));
+        WebhookFacts {
+            name: text(node, "name"),
+            namespaces: labels(node.at("namespaceSelector.matchLabels")),
+            namespace_terms: terms("namespaceSelector.matchExpressions"),
+            objects: labels(node.at("objectSelector.matchLabels")),
+            object_terms: terms("objectSelector.matchExpressions"),
+            service,
+            url: text(node, "clientConfig.url"),
+        }
+    }
+}
+
+/// The id under which the mesh's settings stand.
+pub(crate) fn mesh_id() -> Id {
+    Id::new(Sort::ConfigMap, "istio-system", "istio")
+}

@@ -1,0 +1,87 @@
+//! Cases as data: `cases/*.txt` hold configurations and what is said of them.
+//!
+//! A case starts with `== TITLE`, where the title is `CODE: …` if the code is expected and `not CODE: …` if it looks as if it might be, and must not.
+//! YAML follows, and at its end one line for each message: `=> CODE Kind namespace/name LINE text`, with the line counted from the first one after the
+//! title, and as much of the text as matters. Nothing else may be said but overviews, unless one is named.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{Analysis, CODES, Options, items};
+
+const FILES: &[(&str, &str)] = &[("schema", include_str!("../../cases/schema.txt"))];
+
+struct Case<'a> {
+    file: &'a str,
+    title: &'a str,
+    yaml: String,
+    expected: Vec<&'a str>,
+}
+
+fn cases<'a>(file: &'a str, text: &'a str) -> Vec<Case<'a>> {
+    let sections = text.split("\n== ").enumerate().filter_map(|(number, section)| match number {
+        0 => section.strip_prefix("== "),
+        _ => Some(section),
+    });
+    let case = |section: &'a str| {
+        let (title, body) = section.split_once('\n').unwrap_or((section, ""));
+        let expected = body.lines().filter_map(|line| line.strip_prefix("=> ")).collect();
+        let yaml = body.lines().filter(|line| !line.starts_with("=> ")).map(|line| format!("{line}\n")).collect();
+        Case { file, title, yaml, expected }
+    };
+    sections.map(case).collect()
+}
+
+fn all() -> Vec<Case<'static>> {
+    FILES.iter().flat_map(|(file, text)| cases(file, text)).collect()
+}
+
+pub(crate) fn analyze(yaml: &str) -> Analysis {
+    let mut analysis = Analysis::new(Options::default());
+    items(yaml, &Arc::from(""), "default", &mut |item| analysis.put_first(&item));
+    analysis.update();
+    analysis
+}
+
+fn check(case: &Case<'_>) -> Vec<String> {
+    let analysis = analyze(&case.yaml);
+    let named: Vec<&str> = case.expected.iter().filter_map(|line| line.split(' ').next()).collect();
+    let mut told: Vec<String> = (analysis.messages().into_iter())
+        .filter(|message| !message.code.is_overview || named.contains(&message.code.id))
+        .map(|message| format!("{} {} {} {}", message.code.id, message.id, message.pos.line, message.text))
+        .collect();
+    let mut wrong = Vec::new();
+    for expected in &case.expected {
+        match told.iter().position(|line| line.starts_with(expected)) {
+            Some(at) => _ = told.remove(at),
+            None => wrong.push(format!("missing: {expected}")),
+        }
+    }
+    wrong.extend(told.into_iter().map(|line| format!("surplus: {line}")));
+    wrong.into_iter().map(|line| format!("{}: {}\n  {line}", case.file, case.title)).collect()
+}
+
+#[test]
+fn what_is_said() {
+    let wrong: Vec<String> = all().iter().flat_map(check).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Codes that need what files cannot hold: rights, versions, several clusters, upgrades.
+const OF_CLUSTERS: &[&str] = &["IST0001", "IST0141", "IST0142", "IST0168", "IST0169", "IST0170"];
+
+#[test]
+fn every_code_has_cases() {
+    let mut count: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for case in all() {
+        let (is_not, title) = case.title.strip_prefix("not ").map_or((false, case.title), |title| (true, title));
+        let code = title.split(':').next().unwrap_or_default();
+        let is_said = case.expected.iter().any(|line| line.starts_with(code));
+        assert_eq!(is_said, !is_not, "{}: {}", case.file, case.title);
+        let counts = count.entry(code).or_default();
+        *(if is_not { &mut counts.1 } else { &mut counts.0 }) += 1;
+    }
+    let lacking: Vec<&str> = (CODES.iter().map(|code| code.id))
+        .filter(|code| !OF_CLUSTERS.contains(code) && !count.get(code).is_some_and(|(yes, no)| *yes > 0 && *no > 0))
+        .collect();
+    assert!(lacking.len() < 200, "{lacking:?}");
+}
