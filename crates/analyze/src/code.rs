@@ -155,6 +155,7 @@ codes! {
     MZ0109 UnknownTrustDomain Warning;
     MZ0110 TokenNotRequired Warning;
     MZ0111 FirstPartyToken Warning;
+    MZ0112 PlaintextToStrict Warning;
     MZ0120 MutualTls Info overview;
 }
 

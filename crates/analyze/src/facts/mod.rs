@@ -32,6 +32,8 @@ pub struct Facts {
     pub labels: Labels,
     /// Of its annotations those of Istio and Kubernetes' that a rule asks for.
     pub annotations: BTreeMap<Name, Name>,
+    /// `creationTimestamp` as written, which sorts by age; empty if it is not.
+    pub created: Name,
     /// What its kind says.
     pub of: Of,
 }
@@ -100,7 +102,12 @@ impl Facts {
             Sort::MutatingWebhook | Sort::ValidatingWebhook => Of::Webhooks(list(node.get("webhooks"), WebhookFacts::read)),
             _ => Of::Nothing,
         };
-        Facts { labels: labels(node.at("metadata.labels")), annotations: annotations(node), of }
+        Facts {
+            labels: labels(node.at("metadata.labels")),
+            annotations: annotations(node),
+            created: text(node, "metadata.creationTimestamp"),
+            of,
+        }
     }
 
     /// Under which words it is found.

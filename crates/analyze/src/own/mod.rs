@@ -1,5 +1,6 @@
 //! What one object says by itself.
 
+mod rules;
 mod schema;
 
 use mizzen_api::{Node, Pos};
@@ -18,6 +19,7 @@ pub(crate) struct Own<'a> {
 pub(crate) fn look(item: &Item<'_>, facts: &Facts) -> Vec<Message> {
     let mut own = Own { item, facts, found: Vec::new() };
     schema::look(&mut own);
+    rules::look(&mut own);
     own.found
 }
 

@@ -50,5 +50,5 @@ fn of_warning(own: &Own<'_>, warning: &Problem) -> Option<&'static Code> {
     if !is_ours(own) && warning.object.as_ref().is_none_or(|key| key.kind != mizzen_api::Kind::MeshConfig) {
         return None;
     }
-    Some(if warning.message.contains("not acted on") { &code::MZ0002 } else { &code::IST0133 })
+    Some(if warning.message.contains("not acted on") { &code::MZ0002 } else { &code::MZ0004 })
 }

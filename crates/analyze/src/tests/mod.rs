@@ -2,13 +2,14 @@
 //!
 //! A case starts with `== TITLE`, where the title is `CODE: …` if the code is expected and `not CODE: …` if it looks as if it might be, and must not.
 //! YAML follows, and at its end one line for each message: `=> CODE Kind namespace/name LINE text`, with the line counted from the first one after the
-//! title, and as much of the text as matters. Nothing else may be said but overviews, unless one is named.
+//! title, and as much of the text as matters. Nothing else may be said but overviews
+//! and what is not supported yet, unless such a code is named.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{Analysis, CODES, Options, items};
 
-const FILES: &[(&str, &str)] = &[("schema", include_str!("../../cases/schema.txt"))];
+const FILES: &[(&str, &str)] = &[("schema", include_str!("../../cases/schema.txt")), ("mizzen", include_str!("../../cases/mizzen.txt"))];
 
 struct Case<'a> {
     file: &'a str,
@@ -42,11 +43,14 @@ pub(crate) fn analyze(yaml: &str) -> Analysis {
     analysis
 }
 
+/// What is not built yet will be, and rules are about what is written.
+const BY_THE_WAY: [&str; 2] = ["MZ0001", "MZ0002"];
+
 fn check(case: &Case<'_>) -> Vec<String> {
     let analysis = analyze(&case.yaml);
     let named: Vec<&str> = case.expected.iter().filter_map(|line| line.split(' ').next()).collect();
     let mut told: Vec<String> = (analysis.messages().into_iter())
-        .filter(|message| !message.code.is_overview || named.contains(&message.code.id))
+        .filter(|message| !(message.code.is_overview || BY_THE_WAY.contains(&message.code.id)) || named.contains(&message.code.id))
         .map(|message| format!("{} {} {} {}", message.code.id, message.id, message.pos.line, message.text))
         .collect();
     let mut wrong = Vec::new();
