@@ -8,7 +8,7 @@ use std::{
 use mizzen_types::Name;
 
 use crate::{
-    Facts, Id, Index, Item, Message, Sort,
+    Facts, Id, Item, Message, Sort,
     base::{Base, Cx, Entry, Fixed, question},
     code, cross,
     facts::Of,

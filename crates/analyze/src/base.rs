@@ -111,6 +111,8 @@ pub(crate) struct Base {
     words: HashMap<u64, Vec<Id>, Fixed>,
 }
 
+/// Where the mesh's settings stand.
+const MESH: (&str, &str) = ("istio-system", "istio");
 static DEFAULT_MESH: LazyLock<MeshFacts> = LazyLock::new(|| MeshFacts::read(&facts::NOTHING));
 
 impl Base {
@@ -208,11 +210,10 @@ impl<'a> Cx<'a> {
 
     /// The mesh's settings; Istio's defaults if there are none.
     pub fn mesh(&self) -> &'a MeshFacts {
-        let id = facts::mesh_id();
-        match self.named(Sort::ConfigMap, &id.namespace, &id.name).map(|entry| &entry.facts.of) {
-            Some(Of::Mesh(mesh)) => mesh,
-            _ => &DEFAULT_MESH,
-        }
+        let (namespace, name) = MESH;
+        let settings = [Sort::MeshConfig, Sort::ConfigMap].into_iter().filter_map(|sort| self.named(sort, namespace, name));
+        let mut meshes = settings.filter_map(|entry| if let Of::Mesh(mesh) = &entry.facts.of { Some(mesh) } else { None });
+        meshes.next().unwrap_or(&DEFAULT_MESH)
     }
 
     /// Says something of the object that is looked at, about the field with this path.

@@ -22,11 +22,13 @@ mod own;
 mod sort;
 #[cfg(test)]
 mod tests;
+mod told;
 
 pub use analysis::{Analysis, Options};
 pub use base::{Cx, Entry, Index};
 pub use code::{CODES, Code, Level};
 pub use facts::Facts;
-pub use item::{Item, items};
+pub use item::{Item, id_of_key, items};
 pub use message::{Fix, Id, Message};
+pub use own::{add, refused, warned};
 pub use sort::Sort;

@@ -12,7 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use mizzen_api::{Key, Kind, Object, istio};
+use mizzen_api::{Key, Kind, Object, Problem, istio};
 use mizzen_model::{Reader, Snapshot};
 use mizzen_pki::Ca;
 use serde::Deserialize;
@@ -20,6 +20,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     admission::Admission,
+    analysis::{self, Analyzer},
     connection::{Connection, Connections},
     dump,
     logging::{Logging, ScopeStatus},
@@ -35,6 +36,8 @@ use crate::{
 
 /// What is told about.
 pub(crate) struct About {
+    /// What is wrong with the configuration; none if nobody looks.
+    pub(crate) analyzer: Option<Arc<Mutex<Analyzer>>>,
     pub(crate) version: String,
     /// What is logged.
     pub(crate) logging: Logging,
@@ -58,6 +61,7 @@ pub(crate) fn debug(about: Arc<About>) -> Router {
         .route("/debug/live", get(live))
         .route("/debug/selfz", get(selfz))
         .route("/debug/config_dump", get(config_dump))
+        .route("/debug/analyze", get(analyze))
         .route("/debug/log", get(log).post(set_log))
         .merge(shared())
         .with_state(about)
@@ -117,6 +121,7 @@ async fn metrics(State(about): State<Arc<About>>) -> Response {
         uptime: about.started.elapsed(),
         behind: waits.len(),
         longest: waits.into_iter().max().unwrap_or_default(),
+        messages: about.analyzer.as_ref().map(|analyzer| analysis::lock(analyzer).counts()).unwrap_or_default(),
     };
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], about.metrics.render(&gauges)).into_response()
 }
@@ -279,6 +284,29 @@ async fn configz(State(about): State<Arc<About>>) -> Json<Configz> {
         closed: snapshot.closed().map(|c| c.key.to_string()).collect(),
         warnings: faults.warnings.values().flatten().chain(&faults.hidden).chain(&faults.together).map(ToString::to_string).collect(),
     })
+}
+
+/// What is wrong with what is in force, and with what is refused.
+async fn analyze(State(about): State<Arc<About>>) -> Response {
+    let Some(analyzer) = about.analyzer.clone() else {
+        return (StatusCode::NOT_FOUND, "the control plane was started with --no-analysis\n").into_response();
+    };
+    let snapshot = about.snapshot().unwrap_or_else(Snapshot::empty);
+    let (refused, together) = {
+        let faults = writer::lock(&about.faults);
+        let refused: Vec<Vec<Problem>> = faults.refused.values().map(|refused| refused.problems.clone()).collect();
+        (refused, faults.warnings.values().flatten().chain(&faults.hidden).chain(&faults.together).cloned().collect::<Vec<_>>())
+    };
+    let made = tokio::task::spawn_blocking(move || {
+        let mut messages = analysis::lock(&analyzer).messages(&snapshot);
+        messages.extend(refused.iter().flat_map(|problems| mizzen_analyze::refused(problems)));
+        mizzen_analyze::add(&mut messages, mizzen_analyze::warned(&together));
+        messages
+    });
+    match made.await {
+        Ok(messages) => Json(messages).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
 }
 
 async fn registryz(State(about): State<Arc<About>>) -> Json<Vec<ServiceStatus>> {

@@ -8,6 +8,7 @@
 
 mod admission;
 mod ads;
+mod analysis;
 mod authn;
 mod ca;
 mod connection;

@@ -18,8 +18,9 @@ pub type SetLogging = Arc<dyn Fn(&str) -> Result<String, String> + Send + Sync>;
 pub(crate) const AUTHORIZATION: &str = "authorization";
 
 /// A scope: its name, its targets, and what is in it.
-const SCOPES: [(&str, &[&str], &str); 5] = [
+const SCOPES: [(&str, &[&str], &str); 6] = [
     ("ads", &["mizzen_control::ads", "mizzen_control::connection"], "Proxies that come and go, and what they reject."),
+    (crate::analysis::SCOPE, &[crate::analysis::SCOPE], "What is found wrong with what is in force."),
     (AUTHORIZATION, &[AUTHORIZATION], "The authorization policies that each workload gets; at debug level rule by rule."),
     ("ca", &["mizzen_control::ca", "mizzen_pki"], "Certificates that are signed."),
     ("config", &["mizzen_control::source", "mizzen_control::writer"], "Files that are read, and objects that are refused."),

@@ -1,10 +1,11 @@
 //! The control plane's own metrics, under Istio's names.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use mizzen_api::Kind;
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector,
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    core::Collector,
 };
 
 /// The upper bounds of Istio's `pilot_proxy_convergence_time`, in seconds.
@@ -69,6 +70,8 @@ pub(crate) struct Gauges {
     /// How many proxies have something due or unanswered, and for how long the one that waits longest.
     pub(crate) behind: usize,
     pub(crate) longest: Duration,
+    /// What analysis says, by code and level.
+    pub(crate) messages: BTreeMap<(&'static str, &'static str), u64>,
 }
 
 impl Default for Metrics {
@@ -207,6 +210,11 @@ impl Gauges {
             ("mizzen_proxy_longest_wait_seconds", "For how long the change waits that waits longest for its proxy.", self.longest),
         ] {
             register(&registry, Gauge::with_opts(Opts::new(name, help))).set(value.as_secs_f64());
+        }
+        let said = Opts::new("mizzen_analysis_messages", "What is to be said of the configuration now, by code and level.");
+        let said = register(&registry, IntGaugeVec::new(said, &["code", "level"]));
+        for ((code, level), count) in &self.messages {
+            said.with_label_values(&[code, level]).set((*count).try_into().unwrap_or(i64::MAX));
         }
         let reads = Opts::new("xds_cache_reads", "Resources that were asked for, by whether they were in memory.");
         let reads = register(&registry, IntCounterVec::new(reads, &["type"]));

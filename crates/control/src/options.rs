@@ -48,6 +48,8 @@ pub struct Options {
     pub set_log: Option<SetLogging>,
     /// Who fetches the keys of issuers of tokens.
     pub jwks: JwksOptions,
+    /// Whether what is in force is analyzed, in the background.
+    pub analysis: bool,
 }
 
 /// How keys of issuers of tokens are fetched.
@@ -87,6 +89,7 @@ impl Default for Options {
             log: String::new(),
             jwks: JwksOptions::default(),
             set_log: None,
+            analysis: true,
         }
     }
 }

@@ -27,6 +27,7 @@ use crate::{
     Error, Options,
     admission::Admission,
     ads::Discovery,
+    analysis,
     authn::Authenticator,
     ca::CaService,
     connection::Connections,
@@ -59,6 +60,8 @@ pub struct Running {
     pub monitoring: SocketAddr,
     stop: watch::Sender<bool>,
     tasks: JoinSet<(&'static str, Result<(), String>)>,
+    /// How many of them know no end of their own: sources, the writer, and what follows it.
+    endless: usize,
 }
 
 /// Runs a control plane until `shutdown` is done.
@@ -160,7 +163,13 @@ pub(crate) async fn start_with(
     let connections = Arc::new(Connections::new(memo.clone()));
     let admission = Arc::new(Admission::default());
     tasks.spawn(ends("the log of policies", policies::tell(published.clone(), connections.clone())));
+    let analyzer = options.analysis.then(Arc::default);
+    if let Some(analyzer) = &analyzer {
+        tasks.spawn(ends("analysis", analysis::follow(published.clone(), Arc::clone(analyzer))));
+    }
+    let endless = 5 + usize::from(options.analysis);
     let about = Arc::new(About {
+        analyzer,
         version: options.version.clone(),
         logging: Logging::new(options.log.clone(), options.set_log.clone()),
         started: Instant::now(),
@@ -198,7 +207,7 @@ pub(crate) async fn start_with(
     tasks.spawn(serve_http("token.sock", token_socket, token_api::router(tokens), stopping.clone()));
     tasks.spawn(serve_http("the monitoring port", monitoring, debug::monitoring(about), stopping));
     tracing::info!(xds = %xds_address, monitoring = %monitoring_address, version = options.version, "ready");
-    Ok(Running { xds: xds_address, monitoring: monitoring_address, stop, tasks })
+    Ok(Running { xds: xds_address, monitoring: monitoring_address, stop, tasks, endless })
 }
 
 impl Running {
@@ -214,8 +223,7 @@ impl Running {
     /// Ends all streams with a word to the clients, then everything.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
-        // Sources, writer and what follows it know no end of their own; all others have it after this.
-        let rest = async { while self.tasks.len() > 5 && self.tasks.join_next().await.is_some() {} };
+        let rest = async { while self.tasks.len() > self.endless && self.tasks.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(GRACE, rest).await;
         self.tasks.shutdown().await;
     }

@@ -8,7 +8,6 @@ use std::{
 use mizzen_api::{
     Kind, Meta, Problem, Selector, core,
     istio::{self, Action, AuthzProtocol, Condition, GatewayRef, Operation, Peer},
-    routing::{Destination, HttpAction},
 };
 use mizzen_types::{Hostname, Name, NamespacedName, Protocol};
 
@@ -115,75 +114,19 @@ fn destination_rules(snapshot: &Snapshot, found: &mut Vec<Problem>) {
     }
 }
 
-/// Names of Gateways, hosts and subsets that nothing bears.
+/// Hosts of the mesh that nothing bears. What else a VirtualService names that there is not is an error, which analysis tells.
 fn virtual_services(snapshot: &Snapshot, services: &[&ServiceView], found: &mut Vec<Problem>) {
-    let gateways: BTreeSet<NamespacedName> = snapshot.objects::<istio::Gateway>().map(|gateway| gateway.meta.namespaced_name()).collect();
     let mut known: HostIndex<()> = HostIndex::default();
     services.iter().for_each(|service| known.insert(service.host.clone(), ()));
-    let mut subsets: HostIndex<&istio::DestinationRule> = HostIndex::default();
-    for rule in snapshot.objects::<istio::DestinationRule>() {
-        subsets.insert(rule.host.qualify(&rule.meta.namespace, DOMAIN), rule);
-    }
     for rules in snapshot.objects::<istio::VirtualService>() {
-        let namespace = &rules.meta.namespace;
-        let mut tell = |field: String, message: String| warn(found, Kind::VirtualService, &rules.meta, field, message);
-        let unknown = |gateway: &GatewayRef| match gateway {
-            GatewayRef::Named(name) if !gateways.contains(name) => Some(format!("there is no Gateway {name}")),
-            _ => None,
-        };
-        for (field, gateway) in gateway_refs(rules) {
-            if let Some(message) = unknown(gateway) {
-                tell(field, message);
-            }
-        }
         for (at, host) in rules.hosts.iter().enumerate().filter(|_| rules.gateways.contains(&GatewayRef::Mesh)) {
-            let host = host.qualify(namespace, DOMAIN);
+            let host = host.qualify(&rules.meta.namespace, DOMAIN);
             // Others may be answered by a server of names beyond the mesh.
             if host.as_str().ends_with(&format!(".svc.{DOMAIN}")) && !host.is_wildcard() && known.find(&host).is_empty() {
-                tell(format!("spec.hosts[{at}]"), format!("there is no service {host}"));
-            }
-        }
-        for (field, to) in destinations(rules) {
-            let host = to.host.qualify(namespace, DOMAIN);
-            if known.find(&host).is_empty() {
-                tell(format!("{field}.host"), format!("there is no service {host}"));
-            } else if let Some(subset) = &to.subset
-                && !subsets.find(&host).iter().any(|(_, rule)| rule.subsets.iter().any(|s| s.name == *subset))
-            {
-                tell(format!("{field}.subset"), format!("no DestinationRule gives {host} a subset `{subset}`"));
+                warn(found, Kind::VirtualService, &rules.meta, format!("spec.hosts[{at}]"), format!("there is no service {host}"));
             }
         }
     }
-}
-
-/// The Gateways that a VirtualService names, each with its field.
-fn gateway_refs(rules: &istio::VirtualService) -> Vec<(String, &GatewayRef)> {
-    let numbered = |path: String, list| {
-        let list: std::slice::Iter<'_, GatewayRef> = list;
-        list.enumerate().map(|(at, gateway)| (format!("{path}.gateways[{at}]"), gateway)).collect::<Vec<_>>()
-    };
-    let mut all = numbered("spec".to_owned(), rules.gateways.iter());
-    for (r, route) in rules.http.iter().enumerate() {
-        all.extend(route.matches.iter().enumerate().flat_map(|(m, c)| numbered(format!("spec.http[{r}].match[{m}]"), c.gateways.iter())));
-    }
-    for (r, route) in rules.tcp.iter().enumerate() {
-        all.extend(route.matches.iter().enumerate().flat_map(|(m, c)| numbered(format!("spec.tcp[{r}].match[{m}]"), c.gateways.iter())));
-    }
-    all
-}
-
-/// The destinations that a VirtualService names, each with its field.
-fn destinations(rules: &istio::VirtualService) -> Vec<(String, &Destination)> {
-    let mut all = Vec::new();
-    for (r, route) in rules.http.iter().enumerate() {
-        if let HttpAction::Route(to) = &route.action {
-            all.extend(to.iter().enumerate().map(|(d, to)| (format!("spec.http[{r}].route[{d}].destination"), &to.destination)));
-        }
-    }
-    for (r, route) in rules.tcp.iter().enumerate() {
-        all.extend(route.route.iter().enumerate().map(|(d, to)| (format!("spec.tcp[{r}].route[{d}].destination"), &to.destination)));
-    }
-    all
 }
 
 /// A kind of workload, and what it serves.
@@ -414,22 +357,13 @@ mod tests {
     }
 
     #[test]
-    fn names_that_nothing_bears() {
+    fn hosts_that_nothing_bears() {
         let to = |to: &str| format!("http: [{{route: [{{destination: {{{to}}}}}]}}]");
         let virtual_service = |spec: &str, expected: &[&str]| check("VirtualService", "v", spec, expected);
         virtual_service(&format!("hosts: [web], {}", to("host: web, subset: v1")), &[]);
         virtual_service(&format!("hosts: [web.example], {}", to("host: web")), &[]);
         virtual_service(&format!("hosts: [wbe], {}", to("host: web")), &["hosts[0]: there is no service wbe.shop.svc.cluster.local"]);
         virtual_service(&format!("hosts: [wbe], gateways: [g], {}", to("host: web")), &[]);
-        let absent = "there is no service wbe.shop.svc.cluster.local";
-        virtual_service(&format!("hosts: [web], {}", to("host: wbe")), &[&format!("http[0].route[0].destination.host: {absent}")]);
-        let tcp = "hosts: [web], tcp: [{match: [{gateways: [other/g]}], route: [{destination: {host: wbe}}]}]";
-        let gateway = "there is no Gateway other/g";
-        virtual_service(tcp, &[&format!("tcp[0].match[0].gateways[0]: {gateway}"), &format!("tcp[0].route[0].destination.host: {absent}")]);
-        let http = "hosts: [web], gateways: [mesh, other/g], http: [{match: [{gateways: [g]}, {gateways: [other/g]}], route: [{destination: {host: web}}]}]";
-        virtual_service(http, &[&format!("gateways[1]: {gateway}"), &format!("http[0].match[1].gateways[0]: {gateway}")]);
-        let subset = "http[0].route[0].destination.subset: no DestinationRule gives web.shop.svc.cluster.local a subset `v2`";
-        virtual_service(&format!("hosts: [web], {}", to("host: web, subset: v2")), &[subset]);
     }
 
     #[test]

@@ -98,6 +98,16 @@ impl Objects {
         })
     }
 
+    /// The kinds and namespaces of which anything has changed since a version.
+    pub(crate) fn changed_since(&self, version: u64) -> impl Iterator<Item = (Kind, &Name)> {
+        let changed = self.kinds.iter().filter(move |(_, stamp)| **stamp > version).map(|(kind, _)| *kind);
+        changed.flat_map(move |kind| {
+            let from = (kind, Name::from(""));
+            let of_kind = self.buckets.range(from..).take_while(move |((k, _), _)| *k == kind);
+            of_kind.filter(move |(_, bucket)| bucket.stamp > version).map(move |((_, namespace), _)| (kind, namespace))
+        })
+    }
+
     pub(crate) fn closed(&self) -> impl Iterator<Item = &Closed> {
         self.closed.values().map(|stored| &*stored.value)
     }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use mizzen_api::{Key, Kind, Object, istio};
+use mizzen_types::Name;
 
 use crate::{
     changes::ChangeSet,
@@ -119,6 +120,16 @@ impl Snapshot {
     /// All objects of a kind, by namespace and name, unrecorded.
     pub fn objects<T: Typed + 'static>(&self) -> impl Iterator<Item = &T> {
         self.objects.of_kind(T::KIND).filter_map(|stored| T::of(&stored.value))
+    }
+
+    /// The kinds and namespaces of which any object has come, gone or changed since a version, unrecorded.
+    pub fn changed_since(&self, version: u64) -> impl Iterator<Item = (Kind, &Name)> {
+        self.objects.changed_since(version)
+    }
+
+    /// The objects of a kind in a namespace, each with the version that last changed its content, unrecorded.
+    pub fn within(&self, kind: Kind, namespace: &str) -> impl Iterator<Item = (&Arc<Object>, u64)> {
+        self.objects.in_namespace(kind, namespace).map(|stored| (&stored.value, stored.stamp))
     }
 
     /// The policies that could not be read.

@@ -21,8 +21,6 @@ pub use service::{EntryFacts, PortFacts, ServiceFacts};
 pub use settings::{InjectorFacts, MeshFacts, SecretFacts, WebhookFacts};
 pub use workload::{ContainerFacts, WorkloadFacts};
 
-pub(crate) use settings::mesh_id;
-
 use crate::{Id, Index, Sort};
 
 /// What rules ask of an object.
@@ -98,6 +96,7 @@ impl Facts {
                 Of::Selected(SelectedFacts::read(spec))
             }
             Sort::ConfigMap => settings::of_config_map(id, node),
+            Sort::MeshConfig => Of::Mesh(MeshFacts::read(node)),
             Sort::Secret => Of::Secret(SecretFacts::read(node)),
             Sort::MutatingWebhook | Sort::ValidatingWebhook => Of::Webhooks(list(node.get("webhooks"), WebhookFacts::read)),
             _ => Of::Nothing,

@@ -6,7 +6,7 @@ use mizzen_api::{Labels, Node};
 use mizzen_types::Name;
 
 use super::{Of, labels, list, text, texts};
-use crate::{Id, Sort};
+use crate::Id;
 
 /// What is asked of MeshConfig.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -138,9 +138,4 @@ impl WebhookFacts {
             url: text(node, "clientConfig.url"),
         }
     }
-}
-
-/// The id under which the mesh's settings stand.
-pub(crate) fn mesh_id() -> Id {
-    Id::new(Sort::ConfigMap, "istio-system", "istio")
 }

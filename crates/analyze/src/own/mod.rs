@@ -3,9 +3,11 @@
 mod rules;
 mod schema;
 
-use mizzen_api::{Node, Pos};
+use std::collections::BTreeSet;
 
-use crate::{Code, Facts, Fix, Item, Message};
+use mizzen_api::{Node, Pos, Problem, Source};
+
+use crate::{Code, Facts, Fix, Id, Item, Message, code, facts, id_of_key};
 
 /// The object that is looked at, and where is said what is found.
 #[derive(Debug)]
@@ -21,6 +23,37 @@ pub(crate) fn look(item: &Item<'_>, facts: &Facts) -> Vec<Message> {
     schema::look(&mut own);
     rules::look(&mut own);
     own.found
+}
+
+/// What is said of a document that is refused, where only the reasons are left of it.
+pub fn refused(problems: &[Problem]) -> Vec<Message> {
+    let Some(first) = problems.first() else { return Vec::new() };
+    let (node, facts) = (&facts::NOTHING, Facts::default());
+    let item = Item { id: id_of(first), pos: first.pos.clone(), node, source: Source::default(), problems, warnings: &[] };
+    let mut own = Own { item: &item, facts: &facts, found: Vec::new() };
+    schema::look(&mut own);
+    own.found
+}
+
+/// What the mesh warns of that takes the objects: fields that are not acted on, and what has no effect.
+pub fn warned(problems: &[Problem]) -> Vec<Message> {
+    let message = |problem: &Problem| {
+        let code = if schema::is_not_acted_on(problem) { &code::MZ0002 } else { &code::MZ0004 };
+        Message { code, id: id_of(problem), pos: problem.pos.clone(), field: problem.field.clone(), text: schema::text(problem), fix: None }
+    };
+    problems.iter().map(message).collect()
+}
+
+/// Adds messages about what nothing is said of yet.
+pub fn add(messages: &mut Vec<Message>, more: Vec<Message>) {
+    let known: BTreeSet<(Id, String)> = messages.iter().map(|message| (message.id.clone(), message.field.clone())).collect();
+    messages.extend(more.into_iter().filter(|message| !known.contains(&(message.id.clone(), message.field.clone()))));
+    messages.sort();
+}
+
+fn id_of(problem: &Problem) -> Id {
+    let file = || Id { kind: "File".into(), name: problem.pos.file.clone(), ..Id::default() };
+    problem.object.as_ref().map_or_else(file, id_of_key)
 }
 
 impl<'a> Own<'a> {

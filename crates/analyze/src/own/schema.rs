@@ -18,7 +18,7 @@ pub(crate) fn look(own: &mut Own<'_>) {
     }
 }
 
-fn text(problem: &Problem) -> String {
+pub(super) fn text(problem: &Problem) -> String {
     if problem.field.is_empty() { problem.message.clone() } else { format!("{}: {}", problem.field, problem.message) }
 }
 
@@ -45,10 +45,15 @@ fn of_problem(own: &Own<'_>, problem: &Problem) -> Option<&'static Code> {
     })
 }
 
+/// Whether a warning is about what is known and does nothing.
+pub(super) fn is_not_acted_on(warning: &Problem) -> bool {
+    warning.message.contains("not acted on")
+}
+
 fn of_warning(own: &Own<'_>, warning: &Problem) -> Option<&'static Code> {
     // Of Kubernetes' kinds the mesh reads what it acts on; the rest is not meant for it.
     if !is_ours(own) && warning.object.as_ref().is_none_or(|key| key.kind != mizzen_api::Kind::MeshConfig) {
         return None;
     }
-    Some(if warning.message.contains("not acted on") { &code::MZ0002 } else { &code::MZ0004 })
+    Some(if is_not_acted_on(warning) { &code::MZ0002 } else { &code::MZ0004 })
 }

@@ -213,7 +213,7 @@ fn what_the_sample_holds_has_an_effect() {
 fn links_and_names_that_lead_nowhere_are_warned_of() {
     let folder = tempfile::tempdir().unwrap();
     let rules = "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: r, namespace: shop}, \
-                 spec: {hosts: [a.example], gateways: [g], http: [{redirect: {uri: /}}]}}";
+                 spec: {hosts: [a], http: [{redirect: {uri: /}}]}}";
     write(folder.path(), "rules.yaml", rules);
     symlink("nowhere", folder.path().join("link.yaml")).unwrap();
     let loaded = load_once(&[folder.path().to_owned()]);
@@ -221,8 +221,8 @@ fn links_and_names_that_lead_nowhere_are_warned_of() {
     let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
     let at = folder.path().display();
     let link = format!("{at}/link.yaml: is a link that leads nowhere: what it should hold is not in force");
-    let gateway = format!("{at}/rules.yaml:1: VirtualService shop/r: spec.gateways[0]: there is no Gateway shop/g");
-    assert_eq!(warnings, [link, gateway]);
+    let host = format!("{at}/rules.yaml:1: VirtualService shop/r: spec.hosts[0]: there is no service a.shop.svc.cluster.local");
+    assert_eq!(warnings, [link, host]);
 }
 
 #[test]

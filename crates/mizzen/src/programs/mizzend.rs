@@ -49,6 +49,9 @@ struct MizzendArgs {
     /// How long workload certificates live.
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = crate::up::duration)]
     workload_cert_ttl: Duration,
+    /// What is in force is not analyzed: no findings in the log, in metrics, and for `mizzen analyze`.
+    #[arg(long)]
+    no_analysis: bool,
 }
 
 fn trust_domain(text: &str) -> Result<TrustDomain, String> {
@@ -94,6 +97,7 @@ fn run(args: MizzendArgs) -> Result<()> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         log: super::directives(),
         jwks: jwks()?,
+        analysis: !args.no_analysis,
         set_log: Some(set_log),
         ..Options::default()
     };

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use super::{
     Payload, control_plane,
     desired::{self, Wanted},
-    gateway,
+    findings, gateway,
     mesh::{Mesh, is_set},
     pod, requests,
     runnable::Folder,
@@ -51,6 +51,7 @@ async fn run(inner: mizzen_host::Inner) -> Result<()> {
     let open = watch::Sender::default();
     let gateway = tokio::spawn(said("the gateway", gateway::run(mesh.clone(), open.clone())));
     tokio::spawn(requests::serve(mesh.clone()));
+    tokio::spawn(findings::tell(mesh.clone()));
     tokio::spawn(said("the description of the mesh", describe(mesh.clone(), open.subscribe())));
     let pods = tokio::spawn(reconcile(mesh.clone()));
     tokio::spawn(follow(mesh.clone()));

@@ -10,6 +10,7 @@ mod control_plane;
 mod data_plane;
 mod desired;
 mod entrance;
+mod findings;
 mod gateway;
 pub(crate) mod inner;
 mod mesh;

@@ -2,6 +2,7 @@
 
 use std::{fmt::Arguments, io::Write};
 
+use mizzen_analyze::{Level, Message};
 use mizzen_host::{Exit, LogFile};
 use owo_colors::OwoColorize;
 
@@ -23,6 +24,16 @@ pub(crate) fn warning(text: &str) {
 /// Something that is refused.
 pub(crate) fn problem(text: &str) {
     line(format_args!("{} {text}", "refused:".red()));
+}
+
+/// Something that is found wrong with objects that are in force.
+pub(crate) fn finding(message: &Message) {
+    let (text, level) = (message.to_string(), message.code.level.name());
+    let rest = text.strip_prefix(level).unwrap_or(&text);
+    match message.code.level {
+        Level::Error => line(format_args!("{}{rest}", level.red())),
+        _ => line(format_args!("{}{rest}", level.yellow())),
+    }
 }
 
 /// Something that failed.
