@@ -5,7 +5,7 @@
 //! public field is not unused for them. Licences and sources of dependencies are cargo-deny's business,
 //! dependencies that nothing names cargo-shear's. `bench proxy`: the data plane beside Envoy, in turn, under the same load. `bench control`: the control plane under
 //! simulated proxies. `bench churn`: whether a request is lost while everything changes. `bench on-demand`: what fetching on first use costs.
-//! `bench files`: what reading configuration costs.
+//! `bench files`: what reading configuration costs. `bench analyze`: what it costs to find out what is wrong with it.
 
 mod bench;
 mod fields;
@@ -50,6 +50,11 @@ enum Bench {
     ChurnLoad,
     /// Reading a folder of many objects, an edit of one of its files, and no edit at all.
     Files(bench::files::FilesArgs),
+    /// Analysis of a folder of many objects, ours and istioctl in turn, and of one change.
+    Analyze(bench::analyze::AnalyzeArgs),
+    /// A command of which is told what it uses; started by the benchmark of analysis.
+    #[command(hide = true)]
+    Spent(bench::analyze::SpentArgs),
     /// What reads; started by the benchmark of reading.
     #[command(hide = true)]
     Read(bench::files::ReadArgs),
@@ -73,6 +78,8 @@ fn main() -> ExitCode {
             Ok(())
         }
         Task::Bench(Bench::Files(args)) => bench::files::files(&args),
+        Task::Bench(Bench::Analyze(args)) => bench::analyze::analyze(&args),
+        Task::Bench(Bench::Spent(args)) => bench::analyze::spent(&args),
         Task::Bench(Bench::Read(args)) => bench::files::read(args),
         Task::Bench(Bench::Floor) => bench::control::floor::serve(),
         Task::Bench(Bench::Hold(args)) => bench::hold::hold(&args),

@@ -58,7 +58,7 @@ pub(crate) struct ReadArgs {
 
 /// How the objects lie in files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Layout {
+pub(super) enum Layout {
     /// A namespace's services in one file.
     Namespace,
     /// What belongs to a service in one.
@@ -168,7 +168,7 @@ fn measure(args: &FilesArgs, layout: Layout, dir: &Path) -> Result<Vec<Measured>
 }
 
 /// The files, by their names below the folder.
-fn contents(layout: Layout, services: u32) -> Vec<(String, String)> {
+pub(super) fn contents(layout: Layout, services: u32) -> Vec<(String, String)> {
     let mut files = Vec::new();
     for (number, namespace) in Mesh::namespaces(services) {
         match layout {

@@ -4,6 +4,7 @@
 //! it, and memory while the load runs. Everything lives in namespaces that this makes for itself: hosts, processes, mounts. They end with it,
 //! and so does whatever runs in them.
 
+pub(crate) mod analyze;
 pub(crate) mod churn;
 mod config;
 pub(crate) mod control;

@@ -5,6 +5,8 @@
 //! title, and as much of the text as matters. Nothing else may be said but overviews
 //! and what is not supported yet, unless such a code is named.
 
+mod changes;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{Analysis, CODES, Options, items};

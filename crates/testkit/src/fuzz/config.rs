@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
+use mizzen_analyze::{Analysis, Options};
 use mizzen_dataplane::{Places, Unknown, parse_bootstrap, validate};
 use mizzen_ir::{Config, Draft, ResourceKind, compile};
 use mizzen_model::{Change, Snapshot};
@@ -97,6 +98,25 @@ pub fn yaml(data: &[u8]) {
     assert_eq!(parsed.good().collect::<Vec<_>>(), again.good().collect::<Vec<_>>(), "the same text");
     let changes = parsed.objects.into_iter().flatten().map(Change::from);
     let _ = mizzen_model::check(&Snapshot::empty().apply(changes));
+}
+
+/// Documents of whatever kind are analyzed: what is said is in one line, stands in the text, and is the same however the documents come.
+pub fn analyze(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let file: Arc<str> = "fuzz.yaml".into();
+    let lines = 1 + text.matches(['\r', '\n']).count() as u32;
+    let of = |follows: bool| {
+        let mut analysis = Analysis::new(Options { follows, ..Options::default() });
+        mizzen_analyze::items(text, &file, "default", &mut |item| analysis.put_first(&item));
+        analysis.update();
+        analysis.messages().into_iter().cloned().collect::<Vec<_>>()
+    };
+    let messages = of(false);
+    for message in &messages {
+        assert!(message.pos.line <= lines, "line {} of {lines}: {message}", message.pos.line);
+        assert!(!message.text.is_empty() && !message.to_string().contains('\n'), "{message}");
+    }
+    assert_eq!(messages, of(true), "the same text");
 }
 
 /// A shop, into which the objects of the text are put.

@@ -7,7 +7,7 @@ mod config;
 mod http;
 mod token;
 
-pub use config::{bootstrap, mesh, xds, yaml};
+pub use config::{analyze, bootstrap, mesh, xds, yaml};
 pub use http::{client_hello, h1, h2, hpack, sniff};
 pub use token::token;
 
@@ -15,7 +15,7 @@ pub use token::token;
 pub type Body = fn(&[u8]);
 
 /// All targets, by name.
-pub const TARGETS: [(&str, Body); 10] = [
+pub const TARGETS: [(&str, Body); 11] = [
     ("h1", h1),
     ("h2", h2),
     ("hpack", hpack),
@@ -26,6 +26,7 @@ pub const TARGETS: [(&str, Body); 10] = [
     ("yaml", yaml),
     ("mesh", mesh),
     ("token", token),
+    ("analyze", analyze),
 ];
 
 /// Random numbers that are the same for the same seed (SplitMix64).
