@@ -34,6 +34,12 @@ pub enum Index {
     RuledHost,
     /// Gateways by credential or file of a certificate.
     Certificate,
+    /// Services by `namespace/label=value`, with one label of their selectors: who has all of them has that one.
+    Selecting,
+    /// The settings of injection by the name of their config map, wherever it is.
+    Injector,
+    /// Secrets that name other clusters, by those.
+    Registry,
     /// Namespaces that have objects, or a document; the word is empty.
     Namespaces,
 }

@@ -95,7 +95,7 @@ codes! {
     IST0133 SchemaWarning Warning;
     IST0134 ServiceEntryAddressesRequired Warning;
     IST0135 DeprecatedAnnotation Info;
-    IST0136 AlphaAnnotation Info;
+    IST0136 AlphaAnnotation Info overview;
     IST0137 DeploymentConflictingPorts Warning;
     IST0138 GatewayDuplicateCertificate Warning;
     IST0139 InvalidWebhook Error;

@@ -32,6 +32,12 @@ impl Id {
         Sort::of(&self.group, &self.kind)
     }
 
+    /// Whether it belongs to Kubernetes itself, where Istio does not look.
+    pub fn is_of_system(&self) -> bool {
+        let namespace = if self.sort() == Sort::Namespace { &self.name } else { &self.namespace };
+        matches!(&**namespace, "kube-system" | "kube-public" | "kube-node-lease" | "local-path-storage")
+    }
+
     /// `namespace/name`, or the name of what belongs to no namespace.
     pub fn place(&self) -> String {
         if self.namespace.is_empty() { self.name.to_string() } else { format!("{}/{}", self.namespace, self.name) }

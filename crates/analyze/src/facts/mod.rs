@@ -11,7 +11,7 @@ mod workload;
 
 use std::collections::BTreeMap;
 
-use mizzen_api::{Labels, Node};
+use mizzen_api::{LabelSet, Labels, Node};
 use mizzen_types::Name;
 
 pub use gateway::{GatewayFacts, ListenerFacts, ServerFacts};
@@ -97,6 +97,7 @@ impl Facts {
             }
             Sort::ConfigMap => settings::of_config_map(id, node),
             Sort::MeshConfig => Of::Mesh(MeshFacts::read(node)),
+            Sort::MeshNetworks => Of::Mesh(MeshFacts { registries: settings::registries(node, None), ..MeshFacts::default() }),
             Sort::Secret => Of::Secret(SecretFacts::read(node)),
             Sort::MutatingWebhook | Sort::ValidatingWebhook => Of::Webhooks(list(node.get("webhooks"), WebhookFacts::read)),
             _ => Of::Nothing,
@@ -119,7 +120,17 @@ impl Facts {
         words.push((Index::Named(sort), id.place().into()));
         let mut add = |index: Index, word: &str| words.push((index, word.into()));
         match &self.of {
-            Of::Service(_) => add(Index::Host, &format!("{}.{}.svc.cluster.local", id.name, id.namespace)),
+            Of::Service(service) => {
+                add(Index::Host, &format!("{}.{}.svc.cluster.local", id.name, id.namespace));
+                // Of all labels the last by name tells services apart best: `app.kubernetes.io/name` rather than `…/instance`.
+                if let Some((name, value)) = service.selector.iter().last() {
+                    add(Index::Selecting, &selecting(&id.namespace, name, value));
+                }
+            }
+            Of::Injector(_) => add(Index::Injector, &id.name),
+            Of::Secret(secret) if self.labels.label("istio/multiCluster") == Some("true") => {
+                secret.keys.keys().for_each(|cluster| add(Index::Registry, cluster));
+            }
             Of::Entry(entry) => entry.hosts.iter().for_each(|host| add(Index::Host, host)),
             Of::Workload(_) => add(Index::Workloads, &id.namespace),
             Of::Route(route) => route.hosts.iter().for_each(|host| add(Index::RoutedHost, &qualified(host, &id.namespace))),
@@ -136,6 +147,11 @@ impl Facts {
         words.dedup();
         words
     }
+}
+
+/// The word of [`Index::Selecting`].
+pub(crate) fn selecting(namespace: &str, label: &str, value: &str) -> String {
+    format!("{namespace}/{label}={value}")
 }
 
 /// A value that is not written.

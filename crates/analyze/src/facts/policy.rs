@@ -16,6 +16,8 @@ pub struct SelectedFacts {
     pub has_selector: bool,
     /// `targetRefs`, or `targetRef`.
     pub targets: Vec<TargetRef>,
+    /// Of a ProxyConfig: `image.imageType`; empty if it is not written.
+    pub image_type: Name,
 }
 
 /// An object that a policy is attached to.
@@ -100,6 +102,7 @@ impl SelectedFacts {
             selector: labels(selector),
             has_selector: spec.get("selector").is_some() || spec.get("workloadSelector").is_some(),
             targets,
+            image_type: text(spec, "image.imageType"),
         }
     }
 }

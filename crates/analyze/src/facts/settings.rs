@@ -19,6 +19,10 @@ pub struct MeshFacts {
     pub providers: Vec<Name>,
     /// `outboundTrafficPolicy.mode`.
     pub outbound: Name,
+    /// `defaultConfig.image.imageType`; empty if it is not written.
+    pub image_type: Name,
+    /// Of the networks: their names, the registries that their endpoints come from, and where that is written.
+    pub registries: Vec<(Name, Name, String)>,
     /// Default providers of telemetry, by what they are for (`metrics`, `tracing`, `accessLogging`).
     pub default_providers: BTreeMap<Name, Vec<Name>>,
 }
@@ -68,14 +72,36 @@ pub(crate) fn of_config_map(id: &Id, node: &Node) -> Of {
         let path = format!("data[\"{key}\"]");
         node.at(&path).and_then(Node::text).and_then(|text| Node::of_text(text, 0))
     };
-    if &*id.namespace != "istio-system" {
-        return Of::Nothing;
-    }
-    match &*id.name {
-        "istio" => data("mesh").map_or(Of::Nothing, |mesh| Of::Mesh(MeshFacts::read(&mesh))),
-        "istio-sidecar-injector" => data("values").map_or(Of::Nothing, |values| Of::Injector(InjectorFacts::read(&values))),
+    match (&*id.namespace, &*id.name) {
+        ("istio-system", "istio") => {
+            let (mesh, networks) = (data("mesh"), data("meshNetworks"));
+            if mesh.is_none() && networks.is_none() {
+                return Of::Nothing;
+            }
+            let registries = networks.map(|networks| registries(&networks, Some("data.meshNetworks"))).unwrap_or_default();
+            Of::Mesh(MeshFacts { registries, ..MeshFacts::read(mesh.as_ref().unwrap_or(&super::NOTHING)) })
+        }
+        (_, name) if name.starts_with("istio-sidecar-injector") => {
+            data("values").map_or(Of::Nothing, |values| Of::Injector(InjectorFacts::read(&values)))
+        }
         _ => Of::Nothing,
     }
+}
+
+/// The registries of MeshNetworks, which stand in the field with this path, or are the document itself.
+pub(crate) fn registries(networks: &Node, within: Option<&str>) -> Vec<(Name, Name, String)> {
+    let mut all = Vec::new();
+    for network in networks.get("networks").map(Node::entries).unwrap_or_default() {
+        let endpoints = network.value.get("endpoints").map(Node::items).unwrap_or_default();
+        for (at, endpoint) in endpoints.iter().enumerate() {
+            let registry = text(endpoint, "fromRegistry");
+            if !registry.is_empty() {
+                let path = || format!("networks[\"{}\"].endpoints[{at}].fromRegistry", network.key);
+                all.push((Name::from(&*network.key), registry, within.map_or_else(path, str::to_owned)));
+            }
+        }
+    }
+    all
 }
 
 impl MeshFacts {
@@ -93,6 +119,8 @@ impl MeshFacts {
             trust_domains,
             providers: list(mesh.get("extensionProviders"), |provider| text(provider, "name")),
             outbound: written("outboundTrafficPolicy.mode", "ALLOW_ANY"),
+            image_type: text(mesh, "defaultConfig.image.imageType"),
+            registries: Vec::new(),
             default_providers: defaults.iter().map(|entry| (Name::from(&*entry.key), texts(Some(&entry.value)))).collect(),
         }
     }
@@ -107,7 +135,7 @@ impl InjectorFacts {
         let whole = image.contains('/');
         InjectorFacts {
             by_default: values.at("sidecarInjectorWebhook.enableNamespacesByDefault").is_some_and(Node::is_true),
-            image: if whole || image.is_empty() { image } else { format!("{hub}/{image}:{tag}").into() },
+            image: if whole || (image.is_empty() && hub.is_empty()) { image } else { format!("{hub}/{image}:{tag}").into() },
         }
     }
 }

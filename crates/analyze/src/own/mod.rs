@@ -1,7 +1,13 @@
 //! What one object says by itself.
 
+mod annotations;
+mod proxy_config;
+mod remote;
 mod rules;
 mod schema;
+mod status;
+mod versions;
+pub(crate) mod workloads;
 
 use std::collections::BTreeSet;
 
@@ -22,6 +28,13 @@ pub(crate) fn look(item: &Item<'_>, facts: &Facts) -> Vec<Message> {
     let mut own = Own { item, facts, found: Vec::new() };
     schema::look(&mut own);
     rules::look(&mut own);
+    if !item.id.is_of_system() {
+        annotations::look(&mut own);
+        remote::look(&mut own);
+        status::look(&mut own);
+        versions::look(&mut own);
+        workloads::look(&mut own);
+    }
     own.found
 }
 

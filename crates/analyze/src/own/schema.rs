@@ -25,7 +25,8 @@ pub(super) fn text(problem: &Problem) -> String {
 /// Kinds of Istio and of the Gateway API are the mesh's business, others that of whoever made them.
 fn is_ours(own: &Own<'_>) -> bool {
     let group = &own.item.id.group;
-    group.ends_with(".istio.io")
+    // Installations are the installer's business.
+    (group.ends_with(".istio.io") && &**group != "install.istio.io")
         || &**group == "gateway.networking.k8s.io"
         || own.item.id.sort() == Sort::MeshConfig
         || &*own.item.id.kind == "File"

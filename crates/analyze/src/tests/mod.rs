@@ -11,7 +11,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{Analysis, CODES, Options, items};
 
-const FILES: &[(&str, &str)] = &[("schema", include_str!("../../cases/schema.txt")), ("mizzen", include_str!("../../cases/mizzen.txt"))];
+const FILES: &[(&str, &str)] = &[
+    ("schema", include_str!("../../cases/schema.txt")),
+    ("mizzen", include_str!("../../cases/mizzen.txt")),
+    ("workloads", include_str!("../../cases/workloads.txt")),
+    ("annotations", include_str!("../../cases/annotations.txt")),
+    ("installation", include_str!("../../cases/installation.txt")),
+];
 
 struct Case<'a> {
     file: &'a str,
@@ -72,8 +78,8 @@ fn what_is_said() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Codes that need what files cannot hold: rights, versions, several clusters, upgrades.
-const OF_CLUSTERS: &[&str] = &["IST0001", "IST0141", "IST0142", "IST0168", "IST0169", "IST0170"];
+/// Codes that need what files cannot hold: rights, versions, several clusters, upgrades; on which addresses a running program listens (IST0143).
+const OF_CLUSTERS: &[&str] = &["IST0001", "IST0141", "IST0142", "IST0143", "IST0168", "IST0169", "IST0170"];
 
 #[test]
 fn every_code_has_cases() {
