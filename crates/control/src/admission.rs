@@ -5,7 +5,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -24,6 +27,8 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// When to come again who cannot wait here; spread, so that not all come together again.
 const AGAIN: Duration = Duration::from_secs(5);
 const SPREAD: u64 = 10;
+/// So many first syncs are many: what they need for a moment is worth giving back.
+const MANY: u64 = 64;
 
 /// Turns for first syncs.
 #[derive(Debug)]
@@ -33,6 +38,10 @@ pub(crate) struct Admission {
     /// Since when, by the connection's number.
     waiting: Mutex<BTreeMap<u64, Instant>>,
     most: usize,
+    /// How many turns there were, and how many of those before many of them were last said to end.
+    begun: AtomicU64,
+    ended: AtomicU64,
+    is_ending: AtomicBool,
 }
 
 impl Default for Admission {
@@ -52,7 +61,15 @@ impl Drop for Waiting<'_> {
 
 impl Admission {
     fn of(at_once: usize, most: usize) -> Self {
-        Admission { turns: Semaphore::new(at_once), at_once, waiting: Mutex::default(), most }
+        Admission {
+            turns: Semaphore::new(at_once),
+            at_once,
+            waiting: Mutex::default(),
+            most,
+            begun: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            is_ending: AtomicBool::new(false),
+        }
     }
 
     /// Waits for a turn; it lasts until the permit is dropped. `number` is the connection's.
@@ -66,10 +83,30 @@ impl Admission {
         }
         let _waiting = Waiting(self, number);
         match tokio::time::timeout(LONGEST, self.turns.acquire()).await {
-            Ok(Ok(permit)) => Ok(permit),
+            Ok(Ok(permit)) => {
+                self.begun.fetch_add(1, Ordering::Relaxed);
+                Ok(permit)
+            }
             Ok(Err(_)) => Err(Status::unavailable("the control plane is stopping")),
             Err(_) => Err(full("the first configuration would have to wait for too long", number)),
         }
+    }
+
+    /// Whether there were many first syncs, and nobody waits for one any more. Says so once, until [`Admission::begin_anew`].
+    pub(crate) fn ends(&self) -> bool {
+        let many = self.turns() - self.ended.load(Ordering::Relaxed) >= MANY;
+        many && self.waiting() == 0 && !self.is_ending.swap(true, Ordering::Relaxed)
+    }
+
+    /// They have ended.
+    pub(crate) fn begin_anew(&self) {
+        self.ended.store(self.turns(), Ordering::Relaxed);
+        self.is_ending.store(false, Ordering::Relaxed);
+    }
+
+    /// How many first syncs have begun so far.
+    pub(crate) fn turns(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
     }
 
     /// How many wait.
@@ -104,6 +141,19 @@ mod tests {
     use tonic::Code;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_many_is_said_once() {
+        let admission = Admission::of(2, 100);
+        for number in 1..MANY {
+            drop(admission.turn(number).await.unwrap());
+            assert!(!admission.ends(), "{number} are few");
+        }
+        drop(admission.turn(MANY).await.unwrap());
+        assert!(admission.ends() && !admission.ends());
+        admission.begin_anew();
+        assert!(!admission.ends(), "none since");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_bounded_number_at_once() {

@@ -58,6 +58,8 @@ const FIRST_REQUEST: Duration = Duration::from_secs(60);
 const TAKE_WITHIN: Duration = Duration::from_secs(60);
 /// How long the reason for a stream's end waits to be taken.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// First syncs are over when none has begun for so long.
+const CALM: Duration = Duration::from_secs(2);
 
 /// What goes out on a stream.
 pub(crate) type Responses = ReceiverStream<Result<Outgoing, Status>>;
@@ -230,6 +232,9 @@ impl Discovery {
         // What is missing is built on a thread of its own, not in the task that serves the stream.
         let push = tokio::task::spawn_blocking(move || due.push(&memo)).await;
         let push = push.map_err(|error| Status::internal(format!("the configuration could not be made: {error}")))?;
+        if turn.is_some() && self.admission.ends() {
+            tokio::spawn(calm(self.admission.clone()));
+        }
         drop(turn);
         if let Some(waited) = push.waited {
             self.metrics.queued(waited);
@@ -258,6 +263,20 @@ impl Discovery {
         }
         Ok(true)
     }
+}
+
+/// Gives back what many first syncs needed for a moment, once no more come.
+async fn calm(admission: Arc<Admission>) {
+    loop {
+        let turns = admission.turns();
+        tokio::time::sleep(CALM).await;
+        if admission.turns() == turns && admission.waiting() == 0 {
+            break;
+        }
+    }
+    admission.begin_anew();
+    // A failure to do so costs memory and nothing else.
+    let _ = tokio::task::spawn_blocking(mizzen_net::release_memory).await;
 }
 
 /// Hands a response over. False if the client is gone.

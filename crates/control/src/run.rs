@@ -49,6 +49,9 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(3);
 /// Dead connections are found after these two.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
+/// So much of a request is taken before it is read: who comes back names all that it holds, and thousands that come back at once wait for their turn.
+const WINDOW: u32 = 32 << 10;
+const CONNECTION_WINDOW: u32 = 64 << 10;
 const DAYS_90: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// A control plane that is running. Dropping it ends it at once; [`Running::stop`] does so with words to its clients.
@@ -256,6 +259,8 @@ fn serve_grpc(
         let served = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE.0))
             .http2_keepalive_timeout(Some(KEEPALIVE.1))
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .add_service(Ads(discovery))
             .add_service(IstioCertificateServiceServer::new(ca))
             .serve_with_incoming_shutdown(ReceiverStream::new(accepted), async move {
