@@ -30,5 +30,5 @@ pub use code::{CODES, Code, Level};
 pub use facts::Facts;
 pub use item::{Item, id_of_key, items};
 pub use message::{Fix, Id, Message};
-pub use own::{add, refused, warned};
+pub use own::{add, refused, refused_by_proxy, warned};
 pub use sort::Sort;

@@ -12,7 +12,8 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use mizzen_api::{Key, Kind, Object, Problem, istio};
+use mizzen_analyze::{Id, Message, Sort};
+use mizzen_api::{Key, Kind, Object, Pos, Problem, istio};
 use mizzen_model::{Reader, Snapshot};
 use mizzen_pki::Ca;
 use serde::Deserialize;
@@ -286,6 +287,22 @@ async fn configz(State(about): State<Arc<About>>) -> Json<Configz> {
     })
 }
 
+/// What proxies do not take, told of their pods.
+fn rejected_by_proxies(connections: &[Arc<Connection>], version: u64) -> Vec<Message> {
+    let mut messages = Vec::new();
+    for connection in connections {
+        let facts = connection.view().facts();
+        let id = Id::new(Sort::Pod, facts.namespace.clone(), facts.pod.clone());
+        for of_type in connection.status(version).types {
+            for (name, why) in of_type.resources.into_iter().filter_map(|resource| Some((resource.name, resource.rejected?))) {
+                let text = format!("the proxy refuses {} {name}: {why}", of_type.name).replace('\n', " ");
+                messages.push(mizzen_analyze::refused_by_proxy(id.clone(), Pos::default(), text));
+            }
+        }
+    }
+    messages
+}
+
 /// What is wrong with what is in force, and with what is refused.
 async fn analyze(State(about): State<Arc<About>>) -> Response {
     let Some(analyzer) = about.analyzer.clone() else {
@@ -297,8 +314,10 @@ async fn analyze(State(about): State<Arc<About>>) -> Response {
         let refused: Vec<Vec<Problem>> = faults.refused.values().map(|refused| refused.problems.clone()).collect();
         (refused, faults.warnings.values().flatten().chain(&faults.hidden).chain(&faults.together).cloned().collect::<Vec<_>>())
     };
+    let rejected = rejected_by_proxies(&about.connections.all(), snapshot.version());
     let made = tokio::task::spawn_blocking(move || {
         let mut messages = analysis::lock(&analyzer).messages(&snapshot);
+        messages.extend(rejected);
         messages.extend(refused.iter().flat_map(|problems| mizzen_analyze::refused(problems)));
         mizzen_analyze::add(&mut messages, mizzen_analyze::warned(&together));
         messages

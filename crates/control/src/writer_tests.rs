@@ -242,11 +242,11 @@ fn counts(faults: &Mutex<Faults>) -> (usize, usize) {
 fn what_objects_show_together_is_told() {
     let mut builder = Builder::new(Arc::default());
     let rules = "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: r, namespace: shop}, \
-                 spec: {hosts: [a.example], http: [{route: [{destination: {host: web}}]}]}}";
+                 spec: {hosts: [web], http: [{redirect: {uri: /}}]}}";
     builder.events([event(rules)]);
     look_over(&builder.flush(), &builder.faults);
     let lines: Vec<String> = lock(&builder.faults).together.iter().map(ToString::to_string).collect();
-    let place = "test.yaml:1: VirtualService shop/r: spec.http[0].route[0].destination.host";
+    let place = "test.yaml:1: VirtualService shop/r: spec.hosts[0]";
     assert_eq!(lines, [format!("{place}: there is no service web.shop.svc.cluster.local")]);
     builder.events([Event::Delete(Key::new(Kind::VirtualService, "shop", "r"))]);
     look_over(&builder.flush(), &builder.faults);

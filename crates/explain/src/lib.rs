@@ -29,4 +29,4 @@ pub use decide::{Caller, Explainer, Inputs, Recorded, RecordedRequest, Replayed}
 pub use mesh::{Loaded, load, proxy_of, workload_of};
 pub use places::{place_of, rule_names};
 pub use resources::{Built, build, list};
-pub use review::{Finding, Review, review};
+pub use review::{Finding, Review, review, review_all};

@@ -1,13 +1,23 @@
 //! What a proxy would say of everything that it is sent.
 
-use std::fmt;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 
+use mizzen_api::core::Pod;
 use mizzen_ir::{Config, Draft, TlsRefusal};
 use mizzen_model::{ProxyView, Snapshot};
 use mizzen_translate::ResourceKind;
+use mizzen_types::NamespacedName;
 use serde::Serialize;
 
-use crate::resources::{Built, build, list};
+use crate::{
+    complete::complete,
+    mesh::proxy_of,
+    resources::{Built, build, list},
+};
 
 /// What a proxy would say of its resources.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -57,6 +67,32 @@ pub fn review(snapshot: &Snapshot, view: &ProxyView) -> Review {
     let names = |kind: ResourceKind| list(snapshot, view, kind).into_iter().map(move |name| (kind, name));
     let all = ResourceKind::ALL.into_iter().flat_map(names);
     review_of(format!("{}/{}", facts.namespace, facts.pod), all.filter_map(|(kind, name)| build(snapshot, view, kind, &name)))
+}
+
+/// What proxies of a mesh would refuse, each finding once; at most about `most` resources are made, after which proxies are left out, the last ones by name.
+/// Those come first that are alike for all: a sidecar of each namespace, and gateways.
+pub fn review_all(snapshot: &Arc<Snapshot>, most: usize) -> Vec<Finding> {
+    let whole = complete(snapshot);
+    let mut pods: Vec<&Pod> = whole.objects::<Pod>().filter(|pod| pod.status.pod_ip.is_some()).collect();
+    let mut seen = BTreeSet::new();
+    let is_first: BTreeMap<NamespacedName, bool> =
+        pods.iter().map(|pod| (pod.meta.namespaced_name(), seen.insert(pod.meta.namespace.clone()))).collect();
+    pods.sort_by_key(|pod| !is_first.get(&pod.meta.namespaced_name()).copied().unwrap_or_default());
+    let (mut findings, mut made) = (Vec::new(), 0);
+    for pod in pods {
+        if made >= most {
+            break;
+        }
+        let Some(view) = proxy_of(&whole, &pod.meta.namespace, &pod.meta.name) else { continue };
+        let review = review(&whole, &view);
+        made += review.resources;
+        for finding in review.refused.into_iter().chain(review.closed) {
+            if !findings.contains(&finding) {
+                findings.push(finding);
+            }
+        }
+    }
+    findings
 }
 
 /// Compiles resources, whoever made them.

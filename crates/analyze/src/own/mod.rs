@@ -57,6 +57,11 @@ pub fn warned(problems: &[Problem]) -> Vec<Message> {
     problems.iter().map(message).collect()
 }
 
+/// What is said of an object because of which a proxy refuses something.
+pub fn refused_by_proxy(id: Id, pos: Pos, text: String) -> Message {
+    Message { code: &code::MZ0005, id, pos, field: String::new(), text, fix: None }
+}
+
 /// Adds messages about what nothing is said of yet.
 pub fn add(messages: &mut Vec<Message>, more: Vec<Message>) {
     let known: BTreeSet<(Id, String)> = messages.iter().map(|message| (message.id.clone(), message.field.clone())).collect();

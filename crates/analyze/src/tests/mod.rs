@@ -79,7 +79,7 @@ fn what_is_said() {
 }
 
 /// Codes that need what files cannot hold: rights, versions, several clusters, upgrades; on which addresses a running program listens (IST0143).
-const OF_CLUSTERS: &[&str] = &["IST0001", "IST0141", "IST0142", "IST0143", "IST0168", "IST0169", "IST0170"];
+const OF_CLUSTERS: &[&str] = &["MZ0005", "IST0001", "IST0141", "IST0142", "IST0143", "IST0168", "IST0169", "IST0170"];
 
 #[test]
 fn every_code_has_cases() {

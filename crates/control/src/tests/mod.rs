@@ -206,6 +206,9 @@ async fn rejections_are_known() {
     assert!(good.iter().all(|r| r.acked.is_some() && r.acked == r.sent));
     let live: Live = world.debug("/debug/live?kind=Service&namespace=shop&name=reviews").await;
     assert_eq!((live.live.len(), live.rejected[0].proxy.as_str()), (0, "storefront-0.shop"));
+    let said: Vec<mizzen_analyze::Message> = world.debug("/debug/analyze").await;
+    let lines: Vec<String> = said.iter().filter(|m| m.code.id == "MZ0005").map(ToString::to_string).collect();
+    assert_eq!(lines, [format!("Error [MZ0005] (Pod shop/storefront-0) the proxy refuses Cluster {REVIEWS}: not today")]);
     // Under any name that kubectl takes.
     assert_eq!(world.debug::<Live>("/debug/live?kind=svc&namespace=shop&name=reviews").await, live);
     assert!(world.metrics().await.contains("pilot_total_xds_rejects{type=\"cds\"} 1\n"));

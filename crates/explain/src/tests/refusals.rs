@@ -14,7 +14,7 @@ use mizzen_translate::ResourceKind;
 use prost::Message;
 
 use super::{SUBSETS, object, shop};
-use crate::{Built, build, proxy_of, review, review::review_of};
+use crate::{Built, build, proxy_of, review, review::review_of, review_all};
 
 /// What `translate` makes is understood; what does nothing is told.
 #[test]
@@ -27,6 +27,14 @@ fn of_ours_nothing() {
         assert!(review.to_string().starts_with(&title), "{review}");
         assert_eq!(review.warnings.iter().any(|warning| warning.field.ends_with("cipher_suites")), pod.0 == "shop", "{review}");
     }
+}
+
+/// Of a whole mesh, as far as it is asked for: nothing of ours is refused.
+#[test]
+fn of_all_proxies() {
+    let snapshot = shop(&[]);
+    assert_eq!(review_all(&snapshot, 10_000), []);
+    assert_eq!(review_all(&snapshot, 0), []);
 }
 
 fn built(kind: ResourceKind, name: &str, value: Vec<u8>) -> Built {
