@@ -5,12 +5,14 @@ use mizzen_types::Name;
 
 use crate::{
     Cx, Entry, Index, Sort, code,
-    facts::{InjectorFacts, Of, SelectedFacts},
+    facts::{InjectorFacts, Of, SelectedFacts, WorkloadFacts},
 };
 
 pub(crate) const INJECTION: &str = "istio-injection";
 const REVISION: &str = "istio.io/rev";
 const MODE: &str = "istio.io/dataplane-mode";
+/// On pods that take mutual TLS.
+const TLS_MODE: &str = "security.istio.io/tlsMode";
 pub(crate) const INJECT: &str = "sidecar.istio.io/inject";
 
 pub(crate) fn look(cx: &Cx<'_>) {
@@ -62,6 +64,9 @@ fn namespace(cx: &Cx<'_>) {
         let text = "pods of this namespace get a proxy without a label, since injection is on for namespaces by default";
         return cx.say(&code::IST0148, "metadata.name", text);
     }
+    if cx.within(Sort::Pod, name).any(stands_beside) {
+        return;
+    }
     let text = format!(
         "pods of this namespace get no proxy: label it with 'kubectl label namespace {name} istio-injection=enabled', \
          or with 'kubectl label namespace {name} istio-injection=disabled' if none are wanted"
@@ -76,7 +81,7 @@ fn pod(cx: &Cx<'_>) {
     }
     let has_proxy = pod.containers.iter().any(|container| &*container.name == "istio-proxy" && !container.image.is_empty());
     let said = entry.facts.labels.label(INJECT).or_else(|| entry.facts.annotations.get(INJECT).map(|value| &**value));
-    if has_proxy || said.is_some_and(|value| value.eq_ignore_ascii_case("false")) {
+    if has_proxy || stands_beside(entry) || said.is_some_and(|value| value.eq_ignore_ascii_case("false")) {
         return;
     }
     let Some(namespace) = document(cx, &entry.id.namespace) else { return };
@@ -85,6 +90,11 @@ fn pod(cx: &Cx<'_>) {
         let text = format!("the pod {} has no Istio proxy, though its namespace asks for one: start it anew", entry.id.place());
         cx.say(&code::IST0103, "metadata.name", text);
     }
+}
+
+/// Whether a proxy stands beside a pod and not in it, as on a host without Kubernetes.
+fn stands_beside(pod: &Entry) -> bool {
+    pod.facts.labels.label(TLS_MODE) == Some("istio") && !pod.workload().is_some_and(WorkloadFacts::has_proxy)
 }
 
 /// Pods whose proxy is of another image than the injected one.
