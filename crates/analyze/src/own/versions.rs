@@ -1,6 +1,6 @@
 //! What is old: fields and kinds that Istio no longer has, custom resource definitions of a version that is not enough, tokens of the first kind.
 
-use mizzen_api::{LabelSet, Node};
+use mizzen_api::{LabelSet, Node, Value};
 
 use super::Own;
 use crate::{Sort, code};
@@ -20,7 +20,7 @@ const FIRST_PARTY: &str = "first-party-jwt";
 pub(crate) fn look(own: &mut Own<'_>) {
     match own.item.id.sort() {
         Sort::VirtualService => delays(own),
-        Sort::Sidecar if own.at("spec.outboundTrafficPolicy.egressProxy").is_some() => {
+        Sort::Sidecar if own.at("spec.outboundTrafficPolicy.egressProxy").is_some_and(|proxy| !matches!(proxy.value, Value::Null)) => {
             let text = "outboundTrafficPolicy.egressProxy is deprecated and ignored: route such traffic by a VirtualService";
             own.say(&code::IST0002, "spec.outboundTrafficPolicy.egressProxy", text);
         }
