@@ -6,6 +6,7 @@
 //! and what is not supported yet, unless such a code is named.
 
 mod changes;
+mod cost;
 
 use std::{collections::BTreeMap, sync::Arc};
 
