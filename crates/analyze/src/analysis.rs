@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use mizzen_api::{Node, Pos, Source};
 use mizzen_types::Name;
 
 use crate::{
@@ -23,6 +24,9 @@ const SUPPRESS: &str = "galley.istio.io/analyze-suppress";
 pub struct Options {
     /// Whether objects will change: then what was asked is kept, so that a change costs what it changes.
     pub follows: bool,
+    /// Whether Istio's ingress gateway is taken to run, as when files alone are looked at, which seldom hold it: a Pod and a Service with the label
+    /// `istio: ingressgateway` in `istio-system`. They are not listed, nothing is said of them, and what is put under their names takes their place.
+    pub default_gateway: bool,
 }
 
 /// All objects, and what is to be said of them.
@@ -44,7 +48,23 @@ pub struct Analysis {
 impl Analysis {
     /// Of nothing.
     pub fn new(options: Options) -> Analysis {
-        Analysis { options, ..Analysis::default() }
+        let mut analysis = Analysis { options, ..Analysis::default() };
+        analysis.assume(|_| true);
+        analysis
+    }
+
+    /// Puts what is taken to be there, where it is not.
+    fn assume(&mut self, is_meant: impl Fn(&Id) -> bool) {
+        if !self.options.default_gateway {
+            return;
+        }
+        for node in assumed() {
+            let item = Item::of(&node, Source::default(), &Arc::from(""), "");
+            if is_meant(&item.id) && !self.base.entries.contains_key(&item.id) {
+                let entry = Entry { is_assumed: true, ..Entry::new(item.id.clone(), Pos::default(), Facts::read(&item.id, &node)) };
+                self.place(entry);
+            }
+        }
     }
 
     /// Puts an object, in place of the one with its id.
@@ -53,21 +73,13 @@ impl Analysis {
         let own = own::look(item, &facts);
         let suppress = item.node.at("metadata.annotations").and_then(|all| all.get(SUPPRESS)).and_then(|node| node.text());
         let silenced = suppress.map(|codes| codes.split(',').map(|code| code.trim().into()).collect()).unwrap_or_default();
-        self.place(Entry {
-            id: item.id.clone(),
-            pos: item.pos.clone(),
-            facts,
-            source: item.source.clone(),
-            own,
-            cross: Vec::new(),
-            asked: Vec::new(),
-            silenced,
-        });
+        let entry = Entry::new(item.id.clone(), item.pos.clone(), facts);
+        self.place(Entry { source: item.source.clone(), own, silenced, ..entry });
     }
 
     /// Puts an object unless there is one with its id: then that one stays, and this one is told to be written twice.
     pub fn put_first(&mut self, item: &Item<'_>) {
-        let Some(first) = self.base.entries.get(&item.id).filter(|entry| entry.facts.of != Of::ImpliedNamespace) else {
+        let Some(first) = self.base.entries.get(&item.id).filter(|entry| entry.is_written()) else {
             return self.put(item);
         };
         let text = format!("{} stands at {} already: only one can hold", item.id, first.pos);
@@ -79,12 +91,13 @@ impl Analysis {
     /// Removes an object.
     pub fn remove(&mut self, id: &Id) {
         self.twice.remove(id);
-        if self.base.entries.get(id).is_some_and(|entry| entry.facts.of == Of::ImpliedNamespace) {
+        if self.base.entries.get(id).is_some_and(|entry| !entry.is_written()) {
             return;
         }
         if let Some(entry) = self.base.entries.remove(id) {
             self.index(&entry, false);
             self.inhabit(&entry, false);
+            self.assume(|assumed| assumed == id);
         }
     }
 
@@ -97,6 +110,9 @@ impl Analysis {
                 done.push(id);
                 continue;
             };
+            if entry.is_assumed {
+                continue;
+            }
             self.work += 1;
             let cx = Cx::new(&self.base, &entry);
             cross::look(&cx);
@@ -137,7 +153,7 @@ impl Analysis {
 
     /// How many objects there are.
     pub fn len(&self) -> usize {
-        self.base.entries.values().filter(|entry| entry.facts.of != Of::ImpliedNamespace).count()
+        self.base.entries.values().filter(|entry| entry.is_written()).count()
     }
 
     /// Whether there is none.
@@ -149,7 +165,7 @@ impl Analysis {
         let old = self.base.entries.remove(&entry.id);
         if let Some(old) = &old {
             // What stands elsewhere and says the same changes nobody's answers.
-            let asked = if old.facts == entry.facts && old.id == entry.id { old.asked.clone() } else { Vec::new() };
+            let asked = if old.facts == entry.facts && !old.is_assumed { old.asked.clone() } else { Vec::new() };
             if !asked.is_empty() {
                 self.stale.insert(entry.id.clone());
                 let entry = Entry { asked, ..entry };
@@ -157,12 +173,14 @@ impl Analysis {
                 return;
             }
             self.index(old, false);
-            if old.facts.of != Of::ImpliedNamespace {
+            if old.is_written() {
                 self.inhabit(old, false);
             }
         }
         self.index(&entry, true);
-        self.inhabit(&entry, true);
+        if !entry.is_assumed {
+            self.inhabit(&entry, true);
+        }
         self.stale.insert(entry.id.clone());
         self.base.entries.insert(entry.id.clone(), Arc::new(entry));
     }
@@ -223,16 +241,7 @@ impl Analysis {
             // A document comes or goes itself.
             None if is_inhabited && !(entry.id == id && comes) => {
                 let facts = Facts { of: Of::ImpliedNamespace, ..Facts::default() };
-                let implied = Entry {
-                    id: id.clone(),
-                    pos: Default::default(),
-                    facts,
-                    source: Default::default(),
-                    own: Vec::new(),
-                    cross: Vec::new(),
-                    asked: Vec::new(),
-                    silenced: Vec::new(),
-                };
+                let implied = Entry::new(id.clone(), Pos::default(), facts);
                 self.index(&implied, true);
                 self.stale.insert(id.clone());
                 self.base.entries.insert(id, Arc::new(implied));
@@ -256,6 +265,17 @@ fn place(entry: &Entry, messages: &mut [Message]) {
         let (line, column) = node.position(&message.field);
         message.pos = mizzen_api::Pos { file: entry.pos.file.clone(), line, column };
     }
+}
+
+/// Istio's ingress gateway, as its installation has it by default.
+fn assumed() -> impl Iterator<Item = Node> {
+    [
+        "{apiVersion: v1, kind: Pod, metadata: {name: istio-ingressgateway-dummypod, namespace: istio-system, labels: {istio: ingressgateway}}}",
+        "{apiVersion: v1, kind: Service, metadata: {name: istio-ingressgateway, namespace: istio-system}, spec: {selector: {istio: ingressgateway}, \
+         ports: [{name: http2, port: 80}, {name: https, port: 443}, {name: tcp, port: 31400}, {name: tls, port: 15443}]}}",
+    ]
+    .into_iter()
+    .filter_map(|text| Node::of_text(text, 0))
 }
 
 fn messages_of(entry: &Entry) -> impl Iterator<Item = &Message> {

@@ -7,12 +7,14 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use mizzen_api::{LabelSet, Labels, Pos, Source};
+use mizzen_api::{Labels, Pos, Source};
 use mizzen_types::Name;
 
 use crate::{
     Code, Facts, Fix, Id, Message, Sort,
-    facts::{self, GatewayFacts, MeshFacts, Of, PolicyFacts, RouteFacts, ServiceFacts, WorkloadFacts},
+    facts::{
+        self, EntryFacts, GatewayFacts, MeshFacts, Of, PolicyFacts, RouteFacts, RuleOfHost, SelectedFacts, ServiceFacts, WorkloadFacts,
+    },
 };
 
 /// By what objects are found.
@@ -26,10 +28,16 @@ pub enum Index {
     Named(Sort),
     /// Services and ServiceEntries by host, wildcards as they stand.
     Host,
-    /// What runs in a namespace: pods, controllers, WorkloadEntries, WorkloadGroups.
+    /// What runs in a namespace: pods, controllers, WorkloadEntries, WorkloadGroups; with an empty word, in all.
     Workloads,
+    /// What runs, by one label, `name=value`.
+    Labelled,
     /// VirtualServices by host in full.
     RoutedHost,
+    /// VirtualServices for the mesh that some namespaces alone see, by the wildcards above their hosts.
+    ScopedBelow,
+    /// VirtualServices by those of their hosts, as written, that they route to a subset.
+    SubsetOfHost,
     /// DestinationRules by host in full.
     RuledHost,
     /// Gateways by credential or file of a certificate.
@@ -40,6 +48,10 @@ pub enum Index {
     Injector,
     /// Secrets that name other clusters, by those.
     Registry,
+    /// Istio's Gateways by port and host, as written, with a space between.
+    Listener,
+    /// EnvoyFilters by what a patch for some versions of proxies is about.
+    VersionedPatch,
     /// Namespaces that have objects, or a document; the word is empty.
     Namespaces,
 }
@@ -53,6 +65,8 @@ pub struct Entry {
     pub pos: Pos,
     /// What rules ask of it.
     pub facts: Facts,
+    /// Whether it is taken to be there without having been written: then it answers, and nothing is said of it.
+    pub(crate) is_assumed: bool,
     pub(crate) source: Source,
     /// What is said of it alone.
     pub(crate) own: Vec<Message>,
@@ -64,6 +78,17 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// With nothing said of it.
+    pub(crate) fn new(id: Id, pos: Pos, facts: Facts) -> Entry {
+        let (own, cross, asked, silenced) = Default::default();
+        Entry { id, pos, facts, is_assumed: false, source: Source::default(), own, cross, asked, silenced }
+    }
+
+    /// Whether it is there as a document.
+    pub(crate) fn is_written(&self) -> bool {
+        !self.is_assumed && self.facts.of != Of::ImpliedNamespace
+    }
+
     /// The kind.
     pub fn sort(&self) -> Sort {
         self.id.sort()
@@ -83,6 +108,31 @@ impl Entry {
 
     pub(crate) fn gateway(&self) -> Option<&GatewayFacts> {
         if let Of::Gateway(gateway) = &self.facts.of { Some(gateway) } else { None }
+    }
+
+    pub(crate) fn entry_of_service(&self) -> Option<&EntryFacts> {
+        if let Of::Entry(entry) = &self.facts.of { Some(entry) } else { None }
+    }
+
+    pub(crate) fn rule_of_host(&self) -> Option<&RuleOfHost> {
+        if let Of::Destination(rule) = &self.facts.of { Some(rule) } else { None }
+    }
+
+    /// Whom it is for, if it is of a kind that selects workloads.
+    pub(crate) fn selected(&self) -> Option<&SelectedFacts> {
+        match &self.facts.of {
+            Of::Selected(selected) => Some(selected),
+            Of::Telemetry(telemetry) => Some(&telemetry.selected),
+            Of::Filter(filter) => Some(&filter.selected),
+            Of::Peer(peer) => Some(&peer.selected),
+            Of::Policy(policy) => Some(&policy.selected),
+            _ => None,
+        }
+    }
+
+    /// Whether it is a pod, or what pods are made from.
+    pub(crate) fn is_pod(&self) -> bool {
+        self.sort() == Sort::Pod || self.sort().is_controller()
     }
 
     pub(crate) fn policy(&self) -> Option<&PolicyFacts> {
@@ -125,6 +175,10 @@ impl Base {
     pub(crate) fn list<'s>(&'s self, index: Index, word: &str) -> impl Iterator<Item = &'s Arc<Entry>> + use<'s> {
         let ids = self.words.get(&question(index, word)).into_iter().flatten();
         ids.filter_map(|id| self.entries.get(id))
+    }
+
+    pub(crate) fn count(&self, index: Index, word: &str) -> usize {
+        self.words.get(&question(index, word)).map_or(0, Vec::len)
     }
 
     pub(crate) fn add(&mut self, id: &Id, words: &[(Index, Name)]) {
@@ -214,6 +268,34 @@ impl<'a> Cx<'a> {
         all.iter().copied().filter(stands).collect()
     }
 
+    /// What runs in any namespace and has these labels, found by the rarest of them; no labels are anything's.
+    pub fn labelled(&self, selector: &Labels) -> impl Iterator<Item = &'a Entry> + use<'a> {
+        let words = selector.iter().map(|(name, value)| facts::label_word(name, value));
+        let rarest = words.min_by_key(|word| self.base.count(Index::Labelled, word));
+        let selector = selector.clone();
+        let all = match rarest {
+            Some(word) => self.list(Index::Labelled, &word),
+            None => self.list(Index::Workloads, ""),
+        };
+        all.filter(move |entry| entry.workload().is_some_and(|workload| selector.is_within(&workload.labels)))
+    }
+
+    /// The pods with these labels, in a namespace or in all, and what pods would be made from: a controller only where none of its pods is there.
+    pub fn pods(&self, namespace: Option<&str>, selector: &Labels) -> Vec<&'a Entry> {
+        let in_place = |entry: &&Entry| entry.is_pod() && namespace.is_none_or(|namespace| &*entry.id.namespace == namespace);
+        let all: Vec<&Entry> = match namespace {
+            Some(namespace) if selector.iter().next().is_none() => self.list(Index::Workloads, namespace).filter(in_place).collect(),
+            _ => self.labelled(selector).filter(in_place).collect(),
+        };
+        let is_of = |pod: &&Entry, controller: &Entry| {
+            let labels = (pod.workload().map(|pod| &pod.labels), controller.workload().map(|controller| &controller.labels));
+            let fits = matches!(labels, (Some(pod), Some(template)) if template.is_within(pod));
+            pod.sort() == Sort::Pod && fits && pod.id.namespace == controller.id.namespace
+        };
+        let stands = |entry: &&Entry| !entry.sort().is_controller() || !all.iter().any(|pod| is_of(pod, entry));
+        all.iter().copied().filter(stands).collect()
+    }
+
     /// The mesh's settings; Istio's defaults if there are none.
     pub fn mesh(&self) -> &'a MeshFacts {
         let (namespace, name) = MESH;
@@ -244,9 +326,4 @@ pub(crate) fn covering(host: &str) -> Vec<String> {
     words.push("*".to_owned());
     words.dedup();
     words
-}
-
-/// Whether a selector, as a list of labels, is one of these labels.
-pub(crate) fn selects(selector: &Labels, labels: &impl LabelSet) -> bool {
-    selector.is_within(labels)
 }

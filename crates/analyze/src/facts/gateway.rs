@@ -19,6 +19,8 @@ pub struct GatewayFacts {
 pub struct ServerFacts {
     /// `port.number`.
     pub port: u16,
+    /// Whether a port is written.
+    pub has_port: bool,
     /// `port.name`.
     pub name: Name,
     /// `port.protocol`, in upper case.
@@ -33,6 +35,8 @@ pub struct ServerFacts {
     pub credential: Option<Name>,
     /// The credential, or else the file of the certificate.
     pub certificate: Option<Name>,
+    /// `tls.privateKey`.
+    pub key: Option<Name>,
     /// `tls.httpsRedirect`.
     pub redirects: bool,
 }
@@ -62,6 +66,7 @@ impl ServerFacts {
         let credential = written("tls.credentialName");
         ServerFacts {
             port: number(server, "port.number"),
+            has_port: server.get("port").is_some(),
             name: text(server, "port.name"),
             protocol: text(server, "port.protocol").to_ascii_uppercase().into(),
             bind: text(server, "bind"),
@@ -69,6 +74,7 @@ impl ServerFacts {
             tls_mode: text(server, "tls.mode"),
             certificate: credential.clone().or_else(|| written("tls.serverCertificate")),
             credential,
+            key: written("tls.privateKey"),
             redirects: server.at("tls.httpsRedirect").is_some_and(Node::is_true),
         }
     }

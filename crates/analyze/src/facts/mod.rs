@@ -2,6 +2,8 @@
 //!
 //! Facts are read leniently: what is missing or of a wrong type is left out, since what is wrong with one object alone is told by others.
 
+mod certificate;
+mod filter;
 mod gateway;
 mod policy;
 mod rules;
@@ -14,12 +16,15 @@ use std::collections::BTreeMap;
 use mizzen_api::{LabelSet, Labels, Node};
 use mizzen_types::Name;
 
+pub use filter::{FilterFacts, PatchFacts, TelemetryFacts};
 pub use gateway::{GatewayFacts, ListenerFacts, ServerFacts};
 pub use policy::{Mode, PeerFacts, PolicyFacts, RuleFacts, SelectedFacts, SourceFacts, TargetRef};
 pub use rules::{DestinationFacts, RouteFacts, RoutedTo, RuleOfHost, SubsetFacts};
 pub use service::{EntryFacts, PortFacts, ServiceFacts};
 pub use settings::{InjectorFacts, MeshFacts, SecretFacts, WebhookFacts};
 pub use workload::{ContainerFacts, WorkloadFacts};
+
+pub(crate) use rules::scopes;
 
 use crate::{Id, Index, Sort};
 
@@ -58,8 +63,12 @@ pub enum Of {
     Gateway(GatewayFacts),
     /// A Gateway of the Gateway API.
     K8sGateway(Vec<ListenerFacts>),
-    /// A Sidecar, RequestAuthentication, Telemetry, WasmPlugin, ProxyConfig or EnvoyFilter: whom it selects.
+    /// A Sidecar, RequestAuthentication, WasmPlugin or ProxyConfig: whom it selects.
     Selected(SelectedFacts),
+    /// A Telemetry.
+    Telemetry(TelemetryFacts),
+    /// An EnvoyFilter.
+    Filter(FilterFacts),
     /// A PeerAuthentication.
     Peer(PeerFacts),
     /// An AuthorizationPolicy.
@@ -87,14 +96,14 @@ impl Facts {
             sort if sort.is_controller() => Of::Workload(WorkloadFacts::of_controller(sort, spec)),
             Sort::VirtualService => Of::Route(RouteFacts::read(spec)),
             Sort::DestinationRule => Of::Destination(RuleOfHost::read(spec)),
-            Sort::ServiceEntry => Of::Entry(EntryFacts::read(spec)),
+            Sort::ServiceEntry => Of::Entry(EntryFacts::read(node, spec)),
             Sort::Gateway => Of::Gateway(GatewayFacts::read(spec)),
             Sort::K8sGateway => Of::K8sGateway(list(spec.get("listeners"), ListenerFacts::read)),
             Sort::PeerAuthentication => Of::Peer(PeerFacts::read(spec)),
             Sort::AuthorizationPolicy => Of::Policy(PolicyFacts::read(spec)),
-            Sort::RequestAuthentication | Sort::Telemetry | Sort::WasmPlugin | Sort::ProxyConfig | Sort::EnvoyFilter | Sort::Sidecar => {
-                Of::Selected(SelectedFacts::read(spec))
-            }
+            Sort::Telemetry => Of::Telemetry(TelemetryFacts::read(spec)),
+            Sort::EnvoyFilter => Of::Filter(FilterFacts::read(spec)),
+            Sort::RequestAuthentication | Sort::WasmPlugin | Sort::ProxyConfig | Sort::Sidecar => Of::Selected(SelectedFacts::read(spec)),
             Sort::ConfigMap => settings::of_config_map(id, node),
             Sort::MeshConfig => Of::Mesh(MeshFacts::read(node)),
             Sort::MeshNetworks => Of::Mesh(MeshFacts { registries: settings::registries(node, None), ..MeshFacts::default() }),
@@ -131,15 +140,22 @@ impl Facts {
             Of::Secret(secret) if self.labels.label("istio/multiCluster") == Some("true") => {
                 secret.keys.keys().for_each(|cluster| add(Index::Registry, cluster));
             }
-            Of::Entry(entry) => entry.hosts.iter().for_each(|host| add(Index::Host, host)),
-            Of::Workload(_) => add(Index::Workloads, &id.namespace),
-            Of::Route(route) => route.hosts.iter().for_each(|host| add(Index::RoutedHost, &qualified(host, &id.namespace))),
+            Of::Entry(entry) => entry.hosts.iter().for_each(|host| add(Index::Host, &qualified(host, &id.namespace))),
+            Of::Workload(workload) => {
+                add(Index::Workloads, &id.namespace);
+                add(Index::Workloads, "");
+                workload.labels.iter().for_each(|(name, value)| add(Index::Labelled, &label_word(name, value)));
+            }
+            Of::Route(route) => route.words(id).for_each(|(index, word)| add(index, &word)),
             Of::Destination(rule) => add(Index::RuledHost, &qualified(&rule.host, &id.namespace)),
             Of::Gateway(gateway) => {
-                let mut names: Vec<&Name> = gateway.servers.iter().filter_map(|server| server.certificate.as_ref()).collect();
-                names.sort();
-                names.dedup();
-                names.into_iter().for_each(|name| add(Index::Certificate, name));
+                gateway.servers.iter().filter_map(|server| server.certificate.as_ref()).for_each(|name| add(Index::Certificate, name));
+                for server in &gateway.servers {
+                    server.hosts.iter().for_each(|host| add(Index::Listener, &listener_word(server.port, host)));
+                }
+            }
+            Of::Filter(filter) => {
+                filter.patches.iter().filter(|patch| patch.is_versioned).for_each(|patch| add(Index::VersionedPatch, &patch.name));
             }
             _ => {}
         }
@@ -161,6 +177,16 @@ pub(crate) const NOTHING: Node = Node { value: mizzen_api::Value::Null, line: 0,
 pub fn qualified(host: &str, namespace: &str) -> String {
     let host = host.to_ascii_lowercase();
     if host.contains('.') || host.contains('*') { host } else { format!("{host}.{namespace}.svc.cluster.local") }
+}
+
+/// The word under which workloads with a label are found.
+pub(crate) fn label_word(name: &str, value: &str) -> String {
+    format!("{name}={value}")
+}
+
+/// The word under which Gateways with a host on a port are found.
+pub(crate) fn listener_word(port: u16, host: &str) -> String {
+    format!("{port} {host}")
 }
 
 pub(crate) fn list<T>(node: Option<&Node>, read: impl Fn(&Node) -> T) -> Vec<T> {

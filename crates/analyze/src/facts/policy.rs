@@ -150,6 +150,21 @@ impl PolicyFacts {
     }
 }
 
+impl PolicyFacts {
+    /// The namespaces that sources name: number of the rule, of the source, field, number in it, name.
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = (usize, usize, &'static str, usize, &Name)> {
+        let sources =
+            self.rules.iter().enumerate().flat_map(|(rule, of)| of.from.iter().enumerate().map(move |(from, source)| (rule, from, source)));
+        sources.flat_map(|(rule, from, source)| {
+            let fields = ["namespaces", "notNamespaces"].into_iter();
+            fields.flat_map(move |field| {
+                let names = source.get(field).into_iter().flatten().enumerate();
+                names.map(move |(number, name)| (rule, from, field, number, name))
+            })
+        })
+    }
+}
+
 impl RuleFacts {
     fn read(rule: &Node) -> Self {
         RuleFacts {

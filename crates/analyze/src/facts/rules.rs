@@ -3,7 +3,8 @@
 use mizzen_api::{Labels, Node};
 use mizzen_types::Name;
 
-use super::{labels, list, number, text, texts};
+use super::{labels, list, number, qualified, text, texts};
+use crate::{Id, Index, base::covering};
 
 /// A VirtualService.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -122,10 +123,54 @@ impl RouteFacts {
         }
     }
 
+    /// Under which words it is found.
+    pub(crate) fn words(&self, id: &Id) -> impl Iterator<Item = (Index, String)> {
+        let hosts: Vec<String> = self.hosts.iter().map(|host| qualified(host, &id.namespace)).collect();
+        let is_scoped = self.is_of_mesh() && !self.is_exported_to_all();
+        let above = hosts.iter().filter(|_| is_scoped).flat_map(|host| covering(host).into_iter().skip(1));
+        let above: Vec<(Index, String)> = above.map(|word| (Index::ScopedBelow, word)).collect();
+        let subsets = self.destinations_with_subset().map(|to| (Index::SubsetOfHost, to.host.to_string()));
+        let subsets: Vec<(Index, String)> = subsets.collect();
+        hosts.into_iter().map(|host| (Index::RoutedHost, host)).chain(above).chain(subsets)
+    }
+
+    /// The destinations of HTTP calls that name a subset of a host that is one of its own hosts.
+    pub(crate) fn destinations_with_subset(&self) -> impl Iterator<Item = &DestinationFacts> {
+        self.destinations.iter().filter(|to| to.is_http() && !to.subset.is_empty() && self.hosts.contains(&to.host))
+    }
+
+    /// Whether all namespaces see it.
+    pub fn is_exported_to_all(&self) -> bool {
+        is_exported_to_all(&self.export_to)
+    }
+
     /// Whether it holds for calls within the mesh.
     pub fn is_of_mesh(&self) -> bool {
         self.gateways.is_empty() || self.gateways.iter().any(|gateway| &**gateway == "mesh")
     }
+}
+
+impl DestinationFacts {
+    /// Whether HTTP calls go there, and not copies of them.
+    pub(crate) fn is_http(&self) -> bool {
+        self.routed == RoutedTo::Route && self.path.starts_with("spec.http")
+    }
+}
+
+/// Whether `exportTo` names all namespaces, as it does where it is not written.
+pub(crate) fn is_exported_to_all(export_to: &[Name]) -> bool {
+    export_to.is_empty() || export_to.iter().any(|namespace| &**namespace == "*")
+}
+
+/// The namespaces that `exportTo` names; `*` alone if it names all.
+pub(crate) fn scopes(export_to: &[Name], namespace: &str) -> Vec<Name> {
+    if is_exported_to_all(export_to) {
+        return vec!["*".into()];
+    }
+    let mut scopes: Vec<Name> = export_to.iter().map(|scope| if &**scope == "." { namespace.into() } else { scope.clone() }).collect();
+    scopes.sort();
+    scopes.dedup();
+    scopes
 }
 
 impl RuleOfHost {

@@ -44,6 +44,8 @@ pub struct EntryFacts {
     pub resolution: Name,
     /// `addresses`.
     pub addresses: Vec<Name>,
+    /// Whether `status` tells addresses that were allocated.
+    pub is_allocated: bool,
     /// `workloadSelector.labels`.
     pub selector: Labels,
     /// The labels of the endpoints.
@@ -68,13 +70,14 @@ impl ServiceFacts {
 }
 
 impl EntryFacts {
-    pub(crate) fn read(spec: &Node) -> Self {
+    pub(crate) fn read(node: &Node, spec: &Node) -> Self {
         EntryFacts {
             hosts: texts(spec.get("hosts")).iter().map(|host| host.to_ascii_lowercase().into()).collect(),
             ports: list(spec.get("ports"), |port| PortFacts::read(port, "number")),
             location: text(spec, "location"),
             resolution: text(spec, "resolution"),
             addresses: texts(spec.get("addresses")),
+            is_allocated: node.at("status.addresses").is_some_and(|all| !all.items().is_empty()),
             selector: labels(spec.at("workloadSelector.labels")),
             endpoints: list(spec.get("endpoints"), |endpoint| labels(endpoint.get("labels"))),
             export_to: texts(spec.get("exportTo")),

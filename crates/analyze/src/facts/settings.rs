@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use mizzen_api::{Labels, Node};
 use mizzen_types::Name;
 
-use super::{Of, labels, list, text, texts};
+use super::{Of, certificate, labels, list, text, texts};
 use crate::Id;
 
 /// What is asked of MeshConfig.
@@ -25,6 +25,8 @@ pub struct MeshFacts {
     pub registries: Vec<(Name, Name, String)>,
     /// Default providers of telemetry, by what they are for (`metrics`, `tracing`, `accessLogging`).
     pub default_providers: BTreeMap<Name, Vec<Name>>,
+    /// Whether proxies answer DNS with addresses of their own for services that have none.
+    pub allocates: bool,
 }
 
 /// What is asked of the injector's settings.
@@ -43,8 +45,8 @@ pub struct SecretFacts {
     pub of_type: Name,
     /// The keys, each with whether it holds something.
     pub keys: BTreeMap<Name, bool>,
-    /// Whether certificate and key fit the names `tls.crt` and `tls.key`, or `cert` and `key`, and are PEM; `None` if they are missing.
-    pub is_pem: Option<bool>,
+    /// Whether there are a certificate and a key, as `cert` and `key` or as `tls.crt` and `tls.key`, and the certificate has the form of one.
+    pub is_usable: bool,
 }
 
 /// One webhook.
@@ -113,6 +115,7 @@ impl MeshFacts {
         };
         let mut trust_domains = vec![written("trustDomain", "cluster.local")];
         trust_domains.extend(texts(mesh.get("trustDomainAliases")));
+        let metadata = |name: &str| mesh.at(&format!("defaultConfig.proxyMetadata.{name}")).is_some_and(Node::is_true);
         let defaults = mesh.get("defaultProviders").map(Node::entries).unwrap_or_default();
         MeshFacts {
             root: written("rootNamespace", "istio-system"),
@@ -122,6 +125,8 @@ impl MeshFacts {
             image_type: text(mesh, "defaultConfig.image.imageType"),
             registries: Vec::new(),
             default_providers: defaults.iter().map(|entry| (Name::from(&*entry.key), texts(Some(&entry.value)))).collect(),
+            allocates: metadata("ISTIO_META_DNS_CAPTURE")
+                && (metadata("ISTIO_META_DNS_AUTO_ALLOCATE") || metadata("PILOT_ENABLE_IP_AUTOALLOCATE")),
         }
     }
 }
@@ -148,7 +153,7 @@ impl SecretFacts {
                 keys.insert(Name::from(&*entry.key), entry.value.text().is_some_and(|text| !text.trim().is_empty()));
             }
         }
-        SecretFacts { of_type: text(node, "type"), keys, is_pem: None }
+        SecretFacts { of_type: text(node, "type"), keys, is_usable: certificate::is_usable(node) }
     }
 }
 

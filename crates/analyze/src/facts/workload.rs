@@ -23,6 +23,8 @@ pub struct WorkloadFacts {
     pub phase: Name,
     /// Of a pod: the kind of what owns it; empty if nothing does.
     pub owner: Name,
+    /// Of a pod: the node on which it runs; empty if it is not written.
+    pub node: Name,
 }
 
 /// A container.
@@ -45,6 +47,7 @@ impl WorkloadFacts {
         let owners = node.at("metadata.ownerReferences").map(Node::items).unwrap_or_default();
         WorkloadFacts {
             phase: text(node, "status.phase"),
+            node: text(node, "spec.nodeName"),
             owner: owners.first().map(|owner| text(owner, "kind")).unwrap_or_default(),
             ..WorkloadFacts::of_template(node)
         }

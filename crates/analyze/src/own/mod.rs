@@ -1,19 +1,25 @@
 //! What one object says by itself.
 
 mod annotations;
+mod filters;
 mod proxy_config;
 mod remote;
+mod routes;
 mod rules;
 mod schema;
 mod status;
+mod verify;
 mod versions;
+mod warnings;
 pub(crate) mod workloads;
 
 use std::collections::BTreeSet;
 
 use mizzen_api::{Node, Pos, Problem, Source};
 
-use crate::{Code, Facts, Fix, Id, Item, Message, code, facts, id_of_key};
+pub(crate) use routes::is_internal;
+
+use crate::{Code, Facts, Fix, Id, Item, Message, Sort, code, facts, id_of_key};
 
 /// The object that is looked at, and where is said what is found.
 #[derive(Debug)]
@@ -34,8 +40,19 @@ pub(crate) fn look(item: &Item<'_>, facts: &Facts) -> Vec<Message> {
         status::look(&mut own);
         versions::look(&mut own);
         workloads::look(&mut own);
+        warnings::look(&mut own);
+        of_istio(&mut own);
     }
     own.found
+}
+
+fn of_istio(own: &mut Own<'_>) {
+    match own.item.id.sort() {
+        Sort::VirtualService => routes::look(own),
+        Sort::DestinationRule => verify::look(own),
+        Sort::EnvoyFilter => filters::look(own),
+        _ => {}
+    }
 }
 
 /// What is said of a document that is refused, where only the reasons are left of it.

@@ -56,5 +56,10 @@ fn of_warning(own: &Own<'_>, warning: &Problem) -> Option<&'static Code> {
     if !is_ours(own) && warning.object.as_ref().is_none_or(|key| key.kind != mizzen_api::Kind::MeshConfig) {
         return None;
     }
-    Some(if is_not_acted_on(warning) { &code::MZ0002 } else { &code::MZ0004 })
+    Some(match is_not_acted_on(warning) {
+        true => &code::MZ0002,
+        // Istio's validation warns of this one too; of the others it does not, or `warnings` does.
+        false if warning.field.ends_with("outlierDetection.consecutiveErrors") => &code::IST0133,
+        false => &code::MZ0004,
+    })
 }

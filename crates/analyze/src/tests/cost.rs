@@ -22,7 +22,7 @@ fn a_service_concerns_its_own_deployments() {
     let changed = "{apiVersion: v1, kind: Service, metadata: {name: a7, namespace: shop}, \
                    spec: {selector: {app.kubernetes.io/name: a7}, ports: [{name: http, port: 80}, {name: udp, port: 80, protocol: UDP}]}}";
     let work = |size: usize| {
-        let mut analysis = Analysis::new(Options { follows: true });
+        let mut analysis = Analysis::new(Options { follows: true, ..Options::default() });
         let mut put = |text: &str| {
             items(text, &Arc::from("shop.yaml"), "default", &mut |item| analysis.put(&item));
             analysis.update();
