@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use mizzen_http::Head;
 use mizzen_ir::{
     JWT_METADATA, Jwks, Token, TokenRefusal, TokenStore, Trace, check_tokens,
-    config::{FilterOverride, JwtAuthn, JwtRequirement, RemoteJwks},
+    config::{FilterOverride, JwtAuthn, JwtKeys, JwtRequirement, RemoteJwks},
     keys_needed, token_requirement,
 };
 use mizzen_pki::sha256;
@@ -22,6 +22,9 @@ use crate::{
 
 /// The longest key set that is read, in bytes.
 const MOST: usize = 1 << 20;
+/// Keys are asked for before their time, because a token names one that is not there, after so long since they were asked for at the earliest: names of
+/// keys are anybody's to write.
+const EARLY: Duration = Duration::from_secs(5);
 /// How often a request looks whether the keys are there that another one has asked for.
 const LOOK: Duration = Duration::from_millis(10);
 /// Tokens of one generation of the cache, and the bytes that they may take.
@@ -39,6 +42,8 @@ pub(crate) struct Tokens {
     checked: [HashMap<[u8; 32], Arc<Token>>; 2],
     bytes: usize,
     issuers: HashMap<Arc<RemoteJwks>, Issuer>,
+    /// Whose keys lack one that a token of the request in hand names.
+    lacking: Option<Arc<RemoteJwks>>,
     counts: [u64; NAMES.len()],
 }
 
@@ -51,6 +56,8 @@ struct Issuer {
     until: Duration,
     /// Until then somebody is asking.
     asking: Duration,
+    /// Until then they are not asked for early.
+    settled: Duration,
 }
 
 #[derive(Clone, Copy)]
@@ -125,6 +132,7 @@ impl Tokens {
         let issuer = self.issuers.entry(from.clone()).or_default();
         issuer.asking = Duration::ZERO;
         issuer.until = now + if keys.is_some() { from.lifetime } else { from.retry };
+        issuer.settled = now + EARLY;
         // The last good ones stay, if there are no better ones.
         issuer.keys = keys.map(Arc::new).or(issuer.keys.take());
     }
@@ -164,6 +172,10 @@ impl TokenStore for Tokens {
     fn keep(&mut self, keys: &Jwks, text: &str, token: &Arc<Token>) {
         self.remember(key(keys, text), token);
     }
+
+    fn lacks(&mut self, from: &Arc<RemoteJwks>) {
+        self.lacking = Some(from.clone());
+    }
 }
 
 pub(super) fn request(authn: &JwtAuthn, news: News, cx: &mut Cx<'_>) -> Flow {
@@ -193,7 +205,18 @@ pub(super) fn request(authn: &JwtAuthn, news: News, cx: &mut Cx<'_>) -> Flow {
     }
     let tokens = &mut cx.filters.tokens;
     let realm = realm(cx.head);
+    tokens.lacking = None;
+    // Good tokens are taken out of it, which is to be undone if it is looked at again.
+    let before = authn.providers.iter().any(|provider| matches!(provider.keys, JwtKeys::Remote(_))).then(|| cx.head.clone());
     let (result, findings) = check_tokens(authn, requirement, cx.now.wall, cx.head, tokens, &mut Trace::off());
+    if result.is_err()
+        && let (Some(from), Some(before)) = (tokens.lacking.take(), before)
+        && let Some(wait) = renew(&from, cx)
+    {
+        *cx.head = before;
+        return Flow::Wait(wait);
+    }
+    let tokens = &mut cx.filters.tokens;
     tokens.count(if result.is_ok() { Count::Allowed } else { Count::Denied });
     if !findings.metadata.fields.is_empty() {
         cx.facts.metadata.merge(JWT_METADATA, findings.metadata);
@@ -209,16 +232,28 @@ pub(super) fn request(authn: &JwtAuthn, news: News, cx: &mut Cx<'_>) -> Flow {
 fn fetch(authn: &JwtAuthn, requirement: &JwtRequirement, cx: &mut Cx<'_>) -> Option<Wait> {
     let (now, tokens) = (cx.now.mono, &mut cx.filters.tokens);
     let from = keys_needed(authn, requirement, cx.head, |from| tokens.is_needed(from, now))?;
-    let issuer = tokens.issuers.entry(from.clone()).or_default();
+    Some(ask(from, cx))
+}
+
+/// Asks before their time for keys of which one is lacking, or waits for whoever does. None: they were asked for just before, and have not got it.
+fn renew(from: &Arc<RemoteJwks>, cx: &mut Cx<'_>) -> Option<Wait> {
+    let now = cx.now.mono;
+    let issuer = cx.filters.tokens.issuers.get(from)?;
+    (now < issuer.asking || now >= issuer.settled).then(|| ask(from, cx))
+}
+
+fn ask(from: &Arc<RemoteJwks>, cx: &mut Cx<'_>) -> Wait {
+    let now = cx.now.mono;
+    let issuer = cx.filters.tokens.issuers.entry(from.clone()).or_default();
     if now < issuer.asking {
-        return Some(Wait::Until(now + LOOK));
+        return Wait::Until(now + LOOK);
     }
     // Who asks may go away before the answer has come.
     issuer.asking = now + from.timeout + LOOK;
     cx.facts.jwks = Some(from.clone());
     let mut head = Head::request("GET", if from.secure { "https" } else { "http" }, &from.authority, &from.path);
     head.set("accept", "application/json");
-    Some(Wait::Call(Box::new(Call { cluster: from.cluster.clone(), head, body: Vec::new(), timeout: Some(from.timeout), most: MOST })))
+    Wait::Call(Box::new(Call { cluster: from.cluster.clone(), head, body: Vec::new(), timeout: Some(from.timeout), most: MOST }))
 }
 
 /// Where the token was asked for: the URI, without its query, which may hold a token.

@@ -34,6 +34,12 @@ struct Key {
 #[error("{0}")]
 pub struct BadJwks(String);
 
+#[cfg(test)]
+thread_local! {
+    /// How many tokens were checked.
+    pub(crate) static CHECKS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 impl PartialEq for Jwks {
     fn eq(&self, other: &Self) -> bool {
         self.id == other.id
@@ -108,6 +114,8 @@ impl Jwks {
     /// # Errors
     /// In Envoy's words.
     pub fn check(&self, token: &Token) -> Result<(), TokenFault> {
+        #[cfg(test)]
+        CHECKS.set(CHECKS.get() + 1);
         if self.keys.is_empty() {
             return Err(TokenFault::NoKeys);
         }

@@ -7,4 +7,7 @@ mod token;
 pub use jwks::{BadJwks, Jwks};
 pub use token::{Token, TokenFault};
 
+#[cfg(test)]
+pub(crate) use jwks::CHECKS;
+
 pub(crate) use json::{text as json_text, whole};

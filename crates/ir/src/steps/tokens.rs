@@ -30,6 +30,8 @@ pub trait TokenStore {
     fn known(&mut self, keys: &Jwks, text: &str) -> Option<Arc<Token>>;
     /// These keys have signed the token.
     fn keep(&mut self, keys: &Jwks, text: &str, token: &Arc<Token>);
+    /// A token names a key that is not among those from there: the issuer may have a new one.
+    fn lacks(&mut self, from: &Arc<RemoteJwks>);
 }
 
 /// Keeps nothing.
@@ -46,6 +48,8 @@ impl TokenStore for NoStore {
     }
 
     fn keep(&mut self, _: &Jwks, _: &str, _: &Arc<Token>) {}
+
+    fn lacks(&mut self, _: &Arc<RemoteJwks>) {}
 }
 
 /// Why a request's tokens are not enough.
@@ -140,7 +144,7 @@ pub fn check_tokens(
     trace: &mut Trace<'_>,
 ) -> (Result<(), TokenRefusal>, TokenFindings) {
     strip(authn, head);
-    let mut check = Check { authn, now, head, store, findings: TokenFindings::default() };
+    let mut check = Check { authn, now, head, store, unsigned: Vec::new(), findings: TokenFindings::default() };
     let result = check.requirement(requirement, trace);
     (result, check.findings)
 }
@@ -159,7 +163,17 @@ struct Check<'a> {
     now: Duration,
     head: &'a mut Head,
     store: &'a mut dyn TokenStore,
+    /// What was found out before of this request's tokens: a requirement may be about one that another one was about.
+    unsigned: Vec<Unsigned<'a>>,
     findings: TokenFindings,
+}
+
+/// A token that a provider's keys have not signed.
+struct Unsigned<'a> {
+    provider: &'a JwtProvider,
+    text: String,
+    token: Arc<Token>,
+    fault: TokenFault,
 }
 
 /// Text of a token, made short and harmless for a log.
@@ -174,7 +188,7 @@ fn list(texts: impl IntoIterator<Item = impl AsRef<str>>) -> String {
     if all.is_empty() { "none".to_owned() } else { all.join(", ") }
 }
 
-impl Check<'_> {
+impl<'a> Check<'a> {
     fn requirement(&mut self, requirement: &JwtRequirement, trace: &mut Trace<'_>) -> Result<(), TokenRefusal> {
         match requirement {
             JwtRequirement::Nothing => Ok(()),
@@ -227,7 +241,7 @@ impl Check<'_> {
     }
 
     /// All tokens where these providers have theirs have to be good: a server could take the bad one for the one that was checked.
-    fn tokens(&mut self, providers: &[JwtProvider], audiences: Option<&[Name]>) -> Result<(), TokenRefusal> {
+    fn tokens(&mut self, providers: &'a [JwtProvider], audiences: Option<&[Name]>) -> Result<(), TokenRefusal> {
         let mut all: Vec<Found> = Vec::new();
         for provider in providers {
             for found in find(&provider.locations, self.head, MOST_TOKENS + 1) {
@@ -248,7 +262,7 @@ impl Check<'_> {
         let mut good = Vec::new();
         for found in &all {
             let of = |p: &&JwtProvider| p.locations.contains(&found.at);
-            let candidates: Vec<&JwtProvider> = providers.iter().filter(of).collect();
+            let candidates: Vec<&'a JwtProvider> = providers.iter().filter(of).collect();
             let checked = self.token(&candidates, found, audiences).map_err(|(fault, why)| {
                 let why = format!("the token in {}: {why}", found.at);
                 self.failed(&candidates, fault);
@@ -272,12 +286,17 @@ impl Check<'_> {
     }
 
     /// Checks one token: whose it is, and what it says.
-    fn token<'p>(
+    fn token(
         &mut self,
-        providers: &[&'p JwtProvider],
+        providers: &[&'a JwtProvider],
         found: &Found,
         audiences: Option<&[Name]>,
-    ) -> Result<(&'p JwtProvider, Arc<Token>), (TokenFault, String)> {
+    ) -> Result<(&'a JwtProvider, Arc<Token>), (TokenFault, String)> {
+        let same = |bad: &&Unsigned<'_>| bad.text == found.text && providers.iter().any(|p| std::ptr::eq(*p, bad.provider));
+        if let Some(Unsigned { provider, token, fault, .. }) = self.unsigned.iter().find(same) {
+            claims(provider, token, self.now, audiences).map_err(|wrong| of_issuer(provider, wrong))?;
+            return Err(of_issuer(provider, (*fault, signature_why(*fault, token))));
+        }
         // What was checked before need not be read again, whoever's it is.
         let mut known = None;
         for provider in providers {
@@ -302,13 +321,19 @@ impl Check<'_> {
                 (*provider, Arc::new(token))
             }
         };
-        let fail = |fault: TokenFault, why: String| (fault, format!("of {}: {why}", issuer(provider)));
-        claims(provider, &token, self.now, audiences).map_err(|(fault, why)| fail(fault, why))?;
+        claims(provider, &token, self.now, audiences).map_err(|wrong| of_issuer(provider, wrong))?;
         if !is_known {
             let Some(keys) = self.keys(provider) else {
-                return Err(fail(TokenFault::Fetch, "its issuer's keys could not be fetched".to_owned()));
+                return Err(of_issuer(provider, (TokenFault::Fetch, "its issuer's keys could not be fetched".to_owned())));
             };
-            keys.check(&token).map_err(|fault| fail(fault, signature_why(fault, &token)))?;
+            if let Err(fault) = keys.check(&token) {
+                if let (TokenFault::NoSuchKey, Some(_), JwtKeys::Remote(from)) = (fault, &token.key_id, &provider.keys) {
+                    self.store.lacks(from);
+                }
+                let why = signature_why(fault, &token);
+                self.unsigned.push(Unsigned { provider, text: found.text.clone(), token, fault });
+                return Err(of_issuer(provider, (fault, why)));
+            }
             self.store.keep(&keys, &found.text, &token);
         }
         Ok((provider, token))
@@ -353,6 +378,11 @@ impl Check<'_> {
 
 fn issuer(provider: &JwtProvider) -> String {
     if provider.issuer.is_empty() { format!("provider {}", provider.name) } else { format!("issuer {}", shown(&provider.issuer)) }
+}
+
+/// What is wrong with a token, with whose it is.
+fn of_issuer(provider: &JwtProvider, (fault, why): (TokenFault, String)) -> (TokenFault, String) {
+    (fault, format!("of {}: {why}", issuer(provider)))
 }
 
 fn signature_why(fault: TokenFault, token: &Token) -> String {

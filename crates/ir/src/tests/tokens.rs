@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::{compiled, hcm, listener, one_chain, request};
 use crate::config::{HttpFilterKind, JwtAuthn, RemoteJwks, Terminal};
-use crate::jwt::json_text;
+use crate::jwt::{CHECKS, json_text};
 use crate::{
     JWT_METADATA, Jwks, Metadata, NoStore, ResourceKind, Token, TokenFault, TokenStore, Trace, check_tokens, keys_needed, token_requirement,
 };
@@ -434,6 +434,33 @@ impl TokenStore for KeepsAll {
 
     fn keep(&mut self, keys: &Jwks, text: &str, token: &Arc<Token>) {
         self.0.insert((*keys.id(), text.to_owned()), token.clone());
+    }
+
+    fn lacks(&mut self, _: &Arc<RemoteJwks>) {}
+}
+
+/// However many requirements are about a token, its signature is checked once: who sends bad ones is not to cost more than who sends good ones.
+#[test]
+fn a_signature_is_checked_once() {
+    let provider = |issuer: &str| json!({"issuer": issuer, "local_jwks": keys(), "payload_in_metadata": "payload"});
+    let or_none = |name: &str| json!({"requires_any": {"requirements": [{"provider_name": name}, {"allow_missing": {}}]}});
+    let two = authn(&json!({
+        "providers": {"origins-0": provider("a"), "origins-1": provider("b")},
+        "rules": [{"match": {"prefix": "/"}, "requires": {"requires_any": {"requirements": [
+            {"provider_name": "origins-0"}, {"provider_name": "origins-1"},
+            {"requires_all": {"requirements": [or_none("origins-0"), or_none("origins-1")]}}]}}}],
+    }));
+    let check = |rule: &JwtAuthn, key: &str, by: &str, wanted: &str, checks: usize| {
+        CHECKS.set(0);
+        let token = signed(&json!({"alg": "EdDSA", "kid": key}).to_string(), r#"{"iss":"a","sub":"ann"}"#, by);
+        let (got, _) = run(rule, &mut bearer(&token));
+        assert!(got.starts_with(wanted), "{key} {by}: {got}");
+        assert_eq!(CHECKS.get(), checks, "{key} {by}");
+    };
+    for rule in [&of_a(json!({})), &two] {
+        check(rule, "ed", "EdDSA", "ok", 1);
+        check(rule, "ed", "ES256", "Jwt verification fails: the token in header authorization: of issuer \"a\": its signature (EdDSA by key", 1);
+        check(rule, "x", "EdDSA", "Jwks doesn't have key to match kid or alg from Jwt: the token in header authorization: of issuer", 1);
     }
 }
 
