@@ -70,6 +70,11 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// Whether the value at a path is of a wrong type, which is told.
+    pub(crate) fn is_wrong(&self, path: &str) -> bool {
+        self.wrong.borrow().contains(path)
+    }
+
     pub(crate) fn failed(&self) -> bool {
         !self.problems.borrow().is_empty()
     }
@@ -98,7 +103,7 @@ impl<'a> At<'a> {
     }
 
     pub(crate) fn fail(&self, message: impl Into<String>) {
-        if self.cx.wrong.borrow().contains(&self.path) {
+        if self.cx.is_wrong(&self.path) {
             return;
         }
         self.cx.problems.borrow_mut().push(self.cx.problem(self.place, &self.path, message));
@@ -447,7 +452,8 @@ impl<'a> Fields<'a> {
             "{name} is needed, and its table does not say so"
         );
         let found = self.get(name);
-        if found.is_none() {
+        // Of what is no map at all it is told that it is none.
+        if found.is_none() && matches!(self.at.node.value, Value::Map(_) | Value::Null) {
             self.missing(name);
         }
         found

@@ -176,7 +176,10 @@ impl Condition {
             f.at.fail("must have values or notValues");
         }
         let at = key_at?;
-        let key = at.text();
+        let key = at.word();
+        if key.is_empty() {
+            return None;
+        }
         let text = |at: &At<'_>| Some(Pattern::read(at));
         Some(match key.as_str() {
             "source.ip" => Condition::SourceIp(values(f, |at| at.parse())),
@@ -248,6 +251,13 @@ fn unknown_key(at: &At<'_>, key: &str) {
     match nearest(key, known) {
         Some(near @ ("request.headers" | CLAIMS)) => at.fail(format!("unknown key {}, did you mean `{near}[NAME]`?", quoted(key))),
         Some(near) => at.fail(format!("unknown key {}, did you mean `{near}`?", quoted(key))),
-        None => at.fail(format!("unknown key {}", quoted(key))),
+        None => {
+            let [all @ .., _] = KEYS;
+            at.fail(format!(
+                "unknown key {}, there are {}, request.headers[NAME], {CLAIMS}[NAME] and {METADATA}NAME[KEY]",
+                quoted(key),
+                all.join(", ")
+            ))
+        }
     }
 }

@@ -6,6 +6,7 @@ use super::{header_name, policy_selector};
 use crate::{
     Meta, Selector,
     read::{At, Fields, quoted},
+    source::Value,
     table,
 };
 
@@ -207,7 +208,7 @@ fn word_header(at: &At<'_>) -> String {
 fn output_header(at: &At<'_>) -> String {
     let name = word_header(at);
     if name.starts_with(':') || RESERVED.contains(&name.as_str()) {
-        at.fail(format!("{} is no header for claims", quoted(&name)));
+        at.fail(format!("{} is no header for claims: it says where a request goes or how it is framed", quoted(&name)));
     }
     name
 }
@@ -232,6 +233,11 @@ impl JwtRule {
         let issuer = f.need("issuer").map(|at| at.word()).unwrap_or_default();
         let written = f.one_of(&["jwks", "jwksUri"]);
         let keys = match &written {
+            // As a map it looks right, and is none of Istio's.
+            Some(("jwks", at)) if matches!(at.node.value, Value::Map(_)) => {
+                at.expected("the key set's JSON as a text: put it in quotes");
+                None
+            }
             Some(("jwks", at)) => {
                 let text = at.word();
                 match check_key_set(&text) {

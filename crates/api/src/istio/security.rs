@@ -9,6 +9,7 @@ use crate::{
     Meta, Selector,
     metadata::selector,
     read::{At, Fields, quoted},
+    source::child_path,
     table,
 };
 
@@ -207,6 +208,7 @@ impl AuthorizationPolicy {
     pub(crate) fn read(root: &Fields<'_>, meta: Meta) -> Self {
         let dry_run = dry_run(root, &meta);
         root.spec(&table::AUTHORIZATION_POLICY, |f| {
+            f.one_of(&["selector", "targetRef", "targetRefs"]);
             let selector = policy_selector(f);
             let gateways = target_gateways(f);
             let action = f.get("action").map_or(Some(Action::default()), |at| at.choice(ACTIONS));
@@ -243,6 +245,7 @@ fn dry_run(root: &Fields<'_>, meta: &Meta) -> bool {
     match meta.annotations.get(DRY_RUN).map(String::as_str) {
         None | Some("0" | "f" | "F" | "false" | "FALSE" | "False") => false,
         Some("1" | "t" | "T" | "true" | "TRUE" | "True") => true,
+        Some("") if root.at.cx.is_wrong(&child_path("metadata.annotations", DRY_RUN)) => false,
         Some(other) => {
             root.at.fail(format!("annotation {DRY_RUN}: must be true or false, is {}", quoted(other)));
             false
@@ -266,6 +269,9 @@ fn target(f: &Fields<'_>) -> Option<String> {
     }
     if kind == "Gateway" && group == GATEWAYS {
         return Some(name);
+    }
+    if f.get("group").is_some_and(|at| at.node.text().is_none()) {
+        return None;
     }
     let whole = if group.is_empty() { kind } else { format!("{kind}.{group}") };
     f.at.fail(match whole.as_str() {
@@ -294,7 +300,7 @@ fn provider(f: &Fields<'_>, action: Option<Action>) -> String {
 /// A list that must not be empty if it is written: it would look like a condition and be none.
 pub(super) fn some<'a>(f: &Fields<'a>, name: &'static str) -> Vec<At<'a>> {
     let list = f.list(name);
-    if list.is_empty() && f.written(name) {
+    if f.written(name) && f.get(name).is_none_or(|at| at.is_empty_list()) {
         f.slot(name).fail("must not be empty: leave it out to match all");
     }
     list
@@ -430,7 +436,7 @@ impl Peer {
         let accounts = !peer.service_accounts.is_empty() || !peer.not_service_accounts.is_empty();
         let others = [&peer.principals, &peer.not_principals, &peer.namespaces, &peer.not_namespaces];
         if accounts && others.iter().any(|list| !list.is_empty()) {
-            f.at.fail("serviceAccounts exclude principals and namespaces");
+            f.at.fail("serviceAccounts exclude principals and namespaces: write them in a source of their own");
         }
         peer
     }

@@ -242,7 +242,7 @@ impl HeaderOps {
 pub(crate) fn header_name(at: &At<'_>, name: &str) -> String {
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     if name != ":authority" && (name.is_empty() || !name.bytes().all(token)) {
-        at.fail(format!("{} is no header name", quoted(name)));
+        at.fail(format!("{} is no header name: letters, digits and `-`, `_`, `.`", quoted(name)));
     }
     name.to_ascii_lowercase()
 }

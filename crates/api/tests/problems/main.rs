@@ -3,6 +3,7 @@
 mod kubernetes;
 mod policies;
 mod routing;
+mod rules;
 mod traffic;
 
 use mizzen_api::{Parsed, parse_documents};

@@ -94,7 +94,7 @@ fn authorization_policies() {
         ),
         (
             "rules:\n- from: [{source: {serviceAccounts: [a], namespaces: [b]}}]\n",
-            vec![(2, "spec.rules[0].from[0].source: serviceAccounts exclude principals and namespaces".to_owned())],
+            vec![(2, "spec.rules[0].from[0].source: serviceAccounts exclude principals and namespaces: write them in a source of their own".to_owned())],
         ),
         (
             "rules:\n- to: [{operation: {ports: [80]}}]\n",
@@ -111,7 +111,7 @@ fn authorization_policies() {
         ),
         (
             "rules:\n- when: [{key: 'request.headers[a b]', values: [b]}]\n",
-            vec![(2, "spec.rules[0].when[0].key: `a b` is no header name".to_owned())],
+            vec![(2, "spec.rules[0].when[0].key: `a b` is no header name: letters, digits and `-`, `_`, `.`".to_owned())],
         ),
         (
             "rules:\n- when: [{key: 'request.headers[Upgrade]', values: [websocket]}]\n",
@@ -197,7 +197,12 @@ fn sources_operations_and_conditions() {
         ("request.header[a]", "unknown key `request.header[a]`, did you mean `request.headers[NAME]`?"),
         ("remote.ipp", "unknown key `remote.ipp`, did you mean `remote.ip`?"),
         ("connection.snl", "unknown key `connection.snl`, did you mean `connection.sni`?"),
-        ("destination.labels[a]", "unknown key `destination.labels[a]`"),
+        (
+            "destination.labels[a]",
+            "unknown key `destination.labels[a]`, there are source.ip, remote.ip, source.namespace, source.principal, source.trustDomain, \
+             source.serviceAccount, destination.ip, destination.port, connection.sni, request.auth.principal, request.auth.audiences, \
+             request.auth.presenter, request.headers[NAME], request.auth.claims[NAME] and experimental.envoy.filters.NAME[KEY]",
+        ),
         ("experimental.envoy.filters.a", "`experimental.envoy.filters.a` must be experimental.envoy.filters.NAME[KEY]"),
         ("experimental.envoy.filters.[k]", "`experimental.envoy.filters.[k]` must be experimental.envoy.filters.NAME[KEY]"),
         ("experimental.envoy.filters.a[k][l]", "`experimental.envoy.filters.a[k][l]` must be experimental.envoy.filters.NAME[KEY]"),
@@ -332,24 +337,24 @@ fn request_authentications() {
         ),
         (rule("fromHeaders: [{prefix: a}]"), at(3, "fromHeaders[0].name: is required")),
         (rule("fromHeaders: [{name: ''}]"), at(3, "fromHeaders[0].name: must not be empty")),
-        (rule("fromHeaders: [{name: a b}]"), at(3, "fromHeaders[0].name: `a b` is no header name")),
+        (rule("fromHeaders: [{name: a b}]"), at(3, "fromHeaders[0].name: `a b` is no header name: letters, digits and `-`, `_`, `.`")),
         (rule("fromParams: ['']"), at(3, "fromParams[0]: must not be empty")),
         (rule("fromCookies: ['']"), at(3, "fromCookies[0]: must not be empty")),
         (rule("audiences: ['']"), at(3, "audiences[0]: must not be empty")),
         (rule("spaceDelimitedClaims: ['']"), at(3, "spaceDelimitedClaims[0]: must not be empty")),
-        (rule("outputPayloadToHeader: a b"), at(3, "outputPayloadToHeader: `a b` is no header name")),
-        (rule("outputPayloadToHeader: Host"), at(3, "outputPayloadToHeader: `host` is no header for claims")),
+        (rule("outputPayloadToHeader: a b"), at(3, "outputPayloadToHeader: `a b` is no header name: letters, digits and `-`, `_`, `.`")),
+        (rule("outputPayloadToHeader: Host"), at(3, "outputPayloadToHeader: `host` is no header for claims: it says where a request goes or how it is framed")),
         (rule("outputPayloadToHeader: ''"), at(3, "outputPayloadToHeader: must not be empty")),
         (rule("outputClaimToHeaders: [{claim: sub}]"), at(3, "outputClaimToHeaders[0].header: is required")),
         (rule("outputClaimToHeaders: [{header: x}]"), at(3, "outputClaimToHeaders[0].claim: is required")),
         (rule("outputClaimToHeaders: [{header: x, claim: ''}]"), at(3, "outputClaimToHeaders[0].claim: must not be empty")),
         (
             rule("outputClaimToHeaders: [{header: content-length, claim: a}]"),
-            at(3, "outputClaimToHeaders[0].header: `content-length` is no header for claims"),
+            at(3, "outputClaimToHeaders[0].header: `content-length` is no header for claims: it says where a request goes or how it is framed"),
         ),
         (
             rule("outputClaimToHeaders: [{header: ':authority', claim: a}]"),
-            at(3, "outputClaimToHeaders[0].header: `:authority` is no header for claims"),
+            at(3, "outputClaimToHeaders[0].header: `:authority` is no header for claims: it says where a request goes or how it is framed"),
         ),
         (rule("timeout: 0s"), at(3, "timeout: must be at least 1ms")),
         (rule("timeout: fast"), at(3, "timeout: `fast` is no duration: write it as 1.5s, 300ms or 1h30m")),

@@ -125,7 +125,7 @@ fn virtual_services() {
         (
             route("{route: [{destination: {host: a}}], headers: {request: {set: {'a b': c}}}}"),
             3,
-            "spec.http[0].headers.request.set[\"a b\"]: `a b` is no header name".to_owned(),
+            "spec.http[0].headers.request.set[\"a b\"]: `a b` is no header name: letters, digits and `-`, `_`, `.`".to_owned(),
         ),
         (
             route("{route: [{destination: {host: a}}], headers: {request: {set: {a: \"b\\nc\"}}}}"),

@@ -27,7 +27,7 @@ fn hashes() {
             "httpHeaderName: a, useSourceIp: true",
             "useSourceIp: excludes `httpHeaderName`: only one of httpHeaderName, httpCookie, useSourceIp, httpQueryParameterName may be written",
         ),
-        row("httpHeaderName: 'a b'", "httpHeaderName: `a b` is no header name"),
+        row("httpHeaderName: 'a b'", "httpHeaderName: `a b` is no header name: letters, digits and `-`, `_`, `.`"),
         row("httpQueryParameterName: ''", "httpQueryParameterName: must not be empty"),
         row("httpCookie: {}", "httpCookie.name: is required"),
         row("httpCookie: {name: 'a=b'}", "httpCookie.name: `a=b` is no name of a cookie or of its attribute"),
