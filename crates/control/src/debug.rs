@@ -29,8 +29,8 @@ use crate::{
     metrics::{Gauges, Metrics},
     source::{Fault, Refused, SourceId},
     status::{
-        ConfigStatus, Configz, ConnectionStatus, Live, MemoStatus, ObjectStatus, QueueStatus, RefusedStatus, Rejected, Selfz,
-        ServiceStatus, SyncState, Syncz, WaitingFor, WaitingStatus,
+        ConfigStatus, Configz, ConnectionStatus, IssuerKeysStatus, Live, MemoStatus, ObjectStatus, QueueStatus, RefusedStatus, Rejected,
+        Selfz, ServiceStatus, SyncState, Syncz, WaitingFor, WaitingStatus,
     },
     writer::{self, Faults, Published},
 };
@@ -57,6 +57,7 @@ pub(crate) fn debug(about: Arc<About>) -> Router {
     Router::new()
         .route("/debug/syncz", get(syncz))
         .route("/debug/configz", get(configz))
+        .route("/debug/keysz", get(keysz))
         .route("/debug/connections", get(connections))
         .route("/debug/registryz", get(registryz))
         .route("/debug/live", get(live))
@@ -326,6 +327,13 @@ async fn analyze(State(about): State<Arc<About>>) -> Response {
         Ok(messages) => Json(messages).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
+}
+
+/// What was fetched for RequestAuthentications.
+async fn keysz(State(about): State<Arc<About>>) -> Json<Vec<IssuerKeysStatus>> {
+    let snapshot = about.snapshot().unwrap_or_else(Snapshot::empty);
+    let all = snapshot.objects::<istio::IssuerKeys>();
+    Json(all.map(|fetched| IssuerKeysStatus { from: fetched.meta.name.to_string(), keys: fetched.keys.clone() }).collect())
 }
 
 async fn registryz(State(about): State<Arc<About>>) -> Json<Vec<ServiceStatus>> {

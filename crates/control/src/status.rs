@@ -104,6 +104,15 @@ pub struct Configz {
     pub warnings: Vec<String>,
 }
 
+/// One entry of the answer of `/debug/keysz`: the public keys of an issuer of tokens, as they were fetched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuerKeysStatus {
+    /// From where, by [`KeySource::name`](mizzen_api::istio::KeySource::name).
+    pub from: String,
+    /// The key set.
+    pub keys: String,
+}
+
 /// Of the mesh's settings, what most depends on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigStatus {

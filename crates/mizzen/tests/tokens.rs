@@ -259,6 +259,17 @@ impl Issuer {
     }
 }
 
+/// A hypothetical request with a token is judged by the keys that the control plane has fetched: each header with the command's exit code.
+fn explained(mesh: &Mesh, calls: [(&str, i32); 2]) {
+    let file = mesh.shared().join("token");
+    for (header, code) in calls {
+        std::fs::write(&file, header.trim_start_matches("authorization: Bearer ")).expect("a file");
+        let asked = ["explain", "--from", "ingress", "--to", "cave.example", "--path", "/", "--jwt", &file.to_string_lossy()];
+        let told = mesh.cli(&asked);
+        assert_eq!(told.code, code, "{told:?}");
+    }
+}
+
 /// Keys rotate, and the issuer is down for longer than keys are kept fresh: no good token is refused meanwhile, and no other one is let in.
 #[test]
 fn keys_rotate_under_load() {
@@ -277,6 +288,7 @@ fn keys_rotate_under_load() {
     };
     let mesh = start("jwksUri: http://192.0.2.9:8000/keys", "", options);
     mesh.wait_for("/", &[&bearer(0, "")], "the first key", |status, _| status == 200);
+    explained(&mesh, [(&bearer(0, ""), 0), (&bearer(1, ""), 1)]);
     // The key that tokens are signed by now; the load follows.
     let (signs, ends, counts) = (AtomicUsize::new(0), AtomicBool::new(false), [AtomicUsize::new(0), AtomicUsize::new(0)]);
     std::thread::scope(|scope| {

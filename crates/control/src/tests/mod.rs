@@ -4,8 +4,9 @@ mod folders;
 mod harness;
 mod sotw;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use mizzen_api::{Meta, Object, istio::IssuerKeys};
 use mizzen_pki::{Ca, CaLimits, KeyPair, UnixTime};
 use mizzen_protos::{
     ca::{IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient},
@@ -22,7 +23,7 @@ use tonic::{Code, Request};
 
 use crate::{
     source::Event,
-    status::{Configz, Live, SyncState, Syncz},
+    status::{Configz, IssuerKeysStatus, Live, SyncState, Syncz},
     tests::harness::{MESH, Proxy, World, objects},
     token::CA_AUDIENCE,
 };
@@ -296,6 +297,17 @@ async fn what_is_wrong_is_told() {
         assert_eq!(status, 400);
         assert!(text.contains(part), "{text}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_were_fetched_are_told() {
+    let world = World::start(MESH).await;
+    assert_eq!(world.debug::<Vec<IssuerKeysStatus>>("/debug/keysz").await, []);
+    let (from, keys) = ("https://issuer.example/keys".to_owned(), r#"{"keys":[]}"#.to_owned());
+    let meta = Meta { name: from.as_str().into(), ..Meta::default() };
+    world.send(Event::Apply(Arc::new(Object::IssuerKeys(IssuerKeys { meta, keys: keys.clone() }))));
+    let told = world.until("/debug/keysz", |told: &Vec<IssuerKeysStatus>| !told.is_empty()).await;
+    assert_eq!(told, [IssuerKeysStatus { from, keys }]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

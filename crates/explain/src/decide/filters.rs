@@ -2,14 +2,17 @@
 
 use std::{sync::Arc, time::Duration};
 
+use mizzen_api::istio::{KeySource, KeysUrl};
 use mizzen_ir::{
-    Head, JWT_METADATA, Metadata, NoStore, PolicyFacts, Trace, Values, Verdict as Judged, apply_headers, authorize, check_tokens,
+    Head, JWT_METADATA, Jwks, Metadata, PolicyFacts, Token, TokenStore, Trace, Values, Verdict as Judged, apply_headers, authorize,
+    check_tokens,
     config::{
         AbortWith, AlpnOverride, Command, ExtAuthz, Fault, FilterOverride, Fraction, Hcm, HeaderMutation, HeaderSource, HttpFilterKind,
-        JwtAuthn, MessageMutations, RbacFilter,
+        JwtAuthn, MessageMutations, RbacFilter, RemoteJwks,
     },
     has_tokens, keys_needed, token_requirement,
 };
+use mizzen_model::{Reader, Snapshot};
 use mizzen_types::Name;
 
 use super::{
@@ -50,6 +53,7 @@ pub(super) fn filtered(
     conn: &Conn,
     request: &Request,
     given: Given,
+    snapshot: &Arc<Snapshot>,
     steps: &mut Vec<Step>,
 ) -> Result<Filtered, Verdict> {
     let mut left = Filtered { head: request.head.clone(), alpn: None, unknown: None, reroute: None, also: Vec::new() };
@@ -91,7 +95,7 @@ pub(super) fn filtered(
                     Some(FilterOverride::JwtRequirement(name)) => Some(name),
                     _ => None,
                 };
-                if tokens(authn, named, &mut left.head, &mut metadata, given, steps)? {
+                if tokens(authn, named, &mut left.head, &mut metadata, given, &mut Fetched(snapshot), steps)? {
                     left.reroute = Some(metadata.clone());
                 }
             }
@@ -135,6 +139,27 @@ pub(super) fn ask(authz: &ExtAuthz, given: Given, unknown: &mut Option<String>, 
     end
 }
 
+/// The keys that the control plane has fetched, in the place of those that a proxy fetches itself.
+struct Fetched<'a>(&'a Arc<Snapshot>);
+
+impl TokenStore for Fetched<'_> {
+    fn keys(&mut self, from: &Arc<RemoteJwks>) -> Option<Arc<Jwks>> {
+        let scheme = if from.secure { "https" } else { "http" };
+        let url: KeysUrl = format!("{scheme}://{}{}", from.authority, from.path).parse().ok()?;
+        let reader = Reader::new(self.0);
+        let found = reader.fetched_keys(&KeySource::Url(url))?;
+        Jwks::parse(found.keys.as_bytes()).ok().map(Arc::new)
+    }
+
+    fn known(&mut self, _: &Jwks, _: &str) -> Option<Arc<Token>> {
+        None
+    }
+
+    fn keep(&mut self, _: &Jwks, _: &str, _: &Arc<Token>) {}
+
+    fn lacks(&mut self, _: &Arc<RemoteJwks>) {}
+}
+
 /// Checks the request's tokens. Whether the route is to be chosen anew.
 fn tokens(
     authn: &JwtAuthn,
@@ -142,6 +167,7 @@ fn tokens(
     head: &mut Head,
     metadata: &mut Metadata,
     given: Given,
+    fetched: &mut Fetched<'_>,
     steps: &mut Vec<Step>,
 ) -> Result<bool, Verdict> {
     let requirement = match token_requirement(authn, named, head, given.random.unwrap_or(0)) {
@@ -152,14 +178,14 @@ fn tokens(
         }
         Err(why) => return Err(Verdict::answered(403, why)),
     };
-    if let Some(from) = keys_needed(authn, requirement, head, |_| true) {
+    if let Some(from) = keys_needed(authn, requirement, head, |from| fetched.keys(from).is_none()) {
         return Err(Verdict::unknown(format!("whether {} has signed the token", from.authority)));
     }
     let Some(at) = given.at.or_else(|| (!has_tokens(authn, head)).then_some(0)) else {
         return Err(Verdict::unknown("when the call is made: its token may not be good then"));
     };
     let mut notes = Vec::new();
-    let (result, findings) = check_tokens(authn, requirement, Duration::from_secs(at), head, &mut NoStore, &mut Trace::to(&mut notes));
+    let (result, findings) = check_tokens(authn, requirement, Duration::from_secs(at), head, fetched, &mut Trace::to(&mut notes));
     let outcome = match &result {
         Ok(()) if findings.metadata.fields.is_empty() => "request authentication: there is no token, and none is needed".to_owned(),
         Ok(()) => "request authentication: the token is good".to_owned(),

@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use mizzen_model::Snapshot;
+use mizzen_api::{
+    Meta, Object,
+    istio::{IssuerKeys, JwksBy, MeshConfig},
+};
+use mizzen_model::{Change, Snapshot};
 
 use super::{check, explain, object, shop, shop_with};
 use crate::{Side, StepKind, Verdict};
@@ -138,8 +142,25 @@ fn tokens() {
     check(&snapshot, &call(&format!("x-token={TOKEN} at=2000000061")), "401");
     check(&snapshot, &call("x-token=a.b.c at=1"), "401");
     check(&shop(&[users("b", &format!("jwks: '{KEYS}'"))]), &good, "401");
-    // Keys that nobody has fetched let nobody in, whose token it may be.
-    check(&shop(&[users("a", "jwksUri: 'https://a.example/keys'")]), &good, "401");
+    // Keys that nobody has fetched let nobody in, whose token it may be; those that the control plane has fetched count.
+    let url = "https://a.example/keys";
+    let fetched = |snapshot: &Arc<Snapshot>, name: &str| {
+        let meta = Meta { name: name.into(), ..Meta::default() };
+        snapshot.apply([Change::Apply(Arc::new(Object::IssuerKeys(IssuerKeys { meta, keys: KEYS.to_owned() })))])
+    };
+    let outer = shop(&[users("a", &format!("jwksUri: '{url}'"))]);
+    check(&outer, &good, "401");
+    check(&fetched(&outer, "https://b.example/keys"), &good, "401");
+    check(&fetched(&outer, url), &good, "delivered");
+    check(&fetched(&outer, url), &call("x-token=a.b.c at=1"), "401");
+    // Where the proxy asks for itself, nobody knows what it got; it is taken to be what the control plane got, if that has asked too.
+    let url = "http://ratings.shop.svc.cluster.local:9080/keys";
+    let inner = shop(&[users("a", &format!("jwksUri: '{url}'"))]);
+    let mesh = MeshConfig { jwks_by: JwksBy::Hybrid, ..(**inner.mesh()).clone() };
+    let inner = inner.apply([Change::Apply(Arc::new(mesh.into()))]);
+    check(&inner, &good, "unknown");
+    check(&fetched(&inner, url), &good, "delivered");
+    check(&fetched(&inner, url), &call(&format!("x-token={TOKEN} at=2000000061")), "401");
     let text = explain(&snapshot, &call(&format!("x-token={TOKEN} at=2000000061"))).to_string();
     assert!(text.contains("it has expired 61 s ago (clocks may differ by 60 s)"), "{text}");
     assert!(text.contains("request authentication: "), "{text}");

@@ -4,11 +4,11 @@ use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result, bail};
 use mizzen_api::{
-    Kind, Object,
+    Kind, Meta, Object,
     core::Pod,
-    istio::{MeshConfig, OutboundTrafficPolicy},
+    istio::{IssuerKeys, MeshConfig, OutboundTrafficPolicy},
 };
-use mizzen_control::source::load_state;
+use mizzen_control::{source::load_state, status::IssuerKeysStatus};
 use mizzen_model::{Change, Snapshot};
 
 use super::find::Mesh;
@@ -61,6 +61,19 @@ impl From {
         let snapshot = Snapshot::empty().apply(changes);
         let snapshot = if mesh.is_some() { snapshot } else { mizzen_explain::complete(&snapshot) };
         Ok(State { snapshot, mesh })
+    }
+}
+
+impl State {
+    /// Adds the issuers' keys that the control plane of the mesh has fetched. Without an answer there are none: whoever needs them says so.
+    pub(crate) async fn take_issuer_keys(&mut self) {
+        let Some(mesh) = &self.mesh else { return };
+        let answer = mesh.debug("/debug/keysz").await.and_then(|value| Ok(serde_json::from_value::<Vec<IssuerKeysStatus>>(value)?));
+        let keys = |IssuerKeysStatus { from, keys }| {
+            let meta = Meta { name: from.into(), ..Meta::default() };
+            Change::Apply(Arc::new(Object::IssuerKeys(IssuerKeys { meta, keys })))
+        };
+        self.snapshot = self.snapshot.apply(answer.unwrap_or_default().into_iter().map(keys));
     }
 }
 

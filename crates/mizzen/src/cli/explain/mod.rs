@@ -97,10 +97,14 @@ fn header(text: &str) -> Result<(String, String), String> {
 }
 
 pub(crate) async fn run(mesh: Option<&str>, args: ExplainArgs) -> Result<ExitCode> {
-    let state = args.of.read(mesh)?;
+    let mut state = args.of.read(mesh)?;
+    let bears = args.jwt.is_some() || !args.headers.is_empty();
+    if bears {
+        state.take_issuer_keys().await;
+    }
     let call = call(&state.snapshot, &args, token(args.jwt.as_deref())?)?;
     let mut explanation = Explainer::new(&state.snapshot).call(&call)?;
-    if args.jwt.is_some() || !args.headers.is_empty() {
+    if bears {
         unfetched(&state.snapshot, &mut explanation);
     }
     let mut notes = Vec::new();
@@ -112,11 +116,13 @@ pub(crate) async fn run(mesh: Option<&str>, args: ExplainArgs) -> Result<ExitCod
     Ok(ExitCode::from(code(&explanation.verdict)))
 }
 
-/// Keys that the control plane fetches are not here: a token that is refused for want of them may be good.
-fn unfetched(snapshot: &Snapshot, explanation: &mut Explanation) {
-    let wanted: Vec<String> = mizzen_model::wanted_keys(snapshot).into_keys().collect();
-    if !wanted.is_empty() && matches!(explanation.verdict, Verdict::Answered { status: 401, .. }) {
-        let from = wanted.join(", ");
+/// Keys that the control plane has not fetched, or that are asked for without one: a token that is refused for want of them may be good.
+fn unfetched(snapshot: &Arc<Snapshot>, explanation: &mut Explanation) {
+    let reader = Reader::new(snapshot);
+    let wanted = mizzen_model::wanted_keys(snapshot).into_iter();
+    let missing: Vec<String> = wanted.filter(|(_, wanted)| reader.fetched_keys(&wanted.source).is_none()).map(|(name, _)| name).collect();
+    if !missing.is_empty() && matches!(explanation.verdict, Verdict::Answered { status: 401, .. }) {
+        let from = missing.join(", ");
         let why = format!("whether the token is good: the control plane fetches its issuer's keys ({from}), and they are not known here");
         explanation.verdict = Verdict::Unknown { why };
     }
