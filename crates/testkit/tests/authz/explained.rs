@@ -1,11 +1,17 @@
 //! By the steps: YAML → translate → bytes → `ir`, walked as `mizzen explain` walks it. What is no request is not for it.
 
+use std::time::Duration;
+
 use mizzen_explain::{Call as Hypothetical, Explainer, Payload, Source, Verdict};
+use mizzen_pki::UnixTime;
 use mizzen_testkit::memory::load;
 
 use crate::table::{Call, SERVER, Scenario, What, short};
 
 pub(crate) fn decide(scenario: &Scenario) -> Vec<Option<String>> {
+    if scenario.asks() {
+        return vec![None; scenario.calls.len()];
+    }
     let files = scenario.files();
     let loaded = load(files.iter().map(|(name, text)| (*name, text.as_str())));
     assert!(loaded.problems.is_empty(), "{}: {:#?}", scenario.title, loaded.problems);
@@ -14,16 +20,16 @@ pub(crate) fn decide(scenario: &Scenario) -> Vec<Option<String>> {
 }
 
 fn hypothetical(call: &Call) -> Option<Hypothetical> {
-    let payload = match &call.what {
-        What::Raw(_) => return None,
+    let now = UnixTime::now().as_secs();
+    let payload = match call.filled(Duration::from_secs(now)) {
+        What::Raw(_) | What::H2(_) => return None,
         // The codec refuses it before anybody decides.
-        What::Http { .. } if call.expected == "400" => return None,
-        What::Http { method, path, headers } => {
-            let mut headers = headers.clone();
+        What::Http { .. } if matches!(call.expected.as_str(), "400" | "431") => return None,
+        What::Http { method, path, mut headers } => {
             if call.from.pod.is_none() && headers.iter().all(|(name, _)| name != "host") {
                 headers.push(("host".to_owned(), call.host()));
             }
-            Payload::Http { method: method.clone(), path: path.clone(), headers, http2: false, tls: false }
+            Payload::Http { method, path, headers, http2: false, tls: false }
         }
         What::Tcp => Payload::Tcp,
     };
@@ -31,7 +37,7 @@ fn hypothetical(call: &Call) -> Option<Hypothetical> {
         Some(pod) => (Source::Workload(pod.to_owned()), "reviews.shop".to_owned(), call.port),
         None => (Source::Address(call.source().parse().ok()?), SERVER.to_owned(), call.target()),
     };
-    Some(Hypothetical { from, host, port, payload, random: None, outside: None, at: None, endpoints: 8 })
+    Some(Hypothetical { from, host, port, payload, random: None, outside: None, at: Some(now), endpoints: 8 })
 }
 
 fn decided(explainer: &mut Explainer, hypothetical: &Hypothetical, call: &Call) -> String {

@@ -1,5 +1,12 @@
 //! The table's syntax, and the mesh that its calls are made in.
 
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use crate::{
+    frames::{self, Field},
+    tokens::{Token, with_keys},
+};
+
 /// Policies, and calls that they decide.
 pub(crate) struct Scenario {
     pub(crate) file: &'static str,
@@ -22,13 +29,21 @@ pub(crate) struct Call {
     /// Who calls.
     pub(crate) from: &'static Caller,
     pub(crate) port: u16,
+    /// With the names of tokens in their place: see [`Call::filled`].
     pub(crate) what: What,
+    tokens: Arc<BTreeMap<String, Token>>,
 }
 
 /// What is sent.
 #[derive(Clone, Debug)]
 pub(crate) enum What {
-    Http { method: String, path: String, headers: Vec<(String, String)> },
+    Http {
+        method: String,
+        path: String,
+        headers: Vec<(String, String)>,
+    },
+    /// Over HTTP/2, the fields as they come.
+    H2(Vec<Field>),
     Raw(Vec<u8>),
     Tcp,
 }
@@ -52,7 +67,7 @@ const CALLERS: [Caller; 5] = [
 
 /// The address of the workload that is called.
 pub(crate) const SERVER: &str = "10.0.0.11";
-const SERVICE: &str = "
+const SERVICES: &str = "
 kind: Service
 apiVersion: v1
 metadata: {name: reviews, namespace: shop}
@@ -60,6 +75,11 @@ spec:
   clusterIP: 10.96.0.11
   selector: {app: reviews}
   ports: [{name: http, port: 9080, targetPort: 8080}, {name: http-two, port: 9081, targetPort: 8081}, {name: tcp, port: 6379}]
+---
+kind: Service
+apiVersion: v1
+metadata: {name: door, namespace: shop}
+spec: {clusterIP: 10.96.0.12, ports: [{name: http, port: 9000}, {name: grpc, port: 9001}]}
 ";
 
 /// Ports of the Service, and of the workload.
@@ -88,6 +108,11 @@ impl Scenario {
         self.policies.iter().any(|text| text.contains("mode: DISABLE"))
     }
 
+    /// Whether somebody else is asked, who is there for real proxies alone.
+    pub(crate) fn asks(&self) -> bool {
+        self.mesh.contains("extensionProviders")
+    }
+
     /// The mesh's trust domain.
     pub(crate) fn trust_domain(&self) -> &str {
         self.mesh.split("trustDomain: ").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or("cluster.local")
@@ -108,7 +133,7 @@ impl Scenario {
             if self.mesh.is_empty() { "" } else { ", " },
             self.mesh.replace('\'', "''")
         );
-        let mut files = vec![("service.yaml", SERVICE.to_owned()), ("pods.yaml", pods.join("---")), ("mesh.yaml", config)];
+        let mut files = vec![("services.yaml", SERVICES.to_owned()), ("pods.yaml", pods.join("---")), ("mesh.yaml", config)];
         files.extend(self.policies.iter().map(|text| ("policy.yaml", text.clone())));
         files
     }
@@ -147,14 +172,32 @@ impl Call {
         .unwrap_or_else(|| format!("reviews.shop:{}", self.port))
     }
 
-    /// What a client writes.
-    pub(crate) fn bytes(&self) -> Vec<u8> {
+    /// What is sent at this time since 1970.
+    pub(crate) fn filled(&self, now: Duration) -> What {
+        let fill = |text: &String| {
+            self.tokens.iter().fold(text.clone(), |text, (name, token)| {
+                let place = format!("{{{name}}}");
+                if text.contains(&place) { text.replace(&place, &token.at(now)) } else { text }
+            })
+        };
         match &self.what {
+            What::Http { method, path, headers } => {
+                let headers = headers.iter().map(|(name, value)| (name.clone(), fill(value))).collect();
+                What::Http { method: method.clone(), path: fill(path), headers }
+            }
+            other => other.clone(),
+        }
+    }
+
+    /// What a client writes at this time since 1970.
+    pub(crate) fn bytes(&self, now: Duration) -> Vec<u8> {
+        match &self.filled(now) {
             What::Http { method, path, headers } => {
                 let mut text = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\n", self.host());
                 headers.iter().filter(|(name, _)| name != "host").for_each(|(name, value)| text += &format!("{name}: {value}\r\n"));
                 (text + "\r\n").into_bytes()
             }
+            What::H2(fields) => frames::request(fields),
             What::Raw(bytes) => bytes.clone(),
             What::Tcp => b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(),
         }
@@ -178,16 +221,22 @@ pub(crate) fn short(rule: &str) -> String {
 /// Reads a file.
 pub(crate) fn scenarios(file: &'static str, text: &str) -> Vec<Scenario> {
     let mut all: Vec<Scenario> = Vec::new();
+    // By name, as far as they were read.
+    let mut tokens: Arc<BTreeMap<String, Token>> = Arc::default();
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
         if let Some(title) = line.strip_prefix("== ") {
             all.push(Scenario { file, title: title.to_owned(), mesh: String::new(), policies: Vec::new(), calls: Vec::new() });
+            continue;
+        }
+        if let Some((name, token)) = line.strip_prefix("token ").and_then(|rest| rest.split_once(": ")) {
+            Arc::make_mut(&mut tokens).insert(name.to_owned(), Token::read(token));
             continue;
         }
         let scenario = all.last_mut().expect("a scenario begins with its title");
         if let Some(mesh) = line.strip_prefix("mesh: ") {
             scenario.mesh = mesh.to_owned();
         } else if let Some((call, expected)) = line.rsplit_once(" => ") {
-            scenario.calls.push(self::call(call, expected));
+            scenario.calls.push(self::call(call, expected, &tokens));
         } else {
             scenario.policies.push(policy(line));
         }
@@ -195,7 +244,7 @@ pub(crate) fn scenarios(file: &'static str, text: &str) -> Vec<Scenario> {
     all
 }
 
-/// `policy`, `dry` or `peer`, then `NAME[@NAMESPACE]: SPEC`.
+/// `policy`, `dry`, `peer` or `users`, then `NAME[@NAMESPACE]: SPEC`.
 fn policy(line: &str) -> String {
     let (head, spec) = line.split_once(": ").unwrap_or_else(|| panic!("no policy: {line}"));
     let (what, name) = head.split_once(' ').unwrap_or_else(|| panic!("no policy: {line}"));
@@ -204,20 +253,29 @@ fn policy(line: &str) -> String {
         "policy" => ("AuthorizationPolicy", ""),
         "dry" => ("AuthorizationPolicy", ", annotations: {istio.io/dry-run: 'true'}"),
         "peer" => ("PeerAuthentication", ""),
+        "users" => ("RequestAuthentication", ""),
         _ => panic!("no policy: {line}"),
     };
     format!(
-        "{{kind: {kind}, apiVersion: security.istio.io/v1, metadata: {{name: {name}, namespace: {namespace}{annotations}}}, spec: {spec}}}"
+        "{{kind: {kind}, apiVersion: security.istio.io/v1, metadata: {{name: {name}, namespace: {namespace}{annotations}}}, spec: {}}}",
+        with_keys(spec)
     )
 }
 
-fn call(text: &str, expected: &str) -> Call {
+fn call(text: &str, expected: &str, tokens: &Arc<BTreeMap<String, Token>>) -> Call {
     let words = words(text);
     let [from, method, rest @ ..] = words.as_slice() else { panic!("no call: {text}") };
     let from = CALLERS.iter().find(|caller| caller.name == from).unwrap_or_else(|| panic!("nobody is {from}"));
     let (port, what) = match (method.as_str(), rest) {
         ("RAW", [bytes]) => (9080, What::Raw(unescaped(bytes))),
         ("TCP", [port]) => (port.trim_start_matches(':').parse().expect("a port"), What::Tcp),
+        ("H2", fields) => {
+            let field = |word: &String| {
+                let at = word.find('=').unwrap_or_else(|| panic!("name=value: {word}"));
+                (unescaped(&word[..at]), unescaped(&word[at + 1..]))
+            };
+            (9080, What::H2(fields.iter().map(field).collect()))
+        }
         (method, [target, headers @ ..]) => {
             let (port, path) = match target.strip_prefix(':') {
                 Some(rest) => rest.split_at(rest.find('/').expect("a path")),
@@ -233,7 +291,7 @@ fn call(text: &str, expected: &str) -> Call {
         Some((expected, envoy)) => (expected, envoy.strip_suffix(')').map(str::to_owned)),
         None => (expected, None),
     };
-    Call { text: text.to_owned(), expected: expected.trim().to_owned(), by_envoy, from, port, what }
+    Call { text: text.to_owned(), expected: expected.trim().to_owned(), by_envoy, from, port, what, tokens: tokens.clone() }
 }
 
 /// Words, of which those in quotes may have blanks.
@@ -251,6 +309,23 @@ fn words(text: &str) -> Vec<String> {
     words
 }
 
+/// With bytes in the place of `\r`, `\n`, `\t`, `\0` and `\xHH`.
 fn unescaped(text: &str) -> Vec<u8> {
-    text.replace("\\r", "\r").replace("\\n", "\n").replace("\\t", "\t").replace("\\0", "\0").into_bytes()
+    let (mut out, mut rest) = (Vec::new(), text.as_bytes());
+    while let Some((first, after)) = rest.split_first() {
+        let (byte, length) = match (first, after) {
+            (b'\\', [b'r', ..]) => (b'\r', 2),
+            (b'\\', [b'n', ..]) => (b'\n', 2),
+            (b'\\', [b't', ..]) => (b'\t', 2),
+            (b'\\', [b'0', ..]) => (0, 2),
+            (b'\\', [b'x', high, low, ..]) => {
+                let hex = std::str::from_utf8(&[*high, *low]).ok().and_then(|hex| u8::from_str_radix(hex, 16).ok());
+                (hex.unwrap_or_else(|| panic!("no byte: {text}")), 4)
+            }
+            _ => (*first, 1),
+        };
+        out.push(byte);
+        rest = &rest[length..];
+    }
+    out
 }
