@@ -119,7 +119,7 @@ const KNOWN: &[Known] = &[
     alpha("sidecar.istio.io/proxyMemory", POD),
     alpha("sidecar.istio.io/proxyMemoryLimit", POD),
     alpha("sidecar.istio.io/rewriteAppHTTPProbers", POD),
-    alpha("sidecar.istio.io/statsCompression", POD),
+    alpha("sidecar.istio.io/statsCompression", POD).deprecated(),
     alpha("sidecar.istio.io/statsEvictionInterval", POD),
     alpha("sidecar.istio.io/statsFlushInterval", POD),
     alpha("sidecar.istio.io/statsHistogramBins", POD),
@@ -145,9 +145,6 @@ const KNOWN: &[Known] = &[
 
 const INJECT: &str = "sidecar.istio.io/inject";
 
-/// Those that the control plane sets itself: nobody's mistake.
-const OF_CONTROL_PLANE: &[&str] = &["sidecar.istio.io/status", "gateway.istio.io/controller-version", "istio.io/rev"];
-
 /// Those that injection sets on pods whose traffic is captured by the node.
 const OF_CNI: &[&str] = &[
     "sidecar.istio.io/interceptionMode",
@@ -161,7 +158,7 @@ pub(crate) fn look(own: &mut Own<'_>) {
         return;
     }
     let entries = own.at("metadata.annotations").map(Node::entries).unwrap_or_default();
-    for entry in entries.iter().filter(|entry| is_istios(&entry.key) && !OF_CONTROL_PLANE.contains(&&*entry.key)) {
+    for entry in entries.iter().filter(|entry| is_istios(&entry.key)) {
         one(own, &entry.key, &text(&entry.value));
     }
 }
@@ -198,7 +195,8 @@ fn one(own: &mut Own<'_>, name: &str, value: &str) {
             format!("annotation \"{name}\" is deprecated and may do nothing in later versions{instead}"),
         );
     }
-    if known.phase == Phase::Alpha && !is_set_by_injection(own, name) {
+    // Injection leaves its status on every pod.
+    if known.phase == Phase::Alpha && name != "sidecar.istio.io/status" && !is_set_by_injection(own, name) {
         let text = format!("annotation \"{name}\" belongs to a feature in its alpha phase, which may change or be incomplete");
         own.say(&code::IST0136, field.clone(), text);
     }

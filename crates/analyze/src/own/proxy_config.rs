@@ -1,20 +1,21 @@
 //! The settings of a proxy, as `proxy.istio.io/config` holds them.
 //!
-//! Istio reads them strictly: a name that it does not know, or a value of a wrong type, makes injection fail.
+//! A value of a wrong type or out of its range makes injection fail. A name that Istio does not know does not: what an older or newer release has is
+//! passed over, and so it is here.
 
 use std::net::IpAddr;
 
-use mizzen_api::{Node, Value, nearest};
+use mizzen_api::{Node, Value};
 
 /// What a field holds.
 #[derive(Clone, Copy, Debug)]
 enum Shape {
     Text,
     Bool,
-    /// A whole number that is not negative.
+    /// A whole number of 32 bits.
     Number,
     Port,
-    /// Seconds with an `s`.
+    /// A duration such as `1m30s`.
     Duration,
     /// The same: whole seconds, at least one.
     Drain,
@@ -68,7 +69,8 @@ const FIELDS: &[(&str, Shape)] = &[
     ("terminationDrainDuration", Duration),
     ("tracing", Map),
     ("tracingServiceName", OneOf(&["APP_LABEL_AND_NAMESPACE", "CANONICAL_NAME_ONLY", "CANONICAL_NAME_AND_NAMESPACE"])),
-    ("zipkinAddress", Address),
+    // Nobody looks at it any more.
+    ("zipkinAddress", Text),
 ];
 
 /// Checks the text of the annotation; the error says what is wrong with it.
@@ -77,10 +79,7 @@ pub(crate) fn check(text: &str) -> Result<(), String> {
     let Value::Map(entries) = &node.value else { return Err("it holds no map of settings".to_owned()) };
     for entry in entries {
         let name = camel(&entry.key);
-        let Some((_, shape)) = FIELDS.iter().find(|(known, _)| *known == name) else {
-            let hint = nearest(&name, FIELDS.iter().map(|(known, _)| *known)).map(|near| format!("; is {near} meant?"));
-            return Err(format!("a proxy has no setting {}{}", entry.key, hint.unwrap_or_default()));
-        };
+        let Some((_, shape)) = FIELDS.iter().find(|(known, _)| *known == name) else { continue };
         // Nothing is the default.
         if !matches!(entry.value.value, Value::Null) {
             check_one(*shape, &entry.value).map_err(|why| format!("{}: {why}", entry.key))?;
@@ -105,10 +104,10 @@ fn check_one(shape: Shape, node: &Node) -> Result<(), String> {
     match shape {
         Text => must(node.text().is_some(), "a text"),
         Bool => must(matches!(node.value, Value::Bool(_)), "true or false, without quotes"),
-        Number => must(node.int().is_some_and(|n| (0..=i64::from(i32::MAX)).contains(&n)), "a whole number"),
+        Number => must(node.int().is_some_and(|n| i32::try_from(n).is_ok()), "a whole number"),
         Port => must(node.int().is_some_and(|n| (1..=65535).contains(&n)), "a port from 1 to 65535"),
-        Duration => must(seconds(node).is_some(), "seconds, such as 5s"),
-        Drain => must(seconds(node).is_some_and(|s| s >= 1.0 && s.fract() == 0.0), "whole seconds, at least 1s"),
+        Duration => must(nanoseconds(node).is_some(), "a duration such as 5s"),
+        Drain => must(nanoseconds(node).is_some_and(|ns| ns >= 1e9 && ns % 1e9 == 0.0), "whole seconds, at least 1s"),
         Address => must(node.text().is_some_and(|text| text.is_empty() || is_address(text)), "an address such as host:port"),
         Service => {
             let address = node.get("address").and_then(Node::text).unwrap_or_default();
@@ -128,11 +127,30 @@ fn check_one(shape: Shape, node: &Node) -> Result<(), String> {
     }
 }
 
-fn seconds(node: &Node) -> Option<f64> {
-    let number = node.text()?.strip_suffix('s')?;
-    let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
-    let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    (is_digits(whole) && is_digits(part) && part.len() <= 9).then(|| number.parse().ok()).flatten()
+/// A duration as Istio reads it: numbers, each with a unit.
+fn nanoseconds(node: &Node) -> Option<f64> {
+    let text = node.text()?;
+    let (sign, mut rest) = text.strip_prefix('-').map_or((1.0, text.strip_prefix('+').unwrap_or(text)), |rest| (-1.0, rest));
+    if rest == "0" {
+        return Some(0.0);
+    }
+    let mut total = (!rest.is_empty()).then_some(0.0)?;
+    while !rest.is_empty() {
+        let (number, after) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit() && c != '.')?);
+        let (unit, after) = after.split_at(after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len()));
+        let of_unit = match unit {
+            "ns" => 1.0,
+            "us" | "µs" | "μs" => 1e3,
+            "ms" => 1e6,
+            "s" => 1e9,
+            "m" => 60e9,
+            "h" => 3600e9,
+            _ => return None,
+        };
+        total += number.parse::<f64>().ok()? * of_unit;
+        rest = after;
+    }
+    Some(sign * total)
 }
 
 fn is_address(text: &str) -> bool {
@@ -160,17 +178,25 @@ mod tests {
             ("{\"holdApplicationUntilProxyStarts\": true, \"drain_duration\": \"5s\"}", None),
             ("tracing: {sampling: 10}\nimage: {imageType: distroless}\nstatusPort: 15020\nconfigPath:", None),
             ("discoveryAddress: istiod.istio-system.svc:15012\nterminationDrainDuration: 0.5s", None),
+            ("terminationDrainDuration: 1m30s\ndrainDuration: 3000ms\nfileFlushInterval: 1.5ms", None),
+            // Of other releases.
+            ("parentShutdownDuration: 60s\nzipkinAddress: zipkin", None),
             ("", Some("no map")),
             ("- a", Some("no map")),
             ("a: [", Some("not YAML")),
-            ("concurency: 2", Some("no setting concurency; is concurrency meant?")),
             ("proxyMetadata: {ISTIO_META_DNS_CAPTURE: true}", Some("ISTIO_META_DNS_CAPTURE must be a text")),
             ("holdApplicationUntilProxyStarts: \"true\"", Some("without quotes")),
             ("drainDuration: 0s", Some("at least 1s")),
             ("drainDuration: 1.5s", Some("at least 1s")),
-            ("terminationDrainDuration: 1m", Some("such as 5s")),
+            ("terminationDrainDuration: 1", Some("such as 5s")),
+            ("terminationDrainDuration: \"5\"", Some("such as 5s")),
+            ("terminationDrainDuration: five", Some("such as 5s")),
+            ("terminationDrainDuration: 1.2.3s", Some("such as 5s")),
+            ("terminationDrainDuration: \"-\"", Some("such as 5s")),
+            ("drainDuration: 0.5m1d", Some("at least 1s")),
+            ("drainDuration: -45s", Some("at least 1s")),
             ("statusPort: 0", Some("from 1")),
-            ("concurrency: -1", Some("whole number")),
+            ("concurrency: 2147483648", Some("whole number")),
             ("discoveryAddress: istiod", Some("host:port")),
             ("envoyAccessLogService: {address: \":80\"}", Some("host:port")),
             ("interceptionMode: tproxy", Some("REDIRECT, TPROXY, NONE")),

@@ -91,7 +91,8 @@ fn ports(own: &mut Own<'_>) {
 
 /// Whether a port's protocol is told, by Istio's rules.
 fn is_declared(port: &PortFacts) -> bool {
-    if port.spoken() != Protocol::Auto {
+    // Well-known ports are of bytes whatever `appProtocol` says, if that is no protocol.
+    if port.spoken() != Protocol::Auto || matches!(port.port, 25 | 53 | 3306 | 27017) {
         return true;
     }
     let name = if port.app_protocol.is_empty() { &port.name } else { &port.app_protocol };
