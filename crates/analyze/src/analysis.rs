@@ -27,6 +27,8 @@ pub struct Options {
     /// Whether Istio's ingress gateway is taken to run, as when files alone are looked at, which seldom hold it: a Pod and a Service with the label
     /// `istio: ingressgateway` in `istio-system`. They are not listed, nothing is said of them, and what is put under their names takes their place.
     pub default_gateway: bool,
+    /// Whether it is a mesh without Kubernetes: each pod has its proxy beside it, a gateway needs no Service, and a namespace needs no document.
+    pub stand_alone: bool,
 }
 
 /// All objects, and what is to be said of them.
@@ -49,6 +51,7 @@ impl Analysis {
     /// Of nothing.
     pub fn new(options: Options) -> Analysis {
         let mut analysis = Analysis { options, ..Analysis::default() };
+        analysis.base.stand_alone = analysis.options.stand_alone;
         analysis.assume(|_| true);
         analysis
     }

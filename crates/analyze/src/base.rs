@@ -52,8 +52,10 @@ pub enum Index {
     Listener,
     /// EnvoyFilters by what a patch for some versions of proxies is about.
     VersionedPatch,
-    /// Namespaces that have objects, or a document; the word is empty.
-    Namespaces,
+    /// VirtualServices by the Gateways that they name, each with its namespace.
+    Bound,
+    /// VirtualServices that route by claims of tokens; the word is empty.
+    ByClaims,
 }
 
 /// An object.
@@ -162,6 +164,7 @@ pub(crate) fn question(index: Index, word: &str) -> u64 {
 /// The objects.
 #[derive(Debug, Default)]
 pub(crate) struct Base {
+    pub(crate) stand_alone: bool,
     pub(crate) entries: HashMap<Id, Arc<Entry>, Fixed>,
     /// In the order of ids.
     words: HashMap<u64, Vec<Id>, Fixed>,
@@ -294,6 +297,11 @@ impl<'a> Cx<'a> {
         };
         let stands = |entry: &&Entry| !entry.sort().is_controller() || !all.iter().any(|pod| is_of(pod, entry));
         all.iter().copied().filter(stands).collect()
+    }
+
+    /// Whether there is no Kubernetes.
+    pub(crate) fn is_stand_alone(&self) -> bool {
+        self.base.stand_alone
     }
 
     /// The mesh's settings; Istio's defaults if there are none.

@@ -115,7 +115,10 @@ fn bad_ones() {
             ".headersToUpstreamOnAllow[0]: `x-*-y` may have one `*`, as its first or its last character",
         ),
         ("headersToDownstreamOnDeny: ['a b']", ".headersToDownstreamOnDeny[0]: `a b` is no header name: letters, digits and `-`, `_`, `.`"),
-        ("includeAdditionalHeadersInCheck: {'a b': c}", ".includeAdditionalHeadersInCheck[\"a b\"]: `a b` is no header name: letters, digits and `-`, `_`, `.`"),
+        (
+            "includeAdditionalHeadersInCheck: {'a b': c}",
+            ".includeAdditionalHeadersInCheck[\"a b\"]: `a b` is no header name: letters, digits and `-`, `_`, `.`",
+        ),
         ("includeAdditionalHeadersInCheck: {Host: a}", ".includeAdditionalHeadersInCheck.Host: `host` is set by the proxy"),
         ("includeAdditionalHeadersInCheck: {te: a}", ".includeAdditionalHeadersInCheck.te: `te` is set by the proxy"),
         ("includeAdditionalHeadersInCheck: {a: \"b\\nc: d\"}", ".includeAdditionalHeadersInCheck.a: must be one line"),

@@ -37,7 +37,7 @@ pub(crate) struct Analyzer {
 
 impl Default for Analyzer {
     fn default() -> Self {
-        let analysis = Analysis::new(Options { follows: true, ..Options::default() });
+        let analysis = Analysis::new(Options { follows: true, stand_alone: true, ..Options::default() });
         Analyzer { analysis, version: 0, seen: BTreeMap::new(), told: BTreeSet::new() }
     }
 }

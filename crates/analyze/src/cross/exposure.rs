@@ -1,6 +1,6 @@
 //! What a gateway opens wider than it seems.
 
-use crate::{Cx, Sort, code, facts::Of};
+use crate::{Cx, Index, code, facts::Of};
 
 pub(crate) fn look(cx: &Cx<'_>) {
     let Of::Gateway(gateway) = &cx.entry.facts.of else { return };
@@ -17,10 +17,7 @@ pub(crate) fn look(cx: &Cx<'_>) {
             }
             let (namespace, name) = (&cx.entry.id.namespace, &cx.entry.id.name);
             let whole = format!("{namespace}/{name}");
-            let guest = cx.all(Sort::VirtualService).find(|entry| {
-                entry.id.namespace != *namespace
-                    && entry.route().is_some_and(|route| route.gateways.iter().any(|gateway| **gateway == *whole))
-            });
+            let guest = cx.list(Index::Bound, &whole).find(|entry| entry.id.namespace != *namespace);
             if let Some(guest) = guest {
                 let text = format!(
                     "\"{host}\" lets any namespace take any host of port {}, as {} does: write NAMESPACE/HOST",

@@ -17,7 +17,9 @@ pub(crate) fn look(cx: &Cx<'_>) {
     if pods.is_empty() {
         missing(cx, "selector", &written(&gateway.selector), label_path("spec.selector", &gateway.selector));
     } else {
-        ports(cx, gateway, &pods);
+        if !cx.is_stand_alone() {
+            ports(cx, gateway, &pods);
+        }
         secrets(cx, gateway, &pods);
     }
     certificates(cx, gateway);

@@ -5,14 +5,12 @@ use mizzen_types::Name;
 
 use crate::{
     Cx, Entry, Index, Sort, code,
-    facts::{InjectorFacts, Of, SelectedFacts, WorkloadFacts},
+    facts::{InjectorFacts, Of, SelectedFacts},
 };
 
 pub(crate) const INJECTION: &str = "istio-injection";
 const REVISION: &str = "istio.io/rev";
 const MODE: &str = "istio.io/dataplane-mode";
-/// On pods that take mutual TLS.
-const TLS_MODE: &str = "security.istio.io/tlsMode";
 pub(crate) const INJECT: &str = "sidecar.istio.io/inject";
 
 pub(crate) fn look(cx: &Cx<'_>) {
@@ -23,7 +21,7 @@ pub(crate) fn look(cx: &Cx<'_>) {
             }
             images(cx);
         }
-        Sort::Pod => pod(cx),
+        Sort::Pod if !cx.is_stand_alone() => pod(cx),
         _ => {}
     }
 }
@@ -64,7 +62,7 @@ fn namespace(cx: &Cx<'_>) {
         let text = "pods of this namespace get a proxy without a label, since injection is on for namespaces by default";
         return cx.say(&code::IST0148, "metadata.name", text);
     }
-    if cx.within(Sort::Pod, name).any(stands_beside) {
+    if cx.is_stand_alone() {
         return;
     }
     let text = format!(
@@ -81,7 +79,7 @@ fn pod(cx: &Cx<'_>) {
     }
     let has_proxy = pod.containers.iter().any(|container| &*container.name == "istio-proxy" && !container.image.is_empty());
     let said = entry.facts.labels.label(INJECT).or_else(|| entry.facts.annotations.get(INJECT).map(|value| &**value));
-    if has_proxy || stands_beside(entry) || said.is_some_and(|value| value.eq_ignore_ascii_case("false")) {
+    if has_proxy || said.is_some_and(|value| value.eq_ignore_ascii_case("false")) {
         return;
     }
     let Some(namespace) = document(cx, &entry.id.namespace) else { return };
@@ -90,11 +88,6 @@ fn pod(cx: &Cx<'_>) {
         let text = format!("the pod {} has no Istio proxy, though its namespace asks for one: start it anew", entry.id.place());
         cx.say(&code::IST0103, "metadata.name", text);
     }
-}
-
-/// Whether a proxy stands beside a pod and not in it, as on a host without Kubernetes.
-fn stands_beside(pod: &Entry) -> bool {
-    pod.facts.labels.label(TLS_MODE) == Some("istio") && !pod.workload().is_some_and(WorkloadFacts::has_proxy)
 }
 
 /// Pods whose proxy is of another image than the injected one.

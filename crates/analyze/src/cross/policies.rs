@@ -6,7 +6,7 @@ use mizzen_api::LabelSet;
 use mizzen_types::Protocol;
 
 use crate::{
-    Cx, Entry, Sort, code,
+    Cx, Entry, Index, Sort, code,
     facts::{Mode, Of, PolicyFacts, RuleFacts, SelectedFacts},
 };
 
@@ -128,7 +128,7 @@ fn tokens(cx: &Cx<'_>, selected: &SelectedFacts) {
             || policy.selected.selector.iter().all(|(name, value)| selected.selector.label(name).is_none_or(|own| own == value));
         (meets || !policy.selected.targets.is_empty()) && policy.rules.iter().any(asks)
     });
-    let routed = || cx.all(Sort::VirtualService).filter_map(Entry::route).any(|route| !route.claims.is_empty());
+    let routed = || cx.list(Index::ByClaims, "").next().is_some();
     if !is_required && !routed() {
         let text = "a token is checked if there is one, and a request without any passes: no AuthorizationPolicy asks for requestPrincipals or claims";
         cx.say(&code::MZ0110, "spec", text);

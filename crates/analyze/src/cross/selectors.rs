@@ -161,10 +161,11 @@ pub(crate) fn policy(cx: &Cx<'_>) {
 fn namespaces(cx: &Cx<'_>, policy: &PolicyFacts) {
     for (rule, from, field, number, name) in policy.namespaces() {
         let (name, path) = (name.to_ascii_lowercase(), format!("spec.rules[{rule}].from[{from}].source.{field}[{number}]"));
+        let counts = |namespace: &Entry| cx.is_stand_alone() || namespace.is_written();
         let is_there = match (name.strip_prefix('*'), name.strip_suffix('*')) {
-            (Some(end), _) => cx.all(Sort::Namespace).any(|namespace| namespace.is_written() && namespace.id.name.ends_with(end)),
-            (None, Some(start)) => cx.all(Sort::Namespace).any(|namespace| namespace.is_written() && namespace.id.name.starts_with(start)),
-            (None, None) => cx.named(Sort::Namespace, "", &name).is_some_and(Entry::is_written),
+            (Some(end), _) => cx.all(Sort::Namespace).any(|namespace| counts(namespace) && namespace.id.name.ends_with(end)),
+            (None, Some(start)) => cx.all(Sort::Namespace).any(|namespace| counts(namespace) && namespace.id.name.starts_with(start)),
+            (None, None) => cx.named(Sort::Namespace, "", &name).is_some_and(counts),
         };
         if !is_there && name != "*" {
             missing(cx, "namespace", &name, path);
@@ -174,7 +175,7 @@ fn namespaces(cx: &Cx<'_>, policy: &PolicyFacts) {
 
 /// Whether a workload has a proxy, or will have one when it starts.
 fn is_in_mesh(cx: &Cx<'_>, entry: &Entry) -> bool {
-    if !entry.is_pod() || entry.is_assumed || is_redirected(entry) {
+    if cx.is_stand_alone() || !entry.is_pod() || entry.is_assumed || is_redirected(entry) {
         return true;
     }
     let Some(workload) = entry.workload() else { return false };

@@ -146,7 +146,16 @@ impl Facts {
                 add(Index::Workloads, "");
                 workload.labels.iter().for_each(|(name, value)| add(Index::Labelled, &label_word(name, value)));
             }
-            Of::Route(route) => route.words(id).for_each(|(index, word)| add(index, &word)),
+            Of::Route(route) => {
+                route.words(id).for_each(|(index, word)| add(index, &word));
+                for gateway in route.gateways.iter().filter(|gateway| &***gateway != "mesh") {
+                    let whole = if gateway.contains('/') { gateway.to_string() } else { format!("{}/{gateway}", id.namespace) };
+                    add(Index::Bound, &whole);
+                }
+                if !route.claims.is_empty() {
+                    add(Index::ByClaims, "");
+                }
+            }
             Of::Destination(rule) => add(Index::RuledHost, &qualified(&rule.host, &id.namespace)),
             Of::Gateway(gateway) => {
                 gateway.servers.iter().filter_map(|server| server.certificate.as_ref()).for_each(|name| add(Index::Certificate, name));

@@ -57,8 +57,9 @@ fn all() -> Vec<Case<'static>> {
 }
 
 pub(crate) fn analyze(yaml: &str) -> Analysis {
-    let default_gateway = !yaml.lines().any(|line| line == "# no default gateway");
-    let mut analysis = Analysis::new(Options { default_gateway, ..Options::default() });
+    let is_said = |comment: &str| yaml.lines().any(|line| line == comment);
+    let (default_gateway, stand_alone) = (!is_said("# no default gateway"), is_said("# no Kubernetes"));
+    let mut analysis = Analysis::new(Options { default_gateway, stand_alone, ..Options::default() });
     items(yaml, &Arc::from(""), "default", &mut |item| analysis.put_first(&item));
     analysis.update();
     analysis

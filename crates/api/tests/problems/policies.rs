@@ -94,7 +94,11 @@ fn authorization_policies() {
         ),
         (
             "rules:\n- from: [{source: {serviceAccounts: [a], namespaces: [b]}}]\n",
-            vec![(2, "spec.rules[0].from[0].source: serviceAccounts exclude principals and namespaces: write them in a source of their own".to_owned())],
+            vec![(
+                2,
+                "spec.rules[0].from[0].source: serviceAccounts exclude principals and namespaces: write them in a source of their own"
+                    .to_owned(),
+            )],
         ),
         (
             "rules:\n- to: [{operation: {ports: [80]}}]\n",
@@ -343,14 +347,20 @@ fn request_authentications() {
         (rule("audiences: ['']"), at(3, "audiences[0]: must not be empty")),
         (rule("spaceDelimitedClaims: ['']"), at(3, "spaceDelimitedClaims[0]: must not be empty")),
         (rule("outputPayloadToHeader: a b"), at(3, "outputPayloadToHeader: `a b` is no header name: letters, digits and `-`, `_`, `.`")),
-        (rule("outputPayloadToHeader: Host"), at(3, "outputPayloadToHeader: `host` is no header for claims: it says where a request goes or how it is framed")),
+        (
+            rule("outputPayloadToHeader: Host"),
+            at(3, "outputPayloadToHeader: `host` is no header for claims: it says where a request goes or how it is framed"),
+        ),
         (rule("outputPayloadToHeader: ''"), at(3, "outputPayloadToHeader: must not be empty")),
         (rule("outputClaimToHeaders: [{claim: sub}]"), at(3, "outputClaimToHeaders[0].header: is required")),
         (rule("outputClaimToHeaders: [{header: x}]"), at(3, "outputClaimToHeaders[0].claim: is required")),
         (rule("outputClaimToHeaders: [{header: x, claim: ''}]"), at(3, "outputClaimToHeaders[0].claim: must not be empty")),
         (
             rule("outputClaimToHeaders: [{header: content-length, claim: a}]"),
-            at(3, "outputClaimToHeaders[0].header: `content-length` is no header for claims: it says where a request goes or how it is framed"),
+            at(
+                3,
+                "outputClaimToHeaders[0].header: `content-length` is no header for claims: it says where a request goes or how it is framed",
+            ),
         ),
         (
             rule("outputClaimToHeaders: [{header: ':authority', claim: a}]"),

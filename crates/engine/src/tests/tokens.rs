@@ -255,7 +255,8 @@ fn keys_that_are_fetched() {
 #[test]
 fn a_key_that_is_not_known_is_asked_for_early() {
     let keys_by_name = |names: &[usize]| {
-        let key = |at: &usize| json!({"kty": "OKP", "crv": "Ed25519", "kid": format!("k{at}"), "x": B64.encode(KEYS[*at].public_key().as_ref())});
+        let key =
+            |at: &usize| json!({"kty": "OKP", "crv": "Ed25519", "kid": format!("k{at}"), "x": B64.encode(KEYS[*at].public_key().as_ref())});
         json!({"keys": names.iter().map(key).collect::<Vec<_>>()}).to_string()
     };
     let by_name = |kid: &str, at: usize| {

@@ -86,7 +86,8 @@ impl Explainer {
             ));
         }
         let overrides = found.map_or(&[][..], |found| &found.route.filters);
-        let Filtered { head, alpn, unknown, reroute, also } = filtered(hcm, overrides, conn, request, given, &self.snapshot, &mut hop.steps)?;
+        let Filtered { head, alpn, unknown, reroute, also } =
+            filtered(hcm, overrides, conn, request, given, &self.snapshot, &mut hop.steps)?;
         let found = match reroute {
             Some(metadata) => {
                 let facts = RequestFacts { head: &head, secure: request.secure, metadata: Some(&metadata) };

@@ -459,7 +459,13 @@ fn a_signature_is_checked_once() {
     };
     for rule in [&of_a(json!({})), &two] {
         check(rule, "ed", "EdDSA", "ok", 1);
-        check(rule, "ed", "ES256", "Jwt verification fails: the token in header authorization: of issuer \"a\": its signature (EdDSA by key", 1);
+        check(
+            rule,
+            "ed",
+            "ES256",
+            "Jwt verification fails: the token in header authorization: of issuer \"a\": its signature (EdDSA by key",
+            1,
+        );
         check(rule, "x", "EdDSA", "Jwks doesn't have key to match kid or alg from Jwt: the token in header authorization: of issuer", 1);
     }
 }
