@@ -166,6 +166,8 @@ pub(crate) fn question(index: Index, word: &str) -> u64 {
 pub(crate) struct Base {
     pub(crate) stand_alone: bool,
     pub(crate) entries: HashMap<Id, Arc<Entry>, Fixed>,
+    /// The time, in seconds since 1970, if it is told.
+    pub(crate) now: Option<i64>,
     /// In the order of ids.
     words: HashMap<u64, Vec<Id>, Fixed>,
 }
@@ -228,6 +230,11 @@ impl<'a> Cx<'a> {
         asked.sort_unstable();
         asked.dedup();
         (asked, self.found.into_inner())
+    }
+
+    /// The time, in seconds since 1970, if it is told.
+    pub(crate) fn now(&self) -> Option<i64> {
+        self.base.now
     }
 
     /// The objects that are found under a word, in the order of their ids.

@@ -66,11 +66,12 @@ fn secrets(cx: &Cx<'_>, gateway: &GatewayFacts, pods: &[&Entry]) {
         };
         match secret.map(|secret| &secret.facts.of) {
             None => missing(cx, "credentialName", credential, path),
-            Some(facts::Of::Secret(secret)) if secret.is_usable => {}
+            Some(facts::Of::Secret(secret))
+                if secret.validity.as_ref().is_some_and(|valid| cx.now().is_none_or(|now| valid.contains(&now))) => {}
             Some(_) => {
                 let namespace = namespaces.first().map(|namespace| &***namespace).unwrap_or_default();
                 let text = format!(
-                    "the credential of the Gateway {} in namespace {namespace} cannot be used: the Secret holds no certificate with its key (tls.crt, tls.key)",
+                    "the credential of the Gateway {} in namespace {namespace} cannot be used: the Secret holds no certificate that is valid now, with its key (tls.crt, tls.key)",
                     cx.entry.id.name
                 );
                 cx.say(&code::IST0161, path, text);

@@ -159,8 +159,8 @@ pub(crate) fn policy(cx: &Cx<'_>) {
 
 /// Namespaces that a policy names and that stand nowhere.
 fn namespaces(cx: &Cx<'_>, policy: &PolicyFacts) {
-    for (rule, from, field, number, name) in policy.namespaces() {
-        let (name, path) = (name.to_ascii_lowercase(), format!("spec.rules[{rule}].from[{from}].source.{field}[{number}]"));
+    for (rule, from, field, number, written) in policy.namespaces() {
+        let (name, path) = (written.to_ascii_lowercase(), format!("spec.rules[{rule}].from[{from}].source.{field}[{number}]"));
         let counts = |namespace: &Entry| cx.is_stand_alone() || namespace.is_written();
         let is_there = match (name.strip_prefix('*'), name.strip_suffix('*')) {
             (Some(end), _) => cx.all(Sort::Namespace).any(|namespace| counts(namespace) && namespace.id.name.ends_with(end)),
@@ -168,7 +168,7 @@ fn namespaces(cx: &Cx<'_>, policy: &PolicyFacts) {
             (None, None) => cx.named(Sort::Namespace, "", &name).is_some_and(counts),
         };
         if !is_there && name != "*" {
-            missing(cx, "namespace", &name, path);
+            missing(cx, "namespace", written, path);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Settings of the mesh and of injection, secrets, webhooks.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use mizzen_api::{Labels, Node};
 use mizzen_types::Name;
@@ -45,8 +45,8 @@ pub struct SecretFacts {
     pub of_type: Name,
     /// The keys, each with whether it holds something.
     pub keys: BTreeMap<Name, bool>,
-    /// Whether there are a certificate and a key, as `cert` and `key` or as `tls.crt` and `tls.key`, and the certificate has the form of one.
-    pub is_usable: bool,
+    /// When the certificate is valid, in seconds since 1970, if there are one and its key, as `cert` and `key` or as `tls.crt` and `tls.key`.
+    pub validity: Option<RangeInclusive<i64>>,
 }
 
 /// One webhook.
@@ -153,7 +153,7 @@ impl SecretFacts {
                 keys.insert(Name::from(&*entry.key), entry.value.text().is_some_and(|text| !text.trim().is_empty()));
             }
         }
-        SecretFacts { of_type: text(node, "type"), keys, is_usable: certificate::is_usable(node) }
+        SecretFacts { of_type: text(node, "type"), keys, validity: certificate::validity(node) }
     }
 }
 

@@ -3,12 +3,13 @@
 //! A case starts with `== TITLE`, where the title is `CODE: …` if the code is expected and `not CODE: …` if it looks as if it might be, and must not.
 //! YAML follows, and at its end one line for each message: `=> CODE Kind namespace/name LINE text`, with the line counted from the first one after the
 //! title, and as much of the text as matters. Nothing else may be said but overviews and what is not supported yet, unless such a code is named. Istio's
-//! ingress gateway is taken to run, except where the YAML has a line `# no default gateway`.
+//! ingress gateway is taken to run, except where the YAML has a line `# no default gateway`; a line `# now: SECONDS` tells the time.
 //!
 //! A file may start with a line `anyhow: CODES`: what is said with these codes is looked at only where a case expects one of them.
 
 mod changes;
 mod cost;
+mod samples;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -56,10 +57,15 @@ fn all() -> Vec<Case<'static>> {
     FILES.iter().flat_map(|(file, text)| cases(file, text)).collect()
 }
 
+/// The time of a case, in seconds since 1970, if it has a line `# now: SECONDS`.
+fn time_of(yaml: &str) -> Option<i64> {
+    yaml.lines().find_map(|line| line.strip_prefix("# now: ")).and_then(|time| time.parse().ok())
+}
+
 pub(crate) fn analyze(yaml: &str) -> Analysis {
     let is_said = |comment: &str| yaml.lines().any(|line| line == comment);
     let (default_gateway, stand_alone) = (!is_said("# no default gateway"), is_said("# no Kubernetes"));
-    let mut analysis = Analysis::new(Options { default_gateway, stand_alone, ..Options::default() });
+    let mut analysis = Analysis::new(Options { default_gateway, stand_alone, now: time_of(yaml), ..Options::default() });
     items(yaml, &Arc::from(""), "default", &mut |item| analysis.put_first(&item));
     analysis.update();
     analysis
