@@ -65,14 +65,22 @@ impl Mesh {
     /// # Errors
     /// If none runs, or several do and `name` does not say which.
     pub(crate) fn find(name: Option<&str>) -> Result<Mesh> {
+        Mesh::running(name)?.context("no mesh is running here as this user; start one with `mizzen up DIR`")
+    }
+
+    /// The same, or `None` if none runs.
+    ///
+    /// # Errors
+    /// If several do and `name` does not say which.
+    pub(crate) fn running(name: Option<&str>) -> Result<Option<Mesh>> {
         let mut found = RunDir::running(&RunDir::base());
         found.sort();
         if let Some(name) = name {
             found.retain(|dir| dir.file_name().is_some_and(|n| n == name));
         }
         match &found[..] {
-            [] => bail!("no mesh is running here as this user; start one with `mizzen up DIR`"),
-            [dir] => Ok(Mesh { dir: dir.clone() }),
+            [] => Ok(None),
+            [dir] => Ok(Some(Mesh { dir: dir.clone() })),
             several => {
                 let names: Vec<_> = several.iter().filter_map(|d| d.file_name()).map(|n| n.to_string_lossy()).collect();
                 bail!("several meshes are running: say which with --mesh: {}", names.join(", "))
@@ -125,6 +133,19 @@ impl Mesh {
     pub(crate) async fn debug(&self, path: &str) -> Result<Value> {
         let body = get(&self.dir.join("mizzend/debug.sock"), path).await.context("the control plane does not answer")?;
         serde_json::from_slice(&body).context("the control plane's answer is no JSON")
+    }
+
+    /// The same; `None` if the control plane, of another version, does not know the question.
+    pub(crate) async fn debug_if_known(&self, path: &str) -> Result<Option<Value>> {
+        let socket = self.dir.join("mizzend/debug.sock");
+        let reply = mizzen_net::fetch_unix(&socket, http::Method::GET, path, "", ANSWER_WITHIN).await;
+        match reply.context("the control plane does not answer")? {
+            reply if reply.status == http::StatusCode::NOT_FOUND => Ok(None),
+            reply if reply.status == http::StatusCode::OK => {
+                Ok(Some(serde_json::from_slice(&reply.body).context("the control plane's answer is no JSON")?))
+            }
+            reply => bail!("the control plane answers {}: {}", reply.status, String::from_utf8_lossy(&reply.body).trim()),
+        }
     }
 
     /// What the control plane answers to a change at `path` of its debug socket.

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod admin;
+mod analyze;
 mod authz;
 mod explain;
 mod fields;
@@ -11,6 +12,7 @@ mod proxy_config;
 mod proxy_status;
 mod run;
 mod state;
+mod validate;
 mod version;
 mod x;
 
@@ -48,6 +50,10 @@ enum Verb {
     Logs(logs::LogsArgs),
     /// Decide a hypothetical call step by step: would it be allowed, and why not?
     Explain(Box<explain::ExplainArgs>),
+    /// Find what is wrong with a configuration: the running mesh's, that of files, or the one laid over the other.
+    Analyze(Box<analyze::AnalyzeArgs>),
+    /// Check objects by themselves, as `up` does before it takes them.
+    Validate(validate::ValidateArgs),
     /// The control plane itself: what it logs.
     #[command(subcommand)]
     Admin(admin::AdminVerb),
@@ -70,11 +76,12 @@ enum Verb {
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::try_parse().unwrap_or_else(|error| {
         // Where the exit code is an answer, a question that was not understood must not look like one.
-        let answers = std::env::args().skip(1).any(|word| ANSWERS.contains(&word.as_str()));
+        let is_for = |verbs: &[&str]| std::env::args().skip(1).any(|word| verbs.contains(&word.as_str()));
         let _ = error.print();
         std::process::exit(match error.exit_code() {
             0 => 0,
-            _ if answers => i32::from(NO_ANSWER),
+            _ if is_for(&CHECKS) || name() == ISTIOCTL => i32::from(analyze::USAGE),
+            _ if is_for(&ANSWERS) => i32::from(NO_ANSWER),
             code => code,
         })
     });
@@ -87,12 +94,14 @@ pub(crate) fn main() -> ExitCode {
         Verb::ProxyConfig(args) => runtime(proxy_config::run(mesh, args)).map(|()| ExitCode::SUCCESS),
         Verb::Logs(args) => runtime(logs::run(mesh, args)).map(|()| ExitCode::SUCCESS),
         Verb::Explain(args) => return answer(runtime(explain::run(mesh, *args))),
+        Verb::Analyze(args) => analyze::run(mesh, *args),
+        Verb::Validate(args) => validate::run(&args),
         Verb::Admin(verb) => runtime(admin::run(mesh, verb)).map(|()| ExitCode::SUCCESS),
         Verb::Authz(verb) => return answer(authz::run(mesh, &verb)),
         Verb::Version(args) => runtime(version::run(mesh, args)).map(|()| ExitCode::SUCCESS),
         Verb::X(verb) => runtime(x::run(mesh, verb)).map(|()| ExitCode::SUCCESS),
         Verb::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "mizzen", &mut std::io::stdout());
+            clap_complete::generate(shell, &mut Cli::command(), name(), &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
         }
     };
@@ -102,6 +111,17 @@ pub(crate) fn main() -> ExitCode {
     })
 }
 
+/// Under this name too the program is called: by scripts that were written for Istio's.
+const ISTIOCTL: &str = "istioctl";
+
+/// The name under which it was called.
+fn name() -> &'static str {
+    let called = std::env::args_os().next().unwrap_or_default();
+    if std::path::Path::new(&called).file_name().is_some_and(|name| name == ISTIOCTL) { ISTIOCTL } else { "mizzen" }
+}
+
+/// Verbs that have istioctl's exit codes.
+const CHECKS: [&str; 2] = ["analyze", "validate"];
 /// Verbs whose exit code is an answer.
 const ANSWERS: [&str; 2] = ["authz", "explain"];
 /// The exit code if there is none.

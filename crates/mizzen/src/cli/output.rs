@@ -61,7 +61,17 @@ pub(crate) fn render(output: Output, value: &impl Serialize, short: impl FnOnce(
 
 /// Prints to standard output. A reader that has gone away (`| head`) ends the program quietly.
 pub(crate) fn print(text: &str) -> Result<()> {
-    match anstream::stdout().lock().write_all(text.as_bytes()) {
+    ended(anstream::stdout().lock().write_all(text.as_bytes()))
+}
+
+/// The same with colours as they are, terminal or not.
+pub(crate) fn print_as_is(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    ended(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+fn ended(result: std::io::Result<()>) -> Result<()> {
+    match result {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
         other => Ok(other?),
     }
