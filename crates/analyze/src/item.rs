@@ -51,8 +51,8 @@ fn id_of(node: &Node, namespace: &str) -> Id {
 }
 
 /// Reads a text and shows all that is in it. What names no namespace is in `namespace`; a document that is no YAML is shown without values, with what is
-/// wrong with it.
-pub fn items(text: &str, file: &Arc<str>, namespace: &str, see: &mut dyn FnMut(Item<'_>)) {
+/// wrong with it. The objects that the mesh takes are returned.
+pub fn items(text: &str, file: &Arc<str>, namespace: &str, see: &mut dyn FnMut(Item<'_>)) -> Vec<Object> {
     let mut seen = BTreeSet::new();
     let parsed = see_documents(text, file, &mut |document| {
         seen.insert(document.number);
@@ -70,6 +70,7 @@ pub fn items(text: &str, file: &Arc<str>, namespace: &str, see: &mut dyn FnMut(I
         let (node, source) = (&Node::default(), Source::default());
         see(Item { id, pos: first.pos.clone(), node, source, problems: problems(object), warnings: &[] });
     }
+    parsed.objects.into_iter().filter_map(Result::ok).collect()
 }
 
 /// What an object of the mesh is called here.

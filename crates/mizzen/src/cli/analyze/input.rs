@@ -9,9 +9,11 @@ use std::{
 use anyhow::{Context, Result};
 use mizzen_analyze::{Analysis, INSTALLED, Id, Item, Message, Options, Sort, items};
 use mizzen_api::{Node, Object, Pos, Source, parse_mesh_config};
-use mizzen_model::Change;
 
-use super::files::{File, gather};
+use super::{
+    files::{File, gather},
+    together,
+};
 use crate::cli::find::Mesh;
 
 /// All that is looked at.
@@ -63,8 +65,10 @@ impl Input {
         let options = Options { default_gateway: self.is_installed, stand_alone: self.is_stand_alone, ..Options::default() };
         let mut analysis = Analysis::new(options);
         let (mut known, mut found) = (BTreeSet::new(), Found::default());
+        // Of those with one name the first one is in force.
+        let mut objects = Vec::new();
         for file in &self.files {
-            items(&file.text, &file.name, &self.namespace, &mut |mut item| {
+            objects.push(items(&file.text, &file.name, &self.namespace, &mut |mut item| {
                 if is_unknown(&item) {
                     if self.ignore_unknown {
                         return;
@@ -74,48 +78,36 @@ impl Input {
                 }
                 known.insert(item.id.clone());
                 analysis.put_first(&item);
-            });
+            }));
         }
         let mut has_settings = known.contains(&config_map());
         for file in &self.below {
-            items(&file.text, &file.name, "default", &mut |item| {
+            objects.push(items(&file.text, &file.name, "default", &mut |item| {
                 has_settings |= item.id == config_map();
                 if !known.contains(&item.id) {
                     analysis.put_first(&item);
                 }
-            });
+            }));
         }
         let fallback = self.fallback.as_ref().filter(|_| !has_settings);
         if let Some(file) = self.settings.as_ref().or(fallback) {
             settings(&mut analysis, file);
         }
         if self.is_installed {
-            items(INSTALLED, &"".into(), "default", &mut |item| {
+            objects.push(items(INSTALLED, &"".into(), "default", &mut |item| {
                 if !known.contains(&item.id) {
                     analysis.put(&item);
                 }
-            });
+            }));
         }
         analysis.update();
         found.messages = analysis.messages().into_iter().cloned().collect();
-        mizzen_analyze::add(&mut found.messages, self.together());
+        let mut objects: Vec<Object> = objects.into_iter().flatten().rev().collect();
+        let settings = self.settings.as_ref().and_then(|file| parse_mesh_config(&file.text, &file.name).ok());
+        objects.extend(settings.map(|(config, _)| Object::from(config)));
+        mizzen_analyze::add(&mut found.messages, together::look(objects));
         found.objects = analysis.len() - if self.is_installed { installed(&known) } else { 0 };
         found
-    }
-
-    /// What the control plane warns of where objects are in each other's way.
-    fn together(&self) -> Vec<Message> {
-        let installed = self.is_installed.then_some(("", INSTALLED));
-        // Of objects with one name the first of the files is in force, and the last of what is applied.
-        let texts = self.below.iter().chain(self.files.iter().rev()).map(|file| (&*file.name, &*file.text));
-        let mut snapshot = mizzen_explain::load(installed.into_iter().chain(texts)).snapshot;
-        if let Some(file) = &self.settings
-            && let Ok((config, _)) = parse_mesh_config(&file.text, &file.name)
-        {
-            snapshot = snapshot.apply([Change::from(Object::from(config))]);
-        }
-        let problems = mizzen_model::check(&snapshot);
-        mizzen_analyze::warned(&problems).into_iter().filter(|message| !message.pos.file.is_empty()).collect()
     }
 
     /// The texts of all files, by their names.

@@ -10,6 +10,7 @@ mod input;
 mod print;
 mod sarif;
 mod select;
+mod together;
 mod wait;
 
 use std::{
