@@ -55,7 +55,7 @@ fn large_configurations() {
     assert_eq!(cases.len(), 10);
     let mut wrong = Vec::new();
     for case in cases {
-        let (objects, told) = said(&[case.clone()]);
+        let (objects, told) = said(std::slice::from_ref(&case));
         assert!(objects >= 50, "{}: {objects} objects", case.display());
         wrong.extend(told);
     }

@@ -35,6 +35,8 @@ pub(crate) struct Input {
     pub(crate) is_installed: bool,
     /// Whether it is for a mesh without Kubernetes.
     pub(crate) is_stand_alone: bool,
+    /// The time, in seconds since 1970, at which certificates have to be valid.
+    pub(crate) now: Option<i64>,
 }
 
 /// What was found.
@@ -62,7 +64,7 @@ impl Input {
 
     /// Looks at all of it.
     pub(crate) fn look(&self) -> Found {
-        let options = Options { default_gateway: self.is_installed, stand_alone: self.is_stand_alone, ..Options::default() };
+        let options = Options { default_gateway: self.is_installed, stand_alone: self.is_stand_alone, now: self.now, ..Options::default() };
         let mut analysis = Analysis::new(options);
         let (mut known, mut found) = (BTreeSet::new(), Found::default());
         // Of those with one name the first one is in force.

@@ -33,6 +33,8 @@ use self::{
 };
 use super::{find::Mesh, output};
 
+/// How many columns a terminal has that does not say it.
+const WIDTH: usize = 80;
 /// The exit code of a command line that is not understood.
 pub(crate) const USAGE: u8 = 64;
 /// The exit code if a file holds what is no object.
@@ -216,6 +218,7 @@ fn look(mesh: Option<&str>, args: &AnalyzeArgs, selection: &Selection) -> Result
         ignore_unknown: args.ignore_unknown,
         is_installed: running.is_none(),
         is_stand_alone: running.is_some(),
+        now: Some(time::OffsetDateTime::now_utc().unix_timestamp()),
         ..Input::default()
     };
     if let Some(path) = &args.mesh_config_file {
@@ -299,7 +302,8 @@ fn look_of_terminal(args: &AnalyzeArgs) -> Look {
     let is_terminal = std::io::stdout().is_terminal();
     let wants_none = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let is_dumb = std::env::var_os("TERM").is_some_and(|term| term.eq_ignore_ascii_case("dumb"));
-    let width = is_terminal.then(terminal_size::terminal_size).flatten().map(|(width, _)| usize::from(width.0));
+    // A terminal that does not say how wide it is may be a recorder's.
+    let width = is_terminal.then(|| terminal_size::terminal_size().map_or(WIDTH, |(width, _)| usize::from(width.0)));
     Look { colour: args.color.unwrap_or(is_terminal && !wants_none && !is_dumb), width }
 }
 
