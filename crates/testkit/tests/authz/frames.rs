@@ -92,8 +92,8 @@ pub(crate) fn exchange(stream: &mut (impl Read + Write), call: &Call, now: Durat
             }
             HEADERS => return Ok(text(&body)),
             RST_STREAM => return Ok(Vec::new()),
-            // Without an error it is only the last call of this connection.
-            GOAWAY if body.get(4..8) != Some(&[0; 4]) => return Ok(Vec::new()),
+            // Without an error, and with this one among those that are answered, it is only the last call of this connection.
+            GOAWAY if body.get(4..8) != Some(&[0; 4]) || body.get(..4) == Some(&[0; 4]) => return Ok(Vec::new()),
             _ => {}
         }
     }

@@ -3,13 +3,12 @@
 use std::{any::Any, thread::JoinHandle};
 
 use mizzen_dataplane::{Options, Places, RunError, Unknown, parse_bootstrap, run};
+use mizzen_testkit::PATIENCE;
 use serde_json::Value;
 use tokio::{
     runtime::Builder,
     sync::{oneshot, watch},
 };
-
-use crate::sockets::PATIENCE;
 
 /// One that ends with its owner.
 struct Running {

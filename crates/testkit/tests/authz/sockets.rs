@@ -17,7 +17,7 @@ use mizzen_explain::{build, proxy_of};
 use mizzen_model::ProxyView;
 use mizzen_pki::{Ca, CaLimits, UnixTime, accept_any_server, tls};
 use mizzen_protos::json::{Names, to_value};
-use mizzen_testkit::{memory::load, skip};
+use mizzen_testkit::{PATIENCE, memory::load, skip};
 use mizzen_translate::ResourceKind;
 use serde_json::{Value, json};
 
@@ -32,7 +32,6 @@ const APP: &str = "127.0.0.1:9999";
 const DOORMAN: &str = "127.0.0.1:9998";
 /// The header in which our own proxy tells why a call is refused.
 const WHY: &str = "x-why";
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Whether this process is in the namespace.
 pub(crate) fn is_inside() -> bool {
