@@ -7,7 +7,9 @@ const TOKENS: &str = "RequestAuthentication";
 const POLICY: &str = "AuthorizationPolicy";
 
 /// Kind, spec, and the lines: the line after `spec:`, and what follows the object's name.
-fn check_all(rows: &[(&str, &str, &[(u32, &str)])]) {
+type Row<'a> = (&'a str, &'a str, &'a [(u32, &'a str)]);
+
+fn check_all(rows: &[Row<'_>]) {
     for (kind, spec, lines) in rows {
         check_spec(kind, spec, lines);
     }
