@@ -182,6 +182,10 @@ impl Base {
         ids.filter_map(|id| self.entries.get(id))
     }
 
+    pub(crate) fn forget_words(&mut self) {
+        self.words = HashMap::default();
+    }
+
     pub(crate) fn count(&self, index: Index, word: &str) -> usize {
         self.words.get(&question(index, word)).map_or(0, Vec::len)
     }
@@ -189,7 +193,10 @@ impl Base {
     pub(crate) fn add(&mut self, id: &Id, words: &[(Index, Name)]) {
         for (index, word) in words {
             let ids = self.words.entry(question(*index, word)).or_default();
-            if let Err(at) = ids.binary_search(id) {
+            // Files are mostly read in this order.
+            if ids.last().is_none_or(|last| last < id) {
+                ids.push(id.clone());
+            } else if let Err(at) = ids.binary_search(id) {
                 ids.insert(at, id.clone());
             }
         }

@@ -99,9 +99,10 @@ pub(crate) fn analyze(args: &AnalyzeArgs) -> Result<()> {
         }
         let (mut mine, mut peer) = (Vec::new(), Vec::new());
         for _ in 0..args.rounds {
-            mine.push(run(&ours, dir.path())?);
+            mine.push(run(&ours, &["--recursive"], dir.path())?);
             if let Some(istioctl) = &args.istioctl {
-                peer.push(run(istioctl, dir.path())?);
+                // It looks into folders by itself.
+                peer.push(run(istioctl, &[], dir.path())?);
             }
         }
         let change = (0..args.rounds).map(|_| change(&all)).collect::<Result<Vec<_>>>()?;
@@ -125,9 +126,9 @@ pub(crate) fn analyze(args: &AnalyzeArgs) -> Result<()> {
     Ok(())
 }
 
-fn run(program: &Path, folder: &Path) -> Result<Spent> {
+fn run(program: &Path, more: &[&str], folder: &Path) -> Result<Spent> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["bench", "spent", "--"]).arg(program).args(["analyze", "--use-kube=false", "--recursive"]).arg(folder);
+    command.args(["bench", "spent", "--"]).arg(program).args(["analyze", "--use-kube=false"]).args(more).arg(folder);
     let output = command.output()?;
     if !output.status.success() {
         bail!("{}: {}", program.display(), String::from_utf8_lossy(&output.stderr).trim());

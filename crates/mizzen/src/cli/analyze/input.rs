@@ -104,11 +104,14 @@ impl Input {
         }
         analysis.update();
         found.messages = analysis.messages().into_iter().cloned().collect();
+        found.objects = analysis.len() - if self.is_installed { installed(&known) } else { 0 };
+        analysis.forget_words();
+        // The program ends soon: taking all of it apart would take a tenth of its time.
+        std::mem::forget(analysis);
         let mut objects: Vec<Object> = objects.into_iter().flatten().rev().collect();
         let settings = self.settings.as_ref().and_then(|file| parse_mesh_config(&file.text, &file.name).ok());
         objects.extend(settings.map(|(config, _)| Object::from(config)));
         mizzen_analyze::add(&mut found.messages, together::look(objects));
-        found.objects = analysis.len() - if self.is_installed { installed(&known) } else { 0 };
         found
     }
 
