@@ -157,11 +157,6 @@ impl Analysis {
         self.work
     }
 
-    /// Gives the memory of the indexes back, for who has the messages and asks nothing more.
-    pub fn forget_words(&mut self) {
-        self.base.forget_words();
-    }
-
     /// How many objects there are.
     pub fn len(&self) -> usize {
         self.base.entries.values().filter(|entry| entry.is_written()).count()

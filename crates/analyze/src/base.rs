@@ -182,10 +182,6 @@ impl Base {
         ids.filter_map(|id| self.entries.get(id))
     }
 
-    pub(crate) fn forget_words(&mut self) {
-        self.words = HashMap::default();
-    }
-
     pub(crate) fn count(&self, index: Index, word: &str) -> usize {
         self.words.get(&question(index, word)).map_or(0, Vec::len)
     }

@@ -105,9 +105,8 @@ impl Input {
         analysis.update();
         found.messages = analysis.messages().into_iter().cloned().collect();
         found.objects = analysis.len() - if self.is_installed { installed(&known) } else { 0 };
-        analysis.forget_words();
-        // The program ends soon: taking all of it apart would take a tenth of its time.
-        std::mem::forget(analysis);
+        // What follows needs as much memory again.
+        drop(analysis);
         let mut objects: Vec<Object> = objects.into_iter().flatten().rev().collect();
         let settings = self.settings.as_ref().and_then(|file| parse_mesh_config(&file.text, &file.name).ok());
         objects.extend(settings.map(|(config, _)| Object::from(config)));
