@@ -44,6 +44,8 @@ pub enum Index {
     Certificate,
     /// Services by `namespace/label=value`, with one label of their selectors: who has all of them has that one.
     Selecting,
+    /// Those of a kind that selects workloads (Sidecars, Telemetries, RequestAuthentications, …), by such a word.
+    SelectingLike(Sort),
     /// The settings of injection by the name of their config map, wherever it is.
     Injector,
     /// Secrets that name other clusters, by those.

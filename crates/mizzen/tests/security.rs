@@ -112,7 +112,8 @@ fn seen(mesh: &Mesh) {
     };
     let suggested = mesh.cli(&["authz", "suggest", "--deny-rest", "--paths", "prefix"]);
     assert_eq!(suggested.code, 0, "{suggested:?}");
-    for part in ["name: \"reviews-v1-seen\"", "cluster.local/ns/shop/sa/storefront", "/reviews/", "ports: [\"7070\"]", "allow-nothing"] {
+    // Which of the three was called is chance.
+    for part in ["name: \"reviews-v", "cluster.local/ns/shop/sa/storefront", "/reviews/", "ports: [\"7070\"]", "allow-nothing"] {
         assert!(suggested.out.contains(part), "{part} is not in\n{}", suggested.out);
     }
     assert!(!suggested.out.contains("visitor"), "what was refused is not suggested: {}", suggested.out);

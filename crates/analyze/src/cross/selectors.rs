@@ -7,7 +7,7 @@ use mizzen_api::LabelSet;
 use super::{label_path, missing, written};
 use crate::{
     Code, Cx, Entry, Index, Sort, code,
-    facts::{Of, PolicyFacts, SelectedFacts},
+    facts::{self, Of, PolicyFacts, SelectedFacts},
 };
 
 const INJECT: &str = "sidecar.istio.io/inject";
@@ -71,23 +71,18 @@ fn own_pods<'a>(cx: &Cx<'a>, path: &str) -> Vec<&'a Entry> {
 
 /// Others of the kind that select a pod of these.
 fn select_same(cx: &Cx<'_>, sort: Sort, code: &'static Code, pods: &[&Entry]) {
-    if pods.is_empty() {
-        return;
-    }
-    let all: Vec<&Entry> = cx.within(sort, &cx.entry.id.namespace).collect();
+    let namespace = &cx.entry.id.namespace;
     for pod in pods {
         let Some(labels) = pod.workload().map(|workload| &workload.labels) else { continue };
-        let selects = |entry: &&&Entry| {
-            let selected = entry.selected().filter(|selected| selected.selector.iter().next().is_some());
-            selected.is_some_and(|selected| selected.selector.is_within(labels))
-        };
-        let names: Vec<&str> = all.iter().filter(selects).map(|entry| &*entry.id.name).collect();
+        let like = labels.iter().flat_map(|(name, value)| cx.list(Index::SelectingLike(sort), &facts::selecting(namespace, name, value)));
+        let selects = |entry: &&Entry| entry.selected().is_some_and(|selected| selected.selector.is_within(labels));
+        let names: BTreeSet<&str> = like.filter(selects).map(|entry| &*entry.id.name).collect();
         if names.len() > 1 {
             let text = format!(
                 "the {} [{}] in namespace {:?} select the same pod {:?}, and which of them holds is not defined",
                 plural(sort),
-                names.join(" "),
-                cx.entry.id.namespace,
+                names.into_iter().collect::<Vec<_>>().join(" "),
+                namespace,
                 pod.id.name
             );
             cx.say(code, "metadata.name", text);

@@ -163,6 +163,13 @@ impl Facts {
                     server.hosts.iter().for_each(|host| add(Index::Listener, &listener_word(server.port, host)));
                 }
             }
+            // The last by name tells apart best, as with Services.
+            Of::Selected(SelectedFacts { selector, .. })
+            | Of::Telemetry(TelemetryFacts { selected: SelectedFacts { selector, .. }, .. }) => {
+                if let Some((name, value)) = selector.iter().last() {
+                    add(Index::SelectingLike(sort), &selecting(&id.namespace, name, value));
+                }
+            }
             Of::Filter(filter) => {
                 filter.patches.iter().filter(|patch| patch.is_versioned).for_each(|patch| add(Index::VersionedPatch, &patch.name));
             }
