@@ -25,7 +25,7 @@ pub(crate) const SCOPE: &str = "analysis";
 
 /// What is known of the mesh, and what is to be said of it.
 #[derive(Debug)]
-pub(crate) struct Analyzer {
+struct Analyzer {
     analysis: Analysis,
     /// The newest snapshot that was looked at.
     version: u64,
@@ -42,21 +42,48 @@ impl Default for Analyzer {
     }
 }
 
-pub(crate) fn lock(analyzer: &Mutex<Analyzer>) -> std::sync::MutexGuard<'_, Analyzer> {
-    analyzer.lock().unwrap_or_else(PoisonError::into_inner)
+/// What is known, for all who ask.
+#[derive(Debug, Default)]
+pub(crate) struct Analyzed {
+    /// Held for as long as something is looked at.
+    analyzer: Mutex<Analyzer>,
+    /// Held for a moment, since metrics do not wait for that.
+    counts: Mutex<Counts>,
+}
+
+/// How many messages there are, by code and level.
+pub(crate) type Counts = BTreeMap<(&'static str, &'static str), u64>;
+
+impl Analyzed {
+    /// Blocks while something is looked at.
+    pub(crate) fn messages(&self, snapshot: &Snapshot) -> Vec<Message> {
+        lock(&self.analyzer).messages(snapshot)
+    }
+
+    /// As they were when something was last looked at.
+    pub(crate) fn counts(&self) -> Counts {
+        lock(&self.counts).clone()
+    }
+
+    fn look(&self, snapshot: &Snapshot) {
+        let mut analyzer = lock(&self.analyzer);
+        analyzer.look(snapshot);
+        analyzer.news();
+        *lock(&self.counts) = analyzer.counts();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Follows what is published until the control plane ends.
-pub(crate) async fn follow(mut published: watch::Receiver<Option<Published>>, analyzer: Arc<Mutex<Analyzer>>) {
+pub(crate) async fn follow(mut published: watch::Receiver<Option<Published>>, analyzed: Arc<Analyzed>) {
     loop {
         let snapshot = published.borrow_and_update().as_ref().map(|published| published.snapshot.clone());
         if let Some(snapshot) = snapshot {
-            let analyzer = analyzer.clone();
-            let looked = tokio::task::spawn_blocking(move || {
-                let mut analyzer = lock(&analyzer);
-                analyzer.look(&snapshot);
-                analyzer.news();
-            });
+            let analyzed = analyzed.clone();
+            let looked = tokio::task::spawn_blocking(move || analyzed.look(&snapshot));
             if let Err(error) = looked.await {
                 tracing::error!(%error, "the configuration could not be analyzed");
             }
@@ -74,7 +101,7 @@ pub(crate) async fn follow(mut published: watch::Receiver<Option<Published>>, an
 
 impl Analyzer {
     /// Takes what has changed since the snapshot that was looked at last.
-    pub(crate) fn look(&mut self, snapshot: &Snapshot) {
+    fn look(&mut self, snapshot: &Snapshot) {
         let changed: Vec<(Kind, Name)> =
             snapshot.changed_since(self.version).filter(|(kind, _)| *kind != Kind::IssuerKeys).map(|(k, ns)| (k, ns.clone())).collect();
         for place in changed {
@@ -122,7 +149,7 @@ impl Analyzer {
     }
 
     /// All that is to be said now, with places as they are in this snapshot: an object that has only moved within its file is not looked at again.
-    pub(crate) fn messages(&self, snapshot: &Snapshot) -> Vec<Message> {
+    fn messages(&self, snapshot: &Snapshot) -> Vec<Message> {
         let mut messages: Vec<Message> = self.analysis.messages().into_iter().cloned().collect();
         let mut last: Option<(mizzen_analyze::Id, Arc<Object>, mizzen_api::Node)> = None;
         for message in messages.iter_mut().filter(|message| message.pos.line > 0) {
@@ -142,7 +169,7 @@ impl Analyzer {
     }
 
     /// How many messages there are of each code.
-    pub(crate) fn counts(&self) -> BTreeMap<(&'static str, &'static str), u64> {
+    fn counts(&self) -> Counts {
         let mut counts = BTreeMap::new();
         for message in self.analysis.messages() {
             *counts.entry((message.code.id, message.code.level.name())).or_default() += 1;

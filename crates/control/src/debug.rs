@@ -21,7 +21,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     admission::Admission,
-    analysis::{self, Analyzer},
+    analysis::Analyzed,
     connection::{Connection, Connections},
     dump,
     logging::{Logging, ScopeStatus},
@@ -38,7 +38,7 @@ use crate::{
 /// What is told about.
 pub(crate) struct About {
     /// What is wrong with the configuration; none if nobody looks.
-    pub(crate) analyzer: Option<Arc<Mutex<Analyzer>>>,
+    pub(crate) analyzed: Option<Arc<Analyzed>>,
     pub(crate) version: String,
     /// What is logged.
     pub(crate) logging: Logging,
@@ -123,7 +123,7 @@ async fn metrics(State(about): State<Arc<About>>) -> Response {
         uptime: about.started.elapsed(),
         behind: waits.len(),
         longest: waits.into_iter().max().unwrap_or_default(),
-        messages: about.analyzer.as_ref().map(|analyzer| analysis::lock(analyzer).counts()).unwrap_or_default(),
+        messages: about.analyzed.as_ref().map(|analyzed| analyzed.counts()).unwrap_or_default(),
     };
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], about.metrics.render(&gauges)).into_response()
 }
@@ -306,7 +306,7 @@ fn rejected_by_proxies(connections: &[Arc<Connection>], version: u64) -> Vec<Mes
 
 /// What is wrong with what is in force, and with what is refused.
 async fn analyze(State(about): State<Arc<About>>) -> Response {
-    let Some(analyzer) = about.analyzer.clone() else {
+    let Some(analyzed) = about.analyzed.clone() else {
         return (StatusCode::NOT_FOUND, "the control plane was started with --no-analysis\n").into_response();
     };
     let snapshot = about.snapshot().unwrap_or_else(Snapshot::empty);
@@ -317,7 +317,7 @@ async fn analyze(State(about): State<Arc<About>>) -> Response {
     };
     let rejected = rejected_by_proxies(&about.connections.all(), snapshot.version());
     let made = tokio::task::spawn_blocking(move || {
-        let mut messages = analysis::lock(&analyzer).messages(&snapshot);
+        let mut messages = analyzed.messages(&snapshot);
         messages.extend(rejected);
         messages.extend(refused.iter().flat_map(|problems| mizzen_analyze::refused(problems)));
         mizzen_analyze::add(&mut messages, mizzen_analyze::warned(&together));

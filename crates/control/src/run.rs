@@ -166,13 +166,13 @@ pub(crate) async fn start_with(
     let connections = Arc::new(Connections::new(memo.clone()));
     let admission = Arc::new(Admission::default());
     tasks.spawn(ends("the log of policies", policies::tell(published.clone(), connections.clone())));
-    let analyzer = options.analysis.then(Arc::default);
-    if let Some(analyzer) = &analyzer {
-        tasks.spawn(ends("analysis", analysis::follow(published.clone(), Arc::clone(analyzer))));
+    let analyzed = options.analysis.then(Arc::default);
+    if let Some(analyzed) = &analyzed {
+        tasks.spawn(ends("analysis", analysis::follow(published.clone(), Arc::clone(analyzed))));
     }
     let endless = 5 + usize::from(options.analysis);
     let about = Arc::new(About {
-        analyzer,
+        analyzed,
         version: options.version.clone(),
         logging: Logging::new(options.log.clone(), options.set_log.clone()),
         started: Instant::now(),
