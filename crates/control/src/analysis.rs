@@ -16,7 +16,7 @@ use mizzen_model::Snapshot;
 use mizzen_types::Name;
 use tokio::sync::watch;
 
-use crate::writer::Published;
+use crate::{admission::Admission, writer::Published};
 
 /// What is in force is looked at when nothing has changed for so long.
 const QUIET: Duration = Duration::from_millis(300);
@@ -78,8 +78,12 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// Follows what is published until the control plane ends.
-pub(crate) async fn follow(mut published: watch::Receiver<Option<Published>>, analyzed: Arc<Analyzed>) {
+pub(crate) async fn follow(mut published: watch::Receiver<Option<Published>>, analyzed: Arc<Analyzed>, admission: Arc<Admission>) {
     loop {
+        // Proxies come first.
+        while admission.waiting() > 0 {
+            tokio::time::sleep(QUIET).await;
+        }
         let snapshot = published.borrow_and_update().as_ref().map(|published| published.snapshot.clone());
         if let Some(snapshot) = snapshot {
             let analyzed = analyzed.clone();

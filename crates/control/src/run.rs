@@ -168,7 +168,7 @@ pub(crate) async fn start_with(
     tasks.spawn(ends("the log of policies", policies::tell(published.clone(), connections.clone())));
     let analyzed = options.analysis.then(Arc::default);
     if let Some(analyzed) = &analyzed {
-        tasks.spawn(ends("analysis", analysis::follow(published.clone(), Arc::clone(analyzed))));
+        tasks.spawn(ends("analysis", analysis::follow(published.clone(), Arc::clone(analyzed), admission.clone())));
     }
     let endless = 5 + usize::from(options.analysis);
     let about = Arc::new(About {
