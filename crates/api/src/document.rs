@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::{apps::v1 as apps, core::v1 as k8s};
+use k8s_openapi::api::{apps::v1 as apps, core::v1 as k8s, discovery::v1 as discovery};
 
 use crate::{
     Key, Kind, Object, Pos, Problem, Selector, Source,
@@ -309,6 +309,7 @@ fn verdict(kind: Kind, node: &Node) -> Option<Verdict> {
         Kind::ServiceAccount => schema::check::<k8s::ServiceAccount>(node),
         Kind::Deployment => schema::check::<apps::Deployment>(node),
         Kind::Pod => schema::check::<k8s::Pod>(node),
+        Kind::EndpointSlice => schema::check::<discovery::EndpointSlice>(node),
         Kind::ConfigMap => schema::check::<k8s::ConfigMap>(node),
         Kind::Secret => schema::check::<k8s::Secret>(node),
         _ => return None,
@@ -326,6 +327,7 @@ fn read(cx: &Context<'_>, kind: Kind, node: &Node, source: Source) -> Object {
             Kind::ServiceAccount => core::ServiceAccount::read(f, meta).into(),
             Kind::Deployment => core::Deployment::read(f, meta).into(),
             Kind::Pod => core::Pod::read(f, meta).into(),
+            Kind::EndpointSlice => core::EndpointSlice::read(f, meta).into(),
             Kind::ConfigMap => core::ConfigMap::read(f, meta).into(),
             Kind::Secret => core::Secret::read(f, meta).into(),
             Kind::PeerAuthentication => istio::PeerAuthentication::read(f, meta).into(),

@@ -22,6 +22,7 @@ pub(crate) struct Group {
 
 pub(crate) const CORE: Group = Group { name: "", versions: &["v1"] };
 pub(crate) const APPS: Group = Group { name: "apps", versions: &["v1"] };
+pub(crate) const DISCOVERY: Group = Group { name: "discovery.k8s.io", versions: &["v1"] };
 pub(crate) const SECURITY: Group = Group { name: "security.istio.io", versions: &["v1", "v1beta1"] };
 pub(crate) const NETWORKING: Group = Group { name: "networking.istio.io", versions: &["v1", "v1beta1", "v1alpha3"] };
 /// What is no document of its own, but the text of a file or of a config map's key.
@@ -56,7 +57,6 @@ const LATER: &[(&str, &[&str])] = &[
     ("apps", &["StatefulSet", "DaemonSet", "ReplicaSet"]),
     ("autoscaling", &["HorizontalPodAutoscaler"]),
     ("batch", &["Job", "CronJob"]),
-    ("discovery.k8s.io", &["EndpointSlice"]),
     ("extensions.istio.io", &["WasmPlugin", "TrafficExtension"]),
     ("gateway.networking.k8s.io", &["GatewayClass", "Gateway", "HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute", "ReferenceGrant"]),
     ("networking.istio.io", &["EnvoyFilter", "WorkloadEntry", "WorkloadGroup", "ProxyConfig"]),

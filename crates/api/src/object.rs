@@ -6,7 +6,7 @@ use mizzen_types::NamespacedName;
 
 use crate::{
     LabelSet, Pos, Source, core, istio,
-    kind::{APPS, CORE, NETWORKING, NONE, Row, SECURITY},
+    kind::{APPS, CORE, DISCOVERY, NETWORKING, NONE, Row, SECURITY},
 };
 
 macro_rules! kinds {
@@ -65,6 +65,8 @@ kinds! {
     Deployment(core::Deployment) = Row::new(&APPS, "Deployment", "deployments", &["deploy"]);
     /// A Kubernetes pod.
     Pod(core::Pod) = Row::new(&CORE, "Pod", "pods", &["po"]);
+    /// Endpoints of a Kubernetes service.
+    EndpointSlice(core::EndpointSlice) = Row::new(&DISCOVERY, "EndpointSlice", "endpointslices", &[]);
     /// A Kubernetes config map.
     ConfigMap(core::ConfigMap) = Row::new(&CORE, "ConfigMap", "configmaps", &["cm"]);
     /// A Kubernetes secret.

@@ -90,6 +90,11 @@ impl Source {
         Source { item: u32::try_from(number).ok(), ..self.clone() }
     }
 
+    /// Whether there is no text from which anything could be read.
+    pub fn is_empty(&self) -> bool {
+        self.text.is_none()
+    }
+
     /// Line and column of the field with this path (`spec.http[0].timeout`, `metadata.labels["app.kubernetes.io/name"]`), or of the nearest
     /// field above it that is written.
     pub fn position(&self, path: &str) -> (u32, u32) {

@@ -47,6 +47,15 @@ fn every_kind_is_there() {
 }
 
 #[test]
+fn slices() {
+    let slice = find!(good(), EndpointSlice);
+    assert_eq!(slice.service(), Some("printer"));
+    assert_eq!(slice.ports.iter().map(|p| (p.name.as_str(), p.port, p.udp)).collect::<Vec<_>>(), [("http", 631, false), ("", 161, true)]);
+    let endpoints: Vec<_> = slice.endpoints.iter().map(|e| (e.address.to_string(), e.ready, e.pod.as_deref(), e.zone.as_str())).collect();
+    assert_eq!(endpoints, [("192.0.2.7".to_owned(), false, Some("p"), "cellar"), ("192.0.2.8".to_owned(), true, None, "")]);
+}
+
+#[test]
 fn metadata_and_positions() {
     let account = find!(good(), ServiceAccount);
     assert_eq!(account.meta.created, 1_769_860_800);

@@ -105,13 +105,13 @@ impl Question for DiscoveryRequest {
 
 impl Discovery {
     /// Opens a stream.
-    pub(crate) fn open<Q: Question>(&self, request: Request<Requests<Q>>) -> Result<Response<Responses>, Status> {
+    pub(crate) async fn open<Q: Question>(&self, request: Request<Requests<Q>>) -> Result<Response<Responses>, Status> {
         let caller = request.extensions().get::<Caller>().cloned();
         let refuse = |status: &Status| {
             self.metrics.xds_refused.inc();
             tracing::warn!(peer = ?caller.as_ref().map(|c| c.address), reason = status.message(), "proxy refused");
         };
-        let proved = self.authenticator.authenticate(caller.as_ref(), request.metadata()).inspect_err(refuse)?;
+        let proved = self.authenticator.authenticate(caller.as_ref(), request.metadata()).await.inspect_err(refuse)?;
         let peer = caller.ok_or_else(|| Status::internal("a connection without an address"))?.address;
         let (out, responses) = mpsc::channel(1);
         let discovery = self.clone();

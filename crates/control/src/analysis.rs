@@ -35,15 +35,15 @@ struct Analyzer {
     told: BTreeSet<Message>,
 }
 
-impl Default for Analyzer {
-    fn default() -> Self {
-        let analysis = Analysis::new(Options { follows: true, stand_alone: true, ..Options::default() });
+impl Analyzer {
+    fn new(stand_alone: bool) -> Self {
+        let analysis = Analysis::new(Options { follows: true, stand_alone, ..Options::default() });
         Analyzer { analysis, version: 0, seen: BTreeMap::new(), told: BTreeSet::new() }
     }
 }
 
 /// What is known, for all who ask.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Analyzed {
     /// Held for as long as something is looked at.
     analyzer: Mutex<Analyzer>,
@@ -55,6 +55,11 @@ pub(crate) struct Analyzed {
 pub(crate) type Counts = BTreeMap<(&'static str, &'static str), u64>;
 
 impl Analyzed {
+    /// Nothing yet. On a host of its own every workload has a proxy.
+    pub(crate) fn new(stand_alone: bool) -> Analyzed {
+        Analyzed { analyzer: Mutex::new(Analyzer::new(stand_alone)), counts: Mutex::default() }
+    }
+
     /// Blocks while something is looked at.
     pub(crate) fn messages(&self, snapshot: &Snapshot) -> Vec<Message> {
         lock(&self.analyzer).messages(snapshot)
@@ -106,8 +111,11 @@ pub(crate) async fn follow(mut published: watch::Receiver<Option<Published>>, an
 impl Analyzer {
     /// Takes what has changed since the snapshot that was looked at last.
     fn look(&mut self, snapshot: &Snapshot) {
-        let changed: Vec<(Kind, Name)> =
-            snapshot.changed_since(self.version).filter(|(kind, _)| *kind != Kind::IssuerKeys).map(|(k, ns)| (k, ns.clone())).collect();
+        let changed: Vec<(Kind, Name)> = snapshot
+            .changed_since(self.version)
+            .filter(|(kind, _)| !matches!(kind, Kind::IssuerKeys | Kind::EndpointSlice))
+            .map(|(k, ns)| (k, ns.clone()))
+            .collect();
         for place in changed {
             let mut now = BTreeMap::new();
             let before = self.seen.remove(&place).unwrap_or_default();
@@ -131,7 +139,8 @@ impl Analyzer {
 
     fn put(&mut self, object: &Object) {
         let meta = object.meta();
-        let node = meta.source.node();
+        // What the API server has was never a document.
+        let node = if meta.source.is_empty() { mizzen_api::core::cluster::document(object) } else { meta.source.node() };
         let (id, pos, source) = (id_of_key(&object.key()), meta.origin.clone(), meta.source.clone());
         self.analysis.put(&Item { id, pos, node: &node, source, problems: &[], warnings: &[] });
     }
@@ -225,7 +234,7 @@ mod tests {
             let text: String =
                 (0..size).map(|number| service(number) + &policy(number, "rules: [{to: [{operation: {methods: [GET]}}]}]")).collect();
             let snapshot = apply(&Snapshot::empty(), &text);
-            let mut analyzer = Analyzer::default();
+            let mut analyzer = Analyzer::new(true);
             analyzer.look(&snapshot);
             let before = analyzer.analysis.work();
             let next = apply(&snapshot, &policy(7, "rules: [{to: [{operation: {methods: [get]}}]}]"));
@@ -241,7 +250,7 @@ mod tests {
     #[test]
     fn what_goes_is_no_more_said_of() {
         let snapshot = apply(&Snapshot::empty(), &policy(1, "rules: [{to: [{operation: {methods: [get]}}]}]"));
-        let mut analyzer = Analyzer::default();
+        let mut analyzer = Analyzer::new(true);
         analyzer.look(&snapshot);
         assert_eq!(analyzer.counts().get(&("MZ0103", "Warning")), Some(&1));
         analyzer.news();

@@ -32,7 +32,7 @@ impl IstioCertificateService for CaService {
     async fn create_certificate(&self, request: Request<IstioCertificateRequest>) -> Result<Response<IstioCertificateResponse>, Status> {
         self.metrics.csrs.inc();
         let caller = request.extensions().get::<Caller>();
-        let proved = self.authenticator.authenticate(caller, request.metadata()).inspect_err(|status| {
+        let proved = self.authenticator.authenticate(caller, request.metadata()).await.inspect_err(|status| {
             self.metrics.authentication_failures.inc();
             tracing::warn!(peer = ?caller.map(|c| c.address), reason = status.message(), "certificate refused");
         })?;

@@ -54,6 +54,15 @@ pub(crate) struct About {
 
 /// All of it; for a socket that only its owner reaches.
 pub(crate) fn debug(about: Arc<About>) -> Router {
+    questions().route("/debug/log", get(log).post(set_log)).with_state(about)
+}
+
+/// The same without what changes anything; for whoever is inside the pod.
+pub(crate) fn told(about: Arc<About>) -> Router {
+    questions().route("/debug/log", get(log)).with_state(about)
+}
+
+fn questions() -> Router<Arc<About>> {
     Router::new()
         .route("/debug/syncz", get(syncz))
         .route("/debug/configz", get(configz))
@@ -64,9 +73,7 @@ pub(crate) fn debug(about: Arc<About>) -> Router {
         .route("/debug/selfz", get(selfz))
         .route("/debug/config_dump", get(config_dump))
         .route("/debug/analyze", get(analyze))
-        .route("/debug/log", get(log).post(set_log))
         .merge(shared())
-        .with_state(about)
 }
 
 /// What the monitoring port tells to everybody: nothing of the configuration.

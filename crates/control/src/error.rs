@@ -31,6 +31,9 @@ pub enum Error {
     /// A key of the tokens.
     #[error(transparent)]
     Token(#[from] crate::token::TokenError),
+    /// The cluster, or what is kept in it.
+    #[error("{0}")]
+    Cluster(String),
     /// A part ended that never should.
     #[error("{0} ended: {1}")]
     Ended(&'static str, String),

@@ -16,6 +16,7 @@ mod debug;
 mod dump;
 mod error;
 mod keys;
+mod kube;
 mod listener;
 mod logging;
 mod memo;
@@ -33,6 +34,7 @@ mod wire;
 mod writer;
 
 pub use error::Error;
+pub use kube::{ClusterOptions, load_cluster};
 pub use logging::{ScopeStatus, SetLogging};
 pub use options::{JwksOptions, Options};
 pub use run::{Running, run, start};

@@ -62,6 +62,13 @@ impl Accepted {
     }
 }
 
+impl Accepted {
+    /// Who is on the other side.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.caller.address
+    }
+}
+
 impl Connected for Accepted {
     type ConnectInfo = Caller;
 
@@ -98,22 +105,32 @@ impl AsyncWrite for Accepted {
     }
 }
 
+/// Who is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Serves {
+    /// Proxies, by gRPC. A client may come without a certificate, for it may be about to ask for its first; but not with a wrong one.
+    Proxies,
+    /// The API server, which shows no certificate.
+    ApiServer,
+}
+
 /// The server's own certificate, and the acceptor that shows it.
 pub(crate) struct Identity {
     ca: Arc<Ca>,
     trust_domain: TrustDomain,
     names: Vec<String>,
+    serves: Serves,
     /// Until when the certificate in use is good.
     validity: mizzen_pki::Validity,
     pub(crate) acceptor: TlsAcceptor,
 }
 
 impl Identity {
-    pub(crate) fn new(ca: Arc<Ca>, trust_domain: TrustDomain, names: Vec<String>) -> Result<Self, PkiError> {
+    pub(crate) fn new(ca: Arc<Ca>, trust_domain: TrustDomain, names: Vec<String>, serves: Serves) -> Result<Self, PkiError> {
         let now = UnixTime::now();
         let svid = ca.server_certificate(&names, Duration::ZERO, now)?;
-        let acceptor = TlsAcceptor::new(config(&ca, &trust_domain, &svid)?, HANDSHAKE);
-        Ok(Identity { validity: svid.validity(), ca, trust_domain, names, acceptor })
+        let acceptor = TlsAcceptor::new(config(&ca, &trust_domain, &svid, serves)?, HANDSHAKE);
+        Ok(Identity { validity: svid.validity(), ca, trust_domain, names, serves, acceptor })
     }
 
     /// Renews the certificate, for as long as the future is polled.
@@ -132,14 +149,17 @@ impl Identity {
 
     fn renew(&mut self) -> Result<(), PkiError> {
         let svid = self.ca.server_certificate(&self.names, Duration::ZERO, UnixTime::now())?;
-        self.acceptor.replace(config(&self.ca, &self.trust_domain, &svid)?);
+        self.acceptor.replace(config(&self.ca, &self.trust_domain, &svid, self.serves)?);
         self.validity = svid.validity();
         Ok(())
     }
 }
 
-/// A client may come without a certificate, for it may be about to ask for its first; but not with a wrong one.
-fn config(ca: &Ca, trust_domain: &TrustDomain, svid: &mizzen_pki::Svid) -> Result<Arc<ServerConfig>, PkiError> {
+fn config(ca: &Ca, trust_domain: &TrustDomain, svid: &mizzen_pki::Svid, serves: Serves) -> Result<Arc<ServerConfig>, PkiError> {
+    if serves == Serves::ApiServer {
+        let options = TlsOptions { alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec()], ..TlsOptions::default() };
+        return server_config(svid, None, &options);
+    }
     let names = vec![SanMatch::uri_prefix(format!("spiffe://{trust_domain}/"))];
     // A resumed session would keep the identity of a certificate that has expired since.
     let options = TlsOptions { alpn: vec![b"h2".to_vec()], resumption: false, ..TlsOptions::default() };

@@ -165,6 +165,7 @@ impl Metrics {
         match kind {
             Kind::Service => self.registry_events.with_label_values(&["Services", event]).inc(),
             Kind::Pod => self.registry_events.with_label_values(&["Pods", event]).inc(),
+            Kind::EndpointSlice => self.registry_events.with_label_values(&["EndpointSlice", event]).inc(),
             Kind::Namespace | Kind::ServiceAccount | Kind::Deployment | Kind::ConfigMap | Kind::Secret | Kind::MeshConfig => {}
             _ => self.config_events.with_label_values(&[&*kind.to_string(), event]).inc(),
         }

@@ -10,12 +10,14 @@ use std::{
 use mizzen_api::istio::JwksBy;
 use mizzen_types::{TrustDomain, ports};
 
-use crate::SetLogging;
+use crate::{ClusterOptions, SetLogging};
 
 /// How `mizzend` is started. Every field has the default that Istio has, if it has one.
 pub struct Options {
     /// The folders of YAML that are followed, each a source of its own: of objects with one name that of the earliest one is in force. None twice.
     pub config_dirs: Vec<PathBuf>,
+    /// A Kubernetes cluster that is followed, and in which the CA is kept. Folders have precedence over it.
+    pub cluster: Option<ClusterOptions>,
     /// Where the last good text of every object is kept, in one folder for each source, so that a restart with a broken edit keeps serving.
     pub last_good: Option<PathBuf>,
     /// The address of the xDS and CA port and of the monitoring port.
@@ -24,6 +26,8 @@ pub struct Options {
     pub xds_port: u16,
     /// The port of metrics and readiness. 0 takes a free one.
     pub monitoring_port: u16,
+    /// A port on localhost on which is told what `debug.sock` tells; nothing can be changed there. `None` opens none.
+    pub debug_port: Option<u16>,
     /// An open file (a memfd) with the CA's and the tokens' keys; if it is empty they are made and written to it. Without one they live as long as the process.
     pub state: Option<OwnedFd>,
     /// Where `debug.sock` and `token.sock` are made.
@@ -73,10 +77,12 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             config_dirs: Vec::new(),
+            cluster: None,
             last_good: None,
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             xds_port: ports::XDS,
             monitoring_port: ports::MONITORING,
+            debug_port: None,
             state: None,
             socket_dir: PathBuf::from("."),
             root_cert_file: None,

@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     io::Write,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
@@ -27,13 +27,14 @@ use crate::{
     Error, Options,
     admission::Admission,
     ads::Discovery,
-    analysis,
-    authn::Authenticator,
+    analysis::{self, Analyzed},
+    authn::{Authenticator, Judge},
     ca::CaService,
     connection::Connections,
     debug::{self, About},
     keys,
-    listener::{self, Identity},
+    kube::{self, Cluster, WebhookServer},
+    listener::{self, Identity, Serves},
     logging::Logging,
     memo::Memo,
     metrics::Metrics,
@@ -61,6 +62,8 @@ pub struct Running {
     pub xds: SocketAddr,
     /// Where metrics are served.
     pub monitoring: SocketAddr,
+    /// Where the API server's webhooks are served, in a cluster.
+    pub webhooks: Option<SocketAddr>,
     stop: watch::Sender<bool>,
     tasks: JoinSet<(&'static str, Result<(), String>)>,
     /// How many of them know no end of their own: sources, the writer, and what follows it.
@@ -99,9 +102,19 @@ pub async fn start(options: Options) -> Result<Running, Error> {
         return Err(Error::Twice(twice.clone()));
     }
     let (sender, events) = mpsc::unbounded_channel();
-    let (merge, ids) = Merge::new(dirs.len());
+    let cluster = match &options.cluster {
+        Some(cluster) => Some(Cluster::new(cluster.clone(), options.root_namespace.clone()).await?),
+        None => None,
+    };
+    let of_cluster = if cluster.is_some() { Cluster::sources() } else { 0 };
+    let (merge, mut ids) = Merge::new(dirs.len() + of_cluster);
     let told = sender.downgrade();
     let mut following = JoinSet::new();
+    // Files come first: whoever gives both wants them to.
+    let rest = ids.split_off(dirs.len());
+    if let Some(cluster) = &cluster {
+        following = cluster.follow(&rest, &sender);
+    }
     for (id, dir) in ids.into_iter().zip(dirs) {
         let last_good = options.last_good.as_deref().map(|folder| source::files::last_good_of(folder, &dir));
         let files = Files::follow(source::Options { last_good, ..source::Options::new(vec![dir.clone()]) });
@@ -113,7 +126,7 @@ pub async fn start(options: Options) -> Result<Running, Error> {
             std::future::pending::<()>().await;
         }
     };
-    start_with(options, merge, (told, events), sources).await
+    start_with(options, cluster, merge, (told, events), sources).await
 }
 
 /// Passes a folder's events on to the writer.
@@ -129,6 +142,7 @@ async fn forward(id: SourceId, dir: PathBuf, mut files: Files, writer: mpsc::Unb
 /// As [`start`], with events from elsewhere; `sources` is driven as long as the control plane runs.
 pub(crate) async fn start_with(
     options: Options,
+    cluster: Option<Cluster>,
     mut merge: Merge,
     (told, events): (mpsc::WeakUnboundedSender<(SourceId, Event)>, writer::Events),
     sources: impl Future<Output = ()> + Send + 'static,
@@ -161,16 +175,21 @@ pub(crate) async fn start_with(
 
     let limits =
         CaLimits { default_ttl: options.workload_cert_ttl, max_ttl: DAYS_90.max(options.workload_cert_ttl), ..CaLimits::default() };
-    let keys = keys::load(options.state.as_ref(), &trust_domain, limits, UnixTime::now())?;
-    let (ca, tokens) = (Arc::new(keys.ca), Arc::new(Tokens::new(&keys.token_key, &trust_domain)?));
+    let (ca, judge, tokens) = match &cluster {
+        Some(cluster) => (Arc::new(cluster.ca(&trust_domain, limits).await?), Judge::Cluster(cluster.reviewer()), None),
+        None => {
+            let keys = keys::load(options.state.as_ref(), &trust_domain, limits, UnixTime::now())?;
+            let tokens = Arc::new(Tokens::new(&keys.token_key, &trust_domain)?);
+            (Arc::new(keys.ca), Judge::Own(tokens.clone()), Some(tokens))
+        }
+    };
     let connections = Arc::new(Connections::new(memo.clone()));
     let admission = Arc::new(Admission::default());
     tasks.spawn(ends("the log of policies", policies::tell(published.clone(), connections.clone())));
-    let analyzed = options.analysis.then(Arc::default);
+    let analyzed = options.analysis.then(|| Arc::new(Analyzed::new(options.cluster.is_none())));
     if let Some(analyzed) = &analyzed {
         tasks.spawn(ends("analysis", analysis::follow(published.clone(), Arc::clone(analyzed), admission.clone())));
     }
-    let endless = 5 + usize::from(options.analysis);
     let about = Arc::new(About {
         analyzed,
         version: options.version.clone(),
@@ -184,7 +203,7 @@ pub(crate) async fn start_with(
         admission: admission.clone(),
         ca: ca.clone(),
     });
-    let authenticator = Authenticator { tokens: tokens.clone(), trust_domain: trust_domain.clone() };
+    let authenticator = Authenticator { judge, trust_domain: trust_domain.clone() };
     let discovery = Discovery {
         authenticator: authenticator.clone(),
         stopping: stopping.clone(),
@@ -202,15 +221,40 @@ pub(crate) async fn start_with(
     let xds = tcp(SocketAddr::new(options.address, options.xds_port))?;
     let monitoring = tcp(SocketAddr::new(options.address, options.monitoring_port))?;
     let (xds_address, monitoring_address) = (address(&xds)?, address(&monitoring)?);
-    let identity = Identity::new(ca, trust_domain.clone(), names(&options))?;
+    let mut webhooks = None;
+    if let Some(cluster) = &cluster {
+        let root = ca.roots().to_pem();
+        tasks.spawn(ends("the keeper of roots", cluster.keep_roots(root.clone())));
+        if let Some(port) = cluster.options.webhook_port {
+            webhooks = Some((tcp(SocketAddr::new(options.address, port))?, cluster.keep_webhooks(root.into())));
+        }
+    }
+    // What was started so far knows no end of its own.
+    let mut endless = tasks.len() + 1;
+    let mut webhook_address = None;
+    if let Some((listener, keeper)) = webhooks {
+        webhook_address = Some(address(&listener)?);
+        let identity = Identity::new(ca.clone(), trust_domain.clone(), names(&options), Serves::ApiServer)?;
+        endless += 2;
+        serve_webhooks(&mut tasks, listener, identity, trust_domain.clone(), metrics.clone(), &stopping)?;
+        tasks.spawn(ends("the keeper of webhooks", keeper));
+    }
+    let identity = Identity::new(ca, trust_domain.clone(), names(&options), Serves::Proxies)?;
     serve_grpc(&mut tasks, xds, identity, trust_domain, discovery, service, metrics, &stopping);
     let debug_socket = listen_unix(&options.socket_dir.join("debug.sock")).map_err(Error::Listen)?;
-    let token_socket = listen_unix(&options.socket_dir.join("token.sock")).map_err(Error::Listen)?;
+    if let Some(port) = options.debug_port {
+        let local = tcp(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port))?;
+        tasks.spawn(serve_http("the debug port", local, debug::told(about.clone()), stopping.clone()));
+    }
     tasks.spawn(serve_http("debug.sock", debug_socket, debug::debug(about.clone()), stopping.clone()));
-    tasks.spawn(serve_http("token.sock", token_socket, token_api::router(tokens), stopping.clone()));
+    // In a cluster its API server gives tokens.
+    if let Some(tokens) = tokens {
+        let token_socket = listen_unix(&options.socket_dir.join("token.sock")).map_err(Error::Listen)?;
+        tasks.spawn(serve_http("token.sock", token_socket, token_api::router(tokens), stopping.clone()));
+    }
     tasks.spawn(serve_http("the monitoring port", monitoring, debug::monitoring(about), stopping));
     tracing::info!(xds = %xds_address, monitoring = %monitoring_address, version = options.version, "ready");
-    Ok(Running { xds: xds_address, monitoring: monitoring_address, stop, tasks, endless })
+    Ok(Running { xds: xds_address, monitoring: monitoring_address, webhooks: webhook_address, stop, tasks, endless })
 }
 
 impl Running {
@@ -270,6 +314,33 @@ fn serve_grpc(
         accepting.abort();
         ("the xDS port", served.map_err(|e| e.to_string()))
     });
+}
+
+/// Answers the API server.
+fn serve_webhooks(
+    tasks: &mut JoinSet<Part>,
+    listener: TcpListener,
+    identity: Identity,
+    trust_domain: TrustDomain,
+    metrics: Arc<Metrics>,
+    stopping: &watch::Receiver<bool>,
+) -> Result<(), Error> {
+    let (sender, accepted) = mpsc::channel(64);
+    let address = address(&listener)?;
+    let acceptor = identity.acceptor.clone();
+    tasks.spawn(ends("rotation for webhooks", identity.rotate()));
+    let mut stopping = stopping.clone();
+    tasks.spawn(async move {
+        let accepting = tokio::spawn(listener::accept(listener, acceptor, trust_domain, metrics, sender));
+        let stopped = async move {
+            let _ = stopping.wait_for(|stopping| *stopping).await;
+        };
+        let server = WebhookServer { accepted, address };
+        let served = axum::serve(server, kube::webhook_router()).with_graceful_shutdown(stopped).await;
+        accepting.abort();
+        ("the webhooks' port", served.map_err(|e| e.to_string()))
+    });
+    Ok(())
 }
 
 async fn serve_http<L>(part: &'static str, listener: L, router: Router, mut stopping: watch::Receiver<bool>) -> Part

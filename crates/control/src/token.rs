@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// The audience of tokens that are good for a certificate.
 pub const CA_AUDIENCE: &str = "istio-ca";
 /// A token that is longer is not looked at.
-const MAX: usize = 8 * 1024;
+pub(crate) const MAX: usize = 8 * 1024;
 /// How far the beginning of a token's life lies back, for clocks that are slow.
 const SLACK: u64 = 30;
 
@@ -23,6 +23,9 @@ pub enum TokenError {
     /// It is too long, malformed, expired, for somebody else, or not ours.
     #[error("the token is refused: {0}")]
     Refused(String),
+    /// Whoever judges it does not answer.
+    #[error("the token cannot be judged now: {0}")]
+    Unjudged(String),
     /// Who it is wished for is nobody.
     #[error("{0}")]
     Wish(String),
@@ -45,10 +48,15 @@ impl Workload {
     }
 
     fn check(&self) -> Result<(), TokenError> {
+        self.check_identity()?;
+        check_dns_subdomain(&self.pod).map_err(|error| TokenError::Wish(error.to_string()))
+    }
+
+    /// Whether its namespace and account can be an identity's.
+    pub(crate) fn check_identity(&self) -> Result<(), TokenError> {
         let wish = |e: mizzen_types::NameError| TokenError::Wish(e.to_string());
         check_dns_label(&self.namespace).map_err(wish)?;
-        check_dns_subdomain(&self.service_account).map_err(wish)?;
-        check_dns_subdomain(&self.pod).map_err(wish)
+        check_dns_subdomain(&self.service_account).map_err(wish)
     }
 }
 

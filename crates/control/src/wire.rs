@@ -81,8 +81,8 @@ impl Service<http::Request<Body>> for Ads {
         let service = self.clone();
         Box::pin(async move {
             Ok(match request.uri().path() {
-                DELTA => service.open::<DeltaDiscoveryRequest>(request),
-                SOTW => service.open::<DiscoveryRequest>(request),
+                DELTA => service.open::<DeltaDiscoveryRequest>(request).await,
+                SOTW => service.open::<DiscoveryRequest>(request).await,
                 path => Status::unimplemented(format!("there is no method {path}")).into_http(),
             })
         })
@@ -90,11 +90,11 @@ impl Service<http::Request<Body>> for Ads {
 }
 
 impl Ads {
-    fn open<Q: Question>(&self, request: http::Request<Body>) -> http::Response<Body> {
+    async fn open<Q: Question>(&self, request: http::Request<Body>) -> http::Response<Body> {
         let (parts, body) = request.into_parts();
         let requests = Requests::<Q>::new(body);
         let request = Request::from_parts(MetadataMap::from_headers(parts.headers), parts.extensions, requests);
-        let responses = match self.0.open(request) {
+        let responses = match self.0.open(request).await {
             Ok(responses) => responses.into_inner(),
             Err(status) => return status.into_http(),
         };

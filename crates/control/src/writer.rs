@@ -87,7 +87,7 @@ impl SnapshotBuilder {
         let urgent = match &event {
             Event::InitDone => true,
             Event::Apply(object) => self.moves_endpoints(object),
-            Event::Delete(key) => key.kind == Kind::Pod,
+            Event::Delete(key) => matches!(key.kind, Kind::Pod | Kind::EndpointSlice),
             Event::Refused(refused) => {
                 for problem in &refused.problems {
                     tracing::warn!(%problem, kept = refused.kept, "refused");
@@ -100,7 +100,8 @@ impl SnapshotBuilder {
                 false
             }
             Event::Warnings(file, warnings) => {
-                for problem in warnings {
+                // Whoever is about no object, and in no file, has said it already.
+                for problem in warnings.iter().filter(|problem| problem.object.is_some() || !problem.pos.file.is_empty()) {
                     tracing::info!(%problem, "not acted on");
                 }
                 let (mut faults, key) = (lock(faults), (source, file.clone()));
@@ -120,7 +121,7 @@ impl SnapshotBuilder {
     /// Whether an object changes nothing but where calls go: such a change must not wait for others.
     fn moves_endpoints(&self, object: &Object) -> bool {
         match (object, self.current.object(&object.key()).map(|known| &**known)) {
-            (Object::Pod(_), _) => true,
+            (Object::Pod(_) | Object::EndpointSlice(_), _) => true,
             (Object::ServiceEntry(new), Some(Object::ServiceEntry(old))) => {
                 ServiceEntry { endpoints: old.endpoints.clone(), ..new.clone() } == *old
             }

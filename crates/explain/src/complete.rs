@@ -74,7 +74,7 @@ fn pod_of(deployment: &Deployment, injected: bool, ip: Option<IpAddr>) -> Pod {
         labels.entry(TLS_MODE_LABEL.to_owned()).or_insert_with(|| "istio".to_owned());
     }
     let meta = Meta { labels, annotations: template.annotations.clone(), ..deployment.meta.clone() };
-    Pod { meta, spec: template.spec.clone(), status: running(ip) }
+    Pod { meta, spec: template.spec.clone(), status: running(ip), controller: None }
 }
 
 /// A gateway in the place where Istio's installation and `mizzen up` put theirs.
@@ -87,7 +87,7 @@ fn gateway(snapshot: &Snapshot, selector: &Selector, ip: Option<IpAddr>) -> Pod 
     labels.entry("app".to_owned()).or_insert_with(|| name.clone());
     let namespace = snapshot.mesh().root_namespace.as_str().into();
     let spec = PodSpec { service_account: format!("{name}-service-account"), ..PodSpec::default() };
-    Pod { meta: Meta { name: name.into(), namespace, labels, ..Meta::default() }, spec, status: running(ip) }
+    Pod { meta: Meta { name: name.into(), namespace, labels, ..Meta::default() }, spec, status: running(ip), controller: None }
 }
 
 /// Addresses for all that should have one and has none; `None` if nothing lacks one.

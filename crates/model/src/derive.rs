@@ -55,6 +55,10 @@ pub(crate) struct Derived {
     pods_at: Map<IpAddr, Map<NamespacedName, Arc<PodView>>>,
     pods: Map<IpAddr, Stamped<PodView>>,
     labelled: Map<Label, Set<IpAddr>>,
+    /// Names of the slices that have endpoints of a Kubernetes service.
+    slices: Map<NamespacedName, Set<Name>>,
+    /// Services whose slices name a pod, each with the slice.
+    behind: Map<NamespacedName, Set<(ServiceKey, Name)>>,
     instances: Map<IpAddr, Stamped<Vec<Instance>>>,
 }
 
@@ -75,6 +79,9 @@ impl Derived {
         let mut update = Update { next: self.clone(), objects: new, changes, services: BTreeSet::new(), addresses: BTreeSet::new() };
         for key in touched.iter().filter(|key| key.kind == Kind::Pod) {
             update.pod(old.object(key), new.object(key));
+        }
+        for key in touched.iter().filter(|key| key.kind == Kind::EndpointSlice) {
+            update.slice(old.object(key), new.object(key));
         }
         let vips = Vips::read(new);
         let everything = vips != *self.vips || old.mesh().default_service_export_to != new.mesh().default_service_export_to;
@@ -147,6 +154,11 @@ impl Derived {
         self.pods.get(&ip).map(|s| &s.value)
     }
 
+    /// A pod by its address and name: several may have a node's address.
+    fn pod_named(&self, ip: IpAddr, name: &NamespacedName) -> Option<&Arc<PodView>> {
+        self.pods_at.get(&ip)?.get(name)
+    }
+
     /// The pods of a namespace that a selector means, by address.
     fn selected(&self, namespace: &Name, selector: &Selector) -> impl Iterator<Item = &PodView> {
         let addresses = self.labelled.get(&label_of(namespace, selector));
@@ -163,6 +175,11 @@ impl Update<'_> {
     fn pod(&mut self, was: Option<&Object>, is: Option<&Object>) {
         let view = |object: Option<&Object>| object.and_then(core::Pod::of).and_then(pod_view);
         let mut addresses = BTreeSet::new();
+        for object in was.iter().chain(&is) {
+            let name = object.meta().namespaced_name();
+            let behind = self.next.behind.get(&name).into_iter().flat_map(|slices| slices.iter());
+            self.services.extend(behind.map(|(service, _)| service.clone()));
+        }
         if let Some(was) = view(was) {
             let mut here = self.next.pods_at.get(&was.ip).cloned().unwrap_or_default();
             here.remove_mut(&was.object);
@@ -213,6 +230,22 @@ impl Update<'_> {
         self.changes.insert(Query::Pod(ip));
         // Entries may serve at an address, or not, by whose it is.
         self.addresses.insert(ip);
+    }
+
+    /// A slice of a service's endpoints, before and now.
+    fn slice(&mut self, was: Option<&Object>, is: Option<&Object>) {
+        for (object, there) in was.iter().map(|object| (object, false)).chain(is.iter().map(|object| (object, true))) {
+            let Some(slice) = core::EndpointSlice::of(object) else { continue };
+            let Some(service) = slice.service() else { continue };
+            let service = NamespacedName { namespace: slice.meta.namespace.clone(), name: service.into() };
+            let Some(key) = kubernetes_key(&service) else { continue };
+            member(&mut self.next.slices, &service, &slice.meta.name, there);
+            for pod in slice.endpoints.iter().filter_map(|endpoint| endpoint.pod.as_deref()) {
+                let pod = NamespacedName { namespace: slice.meta.namespace.clone(), name: pod.into() };
+                member(&mut self.next.behind, &pod, &(key.clone(), slice.meta.name.clone()), there);
+            }
+            self.services.insert(key);
+        }
     }
 
     /// The services of one object, before and now.
@@ -367,16 +400,24 @@ fn pod_view(pod: &core::Pod) -> Option<PodView> {
         ip: pod.status.pod_ip?.to_canonical(),
         ready: pod.status.ready && pod.status.phase == PodPhase::Running,
         service_account: pod.spec.service_account.as_str().into(),
-        workload: workload_of(&pod.meta).into(),
+        workload: pod
+            .controller
+            .as_deref()
+            .filter(|_| !pod.meta.labels.contains_key(WORKLOAD_LABEL))
+            .unwrap_or(workload_of(&pod.meta))
+            .into(),
         tls: pod.meta.labels.get(TLS_MODE_LABEL).is_some_and(|mode| mode == "istio"),
         named_ports: named.map(|p| (p.name.clone(), p.port)).collect(),
         labels: pod.meta.labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
     })
 }
 
+/// Istio's label with a workload's name.
+const WORKLOAD_LABEL: &str = "service.istio.io/workload-name";
+
 /// The Deployment's name: by label, or the pod's name without the two parts that Kubernetes appends.
 fn workload_of(meta: &Meta) -> &str {
-    if let Some(name) = meta.labels.get("service.istio.io/workload-name") {
+    if let Some(name) = meta.labels.get(WORKLOAD_LABEL) {
         return name;
     }
     let Some(hash) = meta.labels.get("pod-template-hash") else { return &meta.name };
@@ -397,9 +438,7 @@ fn views(object: &Object, objects: &Objects, vips: &Vips) -> BTreeMap<ServiceKey
 /// What tells them from others.
 fn keys(object: &Object) -> Vec<ServiceKey> {
     match object {
-        Object::Service(service) => {
-            host_of(&service.meta).map(|host| (host, Registry::Kubernetes, service.meta.namespaced_name())).into_iter().collect()
-        }
+        Object::Service(service) => kubernetes_key(&service.meta.namespaced_name()).into_iter().collect(),
         Object::ServiceEntry(entry) => {
             entry.hosts.iter().map(|host| (host.clone(), Registry::External, entry.meta.namespaced_name())).collect()
         }
@@ -423,13 +462,17 @@ impl Vips {
     }
 }
 
-fn host_of(meta: &Meta) -> Option<Hostname> {
-    format!("{}.{}.svc.{DOMAIN}", meta.name, meta.namespace).parse().ok()
+fn host_of(object: &NamespacedName) -> Option<Hostname> {
+    format!("{}.{}.svc.{DOMAIN}", object.name, object.namespace).parse().ok()
+}
+
+fn kubernetes_key(object: &NamespacedName) -> Option<ServiceKey> {
+    Some((host_of(object)?, Registry::Kubernetes, object.clone()))
 }
 
 fn of_service(service: &core::Service, default_export: &[ExportTo], vips: &Vips) -> Option<ServiceView> {
     let meta = &service.meta;
-    let host = host_of(meta)?;
+    let host = host_of(&meta.namespaced_name())?;
     let address = match service.cluster_ip {
         ClusterIp::Address(ip) => Some(ip),
         ClusterIp::Auto => vips.of(&host, &meta.namespaced_name()),
@@ -497,9 +540,24 @@ pub(crate) fn or_default(own: &[ExportTo], default: &[ExportTo]) -> Vec<ExportTo
 
 fn endpoints_of(objects: &Objects, service: &ServiceView, derived: &Derived) -> Endpoints {
     let mut found = Endpoints::default();
+    let slices = match service.registry {
+        Registry::Kubernetes => derived.slices.get(&service.object),
+        Registry::External => None,
+    };
+    let slices: Vec<&core::EndpointSlice> = slices
+        .into_iter()
+        .flat_map(|names| names.iter())
+        .filter_map(|name| {
+            core::EndpointSlice::of(objects.object(&Key::new(Kind::EndpointSlice, service.namespace().clone(), name.clone()))?)
+        })
+        .collect();
     for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
         let mut list = Vec::new();
-        if let Some(selector) = &service.selector {
+        if !slices.is_empty() {
+            list.extend(slices.iter().flat_map(|slice| of_slice(slice, port, service, derived)));
+            list.sort_by(|a: &Endpoint, b| (&a.address, a.port).cmp(&(&b.address, b.port)));
+            list.dedup_by(|a, b| (&a.address, a.port) == (&b.address, b.port));
+        } else if let Some(selector) = &service.selector {
             let selected = derived.selected(service.namespace(), selector);
             list.extend(selected.filter_map(|pod| of_pod(pod, port, service.publish_not_ready)));
         } else if service.registry == Registry::External {
@@ -517,10 +575,15 @@ fn of_pod(pod: &PodView, port: &PortView, publish_not_ready: bool) -> Option<End
         TargetPort::Number(number) => *number,
         TargetPort::Name(name) => *pod.named_ports.get(name)?,
     };
-    Some(Endpoint {
+    Some(Endpoint { port: number, ready: pod.ready || publish_not_ready, ..endpoint_of_pod(pod) })
+}
+
+/// Without a port.
+fn endpoint_of_pod(pod: &PodView) -> Endpoint {
+    Endpoint {
         address: EndpointAddress::Ip(pod.ip),
-        port: number,
-        ready: pod.ready || publish_not_ready,
+        port: 0,
+        ready: pod.ready,
         labels: pod.labels.clone(),
         namespace: pod.object.namespace.clone(),
         service_account: Some(pod.service_account.clone()),
@@ -528,7 +591,36 @@ fn of_pod(pod: &PodView, port: &PortView, publish_not_ready: bool) -> Option<End
         tls: pod.tls,
         locality: locality_of(&pod.labels),
         weight: 1,
-    })
+    }
+}
+
+/// The endpoints that a slice has of a service's port. What Kubernetes says of a pod is late: whichever of both says that it is not ready is right.
+fn of_slice(slice: &core::EndpointSlice, port: &PortView, service: &ServiceView, derived: &Derived) -> Vec<Endpoint> {
+    let Some(number) = slice.ports.iter().find(|of| !of.udp && of.name == port.name).map(|of| of.port) else { return Vec::new() };
+    let endpoint = |found: &core::SliceEndpoint| {
+        let address = EndpointAddress::Ip(found.address);
+        let ready = found.ready || service.publish_not_ready;
+        let pod = found.pod.as_deref().and_then(|pod| {
+            let name = NamespacedName { namespace: slice.meta.namespace.clone(), name: pod.into() };
+            derived.pod_named(found.address, &name)
+        });
+        match pod {
+            Some(pod) => Endpoint { port: number, ready: ready && (pod.ready || service.publish_not_ready), ..endpoint_of_pod(pod) },
+            None => Endpoint {
+                address,
+                port: number,
+                ready,
+                labels: Labels::default(),
+                namespace: service.namespace().clone(),
+                service_account: None,
+                workload: service.object.name.clone(),
+                tls: false,
+                locality: Locality { zone: found.zone.clone(), ..Locality::default() },
+                weight: 1,
+            },
+        }
+    };
+    slice.endpoints.iter().map(endpoint).collect()
 }
 
 fn of_workload_entries(entry: &istio::ServiceEntry, service: &ServiceView, port: &PortView) -> Vec<Endpoint> {

@@ -47,7 +47,7 @@ macro_rules! typed {
 }
 
 typed! {
-    Namespace: core::Namespace, Service: core::Service, ServiceAccount: core::ServiceAccount, Deployment: core::Deployment, Pod: core::Pod,
+    Namespace: core::Namespace, Service: core::Service, ServiceAccount: core::ServiceAccount, Deployment: core::Deployment, Pod: core::Pod, EndpointSlice: core::EndpointSlice,
     ConfigMap: core::ConfigMap, Secret: core::Secret, PeerAuthentication: istio::PeerAuthentication,
     AuthorizationPolicy: istio::AuthorizationPolicy, VirtualService: istio::VirtualService, DestinationRule: istio::DestinationRule,
     ServiceEntry: istio::ServiceEntry, Gateway: istio::Gateway, Sidecar: istio::Sidecar, MeshConfig: istio::MeshConfig,

@@ -195,7 +195,7 @@ impl Snapshot {
         objects.note(&self.objects, touched, &mut changes);
         let (mut derived, mut rules) = (self.derived.clone(), self.rules.clone());
         let vips = touched.iter().any(|key| key.kind == Kind::ConfigMap && (&*key.namespace, &*key.name) == VIPS);
-        if vips || any(&[Kind::Service, Kind::ServiceEntry, Kind::Pod, Kind::MeshConfig]) {
+        if vips || any(&[Kind::Service, Kind::ServiceEntry, Kind::Pod, Kind::EndpointSlice, Kind::MeshConfig]) {
             derived = Arc::new(derived.update(&self.objects, &objects, touched, &mut changes));
         }
         if any(RouteRules::KINDS) || any(&[Kind::DestinationRule]) {

@@ -94,16 +94,28 @@ impl Ca {
 
     /// Everything as text, the key included, so that a restarted control plane keeps its CA.
     pub fn to_pem(&self) -> Secret {
-        let chain: String = self.chain.iter().map(|der| certificate_pem(der)).collect();
-        Secret::new(format!("{}{SEPARATOR}{chain}{SEPARATOR}{}", self.issuer.key().serialize_pem(), self.roots.to_pem()))
+        Secret::new(format!("{}{SEPARATOR}{}{SEPARATOR}{}", self.key_pem().expose(), self.chain_pem(), self.roots.to_pem()))
+    }
+
+    /// The CA's own certificate and those between it and the root, as PEM.
+    pub fn chain_pem(&self) -> String {
+        self.chain.iter().map(|der| certificate_pem(der)).collect()
+    }
+
+    /// The CA's private key, as PEM.
+    pub fn key_pem(&self) -> Secret {
+        Secret::new(self.issuer.key().serialize_pem())
     }
 
     fn new(
         key: KeyPair,
-        chain: Vec<CertificateDer<'static>>,
+        mut chain: Vec<CertificateDer<'static>>,
         roots: Vec<CertificateDer<'static>>,
         limits: CaLimits,
     ) -> Result<Self, PkiError> {
+        // People repeat a certificate in the chain, and put the root at its end.
+        let mut seen = std::collections::BTreeSet::new();
+        chain.retain(|der| seen.insert(der.to_vec()));
         let own = chain.first().ok_or(PkiError::Pem { what: "CA certificate", reason: "there is none".to_owned() })?;
         let facts = peer::facts(own)?;
         if !facts.is_ca {

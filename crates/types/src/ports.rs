@@ -12,6 +12,10 @@ pub const HBONE: u16 = 15008;
 pub const XDS: u16 = 15012;
 /// The control plane's metrics and debug interface.
 pub const MONITORING: u16 = 15014;
+/// What the control plane tells of itself, on localhost.
+pub const DEBUG: u16 = 8080;
+/// The webhooks of the Kubernetes API server, over TLS.
+pub const WEBHOOKS: u16 = 15017;
 /// The agent: merged metrics, application probes.
 pub const AGENT: u16 = 15020;
 /// Readiness of the proxy.

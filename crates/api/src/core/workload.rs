@@ -38,6 +38,8 @@ pub struct Pod {
     pub spec: PodSpec,
     /// How it is.
     pub status: PodStatus,
+    /// What made it, as people call it: the Deployment, not the ReplicaSet. Known of a cluster's pods alone.
+    pub controller: Option<String>,
 }
 
 /// How a pod is.

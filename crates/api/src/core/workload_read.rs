@@ -71,7 +71,7 @@ impl Pod {
                 termination_grace_period: grace(f),
             }
         });
-        Pod { meta, spec, status: root.sub("status", PodStatus::read) }
+        Pod { meta, spec, status: root.sub("status", PodStatus::read), controller: None }
     }
 }
 

@@ -94,7 +94,7 @@ pub struct WorkloadEntry {
 }
 
 /// The address of an endpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EndpointAddress {
     /// An IP address.
     Ip(IpAddr),

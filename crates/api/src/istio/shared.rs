@@ -74,7 +74,7 @@ pub enum TrafficDistribution {
 
 impl TrafficDistribution {
     /// Kubernetes' names for it.
-    fn named(text: &str) -> Option<TrafficDistribution> {
+    pub(crate) fn named(text: &str) -> Option<TrafficDistribution> {
         match text {
             "" => Some(TrafficDistribution::Any),
             "PreferClose" | "PreferSameZone" => Some(TrafficDistribution::SameZone),

@@ -33,6 +33,7 @@ pub(crate) fn kind_table(kind: Kind) -> Option<KindTable> {
         | Kind::ServiceAccount
         | Kind::Deployment
         | Kind::Pod
+        | Kind::EndpointSlice
         | Kind::ConfigMap
         | Kind::Secret
         | Kind::IssuerKeys => {

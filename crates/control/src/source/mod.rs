@@ -124,13 +124,18 @@ pub fn load_state(dirs: &[PathBuf], last_good: Option<&Path>) -> (Vec<Change>, V
             merge.take(id, event);
         }
     }
+    problems.sort();
+    (in_force(&mut merge), problems)
+}
+
+/// What several sources say, as changes of an empty snapshot.
+pub(crate) fn in_force(merge: &mut Merge) -> Vec<Change> {
     let change = |changed: Changed| match changed.now {
         Some(Held::Object(object)) => Some(Change::Apply(object)),
         Some(Held::Closed(closed)) => Some(Change::Close(mizzen_model::Closed { key: closed.key, selector: closed.selector })),
         None => None,
     };
-    problems.sort();
-    (merge.changes().into_iter().filter_map(change).collect(), problems)
+    merge.changes().into_iter().filter_map(change).collect()
 }
 
 #[cfg(test)]

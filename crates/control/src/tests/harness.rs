@@ -149,7 +149,7 @@ impl World {
             events.send((sources[0], event)).unwrap();
         }
         let running =
-            start_with(Self::options(&folder, &state), merge, (events.downgrade(), received), std::future::pending()).await.unwrap();
+            start_with(Self::options(&folder, &state), None, merge, (events.downgrade(), received), std::future::pending()).await.unwrap();
         let root = std::fs::read_to_string(folder.path().join("root.pem")).unwrap();
         World { running, source: sources[0], events, root, folder, state, yaml }
     }

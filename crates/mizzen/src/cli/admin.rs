@@ -4,8 +4,8 @@ use anyhow::Result;
 use mizzen_control::ScopeStatus;
 
 use super::{
-    find::Mesh,
     output::{Output, print, render, table},
+    place::{Place, Where},
 };
 
 /// What can be done with the control plane.
@@ -29,13 +29,13 @@ pub(crate) struct LogArgs {
     output: Output,
 }
 
-pub(crate) async fn run(mesh: Option<&str>, verb: AdminVerb) -> Result<()> {
+pub(crate) async fn run(place: &Where, verb: AdminVerb) -> Result<()> {
     match verb {
-        AdminVerb::Log(args) => log(&Mesh::find(mesh)?, &args).await,
+        AdminVerb::Log(args) => log(&place.find().await?, &args).await,
     }
 }
 
-async fn log(mesh: &Mesh, args: &LogArgs) -> Result<()> {
+async fn log(mesh: &Place, args: &LogArgs) -> Result<()> {
     let found = match path(args) {
         None => mesh.debug("/debug/log").await?,
         Some(path) => mesh.change(&path).await?,

@@ -101,32 +101,10 @@ impl Mesh {
     /// # Errors
     /// If there is none, or several that are not replicas of one deployment.
     pub(crate) fn pod(&self, name: &str, namespace: Option<&str>) -> Result<Pod> {
-        let pods = self.pods();
-        let known = || pods.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
-        let fits = |pod: &&Pod, exact: bool| {
-            let (pod_name, pod_namespace) = pod.name.rsplit_once('.').unwrap_or((&pod.name, ""));
-            let (wanted, wanted_namespace) = match (namespace, name.rsplit_once('.')) {
-                (Some(ns), _) => (name, Some(ns)),
-                (None, Some((wanted, ns))) => (wanted, Some(ns)),
-                (None, None) => (name, None),
-            };
-            let same = if exact { pod_name == wanted } else { pod_name.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('-')) };
-            same && wanted_namespace.is_none_or(|ns| ns == pod_namespace)
-        };
-        let mut found: Vec<&Pod> = pods.iter().filter(|p| fits(p, true)).collect();
-        if found.is_empty() {
-            found = pods.iter().filter(|p| fits(p, false)).collect();
-        }
-        match &found[..] {
-            [] => bail!("there is no workload {name}; there are: {}", known()),
-            [first, others @ ..] if others.iter().all(|other| deployment(&other.name) == deployment(&first.name)) => {
-                Ok(Pod { name: first.name.clone(), dir: first.dir.clone() })
-            }
-            several => {
-                let names: Vec<_> = several.iter().map(|p| p.name.as_str()).collect();
-                bail!("{name} may be any of {}: say which", names.join(", "))
-            }
-        }
+        let mut pods = self.pods();
+        let names: Vec<String> = pods.iter().map(|pod| pod.name.clone()).collect();
+        let at = choose(&names, name, namespace)?;
+        Ok(pods.swap_remove(at))
     }
 
     /// What the control plane answers at `path` of its debug socket.
@@ -159,6 +137,33 @@ impl Mesh {
         let path = self.dir.join("mesh.json");
         let text = std::fs::read(&path).with_context(|| path.display().to_string())?;
         Ok(serde_json::from_slice(&text)?)
+    }
+}
+
+/// Which of these, each `NAME.NAMESPACE`, is called `name`: `POD`, `POD.NAMESPACE`, or the beginning of a pod's name, as a deployment's name is.
+///
+/// # Errors
+/// If there is none, or several that are not replicas of one deployment.
+pub(crate) fn choose(pods: &[String], name: &str, namespace: Option<&str>) -> Result<usize> {
+    let (wanted, within) = match (namespace, name.rsplit_once('.')) {
+        (Some(namespace), _) => (name, Some(namespace)),
+        (None, Some((wanted, namespace))) => (wanted, Some(namespace)),
+        (None, None) => (name, None),
+    };
+    let fits = |pod: &str, exact: bool| {
+        let (pod_name, pod_namespace) = pod.rsplit_once('.').unwrap_or((pod, ""));
+        let same = if exact { pod_name == wanted } else { pod_name.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('-')) };
+        same && within.is_none_or(|namespace| namespace == pod_namespace)
+    };
+    let all = |exact: bool| pods.iter().enumerate().filter(|(_, pod)| fits(pod, exact)).collect::<Vec<_>>();
+    let found = Some(all(true)).filter(|found| !found.is_empty()).unwrap_or_else(|| all(false));
+    match &found[..] {
+        [] => bail!("there is no workload {name}; there are: {}", pods.join(", ")),
+        [(at, first), others @ ..] if others.iter().all(|(_, other)| deployment(other) == deployment(first)) => Ok(*at),
+        several => {
+            let names: Vec<_> = several.iter().map(|(_, pod)| pod.as_str()).collect();
+            bail!("{name} may be any of {}: say which", names.join(", "))
+        }
     }
 }
 

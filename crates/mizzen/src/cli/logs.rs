@@ -3,9 +3,15 @@
 use std::{io::SeekFrom, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, api::LogParams};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio_util::compat::FuturesAsyncReadCompatExt;
 
-use super::find::Mesh;
+use super::{
+    find::Mesh,
+    place::{Cluster, PROXY, Place, Where, Workload},
+};
 
 /// Arguments of `logs`.
 #[derive(Debug, clap::Args)]
@@ -32,8 +38,55 @@ const CONTROL_PLANE: &str = "mizzend";
 /// How often a followed log is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-pub(crate) async fn run(mesh: Option<&str>, args: LogsArgs) -> Result<()> {
-    let (path, name) = place(&Mesh::find(mesh)?, &args)?;
+pub(crate) async fn run(place: &Where, args: LogsArgs) -> Result<()> {
+    match place.find().await? {
+        Place::Host(mesh) => of_host(&mesh, &args).await,
+        Place::Cluster(cluster) => of_cluster(cluster, &args).await,
+    }
+}
+
+/// What the API server has of it.
+async fn of_cluster(cluster: Cluster, args: &LogsArgs) -> Result<()> {
+    let control = args.workload == CONTROL_PLANE && args.namespace.is_none();
+    let place = Place::Cluster(cluster);
+    let Place::Cluster(cluster) = &place else { bail!("no cluster") };
+    let (namespace, name, container) = if control {
+        let pod = cluster.control_plane().await?;
+        (cluster.namespace.clone(), pod.metadata.name.unwrap_or_default(), None)
+    } else {
+        match place.pod(&args.workload, args.namespace.as_deref()).await? {
+            Workload::Cluster(_, pod) => {
+                let container = if args.proxy { Some(PROXY.to_owned()) } else { program(&pod) };
+                (pod.metadata.namespace.unwrap_or_default(), pod.metadata.name.unwrap_or_default(), container)
+            }
+            Workload::Host(_) => bail!("no workload of a cluster"),
+        }
+    };
+    let wanted = LogParams {
+        container,
+        follow: args.follow,
+        tail_lines: args.tail.and_then(|lines| i64::try_from(lines).ok()),
+        ..LogParams::default()
+    };
+    let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &namespace);
+    let mut log = api.log_stream(&name, &wanted).await.with_context(|| format!("the log of {name}.{namespace}"))?.compat();
+    let mut piece = vec![0; 64 << 10];
+    loop {
+        match log.read(&mut piece).await? {
+            0 => return Ok(()),
+            read => super::output::print(&String::from_utf8_lossy(&piece[..read]))?,
+        }
+    }
+}
+
+/// The first container that is not the proxy.
+fn program(pod: &Pod) -> Option<String> {
+    let spec = pod.spec.as_ref()?;
+    spec.containers.iter().find(|container| container.name != PROXY).map(|container| container.name.clone())
+}
+
+async fn of_host(mesh: &Mesh, args: &LogsArgs) -> Result<()> {
+    let (path, name) = whose(mesh, args)?;
     let mut file = tokio::fs::File::open(&path).await.with_context(|| format!("{name} has no log"))?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).await?;
@@ -60,7 +113,7 @@ pub(crate) async fn run(mesh: Option<&str>, args: LogsArgs) -> Result<()> {
 }
 
 /// The file, and whose it is.
-fn place(mesh: &Mesh, args: &LogsArgs) -> Result<(PathBuf, String)> {
+fn whose(mesh: &Mesh, args: &LogsArgs) -> Result<(PathBuf, String)> {
     if args.workload == CONTROL_PLANE && args.namespace.is_none() {
         if args.proxy {
             bail!("the control plane has no proxy; a workload of that name is {CONTROL_PLANE}.NAMESPACE");
@@ -95,7 +148,7 @@ mod tests {
         ] {
             let namespace = namespace.map(str::to_owned);
             let args = LogsArgs { workload: workload.to_owned(), namespace, proxy, follow: false, tail: None };
-            let found = place(&mesh, &args).ok().map(|(path, _)| path);
+            let found = whose(&mesh, &args).ok().map(|(path, _)| path);
             assert_eq!(found, expected.map(|path| folder.path().join(path)), "{workload} {proxy}");
         }
     }

@@ -8,6 +8,7 @@ mod fields;
 pub(crate) mod find;
 mod logs;
 mod output;
+pub(crate) mod place;
 mod proxy_config;
 mod proxy_status;
 mod run;
@@ -23,13 +24,12 @@ use clap::{CommandFactory, Parser};
 
 use crate::up;
 
-/// A service mesh for Linux hosts, with Istio's APIs.
+/// A service mesh for Linux hosts and Kubernetes, with Istio's APIs.
 #[derive(Debug, Parser)]
 #[command(name = "mizzen", version, arg_required_else_help = true, max_term_width = 100)]
 pub(crate) struct Cli {
-    /// The mesh's name, if several run on this host.
-    #[arg(long, global = true, value_name = "NAME")]
-    mesh: Option<String>,
+    #[command(flatten)]
+    place: place::Where,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -85,21 +85,22 @@ pub(crate) fn main() -> ExitCode {
             code => code,
         })
     });
-    let mesh = cli.mesh.as_deref();
+    let place = &cli.place;
+    let mesh = place.mesh.as_deref();
     let result = match cli.verb {
         // `up` makes its processes before any thread exists, and its runtime after.
         Verb::Up(args) => return up::main(mesh, &args),
         Verb::Run(args) => runtime(run::run(mesh, args)),
-        Verb::ProxyStatus(args) => runtime(proxy_status::run(mesh, args)).map(|()| ExitCode::SUCCESS),
-        Verb::ProxyConfig(args) => runtime(proxy_config::run(mesh, args)).map(|()| ExitCode::SUCCESS),
-        Verb::Logs(args) => runtime(logs::run(mesh, args)).map(|()| ExitCode::SUCCESS),
-        Verb::Explain(args) => return answer(runtime(explain::run(mesh, *args))),
-        Verb::Analyze(args) => analyze::run(mesh, *args),
+        Verb::ProxyStatus(args) => runtime(proxy_status::run(place, args)).map(|()| ExitCode::SUCCESS),
+        Verb::ProxyConfig(args) => runtime(proxy_config::run(place, args)).map(|()| ExitCode::SUCCESS),
+        Verb::Logs(args) => runtime(logs::run(place, args)).map(|()| ExitCode::SUCCESS),
+        Verb::Explain(args) => return answer(runtime(explain::run(place, *args))),
+        Verb::Analyze(args) => analyze::run(place, *args),
         Verb::Validate(args) => validate::run(&args),
-        Verb::Admin(verb) => runtime(admin::run(mesh, verb)).map(|()| ExitCode::SUCCESS),
-        Verb::Authz(verb) => return answer(authz::run(mesh, &verb)),
-        Verb::Version(args) => runtime(version::run(mesh, args)).map(|()| ExitCode::SUCCESS),
-        Verb::X(verb) => runtime(x::run(mesh, verb)).map(|()| ExitCode::SUCCESS),
+        Verb::Admin(verb) => runtime(admin::run(place, verb)).map(|()| ExitCode::SUCCESS),
+        Verb::Authz(verb) => return answer(authz::run(place, &verb)),
+        Verb::Version(args) => runtime(version::run(place, args)).map(|()| ExitCode::SUCCESS),
+        Verb::X(verb) => runtime(x::run(place, verb)).map(|()| ExitCode::SUCCESS),
         Verb::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), name(), &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

@@ -4,8 +4,8 @@ use anyhow::Result;
 use mizzen_control::status::{SyncState, Syncz};
 
 use super::{
-    find::Mesh,
     output::{Output, print, render, table},
+    place::Where,
 };
 
 /// Arguments of `proxy-status`.
@@ -21,12 +21,12 @@ pub(crate) struct ProxyStatusArgs {
 /// The types that have a column, by their names in the control plane's answer.
 const TYPES: [(&str, &str); 4] = [("CDS", "Cluster"), ("LDS", "Listener"), ("EDS", "ClusterLoadAssignment"), ("RDS", "RouteConfiguration")];
 
-pub(crate) async fn run(mesh: Option<&str>, args: ProxyStatusArgs) -> Result<()> {
-    let mesh = Mesh::find(mesh)?;
+pub(crate) async fn run(place: &Where, args: ProxyStatusArgs) -> Result<()> {
+    let mesh = place.find().await?;
     let mut found: Syncz = serde_json::from_value(mesh.debug("/debug/syncz").await?)?;
     if let Some(name) = &args.workload {
-        let pod = mesh.pod(name, None)?;
-        found.proxies.retain(|proxy| proxy.proxy == pod.name);
+        let pod = mesh.pod(name, None).await?.name();
+        found.proxies.retain(|proxy| proxy.proxy == pod);
     }
     let text = render(args.output, &found, || {
         let header: Vec<&str> = ["NAME"].into_iter().chain(TYPES.map(|(column, _)| column)).chain(["VERSION"]).collect();

@@ -1,18 +1,24 @@
 //! The configuration that a question is asked of: that of the running mesh, or what files alone say.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use mizzen_api::{
-    Kind, Meta, Object,
+    Kind, Meta, Object, Problem,
     core::Pod,
     istio::{IssuerKeys, MeshConfig, OutboundTrafficPolicy},
 };
-use mizzen_control::{source::load_state, status::IssuerKeysStatus};
+use mizzen_control::{load_cluster, source::load_state, status::IssuerKeysStatus};
 use mizzen_model::{Change, Snapshot};
 
-use super::find::Mesh;
+use super::{
+    find::Mesh,
+    place::{Place, Where},
+};
 use crate::up::say;
+
+/// How long a cluster may take to list what it has.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -27,7 +33,7 @@ pub(crate) struct From {
 pub(crate) struct State {
     pub(crate) snapshot: Arc<Snapshot>,
     /// The running mesh that has it, if it is none of files alone.
-    pub(crate) mesh: Option<Mesh>,
+    pub(crate) mesh: Option<Place>,
 }
 
 impl From {
@@ -35,23 +41,18 @@ impl From {
     ///
     /// # Errors
     /// If no mesh runs and no file is given, or a file is not there.
-    pub(crate) fn read(&self, mesh: Option<&str>) -> Result<State> {
+    pub(crate) async fn read(&self, place: &Where) -> Result<State> {
+        if let Some(path) = self.files.iter().find(|path| !path.exists()) {
+            bail!("{}: there is no such file or folder", path.display());
+        }
         let (changes, problems, mesh) = if self.files.is_empty() {
-            let mesh = Mesh::find(mesh).context("there is no configuration to ask: start a mesh, or name files with -f")?;
-            let file = mesh.file()?;
-            let (mut changes, problems) = load_state(&[mesh.dir.join("objects"), file.folder], Some(&mesh.dir.join("last-good")));
-            let is_settings = |change: &Change| matches!(change, Change::Apply(object) if object.kind() == Kind::MeshConfig);
-            if !changes.iter().any(is_settings) {
-                changes.push(settings(&mesh)?);
-            }
-            if file.secure {
-                changes = changes.into_iter().map(closed_outwards).collect();
-            }
-            (changes, problems, Some(mesh))
+            let place = place.find().await.context("there is no configuration to ask: start a mesh, or name files with -f")?;
+            let (changes, problems) = match &place {
+                Place::Host(mesh) => of_host(mesh)?,
+                Place::Cluster(cluster) => load_cluster(cluster.options.clone(), &cluster.namespace, PATIENCE).await?,
+            };
+            (changes, problems, Some(place))
         } else {
-            if let Some(path) = self.files.iter().find(|path| !path.exists()) {
-                bail!("{}: there is no such file or folder", path.display());
-            }
             let (changes, problems) = load_state(&self.files, None);
             (changes, problems, None)
         };
@@ -62,6 +63,20 @@ impl From {
         let snapshot = if mesh.is_some() { snapshot } else { mizzen_explain::complete(&snapshot) };
         Ok(State { snapshot, mesh })
     }
+}
+
+/// What the control plane of a mesh on this host has in force.
+fn of_host(mesh: &Mesh) -> Result<(Vec<Change>, Vec<Problem>)> {
+    let file = mesh.file()?;
+    let (mut changes, problems) = load_state(&[mesh.dir.join("objects"), file.folder], Some(&mesh.dir.join("last-good")));
+    let is_settings = |change: &Change| matches!(change, Change::Apply(object) if object.kind() == Kind::MeshConfig);
+    if !changes.iter().any(is_settings) {
+        changes.push(settings(mesh)?);
+    }
+    if file.secure {
+        changes = changes.into_iter().map(closed_outwards).collect();
+    }
+    Ok((changes, problems))
 }
 
 impl State {

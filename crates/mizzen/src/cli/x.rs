@@ -6,8 +6,8 @@ use mizzen_control::status::{Selfz, UnansweredStatus, WaitingFor, WaitingStatus}
 use super::{
     authz::{self, check::XAuthzVerb},
     fields::{self, CrdsArgs, FieldsArgs},
-    find::Mesh,
     output::{Output, print, render, table},
+    place::Where,
 };
 
 /// Verbs whose form may still change.
@@ -32,17 +32,17 @@ pub(crate) struct DebugArgs {
     output: Output,
 }
 
-pub(crate) async fn run(mesh: Option<&str>, verb: XVerb) -> Result<()> {
+pub(crate) async fn run(place: &Where, verb: XVerb) -> Result<()> {
     match verb {
-        XVerb::Debug(args) => debug(mesh, &args).await,
-        XVerb::Authz(XAuthzVerb::Check(args)) => authz::check::run(mesh, &args).await,
+        XVerb::Debug(args) => debug(place, &args).await,
+        XVerb::Authz(XAuthzVerb::Check(args)) => authz::check::run(place, &args).await,
         XVerb::Crds(args) => fields::crds(&args),
         XVerb::Fields(args) => fields::list(&args),
     }
 }
 
-async fn debug(mesh: Option<&str>, args: &DebugArgs) -> Result<()> {
-    let found: Selfz = serde_json::from_value(Mesh::find(mesh)?.debug("/debug/selfz").await?)?;
+async fn debug(place: &Where, args: &DebugArgs) -> Result<()> {
+    let found: Selfz = serde_json::from_value(place.find().await?.debug("/debug/selfz").await?)?;
     print(&render(args.output, &found, || text(&found))?)
 }
 

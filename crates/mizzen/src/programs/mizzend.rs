@@ -1,11 +1,16 @@
 //! `mizzend`: the control plane.
 
-use std::{net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 use mizzen_api::istio::JwksBy;
-use mizzen_control::{JwksOptions, Options};
+use mizzen_control::{ClusterOptions, JwksOptions, Options};
 use mizzen_types::{TrustDomain, ports};
 
 /// The control plane of a Mizzen mesh: follows folders of YAML, is the certificate authority, and configures the proxies.
@@ -14,20 +19,37 @@ use mizzen_types::{TrustDomain, ports};
 struct MizzendArgs {
     /// A folder of Kubernetes and Istio YAML that is followed. Several may be given, each by the option of its own: of objects with one name that of
     /// the folder given first is in force, and the others take over when it goes.
-    #[arg(long, value_name = "DIR", required = true)]
+    #[arg(long, value_name = "DIR", required_unless_present = "kubernetes")]
     config_dir: Vec<PathBuf>,
+    /// Follow the Kubernetes cluster in which this runs as a pod, keep the CA in it, take its pods' tokens, and answer its webhooks. Folders, if any are
+    /// given too, have precedence. The variables POD_NAMESPACE (istio-system) and JWT_POLICY (third-party-jwt) are Istio's.
+    #[arg(long)]
+    kubernetes: bool,
+    /// Reach the cluster as this kubeconfig says, and not as a pod.
+    #[arg(long, value_name = "FILE", requires = "kubernetes")]
+    kubeconfig: Option<PathBuf>,
+    /// A context of the kubeconfig, other than its current one.
+    #[arg(long, value_name = "NAME", requires = "kubeconfig")]
+    context: Option<String>,
+    /// The port of the webhooks, over TLS.
+    #[arg(long, value_name = "PORT", default_value_t = ports::WEBHOOKS)]
+    webhook_port: u16,
     /// Where the last good version of every object is kept, for each folder apart, for a start while its file is broken.
     #[arg(long, value_name = "DIR")]
     last_good: Option<PathBuf>,
-    /// The address on which xDS and the CA are served over TLS, and metrics.
-    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
-    address: IpAddr,
+    /// The address on which xDS and the CA are served over TLS, and metrics; 127.0.0.1, or with --kubernetes 0.0.0.0.
+    #[arg(long, value_name = "IP")]
+    address: Option<IpAddr>,
     /// The port of xDS and the CA.
     #[arg(long, value_name = "PORT", default_value_t = ports::XDS)]
     xds_port: u16,
     /// The port of metrics and readiness.
     #[arg(long, value_name = "PORT", default_value_t = ports::MONITORING)]
     monitoring_port: u16,
+    /// A port on 127.0.0.1 on which is told what else debug.sock tells, for port-forwards to the pod; 8080 with --kubernetes, 0 for none. Nothing can be
+    /// changed there.
+    #[arg(long, value_name = "PORT")]
+    debug_port: Option<u16>,
     /// An open descriptor of a file that holds the keys of the CA and of the tokens; filled if it is empty. Without it they end with the process.
     #[arg(long, value_name = "NUMBER")]
     state_fd: Option<i32>,
@@ -77,14 +99,41 @@ fn jwks() -> Result<JwksOptions> {
     Ok(options)
 }
 
+/// The cluster, by the flags and Istio's variables.
+fn cluster(args: &MizzendArgs) -> Result<Option<ClusterOptions>> {
+    if !args.kubernetes {
+        return Ok(None);
+    }
+    let first_party_tokens = match std::env::var("JWT_POLICY").as_deref() {
+        Err(_) | Ok("" | "third-party-jwt") => false,
+        Ok("first-party-jwt") => true,
+        Ok(other) => bail!("JWT_POLICY={other}: must be third-party-jwt or first-party-jwt"),
+    };
+    if first_party_tokens {
+        tracing::warn!(
+            "first-party-jwt: tokens that pods show to the API server are good for a certificate, too; whoever else is shown one can take its pod's identity"
+        );
+    }
+    Ok(Some(ClusterOptions {
+        kubeconfig: args.kubeconfig.clone(),
+        context: args.context.clone(),
+        only_read: false,
+        pod: std::env::var("POD_NAME").ok(),
+        webhook_port: Some(args.webhook_port),
+        first_party_tokens,
+    }))
+}
+
 fn run(args: MizzendArgs) -> Result<()> {
     let set_log = super::log()?;
     mizzen_net::keep_little_memory();
     let state = args.state_fd.map(mizzen_net::inherited_fd).transpose().context("--state-fd")?;
-    let options = Options {
+    let mut options = Options {
+        cluster: cluster(&args)?,
         config_dirs: args.config_dir,
         last_good: args.last_good,
-        address: args.address,
+        address: args.address.unwrap_or(if args.kubernetes { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST }.into()),
+        debug_port: args.debug_port.or(args.kubernetes.then_some(ports::DEBUG)).filter(|port| *port != 0),
         xds_port: args.xds_port,
         monitoring_port: args.monitoring_port,
         state,
@@ -101,6 +150,9 @@ fn run(args: MizzendArgs) -> Result<()> {
         set_log: Some(set_log),
         ..Options::default()
     };
+    if let Some(namespace) = std::env::var("POD_NAMESPACE").ok().filter(|_| args.kubernetes) {
+        options.root_namespace = namespace;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let stopped = super::stopped()?;

@@ -39,8 +39,8 @@ fn log() -> Result<SetLogging> {
 /// As [`log`], with these directives instead, or to the end of this file.
 fn log_to(directives: Option<&str>, file: Option<&std::path::Path>) -> Result<SetLogging> {
     let directives = directives.map_or_else(self::directives, str::to_owned);
-    let filter = EnvFilter::try_new(&directives).with_context(|| format!("MIZZEN_LOG={directives}"))?;
-    let (filter, handle) = tracing_subscriber::reload::Layer::new(filter);
+    EnvFilter::try_new(&directives).with_context(|| format!("MIZZEN_LOG={directives}"))?;
+    let (filter, handle) = tracing_subscriber::reload::Layer::new(EnvFilter::try_new(quiet(&directives))?);
     let writer = match file {
         None => BoxMakeWriter::new(std::io::stderr),
         Some(path) => {
@@ -53,9 +53,15 @@ fn log_to(directives: Option<&str>, file: Option<&std::path::Path>) -> Result<Se
     Ok(Arc::new(move |directives| {
         let filter = EnvFilter::try_new(directives).map_err(|e| e.to_string())?;
         let now = filter.to_string();
+        let filter = EnvFilter::try_new(quiet(directives)).map_err(|e| e.to_string())?;
         handle.reload(filter).map_err(|e| e.to_string())?;
         Ok(now)
     }))
+}
+
+/// The directives, before which stands what others log that is told by us: the client of Kubernetes warns of each answer that is no success.
+fn quiet(directives: &str) -> String {
+    format!("kube_client=error,{directives}")
 }
 
 /// Runs a program and turns its result into an exit code.

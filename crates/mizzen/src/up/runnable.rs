@@ -59,6 +59,9 @@ impl Folder {
 fn refusal(object: &Object, others: &Objects) -> Option<Problem> {
     let (field, message) = match object {
         Object::Pod(_) => ("", "pods are not started here: write a Deployment".to_owned()),
+        Object::EndpointSlice(_) => {
+            ("", "endpoints are those of the programs that are started here: write a ServiceEntry for others".to_owned())
+        }
         Object::Deployment(deployment) => {
             let wanted = deployment.replicas;
             let sum = |sum: u32, other: &Arc<Object>| match &**other {

@@ -21,7 +21,7 @@ struct Form {
 }
 
 fn form() -> impl Strategy<Value = Form> {
-    (0..6usize, 0..2usize, 0..2usize, 0..6usize).prop_map(|(kind, namespace, name, form)| Form { kind, namespace, name, form })
+    (0..7usize, 0..2usize, 0..2usize, 0..6usize).prop_map(|(kind, namespace, name, form)| Form { kind, namespace, name, form })
 }
 
 impl Form {
@@ -82,6 +82,19 @@ impl Form {
                     "spec: {hosts: [x.example, '*.example'], gateways: [shop/g], http: [{route: [{destination: {host: n1}}]}]}",
                 ]),
             ),
+            5 => {
+                let rest = pick(&[
+                    "ports: [{name: http, port: 80}], endpoints: [{addresses: [10.0.0.1], targetRef: {kind: Pod, name: p0}}]",
+                    "ports: [{name: http, port: 80}], endpoints: [{addresses: [10.0.0.2], targetRef: {kind: Pod, name: p1}}, {addresses: [10.0.0.9]}]",
+                    "ports: [{name: tcp, port: 91}], endpoints: [{addresses: [10.0.0.3], conditions: {ready: false}, zone: z}]",
+                    "ports: [{name: http, port: 81}], endpoints: []",
+                ]);
+                return format!(
+                    "{{kind: EndpointSlice, apiVersion: discovery.k8s.io/v1, addressType: IPv4, metadata: {{name: s{name}, namespace: {namespace}, \
+                     labels: {{kubernetes.io/service-name: n{}}}}}, {rest}}}",
+                    form % 2,
+                );
+            }
             _ => {
                 let (name, data) = match form % 3 {
                     0 => ("mizzen-vips", "n0.shop.svc.cluster.local: 10.96.0.1"),

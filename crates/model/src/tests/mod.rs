@@ -60,6 +60,44 @@ fn services_and_their_endpoints() {
 }
 
 #[test]
+fn endpoints_by_slices() {
+    const SLICE: &str = "
+kind: EndpointSlice
+apiVersion: discovery.k8s.io/v1
+addressType: IPv4
+metadata: {name: reviews-1, namespace: shop, labels: {kubernetes.io/service-name: reviews}}
+ports: [{name: http, port: 8080}]
+endpoints:
+- {addresses: [10.0.0.1], targetRef: {kind: Pod, name: reviews-7d-x1}, conditions: {ready: true}}
+- {addresses: [10.9.9.9], zone: east}
+";
+    let check = |texts: &[&str], expected: &[&str]| {
+        let snapshot = snapshot(texts);
+        let reader = Reader::new(&snapshot);
+        let service = reader.service(&host("reviews.shop.svc.cluster.local"), "shop").unwrap();
+        let endpoints = reader.endpoints(service);
+        let line = |e: &crate::Endpoint| {
+            let account = e.service_account.as_deref().unwrap_or("nobody");
+            format!("{:?}:{} {} {account} {}{}", e.address, e.port, e.workload, e.locality.zone, if e.ready { "" } else { " not ready" })
+        };
+        let found: Vec<String> = endpoints.by_port[&9080].iter().map(line).collect();
+        assert_eq!(found, expected, "{texts:?}");
+    };
+    let other = "Ip(10.9.9.9):8080 reviews nobody east";
+    check(&[REVIEWS, POD, SLICE], &["Ip(10.0.0.1):8080 reviews reviews ", other]);
+    // The pod says sooner than the slice that it is not ready, and the slice may know the pod before us.
+    check(&[REVIEWS, SLICE, &POD.replace("'True'", "'False'")], &["Ip(10.0.0.1):8080 reviews reviews  not ready", other]);
+    check(&[SLICE, REVIEWS], &["Ip(10.0.0.1):8080 reviews nobody ", other]);
+    let unready = SLICE.replace("ready: true", "ready: false");
+    check(&[REVIEWS, POD, &unready], &["Ip(10.0.0.1):8080 reviews reviews  not ready", other]);
+    // On a node's address every pod is itself.
+    let neighbour = POD.replace("reviews-7d-x1", "zzz").replace("serviceAccountName: reviews", "serviceAccountName: agent");
+    check(&[REVIEWS, POD, &neighbour, SLICE], &["Ip(10.0.0.1):8080 reviews reviews ", other]);
+    // A slice of another service, or of none, is nothing to this one.
+    check(&[REVIEWS, POD, &SLICE.replace("service-name: reviews", "service-name: ratings")], &["Ip(10.0.0.1):8080 reviews reviews "]);
+}
+
+#[test]
 fn one_host_of_several_namespaces() {
     let entry = |namespace: &str, export: &str| {
         format!(

@@ -31,7 +31,10 @@ use self::{
     print::{Look, Texts},
     select::{Overviews, Selection, Suppression, told},
 };
-use super::{find::Mesh, output};
+use super::{
+    output,
+    place::{Place, Where},
+};
 
 /// How many columns a terminal has that does not say it.
 const WIDTH: usize = 80;
@@ -148,7 +151,7 @@ struct Looked {
 ///
 /// # Errors
 /// If it cannot be done at all.
-pub(crate) fn run(mesh: Option<&str>, args: AnalyzeArgs) -> Result<ExitCode> {
+pub(crate) fn run(place: &Where, args: AnalyzeArgs) -> Result<ExitCode> {
     if let Some(code) = &args.explain {
         output::print(&explain::page(code).map_err(anyhow::Error::msg)?)?;
         return Ok(ExitCode::SUCCESS);
@@ -161,8 +164,8 @@ pub(crate) fn run(mesh: Option<&str>, args: AnalyzeArgs) -> Result<ExitCode> {
         bail!("--fix mends files: name them");
     }
     let selection = selection(&args)?;
-    let (given, name, wanted) = (args.clone(), mesh.map(str::to_owned), selection.clone());
-    let mut looked = wait::within(args.timeout, "analyzing", move || look(name.as_deref(), &given, &wanted))?;
+    let (given, name, wanted) = (args.clone(), place.clone(), selection.clone());
+    let mut looked = wait::within(args.timeout, "analyzing", move || look(&name, &given, &wanted))?;
     if args.fix {
         mend(&args, &selection, &mut looked)?;
     }
@@ -190,7 +193,7 @@ fn selection(args: &AnalyzeArgs) -> Result<Selection> {
 }
 
 /// Gathers what is asked about, and analyzes it.
-fn look(mesh: Option<&str>, args: &AnalyzeArgs, selection: &Selection) -> Result<Looked> {
+fn look(place: &Where, args: &AnalyzeArgs, selection: &Selection) -> Result<Looked> {
     let gathered = gather(&args.paths, args.recursive)?;
     for path in &gathered.skipped {
         say(&format!("{} is left out: files of configuration end in .json, .yaml or .yml", path.display()));
@@ -198,8 +201,8 @@ fn look(mesh: Option<&str>, args: &AnalyzeArgs, selection: &Selection) -> Result
     if gathered.files.is_empty() && !args.paths.is_empty() {
         bail!("{}: there is no file that ends in .json, .yaml or .yml", shown(&args.paths));
     }
-    let running = if args.use_kube == Some(false) { None } else { Mesh::running(mesh)? };
-    if running.is_none() && (args.use_kube == Some(true) || mesh.is_some() || args.paths.is_empty()) {
+    let running = if args.use_kube == Some(false) { None } else { super::runtime(place.running())? };
+    if running.is_none() && (args.use_kube == Some(true) || place.mesh.is_some() || args.paths.is_empty()) {
         bail!("no mesh is running here as this user: name files or folders to analyze them, or start a mesh with `mizzen up DIR`");
     }
     let target = target(args, &gathered.files);
@@ -217,7 +220,7 @@ fn look(mesh: Option<&str>, args: &AnalyzeArgs, selection: &Selection) -> Result
         namespace: args.namespace.clone().unwrap_or_else(|| "default".to_owned()),
         ignore_unknown: args.ignore_unknown,
         is_installed: running.is_none(),
-        is_stand_alone: running.is_some(),
+        is_stand_alone: matches!(running, Some(Place::Host(_))),
         now: Some(time::OffsetDateTime::now_utc().unix_timestamp()),
         ..Input::default()
     };
@@ -226,7 +229,19 @@ fn look(mesh: Option<&str>, args: &AnalyzeArgs, selection: &Selection) -> Result
         input.settings = Some(File { name: path.to_string_lossy().into(), path: None, text });
     }
     if let Some(mesh) = &running {
-        input.add_mesh(mesh)?;
+        match mesh {
+            Place::Host(mesh) => input.add_mesh(mesh)?,
+            Place::Cluster(cluster) => match super::runtime(cluster.documents()) {
+                Ok(documents) => input.below = documents,
+                // Nobody has said that the cluster is meant: files are analyzed without it.
+                Err(error) if args.use_kube.is_none() && !place.is_explicit() => {
+                    say(&format!("the cluster is left out (--use-kube=false says so without asking it): {error:#}"));
+                    input.is_installed = true;
+                    input.is_stand_alone = false;
+                }
+                Err(error) => return Err(error),
+            },
+        }
     }
     Ok(Looked::of(input, selection, target))
 }

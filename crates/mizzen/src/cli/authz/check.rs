@@ -10,8 +10,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::cli::{
-    find::Mesh,
     output::{Output, print, render, table},
+    place::Where,
     proxy_config::resources,
 };
 
@@ -39,13 +39,13 @@ pub(crate) struct CheckArgs {
     output: Output,
 }
 
-pub(crate) async fn run(mesh: Option<&str>, args: &CheckArgs) -> Result<()> {
+pub(crate) async fn run(place: &Where, args: &CheckArgs) -> Result<()> {
     let dump: Value = match (&args.file, &args.workload) {
         (Some(path), _) => {
             let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
             serde_json::from_str(&text).with_context(|| format!("{}: is no JSON", path.display()))?
         }
-        (None, Some(name)) => Mesh::find(mesh)?.pod(name, args.namespace.as_deref())?.admin("/config_dump").await?,
+        (None, Some(name)) => place.find().await?.pod(name, args.namespace.as_deref()).await?.admin("/config_dump").await?,
         (None, None) => bail!("which workload?"),
     };
     if !dump["configs"].is_array() {

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::record::{self, Line};
-use crate::cli::find::Mesh;
+use crate::cli::place::{Cluster, PROXY, Place};
 
 /// After so many lines whoever waits is told how far it is.
 const TELL_EVERY: u64 = 100_000;
@@ -26,7 +26,7 @@ pub(crate) struct Log {
 ///
 /// # Errors
 /// If one cannot be opened, or there are none.
-pub(crate) fn logs(named: &[PathBuf], mesh: Option<&Mesh>) -> Result<Vec<Log>> {
+pub(crate) fn logs(named: &[PathBuf], mesh: Option<&Place>) -> Result<Vec<Log>> {
     if let ([], None) = (named, mesh) {
         bail!("which log? Name files of access logs, or `-` for standard input; without -f, those of the running mesh are read");
     }
@@ -40,7 +40,14 @@ pub(crate) fn logs(named: &[PathBuf], mesh: Option<&Mesh>) -> Result<Vec<Log>> {
         found.push(Log { name: path.display().to_string(), pod: None, lines });
     }
     if named.is_empty() {
-        for pod in mesh.map(Mesh::pods).unwrap_or_default() {
+        if let Some(Place::Cluster(cluster)) = mesh {
+            return crate::cli::runtime(of_cluster(cluster));
+        }
+        let pods = match mesh {
+            Some(Place::Host(mesh)) => mesh.pods(),
+            _ => Vec::new(),
+        };
+        for pod in pods {
             let path = pod.dir.join("proxy.log");
             // Whoever has just started has none yet, and an old part there may be or not.
             for path in [older(&path), path] {
@@ -49,6 +56,17 @@ pub(crate) fn logs(named: &[PathBuf], mesh: Option<&Mesh>) -> Result<Vec<Log>> {
                 found.push(Log { name: format!("the log of {}", pod.name), pod: whose, lines: Box::new(BufReader::new(file)) });
             }
         }
+    }
+    Ok(found)
+}
+
+/// What the API server has of the logs of all proxies.
+async fn of_cluster(cluster: &Cluster) -> Result<Vec<Log>> {
+    let mut found = Vec::new();
+    for (namespace, name) in cluster.proxies().await? {
+        let text = cluster.log(&namespace, &name, PROXY).await?;
+        let lines = Box::new(BufReader::new(std::io::Cursor::new(text)));
+        found.push(Log { name: format!("the log of {name}.{namespace}"), pod: Some((namespace, name)), lines });
     }
     Ok(found)
 }

@@ -20,9 +20,9 @@ pub(crate) enum AuthzVerb {
     Suggest(suggest::SuggestArgs),
 }
 
-pub(crate) fn run(mesh: Option<&str>, verb: &AuthzVerb) -> Result<ExitCode> {
+pub(crate) fn run(place: &crate::cli::place::Where, verb: &AuthzVerb) -> Result<ExitCode> {
     match verb {
-        AuthzVerb::Replay(args) => replay::run(mesh, args),
-        AuthzVerb::Suggest(args) => suggest::run(mesh, args),
+        AuthzVerb::Replay(args) => replay::run(place, args),
+        AuthzVerb::Suggest(args) => suggest::run(place, args),
     }
 }

@@ -18,6 +18,7 @@ use super::{
     place::{Passed, Places, PodId, recorded},
     record::{Ended, Line, Record},
 };
+use crate::cli::place::Where;
 use crate::cli::{
     output::{Form, print, render_form, table},
     state,
@@ -146,8 +147,8 @@ enum Outcome {
     Unknown(String),
 }
 
-pub(crate) fn run(mesh: Option<&str>, args: &ReplayArgs) -> Result<ExitCode> {
-    let state = args.of.read(mesh)?;
+pub(crate) fn run(place: &Where, args: &ReplayArgs) -> Result<ExitCode> {
+    let state = crate::cli::runtime(args.of.read(place))?;
     let proposed = propose(&state.snapshot, &args.policies, args.replace)?;
     let mut replay = Replay::new(&state.snapshot, &proposed);
     let whose = args.workload.as_deref().map(|name| state::find_pod(&state.snapshot, name, None)).transpose().context("--workload")?;

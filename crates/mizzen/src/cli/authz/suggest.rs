@@ -21,6 +21,7 @@ use super::{
     place::{Passed, Places, PodId, recorded},
     record::{Ended, Line, Record},
 };
+use crate::cli::place::Where;
 use crate::{
     cli::{output::print, state},
     up::say,
@@ -110,8 +111,8 @@ struct Counts {
     gateways: u64,
 }
 
-pub(crate) fn run(mesh: Option<&str>, args: &SuggestArgs) -> Result<ExitCode> {
-    let state = args.of.read(mesh)?;
+pub(crate) fn run(place: &Where, args: &SuggestArgs) -> Result<ExitCode> {
+    let state = crate::cli::runtime(args.of.read(place))?;
     let mut suggest = Suggest::new(&state.snapshot, args.paths, args.namespace.clone());
     let whose = args.workload.as_deref().map(|name| state::find_pod(&state.snapshot, name, None)).transpose().context("--workload")?;
     let whose = whose.and_then(|pod| suggest.places.pod(&pod.meta.namespace, &pod.meta.name));

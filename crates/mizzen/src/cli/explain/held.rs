@@ -7,23 +7,26 @@ use mizzen_explain::{Explanation, ResourceType};
 use serde_json::Value;
 
 use super::super::{
-    find::Mesh,
+    place::Place,
     proxy_config::{resources, text},
 };
 
 /// Marks the resources of each proxy that answers; says what could not be found out, and which proxies have not taken the newest configuration.
-pub(super) async fn mark(mesh: &Mesh, explanation: &mut Explanation) -> Vec<String> {
+pub(super) async fn mark(mesh: &Place, explanation: &mut Explanation) -> Vec<String> {
     let mut notes = Vec::new();
     let mut held = BTreeMap::new();
     let proxies = explanation.proxies();
-    let pods = mesh.pods();
+    let pods = match mesh.workloads().await {
+        Ok(pods) => pods,
+        Err(error) => return vec![format!("what proxies hold is not known: {error:#}")],
+    };
     for proxy in proxies {
         let Some((namespace, name)) = proxy.split_once('/') else { continue };
-        let Some(pod) = pods.iter().find(|pod| pod.name == format!("{name}.{namespace}")) else { continue };
+        let Some(pod) = pods.iter().find(|pod| pod.name() == format!("{name}.{namespace}")) else { continue };
         let answers = (pod.admin("/config_dump").await, pod.admin("/clusters?format=json").await);
         match answers {
             (Ok(dump), Ok(clusters)) => drop(held.insert(proxy, Held::of(&dump, &clusters))),
-            (Err(error), _) | (_, Err(error)) => notes.push(format!("what {} holds is not known: {error:#}", pod.name)),
+            (Err(error), _) | (_, Err(error)) => notes.push(format!("what {} holds is not known: {error:#}", pod.name())),
         }
     }
     explanation.mark(|proxy, kind, name| held.get(proxy).map(|held| held.has(kind, name)));
@@ -32,7 +35,7 @@ pub(super) async fn mark(mesh: &Mesh, explanation: &mut Explanation) -> Vec<Stri
 }
 
 /// Of which proxies it is not known that they run what is explained here.
-async fn late<'a>(mesh: &Mesh, proxies: impl Iterator<Item = &'a str>) -> Vec<String> {
+async fn late<'a>(mesh: &Place, proxies: impl Iterator<Item = &'a str>) -> Vec<String> {
     let answer = mesh.debug("/debug/syncz").await.and_then(|value| Ok(serde_json::from_value::<Syncz>(value)?));
     let status = match answer {
         Ok(status) => status,

@@ -19,6 +19,7 @@ use mizzen_types::{Hostname, Protocol};
 
 use super::{
     output::{Form, print, render_form},
+    place::Where,
     state::{self, State},
 };
 
@@ -96,8 +97,8 @@ fn header(text: &str) -> Result<(String, String), String> {
     Ok((name.trim().to_owned(), value.trim().to_owned()))
 }
 
-pub(crate) async fn run(mesh: Option<&str>, args: ExplainArgs) -> Result<ExitCode> {
-    let mut state = args.of.read(mesh)?;
+pub(crate) async fn run(place: &Where, args: ExplainArgs) -> Result<ExitCode> {
+    let mut state = args.of.read(place).await?;
     let bears = args.jwt.is_some() || !args.headers.is_empty();
     if bears {
         state.take_issuer_keys().await;

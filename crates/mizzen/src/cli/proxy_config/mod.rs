@@ -13,8 +13,8 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 use super::{
-    find::{Mesh, Pod},
     output::{Output, print, render, table},
+    place::{Where, Workload},
 };
 
 /// What to show.
@@ -67,9 +67,9 @@ struct Rows {
     rows: Vec<(Vec<String>, Value)>,
 }
 
-pub(crate) async fn run(mesh: Option<&str>, args: ProxyConfigArgs) -> Result<()> {
-    let mesh = Mesh::find(mesh)?;
-    let pod = mesh.pod(&args.workload, args.namespace.as_deref())?;
+pub(crate) async fn run(place: &Where, args: ProxyConfigArgs) -> Result<()> {
+    let mesh = place.find().await?;
+    let pod = mesh.pod(&args.workload, args.namespace.as_deref()).await?;
     let section = args.what.section();
     if args.all && section.is_none() {
         bail!("--all is for clusters, listeners, routes and endpoints: of anything else a proxy holds all that there is for it");
@@ -84,7 +84,7 @@ pub(crate) async fn run(mesh: Option<&str>, args: ProxyConfigArgs) -> Result<()>
     };
     let mut header = found.header.to_vec();
     if let Some((section, kind)) = section.filter(|_| args.all) {
-        let path = format!("/debug/config_dump?proxyID={}&section={section}", pod.name);
+        let path = format!("/debug/config_dump?proxyID={}&section={section}", pod.name());
         let dump = mesh.debug(&path).await?;
         found = with_all(found, kind(&dump));
         header.push("HELD");
@@ -133,10 +133,10 @@ fn with_all(held: Rows, known: Rows) -> Rows {
     Rows { header: held.header, rows: rows.collect() }
 }
 
-async fn dump(pod: &Pod) -> Result<Value> {
+async fn dump(pod: &Workload<'_>) -> Result<Value> {
     let dump = pod.admin("/config_dump").await?;
     if !dump["configs"].is_array() {
-        bail!("the proxy of {} sent no config dump", pod.name);
+        bail!("the proxy of {} sent no config dump", pod.name());
     }
     Ok(dump)
 }

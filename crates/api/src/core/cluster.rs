@@ -1,0 +1,385 @@
+//! Kubernetes' kinds as a cluster's API server has them: already checked, so that nothing is refused, and only what the mesh acts on is taken.
+//!
+//! Files are read strictly, by position. Here an object is one that exists and runs: what the mesh does not do of it is no reason not to know it.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use k8s_openapi::{
+    api::{core::v1 as k8s, discovery::v1 as discovery},
+    apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
+};
+use mizzen_types::Protocol;
+use serde_json::json;
+
+use super::{
+    ClusterIp, Container, ContainerPort, EndpointSlice, Namespace, Pod, PodPhase, PodSpec, PodStatus, Service, ServiceAccount, ServicePort,
+    SliceEndpoint, SlicePort, TargetPort,
+};
+use crate::{
+    Entry, Meta, Node, Object, Value,
+    istio::{ExportTo, TrafficDistribution},
+};
+
+/// The labels of nodes that say where their pods run.
+pub const TOPOLOGY_LABELS: [&str; 3] = ["topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"];
+
+/// Annotations that tools write for themselves, of any size.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// The metadata, of an object of this `apiVersion`.
+fn meta(from: ObjectMeta, api_version: &str) -> Meta {
+    let mut annotations = from.annotations.unwrap_or_default();
+    annotations.remove(LAST_APPLIED);
+    Meta {
+        api_version: api_version.into(),
+        namespace: from.namespace.unwrap_or_default().into(),
+        name: from.name.unwrap_or_default().into(),
+        labels: from.labels.unwrap_or_default(),
+        annotations,
+        created: from.creation_timestamp.map_or(0, |time| time.0.as_second()),
+        ..Meta::default()
+    }
+}
+
+impl Namespace {
+    /// What a cluster has.
+    pub fn from_cluster(metadata: ObjectMeta) -> Namespace {
+        Namespace { meta: meta(metadata, "v1") }
+    }
+}
+
+impl ServiceAccount {
+    /// What a cluster has.
+    pub fn from_cluster(metadata: ObjectMeta) -> ServiceAccount {
+        ServiceAccount { meta: meta(metadata, "v1") }
+    }
+}
+
+impl Service {
+    /// What a cluster has; `None` for an ExternalName, which has neither address nor endpoints.
+    pub fn from_cluster(from: k8s::Service) -> Option<Service> {
+        let spec = from.spec.unwrap_or_default();
+        if spec.type_.as_deref() == Some("ExternalName") {
+            return None;
+        }
+        let meta = meta(from.metadata, "v1");
+        let addresses = spec.cluster_ips.into_iter().flatten().chain(spec.cluster_ip);
+        let cluster_ip = addresses.map(|text| cluster_ip(&text)).reduce(better).unwrap_or_default();
+        let exported = meta.annotations.get("networking.istio.io/exportTo").map(|text| text.split(',').map(str::trim));
+        let distribution = spec.traffic_distribution.or_else(|| meta.annotations.get("networking.istio.io/traffic-distribution").cloned());
+        Some(Service {
+            cluster_ip,
+            ports: spec.ports.into_iter().flatten().filter_map(service_port).collect(),
+            selector: spec.selector.unwrap_or_default(),
+            publish_not_ready_addresses: spec.publish_not_ready_addresses.unwrap_or_default(),
+            // What cannot be read hides nothing: with Istio, too, it is the default then.
+            export_to: exported.into_iter().flatten().filter_map(|part| ExportTo::parse(part).ok()).collect(),
+            distribution: distribution.and_then(|text| TrafficDistribution::named(&text)).unwrap_or_default(),
+            meta,
+        })
+    }
+}
+
+fn cluster_ip(text: &str) -> ClusterIp {
+    match text {
+        "None" => ClusterIp::Headless,
+        text => text.parse().map_or(ClusterIp::Auto, ClusterIp::Address),
+    }
+}
+
+/// Of the addresses of a service with two families that of IPv4, which is captured.
+fn better(one: ClusterIp, other: ClusterIp) -> ClusterIp {
+    match (one, other) {
+        (ClusterIp::Address(IpAddr::V6(_)), ClusterIp::Address(ip @ IpAddr::V4(_))) => ClusterIp::Address(ip),
+        (one, _) => one,
+    }
+}
+
+fn number(port: i32) -> Option<u16> {
+    u16::try_from(port).ok().filter(|port| *port != 0)
+}
+
+/// Nothing where the transport is neither TCP nor UDP.
+fn service_port(from: k8s::ServicePort) -> Option<ServicePort> {
+    let port = number(from.port)?;
+    let transport = from.protocol.as_deref().unwrap_or("TCP");
+    if !matches!(transport, "TCP" | "UDP") {
+        return None;
+    }
+    let name = from.name.unwrap_or_default();
+    let target_port = match from.target_port {
+        Some(IntOrString::Int(target)) => TargetPort::Number(number(target).unwrap_or(port)),
+        Some(IntOrString::String(name)) => name.parse().map_or(TargetPort::Name(name), TargetPort::Number),
+        None => TargetPort::Number(port),
+    };
+    let protocol =
+        Protocol::of_port(Some(transport), from.app_protocol.as_deref(), Some(name.as_str()).filter(|name| !name.is_empty()), port);
+    Some(ServicePort { port, target_port, protocol, name })
+}
+
+impl EndpointSlice {
+    /// What a cluster has.
+    pub fn from_cluster(from: discovery::EndpointSlice) -> EndpointSlice {
+        let called = from.address_type == "IPv4";
+        let endpoint = |from: discovery::Endpoint| {
+            let address = from.addresses.first()?.parse().ok()?;
+            let ready = from.conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
+            let pod = from.target_ref.filter(|target| target.kind.as_deref() == Some("Pod")).and_then(|target| target.name);
+            Some(SliceEndpoint { address, ready, pod, zone: from.zone.unwrap_or_default() })
+        };
+        let port = |from: discovery::EndpointPort| {
+            let udp = from.protocol.as_deref() == Some("UDP");
+            Some(SlicePort { name: from.name.unwrap_or_default(), port: number(from.port?)?, udp })
+        };
+        EndpointSlice {
+            meta: meta(from.metadata, "discovery.k8s.io/v1"),
+            ports: from.ports.into_iter().flatten().filter_map(port).collect(),
+            endpoints: from.endpoints.into_iter().filter(|_| called).filter_map(endpoint).collect(),
+        }
+    }
+}
+
+impl Pod {
+    /// What a cluster has, and the node on which it runs. One that is being deleted is not ready, whatever its probes say.
+    pub fn from_cluster(from: k8s::Pod) -> (Pod, Option<String>) {
+        let spec = from.spec.unwrap_or_default();
+        let status = from.status.unwrap_or_default();
+        let leaving = from.metadata.deletion_timestamp.is_some();
+        let controller = from.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+        let controller = controller.map(|owner| workload(&owner.kind, &owner.name, from.metadata.labels.as_ref()));
+        let node = spec.node_name.clone();
+        // Native sidecars may serve, too.
+        let lasting = spec.init_containers.into_iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+        let containers = spec.containers.into_iter().chain(lasting).map(|container| Container {
+            name: container.name,
+            ports: container.ports.into_iter().flatten().filter_map(container_port).collect(),
+            ..Container::default()
+        });
+        let addresses = status.pod_ips.into_iter().flatten().map(|ip| ip.ip).chain(status.pod_ip);
+        let addresses: Vec<IpAddr> = addresses.filter_map(|text| text.parse().ok()).collect();
+        let ready = status.conditions.iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        let pod = Pod {
+            spec: PodSpec {
+                service_account: spec.service_account_name.filter(|name| !name.is_empty()).unwrap_or_else(|| "default".to_owned()),
+                containers: containers.collect(),
+                ..PodSpec::default()
+            },
+            status: PodStatus {
+                pod_ip: addresses.iter().find(|ip| ip.is_ipv4()).or(addresses.first()).copied(),
+                phase: phase(status.phase.as_deref()),
+                ready: ready && !leaving,
+            },
+            controller,
+            meta: meta(from.metadata, "v1"),
+        };
+        (pod, node)
+    }
+}
+
+fn container_port(from: k8s::ContainerPort) -> Option<ContainerPort> {
+    let udp = match from.protocol.as_deref() {
+        None | Some("TCP") => false,
+        Some("UDP") => true,
+        Some(_) => return None,
+    };
+    Some(ContainerPort { name: from.name.unwrap_or_default(), port: number(from.container_port)?, udp })
+}
+
+fn phase(text: Option<&str>) -> PodPhase {
+    match text {
+        Some("Running") => PodPhase::Running,
+        Some("Succeeded") => PodPhase::Succeeded,
+        Some("Failed") => PodPhase::Failed,
+        Some("Unknown") => PodPhase::Unknown,
+        _ => PodPhase::Pending,
+    }
+}
+
+/// The name of what people made, by that of what made the pod: Deployments make ReplicaSets, CronJobs make Jobs.
+pub fn workload(kind: &str, name: &str, labels: Option<&BTreeMap<String, String>>) -> String {
+    let made = match kind {
+        "ReplicaSet" => labels.and_then(|labels| labels.get("pod-template-hash")).and_then(|hash| name.strip_suffix(hash.as_str())),
+        // The minute of its schedule follows.
+        "Job" => {
+            name.rsplit_once('-').filter(|(_, time)| time.len() >= 8 && time.bytes().all(|b| b.is_ascii_digit())).map(|(rest, _)| rest)
+        }
+        _ => None,
+    };
+    made.map(|rest| rest.trim_end_matches('-')).filter(|rest| !rest.is_empty()).unwrap_or(name).to_owned()
+}
+
+/// An object as a document, as far as it is known: for whoever looks at documents, of objects that were never one.
+pub fn document(object: &Object) -> Node {
+    let meta = object.meta();
+    let mut metadata = json!({"name": &*meta.name, "labels": meta.labels, "annotations": meta.annotations});
+    if !meta.namespace.is_empty() {
+        metadata["namespace"] = json!(&*meta.namespace);
+    }
+    let spec = match object {
+        Object::Service(service) => json!({
+            "selector": service.selector,
+            "clusterIP": match service.cluster_ip {
+                ClusterIp::Auto => String::new(),
+                ClusterIp::Headless => "None".to_owned(),
+                ClusterIp::Address(ip) => ip.to_string(),
+            },
+            "ports": service.ports.iter().map(port_document).collect::<Vec<_>>(),
+        }),
+        Object::Pod(pod) => json!({
+            "serviceAccountName": pod.spec.service_account,
+            "containers": pod.spec.containers.iter().map(|container| {
+                let ports = container.ports.iter();
+                let ports = ports.map(|port| json!({"name": port.name, "containerPort": port.port, "protocol": transport(port.udp)}));
+                json!({"name": container.name, "ports": ports.collect::<Vec<_>>()})
+            }).collect::<Vec<_>>(),
+        }),
+        _ => json!({}),
+    };
+    node(json!({"apiVersion": &*meta.api_version, "kind": object.kind().name(), "metadata": metadata, "spec": spec}))
+}
+
+fn transport(udp: bool) -> &'static str {
+    if udp { "UDP" } else { "TCP" }
+}
+
+fn port_document(port: &ServicePort) -> serde_json::Value {
+    let target = match &port.target_port {
+        TargetPort::Number(number) => json!(number),
+        TargetPort::Name(name) => json!(name),
+    };
+    let mut document =
+        json!({"name": port.name, "port": port.port, "targetPort": target, "protocol": transport(port.protocol == Protocol::Udp)});
+    if !matches!(port.protocol, Protocol::Auto | Protocol::Udp) {
+        document["appProtocol"] = json!(port.protocol.name().to_ascii_lowercase());
+    }
+    document
+}
+
+/// A value in no place.
+fn node(value: serde_json::Value) -> Node {
+    let value = match value {
+        serde_json::Value::Null => Value::Null,
+        serde_json::Value::Bool(flag) => Value::Bool(flag),
+        serde_json::Value::Number(number) => number.as_i64().map_or_else(|| Value::Float(number.as_f64().unwrap_or_default()), Value::Int),
+        serde_json::Value::String(text) => Value::Text(text.into()),
+        serde_json::Value::Array(items) => Value::List(items.into_iter().map(node).collect()),
+        serde_json::Value::Object(fields) => {
+            Value::Map(fields.into_iter().map(|(key, value)| Entry { key: key.into(), line: 0, column: 0, value: node(value) }).collect())
+        }
+    };
+    Node { value, line: 0, column: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn documents_of_what_was_never_one() {
+        let service = json!({"metadata": {"name": "a", "namespace": "shop"}, "spec": {"clusterIP": "None", "selector": {"app": "a"},
+            "ports": [{"name": "x", "port": 80, "appProtocol": "http", "targetPort": "web"}, {"name": "d", "port": 53, "protocol": "UDP"}]}});
+        let service = Service::from_cluster(serde_json::from_value(service).unwrap()).unwrap();
+        let node = document(&service.into());
+        let text = |path: &str| node.at(path).and_then(Node::text).map(str::to_owned);
+        for (path, expected) in [
+            ("kind", "Service"),
+            ("metadata.namespace", "shop"),
+            ("spec.clusterIP", "None"),
+            ("spec.ports[0].appProtocol", "http"),
+            ("spec.ports[0].targetPort", "web"),
+            ("spec.ports[1].protocol", "UDP"),
+        ] {
+            assert_eq!(text(path).as_deref(), Some(expected), "{path}");
+        }
+        let (read, _) = pod(json!({}));
+        let node = document(&read.into());
+        assert_eq!(node.at("spec.containers[0].name").and_then(Node::text), Some("a"));
+    }
+
+    fn pod(more: Value) -> (Pod, Option<String>) {
+        let mut pod = json!({
+            "metadata": {"name": "reviews-5d9-x", "namespace": "shop", "labels": {"app": "reviews", "pod-template-hash": "5d9"},
+                "annotations": {LAST_APPLIED: "…"},
+                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "reviews-5d9", "uid": "1", "controller": true}]},
+            "spec": {"nodeName": "n1", "containers": [{"name": "a", "ports": [{"containerPort": 9080, "name": "http"},
+                {"containerPort": 53, "protocol": "UDP"}, {"containerPort": 7, "protocol": "SCTP"}]}]},
+            "status": {"phase": "Running", "podIP": "fd00::7", "podIPs": [{"ip": "fd00::7"}, {"ip": "10.0.0.7"}],
+                "conditions": [{"type": "Ready", "status": "True"}]},
+        });
+        json_merge(&mut pod, more);
+        Pod::from_cluster(serde_json::from_value(pod).unwrap())
+    }
+
+    fn json_merge(into: &mut Value, from: Value) {
+        match (into, from) {
+            (Value::Object(into), Value::Object(from)) => {
+                from.into_iter().for_each(|(key, value)| json_merge(into.entry(key).or_insert(Value::Null), value));
+            }
+            (into, from) => *into = from,
+        }
+    }
+
+    #[test]
+    fn pods() {
+        let (read, node) = pod(json!({}));
+        assert_eq!((node.as_deref(), read.controller.as_deref()), (Some("n1"), Some("reviews")));
+        assert_eq!((read.status.ready, read.status.phase, read.status.pod_ip), (true, PodPhase::Running, "10.0.0.7".parse().ok()));
+        assert_eq!(read.spec.service_account, "default");
+        assert!(read.meta.annotations.is_empty());
+        let ports: Vec<_> = read.spec.containers[0].ports.iter().map(|p| (p.name.as_str(), p.port, p.udp)).collect();
+        assert_eq!(ports, [("http", 9080, false), ("", 53, true)]);
+        let (leaving, _) = pod(json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}));
+        assert!(!leaving.status.ready, "what is being deleted gets no traffic");
+        let (pending, _) = pod(json!({"status": {"phase": "Pending", "podIP": null, "podIPs": null}}));
+        assert_eq!((pending.status.pod_ip, pending.status.phase), (None, PodPhase::Pending));
+    }
+
+    #[test]
+    fn workloads() {
+        let labels = BTreeMap::from([("pod-template-hash".to_owned(), "5d9".to_owned())]);
+        for (kind, name, expected) in [
+            ("ReplicaSet", "reviews-v1-5d9", "reviews-v1"),
+            ("ReplicaSet", "by-hand", "by-hand"),
+            ("StatefulSet", "db", "db"),
+            ("Job", "backup-28374650", "backup"),
+            ("Job", "import-2024", "import-2024"),
+            ("DaemonSet", "agent", "agent"),
+        ] {
+            assert_eq!(workload(kind, name, Some(&labels)), expected, "{kind} {name}");
+        }
+    }
+
+    #[test]
+    fn services() {
+        let read = |spec: Value| Service::from_cluster(serde_json::from_value(json!({"metadata": {"name": "a"}, "spec": spec})).unwrap());
+        let both = read(json!({"clusterIP": "fd00::1", "clusterIPs": ["fd00::1", "10.0.0.1"], "ports": [
+            {"name": "http", "port": 80, "targetPort": "web"}, {"name": "x", "port": 7, "protocol": "SCTP"}, {"name": "dns", "port": 53, "protocol": "UDP"}]}));
+        let both = both.unwrap();
+        assert_eq!(both.cluster_ip, ClusterIp::Address("10.0.0.1".parse().unwrap()));
+        let ports: Vec<_> = both.ports.iter().map(|p| (p.port, p.protocol, p.target_port.clone())).collect();
+        assert_eq!(ports, [(80, Protocol::Http, TargetPort::Name("web".to_owned())), (53, Protocol::Udp, TargetPort::Number(53)),]);
+        assert_eq!(read(json!({"clusterIP": "None"})).unwrap().cluster_ip, ClusterIp::Headless);
+        assert_eq!(read(json!({"type": "ExternalName", "externalName": "a.example"})), None);
+    }
+
+    #[test]
+    fn slices() {
+        let read = |family: &str| {
+            let slice = json!({"metadata": {"name": "a-1", "labels": {"kubernetes.io/service-name": "a"}}, "addressType": family,
+            "ports": [{"name": "", "port": 8080, "protocol": "TCP"}, {"name": "all", "port": null}],
+            "endpoints": [
+                {"addresses": ["10.0.0.1", "10.0.0.9"], "conditions": {}, "zone": "z", "targetRef": {"kind": "Pod", "name": "p"}},
+                {"addresses": ["10.0.0.2"], "conditions": {"ready": false, "serving": true, "terminating": true}},
+            ]});
+            EndpointSlice::from_cluster(serde_json::from_value(slice).unwrap())
+        };
+        let slice = read("IPv4");
+        assert_eq!((slice.service(), slice.ports.len()), (Some("a"), 1));
+        let endpoints: Vec<_> =
+            slice.endpoints.iter().map(|e| (e.address.to_string(), e.ready, e.pod.as_deref(), e.zone.as_str())).collect();
+        assert_eq!(endpoints, [("10.0.0.1".to_owned(), true, Some("p"), "z"), ("10.0.0.2".to_owned(), false, None, "")]);
+        assert!(read("IPv6").endpoints.is_empty());
+    }
+}

@@ -1,0 +1,265 @@
+//! A Kubernetes cluster as a source of configuration, and what the control plane keeps there: its CA, the root in each namespace, its webhooks.
+//!
+//! Each kind is a source of its own: it is listed, swapped in whole, and followed by itself, so that one that may not be read is missing alone. What an
+//! object means is decided where it is for files (`mizzen_api`); what is in force when it cannot be read by [`fold`].
+//!
+//! Deliberately absent: what is installed (the CLI's business), and any decision about proxies.
+
+mod ca;
+mod fold;
+mod istio;
+mod pods;
+mod review;
+mod roots;
+mod status;
+mod watch;
+mod webhooks;
+
+use std::{collections::BTreeMap, future::Future, path::PathBuf, sync::Arc, time::Duration};
+
+use k8s_openapi::api::{core::v1 as k8s, discovery::v1 as discovery};
+use kube::{
+    Api, Client, Resource,
+    config::{KubeConfigOptions, Kubeconfig},
+    core::{ApiResource, DynamicObject, GroupVersionKind, ObjectMeta, PartialObjectMeta},
+    runtime::watcher,
+};
+use mizzen_api::{
+    Key, Kind, Object, Pos, Problem, Refusal,
+    core::{EndpointSlice, Namespace, Service, ServiceAccount},
+    parse_mesh_config,
+};
+use mizzen_model::Change;
+use mizzen_pki::{Ca, CaLimits};
+use mizzen_types::TrustDomain;
+use tokio::{sync::mpsc, task::JoinSet};
+
+pub(crate) use review::Reviewer;
+pub(crate) use webhooks::{WebhookServer, router as webhook_router};
+
+use crate::{
+    Error,
+    source::{Event, Fault, Merge, SourceId},
+};
+use fold::Reading;
+use watch::{Sink, follow};
+
+/// Who writes, for server-side apply.
+pub(crate) const MANAGER: &str = "mizzen-control";
+/// The role that must allow what is read.
+pub(crate) const CLUSTER_ROLE: &str = "istiod-clusterrole-istio-system";
+
+/// How a cluster is reached.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterOptions {
+    /// A kubeconfig; without one the pod's own account is taken.
+    pub kubeconfig: Option<PathBuf>,
+    /// A context of it; without one its current context.
+    pub context: Option<String>,
+    /// Whether nothing is written into objects about what is wrong with them.
+    pub only_read: bool,
+    /// The pod's own name, for events.
+    pub pod: Option<String>,
+    /// The port of the webhooks. 0 takes a free one; `None` serves none.
+    pub webhook_port: Option<u16>,
+    /// Whether pods' tokens for the API server itself are good for a certificate, too (`first-party-jwt`). They are seen by every API server that a pod
+    /// calls, and any of these could get a certificate with them.
+    pub first_party_tokens: bool,
+}
+
+/// A cluster that can be reached.
+#[derive(Clone)]
+pub(crate) struct Cluster {
+    client: Client,
+    /// The control plane's own namespace.
+    namespace: String,
+    pub(crate) options: ClusterOptions,
+}
+
+/// Kubernetes' own kinds that are followed, beside Istio's.
+const OWN: [&str; 6] = ["namespaces", "services", "endpointslices", "pods", "serviceaccounts", "the mesh's settings"];
+
+/// Istio's kinds.
+fn istio_kinds() -> impl Iterator<Item = Kind> {
+    Kind::ALL.iter().copied().filter(|kind| kind.group().ends_with(".istio.io"))
+}
+
+impl Cluster {
+    /// Reads how to reach it; does not wait for it.
+    ///
+    /// # Errors
+    /// If there is no such configuration.
+    pub(crate) async fn new(options: ClusterOptions, namespace: String) -> Result<Cluster, Error> {
+        let bad = |error: &dyn std::fmt::Display| Error::Cluster(format!("how to reach the cluster: {error}"));
+        let selected = KubeConfigOptions { context: options.context.clone(), ..KubeConfigOptions::default() };
+        let config = match &options.kubeconfig {
+            Some(path) => {
+                let file = Kubeconfig::read_from(path).map_err(|error| bad(&error))?;
+                kube::Config::from_custom_kubeconfig(file, &selected).await.map_err(|error| bad(&error))?
+            }
+            None => kube::Config::incluster().map_err(|error| bad(&format!("{error}; outside of a pod give --kubeconfig")))?,
+        };
+        let client = Client::try_from(config).map_err(|error| bad(&watch::words(&error)))?;
+        Ok(Cluster { client, namespace, options })
+    }
+
+    /// How many sources it is.
+    pub(crate) fn sources() -> usize {
+        OWN.len() + istio_kinds().count()
+    }
+
+    /// Who judges tokens.
+    pub(crate) fn reviewer(&self) -> Reviewer {
+        Reviewer::new(self.client.clone(), self.options.first_party_tokens)
+    }
+
+    /// The CA that is kept in the cluster.
+    ///
+    /// # Errors
+    /// See [`ca::load`].
+    pub(crate) async fn ca(&self, trust_domain: &TrustDomain, limits: CaLimits) -> Result<Ca, Error> {
+        ca::load(&self.client, &self.namespace, trust_domain, limits).await
+    }
+
+    /// Keeps the root in every namespace.
+    pub(crate) fn keep_roots(&self, root: String) -> impl Future<Output = ()> + Send + use<> {
+        roots::keep(self.client.clone(), root)
+    }
+
+    /// Keeps the root in the configurations of webhooks.
+    pub(crate) fn keep_webhooks(&self, root: Arc<str>) -> impl Future<Output = ()> + Send + use<> {
+        webhooks::keep(self.client.clone(), self.namespace.clone(), root)
+    }
+
+    /// Follows everything, each kind under one of `ids`; never ends while the writer listens.
+    pub(crate) fn follow(&self, ids: &[SourceId], writer: &mpsc::UnboundedSender<(SourceId, Event)>) -> JoinSet<()> {
+        let mut following = JoinSet::new();
+        let (verdicts, said) = mpsc::unbounded_channel();
+        if !self.options.only_read {
+            following.spawn(status::write(self.client.clone(), said, self.options.pod.clone()));
+        }
+        let mut sinks = ids.iter().map(|id| Sink { id: *id, writer: writer.clone() });
+        let client = &self.client;
+        let all = watcher::Config::default;
+        if let Some(sink) = sinks.next() {
+            let read = |object: PartialObjectMeta<k8s::Namespace>| Some(Reading::of(Namespace::from_cluster(object.metadata)));
+            following.spawn(metadata(client.clone(), "namespaces", Kind::Namespace, read, sink));
+        }
+        if let Some(sink) = sinks.next() {
+            let api = Api::<k8s::Service>::all(client.clone());
+            let read = |object| Service::from_cluster(object).map(Reading::of);
+            following.spawn(follow(api, all(), "services".to_owned(), |object| key_of(Kind::Service, &object.metadata), read, sink));
+        }
+        if let Some(sink) = sinks.next() {
+            let api = Api::<discovery::EndpointSlice>::all(client.clone());
+            let read = |object| Some(Reading::of(EndpointSlice::from_cluster(object)));
+            let key = |object: &discovery::EndpointSlice| key_of(Kind::EndpointSlice, &object.metadata);
+            following.spawn(follow(api, all(), "endpointslices.discovery.k8s.io".to_owned(), key, read, sink));
+        }
+        if let Some(sink) = sinks.next() {
+            following.spawn(pods::follow(client.clone(), sink));
+        }
+        if let Some(sink) = sinks.next() {
+            let read = |object: PartialObjectMeta<k8s::ServiceAccount>| Some(Reading::of(ServiceAccount::from_cluster(object.metadata)));
+            following.spawn(metadata(client.clone(), "serviceaccounts", Kind::ServiceAccount, read, sink));
+        }
+        if let Some(sink) = sinks.next() {
+            let api = Api::<k8s::ConfigMap>::namespaced(client.clone(), &self.namespace);
+            let one = all().fields("metadata.name=istio");
+            following.spawn(follow(api, one, "configmaps".to_owned(), |_| mesh_key(), |map| Some(mesh(&map)), sink));
+        }
+        for (kind, sink) in istio_kinds().zip(sinks) {
+            let version = kind.stored_version().unwrap_or("v1");
+            let gvk = GroupVersionKind::gvk(kind.group(), version, kind.name());
+            let resource = ApiResource::from_gvk_with_plural(&gvk, kind.plural());
+            following.spawn(follow_istio(client.clone(), kind, resource, verdicts.clone(), sink));
+        }
+        following
+    }
+}
+
+/// What a control plane has in force that follows this cluster and has not seen anything before, by one reading; and what is wrong with it.
+///
+/// # Errors
+/// If the cluster cannot be reached, or does not answer in time.
+pub async fn load_cluster(options: ClusterOptions, namespace: &str, patience: Duration) -> Result<(Vec<Change>, Vec<Problem>), Error> {
+    let cluster = Cluster::new(ClusterOptions { only_read: true, ..options }, namespace.to_owned()).await?;
+    let unreachable = |reason: String| Error::Cluster(format!("the cluster cannot be read: {reason}"));
+    let load = async {
+        // Followers try for ever: whether somebody is there is asked once.
+        cluster.client.apiserver_version().await.map_err(|error| unreachable(watch::words(&error)))?;
+        let (mut merge, ids) = Merge::new(Cluster::sources());
+        let (sender, mut events) = mpsc::unbounded_channel();
+        let _following = cluster.follow(&ids, &sender);
+        let mut problems = BTreeMap::new();
+        while !merge.is_complete() {
+            let Some((id, event)) = events.recv().await else { break };
+            match &event {
+                Event::Refused(refused) => drop(problems.insert((id, refused.fault.clone()), refused.problems.clone())),
+                Event::Warnings(about, warnings) if warnings.iter().any(|warning| warning.object.is_none()) => {
+                    let fault = Fault { file: about.clone(), key: None, document: 0 };
+                    problems.insert((id, fault), warnings.clone());
+                }
+                _ => {}
+            }
+            merge.take(id, event);
+        }
+        Ok((crate::source::in_force(&mut merge), problems.into_values().flatten().collect()))
+    };
+    tokio::time::timeout(patience, load).await.unwrap_or_else(|_| Err(unreachable(format!("no answer within {patience:?}"))))
+}
+
+fn key_of(kind: Kind, metadata: &ObjectMeta) -> Key {
+    Key::new(kind, metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
+}
+
+fn mesh_key() -> Key {
+    Object::from(mizzen_api::istio::MeshConfig::default()).key()
+}
+
+/// The mesh's settings, as ConfigMap `istio` has them.
+fn mesh(map: &k8s::ConfigMap) -> Reading {
+    let key = mesh_key();
+    let text = map.data.as_ref().and_then(|data| data.get("mesh")).map(String::as_str).unwrap_or_default();
+    let file = format!("ConfigMap {}/istio", map.metadata.namespace.as_deref().unwrap_or_default()).into();
+    match parse_mesh_config(text, &file) {
+        Ok((config, warnings)) => Reading { key, object: Ok(config.into()), warnings },
+        Err(mut problems) => {
+            if problems.is_empty() {
+                problems.push(Problem {
+                    pos: Pos::default(),
+                    object: Some(key.clone()),
+                    field: String::new(),
+                    message: "is wrong".to_owned(),
+                });
+            }
+            let refusal = Refusal { key: Some(key.clone()), is_other: false, closes: None, problems };
+            Reading { key, object: Err(refusal), warnings: Vec::new() }
+        }
+    }
+}
+
+/// Follows the metadata of a kind.
+async fn metadata<K>(client: Client, what: &'static str, kind: Kind, read: impl Fn(PartialObjectMeta<K>) -> Option<Reading>, sink: Sink)
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + Sync + 'static,
+{
+    // What is listed as metadata has no type of its own for the watch.
+    let api: Api<PartialObjectMeta<K>> = Api::all(client);
+    follow(api, watcher::Config::default(), what.to_owned(), |object| key_of(kind, &object.metadata), read, sink).await;
+}
+
+/// Follows one of Istio's kinds, and says in its objects what is wrong with them.
+async fn follow_istio(client: Client, kind: Kind, resource: ApiResource, verdicts: mpsc::UnboundedSender<status::Verdict>, sink: Sink) {
+    let api = Api::<DynamicObject>::all_with(client, &resource);
+    let what = format!("{}.{}", kind.plural(), kind.group());
+    let read = |object: DynamicObject| {
+        let reading = istio::read(kind, object.clone());
+        if let Some(verdict) = status::Verdict::new(&resource, object, &reading) {
+            // Without a writer the control plane ends anyway.
+            let _ = verdicts.send(verdict);
+        }
+        Some(reading)
+    };
+    follow(api, watcher::Config::default(), what, |object| istio::key(kind, object), read, sink).await;
+}

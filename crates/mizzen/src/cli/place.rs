@@ -1,0 +1,340 @@
+//! Where a mesh is: on this host, or in a Kubernetes cluster.
+//!
+//! Questions are the same. On a host they go to sockets, in a cluster to ports of pods, forwarded by the API server, so that whoever may not forward
+//! learns nothing.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use http::{HeaderMap, Method, StatusCode};
+use k8s_openapi::api::core::v1 as k8s;
+use kube::{
+    Api, Client,
+    api::{ListParams, LogParams},
+    core::{ApiResource, DynamicObject, GroupVersionKind, TypeMeta},
+};
+use mizzen_api::Kind;
+use mizzen_control::ClusterOptions;
+use mizzen_types::ports;
+use serde_json::Value;
+
+use super::{
+    analyze::files::File,
+    find::{Mesh, choose},
+};
+use crate::up::say;
+
+/// How long a question to a cluster may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The container of the proxy.
+pub(crate) const PROXY: &str = "istio-proxy";
+
+/// Which mesh is meant.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct Where {
+    /// The mesh's name, if several run on this host.
+    #[arg(long, global = true, value_name = "NAME", conflicts_with_all = ["kubeconfig", "context"])]
+    pub(crate) mesh: Option<String>,
+    /// A kubeconfig: the mesh is in the cluster of it. Without it, a mesh on this host comes first, and then the cluster of $KUBECONFIG or ~/.kube/config.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// A context of the kubeconfig, other than its current one.
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) context: Option<String>,
+    /// The namespace of the control plane in the cluster.
+    #[arg(
+        short = 'i',
+        long = "istioNamespace",
+        visible_alias = "istio-namespace",
+        global = true,
+        value_name = "NAMESPACE",
+        default_value = "istio-system"
+    )]
+    pub(crate) istio_namespace: String,
+}
+
+/// A mesh.
+pub(crate) enum Place {
+    /// On this host.
+    Host(Mesh),
+    /// In a cluster.
+    Cluster(Cluster),
+}
+
+/// A cluster with a mesh in it.
+pub(crate) struct Cluster {
+    pub(crate) client: Client,
+    /// The namespace of the control plane.
+    pub(crate) namespace: String,
+    /// How it is reached.
+    pub(crate) options: ClusterOptions,
+}
+
+/// A workload of a mesh.
+pub(crate) enum Workload<'p> {
+    /// On this host.
+    Host(super::find::Pod),
+    /// In a cluster.
+    Cluster(&'p Cluster, Box<k8s::Pod>),
+}
+
+impl Where {
+    /// Whether somebody has said that a cluster is meant.
+    pub(crate) fn is_explicit(&self) -> bool {
+        self.kubeconfig.is_some() || self.context.is_some()
+    }
+
+    /// A kubeconfig that is meant, or that there is.
+    fn kubeconfig(&self) -> Option<PathBuf> {
+        let usual = || {
+            let file = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".kube/config"));
+            std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty()).map(PathBuf::from).or(file).filter(|path| path.is_file())
+        };
+        self.kubeconfig.clone().or_else(usual)
+    }
+
+    /// The mesh that runs.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be told which is meant.
+    pub(crate) async fn find(&self) -> Result<Place> {
+        self.running().await?.context("no mesh is running here as this user, and there is no kubeconfig; start one with `mizzen up DIR`")
+    }
+
+    /// The same; `None` if there is none.
+    ///
+    /// # Errors
+    /// As [`Where::find`].
+    pub(crate) async fn running(&self) -> Result<Option<Place>> {
+        let of_cluster = self.is_explicit();
+        if !of_cluster && let Some(mesh) = Mesh::running(self.mesh.as_deref())? {
+            return Ok(Some(Place::Host(mesh)));
+        }
+        match self.kubeconfig() {
+            Some(path) if self.mesh.is_none() => Ok(Some(Place::Cluster(self.cluster(path).await?))),
+            _ if of_cluster => bail!("there is no kubeconfig: name one with --kubeconfig"),
+            _ => Ok(None),
+        }
+    }
+
+    async fn cluster(&self, kubeconfig: PathBuf) -> Result<Cluster> {
+        let options = ClusterOptions {
+            kubeconfig: Some(kubeconfig.clone()),
+            context: self.context.clone(),
+            only_read: true,
+            ..ClusterOptions::default()
+        };
+        let client = client(&kubeconfig, self.context.as_deref()).await.with_context(|| kubeconfig.display().to_string())?;
+        Ok(Cluster { client, namespace: self.istio_namespace.clone(), options })
+    }
+}
+
+/// A client of the cluster that a kubeconfig names.
+///
+/// # Errors
+/// If the file cannot be read, or names no such context.
+pub(crate) async fn client(kubeconfig: &std::path::Path, context: Option<&str>) -> Result<Client> {
+    let file = kube::config::Kubeconfig::read_from(kubeconfig)?;
+    let options = kube::config::KubeConfigOptions { context: context.map(str::to_owned), ..Default::default() };
+    Ok(Client::try_from(kube::Config::from_custom_kubeconfig(file, &options).await?)?)
+}
+
+impl Place {
+    /// What the control plane answers at a path of its debug interface.
+    pub(crate) async fn debug(&self, path: &str) -> Result<Value> {
+        match self {
+            Place::Host(mesh) => mesh.debug(path).await,
+            Place::Cluster(cluster) => match cluster.debug(path).await? {
+                (StatusCode::OK, body) => serde_json::from_slice(&body).context("the control plane's answer is no JSON"),
+                (status, body) => bail!("the control plane answers {status}: {}", String::from_utf8_lossy(&body).trim()),
+            },
+        }
+    }
+
+    /// The same; `None` if the control plane, of another version, does not know the question.
+    pub(crate) async fn debug_if_known(&self, path: &str) -> Result<Option<Value>> {
+        match self {
+            Place::Host(mesh) => mesh.debug_if_known(path).await,
+            Place::Cluster(cluster) => match cluster.debug(path).await? {
+                (StatusCode::NOT_FOUND, _) => Ok(None),
+                (StatusCode::OK, body) => Ok(Some(serde_json::from_slice(&body).context("the control plane's answer is no JSON")?)),
+                (status, body) => bail!("the control plane answers {status}: {}", String::from_utf8_lossy(&body).trim()),
+            },
+        }
+    }
+
+    /// What the control plane answers to a change.
+    pub(crate) async fn change(&self, path: &str) -> Result<Value> {
+        match self {
+            Place::Host(mesh) => mesh.change(path).await,
+            Place::Cluster(_) => bail!("nothing of a control plane in a cluster can be changed from outside of its pod"),
+        }
+    }
+
+    /// The workload called `name`: `POD`, `POD.NAMESPACE`, or the beginning of a pod's name, as a deployment's name is.
+    ///
+    /// # Errors
+    /// If there is none, or several that are not replicas of one deployment.
+    pub(crate) async fn pod(&self, name: &str, namespace: Option<&str>) -> Result<Workload<'_>> {
+        match self {
+            Place::Host(mesh) => Ok(Workload::Host(mesh.pod(name, namespace)?)),
+            Place::Cluster(cluster) => {
+                let (name, within) = match (namespace, name.rsplit_once('.')) {
+                    (Some(namespace), _) => (name, Some(namespace)),
+                    (None, Some((name, namespace))) => (name, Some(namespace)),
+                    (None, None) => (name, None),
+                };
+                let mut pods = cluster.pods(within).await?;
+                let names: Vec<String> = pods.iter().map(full_name).collect();
+                let at = choose(&names, name, within)?;
+                Ok(Workload::Cluster(cluster, Box::new(pods.swap_remove(at))))
+            }
+        }
+    }
+
+    /// All workloads with a proxy.
+    pub(crate) async fn workloads(&self) -> Result<Vec<Workload<'_>>> {
+        Ok(match self {
+            Place::Host(mesh) => mesh.pods().into_iter().map(Workload::Host).collect(),
+            Place::Cluster(cluster) => {
+                let pods = cluster.pods(None).await?.into_iter().filter(has_proxy);
+                pods.map(|pod| Workload::Cluster(cluster, Box::new(pod))).collect()
+            }
+        })
+    }
+}
+
+/// `NAME.NAMESPACE`.
+fn full_name(pod: &k8s::Pod) -> String {
+    let (name, namespace) = (pod.metadata.name.as_deref(), pod.metadata.namespace.as_deref());
+    format!("{}.{}", name.unwrap_or_default(), namespace.unwrap_or_default())
+}
+
+/// Whether it has a sidecar, or is a gateway.
+fn has_proxy(pod: &k8s::Pod) -> bool {
+    let spec = pod.spec.as_ref();
+    let first = spec.and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default();
+    spec.is_some_and(|spec| spec.containers.iter().chain(first).any(|container| container.name == PROXY))
+}
+
+fn is_running(pod: &k8s::Pod) -> bool {
+    pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running")) && pod.metadata.deletion_timestamp.is_none()
+}
+
+impl Cluster {
+    /// Its pods that run, or those of a namespace.
+    async fn pods(&self, namespace: Option<&str>) -> Result<Vec<k8s::Pod>> {
+        let api: Api<k8s::Pod> = match namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        };
+        let found = api.list(&ListParams::default()).await.context("the pods of the cluster")?;
+        Ok(found.items.into_iter().filter(is_running).collect())
+    }
+
+    /// A pod of the control plane.
+    ///
+    /// # Errors
+    /// If none runs.
+    pub(crate) async fn control_plane(&self) -> Result<k8s::Pod> {
+        let api: Api<k8s::Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        let found = api.list(&ListParams::default().labels("app=istiod")).await.context("the pods of the control plane")?;
+        let running = found.items.into_iter().find(is_running);
+        running.with_context(|| format!("no pod of the control plane runs in namespace {} (label app=istiod)", self.namespace))
+    }
+
+    /// Namespace and name of all pods with a proxy.
+    pub(crate) async fn proxies(&self) -> Result<Vec<(String, String)>> {
+        let pods = self.pods(None).await?.into_iter().filter(has_proxy);
+        Ok(pods.map(|pod| (pod.metadata.namespace.unwrap_or_default(), pod.metadata.name.unwrap_or_default())).collect())
+    }
+
+    /// All that the API server has of a container's log.
+    pub(crate) async fn log(&self, namespace: &str, name: &str, container: &str) -> Result<String> {
+        let api: Api<k8s::Pod> = Api::namespaced(self.client.clone(), namespace);
+        let params = LogParams { container: Some(container.to_owned()), ..LogParams::default() };
+        api.logs(name, &params).await.with_context(|| format!("the log of {name}.{namespace}"))
+    }
+
+    /// What analysis looks at, as documents. A kind that is not there, or may not be read, is left out; the latter is told.
+    ///
+    /// # Errors
+    /// If the API server does not answer.
+    pub(crate) async fn documents(&self) -> Result<Vec<File>> {
+        let mut text = String::new();
+        for kind in Kind::ALL.iter().copied().filter(|kind| !matches!(kind, Kind::Secret | Kind::EndpointSlice)) {
+            let Some(version) = kind.stored_version() else { continue };
+            let gvk = GroupVersionKind::gvk(kind.group(), version, kind.name());
+            let resource = ApiResource::from_gvk_with_plural(&gvk, kind.plural());
+            let api: Api<DynamicObject> = match kind {
+                // All others may hold anything.
+                Kind::ConfigMap => Api::namespaced_with(self.client.clone(), &self.namespace, &resource),
+                _ => Api::all_with(self.client.clone(), &resource),
+            };
+            let found = match api.list(&ListParams::default()).await {
+                Ok(found) => found.items,
+                Err(kube::Error::Api(status)) if status.code == 404 => continue,
+                Err(kube::Error::Api(status)) if status.code == 403 => {
+                    say::problem(&format!("{} are not looked at: {}", kind.plural(), status.message));
+                    continue;
+                }
+                Err(error) => return Err(error).context("the cluster"),
+            };
+            for mut object in found.into_iter().filter(|object| kind != Kind::ConfigMap || object.metadata.name.as_deref() == Some("istio"))
+            {
+                object.metadata.managed_fields = None;
+                // Lists do not repeat what each of their items is.
+                object.types = Some(TypeMeta { api_version: resource.api_version.clone(), kind: resource.kind.clone() });
+                text += &format!("---\n{}\n", serde_json::to_string(&object)?);
+            }
+        }
+        Ok(vec![File { name: "cluster".into(), path: None, text }])
+    }
+
+    async fn debug(&self, path: &str) -> Result<(StatusCode, bytes::Bytes)> {
+        let pod = self.control_plane().await?;
+        self.ask(&pod, ports::DEBUG, path).await.context("the control plane does not answer")
+    }
+
+    /// One GET to a port of localhost in a pod.
+    async fn ask(&self, pod: &k8s::Pod, port: u16, path: &str) -> Result<(StatusCode, bytes::Bytes)> {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let api: Api<k8s::Pod> = Api::namespaced(self.client.clone(), namespace);
+        let asked = async {
+            let mut forwarder = api.portforward(pod.metadata.name.as_deref().unwrap_or_default(), &[port]).await?;
+            let stream = forwarder.take_stream(port).context("no stream")?;
+            let reply = mizzen_net::fetch(stream, Method::GET, "localhost", path, HeaderMap::new(), "").await;
+            forwarder.abort();
+            let reply = reply.with_context(|| format!("port {port} of {}", full_name(pod)))?;
+            Ok((reply.status, reply.body))
+        };
+        tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| bail!("no answer within {PATIENCE:?}"))
+    }
+}
+
+impl Workload<'_> {
+    /// `NAME.NAMESPACE`.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Workload::Host(pod) => pod.name.clone(),
+            Workload::Cluster(_, pod) => full_name(pod),
+        }
+    }
+
+    /// What the proxy's admin interface answers at a path.
+    pub(crate) async fn admin(&self, path: &str) -> Result<Value> {
+        match self {
+            Workload::Host(pod) => pod.admin(path).await,
+            Workload::Cluster(cluster, pod) => {
+                if !has_proxy(pod) {
+                    bail!("{} is not in the mesh: it has no container {PROXY}", full_name(pod));
+                }
+                let answered = cluster.ask(pod, ports::ADMIN, path).await;
+                match answered.with_context(|| format!("the proxy of {} does not answer", full_name(pod)))? {
+                    (StatusCode::OK, body) => serde_json::from_slice(&body).context("the proxy's answer is no JSON"),
+                    (status, body) => bail!("the proxy answers {status}: {}", String::from_utf8_lossy(&body).trim()),
+                }
+            }
+        }
+    }
+}
