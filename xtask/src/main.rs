@@ -1,15 +1,19 @@
-//! What the repository needs beside its code: `cargo xtask check` and `cargo xtask bench`.
+//! What the repository needs beside its code: `cargo xtask check`, `cargo xtask bench`, `cargo xtask image`
+//! and `cargo xtask kube`.
 //!
 //! `check`: the crate graph against the table of ARCHITECTURE.md, what pure crates may name, where `unsafe` may stand, that every crate says
 //! what it is, and that every field of the runtime configuration is read; no tool reads that table, the lints of rustc know no folders, and a
 //! public field is not unused for them. Licences and sources of dependencies are cargo-deny's business,
 //! dependencies that nothing names cargo-shear's. `bench proxy`: the data plane beside Envoy, in turn, under the same load. `bench control`: the control plane under
 //! simulated proxies. `bench churn`: whether a request is lost while everything changes. `bench on-demand`: what fetching on first use costs.
-//! `bench files`: what reading configuration costs. `bench analyze`: what it costs to find out what is wrong with it.
+//! `bench files`: what reading configuration costs. `bench analyze`: what it costs to find out what is wrong with it. `kube`: Kubernetes on
+//! this machine.
 
 mod bench;
 mod fields;
 mod graph;
+mod image;
+mod kube;
 mod sources;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -33,6 +37,11 @@ enum Task {
     /// Measures.
     #[command(subcommand)]
     Bench(Bench),
+    /// Makes the images of the mesh and of its sample, and says how large they are.
+    Image(image::ImageArgs),
+    /// Kubernetes on this machine.
+    #[command(subcommand)]
+    Kube(kube::Kube),
 }
 
 #[derive(Debug, Subcommand)]
@@ -69,6 +78,8 @@ enum Bench {
 fn main() -> ExitCode {
     let result = match XtaskArgs::parse().task {
         Task::Check => check(),
+        Task::Image(args) => image::image(&args),
+        Task::Kube(kube) => kube::run(kube),
         Task::Bench(Bench::Proxy(args)) => bench::proxy(args),
         Task::Bench(Bench::Control(args)) => bench::control::control(args),
         Task::Bench(Bench::Churn(args)) => bench::churn::churn(args),

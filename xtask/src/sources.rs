@@ -14,10 +14,15 @@ pub(crate) fn check(root: &Path) -> Result<Vec<String>> {
     let mut problems = Vec::new();
     for entry in std::fs::read_dir(root.join("crates"))? {
         let dir = entry?.path();
-        let lib = ["src/lib.rs", "src/main.rs"].iter().map(|f| dir.join(f)).find(|f| f.exists());
-        let header = lib.map(std::fs::read_to_string).transpose()?;
-        if !header.is_some_and(|text| text.starts_with("//!")) {
-            problems.push(format!("{} does not open with a `//!` header", dir.display()));
+        let roots: Vec<_> = match ["src/lib.rs", "src/main.rs"].iter().map(|f| dir.join(f)).find(|f| f.exists()) {
+            Some(root) => vec![root],
+            // Programs without a library.
+            None => std::fs::read_dir(dir.join("src"))?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?,
+        };
+        for root in roots {
+            if !std::fs::read_to_string(&root)?.starts_with("//!") {
+                problems.push(format!("{} does not open with a `//!` header", root.display()));
+            }
         }
         walk(&dir, &mut |path, text| {
             let name = path.strip_prefix(root).unwrap_or(path).display().to_string();

@@ -1,5 +1,5 @@
 //! Helpers for tests beyond one crate: a mesh started through the real binary, programs run in it, and the programs that nobody here wrote;
-//! [`workload`], programs of a mesh that are the test itself; [`echo`], the servers of a load; [mod@memory], a mesh without a process, a socket or a
+//! [`kube`], a Kubernetes for it; [`workload`], programs of a mesh that are the test itself; [`echo`], the servers of a load; [mod@memory], a mesh without a process, a socket or a
 //! thread; and the bodies of the [`fuzz`] targets.
 //!
 //! Nothing here sleeps for a fixed time to be right: [`eventually`] asks again until a condition holds, within a bound that is far
@@ -8,6 +8,7 @@
 pub mod churn;
 pub mod echo;
 pub mod fuzz;
+pub mod kube;
 pub mod memory;
 mod mesh;
 mod peers;

@@ -1,0 +1,7 @@
+//! The data plane by itself.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mizzen::mizzen_proxy()
+}

@@ -1,0 +1,7 @@
+//! The control plane by itself.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mizzen::mizzend()
+}

@@ -1,0 +1,46 @@
+//! The programs of a mesh: `mizzen` (the CLI), `mizzend`, `mizzen-proxy`, and the services of the sample. Package `mizzen` makes one program of them that
+//! chooses by the name it is started under; package `mizzen-slim` makes one of each, for images.
+//!
+//! Everything here parses, wires and runs; what the mesh does is in the libraries.
+
+mod bookshop;
+mod cli;
+mod programs;
+mod up;
+
+use std::{path::Path, process::ExitCode};
+
+/// The program that is meant by the name under which this process was started; the CLI if it is nobody else's.
+pub fn main() -> ExitCode {
+    // Processes of a stand-alone mesh are made by running this binary again; that has to come before any thread.
+    if let Some(code) = mizzen_host::stage::dispatch(up::inner::main) {
+        return code;
+    }
+    match name("mizzen").as_str() {
+        "mizzend" => mizzend(),
+        "mizzen-proxy" => mizzen_proxy(),
+        sample if bookshop::PROGRAMS.contains(&sample) => bookshop::main(sample),
+        _ => cli::main(),
+    }
+}
+
+/// The control plane.
+pub fn mizzend() -> ExitCode {
+    programs::mizzend::main()
+}
+
+/// The data plane.
+pub fn mizzen_proxy() -> ExitCode {
+    programs::proxy::main()
+}
+
+/// The service of the sample under whose name this process was started.
+pub fn bookshop() -> ExitCode {
+    bookshop::main(&name("bookshop"))
+}
+
+/// The name under which this process was started.
+fn name(default: &str) -> String {
+    let name = std::env::args_os().next().unwrap_or_default();
+    Path::new(&name).file_name().and_then(|name| name.to_str()).unwrap_or(default).to_owned()
+}

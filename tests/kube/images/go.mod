@@ -1,0 +1,3 @@
+module mizzen.test/images
+
+go 1.24

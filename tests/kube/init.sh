@@ -1,0 +1,53 @@
+#!/bin/bash
+# init.sh NODES, in the cluster's folder: process 1 of the namespaces of a cluster. Its end is the end of all that runs there.
+# The control plane and node 1 share its namespaces, further nodes have their own. Once all is up the caller may write `stay` to standard
+# input; if that closes without it, the caller has died or wants no more of the cluster, and this ends.
+set -uo pipefail
+nodes=$1
+controllers="cpu cpuacct cpuset memory devices freezer blkio pids systemd"
+
+control_plane() {
+  for program in etcd kube-apiserver; do sh "run/$program" & done
+  until sh run/ready >/dev/null 2>&1; do sleep 0.1; done
+  touch api.ready
+  for program in kube-controller-manager kube-scheduler; do sh "run/$program" & done
+}
+
+# A further node, in cgroups and namespaces of its own below node 1's.
+further() {
+  local n=$1 group
+  for c in $controllers; do
+    group=/sys/fs/cgroup/$c/node$n
+    mkdir -p "$group"
+    # A group without processors and memory takes no process.
+    [ "$c" != cpuset ] || { cat "$group/../cpuset.cpus" >"$group/cpuset.cpus" && cat "$group/../cpuset.mems" >"$group/cpuset.mems"; }
+  done
+  (
+    for c in $controllers; do echo "$BASHPID" >"/sys/fs/cgroup/$c/node$n/cgroup.procs"; done
+    exec unshare --net --mount --uts --ipc --cgroup --propagation private bash further.sh "$n" "$nodes"
+  ) >"logs/node$n.log" 2>&1 &
+  echo $! >"node$n.pid"
+  until [ -e "node$n.netns" ]; do sleep 0.05; done
+  ip link add "node$n" type veth peer name eth0 netns "$(cat "node$n.pid")"
+  ip link set "node$n" master node0 up
+}
+
+rm -f api.ready ./node*.pid ./node*.netns
+bash files.sh 1 || exit 1
+ip link add node0 type bridge
+ip addr add 10.200.0.1/24 dev node0
+ip link set node0 up
+# Addresses of Services are reached by way of a route, whichever it is.
+ip route add default dev node0
+for n in $(seq 2 "$nodes"); do ip route add "10.244.$n.0/24" via "10.200.0.$n"; done
+(
+  control_plane &
+  for n in $(seq 2 "$nodes"); do further "$n"; done
+  until [ -e api.ready ]; do sleep 0.1; done
+  bash node.sh 1 &
+  wait
+) </dev/null &
+read -r word || exit 0
+[ "$word" = stay ] || exit 0
+trap 'exit 0' TERM
+while :; do sleep 3600 </dev/null & wait $!; done

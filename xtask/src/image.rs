@@ -1,0 +1,83 @@
+//! `cargo xtask image`: the images of the mesh and of its sample, without a container engine.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Error, Result, bail, ensure};
+use clap::Args;
+use mizzen_testkit::kube::{image, target_dir};
+
+/// The most that an image may take of a node's disk, in bytes.
+const MOST: [(&str, u64); 2] = [("proxyv2", 25_000_000), ("pilot", 40_000_000)];
+/// Where programs are built that need nothing of a machine.
+const TARGET: &str = if cfg!(target_arch = "aarch64") { "aarch64-unknown-linux-gnu" } else { "x86_64-unknown-linux-gnu" };
+
+/// Arguments of `image`.
+#[derive(Debug, Args)]
+pub(crate) struct ImageArgs {
+    /// The folder for proxyv2.tar, pilot.tar and bookshop.tar, by default `images` (with --debug: `images/debug`) in the target folder.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Of the binary that tests use, with the libraries that it needs: soon made, and as large as that.
+    #[arg(long)]
+    debug: bool,
+    /// The hub in the images' names.
+    #[arg(long, value_name = "HUB", default_value = "mizzen")]
+    hub: String,
+    /// Their tag.
+    #[arg(long, value_name = "TAG", default_value = env!("CARGO_PKG_VERSION"))]
+    tag: String,
+}
+
+pub(crate) fn image(args: &ImageArgs) -> Result<()> {
+    let target = target_dir().context("the target folder is not known: run it by `cargo xtask`")?;
+    let default = if args.debug { "images/debug" } else { "images" };
+    let out = args.out.clone().unwrap_or_else(|| target.join(default));
+    let programs = if args.debug { debug(&target)? } else { release(&target)? };
+    let from = if args.debug { image::Source::MultiCall(&programs) } else { image::Source::Static(&programs) };
+    let written = image::mesh(&from, &args.hub, &args.tag, &out).map_err(Error::msg)?;
+    let mut large = Vec::new();
+    for image in &written {
+        println!("{:8} {:6.1} MB  {}", image.name, image.size as f64 / 1e6, image.archive.display());
+        let most = MOST.iter().find(|(name, most)| *name == image.name && image.size > *most).filter(|_| !args.debug);
+        large.extend(most.map(|(name, most)| format!("{name} has {} bytes, and may have {most}", image.size)));
+    }
+    ensure!(large.is_empty(), "{}", large.join("; "));
+    Ok(())
+}
+
+/// Builds static programs, and returns their folder.
+fn release(target: &Path) -> Result<PathBuf> {
+    let mut command = cargo(target);
+    // With a target named, what runs in the build itself (macros, build scripts) is not static.
+    let flags = format!("CARGO_TARGET_{}_RUSTFLAGS", TARGET.to_uppercase().replace('-', "_"));
+    command
+        .args(["build", "--profile", "image", "--target", TARGET, "--package", "mizzen-slim"])
+        .env(flags, "-C target-feature=+crt-static");
+    run(command)?;
+    Ok(target.join(TARGET).join("image"))
+}
+
+/// Builds the binary of the tests, and returns it without what only a debugger reads.
+fn debug(target: &Path) -> Result<PathBuf> {
+    let mut command = cargo(target);
+    command.args(["build", "--package", "mizzen"]);
+    run(command)?;
+    image::without_debug(&target.join("debug/mizzen"), &target.join("images/debug")).map_err(Error::msg)
+}
+
+fn cargo(target: &Path) -> Command {
+    let mut command = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
+    command.current_dir(crate::root()).env("CARGO_TARGET_DIR", target);
+    command
+}
+
+fn run(mut command: Command) -> Result<()> {
+    let status = command.status().context("cannot run cargo")?;
+    if !status.success() {
+        bail!("the build failed");
+    }
+    Ok(())
+}
