@@ -10,7 +10,7 @@ use crate::{
         self,
         schema::{self, Verdict},
     },
-    istio::{self, MeshConfig},
+    istio::{self, MeshConfig, ProxyConfig},
     kind::{self, NotRead, REQUIRED},
     limits::MAX_TEXT,
     metadata::{self, DEFAULT_NAMESPACE, label_name, label_text},
@@ -106,6 +106,28 @@ pub fn see_documents(text: &str, file: &Arc<str>, see: &mut dyn FnMut(Seen<'_>))
 /// All that is wrong with it.
 pub fn parse_mesh_config(text: &str, file: &Arc<str>) -> Result<(MeshConfig, Vec<Problem>), Vec<Problem>> {
     mesh_config(text, file, 0)
+}
+
+/// Reads one document's values, whatever they are; `line` lines of its file stand before it.
+///
+/// # Errors
+/// If it is no YAML, or more of it than is read.
+pub fn parse_value(text: &str, file: &Arc<str>, line: u32) -> Result<Node, Problem> {
+    let problem =
+        |line, column, message| Problem { pos: Pos::new(file.clone(), line, column), object: None, field: String::new(), message };
+    if text.len() > MAX_TEXT {
+        return Err(problem(line, 0, format!("is longer than {MAX_TEXT} bytes")));
+    }
+    let read = node(&Document { line, text: text.into() });
+    read.map(|(node, _)| node).map_err(|error| problem(error.line, error.column, error.message))
+}
+
+/// Reads the settings of one proxy, as the annotation `proxy.istio.io/config` holds them in YAML: those over `base`.
+///
+/// # Errors
+/// All that is wrong with it. Places are of the text alone.
+pub fn parse_proxy_config(text: &str, base: &ProxyConfig, file: &Arc<str>) -> Result<(ProxyConfig, Vec<Problem>), Vec<Problem>> {
+    by_proto(text, file, 0, None, &table::PROXY_CONFIG_TYPE, |at| at.fields(|f| base.clone().overlaid(f)))
 }
 
 /// Reads an object again from the text of its document ([`Source::document`]) or from its data ([`Source::to_json`]), before which `line` lines of its
@@ -377,7 +399,23 @@ fn mesh_in(object: &Object, node: &Node) -> Option<(String, u32)> {
 }
 
 fn mesh_config(text: &str, file: &Arc<str>, line: u32) -> Result<(MeshConfig, Vec<Problem>), Vec<Problem>> {
-    let mut cx = Context::new(file, Some(mesh_key()), true);
+    by_proto(text, file, line, Some(mesh_key()), &table::MESH_CONFIG, |at| {
+        let place = Pos { file: file.clone(), line: at.place.0, column: at.place.1 };
+        let meta = crate::Meta { origin: place, source: Source::new(text.into(), line), ..MeshConfig::default().meta };
+        at.fields(|f: &Fields<'_>| MeshConfig::read(f, meta))
+    })
+}
+
+/// Reads a text that is one message in protojson or YAML, before which `line` lines of its file stand.
+fn by_proto<T>(
+    text: &str,
+    file: &Arc<str>,
+    line: u32,
+    key: Option<Key>,
+    table: &'static table::Type,
+    read: impl FnOnce(&At<'_>) -> T,
+) -> Result<(T, Vec<Problem>), Vec<Problem>> {
+    let mut cx = Context::new(file, key, true);
     let node = if text.len() > MAX_TEXT {
         Err(SyntaxError { line, column: 0, message: format!("is longer than {MAX_TEXT} bytes") })
     } else {
@@ -387,11 +425,8 @@ fn mesh_config(text: &str, file: &Arc<str>, line: u32) -> Result<(MeshConfig, Ve
         Ok(node) => node,
         Err(error) => return Err(vec![cx.problem((error.line, error.column), "", error.message)]),
     };
-    let at = At::root(&cx, &node).by(&table::MESH_CONFIG);
-    let place = Pos { file: file.clone(), line: at.place.0, column: at.place.1 };
-    let meta = crate::Meta { origin: place, source: Source::new(text.into(), line), ..MeshConfig::default().meta };
-    let config = at.fields(|f: &Fields<'_>| MeshConfig::read(f, meta));
+    let value = read(&At::root(&cx, &node).by(table));
     let (mut problems, warnings) = (std::mem::take(cx.problems.get_mut()), std::mem::take(cx.warnings.get_mut()));
     problems.sort_by_key(|problem| (problem.pos.line, problem.pos.column));
-    if problems.is_empty() { Ok((config, warnings)) } else { Err(problems) }
+    if problems.is_empty() { Ok((value, warnings)) } else { Err(problems) }
 }

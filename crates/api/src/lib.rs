@@ -30,7 +30,10 @@ mod table;
 mod text;
 mod words;
 
-pub use document::{Closes, Parsed, Refusal, Seen, parse_again, parse_documents, parse_mesh_config, refuse_documents, see_documents};
+pub use document::{
+    Closes, Parsed, Refusal, Seen, parse_again, parse_documents, parse_mesh_config, parse_proxy_config, parse_value, refuse_documents,
+    see_documents,
+};
 pub use labels::{LabelSet, Labels};
 pub use limits::{MAX_DEPTH, MAX_TEXT};
 pub use object::{Key, Kind, Meta, Object, Selector};

@@ -294,7 +294,8 @@ impl Node {
         entries
     }
 
-    pub(crate) fn to_json(&self) -> serde_json::Value {
+    /// The values as JSON.
+    pub fn to_json(&self) -> serde_json::Value {
         match &self.value {
             Value::Null => serde_json::Value::Null,
             Value::Bool(value) => (*value).into(),

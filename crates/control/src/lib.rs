@@ -15,6 +15,7 @@ mod connection;
 mod debug;
 mod dump;
 mod error;
+pub mod inject;
 mod keys;
 mod kube;
 mod listener;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use mizzen_types::TrustDomain;
+use mizzen_types::{TrustDomain, ports};
 
 use super::{ExportTo, ExtensionProvider, Keepalive, LocalityLbSetting};
 use crate::{
@@ -68,6 +68,8 @@ pub struct MeshConfig {
     pub extension_providers: Vec<ExtensionProvider>,
     /// Settings of all proxies.
     pub default_config: ProxyConfig,
+    /// Whether an injected pod's metrics are scraped through its agent, which adds the proxy's.
+    pub enable_prometheus_merge: bool,
     /// Who fetches keys of issuers of tokens: the control plane's own setting, which stands in no MeshConfig.
     pub jwks_by: JwksBy,
 }
@@ -107,8 +109,14 @@ pub struct ProxyConfig {
     pub termination_drain_duration: Duration,
     /// Worker threads; `None` is the proxy's choice.
     pub concurrency: Option<u32>,
-    /// Further entries of the proxy's metadata.
+    /// Further entries of the proxy's environment.
     pub proxy_metadata: BTreeMap<String, String>,
+    /// Whether the workload waits for its proxy.
+    pub hold_application: bool,
+    /// The port of the agent.
+    pub status_port: u16,
+    /// The mesh's name; empty: its trust domain.
+    pub mesh_id: String,
 }
 
 /// What happens with calls to unknown destinations.
@@ -156,6 +164,7 @@ impl Default for MeshConfig {
             default_destination_rule_export_to: Vec::new(),
             extension_providers: Vec::new(),
             default_config: ProxyConfig::default(),
+            enable_prometheus_merge: true,
             jwks_by: JwksBy::default(),
         }
     }
@@ -170,9 +179,15 @@ impl Default for ProxyConfig {
             termination_drain_duration: Duration::from_secs(5),
             concurrency: None,
             proxy_metadata: BTreeMap::new(),
+            hold_application: false,
+            status_port: ports::AGENT,
+            mesh_id: String::new(),
         }
     }
 }
+
+/// How connections are captured; the others need routes and marks of the host.
+pub(crate) const INTERCEPTIONS: &[(&str, i64, Option<()>); 3] = &[("REDIRECT", 0, Some(())), ("TPROXY", 1, None), ("NONE", 2, None)];
 
 /// Modes of `outboundTrafficPolicy`.
 pub(crate) const OUTBOUND_POLICIES: &[(&str, i64, Option<OutboundTrafficPolicy>); 3] = &[
@@ -227,6 +242,7 @@ impl MeshConfig {
             default_destination_rule_export_to: ExportTo::read_list(f, "defaultDestinationRuleExportTo"),
             extension_providers: ExtensionProvider::read_list(f),
             default_config: f.opt_sub("defaultConfig", ProxyConfig::read).unwrap_or_default(),
+            enable_prometheus_merge: f.get("enablePrometheusMerge").is_none_or(|at| at.flag()),
             jwks_by: default.jwks_by,
         }
     }
@@ -243,13 +259,35 @@ fn config_source(f: &Fields<'_>) {
 
 impl ProxyConfig {
     fn read(f: &Fields<'_>) -> ProxyConfig {
-        let default = ProxyConfig::default();
+        ProxyConfig::default().overlaid(f)
+    }
+
+    /// These settings with those over them that are written; what proxies get in their environment comes together.
+    pub(crate) fn overlaid(mut self, f: &Fields<'_>) -> ProxyConfig {
+        let _redirect: Option<()> = f.get("interceptionMode").and_then(|at| at.choice(INTERCEPTIONS));
+        self.proxy_metadata.extend(f.text_map("proxyMetadata"));
         ProxyConfig {
-            discovery_address: f.opt_text("discoveryAddress").unwrap_or(default.discovery_address),
-            drain_duration: f.duration("drainDuration").unwrap_or(default.drain_duration),
-            termination_drain_duration: f.duration("terminationDrainDuration").unwrap_or(default.termination_drain_duration),
-            concurrency: f.count("concurrency"),
-            proxy_metadata: f.text_map("proxyMetadata"),
+            discovery_address: f.opt_text("discoveryAddress").unwrap_or(self.discovery_address),
+            drain_duration: f.duration("drainDuration").unwrap_or(self.drain_duration),
+            termination_drain_duration: f.duration("terminationDrainDuration").unwrap_or(self.termination_drain_duration),
+            concurrency: f.count("concurrency").or(self.concurrency),
+            proxy_metadata: self.proxy_metadata,
+            hold_application: f.get("holdApplicationUntilProxyStarts").map_or(self.hold_application, |at| at.flag()),
+            status_port: f.get("statusPort").map_or(self.status_port, |at| at.port()),
+            mesh_id: f.opt_text("meshId").unwrap_or(self.mesh_id),
         }
     }
+
+    /// The names of the fields that are read here. What else there is, is harmless or refused.
+    pub const READ: [&'static str; 9] = [
+        "discoveryAddress",
+        "drainDuration",
+        "terminationDrainDuration",
+        "concurrency",
+        "proxyMetadata",
+        "holdApplicationUntilProxyStarts",
+        "statusPort",
+        "meshId",
+        "interceptionMode",
+    ];
 }

@@ -9,9 +9,10 @@ use super::{
     Why::{What, Where, Who},
     done, harmless, names, refused,
 };
-use crate::istio::{ACCESS_LOG_ENCODINGS, MESH_UPGRADES, PATH_NORMALIZATIONS, PROVIDERS};
+use crate::istio::{ACCESS_LOG_ENCODINGS, INTERCEPTIONS, MESH_UPGRADES, PATH_NORMALIZATIONS, PROVIDERS};
 
 static ENCODING: Names = Names { why: What, names: &names(ACCESS_LOG_ENCODINGS) };
+static INTERCEPTION: Names = Names { why: Where, names: &names(INTERCEPTIONS) };
 static UPGRADE: Names = Names { why: What, names: &names(MESH_UPGRADES) };
 static NORMALIZATION: Names = Names { why: Who, names: &names(PATH_NORMALIZATIONS) };
 
@@ -167,6 +168,9 @@ static AUTHZ_HTTP: Message = Message {
     ..PLAIN
 };
 
+/// The settings of a proxy, by themselves in the annotation `proxy.istio.io/config`.
+pub(crate) static PROXY_CONFIG_TYPE: Type = Message(&PROXY_CONFIG);
+
 static PROXY_CONFIG: Message = Message {
     name: "ProxyConfig",
     rows: &[
@@ -175,7 +179,7 @@ static PROXY_CONFIG: Message = Message {
         harmless("terminationDrainDuration", Duration(Zero), "How long the proxy drains at its end.").default("5s"),
         harmless("concurrency", COUNT, "Threads of the proxy.").otherwise("the proxy's choice"),
         harmless("proxyMetadata", Map(&Text), "Further entries of the proxy's environment."),
-        refused(Where, "interceptionMode", Text, "How connections are captured."),
+        done("interceptionMode", Enum(&INTERCEPTION), "How connections are captured.").default("REDIRECT"),
         refused(Where, "gatewayTopology", Open, "How many proxies stand before a gateway."),
         harmless("availabilityZone", Text, "The proxy's zone."),
         harmless("binaryPath", Text, "The proxy's program."),

@@ -1,0 +1,142 @@
+//! What a pod is called, what made it, and what injection writes on it.
+
+use serde_json::{Value, json};
+
+use super::{
+    InjectConfig, InjectError,
+    annotations::{OVERRIDES, Template, Wanted},
+    decide::STATUS,
+    merge::Given,
+    pod::{CONTAINERS, PROXY, Pod, container_name},
+    sidecar::Added,
+};
+
+/// What made a pod: the workload that its author knows.
+pub(super) struct Owner {
+    /// Its name; of a pod without owner the pod's own.
+    pub(super) name: String,
+    /// `kubernetes://apis/GROUP/VERSION/namespaces/NAMESPACE/KINDs/NAME`.
+    pub(super) uri: String,
+}
+
+impl Owner {
+    /// A ReplicaSet that a Deployment made has the name of that and a hash, which the pod carries too; a Job that a CronJob made ends in its time.
+    pub(super) fn of(pod: &Pod, namespace: &str) -> Owner {
+        let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let namespace = pod.metadata().get("namespace").and_then(Value::as_str).filter(|name| !name.is_empty()).unwrap_or(namespace);
+        let owners = pod.metadata().get("ownerReferences").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let controller = owners.iter().find(|owner| owner.get("controller").and_then(Value::as_bool) == Some(true));
+        let (mut version, mut kind, mut name) = match controller {
+            Some(owner) => (text(owner, "apiVersion"), text(owner, "kind"), text(owner, "name")),
+            None => {
+                let own = pod.metadata().get("name").or_else(|| pod.metadata().get("generateName")).and_then(Value::as_str);
+                ("v1".to_owned(), "Pod".to_owned(), own.unwrap_or_default().trim_end_matches('-').to_owned())
+            }
+        };
+        if kind == "ReplicaSet"
+            && let Some(hash) = pod.label("pod-template-hash").filter(|hash| !hash.is_empty())
+            && let Some(deployment) = name.strip_suffix(hash).and_then(|start| start.strip_suffix('-')).filter(|name| !name.is_empty())
+        {
+            (version, kind, name) = ("apps/v1".to_owned(), "Deployment".to_owned(), deployment.to_owned());
+        } else if kind == "ReplicationController" && pod.label("deploymentconfig").is_some_and(|config| name.starts_with(config)) {
+            let config = pod.label("deploymentconfig").unwrap_or_default().to_owned();
+            (version, kind, name) = ("apps.openshift.io/v1".to_owned(), "DeploymentConfig".to_owned(), config);
+        } else if kind == "Job"
+            && let Some((cron, time)) = name.rsplit_once('-')
+            && (8..=11).contains(&time.len())
+            && time.bytes().all(|byte| byte.is_ascii_digit())
+        {
+            (version, kind, name) = ("batch/v1".to_owned(), "CronJob".to_owned(), cron.to_owned());
+        }
+        let uri = format!("kubernetes://apis/{version}/namespaces/{namespace}/{}s/{name}", kind.to_lowercase());
+        Owner { uri, name }
+    }
+}
+
+const SCRAPE: &str = "prometheus.io/scrape";
+const PORT: &str = "prometheus.io/port";
+const PATH: &str = "prometheus.io/path";
+
+/// Turns a scraper to the agent, which adds the proxy's metrics to the program's; the variable that tells it where those are.
+pub(super) fn merge_prometheus(pod: &mut Pod, wanted: &Wanted) -> Result<Option<Value>, InjectError> {
+    let read = |name: &str| pod.annotation(name).unwrap_or_default().to_owned();
+    let (scrape, port, path) = (read(SCRAPE), read(PORT), read(PATH));
+    // Who wants no scraping gets none, neither of the program nor of the proxy.
+    if !wanted.merge_metrics || scrape.eq_ignore_ascii_case("false") {
+        return Ok(None);
+    }
+    let own = wanted.status_port.to_string();
+    if port == own {
+        return Ok(None);
+    }
+    if !port.is_empty() && port.parse::<u16>().is_err() {
+        return Err(super::annotations::wrong(PORT, format!("`{port}` is not a port between 1 and 65535")));
+    }
+    let annotations = pod.texts_mut("annotations")?;
+    for (name, value) in [(SCRAPE, "true"), (PORT, own.as_str()), (PATH, "/stats/prometheus")] {
+        annotations.insert(name.to_owned(), value.into());
+    }
+    let asked = scrape.eq_ignore_ascii_case("true") && wanted.template == Template::Sidecar;
+    let was = json!({ "scrape": scrape, "path": path, "port": port }).to_string();
+    Ok(asked.then(|| json!({ "name": "ISTIO_PROMETHEUS_ANNOTATIONS", "value": was })))
+}
+
+/// Writes the labels by which the mesh knows the pod, and the annotations that tell what was done.
+pub(super) fn label(
+    pod: &mut Pod,
+    owner: &Owner,
+    added: &Added,
+    given: &Given,
+    wanted: &Wanted,
+    config: &InjectConfig,
+) -> Result<(), InjectError> {
+    let first = |names: [&str; 3], default: &str| {
+        let found = names.into_iter().find_map(|name| pod.label(name).filter(|value| !value.is_empty()));
+        shortened(found.unwrap_or(default))
+    };
+    let mut labels = vec![
+        ("security.istio.io/tlsMode", "istio".to_owned()),
+        ("service.istio.io/canonical-name", first(["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"], &owner.name)),
+        (
+            "service.istio.io/canonical-revision",
+            first(["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"], "latest"),
+        ),
+    ];
+    if !config.proxy.network.is_empty() {
+        labels.push(("topology.istio.io/network", config.proxy.network.clone()));
+    }
+    let mut programs = pod.containers(CONTAINERS).iter().filter_map(Value::as_object).map(container_name);
+    let main = programs.find(|name| *name != PROXY).unwrap_or(PROXY).to_owned();
+    let written = pod.texts_mut("labels")?;
+    for (name, value) in labels {
+        written.entry(name).or_insert(value.into());
+    }
+    let annotations = pod.texts_mut("annotations")?;
+    for (name, value) in &config.annotations {
+        annotations.insert(name.clone(), value.clone());
+    }
+    annotations.entry("istio.io/rev").or_insert(config.revision.as_str().into());
+    if wanted.template == Template::Sidecar {
+        for name in ["kubectl.kubernetes.io/default-container", "kubectl.kubernetes.io/default-logs-container"] {
+            annotations.entry(name).or_insert(main.as_str().into());
+        }
+    }
+    if let Some(note) = &given.note {
+        annotations.insert(OVERRIDES.to_owned(), note.as_str().into());
+    }
+    let secrets = if config.proxy.pull_secrets.is_empty() { Value::Null } else { json!(config.proxy.pull_secrets) };
+    let status = json!({
+        "initContainers": added.init_containers,
+        "containers": added.containers,
+        "volumes": added.volumes,
+        "imagePullSecrets": secrets,
+        "revision": config.revision,
+    });
+    annotations.insert(STATUS.to_owned(), status.to_string().into());
+    Ok(())
+}
+
+/// As a label's value: at most 63 characters, and none at the end that may not be there.
+fn shortened(text: &str) -> String {
+    text.get(..63).unwrap_or(text).trim_end_matches(['-', '.', '_']).to_owned()
+}

@@ -1,0 +1,335 @@
+//! What annotations, values and the author's own containers change.
+
+use super::*;
+
+fn annotated(name: &str, value: &str) -> (Value, Vec<String>) {
+    patched(&pod(json!({ name: value }), json!({})), &config(json!(null)))
+}
+
+#[test]
+fn order_of_containers() {
+    let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let check = |native: bool, hold: bool, init: &[&str], containers: &[&str]| {
+        let mesh = mesh(&format!("defaultConfig: {{holdApplicationUntilProxyStarts: {hold}}}"));
+        let config = InjectConfig::new(&mesh, &json!(null), native).unwrap();
+        let mut pod = plain();
+        pod["spec"]["initContainers"] = json!([{ "name": "migrate" }]);
+        let (pod, _) = patched(&pod, &config);
+        assert_eq!((names(&pod, "initContainers"), names(&pod, "containers")), (own(init), own(containers)), "{native} {hold}");
+        let proxy = container(&pod, "istio-proxy");
+        assert_eq!(proxy["restartPolicy"] == "Always", native);
+        assert_eq!(proxy.get("lifecycle").is_some(), hold && !native);
+    };
+    check(true, false, &["istio-init", "istio-proxy", "migrate"], &["reviews"]);
+    check(true, true, &["istio-init", "istio-proxy", "migrate"], &["reviews"]);
+    check(false, false, &["migrate", "istio-init"], &["reviews", "istio-proxy"]);
+    check(false, true, &["migrate", "istio-init"], &["istio-proxy", "reviews"]);
+}
+
+#[test]
+fn native_or_not() {
+    let check = |auto: bool, value: Value, annotation: &str, want: bool| {
+        let values = json!({ "pilot": { "env": { "ENABLE_NATIVE_SIDECARS": value } } });
+        let config = InjectConfig::new(&MeshConfig::default(), &values, auto).unwrap();
+        let (pod, _) = patched(&pod(json!({ "sidecar.istio.io/nativeSidecar": annotation }), json!({})), &config);
+        assert_eq!(names(&pod, "initContainers").contains(&"istio-proxy".to_owned()), want, "{auto} {value} {annotation}");
+    };
+    check(true, json!(null), "", true);
+    check(false, json!("auto"), "", false);
+    check(true, json!("false"), "", false);
+    check(false, json!(true), "", true);
+    check(true, json!("true"), "false", false);
+    check(false, json!("false"), "true", true);
+}
+
+#[test]
+fn capture() {
+    let check = |name: &str, value: &str, of: &str, want: Option<&str>| {
+        let (pod, _) = annotated(&format!("traffic.sidecar.istio.io/{name}"), value);
+        assert_eq!(flag(&pod, of).as_deref(), want, "{name}={value}");
+    };
+    check("includeOutboundIPRanges", "10.0.0.0/8,fd00::/8", "-i", Some("10.0.0.0/8,fd00::/8"));
+    check("excludeOutboundIPRanges", "10.1.0.0/16", "-x", Some("10.1.0.0/16"));
+    check("includeInboundPorts", "", "-b", Some(""));
+    check("includeInboundPorts", "80,443", "-b", Some("80,443"));
+    check("excludeInboundPorts", "22,15020", "-d", Some("15090,15021,15020,22"));
+    check("includeOutboundPorts", "3306", "-q", Some("3306"));
+    check("excludeOutboundPorts", "25", "-o", Some("25"));
+    check("excludeOutboundPorts", "", "-o", None);
+    let (pod, _) =
+        patched(&plain(), &config(json!({ "global": { "proxy": { "includeIPRanges": "10.0.0.0/8", "excludeInboundPorts": "22" } } })));
+    assert_eq!((flag(&pod, "-i").as_deref(), flag(&pod, "-d").as_deref()), (Some("10.0.0.0/8"), Some("15090,15021,15020,22")));
+    let (pod, _) = annotated("status.sidecar.istio.io/port", "16000");
+    assert_eq!(flag(&pod, "-d").as_deref(), Some("15090,15021,16000"));
+}
+
+#[test]
+fn annotations_of_the_container() {
+    let check = |name: &str, value: &str, path: &str, want: Value| {
+        let (pod, _) = annotated(name, value);
+        assert_eq!(container(&pod, "istio-proxy").pointer(path), Some(&want), "{name}={value}");
+    };
+    check("sidecar.istio.io/proxyImage", "proxyv3", "/image", json!("mizzen/proxyv3:1.0"));
+    check("sidecar.istio.io/proxyImage", "other/proxy:2", "/image", json!("other/proxy:2"));
+    check("sidecar.istio.io/proxyCPU", "50m", "/resources", json!({ "requests": { "cpu": "50m" } }));
+    check("sidecar.istio.io/proxyMemoryLimit", "1Gi", "/resources", json!({ "limits": { "memory": "1Gi" } }));
+    check("sidecar.istio.io/logLevel", "debug", "/args/4", json!("--proxyLogLevel=debug"));
+    check("sidecar.istio.io/componentLogLevel", "http:trace", "/args/5", json!("--proxyComponentLogLevel=http:trace"));
+    check("sidecar.istio.io/agentLogLevel", "all:debug", "/args/6", json!("--log_output_level=all:debug"));
+    check("readiness.status.sidecar.istio.io/periodSeconds", "1", "/readinessProbe/periodSeconds", json!(1));
+    check("readiness.status.sidecar.istio.io/initialDelaySeconds", "9", "/readinessProbe/initialDelaySeconds", json!(9));
+    check("readiness.status.sidecar.istio.io/failureThreshold", "7", "/readinessProbe/failureThreshold", json!(7));
+    let (pod, _) = annotated("readiness.status.sidecar.istio.io/failureThreshold", "0");
+    assert!(container(&pod, "istio-proxy").get("readinessProbe").is_none(), "zero is none, as in Istio");
+    let mounted = json!({ "sidecar.istio.io/userVolume": r#"{"certs":{"secret":{"secretName":"c"}}}"#,
+        "sidecar.istio.io/userVolumeMount": r#"[{"name":"certs","mountPath":"/certs","readOnly":true}]"# });
+    let (pod, _) = patched(&super::pod(mounted, json!({})), &config(json!(null)));
+    assert!(names(&pod, "volumes").contains(&"certs".to_owned()));
+    let mounts = container(&pod, "istio-proxy")["volumeMounts"].as_array().unwrap();
+    assert_eq!(mounts.last(), Some(&json!({ "name": "certs", "mountPath": "/certs", "readOnly": true })));
+}
+
+#[test]
+fn settings_of_one_proxy() {
+    let mesh = mesh("defaultConfig: {proxyMetadata: {A: '1', B: '1'}, terminationDrainDuration: 7s}");
+    let config = InjectConfig::new(&mesh, &json!(null), true).unwrap();
+    let own = "concurrency: 3\nproxyMetadata:\n  B: '2'\n  EXIT_ON_ZERO_ACTIVE_CONNECTIONS: 'true'\ntracing: {}\n";
+    let (pod, warnings) = patched(&pod(json!({ "proxy.istio.io/config": own }), json!({})), &config);
+    let written: Value = serde_json::from_str(&variable(&pod, "PROXY_CONFIG").unwrap()).unwrap();
+    let metadata = json!({ "A": "1", "B": "2", "EXIT_ON_ZERO_ACTIVE_CONNECTIONS": "true" });
+    assert_eq!(written, json!({ "terminationDrainDuration": "7s", "concurrency": 3, "proxyMetadata": metadata }));
+    for (name, want) in [("A", "1"), ("B", "2"), ("EXIT_ON_ZERO_ACTIVE_CONNECTIONS", "true")] {
+        assert_eq!(variable(&pod, name).as_deref(), Some(want));
+    }
+    assert_eq!(warnings, ["annotation proxy.istio.io/config: tracing: is not acted on yet"]);
+    let bad = |text: &str| refused(&super::pod(json!({ "proxy.istio.io/config": text }), json!({})), &config);
+    assert_eq!(
+        bad("gatewayTopology: {numTrustedProxies: 1}"),
+        "annotation proxy.istio.io/config: gatewayTopology: is not supported yet, and ignoring it could change where traffic goes"
+    );
+    assert_eq!(
+        bad("interceptionMode: TPROXY"),
+        "annotation proxy.istio.io/config: interceptionMode: TPROXY is not supported yet, and ignoring it could change where traffic goes"
+    );
+    assert!(bad("concurency: 1").contains("concurency"), "{}", bad("concurency: 1"));
+}
+
+#[test]
+fn refused_annotations() {
+    let check = |name: &str, value: &str, want: &str| {
+        let error = refused(&pod(json!({ name: value }), json!({})), &config(json!(null)));
+        assert_eq!(error, format!("annotation {name}: {want}"));
+    };
+    check("sidecar.istio.io/interceptionMode", "TPROXY", "TPROXY is not supported: it must be REDIRECT");
+    check("traffic.sidecar.istio.io/excludeInterfaces", "eth1", "is not supported, and ignoring it could change where traffic goes");
+    check("traffic.sidecar.istio.io/excludeInboundPorts", "80,http", "`http` is not a port between 1 and 65535");
+    check("traffic.sidecar.istio.io/excludeOutboundIPRanges", "*", "`*` is not possible here, only a list");
+    check("inject.istio.io/templates", "grpc-agent", "there is no template grpc-agent: it must be sidecar or gateway");
+    let several = "several templates, here also custom, are not supported: it must be sidecar or gateway";
+    check("inject.istio.io/templates", "sidecar,custom", several);
+    check("sidecar.istio.io/nativeSidecar", "maybe", "must be true or false, is `maybe`");
+    check("status.sidecar.istio.io/port", "0", "`0` is not a port between 1 and 65535");
+    check("proxy.istio.io/overrides", r#"{"containers":[{"name":"app"}]}"#, "only istio-proxy and istio-init can be overridden");
+}
+
+#[test]
+fn told_annotations() {
+    let (_, warnings) = annotated("sidecar.istio.io/statsInclusionPrefixes", "cluster");
+    assert_eq!(warnings, ["annotation sidecar.istio.io/statsInclusionPrefixes has no effect"]);
+    let (_, warnings) = patched(&pod(json!({}), json!({ "securityContext": { "runAsUser": 1337 } })), &config(json!(null)));
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].starts_with("container reviews runs as user 1337"), "{}", warnings[0]);
+}
+
+#[test]
+fn probes() {
+    let app = json!([{
+        "name": "app",
+        "ports": [{ "name": "http", "containerPort": 8080 }],
+        "livenessProbe": { "httpGet": { "path": "/l", "port": 8081, "scheme": "HTTPS", "httpHeaders": [{ "name": "Host", "value": "a" }] }, "timeoutSeconds": 4 },
+        "readinessProbe": { "grpc": { "port": 9000, "service": "s" } },
+        "startupProbe": { "tcpSocket": { "port": "http" }, "failureThreshold": 9 },
+        "lifecycle": { "preStop": { "httpGet": { "path": "/stop", "port": "http" } }, "postStart": { "exec": { "command": ["a"] } } },
+    }]);
+    let init = json!([
+        { "name": "helper", "restartPolicy": "Always", "startupProbe": { "tcpSocket": { "port": 7000 } } },
+        { "name": "once", "startupProbe": { "tcpSocket": { "port": 7000 } } },
+    ]);
+    let whole = pod(json!({}), json!({ "containers": app, "initContainers": init }));
+    let (injected, warnings) = patched(&whole, &config(json!(null)));
+    assert_eq!(warnings, [""; 0]);
+    let probers: Value = serde_json::from_str(&variable(&injected, "ISTIO_KUBE_APP_PROBERS").unwrap()).unwrap();
+    assert_eq!(
+        probers,
+        json!({
+            "/app-health/app/livez": {
+                "httpGet": { "path": "/l", "port": 8081, "scheme": "HTTPS", "httpHeaders": [{ "name": "Host", "value": "a" }] }, "timeoutSeconds": 4,
+            },
+            "/app-health/app/readyz": { "grpc": { "port": 9000, "service": "s" } },
+            "/app-health/app/startupz": { "tcpSocket": { "port": 8080 } },
+            "/app-lifecycle/app/prestopz": { "httpGet": { "path": "/stop", "port": 8080 } },
+            "/app-health/helper/startupz": { "tcpSocket": { "port": 7000 } },
+        })
+    );
+    let asked = |path: &str| json!({ "path": path, "port": 15020, "scheme": "HTTP" });
+    let app = container(&injected, "app");
+    assert_eq!(app["livenessProbe"], json!({ "timeoutSeconds": 4, "httpGet": asked("/app-health/app/livez") }));
+    assert_eq!(app["startupProbe"], json!({ "failureThreshold": 9, "httpGet": asked("/app-health/app/startupz") }));
+    assert_eq!(app["lifecycle"]["preStop"], json!({ "httpGet": asked("/app-lifecycle/app/prestopz") }));
+    assert_eq!(app["lifecycle"]["postStart"], json!({ "exec": { "command": ["a"] } }));
+    assert_eq!(container(&injected, "once")["startupProbe"], json!({ "tcpSocket": { "port": 7000 } }));
+    // Off for one pod.
+    let mut off = whole;
+    off["metadata"]["annotations"] = json!({ "sidecar.istio.io/rewriteAppHTTPProbers": "false" });
+    let (left, _) = patched(&off, &config(json!(null)));
+    assert_eq!(
+        (variable(&left, "ISTIO_KUBE_APP_PROBERS"), &container(&left, "app")["startupProbe"]),
+        (None, &off["spec"]["containers"][0]["startupProbe"])
+    );
+}
+
+#[test]
+fn probes_that_cannot_be_asked() {
+    let check = |probe: Value, want: &[&str]| {
+        let containers = json!([{ "name": "app", "readinessProbe": probe }]);
+        let (pod, warnings) = patched(&pod(json!({}), json!({ "containers": containers })), &config(json!(null)));
+        assert_eq!(warnings, want, "{probe}");
+        assert_eq!(container(&pod, "app")["readinessProbe"], probe);
+    };
+    check(json!({ "exec": { "command": ["true"] } }), &[]);
+    check(json!({ "httpGet": { "path": "/metrics", "port": 15020 } }), &[]);
+    let named =
+        "container app: httpGet names port web, which the container does not have, so that this probe is not asked through the agent";
+    check(json!({ "httpGet": { "port": "web" } }), &[named]);
+    let none = "container app: tcpSocket has no port between 1 and 65535, so that this probe is not asked through the agent";
+    check(json!({ "tcpSocket": { "port": 0 } }), &[none]);
+}
+
+#[test]
+fn metrics() {
+    let check = |annotations: Value, want: Option<Value>, port: Option<&str>| {
+        let (pod, _) = patched(&pod(annotations.clone(), json!({})), &config(json!(null)));
+        let variable = variable(&pod, "ISTIO_PROMETHEUS_ANNOTATIONS").map(|text| serde_json::from_str::<Value>(&text).unwrap());
+        assert_eq!(variable, want, "{annotations}");
+        assert_eq!(pod["metadata"]["annotations"]["prometheus.io/port"].as_str(), port, "{annotations}");
+    };
+    check(json!({}), None, Some("15020"));
+    let was = json!({ "scrape": "true", "path": "/m", "port": "8080" });
+    check(json!({ "prometheus.io/scrape": "true", "prometheus.io/port": "8080", "prometheus.io/path": "/m" }), Some(was), Some("15020"));
+    check(json!({ "prometheus.io/scrape": "false", "prometheus.io/port": "8080" }), None, Some("8080"));
+    let unmerged = json!({ "prometheus.io/scrape": "true", "prometheus.io/port": "8080", "prometheus.istio.io/merge-metrics": "false" });
+    check(unmerged, None, Some("8080"));
+}
+
+#[test]
+fn the_authors_own_container() {
+    let own = json!([
+        { "name": "app" },
+        {
+            "name": "istio-proxy",
+            "image": "auto",
+            "resources": { "requests": { "cpu": "7m" } },
+            "env": [{ "name": "POD_NAME", "value": "x" }, { "name": "MORE", "value": "y" }],
+            "volumeMounts": [{ "name": "extra", "mountPath": "/extra" }],
+            "readinessProbe": { "periodSeconds": 3 },
+            "startupProbe": { "tcpSocket": { "port": 15021 } },
+            "lifecycle": { "preStop": { "sleep": { "seconds": 5 } } },
+            "securityContext": { "runAsUser": 2000, "runAsNonRoot": null },
+        },
+    ]);
+    let (injected, _) = patched(&pod(json!({}), json!({ "containers": own })), &config(json!(null)));
+    assert_eq!(names(&injected, "initContainers"), ["istio-init", "istio-proxy"]);
+    assert_eq!(names(&injected, "containers"), ["app"]);
+    let proxy = container(&injected, "istio-proxy");
+    assert_eq!(proxy["image"], "mizzen/proxyv2:1.0");
+    let resources = json!({ "requests": { "cpu": "7m", "memory": "128Mi" }, "limits": { "cpu": "2000m", "memory": "1024Mi" } });
+    assert_eq!(proxy["resources"], resources);
+    assert_eq!((variable(&injected, "POD_NAME").as_deref(), variable(&injected, "MORE").as_deref()), (Some("x"), Some("y")));
+    let pod_name = proxy["env"].as_array().unwrap().iter().find(|variable| variable["name"] == "POD_NAME").unwrap();
+    assert_eq!(pod_name, &json!({ "name": "POD_NAME", "value": "x" }), "a value takes the place of a reference");
+    assert_eq!((&proxy["readinessProbe"]["periodSeconds"], &proxy["readinessProbe"]["httpGet"]["port"]), (&json!(3), &json!(15021)));
+    assert!(proxy["startupProbe"].get("httpGet").is_none(), "{}", proxy["startupProbe"]);
+    assert_eq!((&proxy["securityContext"]["runAsUser"], proxy["securityContext"].get("runAsNonRoot")), (&json!(2000), None));
+    // Noted, and found again by the next injection.
+    let note = injected["metadata"]["annotations"]["proxy.istio.io/overrides"].as_str().unwrap().to_owned();
+    let (again, _) =
+        patched(&pod(json!({ "proxy.istio.io/overrides": note }), json!({ "containers": [{ "name": "app" }] })), &config(json!(null)));
+    assert_eq!(container(&again, "istio-proxy")["resources"], resources);
+}
+
+#[test]
+fn workloads_by_their_owners() {
+    let check = |kind: &str, version: &str, name: &str, labels: Value, want: (&str, &str)| {
+        let mut pod = plain();
+        pod["metadata"]["labels"] = labels;
+        pod["metadata"]["ownerReferences"] = json!([{ "apiVersion": version, "kind": kind, "name": name, "controller": true }]);
+        let (pod, _) = patched(&pod, &config(json!(null)));
+        let got = (variable(&pod, "ISTIO_META_WORKLOAD_NAME").unwrap(), variable(&pod, "ISTIO_META_OWNER").unwrap());
+        assert_eq!((got.0.as_str(), got.1.as_str()), want);
+        assert_eq!(pod["metadata"]["labels"]["service.istio.io/canonical-name"], want.0);
+    };
+    let hash = || json!({ "pod-template-hash": "abc" });
+    check("ReplicaSet", "apps/v1", "web-abc", hash(), ("web", "kubernetes://apis/apps/v1/namespaces/shop/deployments/web"));
+    check("ReplicaSet", "apps/v1", "web-abd", hash(), ("web-abd", "kubernetes://apis/apps/v1/namespaces/shop/replicasets/web-abd"));
+    check("StatefulSet", "apps/v1", "db", json!({}), ("db", "kubernetes://apis/apps/v1/namespaces/shop/statefulsets/db"));
+    check("Job", "batch/v1", "nightly-29087640", json!({}), ("nightly", "kubernetes://apis/batch/v1/namespaces/shop/cronjobs/nightly"));
+    check("Job", "batch/v1", "once-1", json!({}), ("once-1", "kubernetes://apis/batch/v1/namespaces/shop/jobs/once-1"));
+    let mut alone = plain();
+    alone["metadata"] = json!({ "name": "alone", "labels": { "app.kubernetes.io/name": "named", "app": "other" } });
+    let (alone, _) = patched(&alone, &config(json!(null)));
+    assert_eq!(variable(&alone, "ISTIO_META_OWNER").unwrap(), "kubernetes://apis/v1/namespaces/shop/pods/alone");
+    let labels = &alone["metadata"]["labels"];
+    assert_eq!(
+        (&labels["service.istio.io/canonical-name"], &labels["service.istio.io/canonical-revision"]),
+        (&json!("named"), &json!("latest"))
+    );
+}
+
+#[test]
+fn values() {
+    let refused = |values: Value, want: &str| {
+        let error = InjectConfig::new(&MeshConfig::default(), &values, true).unwrap_err().to_string();
+        assert_eq!(error, format!("values: {want}"), "{values}");
+    };
+    refused(json!([]), ": must be a map, is a list");
+    refused(json!({ "global": { "proxy": { "privileged": true } } }), "global.proxy.privileged: true is not supported: it must be false");
+    refused(json!({ "pilot": { "cni": { "enabled": true } } }), "pilot.cni.enabled: true is not supported: it must be false");
+    refused(json!({ "istio_cni": { "enabled": true } }), "istio_cni.enabled: true is not supported: it must be false");
+    let custom = "sidecarInjectorWebhook.templates: {\"custom\":\"spec: {}\"} is not supported: it must be empty";
+    refused(json!({ "sidecarInjectorWebhook": { "templates": { "custom": "spec: {}" } } }), custom);
+    refused(
+        json!({ "global": { "pilotCertProvider": "kubernetes" } }),
+        "global.pilotCertProvider: \"kubernetes\" is not supported: it must be istiod",
+    );
+    refused(json!({ "global": { "jwtPolicy": "x" } }), "global.jwtPolicy: must be third-party-jwt or first-party-jwt, is x");
+    refused(
+        json!({ "global": { "proxy": { "excludeInboundPorts": "a" } } }),
+        "global.proxy.excludeInboundPorts: `a` is not a port between 1 and 65535",
+    );
+    let never =
+        json!({ "sidecarInjectorWebhook": { "neverInjectSelector": [{ "matchExpressions": [{ "key": "a", "operator": "Is" }] }] } });
+    refused(never, "sidecarInjectorWebhook.neverInjectSelector: operator Is is none of In, NotIn, Exists, DoesNotExist");
+
+    let warned = |values: Value| InjectConfig::new(&MeshConfig::default(), &values, true).unwrap().warnings;
+    // As charts write them: nothing of it is about a pod's proxy, or it is what is done anyway.
+    let chart = json!({
+        "gateways": { "seccompProfile": {}, "securityContext": {} },
+        "global": {
+            "caAddress": "", "caName": "", "certSigners": [], "configCluster": false, "hub": "h", "tag": "t", "istioNamespace": "istio-system",
+            "istiod": { "enableAnalysis": false }, "jwtPolicy": "third-party-jwt", "logAsJson": false, "meshNetworks": {}, "mountMtlsCerts": false,
+            "multiCluster": { "clusterName": "", "enabled": false }, "pilotCertProvider": "istiod", "priorityClassName": "",
+            "proxy": { "privileged": false, "enableCoreDump": false, "tracer": "none", "statusPort": 15020, "startupProbe": { "enabled": true, "failureThreshold": 600 } },
+            "proxy_init": { "image": "proxyv2", "forceApplyIptables": false }, "remotePilotAddress": "", "sts": { "servicePort": 0 }, "variant": "",
+        },
+        "pilot": { "cni": { "enabled": false, "provider": "default" }, "env": {} },
+        "revision": "",
+        "sidecarInjectorWebhook": { "alwaysInjectSelector": [], "defaultTemplates": [], "templates": {}, "reinvocationPolicy": "Never" },
+    });
+    assert_eq!(warned(chart), [""; 0]);
+    assert_eq!(warned(json!({ "global": { "logAsJson": true } })), ["values: global.logAsJson: has no effect"]);
+    assert_eq!(warned(json!({ "global": { "proxy": { "imag": "x" } } })), ["values: global.proxy.imag: is not known, and has no effect"]);
+    assert_eq!(warned(json!({ "global": { "jwtPolicy": "first-party-jwt" } })).len(), 1);
+    let (pod, _) = patched(&plain(), &config(json!({ "global": { "jwtPolicy": "first-party-jwt" } })));
+    assert!(!names(&pod, "volumes").contains(&"istio-token".to_owned()));
+    assert_eq!(variable(&pod, "JWT_POLICY").as_deref(), Some("first-party-jwt"));
+}
