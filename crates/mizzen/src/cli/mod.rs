@@ -6,6 +6,7 @@ mod authz;
 mod explain;
 mod fields;
 pub(crate) mod find;
+mod kube_inject;
 mod logs;
 mod output;
 pub(crate) mod place;
@@ -54,6 +55,8 @@ enum Verb {
     Analyze(Box<analyze::AnalyzeArgs>),
     /// Check objects by themselves, as `up` does before it takes them.
     Validate(validate::ValidateArgs),
+    /// Put the proxy into the pods of Kubernetes manifests, as the cluster's webhook would.
+    KubeInject(kube_inject::KubeInjectArgs),
     /// The control plane itself: what it logs.
     #[command(subcommand)]
     Admin(admin::AdminVerb),
@@ -97,6 +100,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::Explain(args) => return answer(runtime(explain::run(place, *args))),
         Verb::Analyze(args) => analyze::run(place, *args),
         Verb::Validate(args) => validate::run(&args),
+        Verb::KubeInject(args) => kube_inject::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Admin(verb) => runtime(admin::run(place, verb)).map(|()| ExitCode::SUCCESS),
         Verb::Authz(verb) => return answer(authz::run(place, &verb)),
         Verb::Version(args) => runtime(version::run(place, args)).map(|()| ExitCode::SUCCESS),
