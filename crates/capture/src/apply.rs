@@ -2,7 +2,7 @@
 
 use nlink::netlink::{
     Connection, Nftables,
-    nftables::{BaseChain, Chain, Family, NatHook, Policy, Priority, Rule as NftRule, Transaction},
+    nftables::{BaseChain, Chain, CmpOp, Expr, Family, MetaKey, NatHook, Policy, Priority, Register, Rule as NftRule, Transaction},
 };
 
 use crate::plan::{Match, Plan, Rule, Verdict};
@@ -65,6 +65,12 @@ fn lower(chain: &str, rule: &Rule) -> NftRule {
         out = match part {
             Match::Mark(mark) => out.match_mark(*mark),
             Match::NotMark(mark) => out.match_mark_not(*mark),
+            Match::User(user) => meta(out, MetaKey::SkUid, CmpOp::Eq, &user.to_ne_bytes()),
+            Match::NotUser(user) => meta(out, MetaKey::SkUid, CmpOp::Neq, &user.to_ne_bytes()),
+            Match::Group(group) => meta(out, MetaKey::SkGid, CmpOp::Eq, &group.to_ne_bytes()),
+            Match::NotGroup(group) => meta(out, MetaKey::SkGid, CmpOp::Neq, &group.to_ne_bytes()),
+            Match::Ipv6 => meta(out, MetaKey::NfProto, CmpOp::Eq, &[NFPROTO_IPV6]),
+            Match::UdpPort(port) => out.match_udp_dport(*port),
             Match::OutLoopback => out.match_oif("lo"),
             Match::Tcp => out.match_l4proto(TCP),
             Match::Port(port) => out.match_tcp_dport(*port),
@@ -79,4 +85,12 @@ fn lower(chain: &str, rule: &Rule) -> NftRule {
         Verdict::Return => out.accept(),
         Verdict::Redirect(port) => out.redirect(Some(port)),
     }
+}
+
+/// The kernel's number of IPv6.
+const NFPROTO_IPV6: u8 = 10;
+
+/// Compares what is known of a packet, which is in the machine's own byte order.
+fn meta(rule: NftRule, key: MetaKey, op: CmpOp, value: &[u8]) -> NftRule {
+    rule.expr(Expr::Meta { dreg: Register::R0, key }).expr(Expr::Cmp { sreg: Register::R0, op, data: value.to_vec() })
 }

@@ -5,9 +5,9 @@
 //! network namespace of the calling thread over netlink, in one transaction, and [`cleanup`] takes it
 //! out again. [`remember_half_closed`] keeps the kernel from forgetting redirects too early. One `inet` table holds the rules for IPv4 and IPv6.
 //!
-//! The proxy's own traffic is told by its socket mark, not by its user: without root there is one uid
-//! for everything. Absent on purpose: UDP and ICMP (left alone), TPROXY, DNS capture (the agent answers
-//! on a loopback address), and programs such as `nft` or `iptables`.
+//! The proxy's own traffic is told by its socket mark where there is one user for everything, and by its
+//! user and group in a pod, where it has no capability ([`Owner`]). Absent on purpose: UDP but for questions
+//! for names, ICMP (both left alone), TPROXY, and programs such as `nft` or `iptables`.
 
 mod apply;
 mod plan;
@@ -16,5 +16,5 @@ mod tracking;
 
 pub use apply::{ApplyError, TABLE, apply, cleanup};
 pub use plan::{Match, Plan, Rule, Verdict};
-pub use settings::{Ports, Ranges, Settings, SettingsError};
+pub use settings::{Dns, Owner, Ports, Ranges, Settings, SettingsError, port_list, range_list};
 pub use tracking::remember_half_closed;

@@ -7,10 +7,13 @@ use std::{
 
 use mizzen_types::{IpRange, ports};
 
-use crate::settings::{Ports, Ranges, Settings};
+use crate::settings::{Owner, Ports, Ranges, Settings};
 
 /// The ports of the proxy and its agent: never captured inbound where everything else is.
 const OWN_INBOUND: [u16; 4] = [ports::HBONE, ports::METRICS, ports::READINESS, ports::AGENT];
+
+/// Where servers answer questions for names.
+const DNS: u16 = 53;
 
 /// What a rule looks at. All parts of a rule must agree.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +22,18 @@ pub enum Match {
     Mark(u32),
     /// The packet does not carry this mark.
     NotMark(u32),
+    /// The packet's socket is this user's.
+    User(u32),
+    /// The packet's socket is another user's.
+    NotUser(u32),
+    /// The packet's socket is this group's.
+    Group(u32),
+    /// The packet's socket is another group's.
+    NotGroup(u32),
+    /// IPv6, whatever it carries.
+    Ipv6,
+    /// UDP to this port.
+    UdpPort(u16),
     /// The packet leaves through the loopback interface.
     OutLoopback,
     /// TCP, whatever the port.
@@ -73,47 +88,72 @@ fn rule<const N: usize>(matches: [Match; N], verdict: Verdict) -> Rule {
     Rule { matches: matches.into(), verdict }
 }
 
+/// What leaves IPv6 alone, if it is not captured.
+fn only_ipv4(settings: &Settings) -> Vec<Rule> {
+    if settings.ipv6 { Vec::new() } else { vec![rule([Match::Ipv6], Verdict::Return)] }
+}
+
+/// An address of each family that is captured.
+fn families(settings: &Settings, v4: Ipv4Addr, v6: Ipv6Addr) -> Vec<IpAddr> {
+    if settings.ipv6 { vec![v4.into(), v6.into()] } else { vec![v4.into()] }
+}
+
 fn inbound(settings: &Settings) -> Vec<Rule> {
     let redirect = Verdict::Redirect(settings.inbound_port);
+    let mut rules = only_ipv4(settings);
     match &settings.include_inbound {
         Ports::All => {
-            let own = OWN_INBOUND.iter().copied();
-            let excluded = own.chain(settings.exclude_inbound.iter().copied());
-            let mut rules: Vec<Rule> = excluded.map(|port| rule([Match::Port(port)], Verdict::Return)).collect();
+            let mut excluded = OWN_INBOUND.to_vec();
+            // Who excludes them by name says what is so anyway.
+            excluded.extend(settings.exclude_inbound.iter().filter(|port| !OWN_INBOUND.contains(port)));
+            rules.extend(excluded.into_iter().map(|port| rule([Match::Port(port)], Verdict::Return)));
             rules.push(rule([Match::Tcp], redirect));
-            rules
         }
-        Ports::Only(ports) => ports.iter().map(|port| rule([Match::Port(*port)], redirect)).collect(),
+        Ports::Only(ports) => rules.extend(ports.iter().map(|port| rule([Match::Port(*port)], redirect))),
+    }
+    rules
+}
+
+/// What is the proxy's own if one of these holds, and what is not if all of those hold.
+fn own(owner: Owner) -> (Vec<Match>, Vec<Match>) {
+    match owner {
+        Owner::Mark(mark) => (vec![Match::Mark(mark)], vec![Match::NotMark(mark)]),
+        Owner::User { uid, gid } => (vec![Match::User(uid), Match::Group(gid)], vec![Match::NotUser(uid), Match::NotGroup(gid)]),
     }
 }
 
 fn outbound(settings: &Settings) -> Vec<Rule> {
-    let own = settings.mark;
+    let (own, others) = own(settings.owner);
     let to_inbound = Verdict::Redirect(settings.inbound_port);
     let to_outbound = Verdict::Redirect(settings.outbound_port);
-    let mut rules = Vec::new();
+    let loopbacks = families(settings, Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
+    let mut rules = only_ipv4(settings);
     for port in &settings.exclude_outbound {
         rules.push(rule([Match::Port(*port)], Verdict::Return));
     }
     // The inbound proxy hands a connection to its own workload from this address; so do probes.
-    for from in [IpAddr::V4(ports::INBOUND_PASSTHROUGH_V4), IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6))] {
+    for from in families(settings, ports::INBOUND_PASSTHROUGH_V4, Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6)) {
         rules.push(rule([Match::OutLoopback, Match::Tcp, Match::Source(from.into())], Verdict::Return));
     }
     // A workload that calls its own service: its proxy picked this very host, so the call has to come in
     // through the inbound side, as it would from anywhere else.
-    for loopback in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
-        rules.push(rule(
-            [Match::Mark(own), Match::OutLoopback, Match::NotDestination(loopback.into()), Match::NotPort(ports::HBONE)],
-            to_inbound,
-        ));
+    for own in &own {
+        for loopback in &loopbacks {
+            let matches = [own.clone(), Match::OutLoopback, Match::NotDestination((*loopback).into()), Match::NotPort(ports::HBONE)];
+            rules.push(rule(matches, to_inbound));
+        }
     }
+    rules.extend(questions(settings, &others));
     // A workload that talks to itself by loopback or by its own address.
-    rules.push(rule([Match::OutLoopback, Match::Tcp, Match::NotMark(own)], Verdict::Return));
-    rules.push(rule([Match::Mark(own)], Verdict::Return));
-    for loopback in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+    let mut to_itself = vec![Match::OutLoopback, Match::Tcp];
+    to_itself.extend(others);
+    rules.push(Rule { matches: to_itself, verdict: Verdict::Return });
+    rules.extend(own.into_iter().map(|own| rule([own], Verdict::Return)));
+    for loopback in loopbacks {
         rules.push(rule([Match::Tcp, Match::Destination(loopback.into())], Verdict::Return));
     }
-    for range in &settings.exclude_ranges {
+    let captured = |range: &&IpRange| settings.ipv6 || range.address().is_ipv4();
+    for range in settings.exclude_ranges.iter().filter(captured) {
         rules.push(rule([Match::Tcp, Match::Destination(*range)], Verdict::Return));
     }
     for port in &settings.include_outbound {
@@ -122,9 +162,28 @@ fn outbound(settings: &Settings) -> Vec<Rule> {
     match &settings.include_ranges {
         Ranges::All => rules.push(rule([Match::Tcp], to_outbound)),
         Ranges::Only(ranges) => {
-            for range in ranges {
+            for range in ranges.iter().filter(captured) {
                 rules.push(rule([Match::Tcp, Match::Destination(*range)], to_outbound));
             }
+        }
+    }
+    rules
+}
+
+/// Questions for names by others than the proxy go to the agent, also those to a server on this host.
+fn questions(settings: &Settings, others: &[Match]) -> Vec<Rule> {
+    let Some(dns) = &settings.dns else { return Vec::new() };
+    let captured = |server: &&IpAddr| settings.ipv6 || server.is_ipv4();
+    let servers: Vec<Option<IpAddr>> = match &dns.servers {
+        None => vec![None],
+        Some(servers) => servers.iter().filter(captured).map(|server| Some(*server)).collect(),
+    };
+    let mut rules = Vec::new();
+    for server in servers {
+        for by in [Match::UdpPort(DNS), Match::Port(DNS)] {
+            let to = server.map(|server| Match::Destination(server.into()));
+            let matches = others.iter().cloned().chain([by]).chain(to).collect();
+            rules.push(Rule { matches, verdict: Verdict::Redirect(dns.port) });
         }
     }
     rules
@@ -139,6 +198,12 @@ impl fmt::Display for Match {
         match self {
             Match::Mark(mark) => write!(f, "meta mark {mark}"),
             Match::NotMark(mark) => write!(f, "meta mark != {mark}"),
+            Match::User(user) => write!(f, "meta skuid {user}"),
+            Match::NotUser(user) => write!(f, "meta skuid != {user}"),
+            Match::Group(group) => write!(f, "meta skgid {group}"),
+            Match::NotGroup(group) => write!(f, "meta skgid != {group}"),
+            Match::Ipv6 => f.write_str("meta nfproto ipv6"),
+            Match::UdpPort(port) => write!(f, "udp dport {port}"),
             Match::OutLoopback => f.write_str("oifname \"lo\""),
             Match::Tcp => f.write_str("meta l4proto tcp"),
             Match::Port(port) => write!(f, "tcp dport {port}"),
@@ -186,6 +251,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::settings::Dns;
 
     fn check(settings: Settings, want: &str) {
         let text = Plan::new(&settings).to_string();
@@ -272,5 +338,53 @@ mod tests {
             meta l4proto tcp ip6 daddr fd00::/8 redirect to :15001
             "#,
         );
+    }
+
+    /// In a pod: IPv4 alone, the proxy known by its user, and names asked of the agent.
+    #[test]
+    fn in_a_pod() {
+        check(
+            Settings {
+                owner: Owner::User { uid: 1337, gid: 1337 },
+                ipv6: false,
+                dns: Some(Dns { port: 15053, servers: Some(vec!["10.96.0.10".parse().unwrap(), "fd00::a".parse().unwrap()]) }),
+                exclude_inbound: vec![15090, 15021, 15020, 22],
+                exclude_ranges: vec!["fd00::/8".parse().unwrap()],
+                ..Settings::default()
+            },
+            r#"
+            chain prerouting {
+            meta nfproto ipv6 return
+            tcp dport 15008 return
+            tcp dport 15090 return
+            tcp dport 15021 return
+            tcp dport 15020 return
+            tcp dport 22 return
+            meta l4proto tcp redirect to :15006
+            chain output {
+            meta nfproto ipv6 return
+            oifname "lo" meta l4proto tcp ip saddr 127.0.0.6/32 return
+            meta skuid 1337 oifname "lo" ip daddr != 127.0.0.1/32 tcp dport != 15008 redirect to :15006
+            meta skgid 1337 oifname "lo" ip daddr != 127.0.0.1/32 tcp dport != 15008 redirect to :15006
+            meta skuid != 1337 meta skgid != 1337 udp dport 53 ip daddr 10.96.0.10/32 redirect to :15053
+            meta skuid != 1337 meta skgid != 1337 tcp dport 53 ip daddr 10.96.0.10/32 redirect to :15053
+            oifname "lo" meta l4proto tcp meta skuid != 1337 meta skgid != 1337 return
+            meta skuid 1337 return
+            meta skgid 1337 return
+            meta l4proto tcp ip daddr 127.0.0.1/32 return
+            meta l4proto tcp redirect to :15001
+            "#,
+        );
+    }
+
+    #[test]
+    fn all_questions() {
+        let dns = Some(Dns { port: 15053, servers: None });
+        let text = Plan::new(&Settings { dns, ..Settings::default() }).to_string();
+        assert!(
+            text.contains("    meta mark != 1337 udp dport 53 redirect to :15053\n    meta mark != 1337 tcp dport 53 redirect to :15053\n"),
+            "{text}"
+        );
+        nft_reads(&text);
     }
 }

@@ -1,8 +1,31 @@
 //! What is to be captured, as Istio's annotations say it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr, str::FromStr};
 
 use mizzen_types::{IpRange, ports};
+
+/// By what the proxy's own traffic is told from that of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// By the mark on its sockets: where there is one user for everything.
+    Mark(u32),
+    /// By its user or its group: in a pod, where it has no capability to mark sockets.
+    User {
+        /// The user's number.
+        uid: u32,
+        /// The group's number.
+        gid: u32,
+    },
+}
+
+/// The capture of questions for names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// The local port that they go to, by UDP and TCP.
+    pub port: u16,
+    /// The servers whose port 53 is captured; `None`: all.
+    pub servers: Option<Vec<IpAddr>>,
+}
 
 /// A choice of ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,8 +48,12 @@ pub enum Ranges {
 /// What to capture and where to. The default is Istio's: everything, except the ports of the proxy itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Packets with this mark are the proxy's own.
-    pub mark: u32,
+    /// Which packets are the proxy's own.
+    pub owner: Owner,
+    /// Whether IPv6 is captured; otherwise it is left alone as a whole.
+    pub ipv6: bool,
+    /// Whether questions for names are captured; they are not where the agent answers on an address of its own.
+    pub dns: Option<Dns>,
     /// Where captured inbound connections go.
     pub inbound_port: u16,
     /// Where captured outbound connections go.
@@ -65,7 +92,9 @@ const EXCLUDE_RANGES: &str = "traffic.sidecar.istio.io/excludeOutboundIPRanges";
 impl Default for Settings {
     fn default() -> Self {
         Settings {
-            mark: ports::PROXY_MARK,
+            owner: Owner::Mark(ports::PROXY_MARK),
+            ipv6: true,
+            dns: None,
             inbound_port: ports::INBOUND,
             outbound_port: ports::OUTBOUND,
             include_inbound: Ports::All,
@@ -123,30 +152,55 @@ fn items(text: &str) -> impl Iterator<Item = &str> {
 }
 
 fn parse_ports(annotation: &'static str, text: &str) -> Result<Vec<u16>, SettingsError> {
+    port_list(text).map_err(|reason| SettingsError { annotation, reason })
+}
+
+fn parse_ranges(annotation: &'static str, text: &str) -> Result<Vec<IpRange>, SettingsError> {
+    range_list(text).map_err(|reason| SettingsError { annotation, reason })
+}
+
+/// Ports with commas between them; `*` is none of them.
+///
+/// # Errors
+/// Names the item that is no port.
+pub fn port_list(text: &str) -> Result<Vec<u16>, String> {
     items(text)
         .map(|item| match item.parse::<u16>() {
             Ok(port) if port != 0 => Ok(port),
-            _ => Err(SettingsError {
-                annotation,
-                reason: if item == "*" {
-                    "`*` is not possible here, only a list of ports".to_owned()
-                } else {
-                    format!("`{item}` is not a port between 1 and 65535")
-                },
-            }),
+            _ if item == "*" => Err("`*` is not possible here, only a list of ports".to_owned()),
+            _ => Err(format!("`{item}` is not a port between 1 and 65535")),
         })
         .collect()
 }
 
-fn parse_ranges(annotation: &'static str, text: &str) -> Result<Vec<IpRange>, SettingsError> {
-    items(text)
-        .map(|item| {
-            item.parse::<IpRange>().map_err(|error| SettingsError {
-                annotation,
-                reason: if item == "*" { "`*` is not possible here, only a list of ranges".to_owned() } else { error.to_string() },
-            })
-        })
-        .collect()
+/// Ranges with commas between them; `*` is none of them.
+///
+/// # Errors
+/// Names the item that is no range.
+pub fn range_list(text: &str) -> Result<Vec<IpRange>, String> {
+    let range = |item: &str| match item.parse::<IpRange>() {
+        Err(_) if item == "*" => Err("`*` is not possible here, only a list of ranges".to_owned()),
+        parsed => parsed.map_err(|error| error.to_string()),
+    };
+    items(text).map(range).collect()
+}
+
+impl FromStr for Ports {
+    type Err = String;
+
+    /// `*`, or a list.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.trim() == "*" { Ok(Ports::All) } else { port_list(text).map(Ports::Only) }
+    }
+}
+
+impl FromStr for Ranges {
+    type Err = String;
+
+    /// `*`, or a list.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.trim() == "*" { Ok(Ranges::All) } else { range_list(text).map(Ranges::Only) }
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
 };
 
-use mizzen_capture::{Plan, Ports, Settings};
+use mizzen_capture::{Dns, Owner, Plan, Ports, Settings};
 use mizzen_host::{Host, Link, Router};
 use mizzen_types::ports::PROXY_MARK;
 use socket2::{Domain, Socket, Type};
@@ -97,6 +97,7 @@ pub(crate) async fn checks(mesh: &Mesh, paths: &Paths) {
     captured_inbound(mesh).await;
     captured_outbound(mesh).await;
     captured_outbound_v6(mesh).await;
+    captured_by_user(mesh).await;
     half_closed(mesh).await;
     again(mesh).await;
 }
@@ -238,6 +239,39 @@ async fn captured_outbound_v6(mesh: &Mesh) {
     while mesh.a.run(move || UdpSocket::bind((own, 0)).is_err()).await.unwrap() {}
     assert_eq!(arrives(&mesh.a, PLAIN, to, &[("proxy", &proxy)]).await, ("proxy", Some(to)));
     println!("ok: outbound capture of IPv6");
+}
+
+/// In a pod the proxy is known by its user or group, and questions for names go to the agent.
+async fn captured_by_user(mesh: &Mesh) {
+    let (uid, gid) = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
+    let server = Ipv4Addr::new(10, 96, 0, 10);
+    let dns = Some(Dns { port: 15053, servers: Some(vec![server.into()]) });
+    let plan = |uid, gid| Plan::new(&Settings { owner: Owner::User { uid, gid }, ipv6: false, dns: dns.clone(), ..Settings::default() });
+    let proxy = listen(&mesh.a, ([0, 0, 0, 0], 15001)).await;
+    let remote = listen(&mesh.b, (B, 8080)).await;
+    let agent = listen(&mesh.a, ([127, 0, 0, 1], 15053)).await;
+    let all = [("proxy", &proxy), ("remote", &remote), ("agent", &agent)];
+    let to = SocketAddr::from((B, 8080));
+    mesh.a.capture(&plan(uid + 1, gid + 1)).await.unwrap();
+    assert_eq!(arrives(&mesh.a, PLAIN, to, &all).await, ("proxy", Some(to)), "somebody else's");
+    assert_eq!(arrives(&mesh.a, PLAIN, (server, 53), &all).await, ("agent", Some((server, 53).into())));
+    assert_eq!(arrives(&mesh.a, PLAIN, ([10, 96, 0, 11], 53), &all).await, ("proxy", Some(([10, 96, 0, 11], 53).into())));
+    let asked = mesh.a.run(move || -> io::Result<Vec<u8>> {
+        let (agent, client) = (UdpSocket::bind("127.0.0.1:15053")?, UdpSocket::bind("0.0.0.0:0")?);
+        client.connect((server, 53))?;
+        client.send(b"a name")?;
+        let mut buffer = [0; 64];
+        let (length, from) = agent.recv_from(&mut buffer)?;
+        agent.send_to(&buffer[..length], from)?;
+        let length = client.recv(&mut buffer)?;
+        Ok(buffer[..length].to_vec())
+    });
+    assert_eq!(asked.await.unwrap().unwrap(), b"a name", "the answer comes from whom was asked");
+    for (uid, gid) in [(uid, gid + 1), (uid + 1, gid)] {
+        mesh.a.capture(&plan(uid, gid)).await.unwrap();
+        assert_eq!(arrives(&mesh.a, PLAIN, to, &all).await, ("remote", None), "the proxy's own, by {uid}:{gid}");
+    }
+    println!("ok: capture by user");
 }
 
 /// A file below `/proc/sys/net/netfilter` of a host.
