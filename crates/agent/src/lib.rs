@@ -5,7 +5,7 @@
 //! workload's identity. What the same stream says of names feeds a DNS server for the workload, and what the proxy asks for on demand is [`remembered()`].
 //! [`bootstrap()`] is what the proxy is started with, and two HTTP ports say whether all of it works.
 //!
-//! [`foreign`] is for a proxy that somebody else wrote: an Envoy, which is started as a process of its own.
+//! [`pod`] is how an agent starts in a pod of Kubernetes. [`foreign`] is for a proxy that somebody else wrote: an Envoy, which is started as a process of its own.
 //!
 //! Deliberately absent: the data path, and any knowledge of what the configuration means. While the control plane is away the proxy keeps what it has.
 
@@ -18,6 +18,8 @@ pub mod identity;
 mod metrics;
 mod names;
 mod options;
+pub mod pod;
+mod probes;
 mod relay;
 mod remembered;
 mod sds;
@@ -32,6 +34,7 @@ pub use bootstrap::{bootstrap, node};
 pub use identity::Identity;
 pub use names::{Answer, NameTable};
 pub use options::{Address, DnsOptions, Options, OptionsError, ProxyType};
+pub use probes::{Probes, ProgramMetrics};
 pub use remembered::remembered;
 pub use token::{TokenError, TokenSource};
 

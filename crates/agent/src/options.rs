@@ -13,6 +13,7 @@ use mizzen_types::{SpiffeId, TrustDomain, ports};
 use serde_json::Value;
 use tokio::sync::watch;
 
+use crate::probes::{Probes, ProgramMetrics};
 use crate::token::TokenSource;
 
 /// What kind of proxy the agent stands beside.
@@ -102,6 +103,10 @@ pub struct Options {
     pub status: Option<SocketAddr>,
     /// Where the proxy's own metrics are fetched.
     pub proxy_metrics: SocketAddr,
+    /// Probes of the program that are asked through the agent; those of a pod whose injector has turned them here.
+    pub probes: Probes,
+    /// Where the program's own metrics are, which the agent adds to its own and the proxy's.
+    pub program_metrics: Option<ProgramMetrics>,
     /// Whether `POST /quitquitquit` from localhost ends the agent. Off by default: the workload is on localhost too.
     pub allow_quit: bool,
     /// The mark on the agent's own connections, which keeps them out of the capture. Needs CAP_NET_ADMIN.
@@ -195,6 +200,8 @@ impl Options {
             readiness: Some(any(ports::READINESS)),
             status: Some(any(ports::AGENT)),
             proxy_metrics: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), ports::METRICS),
+            probes: Probes::default(),
+            program_metrics: None,
             allow_quit: parse("MIZZEN_ALLOW_QUIT", &or("MIZZEN_ALLOW_QUIT", "false"))?,
             mark: Some(ports::PROXY_MARK),
             dataplane_ready: None,
@@ -289,16 +296,16 @@ fn dns(vars: &BTreeMap<String, String>, domain: &str) -> Result<Option<DnsOption
     Ok(Some(DnsOptions { listen, upstreams, local_domains: vec![domain.to_owned()] }))
 }
 
-fn nameservers(resolv_conf: &str) -> Vec<SocketAddr> {
+pub(crate) fn nameservers(resolv_conf: &str) -> Vec<SocketAddr> {
     let lines = resolv_conf.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
     lines.filter_map(|rest| rest.trim().parse().ok()).map(|ip: IpAddr| SocketAddr::new(ip, 53)).collect()
 }
 
-fn any(port: u16) -> SocketAddr {
+pub(crate) fn any(port: u16) -> SocketAddr {
     SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)
 }
 
-fn parse<T: FromStr<Err: fmt::Display>>(name: &str, text: &str) -> Result<T, OptionsError> {
+pub(crate) fn parse<T: FromStr<Err: fmt::Display>>(name: &str, text: &str) -> Result<T, OptionsError> {
     text.parse().map_err(|e| invalid(name, e))
 }
 
@@ -306,7 +313,7 @@ fn list<T: FromStr<Err: fmt::Display>>(name: &str, text: &str) -> Result<Vec<T>,
     text.split(',').map(|one| parse(name, one.trim())).collect()
 }
 
-fn invalid(name: &str, reason: impl fmt::Display) -> OptionsError {
+pub(crate) fn invalid(name: &str, reason: impl fmt::Display) -> OptionsError {
     OptionsError::Invalid { name: name.to_owned(), reason: reason.to_string() }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{ConnectInfo, State};
-use axum::http::{Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use mizzen_net::ConnectOptions;
@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use crate::metrics::Metrics;
-use crate::{Identity, NameTable, Options};
+use crate::{Identity, NameTable, Options, probes};
 
 /// What the ports report.
 pub(crate) struct Status {
@@ -48,6 +48,7 @@ pub(crate) async fn serve(listener: TcpListener, status: Arc<Status>, full: bool
     let mut router = Router::new().route("/healthz/ready", get(ready));
     if full {
         router = router.route("/metrics", get(metrics)).route("/stats/prometheus", get(metrics)).route("/quitquitquit", post(quit));
+        router = router.route("/app-health/{*probe}", get(probe)).route("/app-lifecycle/{*probe}", get(probe));
     }
     let service = router.with_state(status).into_make_service_with_connect_info::<SocketAddr>();
     if let Err(error) = axum::serve(listener, service).await {
@@ -62,7 +63,13 @@ async fn ready(State(status): State<Arc<Status>>) -> Response {
     }
 }
 
-/// The agent's metrics, and the proxy's as they are.
+/// Asks a probe of the program for kubelet.
+async fn probe(State(status): State<Arc<Status>>, uri: Uri, headers: HeaderMap) -> Response {
+    let asked = status.options.probes.ask(uri.path(), headers.get(header::USER_AGENT)).await;
+    probes::status(uri.path(), asked).into_response()
+}
+
+/// The agent's metrics, and the proxy's and the program's as they are.
 async fn metrics(State(status): State<Arc<Status>>) -> Response {
     let mut text = status.metrics.render(status.options.now().as_secs());
     let address = status.options.proxy_metrics;
@@ -71,6 +78,15 @@ async fn metrics(State(status): State<Arc<Status>>) -> Response {
         Ok(reply) if reply.status.is_success() => text.push_str(&String::from_utf8_lossy(&reply.body)),
         Ok(reply) => debug!(status = %reply.status, "the proxy's metrics"),
         Err(error) => debug!(%error, "the proxy's metrics"),
+    }
+    if let Some(program) = &status.options.program_metrics {
+        match program.fetch().await {
+            Ok(metrics) => text.push_str(&metrics),
+            Err(error) => {
+                status.metrics.program_scrape_failures.inc();
+                debug!(%error, "the program's metrics");
+            }
+        }
     }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

@@ -29,6 +29,11 @@ pub struct Options {
     pub name_servers: Vec<SocketAddr>,
     /// How long connections may take to end after the order to stop. Default 5 s, as Istio's `terminationDrainDuration`.
     pub drain_time: Duration,
+    /// How long connections are still taken after the order to stop, before `drain_time` begins: clients may not have heard yet. Meanwhile those
+    /// that a sidecar has from others, or a gateway from anybody, are asked to end. Default 0.
+    pub farewell: Duration,
+    /// Whether connections are then taken for as long as there is one, which takes the place of `drain_time`. Default no.
+    pub until_deserted: bool,
     /// A socket by which listening sockets arrive, each with its address as text. Default none.
     pub inherited: Option<Arc<OwnedFd>>,
     /// What `/server_info` and `istio_build` say. Default this crate's version.
@@ -55,6 +60,8 @@ impl Default for Options {
             remembered: Vec::new(),
             name_servers: Vec::new(),
             drain_time: Duration::from_secs(5),
+            farewell: Duration::ZERO,
+            until_deserted: false,
             inherited: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ready: None,

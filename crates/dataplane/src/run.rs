@@ -57,6 +57,10 @@ const BURST: usize = 256;
 const REOPEN: Duration = Duration::from_secs(1);
 /// How long no configuration has come before memory is given back: while they come one after the other it is needed again.
 const SETTLED: Duration = Duration::from_secs(2);
+/// How often connections that have come since the order to stop are asked to end.
+const LOOK: Duration = Duration::from_secs(1);
+/// The listener of a sidecar on which others call.
+const INBOUND: &str = "virtualInbound";
 /// Longest address of an inherited socket.
 const ADDRESS: usize = 128;
 
@@ -71,7 +75,9 @@ pub async fn run(bootstrap: Bootstrap, options: Options, shutdown: impl Future<O
     }
     let mut proxy = Proxy::start(bootstrap, plan, options)?;
     proxy.until(shutdown).await;
-    proxy.drain().await;
+    if proxy.farewell().await {
+        proxy.drain().await;
+    }
     let dead = proxy.dead;
     proxy.end().await;
     if dead { Err(RunError::Worker) } else { Ok(()) }
@@ -111,6 +117,8 @@ struct Proxy {
     reopen: Option<Duration>,
     /// When memory that only making a configuration has needed is given back.
     release: Option<Duration>,
+    /// The listener whose connections are asked to end first; `None`: all.
+    farewell_to: Option<Name>,
     /// A worker is dead.
     dead: bool,
     pages: Vec<tokio::task::AbortHandle>,
@@ -157,6 +165,8 @@ impl Proxy {
         let workers = Workers::start(options.workers, &engine, &config, &reporter).map_err(failed("workers"))?;
         let (sources, streams) = Sources::new(&plan, process.clone(), &options);
         let (asker, queries) = mpsc::channel(64);
+        // The program of a sidecar goes on calling others until it ends.
+        let is_sidecar = bootstrap.node.as_ref().is_some_and(|node| node.id.starts_with("sidecar~"));
         let (stage, stage_seen) = watch::channel(Stage::Initializing);
         let admin = Admin {
             control: Control(asker),
@@ -197,6 +207,7 @@ impl Proxy {
             refreshed: Duration::ZERO,
             reopen: None,
             release: None,
+            farewell_to: is_sidecar.then(|| INBOUND.into()),
             dead: false,
             pages,
             clock,
@@ -507,6 +518,50 @@ impl Proxy {
             connected: self.sources.connected(),
             faults: self.faults(),
             fetched: self.sources.demands().iter().map(fetched).collect(),
+        }
+    }
+
+    /// Goes on for a while as if nothing had been said, but that open connections are asked to end. Returns whether there is more to do than to end.
+    async fn farewell(&mut self) -> bool {
+        let Options { farewell, until_deserted, .. } = self.options;
+        if self.dead || (farewell.is_zero() && !until_deserted) {
+            return true;
+        }
+        tracing::info!(seconds = farewell.as_secs(), until_deserted, "no longer ready; connections are still taken");
+        self.set_stage(Stage::Draining);
+        let until = tokio::time::Instant::now() + farewell;
+        let mut look = tokio::time::interval(LOOK);
+        let mut counted: Option<oneshot::Receiver<Snapshot>> = None;
+        loop {
+            let count = async {
+                match &mut counted {
+                    Some(counted) => counted.await.ok(),
+                    None => std::future::pending().await,
+                }
+            };
+            let happening = tokio::select! {
+                () = tokio::time::sleep_until(until), if !until_deserted => return true,
+                _ = look.tick() => {
+                    self.workers.farewell(self.farewell_to.as_ref());
+                    if until_deserted && tokio::time::Instant::now() >= until {
+                        let (sender, receiver) = oneshot::channel();
+                        self.scrape(sender);
+                        counted = Some(receiver);
+                    }
+                    continue;
+                }
+                snapshot = count => {
+                    counted = None;
+                    if snapshot.is_some_and(|snapshot| snapshot.downstream.iter().all(|(_, open)| *open == 0)) {
+                        return false;
+                    }
+                    continue;
+                }
+                happening = self.next() => happening,
+            };
+            if !self.take(happening) || self.dead {
+                return false;
+            }
         }
     }
 

@@ -239,6 +239,40 @@ fn a_request_in_flight_outlives_the_order_to_stop() {
 }
 
 #[test]
+fn connections_are_taken_after_the_order_to_stop_for_as_long_as_there_are_some() {
+    runtime().block_on(async {
+        let (front, upstream) = (free_address(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let mut mesh = Mesh::start(&http_mesh(front, upstream.local_addr().unwrap()), |options| options.until_deserted = true).await;
+        mesh.until_ready().await;
+        let answer = async |asked: tokio::task::JoinHandle<Result<(u16, String), String>>| {
+            let (mut server, _) = upstream.accept().await.unwrap();
+            let mut head = [0; 4];
+            server.read_exact(&mut head).await.unwrap();
+            server.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\ndone").await.unwrap();
+            assert_eq!(asked.await.unwrap(), Ok((200, "done".to_owned())));
+        };
+        // In flight when the order comes: it waits until somebody accepts.
+        let first = tokio::spawn(get(front, "/first"));
+        mesh.eventually("the first request has come", async || open_connections(&mesh).await == 1).await;
+        mesh.stop();
+        mesh.ready.wait_for(|ready| !ready).await.unwrap();
+        let second = tokio::spawn(get(front, "/second"));
+        mesh.eventually("the second is taken", async || open_connections(&mesh).await == 2).await;
+        answer(first).await;
+        answer(second).await;
+        mesh.ended().await;
+    });
+}
+
+/// How many connections the proxy has from its clients.
+async fn open_connections(mesh: &Mesh) -> u64 {
+    let stats = mesh.admin(Method::GET, "/stats/prometheus").await;
+    let stats = String::from_utf8_lossy(&stats.body).into_owned();
+    let lines = stats.lines().filter(|line| line.starts_with("envoy_listener_downstream_cx_active"));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+}
+
+#[test]
 fn sockets_that_somebody_else_opened_are_served() {
     runtime().block_on(async {
         let (one, front) = (server("one").await, free_address());

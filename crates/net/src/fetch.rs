@@ -95,6 +95,32 @@ pub async fn fetch(
     fetch_up_to(stream, method, host, target, headers, body, MAX_BODY).await
 }
 
+/// The status of an answer, whose body is not read; without a timeout.
+///
+/// # Errors
+/// See [`FetchError`].
+pub async fn fetch_status(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    method: Method,
+    host: &str,
+    target: &str,
+    headers: HeaderMap,
+) -> Result<StatusCode, FetchError> {
+    let mut request = Request::builder().method(method).uri(target).header(http::header::HOST, host).body(Full::<Bytes>::default())?;
+    request.headers_mut().extend(headers);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let answer = async { Ok(sender.send_request(request).await?.status()) };
+    tokio::pin!(answer, connection);
+    tokio::select! {
+        biased;
+        answer = &mut answer => answer,
+        ended = &mut connection => {
+            ended?;
+            answer.await
+        }
+    }
+}
+
 /// As [`fetch`], with an answer's body of so many bytes at most.
 ///
 /// # Errors

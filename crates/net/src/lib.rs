@@ -22,7 +22,7 @@ pub use connect::{ConnectOptions, connect, connect_udp};
 pub use fds::{
     FdReceiver, FdSender, MAX_FDS, inheritable, inherited_fd, inherited_fd_from_env, recv_with_fds, send_with_fds, seqpacket_pair,
 };
-pub use fetch::{FetchError, Reply, fetch, fetch_tcp, fetch_unix, fetch_up_to};
+pub use fetch::{FetchError, Reply, fetch, fetch_status, fetch_tcp, fetch_unix, fetch_up_to};
 pub use memfd::{memfd, read_fd, rewrite_fd};
 pub use memory::{keep_little_memory, release_memory};
 pub use socket::{ListenOptions, bind_udp, listen, original_dst, set_mark};

@@ -121,7 +121,8 @@ pub fn server_verifier_by_name(trust: &TrustBundle) -> Result<Arc<dyn ServerCert
     Ok(Arc::new(Verifier::new(trust, Vec::new(), true)?))
 }
 
-/// Believes every server, whatever its certificate: only for a configuration that says so in words (`insecureSkipVerify`).
+/// Believes every server, whatever its certificate: only for a configuration that says so in words (`insecureSkipVerify`), and for probes, which ask
+/// whether somebody answers.
 pub fn accept_any_server() -> Arc<dyn ServerCertVerifier> {
     Arc::new(AcceptAny(provider().signature_verification_algorithms))
 }

@@ -243,6 +243,8 @@ pub(crate) fn bare_options(folder: &Path) -> Options {
         readiness: Some(local),
         status: Some(local),
         proxy_metrics: local,
+        probes: mizzen_agent::Probes::default(),
+        program_metrics: None,
         allow_quit: false,
         mark: None,
         dataplane_ready: None,

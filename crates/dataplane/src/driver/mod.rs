@@ -76,6 +76,8 @@ enum Order {
     Inherited(SocketAddr, TcpListener),
     /// Try again to open what could not be opened.
     Reopen,
+    /// Finish connections of this listener, or all; more may come.
+    Farewell(Option<Name>),
     /// No more connections; finish those that there are.
     Drain,
     /// End now.
@@ -177,6 +179,11 @@ impl Workers {
     /// Has every worker try again to open the sockets that it could not open; each answers by [`Report::Listening`].
     pub fn reopen(&self) {
         self.all(|| Order::Reopen);
+    }
+
+    /// Asks connections to end as they become idle, of this listener or, without a name, of all; more may come.
+    pub fn farewell(&self, listener: Option<&Name>) {
+        self.all(|| Order::Farewell(listener.cloned()));
     }
 
     /// Accepts no more and lets connections end; each worker answers by [`Report::Idle`].

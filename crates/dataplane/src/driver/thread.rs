@@ -136,6 +136,12 @@ impl Driver {
                 let all = self.listening.borrow().addresses();
                 self.listen(all);
             }
+            Order::Farewell(listener) => {
+                let listening = self.listening.borrow();
+                let open = listening.addresses().into_iter().filter_map(|address| listening.at(&address).map(|(name, _)| name.clone()));
+                let names: BTreeSet<Name> = open.filter(|name| listener.as_ref().is_none_or(|only| only == name)).collect();
+                names.into_iter().for_each(|name| self.shared.worker().command(Command::Drain(Some(name))));
+            }
             Order::Drain => {
                 self.draining.set(true);
                 self.reported_idle.set(false);

@@ -2,7 +2,9 @@
 
 mod agent;
 mod envoy_flags;
+mod iptables;
 pub(crate) mod mizzend;
+mod pod;
 pub(crate) mod proxy;
 
 use std::{
@@ -62,6 +64,11 @@ fn log_to(directives: Option<&str>, file: Option<&std::path::Path>) -> Result<Se
 /// The directives, before which stands what others log that is told by us: the client of Kubernetes warns of each answer that is no success.
 fn quiet(directives: &str) -> String {
     format!("kube_client=error,{directives}")
+}
+
+/// Prints a result.
+fn print(text: &str) -> Result<()> {
+    std::io::Write::write_all(&mut std::io::stdout().lock(), text.as_bytes()).context("standard output")
 }
 
 /// Runs a program and turns its result into an exit code.

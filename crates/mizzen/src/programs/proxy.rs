@@ -60,6 +60,12 @@ struct ProxyArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
+    /// Run the proxy of a pod with its agent, as an injector of sidecars starts it.
+    Proxy(super::pod::PodArgs),
+    /// Set the capture of a pod's connections, or remove it. Needs CAP_NET_ADMIN.
+    IstioIptables(Box<super::iptables::IptablesArgs>),
+    /// Wait until the proxy is ready.
+    Wait(super::pod::WaitArgs),
     /// Run only the agent, beside a proxy that somebody else wrote: an Envoy, which is started with a bootstrap that the agent makes.
     Agent(super::agent::AgentArgs),
 }
@@ -69,6 +75,9 @@ pub(crate) fn main() -> ExitCode {
     let mut args = ProxyArgs::parse();
     match args.verb.take() {
         Some(Verb::Agent(args)) => super::agent::main(args),
+        Some(Verb::Proxy(args)) => super::pod::main(&args),
+        Some(Verb::IstioIptables(args)) => super::iptables::main(&args),
+        Some(Verb::Wait(args)) => super::pod::wait(&args),
         None => super::exit("mizzen-proxy", run(&args)),
     }
 }
@@ -130,19 +139,34 @@ fn run(args: &ProxyArgs) -> Result<()> {
         match (agent, written) {
             (Some(mut options), _) => {
                 options.dataplane_ready = Some(is_ready);
-                let bootstrap = mizzen_agent::bootstrap(&options);
-                let agent = Agent::start(options).await?;
-                let result = mizzen_dataplane::run(bootstrap, dataplane, stopped).await;
-                agent.shutdown().await;
-                Ok(result?)
+                run_with_agent(options, dataplane, stopped).await
             }
             (None, bootstrap) => Ok(mizzen_dataplane::run(bootstrap.unwrap_or_default(), dataplane, stopped).await?),
         }
     })
 }
 
+/// Runs the agent and the data plane, until `stopped` or until somebody asks the agent to end.
+pub(super) async fn run_with_agent(
+    options: mizzen_agent::Options,
+    dataplane: mizzen_dataplane::Options,
+    stopped: impl Future<Output = ()>,
+) -> Result<()> {
+    let bootstrap = mizzen_agent::bootstrap(&options);
+    let agent = Agent::start(options).await?;
+    let ended = async {
+        tokio::select! {
+            () = stopped => {}
+            () = agent.quit() => tracing::info!("asked to end"),
+        }
+    };
+    let result = mizzen_dataplane::run(bootstrap, dataplane, ended).await;
+    agent.shutdown().await;
+    Ok(result?)
+}
+
 /// What the data plane fetched on first use when it last ran, as its agent remembers it.
-fn remembered(agent: &mizzen_agent::Options) -> Vec<(String, Name)> {
+pub(super) fn remembered(agent: &mizzen_agent::Options) -> Vec<(String, Name)> {
     mizzen_agent::remembered(agent).into_iter().map(|(type_url, name)| (type_url, name.into())).collect()
 }
 
