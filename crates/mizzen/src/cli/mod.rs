@@ -6,10 +6,13 @@ mod authz;
 mod explain;
 mod fields;
 pub(crate) mod find;
+mod install;
+mod kube;
 mod kube_inject;
 mod logs;
 mod output;
 pub(crate) mod place;
+mod precheck;
 mod proxy_config;
 mod proxy_status;
 mod run;
@@ -55,6 +58,15 @@ enum Verb {
     Analyze(Box<analyze::AnalyzeArgs>),
     /// Check objects by themselves, as `up` does before it takes them.
     Validate(validate::ValidateArgs),
+    /// Install the mesh into a Kubernetes cluster, or make an installation as it is to be.
+    Install(Box<install::InstallArgs>),
+    /// Remove the mesh from a cluster.
+    Uninstall(install::UninstallArgs),
+    /// Show whether everything that was installed into a cluster is there and ready.
+    VerifyInstall(install::VerifyArgs),
+    /// The objects of an installation.
+    #[command(subcommand)]
+    Manifest(install::ManifestVerb),
     /// Put the proxy into the pods of Kubernetes manifests, as the cluster's webhook would.
     KubeInject(kube_inject::KubeInjectArgs),
     /// The control plane itself: what it logs.
@@ -100,11 +112,15 @@ pub(crate) fn main() -> ExitCode {
         Verb::Explain(args) => return answer(runtime(explain::run(place, *args))),
         Verb::Analyze(args) => analyze::run(place, *args),
         Verb::Validate(args) => validate::run(&args),
+        Verb::Install(args) => runtime(install::install(place, *args)).map(|()| ExitCode::SUCCESS),
+        Verb::Uninstall(args) => runtime(install::uninstall(place, args)).map(|()| ExitCode::SUCCESS),
+        Verb::VerifyInstall(args) => runtime(install::verify(place, args)),
+        Verb::Manifest(verb) => install::manifest(&verb).map(|()| ExitCode::SUCCESS),
         Verb::KubeInject(args) => kube_inject::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Admin(verb) => runtime(admin::run(place, verb)).map(|()| ExitCode::SUCCESS),
         Verb::Authz(verb) => return answer(authz::run(place, &verb)),
         Verb::Version(args) => runtime(version::run(place, args)).map(|()| ExitCode::SUCCESS),
-        Verb::X(verb) => runtime(x::run(place, verb)).map(|()| ExitCode::SUCCESS),
+        Verb::X(verb) => runtime(x::run(place, verb)),
         Verb::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), name(), &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

@@ -1,5 +1,7 @@
 //! `mizzen x`: what the control plane knows of itself, and verbs that are found in other files.
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use mizzen_control::status::{Selfz, UnansweredStatus, WaitingFor, WaitingStatus};
 
@@ -8,6 +10,7 @@ use super::{
     fields::{self, CrdsArgs, FieldsArgs},
     output::{Output, print, render, table},
     place::Where,
+    precheck,
 };
 
 /// Verbs whose form may still change.
@@ -22,6 +25,8 @@ pub(crate) enum XVerb {
     Crds(CrdsArgs),
     /// Show the fields of Istio's kinds: type, default, meaning, and whether they are acted on, harmless or refused.
     Fields(FieldsArgs),
+    /// Show what of a cluster's configuration the mesh would not take.
+    Precheck,
 }
 
 /// Arguments of `x debug`.
@@ -32,13 +37,15 @@ pub(crate) struct DebugArgs {
     output: Output,
 }
 
-pub(crate) async fn run(place: &Where, verb: XVerb) -> Result<()> {
+pub(crate) async fn run(place: &Where, verb: XVerb) -> Result<ExitCode> {
     match verb {
-        XVerb::Debug(args) => debug(place, &args).await,
-        XVerb::Authz(XAuthzVerb::Check(args)) => authz::check::run(place, &args).await,
-        XVerb::Crds(args) => fields::crds(&args),
-        XVerb::Fields(args) => fields::list(&args),
+        XVerb::Debug(args) => debug(place, &args).await?,
+        XVerb::Authz(XAuthzVerb::Check(args)) => authz::check::run(place, &args).await?,
+        XVerb::Crds(args) => fields::crds(&args)?,
+        XVerb::Fields(args) => fields::list(&args)?,
+        XVerb::Precheck => return precheck::run(place).await,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn debug(place: &Where, args: &DebugArgs) -> Result<()> {

@@ -40,6 +40,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use data_plane::DataPlane;
+pub(crate) use objects::CLOSED;
 
 /// Arguments of `up`.
 #[derive(Debug, clap::Args)]

@@ -1,0 +1,197 @@
+//! Who the control plane is, and what it may do: each rule with its reason.
+
+use mizzen_api::Kind;
+use serde_json::{Value, json};
+
+use super::{
+    super::settings::{NAMESPACE, Profile, Settings},
+    meta,
+    webhooks::{INJECTOR, VALIDATOR},
+};
+
+/// The control plane's account.
+pub(super) const ACCOUNT: &str = "istiod";
+const READ: &[&str] = &["get", "list", "watch"];
+
+/// A rule, and why it is needed.
+struct Rule {
+    why: &'static str,
+    groups: &'static [&'static str],
+    resources: &'static [&'static str],
+    /// Only these objects; all if it is empty.
+    names: &'static [&'static str],
+    verbs: &'static [&'static str],
+}
+
+/// What it may do in the whole cluster.
+const CLUSTER: [Rule; 8] = [
+    Rule {
+        why: "services, their endpoints and the pods behind them are the mesh; nodes say in which zone a pod runs, and what their kubelet can do; \
+              namespaces carry labels of injection; accounts are identities",
+        groups: &[""],
+        resources: &["services", "pods", "nodes", "namespaces", "serviceaccounts"],
+        names: &[],
+        verbs: READ,
+    },
+    Rule { why: "the endpoints of services", groups: &["discovery.k8s.io"], resources: &["endpointslices"], names: &[], verbs: READ },
+    Rule {
+        why: "a proxy's token is shown to the API server, which says whose it is",
+        groups: &["authentication.k8s.io"],
+        resources: &["tokenreviews"],
+        names: &[],
+        verbs: &["create"],
+    },
+    Rule {
+        why: "the root certificate is written into every namespace, since pods mount it from their own",
+        groups: &[""],
+        resources: &["configmaps"],
+        names: &["istio-ca-root-cert"],
+        verbs: &["get", "list", "watch", "update", "patch"],
+    },
+    Rule {
+        why: "the same where it is missing: a rule about making objects cannot name them, for what is made by POST has no name in its path",
+        groups: &[""],
+        resources: &["configmaps"],
+        names: &[],
+        verbs: &["create"],
+    },
+    Rule {
+        why: "the authority by which the API server knows the injector is kept current in its configuration",
+        groups: &["admissionregistration.k8s.io"],
+        resources: &["mutatingwebhookconfigurations"],
+        names: &[INJECTOR],
+        verbs: &["get", "list", "watch", "patch"],
+    },
+    Rule {
+        why: "the same for the validator, which closes once it answers",
+        groups: &["admissionregistration.k8s.io"],
+        resources: &["validatingwebhookconfigurations"],
+        names: &[VALIDATOR],
+        verbs: &["get", "list", "watch", "patch"],
+    },
+    Rule {
+        why: "what it has to say of an object stands beside the object",
+        groups: &["", "events.k8s.io"],
+        resources: &["events"],
+        names: &[],
+        verbs: &["create", "patch"],
+    },
+];
+
+/// What it may do in its own namespace.
+const OWN: [Rule; 4] = [
+    Rule {
+        why: "MeshConfig and the values of injection",
+        groups: &[""],
+        resources: &["configmaps"],
+        names: &["istio", "istio-sidecar-injector"],
+        verbs: READ,
+    },
+    Rule {
+        why: "the keys of the certificate authority: brought by somebody, or its own",
+        groups: &[""],
+        resources: &["secrets"],
+        names: &["cacerts", "istio-ca-secret"],
+        verbs: &["get", "list", "watch", "update", "patch"],
+    },
+    Rule {
+        why: "its own keys, once: a rule about making objects cannot name them",
+        groups: &[""],
+        resources: &["secrets"],
+        names: &[],
+        verbs: &["create"],
+    },
+    Rule {
+        why: "of several replicas one writes",
+        groups: &["coordination.k8s.io"],
+        resources: &["leases"],
+        names: &[],
+        verbs: &["get", "list", "watch", "create", "update", "patch"],
+    },
+];
+
+/// What it may do where gateways run: in namespaces where this role is bound, and in no other. Whoever runs a gateway elsewhere binds it there.
+const CREDENTIALS: [Rule; 1] = [Rule {
+    why: "certificates that Gateways name by credentialName are secrets in the namespace of the gateway's pods",
+    groups: &[""],
+    resources: &["secrets"],
+    names: &[],
+    verbs: READ,
+}];
+
+/// Istio's kinds: read, and told what became of them. By plural names, since `*` would also be what is not known.
+fn configuration() -> Vec<Value> {
+    let mut rules = Vec::new();
+    let groups: std::collections::BTreeSet<&str> = istio().map(Kind::group).collect();
+    for group in groups {
+        let plurals: Vec<&str> = istio().filter(|kind| kind.group() == group).map(Kind::plural).collect();
+        let statuses: Vec<String> = plurals.iter().map(|plural| format!("{plural}/status")).collect();
+        rules.push(json!({ "apiGroups": [group], "resources": plurals, "verbs": READ }));
+        rules.push(json!({ "apiGroups": [group], "resources": statuses, "verbs": ["patch", "update"] }));
+    }
+    rules
+}
+
+/// Istio's kinds that are custom resources.
+pub(super) fn istio() -> impl Iterator<Item = Kind> {
+    Kind::ALL.iter().copied().filter(|kind| mizzen_api::crd(*kind).is_some())
+}
+
+/// For a role of this name: its rules in words, for whoever reads the manifest.
+pub(in super::super) fn reasons(name: &str) -> Vec<String> {
+    let rules: &[Rule] = match name {
+        CLUSTER_ROLE => &CLUSTER,
+        "istiod" => &OWN,
+        CREDENTIALS_ROLE => &CREDENTIALS,
+        _ => &[],
+    };
+    let line = |rule: &Rule| format!("{} {}: {}", rule.verbs.join(", "), rule.resources.join(", "), rule.why);
+    let mut lines: Vec<String> = rules.iter().map(line).collect();
+    if name == CLUSTER_ROLE {
+        lines.push("Istio's kinds: the configuration, and its status".to_owned());
+    }
+    lines
+}
+
+const CLUSTER_ROLE: &str = "istiod-clusterrole-istio-system";
+const CREDENTIALS_ROLE: &str = "istiod-gateway-credentials-istio-system";
+
+pub(super) fn objects(settings: &Settings) -> Vec<Value> {
+    let app = || json!({ "app": ACCOUNT });
+    let of_cluster = |name: &str| json!({ "name": name, "labels": app() });
+    let group = "rbac.authorization.k8s.io";
+    let version = format!("{group}/v1");
+    let subjects = json!([{ "kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE }]);
+    let rules = |rules: &[Rule]| rules.iter().map(rule).collect::<Vec<_>>();
+    let role_ref = |kind: &str, name: &str| json!({ "apiGroup": group, "kind": kind, "name": name });
+    let whole = [rules(&CLUSTER), configuration()].concat();
+    let mut objects = vec![
+        json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta(ACCOUNT, app()) }),
+        json!({ "apiVersion": version, "kind": "ClusterRole", "metadata": of_cluster(CLUSTER_ROLE), "rules": whole }),
+        json!({
+            "apiVersion": version, "kind": "ClusterRoleBinding", "metadata": of_cluster(CLUSTER_ROLE),
+            "roleRef": role_ref("ClusterRole", CLUSTER_ROLE), "subjects": subjects,
+        }),
+        json!({ "apiVersion": version, "kind": "Role", "metadata": meta(ACCOUNT, app()), "rules": rules(&OWN) }),
+        json!({
+            "apiVersion": version, "kind": "RoleBinding", "metadata": meta(ACCOUNT, app()),
+            "roleRef": role_ref("Role", ACCOUNT), "subjects": subjects,
+        }),
+        json!({ "apiVersion": version, "kind": "ClusterRole", "metadata": of_cluster(CREDENTIALS_ROLE), "rules": rules(&CREDENTIALS) }),
+    ];
+    if settings.profile != Profile::Minimal {
+        objects.push(json!({
+            "apiVersion": version, "kind": "RoleBinding", "metadata": meta(CREDENTIALS_ROLE, app()),
+            "roleRef": role_ref("ClusterRole", CREDENTIALS_ROLE), "subjects": subjects,
+        }));
+    }
+    objects
+}
+
+fn rule(rule: &Rule) -> Value {
+    let mut value = json!({ "apiGroups": rule.groups, "resources": rule.resources, "verbs": rule.verbs });
+    if !rule.names.is_empty() {
+        value["resourceNames"] = json!(rule.names);
+    }
+    value
+}

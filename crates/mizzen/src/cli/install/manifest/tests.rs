@@ -1,0 +1,169 @@
+use std::collections::BTreeSet;
+
+use super::*;
+
+fn settings(spec: Value) -> Settings {
+    Settings::of_spec(spec).unwrap().0
+}
+
+fn titles(spec: Value) -> Vec<String> {
+    objects(&settings(spec)).iter().map(|part| title(&part.object)).filter(|t| !t.starts_with("CustomResourceDefinition")).collect()
+}
+
+fn one(spec: Value, name: &str) -> Value {
+    let parts = objects(&settings(spec));
+    parts.into_iter().find(|part| title(&part.object) == name).unwrap_or_else(|| panic!("no {name}")).object
+}
+
+#[test]
+fn what_a_profile_has() {
+    let minimal = [
+        "Namespace istio-system",
+        "ServiceAccount istio-system/istiod",
+        "ClusterRole istiod-clusterrole-istio-system",
+        "ClusterRoleBinding istiod-clusterrole-istio-system",
+        "Role istio-system/istiod",
+        "RoleBinding istio-system/istiod",
+        "ClusterRole istiod-gateway-credentials-istio-system",
+        "MutatingWebhookConfiguration istio-sidecar-injector",
+        "ValidatingWebhookConfiguration istio-validator-istio-system",
+        "ConfigMap istio-system/istio",
+        "ConfigMap istio-system/istio-sidecar-injector",
+        "ConfigMap istio-system/mizzen-installed-state",
+        "Service istio-system/istiod",
+        "Deployment istio-system/istiod",
+        "PodDisruptionBudget istio-system/istiod",
+    ];
+    let gateway = [
+        "ServiceAccount istio-system/istio-ingressgateway-service-account",
+        "Deployment istio-system/istio-ingressgateway",
+        "Service istio-system/istio-ingressgateway",
+        "PodDisruptionBudget istio-system/istio-ingressgateway",
+    ];
+    let policies = ["PeerAuthentication istio-system/default", "AuthorizationPolicy istio-system/allow-nothing"];
+    assert_eq!(titles(json!({ "profile": "minimal" })), minimal);
+    let bind = ["RoleBinding istio-system/istiod-gateway-credentials-istio-system"];
+    let with = |more: &[&[&str]]| -> BTreeSet<String> {
+        [&minimal[..], &bind, &gateway].iter().chain(more).flat_map(|t| t.iter()).map(|t| (*t).to_owned()).collect()
+    };
+    assert_eq!(titles(json!({})).into_iter().collect::<BTreeSet<_>>(), with(&[]));
+    let secure = titles(json!({ "profile": "secure" }));
+    assert_eq!(secure.iter().cloned().collect::<BTreeSet<_>>(), with(&[&policies]));
+    // The gateway opens after the mesh is closed.
+    let at = |name: &str| secure.iter().position(|title| title == name);
+    assert!(at(policies[1]) < at(gateway[1]), "{secure:?}");
+}
+
+#[test]
+fn every_object_is_found_again() {
+    for part in objects(&settings(json!({ "profile": "secure" }))) {
+        let what = title(&part.object);
+        let kind = super::super::cluster::Installed::of(&part.object).unwrap();
+        assert_eq!(part.object["kind"], kind.kind);
+        assert_eq!(part.object["metadata"]["labels"][OWNER.0], OWNER.1, "{what}");
+        assert_eq!(part.object["metadata"]["labels"][COMPONENT], part.component.name(), "{what}");
+        let namespaced = part.object["metadata"]["namespace"].is_string();
+        assert!(!namespaced || part.object["metadata"]["namespace"] == "istio-system", "{what}");
+    }
+    let names: Vec<String> = objects(&settings(json!({}))).iter().map(|part| title(&part.object)).collect();
+    assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "each has one place");
+}
+
+#[test]
+fn no_role_may_more_than_it_says() {
+    for name in
+        ["ClusterRole istiod-clusterrole-istio-system", "ClusterRole istiod-gateway-credentials-istio-system", "Role istio-system/istiod"]
+    {
+        let role = one(json!({}), name);
+        let rules = role["rules"].as_array().unwrap();
+        assert!(!rules.is_empty());
+        for rule in rules {
+            assert!(!rule.to_string().contains("\"*\""), "{name}: {rule}");
+            let secrets = rule["resources"].as_array().unwrap().contains(&json!("secrets"));
+            assert!(!secrets || !name.contains("clusterrole"), "secrets of the whole cluster are not its business: {rule}");
+        }
+        let reasons = reasons(role["metadata"]["name"].as_str().unwrap());
+        let configuration = rules.iter().filter(|rule| rule["apiGroups"][0].as_str().unwrap().ends_with("istio.io")).count();
+        let told = reasons.len() - usize::from(configuration > 0);
+        assert_eq!(told, rules.len() - configuration, "{name}");
+    }
+}
+
+/// Whether a selector takes labels.
+fn selects(selector: &Value, labels: &[(&str, &str)]) -> bool {
+    selector["matchExpressions"].as_array().unwrap().iter().all(|expression| {
+        let value = labels.iter().find(|(name, _)| expression["key"] == *name).map(|(_, value)| json!(value));
+        let within = |value: &Value| expression["values"].as_array().unwrap().contains(value);
+        match expression["operator"].as_str().unwrap() {
+            "In" => value.is_some_and(|value| within(&value)),
+            "NotIn" => !value.is_some_and(|value| within(&value)),
+            "DoesNotExist" => value.is_none(),
+            other => panic!("{other}"),
+        }
+    })
+}
+
+#[test]
+fn which_pods_the_injector_is_asked_about() {
+    let injector = one(json!({}), "MutatingWebhookConfiguration istio-sidecar-injector");
+    let asked = |namespace: &[(&str, &str)], pod: &[(&str, &str)]| -> Vec<String> {
+        let webhooks = injector["webhooks"].as_array().unwrap().iter();
+        let takes = |w: &&Value| selects(&w["namespaceSelector"], namespace) && selects(&w["objectSelector"], pod);
+        webhooks.filter(takes).map(|w| w["name"].as_str().unwrap().trim_end_matches(".sidecar-injector.istio.io").to_owned()).collect()
+    };
+    let (on, off) = (("istio-injection", "enabled"), ("istio-injection", "disabled"));
+    let (default, other) = (("istio.io/rev", "default"), ("istio.io/rev", "canary"));
+    let (yes, no) = (("sidecar.istio.io/inject", "true"), ("sidecar.istio.io/inject", "false"));
+    for (namespace, pod, webhook) in [
+        (vec![], vec![], None),
+        (vec![on], vec![], Some("namespace")),
+        (vec![on], vec![yes], Some("namespace")),
+        (vec![on], vec![no], None),
+        (vec![on, other], vec![], Some("namespace")),
+        (vec![off], vec![yes], None),
+        (vec![off], vec![default], None),
+        (vec![default], vec![], Some("rev.namespace")),
+        (vec![default], vec![no], None),
+        (vec![other], vec![], None),
+        (vec![other], vec![yes], None),
+        (vec![], vec![yes], Some("object")),
+        (vec![], vec![default], Some("rev.object")),
+        (vec![], vec![default, yes], Some("rev.object")),
+        (vec![], vec![other, yes], None),
+        (vec![], vec![default, no], None),
+    ] {
+        let found = asked(&namespace, &pod);
+        assert_eq!(found, webhook.into_iter().collect::<Vec<_>>(), "{namespace:?} {pod:?}");
+    }
+}
+
+#[test]
+fn what_settings_change() {
+    let spec = json!({
+        "hub": "registry.test", "tag": "v2",
+        "meshConfig": { "accessLogFile": "/dev/stdout" },
+        "values": {
+            "global": { "proxy": { "logLevel": "debug" }, "imagePullPolicy": "Never", "imagePullSecrets": ["key"] },
+            "pilot": { "replicaCount": 2, "env": { "A": true }, "nodeSelector": { "zone": "a" } },
+            "gateways": { "istio-ingressgateway": { "type": "NodePort", "serviceAnnotations": { "a": "b" } } },
+        },
+    });
+    let deployment = one(spec.clone(), "Deployment istio-system/istiod");
+    let pod = &deployment["spec"]["template"]["spec"];
+    assert_eq!(deployment["spec"]["replicas"], 2);
+    assert_eq!(pod["containers"][0]["image"], "registry.test/pilot:v2");
+    assert_eq!(pod["containers"][0]["imagePullPolicy"], "Never");
+    assert_eq!(pod["imagePullSecrets"], json!([{ "name": "key" }]));
+    assert_eq!(pod["nodeSelector"], json!({ "zone": "a" }));
+    assert!(pod["containers"][0]["env"].as_array().unwrap().contains(&json!({ "name": "A", "value": "true" })));
+    let map = one(spec.clone(), "ConfigMap istio-system/istio-sidecar-injector");
+    let values: Value = serde_json::from_str(map["data"]["values"].as_str().unwrap()).unwrap();
+    assert_eq!((&values["global"]["hub"], &values["global"]["tag"]), (&json!("registry.test"), &json!("v2")));
+    assert_eq!(values["global"]["proxy"]["logLevel"], "debug");
+    let mesh = one(spec.clone(), "ConfigMap istio-system/istio");
+    let (read, warnings) = mizzen_api::parse_mesh_config(mesh["data"]["mesh"].as_str().unwrap(), &"mesh".into()).unwrap();
+    assert_eq!(read.access_log_file, "/dev/stdout");
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let service = one(spec, "Service istio-system/istio-ingressgateway");
+    assert_eq!((&service["spec"]["type"], &service["metadata"]["annotations"]["a"]), (&json!("NodePort"), &json!("b")));
+}

@@ -1,0 +1,359 @@
+//! What an installation is to be: a profile, and what was said beside it with `--set` and `-f`, in the words of Istio's installer.
+
+use std::{fs, path::PathBuf, sync::Arc};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Map, Value, json};
+
+/// The namespace of the control plane.
+pub(super) const NAMESPACE: &str = "istio-system";
+
+/// Flags that say what is installed.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct SettingsArgs {
+    /// One setting, as `profile=minimal`, `meshConfig.accessLogFile=/dev/stdout` or `values.pilot.replicaCount=2`. May be repeated.
+    #[arg(short, long, value_name = "PATH=VALUE")]
+    set: Vec<String>,
+    /// A file with settings, in the form of Istio's IstioOperator. May be repeated; later ones lie over earlier ones, and --set over all.
+    #[arg(short, long, value_name = "FILE")]
+    filename: Vec<PathBuf>,
+}
+
+impl SettingsArgs {
+    /// Whether nothing is said.
+    pub(super) fn is_silent(&self) -> bool {
+        self.set.is_empty() && self.filename.is_empty()
+    }
+}
+
+/// A set of defaults.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Profile {
+    /// The control plane and an ingress gateway, as open as Istio's.
+    #[default]
+    Default,
+    /// The same, closed: mutual TLS everywhere, and nobody may call anybody until a policy allows it.
+    Secure,
+    /// The control plane alone.
+    Minimal,
+}
+
+impl Profile {
+    const ALL: [(&'static str, Profile); 3] = [("default", Profile::Default), ("secure", Profile::Secure), ("minimal", Profile::Minimal)];
+
+    fn named(text: &str) -> Result<Profile> {
+        let found = Profile::ALL.iter().find(|(name, _)| *name == text).map(|(_, profile)| *profile);
+        found.with_context(|| format!("profile {text}: must be default, secure or minimal"))
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        Profile::ALL.iter().find(|(_, profile)| *profile == self).map_or("default", |(name, _)| name)
+    }
+}
+
+/// What is installed.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Settings {
+    /// Defaults.
+    pub(super) profile: Profile,
+    /// Where images are.
+    pub(super) hub: String,
+    /// Their tag.
+    pub(super) tag: String,
+    /// MeshConfig, with what every installation has.
+    pub(super) mesh_config: Value,
+    /// Istio's values, as far as anything is known of them.
+    pub(super) values: Value,
+}
+
+impl Settings {
+    /// What flags and files say. Second: what is said of it without refusing it.
+    ///
+    /// # Errors
+    /// One line that names a setting that is not known, or not good.
+    pub(super) fn read(args: &SettingsArgs) -> Result<(Settings, Vec<String>)> {
+        let mut spec = json!({});
+        for path in &args.filename {
+            let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+            merge(&mut spec, of_file(&text).with_context(|| path.display().to_string())?);
+        }
+        for setting in &args.set {
+            let (path, value) = setting.split_once('=').with_context(|| format!("--set {setting}: must be PATH=VALUE"))?;
+            set(&mut spec, path, scalar(value)).with_context(|| format!("--set {setting}"))?;
+        }
+        Settings::of_spec(spec)
+    }
+
+    /// As the `spec` of an IstioOperator.
+    pub(super) fn of_spec(spec: Value) -> Result<(Settings, Vec<String>)> {
+        let Value::Object(spec) = spec else { bail!("spec: must be a map") };
+        let (mut mesh_config, mut values) = (json!({}), json!({}));
+        let (mut profile, mut hub, mut tag) = (Profile::Default, None, None);
+        for (name, value) in spec {
+            match &*name {
+                "profile" => profile = Profile::named(text(&name, &value)?)?,
+                "hub" => hub = Some(text(&name, &value)?.to_owned()),
+                "tag" => tag = Some(text(&name, &value)?.to_owned()),
+                "meshConfig" => merge(&mut mesh_config, value),
+                "values" => merge(&mut values, value),
+                "revision" => bail!("revision: one control plane per cluster is all that is supported yet, and it has no revision"),
+                other => bail!("{other} is not supported: must be profile, hub, tag, meshConfig or values"),
+            }
+        }
+        // Istio's chart has it among its values too.
+        if let Some(inner) = values.as_object_mut().and_then(|values| values.remove("meshConfig")) {
+            merge(&mut mesh_config, inner);
+        }
+        known_values(&values)?;
+        let of_values = |name: &str| values.pointer(&format!("/global/{name}")).and_then(Value::as_str).map(str::to_owned);
+        let hub = hub.or_else(|| of_values("hub")).unwrap_or_else(|| "mizzen".to_owned());
+        let tag = tag.or_else(|| of_values("tag")).unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned());
+        let mut whole = defaults();
+        merge(&mut whole, mesh_config);
+        let warnings = check_mesh_config(&whole)?;
+        Ok((Settings { profile, hub, tag, mesh_config: whole, values }, warnings))
+    }
+
+    /// The `spec` that leads to these settings again.
+    pub(super) fn to_spec(&self) -> Value {
+        json!({
+            "profile": self.profile.name(), "hub": self.hub, "tag": self.tag, "meshConfig": self.mesh_config, "values": self.values,
+        })
+    }
+
+    /// A value by its path.
+    pub(super) fn value(&self, path: &str) -> Option<&Value> {
+        path.split('.').try_fold(&self.values, |at, name| at.get(name))
+    }
+}
+
+/// MeshConfig of an installation that says nothing.
+fn defaults() -> Value {
+    json!({ "rootNamespace": NAMESPACE, "trustDomain": "cluster.local" })
+}
+
+fn check_mesh_config(config: &Value) -> Result<Vec<String>> {
+    // JSON is YAML.
+    let text = serde_json::to_string_pretty(config)?;
+    let line = |problem: &mizzen_api::Problem| problem.to_string();
+    match mizzen_api::parse_mesh_config(&text, &Arc::from("meshConfig")) {
+        Ok((read, warnings)) => {
+            ensure!(&*read.root_namespace == NAMESPACE, "meshConfig.rootNamespace: must be {NAMESPACE}, where the control plane is");
+            Ok(warnings.iter().map(line).collect())
+        }
+        Err(problems) => bail!("{}", problems.iter().map(line).collect::<Vec<_>>().join("\n")),
+    }
+}
+
+/// Values that something acts on: those that the sidecars' injection reads, by their folder, and those of what is installed, one by one.
+const VALUES: [&str; 23] = [
+    "global.hub",
+    "global.tag",
+    "global.proxy.*",
+    "global.proxy_init.*",
+    "global.imagePullPolicy",
+    "global.imagePullSecrets",
+    "global.logging.level",
+    "sidecarInjectorWebhook.*",
+    "pilot.replicaCount",
+    "pilot.resources.*",
+    "pilot.env.*",
+    "pilot.nodeSelector.*",
+    "pilot.tolerations",
+    "pilot.podAnnotations.*",
+    "gateways.istio-ingressgateway.type",
+    "gateways.istio-ingressgateway.ports",
+    "gateways.istio-ingressgateway.replicaCount",
+    "gateways.istio-ingressgateway.resources.*",
+    "gateways.istio-ingressgateway.nodeSelector.*",
+    "gateways.istio-ingressgateway.tolerations",
+    "gateways.istio-ingressgateway.podAnnotations.*",
+    "gateways.istio-ingressgateway.serviceAnnotations.*",
+    "gateways.istio-ingressgateway.loadBalancerSourceRanges",
+];
+
+fn known_values(values: &Value) -> Result<()> {
+    fn walk(path: &str, value: &Value) -> Result<()> {
+        if VALUES.iter().any(|known| *known == path || known.strip_suffix(".*") == Some(path)) {
+            return Ok(());
+        }
+        let inside = |known: &&str| path.is_empty() || known.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'));
+        match value {
+            Value::Object(map) if VALUES.iter().any(|known| inside(known)) => {
+                let join = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+                map.iter().try_for_each(|(name, value)| walk(&join(name), value))
+            }
+            _ if VALUES.iter().any(|known| inside(known)) => bail!("values.{path}: must be a map"),
+            _ => bail!("values.{path} is not supported"),
+        }
+    }
+    walk("", values)
+}
+
+/// The `spec` of a file.
+fn of_file(text: &str) -> Result<Value> {
+    let document: Value = serde_saphyr::from_str(text).map_err(|error| anyhow::anyhow!("{error}"))?;
+    let Value::Object(document) = document else { bail!("must be an IstioOperator") };
+    let mut spec = json!({});
+    for (name, value) in document {
+        match (&*name, &value) {
+            ("apiVersion", Value::String(version)) if version == "install.istio.io/v1alpha1" => {}
+            ("kind", Value::String(kind)) if kind == "IstioOperator" => {}
+            ("apiVersion" | "kind", other) => bail!("{name}: {other}: must be an IstioOperator of install.istio.io/v1alpha1"),
+            // A name and a namespace say nothing of what is installed.
+            ("metadata", _) => {}
+            ("spec", _) => spec = value,
+            (other, _) => bail!("{other} is no field of an IstioOperator"),
+        }
+    }
+    Ok(spec)
+}
+
+fn text<'a>(name: &str, value: &'a Value) -> Result<&'a str> {
+    value.as_str().with_context(|| format!("{name}: must be a text"))
+}
+
+/// A value as Istio's installer reads it on the command line: a number, `true` or `false`, or else a text.
+fn scalar(text: &str) -> Value {
+    match text {
+        "true" => json!(true),
+        "false" => json!(false),
+        _ => text.parse::<i64>().map_or_else(|_| json!(text), |number| json!(number)),
+    }
+}
+
+/// Writes one setting. `\.` is a dot within a name, `[N]` an element of a list, which is at most its next.
+fn set(into: &mut Value, path: &str, value: Value) -> Result<()> {
+    let mut at = into;
+    for step in steps(path)? {
+        at = match step {
+            Step::Name(name) => {
+                if at.is_null() {
+                    *at = json!({});
+                }
+                at.as_object_mut().with_context(|| format!("{name} is in something that is no map"))?.entry(name).or_insert(Value::Null)
+            }
+            Step::Element(n) => {
+                if at.is_null() {
+                    *at = json!([]);
+                }
+                let list = at.as_array_mut().with_context(|| format!("[{n}] is of something that is no list"))?;
+                ensure!(n <= list.len(), "[{n}]: the list has {} elements so far", list.len());
+                if n == list.len() {
+                    list.push(Value::Null);
+                }
+                &mut list[n]
+            }
+        };
+    }
+    // Names that are texts stay so, whatever they look like.
+    *at = match (path, value) {
+        ("tag" | "hub" | "values.global.tag" | "values.global.hub", Value::Number(number)) => json!(number.to_string()),
+        (_, value) => value,
+    };
+    Ok(())
+}
+
+enum Step {
+    Name(String),
+    Element(usize),
+}
+
+fn steps(path: &str) -> Result<Vec<Step>> {
+    let mut steps = Vec::new();
+    for part in path.replace("\\.", "\0").split('.') {
+        let part = part.replace('\0', ".");
+        let mut pieces = part.split('[');
+        let name = pieces.next().unwrap_or_default();
+        ensure!(!name.is_empty(), "{path}: a name is empty");
+        steps.push(Step::Name(name.to_owned()));
+        for piece in pieces {
+            let number = piece.strip_suffix(']').and_then(|number| number.parse().ok());
+            steps.push(Step::Element(number.with_context(|| format!("{path}: [{piece} must be a number in brackets"))?));
+        }
+    }
+    Ok(steps)
+}
+
+/// Lays `over` over `into`: maps by their keys, anything else whole.
+pub(super) fn merge(into: &mut Value, over: Value) {
+    match (into, over) {
+        (Value::Object(into), Value::Object(over)) => {
+            for (name, value) in over {
+                merge(into.entry(name).or_insert_with(|| Value::Object(Map::new())), value);
+            }
+        }
+        (into, over) => *into = over,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(set: &[&str]) -> Result<Settings> {
+        let args = SettingsArgs { set: set.iter().map(|s| (*s).to_owned()).collect(), filename: Vec::new() };
+        Settings::read(&args).map(|(settings, _)| settings)
+    }
+
+    #[test]
+    fn what_is_set() {
+        let settings = read(&[
+            "profile=minimal",
+            "hub=registry.test/mesh",
+            "tag=1",
+            "meshConfig.accessLogFile=/dev/stdout",
+            "values.meshConfig.enableAutoMtls=false",
+            "values.pilot.env.A=b=c",
+            "values.pilot.podAnnotations.example\\.com/x=y",
+            "values.pilot.tolerations[0].key=k",
+        ])
+        .unwrap();
+        assert_eq!((settings.profile, &*settings.hub, &*settings.tag), (Profile::Minimal, "registry.test/mesh", "1"));
+        assert_eq!(settings.mesh_config["accessLogFile"], "/dev/stdout");
+        assert_eq!(settings.mesh_config["enableAutoMtls"], false);
+        assert_eq!(settings.value("pilot.env.A"), Some(&json!("b=c")));
+        let pilot = json!({ "env": { "A": "b=c" }, "podAnnotations": { "example.com/x": "y" }, "tolerations": [{ "key": "k" }] });
+        assert_eq!(settings.value("pilot"), Some(&pilot));
+        let (again, _) = Settings::of_spec(settings.to_spec()).unwrap();
+        assert_eq!(again, settings);
+        let silent = read(&[]).unwrap();
+        assert_eq!((silent.profile, &*silent.hub, &*silent.tag), (Profile::Default, "mizzen", env!("CARGO_PKG_VERSION")));
+        let by_values = read(&["values.global.hub=h", "values.global.tag=2"]).unwrap();
+        assert_eq!((&*by_values.hub, &*by_values.tag), ("h", "2"));
+    }
+
+    #[test]
+    fn what_is_refused() {
+        for (setting, why) in [
+            ("revision=canary", "revision: one control plane per cluster"),
+            ("profile=demo", "profile demo: must be default, secure or minimal"),
+            ("components.cni.enabled=true", "components is not supported"),
+            ("values.pilot.autoscaleEnabled=true", "values.pilot.autoscaleEnabled is not supported"),
+            ("values.cni.enabled=true", "values.cni is not supported"),
+            ("values.pilot=x", "values.pilot: must be a map"),
+            ("meshConfig.noSuchField=1", "noSuchField"),
+            ("meshConfig.rootNamespace=mesh", "meshConfig.rootNamespace: must be istio-system"),
+            ("tag", "must be PATH=VALUE"),
+            ("a..b=c", "a name is empty"),
+            ("values.pilot.tolerations[1].key=k", "the list has 0 elements"),
+        ] {
+            let error = format!("{:#}", read(&[setting]).unwrap_err());
+            assert!(error.contains(why), "{setting}: {error}");
+        }
+    }
+
+    #[test]
+    fn files() {
+        let file =
+            "apiVersion: install.istio.io/v1alpha1\nkind: IstioOperator\nmetadata: { name: x }\nspec: { profile: secure, tag: v1 }\n";
+        let (settings, _) = Settings::of_spec(of_file(file).unwrap()).unwrap();
+        assert_eq!((settings.profile, &*settings.tag), (Profile::Secure, "v1"));
+        for (text, why) in
+            [("kind: Deployment\n", "must be an IstioOperator"), ("specs: {}\n", "specs is no field"), ("[]\n", "must be an IstioOperator")]
+        {
+            let error = format!("{:#}", of_file(text).unwrap_err());
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+}

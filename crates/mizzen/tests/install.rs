@@ -1,0 +1,193 @@
+//! The mesh is installed into a real API server, looked at, changed and removed. There are no nodes: the test says of Deployments what a cluster
+//! would say once they run, and writes what the control plane would write.
+
+use std::{
+    process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use mizzen_testkit::{
+    Output,
+    kube::{ApiOptions, ApiServer},
+};
+
+fn mizzen(api: &ApiServer, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mizzen"));
+    command.args(args).env("KUBECONFIG", api.kubeconfig_file()).stdin(Stdio::null());
+    let output = command.output().expect("start the CLI");
+    Output {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// The same while somebody stands for the cluster's nodes and for the control plane.
+fn with_control_plane(api: &ApiServer, args: &[&str]) -> Output {
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                for deployment in ["istiod", "istio-ingressgateway"] {
+                    let status =
+                        r#"{"status":{"observedGeneration":99,"replicas":1,"updatedReplicas":1,"readyReplicas":1,"availableReplicas":1}}"#;
+                    let of =
+                        ["patch", "deployment", "-n", "istio-system", deployment, "--subresource=status", "--type=merge", "-p", status];
+                    api.kubectl(&of, "");
+                }
+                for (kind, name, count) in [("mutating", "istio-sidecar-injector", 4), ("validating", "istio-validator-istio-system", 1)] {
+                    let patches: Vec<String> = (0..count)
+                        .map(|i| format!(r#"{{"op":"add","path":"/webhooks/{i}/clientConfig/caBundle","value":"Y2E="}}"#))
+                        .collect();
+                    let patch = format!("[{}]", patches.join(","));
+                    api.kubectl(&["patch", &format!("{kind}webhookconfiguration"), name, "--type=json", "-p", &patch], "");
+                }
+            }
+        });
+        let output = mizzen(api, args);
+        ended.store(true, Ordering::Relaxed);
+        output
+    })
+}
+
+fn names(api: &ApiServer, kinds: &str) -> Vec<String> {
+    let listed = api.kubectl(&["get", kinds, "-A", "-o", "jsonpath={range .items[*]}{.kind}/{.metadata.name}{\"\\n\"}{end}"], "");
+    listed.ok().lines().map(str::to_owned).collect()
+}
+
+fn may(api: &ApiServer, verb: &str, what: &str, namespace: &str) -> bool {
+    let who = "--as=system:serviceaccount:istio-system:istiod";
+    let (what, part) = what.strip_suffix("/status").map_or((what, ""), |what| (what, "status"));
+    api.kubectl(&["auth", "can-i", verb, what, "--subresource", part, "-n", namespace, who], "").out.trim() == "yes"
+}
+
+#[test]
+fn installed_and_removed() {
+    let options = ApiOptions { controllers: "garbage-collector-controller,namespace-controller", ..ApiOptions::default() };
+    let Some(api) = ApiServer::start_with(options) else { return };
+    let refused = |args: &[&str], why: &str| {
+        let output = mizzen(&api, args);
+        assert!(output.code != 0 && output.err.contains(why), "{args:?}: {output:?}");
+    };
+    refused(&["verify-install"], "nothing of Mizzen's is installed in this cluster");
+    refused(&["uninstall", "-y"], "nothing of Mizzen's is installed in this cluster");
+    refused(&["install"], "say so with -y");
+    refused(&["install", "-y", "--set", "revision=canary"], "revision: one control plane per cluster");
+    refused(&["install", "-y", "--context", "nowhere"], "nowhere");
+    let would = mizzen(&api, &["install", "--dry-run"]).ok();
+    assert!(
+        would.contains("it issues tokens for an audience") && would.contains("Deployment istio-system/istiod would be made"),
+        "{would}"
+    );
+    assert!(!names(&api, "namespaces").contains(&"Namespace/istio-system".to_owned()));
+    // Without anybody who runs it.
+    let late = mizzen(&api, &["install", "-y", "--readiness-timeout", "2s"]);
+    assert!(late.err.contains("Deployment istio-system/istiod is not ready: nobody has seen its change yet"), "{late:?}");
+
+    let done = with_control_plane(&api, &["install", "-y", "--set", "profile=secure", "--set", "tag=x"]).ok();
+    assert!(done.contains("✔ control plane: ") && done.contains("✔ installation complete"), "{done}");
+    let kept = names(&api, "peerauthentications,authorizationpolicies");
+    assert_eq!(kept, ["PeerAuthentication/default", "AuthorizationPolicy/allow-nothing"]);
+    let verified = mizzen(&api, &["verify-install"]).ok();
+    assert!(verified.contains("objects of profile secure are as they should be, 0 are not"), "{verified}");
+    for (verb, what, namespace, can) in [
+        ("list", "pods", "shop", true),
+        ("create", "tokenreviews.authentication.k8s.io", "shop", true),
+        ("patch", "configmaps/istio-ca-root-cert", "shop", true),
+        ("patch", "configmaps/settings", "shop", false),
+        ("get", "secrets/cacerts", "istio-system", true),
+        ("get", "secrets/bookshop-tls", "istio-system", true),
+        ("get", "secrets/bookshop-tls", "shop", false),
+        ("list", "virtualservices.networking.istio.io", "shop", true),
+        ("delete", "virtualservices.networking.istio.io", "shop", false),
+        ("patch", "virtualservices.networking.istio.io", "shop", false),
+        ("patch", "virtualservices.networking.istio.io/status", "shop", true),
+        ("patch", "mutatingwebhookconfigurations/istio-sidecar-injector", "shop", true),
+        ("patch", "mutatingwebhookconfigurations/other", "shop", false),
+        ("create", "pods", "istio-system", false),
+    ] {
+        assert_eq!(may(&api, verb, what, namespace), can, "{verb} {what} in {namespace}");
+    }
+    // Once more, and nothing changes.
+    let again = with_control_plane(&api, &["install", "-y", "--set", "profile=secure", "--set", "tag=x"]).ok();
+    for line in again.lines().filter(|line| line.starts_with("✔ ") && line.contains(':')) {
+        assert!(line.contains(": 0 objects made, 0 changed, "), "{again}");
+    }
+    // A smaller one takes what it does not have away.
+    let smaller = with_control_plane(&api, &["install", "-y", "--set", "profile=minimal"]).ok();
+    assert!(smaller.contains("Deployment istio-system/istio-ingressgateway is removed"), "{smaller}");
+    assert!(names(&api, "peerauthentications").is_empty() && !may(&api, "get", "secrets/bookshop-tls", "istio-system"));
+    api.kubectl(&["delete", "role", "-n", "istio-system", "istiod"], "").ok();
+    refused(&["verify-install"], "Role istio-system/istiod is missing");
+
+    api.apply("{apiVersion: networking.istio.io/v1, kind: Sidecar, metadata: {name: mine, namespace: default}, spec: {}}");
+    let root = "{apiVersion: v1, kind: ConfigMap, metadata: {name: istio-ca-root-cert, namespace: default}, data: {root-cert.pem: x}}";
+    api.apply(root);
+    mizzen(&api, &["uninstall", "-y"]).ok();
+    assert_eq!(names(&api, "sidecars"), ["Sidecar/mine"]);
+    assert!(names(&api, "deployments,mutatingwebhookconfigurations").is_empty());
+    mizzen(&api, &["uninstall", "--purge", "-y"]).ok();
+    let left = "customresourcedefinitions,namespaces,clusterroles,clusterrolebindings,validatingwebhookconfigurations,configmaps";
+    let left: Vec<String> = names(&api, left).into_iter().filter(|name| name.contains("istio") || name.contains("mizzen")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn what_another_installer_has_made() {
+    let Some(api) = ApiServer::start() else { return };
+    api.apply("{apiVersion: v1, kind: Namespace, metadata: {name: istio-system}}");
+    let webhook =
+        "{apiVersion: admissionregistration.k8s.io/v1, kind: MutatingWebhookConfiguration, metadata: {name: istio-sidecar-injector}}";
+    api.apply(webhook);
+    let refused = mizzen(&api, &["install", "-y"]);
+    assert!(refused.code != 0 && refused.err.contains("is there and is not Mizzen's"), "{refused:?}");
+    assert!(names(&api, "customresourcedefinitions").is_empty());
+    let taken = with_control_plane(&api, &["install", "-y", "--force", "--set", "profile=minimal"]).ok();
+    assert!(taken.contains("✔ installation complete"), "{taken}");
+    let labels = api.kubectl(&["get", "namespace", "istio-system", "-o", "jsonpath={.metadata.labels}"], "").ok();
+    assert!(!labels.contains("install.operator.istio.io"), "a namespace of somebody's stays as it was: {labels}");
+}
+
+/// Istio's kinds as the API server knows them.
+#[test]
+fn the_kinds_are_taken() {
+    let Some(api) = ApiServer::start() else { return };
+    api.apply(&mizzen(&api, &["x", "crds"]).ok());
+    api.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"], "").ok();
+    let described =
+        api.kubectl(&["get", "crd", "-o", "jsonpath={.items[*].status.conditions[?(@.type==\"NonStructuralSchema\")]}"], "").ok();
+    assert_eq!(described, "", "schemas are structural");
+    let samples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../samples");
+    for namespace in ["shop", "istio-system"] {
+        api.apply(&format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {namespace}}}}}"));
+    }
+    for entry in
+        std::fs::read_dir(samples.join("bookshop-steps")).unwrap().map(|entry| entry.unwrap().path()).chain([samples.join("bookshop")])
+    {
+        api.kubectl(&["apply", "--server-side", "--force-conflicts", "-R", "-f", entry.to_str().unwrap()], "").ok();
+    }
+    for (group, kind, spec, why) in [
+        ("security", "PeerAuthentication", "portLevelMtls: {'80': {mode: STRICT}}", "portLevelMtls needs a selector with labels"),
+        ("security", "PeerAuthentication", "mtls: {mode: STRIKT}", "Unsupported value: \"STRIKT\""),
+        (
+            "security",
+            "AuthorizationPolicy",
+            "selector: {}\n  targetRef: {kind: Service, name: x, group: ''}",
+            "only one of selector, targetRef",
+        ),
+        ("security", "AuthorizationPolicy", "rulez: []", "field not declared in schema"),
+        ("networking", "ServiceEntry", "hosts: []", "spec.hosts"),
+        ("networking", "DestinationRule", "host: x\n  trafficPolicy: {connectionPool: {tcp: {connectTimeout: -1s}}}", "must be a duration"),
+        (
+            "networking",
+            "Gateway",
+            "servers: [{port: {number: 99999, name: a, protocol: HTTP}, hosts: ['*']}]",
+            "less than or equal to 65535",
+        ),
+        ("networking", "VirtualService", "hosts: [x]\n  http: [{route: [{destination: {host: x}}], redirect: {uri: /}}]", "spec.http[0]"),
+    ] {
+        let object = format!("apiVersion: {group}.istio.io/v1\nkind: {kind}\nmetadata: {{name: x, namespace: shop}}\nspec:\n  {spec}\n");
+        let output = api.kubectl(&["apply", "--server-side", "--dry-run=server", "-f", "-"], &object);
+        assert!(output.code != 0 && output.err.contains(why), "{object}{output:?}");
+    }
+}
