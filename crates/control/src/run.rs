@@ -33,7 +33,7 @@ use crate::{
     connection::Connections,
     debug::{self, About},
     keys,
-    kube::{self, Cluster, WebhookServer},
+    kube::{self, Cluster, Injector, WebhookServer},
     listener::{self, Identity, Serves},
     logging::Logging,
     memo::Memo,
@@ -226,17 +226,19 @@ pub(crate) async fn start_with(
         let root = ca.roots().to_pem();
         tasks.spawn(ends("the keeper of roots", cluster.keep_roots(root.clone())));
         if let Some(port) = cluster.options.webhook_port {
-            webhooks = Some((tcp(SocketAddr::new(options.address, port))?, cluster.keep_webhooks(root.into())));
+            let (injector, values) = cluster.injector(about.published.clone()).await;
+            tasks.spawn(ends("the values of the installation", values));
+            webhooks = Some((tcp(SocketAddr::new(options.address, port))?, cluster.keep_webhooks(root.into()), injector));
         }
     }
     // What was started so far knows no end of its own.
     let mut endless = tasks.len() + 1;
     let mut webhook_address = None;
-    if let Some((listener, keeper)) = webhooks {
+    if let Some((listener, keeper, injector)) = webhooks {
         webhook_address = Some(address(&listener)?);
         let identity = Identity::new(ca.clone(), trust_domain.clone(), names(&options), Serves::ApiServer)?;
         endless += 2;
-        serve_webhooks(&mut tasks, listener, identity, trust_domain.clone(), metrics.clone(), &stopping)?;
+        serve_webhooks(&mut tasks, listener, identity, (trust_domain.clone(), metrics.clone()), injector, &stopping)?;
         tasks.spawn(ends("the keeper of webhooks", keeper));
     }
     let identity = Identity::new(ca, trust_domain.clone(), names(&options), Serves::Proxies)?;
@@ -321,8 +323,8 @@ fn serve_webhooks(
     tasks: &mut JoinSet<Part>,
     listener: TcpListener,
     identity: Identity,
-    trust_domain: TrustDomain,
-    metrics: Arc<Metrics>,
+    (trust_domain, metrics): (TrustDomain, Arc<Metrics>),
+    injector: Injector,
     stopping: &watch::Receiver<bool>,
 ) -> Result<(), Error> {
     let (sender, accepted) = mpsc::channel(64);
@@ -336,7 +338,7 @@ fn serve_webhooks(
             let _ = stopping.wait_for(|stopping| *stopping).await;
         };
         let server = WebhookServer { accepted, address };
-        let served = axum::serve(server, kube::webhook_router()).with_graceful_shutdown(stopped).await;
+        let served = axum::serve(server, kube::webhook_router(injector)).with_graceful_shutdown(stopped).await;
         accepting.abort();
         ("the webhooks' port", served.map_err(|e| e.to_string()))
     });

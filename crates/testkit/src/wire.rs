@@ -81,7 +81,7 @@ fn tcp(frame: &[u8]) -> Option<(Flow, u32, &[u8])> {
     Some((flow, sequence, segment.get(usize::from(segment.get(12)? >> 4) * 4..)?))
 }
 
-/// Listens to the network between the hosts.
+/// Listens to the network between the hosts, or to a node of a cluster.
 pub struct Sniffer {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Capture>,
@@ -98,12 +98,20 @@ impl Sniffer {
             skip("only root can listen to the network between the hosts of a mesh");
             return None;
         }
-        let namespace = File::open(format!("/proc/{}/ns/net", mesh.holder())).expect("the router's network namespace");
+        Some(Sniffer::of(mesh.holder()))
+    }
+
+    /// Begins to listen to the network namespace of a process, on all of its interfaces. Only root may.
+    ///
+    /// # Panics
+    /// If the namespace cannot be listened to.
+    pub fn of(process: i32) -> Sniffer {
+        let namespace = File::open(format!("/proc/{process}/ns/net")).expect("a network namespace");
         let stop = Arc::new(AtomicBool::new(false));
         let (begun, begins) = mpsc::channel();
         let told = stop.clone();
         let thread = std::thread::spawn(move || {
-            setns(namespace, CloneFlags::CLONE_NEWNET).expect("enter the router's network namespace");
+            setns(namespace, CloneFlags::CLONE_NEWNET).expect("enter the network namespace");
             let socket =
                 socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll).expect("a packet socket");
             setsockopt(&socket, sockopt::RcvBufForce, &ROOM).expect("room for packets");
@@ -122,7 +130,7 @@ impl Sniffer {
             }
         });
         begins.recv_timeout(Duration::from_secs(10)).expect("the sniffer listens");
-        Some(Sniffer { stop, thread })
+        Sniffer { stop, thread }
     }
 
     /// Ends it, and returns what was seen.

@@ -152,6 +152,7 @@ impl Pod {
         let lasting = spec.init_containers.into_iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
         let containers = spec.containers.into_iter().chain(lasting).map(|container| Container {
             name: container.name,
+            image: container.image.unwrap_or_default(),
             ports: container.ports.into_iter().flatten().filter_map(container_port).collect(),
             ..Container::default()
         });
@@ -230,7 +231,7 @@ pub fn document(object: &Object) -> Node {
             "containers": pod.spec.containers.iter().map(|container| {
                 let ports = container.ports.iter();
                 let ports = ports.map(|port| json!({"name": port.name, "containerPort": port.port, "protocol": transport(port.udp)}));
-                json!({"name": container.name, "ports": ports.collect::<Vec<_>>()})
+                json!({"name": container.name, "image": container.image, "ports": ports.collect::<Vec<_>>()})
             }).collect::<Vec<_>>(),
         }),
         _ => json!({}),

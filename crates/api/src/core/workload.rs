@@ -87,6 +87,8 @@ pub struct PodSpec {
 pub struct Container {
     /// The name.
     pub name: String,
+    /// The image. Known of a cluster's pods alone, since none is run here.
+    pub image: String,
     /// The program and its first arguments.
     pub command: Vec<String>,
     /// Further arguments.

@@ -168,6 +168,7 @@ impl Container {
         }
         let mounts = f.list("volumeMounts");
         Container {
+            image: String::new(),
             name: {
                 f.need("name");
                 port_name(f)

@@ -85,7 +85,12 @@ const ACTIONS: [&str; 4] = ["httpGet", "tcpSocket", "grpc", "exec"];
 
 /// Lays the author's container over the one that was made. An image `auto`, or none, is left to injection.
 pub(super) fn over(made: &mut Map<String, Value>, given: &Map<String, Value>) {
+    let is_auto = given.get("image").and_then(Value::as_str).is_none_or(|image| image == "auto" || image.is_empty());
     for (key, value) in given {
+        // What the API server fills in for a word without a tag is nobody's wish.
+        if is_auto && key == "imagePullPolicy" {
+            continue;
+        }
         let keyed = KEYED.iter().find(|(list, _)| list == key).map(|(_, by)| *by);
         match (made.get_mut(key), value) {
             (_, Value::Null) => {}

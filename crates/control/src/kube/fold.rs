@@ -34,8 +34,9 @@ impl Reading {
 pub(crate) struct Fold {
     /// What is in force.
     good: BTreeMap<Key, Arc<Object>>,
-    refused: BTreeSet<Key>,
-    warned: BTreeSet<Key>,
+    /// What is said of objects: a status that is written brings an object again, and nothing new.
+    refused: BTreeMap<Key, Vec<Problem>>,
+    warned: BTreeMap<Key, Vec<Problem>>,
     /// What a list that is under way has named so far.
     list: Option<BTreeSet<Key>>,
 }
@@ -59,20 +60,19 @@ impl Fold {
             list.insert(key.clone());
         }
         let mut events = Vec::new();
-        let had = self.warned.contains(&key);
-        if !warnings.is_empty() || had {
+        if self.warned.get(&key).map_or(&[][..], Vec::as_slice) != warnings {
             if warnings.is_empty() {
-                self.warned.remove(&key)
+                self.warned.remove(&key);
             } else {
-                self.warned.insert(key.clone())
-            };
+                self.warned.insert(key.clone(), warnings.clone());
+            }
             events.push(Event::Warnings(key.to_string().into(), warnings));
         }
         match object {
             Ok(mut object) => {
                 // It stands in no file.
                 object.meta_mut().origin = Pos::default();
-                if self.refused.remove(&key) {
+                if self.refused.remove(&key).is_some() {
                     events.push(Event::Mended(fault(&key)));
                 }
                 let object = Arc::new(object);
@@ -81,8 +81,10 @@ impl Fold {
             }
             Err(refusal) => {
                 let kept = self.good.get(&key).cloned();
-                self.refused.insert(key.clone());
-                events.push(Event::Refused(Refused { fault: fault(&key), problems: refusal.problems.clone(), kept: kept.is_some() }));
+                let known = self.refused.insert(key.clone(), refusal.problems.clone());
+                if known.as_ref() != Some(&refusal.problems) {
+                    events.push(Event::Refused(Refused { fault: fault(&key), problems: refusal.problems.clone(), kept: kept.is_some() }));
+                }
                 match (kept, refusal.closes, refusal.problems.into_iter().next()) {
                     (Some(kept), ..) => events.push(Event::Apply(kept)),
                     (None, Some(closes), Some(problem)) => {
@@ -108,7 +110,7 @@ impl Fold {
     /// A list is complete: what it has not named is gone.
     pub(crate) fn done(&mut self) -> Vec<Event> {
         let Some(list) = self.list.take() else { return Vec::new() };
-        let known = self.good.keys().chain(&self.refused).chain(&self.warned);
+        let known = self.good.keys().chain(self.refused.keys()).chain(self.warned.keys());
         let gone: BTreeSet<Key> = known.filter(|key| !list.contains(*key)).cloned().collect();
         let mut events: Vec<Event> = gone.iter().flat_map(|key| self.forget(key)).collect();
         events.push(Event::InitDone);
@@ -118,10 +120,10 @@ impl Fold {
     fn forget(&mut self, key: &Key) -> Vec<Event> {
         self.good.remove(key);
         let mut events = Vec::new();
-        if self.refused.remove(key) {
+        if self.refused.remove(key).is_some() {
             events.push(Event::Mended(fault(key)));
         }
-        if self.warned.remove(key) {
+        if self.warned.remove(key).is_some() {
             events.push(Event::Warnings(key.to_string().into(), Vec::new()));
         }
         events
@@ -152,7 +154,7 @@ mod tests {
             object["spec"]["wrong"] = true.into();
         }
         if text.ends_with('?') {
-            object["spec"]["trafficPolicy"] = serde_json::json!({"connectionPool": {"tcp": {"maxConnectionDuration": "1h"}}});
+            object["spec"]["trafficPolicy"] = serde_json::json!({"outlierDetection": {"consecutiveErrors": 1}});
         }
         read(if name.starts_with('p') { Kind::AuthorizationPolicy } else { Kind::DestinationRule }, serde_json::from_value(object).unwrap())
     }
@@ -191,7 +193,11 @@ mod tests {
             ("a", "+a"),
             ("done", "done"),
             ("a!", "refused kept, +a"),
+            ("a!", "+a"),
             ("a", "mended a, +a"),
+            ("c?", "1 warnings, +c"),
+            ("c?", "+c"),
+            ("c", "0 warnings, +c"),
             ("b!", "refused"),
             ("-b", "mended b, -b"),
             ("p1!", "refused, closed p1 Some(1)"),

@@ -7,6 +7,7 @@
 
 mod ca;
 mod fold;
+mod injector;
 mod istio;
 mod pods;
 mod review;
@@ -32,14 +33,19 @@ use mizzen_api::{
 use mizzen_model::Change;
 use mizzen_pki::{Ca, CaLimits};
 use mizzen_types::TrustDomain;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::{mpsc, watch as watch_channel},
+    task::JoinSet,
+};
 
+pub(crate) use injector::Injector;
 pub(crate) use review::Reviewer;
 pub(crate) use webhooks::{WebhookServer, router as webhook_router};
 
 use crate::{
     Error,
     source::{Event, Fault, Merge, SourceId},
+    writer::Published,
 };
 use fold::Reading;
 use watch::{Sink, follow};
@@ -124,6 +130,17 @@ impl Cluster {
     /// Keeps the root in every namespace.
     pub(crate) fn keep_roots(&self, root: String) -> impl Future<Output = ()> + Send + use<> {
         roots::keep(self.client.clone(), root)
+    }
+
+    /// What puts the proxy into pods, and what keeps its settings current for as long as it is polled.
+    pub(crate) async fn injector(
+        &self,
+        published: watch_channel::Receiver<Option<Published>>,
+    ) -> (Injector, impl Future<Output = ()> + Send + use<>) {
+        let (values, read) = watch_channel::channel(Err("the values of the installation are not read yet".to_owned()));
+        let native = injector::has_native_sidecars(&self.client).await;
+        let following = injector::follow_values(self.client.clone(), self.namespace.clone(), values);
+        (Injector::new(published, read, native), following)
     }
 
     /// Keeps the root in the configurations of webhooks.

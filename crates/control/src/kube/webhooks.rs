@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::DefaultBodyLimit,
+    extract::{DefaultBodyLimit, State},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::post,
@@ -32,7 +32,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::{
-    istio,
+    Injector, istio,
     watch::{Told, trouble, words},
 };
 use crate::listener::Accepted;
@@ -75,9 +75,15 @@ impl axum::serve::Listener for WebhookServer {
     }
 }
 
-/// Opens nothing: what answers the port.
-pub(crate) fn router() -> Router {
-    Router::new().route("/validate", post(validate)).layer(DefaultBodyLimit::max(MAX_BODY))
+/// What answers the port.
+pub(crate) fn router(injector: Injector) -> Router {
+    // Istio's path may say of which cluster and network the pod is: there is one.
+    let routes = Router::new().route("/validate", post(validate)).route("/inject", post(inject)).route("/inject/{*of}", post(inject));
+    routes.layer(DefaultBodyLimit::max(MAX_BODY)).with_state(injector)
+}
+
+async fn inject(State(injector): State<Injector>, body: axum::body::Bytes) -> Response {
+    answer(&body, |request| injector.judge(&request))
 }
 
 type Review = AdmissionReview<DynamicObject>;

@@ -32,7 +32,7 @@ use tonic::{
 };
 
 use crate::{
-    Options, Running,
+    ClusterOptions, Options, Running,
     run::start_with,
     source::{Event, Merge, SourceId},
     token::Tokens,
@@ -101,6 +101,18 @@ impl World {
         let running = crate::start(Options { config_dirs, last_good, ..Self::options(&folder, &state) }).await.unwrap();
         let root = std::fs::read_to_string(folder.path().join("root.pem")).unwrap();
         World { running, source: sources[0], events, root, folder, state, yaml }
+    }
+
+    /// Follows a cluster, as this kubeconfig reaches it; no keys are kept but in the cluster.
+    pub(super) async fn of_cluster(kubeconfig: &std::path::Path) -> World {
+        let folder = tempfile::tempdir().unwrap();
+        let state = mizzen_net::memfd("state", b"", false).unwrap();
+        let ((events, _), (_, sources)) = (mpsc::unbounded_channel(), Merge::new(1));
+        let cluster = ClusterOptions { kubeconfig: Some(kubeconfig.to_owned()), webhook_port: Some(0), ..ClusterOptions::default() };
+        let options = Options { cluster: Some(cluster), ..Self::options(&folder, &state) };
+        let running = tokio::time::timeout(PATIENCE, crate::start(options)).await.expect("it starts").unwrap();
+        let root = std::fs::read_to_string(folder.path().join("root.pem")).unwrap();
+        World { running, source: sources[0], events, root, folder, state, yaml: "" }
     }
 
     /// The same folders and keys after a restart.

@@ -1,5 +1,6 @@
 //! A whole control plane on loopback, with clients that speak the wire's protocols.
 
+mod cluster;
 mod folders;
 mod harness;
 mod sotw;

@@ -68,7 +68,7 @@ async fn of_cluster(cluster: Cluster, args: &LogsArgs) -> Result<()> {
         tail_lines: args.tail.and_then(|lines| i64::try_from(lines).ok()),
         ..LogParams::default()
     };
-    let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &namespace);
+    let api: Api<Pod> = Api::namespaced(cluster.client().await?, &namespace);
     let mut log = api.log_stream(&name, &wanted).await.with_context(|| format!("the log of {name}.{namespace}"))?.compat();
     let mut piece = vec![0; 64 << 10];
     loop {

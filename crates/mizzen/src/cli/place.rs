@@ -63,7 +63,8 @@ pub(crate) enum Place {
 
 /// A cluster with a mesh in it.
 pub(crate) struct Cluster {
-    pub(crate) client: Client,
+    /// How it is found. A client lives in one runtime, and some verbs have several.
+    place: Where,
     /// The namespace of the control plane.
     pub(crate) namespace: String,
     /// How it is reached.
@@ -111,32 +112,22 @@ impl Where {
             return Ok(Some(Place::Host(mesh)));
         }
         match self.kubeconfig() {
-            Some(path) if self.mesh.is_none() => Ok(Some(Place::Cluster(self.cluster(path).await?))),
+            Some(path) if self.mesh.is_none() => Ok(Some(Place::Cluster(self.cluster(path)))),
             _ if of_cluster => bail!("there is no kubeconfig: name one with --kubeconfig"),
             _ => Ok(None),
         }
     }
 
-    async fn cluster(&self, kubeconfig: PathBuf) -> Result<Cluster> {
+    fn cluster(&self, kubeconfig: PathBuf) -> Cluster {
         let options = ClusterOptions {
             kubeconfig: Some(kubeconfig.clone()),
             context: self.context.clone(),
             only_read: true,
             ..ClusterOptions::default()
         };
-        let client = client(&kubeconfig, self.context.as_deref()).await.with_context(|| kubeconfig.display().to_string())?;
-        Ok(Cluster { client, namespace: self.istio_namespace.clone(), options })
+        let place = Where { kubeconfig: Some(kubeconfig), ..self.clone() };
+        Cluster { place, namespace: self.istio_namespace.clone(), options }
     }
-}
-
-/// A client of the cluster that a kubeconfig names.
-///
-/// # Errors
-/// If the file cannot be read, or names no such context.
-pub(crate) async fn client(kubeconfig: &std::path::Path, context: Option<&str>) -> Result<Client> {
-    let file = kube::config::Kubeconfig::read_from(kubeconfig)?;
-    let options = kube::config::KubeConfigOptions { context: context.map(str::to_owned), ..Default::default() };
-    Ok(Client::try_from(kube::Config::from_custom_kubeconfig(file, &options).await?)?)
 }
 
 impl Place {
@@ -222,11 +213,16 @@ fn is_running(pod: &k8s::Pod) -> bool {
 }
 
 impl Cluster {
+    /// A client of it.
+    pub(crate) async fn client(&self) -> Result<Client> {
+        super::kube::client(&self.place).await
+    }
+
     /// Its pods that run, or those of a namespace.
     async fn pods(&self, namespace: Option<&str>) -> Result<Vec<k8s::Pod>> {
         let api: Api<k8s::Pod> = match namespace {
-            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
-            None => Api::all(self.client.clone()),
+            Some(namespace) => Api::namespaced(self.client().await?, namespace),
+            None => Api::all(self.client().await?),
         };
         let found = api.list(&ListParams::default()).await.context("the pods of the cluster")?;
         Ok(found.items.into_iter().filter(is_running).collect())
@@ -237,7 +233,7 @@ impl Cluster {
     /// # Errors
     /// If none runs.
     pub(crate) async fn control_plane(&self) -> Result<k8s::Pod> {
-        let api: Api<k8s::Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        let api: Api<k8s::Pod> = Api::namespaced(self.client().await?, &self.namespace);
         let found = api.list(&ListParams::default().labels("app=istiod")).await.context("the pods of the control plane")?;
         let running = found.items.into_iter().find(is_running);
         running.with_context(|| format!("no pod of the control plane runs in namespace {} (label app=istiod)", self.namespace))
@@ -251,7 +247,7 @@ impl Cluster {
 
     /// All that the API server has of a container's log.
     pub(crate) async fn log(&self, namespace: &str, name: &str, container: &str) -> Result<String> {
-        let api: Api<k8s::Pod> = Api::namespaced(self.client.clone(), namespace);
+        let api: Api<k8s::Pod> = Api::namespaced(self.client().await?, namespace);
         let params = LogParams { container: Some(container.to_owned()), ..LogParams::default() };
         api.logs(name, &params).await.with_context(|| format!("the log of {name}.{namespace}"))
     }
@@ -261,15 +257,15 @@ impl Cluster {
     /// # Errors
     /// If the API server does not answer.
     pub(crate) async fn documents(&self) -> Result<Vec<File>> {
-        let mut text = String::new();
+        let (mut text, client) = (String::new(), self.client().await?);
         for kind in Kind::ALL.iter().copied().filter(|kind| !matches!(kind, Kind::Secret | Kind::EndpointSlice)) {
             let Some(version) = kind.stored_version() else { continue };
             let gvk = GroupVersionKind::gvk(kind.group(), version, kind.name());
             let resource = ApiResource::from_gvk_with_plural(&gvk, kind.plural());
             let api: Api<DynamicObject> = match kind {
                 // All others may hold anything.
-                Kind::ConfigMap => Api::namespaced_with(self.client.clone(), &self.namespace, &resource),
-                _ => Api::all_with(self.client.clone(), &resource),
+                Kind::ConfigMap => Api::namespaced_with(client.clone(), &self.namespace, &resource),
+                _ => Api::all_with(client.clone(), &resource),
             };
             let found = match api.list(&ListParams::default()).await {
                 Ok(found) => found.items,
@@ -299,7 +295,7 @@ impl Cluster {
     /// One GET to a port of localhost in a pod.
     async fn ask(&self, pod: &k8s::Pod, port: u16, path: &str) -> Result<(StatusCode, bytes::Bytes)> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        let api: Api<k8s::Pod> = Api::namespaced(self.client.clone(), namespace);
+        let api: Api<k8s::Pod> = Api::namespaced(self.client().await?, namespace);
         let asked = async {
             let mut forwarder = api.portforward(pod.metadata.name.as_deref().unwrap_or_default(), &[port]).await?;
             let stream = forwarder.take_stream(port).context("no stream")?;

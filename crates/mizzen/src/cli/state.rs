@@ -115,6 +115,11 @@ fn settings(mesh: &Mesh) -> Result<Change> {
     Ok(Change::from(Object::from(config)))
 }
 
+/// The Deployment of a pod, or what else made it.
+fn workload(pod: &Pod) -> Option<&str> {
+    pod.meta.labels.get("service.istio.io/workload-name").or(pod.controller.as_ref()).map(String::as_str)
+}
+
 /// The pod that somebody means by POD, POD.NAMESPACE, NAMESPACE/POD, or the name of its Deployment in the place of its own.
 ///
 /// # Errors
@@ -128,7 +133,7 @@ pub(crate) fn find_pod<'s>(snapshot: &'s Snapshot, text: &str, namespace: Option
         (None, None, None) => (text, None),
     };
     let inside = |pod: &&&Pod| within.is_none_or(|namespace| *pod.meta.namespace == *namespace);
-    let of = |pod: &Pod| pod.meta.labels.get("service.istio.io/workload-name").is_some_and(|name| name == wanted);
+    let of = |pod: &Pod| workload(pod) == Some(wanted);
     let begins = |pod: &Pod| pod.meta.name.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('-'));
     let app = |pod: &Pod| pod.meta.labels.get("app").is_some_and(|app| app == wanted) || pod.spec.service_account == wanted;
     let named = |pod: &Pod| *pod.meta.name == *wanted;
@@ -144,8 +149,8 @@ pub(crate) fn find_pod<'s>(snapshot: &'s Snapshot, text: &str, namespace: Option
         let names: Vec<String> = found.iter().map(|pod| format!("{}.{}", pod.meta.name, pod.meta.namespace)).collect();
         bail!("{text} may be any of {}: say which", names.join(", "));
     }
-    let workload = |pod: &&Pod| pod.meta.labels.get("service.istio.io/workload-name").cloned().unwrap_or_else(|| pod.meta.name.to_string());
-    let mut known: Vec<String> = all.iter().map(|pod| format!("{}.{}", workload(pod), pod.meta.namespace)).collect();
+    let mut known: Vec<String> =
+        all.iter().map(|pod| format!("{}.{}", workload(pod).unwrap_or(&pod.meta.name), pod.meta.namespace)).collect();
     known.sort();
     known.dedup();
     let short = known.iter().map(|name| name.split('.').next().unwrap_or_default());

@@ -133,6 +133,11 @@ impl Cluster {
         &self.dir
     }
 
+    /// Process 1 of the first node's namespaces.
+    pub fn process(&self) -> i32 {
+        self.init
+    }
+
     /// The file with the configuration of a client, for programs that run on a node.
     pub fn kubeconfig_file(&self) -> PathBuf {
         self.dir.join("admin.kubeconfig")

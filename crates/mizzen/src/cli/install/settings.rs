@@ -179,11 +179,11 @@ fn known_values(values: &Value) -> Result<()> {
         }
         let inside = |known: &&str| path.is_empty() || known.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'));
         match value {
-            Value::Object(map) if VALUES.iter().any(|known| inside(known)) => {
+            Value::Object(map) if VALUES.iter().any(inside) => {
                 let join = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
                 map.iter().try_for_each(|(name, value)| walk(&join(name), value))
             }
-            _ if VALUES.iter().any(|known| inside(known)) => bail!("values.{path}: must be a map"),
+            _ if VALUES.iter().any(inside) => bail!("values.{path}: must be a map"),
             _ => bail!("values.{path} is not supported"),
         }
     }

@@ -1,0 +1,335 @@
+//! A control plane beside a real API server.
+
+use std::fmt::Write;
+
+use mizzen_api::Kind;
+use mizzen_pki::KeyPair;
+use mizzen_testkit::{eventually, kube::ApiServer};
+use serde_json::{Value, json};
+use tonic::Code;
+
+use super::harness::World;
+use crate::status::{Configz, ServiceStatus};
+
+const NAMESPACES: &str = "
+{apiVersion: v1, kind: Namespace, metadata: {name: istio-system}}
+---
+{apiVersion: v1, kind: Namespace, metadata: {name: shop}}
+";
+
+/// What an installation brings of kinds.
+fn definitions() -> String {
+    let all = Kind::ALL.iter().filter_map(|kind| mizzen_api::crd(*kind)).filter(|crd| crd["spec"]["group"] != "");
+    all.fold(String::new(), |mut text, crd| {
+        let _ = write!(text, "---\n{crd}\n");
+        text
+    })
+}
+
+/// An API server with the mesh's kinds and two namespaces.
+fn api() -> Option<ApiServer> {
+    let api = ApiServer::start()?;
+    api.apply(&definitions());
+    api.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"], "").ok();
+    api.apply(NAMESPACES);
+    Some(api)
+}
+
+const SHOP: &str = "
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: reviews, namespace: shop}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n1, labels: {topology.kubernetes.io/region: r, topology.kubernetes.io/zone: z}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: reviews, namespace: shop}
+spec: {selector: {app: reviews}, clusterIP: 10.96.0.70, ports: [{name: http, port: 9080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: elsewhere, namespace: shop}
+spec: {clusterIP: 10.96.0.71, ports: [{name: tcp, port: 5432}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: elsewhere-1, namespace: shop, labels: {kubernetes.io/service-name: elsewhere}}
+addressType: IPv4
+ports: [{name: tcp, port: 5432}]
+endpoints: [{addresses: [192.0.2.1]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: reviews-0, namespace: shop, labels: {app: reviews}}
+spec: {serviceAccountName: reviews, nodeName: n1, containers: [{name: app, image: x, ports: [{containerPort: 9080}]}]}
+";
+
+const READY: &str = r#"{"status": {"phase": "Running", "podIP": "10.244.0.7", "podIPs": [{"ip": "10.244.0.7"}], "conditions": [{"type": "Ready", "status": "True"}]}}"#;
+
+fn run_pod(api: &ApiServer) {
+    api.apply(SHOP);
+    api.kubectl(&["patch", "pod", "reviews-0", "-n", "shop", "--subresource=status", "--type=merge", "-p", READY], "").ok();
+}
+
+fn get(api: &ApiServer, args: &[&str], path: &str) -> Result<String, String> {
+    let path = format!("jsonpath={path}");
+    let args: Vec<&str> = ["get"].into_iter().chain(args.iter().copied()).chain(["-o", &path]).collect();
+    let found = api.kubectl(&args, "");
+    if found.code == 0 { Ok(found.out) } else { Err(found.err) }
+}
+
+const ROUTE: &str = "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews, namespace: shop}
+spec: {hosts: [reviews], http: [{timeout: 3s, route: [{destination: {host: reviews}}]}]}
+";
+
+fn has(config: &Configz, kind: &str, name: &str) -> bool {
+    config.objects.iter().any(|object| object.kind == kind && object.name == name)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_cluster_has_is_in_force() {
+    let Some(mut api) = api() else { return };
+    run_pod(&api);
+    api.apply(ROUTE);
+    let world = World::of_cluster(&api.kubeconfig_file()).await;
+    let services: Vec<ServiceStatus> = world
+        .until("/debug/registryz", |services: &Vec<ServiceStatus>| {
+            services.iter().filter(|service| service.namespace == "shop" && service.endpoints == 1).count() == 2
+        })
+        .await;
+    let found: Vec<String> = services.iter().filter(|s| s.namespace == "shop").map(|s| format!("{} {:?}", s.host, s.addresses)).collect();
+    assert_eq!(found, [r#"elsewhere.shop.svc.cluster.local ["10.96.0.71/32"]"#, r#"reviews.shop.svc.cluster.local ["10.96.0.70/32"]"#]);
+    let config: Configz = world.debug("/debug/configz").await;
+    assert!(has(&config, "VirtualService", "reviews") && has(&config, "ServiceAccount", "reviews"), "{config:?}");
+
+    // What is wrong is told where it was written, and its last good version stays. No webhook is installed here.
+    api.apply(&ROUTE.replace("timeout: 3s", "timeout: 3s, rewrite: {uriRegexRewrite: {match: '(', rewrite: x}}"));
+    world.until("/debug/configz", |config: &Configz| config.refused.len() == 1 && config.refused[0].kept).await;
+    let condition = |field: &str| {
+        let path = format!("{{.status.conditions[?(@.type==\"Reconciled\")].{field}}}");
+        get(&api, &["virtualservice", "reviews", "-n", "shop"], &path)
+    };
+    eventually("a condition", || match condition("status")?.as_str() {
+        "False" => Ok(()),
+        other => Err(format!("`{other}`")),
+    });
+    assert!(condition("message").unwrap().contains("spec.http[0].rewrite"), "{:?}", condition("message"));
+    eventually("an event", || match get(&api, &["events", "-n", "shop"], "{.items[*].reason}")? {
+        reasons if reasons.contains("Invalid") || reasons.contains("NotSupportedYet") => Ok(()),
+        reasons => Err(reasons),
+    });
+    api.apply(ROUTE);
+    world.until("/debug/configz", |config: &Configz| config.refused.is_empty()).await;
+    eventually("the condition turns", || match condition("status")?.as_str() {
+        "True" => Ok(()),
+        other => Err(format!("`{other}`")),
+    });
+
+    // Without the API server what is known stays, and what happened meanwhile comes when it is back.
+    api.outage();
+    let config: Configz = world.debug("/debug/configz").await;
+    assert!(has(&config, "VirtualService", "reviews"));
+    api.back();
+    api.kubectl(&["delete", "virtualservice", "reviews", "-n", "shop"], "").ok();
+    world.until("/debug/configz", |config: &Configz| !has(config, "VirtualService", "reviews")).await;
+    world.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ca_and_its_root_are_the_clusters() {
+    let Some(api) = api() else { return };
+    let world = World::of_cluster(&api.kubeconfig_file()).await;
+    let root = world.root.clone();
+    let in_map = |namespace: &str| get(&api, &["configmap", "istio-ca-root-cert", "-n", namespace], "{.data.root-cert\\.pem}");
+    let everywhere = |namespaces: &[&str]| {
+        for namespace in namespaces {
+            eventually("the root", || match in_map(namespace)? {
+                found if found == root => Ok(()),
+                other => Err(other),
+            });
+        }
+    };
+    everywhere(&["istio-system", "shop", "default"]);
+    assert!(in_map("kube-system").is_err());
+    // It is put back, and follows a new namespace.
+    api.kubectl(&["delete", "configmap", "istio-ca-root-cert", "-n", "shop"], "").ok();
+    let wrong = r#"{"data": {"root-cert.pem": "other"}}"#;
+    api.kubectl(&["patch", "configmap", "istio-ca-root-cert", "-n", "default", "--type=merge", "-p", wrong], "").ok();
+    api.apply("{apiVersion: v1, kind: Namespace, metadata: {name: late}}");
+    everywhere(&["shop", "default", "late"]);
+    // Another process has the same CA.
+    world.running.stop().await;
+    let again = World::of_cluster(&api.kubeconfig_file()).await;
+    assert_eq!(again.root, root);
+    again.running.stop().await;
+    // What an administrator provides comes first; what is no CA starts nothing else.
+    api.apply("{apiVersion: v1, kind: Secret, metadata: {name: cacerts, namespace: istio-system}, stringData: {ca-key.pem: bad, ca-cert.pem: bad}}");
+    let cluster = crate::ClusterOptions { kubeconfig: Some(api.kubeconfig_file()), ..crate::ClusterOptions::default() };
+    let folder = tempfile::tempdir().unwrap();
+    let options =
+        crate::Options { cluster: Some(cluster), xds_port: 0, monitoring_port: 0, socket_dir: folder.path().into(), ..Default::default() };
+    let error = crate::start(options).await.unwrap_err().to_string();
+    assert!(error.starts_with("Secret istio-system/cacerts: "), "{error}");
+}
+
+/// A token of an account, perhaps bound to a pod.
+fn token(api: &ApiServer, namespace: &str, account: &str, more: &[&str]) -> String {
+    let args: Vec<&str> = ["create", "token", account, "-n", namespace].into_iter().chain(more.iter().copied()).collect();
+    api.kubectl(&args, "").ok().trim().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_gets_its_own_certificate_and_no_other() {
+    let Some(api) = api() else { return };
+    run_pod(&api);
+    api.apply("{apiVersion: v1, kind: ServiceAccount, metadata: {name: ratings, namespace: shop}}");
+    let world = World::of_cluster(&api.kubeconfig_file()).await;
+    let csr = KeyPair::generate().unwrap().csr(None).unwrap();
+    let bound = ["--audience=istio-ca", "--bound-object-kind=Pod", "--bound-object-name=reviews-0"];
+    let good = token(&api, "shop", "reviews", &bound);
+    let key = KeyPair::generate().unwrap();
+    // A request may wish for whatever it likes: it gets who the token is.
+    let wish = key.csr(Some(&"spiffe://cluster.local/ns/shop/sa/ratings".parse().unwrap())).unwrap();
+    let chain = world.csr(None, Some(&good), &wish, 0).await.unwrap();
+    let svid = mizzen_pki::Svid::from_chain(&chain, &key).unwrap();
+    assert_eq!(svid.identity().unwrap().to_string(), "spiffe://cluster.local/ns/shop/sa/reviews");
+
+    let refused = async |what: &str, token: Option<&str>, code: Code| {
+        let status = world.csr(None, token, &csr, 0).await.expect_err(what);
+        assert_eq!(status.code(), code, "{what}: {}", status.message());
+    };
+    refused("no token", None, Code::Unauthenticated).await;
+    refused("an empty one", Some(""), Code::Unauthenticated).await;
+    refused("no JWT", Some("abc"), Code::Unauthenticated).await;
+    refused("a long one", Some(&"a".repeat(9_000)), Code::Unauthenticated).await;
+    let parts: Vec<&str> = good.split('.').collect();
+    refused("without its signature", Some(&format!("{}.{}.", parts[0], parts[1])), Code::Unauthenticated).await;
+    refused(
+        "with another's signature",
+        Some(&format!("{}.{}.{}", parts[0], parts[1], &parts[2].replace(['a', 'b'], "c"))),
+        Code::Unauthenticated,
+    )
+    .await;
+    let of_api = token(&api, "shop", "reviews", &["--bound-object-kind=Pod", "--bound-object-name=reviews-0"]);
+    refused("meant for the API server", Some(&of_api), Code::Unauthenticated).await;
+    let other = token(&api, "shop", "reviews", &["--audience=vault", "--bound-object-kind=Pod", "--bound-object-name=reviews-0"]);
+    refused("meant for somebody else", Some(&other), Code::Unauthenticated).await;
+    let unbound = token(&api, "shop", "reviews", &["--audience=istio-ca"]);
+    refused("bound to no pod", Some(&unbound), Code::Unauthenticated).await;
+    // Another's certificate beside one's own token.
+    let ratings = token(&api, "shop", "ratings", &["--audience=istio-ca"]);
+    refused("of another account, bound to nothing", Some(&ratings), Code::Unauthenticated).await;
+    let status = world.csr(Some(&svid), Some(&ratings), &csr, 0).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated, "{}", status.message());
+    // The certificate alone renews itself, and nothing else.
+    let renewed = world.csr(Some(&svid), None, &csr, 0).await.unwrap();
+    assert!(!renewed.is_empty());
+    // A pod that is gone, whose token would be good for a long time.
+    api.kubectl(&["delete", "pod", "reviews-0", "-n", "shop", "--force", "--grace-period=0"], "").ok();
+    eventually("its token is nothing any more", || {
+        let asked = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(world.csr(None, Some(&good), &csr, 0)));
+        match asked {
+            Err(status) if status.code() == Code::Unauthenticated => Ok(()),
+            other => Err(format!("{:?}", other.map(|chain| chain.len()))),
+        }
+    });
+    // A new pod of its name is another one.
+    api.apply(SHOP);
+    refused("of an earlier pod of this name", Some(&good), Code::Unauthenticated).await;
+    // An account that is gone.
+    let late = token(&api, "shop", "reviews", &bound);
+    assert!(world.csr(None, Some(&late), &csr, 0).await.is_ok());
+    api.kubectl(&["delete", "serviceaccount", "reviews", "-n", "shop"], "").ok();
+    eventually("its account is gone", || {
+        let asked = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(world.csr(None, Some(&late), &csr, 0)));
+        asked.err().filter(|status| status.code() == Code::Unauthenticated).map(drop).ok_or("still good")
+    });
+    world.running.stop().await;
+}
+
+/// The API server's side of the webhooks, which are here on a port of this host.
+fn configurations(port: u16) -> String {
+    let hook = |path: &str| {
+        json!({"name": format!("{path}.istio.io"), "admissionReviewVersions": ["v1"], "sideEffects": "None", "failurePolicy": "Ignore",
+            "clientConfig": {"url": format!("https://127.0.0.1:{port}/{path}")}})
+    };
+    let rules = |groups: &[&str], resources: &[&str]| json!([{"operations": ["CREATE", "UPDATE"], "apiGroups": groups, "apiVersions": ["*"], "resources": resources}]);
+    let mut validate = hook("validate");
+    validate["rules"] = rules(&["security.istio.io", "networking.istio.io"], &["*"]);
+    let config = |kind: &str, name: &str, hook: Value| json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": name}, "webhooks": [hook]});
+    config("ValidatingWebhookConfiguration", "istio-validator-istio-system", validate).to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_not_written() {
+    let Some(api) = api() else { return };
+    let world = World::of_cluster(&api.kubeconfig_file()).await;
+    api.apply(&configurations(world.running.webhooks.unwrap().port()));
+    let bundle = || get(&api, &["validatingwebhookconfiguration", "istio-validator-istio-system"], "{.webhooks[0].failurePolicy}");
+    eventually("the webhooks are on", || match bundle()?.as_str() {
+        "Fail" => Ok(()),
+        other => Err(other.to_owned()),
+    });
+    // The API server acts on it a moment later.
+    let wrong = ROUTE.replace("timeout: 3s", "timeout: 3s, match: [{headers: {a: {regex: '('}}}]");
+    let said = eventually("it is refused", || match api.kubectl(&["apply", "--dry-run=server", "-f", "-"], &wrong) {
+        refused if refused.code != 0 => Ok(refused.err),
+        _ => Err("it was taken"),
+    });
+    assert!(said.contains("spec.http[0].match[0].headers.a.regex"), "{said}");
+    api.apply(ROUTE);
+    let warned = api.kubectl(
+        &["apply", "-f", "-"],
+        "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: later, namespace: shop}
+spec: {targetRefs: [{kind: Service, group: '', name: reviews}], action: DENY, rules: [{}]}
+",
+    );
+    assert!(warned.code == 0 && warned.err.contains("not supported yet") && warned.err.contains("not in force"), "{warned:?}");
+    // It closes what it would have protected, as it has no good version.
+    world.until("/debug/configz", |config: &Configz| config.closed.iter().any(|closed| closed.contains("later"))).await;
+    world.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_that_is_missing() {
+    let Some(api) = api() else { return };
+    run_pod(&api);
+    api.apply(ROUTE);
+    // All that is needed but routes.
+    api.apply(
+        "
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: most}
+rules:
+- {apiGroups: [''], resources: [namespaces, services, pods, nodes, serviceaccounts, configmaps, secrets, events], verbs: ['*']}
+- {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [get, list, watch]}
+- {apiGroups: [security.istio.io], resources: ['*'], verbs: [get, list, watch]}
+- {apiGroups: [networking.istio.io], resources: [destinationrules, gateways, serviceentries, sidecars], verbs: [get, list, watch]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: most}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: most}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: mizzen}]
+",
+    );
+    let file = api.dir().join("mizzen.kubeconfig");
+    std::fs::write(&file, api.kubeconfig_for("mizzen", &[])).unwrap();
+    let world = World::of_cluster(&file).await;
+    let config: Configz =
+        world.until("/debug/configz", |config: &Configz| config.warnings.iter().any(|warning| warning.contains("virtualservices"))).await;
+    let told: Vec<&String> = config.warnings.iter().filter(|warning| warning.contains("may not be read")).collect();
+    assert!(told.len() == 1 && told[0].contains("istiod-clusterrole-istio-system must allow get, list and watch"), "{told:?}");
+    assert!(has(&config, "Service", "reviews") && !has(&config, "VirtualService", "reviews"), "{config:?}");
+    world.running.stop().await;
+}

@@ -1,0 +1,207 @@
+//! The mesh in a real cluster of two nodes: installed by the CLI, with the sample and its steps in it, seen by the CLI, and removed.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use mizzen_testkit::{
+    Output, Sniffer, eventually,
+    kube::{Cluster, ClusterOptions, Programs, image},
+};
+use serde_json::Value;
+
+const MIZZEN: &str = env!("CARGO_BIN_EXE_mizzen");
+
+fn samples() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../samples")
+}
+
+/// The images, of the program that this test has anyway.
+fn images(folder: &Path) -> Vec<PathBuf> {
+    let program = image::without_debug(Path::new(MIZZEN), folder).expect("a copy");
+    let written = image::mesh(&image::Source::MultiCall(&program), "mizzen", env!("CARGO_PKG_VERSION"), folder).expect("images");
+    written.into_iter().map(|written| written.archive).collect()
+}
+
+/// A cluster, and where its gateway can be reached.
+struct World {
+    cluster: Cluster,
+    gateway: String,
+}
+
+impl World {
+    fn mizzen(&self, args: &[&str]) -> Output {
+        let words: Vec<&str> = [MIZZEN].into_iter().chain(args.iter().copied()).collect();
+        self.cluster.run(&words, "")
+    }
+
+    fn kubectl(&self, args: &[&str]) -> String {
+        self.cluster.kubectl(args, "").ok()
+    }
+
+    /// Applies the files of a folder of samples.
+    fn apply(&self, folder: &str) {
+        let folder = samples().join(folder);
+        let mut files: Vec<PathBuf> = std::fs::read_dir(&folder).expect("samples").map(|entry| entry.expect("a file").path()).collect();
+        // Namespaces come first.
+        files.sort_by_key(|path| (!path.ends_with("namespace.yaml"), path.clone()));
+        files.iter().for_each(|path| self.cluster.apply(&std::fs::read_to_string(path).expect("a text")));
+    }
+
+    /// One request through the gateway: status and body.
+    fn get(&self, path: &str, headers: &[&str]) -> (String, String) {
+        let url = format!("http://{}{path}", self.gateway);
+        let mut words = vec!["curl", "-sS", "-m", "20", "-w", "\n%{http_code}", &url];
+        headers.iter().for_each(|header| words.extend(["-H", *header]));
+        let found = self.cluster.run(&words, "");
+        let (body, status) = found.out.rsplit_once('\n').unwrap_or_default();
+        (status.to_owned(), if body.is_empty() { found.err } else { body.to_owned() })
+    }
+
+    fn until(&self, what: &str, path: &str, headers: &[&str], status: &str) -> String {
+        eventually(what, || match self.get(path, headers) {
+            (found, body) if found == status => Ok(body),
+            other => Err(format!("{other:?}")),
+        })
+    }
+
+    fn rolled_out(&self) {
+        self.kubectl(&["wait", "--for=condition=Available", "deployment", "--all", "-n", "shop", "--timeout=180s"]);
+    }
+}
+
+fn start(folder: &Path) -> Option<World> {
+    Programs::for_cluster()?;
+    let cluster = Cluster::start(&ClusterOptions { nodes: 2, images: images(folder) })?;
+    let installed = cluster.run(&[MIZZEN, "install", "-y"], "");
+    assert_eq!(installed.code, 0, "{}{}", installed.out, installed.err);
+    let port = "jsonpath={.spec.ports[?(@.port==80)].nodePort}";
+    let port = cluster.kubectl(&["get", "service", "-n", "istio-system", "istio-ingressgateway", "-o", port], "").ok();
+    let node = "jsonpath={.items[1].status.addresses[?(@.type==\"InternalIP\")].address}";
+    let node = cluster.kubectl(&["get", "nodes", "-o", node], "").ok();
+    Some(World { cluster, gateway: format!("{node}:{port}") })
+}
+
+/// The version of the reviews of each book; each book has all of its parts.
+fn versions(page: &str) -> Vec<String> {
+    let page: Value = serde_json::from_str(page).unwrap_or_else(|error| panic!("{error}: {page}"));
+    let books = page["books"]["Ok"].as_array().cloned().unwrap_or_default();
+    assert_eq!(books.len(), 3, "{page}");
+    assert!(books.iter().all(|book| book["book"]["stock"]["Ok"].is_u64()), "{page}");
+    books.iter().map(|book| book["reviews"]["Ok"]["version"].as_str().unwrap_or_else(|| panic!("{page}")).to_owned()).collect()
+}
+
+#[test]
+fn the_bookshop_in_a_cluster() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let Some(world) = start(folder.path()) else { return };
+    world.cluster.apply("{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {istio-injection: enabled}}}");
+    world.apply("bookshop");
+    world.kubectl(&["label", "namespace", "shop", "istio-injection=enabled", "--overwrite"]);
+    world.rolled_out();
+    // Programs of both nodes are called, each of them through its proxy.
+    versions(&world.until("the shop is open", "/api/books", &[], "200"));
+    let nodes = world.kubectl(&["get", "pods", "-n", "shop", "-o", "jsonpath={.items[*].spec.nodeName}"]);
+    assert!(nodes.contains("node1") && nodes.contains("node2"), "{nodes}");
+    let proxies = world.kubectl(&["get", "pods", "-n", "shop", "-o", "jsonpath={.items[*].spec.initContainers[*].name}"]);
+    assert_eq!(proxies.split(' ').filter(|name| *name == "istio-proxy").count(), nodes.split(' ').count(), "{proxies}");
+
+    steps(&world);
+    nothing_is_readable(&world);
+    seen_by_the_cli(&world);
+    no_request_is_lost(&world);
+
+    let removed = world.mizzen(&["uninstall", "--purge", "-y"]);
+    assert_eq!(removed.code, 0, "{}{}", removed.out, removed.err);
+    let kinds = "crd,mutatingwebhookconfiguration,validatingwebhookconfiguration,clusterrole,clusterrolebinding";
+    let left = world.kubectl(&["get", kinds, "-o", "name"]) + &world.kubectl(&["get", "configmap", "-A", "-o", "name"]);
+    assert!(!left.lines().any(|line| line.contains("istio")), "{left}");
+    world.cluster.down().expect("it ends");
+}
+
+/// The steps of the sample, each with a call that must work or one that must not.
+fn steps(world: &World) {
+    world.apply("bookshop-steps/01-strict-and-deny");
+    world.until("nobody may call anybody", "/", &[], "403");
+    world.apply("bookshop-steps/02-allow");
+    versions(&world.until("what the shop needs is allowed", "/api/books", &[], "200"));
+    world.apply("bookshop-steps/04-header-route");
+    eventually("a tester sees v2", || {
+        let found = versions(&world.get("/api/books", &["x-user: tester"]).1);
+        if found.iter().all(|version| version == "v2") { Ok(()) } else { Err(found.join(" ")) }
+    });
+    assert!(versions(&world.get("/api/books", &[]).1).iter().all(|version| version == "v1"));
+    world.apply("bookshop-steps/06-external-authorizer");
+    world.rolled_out();
+    assert_eq!(world.until("the doorman refuses", "/", &[], "403").trim(), "members only");
+    world.until("a member comes in", "/", &["x-member: yes"], "200");
+    world.apply("bookshop-steps/08-end-user-tokens");
+    world.until("the data needs a token", "/api/books", &["x-member: yes"], "403");
+    let token = std::fs::read_to_string(samples().join("bookshop-tokens/ann.jwt")).expect("a token");
+    let bearer = format!("authorization: Bearer {}", token.trim());
+    world.until("a reader has one", "/api/books", &["x-member: yes", &bearer], "200");
+    for step in ["08-end-user-tokens/tokens.yaml", "06-external-authorizer/doorman.yaml"] {
+        let file = samples().join("bookshop-steps").join(step);
+        world.cluster.kubectl(&["delete", "-f", "-"], &std::fs::read_to_string(file).expect("a step")).ok();
+    }
+    world.until("the shop is open to all again", "/api/books", &[], "200");
+}
+
+/// What is on the wire of the first node, over which all calls between the nodes go, too: the visitor's request to the Gateway, and of all other calls
+/// nothing that can be read. What is not encrypted gets no answer.
+fn nothing_is_readable(world: &World) {
+    let sniffer = Sniffer::of(world.cluster.process());
+    for _ in 0..5 {
+        world.until("a visit", "/api/books", &[], "200");
+    }
+    let seen = sniffer.finish();
+    assert!(seen.holds(b"GET /api/books"), "the visit is not seen");
+    for call in ["GET /books", "GET /reviews", "ratings.Ratings"] {
+        assert!(!seen.holds(call.as_bytes()), "{call} is readable");
+    }
+    let address = world.kubectl(&["get", "pod", "-n", "shop", "-l", "app=catalogue", "-o", "jsonpath={.items[0].status.podIP}"]);
+    let plain = world.cluster.run(&["curl", "-sS", "-m", "10", &format!("http://{address}:9080/books")], "");
+    assert!(plain.code != 0 && plain.out.is_empty(), "{plain:?}");
+    let log = world.mizzen(&["logs", "reviews-v1", "-n", "shop", "--proxy"]).ok();
+    assert!(log.contains("spiffe://cluster.local/ns/shop/sa/storefront"), "{log}");
+}
+
+fn seen_by_the_cli(world: &World) {
+    eventually("all proxies have all", || {
+        let text = world.mizzen(&["proxy-status"]).ok();
+        let settled = text.lines().count() > 8 && !text.contains("STALE") && !text.contains("ERROR");
+        if settled { Ok(()) } else { Err(text) }
+    });
+    let clusters = world.mizzen(&["proxy-config", "cluster", "storefront", "-n", "shop"]).ok();
+    assert!(clusters.contains("reviews.shop.svc.cluster.local"), "{clusters}");
+    let secrets = world.mizzen(&["proxy-config", "secret", "storefront", "-n", "shop"]).ok();
+    assert!(secrets.contains("ROOTCA") && secrets.contains("default"), "{secrets}");
+    let refused = world.mizzen(&["proxy-config", "cluster", "coredns.kube-system"]);
+    assert!(refused.code != 0 && refused.err.contains("is not in the mesh"), "{refused:?}");
+    let version = world.mizzen(&["version"]).ok();
+    assert!(version.contains("control plane version: "), "{version}");
+    let analyzed = world.mizzen(&["analyze", "--all-namespaces"]);
+    assert!(analyzed.err.is_empty() && !analyzed.out.contains("Error ["), "{analyzed:?}");
+    let decided = world.mizzen(&["explain", "--from", "stock.shop", "--to", "reviews.shop", "--path", "/reviews/1"]);
+    assert!(decided.out.contains("403") && decided.out.contains("deny-by-default"), "{decided:?}");
+    for (kind, column, row) in [("peerauthentication", "MODE", "STRICT"), ("authorizationpolicy", "ACTION", "ALLOW")] {
+        let table = world.kubectl(&["get", kind, "-A"]);
+        assert!(table.contains(column) && table.contains(row), "{table}");
+    }
+    let log = world.kubectl(&["logs", "-n", "istio-system", "-l", "app=istiod", "--tail=-1"]);
+    assert!(log.lines().any(|line| line.contains("authz")), "{log}");
+}
+
+/// Requests go on while half of the shop is replaced.
+fn no_request_is_lost(world: &World) {
+    let load = "for i in $(seq 400); do curl -s -m 20 -o /dev/null -w '%{http_code}\\n' http://$0/api/books; done | sort | uniq -c";
+    let mut load = world.cluster.command(&["bash", "-c", load, &world.gateway]);
+    let load = load.stdout(Stdio::piped()).spawn().expect("a load");
+    world.kubectl(&["rollout", "restart", "-n", "shop", "deployment/reviews-v1", "deployment/catalogue", "deployment/storefront"]);
+    for deployment in ["reviews-v1", "catalogue", "storefront"] {
+        world.kubectl(&["rollout", "status", "-n", "shop", &format!("deployment/{deployment}"), "--timeout=180s"]);
+    }
+    let answered = load.wait_with_output().expect("its end");
+    assert_eq!(String::from_utf8_lossy(&answered.stdout).trim(), "400 200");
+}
