@@ -184,7 +184,7 @@ fn seen_by_the_cli(world: &World) {
     let analyzed = world.mizzen(&["analyze", "--all-namespaces"]);
     assert!(analyzed.err.is_empty() && !analyzed.out.contains("Error ["), "{analyzed:?}");
     let decided = world.mizzen(&["explain", "--from", "stock.shop", "--to", "reviews.shop", "--path", "/reviews/1"]);
-    assert!(decided.out.contains("403") && decided.out.contains("deny-by-default"), "{decided:?}");
+    assert!(decided.out.contains("REFUSED: no policy allows it") && decided.out.contains("[held]"), "{decided:?}");
     for (kind, column, row) in [("peerauthentication", "MODE", "STRICT"), ("authorizationpolicy", "ACTION", "ALLOW")] {
         let table = world.kubectl(&["get", kind, "-A"]);
         assert!(table.contains(column) && table.contains(row), "{table}");
