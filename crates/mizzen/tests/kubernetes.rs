@@ -108,6 +108,7 @@ fn the_bookshop_in_a_cluster() {
     assert_eq!(proxies.split(' ').filter(|name| *name == "istio-proxy").count(), nodes.split(' ').count(), "{proxies}");
 
     steps(&world);
+    pods_that_are_meant_by_name(&world);
     nothing_is_readable(&world);
     seen_by_the_cli(&world);
     no_request_is_lost(&world);
@@ -146,6 +147,55 @@ fn steps(world: &World) {
         world.cluster.kubectl(&["delete", "-f", "-"], &std::fs::read_to_string(file).expect("a step")).ok();
     }
     world.until("the shop is open to all again", "/api/books", &[], "200");
+}
+
+/// A StatefulSet, whose pods are called one by one, and a Job, which ends although it has a sidecar. Mutual TLS is the mesh's rule by now.
+const SET: &str = "
+{apiVersion: v1, kind: Namespace, metadata: {name: sets, labels: {istio-injection: enabled}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: sets}
+spec: {clusterIP: None, selector: {app: web}, ports: [{name: http, port: 8080}]}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: web, namespace: sets}
+spec:
+  serviceName: web
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers:
+      - name: web
+        image: mizzen.test/echo:1
+        imagePullPolicy: IfNotPresent
+        args: [serve]
+        ports: [{containerPort: 8080}]
+        readinessProbe: {httpGet: {path: /ready, port: 8080}}
+        livenessProbe: {tcpSocket: {port: 8080}}
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: once, namespace: sets}
+spec:
+  template:
+    spec: {restartPolicy: OnFailure, containers: [{name: once, image: 'mizzen.test/echo:1', imagePullPolicy: IfNotPresent, args: [get, 'http://web:8080/']}]}
+";
+
+fn pods_that_are_meant_by_name(world: &World) {
+    world.cluster.apply(SET);
+    world.kubectl(&["rollout", "status", "-n", "sets", "statefulset/web", "--timeout=180s"]);
+    for name in ["web-1.web", "web-1.web.sets", "web-1.web.sets.svc.cluster.local"] {
+        let url = format!("http://{name}:8080/");
+        eventually("a pod by its name", || match world.cluster.exec("sets", "web-0", "web", &["/usr/local/bin/echo", "get", &url]) {
+            found if found.out.starts_with("200 pod=web-1 ") && found.out.contains("from=127.0.0.6:") => Ok(()),
+            other => Err(format!("{name}: {other:?}")),
+        });
+    }
+    world.kubectl(&["wait", "-n", "sets", "--for=condition=Complete", "job/once", "--timeout=180s"]);
 }
 
 /// What is on the wire of the first node, over which all calls between the nodes go, too: the visitor's request to the Gateway, and of all other calls

@@ -166,11 +166,12 @@ fn domains(scope: &Scope<'_, '_>, service: &ServiceView, words: bool) -> Vec<Str
         domains.push(format!("{host}."));
         domains.extend(short_names(scope, service, words));
     }
-    domains.extend(service.vips().map(|ip| if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() }));
     if service.headless && service.registry == Registry::Kubernetes {
-        // Pods of a headless service have names of their own under it.
-        domains.push(format!("*.{host}"));
+        // Pods of a headless service have names of their own under each of its names, as with Istio.
+        let below: Vec<String> = domains.iter().map(|name| format!("*.{name}")).collect();
+        domains.extend(below);
     }
+    domains.extend(service.vips().map(|ip| if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() }));
     domains
 }
 

@@ -140,7 +140,7 @@ impl MeshIndex {
         by_name(name).or_else(|| self.service(name).filter(|host| host.has_http(port))).or_else(|| self.at(name, port)).or_else(|| {
             let below = name.match_indices('.').filter_map(|(at, _)| name.get(at + 1..));
             below.filter(|rest| !rest.is_empty()).find_map(|rest| {
-                let headless = by_name(rest).filter(|host| host.headless);
+                let headless = by_name(rest).or_else(|| self.service(rest).filter(|host| host.has_http(port))).filter(|host| host.headless);
                 headless.or_else(|| by_name(&format!("*.{rest}")))
             })
         })
