@@ -97,7 +97,7 @@ fn read(args: &SettingsArgs) -> Result<Settings> {
 pub(crate) async fn install(place: &Where, args: InstallArgs) -> Result<()> {
     let settings = read(&args.settings)?;
     let cluster = cluster(place, args.dry_run).await?;
-    look_around(&cluster).await?;
+    look_around(&cluster, &settings).await?;
     let parts = manifest::objects(&settings);
     if !args.force {
         refuse_others(&cluster, &parts).await?;
@@ -161,12 +161,17 @@ fn is_webhook(object: &Value) -> bool {
 }
 
 /// What somebody should know of a cluster before anything is installed.
-async fn look_around(cluster: &Cluster) -> Result<()> {
+async fn look_around(cluster: &Cluster, settings: &Settings) -> Result<()> {
     let version = cluster.version().await.context("the cluster does not answer")?;
-    if !cluster.serves("serviceaccounts/token").await? {
-        bail!("the cluster (Kubernetes {version}) issues no tokens for an audience (TokenRequest), by which proxies say who they are");
+    let first_party = settings.value("global.jwtPolicy").and_then(Value::as_str) == Some("first-party-jwt");
+    match cluster.serves("serviceaccounts/token").await? {
+        true => print(&format!("Kubernetes {version}; it issues tokens for an audience (TokenRequest)\n"))?,
+        false if first_party => say::warning(&format!("Kubernetes {version}; it issues no tokens for an audience (TokenRequest)")),
+        false => bail!(
+            "the cluster (Kubernetes {version}) issues no tokens for an audience (TokenRequest), by which proxies say who they are: \
+             --set values.global.jwtPolicy=first-party-jwt takes what tokens there are, which other servers may see too"
+        ),
     }
-    print(&format!("Kubernetes {version}; it issues tokens for an audience (TokenRequest)\n"))?;
     if cluster.has_ipv6().await? {
         say::warning("services of this cluster have IPv6 addresses: connections over IPv6 are not captured, and so not in the mesh");
     }

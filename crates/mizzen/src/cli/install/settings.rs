@@ -3,6 +3,8 @@
 use std::{fs, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result, bail, ensure};
+use mizzen_api::istio::MeshConfig;
+use mizzen_control::inject::InjectConfig;
 use serde_json::{Map, Value, json};
 
 /// The namespace of the control plane.
@@ -110,7 +112,9 @@ impl Settings {
         let tag = tag.or_else(|| of_values("tag")).unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned());
         let mut whole = defaults();
         merge(&mut whole, mesh_config);
-        let warnings = check_mesh_config(&whole)?;
+        let (mesh, mut warnings) = check_mesh_config(&whole)?;
+        // What concerns injection is judged by what acts on it; of Kubernetes' version it is independent.
+        warnings.extend(InjectConfig::new(&mesh, &values, true)?.warnings);
         Ok((Settings { profile, hub, tag, mesh_config: whole, values }, warnings))
     }
 
@@ -132,28 +136,22 @@ fn defaults() -> Value {
     json!({ "rootNamespace": NAMESPACE, "trustDomain": "cluster.local" })
 }
 
-fn check_mesh_config(config: &Value) -> Result<Vec<String>> {
+fn check_mesh_config(config: &Value) -> Result<(MeshConfig, Vec<String>)> {
     // JSON is YAML.
     let text = serde_json::to_string_pretty(config)?;
     let line = |problem: &mizzen_api::Problem| problem.to_string();
     match mizzen_api::parse_mesh_config(&text, &Arc::from("meshConfig")) {
         Ok((read, warnings)) => {
             ensure!(&*read.root_namespace == NAMESPACE, "meshConfig.rootNamespace: must be {NAMESPACE}, where the control plane is");
-            Ok(warnings.iter().map(line).collect())
+            Ok((read, warnings.iter().map(line).collect()))
         }
         Err(problems) => bail!("{}", problems.iter().map(line).collect::<Vec<_>>().join("\n")),
     }
 }
 
-/// Values that something acts on: those that the sidecars' injection reads, by their folder, and those of what is installed, one by one.
-const VALUES: [&str; 23] = [
-    "global.hub",
-    "global.tag",
-    "global.proxy.*",
-    "global.proxy_init.*",
-    "global.imagePullPolicy",
-    "global.imagePullSecrets",
-    "global.logging.level",
+/// Values that something may act on: those of injection, which it judges itself, as a whole, and those of what is installed, one by one.
+const VALUES: [&str; 17] = [
+    "global.*",
     "sidecarInjectorWebhook.*",
     "pilot.replicaCount",
     "pilot.resources.*",
@@ -330,6 +328,7 @@ mod tests {
             ("profile=demo", "profile demo: must be default, secure or minimal"),
             ("components.cni.enabled=true", "components is not supported"),
             ("values.pilot.autoscaleEnabled=true", "values.pilot.autoscaleEnabled is not supported"),
+            ("values.global.jwtPolicy=x", "global.jwtPolicy: must be third-party-jwt or first-party-jwt"),
             ("values.cni.enabled=true", "values.cni is not supported"),
             ("values.pilot=x", "values.pilot: must be a map"),
             ("meshConfig.noSuchField=1", "noSuchField"),

@@ -40,6 +40,10 @@ fn values(settings: &Settings) -> Value {
             merge(&mut values[part], said.clone());
         }
     }
+    // Istio's variable by which it is chosen whether sidecars are native is the control plane's, and read by injection.
+    if let Some(env) = settings.value("pilot.env") {
+        values["pilot"] = json!({ "env": env });
+    }
     values["global"]["hub"] = json!(settings.hub);
     values["global"]["tag"] = json!(settings.tag);
     json!({
@@ -103,6 +107,9 @@ fn container(settings: &Settings) -> Value {
         field("POD_NAMESPACE", "metadata.namespace"),
         field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
     ];
+    if let Some(policy) = settings.value("global.jwtPolicy") {
+        env.push(json!({ "name": "JWT_POLICY", "value": policy }));
+    }
     let said = settings.value("pilot.env").and_then(Value::as_object).cloned().unwrap_or_else(Map::new);
     env.extend(said.iter().map(|(name, value)| {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);

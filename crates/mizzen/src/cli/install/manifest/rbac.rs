@@ -79,7 +79,7 @@ const CLUSTER: [Rule; 8] = [
 ];
 
 /// What it may do in its own namespace.
-const OWN: [Rule; 4] = [
+const OWN: [Rule; 3] = [
     Rule {
         why: "MeshConfig and the values of injection",
         groups: &[""],
@@ -100,13 +100,6 @@ const OWN: [Rule; 4] = [
         resources: &["secrets"],
         names: &[],
         verbs: &["create"],
-    },
-    Rule {
-        why: "of several replicas one writes",
-        groups: &["coordination.k8s.io"],
-        resources: &["leases"],
-        names: &[],
-        verbs: &["get", "list", "watch", "create", "update", "patch"],
     },
 ];
 

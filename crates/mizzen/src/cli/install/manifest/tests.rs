@@ -143,7 +143,7 @@ fn what_settings_change() {
         "hub": "registry.test", "tag": "v2",
         "meshConfig": { "accessLogFile": "/dev/stdout" },
         "values": {
-            "global": { "proxy": { "logLevel": "debug" }, "imagePullPolicy": "Never", "imagePullSecrets": ["key"] },
+            "global": { "jwtPolicy": "first-party-jwt", "proxy": { "logLevel": "debug" }, "imagePullPolicy": "Never", "imagePullSecrets": ["key"] },
             "pilot": { "replicaCount": 2, "env": { "A": true }, "nodeSelector": { "zone": "a" } },
             "gateways": { "istio-ingressgateway": { "type": "NodePort", "serviceAnnotations": { "a": "b" } } },
         },
@@ -156,10 +156,12 @@ fn what_settings_change() {
     assert_eq!(pod["imagePullSecrets"], json!([{ "name": "key" }]));
     assert_eq!(pod["nodeSelector"], json!({ "zone": "a" }));
     assert!(pod["containers"][0]["env"].as_array().unwrap().contains(&json!({ "name": "A", "value": "true" })));
+    let policy = json!({ "name": "JWT_POLICY", "value": "first-party-jwt" });
+    assert!(pod["containers"][0]["env"].as_array().unwrap().contains(&policy));
     let map = one(spec.clone(), "ConfigMap istio-system/istio-sidecar-injector");
     let values: Value = serde_json::from_str(map["data"]["values"].as_str().unwrap()).unwrap();
     assert_eq!((&values["global"]["hub"], &values["global"]["tag"]), (&json!("registry.test"), &json!("v2")));
-    assert_eq!(values["global"]["proxy"]["logLevel"], "debug");
+    assert_eq!((&values["global"]["proxy"]["logLevel"], &values["pilot"]["env"]["A"]), (&json!("debug"), &json!(true)));
     let mesh = one(spec.clone(), "ConfigMap istio-system/istio");
     let (read, warnings) = mizzen_api::parse_mesh_config(mesh["data"]["mesh"].as_str().unwrap(), &"mesh".into()).unwrap();
     assert_eq!(read.access_log_file, "/dev/stdout");
