@@ -20,11 +20,8 @@ use crate::{
     istio::{ExportTo, TrafficDistribution},
 };
 
-/// The labels of nodes that say where their pods run.
-pub const TOPOLOGY_LABELS: [&str; 3] = ["topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"];
-
-/// Annotations that tools write for themselves, of any size.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+/// An annotation that a tool writes for itself, of any size.
+pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// The metadata, of an object of this `apiVersion`.
 fn meta(from: ObjectMeta, api_version: &str) -> Meta {

@@ -11,9 +11,9 @@ use super::watch::words;
 use crate::Error;
 
 /// What an administrator provides: `ca-cert.pem`, `ca-key.pem`, `cert-chain.pem`, `root-cert.pem`; or `tls.crt`, `tls.key`, `ca.crt`.
-pub(crate) const PLUGGED_IN: &str = "cacerts";
+const PLUGGED_IN: &str = "cacerts";
 /// What the control plane makes for itself, as Istio does: `ca-cert.pem`, `ca-key.pem`.
-pub(crate) const SELF_SIGNED: &str = "istio-ca-secret";
+const SELF_SIGNED: &str = "istio-ca-secret";
 const SELF_SIGNED_TYPE: &str = "istio.io/ca-root";
 
 /// The CA of a cluster: what an administrator has provided, else what an earlier start has made, else a new one, which is kept.

@@ -156,7 +156,10 @@ mod tests {
         if text.ends_with('?') {
             object["spec"]["trafficPolicy"] = serde_json::json!({"outlierDetection": {"consecutiveErrors": 1}});
         }
-        read(if name.starts_with('p') { Kind::AuthorizationPolicy } else { Kind::DestinationRule }, serde_json::from_value(object).unwrap())
+        read(
+            if name.starts_with('p') { Kind::AuthorizationPolicy } else { Kind::DestinationRule },
+            &mut serde_json::from_value(object).unwrap(),
+        )
     }
 
     fn show(event: &Event) -> String {

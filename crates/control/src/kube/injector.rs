@@ -19,10 +19,7 @@ use mizzen_api::{Key, Kind, istio::MeshConfig};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::{
-    watch::{Told, trouble},
-    webhooks::INJECTOR,
-};
+use super::{watch::Told, webhooks::INJECTOR};
 use crate::{
     inject::{InjectConfig, NamespaceFacts, Outcome, inject},
     writer::Published,
@@ -146,7 +143,7 @@ pub(crate) async fn follow_values(client: Client, namespace: String, values: wat
             }
             Ok(watcher::Event::Init) => continue,
             Err(error) => {
-                trouble(&error).iter().for_each(|trouble| drop(told.trouble(trouble)));
+                drop(told.failed(&error));
                 continue;
             }
         };

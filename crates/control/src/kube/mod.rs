@@ -270,13 +270,13 @@ where
 async fn follow_istio(client: Client, kind: Kind, resource: ApiResource, verdicts: mpsc::UnboundedSender<status::Verdict>, sink: Sink) {
     let api = Api::<DynamicObject>::all_with(client, &resource);
     let what = format!("{}.{}", kind.plural(), kind.group());
-    let read = |object: DynamicObject| {
-        let reading = istio::read(kind, object.clone());
+    let read = |mut object: DynamicObject| {
+        let reading = istio::read(kind, &mut object);
         if let Some(verdict) = status::Verdict::new(&resource, object, &reading) {
             // Without a writer the control plane ends anyway.
             let _ = verdicts.send(verdict);
         }
         Some(reading)
     };
-    follow(api, watcher::Config::default(), what, |object| istio::key(kind, object), read, sink).await;
+    follow(api, watcher::Config::default(), what, |object| key_of(kind, &object.metadata), read, sink).await;
 }

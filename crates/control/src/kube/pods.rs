@@ -12,12 +12,13 @@ use kube::{
     core::PartialObjectMeta,
     runtime::{WatchStreamExt, watcher},
 };
-use mizzen_api::{
-    Key, Kind, Object,
-    core::{Pod, cluster::TOPOLOGY_LABELS},
-};
+use mizzen_api::{Key, Kind, Object, core::Pod};
+use mizzen_model::{REGION_LABEL, SUBZONE_LABEL, ZONE_LABEL};
 
-use super::watch::{Sink, Told, Trouble, trouble};
+use super::{
+    key_of,
+    watch::{Sink, Told, Trouble, trouble},
+};
 use crate::source::Event;
 
 /// Where a node is, by its labels.
@@ -106,12 +107,10 @@ impl Placed {
 
 fn place(node: &PartialObjectMeta<k8s::Node>) -> Place {
     let labels = node.metadata.labels.iter().flatten();
-    labels.filter(|(name, _)| TOPOLOGY_LABELS.contains(&name.as_str())).map(|(name, value)| (name.clone(), value.clone())).collect()
-}
-
-fn key(pod: &k8s::Pod) -> Key {
-    let metadata = &pod.metadata;
-    Key::new(Kind::Pod, metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
+    labels
+        .filter(|(name, _)| [REGION_LABEL, ZONE_LABEL, SUBZONE_LABEL].contains(&name.as_str()))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
 }
 
 /// Follows pods and nodes for as long as somebody wants to know. Pods wait for the first list of nodes, so that none is nowhere at first.
@@ -145,7 +144,7 @@ pub(crate) async fn follow(client: Client, sink: Sink) {
             Some(event) = pods.next(), if nodes_known => match event {
                 Ok(watcher::Event::Init) => vec![placed.init()],
                 Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod)) => vec![placed.apply(pod)],
-                Ok(watcher::Event::Delete(pod)) => vec![placed.delete(key(&pod))],
+                Ok(watcher::Event::Delete(pod)) => vec![placed.delete(key_of(Kind::Pod, &pod.metadata))],
                 Ok(watcher::Event::InitDone) => {
                     pods_listed = true;
                     let mut events = pods_told.well();
@@ -182,12 +181,12 @@ mod tests {
     }
 
     fn zone(zone: &str) -> Option<Place> {
-        Some(Place::from([(TOPOLOGY_LABELS[1].to_owned(), zone.to_owned())]))
+        Some(Place::from([(ZONE_LABEL.to_owned(), zone.to_owned())]))
     }
 
     fn show(events: &[Event]) -> String {
         let show = |event: &Event| match event {
-            Event::Apply(object) => format!("{}@{}", object.meta().name, object.meta().labels.label(TOPOLOGY_LABELS[1]).unwrap_or("?")),
+            Event::Apply(object) => format!("{}@{}", object.meta().name, object.meta().labels.label(ZONE_LABEL).unwrap_or("?")),
             Event::Delete(key) => format!("-{}", key.name),
             other => format!("{other:?}"),
         };
@@ -203,7 +202,7 @@ mod tests {
         check(&placed.node("n2", zone("y")), "b@y");
         check(&placed.node("n2", zone("y")), "");
         check(&placed.node("n1", None), "a@?");
-        check(&[placed.delete(key(&pod("a", "n1")))], "-a");
+        check(&[placed.delete(key_of(Kind::Pod, &pod("a", "n1").metadata))], "-a");
         check(&placed.node("n1", zone("z")), "");
         // A relist without it: nothing of it is left.
         check(&[placed.init(), placed.done()], "Init InitDone");

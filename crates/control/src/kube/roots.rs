@@ -11,10 +11,10 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 
-use super::watch::{Told, trouble, words};
+use super::watch::{Told, words};
 
 /// The name of the config map.
-pub(crate) const ROOTS: &str = "istio-ca-root-cert";
+const ROOTS: &str = "istio-ca-root-cert";
 const KEY: &str = "root-cert.pem";
 /// Namespaces in which nothing of a mesh runs, as Istio has them.
 const PASSED_OVER: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
@@ -28,73 +28,91 @@ pub(crate) async fn keep(client: Client, root: String) {
     let named = watcher::Config::default().fields(&format!("metadata.name={ROOTS}"));
     let maps = watcher(Api::<k8s::ConfigMap>::all(client.clone()), named).default_backoff();
     pin_mut!(namespaces, maps);
-    let mut due = BTreeSet::<String>::new();
-    let mut known = BTreeSet::<String>::new();
-    // Namespaces that have it, and whether these are known.
-    let (mut right, mut looked) = (BTreeSet::<String>::new(), false);
+    let mut places = Places::default();
     loop {
         tokio::select! {
             biased;
             Some(event) = namespaces.next() => match event {
-                Ok(watcher::Event::Apply(namespace) | watcher::Event::InitApply(namespace)) => {
-                    let name = namespace.metadata.name.clone().unwrap_or_default();
-                    if leaves(&namespace) {
-                        known.remove(&name);
-                        due.remove(&name);
-                    } else if !PASSED_OVER.contains(&name.as_str()) && known.insert(name.clone()) {
-                        due.insert(name);
-                    }
-                }
-                Ok(watcher::Event::Delete(namespace)) => {
-                    let name = namespace.metadata.name.unwrap_or_default();
-                    known.remove(&name);
-                    due.remove(&name);
-                }
+                Ok(watcher::Event::Apply(namespace) | watcher::Event::InitApply(namespace)) => places.namespace(&namespace),
+                Ok(watcher::Event::Delete(namespace)) => drop(places.known.remove(&namespace.metadata.name.unwrap_or_default())),
                 Ok(watcher::Event::InitDone) => drop(namespaces_told.well()),
-                Ok(watcher::Event::Init) => {}
-                Err(error) => trouble(&error).iter().for_each(|trouble| drop(namespaces_told.trouble(trouble))),
+                Ok(watcher::Event::Init) => places.known.clear(),
+                Err(error) => drop(namespaces_told.failed(&error)),
             },
             Some(event) = maps.next() => match event {
                 Ok(watcher::Event::Apply(map) | watcher::Event::InitApply(map)) => {
                     let is_right = map.data.as_ref().and_then(|data| data.get(KEY)) == Some(&root);
-                    let name = map.metadata.namespace.unwrap_or_default();
-                    if is_right {
-                        right.insert(name);
-                    } else {
-                        right.remove(&name);
-                        due.extend(known.contains(&name).then_some(name));
-                    }
+                    places.map(map.metadata.namespace.unwrap_or_default(), is_right);
                 }
-                Ok(watcher::Event::Delete(map)) => {
-                    let name = map.metadata.namespace.unwrap_or_default();
-                    right.remove(&name);
-                    due.extend(known.contains(&name).then_some(name));
-                }
+                Ok(watcher::Event::Delete(map)) => places.map(map.metadata.namespace.unwrap_or_default(), false),
                 Ok(watcher::Event::InitDone) => {
-                    looked = true;
+                    places.looked = true;
                     maps_told.well();
                 }
-                Ok(watcher::Event::Init) => {}
+                Ok(watcher::Event::Init) => places.relisted(),
                 Err(error) => {
-                    looked = true;
-                    trouble(&error).iter().for_each(|trouble| drop(maps_told.trouble(trouble)));
+                    places.looked = true;
+                    maps_told.failed(&error);
                 }
             },
             // One at a time: what comes meanwhile is looked at first.
-            () = std::future::ready(()), if looked && !due.is_empty() => {
-                let Some(namespace) = due.pop_first().filter(|namespace| !right.contains(namespace)) else { continue };
-                if let Err(error) = write(&client, &namespace, &root).await {
+            () = std::future::ready(()), if places.due().is_some() => {
+                let Some(namespace) = places.due().cloned() else { continue };
+                match write(&client, &namespace, &root).await {
+                    Ok(()) => places.map(namespace, true),
                     // A namespace that is on its way out takes nothing any more.
-                    let ends = matches!(&error, kube::Error::Api(status) if status.code == 404 || status.message.contains("being terminated"));
-                    if !ends {
+                    Err(kube::Error::Api(status)) if status.code == 404 || status.message.contains("being terminated") => {
+                        places.known.remove(&namespace);
+                    }
+                    Err(error) => {
                         tracing::warn!(namespace, reason = words(&error), "the root certificate cannot be written (ConfigMap {ROOTS})");
-                        due.insert(namespace);
                         tokio::time::sleep(AGAIN).await;
                     }
                 }
             }
             else => return,
         }
+    }
+}
+
+/// Where the root must be, and where it is.
+#[derive(Debug, Default)]
+struct Places {
+    /// Namespaces in which pods of a mesh may run.
+    known: BTreeSet<String>,
+    /// Namespaces that have it.
+    right: BTreeSet<String>,
+    /// Whether these are known, or cannot be.
+    looked: bool,
+}
+
+impl Places {
+    fn namespace(&mut self, namespace: &PartialObjectMeta<k8s::Namespace>) {
+        let name = namespace.metadata.name.clone().unwrap_or_default();
+        if leaves(namespace) {
+            self.known.remove(&name);
+        } else if !PASSED_OVER.contains(&name.as_str()) {
+            self.known.insert(name);
+        }
+    }
+
+    fn map(&mut self, namespace: String, is_right: bool) {
+        if is_right {
+            self.right.insert(namespace)
+        } else {
+            self.right.remove(&namespace)
+        };
+    }
+
+    /// What a list does not name is gone.
+    fn relisted(&mut self) {
+        self.right.clear();
+        self.looked = false;
+    }
+
+    /// A namespace in which it is to be written.
+    fn due(&self) -> Option<&String> {
+        self.known.difference(&self.right).next().filter(|_| self.looked)
     }
 }
 
@@ -113,4 +131,40 @@ async fn write(client: &Client, namespace: &str, root: &str) -> Result<(), kube:
     api.patch(ROOTS, &PatchParams::apply(super::MANAGER).force(), &Patch::Apply(&map)).await?;
     tracing::debug!(namespace, "the root certificate is written");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn namespace(name: &str, more: serde_json::Value) -> PartialObjectMeta<k8s::Namespace> {
+        let mut metadata = serde_json::json!({"name": name});
+        metadata.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        serde_json::from_value(serde_json::json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": metadata}))
+            .unwrap()
+    }
+
+    #[test]
+    fn where_it_is_due() {
+        let mut places = Places::default();
+        let due = |places: &Places| places.due().cloned().unwrap_or_default();
+        for name in ["shop", "kube-system"] {
+            places.namespace(&namespace(name, serde_json::json!({})));
+        }
+        assert_eq!(due(&places), "", "what is there is not known yet");
+        places.looked = true;
+        assert_eq!(due(&places), "shop");
+        places.map("shop".to_owned(), true);
+        assert_eq!(due(&places), "");
+        places.map("shop".to_owned(), false);
+        assert_eq!(due(&places), "shop");
+        places.map("shop".to_owned(), true);
+        // A list that does not name it any more: it went while nobody looked.
+        places.relisted();
+        assert_eq!(due(&places), "");
+        places.looked = true;
+        assert_eq!(due(&places), "shop");
+        places.namespace(&namespace("shop", serde_json::json!({"deletionTimestamp": "2026-01-01T00:00:00Z"})));
+        assert_eq!(due(&places), "");
+    }
 }

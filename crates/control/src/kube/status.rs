@@ -161,8 +161,8 @@ mod tests {
 
     fn verdict(spec: Value, conditions: Value) -> Option<Value> {
         let resource = ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&());
-        let object = object(spec, conditions);
-        let reading = read(Kind::VirtualService, object.clone());
+        let mut object = object(spec, conditions);
+        let reading = read(Kind::VirtualService, &mut object);
         Some(Verdict::new(&resource, object, &reading)?.patch("now"))
     }
 

@@ -78,6 +78,11 @@ impl Told {
         vec![Event::Warnings(self.what.as_str().into(), Vec::new())]
     }
 
+    /// A watch has failed.
+    pub(crate) fn failed(&mut self, error: &watcher::Error) -> Vec<Event> {
+        trouble(error).map(|trouble| self.trouble(&trouble)).unwrap_or_default()
+    }
+
     /// It is not.
     pub(crate) fn trouble(&mut self, trouble: &Trouble) -> Vec<Event> {
         if self.last.as_ref() == Some(trouble) {

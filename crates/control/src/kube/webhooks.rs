@@ -33,7 +33,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Injector, istio,
-    watch::{Told, trouble, words},
+    watch::{Told, words},
 };
 use crate::listener::Accepted;
 
@@ -115,7 +115,7 @@ fn judge(request: &AdmissionRequest<DynamicObject>) -> AdmissionResponse {
         response.warnings = Some(vec![format!("{} is not supported yet: the mesh does not act on it", request.kind.kind)]);
         return response;
     };
-    let reading = istio::read(kind, object.clone());
+    let reading = istio::read(kind, &mut object.clone());
     let (unbuilt, wrong): (Vec<Problem>, Vec<Problem>) = match reading.object {
         Ok(_) => Default::default(),
         Err(refusal) => refusal.problems.into_iter().partition(Problem::is_unsupported),
@@ -207,7 +207,7 @@ where
             }
             Ok(_) => continue,
             Err(error) => {
-                trouble(&error).iter().for_each(|trouble| drop(told.trouble(trouble)));
+                drop(told.failed(&error));
                 continue;
             }
         };
