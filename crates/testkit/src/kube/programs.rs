@@ -114,7 +114,26 @@ pub(super) fn on_path(program: &str) -> Option<PathBuf> {
 
 /// Cargo's target folder, that of the running program.
 pub fn target_dir() -> Option<PathBuf> {
-    let program = std::env::current_exe().ok()?;
-    // Cargo marks it for programs that make backups.
-    program.ancestors().find(|folder| folder.join("CACHEDIR.TAG").is_file()).map(Path::to_path_buf)
+    of_cargo(&std::env::current_exe().ok()?)
+}
+
+/// The target folder above a program. Cargo marks it for programs that make backups, but only where the folder was not there before:
+/// what it knows of the compiler it keeps there always.
+fn of_cargo(program: &Path) -> Option<PathBuf> {
+    let marks = ["CACHEDIR.TAG", ".rustc_info.json"];
+    program.ancestors().find(|folder| marks.iter().any(|mark| folder.join(mark).is_file())).map(Path::to_path_buf)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_target_folder_may_have_been_there_before_cargo() {
+        for mark in ["CACHEDIR.TAG", ".rustc_info.json"] {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join(mark), "").unwrap();
+            assert_eq!(of_cargo(&folder.path().join("debug/deps/program")).as_deref(), Some(folder.path()), "{mark}");
+        }
+    }
 }
