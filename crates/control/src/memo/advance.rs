@@ -66,7 +66,7 @@ impl Memo {
             // What was asked for while this was prepared is looked at once more, now that nobody asks.
             let late: BTreeSet<Number> = lock(&self.index).touched(changes).difference(&touched).copied().collect();
             for step in steps.into_iter().chain(self.prepare(new, changes, &late)) {
-                let fresh = step.slot.state().generation == step.generation;
+                let fresh = step.slot.state().generation() == step.generation;
                 let step = if fresh { step } else { self.step(step.slot, new, changes) };
                 self.commit(step, &mut due);
             }
@@ -103,11 +103,12 @@ impl Memo {
 
     fn step(&self, slot: Arc<Slot>, new: &Snapshot, changes: &ChangeSet) -> Step {
         let state = slot.state().clone();
+        // Ahead of the holders: who comes meanwhile is then seen to have come.
+        let generation = state.generation();
         let holders: Vec<Arc<Asker>> = {
             let askers = lock(&self.askers);
-            state.holders.iter().filter_map(|index| askers.get(index).cloned()).collect()
+            state.holders().iter().filter_map(|index| askers.get(index).cloned()).collect()
         };
-        let generation = state.generation;
         let next = holders.first().map(|first| {
             let stands = |built: &Built| built.reads.stands_in(new, &first.view);
             if state.all.as_ref().is_some_and(|all| stands(all)) {
@@ -124,7 +125,7 @@ impl Memo {
     fn sweep(&self) {
         for number in std::mem::take(&mut *lock(&self.bare)) {
             let slot = self.slots.read().unwrap_or_else(PoisonError::into_inner).by_number.get(&number).cloned();
-            if let Some(slot) = slot.filter(|slot| slot.state().holders.is_empty()) {
+            if let Some(slot) = slot.filter(|slot| !slot.state().is_held()) {
                 self.discard(&slot);
             }
         }

@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr},
-    sync::{Arc, Mutex, Weak},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use mizzen_model::{ChangeSet, ProxyFacts, ProxyType, ProxyView, Query, Reach};
@@ -11,7 +14,11 @@ use mizzen_translate::ResourceKind;
 use mizzen_types::Name;
 use tokio::{sync::Notify, time::Instant};
 
-use super::{index::Number, lock, slot::Built};
+use super::{
+    index::Number,
+    lock,
+    slot::{Built, Cohort, Slot},
+};
 
 /// What one proxy or one group has, where it is not the same for all.
 #[derive(Clone, Debug)]
@@ -53,6 +60,10 @@ pub(crate) struct Asker {
     pub(crate) view: ProxyView,
     results: Results,
     due: Mutex<Due>,
+    /// With whom it has slots.
+    cohorts: Mutex<Vec<Weak<Cohort>>>,
+    /// It has let go of something that its cohorts have.
+    beside: AtomicBool,
     /// Told when something is due.
     pub(crate) wake: Notify,
 }
@@ -82,6 +93,26 @@ impl Asker {
     /// When the change came to be known that is due.
     pub(crate) fn due_queued(&self) -> Option<Instant> {
         lock(&self.due).queued
+    }
+
+    /// Notes that it has slots of which a cohort is noted.
+    pub(super) fn join(&self, cohort: &Arc<Cohort>, slots: &[Arc<Slot>]) {
+        if cohort.join(self.index) {
+            lock(&self.cohorts).push(Arc::downgrade(cohort));
+        }
+        if self.beside.load(Ordering::Relaxed) {
+            slots.iter().for_each(|slot| drop(slot.hold(self.index)));
+        }
+    }
+
+    /// Notes that it does not have all that its cohorts have.
+    pub(super) fn is_beside(&self) {
+        self.beside.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes it out of all cohorts.
+    pub(super) fn leave_cohorts(&self) {
+        std::mem::take(&mut *lock(&self.cohorts)).iter().filter_map(Weak::upgrade).for_each(|cohort| cohort.leave(self.index));
     }
 
     pub(super) fn push_due(&self, version: u64, since: Instant, kind: ResourceKind, names: Arc<[Name]>) {
@@ -141,8 +172,17 @@ impl Askers {
         let profile = *self.profiles.entry((facts.kind, facts.extensions.clone())).or_insert(next);
         let group = self.group(facts);
         let index = self.free.pop_first().unwrap_or(self.places.len());
-        let (results, due, wake) = (Mutex::default(), Mutex::default(), Notify::new());
-        let asker = Arc::new(Asker { index, profile, group, view, results, due, wake });
+        let asker = Arc::new(Asker {
+            index,
+            profile,
+            group,
+            view,
+            results: Mutex::default(),
+            due: Mutex::default(),
+            cohorts: Mutex::default(),
+            beside: AtomicBool::new(false),
+            wake: Notify::new(),
+        });
         match self.places.get_mut(index) {
             Some(place) => *place = Some(asker.clone()),
             None => self.places.push(Some(asker.clone())),

@@ -137,13 +137,13 @@ impl Memo {
     pub(crate) fn leave(&self, asker: &Asker) {
         // Nobody may step into its place before its marks are gone.
         let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
-        self.sheets.leave(asker);
+        asker.leave_cohorts();
         let slots: Vec<Arc<Slot>> = self.slots.read().unwrap_or_else(PoisonError::into_inner).by_number.values().cloned().collect();
         let mut bare = Vec::new();
         for slot in slots {
             let mut state = slot.state();
-            state.holders.remove(asker.index);
-            if state.holders.is_empty() {
+            state.forget(asker.index);
+            if !state.is_held() {
                 bare.push(slot.number);
             }
         }
@@ -155,8 +155,10 @@ impl Memo {
     fn leave_slot(&self, asker: &Asker, slot: &Slot) {
         asker.forget_own(slot.number);
         let mut state = slot.state();
-        state.holders.remove(asker.index);
-        if state.holders.is_empty() {
+        if state.let_go(asker.index) {
+            asker.is_beside();
+        }
+        if !state.is_held() {
             lock(&self.bare).insert(slot.number);
         }
     }
@@ -323,12 +325,7 @@ impl Epoch<'_> {
             }
             let built = Arc::new(built);
             lock(&self.memo.index).add(slot.number, built.reads.queries());
-            state.generation += 1;
-            if built.is_for_all() {
-                state.all = Some(built.clone())
-            } else {
-                state.tree = state.tree.with(&built)
-            }
+            state.add(&built);
             asker.remember(slot.number, state.turn, &Had::new(built.clone()));
             built
         }

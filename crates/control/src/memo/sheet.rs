@@ -13,7 +13,7 @@ use super::{
     Epoch,
     asker::Asker,
     lock,
-    slot::{Bits, Slot},
+    slot::{Cohort, Slot},
 };
 
 /// So many names are worth a page; in tests, few are many.
@@ -36,23 +36,44 @@ struct OfSnapshot {
 #[derive(Debug)]
 pub(super) struct Joint {
     resource: Resource,
-    /// Where its head, the list of its parts, and these are held.
-    slots: Box<[Arc<Slot>]>,
-    /// The proxies that are noted there.
-    noted: Mutex<Bits>,
+    /// Its head, the list of its parts, and these.
+    held: Held,
 }
 
 impl Joint {
     pub(super) fn new(resource: Resource, slots: Vec<Arc<Slot>>) -> Joint {
-        Joint { resource, slots: slots.into(), noted: Mutex::default() }
+        Joint { resource, held: Held::new(slots) }
     }
 
     /// The resource, for a proxy that has it from now on.
     pub(super) fn take(&self, asker: &Asker) -> Resource {
-        if lock(&self.noted).insert(asker.index) {
-            self.slots.iter().for_each(|slot| drop(slot.hold(asker.index)));
-        }
+        self.held.take(asker);
         self.resource.clone()
+    }
+}
+
+/// Slots that proxies have all at once.
+#[derive(Debug)]
+struct Held {
+    slots: Box<[Arc<Slot>]>,
+    by: Arc<Cohort>,
+}
+
+impl Held {
+    fn new(slots: Vec<Arc<Slot>>) -> Held {
+        let by = Arc::default();
+        slots.iter().for_each(|slot| slot.state().held_by(&by));
+        Held { slots: slots.into(), by }
+    }
+
+    fn take(&self, asker: &Asker) {
+        asker.join(&self.by, &self.slots);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.by.close();
     }
 }
 
@@ -63,8 +84,8 @@ struct Page {
     names: Arc<[Name]>,
     /// What is the same for all.
     all: Arc<Sheet>,
-    /// Where that is held.
-    slots: Box<[Arc<Slot>]>,
+    /// Where that is.
+    held: Held,
     /// The names of what is not.
     others: Box<[Name]>,
 }
@@ -101,13 +122,8 @@ impl Sheets {
     /// Notes that a proxy does not have a joined resource any more.
     pub(super) fn release(&self, asker: &Asker, kind: ResourceKind, name: &str) {
         if let Some(joint) = lock(&self.0).whole.get(&(asker.profile, kind)).and_then(|of_kind| of_kind.get(name)) {
-            lock(&joint.noted).remove(asker.index);
+            joint.held.by.leave(asker.index);
         }
-    }
-
-    /// Notes that a proxy is gone.
-    pub(super) fn leave(&self, asker: &Asker) {
-        lock(&self.0).whole.values().flat_map(HashMap::values).for_each(|joint| lock(&joint.noted).remove(asker.index));
     }
 
     /// Forgets what is of another snapshot.
@@ -135,8 +151,8 @@ impl Epoch<'_> {
                 rest
             }
         };
-        page.slots.iter().for_each(|slot| drop(slot.hold(asker.index)));
-        self.memo.shared.fetch_add(page.slots.len() as u64, Ordering::Relaxed);
+        page.held.take(asker);
+        self.memo.shared.fetch_add(page.held.slots.len() as u64, Ordering::Relaxed);
         let own = rest.into_iter().map(|name| (name.clone(), self.resource(asker, kind, &name))).collect();
         Some(Whole { sheet: page.all.clone(), own })
     }
@@ -158,7 +174,7 @@ impl Epoch<'_> {
                 None => others.push(name.clone()),
             }
         }
-        let page = Page { names, all: Arc::new(Sheet::new(lines)), slots: slots.into(), others: others.into() };
+        let page = Page { names, all: Arc::new(Sheet::new(lines)), held: Held::new(slots), others: others.into() };
         self.memo.sheets.put(self.version(), asker.profile, kind, page)
     }
 }

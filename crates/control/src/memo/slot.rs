@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use mizzen_model::{ProxyView, Reach, Reader, Reads, Snapshot};
@@ -111,13 +114,49 @@ pub(super) struct State {
     pub(super) all: Option<Arc<Built>>,
     /// Otherwise the results by answers.
     pub(super) tree: Tree,
-    /// The proxies that have it, or have asked for it.
-    pub(super) holders: Bits,
+    /// The proxies that have it, or have asked for it, by itself.
+    holders: Bits,
+    /// Proxies that have it with others at once.
+    cohorts: Vec<Arc<Cohort>>,
+    /// Those of the cohorts that do not have it any more.
+    except: Bits,
     /// Counts the changes of its results by changes of the mesh.
     pub(super) turn: u64,
-    /// Counts what happened to it.
-    pub(super) generation: u64,
+    /// Counts what happened to it, but for who came with a cohort.
+    generation: u64,
 }
+
+/// Proxies that have many slots at once: one note in place of one in each of them.
+#[derive(Debug, Default)]
+pub(super) struct Cohort {
+    members: Mutex<Bits>,
+    /// Counts who came.
+    generation: AtomicU64,
+    /// Nobody joins any more.
+    closed: AtomicBool,
+}
+
+impl Cohort {
+    /// Adds a proxy. Returns whether it is new.
+    pub(super) fn join(&self, asker: usize) -> bool {
+        let new = lock(&self.members).insert(asker);
+        self.generation.fetch_add(u64::from(new), Ordering::Relaxed);
+        new
+    }
+
+    /// Notes that a proxy has none of the slots any more.
+    pub(super) fn leave(&self, asker: usize) {
+        lock(&self.members).remove(asker);
+    }
+
+    /// Notes that nobody joins any more.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+}
+
+/// When a slot has so many cohorts, it notes by itself whom those have that nobody joins any more.
+const COHORTS: usize = 4;
 
 impl Slot {
     pub(super) fn new(number: Number, profile: u32, what: What) -> Slot {
@@ -131,14 +170,78 @@ impl Slot {
     /// Its state, with one more proxy that has it or waits for it.
     pub(super) fn hold(&self, asker: usize) -> MutexGuard<'_, State> {
         let mut state = self.state();
-        if state.holders.insert(asker) {
-            state.generation += 1;
-        }
+        state.hold(asker);
         state
     }
 }
 
 impl State {
+    /// The proxies that have it, or have asked for it.
+    pub(super) fn holders(&self) -> Bits {
+        let mut all = self.holders.clone();
+        self.cohorts.iter().for_each(|cohort| all.add(&lock(&cohort.members), &self.except));
+        all
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        !self.holders.is_empty() || self.cohorts.iter().any(|cohort| lock(&cohort.members).has_beside(&self.except))
+    }
+
+    fn hold(&mut self, asker: usize) {
+        let with_others = self.is_in_cohort(asker);
+        if with_others && !self.except.remove(asker) {
+            return;
+        }
+        if with_others || self.holders.insert(asker) {
+            self.generation += 1;
+        }
+    }
+
+    /// Notes that a proxy does not have it any more. Returns whether it has it with others, who do.
+    pub(super) fn let_go(&mut self, asker: usize) -> bool {
+        self.holders.remove(asker);
+        let with_others = self.is_in_cohort(asker);
+        if with_others {
+            self.except.insert(asker);
+        }
+        with_others
+    }
+
+    /// Forgets a proxy that no cohort has.
+    pub(super) fn forget(&mut self, asker: usize) {
+        self.holders.remove(asker);
+        self.except.remove(asker);
+    }
+
+    fn is_in_cohort(&self, asker: usize) -> bool {
+        self.cohorts.iter().any(|cohort| lock(&cohort.members).contains(asker))
+    }
+
+    /// Notes that who joins this has it.
+    pub(super) fn held_by(&mut self, cohort: &Arc<Cohort>) {
+        if self.cohorts.len() >= COHORTS {
+            let (closed, open): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut self.cohorts).into_iter().partition(|cohort| cohort.closed.load(Ordering::Relaxed));
+            for cohort in closed {
+                self.holders.add(&lock(&cohort.members), &self.except);
+                self.generation = self.generation.wrapping_add(cohort.generation.load(Ordering::Relaxed));
+            }
+            self.cohorts = open;
+        }
+        self.cohorts.push(cohort.clone());
+    }
+
+    /// Counts what happened to it.
+    pub(super) fn generation(&self) -> u64 {
+        self.cohorts.iter().map(|cohort| cohort.generation.load(Ordering::Relaxed)).fold(self.generation, u64::wrapping_add)
+    }
+
+    /// Takes a result that was built.
+    pub(super) fn add(&mut self, built: &Arc<Built>) {
+        self.generation += 1;
+        if built.is_for_all() { self.all = Some(built.clone()) } else { self.tree = self.tree.with(built) }
+    }
+
     /// All results.
     pub(super) fn results(&self) -> Vec<&Arc<Built>> {
         self.all.iter().chain(self.tree.leaves()).collect()
@@ -162,10 +265,28 @@ impl Bits {
         new
     }
 
-    pub(super) fn remove(&mut self, number: usize) {
+    /// Takes a number out. Returns whether it was there.
+    pub(super) fn remove(&mut self, number: usize) -> bool {
+        let was = self.contains(number);
         if let Some(word) = self.0.get_mut(number / 64) {
             *word &= !(1u64 << (number % 64));
         }
+        was
+    }
+
+    fn contains(&self, number: usize) -> bool {
+        self.0.get(number / 64).is_some_and(|word| word & (1u64 << (number % 64)) != 0)
+    }
+
+    /// Adds those of another set that are not in a third one.
+    fn add(&mut self, others: &Bits, except: &Bits) {
+        self.0.resize(self.0.len().max(others.0.len()), 0);
+        let except = except.0.iter().copied().chain(std::iter::repeat(0));
+        self.0.iter_mut().zip(&others.0).zip(except).for_each(|((word, other), except)| *word |= other & !except);
+    }
+
+    fn has_beside(&self, except: &Bits) -> bool {
+        self.0.iter().zip(except.0.iter().copied().chain(std::iter::repeat(0))).any(|(word, except)| word & !except != 0)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
@@ -175,5 +296,74 @@ impl Bits {
 
     pub(super) fn is_empty(&self) -> bool {
         self.0.iter().all(|word| *word == 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PROXIES: usize = 70;
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        /// A cohort that may be joined from now on, in place of the one before.
+        Open,
+        Join,
+        Hold,
+        LetGo,
+        /// The connection has ended.
+        Leave,
+    }
+
+    proptest! {
+        /// Who has a slot with others has it as if it were noted by itself; and whoever comes is seen to have come.
+        #[test]
+        fn cohorts_are_proxies(steps in prop::collection::vec((prop::sample::select(&[Step::Open, Step::Join, Step::Hold, Step::LetGo, Step::Leave][..]), 0..PROXIES), 0..200)) {
+            let mut state = State::default();
+            let (mut open, mut all): (Option<Arc<Cohort>>, Vec<Arc<Cohort>>) = (None, Vec::new());
+            let mut expected = BTreeSet::new();
+            for (step, proxy) in steps {
+                let before = state.generation();
+                let new = match step {
+                    Step::Open => {
+                        open.iter().for_each(|cohort| cohort.close());
+                        let cohort = Arc::default();
+                        state.held_by(&cohort);
+                        all.push(cohort.clone());
+                        open = Some(cohort);
+                        false
+                    }
+                    Step::Join => open.as_ref().is_some_and(|open| {
+                        open.join(proxy);
+                        state.hold(proxy);
+                        expected.insert(proxy)
+                    }),
+                    Step::Hold => {
+                        state.hold(proxy);
+                        expected.insert(proxy)
+                    }
+                    Step::LetGo => {
+                        state.let_go(proxy);
+                        expected.remove(&proxy);
+                        false
+                    }
+                    Step::Leave => {
+                        all.iter().for_each(|cohort| cohort.leave(proxy));
+                        state.forget(proxy);
+                        expected.remove(&proxy);
+                        false
+                    }
+                };
+                prop_assert!(!new || state.generation() != before, "{step:?}");
+                prop_assert_eq!(state.holders().iter().collect::<BTreeSet<_>>(), expected.clone(), "{:?}", step);
+                prop_assert_eq!(state.is_held(), !expected.is_empty());
+                prop_assert!(state.cohorts.len() <= COHORTS);
+            }
+        }
     }
 }
