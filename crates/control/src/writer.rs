@@ -25,8 +25,9 @@ use crate::{
     source::{Changed, Event, Fault, Held, Merge, Refused, SourceId},
 };
 
-/// A burst has ended when nothing came for so long,
+/// A burst has ended when nothing came for so long, or for less if there was none for a while: one save comes at once,
 const QUIET: Duration = Duration::from_millis(20);
+const AT_ONCE: Duration = Duration::from_millis(5);
 /// and is taken as it is after so long.
 const MOST: Duration = Duration::from_millis(150);
 
@@ -238,6 +239,7 @@ pub(crate) async fn run(
 ) {
     let mut builder = SnapshotBuilder { registry_only, ..SnapshotBuilder::new(merge, base, metrics.clone()) };
     let mut first: Option<Instant> = None;
+    let mut last: Option<Instant> = None;
     let mut unseen: Option<Arc<Snapshot>> = None;
     if builder.merge.is_complete() {
         // Without a source there is nothing to wait for.
@@ -257,7 +259,7 @@ pub(crate) async fn run(
                     continue;
                 }
             },
-            Some(first) => match tokio::time::timeout_at((first + MOST).min(Instant::now() + QUIET), events.recv()).await {
+            Some(first) => match tokio::time::timeout_at((first + MOST).min(Instant::now() + quiet(first, last)), events.recv()).await {
                 Ok(None) => return,
                 Ok(Some((source, event))) => builder.event(source, event, &faults),
                 Err(_) => true,
@@ -276,11 +278,17 @@ pub(crate) async fn run(
         let changes = publish(&published, next.clone(), &mut builder, &memo).await;
         if changes.is_some() {
             metrics.published(gathered, begun.elapsed());
+            last = Some(Instant::now());
         }
         if unseen.is_some() || changes.is_some_and(|changes| is_looked_over(&changes)) {
             unseen = Some(next);
         }
     }
+}
+
+/// How long nothing must come for a burst to have ended that began at `first`, if something was last published at `last`.
+fn quiet(first: Instant, last: Option<Instant>) -> Duration {
+    if last.is_some_and(|last| first.saturating_duration_since(last) < CALM) { QUIET } else { AT_ONCE }
 }
 
 /// Tells what a snapshot shows that the one before did not.

@@ -122,6 +122,21 @@ async fn a_burst_is_one_snapshot() {
     }
 }
 
+/// One save is waited for no longer than it takes; those that follow it come together.
+#[tokio::test(start_paused = true)]
+async fn one_change_is_no_burst() {
+    let mut running = Running::start(MeshConfig::default());
+    running.send([Event::Init, Event::InitDone]);
+    running.next().await;
+    for (after, waits) in [(CALM, AT_ONCE), (CALM / 2, QUIET), (CALM * 2, AT_ONCE)] {
+        tokio::time::sleep(after).await;
+        let start = Instant::now();
+        running.send([namespace(&format!("n{}", after.as_millis()))]);
+        running.next().await;
+        assert_eq!(start.elapsed(), waits, "{after:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_burst_without_end_is_taken_as_it_is() {
     let mut running = Running::start(MeshConfig::default());
