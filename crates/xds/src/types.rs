@@ -48,6 +48,11 @@ pub fn empty_means_all(type_url: &str) -> bool {
     !matches!(type_url, ENDPOINT | SECRET | EXTENSION | ROUTE | VIRTUAL_HOST)
 }
 
+/// Whether resources of this type name others that a client has to ask for.
+pub fn names_others(type_url: &str) -> bool {
+    !matches!(type_url, INDEX | ENDPOINT | SECRET | EXTENSION | NAME_TABLE)
+}
+
 /// The part of a type's URL by which people know it: `Cluster`, `Listener`.
 pub fn short(type_url: &str) -> &str {
     type_url.rsplit(['.', '/']).next().unwrap_or(type_url)

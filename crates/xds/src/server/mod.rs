@@ -460,14 +460,14 @@ impl Session {
     /// order. The client counts it as subscribed when it comes.
     pub fn bring(&mut self, state: &mut dyn ResourceSource) {
         let mut open: Vec<(Name, Name)> = Vec::new();
-        for ((_, type_url), watch) in &self.watches {
+        for ((_, type_url), watch) in self.watches.iter().filter(|((_, type_url), _)| types::names_others(type_url)) {
             let due = watch.due(|| state.names(type_url));
             open.extend(due.into_iter().map(|name| (type_url.clone(), name)));
         }
         while let Some((type_url, name)) = open.pop() {
             for (type_url, name) in state.brings(&type_url, &name) {
                 let watch = self.watches.entry((types::rank(&type_url), type_url.clone())).or_default();
-                if watch.explicit() < MAX_NAMES && watch.bring(&name) {
+                if watch.explicit() < MAX_NAMES && watch.bring(&name) && types::names_others(&type_url) {
                     open.push((type_url, name));
                 }
             }

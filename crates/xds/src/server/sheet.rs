@@ -19,7 +19,12 @@ pub struct Sheet {
     rest: Mutex<Option<Asked>>,
     /// As it is written, as long as somebody writes it.
     written: Mutex<Weak<Vec<Bytes>>>,
+    /// The same, if that is little.
+    kept: OnceLock<Arc<Vec<Bytes>>>,
 }
+
+/// So many bytes are little beside what a stream takes.
+const LITTLE: usize = 256 << 10;
 
 /// Names that were asked for, and those of them that are not in a sheet.
 #[derive(Clone, Debug)]
@@ -41,7 +46,14 @@ impl Sheet {
     /// Of these, which are in the order of their names.
     pub fn new(lines: Vec<(Name, Resource)>) -> Sheet {
         let length = lines.iter().map(|(_, resource)| resource.len()).sum();
-        Sheet { lines: lines.into(), length, sent: Default::default(), rest: Mutex::default(), written: Mutex::default() }
+        Sheet {
+            lines: lines.into(),
+            length,
+            sent: Default::default(),
+            rest: Mutex::default(),
+            written: Mutex::default(),
+            kept: OnceLock::new(),
+        }
     }
 
     /// All of it.
@@ -76,8 +88,11 @@ impl Sheet {
         Some(rest)
     }
 
-    /// As it is written. Who writes at the same time shares the bytes; they are not kept longer.
+    /// As it is written. Who writes at the same time shares the bytes; they are not kept longer, unless they are few.
     pub fn written(&self, write: impl FnOnce(&[(Name, Resource)]) -> Vec<Bytes>) -> Arc<Vec<Bytes>> {
+        if self.length <= LITTLE {
+            return self.kept.get_or_init(|| Arc::new(write(&self.lines))).clone();
+        }
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         written.upgrade().unwrap_or_else(|| {
             let pieces = Arc::new(write(&self.lines));
@@ -130,16 +145,18 @@ mod tests {
 
     #[test]
     fn bytes_live_as_long_as_somebody_writes() {
-        let sheet = Sheet::new(Vec::new());
-        let count = std::cell::Cell::new(0);
-        let write = |_: &[(Name, Resource)]| {
-            count.set(count.get() + 1);
-            vec![Bytes::from_static(b"x")]
-        };
-        let (one, two) = (sheet.written(write), sheet.written(write));
-        assert!(Arc::ptr_eq(&one, &two) && count.get() == 1);
-        drop((one, two));
-        sheet.written(write);
-        assert_eq!(count.get(), 2);
+        for (length, twice) in [(LITTLE + 1, 2), (LITTLE, 1)] {
+            let sheet = Sheet::new(vec![("a".into(), Resource::new(Any { type_url: String::new(), value: vec![0; length] }))]);
+            let count = std::cell::Cell::new(0);
+            let write = |_: &[(Name, Resource)]| {
+                count.set(count.get() + 1);
+                vec![Bytes::from_static(b"x")]
+            };
+            let (one, two) = (sheet.written(write), sheet.written(write));
+            assert!(Arc::ptr_eq(&one, &two) && count.get() == 1);
+            drop((one, two));
+            sheet.written(write);
+            assert_eq!(count.get(), twice, "{length}");
+        }
     }
 }
