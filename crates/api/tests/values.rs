@@ -43,7 +43,7 @@ fn every_kind_is_there() {
     assert!(keys.contains(&"ServiceAccount default/two".to_owned()) && keys.contains(&"Namespace shop".to_owned()), "{keys:?}");
     let warnings: Vec<_> = parsed.warnings.iter().map(ToString::to_string).collect();
     let mesh = |line: u32, field: &str| format!("good.yaml:{line}: MeshConfig istio-system/istio: {field}: is not acted on yet");
-    assert_eq!(warnings, [mesh(193, "enableTracing"), mesh(194, "defaultConfig.concurrency"), mesh(194, "defaultConfig.proxyMetadata")]);
+    assert_eq!(warnings, [mesh(212, "enableTracing"), mesh(213, "defaultConfig.concurrency"), mesh(213, "defaultConfig.proxyMetadata")]);
 }
 
 #[test]
@@ -257,6 +257,25 @@ fn service_entries_and_gateways() {
             (GatewayNamespace::Named("shop".to_owned()), "*.example.com".to_owned()),
         ]
     );
+    let of = |number: usize| (gateway.servers[number].https_redirect, gateway.servers[number].tls.as_ref());
+    let (redirects, plain) = of(0);
+    assert!(redirects && plain.is_none());
+    let (redirects, mutual) = of(1);
+    let mutual = mutual.unwrap();
+    assert!(!redirects);
+    assert_eq!((mutual.mode, mutual.authorities()), (ServerTlsMode::Mutual, Some("a-example")));
+    assert_eq!((mutual.min, mutual.max), (TlsVersion::V12, TlsVersion::V13));
+    assert_eq!(
+        (&mutual.subject_alt_names[..], &mutual.cipher_suites[..]),
+        (&["ann.example".to_owned()][..], &["ECDHE-ECDSA-AES256-GCM-SHA384".to_owned()][..])
+    );
+    let tls = |number: usize| gateway.servers[number].tls.as_ref().unwrap();
+    assert_eq!(
+        (&tls(2).credentials[..], tls(2).authorities(), tls(2).min),
+        (&["b-rsa".to_owned(), "b-ecdsa".to_owned()][..], None, TlsVersion::Auto)
+    );
+    assert_eq!((tls(3).mode, tls(3).credentials.len(), tls(3).authorities()), (ServerTlsMode::IstioMutual, 0, None));
+    assert_eq!((tls(4).mode, tls(4).authorities()), (ServerTlsMode::OptionalMutual, Some("clients")));
 }
 
 #[test]
@@ -274,7 +293,7 @@ fn mesh_config() {
     let mesh = find!(good(), MeshConfig);
     assert_eq!((mesh.trust_domain.as_str(), mesh.outbound_traffic_policy), ("example.org", OutboundTrafficPolicy::RegistryOnly));
     assert_eq!((mesh.access_log_file.as_str(), mesh.access_log_encoding), ("/dev/stdout", AccessLogEncoding::Json));
-    assert_eq!((mesh.default_config.concurrency, mesh.meta.origin.line), (Some(2), 189));
+    assert_eq!((mesh.default_config.concurrency, mesh.meta.origin.line), (Some(2), 208));
     let file: Arc<str> = "mesh.yaml".into();
     assert_eq!(parse_mesh_config("", &file).unwrap().0, MeshConfig::default());
     let problems = parse_mesh_config("trustDomain: A\nmeshMTLS: {}\nfoo: 1\n", &file).unwrap_err();

@@ -253,6 +253,7 @@ fn kind(type_url: &str) -> Option<ResourceKind> {
         types::VIRTUAL_HOST => ResourceKind::VirtualHost,
         types::NAME_TABLE => ResourceKind::NameTable,
         types::INDEX => ResourceKind::Index,
+        types::SECRET => ResourceKind::Secret,
         _ => return None,
     })
 }

@@ -17,7 +17,10 @@ fn shape(kind: ResourceKind) -> Option<(&'static str, &'static str, &'static str
         ResourceKind::Endpoints => ("EndpointsConfigDump", "dynamic_endpoint_configs", "endpoint_config"),
         ResourceKind::Listener => ("ListenersConfigDump", "dynamic_listeners", "listener"),
         ResourceKind::Route => ("RoutesConfigDump", "dynamic_route_configs", "route_config"),
-        ResourceKind::VirtualHost | ResourceKind::NameTable | ResourceKind::NameEntry | ResourceKind::Index => return None,
+        // Secrets are told by the proxy that has them.
+        ResourceKind::VirtualHost | ResourceKind::NameTable | ResourceKind::NameEntry | ResourceKind::Index | ResourceKind::Secret => {
+            return None;
+        }
     })
 }
 

@@ -40,6 +40,8 @@ pub struct Options {
     pub mesh_config: Option<PathBuf>,
     /// Whether only what the registry names can be called from the mesh, whatever its MeshConfig says.
     pub registry_only: bool,
+    /// A Secret of the gateways' namespace. Gateways that serve plain HTTP alone are served over HTTPS on port 443 as well, with its certificate.
+    pub https_credential: Option<String>,
     /// The lifetime of workload certificates.
     pub workload_cert_ttl: Duration,
     /// The namespace of the mesh's own configuration.
@@ -89,6 +91,7 @@ impl Default for Options {
             trust_domain: TrustDomain::default(),
             mesh_config: None,
             registry_only: false,
+            https_credential: None,
             workload_cert_ttl: Duration::from_secs(24 * 60 * 60),
             root_namespace: "istio-system".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

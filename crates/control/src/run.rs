@@ -155,6 +155,7 @@ pub(crate) async fn start_with(
     let metrics = Arc::new(Metrics::default());
     let (publish, mut published) = watch::channel(None);
     let base = mesh_config(&options)?;
+    let overrides = writer::Overrides { registry_only: options.registry_only, https_credential: options.https_credential.clone() };
     let roots = options.jwks.roots.clone().unwrap_or_else(source::key_fetch::system_roots);
     let following = source::jwks::Following {
         id: merge.join(),
@@ -163,10 +164,7 @@ pub(crate) async fn start_with(
         writer: told,
     };
     tasks.spawn(ends("the source of keys", source::jwks::follow(following, published.clone())));
-    tasks.spawn(ends(
-        "the writer",
-        writer::run(merge, events, (base, options.registry_only), faults.clone(), memo.clone(), metrics.clone(), publish),
-    ));
+    tasks.spawn(ends("the writer", writer::run(merge, events, (base, overrides), faults.clone(), memo.clone(), metrics.clone(), publish)));
     // Nobody is served from half a configuration.
     let trust_domain = match published.wait_for(Option::is_some).await {
         Ok(first) => first.as_ref().map_or_else(TrustDomain::default, |p| p.snapshot.mesh().trust_domain.clone()),

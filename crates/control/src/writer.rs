@@ -57,6 +57,15 @@ pub(crate) struct Faults {
     together_of: u64,
 }
 
+/// What the process was started with, and holds whatever the sources say.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Overrides {
+    /// Whether only what the registry names can be called.
+    pub(crate) registry_only: bool,
+    /// The Secret with which Gateways of plain text are served over HTTPS, too.
+    pub(crate) https_credential: Option<String>,
+}
+
 /// Makes the next snapshot from events; knows no clock.
 #[derive(Debug)]
 struct SnapshotBuilder {
@@ -66,8 +75,7 @@ struct SnapshotBuilder {
     current: Arc<Snapshot>,
     /// The settings that hold while no source has any.
     base: Arc<Object>,
-    /// Whether only what the registry names can be called, whatever the settings say.
-    registry_only: bool,
+    overrides: Overrides,
     /// Whether there has been a whole state.
     ready: bool,
     /// What differs from the snapshot that was published last.
@@ -79,7 +87,8 @@ impl SnapshotBuilder {
     fn new(merge: Merge, base: MeshConfig, metrics: Arc<Metrics>) -> Self {
         let base: Arc<Object> = Arc::new(base.into());
         let current = Snapshot::empty().apply([Change::Apply(base.clone())]);
-        SnapshotBuilder { merge, hidden: 0, current, base, registry_only: false, ready: false, changes: ChangeSet::default(), metrics }
+        let overrides = Overrides::default();
+        SnapshotBuilder { merge, hidden: 0, current, base, overrides, ready: false, changes: ChangeSet::default(), metrics }
     }
 
     /// Takes an event. Returns whether it must not wait.
@@ -171,10 +180,16 @@ impl SnapshotBuilder {
         Arc::new(MeshConfig { trust_domain: ours.clone(), jwks_by, ..(**given).clone() }.into())
     }
 
-    /// A MeshConfig under which nothing leaves the mesh that the registry does not name, if that is asked for.
-    fn closed_outwards(&self, object: Arc<Object>) -> Arc<Object> {
-        match &*object {
-            Object::MeshConfig(given) if self.registry_only && given.outbound_traffic_policy != OutboundTrafficPolicy::RegistryOnly => {
+    /// A MeshConfig under which nothing leaves the mesh that the registry does not name, and a Gateway that is served over HTTPS, too, if that is asked for.
+    fn overridden(&self, object: Arc<Object>) -> Arc<Object> {
+        match (&*object, &self.overrides.https_credential) {
+            (Object::Gateway(given), Some(credential)) => match given.also_https(credential) {
+                Some(more) => Arc::new(more.into()),
+                None => object,
+            },
+            (Object::MeshConfig(given), _)
+                if self.overrides.registry_only && given.outbound_traffic_policy != OutboundTrafficPolicy::RegistryOnly =>
+            {
                 tracing::warn!("outboundTrafficPolicy stays REGISTRY_ONLY, as the control plane was started");
                 Arc::new(MeshConfig { outbound_traffic_policy: OutboundTrafficPolicy::RegistryOnly, ..(**given).clone() }.into())
             }
@@ -187,7 +202,7 @@ impl SnapshotBuilder {
         let mut pending = Vec::new();
         for Changed { key, now } in self.merge.changes() {
             match now {
-                Some(Held::Object(object)) => pending.push(Change::Apply(self.domain_of_base(self.closed_outwards(object)))),
+                Some(Held::Object(object)) => pending.push(Change::Apply(self.domain_of_base(self.overridden(object)))),
                 Some(Held::Closed(closed)) => {
                     tracing::warn!(policy = %key, reason = %closed.problem, "refused, and there is no good version: what it selects is closed");
                     // It may hide another source's good version, which has been in force.
@@ -231,13 +246,13 @@ impl SnapshotBuilder {
 pub(crate) async fn run(
     merge: Merge,
     mut events: Events,
-    (base, registry_only): (MeshConfig, bool),
+    (base, overrides): (MeshConfig, Overrides),
     faults: Arc<Mutex<Faults>>,
     memo: Arc<Memo>,
     metrics: Arc<Metrics>,
     published: watch::Sender<Option<Published>>,
 ) {
-    let mut builder = SnapshotBuilder { registry_only, ..SnapshotBuilder::new(merge, base, metrics.clone()) };
+    let mut builder = SnapshotBuilder { overrides, ..SnapshotBuilder::new(merge, base, metrics.clone()) };
     let mut first: Option<Instant> = None;
     let mut last: Option<Instant> = None;
     let mut unseen: Option<Arc<Snapshot>> = None;

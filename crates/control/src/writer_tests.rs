@@ -68,7 +68,7 @@ impl Running {
         let (merge, sources) = Merge::new(sources);
         let (events, received) = mpsc::unbounded_channel();
         let (publish, published) = watch::channel(None);
-        tokio::spawn(run(merge, received, (base, false), Arc::default(), Arc::default(), Arc::default(), publish));
+        tokio::spawn(run(merge, received, (base, Overrides::default()), Arc::default(), Arc::default(), Arc::default(), publish));
         Running { sources, events, published }
     }
 
@@ -324,7 +324,8 @@ fn nothing_leaves_a_mesh_that_was_started_closed() {
         "{apiVersion: v1, kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, data: {mesh: 'accessLogFile: /dev/stdout'}}";
     let (merge, sources) = Merge::new(1);
     let builder = SnapshotBuilder::new(merge, MeshConfig::default(), Arc::default());
-    let (faults, mut builder) = (Mutex::default(), SnapshotBuilder { registry_only: true, ..builder });
+    let (faults, mut builder) =
+        (Mutex::default(), SnapshotBuilder { overrides: Overrides { registry_only: true, ..Overrides::default() }, ..builder });
     for event in [Event::Init, event(settings), Event::InitDone] {
         builder.event(sources[0], event, &faults);
     }

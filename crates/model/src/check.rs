@@ -27,6 +27,7 @@ pub fn check(snapshot: &Snapshot) -> Vec<Problem> {
     entries(&services, snapshot, &mut found);
     destination_rules(snapshot, &mut found);
     virtual_services(snapshot, &services, &mut found);
+    gateways(snapshot, &mut found);
     let workloads = Workloads::of(snapshot, &services);
     peer_authentications(snapshot, &workloads, &mut found);
     authorization_policies(snapshot, &workloads, &mut found);
@@ -125,6 +126,42 @@ fn virtual_services(snapshot: &Snapshot, services: &[&ServiceView], found: &mut 
             if host.as_str().ends_with(&format!(".svc.{DOMAIN}")) && !host.is_wildcard() && known.find(&host).is_empty() {
                 warn(found, Kind::VirtualService, &rules.meta, format!("spec.hosts[{at}]"), format!("there is no service {host}"));
             }
+        }
+    }
+}
+
+/// Servers beside which an older one of the same pods stands, and which are therefore left out.
+fn gateways(snapshot: &Snapshot, found: &mut Vec<Problem>) {
+    let mut all: Vec<&istio::Gateway> = snapshot.objects::<istio::Gateway>().collect();
+    all.sort_by(|a, b| by_age(&a.meta, &b.meta));
+    let mut standing: BTreeMap<(&Selector, u16), Vec<(&istio::Gateway, &istio::Server)>> = BTreeMap::new();
+    for gateway in all {
+        for (at, server) in gateway.servers.iter().enumerate() {
+            let on_port = standing.entry((&gateway.selector, server.port.number)).or_default();
+            let why = on_port.iter().find_map(|(other, theirs)| Some((other, left_out(gateway, server, other, theirs)?)));
+            match why {
+                None => on_port.push((gateway, server)),
+                Some((other, why)) => {
+                    let message = format!("is left out: Gateway {} ({}) has {why}", other.meta.namespaced_name(), other.meta.origin);
+                    warn(found, Kind::Gateway, &gateway.meta, format!("spec.servers[{at}]"), message);
+                }
+            }
+        }
+    }
+}
+
+/// Why a server cannot stand beside an older one on its port.
+fn left_out(gateway: &istio::Gateway, server: &istio::Server, other: &istio::Gateway, theirs: &istio::Server) -> Option<String> {
+    let port = server.port.number;
+    match (&theirs.tls, &server.tls) {
+        (None, None) => None,
+        (Some(_), None) => Some(format!("HTTPS on port {port}")),
+        (None, Some(_)) => Some(format!("plain text on port {port}")),
+        (Some(_), Some(_)) => {
+            let taken = server.hosts.iter().find(|host| theirs.hosts.iter().any(|other| other.host == host.host));
+            let same_name = gateway.meta.namespaced_name() == other.meta.namespaced_name() && server.port.name == theirs.port.name;
+            let by_name = || same_name.then(|| format!("a port of the same name, {}, by which routes are told apart", server.port.name));
+            taken.map(|host| format!("host {} over HTTPS on port {port}", host.host)).or_else(by_name)
         }
     }
 }

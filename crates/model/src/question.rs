@@ -59,6 +59,8 @@ pub enum Question {
     Served,
     /// The workload's port to which its service sends a port.
     Target(u16),
+    /// A Secret of the proxy's own namespace.
+    OwnSecret(Name),
     /// The proxy's own address, if it is a ready endpoint of a service's port.
     OwnEndpoint(ServiceKey, u16),
 }
@@ -148,6 +150,7 @@ impl Question {
             Question::PeerModes => drop(view.peer_modes(reader)),
             Question::Served => drop(view.served(reader)),
             Question::Target(port) => drop(view.target(reader, *port)),
+            Question::OwnSecret(name) => drop(view.own_secret(reader, name)),
             Question::OwnEndpoint(key, port) => drop(view.own_endpoint(reader, key, *port)),
         }
     }

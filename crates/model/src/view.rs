@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use mizzen_api::{Key, Kind, core::Secret};
 use mizzen_types::Locality;
 
 use crate::{
+    objects::Typed,
     proxy::{ON_DEMAND, ProxyType, ProxyView, ViewField},
-    question::{Answer, Question, Reach},
+    query::Query,
+    question::{Answer, Item, Question, Reach},
     reader::Reader,
 };
 
@@ -52,6 +55,17 @@ impl ProxyView {
     /// Whether the proxy fetches what it uses on first use: [`ON_DEMAND`].
     pub fn is_on_demand(&self, reader: &Reader<'_>) -> bool {
         self.has_extension(reader, &[ON_DEMAND])
+    }
+
+    /// A Secret of the namespace that the proxy has proved to be of; there is no way to another's.
+    pub fn own_secret<'a>(&self, reader: &Reader<'a>, name: &str) -> Option<&'a Secret> {
+        reader.question(Question::OwnSecret(name.into()), || {
+            let key = Key::new(Kind::Secret, self.facts().namespace.clone(), name);
+            let snapshot = reader.ask(Query::Object(key.clone()));
+            let found = snapshot.object(&key).and_then(|object| Secret::of(object));
+            let stamp = snapshot.content_version(&key);
+            (found, stamp.map(|stamp| Item::Object(key, stamp)).into_iter().collect(), Reach::Alike)
+        })
     }
 
     /// One entry of the metadata.

@@ -59,9 +59,17 @@ impl Ca {
     /// # Errors
     /// If the library has no randomness.
     pub fn self_signed(trust_domain: &TrustDomain, now: UnixTime, limits: CaLimits) -> Result<Self, PkiError> {
+        Self::self_signed_as(trust_domain.as_str(), now, limits)
+    }
+
+    /// The same for an organization of this name.
+    ///
+    /// # Errors
+    /// As [`Ca::self_signed`].
+    pub fn self_signed_as(organization: &str, now: UnixTime, limits: CaLimits) -> Result<Self, PkiError> {
         let key = KeyPair::generate()?;
         let mut params = blank(now, limits.slack, later(now, ROOT_TTL))?;
-        params.distinguished_name.push(DnType::OrganizationName, trust_domain.as_str());
+        params.distinguished_name.push(DnType::OrganizationName, organization);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let root = params.self_signed(key.inner()).map_err(crypto)?.der().clone();

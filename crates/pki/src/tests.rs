@@ -430,3 +430,63 @@ fn request() -> &'static Vec<u8> {
     });
     &SHARED
 }
+
+#[test]
+fn what_is_revoked_is_not_believed() {
+    use rcgen::{
+        CertificateParams, CertificateRevocationListParams, IsCa, Issuer, KeyIdMethod, RevokedCertParams, SerialNumber, date_time_ymd,
+    };
+
+    let authority = |name: &str| {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let root = params.self_signed(&key).unwrap().pem();
+        (Issuer::from_ca_cert_pem(&root, key).unwrap(), root)
+    };
+    let (issuer, root) = authority("one");
+    let (other, other_root) = authority("other");
+    let leaf = |serial: u64| {
+        let mut params = CertificateParams::new(vec!["ann.example".to_owned()]).unwrap();
+        params.serial_number = Some(SerialNumber::from(serial));
+        params.signed_by(&rcgen::KeyPair::generate().unwrap(), &issuer).unwrap().der().clone()
+    };
+    let list = |by: &Issuer<'_, rcgen::KeyPair>, until: i32| {
+        let revoked = RevokedCertParams {
+            serial_number: SerialNumber::from(7_u64),
+            revocation_time: date_time_ymd(2024, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2024, 1, 1),
+            next_update: date_time_ymd(until, 1, 1),
+            crl_number: SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs: vec![revoked],
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(by).unwrap().pem().unwrap()
+    };
+    let check = |lists: &[String], serial: u64, expected: bool| {
+        let mut trust = TrustBundle::from_pem(format!("{root}{other_root}").as_bytes()).unwrap();
+        lists.iter().for_each(|list| trust.revoke(list.as_bytes()).unwrap());
+        let verifier = client_verifier(&trust, Vec::new(), true).unwrap();
+        let verified = verifier.verify_client_cert(&leaf(serial), &[], UnixTime::now());
+        assert_eq!(verified.is_ok(), expected, "{serial} by {} lists: {verified:?}", lists.len());
+    };
+    check(&[], 7, true);
+    let good = list(&issuer, 2090);
+    check(std::slice::from_ref(&good), 7, false);
+    check(std::slice::from_ref(&good), 8, true);
+    check(&[list(&other, 2090), good], 8, true);
+    // Of whom nothing is known, and of whom nothing new is known.
+    check(&[list(&other, 2090)], 8, false);
+    check(&[list(&issuer, 2025)], 8, false);
+    let mut trust = TrustBundle::from_pem(root.as_bytes()).unwrap();
+    for wrong in ["", "nothing", root.as_str()] {
+        assert!(trust.revoke(wrong.as_bytes()).is_err(), "{wrong}");
+    }
+}

@@ -1,14 +1,17 @@
 //! Roots of trust.
 
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, TrustAnchor};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor};
+use webpki::{CertRevocationList, OwnedCertRevocationList};
 
 use crate::PkiError;
 
-/// The roots that are believed, without duplicates, in the order given.
+/// The roots that are believed, without duplicates, in the order given; and what they have revoked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TrustBundle {
     roots: Vec<CertificateDer<'static>>,
+    /// Lists in DER, each of which can be read.
+    revoked: Vec<Vec<u8>>,
 }
 
 impl TrustBundle {
@@ -46,11 +49,36 @@ impl TrustBundle {
         Ok(())
     }
 
-    /// Adds another bundle's roots.
+    /// Adds lists of revoked certificates from PEM. As soon as there is one, each authority of a chain must have a list that has not expired: of whom it is
+    /// not known what is revoked, nothing is believed.
+    ///
+    /// # Errors
+    /// If there is none, or one of them cannot be read: they are taken whole or not at all.
+    pub fn revoke(&mut self, pem: &[u8]) -> Result<(), PkiError> {
+        let bad = |reason: String| PkiError::Pem { what: "list of revoked certificates", reason };
+        let mut lists = Vec::new();
+        for der in CertificateRevocationListDer::pem_slice_iter(pem) {
+            let der = der.map_err(|e| bad(format!("{e:?}")))?;
+            OwnedCertRevocationList::from_der(&der).map_err(|e| bad(e.to_string()))?;
+            lists.push(der.to_vec());
+        }
+        if lists.is_empty() {
+            return Err(bad("there is none".to_owned()));
+        }
+        self.revoked.extend(lists);
+        Ok(())
+    }
+
+    /// Adds another bundle's roots, and what they have revoked.
     pub fn merge(&mut self, other: &TrustBundle) {
         for root in &other.roots {
             if !self.roots.contains(root) {
                 self.roots.push(root.clone());
+            }
+        }
+        for list in &other.revoked {
+            if !self.revoked.contains(list) {
+                self.revoked.push(list.clone());
             }
         }
     }
@@ -73,5 +101,10 @@ impl TrustBundle {
     /// As webpki wants them.
     pub(crate) fn anchors(&self) -> Vec<TrustAnchor<'static>> {
         self.roots.iter().filter_map(|der| webpki::anchor_from_trusted_cert(der).ok().map(|a| a.to_owned())).collect()
+    }
+
+    /// The lists as webpki wants them.
+    pub(crate) fn revocations(&self) -> Vec<CertRevocationList<'static>> {
+        self.revoked.iter().filter_map(|der| OwnedCertRevocationList::from_der(der).ok().map(CertRevocationList::Owned)).collect()
     }
 }

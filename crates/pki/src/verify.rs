@@ -7,7 +7,9 @@ use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_t
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
-use webpki::{EndEntityCert, KeyUsage};
+use webpki::{
+    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy,
+};
 
 use crate::{PkiError, TrustBundle, provider};
 
@@ -130,6 +132,8 @@ pub fn accept_any_server() -> Arc<dyn ServerCertVerifier> {
 #[derive(Debug)]
 struct Verifier {
     anchors: Vec<TrustAnchor<'static>>,
+    /// What the authorities have revoked; none: nobody asks.
+    revoked: Vec<CertRevocationList<'static>>,
     names: Vec<SanMatch>,
     /// Compare the name that was dialled.
     by_name: bool,
@@ -143,7 +147,7 @@ impl Verifier {
             return Err(PkiError::NoRoots);
         }
         let algorithms = provider().signature_verification_algorithms;
-        Ok(Verifier { anchors: trust.anchors(), names, by_name, required: true, algorithms })
+        Ok(Verifier { anchors: trust.anchors(), revoked: trust.revocations(), names, by_name, required: true, algorithms })
     }
 
     fn verify(
@@ -155,7 +159,15 @@ impl Verifier {
         now: UnixTime,
     ) -> Result<(), Error> {
         let cert = EndEntityCert::try_from(leaf).map_err(webpki_error)?;
-        cert.verify_for_usage(self.algorithms.all, &self.anchors, between, now, usage, None, None).map_err(webpki_error)?;
+        let lists: Vec<&CertRevocationList<'_>> = self.revoked.iter().collect();
+        let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
+            options
+                .with_depth(RevocationCheckDepth::Chain)
+                .with_status_policy(UnknownStatusPolicy::Deny)
+                .with_expiration_policy(ExpirationPolicy::Enforce)
+                .build()
+        });
+        cert.verify_for_usage(self.algorithms.all, &self.anchors, between, now, usage, revocation, None).map_err(webpki_error)?;
         if cert.valid_uri_names().filter(|uri| uri.starts_with("spiffe://")).nth(1).is_some() {
             return Err(refused("the certificate has several SPIFFE names"));
         }
@@ -303,6 +315,8 @@ fn webpki_error(e: webpki::Error) -> Error {
         W::CertNotValidYet { time, not_before } => CertificateError::NotValidYetContext { time, not_before },
         W::CertExpired { time, not_after } => CertificateError::ExpiredContext { time, not_after },
         W::UnknownIssuer => CertificateError::UnknownIssuer,
+        W::CertRevoked => CertificateError::Revoked,
+        W::UnknownRevocationStatus => CertificateError::UnknownRevocationStatus,
         W::CertNotValidForName(_) => CertificateError::NotValidForName,
         W::InvalidSignatureForPublicKey => CertificateError::BadSignature,
         other => CertificateError::Other(OtherError(Arc::new(Refused(other.to_string())))),

@@ -5,6 +5,7 @@
 //! Nothing here sleeps for a fixed time to be right: [`eventually`] asks again until a condition holds, within a bound that is far
 //! beyond what a slow machine needs. Deliberately absent: knowledge of what the mesh does.
 
+mod authority;
 pub mod churn;
 pub mod echo;
 pub mod fuzz;
@@ -18,6 +19,7 @@ pub mod workload;
 
 use std::time::{Duration, Instant};
 
+pub use authority::{Authority, Credential, secret};
 pub use mesh::{Mesh, Options, Output};
 pub use nix::sys::signal::Signal;
 pub use peers::{envoy, peer, require_peers, skip};

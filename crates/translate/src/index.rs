@@ -125,7 +125,7 @@ pub(crate) fn brings(draft: &Draft) -> Vec<(ResourceKind, Name)> {
                 found.entry(ResourceKind::Endpoints).or_default().insert(cluster.head.name.as_str().into());
             }
         }
-        Draft::Endpoints(_) | Draft::NameTable(_) | Draft::NameEntry(_) | Draft::Index(_) => {}
+        Draft::Endpoints(_) | Draft::NameTable(_) | Draft::NameEntry(_) | Draft::Index(_) | Draft::Secret(_) => {}
     }
     let all = found.into_iter().flat_map(|(kind, names)| names.into_iter().map(move |name| (kind, name)));
     // Others are everybody's.

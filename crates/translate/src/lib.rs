@@ -31,6 +31,7 @@ mod rbac_match;
 mod rds;
 mod route;
 mod scope;
+mod secrets;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -62,16 +63,19 @@ pub enum ResourceKind {
     NameTable,
     /// `mizzen.index.v1.Host`, called by its host, for proxies that fetch on demand.
     Index,
+    /// `envoy.extensions.transport_sockets.tls.v3.Secret`, called `kubernetes://NAME`: given to a gateway that asks for it by name, and never listed.
+    Secret,
     /// An entry of the name table, called by its host: a part, never sent alone.
     NameEntry,
 }
 
 impl ResourceKind {
     /// All kinds that are sent, in that order.
-    pub const ALL: [ResourceKind; 7] = [
+    pub const ALL: [ResourceKind; 8] = [
         ResourceKind::Index,
         ResourceKind::Cluster,
         ResourceKind::Endpoints,
+        ResourceKind::Secret,
         ResourceKind::Listener,
         ResourceKind::Route,
         ResourceKind::VirtualHost,
@@ -86,6 +90,7 @@ impl ResourceKind {
             ResourceKind::Listener => envoy::config::listener::v3::Listener::type_url(),
             ResourceKind::Route => envoy::config::route::v3::RouteConfiguration::type_url(),
             ResourceKind::VirtualHost => envoy::config::route::v3::VirtualHost::type_url(),
+            ResourceKind::Secret => envoy::extensions::transport_sockets::tls::v3::Secret::type_url(),
             ResourceKind::Index => "type.googleapis.com/mizzen.index.v1.Host".into(),
             ResourceKind::NameEntry => "type.googleapis.com/istio.networking.nds.v1.NameTable.TableEntry".into(),
             ResourceKind::NameTable => "type.googleapis.com/istio.networking.nds.v1.NameTable".into(),
@@ -121,8 +126,10 @@ pub fn list(reader: &Reader<'_>, view: &ProxyView, kind: ResourceKind) -> Vec<Na
         (ResourceKind::Route, ProxyType::Router) => gateway::list_routes(&scope),
         (ResourceKind::NameTable, ProxyType::Sidecar) if !scope.is_on_demand() => vec![Name::from("")],
         (ResourceKind::Index, ProxyType::Sidecar) if scope.is_on_demand() => index::list(&scope),
-        // Virtual hosts are asked for by name.
-        (ResourceKind::NameTable | ResourceKind::Index | ResourceKind::VirtualHost | ResourceKind::NameEntry, _) => Vec::new(),
+        // Virtual hosts are asked for by name, and so are secrets: who asks for everything gets none.
+        (ResourceKind::NameTable | ResourceKind::Index | ResourceKind::VirtualHost | ResourceKind::Secret | ResourceKind::NameEntry, _) => {
+            Vec::new()
+        }
     }
 }
 
@@ -162,6 +169,14 @@ pub fn build(reader: &Reader<'_>, view: &ProxyView, kind: ResourceKind, name: &N
     Some(Resource { name: name.clone(), any: draft.encode(), brings })
 }
 
+/// The Secrets of the proxy's own namespace in which a [`ResourceKind::Secret`] of this name may be found; none if the proxy may have none of that name.
+pub fn secrets_behind(reader: &Reader<'_>, view: &ProxyView, name: &str) -> Vec<Name> {
+    match view.kind(reader) {
+        ProxyType::Router => secrets::behind(&Scope::new(reader, view), name),
+        ProxyType::Sidecar => Vec::new(),
+    }
+}
+
 /// What [`build`] encodes. Between the two is the place to change it.
 fn draft(scope: &Scope<'_, '_>, kind: ResourceKind, name: &str) -> Option<Draft> {
     Some(match (kind, scope.view.kind(scope.reader)) {
@@ -174,7 +189,8 @@ fn draft(scope: &Scope<'_, '_>, kind: ResourceKind, name: &str) -> Option<Draft>
         (ResourceKind::VirtualHost, ProxyType::Sidecar) => Draft::VirtualHost(rds::build_host(scope, name)?.into()),
         (ResourceKind::Index, ProxyType::Sidecar) if scope.is_on_demand() => Draft::Index(index::build(scope, name)?),
         (ResourceKind::NameEntry, _) => Draft::NameEntry(nds::build_entry(scope, name)?),
-        (ResourceKind::VirtualHost | ResourceKind::Index, _) => return None,
+        (ResourceKind::Secret, ProxyType::Router) => Draft::Secret(secrets::build(scope, name)?),
+        (ResourceKind::VirtualHost | ResourceKind::Index | ResourceKind::Secret, _) => return None,
         (ResourceKind::NameTable, _) => Draft::NameTable(name.is_empty().then(|| nds::table(scope))?),
     })
 }

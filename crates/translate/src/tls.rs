@@ -1,6 +1,6 @@
 //! Transport sockets: Istio's mutual TLS on either side.
 
-use mizzen_api::istio::MeshConfig;
+use mizzen_api::istio::{MeshConfig, ServerTls, ServerTlsMode, TlsVersion};
 use mizzen_protos::envoy::envoy::{
     config::core::v3::{
         AggregatedConfigSource, ApiConfigSource, ApiVersion, ConfigSource, GrpcService, api_config_source::ApiType,
@@ -16,7 +16,7 @@ use mizzen_protos::envoy::envoy::{
     r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern},
 };
 
-use crate::{draft::Socket, wire};
+use crate::{draft::Socket, secrets, wire};
 
 /// Suites of mutual TLS, by OpenSSL's names, as Istio lists them.
 const SERVER_CIPHERS: [&str; 6] = [
@@ -89,6 +89,63 @@ fn common(uris: Vec<StringMatcher>, ciphers: &[&str], alpn: &[&str]) -> CommonTl
     }
 }
 
+/// A secret of this stream's. It is waited for no longer than usual: a credential that is not there holds up nothing but its own server.
+fn credential(name: String) -> SdsSecretConfig {
+    SdsSecretConfig { name, sds_config: Some(ConfigSource { initial_fetch_timeout: None, ..ads() }) }
+}
+
+/// TLS that a gateway ends.
+pub(crate) fn gateway(mesh: &MeshConfig, tls: &ServerTls) -> Socket {
+    let alpn = ["h2", "http/1.1"];
+    let exact = |san: &String| StringMatcher { match_pattern: Some(MatchPattern::Exact(san.clone())), ..Default::default() };
+    let names: Vec<StringMatcher> = tls.subject_alt_names.iter().map(exact).collect();
+    let mut made = if tls.mode == ServerTlsMode::IstioMutual {
+        common(if names.is_empty() { identities(mesh) } else { names }, &SERVER_CIPHERS, &alpn)
+    } else {
+        let certificates = tls.credentials.iter().map(|name| credential(secrets::certificate_name(name)));
+        // By the list without types, as Istio has it: a name of whatever kind counts.
+        #[allow(deprecated)]
+        let checked = |owner| CombinedCertificateValidationContext {
+            default_validation_context: Some(CertificateValidationContext { match_subject_alt_names: names, ..Default::default() }),
+            validation_context_sds_secret_config: Some(credential(secrets::authorities_name(owner))),
+            ..Default::default()
+        };
+        CommonTlsContext {
+            tls_certificate_sds_secret_configs: certificates.collect(),
+            alpn_protocols: alpn.map(str::to_owned).to_vec(),
+            validation_context_type: tls.authorities().map(checked).map(ValidationContextType::CombinedValidationContext),
+            ..Default::default()
+        }
+    };
+    let version = |version| match version {
+        TlsVersion::Auto => TlsProtocol::TlsAuto,
+        TlsVersion::V12 => TlsProtocol::TlSv12,
+        TlsVersion::V13 => TlsProtocol::TlSv13,
+    };
+    let chosen = TlsParameters {
+        tls_minimum_protocol_version: version(tls.min).into(),
+        tls_maximum_protocol_version: version(tls.max).into(),
+        cipher_suites: tls.cipher_suites.clone(),
+        ..Default::default()
+    };
+    if chosen != TlsParameters::default() {
+        made.tls_params = Some(chosen);
+    }
+    Socket::Server(Box::new(DownstreamTlsContext {
+        common_tls_context: Some(made),
+        require_client_certificate: Some(wire::bool_value(matches!(tls.mode, ServerTlsMode::Mutual | ServerTlsMode::IstioMutual))),
+        ..Default::default()
+    }))
+}
+
+/// All identities of the mesh.
+fn identities(mesh: &MeshConfig) -> Vec<StringMatcher> {
+    let prefix =
+        |domain: &str| StringMatcher { match_pattern: Some(MatchPattern::Prefix(format!("spiffe://{domain}/"))), ..Default::default() };
+    let aliases = mesh.trust_domain_aliases.iter().map(String::as_str);
+    std::iter::once(mesh.trust_domain.as_str()).chain(aliases).map(prefix).collect()
+}
+
 /// Identities are URIs: a DNS name of the same letters is none.
 fn uri(matcher: StringMatcher) -> SubjectAltNameMatcher {
     SubjectAltNameMatcher { san_type: SanType::Uri.into(), matcher: Some(matcher), ..Default::default() }
@@ -96,14 +153,10 @@ fn uri(matcher: StringMatcher) -> SubjectAltNameMatcher {
 
 /// The server's side of mutual TLS: any identity of the trust domain or its aliases. `tcp` offers the TCP metadata exchange too.
 pub(crate) fn server(mesh: &MeshConfig, tcp: bool) -> Socket {
-    let prefix =
-        |domain: &str| StringMatcher { match_pattern: Some(MatchPattern::Prefix(format!("spiffe://{domain}/"))), ..Default::default() };
-    let aliases = mesh.trust_domain_aliases.iter().map(String::as_str);
-    let sans = std::iter::once(mesh.trust_domain.as_str()).chain(aliases).map(prefix).collect();
     // `istio` itself must not be offered: a client that lists it too would then agree on it, and speak it, instead of HTTP's own.
     let alpn: &[&str] = if tcp { &["istio-peer-exchange", "h2", "http/1.1"] } else { &["h2", "http/1.1"] };
     Socket::Server(Box::new(DownstreamTlsContext {
-        common_tls_context: Some(common(sans, &SERVER_CIPHERS, alpn)),
+        common_tls_context: Some(common(identities(mesh), &SERVER_CIPHERS, alpn)),
         require_client_certificate: Some(wire::bool_value(true)),
         ..Default::default()
     }))

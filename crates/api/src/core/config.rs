@@ -45,6 +45,15 @@ pub struct Secret {
     pub data: BTreeMap<String, Vec<u8>>,
 }
 
+/// Whom a secret's owner trusts, as PEM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Authorities<'a> {
+    /// The certificates of the authorities.
+    pub certificates: &'a [u8],
+    /// What they have revoked: lists of theirs; empty: none is there, and nothing is looked up.
+    pub revoked: &'a [u8],
+}
+
 impl std::fmt::Debug for Secret {
     /// Without the bytes.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -106,5 +115,22 @@ impl Secret {
         let texts = root.get("stringData").map(|at| at.entries()).unwrap_or_default();
         data.extend(texts.into_iter().map(|(key, at)| (data_key(&at, key), at.text().into_bytes())));
         Secret { meta, kind: root.opt_text("type").unwrap_or_else(|| "Opaque".to_owned()), data }
+    }
+
+    /// A certificate's chain, leaf first, and its key, as PEM: `cert` and `key`, or `tls.crt` and `tls.key`. `None` if it holds neither pair, in which
+    /// nothing may be empty.
+    pub fn certificate(&self) -> Option<(&[u8], &[u8])> {
+        [("cert", "key"), ("tls.crt", "tls.key")].into_iter().find_map(|(chain, key)| Some((self.bytes(chain)?, self.bytes(key)?)))
+    }
+
+    /// The authorities of peers: `cacert` with `crl`, or `ca.crt` with `ca.crl`.
+    pub fn authorities(&self) -> Option<Authorities<'_>> {
+        let of =
+            |(roots, revoked)| Some(Authorities { certificates: self.bytes(roots)?, revoked: self.bytes(revoked).unwrap_or_default() });
+        [("cacert", "crl"), ("ca.crt", "ca.crl")].into_iter().find_map(of)
+    }
+
+    fn bytes(&self, key: &str) -> Option<&[u8]> {
+        self.data.get(key).map(Vec::as_slice).filter(|bytes| !bytes.is_empty())
     }
 }

@@ -2,6 +2,7 @@
 
 use mizzen_types::{Hostname, Protocol, check_dns_label};
 
+use super::{ServerTls, ServerTlsMode, TlsVersion, server_tls};
 use crate::{
     Meta, Selector,
     metadata::labels,
@@ -27,6 +28,10 @@ pub struct Server {
     pub port: ServerPort,
     /// The hosts; never empty.
     pub hosts: Vec<GatewayHost>,
+    /// Whether requests in plain text are sent to `https://`; only of a server of plain HTTP.
+    pub https_redirect: bool,
+    /// How TLS is ended here; of a server whose protocol is HTTPS, and of no other.
+    pub tls: Option<ServerTls>,
     /// For logs.
     pub name: Option<String>,
 }
@@ -38,7 +43,7 @@ pub struct ServerPort {
     pub number: u16,
     /// The name; empty if none was written.
     pub name: String,
-    /// The protocol: HTTP, HTTP2 or gRPC so far.
+    /// The protocol: HTTP, HTTPS, HTTP2 or gRPC so far.
     pub protocol: Protocol,
 }
 
@@ -63,6 +68,35 @@ pub enum GatewayNamespace {
 }
 
 impl Gateway {
+    /// The Gateway with one server more, which serves the hosts of its servers of plain text over HTTPS on port 443 with this Secret's certificate; `None`
+    /// if it has none of plain text, or ends TLS already.
+    pub fn also_https(&self, credential: &str) -> Option<Gateway> {
+        let plain = self.servers.iter().filter(|server| server.port.protocol.is_http());
+        let mut hosts: Vec<GatewayHost> = plain.flat_map(|server| server.hosts.iter().cloned()).collect();
+        hosts.sort();
+        hosts.dedup();
+        if hosts.is_empty() || self.servers.iter().any(|server| server.tls.is_some() || server.port.number == 443) {
+            return None;
+        }
+        let mut more = self.clone();
+        more.servers.push(Server {
+            port: ServerPort { number: 443, name: "https".to_owned(), protocol: Protocol::Https },
+            hosts,
+            https_redirect: false,
+            tls: Some(ServerTls {
+                mode: ServerTlsMode::Simple,
+                credentials: vec![credential.to_owned()],
+                ca_credential: None,
+                subject_alt_names: Vec::new(),
+                min: TlsVersion::Auto,
+                max: TlsVersion::Auto,
+                cipher_suites: Vec::new(),
+            }),
+            name: None,
+        });
+        Some(more)
+    }
+
     pub(crate) fn read(root: &Fields<'_>, meta: Meta) -> Self {
         root.spec(&table::GATEWAY, |f| {
             let selector = Selector { labels: f.get("selector").map(|at| labels(&at)).unwrap_or_default() };
@@ -87,11 +121,9 @@ impl Server {
         {
             at.fail("must have at least one host");
         }
-        Server {
-            port: port.unwrap_or(ServerPort { number: 0, name: String::new(), protocol: Protocol::Http }),
-            hosts: hosts.iter().filter_map(GatewayHost::read).collect(),
-            name: f.opt_text("name"),
-        }
+        let port = port.unwrap_or(ServerPort { number: 0, name: String::new(), protocol: Protocol::Http });
+        let (tls, https_redirect) = server_tls(f, port.protocol);
+        Server { port, https_redirect, tls, hosts: hosts.iter().filter_map(GatewayHost::read).collect(), name: f.opt_text("name") }
     }
 }
 
@@ -101,8 +133,8 @@ impl ServerPort {
         let protocol = f.need("protocol").map(|at| {
             let text = at.text();
             let protocol = super::protocol_name(&at, &text);
-            if !protocol.is_http() && protocol != Protocol::Auto {
-                at.fail(format!("{protocol} {}: a gateway's port is HTTP, HTTP2 or GRPC", Why::Where.text()));
+            if !protocol.is_http() && !matches!(protocol, Protocol::Auto | Protocol::Https) {
+                at.fail(format!("{protocol} {}: a gateway's port is HTTP, HTTPS, HTTP2 or GRPC", Why::Where.text()));
             }
             protocol
         });

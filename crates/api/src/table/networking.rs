@@ -7,11 +7,13 @@ use super::{
     Why::{Where, Who},
     done, names, refused,
 };
-use crate::istio::{CAPTURE_MODES, LOCATIONS, OUTBOUND_POLICIES, RESOLUTIONS};
+use crate::istio::{CAPTURE_MODES, LOCATIONS, OUTBOUND_POLICIES, RESOLUTIONS, SERVER_TLS_MODES, SERVER_TLS_VERSIONS};
 
 static OUTBOUND: Names = Names { why: Where, names: &names(OUTBOUND_POLICIES) };
 static CAPTURE: Names = Names { why: Where, names: &names(CAPTURE_MODES) };
 static LOCATION: Names = Names { why: Where, names: &names(LOCATIONS) };
+static SERVER_MODE: Names = Names { why: Who, names: &names(SERVER_TLS_MODES) };
+static TLS_VERSION: Names = Names { why: Who, names: &names(SERVER_TLS_VERSIONS) };
 static RESOLUTION: Names = Names { why: Where, names: &names(RESOLUTIONS) };
 
 const OUTBOUND_MODE: Row = done("mode", Enum(&OUTBOUND), "Whether calls to what the mesh does not know go on, or are refused.");
@@ -71,10 +73,35 @@ static SERVER: Message = Message {
         done("hosts", List(&Text), "[NAMESPACE/]HOST: the hosts that it serves, and whose VirtualServices may bind to them.")
             .required()
             .filled(),
-        refused(Who, "tls", Open, "Certificates and modes of TLS."),
+        done("tls", Message(&SERVER_TLS), "How TLS is ended, or where plain text is sent to.").otherwise("plain text"),
         refused(Where, "defaultEndpoint", Text, "Where calls go that nothing routes."),
         done("name", Text, "A name for logs."),
     ],
+    ..PLAIN
+};
+
+static SERVER_TLS: Message = Message {
+    name: "ServerTLSSettings",
+    rows: &[
+        done("httpsRedirect", Bool, "Whether a server of plain HTTP answers with 301 to https.").default("false"),
+        done("mode", Enum(&SERVER_MODE), "Whose certificates are shown and asked for.").default("PASSTHROUGH"),
+        refused(Who, "serverCertificate", Text, "A file with the certificate that is shown."),
+        refused(Who, "privateKey", Text, "A file with its key."),
+        refused(Who, "caCertificates", Text, "A file with the authorities of clients."),
+        refused(Who, "caCrl", Text, "A file with certificates that are revoked."),
+        done("credentialName", Text, "The Secret with certificate, key and authorities, in the namespace of the gateway's pods."),
+        done("credentialNames", List(&Text), "In its place one or two Secrets with certificates of different kinds.").most(2),
+        done("caCertCredentialName", Text, "The Secret with the authorities of clients.")
+            .otherwise("credentialName, or its companion NAME-cacert"),
+        refused(Who, "tlsCertificates", List(&Open), "Files with certificates and keys."),
+        done("subjectAltNames", List(&Text), "Whom a client's certificate must name one of.").otherwise("anybody"),
+        refused(Who, "verifyCertificateSpki", List(&Text), "Hashes of clients' keys."),
+        refused(Who, "verifyCertificateHash", List(&Text), "Hashes of clients' certificates."),
+        done("minProtocolVersion", Enum(&TLS_VERSION), "The lowest version; below TLSV1_2 none is spoken.").default("TLS_AUTO"),
+        done("maxProtocolVersion", Enum(&TLS_VERSION), "The highest version.").default("TLS_AUTO"),
+        done("cipherSuites", List(&Text), "The cipher suites of TLS 1.2, by OpenSSL's names.").otherwise("the proxy's"),
+    ],
+    one_of: &[&["credentialName", "credentialNames"]],
     ..PLAIN
 };
 
@@ -82,7 +109,7 @@ static SERVER_PORT: Message = Message {
     name: "Port",
     rows: &[
         done("number", PORT, "The number.").required(),
-        done("protocol", Text, "HTTP, HTTP2 or GRPC; others are refused.").required(),
+        done("protocol", Text, "HTTP, HTTPS, HTTP2 or GRPC; others are refused.").required(),
         done("name", Text, "The name."),
         refused(Where, "targetPort", PORT, "The number on which the pods listen."),
     ],

@@ -253,17 +253,77 @@ fn service_entries_and_gateways() {
         check_spec("ServiceEntry", &spec, &[(line, &expected)]);
     }
     let server = |rest: &str| format!("servers:\n- {{port: {{number: 80, name: http, protocol: HTTP}}, hosts: ['*']{rest}}}\n");
+    let ends = |tls: &str| format!("servers:\n- {{port: {{number: 443, name: https, protocol: HTTPS}}, hosts: ['*'], tls: {{{tls}}}}}\n");
     for (spec, line, expected) in [
         ("selector: {}".to_owned(), 0, "spec.servers: is required".to_owned()),
         ("servers: []".to_owned(), 1, "spec.servers: must have at least one server".to_owned()),
         ("servers: [{hosts: ['*']}]".to_owned(), 1, "spec.servers[0].port: is required".to_owned()),
         (
-            "servers: [{port: {number: 443, protocol: HTTPS}, hosts: ['*']}]".to_owned(),
+            "servers: [{port: {number: 443, name: https, protocol: HTTPS}, hosts: ['*']}]".to_owned(),
             1,
-            format!("spec.servers[0].port.protocol: HTTPS {WHERE}: a gateway's port is HTTP, HTTP2 or GRPC"),
+            "spec.servers[0].tls: is required by protocol HTTPS".to_owned(),
+        ),
+        (
+            "servers: [{port: {number: 443, name: tls, protocol: TLS}, hosts: ['*']}]".to_owned(),
+            1,
+            format!("spec.servers[0].port.protocol: TLS {WHERE}: a gateway's port is HTTP, HTTPS, HTTP2 or GRPC"),
         ),
         ("servers: [{port: {number: 80, protocol: HTTP}}]".to_owned(), 1, "spec.servers[0].hosts: is required".to_owned()),
-        (server(", tls: {}"), 2, format!("spec.servers[0].tls: {WHO}")),
+        (
+            server(", tls: {mode: SIMPLE}"),
+            2,
+            "spec.servers[0].tls.mode: ends TLS, and the port's protocol is plain text: write protocol HTTPS".to_owned(),
+        ),
+        (ends("credentialName: a"), 2, format!("spec.servers[0].tls.mode: PASSTHROUGH {WHERE}: SIMPLE, MUTUAL, OPTIONAL_MUTUAL and ISTIO_MUTUAL are")),
+        (ends("mode: AUTO_PASSTHROUGH"), 2, format!("spec.servers[0].tls.mode: AUTO_PASSTHROUGH {WHO}")),
+        (
+            ends("mode: SIMPLE"),
+            2,
+            "spec.servers[0].tls: needs a credentialName: the Secret with certificate and key, in the namespace of the gateway's pods".to_owned(),
+        ),
+        (ends("mode: SIMPLE, serverCertificate: /a"), 2, format!("spec.servers[0].tls.serverCertificate: {WHO}")),
+        (
+            ends("mode: SIMPLE, credentialName: a, credentialNames: [b]"),
+            2,
+            "spec.servers[0].tls.credentialNames: excludes `credentialName`: only one of credentialName, credentialNames may be written".to_owned(),
+        ),
+        (ends("mode: SIMPLE, credentialNames: [a, b, c]"), 2, "spec.servers[0].tls.credentialNames: names one or two Secrets".to_owned()),
+        (
+            ends("mode: SIMPLE, credentialName: 'kubernetes-gateway://bank/a'"),
+            2,
+            "spec.servers[0].tls.credentialName: `kubernetes-gateway://bank/a` is no name of a Secret: small letters, digits, `-`, `.`, perhaps with the gateway's namespace and `/` before it".to_owned(),
+        ),
+        (
+            ends("mode: SIMPLE, credentialName: a-cacert"),
+            2,
+            "spec.servers[0].tls.credentialName: `a-cacert` ends in -cacert, as the companions do that hold the authorities of others".to_owned(),
+        ),
+        (
+            ends("mode: ISTIO_MUTUAL, credentialName: a"),
+            2,
+            "spec.servers[0].tls.credentialName: has no place beside ISTIO_MUTUAL, which shows the workload's own certificate".to_owned(),
+        ),
+        (
+            ends("mode: SIMPLE, credentialName: a, subjectAltNames: [b]"),
+            2,
+            "spec.servers[0].tls.subjectAltNames: has no place beside SIMPLE, which asks clients for no certificate".to_owned(),
+        ),
+        (
+            ends("mode: SIMPLE, credentialName: a, maxProtocolVersion: TLSV1_1"),
+            2,
+            "spec.servers[0].tls.maxProtocolVersion: is below TLSV1_2, under which nothing is spoken".to_owned(),
+        ),
+        (
+            ends("mode: SIMPLE, credentialName: a, minProtocolVersion: TLSV1_3, maxProtocolVersion: TLSV1_2"),
+            2,
+            "spec.servers[0].tls.minProtocolVersion: is above maxProtocolVersion".to_owned(),
+        ),
+        (
+            ends("mode: SIMPLE, credentialName: a, cipherSuites: [RC4-MD5]"),
+            2,
+            "spec.servers[0].tls.cipherSuites: none of them is one that a gateway may have".to_owned(),
+        ),
+        (ends("mode: MUTUAL, credentialName: a, verifyCertificateHash: [ab]"), 2, format!("spec.servers[0].tls.verifyCertificateHash: {WHO}")),
         (server(", bind: 1.2.3.4"), 2, format!("spec.servers[0].bind: {WHERE}")),
     ] {
         check_spec("Gateway", &spec, &[(line, &expected)]);
@@ -284,6 +344,20 @@ fn warnings_of_istio() {
         "DestinationRule",
         "host: a\ntrafficPolicy:\n  connectionPool:\n    tcp: {tcpKeepalive: {time: 1s}}\n    http: {http2KeepAlive: {}, h2UpgradePolicy: DO_NOT_UPGRADE, useClientProtocol: false}\n",
         &[(5, "spec.trafficPolicy.connectionPool.http.http2KeepAlive: is not acted on yet")],
+    );
+    check_warnings(
+        "Gateway",
+        "servers:\n- port: {number: 443, name: a, protocol: HTTPS}\n  hosts: ['*']\n  tls: {mode: SIMPLE, credentialName: a, minProtocolVersion: TLSV1_0, cipherSuites: [AES128-SHA, AES128-SHA, RC4]}\n",
+        &[
+            (4, "spec.servers[0].tls.minProtocolVersion: is below TLSV1_2, under which nothing is spoken: TLSV1_2 is the lowest"),
+            (4, "spec.servers[0].tls.cipherSuites[1]: `AES128-SHA` is there twice"),
+            (4, "spec.servers[0].tls.cipherSuites[2]: `RC4` is no cipher suite that a gateway may have, and is left out"),
+        ],
+    );
+    check_warnings(
+        "Gateway",
+        "servers:\n- port: {number: 80, name: a, protocol: HTTP}\n  hosts: ['*']\n  tls: {credentialName: a, httpsRedirect: true}\n",
+        &[(4, "spec.servers[0].tls.credentialName: is not used: the port's protocol is plain text, and for TLS it is HTTPS")],
     );
     check_warnings(
         "AuthorizationPolicy",

@@ -312,18 +312,27 @@ pub(super) fn validation_context(
         suppress_client_ca_list,
     } = m;
     refused!(cx; ca_certificate_provider_instance, system_root_certs, watched_directory, verify_certificate_spki, verify_certificate_hash,
-        require_signed_certificate_timestamp, crl, allow_expired_certificate, trust_chain_verification, custom_validator_config,
+        require_signed_certificate_timestamp, allow_expired_certificate, trust_chain_verification, custom_validator_config,
         only_verify_leaf_cert_crl, max_verify_depth);
     silent!(suppress_client_ca_list);
     let roots = cx.some("trusted_ca", trusted_ca, |cx, source| {
         let pem = inline(cx, source)?;
         let bundle = TrustBundle::from_pem(&pem).map_err(|e| cx.bad("", e.to_string()))?;
-        Ok((bundle, super::cx::hash(&pem)))
+        Ok((bundle, pem))
     })?;
-    let (roots, content) = roots.unwrap_or_default();
+    let (mut roots, mut content) = roots.unwrap_or_default();
+    cx.some("crl", crl, |cx, source| {
+        if roots.is_empty() {
+            return cx.refuse("", "there is no trusted_ca beside it, which alone can revoke");
+        }
+        let pem = inline(cx, source)?;
+        roots.revoke(&pem).map_err(|e| cx.bad("", e.to_string()))?;
+        content.extend(pem);
+        Ok(())
+    })?;
     let mut sans = cx.each("match_typed_subject_alt_names", match_typed_subject_alt_names, typed_san)?;
     sans.extend(cx.each("match_subject_alt_names", match_subject_alt_names, |cx, m| san(cx, SanKind::Any, m))?);
-    Ok(ValidationSecret { name: title, hash: hash.unwrap_or(content), roots, sans: sans.into() })
+    Ok(ValidationSecret { name: title, hash: hash.unwrap_or_else(|| super::cx::hash(&content)), roots, sans: sans.into() })
 }
 
 fn typed_san(cx: &mut Cx, m: tls::SubjectAltNameMatcher) -> Res<SanMatch> {

@@ -16,7 +16,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// What `up` writes into `mesh.json`, and with `--ready-file` where it is told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct MeshFile {
-    /// The address of the Gateway's first HTTP port on the host, or empty without a Gateway.
+    /// The address of the Gateway's first port of plain HTTP on the host, or empty if there is none.
     pub(crate) address: String,
     /// All of the Gateways' ports: the port inside the mesh and the address on the host.
     pub(crate) gateways: Vec<GatewayPort>,
@@ -31,6 +31,9 @@ pub(crate) struct MeshFile {
     /// Whether it was started with `--secure`: nothing leaves it that its registry does not name, whatever its settings say.
     #[serde(default)]
     pub(crate) secure: bool,
+    /// With `--https` the certificate of the authority that has signed the gateway's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) https_root: Option<PathBuf>,
 }
 
 /// One port of a Gateway.

@@ -68,6 +68,9 @@ struct MizzendArgs {
     /// Only what a Service or a ServiceEntry names can be called from the mesh, whatever MeshConfig's outboundTrafficPolicy says.
     #[arg(long)]
     registry_only: bool,
+    /// Gateways that serve plain HTTP alone are served over HTTPS on port 443 as well, with the certificate of this Secret of the gateways' namespace.
+    #[arg(long, value_name = "SECRET")]
+    https_credential: Option<String>,
     /// How long workload certificates live.
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = crate::up::duration)]
     workload_cert_ttl: Duration,
@@ -142,6 +145,7 @@ fn run(args: MizzendArgs) -> Result<()> {
         trust_domain: args.trust_domain,
         mesh_config: args.mesh_config,
         registry_only: args.registry_only,
+        https_credential: args.https_credential,
         workload_cert_ttl: args.workload_cert_ttl,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         log: super::directives(),

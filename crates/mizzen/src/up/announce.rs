@@ -12,7 +12,7 @@ use mizzen_control::status::Live;
 use mizzen_net::ConnectOptions;
 use owo_colors::OwoColorize;
 
-use super::say;
+use super::{https, say};
 use crate::cli::find::{Mesh, MeshFile};
 
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -80,6 +80,9 @@ fn show(mesh: &MeshFile, run_dir: &Path, shown: &Path) {
     say::good(&format!("the mesh is ready: {pods} workloads"));
     for port in &mesh.gateways {
         say::line(format_args!("\n  open    {}", port.address.bold()));
+    }
+    if let (Some(root), Some(port)) = (&mesh.https_root, mesh.gateways.iter().find(|port| port.address.starts_with("https:"))) {
+        say::line(format_args!("{}", https::advice(root, &port.address)));
     }
     say::line(format_args!(
         "  edit    {}: what you save is live within a second\n  try     mizzen proxy-status\n          mizzen proxy-config cluster WORKLOAD\n          \

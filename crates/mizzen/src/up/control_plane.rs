@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     address::CONTROL,
+    https,
     mesh::{Mesh, is_set},
     say,
 };
@@ -77,6 +78,7 @@ fn spec(mesh: &Mesh) -> Spec {
         ("--workload-cert-ttl", format!("{}s", mesh.payload.cert_ttl)),
     ];
     argv.extend(mesh.payload.secure.then(|| "--registry-only".to_owned()));
+    argv.extend(mesh.payload.https.iter().flat_map(|_| ["--https-credential".to_owned(), https::CREDENTIAL.to_owned()]));
     argv.extend(options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
     let mut env = vec![("MIZZEN_LOG".to_owned(), mesh.payload.log.clone())];
     // How keys of issuers of tokens are fetched.

@@ -1,7 +1,7 @@
 //! What should run, from the objects of the folder: one [`Wanted`] for each replica of each deployment. Pure.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     hash::{DefaultHasher, Hash, Hasher},
     net::{IpAddr, Ipv4Addr},
     sync::{Arc, LazyLock},
@@ -252,14 +252,16 @@ pub(crate) fn virtual_addresses(objects: &Objects) -> BTreeMap<String, Option<Ip
     wanted
 }
 
-/// The ports of all Gateways for the mesh's one gateway, by number.
-pub(crate) fn gateway_ports(objects: &Objects, gateway: &BTreeMap<String, String>) -> BTreeSet<u16> {
-    let mut ports = BTreeSet::new();
+/// The ports of all Gateways for the mesh's one gateway, by number, and whether TLS is ended there. With `https`, those of plain text have one more.
+pub(crate) fn gateway_ports(objects: &Objects, gateway: &BTreeMap<String, String>, https: bool) -> BTreeMap<u16, bool> {
+    let mut ports = BTreeMap::new();
     for object in objects.values() {
         if let Object::Gateway(found) = &**object
             && found.selector.matches(gateway)
         {
-            ports.extend(found.servers.iter().map(|server| server.port.number));
+            ports.extend(found.servers.iter().map(|server| (server.port.number, server.tls.is_some())));
+            let more = found.also_https("").filter(|_| https);
+            ports.extend(more.iter().flat_map(|found| &found.servers).map(|server| (server.port.number, server.tls.is_some())));
         }
     }
     ports

@@ -1,7 +1,7 @@
 //! The mesh's gateway: a proxy without a program, whose ports are opened on the host's loopback.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     sync::Arc,
 };
@@ -40,15 +40,20 @@ fn pod() -> Wanted {
     }
 }
 
-/// Which ports are open, by their number in the Gateways.
-pub(crate) type Open = BTreeMap<u16, SocketAddr>;
+/// Which ports are open, by their number in the Gateways, and whether TLS is ended there.
+pub(crate) type Open = BTreeMap<u16, (SocketAddr, bool)>;
+
+/// The ports that Gateways name, and whether TLS is ended there.
+pub(crate) fn wanted(mesh: &Mesh, objects: &desired::Objects) -> BTreeMap<u16, bool> {
+    desired::gateway_ports(objects, &labels(), mesh.payload.https.is_some())
+}
 
 /// Runs the gateway from the first Gateway on until the mesh ends, and opens each port as soon as a Gateway names it.
 pub(crate) async fn run(mesh: Arc<Mesh>, open: watch::Sender<Open>) -> Result<()> {
     let mut objects = mesh.objects.subscribe();
     let mut ending = mesh.ending.subscribe();
     tokio::select! {
-        first = objects.wait_for(|o| !desired::gateway_ports(o, &labels()).is_empty()) => drop(first?),
+        first = objects.wait_for(|o| !wanted(&mesh, o).is_empty()) => drop(first?),
         () = is_set(&mut ending) => return Ok(()),
     }
     let pod = Arc::new(pod());
@@ -60,7 +65,7 @@ pub(crate) async fn run(mesh: Arc<Mesh>, open: watch::Sender<Open>) -> Result<()
     let mut ready = place.proxy.ready.clone();
     let mut sockets: BTreeMap<u16, TcpListener> = BTreeMap::new();
     loop {
-        let wanted = desired::gateway_ports(&objects.borrow_and_update(), &labels());
+        let wanted = wanted(&mesh, &objects.borrow_and_update());
         open_ports(&mesh, &wanted, &mut sockets, &open).await;
         entrance.lead(&sockets, place.address, &ready).await?;
         tokio::select! {
@@ -82,9 +87,9 @@ pub(crate) async fn run(mesh: Arc<Mesh>, open: watch::Sender<Open>) -> Result<()
 }
 
 /// Opens the ports that are wanted and not open yet, and closes those that no Gateway names any more.
-async fn open_ports(mesh: &Mesh, wanted: &BTreeSet<u16>, sockets: &mut BTreeMap<u16, TcpListener>, open: &watch::Sender<Open>) {
-    sockets.retain(|port, _| wanted.contains(port));
-    for port in wanted {
+async fn open_ports(mesh: &Mesh, wanted: &BTreeMap<u16, bool>, sockets: &mut BTreeMap<u16, TcpListener>, open: &watch::Sender<Open>) {
+    sockets.retain(|port, _| wanted.contains_key(port));
+    for port in wanted.keys() {
         if sockets.contains_key(port) {
             continue;
         }
@@ -93,7 +98,8 @@ async fn open_ports(mesh: &Mesh, wanted: &BTreeSet<u16>, sockets: &mut BTreeMap<
             Err(error) => say::error(&format!("port {port} of the gateway cannot be opened on this host: {error}")),
         }
     }
-    let now: Open = sockets.iter().filter_map(|(port, socket)| Some((*port, socket.local_addr().ok()?))).collect();
+    let address = |port: &u16, socket: &TcpListener| Some((*port, (socket.local_addr().ok()?, wanted.get(port).copied()?)));
+    let now: Open = sockets.iter().filter_map(|(port, socket)| address(port, socket)).collect();
     open.send_if_modified(|before| {
         let changed = *before != now;
         *before = now;
@@ -113,5 +119,9 @@ async fn listen(mesh: &Mesh, port: u16) -> Result<TcpListener, HostError> {
 
 /// The ports as the description of the mesh lists them.
 pub(crate) fn described(open: &Open) -> Vec<GatewayPort> {
-    open.iter().map(|(port, address)| GatewayPort { port: *port, address: format!("http://{address}/") }).collect()
+    let described = |(port, (address, tls)): (&u16, &(SocketAddr, bool))| {
+        let scheme = if *tls { "https" } else { "http" };
+        GatewayPort { port: *port, address: format!("{scheme}://{address}/") }
+    };
+    open.iter().map(described).collect()
 }

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use super::{
     Payload, control_plane,
     desired::{self, Wanted},
-    findings, gateway,
+    findings, gateway, https,
     mesh::{Mesh, is_set},
     pod, requests,
     runnable::Folder,
@@ -50,6 +50,9 @@ async fn run(inner: mizzen_host::Inner) -> Result<()> {
     let control = tokio::spawn(said("the control plane", control_plane::run(mesh.clone())));
     let open = watch::Sender::default();
     let gateway = tokio::spawn(said("the gateway", gateway::run(mesh.clone(), open.clone())));
+    if let Some(folder) = mesh.payload.https.clone() {
+        tokio::spawn(said("the gateway's certificate", https::keep(mesh.clone(), folder)));
+    }
     tokio::spawn(requests::serve(mesh.clone()));
     tokio::spawn(findings::tell(mesh.clone()));
     tokio::spawn(said("the description of the mesh", describe(mesh.clone(), open.subscribe())));
@@ -227,12 +230,12 @@ async fn describe(mesh: Arc<Mesh>, mut open: watch::Receiver<gateway::Open>) -> 
         let all = {
             let (wanted, ports) = {
                 let objects = mesh.objects.borrow();
-                (desired::wanted(&objects), desired::gateway_ports(&objects, &gateway::labels()))
+                (desired::wanted(&objects), gateway::wanted(&mesh, &objects))
             };
             let ready = ready.borrow_and_update();
             let open = open.borrow_and_update();
             wanted.values().all(|pod| ready.get(&format!("{}/{}", pod.namespace, pod.name)).is_some_and(|r| r.ready))
-                && ports.iter().all(|port| open.contains_key(port))
+                && ports.keys().all(|port| open.contains_key(port))
         };
         if all {
             break;
@@ -245,13 +248,14 @@ async fn describe(mesh: Arc<Mesh>, mut open: watch::Receiver<gateway::Open>) -> 
     loop {
         let gateways = gateway::described(&open.borrow_and_update());
         let file = MeshFile {
-            address: gateways.first().map(|g| g.address.clone()).unwrap_or_default(),
+            address: gateways.iter().find(|g| g.address.starts_with("http://")).map(|g| g.address.clone()).unwrap_or_default(),
             gateways,
             pid: mesh.payload.pid,
             folder: mesh.payload.folder.clone(),
             run_dir: mesh.payload.run_dir.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             secure: mesh.payload.secure,
+            https_root: mesh.payload.https.as_deref().map(https::root),
         };
         let partial = mesh.dir("mesh.json.partial");
         std::fs::write(&partial, serde_json::to_vec_pretty(&file)?)?;

@@ -12,6 +12,7 @@ mod desired;
 mod entrance;
 mod findings;
 mod gateway;
+mod https;
 pub(crate) mod inner;
 mod mesh;
 mod objects;
@@ -51,6 +52,10 @@ pub(crate) struct UpArgs {
     /// only what the folder names can be called outside of the mesh (REGISTRY_ONLY). Objects of the folder do not undo it for the whole mesh.
     #[arg(long)]
     secure: bool,
+    /// Serve Gateways of plain HTTP over HTTPS, too, on their port 443 (8443 on this host), with a certificate of an authority of your own that is made at the
+    /// first start; how to trust it is said.
+    #[arg(long)]
+    https: bool,
     /// When every program is ready and a call to the Gateway succeeds, write a description of the mesh here, as JSON.
     #[arg(long, value_name = "PATH")]
     ready_file: Option<PathBuf>,
@@ -89,6 +94,9 @@ pub(crate) struct Payload {
     /// Whether the mesh starts closed.
     #[serde(default)]
     pub(crate) secure: bool,
+    /// The folder of the local certificate authority, if Gateways are served over HTTPS, too.
+    #[serde(default)]
+    pub(crate) https: Option<PathBuf>,
     /// Lifetime of workload certificates, in seconds.
     pub(crate) cert_ttl: u64,
     /// What sidecars have not used for so many seconds they let go.
@@ -156,6 +164,7 @@ fn outer(name: &str, args: &UpArgs) -> Result<u8> {
     args.ready_file.as_deref().map_or(Ok(()), check_ready_file)?;
     let data_plane = args.data_plane.find().context("--data-plane")?;
     check(&args.dir)?;
+    let https = if args.https { Some(https::prepare()?) } else { None };
     if let Some(path) = &args.ready_file {
         // Of an earlier mesh: whoever waits for it would be told too early.
         let _ = std::fs::remove_file(path);
@@ -169,6 +178,7 @@ fn outer(name: &str, args: &UpArgs) -> Result<u8> {
         run_dir: run.path().to_owned(),
         program,
         secure: args.secure,
+        https,
         cert_ttl: args.workload_cert_ttl.as_secs(),
         on_demand_idle: args.on_demand_idle.as_secs(),
         denial_header: args.denial_header.as_ref().map(ToString::to_string),

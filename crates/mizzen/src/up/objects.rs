@@ -2,12 +2,14 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    io::{self, Write},
     net::Ipv4Addr,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 use mizzen_api::Kind;
+use mizzen_pki::Svid;
 use serde_json::json;
 
 use super::desired::Wanted;
@@ -111,10 +113,26 @@ impl Folder {
         Ok(())
     }
 
-    /// JSON is YAML. Renamed into place, so that no reader sees half a file.
+    /// Writes a certificate with its key as a Secret of the gateway's namespace.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn credential(&self, name: &str, svid: &Svid) -> io::Result<()> {
+        let object = json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": name, "namespace": "istio-system"},
+            "type": "kubernetes.io/tls",
+            "stringData": {"tls.crt": svid.chain_pem(), "tls.key": svid.key_pem().expose()},
+        });
+        self.write("credential.yaml", &object)
+    }
+
+    /// JSON is YAML. For this user alone. Renamed into place, so that no reader sees half a file.
     fn write(&self, name: &str, object: &serde_json::Value) -> io::Result<()> {
         let partial = self.0.join(format!(".{name}.partial"));
-        std::fs::write(&partial, serde_json::to_vec_pretty(object)?)?;
+        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
+        file.write_all(&serde_json::to_vec_pretty(object)?)?;
         std::fs::rename(&partial, self.0.join(name))
     }
 }

@@ -15,6 +15,7 @@ use mizzen_host::{Mount, ProcessKind, RunDir, Source, Spec, Workload};
 use super::{
     address::ROUTER,
     desired::{File, Objects, Wanted},
+    https,
     mesh::Mesh,
     proxy,
 };
@@ -81,7 +82,7 @@ fn view(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr) -> Workload {
             text("/etc/resolv.conf", format!("search {search}\nnameserver {NAME_SERVER}\noptions ndots:5\n")),
             text("/etc/hosts", format!("127.0.0.1\tlocalhost\n::1\tlocalhost\n{address}\t{}\n", pod.hostname())),
         ],
-        hide: [RunDir::base()].into_iter().chain(STARTERS.map(PathBuf::from)).chain(sockets()).collect(),
+        hide: [RunDir::base()].into_iter().chain(https::folder()).chain(STARTERS.map(PathBuf::from)).chain(sockets()).collect(),
         // Whoever can write the configuration is the mesh, and so is who can write the program of its proxies.
         freeze: std::iter::once(mesh.payload.folder.clone()).chain(mesh.payload.data_plane.foreign().map(PathBuf::from)).collect(),
         keep: vec![mesh.dir("sample")],

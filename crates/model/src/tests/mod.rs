@@ -269,3 +269,39 @@ fn a_relist_is_swapped_in_whole() {
     let key = Key::new(Kind::Service, "shop", "reviews");
     assert_eq!(before.content_version(&key), after.content_version(&key));
 }
+
+#[test]
+fn servers_that_are_left_out() {
+    let gateway = |name: &str, servers: &str| {
+        format!(
+            "
+kind: Gateway
+apiVersion: networking.istio.io/v1
+metadata: {{name: {name}, namespace: shop}}
+spec: {{selector: {{istio: ingressgateway}}, servers: [{servers}]}}
+"
+        )
+    };
+    let server = |port: u16, name: &str, host: &str| {
+        format!("{{port: {{number: {port}, name: {name}, protocol: HTTPS}}, hosts: [{host}], tls: {{mode: SIMPLE, credentialName: c}}}}")
+    };
+    let plain = |port: u16| format!("{{port: {{number: {port}, name: http, protocol: HTTP}}, hosts: [d.example]}}");
+    let older = [server(443, "a", "a.example"), server(443, "b", "b.example"), plain(80)].join(", ");
+    let younger =
+        [server(443, "x", "c.example"), server(443, "w", "'*/a.example'"), plain(443), server(80, "z", "e.example"), plain(80)].join(", ");
+    let twice = [server(8443, "a", "a.example"), server(8443, "a", "b.example")].join(", ");
+    let snapshot = snapshot(&[&gateway("a", &older), &gateway("b", &younger), &gateway("c", &twice)]);
+    let said: Vec<String> = crate::check(&snapshot).iter().map(|problem| format!("{}: {}", problem.field, problem.message)).collect();
+    let expected = [
+        ("spec.servers[1]", "shop/a", "host a.example over HTTPS on port 443"),
+        ("spec.servers[1]", "shop/c", "a port of the same name, a, by which routes are told apart"),
+        ("spec.servers[2]", "shop/a", "HTTPS on port 443"),
+        ("spec.servers[3]", "shop/a", "plain text on port 80"),
+    ];
+    assert_eq!(said.len(), expected.len(), "{said:#?}");
+    for (field, gateway, why) in expected {
+        let is_it =
+            |line: &&String| line.starts_with(&format!("{field}: is left out: Gateway {gateway} (test.yaml:")) && line.ends_with(why);
+        assert_eq!(said.iter().filter(is_it).count(), 1, "{why}: {said:#?}");
+    }
+}

@@ -6,6 +6,7 @@
 mod cluster;
 mod http;
 mod listener;
+mod secret;
 
 use mizzen_protos::{
     Any,
@@ -23,6 +24,7 @@ use prost::Message;
 pub(crate) use cluster::{Cluster, Socket, SocketMatch};
 pub(crate) use http::{FAULT, Http, Manager};
 pub(crate) use listener::{Chain, Inspector, Listener, ListenerFilter, Log, NetworkFilter, Tcp};
+pub(crate) use secret::Secret;
 
 use crate::ResourceKind;
 
@@ -37,6 +39,7 @@ pub(crate) enum Draft {
     NameTable(NameTable),
     NameEntry(NameEntry),
     Index(Host),
+    Secret(Secret),
 }
 
 /// An entry of the name table, as the table's field has it.
@@ -59,6 +62,7 @@ impl Draft {
             Draft::NameTable(_) => ResourceKind::NameTable,
             Draft::NameEntry(_) => ResourceKind::NameEntry,
             Draft::Index(_) => ResourceKind::Index,
+            Draft::Secret(_) => ResourceKind::Secret,
         }
     }
 
@@ -74,6 +78,7 @@ impl Draft {
             Draft::NameTable(table) => table.encode_to_vec(),
             Draft::NameEntry(entry) => entry.encode_to_vec(),
             Draft::Index(host) => host.encode_to_vec(),
+            Draft::Secret(secret) => secret.0.encode_to_vec(),
         };
         canonicalize(&type_url, &mut value);
         Any { type_url, value }

@@ -1,9 +1,16 @@
 //! Gateways.
 
-use mizzen_model::{ProxyType, ProxyView};
+use mizzen_model::{ProxyType, ProxyView, Reader, Snapshot};
+use mizzen_protos::envoy::envoy::{
+    config::core::v3::{DataSource, data_source::Specifier},
+    extensions::transport_sockets::tls::v3::{Secret, secret::Type},
+};
 
-use super::{facts, names, shop, summary::show};
-use crate::ResourceKind;
+use super::{
+    facts, names, shop,
+    summary::{decode, show},
+};
+use crate::{ResourceKind, build};
 
 const GATEWAY: &str = "
 kind: Gateway
@@ -120,4 +127,155 @@ status: {phase: Running, podIP: 10.0.0.98, conditions: [{type: Ready, status: 'T
     let snapshot = shop(&[GATEWAY, service]);
     assert_eq!(names(&snapshot, &gateway(), ResourceKind::Listener), ["0.0.0.0_8080", "0.0.0.0_18080"]);
     assert_eq!(names(&snapshot, &gateway(), ResourceKind::Route), ["http.80", "http.8080"]);
+}
+
+/// Servers that end TLS, of two Gateways; the younger one also names what is taken.
+const TLS: &str = "
+kind: Gateway
+apiVersion: networking.istio.io/v1
+metadata: {name: a, namespace: shop}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - {port: {number: 80, name: http, protocol: HTTP}, hosts: [a.example, b.example], tls: {httpsRedirect: true}}
+  - {port: {number: 443, name: https-a, protocol: HTTPS}, hosts: [a.example, '*.a.example'], tls: {mode: SIMPLE, credentialName: a}}
+  - port: {number: 443, name: https-b, protocol: HTTPS}
+    hosts: [shop/b.example]
+    tls: {mode: MUTUAL, credentialNames: [b-rsa, b-ecdsa], subjectAltNames: [ann], minProtocolVersion: TLSV1_3, cipherSuites: [AES128-SHA]}
+---
+kind: Gateway
+apiVersion: networking.istio.io/v1
+metadata: {name: b, namespace: bank}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - {port: {number: 443, name: taken, protocol: HTTPS}, hosts: [b.example, c.example], tls: {mode: SIMPLE, credentialName: bank}}
+  - {port: {number: 443, name: plain, protocol: HTTP}, hosts: [d.example]}
+  - {port: {number: 443, name: rest, protocol: HTTPS}, hosts: ['*'], tls: {mode: OPTIONAL_MUTUAL, credentialName: rest, caCertCredentialName: clients}}
+  - {port: {number: 8443, name: mesh, protocol: HTTPS}, hosts: ['*'], tls: {mode: ISTIO_MUTUAL}}
+";
+
+#[test]
+fn servers_that_end_tls() {
+    let to = |name: &str| format!("{{name: {name}, route: [{{destination: {{host: reviews.shop.svc.cluster.local}}}}]}}");
+    let rules = rule("r", "shop", "a.example, b.example, x.a.example", &to("r")).replace("shop/shop", "shop/a");
+    let snapshot = shop(&[TLS, &rules]);
+    let view = gateway();
+    assert_eq!(names(&snapshot, &view, ResourceKind::Listener), ["0.0.0.0_80", "0.0.0.0_443", "0.0.0.0_8443"]);
+    let routes = ["http.80", "https.443.https-a.a.shop", "https.443.https-b.a.shop", "https.443.rest.b.bank", "https.8443.mesh.b.bank"];
+    assert_eq!(names(&snapshot, &view, ResourceKind::Route), routes);
+    let listeners = ["0.0.0.0_443", "0.0.0.0_8443"].map(|name| show(&snapshot, &view, ResourceKind::Listener, name));
+    let routes = routes.map(|name| show(&snapshot, &view, ResourceKind::Route, name));
+    insta::assert_snapshot!([listeners.join("\n"), routes.join("\n")].join("\n"));
+}
+
+const SECRETS: &str = "
+kind: Secret
+apiVersion: v1
+metadata: {name: a, namespace: istio-system}
+type: kubernetes.io/tls
+stringData: {tls.crt: chain of a, tls.key: key of a}
+---
+kind: Secret
+apiVersion: v1
+metadata: {name: b-rsa, namespace: istio-system}
+stringData: {cert: chain of b, key: key of b, cacert: ca of b, crl: crl of b, tls.crt: other, tls.key: other, ca.crt: other}
+---
+kind: Secret
+apiVersion: v1
+metadata: {name: clients, namespace: istio-system}
+stringData: {ca.crt: own ca of clients}
+---
+kind: Secret
+apiVersion: v1
+metadata: {name: clients-cacert, namespace: istio-system}
+stringData: {ca.crt: ca of clients, ca.crl: crl of clients}
+---
+kind: Secret
+apiVersion: v1
+metadata: {name: rest, namespace: istio-system}
+stringData: {tls.crt: chain without a key}
+---
+kind: Secret
+apiVersion: v1
+metadata: {name: unnamed, namespace: istio-system}
+stringData: {tls.crt: chain, tls.key: key, ca.crt: ca}
+---
+kind: Secret
+apiVersion: v1
+metadata: {name: b-ecdsa, namespace: shop}
+stringData: {tls.crt: of another namespace, tls.key: key}
+---
+kind: Secret
+apiVersion: v1
+metadata: {name: bank, namespace: istio-system}
+stringData: {tls.crt: of a server that stands nowhere, tls.key: key}
+";
+
+fn secret(snapshot: &Snapshot, view: &ProxyView, name: &str) -> Option<String> {
+    let resource = build(&Reader::new(snapshot), view, ResourceKind::Secret, &name.into())?;
+    assert_eq!((&*resource.name, resource.any.type_url.as_str()), (name, ResourceKind::Secret.type_url().as_str()));
+    let secret: Secret = decode(&resource.any);
+    assert_eq!(secret.name, name);
+    let text = |source: Option<DataSource>| match source.and_then(|source| source.specifier) {
+        Some(Specifier::InlineBytes(bytes)) => String::from_utf8(bytes).unwrap(),
+        None => "none".to_owned(),
+        Some(other) => panic!("{other:?}"),
+    };
+    Some(match secret.r#type.unwrap() {
+        Type::TlsCertificate(made) => format!("{}, {}", text(made.certificate_chain), text(made.private_key)),
+        Type::ValidationContext(made) => format!("{}, {}", text(made.trusted_ca), text(made.crl)),
+        other => panic!("{other:?}"),
+    })
+}
+
+#[test]
+fn secrets_of_the_gateways_own_namespace() {
+    let snapshot = shop(&[TLS, SECRETS]);
+    for (name, expected) in [
+        ("kubernetes://a", Some("chain of a, key of a")),
+        ("kubernetes://a-cacert", None),
+        ("kubernetes://b-rsa", Some("chain of b, key of b")),
+        ("kubernetes://b-rsa-cacert", Some("ca of b, crl of b")),
+        ("kubernetes://clients-cacert", Some("ca of clients, crl of clients")),
+        ("kubernetes://clients", None),
+        // It has no key; it is in another namespace; no Gateway names it; the one that does is left out.
+        ("kubernetes://rest", None),
+        ("kubernetes://b-ecdsa", None),
+        ("kubernetes://unnamed", None),
+        ("kubernetes://unnamed-cacert", None),
+        ("kubernetes://bank", None),
+        ("kubernetes://istio-system/a", None),
+        ("a", None),
+        ("default", None),
+    ] {
+        assert_eq!(secret(&snapshot, &gateway(), name).as_deref(), expected, "{name}");
+    }
+    let named = "
+kind: Gateway
+apiVersion: networking.istio.io/v1
+metadata: {name: named, namespace: shop}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - {port: {number: 9443, name: a, protocol: HTTPS}, hosts: [a.example], tls: {mode: SIMPLE, credentialName: istio-system/a}}
+  - {port: {number: 9443, name: b, protocol: HTTPS}, hosts: [b.example], tls: {mode: SIMPLE, credentialName: shop/b-ecdsa}}
+";
+    let with_namespaces = shop(&[TLS, SECRETS, named]);
+    assert_eq!(secret(&with_namespaces, &gateway(), "kubernetes://istio-system/a").as_deref(), Some("chain of a, key of a"));
+    assert_eq!(secret(&with_namespaces, &gateway(), "kubernetes://shop/b-ecdsa"), None, "whatever a Gateway names");
+    assert!(names(&snapshot, &gateway(), ResourceKind::Secret).is_empty(), "who asks for all gets none");
+    // Neither a gateway of the same labels elsewhere, nor one of other labels here, nor a sidecar.
+    let elsewhere = facts(ProxyType::Router, "10.0.0.97", "bank", &[("istio", "ingressgateway")]).into();
+    let other = facts(ProxyType::Router, "10.0.0.96", "istio-system", &[("istio", "egressgateway")]).into();
+    let sidecar = facts(ProxyType::Sidecar, "10.0.0.95", "istio-system", &[("istio", "ingressgateway")]).into();
+    for view in [&elsewhere, &other, &sidecar] {
+        assert_eq!(secret(&snapshot, view, "kubernetes://a"), None);
+    }
+    assert_eq!(secret(&snapshot, &elsewhere, "kubernetes://b-ecdsa"), None);
+    let drafted = format!(
+        "{:?}",
+        crate::draft(&crate::scope::Scope::new(&Reader::new(&snapshot), &gateway()), ResourceKind::Secret, "kubernetes://a")
+    );
+    assert!(drafted.contains("kubernetes://a") && !drafted.contains("key of"), "{drafted}");
 }

@@ -143,9 +143,28 @@ fn sans(common: &CommonTlsContext) -> String {
 
 fn tls_server(socket: &TransportSocket) -> String {
     let context: DownstreamTlsContext = decode(config(socket));
-    assert!(context.require_client_certificate.unwrap().value);
     let common = context.common_tls_context.unwrap();
+    if common.tls_certificate_sds_secret_configs[0].name != "default" {
+        return tls_gateway(context.require_client_certificate.unwrap().value, &common);
+    }
+    assert!(context.require_client_certificate.unwrap().value);
     format!("mtls from {} offers {}", sans(&common), common.alpn_protocols.join(","))
+}
+
+fn tls_gateway(required: bool, common: &CommonTlsContext) -> String {
+    let names: Vec<&str> = common.tls_certificate_sds_secret_configs.iter().map(|secret| secret.name.as_str()).collect();
+    let mut out = format!("tls {} offers {}", names.join("+"), common.alpn_protocols.join(","));
+    if let Some(ValidationContextType::CombinedValidationContext(combined)) = &common.validation_context_type {
+        let secret = combined.validation_context_sds_secret_config.as_ref().unwrap();
+        let names: Vec<String> =
+            combined.default_validation_context.iter().flat_map(|c| c.match_subject_alt_names.iter().map(string)).collect();
+        write!(out, " {} clients of {} {names:?}", if required { "needs" } else { "takes" }, secret.name).unwrap();
+    }
+    if let Some(params) = &common.tls_params {
+        let (min, max) = (params.tls_minimum_protocol_version(), params.tls_maximum_protocol_version());
+        write!(out, " {}..{} {}", min.as_str_name(), max.as_str_name(), params.cipher_suites.join(",")).unwrap();
+    }
+    out
 }
 
 fn tls_client(socket: &TransportSocket) -> String {
@@ -309,7 +328,8 @@ fn endpoints(a: &ClusterLoadAssignment) -> String {
 fn routes(config: &RouteConfiguration) -> String {
     let mut out = config.name.clone();
     for host in &config.virtual_hosts {
-        write!(out, "\n  {} [{}]", host.name, host.domains.join(" ")).unwrap();
+        let secure = if host.require_tls == 0 { "" } else { " over TLS alone" };
+        write!(out, "\n  {} [{}]{secure}", host.name, host.domains.join(" ")).unwrap();
         for line in host.routes.iter().map(route) {
             write!(out, "\n    {line}").unwrap();
         }

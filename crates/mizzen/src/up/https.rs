@@ -1,0 +1,176 @@
+//! `--https`: a certificate authority of this user's own, made once, and the certificate with which the mesh's gateway serves HTTPS.
+//!
+//! The authority's key lies in the user's folder of data, as those of other tools of this kind do: people make their browser trust it, and shall not have to
+//! at each start. Workloads do not see that folder. The gateway gets a certificate under it as it gets any other: as a Secret, by secret discovery.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::Write,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use mizzen_api::Object;
+use mizzen_pki::{Ca, CaLimits, UnixTime};
+
+use super::{
+    desired::Objects,
+    gateway,
+    mesh::{Mesh, is_set},
+    say,
+};
+
+/// The Secret, in the gateway's namespace.
+pub(crate) const CREDENTIAL: &str = "mizzen-local-https";
+/// Names and addresses that lead to this host, whatever Gateways name.
+const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+/// How long a certificate is good for, and when the next one is made. Browsers take none of more than 398 days.
+const TTL: Duration = Duration::from_secs(30 * 24 * 3600);
+const RENEW: Duration = Duration::from_secs(10 * 24 * 3600);
+/// A certificate holds at most so many names.
+const MAX_NAMES: usize = 100;
+
+/// Where the authority is kept: `$XDG_DATA_HOME/mizzen/https`, else `~/.local/share/mizzen/https`. `None` for a user without either.
+pub(crate) fn folder() -> Option<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let data = absolute("XDG_DATA_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/share")));
+    data.map(|data| data.join("mizzen/https"))
+}
+
+/// The certificate that is to be trusted.
+pub(crate) fn root(folder: &Path) -> PathBuf {
+    folder.join("root.pem")
+}
+
+fn key(folder: &Path) -> PathBuf {
+    folder.join("root-key.pem")
+}
+
+/// Makes the authority, if there is none yet, and says so.
+///
+/// # Errors
+/// If its folder cannot be had, or holds something else.
+pub(crate) fn prepare() -> Result<PathBuf> {
+    let folder = folder().context("--https: neither XDG_DATA_HOME nor HOME says where the local certificate authority is to be kept")?;
+    if !root(&folder).exists() && !key(&folder).exists() {
+        make(&folder).with_context(|| format!("--https: cannot make a certificate authority in {}", folder.display()))?;
+        say::good(&format!("a certificate authority of your own is made: {}", root(&folder).display()));
+    }
+    let ca = load(&folder).context("--https")?;
+    if ca.not_after().as_secs() < UnixTime::now().as_secs() + TTL.as_secs() {
+        bail!("--https: the certificate authority in {} expires soon: remove the folder, and trust the next one", folder.display());
+    }
+    Ok(folder)
+}
+
+fn make(folder: &Path) -> Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let ca = Ca::self_signed_as("Mizzen's certificate authority of one user", UnixTime::now(), CaLimits::default())?;
+    // The key first: without a certificate there is no authority yet.
+    for (path, mode, text) in [(key(folder), 0o600, ca.key_pem().expose()), (root(folder), 0o644, ca.chain_pem().as_str())] {
+        let mut file =
+            fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&path).with_context(|| path.display().to_string())?;
+        file.write_all(text.as_bytes())?;
+    }
+    Ok(())
+}
+
+fn load(folder: &Path) -> Result<Ca> {
+    let read = |path: PathBuf| fs::read_to_string(&path).with_context(|| path.display().to_string());
+    let (key, root) = (read(key(folder))?, read(root(folder))?);
+    Ca::from_parts(&key, root.as_bytes(), root.as_bytes(), CaLimits::default())
+        .with_context(|| format!("{} holds no certificate authority: remove it, and a new one is made", folder.display()))
+}
+
+/// Keeps a certificate for the hosts of all Gateways of the mesh's gateway, until the mesh ends.
+pub(crate) async fn keep(mesh: Arc<Mesh>, folder: PathBuf) -> Result<()> {
+    let ca = load(&folder)?;
+    let mut objects = mesh.objects.subscribe();
+    let mut ending = mesh.ending.subscribe();
+    loop {
+        let wanted = names(&objects.borrow_and_update());
+        let svid = ca.server_certificate(&wanted, TTL, UnixTime::now())?;
+        mesh.told.credential(CREDENTIAL, &svid).context("cannot write the gateway's certificate")?;
+        let renew = tokio::time::sleep(RENEW);
+        tokio::pin!(renew);
+        loop {
+            tokio::select! {
+                changed = objects.changed() => {
+                    changed?;
+                    if names(&objects.borrow_and_update()) != wanted {
+                        break;
+                    }
+                }
+                () = &mut renew => break,
+                () = is_set(&mut ending) => return Ok(()),
+            }
+        }
+    }
+}
+
+/// The names that the certificate has: those that lead here, and the Gateways' own.
+fn names(objects: &Objects) -> Vec<String> {
+    let mut all: Vec<String> = LOCAL.map(str::to_owned).into();
+    let gateways = objects.values().filter_map(|object| match &**object {
+        Object::Gateway(found) if found.selector.matches(&gateway::labels()) => found.also_https(CREDENTIAL),
+        _ => None,
+    });
+    let hosts: BTreeSet<String> =
+        gateways.flat_map(|found| found.servers).flat_map(|server| server.hosts).map(|host| host.host.to_string()).collect();
+    all.extend(hosts.into_iter().filter(|host| host != "*" && !LOCAL.contains(&host.as_str())).take(MAX_NAMES - LOCAL.len()));
+    all
+}
+
+/// How somebody comes to trust it.
+pub(crate) fn advice(root: &Path, address: &str) -> String {
+    let root = root.display();
+    format!(
+        "  trust   curl --cacert {root} {address}\n          sudo cp {root} /usr/local/share/ca-certificates/mizzen.crt && sudo update-ca-certificates\n          \
+         certutil -d sql:$HOME/.pki/nssdb -A -t C,, -n mizzen -i {root}   (Chromium)"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn an_authority_is_made_once() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let folder = dir.path().join("mizzen/https");
+        make(&folder).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&folder), mode(&key(&folder)), mode(&root(&folder))), (0o700, 0o600, 0o644));
+        let first = load(&folder).unwrap();
+        assert!(make(&folder).is_err(), "what is there is not written over");
+        assert_eq!(load(&folder).unwrap().roots(), first.roots());
+        fs::write(root(&folder), "nothing").unwrap();
+        assert!(load(&folder).unwrap_err().to_string().contains("holds no certificate authority"));
+    }
+
+    #[test]
+    fn names_of_the_gateways() {
+        let text = "
+kind: Gateway
+apiVersion: networking.istio.io/v1
+metadata: {name: a, namespace: shop}
+spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*', shop.example, './*.shop.example']}]}
+---
+kind: Gateway
+apiVersion: networking.istio.io/v1
+metadata: {name: b, namespace: shop}
+spec: {selector: {istio: other}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: [other.example]}]}
+";
+        let parsed = mizzen_api::parse_documents(text, &"test.yaml".into());
+        let objects: Objects =
+            parsed.objects.into_iter().map(|object| object.unwrap_or_else(|r| panic!("{r:?}"))).map(|o| (o.key(), Arc::new(o))).collect();
+        let own = [&LOCAL[..], &["*.shop.example", "shop.example"]].concat();
+        assert_eq!(names(&objects), own);
+    }
+}
