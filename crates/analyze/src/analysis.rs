@@ -29,6 +29,8 @@ pub struct Options {
     pub default_gateway: bool,
     /// Whether it is a mesh without Kubernetes: each pod has its proxy beside it, a gateway needs no Service, and a namespace needs no document.
     pub stand_alone: bool,
+    /// Whether Secrets are not among the objects: then nothing is said of those that are not there.
+    pub without_secrets: bool,
     /// The time, in seconds since 1970: certificates have to be valid then. Without it they are taken to be.
     pub now: Option<i64>,
 }
@@ -54,6 +56,7 @@ impl Analysis {
     pub fn new(options: Options) -> Analysis {
         let mut analysis = Analysis { options, ..Analysis::default() };
         analysis.base.stand_alone = analysis.options.stand_alone;
+        analysis.base.without_secrets = analysis.options.without_secrets;
         analysis.base.now = analysis.options.now;
         analysis.assume(|_| true);
         analysis

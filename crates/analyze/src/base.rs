@@ -167,6 +167,8 @@ pub(crate) fn question(index: Index, word: &str) -> u64 {
 #[derive(Debug, Default)]
 pub(crate) struct Base {
     pub(crate) stand_alone: bool,
+    /// Whether Secrets are not among the objects.
+    pub(crate) without_secrets: bool,
     pub(crate) entries: HashMap<Id, Arc<Entry>, Fixed>,
     /// The time, in seconds since 1970, if it is told.
     pub(crate) now: Option<i64>,
@@ -309,6 +311,11 @@ impl<'a> Cx<'a> {
         };
         let stands = |entry: &&Entry| !entry.sort().is_controller() || !all.iter().any(|pod| is_of(pod, entry));
         all.iter().copied().filter(stands).collect()
+    }
+
+    /// Whether it is known which Secrets there are.
+    pub(crate) fn knows_secrets(&self) -> bool {
+        !self.base.without_secrets
     }
 
     /// Whether there is no Kubernetes.

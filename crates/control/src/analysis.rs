@@ -37,7 +37,8 @@ struct Analyzer {
 
 impl Analyzer {
     fn new(stand_alone: bool) -> Self {
-        let analysis = Analysis::new(Options { follows: true, stand_alone, ..Options::default() });
+        // In a cluster those Secrets alone are known that gateways have asked for, and not as documents.
+        let analysis = Analysis::new(Options { follows: true, stand_alone, without_secrets: !stand_alone, ..Options::default() });
         Analyzer { analysis, version: 0, seen: BTreeMap::new(), told: BTreeSet::new() }
     }
 }

@@ -1,7 +1,7 @@
 //! The proxies that are connected, and how far each is.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -10,7 +10,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use mizzen_model::ProxyView;
+use mizzen_api::{Key, Kind};
+use mizzen_model::{ProxyView, Reader};
 use mizzen_translate::{Part, ResourceKind};
 use mizzen_types::{Name, SpiffeId};
 use mizzen_xds::{
@@ -20,6 +21,7 @@ use mizzen_xds::{
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
+    credentials::{Credentials, Standing},
     memo::{Asker, Epoch, Memo},
     status::{ProxyStatus, ResourceStatus, SyncState, TypeStatus, UnansweredStatus},
 };
@@ -33,6 +35,8 @@ pub(crate) struct Connection {
     pub(crate) peer: SocketAddr,
     pub(crate) version: String,
     pub(crate) since: SystemTime,
+    /// Of gateways' Secrets what is known, where they have to be fetched.
+    credentials: Option<Arc<Credentials>>,
     progress: Mutex<Progress>,
 }
 
@@ -105,12 +109,12 @@ impl Connection {
                 }
             }
             if self.view().facts().extensions.contains(mizzen_model::ON_DEMAND) {
-                progress.session.bring(&mut Resources { epoch: &epoch, asker: &self.asker });
+                progress.session.bring(&mut self.resources(&epoch));
             }
             (progress.session.begin(), due.queued)
         };
         let waited = queued.map(|queued| queued.elapsed());
-        let mut state = Resources { epoch: &epoch, asker: &self.asker };
+        let mut state = self.resources(&epoch);
         loop {
             let Some(wanted) = self.progress().session.next(&mut round) else { break };
             let found = wanted.look_up(&mut state);
@@ -132,6 +136,10 @@ impl Connection {
             progress.pushed.get_or_insert_with(Instant::now);
         }
         Push { responses, version: progress.sent, settled: progress.settle(), waited }
+    }
+
+    fn resources<'a>(&'a self, epoch: &'a Epoch<'a>) -> Resources<'a> {
+        Resources { epoch, asker: &self.asker, credentials: self.credentials.as_deref(), open: BTreeSet::new() }
     }
 
     /// For how long something is due or unanswered, if it is; and whether it is only due: nothing was sent that is not answered.
@@ -215,7 +223,26 @@ pub(crate) struct Push {
 /// What one proxy should have, by one snapshot.
 struct Resources<'a> {
     epoch: &'a Epoch<'a>,
-    asker: &'a Asker,
+    asker: &'a Arc<Asker>,
+    credentials: Option<&'a Credentials>,
+    /// Secrets of which it is not known yet whether there are any for this proxy.
+    open: BTreeSet<Name>,
+}
+
+impl Resources<'_> {
+    /// Of a Secret, what is known.
+    fn standing(&self, name: &str) -> Standing {
+        let Some(credentials) = self.credentials else { return Standing::Known };
+        let (snapshot, view) = (self.epoch.snapshot(), &self.asker.view);
+        let key = |name: Name| Key::new(Kind::Secret, view.facts().namespace.clone(), name);
+        let behind: Vec<Key> = mizzen_translate::secrets_behind(&Reader::new(snapshot), view, name).into_iter().map(key).collect();
+        // What no Gateway names is not looked for.
+        if behind.is_empty() {
+            Standing::Known
+        } else {
+            credentials.standing(self.asker, name, &behind, |key| snapshot.object(key).is_some())
+        }
+    }
 }
 
 impl ResourceSource for Resources<'_> {
@@ -230,7 +257,22 @@ impl ResourceSource for Resources<'_> {
     }
 
     fn resource(&mut self, type_url: &str, name: &str) -> Option<Resource> {
-        self.epoch.resource(self.asker, kind(type_url)?, name)
+        let kind = kind(type_url)?;
+        let standing = if kind == ResourceKind::Secret { self.standing(name) } else { Standing::Known };
+        // Asked for in any case: so a change of what it hangs on reaches the proxy.
+        let found = self.epoch.resource(self.asker, kind, name);
+        match standing {
+            Standing::Known => found,
+            Standing::Denied => None,
+            Standing::Open => {
+                self.open.insert(name.into());
+                None
+            }
+        }
+    }
+
+    fn is_pending(&mut self, type_url: &str, name: &str) -> bool {
+        type_url == types::SECRET && self.open.contains(name)
     }
 
     fn whole(&mut self, type_url: &str, asked: Option<&Arc<[Name]>>) -> Option<Whole> {
@@ -262,6 +304,7 @@ fn kind(type_url: &str) -> Option<ResourceKind> {
 #[derive(Debug)]
 pub(crate) struct Connections {
     memo: Arc<Memo>,
+    credentials: Option<Arc<Credentials>>,
     numbers: AtomicU64,
     /// The number of the newest.
     opened: watch::Sender<u64>,
@@ -276,8 +319,9 @@ pub(crate) struct Registered {
 }
 
 impl Connections {
-    pub(crate) fn new(memo: Arc<Memo>) -> Self {
-        Connections { memo, numbers: AtomicU64::new(0), opened: watch::Sender::new(0), open: Mutex::default() }
+    /// Nobody is there. In a cluster, gateways' Secrets are fetched.
+    pub(crate) fn new(memo: Arc<Memo>, credentials: Option<Arc<Credentials>>) -> Self {
+        Connections { memo, credentials, numbers: AtomicU64::new(0), opened: watch::Sender::new(0), open: Mutex::default() }
     }
 
     pub(crate) fn register(self: &Arc<Self>, view: ProxyView, identity: SpiffeId, peer: SocketAddr, version: String) -> Registered {
@@ -285,7 +329,8 @@ impl Connections {
         let since = SystemTime::now();
         let asker = self.memo.enter(view);
         let progress = Mutex::new(Progress { session: Session::sharing(self.memo.lists.clone()), ..Progress::default() });
-        let connection = Arc::new(Connection { number, asker, identity, peer, version, since, progress });
+        let credentials = self.credentials.clone();
+        let connection = Arc::new(Connection { number, asker, identity, peer, version, since, credentials, progress });
         self.lock().insert(number, connection.clone());
         self.opened.send_replace(number);
         Registered { all: self.clone(), connection }

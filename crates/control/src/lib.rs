@@ -12,6 +12,7 @@ mod analysis;
 mod authn;
 mod ca;
 mod connection;
+mod credentials;
 mod debug;
 mod dump;
 mod error;

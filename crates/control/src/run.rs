@@ -181,7 +181,7 @@ pub(crate) async fn start_with(
             (Arc::new(keys.ca), Judge::Own(tokens.clone()), Some(tokens))
         }
     };
-    let connections = Arc::new(Connections::new(memo.clone()));
+    let connections = Arc::new(Connections::new(memo.clone(), cluster.as_ref().map(Cluster::credentials)));
     let admission = Arc::new(Admission::default());
     tasks.spawn(ends("the log of policies", policies::tell(published.clone(), connections.clone())));
     let analyzed = options.analysis.then(|| Arc::new(Analyzed::new(options.cluster.is_none())));

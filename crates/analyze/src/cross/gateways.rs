@@ -20,7 +20,9 @@ pub(crate) fn look(cx: &Cx<'_>) {
         if !cx.is_stand_alone() {
             ports(cx, gateway, &pods);
         }
-        secrets(cx, gateway, &pods);
+        if cx.knows_secrets() {
+            secrets(cx, gateway, &pods);
+        }
     }
     certificates(cx, gateway);
     conflicts(cx, gateway);

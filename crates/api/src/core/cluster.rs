@@ -12,8 +12,8 @@ use mizzen_types::Protocol;
 use serde_json::json;
 
 use super::{
-    ClusterIp, Container, ContainerPort, EndpointSlice, Namespace, Pod, PodPhase, PodSpec, PodStatus, Service, ServiceAccount, ServicePort,
-    SliceEndpoint, SlicePort, TargetPort,
+    ClusterIp, Container, ContainerPort, EndpointSlice, Namespace, Pod, PodPhase, PodSpec, PodStatus, Secret, Service, ServiceAccount,
+    ServicePort, SliceEndpoint, SlicePort, TargetPort,
 };
 use crate::{
     Entry, Meta, Node, Object, Value,
@@ -42,6 +42,14 @@ impl Namespace {
     /// What a cluster has.
     pub fn from_cluster(metadata: ObjectMeta) -> Namespace {
         Namespace { meta: meta(metadata, "v1") }
+    }
+}
+
+impl Secret {
+    /// What a cluster has.
+    pub fn from_cluster(from: k8s::Secret) -> Secret {
+        let data = from.data.into_iter().flatten().map(|(key, bytes)| (key, bytes.0)).collect();
+        Secret { meta: meta(from.metadata, "v1"), kind: from.type_.unwrap_or_else(|| "Opaque".to_owned()), data }
     }
 }
 

@@ -14,6 +14,8 @@ use crate::Error;
 const PLUGGED_IN: &str = "cacerts";
 /// What the control plane makes for itself, as Istio does: `ca-cert.pem`, `ca-key.pem`.
 const SELF_SIGNED: &str = "istio-ca-secret";
+/// Both.
+pub(crate) const SECRETS: [&str; 2] = [PLUGGED_IN, SELF_SIGNED];
 const SELF_SIGNED_TYPE: &str = "istio.io/ca-root";
 
 /// The CA of a cluster: what an administrator has provided, else what an earlier start has made, else a new one, which is kept.
@@ -28,7 +30,7 @@ pub(crate) async fn load(client: &Client, namespace: &str, trust_domain: &TrustD
         found.map_err(|error| Error::Cluster(format!("Secret {namespace}/{name} cannot be read: {}", words(&error))))
     };
     let bad = |name: &str, reason: String| Error::Cluster(format!("Secret {namespace}/{name}: {reason}"));
-    for name in [PLUGGED_IN, SELF_SIGNED] {
+    for name in SECRETS {
         if let Some(secret) = get(name).await? {
             tracing::info!(secret = format!("{namespace}/{name}"), "the CA is taken from a secret");
             return read(secret, limits).map_err(|reason| bad(name, reason));

@@ -12,11 +12,18 @@ mod istio;
 mod pods;
 mod review;
 mod roots;
+mod secrets;
 mod status;
 mod watch;
 mod webhooks;
 
-use std::{collections::BTreeMap, future::Future, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use k8s_openapi::api::{core::v1 as k8s, discovery::v1 as discovery};
 use kube::{
@@ -44,6 +51,7 @@ pub(crate) use webhooks::{WebhookServer, router as webhook_router};
 
 use crate::{
     Error,
+    credentials::{Credentials, Wanted},
     source::{Event, Fault, Merge, SourceId},
     writer::Published,
 };
@@ -80,10 +88,14 @@ pub(crate) struct Cluster {
     /// The control plane's own namespace.
     namespace: String,
     pub(crate) options: ClusterOptions,
+    credentials: Arc<Credentials>,
+    /// What of them is wanted, until somebody follows it.
+    wanted: Arc<Mutex<Option<mpsc::UnboundedReceiver<Wanted>>>>,
 }
 
 /// Kubernetes' own kinds that are followed, beside Istio's.
-const OWN: [&str; 6] = ["namespaces", "services", "endpointslices", "pods", "serviceaccounts", "the mesh's settings"];
+const OWN: [&str; 7] =
+    ["namespaces", "services", "endpointslices", "pods", "serviceaccounts", "the mesh's settings", "secrets that gateways ask for"];
 
 /// Istio's kinds.
 fn istio_kinds() -> impl Iterator<Item = Kind> {
@@ -106,12 +118,20 @@ impl Cluster {
             None => kube::Config::incluster().map_err(|error| bad(&format!("{error}; outside of a pod give --kubeconfig")))?,
         };
         let client = Client::try_from(config).map_err(|error| bad(&watch::words(&error)))?;
-        Ok(Cluster { client, namespace, options })
+        let own = |name: &str| Key::new(Kind::Secret, namespace.as_str(), name);
+        // Whoever has these is the mesh's authority.
+        let (credentials, wanted) = Credentials::new(ca::SECRETS.map(own).into());
+        Ok(Cluster { client, namespace, options, credentials, wanted: Arc::new(Mutex::new(Some(wanted))) })
     }
 
     /// How many sources it is.
     pub(crate) fn sources() -> usize {
         OWN.len() + istio_kinds().count()
+    }
+
+    /// What is known of the Secrets that gateways serve with.
+    pub(crate) fn credentials(&self) -> Arc<Credentials> {
+        self.credentials.clone()
     }
 
     /// Who judges tokens.
@@ -184,6 +204,10 @@ impl Cluster {
             let api = Api::<k8s::ConfigMap>::namespaced(client.clone(), &self.namespace);
             let one = all().fields("metadata.name=istio");
             following.spawn(follow(api, one, "configmaps".to_owned(), |_| mesh_key(), |map| Some(mesh(&map)), sink));
+        }
+        if let Some(sink) = sinks.next() {
+            let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner).take();
+            following.spawn(secrets::serve(client.clone(), self.credentials.clone(), wanted, sink));
         }
         for (kind, sink) in istio_kinds().zip(sinks) {
             let version = kind.stored_version().unwrap_or("v1");

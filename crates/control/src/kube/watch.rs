@@ -15,7 +15,7 @@ use super::fold::{Fold, Reading};
 use crate::source::{Event, SourceId};
 
 /// After how long it is tried again to read what may not be read, or is not there.
-const AGAIN: Duration = Duration::from_secs(5);
+pub(crate) const AGAIN: Duration = Duration::from_secs(5);
 
 /// Where what a kind's followers find goes.
 #[derive(Clone, Debug)]

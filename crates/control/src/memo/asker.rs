@@ -122,6 +122,12 @@ impl Asker {
         due.names.push((kind, names));
     }
 
+    /// Has it look at resources again of which more is known than the snapshot says.
+    pub(crate) fn call(&self, kind: ResourceKind, names: Arc<[Name]>) {
+        self.push_due(0, Instant::now(), kind, names);
+        self.wake.notify_one();
+    }
+
     /// What it has of a slot, if that is of this turn of the slot.
     pub(super) fn recall(&self, slot: Number, turn: u64) -> Option<Had> {
         let current = |results: &Results| lock(results).get(&slot).filter(|(of, _)| *of == turn).map(|(_, had)| had.clone());

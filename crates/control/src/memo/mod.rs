@@ -243,6 +243,11 @@ impl Epoch<'_> {
         self.snapshot.version()
     }
 
+    /// The snapshot.
+    pub(crate) fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
     /// The names of a part of a proxy's resources of a kind, in order.
     pub(crate) fn names(&self, asker: &Asker, kind: ResourceKind, part: Part) -> Arc<[Name]> {
         match &self.get(asker, &self.memo.list_slot(asker.profile, kind, part)).value {

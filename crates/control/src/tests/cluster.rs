@@ -3,12 +3,18 @@
 use std::fmt::Write;
 
 use mizzen_api::Kind;
-use mizzen_pki::KeyPair;
+use mizzen_pki::{KeyPair, Svid};
+use mizzen_protos::{
+    envoy::envoy::extensions::transport_sockets::tls::v3::{Secret, secret::Type},
+    wkt,
+};
 use mizzen_testkit::{eventually, kube::ApiServer};
+use mizzen_xds::types::SECRET;
+use prost::Message;
 use serde_json::{Value, json};
 use tonic::Code;
 
-use super::harness::World;
+use super::harness::{Proxy, World, node};
 use crate::status::{Configz, ServiceStatus};
 
 const NAMESPACES: &str = "
@@ -331,5 +337,182 @@ subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: mizzen}]
     let told: Vec<&String> = config.warnings.iter().filter(|warning| warning.contains("may not be read")).collect();
     assert!(told.len() == 1 && told[0].contains("istiod-clusterrole-istio-system must allow get, list and watch"), "{told:?}");
     assert!(has(&config, "Service", "reviews") && !has(&config, "VirtualService", "reviews"), "{config:?}");
+    world.running.stop().await;
+}
+
+/// Two gateways of the same labels in two namespaces, one beside them, and a Gateway that selects all.
+const EDGE: &str = "
+{apiVersion: v1, kind: Namespace, metadata: {name: bank}}
+---
+{apiVersion: v1, kind: ServiceAccount, metadata: {name: gate, namespace: istio-system}}
+---
+{apiVersion: v1, kind: ServiceAccount, metadata: {name: other, namespace: istio-system}}
+---
+{apiVersion: v1, kind: ServiceAccount, metadata: {name: gate, namespace: bank}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: gate-0, namespace: istio-system, labels: {istio: gate}}, spec: {serviceAccountName: gate, containers: [{name: a, image: x}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: other-0, namespace: istio-system, labels: {istio: gate}}, spec: {serviceAccountName: other, containers: [{name: a, image: x}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: gate-0, namespace: bank, labels: {istio: gate}}, spec: {serviceAccountName: gate, containers: [{name: a, image: x}]}}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: web, namespace: bank}
+spec:
+  selector: {istio: gate}
+  servers:
+  - {port: {number: 443, name: a, protocol: HTTPS}, hosts: [a.example], tls: {mode: MUTUAL, credentialName: web}}
+  - {port: {number: 443, name: b, protocol: HTTPS}, hosts: [b.example], tls: {mode: SIMPLE, credentialName: istio-ca-secret}}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: gate, namespace: istio-system}
+rules: [{apiGroups: [''], resources: [secrets], verbs: [serve]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: gate, namespace: istio-system}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: gate}
+subjects: [{kind: ServiceAccount, name: gate, namespace: istio-system}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: gate, namespace: bank}
+rules: [{apiGroups: [''], resources: [secrets], verbs: [list]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: gate, namespace: bank}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: gate}
+subjects: [{kind: ServiceAccount, name: gate, namespace: bank}]
+";
+
+/// A gateway's stream, on which it asks for these.
+async fn gate(api: &ApiServer, world: &World, namespace: &str, account: &str, names: &[&str]) -> Proxy {
+    let pod = format!("{account}-0");
+    let bound = format!("--bound-object-name={pod}");
+    let token = token(api, namespace, account, &["--audience=istio-ca", "--bound-object-kind=Pod", &bound]);
+    let key = KeyPair::generate().unwrap();
+    let chain = world.csr(None, Some(&token), &key.csr(None).unwrap(), 0).await.unwrap();
+    let svid = Svid::from_chain(&chain, &key).unwrap();
+    let mut node = node(&format!("router~10.0.0.9~{pod}.{namespace}~{namespace}.svc.cluster.local"), account);
+    let text = |text: &str| wkt::Value { kind: Some(wkt::value::Kind::StringValue(text.to_owned())) };
+    let labels = wkt::Struct { fields: [("istio".to_owned(), text("gate"))].into() };
+    let labels = wkt::Value { kind: Some(wkt::value::Kind::StructValue(labels)) };
+    node.metadata.as_mut().unwrap().fields.insert("LABELS".to_owned(), labels);
+    let mut proxy = Proxy::connect_as(world, &svid, node).await.unwrap();
+    proxy.client.subscribe(SECRET, names.iter().map(|name| mizzen_types::Name::from(*name)));
+    proxy
+}
+
+/// What a proxy has of a certificate.
+fn chain(proxy: &Proxy, name: &str) -> Option<String> {
+    let secret = Secret::decode(proxy.get(SECRET, name)?).unwrap();
+    match secret.r#type.unwrap() {
+        Type::TlsCertificate(made) => match made.certificate_chain.unwrap().specifier.unwrap() {
+            mizzen_protos::envoy::envoy::config::core::v3::data_source::Specifier::InlineBytes(bytes) => String::from_utf8(bytes).ok(),
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    }
+}
+
+fn web(namespace: &str, chain: &str) -> String {
+    format!(
+        "{{apiVersion: v1, kind: Secret, metadata: {{name: web, namespace: {namespace}}}, stringData: {{tls.crt: {chain}, tls.key: k, ca.crt: c}}}}"
+    )
+}
+
+const WEB: &str = "kubernetes://web";
+const WEB_CA: &str = "kubernetes://web-cacert";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_go_to_the_gateways_that_may_have_them() {
+    let Some(api) = api() else { return };
+    api.apply(EDGE);
+    api.apply(&web("istio-system", "one"));
+    let world = World::of_cluster(&api.kubeconfig_file()).await;
+    world.until("/debug/configz", |config: &Configz| has(config, "Gateway", "web")).await;
+    // The mesh's own keys are nobody's certificate, even where they look like one.
+    let own = r#"{"stringData": {"tls.crt": "the root", "tls.key": "the root's key"}}"#;
+    api.kubectl(&["patch", "secret", "istio-ca-secret", "-n", "istio-system", "--type=merge", "-p", own], "").ok();
+
+    let ca = "kubernetes://istio-ca-secret";
+    let mut ours = gate(&api, &world, "istio-system", "gate", &[WEB, WEB_CA, ca, "kubernetes://cacerts", "kubernetes://bank/web"]).await;
+    ours.until(|proxy| chain(proxy, WEB).as_deref() == Some("one") && proxy.has(SECRET, WEB_CA) && proxy.lacks(SECRET, ca)).await;
+    assert!(ours.lacks(SECRET, "kubernetes://cacerts") && ours.lacks(SECRET, "kubernetes://bank/web"), "what no Gateway names");
+    // A tenant has a gateway of the same labels, a Gateway that names the Secret, and all rights in the tenant's own namespace.
+    let mut theirs = gate(&api, &world, "bank", "gate", &[WEB, WEB_CA, "kubernetes://istio-system/web"]).await;
+    theirs.until(|proxy| proxy.lacks(SECRET, WEB) && proxy.lacks(SECRET, WEB_CA)).await;
+    // An account of the right namespace, which may not.
+    let mut other = gate(&api, &world, "istio-system", "other", &[WEB]).await;
+    other.until(|proxy| proxy.lacks(SECRET, WEB)).await;
+
+    api.apply(&web("bank", "theirs"));
+    theirs.until(|proxy| chain(proxy, WEB).as_deref() == Some("theirs")).await;
+    api.apply(&web("istio-system", "two"));
+    ours.until(|proxy| chain(proxy, WEB).as_deref() == Some("two")).await;
+    // A control plane that is new knows nothing, and takes nothing away before it knows better.
+    world.running.stop().await;
+    let world = World::of_cluster(&api.kubeconfig_file()).await;
+    let mut ours = gate(&api, &world, "istio-system", "gate", &[WEB]).await;
+    ours.until(|proxy| proxy.lacks(SECRET, WEB) || proxy.has(SECRET, WEB)).await;
+    assert_eq!(chain(&ours, WEB).as_deref(), Some("two"), "it is not told that there is none");
+    api.kubectl(&["delete", "secret", "web", "-n", "istio-system"], "").ok();
+    ours.until(|proxy| proxy.lacks(SECRET, WEB)).await;
+    let config: Configz = world.debug("/debug/configz").await;
+    assert!(
+        !serde_json::to_string(&config).unwrap().contains("the root's key"),
+        "no Secret but those that are asked for, and none is told"
+    );
+    world.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_that_may_not_be_read() {
+    let Some(api) = api() else { return };
+    api.apply(EDGE);
+    api.apply(&web("bank", "theirs"));
+    let role = |kind: &str, more: &str, rules: &str| {
+        format!(
+            "
+apiVersion: rbac.authorization.k8s.io/v1
+kind: {kind}
+metadata: {{name: mizzen{more}}}
+rules: {rules}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: {kind}Binding
+metadata: {{name: mizzen{more}}}
+roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: {kind}, name: mizzen}}
+subjects: [{{apiGroup: rbac.authorization.k8s.io, kind: User, name: mizzen}}]
+"
+        )
+    };
+    let most = "
+- {apiGroups: [''], resources: [namespaces, services, pods, nodes, serviceaccounts, configmaps, events], verbs: ['*']}
+- {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [get, list, watch]}
+- {apiGroups: [security.istio.io, networking.istio.io], resources: ['*'], verbs: [get, list, watch, patch]}
+- {apiGroups: [authentication.k8s.io], resources: [tokenreviews], verbs: [create]}
+- {apiGroups: [authorization.k8s.io], resources: [subjectaccessreviews], verbs: [create]}";
+    api.apply(&role("ClusterRole", "", most));
+    api.apply(&role("Role", ", namespace: istio-system", "[{apiGroups: [''], resources: [secrets], verbs: ['*']}]"));
+    let file = api.dir().join("mizzen.kubeconfig");
+    std::fs::write(&file, api.kubeconfig_for("mizzen", &[])).unwrap();
+    let world = World::of_cluster(&file).await;
+    world.until("/debug/configz", |config: &Configz| has(config, "Gateway", "web")).await;
+    let mut theirs = gate(&api, &world, "bank", "gate", &[WEB]).await;
+    theirs.flush().await;
+    let config: Configz =
+        world.until("/debug/configz", |config: &Configz| config.warnings.iter().any(|warning| warning.contains("Secret bank/web"))).await;
+    let told: Vec<&String> = config.warnings.iter().filter(|warning| warning.contains("bank/web")).collect();
+    let line = "bind ClusterRole istiod-gateway-credentials-istio-system to the control plane's account in namespace bank";
+    assert!(told.len() == 1 && told[0].contains(line), "{told:?}");
+    // A right to this one by its name is enough.
+    let one = "[{apiGroups: [''], resources: [secrets], resourceNames: [web], verbs: [get, list, watch]}]";
+    api.apply(&role("Role", ", namespace: bank", one));
+    theirs.until(|proxy| chain(proxy, WEB).as_deref() == Some("theirs")).await;
+    world.until("/debug/configz", |config: &Configz| !config.warnings.iter().any(|warning| warning.contains("bank/web"))).await;
     world.running.stop().await;
 }

@@ -1,6 +1,11 @@
 //! A control plane, and proxies that talk to it.
 
-use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::Duration,
+};
 
 use http::Method;
 use hyper_util::rt::TokioIo;
@@ -307,16 +312,23 @@ pub(super) struct Proxy {
     pub(super) received: usize,
     pub(super) responses: usize,
     accepted: BTreeMap<(String, String), Vec<u8>>,
+    /// What it was told there is none of, and has not come since.
+    absent: BTreeSet<(String, String)>,
     out: mpsc::Sender<DeltaDiscoveryRequest>,
     answers: Streaming<DeltaDiscoveryResponse>,
 }
 
 impl Proxy {
     pub(super) async fn connect(world: &World, svid: &Svid, id: &str) -> Result<Proxy, Status> {
-        let mut client = Client::new(node(id, "storefront"));
+        Self::connect_as(world, svid, node(id, "storefront")).await
+    }
+
+    pub(super) async fn connect_as(world: &World, svid: &Svid, node: Node) -> Result<Proxy, Status> {
+        let mut client = Client::new(node);
         client.connected();
         let (out, answers) = Self::stream(world, svid).await?;
-        Ok(Proxy { client, reject: None, rejected: 0, received: 0, responses: 0, accepted: BTreeMap::new(), out, answers })
+        let (accepted, absent) = (BTreeMap::new(), BTreeSet::new());
+        Ok(Proxy { client, reject: None, rejected: 0, received: 0, responses: 0, accepted, absent, out, answers })
     }
 
     async fn stream(
@@ -341,6 +353,11 @@ impl Proxy {
 
     pub(super) fn has(&self, type_url: &str, name: &str) -> bool {
         self.get(type_url, name).is_some()
+    }
+
+    /// Whether the last word about a resource is that there is none.
+    pub(super) fn lacks(&self, type_url: &str, name: &str) -> bool {
+        self.absent.contains(&(type_url.to_owned(), name.to_owned()))
     }
 
     /// Sends what is due.
@@ -368,13 +385,17 @@ impl Proxy {
         for change in changes {
             let key = (type_url.clone(), change.name().to_string());
             match change {
-                Change::Removed { .. } => drop(self.accepted.remove(&key)),
+                Change::Removed { .. } => {
+                    self.accepted.remove(&key);
+                    self.absent.insert(key);
+                }
                 Change::Added { name, .. } if self.reject == Some((&*type_url, &*name)) => {
                     self.rejected += 1;
                     rejected.push((name, "not today".to_owned()));
                 }
                 Change::Added { body, .. } => {
                     self.received += 1;
+                    self.absent.remove(&key);
                     self.accepted.insert(key, body.value);
                 }
             }

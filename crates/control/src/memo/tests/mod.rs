@@ -153,7 +153,7 @@ struct Cost {
 impl Mesh {
     fn new(yaml: &str) -> Mesh {
         let memo = Arc::new(Memo::default());
-        let connections = Arc::new(Connections::new(memo.clone()));
+        let connections = Arc::new(Connections::new(memo.clone(), None));
         let mut mesh = Mesh { memo, connections, snapshot: Snapshot::empty(), proxies: Vec::new() };
         mesh.apply(objects(yaml));
         mesh

@@ -3,18 +3,33 @@
 use serde_json::{Value, json};
 
 use super::{
-    super::settings::{Settings, merge},
+    super::settings::{NAMESPACE, Settings, merge},
     annotations, budget, meta, placed, replicas, resources,
 };
 
 const NAME: &str = "istio-ingressgateway";
 const ACCOUNT: &str = "istio-ingressgateway-service-account";
+/// Istio's name for the role by which the gateway may have Secrets.
+const CREDENTIALS: &str = "istio-ingressgateway-sds";
 const VALUES: &str = "gateways.istio-ingressgateway";
 
 pub(super) fn objects(settings: &Settings) -> Vec<Value> {
     let selector = json!({ "app": NAME, "istio": "ingressgateway" });
+    let group = "rbac.authorization.k8s.io";
+    let version = format!("{group}/v1");
     vec![
         json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta(ACCOUNT, selector.clone()) }),
+        // What Gateways name as credentialName is given to a gateway whose account may list the Secrets of its namespace, as with Istio, or has this verb.
+        // The API server knows no request of it, so that with it nobody reads a Secret: in this namespace the mesh's own keys are among them.
+        json!({
+            "apiVersion": version, "kind": "Role", "metadata": meta(CREDENTIALS, selector.clone()),
+            "rules": [{ "apiGroups": [""], "resources": ["secrets"], "verbs": ["serve"] }],
+        }),
+        json!({
+            "apiVersion": version, "kind": "RoleBinding", "metadata": meta(CREDENTIALS, selector.clone()),
+            "roleRef": { "apiGroup": group, "kind": "Role", "name": CREDENTIALS },
+            "subjects": [{ "kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE }],
+        }),
         deployment(settings, &selector),
         service(settings, &selector),
         budget(NAME, &selector),

@@ -24,7 +24,7 @@ struct Rule {
 }
 
 /// What it may do in the whole cluster.
-const CLUSTER: [Rule; 8] = [
+const CLUSTER: [Rule; 9] = [
     Rule {
         why: "services, their endpoints and the pods behind them are the mesh; nodes say in which zone a pod runs, and what their kubelet can do; \
               namespaces carry labels of injection; accounts are identities",
@@ -38,6 +38,13 @@ const CLUSTER: [Rule; 8] = [
         why: "a proxy's token is shown to the API server, which says whose it is",
         groups: &["authentication.k8s.io"],
         resources: &["tokenreviews"],
+        names: &[],
+        verbs: &["create"],
+    },
+    Rule {
+        why: "before a gateway gets a Secret, the API server is asked whether the gateway's account may have it",
+        groups: &["authorization.k8s.io"],
+        resources: &["subjectaccessreviews"],
         names: &[],
         verbs: &["create"],
     },

@@ -36,6 +36,8 @@ fn what_a_profile_has() {
     ];
     let gateway = [
         "ServiceAccount istio-system/istio-ingressgateway-service-account",
+        "Role istio-system/istio-ingressgateway-sds",
+        "RoleBinding istio-system/istio-ingressgateway-sds",
         "Deployment istio-system/istio-ingressgateway",
         "Service istio-system/istio-ingressgateway",
         "PodDisruptionBudget istio-system/istio-ingressgateway",
