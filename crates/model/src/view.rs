@@ -8,6 +8,7 @@ use crate::{
     proxy::{ON_DEMAND, ProxyType, ProxyView, ViewField},
     question::{Answer, Question, Reach},
     reader::Reader,
+    service::NODE_LABEL,
 };
 
 impl ProxyView {
@@ -52,6 +53,11 @@ impl ProxyView {
     /// Whether the proxy fetches what it uses on first use: [`ON_DEMAND`].
     pub fn is_on_demand(&self, reader: &Reader<'_>) -> bool {
         self.has_extension(reader, &[ON_DEMAND])
+    }
+
+    /// The node on which the workload runs; empty if that is not known.
+    pub fn node(&self, reader: &Reader<'_>) -> &str {
+        self.label(reader, NODE_LABEL).or_else(|| self.metadata(reader, "NODE_NAME")).unwrap_or_default()
     }
 
     /// One entry of the metadata.

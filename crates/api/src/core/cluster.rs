@@ -8,7 +8,7 @@ use k8s_openapi::{
     api::{core::v1 as k8s, discovery::v1 as discovery},
     apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
-use mizzen_types::Protocol;
+use mizzen_types::{Hostname, Protocol};
 use serde_json::json;
 
 use super::{
@@ -53,12 +53,18 @@ impl ServiceAccount {
 }
 
 impl Service {
-    /// What a cluster has; `None` for an ExternalName, which has neither address nor endpoints.
+    /// What a cluster has; `None` for an ExternalName whose name is none.
     pub fn from_cluster(from: k8s::Service) -> Option<Service> {
-        let spec = from.spec.unwrap_or_default();
-        if spec.type_.as_deref() == Some("ExternalName") {
-            return None;
-        }
+        let mut spec = from.spec.unwrap_or_default();
+        let external_name = match spec.type_.as_deref() {
+            Some("ExternalName") => {
+                // What such a service keeps of an earlier type has no effect.
+                let host = spec.external_name.take()?.parse().ok().filter(|host: &Hostname| !host.is_wildcard())?;
+                spec = k8s::ServiceSpec { cluster_ip: Some("None".to_owned()), ..k8s::ServiceSpec::default() };
+                Some(host)
+            }
+            _ => None,
+        };
         let meta = meta(from.metadata, "v1");
         let addresses = spec.cluster_ips.into_iter().flatten().chain(spec.cluster_ip);
         let cluster_ip = addresses.map(|text| cluster_ip(&text)).reduce(better).unwrap_or_default();
@@ -66,11 +72,13 @@ impl Service {
         let distribution = spec.traffic_distribution.or_else(|| meta.annotations.get("networking.istio.io/traffic-distribution").cloned());
         Some(Service {
             cluster_ip,
+            external_name,
             ports: spec.ports.into_iter().flatten().filter_map(service_port).collect(),
             selector: spec.selector.unwrap_or_default(),
             publish_not_ready_addresses: spec.publish_not_ready_addresses.unwrap_or_default(),
             // What cannot be read hides nothing: with Istio, too, it is the default then.
             export_to: exported.into_iter().flatten().filter_map(|part| ExportTo::parse(part).ok()).collect(),
+            node_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
             distribution: distribution.and_then(|text| TrafficDistribution::named(&text)).unwrap_or_default(),
             meta,
         })
@@ -214,6 +222,7 @@ pub fn document(object: &Object) -> Node {
         metadata["namespace"] = json!(&*meta.namespace);
     }
     let spec = match object {
+        Object::Service(Service { external_name: Some(host), .. }) => json!({"type": "ExternalName", "externalName": host.as_str()}),
         Object::Service(service) => json!({
             "selector": service.selector,
             "clusterIP": match service.cluster_ip {
@@ -359,7 +368,24 @@ mod tests {
         let ports: Vec<_> = both.ports.iter().map(|p| (p.port, p.protocol, p.target_port.clone())).collect();
         assert_eq!(ports, [(80, Protocol::Http, TargetPort::Name("web".to_owned())), (53, Protocol::Udp, TargetPort::Number(53)),]);
         assert_eq!(read(json!({"clusterIP": "None"})).unwrap().cluster_ip, ClusterIp::Headless);
-        assert_eq!(read(json!({"type": "ExternalName", "externalName": "a.example"})), None);
+        // The field comes before Istio's annotation, of which an unknown word is none; what is for calls from beyond the cluster is not for the mesh.
+        let near = |spec: Value, annotation: &str| {
+            let metadata = json!({"name": "a", "annotations": {"networking.istio.io/traffic-distribution": annotation}});
+            let read = Service::from_cluster(serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap()).unwrap();
+            (read.distribution, read.node_local)
+        };
+        use TrafficDistribution::{Any, SameNode, SameZone};
+        assert_eq!(near(json!({}), "PreferClose"), (SameZone, false));
+        assert_eq!(near(json!({"trafficDistribution": "PreferSameNode"}), "PreferClose"), (SameNode, false));
+        assert_eq!(near(json!({"internalTrafficPolicy": "Local", "externalTrafficPolicy": "Local"}), "Nearby"), (Any, true));
+        let named = read(json!({"type": "ExternalName", "externalName": "A.example.", "clusterIP": "10.0.0.9", "selector": {"a": "b"},
+            "ports": [{"port": 80}]}));
+        let named = named.unwrap();
+        assert_eq!(
+            (named.external_name.as_ref().map(Hostname::as_str), named.ports.len(), named.selector.len()),
+            (Some("a.example"), 0, 0)
+        );
+        assert_eq!(read(json!({"type": "ExternalName", "externalName": "1..2"})), None);
     }
 
     #[test]
