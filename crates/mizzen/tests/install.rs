@@ -2,12 +2,13 @@
 //! would say once they run, and writes what the control plane would write.
 
 use std::{
+    os::unix::process::CommandExt,
     process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
 };
 
 use mizzen_testkit::{
-    Output,
+    Output, eventually,
     kube::{ApiOptions, ApiServer},
 };
 
@@ -94,14 +95,23 @@ fn installed_and_removed() {
         ("list", "pods", "shop", true),
         ("create", "tokenreviews.authentication.k8s.io", "shop", true),
         ("patch", "configmaps/istio-ca-root-cert", "shop", true),
+        ("update", "configmaps/istio-ca-root-cert", "shop", false),
         ("patch", "configmaps/settings", "shop", false),
+        ("get", "pods", "shop", false),
+        ("create", "events", "shop", false),
+        ("create", "events.events.k8s.io", "shop", true),
         ("get", "secrets/cacerts", "istio-system", true),
+        ("patch", "secrets/cacerts", "istio-system", false),
+        ("update", "secrets/istio-ca-secret", "istio-system", false),
+        ("create", "secrets", "istio-system", true),
+        ("create", "secrets", "shop", false),
         ("get", "secrets/bookshop-tls", "istio-system", true),
         ("get", "secrets/bookshop-tls", "shop", false),
         ("list", "virtualservices.networking.istio.io", "shop", true),
         ("delete", "virtualservices.networking.istio.io", "shop", false),
         ("patch", "virtualservices.networking.istio.io", "shop", false),
         ("patch", "virtualservices.networking.istio.io/status", "shop", true),
+        ("update", "virtualservices.networking.istio.io/status", "shop", false),
         ("patch", "mutatingwebhookconfigurations/istio-sidecar-injector", "shop", true),
         ("patch", "mutatingwebhookconfigurations/other", "shop", false),
         ("create", "pods", "istio-system", false),
@@ -146,6 +156,66 @@ fn what_another_installer_has_made() {
     assert!(taken.contains("✔ installation complete"), "{taken}");
     let labels = api.kubectl(&["get", "namespace", "istio-system", "-o", "jsonpath={.metadata.labels}"], "").ok();
     assert!(!labels.contains("install.operator.istio.io"), "a namespace of somebody's stays as it was: {labels}");
+}
+
+/// The control plane does all that it does with the rights that it is given, and says of none that it lacks it.
+#[test]
+fn the_rights_are_enough() {
+    let Some(api) = ApiServer::start() else { return };
+    api.apply(&mizzen(&api, &["x", "crds"]).ok());
+    api.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"], "").ok();
+    // What is wrong is there before anybody judges it.
+    api.apply(
+        "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: wrong, namespace: default}
+spec: {hosts: [a], http: [{rewrite: {uriRegexRewrite: {match: '(', rewrite: x}}, route: [{destination: {host: a}}]}]}
+",
+    );
+    api.apply("{apiVersion: v1, kind: Namespace, metadata: {name: istio-system}}");
+    api.apply(&mizzen(&api, &["manifest", "generate", "--set", "profile=minimal"]).ok());
+    let folder = tempfile::tempdir().expect("a folder");
+    let (config, log) = (folder.path().join("kubeconfig"), folder.path().join("log"));
+    std::fs::write(&config, api.kubeconfig_for("system:serviceaccount:istio-system:istiod", &[])).expect("a file");
+    let said = std::fs::File::create(&log).expect("a file");
+    let ports = ["--webhook-port", "--xds-port", "--monitoring-port", "--debug-port"].into_iter().flat_map(|port| [port, "0"]);
+    let mut control = Command::new(env!("CARGO_BIN_EXE_mizzen"))
+        .arg0("mizzend")
+        .args(["--kubernetes", "--address", "127.0.0.1", "--kubeconfig"])
+        .arg(&config)
+        .arg("--socket-dir")
+        .arg(folder.path())
+        .args(ports)
+        .stdin(Stdio::null())
+        .stdout(said.try_clone().expect("a file"))
+        .stderr(said)
+        .spawn()
+        .expect("the control plane");
+    let read = |args: &[&str], path: &str| {
+        let path = format!("jsonpath={path}");
+        let found = api.kubectl(&[&["get"], args, &["-o", &path]].concat(), "");
+        if found.code == 0 && !found.out.is_empty() { Ok(()) } else { Err(found.err) }
+    };
+    for (what, path) in [
+        (&["secret", "istio-ca-secret", "-n", "istio-system"][..], "{.data.ca-cert\\.pem}"),
+        (&["configmap", "istio-ca-root-cert", "-n", "default"], "{.data.root-cert\\.pem}"),
+        (&["mutatingwebhookconfiguration", "istio-sidecar-injector"], "{.webhooks[0].clientConfig.caBundle}"),
+        (&["validatingwebhookconfiguration", "istio-validator-istio-system"], "{.webhooks[0].clientConfig.caBundle}"),
+        (&["virtualservice", "wrong", "-n", "default"], "{.status.conditions[?(@.type==\"Reconciled\")].message}"),
+        (&["events.events.k8s.io", "-n", "default"], "{.items[*].reason}"),
+    ] {
+        eventually(&format!("{what:?}"), || read(what, path));
+    }
+    // What was changed by others is put back.
+    let other = r#"{"data": {"root-cert.pem": ""}}"#;
+    api.kubectl(&["patch", "configmap", "istio-ca-root-cert", "-n", "default", "--type=merge", "-p", other], "").ok();
+    eventually("the root is back", || read(&["configmap", "istio-ca-root-cert", "-n", "default"], "{.data.root-cert\\.pem}"));
+    control.kill().and_then(|()| control.wait()).expect("it ends");
+    let said = std::fs::read_to_string(&log).expect("a file");
+    for word in ["forbidden", "may not be read", "cannot be"] {
+        assert!(!said.contains(word), "{word}: {said}");
+    }
 }
 
 /// Istio's kinds as the API server knows them.
