@@ -134,6 +134,13 @@ impl Connection {
         Push { responses, version: progress.sent, settled: progress.settle(), waited }
     }
 
+    /// What the proxy's last word on was a refusal: kind, name and reason.
+    pub(crate) fn refused(&self) -> Vec<(ResourceKind, Name, String)> {
+        let progress = self.progress();
+        let refused = progress.session.rejections();
+        refused.filter_map(|(type_url, name, why)| Some((kind(type_url)?, name.clone(), why.to_owned()))).collect()
+    }
+
     /// For how long something is due or unanswered, if it is; and whether it is only due: nothing was sent that is not answered.
     pub(crate) fn waits(&self) -> Option<(Duration, bool)> {
         let progress = self.progress();
@@ -264,6 +271,8 @@ pub(crate) struct Connections {
     numbers: AtomicU64,
     /// The number of the newest.
     opened: watch::Sender<u64>,
+    /// Changes whenever something else may be refused than before.
+    refusals: watch::Sender<()>,
     open: Mutex<BTreeMap<u64, Arc<Connection>>>,
 }
 
@@ -276,7 +285,13 @@ pub(crate) struct Registered {
 
 impl Connections {
     pub(crate) fn new(memo: Arc<Memo>) -> Self {
-        Connections { memo, numbers: AtomicU64::new(0), opened: watch::Sender::new(0), open: Mutex::default() }
+        Connections {
+            memo,
+            numbers: AtomicU64::new(0),
+            opened: watch::Sender::new(0),
+            refusals: watch::Sender::new(()),
+            open: Mutex::default(),
+        }
     }
 
     pub(crate) fn register(self: &Arc<Self>, view: ProxyView, identity: SpiffeId, peer: SocketAddr, version: String) -> Registered {
@@ -332,6 +347,16 @@ impl Connections {
         self.opened.subscribe()
     }
 
+    /// Changes whenever proxies may refuse something else than before.
+    pub(crate) fn refusals(&self) -> watch::Receiver<()> {
+        self.refusals.subscribe()
+    }
+
+    /// A proxy refuses something, or not any more.
+    pub(crate) fn refusals_changed(&self) {
+        self.refusals.send_replace(());
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.lock().len()
     }
@@ -345,5 +370,8 @@ impl Drop for Registered {
     fn drop(&mut self) {
         self.all.lock().remove(&self.connection.number);
         self.all.memo.leave(&self.connection.asker);
+        if self.connection.progress().session.has_rejections() {
+            self.all.refusals_changed();
+        }
     }
 }

@@ -25,6 +25,7 @@ mod metrics;
 mod node;
 mod options;
 mod policies;
+mod refusals;
 mod requests;
 mod run;
 pub mod source;

@@ -38,7 +38,7 @@ use crate::{
     logging::Logging,
     memo::Memo,
     metrics::Metrics,
-    policies,
+    policies, refusals,
     source::{self, Event, Files, Merge, SourceId},
     token::Tokens,
     token_api,
@@ -186,6 +186,10 @@ pub(crate) async fn start_with(
     let connections = Arc::new(Connections::new(memo.clone()));
     let admission = Arc::new(Admission::default());
     tasks.spawn(ends("the log of policies", policies::tell(published.clone(), connections.clone())));
+    if let Some(cluster) = &cluster {
+        let told = refusals::follow(published.clone(), connections.clone(), cluster.refused());
+        tasks.spawn(ends("what proxies refuse", told));
+    }
     let analyzed = options.analysis.then(|| Arc::new(Analyzed::new(options.cluster.is_none())));
     if let Some(analyzed) = &analyzed {
         tasks.spawn(ends("analysis", analysis::follow(published.clone(), Arc::clone(analyzed), admission.clone())));

@@ -1,9 +1,6 @@
 //! The webhook that puts the proxy into pods: what is known of the cluster beside what [`crate::inject`] decides.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::{StreamExt, pin_mut};
 use k8s_openapi::api::core::v1 as k8s;
@@ -15,13 +12,13 @@ use kube::{
     },
     runtime::{WatchStreamExt, watcher},
 };
-use mizzen_api::{Key, Kind, istio::MeshConfig};
+use mizzen_api::{Key, Kind, Object, istio::MeshConfig};
 use serde_json::Value;
 use tokio::sync::watch;
 
 use super::{watch::Told, webhooks::INJECTOR};
 use crate::{
-    inject::{InjectConfig, NamespaceFacts, Outcome, inject},
+    inject::{InjectConfig, NamespaceFacts, Outcome, ProxyConfigs, inject},
     writer::Published,
 };
 
@@ -73,12 +70,21 @@ impl Injector {
     }
 
     fn namespace(&self, name: &str) -> NamespaceFacts {
-        let labels = |published: &Published| {
-            let key = Key::new(Kind::Namespace, "", name);
-            published.snapshot.object(&key).map(|object| object.meta().labels.clone())
+        let Some(snapshot) = self.published.borrow().as_ref().map(|published| published.snapshot.clone()) else {
+            return NamespaceFacts { name: name.to_owned(), ..NamespaceFacts::default() };
         };
-        let labels: Option<BTreeMap<String, String>> = self.published.borrow().as_ref().and_then(labels);
-        NamespaceFacts { name: name.to_owned(), labels: labels.unwrap_or_default() }
+        let key = Key::new(Kind::Namespace, "", name);
+        let labels = snapshot.object(&key).map(|object| object.meta().labels.clone()).unwrap_or_default();
+        let configs = |namespace: &str| {
+            let mut found: Vec<Arc<Object>> = snapshot.within(Kind::ProxyConfig, namespace).map(|(object, _)| object.clone()).collect();
+            found.sort_by(|a, b| mizzen_model::by_age(a.meta(), b.meta()));
+            found
+        };
+        let root = snapshot.mesh().root_namespace.as_str();
+        // What selects workloads of the root namespace says nothing of others.
+        let own = configs(name);
+        let proxies = ProxyConfigs { root: if name == root { own.clone() } else { configs(root) }, own };
+        NamespaceFacts { name: name.to_owned(), labels, proxies }
     }
 
     /// What becomes of a new pod. One that is to be in the mesh and cannot is refused: without its proxy it would talk in the clear.

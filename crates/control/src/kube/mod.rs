@@ -3,9 +3,12 @@
 //! Each kind is a source of its own: it is listed, swapped in whole, and followed by itself, so that one that may not be read is missing alone. What an
 //! object means is decided where it is for files (`mizzen_api`); what is in force when it cannot be read by [`fold`].
 //!
+//! Of namespaced kinds nothing is kept that stands in no namespace of the mesh ([`discovery`]).
+//!
 //! Deliberately absent: what is installed (the CLI's business), and any decision about proxies.
 
 mod ca;
+mod discovery;
 mod fold;
 mod injector;
 mod istio;
@@ -44,9 +47,11 @@ pub(crate) use webhooks::{WebhookServer, router as webhook_router};
 
 use crate::{
     Error,
+    refusals::Refused,
     source::{Event, Fault, Merge, SourceId},
     writer::Published,
 };
+use discovery::{Discovery, Within};
 use fold::Reading;
 use watch::{Sink, follow};
 
@@ -79,6 +84,10 @@ pub(crate) struct Cluster {
     client: Client,
     /// The control plane's own namespace.
     namespace: String,
+    /// Which namespaces belong to the mesh.
+    discovery: Arc<Discovery>,
+    /// What proxies refuse, as soon as that is known.
+    refused: watch_channel::Sender<Option<Arc<Refused>>>,
     pub(crate) options: ClusterOptions,
 }
 
@@ -106,12 +115,18 @@ impl Cluster {
             None => kube::Config::incluster().map_err(|error| bad(&format!("{error}; outside of a pod give --kubeconfig")))?,
         };
         let client = Client::try_from(config).map_err(|error| bad(&watch::words(&error)))?;
-        Ok(Cluster { client, namespace, options })
+        let (discovery, refused) = (Arc::new(Discovery::new(&namespace)), watch_channel::Sender::new(None));
+        Ok(Cluster { client, discovery, refused, namespace, options })
     }
 
     /// How many sources it is.
     pub(crate) fn sources() -> usize {
         OWN.len() + istio_kinds().count()
+    }
+
+    /// Where what proxies refuse is to be told, by the object because of which they do.
+    pub(crate) fn refused(&self) -> watch_channel::Sender<Option<Arc<Refused>>> {
+        self.refused.clone()
     }
 
     /// Who judges tokens.
@@ -127,9 +142,9 @@ impl Cluster {
         ca::load(&self.client, &self.namespace, trust_domain, limits).await
     }
 
-    /// Keeps the root in every namespace.
+    /// Keeps the root in every namespace of the mesh.
     pub(crate) fn keep_roots(&self, root: String) -> impl Future<Output = ()> + Send + use<> {
-        roots::keep(self.client.clone(), root)
+        roots::keep(self.client.clone(), self.discovery.subscribe(), root)
     }
 
     /// What puts the proxy into pods, and what keeps its settings current for as long as it is polled.
@@ -153,43 +168,52 @@ impl Cluster {
         let mut following = JoinSet::new();
         let (verdicts, said) = mpsc::unbounded_channel();
         if !self.options.only_read {
-            following.spawn(status::write(self.client.clone(), said, self.options.pod.clone()));
+            following.spawn(status::write(self.client.clone(), said, self.refused.subscribe(), self.options.pod.clone()));
         }
-        let mut sinks = ids.iter().map(|id| Sink { id: *id, writer: writer.clone() });
+        let mut sinks = ids.iter().map(|id| Sink { id: *id, writer: writer.clone(), told: None });
+        let known = |kind| Some((self.discovery.clone(), kind));
+        let within = || Within::first(self.discovery.subscribe());
         let client = &self.client;
         let all = watcher::Config::default;
         if let Some(sink) = sinks.next() {
             let read = |object: PartialObjectMeta<k8s::Namespace>| Some(Reading::of(Namespace::from_cluster(object.metadata)));
-            following.spawn(metadata(client.clone(), "namespaces", Kind::Namespace, read, sink));
+            let sink = Sink { told: known(Kind::Namespace), ..sink };
+            let everywhere = std::future::ready(Within::everywhere());
+            following.spawn(metadata(client.clone(), "namespaces", Kind::Namespace, read, everywhere, sink));
         }
         if let Some(sink) = sinks.next() {
             let api = Api::<k8s::Service>::all(client.clone());
             let read = |object| Service::from_cluster(object).map(Reading::of);
-            following.spawn(follow(api, all(), "services".to_owned(), |object| key_of(Kind::Service, &object.metadata), read, sink));
+            let key = |object: &k8s::Service| key_of(Kind::Service, &object.metadata);
+            let within = within();
+            following.spawn(async move { follow(api, all(), "services".to_owned(), key, read, within.await, sink).await });
         }
         if let Some(sink) = sinks.next() {
             let api = Api::<discovery::EndpointSlice>::all(client.clone());
             let read = |object| Some(Reading::of(EndpointSlice::from_cluster(object)));
             let key = |object: &discovery::EndpointSlice| key_of(Kind::EndpointSlice, &object.metadata);
-            following.spawn(follow(api, all(), "endpointslices.discovery.k8s.io".to_owned(), key, read, sink));
+            let within = within();
+            let what = "endpointslices.discovery.k8s.io".to_owned();
+            following.spawn(async move { follow(api, all(), what, key, read, within.await, sink).await });
         }
         if let Some(sink) = sinks.next() {
-            following.spawn(pods::follow(client.clone(), sink));
+            let (client, within) = (client.clone(), within());
+            following.spawn(async move { pods::follow(client, within.await, sink).await });
         }
         if let Some(sink) = sinks.next() {
             let read = |object: PartialObjectMeta<k8s::ServiceAccount>| Some(Reading::of(ServiceAccount::from_cluster(object.metadata)));
-            following.spawn(metadata(client.clone(), "serviceaccounts", Kind::ServiceAccount, read, sink));
+            following.spawn(metadata(client.clone(), "serviceaccounts", Kind::ServiceAccount, read, within(), sink));
         }
         if let Some(sink) = sinks.next() {
             let api = Api::<k8s::ConfigMap>::namespaced(client.clone(), &self.namespace);
             let one = all().fields("metadata.name=istio");
-            following.spawn(follow(api, one, "configmaps".to_owned(), |_| mesh_key(), |map| Some(mesh(&map)), sink));
+            let sink = Sink { told: known(Kind::MeshConfig), ..sink };
+            let (key, read) = (|_: &k8s::ConfigMap| mesh_key(), |map: k8s::ConfigMap| Some(mesh(&map)));
+            following.spawn(follow(api, one, "configmaps".to_owned(), key, read, Within::everywhere(), sink));
         }
         for (kind, sink) in istio_kinds().zip(sinks) {
-            let version = kind.stored_version().unwrap_or("v1");
-            let gvk = GroupVersionKind::gvk(kind.group(), version, kind.name());
-            let resource = ApiResource::from_gvk_with_plural(&gvk, kind.plural());
-            following.spawn(follow_istio(client.clone(), kind, resource, verdicts.clone(), sink));
+            let resource = resource(kind);
+            following.spawn(follow_istio(client.clone(), kind, resource, (verdicts.clone(), self.refused.subscribe()), within(), sink));
         }
         following
     }
@@ -230,6 +254,12 @@ fn key_of(kind: Kind, metadata: &ObjectMeta) -> Key {
     Key::new(kind, metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
 }
 
+/// A kind of Istio's in the API server.
+fn resource(kind: Kind) -> ApiResource {
+    let version = kind.stored_version().unwrap_or("v1");
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(kind.group(), version, kind.name()), kind.plural())
+}
+
 fn mesh_key() -> Key {
     Object::from(mizzen_api::istio::MeshConfig::default()).key()
 }
@@ -257,26 +287,44 @@ fn mesh(map: &k8s::ConfigMap) -> Reading {
 }
 
 /// Follows the metadata of a kind.
-async fn metadata<K>(client: Client, what: &'static str, kind: Kind, read: impl Fn(PartialObjectMeta<K>) -> Option<Reading>, sink: Sink)
-where
+async fn metadata<K>(
+    client: Client,
+    what: &'static str,
+    kind: Kind,
+    read: impl Fn(PartialObjectMeta<K>) -> Option<Reading>,
+    within: impl Future<Output = Within>,
+    sink: Sink,
+) where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + Sync + 'static,
 {
     // What is listed as metadata has no type of its own for the watch.
     let api: Api<PartialObjectMeta<K>> = Api::all(client);
-    follow(api, watcher::Config::default(), what.to_owned(), |object| key_of(kind, &object.metadata), read, sink).await;
+    follow(api, watcher::Config::default(), what.to_owned(), |object| key_of(kind, &object.metadata), read, within.await, sink).await;
 }
 
 /// Follows one of Istio's kinds, and says in its objects what is wrong with them.
-async fn follow_istio(client: Client, kind: Kind, resource: ApiResource, verdicts: mpsc::UnboundedSender<status::Verdict>, sink: Sink) {
+async fn follow_istio(
+    client: Client,
+    kind: Kind,
+    resource: ApiResource,
+    (verdicts, refused): (mpsc::UnboundedSender<status::Said>, watch_channel::Receiver<Option<Arc<Refused>>>),
+    within: impl Future<Output = Within>,
+    sink: Sink,
+) {
     let api = Api::<DynamicObject>::all_with(client, &resource);
     let what = format!("{}.{}", kind.plural(), kind.group());
     let read = |mut object: DynamicObject| {
         let reading = istio::read(kind, &mut object);
+        // Without a writer the control plane ends anyway.
+        let text = status::refusal(&object);
+        let refused = || refused.borrow().as_ref().is_some_and(|refused| refused.contains_key(&reading.key));
+        if text.is_some() || refused() {
+            let _ = verdicts.send(status::Said::Found(reading.key.clone(), text.map(str::to_owned)));
+        }
         if let Some(verdict) = status::Verdict::new(&resource, object, &reading) {
-            // Without a writer the control plane ends anyway.
-            let _ = verdicts.send(verdict);
+            let _ = verdicts.send(status::Said::Verdict(verdict));
         }
         Some(reading)
     };
-    follow(api, watcher::Config::default(), what, |object| key_of(kind, &object.metadata), read, sink).await;
+    follow(api, watcher::Config::default(), what, |object| key_of(kind, &object.metadata), read, within.await, sink).await;
 }

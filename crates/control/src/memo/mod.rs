@@ -238,6 +238,11 @@ impl Memo {
 }
 
 impl Epoch<'_> {
+    /// The snapshot.
+    pub(crate) fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
     /// The version of the snapshot.
     pub(crate) fn version(&self) -> u64 {
         self.snapshot.version()

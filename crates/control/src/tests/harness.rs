@@ -313,7 +313,11 @@ pub(super) struct Proxy {
 
 impl Proxy {
     pub(super) async fn connect(world: &World, svid: &Svid, id: &str) -> Result<Proxy, Status> {
-        let mut client = Client::new(node(id, "storefront"));
+        Self::connect_as(world, svid, id, "storefront").await
+    }
+
+    pub(super) async fn connect_as(world: &World, svid: &Svid, id: &str, account: &str) -> Result<Proxy, Status> {
+        let mut client = Client::new(node(id, account));
         client.connected();
         let (out, answers) = Self::stream(world, svid).await?;
         Ok(Proxy { client, reject: None, rejected: 0, received: 0, responses: 0, accepted: BTreeMap::new(), out, answers })

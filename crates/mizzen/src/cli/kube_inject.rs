@@ -203,7 +203,8 @@ impl Place<'_> {
         } else {
             ("istio.io/rev", self.config.revision.as_str())
         };
-        let facts = NamespaceFacts { name: namespace, labels: [(label.0.to_owned(), label.1.to_owned())].into() };
+        let facts =
+            NamespaceFacts { name: namespace, labels: [(label.0.to_owned(), label.1.to_owned())].into(), ..NamespaceFacts::default() };
         match inject(&with_owner, &facts, self.config).with_context(|| at.clone())? {
             Outcome::Skip(skip) => {
                 self.warnings.push(format!("{at}: left as it is: {skip}"));

@@ -27,6 +27,48 @@ fn order_of_containers() {
 }
 
 #[test]
+fn settings_of_proxies() {
+    let configs = |text: &str| -> Vec<Arc<Object>> {
+        let parsed = mizzen_api::parse_documents(text, &"a.yaml".into());
+        parsed.objects.into_iter().map(|object| Arc::new(object.unwrap_or_else(|refusal| panic!("{:?}", refusal.problems)))).collect()
+    };
+    let one = |name: &str, rest: &str| {
+        format!(
+            "---\n{{apiVersion: networking.istio.io/v1beta1, kind: ProxyConfig, metadata: {{name: {name}, namespace: n}}, spec: {{{rest}}}}}\n"
+        )
+    };
+    let env = |all: &str| format!("environmentVariables: {{{all}}}");
+    let root = one("r", &format!("concurrency: 1, {}", env("A: root, B: root, C: root, D: root")))
+        + &one("s", "selector: {matchLabels: {app: reviews}}, concurrency: 9");
+    let own = one("n", &env("B: space, C: space, D: space")) + &one("second", "concurrency: 7");
+    let nearest = one("other", "selector: {matchLabels: {app: ratings}}, concurrency: 8")
+        + &one("w", &format!("selector: {{matchLabels: {{app: reviews}}}}, {}", env("D: workload")));
+    let annotation = json!({"proxy.istio.io/config": "{concurrency: 3, proxyMetadata: {C: pod, D: pod}}"});
+    let config =
+        InjectConfig::new(&mesh("defaultConfig: {concurrency: 5, proxyMetadata: {A: mesh, X: mesh}}"), &json!(null), true).unwrap();
+    let check = |root: &str, own: &str, annotations: &Value, expected: [&str; 6]| {
+        let facts = NamespaceFacts { proxies: ProxyConfigs { root: configs(root), own: configs(own) }, ..shop() };
+        let Outcome::Patched { pod, warnings, .. } = inject(&pod(annotations.clone(), json!({})), &facts, &config).unwrap() else {
+            panic!()
+        };
+        assert_eq!(warnings, [""; 0]);
+        let written: Value = serde_json::from_str(&variable(&pod, "PROXY_CONFIG").unwrap()).unwrap();
+        let found = ["X", "A", "B", "C", "D"].map(|name| variable(&pod, name).unwrap_or_default());
+        assert_eq!(
+            [written["concurrency"].to_string().as_str()].into_iter().chain(found.iter().map(String::as_str)).collect::<Vec<_>>(),
+            expected
+        );
+    };
+    let none = json!({});
+    check("", "", &none, ["5", "mesh", "mesh", "", "", ""]);
+    check(&root, "", &none, ["1", "mesh", "root", "root", "root", "root"]);
+    check(&root, &own, &none, ["1", "mesh", "root", "space", "space", "space"]);
+    check(&root, &own, &annotation, ["3", "mesh", "root", "space", "pod", "pod"]);
+    check(&root, &(own + &nearest), &annotation, ["3", "mesh", "root", "space", "pod", "workload"]);
+    check("", &one("w", "selector: {matchLabels: {app: reviews}}, concurrency: 0"), &annotation, ["0", "mesh", "mesh", "", "pod", "pod"]);
+}
+
+#[test]
 fn native_or_not() {
     let check = |auto: bool, value: Value, annotation: &str, want: bool| {
         let values = json!({ "pilot": { "env": { "ENABLE_NATIVE_SIDECARS": value } } });
