@@ -3,15 +3,16 @@
 //! Each kind is a source of its own: it is listed, swapped in whole, and followed by itself, so that one that may not be read is missing alone. What an
 //! object means is decided where it is for files (`mizzen_api`); what is in force when it cannot be read by [`fold`].
 //!
-//! Of namespaced kinds nothing is kept that stands in no namespace of the mesh ([`discovery`]).
+//! Of namespaced kinds nothing is kept that stands in no namespace of the mesh ([`namespaces`]).
 //!
 //! Deliberately absent: what is installed (the CLI's business), and any decision about proxies.
 
 mod ca;
-mod discovery;
+
 mod fold;
 mod injector;
 mod istio;
+mod namespaces;
 mod pods;
 mod review;
 mod roots;
@@ -51,8 +52,8 @@ use crate::{
     source::{Event, Fault, Merge, SourceId},
     writer::Published,
 };
-use discovery::{Discovery, Within};
 use fold::Reading;
+use namespaces::{Discovery, Within};
 use watch::{Sink, follow};
 
 /// Who writes, for server-side apply.
@@ -322,7 +323,7 @@ async fn follow_istio(
             let _ = verdicts.send(status::Said::Found(reading.key.clone(), text.map(str::to_owned)));
         }
         if let Some(verdict) = status::Verdict::new(&resource, object, &reading) {
-            let _ = verdicts.send(status::Said::Verdict(verdict));
+            let _ = verdicts.send(status::Said::Verdict(Box::new(verdict)));
         }
         Some(reading)
     };

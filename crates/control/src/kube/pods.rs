@@ -16,8 +16,8 @@ use mizzen_api::{Key, Kind, Object, core::Pod};
 use mizzen_model::{NODE_LABEL, REGION_LABEL, SUBZONE_LABEL, ZONE_LABEL};
 
 use super::{
-    discovery::{Came, Within},
     key_of,
+    namespaces::{Came, Within},
     watch::{Due, Sink, Told, Trouble, list_of, of_client, trouble},
 };
 use crate::source::Event;

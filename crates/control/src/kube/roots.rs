@@ -13,7 +13,7 @@ use kube::{
 use tokio::sync::watch;
 
 use super::{
-    discovery::{Selection, Within},
+    namespaces::{Selection, Within},
     watch::{Told, words},
 };
 

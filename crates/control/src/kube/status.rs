@@ -33,7 +33,7 @@ const TRIES: usize = 5;
 #[derive(Debug)]
 pub(crate) enum Said {
     /// What is to be written about one.
-    Verdict(Verdict),
+    Verdict(Box<Verdict>),
     /// One's status says that proxies refuse this because of it, or does not.
     Found(Key, Option<String>),
 }

@@ -17,8 +17,8 @@ use tokio::{
 };
 
 use super::{
-    discovery::{Came, Discovery, Within},
     fold::{Fold, Reading},
+    namespaces::{Came, Discovery, Within},
 };
 use crate::source::{Event, SourceId};
 

@@ -108,14 +108,14 @@ impl Default for Room {
 
 impl Room {
     /// Reads a body once there is room for as much as it says to have; the room is given back with the permit.
-    async fn read(&self, request: Request) -> Result<(Bytes, OwnedSemaphorePermit), Response> {
+    async fn read(&self, request: Request) -> Result<(Bytes, OwnedSemaphorePermit), Box<Response>> {
         let told = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let length: usize = told.unwrap_or(MAX_BODY);
-        let large = || (StatusCode::PAYLOAD_TOO_LARGE, format!("a review has at most {MAX_BODY} bytes\n")).into_response();
+        let large = || Box::new((StatusCode::PAYLOAD_TOO_LARGE, format!("a review has at most {MAX_BODY} bytes\n")).into_response());
         if length > MAX_BODY {
             return Err(large());
         }
-        let late = || (StatusCode::REQUEST_TIMEOUT, "the review did not come in time\n").into_response();
+        let late = || Box::new((StatusCode::REQUEST_TIMEOUT, "the review did not come in time\n").into_response());
         let shares = u32::try_from(length.div_ceil(LEAST).max(1)).unwrap_or(u32::MAX);
         let read = async {
             let room = self.0.clone().acquire_many_owned(shares).await.map_err(|_| late())?;
@@ -129,7 +129,7 @@ impl Room {
 async fn inject(State(webhooks): State<Webhooks>, request: Request) -> Response {
     match webhooks.room.read(request).await {
         Ok((body, _room)) => answer(&body, |request| webhooks.injector.judge(&request)),
-        Err(response) => response,
+        Err(response) => *response,
     }
 }
 
@@ -138,7 +138,7 @@ type Review = AdmissionReview<DynamicObject>;
 async fn validate(State(webhooks): State<Webhooks>, request: Request) -> Response {
     match webhooks.room.read(request).await {
         Ok((body, _room)) => answer(&body, |request| judge(&request)),
-        Err(response) => response,
+        Err(response) => *response,
     }
 }
 

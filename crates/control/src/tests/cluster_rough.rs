@@ -70,19 +70,18 @@ async fn carry(mut client: TcpStream, server: String, mut ways: watch::Receiver<
     let there = tokio::io::copy(&mut from_client, &mut to_server);
     let back = async {
         let mut buffer = vec![0; 16 << 10];
-        loop {
-            held.wait_for(|way| *way != Way::Held).await.ok()?;
-            let length = from_server.read(&mut buffer).await.ok().filter(|length| *length > 0)?;
-            held.wait_for(|way| *way != Way::Held).await.ok()?;
-            to_client.write_all(&buffer[..length]).await.ok()?;
+        while held.wait_for(|way| *way != Way::Held).await.is_ok() {
+            let length = from_server.read(&mut buffer).await.unwrap_or_default();
+            let is_open = held.wait_for(|way| *way != Way::Held).await.is_ok();
+            if length == 0 || !is_open || to_client.write_all(&buffer[..length]).await.is_err() {
+                break;
+            }
         }
-        #[allow(unreachable_code)]
-        Some(())
     };
     let cut = ways.wait_for(|way| *way == Way::Cut);
     tokio::select! {
         _ = there => {}
-        _ = back => {}
+        () = back => {}
         _ = cut => {}
     }
 }
@@ -106,7 +105,9 @@ async fn a_watch_whose_past_is_forgotten() {
     let world = World::of_cluster(&gate.kubeconfig).await;
     let all = ["changes", "goes", "stays"];
     world.until("/debug/configz", |config: &Configz| versions(config, "VirtualService") == all).await;
-    let known = get(&api, &["virtualservices", "-A"], "{.metadata.resourceVersion}").unwrap();
+    let listed = api.kubectl(&["get", "--raw", "/apis/networking.istio.io/v1/virtualservices"], "").ok();
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    let known = listed["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
     gate.is(Way::Cut);
     api.kubectl(&["delete", "virtualservice", "goes", "-n", "shop"], "").ok();
     api.apply(&route("changes", 7));
@@ -327,6 +328,7 @@ async fn ten_thousand_questions() {
     const EACH: usize = 500;
     let Some(api) = api() else { return };
     api.apply("{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {istio-injection: enabled}}}");
+    api.apply("{apiVersion: v1, kind: ConfigMap, metadata: {name: istio-sidecar-injector, namespace: istio-system}, data: {values: '{}'}}");
     let world = Arc::new(World::of_cluster(&api.kubeconfig_file()).await);
     world.until("/debug/configz", |config: &Configz| has(config, "Namespace", "shop")).await;
     let routes: Vec<Value> =
@@ -336,6 +338,13 @@ async fn ten_thousand_questions() {
     let wrong = review("VirtualService", &object(json!({"hosts": ["a"], "http": [{"timeout": "soon"}]})));
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "shop"}, "spec": {"containers": [{"name": "a", "image": "a"}]}});
     let pod = review("Pod", &pod);
+    let ready = async {
+        let mut caller = Caller::connect(&world).await;
+        while !caller.ask("/inject", &pod).await.1.contains("JSONPatch") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, ready).await.expect("pods are injected");
     let bodies =
         Arc::new([("/validate", good, "\"allowed\":true"), ("/validate", wrong, "spec.http[0].timeout"), ("/inject", pod, "JSONPatch")]);
     let round = async |each: usize| {
@@ -393,7 +402,7 @@ async fn large_and_deep_objects() {
     assert!(status == 200 && said.contains("\"allowed\":false"), "{status} {said}");
     // A megabyte that is in order is taken, stored, read and in force.
     let path = "/x".repeat(100);
-    let routes: Vec<Value> = (0..3_500)
+    let routes: Vec<Value> = (0..4_000)
         .map(|n| json!({"match": [{"uri": {"prefix": format!("{path}/{n}")}}], "route": [{"destination": {"host": "a"}}]}))
         .collect();
     let large = object(json!({"hosts": ["a"], "http": routes}));

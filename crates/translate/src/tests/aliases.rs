@@ -86,7 +86,10 @@ fn an_alias_has_the_routes_of_what_it_names() {
     // It has no clusters and no listeners of its own.
     for kind in [ResourceKind::Cluster, ResourceKind::Endpoints, ResourceKind::Listener] {
         let all = names(&snapshot, &visitor(), kind);
-        assert!(all.iter().all(|name| !["opinions", "views", "keep", "mail"].iter().any(|alias| name.contains(&format!("|{alias}.")))), "{all:?}");
+        assert!(
+            all.iter().all(|name| !["opinions", "views", "keep", "mail"].iter().any(|alias| name.contains(&format!("|{alias}.")))),
+            "{all:?}"
+        );
     }
 }
 

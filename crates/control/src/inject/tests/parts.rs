@@ -34,13 +34,13 @@ fn settings_of_proxies() {
     };
     let one = |name: &str, rest: &str| {
         format!(
-            "---\n{{apiVersion: networking.istio.io/v1beta1, kind: ProxyConfig, metadata: {{name: {name}, namespace: n}}, spec: {{{rest}}}}}\n"
+            "---\n{{apiVersion: networking.istio.io/v1beta1, kind: ProxyConfig, metadata: {{name: {name}, namespace: shop}}, spec: {{{rest}}}}}\n"
         )
     };
     let env = |all: &str| format!("environmentVariables: {{{all}}}");
     let root = one("r", &format!("concurrency: 1, {}", env("A: root, B: root, C: root, D: root")))
         + &one("s", "selector: {matchLabels: {app: reviews}}, concurrency: 9");
-    let own = one("n", &env("B: space, C: space, D: space")) + &one("second", "concurrency: 7");
+    let own = one("ns", &env("B: space, C: space, D: space")) + &one("second", "concurrency: 7");
     let nearest = one("other", "selector: {matchLabels: {app: ratings}}, concurrency: 8")
         + &one("w", &format!("selector: {{matchLabels: {{app: reviews}}}}, {}", env("D: workload")));
     let annotation = json!({"proxy.istio.io/config": "{concurrency: 3, proxyMetadata: {C: pod, D: pod}}"});
