@@ -22,6 +22,7 @@ mod listener;
 mod logging;
 mod memo;
 mod metrics;
+pub mod names;
 mod node;
 mod options;
 mod policies;
@@ -35,7 +36,7 @@ mod wire;
 mod writer;
 
 pub use error::Error;
-pub use kube::{ClusterOptions, load_cluster};
+pub use kube::{ClusterOptions, cluster_error, has_native_sidecars, load_cluster};
 pub use logging::{ScopeStatus, SetLogging};
 pub use options::{JwksOptions, Options};
 pub use run::{Running, run, start};

@@ -186,7 +186,8 @@ pub(crate) async fn start_with(
     let connections = Arc::new(Connections::new(memo.clone()));
     let admission = Arc::new(Admission::default());
     tasks.spawn(ends("the log of policies", policies::tell(published.clone(), connections.clone())));
-    let analyzed = options.analysis.then(|| Arc::new(Analyzed::new(options.cluster.is_none())));
+    let own = cluster.as_ref().filter(|cluster| cluster.options.first_party_tokens).map(Cluster::takes_first_party_tokens);
+    let analyzed = options.analysis.then(|| Arc::new(Analyzed::new(options.cluster.is_none(), own.into_iter().collect())));
     if let Some(analyzed) = &analyzed {
         tasks.spawn(ends("analysis", analysis::follow(published.clone(), Arc::clone(analyzed), admission.clone())));
     }

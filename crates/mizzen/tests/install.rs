@@ -65,6 +65,7 @@ fn may(api: &ApiServer, verb: &str, what: &str, namespace: &str) -> bool {
 fn installed_and_removed() {
     let options = ApiOptions { controllers: "garbage-collector-controller,namespace-controller", ..ApiOptions::default() };
     let Some(api) = ApiServer::start_with(options) else { return };
+    let folder = tempfile::tempdir().unwrap();
     let refused = |args: &[&str], why: &str| {
         let output = mizzen(&api, args);
         assert!(output.code != 0 && output.err.contains(why), "{args:?}: {output:?}");
@@ -114,9 +115,18 @@ fn installed_and_removed() {
         assert!(line.contains(": 0 objects made, 0 changed, "), "{again}");
     }
     // A smaller one takes what it does not have away.
-    let smaller = with_control_plane(&api, &["install", "-y", "--set", "profile=minimal"]).ok();
+    injected_by_its_settings(&api);
+    let first_party = "values.global.jwtPolicy=first-party-jwt";
+    let smaller = with_control_plane(&api, &["install", "-y", "--set", "profile=minimal", "--set", first_party]).ok();
     assert!(smaller.contains("Deployment istio-system/istio-ingressgateway is removed"), "{smaller}");
     assert!(names(&api, "peerauthentications").is_empty() && !may(&api, "get", "secrets/bookshop-tls", "istio-system"));
+    // A file is analyzed over what the cluster has.
+    let file = folder.path().join("a.yaml");
+    std::fs::write(&file, "{apiVersion: v1, kind: Namespace, metadata: {name: shop}}\n").unwrap();
+    let analyzed = mizzen(&api, &["analyze", file.to_str().unwrap()]);
+    for of in ["ConfigMap istio-system/istio-sidecar-injector", "Deployment istio-system/istiod"] {
+        assert!(analyzed.out.contains(&format!("Warning [MZ0111] ({of} ")), "{analyzed:?}");
+    }
     api.kubectl(&["delete", "role", "-n", "istio-system", "istiod"], "").ok();
     refused(&["verify-install"], "Role istio-system/istiod is missing");
 
@@ -130,6 +140,53 @@ fn installed_and_removed() {
     let left = "customresourcedefinitions,namespaces,clusterroles,clusterrolebindings,validatingwebhookconfigurations,configmaps";
     let left: Vec<String> = names(&api, left).into_iter().filter(|name| name.contains("istio") || name.contains("mizzen")).collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+/// A manifest gets what the webhook would put into its pod.
+fn injected_by_its_settings(api: &ApiServer) {
+    let folder = tempfile::tempdir().unwrap();
+    let (pod, values) = (folder.path().join("pod.yaml"), folder.path().join("values.yaml"));
+    std::fs::write(&pod, "{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [{name: a, image: a}]}}\n").unwrap();
+    std::fs::write(&values, "global: {tag: other}\n").unwrap();
+    let (pod, values) = (pod.to_str().unwrap(), values.to_str().unwrap());
+    let injected = mizzen(api, &["kube-inject", "-f", pod]).ok();
+    assert!(injected.contains("mizzen/proxyv2:x") && injected.contains("restartPolicy: Always"), "{injected}");
+    let by_files = mizzen(api, &["kube-inject", "-f", pod, "--valuesFile", values]).ok();
+    assert!(by_files.contains("mizzen/proxyv2:other") && !by_files.contains("restartPolicy: Always"), "{by_files}");
+    let both = mizzen(api, &["kube-inject", "-f", pod, "--valuesFile", values, "--context", "x"]);
+    assert!(both.code != 0 && both.err.contains("either the cluster's settings or those of files"), "{both:?}");
+    let elsewhere = mizzen(api, &["kube-inject", "-f", pod, "-i", "elsewhere"]);
+    assert!(elsewhere.code != 0 && elsewhere.err.contains("no mesh is installed: there is no ConfigMap elsewhere/istio"), "{elsewhere:?}");
+}
+
+/// IPv6 is not captured, and whoever installs the mesh into a cluster that has it is told so, with where it was seen.
+#[test]
+fn a_cluster_of_two_families() {
+    let Some(api) = ApiServer::start() else { return };
+    let verbs: [&[&str]; 2] = [&["install", "--dry-run"], &["x", "precheck"]];
+    let said = |args: &[&str]| {
+        let output = mizzen(&api, args);
+        assert_eq!(output.code, 0, "{output:?}");
+        output.out + &output.err
+    };
+    verbs.iter().for_each(|args| assert!(!said(args).contains("IPv6"), "{args:?}"));
+    api.apply(
+        "{apiVersion: v1, kind: Node, metadata: {name: n1}, spec: {podCIDR: 10.244.0.0/24, podCIDRs: [10.244.0.0/24, 'fd00:10:244::/64']}}",
+    );
+    for args in verbs {
+        let said = said(args);
+        let seen = "there is IPv6 in this cluster (node n1 gives its pods addresses of fd00:10:244::/64): it is not captured";
+        assert!(said.contains(seen), "{args:?}: {said}");
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, "spec: {meshConfig: {defaultConfig: {proxyMetadata: {ISTIO_DUAL_STACK: 'true'}}}}\n").unwrap();
+    for (flag, asked, why) in [
+        ("--set", "values.global.dualStack=true", "global.dualStack: true asks for IPv6"),
+        ("-f", file.path().to_str().unwrap(), "meshConfig: defaultConfig: proxyMetadata.ISTIO_DUAL_STACK: true asks for IPv6"),
+    ] {
+        let refused = mizzen(&api, &["install", "--dry-run", flag, asked]);
+        assert!(refused.code != 0 && refused.err.contains(why), "{asked}: {refused:?}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Files are read strictly, by position. Here an object is one that exists and runs: what the mesh does not do of it is no reason not to know it.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::net::IpAddr;
 
 use k8s_openapi::{
     api::{core::v1 as k8s, discovery::v1 as discovery},
@@ -143,7 +143,8 @@ impl Pod {
         let status = from.status.unwrap_or_default();
         let leaving = from.metadata.deletion_timestamp.is_some();
         let controller = from.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
-        let controller = controller.map(|owner| workload(&owner.kind, &owner.name, from.metadata.labels.as_ref()));
+        let label = |name: &str| from.metadata.labels.as_ref().and_then(|labels| labels.get(name)).map(String::as_str);
+        let controller = controller.map(|owner| Workload::of(&owner.api_version, &owner.kind, &owner.name, label).name);
         let node = spec.node_name.clone();
         // Native sidecars may serve, too.
         let lasting = spec.init_containers.into_iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
@@ -193,17 +194,40 @@ fn phase(text: Option<&str>) -> PodPhase {
     }
 }
 
-/// The name of what people made, by that of what made the pod: Deployments make ReplicaSets, CronJobs make Jobs.
-pub fn workload(kind: &str, name: &str, labels: Option<&BTreeMap<String, String>>) -> String {
-    let made = match kind {
-        "ReplicaSet" => labels.and_then(|labels| labels.get("pod-template-hash")).and_then(|hash| name.strip_suffix(hash.as_str())),
-        // The minute of its schedule follows.
-        "Job" => {
-            name.rsplit_once('-').filter(|(_, time)| time.len() >= 8 && time.bytes().all(|b| b.is_ascii_digit())).map(|(rest, _)| rest)
-        }
-        _ => None,
-    };
-    made.map(|rest| rest.trim_end_matches('-')).filter(|rest| !rest.is_empty()).unwrap_or(name).to_owned()
+/// What people made, of which pods came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// `apps/v1`
+    pub api_version: String,
+    /// `Deployment`
+    pub kind: String,
+    /// Its name, which is not empty unless the pod's controller has none.
+    pub name: String,
+}
+
+impl Workload {
+    /// By what controls a pod, and the pod's labels: Deployments make ReplicaSets, CronJobs make Jobs, OpenShift's DeploymentConfigs make
+    /// ReplicationControllers.
+    pub fn of<'a>(api_version: &str, kind: &str, name: &str, label: impl Fn(&str) -> Option<&'a str>) -> Workload {
+        let maker = match kind {
+            // Its Deployment's name and a hash, which the pod carries, too.
+            "ReplicaSet" => label("pod-template-hash")
+                .filter(|hash| !hash.is_empty())
+                .and_then(|hash| name.strip_suffix(hash)?.strip_suffix('-'))
+                .map(|name| ("apps/v1", "Deployment", name)),
+            "ReplicationController" => label("deploymentconfig")
+                .filter(|config| !config.is_empty() && name.starts_with(config))
+                .map(|name| ("apps.openshift.io/v1", "DeploymentConfig", name)),
+            // The time of its schedule follows.
+            "Job" => name
+                .rsplit_once('-')
+                .filter(|(_, time)| (8..=11).contains(&time.len()) && time.bytes().all(|byte| byte.is_ascii_digit()))
+                .map(|(name, _)| ("batch/v1", "CronJob", name)),
+            _ => None,
+        };
+        let (api_version, kind, name) = maker.filter(|(_, _, name)| !name.is_empty()).unwrap_or((api_version, kind, name));
+        Workload { api_version: api_version.to_owned(), kind: kind.to_owned(), name: name.to_owned() }
+    }
 }
 
 /// An object as a document, as far as it is known: for whoever looks at documents, of objects that were never one.
@@ -336,17 +360,28 @@ mod tests {
 
     #[test]
     fn workloads() {
-        let labels = BTreeMap::from([("pod-template-hash".to_owned(), "5d9".to_owned())]);
+        let label = |name: &str| match name {
+            "pod-template-hash" => Some("5d9"),
+            "deploymentconfig" => Some("web"),
+            _ => None,
+        };
         for (kind, name, expected) in [
-            ("ReplicaSet", "reviews-v1-5d9", "reviews-v1"),
-            ("ReplicaSet", "by-hand", "by-hand"),
-            ("StatefulSet", "db", "db"),
-            ("Job", "backup-28374650", "backup"),
-            ("Job", "import-2024", "import-2024"),
-            ("DaemonSet", "agent", "agent"),
+            ("ReplicaSet", "reviews-v1-5d9", ("apps/v1", "Deployment", "reviews-v1")),
+            ("ReplicaSet", "by-hand", ("v", "ReplicaSet", "by-hand")),
+            ("ReplicaSet", "hand5d9", ("v", "ReplicaSet", "hand5d9")),
+            ("ReplicaSet", "-5d9", ("v", "ReplicaSet", "-5d9")),
+            ("ReplicationController", "web-3", ("apps.openshift.io/v1", "DeploymentConfig", "web")),
+            ("ReplicationController", "other-3", ("v", "ReplicationController", "other-3")),
+            ("StatefulSet", "db", ("v", "StatefulSet", "db")),
+            ("Job", "backup-28374650", ("batch/v1", "CronJob", "backup")),
+            ("Job", "import-2024", ("v", "Job", "import-2024")),
+            ("Job", "import-123456789012", ("v", "Job", "import-123456789012")),
+            ("DaemonSet", "agent", ("v", "DaemonSet", "agent")),
         ] {
-            assert_eq!(workload(kind, name, Some(&labels)), expected, "{kind} {name}");
+            let found = Workload::of("v", kind, name, label);
+            assert_eq!((&*found.api_version, &*found.kind, &*found.name), expected, "{kind} {name}");
         }
+        assert_eq!(Workload::of("apps/v1", "ReplicaSet", "a-5d9", |_| None).kind, "ReplicaSet");
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub(super) const INJECT: &str = "sidecar.istio.io/inject";
 const PROXY_CONFIG: &str = "proxy.istio.io/config";
 const TEMPLATES: &str = "inject.istio.io/templates";
 pub(super) const OVERRIDES: &str = "proxy.istio.io/overrides";
+const DUAL_STACK: &str = "ISTIO_DUAL_STACK";
 const STATUS_PORT: &str = "status.sidecar.istio.io/port";
 const CAPTURE: &str = "traffic.sidecar.istio.io/";
 const READINESS: &str = "readiness.status.sidecar.istio.io/";
@@ -100,6 +101,7 @@ impl Wanted {
         known(pod, warnings)?;
         let values = &config.proxy;
         let proxy = proxy_config(pod, config, warnings)?;
+        no_dual_stack(&proxy).map_err(|reason| wrong(PROXY_CONFIG, reason))?;
         if let Some(mode) = pod.annotation("sidecar.istio.io/interceptionMode").filter(|mode| !mode.is_empty() && *mode != "REDIRECT") {
             return Err(wrong("sidecar.istio.io/interceptionMode", format!("{mode} is not supported: it must be REDIRECT")));
         }
@@ -167,6 +169,14 @@ fn proxy_config(pod: &Pod, config: &InjectConfig, warnings: &mut Vec<String>) ->
     }
 }
 
+/// Refuses a proxy that is to take IPv6, too.
+pub(super) fn no_dual_stack(proxy: &ProxyConfig) -> Result<(), String> {
+    match proxy.proxy_metadata.get(DUAL_STACK).map(String::as_str) {
+        None | Some("" | "false") => Ok(()),
+        Some(text) => Err(format!("proxyMetadata.{DUAL_STACK}: {text} asks for IPv6, which is not captured: it must be false")),
+    }
+}
+
 fn template(pod: &Pod) -> Result<Template, InjectError> {
     let names = pod.annotation(TEMPLATES).unwrap_or("sidecar");
     let mut names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
@@ -203,7 +213,11 @@ pub(super) fn check_capture(name: &str, text: &str) -> Result<(), String> {
     }
     for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
         if name.ends_with("IPRanges") {
-            item.parse::<IpRange>().map_err(|error| error.to_string())?;
+            let range = item.parse::<IpRange>().map_err(|error| error.to_string())?;
+            // What is excluded is left alone anyway.
+            if name.starts_with("include") && range.address().is_ipv6() {
+                return Err(format!("{item} is a range of IPv6, which is not captured"));
+            }
         } else if item.parse::<u16>().is_ok_and(|port| port > 0) {
             // A port.
         } else {

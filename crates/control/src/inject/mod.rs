@@ -109,6 +109,14 @@ pub enum InjectError {
         /// What is wrong with its value.
         reason: String,
     },
+    /// The mesh's settings.
+    #[error("meshConfig: {path}: {reason}")]
+    Mesh {
+        /// Where in them.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A value of the injection's settings.
     #[error("values: {path}: {reason}")]
     Values {

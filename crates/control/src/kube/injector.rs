@@ -19,9 +19,10 @@ use mizzen_api::{Key, Kind, istio::MeshConfig};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::{watch::Told, webhooks::INJECTOR};
+use super::watch::Told;
 use crate::{
     inject::{InjectConfig, NamespaceFacts, Outcome, inject},
+    names::{INJECTOR, VALUES},
     writer::Published,
 };
 
@@ -119,8 +120,8 @@ fn pod_name(request: &AdmissionRequest<DynamicObject>) -> &str {
     metadata.and_then(|metadata| metadata.name.as_deref().or(metadata.generate_name.as_deref())).unwrap_or_default()
 }
 
-/// Whether this version of Kubernetes runs native sidecars well; not if it cannot be asked.
-pub(crate) async fn has_native_sidecars(client: &Client) -> bool {
+/// Whether injection makes native sidecars in this cluster by default: by the version of Kubernetes; not if it cannot be asked.
+pub async fn has_native_sidecars(client: &Client) -> bool {
     let Ok(version) = client.apiserver_version().await else { return false };
     let number = |text: &str| text.trim_end_matches(|c: char| !c.is_ascii_digit()).parse::<u32>().unwrap_or_default();
     (number(&version.major), number(&version.minor)) >= NATIVE
@@ -155,9 +156,9 @@ pub(crate) async fn follow_values(client: Client, namespace: String, values: wat
 }
 
 fn read(map: &k8s::ConfigMap) -> Result<Arc<Value>, String> {
-    let text = map.data.as_ref().and_then(|data| data.get("values")).map(String::as_str).unwrap_or_default();
+    let text = map.data.as_ref().and_then(|data| data.get(VALUES)).map(String::as_str).unwrap_or_default();
     if text.trim().is_empty() {
         return Ok(Arc::new(Value::Null));
     }
-    serde_json::from_str(text).map(Arc::new).map_err(|error| format!("ConfigMap {INJECTOR}: values: {error}"))
+    serde_json::from_str(text).map(Arc::new).map_err(|error| format!("ConfigMap {INJECTOR}: {VALUES}: {error}"))
 }

@@ -18,6 +18,7 @@ mod webhooks;
 
 use std::{collections::BTreeMap, future::Future, path::PathBuf, sync::Arc, time::Duration};
 
+use futures_util::{FutureExt, future::BoxFuture};
 use k8s_openapi::api::{core::v1 as k8s, discovery::v1 as discovery};
 use kube::{
     Api, Client, Resource,
@@ -25,6 +26,7 @@ use kube::{
     core::{ApiResource, DynamicObject, GroupVersionKind, ObjectMeta, PartialObjectMeta},
     runtime::watcher,
 };
+use mizzen_analyze::{Message, Sort};
 use mizzen_api::{
     Key, Kind, Object, Pos, Problem, Refusal,
     core::{EndpointSlice, Namespace, Service, ServiceAccount},
@@ -39,11 +41,13 @@ use tokio::{
 };
 
 pub(crate) use injector::Injector;
+pub use injector::has_native_sidecars;
 pub(crate) use review::Reviewer;
+pub use watch::words as cluster_error;
 pub(crate) use webhooks::{WebhookServer, router as webhook_router};
 
 use crate::{
-    Error,
+    Error, names,
     source::{Event, Fault, Merge, SourceId},
     writer::Published,
 };
@@ -52,8 +56,6 @@ use watch::{Sink, follow};
 
 /// Who writes, for server-side apply.
 pub(crate) const MANAGER: &str = "mizzen-control";
-/// The role that must allow what is read.
-pub(crate) const CLUSTER_ROLE: &str = "istiod-clusterrole-istio-system";
 
 /// How a cluster is reached.
 #[derive(Clone, Debug, Default)]
@@ -82,8 +84,25 @@ pub(crate) struct Cluster {
     pub(crate) options: ClusterOptions,
 }
 
-/// Kubernetes' own kinds that are followed, beside Istio's.
-const OWN: [&str; 6] = ["namespaces", "services", "endpointslices", "pods", "serviceaccounts", "the mesh's settings"];
+/// What is followed: a source each.
+#[derive(Clone, Copy, Debug)]
+enum Followed {
+    Namespaces,
+    Services,
+    Slices,
+    Pods,
+    Accounts,
+    Settings,
+    /// One of Istio's kinds.
+    Istio(Kind),
+}
+
+impl Followed {
+    fn all() -> impl Iterator<Item = Followed> {
+        use Followed::{Accounts, Istio, Namespaces, Pods, Services, Settings, Slices};
+        [Namespaces, Services, Slices, Pods, Accounts, Settings].into_iter().chain(istio_kinds().map(Istio))
+    }
+}
 
 /// Istio's kinds.
 fn istio_kinds() -> impl Iterator<Item = Kind> {
@@ -111,12 +130,17 @@ impl Cluster {
 
     /// How many sources it is.
     pub(crate) fn sources() -> usize {
-        OWN.len() + istio_kinds().count()
+        Followed::all().count()
     }
 
     /// Who judges tokens.
     pub(crate) fn reviewer(&self) -> Reviewer {
         Reviewer::new(self.client.clone(), self.options.first_party_tokens)
+    }
+
+    /// What is to be said of a control plane that takes first-party tokens.
+    pub(crate) fn takes_first_party_tokens(&self) -> Message {
+        mizzen_analyze::takes_first_party_tokens(mizzen_analyze::Id::new(Sort::Deployment, self.namespace.as_str(), names::CONTROL_PLANE))
     }
 
     /// The CA that is kept in the cluster.
@@ -155,43 +179,45 @@ impl Cluster {
         if !self.options.only_read {
             following.spawn(status::write(self.client.clone(), said, self.options.pod.clone()));
         }
-        let mut sinks = ids.iter().map(|id| Sink { id: *id, writer: writer.clone() });
-        let client = &self.client;
-        let all = watcher::Config::default;
-        if let Some(sink) = sinks.next() {
-            let read = |object: PartialObjectMeta<k8s::Namespace>| Some(Reading::of(Namespace::from_cluster(object.metadata)));
-            following.spawn(metadata(client.clone(), "namespaces", Kind::Namespace, read, sink));
-        }
-        if let Some(sink) = sinks.next() {
-            let api = Api::<k8s::Service>::all(client.clone());
-            let read = |object| Service::from_cluster(object).map(Reading::of);
-            following.spawn(follow(api, all(), "services".to_owned(), |object| key_of(Kind::Service, &object.metadata), read, sink));
-        }
-        if let Some(sink) = sinks.next() {
-            let api = Api::<discovery::EndpointSlice>::all(client.clone());
-            let read = |object| Some(Reading::of(EndpointSlice::from_cluster(object)));
-            let key = |object: &discovery::EndpointSlice| key_of(Kind::EndpointSlice, &object.metadata);
-            following.spawn(follow(api, all(), "endpointslices.discovery.k8s.io".to_owned(), key, read, sink));
-        }
-        if let Some(sink) = sinks.next() {
-            following.spawn(pods::follow(client.clone(), sink));
-        }
-        if let Some(sink) = sinks.next() {
-            let read = |object: PartialObjectMeta<k8s::ServiceAccount>| Some(Reading::of(ServiceAccount::from_cluster(object.metadata)));
-            following.spawn(metadata(client.clone(), "serviceaccounts", Kind::ServiceAccount, read, sink));
-        }
-        if let Some(sink) = sinks.next() {
-            let api = Api::<k8s::ConfigMap>::namespaced(client.clone(), &self.namespace);
-            let one = all().fields("metadata.name=istio");
-            following.spawn(follow(api, one, "configmaps".to_owned(), |_| mesh_key(), |map| Some(mesh(&map)), sink));
-        }
-        for (kind, sink) in istio_kinds().zip(sinks) {
-            let version = kind.stored_version().unwrap_or("v1");
-            let gvk = GroupVersionKind::gvk(kind.group(), version, kind.name());
-            let resource = ApiResource::from_gvk_with_plural(&gvk, kind.plural());
-            following.spawn(follow_istio(client.clone(), kind, resource, verdicts.clone(), sink));
+        for (followed, id) in Followed::all().zip(ids) {
+            following.spawn(self.follow_one(followed, verdicts.clone(), Sink { id: *id, writer: writer.clone() }));
         }
         following
+    }
+
+    fn follow_one(&self, followed: Followed, verdicts: mpsc::UnboundedSender<status::Verdict>, sink: Sink) -> BoxFuture<'static, ()> {
+        let (client, all) = (self.client.clone(), watcher::Config::default());
+        match followed {
+            Followed::Namespaces => {
+                let read = |object: PartialObjectMeta<k8s::Namespace>| Some(Reading::of(Namespace::from_cluster(object.metadata)));
+                metadata(client, "namespaces", Kind::Namespace, read, sink).boxed()
+            }
+            Followed::Services => {
+                let read = |object| Service::from_cluster(object).map(Reading::of);
+                let key = |object: &k8s::Service| key_of(Kind::Service, &object.metadata);
+                follow(Api::all(client), all, "services".to_owned(), key, read, sink).boxed()
+            }
+            Followed::Slices => {
+                let read = |object| Some(Reading::of(EndpointSlice::from_cluster(object)));
+                let key = |object: &discovery::EndpointSlice| key_of(Kind::EndpointSlice, &object.metadata);
+                follow(Api::all(client), all, "endpointslices.discovery.k8s.io".to_owned(), key, read, sink).boxed()
+            }
+            Followed::Pods => pods::follow(client, sink).boxed(),
+            Followed::Accounts => {
+                let read =
+                    |object: PartialObjectMeta<k8s::ServiceAccount>| Some(Reading::of(ServiceAccount::from_cluster(object.metadata)));
+                metadata(client, "serviceaccounts", Kind::ServiceAccount, read, sink).boxed()
+            }
+            Followed::Settings => {
+                let one = all.fields(&format!("metadata.name={}", names::SETTINGS));
+                let api = Api::<k8s::ConfigMap>::namespaced(client, &self.namespace);
+                follow(api, one, "configmaps".to_owned(), |_| mesh_key(), |map| Some(mesh(&map)), sink).boxed()
+            }
+            Followed::Istio(kind) => {
+                let gvk = GroupVersionKind::gvk(kind.group(), kind.stored_version().unwrap_or("v1"), kind.name());
+                follow_istio(client, kind, ApiResource::from_gvk_with_plural(&gvk, kind.plural()), verdicts, sink).boxed()
+            }
+        }
     }
 }
 
@@ -237,8 +263,8 @@ fn mesh_key() -> Key {
 /// The mesh's settings, as ConfigMap `istio` has them.
 fn mesh(map: &k8s::ConfigMap) -> Reading {
     let key = mesh_key();
-    let text = map.data.as_ref().and_then(|data| data.get("mesh")).map(String::as_str).unwrap_or_default();
-    let file = format!("ConfigMap {}/istio", map.metadata.namespace.as_deref().unwrap_or_default()).into();
+    let text = map.data.as_ref().and_then(|data| data.get(names::MESH)).map(String::as_str).unwrap_or_default();
+    let file = format!("ConfigMap {}/{}", map.metadata.namespace.as_deref().unwrap_or_default(), names::SETTINGS).into();
     match parse_mesh_config(text, &file) {
         Ok((config, warnings)) => Reading { key, object: Ok(config.into()), warnings },
         Err(mut problems) => {

@@ -12,10 +12,8 @@ use kube::{
 };
 
 use super::watch::{Told, words};
+use crate::names::{ROOT, ROOT_KEY};
 
-/// The name of the config map.
-const ROOTS: &str = "istio-ca-root-cert";
-const KEY: &str = "root-cert.pem";
 /// Namespaces in which nothing of a mesh runs, as Istio has them.
 const PASSED_OVER: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
 /// After how long a write that has failed is tried again.
@@ -25,7 +23,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 pub(crate) async fn keep(client: Client, root: String) {
     let (mut namespaces_told, mut maps_told) = (Told::new("namespaces".to_owned()), Told::new("configmaps".to_owned()));
     let namespaces = watcher(Api::<PartialObjectMeta<k8s::Namespace>>::all(client.clone()), watcher::Config::default()).default_backoff();
-    let named = watcher::Config::default().fields(&format!("metadata.name={ROOTS}"));
+    let named = watcher::Config::default().fields(&format!("metadata.name={ROOT}"));
     let maps = watcher(Api::<k8s::ConfigMap>::all(client.clone()), named).default_backoff();
     pin_mut!(namespaces, maps);
     let mut places = Places::default();
@@ -41,7 +39,7 @@ pub(crate) async fn keep(client: Client, root: String) {
             },
             Some(event) = maps.next() => match event {
                 Ok(watcher::Event::Apply(map) | watcher::Event::InitApply(map)) => {
-                    let is_right = map.data.as_ref().and_then(|data| data.get(KEY)) == Some(&root);
+                    let is_right = map.data.as_ref().and_then(|data| data.get(ROOT_KEY)) == Some(&root);
                     places.map(map.metadata.namespace.unwrap_or_default(), is_right);
                 }
                 Ok(watcher::Event::Delete(map)) => places.map(map.metadata.namespace.unwrap_or_default(), false),
@@ -65,7 +63,7 @@ pub(crate) async fn keep(client: Client, root: String) {
                         places.known.remove(&namespace);
                     }
                     Err(error) => {
-                        tracing::warn!(namespace, reason = words(&error), "the root certificate cannot be written (ConfigMap {ROOTS})");
+                        tracing::warn!(namespace, reason = words(&error), "the root certificate cannot be written (ConfigMap {ROOT})");
                         tokio::time::sleep(AGAIN).await;
                     }
                 }
@@ -125,10 +123,10 @@ async fn write(client: &Client, namespace: &str, root: &str) -> Result<(), kube:
     let map = serde_json::json!({
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": {"name": ROOTS, "namespace": namespace, "labels": {"istio.io/config": "true"}},
-        "data": {KEY: root},
+        "metadata": {"name": ROOT, "namespace": namespace, "labels": {"istio.io/config": "true"}},
+        "data": {ROOT_KEY: root},
     });
-    api.patch(ROOTS, &PatchParams::apply(super::MANAGER).force(), &Patch::Apply(&map)).await?;
+    api.patch(ROOT, &PatchParams::apply(super::MANAGER).force(), &Patch::Apply(&map)).await?;
     tracing::debug!(namespace, "the root certificate is written");
     Ok(())
 }

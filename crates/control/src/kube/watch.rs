@@ -48,7 +48,7 @@ impl Trouble {
         match self {
             Trouble::Forbidden(reason) => format!(
                 "may not be read, and nothing of it is in force: ClusterRole {} must allow get, list and watch ({reason})",
-                super::CLUSTER_ROLE
+                crate::names::CLUSTER_ROLE
             ),
             Trouble::Missing => "the cluster does not have this kind: its definition is not installed".to_owned(),
             Trouble::Unreachable(reason) => format!("is not followed now, and what is known stays in force: {reason}"),
@@ -118,8 +118,8 @@ fn of_client(error: &kube::Error) -> Trouble {
     }
 }
 
-/// An error of the client in one line.
-pub(crate) fn words(error: &kube::Error) -> String {
+/// An error of a cluster's client in one line: what the API server has refused, or why it could not be asked.
+pub fn words(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
         error => {

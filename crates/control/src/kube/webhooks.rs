@@ -35,11 +35,8 @@ use super::{
     Injector, istio,
     watch::{Told, words},
 };
-use crate::listener::Accepted;
+use crate::{listener::Accepted, names};
 
-/// Istio's names of the configurations.
-pub(crate) const INJECTOR: &str = "istio-sidecar-injector";
-const VALIDATOR: &str = "istio-validator";
 /// The API server's own limit of an object is 3 MiB, and a review may hold two.
 const MAX_BODY: usize = 8 << 20;
 /// Of one answer; the API server cuts longer lists.
@@ -183,9 +180,9 @@ fn changes<C: Configured>(config: &C, root: &str) -> Vec<Value> {
 
 /// Keeps our root in the configurations that are installed, for as long as it is polled.
 pub(crate) async fn keep(client: Client, namespace: String, root: Arc<str>) {
-    let validator = format!("{VALIDATOR}-{namespace}");
+    let validator = format!("{}-{namespace}", names::VALIDATOR);
     tokio::join!(
-        keep_one::<MutatingWebhookConfiguration>(client.clone(), INJECTOR.to_owned(), root.clone()),
+        keep_one::<MutatingWebhookConfiguration>(client.clone(), names::INJECTOR.to_owned(), root.clone()),
         keep_one::<ValidatingWebhookConfiguration>(client, validator, root),
     );
 }

@@ -1,12 +1,13 @@
 //! Who the control plane is, and what it may do: each rule with its reason.
 
 use mizzen_api::Kind;
+use mizzen_control::names::{self, CLUSTER_ROLE, INJECTOR};
 use serde_json::{Value, json};
 
 use super::{
     super::settings::{NAMESPACE, Profile, Settings},
     meta,
-    webhooks::{INJECTOR, VALIDATOR},
+    webhooks::VALIDATOR,
 };
 
 /// The control plane's account.
@@ -45,7 +46,7 @@ const CLUSTER: [Rule; 8] = [
         why: "the root certificate is written into every namespace, since pods mount it from their own",
         groups: &[""],
         resources: &["configmaps"],
-        names: &["istio-ca-root-cert"],
+        names: &[names::ROOT],
         verbs: &["get", "list", "watch", "update", "patch"],
     },
     Rule {
@@ -84,14 +85,14 @@ const OWN: [Rule; 3] = [
         why: "MeshConfig and the values of injection",
         groups: &[""],
         resources: &["configmaps"],
-        names: &["istio", "istio-sidecar-injector"],
+        names: &[names::SETTINGS, INJECTOR],
         verbs: READ,
     },
     Rule {
         why: "the keys of the certificate authority: brought by somebody, or its own",
         groups: &[""],
         resources: &["secrets"],
-        names: &["cacerts", "istio-ca-secret"],
+        names: &[names::PLUGGED_IN, names::SELF_SIGNED],
         verbs: &["get", "list", "watch", "update", "patch"],
     },
     Rule {
@@ -146,7 +147,6 @@ pub(in super::super) fn reasons(name: &str) -> Vec<String> {
     lines
 }
 
-const CLUSTER_ROLE: &str = "istiod-clusterrole-istio-system";
 const CREDENTIALS_ROLE: &str = "istiod-gateway-credentials-istio-system";
 
 pub(super) fn objects(settings: &Settings) -> Vec<Value> {
