@@ -5,7 +5,7 @@
 //! what it is, and that every field of the runtime configuration is read; no tool reads that table, the lints of rustc know no folders, and a
 //! public field is not unused for them. Licences and sources of dependencies are cargo-deny's business,
 //! dependencies that nothing names cargo-shear's. `bench proxy`: the data plane beside Envoy, in turn, under the same load. `bench control`: the control plane under
-//! simulated proxies. `bench churn`: whether a request is lost while everything changes. `bench on-demand`: what fetching on first use costs.
+//! simulated proxies. `bench cluster`: the same on a cluster's API server. `bench churn`: whether a request is lost while everything changes. `bench on-demand`: what fetching on first use costs.
 //! `bench files`: what reading configuration costs. `bench analyze`: what it costs to find out what is wrong with it. `kube`: Kubernetes on
 //! this machine.
 
@@ -50,6 +50,8 @@ enum Bench {
     Proxy(bench::BenchArgs),
     /// The control plane under a load of simulated proxies, beside the cost of sending the same bytes.
     Control(bench::control::ControlArgs),
+    /// The control plane on an API server in which many services are made: until a few proxies have them.
+    Cluster(bench::control::cluster::ClusterArgs),
     /// A mesh under load while everything in it changes at random and the control plane is killed: whether a request is lost.
     Churn(bench::churn::ChurnArgs),
     /// What it costs a proxy, and who waits, that what is used is fetched on first use.
@@ -82,6 +84,7 @@ fn main() -> ExitCode {
         Task::Kube(kube) => kube::run(kube),
         Task::Bench(Bench::Proxy(args)) => bench::proxy(args),
         Task::Bench(Bench::Control(args)) => bench::control::control(args),
+        Task::Bench(Bench::Cluster(args)) => bench::control::cluster::cluster(args),
         Task::Bench(Bench::Churn(args)) => bench::churn::churn(args),
         Task::Bench(Bench::OnDemand(args)) => bench::on_demand::on_demand(args),
         Task::Bench(Bench::ChurnLoad) => {

@@ -24,11 +24,13 @@ struct Entry {
     short: bool,
     /// Of the index: then without addresses it is no name.
     indexed: bool,
+    /// The name that it stands for: where it has no addresses itself, that one's are its own.
+    alias_of: Option<Box<str>>,
 }
 
 impl Entry {
     fn is_name(&self) -> bool {
-        !self.indexed || !self.ips.is_empty()
+        !self.indexed || !self.ips.is_empty() || self.alias_of.is_some()
     }
 }
 
@@ -37,6 +39,8 @@ impl Entry {
 pub enum Answer<'a> {
     /// It has these addresses.
     Addresses(&'a [IpAddr]),
+    /// It stands for another one, which is not the mesh's: ask somebody else about that one.
+    Alias(&'a str),
     /// It would be the mesh's, but there is no such name.
     Absent,
     /// It would be the mesh's, but the names have not come yet.
@@ -59,13 +63,14 @@ impl NameTable {
         for (name, info) in &table.table {
             let name = canonical(name);
             let ips: Box<[IpAddr]> = info.ips.iter().filter_map(|ip| ip.parse().ok()).collect();
-            if ips.is_empty() && !self.is_local(&name) {
+            let alias_of = alias(&info.alias_of);
+            if ips.is_empty() && alias_of.is_none() && !self.is_local(&name) {
                 continue;
             }
             // Only a service's own full name has short ones, not its replicas' below it.
             let own = format!("{}.{}.svc.", canonical(&info.shortname), canonical(&info.namespace));
             let short = !info.shortname.is_empty() && !info.namespace.is_empty() && name.starts_with(&own);
-            self.insert(name, Entry { ips, short, indexed: false });
+            self.insert(name, Entry { ips, short, indexed: false, alias_of });
         }
     }
 
@@ -77,7 +82,8 @@ impl NameTable {
             let v4 = <[u8; 4]>::try_from(bytes.as_slice()).map(|b| IpAddr::from(Ipv4Addr::from(b)));
             v4.or_else(|_| <[u8; 16]>::try_from(bytes.as_slice()).map(|b| IpAddr::from(Ipv6Addr::from(b)))).ok()
         });
-        self.insert(canonical(host), Entry { ips: ips.collect(), short: entry.kubernetes, indexed: true });
+        let alias_of = alias(&entry.alias_of);
+        self.insert(canonical(host), Entry { ips: ips.collect(), short: entry.kubernetes, indexed: true, alias_of });
     }
 
     /// Removes one entry of the index.
@@ -109,11 +115,34 @@ impl NameTable {
     /// What the mesh says about a name; case and a final dot do not matter.
     pub fn find(&self, name: &str) -> Answer<'_> {
         let name = canonical(name);
-        let exact = self.exact.get(&name).filter(|entry| entry.is_name());
-        if let Some(entry) = exact.or_else(|| self.short(&name)).or_else(|| self.wildcard(&name)) {
-            return Answer::Addresses(&entry.ips);
+        if let Some(entry) = self.entry(&name) {
+            return match &entry.alias_of {
+                Some(target) if entry.ips.is_empty() => self.alias(target),
+                _ => Answer::Addresses(&entry.ips),
+            };
         }
-        match (self.is_local(&name), self.known) {
+        self.without(&name)
+    }
+
+    fn entry(&self, name: &str) -> Option<&Entry> {
+        let exact = self.exact.get(name).filter(|entry| entry.is_name());
+        exact.or_else(|| self.short(name)).or_else(|| self.wildcard(name))
+    }
+
+    /// What a name stands for that another one names. The control plane names the end of a chain: who is an alias again has no addresses.
+    fn alias<'a>(&'a self, target: &'a str) -> Answer<'a> {
+        match self.entry(target) {
+            Some(entry) => Answer::Addresses(&entry.ips),
+            None => match self.without(target) {
+                Answer::Foreign => Answer::Alias(target),
+                other => other,
+            },
+        }
+    }
+
+    /// What the mesh says about a name that it does not have.
+    fn without(&self, name: &str) -> Answer<'_> {
+        match (self.is_local(name), self.known) {
             (true, true) => Answer::Absent,
             (true, false) => Answer::Unknown,
             (false, _) => Answer::Foreign,
@@ -175,6 +204,10 @@ impl NameTable {
     }
 }
 
+fn alias(target: &str) -> Option<Box<str>> {
+    (!target.is_empty()).then(|| canonical(target).into())
+}
+
 /// As names are compared: lower case, without the final dot.
 pub(crate) fn canonical(name: &str) -> String {
     name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
@@ -209,6 +242,7 @@ mod tests {
             registry: if short.is_empty() { "External" } else { "Kubernetes" }.to_owned(),
             shortname: (*short).to_owned(),
             namespace: (*namespace).to_owned(),
+            ..Default::default()
         };
         let mut names = empty();
         names.replace(&nds::NameTable { table: ROWS.iter().map(|row| (row.0.to_owned(), info(row))).collect() });
@@ -276,6 +310,46 @@ mod tests {
         assert_eq!(check(&table, "gone.shop.svc.cluster.local"), "");
         assert_eq!(check(&index, "gone.shop.svc.cluster.local"), "Absent");
         assert_eq!((table.len(), index.len()), (7, 6));
+    }
+
+    #[test]
+    fn other_names() {
+        let (mut table, mut index) = (of_table(), of_index());
+        for (host, target) in [
+            ("opinions.shop.svc.cluster.local", "Reviews.shop.svc.cluster.local"),
+            ("mail.shop.svc.cluster.local", "mail.example.net"),
+            ("lost.shop.svc.cluster.local", "nobody.shop.svc.cluster.local"),
+            ("round.shop.svc.cluster.local", "round.shop.svc.cluster.local"),
+        ] {
+            let entry = index::Host { alias_of: target.to_owned(), kubernetes: true, ..Default::default() };
+            index.set(host, &entry);
+            // As the table says it: with the addresses, where there are some.
+            let name = host.split('.').next().unwrap().to_owned();
+            let ips = if name == "opinions" { vec!["10.96.0.1".to_owned()] } else { Vec::new() };
+            let info = nds::name_table::NameInfo {
+                ips,
+                shortname: name,
+                namespace: "shop".into(),
+                alias_of: target.to_owned(),
+                ..Default::default()
+            };
+            let mut one = empty();
+            one.replace(&nds::NameTable { table: [(host.to_owned(), info)].into() });
+            table.exact.extend(one.exact);
+        }
+        for (name, expected) in [
+            ("opinions", "10.96.0.1"),
+            ("opinions.shop.svc.cluster.local", "10.96.0.1"),
+            ("mail.shop", "Alias(\"mail.example.net\")"),
+            ("mail", "Alias(\"mail.example.net\")"),
+            ("lost", "Absent"),
+            ("round", ""),
+        ] {
+            assert_eq!(check(&index, name), expected, "{name} by the index");
+            assert_eq!(check(&table, name), expected, "{name} by the table");
+        }
+        index.remove("mail.shop.svc.cluster.local");
+        assert_eq!(check(&index, "mail.shop.svc.cluster.local"), "Absent");
     }
 
     #[test]

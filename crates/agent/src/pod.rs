@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mizzen_types::ports;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::options::{any, invalid, parse};
 use crate::probes::{METRICS_VARIABLE, Probes, ProgramMetrics, VARIABLE};
@@ -47,6 +47,8 @@ pub struct Pod {
     pub concurrency: Option<usize>,
     /// How it ends.
     pub termination: Termination,
+    /// The servers of names, as the pod's programs have them.
+    pub name_servers: Vec<SocketAddr>,
     /// What of the environment has no effect, a line each.
     pub warnings: Vec<String>,
 }
@@ -104,12 +106,13 @@ impl Pod {
         let token = token.unwrap_or_else(|| TokenSource::File(if first_party { &places.account_token } else { &places.token }.clone()));
         let mut options = Options::from_vars(vars.clone(), Some(token))?;
         options.mark = None;
+        let resolv_conf = std::fs::read_to_string(&places.resolv_conf).unwrap_or_default();
+        let name_servers = crate::options::nameservers(&resolv_conf);
         if let Some(dns) = &mut options.dns {
             // The cluster's own server knows names that the mesh does not.
             dns.local_domains.clear();
             if !vars.contains_key("MIZZEN_DNS_UPSTREAMS") {
-                let text = std::fs::read_to_string(&places.resolv_conf).unwrap_or_default();
-                dns.upstreams = crate::options::nameservers(&text);
+                dns.upstreams.clone_from(&name_servers);
             }
         }
         if !vars.contains_key("ISTIO_METAJSON_LABELS") {
@@ -117,10 +120,7 @@ impl Pod {
         }
         let annotations = info(places, "annotations", &mut warnings);
         if !annotations.is_empty() {
-            options
-                .metadata
-                .entry("ANNOTATIONS".to_owned())
-                .or_insert_with(|| annotations.into_iter().collect::<BTreeMap<_, _>>().into_value());
+            options.metadata.entry("ANNOTATIONS".to_owned()).or_insert_with(|| json!(annotations));
         }
         let status = settings.get("statusPort").and_then(Value::as_u64).unwrap_or(ports::AGENT.into());
         let status = u16::try_from(status).ok().filter(|port| *port > 0);
@@ -132,22 +132,8 @@ impl Pod {
         if let Some(text) = vars.get(METRICS_VARIABLE) {
             options.program_metrics = ProgramMetrics::read(text, status)?;
         }
-        Ok(Pod { concurrency: concurrency(&vars, &settings)?, termination: termination(&vars, &settings)?, options, warnings })
-    }
-
-    /// The servers that the proxy asks for names; none: those of the system.
-    pub fn name_servers(&self) -> Vec<SocketAddr> {
-        self.options.dns.as_ref().map(|dns| dns.upstreams.clone()).unwrap_or_default()
-    }
-}
-
-trait IntoValue {
-    fn into_value(self) -> Value;
-}
-
-impl IntoValue for BTreeMap<String, String> {
-    fn into_value(self) -> Value {
-        self.into_iter().map(|(key, value)| (key, Value::String(value))).collect::<Map<_, _>>().into()
+        let (concurrency, termination) = (concurrency(&vars, &settings)?, termination(&vars, &settings)?);
+        Ok(Pod { options, concurrency, termination, name_servers, warnings })
     }
 }
 
@@ -330,6 +316,7 @@ mod tests {
         assert_eq!(options.metadata["ANNOTATIONS"], serde_json::json!({ "note": "a \"b\"\nüü" }));
         assert_eq!(pod.termination, Termination { farewell: Duration::from_secs(5), until_deserted: false });
         assert_eq!((pod.concurrency, pod.warnings.len()), (None, 1), "{:?}", pod.warnings);
+        assert_eq!(pod.name_servers, ["10.96.0.10:53".parse().unwrap()]);
     }
 
     #[test]

@@ -34,5 +34,5 @@ pub use facts::Facts;
 pub use installed::INSTALLED;
 pub use item::{Item, id_of_key, items};
 pub use message::{Fix, Id, Message};
-pub use own::{add, refused, refused_by_proxy, warned};
+pub use own::{add, refused, refused_by_proxy, takes_first_party_tokens, warned};
 pub use sort::Sort;

@@ -360,6 +360,7 @@ fn read(cx: &Context<'_>, kind: Kind, node: &Node, source: Source) -> Object {
             Kind::ServiceEntry => istio::ServiceEntry::read(f, meta).into(),
             Kind::Gateway => istio::Gateway::read(f, meta).into(),
             Kind::Sidecar => istio::Sidecar::read(f, meta).into(),
+            Kind::ProxyConfig => istio::WorkloadProxyConfig::read(f, meta).into(),
             Kind::MeshConfig => MeshConfig::read(f, meta).into(),
             Kind::IssuerKeys => istio::IssuerKeys { meta, keys: String::new() }.into(),
         }

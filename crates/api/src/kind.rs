@@ -25,6 +25,8 @@ pub(crate) const APPS: Group = Group { name: "apps", versions: &["v1"] };
 pub(crate) const DISCOVERY: Group = Group { name: "discovery.k8s.io", versions: &["v1"] };
 pub(crate) const SECURITY: Group = Group { name: "security.istio.io", versions: &["v1", "v1beta1"] };
 pub(crate) const NETWORKING: Group = Group { name: "networking.istio.io", versions: &["v1", "v1beta1", "v1alpha3"] };
+/// The same group for kinds of which it has no other version.
+pub(crate) const NETWORKING_BETA: Group = Group { name: "networking.istio.io", versions: &["v1beta1"] };
 /// What is no document of its own, but the text of a file or of a config map's key.
 pub(crate) const NONE: Group = Group { name: "", versions: &[] };
 
@@ -59,7 +61,7 @@ const LATER: &[(&str, &[&str])] = &[
     ("batch", &["Job", "CronJob"]),
     ("extensions.istio.io", &["WasmPlugin", "TrafficExtension"]),
     ("gateway.networking.k8s.io", &["GatewayClass", "Gateway", "HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute", "ReferenceGrant"]),
-    ("networking.istio.io", &["EnvoyFilter", "WorkloadEntry", "WorkloadGroup", "ProxyConfig"]),
+    ("networking.istio.io", &["EnvoyFilter", "WorkloadEntry", "WorkloadGroup"]),
     ("networking.k8s.io", &["Ingress", "IngressClass", "NetworkPolicy"]),
     ("policy", &["PodDisruptionBudget"]),
     ("rbac.authorization.k8s.io", &["Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"]),

@@ -6,7 +6,7 @@ use mizzen_types::NamespacedName;
 
 use crate::{
     LabelSet, Pos, Source, core, istio,
-    kind::{APPS, CORE, DISCOVERY, NETWORKING, NONE, Row, SECURITY},
+    kind::{APPS, CORE, DISCOVERY, NETWORKING, NETWORKING_BETA, NONE, Row, SECURITY},
 };
 
 macro_rules! kinds {
@@ -87,6 +87,8 @@ kinds! {
     Gateway(istio::Gateway) = Row::new(&NETWORKING, "Gateway", "gateways", &["gw"]);
     /// What workloads see of the mesh.
     Sidecar(istio::Sidecar) = Row::new(&NETWORKING, "Sidecar", "sidecars", &[]);
+    /// Settings of the proxies of workloads.
+    ProxyConfig(istio::WorkloadProxyConfig) = Row::new(&NETWORKING_BETA, "ProxyConfig", "proxyconfigs", &[]);
     /// The mesh's own settings: a file, or key `mesh` of ConfigMap `istio-system/istio`. Boxed, since it is twice as large as any other and there is one.
     MeshConfig(Box<istio::MeshConfig>) = Row::new(&NONE, "MeshConfig", "meshconfigs", &[]);
     /// Keys of an issuer of tokens, as the control plane has fetched them; never a document.

@@ -36,11 +36,12 @@ fn names() {
         (Kind::DestinationRule, "destinationrules.networking.istio.io dr v1,v1beta1,v1alpha3 2"),
         (Kind::ServiceEntry, "serviceentries.networking.istio.io se v1,v1beta1,v1alpha3 4"),
         (Kind::Gateway, "gateways.networking.istio.io gw v1,v1beta1,v1alpha3 0"),
+        (Kind::ProxyConfig, "proxyconfigs.networking.istio.io - v1beta1 0"),
         (Kind::Sidecar, "sidecars.networking.istio.io - v1,v1beta1,v1alpha3 0"),
     ] {
         assert_eq!(named(kind).as_deref(), Some(expected));
     }
-    assert_eq!(all().count(), 8, "Kubernetes' own kinds, MeshConfig and IssuerKeys are no custom resources");
+    assert_eq!(all().count(), 9, "Kubernetes' own kinds, MeshConfig and IssuerKeys are no custom resources");
 }
 
 #[test]

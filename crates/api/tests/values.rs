@@ -47,6 +47,58 @@ fn every_kind_is_there() {
 }
 
 #[test]
+fn settings_of_proxies() {
+    let config = find!(good(), ProxyConfig);
+    assert_eq!(config.selector, Some(Selector { labels: map(&[("app", "printer")]) }));
+    assert_eq!((config.concurrency, config.environment), (Some(0), map(&[("PAPER", "a4")])));
+}
+
+#[test]
+fn external_names() {
+    let copier = good().good().find_map(|object| match object {
+        Object::Service(service) if &*service.meta.name == "copier" => Some(service.clone()),
+        _ => None,
+    });
+    let copier = copier.unwrap();
+    assert_eq!(copier.external_name.unwrap().as_str(), "printer.shop.svc.cluster.local");
+    assert_eq!((copier.cluster_ip, copier.ports.len(), copier.selector.len()), (ClusterIp::Headless, 0, 0));
+}
+
+#[test]
+fn discovery_selectors() {
+    let read = |text: &str| parse_mesh_config(text, &"mesh".into());
+    let (mesh, warnings) = read(
+        "discoverySelectors:\n- {}\n- matchLabels: {mesh: a}\n  matchExpressions: [{key: team, operator: NotIn, values: [b]}, {key: on, operator: Exists}]\n",
+    )
+    .unwrap();
+    assert!(warnings.is_empty());
+    let [all, some] = &mesh.discovery_selectors[..] else { panic!("{mesh:?}") };
+    for (labels, expected) in [
+        (map(&[]), [true, false]),
+        (map(&[("mesh", "a"), ("on", "")]), [true, true]),
+        (map(&[("mesh", "a"), ("on", ""), ("team", "b")]), [true, false]),
+        (map(&[("mesh", "a")]), [true, false]),
+    ] {
+        assert_eq!([all.matches(&labels), some.matches(&labels)], expected, "{labels:?}");
+    }
+    for (expression, expected) in [
+        ("{key: a, operator: In}", "mesh:1: MeshConfig istio-system/istio: discoverySelectors[0].matchExpressions[0]: needs values"),
+        (
+            "{key: a, operator: Exists, values: [b]}",
+            "mesh:1: MeshConfig istio-system/istio: discoverySelectors[0].matchExpressions[0].values: takes no values",
+        ),
+        (
+            "{key: a b, operator: Exists}",
+            "mesh:1: MeshConfig istio-system/istio: discoverySelectors[0].matchExpressions[0].key: `a b` is no label name",
+        ),
+        ("{operator: Exists}", "mesh:1: MeshConfig istio-system/istio: discoverySelectors[0].matchExpressions[0].key: is required"),
+    ] {
+        let problems = read(&format!("discoverySelectors: [{{matchExpressions: [{expression}]}}]")).unwrap_err();
+        assert_eq!(problems.iter().map(ToString::to_string).collect::<Vec<_>>(), [expected]);
+    }
+}
+
+#[test]
 fn slices() {
     let slice = find!(good(), EndpointSlice);
     assert_eq!(slice.service(), Some("printer"));

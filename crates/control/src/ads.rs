@@ -191,7 +191,8 @@ impl Discovery {
             if denied { Status::permission_denied(error.to_string()) } else { Status::invalid_argument(error.to_string()) }
         };
         let node = node.ok_or_else(|| refuse(node::NodeError::Missing))?;
-        let facts = node::facts(node, &identity).map_err(refuse)?;
+        let mut facts = node::facts(node, &identity).map_err(refuse)?;
+        node::place(&mut facts, self.memo.read().snapshot());
         let registered = self.connections.register(ProxyView::from(facts), identity, peer, node::version(node));
         let connection = &registered.connection;
         tracing::info!(proxy = connection.proxy(), connection = connection.number, %peer, "connected");
@@ -199,11 +200,16 @@ impl Discovery {
     }
 
     fn request<Q: Question>(&self, connection: &Connection, request: Q) -> Result<(), Status> {
-        let (heard, settled) = {
+        let (heard, settled, refuses) = {
             let mut progress = connection.progress();
+            let refused = progress.session.has_rejections();
             let heard = request.ask(&mut progress.session).map_err(|e| Status::invalid_argument(e.to_string()))?;
-            (heard, progress.settle())
+            let refuses = refused || progress.session.has_rejections();
+            (heard, progress.settle(), refuses)
         };
+        if refuses {
+            self.connections.refusals_changed();
+        }
         if let Some(since) = settled {
             self.metrics.converged(since.elapsed());
         }

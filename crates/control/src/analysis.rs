@@ -27,6 +27,8 @@ pub(crate) const SCOPE: &str = "analysis";
 #[derive(Debug)]
 struct Analyzer {
     analysis: Analysis,
+    /// What is to be said of the control plane itself, whatever else there is.
+    own: Vec<Message>,
     /// The newest snapshot that was looked at.
     version: u64,
     /// Names and stamps of what was seen, by kind and namespace.
@@ -36,10 +38,14 @@ struct Analyzer {
 }
 
 impl Analyzer {
-    fn new(stand_alone: bool) -> Self {
+    fn new(stand_alone: bool, own: Vec<Message>) -> Self {
         // In a cluster those Secrets alone are known that gateways have asked for, and not as documents.
         let analysis = Analysis::new(Options { follows: true, stand_alone, without_secrets: !stand_alone, ..Options::default() });
-        Analyzer { analysis, version: 0, seen: BTreeMap::new(), told: BTreeSet::new() }
+        Analyzer { analysis, own, version: 0, seen: BTreeMap::new(), told: BTreeSet::new() }
+    }
+
+    fn said(&self) -> impl Iterator<Item = &Message> {
+        self.analysis.messages().into_iter().chain(&self.own)
     }
 }
 
@@ -56,9 +62,9 @@ pub(crate) struct Analyzed {
 pub(crate) type Counts = BTreeMap<(&'static str, &'static str), u64>;
 
 impl Analyzed {
-    /// Nothing yet. On a host of its own every workload has a proxy.
-    pub(crate) fn new(stand_alone: bool) -> Analyzed {
-        Analyzed { analyzer: Mutex::new(Analyzer::new(stand_alone)), counts: Mutex::default() }
+    /// Nothing yet but what is to be said of the control plane itself. On a host of its own every workload has a proxy.
+    pub(crate) fn new(stand_alone: bool, own: Vec<Message>) -> Analyzed {
+        Analyzed { analyzer: Mutex::new(Analyzer::new(stand_alone, own)), counts: Mutex::default() }
     }
 
     /// Blocks while something is looked at.
@@ -148,8 +154,7 @@ impl Analyzer {
 
     /// Says in the log what is new, and what is over.
     fn news(&mut self) {
-        let matters = |message: &&&Message| message.code.level > Level::Info;
-        let now: BTreeSet<Message> = self.analysis.messages().iter().filter(matters).map(|message| (**message).clone()).collect();
+        let now: BTreeSet<Message> = self.said().filter(|message| message.code.level > Level::Info).cloned().collect();
         for message in now.difference(&self.told) {
             match message.code.level {
                 Level::Error => tracing::error!(target: SCOPE, "{message}"),
@@ -164,7 +169,7 @@ impl Analyzer {
 
     /// All that is to be said now, with places as they are in this snapshot: an object that has only moved within its file is not looked at again.
     fn messages(&self, snapshot: &Snapshot) -> Vec<Message> {
-        let mut messages: Vec<Message> = self.analysis.messages().into_iter().cloned().collect();
+        let mut messages: Vec<Message> = self.said().cloned().collect();
         let mut last: Option<(mizzen_analyze::Id, Arc<Object>, mizzen_api::Node)> = None;
         for message in messages.iter_mut().filter(|message| message.pos.line > 0) {
             if last.as_ref().is_none_or(|(id, ..)| *id != message.id) {
@@ -185,7 +190,7 @@ impl Analyzer {
     /// How many messages there are of each code.
     fn counts(&self) -> Counts {
         let mut counts = BTreeMap::new();
-        for message in self.analysis.messages() {
+        for message in self.said() {
             *counts.entry((message.code.id, message.code.level.name())).or_default() += 1;
         }
         counts
@@ -235,7 +240,7 @@ mod tests {
             let text: String =
                 (0..size).map(|number| service(number) + &policy(number, "rules: [{to: [{operation: {methods: [GET]}}]}]")).collect();
             let snapshot = apply(&Snapshot::empty(), &text);
-            let mut analyzer = Analyzer::new(true);
+            let mut analyzer = Analyzer::new(true, Vec::new());
             analyzer.look(&snapshot);
             let before = analyzer.analysis.work();
             let next = apply(&snapshot, &policy(7, "rules: [{to: [{operation: {methods: [get]}}]}]"));
@@ -249,9 +254,21 @@ mod tests {
     }
 
     #[test]
+    fn tokens_of_the_first_party() {
+        let id = mizzen_analyze::Id::new(Sort::Deployment, "istio-system", "istiod");
+        let mut analyzer = Analyzer::new(false, vec![mizzen_analyze::takes_first_party_tokens(id)]);
+        let snapshot = Snapshot::empty();
+        analyzer.look(&snapshot);
+        let said: Vec<String> = analyzer.messages(&snapshot).iter().map(ToString::to_string).collect();
+        assert!(said.len() == 1 && said[0].starts_with("Warning [MZ0111] (Deployment istio-system/istiod) first-party tokens"), "{said:?}");
+        assert_eq!(analyzer.counts(), BTreeMap::from([(("MZ0111", "Warning"), 1)]));
+        assert!(Analyzer::new(false, Vec::new()).messages(&snapshot).is_empty());
+    }
+
+    #[test]
     fn what_goes_is_no_more_said_of() {
         let snapshot = apply(&Snapshot::empty(), &policy(1, "rules: [{to: [{operation: {methods: [get]}}]}]"));
-        let mut analyzer = Analyzer::new(true);
+        let mut analyzer = Analyzer::new(true, Vec::new());
         analyzer.look(&snapshot);
         assert_eq!(analyzer.counts().get(&("MZ0103", "Warning")), Some(&1));
         analyzer.news();

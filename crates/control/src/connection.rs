@@ -138,6 +138,13 @@ impl Connection {
         Push { responses, version: progress.sent, settled: progress.settle(), waited }
     }
 
+    /// What the proxy's last word on was a refusal: kind, name and reason.
+    pub(crate) fn refused(&self) -> Vec<(ResourceKind, Name, String)> {
+        let progress = self.progress();
+        let refused = progress.session.rejections();
+        refused.filter_map(|(type_url, name, why)| Some((kind(type_url)?, name.clone(), why.to_owned()))).collect()
+    }
+
     fn resources<'a>(&'a self, epoch: &'a Epoch<'a>) -> Resources<'a> {
         Resources { epoch, asker: &self.asker, credentials: self.credentials.as_deref(), open: BTreeSet::new() }
     }
@@ -308,6 +315,8 @@ pub(crate) struct Connections {
     numbers: AtomicU64,
     /// The number of the newest.
     opened: watch::Sender<u64>,
+    /// Changes whenever something else may be refused than before.
+    refusals: watch::Sender<()>,
     open: Mutex<BTreeMap<u64, Arc<Connection>>>,
 }
 
@@ -321,7 +330,14 @@ pub(crate) struct Registered {
 impl Connections {
     /// Nobody is there. In a cluster, gateways' Secrets are fetched.
     pub(crate) fn new(memo: Arc<Memo>, credentials: Option<Arc<Credentials>>) -> Self {
-        Connections { memo, credentials, numbers: AtomicU64::new(0), opened: watch::Sender::new(0), open: Mutex::default() }
+        Connections {
+            memo,
+            credentials,
+            numbers: AtomicU64::new(0),
+            opened: watch::Sender::new(0),
+            refusals: watch::Sender::new(()),
+            open: Mutex::default(),
+        }
     }
 
     pub(crate) fn register(self: &Arc<Self>, view: ProxyView, identity: SpiffeId, peer: SocketAddr, version: String) -> Registered {
@@ -378,6 +394,16 @@ impl Connections {
         self.opened.subscribe()
     }
 
+    /// Changes whenever proxies may refuse something else than before.
+    pub(crate) fn refusals(&self) -> watch::Receiver<()> {
+        self.refusals.subscribe()
+    }
+
+    /// A proxy refuses something, or not any more.
+    pub(crate) fn refusals_changed(&self) {
+        self.refusals.send_replace(());
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.lock().len()
     }
@@ -391,5 +417,8 @@ impl Drop for Registered {
     fn drop(&mut self) {
         self.all.lock().remove(&self.connection.number);
         self.all.memo.leave(&self.connection.asker);
+        if self.connection.progress().session.has_rejections() {
+            self.all.refusals_changed();
+        }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mizzen_model::{ON_DEMAND, ProxyFacts, ProxyType, locality_of};
+use mizzen_api::Key;
+use mizzen_model::{ON_DEMAND, ProxyFacts, ProxyType, Snapshot, locality_of};
 use mizzen_protos::{
     envoy::envoy::config::core::v3::{Node, node::UserAgentVersionType},
     wkt::{Struct, Value, value::Kind},
@@ -60,6 +61,15 @@ pub(crate) fn facts(node: &Node, identity: &SpiffeId) -> Result<ProxyFacts, Node
         extensions,
         metadata: metadata.map(texts).unwrap_or_default(),
     })
+}
+
+/// Where a proxy runs that does not know it itself: where its pod's node is.
+pub(crate) fn place(facts: &mut ProxyFacts, snapshot: &Snapshot) {
+    if facts.locality == Locality::default()
+        && let Some(pod) = snapshot.object(&Key::new(mizzen_api::Kind::Pod, facts.namespace.clone(), facts.pod.clone()))
+    {
+        facts.locality = locality_of(&pod.meta().labels);
+    }
 }
 
 /// The version that a proxy says it has.
@@ -131,6 +141,20 @@ mod tests {
         check(["", "", ""], &[zone[0], zone[1], ("topology.istio.io/subzone", "rack")], "eu/eu-1/rack");
         check(["", "", ""], &[zone[0], ("topology.istio.io/locality", "ap.a.b.c")], "ap/a/b.c");
         check(["", "", ""], &[zone[0], ("istio-locality", "ap")], "ap");
+    }
+
+    #[test]
+    fn where_its_pod_runs() {
+        let pod = "{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: shop, labels: {topology.kubernetes.io/region: eu, topology.kubernetes.io/zone: eu-1}}, spec: {containers: [{name: a, image: a}]}}";
+        let object = mizzen_api::parse_documents(pod, &"a".into()).objects.remove(0).unwrap();
+        let snapshot = Snapshot::empty().apply([mizzen_model::Change::from(object)]);
+        let at = |pod: &str, told: &str| {
+            let mut facts = check(&format!("sidecar~10.0.0.1~{pod}.shop~shop.svc.cluster.local"), &[]).unwrap();
+            facts.locality = told.parse().unwrap();
+            place(&mut facts, &snapshot);
+            facts.locality.to_string()
+        };
+        assert_eq!([at("a", ""), at("a", "us"), at("b", "")], ["eu/eu-1", "us", ""]);
     }
 
     #[test]

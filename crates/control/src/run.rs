@@ -38,7 +38,7 @@ use crate::{
     logging::Logging,
     memo::Memo,
     metrics::Metrics,
-    policies,
+    policies, refusals,
     source::{self, Event, Files, Merge, SourceId},
     token::Tokens,
     token_api,
@@ -184,7 +184,12 @@ pub(crate) async fn start_with(
     let connections = Arc::new(Connections::new(memo.clone(), cluster.as_ref().map(Cluster::credentials)));
     let admission = Arc::new(Admission::default());
     tasks.spawn(ends("the log of policies", policies::tell(published.clone(), connections.clone())));
-    let analyzed = options.analysis.then(|| Arc::new(Analyzed::new(options.cluster.is_none())));
+    if let Some(cluster) = &cluster {
+        let told = refusals::follow(published.clone(), connections.clone(), cluster.refused());
+        tasks.spawn(ends("what proxies refuse", told));
+    }
+    let own = cluster.as_ref().filter(|cluster| cluster.options.first_party_tokens).map(Cluster::takes_first_party_tokens);
+    let analyzed = options.analysis.then(|| Arc::new(Analyzed::new(options.cluster.is_none(), own.into_iter().collect())));
     if let Some(analyzed) = &analyzed {
         tasks.spawn(ends("analysis", analysis::follow(published.clone(), Arc::clone(analyzed), admission.clone())));
     }

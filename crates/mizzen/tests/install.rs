@@ -2,12 +2,13 @@
 //! would say once they run, and writes what the control plane would write.
 
 use std::{
+    os::unix::process::CommandExt,
     process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
 };
 
 use mizzen_testkit::{
-    Output,
+    Output, eventually,
     kube::{ApiOptions, ApiServer},
 };
 
@@ -65,6 +66,7 @@ fn may(api: &ApiServer, verb: &str, what: &str, namespace: &str) -> bool {
 fn installed_and_removed() {
     let options = ApiOptions { controllers: "garbage-collector-controller,namespace-controller", ..ApiOptions::default() };
     let Some(api) = ApiServer::start_with(options) else { return };
+    let folder = tempfile::tempdir().unwrap();
     let refused = |args: &[&str], why: &str| {
         let output = mizzen(&api, args);
         assert!(output.code != 0 && output.err.contains(why), "{args:?}: {output:?}");
@@ -94,14 +96,23 @@ fn installed_and_removed() {
         ("list", "pods", "shop", true),
         ("create", "tokenreviews.authentication.k8s.io", "shop", true),
         ("patch", "configmaps/istio-ca-root-cert", "shop", true),
+        ("update", "configmaps/istio-ca-root-cert", "shop", false),
         ("patch", "configmaps/settings", "shop", false),
+        ("get", "pods", "shop", false),
+        ("create", "events", "shop", false),
+        ("create", "events.events.k8s.io", "shop", true),
         ("get", "secrets/cacerts", "istio-system", true),
+        ("patch", "secrets/cacerts", "istio-system", false),
+        ("update", "secrets/istio-ca-secret", "istio-system", false),
+        ("create", "secrets", "istio-system", true),
+        ("create", "secrets", "shop", false),
         ("get", "secrets/bookshop-tls", "istio-system", true),
         ("get", "secrets/bookshop-tls", "shop", false),
         ("list", "virtualservices.networking.istio.io", "shop", true),
         ("delete", "virtualservices.networking.istio.io", "shop", false),
         ("patch", "virtualservices.networking.istio.io", "shop", false),
         ("patch", "virtualservices.networking.istio.io/status", "shop", true),
+        ("update", "virtualservices.networking.istio.io/status", "shop", false),
         ("patch", "mutatingwebhookconfigurations/istio-sidecar-injector", "shop", true),
         ("patch", "mutatingwebhookconfigurations/other", "shop", false),
         ("create", "pods", "istio-system", false),
@@ -114,9 +125,18 @@ fn installed_and_removed() {
         assert!(line.contains(": 0 objects made, 0 changed, "), "{again}");
     }
     // A smaller one takes what it does not have away.
-    let smaller = with_control_plane(&api, &["install", "-y", "--set", "profile=minimal"]).ok();
+    injected_by_its_settings(&api);
+    let first_party = "values.global.jwtPolicy=first-party-jwt";
+    let smaller = with_control_plane(&api, &["install", "-y", "--set", "profile=minimal", "--set", first_party]).ok();
     assert!(smaller.contains("Deployment istio-system/istio-ingressgateway is removed"), "{smaller}");
     assert!(names(&api, "peerauthentications").is_empty() && !may(&api, "get", "secrets/bookshop-tls", "istio-system"));
+    // A file is analyzed over what the cluster has.
+    let file = folder.path().join("a.yaml");
+    std::fs::write(&file, "{apiVersion: v1, kind: Namespace, metadata: {name: shop}}\n").unwrap();
+    let analyzed = mizzen(&api, &["analyze", file.to_str().unwrap()]);
+    for of in ["ConfigMap istio-system/istio-sidecar-injector", "Deployment istio-system/istiod"] {
+        assert!(analyzed.out.contains(&format!("Warning [MZ0111] ({of} ")), "{analyzed:?}");
+    }
     api.kubectl(&["delete", "role", "-n", "istio-system", "istiod"], "").ok();
     refused(&["verify-install"], "Role istio-system/istiod is missing");
 
@@ -130,6 +150,53 @@ fn installed_and_removed() {
     let left = "customresourcedefinitions,namespaces,clusterroles,clusterrolebindings,validatingwebhookconfigurations,configmaps";
     let left: Vec<String> = names(&api, left).into_iter().filter(|name| name.contains("istio") || name.contains("mizzen")).collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+/// A manifest gets what the webhook would put into its pod.
+fn injected_by_its_settings(api: &ApiServer) {
+    let folder = tempfile::tempdir().unwrap();
+    let (pod, values) = (folder.path().join("pod.yaml"), folder.path().join("values.yaml"));
+    std::fs::write(&pod, "{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [{name: a, image: a}]}}\n").unwrap();
+    std::fs::write(&values, "global: {tag: other}\n").unwrap();
+    let (pod, values) = (pod.to_str().unwrap(), values.to_str().unwrap());
+    let injected = mizzen(api, &["kube-inject", "-f", pod]).ok();
+    assert!(injected.contains("mizzen/proxyv2:x") && injected.contains("restartPolicy: Always"), "{injected}");
+    let by_files = mizzen(api, &["kube-inject", "-f", pod, "--valuesFile", values]).ok();
+    assert!(by_files.contains("mizzen/proxyv2:other") && !by_files.contains("restartPolicy: Always"), "{by_files}");
+    let both = mizzen(api, &["kube-inject", "-f", pod, "--valuesFile", values, "--context", "x"]);
+    assert!(both.code != 0 && both.err.contains("either the cluster's settings or those of files"), "{both:?}");
+    let elsewhere = mizzen(api, &["kube-inject", "-f", pod, "-i", "elsewhere"]);
+    assert!(elsewhere.code != 0 && elsewhere.err.contains("no mesh is installed: there is no ConfigMap elsewhere/istio"), "{elsewhere:?}");
+}
+
+/// IPv6 is not captured, and whoever installs the mesh into a cluster that has it is told so, with where it was seen.
+#[test]
+fn a_cluster_of_two_families() {
+    let Some(api) = ApiServer::start() else { return };
+    let verbs: [&[&str]; 2] = [&["install", "--dry-run"], &["x", "precheck"]];
+    let said = |args: &[&str]| {
+        let output = mizzen(&api, args);
+        assert_eq!(output.code, 0, "{output:?}");
+        output.out + &output.err
+    };
+    verbs.iter().for_each(|args| assert!(!said(args).contains("IPv6"), "{args:?}"));
+    api.apply(
+        "{apiVersion: v1, kind: Node, metadata: {name: n1}, spec: {podCIDR: 10.244.0.0/24, podCIDRs: [10.244.0.0/24, 'fd00:10:244::/64']}}",
+    );
+    for args in verbs {
+        let said = said(args);
+        let seen = "there is IPv6 in this cluster (node n1 gives its pods addresses of fd00:10:244::/64): it is not captured";
+        assert!(said.contains(seen), "{args:?}: {said}");
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, "spec: {meshConfig: {defaultConfig: {proxyMetadata: {ISTIO_DUAL_STACK: 'true'}}}}\n").unwrap();
+    for (flag, asked, why) in [
+        ("--set", "values.global.dualStack=true", "global.dualStack: true asks for IPv6"),
+        ("-f", file.path().to_str().unwrap(), "meshConfig: defaultConfig: proxyMetadata.ISTIO_DUAL_STACK: true asks for IPv6"),
+    ] {
+        let refused = mizzen(&api, &["install", "--dry-run", flag, asked]);
+        assert!(refused.code != 0 && refused.err.contains(why), "{asked}: {refused:?}");
+    }
 }
 
 #[test]
@@ -146,6 +213,66 @@ fn what_another_installer_has_made() {
     assert!(taken.contains("✔ installation complete"), "{taken}");
     let labels = api.kubectl(&["get", "namespace", "istio-system", "-o", "jsonpath={.metadata.labels}"], "").ok();
     assert!(!labels.contains("install.operator.istio.io"), "a namespace of somebody's stays as it was: {labels}");
+}
+
+/// The control plane does all that it does with the rights that it is given, and says of none that it lacks it.
+#[test]
+fn the_rights_are_enough() {
+    let Some(api) = ApiServer::start() else { return };
+    api.apply(&mizzen(&api, &["x", "crds"]).ok());
+    api.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"], "").ok();
+    // What is wrong is there before anybody judges it.
+    api.apply(
+        "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: wrong, namespace: default}
+spec: {hosts: [a], http: [{rewrite: {uriRegexRewrite: {match: '(', rewrite: x}}, route: [{destination: {host: a}}]}]}
+",
+    );
+    api.apply("{apiVersion: v1, kind: Namespace, metadata: {name: istio-system}}");
+    api.apply(&mizzen(&api, &["manifest", "generate", "--set", "profile=minimal"]).ok());
+    let folder = tempfile::tempdir().expect("a folder");
+    let (config, log) = (folder.path().join("kubeconfig"), folder.path().join("log"));
+    std::fs::write(&config, api.kubeconfig_for("system:serviceaccount:istio-system:istiod", &[])).expect("a file");
+    let said = std::fs::File::create(&log).expect("a file");
+    let ports = ["--webhook-port", "--xds-port", "--monitoring-port", "--debug-port"].into_iter().flat_map(|port| [port, "0"]);
+    let mut control = Command::new(env!("CARGO_BIN_EXE_mizzen"))
+        .arg0("mizzend")
+        .args(["--kubernetes", "--address", "127.0.0.1", "--kubeconfig"])
+        .arg(&config)
+        .arg("--socket-dir")
+        .arg(folder.path())
+        .args(ports)
+        .stdin(Stdio::null())
+        .stdout(said.try_clone().expect("a file"))
+        .stderr(said)
+        .spawn()
+        .expect("the control plane");
+    let read = |args: &[&str], path: &str| {
+        let path = format!("jsonpath={path}");
+        let found = api.kubectl(&[&["get"], args, &["-o", &path]].concat(), "");
+        if found.code == 0 && !found.out.is_empty() { Ok(()) } else { Err(found.err) }
+    };
+    for (what, path) in [
+        (&["secret", "istio-ca-secret", "-n", "istio-system"][..], "{.data.ca-cert\\.pem}"),
+        (&["configmap", "istio-ca-root-cert", "-n", "default"], "{.data.root-cert\\.pem}"),
+        (&["mutatingwebhookconfiguration", "istio-sidecar-injector"], "{.webhooks[0].clientConfig.caBundle}"),
+        (&["validatingwebhookconfiguration", "istio-validator-istio-system"], "{.webhooks[0].clientConfig.caBundle}"),
+        (&["virtualservice", "wrong", "-n", "default"], "{.status.conditions[?(@.type==\"Reconciled\")].message}"),
+        (&["events.events.k8s.io", "-n", "default"], "{.items[*].reason}"),
+    ] {
+        eventually(&format!("{what:?}"), || read(what, path));
+    }
+    // What was changed by others is put back.
+    let other = r#"{"data": {"root-cert.pem": ""}}"#;
+    api.kubectl(&["patch", "configmap", "istio-ca-root-cert", "-n", "default", "--type=merge", "-p", other], "").ok();
+    eventually("the root is back", || read(&["configmap", "istio-ca-root-cert", "-n", "default"], "{.data.root-cert\\.pem}"));
+    control.kill().and_then(|()| control.wait()).expect("it ends");
+    let said = std::fs::read_to_string(&log).expect("a file");
+    for word in ["forbidden", "may not be read", "cannot be"] {
+        assert!(!said.contains(word), "{word}: {said}");
+    }
 }
 
 /// Istio's kinds as the API server knows them.

@@ -41,6 +41,7 @@ fn a_mesh_that_starts_closed() {
     let why = "x-why: no policy allows it; nearest is ns[shop]-policy[reviews-from-storefront]-rule[0]: principal is ";
     assert!(told.contains(why), "who is refused is told why, if that is asked for: {told}");
 
+    by_another_name(&mesh);
     explained(&mesh);
     what_is_enforced(&mesh);
     seen(&mesh);
@@ -48,6 +49,25 @@ fn a_mesh_that_starts_closed() {
     tried(&mesh);
     known(&mesh);
     assert_eq!(mesh.stop(), 0, "{}", mesh.said());
+}
+
+/// A service of type ExternalName is called as what it names: over mutual TLS, and its policies decide.
+fn by_another_name(mesh: &Mesh) {
+    let alias = |name: &str, target: &str| {
+        format!(
+            "---\n{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: shop}}, spec: {{type: ExternalName, externalName: {target}}}}}\n"
+        )
+    };
+    mesh.save("aliases.yaml", &(alias("critics", "reviews.shop.svc.cluster.local") + &alias("press", "critics.shop.svc.cluster.local")));
+    let call = |account: &str, host: &str| {
+        let url = format!("http://{host}:9080/reviews/1");
+        mesh.run("shop", account, &["curl", "-s", "-S", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}", &url]).out
+    };
+    eventually("the name is known", || match call("storefront", "critics").as_str() {
+        "200" => Ok(()),
+        other => Err(other.to_owned()),
+    });
+    assert_eq!([call("storefront", "press.shop"), call("visitor", "critics")], ["200", "403"]);
 }
 
 fn explained(mesh: &Mesh) {

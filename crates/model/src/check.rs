@@ -119,6 +119,7 @@ fn destination_rules(snapshot: &Snapshot, found: &mut Vec<Problem>) {
 fn virtual_services(snapshot: &Snapshot, services: &[&ServiceView], found: &mut Vec<Problem>) {
     let mut known: HostIndex<()> = HostIndex::default();
     services.iter().for_each(|service| known.insert(service.host.clone(), ()));
+    snapshot.derived().aliases().for_each(|stored| known.insert(stored.value.host.clone(), ()));
     for rules in snapshot.objects::<istio::VirtualService>() {
         for (at, host) in rules.hosts.iter().enumerate().filter(|_| rules.gateways.contains(&GatewayRef::Mesh)) {
             let host = host.qualify(&rules.meta.namespace, DOMAIN);

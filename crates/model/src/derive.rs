@@ -19,7 +19,10 @@ use crate::{
     index::{Stamped, restamp, stamp_of},
     objects::{Objects, Typed, VIPS},
     query::Query,
-    service::{Endpoint, Endpoints, Instance, PodView, PortView, Registry, Resolve, ServiceKey, ServiceView, TLS_MODE_LABEL, locality_of},
+    service::{
+        AliasView, Endpoint, Endpoints, Instance, PodView, PortView, Registry, Resolve, ServiceKey, ServiceView, TLS_MODE_LABEL,
+        locality_of,
+    },
 };
 
 /// The domain of Kubernetes services.
@@ -42,6 +45,9 @@ pub(crate) struct Derived {
     services: Map<ServiceKey, Stamped<ServiceView>>,
     /// The version that last changed any service.
     services_stamp: u64,
+    aliases: Map<Hostname, Stamped<AliasView>>,
+    /// The version that last changed any alias.
+    aliases_stamp: u64,
     endpoints: Map<ServiceKey, Stamped<Endpoints>>,
     /// The service accounts of all endpoints, ready or not: who is about to come may already be called.
     accounts: Map<ServiceKey, Stamped<BTreeSet<NamespacedName>>>,
@@ -110,6 +116,8 @@ impl Derived {
             Query::ServicesOf(namespace) => self.namespaces.get(namespace).map_or(0, |keys| keys.stamp),
             Query::ServiceView(key) => self.services.get(key).map_or(0, |s| s.stamp),
             Query::Service(host) => stamp_of(self.under_host(host).map(|s| s.stamp)),
+            Query::Alias(host) => self.aliases.get(host).map_or(0, |alias| alias.stamp),
+            Query::Aliases => self.aliases_stamp,
             Query::Port(port) => self.ports.get(port).map_or(0, |keys| keys.stamp),
             Query::Accounts(key) => self.accounts.get(key).map_or(0, |s| s.stamp),
             Query::Endpoints(key) => self.endpoints.get(key).map_or(0, |s| s.stamp),
@@ -136,6 +144,14 @@ impl Derived {
 
     pub(crate) fn at_port(&self, port: u16) -> impl Iterator<Item = &Stamped<ServiceView>> {
         self.ports.get(&port).into_iter().flat_map(|keys| keys.keys.iter()).filter_map(|key| self.services.get(key))
+    }
+
+    pub(crate) fn alias(&self, host: &Hostname) -> Option<&Stamped<AliasView>> {
+        self.aliases.get(host)
+    }
+
+    pub(crate) fn aliases(&self) -> impl Iterator<Item = &Stamped<AliasView>> {
+        self.aliases.values()
     }
 
     pub(crate) fn endpoints(&self, key: &ServiceKey) -> Option<&Arc<Endpoints>> {
@@ -257,6 +273,19 @@ impl Update<'_> {
         }
         for (key, view) in now {
             self.view(&key, Some(view));
+        }
+        self.alias(was, is);
+    }
+
+    fn alias(&mut self, was: Option<&Object>, is: Option<&Object>) {
+        let default_export = &self.objects.mesh().default_service_export_to;
+        let alias = |object: Option<&Object>| object.and_then(core::Service::of).and_then(|service| alias_of(service, default_export));
+        let (was, is, version) = (alias(was), alias(is), self.objects.version);
+        let Some(host) = was.as_ref().or(is.as_ref()).map(|alias| alias.host.clone()) else { return };
+        if restamp(&mut self.next.aliases, &host, is, version) {
+            self.next.aliases_stamp = version;
+            self.changes.insert(Query::Alias(host));
+            self.changes.insert(Query::Aliases);
         }
     }
 
@@ -470,7 +499,16 @@ fn kubernetes_key(object: &NamespacedName) -> Option<ServiceKey> {
     Some((host_of(object)?, Registry::Kubernetes, object.clone()))
 }
 
+fn alias_of(service: &core::Service, default_export: &[ExportTo]) -> Option<AliasView> {
+    let object = service.meta.namespaced_name();
+    let target = service.external_name.clone()?;
+    Some(AliasView { host: host_of(&object)?, object, target, export_to: or_default(&service.export_to, default_export) })
+}
+
 fn of_service(service: &core::Service, default_export: &[ExportTo], vips: &Vips) -> Option<ServiceView> {
+    if service.external_name.is_some() {
+        return None;
+    }
     let meta = &service.meta;
     let host = host_of(&meta.namespaced_name())?;
     let address = match service.cluster_ip {
@@ -497,6 +535,7 @@ fn of_service(service: &core::Service, default_export: &[ExportTo], vips: &Vips)
         export_to: or_default(&service.export_to, default_export),
         selector: (!service.selector.is_empty()).then(|| mizzen_api::Selector { labels: service.selector.clone() }),
         publish_not_ready: service.publish_not_ready_addresses,
+        node_local: service.node_local,
         distribution: service.distribution,
     })
 }
@@ -530,6 +569,7 @@ fn of_entry(entry: &istio::ServiceEntry, host: &Hostname, default_export: &[Expo
         export_to: or_default(&entry.export_to, default_export),
         selector: entry.workload_selector.clone(),
         publish_not_ready: false,
+        node_local: false,
         distribution: entry.distribution,
     }
 }

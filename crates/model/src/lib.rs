@@ -45,8 +45,8 @@ pub use routes::RouteRules;
 pub use routing::EffectiveRule;
 pub use rules::by_age;
 pub use service::{
-    CLUSTER, Endpoint, Endpoints, Instance, PodView, PortView, REGION_LABEL, Registry, Resolve, SUBZONE_LABEL, ServiceKey, ServiceView,
-    TLS_MODE_LABEL, ZONE_LABEL, locality_of,
+    AliasView, CLUSTER, Endpoint, Endpoints, Instance, NODE_LABEL, PodView, PortView, REGION_LABEL, Registry, Resolve, SUBZONE_LABEL,
+    ServiceKey, ServiceView, TLS_MODE_LABEL, ZONE_LABEL, locality_of,
 };
 pub use snapshot::{Change, Snapshot};
 pub use tokens::{WantedKeys, wanted_keys};

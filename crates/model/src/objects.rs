@@ -50,7 +50,7 @@ typed! {
     Namespace: core::Namespace, Service: core::Service, ServiceAccount: core::ServiceAccount, Deployment: core::Deployment, Pod: core::Pod, EndpointSlice: core::EndpointSlice,
     ConfigMap: core::ConfigMap, Secret: core::Secret, PeerAuthentication: istio::PeerAuthentication,
     AuthorizationPolicy: istio::AuthorizationPolicy, VirtualService: istio::VirtualService, DestinationRule: istio::DestinationRule,
-    ServiceEntry: istio::ServiceEntry, Gateway: istio::Gateway, Sidecar: istio::Sidecar, MeshConfig: istio::MeshConfig,
+    ServiceEntry: istio::ServiceEntry, Gateway: istio::Gateway, Sidecar: istio::Sidecar, ProxyConfig: istio::WorkloadProxyConfig, MeshConfig: istio::MeshConfig,
     RequestAuthentication: istio::RequestAuthentication, IssuerKeys: istio::IssuerKeys,
 }
 

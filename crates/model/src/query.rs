@@ -32,6 +32,10 @@ pub enum Query {
     ServiceView(ServiceKey),
     /// The services under one host name.
     Service(Hostname),
+    /// The alias of this name.
+    Alias(Hostname),
+    /// All aliases.
+    Aliases,
     /// The services that have a port.
     Port(u16),
     /// The endpoints of a service.

@@ -35,6 +35,10 @@ pub enum Question {
     OnlyPort(Hostname),
     /// The services under a host that are visible here.
     Under(Hostname),
+    /// The alias of this name, if it is visible here.
+    Alias(Hostname),
+    /// The aliases that are visible here.
+    Aliases,
     /// Of the services that not all see alike, those whose ports are theirs here.
     Ports,
     /// The same of those that have a port.
@@ -136,6 +140,8 @@ impl Question {
             Question::ServiceAt(host, port) => drop(view.service_at(reader, host, *port)),
             Question::OnlyPort(host) => drop(view.only_port(reader, host)),
             Question::Under(host) => drop(view.under(reader, host)),
+            Question::Alias(host) => drop(view.alias(reader, host)),
+            Question::Aliases => drop(view.aliases(reader)),
             Question::Ports => view.choice(reader),
             Question::ServicesAt(port) => drop(view.services_at(reader, *port)),
             Question::Rule(key) => drop(view.rule_of(reader, key)),

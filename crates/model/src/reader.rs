@@ -16,9 +16,12 @@ use crate::{
     query::Query,
     question::{Answer, Item, Question, Reach},
     routes::RouteRules,
-    service::{Endpoints, Instance, PodView, Registry, ServiceKey, ServiceView},
+    service::{AliasView, Endpoints, Instance, PodView, Registry, ServiceKey, ServiceView},
     snapshot::Snapshot,
 };
+
+/// How many aliases may lead from a name to what it means. Kubernetes' DNS servers follow about as many.
+const ALIASES: usize = 8;
 
 /// What was read: queries to the snapshot with the stamps of their answers, and questions about the proxy with their answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -222,7 +225,8 @@ impl<'a> Reader<'a> {
     pub(crate) fn note_view(&self, view: &ProxyView, field: ViewField) {
         let reach = match field {
             ViewField::Kind | ViewField::Extension(_) => Reach::All,
-            ViewField::Ip | ViewField::Id | ViewField::Pod => Reach::Own,
+            // Who is alike is so without regard to metadata.
+            ViewField::Ip | ViewField::Id | ViewField::Pod | ViewField::Metadata(_) => Reach::Own,
             _ => Reach::Alike,
         };
         let value = view.field(&field).map(|text| Item::Text(text.as_ref().into()));
@@ -294,6 +298,24 @@ impl<'a> Reader<'a> {
     pub fn services_under(&self, host: &Hostname, namespace: &str) -> impl Iterator<Item = &'a Arc<ServiceView>> {
         let found = self.ask(Query::Service(host.clone())).derived().under_host(host).map(|stored| &stored.value);
         found.filter(move |service| service.visible_in(namespace))
+    }
+
+    /// The alias of a name, whoever sees it.
+    pub fn alias(&self, host: &Hostname) -> Option<&'a Arc<AliasView>> {
+        self.ask(Query::Alias(host.clone())).derived().alias(host).map(|stored| &stored.value)
+    }
+
+    /// The host that a name means: itself, or what aliases lead to from there. Aliases that lead nowhere but to each other mean nothing: such a name
+    /// means itself.
+    pub fn meaning(&self, host: &Hostname) -> Hostname {
+        let mut meant = host;
+        for _ in 0..ALIASES {
+            match self.alias(meant) {
+                Some(alias) => meant = &alias.target,
+                None => return meant.clone(),
+            }
+        }
+        host.clone()
     }
 
     fn of_host(&self, host: &Hostname, namespace: &str, wanted: impl Fn(&ServiceView) -> bool) -> Option<&'a Arc<ServiceView>> {

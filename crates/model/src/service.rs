@@ -19,6 +19,8 @@ pub const TLS_MODE_LABEL: &str = "security.istio.io/tlsMode";
 pub const REGION_LABEL: &str = "topology.kubernetes.io/region";
 /// The label with a workload's zone.
 pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// The label with the node on which a workload runs.
+pub const NODE_LABEL: &str = "kubernetes.io/hostname";
 /// The label with a workload's subzone.
 pub const SUBZONE_LABEL: &str = "topology.istio.io/subzone";
 
@@ -74,8 +76,30 @@ pub struct ServiceView {
     pub selector: Option<Selector>,
     /// Whether pods count that are not ready.
     pub publish_not_ready: bool,
+    /// Whether a caller reaches the endpoints of its own node alone.
+    pub node_local: bool,
     /// Which endpoints are called as long as they are well, where no rule says otherwise.
     pub distribution: TrafficDistribution,
+}
+
+/// Another name of a host: a Service of type ExternalName. It has no ports, endpoints or rules of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AliasView {
+    /// The name.
+    pub host: Hostname,
+    /// The object's namespace and name.
+    pub object: NamespacedName,
+    /// The host that it names, which may be an alias too: see [`crate::Reader::meaning`].
+    pub target: Hostname,
+    /// To whom it is visible, the mesh's default filled in.
+    pub export_to: Vec<ExportTo>,
+}
+
+impl AliasView {
+    /// Whether it is visible everywhere.
+    pub fn visible_to_all(&self) -> bool {
+        self.export_to.is_empty() || self.export_to.contains(&ExportTo::All)
+    }
 }
 
 /// A port of a service.

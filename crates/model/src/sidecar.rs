@@ -14,7 +14,7 @@ use crate::{
     routes::RouteRules,
     routing,
     rules::by_age,
-    service::ServiceView,
+    service::{AliasView, ServiceView},
 };
 
 /// What one proxy sees.
@@ -29,6 +29,12 @@ impl Sight<'_> {
     /// Whether a service is seen.
     pub(crate) fn service(&self, service: &ServiceView) -> bool {
         service.visible_in(self.namespace) && self.selects(service.namespace(), |wanted| wanted.covers(&service.host))
+    }
+
+    /// Whether an alias is seen.
+    pub(crate) fn alias(&self, alias: &AliasView) -> bool {
+        let namespace = &alias.object.namespace;
+        ExportTo::visible(&alias.export_to, namespace, self.namespace) && self.selects(namespace, |wanted| wanted.covers(&alias.host))
     }
 
     /// Whether routes are seen, by one of their hosts.
@@ -90,8 +96,9 @@ impl ProxyView {
             }
             let default = &reader.mesh().default_virtual_service_export_to;
             let rules = reader.all_routes().filter(|rules| rules.parents.contains(&GatewayRef::Mesh) && sight.routes(*rules, default));
-            let hosts: BTreeSet<Hostname> =
-                rules.flat_map(|rules| rules.destinations().map(move |to| to.host.qualify(&rules.meta.namespace, DOMAIN))).collect();
+            let hosts: BTreeSet<Hostname> = rules
+                .flat_map(|rules| rules.destinations().map(move |to| reader.meaning(&to.host.qualify(&rules.meta.namespace, DOMAIN))))
+                .collect();
             let found: Vec<_> =
                 hosts.iter().filter_map(|host| self.service(reader, host)).filter(|service| !sight.service(service)).collect();
             let answer = found.iter().map(|service| {

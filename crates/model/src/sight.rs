@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use mizzen_api::{Key, Object, istio::DestinationRule};
-use mizzen_types::{Hostname, Protocol};
+use mizzen_api::{Key, Kind, Object, istio::DestinationRule};
+use mizzen_types::{Hostname, NamespacedName, Protocol};
 
 use crate::{
     index::Stamped,
@@ -14,7 +14,7 @@ use crate::{
     reader::Reader,
     routes::RouteRules,
     routing::{self, EffectiveRule},
-    service::{PortView, ServiceKey, ServiceView},
+    service::{AliasView, PortView, ServiceKey, ServiceView},
     view::flag,
 };
 
@@ -22,6 +22,11 @@ type Candidates<'a> = Vec<&'a Stamped<ServiceView>>;
 
 fn item(stored: &Stamped<ServiceView>) -> Item {
     Item::Service(stored.value.key(), stored.stamp)
+}
+
+fn alias_item(stored: &Stamped<AliasView>) -> Item {
+    let NamespacedName { namespace, name } = stored.value.object.clone();
+    Item::Object(Key { kind: Kind::Service, namespace, name }, stored.stamp)
 }
 
 fn object_item(stored: &Stamped<Object>) -> Item {
@@ -138,6 +143,29 @@ impl ProxyView {
             seen.sort_by(|a, b| a.value.before(&b.value, &self.facts().namespace));
             let answer = seen.iter().map(|stored| item(stored)).collect();
             (seen.into_iter().map(|stored| &stored.value).collect(), answer, sight.reach(is_plain(&candidates)))
+        })
+    }
+
+    /// The alias of a name, if it is visible here.
+    pub fn alias<'a>(&self, reader: &Reader<'a>, host: &Hostname) -> Option<&'a Arc<AliasView>> {
+        reader.question(Question::Alias(host.clone()), || {
+            let found = reader.ask(Query::Alias(host.clone())).derived().alias(host);
+            let sight = self.sight(reader);
+            let seen = found.filter(|stored| sight.alias(&stored.value));
+            let everybody = found.is_none_or(|stored| stored.value.visible_to_all());
+            (seen.map(|stored| &stored.value), seen.map(alias_item).into_iter().collect(), sight.reach(everybody))
+        })
+    }
+
+    /// The aliases that are visible here, by name.
+    pub fn aliases<'a>(&self, reader: &Reader<'a>) -> Vec<&'a Arc<AliasView>> {
+        reader.question(Question::Aliases, || {
+            let all = || reader.ask(Query::Aliases).derived().aliases();
+            let sight = self.sight(reader);
+            let seen: Vec<_> = all().filter(|stored| sight.alias(&stored.value)).collect();
+            let everybody = all().all(|stored| stored.value.visible_to_all());
+            let answer = seen.iter().map(|stored| alias_item(stored)).collect();
+            (seen.into_iter().map(|stored| &stored.value).collect(), answer, sight.reach(everybody))
         })
     }
 

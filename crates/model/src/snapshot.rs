@@ -156,6 +156,8 @@ impl Snapshot {
             | Query::ServicesOf(_)
             | Query::ServiceView(_)
             | Query::Service(_)
+            | Query::Alias(_)
+            | Query::Aliases
             | Query::Port(_)
             | Query::Endpoints(_)
             | Query::Accounts(_)

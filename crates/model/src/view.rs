@@ -11,6 +11,7 @@ use crate::{
     query::Query,
     question::{Answer, Item, Question, Reach},
     reader::Reader,
+    service::NODE_LABEL,
 };
 
 impl ProxyView {
@@ -55,6 +56,11 @@ impl ProxyView {
     /// Whether the proxy fetches what it uses on first use: [`ON_DEMAND`].
     pub fn is_on_demand(&self, reader: &Reader<'_>) -> bool {
         self.has_extension(reader, &[ON_DEMAND])
+    }
+
+    /// The node on which the workload runs; empty if that is not known.
+    pub fn node(&self, reader: &Reader<'_>) -> &str {
+        self.label(reader, NODE_LABEL).or_else(|| self.metadata(reader, "NODE_NAME")).unwrap_or_default()
     }
 
     /// A Secret of the namespace that the proxy has proved to be of; there is no way to another's.

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
@@ -106,19 +107,7 @@ pub async fn fetch_status(
     target: &str,
     headers: HeaderMap,
 ) -> Result<StatusCode, FetchError> {
-    let mut request = Request::builder().method(method).uri(target).header(http::header::HOST, host).body(Full::<Bytes>::default())?;
-    request.headers_mut().extend(headers);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let answer = async { Ok(sender.send_request(request).await?.status()) };
-    tokio::pin!(answer, connection);
-    tokio::select! {
-        biased;
-        answer = &mut answer => answer,
-        ended = &mut connection => {
-            ended?;
-            answer.await
-        }
-    }
+    ask(stream, method, host, target, headers, Bytes::new(), async |response| Ok(response.status())).await
 }
 
 /// As [`fetch`], with an answer's body of so many bytes at most.
@@ -134,15 +123,28 @@ pub async fn fetch_up_to(
     body: impl Into<Bytes> + Send,
     most: usize,
 ) -> Result<Reply, FetchError> {
-    let mut request = Request::builder().method(method).uri(target).header(http::header::HOST, host).body(Full::new(body.into()))?;
-    request.headers_mut().extend(headers);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let answer = async {
-        let response = sender.send_request(request).await?;
+    let read = async |response: Response<Incoming>| {
         let (head, body) = response.into_parts();
         let body = Limited::new(body, most).collect().await.map_err(|e| FetchError::Body(e.to_string()))?.to_bytes();
         Ok(Reply { status: head.status, headers: head.headers, body })
     };
+    ask(stream, method, host, target, headers, body.into(), read).await
+}
+
+/// Sends a request, and drives the connection for as long as its answer is read.
+async fn ask<T>(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    method: Method,
+    host: &str,
+    target: &str,
+    headers: HeaderMap,
+    body: Bytes,
+    read: impl AsyncFnOnce(Response<Incoming>) -> Result<T, FetchError>,
+) -> Result<T, FetchError> {
+    let mut request = Request::builder().method(method).uri(target).header(http::header::HOST, host).body(Full::new(body))?;
+    request.headers_mut().extend(headers);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let answer = async { read(sender.send_request(request).await?).await };
     // Both are driven here, so that nothing is left behind when this future is dropped.
     tokio::pin!(answer, connection);
     tokio::select! {

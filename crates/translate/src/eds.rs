@@ -71,7 +71,7 @@ pub(crate) fn assignment(
 ) -> ClusterLoadAssignment {
     let policy = traffic::policy(scope, service, port, subset.map_or("", |s| &s.name));
     let auto = policy.tls.is_none() && mtls::is_auto(scope, service);
-    let chosen = |e: &&Endpoint| subset.is_none_or(|subset| subset.labels.is_within(&e.labels));
+    let chosen = |e: &&Endpoint| subset.is_none_or(|subset| subset.labels.is_within(&e.labels)) && locality::is_reached(scope, service, e);
     let ready = scope.reader.endpoints(service).ready(port).filter(chosen);
     let of = |endpoint: &Endpoint| {
         let mtls = policy.tls != Some(ClientTls::Disable) && auto && mtls::is_taken(scope, endpoint);

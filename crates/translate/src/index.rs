@@ -34,6 +34,7 @@ const GIVEN: usize = 32;
 /// The hosts that the proxy sees.
 pub(crate) fn list(scope: &Scope<'_, '_>) -> Vec<Name> {
     let mut hosts: BTreeSet<&Hostname> = scope.ports().into_iter().map(|(service, _)| &service.host).collect();
+    hosts.extend(scope.view.aliases(scope.reader).into_iter().map(|alias| &alias.host));
     // Hosts that rules alone name are called at port 80.
     hosts.extend(scope.reader.routed_hosts().filter(|host| scope.service(host).is_none() && rds::is_routed(scope, host, 80)));
     hosts.into_iter().map(|host| Name::from(host.as_str())).collect()
@@ -54,7 +55,7 @@ pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Host> {
             }
         }
         let at_any = at_any(service, port);
-        if port.protocol.is_http() || (port.protocol == Protocol::Auto && at_any) {
+        if has_virtual_host(service, port) {
             entry.http.push(port.port.into());
         } else if at_any {
             entry.any.push(port.port.into());
@@ -64,6 +65,9 @@ pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Host> {
         }
     }
     if !known {
+        if scope.view.alias(scope.reader, &host).is_some() {
+            return Some(alias(scope, &host));
+        }
         (scope.service(&host).is_none() && rds::is_routed(scope, &host, 80)).then(|| entry.http.push(80))?;
     }
     for ports in [&mut entry.http, &mut entry.own, &mut entry.any] {
@@ -72,6 +76,20 @@ pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Host> {
     }
     entry.addresses = addresses.into_iter().map(bytes).collect();
     Some(entry)
+}
+
+/// The entry of another name of a host: it has the host's virtual hosts. Connections are told apart by the host's own addresses.
+fn alias(scope: &Scope<'_, '_>, host: &Hostname) -> Host {
+    let target = scope.reader.meaning(host);
+    let ports = scope.ports_of(&target).into_iter();
+    let mut http: Vec<u32> = ports.filter(|(service, port)| has_virtual_host(service, port)).map(|(_, port)| port.port.into()).collect();
+    http.sort_unstable();
+    Host { http, kubernetes: true, alias_of: target.to_string(), ..Host::default() }
+}
+
+/// Whether a service's port has a virtual host in the routes of that port.
+fn has_virtual_host(service: &ServiceView, port: &PortView) -> bool {
+    port.protocol.is_http() || (port.protocol == Protocol::Auto && at_any(service, port))
 }
 
 /// Whether a service's port is served by the listener at any address.

@@ -9,14 +9,13 @@ use mizzen_api::{
     LabelSet,
     istio::{Distribute, Failover, FailoverLabel, LocalityLbSetting, TrafficDistribution},
 };
-use mizzen_model::{CLUSTER, Endpoint, REGION_LABEL, Resolve, SUBZONE_LABEL, ServiceView, ZONE_LABEL};
+use mizzen_model::{CLUSTER, Endpoint, NODE_LABEL, REGION_LABEL, Resolve, SUBZONE_LABEL, ServiceView, ZONE_LABEL};
 use mizzen_types::Locality;
 
 use crate::{scope::Scope, traffic::Policy};
 
 const NETWORK_LABEL: &str = "topology.istio.io/network";
 const CLUSTER_LABEL: &str = "topology.istio.io/cluster";
-const NODE_LABEL: &str = "kubernetes.io/hostname";
 
 /// Endpoints of one locality and priority.
 #[derive(Clone, Debug)]
@@ -67,6 +66,11 @@ pub(crate) fn is_weighted(scope: &Scope<'_, '_>, service: &ServiceView, policy: 
     setting(scope, service, policy).is_some_and(|Setting { setting, fails_over }| {
         !setting.distribute.is_empty() || (fails_over && !(setting.failover.is_empty() && setting.failover_priority.is_empty()))
     })
+}
+
+/// Whether an endpoint is one that the caller may reach at all, by the node on which both run.
+pub(crate) fn is_reached(scope: &Scope<'_, '_>, service: &ServiceView, endpoint: &Endpoint) -> bool {
+    !service.node_local || endpoint.labels.label(NODE_LABEL).unwrap_or_default() == scope.view.node(scope.reader)
 }
 
 /// Endpoints by locality, and by how near they are to the caller if that matters. Who asks is read only where the answer depends on it.
@@ -153,6 +157,7 @@ fn shares(scope: &Scope<'_, '_>, endpoint: &Endpoint, label: &FailoverLabel) -> 
         (Some(value), ..) => has == value,
         (None, Some(part), _) => has == part(scope.view.locality(scope.reader)),
         (None, None, CLUSTER_LABEL) => true,
+        (None, None, NODE_LABEL) => has == scope.view.node(scope.reader),
         (None, None, name) => has == scope.view.label(scope.reader, name).unwrap_or_default(),
     }
 }

@@ -12,7 +12,9 @@ use crate::{draft::NameEntry, scope::Scope};
 /// The hosts that the proxy sees.
 pub(crate) fn parts(scope: &Scope<'_, '_>) -> Vec<Name> {
     let ports = scope.ports().into_iter().map(|(service, _)| service);
-    let hosts: BTreeSet<&Hostname> = scope.view.services(scope.reader).into_iter().chain(ports).map(|service| &service.host).collect();
+    let services = scope.view.services(scope.reader).into_iter().chain(ports).map(|service| &service.host);
+    let aliases = scope.view.aliases(scope.reader);
+    let hosts: BTreeSet<&Hostname> = services.chain(aliases.iter().map(|alias| &alias.host)).collect();
     hosts.into_iter().map(|host| Name::from(host.as_str())).collect()
 }
 
@@ -22,12 +24,25 @@ pub(crate) fn table(scope: &Scope<'_, '_>) -> NameTable {
     NameTable { table: entries.collect() }
 }
 
-/// The entry of a host: its services' virtual addresses, of a headless one its pods'. None without an address.
+/// The entry of a host: its services' virtual addresses, of a headless one its pods'; of an alias what it names has. None without an address.
 fn entry(scope: &Scope<'_, '_>, host: &str) -> Option<NameInfo> {
     let host: Hostname = host.parse().ok()?;
+    let found = of_services(scope, &host);
+    // Nearly all are services. One of the same name comes before an alias, also without an address.
+    if found.is_some() || !scope.view.under(scope.reader, &host).is_empty() {
+        return found;
+    }
+    let alias = scope.view.alias(scope.reader, &host)?;
+    let target = scope.reader.meaning(&host);
+    let ips = of_services(scope, &target).map(|info| info.ips).unwrap_or_default();
+    let (shortname, namespace) = (alias.object.name.to_string(), alias.object.namespace.to_string());
+    Some(NameInfo { ips, registry: "Kubernetes".into(), shortname, namespace, alias_of: target.to_string() })
+}
+
+fn of_services(scope: &Scope<'_, '_>, host: &Hostname) -> Option<NameInfo> {
     // The service that the host means, before others whose ports it has too.
-    let all = scope.view.under(scope.reader, &host);
-    let owners: BTreeSet<_> = scope.ports_of(&host).into_iter().map(|(service, _)| service.key()).collect();
+    let all = scope.view.under(scope.reader, host);
+    let owners: BTreeSet<_> = scope.ports_of(host).into_iter().map(|(service, _)| service.key()).collect();
     let mut found: Option<NameInfo> = None;
     for (at, service) in all.into_iter().enumerate() {
         if at > 0 && !owners.contains(&service.key()) {
@@ -47,6 +62,7 @@ fn entry(scope: &Scope<'_, '_>, host: &str) -> Option<NameInfo> {
             registry: if kubernetes { "Kubernetes" } else { "External" }.into(),
             shortname: if kubernetes { service.object.name.to_string() } else { String::new() },
             namespace: if kubernetes { service.namespace().to_string() } else { String::new() },
+            alias_of: String::new(),
         });
     }
     found

@@ -192,7 +192,7 @@ pub(crate) fn unknown_chain(scope: &Scope<'_, '_>, name: &str, matched: Option<F
 
 fn tcp_chains(scope: &Scope<'_, '_>, share: &Share<'_>, bind: IpAddr) -> Vec<Chain> {
     let mut found = Vec::new();
-    let own = own_match(share, bind);
+    let own = own_match(scope, share, bind);
     for (rules, route, ranges) in tcp_routes(scope, share) {
         let to = destinations(scope, share, rules, route);
         if ranges.is_empty() {
@@ -208,7 +208,7 @@ fn tcp_chains(scope: &Scope<'_, '_>, share: &Share<'_>, bind: IpAddr) -> Vec<Cha
 }
 
 /// What tells a service's connections from others at the same listener: nothing, where the address is its own.
-fn own_match(share: &Share<'_>, bind: IpAddr) -> Option<FilterChainMatch> {
+fn own_match(scope: &Scope<'_, '_>, share: &Share<'_>, bind: IpAddr) -> Option<FilterChainMatch> {
     if bind != ANY {
         return None;
     }
@@ -217,7 +217,11 @@ fn own_match(share: &Share<'_>, bind: IpAddr) -> Option<FilterChainMatch> {
         return Some(FilterChainMatch { prefix_ranges: ranges, ..Default::default() });
     }
     let named = share.port.protocol.is_tls() && share.service.host.as_str() != "*" && share.service.registry == Registry::External;
-    named.then(|| FilterChainMatch { server_names: vec![share.service.host.to_string()], ..Default::default() })
+    named.then(|| {
+        let aliases = scope.aliases_of(&share.service.host).into_iter().map(ToString::to_string);
+        let server_names = std::iter::once(share.service.host.to_string()).chain(aliases).collect();
+        FilterChainMatch { server_names, ..Default::default() }
+    })
 }
 
 /// The routes for TCP of the first object that has any for this caller, each with the ranges of addresses that it asks for; none: all.

@@ -74,6 +74,16 @@ pub(crate) fn parts(scope: &Scope<'_, '_>, number: u16) -> Option<Vec<Name>> {
         }
         taken.extend(own);
     }
+    // Other names of these: what a service is called comes first.
+    let aliases = scope.view.aliases(scope.reader).into_iter().map(|alias| (&alias.host, scope.reader.meaning(&alias.host)));
+    let here: BTreeSet<Hostname> = found.iter().map(|(host, _)| (*host).clone()).collect();
+    for (alias, _) in aliases.filter(|(alias, target)| here.contains(target) && scope.service(alias).is_none()) {
+        let (own, lost): (Vec<_>, Vec<_>) = names_of(scope, alias, words).into_iter().partition(|domain| !taken.contains(domain));
+        if !own.is_empty() {
+            found.push((alias, lost));
+        }
+        taken.extend(own);
+    }
     if number == 80 {
         let alone = scope.reader.routed_hosts().filter(|host| !taken.contains(host.as_str()) && scope.service(host).is_none());
         found.extend(alone.filter(|host| is_routed(scope, host, 80)).map(|host| (host, Vec::new())));
@@ -98,6 +108,7 @@ pub(crate) fn build_host(scope: &Scope<'_, '_>, name: &str) -> Option<VirtualHos
     let served = scope.ports_of(&host).into_iter().find(|(_, port)| port.port == number);
     let mut made = match served {
         Some((service, port)) if is_routed_by_host(port) => of_service(scope, service, number),
+        None if scope.service(&host).is_none() && scope.view.alias(scope.reader, &host).is_some() => of_alias(scope, &host, number)?,
         None if number == 80 && scope.service(&host).is_none() => routed(scope, &host)?,
         _ => return None,
     };
@@ -139,6 +150,13 @@ fn of_service(scope: &Scope<'_, '_>, service: &Arc<ServiceView>, number: u16) ->
     virtual_host(name, domains(scope, service, true), routes)
 }
 
+/// A service under another name of it: the same routes.
+fn of_alias(scope: &Scope<'_, '_>, host: &Hostname, number: u16) -> Option<VirtualHost> {
+    let target = scope.reader.meaning(host);
+    let (service, _) = scope.ports_of(&target).into_iter().find(|(_, port)| port.port == number && is_routed_by_host(port))?;
+    Some(VirtualHost { name: format!("{host}:{number}"), domains: names_of(scope, host, true), ..of_service(scope, service, number) })
+}
+
 /// The routes of the first object of a host that has any for this caller.
 fn ruled(scope: &Scope<'_, '_>, host: &Hostname, port: u16) -> Option<Vec<Route>> {
     let caller = Caller { gateways: &[GatewayRef::Mesh], port, host: Some(host) };
@@ -160,12 +178,7 @@ fn unknown(scope: &Scope<'_, '_>) -> VirtualHost {
 
 /// The names under which a service is called from the proxy's namespace; those of one word with `words` alone.
 fn domains(scope: &Scope<'_, '_>, service: &ServiceView, words: bool) -> Vec<String> {
-    let host = service.host.as_str();
-    let mut domains = vec![host.to_owned()];
-    if !service.host.is_wildcard() {
-        domains.push(format!("{host}."));
-        domains.extend(short_names(scope, service, words));
-    }
+    let mut domains = names_of(scope, &service.host, words);
     if service.headless && service.registry == Registry::Kubernetes {
         // Pods of a headless service have names of their own under each of its names, as with Istio.
         let below: Vec<String> = domains.iter().map(|name| format!("*.{name}")).collect();
@@ -175,9 +188,19 @@ fn domains(scope: &Scope<'_, '_>, service: &ServiceView, words: bool) -> Vec<Str
     domains
 }
 
+/// A host and its short names.
+fn names_of(scope: &Scope<'_, '_>, host: &Hostname, words: bool) -> Vec<String> {
+    let mut names = vec![host.to_string()];
+    if !host.is_wildcard() {
+        names.push(format!("{host}."));
+        names.extend(short_names(scope, host, words));
+    }
+    names
+}
+
 /// `reviews` (in its own namespace), `reviews.shop.svc`, `reviews.shop`.
-fn short_names(scope: &Scope<'_, '_>, service: &ServiceView, words: bool) -> Vec<String> {
-    let Some(in_cluster) = service.host.as_str().strip_suffix(&format!(".svc.{DOMAIN}")) else { return Vec::new() };
+fn short_names(scope: &Scope<'_, '_>, host: &Hostname, words: bool) -> Vec<String> {
+    let Some(in_cluster) = host.as_str().strip_suffix(&format!(".svc.{DOMAIN}")) else { return Vec::new() };
     // Whose host ends in another namespace has no name of one word there.
     let of = in_cluster.rsplit_once('.').filter(|(name, _)| !name.is_empty());
     let own = of.filter(|(_, namespace)| words && scope.is_in(namespace)).map(|(name, _)| name.to_owned());

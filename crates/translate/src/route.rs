@@ -61,7 +61,8 @@ pub(crate) struct Caller<'c> {
 
 /// The cluster of a destination that an object of `namespace` wrote. Without a port it is the service's only one, else the port that was called.
 pub(crate) fn destination_cluster(scope: &Scope<'_, '_>, to: &Destination, namespace: &str, caller: &Caller<'_>) -> String {
-    let host = scope.qualify(&to.host, namespace);
+    // An alias has no cluster: it is the host that it names.
+    let host = scope.reader.meaning(&scope.qualify(&to.host, namespace));
     let port = to.port.or_else(|| scope.only_port(&host)).unwrap_or(caller.port);
     // Who has called the headless service itself has one of its pods' addresses, and means that pod.
     let elsewhere = || caller.host.is_some_and(|called| *called != host);

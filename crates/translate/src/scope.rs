@@ -91,6 +91,12 @@ impl<'r, 'a> Scope<'r, 'a> {
         self.view.service_at(self.reader, host, port)
     }
 
+    /// The other names of a host that are visible here and that no service has.
+    pub(crate) fn aliases_of(&self, host: &Hostname) -> Vec<&'a Hostname> {
+        let aliases = self.view.aliases(self.reader).into_iter().map(|alias| &alias.host);
+        aliases.filter(|alias| self.reader.meaning(alias) == *host && self.service(alias).is_none()).collect()
+    }
+
     /// The ports of a host, of whichever service: the only one, if there is only one.
     pub(crate) fn only_port(&self, host: &Hostname) -> Option<u16> {
         self.view.only_port(self.reader, host)

@@ -66,6 +66,7 @@ fn image(name: &str, bin: &Path) -> Result<Image> {
     Ok(Image {
         names: vec![format!("mizzen.test/{name}:1")],
         entrypoint: vec![format!("/usr/local/bin/{name}")],
+        env: Vec::new(),
         user: None,
         files: vec![(format!("/usr/local/bin/{name}"), Content::Program(bin.join(name)))],
     })

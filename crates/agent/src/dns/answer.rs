@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, SOA};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, SOA};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
 use super::{UDP_MAX, UDP_MIN};
@@ -27,6 +27,8 @@ pub(super) enum Decision {
         question: Box<Message>,
         /// How long the response may be.
         limit: usize,
+        /// The name that is asked about in the place of the question's own, of which that one is another name.
+        alias: Option<Name>,
     },
 }
 
@@ -58,13 +60,44 @@ pub(super) fn decide(bytes: &[u8], table: &NameTable, udp: bool) -> Decision {
         Answer::Addresses(ips) => match query.query_type() {
             kind @ (RecordType::A | RecordType::AAAA) => respond(addresses(&question, query.name(), kind, ips)),
             // Other records of outside names (mail, service records) are not the mesh's to deny.
-            _ if !local => Decision::Forward { question: Box::new(question), limit },
+            _ if !local => Decision::Forward { question: Box::new(question), limit, alias: None },
             _ => respond(negative(&question, query.name(), ResponseCode::NoError)),
         },
         Answer::Absent => respond(negative(&question, query.name(), ResponseCode::NXDomain)),
         Answer::Unknown => respond(response(&question, ResponseCode::ServFail)),
-        Answer::Foreign => Decision::Forward { question: Box::new(question), limit },
+        Answer::Foreign => Decision::Forward { question: Box::new(question), limit, alias: None },
+        Answer::Alias(target) => match Name::from_ascii(format!("{target}.")) {
+            Ok(target) if query.query_type() == RecordType::CNAME => respond(named(&question, query.name(), target)),
+            Ok(target) => Decision::Forward { question: Box::new(question), limit, alias: Some(target) },
+            Err(_) => respond(response(&question, ResponseCode::ServFail)),
+        },
     }
+}
+
+/// The question about what a name stands for.
+pub(super) fn about(question: &Message, target: &Name) -> Option<Vec<u8>> {
+    let mut asked = question.clone();
+    for query in &mut asked.queries {
+        query.set_name(target.clone());
+    }
+    asked.to_vec().ok()
+}
+
+/// The response to a question by that to [`about`] it: the name stands for the other one, and what was said of that follows.
+pub(super) fn under(question: &Message, target: &Name, said: &[u8]) -> Option<Vec<u8>> {
+    let (said, query) = (Message::from_vec(said).ok()?, question.queries.first()?);
+    let mut message = named(question, query.name(), target.clone());
+    message.metadata.response_code = said.metadata.response_code;
+    message.metadata.truncation = said.metadata.truncation;
+    message.add_answers(said.answers.into_iter().take(MAX_ANSWERS));
+    message.add_authorities(said.authorities);
+    message.to_vec().ok()
+}
+
+fn named(question: &Message, name: &Name, target: Name) -> Message {
+    let mut message = response(question, ResponseCode::NoError);
+    message.add_answers([Record::from_rdata(name.clone(), TTL, RData::CNAME(CNAME(target)))]);
+    message
 }
 
 /// The upstream's response, cut if it is too long for how the client came.
@@ -154,19 +187,16 @@ mod tests {
     use mizzen_protos::nds;
 
     fn table(count: usize) -> NameTable {
-        let info = |ips: Vec<String>| nds::name_table::NameInfo {
-            ips,
-            registry: "Kubernetes".to_owned(),
-            shortname: String::new(),
-            namespace: String::new(),
-        };
+        let info = |ips: Vec<String>| nds::name_table::NameInfo { ips, registry: "Kubernetes".to_owned(), ..Default::default() };
         let many = (0..count).map(|i| format!("10.0.{}.{}", i / 250, i % 250)).collect();
         let table = [
             ("a.shop.svc.cluster.local", vec!["10.96.0.1".to_owned()]),
             ("many.shop.svc.cluster.local", many),
             ("api.example.com", vec!["240.0.0.1".to_owned()]),
         ];
-        let message = nds::NameTable { table: table.into_iter().map(|(n, ips)| (n.to_owned(), info(ips))).collect() };
+        let mut message = nds::NameTable { table: table.into_iter().map(|(n, ips)| (n.to_owned(), info(ips))).collect() };
+        let mail = nds::name_table::NameInfo { alias_of: "mail.example.net".to_owned(), ..Default::default() };
+        message.table.insert("mail.shop.svc.cluster.local".to_owned(), mail);
         let mut names = NameTable::empty("shop", &["cluster.local".to_owned()]);
         names.replace(&message);
         names
@@ -183,7 +213,8 @@ mod tests {
     fn check(message: &Message, udp: bool) -> String {
         match decide(&message.to_vec().unwrap(), &table(300), udp) {
             Decision::Drop => "drop".to_owned(),
-            Decision::Forward { limit, .. } => format!("forward {limit}"),
+            Decision::Forward { limit, alias: None, .. } => format!("forward {limit}"),
+            Decision::Forward { limit, alias: Some(target), .. } => format!("forward {limit} about {target}"),
             Decision::Respond(bytes) => {
                 let r = Message::from_vec(&bytes).unwrap();
                 assert_eq!((r.metadata.id, &r.queries), (message.metadata.id, &message.queries));
@@ -204,6 +235,9 @@ mod tests {
             ("a.shop.svc.cluster.local.", TXT, "NoError 0 1"),
             ("b.shop.svc.cluster.local.", A, "NXDomain 0 1"),
             ("a.shop.svc.cluster.local.shop.svc.cluster.local.", A, "NXDomain 0 1"),
+            ("mail.shop.svc.cluster.local.", A, "forward 512 about mail.example.net."),
+            ("mail.shop.svc.cluster.local.", TXT, "forward 512 about mail.example.net."),
+            ("mail.shop.svc.cluster.local.", RecordType::CNAME, "NoError 1 0"),
             ("api.example.com.", A, "NoError 1 0"),
             ("api.example.com.", MX, "forward 512"),
             ("example.org.", A, "forward 512"),
@@ -213,6 +247,24 @@ mod tests {
             assert_eq!(check(&question(name, kind), true), expected, "{name} {kind}");
         }
         assert_eq!(check(&question("many.shop.svc.cluster.local.", A), false), "NoError 300 0");
+    }
+
+    #[test]
+    fn what_a_name_stands_for() {
+        let asked = question("mail.shop.svc.cluster.local.", RecordType::A);
+        let target = Name::from_ascii("mail.example.net.").unwrap();
+        let other = Message::from_vec(&about(&asked, &target).unwrap()).unwrap();
+        assert_eq!((other.queries[0].name(), other.queries[0].query_type()), (&target, RecordType::A));
+        let said = addresses(&other, &target, RecordType::A, &["192.0.2.7".parse().unwrap()]).to_vec().unwrap();
+        let told = Message::from_vec(&under(&asked, &target, &said).unwrap()).unwrap();
+        assert_eq!((told.metadata.id, &told.queries), (asked.metadata.id, &asked.queries));
+        let answers: Vec<_> = told.answers.iter().map(ToString::to_string).collect();
+        assert_eq!(answers, ["mail.shop.svc.cluster.local. 5 IN CNAME mail.example.net.", "mail.example.net. 5 IN A 192.0.2.7"]);
+        // Nobody of that name: said so, with the name that it stands for.
+        let none = negative(&other, &target, ResponseCode::NXDomain).to_vec().unwrap();
+        let told = Message::from_vec(&under(&asked, &target, &none).unwrap()).unwrap();
+        assert_eq!((told.metadata.response_code, told.answers.len(), told.authorities.len()), (ResponseCode::NXDomain, 1, 1));
+        assert_eq!(under(&asked, &target, b"x"), None);
     }
 
     #[test]

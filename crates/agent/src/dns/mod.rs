@@ -142,14 +142,24 @@ impl Work {
     async fn respond(&self, message: &[u8], udp: bool) -> Option<Vec<u8>> {
         self.metrics.dns_requests.inc();
         let decision = answer::decide(message, &self.names.borrow(), udp);
-        let (question, limit) = match decision {
+        let (question, limit, alias) = match decision {
             answer::Decision::Respond(response) => return Some(response),
             answer::Decision::Drop => return None,
-            answer::Decision::Forward { question, limit } => (question, limit),
+            answer::Decision::Forward { question, limit, alias } => (question, limit, alias),
         };
         self.metrics.dns_upstream_requests.inc();
-        match self.upstream.ask(message).await {
-            Ok(response) => Some(answer::fit(response, &question, limit)),
+        let asked = match &alias {
+            Some(target) => answer::about(&question, target)?,
+            None => message.to_vec(),
+        };
+        match self.upstream.ask(&asked).await {
+            Ok(response) => {
+                let response = match &alias {
+                    Some(target) => answer::under(&question, target, &response),
+                    None => Some(response),
+                };
+                response.map(|response| answer::fit(response, &question, limit)).or_else(|| answer::failure(&question))
+            }
             Err(error) => {
                 self.metrics.dns_upstream_failures.inc();
                 self.metrics.dns_failures.inc();

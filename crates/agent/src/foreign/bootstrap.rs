@@ -43,7 +43,7 @@ pub fn bootstrap(options: &Options, foreign: &Foreign) -> Result<Value, JsonErro
             },
         });
     }
-    let agent = SocketAddr::from(([127, 0, 0, 1], ports::AGENT));
+    let agent = SocketAddr::from(([127, 0, 0, 1], options.status.map_or(ports::AGENT, |status| status.port())));
     if let Some(clusters) = all["static_resources"]["clusters"].as_array_mut() {
         clusters.push(cluster("prometheus_stats", &pipe(&admin)));
         clusters.push(cluster("agent", &address(&agent)));

@@ -38,8 +38,10 @@ pub struct Foreign {
     pub name_servers: Vec<SocketAddr>,
     /// Where the proxy's admin interface answers questions: 127.0.0.1:15000.
     pub admin: SocketAddr,
-    /// How long connections may go on after the agent was told to end, 0 to 3600 s.
-    pub drain: Duration,
+    /// How long connections are still taken after the agent was told to end, while clients are asked to leave; zero: until none is open.
+    pub farewell: Duration,
+    /// How long connections may go on after that, 0 to 3600 s; none: for as long as they like.
+    pub drain: Option<Duration>,
 }
 
 /// Why a proxy could not be run.
@@ -124,7 +126,7 @@ pub async fn run(
         never = follow(&socket, &ready) => match never {},
         () = async { tokio::select! { () = stop => {}, () = agent.quit() => {} } } => {
             ready.send_replace(false);
-            end(&mut child, &socket, kind, foreign.drain).await
+            end(&mut child, &socket, kind, &foreign).await
         }
     };
     let ended = ended.map_err(start_error)?;
@@ -146,6 +148,8 @@ fn complete(given: &[String], file: &Path, foreign: &Foreign) -> Result<Vec<Stri
     if let Some(flag) = ["-c", "--config-path", "--config-yaml"].into_iter().find(|flag| says(flag)) {
         return Err(ForeignError::Argument(flag.to_owned()));
     }
+    // When the proxy closes what listens, and with it what a change of its configuration leaves behind.
+    let closes = if foreign.farewell.is_zero() { foreign.drain.unwrap_or_default() } else { foreign.farewell };
     let mut all = given.to_vec();
     all.extend(["--config-path".to_owned(), file.display().to_string()]);
     // A hot restart needs shared memory and an abstract socket by a number that two proxies of one host would have to agree on.
@@ -155,7 +159,7 @@ fn complete(given: &[String], file: &Path, foreign: &Foreign) -> Result<Vec<Stri
     for (flag, short, value) in [
         ("--concurrency", "--concurrency", "1".to_owned()),
         ("--log-level", "-l", "warning".to_owned()),
-        ("--drain-time-s", "--drain-time-s", foreign.drain.as_secs().max(1).to_string()),
+        ("--drain-time-s", "--drain-time-s", closes.as_secs().max(1).to_string()),
         ("--drain-strategy", "--drain-strategy", "immediate".to_owned()),
         // How long a line of the access log may wait for others.
         ("--file-flush-interval-msec", "--file-flush-interval-msec", "1000".to_owned()),
@@ -200,10 +204,10 @@ async fn follow(socket: &Path, ready: &watch::Sender<bool>) -> std::convert::Inf
 }
 
 /// Drains the proxy and ends it.
-async fn end(child: &mut Child, socket: &Path, kind: ProxyType, drain: Duration) -> io::Result<ExitStatus> {
+async fn end(child: &mut Child, socket: &Path, kind: ProxyType, foreign: &Foreign) -> io::Result<ExitStatus> {
     tokio::select! {
         ended = child.wait() => return ended,
-        () = drained(socket, kind, drain) => {}
+        () = drained(socket, kind, foreign) => {}
     }
     if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM);
@@ -216,8 +220,8 @@ async fn end(child: &mut Child, socket: &Path, kind: ProxyType, drain: Duration)
     child.wait().await
 }
 
-/// Tells clients to go elsewhere, and waits until none is left, at most `within`.
-async fn drained(socket: &Path, kind: ProxyType, within: Duration) {
+/// Tells clients to go elsewhere, and waits until none is left, for as long as the options say.
+async fn drained(socket: &Path, kind: ProxyType, foreign: &Foreign) {
     // What the workload itself still has to say goes on; a gateway has no workload.
     let target = if kind == ProxyType::Sidecar { "/drain_listeners?graceful&inboundonly" } else { "/drain_listeners?graceful" };
     match ask(socket, Method::POST, target).await {
@@ -225,6 +229,8 @@ async fn drained(socket: &Path, kind: ProxyType, within: Duration) {
         Ok(reply) => return warn!(status = %reply.status, "the proxy does not drain"),
         Err(error) => return warn!(error, "the proxy does not drain"),
     }
+    // Who has not heard yet that this one goes still comes.
+    tokio::time::sleep(foreign.farewell).await;
     let none_left = async {
         loop {
             match ask(socket, Method::GET, "/stats?filter=downstream_cx_active").await {
@@ -233,8 +239,10 @@ async fn drained(socket: &Path, kind: ProxyType, within: Duration) {
             }
         }
     };
-    if tokio::time::timeout(within, none_left).await.is_err() {
-        info!(?within, "connections are left");
+    match foreign.drain {
+        None => none_left.await,
+        Some(within) if tokio::time::timeout(within, none_left).await.is_err() => info!(?within, "connections are left"),
+        Some(_) => {}
     }
 }
 

@@ -11,7 +11,7 @@ use super::*;
 fn foreign() -> Foreign {
     // A port that was free a moment ago.
     let admin = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).unwrap();
-    Foreign { name_servers: vec!["10.244.0.1:53".parse().unwrap()], admin, drain: Duration::from_secs(3) }
+    Foreign { name_servers: vec!["10.244.0.1:53".parse().unwrap()], admin, farewell: Duration::ZERO, drain: Some(Duration::from_secs(3)) }
 }
 
 fn options(folder: &Path) -> Options {
@@ -42,6 +42,13 @@ fn what_an_envoy_is_started_with() {
     let clusters: Vec<&str> =
         written["static_resources"]["clusters"].as_array().unwrap().iter().filter_map(|c| c["name"].as_str()).collect();
     assert_eq!(clusters, ["xds-grpc", "sds-grpc", "prometheus_stats", "agent"]);
+
+    let agent = |written: &serde_json::Value| {
+        let clusters = written["static_resources"]["clusters"].as_array().unwrap().clone();
+        clusters[3].pointer("/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address/socket_address/port_value").cloned()
+    };
+    let elsewhere = Options { status: Some("0.0.0.0:16020".parse().unwrap()), ..options(Path::new("/run/pod")) };
+    assert_eq!((agent(&written), agent(&bootstrap(&elsewhere, &foreign()).unwrap())), (Some(15020.into()), Some(16020.into())));
 
     let unmarked = Options { mark: None, ..options(Path::new("/run/pod")) };
     assert!(bootstrap(&unmarked, &foreign()).unwrap()["cluster_manager"].is_null());
@@ -136,7 +143,7 @@ fn script(folder: &Path, text: &str) -> Vec<String> {
 #[tokio::test]
 async fn a_proxy_is_followed_drained_and_ended() {
     let folder = tempfile::tempdir().unwrap();
-    let (proxy, foreign) = (Proxy::default(), Foreign { drain: Duration::from_secs(3600), ..foreign() });
+    let (proxy, foreign) = (Proxy::default(), Foreign { drain: Some(Duration::from_secs(3600)), ..foreign() });
     let admin = foreign.admin;
     proxy.serve(folder.path());
     proxy.busy.store(true, Ordering::SeqCst);
@@ -167,6 +174,23 @@ async fn a_proxy_is_followed_drained_and_ended() {
     assert!(!running.is_finished(), "a client is there still");
     proxy.busy.store(false, Ordering::SeqCst);
     assert_eq!(exit_code(running.await.unwrap().unwrap()), 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_are_taken_until_the_farewell_is_over() {
+    let seconds = Duration::from_secs;
+    for (busy, drain, lasts) in [(false, Some(seconds(5)), 30), (true, Some(seconds(5)), 35), (false, None, 30)] {
+        let folder = tempfile::tempdir().unwrap();
+        let (proxy, foreign) = (Proxy::default(), Foreign { farewell: seconds(30), drain, ..foreign() });
+        proxy.serve(folder.path());
+        proxy.busy.store(busy, Ordering::SeqCst);
+        let start = Instant::now();
+        drained(&folder.path().join(ADMIN_SOCKET), ProxyType::Router, &foreign).await;
+        assert_eq!((start.elapsed().as_secs(), busy, drain), (lasts, busy, drain));
+        assert_eq!(proxy.asked.lock().unwrap()[0], "POST /drain_listeners?graceful");
+        let arguments = complete(&[], Path::new("/b"), &foreign).unwrap().join(" ");
+        assert!(arguments.contains("--drain-time-s 30 "), "{arguments}");
+    }
 }
 
 #[tokio::test]

@@ -83,6 +83,7 @@ fn info(ip: &str, short: &str) -> nds::name_table::NameInfo {
         registry: String::new(),
         shortname: short.to_owned(),
         namespace: namespace.to_owned(),
+        ..Default::default()
     }
 }
 

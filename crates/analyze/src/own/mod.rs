@@ -18,6 +18,7 @@ use std::collections::BTreeSet;
 use mizzen_api::{Node, Pos, Problem, Source};
 
 pub(crate) use routes::is_internal;
+pub use versions::takes_first_party_tokens;
 
 use crate::{Code, Facts, Fix, Id, Item, Message, Sort, code, facts, id_of_key};
 

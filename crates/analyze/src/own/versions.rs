@@ -1,9 +1,9 @@
 //! What is old: fields and kinds that Istio no longer has, custom resource definitions of a version that is not enough, tokens of the first kind.
 
-use mizzen_api::{LabelSet, Node, Value};
+use mizzen_api::{LabelSet, Node, Pos, Value};
 
 use super::Own;
-use crate::{Sort, code};
+use crate::{Id, Message, Sort, code};
 
 /// Kinds that Istio has removed.
 const REMOVED: &[&str] = &["ClusterRbacConfig", "RbacConfig", "ServiceRole", "ServiceRoleBinding"];
@@ -92,9 +92,16 @@ fn version(text: &str) -> Option<[u64; 3]> {
     parts.next().is_none().then_some(version)
 }
 
+const FIRST_PARTY_TEXT: &str =
+    "first-party tokens hold for any audience and never end: who gets one can be the workload anywhere; use third-party-jwt";
+
+/// What is to be said of a control plane, known by this object, that takes first-party tokens: for whoever knows that of itself.
+pub fn takes_first_party_tokens(id: Id) -> Message {
+    Message { code: &code::MZ0111, id, pos: Pos::default(), field: String::new(), text: FIRST_PARTY_TEXT.to_owned(), fix: None }
+}
+
 /// Where an installation asks for service account tokens that hold for everybody and for ever.
 fn tokens(own: &mut Own<'_>) {
-    let text = "first-party tokens hold for any audience and never end: who gets one can be the workload anywhere; use third-party-jwt";
     let is_asked = |node: Option<&Node>| node.and_then(Node::text) == Some(FIRST_PARTY);
     let id = &own.item.id;
     let field = match id.sort() {
@@ -115,7 +122,7 @@ fn tokens(own: &mut Own<'_>) {
         _ => None,
     };
     if let Some(field) = field {
-        own.say(&code::MZ0111, field, text);
+        own.say(&code::MZ0111, field, FIRST_PARTY_TEXT);
     }
 }
 

@@ -2,13 +2,13 @@
 //!
 //! Files are read strictly, by position. Here an object is one that exists and runs: what the mesh does not do of it is no reason not to know it.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::net::IpAddr;
 
 use k8s_openapi::{
     api::{core::v1 as k8s, discovery::v1 as discovery},
     apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
-use mizzen_types::Protocol;
+use mizzen_types::{Hostname, Protocol};
 use serde_json::json;
 
 use super::{
@@ -61,12 +61,18 @@ impl ServiceAccount {
 }
 
 impl Service {
-    /// What a cluster has; `None` for an ExternalName, which has neither address nor endpoints.
+    /// What a cluster has; `None` for an ExternalName whose name is none.
     pub fn from_cluster(from: k8s::Service) -> Option<Service> {
-        let spec = from.spec.unwrap_or_default();
-        if spec.type_.as_deref() == Some("ExternalName") {
-            return None;
-        }
+        let mut spec = from.spec.unwrap_or_default();
+        let external_name = match spec.type_.as_deref() {
+            Some("ExternalName") => {
+                // What such a service keeps of an earlier type has no effect.
+                let host = spec.external_name.take()?.parse().ok().filter(|host: &Hostname| !host.is_wildcard())?;
+                spec = k8s::ServiceSpec { cluster_ip: Some("None".to_owned()), ..k8s::ServiceSpec::default() };
+                Some(host)
+            }
+            _ => None,
+        };
         let meta = meta(from.metadata, "v1");
         let addresses = spec.cluster_ips.into_iter().flatten().chain(spec.cluster_ip);
         let cluster_ip = addresses.map(|text| cluster_ip(&text)).reduce(better).unwrap_or_default();
@@ -74,11 +80,13 @@ impl Service {
         let distribution = spec.traffic_distribution.or_else(|| meta.annotations.get("networking.istio.io/traffic-distribution").cloned());
         Some(Service {
             cluster_ip,
+            external_name,
             ports: spec.ports.into_iter().flatten().filter_map(service_port).collect(),
             selector: spec.selector.unwrap_or_default(),
             publish_not_ready_addresses: spec.publish_not_ready_addresses.unwrap_or_default(),
             // What cannot be read hides nothing: with Istio, too, it is the default then.
             export_to: exported.into_iter().flatten().filter_map(|part| ExportTo::parse(part).ok()).collect(),
+            node_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
             distribution: distribution.and_then(|text| TrafficDistribution::named(&text)).unwrap_or_default(),
             meta,
         })
@@ -151,7 +159,8 @@ impl Pod {
         let status = from.status.unwrap_or_default();
         let leaving = from.metadata.deletion_timestamp.is_some();
         let controller = from.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
-        let controller = controller.map(|owner| workload(&owner.kind, &owner.name, from.metadata.labels.as_ref()));
+        let label = |name: &str| from.metadata.labels.as_ref().and_then(|labels| labels.get(name)).map(String::as_str);
+        let controller = controller.map(|owner| Workload::of(&owner.api_version, &owner.kind, &owner.name, label).name);
         let node = spec.node_name.clone();
         // Native sidecars may serve, too.
         let lasting = spec.init_containers.into_iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
@@ -201,17 +210,40 @@ fn phase(text: Option<&str>) -> PodPhase {
     }
 }
 
-/// The name of what people made, by that of what made the pod: Deployments make ReplicaSets, CronJobs make Jobs.
-pub fn workload(kind: &str, name: &str, labels: Option<&BTreeMap<String, String>>) -> String {
-    let made = match kind {
-        "ReplicaSet" => labels.and_then(|labels| labels.get("pod-template-hash")).and_then(|hash| name.strip_suffix(hash.as_str())),
-        // The minute of its schedule follows.
-        "Job" => {
-            name.rsplit_once('-').filter(|(_, time)| time.len() >= 8 && time.bytes().all(|b| b.is_ascii_digit())).map(|(rest, _)| rest)
-        }
-        _ => None,
-    };
-    made.map(|rest| rest.trim_end_matches('-')).filter(|rest| !rest.is_empty()).unwrap_or(name).to_owned()
+/// What people made, of which pods came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// `apps/v1`
+    pub api_version: String,
+    /// `Deployment`
+    pub kind: String,
+    /// Its name, which is not empty unless the pod's controller has none.
+    pub name: String,
+}
+
+impl Workload {
+    /// By what controls a pod, and the pod's labels: Deployments make ReplicaSets, CronJobs make Jobs, OpenShift's DeploymentConfigs make
+    /// ReplicationControllers.
+    pub fn of<'a>(api_version: &str, kind: &str, name: &str, label: impl Fn(&str) -> Option<&'a str>) -> Workload {
+        let maker = match kind {
+            // Its Deployment's name and a hash, which the pod carries, too.
+            "ReplicaSet" => label("pod-template-hash")
+                .filter(|hash| !hash.is_empty())
+                .and_then(|hash| name.strip_suffix(hash)?.strip_suffix('-'))
+                .map(|name| ("apps/v1", "Deployment", name)),
+            "ReplicationController" => label("deploymentconfig")
+                .filter(|config| !config.is_empty() && name.starts_with(config))
+                .map(|name| ("apps.openshift.io/v1", "DeploymentConfig", name)),
+            // The time of its schedule follows.
+            "Job" => name
+                .rsplit_once('-')
+                .filter(|(_, time)| (8..=11).contains(&time.len()) && time.bytes().all(|byte| byte.is_ascii_digit()))
+                .map(|(name, _)| ("batch/v1", "CronJob", name)),
+            _ => None,
+        };
+        let (api_version, kind, name) = maker.filter(|(_, _, name)| !name.is_empty()).unwrap_or((api_version, kind, name));
+        Workload { api_version: api_version.to_owned(), kind: kind.to_owned(), name: name.to_owned() }
+    }
 }
 
 /// An object as a document, as far as it is known: for whoever looks at documents, of objects that were never one.
@@ -222,6 +254,7 @@ pub fn document(object: &Object) -> Node {
         metadata["namespace"] = json!(&*meta.namespace);
     }
     let spec = match object {
+        Object::Service(Service { external_name: Some(host), .. }) => json!({"type": "ExternalName", "externalName": host.as_str()}),
         Object::Service(service) => json!({
             "selector": service.selector,
             "clusterIP": match service.cluster_ip {
@@ -344,17 +377,28 @@ mod tests {
 
     #[test]
     fn workloads() {
-        let labels = BTreeMap::from([("pod-template-hash".to_owned(), "5d9".to_owned())]);
+        let label = |name: &str| match name {
+            "pod-template-hash" => Some("5d9"),
+            "deploymentconfig" => Some("web"),
+            _ => None,
+        };
         for (kind, name, expected) in [
-            ("ReplicaSet", "reviews-v1-5d9", "reviews-v1"),
-            ("ReplicaSet", "by-hand", "by-hand"),
-            ("StatefulSet", "db", "db"),
-            ("Job", "backup-28374650", "backup"),
-            ("Job", "import-2024", "import-2024"),
-            ("DaemonSet", "agent", "agent"),
+            ("ReplicaSet", "reviews-v1-5d9", ("apps/v1", "Deployment", "reviews-v1")),
+            ("ReplicaSet", "by-hand", ("v", "ReplicaSet", "by-hand")),
+            ("ReplicaSet", "hand5d9", ("v", "ReplicaSet", "hand5d9")),
+            ("ReplicaSet", "-5d9", ("v", "ReplicaSet", "-5d9")),
+            ("ReplicationController", "web-3", ("apps.openshift.io/v1", "DeploymentConfig", "web")),
+            ("ReplicationController", "other-3", ("v", "ReplicationController", "other-3")),
+            ("StatefulSet", "db", ("v", "StatefulSet", "db")),
+            ("Job", "backup-28374650", ("batch/v1", "CronJob", "backup")),
+            ("Job", "import-2024", ("v", "Job", "import-2024")),
+            ("Job", "import-123456789012", ("v", "Job", "import-123456789012")),
+            ("DaemonSet", "agent", ("v", "DaemonSet", "agent")),
         ] {
-            assert_eq!(workload(kind, name, Some(&labels)), expected, "{kind} {name}");
+            let found = Workload::of("v", kind, name, label);
+            assert_eq!((&*found.api_version, &*found.kind, &*found.name), expected, "{kind} {name}");
         }
+        assert_eq!(Workload::of("apps/v1", "ReplicaSet", "a-5d9", |_| None).kind, "ReplicaSet");
     }
 
     #[test]
@@ -367,7 +411,24 @@ mod tests {
         let ports: Vec<_> = both.ports.iter().map(|p| (p.port, p.protocol, p.target_port.clone())).collect();
         assert_eq!(ports, [(80, Protocol::Http, TargetPort::Name("web".to_owned())), (53, Protocol::Udp, TargetPort::Number(53)),]);
         assert_eq!(read(json!({"clusterIP": "None"})).unwrap().cluster_ip, ClusterIp::Headless);
-        assert_eq!(read(json!({"type": "ExternalName", "externalName": "a.example"})), None);
+        // The field comes before Istio's annotation, of which an unknown word is none; what is for calls from beyond the cluster is not for the mesh.
+        let near = |spec: Value, annotation: &str| {
+            let metadata = json!({"name": "a", "annotations": {"networking.istio.io/traffic-distribution": annotation}});
+            let read = Service::from_cluster(serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap()).unwrap();
+            (read.distribution, read.node_local)
+        };
+        use TrafficDistribution::{Any, SameNode, SameZone};
+        assert_eq!(near(json!({}), "PreferClose"), (SameZone, false));
+        assert_eq!(near(json!({"trafficDistribution": "PreferSameNode"}), "PreferClose"), (SameNode, false));
+        assert_eq!(near(json!({"internalTrafficPolicy": "Local", "externalTrafficPolicy": "Local"}), "Nearby"), (Any, true));
+        let named = read(json!({"type": "ExternalName", "externalName": "A.example.", "clusterIP": "10.0.0.9", "selector": {"a": "b"},
+            "ports": [{"port": 80}]}));
+        let named = named.unwrap();
+        assert_eq!(
+            (named.external_name.as_ref().map(Hostname::as_str), named.ports.len(), named.selector.len()),
+            (Some("a.example"), 0, 0)
+        );
+        assert_eq!(read(json!({"type": "ExternalName", "externalName": "1..2"})), None);
     }
 
     #[test]

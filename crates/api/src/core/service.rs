@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use mizzen_types::{Protocol, check_dns_label};
+use mizzen_types::{Hostname, Protocol, check_dns_label};
 
 use crate::{
     Meta,
@@ -11,13 +11,15 @@ use crate::{
     read::{At, Fields, Why, quoted},
 };
 
-/// A service. NodePort and LoadBalancer are read as ClusterIP.
+/// A service. NodePort and LoadBalancer are read as ClusterIP; an ExternalName has neither address nor ports nor pods, but a name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Service {
     /// Name, labels, origin.
     pub meta: Meta,
-    /// Its address.
+    /// Its address. An ExternalName has [`ClusterIp::Headless`].
     pub cluster_ip: ClusterIp,
+    /// Of an ExternalName: the host that it is another name of.
+    pub external_name: Option<Hostname>,
     /// Its ports; numbers per transport, and names, are unique.
     pub ports: Vec<ServicePort>,
     /// The labels of its pods; empty: it has none.
@@ -26,6 +28,8 @@ pub struct Service {
     pub publish_not_ready_addresses: bool,
     /// Annotation `networking.istio.io/exportTo`; empty is the mesh's default.
     pub export_to: Vec<ExportTo>,
+    /// Whether a caller reaches pods of its own node alone (`internalTrafficPolicy: Local`).
+    pub node_local: bool,
     /// Which pods are called as long as they are well; by field `trafficDistribution`, or Istio's annotation.
     pub distribution: TrafficDistribution,
 }
@@ -82,14 +86,22 @@ impl Service {
                 match at.text().as_str() {
                     "ClusterIP" | "" => {}
                     "NodePort" | "LoadBalancer" => at.warn(NODE_PORT),
-                    "ExternalName" => at.fail(format!("ExternalName {}; use a ServiceEntry", Why::Where.text())),
+                    "ExternalName" => return Service::read_external(f, meta, export_to),
                     _ => at.expected("ClusterIP, NodePort, LoadBalancer or ExternalName"),
                 }
             }
+            f.harmless(&["externalName"]);
             let cluster_ip = f.get("clusterIP").map(|at| ClusterIp::read(&at)).unwrap_or_default();
             quiet(f, "sessionAffinity", "None");
-            quiet(f, "internalTrafficPolicy", "Cluster");
-            f.ignore(&["clusterIPs", "ipFamilies", "ipFamilyPolicy", "allocateLoadBalancerNodePorts", "externalTrafficPolicy"]);
+            let node_local = f.get("internalTrafficPolicy").is_some_and(|at| match at.text().as_str() {
+                "Local" => true,
+                "Cluster" | "" => false,
+                _ => {
+                    at.expected("Cluster or Local");
+                    false
+                }
+            });
+            f.ignore(&IGNORED);
             let ports = ports(f);
             if ports.is_empty() && cluster_ip != ClusterIp::Headless && f.get("ports").is_none() {
                 f.missing("ports");
@@ -98,15 +110,49 @@ impl Service {
             Service {
                 meta,
                 cluster_ip,
+                external_name: None,
                 ports,
                 selector: f.get("selector").map(|at| labels(&at)).unwrap_or_default(),
                 publish_not_ready_addresses: f.flag("publishNotReadyAddresses"),
                 export_to,
+                node_local,
                 distribution,
             }
         })
     }
+
+    fn read_external(f: &Fields<'_>, meta: Meta, export_to: Vec<ExportTo>) -> Service {
+        let external_name = f.need("externalName").and_then(|at| {
+            let host: Option<Hostname> = at.parse();
+            if host.as_ref().is_some_and(Hostname::is_wildcard) {
+                at.expected("a host name without a wildcard");
+            }
+            host
+        });
+        for at in ["ports", "selector"].into_iter().filter_map(|name| f.get(name)) {
+            at.warn("has no effect: an ExternalName is another name of its host, at all ports");
+        }
+        if let Some(at) = f.get("clusterIP").filter(|at| !at.text().is_empty()) {
+            at.fail("an ExternalName has no address");
+        }
+        f.ignore(&IGNORED);
+        f.ignore(&["sessionAffinity", "internalTrafficPolicy", "trafficDistribution", "publishNotReadyAddresses"]);
+        Service {
+            meta,
+            cluster_ip: ClusterIp::Headless,
+            external_name,
+            ports: Vec::new(),
+            selector: BTreeMap::new(),
+            publish_not_ready_addresses: false,
+            export_to,
+            node_local: false,
+            distribution: TrafficDistribution::default(),
+        }
+    }
 }
+
+/// What changes nothing here.
+const IGNORED: [&str; 5] = ["clusterIPs", "ipFamilies", "ipFamilyPolicy", "allocateLoadBalancerNodePorts", "externalTrafficPolicy"];
 
 /// A field that is harmless, and not worth a word at its default.
 fn quiet(f: &Fields<'_>, name: &'static str, default: &str) {

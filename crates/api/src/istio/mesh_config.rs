@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use mizzen_types::{TrustDomain, ports};
 
-use super::{ExportTo, ExtensionProvider, Keepalive, LocalityLbSetting};
+use super::{ExportTo, ExtensionProvider, Keepalive, LocalityLbSetting, NamespaceSelector};
 use crate::{
     Meta,
     read::{Fields, Why},
@@ -66,6 +66,8 @@ pub struct MeshConfig {
     pub default_destination_rule_export_to: Vec<ExportTo>,
     /// Whom CUSTOM policies may ask, among others.
     pub extension_providers: Vec<ExtensionProvider>,
+    /// Which namespaces of a cluster belong to the mesh: those that one of these means; none: all.
+    pub discovery_selectors: Vec<NamespaceSelector>,
     /// Settings of all proxies.
     pub default_config: ProxyConfig,
     /// Whether an injected pod's metrics are scraped through its agent, which adds the proxy's.
@@ -163,6 +165,7 @@ impl Default for MeshConfig {
             default_virtual_service_export_to: Vec::new(),
             default_destination_rule_export_to: Vec::new(),
             extension_providers: Vec::new(),
+            discovery_selectors: Vec::new(),
             default_config: ProxyConfig::default(),
             enable_prometheus_merge: true,
             jwks_by: JwksBy::default(),
@@ -241,6 +244,7 @@ impl MeshConfig {
             default_virtual_service_export_to: ExportTo::read_list(f, "defaultVirtualServiceExportTo"),
             default_destination_rule_export_to: ExportTo::read_list(f, "defaultDestinationRuleExportTo"),
             extension_providers: ExtensionProvider::read_list(f),
+            discovery_selectors: NamespaceSelector::read_list(f, "discoverySelectors"),
             default_config: f.opt_sub("defaultConfig", ProxyConfig::read).unwrap_or_default(),
             enable_prometheus_merge: f.get("enablePrometheusMerge").is_none_or(|at| at.flag()),
             jwks_by: default.jwks_by,

@@ -2,7 +2,7 @@
 
 use super::{
     AUTHORIZATION_POLICY, DESTINATION_RULE, GATEWAY, MESH_CONFIG, PEER_AUTHENTICATION, REQUEST_AUTHENTICATION, SERVICE_ENTRY, SIDECAR,
-    Type, VIRTUAL_SERVICE,
+    Type, VIRTUAL_SERVICE, WORKLOAD_PROXY_CONFIG,
 };
 use crate::Kind;
 
@@ -27,6 +27,7 @@ pub(crate) fn kind_table(kind: Kind) -> Option<KindTable> {
         }
         Kind::DestinationRule => (&DESTINATION_RULE, &[("Host", ".spec.host")]),
         Kind::VirtualService => (&VIRTUAL_SERVICE, &[("Gateways", ".spec.gateways"), ("Hosts", ".spec.hosts")]),
+        Kind::ProxyConfig => (&WORKLOAD_PROXY_CONFIG, &[]),
         Kind::MeshConfig => (&MESH_CONFIG, &[]),
         Kind::Namespace
         | Kind::Service

@@ -3,13 +3,13 @@
 use super::{
     COUNT, KEEPALIVE, LOCALITY_LB,
     Least::{Millisecond, Zero},
-    MESH_OUTBOUND_POLICY, Message, Names, PLAIN, PORT, RETRIES, Row, Type,
+    MESH_OUTBOUND_POLICY, Message, Names, PLAIN, POLICY_SELECTOR, PORT, RETRIES, Row, Type,
     Type::*,
     U32,
     Why::{What, Where, Who},
     done, harmless, names, refused,
 };
-use crate::istio::{ACCESS_LOG_ENCODINGS, INTERCEPTIONS, MESH_UPGRADES, PATH_NORMALIZATIONS, PROVIDERS};
+use crate::istio::{ACCESS_LOG_ENCODINGS, INTERCEPTIONS, MESH_UPGRADES, OPERATORS, PATH_NORMALIZATIONS, PROVIDERS};
 
 static ENCODING: Names = Names { why: What, names: &names(ACCESS_LOG_ENCODINGS) };
 static INTERCEPTION: Names = Names { why: Where, names: &names(INTERCEPTIONS) };
@@ -44,6 +44,12 @@ pub(crate) static MESH_CONFIG: Type = Message(&Message {
         done("extensionProviders", List(&Message(&PROVIDER)), "Whom CUSTOM policies may ask, among others."),
         done("defaultConfig", Message(&PROXY_CONFIG), "Settings of all proxies."),
         done(
+            "discoverySelectors",
+            List(&Message(&NAMESPACE_SELECTOR)),
+            "Which namespaces of a cluster belong to the mesh: those that one of these selects.",
+        )
+        .otherwise("all"),
+        done(
             "configSources",
             List(&Message(&CONFIG_SOURCE)),
             "Where the configuration comes from; the control plane is told at its start.",
@@ -53,7 +59,6 @@ pub(crate) static MESH_CONFIG: Type = Message(&Message {
         refused(Who, "meshMTLS", Open, "Versions and ciphers of mutual TLS."),
         refused(Who, "tlsDefaults", Open, "Versions and ciphers of other TLS."),
         refused(Where, "defaultTrafficPolicy", Open, "A traffic policy for services without one."),
-        refused(Where, "discoverySelectors", List(&Open), "Which namespaces belong to the mesh.").otherwise("all"),
         refused(Where, "inboundTrafficPolicy", Open, "Where inbound calls go."),
         refused(Where, "proxyHttpPort", PORT, "A port on which proxies take requests for any host."),
         refused(Where, "proxyInboundListenPort", PORT, "Where captured inbound connections arrive.").default("15006"),
@@ -167,6 +172,40 @@ static AUTHZ_HTTP: Message = Message {
     ],
     ..PLAIN
 };
+
+static NAMESPACE_SELECTOR: Message = Message {
+    name: "LabelSelector",
+    rows: &[
+        done("matchLabels", Map(&Text), "Labels that a namespace has."),
+        done("matchExpressions", List(&Message(&NAMESPACE_EXPRESSION)), "What else holds of its labels."),
+    ],
+    ..PLAIN
+};
+
+static NAMESPACE_EXPRESSION: Message = Message {
+    name: "LabelSelectorRequirement",
+    rows: &[
+        done("key", Text, "A label's name.").required(),
+        done("operator", Enum(&EXPRESSION_OPERATOR), "What holds of it.").required(),
+        done("values", TEXTS, "Its values, of `In` and `NotIn`."),
+    ],
+    ..PLAIN
+};
+
+static EXPRESSION_OPERATOR: Names = Names { why: Where, names: &names(OPERATORS) };
+
+/// ProxyConfig's `spec`.
+pub(crate) static WORKLOAD_PROXY_CONFIG: Type = Message(&Message {
+    name: "ProxyConfig",
+    rows: &[
+        done("selector", Message(&POLICY_SELECTOR), "The workloads of the namespace for which it holds.")
+            .otherwise("all of the namespace; in the root namespace all of the mesh"),
+        done("concurrency", COUNT, "Threads of the proxies; 0 is one for each core.").otherwise("the proxy's choice"),
+        done("environmentVariables", Map(&Text), "Further entries of the proxies' environment."),
+        harmless("image", Open, "Which of Istio's images it is.").warning("is not acted on: the proxy has one image, which has no shell"),
+    ],
+    ..PLAIN
+});
 
 /// The settings of a proxy, by themselves in the annotation `proxy.istio.io/config`.
 pub(crate) static PROXY_CONFIG_TYPE: Type = Message(&PROXY_CONFIG);

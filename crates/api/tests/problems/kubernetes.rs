@@ -17,7 +17,14 @@ fn services() {
             "spec.ports[0].targetPort: `80` is no port's name: at most 15 lower-case letters, digits and hyphens, and a letter".to_owned(),
         ),
         ("ports: [{port: 1, protocol: SCTP}]", 1, format!("spec.ports[0].protocol: SCTP {WHERE}")),
-        ("ports: [{port: 1}]\ntype: ExternalName", 2, format!("spec.type: ExternalName {WHERE}; use a ServiceEntry")),
+        ("type: ExternalName", 0, "spec.externalName: is required".to_owned()),
+        (
+            "type: ExternalName\nexternalName: a..b",
+            2,
+            "spec.externalName: `` is not a valid part of a host name (letters, digits and inner hyphens, 1 to 63 of them)".to_owned(),
+        ),
+        ("type: ExternalName\nexternalName: '*.b'", 2, "spec.externalName: must be a host name without a wildcard, is `*.b`".to_owned()),
+        ("type: ExternalName\nexternalName: a.b\nclusterIP: 10.0.0.1", 3, "spec.clusterIP: an ExternalName has no address".to_owned()),
         ("ports: [{port: 1}]\nclusterIP: no", 2, "spec.clusterIP: must be a text, is false: put it in quotes".to_owned()),
         ("ports: [{port: 1}]\nselectr: {a: b}", 2, "spec.selectr: unknown field, did you mean `selector`?".to_owned()),
         (
@@ -37,6 +44,19 @@ fn services() {
             (4, "spec.externalIPs: is not acted on yet"),
         ],
     );
+}
+
+#[test]
+fn external_names() {
+    check_warnings(
+        "Service",
+        "type: ExternalName\nexternalName: reviews.shop.svc.cluster.local\nports: [{port: 80}]\nselector: {a: b}",
+        &[
+            (3, "spec.ports: has no effect: an ExternalName is another name of its host, at all ports"),
+            (4, "spec.selector: has no effect: an ExternalName is another name of its host, at all ports"),
+        ],
+    );
+    check_warnings("Service", "type: ExternalName\nexternalName: example.com\nsessionAffinity: ClientIP", &[]);
 }
 
 #[test]

@@ -2,11 +2,15 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use mizzen_api::istio::ProxyConfig;
+use mizzen_api::{
+    LabelSet, Object,
+    istio::{ProxyConfig, WorkloadProxyConfig},
+};
+use mizzen_model::Typed;
 use mizzen_types::IpRange;
 use serde_json::{Map, Value};
 
-use super::{InjectConfig, InjectError, config::ProxyValues, pod::Pod};
+use super::{InjectConfig, InjectError, NamespaceFacts, ProxyConfigs, config::ProxyValues, pod::Pod};
 
 /// The label, and the older annotation, by which a pod says whether it wants a proxy.
 pub(super) const INJECT: &str = "sidecar.istio.io/inject";
@@ -14,6 +18,7 @@ pub(super) const INJECT: &str = "sidecar.istio.io/inject";
 const PROXY_CONFIG: &str = "proxy.istio.io/config";
 const TEMPLATES: &str = "inject.istio.io/templates";
 pub(super) const OVERRIDES: &str = "proxy.istio.io/overrides";
+const DUAL_STACK: &str = "ISTIO_DUAL_STACK";
 const STATUS_PORT: &str = "status.sidecar.istio.io/port";
 const CAPTURE: &str = "traffic.sidecar.istio.io/";
 const READINESS: &str = "readiness.status.sidecar.istio.io/";
@@ -96,10 +101,16 @@ pub(super) fn wrong(name: &str, reason: impl Into<String>) -> InjectError {
 }
 
 impl Wanted {
-    pub(super) fn read(pod: &Pod, config: &InjectConfig, warnings: &mut Vec<String>) -> Result<Wanted, InjectError> {
+    pub(super) fn read(
+        pod: &Pod,
+        namespace: &NamespaceFacts,
+        config: &InjectConfig,
+        warnings: &mut Vec<String>,
+    ) -> Result<Wanted, InjectError> {
         known(pod, warnings)?;
         let values = &config.proxy;
-        let proxy = proxy_config(pod, config, warnings)?;
+        let proxy = proxy_config(pod, namespace, config, warnings)?;
+        no_dual_stack(&proxy).map_err(|reason| wrong(PROXY_CONFIG, reason))?;
         if let Some(mode) = pod.annotation("sidecar.istio.io/interceptionMode").filter(|mode| !mode.is_empty() && *mode != "REDIRECT") {
             return Err(wrong("sidecar.istio.io/interceptionMode", format!("{mode} is not supported: it must be REDIRECT")));
         }
@@ -151,12 +162,50 @@ fn known(pod: &Pod, warnings: &mut Vec<String>) -> Result<(), InjectError> {
     Ok(())
 }
 
-/// The settings of this pod's proxy.
-fn proxy_config(pod: &Pod, config: &InjectConfig, warnings: &mut Vec<String>) -> Result<ProxyConfig, InjectError> {
-    let base = &config.mesh.default_config;
-    let Some(text) = pod.annotation(PROXY_CONFIG).filter(|text| !text.trim().is_empty()) else { return Ok(base.clone()) };
+/// The settings of this pod's proxy, by Istio's precedence: MeshConfig's, over them the ProxyConfig of the root namespace, that of the pod's namespace, the
+/// pod's annotation, and that which selects the pod. Of several the oldest counts.
+fn proxy_config(
+    pod: &Pod,
+    namespace: &NamespaceFacts,
+    config: &InjectConfig,
+    warnings: &mut Vec<String>,
+) -> Result<ProxyConfig, InjectError> {
+    let mut settings = config.mesh.default_config.clone();
+    let ProxyConfigs { root, own } = &namespace.proxies;
+    for wider in [root, own].into_iter().filter_map(|all| configs(all).find(|config| config.selector.is_none())) {
+        lay_over(&mut settings, wider);
+    }
+    let mut settings = annotated(pod, settings, warnings)?;
+    let selects = |config: &&WorkloadProxyConfig| config.selector.as_ref().is_some_and(|selector| selector.matches(&PodLabels(pod)));
+    if let Some(nearest) = configs(own).find(selects) {
+        lay_over(&mut settings, nearest);
+    }
+    Ok(settings)
+}
+
+fn configs(objects: &[Arc<Object>]) -> impl Iterator<Item = &WorkloadProxyConfig> {
+    objects.iter().filter_map(|object| WorkloadProxyConfig::of(object))
+}
+
+/// The labels of a pod as JSON.
+struct PodLabels<'p>(&'p Pod);
+
+impl LabelSet for PodLabels<'_> {
+    fn label(&self, name: &str) -> Option<&str> {
+        self.0.label(name)
+    }
+}
+
+fn lay_over(settings: &mut ProxyConfig, config: &WorkloadProxyConfig) {
+    settings.concurrency = config.concurrency.or(settings.concurrency);
+    settings.proxy_metadata.extend(config.environment.iter().map(|(name, value)| (name.clone(), value.clone())));
+}
+
+/// These settings with those of the pod's annotation over them.
+fn annotated(pod: &Pod, base: ProxyConfig, warnings: &mut Vec<String>) -> Result<ProxyConfig, InjectError> {
+    let Some(text) = pod.annotation(PROXY_CONFIG).filter(|text| !text.trim().is_empty()) else { return Ok(base) };
     let file: Arc<str> = "".into();
-    match mizzen_api::parse_proxy_config(text, base, &file) {
+    match mizzen_api::parse_proxy_config(text, &base, &file) {
         Ok((proxy, told)) => {
             // What the mesh on one host does not act on is acted on here, if it is read.
             let told = told.into_iter().filter(|problem| !ProxyConfig::READ.contains(&problem.field.as_str()));
@@ -164,6 +213,14 @@ fn proxy_config(pod: &Pod, config: &InjectConfig, warnings: &mut Vec<String>) ->
             Ok(proxy)
         }
         Err(problems) => Err(wrong(PROXY_CONFIG, problems.first().map(ToString::to_string).unwrap_or_default())),
+    }
+}
+
+/// Refuses a proxy that is to take IPv6, too.
+pub(super) fn no_dual_stack(proxy: &ProxyConfig) -> Result<(), String> {
+    match proxy.proxy_metadata.get(DUAL_STACK).map(String::as_str) {
+        None | Some("" | "false") => Ok(()),
+        Some(text) => Err(format!("proxyMetadata.{DUAL_STACK}: {text} asks for IPv6, which is not captured: it must be false")),
     }
 }
 
@@ -203,7 +260,11 @@ pub(super) fn check_capture(name: &str, text: &str) -> Result<(), String> {
     }
     for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
         if name.ends_with("IPRanges") {
-            item.parse::<IpRange>().map_err(|error| error.to_string())?;
+            let range = item.parse::<IpRange>().map_err(|error| error.to_string())?;
+            // What is excluded is left alone anyway.
+            if name.starts_with("include") && range.address().is_ipv6() {
+                return Err(format!("{item} is a range of IPv6, which is not captured"));
+            }
         } else if item.parse::<u16>().is_ok_and(|port| port > 0) {
             // A port.
         } else {

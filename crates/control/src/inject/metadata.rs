@@ -1,5 +1,6 @@
 //! What a pod is called, what made it, and what injection writes on it.
 
+use mizzen_api::core::cluster::Workload;
 use serde_json::{Value, json};
 
 use super::{
@@ -20,35 +21,21 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    /// A ReplicaSet that a Deployment made has the name of that and a hash, which the pod carries too; a Job that a CronJob made ends in its time.
+    /// By what controls the pod; without that it is its own.
     pub(super) fn of(pod: &Pod, namespace: &str) -> Owner {
         let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         let namespace = pod.metadata().get("namespace").and_then(Value::as_str).filter(|name| !name.is_empty()).unwrap_or(namespace);
         let owners = pod.metadata().get("ownerReferences").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         let controller = owners.iter().find(|owner| owner.get("controller").and_then(Value::as_bool) == Some(true));
-        let (mut version, mut kind, mut name) = match controller {
-            Some(owner) => (text(owner, "apiVersion"), text(owner, "kind"), text(owner, "name")),
+        let Workload { api_version, kind, name } = match controller {
+            Some(owner) => Workload::of(&text(owner, "apiVersion"), &text(owner, "kind"), &text(owner, "name"), |name| pod.label(name)),
             None => {
                 let own = pod.metadata().get("name").or_else(|| pod.metadata().get("generateName")).and_then(Value::as_str);
-                ("v1".to_owned(), "Pod".to_owned(), own.unwrap_or_default().trim_end_matches('-').to_owned())
+                let name = own.unwrap_or_default().trim_end_matches('-').to_owned();
+                Workload { api_version: "v1".to_owned(), kind: "Pod".to_owned(), name }
             }
         };
-        if kind == "ReplicaSet"
-            && let Some(hash) = pod.label("pod-template-hash").filter(|hash| !hash.is_empty())
-            && let Some(deployment) = name.strip_suffix(hash).and_then(|start| start.strip_suffix('-')).filter(|name| !name.is_empty())
-        {
-            (version, kind, name) = ("apps/v1".to_owned(), "Deployment".to_owned(), deployment.to_owned());
-        } else if kind == "ReplicationController" && pod.label("deploymentconfig").is_some_and(|config| name.starts_with(config)) {
-            let config = pod.label("deploymentconfig").unwrap_or_default().to_owned();
-            (version, kind, name) = ("apps.openshift.io/v1".to_owned(), "DeploymentConfig".to_owned(), config);
-        } else if kind == "Job"
-            && let Some((cron, time)) = name.rsplit_once('-')
-            && (8..=11).contains(&time.len())
-            && time.bytes().all(|byte| byte.is_ascii_digit())
-        {
-            (version, kind, name) = ("batch/v1".to_owned(), "CronJob".to_owned(), cron.to_owned());
-        }
-        let uri = format!("kubernetes://apis/{version}/namespaces/{namespace}/{}s/{name}", kind.to_lowercase());
+        let uri = format!("kubernetes://apis/{api_version}/namespaces/{namespace}/{}s/{name}", kind.to_lowercase());
         Owner { uri, name }
     }
 }

@@ -20,19 +20,31 @@ mod sidecar;
 mod tests;
 mod values;
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
+use mizzen_api::Object;
 use serde_json::Value;
 
 pub use config::InjectConfig;
 
 /// What is known of the namespace that a pod is made in.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct NamespaceFacts {
     /// Its name.
     pub name: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// The ProxyConfigs that bear on its pods.
+    pub proxies: ProxyConfigs,
+}
+
+/// The ProxyConfigs of the root namespace and of a pod's own one, each oldest first. Those with a selector are the own namespace's business alone.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ProxyConfigs {
+    /// Of the root namespace.
+    pub root: Vec<Arc<Object>>,
+    /// Of the pod's.
+    pub own: Vec<Arc<Object>>,
 }
 
 /// What becomes of a pod.
@@ -109,6 +121,14 @@ pub enum InjectError {
         /// What is wrong with its value.
         reason: String,
     },
+    /// The mesh's settings.
+    #[error("meshConfig: {path}: {reason}")]
+    Mesh {
+        /// Where in them.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A value of the injection's settings.
     #[error("values: {path}: {reason}")]
     Values {
@@ -133,7 +153,7 @@ pub fn inject(pod: &Value, namespace: &NamespaceFacts, config: &InjectConfig) ->
         return Ok(Outcome::Skip(skip));
     }
     let mut warnings = Vec::new();
-    let wanted = annotations::Wanted::read(&pod, config, &mut warnings)?;
+    let wanted = annotations::Wanted::read(&pod, namespace, config, &mut warnings)?;
     let owner = metadata::Owner::of(&pod, &namespace.name);
     let given = merge::Given::take(&mut pod)?;
     let made = sidecar::Made::new(&pod, &given, &wanted, &owner, config);

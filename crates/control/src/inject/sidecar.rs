@@ -15,6 +15,7 @@ use super::{
     pod::{CONTAINERS, INIT, INIT_CONTAINERS, PROXY, PROXY_ID, Pod, list_of, map_of},
     proxy_env,
 };
+use crate::names::ROOT;
 
 /// The proxy's program in its image.
 const PROGRAM: &str = "/usr/local/bin/mizzen-proxy";
@@ -249,7 +250,7 @@ fn volumes(wanted: &Wanted, config: &InjectConfig) -> Vec<Value> {
         let token = json!({ "path": "istio-token", "expirationSeconds": TOKEN_SECONDS, "audience": TOKEN_AUDIENCE });
         volumes.push(json!({ "name": "istio-token", "projected": { "sources": [{ "serviceAccountToken": token }] } }));
     }
-    volumes.push(json!({ "name": "istiod-ca-cert", "configMap": { "name": "istio-ca-root-cert" } }));
+    volumes.push(json!({ "name": "istiod-ca-cert", "configMap": { "name": ROOT } }));
     volumes.extend(wanted.volumes.iter().cloned());
     volumes
 }

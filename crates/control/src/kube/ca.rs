@@ -8,14 +8,15 @@ use mizzen_pki::{Ca, CaLimits, UnixTime};
 use mizzen_types::TrustDomain;
 
 use super::watch::words;
-use crate::Error;
+use crate::{
+    Error,
+    names::{PLUGGED_IN, ROOT_KEY, SELF_SIGNED},
+};
 
-/// What an administrator provides: `ca-cert.pem`, `ca-key.pem`, `cert-chain.pem`, `root-cert.pem`; or `tls.crt`, `tls.key`, `ca.crt`.
-const PLUGGED_IN: &str = "cacerts";
-/// What the control plane makes for itself, as Istio does: `ca-cert.pem`, `ca-key.pem`.
-const SELF_SIGNED: &str = "istio-ca-secret";
-/// Both.
+/// The Secrets of the mesh's authority.
 pub(crate) const SECRETS: [&str; 2] = [PLUGGED_IN, SELF_SIGNED];
+/// The type of the secret that the control plane makes for itself, as Istio does, with `ca-cert.pem` and `ca-key.pem`. An administrator provides
+/// `ca-cert.pem`, `ca-key.pem`, `cert-chain.pem`, `root-cert.pem`; or `tls.crt`, `tls.key`, `ca.crt`.
 const SELF_SIGNED_TYPE: &str = "istio.io/ca-root";
 
 /// The CA of a cluster: what an administrator has provided, else what an earlier start has made, else a new one, which is kept.
@@ -40,7 +41,7 @@ pub(crate) async fn load(client: &Client, namespace: &str, trust_domain: &TrustD
     let data = BTreeMap::from([
         ("ca-cert.pem".to_owned(), ByteString(ca.chain_pem().into_bytes())),
         ("ca-key.pem".to_owned(), ByteString(ca.key_pem().expose().as_bytes().to_vec())),
-        ("root-cert.pem".to_owned(), ByteString(ca.roots().to_pem().into_bytes())),
+        (ROOT_KEY.to_owned(), ByteString(ca.roots().to_pem().into_bytes())),
     ]);
     let metadata = ObjectMeta { name: Some(SELF_SIGNED.to_owned()), namespace: Some(namespace.to_owned()), ..ObjectMeta::default() };
     let secret = k8s::Secret { metadata, data: Some(data), type_: Some(SELF_SIGNED_TYPE.to_owned()), ..k8s::Secret::default() };
@@ -69,7 +70,7 @@ fn read(secret: k8s::Secret, limits: CaLimits) -> Result<Ca, String> {
     let own = need(&["ca-cert.pem", "tls.crt"])?;
     let chain = text(&["cert-chain.pem"])?.unwrap_or_default();
     // A CA that has signed itself is its own root.
-    let roots = text(&["root-cert.pem", "ca.crt"])?.unwrap_or_else(|| own.clone());
+    let roots = text(&[ROOT_KEY, "ca.crt"])?.unwrap_or_else(|| own.clone());
     Ca::from_parts(&key, format!("{}\n{}", own.trim_end(), chain).as_bytes(), roots.as_bytes(), limits).map_err(|error| error.to_string())
 }
 

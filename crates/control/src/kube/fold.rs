@@ -107,6 +107,13 @@ impl Fold {
         events
     }
 
+    /// What is not kept any more is gone.
+    pub(crate) fn keep(&mut self, kept: impl Fn(&Key) -> bool) -> Vec<Event> {
+        let known = self.good.keys().chain(self.refused.keys()).chain(self.warned.keys()).chain(self.list.iter().flatten());
+        let gone: BTreeSet<Key> = known.filter(|key| !kept(key)).cloned().collect();
+        gone.iter().flat_map(|key| self.delete(key)).collect()
+    }
+
     /// A list is complete: what it has not named is gone.
     pub(crate) fn done(&mut self) -> Vec<Event> {
         let Some(list) = self.list.take() else { return Vec::new() };
@@ -182,6 +189,7 @@ mod tests {
             let events = match *said {
                 "init" => fold.init(),
                 "done" => fold.done(),
+                "only a" => fold.keep(|key| *key.name == *"a"),
                 gone if gone.starts_with('-') => fold.delete(&reading(&gone[1..]).key),
                 object => fold.apply(reading(object)),
             };
@@ -220,6 +228,20 @@ mod tests {
             ("done", "mended b, done"),
             ("init", "init"),
             ("done", "mended a, done"),
+        ]);
+    }
+
+    #[test]
+    fn what_is_not_kept_is_gone() {
+        check(&[
+            ("init", "init"),
+            ("a", "+a"),
+            ("b!", "refused"),
+            ("only a", "mended b, -b"),
+            ("done", "done"),
+            ("c?", "1 warnings, +c"),
+            ("only a", "0 warnings, -c"),
+            ("only a", ""),
         ]);
     }
 

@@ -1,9 +1,6 @@
 //! The webhook that puts the proxy into pods: what is known of the cluster beside what [`crate::inject`] decides.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::{StreamExt, pin_mut};
 use k8s_openapi::api::core::v1 as k8s;
@@ -15,13 +12,14 @@ use kube::{
     },
     runtime::{WatchStreamExt, watcher},
 };
-use mizzen_api::{Key, Kind, istio::MeshConfig};
+use mizzen_api::{Key, Kind, Object, istio::MeshConfig};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::{watch::Told, webhooks::INJECTOR};
+use super::watch::Told;
 use crate::{
-    inject::{InjectConfig, NamespaceFacts, Outcome, inject},
+    inject::{InjectConfig, NamespaceFacts, Outcome, ProxyConfigs, inject},
+    names::{INJECTOR, VALUES},
     writer::Published,
 };
 
@@ -73,12 +71,21 @@ impl Injector {
     }
 
     fn namespace(&self, name: &str) -> NamespaceFacts {
-        let labels = |published: &Published| {
-            let key = Key::new(Kind::Namespace, "", name);
-            published.snapshot.object(&key).map(|object| object.meta().labels.clone())
+        let Some(snapshot) = self.published.borrow().as_ref().map(|published| published.snapshot.clone()) else {
+            return NamespaceFacts { name: name.to_owned(), ..NamespaceFacts::default() };
         };
-        let labels: Option<BTreeMap<String, String>> = self.published.borrow().as_ref().and_then(labels);
-        NamespaceFacts { name: name.to_owned(), labels: labels.unwrap_or_default() }
+        let key = Key::new(Kind::Namespace, "", name);
+        let labels = snapshot.object(&key).map(|object| object.meta().labels.clone()).unwrap_or_default();
+        let configs = |namespace: &str| {
+            let mut found: Vec<Arc<Object>> = snapshot.within(Kind::ProxyConfig, namespace).map(|(object, _)| object.clone()).collect();
+            found.sort_by(|a, b| mizzen_model::by_age(a.meta(), b.meta()));
+            found
+        };
+        let root = snapshot.mesh().root_namespace.as_str();
+        // What selects workloads of the root namespace says nothing of others.
+        let own = configs(name);
+        let proxies = ProxyConfigs { root: if name == root { own.clone() } else { configs(root) }, own };
+        NamespaceFacts { name: name.to_owned(), labels, proxies }
     }
 
     /// What becomes of a new pod. One that is to be in the mesh and cannot is refused: without its proxy it would talk in the clear.
@@ -119,8 +126,8 @@ fn pod_name(request: &AdmissionRequest<DynamicObject>) -> &str {
     metadata.and_then(|metadata| metadata.name.as_deref().or(metadata.generate_name.as_deref())).unwrap_or_default()
 }
 
-/// Whether this version of Kubernetes runs native sidecars well; not if it cannot be asked.
-pub(crate) async fn has_native_sidecars(client: &Client) -> bool {
+/// Whether injection makes native sidecars in this cluster by default: by the version of Kubernetes; not if it cannot be asked.
+pub async fn has_native_sidecars(client: &Client) -> bool {
     let Ok(version) = client.apiserver_version().await else { return false };
     let number = |text: &str| text.trim_end_matches(|c: char| !c.is_ascii_digit()).parse::<u32>().unwrap_or_default();
     (number(&version.major), number(&version.minor)) >= NATIVE
@@ -155,9 +162,9 @@ pub(crate) async fn follow_values(client: Client, namespace: String, values: wat
 }
 
 fn read(map: &k8s::ConfigMap) -> Result<Arc<Value>, String> {
-    let text = map.data.as_ref().and_then(|data| data.get("values")).map(String::as_str).unwrap_or_default();
+    let text = map.data.as_ref().and_then(|data| data.get(VALUES)).map(String::as_str).unwrap_or_default();
     if text.trim().is_empty() {
         return Ok(Arc::new(Value::Null));
     }
-    serde_json::from_str(text).map(Arc::new).map_err(|error| format!("ConfigMap {INJECTOR}: values: {error}"))
+    serde_json::from_str(text).map(Arc::new).map_err(|error| format!("ConfigMap {INJECTOR}: {VALUES}: {error}"))
 }

@@ -3,12 +3,16 @@
 //! Each kind is a source of its own: it is listed, swapped in whole, and followed by itself, so that one that may not be read is missing alone. What an
 //! object means is decided where it is for files (`mizzen_api`); what is in force when it cannot be read by [`fold`].
 //!
+//! Of namespaced kinds nothing is kept that stands in no namespace of the mesh ([`namespaces`]).
+//!
 //! Deliberately absent: what is installed (the CLI's business), and any decision about proxies.
 
 mod ca;
+
 mod fold;
 mod injector;
 mod istio;
+mod namespaces;
 mod pods;
 mod review;
 mod roots;
@@ -25,6 +29,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{FutureExt, future::BoxFuture};
 use k8s_openapi::api::{core::v1 as k8s, discovery::v1 as discovery};
 use kube::{
     Api, Client, Resource,
@@ -32,6 +37,7 @@ use kube::{
     core::{ApiResource, DynamicObject, GroupVersionKind, ObjectMeta, PartialObjectMeta},
     runtime::watcher,
 };
+use mizzen_analyze::{Message, Sort};
 use mizzen_api::{
     Key, Kind, Object, Pos, Problem, Refusal,
     core::{EndpointSlice, Namespace, Service, ServiceAccount},
@@ -46,22 +52,25 @@ use tokio::{
 };
 
 pub(crate) use injector::Injector;
+pub use injector::has_native_sidecars;
 pub(crate) use review::Reviewer;
+pub use watch::words as cluster_error;
 pub(crate) use webhooks::{WebhookServer, router as webhook_router};
 
 use crate::{
     Error,
     credentials::{Credentials, Wanted},
+    names,
+    refusals::Refused,
     source::{Event, Fault, Merge, SourceId},
     writer::Published,
 };
 use fold::Reading;
+use namespaces::{Discovery, Within};
 use watch::{Sink, follow};
 
 /// Who writes, for server-side apply.
 pub(crate) const MANAGER: &str = "mizzen-control";
-/// The role that must allow what is read.
-pub(crate) const CLUSTER_ROLE: &str = "istiod-clusterrole-istio-system";
 
 /// How a cluster is reached.
 #[derive(Clone, Debug, Default)]
@@ -87,15 +96,37 @@ pub(crate) struct Cluster {
     client: Client,
     /// The control plane's own namespace.
     namespace: String,
+    /// Which namespaces belong to the mesh.
+    discovery: Arc<Discovery>,
+    /// What proxies refuse, as soon as that is known.
+    refused: watch_channel::Sender<Option<Arc<Refused>>>,
     pub(crate) options: ClusterOptions,
     credentials: Arc<Credentials>,
     /// What of them is wanted, until somebody follows it.
     wanted: Arc<Mutex<Option<mpsc::UnboundedReceiver<Wanted>>>>,
 }
 
-/// Kubernetes' own kinds that are followed, beside Istio's.
-const OWN: [&str; 7] =
-    ["namespaces", "services", "endpointslices", "pods", "serviceaccounts", "the mesh's settings", "secrets that gateways ask for"];
+/// What is followed: a source each.
+#[derive(Clone, Copy, Debug)]
+enum Followed {
+    Namespaces,
+    Services,
+    Slices,
+    Pods,
+    Accounts,
+    Settings,
+    /// Those that gateways ask for.
+    Secrets,
+    /// One of Istio's kinds.
+    Istio(Kind),
+}
+
+impl Followed {
+    fn all() -> impl Iterator<Item = Followed> {
+        use Followed::{Accounts, Istio, Namespaces, Pods, Secrets, Services, Settings, Slices};
+        [Namespaces, Services, Slices, Pods, Accounts, Settings, Secrets].into_iter().chain(istio_kinds().map(Istio))
+    }
+}
 
 /// Istio's kinds.
 fn istio_kinds() -> impl Iterator<Item = Kind> {
@@ -121,12 +152,18 @@ impl Cluster {
         let own = |name: &str| Key::new(Kind::Secret, namespace.as_str(), name);
         // Whoever has these is the mesh's authority.
         let (credentials, wanted) = Credentials::new(ca::SECRETS.map(own).into());
-        Ok(Cluster { client, namespace, options, credentials, wanted: Arc::new(Mutex::new(Some(wanted))) })
+        let (discovery, refused) = (Arc::new(Discovery::new(&namespace)), watch_channel::Sender::new(None));
+        Ok(Cluster { client, discovery, refused, namespace, options, credentials, wanted: Arc::new(Mutex::new(Some(wanted))) })
     }
 
     /// How many sources it is.
     pub(crate) fn sources() -> usize {
-        OWN.len() + istio_kinds().count()
+        Followed::all().count()
+    }
+
+    /// Where what proxies refuse is to be told, by the object because of which they do.
+    pub(crate) fn refused(&self) -> watch_channel::Sender<Option<Arc<Refused>>> {
+        self.refused.clone()
     }
 
     /// What is known of the Secrets that gateways serve with.
@@ -139,6 +176,11 @@ impl Cluster {
         Reviewer::new(self.client.clone(), self.options.first_party_tokens)
     }
 
+    /// What is to be said of a control plane that takes first-party tokens.
+    pub(crate) fn takes_first_party_tokens(&self) -> Message {
+        mizzen_analyze::takes_first_party_tokens(mizzen_analyze::Id::new(Sort::Deployment, self.namespace.as_str(), names::CONTROL_PLANE))
+    }
+
     /// The CA that is kept in the cluster.
     ///
     /// # Errors
@@ -147,9 +189,9 @@ impl Cluster {
         ca::load(&self.client, &self.namespace, trust_domain, limits).await
     }
 
-    /// Keeps the root in every namespace.
+    /// Keeps the root in every namespace of the mesh.
     pub(crate) fn keep_roots(&self, root: String) -> impl Future<Output = ()> + Send + use<> {
-        roots::keep(self.client.clone(), root)
+        roots::keep(self.client.clone(), self.discovery.subscribe(), root)
     }
 
     /// What puts the proxy into pods, and what keeps its settings current for as long as it is polled.
@@ -173,49 +215,54 @@ impl Cluster {
         let mut following = JoinSet::new();
         let (verdicts, said) = mpsc::unbounded_channel();
         if !self.options.only_read {
-            following.spawn(status::write(self.client.clone(), said, self.options.pod.clone()));
+            following.spawn(status::write(self.client.clone(), said, self.refused.subscribe(), self.options.pod.clone()));
         }
-        let mut sinks = ids.iter().map(|id| Sink { id: *id, writer: writer.clone() });
-        let client = &self.client;
-        let all = watcher::Config::default;
-        if let Some(sink) = sinks.next() {
-            let read = |object: PartialObjectMeta<k8s::Namespace>| Some(Reading::of(Namespace::from_cluster(object.metadata)));
-            following.spawn(metadata(client.clone(), "namespaces", Kind::Namespace, read, sink));
-        }
-        if let Some(sink) = sinks.next() {
-            let api = Api::<k8s::Service>::all(client.clone());
-            let read = |object| Service::from_cluster(object).map(Reading::of);
-            following.spawn(follow(api, all(), "services".to_owned(), |object| key_of(Kind::Service, &object.metadata), read, sink));
-        }
-        if let Some(sink) = sinks.next() {
-            let api = Api::<discovery::EndpointSlice>::all(client.clone());
-            let read = |object| Some(Reading::of(EndpointSlice::from_cluster(object)));
-            let key = |object: &discovery::EndpointSlice| key_of(Kind::EndpointSlice, &object.metadata);
-            following.spawn(follow(api, all(), "endpointslices.discovery.k8s.io".to_owned(), key, read, sink));
-        }
-        if let Some(sink) = sinks.next() {
-            following.spawn(pods::follow(client.clone(), sink));
-        }
-        if let Some(sink) = sinks.next() {
-            let read = |object: PartialObjectMeta<k8s::ServiceAccount>| Some(Reading::of(ServiceAccount::from_cluster(object.metadata)));
-            following.spawn(metadata(client.clone(), "serviceaccounts", Kind::ServiceAccount, read, sink));
-        }
-        if let Some(sink) = sinks.next() {
-            let api = Api::<k8s::ConfigMap>::namespaced(client.clone(), &self.namespace);
-            let one = all().fields("metadata.name=istio");
-            following.spawn(follow(api, one, "configmaps".to_owned(), |_| mesh_key(), |map| Some(mesh(&map)), sink));
-        }
-        if let Some(sink) = sinks.next() {
-            let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner).take();
-            following.spawn(secrets::serve(client.clone(), self.credentials.clone(), wanted, sink));
-        }
-        for (kind, sink) in istio_kinds().zip(sinks) {
-            let version = kind.stored_version().unwrap_or("v1");
-            let gvk = GroupVersionKind::gvk(kind.group(), version, kind.name());
-            let resource = ApiResource::from_gvk_with_plural(&gvk, kind.plural());
-            following.spawn(follow_istio(client.clone(), kind, resource, verdicts.clone(), sink));
+        for (followed, id) in Followed::all().zip(ids) {
+            following.spawn(self.follow_one(followed, verdicts.clone(), Sink { id: *id, writer: writer.clone(), told: None }));
         }
         following
+    }
+
+    fn follow_one(&self, followed: Followed, verdicts: mpsc::UnboundedSender<status::Said>, sink: Sink) -> BoxFuture<'static, ()> {
+        let (client, all) = (self.client.clone(), watcher::Config::default());
+        let within = Within::first(self.discovery.subscribe());
+        // By these it is known which namespaces belong to the mesh.
+        let told = |kind, sink| Sink { told: Some((self.discovery.clone(), kind)), ..sink };
+        match followed {
+            Followed::Namespaces => {
+                let read = |object: PartialObjectMeta<k8s::Namespace>| Some(Reading::of(Namespace::from_cluster(object.metadata)));
+                let everywhere = std::future::ready(Within::everywhere());
+                metadata(client, "namespaces", Kind::Namespace, read, everywhere, told(Kind::Namespace, sink)).boxed()
+            }
+            Followed::Services => {
+                let read = |object| Service::from_cluster(object).map(Reading::of);
+                let key = |object: &k8s::Service| key_of(Kind::Service, &object.metadata);
+                async move { follow(Api::all(client), all, "services".to_owned(), key, read, within.await, sink).await }.boxed()
+            }
+            Followed::Slices => {
+                let read = |object| Some(Reading::of(EndpointSlice::from_cluster(object)));
+                let key = |object: &discovery::EndpointSlice| key_of(Kind::EndpointSlice, &object.metadata);
+                let what = "endpointslices.discovery.k8s.io".to_owned();
+                async move { follow(Api::all(client), all, what, key, read, within.await, sink).await }.boxed()
+            }
+            Followed::Pods => async move { pods::follow(client, within.await, sink).await }.boxed(),
+            Followed::Accounts => {
+                let read =
+                    |object: PartialObjectMeta<k8s::ServiceAccount>| Some(Reading::of(ServiceAccount::from_cluster(object.metadata)));
+                metadata(client, "serviceaccounts", Kind::ServiceAccount, read, within, sink).boxed()
+            }
+            Followed::Settings => {
+                let one = all.fields(&format!("metadata.name={}", names::SETTINGS));
+                let api = Api::<k8s::ConfigMap>::namespaced(client, &self.namespace);
+                let (key, read) = (|_: &k8s::ConfigMap| mesh_key(), |map: k8s::ConfigMap| Some(mesh(&map)));
+                follow(api, one, "configmaps".to_owned(), key, read, Within::everywhere(), told(Kind::MeshConfig, sink)).boxed()
+            }
+            Followed::Secrets => {
+                let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner).take();
+                secrets::serve(client, self.credentials.clone(), wanted, sink).boxed()
+            }
+            Followed::Istio(kind) => follow_istio(client, kind, resource(kind), (verdicts, self.refused.subscribe()), within, sink).boxed(),
+        }
     }
 }
 
@@ -254,6 +301,12 @@ fn key_of(kind: Kind, metadata: &ObjectMeta) -> Key {
     Key::new(kind, metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
 }
 
+/// A kind of Istio's in the API server.
+fn resource(kind: Kind) -> ApiResource {
+    let version = kind.stored_version().unwrap_or("v1");
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(kind.group(), version, kind.name()), kind.plural())
+}
+
 fn mesh_key() -> Key {
     Object::from(mizzen_api::istio::MeshConfig::default()).key()
 }
@@ -261,8 +314,8 @@ fn mesh_key() -> Key {
 /// The mesh's settings, as ConfigMap `istio` has them.
 fn mesh(map: &k8s::ConfigMap) -> Reading {
     let key = mesh_key();
-    let text = map.data.as_ref().and_then(|data| data.get("mesh")).map(String::as_str).unwrap_or_default();
-    let file = format!("ConfigMap {}/istio", map.metadata.namespace.as_deref().unwrap_or_default()).into();
+    let text = map.data.as_ref().and_then(|data| data.get(names::MESH)).map(String::as_str).unwrap_or_default();
+    let file = format!("ConfigMap {}/{}", map.metadata.namespace.as_deref().unwrap_or_default(), names::SETTINGS).into();
     match parse_mesh_config(text, &file) {
         Ok((config, warnings)) => Reading { key, object: Ok(config.into()), warnings },
         Err(mut problems) => {
@@ -281,26 +334,44 @@ fn mesh(map: &k8s::ConfigMap) -> Reading {
 }
 
 /// Follows the metadata of a kind.
-async fn metadata<K>(client: Client, what: &'static str, kind: Kind, read: impl Fn(PartialObjectMeta<K>) -> Option<Reading>, sink: Sink)
-where
+async fn metadata<K>(
+    client: Client,
+    what: &'static str,
+    kind: Kind,
+    read: impl Fn(PartialObjectMeta<K>) -> Option<Reading>,
+    within: impl Future<Output = Within>,
+    sink: Sink,
+) where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + Sync + 'static,
 {
     // What is listed as metadata has no type of its own for the watch.
     let api: Api<PartialObjectMeta<K>> = Api::all(client);
-    follow(api, watcher::Config::default(), what.to_owned(), |object| key_of(kind, &object.metadata), read, sink).await;
+    follow(api, watcher::Config::default(), what.to_owned(), |object| key_of(kind, &object.metadata), read, within.await, sink).await;
 }
 
 /// Follows one of Istio's kinds, and says in its objects what is wrong with them.
-async fn follow_istio(client: Client, kind: Kind, resource: ApiResource, verdicts: mpsc::UnboundedSender<status::Verdict>, sink: Sink) {
+async fn follow_istio(
+    client: Client,
+    kind: Kind,
+    resource: ApiResource,
+    (verdicts, refused): (mpsc::UnboundedSender<status::Said>, watch_channel::Receiver<Option<Arc<Refused>>>),
+    within: impl Future<Output = Within>,
+    sink: Sink,
+) {
     let api = Api::<DynamicObject>::all_with(client, &resource);
     let what = format!("{}.{}", kind.plural(), kind.group());
     let read = |mut object: DynamicObject| {
         let reading = istio::read(kind, &mut object);
+        // Without a writer the control plane ends anyway.
+        let text = status::refusal(&object);
+        let refused = || refused.borrow().as_ref().is_some_and(|refused| refused.contains_key(&reading.key));
+        if text.is_some() || refused() {
+            let _ = verdicts.send(status::Said::Found(reading.key.clone(), text.map(str::to_owned)));
+        }
         if let Some(verdict) = status::Verdict::new(&resource, object, &reading) {
-            // Without a writer the control plane ends anyway.
-            let _ = verdicts.send(verdict);
+            let _ = verdicts.send(status::Said::Verdict(Box::new(verdict)));
         }
         Some(reading)
     };
-    follow(api, watcher::Config::default(), what, |object| key_of(kind, &object.metadata), read, sink).await;
+    follow(api, watcher::Config::default(), what, |object| key_of(kind, &object.metadata), read, within.await, sink).await;
 }

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use futures_util::{StreamExt, pin_mut};
+use futures_util::StreamExt;
 use k8s_openapi::api::core::v1 as k8s;
 use kube::{
     Api, Client,
@@ -13,11 +13,12 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use mizzen_api::{Key, Kind, Object, core::Pod};
-use mizzen_model::{REGION_LABEL, SUBZONE_LABEL, ZONE_LABEL};
+use mizzen_model::{NODE_LABEL, REGION_LABEL, SUBZONE_LABEL, ZONE_LABEL};
 
 use super::{
     key_of,
-    watch::{Sink, Told, Trouble, trouble},
+    namespaces::{Came, Within},
+    watch::{Due, Sink, Told, Trouble, list_of, of_client, trouble},
 };
 use crate::source::Event;
 
@@ -36,11 +37,14 @@ struct Placed {
 }
 
 impl Placed {
-    /// A pod with the labels of its node that it does not have itself.
+    /// A pod with the labels of its node that it does not have itself, and the node's name as Istio has it.
     fn placed(&self, pod: &Pod, node: Option<&str>) -> Arc<Object> {
         let mut pod = pod.clone();
         for (name, value) in node.and_then(|node| self.nodes.get(node)).into_iter().flatten() {
             pod.meta.labels.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+        if let Some(node) = node {
+            pod.meta.labels.entry(NODE_LABEL.to_owned()).or_insert_with(|| node.to_owned());
         }
         Arc::new(pod.into())
     }
@@ -58,6 +62,13 @@ impl Placed {
         let object = self.placed(&pod, node.as_deref());
         self.pods.insert(key, (Arc::new(pod), node));
         Event::Apply(object)
+    }
+
+    /// What does not stand in the mesh any more is gone.
+    fn keep(&mut self, within: &Within) -> Vec<Event> {
+        let all = self.pods.keys().chain(self.listed.iter().flatten());
+        let gone: BTreeSet<Key> = all.filter(|key| !within.has(&key.namespace)).cloned().collect();
+        gone.into_iter().map(|key| self.delete(key)).collect()
     }
 
     fn delete(&mut self, key: Key) -> Event {
@@ -113,13 +124,20 @@ fn place(node: &PartialObjectMeta<k8s::Node>) -> Place {
         .collect()
 }
 
+/// Whether a pod stands in the mesh.
+fn stands(pod: &k8s::Pod, within: &Within) -> bool {
+    within.has(pod.metadata.namespace.as_deref().unwrap_or_default())
+}
+
 /// Follows pods and nodes for as long as somebody wants to know. Pods wait for the first list of nodes, so that none is nowhere at first.
-pub(crate) async fn follow(client: Client, sink: Sink) {
+pub(crate) async fn follow(client: Client, mut within: Within, sink: Sink) {
     let mut placed = Placed::default();
     let (mut nodes_told, mut pods_told) = (Told::new("nodes".to_owned()), Told::new("pods".to_owned()));
     let nodes = watcher(Api::<PartialObjectMeta<k8s::Node>>::all(client.clone()), watcher::Config::default()).default_backoff();
-    let pods = watcher(Api::<k8s::Pod>::all(client), watcher::Config::default()).default_backoff();
-    pin_mut!(nodes, pods);
+    let mut nodes = nodes.boxed();
+    let api = Api::<k8s::Pod>::all(client);
+    let watch = || watcher(api.clone(), watcher::Config::default()).default_backoff().boxed();
+    let (mut pods, mut due) = (watch(), Due::new());
     let (mut nodes_known, mut pods_listed) = (false, false);
     loop {
         let events = tokio::select! {
@@ -141,10 +159,37 @@ pub(crate) async fn follow(client: Client, sink: Sink) {
                     trouble.iter().flat_map(|trouble| nodes_told.trouble(trouble)).collect()
                 }
             },
+            came = within.changed() => {
+                match came {
+                    Came::These(namespaces) => due.add(namespaces),
+                    Came::Everything => {
+                        due.clear();
+                        pods = watch();
+                    }
+                }
+                placed.keep(&within)
+            }
+            // As where other kinds are followed, the watch waits for it.
+            namespace = due.next(), if nodes_known => match list_of(&api, &namespace).await {
+                Ok(found) => {
+                    due.done(&namespace);
+                    let mut events = pods_told.well();
+                    events.extend(found.into_iter().filter(|pod| stands(pod, &within)).map(|pod| placed.apply(pod)));
+                    events
+                }
+                Err(error) => {
+                    due.later();
+                    pods_told.trouble(&of_client(&error))
+                }
+            },
             Some(event) = pods.next(), if nodes_known => match event {
                 Ok(watcher::Event::Init) => vec![placed.init()],
-                Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod)) => vec![placed.apply(pod)],
-                Ok(watcher::Event::Delete(pod)) => vec![placed.delete(key_of(Kind::Pod, &pod.metadata))],
+                Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod)) => {
+                    if stands(&pod, &within) { vec![placed.apply(pod)] } else { Vec::new() }
+                }
+                Ok(watcher::Event::Delete(pod)) => {
+                    if stands(&pod, &within) { vec![placed.delete(key_of(Kind::Pod, &pod.metadata))] } else { Vec::new() }
+                }
                 Ok(watcher::Event::InitDone) => {
                     pods_listed = true;
                     let mut events = pods_told.well();

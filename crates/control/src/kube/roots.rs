@@ -1,6 +1,6 @@
-//! The root certificate in every namespace, where sidecars find it: ConfigMap `istio-ca-root-cert`, key `root-cert.pem`.
+//! The root certificate in every namespace of the mesh, where sidecars find it: ConfigMap `istio-ca-root-cert`, key `root-cert.pem`.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, pin_mut};
 use k8s_openapi::api::core::v1 as k8s;
@@ -10,28 +10,33 @@ use kube::{
     core::PartialObjectMeta,
     runtime::{WatchStreamExt, watcher},
 };
+use tokio::sync::watch;
 
-use super::watch::{Told, words};
+use super::{
+    namespaces::{Selection, Within},
+    watch::{Told, words},
+};
+use crate::names::{ROOT, ROOT_KEY};
 
-/// The name of the config map.
-const ROOTS: &str = "istio-ca-root-cert";
-const KEY: &str = "root-cert.pem";
 /// Namespaces in which nothing of a mesh runs, as Istio has them.
 const PASSED_OVER: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
 /// After how long a write that has failed is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// Keeps the root in every namespace, whatever becomes of the config maps, for as long as it is polled.
-pub(crate) async fn keep(client: Client, root: String) {
+/// Keeps the root in every namespace of the mesh, whatever becomes of the config maps, for as long as it is polled. Where one leaves the mesh it stays:
+/// pods that are there may mount it.
+pub(crate) async fn keep(client: Client, selection: watch::Receiver<Option<Arc<Selection>>>, root: String) {
     let (mut namespaces_told, mut maps_told) = (Told::new("namespaces".to_owned()), Told::new("configmaps".to_owned()));
     let namespaces = watcher(Api::<PartialObjectMeta<k8s::Namespace>>::all(client.clone()), watcher::Config::default()).default_backoff();
-    let named = watcher::Config::default().fields(&format!("metadata.name={ROOTS}"));
+    let named = watcher::Config::default().fields(&format!("metadata.name={ROOT}"));
     let maps = watcher(Api::<k8s::ConfigMap>::all(client.clone()), named).default_backoff();
     pin_mut!(namespaces, maps);
     let mut places = Places::default();
+    let mut within = Within::first(selection).await;
     loop {
         tokio::select! {
             biased;
+            _ = within.changed() => {}
             Some(event) = namespaces.next() => match event {
                 Ok(watcher::Event::Apply(namespace) | watcher::Event::InitApply(namespace)) => places.namespace(&namespace),
                 Ok(watcher::Event::Delete(namespace)) => drop(places.known.remove(&namespace.metadata.name.unwrap_or_default())),
@@ -41,7 +46,7 @@ pub(crate) async fn keep(client: Client, root: String) {
             },
             Some(event) = maps.next() => match event {
                 Ok(watcher::Event::Apply(map) | watcher::Event::InitApply(map)) => {
-                    let is_right = map.data.as_ref().and_then(|data| data.get(KEY)) == Some(&root);
+                    let is_right = map.data.as_ref().and_then(|data| data.get(ROOT_KEY)) == Some(&root);
                     places.map(map.metadata.namespace.unwrap_or_default(), is_right);
                 }
                 Ok(watcher::Event::Delete(map)) => places.map(map.metadata.namespace.unwrap_or_default(), false),
@@ -56,8 +61,8 @@ pub(crate) async fn keep(client: Client, root: String) {
                 }
             },
             // One at a time: what comes meanwhile is looked at first.
-            () = std::future::ready(()), if places.due().is_some() => {
-                let Some(namespace) = places.due().cloned() else { continue };
+            () = std::future::ready(()), if places.due(&within).is_some() => {
+                let Some(namespace) = places.due(&within).cloned() else { continue };
                 match write(&client, &namespace, &root).await {
                     Ok(()) => places.map(namespace, true),
                     // A namespace that is on its way out takes nothing any more.
@@ -65,7 +70,7 @@ pub(crate) async fn keep(client: Client, root: String) {
                         places.known.remove(&namespace);
                     }
                     Err(error) => {
-                        tracing::warn!(namespace, reason = words(&error), "the root certificate cannot be written (ConfigMap {ROOTS})");
+                        tracing::warn!(namespace, reason = words(&error), "the root certificate cannot be written (ConfigMap {ROOT})");
                         tokio::time::sleep(AGAIN).await;
                     }
                 }
@@ -111,8 +116,8 @@ impl Places {
     }
 
     /// A namespace in which it is to be written.
-    fn due(&self) -> Option<&String> {
-        self.known.difference(&self.right).next().filter(|_| self.looked)
+    fn due(&self, within: &Within) -> Option<&String> {
+        self.known.difference(&self.right).find(|namespace| within.has(namespace)).filter(|_| self.looked)
     }
 }
 
@@ -125,10 +130,10 @@ async fn write(client: &Client, namespace: &str, root: &str) -> Result<(), kube:
     let map = serde_json::json!({
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": {"name": ROOTS, "namespace": namespace, "labels": {"istio.io/config": "true"}},
-        "data": {KEY: root},
+        "metadata": {"name": ROOT, "namespace": namespace, "labels": {"istio.io/config": "true"}},
+        "data": {ROOT_KEY: root},
     });
-    api.patch(ROOTS, &PatchParams::apply(super::MANAGER).force(), &Patch::Apply(&map)).await?;
+    api.patch(ROOT, &PatchParams::apply(super::MANAGER).force(), &Patch::Apply(&map)).await?;
     tracing::debug!(namespace, "the root certificate is written");
     Ok(())
 }
@@ -147,7 +152,8 @@ mod tests {
     #[test]
     fn where_it_is_due() {
         let mut places = Places::default();
-        let due = |places: &Places| places.due().cloned().unwrap_or_default();
+        let within = Within::everywhere();
+        let due = |places: &Places| places.due(&within).cloned().unwrap_or_default();
         for name in ["shop", "kube-system"] {
             places.namespace(&namespace(name, serde_json::json!({})));
         }

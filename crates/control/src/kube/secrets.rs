@@ -25,6 +25,7 @@ use tokio::{
 use super::watch::{AGAIN, Sink, Trouble, trouble, words};
 use crate::{
     credentials::{Account, Credentials, Wanted},
+    names::CLUSTER_ROLE,
     source::Event,
 };
 
@@ -100,7 +101,7 @@ async fn review(client: Client, credentials: Arc<Credentials>, account: Account)
                         account = format!("{}/{}", account.namespace, account.name),
                         "it cannot be asked whether a gateway's account may have Secrets, and none is given out before: ClusterRole {} must allow create of \
                          subjectaccessreviews ({reason})",
-                        super::CLUSTER_ROLE
+                        CLUSTER_ROLE
                     );
                     told = Some(reason);
                 }

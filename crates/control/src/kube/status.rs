@@ -1,7 +1,10 @@
-//! What is wrong with an object, written where its author looks: a condition in its status, and an event.
+//! What is wrong with an object, written where its author looks: a condition in its status, and an event. What proxies refuse because of it is another
+//! condition, which goes when none of them does any more.
 //!
 //! An object in order costs nothing: only one that is not in force, or not in all its parts, has a condition of ours, and one that had it and is mended
 //! gets it turned. What others wrote into the status stays.
+
+use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 use kube::{
@@ -10,16 +13,30 @@ use kube::{
     core::{ApiResource, DynamicObject},
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use mizzen_api::Problem;
+use mizzen_api::{Key, Problem};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::{MANAGER, fold::Reading, watch::words};
+use crate::refusals::Refused;
 
 /// Istio's name of the condition.
 const CONDITION: &str = "Reconciled";
+/// Ours of what proxies refuse; it is there for as long as one does.
+const REFUSED: &str = "RefusedByProxies";
 /// Of a condition's message and an event's note, in bytes: an event takes 1,024.
 const MAX_WORDS: usize = 1000;
+/// How often a status is read and written again where somebody else has written meanwhile.
+const TRIES: usize = 5;
+
+/// What is said about objects.
+#[derive(Debug)]
+pub(crate) enum Said {
+    /// What is to be written about one.
+    Verdict(Box<Verdict>),
+    /// One's status says that proxies refuse this because of it, or does not.
+    Found(Key, Option<String>),
+}
 
 /// What is to be written about an object.
 #[derive(Debug)]
@@ -91,10 +108,14 @@ impl Verdict {
             "lastTransitionTime": since.cloned().unwrap_or_else(|| json!(now)),
         });
         let others = conditions(&self.object).filter(|other| other["type"] != CONDITION).cloned();
-        json!({"status": {
-            "observedGeneration": self.object.metadata.generation,
-            "conditions": others.chain([condition]).collect::<Vec<_>>(),
-        }})
+        // Whoever has written meanwhile brings the object again.
+        json!({
+            "metadata": {"resourceVersion": self.object.metadata.resource_version},
+            "status": {
+                "observedGeneration": self.object.metadata.generation,
+                "conditions": others.chain([condition]).collect::<Vec<_>>(),
+            },
+        })
     }
 }
 
@@ -110,11 +131,113 @@ fn ours(object: &DynamicObject) -> Option<&Value> {
     conditions(object).find(|condition| condition["type"] == CONDITION)
 }
 
+/// What an object's status says that proxies refuse because of it.
+pub(crate) fn refusal(object: &DynamicObject) -> Option<&str> {
+    conditions(object).find(|condition| condition["type"] == REFUSED)?["message"].as_str()
+}
+
+/// A status with the condition of what proxies refuse, or without it; `None` if that is what it says.
+fn refusal_patch(object: &DynamicObject, text: Option<&str>, now: &str) -> Option<Value> {
+    if refusal(object) == text {
+        return None;
+    }
+    let before = conditions(object).find(|condition| condition["type"] == REFUSED);
+    let since = before.map(|before| before["lastTransitionTime"].clone()).unwrap_or_else(|| json!(now));
+    let condition = text.map(|text| {
+        json!({"type": REFUSED, "status": "True", "reason": "Refused", "message": text, "lastTransitionTime": since,
+            "observedGeneration": object.metadata.generation})
+    });
+    let others = conditions(object).filter(|other| other["type"] != REFUSED).cloned();
+    Some(json!({
+        "metadata": {"resourceVersion": object.metadata.resource_version},
+        "status": {"conditions": others.chain(condition).collect::<Vec<_>>()},
+    }))
+}
+
+/// In so many bytes.
+fn cut(text: &str) -> &str {
+    let end = (0..=MAX_WORDS.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text.get(..end.unwrap_or_default()).unwrap_or_default()
+}
+
+/// What statuses say that proxies refuse, and what they should say.
+#[derive(Debug, Default)]
+struct Refusals {
+    /// Once it is known.
+    wanted: Option<Arc<Refused>>,
+    written: Refused,
+}
+
+impl Refusals {
+    /// Objects of which a status says another thing than it should.
+    fn due(&self) -> Vec<(Key, Option<String>)> {
+        let Some(wanted) = &self.wanted else { return Vec::new() };
+        let gone = self.written.keys().filter(|key| !wanted.contains_key(*key)).map(|key| (key.clone(), None));
+        let told = wanted.iter().map(|(key, text)| (key, cut(text)));
+        let new = told.filter(|(key, text)| self.written.get(*key).map(String::as_str) != Some(text));
+        gone.chain(new.map(|(key, text)| (key.clone(), Some(text.to_owned())))).collect()
+    }
+
+    /// Writes what is due. What cannot be written is tried again with what comes next.
+    async fn write(&mut self, client: &Client) -> Result<(), kube::Error> {
+        for (key, text) in self.due() {
+            let resource = super::resource(key.kind);
+            let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &key.namespace, &resource);
+            // Somebody else may write between reading and writing.
+            for _ in 0..TRIES {
+                let Some(object) = api.get_opt(&key.name).await? else { break };
+                let Some(patch) = refusal_patch(&object, text.as_deref(), &Timestamp::now().to_string()) else { break };
+                match api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+                    Err(kube::Error::Api(status)) if status.code == 409 => continue,
+                    Err(kube::Error::Api(status)) if status.code == 404 => break,
+                    Err(error) => return Err(error),
+                    Ok(_) => break,
+                }
+            }
+            match text {
+                Some(text) => self.written.insert(key, text),
+                None => self.written.remove(&key),
+            };
+        }
+        Ok(())
+    }
+}
+
 /// Writes what comes, one after the other, until nobody can send any more.
-pub(crate) async fn write(client: Client, mut verdicts: mpsc::UnboundedReceiver<Verdict>, pod: Option<String>) {
+pub(crate) async fn write(
+    client: Client,
+    mut said: mpsc::UnboundedReceiver<Said>,
+    mut refused: watch::Receiver<Option<Arc<Refused>>>,
+    pod: Option<String>,
+) {
     let recorder = Recorder::new(client.clone(), Reporter { controller: MANAGER.to_owned(), instance: pod });
-    let mut told = false;
-    while let Some(verdict) = verdicts.recv().await {
+    let (mut told, mut refusals, mut nobody) = (false, Refusals::default(), false);
+    loop {
+        let next = tokio::select! {
+            next = said.recv() => match next {
+                Some(next) => Some(next),
+                None => return,
+            },
+            changed = refused.changed(), if !nobody => {
+                nobody = changed.is_err();
+                refusals.wanted.clone_from(&refused.borrow_and_update());
+                None
+            }
+        };
+        let verdict = match next {
+            Some(Said::Verdict(verdict)) => verdict,
+            other => {
+                match other {
+                    Some(Said::Found(key, Some(text))) => drop(refusals.written.insert(key, text)),
+                    Some(Said::Found(key, None)) => drop(refusals.written.remove(&key)),
+                    _ => {}
+                }
+                if let Err(error) = refusals.write(&client).await {
+                    tracing::warn!(reason = words(&error), "what proxies refuse cannot be written into the status of an object");
+                }
+                continue;
+            }
+        };
         let (namespace, name) = (verdict.object.metadata.namespace.clone(), verdict.object.metadata.name.clone());
         let (Some(namespace), Some(name)) = (namespace, name) else { continue };
         let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &verdict.resource);
@@ -132,7 +255,7 @@ pub(crate) async fn write(client: Client, mut verdicts: mpsc::UnboundedReceiver<
         }
         match failed {
             // It is gone by now.
-            Some(kube::Error::Api(status)) if status.code == 404 => {}
+            Some(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
             Some(error) if !told => {
                 told = true;
                 tracing::warn!(reason = words(&error), "what is wrong with an object cannot be written into its status, or as an event");
@@ -194,6 +317,42 @@ mod tests {
         let mut before = said["status"]["conditions"].clone();
         before[1]["lastTransitionTime"] = "then".into();
         assert_eq!(ours(&verdict(worse, before).unwrap()).3, "then");
+    }
+
+    #[test]
+    fn what_proxies_refuse() {
+        let theirs = || json!({"type": "Theirs", "status": "True"});
+        let before = object(json!({}), json!([theirs()]));
+        assert_eq!(refusal_patch(&before, None, "now"), None);
+        let said = refusal_patch(&before, Some("p refused Cluster c: no"), "now").unwrap();
+        let conditions = said["status"]["conditions"].clone();
+        assert_eq!(
+            (&conditions[0], &conditions[1]["type"], &conditions[1]["message"]),
+            (&theirs(), &json!(REFUSED), &json!("p refused Cluster c: no"))
+        );
+        let after = object(json!({}), conditions);
+        assert_eq!((refusal(&after), refusal(&before)), (Some("p refused Cluster c: no"), None));
+        assert_eq!(refusal_patch(&after, Some("p refused Cluster c: no"), "later"), None);
+        assert_eq!(refusal_patch(&after, Some("another"), "later").unwrap()["status"]["conditions"][1]["lastTransitionTime"], "now");
+        assert_eq!(refusal_patch(&after, None, "later").unwrap()["status"]["conditions"], json!([theirs()]));
+        // Our other condition leaves it alone, and has nothing to do with it.
+        let bad = json!({"hosts": ["a"], "http": [{"timeout": "soon", "route": [{"destination": {"host": "a"}}]}]});
+        let verdict = verdict(bad, after.data["status"]["conditions"].clone()).unwrap();
+        assert_eq!(verdict["status"]["conditions"].as_array().unwrap().len(), 3);
+    }
+
+    #[test]
+    fn what_is_due_of_what_proxies_refuse() {
+        let key = |name: &str| Key::new(Kind::VirtualService, "shop", name);
+        let of = |all: &[(&str, &str)]| -> Refused { all.iter().map(|(name, text)| (key(name), (*text).to_owned())).collect() };
+        let mut refusals = Refusals { written: of(&[("a", "x"), ("b", "y")]), wanted: None };
+        assert_eq!(refusals.due(), [], "nothing is known yet: what stands there stays");
+        refusals.wanted = Some(Arc::new(of(&[("b", "z"), ("c", "w")])));
+        assert_eq!(refusals.due(), [(key("a"), None), (key("b"), Some("z".to_owned())), (key("c"), Some("w".to_owned()))]);
+        refusals.wanted = Some(Arc::new(of(&[("a", "x"), ("b", "y")])));
+        assert_eq!(refusals.due(), []);
+        let long = "ä".repeat(MAX_WORDS);
+        assert!(cut(&long).len() <= MAX_WORDS && long.starts_with(cut(&long)));
     }
 
     #[test]

@@ -1,32 +1,47 @@
 //! Following one kind in the API server.
 
-use std::{fmt::Debug, time::Duration};
+use std::{collections::BTreeSet, fmt::Debug, sync::Arc, time::Duration};
 
-use futures_util::{StreamExt, pin_mut};
+use futures_util::StreamExt;
 use kube::{
     Api, Resource,
+    api::ListParams,
     runtime::{WatchStreamExt, watcher},
 };
-use mizzen_api::{Key, Pos, Problem};
+use mizzen_api::{Key, Kind, Pos, Problem};
+use mizzen_types::Name;
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
 
-use super::fold::{Fold, Reading};
+use super::{
+    fold::{Fold, Reading},
+    namespaces::{Came, Discovery, Within},
+};
 use crate::source::{Event, SourceId};
 
 /// After how long it is tried again to read what may not be read, or is not there.
 pub(crate) const AGAIN: Duration = Duration::from_secs(5);
+/// How many objects of a namespace that comes into the mesh are asked for at a time.
+const PAGE: u32 = 500;
 
 /// Where what a kind's followers find goes.
 #[derive(Clone, Debug)]
 pub(crate) struct Sink {
     pub(crate) id: SourceId,
     pub(crate) writer: mpsc::UnboundedSender<(SourceId, Event)>,
+    /// Who finds out by this kind which namespaces belong to the mesh.
+    pub(crate) told: Option<(Arc<Discovery>, Kind)>,
 }
 
 impl Sink {
     /// Whether anybody is still there to be told.
     pub(crate) fn send(&self, events: Vec<Event>) -> bool {
+        if let Some((discovery, kind)) = &self.told {
+            discovery.hear(*kind, &events);
+        }
         events.into_iter().all(|event| self.writer.send((self.id, event)).is_ok())
     }
 }
@@ -47,8 +62,8 @@ impl Trouble {
     fn said(&self) -> String {
         match self {
             Trouble::Forbidden(reason) => format!(
-                "may not be read, and nothing of it is in force: ClusterRole {} must allow get, list and watch ({reason})",
-                super::CLUSTER_ROLE
+                "may not be read, and nothing of it is in force: ClusterRole {} must allow list and watch ({reason})",
+                crate::names::CLUSTER_ROLE
             ),
             Trouble::Missing => "the cluster does not have this kind: its definition is not installed".to_owned(),
             Trouble::Unreachable(reason) => format!("is not followed now, and what is known stays in force: {reason}"),
@@ -110,7 +125,7 @@ pub(crate) fn trouble(error: &watcher::Error) -> Option<Trouble> {
     }
 }
 
-fn of_client(error: &kube::Error) -> Trouble {
+pub(crate) fn of_client(error: &kube::Error) -> Trouble {
     match error {
         kube::Error::Api(status) if status.code == 403 => Trouble::Forbidden(status.message.clone()),
         kube::Error::Api(status) if status.code == 404 => Trouble::Missing,
@@ -118,8 +133,8 @@ fn of_client(error: &kube::Error) -> Trouble {
     }
 }
 
-/// An error of the client in one line.
-pub(crate) fn words(error: &kube::Error) -> String {
+/// An error of a cluster's client in one line: what the API server has refused, or why it could not be asked.
+pub fn words(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
         error => {
@@ -137,58 +152,179 @@ pub(crate) fn words(error: &kube::Error) -> String {
     }
 }
 
-/// Follows a kind for as long as somebody wants to know. A kind that may not be read, or that the cluster does not have, counts as listed and empty: what
-/// else there is must not wait for it. One that has been read stays as it was when the right is withdrawn.
+/// What a namespace has of a kind that has come into the mesh, in pages.
+pub(crate) async fn list_of<K>(api: &Api<K>, namespace: &str) -> Result<Vec<K>, kube::Error>
+where
+    K: Clone + DeserializeOwned + Debug,
+{
+    let mut all = Vec::new();
+    let mut params = ListParams::default().fields(&format!("metadata.namespace={namespace}")).limit(PAGE);
+    loop {
+        let page = api.list(&params).await?;
+        all.extend(page.items);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(all),
+        }
+    }
+}
+
+/// Namespaces that have come into the mesh and are still to be listed.
+#[derive(Debug)]
+pub(crate) struct Due {
+    namespaces: BTreeSet<Name>,
+    at: Instant,
+}
+
+impl Due {
+    pub(crate) fn new() -> Due {
+        Due { namespaces: BTreeSet::new(), at: Instant::now() }
+    }
+
+    pub(crate) fn add(&mut self, namespaces: Vec<Name>) {
+        self.namespaces.extend(namespaces);
+        self.at = Instant::now();
+    }
+
+    /// The next one, when it is time; never if there is none.
+    pub(crate) async fn next(&self) -> Name {
+        match self.namespaces.first() {
+            Some(namespace) => {
+                sleep_until(self.at).await;
+                namespace.clone()
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// It was listed, or left again.
+    pub(crate) fn done(&mut self, namespace: &str) {
+        self.namespaces.remove(namespace);
+    }
+
+    /// It could not be listed.
+    pub(crate) fn later(&mut self) {
+        self.at = Instant::now() + AGAIN;
+    }
+
+    /// All is listed anew.
+    pub(crate) fn clear(&mut self) {
+        self.namespaces.clear();
+    }
+}
+
+/// A kind that is followed: what is known of it, and what was said.
+struct Following<R, K> {
+    fold: Fold,
+    told: Told,
+    listed: bool,
+    pause: Duration,
+    read: R,
+    key: K,
+}
+
+impl<R, N> Following<R, N> {
+    fn event<K>(&mut self, event: watcher::Result<watcher::Event<K>>, within: &Within) -> Vec<Event>
+    where
+        N: Fn(&K) -> Key,
+        R: Fn(K) -> Option<Reading>,
+    {
+        match event {
+            Ok(watcher::Event::Init) => self.fold.init(),
+            Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => self.apply(object, within),
+            Ok(watcher::Event::Delete(object)) => {
+                let key = (self.key)(&object);
+                if within.has(&key.namespace) { self.fold.delete(&key) } else { Vec::new() }
+            }
+            Ok(watcher::Event::InitDone) => {
+                self.listed = true;
+                [self.told.well(), self.fold.done()].concat()
+            }
+            Err(error) => trouble(&error).map(|trouble| self.trouble(&trouble)).unwrap_or_default(),
+        }
+    }
+
+    fn apply<K>(&mut self, object: K, within: &Within) -> Vec<Event>
+    where
+        N: Fn(&K) -> Key,
+        R: Fn(K) -> Option<Reading>,
+    {
+        let key = (self.key)(&object);
+        if !within.has(&key.namespace) {
+            return Vec::new();
+        }
+        match (self.read)(object) {
+            Some(reading) => self.fold.apply(reading),
+            // It may have been one that is read.
+            None => self.fold.delete(&key),
+        }
+    }
+
+    fn trouble(&mut self, trouble: &Trouble) -> Vec<Event> {
+        // The watcher's own patience ends with each list that begins.
+        if !matches!(trouble, Trouble::Unreachable(_)) {
+            self.pause = AGAIN;
+        }
+        let mut events = self.told.trouble(trouble);
+        let empty = *trouble == Trouble::Missing || (!self.listed && matches!(trouble, Trouble::Forbidden(_)));
+        if empty {
+            self.listed = true;
+            events.extend([self.fold.init(), self.fold.done()].concat());
+        }
+        events
+    }
+}
+
+/// Follows a kind for as long as somebody wants to know, in the namespaces of the mesh. A kind that may not be read, or that the cluster does not have,
+/// counts as listed and empty: what else there is must not wait for it. One that has been read stays as it was when the right is withdrawn.
 pub(crate) async fn follow<K>(
     api: Api<K>,
     config: watcher::Config,
     what: String,
     key: impl Fn(&K) -> Key,
     read: impl Fn(K) -> Option<Reading>,
+    mut within: Within,
     sink: Sink,
 ) where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let (mut fold, mut told, mut listed) = (Fold::default(), Told::new(what), false);
-    let mut pause = Duration::ZERO;
-    let stream = watcher(api, config).default_backoff();
-    pin_mut!(stream);
-    while let Some(event) = stream.next().await {
-        let events = match event {
-            Ok(watcher::Event::Init) => fold.init(),
-            Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => {
-                let key = key(&object);
-                match read(object) {
-                    Some(reading) => fold.apply(reading),
-                    // It may have been one that is read.
-                    None => fold.delete(&key),
+    let mut following = Following { fold: Fold::default(), told: Told::new(what), listed: false, pause: Duration::ZERO, read, key };
+    let watch = || watcher(api.clone(), config.clone()).default_backoff().boxed();
+    let (mut stream, mut due) = (watch(), Due::new());
+    loop {
+        let events = tokio::select! {
+            biased;
+            came = within.changed() => {
+                match came {
+                    Came::These(namespaces) => due.add(namespaces),
+                    Came::Everything => {
+                        due.clear();
+                        stream = watch();
+                    }
                 }
+                following.fold.keep(|key| within.has(&key.namespace))
             }
-            Ok(watcher::Event::Delete(object)) => fold.delete(&key(&object)),
-            Ok(watcher::Event::InitDone) => {
-                listed = true;
-                [told.well(), fold.done()].concat()
-            }
-            Err(error) => match trouble(&error) {
-                None => Vec::new(),
-                Some(trouble) => {
-                    // The watcher's own patience ends with each list that begins.
-                    if !matches!(trouble, Trouble::Unreachable(_)) {
-                        pause = AGAIN;
-                    }
-                    let mut events = told.trouble(&trouble);
-                    let empty = trouble == Trouble::Missing || (!listed && matches!(trouble, Trouble::Forbidden(_)));
-                    if empty {
-                        listed = true;
-                        events.extend([fold.init(), fold.done()].concat());
-                    }
+            // Nothing of the watch is looked at meanwhile: it may tell of what is older than the list, and catches up, and of nothing that is newer.
+            namespace = due.next() => match list_of(&api, &namespace).await {
+                Ok(objects) => {
+                    due.done(&namespace);
+                    let mut events = following.told.well();
+                    events.extend(objects.into_iter().flat_map(|object| following.apply(object, &within)));
                     events
                 }
+                Err(error) => {
+                    due.later();
+                    following.told.trouble(&of_client(&error))
+                }
+            },
+            event = stream.next() => match event {
+                Some(event) => following.event(event, &within),
+                None => return,
             },
         };
         if !sink.send(events) {
             return;
         }
-        tokio::time::sleep(std::mem::take(&mut pause)).await;
+        tokio::time::sleep(std::mem::take(&mut following.pause)).await;
     }
 }

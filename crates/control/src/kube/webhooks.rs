@@ -7,8 +7,9 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, State},
-    http::StatusCode,
+    body::{Bytes, to_bytes},
+    extract::{Request, State},
+    http::{StatusCode, header::CONTENT_LENGTH},
     response::{IntoResponse, Response},
     routing::post,
 };
@@ -29,19 +30,22 @@ use kube::{
 use mizzen_api::{Kind, Problem};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{
     Injector, istio,
     watch::{Told, words},
 };
-use crate::listener::Accepted;
+use crate::{listener::Accepted, names};
 
-/// Istio's names of the configurations.
-pub(crate) const INJECTOR: &str = "istio-sidecar-injector";
-const VALIDATOR: &str = "istio-validator";
 /// The API server's own limit of an object is 3 MiB, and a review may hold two.
 const MAX_BODY: usize = 8 << 20;
+/// So many bytes of bodies are held at the same time: whoever reaches the port may send some, and the API server sends few at a time.
+const MAX_BODIES: usize = 8 * MAX_BODY;
+/// What a body counts for at least, in bytes.
+const LEAST: usize = 16 << 10;
+/// A body comes within this time, or not at all: the API server itself waits no longer for the answer.
+const BODY_WITHIN: Duration = Duration::from_secs(10);
 /// Of one answer; the API server cuts longer lists.
 const MAX_WARNINGS: usize = 20;
 /// After how long a write that has failed is tried again.
@@ -79,17 +83,60 @@ impl axum::serve::Listener for WebhookServer {
 pub(crate) fn router(injector: Injector) -> Router {
     // Istio's path may say of which cluster and network the pod is: there is one.
     let routes = Router::new().route("/validate", post(validate)).route("/inject", post(inject)).route("/inject/{*of}", post(inject));
-    routes.layer(DefaultBodyLimit::max(MAX_BODY)).with_state(injector)
+    routes.with_state(Webhooks { injector, room: Room::default() })
 }
 
-async fn inject(State(injector): State<Injector>, body: axum::body::Bytes) -> Response {
-    answer(&body, |request| injector.judge(&request))
+/// What every request needs.
+#[derive(Clone)]
+struct Webhooks {
+    injector: Injector,
+    room: Room,
+}
+
+/// Room for bodies.
+#[derive(Clone)]
+struct Room(Arc<Semaphore>);
+
+impl Default for Room {
+    fn default() -> Room {
+        Room(Arc::new(Semaphore::new(MAX_BODIES / LEAST)))
+    }
+}
+
+impl Room {
+    /// Reads a body once there is room for as much as it says to have; the room is given back with the permit.
+    async fn read(&self, request: Request) -> Result<(Bytes, OwnedSemaphorePermit), Box<Response>> {
+        let told = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let length: usize = told.unwrap_or(MAX_BODY);
+        let large = || Box::new((StatusCode::PAYLOAD_TOO_LARGE, format!("a review has at most {MAX_BODY} bytes\n")).into_response());
+        if length > MAX_BODY {
+            return Err(large());
+        }
+        let late = || Box::new((StatusCode::REQUEST_TIMEOUT, "the review did not come in time\n").into_response());
+        let shares = u32::try_from(length.div_ceil(LEAST).max(1)).unwrap_or(u32::MAX);
+        let read = async {
+            let room = self.0.clone().acquire_many_owned(shares).await.map_err(|_| late())?;
+            let body = to_bytes(request.into_body(), MAX_BODY).await.map_err(|_| large())?;
+            Ok((body, room))
+        };
+        tokio::time::timeout(BODY_WITHIN, read).await.unwrap_or_else(|_| Err(late()))
+    }
+}
+
+async fn inject(State(webhooks): State<Webhooks>, request: Request) -> Response {
+    match webhooks.room.read(request).await {
+        Ok((body, _room)) => answer(&body, |request| webhooks.injector.judge(&request)),
+        Err(response) => *response,
+    }
 }
 
 type Review = AdmissionReview<DynamicObject>;
 
-async fn validate(body: axum::body::Bytes) -> Response {
-    answer(&body, |request| judge(&request))
+async fn validate(State(webhooks): State<Webhooks>, request: Request) -> Response {
+    match webhooks.room.read(request).await {
+        Ok((body, _room)) => answer(&body, |request| judge(&request)),
+        Err(response) => *response,
+    }
 }
 
 /// Reads a review, and wraps the answer to its request.
@@ -183,9 +230,9 @@ fn changes<C: Configured>(config: &C, root: &str) -> Vec<Value> {
 
 /// Keeps our root in the configurations that are installed, for as long as it is polled.
 pub(crate) async fn keep(client: Client, namespace: String, root: Arc<str>) {
-    let validator = format!("{VALIDATOR}-{namespace}");
+    let validator = format!("{}-{namespace}", names::VALIDATOR);
     tokio::join!(
-        keep_one::<MutatingWebhookConfiguration>(client.clone(), INJECTOR.to_owned(), root.clone()),
+        keep_one::<MutatingWebhookConfiguration>(client.clone(), names::INJECTOR.to_owned(), root.clone()),
         keep_one::<ValidatingWebhookConfiguration>(client, validator, root),
     );
 }
@@ -274,6 +321,37 @@ mod tests {
         check("EnvoyFilter", json!({}), true, "EnvoyFilter is not supported yet");
         let gone = ask(&review(("networking.istio.io", "VirtualService"), "DELETE", Value::Null));
         assert_eq!(gone["allowed"], true);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bodies_wait_for_room() {
+        let room = Room::default();
+        let request = |length: Option<usize>, body: axum::body::Body| {
+            let mut request = Request::new(body);
+            length.map(|length| request.headers_mut().insert(CONTENT_LENGTH, length.into()));
+            request
+        };
+        let full = || axum::body::Body::from(vec![b'x'; MAX_BODY]);
+        let mut held = Vec::new();
+        for _ in 0..MAX_BODIES / MAX_BODY {
+            held.push(room.read(request(None, full())).await.unwrap());
+        }
+        // There is none for the smallest, and who waits too long hears of it.
+        assert_eq!(room.read(request(Some(1), "x".into())).await.unwrap_err().status(), StatusCode::REQUEST_TIMEOUT);
+        let waiting = tokio::spawn({
+            let room = room.clone();
+            async move { room.read(request(Some(1), "x".into())).await.map(|(body, _)| body) }
+        });
+        held.pop();
+        assert_eq!(&*waiting.await.unwrap().unwrap(), b"x");
+        // A body that does not come gives its room back, and one that is longer than it says is cut off.
+        let never = axum::body::Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+        assert_eq!(room.read(request(None, never)).await.unwrap_err().status(), StatusCode::REQUEST_TIMEOUT);
+        let long = axum::body::Body::from(vec![b'x'; MAX_BODY + 1]);
+        assert_eq!(room.read(request(Some(MAX_BODY + 1), long)).await.unwrap_err().status(), StatusCode::PAYLOAD_TOO_LARGE);
+        let long = axum::body::Body::from(vec![b'x'; MAX_BODY + 1]);
+        assert_eq!(room.read(request(None, long)).await.unwrap_err().status(), StatusCode::PAYLOAD_TOO_LARGE);
+        assert_eq!(room.0.available_permits(), MAX_BODY / LEAST);
     }
 
     #[test]

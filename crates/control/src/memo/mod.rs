@@ -238,14 +238,14 @@ impl Memo {
 }
 
 impl Epoch<'_> {
-    /// The version of the snapshot.
-    pub(crate) fn version(&self) -> u64 {
-        self.snapshot.version()
-    }
-
     /// The snapshot.
     pub(crate) fn snapshot(&self) -> &Snapshot {
         &self.snapshot
+    }
+
+    /// The version of the snapshot.
+    pub(crate) fn version(&self) -> u64 {
+        self.snapshot.version()
     }
 
     /// The names of a part of a proxy's resources of a kind, in order.

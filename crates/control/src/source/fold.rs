@@ -232,6 +232,8 @@ impl Fold {
         round.keys.extend(file.left.iter().cloned());
         round.keys.extend(file.closes.drain(..));
         file.changed = now;
+        let mut warnings = parsed.warnings;
+        warnings.extend(parsed.objects.iter().filter_map(|object| of_clusters_alone(object.as_ref().ok()?)));
         file.documents = parsed.objects.into_iter().map(|object| object.map(Arc::new).map_err(Box::new)).collect();
         // It may have taken over the room of the objects themselves.
         file.documents.shrink_to_fit();
@@ -245,14 +247,14 @@ impl Fold {
         }
         let claims = |key: &Key| self.entries.get(key).is_some_and(|entry| entry.claims.iter().any(|claim| claim.file == name));
         file.left.retain(|key| !claims(key));
-        if file.documents.is_empty() && parsed.warnings.is_empty() {
+        if file.documents.is_empty() && warnings.is_empty() {
             self.empty.insert(name.clone());
         } else {
             self.empty.remove(&name);
         }
-        if file.warnings != parsed.warnings {
-            round.warnings.insert(name.clone(), parsed.warnings.clone());
-            file.warnings = parsed.warnings;
+        if file.warnings != warnings {
+            round.warnings.insert(name.clone(), warnings.clone());
+            file.warnings = warnings;
         }
         self.touched.insert(name.clone());
         round.files.insert(name);
@@ -498,6 +500,19 @@ fn dangling(file: &Arc<str>) -> Problem {
 /// Whether two versions have the same content in the same place.
 fn unchanged(before: &Arc<Object>, now: &Arc<Object>) -> bool {
     Arc::ptr_eq(before, now) || (before == now && before.meta().origin == now.meta().origin)
+}
+
+/// What an object says that has a meaning in a Kubernetes cluster and none on a host.
+fn of_clusters_alone(object: &Object) -> Option<Problem> {
+    let (field, message) = match object {
+        Object::MeshConfig(mesh) if !mesh.discovery_selectors.is_empty() => {
+            ("discoverySelectors", "is not acted on: of files, all namespaces belong to the mesh")
+        }
+        Object::ProxyConfig(_) => ("", "is not acted on: it is for proxies that are put into pods of a Kubernetes cluster"),
+        _ => return None,
+    };
+    let pos = object.meta().position(field);
+    Some(Problem { pos, object: Some(object.key()), field: field.to_owned(), message: message.to_owned() })
 }
 
 /// What a refused policy closes.

@@ -457,6 +457,25 @@ fn a_start_reads_of_an_earlier_run_what_the_files_do_not_have() {
 }
 
 #[test]
+fn what_only_a_cluster_acts_on() {
+    let told = |text: &str| {
+        let mut fold = Fold::new(Duration::ZERO, Vec::new());
+        let events = fold.update(Instant::now(), vec![("a".into(), Content::Text(text.to_owned()))]);
+        let warnings = events.into_iter().filter_map(|event| if let Event::Warnings(_, list) = event { Some(list) } else { None });
+        warnings.flatten().map(|warning| warning.to_string()).collect::<Vec<_>>()
+    };
+    let proxy =
+        "\napiVersion: networking.istio.io/v1beta1\nkind: ProxyConfig\nmetadata: {name: p, namespace: shop}\nspec: {concurrency: 1}\n";
+    assert_eq!(told(proxy), ["a:2: ProxyConfig shop/p: is not acted on: it is for proxies that are put into pods of a Kubernetes cluster"]);
+    let mesh = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |\n    discoverySelectors: [{}]\n";
+    assert_eq!(
+        told(mesh),
+        ["a:6: MeshConfig istio-system/istio: discoverySelectors: is not acted on: of files, all namespaces belong to the mesh"]
+    );
+    assert!(told("{apiVersion: v1, kind: Namespace, metadata: {name: a}}").is_empty());
+}
+
+#[test]
 fn warnings_follow_their_file() {
     let service = |more: &str| format!("apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{ports: [{{port: 1}}]{more}}}\n");
     check(

@@ -27,7 +27,8 @@ pub fn mesh_host(name: &Name, bytes: &[u8]) -> Result<MeshHost, BadHost> {
 }
 
 fn read(cx: &Cx, name: &Name, bytes: &[u8]) -> Res<MeshHost> {
-    let index::Host { addresses, http, own, any, kubernetes, headless } = cx.decode(bytes)?;
+    // What it is another name of is for who answers names.
+    let index::Host { addresses, http, own, any, kubernetes, headless, alias_of: _ } = cx.decode(bytes)?;
     if name.is_empty() || name.contains('/') {
         return cx.refuse("name", format!("`{name}` is no host"));
     }

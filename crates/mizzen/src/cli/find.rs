@@ -112,21 +112,16 @@ impl Mesh {
 
     /// What the control plane answers at `path` of its debug socket.
     pub(crate) async fn debug(&self, path: &str) -> Result<Value> {
-        let body = get(&self.dir.join("mizzend/debug.sock"), path).await.context("the control plane does not answer")?;
-        serde_json::from_slice(&body).context("the control plane's answer is no JSON")
+        let (status, body) = self.ask_debug(path).await?;
+        answered(status, &body)
     }
 
-    /// The same; `None` if the control plane, of another version, does not know the question.
-    pub(crate) async fn debug_if_known(&self, path: &str) -> Result<Option<Value>> {
+    /// The same, as it comes.
+    pub(crate) async fn ask_debug(&self, path: &str) -> Result<(http::StatusCode, bytes::Bytes)> {
         let socket = self.dir.join("mizzend/debug.sock");
         let reply = mizzen_net::fetch_unix(&socket, http::Method::GET, path, "", ANSWER_WITHIN).await;
-        match reply.context("the control plane does not answer")? {
-            reply if reply.status == http::StatusCode::NOT_FOUND => Ok(None),
-            reply if reply.status == http::StatusCode::OK => {
-                Ok(Some(serde_json::from_slice(&reply.body).context("the control plane's answer is no JSON")?))
-            }
-            reply => bail!("the control plane answers {}: {}", reply.status, String::from_utf8_lossy(&reply.body).trim()),
-        }
+        let reply = reply.context("the control plane does not answer")?;
+        Ok((reply.status, reply.body))
     }
 
     /// What the control plane answers to a change at `path` of its debug socket.
@@ -188,6 +183,17 @@ impl Pod {
     pub(crate) async fn admin(&self, path: &str) -> Result<Value> {
         let body = get(&self.dir.join("admin.sock"), path).await.with_context(|| format!("the proxy of {} does not answer", self.name))?;
         serde_json::from_slice(&body).context("the proxy's answer is no JSON")
+    }
+}
+
+/// What the control plane has answered.
+///
+/// # Errors
+/// If it does not answer the question.
+pub(crate) fn answered(status: http::StatusCode, body: &[u8]) -> Result<Value> {
+    match status {
+        http::StatusCode::OK => serde_json::from_slice(body).context("the control plane's answer is no JSON"),
+        status => bail!("the control plane answers {status}: {}", String::from_utf8_lossy(body).trim()),
     }
 }
 

@@ -6,12 +6,20 @@ use std::{
     sync::Arc,
 };
 
+use ::kube::Api;
 use anyhow::{Context, Result, anyhow, bail};
+use k8s_openapi::api::core::v1 as k8s;
 use mizzen_api::{Problem, istio::MeshConfig};
-use mizzen_control::inject::{InjectConfig, NamespaceFacts, Outcome, inject};
+use mizzen_control::{
+    inject::{InjectConfig, NamespaceFacts, Outcome, inject},
+    names,
+};
 use serde_json::{Map, Value, json};
 
-use super::output;
+use super::{
+    kube, output,
+    place::{Cluster, Where},
+};
 use crate::up::say;
 
 /// Arguments of `kube-inject`.
@@ -25,7 +33,8 @@ pub(crate) struct KubeInjectArgs {
     /// A file of YAML or JSON, or `-` for standard input.
     #[arg(short, long, value_name = "FILE")]
     filename: PathBuf,
-    /// A file with the mesh's MeshConfig. Without it, Istio's defaults.
+    /// A file with the mesh's MeshConfig. Without any file of settings they are those of the mesh in the cluster of the kubeconfig, and without a
+    /// kubeconfig, as where another file of settings is given, Istio's defaults.
     #[arg(long = "meshConfigFile", visible_alias = "mesh-config-file", value_name = "FILE")]
     mesh_config: Option<PathBuf>,
     /// A file with the values of injection, as YAML or JSON: what key `values` of ConfigMap `istio-sidecar-injector` holds.
@@ -35,9 +44,9 @@ pub(crate) struct KubeInjectArgs {
     #[arg(long = "injectConfigFile", value_name = "FILE", hide = true)]
     templates: Option<PathBuf>,
     /// Whether the proxy is a native sidecar, an init container that goes on running, where neither the pod nor the values say. All nodes of the cluster must
-    /// have Kubernetes 1.29 or later.
-    #[arg(long, value_name = "BOOL", default_value_t = false, default_missing_value = "true", num_args = 0..=1)]
-    native_sidecars: bool,
+    /// have Kubernetes 1.29 or later. By default as the cluster's webhook does it if its settings are taken, else not.
+    #[arg(long, value_name = "BOOL", default_missing_value = "true", num_args = 0..=1)]
+    native_sidecars: Option<bool>,
     /// The namespace of objects that name none.
     #[arg(short, long, value_name = "NAME", default_value = "default")]
     namespace: String,
@@ -50,11 +59,11 @@ pub(crate) struct KubeInjectArgs {
 ///
 /// # Errors
 /// If a file cannot be read or written, or a pod cannot be injected.
-pub(crate) fn run(args: &KubeInjectArgs) -> Result<()> {
+pub(crate) fn run(place: &Where, args: &KubeInjectArgs) -> Result<()> {
     if let Some(path) = &args.templates {
         bail!("--injectConfigFile {}: what is injected is built in, and no template is read; use --valuesFile", path.display());
     }
-    let config = settings(args)?;
+    let config = settings(place, args)?;
     config.warnings.iter().for_each(|warning| say::warning(warning));
     let (text, name): (String, Arc<str>) = if args.filename == Path::new("-") {
         let mut text = String::new();
@@ -76,20 +85,57 @@ fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).with_context(|| path.display().to_string())
 }
 
-fn settings(args: &KubeInjectArgs) -> Result<InjectConfig> {
+fn settings(place: &Where, args: &KubeInjectArgs) -> Result<InjectConfig> {
+    if args.mesh_config.is_none() && args.values.is_none() {
+        match place.known_cluster()? {
+            Some(cluster) => {
+                let asked = super::runtime(of_cluster(&cluster, args.native_sidecars));
+                return asked.context(
+                    "the settings of the mesh in the cluster cannot be had (files can take their place: --meshConfigFile, --valuesFile)",
+                );
+            }
+            None => say::warning("no cluster is known, by --kubeconfig, KUBECONFIG or ~/.kube/config: Istio's defaults are taken"),
+        }
+    } else if place.is_explicit() {
+        bail!("--kubeconfig or --context beside files of settings: it is either the cluster's settings or those of files");
+    }
     let mesh = match &args.mesh_config {
         None => MeshConfig::default(),
-        Some(path) => {
-            let first = |problems: Vec<Problem>| anyhow!("{}", problems.first().map(ToString::to_string).unwrap_or_default());
-            mizzen_api::parse_mesh_config(&read(path)?, &path.display().to_string().into()).map_err(first)?.0
-        }
+        Some(path) => mesh_config(&read(path)?, &path.display().to_string())?,
     };
     let values = match &args.values {
         None => Value::Null,
         Some(path) => mizzen_api::parse_value(&read(path)?, &path.display().to_string().into(), 0)?.to_json(),
     };
-    let config = InjectConfig::new(&mesh, &values, args.native_sidecars);
+    let config = InjectConfig::new(&mesh, &values, args.native_sidecars.unwrap_or(false));
     config.with_context(|| args.values.as_ref().map(|path| path.display().to_string()).unwrap_or_default())
+}
+
+fn mesh_config(text: &str, file: &str) -> Result<MeshConfig> {
+    let first = |problems: Vec<Problem>| anyhow!("{}", problems.first().map(ToString::to_string).unwrap_or_default());
+    Ok(mizzen_api::parse_mesh_config(text, &file.into()).map_err(first)?.0)
+}
+
+/// The settings by which the cluster's webhook injects.
+async fn of_cluster(cluster: &Cluster, native: Option<bool>) -> Result<InjectConfig> {
+    let client = cluster.client().await?;
+    let maps: Api<k8s::ConfigMap> = Api::namespaced(client.clone(), &cluster.namespace);
+    let text = async |name: &str, key: &str| {
+        let map = maps.get_opt(name).await.map_err(kube::say)?;
+        let map = map.with_context(|| format!("no mesh is installed: there is no ConfigMap {}/{name}", cluster.namespace))?;
+        Ok::<_, anyhow::Error>(map.data.and_then(|mut data| data.remove(key)).unwrap_or_default())
+    };
+    let mesh = mesh_config(&text(names::SETTINGS, names::MESH).await?, &format!("ConfigMap {}/{}", cluster.namespace, names::SETTINGS))?;
+    let file = format!("ConfigMap {}/{}", cluster.namespace, names::INJECTOR);
+    let values = match text(names::INJECTOR, names::VALUES).await? {
+        empty if empty.trim().is_empty() => Value::Null,
+        text => mizzen_api::parse_value(&text, &file.as_str().into(), 0)?.to_json(),
+    };
+    let native = match native {
+        Some(native) => native,
+        None => mizzen_control::has_native_sidecars(&client).await,
+    };
+    InjectConfig::new(&mesh, &values, native).context(file)
 }
 
 /// The text with the proxy in its pods; documents without pods keep their bytes.
@@ -203,7 +249,8 @@ impl Place<'_> {
         } else {
             ("istio.io/rev", self.config.revision.as_str())
         };
-        let facts = NamespaceFacts { name: namespace, labels: [(label.0.to_owned(), label.1.to_owned())].into() };
+        let facts =
+            NamespaceFacts { name: namespace, labels: [(label.0.to_owned(), label.1.to_owned())].into(), ..NamespaceFacts::default() };
         match inject(&with_owner, &facts, self.config).with_context(|| at.clone())? {
             Outcome::Skip(skip) => {
                 self.warnings.push(format!("{at}: left as it is: {skip}"));

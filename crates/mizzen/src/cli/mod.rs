@@ -116,7 +116,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::Uninstall(args) => runtime(install::uninstall(place, args)).map(|()| ExitCode::SUCCESS),
         Verb::VerifyInstall(args) => runtime(install::verify(place, args)),
         Verb::Manifest(verb) => install::manifest(&verb).map(|()| ExitCode::SUCCESS),
-        Verb::KubeInject(args) => kube_inject::run(&args).map(|()| ExitCode::SUCCESS),
+        Verb::KubeInject(args) => kube_inject::run(place, &args).map(|()| ExitCode::SUCCESS),
         Verb::Admin(verb) => runtime(admin::run(place, verb)).map(|()| ExitCode::SUCCESS),
         Verb::Authz(verb) => return answer(authz::run(place, &verb)),
         Verb::Version(args) => runtime(version::run(place, args)).map(|()| ExitCode::SUCCESS),

@@ -14,13 +14,13 @@ use kube::{
     core::{ApiResource, DynamicObject, GroupVersionKind, TypeMeta},
 };
 use mizzen_api::Kind;
-use mizzen_control::ClusterOptions;
+use mizzen_control::{ClusterOptions, names};
 use mizzen_types::ports;
 use serde_json::Value;
 
 use super::{
     analyze::files::File,
-    find::{Mesh, choose},
+    find::{Mesh, answered, choose},
 };
 use crate::up::say;
 
@@ -94,6 +94,18 @@ impl Where {
         self.kubeconfig.clone().or_else(usual)
     }
 
+    /// The cluster that is meant, or that there is a kubeconfig of; whether it answers, and has a mesh, is not known.
+    ///
+    /// # Errors
+    /// If one is meant, and there is no kubeconfig.
+    pub(crate) fn known_cluster(&self) -> Result<Option<Cluster>> {
+        match self.kubeconfig() {
+            Some(path) => Ok(Some(self.cluster(path))),
+            None if self.is_explicit() => bail!("there is no kubeconfig: name one with --kubeconfig"),
+            None => Ok(None),
+        }
+    }
+
     /// The mesh that runs.
     ///
     /// # Errors
@@ -107,15 +119,13 @@ impl Where {
     /// # Errors
     /// As [`Where::find`].
     pub(crate) async fn running(&self) -> Result<Option<Place>> {
-        let of_cluster = self.is_explicit();
-        if !of_cluster && let Some(mesh) = Mesh::running(self.mesh.as_deref())? {
+        if !self.is_explicit()
+            && let Some(mesh) = Mesh::running(self.mesh.as_deref())?
+        {
             return Ok(Some(Place::Host(mesh)));
         }
-        match self.kubeconfig() {
-            Some(path) if self.mesh.is_none() => Ok(Some(Place::Cluster(self.cluster(path)))),
-            _ if of_cluster => bail!("there is no kubeconfig: name one with --kubeconfig"),
-            _ => Ok(None),
-        }
+        // A name is that of a mesh on a host.
+        Ok(if self.mesh.is_none() { self.known_cluster()?.map(Place::Cluster) } else { None })
     }
 
     fn cluster(&self, kubeconfig: PathBuf) -> Cluster {
@@ -133,24 +143,22 @@ impl Where {
 impl Place {
     /// What the control plane answers at a path of its debug interface.
     pub(crate) async fn debug(&self, path: &str) -> Result<Value> {
-        match self {
-            Place::Host(mesh) => mesh.debug(path).await,
-            Place::Cluster(cluster) => match cluster.debug(path).await? {
-                (StatusCode::OK, body) => serde_json::from_slice(&body).context("the control plane's answer is no JSON"),
-                (status, body) => bail!("the control plane answers {status}: {}", String::from_utf8_lossy(&body).trim()),
-            },
-        }
+        let (status, body) = self.ask_debug(path).await?;
+        answered(status, &body)
     }
 
     /// The same; `None` if the control plane, of another version, does not know the question.
     pub(crate) async fn debug_if_known(&self, path: &str) -> Result<Option<Value>> {
+        match self.ask_debug(path).await? {
+            (StatusCode::NOT_FOUND, _) => Ok(None),
+            (status, body) => answered(status, &body).map(Some),
+        }
+    }
+
+    async fn ask_debug(&self, path: &str) -> Result<(StatusCode, bytes::Bytes)> {
         match self {
-            Place::Host(mesh) => mesh.debug_if_known(path).await,
-            Place::Cluster(cluster) => match cluster.debug(path).await? {
-                (StatusCode::NOT_FOUND, _) => Ok(None),
-                (StatusCode::OK, body) => Ok(Some(serde_json::from_slice(&body).context("the control plane's answer is no JSON")?)),
-                (status, body) => bail!("the control plane answers {status}: {}", String::from_utf8_lossy(&body).trim()),
-            },
+            Place::Host(mesh) => mesh.ask_debug(path).await,
+            Place::Cluster(cluster) => cluster.debug(path).await,
         }
     }
 
@@ -276,8 +284,9 @@ impl Cluster {
                 }
                 Err(error) => return Err(error).context("the cluster"),
             };
-            for mut object in found.into_iter().filter(|object| kind != Kind::ConfigMap || object.metadata.name.as_deref() == Some("istio"))
-            {
+            let settings = [Some(names::SETTINGS), Some(names::INJECTOR)];
+            let meant = |object: &DynamicObject| kind != Kind::ConfigMap || settings.contains(&object.metadata.name.as_deref());
+            for mut object in found.into_iter().filter(meant) {
                 object.metadata.managed_fields = None;
                 // Lists do not repeat what each of their items is.
                 object.types = Some(TypeMeta { api_version: resource.api_version.clone(), kind: resource.kind.clone() });

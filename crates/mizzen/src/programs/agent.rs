@@ -1,9 +1,16 @@
 //! `mizzen-proxy agent`: the agent beside a proxy that somebody else wrote.
 
-use std::{net::Ipv4Addr, process::ExitCode, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Result;
-use mizzen_agent::foreign::{self, Foreign};
+use mizzen_agent::{
+    Options,
+    foreign::{self, Foreign},
+};
 use mizzen_types::ports;
 
 /// Arguments of `agent`.
@@ -23,23 +30,29 @@ pub(crate) struct AgentArgs {
 
 /// Runs until the proxy ends, or after SIGTERM until it has drained; the exit code is the proxy's.
 pub(crate) fn main(args: AgentArgs) -> ExitCode {
-    match run(args) {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => super::exit("mizzen-proxy agent", Err(error)),
-    }
+    super::exit_with("mizzen-proxy agent", run(args))
 }
 
 fn run(args: AgentArgs) -> Result<u8> {
     // Descriptors first: a number that nobody holds yet could be given to something else.
-    let mut options = mizzen_agent::Options::from_env()?;
+    let mut options = Options::from_env()?;
     options.mark = (args.mark != 0).then_some(args.mark);
     let foreign = Foreign {
         name_servers: super::name_servers()?,
-        admin: (Ipv4Addr::LOCALHOST, ports::ADMIN).into(),
-        drain: Duration::from_secs(args.drain),
+        admin: ADMIN,
+        farewell: Duration::ZERO,
+        drain: Some(Duration::from_secs(args.drain)),
     };
     super::log()?;
     let Some((program, arguments)) = args.command.split_first() else { anyhow::bail!("no command") };
+    beside(options, foreign, program, arguments)
+}
+
+/// Where the proxy's admin interface answers questions.
+pub(super) const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), ports::ADMIN);
+
+/// Runs the agent and the proxy; the result is the proxy's exit code.
+pub(super) fn beside(options: Options, foreign: Foreign, program: &str, arguments: &[String]) -> Result<u8> {
     // One thread, so that the one that starts the proxy lives as long as this process.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

@@ -119,6 +119,15 @@ impl Level {
             Level::Off => "off",
         }
     }
+
+    /// As Envoy's flag has it.
+    pub(crate) fn of_envoy(self) -> &'static str {
+        match self {
+            Level::Warning => "warning",
+            Level::Critical => "critical",
+            other => other.directives(),
+        }
+    }
 }
 
 impl EnvoyFlags {

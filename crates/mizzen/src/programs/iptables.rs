@@ -141,6 +141,11 @@ fn settings(args: &IptablesArgs, resolv_conf: &str) -> Result<Settings> {
     if let Some((_, flag, reason)) = unsupported.into_iter().find(|(is, ..)| *is) {
         bail!("{flag}: {reason}");
     }
+    if let Ranges::Only(ranges) = &args.include_ranges
+        && let Some(range) = ranges.iter().find(|range| range.address().is_ipv6())
+    {
+        bail!("-i {range}: IPv6 is not captured");
+    }
     let uid = args.uid.parse::<u32>().ok().with_context(|| format!("-u {}: must be the number of one user", args.uid))?;
     let gid = if args.gid.is_empty() { Some(uid) } else { args.gid.parse::<u32>().ok() };
     let gid = gid.with_context(|| format!("-g {}: must be the number of one group", args.gid))?;
@@ -224,6 +229,7 @@ mod tests {
         check("-u 1337,1338", "-u 1337,1338: must be the number of one user");
         check("-d 80,http", "-d: `http` is not a port between 1 and 65535");
         check("-x *", "-x: `*` is not possible here, only a list of ranges");
+        check("-i 10.0.0.0/8,fd00::/8", "-i fd00::/8: IPv6 is not captured");
         check("--run-validation", "--run-validation: the capture cannot be checked");
         assert!(read("-b 80,x").unwrap_err().contains("`x` is not a port"));
     }

@@ -71,10 +71,15 @@ fn print(text: &str) -> Result<()> {
     std::io::Write::write_all(&mut std::io::stdout().lock(), text.as_bytes()).context("standard output")
 }
 
-/// Runs a program and turns its result into an exit code.
+/// Turns a program's result into an exit code.
 fn exit(name: &str, result: Result<()>) -> ExitCode {
+    exit_with(name, result.map(|()| 0))
+}
+
+/// As [`exit`], of a program that has a code of its own.
+fn exit_with(name: &str, result: Result<u8>) -> ExitCode {
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("{name}: {error:#}");
             ExitCode::FAILURE

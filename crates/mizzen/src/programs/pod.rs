@@ -1,15 +1,17 @@
 //! `mizzen-proxy proxy`: the proxy of a pod, with its agent, as an injector starts it; and `mizzen-proxy wait`, by which a pod's program waits for it.
 
-use std::{net::ToSocketAddrs, process::ExitCode, time::Duration};
+use std::{net::ToSocketAddrs, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
 use mizzen_agent::{
     ProxyType, TokenSource,
-    pod::{Places, Pod},
+    foreign::Foreign,
+    pod::{Places, Pod, Termination},
 };
 use tokio::sync::watch;
 
 use super::envoy_flags::Level;
+use crate::up::data_plane::{self, DataPlane};
 
 /// Arguments of `proxy`.
 #[derive(Debug, clap::Args)]
@@ -20,10 +22,13 @@ pub(crate) struct PodArgs {
     /// The pod's DNS domain, as shop.svc.cluster.local.
     #[arg(long, value_name = "DOMAIN")]
     domain: Option<String>,
+    /// Which proxy: Mizzen's own, or an Envoy by the path of its program. An image that holds an Envoy says it by the variable.
+    #[arg(long, env = "MIZZEN_DATA_PLANE", value_name = "mizzen|envoy=PATH", default_value_t, value_parser = data_plane::parse)]
+    data_plane: DataPlane,
     /// What the data plane logs; `MIZZEN_LOG` says it more finely.
     #[arg(long = "proxyLogLevel", value_name = "LEVEL", default_value = "warning")]
     proxy_level: Level,
-    /// What parts of Envoy log: it does nothing here.
+    /// What parts of an Envoy log: it does nothing with Mizzen's own proxy.
     #[arg(long = "proxyComponentLogLevel", value_name = "PART:LEVEL", hide = true)]
     component_level: Option<String>,
     /// What the agent logs, as Istio writes it: default:info.
@@ -69,7 +74,7 @@ impl PodArgs {
         // What injectors pass anyway says nothing.
         let usual = self.component_level.as_deref().is_none_or(|level| level.is_empty() || level == "misc:error");
         let idle = [
-            (!usual, "--proxyComponentLogLevel"),
+            (!usual && self.data_plane == DataPlane::Mizzen, "--proxyComponentLogLevel"),
             (self.service_cluster.is_some(), "--serviceCluster"),
             (self.log_as_json, "--log_as_json"),
             (self.mesh_config.is_some(), "--meshConfig"),
@@ -80,10 +85,10 @@ impl PodArgs {
 
 /// Runs until SIGTERM, and then until connections have drained.
 pub(crate) fn main(args: &PodArgs) -> ExitCode {
-    super::exit("mizzen-proxy", run(args))
+    super::exit_with("mizzen-proxy", run(args))
 }
 
-fn run(args: &PodArgs) -> Result<()> {
+fn run(args: &PodArgs) -> Result<u8> {
     // Descriptors first: a number that nobody holds yet could be given to something else.
     let token = TokenSource::from_env().context("MIZZEN_TOKEN_FD")?;
     let idle = args.judge()?;
@@ -98,9 +103,12 @@ fn run(args: &PodArgs) -> Result<()> {
     pod.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let (ready, is_ready) = watch::channel(false);
     let all = || std::thread::available_parallelism().map_or(1, usize::from);
-    let workers = args.concurrency.map(|n| if n == 0 { all() } else { n }).or(pod.concurrency).unwrap_or(2);
+    let workers = args.concurrency.map(|n| if n == 0 { all() } else { n }).or(pod.concurrency).unwrap_or(2).max(1);
+    if let DataPlane::Envoy(program) = args.data_plane.find().context("--data-plane")? {
+        return with_envoy(pod, &program, args, workers);
+    }
     let dataplane = mizzen_dataplane::Options {
-        workers: workers.max(1),
+        workers,
         admin_socket: Some(pod.options.dir.join(mizzen_agent::ADMIN_SOCKET)),
         // The proxy has no capability: the capture knows it by its user.
         mark: 0,
@@ -116,8 +124,27 @@ fn run(args: &PodArgs) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let stopped = super::stopped()?;
-        super::proxy::run_with_agent(pod.options, dataplane, stopped).await
+        super::proxy::run_with_agent(pod.options, dataplane, stopped).await.map(|()| 0)
     })
+}
+
+/// An Envoy in the place of the proxy. It runs as the agent's user, by which the capture knows it, so that no socket needs a mark.
+fn with_envoy(pod: Pod, program: &Path, args: &PodArgs, workers: usize) -> Result<u8> {
+    let Termination { farewell, until_deserted } = pod.termination;
+    let foreign = Foreign {
+        // The pod's search list is for its programs: what the mesh names is a whole name.
+        name_servers: pod.name_servers,
+        admin: super::agent::ADMIN,
+        farewell,
+        drain: (!until_deserted).then_some(mizzen_dataplane::Options::default().drain_time),
+    };
+    let mut arguments = vec!["--concurrency".to_owned(), workers.to_string()];
+    arguments.extend(["--log-level".to_owned(), args.proxy_level.of_envoy().to_owned()]);
+    if let Some(levels) = args.component_level.clone().filter(|levels| !levels.is_empty()) {
+        arguments.extend(["--component-log-level".to_owned(), levels]);
+    }
+    let program = program.to_str().context("--data-plane: the path is not UTF-8")?;
+    super::agent::beside(pod.options, foreign, program, &arguments)
 }
 
 /// The agent's level, of Istio's list of scopes and levels: that of `default` or `all`, else of the first.
@@ -229,6 +256,9 @@ mod tests {
         assert_eq!(judged("--proxyComponentLogLevel http:debug --log_as_json"), Ok(vec!["--proxyComponentLogLevel", "--log_as_json"]));
         assert_eq!(judged("sidecar --stsPort 15463"), Err("--stsPort: there is no token service".to_owned()));
         assert!(judged("waypoint").unwrap_err().contains("sidecar, router"));
+        // An Envoy's parts log as they are told to.
+        assert_eq!(judged("--data-plane envoy=/envoy --proxyComponentLogLevel http:debug"), Ok(vec![]));
+        assert!(judged("--data-plane nginx=/x").unwrap_err().contains("envoy=PATH"));
     }
 
     #[test]

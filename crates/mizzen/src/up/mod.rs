@@ -7,7 +7,7 @@
 mod address;
 mod announce;
 mod control_plane;
-mod data_plane;
+pub(crate) mod data_plane;
 mod desired;
 mod entrance;
 mod findings;

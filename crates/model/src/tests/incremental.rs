@@ -37,6 +37,8 @@ impl Form {
                     "spec: {selector: {app: b, version: v1}, ports: [{name: http, port: 80}, {name: tcp, port: 90, targetPort: named}]}",
                     "spec: {clusterIP: None, selector: {app: a}, ports: [{name: tcp, port: 90}]}",
                     "spec: {ports: [{name: http, port: 80}]}",
+                    "spec: {type: ExternalName, externalName: x.example}",
+                    "spec: {type: ExternalName, externalName: n1.bank.svc.cluster.local}",
                 ]),
             ),
             1 => {
@@ -123,10 +125,10 @@ impl Form {
 
 /// Everything that can be asked about in the small world.
 fn queries(snapshot: &Snapshot, other: &Snapshot) -> Vec<Query> {
-    let mut all = vec![Query::Services, Query::Mesh, Query::RoutedHosts];
+    let mut all = vec![Query::Services, Query::Mesh, Query::RoutedHosts, Query::Aliases];
     for name in ["n0.shop.svc.cluster.local", "n1.bank.svc.cluster.local", "x.example", "y.example", "*.example", "z.example", "elsewhere"]
     {
-        all.extend([Query::Service(host(name)), Query::Routes(host(name)), Query::DestinationRules(host(name))]);
+        all.extend([Query::Service(host(name)), Query::Alias(host(name)), Query::Routes(host(name)), Query::DestinationRules(host(name))]);
     }
     for namespace in NAMESPACES {
         all.push(Query::ServicesOf(namespace.into()));
@@ -159,6 +161,8 @@ fn answers(snapshot: &Snapshot, queries: &[Query]) -> BTreeMap<String, String> {
         Query::ServicesOf(namespace) => views(reader.services_of(namespace).collect()),
         Query::Service(host) => views(derived.under_host(host).map(|stored| &stored.value).collect()),
         Query::ServiceView(key) => views(derived.under_host(&key.0).map(|stored| &stored.value).filter(|s| s.key() == *key).collect()),
+        Query::Alias(host) => format!("{:?}", reader.alias(host)),
+        Query::Aliases => format!("{:?}", derived.aliases().map(|stored| &stored.value).collect::<Vec<_>>()),
         Query::Port(port) => views(reader.services_at(*port).collect()),
         Query::Endpoints(key) => format!("{:?}", derived.endpoints(key)),
         Query::Accounts(key) => format!("{:?}", derived.accounts(key).filter(|found| !found.is_empty())),

@@ -1,7 +1,7 @@
 //! Images of containers from local files, one layer each: what `docker load`, `podman load` and `ctr images import` read.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     path::{Path, PathBuf},
 };
@@ -17,6 +17,8 @@ pub struct Image {
     pub names: Vec<String>,
     /// The program that is run, with its first arguments.
     pub entrypoint: Vec<String>,
+    /// Its environment besides `PATH`: `NAME=VALUE`.
+    pub env: Vec<String>,
     /// Who runs it: a user and a group as numbers, or root.
     pub user: Option<String>,
     /// Its files: where they are in it, and what they are.
@@ -58,7 +60,8 @@ pub fn mesh(from: &Source<'_>, hub: &str, tag: &str, folder: &Path) -> Result<Ve
     for (name, program, file) in MESH {
         let entrypoint = vec![format!("{BIN}/{program}")];
         let files = from.files(program, &[program])?;
-        let image = Image { names: vec![format!("{hub}/{name}:{tag}")], entrypoint, user: Some("1337:1337".to_owned()), files };
+        let names = vec![format!("{hub}/{name}:{tag}")];
+        let image = Image { names, entrypoint, env: Vec::new(), user: Some(PROXY.to_owned()), files };
         let archive = folder.join(file);
         written.push(Written { name, size: image.write(&archive)?, archive });
     }
@@ -67,12 +70,31 @@ pub fn mesh(from: &Source<'_>, hub: &str, tag: &str, folder: &Path) -> Result<Ve
     let image = Image {
         names: BOOKSHOP.iter().map(|service| format!("bookshop/{service}:1")).collect(),
         entrypoint: vec![format!("{BIN}/bookshop-storefront")],
+        env: Vec::new(),
         user: Some("1000:1000".to_owned()),
         files: from.files("bookshop", &names)?,
     };
     let archive = folder.join("bookshop.tar");
     written.push(Written { name: "bookshop", size: image.write(&archive)?, archive });
     Ok(written)
+}
+
+/// Writes the image of a sidecar in which an Envoy, as it is, stands in the place of Mizzen's own proxy.
+///
+/// # Errors
+/// As [`mesh`].
+pub fn with_envoy(from: &Source<'_>, envoy: &Path, name: &str, archive: &Path) -> Result<(), String> {
+    let mut files: BTreeMap<String, Content> = libraries(envoy)?.into_iter().collect();
+    files.extend(from.files("mizzen-proxy", &["mizzen-proxy"])?);
+    files.insert(format!("{BIN}/envoy"), Content::Program(envoy.to_owned()));
+    let image = Image {
+        names: vec![name.to_owned()],
+        entrypoint: vec![format!("{BIN}/mizzen-proxy")],
+        env: vec![format!("MIZZEN_DATA_PLANE=envoy={BIN}/envoy")],
+        user: Some(PROXY.to_owned()),
+        files: files.into_iter().collect(),
+    };
+    image.write(archive).map(drop)
 }
 
 /// A copy of a program in a folder, without what only a debugger reads: it is much smaller. As it is, if there is no `strip`.
@@ -91,6 +113,8 @@ pub fn without_debug(program: &Path, folder: &Path) -> Result<PathBuf, String> {
 
 /// Where programs are in an image.
 const BIN: &str = "/usr/local/bin";
+/// The user and the group of proxies.
+const PROXY: &str = "1337:1337";
 
 impl Source<'_> {
     /// The files of a program that is called by these names.
@@ -141,7 +165,8 @@ impl Image {
     fn try_write(&self, archive: &Path) -> std::io::Result<u64> {
         let (layer, size) = self.layer()?;
         let id = hex(digest(&SHA256, &layer).as_ref());
-        let mut config = json!({ "Entrypoint": self.entrypoint, "Env": ["PATH=/usr/local/bin"], "WorkingDir": "/" });
+        let env: Vec<&str> = std::iter::once("PATH=/usr/local/bin").chain(self.env.iter().map(String::as_str)).collect();
+        let mut config = json!({ "Entrypoint": self.entrypoint, "Env": env, "WorkingDir": "/" });
         if let Some(user) = &self.user {
             config["User"] = json!(user);
         }
@@ -237,6 +262,7 @@ mod tests {
         let image = Image {
             names: vec!["mizzen/proxyv2:1".to_owned()],
             entrypoint: vec!["/usr/local/bin/p".to_owned()],
+            env: vec!["A=b".to_owned()],
             user: Some("1337:1337".to_owned()),
             files: vec![
                 ("/usr/local/bin/p".to_owned(), Content::Program(program)),
@@ -254,6 +280,7 @@ mod tests {
         assert_eq!(manifest[0]["RepoTags"], json!(["mizzen/proxyv2:1"]));
         let config: serde_json::Value = serde_json::from_slice(&text(manifest[0]["Config"].as_str().unwrap())).unwrap();
         assert_eq!(config["config"]["User"], "1337:1337");
+        assert_eq!(config["config"]["Env"], json!(["PATH=/usr/local/bin", "A=b"]));
         let layer = text(manifest[0]["Layers"][0].as_str().unwrap());
         assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{}", hex(digest(&SHA256, &layer).as_ref())));
         let names: Vec<_> = contents(&layer).into_iter().map(|(name, _)| name).collect();

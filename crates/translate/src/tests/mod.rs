@@ -1,5 +1,6 @@
 //! YAML in, resources out.
 
+mod aliases;
 mod clusters;
 mod custom;
 mod drafts;

@@ -17,14 +17,15 @@ fn on_demand(view: &ProxyView) -> ProxyView {
 fn entry(snapshot: &Snapshot, view: &ProxyView, host: &str) -> String {
     let made = build(&Reader::new(snapshot), view, ResourceKind::Index, &host.into());
     let Some(made) = made else { return "none".into() };
-    let Host { addresses, http, own, any, kubernetes, headless } = decode(&made.any);
+    let Host { addresses, http, own, any, kubernetes, headless, alias_of } = decode(&made.any);
     let addresses: Vec<String> =
         addresses.iter().map(|bytes| bytes.iter().map(ToString::to_string).collect::<Vec<_>>().join(".")).collect();
     format!(
-        "{} http={http:?} own={own:?} any={any:?}{}{}",
+        "{} http={http:?} own={own:?} any={any:?}{}{}{}",
         addresses.join(" "),
         if kubernetes { " k8s" } else { "" },
-        if headless { " headless" } else { "" }
+        if headless { " headless" } else { "" },
+        if alias_of.is_empty() { String::new() } else { format!(" = {alias_of}") },
     )
 }
 

@@ -509,6 +509,27 @@ fn localities() {
     check(&near("PreferClose"), &setting("enabled: false"), &european(), alike);
 }
 
+/// Of a service whose callers stay on their node.
+#[test]
+fn endpoints_of_one_node() {
+    let pod = |name: &str, ip: &str, node: &str| super::pod(name, &format!("app: near, kubernetes.io/hostname: {node}"), ip, "", true);
+    let service = "{kind: Service, apiVersion: v1, metadata: {name: near, namespace: shop}, spec: {clusterIP: 10.96.0.60, internalTrafficPolicy: POLICY, selector: {app: near}, ports: [{name: http, port: 80}]}}";
+    let addresses = |policy: &str, node: &str| {
+        let snapshot = shop(&[&service.replace("POLICY", policy), &pod("near-0", "10.0.0.61", "n1"), &pod("near-1", "10.0.0.62", "n2")]);
+        let mut facts = visitor().facts().clone();
+        facts.metadata.insert("NODE_NAME".to_owned(), node.to_owned());
+        let reader = Reader::new(&snapshot);
+        let made = build(&reader, &facts.into(), ResourceKind::Endpoints, &"outbound|80||near.shop.svc.cluster.local".into()).unwrap();
+        let assignment: mizzen_protos::envoy::envoy::config::endpoint::v3::ClusterLoadAssignment = super::summary::decode(&made.any);
+        let count: usize = assignment.endpoints.iter().map(|locality| locality.lb_endpoints.len()).sum();
+        (count, format!("{assignment:?}").contains("10.0.0.61"), reader.finish().reach() == mizzen_model::Reach::Own)
+    };
+    assert_eq!(addresses("Cluster", "n1"), (2, true, false));
+    assert_eq!(addresses("Local", "n1"), (1, true, true));
+    assert_eq!(addresses("Local", "n2"), (1, false, true));
+    assert_eq!(addresses("Local", "n3"), (0, false, true), "nobody, rather than somebody elsewhere");
+}
+
 /// Who asks is part of the question only where the answer depends on it.
 #[test]
 fn the_asker() {

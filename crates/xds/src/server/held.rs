@@ -458,6 +458,11 @@ impl Held {
         self.over.values().flatten().any(|entry| entry.rejected.is_some())
     }
 
+    /// What was rejected, and why.
+    pub(super) fn rejections(&self) -> impl Iterator<Item = (&Name, &str)> {
+        self.over.iter().filter_map(|(name, entry)| Some((name, entry.as_ref()?.rejected.as_ref()?.1.as_str())))
+    }
+
     /// Makes what has settled a list that can be shared, once it is worth it.
     pub(super) fn settle(&mut self, shared: &Shared) {
         let settled = self.base.as_ref().map_or(0, Base::len);

@@ -536,6 +536,11 @@ impl Session {
         self.watches.values().any(Watch::has_rejections)
     }
 
+    /// What the client's last word on was a rejection: type, name and reason.
+    pub fn rejections(&self) -> impl Iterator<Item = (&Name, &Name, &str)> {
+        self.watches.iter().flat_map(|((_, type_url), watch)| watch.rejections().map(move |(name, why)| (type_url, name, why)))
+    }
+
     /// How far the client is, by type.
     pub fn status(&self) -> Vec<TypeStatus> {
         self.watches.iter().map(|((_, type_url), watch)| watch.status(type_url)).collect()

@@ -104,6 +104,10 @@ impl Watch {
         self.held.has_rejections()
     }
 
+    pub(super) fn rejections(&self) -> impl Iterator<Item = (&Name, &str)> {
+        self.held.rejections()
+    }
+
     pub(super) fn settle(&mut self, shared: &Shared) {
         self.held.settle(shared);
     }

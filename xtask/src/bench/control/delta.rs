@@ -62,11 +62,13 @@ pub(super) struct Names {
     ids: HashMap<Bytes, Id>,
     texts: Vec<Bytes>,
     needs: HashMap<(Id, Id), Box<[Id]>>,
+    /// How many endpoints there are, where bodies of endpoints are read.
+    endpoints: HashMap<(Id, Id), usize>,
 }
 
 impl Default for Names {
     fn default() -> Names {
-        Names { ids: HashMap::new(), texts: vec![Bytes::new()], needs: HashMap::new() }
+        Names { ids: HashMap::new(), texts: vec![Bytes::new()], needs: HashMap::new(), endpoints: HashMap::new() }
     }
 }
 
@@ -103,6 +105,9 @@ impl Names {
 
     fn learn(&mut self, name: Id, version: Id, body: Bytes) -> Result<()> {
         if !self.needs.contains_key(&(name, version)) {
+            if let Some(endpoints) = wire::endpoints(body.clone())? {
+                self.endpoints.insert((name, version), endpoints);
+            }
             let needs = wire::needs(body)?;
             let needs = needs.iter().map(|need| self.id(need.as_bytes())).collect();
             self.needs.insert((name, version), needs);
@@ -154,6 +159,8 @@ pub(super) struct Taken {
     pub(super) bytes: usize,
     /// Names that it should have been brought along with, and was not.
     pub(super) missed: usize,
+    /// How many endpoints the proxy holds, of a response with endpoints whose bodies are read.
+    pub(super) endpoints: Option<usize>,
 }
 
 impl Session {
@@ -199,6 +206,14 @@ impl Session {
             requests.push(Request { type_url: Type::Listeners.url().to_owned(), ..Request::default() });
         }
         requests
+    }
+
+    /// How many endpoints it holds, as far as their bodies are read.
+    fn endpoints(&self, names: &Names) -> usize {
+        if names.endpoints.is_empty() {
+            return 0;
+        }
+        self.types[Type::Endpoints as usize].held.iter().filter_map(|(name, version)| names.endpoints.get(&(*name, *version))).sum()
     }
 
     /// Subscribes to what is asked for now, and no longer to what is not.
@@ -263,7 +278,8 @@ impl Subscriber for Session {
                 let kind = Type::ALL.into_iter().find(|kind| kind.url().as_bytes() == type_url);
                 let kind = kind.with_context(|| format!("nobody has asked for {}", String::from_utf8_lossy(&type_url)))?;
                 let requests = self.end(kind, &nonce, names);
-                Ok(Some(Taken { kind, requests, entries: 0, bytes: 0, missed: 0 }))
+                let endpoints = (kind == Type::Endpoints).then(|| self.endpoints(names));
+                Ok(Some(Taken { kind, requests, entries: 0, bytes: 0, missed: 0, endpoints }))
             }
         }
     }

@@ -95,7 +95,7 @@ impl Session {
             self.asked = true;
             requests.extend(self.call(names)?);
         }
-        Ok(Taken { kind, requests, entries, bytes: std::mem::take(&mut self.bytes), missed })
+        Ok(Taken { kind, requests, entries, bytes: std::mem::take(&mut self.bytes), missed, endpoints: None })
     }
 
     /// Asks for what resources of a type need and what is not there.

@@ -53,6 +53,8 @@ pub(super) struct Meter {
     last: AtomicU64,
     /// Which types each proxy has got since [`Meter::clear`].
     seen: Vec<AtomicU8>,
+    /// How many endpoints each proxy holds, if their bodies are read.
+    endpoints: Vec<AtomicU64>,
     /// Why the measurement is worth nothing.
     failed: Mutex<Option<String>>,
     /// Whether streams may end.
@@ -82,6 +84,7 @@ impl Meter {
             missed: AtomicU64::new(0),
             last: AtomicU64::new(0),
             seen: (0..proxies).map(|_| AtomicU8::new(0)).collect(),
+            endpoints: (0..proxies).map(|_| AtomicU64::new(0)).collect(),
             failed: Mutex::default(),
             restarting: AtomicBool::new(false),
         }
@@ -149,6 +152,12 @@ impl Meter {
         self.begun + Duration::from_micros(self.last.load(Relaxed))
     }
 
+    /// The least and the most endpoints that a proxy holds.
+    pub(super) fn endpoints(&self) -> (u64, u64) {
+        let of = || self.endpoints.iter().map(|endpoints| endpoints.load(Relaxed));
+        (of().min().unwrap_or_default(), of().max().unwrap_or_default())
+    }
+
     /// How many there are.
     pub(super) fn proxies(&self) -> usize {
         self.seen.len()
@@ -185,13 +194,25 @@ struct Shared {
     meter: Arc<Meter>,
     names: Mutex<Names>,
     first: Arc<Semaphore>,
+    /// What reads responses.
+    reader: fn() -> Reader,
 }
 
 impl Fleet {
     /// Has them dial.
     pub(super) fn start(target: Target, proxies: &[Proxy]) -> Fleet {
+        Fleet::dial(target, proxies, Reader::default)
+    }
+
+    /// The same, with proxies that count the endpoints that they hold.
+    pub(super) fn start_counting(target: Target, proxies: &[Proxy]) -> Fleet {
+        Fleet::dial(target, proxies, Reader::of_endpoints)
+    }
+
+    fn dial(target: Target, proxies: &[Proxy], reader: fn() -> Reader) -> Fleet {
         let meter = Arc::new(Meter::new(u32::try_from(proxies.len()).unwrap_or(u32::MAX)));
-        let shared = Arc::new(Shared { target, meter: meter.clone(), names: Mutex::default(), first: Arc::new(Semaphore::new(AT_ONCE)) });
+        let shared =
+            Arc::new(Shared { target, meter: meter.clone(), names: Mutex::default(), first: Arc::new(Semaphore::new(AT_ONCE)), reader });
         let mut tasks = JoinSet::new();
         for (number, proxy) in proxies.iter().enumerate() {
             let (shared, tls) = (shared.clone(), proxy.tls.clone());
@@ -248,7 +269,7 @@ impl Shared {
         if returned {
             self.meter.mark(number, RETURNED);
         }
-        let (mut reader, mut seen) = (Reader::default(), 0);
+        let (mut reader, mut seen) = ((self.reader)(), 0);
         loop {
             let data = stream.data().await?;
             self.meter.arrived(data.len());
@@ -260,6 +281,9 @@ impl Shared {
                     stream.send.send_data(wire::frame(request), false)?;
                 }
                 self.meter.noticed(&taken);
+                if let Some(endpoints) = taken.endpoints {
+                    self.meter.endpoints[number].store(endpoints as u64, Relaxed);
+                }
                 self.meter.acknowledged(number, taken.kind.bit());
                 backoff.reset();
                 seen |= taken.kind.bit();

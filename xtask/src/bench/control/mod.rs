@@ -5,6 +5,7 @@
 //! CPU time of `mizzend`, its memory, what it sends, and how long it takes from the rename of a file to the last acknowledgement.
 //! All of it is on loopback and in a temporary folder, and ends with this.
 
+pub(crate) mod cluster;
 mod delta;
 mod demand;
 mod fleet;
@@ -381,6 +382,12 @@ impl Watch {
 
     /// Waits until it is over.
     async fn until(&self, plane: &mut Plane, meter: &Meter, awaits: u8) -> Result<Measured> {
+        let time = self.wait(plane, meter, &|| meter.have(awaits)).await?;
+        self.measured(plane, meter, if meter.reading().messages > 0 || awaits == RETURNED { time } else { Duration::ZERO })
+    }
+
+    /// Waits until all proxies have what they should, as `have` counts them, and nothing happens any more. How long it took to the last acknowledgement.
+    async fn wait(&self, plane: &mut Plane, meter: &Meter, have: &dyn Fn() -> usize) -> Result<Duration> {
         let (mut quiet, mut messages, mut cpu, mut tick) = (Instant::now(), 0, plane.process.cpu()?, Instant::now());
         loop {
             tokio::time::sleep(TICK).await;
@@ -392,7 +399,7 @@ impl Watch {
                 quiet = now;
             }
             (messages, cpu, tick) = (reading.messages, used, now);
-            let have = meter.have(awaits);
+            let have = have();
             if have == meter.proxies() && now - quiet >= QUIET {
                 break;
             }
@@ -400,8 +407,7 @@ impl Watch {
                 bail!("not over within {} s: {have} of {} proxies have what they should", PATIENCE.as_secs(), meter.proxies());
             }
         }
-        let time = meter.last().saturating_duration_since(self.begun);
-        self.measured(plane, meter, if meter.reading().messages > 0 || awaits == RETURNED { time } else { Duration::ZERO })
+        Ok(meter.last().saturating_duration_since(self.begun))
     }
 
     fn measured(&self, plane: &Plane, meter: &Meter, time: Duration) -> Result<Measured> {

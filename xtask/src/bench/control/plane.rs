@@ -104,19 +104,35 @@ pub(super) fn own_cpu() -> Result<Duration> {
 pub(super) struct Setup {
     program: PathBuf,
     dir: PathBuf,
-    config: PathBuf,
-    state: OwnedFd,
+    source: Source,
     ports: [u16; 2],
+}
+
+/// What it follows.
+enum Source {
+    /// A folder; its keys are in a file of memory.
+    Folder { config: PathBuf, state: OwnedFd },
+    /// A cluster, by a kubeconfig.
+    Cluster(PathBuf),
 }
 
 impl Setup {
     pub(super) fn new(binary: &Path, dir: &Path, config: &Path) -> Result<Setup> {
+        let state = mizzen_net::memfd("bench-state", b"", false)?;
+        mizzen_net::inheritable(&state)?;
+        Setup::of(binary, dir, Source::Folder { config: config.to_owned(), state })
+    }
+
+    /// One that follows a cluster.
+    pub(super) fn of_cluster(binary: &Path, dir: &Path, kubeconfig: &Path) -> Result<Setup> {
+        Setup::of(binary, dir, Source::Cluster(kubeconfig.to_owned()))
+    }
+
+    fn of(binary: &Path, dir: &Path, source: Source) -> Result<Setup> {
         let program = dir.join("mizzend");
         // The binary chooses by its name; a relative path would mean another place from there.
         symlink(fs::canonicalize(binary).with_context(|| binary.display().to_string())?, &program)?;
-        let state = mizzen_net::memfd("bench-state", b"", false)?;
-        mizzen_net::inheritable(&state)?;
-        Ok(Setup { program, dir: dir.to_owned(), config: config.to_owned(), state, ports: free_ports()? })
+        Ok(Setup { program, dir: dir.to_owned(), source, ports: free_ports()? })
     }
 
     pub(super) fn target(&self) -> Target {
@@ -137,9 +153,18 @@ impl Setup {
     /// Starts it as `mizzen up` does, and waits until it serves.
     pub(super) async fn start(&self) -> Result<Plane> {
         let process = Process::start(&self.program, |command| {
-            command.arg("--config-dir").arg(&self.config).arg("--last-good").arg(self.dir.join("last-good"));
+            match &self.source {
+                Source::Folder { config, state } => {
+                    command.arg("--config-dir").arg(config).arg("--last-good").arg(self.dir.join("last-good"));
+                    command.args(["--state-fd", &state.as_raw_fd().to_string()]);
+                }
+                Source::Cluster(kubeconfig) => {
+                    command.args(["--kubernetes", "--address", "127.0.0.1", "--webhook-port", "0", "--debug-port", "0", "--kubeconfig"]);
+                    command.arg(kubeconfig);
+                }
+            }
             command.args(["--xds-port", &self.ports[0].to_string(), "--monitoring-port", &self.ports[1].to_string()]);
-            command.args(["--state-fd", &self.state.as_raw_fd().to_string()]).arg("--socket-dir").arg(&self.dir);
+            command.arg("--socket-dir").arg(&self.dir);
             command.arg("--root-cert-file").arg(self.dir.join("root.pem"));
             command.env("MIZZEN_LOG", "warn").stdin(Stdio::null()).stdout(Stdio::null());
             let log = File::options().create(true).append(true).open(self.log());
@@ -180,7 +205,11 @@ impl Setup {
             bail!("no token: {}", String::from_utf8_lossy(&reply.body).trim());
         }
         let answer: serde_json::Value = serde_json::from_slice(&reply.body)?;
-        let token = answer["token"].as_str().context("no token in the answer")?;
+        self.certificate_for(answer["token"].as_str().context("no token in the answer")?).await
+    }
+
+    /// A certificate for whom a token is.
+    pub(super) async fn certificate_for(&self, token: &str) -> Result<Svid> {
         let key = KeyPair::generate()?;
         let request = CertificateRequest { csr: key.csr(None)? };
         let path = "/istio.v1.auth.IstioCertificateService/CreateCertificate";

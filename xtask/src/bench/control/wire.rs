@@ -165,6 +165,19 @@ struct Share {
     name: String,
 }
 
+#[derive(Clone, PartialEq, Message)]
+struct Assignment {
+    #[prost(message, repeated, tag = "2")]
+    localities: Vec<Locality>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Locality {
+    /// LbEndpoints, of which only their number is wanted.
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    endpoints: Vec<Bytes>,
+}
+
 /// An entry of the index, of which a caller by HTTP needs the ports.
 #[derive(Clone, PartialEq, Message)]
 struct Indexed {
@@ -199,6 +212,7 @@ pub(super) fn needs(body: Bytes) -> Result<Vec<String>> {
             let named = actions.flat_map(|action| shares(action.weighted).chain([action.cluster]));
             named.filter(|name| !name.is_empty()).collect()
         }
+        ENDPOINT => Vec::new(),
         INDEX => Indexed::decode(any.value)?.http.iter().map(ToString::to_string).collect(),
         _ => routes(Listener::decode(any.value)?)?,
     };
@@ -216,6 +230,15 @@ fn routes(listener: Listener) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// How many endpoints a resource has; `None` if it is none of endpoints.
+pub(super) fn endpoints(body: Bytes) -> Result<Option<usize>> {
+    let any = Any::decode(body)?;
+    if any.type_url != ENDPOINT {
+        return Ok(None);
+    }
+    Ok(Some(Assignment::decode(any.value)?.localities.iter().map(|locality| locality.endpoints.len()).sum()))
+}
+
 /// A part of a response.
 #[derive(Debug, PartialEq)]
 pub(super) enum Item {
@@ -230,6 +253,8 @@ pub(super) enum Item {
 /// Reads responses as they arrive.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
+    /// Whether bodies of endpoints are read, too.
+    endpoints: bool,
     buffer: BytesMut,
     /// Bytes of a body that nobody wants.
     skip: usize,
@@ -256,6 +281,11 @@ struct Field {
 }
 
 impl Reader {
+    /// One that reads bodies of endpoints, too.
+    pub(super) fn of_endpoints() -> Reader {
+        Reader { endpoints: true, ..Reader::default() }
+    }
+
     /// Takes what has arrived.
     pub(super) fn feed(&mut self, data: &[u8]) {
         let skipped = self.skip.min(data.len());
@@ -354,8 +384,9 @@ impl Reader {
     fn wanted(&self, field: &Field) -> Option<bool> {
         let body = self.buffer.get(field.head..)?;
         let there = |wanted: &str| body.get(2..).is_some_and(|text| text.starts_with(wanted.as_bytes()));
-        let longest = READ.iter().map(|name| name.len()).max().unwrap_or_default() + 2;
-        (body.len() >= longest.min(field.length)).then(|| READ.into_iter().any(there))
+        let read = || READ.into_iter().chain(self.endpoints.then_some(ENDPOINT));
+        let longest = read().map(str::len).max().unwrap_or_default() + 2;
+        (body.len() >= longest.min(field.length)).then(|| read().any(there))
     }
 }
 

@@ -5,7 +5,7 @@ use super::*;
 /// The namespace's labels, the pod's labels, the pod's annotations, the values, and what comes of it.
 fn check(namespace: &[(&str, &str)], labels: Value, annotations: Value, values: Value, want: Option<Skip>) {
     let facts = |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    let facts = NamespaceFacts { name: "shop".into(), labels: facts(namespace) };
+    let facts = NamespaceFacts { name: "shop".into(), labels: facts(namespace), ..NamespaceFacts::default() };
     let mut pod = plain();
     pod["metadata"]["labels"] = labels.clone();
     pod["metadata"]["annotations"] = annotations.clone();

@@ -11,7 +11,11 @@ use super::*;
 
 /// A namespace that asks for proxies.
 fn shop() -> NamespaceFacts {
-    NamespaceFacts { name: "shop".into(), labels: [("istio-injection".to_owned(), "enabled".to_owned())].into() }
+    NamespaceFacts {
+        name: "shop".into(),
+        labels: [("istio-injection".to_owned(), "enabled".to_owned())].into(),
+        ..NamespaceFacts::default()
+    }
 }
 
 fn mesh(text: &str) -> MeshConfig {

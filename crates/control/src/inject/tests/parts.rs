@@ -27,6 +27,48 @@ fn order_of_containers() {
 }
 
 #[test]
+fn settings_of_proxies() {
+    let configs = |text: &str| -> Vec<Arc<Object>> {
+        let parsed = mizzen_api::parse_documents(text, &"a.yaml".into());
+        parsed.objects.into_iter().map(|object| Arc::new(object.unwrap_or_else(|refusal| panic!("{:?}", refusal.problems)))).collect()
+    };
+    let one = |name: &str, rest: &str| {
+        format!(
+            "---\n{{apiVersion: networking.istio.io/v1beta1, kind: ProxyConfig, metadata: {{name: {name}, namespace: shop}}, spec: {{{rest}}}}}\n"
+        )
+    };
+    let env = |all: &str| format!("environmentVariables: {{{all}}}");
+    let root = one("r", &format!("concurrency: 1, {}", env("A: root, B: root, C: root, D: root")))
+        + &one("s", "selector: {matchLabels: {app: reviews}}, concurrency: 9");
+    let own = one("ns", &env("B: space, C: space, D: space")) + &one("second", "concurrency: 7");
+    let nearest = one("other", "selector: {matchLabels: {app: ratings}}, concurrency: 8")
+        + &one("w", &format!("selector: {{matchLabels: {{app: reviews}}}}, {}", env("D: workload")));
+    let annotation = json!({"proxy.istio.io/config": "{concurrency: 3, proxyMetadata: {C: pod, D: pod}}"});
+    let config =
+        InjectConfig::new(&mesh("defaultConfig: {concurrency: 5, proxyMetadata: {A: mesh, X: mesh}}"), &json!(null), true).unwrap();
+    let check = |root: &str, own: &str, annotations: &Value, expected: [&str; 6]| {
+        let facts = NamespaceFacts { proxies: ProxyConfigs { root: configs(root), own: configs(own) }, ..shop() };
+        let Outcome::Patched { pod, warnings, .. } = inject(&pod(annotations.clone(), json!({})), &facts, &config).unwrap() else {
+            panic!()
+        };
+        assert_eq!(warnings, [""; 0]);
+        let written: Value = serde_json::from_str(&variable(&pod, "PROXY_CONFIG").unwrap()).unwrap();
+        let found = ["X", "A", "B", "C", "D"].map(|name| variable(&pod, name).unwrap_or_default());
+        assert_eq!(
+            [written["concurrency"].to_string().as_str()].into_iter().chain(found.iter().map(String::as_str)).collect::<Vec<_>>(),
+            expected
+        );
+    };
+    let none = json!({});
+    check("", "", &none, ["5", "mesh", "mesh", "", "", ""]);
+    check(&root, "", &none, ["1", "mesh", "root", "root", "root", "root"]);
+    check(&root, &own, &none, ["1", "mesh", "root", "space", "space", "space"]);
+    check(&root, &own, &annotation, ["3", "mesh", "root", "space", "pod", "pod"]);
+    check(&root, &(own + &nearest), &annotation, ["3", "mesh", "root", "space", "pod", "workload"]);
+    check("", &one("w", "selector: {matchLabels: {app: reviews}}, concurrency: 0"), &annotation, ["0", "mesh", "mesh", "", "pod", "pod"]);
+}
+
+#[test]
 fn native_or_not() {
     let check = |auto: bool, value: Value, annotation: &str, want: bool| {
         let values = json!({ "pilot": { "env": { "ENABLE_NATIVE_SIDECARS": value } } });
@@ -124,6 +166,10 @@ fn refused_annotations() {
     check("traffic.sidecar.istio.io/excludeInterfaces", "eth1", "is not supported, and ignoring it could change where traffic goes");
     check("traffic.sidecar.istio.io/excludeInboundPorts", "80,http", "`http` is not a port between 1 and 65535");
     check("traffic.sidecar.istio.io/excludeOutboundIPRanges", "*", "`*` is not possible here, only a list");
+    let dual = "proxyMetadata: {ISTIO_DUAL_STACK: \"true\"}";
+    let no_ipv6 = "proxyMetadata.ISTIO_DUAL_STACK: true asks for IPv6, which is not captured: it must be false";
+    check("proxy.istio.io/config", dual, no_ipv6);
+    check("traffic.sidecar.istio.io/includeOutboundIPRanges", "10.0.0.0/8,fd00::/8", "fd00::/8 is a range of IPv6, which is not captured");
     check("inject.istio.io/templates", "grpc-agent", "there is no template grpc-agent: it must be sidecar or gateway");
     let several = "several templates, here also custom, are not supported: it must be sidecar or gateway";
     check("inject.istio.io/templates", "sidecar,custom", several);
@@ -301,6 +347,27 @@ fn values() {
         json!({ "global": { "pilotCertProvider": "kubernetes" } }),
         "global.pilotCertProvider: \"kubernetes\" is not supported: it must be istiod",
     );
+    let no_ipv6 = |path: &str, value: &str, else_: &str| {
+        format!(
+            "{path}: {value} asks for IPv6, which is not captured, so that its connections would not be in the mesh: it must be {else_}"
+        )
+    };
+    refused(json!({ "global": { "dualStack": true } }), &no_ipv6("global.dualStack", "true", "false"));
+    refused(json!({ "global": { "ipFamilies": ["IPv4", "IPv6"] } }), &no_ipv6("global.ipFamilies", "[\"IPv4\",\"IPv6\"]", "IPv4"));
+    refused(
+        json!({ "global": { "ipFamilyPolicy": "PreferDualStack" } }),
+        &no_ipv6("global.ipFamilyPolicy", "\"PreferDualStack\"", "SingleStack"),
+    );
+    refused(json!({ "pilot": { "env": { "ISTIO_DUAL_STACK": "true" } } }), &no_ipv6("pilot.env.ISTIO_DUAL_STACK", "\"true\"", "false"));
+    refused(
+        json!({ "global": { "proxy": { "includeIPRanges": "fd00::/8" } } }),
+        "global.proxy.includeIPRanges: fd00::/8 is a range of IPv6, which is not captured",
+    );
+    let mut dual = MeshConfig::default();
+    dual.default_config.proxy_metadata.insert("ISTIO_DUAL_STACK".to_owned(), "true".to_owned());
+    let error = InjectConfig::new(&dual, &Value::Null, true).unwrap_err().to_string();
+    let of_mesh = "meshConfig: defaultConfig: proxyMetadata.ISTIO_DUAL_STACK: true asks for IPv6, which is not captured: it must be false";
+    assert_eq!(error, of_mesh);
     refused(json!({ "global": { "jwtPolicy": "x" } }), "global.jwtPolicy: must be third-party-jwt or first-party-jwt, is x");
     refused(
         json!({ "global": { "proxy": { "excludeInboundPorts": "a" } } }),

@@ -101,6 +101,10 @@ impl Cluster {
         Cluster { client, dry_run }
     }
 
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// What the cluster has of this object, by its kind, namespace and name.
     pub(super) async fn find(&self, object: &Value) -> Result<Option<Value>> {
         let name = object.pointer("/metadata/name").and_then(Value::as_str).context("an object without a name")?;
@@ -146,19 +150,7 @@ impl Cluster {
     pub(super) async fn installed(&self) -> Result<Vec<Value>> {
         let mut found = Vec::new();
         for kind in KINDS {
-            let params = ListParams::default().labels(&format!("{}={}", OWNER.0, OWNER.1));
-            let list = match kind.api(&self.client, None).list(&params).await {
-                Ok(list) => list,
-                Err(error) if is_missing(&error) => continue,
-                Err(error) => return Err(say(error).context(format!("listing {}", kind.plural))),
-            };
-            for object in list {
-                let mut object = serde_json::to_value(object)?;
-                // Elements of lists do not say what they are.
-                object["apiVersion"] = json!(kind.version);
-                object["kind"] = json!(kind.kind);
-                found.push(object);
-            }
+            found.extend(self.list(kind, &ListParams::default().labels(&format!("{}={}", OWNER.0, OWNER.1))).await?);
         }
         Ok(found)
     }
@@ -238,27 +230,28 @@ impl Cluster {
         Ok(self.client.apiserver_version().await.map_err(say)?.git_version)
     }
 
-    /// Whether services of the cluster have IPv6 addresses.
-    pub(super) async fn has_ipv6(&self) -> Result<bool> {
-        let service = self.get(namespaced("v1", "Service", "services"), Some("default"), "kubernetes").await?;
-        let families = service.as_ref().and_then(|service| service.pointer("/spec/ipFamilies")).and_then(Value::as_array).cloned();
-        Ok(families.is_some_and(|families| families.iter().any(|family| family == "IPv6")))
+    /// The objects of a kind in all namespaces for which `is` holds.
+    pub(super) async fn those(&self, kind: Installed, is: impl Fn(&Value) -> bool) -> Result<Vec<Value>> {
+        let mut found = self.list(kind, &ListParams::default()).await?;
+        found.retain(is);
+        Ok(found)
     }
 
-    /// Names of the objects of a kind, with their namespaces, for which `is` holds.
-    pub(super) async fn those(&self, kind: Installed, namespace: Option<&str>, is: impl Fn(&Value) -> bool) -> Result<Vec<Value>> {
-        let list = kind.api(&self.client, namespace).list(&ListParams::default()).await;
-        let list = list.map_err(|error| say(error).context(format!("listing {}", kind.plural)))?;
-        let mut found = Vec::new();
-        for object in list {
+    /// The objects of a kind in all namespaces; none of a kind that is not there.
+    async fn list(&self, kind: Installed, params: &ListParams) -> Result<Vec<Value>> {
+        let list = match kind.api(&self.client, None).list(params).await {
+            Ok(list) => list,
+            Err(error) if is_missing(&error) => return Ok(Vec::new()),
+            Err(error) => return Err(say(error).context(format!("listing {}", kind.plural))),
+        };
+        let typed = |object: DynamicObject| {
             let mut object = serde_json::to_value(object)?;
+            // Elements of lists do not say what they are.
             object["apiVersion"] = json!(kind.version);
             object["kind"] = json!(kind.kind);
-            if is(&object) {
-                found.push(object);
-            }
-        }
-        Ok(found)
+            Ok(object)
+        };
+        list.into_iter().map(typed).collect()
     }
 }
 

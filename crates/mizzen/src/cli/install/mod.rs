@@ -11,14 +11,19 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use mizzen_control::names::{self, INJECTOR};
 use serde_json::{Value, json};
 
 use self::{
     cluster::{CONFIG_MAPS, Cluster, Outcome, not_established, not_rolled_out, without_authority},
-    manifest::{Component, INJECTOR, OWNER, Part, STATE, title},
+    manifest::{Component, OWNER, Part, STATE, title},
     settings::{NAMESPACE, Settings, SettingsArgs},
 };
-use super::{kube::client, output::print, place::Where};
+use super::{
+    kube::{client, ipv6},
+    output::print,
+    place::Where,
+};
 use crate::up::say;
 
 /// Arguments of `install`.
@@ -172,8 +177,8 @@ async fn look_around(cluster: &Cluster, settings: &Settings) -> Result<()> {
              --set values.global.jwtPolicy=first-party-jwt takes what tokens there are, which other servers may see too"
         ),
     }
-    if cluster.has_ipv6().await? {
-        say::warning("services of this cluster have IPv6 addresses: connections over IPv6 are not captured, and so not in the mesh");
+    if let Some(warning) = ipv6(cluster.client()).await? {
+        say::warning(&warning);
     }
     Ok(())
 }
@@ -236,7 +241,7 @@ pub(crate) async fn uninstall(place: &Where, args: UninstallArgs) -> Result<()> 
     remove_all(&cluster, &first, until).await?;
     if args.purge {
         // Its writer is gone, so that they stay gone.
-        let written = cluster.those(CONFIG_MAPS, None, is_root_certificate).await?;
+        let written = cluster.those(CONFIG_MAPS, is_root_certificate).await?;
         remove_all(&cluster, &written, until).await?;
         if last.is_empty() {
             say::warning(&format!(
@@ -255,7 +260,7 @@ pub(crate) async fn uninstall(place: &Where, args: UninstallArgs) -> Result<()> 
 const REMOVAL: Duration = Duration::from_secs(300);
 
 fn is_root_certificate(object: &Value) -> bool {
-    object["metadata"]["name"] == "istio-ca-root-cert" && object["data"]["root-cert.pem"].is_string()
+    object["metadata"]["name"] == names::ROOT && object["data"][names::ROOT_KEY].is_string()
 }
 
 async fn remove_all(cluster: &Cluster, objects: &[Value], until: Instant) -> Result<()> {

@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 use super::settings::{NAMESPACE, Profile, Settings, merge};
 
 pub(super) use rbac::reasons;
-pub(super) use webhooks::INJECTOR;
 
 /// The label by which all that was installed is found again, and its value.
 pub(super) const OWNER: (&str, &str) = ("install.operator.istio.io/owning-resource", "mizzen");
@@ -132,7 +131,9 @@ fn placed(spec: &mut Value, settings: &Settings, part: &str) {
         }
     }
     if let Some(secrets) = settings.value("global.imagePullSecrets").and_then(Value::as_array) {
-        spec["imagePullSecrets"] = secrets.iter().map(|name| json!({ "name": name })).collect();
+        // Istio's charts have had both: names, and objects with a name.
+        let object = |secret: &Value| if secret.is_string() { json!({ "name": secret }) } else { secret.clone() };
+        spec["imagePullSecrets"] = secrets.iter().map(object).collect();
     }
 }
 

@@ -1,5 +1,6 @@
 //! The control plane: its Deployment, its Service, and what it reads at its start.
 
+use mizzen_control::names;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -27,8 +28,8 @@ pub(super) fn objects(settings: &Settings) -> Vec<Value> {
 fn mesh_config(settings: &Settings) -> Value {
     let mesh = serde_saphyr::to_string(&settings.mesh_config).unwrap_or_default();
     json!({
-        "apiVersion": "v1", "kind": "ConfigMap", "metadata": meta("istio", json!({})),
-        "data": { "mesh": mesh, "meshNetworks": "networks: {}\n" },
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": meta(names::SETTINGS, json!({})),
+        "data": { names::MESH: mesh, "meshNetworks": "networks: {}\n" },
     })
 }
 
@@ -47,8 +48,8 @@ fn values(settings: &Settings) -> Value {
     values["global"]["hub"] = json!(settings.hub);
     values["global"]["tag"] = json!(settings.tag);
     json!({
-        "apiVersion": "v1", "kind": "ConfigMap", "metadata": meta("istio-sidecar-injector", json!({})),
-        "data": { "values": format!("{values:#}\n") },
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": meta(names::INJECTOR, json!({})),
+        "data": { names::VALUES: format!("{values:#}\n") },
     })
 }
 

@@ -1,16 +1,19 @@
 //! Who the control plane is, and what it may do: each rule with its reason.
 
 use mizzen_api::Kind;
+use mizzen_control::names::{self, CLUSTER_ROLE, INJECTOR};
 use serde_json::{Value, json};
 
 use super::{
     super::settings::{NAMESPACE, Profile, Settings},
     meta,
-    webhooks::{INJECTOR, VALIDATOR},
+    webhooks::VALIDATOR,
 };
 
 /// The control plane's account.
 pub(super) const ACCOUNT: &str = "istiod";
+/// What following a kind takes.
+const FOLLOW: &[&str] = &["list", "watch"];
 const READ: &[&str] = &["get", "list", "watch"];
 
 /// A rule, and why it is needed.
@@ -31,9 +34,9 @@ const CLUSTER: [Rule; 9] = [
         groups: &[""],
         resources: &["services", "pods", "nodes", "namespaces", "serviceaccounts"],
         names: &[],
-        verbs: READ,
+        verbs: FOLLOW,
     },
-    Rule { why: "the endpoints of services", groups: &["discovery.k8s.io"], resources: &["endpointslices"], names: &[], verbs: READ },
+    Rule { why: "the endpoints of services", groups: &["discovery.k8s.io"], resources: &["endpointslices"], names: &[], verbs: FOLLOW },
     Rule {
         why: "a proxy's token is shown to the API server, which says whose it is",
         groups: &["authentication.k8s.io"],
@@ -49,11 +52,11 @@ const CLUSTER: [Rule; 9] = [
         verbs: &["create"],
     },
     Rule {
-        why: "the root certificate is written into every namespace, since pods mount it from their own",
+        why: "the root certificate is written into every namespace of the mesh, since pods mount it from their own, and put back where it is changed",
         groups: &[""],
         resources: &["configmaps"],
-        names: &["istio-ca-root-cert"],
-        verbs: &["get", "list", "watch", "update", "patch"],
+        names: &[names::ROOT],
+        verbs: &["list", "watch", "patch"],
     },
     Rule {
         why: "the same where it is missing: a rule about making objects cannot name them, for what is made by POST has no name in its path",
@@ -67,18 +70,18 @@ const CLUSTER: [Rule; 9] = [
         groups: &["admissionregistration.k8s.io"],
         resources: &["mutatingwebhookconfigurations"],
         names: &[INJECTOR],
-        verbs: &["get", "list", "watch", "patch"],
+        verbs: &["list", "watch", "patch"],
     },
     Rule {
         why: "the same for the validator, which closes once it answers",
         groups: &["admissionregistration.k8s.io"],
         resources: &["validatingwebhookconfigurations"],
         names: &[VALIDATOR],
-        verbs: &["get", "list", "watch", "patch"],
+        verbs: &["list", "watch", "patch"],
     },
     Rule {
         why: "what it has to say of an object stands beside the object",
-        groups: &["", "events.k8s.io"],
+        groups: &["events.k8s.io"],
         resources: &["events"],
         names: &[],
         verbs: &["create", "patch"],
@@ -91,15 +94,15 @@ const OWN: [Rule; 3] = [
         why: "MeshConfig and the values of injection",
         groups: &[""],
         resources: &["configmaps"],
-        names: &["istio", "istio-sidecar-injector"],
-        verbs: READ,
+        names: &[names::SETTINGS, INJECTOR],
+        verbs: FOLLOW,
     },
     Rule {
         why: "the keys of the certificate authority: brought by somebody, or its own",
         groups: &[""],
         resources: &["secrets"],
-        names: &["cacerts", "istio-ca-secret"],
-        verbs: &["get", "list", "watch", "update", "patch"],
+        names: &[names::PLUGGED_IN, names::SELF_SIGNED],
+        verbs: &["get"],
     },
     Rule {
         why: "its own keys, once: a rule about making objects cannot name them",
@@ -119,7 +122,7 @@ const CREDENTIALS: [Rule; 1] = [Rule {
     verbs: READ,
 }];
 
-/// Istio's kinds: read, and told what became of them. By plural names, since `*` would also be what is not known.
+/// Istio's kinds: read, one by one where a status is written anew, and told what became of them. By plural names, since `*` would also be what is not known.
 fn configuration() -> Vec<Value> {
     let mut rules = Vec::new();
     let groups: std::collections::BTreeSet<&str> = istio().map(Kind::group).collect();
@@ -127,7 +130,7 @@ fn configuration() -> Vec<Value> {
         let plurals: Vec<&str> = istio().filter(|kind| kind.group() == group).map(Kind::plural).collect();
         let statuses: Vec<String> = plurals.iter().map(|plural| format!("{plural}/status")).collect();
         rules.push(json!({ "apiGroups": [group], "resources": plurals, "verbs": READ }));
-        rules.push(json!({ "apiGroups": [group], "resources": statuses, "verbs": ["patch", "update"] }));
+        rules.push(json!({ "apiGroups": [group], "resources": statuses, "verbs": ["patch"] }));
     }
     rules
 }
@@ -153,7 +156,6 @@ pub(in super::super) fn reasons(name: &str) -> Vec<String> {
     lines
 }
 
-const CLUSTER_ROLE: &str = "istiod-clusterrole-istio-system";
 const CREDENTIALS_ROLE: &str = "istiod-gateway-credentials-istio-system";
 
 pub(super) fn objects(settings: &Settings) -> Vec<Value> {

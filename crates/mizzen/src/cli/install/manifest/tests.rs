@@ -145,7 +145,7 @@ fn what_settings_change() {
         "hub": "registry.test", "tag": "v2",
         "meshConfig": { "accessLogFile": "/dev/stdout" },
         "values": {
-            "global": { "jwtPolicy": "first-party-jwt", "proxy": { "logLevel": "debug" }, "imagePullPolicy": "Never", "imagePullSecrets": ["key"] },
+            "global": { "jwtPolicy": "first-party-jwt", "proxy": { "logLevel": "debug" }, "imagePullPolicy": "Never", "imagePullSecrets": ["key", { "name": "other" }] },
             "pilot": { "replicaCount": 2, "env": { "A": true }, "nodeSelector": { "zone": "a" } },
             "gateways": { "istio-ingressgateway": { "type": "NodePort", "serviceAnnotations": { "a": "b" } } },
         },
@@ -155,7 +155,7 @@ fn what_settings_change() {
     assert_eq!(deployment["spec"]["replicas"], 2);
     assert_eq!(pod["containers"][0]["image"], "registry.test/pilot:v2");
     assert_eq!(pod["containers"][0]["imagePullPolicy"], "Never");
-    assert_eq!(pod["imagePullSecrets"], json!([{ "name": "key" }]));
+    assert_eq!(pod["imagePullSecrets"], json!([{ "name": "key" }, { "name": "other" }]));
     assert_eq!(pod["nodeSelector"], json!({ "zone": "a" }));
     assert!(pod["containers"][0]["env"].as_array().unwrap().contains(&json!({ "name": "A", "value": "true" })));
     let policy = json!({ "name": "JWT_POLICY", "value": "first-party-jwt" });

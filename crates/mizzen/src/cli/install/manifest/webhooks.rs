@@ -1,12 +1,11 @@
 //! Where the API server asks the control plane: about pods that get a sidecar, and about Istio's objects.
 
+use mizzen_control::names::INJECTOR;
 use serde_json::{Value, json};
 
 use super::{super::settings::NAMESPACE, rbac::istio};
 
-/// The configuration of injection.
-pub(in super::super) const INJECTOR: &str = "istio-sidecar-injector";
-/// The configuration of validation.
+/// The configuration of validation, of the control plane in this namespace.
 pub(super) const VALIDATOR: &str = "istio-validator-istio-system";
 
 const INJECT: &str = "sidecar.istio.io/inject";

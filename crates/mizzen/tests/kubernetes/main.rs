@@ -1,5 +1,7 @@
 //! The mesh in a real cluster of two nodes: installed by the CLI, with the sample and its steps in it, seen by the CLI, and removed.
 
+mod envoy;
+
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
@@ -8,6 +10,7 @@ use std::{
 use mizzen_testkit::{
     Output, Sniffer, eventually,
     kube::{Cluster, ClusterOptions, Programs, image},
+    peer,
 };
 use serde_json::Value;
 
@@ -17,17 +20,21 @@ fn samples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../samples")
 }
 
-/// The images, of the program that this test has anyway.
-fn images(folder: &Path) -> Vec<PathBuf> {
+/// The images, of the program that this test has anyway, and whether that with an Envoy is there.
+fn images(folder: &Path) -> (Vec<PathBuf>, bool) {
     let program = image::without_debug(Path::new(MIZZEN), folder).expect("a copy");
     let written = image::mesh(&image::Source::MultiCall(&program), "mizzen", env!("CARGO_PKG_VERSION"), folder).expect("images");
-    written.into_iter().map(|written| written.archive).collect()
+    let with_envoy = envoy::image(&program, folder);
+    let has_envoy = with_envoy.is_some();
+    (written.into_iter().map(|written| written.archive).chain(with_envoy).collect(), has_envoy)
 }
 
 /// A cluster, and where its gateway can be reached.
 struct World {
     cluster: Cluster,
     gateway: String,
+    /// Whether it has the image with an Envoy.
+    has_envoy: bool,
 }
 
 impl World {
@@ -73,14 +80,15 @@ impl World {
 
 fn start(folder: &Path) -> Option<World> {
     Programs::for_cluster()?;
-    let cluster = Cluster::start(&ClusterOptions { nodes: 2, images: images(folder) })?;
+    let (images, has_envoy) = images(folder);
+    let cluster = Cluster::start(&ClusterOptions { nodes: 2, images })?;
     let installed = cluster.run(&[MIZZEN, "install", "-y"], "");
     assert_eq!(installed.code, 0, "{}{}", installed.out, installed.err);
     let port = "jsonpath={.spec.ports[?(@.port==80)].nodePort}";
     let port = cluster.kubectl(&["get", "service", "-n", "istio-system", "istio-ingressgateway", "-o", port], "").ok();
     let node = "jsonpath={.items[1].status.addresses[?(@.type==\"InternalIP\")].address}";
     let node = cluster.kubectl(&["get", "nodes", "-o", node], "").ok();
-    Some(World { cluster, gateway: format!("{node}:{port}") })
+    Some(World { cluster, gateway: format!("{node}:{port}"), has_envoy })
 }
 
 /// The version of the reviews of each book; each book has all of its parts.
@@ -102,6 +110,7 @@ fn the_bookshop_in_a_cluster() {
     world.rolled_out();
     // Programs of both nodes are called, each of them through its proxy.
     versions(&world.until("the shop is open", "/api/books", &[], "200"));
+    the_page_in_a_browser(&world);
     let nodes = world.kubectl(&["get", "pods", "-n", "shop", "-o", "jsonpath={.items[*].spec.nodeName}"]);
     assert!(nodes.contains("node1") && nodes.contains("node2"), "{nodes}");
     let proxies = world.kubectl(&["get", "pods", "-n", "shop", "-o", "jsonpath={.items[*].spec.initContainers[*].name}"]);
@@ -110,6 +119,9 @@ fn the_bookshop_in_a_cluster() {
     steps(&world);
     pods_that_are_meant_by_name(&world);
     nothing_is_readable(&world);
+    if world.has_envoy {
+        envoy::envoys(&world);
+    }
     seen_by_the_cli(&world);
     no_request_is_lost(&world);
 
@@ -119,6 +131,25 @@ fn the_bookshop_in_a_cluster() {
     let left = world.kubectl(&["get", kinds, "-o", "name"]) + &world.kubectl(&["get", "configmap", "-A", "-o", "name"]);
     assert!(!left.lines().any(|line| line.contains("istio")), "{left}");
     world.cluster.down().expect("it ends");
+}
+
+/// The shop's page at the Gateway's node port, as a browser has it.
+fn the_page_in_a_browser(world: &World) {
+    let Some(chromium) = peer("chromium", "chromium") else { return };
+    let chromium = chromium.to_str().expect("a path");
+    // A profile of its own, and no sandbox of its own, which root has none of. It is in the node's namespaces, and there is nothing else to be reached.
+    let profile = format!("--user-data-dir={}", world.cluster.dir().join("chromium").display());
+    let url = format!("http://{}/", world.gateway);
+    let flags =
+        ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--no-first-run"];
+    let page = eventually("the page in a browser", || {
+        let words = [&["timeout", "60", chromium], &flags[..], &[&profile, "--timeout=30000", "--dump-dom", &url]].concat();
+        let found = world.cluster.run(&words, "");
+        if found.code == 0 && found.out.contains("</article>") { Ok(found.out) } else { Err(format!("{found:?}")) }
+    });
+    assert!(page.contains("<h1>The bookshop</h1>") && page.contains("The Voyage of the Beagle"), "{page}");
+    assert_eq!((page.matches("<article>").count(), page.matches(" in stock</p>").count()), (3, 3), "{page}");
+    assert!(page.contains("reviews v") && !page.contains("is not to be had") && !page.contains("are not to be had"), "{page}");
 }
 
 /// The steps of the sample, each with a call that must work or one that must not.

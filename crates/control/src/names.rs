@@ -1,0 +1,24 @@
+//! What the mesh's own objects in a cluster are called, by Istio's names: for the control plane, and for whoever installs it.
+
+/// The control plane's Deployment, its Service and its account.
+pub const CONTROL_PLANE: &str = "istiod";
+/// The configuration of injection, and the ConfigMap with its values (key [`VALUES`]).
+pub const INJECTOR: &str = "istio-sidecar-injector";
+/// The key of the values in ConfigMap [`INJECTOR`].
+pub const VALUES: &str = "values";
+/// The configuration of validation; `-` and the control plane's namespace follow.
+pub const VALIDATOR: &str = "istio-validator";
+/// The ConfigMap with MeshConfig (key [`MESH`]) in the control plane's namespace.
+pub const SETTINGS: &str = "istio";
+/// The key of MeshConfig in ConfigMap [`SETTINGS`].
+pub const MESH: &str = "mesh";
+/// The ConfigMap with the root certificate (key [`ROOT_KEY`]) in every namespace.
+pub const ROOT: &str = "istio-ca-root-cert";
+/// The key of the root certificate in ConfigMap [`ROOT`], and in secret [`PLUGGED_IN`].
+pub const ROOT_KEY: &str = "root-cert.pem";
+/// The secret with a CA that somebody has brought.
+pub const PLUGGED_IN: &str = "cacerts";
+/// The secret with a CA of the control plane's own.
+pub const SELF_SIGNED: &str = "istio-ca-secret";
+/// The role that must allow what the control plane reads of the whole cluster.
+pub const CLUSTER_ROLE: &str = "istiod-clusterrole-istio-system";
