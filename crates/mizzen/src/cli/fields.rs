@@ -136,7 +136,7 @@ mod tests {
         let mode = lines.iter().find(|line| line[0] == "mtls.mode").unwrap();
         assert_eq!(mode[1..4], ["UNSET, DISABLE, PERMISSIVE, STRICT", "done", "UNSET"]);
         let all = of_all(Output::Short).unwrap();
-        assert_eq!(all.lines().count(), 10, "a header and nine kinds:\n{all}");
+        assert_eq!(all.lines().count(), 11, "a header and ten kinds:\n{all}");
         assert!(row(&fields(Kind::VirtualService)[0])[3] == "required");
         for output in [Output::Json, Output::Yaml] {
             let value: Value = serde_saphyr::from_str(&of_kind(Kind::DestinationRule, output).unwrap()).unwrap();
