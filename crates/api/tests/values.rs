@@ -68,15 +68,15 @@ fn external_names() {
 fn discovery_selectors() {
     let read = |text: &str| parse_mesh_config(text, &"mesh".into());
     let (mesh, warnings) = read(
-        "discoverySelectors:\n- {}\n- matchLabels: {mesh: a}\n  matchExpressions: [{key: team, operator: NotIn, values: [b]}, {key: on, operator: Exists}]\n",
+        "discoverySelectors:\n- {}\n- matchLabels: {mesh: a}\n  matchExpressions: [{key: team, operator: NotIn, values: [b]}, {key: open, operator: Exists}]\n",
     )
     .unwrap();
     assert!(warnings.is_empty());
     let [all, some] = &mesh.discovery_selectors[..] else { panic!("{mesh:?}") };
     for (labels, expected) in [
         (map(&[]), [true, false]),
-        (map(&[("mesh", "a"), ("on", "")]), [true, true]),
-        (map(&[("mesh", "a"), ("on", ""), ("team", "b")]), [true, false]),
+        (map(&[("mesh", "a"), ("open", "")]), [true, true]),
+        (map(&[("mesh", "a"), ("open", ""), ("team", "b")]), [true, false]),
         (map(&[("mesh", "a")]), [true, false]),
     ] {
         assert_eq!([all.matches(&labels), some.matches(&labels)], expected, "{labels:?}");
