@@ -90,8 +90,8 @@ fn capture() {
         let (pod, _) = annotated(&format!("traffic.sidecar.istio.io/{name}"), value);
         assert_eq!(flag(&pod, of).as_deref(), want, "{name}={value}");
     };
-    check("includeOutboundIPRanges", "10.0.0.0/8,fd00::/8", "-i", Some("10.0.0.0/8,fd00::/8"));
-    check("excludeOutboundIPRanges", "10.1.0.0/16", "-x", Some("10.1.0.0/16"));
+    check("includeOutboundIPRanges", "10.0.0.0/8,172.16.0.0/12", "-i", Some("10.0.0.0/8,172.16.0.0/12"));
+    check("excludeOutboundIPRanges", "10.1.0.0/16,fd00::/8", "-x", Some("10.1.0.0/16,fd00::/8"));
     check("includeInboundPorts", "", "-b", Some(""));
     check("includeInboundPorts", "80,443", "-b", Some("80,443"));
     check("excludeInboundPorts", "22,15020", "-d", Some("15090,15021,15020,22"));
