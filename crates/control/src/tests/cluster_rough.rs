@@ -233,7 +233,8 @@ spec: {host: reviews, trafficPolicy: {connectionPool: {tcp: {maxConnections: 7}}
     let own = token(&api, "shop", "reviews", &["--audience=istio-ca", "--bound-object-kind=Pod", "--bound-object-name=reviews-0"]);
     let chain = world.csr(None, Some(&own), &key.csr(None).unwrap(), 0).await.unwrap();
     let svid = Svid::from_chain(&chain, &key).unwrap();
-    let mut proxy = Proxy::connect_as(&world, &svid, node("sidecar~10.244.0.7~reviews-0.shop~shop.svc.cluster.local", "reviews")).await.unwrap();
+    let mut proxy =
+        Proxy::connect_as(&world, &svid, node("sidecar~10.244.0.7~reviews-0.shop~shop.svc.cluster.local", "reviews")).await.unwrap();
     proxy.reject = Some((CLUSTER, REVIEWS));
     proxy.client.watch_all(CLUSTER);
     proxy.client.watch_all(LISTENER);
