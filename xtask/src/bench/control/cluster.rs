@@ -176,8 +176,10 @@ impl World {
     }
 
     async fn namespaces(&self) -> Result<()> {
-        for number in 0..self.services.div_ceil(EACH) {
-            let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": format!("ns{number}") } });
+        let names = (0..self.services.div_ceil(EACH)).map(|number| format!("ns{number}"));
+        // The control plane's own holds its keys.
+        for name in names.chain(["istio-system".to_owned()]) {
+            let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } });
             self.create("v1", "Namespace", "namespaces", namespace).await?;
         }
         Ok(())
