@@ -5,6 +5,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use mizzen_model::ProxyView;
 use mizzen_pki::UnixTime;
 use mizzen_protos::envoy::envoy::{
@@ -56,6 +57,8 @@ const FIRST_REQUEST: Duration = Duration::from_secs(60);
 
 /// A proxy that takes no response for so long is given up: it may open another stream when it reads again.
 const TAKE_WITHIN: Duration = Duration::from_secs(60);
+/// So many requests at most are heard before they are answered.
+const TOGETHER: usize = 32;
 /// How long the reason for a stream's end waits to be taken.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// First syncs are over when none has begun for so long.
@@ -155,8 +158,12 @@ impl Discovery {
             proved.until.map_or(Duration::MAX, |until| Duration::from_secs(until.as_secs().saturating_sub(UnixTime::now().as_secs())));
         let expiry = tokio::time::sleep(left.min(Duration::from_secs(365 * 24 * 3600)));
         tokio::pin!(expiry);
-        self.request(connection, first)?;
+        let mut is_open = self.hear(connection, &mut requests, first)?;
         loop {
+            if !is_open {
+                tracing::info!(proxy = connection.proxy(), connection = connection.number, "disconnected");
+                return Ok(());
+            }
             if !self.push(connection, Q::VARIANT, out).await? {
                 return Ok(());
             }
@@ -171,12 +178,9 @@ impl Discovery {
                 () = connection.asker.wake.notified() => Event::Changed,
             };
             match event {
-                Event::Request(request) => self.request(connection, *request)?,
+                Event::Request(request) => is_open = self.hear(connection, &mut requests, *request)?,
                 Event::Changed => {}
-                Event::Closed => {
-                    tracing::info!(proxy = connection.proxy(), connection = connection.number, "disconnected");
-                    return Ok(());
-                }
+                Event::Closed => is_open = false,
                 Event::End(reason) => return Err(Status::unavailable(reason)),
             }
         }
@@ -199,12 +203,26 @@ impl Discovery {
         Ok(registered)
     }
 
+    /// Takes a request, and those that have come already behind it: they are answered together. False if the client has closed its side.
+    fn hear<Q: Question>(&self, connection: &Connection, requests: &mut Requests<Q>, first: Q) -> Result<bool, Status> {
+        self.request(connection, first)?;
+        for _ in 0..TOGETHER {
+            match requests.message().now_or_never() {
+                Some(Ok(Some(request))) => self.request(connection, request)?,
+                Some(Ok(None) | Err(_)) => return Ok(false),
+                None => break,
+            }
+        }
+        Ok(true)
+    }
+
     fn request<Q: Question>(&self, connection: &Connection, request: Q) -> Result<(), Status> {
         let (heard, settled, refuses) = {
             let mut progress = connection.progress();
-            let refused = progress.session.has_rejections();
             let heard = request.ask(&mut progress.session).map_err(|e| Status::invalid_argument(e.to_string()))?;
-            let refuses = refused || progress.session.has_rejections();
+            let refuses = progress.refuses || matches!(heard.verdict, Some(Verdict::Nack { .. }));
+            // All that it has is looked through only where something was refused.
+            progress.refuses = refuses && progress.session.has_rejections();
             (heard, progress.settle(), refuses)
         };
         if refuses {

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use mizzen_pki::{Ca, UnixTime};
 use mizzen_protos::ca::{IstioCertificateRequest, IstioCertificateResponse, istio_certificate_service_server::IstioCertificateService};
+use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use crate::{authn::Authenticator, listener::Caller, metrics::Metrics};
@@ -11,8 +12,11 @@ use crate::{authn::Authenticator, listener::Caller, metrics::Metrics};
 /// What a caller may not ask for: another's identity.
 const IMPERSONATION: &str = "ImpersonatedIdentity";
 
+/// The mesh's CA: in a cluster its Secret may hold another one some day.
+pub(crate) type Authority = watch::Receiver<Arc<Ca>>;
+
 pub(crate) struct CaService {
-    pub(crate) ca: Arc<Ca>,
+    pub(crate) ca: Authority,
     pub(crate) authenticator: Authenticator,
     pub(crate) ttl: Duration,
     pub(crate) metrics: Arc<Metrics>,
@@ -42,7 +46,8 @@ impl IstioCertificateService for CaService {
             return Err(Status::permission_denied("no workload may ask for the certificate of another one"));
         }
         let ttl = self.lifetime(request.validity_duration);
-        let chain = self.ca.sign_csr(&request.csr, &id, ttl, UnixTime::now()).map_err(|error| {
+        let ca = self.ca.borrow().clone();
+        let chain = ca.sign_csr(&request.csr, &id, ttl, UnixTime::now()).map_err(|error| {
             self.metrics.signing_errors.inc();
             tracing::warn!(%id, %error, "certificate refused");
             Status::invalid_argument(error.to_string())

@@ -48,6 +48,8 @@ pub(crate) struct Progress {
     pub(crate) sent: u64,
     /// The newest snapshot of which everything was sent and answered.
     pub(crate) settled: u64,
+    /// Whether its last word on something was a refusal.
+    pub(crate) refuses: bool,
     /// When the oldest change came to be known of which not everything is answered.
     changed: Option<Instant>,
     /// When the oldest response was made of those since which not everything was answered at once.
@@ -417,7 +419,7 @@ impl Drop for Registered {
     fn drop(&mut self) {
         self.all.lock().remove(&self.connection.number);
         self.all.memo.leave(&self.connection.asker);
-        if self.connection.progress().session.has_rejections() {
+        if self.connection.progress().refuses {
             self.all.refusals_changed();
         }
     }

@@ -42,8 +42,8 @@ pub(crate) enum Standing {
     Known,
 }
 
-/// Who asked for a resource by which name.
-type Askers = Vec<(Weak<Asker>, Name)>;
+/// Who asked for a resource by which name: by address, which is nobody else's as long as it is kept here.
+type Askers = BTreeMap<(usize, Name), Weak<Asker>>;
 
 #[derive(Debug, Default)]
 struct Known<T> {
@@ -53,16 +53,13 @@ struct Known<T> {
 
 impl<T: PartialEq> Known<T> {
     fn join(&mut self, asker: &Arc<Asker>, resource: &str) {
-        let is_there = |(other, name): &(Weak<Asker>, Name)| other.as_ptr() == Arc::as_ptr(asker) && **name == *resource;
-        if !self.askers.iter().any(is_there) {
-            self.askers.push((Arc::downgrade(asker), resource.into()));
-        }
+        self.askers.entry((Arc::as_ptr(asker).addr(), resource.into())).or_insert_with(|| Arc::downgrade(asker));
     }
 
     /// Takes news; who has to look again.
     fn learn(&mut self, value: T) -> Askers {
         if self.value.as_ref() == Some(&value) {
-            return Vec::new();
+            return Askers::new();
         }
         self.value = Some(value);
         self.askers.clone()
@@ -70,7 +67,7 @@ impl<T: PartialEq> Known<T> {
 
     /// Whether anybody is left.
     fn is_wanted(&mut self) -> bool {
-        self.askers.retain(|(asker, _)| asker.strong_count() > 0);
+        self.askers.retain(|_, asker| asker.strong_count() > 0);
         !self.askers.is_empty()
     }
 }
@@ -163,7 +160,7 @@ impl Credentials {
 
 /// Has these look again. Whether there are any.
 fn call(askers: &Askers) -> bool {
-    for (asker, name) in askers.iter().filter_map(|(asker, name)| Some((asker.upgrade()?, name))) {
+    for (asker, name) in askers.iter().filter_map(|((_, name), asker)| Some((asker.upgrade()?, name))) {
         asker.call(mizzen_translate::ResourceKind::Secret, std::slice::from_ref(name).into());
     }
     !askers.is_empty()

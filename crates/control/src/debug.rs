@@ -15,13 +15,13 @@ use axum::{
 use mizzen_analyze::{Id, Message, Sort};
 use mizzen_api::{Key, Kind, Object, Pos, Problem, istio};
 use mizzen_model::{Reader, Snapshot};
-use mizzen_pki::Ca;
 use serde::Deserialize;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
     admission::Admission,
     analysis::Analyzed,
+    ca::Authority,
     connection::{Connection, Connections},
     dump,
     logging::{Logging, ScopeStatus},
@@ -49,7 +49,7 @@ pub(crate) struct About {
     pub(crate) memo: Arc<Memo>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) admission: Arc<Admission>,
-    pub(crate) ca: Arc<Ca>,
+    pub(crate) ca: Authority,
 }
 
 /// All of it; for a socket that only its owner reaches.
@@ -121,7 +121,7 @@ async fn metrics(State(about): State<Arc<About>>) -> Response {
         endpoints,
         virtual_services,
         refused: writer::lock(&about.faults).refused.len(),
-        root_expiry: about.ca.not_after().as_secs(),
+        root_expiry: about.ca.borrow().not_after().as_secs(),
         built: counts.built,
         shared: counts.shared,
         asked_again: counts.asked_again,

@@ -24,7 +24,7 @@ use tokio::{
 };
 use tonic::transport::server::Connected;
 
-use crate::metrics::Metrics;
+use crate::{ca::Authority, metrics::Metrics};
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -116,7 +116,7 @@ pub(crate) enum Serves {
 
 /// The server's own certificate, and the acceptor that shows it.
 pub(crate) struct Identity {
-    ca: Arc<Ca>,
+    ca: Authority,
     trust_domain: TrustDomain,
     names: Vec<String>,
     serves: Serves,
@@ -126,17 +126,22 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    pub(crate) fn new(ca: Arc<Ca>, trust_domain: TrustDomain, names: Vec<String>, serves: Serves) -> Result<Self, PkiError> {
+    pub(crate) fn new(ca: Authority, trust_domain: TrustDomain, names: Vec<String>, serves: Serves) -> Result<Self, PkiError> {
         let now = UnixTime::now();
-        let svid = ca.server_certificate(&names, Duration::ZERO, now)?;
-        let acceptor = TlsAcceptor::new(config(&ca, &trust_domain, &svid, serves)?, HANDSHAKE);
+        let current = ca.borrow().clone();
+        let svid = current.server_certificate(&names, Duration::ZERO, now)?;
+        let acceptor = TlsAcceptor::new(config(&current, &trust_domain, &svid, serves)?, HANDSHAKE);
         Ok(Identity { validity: svid.validity(), ca, trust_domain, names, serves, acceptor })
     }
 
-    /// Renews the certificate, for as long as the future is polled.
+    /// Renews the certificate in time, and when there is another CA, for as long as the future is polled.
     pub(crate) async fn rotate(mut self) {
         loop {
-            tokio::time::sleep(renewal_delay(&self.validity, UnixTime::now(), 0.5)).await;
+            let due = tokio::time::sleep(renewal_delay(&self.validity, UnixTime::now(), 0.5));
+            tokio::select! {
+                () = due => {}
+                Ok(()) = self.ca.changed() => {}
+            }
             match self.renew() {
                 Ok(()) => tracing::debug!("the server's certificate is renewed"),
                 Err(error) => {
@@ -148,8 +153,9 @@ impl Identity {
     }
 
     fn renew(&mut self) -> Result<(), PkiError> {
-        let svid = self.ca.server_certificate(&self.names, Duration::ZERO, UnixTime::now())?;
-        self.acceptor.replace(config(&self.ca, &self.trust_domain, &svid, self.serves)?);
+        let ca = self.ca.borrow_and_update().clone();
+        let svid = ca.server_certificate(&self.names, Duration::ZERO, UnixTime::now())?;
+        self.acceptor.replace(config(&ca, &self.trust_domain, &svid, self.serves)?);
         self.validity = svid.validity();
         Ok(())
     }

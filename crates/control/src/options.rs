@@ -54,6 +54,8 @@ pub struct Options {
     pub set_log: Option<SetLogging>,
     /// Who fetches the keys of issuers of tokens.
     pub jwks: JwksOptions,
+    /// Whether a Gateway selects the pods of its own namespace alone.
+    pub gateways_stay_home: bool,
     /// Whether what is in force is analyzed, in the background.
     pub analysis: bool,
 }
@@ -97,6 +99,7 @@ impl Default for Options {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             log: String::new(),
             jwks: JwksOptions::default(),
+            gateways_stay_home: false,
             set_log: None,
             analysis: true,
         }

@@ -174,13 +174,14 @@ pub(crate) async fn start_with(
     let limits =
         CaLimits { default_ttl: options.workload_cert_ttl, max_ttl: DAYS_90.max(options.workload_cert_ttl), ..CaLimits::default() };
     let (ca, judge, tokens) = match &cluster {
-        Some(cluster) => (Arc::new(cluster.ca(&trust_domain, limits).await?), Judge::Cluster(cluster.reviewer()), None),
+        Some(cluster) => (cluster.ca(&trust_domain, limits).await?, Judge::Cluster(cluster.reviewer()), None),
         None => {
             let keys = keys::load(options.state.as_ref(), &trust_domain, limits, UnixTime::now())?;
             let tokens = Arc::new(Tokens::new(&keys.token_key, &trust_domain)?);
-            (Arc::new(keys.ca), Judge::Own(tokens.clone()), Some(tokens))
+            (keys.ca, Judge::Own(tokens.clone()), Some(tokens))
         }
     };
+    let (authority, ca) = watch::channel(Arc::new(ca));
     let connections = Arc::new(Connections::new(memo.clone(), cluster.as_ref().map(Cluster::credentials)));
     let admission = Arc::new(Admission::default());
     tasks.spawn(ends("the log of policies", policies::tell(published.clone(), connections.clone())));
@@ -219,19 +220,19 @@ pub(crate) async fn start_with(
     let service = CaService { ca: ca.clone(), authenticator, ttl: options.workload_cert_ttl, metrics: metrics.clone() };
 
     if let Some(path) = &options.root_cert_file {
-        replace(path, ca.roots().to_pem().as_bytes())?;
+        replace(path, ca.borrow().roots().to_pem().as_bytes())?;
     }
     let xds = tcp(SocketAddr::new(options.address, options.xds_port))?;
     let monitoring = tcp(SocketAddr::new(options.address, options.monitoring_port))?;
     let (xds_address, monitoring_address) = (address(&xds)?, address(&monitoring)?);
     let mut webhooks = None;
     if let Some(cluster) = &cluster {
-        let root = ca.roots().to_pem();
-        tasks.spawn(ends("the keeper of roots", cluster.keep_roots(root.clone())));
+        tasks.spawn(ends("the follower of the CA", cluster.follow_ca(authority)));
+        tasks.spawn(ends("the keeper of roots", cluster.keep_roots(ca.clone())));
         if let Some(port) = cluster.options.webhook_port {
             let (injector, values) = cluster.injector(about.published.clone()).await;
             tasks.spawn(ends("the values of the installation", values));
-            webhooks = Some((tcp(SocketAddr::new(options.address, port))?, cluster.keep_webhooks(root.into()), injector));
+            webhooks = Some((tcp(SocketAddr::new(options.address, port))?, cluster.keep_webhooks(ca.clone()), injector));
         }
     }
     // What was started so far knows no end of its own.
@@ -377,6 +378,7 @@ fn mesh_config(options: &Options) -> Result<MeshConfig, Error> {
         config.trust_domain = options.trust_domain.clone();
     }
     config.jwks_by = options.jwks.by;
+    config.gateways_stay_home = options.gateways_stay_home;
     if options.registry_only {
         config.outbound_traffic_policy = OutboundTrafficPolicy::RegistryOnly;
     }

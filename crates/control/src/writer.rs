@@ -159,12 +159,12 @@ impl SnapshotBuilder {
     }
 
     /// The trust domain is one for a process's life: the CA and everybody's names hang on it. A MeshConfig that is silent about it gets the one
-    /// that the control plane was started with, and a change waits for the next start. Who fetches keys is a setting of the process too.
+    /// that the control plane was started with, and a change waits for the next start. Who fetches keys is a setting of the process too, and whom Gateways select.
     fn domain_of_base(&self, object: Arc<Object>) -> Arc<Object> {
         let Object::MeshConfig(given) = &*object else { return object };
-        let jwks_by = match &*self.base {
-            Object::MeshConfig(base) => base.jwks_by,
-            _ => given.jwks_by,
+        let (jwks_by, gateways_stay_home) = match &*self.base {
+            Object::MeshConfig(base) => (base.jwks_by, base.gateways_stay_home),
+            _ => (given.jwks_by, given.gateways_stay_home),
         };
         let ours = match &*self.base {
             Object::MeshConfig(base) if !self.ready => &base.trust_domain,
@@ -172,12 +172,13 @@ impl SnapshotBuilder {
         };
         let silent = given.trust_domain == Default::default();
         if given.trust_domain == *ours || !(silent || self.ready) {
-            return if jwks_by == given.jwks_by { object } else { Arc::new(MeshConfig { jwks_by, ..(**given).clone() }.into()) };
+            let is_right = (jwks_by, gateways_stay_home) == (given.jwks_by, given.gateways_stay_home);
+            return if is_right { object } else { Arc::new(MeshConfig { jwks_by, gateways_stay_home, ..(**given).clone() }.into()) };
         }
         if !silent {
             tracing::warn!(wished = %given.trust_domain, kept = %ours, "another trust domain needs a restart of the control plane");
         }
-        Arc::new(MeshConfig { trust_domain: ours.clone(), jwks_by, ..(**given).clone() }.into())
+        Arc::new(MeshConfig { trust_domain: ours.clone(), jwks_by, gateways_stay_home, ..(**given).clone() }.into())
     }
 
     /// A MeshConfig under which nothing leaves the mesh that the registry does not name, and a Gateway that is served over HTTPS, too, if that is asked for.

@@ -135,10 +135,12 @@ fn virtual_services(snapshot: &Snapshot, services: &[&ServiceView], found: &mut 
 fn gateways(snapshot: &Snapshot, found: &mut Vec<Problem>) {
     let mut all: Vec<&istio::Gateway> = snapshot.objects::<istio::Gateway>().collect();
     all.sort_by(|a, b| by_age(&a.meta, &b.meta));
-    let mut standing: BTreeMap<(&Selector, u16), Vec<(&istio::Gateway, &istio::Server)>> = BTreeMap::new();
+    let stay_home = snapshot.mesh().gateways_stay_home;
+    let mut standing: BTreeMap<(&str, &Selector, u16), Vec<(&istio::Gateway, &istio::Server)>> = BTreeMap::new();
     for gateway in all {
         for (at, server) in gateway.servers.iter().enumerate() {
-            let on_port = standing.entry((&gateway.selector, server.port.number)).or_default();
+            let home = if stay_home { &*gateway.meta.namespace } else { "" };
+            let on_port = standing.entry((home, &gateway.selector, server.port.number)).or_default();
             let why = on_port.iter().find_map(|(other, theirs)| Some((other, left_out(gateway, server, other, theirs)?)));
             match why {
                 None => on_port.push((gateway, server)),

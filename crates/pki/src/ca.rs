@@ -12,7 +12,7 @@ use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, UnixTime};
 use time::OffsetDateTime;
 
 use crate::svid::certificate_pem;
-use crate::{KeyPair, PkiError, Secret, Svid, TrustBundle, peer};
+use crate::{KeyPair, PkiError, Secret, Svid, TrustBundle, client_verifier, peer};
 
 /// What lifetimes the CA gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +157,18 @@ impl Ca {
     /// Until when the CA's own certificate is valid.
     pub fn not_after(&self) -> UnixTime {
         self.not_after
+    }
+
+    /// Whether whoever believes `trust` believes what this CA signs at `now`.
+    ///
+    /// # Errors
+    /// If not, or if it cannot sign any more.
+    pub fn is_believed_by(&self, trust: &TrustBundle, now: UnixTime) -> Result<(), PkiError> {
+        let svid = self.issue_for(vec![SanType::DnsName(ia5("probe.invalid")?)], Duration::ZERO, now)?;
+        let verifier = client_verifier(trust, Vec::new(), true)?;
+        let (leaf, between) = svid.chain().split_first().ok_or(PkiError::NoRoots)?;
+        verifier.verify_client_cert(leaf, between, now).map_err(|error| PkiError::Certificate(error.to_string()))?;
+        Ok(())
     }
 
     /// Signs a workload's request: the chain as PEM, one certificate each, the leaf first, the root last.

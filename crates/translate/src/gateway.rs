@@ -50,7 +50,8 @@ impl Open<'_> {
 /// hosts that it names from later ones: those are left out as a whole, as with Istio.
 fn servers<'a>(scope: &Scope<'_, 'a>) -> BTreeMap<u16, Vec<Open<'a>>> {
     let mut gateways: Vec<&Gateway> = scope.reader.all::<Gateway>().collect();
-    gateways.retain(|gateway| scope.view.selected(scope.reader, &gateway.selector.labels));
+    let may = |gateway: &Gateway| !scope.mesh().gateways_stay_home || scope.view.is_in(scope.reader, &gateway.meta.namespace);
+    gateways.retain(|gateway| may(gateway) && scope.view.selected(scope.reader, &gateway.selector.labels));
     gateways.sort_by(|a, b| by_age(&a.meta, &b.meta));
     let mut found: BTreeMap<u16, Vec<Open<'_>>> = BTreeMap::new();
     for gateway in gateways {

@@ -74,6 +74,8 @@ pub struct MeshConfig {
     pub enable_prometheus_merge: bool,
     /// Who fetches keys of issuers of tokens: the control plane's own setting, which stands in no MeshConfig.
     pub jwks_by: JwksBy,
+    /// Whether a Gateway selects the pods of its own namespace alone, as Istio's `PILOT_SCOPE_GATEWAY_TO_NAMESPACE` has it: the control plane's own setting, too.
+    pub gateways_stay_home: bool,
 }
 
 /// Who fetches the keys at a RequestAuthentication's `jwksUri`: Istio's `PILOT_JWT_ENABLE_REMOTE_JWKS`.
@@ -169,6 +171,7 @@ impl Default for MeshConfig {
             default_config: ProxyConfig::default(),
             enable_prometheus_merge: true,
             jwks_by: JwksBy::default(),
+            gateways_stay_home: false,
         }
     }
 }
@@ -248,6 +251,7 @@ impl MeshConfig {
             default_config: f.opt_sub("defaultConfig", ProxyConfig::read).unwrap_or_default(),
             enable_prometheus_merge: f.get("enablePrometheusMerge").is_none_or(|at| at.flag()),
             jwks_by: default.jwks_by,
+            gateways_stay_home: default.gateways_stay_home,
         }
     }
 }

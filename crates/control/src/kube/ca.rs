@@ -1,13 +1,19 @@
 //! The CA's key and certificates in Secrets of the control plane's own namespace, under Istio's names.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
+use futures_util::{StreamExt, pin_mut, stream::select};
 use k8s_openapi::{ByteString, api::core::v1 as k8s, apimachinery::pkg::apis::meta::v1::ObjectMeta};
-use kube::{Api, Client, api::PostParams};
+use kube::{
+    Api, Client,
+    api::PostParams,
+    runtime::{WatchStreamExt, watcher},
+};
 use mizzen_pki::{Ca, CaLimits, UnixTime};
 use mizzen_types::TrustDomain;
+use tokio::sync::watch;
 
-use super::watch::words;
+use super::watch::{Told, words};
 use crate::{
     Error,
     names::{PLUGGED_IN, ROOT_KEY, SELF_SIGNED},
@@ -59,6 +65,105 @@ pub(crate) async fn load(client: &Client, namespace: &str, trust_domain: &TrustD
     }
 }
 
+/// Takes another CA when its Secret has one, without a restart, for as long as it is polled.
+///
+/// One is taken if whoever believes the present roots believes it: so nobody is refused who has not heard of it yet. A new root comes in three steps, in each
+/// of which proxies have time to follow: both roots in `root-cert.pem`, then the new key, then the new root alone.
+pub(crate) async fn follow(client: Client, namespace: String, authority: watch::Sender<Arc<Ca>>) {
+    let secrets: Api<k8s::Secret> = Api::namespaced(client, &namespace);
+    let one = |name: &'static str| {
+        let named = watcher::Config::default().fields(&format!("metadata.name={name}"));
+        watcher(secrets.clone(), named).default_backoff().map(move |event| (name, event))
+    };
+    let events = select(one(PLUGGED_IN), one(SELF_SIGNED));
+    pin_mut!(events);
+    let mut told = SECRETS.map(|name| (name, Told::new(format!("Secret {namespace}/{name}"))));
+    let (mut held, mut said) = (Held::default(), None);
+    while let Some((name, event)) = events.next().await {
+        let told = told.iter_mut().filter(|(of, _)| *of == name).map(|(_, told)| told);
+        match &event {
+            Ok(watcher::Event::InitDone) => told.for_each(|told| drop(told.well())),
+            Err(error) => told.for_each(|told| drop(told.failed(error))),
+            Ok(_) => {}
+        }
+        let Ok(event) = event else { continue };
+        held.hear(name, event);
+        let Some(found) = held.found() else { continue };
+        let reason = match found {
+            Some((name, secret)) => {
+                let next = successor(&authority.borrow(), secret.clone(), UnixTime::now());
+                next.map(|next| if let Some(ca) = next { taken(&authority, ca, &format!("{namespace}/{name}")) })
+                    .map_err(|reason| format!("Secret {namespace}/{name}: {reason}"))
+            }
+            None => Err(format!(
+                "neither Secret {PLUGGED_IN} nor {SELF_SIGNED} is in namespace {namespace} any more: the next start makes another CA, which no proxy believes"
+            )),
+        };
+        if said != reason.clone().err()
+            && let Err(reason) = &reason
+        {
+            tracing::error!("the present CA stays: {reason}");
+        }
+        said = reason.err();
+    }
+}
+
+/// What is known of the Secrets of the authority.
+#[derive(Debug, Default)]
+struct Held {
+    listed: BTreeMap<&'static str, Option<k8s::Secret>>,
+    /// Those of lists that are under way.
+    coming: BTreeMap<&'static str, k8s::Secret>,
+}
+
+impl Held {
+    fn hear(&mut self, name: &'static str, event: watcher::Event<k8s::Secret>) {
+        match event {
+            watcher::Event::Init => drop(self.coming.remove(name)),
+            watcher::Event::InitApply(secret) => drop(self.coming.insert(name, secret)),
+            watcher::Event::InitDone => drop(self.listed.insert(name, self.coming.remove(name))),
+            watcher::Event::Apply(secret) => drop(self.listed.insert(name, Some(secret))),
+            watcher::Event::Delete(_) => drop(self.listed.insert(name, None)),
+        }
+    }
+
+    /// The one that counts; the first `None`: that is not known yet.
+    fn found(&self) -> Option<Option<(&'static str, &k8s::Secret)>> {
+        for name in SECRETS {
+            if let Some(secret) = self.listed.get(name)? {
+                return Some(Some((name, secret)));
+            }
+        }
+        Some(None)
+    }
+}
+
+/// The CA of a Secret, unless it is the present one.
+///
+/// # Errors
+/// If it is none, or nobody would believe it.
+fn successor(present: &Ca, secret: k8s::Secret, now: UnixTime) -> Result<Option<Ca>, String> {
+    let ca = read(secret, present.limits())?;
+    if ca.to_pem().expose() == present.to_pem().expose() {
+        return Ok(None);
+    }
+    ca.is_believed_by(ca.roots(), now).map_err(|error| format!("{ROOT_KEY} is not its root ({error})"))?;
+    ca.is_believed_by(present.roots(), now).map_err(|error| {
+        format!("its root is not among the present ones ({error}): write both roots into {ROOT_KEY} first, and the new key when all proxies have them")
+    })?;
+    Ok(Some(ca))
+}
+
+fn taken(authority: &watch::Sender<Arc<Ca>>, ca: Ca, secret: &str) {
+    let before = authority.borrow().clone();
+    let gone = before.roots().roots().iter().filter(|root| !ca.roots().roots().contains(root)).count();
+    tracing::info!(secret, until = ca.not_after().as_secs(), roots = ca.roots().roots().len(), "another CA is taken");
+    if gone > 0 {
+        tracing::warn!(secret, gone, "roots are no longer believed, nor are the certificates under them that are out");
+    }
+    authority.send_replace(Arc::new(ca));
+}
+
 fn read(secret: k8s::Secret, limits: CaLimits) -> Result<Ca, String> {
     let data = secret.data.unwrap_or_default();
     let text = |names: &[&str]| -> Result<Option<String>, String> {
@@ -103,5 +208,33 @@ mod tests {
         let other = Ca::self_signed(&TrustDomain::default(), UnixTime::now(), limits).unwrap();
         let mixed = secret(&[("ca-cert.pem", own), ("ca-key.pem", other.key_pem().expose().to_owned())]);
         assert!(read(mixed, limits).unwrap_err().contains("does not belong"));
+    }
+
+    /// A CA's own Secret with these roots beside it.
+    fn with_roots(ca: &Ca, roots: &[&Ca]) -> k8s::Secret {
+        let roots = roots.iter().map(|root| root.chain_pem()).collect();
+        secret(&[("ca-cert.pem", ca.chain_pem()), ("ca-key.pem", ca.key_pem().expose().to_owned()), ("root-cert.pem", roots)])
+    }
+
+    #[test]
+    fn a_successor_is_believed() {
+        let now = UnixTime::now();
+        let [old, new] = [(); 2].map(|()| Ca::self_signed(&TrustDomain::default(), now, CaLimits::default()).unwrap());
+        let both = read(with_roots(&old, &[&old, &new]), CaLimits::default()).unwrap();
+        let check = |present: &Ca, secret: k8s::Secret, wanted: Result<bool, &str>| {
+            let found = successor(present, secret, now).map(|ca| ca.is_some());
+            match (found, wanted) {
+                (Err(reason), Err(wanted)) => assert!(reason.contains(wanted), "{reason}"),
+                (found, wanted) => assert_eq!(found, wanted.map_err(str::to_owned)),
+            }
+        };
+        check(&old, with_roots(&old, &[&old]), Ok(false));
+        check(&old, with_roots(&new, &[&new]), Err("write both roots into root-cert.pem first"));
+        check(&old, with_roots(&new, &[&old, &new]), Err("write both roots into root-cert.pem first"));
+        check(&old, with_roots(&old, &[&old, &new]), Ok(true));
+        check(&both, with_roots(&new, &[&old, &new]), Ok(true));
+        check(&both, with_roots(&new, &[&new]), Ok(true));
+        check(&both, with_roots(&new, &[&old]), Err("root-cert.pem is not its root"));
+        check(&both, secret(&[]), Err("has no ca-key.pem"));
     }
 }

@@ -59,6 +59,7 @@ pub(crate) use webhooks::{WebhookServer, router as webhook_router};
 
 use crate::{
     Error,
+    ca::Authority,
     credentials::{Credentials, Wanted},
     names,
     refusals::Refused,
@@ -189,8 +190,13 @@ impl Cluster {
         ca::load(&self.client, &self.namespace, trust_domain, limits).await
     }
 
+    /// Takes another CA when its Secret has one.
+    pub(crate) fn follow_ca(&self, authority: watch_channel::Sender<Arc<Ca>>) -> impl Future<Output = ()> + Send + use<> {
+        ca::follow(self.client.clone(), self.namespace.clone(), authority)
+    }
+
     /// Keeps the root in every namespace of the mesh.
-    pub(crate) fn keep_roots(&self, root: String) -> impl Future<Output = ()> + Send + use<> {
+    pub(crate) fn keep_roots(&self, root: Authority) -> impl Future<Output = ()> + Send + use<> {
         roots::keep(self.client.clone(), self.discovery.subscribe(), root)
     }
 
@@ -206,7 +212,7 @@ impl Cluster {
     }
 
     /// Keeps the root in the configurations of webhooks.
-    pub(crate) fn keep_webhooks(&self, root: Arc<str>) -> impl Future<Output = ()> + Send + use<> {
+    pub(crate) fn keep_webhooks(&self, root: Authority) -> impl Future<Output = ()> + Send + use<> {
         webhooks::keep(self.client.clone(), self.namespace.clone(), root)
     }
 

@@ -16,7 +16,10 @@ use super::{
     namespaces::{Selection, Within},
     watch::{Told, words},
 };
-use crate::names::{ROOT, ROOT_KEY};
+use crate::{
+    ca::Authority,
+    names::{ROOT, ROOT_KEY},
+};
 
 /// Namespaces in which nothing of a mesh runs, as Istio has them.
 const PASSED_OVER: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
@@ -25,7 +28,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 
 /// Keeps the root in every namespace of the mesh, whatever becomes of the config maps, for as long as it is polled. Where one leaves the mesh it stays:
 /// pods that are there may mount it.
-pub(crate) async fn keep(client: Client, selection: watch::Receiver<Option<Arc<Selection>>>, root: String) {
+pub(crate) async fn keep(client: Client, selection: watch::Receiver<Option<Arc<Selection>>>, mut ca: Authority) {
     let (mut namespaces_told, mut maps_told) = (Told::new("namespaces".to_owned()), Told::new("configmaps".to_owned()));
     let namespaces = watcher(Api::<PartialObjectMeta<k8s::Namespace>>::all(client.clone()), watcher::Config::default()).default_backoff();
     let named = watcher::Config::default().fields(&format!("metadata.name={ROOT}"));
@@ -33,10 +36,17 @@ pub(crate) async fn keep(client: Client, selection: watch::Receiver<Option<Arc<S
     pin_mut!(namespaces, maps);
     let mut places = Places::default();
     let mut within = Within::first(selection).await;
+    let mut root = ca.borrow_and_update().roots().to_pem();
     loop {
         tokio::select! {
             biased;
             _ = within.changed() => {}
+            Ok(()) = ca.changed() => {
+                let now = ca.borrow_and_update().roots().to_pem();
+                if std::mem::replace(&mut root, now.clone()) != now {
+                    places.right.clear();
+                }
+            }
             Some(event) = namespaces.next() => match event {
                 Ok(watcher::Event::Apply(namespace) | watcher::Event::InitApply(namespace)) => places.namespace(&namespace),
                 Ok(watcher::Event::Delete(namespace)) => drop(places.known.remove(&namespace.metadata.name.unwrap_or_default())),

@@ -36,7 +36,7 @@ use super::{
     Injector, istio,
     watch::{Told, words},
 };
-use crate::{listener::Accepted, names};
+use crate::{ca::Authority, listener::Accepted, names};
 
 /// The API server's own limit of an object is 3 MiB, and a review may hold two.
 const MAX_BODY: usize = 8 << 20;
@@ -229,7 +229,7 @@ fn changes<C: Configured>(config: &C, root: &str) -> Vec<Value> {
 }
 
 /// Keeps our root in the configurations that are installed, for as long as it is polled.
-pub(crate) async fn keep(client: Client, namespace: String, root: Arc<str>) {
+pub(crate) async fn keep(client: Client, namespace: String, root: Authority) {
     let validator = format!("{}-{namespace}", names::VALIDATOR);
     tokio::join!(
         keep_one::<MutatingWebhookConfiguration>(client.clone(), names::INJECTOR.to_owned(), root.clone()),
@@ -237,7 +237,7 @@ pub(crate) async fn keep(client: Client, namespace: String, root: Arc<str>) {
     );
 }
 
-async fn keep_one<C>(client: Client, name: String, root: Arc<str>)
+async fn keep_one<C>(client: Client, name: String, mut root: Authority)
 where
     C: Configured + Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + 'static,
 {
@@ -245,20 +245,29 @@ where
     let mut told = Told::new(format!("{} {name}", C::kind(&())));
     let stream = watcher(api.clone(), watcher::Config::default().fields(&format!("metadata.name={name}"))).default_backoff();
     pin_mut!(stream);
-    while let Some(event) = stream.next().await {
+    let mut last: Option<C> = None;
+    loop {
+        let event = tokio::select! {
+            event = stream.next() => event,
+            // There is another CA: what is installed is looked at once more.
+            Ok(()) = root.changed() => last.clone().map(|config| Ok(watcher::Event::Apply(config))).or(Some(Ok(watcher::Event::Init))),
+        };
         let config = match event {
-            Ok(watcher::Event::Apply(config) | watcher::Event::InitApply(config)) => config,
-            Ok(watcher::Event::InitDone) => {
+            Some(Ok(watcher::Event::Apply(config) | watcher::Event::InitApply(config))) => config,
+            Some(Ok(watcher::Event::InitDone)) => {
                 told.well();
                 continue;
             }
-            Ok(_) => continue,
-            Err(error) => {
+            Some(Ok(_)) => continue,
+            Some(Err(error)) => {
                 drop(told.failed(&error));
                 continue;
             }
+            None => return,
         };
-        let changes = changes(&config, &root);
+        let pem = root.borrow_and_update().roots().to_pem();
+        let changes = changes(&config, &pem);
+        last = Some(config.clone());
         if changes.is_empty() {
             continue;
         }

@@ -1,20 +1,21 @@
 //! A control plane beside a real API server.
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 
 use mizzen_api::Kind;
-use mizzen_pki::{KeyPair, Svid};
+use mizzen_pki::{Ca, CaLimits, KeyPair, Svid, UnixTime};
 use mizzen_protos::{
     envoy::envoy::extensions::transport_sockets::tls::v3::{Secret, secret::Type},
     wkt,
 };
 use mizzen_testkit::{eventually, kube::ApiServer};
+use mizzen_types::TrustDomain;
 use mizzen_xds::types::SECRET;
 use prost::Message;
 use serde_json::{Value, json};
 use tonic::Code;
 
-use super::harness::{Proxy, World, node};
+use super::harness::{PATIENCE, Proxy, World, node};
 use crate::status::{Configz, ServiceStatus};
 
 const NAMESPACES: &str = "
@@ -466,6 +467,76 @@ async fn secrets_go_to_the_gateways_that_may_have_them() {
         !serde_json::to_string(&config).unwrap().contains("the root's key"),
         "no Secret but those that are asked for, and none is told"
     );
+    world.running.stop().await;
+}
+
+/// A Gateway of a tenant names the Secret of another namespace's gateway: it is bound to it only where Gateways select pods of all namespaces.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_stays_at_home_gets_nobody_elses_secret() {
+    let Some(api) = api() else { return };
+    api.apply(EDGE);
+    ["istio-system", "bank"].iter().for_each(|namespace| api.apply(&web(namespace, namespace)));
+    let world = World::of_cluster_with(&api.kubeconfig_file(), |options| options.gateways_stay_home = true).await;
+    world.until("/debug/configz", |config: &Configz| has(config, "Gateway", "web")).await;
+    let mut theirs = gate(&api, &world, "bank", "gate", &[WEB]).await;
+    theirs.until(|proxy| chain(proxy, WEB).as_deref() == Some("bank")).await;
+    let mut ours = gate(&api, &world, "istio-system", "gate", &[WEB]).await;
+    ours.until(|proxy| proxy.lacks(SECRET, WEB)).await;
+    world.running.stop().await;
+}
+
+/// `cacerts` with a CA of the tests' own, and these roots.
+fn cacerts(ca: &Ca, roots: &[&Ca]) -> String {
+    let roots: String = roots.iter().map(|root| root.chain_pem()).collect();
+    let data = serde_json::json!({"ca-cert.pem": ca.chain_pem(), "ca-key.pem": ca.key_pem().expose(), "root-cert.pem": roots});
+    serde_json::json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "cacerts", "namespace": "istio-system"}, "stringData": data})
+        .to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_root_without_a_restart() {
+    let Some(api) = api() else { return };
+    api.apply(EDGE);
+    let [old, new] = [(); 2].map(|()| Ca::self_signed(&TrustDomain::default(), UnixTime::now(), CaLimits::default()).unwrap());
+    api.apply(&cacerts(&old, &[&old]));
+    let mut world = World::of_cluster(&api.kubeconfig_file()).await;
+    world.until("/debug/configz", |config: &Configz| has(config, "Gateway", "web")).await;
+    let bound = ["--audience=istio-ca", "--bound-object-kind=Pod", "--bound-object-name=gate-0"];
+    let token = token(&api, "istio-system", "gate", &bound);
+    let request = KeyPair::generate().unwrap().csr(None).unwrap();
+    let published = async |wanted: &[&Ca]| {
+        let wanted: String = wanted.iter().map(|root| root.chain_pem()).collect();
+        let path = ["get", "configmap", "istio-ca-root-cert", "-n", "bank", "-o", "jsonpath={.data.root-cert\\.pem}"];
+        tokio::time::timeout(PATIENCE, async {
+            while api.kubectl(&path, "").out != wanted {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await
+        .expect("the roots in a namespace");
+    };
+    published(&[&old]).await;
+    // Nobody believes it, so it is not taken: else what comes next would not be.
+    api.apply(&cacerts(&new, &[&new]));
+    api.apply(&cacerts(&old, &[&old, &new]));
+    published(&[&old, &new]).await;
+    let chain = world.csr(None, Some(&token), &request, 0).await.unwrap();
+    assert_eq!(chain[1], old.chain_pem());
+
+    api.apply(&cacerts(&new, &[&old, &new]));
+    world.root = old.chain_pem() + &new.chain_pem();
+    tokio::time::timeout(PATIENCE, async {
+        while world.csr(None, Some(&token), &request, 0).await.unwrap()[1] != new.chain_pem() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .expect("the new key signs");
+    // Its own port shows a certificate of the new one, as soon as that is the only root.
+    api.apply(&cacerts(&new, &[&new]));
+    published(&[&new]).await;
+    world.root = new.chain_pem();
+    world.csr(None, Some(&token), &request, 0).await.unwrap();
     world.running.stop().await;
 }
 

@@ -110,11 +110,17 @@ impl World {
 
     /// Follows a cluster, as this kubeconfig reaches it; no keys are kept but in the cluster.
     pub(super) async fn of_cluster(kubeconfig: &std::path::Path) -> World {
+        Self::of_cluster_with(kubeconfig, |_| ()).await
+    }
+
+    /// The same with other options.
+    pub(super) async fn of_cluster_with(kubeconfig: &std::path::Path, change: impl FnOnce(&mut Options)) -> World {
         let folder = tempfile::tempdir().unwrap();
         let state = mizzen_net::memfd("state", b"", false).unwrap();
         let ((events, _), (_, sources)) = (mpsc::unbounded_channel(), Merge::new(1));
         let cluster = ClusterOptions { kubeconfig: Some(kubeconfig.to_owned()), webhook_port: Some(0), ..ClusterOptions::default() };
-        let options = Options { cluster: Some(cluster), ..Self::options(&folder, &state) };
+        let mut options = Options { cluster: Some(cluster), ..Self::options(&folder, &state) };
+        change(&mut options);
         let running = tokio::time::timeout(PATIENCE, crate::start(options)).await.expect("it starts").unwrap();
         let root = std::fs::read_to_string(folder.path().join("root.pem")).unwrap();
         World { running, source: sources[0], events, root, folder, state, yaml: "" }

@@ -102,6 +102,16 @@ fn jwks() -> Result<JwksOptions> {
     Ok(options)
 }
 
+/// Whether a Gateway selects the pods of its own namespace alone, by Istio's variable, which takes Go's words.
+fn gateways_stay_home() -> Result<bool> {
+    let text = std::env::var("PILOT_SCOPE_GATEWAY_TO_NAMESPACE").unwrap_or_default();
+    match &*text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "" | "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => bail!("PILOT_SCOPE_GATEWAY_TO_NAMESPACE={text}: must be true or false"),
+    }
+}
+
 /// The cluster, by the flags and Istio's variables.
 fn cluster(args: &MizzendArgs) -> Result<Option<ClusterOptions>> {
     if !args.kubernetes {
@@ -150,6 +160,7 @@ fn run(args: MizzendArgs) -> Result<()> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         log: super::directives(),
         jwks: jwks()?,
+        gateways_stay_home: gateways_stay_home()?,
         analysis: !args.no_analysis,
         set_log: Some(set_log),
         ..Options::default()

@@ -81,8 +81,9 @@ fn spec(mesh: &Mesh) -> Spec {
     argv.extend(mesh.payload.https.iter().flat_map(|_| ["--https-credential".to_owned(), https::CREDENTIAL.to_owned()]));
     argv.extend(options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
     let mut env = vec![("MIZZEN_LOG".to_owned(), mesh.payload.log.clone())];
-    // How keys of issuers of tokens are fetched.
-    let passed = ["PILOT_JWT_ENABLE_REMOTE_JWKS", "PILOT_JWT_PUB_KEY_REFRESH_INTERVAL", "SSL_CERT_FILE"];
+    // How keys of issuers of tokens are fetched, and whom Gateways select.
+    let passed =
+        ["PILOT_JWT_ENABLE_REMOTE_JWKS", "PILOT_JWT_PUB_KEY_REFRESH_INTERVAL", "PILOT_SCOPE_GATEWAY_TO_NAMESPACE", "SSL_CERT_FILE"];
     env.extend(passed.into_iter().filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?))));
     Spec { name: "mizzend".to_owned(), argv, env, cwd: Some(mesh.dir("mizzend")), kind: ProcessKind::Control }
 }

@@ -1,6 +1,9 @@
 //! Gateways.
 
-use mizzen_model::{ProxyType, ProxyView, Reader, Snapshot};
+use std::sync::Arc;
+
+use mizzen_api::istio::MeshConfig;
+use mizzen_model::{Change, ProxyType, ProxyView, Reader, Snapshot};
 use mizzen_protos::envoy::envoy::{
     config::core::v3::{DataSource, data_source::Specifier},
     extensions::transport_sockets::tls::v3::{Secret, secret::Type},
@@ -43,6 +46,17 @@ spec: {{hosts: [{hosts}], gateways: [shop/shop], http: [{http}]}}
 
 fn gateway() -> ProxyView {
     facts(ProxyType::Router, "10.0.0.98", "istio-system", &[("istio", "ingressgateway")]).into()
+}
+
+#[test]
+fn gateways_that_stay_at_home() {
+    let snapshot = shop(&[GATEWAY]);
+    let mesh = MeshConfig { gateways_stay_home: true, ..(**snapshot.mesh()).clone() };
+    let apart = snapshot.apply(vec![Change::Apply(Arc::new(mesh.into()))]);
+    let at_home = facts(ProxyType::Router, "10.0.0.98", "shop", &[("istio", "ingressgateway")]).into();
+    let listeners = |snapshot: &Snapshot, view: &ProxyView| names(snapshot, view, ResourceKind::Listener).len();
+    assert_eq!([&snapshot, &apart].map(|snapshot| listeners(snapshot, &gateway())), [2, 0]);
+    assert_eq!([&snapshot, &apart].map(|snapshot| listeners(snapshot, &at_home)), [2, 2]);
 }
 
 #[test]

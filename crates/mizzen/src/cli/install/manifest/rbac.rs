@@ -102,7 +102,7 @@ const OWN: [Rule; 3] = [
         groups: &[""],
         resources: &["secrets"],
         names: &[names::PLUGGED_IN, names::SELF_SIGNED],
-        verbs: &["get"],
+        verbs: READ,
     },
     Rule {
         why: "its own keys, once: a rule about making objects cannot name them",
