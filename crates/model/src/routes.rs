@@ -6,7 +6,7 @@
 use mizzen_api::{
     Key, Kind, Meta, Object,
     istio::{ExportTo, GatewayRef},
-    routing::{Destination, HttpAction, HttpRoute, TcpRoute},
+    routing::{Destination, HttpAction, HttpRoute, TcpRoute, TlsRoute},
 };
 use mizzen_types::Hostname;
 
@@ -25,6 +25,8 @@ pub struct RouteRules<'a> {
     pub export_to: &'a [ExportTo],
     /// For HTTP, the first match wins.
     pub http: &'a [HttpRoute],
+    /// For TLS that is not ended on the way, the first match wins.
+    pub tls: &'a [TlsRoute],
     /// For TCP, the first match wins.
     pub tcp: &'a [TcpRoute],
 }
@@ -43,6 +45,7 @@ impl<'a> RouteRules<'a> {
                 parents: &service.gateways,
                 export_to: &service.export_to,
                 http: &service.http,
+                tls: &service.tls,
                 tcp: &service.tcp,
             }),
             _ => None,
@@ -55,8 +58,9 @@ impl<'a> RouteRules<'a> {
             HttpAction::Route(to) => to.as_slice(),
             HttpAction::Redirect(_) | HttpAction::DirectResponse(_) => &[],
         });
-        let tcp = self.tcp.iter().flat_map(|route| &route.route);
-        http.map(|to| &to.destination).chain(tcp.map(|to| &to.destination))
+        let tls = self.tls.iter().flat_map(|route| &route.route);
+        let bytes = tls.chain(self.tcp.iter().flat_map(|route| &route.route));
+        http.map(|to| &to.destination).chain(bytes.map(|to| &to.destination))
     }
 
     /// What identifies the object.

@@ -290,13 +290,35 @@ spec: {{selector: {{istio: ingressgateway}}, servers: [{servers}]}}
     let younger =
         [server(443, "x", "c.example"), server(443, "w", "'*/a.example'"), plain(443), server(80, "z", "e.example"), plain(80)].join(", ");
     let twice = [server(8443, "a", "a.example"), server(8443, "a", "b.example")].join(", ");
-    let snapshot = snapshot(&[&gateway("a", &older), &gateway("b", &younger), &gateway("c", &twice)]);
+    let bytes = |port: u16, host: &str, tls: &str| {
+        format!("{{port: {{number: {port}, name: x, protocol: TLS}}, hosts: [{host}], tls: {{mode: {tls}}}}}")
+    };
+    let tcp = |port: u16| format!("{{port: {{number: {port}, name: x, protocol: TCP}}, hosts: ['*']}}");
+    // TLS that goes on as it came stands beside TLS that is ended; plain TCP has its port alone.
+    let mixed = [
+        server(9443, "x", "a.example"),
+        bytes(9443, "b.example", "PASSTHROUGH"),
+        bytes(9443, "c.example", "ISTIO_MUTUAL"),
+        bytes(9443, "c.example", "PASSTHROUGH"),
+        tcp(9443),
+        tcp(9000),
+        tcp(9000),
+        plain(9000),
+        bytes(9000, "b.example", "PASSTHROUGH"),
+    ]
+    .join(", ");
+    let snapshot = snapshot(&[&gateway("a", &older), &gateway("b", &younger), &gateway("c", &twice), &gateway("d", &mixed)]);
     let said: Vec<String> = crate::check(&snapshot).iter().map(|problem| format!("{}: {}", problem.field, problem.message)).collect();
     let expected = [
         ("spec.servers[1]", "shop/a", "host a.example over HTTPS on port 443"),
         ("spec.servers[1]", "shop/c", "a port of the same name, a, by which routes are told apart"),
         ("spec.servers[2]", "shop/a", "HTTPS on port 443"),
         ("spec.servers[3]", "shop/a", "plain text on port 80"),
+        ("spec.servers[3]", "shop/d", "host c.example over TLS on port 9443"),
+        ("spec.servers[4]", "shop/d", "HTTPS on port 9443"),
+        ("spec.servers[6]", "shop/d", "TCP on port 9000"),
+        ("spec.servers[7]", "shop/d", "TCP on port 9000"),
+        ("spec.servers[8]", "shop/d", "TCP on port 9000"),
     ];
     assert_eq!(said.len(), expected.len(), "{said:#?}");
     for (field, gateway, why) in expected {
