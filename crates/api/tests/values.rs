@@ -43,7 +43,7 @@ fn every_kind_is_there() {
     assert!(keys.contains(&"ServiceAccount default/two".to_owned()) && keys.contains(&"Namespace shop".to_owned()), "{keys:?}");
     let warnings: Vec<_> = parsed.warnings.iter().map(ToString::to_string).collect();
     let mesh = |line: u32, field: &str| format!("good.yaml:{line}: MeshConfig istio-system/istio: {field}: is not acted on yet");
-    assert_eq!(warnings, [mesh(212, "enableTracing"), mesh(213, "defaultConfig.concurrency"), mesh(213, "defaultConfig.proxyMetadata")]);
+    assert_eq!(warnings, [mesh(226, "enableTracing"), mesh(227, "defaultConfig.concurrency"), mesh(227, "defaultConfig.proxyMetadata")]);
 }
 
 #[test]
@@ -365,7 +365,7 @@ fn mesh_config() {
     let mesh = find!(good(), MeshConfig);
     assert_eq!((mesh.trust_domain.as_str(), mesh.outbound_traffic_policy), ("example.org", OutboundTrafficPolicy::RegistryOnly));
     assert_eq!((mesh.access_log_file.as_str(), mesh.access_log_encoding), ("/dev/stdout", AccessLogEncoding::Json));
-    assert_eq!((mesh.default_config.concurrency, mesh.meta.origin.line), (Some(2), 208));
+    assert_eq!((mesh.default_config.concurrency, mesh.meta.origin.line), (Some(2), 222));
     let file: Arc<str> = "mesh.yaml".into();
     assert_eq!(parse_mesh_config("", &file).unwrap().0, MeshConfig::default());
     let problems = parse_mesh_config("trustDomain: A\nmeshMTLS: {}\nfoo: 1\n", &file).unwrap_err();

@@ -19,7 +19,6 @@ fn virtual_services() {
             0,
             "spec: host `*` is not allowed for the sidecars: name `gateways` without `mesh`, or the host".to_owned(),
         ),
-        ("hosts: [a]\ntls: [{}]".to_owned(), 2, format!("spec.tls: {WHERE}")),
         (route("match: []"), 3, "spec.http[0]: must have one of route, redirect, directResponse".to_owned()),
         (
             route("{route: [{destination: {host: a}}], redirect: {uri: /}}"),
