@@ -12,6 +12,7 @@ use mizzen_api::{
 use mizzen_types::{Hostname, Name, NamespacedName, Protocol};
 
 use crate::{
+    check_names,
     derive::DOMAIN,
     index::HostIndex,
     provider,
@@ -38,7 +39,7 @@ pub fn check(snapshot: &Snapshot) -> Vec<Problem> {
     found
 }
 
-fn warn(found: &mut Vec<Problem>, kind: Kind, meta: &Meta, field: String, message: String) {
+pub(crate) fn warn(found: &mut Vec<Problem>, kind: Kind, meta: &Meta, field: String, message: String) {
     let object = Some(mizzen_api::Key::new(kind, meta.namespace.clone(), meta.name.clone()));
     found.push(Problem { pos: meta.position(&field), object, field, message });
 }
@@ -152,6 +153,7 @@ fn gateways(snapshot: &Snapshot, found: &mut Vec<Problem>) {
             }
         }
     }
+    check_names::check(snapshot, standing.values(), found);
 }
 
 /// What an older server on the same port has that keeps another one from it.

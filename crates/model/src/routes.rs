@@ -5,7 +5,7 @@
 
 use mizzen_api::{
     Key, Kind, Meta, Object,
-    istio::{ExportTo, GatewayRef},
+    istio::{ExportTo, GatewayRef, VirtualService},
     routing::{Destination, HttpAction, HttpRoute, TcpRoute, TlsRoute},
 };
 use mizzen_types::Hostname;
@@ -38,16 +38,7 @@ impl<'a> RouteRules<'a> {
     /// Those of an object, if it is of such a kind.
     pub fn of(object: &'a Object) -> Option<RouteRules<'a>> {
         match object {
-            Object::VirtualService(service) => Some(RouteRules {
-                kind: Kind::VirtualService,
-                meta: &service.meta,
-                hosts: &service.hosts,
-                parents: &service.gateways,
-                export_to: &service.export_to,
-                http: &service.http,
-                tls: &service.tls,
-                tcp: &service.tcp,
-            }),
+            Object::VirtualService(service) => Some(RouteRules::from(service)),
             _ => None,
         }
     }
@@ -66,5 +57,20 @@ impl<'a> RouteRules<'a> {
     /// What identifies the object.
     pub fn key(&self) -> Key {
         Key { kind: self.kind, namespace: self.meta.namespace.clone(), name: self.meta.name.clone() }
+    }
+}
+
+impl<'a> From<&'a VirtualService> for RouteRules<'a> {
+    fn from(service: &'a VirtualService) -> Self {
+        RouteRules {
+            kind: Kind::VirtualService,
+            meta: &service.meta,
+            hosts: &service.hosts,
+            parents: &service.gateways,
+            export_to: &service.export_to,
+            http: &service.http,
+            tls: &service.tls,
+            tcp: &service.tcp,
+        }
     }
 }

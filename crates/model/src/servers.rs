@@ -1,9 +1,14 @@
 //! Servers of Gateways that meet on a port.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use mizzen_api::istio::{Gateway, Server};
+use mizzen_api::{
+    istio::{Gateway, GatewayHost, GatewayNamespace, GatewayRef, Server},
+    routing::{TcpMatch, TlsMatch},
+};
 use mizzen_types::Hostname;
+
+use crate::routes::RouteRules;
 
 /// A server of a Gateway.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +46,43 @@ impl<'a> OpenServer<'a> {
             _ => Some(Conflict::Kind),
         }
     }
+}
+
+impl OpenServer<'_> {
+    /// Its Gateway, as routes name it.
+    pub fn parent(&self) -> GatewayRef {
+        GatewayRef::Named(self.gateway.meta.namespaced_name())
+    }
+
+    /// Whether a condition of routes that are bound to its Gateway is about this server, as far as it says so itself.
+    pub fn is_meant(&self, m: &TcpMatch) -> bool {
+        (m.gateways.is_empty() || m.gateways.contains(&self.parent())) && m.port.is_none_or(|port| port == self.server.port.number)
+    }
+
+    /// The server names of a condition that lead on from here: those that are this server's as well, and only of objects that may bind to it.
+    pub fn passed(&self, rules: RouteRules<'_>, m: &TlsMatch) -> BTreeSet<Hostname> {
+        let hosts = self.welcoming(rules);
+        m.sni_hosts.iter().flat_map(|name| hosts.iter().filter_map(|host| narrower(host, name))).collect()
+    }
+}
+
+impl<'a> OpenServer<'a> {
+    /// Its hosts to which an object may bind.
+    pub fn welcoming(&self, rules: RouteRules<'_>) -> Vec<&'a Hostname> {
+        let gateway = &self.gateway.meta;
+        let is_bound = rules.parents.contains(&self.parent());
+        let is_welcome = |host: &&GatewayHost| match &host.namespace {
+            GatewayNamespace::Any => is_bound,
+            GatewayNamespace::Own => is_bound && gateway.namespace == rules.meta.namespace,
+            GatewayNamespace::Named(namespace) => is_bound && **namespace == *rules.meta.namespace,
+        };
+        self.server.hosts.iter().filter(is_welcome).map(|host| &host.host).collect()
+    }
+}
+
+/// What two hosts have in common: the narrower one, if they overlap.
+pub fn narrower(one: &Hostname, other: &Hostname) -> Option<Hostname> {
+    if one.covers(other) { Some(other.clone()) } else { other.covers(one).then(|| one.clone()) }
 }
 
 /// The servers that stand, by their port: of all, with the oldest Gateway first, those that can stand beside all earlier ones.

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mizzen_api::istio::{Gateway, GatewayHost, GatewayNamespace, GatewayRef, ServerTls};
-use mizzen_model::{OpenServer, RouteRules, by_age, standing};
+use mizzen_api::istio::{Gateway, GatewayRef, ServerTls};
+use mizzen_model::{OpenServer, RouteRules, by_age, narrower, standing};
 use mizzen_protos::envoy::envoy::config::{
     core::v3::TrafficDirection,
     listener::v3::{FilterChain, FilterChainMatch, Listener as Head},
@@ -200,7 +200,7 @@ pub(crate) fn bound<'a>(
 pub(crate) fn common_hosts(rules: RouteRules<'_>, open: &[OpenServer<'_>]) -> BTreeMap<Hostname, bool> {
     let mut found = BTreeMap::new();
     for open in open {
-        for server in welcoming(rules, open) {
+        for server in open.welcoming(rules) {
             let own = rules.hosts.iter().map(|host| host.qualify(&rules.meta.namespace, DOMAIN));
             for narrow in own.filter_map(|host| narrower(server, &host)) {
                 *found.entry(narrow).or_default() |= open.server.https_redirect;
@@ -208,21 +208,4 @@ pub(crate) fn common_hosts(rules: RouteRules<'_>, open: &[OpenServer<'_>]) -> BT
         }
     }
     found
-}
-
-/// The hosts of a server to which an object may bind.
-pub(crate) fn welcoming<'a>(rules: RouteRules<'_>, open: &OpenServer<'a>) -> impl Iterator<Item = &'a Hostname> {
-    let gateway = &open.gateway.meta;
-    let is_bound = rules.parents.contains(&GatewayRef::Named(gateway.namespaced_name()));
-    let is_welcome = |host: &&GatewayHost| match &host.namespace {
-        GatewayNamespace::Any => is_bound,
-        GatewayNamespace::Own => is_bound && gateway.namespace == rules.meta.namespace,
-        GatewayNamespace::Named(namespace) => is_bound && **namespace == *rules.meta.namespace,
-    };
-    open.server.hosts.iter().filter(is_welcome).map(|host| &host.host).collect::<Vec<_>>().into_iter()
-}
-
-/// What two hosts have in common: the narrower one, if they overlap.
-pub(crate) fn narrower(one: &Hostname, other: &Hostname) -> Option<Hostname> {
-    if one.covers(other) { Some(other.clone()) } else { other.covers(one).then(|| one.clone()) }
 }

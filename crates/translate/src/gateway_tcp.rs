@@ -17,7 +17,7 @@ use crate::{
     access_log,
     draft::{Chain, Socket},
     filters::{self, Side},
-    gateway::{self, bound, narrower, welcoming},
+    gateway::{self, bound},
     inbound, names, outbound, rbac,
     route::Caller,
     scope::Scope,
@@ -50,10 +50,7 @@ pub(crate) fn named(names: BTreeSet<String>) -> Option<FilterChainMatch> {
 
 /// Whether a condition concerns a server: its port, its Gateway, and the gateway itself as the source.
 fn applies(scope: &Scope<'_, '_>, m: &TcpMatch, open: &OpenServer<'_>) -> bool {
-    let bound = || m.gateways.contains(&GatewayRef::Named(open.gateway.meta.namespaced_name()));
-    (m.gateways.is_empty() || bound())
-        && m.port.is_none_or(|port| port == open.server.port.number)
-        && scope.is_source(m.source_namespace.as_deref(), &m.source_labels)
+    open.is_meant(m) && scope.is_source(m.source_namespace.as_deref(), &m.source_labels)
 }
 
 /// The objects with routes for a server's connections, the oldest first: they have a host in common with it.
@@ -71,12 +68,9 @@ fn by_routes(scope: &Scope<'_, '_>, open: &OpenServer<'_>, taken: &mut BTreeSet<
     let mut found = Vec::new();
     for (rules, gateways) in concerning(scope, open, |rules| !rules.tls.is_empty()) {
         let caller = Caller { gateways: &gateways, port: open.server.port.number, host: None };
-        let hosts: Vec<&Hostname> = welcoming(rules, open).collect();
         for route in rules.tls {
             for m in route.matches.iter().filter(|m| applies(scope, &m.connection, open)) {
-                // Only names that the server has, and only of namespaces that it names.
-                let common = m.sni_hosts.iter().flat_map(|name| hosts.iter().filter_map(move |host| narrower(host, name)));
-                let names: BTreeSet<String> = common.map(|name| name.to_string()).collect();
+                let names: BTreeSet<String> = open.passed(rules, m).iter().map(ToString::to_string).collect();
                 if names.is_empty() || names.iter().any(|name| taken.contains(name)) {
                     continue;
                 }

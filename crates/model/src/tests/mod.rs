@@ -271,6 +271,52 @@ fn a_relist_is_swapped_in_whole() {
 }
 
 #[test]
+fn server_names_that_lead_nowhere() {
+    let gateway = "
+kind: Gateway
+apiVersion: networking.istio.io/v1
+metadata: {name: edge, namespace: shop}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - {port: {number: 443, name: a, protocol: TLS}, hosts: ['*.example', shop/own.test, bank/other.test], tls: {mode: PASSTHROUGH}}
+  - {port: {number: 443, name: b, protocol: HTTPS}, hosts: [web.example], tls: {mode: SIMPLE, credentialName: web}}
+  - {port: {number: 444, name: c, protocol: TLS}, hosts: [d.example], tls: {mode: PASSTHROUGH}}
+";
+    let service = |name: &str, matches: &str| {
+        format!(
+            "
+kind: VirtualService
+apiVersion: networking.istio.io/v1
+metadata: {{name: {name}, namespace: shop}}
+spec: {{hosts: ['*'], gateways: [edge], tls: [{{match: [{matches}], route: [{{destination: {{host: a}}}}]}}]}}
+"
+        )
+    };
+    let first = service("a", "{sniHosts: [a.example], port: 443}, {sniHosts: [own.test]}, {sniHosts: [d.example], port: 444}");
+    let second = service(
+        "b",
+        "{sniHosts: [b.example, a.example]}, {sniHosts: [web.example]}, {sniHosts: [other.test]}, {sniHosts: [d.example], port: 443}, {sniHosts: [x.test]}",
+    );
+    let snapshot = snapshot(&[gateway, &first, &second]);
+    let said: Vec<String> = crate::check(&snapshot).iter().map(|problem| format!("{}: {}", problem.field, problem.message)).collect();
+    let nowhere = "none of these is a host of a server with mode PASSTHROUGH to which this object may bind";
+    let expected = [
+        ("spec.tls[0].match[0].sniHosts: is left out on port 443: a.example belongs to VirtualService shop/a (test.yaml:", ")"),
+        (
+            "spec.tls[0].match[1].sniHosts: is left out on port 443: web.example belongs to Gateway shop/edge (test.yaml:",
+            "), which ends its TLS",
+        ),
+        ("spec.tls[0].match[2].sniHosts: ", nowhere),
+        ("spec.tls[0].match[4].sniHosts: ", nowhere),
+    ];
+    assert_eq!(said.len(), expected.len(), "{said:#?}");
+    for (start, end) in expected {
+        assert!(said.iter().any(|line| line.starts_with(start) && line.ends_with(end)), "{start} {end}: {said:#?}");
+    }
+}
+
+#[test]
 fn servers_that_are_left_out() {
     let gateway = |name: &str, servers: &str| {
         format!(
