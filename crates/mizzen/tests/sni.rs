@@ -245,7 +245,7 @@ fn within(world: &World) {
     }
     let said = world.shown_within("front.example:443", "nobody.example");
     assert!(!said.contains(".example"), "{said}");
-    let shown = world.mesh.cli(&["proxy-config", "listener", "istio-ingressgateway.istio-system", "--port", "443"]).ok();
+    let shown = world.mesh.cli(&["proxy-config", "listener", "istio-ingressgateway.istio-system", "--name", "_443"]).ok();
     for part in ["SNI: one.example", "SNI: two.example", "outbound|8443||one.cave.svc.cluster.local", "SNI: bytes.example"] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
