@@ -208,6 +208,24 @@ pub struct TcpMatch {
     pub gateways: Vec<GatewayRef>,
 }
 
+/// A route for TLS that is not ended on the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsRoute {
+    /// One of these must match; never empty.
+    pub matches: Vec<TlsMatch>,
+    /// One of these by weight; never empty.
+    pub route: Vec<TcpDestination>,
+}
+
+/// A condition on a connection with TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsMatch {
+    /// The client asks for one of these; never empty.
+    pub sni_hosts: Vec<Hostname>,
+    /// What else is asked of the connection.
+    pub connection: TcpMatch,
+}
+
 /// One weighted destination of connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TcpDestination {

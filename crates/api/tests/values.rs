@@ -7,7 +7,7 @@ use mizzen_api::{
     core::*,
     istio::*,
     parse_documents, parse_mesh_config,
-    routing::{HttpAction, HttpRoute, RedirectPort},
+    routing::{HttpAction, HttpRoute, RedirectPort, TcpMatch},
 };
 use mizzen_types::{NamespacedName, Protocol};
 
@@ -43,7 +43,7 @@ fn every_kind_is_there() {
     assert!(keys.contains(&"ServiceAccount default/two".to_owned()) && keys.contains(&"Namespace shop".to_owned()), "{keys:?}");
     let warnings: Vec<_> = parsed.warnings.iter().map(ToString::to_string).collect();
     let mesh = |line: u32, field: &str| format!("good.yaml:{line}: MeshConfig istio-system/istio: {field}: is not acted on yet");
-    assert_eq!(warnings, [mesh(212, "enableTracing"), mesh(213, "defaultConfig.concurrency"), mesh(213, "defaultConfig.proxyMetadata")]);
+    assert_eq!(warnings, [mesh(226, "enableTracing"), mesh(227, "defaultConfig.concurrency"), mesh(227, "defaultConfig.proxyMetadata")]);
 }
 
 #[test]
@@ -274,6 +274,13 @@ fn virtual_services() {
     let HttpAction::DirectResponse(answer) = &service.http[3].action else { panic!() };
     assert_eq!((answer.status, answer.body.as_slice()), (503, &b"later"[..]));
     assert_eq!((service.tcp[0].matches[0].port, service.tcp[0].route[0].weight), (Some(6379), 100));
+    let matched = &service.tls[0].matches[0];
+    let names: Vec<&str> = matched.sni_hosts.iter().map(|name| name.as_str()).collect();
+    assert_eq!((names, matched.connection.port), (vec!["reviews", "*.a.example.com"], Some(443)));
+    let TcpMatch { destination_subnets, source_labels, source_namespace, gateways, .. } = &matched.connection;
+    assert_eq!((destination_subnets.len(), source_labels.len(), source_namespace.as_deref()), (1, 1, Some("shop")));
+    assert_eq!(gateways, &[GatewayRef::Mesh]);
+    assert_eq!(service.tls[0].route.iter().map(|to| to.weight).collect::<Vec<_>>(), [90, 10]);
 }
 
 #[test]
@@ -328,6 +335,19 @@ fn service_entries_and_gateways() {
     );
     assert_eq!((tls(3).mode, tls(3).credentials.len(), tls(3).authorities()), (ServerTlsMode::IstioMutual, 0, None));
     assert_eq!((tls(4).mode, tls(4).authorities()), (ServerTlsMode::OptionalMutual, Some("clients")));
+    // By protocol and mode: whether requests are seen, whether TLS comes, and what becomes of it.
+    let kinds: Vec<_> = gateway.servers[5..].iter().map(|s| (s.is_http(), s.is_tls(), s.tls.is_some(), s.passthrough)).collect();
+    let expected = [
+        (false, true, false, Some(Passthrough::Routes)),
+        (false, true, false, Some(Passthrough::Routes)),
+        (false, true, false, Some(Passthrough::Auto)),
+        (false, true, true, None),
+        (false, true, true, None),
+        (false, false, false, None),
+        (false, false, false, None),
+        (true, false, false, None),
+    ];
+    assert_eq!(kinds, expected);
 }
 
 #[test]
@@ -345,7 +365,7 @@ fn mesh_config() {
     let mesh = find!(good(), MeshConfig);
     assert_eq!((mesh.trust_domain.as_str(), mesh.outbound_traffic_policy), ("example.org", OutboundTrafficPolicy::RegistryOnly));
     assert_eq!((mesh.access_log_file.as_str(), mesh.access_log_encoding), ("/dev/stdout", AccessLogEncoding::Json));
-    assert_eq!((mesh.default_config.concurrency, mesh.meta.origin.line), (Some(2), 208));
+    assert_eq!((mesh.default_config.concurrency, mesh.meta.origin.line), (Some(2), 222));
     let file: Arc<str> = "mesh.yaml".into();
     assert_eq!(parse_mesh_config("", &file).unwrap().0, MeshConfig::default());
     let problems = parse_mesh_config("trustDomain: A\nmeshMTLS: {}\nfoo: 1\n", &file).unwrap_err();

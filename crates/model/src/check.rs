@@ -12,10 +12,12 @@ use mizzen_api::{
 use mizzen_types::{Hostname, Name, NamespacedName, Protocol};
 
 use crate::{
+    check_names,
     derive::DOMAIN,
     index::HostIndex,
     provider,
     rules::by_age,
+    servers::{Conflict, OpenServer},
     service::{Registry, ServiceView},
     snapshot::Snapshot,
 };
@@ -37,7 +39,7 @@ pub fn check(snapshot: &Snapshot) -> Vec<Problem> {
     found
 }
 
-fn warn(found: &mut Vec<Problem>, kind: Kind, meta: &Meta, field: String, message: String) {
+pub(crate) fn warn(found: &mut Vec<Problem>, kind: Kind, meta: &Meta, field: String, message: String) {
     let object = Some(mizzen_api::Key::new(kind, meta.namespace.clone(), meta.name.clone()));
     found.push(Problem { pos: meta.position(&field), object, field, message });
 }
@@ -136,36 +138,39 @@ fn gateways(snapshot: &Snapshot, found: &mut Vec<Problem>) {
     let mut all: Vec<&istio::Gateway> = snapshot.objects::<istio::Gateway>().collect();
     all.sort_by(|a, b| by_age(&a.meta, &b.meta));
     let stay_home = snapshot.mesh().gateways_stay_home;
-    let mut standing: BTreeMap<(&str, &Selector, u16), Vec<(&istio::Gateway, &istio::Server)>> = BTreeMap::new();
+    let mut standing: BTreeMap<(&str, &Selector, u16), Vec<OpenServer<'_>>> = BTreeMap::new();
     for gateway in all {
         for (at, server) in gateway.servers.iter().enumerate() {
             let home = if stay_home { &*gateway.meta.namespace } else { "" };
             let on_port = standing.entry((home, &gateway.selector, server.port.number)).or_default();
-            let why = on_port.iter().find_map(|(other, theirs)| Some((other, left_out(gateway, server, other, theirs)?)));
+            let open = OpenServer { gateway, server };
+            let why = on_port.iter().find_map(|older| Some((older, open.conflict(older)?)));
             match why {
-                None => on_port.push((gateway, server)),
-                Some((other, why)) => {
-                    let message = format!("is left out: Gateway {} ({}) has {why}", other.meta.namespaced_name(), other.meta.origin);
+                None => on_port.push(open),
+                Some((older, conflict)) => {
+                    let (meta, why) = (&older.gateway.meta, left_out(conflict, older.server));
+                    let message = format!("is left out: Gateway {} ({}) has {why}", meta.namespaced_name(), meta.origin);
                     warn(found, Kind::Gateway, &gateway.meta, format!("spec.servers[{at}]"), message);
                 }
             }
         }
     }
+    check_names::check(snapshot, standing.values(), found);
 }
 
-/// Why a server cannot stand beside an older one on its port.
-fn left_out(gateway: &istio::Gateway, server: &istio::Server, other: &istio::Gateway, theirs: &istio::Server) -> Option<String> {
-    let port = server.port.number;
-    match (&theirs.tls, &server.tls) {
-        (None, None) => None,
-        (Some(_), None) => Some(format!("HTTPS on port {port}")),
-        (None, Some(_)) => Some(format!("plain text on port {port}")),
-        (Some(_), Some(_)) => {
-            let taken = server.hosts.iter().find(|host| theirs.hosts.iter().any(|other| other.host == host.host));
-            let same_name = gateway.meta.namespaced_name() == other.meta.namespaced_name() && server.port.name == theirs.port.name;
-            let by_name = || same_name.then(|| format!("a port of the same name, {}, by which routes are told apart", server.port.name));
-            taken.map(|host| format!("host {} over HTTPS on port {port}", host.host)).or_else(by_name)
-        }
+/// What an older server on the same port has that keeps another one from it.
+fn left_out(conflict: Conflict<'_>, theirs: &istio::Server) -> String {
+    let port = theirs.port.number;
+    let kind = match (theirs.is_tls(), theirs.is_http()) {
+        (true, true) => "HTTPS",
+        (true, false) => "TLS",
+        (false, true) => "plain text",
+        (false, false) => "TCP",
+    };
+    match conflict {
+        Conflict::Kind => format!("{kind} on port {port}"),
+        Conflict::Host(host) => format!("host {host} over {kind} on port {port}"),
+        Conflict::PortName => format!("a port of the same name, {}, by which routes are told apart", theirs.port.name),
     }
 }
 

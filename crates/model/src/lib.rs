@@ -10,6 +10,7 @@
 
 mod changes;
 mod check;
+mod check_names;
 mod derive;
 mod index;
 mod objects;
@@ -22,6 +23,7 @@ mod reader;
 mod routes;
 mod routing;
 mod rules;
+mod servers;
 mod service;
 mod sidecar;
 mod sight;
@@ -44,6 +46,7 @@ pub use reader::{Reader, Reads};
 pub use routes::RouteRules;
 pub use routing::EffectiveRule;
 pub use rules::by_age;
+pub use servers::{Conflict, OpenServer, narrower, standing};
 pub use service::{
     AliasView, CLUSTER, Endpoint, Endpoints, Instance, NODE_LABEL, PodView, PortView, REGION_LABEL, Registry, Resolve, SUBZONE_LABEL,
     ServiceKey, ServiceView, TLS_MODE_LABEL, ZONE_LABEL, locality_of,

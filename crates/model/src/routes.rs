@@ -5,8 +5,8 @@
 
 use mizzen_api::{
     Key, Kind, Meta, Object,
-    istio::{ExportTo, GatewayRef},
-    routing::{Destination, HttpAction, HttpRoute, TcpRoute},
+    istio::{ExportTo, GatewayRef, VirtualService},
+    routing::{Destination, HttpAction, HttpRoute, TcpRoute, TlsRoute},
 };
 use mizzen_types::Hostname;
 
@@ -25,6 +25,8 @@ pub struct RouteRules<'a> {
     pub export_to: &'a [ExportTo],
     /// For HTTP, the first match wins.
     pub http: &'a [HttpRoute],
+    /// For TLS that is not ended on the way, the first match wins.
+    pub tls: &'a [TlsRoute],
     /// For TCP, the first match wins.
     pub tcp: &'a [TcpRoute],
 }
@@ -36,15 +38,7 @@ impl<'a> RouteRules<'a> {
     /// Those of an object, if it is of such a kind.
     pub fn of(object: &'a Object) -> Option<RouteRules<'a>> {
         match object {
-            Object::VirtualService(service) => Some(RouteRules {
-                kind: Kind::VirtualService,
-                meta: &service.meta,
-                hosts: &service.hosts,
-                parents: &service.gateways,
-                export_to: &service.export_to,
-                http: &service.http,
-                tcp: &service.tcp,
-            }),
+            Object::VirtualService(service) => Some(RouteRules::from(service)),
             _ => None,
         }
     }
@@ -55,12 +49,28 @@ impl<'a> RouteRules<'a> {
             HttpAction::Route(to) => to.as_slice(),
             HttpAction::Redirect(_) | HttpAction::DirectResponse(_) => &[],
         });
-        let tcp = self.tcp.iter().flat_map(|route| &route.route);
-        http.map(|to| &to.destination).chain(tcp.map(|to| &to.destination))
+        let tls = self.tls.iter().flat_map(|route| &route.route);
+        let bytes = tls.chain(self.tcp.iter().flat_map(|route| &route.route));
+        http.map(|to| &to.destination).chain(bytes.map(|to| &to.destination))
     }
 
     /// What identifies the object.
     pub fn key(&self) -> Key {
         Key { kind: self.kind, namespace: self.meta.namespace.clone(), name: self.meta.name.clone() }
+    }
+}
+
+impl<'a> From<&'a VirtualService> for RouteRules<'a> {
+    fn from(service: &'a VirtualService) -> Self {
+        RouteRules {
+            kind: Kind::VirtualService,
+            meta: &service.meta,
+            hosts: &service.hosts,
+            parents: &service.gateways,
+            export_to: &service.export_to,
+            http: &service.http,
+            tls: &service.tls,
+            tcp: &service.tcp,
+        }
     }
 }

@@ -24,7 +24,7 @@ use mizzen_types::{Name, ports};
 use crate::{
     authz, cluster_settings as settings, discovery,
     draft::{Cluster, Socket, SocketMatch},
-    eds, filters, inbound, listener, locality, mtls, names,
+    eds, filters, gateway_tcp, inbound, listener, locality, mtls, names,
     scope::Scope,
     tls,
     traffic::{self, Policy},
@@ -39,6 +39,7 @@ pub(crate) fn list(scope: &Scope<'_, '_>) -> Vec<Name> {
         found.push(name);
     }
     found.push(names::BLACK_HOLE.into());
+    found.extend(passed_on(scope));
     if scope.view.kind(scope.reader) == ProxyType::Sidecar {
         found.push(names::PASSTHROUGH.into());
         found.extend(of_workload(scope));
@@ -61,11 +62,17 @@ pub(crate) fn list_mesh(scope: &Scope<'_, '_>) -> Vec<Name> {
 pub(crate) fn list_own(scope: &Scope<'_, '_>) -> Vec<Name> {
     let sidecar = scope.view.kind(scope.reader) == ProxyType::Sidecar;
     let own = if sidecar { of_workload(scope) } else { Vec::new() };
-    of_provider(scope).into_iter().chain(own).collect()
+    of_provider(scope).into_iter().chain(own).chain(passed_on(scope)).collect()
 }
 
 fn of_workload(scope: &Scope<'_, '_>) -> Vec<Name> {
     inbound::served(scope).iter().map(|served| Name::from(names::inbound(served.target))).collect()
+}
+
+/// Those to which a gateway passes mutual TLS on as it came.
+fn passed_on(scope: &Scope<'_, '_>) -> impl Iterator<Item = Name> {
+    let clusters = gateway_tcp::clusters(scope).into_iter();
+    clusters.map(|(service, port, subset)| Name::from(names::sni(port, &subset, &service.host)))
 }
 
 fn of_provider(scope: &Scope<'_, '_>) -> Option<Name> {
@@ -95,7 +102,7 @@ pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Cluster> {
         names::INBOUND_PASSTHROUGH if sidecar => Some(passthrough(scope, true)),
         _ => match names::parse_inbound(name) {
             Some(port) if sidecar => to_workload(scope, port),
-            _ => outbound(scope, name),
+            _ => outbound(scope, name).or_else(|| onward(scope, name)),
         },
     }
 }
@@ -166,6 +173,17 @@ fn to_workload(scope: &Scope<'_, '_>, target: u16) -> Option<Cluster> {
 fn outbound(scope: &Scope<'_, '_>, name: &str) -> Option<Cluster> {
     let (number, subset, host) = names::parse_outbound(name)?;
     let service = authz::service_of(scope, &host, number)?;
+    to_service(scope, name, service, number, subset, false)
+}
+
+/// To where a gateway passes mutual TLS on as it came: it has no TLS of its own.
+fn onward(scope: &Scope<'_, '_>, name: &str) -> Option<Cluster> {
+    let (number, subset, host) = names::parse_sni(name)?;
+    let service = gateway_tcp::passed_to(scope, &host, number)?;
+    to_service(scope, name, service, number, subset, true)
+}
+
+fn to_service(scope: &Scope<'_, '_>, name: &str, service: &ServiceView, number: u16, subset: &str, passed: bool) -> Option<Cluster> {
     let port = service.port(number)?;
     let rule = traffic::rule(scope, service);
     let part = match (&rule, subset) {
@@ -202,7 +220,9 @@ fn outbound(scope: &Scope<'_, '_>, name: &str) -> Option<Cluster> {
     }
     let options = settings::http_options(&policy, port.protocol, policy.is_http2(scope, port.protocol));
     let mut made = Cluster { head, options, metadata_exchange: filters::tcp_metadata(scope), ..Default::default() };
-    secure(scope, &mut made, &Secured { service, port, subset: part_name, policy: &policy, kind });
+    if !passed {
+        secure(scope, &mut made, &Secured { service, port, subset: part_name, policy: &policy, kind });
+    }
     Some(made)
 }
 

@@ -9,7 +9,7 @@ use mizzen_protos::envoy::envoy::config::{
 use mizzen_types::Name;
 
 use crate::{
-    authz, discovery, listener,
+    authz, discovery, gateway_tcp, listener,
     locality::{self, Group},
     mtls, names,
     scope::Scope,
@@ -40,17 +40,29 @@ pub(crate) fn list_mesh(scope: &Scope<'_, '_>) -> Vec<Name> {
     found
 }
 
-/// The others: that of whom the workload's policies ask.
+/// The others: that of whom the workload's policies ask, and those to which a gateway passes mutual TLS on.
 pub(crate) fn list_own(scope: &Scope<'_, '_>) -> Vec<Name> {
-    let Some((asked, cluster)) = authz::own(scope) else { return Vec::new() };
-    let policy = traffic::policy(scope, asked.service, asked.port.port, "");
-    let subset = if discovery::has_all(scope, asked.service) { names::ALL } else { "" };
-    discovery::is_eds(scope, asked.service, subset, &policy).then(|| Name::from(cluster)).into_iter().collect()
+    let mut found = Vec::new();
+    if let Some((asked, cluster)) = authz::own(scope) {
+        let policy = traffic::policy(scope, asked.service, asked.port.port, "");
+        let subset = if discovery::has_all(scope, asked.service) { names::ALL } else { "" };
+        found.extend(discovery::is_eds(scope, asked.service, subset, &policy).then(|| Name::from(cluster)));
+    }
+    for (service, port, subset) in gateway_tcp::clusters(scope) {
+        let policy = traffic::policy(scope, service, port, &subset);
+        if discovery::is_eds(scope, service, &subset, &policy) {
+            found.push(names::sni(port, &subset, &service.host).into());
+        }
+    }
+    found
 }
 
 pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<ClusterLoadAssignment> {
-    let (port, subset, host) = names::parse_outbound(name)?;
-    let service = authz::service_of(scope, &host, port)?;
+    let (port, subset, host) = names::parse_outbound(name).or_else(|| names::parse_sni(name))?;
+    let service = match is_passed(name) {
+        true => gateway_tcp::passed_to(scope, &host, port)?,
+        false => authz::service_of(scope, &host, port)?,
+    };
     let rule = traffic::rule(scope, service);
     let part = match (&rule, subset) {
         (_, "") => None,
@@ -59,6 +71,11 @@ pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<ClusterLoadAssi
     };
     let policy = rule.as_ref().map(|rule| traffic::of_rule(rule, port, part)).unwrap_or_default();
     discovery::is_eds(scope, service, subset, &policy).then(|| assignment(scope, name, service, port, part))
+}
+
+/// Whether the name is that of a cluster to which a gateway passes mutual TLS on as it came.
+fn is_passed(name: &str) -> bool {
+    names::parse_sni(name).is_some()
 }
 
 /// The ready endpoints by locality. None: an empty assignment, so that a call is answered at once.
@@ -70,8 +87,14 @@ pub(crate) fn assignment(
     subset: Option<&Subset>,
 ) -> ClusterLoadAssignment {
     let policy = traffic::policy(scope, service, port, subset.map_or("", |s| &s.name));
-    let auto = policy.tls.is_none() && mtls::is_auto(scope, service);
-    let chosen = |e: &&Endpoint| subset.is_none_or(|subset| subset.labels.is_within(&e.labels)) && locality::is_reached(scope, service, e);
+    let passed = is_passed(name);
+    let auto = !passed && policy.tls.is_none() && mtls::is_auto(scope, service);
+    let chosen = |e: &&Endpoint| {
+        subset.is_none_or(|subset| subset.labels.is_within(&e.labels))
+            && locality::is_reached(scope, service, e)
+            // What is passed on is taken for mutual TLS without being looked at: it goes nowhere else.
+            && (!passed || mtls::is_taken(scope, e))
+    };
     let ready = scope.reader.endpoints(service).ready(port).filter(chosen);
     let of = |endpoint: &Endpoint| {
         let mtls = policy.tls != Some(ClientTls::Disable) && auto && mtls::is_taken(scope, endpoint);

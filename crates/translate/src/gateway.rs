@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mizzen_api::istio::{Gateway, GatewayHost, GatewayNamespace, GatewayRef, Server, ServerTls};
-use mizzen_model::{RouteRules, by_age};
+use mizzen_api::istio::{Gateway, GatewayRef, ServerTls};
+use mizzen_model::{OpenServer, RouteRules, by_age, narrower, standing};
 use mizzen_protos::envoy::envoy::config::{
     core::v3::TrafficDirection,
     listener::v3::{FilterChain, FilterChainMatch, Listener as Head},
@@ -15,6 +15,7 @@ use crate::{
     access_log,
     draft::{Chain, Listener},
     filters::{self, Routes, Side},
+    gateway_tcp,
     listener::{self, ANY},
     names, rbac, rds,
     route::{self, Caller},
@@ -22,55 +23,23 @@ use crate::{
     tls, wire,
 };
 
-/// A server that stands on a port.
-struct Open<'a> {
-    gateway: &'a Gateway,
-    server: &'a Server,
+/// The routes of its own that a server of HTTP has which ends TLS; those of plain text on a port share theirs. None where no requests are seen.
+pub(crate) fn route_name(open: &OpenServer<'_>) -> Option<String> {
+    let (port, meta) = (&open.server.port, &open.gateway.meta);
+    open.server.is_http().then(|| match open.server.tls {
+        Some(_) => format!("https.{}.{}.{}.{}", port.number, port.name, meta.name, meta.namespace),
+        None => format!("http.{}", port.number),
+    })
 }
 
-impl Open<'_> {
-    /// The routes of its own that a server has which ends TLS; those of plain text on a port share theirs.
-    fn route_name(&self) -> String {
-        let (port, meta) = (&self.server.port, &self.gateway.meta);
-        match self.server.tls {
-            Some(_) => format!("https.{}.{}.{}.{}", port.number, port.name, meta.name, meta.namespace),
-            None => format!("http.{}", port.number),
-        }
-    }
-
-    /// By which server names its chain is found; none where it serves all.
-    fn server_names(&self) -> Option<FilterChainMatch> {
-        let names: BTreeSet<String> = self.server.hosts.iter().map(|host| host.host.to_string()).collect();
-        let all = names.contains("*");
-        (!all).then(|| FilterChainMatch { server_names: names.into_iter().collect(), ..Default::default() })
-    }
-}
-
-/// The servers that this gateway serves, by their port; the oldest Gateway first. The first on a port decides whether TLS is ended there, and takes the
-/// hosts that it names from later ones: those are left out as a whole, as with Istio.
-fn servers<'a>(scope: &Scope<'_, 'a>) -> BTreeMap<u16, Vec<Open<'a>>> {
+/// The servers that this gateway serves, by their port; the oldest Gateway first. The first on a port decides what comes there, and takes the hosts that
+/// it names from later ones: those are left out as a whole, as with Istio.
+pub(crate) fn servers<'a>(scope: &Scope<'_, 'a>) -> BTreeMap<u16, Vec<OpenServer<'a>>> {
     let mut gateways: Vec<&Gateway> = scope.reader.all::<Gateway>().collect();
     let may = |gateway: &Gateway| !scope.mesh().gateways_stay_home || scope.view.is_in(scope.reader, &gateway.meta.namespace);
     gateways.retain(|gateway| may(gateway) && scope.view.selected(scope.reader, &gateway.selector.labels));
     gateways.sort_by(|a, b| by_age(&a.meta, &b.meta));
-    let mut found: BTreeMap<u16, Vec<Open<'_>>> = BTreeMap::new();
-    for gateway in gateways {
-        for server in gateway.servers.iter().filter(|server| server.tls.is_some() || server.port.protocol.is_http()) {
-            let (open, on_port) = (Open { gateway, server }, found.entry(server.port.number).or_default());
-            let stands = |other: &Open<'_>| match (&other.server.tls, &server.tls) {
-                (None, None) => true,
-                (Some(_), Some(_)) => {
-                    let taken = |host: &GatewayHost| other.server.hosts.iter().any(|theirs| theirs.host == host.host);
-                    !server.hosts.iter().any(taken) && other.route_name() != open.route_name()
-                }
-                _ => false,
-            };
-            if on_port.iter().all(stands) {
-                on_port.push(open);
-            }
-        }
-    }
-    found
+    standing(gateways)
 }
 
 /// How TLS is ended by the servers that this gateway serves.
@@ -84,25 +53,34 @@ fn target(scope: &Scope<'_, '_>, port: u16) -> u16 {
 }
 
 pub(crate) fn list_listeners(scope: &Scope<'_, '_>) -> Vec<Name> {
-    let mut ports: Vec<u16> = servers(scope).into_keys().map(|port| target(scope, port)).collect();
+    // Where nothing leads anywhere, nothing listens: a listener without chains is none.
+    let open = servers(scope).into_iter().filter(|(_, open)| has_chains(scope, open));
+    let mut ports: Vec<u16> = open.map(|(port, _)| target(scope, port)).collect();
     ports.sort_unstable();
     ports.dedup();
     ports.into_iter().map(|port| names::listener(ANY, port).into()).collect()
 }
 
 pub(crate) fn list_routes(scope: &Scope<'_, '_>) -> Vec<Name> {
-    let names = servers(scope).into_values().flat_map(|open| open.iter().map(Open::route_name).collect::<BTreeSet<_>>());
+    let names = servers(scope).into_values().flat_map(|open| open.iter().filter_map(route_name).collect::<BTreeSet<_>>());
     names.map(Name::from).collect()
+}
+
+fn has_chains(scope: &Scope<'_, '_>, open: &[OpenServer<'_>]) -> bool {
+    open.iter().any(|open| open.server.is_http()) || !gateway_tcp::chains(scope, open).is_empty()
 }
 
 pub(crate) fn build_listener(scope: &Scope<'_, '_>, name: &str) -> Option<Listener> {
     let (_, number) = names::parse_listener(name).filter(|(bind, _)| *bind == ANY)?;
-    let (_, mut open) = servers(scope).into_iter().find(|(port, _)| target(scope, *port) == number)?;
-    if open.first()?.server.tls.is_none() {
+    let mut on_port = servers(scope).into_iter().filter(|(port, _)| target(scope, *port) == number);
+    let (_, open) = on_port.find(|(_, open)| has_chains(scope, open))?;
+    let mut http: Vec<&OpenServer<'_>> = open.iter().filter(|open| open.server.is_http()).collect();
+    if open.iter().all(|open| !open.server.is_tls()) {
         // All of plain text have one chain.
-        open.truncate(1);
+        http.truncate(1);
     }
-    let chains: Vec<Chain> = open.iter().map(|open| chain(scope, name, open)).collect();
+    let mut chains: Vec<Chain> = http.into_iter().filter_map(|open| chain(scope, name, open)).collect();
+    chains.extend(gateway_tcp::chains(scope, &open));
     let inspects = chains.iter().any(listener::needs_tls);
     Some(Listener {
         head: Head {
@@ -119,19 +97,24 @@ pub(crate) fn build_listener(scope: &Scope<'_, '_>, name: &str) -> Option<Listen
     })
 }
 
-fn chain(scope: &Scope<'_, '_>, listener: &str, open: &Open<'_>) -> Chain {
+/// By which server names a server's chain is found; none where it serves all.
+pub(crate) fn server_names(open: &OpenServer<'_>) -> Option<FilterChainMatch> {
+    gateway_tcp::named(open.server.hosts.iter().map(|host| host.host.to_string()).collect())
+}
+
+fn chain(scope: &Scope<'_, '_>, listener: &str, open: &OpenServer<'_>) -> Option<Chain> {
     let stat = names::stat(&format!("outbound_{listener}"));
     let rbac = rbac::filters(scope, Side::Gateway).http;
-    let manager = filters::http_manager(scope, Side::Gateway, stat, Routes::Rds(open.route_name()), rbac);
-    Chain {
+    let manager = filters::http_manager(scope, Side::Gateway, stat, Routes::Rds(route_name(open)?), rbac);
+    Some(Chain {
         head: FilterChain {
-            filter_chain_match: open.server.tls.as_ref().and_then(|_| open.server_names()),
+            filter_chain_match: open.server.tls.as_ref().and_then(|_| server_names(open)),
             transport_socket_connect_timeout: Some(wire::seconds(15)),
             ..Default::default()
         },
-        socket: open.server.tls.as_ref().map(|tls| tls::gateway(scope.mesh(), tls)),
+        socket: open.server.tls.as_ref().map(|tls| tls::gateway(scope.mesh(), tls, false)),
         filters: vec![manager],
-    }
+    })
 }
 
 /// What is served under a host.
@@ -143,10 +126,11 @@ struct Served {
 }
 
 pub(crate) fn build_route(scope: &Scope<'_, '_>, name: &str) -> Option<RouteConfiguration> {
-    let (port, mut open) = servers(scope).into_iter().find(|(_, open)| open.iter().any(|open| open.route_name() == name))?;
-    open.retain(|open| open.route_name() == name);
+    let is_it = |open: &OpenServer<'_>| route_name(open).is_some_and(|own| own == name);
+    let (port, mut open) = servers(scope).into_iter().find(|(_, open)| open.iter().any(is_it))?;
+    open.retain(is_it);
     let mut hosts: BTreeMap<Hostname, Served> = BTreeMap::new();
-    for (rules, gateways) in bound(scope, &open) {
+    for (rules, gateways) in bound(scope, &open, |rules| !rules.http.is_empty()) {
         let caller = Caller { gateways: &gateways, port, host: None };
         let routes = route::of_rules(scope, rules, &caller);
         if routes.is_empty() {
@@ -191,8 +175,12 @@ fn takes_all(route: &Route) -> bool {
     any_path && matched.headers.is_empty() && matched.query_parameters.is_empty()
 }
 
-/// The routes bound to these servers' Gateways that are visible here, the oldest first, each with the Gateways that it names.
-fn bound<'a>(scope: &Scope<'_, 'a>, open: &[Open<'a>]) -> Vec<(RouteRules<'a>, Vec<GatewayRef>)> {
+/// The routes that concern these servers, are bound to their Gateways and are visible here, the oldest first, each with the Gateways that it names.
+pub(crate) fn bound<'a>(
+    scope: &Scope<'_, 'a>,
+    open: &[OpenServer<'a>],
+    concern: impl Fn(&RouteRules<'a>) -> bool,
+) -> Vec<(RouteRules<'a>, Vec<GatewayRef>)> {
     let mut found: Vec<RouteRules<'a>> = Vec::new();
     let mut refs: Vec<GatewayRef> = open.iter().map(|o| GatewayRef::Named(o.gateway.meta.namespaced_name())).collect();
     refs.dedup();
@@ -201,7 +189,7 @@ fn bound<'a>(scope: &Scope<'_, 'a>, open: &[Open<'a>]) -> Vec<(RouteRules<'a>, V
             found.extend(scope.reader.bound_to(name));
         }
     }
-    found.retain(|rules| !rules.http.is_empty() && scope.view.sees(scope.reader, *rules));
+    found.retain(|rules| concern(rules) && scope.view.sees(scope.reader, *rules));
     found.sort_by(|a, b| by_age(a.meta, b.meta));
     found.dedup_by(|a, b| std::ptr::eq(a.meta, b.meta));
     let named = |rules: RouteRules<'a>| refs.iter().filter(|r| rules.parents.contains(r)).cloned().collect();
@@ -210,29 +198,14 @@ fn bound<'a>(scope: &Scope<'_, 'a>, open: &[Open<'a>]) -> Vec<(RouteRules<'a>, V
 
 /// The hosts that routes and the servers of their Gateways have in common: of two that overlap, the narrower one. With each, whether plain text is sent to
 /// https there.
-fn common_hosts(rules: RouteRules<'_>, open: &[Open<'_>]) -> BTreeMap<Hostname, bool> {
+pub(crate) fn common_hosts(rules: RouteRules<'_>, open: &[OpenServer<'_>]) -> BTreeMap<Hostname, bool> {
     let mut found = BTreeMap::new();
-    let hosts = open.iter().flat_map(|open| open.server.hosts.iter().map(move |host| (open.gateway, open.server, host)));
-    for (gateway, of, server) in hosts {
-        let name = GatewayRef::Named(gateway.meta.namespaced_name());
-        let welcome = match &server.namespace {
-            GatewayNamespace::Any => true,
-            GatewayNamespace::Own => gateway.meta.namespace == rules.meta.namespace,
-            GatewayNamespace::Named(namespace) => **namespace == *rules.meta.namespace,
-        };
-        if !welcome || !rules.parents.contains(&name) {
-            continue;
-        }
-        for host in rules.hosts {
-            let host = host.qualify(&rules.meta.namespace, DOMAIN);
-            let narrow = if server.host.covers(&host) {
-                host
-            } else if host.covers(&server.host) {
-                server.host.clone()
-            } else {
-                continue;
-            };
-            *found.entry(narrow).or_default() |= of.https_redirect;
+    for open in open {
+        for server in open.welcoming(rules) {
+            let own = rules.hosts.iter().map(|host| host.qualify(&rules.meta.namespace, DOMAIN));
+            for narrow in own.filter_map(|host| narrower(server, &host)) {
+                *found.entry(narrow).or_default() |= open.server.https_redirect;
+            }
         }
     }
     found

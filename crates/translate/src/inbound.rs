@@ -26,6 +26,11 @@ const MTLS_HTTP: [&str; 3] = ["istio-http/1.0", "istio-http/1.1", "istio-h2"];
 /// The same for bytes.
 const MTLS_TCP: [&str; 2] = ["istio-peer-exchange", "istio"];
 
+/// All protocols of mutual TLS of the mesh.
+pub(crate) fn mtls_protocols() -> impl Iterator<Item = &'static str> {
+    MTLS_TCP.iter().chain(&MTLS_HTTP).copied()
+}
+
 /// A port of the workload.
 pub(crate) struct Served {
     /// The workload's port.
@@ -142,7 +147,7 @@ enum Wrap {
 
 /// The chains of one port.
 fn group(scope: &Scope<'_, '_>, target: &Target<'_>, mode: MtlsMode) -> Vec<Chain> {
-    let istio_all = MTLS_TCP.iter().chain(&MTLS_HTTP).copied().collect::<Vec<_>>();
+    let istio_all = mtls_protocols().collect::<Vec<_>>();
     let (http, tcp) = (true, false);
     let protocol = target.protocol;
     let rows: Vec<(&str, &[&str], bool, Wrap)> = match mode {

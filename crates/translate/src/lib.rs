@@ -15,6 +15,7 @@ mod draft;
 mod eds;
 mod filters;
 mod gateway;
+mod gateway_tcp;
 mod hash;
 mod inbound;
 mod index;

@@ -40,9 +40,16 @@ pub(crate) fn parse_inbound(name: &str) -> Option<u16> {
     number(name.strip_prefix("inbound|")?.strip_suffix("||")?)
 }
 
-/// The server name of mutual TLS: `outbound_.9080_.v1_.reviews.shop.svc.cluster.local`
+/// The server name of mutual TLS: `outbound_.9080_.v1_.reviews.shop.svc.cluster.local`. At a gateway that passes such TLS on also the cluster's name.
 pub(crate) fn sni(port: u16, subset: &str, host: &Hostname) -> String {
     format!("outbound_.{port}_.{subset}_.{host}")
+}
+
+/// The parts of a server name of mutual TLS.
+pub(crate) fn parse_sni(name: &str) -> Option<(u16, &str, Hostname)> {
+    let mut parts = name.strip_prefix("outbound_.")?.splitn(3, "_.");
+    let (port, subset, host) = (parts.next()?, parts.next()?, parts.next()?);
+    Some((number(port)?, subset, host.parse().ok()?))
 }
 
 /// `0.0.0.0_9080`
@@ -87,9 +94,15 @@ mod tests {
         let host: Hostname = "a.b.svc.cluster.local".parse().unwrap();
         assert_eq!(parse_outbound(&outbound(80, "v1", &host)), Some((80, "v1", host.clone())));
         assert_eq!(parse_outbound(&outbound(80, "", &host)), Some((80, "", host.clone())));
+        for subset in ["v1", ""] {
+            assert_eq!(parse_sni(&sni(80, subset, &host)), Some((80, subset, host.clone())));
+        }
         assert_eq!(parse_inbound(&inbound(9080)), Some(9080));
         assert_eq!(parse_listener("0.0.0.0_80"), Some(("0.0.0.0".parse().unwrap(), 80)));
         assert_eq!(parse_sniffed_route("a.b.svc.cluster.local:80"), Some((host, 80)));
+        for bad in ["outbound_.080_._.a", "outbound_.80_.a", "outbound_.80", "a.b"] {
+            assert!(parse_sni(bad).is_none(), "{bad}");
+        }
         for bad in ["outbound|080||a", "outbound|80|a", "inbound|+1||", "0.0.0.0_", "x_80", "80"] {
             assert!(parse_outbound(bad).is_none() && parse_inbound(bad).is_none() && parse_listener(bad).is_none(), "{bad}");
         }

@@ -8,12 +8,12 @@ use std::{
 
 use mizzen_api::{
     istio::{EndpointAddress, GatewayRef},
-    routing::{Destination, TcpMatch, TcpRoute},
+    routing::{Destination, TcpDestination, TcpMatch, TcpRoute},
 };
 use mizzen_model::{PortView, Registry, RouteRules, ServiceView};
 use mizzen_protos::envoy::envoy::{
     config::{
-        core::v3::TrafficDirection,
+        core::v3::{CidrRange, TrafficDirection},
         listener::v3::{FilterChain, FilterChainMatch, Listener as Head},
     },
     extensions::filters::network::tcp_proxy::v3::tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight},
@@ -125,14 +125,14 @@ pub(crate) fn build(scope: &Scope<'_, '_>, bind: IpAddr, number: u16) -> Option<
             chains.insert(0, http);
         }
     }
-    let mut open = false;
+    let (mut open, mut taken) = (false, BTreeSet::new());
     for share in shares.iter().filter(|share| !share.is_http()) {
         for chain in tcp_chains(scope, share, bind) {
             let catches_all = chain.head.filter_chain_match.is_none();
             // Two services cannot both have all connections of a port: the oldest gets them.
             if !(catches_all && open) {
                 open |= catches_all;
-                chains.push(chain);
+                chains.extend(untaken(chain, &mut taken));
             }
         }
     }
@@ -191,20 +191,91 @@ pub(crate) fn unknown_chain(scope: &Scope<'_, '_>, name: &str, matched: Option<F
 }
 
 fn tcp_chains(scope: &Scope<'_, '_>, share: &Share<'_>, bind: IpAddr) -> Vec<Chain> {
-    let mut found = Vec::new();
     let own = own_match(scope, share, bind);
-    for (rules, route, ranges) in tcp_routes(scope, share) {
-        let to = destinations(scope, share, rules, route);
-        if ranges.is_empty() {
-            found.push(chain(scope, own, to));
+    let mut found = Vec::new();
+    if share.port.protocol.is_tls() {
+        found = tls_chains(scope, share, bind);
+        if !found.is_empty() {
+            // They say all of the port: a server name that none of them has is nobody's here.
             return found;
         }
-        let matched = FilterChainMatch { prefix_ranges: ranges.into_iter().map(listener::cidr).collect(), ..Default::default() };
-        found.push(chain(scope, Some(matched), to));
+    } else {
+        for (rules, route, ranges) in tcp_routes(scope, share) {
+            let to = to(scope, share, rules, &route.route);
+            if ranges.is_empty() {
+                found.push(chain(scope, own, to));
+                return found;
+            }
+            let matched = FilterChainMatch { prefix_ranges: ranges.into_iter().map(listener::cidr).collect(), ..Default::default() };
+            found.push(chain(scope, Some(matched), to));
+        }
     }
     let cluster = names::outbound(share.port.port, "", &share.service.host);
     found.push(chain(scope, own, (cluster.clone(), ClusterSpecifier::Cluster(cluster))));
     found
+}
+
+/// The chains of routes for TLS that concern this caller: of all objects, the most specific host first.
+fn tls_chains(scope: &Scope<'_, '_>, share: &Share<'_>, bind: IpAddr) -> Vec<Chain> {
+    let mut found = Vec::new();
+    for rules in scope.mesh_rules(&share.service.host) {
+        for route in rules.tls {
+            for m in route.matches.iter().filter(|m| applies(scope, share, &m.connection)) {
+                let own: &[IpRange] = if bind == ANY { &share.service.addresses } else { &[] };
+                let ranges = if m.connection.destination_subnets.is_empty() { own } else { &m.connection.destination_subnets };
+                // `*` is any name, and none.
+                let is_any = m.sni_hosts.iter().any(|name| name.as_str() == "*");
+                let names = m.sni_hosts.iter().filter(|_| !is_any).map(ToString::to_string);
+                let matched = FilterChainMatch {
+                    prefix_ranges: ranges.iter().copied().map(listener::cidr).collect(),
+                    server_names: names.collect(),
+                    ..Default::default()
+                };
+                let matched = Some(matched).filter(|matched| *matched != FilterChainMatch::default());
+                found.push(chain(scope, matched, to(scope, share, rules, &route.route)));
+            }
+        }
+    }
+    found
+}
+
+/// An address range and a server name that a chain of a listener matches; none is any.
+type Matched = (Option<String>, Option<String>);
+
+/// What is left of a chain without what earlier ones of its listener match: of two chains that match the same a proxy refuses the whole listener.
+fn untaken(chain: Chain, taken: &mut BTreeSet<Matched>) -> Vec<Chain> {
+    let Some(matched) = &chain.head.filter_chain_match else { return vec![chain] };
+    let ranges: Vec<Option<&CidrRange>> =
+        if matched.prefix_ranges.is_empty() { vec![None] } else { matched.prefix_ranges.iter().map(Some).collect() };
+    let names: Vec<Option<&String>> =
+        if matched.server_names.is_empty() { vec![None] } else { matched.server_names.iter().map(Some).collect() };
+    let mut groups: BTreeMap<Vec<String>, Vec<CidrRange>> = BTreeMap::new();
+    let mut is_left = false;
+    for range in ranges {
+        let text = range.map(|range| format!("{}/{}", range.address_prefix, range.prefix_len.unwrap_or_default().value));
+        let free = |name: &&Option<&String>| taken.insert((text.clone(), name.cloned()));
+        let left: Vec<Option<&String>> = names.iter().filter(free).copied().collect();
+        if !left.is_empty() {
+            is_left = true;
+            groups.entry(left.into_iter().flatten().cloned().collect()).or_default().extend(range.cloned());
+        }
+    }
+    if !is_left {
+        return Vec::new();
+    }
+    let of_group = |(server_names, prefix_ranges)| {
+        let mut part = chain.clone();
+        part.head.filter_chain_match = Some(FilterChainMatch { server_names, prefix_ranges, ..matched.clone() });
+        part
+    };
+    groups.into_iter().map(of_group).collect()
+}
+
+/// Whether a condition concerns this caller at this port.
+fn applies(scope: &Scope<'_, '_>, share: &Share<'_>, m: &TcpMatch) -> bool {
+    (m.gateways.is_empty() || m.gateways.contains(&GatewayRef::Mesh))
+        && m.port.is_none_or(|port| port == share.port.port)
+        && scope.is_source(m.source_namespace.as_deref(), &m.source_labels)
 }
 
 /// What tells a service's connections from others at the same listener: nothing, where the address is its own.
@@ -226,13 +297,8 @@ fn own_match(scope: &Scope<'_, '_>, share: &Share<'_>, bind: IpAddr) -> Option<F
 
 /// The routes for TCP of the first object that has any for this caller, each with the ranges of addresses that it asks for; none: all.
 fn tcp_routes<'a>(scope: &Scope<'_, 'a>, share: &Share<'a>) -> Vec<(RouteRules<'a>, &'a TcpRoute, Vec<IpRange>)> {
-    let applies = |m: &TcpMatch| {
-        (m.gateways.is_empty() || m.gateways.contains(&GatewayRef::Mesh))
-            && m.port.is_none_or(|port| port == share.port.port)
-            && scope.is_source(m.source_namespace.as_deref(), &m.source_labels)
-    };
     let ranges = |route: &TcpRoute| {
-        let here: Vec<&TcpMatch> = route.matches.iter().filter(|m| applies(m)).collect();
+        let here: Vec<&TcpMatch> = route.matches.iter().filter(|m| applies(scope, share, m)).collect();
         let open = here.iter().any(|m| m.destination_subnets.is_empty());
         let all = || here.iter().flat_map(|m| m.destination_subnets.iter().copied()).collect();
         match (route.matches.is_empty(), here.is_empty()) {
@@ -244,11 +310,21 @@ fn tcp_routes<'a>(scope: &Scope<'_, 'a>, share: &Share<'a>) -> Vec<(RouteRules<'
     scope.mesh_rules(&share.service.host).map(of).find(|routes| !routes.is_empty()).unwrap_or_default()
 }
 
-/// A TCP route's destinations, and the name under which its statistics stand.
-fn destinations(scope: &Scope<'_, '_>, share: &Share<'_>, rules: RouteRules<'_>, route: &TcpRoute) -> (String, ClusterSpecifier) {
+/// The destinations of a route of this caller's, and the name under which their statistics stand.
+fn to(scope: &Scope<'_, '_>, share: &Share<'_>, rules: RouteRules<'_>, route: &[TcpDestination]) -> (String, ClusterSpecifier) {
     let caller = Caller { gateways: &[GatewayRef::Mesh], port: share.port.port, host: Some(&share.service.host) };
-    let name = |d: &Destination| route::destination_cluster(scope, d, &rules.meta.namespace, &caller);
-    match route.route.as_slice() {
+    destinations(scope, rules, route, &caller)
+}
+
+/// The destinations of a route for connections, and the name under which their statistics stand.
+pub(crate) fn destinations(
+    scope: &Scope<'_, '_>,
+    rules: RouteRules<'_>,
+    route: &[TcpDestination],
+    caller: &Caller<'_>,
+) -> (String, ClusterSpecifier) {
+    let name = |d: &Destination| route::destination_cluster(scope, d, &rules.meta.namespace, caller);
+    match route {
         [only] => {
             let cluster = name(&only.destination);
             (cluster.clone(), ClusterSpecifier::Cluster(cluster))
@@ -263,7 +339,7 @@ fn destinations(scope: &Scope<'_, '_>, share: &Share<'_>, rules: RouteRules<'_>,
 }
 
 /// What holds for the way to a destination. Of several, the first one's limits count, and the caller's address is the key if one of them asks for it.
-fn policy_to(scope: &Scope<'_, '_>, to: &ClusterSpecifier) -> Policy {
+pub(crate) fn policy_to(scope: &Scope<'_, '_>, to: &ClusterSpecifier) -> Policy {
     match to {
         ClusterSpecifier::Cluster(cluster) => traffic::of_cluster(scope, cluster),
         ClusterSpecifier::WeightedClusters(several) => {

@@ -94,13 +94,14 @@ fn credential(name: String) -> SdsSecretConfig {
     SdsSecretConfig { name, sds_config: Some(ConfigSource { initial_fetch_timeout: None, ..ads() }) }
 }
 
-/// TLS that a gateway ends.
-pub(crate) fn gateway(mesh: &MeshConfig, tls: &ServerTls) -> Socket {
+/// TLS that a gateway ends, before bytes (`tcp`) or before HTTP.
+pub(crate) fn gateway(mesh: &MeshConfig, tls: &ServerTls, tcp: bool) -> Socket {
+    // As with Istio, also before bytes.
     let alpn = ["h2", "http/1.1"];
     let exact = |san: &String| StringMatcher { match_pattern: Some(MatchPattern::Exact(san.clone())), ..Default::default() };
     let names: Vec<StringMatcher> = tls.subject_alt_names.iter().map(exact).collect();
     let mut made = if tls.mode == ServerTlsMode::IstioMutual {
-        common(if names.is_empty() { identities(mesh) } else { names }, &SERVER_CIPHERS, &alpn)
+        common(if names.is_empty() { identities(mesh) } else { names }, &SERVER_CIPHERS, server_alpn(tcp))
     } else {
         let certificates = tls.credentials.iter().map(|name| credential(secrets::certificate_name(name)));
         // By the list without types, as Istio has it: a name of whatever kind counts.
@@ -151,12 +152,16 @@ fn uri(matcher: StringMatcher) -> SubjectAltNameMatcher {
     SubjectAltNameMatcher { san_type: SanType::Uri.into(), matcher: Some(matcher), ..Default::default() }
 }
 
+/// What is offered in mutual TLS of the mesh. `istio` itself must not be: a client that lists it too would then agree on it, and speak it, instead of
+/// HTTP's own.
+fn server_alpn(tcp: bool) -> &'static [&'static str] {
+    if tcp { &["istio-peer-exchange", "h2", "http/1.1"] } else { &["h2", "http/1.1"] }
+}
+
 /// The server's side of mutual TLS: any identity of the trust domain or its aliases. `tcp` offers the TCP metadata exchange too.
 pub(crate) fn server(mesh: &MeshConfig, tcp: bool) -> Socket {
-    // `istio` itself must not be offered: a client that lists it too would then agree on it, and speak it, instead of HTTP's own.
-    let alpn: &[&str] = if tcp { &["istio-peer-exchange", "h2", "http/1.1"] } else { &["h2", "http/1.1"] };
     Socket::Server(Box::new(DownstreamTlsContext {
-        common_tls_context: Some(common(identities(mesh), &SERVER_CIPHERS, alpn)),
+        common_tls_context: Some(common(identities(mesh), &SERVER_CIPHERS, server_alpn(tcp))),
         require_client_certificate: Some(wire::bool_value(true)),
         ..Default::default()
     }))

@@ -2,11 +2,14 @@
 
 use mizzen_types::{Hostname, Protocol, check_dns_label};
 
-use super::{ServerTls, ServerTlsMode, TlsVersion, server_tls};
+use super::{
+    Passthrough, ServerTls, ServerTlsMode, TlsVersion,
+    server_tls::{TlsAt, server_tls},
+};
 use crate::{
     Meta, Selector,
     metadata::labels,
-    read::{At, Fields, Why, quoted},
+    read::{At, Fields, quoted},
     table,
 };
 
@@ -30,8 +33,10 @@ pub struct Server {
     pub hosts: Vec<GatewayHost>,
     /// Whether requests in plain text are sent to `https://`; only of a server of plain HTTP.
     pub https_redirect: bool,
-    /// How TLS is ended here; of a server whose protocol is HTTPS, and of no other.
+    /// How TLS is ended here: before HTTP if the protocol is HTTPS, else before bytes.
     pub tls: Option<ServerTls>,
+    /// TLS that is not ended here: by its server name alone it is known where it goes. Excludes `tls`.
+    pub passthrough: Option<Passthrough>,
     /// For logs.
     pub name: Option<String>,
 }
@@ -43,7 +48,7 @@ pub struct ServerPort {
     pub number: u16,
     /// The name; empty if none was written.
     pub name: String,
-    /// The protocol: HTTP, HTTPS, HTTP2 or gRPC so far.
+    /// The protocol: anything but UDP.
     pub protocol: Protocol,
 }
 
@@ -75,7 +80,7 @@ impl Gateway {
         let mut hosts: Vec<GatewayHost> = plain.flat_map(|server| server.hosts.iter().cloned()).collect();
         hosts.sort();
         hosts.dedup();
-        if hosts.is_empty() || self.servers.iter().any(|server| server.tls.is_some() || server.port.number == 443) {
+        if hosts.is_empty() || self.servers.iter().any(|server| server.is_tls() || server.port.number == 443) {
             return None;
         }
         let mut more = self.clone();
@@ -92,6 +97,7 @@ impl Gateway {
                 max: TlsVersion::Auto,
                 cipher_suites: Vec::new(),
             }),
+            passthrough: None,
             name: None,
         });
         Some(more)
@@ -113,6 +119,16 @@ impl Gateway {
 }
 
 impl Server {
+    /// Whether TLS comes to it, ended here or not.
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some() || self.passthrough.is_some()
+    }
+
+    /// Whether requests are seen.
+    pub fn is_http(&self) -> bool {
+        self.port.protocol.is_http() || (self.port.protocol == Protocol::Https && self.passthrough.is_none())
+    }
+
     fn read(f: &Fields<'_>) -> Server {
         let port = f.need("port").map(|at| at.fields(ServerPort::read));
         let hosts = f.need("hosts").map(|at| at.list()).unwrap_or_default();
@@ -122,8 +138,14 @@ impl Server {
             at.fail("must have at least one host");
         }
         let port = port.unwrap_or(ServerPort { number: 0, name: String::new(), protocol: Protocol::Http });
-        let (tls, https_redirect) = server_tls(f, port.protocol);
-        Server { port, https_redirect, tls, hosts: hosts.iter().filter_map(GatewayHost::read).collect(), name: f.opt_text("name") }
+        let (mut tls, mut passthrough, mut https_redirect) = (None, None, false);
+        match server_tls(f, port.protocol) {
+            TlsAt::Ended(ended) => tls = Some(ended),
+            TlsAt::Passed(mode) => passthrough = Some(mode),
+            TlsAt::Nowhere { redirect } => https_redirect = redirect,
+        }
+        let hosts = hosts.iter().filter_map(GatewayHost::read).collect();
+        Server { port, https_redirect, tls, passthrough, hosts, name: f.opt_text("name") }
     }
 }
 
@@ -133,8 +155,8 @@ impl ServerPort {
         let protocol = f.need("protocol").map(|at| {
             let text = at.text();
             let protocol = super::protocol_name(&at, &text);
-            if !protocol.is_http() && !matches!(protocol, Protocol::Auto | Protocol::Https) {
-                at.fail(format!("{protocol} {}: a gateway's port is HTTP, HTTPS, HTTP2 or GRPC", Why::Where.text()));
+            if protocol == Protocol::Udp {
+                at.fail("is no protocol of a gateway's port: HTTP, HTTPS, HTTP2, GRPC, GRPC-Web, TLS, TCP, Mongo, MySQL or Redis");
             }
             protocol
         });

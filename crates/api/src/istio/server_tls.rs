@@ -64,18 +64,37 @@ pub enum TlsVersion {
     V13,
 }
 
-/// A mode as it is written. What is not ended is not supported.
+/// By what the server name of TLS that is not ended here says where it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Passthrough {
+    /// By the `tls` routes of VirtualServices.
+    Routes,
+    /// By itself: it is one that sidecars send in mutual TLS, `outbound_.PORT_.SUBSET_.HOST`.
+    Auto,
+}
+
+/// What becomes of TLS at a server.
+pub(crate) enum TlsAt {
+    /// It is ended.
+    Ended(ServerTls),
+    /// It goes on as it came.
+    Passed(Passthrough),
+    /// None comes: requests are in plain text, and are sent to https or not.
+    Nowhere { redirect: bool },
+}
+
+/// A mode as it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
-    Passthrough,
+    Passes(Passthrough),
     Ends(ServerTlsMode),
 }
 
 pub(crate) const SERVER_TLS_MODES: &[(&str, i64, Option<Mode>); 6] = &[
-    ("PASSTHROUGH", 0, Some(Mode::Passthrough)),
+    ("PASSTHROUGH", 0, Some(Mode::Passes(Passthrough::Routes))),
     ("SIMPLE", 1, Some(Mode::Ends(ServerTlsMode::Simple))),
     ("MUTUAL", 2, Some(Mode::Ends(ServerTlsMode::Mutual))),
-    ("AUTO_PASSTHROUGH", 3, None),
+    ("AUTO_PASSTHROUGH", 3, Some(Mode::Passes(Passthrough::Auto))),
     ("ISTIO_MUTUAL", 4, Some(Mode::Ends(ServerTlsMode::IstioMutual))),
     ("OPTIONAL_MUTUAL", 5, Some(Mode::Ends(ServerTlsMode::OptionalMutual))),
 ];
@@ -114,16 +133,20 @@ const CIPHER_SUITES: [&str; 15] = [
     "DES-CBC3-SHA",
 ];
 
-/// `tls` of a server with this protocol, and whether it sends plain text to https.
-pub(crate) fn server_tls(f: &Fields<'_>, protocol: Protocol) -> (Option<ServerTls>, bool) {
-    let is_https = protocol == Protocol::Https;
+/// `tls` of a server with this protocol.
+pub(crate) fn server_tls(f: &Fields<'_>, protocol: Protocol) -> TlsAt {
+    let nowhere = TlsAt::Nowhere { redirect: false };
     let Some(at) = f.get("tls") else {
-        if is_https {
-            f.slot("tls").fail("is required by protocol HTTPS");
+        if protocol.is_tls() {
+            f.slot("tls").fail(format!("is required by protocol {protocol}"));
         }
-        return (None, false);
+        return nowhere;
     };
-    if is_https { (at.fields(|f| ended(f, &at)), false) } else { (None, at.fields(|f| redirect(f, &at))) }
+    if protocol.is_http() {
+        return TlsAt::Nowhere { redirect: at.fields(|f| redirect(f, &at)) };
+    }
+    // With `tls` bytes of any kind come in TLS, whatever the protocol is called.
+    at.fields(|f| secured(f, &at)).unwrap_or(nowhere)
 }
 
 /// Of a server of plain text: whether it sends requests to https. Nothing else has a place there.
@@ -144,20 +167,44 @@ fn redirect(f: &Fields<'_>, at: &At<'_>) -> bool {
     redirect
 }
 
-fn ended(f: &Fields<'_>, at: &At<'_>) -> Option<ServerTls> {
+/// Of a server to which TLS comes. None: what is wrong was said.
+fn secured(f: &Fields<'_>, at: &At<'_>) -> Option<TlsAt> {
     if f.flag("httpsRedirect") {
         f.slot("httpsRedirect").warn("has no effect: it is for servers of plain HTTP");
     }
-    let mode = match f.get("mode").map(|at| at.choice(SERVER_TLS_MODES)) {
-        Some(Some(Mode::Ends(mode))) => Some(mode),
-        // What is wrong with it was said.
-        Some(None) => None,
-        Some(Some(Mode::Passthrough)) | None => {
-            let why = crate::read::Why::Where.text();
-            f.slot("mode").fail(format!("PASSTHROUGH {why}: SIMPLE, MUTUAL, OPTIONAL_MUTUAL and ISTIO_MUTUAL are"));
-            None
-        }
+    match f.get("mode").map(|at| at.choice(SERVER_TLS_MODES)) {
+        Some(Some(Mode::Ends(mode))) => ended(f, at, Some(mode)).map(TlsAt::Ended),
+        Some(Some(Mode::Passes(passthrough))) => Some(TlsAt::Passed(passed(f, passthrough))),
+        None => Some(TlsAt::Passed(passed(f, Passthrough::Routes))),
+        Some(None) => ended(f, at, None).map(TlsAt::Ended),
+    }
+}
+
+/// What is not ended here has no certificate of ours, and no limits.
+fn passed(f: &Fields<'_>, passthrough: Passthrough) -> Passthrough {
+    let mode = match (f.written("mode"), passthrough) {
+        (false, _) => "PASSTHROUGH, the mode where none is written,",
+        (true, Passthrough::Routes) => "PASSTHROUGH",
+        (true, Passthrough::Auto) => "AUTO_PASSTHROUGH",
     };
+    // They are read, so that what is wrong is told.
+    let _ = (versions(f), cipher_suites(f), f.text_list("subjectAltNames"));
+    let unused = [
+        "credentialName",
+        "credentialNames",
+        "caCertCredentialName",
+        "subjectAltNames",
+        "minProtocolVersion",
+        "maxProtocolVersion",
+        "cipherSuites",
+    ];
+    for at in unused.into_iter().filter_map(|name| f.get(name)) {
+        at.warn(format!("is not used: {mode} ends no TLS"));
+    }
+    passthrough
+}
+
+fn ended(f: &Fields<'_>, at: &At<'_>, mode: Option<ServerTlsMode>) -> Option<ServerTls> {
     let names = f.one_of(&["credentialName", "credentialNames"]);
     let credentials: Vec<String> = match &names {
         Some(("credentialName", at)) => credential(at).into_iter().collect(),

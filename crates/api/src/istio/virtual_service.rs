@@ -5,7 +5,7 @@ use mizzen_types::Hostname;
 use super::{ExportTo, GatewayRef};
 use crate::{
     Meta,
-    routing::{HttpRoute, TcpRoute},
+    routing::{HttpRoute, TcpRoute, TlsRoute},
 };
 
 /// How requests to hosts are routed.
@@ -21,6 +21,8 @@ pub struct VirtualService {
     pub export_to: Vec<ExportTo>,
     /// Routes for HTTP, the first match wins.
     pub http: Vec<HttpRoute>,
+    /// Routes for TLS that is not ended on the way, the first match wins.
+    pub tls: Vec<TlsRoute>,
     /// Routes for TCP, the first match wins.
     pub tcp: Vec<TcpRoute>,
 }

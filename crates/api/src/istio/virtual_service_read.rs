@@ -11,7 +11,7 @@ use crate::{
     read::{At, Fields, quoted},
     routing::{
         Destination, DirectResponse, HttpAction, HttpDestination, HttpMatch, HttpRoute, Redirect, RedirectPort, RegexRewrite, Retries,
-        Rewrite, TcpDestination, TcpMatch, TcpRoute, claim_path,
+        Rewrite, TcpDestination, TcpMatch, TcpRoute, TlsMatch, TlsRoute, claim_path,
     },
     table,
 };
@@ -29,18 +29,19 @@ impl VirtualService {
             }
             let namespace = meta.namespace.clone();
             let http: Vec<_> = f.list("http").iter().map(|at| at.fields(|f| HttpRoute::read(f, &namespace))).collect();
-            let tcp: Vec<_> = f.list("tcp").iter().map(|at| at.fields(|f| TcpRoute::read(f, &namespace))).collect();
-            if http.is_empty() && tcp.is_empty() && !hosts.is_empty() && !f.written("tls") {
-                f.at.fail("must have at least one route in http or tcp");
+            let of_gateways = gateways.iter().any(|gateway| *gateway != GatewayRef::Mesh);
+            let tls: Vec<_> = f.list("tls").iter().map(|at| at.fields(|f| TlsRoute::read(f, &namespace, &hosts, of_gateways))).collect();
+            let tcp: Vec<_> = f.list("tcp").iter().map(|at| at.fields(|f| TcpRoute::read(f, &namespace, of_gateways))).collect();
+            if http.is_empty() && tls.is_empty() && tcp.is_empty() && !hosts.is_empty() {
+                f.at.fail("must have at least one route in http, tls or tcp");
             }
             // Where there is no gateway there is no filter that knows claims, and what is asked for without one would always match.
-            let for_gateways = gateways.iter().any(|gateway| *gateway != GatewayRef::Mesh);
             let asks = |m: &HttpMatch| m.headers.keys().chain(m.without_headers.keys()).any(|name| claim_path(name).is_some());
             let in_mesh = |m: &HttpMatch| !m.gateways.is_empty() && m.gateways.iter().all(|gateway| *gateway == GatewayRef::Mesh);
-            if http.iter().flat_map(|rule: &HttpRoute| &rule.matches).any(|m| asks(m) && (!for_gateways || in_mesh(m))) {
+            if http.iter().flat_map(|rule: &HttpRoute| &rule.matches).any(|m| asks(m) && (!of_gateways || in_mesh(m))) {
                 f.slot("gateways").fail("must name a gateway: only gateways route by claims (`@request.auth.claims`)");
             }
-            VirtualService { meta, hosts, gateways, export_to: ExportTo::read_list(f, "exportTo"), http, tcp }
+            VirtualService { meta, hosts, gateways, export_to: ExportTo::read_list(f, "exportTo"), http, tls, tcp }
         })
     }
 }
@@ -319,26 +320,70 @@ impl DirectResponse {
     }
 }
 
+/// Destinations of connections.
+fn tcp_destinations(f: &Fields<'_>) -> Vec<TcpDestination> {
+    let read = |f: &Fields<'_>| TcpDestination { destination: Destination::read(f), weight: f.count("weight").unwrap_or_default() };
+    let Some(at) = f.need("route") else { return Vec::new() };
+    let mut route: Vec<TcpDestination> = at.list().iter().map(|at| at.fields(read)).collect();
+    weigh(&at, &mut route.iter_mut().map(|d| &mut d.weight).collect::<Vec<_>>());
+    route
+}
+
 impl TcpRoute {
-    fn read(f: &Fields<'_>, namespace: &str) -> TcpRoute {
-        let read = |f: &Fields<'_>| TcpDestination { destination: Destination::read(f), weight: f.count("weight").unwrap_or_default() };
-        let mut route = Vec::new();
-        if let Some(at) = f.need("route") {
-            route = at.list().iter().map(|at| at.fields(read)).collect();
-            weigh(&at, &mut route.iter_mut().map(|d: &mut TcpDestination| &mut d.weight).collect::<Vec<_>>());
-        }
-        TcpRoute { matches: f.list("match").iter().map(|at| at.fields(|f| TcpMatch::read(f, namespace))).collect(), route }
+    fn read(f: &Fields<'_>, namespace: &str, of_gateways: bool) -> TcpRoute {
+        let matches = f.list("match").iter().map(|at| at.fields(|f| TcpMatch::read(f, namespace, of_gateways))).collect();
+        TcpRoute { matches, route: tcp_destinations(f) }
     }
 }
 
 impl TcpMatch {
-    fn read(f: &Fields<'_>, namespace: &str) -> TcpMatch {
+    /// `of_gateways`: where no gateways are named here, there are some among those of the whole object.
+    fn read(f: &Fields<'_>, namespace: &str, of_gateways: bool) -> TcpMatch {
+        let gateways = GatewayRef::read_list(f, namespace);
+        let at_gateway = if gateways.is_empty() { of_gateways } else { gateways.iter().any(|gateway| *gateway != GatewayRef::Mesh) };
+        if at_gateway && let Some(at) = f.get("destinationSubnets") {
+            at.warn("has no effect at a gateway, which is called at its own address");
+        }
         TcpMatch {
             port: f.port("port"),
             destination_subnets: f.parse_list("destinationSubnets"),
             source_labels: f.get("sourceLabels").map(|at| labels(&at)).unwrap_or_default(),
             source_namespace: f.opt_text("sourceNamespace"),
-            gateways: GatewayRef::read_list(f, namespace),
+            gateways,
         }
+    }
+}
+
+impl TlsRoute {
+    fn read(f: &Fields<'_>, namespace: &str, hosts: &[Hostname], of_gateways: bool) -> TlsRoute {
+        let matches = f.need("match").map(|at| at.list()).unwrap_or_default();
+        if f.get("match").is_some_and(|at| at.is_empty_list()) {
+            f.slot("match").fail("must have at least one condition: a route for TLS is chosen by server names");
+        }
+        let matches = matches.iter().map(|at| at.fields(|f| TlsMatch::read(f, namespace, hosts, of_gateways))).collect();
+        TlsRoute { matches, route: tcp_destinations(f) }
+    }
+}
+
+impl TlsMatch {
+    fn read(f: &Fields<'_>, namespace: &str, hosts: &[Hostname], of_gateways: bool) -> TlsMatch {
+        let names = f.need("sniHosts").map(|at| at.list()).unwrap_or_default();
+        if f.get("sniHosts").is_some_and(|at| at.is_empty_list()) {
+            f.slot("sniHosts").fail("must have at least one server name");
+        }
+        let mut sni_hosts = Vec::new();
+        for at in names {
+            let Some(name) = at.parse::<Hostname>() else { continue };
+            if !hosts.is_empty() && !hosts.iter().any(|host| host.covers(&name)) {
+                let hosts: Vec<&str> = hosts.iter().map(Hostname::as_str).collect();
+                at.fail(format!("{name} is covered by none of the VirtualService's hosts: {}", hosts.join(", ")));
+            }
+            if sni_hosts.contains(&name) {
+                at.warn(format!("{name} is there twice"));
+            } else {
+                sni_hosts.push(name);
+            }
+        }
+        TlsMatch { sni_hosts, connection: TcpMatch::read(f, namespace, of_gateways) }
     }
 }

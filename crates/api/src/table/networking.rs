@@ -73,7 +73,7 @@ static SERVER: Message = Message {
         done("hosts", List(&Text), "[NAMESPACE/]HOST: the hosts that it serves, and whose VirtualServices may bind to them.")
             .required()
             .filled(),
-        done("tls", Message(&SERVER_TLS), "How TLS is ended, or where plain text is sent to.").otherwise("plain text"),
+        done("tls", Message(&SERVER_TLS), "How TLS is ended or passed on, or where plain text is sent to.").otherwise("plain text"),
         refused(Where, "defaultEndpoint", Text, "Where calls go that nothing routes."),
         done("name", Text, "A name for logs."),
     ],
@@ -84,7 +84,8 @@ static SERVER_TLS: Message = Message {
     name: "ServerTLSSettings",
     rows: &[
         done("httpsRedirect", Bool, "Whether a server of plain HTTP answers with 301 to https.").default("false"),
-        done("mode", Enum(&SERVER_MODE), "Whose certificates are shown and asked for.").default("PASSTHROUGH"),
+        done("mode", Enum(&SERVER_MODE), "Whose certificates are shown and asked for, or that TLS goes on as it came.")
+            .default("PASSTHROUGH"),
         refused(Who, "serverCertificate", Text, "A file with the certificate that is shown."),
         refused(Who, "privateKey", Text, "A file with its key."),
         refused(Who, "caCertificates", Text, "A file with the authorities of clients."),
@@ -109,7 +110,7 @@ static SERVER_PORT: Message = Message {
     name: "Port",
     rows: &[
         done("number", PORT, "The number.").required(),
-        done("protocol", Text, "HTTP, HTTPS, HTTP2 or GRPC; others are refused.").required(),
+        done("protocol", Text, "HTTP, HTTPS, HTTP2, GRPC, GRPC-Web, TLS, TCP, Mongo, MySQL or Redis; UDP is refused.").required(),
         done("name", Text, "The name."),
         refused(Where, "targetPort", PORT, "The number on which the pods listen."),
     ],

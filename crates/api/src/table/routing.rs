@@ -19,7 +19,7 @@ pub(crate) static VIRTUAL_SERVICE: Type = Message(&Message {
         done("hosts", List(&Text), "The hosts whose requests it routes. A short name is completed by its namespace.").required().filled(),
         GATEWAYS.otherwise("`mesh`: the sidecars"),
         done("http", List(&Message(&HTTP_ROUTE)), "Routes for HTTP; the first match wins."),
-        refused(Where, "tls", List(&Open), "Routes for TLS that is not ended here."),
+        done("tls", List(&Message(&TLS_ROUTE)), "Routes for TLS that is not ended here; the first match wins."),
         done("tcp", List(&Message(&TCP_ROUTE)), "Routes for TCP; the first match wins."),
         EXPORT_TO,
     ],
@@ -210,9 +210,33 @@ static TCP_ROUTE: Message = Message {
 static TCP_MATCH: Message = Message {
     name: "L4MatchAttributes",
     rows: &[
-        done("destinationSubnets", List(&Text), "Addresses or ranges that were called."),
+        done("destinationSubnets", List(&Text), "Addresses or ranges that were called; for sidecars."),
         MATCH_PORT,
         refused(Where, "sourceSubnet", Text, "The caller's address or range."),
+        SOURCE_LABELS,
+        SOURCE_NAMESPACE,
+        MATCH_GATEWAYS,
+    ],
+    ..PLAIN
+};
+
+static TLS_ROUTE: Message = Message {
+    name: "TLSRoute",
+    rows: &[
+        done("match", List(&Message(&TLS_MATCH)), "One of these must match.").required().filled(),
+        done("route", List(&Message(&TCP_DESTINATION)), "Connections go to one of these by weight.").required().filled(),
+    ],
+    ..PLAIN
+};
+
+static TLS_MATCH: Message = Message {
+    name: "TLSMatchAttributes",
+    rows: &[
+        done("sniHosts", List(&Text), "The server names that clients ask for; one of the VirtualService's hosts must cover each.")
+            .required()
+            .filled(),
+        done("destinationSubnets", List(&Text), "Addresses or ranges that were called; for sidecars."),
+        MATCH_PORT,
         SOURCE_LABELS,
         SOURCE_NAMESPACE,
         MATCH_GATEWAYS,

@@ -5,9 +5,9 @@ use crate::{WHAT, WHERE, WHO, check_spec, check_warnings};
 #[test]
 fn virtual_services() {
     let route = |route: &str| format!("hosts: [reviews]\nhttp:\n- {route}\n");
+    let tls = |route: &str| format!("hosts: [a.example, '*.c.example']\ntls:\n- {route}\n");
     for (spec, line, expected) in [
         (String::new(), 0, "spec.hosts: is required".to_owned()),
-        ("hosts: [a]".to_owned(), 0, "spec: must have at least one route in http or tcp".to_owned()),
         ("hosts: [a, A]\nhttp: [{route: [{destination: {host: b}}]}]".to_owned(), 1, "spec.hosts[1]: a is listed twice".to_owned()),
         (
             "hosts: ['a_b!']\nhttp: [{route: [{destination: {host: b}}]}]".to_owned(),
@@ -19,7 +19,6 @@ fn virtual_services() {
             0,
             "spec: host `*` is not allowed for the sidecars: name `gateways` without `mesh`, or the host".to_owned(),
         ),
-        ("hosts: [a]\ntls: [{}]".to_owned(), 2, format!("spec.tls: {WHERE}")),
         (route("match: []"), 3, "spec.http[0]: must have one of route, redirect, directResponse".to_owned()),
         (
             route("{route: [{destination: {host: a}}], redirect: {uri: /}}"),
@@ -178,6 +177,54 @@ fn virtual_services() {
             2,
             format!("spec.tcp[0].match[0].sourceSubnet: {WHERE}"),
         ),
+        ("hosts: [a]".to_owned(), 0, "spec: must have at least one route in http, tls or tcp".to_owned()),
+        (tls("{route: [{destination: {host: b}}]}"), 3, "spec.tls[0].match: is required".to_owned()),
+        (
+            tls("{match: [], route: [{destination: {host: b}}]}"),
+            3,
+            "spec.tls[0].match: must have at least one condition: a route for TLS is chosen by server names".to_owned(),
+        ),
+        (tls("{match: [{port: 443}], route: [{destination: {host: b}}]}"), 3, "spec.tls[0].match[0].sniHosts: is required".to_owned()),
+        (
+            tls("{match: [{sniHosts: []}], route: [{destination: {host: b}}]}"),
+            3,
+            "spec.tls[0].match[0].sniHosts: must have at least one server name".to_owned(),
+        ),
+        (
+            tls("{match: [{sniHosts: [a.example, b.example]}], route: [{destination: {host: b}}]}"),
+            3,
+            "spec.tls[0].match[0].sniHosts[1]: b.example is covered by none of the VirtualService's hosts: a.example, *.c.example"
+                .to_owned(),
+        ),
+        (
+            tls("{match: [{sniHosts: ['*.example']}], route: [{destination: {host: b}}]}"),
+            3,
+            "spec.tls[0].match[0].sniHosts[0]: *.example is covered by none of the VirtualService's hosts: a.example, *.c.example"
+                .to_owned(),
+        ),
+        (
+            tls("{match: [{sniHosts: ['a_.*']}], route: [{destination: {host: b}}]}"),
+            3,
+            "spec.tls[0].match[0].sniHosts[0]: `*` is not a valid part of a host name (letters, digits and inner hyphens, 1 to 63 of them)"
+                .to_owned(),
+        ),
+        (tls("{match: [{sniHosts: [a.example]}]}"), 3, "spec.tls[0].route: is required".to_owned()),
+        (tls("{match: [{sniHosts: [a.example]}], route: []}"), 3, "spec.tls[0].route: must have at least one destination".to_owned()),
+        (
+            tls("{match: [{sniHosts: [a.example]}], route: [{destination: {host: b}}, {destination: {host: c}}]}"),
+            3,
+            "spec.tls[0].route: the sum of the weights must not be 0".to_owned(),
+        ),
+        (
+            tls("{match: [{sniHosts: [a.example], port: 70000}], route: [{destination: {host: b}}]}"),
+            3,
+            "spec.tls[0].match[0].port: must be between 1 and 65535, is 70000".to_owned(),
+        ),
+        (
+            tls("{match: [{sniHosts: [a.example], sourceSubnet: 1.2.3.4}], route: [{destination: {host: b}}]}"),
+            3,
+            "spec.tls[0].match[0].sourceSubnet: unknown field".to_owned(),
+        ),
         (
             "hosts: [a]\nexport_to: ['*']\nexportTo: ['*']\nhttp: [{route: [{destination: {host: b}}]}]".to_owned(),
             3,
@@ -266,7 +313,24 @@ fn service_entries_and_gateways() {
         (
             "servers: [{port: {number: 443, name: tls, protocol: TLS}, hosts: ['*']}]".to_owned(),
             1,
-            format!("spec.servers[0].port.protocol: TLS {WHERE}: a gateway's port is HTTP, HTTPS, HTTP2 or GRPC"),
+            "spec.servers[0].tls: is required by protocol TLS".to_owned(),
+        ),
+        (
+            "servers: [{port: {number: 53, name: dns, protocol: UDP}, hosts: ['*']}]".to_owned(),
+            1,
+            "spec.servers[0].port.protocol: is no protocol of a gateway's port: HTTP, HTTPS, HTTP2, GRPC, GRPC-Web, TLS, TCP, Mongo, MySQL or Redis"
+                .to_owned(),
+        ),
+        (
+            "servers: [{port: {number: 443, name: tls, protocol: TCP}, hosts: ['*'], tls: {mode: MUTUAL}}]".to_owned(),
+            1,
+            "spec.servers[0].tls: needs a credentialName: the Secret with certificate and key, in the namespace of the gateway's pods".to_owned(),
+        ),
+        (
+            "servers: [{port: {number: 443, name: tls, protocol: TLS}, hosts: ['*'], tls: {mode: PASSTHROUG}}]".to_owned(),
+            1,
+            "spec.servers[0].tls.mode: must be one of PASSTHROUGH, SIMPLE, MUTUAL, AUTO_PASSTHROUGH, ISTIO_MUTUAL, OPTIONAL_MUTUAL, is `PASSTHROUG`"
+                .to_owned(),
         ),
         ("servers: [{port: {number: 80, protocol: HTTP}}]".to_owned(), 1, "spec.servers[0].hosts: is required".to_owned()),
         (
@@ -274,8 +338,6 @@ fn service_entries_and_gateways() {
             2,
             "spec.servers[0].tls.mode: ends TLS, and the port's protocol is plain text: write protocol HTTPS".to_owned(),
         ),
-        (ends("credentialName: a"), 2, format!("spec.servers[0].tls.mode: PASSTHROUGH {WHERE}: SIMPLE, MUTUAL, OPTIONAL_MUTUAL and ISTIO_MUTUAL are")),
-        (ends("mode: AUTO_PASSTHROUGH"), 2, format!("spec.servers[0].tls.mode: AUTO_PASSTHROUGH {WHO}")),
         (
             ends("mode: SIMPLE"),
             2,
@@ -358,6 +420,30 @@ fn warnings_of_istio() {
         "Gateway",
         "servers:\n- port: {number: 80, name: a, protocol: HTTP}\n  hosts: ['*']\n  tls: {credentialName: a, httpsRedirect: true}\n",
         &[(4, "spec.servers[0].tls.credentialName: is not used: the port's protocol is plain text, and for TLS it is HTTPS")],
+    );
+    check_warnings(
+        "Gateway",
+        "servers:\n- port: {number: 443, name: a, protocol: HTTPS}\n  hosts: ['*']\n  tls: {credentialName: a, minProtocolVersion: TLSV1_3}\n",
+        &[
+            (4, "spec.servers[0].tls.credentialName: is not used: PASSTHROUGH, the mode where none is written, ends no TLS"),
+            (4, "spec.servers[0].tls.minProtocolVersion: is not used: PASSTHROUGH, the mode where none is written, ends no TLS"),
+        ],
+    );
+    check_warnings(
+        "Gateway",
+        "servers:\n- port: {number: 443, name: a, protocol: TLS}\n  hosts: ['*']\n  tls: {mode: AUTO_PASSTHROUGH, httpsRedirect: true, subjectAltNames: [a]}\n",
+        &[
+            (4, "spec.servers[0].tls.httpsRedirect: has no effect: it is for servers of plain HTTP"),
+            (4, "spec.servers[0].tls.subjectAltNames: is not used: AUTO_PASSTHROUGH ends no TLS"),
+        ],
+    );
+    check_warnings(
+        "VirtualService",
+        "hosts: [a]\ngateways: [g, mesh]\ntls:\n- match:\n  - {sniHosts: [a, a], gateways: [mesh], destinationSubnets: [10.0.0.0/8]}\n  - {sniHosts: [a], destinationSubnets: [10.0.0.0/8]}\n  route: [{destination: {host: a}}]",
+        &[
+            (5, "spec.tls[0].match[0].sniHosts[1]: a is there twice"),
+            (6, "spec.tls[0].match[1].destinationSubnets: has no effect at a gateway, which is called at its own address"),
+        ],
     );
     check_warnings(
         "AuthorizationPolicy",

@@ -184,7 +184,8 @@ impl Explainer {
 
 /// What a program sends.
 fn sent(call: &Call) -> Result<(Vec<Hello>, Carried), CallError> {
-    let named = |name: &str| call.host.parse::<IpAddr>().is_err().then(|| name.to_owned());
+    // An address is no server name: who calls one asks for the host that is wanted of it.
+    let named = |name: &str| name.parse::<IpAddr>().is_err().then(|| name.to_owned());
     Ok(match &call.payload {
         Payload::Tcp => (Vec::new(), Carried::Bytes),
         Payload::Tls { server_name } => {
@@ -206,7 +207,9 @@ fn sent(call: &Call) -> Result<(Vec<Hello>, Carried), CallError> {
                 }
             }
             let protocols = if *http2 { vec![b"h2".to_vec()] } else { vec![b"http/1.1".to_vec()] };
-            let hello = Hello { server_name: named(&call.host), protocols, peer: None };
+            let wanted = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("host")).map(|(_, host)| host.as_str());
+            let wanted = wanted.map(|host| host.rsplit_once(':').map_or(host, |(host, _)| host)).and_then(named);
+            let hello = Hello { server_name: named(&call.host).or(wanted), protocols, peer: None };
             (if *tls { vec![hello] } else { Vec::new() }, Carried::Http { head, http2: *http2 })
         }
     })

@@ -10,7 +10,9 @@ use std::{
 use mizzen_api::{
     Key, Kind, Object,
     core::{ClusterIp, ConfigMap, Container, Deployment, EnvValue, FieldRef, PodSpec, VolumeSource},
+    istio::Server,
 };
+use mizzen_types::Protocol;
 
 /// All objects of the folder.
 pub(crate) type Objects = BTreeMap<Key, Arc<Object>>;
@@ -252,19 +254,28 @@ pub(crate) fn virtual_addresses(objects: &Objects) -> BTreeMap<String, Option<Ip
     wanted
 }
 
-/// The ports of all Gateways for the mesh's one gateway, by number, and whether TLS is ended there. With `https`, those of plain text have one more.
-pub(crate) fn gateway_ports(objects: &Objects, gateway: &BTreeMap<String, String>, https: bool) -> BTreeMap<u16, bool> {
+/// The ports of all Gateways for the mesh's one gateway, by number, each with the scheme of what comes there. With `https`, those of plain text have one more.
+pub(crate) fn gateway_ports(objects: &Objects, gateway: &BTreeMap<String, String>, https: bool) -> BTreeMap<u16, &'static str> {
     let mut ports = BTreeMap::new();
     for object in objects.values() {
         if let Object::Gateway(found) = &**object
             && found.selector.matches(gateway)
         {
-            ports.extend(found.servers.iter().map(|server| (server.port.number, server.tls.is_some())));
+            ports.extend(found.servers.iter().map(|server| (server.port.number, scheme(server))));
             let more = found.also_https("").filter(|_| https);
-            ports.extend(more.iter().flat_map(|found| &found.servers).map(|server| (server.port.number, server.tls.is_some())));
+            ports.extend(more.iter().flat_map(|found| &found.servers).map(|server| (server.port.number, scheme(server))));
         }
     }
     ports
+}
+
+fn scheme(server: &Server) -> &'static str {
+    match (server.is_tls(), server.port.protocol) {
+        (true, Protocol::Https) => "https",
+        (true, _) => "tls",
+        (false, protocol) if protocol.is_http() => "http",
+        (false, _) => "tcp",
+    }
 }
 
 #[cfg(test)]
@@ -274,6 +285,27 @@ mod tests {
     fn objects(text: &str) -> Objects {
         let parsed = mizzen_api::parse_documents(text, &"test.yaml".into());
         parsed.objects.into_iter().map(|o| o.unwrap_or_else(|r| panic!("{r:?}"))).map(|o| (o.key(), Arc::new(o))).collect()
+    }
+
+    #[test]
+    fn ports_of_gateways() {
+        let text = "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: shop}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - {port: {number: 80, name: a, protocol: HTTP}, hosts: ['*'], tls: {httpsRedirect: true}}
+  - {port: {number: 443, name: b, protocol: HTTPS}, hosts: ['*'], tls: {mode: ISTIO_MUTUAL}}
+  - {port: {number: 444, name: c, protocol: HTTPS}, hosts: ['*'], tls: {mode: PASSTHROUGH}}
+  - {port: {number: 445, name: d, protocol: TLS}, hosts: ['*'], tls: {mode: PASSTHROUGH}}
+  - {port: {number: 446, name: e, protocol: TCP}, hosts: ['*'], tls: {mode: ISTIO_MUTUAL}}
+  - {port: {number: 447, name: f, protocol: TCP}, hosts: ['*']}
+";
+        let ports = gateway_ports(&objects(text), &super::super::gateway::labels(), false);
+        let expected = [(80, "http"), (443, "https"), (444, "https"), (445, "tls"), (446, "tls"), (447, "tcp")];
+        assert_eq!(ports.into_iter().collect::<Vec<_>>(), expected);
     }
 
     const SHOP: &str = "

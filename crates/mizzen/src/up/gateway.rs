@@ -40,11 +40,11 @@ fn pod() -> Wanted {
     }
 }
 
-/// Which ports are open, by their number in the Gateways, and whether TLS is ended there.
-pub(crate) type Open = BTreeMap<u16, (SocketAddr, bool)>;
+/// Which ports are open, by their number in the Gateways, each with the scheme of what comes there.
+pub(crate) type Open = BTreeMap<u16, (SocketAddr, &'static str)>;
 
-/// The ports that Gateways name, and whether TLS is ended there.
-pub(crate) fn wanted(mesh: &Mesh, objects: &desired::Objects) -> BTreeMap<u16, bool> {
+/// The ports that Gateways name, each with the scheme of what comes there.
+pub(crate) fn wanted(mesh: &Mesh, objects: &desired::Objects) -> BTreeMap<u16, &'static str> {
     desired::gateway_ports(objects, &labels(), mesh.payload.https.is_some())
 }
 
@@ -87,7 +87,12 @@ pub(crate) async fn run(mesh: Arc<Mesh>, open: watch::Sender<Open>) -> Result<()
 }
 
 /// Opens the ports that are wanted and not open yet, and closes those that no Gateway names any more.
-async fn open_ports(mesh: &Mesh, wanted: &BTreeMap<u16, bool>, sockets: &mut BTreeMap<u16, TcpListener>, open: &watch::Sender<Open>) {
+async fn open_ports(
+    mesh: &Mesh,
+    wanted: &BTreeMap<u16, &'static str>,
+    sockets: &mut BTreeMap<u16, TcpListener>,
+    open: &watch::Sender<Open>,
+) {
     sockets.retain(|port, _| wanted.contains_key(port));
     for port in wanted.keys() {
         if sockets.contains_key(port) {
@@ -119,9 +124,10 @@ async fn listen(mesh: &Mesh, port: u16) -> Result<TcpListener, HostError> {
 
 /// The ports as the description of the mesh lists them.
 pub(crate) fn described(open: &Open) -> Vec<GatewayPort> {
-    let described = |(port, (address, tls)): (&u16, &(SocketAddr, bool))| {
-        let scheme = if *tls { "https" } else { "http" };
-        GatewayPort { port: *port, address: format!("{scheme}://{address}/") }
+    let described = |(port, (address, scheme)): (&u16, &(SocketAddr, &'static str))| {
+        // Only what has paths ends in one.
+        let path = if scheme.starts_with("http") { "/" } else { "" };
+        GatewayPort { port: *port, address: format!("{scheme}://{address}{path}") }
     };
     open.iter().map(described).collect()
 }

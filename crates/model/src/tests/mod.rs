@@ -271,6 +271,52 @@ fn a_relist_is_swapped_in_whole() {
 }
 
 #[test]
+fn server_names_that_lead_nowhere() {
+    let gateway = "
+kind: Gateway
+apiVersion: networking.istio.io/v1
+metadata: {name: edge, namespace: shop}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - {port: {number: 443, name: a, protocol: TLS}, hosts: ['*.example', shop/own.test, bank/other.test], tls: {mode: PASSTHROUGH}}
+  - {port: {number: 443, name: b, protocol: HTTPS}, hosts: [web.example], tls: {mode: SIMPLE, credentialName: web}}
+  - {port: {number: 444, name: c, protocol: TLS}, hosts: [d.example], tls: {mode: PASSTHROUGH}}
+";
+    let service = |name: &str, matches: &str| {
+        format!(
+            "
+kind: VirtualService
+apiVersion: networking.istio.io/v1
+metadata: {{name: {name}, namespace: shop}}
+spec: {{hosts: ['*'], gateways: [edge], tls: [{{match: [{matches}], route: [{{destination: {{host: a}}}}]}}]}}
+"
+        )
+    };
+    let first = service("a", "{sniHosts: [a.example], port: 443}, {sniHosts: [own.test]}, {sniHosts: [d.example], port: 444}");
+    let second = service(
+        "b",
+        "{sniHosts: [b.example, a.example]}, {sniHosts: [web.example]}, {sniHosts: [other.test]}, {sniHosts: [d.example], port: 443}, {sniHosts: [x.test]}",
+    );
+    let snapshot = snapshot(&[gateway, &first, &second]);
+    let said: Vec<String> = crate::check(&snapshot).iter().map(|problem| format!("{}: {}", problem.field, problem.message)).collect();
+    let nowhere = "none of these is a host of a server with mode PASSTHROUGH to which this object may bind";
+    let expected = [
+        ("spec.tls[0].match[0].sniHosts: is left out on port 443: a.example belongs to VirtualService shop/a (test.yaml:", ")"),
+        (
+            "spec.tls[0].match[1].sniHosts: is left out on port 443: web.example belongs to Gateway shop/edge (test.yaml:",
+            "), which ends its TLS",
+        ),
+        ("spec.tls[0].match[2].sniHosts: ", nowhere),
+        ("spec.tls[0].match[4].sniHosts: ", nowhere),
+    ];
+    assert_eq!(said.len(), expected.len(), "{said:#?}");
+    for (start, end) in expected {
+        assert!(said.iter().any(|line| line.starts_with(start) && line.ends_with(end)), "{start} {end}: {said:#?}");
+    }
+}
+
+#[test]
 fn servers_that_are_left_out() {
     let gateway = |name: &str, servers: &str| {
         format!(
@@ -290,13 +336,35 @@ spec: {{selector: {{istio: ingressgateway}}, servers: [{servers}]}}
     let younger =
         [server(443, "x", "c.example"), server(443, "w", "'*/a.example'"), plain(443), server(80, "z", "e.example"), plain(80)].join(", ");
     let twice = [server(8443, "a", "a.example"), server(8443, "a", "b.example")].join(", ");
-    let snapshot = snapshot(&[&gateway("a", &older), &gateway("b", &younger), &gateway("c", &twice)]);
+    let bytes = |port: u16, host: &str, tls: &str| {
+        format!("{{port: {{number: {port}, name: x, protocol: TLS}}, hosts: [{host}], tls: {{mode: {tls}}}}}")
+    };
+    let tcp = |port: u16| format!("{{port: {{number: {port}, name: x, protocol: TCP}}, hosts: ['*']}}");
+    // TLS that goes on as it came stands beside TLS that is ended; plain TCP has its port alone.
+    let mixed = [
+        server(9443, "x", "a.example"),
+        bytes(9443, "b.example", "PASSTHROUGH"),
+        bytes(9443, "c.example", "ISTIO_MUTUAL"),
+        bytes(9443, "c.example", "PASSTHROUGH"),
+        tcp(9443),
+        tcp(9000),
+        tcp(9000),
+        plain(9000),
+        bytes(9000, "b.example", "PASSTHROUGH"),
+    ]
+    .join(", ");
+    let snapshot = snapshot(&[&gateway("a", &older), &gateway("b", &younger), &gateway("c", &twice), &gateway("d", &mixed)]);
     let said: Vec<String> = crate::check(&snapshot).iter().map(|problem| format!("{}: {}", problem.field, problem.message)).collect();
     let expected = [
         ("spec.servers[1]", "shop/a", "host a.example over HTTPS on port 443"),
         ("spec.servers[1]", "shop/c", "a port of the same name, a, by which routes are told apart"),
         ("spec.servers[2]", "shop/a", "HTTPS on port 443"),
         ("spec.servers[3]", "shop/a", "plain text on port 80"),
+        ("spec.servers[3]", "shop/d", "host c.example over TLS on port 9443"),
+        ("spec.servers[4]", "shop/d", "HTTPS on port 9443"),
+        ("spec.servers[6]", "shop/d", "TCP on port 9000"),
+        ("spec.servers[7]", "shop/d", "TCP on port 9000"),
+        ("spec.servers[8]", "shop/d", "TCP on port 9000"),
     ];
     assert_eq!(said.len(), expected.len(), "{said:#?}");
     for (field, gateway, why) in expected {

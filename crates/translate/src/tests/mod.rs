@@ -13,6 +13,7 @@ mod outbound;
 mod places;
 mod policies;
 mod routes;
+mod sni;
 mod summary;
 mod traffic;
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use mizzen_api::istio::Gateway;
+use mizzen_api::istio::{Gateway, Server};
 use mizzen_explain::{Call, Explainer, Explanation, Payload, Source, Verdict};
 use mizzen_model::{Reader, ServiceView, Snapshot};
 use mizzen_types::{Hostname, Protocol};
@@ -215,9 +215,14 @@ fn outside(args: &ExplainArgs) -> Option<bool> {
     args.authorizer.map(|answer| answer == Answer::Allow)
 }
 
+/// Whether what is asked for has to be a request, but for its token.
+fn is_request(args: &ExplainArgs) -> bool {
+    args.method.is_some() || args.path.is_some() || !args.headers.is_empty() || args.http2
+}
+
 /// What is sent, by what is asked for, else by what the port is declared as.
 fn payload(args: &ExplainArgs, protocol: Option<Protocol>, token: Option<String>) -> Payload {
-    let is_request = args.method.is_some() || args.path.is_some() || !args.headers.is_empty() || token.is_some() || args.http2;
+    let is_request = is_request(args) || token.is_some();
     let by_port = match protocol {
         Some(Protocol::Tcp | Protocol::Mongo | Protocol::Mysql | Protocol::Redis) => Payload::Tcp,
         Some(Protocol::Tls | Protocol::Https) => Payload::Tls { server_name: None },
@@ -247,9 +252,6 @@ fn request(args: &ExplainArgs, protocol: Option<Protocol>, token: Option<String>
 
 /// A call of somebody outside to the gateway's own address, for the host.
 fn through_gateway(snapshot: &Snapshot, args: &ExplainArgs, host: &str, port: Option<u16>, token: Option<String>) -> Result<Call> {
-    if args.tcp {
-        bail!("--from ingress: a gateway is told by a request's host where it leads: --tcp says none");
-    }
     let gateways: Vec<&Gateway> = snapshot.objects::<Gateway>().collect();
     let mut pods = snapshot.objects::<mizzen_api::core::Pod>().filter(|pod| pod.status.pod_ip.is_some());
     let pod = pods.find(|pod| gateways.iter().any(|gateway| gateway.selector.matches(&pod.meta.labels)));
@@ -257,13 +259,22 @@ fn through_gateway(snapshot: &Snapshot, args: &ExplainArgs, host: &str, port: Op
         bail!("--from ingress: there is no Gateway, or no pod that one selects");
     };
     let own = gateways.iter().filter(|gateway| gateway.selector.matches(&pod.meta.labels));
-    let ports: Vec<u16> = own.flat_map(|gateway| gateway.servers.iter().map(|server| server.port.number)).collect();
-    let Some(port) = port.or_else(|| ports.first().copied()) else { bail!("--from ingress: no Gateway has a port") };
-    let mut payload = request(args, None, token);
-    if let Payload::Http { headers, .. } = &mut payload
-        && !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host"))
-    {
-        headers.push(("host".to_owned(), host.to_owned()));
+    let servers: Vec<&Server> = own.flat_map(|gateway| &gateway.servers).collect();
+    let Some(port) = port.or_else(|| servers.first().map(|server| server.port.number)) else {
+        bail!("--from ingress: no Gateway has a port")
+    };
+    let server = servers.iter().find(|server| server.port.number == port);
+    let tls = args.tls || server.is_some_and(|server| server.is_tls());
+    let mut payload = match is_request(args) || token.is_some() || (!args.tcp && server.is_none_or(|server| server.is_http())) {
+        true => request(args, None, token),
+        false if tls => Payload::Tls { server_name: Some(host.to_owned()) },
+        false => Payload::Tcp,
+    };
+    if let Payload::Http { headers, tls: over_tls, .. } = &mut payload {
+        *over_tls = tls;
+        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+            headers.push(("host".to_owned(), host.to_owned()));
+        }
     }
     Ok(Call {
         from: Source::Address(SOMEBODY),
@@ -351,10 +362,15 @@ spec:
     to: [{operation: {methods: [GET], paths: ['/reviews/*']}}]
 ---
 {kind: Gateway, apiVersion: networking.istio.io/v1, metadata: {name: door, namespace: shop},
- spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}}
+ spec: {selector: {istio: ingressgateway}, servers: [
+  {port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']},
+  {port: {number: 443, name: tls, protocol: TLS}, hosts: ['*'], tls: {mode: PASSTHROUGH}},
+  {port: {number: 9000, name: tcp, protocol: TCP}, hosts: ['*']}]}}
 ---
 {kind: VirtualService, apiVersion: networking.istio.io/v1, metadata: {name: door, namespace: shop},
- spec: {hosts: ['*'], gateways: [door], http: [{route: [{destination: {host: stock, port: {number: 80}}}]}]}}
+ spec: {hosts: ['*'], gateways: [door], http: [{route: [{destination: {host: stock, port: {number: 80}}}]}],
+  tls: [{match: [{sniHosts: [a.example]}], route: [{destination: {host: stock, port: {number: 7070}}}]}],
+  tcp: [{match: [{port: 9000}], route: [{destination: {host: stock, port: {number: 7070}}}]}]}}
 ";
         let apps = [("reviews-v1", "reviews"), ("reviews-v2", "reviews"), ("stock", "stock"), ("web", "web"), ("guest", "guest")];
         snapshot(&(fixed.to_owned() + &apps.map(|(name, account)| deployment("shop", name, account)).concat()))
@@ -370,6 +386,11 @@ spec:
             ("--from shop/web --to reviews --path /reviews/1 --method POST", "denied", 1),
             ("--from web --to stock:7070", "delivered", 0),
             ("--from ingress --to shop.example.com", "delivered", 0),
+            ("--from ingress --to a.example:443", "delivered", 0),
+            ("--from ingress --to a.example:443 --path /", "delivered", 0),
+            ("--from ingress --to b.example:443", "closed", 1),
+            ("--from ingress --to b.example:9000", "delivered", 0),
+            ("--from ingress --to b.example:9001 --tcp", "closed", 1),
             ("--from 192.0.2.77 --to reviews.shop --path /reviews/1", "denied", 1),
             ("--from web --to reviews:1", "delivered", 0),
         ] {
@@ -390,7 +411,6 @@ spec:
             ("--from web --to :80", "there is no host"),
             ("--from web --to reviews --header nonsense", "is not of the form NAME: VALUE"),
             ("--from web --to reviews --tcp --path /x", "cannot be used with"),
-            ("--from ingress --to reviews --tcp", "--tcp says none"),
         ] {
             let error = format!("{:#}", explained(&shop, words).map(|found| found.verdict).expect_err(words));
             assert!(error.contains(expected), "{words}: {error}");
