@@ -1,6 +1,6 @@
 //! Endpoints.
 
-use mizzen_api::istio::{ClientTls, EndpointAddress, Subset};
+use mizzen_api::istio::{EndpointAddress, Subset};
 use mizzen_model::{Endpoint, ServiceView};
 use mizzen_protos::envoy::envoy::config::{
     core::v3::Locality,
@@ -74,7 +74,7 @@ pub(crate) fn assignment(
     let chosen = |e: &&Endpoint| subset.is_none_or(|subset| subset.labels.is_within(&e.labels)) && locality::is_reached(scope, service, e);
     let ready = scope.reader.endpoints(service).ready(port).filter(chosen);
     let of = |endpoint: &Endpoint| {
-        let mtls = policy.tls != Some(ClientTls::Disable) && auto && mtls::is_taken(scope, endpoint);
+        let mtls = auto && mtls::is_taken(scope, endpoint);
         of(endpoint, mtls)
     };
     let group = |Group { locality, priority, weight, endpoints }: Group<'_>| LocalityLbEndpoints {
