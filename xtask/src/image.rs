@@ -31,6 +31,10 @@ pub(crate) struct ImageArgs {
     /// Their tag.
     #[arg(long, value_name = "TAG", default_value = env!("CARGO_PKG_VERSION"))]
     tag: String,
+    /// A bundle of authorities in PEM, such as this machine's /etc/ssl/certs/ca-certificates.crt, for proxyv2, where it is the system's: what verifies
+    /// foreign servers without caCertificates. By default the image has none, and nobody is believed so.
+    #[arg(long, value_name = "FILE")]
+    roots: Option<PathBuf>,
 }
 
 pub(crate) fn image(args: &ImageArgs) -> Result<()> {
@@ -39,7 +43,13 @@ pub(crate) fn image(args: &ImageArgs) -> Result<()> {
     let out = args.out.clone().unwrap_or_else(|| target.join(default));
     let programs = if args.debug { debug(&target)? } else { release(&target)? };
     let from = if args.debug { image::Source::MultiCall(&programs) } else { image::Source::Static(&programs) };
-    let written = image::mesh(&from, &args.hub, &args.tag, &out).map_err(Error::msg)?;
+    let roots = args.roots.as_deref().map(roots).transpose()?;
+    let written = image::mesh(&from, roots.as_deref(), &args.hub, &args.tag, &out).map_err(Error::msg)?;
+    if roots.is_none() {
+        println!(
+            "proxyv2 has no authorities of its own: a DestinationRule with TLS needs caCertificates or a credentialName (--roots FILE puts some in)"
+        );
+    }
     let mut large = Vec::new();
     for image in &written {
         println!("{:8} {:6.1} MB  {}", image.name, image.size as f64 / 1e6, image.archive.display());
@@ -48,6 +58,13 @@ pub(crate) fn image(args: &ImageArgs) -> Result<()> {
     }
     ensure!(large.is_empty(), "{}", large.join("; "));
     Ok(())
+}
+
+/// A bundle that holds a certificate.
+fn roots(path: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    ensure!(text.contains("-----BEGIN CERTIFICATE-----"), "{}: it holds no certificate in PEM", path.display());
+    Ok(text)
 }
 
 /// Builds static programs, and returns their folder.

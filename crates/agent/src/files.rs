@@ -1,4 +1,5 @@
-//! Secrets that lie in files: `file-root:PATH`, `file-root:system`, `file-cert:CERT~KEY`, as Istio's agent names them.
+//! Secrets that lie in files: `file-root:PATH`, `file-root:system`, `file-cert:CERT~KEY`, as Istio's agent names them; and `file-root:…~LIST`, with what
+//! the authorities have revoked.
 //!
 //! A file is looked at again and again rather than watched: that also sees links that are swapped, as Kubernetes does with mounted secrets, and
 //! needs nothing of the kernel. What cannot be used is never given out; the last good version stays.
@@ -33,9 +34,15 @@ const SYSTEM_ROOTS: [&str; 6] = [
 /// What a name asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
-    Roots(PathBuf),
-    SystemRoots,
-    Certificate { chain: PathBuf, key: PathBuf },
+    /// No path: those of the system.
+    Roots {
+        path: Option<PathBuf>,
+        revoked: Option<PathBuf>,
+    },
+    Certificate {
+        chain: PathBuf,
+        key: PathBuf,
+    },
 }
 
 /// Whether a name is one of a file's, well-formed or not.
@@ -49,8 +56,15 @@ fn place(name: &str) -> Result<Place, String> {
         if text.starts_with('/') { Ok(PathBuf::from(text)) } else { Err(format!("`{text}` is no absolute path")) }
     };
     match name.split_once(':') {
-        Some(("file-root", "system")) => Ok(Place::SystemRoots),
-        Some(("file-root", text)) => Ok(Place::Roots(path(text)?)),
+        Some(("file-root", text)) => {
+            let (text, revoked) = match text.split('~').collect::<Vec<_>>()[..] {
+                [text] => (text, None),
+                [text, revoked] => (text, Some(revoked)),
+                _ => return Err("the form is file-root:AUTHORITIES or file-root:AUTHORITIES~LIST".to_owned()),
+            };
+            let roots = if text == "system" { None } else { Some(path(text)?) };
+            Ok(Place::Roots { path: roots, revoked: revoked.map(path).transpose()? })
+        }
         Some(("file-cert", text)) => match text.split('~').collect::<Vec<_>>()[..] {
             [chain, key] => Ok(Place::Certificate { chain: path(chain)?, key: path(key)? }),
             _ => Err("the form is file-cert:CERTIFICATE~KEY".to_owned()),
@@ -129,10 +143,25 @@ impl Files {
 
 fn read(name: &str) -> Result<Resource, String> {
     match place(name)? {
-        Place::Roots(path) => read_roots(name, &path),
-        Place::SystemRoots => {
+        Place::Roots { path: Some(path), revoked } => {
+            let pem = content(&path)?;
+            let bundle = TrustBundle::from_pem(&pem).map_err(|e| format!("{}: {e}", path.display()))?;
+            with_revoked(name, pem, bundle, revoked.as_deref())
+        }
+        Place::Roots { path: None, revoked } => {
             let found = SYSTEM_ROOTS.iter().map(Path::new).find(|path| path.is_file());
-            read_roots(name, found.ok_or_else(|| format!("this system has none of {}", SYSTEM_ROOTS.join(", ")))?)
+            let found = found.ok_or_else(|| {
+                format!(
+                    "this system has no roots to verify servers with: there is none of {}; put one there, or name caCertificates",
+                    SYSTEM_ROOTS.join(", ")
+                )
+            })?;
+            // A certificate of a kind that nobody here understands is no reason to believe none of the others.
+            let bundle = TrustBundle::readable(&content(found)?);
+            if bundle.is_empty() {
+                return Err(format!("{}: it holds no certificate", found.display()));
+            }
+            with_revoked(name, bundle.to_pem().into_bytes(), bundle, revoked.as_deref())
         }
         Place::Certificate { chain, key } => {
             let (chain, key) = (content(&chain)?, content(&key)?);
@@ -144,13 +173,12 @@ fn read(name: &str) -> Result<Resource, String> {
     }
 }
 
-fn read_roots(name: &str, path: &Path) -> Result<Resource, String> {
-    let pem = content(path)?;
-    let bundle = TrustBundle::from_pem(&pem).map_err(|e| format!("{}: {e}", path.display()))?;
-    if bundle.is_empty() {
-        return Err(format!("{}: it holds no certificate", path.display()));
-    }
-    Ok(roots(name, pem))
+/// Roots with what they have revoked. A list that cannot be read leaves nobody to be believed.
+fn with_revoked(name: &str, pem: Vec<u8>, mut bundle: TrustBundle, revoked: Option<&Path>) -> Result<Resource, String> {
+    let Some(path) = revoked else { return Ok(roots(name, pem, None)) };
+    let list = content(path)?;
+    bundle.revoke(&list).map_err(|e| format!("{}: {e}", path.display()))?;
+    Ok(roots(name, pem, Some(list)))
 }
 
 fn content(path: &Path) -> Result<Vec<u8>, String> {
@@ -175,8 +203,12 @@ mod tests {
     fn names() {
         let path = PathBuf::from;
         for (name, expected) in [
-            ("file-root:/a", Some(Place::Roots(path("/a")))),
-            ("file-root:system", Some(Place::SystemRoots)),
+            ("file-root:/a", Some(Place::Roots { path: Some(path("/a")), revoked: None })),
+            ("file-root:/a~/b", Some(Place::Roots { path: Some(path("/a")), revoked: Some(path("/b")) })),
+            ("file-root:system", Some(Place::Roots { path: None, revoked: None })),
+            ("file-root:system~/b", Some(Place::Roots { path: None, revoked: Some(path("/b")) })),
+            ("file-root:/a~b", None),
+            ("file-root:/a~/b~/c", None),
             ("file-cert:/a~/b", Some(Place::Certificate { chain: path("/a"), key: path("/b") })),
             ("file-cert:/a", None),
             ("file-cert:/a~/b~/c", None),
@@ -194,15 +226,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         let root = format!("file-root:{}", path.display());
+        let listed = format!("file-root:{0}~{0}", path.display());
         let pair = format!("file-cert:{0}~{0}", path.display());
         let mut files = Files::default();
-        [&root, &pair].into_iter().for_each(|name| files.follow(name));
+        [&root, &listed, &pair].into_iter().for_each(|name| files.follow(name));
         assert!(!files.look().await, "there is no file");
         for text in ["", "root:x:0:0", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
             std::fs::write(&path, text).unwrap();
             assert!(!files.look().await, "{text:?}");
-            assert!(files.find(&root).is_none() && files.find(&pair).is_none(), "{text:?}");
+            assert!([&root, &listed, &pair].iter().all(|name| files.find(name).is_none()), "{text:?}");
         }
+        // Authorities of which it cannot be read what they have revoked.
+        let ca = mizzen_pki::Ca::self_signed(&Default::default(), mizzen_pki::UnixTime::now(), Default::default()).unwrap();
+        std::fs::write(&path, ca.roots().to_pem()).unwrap();
+        assert!(files.look().await && files.find(&root).is_some() && files.find(&listed).is_none());
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
         assert!(!files.look().await);

@@ -40,7 +40,7 @@ impl Own {
     fn new(identity: &Identity) -> Self {
         Own {
             default: certificate(DEFAULT_SECRET, identity.svid.chain_pem().into_bytes(), identity.svid.key_pem()),
-            root: roots(ROOT_SECRET, identity.trust.to_pem().into_bytes()),
+            root: roots(ROOT_SECRET, identity.trust.to_pem().into_bytes(), None),
         }
     }
 }

@@ -16,9 +16,9 @@ pub(crate) fn certificate(name: &str, chain: Vec<u8>, key: &mizzen_pki::Secret) 
     resource(name, secret::Type::TlsCertificate(certificate))
 }
 
-/// Roots in PEM.
-pub(crate) fn roots(name: &str, pem: Vec<u8>) -> Resource {
-    let context = CertificateValidationContext { trusted_ca: inline(pem), ..Default::default() };
+/// Roots in PEM, with lists of what they have revoked.
+pub(crate) fn roots(name: &str, pem: Vec<u8>, revoked: Option<Vec<u8>>) -> Resource {
+    let context = CertificateValidationContext { trusted_ca: inline(pem), crl: revoked.and_then(inline), ..Default::default() };
     resource(name, secret::Type::ValidationContext(context))
 }
 

@@ -156,6 +156,7 @@ codes! {
     MZ0110 TokenNotRequired Warning;
     MZ0111 FirstPartyToken Warning;
     MZ0112 PlaintextToStrict Warning;
+    MZ0113 TlsOriginationTakesAnyName Warning;
     MZ0120 MutualTls Info overview;
 }
 

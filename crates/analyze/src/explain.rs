@@ -101,12 +101,12 @@ explanations! {
         "The object has no effect, and whoever relies on it is unguarded."
         "Correct the labels, or the namespace.";
     IST0128
-        "A DestinationRule starts TLS and has nothing to verify the server with."
-        "Anybody on the way can pretend to be the server."
-        "Set tls.caCertificates, or a credentialName that has a CA.";
+        "A DestinationRule starts TLS and does not say which authorities verify the server."
+        "The roots of the proxy's system do: if it has none the calls fail, and if it has, each of them can vouch for the server."
+        "Set tls.caCertificates, to `system` if that is meant, or a credentialName that has a CA.";
     IST0129
-        "Settings of one port of a DestinationRule start TLS and have nothing to verify the server with."
-        "Anybody on the way can pretend to be the server."
+        "Settings of one port of a DestinationRule start TLS and do not say which authorities verify the server."
+        "The roots of the proxy's system do: if it has none the calls fail, and if it has, each of them can vouch for the server."
         "Set caCertificates in the tls of that port.";
     IST0130
         "A rule of a VirtualService is never reached."
@@ -376,6 +376,10 @@ explanations! {
         "Clients are told to speak plaintext to servers that take mutual TLS only."
         "All their calls fail."
         "Remove the tls mode from the DestinationRule, or set ISTIO_MUTUAL.";
+    MZ0113
+        "TLS is started, and whom the server's certificate names is not verified."
+        "Whoever has a certificate of the same authorities, which may be those of the whole web, can answer in the server's place."
+        "Set subjectAltNames, or leave sni out: then the host of each request is asked for and verified.";
     MZ0120
         "How the workloads of a namespace are to be called: with mutual TLS, without, or both."
         "Nothing is wrong: it is an overview."

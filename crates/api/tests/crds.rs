@@ -254,13 +254,13 @@ fn lists_of_fields() {
     let field = |path: &str| found.iter().find(|field| field.path == path).unwrap();
     let connect = field("trafficPolicy.connectionPool.tcp.connectTimeout");
     assert_eq!((connect.kind.as_str(), connect.class, connect.default), ("duration from 1ms", Class::Done, Some("10s")));
-    assert_eq!(field("trafficPolicy.tls.mode").kind, "DISABLE, ISTIO_MUTUAL (refused: SIMPLE, MUTUAL)");
-    assert_eq!(field("workloadSelector").why, Some("where traffic goes"));
+    assert_eq!(field("trafficPolicy.tls.mode").kind, "DISABLE, SIMPLE, MUTUAL, ISTIO_MUTUAL");
+    assert_eq!(field("trafficPolicy.tunnel").why, Some("what is sent"));
     assert_eq!(field("subsets[].trafficPolicy").kind, "TrafficPolicy, as trafficPolicy");
     assert!(field("host").required && field("subsets[].name").required);
     assert_eq!(field("trafficPolicy.loadBalancer.simple").rules, ["only one of simple, consistentHash may be written"]);
-    let json = serde_json::to_string(&field("workloadSelector")).unwrap();
-    assert!(json.contains(r#""class":"refused","why":"where traffic goes""#), "{json}");
+    let json = serde_json::to_string(&field("trafficPolicy.tunnel")).unwrap();
+    assert!(json.contains(r#""class":"refused","why":"what is sent""#), "{json}");
     for kind in Kind::ALL {
         let fields = fields(*kind);
         assert_eq!(fields.is_empty(), crd(*kind).is_none() && *kind != Kind::MeshConfig, "{kind}");

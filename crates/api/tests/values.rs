@@ -293,7 +293,7 @@ fn destination_rules_by_any_spelling() {
     assert_eq!((pool.tcp.max_connections, pool.tcp.connect_timeout), (Some(10), Some(Duration::from_secs(3))));
     assert_eq!((pool.http.max_requests_per_connection, pool.http.max_concurrent_streams), (None, Some(100)));
     assert_eq!(policy.outlier_detection.unwrap().consecutive_5xx_errors, Some(3));
-    assert_eq!(policy.tls, Some(ClientTls::IstioMutual));
+    assert_eq!(policy.tls, Some(ClientTls::IstioMutual(Expected::default())));
     assert_eq!(policy.port_level_settings[&9081].load_balancer, Some(simple(SimpleLb::Random)));
     assert_eq!(rule.subsets[1].traffic_policy.as_ref().unwrap().tls, Some(ClientTls::Disable));
 }
@@ -419,4 +419,73 @@ fn no_field_of_istio_is_unknown() {
     assert_eq!(source("{address: 'k8s://'}"), [format!("{place} is not acted on yet")]);
     let refused = format!("{place} is not supported yet, and ignoring it could change who may talk");
     assert_eq!(source("{address: 'xds://other:15010'}"), [refused]);
+}
+
+/// `expected_warnings` are what follows `spec.trafficPolicy.tls.`.
+#[track_caller]
+fn check_tls(tls: &str, expected: &ClientTls, expected_warnings: &[&str]) {
+    let text = format!(
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: a}}\nspec: {{host: b, trafficPolicy: {{tls: {{{tls}}}}}}}\n"
+    );
+    let parsed = parse_documents(&text, &"a.yaml".into());
+    assert!(parsed.problems().next().is_none(), "{tls}: {:#?}", parsed.problems().map(ToString::to_string).collect::<Vec<_>>());
+    let rule = find!(parsed, DestinationRule);
+    assert_eq!(rule.traffic_policy.unwrap().tls.as_ref(), Some(expected), "{tls}");
+    let warnings: Vec<_> = parsed.warnings.iter().map(|warning| format!("{}: {}", warning.field, warning.message)).collect();
+    let expected: Vec<_> = expected_warnings.iter().map(|warning| format!("spec.trafficPolicy.tls.{warning}")).collect();
+    assert_eq!(warnings, expected, "{tls}");
+}
+
+#[test]
+fn tls_to_servers() {
+    let named = |sni: Option<&str>, sans: &[&str]| Expected {
+        sni: sni.map(str::to_owned),
+        subject_alt_names: sans.iter().map(|san| (*san).to_owned()).collect(),
+    };
+    let path = |path: &str| (!path.is_empty()).then(|| path.to_owned());
+    let file = |authorities: &str, revoked: &str| ClientRoots::File { authorities: path(authorities), revoked: path(revoked) };
+    let foreign = |expected: Expected, certificate: Option<ClientCertificate>, roots: ClientRoots| {
+        ClientTls::Foreign(Box::new(ForeignTls { expected, certificate, roots }))
+    };
+    let shown = || Some(ClientCertificate::Files { certificate: "/c.pem".to_owned(), key: "/k.pem".to_owned() });
+    let (secret, nobody) = (|| "a".to_owned(), Expected::default);
+    let assumed = format!("mode: {SYSTEM_ROOTS}");
+    let skipped = format!("insecureSkipVerify: {NOBODY_VERIFIED}");
+    let any_name = format!("sni: {ANY_NAME}");
+    let simple = foreign(nobody(), None, file("", ""));
+    check_tls("mode: SIMPLE", &simple, &[&assumed]);
+    check_tls("mode: SIMPLE, caCertificates: '', credentialName: '', sni: ''", &simple, &[&assumed]);
+    check_tls("mode: SIMPLE, caCertificates: system", &simple, &[]);
+    check_tls("mode: SIMPLE, caCertificates: /ca.pem, caCrl: /crl.pem", &foreign(nobody(), None, file("/ca.pem", "/crl.pem")), &[]);
+    check_tls(
+        "mode: SIMPLE, caCertificates: system, sni: A.example",
+        &foreign(named(Some("a.example"), &[]), None, file("", "")),
+        &[&any_name],
+    );
+    check_tls(
+        "mode: SIMPLE, caCertificates: /a, sni: b, subjectAltNames: [c, 'spiffe://d']",
+        &foreign(named(Some("b"), &["c", "spiffe://d"]), None, file("/a", "")),
+        &[],
+    );
+    check_tls(
+        "mode: SIMPLE, caCertificates: /a, privateKey: /k.pem",
+        &foreign(nobody(), None, file("/a", "")),
+        &["privateKey: is not used: SIMPLE shows no certificate, MUTUAL does"],
+    );
+    check_tls("mode: SIMPLE, insecureSkipVerify: true, sni: b", &foreign(named(Some("b"), &[]), None, ClientRoots::Nobody), &[&skipped]);
+    check_tls("mode: SIMPLE, credentialName: a", &foreign(nobody(), None, ClientRoots::Secret(secret())), &[]);
+    check_tls("mode: MUTUAL, clientCertificate: /c.pem, privateKey: /k.pem", &foreign(nobody(), shown(), file("", "")), &[&assumed]);
+    let by_secret = || Some(ClientCertificate::Secret(secret()));
+    check_tls("mode: MUTUAL, credentialName: a", &foreign(nobody(), by_secret(), ClientRoots::Secret(secret())), &[]);
+    check_tls(
+        "mode: MUTUAL, credentialName: a, insecureSkipVerify: true",
+        &foreign(nobody(), by_secret(), ClientRoots::Nobody),
+        &[&skipped],
+    );
+    check_tls("mode: ISTIO_MUTUAL, sni: a, subjectAltNames: [b]", &ClientTls::IstioMutual(named(Some("a"), &["b"])), &[]);
+    check_tls(
+        "caCertificates: /a, insecureSkipVerify: false",
+        &ClientTls::Disable,
+        &["caCertificates: is not used: mode DISABLE, which is the default, is plain text"],
+    );
 }

@@ -89,9 +89,12 @@ fn entries(services: &[&ServiceView], snapshot: &Snapshot, found: &mut Vec<Probl
 
 /// Parts that an older rule of the same host and namespace overrides.
 fn destination_rules(snapshot: &Snapshot, found: &mut Vec<Problem>) {
-    let mut by_host: BTreeMap<(&str, Hostname), Vec<&istio::DestinationRule>> = BTreeMap::new();
+    type Of<'a> = (&'a str, Hostname, Option<&'a Selector>);
+    let mut by_host: BTreeMap<Of<'_>, Vec<&istio::DestinationRule>> = BTreeMap::new();
     for rule in snapshot.objects::<istio::DestinationRule>() {
-        by_host.entry((&rule.meta.namespace, rule.host.qualify(&rule.meta.namespace, DOMAIN))).or_default().push(rule);
+        credentials(rule, found);
+        let host = rule.host.qualify(&rule.meta.namespace, DOMAIN);
+        by_host.entry((&rule.meta.namespace, host, rule.selector.as_ref())).or_default().push(rule);
     }
     for rules in by_host.values_mut() {
         rules.sort_by(|a, b| by_age(&a.meta, &b.meta));
@@ -112,6 +115,29 @@ fn destination_rules(snapshot: &Snapshot, found: &mut Vec<Problem>) {
                     let what = format!("subset `{}`", subset.name);
                     warn(found, Kind::DestinationRule, &rule.meta, format!("spec.subsets[{number}]"), has(&what, other));
                 }
+            }
+        }
+    }
+}
+
+/// Secrets that sidecars do not take, since each caller of the host would have to be given them.
+fn credentials(rule: &istio::DestinationRule, found: &mut Vec<Problem>) {
+    if rule.selector.is_some() {
+        return;
+    }
+    let own = std::iter::once(("spec.trafficPolicy".to_owned(), rule.traffic_policy.as_deref()));
+    let subsets = rule.subsets.iter().enumerate();
+    let subsets = subsets.map(|(at, subset)| (format!("spec.subsets[{at}].trafficPolicy"), subset.traffic_policy.as_deref()));
+    for (path, policy) in own.chain(subsets) {
+        let Some(policy) = policy else { continue };
+        let of_ports = policy.port_level_settings.iter().map(|(port, level)| (Some(*port), level));
+        for (port, level) in std::iter::once((None, policy)).chain(of_ports) {
+            let Some(istio::ClientTls::Foreign(tls)) = &level.tls else { continue };
+            if tls.credential().is_some() {
+                let at = port.map_or_else(String::new, |port| format!(" (port {port})"));
+                let message = format!("sidecars do not connect by it{at}: without a workloadSelector only gateways take a credentialName");
+                let below = if port.is_some() { ".portLevelSettings" } else { ".tls.credentialName" };
+                warn(found, Kind::DestinationRule, &rule.meta, format!("{path}{below}"), message);
             }
         }
     }

@@ -43,8 +43,8 @@ pub enum Question {
     Ports,
     /// The same of those that have a port.
     ServicesAt(u16),
-    /// The DestinationRules by which a service is connected to from here.
-    Rule(ServiceKey),
+    /// The DestinationRules by which a service is connected to from here, or else served.
+    Rule(ServiceKey, bool),
     /// The routes for a host that are visible here.
     Routes(Hostname),
     /// Where calls to unknown destinations go, if a Sidecar says so.
@@ -144,7 +144,7 @@ impl Question {
             Question::Aliases => drop(view.aliases(reader)),
             Question::Ports => view.choice(reader),
             Question::ServicesAt(port) => drop(view.services_at(reader, *port)),
-            Question::Rule(key) => drop(view.rule_of(reader, key)),
+            Question::Rule(key, outbound) => drop(view.rule_of(reader, key, *outbound)),
             Question::Routes(host) => drop(view.routes(reader, host)),
             Question::Outbound => {
                 view.outbound(reader);

@@ -3,7 +3,7 @@
 use std::{cmp::Reverse, sync::Arc};
 
 use mizzen_api::{
-    Meta, Object,
+    Meta, Object, Selector,
     istio::{DestinationRule, ExportTo, MeshConfig, Subset, TrafficPolicy},
 };
 use mizzen_types::{Hostname, NamespacedName};
@@ -17,6 +17,8 @@ pub struct EffectiveRule {
     pub object: NamespacedName,
     /// Its `apiVersion`.
     pub api_version: Arc<str>,
+    /// Whether it is for some workloads alone.
+    pub is_selective: bool,
     /// All subsets; of equal names the oldest.
     pub subsets: Vec<Subset>,
     /// The oldest policy.
@@ -49,28 +51,42 @@ impl<'a> Reader<'a> {
         found.into_iter().flatten().filter_map(|stored| RouteRules::of(&stored.value)).collect()
     }
 
-    /// The rule by which those in `namespace` connect to a service: of their own namespace, else of the service's, else of the root namespace;
-    /// in each the most specific host.
+    /// The rule by which those in `namespace` connect to a service, whatever their labels: of their own namespace, else of the service's, else of the root
+    /// namespace; in each the most specific host.
     pub fn destination_rule(&self, service: &ServiceView, namespace: &str) -> Option<EffectiveRule> {
         let found = self.destination_rules_for(&service.host);
         merge(
-            choose(self.mesh(), &found, service.namespace(), namespace).into_iter().filter_map(|stored| DestinationRule::of(&stored.value)),
+            choose(self.mesh(), &found, service.namespace(), namespace, |_| false)
+                .into_iter()
+                .filter_map(|stored| DestinationRule::of(&stored.value)),
         )
     }
 }
 
-/// Of the DestinationRules for a host of a service those that hold for a namespace, in the order in which they are merged.
-pub(crate) fn choose<'a>(mesh: &MeshConfig, found: &Found<'a>, of_service: &str, namespace: &str) -> Vec<&'a Stamped<Object>> {
+/// Of the DestinationRules for a host of a service those that hold for a namespace, in the order in which they are merged. Those with a selector hold in
+/// their own namespace where it `selects`, and come before those without one.
+pub(crate) fn choose<'a>(
+    mesh: &MeshConfig,
+    found: &Found<'a>,
+    of_service: &str,
+    namespace: &str,
+    selects: impl Fn(&Selector) -> bool,
+) -> Vec<&'a Stamped<Object>> {
     let default = &mesh.default_destination_rule_export_to;
     let seen: Vec<(&Hostname, &Stamped<Object>, &DestinationRule)> = found
         .iter()
         .filter_map(|(wide, stored)| Some((*wide, *stored, DestinationRule::of(&stored.value)?)))
-        .filter(|(_, _, rule)| visible(&rule.export_to, default, &rule.meta, namespace))
+        .filter(|(_, _, rule)| match &rule.selector {
+            None => visible(&rule.export_to, default, &rule.meta, namespace),
+            Some(selector) => *rule.meta.namespace == *namespace && selects(selector),
+        })
         .collect();
     let chosen = [namespace, of_service, &mesh.root_namespace].into_iter().find_map(|scope| {
         let here = seen.iter().filter(|(_, _, rule)| &*rule.meta.namespace == scope);
         let best = here.clone().map(|(wide, ..)| *wide).min_by_key(|wide| specificity(wide))?;
-        Some(here.filter(|(wide, ..)| *wide == best).map(|(_, stored, _)| *stored).collect())
+        let here = here.filter(|(wide, ..)| *wide == best);
+        let selector = here.clone().find_map(|(_, _, rule)| rule.selector.as_ref());
+        Some(here.filter(|(_, _, rule)| rule.selector.as_ref() == selector).map(|(_, stored, _)| *stored).collect())
     });
     chosen.unwrap_or_default()
 }
@@ -100,6 +116,7 @@ pub(crate) fn merge<'a>(rules: impl Iterator<Item = &'a DestinationRule>) -> Opt
                 merged = Some(EffectiveRule {
                     object: rule.meta.namespaced_name(),
                     api_version: rule.meta.api_version.clone(),
+                    is_selective: rule.selector.is_some(),
                     subsets: rule.subsets.clone(),
                     traffic_policy: rule.traffic_policy.clone(),
                 });

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use mizzen_api::{Key, Kind, Object, istio::DestinationRule};
+use mizzen_api::{Key, Kind, Object, Selector, istio::DestinationRule};
 use mizzen_types::{Hostname, NamespacedName, Protocol};
 
 use crate::{
@@ -223,19 +223,26 @@ impl ProxyView {
     /// The rule by which the proxy connects to a service: of its own namespace, else of the service's, else of the root namespace; in each the most
     /// specific host.
     pub fn rule(&self, reader: &Reader<'_>, service: &ServiceView) -> Option<EffectiveRule> {
-        self.rule_of(reader, &service.key())
+        self.rule_of(reader, &service.key(), true)
     }
 
-    pub(crate) fn rule_of(&self, reader: &Reader<'_>, service: &ServiceKey) -> Option<EffectiveRule> {
-        reader.question(Question::Rule(service.clone()), || {
+    /// The same for who serves it, for whom those with a selector are not meant.
+    pub fn rule_inbound(&self, reader: &Reader<'_>, service: &ServiceView) -> Option<EffectiveRule> {
+        self.rule_of(reader, &service.key(), false)
+    }
+
+    pub(crate) fn rule_of(&self, reader: &Reader<'_>, service: &ServiceKey, outbound: bool) -> Option<EffectiveRule> {
+        reader.question(Question::Rule(service.clone(), outbound), || {
             let (host, _, object) = service;
             let (mesh, found) = (reader.mesh(), reader.destination_rules_for(host));
             let rules = || found.iter().filter_map(|(_, stored)| DestinationRule::of(&stored.value));
             let all_of = |namespace: &str| rules().all(|rule| &*rule.meta.namespace == namespace);
             let open = rules().all(|rule| routing::visible_to_all(&rule.export_to, &mesh.default_destination_rule_export_to));
             // A rule of another namespace holds for that one only; of two scopes one's own comes first.
-            let reach = Reach::all_if(open && (all_of(&object.namespace) || all_of(&mesh.root_namespace)));
-            let chosen = routing::choose(mesh, &found, &object.namespace, &self.facts().namespace);
+            let selective = outbound && rules().any(|rule| rule.selector.is_some());
+            let reach = Reach::all_if(open && !selective && (all_of(&object.namespace) || all_of(&mesh.root_namespace)));
+            let selects = |selector: &Selector| outbound && selector.matches(&self.facts().labels);
+            let chosen = routing::choose(mesh, &found, &object.namespace, &self.facts().namespace, selects);
             let answer = chosen.iter().map(|stored| object_item(stored)).collect();
             (routing::merge(chosen.iter().filter_map(|stored| DestinationRule::of(&stored.value))), answer, reach)
         })

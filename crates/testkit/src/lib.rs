@@ -8,6 +8,7 @@
 mod authority;
 pub mod churn;
 pub mod echo;
+mod foreign;
 pub mod fuzz;
 pub mod kube;
 pub mod memory;
@@ -20,6 +21,7 @@ pub mod workload;
 use std::time::{Duration, Instant};
 
 pub use authority::{Authority, Credential, secret};
+pub use foreign::Foreign;
 pub use mesh::{Mesh, Options, Output};
 pub use nix::sys::signal::Signal;
 pub use peers::{envoy, peer, require_peers, skip};

@@ -1,6 +1,6 @@
 //! Clusters.
 
-use mizzen_api::istio::ClientTls;
+use mizzen_api::istio::{ClientTls, Expected};
 use mizzen_model::{EffectiveRule, PortView, ProxyType, ServiceView};
 use mizzen_protos::{
     envoy::envoy::{
@@ -24,7 +24,7 @@ use mizzen_types::{Name, ports};
 use crate::{
     authz, cluster_settings as settings, discovery,
     draft::{Cluster, Socket, SocketMatch},
-    eds, filters, gateway_tcp, inbound, listener, locality, mtls, names,
+    eds, filters, gateway_tcp, inbound, listener, locality, mtls, names, origination,
     scope::Scope,
     tls,
     traffic::{self, Policy},
@@ -150,7 +150,7 @@ fn to_workload(scope: &Scope<'_, '_>, target: u16) -> Option<Cluster> {
     let served = inbound::served(scope).into_iter().find(|served| served.target == target)?;
     let (service, number) = served.services.first()?;
     // Limits of the service hold at the server too; the rest is the client's business.
-    let rule = traffic::rule(scope, service);
+    let rule = traffic::rule_inbound(scope, service);
     let Policy { pool, retry_budget, .. } = rule.as_ref().map(|rule| traffic::of_rule(rule, *number, None)).unwrap_or_default();
     let policy = Policy { pool, retry_budget, ..Policy::default() };
     let services = served.services.iter().map(|(service, _)| service_name(service)).collect();
@@ -162,7 +162,7 @@ fn to_workload(scope: &Scope<'_, '_>, target: u16) -> Option<Cluster> {
         cleanup_interval: Some(wire::seconds(9_223_372_035)),
         upstream_bind_config: Some(from_self()),
         common_lb_config: Some(CommonLbConfig::default()),
-        metadata: Some(metadata(rule.as_ref(), false, services, "")),
+        metadata: Some(metadata(rule.as_ref(), false, services, "", false)),
         ..head(scope, &names::inbound(target), DiscoveryType::OriginalDst)
     };
     // How the workload is spoken to is not for a rule of its callers to upgrade.
@@ -195,6 +195,10 @@ fn to_service(scope: &Scope<'_, '_>, name: &str, service: &ServiceView, number: 
     let kind = discovery::kind(scope, service, subset, &policy);
     let (lb_policy, lb_config) = settings::balancer(kind, &policy);
     let weighted = kind != DiscoveryType::OriginalDst && locality::is_weighted(scope, service, &policy);
+    let foreign = match &policy.tls {
+        Some(ClientTls::Foreign(tls)) if !passed => Some(&**tls),
+        _ => None,
+    };
     // For the other side all of a service is the service.
     let part_name = part.map_or("", |part| part.name.as_str());
     let mut head = Head {
@@ -208,7 +212,7 @@ fn to_service(scope: &Scope<'_, '_>, name: &str, service: &ServiceView, number: 
             locality_config_specifier: weighted.then_some(LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig {})),
             ..Default::default()
         }),
-        metadata: Some(metadata(rule.as_ref(), service.external, vec![service_name(service)], part_name)),
+        metadata: Some(metadata(rule.as_ref(), service.external, vec![service_name(service)], part_name, foreign.is_some())),
         ..head(scope, name, kind)
     };
     if let Some(timeout) = policy.pool.tcp.connect_timeout {
@@ -218,10 +222,14 @@ fn to_service(scope: &Scope<'_, '_>, name: &str, service: &ServiceView, number: 
     if matches!(kind, DiscoveryType::StrictDns | DiscoveryType::LogicalDns) {
         head.load_assignment = Some(eds::assignment(scope, name, service, number, part));
     }
-    let options = settings::http_options(&policy, port.protocol, policy.is_http2(scope, port.protocol));
+    let is_http2 = policy.is_http2(scope, port.protocol);
+    let options = settings::http_options(&policy, port.protocol, is_http2);
     let mut made = Cluster { head, options, metadata_exchange: filters::tcp_metadata(scope), ..Default::default() };
-    if !passed {
-        secure(scope, &mut made, &Secured { service, port, subset: part_name, policy: &policy, kind });
+    match foreign {
+        _ if passed => {}
+        Some(_) if kind == DiscoveryType::Static => {}
+        Some(tls) => origination::secure(&mut made, tls, &service.host, port.protocol, is_http2),
+        None => secure(scope, &mut made, &Secured { service, port, subset: part_name, policy: &policy, kind }),
     }
     Some(made)
 }
@@ -252,15 +260,17 @@ struct Secured<'s> {
     kind: DiscoveryType,
 }
 
-/// TLS to the endpoints: as the rule says, else mutual TLS with those that have a sidecar.
+/// TLS to endpoints of the mesh: as the rule says, else mutual TLS with those that have a sidecar.
 fn secure(scope: &Scope<'_, '_>, made: &mut Cluster, to: &Secured<'_>) {
-    let socket = || {
-        let sans = sans(scope, to.service);
-        tls::client(&sans, &names::sni(to.port.port, to.subset, &to.service.host), to.policy.is_http2(scope, to.port.protocol))
+    let socket_for = |expected: &Expected| {
+        let sans = if expected.subject_alt_names.is_empty() { sans(scope, to.service) } else { expected.subject_alt_names.clone() };
+        let sni = expected.sni.clone().unwrap_or_else(|| names::sni(to.port.port, to.subset, &to.service.host));
+        tls::client(&sans, &sni, to.policy.is_http2(scope, to.port.protocol))
     };
-    match to.policy.tls {
-        Some(ClientTls::Disable) => {}
-        Some(ClientTls::IstioMutual) => made.socket = Some(socket()),
+    let socket = || socket_for(&Expected::default());
+    match &to.policy.tls {
+        Some(ClientTls::Disable | ClientTls::Foreign(_)) => {}
+        Some(ClientTls::IstioMutual(expected)) => made.socket = Some(socket_for(expected)),
         None if !mtls::is_auto(scope, to.service) => {}
         // Without a list of endpoints there is no label by which to choose: all of them must take it.
         None if to.kind == DiscoveryType::OriginalDst => {
@@ -298,9 +308,11 @@ fn service_name(service: &ServiceView) -> wkt::Value {
     ]))
 }
 
-fn metadata(rule: Option<&EffectiveRule>, external: bool, services: Vec<wkt::Value>, subset: &str) -> Metadata {
+fn metadata(rule: Option<&EffectiveRule>, external: bool, services: Vec<wkt::Value>, subset: &str, foreign: bool) -> Metadata {
     let config = rule.map(|rule| names::config_path("destination-rule", &rule.object.namespace, &rule.object.name));
     let fields = [
+        // The names of protocols by which the mesh's proxies know each other are not for others.
+        foreign.then(|| ("alpn_override", wire::text("false"))),
         config.map(|path| ("config", wire::text(path))),
         external.then(|| ("external", wire::flag(true))),
         Some(("services", wire::list(services))),

@@ -4,7 +4,7 @@ use mizzen_api::istio::{LbPolicy, SimpleLb};
 use mizzen_model::{ProxyType, Resolve, ServiceView};
 use mizzen_protos::envoy::envoy::config::cluster::v3::cluster::DiscoveryType;
 
-use crate::{scope::Scope, traffic::Policy};
+use crate::{origination, scope::Scope, traffic::Policy};
 
 /// Whether there are clusters [`names::ALL`]: of headless services, for calls that were not meant for one of their pods from the start.
 pub(crate) fn has_all(scope: &Scope<'_, '_>, service: &ServiceView) -> bool {
@@ -18,6 +18,8 @@ pub(crate) fn kind(scope: &Scope<'_, '_>, service: &ServiceView, subset: &str, p
     let asked = passes && !chosen;
     let original = asked || (service.resolve == Resolve::OriginalDestination && !chosen);
     match service.resolve {
+        // It has no endpoints: nothing goes where it would go without its certificate, or unverified.
+        _ if origination::is_barred(scope, policy) => DiscoveryType::Static,
         // A connection to a gateway was meant for the gateway: it has no other destination.
         _ if original && scope.view.kind(scope.reader) == ProxyType::Router => DiscoveryType::Eds,
         _ if original => DiscoveryType::OriginalDst,

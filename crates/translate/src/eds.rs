@@ -1,6 +1,6 @@
 //! Endpoints.
 
-use mizzen_api::istio::{ClientTls, EndpointAddress, Subset};
+use mizzen_api::istio::{EndpointAddress, Subset};
 use mizzen_model::{Endpoint, ServiceView};
 use mizzen_protos::envoy::envoy::config::{
     core::v3::Locality,
@@ -97,7 +97,7 @@ pub(crate) fn assignment(
     };
     let ready = scope.reader.endpoints(service).ready(port).filter(chosen);
     let of = |endpoint: &Endpoint| {
-        let mtls = policy.tls != Some(ClientTls::Disable) && auto && mtls::is_taken(scope, endpoint);
+        let mtls = auto && mtls::is_taken(scope, endpoint);
         of(endpoint, mtls)
     };
     let group = |Group { locality, priority, weight, endpoints }: Group<'_>| LocalityLbEndpoints {

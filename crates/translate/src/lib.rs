@@ -26,6 +26,7 @@ mod locality;
 mod mtls;
 mod names;
 mod nds;
+mod origination;
 mod outbound;
 mod rbac;
 mod rbac_match;
@@ -64,7 +65,7 @@ pub enum ResourceKind {
     NameTable,
     /// `mizzen.index.v1.Host`, called by its host, for proxies that fetch on demand.
     Index,
-    /// `envoy.extensions.transport_sockets.tls.v3.Secret`, called `kubernetes://NAME`: given to a gateway that asks for it by name, and never listed.
+    /// `envoy.extensions.transport_sockets.tls.v3.Secret`, called `kubernetes://NAME`: given to a proxy that asks for it by name, and never listed.
     Secret,
     /// An entry of the name table, called by its host: a part, never sent alone.
     NameEntry,
@@ -172,10 +173,7 @@ pub fn build(reader: &Reader<'_>, view: &ProxyView, kind: ResourceKind, name: &N
 
 /// The Secrets of the proxy's own namespace in which a [`ResourceKind::Secret`] of this name may be found; none if the proxy may have none of that name.
 pub fn secrets_behind(reader: &Reader<'_>, view: &ProxyView, name: &str) -> Vec<Name> {
-    match view.kind(reader) {
-        ProxyType::Router => secrets::behind(&Scope::new(reader, view), name),
-        ProxyType::Sidecar => Vec::new(),
-    }
+    secrets::behind(&Scope::new(reader, view), name)
 }
 
 /// What [`build`] encodes. Between the two is the place to change it.
@@ -190,8 +188,8 @@ fn draft(scope: &Scope<'_, '_>, kind: ResourceKind, name: &str) -> Option<Draft>
         (ResourceKind::VirtualHost, ProxyType::Sidecar) => Draft::VirtualHost(rds::build_host(scope, name)?.into()),
         (ResourceKind::Index, ProxyType::Sidecar) if scope.is_on_demand() => Draft::Index(index::build(scope, name)?),
         (ResourceKind::NameEntry, _) => Draft::NameEntry(nds::build_entry(scope, name)?),
-        (ResourceKind::Secret, ProxyType::Router) => Draft::Secret(secrets::build(scope, name)?),
-        (ResourceKind::VirtualHost | ResourceKind::Index | ResourceKind::Secret, _) => return None,
+        (ResourceKind::Secret, _) => Draft::Secret(secrets::build(scope, name)?),
+        (ResourceKind::VirtualHost | ResourceKind::Index, _) => return None,
         (ResourceKind::NameTable, _) => Draft::NameTable(name.is_empty().then(|| nds::table(scope))?),
     })
 }

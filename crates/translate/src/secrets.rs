@@ -1,13 +1,18 @@
-//! Secrets that the Gateways of a gateway name, from its own namespace and no other.
+//! Secrets that a proxy serves and connects with, from its own namespace and no other.
 
-use mizzen_api::core::Secret;
+use mizzen_api::{core::Secret, istio::ServerTls};
+use mizzen_model::ProxyType;
 use mizzen_protos::envoy::envoy::{
     config::core::v3::{DataSource, data_source::Specifier},
     extensions::transport_sockets::tls::v3 as tls,
 };
 use mizzen_types::Name;
 
-use crate::{draft, gateway, scope::Scope};
+use crate::{
+    draft, gateway,
+    origination::{self, Part},
+    scope::Scope,
+};
 
 const SCHEME: &str = "kubernetes://";
 /// Ends the names of authorities.
@@ -31,13 +36,20 @@ enum Asked<'n> {
     Authorities(&'n str),
 }
 
-/// Reads a resource's name. None if it is no such name, or if no Gateway that this proxy serves names the Secret: a gateway is given what it serves with,
-/// and nothing else of its namespace.
+/// Reads a resource's name. None if it is no such name, or if neither a Gateway that this proxy serves nor a rule by which it connects names the Secret: a
+/// proxy is given what it serves and connects with, and nothing else of its namespace.
 fn asked<'n>(scope: &Scope<'_, '_>, name: &'n str) -> Option<Asked<'n>> {
     let wanted = name.strip_prefix(SCHEME)?;
+    let ended = |named: &dyn Fn(&ServerTls) -> bool| scope.view.kind(scope.reader) == ProxyType::Router && gateway::ended(scope).any(named);
     let (asked, is_named) = match wanted.strip_suffix(CA) {
-        None => (Asked::Certificate(wanted), gateway::ended(scope).any(|tls| tls.credentials.iter().any(|named| named == wanted))),
-        Some(owner) => (Asked::Authorities(owner), gateway::ended(scope).any(|tls| tls.authorities() == Some(owner))),
+        None => {
+            let is_served = ended(&|tls| tls.credentials.iter().any(|named| named == wanted));
+            (Asked::Certificate(wanted), is_served || origination::names(scope, wanted, Part::Certificate))
+        }
+        Some(owner) => {
+            let is_served = ended(&|tls| tls.authorities() == Some(owner));
+            (Asked::Authorities(owner), is_served || origination::names(scope, owner, Part::Authorities))
+        }
     };
     is_named.then_some(asked)
 }

@@ -1,6 +1,6 @@
 //! Transport sockets: Istio's mutual TLS on either side.
 
-use mizzen_api::istio::{MeshConfig, ServerTls, ServerTlsMode, TlsVersion};
+use mizzen_api::istio::{ClientCertificate, ClientRoots, ForeignTls, MeshConfig, ServerTls, ServerTlsMode, TlsVersion};
 use mizzen_protos::envoy::envoy::{
     config::core::v3::{
         AggregatedConfigSource, ApiConfigSource, ApiVersion, ConfigSource, GrpcService, api_config_source::ApiType,
@@ -65,11 +65,17 @@ fn agent_secret(name: &str) -> SdsSecretConfig {
     }
 }
 
+/// A secret of files in the proxy, by the agent. It is waited for no longer than usual: a file that is not there holds up nothing but who names it.
+fn file_secret(name: String) -> SdsSecretConfig {
+    let SdsSecretConfig { sds_config, .. } = agent_secret("");
+    SdsSecretConfig { name, sds_config: sds_config.map(|source| ConfigSource { initial_fetch_timeout: None, ..source }) }
+}
+
 /// Own certificate `default`, the peer's checked against `ROOTCA` and these SANs.
-fn common(uris: Vec<StringMatcher>, ciphers: &[&str], alpn: &[&str]) -> CommonTlsContext {
+fn common(names: Vec<StringMatcher>, ciphers: &[&str], alpn: &[&str]) -> CommonTlsContext {
     let combined = CombinedCertificateValidationContext {
         default_validation_context: Some(CertificateValidationContext {
-            match_typed_subject_alt_names: uris.into_iter().map(uri).collect(),
+            match_typed_subject_alt_names: names.into_iter().map(typed).collect(),
             ..Default::default()
         }),
         validation_context_sds_secret_config: Some(agent_secret("ROOTCA")),
@@ -98,7 +104,6 @@ fn credential(name: String) -> SdsSecretConfig {
 pub(crate) fn gateway(mesh: &MeshConfig, tls: &ServerTls, tcp: bool) -> Socket {
     // As with Istio, also before bytes.
     let alpn = ["h2", "http/1.1"];
-    let exact = |san: &String| StringMatcher { match_pattern: Some(MatchPattern::Exact(san.clone())), ..Default::default() };
     let names: Vec<StringMatcher> = tls.subject_alt_names.iter().map(exact).collect();
     let mut made = if tls.mode == ServerTlsMode::IstioMutual {
         common(if names.is_empty() { identities(mesh) } else { names }, &SERVER_CIPHERS, server_alpn(tcp))
@@ -147,9 +152,53 @@ fn identities(mesh: &MeshConfig) -> Vec<StringMatcher> {
     std::iter::once(mesh.trust_domain.as_str()).chain(aliases).map(prefix).collect()
 }
 
-/// Identities are URIs: a DNS name of the same letters is none.
-fn uri(matcher: StringMatcher) -> SubjectAltNameMatcher {
-    SubjectAltNameMatcher { san_type: SanType::Uri.into(), matcher: Some(matcher), ..Default::default() }
+/// Identities are URIs: a DNS name of the same letters is none. What a rule names that is no URI is a DNS name.
+fn typed(matcher: StringMatcher) -> SubjectAltNameMatcher {
+    let is_name = matches!(&matcher.match_pattern, Some(MatchPattern::Exact(text)) if !text.contains("://"));
+    let san_type = if is_name { SanType::Dns } else { SanType::Uri };
+    SubjectAltNameMatcher { san_type: san_type.into(), matcher: Some(matcher), ..Default::default() }
+}
+
+fn exact(san: &String) -> StringMatcher {
+    StringMatcher { match_pattern: Some(MatchPattern::Exact(san.clone())), ..Default::default() }
+}
+
+/// TLS to a server that is not of the mesh, which must have one of these names in its certificate.
+pub(crate) fn foreign(wanted: &ForeignTls, names: &[String], alpn: &[&str]) -> CommonTlsContext {
+    let certificate = wanted.certificate.as_ref().map(|shown| match shown {
+        ClientCertificate::Files { certificate, key } => file_secret(format!("file-cert:{certificate}~{key}")),
+        ClientCertificate::Secret(name) => credential(secrets::certificate_name(name)),
+    });
+    let roots = match &wanted.roots {
+        ClientRoots::Nobody => None,
+        ClientRoots::Secret(name) => Some(credential(secrets::authorities_name(name))),
+        ClientRoots::File { authorities, revoked } => {
+            let authorities = authorities.as_deref().unwrap_or("system");
+            let revoked = revoked.iter().map(|path| format!("~{path}"));
+            Some(file_secret(std::iter::once(format!("file-root:{authorities}")).chain(revoked).collect()))
+        }
+    };
+    // By the list without types, as Istio has it: a name of whatever kind counts.
+    #[allow(deprecated)]
+    let expected = CertificateValidationContext { match_subject_alt_names: names.iter().map(exact).collect(), ..Default::default() };
+    CommonTlsContext {
+        tls_params: Some(TlsParameters {
+            tls_minimum_protocol_version: TlsProtocol::TlSv12.into(),
+            tls_maximum_protocol_version: TlsProtocol::TlSv13.into(),
+            ..Default::default()
+        }),
+        tls_certificate_sds_secret_configs: certificate.into_iter().collect(),
+        alpn_protocols: alpn.iter().map(|&a| a.into()).collect(),
+        validation_context_type: Some(match roots {
+            None => ValidationContextType::ValidationContext(CertificateValidationContext::default()),
+            Some(secret) => ValidationContextType::CombinedValidationContext(CombinedCertificateValidationContext {
+                default_validation_context: Some(expected),
+                validation_context_sds_secret_config: Some(secret),
+                ..Default::default()
+            }),
+        }),
+        ..Default::default()
+    }
 }
 
 /// What is offered in mutual TLS of the mesh. `istio` itself must not be: a client that lists it too would then agree on it, and speak it, instead of
@@ -169,7 +218,6 @@ pub(crate) fn server(mesh: &MeshConfig, tcp: bool) -> Socket {
 
 /// The client's side of mutual TLS: one of these identities, asked for under this server name.
 pub(crate) fn client(sans: &[String], sni: &str, http2: bool) -> Socket {
-    let exact = |san: &String| StringMatcher { match_pattern: Some(MatchPattern::Exact(san.clone())), ..Default::default() };
     let alpn: &[&str] = if http2 { &["istio-peer-exchange", "istio", "h2"] } else { &["istio-peer-exchange", "istio"] };
     Socket::Client(Box::new(UpstreamTlsContext {
         common_tls_context: Some(common(sans.iter().map(exact).collect(), &[], alpn)),

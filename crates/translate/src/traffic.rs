@@ -17,6 +17,8 @@ pub(crate) struct Policy {
     pub(crate) outlier: Option<OutlierDetection>,
     pub(crate) tls: Option<ClientTls>,
     pub(crate) retry_budget: Option<RetryBudget>,
+    /// Whether the rule is for some workloads alone, this one among them.
+    pub(crate) is_selective: bool,
 }
 
 impl Policy {
@@ -51,6 +53,11 @@ pub(crate) fn rule(scope: &Scope<'_, '_>, service: &ServiceView) -> Option<Effec
     scope.view.rule(scope.reader, service)
 }
 
+/// The rule for a service as who serves it sees it.
+pub(crate) fn rule_inbound(scope: &Scope<'_, '_>, service: &ServiceView) -> Option<EffectiveRule> {
+    scope.view.rule_inbound(scope.reader, service)
+}
+
 /// The policy of a service's port, or of that port of a subset.
 pub(crate) fn policy(scope: &Scope<'_, '_>, service: &ServiceView, port: u16, subset: &str) -> Policy {
     match rule(scope, service) {
@@ -67,13 +74,14 @@ pub(crate) fn of_cluster(scope: &Scope<'_, '_>, cluster: &str) -> Policy {
 
 /// The policy that a rule has for a port.
 pub(crate) fn of_rule(rule: &EffectiveRule, port: u16, subset: Option<&Subset>) -> Policy {
-    let mut policy = Policy::default();
+    let mut policy = Policy { is_selective: rule.is_selective, ..Policy::default() };
     let layers = [rule.traffic_policy.as_deref(), subset.and_then(|s| s.traffic_policy.as_deref())];
     for layer in layers.into_iter().flatten() {
         match layer.port_level_settings.get(&port) {
             // What is said of a port is all that is said of it: nothing is inherited.
             Some(exact) => {
-                policy = overlay(Policy { retry_budget: layer.retry_budget.or(policy.retry_budget), ..Policy::default() }, exact)
+                let retry_budget = layer.retry_budget.or(policy.retry_budget);
+                policy = overlay(Policy { retry_budget, is_selective: rule.is_selective, ..Policy::default() }, exact);
             }
             None => policy = overlay(policy, layer),
         }
@@ -86,7 +94,8 @@ fn overlay(under: Policy, over: &TrafficPolicy) -> Policy {
         load_balancer: over.load_balancer.clone().or(under.load_balancer),
         pool: over.connection_pool.clone().unwrap_or(under.pool),
         outlier: over.outlier_detection.clone().or(under.outlier),
-        tls: over.tls.or(under.tls),
+        tls: over.tls.clone().or(under.tls),
         retry_budget: over.retry_budget.or(under.retry_budget),
+        is_selective: under.is_selective,
     }
 }

@@ -69,7 +69,7 @@ pub fn refused(problems: &[Problem]) -> Vec<Message> {
 /// What the mesh warns of that takes the objects: fields that are not acted on, and what has no effect.
 pub fn warned(problems: &[Problem]) -> Vec<Message> {
     let message = |problem: &Problem| {
-        let code = if schema::is_not_acted_on(problem) { &code::MZ0002 } else { &code::MZ0004 };
+        let code = if schema::is_not_acted_on(problem) { &code::MZ0002 } else { schema::of_tls(problem).unwrap_or(&code::MZ0004) };
         Message { code, id: id_of(problem), pos: problem.pos.clone(), field: problem.field.clone(), text: schema::text(problem), fix: None }
     };
     problems.iter().map(message).collect()

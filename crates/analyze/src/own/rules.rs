@@ -37,6 +37,15 @@ fn unverified(own: &mut Own<'_>) {
         if own.at(&path).is_some_and(Node::is_true) {
             let text = "insecureSkipVerify is set: the server's certificate is not verified, so that anybody on the way can answer";
             own.say_with(&code::MZ0102, path.clone(), text, Some(Fix::Remove { path }));
+            continue;
+        }
+        let tls = |name: &str| own.at(&format!("{place}.tls.{name}"));
+        let foreign = tls("mode").and_then(Node::text).is_some_and(|mode| matches!(mode, "SIMPLE" | "MUTUAL"));
+        let named = tls("sni").and_then(Node::text).is_some_and(|sni| !sni.is_empty());
+        if foreign && named && tls("subjectAltNames").is_none_or(|names| names.items().is_empty()) {
+            let text = "sni is set without subjectAltNames: whom the server's certificate names is not verified, so that whoever has one of these \
+                        authorities can answer";
+            own.say(&code::MZ0113, format!("{place}.tls.sni"), text);
         }
     }
 }

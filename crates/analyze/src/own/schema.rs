@@ -1,6 +1,6 @@
 //! What the reader of the mesh's objects refuses, and what it knows and does not act on.
 
-use mizzen_api::Problem;
+use mizzen_api::{Problem, istio};
 
 use super::Own;
 use crate::{Code, Sort, code};
@@ -60,6 +60,22 @@ fn of_warning(own: &Own<'_>, warning: &Problem) -> Option<&'static Code> {
         true => &code::MZ0002,
         // Istio's validation warns of this one too; of the others it does not, or `warnings` does.
         false if warning.field.ends_with("outlierDetection.consecutiveErrors") => &code::IST0133,
-        false => &code::MZ0004,
+        // `verify` and `rules` say them; the first one not of subsets, since Istio does not.
+        false => match of_tls(warning) {
+            Some(of) if *of == code::IST0128 && warning.field.starts_with("spec.subsets[") => of,
+            Some(_) => return None,
+            None => &code::MZ0004,
+        },
     })
+}
+
+/// What a warning about TLS to servers that are not of the mesh says by its code.
+pub(super) fn of_tls(warning: &Problem) -> Option<&'static Code> {
+    match warning.message.as_str() {
+        istio::SYSTEM_ROOTS if warning.field.starts_with("spec.trafficPolicy.portLevelSettings[") => Some(&code::IST0129),
+        istio::SYSTEM_ROOTS => Some(&code::IST0128),
+        istio::NOBODY_VERIFIED => Some(&code::MZ0102),
+        istio::ANY_NAME => Some(&code::MZ0113),
+        _ => None,
+    }
 }

@@ -1,4 +1,4 @@
-//! DestinationRules that verify nobody.
+//! DestinationRules that do not say who verifies the server.
 
 use mizzen_api::Node;
 
@@ -11,20 +11,31 @@ pub(crate) fn look(own: &mut Own<'_>) {
     let host = node.at("spec.host").and_then(Node::text).unwrap_or_default();
     let (name, namespace) = (own.item.id.place(), own.item.id.namespace.clone());
     let about = |mode: &str| format!("the DestinationRule {name} in namespace {namespace} has TLS mode {mode} and no caCertificates");
-    if let Some(mode) = unverified(node, policy) {
-        let text = format!("{}: who answers for host {host} is not verified", about(mode));
+    if let Some(mode) = without_authorities(node, policy) {
+        let text = format!("{}: {} host {host}", about(mode), instead(policy));
         own.say(&code::IST0128, "spec.trafficPolicy.tls.mode", text);
     }
     for (number, level) in policy.get("portLevelSettings").map(Node::items).unwrap_or_default().iter().enumerate() {
-        let Some(mode) = unverified(node, level) else { continue };
+        let Some(mode) = without_authorities(node, level) else { continue };
         let port = level.at("port.number").and_then(Node::int).unwrap_or_default();
-        let text = format!("{}: who answers for host {host} at port {port} is not verified", about(mode));
+        let text = format!("{}: {} host {host} at port {port}", about(mode), instead(level));
         own.say(&code::IST0129, format!("spec.trafficPolicy.portLevelSettings[{number}].tls.mode"), text);
     }
 }
 
-/// The mode, if it is one of TLS and nothing is there to verify the server by. A secret is read for gateways alone, which a selector is taken for.
-fn unverified<'a>(node: &Node, policy: &'a Node) -> Option<&'a str> {
+/// Who verifies in their place.
+fn instead(policy: &Node) -> &'static str {
+    if policy.at("tls.insecureSkipVerify").is_some_and(Node::is_true) {
+        "nobody verifies who answers for"
+    } else if policy.at("tls.credentialName").is_some() {
+        "without a workloadSelector, too, sidecars do not connect to"
+    } else {
+        "the roots of the proxy's system alone verify who answers for"
+    }
+}
+
+/// The mode, if it is one of TLS and the rule does not say who verifies the server. A Secret is read where a selector is.
+fn without_authorities<'a>(node: &Node, policy: &'a Node) -> Option<&'a str> {
     let text = |path: &str| policy.at(path).and_then(Node::text).filter(|text| !text.is_empty());
     let is_by_secret = text("tls.credentialName").is_some() && node.at("spec.workloadSelector").is_some();
     let mode = text("tls.mode").filter(|mode| matches!(*mode, "SIMPLE" | "MUTUAL"))?;

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use mizzen_types::Hostname;
 
-use super::{ConnectionPool, ExportTo, LoadBalancer, OutlierDetection};
+use super::{ClientTls, ConnectionPool, ExportTo, LoadBalancer, OutlierDetection};
 use crate::{
-    Labels, Meta,
-    metadata::shared_labels,
+    Labels, Meta, Selector,
+    metadata::{selector, shared_labels},
     read::{Fields, Why, quoted},
     table,
 };
@@ -21,6 +21,8 @@ pub struct DestinationRule {
     pub host: Hostname,
     /// To whom it is visible; empty is the mesh's default.
     pub export_to: Vec<ExportTo>,
+    /// The callers of its own namespace for which it holds, and nobody else; none: all who see it.
+    pub selector: Option<Selector>,
     /// Named parts of the service; names are unique.
     pub subsets: Vec<Subset>,
     /// For all ports and subsets.
@@ -64,19 +66,11 @@ pub struct RetryBudget {
     pub min_retry_concurrency: u32,
 }
 
-/// TLS to a service's endpoints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ClientTls {
-    /// Plain text.
-    Disable,
-    /// Mutual TLS with the workload's identity.
-    IstioMutual,
-}
-
 impl DestinationRule {
     pub(crate) fn read(root: &Fields<'_>, meta: Meta) -> Self {
         root.spec(&table::DESTINATION_RULE, |f| {
             let host = f.need("host").map(|at| at.hostname()).unwrap_or_else(crate::read::any_host);
+            let selector = f.get("workloadSelector").map(|at| selector(&at, "matchLabels"));
             let mut subsets: Vec<Subset> = Vec::new();
             for at in f.list("subsets") {
                 let subset = at.fields(Subset::read);
@@ -90,6 +84,7 @@ impl DestinationRule {
                 meta,
                 host,
                 export_to: ExportTo::read_list(f, "exportTo"),
+                selector,
                 subsets,
                 traffic_policy: f
                     .opt_sub("trafficPolicy", |f| {
@@ -168,18 +163,5 @@ impl RetryBudget {
             percent: f.get("percent").map_or(20.0, |at| at.number()),
             min_retry_concurrency: f.count("minRetryConcurrency").filter(|count| *count > 0).unwrap_or(3),
         }
-    }
-}
-
-pub(crate) const CLIENT_TLS_MODES: &[(&str, i64, Option<ClientTls>); 4] = &[
-    ("DISABLE", 0, Some(ClientTls::Disable)),
-    ("SIMPLE", 1, None),
-    ("MUTUAL", 2, None),
-    ("ISTIO_MUTUAL", 3, Some(ClientTls::IstioMutual)),
-];
-
-impl ClientTls {
-    fn read(f: &Fields<'_>) -> ClientTls {
-        f.get("mode").and_then(|at| at.choice(CLIENT_TLS_MODES)).unwrap_or(ClientTls::Disable)
     }
 }

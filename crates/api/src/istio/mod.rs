@@ -1,5 +1,6 @@
 //! Istio's kinds: security, networking, and the mesh's own settings.
 
+mod client_tls;
 mod condition;
 mod connection_pool;
 mod destination_rule;
@@ -21,6 +22,7 @@ mod text;
 mod virtual_service;
 mod virtual_service_read;
 
+pub use client_tls::*;
 pub use condition::*;
 pub use connection_pool::*;
 pub use destination_rule::*;

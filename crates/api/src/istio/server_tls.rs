@@ -244,7 +244,7 @@ fn ended(f: &Fields<'_>, at: &At<'_>, mode: Option<ServerTlsMode>) -> Option<Ser
 
 /// A Secret's name, of which a resource's name is made. Its namespace may stand before it, and is the gateway's in any case: a Secret of another one is
 /// given to no gateway.
-fn credential(at: &At<'_>) -> Option<String> {
+pub(super) fn credential(at: &At<'_>) -> Option<String> {
     let text = at.word();
     let ends = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let is_name = |name: &str| {

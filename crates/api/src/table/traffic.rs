@@ -3,7 +3,7 @@
 use super::{
     COUNT, EXPORT_TO, KEEPALIVE,
     Least::{Millisecond, MillisecondOrZero, Zero},
-    Message, Names, PERCENT, PLAIN, PORT_SELECTOR, Row, Rule, Type,
+    Message, Names, PERCENT, PLAIN, POLICY_SELECTOR, PORT_SELECTOR, Row, Rule, Type,
     Type::*,
     U32,
     Why::{What, Where, Who},
@@ -23,7 +23,8 @@ pub(crate) static DESTINATION_RULE: Type = Message(&Message {
         done("trafficPolicy", Message(&TRAFFIC_POLICY), "For all ports and subsets."),
         done("subsets", List(&Message(&SUBSET)), "Named parts of the service."),
         EXPORT_TO,
-        refused(Where, "workloadSelector", Open, "The callers for which it holds.").otherwise("all"),
+        done("workloadSelector", Message(&POLICY_SELECTOR), "The callers of its own namespace for which it holds, and nobody else.")
+            .otherwise("all"),
     ],
     ..PLAIN
 });
@@ -81,15 +82,21 @@ static RETRY_BUDGET: Message = Message {
 static CLIENT_TLS: Message = Message {
     name: "ClientTLSSettings",
     rows: &[
-        done("mode", Enum(&TLS_MODE), "Plain text, or mutual TLS with the workload's identity.").default("DISABLE"),
-        refused(Who, "clientCertificate", Text, "A file with the certificate that is shown."),
-        refused(Who, "privateKey", Text, "A file with its key."),
-        refused(Who, "caCertificates", Text, "A file with the authorities that are trusted."),
-        refused(Who, "caCrl", Text, "A file with certificates that are revoked."),
-        refused(Who, "credentialName", Text, "The Secret with certificate, key and authorities."),
-        refused(Who, "subjectAltNames", List(&Text), "Who the server may be, by its certificate."),
-        refused(Who, "sni", Text, "The server's name in the handshake."),
-        refused(Who, "insecureSkipVerify", Bool, "Whether any certificate is taken."),
+        done("mode", Enum(&TLS_MODE), "Plain text, mutual TLS with the workload's identity, or TLS to a server that is not of the mesh.")
+            .default("DISABLE"),
+        done("clientCertificate", Text, "A file in the proxy with the certificate that MUTUAL shows."),
+        done("privateKey", Text, "A file in the proxy with its key."),
+        done("caCertificates", Text, "A file in the proxy with the authorities that are trusted, or `system`.").default("system"),
+        done("caCrl", Text, "A file in the proxy with certificates that are revoked."),
+        done(
+            "credentialName",
+            Text,
+            "In place of the files a Secret of the proxy's namespace; for sidecars only with the rule's workloadSelector.",
+        ),
+        done("subjectAltNames", List(&Text), "Who the server may be, by its certificate.")
+            .otherwise("ISTIO_MUTUAL: the service's accounts; else, without sni, the request's host"),
+        done("sni", Text, "The server's name in the handshake.").otherwise("ISTIO_MUTUAL: the cluster's name; else the request's host"),
+        done("insecureSkipVerify", Bool, "Whether any certificate is taken.").default("false"),
     ],
     ..PLAIN
 };

@@ -242,10 +242,8 @@ fn destination_rules() {
         ("subsets: []".to_owned(), 0, "spec.host: is required".to_owned()),
         ("host: a\nsubsets:\n- labels: {a: b}".to_owned(), 3, "spec.subsets[0].name: is required".to_owned()),
         ("host: a\nsubsets:\n- name: v1\n- name: v1".to_owned(), 4, "spec.subsets[1]: there are two subsets `v1`".to_owned()),
-        ("host: a\nworkloadSelector: {}".to_owned(), 2, format!("spec.workloadSelector: {WHERE}")),
+        ("host: a\nworkloadSelector: {labels: {}}".to_owned(), 2, "spec.workloadSelector.labels: unknown field".to_owned()),
         (policy("loadBalancer: {simple: ROUNDROBIN}"), 3, "spec.trafficPolicy.loadBalancer.simple: must be one of UNSPECIFIED, LEAST_CONN, RANDOM, PASSTHROUGH, ROUND_ROBIN, LEAST_REQUEST, is `ROUNDROBIN`".to_owned()),
-        (policy("tls: {mode: SIMPLE}"), 3, format!("spec.trafficPolicy.tls.mode: SIMPLE {WHO}")),
-        (policy("tls: {mode: ISTIO_MUTUAL, sni: a}"), 3, format!("spec.trafficPolicy.tls.sni: {WHO}")),
         (policy("tunnel: {}"), 3, format!("spec.trafficPolicy.tunnel: {WHAT}")),
         (policy("connectionPool: {tcp: {connectTimeout: 0s}}"), 3, "spec.trafficPolicy.connectionPool.tcp.connectTimeout: must be at least 1ms".to_owned()),
         (policy("outlierDetection: {maxEjectionPercent: 101}"), 3, "spec.trafficPolicy.outlierDetection.maxEjectionPercent: must be between 0 and 100, is 101".to_owned()),
@@ -253,6 +251,61 @@ fn destination_rules() {
         (policy("portLevelSettings: [{port: {number: 80}, portLevelSettings: []}]"), 3, "spec.trafficPolicy.portLevelSettings[0].portLevelSettings: unknown field".to_owned()),
     ] {
         check_spec("DestinationRule", &spec, &[(line, &expected)]);
+    }
+}
+
+#[test]
+fn tls_to_foreign_servers() {
+    let spec = |tls: &str| format!("host: a\ntrafficPolicy:\n  tls: {{{tls}}}\n");
+    for (tls, field, expected) in [
+        ("mode: TLS", "mode", "must be one of DISABLE, SIMPLE, MUTUAL, ISTIO_MUTUAL, is `TLS`"),
+        ("mode: SIMPLE, caCertificates: ca.pem", "caCertificates", "`ca.pem` is no absolute path without `~`"),
+        ("mode: SIMPLE, caCertificates: System", "caCertificates", "`System` is no absolute path without `~`"),
+        ("mode: SIMPLE, caCertificates: /a, caCrl: /b~/c", "caCrl", "`/b~/c` is no absolute path without `~`"),
+        ("mode: MUTUAL, clientCertificate: a, privateKey: /b", "clientCertificate", "`a` is no absolute path without `~`"),
+        ("mode: MUTUAL, clientCertificate: /a", "privateKey", "is required by MUTUAL, or a credentialName"),
+        ("mode: MUTUAL, privateKey: /a, clientCertificate: ''", "clientCertificate", "is required by MUTUAL, or a credentialName"),
+        (
+            "mode: MUTUAL, credentialName: a, privateKey: /a",
+            "privateKey",
+            "has no place beside credentialName, whose Secret has certificate, key and authorities",
+        ),
+        (
+            "mode: SIMPLE, credentialName: a, caCertificates: system",
+            "caCertificates",
+            "has no place beside credentialName, whose Secret has certificate, key and authorities",
+        ),
+        (
+            "mode: SIMPLE, credentialName: 'configmap://a'",
+            "credentialName",
+            "`configmap://a` is no name of a Secret: small letters, digits, `-`, `.`, perhaps with the gateway's namespace and `/` before it",
+        ),
+        (
+            "mode: SIMPLE, credentialName: a, insecureSkipVerify: true",
+            "credentialName",
+            "has no place beside insecureSkipVerify, by which nothing is verified",
+        ),
+        (
+            "mode: MUTUAL, credentialName: a, insecureSkipVerify: true, subjectAltNames: [b]",
+            "subjectAltNames",
+            "has no place beside insecureSkipVerify, by which nothing is verified",
+        ),
+        (
+            "mode: SIMPLE, caCrl: /a, insecureSkipVerify: true",
+            "caCrl",
+            "has no place beside insecureSkipVerify, by which nothing is verified",
+        ),
+        ("mode: SIMPLE, caCertificates: /a, sni: '*.a.example'", "sni", "`*.a.example` is no server's name: it has a wildcard"),
+        ("mode: SIMPLE, caCertificates: /a, subjectAltNames: ['']", "subjectAltNames[0]", "must not be empty"),
+        ("mode: SIMPLE, caCertificates: /a, insecureSkipVerify: 1", "insecureSkipVerify", "must be true or false, is the number 1"),
+        (
+            "mode: ISTIO_MUTUAL, caCertificates: system",
+            "caCertificates",
+            "has no place beside ISTIO_MUTUAL, which shows the workload's own certificate and believes the mesh's authorities",
+        ),
+        ("mode: ISTIO_MUTUAL, insecureSkipVerify: true", "insecureSkipVerify", "has no place beside ISTIO_MUTUAL, which always verifies"),
+    ] {
+        check_spec("DestinationRule", &spec(tls), &[(3, &format!("spec.trafficPolicy.tls.{field}: {expected}"))]);
     }
 }
 

@@ -89,7 +89,7 @@ async fn review(client: Client, credentials: Arc<Credentials>, account: Account)
                 if credentials.judged(&account, may) && !may {
                     tracing::warn!(
                         account = format!("{namespace}/{name}"),
-                        "the gateway gets none of the Secrets that Gateways name: its account may neither list nor `serve` secrets in namespace {namespace}; \
+                        "the proxy gets none of the Secrets that Gateways and DestinationRules name: its account may neither list nor `serve` secrets in namespace {namespace}; \
                          bind a Role there that allows one of these verbs"
                     );
                 }
@@ -99,7 +99,7 @@ async fn review(client: Client, credentials: Arc<Credentials>, account: Account)
                 if told.as_ref() != Some(&reason) {
                     tracing::error!(
                         account = format!("{}/{}", account.namespace, account.name),
-                        "it cannot be asked whether a gateway's account may have Secrets, and none is given out before: ClusterRole {} must allow create of \
+                        "it cannot be asked whether a proxy's account may have Secrets, and none is given out before: ClusterRole {} must allow create of \
                          subjectaccessreviews ({reason})",
                         CLUSTER_ROLE
                     );

@@ -230,7 +230,7 @@ impl Worker {
             HttpProtocol::Downstream => HttpProtocol::Http1,
             other => other,
         };
-        let alpn = request.facts.alpn.as_ref();
+        let alpn = request.facts.alpn.as_ref().filter(|_| cluster.alpn_override);
         let key = (host.target.clone(), protocol, alpn.cloned().map(Same));
         if let Some((spec, pool)) = self.clusters.known_spec(&self.cx, &cluster.name, &key) {
             return self.start(id, &forward, cluster, &host, spec, pool);

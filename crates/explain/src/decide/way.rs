@@ -222,9 +222,9 @@ fn transport<'c>(cluster: &'c Cluster, endpoint: Option<&Endpoint>) -> &'c Trans
     endpoint.map_or(&cluster.transport.default, |endpoint| cluster.transport.of(endpoint))
 }
 
-/// Whether the client shows a certificate.
+/// Whether the client shows the workload's own certificate.
 fn is_mutual(tls: &UpstreamTls) -> bool {
-    !tls.common.certificates.is_empty()
+    tls.common.certificates.iter().any(|secret| &*secret.name == "default")
 }
 
 /// How an endpoint is called, and the TLS that is begun for it.
@@ -263,7 +263,8 @@ fn offered(cluster: &Cluster, tls: &UpstreamTls, target: &Target) -> Vec<String>
         HttpProtocol::Downstream => HttpProtocol::Http1,
         other => other,
     };
-    let wished = target.http.as_ref().and_then(|http| http.alpn.as_ref()).and_then(|alpn| match protocol {
+    let wished = target.http.as_ref().filter(|_| cluster.alpn_override).and_then(|http| http.alpn.as_ref());
+    let wished = wished.and_then(|alpn| match protocol {
         HttpProtocol::Http2 => Some(&alpn.http2),
         HttpProtocol::Http1 => Some(&alpn.http11),
         HttpProtocol::Alpn | HttpProtocol::Downstream => None,

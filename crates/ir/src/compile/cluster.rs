@@ -137,7 +137,7 @@ pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resou
         Ok(tcp_keepalive.map(address::keepalive))
     })?;
     cx.each("filters", filters, filter)?;
-    let (services, external) = istio(metadata);
+    let Istio { services, external, alpn_override } = istio(metadata);
     harmless!(cx; per_connection_buffer_limit_bytes);
     let stat_name = if alt_stat_name.is_empty() { &title } else { &alt_stat_name };
     Ok(Resource::Cluster(Arc::new(Cluster {
@@ -158,6 +158,7 @@ pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resou
         keepalive: keepalive.flatten(),
         services: services.into(),
         external,
+        alpn_override,
     })))
 }
 
@@ -354,14 +355,23 @@ fn filter(cx: &mut Cx, m: cluster::Filter) -> Res<()> {
     }
 }
 
-/// Istio's services behind a cluster, and whether it lies outside of the mesh.
-fn istio(metadata: Option<core::Metadata>) -> (Vec<IstioService>, bool) {
+/// What Istio says of a cluster.
+struct Istio {
+    services: Vec<IstioService>,
+    external: bool,
+    alpn_override: bool,
+}
+
+fn istio(metadata: Option<core::Metadata>) -> Istio {
     use wkt::value::Kind as K;
-    let Some(mut fields) = metadata.and_then(|mut m| m.filter_metadata.remove("istio")).map(|s| s.fields) else {
-        return (Vec::new(), false);
-    };
+    let fields = metadata.and_then(|mut m| m.filter_metadata.remove("istio")).map(|s| s.fields);
+    let mut fields = fields.unwrap_or_default();
     let external = matches!(fields.remove("external").and_then(|v| v.kind), Some(K::BoolValue(true)));
-    let Some(K::ListValue(list)) = fields.remove("services").and_then(|v| v.kind) else { return (Vec::new(), external) };
+    let alpn_override = !matches!(fields.remove("alpn_override").and_then(|v| v.kind), Some(K::StringValue(text)) if text == "false");
+    let services = match fields.remove("services").and_then(|v| v.kind) {
+        Some(K::ListValue(list)) => list.values,
+        _ => Vec::new(),
+    };
     let service = |v: wkt::Value| {
         let Some(K::StructValue(mut s)) = v.kind else { return None };
         let mut text = |key: &str| match s.fields.remove(key).and_then(|v| v.kind) {
@@ -370,7 +380,7 @@ fn istio(metadata: Option<core::Metadata>) -> (Vec<IstioService>, bool) {
         };
         Some(IstioService { host: text("host"), name: text("name"), namespace: text("namespace") })
     };
-    (list.values.into_iter().filter_map(service).collect(), external)
+    Istio { services: services.into_iter().filter_map(service).collect(), external, alpn_override }
 }
 
 /// Whether a flag is set, where unset is false.

@@ -45,6 +45,8 @@ pub struct Cluster {
     pub services: Arc<[IstioService]>,
     /// Whether Istio says that it lies outside the mesh.
     pub external: bool,
+    /// Whether Istio's choice of ALPN holds for it: the mesh's own names are not offered to others.
+    pub alpn_override: bool,
 }
 
 /// How endpoints are found.

@@ -66,8 +66,13 @@ fn side(ca: &Ca, roots: &Ca, account: &str, expected: &str) -> Arc<Config> {
 
 fn connect(client: &Config, server: &Config) -> Result<(ClientConnection, ServerConnection), rustls::Error> {
     let Transport::Tls(up) = &client.clusters["out"].transport.default else { panic!() };
+    connect_to(&up.sni, client, server)
+}
+
+fn connect_to(name: &str, client: &Config, server: &Config) -> Result<(ClientConnection, ServerConnection), rustls::Error> {
+    let Transport::Tls(up) = &client.clusters["out"].transport.default else { panic!() };
     let down = server.listeners["in"].chains[0].tls.clone().unwrap();
-    let name = ServerName::try_from(up.sni.to_string()).unwrap();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
     let mut client = ClientConnection::new(client.client_tls(up).unwrap().clone(), name)?;
     let mut server = ServerConnection::new(server.server_tls(&down).unwrap().clone())?;
     while client.is_handshaking() || server.is_handshaking() {
@@ -145,4 +150,71 @@ fn other_protocols_share_the_rest() {
     let other = config.client_tls_with_alpn(up, &["istio-h2".into()]).unwrap();
     assert_eq!(other.alpn_protocols, [b"istio-h2".to_vec()]);
     assert!(Arc::ptr_eq(config.client_tls(up).unwrap(), &config.client_tls_with_alpn(up, &up.common.alpn).unwrap()));
+}
+
+/// A cluster to a server that is not of the mesh.
+fn foreign(tls: &Value, more: &Value) -> Value {
+    let mut made = json!({"name": "out", "type": "ORIGINAL_DST", "lbPolicy": "CLUSTER_PROVIDED", "transportSocket": {"name": "tls", "typedConfig": {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext", "commonTlsContext": tls}}});
+    made.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    made
+}
+
+#[test]
+fn whom_a_foreign_server_must_be() {
+    let roots = |sans: &[&str]| {
+        let sans: Vec<Value> = sans.iter().map(|san| json!({"exact": san})).collect();
+        json!({"combinedValidationContext": {"defaultValidationContext": {"matchSubjectAltNames": sans},
+            "validationContextSdsSecretConfig": {"name": "ROOTCA", "sdsConfig": {"ads": {}}}}})
+    };
+    let by_authority = json!({"typedExtensionProtocolOptions": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "upstreamHttpProtocolOptions": {"autoSni": true, "autoSanValidation": true},
+        "explicitHttpConfig": {"httpProtocolOptions": {}}}}});
+    let (ca, others) = (ca(), self::ca());
+    let config = |resources: &[(ResourceKind, Value)], roots: &Ca| {
+        let mut draft = Draft::new(&Config::default());
+        secrets(&mut draft, &ca, roots, "reviews");
+        resources.iter().for_each(|(kind, value)| assert!(draft.put(&resource(*kind, value))));
+        let (config, problems) = draft.finish();
+        assert_eq!(problems, []);
+        config
+    };
+    let svid = ca.server_certificate(&["a.example"], Duration::from_secs(3600), now()).unwrap();
+    let own = json!({"name": "own", "tlsCertificate": {
+        "certificateChain": {"inlineString": svid.chain_pem()}, "privateKey": {"inlineString": svid.key_pem().expose()}}});
+    let open = json!({"name": "in", "address": {"socketAddress": {"address": "0.0.0.0", "portValue": 443}}, "filterChains": [{
+        "filters": [tcp_proxy("c")],
+        "transportSocket": {"name": "tls", "typedConfig": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            "commonTlsContext": {"tlsCertificateSdsSecretConfigs": [{"name": "own", "sdsConfig": {"ads": {}}}]}}}}]});
+    let server = config(&[(ResourceKind::Secret, own), (ResourceKind::Listener, open)], &ca);
+    for (what, tls, more, trusted, name, expected) in [
+        ("a name that is listed", roots(&["b.example", "a.example"]), &json!({}), &ca, "x.example", true),
+        ("one that is not", roots(&["b.example"]), &json!({}), &ca, "a.example", false),
+        ("none is asked for", roots(&[]), &json!({}), &ca, "x.example", true),
+        ("the authority", roots(&[]), &by_authority, &ca, "a.example", true),
+        ("another authority", roots(&[]), &by_authority, &ca, "b.example", false),
+        ("signed by somebody else", roots(&["a.example"]), &by_authority, &others, "a.example", false),
+        ("nobody looks", json!({"validationContext": {}}), &json!({}), &others, "b.example", true),
+    ] {
+        let client = config(&[(ResourceKind::Cluster, foreign(&tls, more))], trusted);
+        assert_eq!(connect_to(name, &client, &server).is_ok(), expected, "{what}");
+    }
+}
+
+#[test]
+fn whose_names_of_protocols_are_offered() {
+    for (metadata, expected) in [
+        (json!({}), true),
+        (json!({"alpn_override": "false"}), false),
+        (json!({"alpn_override": "true", "services": []}), true),
+        (json!({"alpn_override": false}), true),
+    ] {
+        let mut draft = Draft::new(&Config::default());
+        let cluster = foreign(&json!({}), &json!({"metadata": {"filterMetadata": {"istio": metadata}}}));
+        assert!(draft.put(&resource(ResourceKind::Cluster, &cluster)));
+        let (config, _) = draft.finish();
+        assert_eq!(config.clusters["out"].alpn_override, expected, "{metadata}");
+    }
 }

@@ -23,7 +23,7 @@ fn samples() -> PathBuf {
 /// The images, of the program that this test has anyway, and whether that with an Envoy is there.
 fn images(folder: &Path) -> (Vec<PathBuf>, bool) {
     let program = image::without_debug(Path::new(MIZZEN), folder).expect("a copy");
-    let written = image::mesh(&image::Source::MultiCall(&program), "mizzen", env!("CARGO_PKG_VERSION"), folder).expect("images");
+    let written = image::mesh(&image::Source::MultiCall(&program), None, "mizzen", env!("CARGO_PKG_VERSION"), folder).expect("images");
     let with_envoy = envoy::image(&program, folder);
     let has_envoy = with_envoy.is_some();
     (written.into_iter().map(|written| written.archive).chain(with_envoy).collect(), has_envoy)

@@ -50,16 +50,22 @@ pub struct Written {
     pub size: u64,
 }
 
-/// Writes `proxyv2.tar`, `pilot.tar` and `bookshop.tar` into a folder: images `HUB/proxyv2:TAG` and `HUB/pilot:TAG`, and those that the sample names.
+/// Where an image's system has the authorities that it believes.
+const ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// Writes `proxyv2.tar`, `pilot.tar` and `bookshop.tar` into a folder: images `HUB/proxyv2:TAG` and `HUB/pilot:TAG`, and those that the sample names. The
+/// proxy's system believes these `roots`, in PEM, or nobody.
 ///
 /// # Errors
 /// If a program is missing or an archive cannot be written.
-pub fn mesh(from: &Source<'_>, hub: &str, tag: &str, folder: &Path) -> Result<Vec<Written>, String> {
+pub fn mesh(from: &Source<'_>, roots: Option<&str>, hub: &str, tag: &str, folder: &Path) -> Result<Vec<Written>, String> {
     let mut written = Vec::new();
     // Neither is root, whatever a pod says.
     for (name, program, file) in MESH {
         let entrypoint = vec![format!("{BIN}/{program}")];
-        let files = from.files(program, &[program])?;
+        let mut files = from.files(program, &[program])?;
+        let roots = roots.filter(|_| name == "proxyv2").map(|roots| (ROOTS.to_owned(), Content::Text(roots.to_owned())));
+        files.extend(roots);
         let names = vec![format!("{hub}/{name}:{tag}")];
         let image = Image { names, entrypoint, env: Vec::new(), user: Some(PROXY.to_owned()), files };
         let archive = folder.join(file);

@@ -9,6 +9,7 @@ mod inbound;
 mod jwt;
 mod memo;
 mod on_demand;
+mod origination;
 mod outbound;
 mod places;
 mod policies;

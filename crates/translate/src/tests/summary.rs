@@ -172,8 +172,29 @@ fn tls_client(socket: &TransportSocket) -> String {
         return "plain".into();
     }
     let context: UpstreamTlsContext = decode(config(socket));
-    let common = context.common_tls_context.unwrap();
+    let common = context.common_tls_context.as_ref().unwrap();
+    if common.tls_certificate_sds_secret_configs.first().is_none_or(|secret| secret.name != "default") {
+        return tls_foreign(&context, common);
+    }
     format!("mtls to {} sni {} alpn {}", sans(&common), context.sni, common.alpn_protocols.join(","))
+}
+
+fn tls_foreign(context: &UpstreamTlsContext, common: &CommonTlsContext) -> String {
+    let certificates: Vec<&str> = common.tls_certificate_sds_secret_configs.iter().map(|secret| secret.name.as_str()).collect();
+    let by = match common.validation_context_type.as_ref().unwrap() {
+        ValidationContextType::ValidationContext(nothing) => {
+            assert_eq!(*nothing, Default::default());
+            "nobody".to_owned()
+        }
+        ValidationContextType::CombinedValidationContext(combined) => {
+            let names = &combined.default_validation_context.as_ref().unwrap().match_subject_alt_names;
+            let names: Vec<String> = names.iter().map(string).collect();
+            format!("{} names {names:?}", combined.validation_context_sds_secret_config.as_ref().unwrap().name)
+        }
+        other => panic!("{other:?}"),
+    };
+    let sni = if context.auto_sni_san_validation { format!("{} (verified)", context.sni) } else { context.sni.clone() };
+    format!("tls shows {certificates:?} verified by {by} sni {sni:?} alpn {:?}", common.alpn_protocols)
 }
 
 fn network(f: &Filter) -> String {
@@ -255,6 +276,10 @@ fn cluster(c: &Cluster) -> String {
             U::UseDownstreamProtocolConfig(_) => " as-received",
             U::AutoConfig(_) => " auto",
         });
+        if let Some(auto) = &options.upstream_http_protocol_options {
+            out.push_str(if auto.auto_sni { " auto-sni" } else { "" });
+            out.push_str(if auto.auto_san_validation { " auto-san" } else { "" });
+        }
         if let Some(idle) = options.common_http_protocol_options.and_then(|o| o.idle_timeout) {
             write!(out, " idle={}s", idle.seconds).unwrap();
         }
