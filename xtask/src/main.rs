@@ -1,4 +1,4 @@
-//! What the repository needs beside its code: `cargo xtask check`, `cargo xtask bench`, `cargo xtask image`
+//! What the repository needs beside its code: `cargo xtask check`, `cargo xtask bench`, `cargo xtask image`, `cargo xtask charts`
 //! and `cargo xtask kube`.
 //!
 //! `check`: the crate graph against the table of ARCHITECTURE.md, what pure crates may name, where `unsafe` may stand, that every crate says
@@ -7,9 +7,10 @@
 //! dependencies that nothing names cargo-shear's. `bench proxy`: the data plane beside Envoy, in turn, under the same load. `bench control`: the control plane under
 //! simulated proxies. `bench cluster`: the same on a cluster's API server. `bench churn`: whether a request is lost while everything changes. `bench on-demand`: what fetching on first use costs.
 //! `bench files`: what reading configuration costs. `bench analyze`: what it costs to find out what is wrong with it. `kube`: Kubernetes on
-//! this machine.
+//! this machine. `charts`: the made files of the Helm charts; `check` says if they are stale.
 
 mod bench;
+mod charts;
 mod fields;
 mod graph;
 mod image;
@@ -39,6 +40,8 @@ enum Task {
     Bench(Bench),
     /// Makes the images of the mesh and of its sample, and says how large they are.
     Image(image::ImageArgs),
+    /// Makes the files of `charts/` that are made: kinds, roles, values and their schemas.
+    Charts,
     /// Kubernetes on this machine.
     #[command(subcommand)]
     Kube(kube::Kube),
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
     let result = match XtaskArgs::parse().task {
         Task::Check => check(),
         Task::Image(args) => image::image(&args),
+        Task::Charts => charts::write(&root()),
         Task::Kube(kube) => kube::run(kube),
         Task::Bench(Bench::Proxy(args)) => bench::proxy(args),
         Task::Bench(Bench::Control(args)) => bench::control::control(args),
@@ -127,12 +131,13 @@ fn check() -> Result<()> {
     let mut problems = graph::check(&metadata, &architecture)?;
     problems.extend(sources::check(&root())?);
     problems.extend(fields::check(&root())?);
+    problems.extend(charts::check(&root())?);
     for problem in &problems {
         eprintln!("{problem}");
     }
     if !problems.is_empty() {
         bail!("{} problems", problems.len());
     }
-    println!("crate graph and sources are as they should be");
+    println!("crate graph, sources and charts are as they should be");
     Ok(())
 }

@@ -8,6 +8,9 @@ mod cli;
 mod programs;
 mod up;
 
+/// The files of the Helm charts that are made of what the installer knows, by their path below the folder of charts.
+pub use cli::chart_files;
+
 use std::{path::Path, process::ExitCode};
 
 /// The program that is meant by the name under which this process was started; the CLI if it is nobody else's.

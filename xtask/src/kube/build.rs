@@ -1,4 +1,4 @@
-//! `kube build`: Kubernetes, etcd and CoreDNS from their Go modules, at the versions that `tests/kube` names, and the images of the tests.
+//! `kube build`: Kubernetes, etcd, CoreDNS and Helm from their Go modules, at the versions that `tests/kube` names, and the images of the tests.
 
 use std::{
     fs,
@@ -18,8 +18,9 @@ struct Module {
 }
 
 /// Smaller ones first, so that something of a build that is broken off is there.
-const MODULES: [Module; 4] = [
+const MODULES: [Module; 5] = [
     Module { folder: "images", packages: &["./pause", "./echo"], makes: &["pause", "echo"] },
+    Module { folder: "helm", packages: &["helm.sh/helm/v3/cmd/helm"], makes: &["helm"] },
     Module { folder: "etcd", packages: &["go.etcd.io/etcd/server/v3"], makes: &["etcd"] },
     Module {
         folder: "kubernetes",

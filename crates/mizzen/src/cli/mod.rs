@@ -26,6 +26,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{CommandFactory, Parser};
 
+pub use self::install::chart_files;
 use crate::up;
 
 /// A service mesh for Linux hosts and Kubernetes, with Istio's APIs.

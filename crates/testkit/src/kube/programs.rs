@@ -49,6 +49,14 @@ impl Programs {
         or_skip(Self::find_for_cluster())
     }
 
+    /// For a test with Helm alone.
+    ///
+    /// # Panics
+    /// As [`for_api`](Self::for_api).
+    pub fn for_helm() -> Option<Programs> {
+        or_skip(Self::find(&["helm"]))
+    }
+
     /// As [`for_api`](Self::for_api).
     ///
     /// # Errors

@@ -42,11 +42,13 @@ const fn namespaced(version: &'static str, kind: &'static str, plural: &'static 
 }
 
 /// In the order in which they are removed: who asks before who answers, what runs before what it needs.
-pub(super) const KINDS: [Installed; 15] = [
+pub(super) const KINDS: [Installed; 17] = [
     of_cluster("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations"),
     of_cluster("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations"),
+    namespaced("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers"),
     namespaced("apps/v1", "Deployment", "deployments"),
     namespaced("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets"),
+    namespaced("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"),
     namespaced("v1", "Service", "services"),
     namespaced("v1", "ConfigMap", "configmaps"),
     namespaced("security.istio.io/v1", "AuthorizationPolicy", "authorizationpolicies"),

@@ -1,8 +1,10 @@
 //! `mizzen install`, `uninstall`, `verify-install` and `manifest generate`: the mesh in a Kubernetes cluster, in the words of Istio's installer.
 
+mod charts;
 mod cluster;
 mod manifest;
 mod settings;
+mod values;
 
 use std::{
     io::{IsTerminal, Write},
@@ -14,6 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 use mizzen_control::names::{self, INJECTOR};
 use serde_json::{Value, json};
 
+pub use self::charts::files as chart_files;
 use self::{
     cluster::{CONFIG_MAPS, Cluster, Outcome, not_established, not_rolled_out, without_authority},
     manifest::{Component, OWNER, Part, STATE, title},
@@ -188,8 +191,13 @@ async fn refuse_others(cluster: &Cluster, parts: &[Part]) -> Result<()> {
     for part in parts {
         let name = part.object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
         let tells = (part.object["kind"] == "Deployment" && name == "istiod") || name == INJECTOR && is_webhook(&part.object);
-        if tells && cluster.find(&part.object).await?.is_some_and(|found| !is_ours(&found)) {
-            bail!("{} is there and is not Mizzen's: uninstall what it belongs to first, or take it over with --force", title(&part.object));
+        if !tells {
+            continue;
+        }
+        if let Some(found) = cluster.find(&part.object).await?.filter(|found| !is_ours(found)) {
+            let helms = found["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "Helm";
+            let whose = if helms { "Helm's, which would undo what is done here" } else { "not Mizzen's" };
+            bail!("{} is there and is {whose}: uninstall what it belongs to first, or take it over with --force", title(&part.object));
         }
     }
     Ok(())
@@ -310,7 +318,7 @@ async fn remembered(cluster: &Cluster) -> Result<Settings> {
     let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": STATE, "namespace": NAMESPACE } });
     let found = cluster.find(&map).await?;
     let found =
-        found.with_context(|| format!("nothing of Mizzen's is installed in this cluster: it has no config map {NAMESPACE}/{STATE}"))?;
+        found.with_context(|| format!("nothing of Mizzen's is installed in this cluster: it has no config map {NAMESPACE}/{STATE} (of what Helm has installed, `helm status` tells)"))?;
     let text = found.pointer("/data/settings").and_then(Value::as_str).with_context(|| format!("{STATE} has no settings"))?;
     let operator: Value = serde_json::from_str(text).with_context(|| format!("{STATE}: settings"))?;
     Ok(Settings::of_spec(operator["spec"].clone()).with_context(|| format!("{STATE}: settings"))?.0)

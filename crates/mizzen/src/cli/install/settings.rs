@@ -7,6 +7,8 @@ use mizzen_api::istio::MeshConfig;
 use mizzen_control::inject::InjectConfig;
 use serde_json::{Map, Value, json};
 
+use super::{manifest, values};
+
 /// The namespace of the control plane.
 pub(super) const NAMESPACE: &str = "istio-system";
 
@@ -64,8 +66,10 @@ pub(super) struct Settings {
     pub(super) tag: String,
     /// MeshConfig, with what every installation has.
     pub(super) mesh_config: Value,
-    /// Istio's values, as far as anything is known of them.
-    pub(super) values: Value,
+    /// Istio's values, as they were said.
+    values: Value,
+    /// The same with all defaults.
+    complete: Value,
 }
 
 impl Settings {
@@ -106,8 +110,9 @@ impl Settings {
         if let Some(inner) = values.as_object_mut().and_then(|values| values.remove("meshConfig")) {
             merge(&mut mesh_config, inner);
         }
-        known_values(&values)?;
-        let of_values = |name: &str| values.pointer(&format!("/global/{name}")).and_then(Value::as_str).map(str::to_owned);
+        values::judge(&values)?;
+        let complete = values::completed(&values);
+        let of_values = |name: &str| complete.pointer(&format!("/global/{name}")).map(manifest::word);
         let hub = hub.or_else(|| of_values("hub")).unwrap_or_else(|| "mizzen".to_owned());
         let tag = tag.or_else(|| of_values("tag")).unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned());
         let mut whole = defaults();
@@ -115,7 +120,7 @@ impl Settings {
         let (mesh, mut warnings) = check_mesh_config(&whole)?;
         // What concerns injection is judged by what acts on it; of Kubernetes' version it is independent.
         warnings.extend(InjectConfig::new(&mesh, &values, true)?.warnings);
-        Ok((Settings { profile, hub, tag, mesh_config: whole, values }, warnings))
+        Ok((Settings { profile, hub, tag, mesh_config: whole, values, complete }, warnings))
     }
 
     /// The `spec` that leads to these settings again.
@@ -125,14 +130,30 @@ impl Settings {
         })
     }
 
-    /// A value by its path.
+    /// A value by its path, as it was said or as it is by default.
     pub(super) fn value(&self, path: &str) -> Option<&Value> {
-        path.split('.').try_fold(&self.values, |at, name| at.get(name))
+        path.split('.').try_fold(&self.complete, |at, name| at.get(name)).filter(|value| !value.is_null())
+    }
+
+    /// The same, of a text that is not empty.
+    pub(super) fn text(&self, path: &str) -> Option<String> {
+        self.value(path).map(manifest::word).filter(|text| !text.is_empty())
+    }
+
+    /// The same, of a map or a list in which something is.
+    pub(super) fn filled(&self, path: &str) -> Option<&Value> {
+        let is_empty = |value: &Value| value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty);
+        self.value(path).filter(|value| !is_empty(value))
+    }
+
+    /// The same, of a flag.
+    pub(super) fn flag(&self, path: &str) -> bool {
+        self.value(path) == Some(&json!(true))
     }
 }
 
 /// MeshConfig of an installation that says nothing.
-fn defaults() -> Value {
+pub(super) fn defaults() -> Value {
     json!({ "rootNamespace": NAMESPACE, "trustDomain": "cluster.local" })
 }
 
@@ -147,45 +168,6 @@ fn check_mesh_config(config: &Value) -> Result<(MeshConfig, Vec<String>)> {
         }
         Err(problems) => bail!("{}", problems.iter().map(line).collect::<Vec<_>>().join("\n")),
     }
-}
-
-/// Values that something may act on: those of injection, which it judges itself, as a whole, and those of what is installed, one by one.
-const VALUES: [&str; 17] = [
-    "global.*",
-    "sidecarInjectorWebhook.*",
-    "pilot.replicaCount",
-    "pilot.resources.*",
-    "pilot.env.*",
-    "pilot.nodeSelector.*",
-    "pilot.tolerations",
-    "pilot.podAnnotations.*",
-    "gateways.istio-ingressgateway.type",
-    "gateways.istio-ingressgateway.ports",
-    "gateways.istio-ingressgateway.replicaCount",
-    "gateways.istio-ingressgateway.resources.*",
-    "gateways.istio-ingressgateway.nodeSelector.*",
-    "gateways.istio-ingressgateway.tolerations",
-    "gateways.istio-ingressgateway.podAnnotations.*",
-    "gateways.istio-ingressgateway.serviceAnnotations.*",
-    "gateways.istio-ingressgateway.loadBalancerSourceRanges",
-];
-
-fn known_values(values: &Value) -> Result<()> {
-    fn walk(path: &str, value: &Value) -> Result<()> {
-        if VALUES.iter().any(|known| *known == path || known.strip_suffix(".*") == Some(path)) {
-            return Ok(());
-        }
-        let inside = |known: &&str| path.is_empty() || known.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'));
-        match value {
-            Value::Object(map) if VALUES.iter().any(inside) => {
-                let join = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
-                map.iter().try_for_each(|(name, value)| walk(&join(name), value))
-            }
-            _ if VALUES.iter().any(inside) => bail!("values.{path}: must be a map"),
-            _ => bail!("values.{path} is not supported"),
-        }
-    }
-    walk("", values)
 }
 
 /// The `spec` of a file.
@@ -312,7 +294,7 @@ mod tests {
         assert_eq!(settings.mesh_config["enableAutoMtls"], false);
         assert_eq!(settings.value("pilot.env.A"), Some(&json!("b=c")));
         let pilot = json!({ "env": { "A": "b=c" }, "podAnnotations": { "example.com/x": "y" }, "tolerations": [{ "key": "k" }] });
-        assert_eq!(settings.value("pilot"), Some(&pilot));
+        assert_eq!(settings.values["pilot"], pilot);
         let (again, _) = Settings::of_spec(settings.to_spec()).unwrap();
         assert_eq!(again, settings);
         let silent = read(&[]).unwrap();
@@ -327,7 +309,8 @@ mod tests {
             ("revision=canary", "revision: one control plane per cluster"),
             ("profile=demo", "profile demo: must be default, secure or minimal"),
             ("components.cni.enabled=true", "components is not supported"),
-            ("values.pilot.autoscaleEnabled=true", "values.pilot.autoscaleEnabled is not supported"),
+            ("values.pilot.autoscaleEnabled=yes", "values.pilot.autoscaleEnabled: must be true or false"),
+            ("values.global.defaultTolerations[0]=x", "values.global.defaultTolerations is not supported"),
             ("values.global.jwtPolicy=x", "global.jwtPolicy: must be third-party-jwt or first-party-jwt"),
             ("values.cni.enabled=true", "values.cni is not supported"),
             ("values.pilot=x", "values.pilot: must be a map"),

@@ -3,14 +3,18 @@
 mod gateway;
 mod pilot;
 mod rbac;
+mod scaled;
 mod webhooks;
+
+use std::collections::BTreeMap;
 
 use mizzen_api::{Kind, crd};
 use serde_json::{Value, json};
 
 use super::settings::{NAMESPACE, Profile, Settings, merge};
 
-pub(super) use rbac::reasons;
+pub(super) use rbac::{objects as roles, reasons};
+pub(super) use webhooks::validator;
 
 /// The label by which all that was installed is found again, and its value.
 pub(super) const OWNER: (&str, &str) = ("install.operator.istio.io/owning-resource", "mizzen");
@@ -36,8 +40,8 @@ impl Component {
     /// As Istio's installer has it in labels.
     pub(super) fn name(self) -> &'static str {
         match self {
-            Component::Base | Component::Policies => "Base",
-            Component::Pilot => "Pilot",
+            Component::Base => "Base",
+            Component::Pilot | Component::Policies => "Pilot",
             Component::IngressGateways => "IngressGateways",
         }
     }
@@ -67,9 +71,10 @@ pub(super) fn objects(settings: &Settings) -> Vec<Part> {
         parts.extend(objects.into_iter().map(|object| Part { component, object: labelled(object, component) }));
     };
     add(Component::Base, vec![json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } })]);
-    add(Component::Base, Kind::ALL.iter().filter_map(|kind| crd(*kind)).collect());
-    add(Component::Base, rbac::objects(settings));
-    add(Component::Base, webhooks::objects());
+    add(Component::Base, kinds());
+    add(Component::Base, rbac::objects());
+    add(Component::Base, vec![validator()]);
+    add(Component::Pilot, vec![webhooks::injector(settings)]);
     add(Component::Pilot, pilot::objects(settings));
     if settings.profile == Profile::Secure {
         add(Component::Policies, closed());
@@ -78,6 +83,11 @@ pub(super) fn objects(settings: &Settings) -> Vec<Part> {
         add(Component::IngressGateways, gateway::objects(settings));
     }
     parts
+}
+
+/// The CustomResourceDefinitions of Istio's kinds.
+pub(super) fn kinds() -> Vec<Value> {
+    Kind::ALL.iter().filter_map(|kind| crd(*kind)).collect()
 }
 
 /// What closes the mesh for whoever is not allowed in, as `mizzen up --secure` has it.
@@ -113,43 +123,39 @@ fn meta(name: &str, labels: Value) -> Value {
     json!({ "name": name, "namespace": NAMESPACE, "labels": labels })
 }
 
-/// A budget by which a drained node leaves one of several.
-fn budget(name: &str, selector: &Value) -> Value {
-    json!({
-        "apiVersion": "policy/v1",
-        "kind": "PodDisruptionBudget",
-        "metadata": meta(name, selector.clone()),
-        "spec": { "minAvailable": 1, "selector": { "matchLabels": selector } },
-    })
-}
-
-/// What a pod's spec says of where it may run, by the values of a part.
+/// What a pod's spec says of where it may run, and by whom its images are pulled, by the values of a part.
 fn placed(spec: &mut Value, settings: &Settings, part: &str) {
-    for name in ["nodeSelector", "tolerations"] {
-        if let Some(value) = settings.value(&format!("{part}.{name}")) {
+    for name in ["nodeSelector", "tolerations", "affinity", "topologySpreadConstraints"] {
+        if let Some(value) = settings.filled(&format!("{part}.{name}")) {
             spec[name] = value.clone();
         }
     }
-    if let Some(secrets) = settings.value("global.imagePullSecrets").and_then(Value::as_array) {
+    if let Some(class) = settings.text("global.priorityClassName") {
+        spec["priorityClassName"] = json!(class);
+    }
+    if let Some(secrets) = settings.filled("global.imagePullSecrets").and_then(Value::as_array) {
         // Istio's charts have had both: names, and objects with a name.
         let object = |secret: &Value| if secret.is_string() { json!({ "name": secret }) } else { secret.clone() };
         spec["imagePullSecrets"] = secrets.iter().map(object).collect();
     }
 }
 
-/// A number of replicas, one unless it is said.
-fn replicas(settings: &Settings, part: &str) -> Value {
-    settings.value(&format!("{part}.replicaCount")).cloned().unwrap_or_else(|| json!(1))
+/// Variables of a container, in the order of their names.
+fn environment(settings: &Settings, path: &str) -> Vec<Value> {
+    let said = settings.value(path).and_then(Value::as_object);
+    let sorted: BTreeMap<&String, &Value> = said.into_iter().flatten().collect();
+    sorted.into_iter().map(|(name, value)| json!({ "name": name, "value": word(value) })).collect()
 }
 
-/// What a container is given at least and at most; these requests unless it is said.
-fn resources(settings: &Settings, part: &str, cpu: &str, memory: &str) -> Value {
-    let default = json!({ "requests": { "cpu": cpu, "memory": memory } });
-    settings.value(&format!("{part}.resources")).cloned().unwrap_or(default)
+/// A map of texts; numbers and flags are texts there, too.
+fn words(settings: &Settings, path: &str) -> Value {
+    let said = settings.value(path).and_then(Value::as_object);
+    Value::Object(said.into_iter().flatten().map(|(name, value)| (name.clone(), json!(word(value)))).collect())
 }
 
-fn annotations(settings: &Settings, path: &str) -> Value {
-    settings.value(path).cloned().unwrap_or_else(|| json!({}))
+/// A text, a number or a flag as a text.
+pub(super) fn word(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// `apiVersion`, `kind` and name of an object, with its namespace, for people.

@@ -1,13 +1,14 @@
 //! The control plane: its Deployment, its Service, and what it reads at its start.
 
 use mizzen_control::names;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{
     super::settings::{NAMESPACE, Settings, merge},
-    STATE, annotations, budget, meta, placed,
+    STATE, environment, meta, placed,
     rbac::ACCOUNT,
-    replicas, resources,
+    scaled::Scaled,
+    word, words,
 };
 
 /// Who runs it in its container: not root, and nobody of the image.
@@ -15,15 +16,16 @@ const USER: u32 = 1337;
 
 pub(super) fn objects(settings: &Settings) -> Vec<Value> {
     let selector = json!({ "app": "istiod", "istio": "pilot" });
-    vec![
-        mesh_config(settings),
-        values(settings),
-        state(settings),
-        service(&selector),
-        deployment(settings, &selector),
-        budget("istiod", &selector),
-    ]
+    let scaled = Scaled { name: "istiod", selector: &selector, values: "pilot", budget: "pilot.pdb" };
+    let mut objects =
+        vec![mesh_config(settings), values(settings), state(settings), service(settings, &selector), deployment(settings, &scaled)];
+    objects.extend(scaled.objects(settings));
+    objects.extend(scaled.network_policy(settings, &PORTS.map(|(_, port)| json!(port))));
+    objects
 }
+
+/// What its container listens on for others.
+const PORTS: [(&str, u16); 3] = [("grpc-xds", 15012), ("https-webhook", 15017), ("http-monitoring", 15014)];
 
 fn mesh_config(settings: &Settings) -> Value {
     let mesh = serde_saphyr::to_string(&settings.mesh_config).unwrap_or_default();
@@ -33,7 +35,7 @@ fn mesh_config(settings: &Settings) -> Value {
     })
 }
 
-/// What injection needs to know; where nothing is said, the control plane has its defaults.
+/// What injection needs to know; where nothing is said, and no default stands in the table of values, the control plane has its own.
 fn values(settings: &Settings) -> Value {
     let mut values = json!({ "global": { "istioNamespace": NAMESPACE }, "sidecarInjectorWebhook": {} });
     for part in ["global", "sidecarInjectorWebhook"] {
@@ -42,7 +44,7 @@ fn values(settings: &Settings) -> Value {
         }
     }
     // Istio's variable by which it is chosen whether sidecars are native is the control plane's, and read by injection.
-    if let Some(env) = settings.value("pilot.env") {
+    if let Some(env) = settings.filled("pilot.env") {
         values["pilot"] = json!({ "env": env });
     }
     values["global"]["hub"] = json!(settings.hub);
@@ -64,10 +66,12 @@ fn state(settings: &Settings) -> Value {
     })
 }
 
-fn service(selector: &Value) -> Value {
+fn service(settings: &Settings, selector: &Value) -> Value {
     let port = |name: &str, port: u16, target: u16| json!({ "name": name, "port": port, "targetPort": target, "protocol": "TCP" });
+    let mut metadata = meta("istiod", selector.clone());
+    metadata["annotations"] = words(settings, "pilot.serviceAnnotations");
     json!({
-        "apiVersion": "v1", "kind": "Service", "metadata": meta("istiod", selector.clone()),
+        "apiVersion": "v1", "kind": "Service", "metadata": metadata,
         "spec": {
             "ports": [port("https-dns", 15012, 15012), port("https-webhook", 443, 15017), port("http-monitoring", 15014, 15014)],
             "selector": selector,
@@ -75,63 +79,85 @@ fn service(selector: &Value) -> Value {
     })
 }
 
-fn deployment(settings: &Settings, selector: &Value) -> Value {
+fn deployment(settings: &Settings, scaled: &Scaled<'_>) -> Value {
     let mut pod = json!({
         "serviceAccountName": ACCOUNT,
-        "securityContext": { "fsGroup": USER, "seccompProfile": { "type": "RuntimeDefault" } },
+        "securityContext": { "fsGroup": USER },
         "containers": [container(settings)],
-        "volumes": [{ "name": "run", "emptyDir": { "medium": "Memory" } }],
+        "volumes": list(settings, "pilot.volumes", json!({ "name": "run", "emptyDir": { "medium": "Memory" } })),
     });
+    if let Some(profile) = settings.filled("pilot.seccompProfile") {
+        pod["securityContext"]["seccompProfile"] = profile.clone();
+    }
     placed(&mut pod, settings, "pilot");
-    let mut labels = selector.clone();
+    let mut labels = words(settings, "pilot.podLabels");
+    merge(&mut labels, scaled.selector.clone());
     // A control plane with a sidecar would wait for itself.
     merge(&mut labels, json!({ "sidecar.istio.io/inject": "false", "istio.io/rev": "default" }));
     let mut notes = json!({ "prometheus.io/port": "15014", "prometheus.io/scrape": "true" });
-    merge(&mut notes, annotations(settings, "pilot.podAnnotations"));
-    json!({
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta("istiod", selector.clone()),
-        "spec": {
-            "replicas": replicas(settings, "pilot"),
-            // The new one serves before the old one goes.
-            "strategy": { "rollingUpdate": { "maxSurge": "100%", "maxUnavailable": 0 } },
-            "selector": { "matchLabels": selector },
-            "template": { "metadata": { "labels": labels, "annotations": notes }, "spec": pod },
-        },
-    })
+    merge(&mut notes, words(settings, "pilot.podAnnotations"));
+    let mut metadata = meta("istiod", words(settings, "pilot.deploymentLabels"));
+    merge(&mut metadata["labels"], scaled.selector.clone());
+    metadata["annotations"] = words(settings, "pilot.deploymentAnnotations");
+    let mut spec = json!({
+        "strategy": scaled.strategy(settings),
+        "selector": { "matchLabels": scaled.selector },
+        "template": { "metadata": { "labels": labels, "annotations": notes }, "spec": pod },
+    });
+    scaled.count(&mut spec, settings);
+    json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec })
+}
+
+/// What every installation has, and what is said beside it.
+fn list(settings: &Settings, path: &str, ours: Value) -> Vec<Value> {
+    let said = settings.value(path).and_then(Value::as_array);
+    std::iter::once(ours).chain(said.into_iter().flatten().cloned()).collect()
+}
+
+/// The image: a name below the hub, or a whole one.
+fn image(settings: &Settings) -> String {
+    let image = settings.text("pilot.image").unwrap_or_else(|| "pilot".to_owned());
+    if image.contains('/') {
+        return image;
+    }
+    let hub = settings.text("pilot.hub").unwrap_or_else(|| settings.hub.clone());
+    format!("{hub}/{image}:{}", settings.text("pilot.tag").unwrap_or_else(|| settings.tag.clone()))
 }
 
 fn container(settings: &Settings) -> Value {
-    let port = |name: &str, port: u16| json!({ "name": name, "containerPort": port, "protocol": "TCP" });
     let field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
     let mut env = vec![
         field("POD_NAME", "metadata.name"),
         field("POD_NAMESPACE", "metadata.namespace"),
         field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
     ];
-    if let Some(policy) = settings.value("global.jwtPolicy") {
+    if let Some(policy) = settings.text("global.jwtPolicy") {
         env.push(json!({ "name": "JWT_POLICY", "value": policy }));
     }
-    let said = settings.value("pilot.env").and_then(Value::as_object).cloned().unwrap_or_else(Map::new);
-    env.extend(said.iter().map(|(name, value)| {
-        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        json!({ "name": name, "value": text })
-    }));
+    env.extend(environment(settings, "pilot.env"));
+    env.extend(settings.value("pilot.envVarFrom").and_then(Value::as_array).into_iter().flatten().cloned());
+    let more = settings.value("pilot.extraContainerArgs").and_then(Value::as_array);
+    let args: Vec<String> = ["--kubernetes", "--socket-dir", "/run/mizzen"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(more.into_iter().flatten().map(word))
+        .collect();
     let mut container = json!({
         "name": "discovery",
-        "image": format!("{}/pilot:{}", settings.hub, settings.tag),
-        "args": ["--kubernetes", "--socket-dir", "/run/mizzen"],
+        "image": image(settings),
+        "args": args,
         "env": env,
-        "ports": [port("grpc-xds", 15012), port("https-webhook", 15017), port("http-monitoring", 15014)],
+        "ports": PORTS.map(|(name, port)| json!({ "name": name, "containerPort": port, "protocol": "TCP" })),
         "readinessProbe": { "httpGet": { "path": "/ready", "port": 15014 }, "initialDelaySeconds": 1, "periodSeconds": 3, "timeoutSeconds": 5 },
-        "resources": resources(settings, "pilot", "100m", "128Mi"),
+        "resources": settings.value("pilot.resources").cloned().unwrap_or_else(|| json!({})),
         "securityContext": {
             "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] }, "readOnlyRootFilesystem": true,
             "runAsUser": USER, "runAsGroup": USER, "runAsNonRoot": true,
         },
-        "volumeMounts": [{ "name": "run", "mountPath": "/run/mizzen" }],
+        "volumeMounts": list(settings, "pilot.volumeMounts", json!({ "name": "run", "mountPath": "/run/mizzen" })),
     });
-    if let Some(policy) = settings.value("global.imagePullPolicy") {
-        container["imagePullPolicy"] = policy.clone();
+    if let Some(policy) = settings.text("global.imagePullPolicy") {
+        container["imagePullPolicy"] = json!(policy);
     }
     container
 }

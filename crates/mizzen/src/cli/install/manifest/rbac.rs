@@ -4,11 +4,7 @@ use mizzen_api::Kind;
 use mizzen_control::names::{self, CLUSTER_ROLE, INJECTOR};
 use serde_json::{Value, json};
 
-use super::{
-    super::settings::{NAMESPACE, Profile, Settings},
-    meta,
-    webhooks::VALIDATOR,
-};
+use super::{super::settings::NAMESPACE, meta, webhooks::VALIDATOR};
 
 /// The control plane's account.
 pub(super) const ACCOUNT: &str = "istiod";
@@ -156,9 +152,11 @@ pub(in super::super) fn reasons(name: &str) -> Vec<String> {
     lines
 }
 
-const CREDENTIALS_ROLE: &str = "istiod-gateway-credentials-istio-system";
+/// What the control plane may do where gateways run: bound beside each gateway.
+pub(super) const CREDENTIALS_ROLE: &str = "istiod-gateway-credentials-istio-system";
 
-pub(super) fn objects(settings: &Settings) -> Vec<Value> {
+/// The control plane's account, its roles, and what binds them to it.
+pub(in super::super) fn objects() -> Vec<Value> {
     let app = || json!({ "app": ACCOUNT });
     let of_cluster = |name: &str| json!({ "name": name, "labels": app() });
     let group = "rbac.authorization.k8s.io";
@@ -167,7 +165,7 @@ pub(super) fn objects(settings: &Settings) -> Vec<Value> {
     let rules = |rules: &[Rule]| rules.iter().map(rule).collect::<Vec<_>>();
     let role_ref = |kind: &str, name: &str| json!({ "apiGroup": group, "kind": kind, "name": name });
     let whole = [rules(&CLUSTER), configuration()].concat();
-    let mut objects = vec![
+    vec![
         json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta(ACCOUNT, app()) }),
         json!({ "apiVersion": version, "kind": "ClusterRole", "metadata": of_cluster(CLUSTER_ROLE), "rules": whole }),
         json!({
@@ -180,14 +178,7 @@ pub(super) fn objects(settings: &Settings) -> Vec<Value> {
             "roleRef": role_ref("Role", ACCOUNT), "subjects": subjects,
         }),
         json!({ "apiVersion": version, "kind": "ClusterRole", "metadata": of_cluster(CREDENTIALS_ROLE), "rules": rules(&CREDENTIALS) }),
-    ];
-    if settings.profile != Profile::Minimal {
-        objects.push(json!({
-            "apiVersion": version, "kind": "RoleBinding", "metadata": meta(CREDENTIALS_ROLE, app()),
-            "roleRef": role_ref("ClusterRole", CREDENTIALS_ROLE), "subjects": subjects,
-        }));
-    }
-    objects
+    ]
 }
 
 fn rule(rule: &Rule) -> Value {

@@ -25,8 +25,8 @@ fn what_a_profile_has() {
         "Role istio-system/istiod",
         "RoleBinding istio-system/istiod",
         "ClusterRole istiod-gateway-credentials-istio-system",
-        "MutatingWebhookConfiguration istio-sidecar-injector",
         "ValidatingWebhookConfiguration istio-validator-istio-system",
+        "MutatingWebhookConfiguration istio-sidecar-injector",
         "ConfigMap istio-system/istio",
         "ConfigMap istio-system/istio-sidecar-injector",
         "ConfigMap istio-system/mizzen-installed-state",
@@ -35,6 +35,7 @@ fn what_a_profile_has() {
         "PodDisruptionBudget istio-system/istiod",
     ];
     let gateway = [
+        "RoleBinding istio-system/istio-ingressgateway-istiod-credentials",
         "ServiceAccount istio-system/istio-ingressgateway-service-account",
         "Role istio-system/istio-ingressgateway-sds",
         "RoleBinding istio-system/istio-ingressgateway-sds",
@@ -44,16 +45,15 @@ fn what_a_profile_has() {
     ];
     let policies = ["PeerAuthentication istio-system/default", "AuthorizationPolicy istio-system/allow-nothing"];
     assert_eq!(titles(json!({ "profile": "minimal" })), minimal);
-    let bind = ["RoleBinding istio-system/istiod-gateway-credentials-istio-system"];
     let with = |more: &[&[&str]]| -> BTreeSet<String> {
-        [&minimal[..], &bind, &gateway].iter().chain(more).flat_map(|t| t.iter()).map(|t| (*t).to_owned()).collect()
+        [&minimal[..], &gateway].iter().chain(more).flat_map(|t| t.iter()).map(|t| (*t).to_owned()).collect()
     };
     assert_eq!(titles(json!({})).into_iter().collect::<BTreeSet<_>>(), with(&[]));
     let secure = titles(json!({ "profile": "secure" }));
     assert_eq!(secure.iter().cloned().collect::<BTreeSet<_>>(), with(&[&policies]));
     // The gateway opens after the mesh is closed.
     let at = |name: &str| secure.iter().position(|title| title == name);
-    assert!(at(policies[1]) < at(gateway[1]), "{secure:?}");
+    assert!(at(policies[1]) < at("Deployment istio-system/istio-ingressgateway"), "{secure:?}");
 }
 
 #[test]
@@ -107,8 +107,9 @@ fn selects(selector: &Value, labels: &[(&str, &str)]) -> bool {
 
 #[test]
 fn which_pods_the_injector_is_asked_about() {
-    let injector = one(json!({}), "MutatingWebhookConfiguration istio-sidecar-injector");
-    let asked = |namespace: &[(&str, &str)], pod: &[(&str, &str)]| -> Vec<String> {
+    let named = |spec: Value| one(spec, "MutatingWebhookConfiguration istio-sidecar-injector");
+    let injector = named(json!({}));
+    let asked = |injector: &Value, namespace: &[(&str, &str)], pod: &[(&str, &str)]| -> Vec<String> {
         let webhooks = injector["webhooks"].as_array().unwrap().iter();
         let takes = |w: &&Value| selects(&w["namespaceSelector"], namespace) && selects(&w["objectSelector"], pod);
         webhooks.filter(takes).map(|w| w["name"].as_str().unwrap().trim_end_matches(".sidecar-injector.istio.io").to_owned()).collect()
@@ -134,8 +135,65 @@ fn which_pods_the_injector_is_asked_about() {
         (vec![], vec![other, yes], None),
         (vec![], vec![default, no], None),
     ] {
-        let found = asked(&namespace, &pod);
+        let found = asked(&injector, &namespace, &pod);
         assert_eq!(found, webhook.into_iter().collect::<Vec<_>>(), "{namespace:?} {pod:?}");
+    }
+    let injector =
+        named(json!({ "values": { "sidecarInjectorWebhook": { "enableNamespacesByDefault": true, "reinvocationPolicy": "IfNeeded" } } }));
+    assert!(injector["webhooks"].as_array().unwrap().iter().all(|webhook| webhook["reinvocationPolicy"] == "IfNeeded"));
+    let system = ("kubernetes.io/metadata.name", "kube-system");
+    for (namespace, pod, webhook) in [
+        (vec![], vec![], Some("auto")),
+        (vec![on], vec![], Some("namespace")),
+        (vec![off], vec![], None),
+        (vec![other], vec![], None),
+        (vec![system], vec![], None),
+        (vec![], vec![no], None),
+        (vec![], vec![yes], Some("object")),
+        (vec![], vec![default], Some("rev.object")),
+        (vec![], vec![other], None),
+    ] {
+        let found = asked(&injector, &namespace, &pod);
+        assert_eq!(found, webhook.into_iter().collect::<Vec<_>>(), "{namespace:?} {pod:?}");
+    }
+}
+
+#[test]
+fn pods_that_are_counted() {
+    let values = |values: Value| json!({ "values": values });
+    let scaled = values(json!({ "pilot": { "autoscaleEnabled": true, "autoscaleMin": 2, "memory": { "targetAverageUtilization": 70 } } }));
+    let scaler = one(scaled.clone(), "HorizontalPodAutoscaler istio-system/istiod");
+    let metric = |name: &str, share: u32| json!({ "type": "Resource", "resource": { "name": name, "target": { "type": "Utilization", "averageUtilization": share } } });
+    let spec = json!({
+        "minReplicas": 2, "maxReplicas": 5, "metrics": [metric("cpu", 80), metric("memory", 70)],
+        "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": "istiod" },
+    });
+    assert_eq!(scaler["spec"], spec);
+    assert!(one(scaled, "Deployment istio-system/istiod")["spec"].get("replicas").is_none(), "two would count");
+    let budget = |said: Value| one(values(json!({ "pilot": { "pdb": said } })), "PodDisruptionBudget istio-system/istiod")["spec"].clone();
+    let selector = json!({ "matchLabels": { "app": "istiod", "istio": "pilot" } });
+    assert_eq!(budget(json!({})), json!({ "minAvailable": 1, "selector": selector }));
+    assert_eq!(budget(json!({ "maxUnavailable": 0 })), json!({ "maxUnavailable": 0, "selector": selector }));
+    let none = titles(values(json!({ "global": { "defaultPodDisruptionBudget": { "enabled": false } } })));
+    assert!(!none.iter().any(|title| title.starts_with("PodDisruptionBudget")), "{none:?}");
+}
+
+#[test]
+fn who_may_call_the_meshs_own_pods() {
+    assert!(!titles(json!({})).iter().any(|title| title.starts_with("NetworkPolicy")));
+    let ports =
+        json!([{ "name": "http", "port": 80, "targetPort": 8080 }, { "name": "tls", "port": 443 }, { "name": "status", "port": 15021 }]);
+    let spec = json!({ "values": {
+        "global": { "networkPolicy": { "enabled": true }, "priorityClassName": "first" },
+        "gateways": { "istio-ingressgateway": { "ports": ports } },
+    } });
+    for (name, ports) in [("istiod", vec![15012, 15017, 15014]), ("istio-ingressgateway", vec![15020, 15021, 15090, 8080, 443])] {
+        let policy = one(spec.clone(), &format!("NetworkPolicy istio-system/{name}"));
+        let open: Vec<Value> = ports.into_iter().map(|port| json!({ "port": port, "protocol": "TCP" })).collect();
+        assert_eq!(policy["spec"]["ingress"], json!([{ "ports": open }]), "{name}");
+        let deployment = one(spec.clone(), &format!("Deployment istio-system/{name}"));
+        assert_eq!(policy["spec"]["podSelector"], deployment["spec"]["selector"], "{name}");
+        assert_eq!(deployment["spec"]["template"]["spec"]["priorityClassName"], "first", "{name}");
     }
 }
 

@@ -3,7 +3,10 @@
 use mizzen_control::names::INJECTOR;
 use serde_json::{Value, json};
 
-use super::{super::settings::NAMESPACE, rbac::istio};
+use super::{
+    super::settings::{NAMESPACE, Settings},
+    rbac::istio,
+};
 
 /// The configuration of validation, of the control plane in this namespace.
 pub(super) const VALIDATOR: &str = "istio-validator-istio-system";
@@ -11,18 +14,17 @@ pub(super) const VALIDATOR: &str = "istio-validator-istio-system";
 const INJECT: &str = "sidecar.istio.io/inject";
 const NAMESPACE_LABEL: &str = "istio-injection";
 const REVISION: &str = "istio.io/rev";
-
-pub(super) fn objects() -> Vec<Value> {
-    vec![injector(), validator()]
-}
+/// Namespaces of the cluster's own, which get no proxies because nobody said anything.
+const CLUSTERS_OWN: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
 
 /// Four questions, of which a pod meets one at most: is it asked for by the namespace or by the pod, by a revision or at large?
 /// A pod that says no is never asked about, and a namespace that says anything is not overruled by a pod's label of a revision.
-fn injector() -> Value {
+pub(super) fn injector(settings: &Settings) -> Value {
     let is = |key: &str, values: &[&str]| json!({ "key": key, "operator": "In", "values": values });
     let is_not = |key: &str, values: &[&str]| json!({ "key": key, "operator": "NotIn", "values": values });
     let unset = |key: &str| json!({ "key": key, "operator": "DoesNotExist" });
     let not_refused = is_not(INJECT, &["false"]);
+    let again = settings.value("sidecarInjectorWebhook.reinvocationPolicy").cloned().unwrap_or_else(|| json!("Never"));
     let webhook = |name: &str, namespace: Value, object: Value| {
         json!({
             "name": format!("{name}.sidecar-injector.istio.io"),
@@ -34,26 +36,32 @@ fn injector() -> Value {
             "sideEffects": "None",
             // A pod without its sidecar would be in the mesh's namespaces and outside of its rules.
             "failurePolicy": "Fail",
-            "reinvocationPolicy": "Never",
+            "reinvocationPolicy": again,
             "matchPolicy": "Equivalent",
             "timeoutSeconds": 10,
         })
     };
     let silent = || json!([unset(NAMESPACE_LABEL), unset(REVISION)]);
+    let mut webhooks = vec![
+        webhook("rev.namespace", json!([is(REVISION, &["default"]), unset(NAMESPACE_LABEL)]), json!([not_refused])),
+        webhook("rev.object", silent(), json!([not_refused, is(REVISION, &["default"])])),
+        webhook("namespace", json!([is(NAMESPACE_LABEL, &["enabled"])]), json!([not_refused])),
+        webhook("object", silent(), json!([is(INJECT, &["true"]), unset(REVISION)])),
+    ];
+    if settings.flag("sidecarInjectorWebhook.enableNamespacesByDefault") {
+        let namespaces = json!([unset(NAMESPACE_LABEL), unset(REVISION), is_not("kubernetes.io/metadata.name", &CLUSTERS_OWN)]);
+        webhooks.push(webhook("auto", namespaces, json!([unset(INJECT), unset(REVISION)])));
+    }
     json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "MutatingWebhookConfiguration",
         "metadata": { "name": INJECTOR, "labels": { "app": "sidecar-injector" } },
-        "webhooks": [
-            webhook("rev.namespace", json!([is(REVISION, &["default"]), unset(NAMESPACE_LABEL)]), json!([not_refused])),
-            webhook("rev.object", silent(), json!([not_refused, is(REVISION, &["default"])])),
-            webhook("namespace", json!([is(NAMESPACE_LABEL, &["enabled"])]), json!([not_refused])),
-            webhook("object", silent(), json!([is(INJECT, &["true"]), unset(REVISION)])),
-        ],
+        "webhooks": webhooks,
     })
 }
 
-fn validator() -> Value {
+/// The configuration of validation, open as it is before the control plane closes it.
+pub(in super::super) fn validator() -> Value {
     let groups: std::collections::BTreeSet<&str> = istio().map(mizzen_api::Kind::group).collect();
     json!({
         "apiVersion": "admissionregistration.k8s.io/v1",

@@ -1,0 +1,469 @@
+//! Istio's values, as far as an installation takes them: what may stand where, what holds if nothing does, and what it is for.
+//!
+//! One table leads `mizzen install`, which judges by it what is said, and the charts, whose `values.yaml` and `values.schema.json` are made of it.
+
+use anyhow::{Result, bail};
+use serde_json::{Map, Value, json};
+
+/// What a value may be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Shape {
+    Text,
+    /// A text that may look like a number.
+    Word,
+    Flag,
+    /// A whole number that is not negative.
+    Count,
+    /// A number of pods, or a share of them, as `25%`.
+    Share,
+    /// A map, whose contents Kubernetes or somebody else judges.
+    Map,
+    /// A map of texts, numbers and flags.
+    Words,
+    List,
+    /// One of these, as JSON. What Istio has beside them is not supported.
+    Only(&'static [&'static str]),
+}
+
+/// A value: its path, what it may be, its default as JSON (empty: none), and what it is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Row {
+    pub(super) path: &'static str,
+    pub(super) shape: Shape,
+    default: &'static str,
+    pub(super) about: &'static str,
+}
+
+const fn row(path: &'static str, shape: Shape, default: &'static str, about: &'static str) -> Row {
+    Row { path, shape, default, about }
+}
+
+/// A value of which only what does nothing is taken.
+const fn only(path: &'static str, allowed: &'static [&'static str]) -> Row {
+    Row { path, shape: Only(allowed), default: "", about: "" }
+}
+
+impl Row {
+    /// What holds if nothing is said.
+    pub(super) fn default(&self) -> Option<Value> {
+        match self.default {
+            "" => None,
+            "VERSION" => Some(json!(env!("CARGO_PKG_VERSION"))),
+            text => serde_json::from_str(text).ok(),
+        }
+    }
+}
+
+use Shape::{Count, Flag, List, Only, Share, Text, Word, Words};
+
+const OFF: &[&str] = &["false"];
+const EMPTY: &[&str] = &[r#""""#];
+const EVICTION: Shape = Only(&[r#""IfHealthyBudget""#, r#""AlwaysAllow""#]);
+const BUDGET: &str = "how many pods stay while nodes are drained: 1 where nothing is said";
+
+/// What every chart takes.
+pub(super) const GLOBAL: &[Row] = &[
+    row("global.hub", Text, r#""mizzen""#, "where the images are"),
+    row("global.tag", Word, "VERSION", "their tag"),
+    row(
+        "global.istioNamespace",
+        Only(&[r#""istio-system""#]),
+        r#""istio-system""#,
+        "the control plane's namespace, which is always this one",
+    ),
+    row("global.imagePullPolicy", Only(&[r#""""#, r#""Always""#, r#""IfNotPresent""#, r#""Never""#]), "", "of all images"),
+    row("global.imagePullSecrets", List, "", "names of Secrets by which images are pulled"),
+    row("global.priorityClassName", Text, "", "of the control plane and of gateways; for both the class must be there"),
+    row(
+        "global.networkPolicy.enabled",
+        Flag,
+        "false",
+        "NetworkPolicies that leave open the ports of the mesh's own components, and no others",
+    ),
+    row("global.defaultPodDisruptionBudget.enabled", Flag, "true", "PodDisruptionBudgets for the mesh's own components"),
+    row(
+        "global.jwtPolicy",
+        Only(&[r#""third-party-jwt""#, r#""first-party-jwt""#]),
+        "",
+        "which tokens proxies show: first-party-jwt where a cluster issues no others",
+    ),
+    row("global.meshID", Text, "", "a name of the mesh, for metrics"),
+    row("global.network", Text, "", "the network of the proxies"),
+    row("global.caAddress", Text, "", "where proxies have their certificates signed, if not at the control plane"),
+    row("global.multiCluster.clusterName", Text, "", "the cluster's name"),
+    row("global.logging.level", Text, "", "what the agents of proxies log, as default:info"),
+    row("global.proxy.image", Text, "", "the proxy's image: a name below hub, or a whole one"),
+    row("global.proxy.resources", Shape::Map, "", "requests and limits of sidecars"),
+    row("global.proxy.logLevel", Text, "", "what proxies log"),
+    row("global.proxy.componentLogLevel", Text, "", "what parts of an Envoy log"),
+    row("global.proxy.autoInject", Only(&[r#""enabled""#, r#""disabled""#]), "", "whether namespaces that ask for proxies get them"),
+    row("global.proxy.clusterDomain", Text, "", "the domain of the cluster's names"),
+    row("global.proxy.includeIPRanges", Text, "", "addresses to which connections are captured"),
+    row("global.proxy.excludeIPRanges", Text, "", "addresses to which they are not"),
+    row("global.proxy.includeInboundPorts", Word, "", "ports on which connections are captured"),
+    row("global.proxy.excludeInboundPorts", Word, "", "ports on which they are not"),
+    row("global.proxy.includeOutboundPorts", Word, "", "ports to which connections are captured, whatever their address"),
+    row("global.proxy.excludeOutboundPorts", Word, "", "ports to which they are not"),
+    row("global.proxy.readinessInitialDelaySeconds", Count, "", "of the proxy's readiness probe"),
+    row("global.proxy.readinessPeriodSeconds", Count, "", "of the proxy's readiness probe"),
+    row("global.proxy.readinessFailureThreshold", Count, "", "of the proxy's readiness probe"),
+    row("global.proxy.startupProbe.enabled", Flag, "", "whether proxies have a startup probe"),
+    row("global.proxy.startupProbe.failureThreshold", Count, "", "how often it may fail, a second each"),
+    row("global.proxy.lifecycle", Shape::Map, "", "hooks of the proxy's container"),
+    row("global.proxy.holdApplicationUntilProxyStarts", Flag, "", "programs start when their proxy is ready"),
+    row("global.proxy.seccompProfile", Shape::Map, "", "of the proxy's container"),
+    row("global.proxy.statusPort", Count, "", "where the agent answers probes"),
+    row("global.proxy_init.image", Text, "", "the image of istio-init"),
+    row("global.proxy_init.resources", Shape::Map, "", "requests and limits of istio-init"),
+    only("global.autoscalingv2API", &["true"]),
+    only("global.caName", &[r#""""#, r#""Istiod""#]),
+    only("global.certSigners", &["[]"]),
+    only("global.configCluster", OFF),
+    only("global.configValidation", &["true"]),
+    only("global.dualStack", OFF),
+    only("global.externalIstiod", OFF),
+    only("global.ipFamilies", &["[]", r#"["IPv4"]"#]),
+    only("global.ipFamilyPolicy", &[r#""""#, r#""SingleStack""#]),
+    only("global.logAsJson", OFF),
+    only("global.meshNetworks", &["{}"]),
+    only("global.mountMtlsCerts", OFF),
+    only("global.multiCluster.enabled", OFF),
+    only("global.omitSidecarInjectorConfigMap", OFF),
+    only("global.oneNamespace", OFF),
+    only("global.operatorManageWebhooks", OFF),
+    only("global.pilotCertProvider", &[r#""istiod""#]),
+    only("global.platform", EMPTY),
+    only("global.proxy.enableCoreDump", OFF),
+    only("global.proxy.outlierLogPath", EMPTY),
+    only("global.proxy.privileged", OFF),
+    only("global.remotePilotAddress", EMPTY),
+    only("global.trustBundleName", &[r#""istio-ca-root-cert""#]),
+    only("global.variant", EMPTY),
+];
+
+/// What says which of several control planes is meant: there is one.
+pub(super) const REVISION: &[Row] = &[only("revision", &[r#""""#, r#""default""#])];
+
+/// Which profile the control plane's chart has. A gateway is a chart of its own, so that `minimal` is as `default`.
+pub(super) const PROFILE: &[Row] = &[row(
+    "profile",
+    Only(&[r#""default""#, r#""secure""#, r#""minimal""#]),
+    r#""default""#,
+    "secure closes the mesh: STRICT mutual TLS, and nobody may call anybody until a policy allows it",
+)];
+
+/// What chart `base` takes beside it.
+pub(super) const BASE: &[Row] = &[
+    row("base.excludedCRDs", List, "", "names of CustomResourceDefinitions that somebody else installs"),
+    only("defaultRevision", &[r#""""#, r#""default""#]),
+];
+
+/// What the control plane's chart takes beside it.
+pub(super) const ISTIOD: &[Row] = &[
+    row("pilot.replicaCount", Count, "1", "how many control planes, where none are scaled"),
+    row("pilot.autoscaleEnabled", Flag, "false", "scaled by load; unlike with Istio only if it is said"),
+    row("pilot.autoscaleMin", Count, "1", "how many at least"),
+    row("pilot.autoscaleMax", Count, "5", "how many at most"),
+    row("pilot.cpu.targetAverageUtilization", Count, "80", "how much of the CPU that they request is used, in percent"),
+    row("pilot.memory.targetAverageUtilization", Count, "", "the same of memory"),
+    row("pilot.autoscaleBehavior", Shape::Map, "", "how fast they are scaled"),
+    row("pilot.rollingMaxSurge", Share, r#""100%""#, "how many more may run while they are replaced"),
+    row("pilot.rollingMaxUnavailable", Share, "0", "how many may be missing meanwhile"),
+    row("pilot.hub", Text, "", "where its image is, if not at global.hub"),
+    row("pilot.tag", Word, "", "its tag, if not global.tag"),
+    row("pilot.image", Text, r#""pilot""#, "its image: a name below hub, or a whole one"),
+    row("pilot.resources", Shape::Map, r#"{"requests":{"cpu":"100m","memory":"128Mi"}}"#, "requests and limits"),
+    row("pilot.env", Words, "", "more variables of its environment"),
+    row("pilot.envVarFrom", List, "", "variables, as Kubernetes writes them"),
+    row("pilot.extraContainerArgs", List, "", "more arguments"),
+    row("pilot.volumes", List, "", "more volumes"),
+    row("pilot.volumeMounts", List, "", "where they are mounted"),
+    row("pilot.podAnnotations", Words, "", "more annotations of its pods"),
+    row("pilot.podLabels", Words, "", "more labels of its pods"),
+    row("pilot.deploymentAnnotations", Words, "", "annotations of its Deployment"),
+    row("pilot.deploymentLabels", Words, "", "more labels of its Deployment"),
+    row("pilot.serviceAnnotations", Words, "", "annotations of its Service"),
+    row("pilot.seccompProfile", Shape::Map, r#"{"type":"RuntimeDefault"}"#, "of its pods"),
+    row("pilot.nodeSelector", Words, "", "on which nodes it runs"),
+    row("pilot.tolerations", List, "", "which taints it tolerates"),
+    row("pilot.affinity", Shape::Map, "", "beside what it runs"),
+    row("pilot.topologySpreadConstraints", List, "", "how its pods are spread"),
+    row("pilot.pdb.minAvailable", Share, "", BUDGET),
+    row("pilot.pdb.maxUnavailable", Share, "", "the other way round"),
+    row("pilot.pdb.unhealthyPodEvictionPolicy", EVICTION, "", "whether pods that are not ready are counted"),
+    only("pilot.cni.enabled", OFF),
+    only("pilot.ipFamilies", &["[]", r#"["IPv4"]"#]),
+    only("pilot.ipFamilyPolicy", &[r#""""#, r#""SingleStack""#]),
+    row("sidecarInjectorWebhook.enableNamespacesByDefault", Flag, "false", "pods get a proxy unless they or their namespace say no"),
+    row(
+        "sidecarInjectorWebhook.reinvocationPolicy",
+        Only(&[r#""Never""#, r#""IfNeeded""#]),
+        r#""Never""#,
+        "whether it is asked again when others have changed a pod",
+    ),
+    row("sidecarInjectorWebhook.rewriteAppHTTPProbe", Flag, "", "programs are probed through the agent"),
+    row("sidecarInjectorWebhook.injectedAnnotations", Words, "", "annotations for all pods with a proxy"),
+    row("sidecarInjectorWebhook.neverInjectSelector", List, "", "labels of pods that never get one"),
+    row("sidecarInjectorWebhook.alwaysInjectSelector", List, "", "labels of pods that always get one"),
+    only("sidecarInjectorWebhook.defaultTemplates", &["[]", r#"["sidecar"]"#]),
+    only("sidecarInjectorWebhook.templates", &["{}"]),
+];
+
+/// What `install` takes for its ingress gateway, by the names of Istio's installer.
+pub(super) const INGRESS: &[Row] = &[
+    row("gateways.istio-ingressgateway.replicaCount", Count, "1", ""),
+    row("gateways.istio-ingressgateway.autoscaleEnabled", Flag, "false", ""),
+    row("gateways.istio-ingressgateway.autoscaleMin", Count, "1", ""),
+    row("gateways.istio-ingressgateway.autoscaleMax", Count, "5", ""),
+    row("gateways.istio-ingressgateway.cpu.targetAverageUtilization", Count, "80", ""),
+    row("gateways.istio-ingressgateway.memory.targetAverageUtilization", Count, "", ""),
+    row("gateways.istio-ingressgateway.rollingMaxSurge", Share, r#""100%""#, ""),
+    row("gateways.istio-ingressgateway.rollingMaxUnavailable", Share, "0", ""),
+    row("gateways.istio-ingressgateway.type", SERVICE, r#""LoadBalancer""#, ""),
+    row("gateways.istio-ingressgateway.ports", List, PORTS, ""),
+    row("gateways.istio-ingressgateway.serviceAnnotations", Words, "", ""),
+    row("gateways.istio-ingressgateway.loadBalancerIP", Text, "", ""),
+    row("gateways.istio-ingressgateway.loadBalancerSourceRanges", List, "", ""),
+    row("gateways.istio-ingressgateway.externalTrafficPolicy", TRAFFIC, "", ""),
+    row("gateways.istio-ingressgateway.resources", Shape::Map, RESOURCES, ""),
+    row("gateways.istio-ingressgateway.env", Words, "", ""),
+    row("gateways.istio-ingressgateway.podAnnotations", Words, "", ""),
+    row("gateways.istio-ingressgateway.serviceAccount.annotations", Words, "", ""),
+    row("gateways.istio-ingressgateway.nodeSelector", Words, "", ""),
+    row("gateways.istio-ingressgateway.tolerations", List, "", ""),
+    row("gateways.istio-ingressgateway.affinity", Shape::Map, "", ""),
+    row("gateways.istio-ingressgateway.topologySpreadConstraints", List, "", ""),
+    row("gateways.istio-ingressgateway.podDisruptionBudget.minAvailable", Share, "", ""),
+    row("gateways.istio-ingressgateway.podDisruptionBudget.maxUnavailable", Share, "", ""),
+    row("gateways.istio-ingressgateway.podDisruptionBudget.unhealthyPodEvictionPolicy", EVICTION, "", ""),
+];
+
+const SERVICE: Shape = Only(&[r#""LoadBalancer""#, r#""NodePort""#, r#""ClusterIP""#]);
+const TRAFFIC: Shape = Only(&[r#""Cluster""#, r#""Local""#]);
+const RESOURCES: &str = r#"{"requests":{"cpu":"100m","memory":"64Mi"}}"#;
+const PORTS: &str = r#"[
+    {"name":"status-port","port":15021,"targetPort":15021,"protocol":"TCP"},
+    {"name":"http2","port":80,"targetPort":80,"protocol":"TCP"},
+    {"name":"https","port":443,"targetPort":443,"protocol":"TCP"}
+]"#;
+
+/// What the chart of gateways takes beside what every chart takes.
+pub(super) const GATEWAY: &[Row] = &[
+    row("name", Text, r#""""#, "of all its objects; the release's where nothing is said"),
+    row("kind", Only(&[r#""Deployment""#, r#""DaemonSet""#]), r#""Deployment""#, "what runs it"),
+    row("labels", Words, "{}", "more labels of all its objects; app and istio replace those by which Gateways select it"),
+    row("replicaCount", Count, "1", "how many, where none are scaled"),
+    row("autoscaling.enabled", Flag, "false", "scaled by load; unlike with Istio only if it is said"),
+    row("autoscaling.minReplicas", Count, "1", "how many at least"),
+    row("autoscaling.maxReplicas", Count, "5", "how many at most"),
+    row("autoscaling.targetCPUUtilizationPercentage", Count, "80", "how much of the CPU that they request is used"),
+    row("autoscaling.targetMemoryUtilizationPercentage", Count, "", "the same of memory"),
+    row("autoscaling.autoscaleBehavior", Shape::Map, "", "how fast they are scaled"),
+    row("strategy", Shape::Map, r#"{"rollingUpdate":{"maxSurge":"100%","maxUnavailable":0}}"#, "how a Deployment's pods are replaced"),
+    row("minReadySeconds", Count, "", "how long a pod is ready before it counts"),
+    row("terminationGracePeriodSeconds", Count, "", "how long a pod may take to end"),
+    row("rbac.enabled", Flag, "true", "roles by which the gateway has the Secrets that Gateways name, and the control plane reads them"),
+    row("serviceAccount.create", Flag, "true", "whether its account is made"),
+    row("serviceAccount.name", Text, r#""""#, "its account; as the gateway where nothing is said"),
+    row("serviceAccount.annotations", Words, "", "of its account"),
+    row(
+        "service.type",
+        Only(&[r#""LoadBalancer""#, r#""NodePort""#, r#""ClusterIP""#, r#""None""#]),
+        r#""LoadBalancer""#,
+        "of its Service; None for none",
+    ),
+    row("service.ports", List, PORTS, "the Service's ports"),
+    row("service.annotations", Words, "", "of its Service"),
+    row("service.clusterIP", Text, "", "an address of the Service's own choice"),
+    row("service.externalIPs", List, "", "more addresses"),
+    row("service.externalTrafficPolicy", TRAFFIC, "", "Local leaves callers their addresses"),
+    row("service.loadBalancerClass", Text, "", "who balances"),
+    row("service.loadBalancerIP", Text, "", "the address that is asked for"),
+    row("service.loadBalancerSourceRanges", List, "", "who may come in"),
+    row("resources", Shape::Map, RESOURCES, "requests and limits"),
+    row("env", Words, "", "variables of the proxy's environment"),
+    row("envVarFrom", List, "", "variables, as Kubernetes writes them"),
+    row("podAnnotations", Words, "", "more annotations of its pods"),
+    row("volumes", List, "", "volumes of its pods"),
+    row("volumeMounts", List, "", "where they are mounted"),
+    row("imagePullPolicy", Only(&[r#""""#, r#""Always""#, r#""IfNotPresent""#, r#""Never""#]), "", "of the proxy's image"),
+    row("imagePullSecrets", List, "", "Secrets by which images are pulled, if not global.imagePullSecrets"),
+    row("priorityClassName", Text, "", "if not global.priorityClassName"),
+    row("nodeSelector", Words, "", "on which nodes it runs"),
+    row("tolerations", List, "", "which taints it tolerates"),
+    row("affinity", Shape::Map, "", "beside what it runs"),
+    row("topologySpreadConstraints", List, "", "how its pods are spread"),
+    row("podDisruptionBudget.minAvailable", Share, "", BUDGET),
+    row("podDisruptionBudget.maxUnavailable", Share, "", "the other way round"),
+    row("podDisruptionBudget.unhealthyPodEvictionPolicy", EVICTION, "", "whether pods that are not ready are counted"),
+    only("networkGateway", EMPTY),
+    only("service.ipFamilies", &["[]", r#"["IPv4"]"#]),
+    only("service.ipFamilyPolicy", &[r#""""#, r#""SingleStack""#]),
+];
+
+/// What `install` takes.
+fn installed() -> impl Iterator<Item = &'static Row> {
+    [GLOBAL, REVISION, ISTIOD, INGRESS].into_iter().flatten()
+}
+
+/// Refuses what nothing acts on, and what is not what it has to be.
+pub(super) fn judge(values: &Value) -> Result<()> {
+    walk("", values)?;
+    for budget in ["/pilot/pdb", "/gateways/istio-ingressgateway/podDisruptionBudget"] {
+        let said = |name: &str| values.pointer(&format!("{budget}/{name}")).is_some_and(|value| !value.is_null());
+        if said("minAvailable") && said("maxUnavailable") {
+            bail!("values{}: only one of minAvailable and maxUnavailable may be said", budget.replace('/', "."));
+        }
+    }
+    Ok(())
+}
+
+fn walk(path: &str, value: &Value) -> Result<()> {
+    if let Some(row) = installed().find(|row| row.path == path) {
+        return match wrong(row.shape, value) {
+            Some(must) if !value.is_null() => bail!("values.{path}: must be {must}"),
+            _ => Ok(()),
+        };
+    }
+    let has_more = path.is_empty() || installed().any(|row| row.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.')));
+    match value {
+        Value::Object(map) if has_more => {
+            let join = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+            map.iter().try_for_each(|(name, value)| walk(&join(name), value))
+        }
+        Value::Null if has_more => Ok(()),
+        _ if has_more => bail!("values.{path}: must be a map"),
+        _ => bail!("values.{path} is not supported"),
+    }
+}
+
+/// What a value has to be, if it is not.
+fn wrong(shape: Shape, value: &Value) -> Option<String> {
+    let word = |value: &Value| value.is_string() || value.is_number() || value.is_boolean();
+    let (fine, must) = match shape {
+        Text => (value.is_string(), "a text"),
+        Word => (value.is_string() || value.is_number(), "a text"),
+        Flag => (value.is_boolean(), "true or false"),
+        Count => (value.is_u64(), "a whole number that is not negative"),
+        Share => (value.is_u64() || value.as_str().is_some_and(is_percent), "a number or a share as 25%"),
+        Shape::Map => (value.is_object(), "a map"),
+        Words => (value.as_object().is_some_and(|map| map.values().all(word)), "a map of texts"),
+        List => (value.is_array(), "a list"),
+        Only(allowed) => {
+            let fine = allowed.iter().any(|text| serde_json::from_str::<Value>(text).is_ok_and(|allowed| allowed == *value));
+            return (!fine).then(|| allowed.join(" or ").replace('"', "").trim().to_owned()).map(|text| match text.as_str() {
+                "" => "empty".to_owned(),
+                _ => text.strip_prefix("or ").unwrap_or(&text).to_owned(),
+            });
+        }
+    };
+    (!fine).then(|| must.to_owned())
+}
+
+fn is_percent(text: &str) -> bool {
+    text.strip_suffix('%').is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// The defaults of rows, as one tree.
+pub(super) fn defaults<'a>(rows: impl Iterator<Item = &'a Row>) -> Value {
+    let mut tree = json!({});
+    for row in rows {
+        let Some(value) = row.default() else { continue };
+        *place(&mut tree, row.path) = value;
+    }
+    tree
+}
+
+/// Where a path leads to in a tree, which gets what is missing.
+pub(super) fn place<'a>(tree: &'a mut Value, path: &str) -> &'a mut Value {
+    path.split('.').fold(tree, |at, name| {
+        if !at.is_object() {
+            *at = json!({});
+        }
+        // It is a map: see above.
+        match at {
+            Value::Object(map) => map.entry(name).or_insert(Value::Null),
+            other => other,
+        }
+    })
+}
+
+/// The values of an installation of which this is said.
+pub(super) fn completed(said: &Value) -> Value {
+    let mut whole = defaults(installed());
+    overlay(&mut whole, said);
+    whole
+}
+
+/// Lays `over` over `into` as Helm does: maps by their keys, anything else whole, and null takes a default away.
+fn overlay(into: &mut Value, over: &Value) {
+    let Value::Object(over) = over else {
+        *into = over.clone();
+        return;
+    };
+    if !into.is_object() {
+        *into = Value::Object(Map::new());
+    }
+    let Value::Object(into) = into else { return };
+    for (name, value) in over {
+        match value {
+            Value::Null => drop(into.remove(name)),
+            value => overlay(into.entry(name).or_insert(Value::Null), value),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables() {
+        for rows in [GLOBAL, REVISION, PROFILE, BASE, ISTIOD, INGRESS, GATEWAY] {
+            for row in rows {
+                if let Some(default) = row.default() {
+                    assert_eq!(wrong(row.shape, &default), None, "{}", row.path);
+                }
+                assert!(row.default.is_empty() || row.default().is_some(), "{}: the default is no JSON", row.path);
+                if let Only(allowed) = row.shape {
+                    assert!(allowed.iter().all(|text| serde_json::from_str::<Value>(text).is_ok()), "{}", row.path);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_judged() {
+        for (values, why) in [
+            (json!({ "global": { "proxy": { "resources": { "any": 1 } }, "tag": 1.5 } }), ""),
+            (json!({ "pilot": null, "global": { "hub": null, "externalIstiod": false } }), ""),
+            (json!({ "pilot": { "env": { "A": true, "B": 1, "C": "c" }, "rollingMaxSurge": "25%" } }), ""),
+            (json!({ "global": { "defaultTolerations": [] } }), "values.global.defaultTolerations is not supported"),
+            (json!({ "global": { "externalIstiod": true } }), "values.global.externalIstiod: must be false"),
+            (json!({ "global": { "platform": "gke" } }), "values.global.platform: must be empty"),
+            (json!({ "global": { "caName": "x" } }), "values.global.caName: must be Istiod"),
+            (json!({ "pilot": { "replicaCount": -1 } }), "values.pilot.replicaCount: must be a whole number"),
+            (json!({ "pilot": { "rollingMaxSurge": "much" } }), "values.pilot.rollingMaxSurge: must be a number or a share as 25%"),
+            (json!({ "pilot": { "env": { "A": [] } } }), "values.pilot.env: must be a map of texts"),
+            (json!({ "pilot": { "tolerations": {} } }), "values.pilot.tolerations: must be a list"),
+            (json!({ "pilot": { "pdb": { "minAvailable": 1, "maxUnavailable": 1 } } }), "values.pilot.pdb: only one of"),
+            (json!({ "gateways": { "istio-egressgateway": {} } }), "values.gateways.istio-egressgateway is not supported"),
+            (json!({ "gateways": [] }), "values.gateways: must be a map"),
+        ] {
+            let told = judge(&values).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(if why.is_empty() { told.is_empty() } else { told.starts_with(why) }, "{values}: {told}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_lies_over_defaults() {
+        let whole = completed(
+            &json!({ "pilot": { "resources": { "requests": { "cpu": "1" } }, "autoscaleMax": null }, "global": { "meshID": "m" } }),
+        );
+        assert_eq!(whole["pilot"]["resources"], json!({ "requests": { "cpu": "1", "memory": "128Mi" } }));
+        assert_eq!(
+            (&whole["pilot"]["autoscaleMax"], &whole["global"]["meshID"], &whole["pilot"]["replicaCount"]),
+            (&Value::Null, &json!("m"), &json!(1))
+        );
+    }
+}
