@@ -18,7 +18,7 @@ pub(crate) fn image(program: &Path, folder: &Path) -> Option<PathBuf> {
     Some(archive)
 }
 
-/// Two versions of a service, a route by header and a rule; the service can be had at the Gateway, too.
+/// Two versions of a service, a route by header and a rule; the service can be had at the Gateway, too, and by another name.
 const NAMESPACE: &str = "
 {apiVersion: v1, kind: Namespace, metadata: {name: envoys, labels: {istio-injection: enabled}}}
 ---
@@ -28,6 +28,11 @@ apiVersion: v1
 kind: Service
 metadata: {name: echo, namespace: envoys}
 spec: {selector: {app: echo}, ports: [{name: http, port: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: other, namespace: envoys}
+spec: {type: ExternalName, externalName: echo.envoys.svc.cluster.local, ports: [{name: http, port: 8080}]}
 ---
 apiVersion: networking.istio.io/v1
 kind: DestinationRule
@@ -105,6 +110,9 @@ pub(crate) fn envoys(world: &World) {
     // Routes, at either make of client.
     from_set(&["x-version=v2", "http://echo.envoys:8080/"], &["200 pod=echo-v2-", "version=v2"]);
     from_envoy(&["x-version=v2", "http://echo:8080/"], &["200 pod=echo-v2-", "version=v2"]);
+    // And of a service by its other name.
+    from_set(&["http://other.envoys:8080/"], &["200 pod=echo-v1-", "from=127.0.0.6:", of_sets]);
+    from_envoy(&["x-version=v2", "http://other:8080/"], &["200 pod=echo-v2-", of_envoys]);
     // Policy, at either make of server.
     from_set(&["http://echo.envoys:8080/office"], &["403 RBAC: access denied"]);
     from_envoy(&["http://echo.envoys:8080/office"], &["200 pod=echo-v1-", "path=/office"]);
