@@ -479,11 +479,6 @@ impl<'a> Fields<'a> {
         self.entries.iter().any(|(other, _)| other == name)
     }
 
-    /// Whether a field is written and not null, of whatever class it is.
-    pub(crate) fn holds(&self, name: &'static str) -> bool {
-        self.entries.iter().any(|(other, entry)| other == name && !matches!(entry.value.value, Value::Null))
-    }
-
     /// Whether nothing is written.
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use mizzen_types::{Hostname, IpRange};
+use mizzen_types::{Hostname, IpRange, NamespacedName};
 
 use crate::istio::{Fault, GatewayRef, Headers, StringMatch};
 
@@ -36,6 +36,8 @@ pub enum HttpAction {
     Redirect(Redirect),
     /// Answered here.
     DirectResponse(DirectResponse),
+    /// Left to the routes of another object, which has no hosts.
+    Delegate(NamespacedName),
 }
 
 /// A condition on a request: all that is written must hold.

@@ -231,8 +231,8 @@ fn bad_objects_are_not_taken() {
     let crd = crd(Kind::VirtualService).unwrap();
     for (spec, expected) in [
         (r#"{"hosts": ["a"], "http": [{"timeuot": "1s"}]}"#, ".spec.http[0].timeuot: would be dropped"),
-        (r#"{"hosts": [], "http": []}"#, ".spec.hosts: is of another size"),
-        (r#"{"http": []}"#, r#".spec: lacks "hosts""#),
+        (r#"{"tls": [{"match": [], "route": [{"destination": {"host": "a"}}]}]}"#, ".spec.tls[0].match: is of another size"),
+        (r#"{"tls": [{"route": [{"destination": {"host": "a"}}]}]}"#, r#".spec.tls[0]: lacks "match""#),
         (r#"{"hosts": ["a"], "http": [{"match": [{"port": 0}]}]}"#, ".spec.http[0].match[0].port: is out of range"),
         (r#"{"hosts": ["a"], "http": [{"timeout": 5}]}"#, ".spec.http[0].timeout: is of another type"),
         (r#"{"hosts": ["a"], "http": [{"redirect": {"derivePort": "ANY"}}]}"#, ".spec.http[0].redirect.derivePort: is no such name"),

@@ -34,6 +34,7 @@ spec:
   - {port: {number: 443, name: https, protocol: HTTPS}, hosts: [web.example], tls: {mode: SIMPLE, credentialName: web}}
   - {port: {number: 443, name: ended, protocol: TLS}, hosts: [bytes.example], tls: {mode: SIMPLE, credentialName: bytes}}
   - {port: {number: 443, name: known, protocol: TLS}, hosts: [known.example], tls: {mode: MUTUAL, credentialName: known}}
+  - {port: {number: 15443, name: cross, protocol: TLS}, hosts: ['*.cave.svc.cluster.local'], tls: {mode: AUTO_PASSTHROUGH}}
   - {port: {number: 9000, name: tcp, protocol: TCP}, hosts: ['*']}
   - {port: {number: 9001, name: shared, protocol: TCP}, hosts: ['*']}
 ---
@@ -196,6 +197,16 @@ impl World {
         assert!(matches!(answer, Err(35 | 52 | 55 | 56)), "{scheme}://{host} {more:?}: {answer:?}\n{}", self.mesh.logs());
     }
 
+    /// The names in the certificate that somebody is shown who asks for a server name at the port of the mesh's own mutual TLS, as far as there is one.
+    fn shown_across(&self, name: &str, protocol: &str) -> String {
+        let (_, port) = self.address(15443);
+        let call = format!(
+            "openssl s_client -connect 127.0.0.1:{port} -servername {name} -alpn {protocol} </dev/null 2>/dev/null | openssl x509 -noout -ext subjectAltName"
+        );
+        let output = Command::new("sh").args(["-c", &call]).stdin(Stdio::null()).output().expect("a shell");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// Whose certificate a program of the mesh is shown that asks `at` for a server name.
     fn shown_within(&self, at: &str, name: &str) -> String {
         let call = format!("openssl s_client -connect {at} -servername {name} </dev/null 2>&1 | grep -E 'subject|errno'");
@@ -231,9 +242,26 @@ fn check(mut world: World) {
     for name in ["bytes", "more"] {
         world.answers("http", "any.example", 9001, &[], name);
     }
+    across(&world);
     within(&world);
     changed(&world);
     assert_eq!(world.mesh.stop(), 0, "{}", world.mesh.said());
+}
+
+/// Mutual TLS of the mesh goes where its server name says, to the sidecar there, and nothing else does.
+fn across(world: &World) {
+    let name = |port: u16, service: &str| format!("outbound_.{port}_._.{service}.cave.svc.cluster.local");
+    for (port, service) in [(7000, "bytes"), (8080, "web"), (8443, "one")] {
+        eventually(&format!("{service} across the gateway"), || match world.shown_across(&name(port, service), "istio") {
+            shown if shown.contains("URI:spiffe://cluster.local/ns/cave/sa/default") => Ok(()),
+            other => Err(format!("{other}\n{}", world.mesh.logs())),
+        });
+    }
+    for (name, protocol) in
+        [(name(7000, "bytes"), "h2"), (name(7001, "bytes"), "istio"), ("bytes.cave.svc.cluster.local".to_owned(), "istio")]
+    {
+        assert_eq!(world.shown_across(&name, protocol), "", "{name} {protocol}");
+    }
 }
 
 /// Calls of the mesh's own programs, whose sidecars route by server name as well.

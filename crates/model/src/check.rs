@@ -8,11 +8,12 @@ use std::{
 use mizzen_api::{
     Kind, Meta, Problem, Selector, core,
     istio::{self, Action, AuthzProtocol, Condition, GatewayRef, Operation, Peer},
+    routing::HttpAction,
 };
 use mizzen_types::{Hostname, Name, NamespacedName, Protocol};
 
 use crate::{
-    check_names,
+    check_names, delegates,
     derive::DOMAIN,
     index::HostIndex,
     provider,
@@ -154,6 +155,30 @@ fn virtual_services(snapshot: &Snapshot, services: &[&ServiceView], found: &mut 
             // Others may be answered by a server of names beyond the mesh.
             if host.as_str().ends_with(&format!(".svc.{DOMAIN}")) && !host.is_wildcard() && known.find(&host).is_empty() {
                 warn(found, Kind::VirtualService, &rules.meta, format!("spec.hosts[{at}]"), format!("there is no service {host}"));
+            }
+        }
+        delegated(snapshot, rules, found);
+    }
+}
+
+/// Routes that are left to others, and which these do not have.
+fn delegated(snapshot: &Snapshot, rules: &istio::VirtualService, found: &mut Vec<Problem>) {
+    for (at, route) in rules.http.iter().enumerate() {
+        let HttpAction::Delegate(name) = &route.action else { continue };
+        let mut tell = |message: String| warn(found, Kind::VirtualService, &rules.meta, format!("spec.http[{at}].delegate"), message);
+        let Some((delegate, _)) = delegates::delegate(snapshot.all(), rules, name) else {
+            tell(format!(
+                "there is no VirtualService {name} without hosts that namespace {} may use: nothing is routed so",
+                rules.meta.namespace
+            ));
+            continue;
+        };
+        for (number, of) in delegate.http.iter().enumerate() {
+            if delegates::merge(route, of, &delegate.meta.namespace).is_none() {
+                tell(format!(
+                    "route {number} of {name} ({}) is left out: its conditions are not within those that stand here",
+                    delegate.meta.origin
+                ));
             }
         }
     }

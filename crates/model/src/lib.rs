@@ -11,6 +11,7 @@
 mod changes;
 mod check;
 mod check_names;
+mod delegates;
 mod derive;
 mod index;
 mod objects;

@@ -266,11 +266,16 @@ impl<'a> Reader<'a> {
         RouteRules::of(self.ask(Query::Object(key.clone())).object(key)?)
     }
 
-    /// All routes, of whatever kind.
+    /// All routes, of whatever kind, each where it holds.
     pub fn all_routes(&self) -> impl Iterator<Item = RouteRules<'a>> + use<'a> {
+        // Whether one object may leave routes to another hangs on the mesh's defaults.
+        self.ask(Query::Mesh);
         let of_kind = |kind: &Kind| self.ask(Query::Kind(*kind)).all().of_kind(*kind);
         let found: Vec<_> = RouteRules::KINDS.iter().flat_map(of_kind).collect();
-        found.into_iter().filter_map(|stored| RouteRules::of(&stored.value))
+        let rules = self.snapshot().rules();
+        let merged = move |key: Key| rules.merged.get(&key);
+        let found = found.into_iter().map(move |stored| merged(stored.value.key()).unwrap_or(stored));
+        found.filter_map(|stored| RouteRules::of(&stored.value)).filter(|rules| !rules.hosts.is_empty())
     }
 
     /// The refused policies of a namespace.

@@ -47,7 +47,7 @@ impl<'a> RouteRules<'a> {
     pub fn destinations(&self) -> impl Iterator<Item = &'a Destination> + use<'a> {
         let http = self.http.iter().flat_map(|route| match &route.action {
             HttpAction::Route(to) => to.as_slice(),
-            HttpAction::Redirect(_) | HttpAction::DirectResponse(_) => &[],
+            HttpAction::Redirect(_) | HttpAction::DirectResponse(_) | HttpAction::Delegate(_) => &[],
         });
         let tls = self.tls.iter().flat_map(|route| &route.route);
         let bytes = tls.chain(self.tcp.iter().flat_map(|route| &route.route));

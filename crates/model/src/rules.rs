@@ -1,6 +1,6 @@
 //! The index of routes and DestinationRules by host.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, collections::BTreeSet};
 
 use mizzen_api::{
     Key, Kind, Meta, Object,
@@ -11,6 +11,7 @@ use rpds::RedBlackTreeMapSync as Map;
 
 use crate::{
     changes::ChangeSet,
+    delegates,
     derive::DOMAIN,
     index::{HostIndex, Stamped, stamp_of},
     objects::{Objects, Typed},
@@ -29,6 +30,10 @@ pub(crate) struct Rules {
     pub(crate) routes: HostIndex<Stamped<Object>>,
     pub(crate) bound: Map<NamespacedName, Vec<Stamped<Object>>>,
     pub(crate) destination_rules: HostIndex<Stamped<Object>>,
+    /// Objects that leave routes to others, with these.
+    pub(crate) merged: Map<Key, Stamped<Object>>,
+    /// By whom routes are left to an object, whether it is there or not.
+    delegating: Map<Key, BTreeSet<Key>>,
     /// The version that last changed for which hosts there are routes.
     hosts: u64,
 }
@@ -44,11 +49,51 @@ impl Rules {
                 _ => {}
             }
         }
+        for root in next.to_merge_again(old, new, touched) {
+            next.routes(old, new, &root, changes);
+        }
         next
     }
 
+    /// Whether anybody leaves routes to others.
+    pub(crate) fn has_delegates(&self) -> bool {
+        !self.delegating.is_empty()
+    }
+
+    /// Who leaves routes to a touched object, and was not touched itself.
+    fn to_merge_again(&self, old: &Objects, new: &Objects, touched: &[Key]) -> BTreeSet<Key> {
+        let mut roots: BTreeSet<Key> = touched.iter().filter_map(|key| self.delegating.get(key)).flatten().cloned().collect();
+        if old.mesh().default_virtual_service_export_to != new.mesh().default_virtual_service_export_to {
+            roots.extend(self.delegating.values().flatten().cloned());
+        }
+        touched.iter().for_each(|key| _ = roots.remove(key));
+        roots
+    }
+
+    /// Keeps who leaves routes to whom.
+    fn delegates(&mut self, old: &Objects, key: &Key, stored: Option<&Stamped<Object>>) {
+        for delegate in old.object(key).map(delegates::named).unwrap_or_default() {
+            let mut roots = self.delegating.get(&delegate).cloned().unwrap_or_default();
+            roots.remove(key);
+            self.delegating.remove_mut(&delegate);
+            if !roots.is_empty() {
+                self.delegating.insert_mut(delegate, roots);
+            }
+        }
+        for delegate in stored.map(|stored| delegates::named(&stored.value)).unwrap_or_default() {
+            let mut roots = self.delegating.get(&delegate).cloned().unwrap_or_default();
+            roots.insert(key.clone());
+            self.delegating.insert_mut(delegate, roots);
+        }
+    }
+
     fn routes(&mut self, old: &Objects, new: &Objects, key: &Key, changes: &mut ChangeSet) {
-        let stored = new.stored(key).cloned();
+        self.delegates(old, key, new.stored(key));
+        let stored = new.stored(key).map(|stored| delegates::merged(new, stored));
+        self.merged.remove_mut(key);
+        if let Some(merged) = stored.as_ref().filter(|_| new.object(key).is_some_and(|object| !delegates::named(object).is_empty())) {
+            self.merged.insert_mut(key.clone(), merged.clone());
+        }
         let was = old.object(key).and_then(RouteRules::of);
         let is = stored.as_ref().and_then(|stored| RouteRules::of(&stored.value));
         let hosts =

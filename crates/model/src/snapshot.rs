@@ -200,7 +200,8 @@ impl Snapshot {
         if vips || any(&[Kind::Service, Kind::ServiceEntry, Kind::Pod, Kind::EndpointSlice, Kind::MeshConfig]) {
             derived = Arc::new(derived.update(&self.objects, &objects, touched, &mut changes));
         }
-        if any(RouteRules::KINDS) || any(&[Kind::DestinationRule]) {
+        let defaults = any(&[Kind::MeshConfig]) && rules.has_delegates();
+        if any(RouteRules::KINDS) || any(&[Kind::DestinationRule]) || defaults {
             rules = Arc::new(rules.update(&self.objects, &objects, touched, &mut changes));
         }
         Snapshot { objects, derived, rules, changes }

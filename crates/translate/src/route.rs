@@ -80,11 +80,11 @@ pub(crate) fn of_rules(scope: &Scope<'_, '_>, rules: RouteRules<'_>, caller: &Ca
     let mut made = Vec::new();
     for rule in rules.http {
         if rule.matches.is_empty() {
-            made.push(of_rule(scope, rules, rule, None, caller));
+            made.extend(of_rule(scope, rules, rule, None, caller));
             break;
         }
         for condition in rule.matches.iter().filter(|m| applies(scope, m, caller)) {
-            made.push(of_rule(scope, rules, rule, Some(condition), caller));
+            made.extend(of_rule(scope, rules, rule, Some(condition), caller));
             if is_open(condition) {
                 return made;
             }
@@ -117,7 +117,14 @@ fn is_open(m: &HttpMatch) -> bool {
         && m.scheme.is_none()
 }
 
-fn of_rule(scope: &Scope<'_, '_>, rules: RouteRules<'_>, rule: &HttpRoute, condition: Option<&HttpMatch>, caller: &Caller<'_>) -> Route {
+/// None of what is left to others and that these do not have.
+fn of_rule(
+    scope: &Scope<'_, '_>,
+    rules: RouteRules<'_>,
+    rule: &HttpRoute,
+    condition: Option<&HttpMatch>,
+    caller: &Caller<'_>,
+) -> Option<Route> {
     let name = match (&rule.name, condition.and_then(|m| m.name.as_ref())) {
         (Some(rule), Some(condition)) => format!("{rule}.{condition}"),
         (Some(name), None) | (None, Some(name)) => name.clone(),
@@ -136,6 +143,7 @@ fn of_rule(scope: &Scope<'_, '_>, rules: RouteRules<'_>, rule: &HttpRoute, condi
         }
         HttpAction::Redirect(to) => (Action::Redirect(redirect(to, caller)), None),
         HttpAction::DirectResponse(answer) => (Action::DirectResponse(direct(answer)), None),
+        HttpAction::Delegate(_) => return None,
     };
     let mut route = Route {
         name,
@@ -162,7 +170,7 @@ fn of_rule(scope: &Scope<'_, '_>, rules: RouteRules<'_>, rule: &HttpRoute, condi
         route.response_headers_to_add.extend(header_values(&only.headers.response));
         route.response_headers_to_remove.extend(only.headers.response.remove.iter().cloned());
     }
-    route
+    Some(route)
 }
 
 /// What traces say of a route: the path as far as it is fixed.

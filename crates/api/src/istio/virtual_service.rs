@@ -13,7 +13,7 @@ use crate::{
 pub struct VirtualService {
     /// Name, labels, origin.
     pub meta: Meta,
-    /// The hosts, as written: short names are completed by the namespace of this object.
+    /// The hosts, as written: short names are completed by the namespace of this object. None: others delegate to its routes.
     pub hosts: Vec<Hostname>,
     /// What it is bound to; never empty, `mesh` if none was written.
     pub gateways: Vec<GatewayRef>,

@@ -2,7 +2,7 @@
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 
-use mizzen_types::Hostname;
+use mizzen_types::{Hostname, NamespacedName};
 
 use super::*;
 use crate::{
@@ -32,8 +32,11 @@ impl VirtualService {
             let of_gateways = gateways.iter().any(|gateway| *gateway != GatewayRef::Mesh);
             let tls: Vec<_> = f.list("tls").iter().map(|at| at.fields(|f| TlsRoute::read(f, &namespace, &hosts, of_gateways))).collect();
             let tcp: Vec<_> = f.list("tcp").iter().map(|at| at.fields(|f| TcpRoute::read(f, &namespace, of_gateways))).collect();
-            if http.is_empty() && tls.is_empty() && tcp.is_empty() && !hosts.is_empty() {
+            if http.is_empty() && tls.is_empty() && tcp.is_empty() {
                 f.at.fail("must have at least one route in http, tls or tcp");
+            }
+            if hosts.is_empty() && f.get("hosts").is_none_or(|at| at.is_empty_list()) {
+                delegated(f, &http);
             }
             // Where there is no gateway there is no filter that knows claims, and what is asked for without one would always match.
             let asks = |m: &HttpMatch| m.headers.keys().chain(m.without_headers.keys()).any(|name| claim_path(name).is_some());
@@ -46,12 +49,19 @@ impl VirtualService {
     }
 }
 
-/// Hosts that are there, and different.
-fn hosts(f: &Fields<'_>) -> Vec<Hostname> {
-    let list = f.need("hosts").map(|at| at.list()).unwrap_or_default();
-    if f.get("hosts").is_some_and(|at| at.is_empty_list()) {
-        f.missing("hosts");
+/// Of an object without hosts, to whose routes others delegate: it says neither for whom they are nor leaves them to a third.
+fn delegated(f: &Fields<'_>, http: &[HttpRoute]) {
+    for name in ["gateways", "tls", "tcp"].into_iter().filter(|name| f.written(name)) {
+        f.slot(name).fail("has no place without hosts: then others delegate to the routes in http");
     }
+    for (at, _) in http.iter().enumerate().filter(|(_, route)| matches!(route.action, HttpAction::Delegate(_))) {
+        f.slot("http").fail(format!("route {at} delegates, and without hosts it is itself what others delegate to: there is one level"));
+    }
+}
+
+/// Hosts that are different.
+fn hosts(f: &Fields<'_>) -> Vec<Hostname> {
+    let list = f.get("hosts").map(|at| at.list()).unwrap_or_default();
     let mut hosts: Vec<Hostname> = Vec::new();
     for at in list {
         let Some(host) = at.parse::<Hostname>() else { continue };
@@ -66,18 +76,21 @@ fn hosts(f: &Fields<'_>) -> Vec<Hostname> {
 impl HttpRoute {
     fn read(f: &Fields<'_>, namespace: &str) -> HttpRoute {
         let rewrite = f.opt_sub("rewrite", Rewrite::read);
-        let action = match f.one_of(&["route", "redirect", "directResponse"]) {
+        let action = match f.one_of(&["route", "redirect", "directResponse", "delegate"]) {
             Some(("redirect", at)) => HttpAction::Redirect(at.fields(Redirect::read)),
             Some(("directResponse", at)) => HttpAction::DirectResponse(at.fields(DirectResponse::read)),
+            Some(("delegate", at)) => HttpAction::Delegate(at.fields(|f| {
+                let name = f.need("name").map(|at| at.word()).unwrap_or_default();
+                let of = f.opt_text("namespace").filter(|namespace| !namespace.is_empty());
+                NamespacedName::new(of.as_deref().unwrap_or(namespace), &*name)
+            })),
             Some((_, at)) => HttpAction::Route(http_destinations(&at)),
             None => {
-                if !f.holds("delegate") {
-                    f.at.fail("must have one of route, redirect, directResponse");
-                }
+                f.at.fail("must have one of route, redirect, directResponse, delegate");
                 HttpAction::Route(Vec::new())
             }
         };
-        if rewrite.is_some() && !matches!(action, HttpAction::Route(_)) {
+        if rewrite.is_some() && !matches!(action, HttpAction::Route(_) | HttpAction::Delegate(_)) {
             f.at.fail("rewrite needs a route");
         }
         HttpRoute {

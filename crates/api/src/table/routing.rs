@@ -16,7 +16,8 @@ static REDIRECT_PORT: Names = Names { why: What, names: &names(REDIRECT_PORTS) }
 pub(crate) static VIRTUAL_SERVICE: Type = Message(&Message {
     name: "VirtualService",
     rows: &[
-        done("hosts", List(&Text), "The hosts whose requests it routes. A short name is completed by its namespace.").required().filled(),
+        done("hosts", List(&Text), "The hosts whose requests it routes. A short name is completed by its namespace.")
+            .otherwise("none: other VirtualServices delegate to it"),
         GATEWAYS.otherwise("`mesh`: the sidecars"),
         done("http", List(&Message(&HTTP_ROUTE)), "Routes for HTTP; the first match wins."),
         done("tls", List(&Message(&TLS_ROUTE)), "Routes for TLS that is not ended here; the first match wins."),
@@ -36,13 +37,13 @@ static HTTP_ROUTE: Message = Message {
         done(
             "route",
             List(&Message(&HTTP_DESTINATION)),
-            "Requests go to one of these by weight. One of `route`, `redirect`, `directResponse` must be written.",
+            "Requests go to one of these by weight. One of `route`, `redirect`, `directResponse`, `delegate` must be written.",
         )
         .filled(),
         done("redirect", Message(&REDIRECT), "Requests are answered with a redirect."),
         done("directResponse", Message(&DIRECT_RESPONSE), "Requests are answered here."),
-        refused(Where, "delegate", Open, "Another VirtualService that has the routes."),
-        done("rewrite", Message(&REWRITE), "How path and host are changed; with `route`."),
+        done("delegate", Message(&DELEGATE), "Another VirtualService, without hosts, that has the routes."),
+        done("rewrite", Message(&REWRITE), "How path and host are changed; with `route` or `delegate`."),
         done("timeout", Duration(MillisecondOrZero), "How long a request may take, retries included; 0s: without limit.")
             .otherwise("no limit"),
         done("retries", Message(&RETRIES), "How failed requests are repeated.").otherwise("as MeshConfig says"),
@@ -55,8 +56,14 @@ static HTTP_ROUTE: Message = Message {
         refused(What, "corsPolicy", Open, "What browsers are told about requests of other origins."),
         done("headers", Message(&HEADERS), "How headers are changed, before the destination's own changes."),
     ],
-    one_of: &[&["route", "redirect", "directResponse"]],
-    rules: &[Rule { cel: "!has(self.rewrite) || has(self.route)", message: "rewrite needs a route" }],
+    one_of: &[&["route", "redirect", "directResponse", "delegate"]],
+    rules: &[Rule { cel: "!has(self.rewrite) || has(self.route) || has(self.delegate)", message: "rewrite needs a route" }],
+    ..PLAIN
+};
+
+static DELEGATE: Message = Message {
+    name: "Delegate",
+    rows: &[done("name", Text, "Its name.").required(), done("namespace", Text, "Its namespace.").otherwise("that of this VirtualService")],
     ..PLAIN
 };
 

@@ -7,7 +7,7 @@ fn virtual_services() {
     let route = |route: &str| format!("hosts: [reviews]\nhttp:\n- {route}\n");
     let tls = |route: &str| format!("hosts: [a.example, '*.c.example']\ntls:\n- {route}\n");
     for (spec, line, expected) in [
-        (String::new(), 0, "spec.hosts: is required".to_owned()),
+        (String::new(), 0, "spec: must have at least one route in http, tls or tcp".to_owned()),
         ("hosts: [a, A]\nhttp: [{route: [{destination: {host: b}}]}]".to_owned(), 1, "spec.hosts[1]: a is listed twice".to_owned()),
         (
             "hosts: ['a_b!']\nhttp: [{route: [{destination: {host: b}}]}]".to_owned(),
@@ -19,11 +19,11 @@ fn virtual_services() {
             0,
             "spec: host `*` is not allowed for the sidecars: name `gateways` without `mesh`, or the host".to_owned(),
         ),
-        (route("match: []"), 3, "spec.http[0]: must have one of route, redirect, directResponse".to_owned()),
+        (route("match: []"), 3, "spec.http[0]: must have one of route, redirect, directResponse, delegate".to_owned()),
         (
             route("{route: [{destination: {host: a}}], redirect: {uri: /}}"),
             3,
-            "spec.http[0].redirect: excludes `route`: only one of route, redirect, directResponse may be written".to_owned(),
+            "spec.http[0].redirect: excludes `route`: only one of route, redirect, directResponse, delegate may be written".to_owned(),
         ),
         (route("{redirect: {uri: /}, rewrite: {uri: /}}"), 3, "spec.http[0]: rewrite needs a route".to_owned()),
         (route("route: []"), 3, "spec.http[0].route: must have at least one destination".to_owned()),
@@ -52,7 +52,27 @@ fn virtual_services() {
         ),
         (route("{route: [{destination: {host: a}}], corsPolicy: {}}"), 3, format!("spec.http[0].corsPolicy: {WHAT}")),
         (route("{route: [{destination: {host: a}}], mirror: {host: b}}"), 3, format!("spec.http[0].mirror: {WHERE}")),
-        (route("delegate: {name: b}"), 3, format!("spec.http[0].delegate: {WHERE}")),
+        (route("delegate: {}"), 3, "spec.http[0].delegate.name: is required".to_owned()),
+        (
+            route("{delegate: {name: b}, route: [{destination: {host: a}}]}"),
+            3,
+            "spec.http[0].delegate: excludes `route`: only one of route, redirect, directResponse, delegate may be written".to_owned(),
+        ),
+        (
+            "hosts: []\ngateways: [a]\nhttp: [{route: [{destination: {host: b}}]}]".to_owned(),
+            2,
+            "spec.gateways: has no place without hosts: then others delegate to the routes in http".to_owned(),
+        ),
+        (
+            "http: [{route: [{destination: {host: b}}]}]\ntcp: [{route: [{destination: {host: b}}]}]".to_owned(),
+            2,
+            "spec.tcp: has no place without hosts: then others delegate to the routes in http".to_owned(),
+        ),
+        (
+            "http: [{route: [{destination: {host: b}}]}, {delegate: {name: b}}]".to_owned(),
+            1,
+            "spec.http: route 1 delegates, and without hosts it is itself what others delegate to: there is one level".to_owned(),
+        ),
         (
             route("{route: [{destination: {host: a}}], timeoutt: 1s}"),
             3,

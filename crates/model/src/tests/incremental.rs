@@ -21,7 +21,7 @@ struct Form {
 }
 
 fn form() -> impl Strategy<Value = Form> {
-    (0..7usize, 0..2usize, 0..2usize, 0..6usize).prop_map(|(kind, namespace, name, form)| Form { kind, namespace, name, form })
+    (0..8usize, 0..2usize, 0..2usize, 0..6usize).prop_map(|(kind, namespace, name, form)| Form { kind, namespace, name, form })
 }
 
 impl Form {
@@ -82,6 +82,9 @@ impl Form {
                     "spec: {hosts: [x.example, y.example], gateways: [mesh, g], http: [{route: [{destination: {host: n0}}]}]}",
                     "spec: {hosts: ['*.example'], http: [{route: [{destination: {host: n1}}]}]}",
                     "spec: {hosts: [x.example, '*.example'], gateways: [shop/g], http: [{route: [{destination: {host: n1}}]}]}",
+                    "spec: {hosts: [x.example], gateways: [mesh, shop/g], http: [{match: [{uri: {prefix: /a}}], delegate: {name: n1, namespace: bank}}, \
+                     {delegate: {name: n0}}]}",
+                    "spec: {http: [{name: d, match: [{uri: {prefix: /a/b}}], route: [{destination: {host: n0}}]}, {redirect: {uri: /}}]}",
                 ]),
             ),
             5 => {
@@ -95,6 +98,13 @@ impl Form {
                     "{{kind: EndpointSlice, apiVersion: discovery.k8s.io/v1, addressType: IPv4, metadata: {{name: s{name}, namespace: {namespace}, \
                      labels: {{kubernetes.io/service-name: n{}}}}}, {rest}}}",
                     form % 2,
+                );
+            }
+            6 => {
+                let mesh =
+                    pick(&["defaultVirtualServiceExportTo: [.]", "defaultVirtualServiceExportTo: [shop, bank]", "enableAutoMtls: false"]);
+                return format!(
+                    "{{kind: ConfigMap, apiVersion: v1, metadata: {{name: istio, namespace: istio-system}}, data: {{mesh: '{mesh}'}}}}"
                 );
             }
             _ => {

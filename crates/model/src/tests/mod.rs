@@ -1,5 +1,6 @@
 //! Snapshots from YAML.
 
+mod delegates;
 mod incremental;
 
 use std::{collections::BTreeMap, sync::Arc};

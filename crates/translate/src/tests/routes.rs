@@ -200,3 +200,32 @@ fn faults() {
     assert!(format!("{:?}", delay.fault_delay_secifier).contains("seconds: 1, nanos: 500000000"), "{:?}", delay.fault_delay_secifier);
     assert!(format!("{:?}", abort.error_type).contains("GrpcStatus(14)"), "{:?}", abort.error_type);
 }
+
+#[test]
+fn routes_of_delegates() {
+    let delegate = "
+kind: VirtualService
+apiVersion: networking.istio.io/v1
+metadata: {name: of-ratings, namespace: visit}
+spec:
+  http:
+  - {name: fast, match: [{uri: {prefix: /ratings/fast}}], route: [{destination: {host: local}}]}
+  - {name: far, match: [{uri: {prefix: /elsewhere}}], route: [{destination: {host: local}}]}
+  - {timeout: 1s, route: [{destination: {host: ratings.shop.svc.cluster.local}}]}
+";
+    let root = "
+kind: VirtualService
+apiVersion: networking.istio.io/v1
+metadata: {name: root, namespace: shop}
+spec:
+  hosts: [reviews]
+  http:
+  - {name: ratings, match: [{uri: {prefix: /ratings}}], delegate: {name: of-ratings, namespace: visit}, timeout: 9s}
+  - {match: [{uri: {prefix: /nobody}}], delegate: {name: nobody}}
+  - route: [{destination: {host: reviews}}]
+";
+    let snapshot = shop(&[root]);
+    let of = |snapshot: &mizzen_model::Snapshot| show(snapshot, &visitor(), ResourceKind::Route, "9080");
+    assert!(of(&snapshot).contains("outbound|9080||reviews") && !of(&snapshot).contains("/ratings"), "{}", of(&snapshot));
+    insta::assert_snapshot!(of(&shop(&[root, delegate])));
+}
