@@ -262,7 +262,7 @@ fn destination_rules() {
         ("subsets: []".to_owned(), 0, "spec.host: is required".to_owned()),
         ("host: a\nsubsets:\n- labels: {a: b}".to_owned(), 3, "spec.subsets[0].name: is required".to_owned()),
         ("host: a\nsubsets:\n- name: v1\n- name: v1".to_owned(), 4, "spec.subsets[1]: there are two subsets `v1`".to_owned()),
-        ("host: a\nworkloadSelector: {labels: {}}".to_owned(), 2, "spec.workloadSelector.labels: unknown field".to_owned()),
+        ("host: a\nworkloadSelector: {zzz: {}}".to_owned(), 2, "spec.workloadSelector.zzz: unknown field".to_owned()),
         (policy("loadBalancer: {simple: ROUNDROBIN}"), 3, "spec.trafficPolicy.loadBalancer.simple: must be one of UNSPECIFIED, LEAST_CONN, RANDOM, PASSTHROUGH, ROUND_ROBIN, LEAST_REQUEST, is `ROUNDROBIN`".to_owned()),
         (policy("tunnel: {}"), 3, format!("spec.trafficPolicy.tunnel: {WHAT}")),
         (policy("connectionPool: {tcp: {connectTimeout: 0s}}"), 3, "spec.trafficPolicy.connectionPool.tcp.connectTimeout: must be at least 1ms".to_owned()),

@@ -46,39 +46,77 @@ fn egress() -> ProxyView {
     facts(ProxyType::Router, "10.0.0.98", "shop", &[("istio", "egressgateway")]).into()
 }
 
-/// A cluster without what has nothing to do with TLS.
 fn cluster(snapshot: &Snapshot, view: &ProxyView, name: &str) -> String {
     show(snapshot, view, ResourceKind::Cluster, name)
 }
 
+/// `expected`: what of HTTP's options the first line has, and what TLS does.
+#[track_caller]
+fn check(snapshot: &Snapshot, name: &str, expected: [&str; 2]) {
+    let text = cluster(snapshot, &visitor(), name);
+    let first = text.lines().next().unwrap_or_default();
+    let options = first.split(' ').filter(|word| matches!(*word, "http1" | "http2" | "as-received" | "auto-sni" | "auto-san"));
+    let tls = text.lines().find_map(|line| line.strip_prefix("  always: tls ")).unwrap_or_default();
+    assert_eq!([options.collect::<Vec<_>>().join(" ").as_str(), tls], expected, "{name}\n{text}");
+}
+
 #[test]
 fn by_the_protocol_of_the_port() {
-    let snapshot = shop(&[
-        ENTRY,
-        &tls("mode: SIMPLE, caCertificates: /ca.pem"),
-        &rule("wide", "host: '*.wide.example', trafficPolicy: {tls: {mode: SIMPLE}}"),
-    ]);
-    let names = ["80||api.example", "81||api.example", "82||api.example", "83||api.example", "443||api.example", "90||*.wide.example"];
-    let all: Vec<String> = names.iter().map(|name| cluster(&snapshot, &visitor(), &format!("outbound|{name}"))).collect();
-    insta::assert_snapshot!(all.join("\n"));
+    let wide = rule("wide", "host: '*.wide.example', trafficPolicy: {tls: {mode: SIMPLE}}");
+    let snapshot = shop(&[ENTRY, &tls("mode: SIMPLE, caCertificates: /ca.pem"), &wide]);
+    for (name, options, tls) in [
+        ("80||api.example", "http1 auto-sni auto-san", r#"shows [] verified by file-root:/ca.pem names [] sni "" alpn []"#),
+        ("81||api.example", "http2 auto-sni auto-san", r#"shows [] verified by file-root:/ca.pem names [] sni "" alpn ["h2"]"#),
+        ("82||api.example", "", r#"shows [] verified by file-root:/ca.pem names ["api.example"] sni "api.example" alpn []"#),
+        (
+            "443||api.example",
+            "http1 auto-sni auto-san",
+            r#"shows [] verified by file-root:/ca.pem names [] sni "api.example (verified)" alpn []"#,
+        ),
+        ("90||*.wide.example", "", r#"shows [] verified by file-root:system names [] sni "" alpn []"#),
+    ] {
+        check(&snapshot, &format!("outbound|{name}"), [options, tls]);
+    }
+    // What is not declared is either.
+    let text = cluster(&snapshot, &visitor(), "outbound|83||api.example");
+    assert!(text.contains(" as-received auto-sni auto-san") && text.contains(r#"names [] sni "api.example (verified)" alpn []"#), "{text}");
 }
 
 #[test]
 fn by_what_is_written() {
-    let all: Vec<String> = [
-        "mode: SIMPLE",
-        "mode: SIMPLE, caCertificates: system, caCrl: /crl.pem",
-        "mode: SIMPLE, insecureSkipVerify: true",
-        "mode: SIMPLE, insecureSkipVerify: true, sni: b.example",
-        "mode: SIMPLE, caCertificates: /ca.pem, sni: b.example",
-        "mode: SIMPLE, caCertificates: /ca.pem, subjectAltNames: [b.example, 'spiffe://c']",
-        "mode: SIMPLE, caCertificates: /ca.pem, caCrl: /crl.pem, sni: b.example, subjectAltNames: [c.example]",
-        "mode: MUTUAL, clientCertificate: /c.pem, privateKey: /k.pem, caCertificates: /ca.pem",
-    ]
-    .iter()
-    .map(|written| format!("{written}\n{}", cluster(&shop(&[ENTRY, &tls(written)]), &visitor(), "outbound|80||api.example")))
-    .collect();
-    insta::assert_snapshot!(all.join("\n"));
+    let auto = "http1 auto-sni auto-san";
+    for (written, options, tls_is) in [
+        ("mode: SIMPLE", auto, r#"shows [] verified by file-root:system names [] sni "" alpn []"#),
+        (
+            "mode: SIMPLE, caCertificates: system, caCrl: /crl.pem",
+            auto,
+            r#"shows [] verified by file-root:system~/crl.pem names [] sni "" alpn []"#,
+        ),
+        ("mode: SIMPLE, insecureSkipVerify: true", "http1 auto-sni", r#"shows [] verified by nobody sni "" alpn []"#),
+        ("mode: SIMPLE, insecureSkipVerify: true, sni: b.example", "", r#"shows [] verified by nobody sni "b.example" alpn []"#),
+        (
+            "mode: SIMPLE, caCertificates: /ca.pem, sni: b.example",
+            "",
+            r#"shows [] verified by file-root:/ca.pem names [] sni "b.example" alpn []"#,
+        ),
+        (
+            "mode: SIMPLE, caCertificates: /ca.pem, subjectAltNames: [b.example, 'spiffe://c']",
+            "http1 auto-sni",
+            r#"shows [] verified by file-root:/ca.pem names ["b.example", "spiffe://c"] sni "" alpn []"#,
+        ),
+        (
+            "mode: SIMPLE, caCertificates: /ca.pem, caCrl: /crl.pem, sni: b.example, subjectAltNames: [c.example]",
+            "",
+            r#"shows [] verified by file-root:/ca.pem~/crl.pem names ["c.example"] sni "b.example" alpn []"#,
+        ),
+        (
+            "mode: MUTUAL, clientCertificate: /c.pem, privateKey: /k.pem, caCertificates: /ca.pem",
+            auto,
+            r#"shows ["file-cert:/c.pem~/k.pem"] verified by file-root:/ca.pem names [] sni "" alpn []"#,
+        ),
+    ] {
+        check(&shop(&[ENTRY, &tls(written)]), "outbound|80||api.example", [options, tls_is]);
+    }
 }
 
 #[test]

@@ -44,7 +44,7 @@ analyzers! {
     "meshnetworks.MeshNetworksAnalyzer" "Registries of meshNetworks" IST0126;
     "mizzen.ClaimAnalyzer" "Objects that are written twice, or have no effect" MZ0003 MZ0004 MZ0005;
     "mizzen.GatewayAnalyzer" "Gateways that take more hosts than they have routes for" MZ0101;
-    "mizzen.MutualTlsAnalyzer" "Where mutual TLS is, and where it is not" MZ0102 MZ0105 MZ0109 MZ0112 MZ0120;
+    "mizzen.MutualTlsAnalyzer" "Where mutual TLS is, and where it is not" MZ0102 MZ0105 MZ0109 MZ0112 MZ0113 MZ0120;
     "mizzen.PolicyAnalyzer" "Policies that match nothing, are in another's shadow, or let everybody in" MZ0103 MZ0104 MZ0107 MZ0108;
     "mizzen.ProtocolAnalyzer" "Ports whose protocol has to be guessed" MZ0106;
     "mizzen.SupportAnalyzer" "Kinds and fields that this mesh does not act on" MZ0001 MZ0002 MZ0006 MZ0007;
