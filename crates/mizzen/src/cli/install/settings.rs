@@ -110,7 +110,6 @@ impl Settings {
         if let Some(inner) = values.as_object_mut().and_then(|values| values.remove("meshConfig")) {
             merge(&mut mesh_config, inner);
         }
-        values::judge(&values)?;
         let complete = values::completed(&values);
         let of_values = |name: &str| complete.pointer(&format!("/global/{name}")).map(manifest::word);
         let hub = hub.or_else(|| of_values("hub")).unwrap_or_else(|| "mizzen".to_owned());
@@ -120,6 +119,7 @@ impl Settings {
         let (mesh, mut warnings) = check_mesh_config(&whole)?;
         // What concerns injection is judged by what acts on it; of Kubernetes' version it is independent.
         warnings.extend(InjectConfig::new(&mesh, &values, true)?.warnings);
+        values::judge(&values)?;
         Ok((Settings { profile, hub, tag, mesh_config: whole, values, complete }, warnings))
     }
 
@@ -312,7 +312,8 @@ mod tests {
             ("values.pilot.autoscaleEnabled=yes", "values.pilot.autoscaleEnabled: must be true or false"),
             ("values.global.defaultTolerations[0]=x", "values.global.defaultTolerations is not supported"),
             ("values.global.jwtPolicy=x", "global.jwtPolicy: must be third-party-jwt or first-party-jwt"),
-            ("values.cni.enabled=true", "values.cni is not supported"),
+            ("values.global.dualStack=true", "global.dualStack: true asks for IPv6"),
+            ("values.cni.chained=true", "values.cni is not supported"),
             ("values.pilot=x", "values.pilot: must be a map"),
             ("meshConfig.noSuchField=1", "noSuchField"),
             ("meshConfig.rootNamespace=mesh", "meshConfig.rootNamespace: must be istio-system"),
