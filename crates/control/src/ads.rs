@@ -3,7 +3,11 @@
 //! A connection holds no queue of changes: it is told which of its resources may differ, and looks at them when it can. A proxy that reads slowly gets
 //! fewer, larger changes.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use mizzen_model::ProxyView;
 use mizzen_pki::UnixTime;
@@ -204,6 +208,7 @@ impl Discovery {
             let mut progress = connection.progress();
             let refused = progress.session.has_rejections();
             let heard = request.ask(&mut progress.session).map_err(|e| Status::invalid_argument(e.to_string()))?;
+            progress.answered(&heard, SystemTime::now());
             let refuses = refused || progress.session.has_rejections();
             (heard, progress.settle(), refuses)
         };
