@@ -160,7 +160,9 @@ fn of_rule(rule: &EffectiveRule, service: &ServiceView, pod: Option<&Pod>) -> St
 fn routes(reader: &Reader<'_>, view: &ProxyView, host: &Hostname) -> String {
     let by_host: BTreeSet<Key> = view.routes(reader, host).iter().map(RouteRules::key).collect();
     let mut text = String::new();
-    for rules in reader.all_routes() {
+    let mut all: Vec<RouteRules<'_>> = reader.all_routes().collect();
+    all.sort_by_key(RouteRules::key);
+    for rules in all {
         let leads = rules.destinations().any(|to| to.host.qualify(&rules.meta.namespace, DOMAIN) == *host);
         let is_for = by_host.contains(&rules.key());
         if !leads && !is_for {

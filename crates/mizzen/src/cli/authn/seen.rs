@@ -13,12 +13,24 @@ const METRICS: [&str; 2] = ["istio_requests_total", "istio_tcp_connections_opene
 /// The question to a proxy: these metrics alone.
 const QUESTION: &str = "/stats/prometheus?filter=istio_(requests|tcp_connections_opened)_total";
 
+/// By what servers know a client.
+struct Caller {
+    workload: String,
+    namespace: String,
+    /// The end of its identity.
+    identity: String,
+}
+
 /// Adds to each row what its servers have seen of the client; says whom it could not ask.
 pub(super) async fn add(mesh: &Place, snapshot: &Arc<Snapshot>, view: &ProxyView, rows: &mut [Row]) -> Vec<String> {
     let mut notes = Vec::new();
     let facts = view.facts();
     let reader = Reader::new(snapshot);
-    let workload = reader.pod(facts.ip).map_or_else(|| facts.workload.to_string(), |pod| pod.workload.to_string());
+    let client = Caller {
+        workload: reader.pod(facts.ip).map_or_else(|| facts.workload.to_string(), |pod| pod.workload.to_string()),
+        namespace: facts.namespace.to_string(),
+        identity: format!("/ns/{}/sa/{}", facts.namespace, facts.service_account),
+    };
     let mut servers: Vec<String> = rows.iter().flat_map(|row| &row.endpoints).filter_map(|one| one.pod.clone()).collect();
     servers.sort();
     servers.dedup();
@@ -37,7 +49,7 @@ pub(super) async fn add(mesh: &Place, snapshot: &Arc<Snapshot>, view: &ProxyView
     let mut seen: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
     for server in servers.into_iter().take(SERVERS) {
         match server.admin_text(QUESTION).await {
-            Ok(text) => counted(&text, &workload, &facts.namespace, &mut seen),
+            Ok(text) => counted(&text, &client, &mut seen),
             Err(error) => notes.push(format!("what {} has seen is not known: {error:#}", server.name())),
         }
     }
@@ -48,15 +60,17 @@ pub(super) async fn add(mesh: &Place, snapshot: &Arc<Snapshot>, view: &ProxyView
 }
 
 /// Adds what a server has counted of a client, by service and kind of connection.
-fn counted(text: &str, workload: &str, namespace: &str, seen: &mut BTreeMap<String, BTreeMap<String, u64>>) {
+fn counted(text: &str, client: &Caller, seen: &mut BTreeMap<String, BTreeMap<String, u64>>) {
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let Some((_, rest)) = line.split_once('{').filter(|(name, _)| METRICS.contains(name)) else { continue };
         let Some((labels, rest)) = labels(rest) else { continue };
         let is = |label: &str, value: &str| labels.get(label).is_some_and(|is| is == value);
+        // A server that was not told the workload knows the certificate.
+        let by_identity =
+            || is("source_workload", "unknown") && labels.get("source_principal").is_some_and(|found| found.ends_with(&client.identity));
         let value = rest.split_whitespace().next().and_then(|word| word.parse::<f64>().ok()).unwrap_or_default();
         if is("reporter", "destination")
-            && is("source_workload", workload)
-            && is("source_workload_namespace", namespace)
+            && (is("source_workload", &client.workload) && is("source_workload_namespace", &client.namespace) || by_identity())
             && value >= 1.0
             && let (Some(service), Some(security)) = (labels.get("destination_service"), labels.get("connection_security_policy"))
         {
@@ -113,11 +127,18 @@ mod tests {
             of("source", "web", "a", "unknown", "9"),
             of("destination", "somebody", "a", "none", "9"),
             "istio_requests_total{reporter=\"destination\n".to_owned(),
+            "istio_tcp_connections_opened_total{reporter=\"destination\",source_workload=\"unknown\",source_principal=\"spiffe://x/ns/shop/sa/web\",\
+             destination_service=\"c\",connection_security_policy=\"mutual_tls\"} 1\n"
+                .to_owned(),
         ]
         .concat();
         let mut seen = BTreeMap::new();
-        counted(&text, "web", "shop", &mut seen);
+        let client = Caller { workload: "web".to_owned(), namespace: "shop".to_owned(), identity: "/ns/shop/sa/web".to_owned() };
+        counted(&text, &client, &mut seen);
         let count = |security: &str, count: u64| (security.to_owned(), count);
-        assert_eq!(seen, BTreeMap::from([("a".to_owned(), BTreeMap::from([count("mutual_tls", 5), count("none", 1)]))]));
+        let expected = [("a", vec![count("mutual_tls", 5), count("none", 1)]), ("c", vec![count("mutual_tls", 1)])];
+        let expected: BTreeMap<String, BTreeMap<String, u64>> =
+            expected.into_iter().map(|(host, counts)| (host.to_owned(), counts.into_iter().collect())).collect();
+        assert_eq!(seen, expected);
     }
 }

@@ -67,8 +67,20 @@ fn of_kind(kind: &str, dump: &Value, style: &Style) -> BTreeMap<String, Value> {
         _ => ("dynamic_endpoint_configs", &["endpoint_config"], "cluster_name"),
     };
     let found = resources(dump, &section, &[list], inner);
-    let value = |resource: &Value| if kind == "Endpoints" { addresses(resource) } else { style.resource(resource) };
+    let value = |resource: &Value| match kind {
+        "Endpoints" => addresses(resource),
+        "Routes" => by_name(style.resource(resource)),
+        _ => style.resource(resource),
+    };
     found.into_iter().map(|resource| (field(&resource[name]), value(resource))).collect()
+}
+
+/// Routes with their virtual hosts in order of their names: that in which they came means nothing.
+fn by_name(mut routes: Value) -> Value {
+    if let Some(hosts) = routes.get_mut("virtualHosts").and_then(Value::as_array_mut) {
+        hosts.sort_by_key(|host| field(&host["name"]));
+    }
+    routes
 }
 
 /// The addresses of an assignment: all else an Envoy tells in a form of its own.
