@@ -3,7 +3,11 @@
 //! A connection holds no queue of changes: it is told which of its resources may differ, and looks at them when it can. A proxy that reads slowly gets
 //! fewer, larger changes.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use futures_util::FutureExt;
 use mizzen_model::ProxyView;
@@ -220,6 +224,7 @@ impl Discovery {
         let (heard, settled, refuses) = {
             let mut progress = connection.progress();
             let heard = request.ask(&mut progress.session).map_err(|e| Status::invalid_argument(e.to_string()))?;
+            progress.answered(&heard, SystemTime::now());
             let refuses = progress.refuses || matches!(heard.verdict, Some(Verdict::Nack { .. }));
             // All that it has is looked through only where something was refused.
             progress.refuses = refuses && progress.session.has_rejections();

@@ -15,7 +15,7 @@ use mizzen_model::{ProxyView, Reader};
 use mizzen_translate::{Part, ResourceKind};
 use mizzen_types::{Name, SpiffeId};
 use mizzen_xds::{
-    server::{Resource, ResourceSource, Response, Session, Sync, Whole},
+    server::{Heard, Resource, ResourceSource, Response, Session, Sync, Verdict, Whole},
     types,
 };
 use tokio::{sync::watch, time::Instant};
@@ -54,9 +54,28 @@ pub(crate) struct Progress {
     changed: Option<Instant>,
     /// When the oldest response was made of those since which not everything was answered at once.
     pushed: Option<Instant>,
+    /// By type, when responses were last answered.
+    answers: BTreeMap<Name, Answers>,
+}
+
+/// When the latest response of a type was taken whole, and when of one something was rejected.
+#[derive(Clone, Copy, Debug, Default)]
+struct Answers {
+    ack: Option<SystemTime>,
+    nack: Option<SystemTime>,
 }
 
 impl Progress {
+    /// Notes when an answer came, if what was heard is one.
+    pub(crate) fn answered(&mut self, heard: &Heard, at: SystemTime) {
+        let answers = self.answers.entry(heard.type_url.clone()).or_default();
+        match &heard.verdict {
+            Some(Verdict::Ack) => answers.ack = Some(at),
+            Some(Verdict::Nack { .. }) => answers.nack = Some(at),
+            Some(Verdict::Unknown) | None => {}
+        }
+    }
+
     /// Notes that what was sent is answered, if it is. Returns since when a change has waited for that.
     pub(crate) fn settle(&mut self) -> Option<Instant> {
         if self.session.is_due() || self.session.in_flight() > 0 {
@@ -164,6 +183,16 @@ impl Connection {
         Some((since.map_or_else(opened, |since| since.elapsed()), !unanswered))
     }
 
+    /// All that it was sent and that there was, by kind.
+    pub(crate) fn sent(&self) -> Vec<(ResourceKind, Name)> {
+        let types = self.progress().session.status();
+        let of_type = |t: mizzen_xds::server::TypeStatus| {
+            let kind = kind(&t.type_url);
+            t.resources.into_iter().filter(|r| r.sent.is_some()).filter_map(move |r| Some((kind?, r.name)))
+        };
+        types.into_iter().flat_map(of_type).collect()
+    }
+
     /// What was sent and not answered, with at most `most` names of each type.
     pub(crate) fn unanswered(&self, most: usize) -> Vec<UnansweredStatus> {
         let types = self.progress().session.status();
@@ -179,10 +208,12 @@ impl Connection {
 
     /// How it is, if `current` is the newest snapshot.
     pub(crate) fn status(&self, current: u64) -> ProxyStatus {
-        let (types, snapshot) = {
+        let (types, snapshot, answers) = {
             let progress = self.progress();
-            (progress.session.status(), self.reached(&progress, current))
+            (progress.session.status(), self.reached(&progress, current), progress.answers.clone())
         };
+        let seconds = |at: Option<SystemTime>| Some(at?.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs());
+        let answers = |type_url: &Name| answers.get(type_url).copied().unwrap_or_default();
         let resource = |r: mizzen_xds::server::ResourceStatus| ResourceStatus {
             name: r.name.to_string(),
             sent: r.sent.map(|v| v.to_string()),
@@ -201,6 +232,8 @@ impl Connection {
             sent: t.responses,
             acked: t.acks,
             nacked: t.nacks,
+            last_ack: seconds(answers(&t.type_url).ack),
+            last_nack: seconds(answers(&t.type_url).nack),
             error: t.error,
             resources: t.resources.into_iter().map(resource).collect(),
         };

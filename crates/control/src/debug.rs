@@ -208,6 +208,9 @@ struct DumpQuery {
     proxy: String,
     /// One section only: `clusters`, `endpoints`, `listeners`, `routes`.
     section: Option<String>,
+    /// Only what the proxy was sent, as it should be now.
+    #[serde(default)]
+    sent: bool,
 }
 
 /// All that there is for a proxy, also what one that fetches on first use does not hold.
@@ -220,12 +223,17 @@ async fn config_dump(State(about): State<Arc<About>>, Query(query): Query<DumpQu
         Some((_, kind)) => kind,
         None => None,
     };
-    let Some(connection) = about.connections.all().into_iter().find(|c| c.proxy() == query.proxy) else {
+    // Of several streams of one proxy the newest speaks for it.
+    let Some(connection) = about.connections.all().into_iter().rfind(|c| c.proxy() == query.proxy) else {
         return (StatusCode::NOT_FOUND, format!("no proxy {} is connected\n", query.proxy)).into_response();
     };
     let Some(snapshot) = about.snapshot() else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
     // All of a large mesh takes seconds: not on a thread that serves streams.
-    match tokio::task::spawn_blocking(move || dump::dump(&snapshot, connection.view(), only)).await {
+    let made = tokio::task::spawn_blocking(move || match query.sent {
+        true => dump::sent(&snapshot, connection.view(), &connection.sent(), only),
+        false => dump::dump(&snapshot, connection.view(), only),
+    });
+    match made.await {
         Ok(dump) => Json(dump).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }

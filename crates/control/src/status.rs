@@ -47,6 +47,12 @@ pub struct TypeStatus {
     pub acked: u64,
     /// Responses of which something was rejected.
     pub nacked: u64,
+    /// When the latest response was taken whole, in seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_ack: Option<u64>,
+    /// When something of a response was last rejected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_nack: Option<u64>,
     /// The latest rejection's words, while it stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

@@ -40,6 +40,8 @@ pub struct Options {
     pub version: String,
     /// Told whether the proxy is ready. Default none.
     pub ready: Option<watch::Sender<bool>>,
+    /// What is logged at the start, as directives. Default `info`.
+    pub log: String,
     /// What `/logging` calls. Default none.
     pub logging: Option<SetLogging>,
     /// Where the bootstrap's fields are written, for messages. Default nowhere.
@@ -65,6 +67,7 @@ impl Default for Options {
             inherited: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ready: None,
+            log: "info".to_owned(),
             logging: None,
             places: crate::Places::default(),
             limits: mizzen_engine::Limits::default(),

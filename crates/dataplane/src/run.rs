@@ -17,7 +17,7 @@ use prost::Message;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    admin::{self, Admin, Control, Fetched, Known, Process, Query, Stage, View},
+    admin::{self, Admin, Control, Fetched, Known, Levels, Process, Query, Stage, View},
     bootstrap::Plan,
     dns::{self, Resolver},
     driver::{Report, Workers},
@@ -174,7 +174,7 @@ impl Proxy {
             stage: stage_seen,
             started: clock.0,
             version: options.version.clone(),
-            logging: options.logging.clone(),
+            levels: Arc::new(Levels::new(options.log.clone(), options.logging.clone())),
             process: process.clone(),
         };
         let mut pages = serve_pages(&plan, &options, &admin)?;

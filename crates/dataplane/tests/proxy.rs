@@ -395,6 +395,7 @@ fn localhost_only_reads() {
         assert!(matches!(get(mesh.localhost, "/config_dump").await, Ok((200, _))));
         assert!(get(metrics, "/stats/prometheus").await.is_ok_and(|(status, text)| status == 200 && text.contains("istio_build{")));
         assert!(matches!(get(metrics, "/config_dump").await, Ok((404, _))));
+        assert!(get(mesh.localhost, "/logging").await.is_ok_and(|(status, text)| status == 200 && text.contains("engine: info")));
         for verb in ["/quitquitquit", "/drain_listeners", "/logging"] {
             let options = mizzen_net::ConnectOptions::default();
             let reply = mizzen_net::fetch_tcp(mesh.localhost, Method::POST, verb, "", LONG, &options).await.unwrap();

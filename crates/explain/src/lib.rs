@@ -27,6 +27,7 @@ pub use call::{
 pub use complete::complete;
 pub use decide::{Caller, Explainer, Inputs, Recorded, RecordedRequest, Replayed};
 pub use mesh::{Loaded, load, proxy_of, workload_of};
+pub use mizzen_translate::ResourceKind;
 pub use places::{place_of, rule_names};
 pub use resources::{Built, build, list};
 pub use review::{Finding, Review, review, review_all};

@@ -258,7 +258,7 @@ fn as_istioctl() {
     check(&["ps"], 1, "no mesh is running here");
     check(&["x", "authz", "check", "--help"], 0, "Usage: istioctl x authz check ");
     check(&["experimental", "authz", "check", "web"], 1, "no mesh is running here");
-    check(&["proxy-config", "cluster", "--help"], 0, "Usage: istioctl proxy-config [OPTIONS] <WHAT> ");
+    check(&["proxy-config", "cluster", "--help"], 0, "Usage: istioctl proxy-config cluster [OPTIONS] ");
     check(&["completion", "bash"], 0, "_istioctl()");
     check(&["nonsense"], 64, "nonsense");
     let output = folder.run(&["completion", "bash"]);

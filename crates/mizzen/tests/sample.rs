@@ -4,9 +4,10 @@ use std::{
     io::{Read, Write},
     net::{TcpListener, UdpSocket},
     path::{Path, PathBuf},
+    process::{Command, Stdio},
 };
 
-use mizzen_testkit::{Mesh, Options, envoy, eventually, is_root};
+use mizzen_testkit::{Mesh, Options, Output, envoy, eventually, is_root};
 use serde_json::Value;
 
 const MIZZEN: &str = env!("CARGO_BIN_EXE_mizzen");
@@ -212,6 +213,90 @@ fn steps(plane: Plane) {
     assert_eq!(mesh.stop(), 0, "{}", mesh.said());
 }
 
+/// The CLI under the name that Istio's scripts call.
+fn istioctl(mesh: &Mesh, args: &[&str]) -> Output {
+    let folder = tempfile::tempdir().expect("a folder");
+    let link = folder.path().join("istioctl");
+    std::os::unix::fs::symlink(MIZZEN, &link).expect("a link");
+    let known = mesh.cli_command(args);
+    let mut command = Command::new(link);
+    command.args(args).current_dir("/").stdin(Stdio::null());
+    for (name, value) in known.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let output = command.output().expect("start the CLI");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Output { code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) }
+}
+
+/// What istioctl answers of a mesh, under its name too.
+fn by_both_names(mesh: &Mesh, plane: &Plane) {
+    let (pod, _) = mesh.pods("shop", "storefront").into_iter().next().expect("the storefront");
+    let pod = format!("{pod}.shop");
+    let pod = pod.as_str();
+    let is_mizzen = plane.processes == "mizzen-proxy";
+    let reviews = "reviews.shop.svc.cluster.local:9080 OK STRICT ISTIO_MUTUAL ";
+    for (args, parts) in [
+        (vec!["analyze", "-n", "shop"], vec![]),
+        (vec!["analyze", "--all-namespaces"], vec![]),
+        (vec!["proxy-config", "cluster", pod, "--fqdn", "reviews.shop"], vec!["reviews.shop.svc.cluster.local 9080 - outbound EDS"]),
+        (vec!["proxy-config", "cluster", "deployment/storefront", "-n", "shop"], vec!["reviews.shop.svc.cluster.local"]),
+        (vec!["proxy-config", "secret", pod], vec!["ROOTCA CA ACTIVE true", "default Cert Chain ACTIVE true"]),
+        (vec!["proxy-config", "bootstrap", pod, "-o", "short"], vec![pod]),
+        (vec!["proxy-config", "all", pod], vec!["SERVICE FQDN", "ADDRESSES PORT", "ENDPOINT STATUS", "ROOTCA"]),
+        (vec!["proxy-config", "listener", pod, "--port", "15006", "--verbose=false"], vec!["0.0.0.0 15006 HTTP+TCP"]),
+        (vec!["proxy-config", "eds", pod], vec!["outbound|9080||reviews.shop.svc.cluster.local"]),
+        (vec!["proxy-config", "log", pod], vec!["active loggers:"]),
+        (vec!["authn", "tls-check", pod], vec![reviews]),
+        (vec!["authn", "tls-check", pod, "reviews"], vec![reviews]),
+        (vec!["x", "describe", "pod", pod], vec!["Service: storefront.shop", "Workload mTLS mode: STRICT"]),
+        (vec!["describe", "service", "reviews.shop"], vec!["Service: reviews.shop", "ALLOW reviews-from-storefront.shop"]),
+    ] {
+        for answer in [mesh.cli(&args), istioctl(mesh, &args)] {
+            assert_eq!(answer.code, 0, "{args:?}: {answer:?}");
+            let lines: Vec<String> = answer.out.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+            let has = |part: &&str| lines.iter().any(|line| line.contains(*part));
+            assert!(parts.iter().all(has) && !answer.out.contains("Error ["), "{args:?}: {answer:?}");
+        }
+    }
+    for (args, part) in [
+        (vec!["authn", "tls-check", "nobody.shop"], "there is no workload nobody.shop"),
+        (vec!["authn", "tls-check", pod, "revews"], "did you mean `reviews`?"),
+        (vec!["proxy-config", "cluster", "service/reviews"], "there are pod/NAME and deployment/NAME"),
+    ] {
+        for answer in [mesh.cli(&args), istioctl(mesh, &args)] {
+            assert!(answer.code != 0 && answer.err.contains(part), "{args:?}: {answer:?}");
+        }
+    }
+    let json: Value = serde_json::from_str(&mesh.cli(&["proxy-config", "cluster", pod, "-o", "json"]).ok()).expect("JSON");
+    assert!(json.as_array().is_some_and(|list| list.iter().any(|one| one["altStatName"].is_string())), "{json}");
+    // A dump in a file says the same as the proxy.
+    let dump = mesh.cli(&["proxy-config", "all", pod, "-o", "json"]).ok();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("dump.json");
+    std::fs::write(&file, dump).expect("a file");
+    let from_file = mesh.cli(&["proxy-config", "cluster", "-f", &file.to_string_lossy()]).ok();
+    assert_eq!(from_file, mesh.cli(&["proxy-config", "cluster", pod]).ok());
+    if !is_mizzen {
+        return;
+    }
+    eventually("the storefront runs what it should", || {
+        let said = mesh.cli(&["proxy-status", pod]).ok();
+        if said.contains("Don't Match") || !said.contains("Routes Match") { Err(said) } else { Ok(()) }
+    });
+    eventually("servers have seen mutual TLS", || {
+        let said = mesh.cli(&["authn", "tls-check", pod, "reviews:9080"]).ok();
+        if said.contains("mutual_tls") { Ok(()) } else { Err(said) }
+    });
+    let set = mesh.cli(&["proxy-config", "log", pod, "--level", "engine:debug"]).ok();
+    assert!(set.contains("engine: debug"), "{set}");
+    let reset = istioctl(mesh, &["proxy-config", "log", pod, "-r"]).ok();
+    assert!(!reset.contains("debug"), "{reset}");
+}
+
 /// What the CLI, the logs and the metrics show of the proxies.
 fn seen_from_outside(mesh: &Mesh, plane: &Plane) {
     // Counted anew each time: a visitor that has just left may still be among them.
@@ -237,6 +322,7 @@ fn seen_from_outside(mesh: &Mesh, plane: &Plane) {
         let shown = mesh.cli(&["proxy-config", what, "storefront"]).ok();
         assert!(shown.contains(part), "{what}:\n{shown}");
     }
+    by_both_names(mesh, plane);
     // Who calls nobody holds no way to others, and can be told what there is.
     let clusters = |more: &[&str]| mesh.cli(&[&["proxy-config", "cluster", "ratings", "--name", "reviews.shop"], more].concat()).ok();
     let all = clusters(&["--all"]);

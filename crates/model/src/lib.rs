@@ -38,7 +38,7 @@ mod workload;
 pub use changes::ChangeSet;
 pub use check::check;
 pub use objects::{Closed, Typed, VIPS};
-pub use policy::{PeerModes, WorkloadPolicies};
+pub use policy::{PeerModes, PeerSources, WorkloadPolicies};
 pub use provider::Asked;
 pub use proxy::{ON_DEMAND, ProxyFacts, ProxyType, ProxyView, UnknownProxyType, ViewField};
 pub use query::Query;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use mizzen_api::{
-    Kind, Selector,
+    Key, Kind, Selector,
     istio::{AuthorizationPolicy, MtlsMode, PeerAuthentication},
 };
 
@@ -30,6 +30,22 @@ impl PeerModes {
     }
 }
 
+/// The policies that the modes of a workload come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerSources {
+    /// For ports that nothing else is said of; `None`: no policy says anything.
+    pub workload: Option<Key>,
+    /// For single ports of the workload.
+    pub ports: BTreeMap<u16, Key>,
+}
+
+impl PeerSources {
+    /// The policy that says the mode of a port of the workload.
+    pub fn port(&self, port: u16) -> Option<&Key> {
+        self.ports.get(&port).or(self.workload.as_ref())
+    }
+}
+
 /// The AuthorizationPolicies of a workload: those of the root namespace first, then by name.
 #[derive(Clone, Debug, Default)]
 pub struct WorkloadPolicies<'a> {
@@ -45,30 +61,38 @@ impl<'a> Reader<'a> {
     /// Workload before namespace before mesh, the oldest in each scope; `Unset` inherits; the end is PERMISSIVE. A policy of the root namespace
     /// that has a selector bears on nobody outside of it: what Istio's code does, against its text. A refused one counts as STRICT in its scope.
     pub fn peer_modes(&self, namespace: &str, selected: impl Fn(&Selector) -> bool) -> PeerModes {
+        self.peer_sources(namespace, selected).0
+    }
+
+    /// The same, with the policies that say so.
+    pub fn peer_sources(&self, namespace: &str, selected: impl Fn(&Selector) -> bool) -> (PeerModes, PeerSources) {
         let root = self.mesh().root_namespace.as_str();
-        let mut mode = MtlsMode::Permissive;
+        let (mut mode, mut source) = (MtlsMode::Permissive, None);
         // The scope's policy, unless a refused one closes it.
         let mut inherit = |scope: &str, fits: &dyn Fn(Option<&Selector>) -> bool| {
-            if self.closed(scope).iter().any(|c| c.key.kind == Kind::PeerAuthentication && fits(c.selector.as_ref())) {
-                mode = MtlsMode::Strict;
+            let closed = self.closed(scope);
+            if let Some(closed) = closed.iter().find(|c| c.key.kind == Kind::PeerAuthentication && fits(c.selector.as_ref())) {
+                (mode, source) = (MtlsMode::Strict, Some(closed.key.clone()));
                 return None;
             }
             let policy = self.oldest::<PeerAuthentication>(scope, |p| fits(p.selector.as_ref()))?;
             if policy.mtls != MtlsMode::Unset {
-                mode = policy.mtls;
+                (mode, source) = (policy.mtls, Some(key(policy)));
             }
             Some(policy)
         };
         let wide = |selector: Option<&Selector>| selector.is_none_or(Selector::is_empty);
         inherit(root, &wide);
-        let mut ports = BTreeMap::new();
+        let (mut ports, mut by_port) = (BTreeMap::new(), BTreeMap::new());
         if namespace != root {
             inherit(namespace, &wide);
             if let Some(own) = inherit(namespace, &|selector| selector.is_some_and(|s| !s.is_empty() && selected(s))) {
                 ports = own.port_level_mtls.iter().map(|(&port, &m)| (port, if m == MtlsMode::Unset { mode } else { m })).collect();
+                let said = own.port_level_mtls.iter().filter(|(_, mode)| **mode != MtlsMode::Unset);
+                by_port = said.map(|(&port, _)| (port, key(own))).collect();
             }
         }
-        PeerModes { workload: mode, ports }
+        (PeerModes { workload: mode, ports }, PeerSources { workload: source, ports: by_port })
     }
 
     /// Whether some workload of a namespace may take plain text alone. What else is asked about modes is asked only then: most changes of a mode
@@ -101,6 +125,10 @@ impl<'a> Reader<'a> {
     fn oldest<T: Typed + Metadata + 'static>(&self, namespace: &str, fits: impl Fn(&T) -> bool) -> Option<&'a T> {
         self.in_namespace::<T>(namespace).filter(|object| fits(object)).min_by(|a, b| by_age(a.meta(), b.meta()))
     }
+}
+
+fn key(policy: &PeerAuthentication) -> Key {
+    Key::new(Kind::PeerAuthentication, policy.meta.namespace.clone(), policy.meta.name.clone())
 }
 
 /// A type whose metadata can be had.

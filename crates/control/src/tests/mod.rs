@@ -203,6 +203,8 @@ async fn rejections_are_known() {
     let status: Syncz = world.until("/debug/syncz", |s: &Syncz| s.proxies[0].types.iter().all(|t| t.state != SyncState::Stale)).await;
     let clusters = &status.proxies[0].types[0];
     assert_eq!((clusters.state, clusters.nacked), (SyncState::Error, 1));
+    let taken = status.proxies[0].types.iter().find(|of_type| of_type.name == "Listener").unwrap();
+    assert!(clusters.last_nack.is_some() && taken.last_ack.is_some() && taken.last_nack.is_none(), "{status:?}");
     assert_eq!(clusters.error.as_deref(), Some("outbound|9080||reviews.shop.svc.cluster.local: not today"));
     let (bad, good): (Vec<_>, Vec<_>) = clusters.resources.iter().partition(|r| r.rejected.is_some());
     assert_eq!((bad[0].name.as_str(), bad[0].acked.as_deref(), bad.len()), (REVIEWS, None, 1));
@@ -275,6 +277,16 @@ async fn what_there_is_for_a_proxy() {
     let one: serde_json::Value = world.debug("/debug/config_dump?proxyID=storefront-0.shop&section=routes").await;
     assert_eq!(one["configs"].as_array().unwrap().len(), 1);
     assert_eq!(names(&one, "dynamic_route_configs", "/route_config/name"), ["9080"]);
+    // Of what it was sent, what it should be now.
+    let sent: serde_json::Value = world.debug("/debug/config_dump?proxyID=storefront-0.shop&sent=true").await;
+    assert_eq!(names(&sent, "dynamic_endpoint_configs", "/endpoint_config/cluster_name"), [REVIEWS]);
+    let endpoints = |dump: &serde_json::Value| {
+        let mut sections = dump["configs"].as_array().unwrap().iter();
+        sections.find_map(|section| section.get("dynamic_endpoint_configs").cloned()).unwrap()
+    };
+    assert_eq!(endpoints(&sent), endpoints(&dump));
+    let whole: usize = names(&dump, "dynamic_active_clusters", "/cluster/name").len();
+    assert!(names(&sent, "dynamic_active_clusters", "/cluster/name").len() < whole, "{sent}");
     for (query, status, part) in [
         ("proxyID=vault-0.bank", 404, "no proxy vault-0.bank is connected"),
         ("proxyID=storefront-0.shop&section=secrets", 400, "`secrets` is no section; there are clusters"),

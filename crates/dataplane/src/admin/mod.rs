@@ -5,6 +5,7 @@
 mod certs;
 mod clusters;
 mod dump;
+mod levels;
 mod metrics;
 mod view;
 
@@ -29,10 +30,9 @@ use prost::Message;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+pub(crate) use levels::Levels;
 pub(crate) use metrics::Process;
 pub(crate) use view::{Control, Fetched, Known, Query, Stage, View};
-
-use crate::options::SetLogging;
 
 /// What every page may need.
 #[derive(Clone)]
@@ -43,7 +43,7 @@ pub(crate) struct Admin {
     pub(crate) stage: watch::Receiver<Stage>,
     pub(crate) started: Instant,
     pub(crate) version: String,
-    pub(crate) logging: Option<SetLogging>,
+    pub(crate) levels: Arc<Levels>,
     pub(crate) process: Process,
 }
 
@@ -54,17 +54,18 @@ const HELP: &str = "\
 /clusters: clusters and their hosts (?format=json)
 /config_dump: all resources (?resource=LIST, ?include_eds)
 /listeners: addresses of listeners (?format=json)
+/logging: what is logged, by loggers
 /on_demand: what was asked for on first use, why, and whether it is there (JSON)
 /ready: 200 once listeners and clusters are there
 /server_info: version, state, node
 /stats: counters (?format=json, ?format=prometheus, ?filter=REGEX, ?usedonly)
 /stats/prometheus: counters for Prometheus
-on the Unix socket also, by POST: /drain_listeners, /logging?level=DIRECTIVES, /quitquitquit
+on the Unix socket also, by POST: /drain_listeners, /logging?level=LEVEL, /logging?paths=LOGGER:LEVEL, /logging?reset, /quitquitquit
 ";
 
 /// The pages that only read.
 pub(crate) fn reading(admin: Admin) -> Router {
-    pages().fallback(unknown).with_state(admin)
+    pages().route("/logging", get(levels).post(unknown)).fallback(unknown).with_state(admin)
 }
 
 /// Those and the verbs that change something.
@@ -72,7 +73,7 @@ pub(crate) fn all(admin: Admin) -> Router {
     pages()
         .route("/quitquitquit", post(quit))
         .route("/drain_listeners", post(drain))
-        .route("/logging", post(logging))
+        .route("/logging", get(levels).post(logging))
         .fallback(unknown)
         .with_state(admin)
 }
@@ -255,12 +256,13 @@ async fn drain(State(admin): State<Admin>) -> Response {
     if admin.control.tell(Query::DrainListeners).await { "OK\n".into_response() } else { ending() }
 }
 
+async fn levels(State(admin): State<Admin>) -> Response {
+    admin.levels.text().into_response()
+}
+
 async fn logging(State(admin): State<Admin>, Params(params): Query1) -> Response {
-    let (Some(set), Some(level)) = (&admin.logging, params.get("level").or_else(|| params.get("paths"))) else {
-        return (StatusCode::BAD_REQUEST, "usage: /logging?level=DIRECTIVES, such as info,mizzen_engine=debug\n").into_response();
-    };
-    match set(level) {
-        Ok(now) => format!("{now}\n").into_response(),
+    match admin.levels.change(&params) {
+        Ok(()) => admin.levels.text().into_response(),
         Err(reason) => (StatusCode::BAD_REQUEST, format!("{reason}\n")).into_response(),
     }
 }

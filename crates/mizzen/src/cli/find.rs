@@ -143,14 +143,20 @@ impl Mesh {
 /// # Errors
 /// If there is none, or several that are not replicas of one deployment.
 pub(crate) fn choose(pods: &[String], name: &str, namespace: Option<&str>) -> Result<usize> {
-    let (wanted, within) = match (namespace, name.rsplit_once('.')) {
-        (Some(namespace), _) => (name, Some(namespace)),
+    let (kind, short) = kind(name)?;
+    let (wanted, within) = match (namespace, short.rsplit_once('.')) {
+        (Some(namespace), _) => (short, Some(namespace)),
         (None, Some((wanted, namespace))) => (wanted, Some(namespace)),
-        (None, None) => (name, None),
+        (None, None) => (short, None),
     };
     let fits = |pod: &str, exact: bool| {
         let (pod_name, pod_namespace) = pod.rsplit_once('.').unwrap_or((pod, ""));
-        let same = if exact { pod_name == wanted } else { pod_name.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('-')) };
+        let same = match (kind, exact) {
+            (Some(Named::Deployment), _) => deployment(pod).0 == wanted,
+            (_, true) => pod_name == wanted,
+            (Some(Named::Pod), false) => false,
+            (None, false) => pod_name.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('-')),
+        };
         same && within.is_none_or(|namespace| namespace == pod_namespace)
     };
     let all = |exact: bool| pods.iter().enumerate().filter(|(_, pod)| fits(pod, exact)).collect::<Vec<_>>();
@@ -163,6 +169,29 @@ pub(crate) fn choose(pods: &[String], name: &str, namespace: Option<&str>) -> Re
             bail!("{name} may be any of {}: say which", names.join(", "))
         }
     }
+}
+
+/// What a name is said to be of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Named {
+    /// `pod/NAME`.
+    Pod,
+    /// `deployment/NAME`.
+    Deployment,
+}
+
+/// A name without the kind before it, and that.
+///
+/// # Errors
+/// If it is a kind that has no one proxy.
+pub(crate) fn kind(name: &str) -> Result<(Option<Named>, &str)> {
+    let Some((kind, short)) = name.split_once('/') else { return Ok((None, name)) };
+    let named = match kind.to_ascii_lowercase().as_str() {
+        "pod" | "pods" | "po" => Named::Pod,
+        "deployment" | "deployments" | "deploy" | "deployment.apps" => Named::Deployment,
+        other => bail!("{name}: `{other}` is no kind of workload that is found by its name; there are pod/NAME and deployment/NAME"),
+    };
+    Ok((Some(named), short))
 }
 
 /// The deployment and the namespace of `DEPLOYMENT-HASH-NUMBER.NAMESPACE`.
@@ -180,9 +209,14 @@ impl Pod {
     }
 
     /// What the proxy's admin interface answers at `path`.
-    pub(crate) async fn admin(&self, path: &str) -> Result<Value> {
-        let body = get(&self.dir.join("admin.sock"), path).await.with_context(|| format!("the proxy of {} does not answer", self.name))?;
-        serde_json::from_slice(&body).context("the proxy's answer is no JSON")
+    pub(crate) async fn admin(&self, path: &str) -> Result<bytes::Bytes> {
+        get(&self.dir.join("admin.sock"), path).await.with_context(|| format!("the proxy of {} does not answer", self.name))
+    }
+
+    /// What it answers to a change at `path`.
+    pub(crate) async fn change(&self, path: &str) -> Result<bytes::Bytes> {
+        let answer = ask(http::Method::POST, &self.dir.join("admin.sock"), path).await;
+        answer.with_context(|| format!("the proxy of {}", self.name))
     }
 }
 
@@ -208,4 +242,29 @@ async fn ask(method: http::Method, socket: &Path, path: &str) -> Result<bytes::B
         bail!("{}: {}", reply.status, String::from_utf8_lossy(&reply.body).trim());
     }
     Ok(reply.body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_meant() {
+        let pods = ["web-7d9f8-0.shop", "web-7d9f8-1.shop", "web-admin-6c5d4-0.shop", "web-7d9f8-0.ops", "db-0.ops"].map(str::to_owned);
+        let check = |name: &str, namespace: Option<&str>, expected: Result<&str, &str>| match (choose(&pods, name, namespace), expected) {
+            (Ok(at), Ok(pod)) => assert_eq!(pods[at], pod, "{name}"),
+            (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{name}: {error}"),
+            (found, _) => panic!("{name}: {found:?}"),
+        };
+        check("web-7d9f8-1", None, Ok("web-7d9f8-1.shop"));
+        check("pod/web-7d9f8-1.shop", None, Ok("web-7d9f8-1.shop"));
+        check("pod/web", Some("shop"), Err("there is no workload pod/web"));
+        check("web", Some("shop"), Err("web may be any of"));
+        check("deployment/web", Some("shop"), Ok("web-7d9f8-0.shop"));
+        check("deploy/web.ops", None, Ok("web-7d9f8-0.ops"));
+        check("deployment/web", None, Err("may be any of"));
+        check("deployment/web-7d9f8", Some("shop"), Err("there is no workload"));
+        check("po/db-0", None, Ok("db-0.ops"));
+        check("service/web", None, Err("`service` is no kind of workload that is found by its name; there are pod/NAME"));
+    }
 }

@@ -2,7 +2,10 @@
 
 mod admin;
 mod analyze;
+mod authn;
 mod authz;
+mod completion;
+mod describe;
 mod explain;
 mod fields;
 pub(crate) mod find;
@@ -24,7 +27,7 @@ mod x;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 
 pub use self::install::chart_files;
 use crate::up;
@@ -49,8 +52,8 @@ enum Verb {
     #[command(visible_alias = "ps")]
     ProxyStatus(proxy_status::ProxyStatusArgs),
     /// Show what a proxy runs: its clusters, listeners, routes, endpoints or certificates.
-    #[command(visible_alias = "pc")]
-    ProxyConfig(proxy_config::ProxyConfigArgs),
+    #[command(visible_alias = "pc", subcommand)]
+    ProxyConfig(proxy_config::ProxyConfigVerb),
     /// Show what a workload, its proxy or the control plane has written.
     Logs(logs::LogsArgs),
     /// Decide a hypothetical call step by step: would it be allowed, and why not?
@@ -73,6 +76,12 @@ enum Verb {
     /// The control plane itself: what it logs.
     #[command(subcommand)]
     Admin(admin::AdminVerb),
+    /// Mutual TLS: what servers take and clients send.
+    #[command(subcommand)]
+    Authn(authn::AuthnVerb),
+    /// All that concerns one pod or one service: ports, rules, routes, mutual TLS and policies.
+    #[command(subcommand)]
+    Describe(describe::DescribeVerb),
     /// Try policies on calls that were recorded, and write policies from them.
     #[command(subcommand)]
     Authz(authz::AuthzVerb),
@@ -86,6 +95,9 @@ enum Verb {
         /// The shell.
         shell: clap_complete::Shell,
     },
+    /// Print the names of all workloads, for completion.
+    #[command(name = completion::WORKLOADS, hide = true)]
+    Workloads,
 }
 
 /// Runs the command line of this process.
@@ -108,7 +120,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::Up(args) => return up::main(mesh, &args),
         Verb::Run(args) => runtime(run::run(mesh, args)),
         Verb::ProxyStatus(args) => runtime(proxy_status::run(place, args)).map(|()| ExitCode::SUCCESS),
-        Verb::ProxyConfig(args) => runtime(proxy_config::run(place, args)).map(|()| ExitCode::SUCCESS),
+        Verb::ProxyConfig(verb) => runtime(proxy_config::run(place, verb)).map(|()| ExitCode::SUCCESS),
         Verb::Logs(args) => runtime(logs::run(place, args)).map(|()| ExitCode::SUCCESS),
         Verb::Explain(args) => return answer(runtime(explain::run(place, *args))),
         Verb::Analyze(args) => analyze::run(place, *args),
@@ -119,13 +131,13 @@ pub(crate) fn main() -> ExitCode {
         Verb::Manifest(verb) => install::manifest(&verb).map(|()| ExitCode::SUCCESS),
         Verb::KubeInject(args) => kube_inject::run(place, &args).map(|()| ExitCode::SUCCESS),
         Verb::Admin(verb) => runtime(admin::run(place, verb)).map(|()| ExitCode::SUCCESS),
+        Verb::Describe(verb) => runtime(describe::run(place, verb)).map(|()| ExitCode::SUCCESS),
+        Verb::Authn(verb) => runtime(authn::run(place, verb)).map(|()| ExitCode::SUCCESS),
         Verb::Authz(verb) => return answer(authz::run(place, &verb)),
         Verb::Version(args) => runtime(version::run(place, args)).map(|()| ExitCode::SUCCESS),
         Verb::X(verb) => runtime(x::run(place, verb)),
-        Verb::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), name(), &mut std::io::stdout());
-            Ok(ExitCode::SUCCESS)
-        }
+        Verb::Completion { shell } => completion::script(shell).map(|()| ExitCode::SUCCESS),
+        Verb::Workloads => runtime(completion::workloads(place)).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
         eprintln!("mizzen: {error:#}");
@@ -162,6 +174,8 @@ fn runtime<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     #[test]

@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use super::{
     analyze::files::File,
-    find::{Mesh, answered, choose},
+    find::{Mesh, answered, choose, kind},
 };
 use crate::up::say;
 
@@ -178,10 +178,10 @@ impl Place {
         match self {
             Place::Host(mesh) => Ok(Workload::Host(mesh.pod(name, namespace)?)),
             Place::Cluster(cluster) => {
-                let (name, within) = match (namespace, name.rsplit_once('.')) {
-                    (Some(namespace), _) => (name, Some(namespace)),
-                    (None, Some((name, namespace))) => (name, Some(namespace)),
-                    (None, None) => (name, None),
+                let (_, short) = kind(name)?;
+                let (name, within) = match (namespace, short.rsplit_once('.')) {
+                    (None, Some((_, namespace))) => (name.strip_suffix(&format!(".{namespace}")).unwrap_or(name), Some(namespace)),
+                    (namespace, _) => (name, namespace),
                 };
                 let mut pods = cluster.pods(within).await?;
                 let names: Vec<String> = pods.iter().map(full_name).collect();
@@ -326,8 +326,28 @@ impl Workload<'_> {
         }
     }
 
-    /// What the proxy's admin interface answers at a path.
+    /// What the proxy's admin interface answers at a path, which is JSON.
     pub(crate) async fn admin(&self, path: &str) -> Result<Value> {
+        serde_json::from_slice(&self.admin_bytes(path).await?).context("the proxy's answer is no JSON")
+    }
+
+    /// The same where the answer is a text.
+    pub(crate) async fn admin_text(&self, path: &str) -> Result<String> {
+        Ok(String::from_utf8_lossy(&self.admin_bytes(path).await?).into_owned())
+    }
+
+    /// What it answers to a change at a path.
+    ///
+    /// # Errors
+    /// If the proxy refuses it, or is in a cluster: there it takes changes by a socket that is in its pod.
+    pub(crate) async fn change(&self, path: &str) -> Result<String> {
+        match self {
+            Workload::Host(pod) => Ok(String::from_utf8_lossy(&pod.change(path).await?).into_owned()),
+            Workload::Cluster(..) => bail!("{}: nothing of a proxy in a cluster can be changed from outside of its pod", self.name()),
+        }
+    }
+
+    async fn admin_bytes(&self, path: &str) -> Result<bytes::Bytes> {
         match self {
             Workload::Host(pod) => pod.admin(path).await,
             Workload::Cluster(cluster, pod) => {
@@ -336,7 +356,7 @@ impl Workload<'_> {
                 }
                 let answered = cluster.ask(pod, ports::ADMIN, path).await;
                 match answered.with_context(|| format!("the proxy of {} does not answer", full_name(pod)))? {
-                    (StatusCode::OK, body) => serde_json::from_slice(&body).context("the proxy's answer is no JSON"),
+                    (StatusCode::OK, body) => Ok(body),
                     (status, body) => bail!("the proxy answers {status}: {}", String::from_utf8_lossy(&body).trim()),
                 }
             }

@@ -7,6 +7,7 @@ use mizzen_control::status::{Selfz, UnansweredStatus, WaitingFor, WaitingStatus}
 
 use super::{
     authz::{self, check::XAuthzVerb},
+    describe::{self, DescribeVerb},
     fields::{self, CrdsArgs, FieldsArgs},
     output::{Output, print, render, table},
     place::Where,
@@ -25,6 +26,9 @@ pub(crate) enum XVerb {
     Crds(CrdsArgs),
     /// Show the fields of Istio's kinds: type, default, meaning, and whether they are acted on, harmless or refused.
     Fields(FieldsArgs),
+    /// All that concerns one pod or one service, as `mizzen describe`.
+    #[command(subcommand)]
+    Describe(DescribeVerb),
     /// Show what of a cluster's configuration the mesh would not take.
     Precheck,
 }
@@ -43,6 +47,7 @@ pub(crate) async fn run(place: &Where, verb: XVerb) -> Result<ExitCode> {
         XVerb::Authz(XAuthzVerb::Check(args)) => authz::check::run(place, &args).await?,
         XVerb::Crds(args) => fields::crds(&args)?,
         XVerb::Fields(args) => fields::list(&args)?,
+        XVerb::Describe(verb) => describe::run(place, verb).await?,
         XVerb::Precheck => return precheck::run(place).await,
     }
     Ok(ExitCode::SUCCESS)

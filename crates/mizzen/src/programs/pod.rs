@@ -115,6 +115,7 @@ fn run(args: &PodArgs) -> Result<u8> {
         remembered: super::proxy::remembered(&pod.options),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ready: Some(ready),
+        log: level,
         logging: Some(logging),
         farewell: pod.termination.farewell,
         until_deserted: pod.termination.until_deserted,

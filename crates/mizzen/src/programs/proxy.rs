@@ -102,7 +102,8 @@ fn run(args: &ProxyArgs) -> Result<()> {
         idle.iter().for_each(|flag| eprintln!("{flag}: it does nothing here"));
         return validate(&bootstrap, &places);
     }
-    let logging = super::log_to(flags.log_level.map(Level::directives), flags.log_path.as_deref())?;
+    let level = flags.log_level.map(Level::directives);
+    let logging = super::log_to(level, flags.log_path.as_deref())?;
     for flag in idle {
         tracing::warn!(flag, "it does nothing here");
     }
@@ -127,6 +128,7 @@ fn run(args: &ProxyArgs) -> Result<()> {
         inherited: inherited.map(Arc::new),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ready: Some(ready),
+        log: level.map_or_else(super::directives, str::to_owned),
         logging: Some(logging),
         name_servers: super::name_servers()?,
         drain_time: flags.drain_time_s.map_or(mizzen_dataplane::Options::default().drain_time, Duration::from_secs),

@@ -260,6 +260,7 @@ fn seen_by_the_cli(world: &World) {
     assert!(secrets.contains("ROOTCA") && secrets.contains("default"), "{secrets}");
     let refused = world.mizzen(&["proxy-config", "cluster", "coredns.kube-system"]);
     assert!(refused.code != 0 && refused.err.contains("is not in the mesh"), "{refused:?}");
+    by_both_names(world);
     let version = world.mizzen(&["version"]).ok();
     assert!(version.contains("control plane version: "), "{version}");
     let analyzed = world.mizzen(&["analyze", "--all-namespaces"]);
@@ -272,6 +273,41 @@ fn seen_by_the_cli(world: &World) {
     }
     let log = world.kubectl(&["logs", "-n", "istio-system", "-l", "app=istiod", "--tail=-1"]);
     assert!(log.lines().any(|line| line.contains("authz")), "{log}");
+}
+
+/// What istioctl answers of a mesh, under its name too.
+fn by_both_names(world: &World) {
+    let link = world.cluster.dir().join("istioctl");
+    std::os::unix::fs::symlink(MIZZEN, &link).expect("a link");
+    let link = link.to_str().expect("a path");
+    let pod = world.kubectl(&["get", "pod", "-n", "shop", "-l", "app=storefront", "-o", "jsonpath={.items[0].metadata.name}"]);
+    let pod = format!("{pod}.shop");
+    let pod = pod.as_str();
+    let reviews = "reviews.shop.svc.cluster.local:9080 OK STRICT ISTIO_MUTUAL ";
+    for (args, part) in [
+        (vec!["analyze", "-n", "shop"], ""),
+        (vec!["analyze", "--all-namespaces"], ""),
+        (vec!["proxy-config", "cluster", pod], "reviews.shop.svc.cluster.local 9080"),
+        (vec!["proxy-config", "cluster", "deployment/storefront.shop"], "reviews.shop.svc.cluster.local 9080"),
+        (vec!["proxy-config", "secret", pod], "ROOTCA CA ACTIVE true"),
+        (vec!["proxy-config", "log", pod], "active loggers:"),
+        (vec!["authn", "tls-check", pod], reviews),
+        (vec!["proxy-status", pod], "Clusters Match"),
+        (vec!["x", "describe", "pod", pod], "Workload mTLS mode: STRICT"),
+    ] {
+        for program in [MIZZEN, link] {
+            let answer = world.cluster.run(&[&[program], &args[..]].concat(), "");
+            let lines: Vec<String> = answer.out.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+            assert!(answer.code == 0 && (part.is_empty() || lines.iter().any(|line| line.contains(part))), "{args:?}: {answer:?}");
+            assert!(!answer.out.contains("Error ["), "{args:?}: {answer:?}");
+        }
+    }
+    for args in [vec!["authn", "tls-check", "coredns.kube-system"], vec!["proxy-status", "coredns.kube-system"]] {
+        let refused = world.mizzen(&args);
+        assert!(refused.code != 0 && refused.err.contains("is not in the mesh"), "{args:?}: {refused:?}");
+    }
+    let refused = world.mizzen(&["proxy-config", "log", pod, "--level", "debug"]);
+    assert!(refused.code != 0 && refused.err.contains("can be changed from outside of its pod"), "{refused:?}");
 }
 
 /// Requests go on while half of the shop is replaced.

@@ -169,6 +169,28 @@ fn the_nearest_mode_of_mutual_tls() {
 }
 
 #[test]
+fn the_policies_that_say_a_mode() {
+    let labels = BTreeMap::from([("app".to_owned(), "a".to_owned())]);
+    let check = |policies: &[String], closed: Option<&str>, workload: &str, port: &str| {
+        let texts: Vec<&str> = policies.iter().map(String::as_str).collect();
+        let close = |namespace: &str| Closed { key: Key::new(Kind::PeerAuthentication, namespace, "broken"), selector: None };
+        let snapshot = snapshot(&texts).apply(closed.map(close).map(Change::Close));
+        let (_, sources) = Reader::new(&snapshot).peer_sources("shop", |selector| selector.matches(&labels));
+        let name = |key: Option<&Key>| key.map_or_else(String::new, |key| format!("{}/{}", key.namespace, key.name));
+        assert_eq!([name(sources.port(81)), name(sources.port(80))], [workload, port], "{policies:?} {closed:?}");
+    };
+    let mesh = peer("m", "istio-system", "1", "{mtls: {mode: STRICT}}");
+    let unset = peer("u", "shop", "1", "{mtls: {mode: UNSET}}");
+    let own = |ports: &str| peer("w", "shop", "1", &format!("{{selector: {{matchLabels: {{app: a}}}}, portLevelMtls: {ports}}}"));
+    check(&[], None, "", "");
+    check(std::slice::from_ref(&mesh), None, "istio-system/m", "istio-system/m");
+    check(&[mesh.clone(), unset], None, "istio-system/m", "istio-system/m");
+    check(&[mesh.clone(), own("{80: {mode: DISABLE}}")], None, "istio-system/m", "shop/w");
+    check(&[mesh.clone(), own("{80: {mode: UNSET}}")], None, "istio-system/m", "istio-system/m");
+    check(&[mesh], Some("shop"), "shop/broken", "shop/broken");
+}
+
+#[test]
 fn a_refused_mode_of_mutual_tls_is_strict_in_its_scope() {
     use MtlsMode::{Disable, Permissive, Strict};
     let labels = |app: &str| BTreeMap::from([("app".to_owned(), app.to_owned())]);

@@ -1,7 +1,7 @@
 //! `mizzen analyze`: what is wrong with a configuration, in istioctl's words.
 
 mod analyzers;
-mod diff;
+pub(super) mod diff;
 mod edit;
 mod explain;
 pub(crate) mod files;

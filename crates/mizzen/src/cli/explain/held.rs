@@ -35,7 +35,7 @@ pub(super) async fn mark(mesh: &Place, explanation: &mut Explanation) -> Vec<Str
 }
 
 /// Of which proxies it is not known that they run what is explained here.
-async fn late<'a>(mesh: &Place, proxies: impl Iterator<Item = &'a str>) -> Vec<String> {
+pub(crate) async fn late<'a>(mesh: &Place, proxies: impl Iterator<Item = &'a str>) -> Vec<String> {
     let answer = mesh.debug("/debug/syncz").await.and_then(|value| Ok(serde_json::from_value::<Syncz>(value)?));
     let status = match answer {
         Ok(status) => status,

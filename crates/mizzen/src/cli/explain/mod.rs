@@ -3,6 +3,8 @@
 mod held;
 mod text;
 
+pub(crate) use held::late;
+
 use std::{
     io::Read,
     net::IpAddr,

@@ -1,10 +1,51 @@
 //! Clusters, in istioctl's columns.
 
+use anyhow::Result;
 use serde_json::Value;
 
-use super::{Rows, resources, source, text};
+use super::{super::place::Where, Dump, Known, Rows, Target, Which, resources, select, show_with, source, text};
 
 const HEADER: &[&str] = &["SERVICE FQDN", "PORT", "SUBSET", "DIRECTION", "TYPE", "DESTINATION RULE"];
+
+/// Arguments of `proxy-config cluster`.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct ClusterArgs {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    which: Which,
+    /// Only clusters of a service whose full name contains this.
+    #[arg(long, value_name = "HOST")]
+    fqdn: Option<String>,
+    /// Only clusters of this port.
+    #[arg(long)]
+    port: Option<u16>,
+    /// Only clusters of this subset.
+    #[arg(long)]
+    subset: Option<String>,
+    /// Only clusters of this direction: inbound or outbound.
+    #[arg(long)]
+    direction: Option<String>,
+}
+
+impl ClusterArgs {
+    pub(super) async fn run(&self, place: &Where) -> Result<()> {
+        let mesh = self.target.mesh(place).await?;
+        let source = self.target.source(mesh.as_ref()).await?;
+        let found = rows(&source.dump(Dump::Plain).await?);
+        let known = Known { section: "clusters", rows };
+        let (found, has_held) = select(&source, found, &self.which, &known, |cells, _| self.keeps(cells)).await?;
+        show_with(&self.target, found, has_held)
+    }
+
+    fn keeps(&self, cells: &[String]) -> bool {
+        let is = |wanted: &Option<String>, cell: &str| wanted.as_ref().is_none_or(|wanted| wanted == cell);
+        self.fqdn.as_ref().is_none_or(|host| cells[0].contains(host.as_str()))
+            && is(&self.port.map(|port| port.to_string()), &cells[1])
+            && is(&self.subset, &cells[2])
+            && is(&self.direction, &cells[3])
+    }
+}
 
 pub(super) fn rows(dump: &Value) -> Rows {
     let found = resources(dump, "ClustersConfigDump", &["static_clusters", "dynamic_active_clusters"], &["cluster"]);
@@ -55,5 +96,13 @@ mod tests {
                 ["xds-grpc", "-", "-", "-", "STATIC", ""]
             ]
         );
+        let word = |text: &str| Some(text.to_owned());
+        let check = |args: ClusterArgs, kept: [bool; 2]| assert_eq!([&rows[0], &rows[1]].map(|cells| args.keeps(cells)), kept, "{args:?}");
+        check(ClusterArgs::default(), [true, true]);
+        check(ClusterArgs { fqdn: word("reviews.shop"), ..ClusterArgs::default() }, [true, false]);
+        check(ClusterArgs { port: Some(9080), ..ClusterArgs::default() }, [true, false]);
+        check(ClusterArgs { port: Some(908), ..ClusterArgs::default() }, [false, false]);
+        check(ClusterArgs { subset: word("v1"), direction: word("outbound"), ..ClusterArgs::default() }, [true, false]);
+        check(ClusterArgs { direction: word("inbound"), ..ClusterArgs::default() }, [false, false]);
     }
 }

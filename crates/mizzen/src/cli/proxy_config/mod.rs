@@ -1,11 +1,17 @@
-//! `mizzen proxy-config`: what a proxy runs, read from the proxy itself.
+//! `mizzen proxy-config`: what a proxy runs, read from the proxy itself or from a dump of it.
 
+mod bootstrap;
 mod cluster;
+mod ecds;
+mod eds;
 mod endpoint;
 mod listener;
+mod log;
 mod on_demand;
 mod route;
 mod secret;
+mod source;
+mod style;
 
 use std::collections::BTreeSet;
 
@@ -14,103 +20,162 @@ use serde_json::Value;
 
 use super::{
     output::{Output, print, render, table},
-    place::{Where, Workload},
+    place::Where,
 };
+use source::{Dump, Source, Target};
+use style::Names;
+pub(super) use style::Style;
 
-/// What to show.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum What {
+/// What to show of a proxy.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum ProxyConfigVerb {
+    /// Clusters, listeners, routes, endpoints and secrets, one after the other.
+    #[command(visible_alias = "a")]
+    All(Target),
+    /// What the proxy was started with.
+    #[command(visible_alias = "b")]
+    Bootstrap(bootstrap::BootstrapArgs),
     /// Clusters: where the proxy can send to.
-    #[value(aliases = ["clusters", "c"])]
-    Cluster,
+    #[command(visible_aliases = ["clusters", "c"])]
+    Cluster(cluster::ClusterArgs),
+    /// Extensions that came by themselves (ECDS).
+    Ecds(Target),
+    /// Endpoints as the control plane has sent them.
+    Eds(endpoint::EndpointArgs),
+    /// Endpoints: the addresses behind clusters, and how each is.
+    #[command(visible_aliases = ["endpoints", "ep"])]
+    Endpoint(endpoint::EndpointArgs),
     /// Listeners: what the proxy accepts.
-    #[value(aliases = ["listeners", "l"])]
-    Listener,
-    /// Routes: how requests find their cluster.
-    #[value(aliases = ["routes", "r"])]
-    Route,
-    /// Endpoints: the addresses behind clusters.
-    #[value(aliases = ["endpoints", "ep"])]
-    Endpoint,
-    /// Certificates and roots; never private keys.
-    #[value(aliases = ["secrets", "s"])]
-    Secret,
+    #[command(visible_aliases = ["listeners", "l"])]
+    Listener(listener::ListenerArgs),
+    /// Show what a proxy logs, or change it while it runs.
+    #[command(visible_alias = "o")]
+    Log(log::LogArgs),
     /// What was fetched on first use, and what for.
-    #[value(aliases = ["od"])]
-    OnDemand,
+    #[command(visible_alias = "od")]
+    OnDemand(Target),
+    /// Routes: how requests find their cluster.
+    #[command(visible_aliases = ["routes", "r"])]
+    Route(route::RouteArgs),
+    /// Certificates and roots; never private keys.
+    #[command(visible_aliases = ["secrets", "s"])]
+    Secret(Target),
 }
 
-/// Arguments of `proxy-config`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct ProxyConfigArgs {
-    /// What to show.
-    what: What,
-    /// The workload: POD, POD.NAMESPACE, or the name of its deployment.
-    workload: String,
-    /// The namespace, if the workload's name does not say it.
-    #[arg(short, long)]
-    namespace: Option<String>,
-    /// The form of the output.
-    #[arg(short, long, value_enum, default_value_t)]
-    output: Output,
-    /// Only names that contain this text.
-    #[arg(long)]
+/// Which rows are wanted, of each kind that has a table in the control plane's dump too.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct Which {
+    /// Only rows of which a cell contains this text.
+    #[arg(long, value_name = "TEXT")]
     name: Option<String>,
     /// Also what the control plane has for the proxy and the proxy does not hold, since nothing there has used it.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "file")]
     all: bool,
 }
 
 /// Rows of one kind: a header, and for each resource its cells and its JSON.
-struct Rows {
+pub(super) struct Rows {
     header: &'static [&'static str],
     rows: Vec<(Vec<String>, Value)>,
-}
-
-pub(crate) async fn run(place: &Where, args: ProxyConfigArgs) -> Result<()> {
-    let mesh = place.find().await?;
-    let pod = mesh.pod(&args.workload, args.namespace.as_deref()).await?;
-    let section = args.what.section();
-    if args.all && section.is_none() {
-        bail!("--all is for clusters, listeners, routes and endpoints: of anything else a proxy holds all that there is for it");
-    }
-    let mut found = match args.what {
-        What::Cluster => cluster::rows(&dump(&pod).await?),
-        What::Listener => listener::rows(&dump(&pod).await?),
-        What::Route => route::rows(&dump(&pod).await?),
-        What::Secret => secret::rows(&dump(&pod).await?)?,
-        What::OnDemand => on_demand::rows(&pod.admin("/on_demand").await?),
-        What::Endpoint => endpoint::rows(&pod.admin("/clusters?format=json").await?),
-    };
-    let mut header = found.header.to_vec();
-    if let Some((section, kind)) = section.filter(|_| args.all) {
-        let path = format!("/debug/config_dump?proxyID={}&section={section}", pod.name());
-        let dump = mesh.debug(&path).await?;
-        found = with_all(found, kind(&dump));
-        header.push("HELD");
-    }
-    if let Some(text) = &args.name {
-        found.rows.retain(|(cells, _)| cells.iter().any(|c| c.contains(text.as_str())));
-    }
-    let values: Vec<&Value> = found.rows.iter().map(|(_, value)| value).collect();
-    let cells: Vec<Vec<String>> = found.rows.iter().map(|(cells, _)| cells.clone()).collect();
-    print(&render(args.output, &values, || table(&header, &cells))?)
 }
 
 /// How rows are made of a dump.
 type ToRows = fn(&Value) -> Rows;
 
-impl What {
-    /// The section of the control plane's dump that has all of it, and how its rows are made.
-    fn section(self) -> Option<(&'static str, ToRows)> {
-        match self {
-            What::Cluster => Some(("clusters", cluster::rows)),
-            What::Listener => Some(("listeners", listener::rows)),
-            What::Route => Some(("routes", route::rows)),
-            What::Endpoint => Some(("endpoints", endpoint::known)),
-            What::Secret | What::OnDemand => None,
+/// A kind that the control plane can tell of, too: its section there, and how its rows are made.
+struct Known {
+    section: &'static str,
+    rows: ToRows,
+}
+
+pub(crate) async fn run(place: &Where, verb: ProxyConfigVerb) -> Result<()> {
+    match verb {
+        ProxyConfigVerb::All(target) => all(place, &target).await,
+        ProxyConfigVerb::Bootstrap(args) => bootstrap::run(place, &args).await,
+        ProxyConfigVerb::Cluster(args) => args.run(place).await,
+        ProxyConfigVerb::Ecds(target) => {
+            let mesh = target.mesh(place).await?;
+            let found = ecds::rows(&target.source(mesh.as_ref()).await?.dump(Dump::Plain).await?);
+            show(&target, found)
+        }
+        ProxyConfigVerb::Eds(args) => args.run(place, true).await,
+        ProxyConfigVerb::Endpoint(args) => args.run(place, false).await,
+        ProxyConfigVerb::Listener(args) => args.run(place).await,
+        ProxyConfigVerb::Log(args) => log::run(place, &args).await,
+        ProxyConfigVerb::OnDemand(target) => {
+            let mesh = target.mesh(place).await?;
+            let found = on_demand::rows(&target.source(mesh.as_ref()).await?.page("/on_demand").await?);
+            show(&target, found)
+        }
+        ProxyConfigVerb::Route(args) => args.run(place).await,
+        ProxyConfigVerb::Secret(target) => {
+            let mesh = target.mesh(place).await?;
+            let found = secret::rows(&target.source(mesh.as_ref()).await?.dump(Dump::Plain).await?)?;
+            show(&target, found)
         }
     }
+}
+
+/// Rows of a kind with all filters applied, and what the proxy does not hold, if that is asked for.
+async fn select(
+    source: &Source<'_>,
+    mut found: Rows,
+    which: &Which,
+    known: &Known,
+    keeps: impl Fn(&[String], &Value) -> bool,
+) -> Result<(Rows, bool)> {
+    if which.all {
+        found = with_all(found, (known.rows)(&source.known(known.section).await?));
+    }
+    let resource = |value: &Value| if which.all { value["resource"].clone() } else { value.clone() };
+    found.rows.retain(|(cells, value)| {
+        let named = which.name.as_ref().is_none_or(|text| cells.iter().any(|cell| cell.contains(text.as_str())));
+        named && keeps(cells, &resource(value))
+    });
+    Ok((found, which.all))
+}
+
+/// Prints rows.
+fn show(target: &Target, found: Rows) -> Result<()> {
+    show_with(target, found, false)
+}
+
+fn show_with(target: &Target, found: Rows, has_held: bool) -> Result<()> {
+    let mut header = found.header.to_vec();
+    if has_held {
+        header.push("HELD");
+    }
+    let output = target.output.unwrap_or_default();
+    let values = if output == Output::Short { Vec::new() } else { values(&found.rows) };
+    let cells: Vec<Vec<String>> = found.rows.into_iter().map(|(cells, _)| cells).collect();
+    print(&render(output, &values, || table(&header, &cells))?)
+}
+
+/// The resources of rows, each once, as protojson has them.
+fn values(rows: &[(Vec<String>, Value)]) -> Vec<Value> {
+    let style = Style::load();
+    let mut seen = BTreeSet::new();
+    rows.iter().filter(|(_, value)| seen.insert(value.to_string())).map(|(_, value)| style.resource(value)).collect()
+}
+
+/// All kinds, one below the other; as JSON the whole dump.
+async fn all(place: &Where, target: &Target) -> Result<()> {
+    let mesh = target.mesh(place).await?;
+    let source = target.source(mesh.as_ref()).await?;
+    let dump = source.dump(Dump::WithEndpoints).await?;
+    let output = target.output.unwrap_or_default();
+    if output != Output::Short {
+        let whole = Style::load().restyled(&dump, Names::Json);
+        return print(&render(output, &whole, || Ok(String::new()))?);
+    }
+    let endpoints = endpoint::of(&source).await?;
+    let kinds = [cluster::rows(&dump), listener::rows(&dump), route::rows(&dump), endpoints, secret::rows(&dump)?, ecds::rows(&dump)];
+    let mut tables = Vec::new();
+    for found in kinds.into_iter().filter(|found| !found.rows.is_empty()) {
+        let cells: Vec<Vec<String>> = found.rows.into_iter().map(|(cells, _)| cells).collect();
+        tables.push(table(found.header, &cells)?);
+    }
+    print(&tables.join("\n"))
 }
 
 /// What is held and what is not, each row with one cell more that says which. A row of the control plane is held if the proxy has one for the same.
@@ -133,10 +198,10 @@ fn with_all(held: Rows, known: Rows) -> Rows {
     Rows { header: held.header, rows: rows.collect() }
 }
 
-async fn dump(pod: &Workload<'_>) -> Result<Value> {
-    let dump = pod.admin("/config_dump").await?;
+/// The dump of a proxy, or an error if its answer is none.
+fn checked(dump: Value, of: &str) -> Result<Value> {
     if !dump["configs"].is_array() {
-        bail!("the proxy of {} sent no config dump", pod.name());
+        bail!("{of} is no config dump: it has no list `configs`");
     }
     Ok(dump)
 }
@@ -160,14 +225,16 @@ pub(super) fn text(value: &Value) -> String {
     }
 }
 
-/// The Istio object that a resource was made from, as `name.namespace`, out of `/apis/GROUP/VERSION/namespaces/NS/KIND/NAME`.
+/// The Istio object that a resource was made from, as `name.namespace`.
 fn source(metadata: &Value) -> String {
-    let path = text(&metadata["filter_metadata"]["istio"]["config"]);
-    let mut parts = path.rsplit('/');
-    match (parts.next(), parts.next(), parts.next()) {
-        (Some(name), Some(_kind), Some(namespace)) if !name.is_empty() => format!("{name}.{namespace}"),
-        _ => String::new(),
-    }
+    source_of(metadata).map(|(namespace, name)| format!("{name}.{namespace}")).unwrap_or_default()
+}
+
+/// The same, as namespace and name, out of `/apis/GROUP/VERSION/namespaces/NS/KIND/NAME`.
+pub(super) fn source_of(metadata: &Value) -> Option<(&str, &str)> {
+    let mut parts = metadata["filter_metadata"]["istio"]["config"].as_str()?.rsplit('/');
+    let (name, _kind, namespace) = (parts.next()?, parts.next()?, parts.next()?);
+    (!name.is_empty()).then_some((namespace, name))
 }
 
 #[cfg(test)]
@@ -203,5 +270,19 @@ mod tests {
         let found = with_all(endpoint::rows(&held), endpoint::known(&known));
         let rows: Vec<String> = found.rows.iter().map(|(cells, _)| cells.join(" ")).collect();
         assert_eq!(rows, ["10.0.0.1:80 HEALTHY OK c yes", "10.0.0.2:80 DRAINING - c no", "10.0.0.1:80 HEALTHY - d no"]);
+    }
+
+    /// A resource that has several rows is printed once.
+    #[test]
+    fn resources_once() {
+        let chain = |port: u16| serde_json::json!({"filter_chain_match": {"destination_port": port}});
+        let dump = serde_json::json!({"configs": [{"@type": "x.ListenersConfigDump", "dynamic_listeners": [{"active_state": {"listener":
+            {"name": "virtualInbound", "traffic_direction": "INBOUND", "filter_chains": [chain(80), chain(81)]}}}]}]});
+        let found = listener::rows(&dump);
+        assert_eq!(found.rows.len(), 2);
+        let values = values(&found.rows);
+        assert_eq!(values.len(), 1);
+        assert_eq!(values[0]["trafficDirection"], "INBOUND");
+        assert_eq!(values[0]["filterChains"][1]["filterChainMatch"]["destinationPort"], 81);
     }
 }
