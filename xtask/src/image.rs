@@ -72,9 +72,7 @@ fn release(target: &Path) -> Result<PathBuf> {
     let mut command = cargo(target);
     // With a target named, what runs in the build itself (macros, build scripts) is not static.
     let flags = format!("CARGO_TARGET_{}_RUSTFLAGS", TARGET.to_uppercase().replace('-', "_"));
-    command
-        .args(["build", "--profile", "image", "--target", TARGET, "--package", "mizzen-slim"])
-        .env(flags, FLAGS);
+    command.args(["build", "--profile", "image", "--target", TARGET, "--package", "mizzen-slim"]).env(flags, FLAGS);
     run(command)?;
     Ok(target.join(TARGET).join("image"))
 }

@@ -92,8 +92,12 @@ pub(crate) async fn follow(client: Client, namespace: String, authority: watch::
         let reason = match found {
             Some((name, secret)) => {
                 let next = successor(&authority.borrow(), secret.clone(), UnixTime::now());
-                next.map(|next| if let Some(ca) = next { taken(&authority, ca, &format!("{namespace}/{name}")) })
-                    .map_err(|reason| format!("Secret {namespace}/{name}: {reason}"))
+                next.map(|next| {
+                    if let Some(ca) = next {
+                        taken(&authority, ca, &format!("{namespace}/{name}"))
+                    }
+                })
+                .map_err(|reason| format!("Secret {namespace}/{name}: {reason}"))
             }
             None => Err(format!(
                 "neither Secret {PLUGGED_IN} nor {SELF_SIGNED} is in namespace {namespace} any more: the next start makes another CA, which no proxy believes"
