@@ -170,7 +170,8 @@ fn routes(reader: &Reader<'_>, view: &ProxyView, host: &Hostname) -> String {
         }
         let hosts: Vec<&str> = rules.hosts.iter().map(Hostname::as_str).collect();
         _ = writeln!(text, "{}: {}.{} for {}", rules.kind, rules.meta.name, rules.meta.namespace, hosts.join(", "));
-        _ = writeln!(text, "   {} HTTP route(s), {} TCP route(s)", rules.http.len(), rules.tcp.len());
+        let (http, tls, tcp) = (rules.http.len(), rules.tls.len(), rules.tcp.len());
+        _ = writeln!(text, "   {http} HTTP route(s), {tls} TLS route(s), {tcp} TCP route(s)");
         if !leads {
             text += "   No route leads to the service\n";
         }
@@ -363,10 +364,10 @@ mod tests {
                 "(Non-matching subsets v2)",
                 "Traffic Policy: tls",
                 "VirtualService: door.shop for shop.example",
-                "1 HTTP route(s), 0 TCP route(s)",
+                "1 HTTP route(s), 0 TLS route(s), 0 TCP route(s)",
                 "Exposed by Gateway: door.shop",
                 "VirtualService: reviews.shop for reviews",
-                "1 HTTP route(s), 0 TCP route(s)",
+                "1 HTTP route(s), 0 TLS route(s), 0 TCP route(s)",
                 "Subsets: v1",
                 "--------------------",
                 "Effective PeerAuthentication:",
