@@ -58,11 +58,15 @@ struct Refusal {
     answer: &'static str,
     /// A part of the reason in its access log.
     reason: &'static str,
+    /// The protocol that it offers where nothing is configured.
+    alpn: &'static str,
 }
 
-const OURS: Refusal = Refusal { answer: "TLS_error:invalid peer certificate", reason: "TLS_error:invalid peer certificate" };
+const OURS: Refusal =
+    Refusal { answer: "TLS_error:invalid peer certificate", reason: "TLS_error:invalid peer certificate", alpn: "alpn=-" };
 /// It tells the reason to nobody but its log.
-const ENVOYS: Refusal = Refusal { answer: "reset reason: remote connection failure", reason: "CERTIFICATE_VERIFY_FAILED" };
+const ENVOYS: Refusal =
+    Refusal { answer: "reset reason: remote connection failure", reason: "CERTIFICATE_VERIFY_FAILED", alpn: "alpn=http/1.1" };
 
 const fn case(name: &'static str, tls: &'static str, caller: &'static str, gateway: &'static str) -> Case {
     Case { name, tls, more: "", caller, gateway }
@@ -240,6 +244,7 @@ fn programs() -> String {
 #[track_caller]
 fn check(mesh: &Mesh, path: &str, expected: &str, refused: Refusal) {
     let expected = if expected == REFUSED { refused.answer } else { expected };
+    let expected = &*expected.replace("alpn=-", refused.alpn);
     eventually(&format!("{expected:?} at {path}"), || {
         let (status, body) = mesh.get(path, &[])?;
         let answer = format!("{status} {body}");

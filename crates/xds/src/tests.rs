@@ -468,6 +468,18 @@ fn what_is_let_go_for_everything_is_answered() {
     check(&mut session, &mut world, &["Cluster -a"]);
 }
 
+/// A client that needs for a while what came with everything takes it for what came along, and lets it go as such.
+#[test]
+fn what_came_with_everything_is_answered_when_it_is_let_go() {
+    let (mut session, mut world) = (Session::new(), World::default());
+    world.set(CLUSTER, "a", 1);
+    session.request(request(CLUSTER, &["*"])).unwrap();
+    check(&mut session, &mut world, &["Cluster +a"]);
+    let end = DeltaDiscoveryRequest { resource_names_unsubscribe: vec!["a".into()], ..request(CLUSTER, &[]) };
+    session.request(end).unwrap();
+    check(&mut session, &mut world, &["Cluster +a"]);
+}
+
 #[test]
 fn only_what_is_touched_is_looked_at() {
     let (mut session, mut world) = (Session::new(), World::default());

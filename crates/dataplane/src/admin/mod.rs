@@ -256,7 +256,11 @@ async fn drain(State(admin): State<Admin>) -> Response {
     if admin.control.tell(Query::DrainListeners).await { "OK\n".into_response() } else { ending() }
 }
 
-async fn levels(State(admin): State<Admin>) -> Response {
+/// Tells the levels. What would change something is no question.
+async fn levels(State(admin): State<Admin>, Params(params): Query1) -> Response {
+    if !params.is_empty() {
+        return (StatusCode::METHOD_NOT_ALLOWED, "levels are changed by POST, on the Unix socket\n").into_response();
+    }
     admin.levels.text().into_response()
 }
 

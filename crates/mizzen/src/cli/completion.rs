@@ -91,7 +91,6 @@ mod tests {
         assert!(zsh.lines().any(|line| line.trim_start().starts_with("':workload --") && line.contains(":_mizzen_workloads'")), "{zsh}");
         assert!(zsh.contains("\n_mizzen_workloads() {\n"), "{zsh}");
         assert!(with_workloads(Shell::Fish, "istioctl").contains("(istioctl __workloads 2>/dev/null)"));
-        assert!(!with_workloads(Shell::Elvish, "mizzen").contains(WORKLOADS));
     }
 
     /// The script does in a shell what it is for.

@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(mode[1..4], ["UNSET, DISABLE, PERMISSIVE, STRICT", "done", "UNSET"]);
         let all = of_all(Output::Short).unwrap();
         assert_eq!(all.lines().count(), 11, "a header and ten kinds:\n{all}");
-        assert!(row(&fields(Kind::VirtualService)[0])[3] == "required");
+        assert!(row(&fields(Kind::DestinationRule)[0])[3] == "required");
         for output in [Output::Json, Output::Yaml] {
             let value: Value = serde_saphyr::from_str(&of_kind(Kind::DestinationRule, output).unwrap()).unwrap();
             assert_eq!(value["fields"][0]["path"], "host");

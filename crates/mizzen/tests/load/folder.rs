@@ -120,7 +120,7 @@ spec:
     )
 }
 
-/// Two routes for the same connections: a proxy refuses a listener of which two chains have the same match.
+/// Two routes for the same connections: a proxy would refuse a listener of which two chains have the same match.
 pub(crate) const AMBIGUOUS: &str = "
 ---
 apiVersion: networking.istio.io/v1

@@ -255,10 +255,11 @@ impl Watch {
                 self.wildcard = false;
                 let others: Vec<Name> = self.held.iter().filter(|(_, entry)| !entry.explicit).map(|(name, _)| name.clone()).collect();
                 others.iter().for_each(|name| self.held.remove(name));
-            } else if let Some(entry) = self.held.get(name).filter(|entry| entry.explicit) {
+            } else if let Some(entry) = self.held.get(name).filter(|entry| entry.explicit || self.wildcard) {
                 let name: Name = name.as_str().into();
                 if self.wildcard {
-                    // The client cannot know whether the wildcard covers it, so it must be answered.
+                    // The client cannot know whether the wildcard covers it, so it must be answered, also where a client that needed it for a while took
+                    // what came with the wildcard for something that came along.
                     self.held.set(&name, Entry { explicit: false, ..entry });
                     self.forced.insert(name);
                     self.due = true;

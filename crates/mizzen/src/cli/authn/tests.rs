@@ -52,7 +52,7 @@ fn what_is_sent_and_taken() {
     let strict = object("PeerAuthentication", "strict", "{mtls: {mode: STRICT}}");
     let plain = object("DestinationRule", "plain", "{host: reviews, trafficPolicy: {tls: {mode: DISABLE}}}");
     let mutual = object("DestinationRule", "mutual", "{host: reviews, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}");
-    let off = object("PeerAuthentication", "off", "{mtls: {mode: DISABLE}}");
+    let off = object("PeerAuthentication", "plain-in", "{mtls: {mode: DISABLE}}");
     let by_port = object(
         "PeerAuthentication",
         "ports",
@@ -72,10 +72,10 @@ fn what_is_sent_and_taken() {
         &of(&[&strict, &plain]),
         &["80 CONFLICT STRICT DISABLE strict/shop plain/shop", "90 CONFLICT STRICT DISABLE strict/shop plain/shop"],
     );
-    check(&of(&[&off]), &["80 OK DISABLE DISABLE off/shop -", "90 OK DISABLE DISABLE off/shop -"]);
+    check(&of(&[&off]), &["80 OK DISABLE DISABLE plain-in/shop -", "90 OK DISABLE DISABLE plain-in/shop -"]);
     check(
         &of(&[&off, &mutual]),
-        &["80 CONFLICT DISABLE ISTIO_MUTUAL off/shop mutual/shop", "90 CONFLICT DISABLE ISTIO_MUTUAL off/shop mutual/shop"],
+        &["80 CONFLICT DISABLE ISTIO_MUTUAL plain-in/shop mutual/shop", "90 CONFLICT DISABLE ISTIO_MUTUAL plain-in/shop mutual/shop"],
     );
     check(&of(&[&by_port]), &["80 OK STRICT ISTIO_MUTUAL ports/shop -", "90 OK DISABLE DISABLE ports/shop -"]);
     check(&of(&[&strict, &one]), &["80 OK MIXED MIXED one/shop,strict/shop -", "90 OK MIXED MIXED one/shop,strict/shop -"]);
