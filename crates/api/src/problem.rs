@@ -61,8 +61,21 @@ impl fmt::Display for Problem {
             write!(f, "{key}: ")?;
         }
         if !self.field.is_empty() {
-            write!(f, "{}: ", self.field)?;
+            write!(f, "{}: ", OneLine(&self.field))?;
         }
-        f.write_str(&self.message)
+        OneLine(&self.message).fmt(f)
+    }
+}
+
+/// Names of fields are anybody's: one with a line's end in it must not look like a line of its own.
+struct OneLine<'a>(&'a str);
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for part in self.0.split_inclusive(char::is_control) {
+            let text = part.trim_end_matches(char::is_control);
+            write!(f, "{text}{}", part[text.len()..].escape_default())?;
+        }
+        Ok(())
     }
 }

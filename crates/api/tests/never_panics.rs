@@ -75,6 +75,17 @@ const WORDS: &[&str] = &[
     "é",
 ];
 
+/// A line's end in the name of a field is none in what is said of it.
+#[test]
+fn a_line_is_one_line() {
+    let text = "{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {ports: [{\"b\\nc\": 1, port: 1}]}}";
+    let all = parse_documents(text, &"a.yaml".into());
+    let said: Vec<String> =
+        all.objects.iter().filter_map(|object| object.as_ref().err()).flat_map(|r| r.problems.iter().map(ToString::to_string)).collect();
+    assert_eq!(said, ["a.yaml:1: Service default/a: spec.ports[0].b\\nc: unknown field"]);
+    check(text);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -104,7 +104,7 @@ fn credential(name: String) -> SdsSecretConfig {
 pub(crate) fn gateway(mesh: &MeshConfig, tls: &ServerTls, tcp: bool) -> Socket {
     // As with Istio, also before bytes.
     let alpn = ["h2", "http/1.1"];
-    let names: Vec<StringMatcher> = tls.subject_alt_names.iter().map(exact).collect();
+    let names: Vec<StringMatcher> = tls.subject_alt_names.iter().map(|san| exact(san)).collect();
     let mut made = if tls.mode == ServerTlsMode::IstioMutual {
         common(if names.is_empty() { identities(mesh) } else { names }, &SERVER_CIPHERS, server_alpn(tcp))
     } else {
@@ -159,8 +159,8 @@ fn typed(matcher: StringMatcher) -> SubjectAltNameMatcher {
     SubjectAltNameMatcher { san_type: san_type.into(), matcher: Some(matcher), ..Default::default() }
 }
 
-fn exact(san: &String) -> StringMatcher {
-    StringMatcher { match_pattern: Some(MatchPattern::Exact(san.clone())), ..Default::default() }
+fn exact(san: &str) -> StringMatcher {
+    StringMatcher { match_pattern: Some(MatchPattern::Exact(san.to_owned())), ..Default::default() }
 }
 
 /// TLS to a server that is not of the mesh, which must have one of these names in its certificate.
@@ -180,7 +180,8 @@ pub(crate) fn foreign(wanted: &ForeignTls, names: &[String], alpn: &[&str]) -> C
     };
     // By the list without types, as Istio has it: a name of whatever kind counts.
     #[allow(deprecated)]
-    let expected = CertificateValidationContext { match_subject_alt_names: names.iter().map(exact).collect(), ..Default::default() };
+    let expected =
+        CertificateValidationContext { match_subject_alt_names: names.iter().map(|san| exact(san)).collect(), ..Default::default() };
     CommonTlsContext {
         tls_params: Some(TlsParameters {
             tls_minimum_protocol_version: TlsProtocol::TlSv12.into(),
@@ -220,7 +221,7 @@ pub(crate) fn server(mesh: &MeshConfig, tcp: bool) -> Socket {
 pub(crate) fn client(sans: &[String], sni: &str, http2: bool) -> Socket {
     let alpn: &[&str] = if http2 { &["istio-peer-exchange", "istio", "h2"] } else { &["istio-peer-exchange", "istio"] };
     Socket::Client(Box::new(UpstreamTlsContext {
-        common_tls_context: Some(common(sans.iter().map(exact).collect(), &[], alpn)),
+        common_tls_context: Some(common(sans.iter().map(|san| exact(san)).collect(), &[], alpn)),
         sni: sni.into(),
         ..Default::default()
     }))

@@ -136,13 +136,13 @@ impl ClientTls {
         match mode {
             None => ClientTls::Disable,
             Some(ClientTlsMode::Disable) => {
-                for name in CREDENTIALS.into_iter().chain(["sni", "subjectAltNames", "insecureSkipVerify"]).filter(|name| has(f, *name)) {
+                for name in CREDENTIALS.into_iter().chain(["sni", "subjectAltNames", "insecureSkipVerify"]).filter(|name| has(f, name)) {
                     f.slot(name).warn("is not used: mode DISABLE, which is the default, is plain text");
                 }
                 ClientTls::Disable
             }
             Some(ClientTlsMode::IstioMutual) => {
-                for name in CREDENTIALS.into_iter().filter(|name| has(f, *name)) {
+                for name in CREDENTIALS.into_iter().filter(|name| has(f, name)) {
                     f.slot(name).fail(
                         "has no place beside ISTIO_MUTUAL, which shows the workload's own certificate and believes the mesh's authorities",
                     );
@@ -161,22 +161,22 @@ impl ClientTls {
 impl Written {
     fn foreign(self, f: &Fields<'_>, mutual: bool) -> ForeignTls {
         if self.credential.is_some() {
-            for name in CREDENTIALS.into_iter().filter(|name| *name != "credentialName" && has(f, *name)) {
+            for name in CREDENTIALS.into_iter().filter(|name| *name != "credentialName" && has(f, name)) {
                 f.slot(name).fail("has no place beside credentialName, whose Secret has certificate, key and authorities");
             }
         } else if mutual {
-            for name in ["clientCertificate", "privateKey"].into_iter().filter(|name| !has(f, *name)) {
+            for name in ["clientCertificate", "privateKey"].into_iter().filter(|name| !has(f, name)) {
                 f.slot(name).fail("is required by MUTUAL, or a credentialName");
             }
         } else {
-            for name in ["clientCertificate", "privateKey"].into_iter().filter(|name| has(f, *name)) {
+            for name in ["clientCertificate", "privateKey"].into_iter().filter(|name| has(f, name)) {
                 f.slot(name).warn("is not used: SIMPLE shows no certificate, MUTUAL does");
             }
         }
         if self.skip {
             let by_secret: &[&'static str] = if mutual { &[] } else { &["credentialName"] };
             let files = ["caCertificates", "caCrl", "subjectAltNames"];
-            for name in files.into_iter().chain(by_secret.iter().copied()).filter(|name| has(f, *name)) {
+            for name in files.into_iter().chain(by_secret.iter().copied()).filter(|name| has(f, name)) {
                 f.slot(name).fail("has no place beside insecureSkipVerify, by which nothing is verified");
             }
             f.slot("insecureSkipVerify").warn(NOBODY_VERIFIED);

@@ -176,7 +176,7 @@ fn tls_client(socket: &TransportSocket) -> String {
     if common.tls_certificate_sds_secret_configs.first().is_none_or(|secret| secret.name != "default") {
         return tls_foreign(&context, common);
     }
-    format!("mtls to {} sni {} alpn {}", sans(&common), context.sni, common.alpn_protocols.join(","))
+    format!("mtls to {} sni {} alpn {}", sans(common), context.sni, common.alpn_protocols.join(","))
 }
 
 fn tls_foreign(context: &UpstreamTlsContext, common: &CommonTlsContext) -> String {
