@@ -20,5 +20,9 @@ pub const ROOT_KEY: &str = "root-cert.pem";
 pub const PLUGGED_IN: &str = "cacerts";
 /// The secret with a CA of the control plane's own.
 pub const SELF_SIGNED: &str = "istio-ca-secret";
+/// Where the control plane's sockets are in its pod.
+pub const SOCKETS: &str = "/run/mizzen";
+/// That at which it answers questions about itself, and takes changes.
+pub const DEBUG_SOCKET: &str = "/run/mizzen/debug.sock";
 /// The role that must allow what the control plane reads of the whole cluster.
 pub const CLUSTER_ROLE: &str = "istiod-clusterrole-istio-system";

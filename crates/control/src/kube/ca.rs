@@ -4,16 +4,12 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::{StreamExt, pin_mut, stream::select};
 use k8s_openapi::{ByteString, api::core::v1 as k8s, apimachinery::pkg::apis::meta::v1::ObjectMeta};
-use kube::{
-    Api, Client,
-    api::PostParams,
-    runtime::{WatchStreamExt, watcher},
-};
+use kube::{Api, Client, api::PostParams};
 use mizzen_pki::{Ca, CaLimits, UnixTime};
 use mizzen_types::TrustDomain;
 use tokio::sync::watch;
 
-use super::watch::{Told, words};
+use super::watch::{Told, one, words};
 use crate::{
     Error,
     names::{PLUGGED_IN, ROOT_KEY, SELF_SIGNED},
@@ -71,24 +67,20 @@ pub(crate) async fn load(client: &Client, namespace: &str, trust_domain: &TrustD
 /// of which proxies have time to follow: both roots in `root-cert.pem`, then the new key, then the new root alone.
 pub(crate) async fn follow(client: Client, namespace: String, authority: watch::Sender<Arc<Ca>>) {
     let secrets: Api<k8s::Secret> = Api::namespaced(client, &namespace);
-    let one = |name: &'static str| {
-        let named = watcher::Config::default().fields(&format!("metadata.name={name}"));
-        watcher(secrets.clone(), named).default_backoff().map(move |event| (name, event))
+    let follow = |name: &'static str| {
+        let told = Told::of_own(format!("Secret {namespace}/{name}"), "the present CA stays");
+        one(secrets.clone(), name, told).map(move |found| (name, found))
     };
-    let events = select(one(PLUGGED_IN), one(SELF_SIGNED));
-    pin_mut!(events);
-    let mut told = SECRETS.map(|name| (name, Told::new(format!("Secret {namespace}/{name}"))));
-    let (mut held, mut said) = (Held::default(), None);
-    while let Some((name, event)) = events.next().await {
-        let told = told.iter_mut().filter(|(of, _)| *of == name).map(|(_, told)| told);
-        match &event {
-            Ok(watcher::Event::InitDone) => told.for_each(|told| drop(told.well())),
-            Err(error) => told.for_each(|told| drop(told.failed(error))),
-            Ok(_) => {}
-        }
-        let Ok(event) = event else { continue };
-        held.hear(name, event);
-        let Some(found) = held.found() else { continue };
+    let secrets = select(follow(PLUGGED_IN), follow(SELF_SIGNED));
+    pin_mut!(secrets);
+    let (mut known, mut said) = (BTreeMap::new(), None);
+    while let Some((name, secret)) = secrets.next().await {
+        known.insert(name, secret);
+        // Which one counts can be said when both are known.
+        let [Some(plugged_in), Some(own)] = SECRETS.map(|name| known.get(name).map(|secret| Some((name, secret.as_ref()?)))) else {
+            continue;
+        };
+        let found = plugged_in.or(own);
         let reason = match found {
             Some((name, secret)) => {
                 let next = successor(&authority.borrow(), secret.clone(), UnixTime::now());
@@ -109,36 +101,6 @@ pub(crate) async fn follow(client: Client, namespace: String, authority: watch::
             tracing::error!("the present CA stays: {reason}");
         }
         said = reason.err();
-    }
-}
-
-/// What is known of the Secrets of the authority.
-#[derive(Debug, Default)]
-struct Held {
-    listed: BTreeMap<&'static str, Option<k8s::Secret>>,
-    /// Those of lists that are under way.
-    coming: BTreeMap<&'static str, k8s::Secret>,
-}
-
-impl Held {
-    fn hear(&mut self, name: &'static str, event: watcher::Event<k8s::Secret>) {
-        match event {
-            watcher::Event::Init => drop(self.coming.remove(name)),
-            watcher::Event::InitApply(secret) => drop(self.coming.insert(name, secret)),
-            watcher::Event::InitDone => drop(self.listed.insert(name, self.coming.remove(name))),
-            watcher::Event::Apply(secret) => drop(self.listed.insert(name, Some(secret))),
-            watcher::Event::Delete(_) => drop(self.listed.insert(name, None)),
-        }
-    }
-
-    /// The one that counts; the first `None`: that is not known yet.
-    fn found(&self) -> Option<Option<(&'static str, &k8s::Secret)>> {
-        for name in SECRETS {
-            if let Some(secret) = self.listed.get(name)? {
-                return Some(Some((name, secret)));
-            }
-        }
-        Some(None)
     }
 }
 

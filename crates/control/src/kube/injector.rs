@@ -10,13 +10,12 @@ use kube::{
         DynamicObject,
         admission::{AdmissionRequest, AdmissionResponse},
     },
-    runtime::{WatchStreamExt, watcher},
 };
 use mizzen_api::{Key, Kind, Object, istio::MeshConfig};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::watch::Told;
+use super::watch::{Told, one};
 use crate::{
     inject::{InjectConfig, NamespaceFacts, Outcome, ProxyConfigs, inject},
     names::{INJECTOR, VALUES},
@@ -136,24 +135,12 @@ pub async fn has_native_sidecars(client: &Client) -> bool {
 /// Follows the values of the installation: ConfigMap `istio-sidecar-injector`, key `values`. What cannot be read keeps pods that need it from being made.
 pub(crate) async fn follow_values(client: Client, namespace: String, values: watch::Sender<Result<Arc<Value>, String>>) {
     let api: Api<k8s::ConfigMap> = Api::namespaced(client, &namespace);
-    let mut told = Told::new(format!("configmaps {INJECTOR}"));
-    let stream = watcher(api, watcher::Config::default().fields(&format!("metadata.name={INJECTOR}"))).default_backoff();
-    pin_mut!(stream);
-    while let Some(event) = stream.next().await {
-        let read = match event {
-            Ok(watcher::Event::Apply(map) | watcher::Event::InitApply(map)) => read(&map),
-            // Defaults hold where there is none.
-            Ok(watcher::Event::Delete(_)) => Ok(Arc::new(Value::Null)),
-            Ok(watcher::Event::InitDone) => {
-                drop(told.well());
-                continue;
-            }
-            Ok(watcher::Event::Init) => continue,
-            Err(error) => {
-                drop(told.failed(&error));
-                continue;
-            }
-        };
+    let told = Told::of_own(format!("configmaps {INJECTOR}"), "the values of the installation that are known stay in force");
+    let maps = one(api, INJECTOR, told);
+    pin_mut!(maps);
+    while let Some(map) = maps.next().await {
+        // Defaults hold where there is none.
+        let read = map.as_ref().map_or(Ok(Arc::new(Value::Null)), read);
         if let Err(reason) = &read {
             tracing::error!(reason, "no pod gets a proxy, and pods that need one are refused");
         }

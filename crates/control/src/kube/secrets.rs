@@ -138,33 +138,16 @@ async fn may(client: &Client, account: &Account) -> Result<bool, String> {
 /// Follows one Secret by its name.
 async fn follow(client: Client, credentials: Arc<Credentials>, key: Key, sink: Sink) {
     let api = Api::<k8s::Secret>::namespaced(client, &key.namespace);
-    let named = watcher::Config::default().fields(&format!("metadata.name={}", key.name));
-    let stream = watcher(api, named).default_backoff();
+    let stream = watcher::watch_object(api, &key.name).default_backoff();
     pin_mut!(stream);
-    let (mut last, mut is_listed) = (None, false);
-    while let Some(event) = stream.next().await {
+    let mut last = None;
+    while let Some(found) = stream.next().await {
         let mut pause = Duration::ZERO;
-        let events = match event {
-            Ok(watcher::Event::Init) => {
-                is_listed = false;
-                Vec::new()
-            }
-            Ok(watcher::Event::InitApply(secret) | watcher::Event::Apply(secret)) => {
-                is_listed = true;
-                let object = Secret::from_cluster(secret);
-                credentials.found(&key, true);
-                vec![Event::Apply(Arc::new(Object::from(object)))]
-            }
-            Ok(watcher::Event::Delete(_)) => {
-                credentials.found(&key, false);
-                vec![Event::Delete(key.clone())]
-            }
-            Ok(watcher::Event::InitDone) => {
-                let mut events = Vec::new();
-                if !is_listed {
-                    credentials.found(&key, false);
-                    events.push(Event::Delete(key.clone()));
-                }
+        let events = match found {
+            Ok(secret) => {
+                credentials.found(&key, secret.is_some());
+                let object = secret.map(|secret| Arc::new(Object::from(Secret::from_cluster(secret))));
+                let mut events = vec![object.map_or_else(|| Event::Delete(key.clone()), Event::Apply)];
                 if last.take().is_some() {
                     tracing::info!(secret = %key, "is followed again");
                     events.push(Event::Warnings(key.to_string().into(), Vec::new()));

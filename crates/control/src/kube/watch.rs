@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt::Debug, sync::Arc, time::Duration};
 
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt, future::ready};
 use kube::{
     Api, Resource,
     api::ListParams,
@@ -20,7 +20,10 @@ use super::{
     fold::{Fold, Reading},
     namespaces::{Came, Discovery, Within},
 };
-use crate::source::{Event, SourceId};
+use crate::{
+    names::{CLUSTER_ROLE, CONTROL_PLANE},
+    source::{Event, SourceId},
+};
 
 /// After how long it is tried again to read what may not be read, or is not there.
 pub(crate) const AGAIN: Duration = Duration::from_secs(5);
@@ -58,13 +61,10 @@ pub(crate) enum Trouble {
 }
 
 impl Trouble {
-    /// What follows from it, for people.
-    fn said(&self) -> String {
+    /// What follows from it, for people: of a right that is missing this.
+    fn said(&self, follows: &str) -> String {
         match self {
-            Trouble::Forbidden(reason) => format!(
-                "may not be read, and nothing of it is in force: ClusterRole {} must allow list and watch ({reason})",
-                crate::names::CLUSTER_ROLE
-            ),
+            Trouble::Forbidden(reason) => format!("may not be read, and {follows} must allow list and watch ({reason})"),
             Trouble::Missing => "the cluster does not have this kind: its definition is not installed".to_owned(),
             Trouble::Unreachable(reason) => format!("is not followed now, and what is known stays in force: {reason}"),
         }
@@ -76,12 +76,19 @@ impl Trouble {
 pub(crate) struct Told {
     /// `virtualservices.networking.istio.io`
     what: String,
+    /// What follows where it may not be read, and which role must allow it.
+    follows: String,
     last: Option<Trouble>,
 }
 
 impl Told {
     pub(crate) fn new(what: String) -> Told {
-        Told { what, last: None }
+        Told { what, follows: format!("nothing of it is in force: ClusterRole {CLUSTER_ROLE}"), last: None }
+    }
+
+    /// Of what is followed in the control plane's own namespace, and `stays` as it is where that is not allowed.
+    pub(crate) fn of_own(what: String, stays: &str) -> Told {
+        Told { follows: format!("{stays}: Role {CONTROL_PLANE} in its namespace"), ..Told::new(what) }
     }
 
     /// It is followed, perhaps again.
@@ -104,7 +111,7 @@ impl Told {
             return Vec::new();
         }
         self.last = Some(trouble.clone());
-        let message = trouble.said();
+        let message = trouble.said(&self.follows);
         match trouble {
             Trouble::Forbidden(_) => tracing::error!(kind = self.what, "{message}"),
             Trouble::Missing | Trouble::Unreachable(_) => tracing::warn!(kind = self.what, "{message}"),
@@ -112,6 +119,26 @@ impl Told {
         let problem = Problem { pos: Pos::default(), object: None, field: self.what.clone(), message };
         vec![Event::Warnings(self.what.as_str().into(), vec![problem])]
     }
+}
+
+/// One object by its name, or that there is none, at first and whenever that changes. What keeps it from being followed is said.
+pub(crate) fn one<K>(api: Api<K>, name: &str, mut told: Told) -> impl Stream<Item = Option<K>> + Send + use<K>
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let found = watcher::watch_object(api, name).default_backoff();
+    found.filter_map(move |found| {
+        ready(match found {
+            Ok(found) => {
+                told.well();
+                Some(found)
+            }
+            Err(error) => {
+                told.failed(&error);
+                None
+            }
+        })
+    })
 }
 
 /// What an error of a watch means; `None` if the next list mends it.

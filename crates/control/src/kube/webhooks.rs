@@ -25,7 +25,6 @@ use kube::{
         DynamicObject,
         admission::{AdmissionRequest, AdmissionResponse, AdmissionReview, Operation},
     },
-    runtime::{WatchStreamExt, watcher},
 };
 use mizzen_api::{Kind, Problem};
 use serde::de::DeserializeOwned;
@@ -34,7 +33,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{
     Injector, istio,
-    watch::{Told, words},
+    watch::{Told, one, words},
 };
 use crate::{ca::Authority, listener::Accepted, names};
 
@@ -242,32 +241,22 @@ where
     C: Configured + Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + 'static,
 {
     let api: Api<C> = Api::all(client);
-    let mut told = Told::new(format!("{} {name}", C::kind(&())));
-    let stream = watcher(api.clone(), watcher::Config::default().fields(&format!("metadata.name={name}"))).default_backoff();
-    pin_mut!(stream);
+    let told = Told::new(format!("{} {name}", C::kind(&())));
+    let found = one(api.clone(), &name, told);
+    pin_mut!(found);
     let mut last: Option<C> = None;
     loop {
-        let event = tokio::select! {
-            event = stream.next() => event,
+        tokio::select! {
+            config = found.next() => match config {
+                Some(config) => last = config,
+                None => return,
+            },
             // There is another CA: what is installed is looked at once more.
-            Ok(()) = root.changed() => last.clone().map(|config| Ok(watcher::Event::Apply(config))).or(Some(Ok(watcher::Event::Init))),
-        };
-        let config = match event {
-            Some(Ok(watcher::Event::Apply(config) | watcher::Event::InitApply(config))) => config,
-            Some(Ok(watcher::Event::InitDone)) => {
-                told.well();
-                continue;
-            }
-            Some(Ok(_)) => continue,
-            Some(Err(error)) => {
-                drop(told.failed(&error));
-                continue;
-            }
-            None => return,
-        };
+            Ok(()) = root.changed() => {}
+        }
+        let Some(config) = &last else { continue };
         let pem = root.borrow_and_update().roots().to_pem();
-        let changes = changes(&config, &pem);
-        last = Some(config.clone());
+        let changes = changes(config, &pem);
         if changes.is_empty() {
             continue;
         }

@@ -15,7 +15,10 @@ use prost::Message;
 use serde_json::{Value, json};
 use tonic::Code;
 
-use super::harness::{PATIENCE, Proxy, World, node};
+use super::{
+    cluster_tokens::token,
+    harness::{PATIENCE, Proxy, World, node},
+};
 use crate::status::{Configz, ServiceStatus};
 
 const NAMESPACES: &str = "
@@ -42,7 +45,7 @@ pub(super) fn api() -> Option<ApiServer> {
     Some(api)
 }
 
-const SHOP: &str = "
+pub(super) const SHOP: &str = "
 apiVersion: v1
 kind: ServiceAccount
 metadata: {name: reviews, namespace: shop}
@@ -183,81 +186,6 @@ async fn the_ca_and_its_root_are_the_clusters() {
         crate::Options { cluster: Some(cluster), xds_port: 0, monitoring_port: 0, socket_dir: folder.path().into(), ..Default::default() };
     let error = crate::start(options).await.unwrap_err().to_string();
     assert!(error.starts_with("Secret istio-system/cacerts: "), "{error}");
-}
-
-/// A token of an account, perhaps bound to a pod.
-pub(super) fn token(api: &ApiServer, namespace: &str, account: &str, more: &[&str]) -> String {
-    let args: Vec<&str> = ["create", "token", account, "-n", namespace].into_iter().chain(more.iter().copied()).collect();
-    api.kubectl(&args, "").ok().trim().to_owned()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_pod_gets_its_own_certificate_and_no_other() {
-    let Some(api) = api() else { return };
-    run_pod(&api);
-    api.apply("{apiVersion: v1, kind: ServiceAccount, metadata: {name: ratings, namespace: shop}}");
-    let world = World::of_cluster(&api.kubeconfig_file()).await;
-    let csr = KeyPair::generate().unwrap().csr(None).unwrap();
-    let bound = ["--audience=istio-ca", "--bound-object-kind=Pod", "--bound-object-name=reviews-0"];
-    let good = token(&api, "shop", "reviews", &bound);
-    let key = KeyPair::generate().unwrap();
-    // A request may wish for whatever it likes: it gets who the token is.
-    let wish = key.csr(Some(&"spiffe://cluster.local/ns/shop/sa/ratings".parse().unwrap())).unwrap();
-    let chain = world.csr(None, Some(&good), &wish, 0).await.unwrap();
-    let svid = mizzen_pki::Svid::from_chain(&chain, &key).unwrap();
-    assert_eq!(svid.identity().unwrap().to_string(), "spiffe://cluster.local/ns/shop/sa/reviews");
-
-    let refused = async |what: &str, token: Option<&str>, code: Code| {
-        let status = world.csr(None, token, &csr, 0).await.expect_err(what);
-        assert_eq!(status.code(), code, "{what}: {}", status.message());
-    };
-    refused("no token", None, Code::Unauthenticated).await;
-    refused("an empty one", Some(""), Code::Unauthenticated).await;
-    refused("no JWT", Some("abc"), Code::Unauthenticated).await;
-    refused("a long one", Some(&"a".repeat(9_000)), Code::Unauthenticated).await;
-    let parts: Vec<&str> = good.split('.').collect();
-    refused("without its signature", Some(&format!("{}.{}.", parts[0], parts[1])), Code::Unauthenticated).await;
-    refused(
-        "with another's signature",
-        Some(&format!("{}.{}.{}", parts[0], parts[1], &parts[2].replace(['a', 'b'], "c"))),
-        Code::Unauthenticated,
-    )
-    .await;
-    let of_api = token(&api, "shop", "reviews", &["--bound-object-kind=Pod", "--bound-object-name=reviews-0"]);
-    refused("meant for the API server", Some(&of_api), Code::Unauthenticated).await;
-    let other = token(&api, "shop", "reviews", &["--audience=vault", "--bound-object-kind=Pod", "--bound-object-name=reviews-0"]);
-    refused("meant for somebody else", Some(&other), Code::Unauthenticated).await;
-    let unbound = token(&api, "shop", "reviews", &["--audience=istio-ca"]);
-    refused("bound to no pod", Some(&unbound), Code::Unauthenticated).await;
-    // Another's certificate beside one's own token.
-    let ratings = token(&api, "shop", "ratings", &["--audience=istio-ca"]);
-    refused("of another account, bound to nothing", Some(&ratings), Code::Unauthenticated).await;
-    let status = world.csr(Some(&svid), Some(&ratings), &csr, 0).await.unwrap_err();
-    assert_eq!(status.code(), Code::Unauthenticated, "{}", status.message());
-    // The certificate alone renews itself, and nothing else.
-    let renewed = world.csr(Some(&svid), None, &csr, 0).await.unwrap();
-    assert!(!renewed.is_empty());
-    // A pod that is gone, whose token would be good for a long time.
-    api.kubectl(&["delete", "pod", "reviews-0", "-n", "shop", "--force", "--grace-period=0"], "").ok();
-    eventually("its token is nothing any more", || {
-        let asked = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(world.csr(None, Some(&good), &csr, 0)));
-        match asked {
-            Err(status) if status.code() == Code::Unauthenticated => Ok(()),
-            other => Err(format!("{:?}", other.map(|chain| chain.len()))),
-        }
-    });
-    // A new pod of its name is another one.
-    api.apply(SHOP);
-    refused("of an earlier pod of this name", Some(&good), Code::Unauthenticated).await;
-    // An account that is gone.
-    let late = token(&api, "shop", "reviews", &bound);
-    assert!(world.csr(None, Some(&late), &csr, 0).await.is_ok());
-    api.kubectl(&["delete", "serviceaccount", "reviews", "-n", "shop"], "").ok();
-    eventually("its account is gone", || {
-        let asked = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(world.csr(None, Some(&late), &csr, 0)));
-        asked.err().filter(|status| status.code() == Code::Unauthenticated).map(drop).ok_or("still good")
-    });
-    world.running.stop().await;
 }
 
 /// The API server's side of the webhooks, which are here on a port of this host.

@@ -16,7 +16,8 @@ use tokio::{
 };
 
 use super::{
-    cluster::{ROUTE, api, get, has, run_pod, token},
+    cluster::{ROUTE, api, get, has, run_pod},
+    cluster_tokens::token,
     harness::{PATIENCE, Proxy, World, node},
 };
 use crate::status::Configz;

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod cluster_rough;
+mod cluster_tokens;
 mod folders;
 mod harness;
 mod sotw;

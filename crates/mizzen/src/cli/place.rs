@@ -10,13 +10,14 @@ use http::{HeaderMap, Method, StatusCode};
 use k8s_openapi::api::core::v1 as k8s;
 use kube::{
     Api, Client,
-    api::{ListParams, LogParams},
+    api::{AttachParams, AttachedProcess, ListParams, LogParams},
     core::{ApiResource, DynamicObject, GroupVersionKind, TypeMeta},
 };
 use mizzen_api::Kind;
 use mizzen_control::{ClusterOptions, names};
 use mizzen_types::ports;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::{
     analyze::files::File,
@@ -166,7 +167,11 @@ impl Place {
     pub(crate) async fn change(&self, path: &str) -> Result<Value> {
         match self {
             Place::Host(mesh) => mesh.change(path).await,
-            Place::Cluster(_) => bail!("nothing of a control plane in a cluster can be changed from outside of its pod"),
+            Place::Cluster(cluster) => {
+                let pod = cluster.control_plane().await?;
+                let answer = cluster.change(&pod, "discovery", "mizzend", path).await?;
+                serde_json::from_str(&answer).context("the control plane's answer is no JSON")
+            }
         }
     }
 
@@ -214,6 +219,12 @@ fn has_proxy(pod: &k8s::Pod) -> bool {
     let spec = pod.spec.as_ref();
     let first = spec.and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default();
     spec.is_some_and(|spec| spec.containers.iter().chain(first).any(|container| container.name == PROXY))
+}
+
+/// # Errors
+/// If it has none.
+fn in_the_mesh(pod: &k8s::Pod) -> Result<()> {
+    if has_proxy(pod) { Ok(()) } else { bail!("{} is not in the mesh: it has no container {PROXY}", full_name(pod)) }
 }
 
 fn is_running(pod: &k8s::Pod) -> bool {
@@ -301,6 +312,19 @@ impl Cluster {
         self.ask(&pod, ports::DEBUG, path).await.context("the control plane does not answer")
     }
 
+    /// One change, by the socket of a program, which is in its pod alone: a command there makes it.
+    async fn change(&self, pod: &k8s::Pod, container: &str, program: &str, path: &str) -> Result<String> {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let api: Api<k8s::Pod> = Api::namespaced(self.client().await?, namespace);
+        let params = AttachParams::default().container(container).stdin(false);
+        let asked = async {
+            let name = pod.metadata.name.as_deref().unwrap_or_default();
+            ended(api.exec(name, [program, "request", "POST", path], &params).await?).await
+        };
+        let asked = tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| bail!("no answer within {PATIENCE:?}"));
+        asked.with_context(|| format!("{program} in {}", full_name(pod)))
+    }
+
     /// One GET to a port of localhost in a pod.
     async fn ask(&self, pod: &k8s::Pod, port: u16, path: &str) -> Result<(StatusCode, bytes::Bytes)> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
@@ -314,6 +338,29 @@ impl Cluster {
             Ok((reply.status, reply.body))
         };
         tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| bail!("no answer within {PATIENCE:?}"))
+    }
+}
+
+async fn text(stream: Option<impl AsyncRead + Unpin>) -> std::io::Result<String> {
+    let mut text = String::new();
+    if let Some(mut stream) = stream {
+        stream.read_to_string(&mut text).await?;
+    }
+    Ok(text)
+}
+
+/// What a command in a container has written, and how it ended.
+async fn ended(mut process: AttachedProcess) -> Result<String> {
+    let (stdout, stderr, status) = (process.stdout(), process.stderr(), process.take_status());
+    let (out, err) = tokio::try_join!(text(stdout), text(stderr)).context("its output")?;
+    let status = match status {
+        Some(status) => status.await,
+        None => None,
+    };
+    match status {
+        Some(status) if status.status.as_deref() == Some("Success") => Ok(out),
+        Some(status) if err.trim().is_empty() => bail!("{}", status.message.unwrap_or_default()),
+        _ => bail!("{}", err.trim()),
     }
 }
 
@@ -339,11 +386,14 @@ impl Workload<'_> {
     /// What it answers to a change at a path.
     ///
     /// # Errors
-    /// If the proxy refuses it, or is in a cluster: there it takes changes by a socket that is in its pod.
+    /// If the proxy refuses it, or in a cluster if who asks may not run commands in its pod.
     pub(crate) async fn change(&self, path: &str) -> Result<String> {
         match self {
             Workload::Host(pod) => Ok(String::from_utf8_lossy(&pod.change(path).await?).into_owned()),
-            Workload::Cluster(..) => bail!("{}: nothing of a proxy in a cluster can be changed from outside of its pod", self.name()),
+            Workload::Cluster(cluster, pod) => {
+                in_the_mesh(pod)?;
+                cluster.change(pod, PROXY, "mizzen-proxy", path).await
+            }
         }
     }
 
@@ -351,9 +401,7 @@ impl Workload<'_> {
         match self {
             Workload::Host(pod) => pod.admin(path).await,
             Workload::Cluster(cluster, pod) => {
-                if !has_proxy(pod) {
-                    bail!("{} is not in the mesh: it has no container {PROXY}", full_name(pod));
-                }
+                in_the_mesh(pod)?;
                 let answered = cluster.ask(pod, ports::ADMIN, path).await;
                 match answered.with_context(|| format!("the proxy of {} does not answer", full_name(pod)))? {
                     (StatusCode::OK, body) => Ok(body),

@@ -10,13 +10,15 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use mizzen_api::istio::JwksBy;
-use mizzen_control::{ClusterOptions, JwksOptions, Options};
+use mizzen_control::{ClusterOptions, JwksOptions, Options, names};
 use mizzen_types::{TrustDomain, ports};
 
 /// The control plane of a Mizzen mesh: follows folders of YAML, is the certificate authority, and configures the proxies.
 #[derive(Debug, Parser)]
-#[command(name = "mizzend", version, max_term_width = 100)]
+#[command(name = "mizzend", version, max_term_width = 100, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct MizzendArgs {
+    #[command(subcommand)]
+    verb: Option<Verb>,
     /// A folder of Kubernetes and Istio YAML that is followed. Several may be given, each by the option of its own: of objects with one name that of
     /// the folder given first is in force, and the others take over when it goes.
     #[arg(long, value_name = "DIR", required_unless_present = "kubernetes")]
@@ -79,13 +81,23 @@ struct MizzendArgs {
     no_analysis: bool,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    /// Ask the running control plane's debug interface, or change something there, as its levels of logging.
+    Request(super::request::RequestArgs),
+}
+
 fn trust_domain(text: &str) -> Result<TrustDomain, String> {
     text.parse().map_err(|e: mizzen_types::IdentityError| e.to_string())
 }
 
 /// Runs until SIGTERM.
 pub(crate) fn main() -> ExitCode {
-    super::exit("mizzend", run(MizzendArgs::parse()))
+    let mut args = MizzendArgs::parse();
+    match args.verb.take() {
+        Some(Verb::Request(args)) => super::request::main("mizzend request", args, names::DEBUG_SOCKET),
+        None => super::exit("mizzend", run(args)),
+    }
 }
 
 /// How keys of issuers of tokens are fetched, by Istio's variables.

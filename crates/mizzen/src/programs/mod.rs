@@ -6,6 +6,7 @@ mod iptables;
 pub(crate) mod mizzend;
 mod pod;
 pub(crate) mod proxy;
+mod request;
 
 use std::{
     net::{IpAddr, SocketAddr},

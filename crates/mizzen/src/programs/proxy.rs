@@ -66,9 +66,14 @@ enum Verb {
     IstioIptables(Box<super::iptables::IptablesArgs>),
     /// Wait until the proxy is ready.
     Wait(super::pod::WaitArgs),
+    /// Ask the running proxy's admin interface, or change something there, as its levels of logging.
+    Request(super::request::RequestArgs),
     /// Run only the agent, beside a proxy that somebody else wrote: an Envoy, which is started with a bootstrap that the agent makes.
     Agent(super::agent::AgentArgs),
 }
+
+/// Where a proxy has its admin socket in a pod.
+const ADMIN_SOCKET: &str = "/etc/istio/proxy/admin.sock";
 
 /// Runs until SIGTERM.
 pub(crate) fn main() -> ExitCode {
@@ -77,6 +82,7 @@ pub(crate) fn main() -> ExitCode {
         Some(Verb::Agent(args)) => super::agent::main(args),
         Some(Verb::Proxy(args)) => super::pod::main(&args),
         Some(Verb::IstioIptables(args)) => super::iptables::main(&args),
+        Some(Verb::Request(args)) => super::request::main("mizzen-proxy request", args, ADMIN_SOCKET),
         Some(Verb::Wait(args)) => super::pod::wait(&args),
         None => super::exit("mizzen-proxy", run(&args)),
     }

@@ -1,6 +1,7 @@
 //! The mesh in a real cluster of two nodes: installed by the CLI, with the sample and its steps in it, seen by the CLI, and removed.
 
 mod envoy;
+mod kubelet;
 
 use std::{
     path::{Path, PathBuf},
@@ -118,12 +119,14 @@ fn the_bookshop_in_a_cluster() {
 
     steps(&world);
     pods_that_are_meant_by_name(&world);
+    kubelet::pods(&world);
     nothing_is_readable(&world);
     if world.has_envoy {
         envoy::envoys(&world);
     }
     seen_by_the_cli(&world);
     no_request_is_lost(&world);
+    kubelet::by_first_party_tokens(&world);
 
     let removed = world.mizzen(&["uninstall", "--purge", "-y"]);
     assert_eq!(removed.code, 0, "{}{}", removed.out, removed.err);
@@ -306,8 +309,17 @@ fn by_both_names(world: &World) {
         let refused = world.mizzen(&args);
         assert!(refused.code != 0 && refused.err.contains("is not in the mesh"), "{args:?}: {refused:?}");
     }
-    let refused = world.mizzen(&["proxy-config", "log", pod, "--level", "debug"]);
-    assert!(refused.code != 0 && refused.err.contains("can be changed from outside of its pod"), "{refused:?}");
+    // A program takes changes by a socket in its pod alone.
+    for (args, line, is_set) in [
+        (vec!["proxy-config", "log", pod, "--level", "debug"], "engine: debug", true),
+        (vec!["proxy-config", "log", pod, "--reset"], "engine: debug", false),
+        (vec!["admin", "log", "--level", "ca:debug"], "ca Certificates that are signed. debug", true),
+        (vec!["admin", "log", "--reset"], "ca Certificates that are signed. debug", false),
+    ] {
+        let changed = world.mizzen(&args).ok();
+        let mut lines = changed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+        assert_eq!(lines.any(|found| found == line), is_set, "{args:?}: {changed}");
+    }
 }
 
 /// Requests go on while half of the shop is replaced.

@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-const usage = `echo serve [ADDRESS]   answer every path with the pod, VERSION, the caller, host and headers; /ready is 503 for READY_AFTER
+const usage = `echo serve [ADDRESS]   answer every path with the pod, VERSION, the caller, host and headers; /ready is 503 for READY_AFTER,
+                       /metrics is what Prometheus reads
 echo get URL…          print status and body of each; a name=value before a URL is a header of all that follow
 echo lookup NAME…      print the addresses of each
 echo read FILE…        print files
@@ -75,6 +76,9 @@ func serve(address string) error {
 		if time.Now().Before(ready) {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
+	})
+	http.HandleFunc("/metrics", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintln(w, "# TYPE echo_up gauge\necho_up 1")
 	})
 	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "pod=%s version=%s from=%s host=%s path=%s\n", pod, os.Getenv("VERSION"), r.RemoteAddr, r.Host, r.URL.Path)

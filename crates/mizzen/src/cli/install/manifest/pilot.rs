@@ -137,7 +137,7 @@ fn container(settings: &Settings) -> Value {
     env.extend(environment(settings, "pilot.env"));
     env.extend(settings.value("pilot.envVarFrom").and_then(Value::as_array).into_iter().flatten().cloned());
     let more = settings.value("pilot.extraContainerArgs").and_then(Value::as_array);
-    let args: Vec<String> = ["--kubernetes", "--socket-dir", "/run/mizzen"]
+    let args: Vec<String> = ["--kubernetes", "--socket-dir", names::SOCKETS]
         .map(str::to_owned)
         .into_iter()
         .chain(more.into_iter().flatten().map(word))
