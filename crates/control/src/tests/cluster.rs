@@ -13,7 +13,6 @@ use mizzen_types::TrustDomain;
 use mizzen_xds::types::SECRET;
 use prost::Message;
 use serde_json::{Value, json};
-use tonic::Code;
 
 use super::{
     cluster_tokens::token,
