@@ -102,14 +102,12 @@ pub(crate) fn pods(world: &World) {
     let events = world.kubectl(&["get", "events", "-n", "probed", "--field-selector", "involvedObject.name=ill,reason=Unhealthy"]);
     assert!(events.contains("Liveness probe failed"), "{events}");
 
-    eventually("the program that waited for its proxy", || {
-        let held = pod("held");
-        let ended = &held["status"]["containerStatuses"].as_array().into_iter().flatten().find(|one| one["name"] == "once").cloned();
-        match ended.as_ref().and_then(|one| one["state"]["terminated"]["exitCode"].as_i64()) {
-            Some(code) => Ok(assert_eq!(code, 0, "{}", held["status"])),
-            None => Err(held["status"].to_string()),
-        }
+    let code = eventually("the program that waited for its proxy", || {
+        let status = pod("held")["status"].take();
+        let once = status["containerStatuses"].as_array().and_then(|all| all.iter().find(|one| one["name"] == "once"));
+        once.and_then(|one| one["state"]["terminated"]["exitCode"].as_i64()).ok_or_else(|| status.to_string())
     });
+    assert_eq!(code, 0, "it called before its proxy was there: {}", pod("held")["status"]);
     assert_eq!(pod("held")["spec"]["containers"][0]["name"], "istio-proxy");
 
     world.kubectl(&["wait", "-n", "probed", "--for=condition=Available", "deployment/edge", "--timeout=180s"]);
