@@ -76,7 +76,7 @@ mod tests {
         };
         assert_eq!(asked(Method::Get, "/logging", None).await.as_deref(), Ok("info"));
         assert_eq!(asked(Method::Post, "/logging", Some(usual)).await.as_deref(), Ok("debug"));
-        assert_eq!(asked(Method::Get, "/other", None).await.unwrap_err(), "/other: 404 Not Found:");
+        assert_eq!(asked(Method::Get, "/other", None).await.unwrap_err(), "/other: 404 Not Found: ");
         assert!(asked(Method::Get, "/logging", Some("/nowhere")).await.unwrap_err().starts_with("/nowhere: "));
     }
 }
