@@ -90,7 +90,7 @@ pub(crate) fn pods(world: &World) {
         assert_eq!((asked["port"].as_u64(), asked["path"].as_str()), (Some(15020), Some(format!("/app-health/echo/{end}").as_str())));
     }
     assert_eq!(late["status"]["containerStatuses"][0]["restartCount"], 0, "{}", late["status"]);
-    // Each kind of probe was really asked: the program's is not ready at first, and kubelet says so.
+    // The program was really asked: it is not ready at first, and kubelet says so.
     let events = world.kubectl(&["get", "events", "-n", "probed", "--field-selector", "involvedObject.name=late,reason=Unhealthy"]);
     assert!(events.contains("Readiness probe failed") && events.contains("503"), "{events}");
     scraped(world, &late);
