@@ -147,7 +147,11 @@ fn pods_are_captured_by_their_node() {
 /// Injection leaves the capture to a plugin that is not there yet: the pod's program does not run. The agent finds it, names it, and mends it as it is.
 fn a_pod_that_was_there_before(world: &World) {
     world.mizzen(&["install", "-y", "--set", "profile=minimal", "--set", "values.pilot.cni.enabled=true"]);
-    world.0.apply(SHOP);
+    // The node's proxy of Services may learn a moment later than the installer that the control plane answers.
+    eventually("a namespace", || match world.0.kubectl(&["apply", "--server-side", "-f", "-"], SHOP) {
+        applied if applied.code == 0 => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
     world.0.apply(&deployment("early", "shop", 1, "serve"));
     let code = ".status.initContainerStatuses[?(@.name==\"istio-validation\")]";
     let uid = eventually("a pod that looks in vain", || {
