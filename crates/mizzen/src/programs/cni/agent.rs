@@ -4,14 +4,22 @@ use std::{
     net::Ipv4Addr,
     path::PathBuf,
     process::ExitCode,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use futures_util::{StreamExt, pin_mut};
 use k8s_openapi::api::{apps::v1::DaemonSet, core::v1::Pod};
-use kube::{Api, Client, Config, api::ListParams};
+use kube::{
+    Api, Client, Config,
+    api::ListParams,
+    runtime::{WatchStreamExt, watcher},
+};
 use mizzen_types::ports;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, time::timeout};
@@ -149,14 +157,16 @@ async fn work(args: AgentArgs) -> Result<()> {
         proc: args.proc.clone(),
         metrics: metrics.clone(),
     };
+    let gone = AtomicBool::new(false);
     tokio::select! {
         () = stopped => {}
+        () = follow_own(client.clone(), &args, &gone) => anyhow::bail!("the agent's DaemonSet is not followed any more"),
         () = keep(&mut installer, &metrics) => {}
         () = ask::answer(socket, pods) => {}
         () = repair.run() => anyhow::bail!("the node's pods are not followed any more"),
         served = serve::serve(probes, monitoring, metrics.clone()) => served.context("serving readiness and metrics")?,
     }
-    if is_uninstalled(client, &args).await {
+    if gone.load(Ordering::Relaxed) || is_uninstalled(client, &args).await {
         let done = installer.remove().map_err(anyhow::Error::msg).context("the plugin cannot be removed from this node")?;
         done.iter().for_each(|file| tracing::info!(file, "it is as it was before the plugin"));
     } else {
@@ -195,6 +205,24 @@ async fn keep(installer: &mut Installer, metrics: &Metrics) {
     }
 }
 
+/// Follows the agent's DaemonSet for as long as it is polled: when that goes, the agent's rights and its account may go before the agent is told to stop.
+async fn follow_own(client: Client, args: &AgentArgs, gone: &AtomicBool) {
+    let api: Api<DaemonSet> = Api::namespaced(client, &args.namespace);
+    let config = watcher::Config::default().fields(&format!("metadata.name={}", args.daemon_set));
+    let stream = watcher(api, config).default_backoff();
+    pin_mut!(stream);
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(watcher::Event::Apply(set) | watcher::Event::InitApply(set)) => {
+                gone.store(set.metadata.deletion_timestamp.is_some(), Ordering::Relaxed);
+            }
+            Ok(watcher::Event::Delete(_)) => gone.store(true, Ordering::Relaxed),
+            Ok(watcher::Event::Init | watcher::Event::InitDone) => {}
+            Err(error) => tracing::debug!(reason = super::chain(&error), "the agent's DaemonSet cannot be followed"),
+        }
+    }
+}
+
 /// Whether the agent stops because it is not to be any more, and not to be replaced. An agent that cannot know leaves the plugin: pods that are not the
 /// mesh's start with it, whoever is there.
 async fn is_uninstalled(client: Client, args: &AgentArgs) -> bool {
@@ -210,10 +238,11 @@ async fn is_uninstalled(client: Client, args: &AgentArgs) -> bool {
     })
 }
 
-/// What an error says of the DaemonSet: that it is gone, or the agent's rights are, which only go with it; `None`: nothing.
+/// What an error says of the DaemonSet: that it is gone, or the agent's rights are, which only go with it; `None`: nothing. A token that is not taken
+/// any more tells of the agent's pod alone, which may have been deleted by force.
 fn is_gone(error: &kube::Error) -> Option<bool> {
     match error {
-        kube::Error::Api(status) if matches!(status.code, 401 | 403 | 404) => Some(true),
+        kube::Error::Api(status) if matches!(status.code, 403 | 404) => Some(true),
         _ => None,
     }
 }
@@ -291,6 +320,6 @@ mod tests {
     #[test]
     fn when_the_plugin_goes() {
         let said = |code: u16| is_gone(&kube::Error::Api(Box::new(kube::core::Status { code, ..kube::core::Status::default() })));
-        assert_eq!([404, 403, 401, 500, 429].map(said), [Some(true), Some(true), Some(true), None, None]);
+        assert_eq!([404, 403, 401, 500, 429].map(said), [Some(true), Some(true), None, None, None]);
     }
 }

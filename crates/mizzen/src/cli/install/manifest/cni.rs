@@ -73,7 +73,7 @@ const ITSELF: Rule = Rule {
     groups: &["apps"],
     resources: &["daemonsets"],
     names: &[NAME],
-    verbs: &["get"],
+    verbs: &["get", "list", "watch"],
 };
 
 /// For a role of this name: its rules in words.
