@@ -1,10 +1,6 @@
 //! Pods whose capture their node sets: in a namespace that allows no pod a capability, while the node's agent is killed, before it is there, and after it.
 
-use std::{
-    collections::BTreeSet,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, path::Path};
 
 use mizzen_testkit::{
     eventually,
@@ -190,20 +186,20 @@ fn calls(world: &World) {
     world.0.run(&["curl", "-sSf", "-m", "10", &format!("http://{outside}:8080/")], "").ok();
 }
 
-/// Pods start while both nodes' agents are killed again and again.
+/// Both nodes' agents are killed again and again while the networks of pods are made. None of the pods notices.
 fn agents_that_are_killed(world: &World) {
-    world.0.apply(&deployment("many", "shop", MANY, "serve"));
     let kill = ["delete", "pods", "-n", "istio-system", "-l", "k8s-app=istio-cni-node", "--grace-period=0", "--force", "--wait=false"];
-    let until = Instant::now() + Duration::from_secs(240);
-    let ready =
-        || world.pods("shop", "many", ".status.conditions[?(@.type==\"Ready\")].status").iter().filter(|ready| *ready == "True").count();
-    let mut kills = 0;
-    while ready() < MANY {
+    world.kubectl(&kill);
+    world.0.apply(&deployment("many", "shop", MANY, "serve"));
+    eventually("pods have their networks", || {
         world.kubectl(&kill);
-        kills += 1;
-        assert!(Instant::now() < until, "{} of {MANY} are ready; {}", ready(), world.kubectl(&["get", "pods", "-n", "shop"]));
-    }
-    assert!(kills > 1, "all were ready at once");
+        let networks = world.pods("shop", "many", ".status.podIP").into_iter().filter(|address| !address.is_empty()).count();
+        if networks == MANY { Ok(()) } else { Err(format!("{networks} of {MANY}")) }
+    });
+    world.rolled_out("shop", "many");
+    // Each was captured from the start, and not mended later.
+    let restarts = world.pods("shop", "many", ".status.initContainerStatuses[?(@.name==\"istio-validation\")].restartCount");
+    assert!(restarts.len() == MANY && restarts.iter().all(|count| count == "0"), "{restarts:?}");
     assert_eq!(world.closed("many"), MANY);
     let nodes: BTreeSet<String> = world.pods("shop", "many", ".spec.nodeName").into_iter().collect();
     assert_eq!(nodes.len(), 2, "{nodes:?}");
