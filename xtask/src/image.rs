@@ -10,7 +10,7 @@ use clap::Args;
 use mizzen_testkit::kube::{image, target_dir};
 
 /// The most that an image may take of a node's disk, in bytes.
-const MOST: [(&str, u64); 2] = [("proxyv2", 25_000_000), ("pilot", 40_000_000)];
+const MOST: [(&str, u64); 3] = [("proxyv2", 25_000_000), ("pilot", 40_000_000), ("install-cni", 25_000_000)];
 /// Where programs are built that need nothing of a machine.
 const TARGET: &str = if cfg!(target_arch = "aarch64") { "aarch64-unknown-linux-gnu" } else { "x86_64-unknown-linux-gnu" };
 /// Nothing of a machine is needed; what relocates the program is packed; equal code is there once.
@@ -19,7 +19,7 @@ const FLAGS: &str = "-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relat
 /// Arguments of `image`.
 #[derive(Debug, Args)]
 pub(crate) struct ImageArgs {
-    /// The folder for proxyv2.tar, pilot.tar and bookshop.tar, by default `images` (with --debug: `images/debug`) in the target folder.
+    /// The folder for proxyv2.tar, pilot.tar, install-cni.tar and bookshop.tar, by default `images` (with --debug: `images/debug`) in the target folder.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Of the binary that tests use, with the libraries that it needs: soon made, and as large as that.
@@ -52,7 +52,7 @@ pub(crate) fn image(args: &ImageArgs) -> Result<()> {
     }
     let mut large = Vec::new();
     for image in &written {
-        println!("{:8} {:6.1} MB  {}", image.name, image.size as f64 / 1e6, image.archive.display());
+        println!("{:11} {:6.1} MB  {}", image.name, image.size as f64 / 1e6, image.archive.display());
         let most = MOST.iter().find(|(name, most)| *name == image.name && image.size > *most).filter(|_| !args.debug);
         large.extend(most.map(|(name, most)| format!("{name} has {} bytes, and may have {most}", image.size)));
     }

@@ -47,6 +47,16 @@ pub async fn cleanup() -> Result<(), ApplyError> {
     transaction.commit(&connection).await.map_err(|source| ApplyError { what: "remove them", source })
 }
 
+/// Whether rules of [`apply`] are in the calling thread's network namespace.
+///
+/// # Errors
+/// As [`apply`].
+pub async fn is_set() -> Result<bool, ApplyError> {
+    let connection = Connection::<Nftables>::new().map_err(|source| ApplyError { what: "open netlink", source })?;
+    let tables = connection.list_tables_in(Family::Inet).await.map_err(|source| ApplyError { what: "list the tables", source })?;
+    Ok(tables.iter().any(|table| table.name == TABLE))
+}
+
 /// A transaction that starts with the removal of the table, if there is one.
 async fn begin() -> Result<(Connection<Nftables>, Transaction), ApplyError> {
     let connection = Connection::<Nftables>::new().map_err(|source| ApplyError { what: "open netlink", source })?;

@@ -14,7 +14,7 @@ mod plan;
 mod settings;
 mod tracking;
 
-pub use apply::{ApplyError, TABLE, apply, cleanup};
+pub use apply::{ApplyError, TABLE, apply, cleanup, is_set};
 pub use plan::{Match, Plan, Rule, Verdict};
 pub use settings::{Dns, Owner, Ports, Ranges, Settings, SettingsError, port_list, range_list};
 pub use tracking::remember_half_closed;

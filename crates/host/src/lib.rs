@@ -41,6 +41,7 @@ pub use error::{HostError, StartError};
 pub use host::Host;
 pub use inner::{Inner, Link};
 pub use logfile::LogFile;
+pub use netns::{NetNs, block_on};
 pub use outer::Outer;
 pub use process::{Exit, Process, Supervisor};
 pub use relay::{Alias, RelayPolicy};

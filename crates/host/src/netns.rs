@@ -4,15 +4,24 @@ use std::{
     fs::File,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
 };
 
 use nix::sched::{CloneFlags, setns, unshare};
 
 /// A network namespace. It lives as long as this, or a process, thread or socket in it.
 #[derive(Debug)]
-pub(crate) struct NetNs(OwnedFd);
+pub struct NetNs(OwnedFd);
 
 impl NetNs {
+    /// That of a file: below /proc, or where a container runtime keeps one by a mount.
+    ///
+    /// # Errors
+    /// If it cannot be opened. Whether it is a network namespace tells the first job in it.
+    pub fn open(path: &Path) -> io::Result<NetNs> {
+        Ok(NetNs(File::open(path)?.into()))
+    }
+
     /// The calling thread's own.
     pub(crate) fn current() -> io::Result<NetNs> {
         Ok(NetNs(File::open("/proc/thread-self/ns/net")?.into()))
@@ -36,8 +45,11 @@ impl NetNs {
         Ok(NetNs(self.0.try_clone()?))
     }
 
-    /// Runs a job on a thread in it.
-    pub(crate) async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    /// Runs a job on a thread in it, which ends with the job.
+    ///
+    /// # Errors
+    /// If the thread cannot enter it, which takes CAP_SYS_ADMIN, or the job panicked.
+    pub async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
         let inside = self.try_clone()?;
         on_thread(move || inside.enter().map(|()| job())).await?
     }
@@ -59,6 +71,9 @@ pub(crate) async fn on_thread<T: Send + 'static>(job: impl FnOnce() -> T + Send 
 }
 
 /// Drives a future on the calling thread; for netlink in another namespace, whose socket must be opened there.
-pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> io::Result<T> {
+///
+/// # Errors
+/// If there cannot be another runtime.
+pub fn block_on<T>(future: impl Future<Output = T>) -> io::Result<T> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future))
 }

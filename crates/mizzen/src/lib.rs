@@ -1,4 +1,4 @@
-//! The programs of a mesh: `mizzen` (the CLI), `mizzend`, `mizzen-proxy`, and the services of the sample. Package `mizzen` makes one program of them that
+//! The programs of a mesh: `mizzen` (the CLI), `mizzend`, `mizzen-proxy`, `mizzen-cni`, and the services of the sample. Package `mizzen` makes one program of them that
 //! chooses by the name it is started under; package `mizzen-slim` makes one of each, for images.
 //!
 //! Everything here parses, wires and runs; what the mesh does is in the libraries.
@@ -22,6 +22,8 @@ pub fn main() -> ExitCode {
     match name("mizzen").as_str() {
         "mizzend" => mizzend(),
         "mizzen-proxy" => mizzen_proxy(),
+        // Under the second name a container runtime calls it.
+        "mizzen-cni" | programs::cni::PLUGIN => mizzen_cni(),
         sample if bookshop::PROGRAMS.contains(&sample) => bookshop::main(sample),
         _ => cli::main(),
     }
@@ -35,6 +37,11 @@ pub fn mizzend() -> ExitCode {
 /// The data plane.
 pub fn mizzen_proxy() -> ExitCode {
     programs::proxy::main()
+}
+
+/// The plugin of nodes that sets the capture of pods, and its agent.
+pub fn mizzen_cni() -> ExitCode {
+    programs::cni::main()
 }
 
 /// The service of the sample under whose name this process was started.

@@ -20,6 +20,8 @@ pub struct InjectConfig {
     pub warnings: Vec<String>,
     /// Whether the proxy is an init container that goes on running, where the pod does not say.
     pub native_sidecars: bool,
+    /// Whether the node's plugin sets the capture, and no container of the pod.
+    pub(super) cni: bool,
     pub(super) mesh: MeshConfig,
     /// Whether pods get a proxy that say nothing, in namespaces that are chosen.
     pub(super) enabled: bool,
@@ -103,6 +105,7 @@ impl InjectConfig {
         Ok(InjectConfig {
             revision: values.word("revision")?.unwrap_or_else(|| "default".to_owned()),
             native_sidecars,
+            cni: values.flag("pilot.cni.enabled")?.or(values.flag("istio_cni.enabled")?).unwrap_or(false),
             mesh: mesh.clone(),
             enabled: match values.word("global.proxy.autoInject")?.as_deref() {
                 None | Some("enabled") => true,

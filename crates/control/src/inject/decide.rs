@@ -8,7 +8,7 @@ use super::{InjectConfig, InjectError, NamespaceFacts, Skip, annotations::INJECT
 const SYSTEM: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
 
 /// The annotation of pods that have their proxy.
-pub(super) const STATUS: &str = "sidecar.istio.io/status";
+pub const STATUS: &str = "sidecar.istio.io/status";
 const REVISION: &str = "istio.io/rev";
 const NAMESPACE: &str = "istio-injection";
 

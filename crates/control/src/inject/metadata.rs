@@ -7,6 +7,7 @@ use super::{
     InjectConfig, InjectError,
     annotations::{OVERRIDES, Template, Wanted},
     decide::STATUS,
+    init,
     merge::Given,
     pod::{CONTAINERS, PROXY, Pod, container_name},
     sidecar::Added,
@@ -39,6 +40,12 @@ impl Owner {
         Owner { uri, name }
     }
 }
+
+/// The key of the status under which stands whether questions for names are captured, where the node's plugin sets the capture.
+pub const DNS_CAPTURE: &str = "dnsCapture";
+
+/// The variable by which the mesh's author asks for that.
+const ASKS_FOR_DNS: &str = "ISTIO_META_DNS_CAPTURE";
 
 const SCRAPE: &str = "prometheus.io/scrape";
 const PORT: &str = "prometheus.io/port";
@@ -111,14 +118,21 @@ pub(super) fn label(
     if let Some(note) = &given.note {
         annotations.insert(OVERRIDES.to_owned(), note.as_str().into());
     }
+    let by_plugin = config.cni && wanted.template == Template::Sidecar;
+    if by_plugin {
+        annotations.extend(init::annotations(wanted).into_iter().map(|(name, value)| (name.to_owned(), value.into())));
+    }
     let secrets = if config.proxy.pull_secrets.is_empty() { Value::Null } else { json!(config.proxy.pull_secrets) };
-    let status = json!({
+    let mut status = json!({
         "initContainers": added.init_containers,
         "containers": added.containers,
         "volumes": added.volumes,
         "imagePullSecrets": secrets,
         "revision": config.revision,
     });
+    if by_plugin {
+        status[DNS_CAPTURE] = json!(wanted.proxy.proxy_metadata.get(ASKS_FOR_DNS).is_some_and(|value| value == "true"));
+    }
     annotations.insert(STATUS.to_owned(), status.to_string().into());
     Ok(())
 }

@@ -26,6 +26,9 @@ use mizzen_api::Object;
 use serde_json::Value;
 
 pub use config::InjectConfig;
+pub use decide::STATUS;
+pub use metadata::DNS_CAPTURE;
+pub use pod::{PROXY_ID, VALIDATION};
 
 /// What is known of the namespace that a pod is made in.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -156,6 +159,9 @@ pub fn inject(pod: &Value, namespace: &NamespaceFacts, config: &InjectConfig) ->
     let wanted = annotations::Wanted::read(&pod, namespace, config, &mut warnings)?;
     let owner = metadata::Owner::of(&pod, &namespace.name);
     let given = merge::Given::take(&mut pod)?;
+    if config.cni && given.init.is_some() {
+        warnings.push(format!("container {} has no effect: the capture is set by the node's plugin", pod::INIT));
+    }
     let made = sidecar::Made::new(&pod, &given, &wanted, &owner, config);
     let env = [
         wanted.rewrite_probes.then(|| probes::rewrite(&mut pod, wanted.status_port, &mut warnings)).transpose()?.flatten(),

@@ -10,8 +10,10 @@ use super::InjectError;
 pub(super) const PROXY: &str = "istio-proxy";
 /// The name of the container that sets the capture.
 pub(super) const INIT: &str = "istio-init";
+/// The name of the container that looks whether the node's plugin has set the capture.
+pub const VALIDATION: &str = "istio-validation";
 /// The user and group of the proxy, which the capture leaves alone.
-pub(super) const PROXY_ID: i64 = 1337;
+pub const PROXY_ID: u32 = 1337;
 
 /// The lists of containers.
 pub(super) const CONTAINERS: &str = "containers";
@@ -121,7 +123,7 @@ impl Pod {
         for list in [CONTAINERS, INIT_CONTAINERS] {
             for container in self.containers(list).iter().filter_map(Value::as_object) {
                 let name = container_name(container);
-                if name != PROXY && name != INIT && user(container).or(of_pod) == Some(PROXY_ID) {
+                if ![PROXY, INIT, VALIDATION].contains(&name) && user(container).or(of_pod) == Some(i64::from(PROXY_ID)) {
                     warnings.push(format!(
                         "container {name} runs as user {PROXY_ID}, which is the proxy's own: its connections are not captured, and go out without \
                          mutual TLS and policies"

@@ -12,7 +12,7 @@ use super::{
     init,
     merge::{self, Given},
     metadata::Owner,
-    pod::{CONTAINERS, INIT, INIT_CONTAINERS, PROXY, PROXY_ID, Pod, list_of, map_of},
+    pod::{CONTAINERS, INIT_CONTAINERS, PROXY, PROXY_ID, Pod, list_of, map_of},
     proxy_env,
 };
 use crate::names::ROOT;
@@ -72,21 +72,22 @@ impl Made {
         if let Some(own) = &given.proxy {
             merge::over(&mut self.proxy, own);
         }
-        if let (Some(init), Some(own)) = (&mut self.init, &given.init) {
+        if let (Some(init), Some(own), false) = (&mut self.init, &given.init, config.cni) {
             merge::over(init, own);
         }
+        let first = init::name(config);
         let native = wanted.native && wanted.template == Template::Sidecar;
         if native {
             self.proxy.insert("restartPolicy".to_owned(), "Always".into());
             // The capture first, then the proxy, then all init containers of the pod: they are in the mesh, too.
             let containers = pod.list_mut(INIT_CONTAINERS)?;
             containers.splice(0..0, self.init.into_iter().chain([self.proxy]).map(Value::Object));
-            added.init_containers = vec![INIT, PROXY];
+            added.init_containers = vec![first, PROXY];
         } else {
             if let Some(init) = self.init {
                 // At the end: before it, init containers reach the network without a proxy, which does not run yet.
                 pod.list_mut(INIT_CONTAINERS)?.push(init.into());
-                added.init_containers = vec![INIT];
+                added.init_containers = vec![first];
             }
             let containers = pod.list_mut(CONTAINERS)?;
             // kubelet starts a container when the one before it has ended its hook.
@@ -196,12 +197,13 @@ fn container(wanted: &Wanted, config: &InjectConfig) -> Map<String, Value> {
         container.insert("lifecycle".to_owned(), json!({ "postStart": { "exec": { "command": [PROGRAM, "wait"] } } }));
     }
     container.insert("resources".to_owned(), wanted.resources.as_ref().unwrap_or(&values.resources).clone().into());
-    container.insert("securityContext".to_owned(), security_context(values));
+    container.insert("securityContext".to_owned(), unprivileged(config));
     container.insert("volumeMounts".to_owned(), mounts(wanted, config).into());
     container
 }
 
-fn security_context(values: &ProxyValues) -> Value {
+/// What the proxy needs, which is nothing. Where no container sets the capture, a namespace of the level `restricted` takes it.
+pub(super) fn unprivileged(config: &InjectConfig) -> Value {
     let mut context = object(json!({
         "allowPrivilegeEscalation": false,
         "capabilities": { "drop": ["ALL"] },
@@ -211,8 +213,11 @@ fn security_context(values: &ProxyValues) -> Value {
         "runAsNonRoot": true,
         "runAsUser": PROXY_ID,
     }));
-    if !values.seccomp.is_empty() {
-        context.insert("seccompProfile".to_owned(), values.seccomp.clone().into());
+    let seccomp = &config.proxy.seccomp;
+    if !seccomp.is_empty() {
+        context.insert("seccompProfile".to_owned(), seccomp.clone().into());
+    } else if config.cni {
+        context.insert("seccompProfile".to_owned(), json!({ "type": "RuntimeDefault" }));
     }
     context.into()
 }

@@ -7,7 +7,7 @@ use mizzen_capture::{Dns, Owner, Plan, Ports, Ranges, Settings};
 use mizzen_types::ports;
 
 /// Where the agent answers questions for names.
-const DNS_PORT: u16 = 15053;
+pub(super) const DNS_PORT: u16 = 15053;
 
 /// Arguments of `istio-iptables`.
 #[derive(Debug, clap::Args)]
@@ -69,11 +69,11 @@ pub(crate) struct IptablesArgs {
     /// Remove the rules, and set none.
     #[arg(long)]
     cleanup_only: bool,
-    /// Check that the capture is there; not supported.
-    #[arg(long, hide = true)]
+    /// With --skip-rule-apply, as the proxy's user and without any capability: check that the capture is there; if not, the exit code is 126.
+    #[arg(long)]
     run_validation: bool,
-    /// Set no rules; with --run-validation.
-    #[arg(long, hide = true)]
+    /// Set no rules; for --run-validation.
+    #[arg(long)]
     skip_rule_apply: bool,
     /// Drop packets of connections that the kernel does not know; not supported.
     #[arg(long, env = "INVALID_DROP", value_name = "BOOL", default_value_t = false, default_missing_value = "true", num_args = 0..=1, hide = true)]
@@ -102,19 +102,37 @@ pub(crate) struct IptablesArgs {
 
 /// Runs it.
 pub(crate) fn main(args: &IptablesArgs) -> ExitCode {
-    super::exit("mizzen-proxy istio-iptables", run(args))
+    super::exit_with("mizzen-proxy istio-iptables", run(args))
 }
 
-fn run(args: &IptablesArgs) -> Result<()> {
+/// By this exit code the node's agent knows a pod of which the capture is missing, as Istio's does.
+pub(super) const NOT_CAPTURED: u8 = 126;
+
+fn run(args: &IptablesArgs) -> Result<u8> {
     super::log_to(Some(&super::pod::agent_level(&args.log_level)?), None)?;
     let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let plan = Plan::new(&settings(args, &resolv_conf)?);
+    let settings = settings(args, &resolv_conf)?;
+    let plan = Plan::new(&settings);
     if args.dry_run {
-        return super::print(&plan.to_string());
+        return super::print(&plan.to_string()).map(|()| 0);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if args.cleanup_only {
-        return Ok(runtime.block_on(mizzen_capture::cleanup())?);
+        return Ok(runtime.block_on(mizzen_capture::cleanup()).map(|()| 0)?);
+    }
+    if args.run_validation {
+        return Ok(match runtime.block_on(super::validation::captured(&settings)) {
+            Ok(()) => {
+                tracing::info!("the capture is there");
+                0
+            }
+            Err(why) => {
+                tracing::error!(
+                    "the capture is missing: {why}; the node's agent (istio-cni-node) can set it, and says in its log what keeps it from doing so"
+                );
+                NOT_CAPTURED
+            }
+        });
     }
     runtime.block_on(mizzen_capture::apply(&plan))?;
     // In a pod the kernel's settings are read-only as a rule; then connections of which one direction was shut long ago may be forgotten.
@@ -122,7 +140,7 @@ fn run(args: &IptablesArgs) -> Result<()> {
         tracing::info!(%error, "half-closed connections are remembered for as long as the kernel does by itself");
     }
     tracing::info!("the capture is set");
-    Ok(())
+    Ok(0)
 }
 
 /// What the flags say.
@@ -133,8 +151,12 @@ fn settings(args: &IptablesArgs, resolv_conf: &str) -> Result<Settings> {
         (!args.virtual_interfaces.is_empty(), "-k", "interfaces of virtual machines cannot be captured"),
         (args.tunnel != ports::HBONE, "-e", "the port of HBONE is 15008"),
         (args.dual_stack, "--dual-stack", "IPv6 is not captured"),
-        (args.run_validation, "--run-validation", "the capture cannot be checked"),
-        (args.skip_rule_apply, "--skip-rule-apply", "it is for --run-validation, which is not supported"),
+        (
+            args.run_validation && !args.skip_rule_apply,
+            "--run-validation",
+            "whoever sets rules cannot check them: it takes --skip-rule-apply",
+        ),
+        (args.skip_rule_apply && !args.run_validation, "--skip-rule-apply", "it is for --run-validation"),
         (args.drop_invalid, "--drop-invalid", "packets are not dropped"),
         (!args.network_namespace.is_empty(), "--network-namespace", "rules are set in the pod itself"),
     ];
@@ -230,7 +252,8 @@ mod tests {
         check("-d 80,http", "-d: `http` is not a port between 1 and 65535");
         check("-x *", "-x: `*` is not possible here, only a list of ranges");
         check("-i 10.0.0.0/8,fd00::/8", "-i fd00::/8: IPv6 is not captured");
-        check("--run-validation", "--run-validation: the capture cannot be checked");
+        check("--run-validation", "--run-validation: whoever sets rules cannot check them: it takes --skip-rule-apply");
+        check("--skip-rule-apply", "--skip-rule-apply: it is for --run-validation");
         assert!(read("-b 80,x").unwrap_err().contains("`x` is not a port"));
     }
 }

@@ -1,12 +1,14 @@
 //! The mesh's own programs besides the CLI: thin mains over the libraries.
 
 mod agent;
+pub(crate) mod cni;
 mod envoy_flags;
 mod iptables;
 pub(crate) mod mizzend;
 mod pod;
 pub(crate) mod proxy;
 mod request;
+mod validation;
 
 use std::{
     net::{IpAddr, SocketAddr},

@@ -51,6 +51,8 @@ struct Case {
     gateway: &'static [(&'static str, &'static str)],
     /// The same as `same`, as a file.
     file: &'static str,
+    /// Where the plugin of nodes is installed, its own values, below `cni`.
+    cni: Option<&'static [&'static str]>,
 }
 
 impl Case {
@@ -67,6 +69,12 @@ impl Case {
         for setting in self.same {
             let top = if setting.starts_with("meshConfig.") { "" } else { "values." };
             command.args(["--set", &format!("{top}{setting}")]);
+        }
+        if let Some(settings) = self.cni {
+            command.args(["--set", "components.cni.enabled=true"]);
+            for setting in settings {
+                command.args(["--set", &format!("values.cni.{setting}")]);
+            }
         }
         for (setting, _) in self.gateway {
             command.args(["--set", &format!("values.gateways.istio-ingressgateway.{setting}")]);
@@ -86,6 +94,12 @@ impl Case {
             of_istiod.extend(["-f", file]);
         }
         let mut text = template(helm, "istio-system", "base", "base", &set(&global)).ok();
+        if let Some(settings) = self.cni {
+            of_istiod.extend(["--set", "pilot.cni.enabled=true"]);
+            let own: Vec<String> = settings.iter().map(|setting| format!("cni.{setting}")).collect();
+            let of_cni: Vec<&str> = global.iter().copied().chain(own.iter().map(String::as_str)).collect();
+            text += &template(helm, "istio-system", "istio-cni", "cni", &set(&of_cni)).ok();
+        }
         text += &template(helm, "istio-system", "istiod", "istiod", &of_istiod).ok();
         if self.profile != "minimal" {
             let of_gateway: Vec<&str> =
@@ -217,6 +231,32 @@ fn cases() -> Vec<Case> {
             ],
             ..of("minimal")
         },
+        Case { cni: Some(&[]), same: &["global.tag=7", "global.imagePullPolicy=Never", "global.imagePullSecrets[0]=key"], ..of("minimal") },
+        Case {
+            cni: Some(&[
+                "hub=elsewhere.test",
+                "tag=3",
+                "cniBinDir=/home/kubernetes/bin",
+                "cniConfDir=/etc/other/net.d",
+                "cniConfFileName=10-calico.conflist",
+                "excludeNamespaces[0]=kube-system",
+                "excludeNamespaces[1]=other",
+                "logging.level=default:debug",
+                "repair.repairPods=false",
+                "repair.labelPods=true",
+                "resources.limits.memory=1Gi",
+                "podAnnotations.example\\.com/a=1",
+                "podLabels.a=b",
+                "rollingMaxUnavailable=25%",
+                "seccompProfile.type=Unconfined",
+                "nodeSelector.zone=a",
+                "tolerations[0].operator=Exists",
+                "affinity.nodeAffinity.x=y",
+            ]),
+            same: &["pilot.env.A=true"],
+            ..of("minimal")
+        },
+        Case { cni: Some(&["repair.repairPods=false", "repair.deletePods=true", "image=registry.test/x:1"]), ..of("minimal") },
         Case {
             file: "pilot:\n  env:\n    LARGE: 5000000\n    FRACTION: 0.5\n    QUOTED: '007'\n  resources: null\n  podAnnotations:\n    large: 7000000\nglobal:\n  meshID: mesh1\n",
             ..of("minimal")
@@ -227,7 +267,7 @@ fn cases() -> Vec<Case> {
 #[test]
 fn charts_are_in_order() {
     let Some(helm) = Programs::for_helm() else { return };
-    for name in ["base", "istiod", "gateway"] {
+    for name in ["base", "istiod", "cni", "gateway"] {
         let output = run(Command::new(helm.path("helm")).args(["lint", "--strict", "-n", "istio-system"]).arg(chart(name)));
         assert!(output.code == 0 && output.out.contains("1 chart(s) linted, 0 chart(s) failed"), "{name}: {output:?}");
     }
@@ -299,7 +339,8 @@ fn what_charts_refuse() {
         ("istiod", &["noSuch=1"], &["noSuch"]),
         ("istiod", &["pilot.replicaCount=many"], &["/pilot/replicaCount"]),
         ("istiod", &["pilot.pdb.minAvailable=1", "pilot.pdb.maxUnavailable=1"], &["/pilot/pdb"]),
-        ("istiod", &["pilot.cni.enabled=true"], &["/pilot/cni/enabled"]),
+        ("istiod", &["pilot.cni.provider=multus"], &["/pilot/cni/provider"]),
+        ("cni", &["cni.chained=false", "ambient.enabled=true", "cni.logLevel=x"], &["/cni/chained", "/ambient/enabled", "logLevel"]),
         ("istiod", &["global.externalIstiod=true"], &["/global/externalIstiod"]),
         ("istiod", &["global.defaultTolerations[0].key=x"], &["/global", "defaultTolerations"]),
         ("istiod", &["global.istioNamespace=mesh"], &["/global/istioNamespace"]),

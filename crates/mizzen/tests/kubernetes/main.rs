@@ -1,11 +1,13 @@
 //! The mesh in a real cluster of two nodes: installed by the CLI, with the sample and its steps in it, seen by the CLI, and removed.
 
+mod cni;
 mod envoy;
 mod kubelet;
 
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Mutex,
 };
 
 use mizzen_testkit::{
@@ -16,6 +18,9 @@ use mizzen_testkit::{
 use serde_json::Value;
 
 const MIZZEN: &str = env!("CARGO_BIN_EXE_mizzen");
+
+/// Two clusters at once are more than a small machine carries.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn samples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../samples")
@@ -103,6 +108,7 @@ fn versions(page: &str) -> Vec<String> {
 
 #[test]
 fn the_bookshop_in_a_cluster() {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let folder = tempfile::tempdir().expect("a folder");
     let Some(world) = start(folder.path()) else { return };
     world.cluster.apply("{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {istio-injection: enabled}}}");

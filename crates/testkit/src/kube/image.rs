@@ -25,8 +25,12 @@ pub struct Image {
     pub files: Vec<(String, Content)>,
 }
 
-/// The images of a mesh, and which program each has.
-const MESH: [(&str, &str, &str); 2] = [("proxyv2", "mizzen-proxy", "proxyv2.tar"), ("pilot", "mizzend", "pilot.tar")];
+/// The images of a mesh, which program each has, and who runs it. A node's folders are root's.
+const MESH: [(&str, &str, &str, Option<&str>); 3] = [
+    ("proxyv2", "mizzen-proxy", "proxyv2.tar", Some(PROXY)),
+    ("pilot", "mizzend", "pilot.tar", Some(PROXY)),
+    ("install-cni", "mizzen-cni", "install-cni.tar", None),
+];
 /// The services of the sample: each is an image by name, and all are one.
 const BOOKSHOP: [&str; 6] = ["catalogue", "doorman", "ratings", "reviews", "stock", "storefront"];
 
@@ -53,21 +57,22 @@ pub struct Written {
 /// Where an image's system has the authorities that it believes.
 const ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-/// Writes `proxyv2.tar`, `pilot.tar` and `bookshop.tar` into a folder: images `HUB/proxyv2:TAG` and `HUB/pilot:TAG`, and those that the sample names. The
+/// Writes `proxyv2.tar`, `pilot.tar`, `install-cni.tar` and `bookshop.tar` into a folder: images `HUB/proxyv2:TAG`, `HUB/pilot:TAG` and
+/// `HUB/install-cni:TAG`, and those that the sample names. The
 /// proxy's system believes these `roots`, in PEM, or nobody.
 ///
 /// # Errors
 /// If a program is missing or an archive cannot be written.
 pub fn mesh(from: &Source<'_>, roots: Option<&str>, hub: &str, tag: &str, folder: &Path) -> Result<Vec<Written>, String> {
     let mut written = Vec::new();
-    // Neither is root, whatever a pod says.
-    for (name, program, file) in MESH {
+    // Proxies and control planes are not root, whatever a pod says.
+    for (name, program, file, user) in MESH {
         let entrypoint = vec![format!("{BIN}/{program}")];
         let mut files = from.files(program, &[program])?;
         let roots = roots.filter(|_| name == "proxyv2").map(|roots| (ROOTS.to_owned(), Content::Text(roots.to_owned())));
         files.extend(roots);
         let names = vec![format!("{hub}/{name}:{tag}")];
-        let image = Image { names, entrypoint, env: Vec::new(), user: Some(PROXY.to_owned()), files };
+        let image = Image { names, entrypoint, env: Vec::new(), user: user.map(str::to_owned), files };
         let archive = folder.join(file);
         written.push(Written { name, size: image.write(&archive)?, archive });
     }

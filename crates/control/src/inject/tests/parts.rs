@@ -106,6 +106,47 @@ fn capture() {
 }
 
 #[test]
+fn capture_by_the_nodes_plugin() {
+    let mesh = mesh("defaultConfig: {proxyMetadata: {ISTIO_META_DNS_CAPTURE: 'true'}}");
+    let values = json!({ "pilot": { "cni": { "enabled": true } }, "global": { "proxy": { "excludeIPRanges": "10.1.0.0/16" } } });
+    let config = InjectConfig::new(&mesh, &values, true).unwrap();
+    let own = json!({ "traffic.sidecar.istio.io/excludeInboundPorts": "22", "traffic.sidecar.istio.io/excludeOutboundPorts": "25" });
+    let given = json!([{ "name": "istio-init", "securityContext": { "privileged": true } }]);
+    let (pod, warnings) = patched(&pod(own, json!({ "initContainers": given })), &config);
+    assert_eq!(warnings, ["container istio-init has no effect: the capture is set by the node's plugin"]);
+    assert_eq!(names(&pod, "initContainers"), ["istio-validation", "istio-proxy"]);
+    for name in ["istio-validation", "istio-proxy"] {
+        let restricted = json!({
+            "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] }, "privileged": false, "readOnlyRootFilesystem": true,
+            "runAsGroup": 1337, "runAsNonRoot": true, "runAsUser": 1337, "seccompProfile": { "type": "RuntimeDefault" },
+        });
+        assert_eq!(container(&pod, name)["securityContext"], restricted, "{name}");
+    }
+    let args: Vec<&str> = container(&pod, "istio-validation")["args"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert_eq!(args[0], "istio-iptables");
+    assert!(args.ends_with(&["--run-validation", "--skip-rule-apply"]) && args.windows(2).any(|pair| pair == ["-o", "25"]), "{args:?}");
+    // What the plugin reads says what the flags say.
+    let note = |name: &str| pod["metadata"]["annotations"][format!("traffic.sidecar.istio.io/{name}")].as_str();
+    assert_eq!((note("includeOutboundIPRanges"), note("includeInboundPorts")), (Some("*"), Some("*")));
+    assert_eq!((note("excludeInboundPorts"), note("excludeOutboundIPRanges")), (Some("15090,15021,15020,22"), Some("10.1.0.0/16")));
+    assert_eq!((note("excludeOutboundPorts"), note("includeOutboundPorts")), (Some("25"), None));
+    let status: Value = serde_json::from_str(pod["metadata"]["annotations"][STATUS].as_str().unwrap()).unwrap();
+    assert_eq!((&status["initContainers"], &status[DNS_CAPTURE]), (&json!(["istio-validation", "istio-proxy"]), &json!(true)));
+    // A gateway captures nothing, and has nothing to be looked at.
+    let gateway = json!({ "inject.istio.io/templates": "gateway" });
+    let (gateway, _) = patched(&super::pod(gateway, json!({ "containers": [{ "name": "istio-proxy", "image": "auto" }] })), &config);
+    assert_eq!(names(&gateway, "initContainers"), [""; 0]);
+    assert!(gateway["metadata"]["annotations"].get("traffic.sidecar.istio.io/includeInboundPorts").is_none());
+    let by_other_name =
+        InjectConfig::new(&MeshConfig::default(), &json!({ "istio_cni": { "enabled": true, "chained": true } }), false).unwrap();
+    let (plain, _) = patched(&plain(), &by_other_name);
+    assert_eq!(
+        (names(&plain, "initContainers"), names(&plain, "containers")),
+        (vec!["istio-validation".to_owned()], vec!["reviews".to_owned(), "istio-proxy".to_owned()])
+    );
+}
+
+#[test]
 fn annotations_of_the_container() {
     let check = |name: &str, value: &str, path: &str, want: Value| {
         let (pod, _) = annotated(name, value);
@@ -339,8 +380,7 @@ fn values() {
     };
     refused(json!([]), ": must be a map, is a list");
     refused(json!({ "global": { "proxy": { "privileged": true } } }), "global.proxy.privileged: true is not supported: it must be false");
-    refused(json!({ "pilot": { "cni": { "enabled": true } } }), "pilot.cni.enabled: true is not supported: it must be false");
-    refused(json!({ "istio_cni": { "enabled": true } }), "istio_cni.enabled: true is not supported: it must be false");
+    refused(json!({ "pilot": { "cni": { "provider": "multus" } } }), "pilot.cni.provider: \"multus\" is not supported: it must be default");
     let custom = "sidecarInjectorWebhook.templates: {\"custom\":\"spec: {}\"} is not supported: it must be empty";
     refused(json!({ "sidecarInjectorWebhook": { "templates": { "custom": "spec: {}" } } }), custom);
     refused(

@@ -25,7 +25,7 @@ struct Chart {
     has_mesh_config: bool,
 }
 
-const CHARTS: [Chart; 3] = [
+const CHARTS: [Chart; 4] = [
     Chart {
         name: "base",
         about: "Istio's kinds, and the control plane's account, roles and validation",
@@ -39,6 +39,13 @@ const CHARTS: [Chart; 3] = [
         tables: &[values::PROFILE, values::GLOBAL, values::REVISION, values::ISTIOD],
         top: "pilot.",
         has_mesh_config: true,
+    },
+    Chart {
+        name: "cni",
+        about: "what captures the connections of pods on their nodes, so that no pod needs NET_ADMIN",
+        tables: &[values::GLOBAL, values::REVISION, values::CNI],
+        top: "cni.",
+        has_mesh_config: false,
     },
     Chart {
         name: "gateway",

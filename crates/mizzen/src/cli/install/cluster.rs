@@ -42,10 +42,11 @@ const fn namespaced(version: &'static str, kind: &'static str, plural: &'static 
 }
 
 /// In the order in which they are removed: who asks before who answers, what runs before what it needs.
-pub(super) const KINDS: [Installed; 17] = [
+pub(super) const KINDS: [Installed; 18] = [
     of_cluster("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations"),
     of_cluster("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations"),
     namespaced("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers"),
+    namespaced("apps/v1", "DaemonSet", "daemonsets"),
     namespaced("apps/v1", "Deployment", "deployments"),
     namespaced("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets"),
     namespaced("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"),
@@ -166,7 +167,7 @@ impl Cluster {
         let api = Installed::of(object)?.api(&self.client, object.pointer("/metadata/namespace").and_then(Value::as_str));
         let policy = match object["kind"].as_str() {
             // Its pods are gone when it is.
-            Some("Deployment") => PropagationPolicy::Foreground,
+            Some("Deployment" | "DaemonSet") => PropagationPolicy::Foreground,
             _ => PropagationPolicy::Background,
         };
         let params = DeleteParams { propagation_policy: Some(policy), ..DeleteParams::default() };
@@ -203,9 +204,9 @@ impl Cluster {
         }
     }
 
-    /// What the pods of a Deployment wait for.
+    /// What the pods of a Deployment or a DaemonSet wait for.
     async fn why(&self, object: &Value) -> String {
-        if object["kind"] != "Deployment" {
+        if object["kind"] != "Deployment" && object["kind"] != "DaemonSet" {
             return String::new();
         }
         let labels = object.pointer("/spec/selector/matchLabels").and_then(Value::as_object);
@@ -216,7 +217,10 @@ impl Cluster {
         let pods: Vec<Value> = list.into_iter().flatten().filter_map(|pod| serde_json::to_value(pod).ok()).collect();
         let reasons: BTreeSet<String> = pods.iter().flat_map(waits_for).collect();
         if reasons.is_empty() {
-            return "; it has no pods, see its events and those of its ReplicaSet".to_owned();
+            return match object["kind"] == "DaemonSet" {
+                true => "; it has no pods, see its events".to_owned(),
+                false => "; it has no pods, see its events and those of its ReplicaSet".to_owned(),
+            };
         }
         format!("; {}", reasons.into_iter().collect::<Vec<_>>().join("; "))
     }
@@ -291,6 +295,17 @@ pub(super) fn not_rolled_out(found: &Value) -> Option<String> {
     (all > updated).then(|| format!("{} replicas of an earlier version are still there", all - updated))
 }
 
+/// What a DaemonSet lacks of running on all its nodes, of which there may be none.
+pub(super) fn not_on_all_nodes(found: &Value) -> Option<String> {
+    let number = |name: &str| found.pointer(&format!("/status/{name}")).and_then(Value::as_i64).unwrap_or(0);
+    let generation = found.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
+    if number("observedGeneration") < generation || generation == 0 {
+        return Some("nobody has seen its change yet".to_owned());
+    }
+    let (wanted, there) = (number("desiredNumberScheduled"), number("updatedNumberScheduled").min(number("numberAvailable")));
+    (there < wanted).then(|| format!("it is available on {there} of {wanted} nodes"))
+}
+
 /// What a CustomResourceDefinition lacks of being served.
 pub(super) fn not_established(found: &Value) -> Option<String> {
     let conditions = found.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
@@ -357,6 +372,26 @@ mod tests {
             (status(2, 2, 2, 2), None),
         ] {
             assert_eq!(not_rolled_out(&deployment(found.clone())).as_deref(), lacks, "{found}");
+        }
+    }
+
+    #[test]
+    fn when_a_daemon_set_is_everywhere() {
+        let status = |generation, wanted, updated, available| {
+            json!({
+                "metadata": { "generation": 2 },
+                "status": { "observedGeneration": generation, "desiredNumberScheduled": wanted, "updatedNumberScheduled": updated, "numberAvailable": available },
+            })
+        };
+        for (found, lacks) in [
+            (json!({}), Some("nobody has seen its change yet")),
+            (status(1, 2, 2, 2), Some("nobody has seen its change yet")),
+            (status(2, 2, 1, 2), Some("it is available on 1 of 2 nodes")),
+            (status(2, 2, 2, 0), Some("it is available on 0 of 2 nodes")),
+            (status(2, 2, 2, 2), None),
+            (status(2, 0, 0, 0), None),
+        ] {
+            assert_eq!(not_on_all_nodes(&found).as_deref(), lacks, "{found}");
         }
     }
 

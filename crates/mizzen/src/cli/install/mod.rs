@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 pub use self::charts::files as chart_files;
 use self::{
-    cluster::{CONFIG_MAPS, Cluster, Outcome, not_established, not_rolled_out, without_authority},
+    cluster::{CONFIG_MAPS, Cluster, Outcome, not_established, not_on_all_nodes, not_rolled_out, without_authority},
     manifest::{Component, OWNER, Part, STATE, title},
     settings::{NAMESPACE, Settings, SettingsArgs},
 };
@@ -115,7 +115,7 @@ pub(crate) async fn install(place: &Where, args: InstallArgs) -> Result<()> {
         confirm(&what, args.skip_confirmation)?;
     }
     let until = Instant::now() + args.readiness_timeout;
-    for component in [Component::Base, Component::Pilot, Component::Policies, Component::IngressGateways] {
+    for component in [Component::Base, Component::Cni, Component::Pilot, Component::Policies, Component::IngressGateways] {
         let mine: Vec<&Part> = parts.iter().filter(|part| part.component == component).collect();
         if mine.is_empty() {
             continue;
@@ -137,6 +137,7 @@ pub(crate) async fn install(place: &Where, args: InstallArgs) -> Result<()> {
             match part.object["kind"].as_str() {
                 Some("CustomResourceDefinition") => cluster.wait(&part.object, until, not_established).await?,
                 Some("Deployment") => cluster.wait(&part.object, until, not_rolled_out).await?,
+                Some("DaemonSet") => cluster.wait(&part.object, until, not_on_all_nodes).await?,
                 _ => {}
             }
         }
@@ -297,6 +298,7 @@ pub(crate) async fn verify(place: &Where, args: VerifyArgs) -> Result<ExitCode> 
             Some(found) if !is_ours(&found) => Some("is not Mizzen's".to_owned()),
             Some(found) => match part.object["kind"].as_str() {
                 Some("Deployment") => not_rolled_out(&found),
+                Some("DaemonSet") => not_on_all_nodes(&found),
                 Some("CustomResourceDefinition") => not_established(&found),
                 Some(kind) if kind.ends_with("WebhookConfiguration") => without_authority(&found),
                 _ => None,

@@ -66,6 +66,8 @@ pub(super) struct Settings {
     pub(super) tag: String,
     /// MeshConfig, with what every installation has.
     pub(super) mesh_config: Value,
+    /// Whether the node's plugin and its agent are installed.
+    pub(super) cni: bool,
     /// Istio's values, as they were said.
     values: Value,
     /// The same with all defaults.
@@ -94,7 +96,7 @@ impl Settings {
     pub(super) fn of_spec(spec: Value) -> Result<(Settings, Vec<String>)> {
         let Value::Object(spec) = spec else { bail!("spec: must be a map") };
         let (mut mesh_config, mut values) = (json!({}), json!({}));
-        let (mut profile, mut hub, mut tag) = (Profile::Default, None, None);
+        let (mut profile, mut hub, mut tag, mut cni) = (Profile::Default, None, None, false);
         for (name, value) in spec {
             match &*name {
                 "profile" => profile = Profile::named(text(&name, &value)?)?,
@@ -102,13 +104,18 @@ impl Settings {
                 "tag" => tag = Some(text(&name, &value)?.to_owned()),
                 "meshConfig" => merge(&mut mesh_config, value),
                 "values" => merge(&mut values, value),
+                "components" => cni = components(value)?,
                 "revision" => bail!("revision: one control plane per cluster is all that is supported yet, and it has no revision"),
-                other => bail!("{other} is not supported: must be profile, hub, tag, meshConfig or values"),
+                other => bail!("{other} is not supported: must be profile, hub, tag, meshConfig, values or components.cni"),
             }
         }
         // Istio's chart has it among its values too.
         if let Some(inner) = values.as_object_mut().and_then(|values| values.remove("meshConfig")) {
             merge(&mut mesh_config, inner);
+        }
+        // As with Istio's installer: where the plugin is, injection leaves the capture to it, unless it is said otherwise.
+        if cni && values.pointer("/pilot/cni/enabled").is_none_or(Value::is_null) {
+            merge(&mut values, json!({ "pilot": { "cni": { "enabled": true } } }));
         }
         let complete = values::completed(&values);
         let of_values = |name: &str| complete.pointer(&format!("/global/{name}")).map(manifest::word);
@@ -120,13 +127,17 @@ impl Settings {
         // What concerns injection is judged by what acts on it; of Kubernetes' version it is independent.
         warnings.extend(InjectConfig::new(&mesh, &values, true)?.warnings);
         values::judge(&values)?;
-        Ok((Settings { profile, hub, tag, mesh_config: whole, values, complete }, warnings))
+        if !cni && values.get("cni").is_some() {
+            warnings.push("values.cni has no effect without components.cni.enabled=true".to_owned());
+        }
+        Ok((Settings { profile, hub, tag, mesh_config: whole, cni, values, complete }, warnings))
     }
 
     /// The `spec` that leads to these settings again.
     pub(super) fn to_spec(&self) -> Value {
         json!({
             "profile": self.profile.name(), "hub": self.hub, "tag": self.tag, "meshConfig": self.mesh_config, "values": self.values,
+            "components": { "cni": { "enabled": self.cni } },
         })
     }
 
@@ -150,6 +161,21 @@ impl Settings {
     pub(super) fn flag(&self, path: &str) -> bool {
         self.value(path) == Some(&json!(true))
     }
+}
+
+/// Which of Istio's components are said to be installed, of those that no profile has: whether the node's plugin is.
+fn components(said: Value) -> Result<bool> {
+    let Value::Object(said) = said else { bail!("components: must be a map") };
+    let mut enabled = false;
+    for (name, value) in said {
+        ensure!(name == "cni", "components.{name} is not supported: must be cni; what else is installed says the profile");
+        let Value::Object(fields) = value else { bail!("components.cni: must be a map") };
+        for (field, value) in fields {
+            ensure!(field == "enabled", "components.cni.{field} is not supported: must be enabled; values.cni has its settings");
+            enabled = value.as_bool().context("components.cni.enabled: must be true or false")?;
+        }
+    }
+    Ok(enabled)
 }
 
 /// MeshConfig of an installation that says nothing.
@@ -308,12 +334,15 @@ mod tests {
         for (setting, why) in [
             ("revision=canary", "revision: one control plane per cluster"),
             ("profile=demo", "profile demo: must be default, secure or minimal"),
-            ("components.cni.enabled=true", "components is not supported"),
+            ("components.pilot.enabled=false", "components.pilot is not supported"),
+            ("components.cni.namespace=kube-system", "components.cni.namespace is not supported"),
+            ("components.cni.enabled=yes", "components.cni.enabled: must be true or false"),
             ("values.pilot.autoscaleEnabled=yes", "values.pilot.autoscaleEnabled: must be true or false"),
             ("values.global.defaultTolerations[0]=x", "values.global.defaultTolerations is not supported"),
             ("values.global.jwtPolicy=x", "global.jwtPolicy: must be third-party-jwt or first-party-jwt"),
             ("values.global.dualStack=true", "global.dualStack: true asks for IPv6"),
-            ("values.cni.chained=true", "values.cni is not supported"),
+            ("values.cni.chained=false", "values.cni.chained: must be true"),
+            ("values.cni.ambient.enabled=true", "values.cni.ambient.enabled: must be false"),
             ("values.pilot=x", "values.pilot: must be a map"),
             ("meshConfig.noSuchField=1", "noSuchField"),
             ("meshConfig.rootNamespace=mesh", "meshConfig.rootNamespace: must be istio-system"),
@@ -324,6 +353,23 @@ mod tests {
             let error = format!("{:#}", read(&[setting]).unwrap_err());
             assert!(error.contains(why), "{setting}: {error}");
         }
+    }
+
+    #[test]
+    fn the_nodes_plugin() {
+        let of = |set: &[&str]| {
+            let settings = read(set).unwrap();
+            let (again, _) = Settings::of_spec(settings.to_spec()).unwrap();
+            assert_eq!(again, settings);
+            (settings.cni, settings.flag("pilot.cni.enabled"))
+        };
+        assert_eq!(of(&[]), (false, false));
+        assert_eq!(of(&["components.cni.enabled=true"]), (true, true));
+        // The plugin first, and pods that need it later; or somebody else's release of it.
+        assert_eq!(of(&["components.cni.enabled=true", "values.pilot.cni.enabled=false"]), (true, false));
+        assert_eq!(of(&["values.pilot.cni.enabled=true"]), (false, true));
+        let args = SettingsArgs { set: vec!["values.cni.logging.level=default:debug".to_owned()], filename: Vec::new() };
+        assert_eq!(Settings::read(&args).unwrap().1, ["values.cni has no effect without components.cni.enabled=true"]);
     }
 
     #[test]

@@ -191,7 +191,13 @@ pub(super) const ISTIOD: &[Row] = &[
     row("pilot.pdb.minAvailable", Share, "", BUDGET),
     row("pilot.pdb.maxUnavailable", Share, "", "the other way round"),
     row("pilot.pdb.unhealthyPodEvictionPolicy", EVICTION, "", "whether pods that are not ready are counted"),
-    only("pilot.cni.enabled", OFF),
+    row(
+        "pilot.cni.enabled",
+        Flag,
+        "false",
+        "pods leave their capture to the plugin of their node (chart cni), and have no container with NET_ADMIN",
+    ),
+    only("pilot.cni.provider", &[r#""default""#]),
     only("pilot.ipFamilies", &["[]", r#"["IPv4"]"#]),
     only("pilot.ipFamilyPolicy", &[r#""""#, r#""SingleStack""#]),
     row("sidecarInjectorWebhook.enableNamespacesByDefault", Flag, "false", "pods get a proxy unless they or their namespace say no"),
@@ -208,6 +214,41 @@ pub(super) const ISTIOD: &[Row] = &[
     only("sidecarInjectorWebhook.defaultTemplates", &["[]", r#"["sidecar"]"#]),
     only("sidecarInjectorWebhook.templates", &["{}"]),
 ];
+
+/// What the chart of the node's plugin takes beside what every chart takes.
+pub(super) const CNI: &[Row] = &[
+    row("cni.hub", Text, "", "where its image is, if not at global.hub"),
+    row("cni.tag", Word, "", "its tag, if not global.tag"),
+    row("cni.image", Text, r#""install-cni""#, "its image: a name below hub, or a whole one"),
+    row("cni.cniBinDir", Text, r#""/opt/cni/bin""#, "the nodes' folder of plugins"),
+    row("cni.cniConfDir", Text, r#""/etc/cni/net.d""#, "the nodes' folder of configurations of networks"),
+    row("cni.cniConfFileName", Text, "", "the file among them to whose plugins this one is added; the first where nothing is said"),
+    row("cni.excludeNamespaces", List, r#"["kube-system"]"#, "namespaces whose pods are left alone"),
+    row("cni.logging.level", Text, r#""default:info""#, "what the agent logs"),
+    row("cni.repair.enabled", Flag, "true", "pods that have started without their capture are looked for"),
+    row("cni.repair.repairPods", Flag, "true", "their capture is set where they run; comes before the others"),
+    row("cni.repair.deletePods", Flag, "false", "they are deleted, and made again by whoever has made them"),
+    row("cni.repair.labelPods", Flag, "false", "they get the label cni.istio.io/uninitialized=true"),
+    row("cni.resources", Shape::Map, r#"{"requests":{"cpu":"100m","memory":"100Mi"}}"#, "requests and limits of the agent"),
+    row("cni.podAnnotations", Words, "", "more annotations of its pods"),
+    row("cni.podLabels", Words, "", "more labels of its pods"),
+    row("cni.rollingMaxUnavailable", Share, "1", "on how many nodes it may be missing while it is replaced; the plugin works meanwhile"),
+    row("cni.seccompProfile", Shape::Map, r#"{"type":"RuntimeDefault"}"#, "of its container"),
+    row("cni.nodeSelector", Words, r#"{"kubernetes.io/os":"linux"}"#, "on which nodes it runs"),
+    row("cni.tolerations", List, TOLERATIONS, "which taints it tolerates: all, since pods of all nodes need it"),
+    row("cni.affinity", Shape::Map, "", "beside what it runs"),
+    only("cni.ambient.enabled", OFF),
+    only("cni.chained", &["true"]),
+    only("cni.privileged", OFF),
+    only("cni.provider", &[r#""default""#]),
+    only("cni.psp_cluster_role", EMPTY),
+    only("cni.repair.brokenPodLabelKey", &[r#""cni.istio.io/uninitialized""#]),
+    only("cni.repair.brokenPodLabelValue", &[r#""true""#]),
+    only("cni.repair.initContainerName", &[r#""istio-validation""#]),
+    only("cni.resourceQuotas.enabled", OFF),
+];
+
+const TOLERATIONS: &str = r#"[{"effect":"NoSchedule","operator":"Exists"},{"effect":"NoExecute","operator":"Exists"},{"key":"CriticalAddonsOnly","operator":"Exists"}]"#;
 
 /// What `install` takes for its ingress gateway, by the names of Istio's installer.
 pub(super) const INGRESS: &[Row] = &[
@@ -303,7 +344,7 @@ pub(super) const GATEWAY: &[Row] = &[
 
 /// What `install` takes.
 fn installed() -> impl Iterator<Item = &'static Row> {
-    [GLOBAL, REVISION, ISTIOD, INGRESS].into_iter().flatten()
+    [GLOBAL, REVISION, ISTIOD, CNI, INGRESS].into_iter().flatten()
 }
 
 /// Refuses what nothing acts on, and what is not what it has to be.
@@ -419,7 +460,7 @@ mod tests {
 
     #[test]
     fn tables() {
-        for rows in [GLOBAL, REVISION, PROFILE, BASE, ISTIOD, INGRESS, GATEWAY] {
+        for rows in [GLOBAL, REVISION, PROFILE, BASE, ISTIOD, CNI, INGRESS, GATEWAY] {
             for row in rows {
                 if let Some(default) = row.default() {
                     assert_eq!(wrong(row.shape, &default), None, "{}", row.path);

@@ -1,5 +1,6 @@
 //! All objects of an installation, as data: nothing here asks a cluster.
 
+mod cni;
 mod gateway;
 mod pilot;
 mod rbac;
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::settings::{NAMESPACE, Profile, Settings, merge};
 
-pub(super) use rbac::{objects as roles, reasons};
+pub(super) use rbac::objects as roles;
 pub(super) use webhooks::validator;
 
 /// The label by which all that was installed is found again, and its value.
@@ -28,6 +29,8 @@ pub(super) const STATE: &str = "mizzen-installed-state";
 pub(super) enum Component {
     /// Kinds, the namespace, and what is the whole cluster's.
     Base,
+    /// What captures pods on their nodes: there before anybody needs it.
+    Cni,
     /// The control plane.
     Pilot,
     /// Policies: the control plane judges them, and they hold before anybody can come in.
@@ -41,6 +44,7 @@ impl Component {
     pub(super) fn name(self) -> &'static str {
         match self {
             Component::Base => "Base",
+            Component::Cni => "Cni",
             Component::Pilot | Component::Policies => "Pilot",
             Component::IngressGateways => "IngressGateways",
         }
@@ -50,6 +54,7 @@ impl Component {
     pub(super) fn title(self) -> &'static str {
         match self {
             Component::Base => "kinds and roles",
+            Component::Cni => "node agent",
             Component::Pilot => "control plane",
             Component::IngressGateways => "ingress gateway",
             Component::Policies => "policies",
@@ -74,6 +79,9 @@ pub(super) fn objects(settings: &Settings) -> Vec<Part> {
     add(Component::Base, kinds());
     add(Component::Base, rbac::objects());
     add(Component::Base, vec![validator()]);
+    if settings.cni {
+        add(Component::Cni, cni::objects(settings));
+    }
     add(Component::Pilot, vec![webhooks::injector(settings)]);
     add(Component::Pilot, pilot::objects(settings));
     if settings.profile == Profile::Secure {
@@ -83,6 +91,21 @@ pub(super) fn objects(settings: &Settings) -> Vec<Part> {
         add(Component::IngressGateways, gateway::objects(settings));
     }
     parts
+}
+
+/// For a role of this name: its rules in words, for whoever reads the manifest.
+pub(super) fn reasons(name: &str) -> Vec<String> {
+    [rbac::reasons(name), cni::reasons(name)].concat()
+}
+
+/// An image of a part: a name below its hub, or a whole one.
+fn image(settings: &Settings, part: &str, default: &str) -> String {
+    let image = settings.text(&format!("{part}.image")).unwrap_or_else(|| default.to_owned());
+    if image.contains('/') {
+        return image;
+    }
+    let hub = settings.text(&format!("{part}.hub")).unwrap_or_else(|| settings.hub.clone());
+    format!("{hub}/{image}:{}", settings.text(&format!("{part}.tag")).unwrap_or_else(|| settings.tag.clone()))
 }
 
 /// The CustomResourceDefinitions of Istio's kinds.
@@ -125,13 +148,18 @@ fn meta(name: &str, labels: Value) -> Value {
 
 /// What a pod's spec says of where it may run, and by whom its images are pulled, by the values of a part.
 fn placed(spec: &mut Value, settings: &Settings, part: &str) {
+    if let Some(class) = settings.text("global.priorityClassName") {
+        spec["priorityClassName"] = json!(class);
+    }
+    on_nodes(spec, settings, part);
+}
+
+/// The same, of somebody whose class of priority is not the mesh's choice.
+fn on_nodes(spec: &mut Value, settings: &Settings, part: &str) {
     for name in ["nodeSelector", "tolerations", "affinity", "topologySpreadConstraints"] {
         if let Some(value) = settings.filled(&format!("{part}.{name}")) {
             spec[name] = value.clone();
         }
-    }
-    if let Some(class) = settings.text("global.priorityClassName") {
-        spec["priorityClassName"] = json!(class);
     }
     if let Some(secrets) = settings.filled("global.imagePullSecrets").and_then(Value::as_array) {
         // Istio's charts have had both: names, and objects with a name.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     super::settings::{NAMESPACE, Settings, merge},
-    STATE, environment, meta, placed,
+    STATE, environment, image, meta, placed,
     rbac::ACCOUNT,
     scaled::Scaled,
     word, words,
@@ -46,6 +46,9 @@ fn values(settings: &Settings) -> Value {
     // Istio's variable by which it is chosen whether sidecars are native is the control plane's, and read by injection.
     if let Some(env) = settings.filled("pilot.env") {
         values["pilot"] = json!({ "env": env });
+    }
+    if settings.flag("pilot.cni.enabled") {
+        merge(&mut values, json!({ "pilot": { "cni": { "enabled": true } } }));
     }
     values["global"]["hub"] = json!(settings.hub);
     values["global"]["tag"] = json!(settings.tag);
@@ -114,16 +117,6 @@ fn list(settings: &Settings, path: &str, ours: Value) -> Vec<Value> {
     std::iter::once(ours).chain(said.into_iter().flatten().cloned()).collect()
 }
 
-/// The image: a name below the hub, or a whole one.
-fn image(settings: &Settings) -> String {
-    let image = settings.text("pilot.image").unwrap_or_else(|| "pilot".to_owned());
-    if image.contains('/') {
-        return image;
-    }
-    let hub = settings.text("pilot.hub").unwrap_or_else(|| settings.hub.clone());
-    format!("{hub}/{image}:{}", settings.text("pilot.tag").unwrap_or_else(|| settings.tag.clone()))
-}
-
 fn container(settings: &Settings) -> Value {
     let field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
     let mut env = vec![
@@ -144,7 +137,7 @@ fn container(settings: &Settings) -> Value {
         .collect();
     let mut container = json!({
         "name": "discovery",
-        "image": image(settings),
+        "image": image(settings, "pilot", "pilot"),
         "args": args,
         "env": env,
         "ports": PORTS.map(|(name, port)| json!({ "name": name, "containerPort": port, "protocol": "TCP" })),

@@ -13,13 +13,20 @@ const FOLLOW: &[&str] = &["list", "watch"];
 const READ: &[&str] = &["get", "list", "watch"];
 
 /// A rule, and why it is needed.
-struct Rule {
-    why: &'static str,
-    groups: &'static [&'static str],
-    resources: &'static [&'static str],
+pub(super) struct Rule {
+    pub(super) why: &'static str,
+    pub(super) groups: &'static [&'static str],
+    pub(super) resources: &'static [&'static str],
     /// Only these objects; all if it is empty.
-    names: &'static [&'static str],
-    verbs: &'static [&'static str],
+    pub(super) names: &'static [&'static str],
+    pub(super) verbs: &'static [&'static str],
+}
+
+impl Rule {
+    /// In words.
+    pub(super) fn line(&self) -> String {
+        format!("{} {}: {}", self.verbs.join(", "), self.resources.join(", "), self.why)
+    }
 }
 
 /// What it may do in the whole cluster.
@@ -137,15 +144,14 @@ pub(super) fn istio() -> impl Iterator<Item = Kind> {
 }
 
 /// For a role of this name: its rules in words, for whoever reads the manifest.
-pub(in super::super) fn reasons(name: &str) -> Vec<String> {
+pub(super) fn reasons(name: &str) -> Vec<String> {
     let rules: &[Rule] = match name {
         CLUSTER_ROLE => &CLUSTER,
         "istiod" => &OWN,
         CREDENTIALS_ROLE => &CREDENTIALS,
         _ => &[],
     };
-    let line = |rule: &Rule| format!("{} {}: {}", rule.verbs.join(", "), rule.resources.join(", "), rule.why);
-    let mut lines: Vec<String> = rules.iter().map(line).collect();
+    let mut lines: Vec<String> = rules.iter().map(Rule::line).collect();
     if name == CLUSTER_ROLE {
         lines.push("Istio's kinds: the configuration, and its status".to_owned());
     }
@@ -181,7 +187,8 @@ pub(in super::super) fn objects() -> Vec<Value> {
     ]
 }
 
-fn rule(rule: &Rule) -> Value {
+/// As Kubernetes has it.
+pub(super) fn rule(rule: &Rule) -> Value {
     let mut value = json!({ "apiGroups": rule.groups, "resources": rule.resources, "verbs": rule.verbs });
     if !rule.names.is_empty() {
         value["resourceNames"] = json!(rule.names);

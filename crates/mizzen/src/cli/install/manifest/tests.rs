@@ -56,9 +56,65 @@ fn what_a_profile_has() {
     assert!(at(policies[1]) < at("Deployment istio-system/istio-ingressgateway"), "{secure:?}");
 }
 
+fn with_cni(values: Value) -> Value {
+    json!({ "components": { "cni": { "enabled": true } }, "values": { "cni": values } })
+}
+
+#[test]
+fn the_nodes_plugin() {
+    assert!(!titles(json!({})).iter().any(|title| title.contains("cni")));
+    let all = titles(with_cni(json!({})));
+    let of_cni: Vec<&str> = all.iter().map(String::as_str).filter(|title| title.contains("cni")).collect();
+    let expected = [
+        "ServiceAccount istio-system/istio-cni",
+        "ClusterRole istio-cni",
+        "ClusterRoleBinding istio-cni",
+        "Role istio-system/istio-cni-node",
+        "RoleBinding istio-system/istio-cni-node",
+        "DaemonSet istio-system/istio-cni-node",
+    ];
+    assert_eq!(of_cni, expected);
+    // It is there before anybody who needs it.
+    let at = |name: &str| all.iter().position(|title| title == name);
+    assert!(at(expected[5]) < at("MutatingWebhookConfiguration istio-sidecar-injector"), "{all:?}");
+    let values = |spec: Value| -> Value {
+        serde_json::from_str(one(spec, "ConfigMap istio-system/istio-sidecar-injector")["data"]["values"].as_str().unwrap()).unwrap()
+    };
+    assert_eq!(values(with_cni(json!({})))["pilot"], json!({ "cni": { "enabled": true } }));
+    assert!(values(json!({})).get("pilot").is_none());
+}
+
+#[test]
+fn what_is_done_about_pods_without_their_capture() {
+    let check = |repair: Value, mode: &str, role: Option<(&str, &str)>| {
+        let spec = with_cni(json!({ "repair": repair }));
+        let set = one(spec.clone(), "DaemonSet istio-system/istio-cni-node");
+        let container = &set["spec"]["template"]["spec"]["containers"][0];
+        assert_eq!(container["args"][1], format!("--repair={mode}"), "{repair}");
+        // Only who sets rules has a capability for it, and sees the node's processes.
+        let mends = mode == "repair";
+        let security = &container["securityContext"];
+        assert_eq!(security["capabilities"].get("add").is_some(), mends, "{repair}");
+        assert_eq!(security["allowPrivilegeEscalation"], mends, "{repair}");
+        assert_eq!(set.to_string().contains("/host/proc"), mends, "{repair}");
+        let roles: Vec<Value> =
+            objects(&settings(spec)).into_iter().map(|part| part.object).filter(|object| object["kind"] == "ClusterRole").collect();
+        let found =
+            roles.iter().find(|found| ["istio-cni-delete", "istio-cni-label"].iter().any(|name| found["metadata"]["name"] == *name));
+        let found = found.map(|found| (found["metadata"]["name"].as_str().unwrap(), found["rules"][0]["verbs"][0].as_str().unwrap()));
+        assert_eq!(found, role, "{repair}");
+    };
+    check(json!({}), "repair", None);
+    check(json!({ "deletePods": true }), "repair", None);
+    check(json!({ "repairPods": false }), "off", None);
+    check(json!({ "enabled": false }), "off", None);
+    check(json!({ "repairPods": false, "labelPods": true }), "label", Some(("istio-cni-label", "patch")));
+    check(json!({ "repairPods": false, "labelPods": true, "deletePods": true }), "delete", Some(("istio-cni-delete", "delete")));
+}
+
 #[test]
 fn every_object_is_found_again() {
-    for part in objects(&settings(json!({ "profile": "secure" }))) {
+    for part in objects(&settings(json!({ "profile": "secure", "components": { "cni": { "enabled": true } } }))) {
         let what = title(&part.object);
         let kind = super::super::cluster::Installed::of(&part.object).unwrap();
         assert_eq!(part.object["kind"], kind.kind);
@@ -73,10 +129,17 @@ fn every_object_is_found_again() {
 
 #[test]
 fn no_role_may_more_than_it_says() {
-    for name in
-        ["ClusterRole istiod-clusterrole-istio-system", "ClusterRole istiod-gateway-credentials-istio-system", "Role istio-system/istiod"]
-    {
-        let role = one(json!({}), name);
+    let cni = |mode: &str| with_cni(json!({ "repair": { "repairPods": false, mode: true } }));
+    for (spec, name) in [
+        (json!({}), "ClusterRole istiod-clusterrole-istio-system"),
+        (json!({}), "ClusterRole istiod-gateway-credentials-istio-system"),
+        (json!({}), "Role istio-system/istiod"),
+        (with_cni(json!({})), "ClusterRole istio-cni"),
+        (with_cni(json!({})), "Role istio-system/istio-cni-node"),
+        (cni("deletePods"), "ClusterRole istio-cni-delete"),
+        (cni("labelPods"), "ClusterRole istio-cni-label"),
+    ] {
+        let role = one(spec, name);
         let rules = role["rules"].as_array().unwrap();
         assert!(!rules.is_empty());
         for rule in rules {

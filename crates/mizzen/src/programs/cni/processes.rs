@@ -1,0 +1,63 @@
+//! The processes of a node, by the pods to which they belong: who looks into a pod's network namespace finds it by one of them.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// The files of the network namespaces of pods, by the pods' UIDs, as the node's /proc has them at `proc`. A pod that has no process, or none with a
+/// network of its own, is missing.
+///
+/// # Errors
+/// If the folder cannot be read. What ends meanwhile is passed over.
+pub(super) fn namespaces(proc: &Path, uids: &[&str]) -> io::Result<BTreeMap<String, PathBuf>> {
+    // The runtime's own processes may be in a pod's group, and are in the node's namespace.
+    let nodes_own = fs::read_link(proc.join("1/ns/net"))?;
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(proc)?.flatten() {
+        let is_process = entry.file_name().to_str().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
+        if !is_process {
+            continue;
+        }
+        let Ok(groups) = fs::read_to_string(entry.path().join("cgroup")) else { continue };
+        let Some(uid) = uids.iter().find(|uid| is_of(&groups, uid)) else { continue };
+        let file = entry.path().join("ns/net");
+        if fs::read_link(&file).is_ok_and(|namespace| namespace != nodes_own) {
+            found.entry((*uid).to_owned()).or_insert(file);
+        }
+    }
+    Ok(found)
+}
+
+/// Whether groups are those of a pod: kubelet puts its UID into their names, in which systemd takes no hyphens.
+fn is_of(groups: &str, uid: &str) -> bool {
+    !uid.is_empty() && [format!("pod{uid}"), format!("pod{}", uid.replace('-', "_"))].iter().any(|name| groups.contains(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn pods_by_their_processes() {
+        let folder = tempfile::tempdir().unwrap();
+        let process = |pid: &str, groups: &str, namespace: &str| {
+            let at = folder.path().join(pid);
+            fs::create_dir_all(at.join("ns")).unwrap();
+            fs::write(at.join("cgroup"), groups).unwrap();
+            symlink(format!("net:[{namespace}]"), at.join("ns/net")).unwrap();
+        };
+        process("1", "0::/init.scope\n", "1");
+        process("20", "0::/../kubepods.slice/kubepods-poda_b.slice/cri-containerd-x.scope\n", "2");
+        process("30", "5:memory:/kubepods/besteffort/podc-d/x\n4:cpu:/\n", "3");
+        process("40", "0::/kubepods/pode-f/shim\n", "1");
+        process("self", "0::/kubepods/podg-h/x\n", "4");
+        let found = namespaces(folder.path(), &["a-b", "c-d", "e-f", "g-h", ""]).unwrap();
+        let expected = [("a-b", "20"), ("c-d", "30")].map(|(uid, pid)| (uid.to_owned(), folder.path().join(pid).join("ns/net")));
+        assert_eq!(found, expected.into());
+        assert!(namespaces(&folder.path().join("none"), &[]).is_err());
+    }
+}

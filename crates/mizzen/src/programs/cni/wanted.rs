@@ -1,0 +1,104 @@
+//! Which pods' connections are captured, and how: by what injection has written on them.
+
+use std::collections::BTreeMap;
+
+use mizzen_capture::{Dns, Owner, Settings};
+use mizzen_control::inject::{DNS_CAPTURE, PROXY_ID, STATUS, VALIDATION};
+use serde_json::Value;
+
+use crate::programs::iptables::DNS_PORT;
+
+/// Annotations of a pod.
+pub(super) type Annotations = BTreeMap<String, String>;
+
+/// What is to be captured of a pod; `None`: nothing, since it has no sidecar, or sets the capture itself.
+///
+/// # Errors
+/// If the annotations are not what injection writes: the pod must not run.
+pub(super) fn wanted(annotations: &Annotations) -> Result<Option<Settings>, String> {
+    let Some(text) = annotations.get(STATUS) else { return Ok(None) };
+    let status: Value = serde_json::from_str(text).map_err(|error| format!("annotation {STATUS}: {error}"))?;
+    // A gateway has no such container, and neither has a pod that was injected while its own container set the capture.
+    let looks = status["initContainers"].as_array().is_some_and(|names| names.iter().any(|name| name == VALIDATION));
+    if !looks {
+        return Ok(None);
+    }
+    let settings = Settings::from_annotations(annotations).map_err(|error| error.to_string())?;
+    // Which servers the pod asks for names is not known before its containers start.
+    let dns = (status[DNS_CAPTURE] == true).then_some(Dns { port: DNS_PORT, servers: None });
+    Ok(Some(Settings { owner: Owner::User { uid: PROXY_ID, gid: PROXY_ID }, ipv6: false, dns, ..settings }))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use mizzen_api::istio::MeshConfig;
+    use mizzen_capture::{Ports, Ranges};
+    use mizzen_control::inject::{InjectConfig, NamespaceFacts, Outcome, inject};
+    use serde_json::json;
+
+    use super::*;
+
+    /// The annotations of a pod with these, after injection with these values.
+    pub(in super::super) fn injected(own: Value, values: Value) -> Annotations {
+        let mesh = "defaultConfig: {proxyMetadata: {ISTIO_META_DNS_CAPTURE: 'true'}}";
+        let (mesh, _) = mizzen_api::parse_mesh_config(mesh, &"mesh".into()).unwrap();
+        let mesh: MeshConfig = mesh;
+        let config = InjectConfig::new(&mesh, &values, true).unwrap();
+        let pod = json!({ "metadata": { "name": "a", "annotations": own }, "spec": { "containers": [{ "name": "a", "image": "a" }] } });
+        let namespace = NamespaceFacts {
+            name: "shop".into(),
+            labels: [("istio-injection".into(), "enabled".into())].into(),
+            ..NamespaceFacts::default()
+        };
+        match inject(&pod, &namespace, &config).unwrap() {
+            Outcome::Patched { pod, .. } => serde_json::from_value(pod["metadata"]["annotations"].clone()).unwrap(),
+            Outcome::Skip(_) => serde_json::from_value(pod["metadata"]["annotations"].clone()).unwrap(),
+        }
+    }
+
+    pub(in super::super) fn by_plugin() -> Value {
+        json!({ "pilot": { "cni": { "enabled": true } } })
+    }
+
+    fn user() -> Settings {
+        Settings { owner: Owner::User { uid: 1337, gid: 1337 }, ipv6: false, ..Settings::default() }
+    }
+
+    #[test]
+    fn what_injection_writes_is_understood() {
+        let dns = Some(Dns { port: 15053, servers: None });
+        let all = Settings { exclude_inbound: vec![15090, 15021, 15020], dns, ..user() };
+        assert_eq!(wanted(&injected(json!({}), by_plugin())), Ok(Some(all.clone())));
+        let own = json!({
+            "traffic.sidecar.istio.io/includeOutboundIPRanges": "10.0.0.0/8", "traffic.sidecar.istio.io/includeInboundPorts": "80",
+            "traffic.sidecar.istio.io/excludeOutboundPorts": "25", "traffic.sidecar.istio.io/includeOutboundPorts": "3306",
+        });
+        let some = Settings {
+            include_ranges: Ranges::Only(vec!["10.0.0.0/8".parse().unwrap()]),
+            include_inbound: Ports::Only(vec![80]),
+            exclude_outbound: vec![25],
+            include_outbound: vec![3306],
+            ..all
+        };
+        assert_eq!(wanted(&injected(own, by_plugin())), Ok(Some(some)));
+    }
+
+    #[test]
+    fn who_is_left_alone() {
+        assert_eq!(wanted(&Annotations::new()), Ok(None));
+        assert_eq!(wanted(&injected(json!({ "sidecar.istio.io/inject": "false" }), by_plugin())), Ok(None));
+        assert_eq!(wanted(&injected(json!({ "inject.istio.io/templates": "gateway" }), by_plugin())), Ok(None));
+        // Its istio-init does it.
+        assert_eq!(wanted(&injected(json!({}), json!(null))), Ok(None));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_no_reason_to_leave_a_pod_alone() {
+        let mut annotations = injected(json!({}), by_plugin());
+        annotations.insert("traffic.sidecar.istio.io/excludeInboundPorts".to_owned(), "http".to_owned());
+        let why = wanted(&annotations).unwrap_err();
+        assert!(why.contains("`http` is not a port"), "{why}");
+        annotations.insert(STATUS.to_owned(), "{".to_owned());
+        assert!(wanted(&annotations).unwrap_err().starts_with("annotation sidecar.istio.io/status: "));
+    }
+}
