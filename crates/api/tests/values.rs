@@ -505,8 +505,7 @@ fn formats_of_access_logs() {
     assert_eq!(read("TEXT", "%RESPONSE_CODE% 100%%"), Ok((line("%RESPONSE_CODE% 100%%\n"), vec![])), "a line has its end");
     let known = "%START_TIME(%Y)% %REQ(:METHOD?X):10% %DOWNSTREAM_TLS_CIPHER% %UPSTREAM_CLUSTER_RAW% %GRPC_STATUS(NUMBER)%\n";
     assert_eq!(read("TEXT", known), Ok((line(known), vec![])));
-    let unknown =
-        "command `DOWNSTREAM_TLS_CIFER` is not known, and lines have nothing in its place, did you mean `DOWNSTREAM_TLS_CIPHER`?";
+    let unknown = "command `DOWNSTREAM_TLS_CIFER` is not known, and lines have nothing in its place, did you mean `DOWNSTREAM_TLS_CIPHER`?";
     assert_eq!(read("TEXT", "%DOWNSTREAM_TLS_CIFER%\n"), Ok((line("%DOWNSTREAM_TLS_CIFER%\n"), vec![unknown.to_owned()])));
     for (encoding, wrong, expected) in [
         ("TEXT", "50% of it", "a lone percent sign is written `%%`, and stands before ` of it`"),
