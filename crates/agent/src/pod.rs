@@ -122,6 +122,9 @@ impl Pod {
         if !annotations.is_empty() {
             options.metadata.entry("ANNOTATIONS".to_owned()).or_insert_with(|| json!(annotations));
         }
+        if !settings.is_empty() {
+            options.metadata.entry("PROXY_CONFIG".to_owned()).or_insert_with(|| Value::Object(settings.clone()));
+        }
         let status = settings.get("statusPort").and_then(Value::as_u64).unwrap_or(ports::AGENT.into());
         let status = u16::try_from(status).ok().filter(|port| *port > 0);
         let status = status.ok_or_else(|| invalid("PROXY_CONFIG", "statusPort is not a port between 1 and 65535"))?;
@@ -336,6 +339,8 @@ mod tests {
         assert!(pod(&[("ISTIO_CPU_LIMIT", "two")]).is_err());
         let other = pod(&config(r#"{"discoveryAddress":"istiod-canary.istio-system.svc:15012","statusPort":16020}"#)).unwrap().options;
         assert_eq!((other.discovery.host.as_str(), other.status.unwrap().port()), ("istiod-canary.istio-system.svc", 16020));
+        let gateway = pod(&config(r#"{"gatewayTopology":{"numTrustedProxies":2}}"#)).unwrap().options;
+        assert_eq!(gateway.metadata["PROXY_CONFIG"], json!({ "gatewayTopology": { "numTrustedProxies": 2 } }), "the control plane is told");
         assert!(pod(&config("[]")).is_err());
         assert!(pod(&config(r#"{"statusPort":0}"#)).is_err());
         let first = pod(&[("JWT_POLICY", "first-party-jwt")]).unwrap().options.token;

@@ -489,3 +489,35 @@ fn tls_to_servers() {
         &["caCertificates: is not used: mode DISABLE, which is the default, is plain text"],
     );
 }
+
+#[test]
+fn formats_of_access_logs() {
+    let read = |encoding: &str, format: &str| {
+        let text = format!("accessLogEncoding: {encoding}\naccessLogFormat: {}\n", serde_json::json!(format));
+        let texts = |problems: Vec<mizzen_api::Problem>| problems.iter().map(|problem| problem.message.clone()).collect::<Vec<_>>();
+        match parse_mesh_config(&text, &"mesh.yaml".into()) {
+            Ok((mesh, warnings)) => Ok((mesh.access_log_format, texts(warnings))),
+            Err(problems) => Err(texts(problems)),
+        }
+    };
+    let line = |text: &str| Some(LogFormat::Text(text.to_owned()));
+    assert_eq!(read("TEXT", ""), Ok((None, vec![])));
+    assert_eq!(read("TEXT", "%RESPONSE_CODE% 100%%"), Ok((line("%RESPONSE_CODE% 100%%\n"), vec![])), "a line has its end");
+    let known = "%START_TIME(%Y)% %REQ(:METHOD?X):10% %DOWNSTREAM_TLS_CIPHER% %UPSTREAM_CLUSTER_RAW% %GRPC_STATUS(NUMBER)%\n";
+    assert_eq!(read("TEXT", known), Ok((line(known), vec![])));
+    let unknown = "command `DOWNSTREAM_TLS_CIFER` is not known, and lines have nothing in its place, did you mean `DOWNSTREAM_TLS_CIPHER`?";
+    assert_eq!(read("TEXT", "%DOWNSTREAM_TLS_CIFER%\n"), Ok((line("%DOWNSTREAM_TLS_CIFER%\n"), vec![unknown.to_owned()])));
+    for (encoding, wrong, expected) in [
+        ("TEXT", "50% of it", "a lone percent sign is written `%%`, and stands before ` of it`"),
+        ("TEXT", "%REQ(A", "a lone percent sign is written `%%`, and stands before `REQ(A`"),
+        ("JSON", r#"{"a": ["%X"]}"#, "a lone percent sign is written `%%`, and stands before `X`"),
+        ("JSON", "[]", "must be an object of JSON, since accessLogEncoding is JSON"),
+    ] {
+        assert_eq!(read(encoding, wrong), Err(vec![expected.to_owned()]), "{wrong}");
+    }
+    assert!(read("JSON", "%PROTOCOL%").unwrap_err()[0].starts_with("must be an object of JSON, since accessLogEncoding is JSON: "));
+    let json = r#"{"code": "%RESPONSE_CODE%", "tls": {"version": "%DOWNSTREAM_TLS_VERSION%", "n": [1, null, true]}, "x": "%X%"}"#;
+    let (format, warnings) = read("JSON", json).unwrap();
+    assert_eq!(format, Some(LogFormat::Json(serde_json::from_str(json).unwrap())));
+    assert_eq!(warnings, ["command `X` is not known, and lines have nothing in its place"]);
+}

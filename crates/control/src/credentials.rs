@@ -187,6 +187,7 @@ mod tests {
             locality: Default::default(),
             labels: BTreeMap::new(),
             extensions: BTreeSet::new(),
+            topology: Default::default(),
             metadata: BTreeMap::new(),
         }))
     }

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mizzen_api::Key;
+use mizzen_api::{
+    Key,
+    istio::{GatewayTopology, ProxyConfig},
+};
 use mizzen_model::{ON_DEMAND, ProxyFacts, ProxyType, Snapshot, locality_of};
 use mizzen_protos::{
     envoy::envoy::config::core::v3::{Node, node::UserAgentVersionType},
@@ -19,6 +22,8 @@ pub(crate) enum NodeError {
     Id(String),
     #[error("{0}")]
     Type(#[from] mizzen_model::UnknownProxyType),
+    #[error("the proxy's own settings (PROXY_CONFIG): {0}")]
+    Settings(String),
     #[error("the proxy says that it is {field} `{said}`, but it has proved to be `{proved}`")]
     Identity { field: &'static str, said: String, proved: String },
 }
@@ -47,6 +52,10 @@ pub(crate) fn facts(node: &Node, identity: &SpiffeId) -> Result<ProxyFacts, Node
     if kind == ProxyType::Sidecar && entry("MIZZEN_ON_DEMAND").is_some_and(|version| version == "1") {
         extensions.insert(ON_DEMAND.to_owned());
     }
+    let topology = match kind {
+        ProxyType::Router => topology(metadata)?,
+        ProxyType::Sidecar => GatewayTopology::default(),
+    };
     Ok(ProxyFacts {
         kind,
         ip,
@@ -59,8 +68,38 @@ pub(crate) fn facts(node: &Node, identity: &SpiffeId) -> Result<ProxyFacts, Node
         locality: if locality == Locality::default() { locality_of(&labels) } else { locality },
         labels,
         extensions,
+        topology,
         metadata: metadata.map(texts).unwrap_or_default(),
     })
+}
+
+/// What stands before a gateway, as far as the settings say that it was started with. What an agent sends of them beside that is its own affair.
+fn topology(metadata: Option<&Struct>) -> Result<GatewayTopology, NodeError> {
+    const FIELD: &str = "gatewayTopology";
+    let settings = match metadata.and_then(|m| m.fields.get("PROXY_CONFIG")) {
+        Some(Value { kind: Some(Kind::StructValue(settings)) }) => settings,
+        _ => return Ok(GatewayTopology::default()),
+    };
+    let Some(said) = settings.fields.get(FIELD) else { return Ok(GatewayTopology::default()) };
+    let text = serde_json::json!({ FIELD: json(said, 8) }).to_string();
+    let read = mizzen_api::parse_proxy_config(&text, &ProxyConfig::default(), &"".into());
+    read.map(|(read, _)| read.gateway_topology)
+        .map_err(|problems| NodeError::Settings(problems.first().map(ToString::to_string).unwrap_or_default()))
+}
+
+/// A value as JSON, down to this depth.
+fn json(value: &Value, depth: u8) -> serde_json::Value {
+    let Some(below) = depth.checked_sub(1) else { return serde_json::Value::Null };
+    match &value.kind {
+        None | Some(Kind::NullValue(_)) => serde_json::Value::Null,
+        Some(Kind::BoolValue(flag)) => (*flag).into(),
+        // Whole numbers are written as such.
+        Some(Kind::NumberValue(number)) if number.fract() == 0.0 && number.abs() < 9e15 => (*number as i64).into(),
+        Some(Kind::NumberValue(number)) => (*number).into(),
+        Some(Kind::StringValue(text)) => text.as_str().into(),
+        Some(Kind::ListValue(list)) => list.values.iter().map(|item| json(item, below)).collect(),
+        Some(Kind::StructValue(fields)) => fields.fields.iter().map(|(name, value)| (name.clone(), json(value, below))).collect(),
+    }
 }
 
 /// Where a proxy runs that does not know it itself: where its pod's node is.
@@ -168,6 +207,46 @@ mod tests {
         assert_eq!((&*facts.service_account, &*facts.cluster, facts.ip.to_string()), ("reviews", "Kubernetes", "10.244.0.7".to_owned()));
         assert_eq!(facts.labels["app"], "reviews");
         assert_eq!(facts.metadata["WORKLOAD_NAME"], "reviews-v1");
+    }
+
+    #[test]
+    fn what_stands_before_a_gateway() {
+        let check = |kind: &str, said: Option<serde_json::Value>| {
+            fn value(json: &serde_json::Value) -> Value {
+                let kind = match json {
+                    serde_json::Value::Object(map) => Kind::StructValue(fields(map)),
+                    serde_json::Value::String(text) => Kind::StringValue(text.clone()),
+                    other => Kind::NumberValue(other.as_f64().expect("a number")),
+                };
+                Value { kind: Some(kind) }
+            }
+            fn fields(map: &serde_json::Map<String, serde_json::Value>) -> Struct {
+                Struct { fields: map.iter().map(|(name, of)| (name.clone(), value(of))).collect() }
+            }
+            let settings = said.map(|said| ("PROXY_CONFIG".to_owned(), value(&said)));
+            let node = Node {
+                id: format!("{kind}~10.244.0.7~gate-0.shop~shop.svc.cluster.local"),
+                metadata: Some(Struct { fields: settings.into_iter().collect() }),
+                ..Default::default()
+            };
+            facts(&node, &"spiffe://cluster.local/ns/shop/sa/gate".parse().unwrap()).map(|facts| facts.topology).map_err(|e| e.to_string())
+        };
+        let all = serde_json::json!({ "numTrustedProxies": 2, "forwardClientCertDetails": "SANITIZE", "proxyProtocol": {} });
+        let topology = GatewayTopology {
+            trusted_proxies: Some(2),
+            client_cert: Some(mizzen_api::istio::ForwardClientCert::Sanitize),
+            proxy_protocol: Some(true),
+        };
+        let settings = serde_json::json!({ "gatewayTopology": all, "tracing": { "x": 1 } });
+        assert_eq!(check("router", Some(settings.clone())), Ok(topology));
+        assert_eq!(check("sidecar", Some(settings)), Ok(GatewayTopology::default()));
+        for nothing in [None, Some(serde_json::json!({})), Some(serde_json::json!({ "gatewayTopology": {} }))] {
+            assert_eq!(check("router", nothing), Ok(GatewayTopology::default()));
+        }
+        for wrong in [serde_json::json!({ "numTrustedProxies": -1 }), serde_json::json!({ "other": 1 }), serde_json::json!("x")] {
+            let refused = check("router", Some(serde_json::json!({ "gatewayTopology": wrong }))).unwrap_err();
+            assert!(refused.contains("PROXY_CONFIG") && refused.contains("gatewayTopology"), "{refused}");
+        }
     }
 
     #[test]

@@ -203,6 +203,7 @@ spec: {action: DENY, rules: [{to: [{operation: {paths: [/admin]}}]}]}
             locality: Default::default(),
             labels: [("app".to_owned(), app.to_owned())].into(),
             extensions: BTreeSet::new(),
+            topology: Default::default(),
             metadata: BTreeMap::new(),
         };
         facts.into()

@@ -157,6 +157,8 @@ pub(crate) struct Down {
     pub(crate) hcm: Option<Arc<Hcm>>,
     /// Where the client meant to go.
     pub(crate) destination: SocketAddr,
+    /// The peer of the socket: the connection's own peer, unless a proxy in front has told of another.
+    pub(crate) direct: SocketAddr,
     pub(crate) server_name: Option<String>,
     /// ALPN of the ClientHello, or what the HTTP inspector found.
     pub(crate) protocols: Vec<Vec<u8>>,
@@ -166,8 +168,9 @@ pub(crate) struct Down {
     /// What the peeking has settled.
     pub(crate) peeked: Peeked,
     pub(crate) peer: Option<Arc<Peer>>,
-    /// Our own certificate's first URI name.
+    /// Our own certificate's first URI name, and its subject.
     pub(crate) local_uri: Option<Name>,
+    pub(crate) local_subject: Option<Name>,
     /// Policy sets that were bound to this connection's facts, in the filters' order.
     pub(crate) bound: Vec<(Arc<Rbac>, BoundRbac)>,
     /// What network filters have left; none: nothing.
@@ -179,6 +182,7 @@ pub(crate) struct Down {
 /// How far the peeking came.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Peeked {
+    pub(crate) proxied: bool,
     pub(crate) tls: bool,
     pub(crate) http: bool,
 }
@@ -187,7 +191,7 @@ impl Down {
     pub(crate) fn policy_facts<'a>(&'a self, addrs: &Addrs) -> PolicyFacts<'a> {
         PolicyFacts {
             destination: self.destination,
-            direct_remote: addrs.peer.ip(),
+            direct_remote: self.direct.ip(),
             remote: addrs.peer.ip(),
             server_name: self.server_name.as_deref(),
             peer: self.peer.as_deref(),
@@ -297,6 +301,12 @@ impl Conn {
     /// Bytes on their way out beyond which partners wait.
     pub(crate) fn high(&self, limits: &Limits) -> usize {
         if self.is_tcp() { limits.tcp_buffer } else { limits.stream_buffer }
+    }
+
+    /// Version and cipher suite of its TLS.
+    pub(crate) fn spoken(&self) -> [Option<&'static str>; 2] {
+        let tls = self.tls.as_ref();
+        [tls.and_then(|tls| tls.version()), tls.and_then(|tls| tls.cipher())]
     }
 
     pub(crate) fn is_tcp(&self) -> bool {

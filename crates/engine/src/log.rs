@@ -3,7 +3,7 @@
 use std::{fmt::Display, io::Write, net::SocketAddr, time::Duration};
 
 use mizzen_ir::{
-    Values,
+    Peer, Values,
     config::{AccessLog, Command, Comparison, HeaderSource, LogFilter, LogFormat, LogTarget, LogValue},
 };
 
@@ -22,6 +22,7 @@ impl Values for View<'_> {
         let millis = |to: Option<Duration>, from: Option<Duration>| Some(to?.saturating_sub(from?).as_millis());
         let begun = record.map(|r| r.begun);
         let peer = self.down().and_then(|d| d.peer.as_deref());
+        let server = record.and_then(|r| r.upstream_peer.as_deref());
         match command {
             Command::Header { from, name, or } => {
                 let value = self.header(*from, name).or_else(|| self.header(*from, or.as_deref()?));
@@ -72,7 +73,7 @@ impl Values for View<'_> {
                 _ => false,
             },
             Command::DownstreamRemotePort => show(self.conn.map(|c| c.addrs.peer.port()), out),
-            Command::DownstreamDirectRemoteAddress { port } => self.conn.is_some_and(|c| put_address(c.addrs.peer, *port, out)),
+            Command::DownstreamDirectRemoteAddress { port } => self.down().is_some_and(|d| put_address(d.direct, *port, out)),
             Command::RequestedServerName => put(self.down().and_then(|d| d.server_name.as_deref()), out),
             Command::RouteName => put(record.and_then(|r| r.route.as_deref()), out),
             Command::VirtualHostName => put(record.and_then(|r| r.vhost.as_deref()), out),
@@ -80,25 +81,39 @@ impl Values for View<'_> {
             Command::ConnectionId => show(self.conn.map(|c| c.id.as_u64()), out),
             Command::StreamId => put(self.header(HeaderSource::Request, "x-request-id").and_then(|v| std::str::from_utf8(v).ok()), out),
             Command::DownstreamPeerUriSan => put(peer.map(|p| p.uris.join(",")).as_deref(), out),
+            Command::DownstreamPeerDnsSan => put(peer.map(|p| p.dns.join(",")).as_deref(), out),
+            Command::DownstreamPeerCert => put(peer.map(certificate).as_deref(), out),
             Command::DownstreamPeerSubject => put(peer.map(|p| &*p.subject), out),
             Command::DownstreamPeerIssuer => put(peer.map(|p| &*p.issuer), out),
             Command::DownstreamPeerSerial => put(peer.map(|p| &*p.serial), out),
             Command::DownstreamPeerFingerprint256 => put(peer.map(|p| &*p.fingerprint), out),
             Command::DownstreamLocalUriSan => put(self.down().and_then(|d| d.local_uri.as_deref()), out),
+            Command::DownstreamLocalSubject => put(self.down().and_then(|d| d.local_subject.as_deref()), out),
             Command::DownstreamTlsVersion => put(self.conn.and_then(|c| c.tls.as_ref()).and_then(|t| t.version()), out),
-            Command::UpstreamPeerUriSan => put(record.and_then(|r| r.upstream_uri.as_deref()), out),
+            Command::DownstreamTlsCipher => put(self.conn.and_then(|c| c.tls.as_ref()).and_then(|t| t.cipher()), out),
+            Command::UpstreamPeerUriSan => put(server.map(|p| p.uris.join(",")).as_deref(), out),
+            Command::UpstreamPeerDnsSan => put(server.map(|p| p.dns.join(",")).as_deref(), out),
+            Command::UpstreamPeerSubject => put(server.map(|p| &*p.subject), out),
+            Command::UpstreamPeerIssuer => put(server.map(|p| &*p.issuer), out),
+            Command::UpstreamPeerCert => put(server.map(certificate).as_deref(), out),
             Command::UpstreamLocalUriSan => {
-                put(record.filter(|r| r.upstream_uri.is_some()).and_then(|r| r.upstream_local_uri.as_deref()), out)
+                put(record.filter(|r| r.upstream_uri().is_some()).and_then(|r| r.upstream_local_uri.as_deref()), out)
             }
-            Command::UpstreamTlsVersion => put(record.and_then(|r| r.upstream_tls), out),
+            Command::UpstreamTlsVersion => put(record.and_then(|r| r.upstream_tls[0]), out),
+            Command::UpstreamTlsCipher => put(record.and_then(|r| r.upstream_tls[1]), out),
             Command::FilterState(key) => put(filter::text(key, self.request.map(|r| &r.facts), record), out),
             Command::DynamicMetadata(path) => {
                 let (Some(request), Some((filter, path))) = (self.request, path.split_first()) else { return false };
                 request.facts.metadata.value(filter, path.iter().map(|key| &**key)).is_some_and(|value| metadata(value, out))
             }
-            _ => false,
+            // It was warned of.
+            Command::Unknown(_) => false,
         }
     }
+}
+
+fn certificate(peer: &Peer) -> String {
+    crate::headers::url_encoded_pem(&peer.der)
 }
 
 /// Writes a text; whether there is any.
@@ -207,9 +222,10 @@ pub(crate) fn line(format: &LogFormat, view: &View<'_>, out: &mut Vec<u8>) {
             // Who it was and why it was refused stands in every line, whatever the format names.
             let policy = view.record.and_then(|r| r.policy.as_deref());
             let destination = view.down().and_then(|d| d.local_uri.as_deref()).filter(|_| view.source_principal().is_some());
-            let destination = destination.or_else(|| view.record.and_then(|r| r.upstream_uri.as_deref()));
-            let source =
-                view.source_principal().or(view.record.filter(|r| r.upstream_uri.is_some()).and_then(|r| r.upstream_local_uri.as_deref()));
+            let destination = destination.or_else(|| view.record.and_then(|r| r.upstream_uri()).map(|uri| &**uri));
+            let source = view
+                .source_principal()
+                .or(view.record.filter(|r| r.upstream_uri().is_some()).and_then(|r| r.upstream_local_uri.as_deref()));
             for (key, value) in [("source_principal", source), ("destination_principal", destination), ("policy", policy)] {
                 if let Some(value) = value.filter(|_| !has(key)) {
                     if out.len() > start + 1 {

@@ -2,7 +2,10 @@
 
 use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Duration};
 
-use mizzen_ir::config::{Cluster, Endpoint};
+use mizzen_ir::{
+    Peer,
+    config::{Cluster, Endpoint},
+};
 use mizzen_types::Name;
 
 use crate::flags::Flags;
@@ -30,11 +33,19 @@ pub(crate) struct Record {
     pub(crate) cluster: Option<Arc<Cluster>>,
     pub(crate) upstream: Option<Name>,
     pub(crate) upstream_local: Option<SocketAddr>,
-    pub(crate) upstream_uri: Option<Name>,
+    pub(crate) upstream_peer: Option<Arc<Peer>>,
     /// Our own name towards the server.
     pub(crate) upstream_local_uri: Option<Name>,
-    pub(crate) upstream_tls: Option<&'static str>,
+    /// Version and cipher suite.
+    pub(crate) upstream_tls: [Option<&'static str>; 2],
     pub(crate) upstream_h2: Option<bool>,
     pub(crate) attempts: u32,
     pub(crate) endpoint: Option<Arc<Endpoint>>,
+}
+
+impl Record {
+    /// The first URI name of the server.
+    pub(crate) fn upstream_uri(&self) -> Option<&Name> {
+        self.upstream_peer.as_ref()?.uris.first()
+    }
 }

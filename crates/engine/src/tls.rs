@@ -232,6 +232,11 @@ impl Tls {
         self.state().peer_certificates()
     }
 
+    /// The cipher suite by OpenSSL's name.
+    pub(crate) fn cipher(&self) -> Option<&'static str> {
+        self.state().negotiated_cipher_suite().and_then(|suite| mizzen_pki::cipher_name(suite.suite()))
+    }
+
     pub(crate) fn version(&self) -> Option<&'static str> {
         self.state().protocol_version().and_then(|version| match version {
             rustls::ProtocolVersion::TLSv1_2 => Some("TLSv1.2"),

@@ -83,6 +83,7 @@ pub(crate) fn view_of(pod: &Pod, ip: IpAddr, kind: ProxyType) -> ProxyView {
         locality: locality_of(&pod.meta.labels),
         labels: pod.meta.labels.clone(),
         extensions: ISTIO_FILTERS.iter().map(|(_, name)| (*name).to_owned()).collect::<BTreeSet<_>>(),
+        topology: Default::default(),
         metadata: BTreeMap::new(),
     };
     facts.into()

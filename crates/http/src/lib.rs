@@ -23,6 +23,7 @@ mod testing;
 pub mod h1;
 pub mod h2;
 pub mod hpack;
+pub mod proxy_protocol;
 pub mod tls;
 
 pub use codec::Codec;

@@ -265,6 +265,7 @@ fn tls_at_the_gateway() {
     let mut world = World::start(Options::default());
     each_mode(&world);
     revoked(&world);
+    files(&world);
     rotated(&world);
     nothing_is_told(&world);
     assert_eq!(world.mesh.stop(), 0, "{}", world.mesh.said());
@@ -277,6 +278,7 @@ fn tls_at_an_envoy() {
     let mut world = World::start(Options { args, ..Options::default() });
     each_mode(&world);
     revoked(&world);
+    files(&world);
     assert_eq!(world.mesh.stop(), 0, "{}", world.mesh.said());
 }
 
@@ -302,6 +304,61 @@ fn revoked(world: &World) {
     world.check("mutual.example", &["--cert", "good.pem"], &http("2", 200));
     roots(&[]);
     world.eventually("mutual.example", &["--cert", "bad.pem"], &http("2", 200));
+}
+
+/// Certificates and authorities in files that the gateway sees, which are in force within a moment of a change.
+fn files(world: &World) {
+    let place = world.files.path().display();
+    let write = |name: &str, credential: &Credential| {
+        world.file(&format!("{name}.pem"), &credential.certificate);
+        world.file(&format!("{name}-key.pem"), &credential.key);
+    };
+    write("filed", &world.server.issue(&["filed.example", "known.example"]));
+    world.file("clients.pem", &world.clients.root);
+    let (good, bad) = (world.clients.issue(&["good.example"]), world.clients.issue(&["bad.example"]));
+    world.client("good", &good);
+    world.client("bad", &bad);
+    world.file("clients.crl", &world.clients.revoked(&[&bad]));
+    let shown = format!("serverCertificate: {place}/filed.pem, privateKey: {place}/filed-key.pem");
+    let gateway = format!(
+        "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: filed, namespace: shop}}
+spec:
+  selector: {{istio: ingressgateway}}
+  servers:
+  - {{port: {{number: 443, name: filed, protocol: HTTPS}}, hosts: [filed.example], tls: {{mode: SIMPLE, {shown}}}}}
+  - port: {{number: 443, name: known, protocol: HTTPS}}
+    hosts: [known.example]
+    tls: {{mode: MUTUAL, {shown}, caCertificates: {place}/clients.pem, caCrl: {place}/clients.crl}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: filed, namespace: shop}}
+spec:
+  hosts: [filed.example, known.example]
+  gateways: [filed]
+  http: [{{route: [{{destination: {{host: storefront, port: {{number: 8080}}}}}}]}}]
+"
+    );
+    world.mesh.save("filed.yaml", &gateway);
+    let ok = http("2", 200);
+    world.eventually("filed.example", &[], &ok);
+    world.eventually("known.example", &["--cert", "good.pem"], &ok);
+    for more in [&["--cert", "bad.pem"][..], &[]] {
+        let answer = world.curl("known.example", more);
+        assert!(answer.is_refusal(), "{more:?}: {answer:?}");
+    }
+    let next = world.server.issue(&["filed.example", "known.example"]);
+    write("filed", &next);
+    eventually("the new certificate is shown", || {
+        let now = leaf(&world.openssl("filed.example", &["-showcerts"]));
+        if next.certificate.contains(now.trim()) { Ok(()) } else { Err(now) }
+    });
+    world.file("clients.crl", &world.clients.revoked(&[]));
+    world.eventually("known.example", &["--cert", "bad.pem"], &ok);
+    world.mesh.remove("filed.yaml");
 }
 
 /// Sessions of a credential that is not there any more are not resumed; and one that is broken leaves the last good one in force.

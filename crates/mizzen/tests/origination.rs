@@ -83,6 +83,9 @@ const CASES: &[Case] = &[
     ),
     case("sni", "mode: SIMPLE, caCertificates: FILES/root.pem, sni: good.example", "sni=good.example", "sni=good.example"),
     case("misnamed", "mode: SIMPLE, caCertificates: FILES/root.pem, sni: good.example, subjectAltNames: [x.example]", REFUSED, REFUSED),
+    // The names of the ServiceEntry, where the rule has none.
+    case("entry", "mode: SIMPLE, caCertificates: FILES/root.pem", "sni=entry.example", "sni=entry.example"),
+    case("stricter", "mode: SIMPLE, caCertificates: FILES/root.pem", REFUSED, REFUSED),
     // The certificate is another host's, has expired, is of somebody else, or is revoked.
     case("wrong", "mode: SIMPLE, caCertificates: FILES/root.pem", REFUSED, REFUSED),
     case("expired", "mode: SIMPLE, caCertificates: FILES/root.pem", REFUSED, REFUSED),
@@ -140,6 +143,8 @@ impl Outside {
                 ("expired.example", &authority.issue_expired(&["expired.example"])),
                 ("stranger.example", &strange("stranger")),
                 ("skipped.example", &strange("skipped")),
+                ("entry.example", &of("good")),
+                ("stricter.example", &of("stricter")),
                 ("revoked.example", &revoked),
             ],
             None,
@@ -170,9 +175,15 @@ impl Outside {
         let mut text = String::new();
         let entry = |name: &str, ports: &str| {
             let address = if name.starts_with("mutual") { "192.0.2.2" } else { "192.0.2.1" };
+            // Whom the entry itself names.
+            let names = match name {
+                "entry" => ", subjectAltNames: [x.example, good.example]",
+                "stricter" => ", subjectAltNames: [x.example]",
+                _ => "",
+            };
             format!(
                 "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}, namespace: cave}}\n\
-                 spec: {{hosts: [{name}.example], location: MESH_EXTERNAL, resolution: STATIC, endpoints: [{{address: {address}}}], ports: [{ports}]}}\n"
+                 spec: {{hosts: [{name}.example], location: MESH_EXTERNAL, resolution: STATIC, endpoints: [{{address: {address}}}], ports: [{ports}]{names}}}\n"
             )
         };
         let rule = |name: &str, spec: &str| {
@@ -271,7 +282,7 @@ fn each_mode(args: Vec<String>, refused: Refusal) {
     check("/caller/h2.example", "HTTP/1.1 50");
     let seen = outside.server.seen();
     assert!(seen.iter().any(|caller| caller == "sni=h2.example alpn=h2 client=-"), "{seen:?}");
-    for refused in ["wrong", "expired", "stranger", "revoked", "system", "nofile"] {
+    for refused in ["wrong", "expired", "stranger", "stricter", "revoked", "system", "nofile"] {
         let name = format!("sni={refused}.example");
         assert!(!outside.server.seen().iter().any(|caller| caller.starts_with(&name)), "{name}: no request may reach it");
     }

@@ -6,6 +6,7 @@ use std::{
     net::IpAddr,
 };
 
+use mizzen_api::istio::GatewayTopology;
 use mizzen_types::{Locality, Name};
 
 /// The extension of a proxy that fetches on demand what it uses.
@@ -72,6 +73,8 @@ pub struct ProxyFacts {
     pub labels: BTreeMap<String, String>,
     /// Names of the extensions that the proxy says it has: `istio.alpn`, `istio.stats` and the like.
     pub extensions: BTreeSet<String>,
+    /// What stands before it, if it is a gateway, as far as its own settings say.
+    pub topology: GatewayTopology,
     /// The node's other metadata, texts only.
     pub metadata: BTreeMap<String, String>,
 }
@@ -97,6 +100,8 @@ pub enum ViewField {
     Cluster,
     /// [`ProxyFacts::locality`].
     Locality,
+    /// [`ProxyFacts::topology`].
+    Topology,
     /// One label; its absence is a value too.
     Label(Name),
     /// Whether one extension is there.
@@ -134,6 +139,7 @@ impl ProxyView {
             ViewField::Workload => (&*facts.workload).into(),
             ViewField::Cluster => (&*facts.cluster).into(),
             ViewField::Locality => facts.locality.to_string().into(),
+            ViewField::Topology => format!("{:?}", facts.topology).into(),
             ViewField::Label(key) => facts.labels.get(&**key)?.into(),
             ViewField::Extension(name) => facts.extensions.get(&**name)?.into(),
             ViewField::Metadata(key) => facts.metadata.get(&**key)?.into(),

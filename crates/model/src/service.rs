@@ -72,6 +72,8 @@ pub struct ServiceView {
     pub external: bool,
     /// To whom it is visible, the mesh's default filled in.
     pub export_to: Vec<ExportTo>,
+    /// Who its endpoints may be, by their certificates, beside their service accounts.
+    pub subject_alt_names: Vec<String>,
     /// The pods that it selects.
     pub selector: Option<Selector>,
     /// Whether pods count that are not ready.

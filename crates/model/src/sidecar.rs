@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use mizzen_api::istio::{EgressHost, ExportTo, GatewayRef, OutboundTrafficPolicy, Sidecar};
+use mizzen_api::{
+    istio::{EgressHost, ExportTo, GatewayRef, OutboundTrafficPolicy, Sidecar},
+    routing::Destination,
+};
 use mizzen_types::Hostname;
 
 use crate::{
@@ -111,17 +114,20 @@ impl ProxyView {
         })
     }
 
-    /// Where the workload's calls to unknown destinations go.
-    pub fn outbound(&self, reader: &Reader<'_>) -> OutboundTrafficPolicy {
+    /// Where the workload's calls to unknown destinations go, and through which service, if through one.
+    pub fn outbound<'a>(&self, reader: &Reader<'a>) -> (OutboundTrafficPolicy, Option<&'a Destination>) {
         let mesh = reader.mesh().outbound_traffic_policy;
         if self.facts().kind != ProxyType::Sidecar {
-            return mesh;
+            return (mesh, None);
         }
         reader.question(Question::Outbound, || {
             let open = !reader.ask(Query::AnySidecar).has_sidecars();
-            let found = if open { None } else { self.sidecar(reader).and_then(|sidecar| sidecar.outbound) };
-            let answer = [Item::Number(found.map_or(0, |policy| policy as u64 + 1))].into_iter().collect();
-            (found.unwrap_or(mesh), answer, Reach::all_if(open))
+            let sidecar = if open { None } else { self.sidecar(reader) };
+            let found = sidecar.and_then(|sidecar| sidecar.outbound);
+            let proxy = sidecar.and_then(|sidecar| sidecar.egress_proxy.as_ref());
+            let policy = Item::Number(found.map_or(0, |policy| policy as u64 + 1));
+            let text = proxy.map(|to| Item::Text(format!("{to:?}").into()));
+            ((found.unwrap_or(mesh), proxy), std::iter::once(policy).chain(text).collect(), Reach::all_if(open))
         })
     }
 }

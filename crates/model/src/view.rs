@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mizzen_api::{Key, Kind, core::Secret};
+use mizzen_api::{Key, Kind, core::Secret, istio::GatewayTopology};
 use mizzen_types::Locality;
 
 use crate::{
@@ -25,6 +25,12 @@ impl ProxyView {
     pub fn locality(&self, reader: &Reader<'_>) -> &Locality {
         reader.note_view(self, ViewField::Locality);
         &self.facts().locality
+    }
+
+    /// What stands before the gateway: as its own settings say, else as those of all proxies do.
+    pub fn topology(&self, reader: &Reader<'_>) -> GatewayTopology {
+        reader.note_view(self, ViewField::Topology);
+        self.facts().topology.over(reader.mesh().default_config.gateway_topology)
     }
 
     /// One label.

@@ -25,7 +25,7 @@ pub use error::PkiError;
 pub use jws::{JwsAlgorithm, JwsCurve, JwsKey, sha256};
 pub use key::{KeyPair, Secret};
 pub use peer::{CertificateFacts, facts, peer_identity, peer_uris};
-pub use provider::{provider, restricted_provider, system_time};
+pub use provider::{cipher_name, provider, restricted_provider, system_time};
 pub use rotation::{Validity, renewal_delay};
 pub use rustls::crypto::CryptoProvider;
 pub use rustls::time_provider::TimeProvider;

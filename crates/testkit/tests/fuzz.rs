@@ -66,6 +66,6 @@ macro_rules! targets {
 }
 
 targets! {
-    h1: 4_000, h2: 3_000, hpack: 6_000, sniff: 3_000, client_hello: 3_000, xds: 2_000, bootstrap: 60, yaml: 1_000, mesh: 150,
+    h1: 4_000, h2: 3_000, hpack: 6_000, sniff: 3_000, client_hello: 3_000, proxy_protocol: 3_000, xds: 2_000, bootstrap: 60, yaml: 1_000, mesh: 150,
     token: 4_000, analyze: 1_000,
 }

@@ -1,6 +1,6 @@
 //! The access log that MeshConfig asks for.
 
-use mizzen_api::istio::{AccessLogEncoding, MeshConfig};
+use mizzen_api::istio::{AccessLogEncoding, LogFormat, MeshConfig};
 use mizzen_protos::envoy::envoy::{
     config::{
         accesslog::v3::{AccessLogFilter, ResponseFlagFilter, access_log_filter::FilterSpecifier},
@@ -63,12 +63,15 @@ fn file(mesh: &MeshConfig) -> Option<FileAccessLog> {
     if mesh.access_log_file.is_empty() {
         return None;
     }
-    let format = match mesh.access_log_encoding {
-        AccessLogEncoding::Text => Format::TextFormatSource(DataSource {
-            specifier: Some(data_source::Specifier::InlineString(TEXT.to_owned())),
-            ..Default::default()
-        }),
-        AccessLogEncoding::Json => Format::JsonFormat(wire::object(JSON.map(|(key, operator)| (key, wire::text(operator))))),
+    let text = |line: &str| {
+        let specifier = Some(data_source::Specifier::InlineString(line.to_owned()));
+        Format::TextFormatSource(DataSource { specifier, ..Default::default() })
+    };
+    let format = match (&mesh.access_log_format, mesh.access_log_encoding) {
+        (Some(LogFormat::Text(line)), _) => text(line),
+        (Some(LogFormat::Json(members)), _) => Format::JsonFormat(wire::json_object(members)),
+        (None, AccessLogEncoding::Text) => text(TEXT),
+        (None, AccessLogEncoding::Json) => Format::JsonFormat(wire::object(JSON.map(|(key, operator)| (key, wire::text(operator))))),
     };
     let format = SubstitutionFormatString { format: Some(format), ..Default::default() };
     Some(FileAccessLog { path: mesh.access_log_file.clone(), access_log_format: Some(AccessLogFormat::LogFormat(format)) })

@@ -228,7 +228,7 @@ fn to_service(scope: &Scope<'_, '_>, name: &str, service: &ServiceView, number: 
     match foreign {
         _ if passed => {}
         Some(_) if kind == DiscoveryType::Static => {}
-        Some(tls) => origination::secure(&mut made, tls, &service.host, port.protocol, is_http2),
+        Some(tls) => origination::secure(&mut made, tls, service, port.protocol, is_http2),
         None => secure(scope, &mut made, &Secured { service, port, subset: part_name, policy: &policy, kind }),
     }
     Some(made)
@@ -297,7 +297,10 @@ fn sans(scope: &Scope<'_, '_>, service: &ServiceView) -> Vec<String> {
     let mesh = scope.mesh();
     let domains = std::iter::once(mesh.trust_domain.as_str()).chain(mesh.trust_domain_aliases.iter().map(String::as_str));
     let accounts = scope.reader.accounts(service);
-    domains.flat_map(|domain| accounts.iter().map(move |a| format!("spiffe://{domain}/ns/{}/sa/{}", a.namespace, a.name))).collect()
+    let by_account = domains.flat_map(|domain| accounts.iter().map(move |a| format!("spiffe://{domain}/ns/{}/sa/{}", a.namespace, a.name)));
+    let mut found: Vec<String> = by_account.collect();
+    found.extend(service.subject_alt_names.iter().cloned());
+    found
 }
 
 fn service_name(service: &ServiceView) -> wkt::Value {

@@ -1,6 +1,6 @@
 //! Filters: the HTTP connection manager with its list, the TCP proxy, and Istio's own.
 
-use mizzen_api::istio::{Fault, FaultStatus, PathNormalization};
+use mizzen_api::istio::{Fault, FaultStatus, ForwardClientCert, GatewayTopology, PathNormalization};
 use mizzen_protos::{
     alpn,
     envoy::envoy::{
@@ -158,10 +158,14 @@ pub(crate) enum Routes {
 pub(crate) fn http_manager(scope: &Scope<'_, '_>, side: Side, stat_prefix: String, routes: Routes, rbac: Vec<Http>) -> NetworkFilter {
     let details =
         |cert| SetCurrentClientCertDetails { subject: Some(wire::bool_value(true)), cert, dns: true, uri: true, ..Default::default() };
+    let topology = match side {
+        Side::Gateway => scope.view.topology(scope.reader),
+        Side::Inbound | Side::Outbound => GatewayTopology::default(),
+    };
     let (forward, set) = match side {
         Side::Inbound => (ForwardClientCertDetails::AppendForward, Some(details(false))),
         Side::Outbound => (ForwardClientCertDetails::Sanitize, None),
-        Side::Gateway => (ForwardClientCertDetails::SanitizeSet, Some(details(true))),
+        Side::Gateway => (forwarded(topology.client_cert.unwrap_or_default()), Some(details(true))),
     };
     let request_id = UuidRequestIdConfig { use_request_id_for_trace_sampling: Some(wire::bool_value(true)), ..Default::default() };
     let paths = scope.mesh().path_normalization;
@@ -175,6 +179,7 @@ pub(crate) fn http_manager(scope: &Scope<'_, '_>, side: Side, stat_prefix: Strin
         server_name: if side == Side::Outbound { String::new() } else { "istio-envoy".into() },
         stream_idle_timeout: Some(wire::seconds(0)),
         use_remote_address: Some(wire::bool_value(side == Side::Gateway)),
+        xff_num_trusted_hops: topology.trusted_proxies.unwrap_or_default(),
         forward_client_cert_details: forward.into(),
         set_current_client_cert_details: set,
         proxy_100_continue: true,
@@ -190,6 +195,16 @@ pub(crate) fn http_manager(scope: &Scope<'_, '_>, side: Side, stat_prefix: Strin
     };
     let filters = http_filters(scope, side, rbac);
     NetworkFilter::Http(Box::new(Manager { head, filters, request_id: Some(request_id), log: access_log::log(scope.mesh()) }))
+}
+
+fn forwarded(forward: ForwardClientCert) -> ForwardClientCertDetails {
+    match forward {
+        ForwardClientCert::Sanitize => ForwardClientCertDetails::Sanitize,
+        ForwardClientCert::ForwardOnly => ForwardClientCertDetails::ForwardOnly,
+        ForwardClientCert::AppendForward => ForwardClientCertDetails::AppendForward,
+        ForwardClientCert::SanitizeSet => ForwardClientCertDetails::SanitizeSet,
+        ForwardClientCert::AlwaysForwardOnly => ForwardClientCertDetails::AlwaysForwardOnly,
+    }
 }
 
 /// A TCP proxy to one cluster, or several by weight, with the limits of a policy.

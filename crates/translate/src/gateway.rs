@@ -82,6 +82,7 @@ pub(crate) fn build_listener(scope: &Scope<'_, '_>, name: &str) -> Option<Listen
     let mut chains: Vec<Chain> = http.into_iter().filter_map(|open| chain(scope, name, open)).collect();
     chains.extend(gateway_tcp::chains(scope, &open));
     let inspects = chains.iter().any(listener::needs_tls);
+    let told = scope.view.topology(scope.reader).proxy_protocol == Some(true);
     Some(Listener {
         head: Head {
             name: name.into(),
@@ -91,7 +92,8 @@ pub(crate) fn build_listener(scope: &Scope<'_, '_>, name: &str) -> Option<Listen
             ..Default::default()
         },
         chains,
-        filters: inspects.then(|| listener::tls_inspector(None)).into_iter().collect(),
+        // The header comes before all that can be looked at.
+        filters: told.then(listener::proxy_protocol).into_iter().chain(inspects.then(|| listener::tls_inspector(None))).collect(),
         log: access_log::listener_log(scope.mesh()),
         ..Default::default()
     })

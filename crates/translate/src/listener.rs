@@ -10,7 +10,10 @@ use mizzen_protos::envoy::envoy::{
             listener_filter_chain_match_predicate::{MatchSet, Rule},
         },
     },
-    extensions::filters::listener::{http_inspector::v3::HttpInspector, original_dst::v3::OriginalDst, tls_inspector::v3::TlsInspector},
+    extensions::filters::listener::{
+        http_inspector::v3::HttpInspector, original_dst::v3::OriginalDst, proxy_protocol::v3::ProxyProtocol,
+        tls_inspector::v3::TlsInspector,
+    },
     r#type::v3::Int32Range,
 };
 use mizzen_types::IpRange;
@@ -46,6 +49,11 @@ pub(crate) fn port_match(port: u16) -> FilterChainMatch {
 
 pub(crate) fn original_dst() -> ListenerFilter {
     ListenerFilter { disabled: None, config: Inspector::OriginalDst(OriginalDst::default()) }
+}
+
+/// Takes a header of the PROXY protocol off each connection, and refuses what has none.
+pub(crate) fn proxy_protocol() -> ListenerFilter {
+    ListenerFilter { disabled: None, config: Inspector::ProxyProtocol(ProxyProtocol::default()) }
 }
 
 pub(crate) fn tls_inspector(disabled: Option<ListenerFilterChainMatchPredicate>) -> ListenerFilter {

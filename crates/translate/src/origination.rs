@@ -1,7 +1,7 @@
 //! TLS that a rule begins to servers that are not of the mesh.
 
 use mizzen_api::istio::{ClientCertificate, ClientRoots, ClientTls, DestinationRule, ExportTo, ForeignTls, TrafficPolicy};
-use mizzen_model::ProxyType;
+use mizzen_model::{ProxyType, ServiceView};
 use mizzen_protos::envoy::envoy::{
     config::core::v3::{Http1ProtocolOptions, UpstreamHttpProtocolOptions},
     extensions::{
@@ -12,7 +12,7 @@ use mizzen_protos::envoy::envoy::{
         },
     },
 };
-use mizzen_types::{Hostname, Protocol};
+use mizzen_types::Protocol;
 
 use crate::{
     draft::{Cluster, Socket},
@@ -30,9 +30,12 @@ pub(crate) fn is_barred(scope: &Scope<'_, '_>, policy: &Policy) -> bool {
 
 /// TLS of a cluster. Whom its certificate must name, and by which name it is asked for, is for HTTP the request's host, as with Istio; for other
 /// connections the service's host.
-pub(crate) fn secure(made: &mut Cluster, wanted: &ForeignTls, host: &Hostname, protocol: Protocol, http2: bool) {
-    let expected = &wanted.expected;
-    let verifies = wanted.roots != ClientRoots::Nobody && expected.sni.is_none() && expected.subject_alt_names.is_empty();
+pub(crate) fn secure(made: &mut Cluster, wanted: &ForeignTls, service: &ServiceView, protocol: Protocol, http2: bool) {
+    let (expected, host) = (&wanted.expected, &service.host);
+    // Whom the rule does not name, the ServiceEntry may.
+    let own = &expected.subject_alt_names;
+    let said = if own.is_empty() { &service.subject_alt_names } else { own };
+    let verifies = wanted.roots != ClientRoots::Nobody && expected.sni.is_none() && said.is_empty();
     // What is declared as HTTPS is HTTP where routes send it, and bytes else.
     let (carries_http, carries_bytes) = (protocol.is_http() || matches!(protocol, Protocol::Auto | Protocol::Https), !protocol.is_http());
     let own_name = Some(host.as_str()).filter(|_| carries_bytes && !host.is_wildcard());
@@ -41,7 +44,7 @@ pub(crate) fn secure(made: &mut Cluster, wanted: &ForeignTls, host: &Hostname, p
         options.upstream_http_protocol_options =
             Some(UpstreamHttpProtocolOptions { auto_sni: true, auto_san_validation: verifies, ..Default::default() });
     }
-    let mut names = expected.subject_alt_names.clone();
+    let mut names = said.clone();
     if verifies && !carries_http {
         names.extend(own_name.map(str::to_owned));
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use mizzen_api::{
-    istio::{EndpointAddress, GatewayRef},
+    istio::{EndpointAddress, GatewayRef, OutboundTrafficPolicy},
     routing::{Destination, TcpDestination, TcpMatch, TcpRoute},
 };
 use mizzen_model::{PortView, Registry, RouteRules, ServiceView};
@@ -179,10 +179,28 @@ fn http_chain(scope: &Scope<'_, '_>, bind: IpAddr, port: u16, routes: String) ->
     Chain { head: timed(Some(matched)), filters, ..Default::default() }
 }
 
+/// The cluster of calls to nobody that is known.
+pub(crate) fn unknown_cluster(scope: &Scope<'_, '_>) -> String {
+    match scope.view.outbound(scope.reader) {
+        (OutboundTrafficPolicy::RegistryOnly, _) => names::BLACK_HOLE.to_owned(),
+        (OutboundTrafficPolicy::AllowAny, None) => names::PASSTHROUGH.to_owned(),
+        // What is not seen is no way out.
+        (OutboundTrafficPolicy::AllowAny, Some(to)) => way_through(scope, to).unwrap_or_else(|| names::BLACK_HOLE.to_owned()),
+    }
+}
+
+fn way_through(scope: &Scope<'_, '_>, to: &Destination) -> Option<String> {
+    let (host, port) = (scope.reader.meaning(&to.host), to.port?);
+    let (service, _) = scope.ports_of(&host).into_iter().find(|(_, own)| own.port == port)?;
+    let is_there = |name: &str| traffic::rule(scope, service).is_some_and(|rule| rule.subsets.iter().any(|subset| subset.name == name));
+    let subset = to.subset.as_deref().unwrap_or_default();
+    (subset.is_empty() || is_there(subset)).then(|| names::outbound(port, subset, &host))
+}
+
 /// The chain of calls to nobody that is known.
 pub(crate) fn unknown_chain(scope: &Scope<'_, '_>, name: &str, matched: Option<FilterChainMatch>) -> Chain {
     let mut list: Vec<_> = filters::tcp_stats(scope, Side::Outbound).into_iter().collect();
-    list.push(filters::tcp_to(scope, scope.unknown_cluster()));
+    list.push(filters::tcp_to(scope, &unknown_cluster(scope)));
     Chain {
         head: FilterChain { filter_chain_match: matched, name: name.into(), ..Default::default() },
         filters: list,

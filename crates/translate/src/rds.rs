@@ -8,7 +8,7 @@ use mizzen_protos::envoy::envoy::config::route::v3::{Route, RouteConfiguration, 
 use mizzen_types::{Hostname, Name, Protocol};
 
 use crate::{
-    names,
+    names, outbound,
     route::{self, Caller},
     scope::{DOMAIN, Scope},
     tls, wire,
@@ -169,8 +169,8 @@ fn routed(scope: &Scope<'_, '_>, host: &Hostname) -> Option<VirtualHost> {
 }
 
 fn unknown(scope: &Scope<'_, '_>) -> VirtualHost {
-    let (name, route) = match scope.view.outbound(scope.reader) {
-        OutboundTrafficPolicy::AllowAny => ("allow_any", route::allow_any(names::PASSTHROUGH)),
+    let (name, route) = match scope.view.outbound(scope.reader).0 {
+        OutboundTrafficPolicy::AllowAny => ("allow_any", route::allow_any(&outbound::unknown_cluster(scope))),
         OutboundTrafficPolicy::RegistryOnly => ("block_all", route::block_all()),
     };
     virtual_host(name.into(), vec!["*".into()], vec![route])

@@ -6,8 +6,6 @@ use mizzen_api::istio::{GatewayRef, MeshConfig};
 use mizzen_model::{PortView, ProxyView, Reader, RouteRules, ServiceView, WorkloadPolicies};
 use mizzen_types::{Hostname, Protocol};
 
-use crate::names;
-
 /// The domain of Kubernetes services.
 pub(crate) const DOMAIN: &str = "cluster.local";
 
@@ -130,14 +128,6 @@ impl<'r, 'a> Scope<'r, 'a> {
     /// concerns the caller counts; the others are absent.
     pub(crate) fn mesh_rules(&self, host: &Hostname) -> impl Iterator<Item = RouteRules<'a>> {
         self.view.routes(self.reader, host).into_iter().filter(|routes| routes.parents.contains(&GatewayRef::Mesh))
-    }
-
-    /// Where calls to unknown destinations go.
-    pub(crate) fn unknown_cluster(&self) -> &'static str {
-        match self.view.outbound(self.reader) {
-            mizzen_api::istio::OutboundTrafficPolicy::AllowAny => names::PASSTHROUGH,
-            mizzen_api::istio::OutboundTrafficPolicy::RegistryOnly => names::BLACK_HOLE,
-        }
     }
 
     /// A destination as written by an object of `namespace`, completed.

@@ -71,6 +71,15 @@ fn file_secret(name: String) -> SdsSecretConfig {
     SdsSecretConfig { name, sds_config: sds_config.map(|source| ConfigSource { initial_fetch_timeout: None, ..source }) }
 }
 
+fn certificate_files(certificate: &str, key: &str) -> SdsSecretConfig {
+    file_secret(format!("file-cert:{certificate}~{key}"))
+}
+
+fn root_files(authorities: &str, revoked: Option<&str>) -> SdsSecretConfig {
+    let revoked = revoked.iter().map(|path| format!("~{path}"));
+    file_secret(std::iter::once(format!("file-root:{authorities}")).chain(revoked).collect())
+}
+
 /// Own certificate `default`, the peer's checked against `ROOTCA` and these SANs.
 fn common(names: Vec<StringMatcher>, ciphers: &[&str], alpn: &[&str]) -> CommonTlsContext {
     let combined = CombinedCertificateValidationContext {
@@ -108,18 +117,22 @@ pub(crate) fn gateway(mesh: &MeshConfig, tls: &ServerTls, tcp: bool) -> Socket {
     let mut made = if tls.mode == ServerTlsMode::IstioMutual {
         common(if names.is_empty() { identities(mesh) } else { names }, &SERVER_CIPHERS, server_alpn(tcp))
     } else {
-        let certificates = tls.credentials.iter().map(|name| credential(secrets::certificate_name(name)));
+        let files = tls.files.as_ref();
+        let shown = files.map(|files| certificate_files(&files.certificate, &files.key));
+        let certificates = tls.credentials.iter().map(|name| credential(secrets::certificate_name(name))).chain(shown);
+        let believed = files.and_then(|files| Some(root_files(files.authorities.as_deref()?, files.revoked.as_deref())));
+        let authorities = tls.authorities().map(|owner| credential(secrets::authorities_name(owner))).or(believed);
         // By the list without types, as Istio has it: a name of whatever kind counts.
         #[allow(deprecated)]
-        let checked = |owner| CombinedCertificateValidationContext {
+        let checked = |authorities| CombinedCertificateValidationContext {
             default_validation_context: Some(CertificateValidationContext { match_subject_alt_names: names, ..Default::default() }),
-            validation_context_sds_secret_config: Some(credential(secrets::authorities_name(owner))),
+            validation_context_sds_secret_config: Some(authorities),
             ..Default::default()
         };
         CommonTlsContext {
             tls_certificate_sds_secret_configs: certificates.collect(),
             alpn_protocols: alpn.map(str::to_owned).to_vec(),
-            validation_context_type: tls.authorities().map(checked).map(ValidationContextType::CombinedValidationContext),
+            validation_context_type: authorities.map(checked).map(ValidationContextType::CombinedValidationContext),
             ..Default::default()
         }
     };
@@ -166,17 +179,13 @@ fn exact(san: &str) -> StringMatcher {
 /// TLS to a server that is not of the mesh, which must have one of these names in its certificate.
 pub(crate) fn foreign(wanted: &ForeignTls, names: &[String], alpn: &[&str]) -> CommonTlsContext {
     let certificate = wanted.certificate.as_ref().map(|shown| match shown {
-        ClientCertificate::Files { certificate, key } => file_secret(format!("file-cert:{certificate}~{key}")),
+        ClientCertificate::Files { certificate, key } => certificate_files(certificate, key),
         ClientCertificate::Secret(name) => credential(secrets::certificate_name(name)),
     });
     let roots = match &wanted.roots {
         ClientRoots::Nobody => None,
         ClientRoots::Secret(name) => Some(credential(secrets::authorities_name(name))),
-        ClientRoots::File { authorities, revoked } => {
-            let authorities = authorities.as_deref().unwrap_or("system");
-            let revoked = revoked.iter().map(|path| format!("~{path}"));
-            Some(file_secret(std::iter::once(format!("file-root:{authorities}")).chain(revoked).collect()))
-        }
+        ClientRoots::File { authorities, revoked } => Some(root_files(authorities.as_deref().unwrap_or("system"), revoked.as_deref())),
     };
     // By the list without types, as Istio has it: a name of whatever kind counts.
     #[allow(deprecated)]

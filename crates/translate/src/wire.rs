@@ -31,6 +31,23 @@ pub(crate) fn object<'k>(fields: impl IntoIterator<Item = (&'k str, Value)>) -> 
     Struct { fields: fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect() }
 }
 
+/// The same of an object as `serde_json` has it.
+pub(crate) fn json_object(members: &serde_json::Map<String, serde_json::Value>) -> Struct {
+    object(members.iter().map(|(key, value)| (key.as_str(), json(value))))
+}
+
+fn json(value: &serde_json::Value) -> Value {
+    let kind = match value {
+        serde_json::Value::Null => Kind::NullValue(0),
+        serde_json::Value::Bool(flag) => Kind::BoolValue(*flag),
+        serde_json::Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
+        serde_json::Value::String(value) => return text(value),
+        serde_json::Value::Array(items) => return list(items.iter().map(json).collect()),
+        serde_json::Value::Object(members) => return nested(json_object(members)),
+    };
+    Value { kind: Some(kind) }
+}
+
 /// Metadata, by who reads it.
 pub(crate) fn metadata<'k>(namespaces: impl IntoIterator<Item = (&'k str, Struct)>) -> Metadata {
     let filter_metadata = namespaces.into_iter().map(|(name, fields)| (name.to_owned(), fields)).collect();

@@ -21,7 +21,7 @@ pub(crate) fn look(own: &mut Own<'_>) {
     match own.item.id.sort() {
         Sort::VirtualService => delays(own),
         Sort::Sidecar if own.at("spec.outboundTrafficPolicy.egressProxy").is_some_and(|proxy| !matches!(proxy.value, Value::Null)) => {
-            let text = "outboundTrafficPolicy.egressProxy is deprecated and ignored: route such traffic by a VirtualService";
+            let text = "outboundTrafficPolicy.egressProxy is deprecated: route such traffic by a VirtualService";
             own.say(&code::IST0002, "spec.outboundTrafficPolicy.egressProxy", text);
         }
         Sort::CustomResourceDefinition => definition(own),

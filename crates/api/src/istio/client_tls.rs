@@ -200,7 +200,7 @@ impl Written {
 }
 
 /// A file in the proxy. A `~` stands between two files in the names of secrets.
-fn path(at: &At<'_>) -> Option<String> {
+pub(super) fn path(at: &At<'_>) -> Option<String> {
     let text = at.text();
     let fits = text.starts_with('/') && !text.contains('~');
     if !fits {

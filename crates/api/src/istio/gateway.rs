@@ -92,6 +92,7 @@ impl Gateway {
                 mode: ServerTlsMode::Simple,
                 credentials: vec![credential.to_owned()],
                 ca_credential: None,
+                files: None,
                 subject_alt_names: Vec::new(),
                 min: TlsVersion::Auto,
                 max: TlsVersion::Auto,

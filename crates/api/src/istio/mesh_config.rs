@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use mizzen_types::{TrustDomain, ports};
 
-use super::{ExportTo, ExtensionProvider, Keepalive, LocalityLbSetting, NamespaceSelector};
+use super::{ExportTo, ExtensionProvider, GatewayTopology, Keepalive, LocalityLbSetting, LogFormat, NamespaceSelector};
 use crate::{
     Meta,
     read::{Fields, Why},
@@ -46,6 +46,8 @@ pub struct MeshConfig {
     pub access_log_file: String,
     /// Their format.
     pub access_log_encoding: AccessLogEncoding,
+    /// What their lines hold; none: what Istio's do. In the form that `access_log_encoding` says.
+    pub access_log_format: Option<LogFormat>,
     /// Of upstream connections.
     pub connect_timeout: Duration,
     /// Probes of silent upstream connections.
@@ -121,6 +123,8 @@ pub struct ProxyConfig {
     pub status_port: u16,
     /// The mesh's name; empty: its trust domain.
     pub mesh_id: String,
+    /// What stands before a gateway.
+    pub gateway_topology: GatewayTopology,
 }
 
 /// What happens with calls to unknown destinations.
@@ -157,6 +161,7 @@ impl Default for MeshConfig {
             enable_auto_mtls: true,
             access_log_file: String::new(),
             access_log_encoding: AccessLogEncoding::Text,
+            access_log_format: None,
             connect_timeout: Duration::from_secs(10),
             tcp_keepalive: Keepalive::default(),
             h2_upgrade: false,
@@ -188,6 +193,7 @@ impl Default for ProxyConfig {
             hold_application: false,
             status_port: ports::AGENT,
             mesh_id: String::new(),
+            gateway_topology: GatewayTopology::default(),
         }
     }
 }
@@ -220,6 +226,7 @@ impl MeshConfig {
     pub(crate) fn read(f: &Fields<'_>, meta: Meta) -> Self {
         let default = MeshConfig::default();
         f.list("configSources").iter().for_each(|at| at.fields(config_source));
+        let encoding = f.get("accessLogEncoding").and_then(|at| at.choice(ACCESS_LOG_ENCODINGS)).unwrap_or_default();
         let normalization = f.opt_sub("pathNormalization", |f| f.get("normalization").and_then(|at| at.choice(PATH_NORMALIZATIONS)));
         MeshConfig {
             meta,
@@ -236,7 +243,8 @@ impl MeshConfig {
                 .unwrap_or_default(),
             enable_auto_mtls: f.get("enableAutoMtls").is_none_or(|at| at.flag()),
             access_log_file: f.text("accessLogFile"),
-            access_log_encoding: f.get("accessLogEncoding").and_then(|at| at.choice(ACCESS_LOG_ENCODINGS)).unwrap_or_default(),
+            access_log_encoding: encoding,
+            access_log_format: f.get("accessLogFormat").and_then(|at| LogFormat::read(&at, encoding)),
             connect_timeout: f.duration("connectTimeout").unwrap_or(default.connect_timeout),
             tcp_keepalive: f.opt_sub("tcpKeepalive", Keepalive::read).unwrap_or_default(),
             h2_upgrade: f.get("h2UpgradePolicy").and_then(|at| at.choice(MESH_UPGRADES)).unwrap_or_default(),
@@ -283,11 +291,12 @@ impl ProxyConfig {
             hold_application: f.get("holdApplicationUntilProxyStarts").map_or(self.hold_application, |at| at.flag()),
             status_port: f.get("statusPort").map_or(self.status_port, |at| at.port()),
             mesh_id: f.opt_text("meshId").unwrap_or(self.mesh_id),
+            gateway_topology: f.sub("gatewayTopology", GatewayTopology::read).over(self.gateway_topology),
         }
     }
 
     /// The names of the fields that are read here. What else there is, is harmless or refused.
-    pub const READ: [&'static str; 9] = [
+    pub const READ: [&'static str; 10] = [
         "discoveryAddress",
         "drainDuration",
         "terminationDrainDuration",
@@ -297,5 +306,6 @@ impl ProxyConfig {
         "statusPort",
         "meshId",
         "interceptionMode",
+        "gatewayTopology",
     ];
 }

@@ -2,6 +2,7 @@
 
 use mizzen_types::{Protocol, check_dns_label};
 
+use super::client_tls::path;
 use crate::read::{At, Fields, quoted};
 
 /// How TLS is ended at a gateway.
@@ -9,11 +10,13 @@ use crate::read::{At, Fields, quoted};
 pub struct ServerTls {
     /// Whose certificates are shown and asked for.
     pub mode: ServerTlsMode,
-    /// The Secrets with certificate and key, in the namespace of the gateway's pods, which may stand before the name (`NAMESPACE/NAME`): one, or two of which the client's abilities choose. None with
-    /// [`ServerTlsMode::IstioMutual`], and one at least with all others.
+    /// The Secrets with certificate and key, in the namespace of the gateway's pods, which may stand before the name (`NAMESPACE/NAME`): one, or two of
+    /// which the client's abilities choose. None with [`ServerTlsMode::IstioMutual`] or `files`, and one at least with all others.
     pub credentials: Vec<String>,
     /// The Secret with the authorities of clients; `None`: the first of `credentials`, or its companion `NAME-cacert`.
     pub ca_credential: Option<String>,
+    /// Files in the proxy in the place of Secrets.
+    pub files: Option<ServerFiles>,
     /// Whom a client's certificate must name one of; empty: anybody whom an authority has signed.
     pub subject_alt_names: Vec<String>,
     /// The lowest version.
@@ -22,6 +25,19 @@ pub struct ServerTls {
     pub max: TlsVersion,
     /// The cipher suites of TLS 1.2, by OpenSSL's names; empty: the proxy's.
     pub cipher_suites: Vec<String>,
+}
+
+/// A server's certificate and whom it believes, in files that the proxy sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerFiles {
+    /// The chain.
+    pub certificate: String,
+    /// The key.
+    pub key: String,
+    /// The authorities of clients, if clients are asked; then always.
+    pub authorities: Option<String>,
+    /// What they have revoked.
+    pub revoked: Option<String>,
 }
 
 /// Whose certificates a server shows and asks for.
@@ -154,7 +170,7 @@ fn redirect(f: &Fields<'_>, at: &At<'_>) -> bool {
     if matches!(f.get("mode").and_then(|at| at.choice(SERVER_TLS_MODES)), Some(Mode::Ends(_))) {
         f.slot("mode").fail("ends TLS, and the port's protocol is plain text: write protocol HTTPS");
     }
-    for at in ["credentialName", "credentialNames", "caCertCredentialName"].into_iter().filter_map(|name| f.get(name)) {
+    for at in SECRETS.into_iter().chain(FILES).filter_map(|name| f.get(name)) {
         // With Istio, too, no more than a warning.
         at.warn("is not used: the port's protocol is plain text, and for TLS it is HTTPS");
     }
@@ -193,6 +209,10 @@ fn passed(f: &Fields<'_>, passthrough: Passthrough) -> Passthrough {
         "credentialName",
         "credentialNames",
         "caCertCredentialName",
+        "serverCertificate",
+        "privateKey",
+        "caCertificates",
+        "caCrl",
         "subjectAltNames",
         "minProtocolVersion",
         "maxProtocolVersion",
@@ -220,26 +240,51 @@ fn ended(f: &Fields<'_>, at: &At<'_>, mode: Option<ServerTlsMode>) -> Option<Ser
     let ca_credential = f.get("caCertCredentialName").and_then(|at| credential(&at));
     let (min, max) = versions(f);
     let (subject_alt_names, cipher_suites) = (f.text_list("subjectAltNames"), cipher_suites(f));
+    let files = files(f);
     let mode = mode?;
     if mode == ServerTlsMode::IstioMutual {
-        for name in ["credentialName", "credentialNames", "caCertCredentialName"].into_iter().filter(|name| f.written(name)) {
+        for name in SECRETS.into_iter().chain(FILES).filter(|name| f.written(name)) {
             f.slot(name).fail("has no place beside ISTIO_MUTUAL, which shows the workload's own certificate");
         }
-    } else if names.is_none() {
-        let files = ["serverCertificate", "privateKey", "tlsCertificates"];
-        if files.iter().all(|name| !f.written(name)) {
-            at.fail("needs a credentialName: the Secret with certificate and key, in the namespace of the gateway's pods");
+    } else if let Some((secrets, _)) = names {
+        for name in FILES.into_iter().filter(|name| f.written(name)) {
+            f.slot(name).fail(format!("has no place beside {secrets}, whose Secret has certificate, key and authorities"));
         }
+    } else if FILES.iter().any(|name| f.written(name)) {
+        let needed = if mode.asks_clients() { &FILES[..3] } else { &FILES[..2] };
+        for name in needed.iter().filter(|name| !f.written(name)) {
+            f.slot(name).fail("is required where there is no credentialName");
+        }
+        if f.written("caCertCredentialName") {
+            f.slot("caCertCredentialName").fail("has no place beside files: the authorities are those of caCertificates");
+        }
+    } else if !f.written("tlsCertificates") {
+        at.fail(
+            "needs a credentialName: the Secret with certificate and key, in the namespace of the gateway's pods; or the files serverCertificate and \
+             privateKey",
+        );
     }
     if !mode.asks_clients() {
-        if ca_credential.is_some() {
-            f.slot("caCertCredentialName").fail("has no place beside SIMPLE, which asks clients for no certificate");
-        }
-        if !subject_alt_names.is_empty() {
-            f.slot("subjectAltNames").fail("has no place beside SIMPLE, which asks clients for no certificate");
+        for name in ["caCertCredentialName", "subjectAltNames", "caCertificates", "caCrl"] {
+            let says = if name == "subjectAltNames" { !subject_alt_names.is_empty() } else { f.written(name) };
+            if says {
+                f.slot(name).fail("has no place beside SIMPLE, which asks clients for no certificate");
+            }
         }
     }
-    Some(ServerTls { mode, credentials, ca_credential, subject_alt_names, min, max, cipher_suites })
+    Some(ServerTls { mode, credentials, ca_credential, files, subject_alt_names, min, max, cipher_suites })
+}
+
+/// What names Secrets.
+const SECRETS: [&str; 3] = ["credentialName", "credentialNames", "caCertCredentialName"];
+/// What names files: those that every server needs, then the authorities that one needs which asks clients.
+const FILES: [&str; 4] = ["serverCertificate", "privateKey", "caCertificates", "caCrl"];
+
+/// The files that are written, if they are enough to show a certificate.
+fn files(f: &Fields<'_>) -> Option<ServerFiles> {
+    let [certificate, key, authorities, revoked] = FILES.map(|name| f.get(name).and_then(|at| path(&at)));
+    let (certificate, key) = certificate.zip(key)?;
+    Some(ServerFiles { certificate, key, authorities, revoked })
 }
 
 /// A Secret's name, of which a resource's name is made. Its namespace may stand before it, and is the gateway's in any case: a Secret of another one is

@@ -33,6 +33,8 @@ pub struct ServiceEntry {
     pub workload_selector: Option<Selector>,
     /// To whom it is visible; empty is the mesh's default.
     pub export_to: Vec<ExportTo>,
+    /// Who its endpoints may be, by their certificates; empty: by where they are from.
+    pub subject_alt_names: Vec<String>,
     /// Which endpoints are called as long as they are well; by annotation.
     pub distribution: TrafficDistribution,
 }
@@ -129,6 +131,7 @@ impl ServiceEntry {
                 endpoints: f.list("endpoints").iter().filter_map(|at| at.fields(WorkloadEntry::read)).collect::<Box<[_]>>().into_vec(),
                 workload_selector: f.get("workloadSelector").map(|at| selector(&at, "labels")),
                 export_to: ExportTo::read_list(f, "exportTo"),
+                subject_alt_names: f.list("subjectAltNames").iter().map(At::word).collect(),
             };
             entry.check(f);
             entry

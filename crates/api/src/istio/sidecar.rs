@@ -7,6 +7,7 @@ use crate::{
     Meta, Selector,
     metadata::selector,
     read::{At, Fields, quoted},
+    routing::Destination,
     table,
 };
 
@@ -21,6 +22,8 @@ pub struct Sidecar {
     pub egress: Option<Vec<EgressHost>>,
     /// Where their calls to unknown destinations go; `None`: as MeshConfig says.
     pub outbound: Option<OutboundTrafficPolicy>,
+    /// Through which service they go; only with [`OutboundTrafficPolicy::AllowAny`]. It has a port.
+    pub egress_proxy: Option<Destination>,
 }
 
 /// Hosts of a namespace's services and VirtualServices.
@@ -67,10 +70,29 @@ impl Sidecar {
             let chosen = f.get("workloadSelector").map(|at| selector(&at, "labels")).filter(|selector| !selector.is_empty());
             let listeners = f.list("egress");
             let egress: Vec<EgressHost> = listeners.iter().flat_map(|at| at.fields(EgressHost::read_listener)).collect();
-            let outbound = f.opt_sub("outboundTrafficPolicy", |f| f.need("mode").and_then(|at| at.choice(OUTBOUND_POLICIES)));
-            Sidecar { meta, selector: chosen, egress: (!listeners.is_empty()).then_some(egress), outbound: outbound.flatten() }
+            let (outbound, egress_proxy) = f.opt_sub("outboundTrafficPolicy", outbound).unwrap_or_default();
+            Sidecar { meta, selector: chosen, egress: (!listeners.is_empty()).then_some(egress), outbound, egress_proxy }
         })
     }
+}
+
+fn outbound(f: &Fields<'_>) -> (Option<OutboundTrafficPolicy>, Option<Destination>) {
+    let mode = f.need("mode").and_then(|at| at.choice(OUTBOUND_POLICIES));
+    let proxy = f.get("egressProxy").map(|at| (at.fields(egress_proxy), at));
+    if let (Some((_, at)), Some(OutboundTrafficPolicy::RegistryOnly)) = (&proxy, mode) {
+        at.fail("has no place beside REGISTRY_ONLY, by which calls to unknown destinations are refused");
+    }
+    (mode, proxy.map(|(proxy, _)| proxy))
+}
+
+fn egress_proxy(f: &Fields<'_>) -> Destination {
+    let host = f.need("host");
+    let name = host.as_ref().map_or_else(crate::read::any_host, At::hostname);
+    if let Some(at) = host.filter(|at| name.is_wildcard() || !at.str().contains('.')) {
+        at.fail(format!("{} is no whole name of a service, as reviews.shop.svc.cluster.local is", quoted(name.as_str())));
+    }
+    let port = f.need("port").and_then(|at| at.fields(|f| f.need("number").map(|at| at.port())));
+    Destination { host: name, subset: f.opt_text("subset"), port }
 }
 
 impl EgressHost {

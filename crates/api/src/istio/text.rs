@@ -74,6 +74,8 @@ const COMMANDS: &[&str] = &[
     "DOWNSTREAM_LOCAL_PORT",
     "DOWNSTREAM_LOCAL_SUBJECT",
     "DOWNSTREAM_LOCAL_URI_SAN",
+    "DOWNSTREAM_PEER_CERT",
+    "DOWNSTREAM_PEER_DNS_SAN",
     "DOWNSTREAM_PEER_FINGERPRINT_256",
     "DOWNSTREAM_PEER_ISSUER",
     "DOWNSTREAM_PEER_SERIAL",
@@ -87,7 +89,6 @@ const COMMANDS: &[&str] = &[
     "DURATION",
     "FILTER_CHAIN_NAME",
     "GRPC_STATUS",
-    "HOSTNAME",
     "PROTOCOL",
     "REQUESTED_SERVER_NAME",
     "REQUEST_DURATION",
@@ -101,6 +102,9 @@ const COMMANDS: &[&str] = &[
     "UPSTREAM_CLUSTER",
     "UPSTREAM_HOST",
     "UPSTREAM_LOCAL_ADDRESS",
+    "UPSTREAM_PEER_CERT",
+    "UPSTREAM_PEER_DNS_SAN",
+    "UPSTREAM_PEER_ISSUER",
     "UPSTREAM_PEER_SUBJECT",
     "UPSTREAM_PEER_URI_SAN",
     "UPSTREAM_PROTOCOL",
@@ -112,7 +116,43 @@ const COMMANDS: &[&str] = &[
 ];
 
 /// Commands with arguments.
-const CALLS: &[&str] = &["DYNAMIC_METADATA", "ENVIRONMENT", "FILTER_STATE", "REQ", "RESP", "START_TIME", "TRAILER"];
+const CALLS: &[&str] = &["DYNAMIC_METADATA", "FILTER_STATE", "REQ", "RESP", "START_TIME", "TRAILER"];
+
+/// Commands without arguments that a line of a log may hold beside them.
+const LOG_COMMANDS: &[&str] = &[
+    "DOWNSTREAM_TRANSPORT_FAILURE_REASON",
+    "GRPC_STATUS_NUMBER",
+    "RESPONSE_FLAGS_LONG",
+    "RESPONSE_TX_DURATION",
+    "UPSTREAM_CLUSTER_RAW",
+    "UPSTREAM_LOCAL_URI_SAN",
+    "UPSTREAM_TRANSPORT_FAILURE_REASON",
+];
+
+/// Looks at the commands of a log's line. One that is not known is warned of, since a line without it is better than none.
+pub(crate) fn operators(at: &At<'_>, line: &str) {
+    let mut rest = line;
+    while let Some((_, after)) = rest.split_once('%') {
+        if let Some(after) = after.strip_prefix('%') {
+            rest = after;
+            continue;
+        }
+        let Some((name, call, after)) = command(after) else {
+            return at.fail(format!("a lone percent sign is written `%%`, and stands before {}", quoted(&shortened(after))));
+        };
+        let known: Vec<&str> = if call { [CALLS, &["GRPC_STATUS"]].concat() } else { [COMMANDS, LOG_COMMANDS].concat() };
+        if !known.contains(&name) {
+            let near = nearest(name, known.iter().copied()).map(|near| format!(", did you mean `{near}`?")).unwrap_or_default();
+            at.warn(format!("command {} is not known, and lines have nothing in its place{near}", quoted(name)));
+        }
+        rest = after;
+    }
+}
+
+/// The beginning of a text.
+fn shortened(text: &str) -> String {
+    text.chars().take(20).collect()
+}
 
 /// A header's value: one line, in which `%NAME%` is a command and `%%` a percent sign.
 pub(crate) fn header_value(at: &At<'_>) -> String {

@@ -9,11 +9,12 @@ use super::{
     Why::{What, Where, Who},
     done, harmless, names, refused,
 };
-use crate::istio::{ACCESS_LOG_ENCODINGS, INTERCEPTIONS, MESH_UPGRADES, OPERATORS, PATH_NORMALIZATIONS, PROVIDERS};
+use crate::istio::{ACCESS_LOG_ENCODINGS, FORWARD_CLIENT_CERTS, INTERCEPTIONS, MESH_UPGRADES, OPERATORS, PATH_NORMALIZATIONS, PROVIDERS};
 
 static ENCODING: Names = Names { why: What, names: &names(ACCESS_LOG_ENCODINGS) };
 static INTERCEPTION: Names = Names { why: Where, names: &names(INTERCEPTIONS) };
 static UPGRADE: Names = Names { why: What, names: &names(MESH_UPGRADES) };
+static FORWARD_CLIENT_CERT: Names = Names { why: Who, names: &names(FORWARD_CLIENT_CERTS) };
 static NORMALIZATION: Names = Names { why: Who, names: &names(PATH_NORMALIZATIONS) };
 
 const TEXTS: Type = List(&Text);
@@ -30,7 +31,8 @@ pub(crate) static MESH_CONFIG: Type = Message(&Message {
         done("pathNormalization", Message(&PATH), "What is done to a request's path before anything looks at it."),
         done("accessLogFile", Text, "Where access logs go.").otherwise("nowhere"),
         done("accessLogEncoding", Enum(&ENCODING), "Their form.").default("TEXT"),
-        harmless("accessLogFormat", Text, "What their lines hold."),
+        done("accessLogFormat", Text, "What their lines hold, as a text or an object of JSON, with operators such as %RESPONSE_CODE%.")
+            .otherwise("what Istio's hold"),
         done("connectTimeout", Duration(Zero), "How long connecting may take.").default("10s"),
         done("tcpKeepalive", Message(&KEEPALIVE), "Probes of silent connections."),
         done("h2UpgradePolicy", Enum(&UPGRADE), "Whether requests of HTTP/1.1 go on as HTTP/2.").default("DO_NOT_UPGRADE"),
@@ -207,6 +209,24 @@ pub(crate) static WORKLOAD_PROXY_CONFIG: Type = Message(&Message {
     ..PLAIN
 });
 
+static TOPOLOGY: Message = Message {
+    name: "Topology",
+    rows: &[
+        done(
+            "numTrustedProxies",
+            U32,
+            "How many trusted proxies are in front: so many places from its end X-Forwarded-For has the client.",
+        )
+        .default("0"),
+        done("forwardClientCertDetails", Enum(&FORWARD_CLIENT_CERT), "What becomes of x-forwarded-client-cert.").default("SANITIZE_SET"),
+        done("proxyProtocol", Message(&PROXY_PROTOCOL), "That every connection begins with a header of the PROXY protocol.")
+            .otherwise("none does"),
+    ],
+    ..PLAIN
+};
+
+static PROXY_PROTOCOL: Message = Message { name: "ProxyProtocolConfiguration", ..PLAIN };
+
 /// The settings of a proxy, by themselves in the annotation `proxy.istio.io/config`.
 pub(crate) static PROXY_CONFIG_TYPE: Type = Message(&PROXY_CONFIG);
 
@@ -219,7 +239,7 @@ static PROXY_CONFIG: Message = Message {
         harmless("concurrency", COUNT, "Threads of the proxy.").otherwise("the proxy's choice"),
         harmless("proxyMetadata", Map(&Text), "Further entries of the proxy's environment."),
         done("interceptionMode", Enum(&INTERCEPTION), "How connections are captured.").default("REDIRECT"),
-        refused(Where, "gatewayTopology", Open, "How many proxies stand before a gateway."),
+        done("gatewayTopology", Message(&TOPOLOGY), "What stands before a gateway, and what of it is believed."),
         harmless("availabilityZone", Text, "The proxy's zone."),
         harmless("binaryPath", Text, "The proxy's program."),
         harmless("caCertificatesPem", TEXTS, "Further authorities that are trusted."),

@@ -1,7 +1,7 @@
 //! Sidecar, Gateway and ServiceEntry.
 
 use super::{
-    COUNT, EXPORT_TO, Message, Names, PLAIN, PORT, Row, Rule, Type,
+    COUNT, EXPORT_TO, Message, Names, PLAIN, PORT, PORT_SELECTOR, Row, Rule, Type,
     Type::*,
     WORKLOAD_SELECTOR,
     Why::{Where, Who},
@@ -47,7 +47,21 @@ static EGRESS_LISTENER: Message = Message {
 
 static OUTBOUND_POLICY: Message = Message {
     name: "OutboundTrafficPolicy",
-    rows: &[OUTBOUND_MODE.required(), refused(Where, "egressProxy", Open, "The service through which such calls go.")],
+    rows: &[
+        OUTBOUND_MODE.required(),
+        done("egressProxy", Message(&EGRESS_PROXY), "The service through which such calls go.")
+            .otherwise("straight to where they are going"),
+    ],
+    ..PLAIN
+};
+
+static EGRESS_PROXY: Message = Message {
+    name: "Destination",
+    rows: &[
+        done("host", Text, "The service, by its whole name.").required(),
+        done("subset", Text, "A subset that a DestinationRule declares."),
+        done("port", Message(&PORT_SELECTOR), "The service's port.").required(),
+    ],
     ..PLAIN
 };
 
@@ -86,10 +100,10 @@ static SERVER_TLS: Message = Message {
         done("httpsRedirect", Bool, "Whether a server of plain HTTP answers with 301 to https.").default("false"),
         done("mode", Enum(&SERVER_MODE), "Whose certificates are shown and asked for, or that TLS goes on as it came.")
             .default("PASSTHROUGH"),
-        refused(Who, "serverCertificate", Text, "A file with the certificate that is shown."),
-        refused(Who, "privateKey", Text, "A file with its key."),
-        refused(Who, "caCertificates", Text, "A file with the authorities of clients."),
-        refused(Who, "caCrl", Text, "A file with certificates that are revoked."),
+        done("serverCertificate", Text, "In the place of a Secret a file, which the proxy sees, with the certificate that is shown."),
+        done("privateKey", Text, "A file with its key."),
+        done("caCertificates", Text, "A file with the authorities of clients."),
+        done("caCrl", Text, "A file with what they have revoked."),
         done("credentialName", Text, "The Secret with certificate, key and authorities, in the namespace of the gateway's pods."),
         done("credentialNames", List(&Text), "In its place one or two Secrets with certificates of different kinds.").most(2),
         done("caCertCredentialName", Text, "The Secret with the authorities of clients.")
@@ -137,7 +151,8 @@ pub(crate) static SERVICE_ENTRY: Type =
             done("endpoints", List(&Message(&WORKLOAD_ENTRY)), "Its endpoints. DNS without endpoints resolves the hosts.").most(4096),
             done("workloadSelector", Message(&WORKLOAD_SELECTOR), "Or the pods of its namespace with these labels."),
             EXPORT_TO,
-            refused(Who, "subjectAltNames", List(&Text), "Who its endpoints may be, by their certificates."),
+            done("subjectAltNames", List(&Text), "Who its endpoints may be, by their certificates.")
+                .otherwise("in mutual TLS, whom their service accounts name"),
         ],
         rules: &[
             Rule {

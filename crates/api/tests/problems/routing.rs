@@ -368,11 +368,14 @@ fn service_entries_and_gateways() {
         (entry("endpoints: [{address: 'unix:///a'}]\nresolution: DNS"), 3, format!("spec.endpoints[0].address: a Unix socket {WHERE}")),
         (entry("resolution: DYNAMIC_DNS"), 3, format!("spec.resolution: DYNAMIC_DNS {WHERE}")),
         (entry("addresses: [10.0.0.0/8]\nresolution: DNS"), 3, "spec.addresses: a range needs resolution NONE or STATIC".to_owned()),
-        (entry("subjectAltNames: [a]"), 3, format!("spec.subjectAltNames: {WHO}")),
+        (entry("subjectAltNames: ['']"), 3, "spec.subjectAltNames[0]: must not be empty".to_owned()),
     ] {
         check_spec("ServiceEntry", &spec, &[(line, &expected)]);
     }
     let server = |rest: &str| format!("servers:\n- {{port: {{number: 80, name: http, protocol: HTTP}}, hosts: ['*']{rest}}}\n");
+    const NEEDS: &str = "needs a credentialName: the Secret with certificate and key, in the namespace of the gateway's pods; or the files \
+                         serverCertificate and privateKey";
+    const REQUIRED: &str = "is required where there is no credentialName";
     let ends = |tls: &str| format!("servers:\n- {{port: {{number: 443, name: https, protocol: HTTPS}}, hosts: ['*'], tls: {{{tls}}}}}\n");
     for (spec, line, expected) in [
         ("selector: {}".to_owned(), 0, "spec.servers: is required".to_owned()),
@@ -397,7 +400,7 @@ fn service_entries_and_gateways() {
         (
             "servers: [{port: {number: 443, name: tls, protocol: TCP}, hosts: ['*'], tls: {mode: MUTUAL}}]".to_owned(),
             1,
-            "spec.servers[0].tls: needs a credentialName: the Secret with certificate and key, in the namespace of the gateway's pods".to_owned(),
+            format!("spec.servers[0].tls: {NEEDS}"),
         ),
         (
             "servers: [{port: {number: 443, name: tls, protocol: TLS}, hosts: ['*'], tls: {mode: PASSTHROUG}}]".to_owned(),
@@ -414,9 +417,36 @@ fn service_entries_and_gateways() {
         (
             ends("mode: SIMPLE"),
             2,
-            "spec.servers[0].tls: needs a credentialName: the Secret with certificate and key, in the namespace of the gateway's pods".to_owned(),
+            format!("spec.servers[0].tls: {NEEDS}"),
         ),
-        (ends("mode: SIMPLE, serverCertificate: /a"), 2, format!("spec.servers[0].tls.serverCertificate: {WHO}")),
+        (ends("mode: SIMPLE, serverCertificate: /a"), 2, format!("spec.servers[0].tls.privateKey: {REQUIRED}")),
+        (ends("mode: MUTUAL, serverCertificate: /a, privateKey: /b"), 2, format!("spec.servers[0].tls.caCertificates: {REQUIRED}")),
+        (
+            ends("mode: SIMPLE, serverCertificate: a.pem, privateKey: /b"),
+            2,
+            "spec.servers[0].tls.serverCertificate: `a.pem` is no absolute path without `~`".to_owned(),
+        ),
+        (
+            ends("mode: SIMPLE, serverCertificate: /a, privateKey: /b, caCrl: /c"),
+            2,
+            "spec.servers[0].tls.caCrl: has no place beside SIMPLE, which asks clients for no certificate".to_owned(),
+        ),
+        (
+            ends("mode: MUTUAL, credentialName: a, caCertificates: /c"),
+            2,
+            "spec.servers[0].tls.caCertificates: has no place beside credentialName, whose Secret has certificate, key and authorities".to_owned(),
+        ),
+        (
+            ends("mode: MUTUAL, serverCertificate: /a, privateKey: /b, caCertificates: /c, caCertCredentialName: d"),
+            2,
+            "spec.servers[0].tls.caCertCredentialName: has no place beside files: the authorities are those of caCertificates".to_owned(),
+        ),
+        (
+            ends("mode: ISTIO_MUTUAL, privateKey: /b"),
+            2,
+            "spec.servers[0].tls.privateKey: has no place beside ISTIO_MUTUAL, which shows the workload's own certificate".to_owned(),
+        ),
+        (ends("mode: SIMPLE, tlsCertificates: [{}]"), 2, format!("spec.servers[0].tls.tlsCertificates: {WHO}")),
         (
             ends("mode: SIMPLE, credentialName: a, credentialNames: [b]"),
             2,
@@ -544,6 +574,23 @@ fn sidecars() {
             "outboundTrafficPolicy: {mode: ALL}",
             1,
             "spec.outboundTrafficPolicy.mode: must be one of REGISTRY_ONLY, ALLOW_ANY, ALLOW_ANY_DYNAMIC_DNS, is `ALL`".to_owned(),
+        ),
+        (
+            "outboundTrafficPolicy: {mode: REGISTRY_ONLY, egressProxy: {host: a.example, port: {number: 80}}}",
+            1,
+            "spec.outboundTrafficPolicy.egressProxy: has no place beside REGISTRY_ONLY, by which calls to unknown destinations are refused"
+                .to_owned(),
+        ),
+        (
+            "outboundTrafficPolicy: {mode: ALLOW_ANY, egressProxy: {host: egress, port: {number: 80}}}",
+            1,
+            "spec.outboundTrafficPolicy.egressProxy.host: `egress` is no whole name of a service, as reviews.shop.svc.cluster.local is"
+                .to_owned(),
+        ),
+        (
+            "outboundTrafficPolicy: {mode: ALLOW_ANY, egressProxy: {host: a.example}}",
+            1,
+            "spec.outboundTrafficPolicy.egressProxy.port: is required".to_owned(),
         ),
         ("egres: []", 1, "spec.egres: unknown field, did you mean `egress`?".to_owned()),
     ] {

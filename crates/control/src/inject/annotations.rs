@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use mizzen_api::{
     LabelSet, Object,
-    istio::{ProxyConfig, WorkloadProxyConfig},
+    istio::{GatewayTopology, ProxyConfig, WorkloadProxyConfig},
 };
 use mizzen_model::Typed;
 use mizzen_types::IpRange;
@@ -171,6 +171,8 @@ fn proxy_config(
     warnings: &mut Vec<String>,
 ) -> Result<ProxyConfig, InjectError> {
     let mut settings = config.mesh.default_config.clone();
+    // The control plane lays a gateway's own over MeshConfig's, which may change while the pod lives.
+    settings.gateway_topology = GatewayTopology::default();
     let ProxyConfigs { root, own } = &namespace.proxies;
     for wider in [root, own].into_iter().filter_map(|all| configs(all).find(|config| config.selector.is_none())) {
         lay_over(&mut settings, wider);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mizzen_api::istio::ProxyConfig;
+use mizzen_api::istio::{GatewayTopology, ProxyConfig};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -94,5 +94,16 @@ fn written(proxy: &ProxyConfig) -> Map<String, Value> {
     put("holdApplicationUntilProxyStarts", proxy.hold_application, json!(true));
     put("statusPort", proxy.status_port != default.status_port, json!(proxy.status_port));
     put("meshId", !proxy.mesh_id.is_empty(), json!(proxy.mesh_id));
+    let topology = topology(proxy.gateway_topology);
+    put("gatewayTopology", !topology.is_empty(), Value::Object(topology));
     map
+}
+
+fn topology(topology: GatewayTopology) -> Map<String, Value> {
+    let said = [
+        ("numTrustedProxies", topology.trusted_proxies.map(Value::from)),
+        ("forwardClientCertDetails", topology.client_cert.map(|forward| forward.name().into())),
+        ("proxyProtocol", topology.proxy_protocol.filter(|expected| *expected).map(|_| json!({}))),
+    ];
+    said.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }

@@ -110,6 +110,7 @@ mod tests {
                 locality: Default::default(),
                 labels: Default::default(),
                 extensions: Default::default(),
+                topology: Default::default(),
                 metadata: Default::default(),
             })
         };

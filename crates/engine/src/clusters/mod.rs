@@ -35,7 +35,7 @@ pub(crate) use again::{Again, Tried};
 pub(crate) use dial::{Dialing, Owner};
 pub(crate) use hosts::{Host, NoHost};
 pub(crate) use pool::Pool;
-pub(crate) use spec::{ConnKey, Judge, UpSpec, Wish, certificate_uri};
+pub(crate) use spec::{ConnKey, Judge, UpSpec, Wish, certificate_subject, certificate_uri};
 
 use balancers::{Balancer, Pick};
 use hosts::{Flat, KnownNames, fixed_target};

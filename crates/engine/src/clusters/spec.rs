@@ -216,3 +216,9 @@ pub(crate) fn certificate_uri(config: &Config, tls: &TlsCommon) -> Option<Name> 
     let secret = config.certificates.get(&tls.certificates.first()?.name)?;
     secret.svid.facts().uris.first().map(|uri| Name::from(uri.as_str()))
 }
+
+/// Its subject, if it has one.
+pub(crate) fn certificate_subject(config: &Config, tls: &TlsCommon) -> Option<Name> {
+    let secret = config.certificates.get(&tls.certificates.first()?.name)?;
+    Some(secret.svid.facts().subject.as_str()).filter(|subject| !subject.is_empty()).map(Name::from)
+}

@@ -270,7 +270,7 @@ fn parties<'a>(
         let mine = down.and_then(|d| d.local_uri.as_ref()).filter(|_| peer.is_some());
         Parties { direction, source: down_peer, destination: Some(local), source_principal: peer, destination_principal: mine, host: None }
     } else {
-        let theirs = view.record.and_then(|r| r.upstream_uri.as_ref());
+        let theirs = view.record.and_then(|r| r.upstream_uri());
         let mine = view.record.and_then(|r| r.upstream_local_uri.as_ref()).filter(|_| theirs.is_some());
         Parties { direction, source: Some(local), destination: up_peer, source_principal: mine, destination_principal: theirs, host: None }
     }

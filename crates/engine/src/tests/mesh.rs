@@ -104,7 +104,8 @@ pub(super) fn access_log() -> Value {
             "response_code_details": "%RESPONSE_CODE_DETAILS%", "bytes_received": "%BYTES_RECEIVED%", "bytes_sent": "%BYTES_SENT%", "duration": "%DURATION%",
             "upstream_cluster": "%UPSTREAM_CLUSTER_RAW%", "upstream_host": "%UPSTREAM_HOST%", "protocol": "%PROTOCOL%", "route_name": "%ROUTE_NAME%",
             "termination": "%CONNECTION_TERMINATION_DETAILS%", "failure": "%UPSTREAM_TRANSPORT_FAILURE_REASON%", "sni": "%REQUESTED_SERVER_NAME%",
-            "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+            "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%", "remote": "%DOWNSTREAM_REMOTE_ADDRESS%", "direct": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%",
+            "local": "%DOWNSTREAM_LOCAL_ADDRESS%", "downstream_failure": "%DOWNSTREAM_TRANSPORT_FAILURE_REASON%",
         }},
     }}])
 }

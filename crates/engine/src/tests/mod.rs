@@ -15,6 +15,7 @@ mod mesh;
 mod outlier;
 mod peers;
 mod properties;
+mod proxied;
 mod refusals;
 mod responses;
 mod tcp;

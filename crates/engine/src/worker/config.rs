@@ -241,7 +241,7 @@ fn chain_for(listener: &Listener, conn: &Conn) -> Option<Arc<FilterChain>> {
     let facts = ConnFacts {
         destination: down.destination,
         source: conn.addrs.peer,
-        direct_source: conn.addrs.peer,
+        direct_source: down.direct,
         server_name: down.server_name.as_deref(),
         transport: if down.is_tls { TransportProtocol::Tls } else { TransportProtocol::RawBuffer },
         application_protocols: &down.protocols,

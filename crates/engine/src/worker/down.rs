@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mizzen_http::{Sniff, sniff, tls};
+use mizzen_http::{Sniff, proxy_protocol, sniff, tls};
 use mizzen_ir::{
     ConnFacts, Known, ResourceKind, Trace, WantedListener, authenticate, bind,
     config::{ExtAuthz, FilterChain, ListenerFilter, NetworkFilter, Terminal, TlsCommon, TransportProtocol},
@@ -14,7 +14,7 @@ use super::Worker;
 use crate::{
     Accepted, Action, Addrs, ConnId, How, ListenerId, Question,
     call::{CallAnswer, Caller},
-    clusters::certificate_uri,
+    clusters::{certificate_subject, certificate_uri},
     conn::{Below, Closing, Conn, Down, Gate, Peeked, Proto, Role},
     event::{Event, Gone, Lost},
     filter::{
@@ -62,6 +62,7 @@ impl Worker {
             chain: None,
             hcm: None,
             destination,
+            direct: accepted.peer,
             server_name: None,
             protocols: Vec::new(),
             is_tls: false,
@@ -69,6 +70,7 @@ impl Worker {
             peeked: Peeked::default(),
             peer: None,
             local_uri: None,
+            local_subject: None,
             bound: Vec::new(),
             metadata: None,
             draining: false,
@@ -159,6 +161,9 @@ impl Worker {
     /// Looks at the first bytes as the listener's filters want; chooses the chain once they have what they need.
     pub(crate) fn sniff(&mut self, id: ConnId) {
         let limit = self.cx.options.limits.sniff;
+        if !self.take_proxy_header(id) {
+            return;
+        }
         let Some(conn) = self.conns.get_mut(id).filter(|conn| conn.waits_for.is_none()) else { return };
         let eof = conn.eof;
         let Role::Down(down) = &mut conn.role else { return };
@@ -202,15 +207,50 @@ impl Worker {
                     }
                     _ => down.peeked.http = true,
                 },
-                ListenerFilter::TlsInspector(_) | ListenerFilter::HttpInspector(_) | ListenerFilter::OriginalDst(_) => {}
+                ListenerFilter::TlsInspector(_)
+                | ListenerFilter::HttpInspector(_)
+                | ListenerFilter::OriginalDst(_)
+                | ListenerFilter::ProxyProtocol(_) => {}
             }
         }
         // A client that closes without a byte, where bytes were needed, wanted nothing.
-        if eof && bytes.is_empty() && !listener.listener_filters.iter().all(|f| matches!(f, ListenerFilter::OriginalDst(_))) {
+        let needs_none = |f: &ListenerFilter| matches!(f, ListenerFilter::OriginalDst(_) | ListenerFilter::ProxyProtocol(_));
+        if eof && bytes.is_empty() && !listener.listener_filters.iter().all(needs_none) {
             self.remove(id, Some(How::Close));
             return;
         }
         self.choose_chain(id);
+    }
+
+    /// Takes the header of the PROXY protocol off a connection that must begin with one. False: it is not there yet, or the connection is refused.
+    fn take_proxy_header(&mut self, id: ConnId) -> bool {
+        let Some(conn) = self.conns.get_mut(id) else { return false };
+        let Role::Down(down) = &mut conn.role else { return true };
+        if down.chain.is_some() || !needs_proxy_header(down) {
+            return true;
+        }
+        let why = match proxy_protocol::read(conn.input.as_slice()) {
+            proxy_protocol::Read::NeedMore if !conn.eof => return false,
+            // Whoever looks whether the port is open says nothing.
+            proxy_protocol::Read::NeedMore if conn.input.is_empty() => {
+                self.remove(id, Some(How::Close));
+                return false;
+            }
+            proxy_protocol::Read::Header(header) => {
+                conn.input.consume(header.length);
+                down.peeked.proxied = true;
+                if let Some((source, destination)) = header.addresses {
+                    conn.addrs.peer = source;
+                    down.destination = destination;
+                }
+                return true;
+            }
+            proxy_protocol::Read::NeedMore => "it ends too early",
+            proxy_protocol::Read::Bad(why) => why,
+        };
+        self.connection_failed_by(id, Some(format!("PROXY_protocol_error:{why}")), "proxy_protocol_error");
+        self.remove(id, Some(How::Close));
+        false
     }
 
     /// The peeking took too long.
@@ -223,7 +263,7 @@ impl Worker {
             self.remove(id, Some(How::Close));
         } else if conn.waits_for.is_some() {
             self.refuse_tls(id, "TLS_error:secret is not supplied by SDS".to_owned());
-        } else if down.listener.continue_on_timeout && down.chain.is_none() {
+        } else if down.listener.continue_on_timeout && down.chain.is_none() && !needs_proxy_header(down) {
             self.choose_chain(id);
         } else {
             self.remove(id, Some(How::Close));
@@ -359,6 +399,7 @@ impl Worker {
                 down.peer = peer;
                 let tls = down.chain.as_ref().and_then(|chain| chain.tls.as_ref());
                 down.local_uri = tls.and_then(|tls| certificate_uri(&self.cx.config, &tls.common));
+                down.local_subject = tls.and_then(|tls| certificate_subject(&self.cx.config, &tls.common));
                 if !down.draining {
                     conn.deadline = None;
                 }
@@ -519,6 +560,13 @@ impl Worker {
             self.end_if_done(id);
         }
     }
+}
+
+/// Whether a connection must begin with a header of the PROXY protocol that has not come yet.
+fn needs_proxy_header(down: &Down) -> bool {
+    let port = down.destination.port();
+    let reads = |filter: &ListenerFilter| matches!(filter, ListenerFilter::ProxyProtocol(off) if !off.holds(port));
+    !down.peeked.proxied && down.listener.listener_filters.iter().any(reads)
 }
 
 /// The configuration without ALPN names where a client shares none of them: rustls refuses such a client, Envoy goes on without.

@@ -190,8 +190,7 @@ impl Worker {
     fn put_on(&mut self, id: StreamId, conn_id: ConnId) {
         let now = self.cx.now.mono;
         let Some(conn) = self.conns.get_mut(conn_id) else { return };
-        let (addrs, uri) = (conn.addrs, conn.up().and_then(|up| up.peer.as_ref()).and_then(|p| p.uris.first().cloned()));
-        let version = conn.tls.as_ref().and_then(|tls| tls.version());
+        let (addrs, peer, tls) = (conn.addrs, conn.up().and_then(|up| up.peer.clone()), conn.spoken());
         let Some(stream) = self.streams.get_mut(id) else { return };
         let Some(up) = &mut stream.up else { return };
         let most = up.spec.http.max_requests_per_connection;
@@ -218,8 +217,8 @@ impl Worker {
         up.reused = reused;
         up.pending = None;
         stream.record.upstream_local = Some(addrs.local);
-        stream.record.upstream_uri = uri;
-        stream.record.upstream_tls = version;
+        stream.record.upstream_peer = peer;
+        stream.record.upstream_tls = tls;
         stream.record.upstream_h2 = Some(h2);
         stream.record.upstream_local_uri = up.spec.tls.as_ref().and_then(|tls| tls.uri.clone());
         self.host_seen(id, Seen::Connected);

@@ -120,8 +120,7 @@ impl Worker {
         let now = self.cx.now.mono;
         let Some(conn) = self.conns.get_mut(conn_id) else { return };
         conn.proto = Proto::Tcp(id);
-        let (addrs, uri) = (conn.addrs, conn.up().and_then(|up| up.peer.as_ref()).and_then(|p| p.uris.first().cloned()));
-        let version = conn.tls.as_ref().and_then(|tls| tls.version());
+        let (addrs, peer, tls) = (conn.addrs, conn.up().and_then(|up| up.peer.clone()), conn.spoken());
         let Some(stream) = self.streams.get_mut(id) else {
             self.close(conn_id, Closing::Reset);
             return;
@@ -131,8 +130,8 @@ impl Worker {
             stream.record.upstream_local_uri = up.spec.tls.as_ref().and_then(|tls| tls.uri.clone());
         }
         stream.record.upstream_local = Some(addrs.local);
-        stream.record.upstream_uri = uri;
-        stream.record.upstream_tls = version;
+        stream.record.upstream_peer = peer;
+        stream.record.upstream_tls = tls;
         stream.req.sent = Progress::Head;
         stream.resp.sent = Progress::Head;
         stream.due.moved = now;

@@ -101,8 +101,8 @@ fn with_args(name: &str, args: &str) -> Option<Command> {
         // `KEY:PLAIN` or `KEY:TYPED`; how it is written is not ours to choose.
         "FILTER_STATE" => Command::FilterState(args.split(':').next().unwrap_or_default().into()),
         "DYNAMIC_METADATA" => Command::DynamicMetadata(args.split(':').map(Arc::from).collect()),
-        "ENVIRONMENT" => Command::Environment(args.into()),
-        "GRPC_STATUS" => Command::GrpcStatus,
+        "GRPC_STATUS" if args == "NUMBER" => Command::GrpcStatusNumber,
+        "GRPC_STATUS" if matches!(args, "" | "CAMEL_STRING") => Command::GrpcStatus,
         _ => return None,
     })
 }
@@ -167,8 +167,6 @@ fn without_args(name: &str) -> Option<Command> {
         "FILTER_CHAIN_NAME" => Command::FilterChainName,
         "CONNECTION_ID" => Command::ConnectionId,
         "STREAM_ID" => Command::StreamId,
-        "HOSTNAME" => Command::Hostname,
-        "ACCESS_LOG_TYPE" => Command::LogType(crate::config::LogType),
         _ => return None,
     })
 }
@@ -192,6 +190,8 @@ fn addresses(name: &str) -> Option<Command> {
 fn certificates(name: &str) -> Option<Command> {
     Some(match name {
         "DOWNSTREAM_PEER_URI_SAN" => Command::DownstreamPeerUriSan,
+        "DOWNSTREAM_PEER_DNS_SAN" => Command::DownstreamPeerDnsSan,
+        "DOWNSTREAM_PEER_CERT" => Command::DownstreamPeerCert,
         "DOWNSTREAM_PEER_SUBJECT" => Command::DownstreamPeerSubject,
         "DOWNSTREAM_PEER_ISSUER" => Command::DownstreamPeerIssuer,
         "DOWNSTREAM_PEER_SERIAL" => Command::DownstreamPeerSerial,
@@ -201,6 +201,9 @@ fn certificates(name: &str) -> Option<Command> {
         "DOWNSTREAM_TLS_VERSION" => Command::DownstreamTlsVersion,
         "DOWNSTREAM_TLS_CIPHER" => Command::DownstreamTlsCipher,
         "UPSTREAM_PEER_URI_SAN" => Command::UpstreamPeerUriSan,
+        "UPSTREAM_PEER_DNS_SAN" => Command::UpstreamPeerDnsSan,
+        "UPSTREAM_PEER_ISSUER" => Command::UpstreamPeerIssuer,
+        "UPSTREAM_PEER_CERT" => Command::UpstreamPeerCert,
         "UPSTREAM_PEER_SUBJECT" => Command::UpstreamPeerSubject,
         "UPSTREAM_LOCAL_URI_SAN" => Command::UpstreamLocalUriSan,
         "UPSTREAM_TLS_VERSION" => Command::UpstreamTlsVersion,

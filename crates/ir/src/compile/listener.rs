@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mizzen_protos::envoy::envoy::config::core::v3 as core;
 use mizzen_protos::envoy::envoy::config::listener::v3 as listener;
+use mizzen_protos::envoy::envoy::extensions::filters::listener::proxy_protocol::v3 as proxy_protocol;
 use mizzen_protos::envoy::envoy::extensions::filters::listener::tls_inspector::v3 as tls_inspector;
 use mizzen_protos::envoy::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 use mizzen_protos::envoy::envoy::r#type::v3 as types;
@@ -96,14 +97,15 @@ pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resou
     if chains.is_empty() && default_chain.is_none() {
         return cx.refuse("filter_chains", "there is none");
     }
+    let use_original_dst = cluster::is_true(use_original_dst);
     Ok(Resource::Listener(Arc::new(Listener {
         name: name(&title),
         hash,
         addresses: addresses.into(),
         internal,
         bind,
-        use_original_dst: cluster::is_true(use_original_dst),
-        listener_filters: listener_filters_of(cx, listener_filters)?,
+        use_original_dst,
+        listener_filters: listener_filters_of(cx, listener_filters, use_original_dst)?,
         peek_timeout: cx.limit("listener_filters_timeout", listener_filters_timeout, Some(Duration::from_secs(15)))?,
         continue_on_timeout: continue_on_listener_filters_timeout,
         chains: chains.into(),
@@ -131,7 +133,7 @@ fn one_address(cx: &mut Cx, m: core::Address) -> Res<ListenerAddress> {
     }
 }
 
-fn listener_filters_of(cx: &mut Cx, list: Vec<listener::ListenerFilter>) -> Res<Arc<[ListenerFilter]>> {
+fn listener_filters_of(cx: &mut Cx, list: Vec<listener::ListenerFilter>, use_original_dst: bool) -> Res<Arc<[ListenerFilter]>> {
     let found = cx.each("listener_filters", list, |cx, m| {
         let listener::ListenerFilter { name: title, filter_disabled, config_type } = m;
         let disabled = cx.some("filter_disabled", filter_disabled, predicate)?.unwrap_or_default();
@@ -156,10 +158,44 @@ fn listener_filters_of(cx: &mut Cx, list: Vec<listener::ListenerFilter>) -> Res<
                 refused!(cx; close_connection_on_client_hello_parsing_errors);
                 Ok(ListenerFilter::TlsInspector(disabled))
             }
+            "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol" => {
+                cx.within("typed_config", |cx| proxy_header(cx, &any))?;
+                Ok(ListenerFilter::ProxyProtocol(disabled))
+            }
             other => cx.refuse("typed_config", format!("listener filter `{title}` of type {other} is not supported")),
         }
     })?;
+    // What looks at the first bytes would see the header.
+    let looks = |filter: &ListenerFilter| matches!(filter, ListenerFilter::TlsInspector(_) | ListenerFilter::HttpInspector(_));
+    let headers = found.iter().enumerate().filter(|(_, filter)| matches!(filter, ListenerFilter::ProxyProtocol(_)));
+    for (at, (i, _)) in headers.enumerate() {
+        let reason = if at > 0 {
+            "one header is read"
+        } else if found.iter().take(i).any(looks) {
+            "the PROXY protocol's header comes before what other filters look at"
+        } else if use_original_dst {
+            "a listener with `use_original_dst` does not read the PROXY protocol"
+        } else {
+            continue;
+        };
+        return cx.refuse(&format!("listener_filters[{i}]"), reason);
+    }
     Ok(found.into())
+}
+
+fn proxy_header(cx: &mut Cx, any: &mizzen_protos::Any) -> Res<()> {
+    let proxy_protocol::ProxyProtocol {
+        rules,
+        allow_requests_without_proxy_protocol,
+        pass_through_tlvs,
+        disallowed_versions,
+        stat_prefix,
+        tlv_location,
+    } = cx.unpack(any)?;
+    silent!(stat_prefix, tlv_location);
+    // Where the header may be missing, anybody could say by one of his own that he is somebody else.
+    refused!(cx; rules, pass_through_tlvs, disallowed_versions, allow_requests_without_proxy_protocol);
+    Ok(())
 }
 
 fn predicate(cx: &mut Cx, m: listener::ListenerFilterChainMatchPredicate) -> Res<PortPredicate> {

@@ -80,7 +80,6 @@ pub enum HeaderSource {
 
 /// A command operator. What has no value is `-` in a log and nothing in a header.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
 #[allow(missing_docs)]
 pub enum Command {
     /// A header, else the alternative one.
@@ -139,32 +138,32 @@ pub enum Command {
     FilterChainName,
     ConnectionId,
     StreamId,
-    Hostname,
     DownstreamPeerUriSan,
+    DownstreamPeerDnsSan,
     DownstreamPeerSubject,
     DownstreamPeerIssuer,
     DownstreamPeerSerial,
     DownstreamPeerFingerprint256,
+    /// The client's certificate, URL-encoded PEM.
+    DownstreamPeerCert,
     DownstreamLocalUriSan,
     DownstreamLocalSubject,
     DownstreamTlsVersion,
+    /// The cipher suite by OpenSSL's name.
     DownstreamTlsCipher,
     UpstreamPeerUriSan,
+    UpstreamPeerDnsSan,
     UpstreamPeerSubject,
+    UpstreamPeerIssuer,
+    /// The server's certificate, URL-encoded PEM.
+    UpstreamPeerCert,
     UpstreamLocalUriSan,
     UpstreamTlsVersion,
     UpstreamTlsCipher,
-    LogType(LogType),
     /// Something that the request's filters left under this key, such as `downstream_peer`.
     FilterState(Arc<str>),
     /// Metadata of a filter: the filter, then the path.
     DynamicMetadata(Arc<[Arc<str>]>),
-    /// An environment variable of the proxy.
-    Environment(Arc<str>),
     /// A command that is not known; only in logs, where it yields nothing.
     Unknown(Arc<str>),
 }
-
-/// How `%ACCESS_LOG_TYPE%` came to be asked; it has no settings yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogType;

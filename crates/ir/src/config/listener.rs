@@ -75,6 +75,8 @@ pub enum Direction {
 pub enum ListenerFilter {
     /// The connection's destination is the one from before the redirect.
     OriginalDst(PortPredicate),
+    /// It begins with a header of the PROXY protocol, which says where it comes from and was going to.
+    ProxyProtocol(PortPredicate),
     /// Is it TLS, with which server name and ALPN?
     TlsInspector(PortPredicate),
     /// Is it HTTP/1 or HTTP/2?

@@ -35,7 +35,7 @@ pub use cluster::{
     Transport, TransportMatch, TransportSelect, UpstreamHttp,
 };
 pub use endpoint::{Assignment, Endpoint, EndpointAddress, Health, LocalityGroup, Priority, Workload};
-pub use headers::{Command, HeaderAction, HeaderOp, HeaderOps, HeaderSource, LogType, Mutations, Part, Template};
+pub use headers::{Command, HeaderAction, HeaderOp, HeaderOps, HeaderSource, Mutations, Part, Template};
 pub use health::{
     CheckKind, Consecutive, EndpointCheck, FailurePercentage, GrpcCheck, HealthCheck, HttpCheck, Outlier, Pace, SuccessRate, TcpCheck,
 };

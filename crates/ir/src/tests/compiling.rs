@@ -31,6 +31,29 @@ fn listeners() {
     check(k, &l(json!({"bindToPort": false, "useOriginalDst": true, "trafficDirection": "OUTBOUND", "connectionBalanceConfig": {}})), "ok");
     check(k, &l(json!({"transparent": true, "tcpBacklogSize": 5})), "ok");
     check(k, &l(json!({"socketOptions": [{"level": 1}]})), "socket_options: not supported");
+    let listening = |name: &str, more: Value| {
+        let at = format!("type.googleapis.com/envoy.extensions.filters.listener.{name}");
+        json!({"name": "x", "typedConfig": with(json!({"@type": at}), more)})
+    };
+    let header = |more: Value| listening("proxy_protocol.v3.ProxyProtocol", more);
+    let inspector = || listening("tls_inspector.v3.TlsInspector", json!({}));
+    check(k, &l(json!({"listenerFilters": [header(json!({"statPrefix": "x"})), inspector()]})), "ok");
+    check(
+        k,
+        &l(json!({"listenerFilters": [inspector(), header(json!({}))]})),
+        "listener_filters[1]: the PROXY protocol's header comes before",
+    );
+    check(k, &l(json!({"listenerFilters": [header(json!({})), header(json!({}))]})), "listener_filters[1]: one header is read");
+    check(k, &l(json!({"listenerFilters": [header(json!({}))], "useOriginalDst": true})), "listener_filters[0]: a listener with");
+    for (field, value, at) in [
+        ("allowRequestsWithoutProxyProtocol", json!(true), "allow_requests_without_proxy_protocol"),
+        ("disallowedVersions", json!(["V1"]), "disallowed_versions"),
+        ("passThroughTlvs", json!({}), "pass_through_tlvs"),
+        ("rules", json!([{"tlvType": 1}]), "rules"),
+    ] {
+        let refused = format!("listener_filters[0].typed_config.{at}: not supported");
+        check(k, &l(json!({"listenerFilters": [header(json!({field: value}))]})), &refused);
+    }
     check(k, &l(json!({"internalListener": {}})), "address: not supported");
     check(k, &json!({"name": "l", "internalListener": {}, "filterChains": [{"filters": [tcp_proxy("c")]}]}), "ok");
     check(

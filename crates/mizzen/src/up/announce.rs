@@ -7,10 +7,11 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use http::Method;
+use http::{HeaderMap, Method, StatusCode};
 use mizzen_control::status::Live;
 use mizzen_net::ConnectOptions;
 use owo_colors::OwoColorize;
+use tokio::io::AsyncWriteExt;
 
 use super::{https, say};
 use crate::cli::find::{Mesh, MeshFile};
@@ -71,8 +72,19 @@ async fn answers(address: &str) -> bool {
     let Some(socket) = address.strip_prefix("http://").and_then(|a| a.trim_end_matches('/').parse::<SocketAddr>().ok()) else {
         return true;
     };
-    let reply = mizzen_net::fetch_tcp(socket, Method::GET, "/", "", CALL_TIMEOUT, &ConnectOptions::default()).await;
-    reply.is_ok_and(|reply| !reply.status.is_server_error())
+    // A gateway that expects the PROXY protocol's header closes what has none.
+    for header in ["", "PROXY UNKNOWN\r\n"] {
+        if let Ok(Ok(status)) = tokio::time::timeout(CALL_TIMEOUT, status(socket, header)).await {
+            return !status.is_server_error();
+        }
+    }
+    false
+}
+
+async fn status(socket: SocketAddr, header: &str) -> Result<StatusCode> {
+    let mut stream = mizzen_net::connect(socket, &ConnectOptions::default()).await?;
+    stream.write_all(header.as_bytes()).await?;
+    Ok(mizzen_net::fetch_status(stream, Method::GET, &socket.to_string(), "/", HeaderMap::new()).await?)
 }
 
 fn show(mesh: &MeshFile, run_dir: &Path, shown: &Path) {

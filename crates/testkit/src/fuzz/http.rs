@@ -278,3 +278,18 @@ pub fn client_hello(data: &[u8]) {
         return;
     }
 }
+
+/// The header of the PROXY protocol: the same; and it is read of its own bytes alone.
+pub fn proxy_protocol(data: &[u8]) {
+    use mizzen_http::proxy_protocol::{MAX, Read, read};
+    let whole = read(data);
+    for cut in 0..data.len() {
+        let early = read(&data[..cut]);
+        assert!(early == Read::NeedMore || early == whole, "{early:?} after {cut} bytes, {whole:?} in the end");
+    }
+    assert!(whole != Read::NeedMore || data.len() < MAX, "more is waited for after {} bytes", data.len());
+    if let Read::Header(header) = whole {
+        assert!(header.length <= MAX, "{header:?}");
+        assert_eq!(read(&data[..header.length]), whole);
+    }
+}

@@ -8,19 +8,20 @@ mod http;
 mod token;
 
 pub use config::{analyze, bootstrap, mesh, xds, yaml};
-pub use http::{client_hello, h1, h2, hpack, sniff};
+pub use http::{client_hello, h1, h2, hpack, proxy_protocol, sniff};
 pub use token::token;
 
 /// What is done with an input.
 pub type Body = fn(&[u8]);
 
 /// All targets, by name.
-pub const TARGETS: [(&str, Body); 11] = [
+pub const TARGETS: [(&str, Body); 12] = [
     ("h1", h1),
     ("h2", h2),
     ("hpack", hpack),
     ("sniff", sniff),
     ("client_hello", client_hello),
+    ("proxy_protocol", proxy_protocol),
     ("xds", xds),
     ("bootstrap", bootstrap),
     ("yaml", yaml),

@@ -14,7 +14,10 @@ use mizzen_protos::{
         extensions::{
             access_loggers::file::v3::FileAccessLog,
             filters::{
-                listener::{http_inspector::v3::HttpInspector, original_dst::v3::OriginalDst, tls_inspector::v3::TlsInspector},
+                listener::{
+                    http_inspector::v3::HttpInspector, original_dst::v3::OriginalDst, proxy_protocol::v3::ProxyProtocol,
+                    tls_inspector::v3::TlsInspector,
+                },
                 network::{ext_authz::v3::ExtAuthz, rbac::v3::Rbac, tcp_proxy::v3::TcpProxy},
             },
         },
@@ -48,6 +51,7 @@ pub(crate) struct ListenerFilter {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Inspector {
     OriginalDst(OriginalDst),
+    ProxyProtocol(ProxyProtocol),
     Tls(TlsInspector),
     Http(HttpInspector),
 }
@@ -103,6 +107,7 @@ impl ListenerFilter {
     fn pack(self) -> Inspecting {
         let (name, config) = match self.config {
             Inspector::OriginalDst(config) => ("envoy.filters.listener.original_dst", pack(&config)),
+            Inspector::ProxyProtocol(config) => ("envoy.filters.listener.proxy_protocol", pack(&config)),
             Inspector::Tls(config) => ("envoy.filters.listener.tls_inspector", pack(&config)),
             Inspector::Http(config) => ("envoy.filters.listener.http_inspector", pack(&config)),
         };

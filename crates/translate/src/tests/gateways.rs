@@ -2,11 +2,17 @@
 
 use std::sync::Arc;
 
-use mizzen_api::istio::MeshConfig;
-use mizzen_model::{Change, ProxyType, ProxyView, Reader, Snapshot};
+use mizzen_api::istio::{ForwardClientCert, GatewayTopology, MeshConfig, ProxyConfig};
+use mizzen_model::{Change, ProxyFacts, ProxyType, ProxyView, Reader, Snapshot};
 use mizzen_protos::envoy::envoy::{
-    config::core::v3::{DataSource, data_source::Specifier},
-    extensions::transport_sockets::tls::v3::{Secret, secret::Type},
+    config::{
+        core::v3::{DataSource, data_source::Specifier},
+        listener::v3::{Listener, filter::ConfigType},
+    },
+    extensions::{
+        filters::network::http_connection_manager::v3::HttpConnectionManager,
+        transport_sockets::tls::v3::{Secret, secret::Type},
+    },
 };
 
 use super::{
@@ -57,6 +63,61 @@ fn gateways_that_stay_at_home() {
     let listeners = |snapshot: &Snapshot, view: &ProxyView| names(snapshot, view, ResourceKind::Listener).len();
     assert_eq!([&snapshot, &apart].map(|snapshot| listeners(snapshot, &gateway())), [2, 0]);
     assert_eq!([&snapshot, &apart].map(|snapshot| listeners(snapshot, &at_home)), [2, 2]);
+}
+
+/// The listener filters of a listener, and what the connection manager of its first chain makes of who stands before it.
+fn before(snapshot: &Snapshot, view: &ProxyView, name: &str) -> String {
+    let resource = build(&Reader::new(snapshot), view, ResourceKind::Listener, &name.into()).unwrap();
+    let listener: Listener = decode(&resource.any);
+    let mut parts: Vec<String> =
+        listener.listener_filters.iter().map(|filter| filter.name.replace("envoy.filters.listener.", "")).collect();
+    let last = listener.filter_chains[0].filters.last().unwrap();
+    if let (true, Some(ConfigType::TypedConfig(any))) = (last.name.ends_with("http_connection_manager"), &last.config_type) {
+        let manager: HttpConnectionManager = decode(any);
+        assert!(manager.use_remote_address.unwrap().value && !manager.skip_xff_append);
+        let details = manager.set_current_client_cert_details.as_ref().unwrap();
+        assert!(details.subject.unwrap().value && details.cert && details.dns && details.uri);
+        parts.push(format!("hops={} {}", manager.xff_num_trusted_hops, manager.forward_client_cert_details().as_str_name()));
+    }
+    parts.join(" ")
+}
+
+#[test]
+fn what_stands_before() {
+    let tcp = "
+kind: Gateway
+apiVersion: networking.istio.io/v1
+metadata: {name: tcp, namespace: shop}
+spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 9000, name: tcp, protocol: TCP}, hosts: ['*']}]}
+---
+kind: VirtualService
+apiVersion: networking.istio.io/v1
+metadata: {name: tcp, namespace: shop}
+spec: {hosts: ['*'], gateways: [tcp], tcp: [{route: [{destination: {host: stock}}]}]}
+";
+    let snapshot = shop(&[GATEWAY, TLS, tcp]);
+    let own = |topology: GatewayTopology| {
+        let facts = facts(ProxyType::Router, "10.0.0.98", "istio-system", &[("istio", "ingressgateway")]);
+        ProxyView::from(ProxyFacts { topology, ..facts })
+    };
+    let check = |mesh: GatewayTopology, view: &ProxyView, expected: [&str; 3]| {
+        let default_config = ProxyConfig { gateway_topology: mesh, ..snapshot.mesh().default_config.clone() };
+        let mesh = MeshConfig { default_config, ..(**snapshot.mesh()).clone() };
+        let snapshot = snapshot.apply(vec![Change::Apply(Arc::new(mesh.into()))]);
+        assert_eq!(["0.0.0.0_8080", "0.0.0.0_443", "0.0.0.0_9000"].map(|name| before(&snapshot, view, name)), expected);
+    };
+    let nothing = GatewayTopology::default();
+    let some = GatewayTopology { trusted_proxies: Some(2), client_cert: Some(ForwardClientCert::AppendForward), proxy_protocol: None };
+    let told = GatewayTopology { proxy_protocol: Some(true), ..nothing };
+    let usual = ["hops=0 SANITIZE_SET", "tls_inspector hops=0 SANITIZE_SET", ""];
+    check(nothing, &own(nothing), usual);
+    check(some, &own(nothing), ["hops=2 APPEND_FORWARD", "tls_inspector hops=2 APPEND_FORWARD", ""]);
+    let proxied = ["proxy_protocol hops=0 SANITIZE_SET", "proxy_protocol tls_inspector hops=0 SANITIZE_SET", "proxy_protocol"];
+    check(told, &own(nothing), proxied);
+    check(nothing, &own(told), proxied);
+    // What a gateway's own settings do not say, the mesh's do.
+    let sanitize = GatewayTopology { client_cert: Some(ForwardClientCert::Sanitize), ..told };
+    check(some, &own(sanitize), ["proxy_protocol hops=2 SANITIZE", "proxy_protocol tls_inspector hops=2 SANITIZE", "proxy_protocol"]);
 }
 
 #[test]
@@ -292,4 +353,43 @@ spec:
         crate::draft(&crate::scope::Scope::new(&Reader::new(&snapshot), &gateway()), ResourceKind::Secret, "kubernetes://a")
     );
     assert!(drafted.contains("kubernetes://a") && !drafted.contains("key of"), "{drafted}");
+}
+
+#[test]
+fn formats_of_logs() {
+    use mizzen_protos::envoy::envoy::{
+        config::{accesslog::v3::access_log::ConfigType as Log, core::v3::substitution_format_string::Format},
+        extensions::access_loggers::file::v3::{FileAccessLog, file_access_log::AccessLogFormat},
+    };
+    let check = |settings: &str, expected: &str| {
+        let mesh = format!(
+            "kind: ConfigMap\napiVersion: v1\nmetadata: {{name: istio, namespace: istio-system}}\ndata:\n  mesh: |\n    accessLogFile: /dev/stdout\n{settings}"
+        );
+        let snapshot = shop(&[GATEWAY, &mesh]);
+        let resource = build(&Reader::new(&snapshot), &gateway(), ResourceKind::Listener, &"0.0.0.0_80".into()).unwrap();
+        let listener: Listener = decode(&resource.any);
+        let Some(ConfigType::TypedConfig(any)) = &listener.filter_chains[0].filters.last().unwrap().config_type else {
+            panic!("{listener:?}")
+        };
+        let manager: HttpConnectionManager = decode(any);
+        let Some(Log::TypedConfig(any)) = &manager.access_log[0].config_type else { panic!("{manager:?}") };
+        let file: FileAccessLog = decode(any);
+        let Some(AccessLogFormat::LogFormat(format)) = file.access_log_format else { panic!("{file:?}") };
+        let text = match format.format.unwrap() {
+            Format::TextFormatSource(DataSource { specifier: Some(Specifier::InlineString(line)), .. }) => line,
+            Format::JsonFormat(members) => {
+                let mut members: Vec<String> =
+                    members.fields.iter().map(|(key, value)| format!("{key}={:?}", value.kind.as_ref().unwrap())).collect();
+                members.sort();
+                members.join("; ")
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(text, expected);
+    };
+    check("    accessLogFormat: '%PROTOCOL%'\n", "%PROTOCOL%\n");
+    check(
+        "    accessLogEncoding: JSON\n    accessLogFormat: '{\"a\": \"%PROTOCOL%\", \"n\": 1, \"no\": null}'\n",
+        "a=StringValue(\"%PROTOCOL%\"); n=NumberValue(1.0); no=NullValue(NullValue)",
+    );
 }

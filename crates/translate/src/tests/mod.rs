@@ -114,6 +114,7 @@ fn facts(kind: ProxyType, ip: &str, namespace: &str, labels: &[(&str, &str)]) ->
         locality: Default::default(),
         labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
         extensions: ISTIO_FILTERS.map(str::to_owned).into(),
+        topology: Default::default(),
         metadata: BTreeMap::new(),
     }
 }

@@ -5,7 +5,11 @@ use std::collections::BTreeSet;
 use mizzen_model::{ON_DEMAND, ProxyType, ProxyView, Reader, Snapshot};
 use mizzen_protos::{envoy::envoy::config::route::v3 as route, index::Host};
 
-use super::{facts, names, reviews, shop, summary::decode, visitor};
+use super::{
+    facts, names, reviews, shop,
+    summary::{decode, show},
+    visitor,
+};
 use crate::{ResourceKind, build};
 
 fn on_demand(view: &ProxyView) -> ProxyView {
@@ -270,3 +274,36 @@ fn where_unknown_calls_go_by_a_sidecar() {
     check("outboundTrafficPolicy: {mode: REGISTRY_ONLY}", "block_all");
     check("outboundTrafficPolicy: {mode: ALLOW_ANY}", "allow_any");
 }
+
+#[test]
+fn unknown_calls_through_a_service() {
+    let check = |proxy: &str, more: &str, expected: &str| {
+        let spec = format!("outboundTrafficPolicy: {{mode: ALLOW_ANY, egressProxy: {{{proxy}}}}}");
+        let snapshot = shop(&[&sidecar("s", "visit", &(spec + more)), SUBSET]);
+        for (view, fetches) in [(visitor(), false), (on_demand(&visitor()), true)] {
+            let listener = build(&Reader::new(&snapshot), &view, ResourceKind::Listener, &"virtualOutbound".into()).unwrap();
+            let shown = show(&snapshot, &view, ResourceKind::Listener, "virtualOutbound");
+            assert!(shown.contains(expected) && !shown.contains("PassthroughCluster"), "{shown}");
+            // What is not listed for a proxy that fetches comes with the listener.
+            let brought = listener.brings.contains(&(ResourceKind::Cluster, expected.into()));
+            assert_eq!(brought, fetches && expected != "BlackHoleCluster");
+            let table = build(&Reader::new(&snapshot), &view, ResourceKind::Route, &"9080".into()).unwrap();
+            let last = format!("{:?}", decode::<route::RouteConfiguration>(&table.any).virtual_hosts.last().unwrap());
+            assert!(last.contains("allow_any") && last.contains(&format!("Cluster(\"{expected}\")")), "{last}");
+        }
+    };
+    check("host: stock.shop.svc.cluster.local, port: {number: 6379}", "", "outbound|6379||stock.shop.svc.cluster.local");
+    check("host: reviews.shop.svc.cluster.local, subset: v1, port: {number: 9080}", "", "outbound|9080|v1|reviews.shop.svc.cluster.local");
+    // What is not there, or not seen, is no way out.
+    check("host: stock.shop.svc.cluster.local, port: {number: 1}", "", "BlackHoleCluster");
+    check("host: reviews.shop.svc.cluster.local, subset: v9, port: {number: 9080}", "", "BlackHoleCluster");
+    let unseen = ", egress: [{hosts: [shop/reviews.shop.svc.cluster.local]}]";
+    check("host: stock.shop.svc.cluster.local, port: {number: 6379}", unseen, "BlackHoleCluster");
+}
+
+const SUBSET: &str = "
+kind: DestinationRule
+apiVersion: networking.istio.io/v1
+metadata: {name: reviews, namespace: shop}
+spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}]}
+";

@@ -120,6 +120,33 @@ fn by_what_is_written() {
 }
 
 #[test]
+fn names_of_the_entry() {
+    let entry = ENTRY.replace("hosts: [api.example]", "hosts: [api.example]\n  subjectAltNames: [a.example, 'spiffe://b']");
+    let named = r#"names ["a.example", "spiffe://b"]"#;
+    for (written, name, options, tls_is) in [
+        ("mode: SIMPLE", "80", "http1 auto-sni", format!(r#"shows [] verified by file-root:system {named} sni "" alpn []"#)),
+        ("mode: SIMPLE, sni: c.example", "80", "", format!(r#"shows [] verified by file-root:system {named} sni "c.example" alpn []"#)),
+        ("mode: SIMPLE", "82", "", format!(r#"shows [] verified by file-root:system {named} sni "api.example" alpn []"#)),
+        (
+            "mode: SIMPLE, subjectAltNames: [c.example]",
+            "80",
+            "http1 auto-sni",
+            r#"shows [] verified by file-root:system names ["c.example"] sni "" alpn []"#.to_owned(),
+        ),
+        ("mode: SIMPLE, insecureSkipVerify: true", "80", "http1 auto-sni", r#"shows [] verified by nobody sni "" alpn []"#.to_owned()),
+    ] {
+        check(&shop(&[&entry, &tls(written)]), &format!("outbound|{name}||api.example"), [options, &tls_is]);
+    }
+    // In mutual TLS of the mesh, beside the accounts of endpoints.
+    let inside = entry.replace("a.example, ", "").replace(
+        "MESH_EXTERNAL\n  resolution: DNS",
+        "MESH_INTERNAL\n  resolution: STATIC\n  endpoints: [{address: 192.0.2.1, serviceAccount: api}]",
+    );
+    let text = cluster(&shop(&[&inside]), &visitor(), "outbound|80||api.example");
+    assert!(text.contains("mtls to spiffe://cluster.local/ns/shop/sa/api,spiffe://b sni"), "{text}");
+}
+
+#[test]
 fn of_a_port_and_of_a_part() {
     let spec = "host: api.example
   trafficPolicy: {portLevelSettings: [{port: {number: 443}, tls: {mode: SIMPLE, caCertificates: /port.pem}}]}

@@ -174,22 +174,27 @@ fn annotations_of_the_container() {
 
 #[test]
 fn settings_of_one_proxy() {
-    let mesh = mesh("defaultConfig: {proxyMetadata: {A: '1', B: '1'}, terminationDrainDuration: 7s}");
+    let mesh =
+        mesh("defaultConfig: {proxyMetadata: {A: '1', B: '1'}, terminationDrainDuration: 7s, gatewayTopology: {numTrustedProxies: 3}}");
     let config = InjectConfig::new(&mesh, &json!(null), true).unwrap();
-    let own = "concurrency: 3\nproxyMetadata:\n  B: '2'\n  EXIT_ON_ZERO_ACTIVE_CONNECTIONS: 'true'\ntracing: {}\n";
+    let own = "concurrency: 3\nproxyMetadata:\n  B: '2'\n  EXIT_ON_ZERO_ACTIVE_CONNECTIONS: 'true'\ntracing: {}\n\
+        gatewayTopology: {proxyProtocol: {}, forwardClientCertDetails: APPEND_FORWARD}\n";
     let (pod, warnings) = patched(&pod(json!({ "proxy.istio.io/config": own }), json!({})), &config);
     let written: Value = serde_json::from_str(&variable(&pod, "PROXY_CONFIG").unwrap()).unwrap();
     let metadata = json!({ "A": "1", "B": "2", "EXIT_ON_ZERO_ACTIVE_CONNECTIONS": "true" });
-    assert_eq!(written, json!({ "terminationDrainDuration": "7s", "concurrency": 3, "proxyMetadata": metadata }));
+    // What MeshConfig says of gateways is not written: it holds as it is at the time.
+    let topology = json!({ "forwardClientCertDetails": "APPEND_FORWARD", "proxyProtocol": {} });
+    assert_eq!(
+        written,
+        json!({ "terminationDrainDuration": "7s", "concurrency": 3, "proxyMetadata": metadata, "gatewayTopology": topology })
+    );
     for (name, want) in [("A", "1"), ("B", "2"), ("EXIT_ON_ZERO_ACTIVE_CONNECTIONS", "true")] {
         assert_eq!(variable(&pod, name).as_deref(), Some(want));
     }
     assert_eq!(warnings, ["annotation proxy.istio.io/config: tracing: is not acted on yet"]);
     let bad = |text: &str| refused(&super::pod(json!({ "proxy.istio.io/config": text }), json!({})), &config);
-    assert_eq!(
-        bad("gatewayTopology: {numTrustedProxies: 1}"),
-        "annotation proxy.istio.io/config: gatewayTopology: is not supported yet, and ignoring it could change where traffic goes"
-    );
+    let wrong = bad("gatewayTopology: {numTrustedProxies: -1}");
+    assert!(wrong.starts_with("annotation proxy.istio.io/config: gatewayTopology.numTrustedProxies: must be between 0 and"), "{wrong}");
     assert_eq!(
         bad("interceptionMode: TPROXY"),
         "annotation proxy.istio.io/config: interceptionMode: TPROXY is not supported yet, and ignoring it could change where traffic goes"

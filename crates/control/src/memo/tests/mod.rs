@@ -63,6 +63,7 @@ fn facts(number: usize, namespace: &str) -> ProxyFacts {
         locality: Default::default(),
         labels: BTreeMap::from([("app".to_owned(), format!("a{number}"))]),
         extensions: Default::default(),
+        topology: Default::default(),
         metadata: BTreeMap::new(),
     }
 }
