@@ -18,7 +18,7 @@ use mizzen_protos::envoy::envoy::{
 };
 use mizzen_types::SpiffeId;
 use mizzen_xds::{
-    server::{Heard, ProtocolError, Session, Verdict},
+    server::{Heard, ProtocolError, Response as Sent, Session, Verdict},
     types,
 };
 use tokio::{
@@ -40,7 +40,7 @@ use crate::{
     metrics::Metrics,
     node,
     requests::Requests,
-    wire::{Outgoing, Variant},
+    wire::{Outgoing, PIECE, Variant},
 };
 
 /// What every stream needs.
@@ -68,8 +68,8 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// First syncs are over when none has begun for so long.
 const CALM: Duration = Duration::from_secs(2);
 
-/// What goes out on a stream.
-pub(crate) type Responses = ReceiverStream<Result<Outgoing, Status>>;
+/// What goes out on a stream: some responses at a time.
+pub(crate) type Responses = ReceiverStream<Result<Vec<Outgoing>, Status>>;
 type Out<T> = mpsc::Sender<Result<T, Status>>;
 
 /// What a client sends: a request of one of the two variants.
@@ -148,7 +148,7 @@ impl Discovery {
         mut requests: Requests<Q>,
         proved: Proved,
         peer: SocketAddr,
-        out: &Out<Outgoing>,
+        out: &Out<Vec<Outgoing>>,
     ) -> Result<(), Status> {
         let first = tokio::time::timeout(FIRST_REQUEST, requests.message()).await;
         let first = first.map_err(|_| {
@@ -250,17 +250,24 @@ impl Discovery {
     }
 
     /// Sends what is due. False if the client is gone; an error if it takes nothing.
-    async fn push(&self, connection: &Arc<Connection>, variant: Variant, out: &Out<Outgoing>) -> Result<bool, Status> {
+    async fn push(&self, connection: &Arc<Connection>, variant: Variant, out: &Out<Vec<Outgoing>>) -> Result<bool, Status> {
         if !connection.progress().session.is_due() && connection.asker.due_since().is_none() {
             return Ok(true);
         }
         let whole = connection.progress().session.is_whole_due();
         let turn = if whole { Some(self.admission.turn(connection.number).await?) } else { None };
         let begun = Instant::now();
-        let (due, memo) = (connection.clone(), self.memo.clone());
-        // What is missing is built on a thread of its own, not in the task that serves the stream.
-        let push = tokio::task::spawn_blocking(move || due.push(&memo)).await;
-        let push = push.map_err(|error| Status::internal(format!("the configuration could not be made: {error}")))?;
+        // A state of the world is much, however little of it has changed.
+        let at_once = if whole || variant == Variant::Sotw { None } else { connection.push_at_once(&self.memo) };
+        let push = match at_once {
+            Some(push) => push,
+            None => {
+                let (due, memo) = (connection.clone(), self.memo.clone());
+                // What is missing is built on a thread of its own, not in the task that serves the stream.
+                let push = tokio::task::spawn_blocking(move || due.push(&memo)).await;
+                push.map_err(|error| Status::internal(format!("the configuration could not be made: {error}")))?
+            }
+        };
         if turn.is_some() && self.admission.ends() {
             tokio::spawn(calm(self.admission.clone()));
         }
@@ -271,27 +278,44 @@ impl Discovery {
         if let Some(since) = push.settled {
             self.metrics.converged(since.elapsed());
         }
-        for response in push.responses {
-            let label = label(&response.type_url);
-            self.metrics.pushes.with_label_values(&[label]).inc();
-            let size = response.len();
-            let version = match variant {
-                Variant::Delta => push.version.to_string(),
-                Variant::Sotw => response.version().to_string(),
+        for responses in together(push.responses) {
+            let sizes: Vec<(&str, usize)> = responses.iter().map(|response| (label(&response.type_url), response.len())).collect();
+            sizes.iter().for_each(|(label, _)| self.metrics.pushes.with_label_values(&[label]).inc());
+            let outgoing = |response: Sent| {
+                let version = match variant {
+                    Variant::Delta => push.version.to_string(),
+                    Variant::Sotw => response.version().to_string(),
+                };
+                Outgoing { response, variant, version, identifier: self.identifier.clone() }
             };
-            let response = Outgoing { response, variant, version, identifier: self.identifier.clone() };
             let sending = Instant::now();
-            let taken = send(out, response).await.inspect_err(|_| {
+            let taken = send(out, responses.into_iter().map(outgoing).collect()).await.inspect_err(|_| {
                 self.metrics.write_timeouts.inc();
                 tracing::info!(proxy = connection.proxy(), connection = connection.number, "a proxy that takes no responses is given up");
             });
             if !taken? {
                 return Ok(false);
             }
-            self.metrics.sent(label, size, begun.elapsed(), sending.elapsed());
+            sizes.iter().for_each(|(label, size)| self.metrics.sent(label, *size, begun.elapsed(), sending.elapsed()));
         }
         Ok(true)
     }
+}
+
+/// In the order in which they are sent: those that are small with what is beside them, others by themselves, so that each of them has its time.
+fn together(responses: Vec<Sent>) -> Vec<Vec<Sent>> {
+    let mut all: Vec<(usize, Vec<Sent>)> = Vec::new();
+    for response in responses {
+        let size = response.len();
+        match all.last_mut() {
+            Some((sum, some)) if *sum + size <= PIECE => {
+                *sum += size;
+                some.push(response);
+            }
+            _ => all.push((size, vec![response])),
+        }
+    }
+    all.into_iter().map(|(_, some)| some).collect()
 }
 
 /// Gives back what many first syncs needed for a moment, once no more come.

@@ -26,6 +26,9 @@ use crate::{
     status::{ProxyStatus, ResourceStatus, SyncState, TypeStatus, UnansweredStatus},
 };
 
+/// So many names are little: to look them up takes less than to have another thread do it.
+const FEW: usize = 32;
+
 /// One proxy's stream.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -50,6 +53,8 @@ pub(crate) struct Progress {
     pub(crate) settled: u64,
     /// Whether its last word on something was a refusal.
     pub(crate) refuses: bool,
+    /// When the oldest change came to be known of which the session was told and which was not looked up yet.
+    queued: Option<Instant>,
     /// When the oldest change came to be known of which not everything is answered.
     changed: Option<Instant>,
     /// When the oldest response was made of those since which not everything was answered at once.
@@ -116,26 +121,64 @@ impl Connection {
 
     /// What is due now, by the memo's snapshot. It counts as sent. Blocks as long as something has to be built, without holding anybody else up.
     pub(crate) fn push(&self, memo: &Memo) -> Push {
-        let epoch = memo.read();
+        self.push_of(&memo.read())
+    }
+
+    /// The same if it is little and there is nothing to be built or waited for; `None`: nothing was sent.
+    pub(crate) fn push_at_once(&self, memo: &Memo) -> Option<Push> {
+        let epoch = memo.try_read()?;
+        {
+            let mut progress = self.progress();
+            self.note_due(&epoch, &mut progress);
+            if !self.is_built(&epoch, &progress.session) {
+                return None;
+            }
+        }
+        Some(self.push_of(&epoch))
+    }
+
+    /// Tells the session what is due by changes, and the memo what the proxy has let go.
+    fn note_due(&self, epoch: &Epoch<'_>, progress: &mut Progress) {
+        for (type_url, name) in progress.session.take_let_go() {
+            kind(&type_url).into_iter().for_each(|kind| epoch.release(&self.asker, kind, &name));
+        }
+        let due = self.asker.take_due();
+        for (kind, names) in &due.names {
+            let type_url = kind.type_url();
+            for name in names.iter().filter(|name| !progress.session.touch(&type_url, name)) {
+                epoch.release(&self.asker, *kind, name);
+            }
+        }
+        progress.queued = progress.queued.or(due.queued);
+    }
+
+    /// Whether all that is due is little, and there.
+    fn is_built(&self, epoch: &Epoch<'_>, session: &Session) -> bool {
+        let Some(due) = session.due_names(FEW) else { return false };
+        let due = due.into_iter().filter_map(|(type_url, name, listed)| Some((kind(type_url)?, name.clone(), listed)));
+        let mut open: Vec<(ResourceKind, Name, bool)> = due.collect();
+        let mut left = FEW;
+        while let Some((kind, name, listed)) = open.pop() {
+            // Of a Secret it has to be found out what is known.
+            let built = if kind == ResourceKind::Secret { None } else { epoch.find_built(&self.asker, kind, &name, listed) };
+            let Some((brings, rest)) = built.zip(left.checked_sub(1)) else { return false };
+            left = rest;
+            open.extend(brings.iter().map(|(kind, name)| (*kind, name.clone(), false)));
+        }
+        true
+    }
+
+    fn push_of(&self, epoch: &Epoch<'_>) -> Push {
         let (mut round, queued) = {
             let mut progress = self.progress();
-            for (type_url, name) in progress.session.take_let_go() {
-                kind(&type_url).into_iter().for_each(|kind| epoch.release(&self.asker, kind, &name));
-            }
-            let due = self.asker.take_due();
-            for (kind, names) in &due.names {
-                let type_url = kind.type_url();
-                for name in names.iter().filter(|name| !progress.session.touch(&type_url, name)) {
-                    epoch.release(&self.asker, *kind, name);
-                }
-            }
+            self.note_due(epoch, &mut progress);
             if self.view().facts().extensions.contains(mizzen_model::ON_DEMAND) {
-                progress.session.bring(&mut self.resources(&epoch));
+                progress.session.bring(&mut self.resources(epoch));
             }
-            (progress.session.begin(), due.queued)
+            (progress.session.begin(), progress.queued.take())
         };
         let waited = queued.map(|queued| queued.elapsed());
-        let mut state = self.resources(&epoch);
+        let mut state = self.resources(epoch);
         loop {
             let Some(wanted) = self.progress().session.next(&mut round) else { break };
             let found = wanted.look_up(&mut state);
@@ -177,7 +220,7 @@ impl Connection {
         if !unanswered && !progress.session.is_due() && self.asker.due_since().is_none() {
             return None;
         }
-        let since = [progress.changed, self.asker.due_queued(), progress.pushed].into_iter().flatten().min();
+        let since = [progress.changed, progress.queued, self.asker.due_queued(), progress.pushed].into_iter().flatten().min();
         // Nothing was sent yet.
         let opened = || self.since.elapsed().unwrap_or_default();
         Some((since.map_or_else(opened, |since| since.elapsed()), !unanswered))

@@ -39,7 +39,9 @@ use crate::{
 const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 const SOTW: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
 /// Pieces of responses are as long as this at least, but for the last one: longer by the resource that fills them up.
-const PIECE: usize = 64 << 10;
+pub(crate) const PIECE: usize = 64 << 10;
+/// Before each message: whether it is compressed, and its length.
+const PREFIX: usize = 5;
 
 /// The two variants of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +52,7 @@ pub(crate) enum Variant {
 }
 
 /// A response as it is written.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Outgoing {
     pub(crate) response: Response,
     pub(crate) variant: Variant,
@@ -98,7 +100,7 @@ impl Ads {
             Ok(responses) => responses.into_inner(),
             Err(status) => return status.into_http(),
         };
-        let mut answer = http::Response::new(Body::new(Gathered { responses, now: None, over: false }));
+        let mut answer = http::Response::new(Body::new(Gathered { responses, pieces: Pieces::of(Vec::new()), over: false }));
         answer.headers_mut().insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
         answer
     }
@@ -108,7 +110,7 @@ impl Ads {
 struct Gathered {
     responses: Responses,
     /// What is being written.
-    now: Option<Written>,
+    pieces: Pieces,
     over: bool,
 }
 
@@ -118,16 +120,15 @@ impl HttpBody for Gathered {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         loop {
-            if let Some(piece) = self.now.as_mut().and_then(Written::piece) {
+            if let Some(piece) = self.pieces.next() {
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
-            self.now = None;
             if self.over {
                 return Poll::Ready(None);
             }
             let status = match ready!(Pin::new(&mut self.responses).poll_next(cx)) {
-                Some(Ok(outgoing)) => {
-                    self.now = Some(Written::new(outgoing));
+                Some(Ok(together)) => {
+                    self.pieces = Pieces::of(together);
                     continue;
                 }
                 Some(Err(status)) => status,
@@ -140,7 +141,47 @@ impl HttpBody for Gathered {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.over && self.now.is_none()
+        self.over && self.pieces.is_over()
+    }
+}
+
+/// Responses that are written one after the other. What is little of one shares a piece with the next.
+struct Pieces {
+    waiting: std::vec::IntoIter<Outgoing>,
+    now: Option<Written>,
+}
+
+impl Pieces {
+    fn of(together: Vec<Outgoing>) -> Pieces {
+        let mut waiting = together.into_iter();
+        let now = waiting.next().map(Written::new);
+        Pieces { waiting, now }
+    }
+
+    fn is_over(&self) -> bool {
+        self.now.is_none()
+    }
+}
+
+impl Iterator for Pieces {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        let mut out = BytesMut::new();
+        while let Some(now) = &mut self.now {
+            if now.is_at_sheet() {
+                // What is before it goes first.
+                return if out.is_empty() { now.shared_piece() } else { Some(out.freeze()) };
+            }
+            now.write(&mut out);
+            if now.over {
+                self.now = self.waiting.next().map(Written::new);
+            }
+            if out.len() >= PIECE {
+                break;
+            }
+        }
+        (!out.is_empty()).then(|| out.freeze())
     }
 }
 
@@ -153,55 +194,63 @@ struct Written {
     resources: Option<usize>,
     /// Parts of the next resource written so far; none: not even its beginning was.
     part: Option<usize>,
+    /// Bytes beside the sheet that are not written.
+    left: usize,
     over: bool,
 }
 
 impl Written {
     fn new(outgoing: Outgoing) -> Self {
         let sheet = outgoing.response.sheet.as_ref().map(|sheet| (sheet.written(|lines| outgoing.encode_sheet(lines)), 0));
-        Written { outgoing, sheet, resources: None, part: None, over: false }
+        let left = PREFIX + outgoing.encoded_len();
+        Written { outgoing, sheet, resources: None, part: None, left, over: false }
     }
 
-    /// The length of the message.
+    /// The length of the message, before anything of it is written.
     fn message_length(&self) -> usize {
-        let sheet = self.sheet.iter().flat_map(|(pieces, _)| pieces.iter()).map(Bytes::len).sum::<usize>();
-        self.outgoing.encoded_len() + sheet
+        self.left - PREFIX + self.sheet.iter().flat_map(|(pieces, _)| pieces.iter()).map(Bytes::len).sum::<usize>()
     }
 
-    /// The next piece: as many resources as make it large enough.
-    fn piece(&mut self) -> Option<Bytes> {
-        if self.over {
-            return None;
+    /// Whether a piece of the sheet comes next.
+    fn is_at_sheet(&self) -> bool {
+        self.resources.is_some() && self.sheet.as_ref().is_some_and(|(pieces, written)| *written < pieces.len())
+    }
+
+    /// The piece of the sheet that comes next.
+    fn shared_piece(&mut self) -> Option<Bytes> {
+        let (pieces, written) = self.sheet.as_mut()?;
+        let piece = pieces.get(*written)?;
+        *written += 1;
+        Some(piece.clone())
+    }
+
+    /// Writes what comes before the sheet, or after it until that is a piece.
+    fn write(&mut self, out: &mut BytesMut) {
+        out.reserve(self.left.min(PIECE + PIECE / 4));
+        let before = out.len();
+        if self.resources.is_none() {
+            // A message that is not compressed, and its length.
+            out.put_u8(0);
+            out.put_u32(u32::try_from(self.message_length()).unwrap_or(u32::MAX));
+            self.outgoing.encode_head(out);
+            self.resources = Some(0);
         }
-        if self.resources.is_some()
-            && let Some((pieces, written)) = &mut self.sheet
-            && let Some(piece) = pieces.get(*written)
-        {
-            *written += 1;
-            return Some(piece.clone());
+        if !self.is_at_sheet() {
+            self.write_rest(out);
         }
-        let mut out = BytesMut::with_capacity(if self.sheet.is_some() { PIECE / 64 } else { PIECE + PIECE / 4 });
-        let mut next = match self.resources {
-            Some(next) => next,
-            None => {
-                // A message that is not compressed, and its length.
-                out.put_u8(0);
-                out.put_u32(u32::try_from(self.message_length()).unwrap_or(u32::MAX));
-                self.outgoing.encode_head(&mut out);
-                if self.sheet.is_some() {
-                    self.resources = Some(0);
-                    return Some(out.freeze());
-                }
-                0
-            }
-        };
+        self.left = self.left.saturating_sub(out.len() - before);
+    }
+
+    /// Writes resources, and the end after the last one, as long as that makes no piece.
+    fn write_rest(&mut self, out: &mut BytesMut) {
+        let mut next = self.resources.unwrap_or_default();
         while out.len() < PIECE
             && let Some((name, resource)) = self.outgoing.response.resources.get(next)
         {
             let part = match self.part {
                 Some(part) => part,
                 None => {
-                    self.outgoing.encode_resource(name, resource, &mut out);
+                    self.outgoing.encode_resource(name, resource, out);
                     0
                 }
             };
@@ -213,21 +262,20 @@ impl Written {
             while out.len() < PIECE
                 && let Some((_, message)) = rest.get(written)
             {
-                field(&mut out, number, &message.value);
+                field(out, number, &message.value);
                 written += 1;
             }
             self.part = (written < rest.len()).then_some(part + written);
             if self.part.is_none() {
-                self.outgoing.encode_name(name, &mut out);
+                self.outgoing.encode_name(name, out);
                 next += 1;
             }
         }
         self.resources = Some(next);
         if out.len() < PIECE && self.part.is_none() {
-            self.outgoing.encode_end(&mut out);
+            self.outgoing.encode_end(out);
             self.over = true;
         }
-        Some(out.freeze())
     }
 }
 
@@ -390,9 +438,8 @@ mod tests {
 
     fn written_as(variant: Variant, response: &Response, expected: &[u8]) {
         let outgoing = Outgoing { response: response.clone(), variant, version: "300".into(), identifier: "mizzend".into() };
-        let mut written = Written::new(outgoing);
-        let length = written.message_length();
-        let whole: Vec<u8> = std::iter::from_fn(|| written.piece()).flatten().collect();
+        let length = Written::new(outgoing.clone()).message_length();
+        let whole: Vec<u8> = Pieces::of(vec![outgoing]).flatten().collect();
         let (frame, bytes) = whole.split_at(5);
         assert_eq!(frame, [&[0][..], &u32::try_from(length).unwrap().to_be_bytes()].concat());
         assert_eq!(bytes, expected, "{variant:?}");
@@ -421,8 +468,8 @@ mod tests {
                         .encode_to_vec()
                 }
             };
-            let mut written = Written::new(Outgoing { response, variant, version: "1".into(), identifier: "mizzend".into() });
-            let pieces: Vec<Bytes> = std::iter::from_fn(|| written.piece()).collect();
+            let outgoing = Outgoing { response, variant, version: "1".into(), identifier: "mizzend".into() };
+            let pieces: Vec<Bytes> = Pieces::of(vec![outgoing]).collect();
             assert!(pieces.iter().all(|piece| piece.len() < PIECE + 1000), "{count}");
             assert_eq!(&pieces.concat()[5..], expected, "{count} {variant:?}");
         }
@@ -441,13 +488,43 @@ mod tests {
         };
         let outgoing = Outgoing { response, variant: Variant::Delta, version: "1".into(), identifier: "mizzend".into() };
         let length = outgoing.encoded_len();
-        let mut written = Written::new(outgoing);
-        let pieces: Vec<Bytes> = std::iter::from_fn(|| written.piece()).collect();
+        let pieces: Vec<Bytes> = Pieces::of(vec![outgoing]).collect();
         let (last, full) = pieces.split_last().unwrap();
         assert!(full.len() > 10 && full.iter().all(|piece| (PIECE..PIECE + 1200).contains(&piece.len())) && last.len() < PIECE);
         let whole = pieces.concat();
         let read = DeltaDiscoveryResponse::decode(&whole[5..]).unwrap();
         assert_eq!((whole.len(), read.resources.len(), read.removed_resources), (length + 5, 1000, vec!["gone".to_owned()]));
+    }
+
+    /// Small responses share a piece; the bytes are those that they have one by one.
+    #[test]
+    fn together() {
+        let resource = |length| Resource::new(Any { type_url: "type.googleapis.com/a.B".into(), value: vec![7; length] });
+        let outgoing = |nonce: &str, lengths: &[usize], sheet: Option<usize>| {
+            let lines = |lengths: &[usize]| {
+                lengths.iter().map(|length| (format!("{length}").as_str().into(), resource(*length))).collect::<Vec<_>>()
+            };
+            let sheet = sheet.map(|length| Arc::new(Sheet::new(lines(&[length]))));
+            let response = Response {
+                type_url: "type.googleapis.com/a.B".into(),
+                nonce: nonce.into(),
+                sheet,
+                resources: lines(lengths),
+                removed: vec![],
+            };
+            Outgoing { response, variant: Variant::Delta, version: "1".into(), identifier: "mizzend".into() }
+        };
+        for (all, pieces) in [
+            (vec![], 0),
+            (vec![outgoing("1", &[], None), outgoing("2", &[10, 20], None), outgoing("3", &[30], None)], 1),
+            // The beginning of a response goes ahead of its sheet, with what is before it.
+            (vec![outgoing("1", &[10], None), outgoing("2", &[20], Some(PIECE)), outgoing("3", &[30], None)], 3),
+            (vec![outgoing("1", &[10], None), outgoing("2", &[PIECE, PIECE + 1], None), outgoing("3", &[30], None)], 3),
+        ] {
+            let one_by_one: Vec<u8> = all.iter().flat_map(|one| Pieces::of(vec![one.clone()])).flatten().collect();
+            let together: Vec<Bytes> = Pieces::of(all).collect();
+            assert_eq!((together.concat(), together.len()), (one_by_one, pieces));
+        }
     }
 
     /// What a stream ends with is told in trailers, after what was sent before.
@@ -456,12 +533,14 @@ mod tests {
         for (last, expected) in [(None, "0"), (Some(Status::resource_exhausted("later")), "8")] {
             let (out, responses) = tokio::sync::mpsc::channel(2);
             let response = Response { type_url: "t".into(), nonce: "1".into(), sheet: None, resources: vec![], removed: vec![] };
-            out.send(Ok(Outgoing { response, variant: Variant::Delta, version: "1".into(), identifier: "mizzend".into() })).await.unwrap();
+            let outgoing = Outgoing { response, variant: Variant::Delta, version: "1".into(), identifier: "mizzend".into() };
+            out.send(Ok(vec![outgoing])).await.unwrap();
             if let Some(status) = last {
                 out.send(Err(status)).await.unwrap();
             }
             drop(out);
-            let mut body = Gathered { responses: tokio_stream::wrappers::ReceiverStream::new(responses), now: None, over: false };
+            let responses = tokio_stream::wrappers::ReceiverStream::new(responses);
+            let mut body = Gathered { responses, pieces: Pieces::of(Vec::new()), over: false };
             let mut frames = Vec::new();
             while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
                 frames.push(frame.unwrap());

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -18,12 +18,12 @@ use super::{
     asker::{Asker, Had},
     index::Number,
     lock,
-    slot::{Built, Slot, State, What},
+    slot::{Built, Slot, State, Value, What},
     tree::Tree,
 };
 
-/// So many slots are worth a second thread.
-const SHARED_OUT: usize = 64;
+/// So many slots, or so many results of one, are worth a second thread; in tests, few are many.
+const SHARED_OUT: usize = if cfg!(test) { 3 } else { 64 };
 
 /// A slot as it will be.
 struct Step {
@@ -83,7 +83,7 @@ impl Memo {
             touched.iter().filter_map(|number| all.by_number.get(number).cloned()).collect()
         };
         self.asked_again.fetch_add(slots.len() as u64, Ordering::Relaxed);
-        let threads = if slots.len() < SHARED_OUT { 1 } else { std::thread::available_parallelism().map_or(1, |n| n.get().min(8)) };
+        let threads = if slots.len() < SHARED_OUT { 1 } else { threads() };
         if threads == 1 {
             return slots.into_iter().map(|slot| self.step(slot, new, changes)).collect();
         }
@@ -114,9 +114,9 @@ impl Memo {
             if state.all.as_ref().is_some_and(|all| stands(all)) {
                 return Next { stands: true, all: state.all.clone(), ..Next::default() };
             }
-            let kept = state.tree.leaves().into_iter().filter(|leaf| stands(leaf)).fold(Tree::default(), |tree, leaf| tree.with(leaf));
-            Maker { memo: self, slot: &slot, new, changes, state: &state, known: kept, by_group: HashMap::new(), under: HashSet::new() }
-                .make(&holders)
+            let mut kept = Tree::default();
+            state.tree.leaves().into_iter().filter(|leaf| stands(leaf)).for_each(|leaf| kept.add(leaf));
+            Maker::new(self, &slot, new, changes, &state, kept).make(&holders)
         });
         Step { slot, generation, next }
     }
@@ -196,19 +196,36 @@ struct Maker<'m> {
     changes: &'m ChangeSet,
     /// What was.
     state: &'m State,
-    /// Results that hold in the new snapshot.
+    made: RwLock<Made>,
+}
+
+/// What holds in the new snapshot, as far as it is known.
+#[derive(Default)]
+struct Made {
     known: Tree,
     by_group: HashMap<u64, Had>,
+    /// Of proxies that have a result of their own, by their number.
+    own: HashMap<usize, Had>,
     under: HashSet<Query>,
+    /// What there is and was, by [`key`].
+    contents: HashMap<u64, Vec<Value>>,
 }
 
 impl Maker<'_> {
-    fn make(mut self, holders: &[Arc<Asker>]) -> Next {
+    /// `known` are results that hold in the new snapshot.
+    fn new<'m>(memo: &'m Memo, slot: &'m Slot, new: &'m Snapshot, changes: &'m ChangeSet, state: &'m State, known: Tree) -> Maker<'m> {
+        let mut contents: HashMap<u64, Vec<Value>> = HashMap::new();
+        state.results().iter().for_each(|built| contents.entry(key(&built.value)).or_default().push(built.value.clone()));
+        Maker { memo, slot, new, changes, state, made: RwLock::new(Made { known, contents, ..Made::default() }) }
+    }
+
+    fn make(self, holders: &[Arc<Asker>]) -> Next {
+        self.make_ahead(holders);
         let mut next = Next::default();
         // Names of a change are the same for all that had the same and get the same.
         let mut differences: HashMap<(usize, usize), Option<Difference>> = HashMap::new();
         for asker in holders {
-            let was = self.state.all.clone().map(Had::new).or_else(|| asker.recall(self.slot.number, self.state.turn));
+            let was = self.was(asker);
             let had = match &next.all {
                 Some(all) => Had::new(all.clone()),
                 None => self.result(asker, was.as_ref()),
@@ -229,59 +246,103 @@ impl Maker<'_> {
         }
         if next.all.is_none() {
             // Only what somebody has is kept.
-            next.tree = next
-                .own
-                .iter()
-                .fold((Tree::default(), HashSet::new()), |(tree, mut seen), (_, had)| {
-                    let tree = if seen.insert(Arc::as_ptr(&had.built)) { tree.with(&had.built) } else { tree };
-                    (tree, seen)
-                })
-                .0;
-            next.under = self.under;
+            let mut seen = HashSet::new();
+            next.own.iter().filter(|(_, had)| seen.insert(Arc::as_ptr(&had.built))).for_each(|(_, had)| next.tree.add(&had.built));
+            next.under = self.made.into_inner().unwrap_or_else(PoisonError::into_inner).under;
         }
         next
     }
 
-    fn result(&mut self, asker: &Asker, was: Option<&Had>) -> Had {
-        if let Some(of_group) = self.by_group.get(&asker.group.number) {
-            return of_group.clone();
+    /// What a proxy had.
+    fn was(&self, asker: &Asker) -> Option<Had> {
+        self.state.all.clone().map(Had::new).or_else(|| asker.recall(self.slot.number, self.state.turn))
+    }
+
+    /// Makes the results of many groups on several threads: of one listener each of a thousand workloads may have its own.
+    fn make_ahead(&self, holders: &[Arc<Asker>]) {
+        let mut seen = HashSet::new();
+        let groups: Vec<&Arc<Asker>> = holders.iter().filter(|asker| seen.insert(asker.group.number)).collect();
+        let (Some((first, rest)), true) = (groups.split_first(), groups.len() >= SHARED_OUT) else { return };
+        if self.result(first, self.was(first).as_ref()).built.is_for_all() {
+            return;
+        }
+        // Those that lie side by side get the same more often than others, which is then made once.
+        std::thread::scope(|scope| {
+            for some in rest.chunks(rest.len().div_ceil(threads())) {
+                scope.spawn(move || some.iter().for_each(|asker| drop(self.result(asker, self.was(asker).as_ref()))));
+            }
+        });
+    }
+
+    fn result(&self, asker: &Asker, was: Option<&Had>) -> Had {
+        {
+            let made = read(&self.made);
+            if let Some(had) = made.by_group.get(&asker.group.number).or_else(|| made.own.get(&asker.index)) {
+                return had.clone();
+            }
         }
         let had = self.find(asker, was);
-        self.under.extend(had.under.iter().cloned());
+        let mut made = write(&self.made);
+        made.under.extend(had.under.iter().cloned());
         if had.built.reads.reach() <= Reach::Alike {
-            self.by_group.insert(asker.group.number, had.clone());
+            made.by_group.insert(asker.group.number, had.clone());
+        } else {
+            made.own.insert(asker.index, had.clone());
         }
         had
     }
 
-    fn find(&mut self, asker: &Asker, was: Option<&Had>) -> Had {
+    fn find(&self, asker: &Asker, was: Option<&Had>) -> Had {
         // A pod that comes or goes concerns one of many proxies that each have their own.
         if let Some(was) = was.filter(|was| was.is_untouched(self.changes)) {
             return was.clone();
         }
         self.memo.walked.fetch_add(1, Ordering::Relaxed);
         let mut under = Vec::new();
-        match self.known.find(self.new, &asker.view, &mut under) {
-            Some(built) => Had { built, under: under.into() },
-            // Where it stops on its way down is covered by what is read for the new one.
-            None => Had::new(self.build(&asker.view, was.map(|was| &was.built))),
+        if let Some(built) = read(&self.made).known.find(self.new, &asker.view, &mut under) {
+            return Had { built, under: under.into() };
         }
+        // Where it stops on its way down is covered by what is read for the new one.
+        Had::new(self.build(&asker.view))
     }
 
-    fn build(&mut self, view: &ProxyView, was: Option<&Arc<Built>>) -> Arc<Built> {
+    fn build(&self, view: &ProxyView) -> Arc<Built> {
         let mut built = self.memo.build(self.new, view, &self.slot.what);
+        let mut made = write(&self.made);
         // Equal contents stay where they are.
-        let mut like = was.into_iter().chain(self.known.leaves()).chain(self.state.results());
-        if let Some(same) = like.find(|other| other.value.same(&built.value)) {
-            built.value = same.value.clone();
+        let alike = made.contents.entry(key(&built.value)).or_default();
+        match alike.iter().find(|there| there.same(&built.value)) {
+            Some(same) => built.value = same.clone(),
+            None => alike.push(built.value.clone()),
         }
-        if let Some(other) = self.known.leaves().first() {
+        if let Some(other) = made.known.any() {
             built.reads.share(&other.reads);
         }
         let built = Arc::new(built);
-        self.known = self.known.with(&built);
+        made.known.add(&built);
         built
     }
+}
+
+/// Equal contents have equal keys, and others hardly ever.
+fn key(value: &Value) -> u64 {
+    match value {
+        Value::Resource(resource) => resource.as_ref().map_or(0, |resource| resource.version.0),
+        Value::Names(names) => names.as_ref().map_or(0, |names| names.len() as u64),
+    }
+}
+
+fn read(made: &RwLock<Made>) -> RwLockReadGuard<'_, Made> {
+    made.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write(made: &RwLock<Made>) -> RwLockWriteGuard<'_, Made> {
+    made.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How many threads make what is worth several.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get().min(8))
 }
 
 /// What a result's change means for a proxy.

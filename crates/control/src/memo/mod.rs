@@ -18,7 +18,7 @@ mod tree;
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, TryLockError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -168,6 +168,16 @@ impl Memo {
         Epoch { memo: self, snapshot: self.gate.read().unwrap_or_else(PoisonError::into_inner) }
     }
 
+    /// The same, if nobody has to be waited for.
+    pub(crate) fn try_read(&self) -> Option<Epoch<'_>> {
+        let snapshot = match self.gate.try_read() {
+            Ok(snapshot) => snapshot,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(Epoch { memo: self, snapshot })
+    }
+
     /// What was done, and what is held.
     pub(crate) fn counts(&self) -> Counts {
         Counts {
@@ -265,9 +275,17 @@ impl Epoch<'_> {
     }
 
     fn join(&self, asker: &Asker, kind: ResourceKind, name: &str, joined: Joined) -> Option<Resource> {
-        if let Some(joint) = self.memo.sheets.joint(self.version(), asker.profile, kind, name) {
+        let take = || {
+            let joint = self.memo.sheets.joint(self.version(), asker.profile, kind, name)?;
             self.memo.shared.fetch_add(1, Ordering::Relaxed);
-            return Some(joint.take(asker));
+            Some(joint.take(asker))
+        };
+        if let Some(resource) = take() {
+            return Some(resource);
+        }
+        let _joining = lock(&self.memo.sheets.joining);
+        if let Some(resource) = take() {
+            return Some(resource);
         }
         let list = self.memo.parts_slot(asker.profile, kind, name);
         let Value::Names(Some(parts)) = &self.get(asker, &list).value else { return None };
@@ -299,6 +317,26 @@ impl Epoch<'_> {
         self.get(asker, &self.memo.resource_slot(asker.profile, kind, name)).brings.clone()
     }
 
+    /// What one resource of a proxy brings along, if it is there: to look it up builds nothing then. `listed`: neither does the question whether it is
+    /// among all of its kind.
+    pub(crate) fn find_built(&self, asker: &Asker, kind: ResourceKind, name: &str, listed: bool) -> Option<Arc<[(ResourceKind, Name)]>> {
+        if listed {
+            let mut is_listed = false;
+            for part in Part::ALL {
+                let list = self.find(asker, &self.memo.list_slot(asker.profile, kind, part))?;
+                is_listed |=
+                    matches!(&list.value, Value::Names(Some(names)) if names.binary_search_by(|there| (**there).cmp(name)).is_ok());
+            }
+            if !is_listed {
+                return Some(Arc::default());
+            }
+        }
+        if mizzen_translate::joined(&asker.view, kind, name).is_some() {
+            return self.memo.sheets.joint(self.version(), asker.profile, kind, name).map(|_| Arc::default());
+        }
+        Some(self.find(asker, &self.memo.resource_slot(asker.profile, kind, name))?.brings.clone())
+    }
+
     /// Notes that a proxy does not have a resource any more.
     pub(crate) fn release(&self, asker: &Asker, kind: ResourceKind, name: &Name) {
         if let Some(joined) = mizzen_translate::joined(&asker.view, kind, name) {
@@ -325,7 +363,7 @@ impl Epoch<'_> {
         let mut built = self.memo.build(&self.snapshot, &asker.view, &slot.what);
         {
             let mut state = slot.state();
-            if let Some(other) = state.results().first() {
+            if let Some(other) = state.any() {
                 built.reads.share(&other.reads);
             }
             let built = Arc::new(built);

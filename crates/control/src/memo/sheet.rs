@@ -21,7 +21,13 @@ const MANY: usize = if cfg!(test) { 3 } else { 64 };
 
 /// The pages of a snapshot.
 #[derive(Debug, Default)]
-pub(super) struct Sheets(Mutex<OfSnapshot>);
+pub(super) struct Sheets {
+    all: Mutex<OfSnapshot>,
+    /// Held by who makes a page: what many ask for at once is gone through once, and not name by name by all of them side by side.
+    paging: Mutex<()>,
+    /// The same of who joins a resource, as one who makes a page may have to.
+    pub(super) joining: Mutex<()>,
+}
 
 #[derive(Debug, Default)]
 struct OfSnapshot {
@@ -93,7 +99,7 @@ struct Page {
 impl Sheets {
     /// What is held of this snapshot.
     fn of(&self, version: u64) -> MutexGuard<'_, OfSnapshot> {
-        let mut held = lock(&self.0);
+        let mut held = lock(&self.all);
         if held.version != version {
             *held = OfSnapshot { version, ..OfSnapshot::default() };
         }
@@ -121,14 +127,14 @@ impl Sheets {
 
     /// Notes that a proxy does not have a joined resource any more.
     pub(super) fn release(&self, asker: &Asker, kind: ResourceKind, name: &str) {
-        if let Some(joint) = lock(&self.0).whole.get(&(asker.profile, kind)).and_then(|of_kind| of_kind.get(name)) {
+        if let Some(joint) = lock(&self.all).whole.get(&(asker.profile, kind)).and_then(|of_kind| of_kind.get(name)) {
             joint.held.by.leave(asker.index);
         }
     }
 
     /// Forgets what is of another snapshot.
     pub(super) fn clear(&self) {
-        *lock(&self.0) = OfSnapshot::default();
+        *lock(&self.all) = OfSnapshot::default();
     }
 }
 
@@ -159,7 +165,12 @@ impl Epoch<'_> {
 
     /// The page of a kind.
     fn page(&self, asker: &Asker, kind: ResourceKind, names: Arc<[Name]>) -> Arc<Page> {
-        if let Some(page) = self.memo.sheets.find(self.version(), asker.profile, kind, &names) {
+        let find = || self.memo.sheets.find(self.version(), asker.profile, kind, &names);
+        if let Some(page) = find() {
+            return page;
+        }
+        let _paging = lock(&self.memo.sheets.paging);
+        if let Some(page) = find() {
             return page;
         }
         let (mut lines, mut slots, mut others) = (Vec::new(), Vec::new(), Vec::new());

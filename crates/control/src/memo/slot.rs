@@ -239,7 +239,12 @@ impl State {
     /// Takes a result that was built.
     pub(super) fn add(&mut self, built: &Arc<Built>) {
         self.generation += 1;
-        if built.is_for_all() { self.all = Some(built.clone()) } else { self.tree = self.tree.with(built) }
+        if built.is_for_all() { self.all = Some(built.clone()) } else { self.tree.add(built) }
+    }
+
+    /// Any one result.
+    pub(super) fn any(&self) -> Option<&Arc<Built>> {
+        self.all.as_ref().or_else(|| self.tree.any())
     }
 
     /// All results.

@@ -13,7 +13,7 @@ use super::slot::Built;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tree(Option<Arc<Node>>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Node {
     Leaf(Arc<Built>),
     Ask(Question, HashMap<Answer, Arc<Node>>),
@@ -36,25 +36,30 @@ impl Tree {
         }
     }
 
-    /// The tree with one more result. What asks another question at the same place is of an earlier snapshot, and goes.
-    #[must_use]
-    pub(super) fn with(&self, built: &Arc<Built>) -> Tree {
-        let (asked, mut node) = (built.reads.asked(), self.0.as_ref());
-        let there = asked.iter().map(|(question, answer)| {
-            let edges = match node.map(|node| &**node) {
-                Some(Node::Ask(same, edges)) if same == question => Some(edges),
-                _ => None,
-            };
-            node = edges.and_then(|edges| edges.get(answer));
-            edges
-        });
-        let there: Vec<_> = there.collect();
-        let whole = asked.iter().zip(there).rev().fold(Arc::new(Node::Leaf(built.clone())), |next, ((question, answer), edges)| {
-            let mut edges = edges.cloned().unwrap_or_default();
-            edges.insert(answer.clone(), next);
-            Arc::new(Node::Ask(question.clone(), edges))
-        });
-        Tree(Some(whole))
+    /// Takes one more result. What asks another question at the same place is of an earlier snapshot, and goes.
+    pub(super) fn add(&mut self, built: &Arc<Built>) {
+        let leaf = || Arc::new(Node::Leaf(built.clone()));
+        let mut node = self.0.get_or_insert_with(leaf);
+        for (question, answer) in built.reads.asked() {
+            if !matches!(&**node, Node::Ask(same, _) if same == question) {
+                *node = Arc::new(Node::Ask(question.clone(), HashMap::new()));
+            }
+            // What nobody else has is changed where it is.
+            let Node::Ask(_, edges) = Arc::make_mut(node) else { return };
+            node = edges.entry(answer.clone()).or_insert_with(leaf);
+        }
+        *node = leaf();
+    }
+
+    /// Any one result.
+    pub(super) fn any(&self) -> Option<&Arc<Built>> {
+        let mut node = self.0.as_ref()?;
+        loop {
+            match &**node {
+                Node::Leaf(built) => return Some(built),
+                Node::Ask(_, edges) => node = edges.values().next()?,
+            }
+        }
     }
 
     /// All results.
@@ -122,12 +127,13 @@ mod tests {
         });
         assert_eq!(built[0].reads.asked().len(), MANY);
         let mut tree = Tree::default();
+        let empty = tree.clone();
         for one in &built {
-            tree = tree.with(one);
+            tree.add(one);
         }
         for (view, one) in views.iter().zip(&built) {
             assert!(Arc::ptr_eq(&tree.find(&snapshot, view, &mut Vec::new()).unwrap(), one));
         }
-        assert_eq!(tree.leaves().len(), 2);
+        assert_eq!((tree.leaves().len(), tree.any().is_some(), empty.any().is_some()), (2, true, false));
     }
 }

@@ -441,6 +441,19 @@ impl Session {
         self.watches.values().any(Watch::is_whole_due)
     }
 
+    /// The names that are due one by one, each with its type and whether it is there only if it is among all of its type. `None` if everything of a type
+    /// is due, or more names than `most`.
+    pub fn due_names(&self, most: usize) -> Option<Vec<(&str, &Name, bool)>> {
+        let mut due = Vec::new();
+        for ((_, type_url), watch) in &self.watches {
+            due.extend(watch.due_names()?.map(|name| (&**type_url, name, !watch.is_explicit(name))));
+            if due.len() > most {
+                return None;
+            }
+        }
+        Some(due)
+    }
+
     /// The responses that are due, in the order in which they must be sent: what is referred to before what refers to it, and removed
     /// after what referred to it. They count as sent.
     pub fn poll(&mut self, state: &mut dyn ResourceSource) -> Vec<DeltaDiscoveryResponse> {

@@ -160,6 +160,11 @@ impl Watch {
         self.touched.iter().chain(&self.forced).cloned().collect()
     }
 
+    /// The names that are due; `None` if everything is.
+    pub(super) fn due_names(&self) -> Option<impl Iterator<Item = &Name>> {
+        (!self.is_whole_due()).then(|| self.touched.iter().chain(&self.forced))
+    }
+
     /// Subscribes to a resource on the client's behalf. Returns whether it was not subscribed to.
     pub(super) fn bring(&mut self, name: &Name) -> bool {
         let entry = self.held.get(name).unwrap_or_default();

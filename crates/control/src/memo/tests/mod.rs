@@ -17,7 +17,7 @@ use mizzen_xds::{
 use proptest::prelude::*;
 
 use super::Memo;
-use crate::connection::{Connections, Registered};
+use crate::connection::{Connection, Connections, Push, Registered};
 
 fn objects(yaml: &str) -> Vec<Change> {
     let parsed = mizzen_api::parse_documents(yaml, &"test.yaml".into());
@@ -68,6 +68,14 @@ fn facts(number: usize, namespace: &str) -> ProxyFacts {
     }
 }
 
+/// What is due, sent as a stream's task sends it.
+fn push(connection: &Connection, memo: &Memo) -> Push {
+    let built = memo.counts().built;
+    let at_once = connection.push_at_once(memo);
+    assert!(at_once.is_none() || memo.counts().built == built, "what is sent at once was there");
+    at_once.unwrap_or_else(|| connection.push(memo))
+}
+
 /// A proxy that takes all that it is sent, and asks for what that names.
 struct Proxy {
     registered: Registered,
@@ -93,7 +101,7 @@ impl Proxy {
     fn sync(&mut self, memo: &Memo) -> usize {
         let mut count = 0;
         loop {
-            let responses = self.registered.connection.push(memo).responses;
+            let responses = push(&self.registered.connection, memo).responses;
             if responses.is_empty() {
                 return count;
             }
@@ -224,6 +232,24 @@ fn a_change_costs_what_it_changes() {
     if std::env::var_os("MIZZEN_LARGE").is_some() {
         check(5000, 200);
     }
+}
+
+#[test]
+fn what_is_there_is_sent_at_once() {
+    let mut mesh = mesh(10, 3);
+    let at_once = |mesh: &Mesh, at: usize| mesh.proxies[at].registered.connection.push_at_once(&mesh.memo).map(|push| push.responses.len());
+    assert_eq!(at_once(&mesh, 0), Some(0));
+    // A change has built what it changes.
+    mesh.apply(objects(&service(7, "192.0.2.2", 50)));
+    assert_eq!([0, 1, 2].map(|at| at_once(&mesh, at)), [Some(1); 3]);
+    // What is new is built for the first one that asks.
+    mesh.apply(objects(&service(10, "192.0.2.1", 50)));
+    assert_eq!([0, 1, 2].map(|at| at_once(&mesh, at)), [None; 3]);
+    mesh.proxies[0].sync(&mesh.memo);
+    assert!(at_once(&mesh, 1).is_some_and(|responses| responses > 0));
+    // Who is new gets much.
+    let new = Proxy::new(&mesh.connections, facts(9, "ns9"));
+    assert!(new.registered.connection.push_at_once(&mesh.memo).is_none());
 }
 
 #[test]

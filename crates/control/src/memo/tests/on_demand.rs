@@ -40,7 +40,7 @@ impl Fetcher {
     /// Takes what is due. Returns what came and went, in short.
     fn sync(&mut self, memo: &Memo) -> Vec<String> {
         let mut news = Vec::new();
-        for response in self.registered.connection.push(memo).responses {
+        for response in push(&self.registered.connection, memo).responses {
             let short = mizzen_xds::types::short(&response.type_url).to_owned();
             self.order.push(response.type_url.clone());
             // What others get alike comes first in a response; here all is by name.
