@@ -7,7 +7,10 @@ use std::{
     path::Path,
 };
 
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::{
+    sched::{CloneFlags, setns, unshare},
+    sys::stat::fstat,
+};
 
 /// A network namespace. It lives as long as this, or a process, thread or socket in it.
 #[derive(Debug)]
@@ -20,6 +23,15 @@ impl NetNs {
     /// If it cannot be opened. Whether it is a network namespace tells the first job in it.
     pub fn open(path: &Path) -> io::Result<NetNs> {
         Ok(NetNs(File::open(path)?.into()))
+    }
+
+    /// By what the kernel knows it: two that have the same are one.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn id(&self) -> io::Result<(u64, u64)> {
+        let stat = fstat(&self.0)?;
+        Ok((stat.st_dev, stat.st_ino))
     }
 
     /// The calling thread's own.

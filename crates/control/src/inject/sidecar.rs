@@ -85,8 +85,10 @@ impl Made {
             added.init_containers = vec![first, PROXY];
         } else {
             if let Some(init) = self.init {
-                // At the end: before it, init containers reach the network without a proxy, which does not run yet.
-                pod.list_mut(INIT_CONTAINERS)?.push(init.into());
+                // Behind what sets the capture nothing reaches the network without a proxy, which does not run yet: it is the last. What looks whether the
+                // node has set it is the first, so that nothing runs where that is not so.
+                let containers = pod.list_mut(INIT_CONTAINERS)?;
+                containers.insert(if config.cni { 0 } else { containers.len() }, init.into());
                 added.init_containers = vec![first];
             }
             let containers = pod.list_mut(CONTAINERS)?;

@@ -283,12 +283,14 @@ impl Epoch<'_> {
         if let Some(resource) = take() {
             return Some(resource);
         }
-        let _joining = lock(&self.memo.sheets.joining);
+        let list = self.memo.parts_slot(asker.profile, kind, name);
+        let Value::Names(Some(parts)) = &self.get(asker, &list).value else { return None };
+        // Where proxies differ nothing is kept for others to wait for.
+        let is_same = list.state().all.is_some();
+        let _joining = is_same.then(|| lock(&self.memo.sheets.joining));
         if let Some(resource) = take() {
             return Some(resource);
         }
-        let list = self.memo.parts_slot(asker.profile, kind, name);
-        let Value::Names(Some(parts)) = &self.get(asker, &list).value else { return None };
         let mut slots = vec![self.memo.resource_slot(asker.profile, kind, name), list];
         let mut messages = Vec::with_capacity(parts.len());
         for part in parts.iter() {
@@ -395,7 +397,7 @@ impl Epoch<'_> {
     }
 }
 
-/// What lies under these locks stays whole if somebody panics: nothing is built under one.
+/// What lies under these locks stays whole if somebody panics: nothing lies under those that are held while something is built.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -19,6 +19,9 @@ use super::{
 /// So many names are worth a page; in tests, few are many.
 const MANY: usize = if cfg!(test) { 3 } else { 64 };
 
+/// Proxies of one profile may be led to different things, as by rules of Sidecars: so many pages of a kind are kept for one profile.
+const PAGES: usize = 8;
+
 /// The pages of a snapshot.
 #[derive(Debug, Default)]
 pub(super) struct Sheets {
@@ -33,7 +36,7 @@ pub(super) struct Sheets {
 struct OfSnapshot {
     version: u64,
     /// By profile and kind.
-    pages: HashMap<(u32, ResourceKind), Arc<Page>>,
+    pages: HashMap<(u32, ResourceKind), Vec<Arc<Page>>>,
     /// By profile and kind, then by name.
     whole: HashMap<(u32, ResourceKind), HashMap<Name, Arc<Joint>>>,
 }
@@ -107,12 +110,17 @@ impl Sheets {
     }
 
     fn find(&self, version: u64, profile: u32, kind: ResourceKind, names: &Arc<[Name]>) -> Option<Arc<Page>> {
-        self.of(version).pages.get(&(profile, kind)).filter(|page| Arc::ptr_eq(&page.names, names)).cloned()
+        self.of(version).pages.get(&(profile, kind))?.iter().find(|page| Arc::ptr_eq(&page.names, names)).cloned()
     }
 
     fn put(&self, version: u64, profile: u32, kind: ResourceKind, page: Page) -> Arc<Page> {
         let page = Arc::new(page);
-        self.of(version).pages.insert((profile, kind), page.clone());
+        let mut held = self.of(version);
+        let pages = held.pages.entry((profile, kind)).or_default();
+        // The oldest goes.
+        let _gone = (pages.len() == PAGES).then(|| pages.remove(0));
+        pages.push(page.clone());
+        drop(held);
         page
     }
 

@@ -6,7 +6,7 @@ use mizzen_ir::ResourceKind;
 use serde_json::{Value, json};
 
 use super::{calls::*, mesh::*};
-use crate::sim::Sim;
+use crate::{Command, sim::Sim};
 
 const V1: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 5000 443\r\n";
 /// The proxy in front.
@@ -26,16 +26,27 @@ fn listener_filter(name: &str, kind: &str) -> Value {
     json!({"name": name, "typed_config": {"@type": format!("type.googleapis.com/envoy.extensions.filters.listener.{kind}")}})
 }
 
-/// A mesh whose first proxy has a listener that reads the header, and these HTTP filters.
-fn edge(seed: u64, filters: &[Value]) -> Sim {
+/// A listener that reads the header, or does not, whose one chain matches this and has these HTTP filters.
+fn edge_listener(reads: bool, matches: &Value, filters: &[Value]) -> (ResourceKind, Value) {
     let mut manager = hcm(false, json!("9080"), filters);
     manager["typed_config"]["use_remote_address"] = true.into();
     let header = listener_filter("envoy.filters.listener.proxy_protocol", "proxy_protocol.v3.ProxyProtocol");
     let inspector = listener_filter("envoy.filters.listener.tls_inspector", "tls_inspector.v3.TlsInspector");
-    let more = json!({"listener_filters": [header, inspector], "filter_chains": [{"filters": [manager]}], "access_log": access_log(),
+    let read = if reads { json!([header, inspector]) } else { json!([inspector]) };
+    let chains = json!([{"filter_chain_match": matches, "filters": [manager]}]);
+    let more = json!({"listener_filters": read, "filter_chains": chains, "access_log": access_log(),
         "listener_filters_timeout": "1s", "continue_on_listener_filters_timeout": true});
-    let edge: (ResourceKind, Value) = listener("edge", "0.0.0.0", 8080, "OUTBOUND", more);
+    listener("edge", "0.0.0.0", 8080, "OUTBOUND", more)
+}
+
+/// A mesh whose first proxy has such a listener.
+fn mesh_of(seed: u64, edge: (ResourceKind, Value)) -> Sim {
     with_app(mesh_with(seed, client(&[edge]), &Inbound::default()))
+}
+
+/// The same with one that reads the header.
+fn edge(seed: u64, filters: &[Value]) -> Sim {
+    mesh_of(seed, edge_listener(true, &json!({}), filters))
 }
 
 fn connect(sim: &mut Sim, bytes: &[u8]) -> usize {
@@ -88,6 +99,35 @@ fn policies_tell_both_apart() {
     check("remote_ip", "10.0.0.9", "200");
     check("direct_remote_ip", "10.0.0.9", "403");
     check("direct_remote_ip", "192.0.2.7", "200");
+}
+
+#[test]
+fn chains_tell_both_apart() {
+    let check = |by: &str, ip: &str, is_served: bool| {
+        let range = json!({by: [{"address_prefix": ip, "prefix_len": 32}]});
+        let text = call_behind(&mut mesh_of(1, edge_listener(true, &range, &[])), V1);
+        assert_eq!(text.starts_with("HTTP/1.1 200"), is_served, "{by} {ip}: {text}");
+    };
+    check("source_prefix_ranges", "192.0.2.7", true);
+    check("source_prefix_ranges", "10.0.0.9", false);
+    check("direct_source_prefix_ranges", "10.0.0.9", true);
+    check("direct_source_prefix_ranges", "192.0.2.7", false);
+}
+
+/// Who the client is was found out in another way than it would be now: the connection ends. What else changes leaves it.
+#[test]
+fn a_listener_that_reads_the_header_from_now_on() {
+    for (before, now, stays) in [(true, false, false), (false, true, false), (true, true, true), (false, false, true)] {
+        let mut sim = mesh_of(4, edge_listener(before, &json!({}), &[]));
+        let header = if before { V1 } else { &[] };
+        let open = connect(&mut sim, &[header, &get("/", "")].concat());
+        sim.run_for(Duration::from_millis(200));
+        assert_eq!(status(&String::from_utf8_lossy(&sim.received(open))), "200");
+        let everybody = json!({"source_prefix_ranges": [{"address_prefix": "0.0.0.0", "prefix_len": 0}]});
+        sim.command(0, Command::Config(client(&[edge_listener(now, &everybody, &[])])));
+        sim.run_for(Duration::from_secs(120));
+        assert_eq!(sim.ended(open).is_none(), stays, "{before} {now}");
+    }
 }
 
 #[test]

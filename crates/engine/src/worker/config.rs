@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Worker, timer::streams};
+use super::{Worker, down::reads_proxy_header, timer::streams};
 use crate::{
     Action, ConnId,
     conn::{Closing, Conn, Down, Proto},
@@ -147,7 +147,10 @@ impl Worker {
             (Some(old), Some(new)) => old.hash != new.hash,
             _ => false,
         };
+        // Who the client is was found out in another way.
+        let expects = |listener: &Listener| reads_proxy_header(listener, down.destination.port());
         let fits = match (&down.chain, &chain) {
+            (Some(_), _) if expects(&listener) != expects(&down.listener) => false,
             (Some(old), Some(new)) => {
                 let tls = |c: &FilterChain| c.tls.as_ref().map(|t| t.hash);
                 let kind = |c: &FilterChain| std::mem::discriminant(&c.filters.last);

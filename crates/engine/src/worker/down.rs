@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mizzen_http::{Sniff, proxy_protocol, sniff, tls};
 use mizzen_ir::{
     ConnFacts, Known, ResourceKind, Trace, WantedListener, authenticate, bind,
-    config::{ExtAuthz, FilterChain, ListenerFilter, NetworkFilter, Terminal, TlsCommon, TransportProtocol},
+    config::{ExtAuthz, FilterChain, Listener, ListenerFilter, NetworkFilter, Terminal, TlsCommon, TransportProtocol},
     find_chain, wanted_listener,
 };
 use mizzen_pki::UnixTime;
@@ -281,7 +281,7 @@ impl Worker {
         let facts = ConnFacts {
             destination: down.destination,
             source: addrs.peer,
-            direct_source: addrs.peer,
+            direct_source: down.direct,
             server_name: down.server_name.as_deref(),
             transport: if down.is_tls { TransportProtocol::Tls } else { TransportProtocol::RawBuffer },
             application_protocols: &down.protocols,
@@ -564,9 +564,12 @@ impl Worker {
 
 /// Whether a connection must begin with a header of the PROXY protocol that has not come yet.
 fn needs_proxy_header(down: &Down) -> bool {
-    let port = down.destination.port();
-    let reads = |filter: &ListenerFilter| matches!(filter, ListenerFilter::ProxyProtocol(off) if !off.holds(port));
-    !down.peeked.proxied && down.listener.listener_filters.iter().any(reads)
+    !down.peeked.proxied && reads_proxy_header(&down.listener, down.destination.port())
+}
+
+/// Whether connections of a listener to this port of it begin with such a header.
+pub(super) fn reads_proxy_header(listener: &Listener, port: u16) -> bool {
+    listener.listener_filters.iter().any(|filter| matches!(filter, ListenerFilter::ProxyProtocol(off) if !off.holds(port)))
 }
 
 /// The configuration without ALPN names where a client shares none of them: rustls refuses such a client, Envoy goes on without.

@@ -75,7 +75,8 @@ async fn answers(address: &str) -> bool {
     // A gateway that expects the PROXY protocol's header closes what has none.
     for header in ["", "PROXY UNKNOWN\r\n"] {
         if let Ok(Ok(status)) = tokio::time::timeout(CALL_TIMEOUT, status(socket, header)).await {
-            return !status.is_server_error();
+            // One that expects none answers to the header that this was no request.
+            return !status.is_server_error() && (header.is_empty() || status != StatusCode::BAD_REQUEST);
         }
     }
     false

@@ -139,10 +139,11 @@ fn capture_by_the_nodes_plugin() {
     assert!(gateway["metadata"]["annotations"].get("traffic.sidecar.istio.io/includeInboundPorts").is_none());
     let by_other_name =
         InjectConfig::new(&MeshConfig::default(), &json!({ "istio_cni": { "enabled": true, "chained": true } }), false).unwrap();
-    let (plain, _) = patched(&plain(), &by_other_name);
+    let own = json!({ "initContainers": [{ "name": "own", "image": "own" }], "containers": [{ "name": "reviews", "image": "reviews" }] });
+    let (looked_at, _) = patched(&super::pod(json!({}), own), &by_other_name);
     assert_eq!(
-        (names(&plain, "initContainers"), names(&plain, "containers")),
-        (vec!["istio-validation".to_owned()], vec!["reviews".to_owned(), "istio-proxy".to_owned()])
+        (names(&looked_at, "initContainers"), names(&looked_at, "containers")),
+        (vec!["istio-validation".to_owned(), "own".to_owned()], vec!["reviews".to_owned(), "istio-proxy".to_owned()])
     );
 }
 

@@ -1,6 +1,7 @@
 //! `mizzen-cni agent`: the DaemonSet `istio-cni-node`, one on each node.
 
 use std::{
+    io::ErrorKind,
     net::Ipv4Addr,
     path::PathBuf,
     process::ExitCode,
@@ -41,6 +42,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(500);
 /// How long the API server may take for one answer.
 const ANSWER: Duration = Duration::from_secs(10);
+/// After how long it is asked again whether the DaemonSet is gone. With both answers it is within the time in which the agent's pod ends.
+const LASTS: Duration = Duration::from_secs(3);
 
 /// What sets the capture of pods from their node: `agent` installs the plugin and mends pods; the plugin itself is called by a container runtime.
 #[derive(Debug, Parser)]
@@ -146,7 +149,16 @@ async fn work(args: AgentArgs) -> Result<()> {
     let mut installer = Installer::new(args.conf_dir.clone(), args.bin_dir.clone(), program, entry(&args));
     installer.conf_file = args.conf_file.clone();
     let socket = ask::listen(&args.run_dir).with_context(|| args.run_dir.display().to_string())?;
-    let bind = async |port: u16| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await.with_context(|| format!("port {port}"));
+    // Whoever was killed may hold its ports a moment longer than its place in the node's network.
+    let bind = async |port: u16| {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await {
+                Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < until => tokio::time::sleep(AGAIN).await,
+                bound => return bound.with_context(|| format!("port {port}")),
+            }
+        }
+    };
     let (probes, monitoring) = (bind(args.probe_port).await?, bind(args.monitoring_port).await?);
     let pods = Arc::new(Cluster { client: client.clone(), node: args.node.clone() });
     let repair = Repair {
@@ -227,11 +239,17 @@ async fn follow_own(client: Client, args: &AgentArgs, gone: &AtomicBool) {
 /// mesh's start with it, whoever is there.
 async fn is_uninstalled(client: Client, args: &AgentArgs) -> bool {
     let api: Api<DaemonSet> = Api::namespaced(client, &args.namespace);
-    let is = match timeout(ANSWER, api.get_metadata(&args.daemon_set)).await {
+    let asked = async || match timeout(ANSWER, api.get_metadata(&args.daemon_set)).await {
         Ok(Ok(found)) => Ok(found.metadata.deletion_timestamp.is_some()),
         Ok(Err(error)) => is_gone(&error).ok_or_else(|| mizzen_control::cluster_error(&error)),
         Err(_) => Err(format!("no answer within {ANSWER:?}")),
     };
+    let mut is = asked().await;
+    // An API server that has just started knows no rights yet: what it says must last.
+    if is == Ok(true) {
+        tokio::time::sleep(LASTS).await;
+        is = asked().await;
+    }
     is.unwrap_or_else(|why| {
         tracing::warn!(why, daemon_set = args.daemon_set, "whether the agent is removed or replaced is not known");
         false

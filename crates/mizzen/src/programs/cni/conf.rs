@@ -16,10 +16,8 @@ pub(super) enum Form {
 impl Form {
     /// By the end of a file's name; `None`: no runtime reads it.
     pub(super) fn of(name: &str) -> Option<Form> {
-        // A file that begins with a dot is somebody's who writes it just now.
-        let (start, end) = name.rsplit_once('.').filter(|(start, _)| !start.is_empty() && !start.starts_with('.'))?;
-        debug_assert!(!start.is_empty());
-        match end {
+        // Runtimes read files that begin with a dot, too.
+        match name.rsplit_once('.')?.1 {
             "conf" | "json" => Some(Form::One),
             "conflist" => Some(Form::List),
             _ => None,
@@ -121,8 +119,8 @@ mod tests {
         check("10-a.b.json", Some(Form::One), "10-a.b.conflist");
         check("10-a.conflist", Some(Form::List), "10-a.conflist");
         check("10-a.conflist.istio-cni-original", None, "10-a.conflist.istio-cni-original");
-        check(".conf", None, ".conf");
-        check(".10-a.conf", None, ".10-a.conf");
+        check(".10-a.conf", Some(Form::One), ".10-a.conflist");
+        check(".10-a.conflist.new", None, ".10-a.conflist.new");
         check("a", None, "a");
     }
 

@@ -95,6 +95,13 @@ impl Installer {
         if form == Form::List && conf::without(&text).map_err(|why| format!("{}: {why}", path.display()))?.is_none() {
             replace(&original, text.as_bytes(), mode)?;
         }
+        if form == Form::One && fs::read_to_string(&list).is_ok_and(|there| conf::without(&there).is_ok_and(|without| without.is_none())) {
+            return Err(format!(
+                "{}: {} is there already, and is another network's: name one of both by cniConfFileName",
+                path.display(),
+                list.display()
+            ));
+        }
         replace(&list, format!("{wanted:#}\n").as_bytes(), mode)?;
         if form == Form::One {
             // It comes before the list by its name, and holds until it is away.
@@ -300,6 +307,15 @@ mod tests {
         let files = node.files();
         assert_eq!(files.keys().collect::<Vec<_>>(), ["conf/05-b.conf", "conf/10-a.conflist"]);
         assert_eq!((&files["conf/05-b.conf"], &files["conf/10-a.conflist"]), (&ONE.to_owned(), &other));
+    }
+
+    #[test]
+    fn a_list_of_another_network_stays() {
+        let mut node = node(&[("10-a.conf", ONE), ("10-a.conflist", LIST)]);
+        let before = node.files();
+        let refused = node.installer.install().unwrap_err();
+        assert!(refused.contains("10-a.conflist is there already"), "{refused}");
+        assert_eq!(node.files().into_iter().filter(|(name, _)| name.starts_with("conf/")).collect::<BTreeMap<_, _>>(), before);
     }
 
     #[test]

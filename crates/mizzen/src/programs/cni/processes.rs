@@ -1,30 +1,30 @@
 //! The processes of a node, by the pods to which they belong: who looks into a pod's network namespace finds it by one of them.
 
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
-/// The files of the network namespaces of pods, by the pods' UIDs, as the node's /proc has them at `proc`. A pod that has no process, or none with a
-/// network of its own, is missing.
+use mizzen_host::NetNs;
+
+/// The network namespaces of pods, by the pods' UIDs, as the node's /proc has them at `proc`. A pod that has no process, or none with a network of its
+/// own, is missing.
 ///
 /// # Errors
 /// If the folder cannot be read. What ends meanwhile is passed over.
-pub(super) fn namespaces(proc: &Path, uids: &[&str]) -> io::Result<BTreeMap<String, PathBuf>> {
+pub(super) fn namespaces(proc: &Path, uids: &[&str]) -> io::Result<BTreeMap<String, NetNs>> {
     // The runtime's own processes may be in a pod's group, and are in the node's namespace.
-    let nodes_own = fs::read_link(proc.join("1/ns/net"))?;
+    let nodes_own = NetNs::open(&proc.join("1/ns/net"))?.id()?;
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(proc)?.flatten() {
         let is_process = entry.file_name().to_str().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
         if !is_process {
             continue;
         }
-        let Ok(groups) = fs::read_to_string(entry.path().join("cgroup")) else { continue };
-        let Some(uid) = uids.iter().find(|uid| is_of(&groups, uid)) else { continue };
-        let file = entry.path().join("ns/net");
-        if fs::read_link(&file).is_ok_and(|namespace| namespace != nodes_own) {
-            found.entry((*uid).to_owned()).or_insert(file);
+        let groups = || fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
+        let first = groups();
+        let Some(uid) = uids.iter().find(|uid| is_of(&first, uid)) else { continue };
+        let Ok(netns) = NetNs::open(&entry.path().join("ns/net")) else { continue };
+        // By now the number may be another process's, as one of the node itself, whose network must never be changed.
+        if netns.id().is_ok_and(|id| id != nodes_own) && is_of(&groups(), uid) {
+            found.entry((*uid).to_owned()).or_insert(netns);
         }
     }
     Ok(found)
@@ -44,11 +44,13 @@ mod tests {
     #[test]
     fn pods_by_their_processes() {
         let folder = tempfile::tempdir().unwrap();
+        let network = |name: &str| folder.path().join(format!("net-{name}"));
         let process = |pid: &str, groups: &str, namespace: &str| {
             let at = folder.path().join(pid);
             fs::create_dir_all(at.join("ns")).unwrap();
             fs::write(at.join("cgroup"), groups).unwrap();
-            symlink(format!("net:[{namespace}]"), at.join("ns/net")).unwrap();
+            fs::write(network(namespace), "").unwrap();
+            symlink(network(namespace), at.join("ns/net")).unwrap();
         };
         process("1", "0::/init.scope\n", "1");
         process("20", "0::/../kubepods.slice/kubepods-poda_b.slice/cri-containerd-x.scope\n", "2");
@@ -56,8 +58,9 @@ mod tests {
         process("40", "0::/kubepods/pode-f/shim\n", "1");
         process("self", "0::/kubepods/podg-h/x\n", "4");
         let found = namespaces(folder.path(), &["a-b", "c-d", "e-f", "g-h", ""]).unwrap();
-        let expected = [("a-b", "20"), ("c-d", "30")].map(|(uid, pid)| (uid.to_owned(), folder.path().join(pid).join("ns/net")));
-        assert_eq!(found, expected.into());
+        let ids: Vec<(&str, (u64, u64))> = found.iter().map(|(uid, netns)| (uid.as_str(), netns.id().unwrap())).collect();
+        let expected = [("a-b", "2"), ("c-d", "3")].map(|(uid, name)| (uid, NetNs::open(&network(name)).unwrap().id().unwrap()));
+        assert_eq!(ids, expected);
         assert!(namespaces(&folder.path().join("none"), &[]).is_err());
     }
 }

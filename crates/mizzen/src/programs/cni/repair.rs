@@ -177,15 +177,9 @@ impl Repair {
             }
         };
         for pod in mesh {
-            let Some(path) = pod.metadata.uid.as_ref().and_then(|uid| namespaces.get(uid)) else { continue };
-            let seen = match NetNs::open(path) {
-                Ok(netns) => super::is_captured(&netns).await,
-                // It has ended meanwhile.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(error) => Err(error.to_string()),
-            };
+            let Some(netns) = pod.metadata.uid.as_ref().and_then(|uid| namespaces.get(uid)) else { continue };
             let pod_name = title(pod);
-            match seen {
+            match super::is_captured(netns).await {
                 Ok(true) => {}
                 Ok(false) => {
                     tracing::warn!(
@@ -206,9 +200,8 @@ impl Repair {
         let uid = pod.metadata.uid.as_deref().ok_or("it has no UID")?;
         let namespaces =
             processes::namespaces(&self.proc, &[uid]).map_err(|error| format!("the node's processes cannot be seen: {error}"))?;
-        let path = namespaces.get(uid).ok_or("no process of it has a network of its own")?;
-        let netns = NetNs::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        super::capture(&netns, Plan::new(&settings)).await
+        let netns = namespaces.get(uid).ok_or("no process of it has a network of its own")?;
+        super::capture(netns, Plan::new(&settings)).await
     }
 
     fn api(&self, pod: &Pod) -> Api<Pod> {

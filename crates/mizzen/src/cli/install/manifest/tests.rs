@@ -96,6 +96,7 @@ fn what_is_done_about_pods_without_their_capture() {
         let security = &container["securityContext"];
         assert_eq!(security["capabilities"].get("add").is_some(), mends, "{repair}");
         assert_eq!(security["allowPrivilegeEscalation"], mends, "{repair}");
+        assert_eq!(security.get("appArmorProfile").is_some(), mends, "{repair}");
         assert_eq!(set.to_string().contains("/host/proc"), mends, "{repair}");
         let roles: Vec<Value> =
             objects(&settings(spec)).into_iter().map(|part| part.object).filter(|object| object["kind"] == "ClusterRole").collect();
