@@ -25,8 +25,6 @@ pub struct InjectConfig {
     pub(super) mesh: MeshConfig,
     /// Whether pods get a proxy that say nothing, in namespaces that are chosen.
     pub(super) enabled: bool,
-    /// Whether namespaces are chosen that say nothing.
-    pub(super) by_default: bool,
     pub(super) never: Vec<LabelSelector>,
     pub(super) always: Vec<LabelSelector>,
     pub(super) annotations: Map<String, Value>,
@@ -112,7 +110,6 @@ impl InjectConfig {
                 Some("disabled") => false,
                 Some(other) => return Err(wrong("global.proxy.autoInject", format!("must be enabled or disabled, is {other}"))),
             },
-            by_default: values.flag("sidecarInjectorWebhook.enableNamespacesByDefault")?.unwrap_or(false),
             never: selectors(&values, "sidecarInjectorWebhook.neverInjectSelector")?,
             always: selectors(&values, "sidecarInjectorWebhook.alwaysInjectSelector")?,
             annotations: texts(&values, "sidecarInjectorWebhook.injectedAnnotations")?,
@@ -124,11 +121,6 @@ impl InjectConfig {
             first_party_token,
             warnings,
         })
-    }
-
-    /// Whether this is the control plane that `istio-injection: enabled` asks for.
-    pub(super) fn is_default(&self) -> bool {
-        self.revision == "default"
     }
 }
 

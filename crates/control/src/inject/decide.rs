@@ -9,10 +9,8 @@ const SYSTEM: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "loc
 
 /// The annotation of pods that have their proxy.
 pub const STATUS: &str = "sidecar.istio.io/status";
-const REVISION: &str = "istio.io/rev";
-const NAMESPACE: &str = "istio-injection";
 
-/// Why a pod gets none; `None`: it gets one.
+/// Why a pod for which one was asked gets none; `None`: it gets one.
 pub(super) fn decide(pod: &Pod, namespace: &NamespaceFacts, config: &InjectConfig) -> Result<Option<Skip>, InjectError> {
     if pod.spec().get("hostNetwork").and_then(Value::as_bool) == Some(true) {
         return Ok(Some(Skip::HostNetwork));
@@ -31,9 +29,6 @@ pub(super) fn decide(pod: &Pod, namespace: &NamespaceFacts, config: &InjectConfi
         // As in Istio, whatever is no yes is a no.
         _ => Some(false),
     };
-    if let Some(skip) = by_namespace(pod, namespace, config, says) {
-        return Ok(Some(skip));
-    }
     Ok(match says {
         Some(true) => None,
         Some(false) => Some(Skip::PodDisabled),
@@ -42,21 +37,4 @@ pub(super) fn decide(pod: &Pod, namespace: &NamespaceFacts, config: &InjectConfi
         None if config.enabled => None,
         None => Some(Skip::PolicyDisabled),
     })
-}
-
-/// What the selectors of the webhook say: the namespace's labels, and the pod's where the namespace says nothing.
-fn by_namespace(pod: &Pod, namespace: &NamespaceFacts, config: &InjectConfig, says: Option<bool>) -> Option<Skip> {
-    let ours = |revision: &str| revision == config.revision;
-    match (namespace.labels.get(NAMESPACE).map(String::as_str), namespace.labels.get(REVISION), pod.label(REVISION)) {
-        (Some("enabled"), ..) if config.is_default() => None,
-        // The label asks the default revision.
-        (Some("enabled"), ..) => Some(Skip::OtherRevision),
-        (Some("disabled"), ..) => Some(Skip::NamespaceDisabled),
-        (Some(_), ..) => Some(Skip::NotAsked),
-        (None, Some(revision), _) => (!ours(revision)).then_some(Skip::OtherRevision),
-        (None, None, Some(revision)) => (!ours(revision)).then_some(Skip::OtherRevision),
-        (None, None, None) if says == Some(true) => (!config.is_default()).then_some(Skip::OtherRevision),
-        (None, None, None) if says == Some(false) => Some(Skip::PodDisabled),
-        (None, None, None) => (!(config.by_default && config.is_default())).then_some(Skip::NotAsked),
-    }
 }

@@ -20,7 +20,7 @@ mod sidecar;
 mod tests;
 mod values;
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use mizzen_api::Object;
 use serde_json::Value;
@@ -30,13 +30,12 @@ pub use decide::STATUS;
 pub use metadata::DNS_CAPTURE;
 pub use pod::{PROXY_ID, VALIDATION};
 
-/// What is known of the namespace that a pod is made in.
+/// What is known of the namespace that a pod is made in. Its labels are not: whether it asks for proxies, or the pod where it says nothing, the API server
+/// knows by the selectors of its webhook, and sooner than whoever follows namespaces.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NamespaceFacts {
     /// Its name.
     pub name: String,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
     /// The ProxyConfigs that bear on its pods.
     pub proxies: ProxyConfigs,
 }
@@ -75,14 +74,8 @@ pub enum Skip {
     SystemNamespace,
     /// It has a proxy already.
     Injected,
-    /// Its namespace is labelled so that nothing in it is injected.
-    NamespaceDisabled,
-    /// Neither its namespace nor itself asks for a proxy.
-    NotAsked,
     /// It says that it wants none.
     PodDisabled,
-    /// It asks for a proxy of another revision of the control plane.
-    OtherRevision,
     /// A selector of `neverInjectSelector` matches it.
     NeverSelector,
     /// Injection is off unless it is asked for (`global.proxy.autoInject: disabled`).
@@ -95,10 +88,7 @@ impl fmt::Display for Skip {
             Skip::HostNetwork => "the pod has the host's network",
             Skip::SystemNamespace => "the namespace is one of Kubernetes' own",
             Skip::Injected => "the pod has a proxy already",
-            Skip::NamespaceDisabled => "the namespace has the label istio-injection=disabled",
-            Skip::NotAsked => "neither the namespace (istio-injection=enabled) nor the pod (sidecar.istio.io/inject=true) asks for it",
             Skip::PodDisabled => "the pod says sidecar.istio.io/inject=false",
-            Skip::OtherRevision => "the pod or its namespace asks for another revision (istio.io/rev)",
             Skip::NeverSelector => "sidecarInjectorWebhook.neverInjectSelector matches the pod",
             Skip::PolicyDisabled => "global.proxy.autoInject is disabled, and the pod does not ask for it",
         })

@@ -52,7 +52,7 @@ const TABLE: &[(&str, Class)] = &[
     ("sidecarInjectorWebhook.injectedAnnotations", Done),
     ("sidecarInjectorWebhook.neverInjectSelector", Done),
     ("sidecarInjectorWebhook.alwaysInjectSelector", Done),
-    ("sidecarInjectorWebhook.enableNamespacesByDefault", Done),
+    ("sidecarInjectorWebhook.enableNamespacesByDefault", Passed),
     ("sidecarInjectorWebhook.defaultTemplates", Only(&["sidecar"])),
     ("sidecarInjectorWebhook.templates", Only(&[])),
     ("sidecarInjectorWebhook.reinvocationPolicy", Passed),

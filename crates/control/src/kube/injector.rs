@@ -11,7 +11,7 @@ use kube::{
         admission::{AdmissionRequest, AdmissionResponse},
     },
 };
-use mizzen_api::{Key, Kind, Object, istio::MeshConfig};
+use mizzen_api::{Kind, Object, istio::MeshConfig};
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -73,8 +73,6 @@ impl Injector {
         let Some(snapshot) = self.published.borrow().as_ref().map(|published| published.snapshot.clone()) else {
             return NamespaceFacts { name: name.to_owned(), ..NamespaceFacts::default() };
         };
-        let key = Key::new(Kind::Namespace, "", name);
-        let labels = snapshot.object(&key).map(|object| object.meta().labels.clone()).unwrap_or_default();
         let configs = |namespace: &str| {
             let mut found: Vec<Arc<Object>> = snapshot.within(Kind::ProxyConfig, namespace).map(|(object, _)| object.clone()).collect();
             found.sort_by(|a, b| mizzen_model::by_age(a.meta(), b.meta()));
@@ -84,7 +82,7 @@ impl Injector {
         // What selects workloads of the root namespace says nothing of others.
         let own = configs(name);
         let proxies = ProxyConfigs { root: if name == root { own.clone() } else { configs(root) }, own };
-        NamespaceFacts { name: name.to_owned(), labels, proxies }
+        NamespaceFacts { name: name.to_owned(), proxies }
     }
 
     /// What becomes of a new pod. One that is to be in the mesh and cannot is refused: without its proxy it would talk in the clear.

@@ -243,14 +243,7 @@ impl Place<'_> {
                 metadata.insert("namespace".to_owned(), namespace.clone().into());
             }
         }
-        // Whoever calls this wants pods with proxies: as if their namespaces said so.
-        let label = if self.config.revision == "default" {
-            ("istio-injection", "enabled")
-        } else {
-            ("istio.io/rev", self.config.revision.as_str())
-        };
-        let facts =
-            NamespaceFacts { name: namespace, labels: [(label.0.to_owned(), label.1.to_owned())].into(), ..NamespaceFacts::default() };
+        let facts = NamespaceFacts { name: namespace, ..NamespaceFacts::default() };
         match inject(&with_owner, &facts, self.config).with_context(|| at.clone())? {
             Outcome::Skip(skip) => {
                 self.warnings.push(format!("{at}: left as it is: {skip}"));

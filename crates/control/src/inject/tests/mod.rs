@@ -9,13 +9,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
-/// A namespace that asks for proxies.
 fn shop() -> NamespaceFacts {
-    NamespaceFacts {
-        name: "shop".into(),
-        labels: [("istio-injection".to_owned(), "enabled".to_owned())].into(),
-        ..NamespaceFacts::default()
-    }
+    NamespaceFacts { name: "shop".into(), ..NamespaceFacts::default() }
 }
 
 fn mesh(text: &str) -> MeshConfig {

@@ -45,11 +45,7 @@ pub(super) mod tests {
         let mesh: MeshConfig = mesh;
         let config = InjectConfig::new(&mesh, &values, true).unwrap();
         let pod = json!({ "metadata": { "name": "a", "annotations": own }, "spec": { "containers": [{ "name": "a", "image": "a" }] } });
-        let namespace = NamespaceFacts {
-            name: "shop".into(),
-            labels: [("istio-injection".into(), "enabled".into())].into(),
-            ..NamespaceFacts::default()
-        };
+        let namespace = NamespaceFacts { name: "shop".into(), ..NamespaceFacts::default() };
         match inject(&pod, &namespace, &config).unwrap() {
             Outcome::Patched { pod, .. } => serde_json::from_value(pod["metadata"]["annotations"].clone()).unwrap(),
             Outcome::Skip(_) => serde_json::from_value(pod["metadata"]["annotations"].clone()).unwrap(),
