@@ -29,7 +29,7 @@ fn with_control_plane(api: &ApiServer, args: &[&str]) -> Output {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !ended.load(Ordering::Relaxed) {
-                for deployment in ["istiod", "istio-ingressgateway"] {
+                for deployment in ["istiod", "istio-ingressgateway", "payments"] {
                     let status =
                         r#"{"status":{"observedGeneration":99,"replicas":1,"updatedReplicas":1,"readyReplicas":1,"availableReplicas":1}}"#;
                     let of =
@@ -86,8 +86,11 @@ fn installed_and_removed() {
     let late = mizzen(&api, &["install", "-y", "--readiness-timeout", "2s"]);
     assert!(late.err.contains("Deployment istio-system/istiod is not ready: nobody has seen its change yet"), "{late:?}");
 
-    let done = with_control_plane(&api, &["install", "-y", "--set", "profile=secure", "--set", "tag=x"]).ok();
+    let payments = "components.ingressGateways[1].name=payments";
+    let secure = ["install", "-y", "--set", "profile=secure", "--set", "tag=x", "--set", payments];
+    let done = with_control_plane(&api, &secure).ok();
     assert!(done.contains("✔ control plane: ") && done.contains("✔ installation complete"), "{done}");
+    assert!(done.contains("✔ ingress gateways (istio-ingressgateway, payments): 14 objects made, 0 changed"), "{done}");
     let kept = names(&api, "peerauthentications,authorizationpolicies");
     assert_eq!(kept, ["PeerAuthentication/default", "AuthorizationPolicy/allow-nothing"]);
     let verified = mizzen(&api, &["verify-install"]).ok();
@@ -120,15 +123,25 @@ fn installed_and_removed() {
         assert_eq!(may(&api, verb, what, namespace), can, "{verb} {what} in {namespace}");
     }
     // Once more, and nothing changes.
-    let again = with_control_plane(&api, &["install", "-y", "--set", "profile=secure", "--set", "tag=x"]).ok();
+    let again = with_control_plane(&api, &secure).ok();
     for line in again.lines().filter(|line| line.starts_with("✔ ") && line.contains(':')) {
         assert!(line.contains(": 0 objects made, 0 changed, "), "{again}");
     }
+    // Gateways that the cluster would not take.
+    let of_ingress = |field: &str| format!("components.ingressGateways[0].{field}");
+    let missing = "components.ingressGateways[0].namespace: the cluster has no namespace tills";
+    refused(&["install", "-y", "--set", &of_ingress("namespace=tills")], missing);
+    let relabelled = "Deployment istio-system/istio-ingressgateway is there with other labels app and istio";
+    refused(&["install", "-y", "--set", &of_ingress("label.istio=tills")], relabelled);
+    let (namespace, name) = (of_ingress("namespace=default"), of_ingress("name=kubernetes"));
+    refused(&["install", "-y", "--set", &namespace, "--set", &name], "Service default/kubernetes is there and is not Mizzen's");
     // A smaller one takes what it does not have away.
     injected_by_its_settings(&api);
     let first_party = "values.global.jwtPolicy=first-party-jwt";
     let smaller = with_control_plane(&api, &["install", "-y", "--set", "profile=minimal", "--set", first_party]).ok();
-    assert!(smaller.contains("Deployment istio-system/istio-ingressgateway is removed"), "{smaller}");
+    for gateway in ["istio-ingressgateway", "payments"] {
+        assert!(smaller.contains(&format!("Deployment istio-system/{gateway} is removed")), "{smaller}");
+    }
     assert!(names(&api, "peerauthentications").is_empty() && !may(&api, "get", "secrets/bookshop-tls", "istio-system"));
     // A file is analyzed over what the cluster has.
     let file = folder.path().join("a.yaml");

@@ -16,7 +16,6 @@ use serde_json::{Value, json};
 use super::{
     super::kube::{is_missing, say},
     manifest::{OWNER, title},
-    settings::NAMESPACE,
 };
 
 /// Under this name the API server remembers which fields are the installer's.
@@ -212,7 +211,8 @@ impl Cluster {
         let labels = object.pointer("/spec/selector/matchLabels").and_then(Value::as_object);
         let selector: Vec<String> =
             labels.into_iter().flatten().map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default())).collect();
-        let pods = namespaced("v1", "Pod", "pods").api(&self.client, Some(NAMESPACE));
+        let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str);
+        let pods = namespaced("v1", "Pod", "pods").api(&self.client, namespace);
         let list = pods.list(&ListParams::default().labels(&selector.join(","))).await;
         let pods: Vec<Value> = list.into_iter().flatten().filter_map(|pod| serde_json::to_value(pod).ok()).collect();
         let reasons: BTreeSet<String> = pods.iter().flat_map(waits_for).collect();

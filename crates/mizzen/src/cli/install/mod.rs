@@ -2,6 +2,7 @@
 
 mod charts;
 mod cluster;
+mod gateways;
 mod manifest;
 mod settings;
 mod values;
@@ -110,12 +111,13 @@ pub(crate) async fn install(place: &Where, args: InstallArgs) -> Result<()> {
     if !args.force {
         refuse_others(&cluster, &parts).await?;
     }
+    refuse_gateways(&cluster, &settings, &parts).await?;
     if !args.dry_run {
         let what = format!("Mizzen with profile {} will be installed into the cluster.", settings.profile.name());
         confirm(&what, args.skip_confirmation)?;
     }
     let until = Instant::now() + args.readiness_timeout;
-    for component in [Component::Base, Component::Cni, Component::Pilot, Component::Policies, Component::IngressGateways] {
+    for component in Component::ALL {
         let mine: Vec<&Part> = parts.iter().filter(|part| part.component == component).collect();
         if mine.is_empty() {
             continue;
@@ -148,7 +150,7 @@ pub(crate) async fn install(place: &Where, args: InstallArgs) -> Result<()> {
         }
         if !args.dry_run {
             let [made, changed, same] = counts;
-            print(&format!("✔ {}: {made} objects made, {changed} changed, {same} as they were\n", component.title()))?;
+            print(&format!("✔ {}: {made} objects made, {changed} changed, {same} as they were\n", heading(component, &mine)))?;
         }
     }
     remove_rest(&cluster, &parts, until).await?;
@@ -156,6 +158,16 @@ pub(crate) async fn install(place: &Where, args: InstallArgs) -> Result<()> {
         print("✔ installation complete\n")?;
     }
     Ok(())
+}
+
+/// A part for people, with the names of its gateways where it has several.
+fn heading(component: Component, parts: &[&Part]) -> String {
+    let names: Vec<&str> = parts
+        .iter()
+        .filter(|part| part.object["kind"] == "Deployment" && component.is_gateways())
+        .filter_map(|part| part.object.pointer("/metadata/name").and_then(Value::as_str))
+        .collect();
+    if names.len() > 1 { format!("{}s ({})", component.title(), names.join(", ")) } else { component.title().to_owned() }
 }
 
 /// The cluster that is meant.
@@ -191,7 +203,10 @@ async fn look_around(cluster: &Cluster, settings: &Settings) -> Result<()> {
 async fn refuse_others(cluster: &Cluster, parts: &[Part]) -> Result<()> {
     for part in parts {
         let name = part.object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-        let tells = (part.object["kind"] == "Deployment" && name == "istiod") || name == INJECTOR && is_webhook(&part.object);
+        let kind = part.object["kind"].as_str();
+        // A gateway may have any name, also one that a program has.
+        let of_gateway = part.component.is_gateways() && matches!(kind, Some("Deployment" | "Service" | "ServiceAccount"));
+        let tells = (kind == Some("Deployment") && name == "istiod") || name == INJECTOR && is_webhook(&part.object) || of_gateway;
         if !tells {
             continue;
         }
@@ -199,6 +214,34 @@ async fn refuse_others(cluster: &Cluster, parts: &[Part]) -> Result<()> {
             let helms = found["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "Helm";
             let whose = if helms { "Helm's, which would undo what is done here" } else { "not Mizzen's" };
             bail!("{} is there and is {whose}: uninstall what it belongs to first, or take it over with --force", title(&part.object));
+        }
+    }
+    Ok(())
+}
+
+/// Gateways that the cluster would not take are told before anything is changed.
+async fn refuse_gateways(cluster: &Cluster, settings: &Settings, parts: &[Part]) -> Result<()> {
+    for gateway in settings.gateways.iter().filter(|gateway| gateway.namespace != NAMESPACE) {
+        let namespace = &gateway.namespace;
+        let wanted = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace } });
+        // It is not made here: `uninstall --purge` would remove it with all that others have put into it.
+        let found = cluster.find(&wanted).await?;
+        ensure!(
+            found.is_some(),
+            "{}.namespace: the cluster has no namespace {namespace}: make it first (kubectl create namespace {namespace})",
+            gateway.at
+        );
+    }
+    for part in parts.iter().filter(|part| part.component.is_gateways() && part.object["kind"] == "Deployment") {
+        let selector = |object: &Value| object.pointer("/spec/selector/matchLabels").cloned();
+        if let Some(found) = cluster.find(&part.object).await?
+            && selector(&found) != selector(&part.object)
+        {
+            bail!(
+                "{} is there with other labels app and istio, which Kubernetes lets nobody change: give the gateway another name, or remove \
+                 that Deployment first (kubectl delete)",
+                title(&part.object)
+            );
         }
     }
     Ok(())

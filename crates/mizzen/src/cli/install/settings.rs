@@ -7,7 +7,10 @@ use mizzen_api::istio::MeshConfig;
 use mizzen_control::inject::InjectConfig;
 use serde_json::{Map, Value, json};
 
-use super::{manifest, values};
+use super::{
+    gateways::{self, Border, Gateway},
+    manifest, values,
+};
 
 /// The namespace of the control plane.
 pub(super) const NAMESPACE: &str = "istio-system";
@@ -68,9 +71,13 @@ pub(super) struct Settings {
     pub(super) mesh_config: Value,
     /// Whether the node's plugin and its agent are installed.
     pub(super) cni: bool,
+    /// The gateways that are installed.
+    pub(super) gateways: Vec<Gateway>,
+    /// The lists of gateways, as they were said or as the profile has them.
+    lists: Value,
     /// Istio's values, as they were said.
     values: Value,
-    /// The same with all defaults.
+    /// The same with all defaults, and the values of each gateway.
     complete: Value,
 }
 
@@ -85,18 +92,21 @@ impl Settings {
             let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
             merge(&mut spec, of_file(&text).with_context(|| path.display().to_string())?);
         }
+        let mut spec = over_lists(spec, &args.set)?;
         for setting in &args.set {
             let (path, value) = setting.split_once('=').with_context(|| format!("--set {setting}: must be PATH=VALUE"))?;
             set(&mut spec, path, scalar(value)).with_context(|| format!("--set {setting}"))?;
         }
-        Settings::of_spec(spec)
+        let files: Vec<String> = args.filename.iter().map(|path| path.display().to_string()).collect();
+        let read = Settings::of_spec(spec);
+        if files.is_empty() { read } else { read.with_context(|| files.join(" and ")) }
     }
 
     /// As the `spec` of an IstioOperator.
     pub(super) fn of_spec(spec: Value) -> Result<(Settings, Vec<String>)> {
         let Value::Object(spec) = spec else { bail!("spec: must be a map") };
         let (mut mesh_config, mut values) = (json!({}), json!({}));
-        let (mut profile, mut hub, mut tag, mut cni) = (Profile::Default, None, None, false);
+        let (mut profile, mut hub, mut tag, mut said) = (Profile::Default, None, None, json!({}));
         for (name, value) in spec {
             match &*name {
                 "profile" => profile = Profile::named(text(&name, &value)?)?,
@@ -104,11 +114,12 @@ impl Settings {
                 "tag" => tag = Some(text(&name, &value)?.to_owned()),
                 "meshConfig" => merge(&mut mesh_config, value),
                 "values" => merge(&mut values, value),
-                "components" => cni = components(value)?,
+                "components" => said = value,
                 "revision" => bail!("revision: one control plane per cluster is all that is supported yet, and it has no revision"),
-                other => bail!("{other} is not supported: must be profile, hub, tag, meshConfig, values or components.cni"),
+                other => bail!("{other} is not supported: must be profile, hub, tag, meshConfig, values or components"),
             }
         }
+        let (cni, lists) = components(said, profile)?;
         // Istio's chart has it among its values too.
         if let Some(inner) = values.as_object_mut().and_then(|values| values.remove("meshConfig")) {
             merge(&mut mesh_config, inner);
@@ -117,7 +128,7 @@ impl Settings {
         if cni && values.pointer("/pilot/cni/enabled").is_none_or(Value::is_null) {
             merge(&mut values, json!({ "pilot": { "cni": { "enabled": true } } }));
         }
-        let complete = values::completed(&values);
+        let mut complete = values::completed(&values);
         let of_values = |name: &str| complete.pointer(&format!("/global/{name}")).map(manifest::word);
         let hub = hub.or_else(|| of_values("hub")).unwrap_or_else(|| "mizzen".to_owned());
         let tag = tag.or_else(|| of_values("tag")).unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned());
@@ -127,17 +138,26 @@ impl Settings {
         // What concerns injection is judged by what acts on it; of Kubernetes' version it is independent.
         warnings.extend(InjectConfig::new(&mesh, &values, true)?.warnings);
         values::judge(&values)?;
+        let gateways = gateways::read(&lists, &values, &mut complete)?;
+        for border in Border::ALL {
+            let (name, is_there) = (border.name(), gateways.iter().any(|gateway| gateway.border == border));
+            if !is_there && values.pointer(&format!("/gateways/{name}")).is_some() {
+                warnings.push(format!("values.gateways.{name} has no effect: no gateway of components.{} is enabled", border.list()));
+            }
+        }
         if !cni && values.get("cni").is_some() {
             warnings.push("values.cni has no effect without components.cni.enabled=true".to_owned());
         }
-        Ok((Settings { profile, hub, tag, mesh_config: whole, cni, values, complete }, warnings))
+        Ok((Settings { profile, hub, tag, mesh_config: whole, cni, gateways, lists, values, complete }, warnings))
     }
 
     /// The `spec` that leads to these settings again.
     pub(super) fn to_spec(&self) -> Value {
+        let mut components = json!({ "cni": { "enabled": self.cni } });
+        merge(&mut components, self.lists.clone());
         json!({
             "profile": self.profile.name(), "hub": self.hub, "tag": self.tag, "meshConfig": self.mesh_config, "values": self.values,
-            "components": { "cni": { "enabled": self.cni } },
+            "components": components,
         })
     }
 
@@ -163,19 +183,37 @@ impl Settings {
     }
 }
 
-/// Which of Istio's components are said to be installed, of those that no profile has: whether the node's plugin is.
-fn components(said: Value) -> Result<bool> {
+/// Which of Istio's components are said to be installed: whether the node's plugin is, and the lists of gateways.
+fn components(said: Value, profile: Profile) -> Result<(bool, Value)> {
     let Value::Object(said) = said else { bail!("components: must be a map") };
-    let mut enabled = false;
+    let (mut cni, mut lists) = (false, gateways::of_profile(profile));
     for (name, value) in said {
-        ensure!(name == "cni", "components.{name} is not supported: must be cni; what else is installed says the profile");
+        if Border::ALL.iter().any(|border| border.list() == name) {
+            if !value.is_null() {
+                lists[&name] = value;
+            }
+            continue;
+        }
+        ensure!(
+            name == "cni",
+            "components.{name} is not supported: must be cni, ingressGateways or egressGateways; what else is installed says the profile"
+        );
         let Value::Object(fields) = value else { bail!("components.cni: must be a map") };
         for (field, value) in fields {
             ensure!(field == "enabled", "components.cni.{field} is not supported: must be enabled; values.cni has its settings");
-            enabled = value.as_bool().context("components.cni.enabled: must be true or false")?;
+            cni = value.as_bool().context("components.cni.enabled: must be true or false")?;
         }
     }
-    Ok(enabled)
+    Ok((cni, lists))
+}
+
+/// What files say, over the profile's lists of gateways: `--set` counts their elements. As with Istio's installer, a file's list is the whole list.
+fn over_lists(spec: Value, set: &[String]) -> Result<Value> {
+    let by_flag = set.iter().rev().find_map(|setting| setting.strip_prefix("profile="));
+    let profile = by_flag.or_else(|| spec.get("profile").and_then(Value::as_str)).map_or(Ok(Profile::Default), Profile::named)?;
+    let mut whole = json!({ "components": gateways::of_profile(profile) });
+    merge(&mut whole, spec);
+    Ok(whole)
 }
 
 /// MeshConfig of an installation that says nothing.
@@ -337,6 +375,9 @@ mod tests {
             ("components.pilot.enabled=false", "components.pilot is not supported"),
             ("components.cni.namespace=kube-system", "components.cni.namespace is not supported"),
             ("components.cni.enabled=yes", "components.cni.enabled: must be true or false"),
+            ("components.ingressGateways[2].name=x", "[2]: the list has 1 elements so far"),
+            ("components.ingressGateways[0].hub=x", "components.ingressGateways[0].hub is not supported: must be name"),
+            ("components.egressGateways=true", "components.egressGateways: must be a list"),
             ("values.pilot.autoscaleEnabled=yes", "values.pilot.autoscaleEnabled: must be true or false"),
             ("values.global.defaultTolerations[0]=x", "values.global.defaultTolerations is not supported"),
             ("values.global.jwtPolicy=x", "global.jwtPolicy: must be third-party-jwt or first-party-jwt"),
@@ -370,6 +411,45 @@ mod tests {
         assert_eq!(of(&["values.pilot.cni.enabled=true"]), (false, true));
         let args = SettingsArgs { set: vec!["values.cni.logging.level=default:debug".to_owned()], filename: Vec::new() };
         assert_eq!(Settings::read(&args).unwrap().1, ["values.cni has no effect without components.cni.enabled=true"]);
+    }
+
+    /// Which gateways there are by flags, and by flags over a file.
+    #[test]
+    fn gateways_that_are_set() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("mesh.yaml");
+        std::fs::write(
+            &file,
+            "spec:\n  profile: minimal\n  components:\n    ingressGateways:\n    - {name: payments, label: {istio: payments}}\n",
+        )
+        .unwrap();
+        let of = |set: &[&str], files: &[&PathBuf]| {
+            let filename = files.iter().map(|file| (*file).clone()).collect();
+            let args = SettingsArgs { set: set.iter().map(|s| (*s).to_owned()).collect(), filename };
+            Settings::read(&args).map(|(settings, _)| settings)
+        };
+        let check = |set: &[&str], files: &[&PathBuf], expected: &[&str]| {
+            let settings = of(set, files).unwrap();
+            let names: Vec<&str> = settings.gateways.iter().map(|gateway| &*gateway.name).collect();
+            assert_eq!(names, expected, "{set:?}");
+        };
+        let (ingress, egress) = ("istio-ingressgateway", "istio-egressgateway");
+        check(&["components.egressGateways[0].enabled=true"], &[], &[ingress, egress]);
+        check(&["components.egressGateways[0].name=out", "components.egressGateways[0].enabled=true"], &[], &[ingress, "out"]);
+        check(&["components.ingressGateways[0].enabled=false"], &[], &[]);
+        check(&["components.ingressGateways[1].name=payments"], &[], &[ingress, "payments"]);
+        // The profile's list is that of the profile that holds in the end.
+        check(&["components.ingressGateways[1].name=payments", "profile=minimal"], &[], &["payments"]);
+        check(&["components.ingressGateways[0].enabled=true", "profile=minimal"], &[], &[ingress]);
+        // A file's list is the whole list, and flags count in it.
+        check(&[], &[&file], &["payments"]);
+        check(&["components.ingressGateways[1].name=istio-ingressgateway"], &[&file], &["payments", ingress]);
+        check(&["components.ingressGateways[0].name=tills", "components.egressGateways[0].enabled=true"], &[&file], &["tills", egress]);
+        let settings = of(&["components.ingressGateways[0].k8s.service.type=NodePort"], &[&file]).unwrap();
+        assert_eq!(settings.value("components.ingressGateways.0.type"), Some(&json!("NodePort")));
+        assert_eq!(settings.gateways[0].labels, json!({ "app": "payments", "istio": "payments" }));
+        let error = format!("{:#}", of(&["components.ingressGateways[0].enabled=1"], &[&file]).unwrap_err());
+        assert_eq!(error, format!("{}: components.ingressGateways[0].enabled: must be true or false", file.display()));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! One table leads `mizzen install`, which judges by it what is said, and the charts, whose `values.yaml` and `values.schema.json` are made of it.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
 
@@ -58,7 +60,7 @@ use Shape::{Count, Flag, List, Only, Share, Text, Word, Words};
 
 const OFF: &[&str] = &["false"];
 const EMPTY: &[&str] = &[r#""""#];
-const EVICTION: Shape = Only(&[r#""IfHealthyBudget""#, r#""AlwaysAllow""#]);
+pub(super) const EVICTION: Shape = Only(&[r#""IfHealthyBudget""#, r#""AlwaysAllow""#]);
 const BUDGET: &str = "how many pods stay while nodes are drained: 1 where nothing is said";
 
 /// What every chart takes.
@@ -250,40 +252,49 @@ pub(super) const CNI: &[Row] = &[
 
 const TOLERATIONS: &str = r#"[{"effect":"NoSchedule","operator":"Exists"},{"effect":"NoExecute","operator":"Exists"},{"key":"CriticalAddonsOnly","operator":"Exists"}]"#;
 
-/// What `install` takes for its ingress gateway, by the names of Istio's installer.
-pub(super) const INGRESS: &[Row] = &[
-    row("gateways.istio-ingressgateway.replicaCount", Count, "1", ""),
-    row("gateways.istio-ingressgateway.autoscaleEnabled", Flag, "false", ""),
-    row("gateways.istio-ingressgateway.autoscaleMin", Count, "1", ""),
-    row("gateways.istio-ingressgateway.autoscaleMax", Count, "5", ""),
-    row("gateways.istio-ingressgateway.cpu.targetAverageUtilization", Count, "80", ""),
-    row("gateways.istio-ingressgateway.memory.targetAverageUtilization", Count, "", ""),
-    row("gateways.istio-ingressgateway.rollingMaxSurge", Share, r#""100%""#, ""),
-    row("gateways.istio-ingressgateway.rollingMaxUnavailable", Share, "0", ""),
-    row("gateways.istio-ingressgateway.type", SERVICE, r#""LoadBalancer""#, ""),
-    row("gateways.istio-ingressgateway.ports", List, PORTS, ""),
-    row("gateways.istio-ingressgateway.serviceAnnotations", Words, "", ""),
-    row("gateways.istio-ingressgateway.loadBalancerIP", Text, "", ""),
-    row("gateways.istio-ingressgateway.loadBalancerSourceRanges", List, "", ""),
-    row("gateways.istio-ingressgateway.externalTrafficPolicy", TRAFFIC, "", ""),
-    row("gateways.istio-ingressgateway.resources", Shape::Map, RESOURCES, ""),
-    row("gateways.istio-ingressgateway.env", Words, "", ""),
-    row("gateways.istio-ingressgateway.podAnnotations", Words, "", ""),
-    row("gateways.istio-ingressgateway.serviceAccount.annotations", Words, "", ""),
-    row("gateways.istio-ingressgateway.nodeSelector", Words, "", ""),
-    row("gateways.istio-ingressgateway.tolerations", List, "", ""),
-    row("gateways.istio-ingressgateway.affinity", Shape::Map, "", ""),
-    row("gateways.istio-ingressgateway.topologySpreadConstraints", List, "", ""),
-    row("gateways.istio-ingressgateway.podDisruptionBudget.minAvailable", Share, "", ""),
-    row("gateways.istio-ingressgateway.podDisruptionBudget.maxUnavailable", Share, "", ""),
-    row("gateways.istio-ingressgateway.podDisruptionBudget.unhealthyPodEvictionPolicy", EVICTION, "", ""),
+/// What `install` takes for its gateways, below `gateways.istio-ingressgateway` and `gateways.istio-egressgateway`, by the names of Istio's installer.
+const INSTALLED_GATEWAY: &[Row] = &[
+    row("replicaCount", Count, "1", ""),
+    row("autoscaleEnabled", Flag, "false", ""),
+    row("autoscaleMin", Count, "1", ""),
+    row("autoscaleMax", Count, "5", ""),
+    row("cpu.targetAverageUtilization", Count, "80", ""),
+    row("memory.targetAverageUtilization", Count, "", ""),
+    row("autoscaleBehavior", Shape::Map, "", ""),
+    row("rollingMaxSurge", Share, r#""100%""#, ""),
+    row("rollingMaxUnavailable", Share, "0", ""),
+    row("type", SERVICE, r#""LoadBalancer""#, ""),
+    row("ports", List, PORTS, ""),
+    row("serviceAnnotations", Words, "", ""),
+    row("loadBalancerIP", Text, "", ""),
+    row("loadBalancerSourceRanges", List, "", ""),
+    row("externalTrafficPolicy", TRAFFIC, "", ""),
+    row("resources", Shape::Map, RESOURCES, ""),
+    row("env", Words, "", ""),
+    row("envVarFrom", List, "", ""),
+    row("podAnnotations", Words, "", ""),
+    row("serviceAccount.annotations", Words, "", ""),
+    row("nodeSelector", Words, "", ""),
+    row("tolerations", List, "", ""),
+    row("affinity", Shape::Map, "", ""),
+    row("topologySpreadConstraints", List, "", ""),
+    row("podDisruptionBudget.minAvailable", Share, "", ""),
+    row("podDisruptionBudget.maxUnavailable", Share, "", ""),
+    row("podDisruptionBudget.unhealthyPodEvictionPolicy", EVICTION, "", ""),
 ];
 
-const SERVICE: Shape = Only(&[r#""LoadBalancer""#, r#""NodePort""#, r#""ClusterIP""#]);
-const TRAFFIC: Shape = Only(&[r#""Cluster""#, r#""Local""#]);
+/// Where an egress gateway differs from an ingress gateway: it is called from within.
+const INSTALLED_EGRESS: &[Row] = &[row("type", SERVICE, r#""ClusterIP""#, ""), row("ports", List, EGRESS_PORTS, "")];
+
+pub(super) const SERVICE: Shape = Only(&[r#""LoadBalancer""#, r#""NodePort""#, r#""ClusterIP""#]);
+pub(super) const TRAFFIC: Shape = Only(&[r#""Cluster""#, r#""Local""#]);
 const RESOURCES: &str = r#"{"requests":{"cpu":"100m","memory":"64Mi"}}"#;
 const PORTS: &str = r#"[
     {"name":"status-port","port":15021,"targetPort":15021,"protocol":"TCP"},
+    {"name":"http2","port":80,"targetPort":80,"protocol":"TCP"},
+    {"name":"https","port":443,"targetPort":443,"protocol":"TCP"}
+]"#;
+const EGRESS_PORTS: &str = r#"[
     {"name":"http2","port":80,"targetPort":80,"protocol":"TCP"},
     {"name":"https","port":443,"targetPort":443,"protocol":"TCP"}
 ]"#;
@@ -342,39 +353,85 @@ pub(super) const GATEWAY: &[Row] = &[
     only("service.ipFamilyPolicy", &[r#""""#, r#""SingleStack""#]),
 ];
 
-/// What `install` takes.
+/// What `install` takes beside the values of gateways.
 fn installed() -> impl Iterator<Item = &'static Row> {
-    [GLOBAL, REVISION, ISTIOD, CNI, INGRESS].into_iter().flatten()
+    [GLOBAL, REVISION, ISTIOD, CNI].into_iter().flatten()
 }
+
+/// Names of gateways below which values of installed ones stand, and what is different for them.
+const GATEWAYS: [(&str, &[Row]); 2] = [("istio-ingressgateway", &[]), ("istio-egressgateway", INSTALLED_EGRESS)];
 
 /// Refuses what nothing acts on, and what is not what it has to be.
 pub(super) fn judge(values: &Value) -> Result<()> {
-    walk("", values)?;
-    for budget in ["/pilot/pdb", "/gateways/istio-ingressgateway/podDisruptionBudget"] {
-        let said = |name: &str| values.pointer(&format!("{budget}/{name}")).is_some_and(|value| !value.is_null());
-        if said("minAvailable") && said("maxUnavailable") {
-            bail!("values{}: only one of minAvailable and maxUnavailable may be said", budget.replace('/', "."));
-        }
+    let mut rows: Vec<(String, Shape)> = installed().map(|row| (row.path.to_owned(), row.shape)).collect();
+    let mut budgets = vec!["/pilot/pdb".to_owned()];
+    for (name, _) in GATEWAYS {
+        rows.extend(INSTALLED_GATEWAY.iter().map(|row| (format!("gateways.{name}.{}", row.path), row.shape)));
+        budgets.push(format!("/gateways/{name}/podDisruptionBudget"));
+    }
+    Table { at: "values".to_owned(), rows, is_small: false }.judge(values)?;
+    for budget in &budgets {
+        let at = || format!("values{}", budget.replace('/', "."));
+        values.pointer(budget).map_or(Ok(()), |said| one_bound(at, said))?;
     }
     Ok(())
 }
 
-fn walk(path: &str, value: &Value) -> Result<()> {
-    if let Some(row) = installed().find(|row| row.path == path) {
-        return match wrong(row.shape, value) {
-            Some(must) if !value.is_null() => bail!("values.{path}: must be {must}"),
-            _ => Ok(()),
-        };
+/// Refuses a budget that says twice how many pods stay.
+pub(super) fn one_bound(at: impl Fn() -> String, budget: &Value) -> Result<()> {
+    let said = |name: &str| budget.get(name).is_some_and(|value| !value.is_null());
+    if said("minAvailable") && said("maxUnavailable") {
+        bail!("{}: only one of minAvailable and maxUnavailable may be said", at());
     }
-    let has_more = path.is_empty() || installed().any(|row| row.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.')));
-    match value {
-        Value::Object(map) if has_more => {
-            let join = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
-            map.iter().try_for_each(|(name, value)| walk(&join(name), value))
+    Ok(())
+}
+
+/// What may stand below a place of the settings, by its path from there.
+pub(super) struct Table {
+    /// The place, for people.
+    pub(super) at: String,
+    pub(super) rows: Vec<(String, Shape)>,
+    /// Whoever says something else is told all that there is.
+    pub(super) is_small: bool,
+}
+
+impl Table {
+    /// Refuses what the table has not, and what is not what it has to be.
+    pub(super) fn judge(&self, value: &Value) -> Result<()> {
+        self.walk("", value)
+    }
+
+    fn walk(&self, path: &str, value: &Value) -> Result<()> {
+        let place = || if path.is_empty() { self.at.clone() } else { format!("{}.{path}", self.at) };
+        if let Some((_, shape)) = self.rows.iter().find(|(row, _)| row == path) {
+            return match wrong(*shape, value) {
+                Some(must) if !value.is_null() => bail!("{}: must be {must}", place()),
+                _ => Ok(()),
+            };
         }
-        Value::Null if has_more => Ok(()),
-        _ if has_more => bail!("values.{path}: must be a map"),
-        _ => bail!("values.{path} is not supported"),
+        let has_more = path.is_empty() || self.below(path).next().is_some();
+        match value {
+            Value::Object(map) if has_more => {
+                let join = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+                map.iter().try_for_each(|(name, value)| self.walk(&join(name), value))
+            }
+            Value::Null if has_more => Ok(()),
+            _ if has_more => bail!("{}: must be a map", place()),
+            _ if self.is_small => {
+                let above = path.rsplit_once('.').map_or("", |(above, _)| above);
+                let known: BTreeSet<&str> = self.below(above).collect();
+                bail!("{} is not supported: must be {}", place(), known.into_iter().collect::<Vec<_>>().join(" or "))
+            }
+            _ => bail!("{} is not supported", place()),
+        }
+    }
+
+    /// The names that may stand in the map at a path.
+    fn below(&self, path: &str) -> impl Iterator<Item = &str> {
+        self.rows.iter().filter_map(move |(row, _)| {
+            let rest = if path.is_empty() { Some(row.as_str()) } else { row.strip_prefix(path).and_then(|rest| rest.strip_prefix('.')) };
+            rest.map(|rest| rest.split('.').next().unwrap_or_default())
+        })
     }
 }
 
@@ -432,12 +489,15 @@ pub(super) fn place<'a>(tree: &'a mut Value, path: &str) -> &'a mut Value {
 /// The values of an installation of which this is said.
 pub(super) fn completed(said: &Value) -> Value {
     let mut whole = defaults(installed());
+    for (name, own) in GATEWAYS {
+        *place(&mut whole, &format!("gateways.{name}")) = defaults(INSTALLED_GATEWAY.iter().chain(own));
+    }
     overlay(&mut whole, said);
     whole
 }
 
 /// Lays `over` over `into` as Helm does: maps by their keys, anything else whole, and null takes a default away.
-fn overlay(into: &mut Value, over: &Value) {
+pub(super) fn overlay(into: &mut Value, over: &Value) {
     let Value::Object(over) = over else {
         *into = over.clone();
         return;
@@ -460,7 +520,7 @@ mod tests {
 
     #[test]
     fn tables() {
-        for rows in [GLOBAL, REVISION, PROFILE, BASE, ISTIOD, CNI, INGRESS, GATEWAY] {
+        for rows in [GLOBAL, REVISION, PROFILE, BASE, ISTIOD, CNI, INSTALLED_GATEWAY, INSTALLED_EGRESS, GATEWAY] {
             for row in rows {
                 if let Some(default) = row.default() {
                     assert_eq!(wrong(row.shape, &default), None, "{}", row.path);
@@ -488,7 +548,14 @@ mod tests {
             (json!({ "pilot": { "env": { "A": [] } } }), "values.pilot.env: must be a map of texts"),
             (json!({ "pilot": { "tolerations": {} } }), "values.pilot.tolerations: must be a list"),
             (json!({ "pilot": { "pdb": { "minAvailable": 1, "maxUnavailable": 1 } } }), "values.pilot.pdb: only one of"),
-            (json!({ "gateways": { "istio-egressgateway": {} } }), "values.gateways.istio-egressgateway is not supported"),
+            (json!({ "gateways": { "istio-egressgateway": { "type": "NodePort", "env": { "A": 1 } } } }), ""),
+            (json!({ "gateways": { "istio-egressgateway": { "zone": 1 } } }), "values.gateways.istio-egressgateway.zone is not supported"),
+            (
+                json!({ "gateways": { "istio-egressgateway": { "podDisruptionBudget": { "minAvailable": 1, "maxUnavailable": 1 } } } }),
+                "values.gateways.istio-egressgateway.podDisruptionBudget: only one of",
+            ),
+            (json!({ "gateways": { "payments": {} } }), "values.gateways.payments is not supported"),
+            (json!("x"), "values: must be a map"),
             (json!({ "gateways": [] }), "values.gateways: must be a map"),
         ] {
             let told = judge(&values).err().map(|error| error.to_string()).unwrap_or_default();

@@ -1,57 +1,71 @@
-//! The ingress gateway: a pod whose only container the control plane fills in, as in any gateway that users deploy themselves.
+//! A gateway: a pod whose only container the control plane fills in, as in any gateway that users deploy themselves, with an account of its own.
 
 use serde_json::{Value, json};
 
 use super::{
-    super::settings::{NAMESPACE, Settings, merge},
-    environment, meta, placed,
+    super::{
+        gateways::Gateway,
+        settings::{NAMESPACE, Settings, merge},
+    },
+    environment, placed,
     rbac::{self, CREDENTIALS_ROLE},
     scaled::Scaled,
     words,
 };
 
-const NAME: &str = "istio-ingressgateway";
-const ACCOUNT: &str = "istio-ingressgateway-service-account";
-/// Istio's name for the role by which the gateway may have Secrets.
-const CREDENTIALS: &str = "istio-ingressgateway-sds";
-const VALUES: &str = "gateways.istio-ingressgateway";
-/// By this binding the control plane reads the Secrets of the gateway's namespace.
-const READ: &str = "istio-ingressgateway-istiod-credentials";
+/// What names the objects of a gateway.
+impl Gateway {
+    fn account(&self) -> String {
+        format!("{}-service-account", self.name)
+    }
 
-pub(super) fn objects(settings: &Settings) -> Vec<Value> {
-    let selector = json!({ "app": NAME, "istio": "ingressgateway" });
-    let group = "rbac.authorization.k8s.io";
-    let version = format!("{group}/v1");
-    let budget = format!("{VALUES}.podDisruptionBudget");
-    let scaled = Scaled { name: NAME, selector: &selector, values: VALUES, budget: &budget };
-    let mut account = meta(ACCOUNT, selector.clone());
-    account["annotations"] = words(settings, &format!("{VALUES}.serviceAccount.annotations"));
-    let service = service(settings, &selector);
+    fn meta(&self, name: &str) -> Value {
+        json!({ "name": name, "namespace": self.namespace, "labels": self.labels })
+    }
+
+    fn path(&self, value: &str) -> String {
+        format!("{}.{value}", self.values)
+    }
+}
+
+pub(super) fn objects(settings: &Settings, gateway: &Gateway) -> Vec<Value> {
+    let (metadata, selector, budget) = (gateway.meta(&gateway.name), gateway.selector(), gateway.path("podDisruptionBudget"));
+    let scaled = Scaled { metadata: &metadata, selector: &selector, values: &gateway.values, budget: &budget };
+    let mut account = gateway.meta(&gateway.account());
+    account["annotations"] = words(settings, &gateway.path("serviceAccount.annotations"));
+    let service = service(settings, gateway);
     let policy = scaled.network_policy(settings, &open(&service));
-    let mut objects = vec![
-        json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": account }),
-        // What Gateways name as credentialName is given to a gateway whose account may list the Secrets of its namespace, as with Istio, or has this verb.
-        // The API server knows no request of it, so that with it nobody reads a Secret: in this namespace the mesh's own keys are among them.
-        json!({
-            "apiVersion": version, "kind": "Role", "metadata": meta(CREDENTIALS, selector.clone()),
-            "rules": [{ "apiGroups": [""], "resources": ["secrets"], "verbs": ["serve"] }],
-        }),
-        json!({
-            "apiVersion": version, "kind": "RoleBinding", "metadata": meta(CREDENTIALS, selector.clone()),
-            "roleRef": { "apiGroup": group, "kind": "Role", "name": CREDENTIALS },
-            "subjects": [{ "kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE }],
-        }),
-        json!({
-            "apiVersion": version, "kind": "RoleBinding", "metadata": meta(READ, selector.clone()),
-            "roleRef": { "apiGroup": group, "kind": "ClusterRole", "name": CREDENTIALS_ROLE },
-            "subjects": [{ "kind": "ServiceAccount", "name": rbac::ACCOUNT, "namespace": NAMESPACE }],
-        }),
-        deployment(settings, &scaled),
-        service,
-    ];
+    let mut objects = vec![json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": account })];
+    objects.extend(roles(gateway));
+    objects.extend([deployment(settings, gateway, &scaled), service]);
     objects.extend(scaled.objects(settings));
     objects.extend(policy);
     objects
+}
+
+fn roles(gateway: &Gateway) -> [Value; 3] {
+    let group = "rbac.authorization.k8s.io";
+    let version = format!("{group}/v1");
+    // Istio's name for the role by which the gateway may have Secrets, and the binding by which the control plane reads those of the gateway's namespace.
+    let (credentials, read) = (format!("{}-sds", gateway.name), format!("{}-istiod-credentials", gateway.name));
+    [
+        // What Gateways name as credentialName is given to a gateway whose account may list the Secrets of its namespace, as with Istio, or has this verb.
+        // The API server knows no request of it, so that with it nobody reads a Secret: in istio-system the mesh's own keys are among them.
+        json!({
+            "apiVersion": version, "kind": "Role", "metadata": gateway.meta(&credentials),
+            "rules": [{ "apiGroups": [""], "resources": ["secrets"], "verbs": ["serve"] }],
+        }),
+        json!({
+            "apiVersion": version, "kind": "RoleBinding", "metadata": gateway.meta(&credentials),
+            "roleRef": { "apiGroup": group, "kind": "Role", "name": credentials },
+            "subjects": [{ "kind": "ServiceAccount", "name": gateway.account(), "namespace": gateway.namespace }],
+        }),
+        json!({
+            "apiVersion": version, "kind": "RoleBinding", "metadata": gateway.meta(&read),
+            "roleRef": { "apiGroup": group, "kind": "ClusterRole", "name": CREDENTIALS_ROLE },
+            "subjects": [{ "kind": "ServiceAccount", "name": rbac::ACCOUNT, "namespace": NAMESPACE }],
+        }),
+    ]
 }
 
 /// The ports of its pods on which others call it: those of its Service, readiness and metrics.
@@ -66,9 +80,9 @@ fn open(service: &Value) -> Vec<Value> {
     ports
 }
 
-fn deployment(settings: &Settings, scaled: &Scaled<'_>) -> Value {
+fn deployment(settings: &Settings, gateway: &Gateway, scaled: &Scaled<'_>) -> Value {
     let mut pod = json!({
-        "serviceAccountName": ACCOUNT,
+        "serviceAccountName": gateway.account(),
         // The proxy is not root, and listens on the ports that Gateways name.
         "securityContext": { "sysctls": [{ "name": "net.ipv4.ip_unprivileged_port_start", "value": "0" }] },
         "containers": [{
@@ -76,42 +90,45 @@ fn deployment(settings: &Settings, scaled: &Scaled<'_>) -> Value {
             // Injection puts the proxy's image here.
             "image": "auto",
             "ports": [{ "name": "http-envoy-prom", "containerPort": 15090, "protocol": "TCP" }],
-            "resources": settings.value(&format!("{VALUES}.resources")).cloned().unwrap_or_else(|| json!({})),
+            "resources": settings.value(&gateway.path("resources")).cloned().unwrap_or_else(|| json!({})),
             "securityContext": {
                 "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] }, "privileged": false, "readOnlyRootFilesystem": true,
                 "runAsUser": 1337, "runAsGroup": 1337, "runAsNonRoot": true,
             },
         }],
     });
-    let env = environment(settings, &format!("{VALUES}.env"));
+    let mut env = environment(settings, &gateway.path("env"));
+    env.extend(settings.value(&gateway.path("envVarFrom")).and_then(Value::as_array).into_iter().flatten().cloned());
     if !env.is_empty() {
         pod["containers"][0]["env"] = json!(env);
     }
-    if let Some(policy) = settings.text("global.imagePullPolicy") {
+    if let Some(policy) = settings.text(&gateway.path("imagePullPolicy")).or_else(|| settings.text("global.imagePullPolicy")) {
         pod["containers"][0]["imagePullPolicy"] = json!(policy);
     }
-    placed(&mut pod, settings, VALUES);
-    let mut labels = scaled.selector.clone();
+    placed(&mut pod, settings, &gateway.values);
+    if let Some(class) = settings.text(&gateway.path("priorityClassName")) {
+        pod["priorityClassName"] = json!(class);
+    }
+    let mut labels = gateway.labels.clone();
     merge(&mut labels, json!({ "sidecar.istio.io/inject": "true" }));
     let mut notes = json!({ "inject.istio.io/templates": "gateway" });
-    merge(&mut notes, words(settings, &format!("{VALUES}.podAnnotations")));
+    merge(&mut notes, words(settings, &gateway.path("podAnnotations")));
     let mut spec = json!({
         "strategy": scaled.strategy(settings),
         "selector": { "matchLabels": scaled.selector },
         "template": { "metadata": { "labels": labels, "annotations": notes }, "spec": pod },
     });
     scaled.count(&mut spec, settings);
-    json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta(NAME, scaled.selector.clone()), "spec": spec })
+    json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": scaled.metadata, "spec": spec })
 }
 
-fn service(settings: &Settings, selector: &Value) -> Value {
-    let said = |name: &str| settings.value(&format!("{VALUES}.{name}")).cloned();
-    let mut metadata = meta(NAME, selector.clone());
-    metadata["annotations"] = words(settings, &format!("{VALUES}.serviceAnnotations"));
-    let mut spec = json!({ "selector": selector });
+fn service(settings: &Settings, gateway: &Gateway) -> Value {
+    let mut metadata = gateway.meta(&gateway.name);
+    metadata["annotations"] = words(settings, &gateway.path("serviceAnnotations"));
+    let mut spec = json!({ "selector": gateway.selector() });
     for name in ["type", "ports", "loadBalancerIP", "loadBalancerSourceRanges", "externalTrafficPolicy"] {
-        if let Some(value) = said(name) {
-            spec[name] = value;
+        if let Some(value) = settings.value(&gateway.path(name)) {
+            spec[name] = value.clone();
         }
     }
     json!({ "apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec })

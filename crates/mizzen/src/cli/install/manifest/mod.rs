@@ -12,7 +12,10 @@ use std::collections::BTreeMap;
 use mizzen_api::{Kind, crd};
 use serde_json::{Value, json};
 
-use super::settings::{NAMESPACE, Profile, Settings, merge};
+use super::{
+    gateways::Border,
+    settings::{NAMESPACE, Profile, Settings, merge},
+};
 
 pub(super) use rbac::objects as roles;
 pub(super) use webhooks::validator;
@@ -35,11 +38,29 @@ pub(super) enum Component {
     Pilot,
     /// Policies: the control plane judges them, and they hold before anybody can come in.
     Policies,
-    /// The gateway at the entrance, which the control plane has to inject.
+    /// The gateways at the entrance, which the control plane has to inject.
     IngressGateways,
+    /// Those at the exit.
+    EgressGateways,
 }
 
 impl Component {
+    /// In their order.
+    pub(super) const ALL: [Component; 6] =
+        [Component::Base, Component::Cni, Component::Pilot, Component::Policies, Component::IngressGateways, Component::EgressGateways];
+
+    /// The part of a border's gateways.
+    fn of(border: Border) -> Component {
+        match border {
+            Border::Ingress => Component::IngressGateways,
+            Border::Egress => Component::EgressGateways,
+        }
+    }
+
+    pub(super) fn is_gateways(self) -> bool {
+        matches!(self, Component::IngressGateways | Component::EgressGateways)
+    }
+
     /// As Istio's installer has it in labels.
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -47,6 +68,7 @@ impl Component {
             Component::Cni => "Cni",
             Component::Pilot | Component::Policies => "Pilot",
             Component::IngressGateways => "IngressGateways",
+            Component::EgressGateways => "EgressGateways",
         }
     }
 
@@ -57,6 +79,7 @@ impl Component {
             Component::Cni => "node agent",
             Component::Pilot => "control plane",
             Component::IngressGateways => "ingress gateway",
+            Component::EgressGateways => "egress gateway",
             Component::Policies => "policies",
         }
     }
@@ -87,8 +110,8 @@ pub(super) fn objects(settings: &Settings) -> Vec<Part> {
     if settings.profile == Profile::Secure {
         add(Component::Policies, closed());
     }
-    if settings.profile != Profile::Minimal {
-        add(Component::IngressGateways, gateway::objects(settings));
+    for gateway in &settings.gateways {
+        add(Component::of(gateway.border), gateway::objects(settings, gateway));
     }
     parts
 }

@@ -16,7 +16,8 @@ const USER: u32 = 1337;
 
 pub(super) fn objects(settings: &Settings) -> Vec<Value> {
     let selector = json!({ "app": "istiod", "istio": "pilot" });
-    let scaled = Scaled { name: "istiod", selector: &selector, values: "pilot", budget: "pilot.pdb" };
+    let metadata = meta("istiod", selector.clone());
+    let scaled = Scaled { metadata: &metadata, selector: &selector, values: "pilot", budget: "pilot.pdb" };
     let mut objects =
         vec![mesh_config(settings), values(settings), state(settings), service(settings, &selector), deployment(settings, &scaled)];
     objects.extend(scaled.objects(settings));

@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::{super::settings::Settings, meta};
+use super::super::settings::Settings;
 
-/// A Deployment of which pods are counted: its name, the labels of its pods, and the path of its values.
+/// A Deployment of which pods are counted: the metadata of it and of what goes with it, the labels by which its pods are found, and the path of its values.
 pub(super) struct Scaled<'a> {
-    pub(super) name: &'a str,
+    pub(super) metadata: &'a Value,
     pub(super) selector: &'a Value,
     pub(super) values: &'a str,
     /// Where the values of its budget stand.
@@ -52,7 +52,7 @@ impl Scaled<'_> {
             spec["unhealthyPodEvictionPolicy"] = policy;
         }
         json!({
-            "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": meta(self.name, self.selector.clone()), "spec": spec,
+            "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": self.metadata, "spec": spec,
         })
     }
 
@@ -64,7 +64,7 @@ impl Scaled<'_> {
         };
         let metrics: Vec<Value> = ["cpu", "memory"].into_iter().filter_map(metric).collect();
         let mut spec = json!({
-            "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": self.name },
+            "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": self.metadata["name"] },
             "metrics": metrics,
         });
         for (field, value) in [("minReplicas", "autoscaleMin"), ("maxReplicas", "autoscaleMax")] {
@@ -76,7 +76,7 @@ impl Scaled<'_> {
             spec["behavior"] = behavior.clone();
         }
         json!({
-            "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": meta(self.name, self.selector.clone()), "spec": spec,
+            "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": self.metadata, "spec": spec,
         })
     }
 
@@ -87,7 +87,7 @@ impl Scaled<'_> {
         }
         let open: Vec<Value> = ports.iter().map(|port| json!({ "port": port, "protocol": "TCP" })).collect();
         Some(json!({
-            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": meta(self.name, self.selector.clone()),
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": self.metadata,
             "spec": {
                 "podSelector": { "matchLabels": self.selector },
                 "policyTypes": ["Ingress", "Egress"],

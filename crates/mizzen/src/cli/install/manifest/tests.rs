@@ -293,3 +293,118 @@ fn what_settings_change() {
     let service = one(spec, "Service istio-system/istio-ingressgateway");
     assert_eq!((&service["spec"]["type"], &service["metadata"]["annotations"]["a"]), (&json!("NodePort"), &json!("b")));
 }
+
+/// A gateway is an account, roles, a Deployment and a Service of its own, in its namespace and by its labels.
+#[test]
+fn several_gateways() {
+    let check = |components: Value, gateways: &[(&str, Component)]| {
+        let spec = json!({
+            "components": components,
+            "values": { "global": { "networkPolicy": { "enabled": true } }, "gateways": {
+                "istio-ingressgateway": { "autoscaleEnabled": true }, "istio-egressgateway": { "autoscaleEnabled": true },
+            } },
+        });
+        let expected: Vec<(String, Component)> = gateways
+            .iter()
+            .flat_map(|(name, component)| {
+                let title = |kind: &str, suffix: &str| (format!("{kind} {name}{suffix}"), *component);
+                [
+                    title("ServiceAccount", "-service-account"),
+                    title("Role", "-sds"),
+                    title("RoleBinding", "-sds"),
+                    title("RoleBinding", "-istiod-credentials"),
+                    title("Deployment", ""),
+                    title("Service", ""),
+                    title("PodDisruptionBudget", ""),
+                    title("HorizontalPodAutoscaler", ""),
+                    title("NetworkPolicy", ""),
+                ]
+            })
+            .collect();
+        let parts = objects(&settings(spec));
+        let found: Vec<(String, Component)> =
+            parts.iter().filter(|part| part.component.is_gateways()).map(|part| (title(&part.object), part.component)).collect();
+        assert_eq!(found, expected, "{components}");
+        let all: BTreeSet<String> = parts.iter().map(|part| title(&part.object)).collect();
+        assert_eq!(all.len(), parts.len(), "each has one place");
+        for part in parts.iter().filter(|part| part.component.is_gateways()) {
+            assert_eq!(part.object["metadata"]["labels"][COMPONENT], part.component.name());
+            assert_eq!(part.object["metadata"]["labels"][OWNER.0], OWNER.1);
+        }
+    };
+    let (ingress, egress) = (Component::IngressGateways, Component::EgressGateways);
+    let first = ("istio-system/istio-ingressgateway", ingress);
+    let payments = json!({ "name": "payments", "namespace": "tills", "label": { "istio": "payments" } });
+    check(json!({}), &[first]);
+    check(json!({ "ingressGateways": [] }), &[]);
+    check(json!({ "egressGateways": [{}] }), &[first, ("istio-system/istio-egressgateway", egress)]);
+    check(json!({ "ingressGateways": [{}, payments] }), &[first, ("tills/payments", ingress)]);
+    check(
+        json!({ "ingressGateways": [payments], "egressGateways": [{ "name": "out" }] }),
+        &[("tills/payments", ingress), ("istio-system/out", egress)],
+    );
+}
+
+#[test]
+fn what_a_gateway_is_made_of() {
+    let payments = json!({
+        "name": "payments", "namespace": "tills", "label": { "istio": "payments", "tier": "front" },
+        "k8s": {
+            "replicaCount": 3, "imagePullPolicy": "Always", "priorityClassName": "first", "podAnnotations": { "a": 1 },
+            "service": { "type": "ClusterIP", "ports": [{ "name": "https", "port": 443, "targetPort": 8443 }] },
+            "serviceAnnotations": { "b": true }, "nodeSelector": { "zone": "a" }, "tolerations": [{ "key": "k" }],
+            "affinity": { "nodeAffinity": {} },
+            "env": [{ "name": "A", "value": "x" }, { "name": "B", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } }],
+        },
+    });
+    let spec = json!({
+        "components": { "ingressGateways": [{}, payments], "egressGateways": [{}] },
+        "values": { "global": { "networkPolicy": { "enabled": true } } },
+    });
+    let check = |title: &str, pointer: &str, value: Value| {
+        let object = one(spec.clone(), title);
+        assert_eq!(object.pointer(pointer).cloned().unwrap_or_default(), value, "{title} {pointer}");
+    };
+    let (deployment, service, pod) = ("Deployment tills/payments", "Service tills/payments", "/spec/template/spec");
+    let selector = json!({ "app": "payments", "istio": "payments" });
+    check(deployment, "/spec/selector/matchLabels", selector.clone());
+    check(deployment, "/spec/replicas", json!(3));
+    let labels = json!({ "app": "payments", "istio": "payments", "tier": "front", "sidecar.istio.io/inject": "true" });
+    check(deployment, "/spec/template/metadata/labels", labels);
+    check(deployment, "/spec/template/metadata/annotations", json!({ "inject.istio.io/templates": "gateway", "a": "1" }));
+    for (field, value) in [
+        ("serviceAccountName", json!("payments-service-account")),
+        ("priorityClassName", json!("first")),
+        ("nodeSelector", json!({ "zone": "a" })),
+        ("tolerations", json!([{ "key": "k" }])),
+        ("affinity", json!({ "nodeAffinity": {} })),
+        ("containers/0/image", json!("auto")),
+        ("containers/0/imagePullPolicy", json!("Always")),
+        (
+            "containers/0/env",
+            json!([{ "name": "A", "value": "x" }, { "name": "B", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } }]),
+        ),
+    ] {
+        check(deployment, &format!("{pod}/{field}"), value);
+    }
+    check(service, "/metadata/labels/tier", json!("front"));
+    check(service, "/metadata/annotations", json!({ "b": "true" }));
+    let ports = json!([{ "name": "https", "port": 443, "targetPort": 8443 }]);
+    check(service, "/spec", json!({ "selector": selector, "type": "ClusterIP", "ports": ports }));
+    check("PodDisruptionBudget tills/payments", "/spec/selector/matchLabels", selector.clone());
+    check("NetworkPolicy tills/payments", "/spec/podSelector/matchLabels", selector);
+    check("NetworkPolicy tills/payments", "/spec/ingress/0/ports/3/port", json!(8443));
+    // The control plane reads the Secrets there, and this account alone may have them.
+    let account = |name: &str, namespace: &str| json!([{ "kind": "ServiceAccount", "name": name, "namespace": namespace }]);
+    check("RoleBinding tills/payments-sds", "/subjects", account("payments-service-account", "tills"));
+    check("RoleBinding tills/payments-sds", "/roleRef/name", json!("payments-sds"));
+    check("RoleBinding tills/payments-istiod-credentials", "/subjects", account("istiod", "istio-system"));
+    // The one beside it is as it would be alone.
+    let alone = one(json!({ "values": spec["values"] }), "Deployment istio-system/istio-ingressgateway");
+    check("Deployment istio-system/istio-ingressgateway", "", alone);
+    let egress = "istio-system/istio-egressgateway";
+    check(&format!("Service {egress}"), "/spec/type", json!("ClusterIP"));
+    check(&format!("Service {egress}"), "/spec/selector", json!({ "app": "istio-egressgateway", "istio": "egressgateway" }));
+    check(&format!("Deployment {egress}"), &format!("{pod}/serviceAccountName"), json!("istio-egressgateway-service-account"));
+    check("RoleBinding istio-system/istio-egressgateway-sds", "/roleRef/name", json!("istio-egressgateway-sds"));
+}
