@@ -131,7 +131,7 @@ impl Conf {
     fn wanted(&self, call: &Call) -> Result<Option<Settings>, Failure> {
         let word = |name: &str| {
             let pairs = call.args.split(';').filter_map(|pair| pair.split_once('='));
-            pairs.filter(|(key, value)| *key == name && !value.is_empty()).map(|(_, value)| value.to_owned()).last()
+            pairs.filter(|(key, value)| *key == name && !value.is_empty()).map(|(_, value)| value.to_owned()).next_back()
         };
         // Not every container is a pod's.
         let (Some(namespace), Some(name)) = (word("K8S_POD_NAMESPACE"), word("K8S_POD_NAME")) else { return Ok(None) };

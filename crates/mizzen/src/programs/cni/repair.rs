@@ -12,7 +12,6 @@ use kube::{
 };
 use mizzen_capture::Plan;
 use mizzen_control::inject::VALIDATION;
-use mizzen_host::NetNs;
 use serde_json::json;
 
 use super::{

@@ -19,40 +19,40 @@ const RUN: &str = "/var/run/istio-cni";
 
 /// What is done about pods that have started without their capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Repair {
+enum Mode {
     Repair,
     Delete,
     Label,
     Off,
 }
 
-impl Repair {
-    fn of(settings: &Settings) -> Repair {
+impl Mode {
+    fn of(settings: &Settings) -> Mode {
         let is = |name: &str| settings.flag(&format!("{VALUES}.repair.{name}"));
         match () {
-            () if !is("enabled") => Repair::Off,
-            () if is("repairPods") => Repair::Repair,
-            () if is("deletePods") => Repair::Delete,
-            () if is("labelPods") => Repair::Label,
-            () => Repair::Off,
+            () if !is("enabled") => Mode::Off,
+            () if is("repairPods") => Mode::Repair,
+            () if is("deletePods") => Mode::Delete,
+            () if is("labelPods") => Mode::Label,
+            () => Mode::Off,
         }
     }
 
     fn name(self) -> &'static str {
         match self {
-            Repair::Repair => "repair",
-            Repair::Delete => "delete",
-            Repair::Label => "label",
-            Repair::Off => "off",
+            Mode::Repair => "repair",
+            Mode::Delete => "delete",
+            Mode::Label => "label",
+            Mode::Off => "off",
         }
     }
 
     /// What it takes of the API server: a role's name and its rule.
     fn role(self) -> Option<(&'static str, &'static Rule)> {
         match self {
-            Repair::Delete => Some(("istio-cni-delete", &DELETE)),
-            Repair::Label => Some(("istio-cni-label", &LABEL)),
-            Repair::Repair | Repair::Off => None,
+            Mode::Delete => Some(("istio-cni-delete", &DELETE)),
+            Mode::Label => Some(("istio-cni-label", &LABEL)),
+            Mode::Repair | Mode::Off => None,
         }
     }
 }
@@ -78,7 +78,7 @@ const ITSELF: Rule = Rule {
 
 /// For a role of this name: its rules in words.
 pub(super) fn reasons(name: &str) -> Vec<String> {
-    let more = [Repair::Delete, Repair::Label].into_iter().filter_map(Repair::role);
+    let more = [Mode::Delete, Mode::Label].into_iter().filter_map(Mode::role);
     let roles = [(SEES, &PODS), (NAME, &ITSELF)].into_iter().chain(more);
     roles.filter(|(role, _)| *role == name).map(|(_, rule)| rule.line()).collect()
 }
@@ -89,7 +89,7 @@ fn labels() -> Value {
 
 /// All of it: the account before its rights, and these before whoever needs them.
 pub(super) fn objects(settings: &Settings) -> Vec<Value> {
-    let repair = Repair::of(settings);
+    let repair = Mode::of(settings);
     let mut objects = vec![json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta(ACCOUNT, labels()) })];
     objects.extend(bound("ClusterRole", SEES, &PODS));
     objects.extend(bound("Role", NAME, &ITSELF));
@@ -116,7 +116,7 @@ fn bound(kind: &str, name: &str, of: &Rule) -> [Value; 2] {
     ]
 }
 
-fn daemon_set(settings: &Settings, repair: Repair) -> Value {
+fn daemon_set(settings: &Settings, repair: Mode) -> Value {
     let path = |name: &str| settings.text(&format!("{VALUES}.{name}")).unwrap_or_default();
     let folder = |name: &str, path: &str, kind: &str| json!({ "name": name, "hostPath": { "path": path, "type": kind } });
     let mut volumes = vec![
@@ -124,7 +124,7 @@ fn daemon_set(settings: &Settings, repair: Repair) -> Value {
         folder("cni-net-dir", &path("cniConfDir"), "DirectoryOrCreate"),
         folder("cni-run-dir", RUN, "DirectoryOrCreate"),
     ];
-    if repair == Repair::Repair {
+    if repair == Mode::Repair {
         volumes.push(folder("proc", "/proc", "Directory"));
     }
     let mut pod = json!({
@@ -153,7 +153,7 @@ fn daemon_set(settings: &Settings, repair: Repair) -> Value {
     })
 }
 
-fn container(settings: &Settings, repair: Repair) -> Value {
+fn container(settings: &Settings, repair: Mode) -> Value {
     let field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
     let mut args = vec!["agent".to_owned(), format!("--repair={}", repair.name())];
     let excluded = settings.value("cni.excludeNamespaces").and_then(Value::as_array);
@@ -170,21 +170,21 @@ fn container(settings: &Settings, repair: Repair) -> Value {
         json!({ "name": "cni-run-dir", "mountPath": RUN }),
     ];
     let mut capabilities = json!({ "drop": ["ALL"] });
-    if repair == Repair::Repair {
+    if repair == Mode::Repair {
         mounts.push(json!({ "name": "proc", "mountPath": "/host/proc", "readOnly": true }));
         // Another pod's namespace is found by a process of it (SYS_PTRACE), entered (SYS_ADMIN), and its rules are set (NET_ADMIN).
         capabilities["add"] = json!(["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"]);
     }
     let mut security = json!({
         // The node's folders are root's. With SYS_ADMIN Kubernetes takes no other value here than true.
-        "allowPrivilegeEscalation": repair == Repair::Repair,
+        "allowPrivilegeEscalation": repair == Mode::Repair,
         "capabilities": capabilities,
         "privileged": false, "readOnlyRootFilesystem": true, "runAsGroup": 0, "runAsNonRoot": false, "runAsUser": 0,
     });
     if let Some(profile) = settings.filled("cni.seccompProfile") {
         security["seccompProfile"] = profile.clone();
     }
-    if repair == Repair::Repair {
+    if repair == Mode::Repair {
         // The profile that runtimes give lets a process look at none but those of its own profile, whatever its capabilities.
         security["appArmorProfile"] = json!({ "type": "Unconfined" });
     }
