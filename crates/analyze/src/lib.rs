@@ -8,6 +8,8 @@
 //! Trees are taken as they were written, not as the mesh's typed objects: a kind or a field that the mesh does not act on is no reason to say nothing about
 //! the rest of the object, and what the mesh refuses is told with everything else.
 //!
+//! Beside messages, documents make the NetworkPolicies that repeat the mesh's policies at L4 ([`netpol`]).
+//!
 //! Codes `IST…` are those of Istio, with its names and levels; codes `MZ…` are of this project. Deliberately absent: IO, and what messages look like on a
 //! terminal or in SARIF, which is the command's.
 
@@ -20,6 +22,7 @@ pub mod facts;
 mod installed;
 mod item;
 mod message;
+pub mod netpol;
 mod own;
 mod sort;
 #[cfg(test)]

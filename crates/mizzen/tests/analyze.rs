@@ -1,4 +1,4 @@
-//! `mizzen analyze` and `mizzen validate` by the built binary: what they say, where, and with which exit code.
+//! `mizzen analyze`, `mizzen validate` and `mizzen netpol` by the built binary: what they say, where, and with which exit code.
 
 use std::{
     fs,
@@ -240,6 +240,31 @@ fn objects_by_themselves() {
 }
 
 /// Scripts that were written for Istio's program find its words under its name.
+#[test]
+fn policies_of_the_network() {
+    let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\nspec:\n  rules:\n  - to:\n    - operation: \
+                  {methods: [GET]}\n    from:\n    - source: {namespaces: [front]}\n";
+    let folder = Folder::new(&[("a.yaml", policy), ("good.yaml", CONFIG_MAP), ("deep/b.yaml", policy)]);
+    let check = |args: &[&str], code: i32, out: &[&str], err: &str| {
+        let output = folder.run(&[&["netpol"], args].concat());
+        assert_eq!(output.code, code, "{args:?}\n{}{}", output.out, output.err);
+        assert!(out.iter().all(|part| output.out.contains(part)), "{args:?}\n{}", output.out);
+        assert!(output.err.contains(err), "{args:?}\n{}", output.err);
+        output.out
+    };
+    let told = "a.yaml:6: AuthorizationPolicy default/p: spec.rules[0]: L4 does not show to[0].operation.methods";
+    let yaml = check(&["a.yaml"], 0, &["kind: NetworkPolicy", "name: mizzen-allow.p", "kubernetes.io/metadata.name: front"], told);
+    assert_eq!(yaml, check(&["--use-kube=false", "a.yaml"], 0, &[], ""));
+    check(&["-n", "shop", "a.yaml"], 0, &["namespace: shop"], "AuthorizationPolicy shop/p");
+    check(&["-R", "."], 0, &["mizzen-allow.p"], "");
+    let list: Value = serde_json::from_str(&check(&["-o", "json", "a.yaml"], 0, &[], "")).expect("JSON");
+    assert_eq!((&list["kind"], list["items"].as_array().map(Vec::len)), (&"List".into(), Some(1)));
+    assert_eq!(check(&["good.yaml"], 0, &[], "no NetworkPolicy is written"), "");
+    check(&["missing.yaml"], 1, &[], "missing.yaml: there is no such file or folder");
+    check(&[], 1, &[], "name files or folders to look at them, or start a mesh with `mizzen up DIR`");
+    check(&["--egress-through", "x", "a.yaml"], 2, &[], "is not NAMESPACE/LABEL=VALUE, such as istio-system/istio=egressgateway");
+}
+
 #[test]
 fn as_istioctl() {
     let folder = Folder::new(&[("bad.yaml", &bad("{name: p}")), ("good.yaml", CONFIG_MAP)]);

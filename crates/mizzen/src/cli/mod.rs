@@ -13,6 +13,7 @@ mod install;
 mod kube;
 mod kube_inject;
 mod logs;
+mod netpol;
 mod output;
 pub(crate) mod place;
 mod precheck;
@@ -60,6 +61,8 @@ enum Verb {
     Explain(Box<explain::ExplainArgs>),
     /// Find what is wrong with a configuration: the running mesh's, that of files, or the one laid over the other.
     Analyze(Box<analyze::AnalyzeArgs>),
+    /// Write the Kubernetes NetworkPolicies that repeat the mesh's policies at L4.
+    Netpol(Box<netpol::NetpolArgs>),
     /// Check objects by themselves, as `up` does before it takes them.
     Validate(validate::ValidateArgs),
     /// Install the mesh into a Kubernetes cluster, or make an installation as it is to be.
@@ -124,6 +127,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::Logs(args) => runtime(logs::run(place, args)).map(|()| ExitCode::SUCCESS),
         Verb::Explain(args) => return answer(runtime(explain::run(place, *args))),
         Verb::Analyze(args) => analyze::run(place, *args),
+        Verb::Netpol(args) => netpol::run(place, &args).map(|()| ExitCode::SUCCESS),
         Verb::Validate(args) => validate::run(&args),
         Verb::Install(args) => runtime(install::install(place, *args)).map(|()| ExitCode::SUCCESS),
         Verb::Uninstall(args) => runtime(install::uninstall(place, args)).map(|()| ExitCode::SUCCESS),

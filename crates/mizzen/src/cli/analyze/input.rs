@@ -12,9 +12,9 @@ use mizzen_api::{Node, Object, Pos, Source, parse_mesh_config};
 
 use super::{
     files::{File, gather},
-    together,
+    say, together,
 };
-use crate::cli::find::Mesh;
+use crate::cli::{find::Mesh, place::Place, runtime};
 
 /// All that is looked at.
 #[derive(Clone, Debug, Default)]
@@ -55,11 +55,36 @@ impl Input {
     ///
     /// # Errors
     /// If its folders cannot be read.
-    pub(crate) fn add_mesh(&mut self, mesh: &Mesh) -> Result<()> {
+    fn add_mesh(&mut self, mesh: &Mesh) -> Result<()> {
         let folders: Vec<PathBuf> = [mesh.dir.join("objects"), mesh.file()?.folder].into_iter().filter(|path| path.exists()).collect();
         self.below = gather(&folders, true).context("the running mesh (--use-kube=false leaves it out)")?.files;
         self.fallback = gather(&[mesh.dir.join("mizzend/mesh.yaml")], false).ok().and_then(|found| found.files.into_iter().next());
         Ok(())
+    }
+
+    /// Lays it over what a running mesh reads. A cluster that does not answer is left out, and told, if it need not be there.
+    ///
+    /// # Errors
+    /// If that cannot be read.
+    pub(crate) fn lay_over(&mut self, mesh: &Place, may_be_left_out: bool) -> Result<()> {
+        match mesh {
+            Place::Host(mesh) => {
+                self.is_stand_alone = true;
+                self.add_mesh(mesh)
+            }
+            Place::Cluster(cluster) => match runtime(cluster.documents()) {
+                Ok(documents) => {
+                    self.below = documents;
+                    Ok(())
+                }
+                Err(error) if may_be_left_out => {
+                    say(&format!("the cluster is left out (--use-kube=false says so without asking it): {error:#}"));
+                    self.is_installed = true;
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            },
+        }
     }
 
     /// Looks at all of it.

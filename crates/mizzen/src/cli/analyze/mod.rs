@@ -6,7 +6,7 @@ mod edit;
 mod explain;
 pub(crate) mod files;
 mod fix;
-mod input;
+pub(super) mod input;
 mod print;
 mod sarif;
 mod select;
@@ -31,10 +31,7 @@ use self::{
     print::{Look, Texts},
     select::{Overviews, Selection, Suppression, told},
 };
-use super::{
-    output,
-    place::{Place, Where},
-};
+use super::{output, place::Where};
 
 /// How many columns a terminal has that does not say it.
 const WIDTH: usize = 80;
@@ -220,7 +217,6 @@ fn look(place: &Where, args: &AnalyzeArgs, selection: &Selection) -> Result<Look
         namespace: args.namespace.clone().unwrap_or_else(|| "default".to_owned()),
         ignore_unknown: args.ignore_unknown,
         is_installed: running.is_none(),
-        is_stand_alone: matches!(running, Some(Place::Host(_))),
         now: Some(time::OffsetDateTime::now_utc().unix_timestamp()),
         ..Input::default()
     };
@@ -229,19 +225,8 @@ fn look(place: &Where, args: &AnalyzeArgs, selection: &Selection) -> Result<Look
         input.settings = Some(File { name: path.to_string_lossy().into(), path: None, text });
     }
     if let Some(mesh) = &running {
-        match mesh {
-            Place::Host(mesh) => input.add_mesh(mesh)?,
-            Place::Cluster(cluster) => match super::runtime(cluster.documents()) {
-                Ok(documents) => input.below = documents,
-                // Nobody has said that the cluster is meant: files are analyzed without it.
-                Err(error) if args.use_kube.is_none() && !place.is_explicit() => {
-                    say(&format!("the cluster is left out (--use-kube=false says so without asking it): {error:#}"));
-                    input.is_installed = true;
-                    input.is_stand_alone = false;
-                }
-                Err(error) => return Err(error),
-            },
-        }
+        // Nobody has said that the cluster is meant: files are analyzed without it.
+        input.lay_over(mesh, args.use_kube.is_none() && !place.is_explicit())?;
     }
     Ok(Looked::of(input, selection, target))
 }
