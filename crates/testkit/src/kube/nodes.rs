@@ -96,8 +96,9 @@ impl Plane<'_> {
     /// The command that puts images onto a node.
     fn images(&self, more: &[PathBuf]) -> Result<(), String> {
         let own = ["pause.tar", "echo.tar", "coredns.tar"].map(|name| self.programs.path(name));
-        let imports = own.iter().chain(more).map(|archive| format!("{}\n", import(archive)));
-        write(&self.file("run/images"), imports.collect::<String>())
+        let found = |archive: &PathBuf| archive.canonicalize().map_err(|error| format!("{}: {error}", archive.display()));
+        let all = own.iter().chain(more).map(found).collect::<Result<Vec<_>, _>>()?;
+        write(&self.file("run/images"), all.iter().map(|archive| format!("{}\n", import(archive))).collect::<String>())
     }
 
     fn node(&self, n: usize) -> Result<(), String> {
