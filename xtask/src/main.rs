@@ -4,7 +4,7 @@
 //! `check`: the crate graph against the table of ARCHITECTURE.md, what pure crates may name, where `unsafe` may stand, that every crate says
 //! what it is, and that every field of the runtime configuration is read; no tool reads that table, the lints of rustc know no folders, and a
 //! public field is not unused for them. Licences and sources of dependencies are cargo-deny's business,
-//! dependencies that nothing names cargo-shear's. `bench proxy`: the data plane beside Envoy, in turn, under the same load. `bench control`: the control plane under
+//! dependencies that nothing names cargo-shear's. `bench proxy`: the data plane beside Envoy, in turn, under the same load. `bench edge`: a gateway's TLS beside Envoy's. `bench control`: the control plane under
 //! simulated proxies. `bench cluster`: the same on a cluster's API server. `bench churn`: whether a request is lost while everything changes. `bench on-demand`: what fetching on first use costs.
 //! `bench files`: what reading configuration costs. `bench analyze`: what it costs to find out what is wrong with it. `kube`: Kubernetes on
 //! this machine. `charts`: the made files of the Helm charts; `check` says if they are stale.
@@ -51,6 +51,8 @@ enum Task {
 enum Bench {
     /// The data plane and Envoy in turn: client, proxy, mutual TLS, proxy, server. Needs wrk and nginx.
     Proxy(bench::BenchArgs),
+    /// A gateway's TLS, ours and Envoy's in turn: handshakes, requests over kept connections, and the memory of many hosts.
+    Edge(bench::edge::EdgeArgs),
     /// The control plane under a load of simulated proxies, beside the cost of sending the same bytes.
     Control(bench::control::ControlArgs),
     /// The control plane on an API server in which many services are made: until a few proxies have them.
@@ -87,6 +89,7 @@ fn main() -> ExitCode {
         Task::Charts => charts::write(&root()),
         Task::Kube(kube) => kube::run(kube),
         Task::Bench(Bench::Proxy(args)) => bench::proxy(args),
+        Task::Bench(Bench::Edge(args)) => bench::edge::edge(args),
         Task::Bench(Bench::Control(args)) => bench::control::control(args),
         Task::Bench(Bench::Cluster(args)) => bench::control::cluster::cluster(args),
         Task::Bench(Bench::Churn(args)) => bench::churn::churn(args),

@@ -22,7 +22,7 @@ pub(super) const BACK: u16 = 8080;
 /// The service that is asked, out of all of a [`Size`].
 pub(super) const AUTHORITY: &str = "svc-150.shop.svc.cluster.local:8080";
 
-const TYPE: &str = "type.googleapis.com/envoy";
+pub(super) const TYPE: &str = "type.googleapis.com/envoy";
 const TTL: Duration = Duration::from_secs(86_400);
 
 /// How the proxies speak to each other.
@@ -136,7 +136,7 @@ fn id(account: &str) -> String {
     format!("spiffe://cluster.local/ns/shop/sa/{account}")
 }
 
-fn bootstrap(name: &str, listeners: Value, clusters: Value) -> Value {
+pub(super) fn bootstrap(name: &str, listeners: Value, clusters: Value) -> Value {
     json!({
         "node": {"id": format!("sidecar~10.99.0.1~{name}.shop~shop.svc.cluster.local"), "cluster": format!("{name}.shop")},
         "static_resources": {"listeners": listeners, "clusters": clusters},
@@ -233,7 +233,7 @@ fn listener(name: &str, address: &str, port: u16, filter: &Value, transport: Opt
     json!({"name": name, "address": {"socket_address": {"address": address, "port_value": port}}, "filter_chains": [chain]})
 }
 
-fn cluster(name: &str, address: &str, port: u16) -> Value {
+pub(super) fn cluster(name: &str, address: &str, port: u16) -> Value {
     json!({"name": name, "type": "STATIC", "connect_timeout": "10s",
         "circuit_breakers": {"thresholds": [{"max_connections": 100_000, "max_pending_requests": 100_000, "max_requests": 100_000, "max_retries": 100_000}]},
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [
@@ -250,7 +250,7 @@ fn options(cluster: &mut Value, hop: Hop) {
         json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {"@type": kind, "explicit_http_config": protocol}});
 }
 
-fn manager(name: &str, hosts: &Value, filters: &[Value]) -> Value {
+pub(super) fn manager(name: &str, hosts: &Value, filters: &[Value]) -> Value {
     let router =
         json!({"name": "envoy.filters.http.router", "typed_config": {"@type": format!("{TYPE}.extensions.filters.http.router.v3.Router")}});
     let filters: Vec<&Value> = filters.iter().chain([&router]).collect();

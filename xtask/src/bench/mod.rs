@@ -8,6 +8,7 @@ pub(crate) mod analyze;
 pub(crate) mod churn;
 mod config;
 pub(crate) mod control;
+pub(crate) mod edge;
 pub(crate) mod files;
 pub(crate) mod hold;
 mod hosts;
