@@ -24,7 +24,7 @@ use super::{
     state::{self, State, find_pod},
 };
 pub(super) use check::has_proxy;
-use check::{Row, Status};
+use check::{Row, Server, Status};
 
 /// What can be asked of mutual TLS.
 #[derive(Debug, clap::Subcommand)]
@@ -124,7 +124,8 @@ fn unknown(service: &str, view: &ProxyView, known: &[Row]) -> String {
 /// Which of the proxies concerned may not run yet what is told here.
 async fn stale(mesh: &Place, view: &ProxyView, rows: &[Row]) -> Vec<String> {
     let facts = view.facts();
-    let servers = rows.iter().flat_map(|row| &row.endpoints).filter_map(|endpoint| endpoint.pod.clone());
+    let endpoints = rows.iter().flat_map(|row| &row.endpoints).filter(|endpoint| endpoint.server != Server::NoSidecar);
+    let servers = endpoints.filter_map(|endpoint| endpoint.pod.clone());
     let mut proxies: Vec<String> = servers.collect();
     proxies.push(format!("{}/{}", facts.namespace, facts.pod));
     proxies.sort();
