@@ -36,6 +36,7 @@ pub use document::{
 };
 pub use labels::{LabelSet, Labels};
 pub use limits::{MAX_DEPTH, MAX_TEXT};
+pub use metadata::{label_name, label_text};
 pub use object::{Key, Kind, Meta, Object, Selector};
 pub use problem::{Pos, Problem};
 pub use source::{Entry, Node, Source, Value};

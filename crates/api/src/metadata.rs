@@ -94,13 +94,13 @@ fn checked<'a>(at: &At<'a>) -> impl Iterator<Item = (&'a str, &'a str)> {
 }
 
 /// Whether it may be a label's name.
-pub(crate) fn label_name(key: &str) -> bool {
+pub fn label_name(key: &str) -> bool {
     let (prefix, name) = key.split_once('/').unwrap_or(("", key));
     label_text(name) && !name.is_empty() && (!key.contains('/') || check_dns_subdomain(prefix).is_ok())
 }
 
 /// Whether it may be a label's value.
-pub(crate) fn label_text(text: &str) -> bool {
+pub fn label_text(text: &str) -> bool {
     let end = |c: Option<char>| c.is_none_or(|c| c.is_ascii_alphanumeric());
     let inner = text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
     text.len() <= 63 && inner && end(text.chars().next()) && end(text.chars().next_back())

@@ -135,6 +135,13 @@ fn installed_and_removed() {
     refused(&["install", "-y", "--set", &of_ingress("label.istio=tills")], relabelled);
     let (namespace, name) = (of_ingress("namespace=default"), of_ingress("name=kubernetes"));
     refused(&["install", "-y", "--set", &namespace, "--set", &name], "Service default/kubernetes is there and is not Mizzen's");
+    api.apply(
+        "{apiVersion: policy/v1, kind: PodDisruptionBudget, metadata: {name: tills, namespace: default}, spec: {selector: {matchLabels: {app: \
+         tills}}, minAvailable: 1}}",
+    );
+    let name = of_ingress("name=tills");
+    let foreign = "PodDisruptionBudget default/tills is there and is not Mizzen's";
+    refused(&["install", "-y", "--set", &namespace, "--set", &name], foreign);
     // A smaller one takes what it does not have away.
     injected_by_its_settings(&api);
     let first_party = "values.global.jwtPolicy=first-party-jwt";

@@ -20,6 +20,9 @@ use super::{
 /// The trust domain by which policies mean the mesh's own, whatever it is called.
 const OWN_DOMAIN: &str = "cluster.local";
 
+/// Kinds of which callers may be whose connections do not come from pods of their own.
+const ELSEWHERE: [&str; 3] = ["Gateway", "WorkloadEntry", "WorkloadGroup"];
+
 /// One thing that is asked of an identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ask {
@@ -153,6 +156,9 @@ fn pods(world: &World, namespace: &str, account: Option<&str>) -> BTreeSet<Peer>
 
 /// Adds those of the identities that are meant whose connections do not come from pods of their own.
 fn from_elsewhere(world: &World, mut peers: BTreeSet<Peer>, is_meant: &dyn Fn(&str, &str) -> bool) -> Peers {
+    if !peers.is_empty() && world.unseen(&ELSEWHERE).is_some() {
+        return None;
+    }
     for machine in world.machines.iter().filter(|machine| is_meant(&machine.namespace, &machine.account)) {
         let range = machine.address?.into();
         peers.insert(Peer::Block(Block { range, except: BTreeSet::new() }));
@@ -164,10 +170,15 @@ fn from_elsewhere(world: &World, mut peers: BTreeSet<Peer>, is_meant: &dyn Fn(&s
     Some(plain(peers))
 }
 
-/// Without those whom another entry names already; `None` if one entry means all addresses.
+/// Both.
 pub(super) fn union(one: Peers, other: Peers) -> Peers {
     let (mut one, other) = (one?, other?);
     one.extend(other);
+    collapsed(one)
+}
+
+/// Without those whom another entry names already; `None` if entries together mean all addresses.
+pub(super) fn collapsed(one: BTreeSet<Peer>) -> Peers {
     let is_whole = |block: &Block, address| block.range.prefix() == 0 && block.range.contains(address) && block.except.is_empty();
     let whole = |address: IpAddr| one.iter().any(|peer| matches!(peer, Peer::Block(block) if is_whole(block, address)));
     if whole(Ipv4Addr::UNSPECIFIED.into()) && whole(Ipv6Addr::UNSPECIFIED.into()) {

@@ -6,21 +6,27 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mizzen_api::{
     Key, Kind, Meta, Problem,
-    istio::{EndpointAddress, ExportTo, Gateway, GatewayRef, OutboundTrafficPolicy, Resolution, ServiceEntry},
+    istio::{EndpointAddress, ExportTo, Gateway, GatewayRef, OutboundTrafficPolicy, Resolution, ServiceEntry, Sidecar},
 };
 use mizzen_types::{IpRange, ports};
 
 use super::{
     Netpol, Options, Through,
+    led::is_led,
     object::{EgressRule, LabelSelector, NetworkPeer, NetworkPolicy, NetworkPort, tcp},
     ports::{Ports, Target},
-    world::{Service, World},
+    world::{API_SERVER, Service, World},
 };
 
 /// By which Istio's egress gateway is known.
 const EGRESS: (&str, &str) = ("istio", "egressgateway");
 /// Where the cluster's DNS is.
 const DNS: (&str, u16) = ("kube-system", 53);
+/// Without these nobody knows where the mesh lets its pods go.
+const NEEDED: [&str; 7] = ["EndpointSlice", "Gateway", "Pod", "Service", "ServiceEntry", "Sidecar", "WorkloadEntry"];
+/// Why addresses are not known.
+const LATER: &str = "whose addresses are known only when it is called";
+const BESIDE: &str = "whose endpoints may be no pods, or pods in their host's network";
 /// What stays in the cluster.
 const OF_CLUSTER: &str = ".svc.cluster.local";
 
@@ -28,7 +34,7 @@ const OF_CLUSTER: &str = ".svc.cluster.local";
 struct Outside {
     /// Its addresses with their ports; `None`: not known before it is called.
     addresses: Option<BTreeMap<IpRange, Ports>>,
-    /// Where it stands, for notes.
+    /// Where it stands, for notes, and what it is.
     note: Problem,
 }
 
@@ -38,6 +44,9 @@ pub(super) fn write(world: &World, options: &Options, out: &mut Netpol) {
     let is_asked = |name: &str| options.namespace.as_deref().is_none_or(|asked| asked == name);
     let is_forced = options.through.is_some();
     let (mut bounded, mut open) = (false, Vec::new());
+    if let Some(kind) = world.unseen(&NEEDED).filter(|_| !is_forced) {
+        return out.remark(format!("objects of kind {kind} may not be read: no NetworkPolicy is written for what leaves namespaces"));
+    }
     for name in world.namespaces().filter(|name| is_bounded(world, options, name)) {
         if !is_forced && mode(world, options, name) == OutboundTrafficPolicy::AllowAny {
             open.extend(is_asked(name).then_some(name));
@@ -47,7 +56,7 @@ pub(super) fn write(world: &World, options: &Options, out: &mut Netpol) {
         if !is_asked(name) {
             continue;
         }
-        let Some(rules) = rules(world, options, name, gateways.is_empty(), out) else { continue };
+        let Some(rules) = rules(world, options, name, &gateways, out) else { continue };
         let from = if is_forced { "--egress-through" } else { "outboundTrafficPolicy REGISTRY_ONLY" };
         out.policies.push(NetworkPolicy::egress("mizzen-egress", name, LabelSelector::default(), rules, from));
     }
@@ -62,10 +71,11 @@ pub(super) fn write(world: &World, options: &Options, out: &mut Netpol) {
         return;
     }
     write_gateways(options, &gateways, out);
-    if !gateways.is_empty() {
+    if is_forced {
         unrouted(world, &gateways, out);
     }
-    if let Some(service) = world.services.iter().find(|service| &*service.id.namespace == "default" && &*service.id.name == "kubernetes") {
+    let is_api_server = |service: &&Service| (&*service.id.namespace, &*service.id.name) == API_SERVER;
+    if let Some(service) = world.services.iter().find(is_api_server) {
         out.notes.push(problem_of(service, "the API server is no pod of the cluster: who calls it needs --egress-to ADDRESS"));
     } else {
         out.remark("the API server is no pod of the cluster: for pods that call it, name its addresses by --egress-to ADDRESS".to_owned());
@@ -76,7 +86,7 @@ pub(super) fn write(world: &World, options: &Options, out: &mut Netpol) {
 fn is_bounded(world: &World, options: &Options, name: &str) -> bool {
     // The control plane calls the API server, and fetches keys of issuers of tokens.
     let is_of_control = name == options.control_plane || name == world.mesh().root_namespace;
-    !is_of_control && world.is_meshed(name, options.meshed_by_default)
+    !is_of_control && !world.is_left_alone(name) && world.is_meshed(name, options.meshed_by_default)
 }
 
 /// The egress gateways' pods: those that somebody names, else those that the documents have.
@@ -109,20 +119,25 @@ fn mode(world: &World, options: &Options, name: &str) -> OutboundTrafficPolicy {
         // Of several the oldest holds.
         of.min_by_key(|sidecar| (sidecar.meta.created, sidecar.meta.name.clone()))
     };
-    let of_some = |outbound: Option<OutboundTrafficPolicy>| outbound == Some(OutboundTrafficPolicy::AllowAny);
-    let own = world.sidecars.iter().filter(|sidecar| *sidecar.meta.namespace == *name && sidecar.selector.is_some());
-    if own.into_iter().any(|sidecar| of_some(sidecar.outbound)) {
-        return OutboundTrafficPolicy::AllowAny;
-    }
     let general = match options.registry_only {
         true => OutboundTrafficPolicy::RegistryOnly,
         false => world.mesh().outbound_traffic_policy,
     };
-    wide(name).or_else(|| wide(&world.mesh().root_namespace)).and_then(|sidecar| sidecar.outbound).unwrap_or(general)
+    let of = |sidecar: &Sidecar| sidecar.outbound.unwrap_or(general);
+    let selecting = world.sidecars.iter().filter(|sidecar| *sidecar.meta.namespace == *name && sidecar.selector.is_some());
+    let rest = wide(name).or_else(|| wide(&world.mesh().root_namespace)).map_or(general, of);
+    // No Sidecar is about gateways.
+    let of_gateways = world.has_gateways(name).then_some(general);
+    let mut all = selecting.map(of).chain(of_gateways).chain([rest]);
+    if all.any(|mode| mode == OutboundTrafficPolicy::AllowAny) {
+        OutboundTrafficPolicy::AllowAny
+    } else {
+        OutboundTrafficPolicy::RegistryOnly
+    }
 }
 
 /// Where pods of a namespace may go; `None` if the mesh lets them go where no NetworkPolicy can say.
-fn rules(world: &World, options: &Options, name: &str, is_direct: bool, out: &mut Netpol) -> Option<Vec<EgressRule>> {
+fn rules(world: &World, options: &Options, name: &str, gateways: &BTreeSet<Through>, out: &mut Netpol) -> Option<Vec<EgressRule>> {
     let port = |protocol, port| NetworkPort { protocol, port: Target::Number(port), end_port: None };
     let dns = ["UDP", "TCP"].map(|protocol| port(protocol, DNS.1)).to_vec();
     // The first rule says the next two as well: they remain when somebody makes it narrower.
@@ -139,16 +154,15 @@ fn rules(world: &World, options: &Options, name: &str, is_direct: bool, out: &mu
     if !reach.is_empty() {
         rules.push(EgressRule { to: reach.into_iter().map(NetworkPeer::range).collect(), ports: Vec::new() });
     }
-    if !is_direct {
+    // What somebody names is all that there is; else proxies go to what no gateway is for themselves.
+    if options.through.is_some() {
         return Some(rules);
     }
-    // Without a gateway proxies go there themselves.
     let mut by_ports: BTreeMap<Ports, BTreeSet<IpRange>> = BTreeMap::new();
-    for outside in outside(world, name) {
+    for outside in outside(world, name, !gateways.is_empty()) {
         let Some(addresses) = outside.addresses else {
             let message = format!(
-                "no NetworkPolicy is written for what leaves namespace {name}: it goes to {}, whose addresses are known only when it is called; \
-                 with an egress gateway (--egress-through) it is",
+                "no NetworkPolicy is written for what leaves namespace {name}: it goes to {}; with an egress gateway (--egress-through) it is",
                 outside.note.message
             );
             out.notes.push(Problem { message, ..outside.note });
@@ -164,26 +178,39 @@ fn rules(world: &World, options: &Options, name: &str, is_direct: bool, out: &mu
     Some(rules)
 }
 
-/// What of the registry a namespace sees that no pod of the cluster is.
-fn outside(world: &World, namespace: &str) -> Vec<Outside> {
+/// What of the registry a namespace sees that no pod of the cluster is. Where there is a gateway, without what its proxies send there.
+fn outside(world: &World, namespace: &str, has_gateway: bool) -> Vec<Outside> {
     let default = &world.mesh().default_service_export_to;
     let is_visible = |entry: &&ServiceEntry| {
         let list: &[ExportTo] = if entry.export_to.is_empty() { default } else { &entry.export_to };
         ExportTo::visible(list, &entry.meta.namespace, namespace)
     };
-    let entries = world.entries.iter().filter(is_visible).filter(|entry| entry.workload_selector.is_none());
-    let of_entry = |entry: &ServiceEntry| Outside {
-        addresses: addresses(entry),
-        note: problem(&entry.meta, Kind::ServiceEntry, "spec.hosts", hosts(entry)),
+    let is_direct = |entry: &&ServiceEntry| !has_gateway || !is_led(world, entry, namespace);
+    let of_entry = |entry: &ServiceEntry| {
+        let (addresses, why) = match &entry.workload_selector {
+            None => (addresses(entry), LATER),
+            Some(selector) if world.is_any_beside(&entry.meta.namespace, &selector.labels) => (None, BESIDE),
+            Some(_) => return None,
+        };
+        Some(Outside { addresses, note: problem(&entry.meta, Kind::ServiceEntry, "spec.hosts", format!("{}, {why}", hosts(entry))) })
     };
-    let is_out = |service: &&Service| service.external_name.as_ref().is_some_and(|name| !name.trim_end_matches('.').ends_with(OF_CLUSTER));
-    let of_service = |service: &Service| {
-        let name = service.external_name.clone().unwrap_or_default();
-        Outside { addresses: None, note: problem_of(service, &name) }
-    };
-    let mut all: Vec<Outside> = entries.map(of_entry).chain(world.services.iter().filter(is_out).map(of_service)).collect();
+    let entries = world.entries.iter().filter(is_visible).filter(is_direct).filter_map(of_entry);
+    let services = world.services.iter().filter_map(|service| {
+        let what = what_is_out(world, service)?;
+        Some(Outside { addresses: None, note: problem_of(service, &what) })
+    });
+    let mut all: Vec<Outside> = entries.chain(services).collect();
     all.sort_by(|a, b| a.note.cmp(&b.note));
     all
+}
+
+/// What a service is if it is no pods of the cluster.
+fn what_is_out(world: &World, service: &Service) -> Option<String> {
+    let name = service.external_name.as_ref();
+    if let Some(name) = name.filter(|name| !name.trim_end_matches('.').ends_with(OF_CLUSTER)) {
+        return Some(format!("{name}, {LATER}"));
+    }
+    world.leads_beside(service).then(|| format!("{}.{}, {BESIDE}", service.id.name, service.id.namespace))
 }
 
 fn hosts(entry: &ServiceEntry) -> String {
@@ -232,7 +259,7 @@ fn write_gateways(options: &Options, gateways: &BTreeSet<Through>, out: &mut Net
     }
 }
 
-/// Hosts beyond the cluster that no route leads through the gateway: calls to them are stopped.
+/// What is beyond the cluster and not led through the gateway: calls to it are stopped.
 fn unrouted(world: &World, gateways: &BTreeSet<Through>, out: &mut Netpol) {
     let of_egress = |gateway: &&Gateway| is_egress(gateway) || gateways.iter().any(|through| through.labels == gateway.selector.labels);
     let named: BTreeSet<String> =
@@ -248,6 +275,11 @@ fn unrouted(world: &World, gateways: &BTreeSet<Through>, out: &mut Netpol) {
                 left.join(", ")
             );
             out.notes.push(problem(&entry.meta, Kind::ServiceEntry, "spec.hosts", text));
+        }
+    }
+    for service in &world.services {
+        if let Some(what) = what_is_out(world, service) {
+            out.notes.push(problem_of(service, &format!("calls to {what}, are stopped where --egress-to does not name its addresses")));
         }
     }
 }

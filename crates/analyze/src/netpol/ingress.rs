@@ -17,15 +17,19 @@ use super::{
     object::{IngressRule, LabelSelector, Labelled, NetworkPolicy, declared, tcp},
     ports::Ports,
     rule::{Constraint, MAX_WAYS, Parts, Wider, product, rules},
-    world::{World, is_within, may_meet},
+    world::{GATEWAY, World, is_within, may_meet},
 };
 
 /// Injection gives it to each pod that has a proxy.
 const HAS_PROXY: (&str, &str) = ("security.istio.io/tlsMode", "istio");
-/// By which the pods of one of the Gateway API's Gateways are known.
-const GATEWAY: &str = "gateway.networking.k8s.io/gateway-name";
-/// What the proxy itself answers, whatever policies say: metrics and readiness.
-const OF_PROXY: [u16; 3] = [ports::AGENT, ports::READINESS, ports::METRICS];
+/// What the proxy itself answers, whatever policies say: readiness and metrics. Its agent has a port of its own.
+const OF_PROXY: [u16; 2] = [ports::READINESS, ports::METRICS];
+/// Without these nobody knows whom the mesh stops.
+const NEEDED: [&str; 2] = ["AuthorizationPolicy", "ConfigMap"];
+
+/// A note about addresses.
+const ANY_POD: &str =
+    "addresses of pods are left to the mesh: not every network plugin compares them with an ipBlock, so that any pod is admitted";
 
 /// The pods of a namespace that a policy selects.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,12 +52,15 @@ struct Place<'w> {
     name: &'w str,
     allow: Vec<Enforced<'w>>,
     deny: Vec<Enforced<'w>>,
-    /// Pods for which a policy cannot be read.
+    /// Pods for which a policy cannot be read, or is not written: others for the same pods alone would admit less than all of them do.
     unknown: Vec<Pods>,
 }
 
 /// All of them.
 pub(super) fn write(world: &World, options: &Options, out: &mut Netpol) {
+    if let Some(kind) = world.unseen(&NEEDED) {
+        return out.remark(format!("objects of kind {kind} may not be read: no NetworkPolicy is written for who may come"));
+    }
     let root = world.mesh().root_namespace.as_str();
     let is_asked = |name: &str| options.namespace.as_deref().is_none_or(|asked| asked == name);
     for policy in world.policies.iter().filter(|policy| is_asked(&policy.meta.namespace) || *policy.meta.namespace == *root) {
@@ -64,7 +71,9 @@ pub(super) fn write(world: &World, options: &Options, out: &mut Netpol) {
         out.notes.push(Problem { message: format!("{}: {message}", refused.problem.message), ..refused.problem.clone() });
     }
     for name in world.namespaces().filter(|name| is_asked(name)) {
-        let holds = name == root || world.is_meshed(name, options.meshed_by_default);
+        // Where a policy of its own decides, the mesh's do so too.
+        let is_own = |policy: &AuthorizationPolicy| *policy.meta.namespace == *name && policy.action == Action::Allow && !policy.dry_run;
+        let holds = name == root || world.is_meshed(name, options.meshed_by_default) || world.policies.iter().any(is_own);
         Place::new(world, name, holds).write(out);
     }
 }
@@ -149,7 +158,21 @@ impl<'w> Place<'w> {
         };
         let unknown = world.refused.iter().filter(|refused| refused.namespace == name || refused.namespace == root);
         let unknown = unknown.map(|refused| Pods { labels: labels(refused.selector.as_ref()), gateways: BTreeSet::new() });
-        Place { world, name, allow: of(Action::Allow), deny: of(Action::Deny), unknown: unknown.collect() }
+        let mut place = Place { world, name, allow: of(Action::Allow), deny: of(Action::Deny), unknown: unknown.collect() };
+        place.pass_on();
+        place
+    }
+
+    /// What is unknown of some pods of an ALLOW policy is so of all of them, and so on.
+    fn pass_on(&mut self) {
+        loop {
+            let touched = self.allow.iter().map(|allow| &allow.pods).filter(|pods| self.is_unknown(pods) && !self.unknown.contains(pods));
+            let more: Vec<Pods> = touched.cloned().collect();
+            if more.is_empty() {
+                return;
+            }
+            self.unknown.extend(more);
+        }
     }
 
     fn is_unknown(&self, pods: &Pods) -> bool {
@@ -178,7 +201,11 @@ impl<'w> Place<'w> {
         }
         for (pods, first) in by_pods {
             let (ways, denied_by) = self.ways(pods, None, out);
-            let admitted = rules(self.world, &[Parts::default()], &ways, &mut Wider::default());
+            let mut wider = Wider::default();
+            let admitted = rules(self.world, &[Parts::default()], &ways, &mut wider);
+            if wider.pods {
+                out.note(first, "spec.rules", ANY_POD.to_owned());
+            }
             if admitted.get(&None).is_some_and(Ports::is_all) {
                 continue;
             }
@@ -227,6 +254,7 @@ impl<'w> Place<'w> {
             };
             say(wider.anonymous, "who a caller is not is left to the mesh: one without an identity is not he either, and has no namespace");
             say(wider.both, "addresses are left to the mesh where callers are named too: a NetworkPolicy has the one or the other");
+            say(wider.pods, ANY_POD);
             say(wider.foreign, "callers may come from outside of the cluster's pods: addresses are not known, and any is admitted");
         }
     }
@@ -257,7 +285,7 @@ impl<'w> Place<'w> {
     /// What policies of the mesh do not decide about.
     fn unguarded(&self, pods: &Pods) -> IngressRule {
         let sets = pods.sets();
-        let beside = sets.iter().map(|labels| self.world.uncaptured(self.name, labels));
+        let beside = sets.iter().map(|labels| self.world.uncaptured(self.name, labels).or(&self.world.of_agents(self.name, labels)));
         let open = beside.fold(Ports::of(OF_PROXY), |all, more| all.or(&more));
         if open.is_all() {
             return IngressRule::default();

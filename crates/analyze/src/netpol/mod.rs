@@ -8,6 +8,7 @@ mod blocks;
 mod callers;
 mod egress;
 mod ingress;
+mod led;
 mod object;
 mod ports;
 mod rule;
@@ -112,8 +113,8 @@ pub fn write(world: &World, options: &Options) -> Netpol {
     ingress::write(world, options, &mut made);
     if !made.policies.is_empty() {
         made.remark(
-            "ports 15020, 15021 and 15090 of proxies (metrics, readiness) stay open, and ports that are not captured or not of TCP and are \
-             declared; probes come from a pod's own node, which no NetworkPolicy stops"
+            "ports 15021 and 15090 of proxies and the port of their agents (15020, or as settings say) stay open, and ports that are not captured \
+             or not of TCP and are declared; probes come from a pod's own node, which no NetworkPolicy stops"
                 .to_owned(),
         );
     }

@@ -10,7 +10,8 @@ use mizzen_types::{IpRange, NamespacedName};
 
 use super::{
     blocks::Addresses,
-    callers::{Ask, Peer, Peers, Who, callers, union},
+    callers::{Ask, Namespaces, Peer, Peers, Who, callers, collapsed, union},
+    object::Labelled,
     ports::Ports,
     world::World,
 };
@@ -60,6 +61,8 @@ pub(super) struct Wider {
     pub(super) anonymous: bool,
     /// Who and where from, together.
     pub(super) both: bool,
+    /// Addresses that may be those of any pod.
+    pub(super) pods: bool,
     /// Who may be of a foreign trust domain, or is a machine whose address is not known.
     pub(super) foreign: bool,
 }
@@ -164,7 +167,16 @@ impl Constraint {
                 wider.both = true;
                 Some(pods)
             }
-            None => Some(blocks.into_iter().map(Peer::Block).collect()),
+            None => {
+                // Many network plugins do not compare the addresses of pods with a block: these would not come where only some addresses are left out.
+                let is_wide = blocks.iter().any(|block| block.range.prefix() == 0);
+                let mut peers: BTreeSet<Peer> = blocks.into_iter().map(Peer::Block).collect();
+                if is_wide && collapsed(peers.clone()).is_some() {
+                    wider.pods = true;
+                    peers.insert(Peer::Pods { namespaces: Namespaces::All { but: BTreeSet::new() }, labels: Labelled::new() });
+                }
+                collapsed(peers)
+            }
         }
     }
 }

@@ -39,6 +39,15 @@ const GENERATED: [&str; 15] = [
 /// Namespaces whose pods injection leaves alone.
 const SYSTEM: [&str; 4] = ["kube-node-lease", "kube-public", "kube-system", "local-path-storage"];
 const INJECT: &str = "sidecar.istio.io/inject";
+/// The port at which the agent beside a proxy is asked for metrics and probes.
+const STATUS_PORT: &str = "status.sidecar.istio.io/port";
+/// What pods are made from.
+const MAKERS: [&str; 6] = ["Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "CronJob"];
+/// By which the pods of one of the Gateway API's Gateways are known.
+pub(super) const GATEWAY: &str = "gateway.networking.k8s.io/gateway-name";
+
+/// Namespace and name of the service that the API server is.
+pub(super) const API_SERVER: (&str, &str) = ("default", "kubernetes");
 
 /// All that is known. Of objects with one name the first is in force.
 #[derive(Debug, Default)]
@@ -60,10 +69,14 @@ pub struct World {
     pub(super) machines: Vec<Machine>,
     /// The labels of gateways that pass mutual TLS on as it came.
     pub(super) passing: BTreeSet<Labelled>,
-    /// Ports that injection leaves out of the capture everywhere.
-    excluded: String,
-    /// Ports that it captures; `None`: all.
-    included: Option<String>,
+    /// Those with labels that have no address of a pod: in their host's network, or outside of the cluster.
+    beside: Vec<Beside>,
+    /// Whether all endpoints that somebody has written for a service are pods, by its namespace and name.
+    endpoints: BTreeMap<(String, String), bool>,
+    /// What is injected everywhere; of several it is not known which holds.
+    injectors: BTreeSet<Injector>,
+    /// Kinds of which there may be objects that nobody may see.
+    unseen: BTreeSet<String>,
     /// What could not be read.
     pub(super) problems: Vec<Problem>,
 }
@@ -98,8 +111,10 @@ struct Workload {
     selector: Labelled,
     annotations: Labelled,
     is_pod: bool,
-    /// What owns a pod, or the pod itself if nothing does.
-    owner: String,
+    /// Its kind and name.
+    title: String,
+    /// Those of what has made it.
+    owner: Option<String>,
     has_proxy: bool,
     open: BTreeSet<Open>,
 }
@@ -111,6 +126,24 @@ pub(super) struct Machine {
     pub(super) account: String,
     /// `None`: not known.
     pub(super) address: Option<IpAddr>,
+}
+
+/// Who has labels and no address of a pod.
+#[derive(Debug)]
+struct Beside {
+    namespace: String,
+    labels: Labelled,
+}
+
+/// What injection does if no annotation says otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Injector {
+    /// Ports that it leaves out of the capture.
+    excluded: String,
+    /// Ports that it captures; `None`: all.
+    included: Option<String>,
+    /// The agent's port; `None`: as MeshConfig says.
+    status: Option<u16>,
 }
 
 impl World {
@@ -139,6 +172,16 @@ impl World {
         if !self.has_mesh {
             (self.mesh, self.has_mesh) = (config, true);
         }
+    }
+
+    /// Says that there may be objects of this kind that nobody may see.
+    pub fn lacks(&mut self, kind: &str) {
+        self.unseen.insert(kind.to_owned());
+    }
+
+    /// The first of these kinds of which there may be objects that nobody may see.
+    pub(super) fn unseen<'k>(&self, kinds: &[&'k str]) -> Option<&'k str> {
+        kinds.iter().copied().find(|kind| self.unseen.contains(*kind))
     }
 
     /// The mesh's settings.
@@ -214,9 +257,16 @@ impl World {
             Sort::WorkloadEntry => {
                 let address = text(node, "spec.address").parse().ok();
                 self.machine(id, &text(node, "spec.serviceAccount"), address);
+                self.is_beside(id, labelled(node.at("spec.labels")));
+                self.is_beside(id, labelled(node.at("metadata.labels")));
             }
             // Its members write their own entries when they come.
-            Sort::WorkloadGroup => self.machine(id, &text(node, "spec.template.serviceAccount"), None),
+            Sort::WorkloadGroup => {
+                self.machine(id, &text(node, "spec.template.serviceAccount"), None);
+                self.is_beside(id, labelled(node.at("spec.metadata.labels")));
+                self.is_beside(id, labelled(node.at("spec.template.labels")));
+            }
+            Sort::Other if &*id.kind == "EndpointSlice" => self.endpoints(id, node),
             sort if sort == Sort::Pod || sort.is_controller() => {
                 let template = match sort {
                     Sort::Pod => Some(node),
@@ -234,16 +284,36 @@ impl World {
         self.machines.push(Machine { namespace: id.namespace.to_string(), account: account.to_owned(), address });
     }
 
+    fn is_beside(&mut self, id: &Id, labels: Labelled) {
+        self.beside.push(Beside { namespace: id.namespace.to_string(), labels });
+    }
+
+    fn endpoints(&mut self, id: &Id, node: &Node) {
+        let labels = labelled(node.at("metadata.labels"));
+        let Some(service) = labels.get("kubernetes.io/service-name") else { return };
+        let endpoints = node.get("endpoints").map(Node::items).unwrap_or_default();
+        let are_pods = endpoints.iter().all(|endpoint| text(endpoint, "targetRef.kind") == "Pod");
+        *self.endpoints.entry((id.namespace.to_string(), service.clone())).or_insert(true) &= are_pods;
+    }
+
     fn injector(&mut self, node: &Node) {
         let values = node.at("data.values").and_then(Node::text).and_then(|text| Node::of_text(text, 0));
         let Some(values) = values else { return };
-        self.excluded = text(&values, "global.proxy.excludeInboundPorts");
-        self.included = values.at("global.proxy.includeInboundPorts").and_then(Node::text).map(str::to_owned);
+        let said = |name: &str| values.at(&format!("global.proxy.{name}")).and_then(word);
+        let status = said("statusPort").and_then(|port| port.parse().ok());
+        let excluded = said("excludeInboundPorts").unwrap_or_default();
+        self.injectors.insert(Injector { excluded, included: said("includeInboundPorts"), status });
+    }
+
+    /// What injection may do where no annotation says otherwise.
+    fn injectors(&self) -> Vec<Injector> {
+        if self.injectors.is_empty() { vec![Injector::default()] } else { self.injectors.iter().cloned().collect() }
     }
 
     fn workload(&mut self, id: &Id, node: &Node, template: &Node) {
-        let account = Some(text(template, "spec.serviceAccountName")).filter(|account| !account.is_empty());
-        let account = account.unwrap_or_else(|| "default".to_owned());
+        // Of the two names of the field the second is the older one.
+        let accounts = ["spec.serviceAccountName", "spec.serviceAccount"].map(|path| text(template, path));
+        let account = accounts.into_iter().find(|account| !account.is_empty()).unwrap_or_else(|| "default".to_owned());
         let containers = ["spec.initContainers", "spec.containers"].map(|path| template.at(path).map(Node::items).unwrap_or_default());
         let containers: Vec<&Node> = containers.into_iter().flatten().collect();
         let has_proxy = containers.iter().any(|container| text(container, "name") == "istio-proxy");
@@ -253,6 +323,7 @@ impl World {
             if has_proxy {
                 self.machine(id, &account, None);
             }
+            self.is_beside(id, labelled(template.at("metadata.labels")));
             return;
         }
         let ports = containers.iter().flat_map(|container| container.get("ports").map(Node::items).unwrap_or_default());
@@ -264,7 +335,8 @@ impl World {
             selector: labelled(node.at("spec.selector.matchLabels")),
             annotations: labelled(template.at("metadata.annotations")),
             is_pod: id.sort() == Sort::Pod,
-            owner: owner(id, node),
+            title: format!("{}/{}", id.kind, id.name),
+            owner: owner(node),
             has_proxy,
             open,
         });
@@ -280,35 +352,68 @@ impl World {
         if SYSTEM.contains(&namespace) {
             return false;
         }
-        let label = |name: &str| self.namespaces.get(namespace)?.as_ref()?.get(name).map(String::as_str);
         let asks = |workload: &Workload| {
             let written = workload.labels.get(INJECT).or_else(|| workload.annotations.get(INJECT));
-            workload.has_proxy || written.is_some_and(|written| written == "true")
+            written.is_some_and(|written| written == "true")
         };
-        match (label("istio-injection"), label("istio.io/rev")) {
+        let mut own = self.workloads.iter().filter(|workload| workload.namespace == namespace);
+        // A proxy that is there is there whatever the label says now.
+        if own.clone().any(|workload| workload.has_proxy) {
+            return true;
+        }
+        match (self.label(namespace, "istio-injection"), self.label(namespace, "istio.io/rev")) {
             (Some("enabled"), _) | (None, Some(_)) => true,
             (Some(_), _) => false,
-            (None, None) => by_default || self.workloads.iter().any(|workload| workload.namespace == namespace && asks(workload)),
+            (None, None) => by_default || own.any(asks),
         }
     }
 
-    /// The labels of each workload of an account, as far as they stay the same from one pod to the next.
-    pub(super) fn labels_of_account(&self, namespace: &str, account: &str) -> Vec<Labelled> {
+    /// Whether a namespace's label says that its pods get no proxies.
+    pub(super) fn is_left_alone(&self, namespace: &str) -> bool {
+        self.label(namespace, "istio-injection").is_some_and(|value| value != "enabled")
+    }
+
+    fn label(&self, namespace: &str, name: &str) -> Option<&str> {
+        self.namespaces.get(namespace)?.as_ref()?.get(name).map(String::as_str)
+    }
+
+    /// Whether gateways are known in a namespace: proxies that are nobody's sidecars.
+    pub(super) fn has_gateways(&self, namespace: &str) -> bool {
+        let selectors = || self.gateways.iter().map(|gateway| &gateway.selector.labels).filter(|labels| !labels.is_empty());
+        let is_one = |workload: &Workload| {
+            let templates = workload.annotations.get("inject.istio.io/templates");
+            templates.is_some_and(|names| names.split(',').any(|name| name.trim() == "gateway"))
+                || workload.labels.contains_key(GATEWAY)
+                || selectors().any(|labels| is_within(labels, &workload.labels))
+        };
+        self.workloads.iter().any(|workload| workload.namespace == namespace && is_one(workload))
+    }
+
+    /// The labels of each workload of an account, as far as they stay the same from one version to the next: without any, its pods cannot be told apart.
+    pub(super) fn labels_of_account(&self, namespace: &str, account: &str) -> BTreeSet<Labelled> {
+        if self.unseen(&MAKERS).is_some() || self.unseen(&["Pod"]).is_some() {
+            return BTreeSet::new();
+        }
         let of = |workload: &&Workload| workload.namespace == namespace && workload.account == account;
         let makers = || self.workloads.iter().filter(of).filter(|workload| !workload.is_pod);
-        let is_made = |pod: &Workload| makers().any(|maker| !maker.selector.is_empty() && is_within(&maker.selector, &pod.labels));
-        // A template's labels change from version to version, its selector never does.
-        let lasting = |workload: &Workload| -> Labelled {
-            let labels = if workload.selector.is_empty() { &workload.labels } else { &workload.selector };
-            labels.iter().filter(|(name, _)| !GENERATED.contains(&name.as_str())).map(owned).collect()
+        let is_made = |pod: &Workload| {
+            pod.owner.as_ref().is_some_and(|owner| {
+                // Between a Deployment and its pods there is a ReplicaSet.
+                let is_between = |maker: &Workload| owner.starts_with("ReplicaSet/") && maker.title.starts_with("Deployment/");
+                let selects = |maker: &Workload| !maker.selector.is_empty() && is_within(&maker.selector, &pod.labels);
+                makers().any(|maker| maker.title == *owner || is_between(maker) && selects(maker))
+            })
         };
-        let mut sets: BTreeMap<&str, Labelled> = BTreeMap::new();
-        for workload in self.workloads.iter().filter(of).filter(|workload| !workload.is_pod || !is_made(workload)) {
-            // What only some pods of one owner have, the next one may not have.
-            let own = lasting(workload);
-            sets.entry(&workload.owner).and_modify(|set| set.retain(|name, value| own.get(name) == Some(value))).or_insert(own);
-        }
-        sets.into_values().collect()
+        // A template's labels change from version to version, its selector never does. What has made a pod is not known: its next one may have others.
+        let lasting = |workload: &Workload| -> Labelled {
+            let labels = match (workload.is_pod, &workload.owner) {
+                (false, _) => Some(&workload.selector),
+                (true, None) => Some(&workload.labels),
+                (true, Some(_)) => None,
+            };
+            labels.into_iter().flatten().filter(|(name, _)| !GENERATED.contains(&name.as_str())).map(owned).collect()
+        };
+        self.workloads.iter().filter(of).filter(|workload| !workload.is_pod || !is_made(workload)).map(lasting).collect()
     }
 
     /// The workloads of a namespace with these labels. Those that injection writes are not in templates.
@@ -329,21 +434,53 @@ impl World {
 
     /// Ports of TCP that do not come before the proxies of these pods, or of some of them.
     pub(super) fn uncaptured(&self, namespace: &str, labels: &Labelled) -> Ports {
-        let general = self.beside(&Labelled::new());
-        self.selected(namespace, labels).map(|workload| self.beside(&workload.annotations)).fold(general, |all, more| all.or(&more))
+        let general = self.not_captured(&Labelled::new());
+        self.selected(namespace, labels).map(|workload| self.not_captured(&workload.annotations)).fold(general, |all, more| all.or(&more))
     }
 
-    fn beside(&self, annotations: &Labelled) -> Ports {
+    fn not_captured(&self, annotations: &Labelled) -> Ports {
         let said = |name: &str| annotations.get(&format!("traffic.sidecar.istio.io/{name}")).map(String::as_str);
         if annotations.get("sidecar.istio.io/interceptionMode").is_some_and(|mode| mode == "NONE") {
             return Ports::all();
         }
         let listed = |text: &str| Ports::of(text.split(',').filter_map(|port| port.trim().parse().ok()));
-        let excluded = listed(said("excludeInboundPorts").unwrap_or(&self.excluded));
-        match said("includeInboundPorts").or(self.included.as_deref()) {
-            None | Some("*") => excluded,
-            Some(included) => excluded.or(&listed(included).others()),
+        let of = |injector: &Injector| {
+            let excluded = listed(said("excludeInboundPorts").unwrap_or(&injector.excluded));
+            match said("includeInboundPorts").or(injector.included.as_deref()) {
+                None | Some("*") => excluded,
+                Some(included) => excluded.or(&listed(included).others()),
+            }
+        };
+        self.injectors().iter().fold(Ports::of([]), |all, injector| all.or(&of(injector)))
+    }
+
+    /// The ports at which the agents beside the proxies of these pods are asked.
+    pub(super) fn of_agents(&self, namespace: &str, labels: &Labelled) -> Ports {
+        let general = self.mesh.default_config.status_port;
+        let of_some = self.selected(namespace, labels).flat_map(|workload| {
+            let config = workload.annotations.get("proxy.istio.io/config").and_then(|text| Node::of_text(text, 0));
+            let own = config.as_ref().and_then(|config| config.get("statusPort")).and_then(word);
+            own.into_iter().chain(workload.annotations.get(STATUS_PORT).cloned()).filter_map(|port| port.trim().parse().ok())
+        });
+        Ports::of(self.injectors().iter().map(|injector| injector.status.unwrap_or(general)).chain(of_some))
+    }
+
+    /// Whether what these labels select has, or may have, addresses of no pods.
+    pub(super) fn is_any_beside(&self, namespace: &str, labels: &Labelled) -> bool {
+        self.beside.iter().any(|one| one.namespace == namespace && is_within(labels, &one.labels))
+    }
+
+    /// Whether calls to a service, or some of them, go to addresses of no pods.
+    pub(super) fn leads_beside(&self, service: &Service) -> bool {
+        let (namespace, name) = (&*service.id.namespace, &*service.id.name);
+        if service.external_name.is_some() || (namespace, name) == API_SERVER {
+            return false;
         }
+        if !service.selector.is_empty() {
+            return self.is_any_beside(namespace, &service.selector);
+        }
+        // Somebody writes its endpoints.
+        !self.endpoints.get(&(namespace.to_owned(), name.to_owned())).copied().unwrap_or_default()
     }
 
     /// What these pods offer over other protocols than TCP, by their containers and by services that may mean them.
@@ -393,13 +530,12 @@ pub(super) fn may_meet(one: &Labelled, other: &Labelled) -> bool {
     one.iter().all(|(name, value)| other.get(name).is_none_or(|other| other == value))
 }
 
-/// Kind and name of what owns an object, or its own.
-fn owner(id: &Id, node: &Node) -> String {
+/// Kind and name of what owns an object.
+fn owner(node: &Node) -> Option<String> {
     let owners = node.at("metadata.ownerReferences").map(Node::items).unwrap_or_default();
-    match owners.first() {
-        Some(owner) if id.sort() == Sort::Pod => format!("{}/{}", text(owner, "kind"), text(owner, "name")),
-        _ => format!("{}/{}", id.kind, id.name),
-    }
+    let is_controller = |owner: &&Node| owner.get("controller").is_some_and(Node::is_true);
+    let owner = owners.iter().find(is_controller).or(owners.first())?;
+    Some(format!("{}/{}", text(owner, "kind"), text(owner, "name")))
 }
 
 fn owned((name, value): (&String, &String)) -> (String, String) {
@@ -417,6 +553,11 @@ fn other_protocol(port: &Node) -> Option<&'static str> {
 fn number(node: &Node, path: &str) -> Option<Target> {
     let number = node.at(path).and_then(Node::int).and_then(|number| u16::try_from(number).ok())?;
     (number > 0).then_some(Target::Number(number))
+}
+
+/// A text, or a number as one.
+fn word(node: &Node) -> Option<String> {
+    node.text().map(str::to_owned).or_else(|| node.int().map(|number| number.to_string()))
 }
 
 fn text(node: &Node, path: &str) -> String {

@@ -14,7 +14,7 @@ use super::{
         input::Input,
     },
     output,
-    place::{Place, Where},
+    place::{Extent, Place, Where},
 };
 use crate::up::say;
 
@@ -23,8 +23,8 @@ use crate::up::say;
 #[command(
     after_help = "What is written never stops a call that the mesh allows: what L4 does not show (paths, methods, tokens) is admitted, told on \
 standard error, and left to the mesh. Pods are known by the label security.istio.io/tlsMode=istio, which injection writes, and callers of an account \
-by the labels of its workloads; name all of these. Ports 15020, 15021 and 15090 of proxies stay open. What pods may reach is written where \
-outboundTrafficPolicy is REGISTRY_ONLY, or with --egress-through.\n\nExamples:\n  \
+by the selectors of its workloads; name all of these. Ports 15021 and 15090 of proxies and that of their agents (15020) stay open. What pods may \
+reach is written where outboundTrafficPolicy is REGISTRY_ONLY, or with --egress-through.\n\nExamples:\n  \
 mizzen netpol                                     from what the running mesh or the cluster has\n  \
 mizzen netpol --use-kube=false -R config/         from files alone, with all folders below\n  \
 mizzen netpol -n shop | kubectl apply -f -        those of one namespace, into the cluster\n  \
@@ -52,7 +52,7 @@ pub(crate) struct NetpolArgs {
     #[arg(long = "meshConfigFile", value_name = "FILE")]
     mesh_config_file: Option<PathBuf>,
     /// The pods through which alone all others may leave the cluster, by their namespace and a label. Without it: those that Gateways with the selector
-    /// `istio: egressgateway` have.
+    /// `istio: egressgateway` have, and proxies go themselves to what no route leads there.
     #[arg(long, value_name = "NAMESPACE/LABEL=VALUE")]
     egress_through: Option<Through>,
     /// An address or a block of addresses that all pods may reach besides, such as that of the API server. May be repeated.
@@ -91,7 +91,8 @@ pub(crate) fn run(place: &Where, args: &NetpolArgs) -> Result<()> {
         bail!("no mesh is running here as this user: name files or folders to look at them, or start a mesh with `mizzen up DIR`");
     }
     let namespace = args.namespace.clone().unwrap_or_else(|| "default".to_owned());
-    let mut input = Input { files: gathered.files, namespace, is_installed: running.is_none(), ..Input::default() };
+    let mut input =
+        Input { files: gathered.files, namespace, is_installed: running.is_none(), extent: Extent::Callers, ..Input::default() };
     let mut registry_only = false;
     if let Some(mesh) = &running {
         input.lay_over(mesh, args.use_kube.is_none() && !place.is_explicit() && !args.paths.is_empty())?;
@@ -120,6 +121,7 @@ fn world(input: &Input, args: &NetpolArgs) -> Result<World> {
     }
     input.files.iter().for_each(|file| world.add(&file.text, &file.name, &input.namespace));
     input.below.iter().for_each(|file| world.add(&file.text, &file.name, "default"));
+    input.refused.iter().for_each(|kind| world.lacks(kind));
     if let Some(file) = &input.fallback {
         world.settings(settings(file)?);
     }
@@ -176,7 +178,7 @@ mod tests {
     #[test]
     fn yaml_and_json_say_the_same() {
         let files = vec![File { name: "a.yaml".into(), path: None, text: POLICY.to_owned() }];
-        let input = Input { files, namespace: "shop".to_owned(), ..Input::default() };
+        let mut input = Input { files, namespace: "shop".to_owned(), ..Input::default() };
         let made = write(&world(&input, &args(&[])).expect("a world"), &Options::default());
         let (yaml, json) = (text(&made.policies, Form::Yaml).expect("a text"), text(&made.policies, Form::Json).expect("a text"));
         let list: serde_json::Value = serde_json::from_str(&json).expect("JSON");
@@ -188,6 +190,8 @@ mod tests {
             "{yaml}"
         );
         assert_eq!(text(&[], Form::Yaml).expect("a text"), "");
+        input.refused.push("AuthorizationPolicy".to_owned());
+        assert_eq!(write(&world(&input, &args(&[])).expect("a world"), &Options::default()).policies, []);
     }
 
     #[test]

@@ -72,6 +72,64 @@ pub(crate) struct Cluster {
     pub(crate) options: ClusterOptions,
 }
 
+/// How much of a cluster is looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// What the mesh reads.
+    #[default]
+    Mesh,
+    /// That, and all that pods are made from, or that has an identity and is no pod.
+    Callers,
+}
+
+/// What a cluster has.
+pub(crate) struct Documents {
+    /// The objects.
+    pub(crate) files: Vec<File>,
+    /// The kinds that may not be read.
+    pub(crate) refused: Vec<String>,
+}
+
+/// Group, version, kind and plural of what callers are made from, and of what says who they are.
+const CALLERS: [(&str, &str, &str, &str); 7] = [
+    ("apps", "v1", "StatefulSet", "statefulsets"),
+    ("apps", "v1", "DaemonSet", "daemonsets"),
+    ("apps", "v1", "ReplicaSet", "replicasets"),
+    ("batch", "v1", "Job", "jobs"),
+    ("batch", "v1", "CronJob", "cronjobs"),
+    ("networking.istio.io", "v1", "WorkloadEntry", "workloadentries"),
+    ("networking.istio.io", "v1", "WorkloadGroup", "workloadgroups"),
+];
+/// Endpoints that somebody else than Kubernetes writes.
+const WRITTEN: &str = "endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io";
+
+impl Extent {
+    /// Whether a ConfigMap of the control plane's namespace is looked at.
+    fn is_setting(self, name: Option<&str>) -> bool {
+        // Pods may have been injected by one of several revisions.
+        let of_revision = |name: &str| self == Extent::Callers && name.starts_with(names::INJECTOR);
+        name.is_some_and(|name| name == names::SETTINGS || name == names::INJECTOR || of_revision(name))
+    }
+
+    /// The kinds.
+    fn resources(self) -> Vec<ApiResource> {
+        let is_meant = |kind: &Kind| match kind {
+            Kind::Secret => false,
+            Kind::EndpointSlice => self == Extent::Callers,
+            _ => true,
+        };
+        let resource = |group: &str, version: &str, name: &str, plural: &str| {
+            ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, name), plural)
+        };
+        let read = Kind::ALL.iter().copied().filter(is_meant).filter_map(|kind| {
+            let version = kind.stored_version()?;
+            Some(resource(kind.group(), version, kind.name(), kind.plural()))
+        });
+        let callers: &[_] = if self == Extent::Callers { &CALLERS } else { &[] };
+        read.chain(callers.iter().map(|(group, version, name, plural)| resource(group, version, name, plural))).collect()
+    }
+}
+
 /// A workload of a mesh.
 pub(crate) enum Workload<'p> {
     /// On this host.
@@ -271,32 +329,31 @@ impl Cluster {
         api.logs(name, &params).await.with_context(|| format!("the log of {name}.{namespace}"))
     }
 
-    /// What analysis looks at, as documents. A kind that is not there, or may not be read, is left out; the latter is told.
+    /// What is looked at, as documents. A kind that is not there, or may not be read, is left out; the latter is told.
     ///
     /// # Errors
     /// If the API server does not answer.
-    pub(crate) async fn documents(&self) -> Result<Vec<File>> {
-        let (mut text, client) = (String::new(), self.client().await?);
-        for kind in Kind::ALL.iter().copied().filter(|kind| !matches!(kind, Kind::Secret | Kind::EndpointSlice)) {
-            let Some(version) = kind.stored_version() else { continue };
-            let gvk = GroupVersionKind::gvk(kind.group(), version, kind.name());
-            let resource = ApiResource::from_gvk_with_plural(&gvk, kind.plural());
-            let api: Api<DynamicObject> = match kind {
+    pub(crate) async fn documents(&self, extent: Extent) -> Result<Documents> {
+        let (mut text, mut refused, client) = (String::new(), Vec::new(), self.client().await?);
+        for resource in extent.resources() {
+            let is = |kind: Kind| resource.group == kind.group() && resource.kind == kind.name();
+            let api: Api<DynamicObject> = match is(Kind::ConfigMap) {
                 // All others may hold anything.
-                Kind::ConfigMap => Api::namespaced_with(client.clone(), &self.namespace, &resource),
-                _ => Api::all_with(client.clone(), &resource),
+                true => Api::namespaced_with(client.clone(), &self.namespace, &resource),
+                false => Api::all_with(client.clone(), &resource),
             };
-            let found = match api.list(&ListParams::default()).await {
+            let params = if is(Kind::EndpointSlice) { ListParams::default().labels(WRITTEN) } else { ListParams::default() };
+            let found = match api.list(&params).await {
                 Ok(found) => found.items,
                 Err(kube::Error::Api(status)) if status.code == 404 => continue,
                 Err(kube::Error::Api(status)) if status.code == 403 => {
-                    say::problem(&format!("{} are not looked at: {}", kind.plural(), status.message));
+                    say::problem(&format!("{} are not looked at: {}", resource.plural, status.message));
+                    refused.push(resource.kind);
                     continue;
                 }
                 Err(error) => return Err(error).context("the cluster"),
             };
-            let settings = [Some(names::SETTINGS), Some(names::INJECTOR)];
-            let meant = |object: &DynamicObject| kind != Kind::ConfigMap || settings.contains(&object.metadata.name.as_deref());
+            let meant = |object: &DynamicObject| !is(Kind::ConfigMap) || extent.is_setting(object.metadata.name.as_deref());
             for mut object in found.into_iter().filter(meant) {
                 object.metadata.managed_fields = None;
                 // Lists do not repeat what each of their items is.
@@ -304,7 +361,7 @@ impl Cluster {
                 text += &format!("---\n{}\n", serde_json::to_string(&object)?);
             }
         }
-        Ok(vec![File { name: "cluster".into(), path: None, text }])
+        Ok(Documents { files: vec![File { name: "cluster".into(), path: None, text }], refused })
     }
 
     async fn debug(&self, path: &str) -> Result<(StatusCode, bytes::Bytes)> {
@@ -408,6 +465,45 @@ impl Workload<'_> {
                     (status, body) => bail!("the proxy answers {status}: {}", String::from_utf8_lossy(&body).trim()),
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_looked_at() {
+        let kinds = |extent: Extent| -> Vec<String> {
+            extent
+                .resources()
+                .into_iter()
+                .map(|resource| format!("{} {} {}", resource.api_version, resource.kind, resource.plural))
+                .collect()
+        };
+        let (mesh, callers) = (kinds(Extent::Mesh), kinds(Extent::Callers));
+        for kind in [
+            "apps/v1 StatefulSet statefulsets",
+            "apps/v1 DaemonSet daemonsets",
+            "apps/v1 ReplicaSet replicasets",
+            "batch/v1 Job jobs",
+            "batch/v1 CronJob cronjobs",
+            "networking.istio.io/v1 WorkloadEntry workloadentries",
+            "networking.istio.io/v1 WorkloadGroup workloadgroups",
+            "discovery.k8s.io/v1 EndpointSlice endpointslices",
+        ] {
+            assert!(callers.contains(&kind.to_owned()) && !mesh.contains(&kind.to_owned()), "{kind}");
+        }
+        assert!(mesh.iter().all(|kind| callers.contains(kind)) && !callers.iter().any(|kind| kind.contains("Secret")), "{callers:?}");
+        for (name, is_read, is_read_for_callers) in [
+            ("istio", true, true),
+            ("istio-sidecar-injector", true, true),
+            ("istio-sidecar-injector-canary", false, true),
+            ("x", false, false),
+        ] {
+            let found = (Extent::Mesh.is_setting(Some(name)), Extent::Callers.is_setting(Some(name)));
+            assert_eq!(found, (is_read, is_read_for_callers), "{name}");
         }
     }
 }

@@ -123,7 +123,9 @@ fn callers() {
         ("principals: [other/ns/shop/sa/web]", "any", &["from outside of the cluster's pods"]),
         ("notNamespaces: [a]", "any", &["who a caller is not is left to the mesh"]),
         ("ipBlocks: [10.0.0.0/8], notIpBlocks: [10.1.0.0/16, 10.1.2.0/24]", "10.0.0.0/8 - 10.1.0.0/16", &[]),
-        ("notIpBlocks: [10.0.0.0/8]", "0.0.0.0/0 - 10.0.0.0/8, ::/0", &[]),
+        ("notIpBlocks: [10.0.0.0/8]", "*, 0.0.0.0/0 - 10.0.0.0/8, ::/0", &["addresses of pods are left to the mesh"]),
+        ("ipBlocks: [0.0.0.0/0]", "*, 0.0.0.0/0", &["addresses of pods are left to the mesh"]),
+        ("ipBlocks: [0.0.0.0/0, \"::/0\"]", "any", &[]),
         ("ipBlocks: [10.1.2.3], namespaces: [a]", "a", &["addresses are left to the mesh where callers are named too"]),
         ("remoteIpBlocks: [10.0.0.0/8]", "any", &["spec.rules[0]: L4 does not show from[0].source.remoteIpBlocks"]),
     ];
@@ -146,22 +148,65 @@ fn pods_of_an_account() {
              {{serviceAccountName: web, containers: [{{name: c, image: x}}]}}\n"
         )
     };
-    let set = "{apiVersion: apps/v1, kind: StatefulSet, name: web, uid: u}";
-    let of_web = pod("web-1", set, "app: web, app.kubernetes.io/version: v1, pod-template-hash: x");
-    let of_set =
-        |name: &str, version: &str| pod(name, set, &format!("app: set, part: {version}, statefulset.kubernetes.io/pod-name: {name}"));
-    let controller = deployment("shop", "set", "web").replace("kind: Deployment", "kind: StatefulSet");
+    let owner = |kind: &str, name: &str| format!("{{apiVersion: x, kind: {kind}, name: {name}, uid: u}}");
+    let of_web = pod("web-1", &owner("ReplicaSet", "web-5d"), "app: web, app.kubernetes.io/version: v1, pod-template-hash: x");
+    let of_set = |name: &str, version: &str| {
+        pod(name, &owner("StatefulSet", "set"), &format!("app: set, part: {version}, statefulset.kubernetes.io/pod-name: {name}"))
+    };
+    let as_kind = |kind: &str| deployment("shop", "set", "web").replace("kind: Deployment", &format!("kind: {kind}"));
+    let template = "{metadata: {labels: {app: job}}, spec: {serviceAccountName: web, containers: []}}";
+    let periodic = format!(
+        "---\napiVersion: batch/v1\nkind: CronJob\nmetadata: {{name: job, namespace: shop}}\nspec: {{jobTemplate: {{spec: {{template: {template}}}}}}}\n"
+    );
+    let of_job = "selector: {matchLabels: {batch.kubernetes.io/controller-uid: u}}";
+    let job = format!(
+        "---\napiVersion: batch/v1\nkind: Job\nmetadata: {{name: job-1, namespace: shop}}\nspec: {{{of_job}, template: {template}}}\n"
+    );
+    let replicas = deployment("shop", "set", "web")
+        .replace("kind: Deployment", "kind: ReplicaSet")
+        .replace("{matchLabels: {app: set}}", "{matchLabels: {app: set, rollouts-pod-template-hash: x}}");
+    let elder = deployment("shop", "old", "web").replace("serviceAccountName", "serviceAccount");
     let cases = [
         (pod("bare", "", "app: x"), "shop[app=x]"),
         (pod("bare", "", ""), "shop"),
-        (of_web + &deployment("shop", "web", "web"), "shop[app=web]"),
-        (of_set("web-0", "a") + &of_set("web-1", "b"), "shop[app=set]"),
-        (of_set("web-0", "a") + &controller + &deployment("shop", "web", "web"), "shop[app=set], shop[app=web]"),
+        (of_web.clone() + &deployment("shop", "web", "web"), "shop[app=web]"),
+        // What makes them is not known, and may give the next ones other labels.
+        (of_web, "shop"),
+        (of_set("set-0", "a") + &of_set("set-1", "b"), "shop"),
+        (of_set("set-0", "a") + &deployment("shop", "set", "web"), "shop"),
+        (of_set("set-0", "a") + &as_kind("StatefulSet") + &deployment("shop", "web", "web"), "shop[app=set], shop[app=web]"),
+        (as_kind("DaemonSet") + &deployment("shop", "web", "web"), "shop[app=set], shop[app=web]"),
+        (pod("set-5d-1", &owner("ReplicaSet", "set"), "app: set, version: v1") + &replicas, "shop[app=set]"),
+        (periodic + &deployment("shop", "web", "web"), "shop"),
+        (job + &deployment("shop", "web", "web"), "shop"),
+        (elder + &deployment("shop", "web", "web"), "shop[app=old], shop[app=web]"),
         (deployment("shop", "web", "other"), "shop"),
     ];
     for (yaml, peers) in cases {
         check(&(from.clone() + &yaml), &[&format!("shop/mizzen-allow.p [] {peers} to any")], &[]);
     }
+}
+
+#[test]
+fn what_may_not_be_read() {
+    let yaml = policy("p", "{rules: [{from: [{source: {serviceAccounts: [web]}}]}]}") + &deployment("shop", "web", "web") + MESH;
+    let egress = "shop/mizzen-egress [] * to any; kube-system to UDP 53, 53; istio-system to 15012";
+    let check = |kind: &str, ingress: &[&str], is_bounded: bool| {
+        let mut world = World::default();
+        world.add(&yaml, &"a.yaml".into(), "default");
+        world.lacks(kind);
+        let lines: Vec<String> = write(&world, &Options::default()).policies.iter().map(shown).collect();
+        let expected: Vec<&str> = ingress.iter().copied().chain(is_bounded.then_some(egress)).collect();
+        assert_eq!(lines, expected, "{kind}");
+    };
+    check("PeerAuthentication", &["shop/mizzen-allow.p [] shop[app=web] to any"], true);
+    for maker in ["Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "CronJob"] {
+        check(maker, &["shop/mizzen-allow.p [] shop to any"], true);
+    }
+    check("Pod", &["shop/mizzen-allow.p [] shop to any"], false);
+    check("WorkloadEntry", &["shop/mizzen-allow.p [] any to any"], false);
+    check("AuthorizationPolicy", &[], true);
+    check("ServiceEntry", &["shop/mizzen-allow.p [] shop[app=web] to any"], false);
 }
 
 #[test]
@@ -211,7 +256,7 @@ fn what_is_denied() {
         check(&(allow.clone() + &deny(rules) + &of_rest), &expected, &vec!["the rule is left to the mesh"; *left]);
     }
     let block = "[{from: [{source: {ipBlocks: [10.1.0.0/16]}}]}]";
-    check(&deny(block), &["shop/mizzen-deny.d [] 0.0.0.0/0 - 10.1.0.0/16, ::/0 to any"], &[]);
+    check(&deny(block), &["shop/mizzen-deny.d [] *, 0.0.0.0/0 - 10.1.0.0/16, ::/0 to any"], &["addresses of pods are left to the mesh"]);
     check(&deny("[{to: [{operation: {methods: [GET]}}]}]"), &[], &["the rule is left to the mesh"]);
     check(
         &(allow.clone() + &deny(block)),
@@ -230,7 +275,10 @@ fn what_is_passed_over() {
     check(&policy("p", "{action: CUSTOM, provider: {name: x}, rules: [{}]}"), &[], &["CUSTOM"]);
     let open = policy("q", "{selector: {matchLabels: {app: db}}}");
     let refused = policy("p", "{selector: {matchLabels: {app: web}}, rules: [{form: []}]}");
-    check(&(refused + &open + &policy("r", "{}")), &["shop/mizzen-allow.q [app=db] "], &["cannot be read, so that no NetworkPolicy"]);
+    let told = ["cannot be read, so that no NetworkPolicy"];
+    check(&(refused.clone() + &open), &["shop/mizzen-allow.q [app=db] "], &told);
+    // The pods of `q` are `r`'s too, which is not written: `q` alone would stop whom `r` lets in.
+    check(&(refused + &open + &policy("r", "{}")), &[], &told);
 }
 
 #[test]
@@ -239,13 +287,37 @@ fn the_mesh_s_policies_and_scopes() {
     let namespace =
         |name: &str, labels: &str| format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{{labels}}}}}\n");
     let yaml =
-        root + &namespace("shop", "istio-injection: enabled") + &namespace("off", "istio-injection: disabled") + &namespace("else", "");
+        root + &namespace("shop", "istio-injection: enabled") + &namespace("quiet", "istio-injection: disabled") + &namespace("else", "");
     let of_root = "istio-system/mizzen-allow.nobody [] ";
     check(&yaml, &["else/mizzen-mesh-allow.nobody [] ", of_root, "shop/mizzen-mesh-allow.nobody [] "], &[]);
     let in_cluster = Options { meshed_by_default: false, ..Options::default() };
     check_with(&yaml, &in_cluster, &[of_root, "shop/mizzen-mesh-allow.nobody [] "], &[]);
     let one = Options { namespace: Some("shop".to_owned()), ..Options::default() };
     check_with(&yaml, &one, &["shop/mizzen-mesh-allow.nobody [] "], &[]);
+    // A policy of its own, or a proxy that is there, says more than the namespace's label.
+    let own = policy("p", "{}").replace("namespace: shop", "namespace: quiet");
+    let in_quiet = ["quiet/mizzen-allow.p [] ", "quiet/mizzen-mesh-allow.nobody [] "];
+    check(
+        &(yaml.clone() + &own),
+        &["else/mizzen-mesh-allow.nobody [] ", of_root, in_quiet[0], in_quiet[1], "shop/mizzen-mesh-allow.nobody [] "],
+        &[],
+    );
+    check_with(&(yaml.clone() + &own), &in_cluster, &[of_root, in_quiet[0], in_quiet[1], "shop/mizzen-mesh-allow.nobody [] "], &[]);
+    let dry = own.replace("namespace: quiet}", "namespace: quiet, annotations: {istio.io/dry-run: \"true\"}}");
+    check_with(&(yaml.clone() + &dry), &in_cluster, &[of_root, "shop/mizzen-mesh-allow.nobody [] "], &["is a dry run"]);
+    let injected = deployment("quiet", "web", "web").replace("name: c,", "name: istio-proxy,");
+    check_with(&(yaml.clone() + &injected), &in_cluster, &[of_root, in_quiet[1], "shop/mizzen-mesh-allow.nobody [] "], &[]);
+    check_with(
+        &(yaml + &injected + MESH),
+        &in_cluster,
+        &[
+            of_root,
+            in_quiet[1],
+            "shop/mizzen-egress [] * to any; kube-system to UDP 53, 53; istio-system to 15012",
+            "shop/mizzen-mesh-allow.nobody [] ",
+        ],
+        &[],
+    );
     let gateway = policy("p", "{targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: g}]}");
     check(&gateway, &["shop/mizzen-allow.p [gateway-name In g] "], &[]);
 }
@@ -262,6 +334,28 @@ fn what_the_mesh_does_not_guard() {
     check(&(all.clone() + &excluded), &["shop/mizzen-allow.p [] any to 22, 15020-15021, 15090"], &[]);
     let none = annotated("traffic.sidecar.istio.io/includeInboundPorts: \"\"");
     check(&(all.clone() + &none), &["shop/mizzen-allow.p [] any to any"], &[]);
+    let injector = |name: &str, values: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: istio-system}}\ndata: {{values: \"global: {{proxy: {{{values}}}}}\"}}\n"
+        )
+    };
+    let [first, second] = ["excludeInboundPorts: 22, statusPort: 16020", "includeInboundPorts: 8080"];
+    let settings = MESH.replace("outboundTrafficPolicy: {mode: REGISTRY_ONLY}", "defaultConfig: {statusPort: 17020}");
+    let (agents, several) = (annotated("status.sidecar.istio.io/port: \"18020\""), "any to 1-8079, 8081-65535");
+    let names = ["istio-sidecar-injector", "istio-sidecar-injector-canary"];
+    for (yaml, open) in [
+        (injector(names[0], first), "any to 22, 15021, 15090, 16020"),
+        (injector(names[0], second), several),
+        (injector(names[0], first) + &injector(names[1], second), several),
+        (injector(names[1], second) + &injector(names[0], first), several),
+        (injector(names[0], "includeInboundPorts: '*', excludeInboundPorts: '22,23'"), "any to 22-23, 15020-15021, 15090"),
+        (settings.clone(), "any to 15021, 15090, 17020"),
+        (settings.clone() + &injector(names[0], "statusPort: 15020"), ""),
+        (settings + &agents, "any to 15021, 15090, 17020, 18020"),
+        (annotated("proxy.istio.io/config: \"statusPort: 18020\""), "any to 15020-15021, 15090, 18020"),
+    ] {
+        check(&(all.clone() + &yaml), &[&format!("shop/mizzen-allow.p [] {open}")], &[]);
+    }
     let from = policy("p", "{rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/vm]}}]}]}");
     let entry = "---\napiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: vm, namespace: shop}\nspec: {address: 192.0.2.7, \
                  serviceAccount: vm}\n";
@@ -301,11 +395,101 @@ fn who_leaves() {
                  egressgateway}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: [\"*\"]}]}\n";
     let shop = format!("shop/mizzen-egress [] {within}");
     check(
-        &(closed + named + &entry("resolution: DNS")),
+        &(closed.clone() + named + &entry("resolution: DNS")),
+        &[gateway],
+        &["no NetworkPolicy is written for what leaves namespace shop: it goes to e.example"],
+    );
+    check_with(
+        &(closed.clone() + named + &entry("resolution: DNS")),
+        &through,
         &[gateway, &shop],
         &["no VirtualService leads e.example through the egress gateway"],
     );
+    check(&(closed.clone() + named + &fixed), &[gateway, &format!("{shop}; 192.0.2.9/32 to 443")], &[]);
+    let route = |matches: &str, to: &str| {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: r, namespace: shop}}\nspec: {{hosts: [e.example], \
+             gateways: [mesh, out], tls: [{{match: [{{{matches}, sniHosts: [e.example]}}], route: [{{destination: {{host: {to}}}}}]}}]}}\n"
+        )
+    };
+    let egress = "egress.istio-system.svc.cluster.local";
+    let direct = ["it goes to e.example"];
+    let led: &[(String, &[&str], &[&str])] = &[
+        (route("gateways: [mesh], port: 443", egress), &[gateway, &shop], &[]),
+        (route("gateways: [out], port: 443", egress), &[gateway], &direct),
+        (route("gateways: [mesh], port: 444", egress), &[gateway], &direct),
+        (route("gateways: [mesh], sourceLabels: {a: b}", egress), &[gateway], &direct),
+        (route("gateways: [mesh], port: 443", "e.example"), &[gateway], &direct),
+    ];
+    for (route, expected, notes) in led {
+        check(&(closed.clone() + named + &entry("resolution: DNS") + route), expected, notes);
+    }
     check(&(yaml + named), &[], &[]);
+}
+
+#[test]
+fn what_services_lead_beside_pods() {
+    let yaml = deployment("shop", "web", "web") + MESH;
+    let shop = "shop/mizzen-egress [] * to any; kube-system to UDP 53, 53; istio-system to 15012";
+    let service = |spec: &str| {
+        format!("---\napiVersion: v1\nkind: Service\nmetadata: {{name: db, namespace: shop}}\nspec: {{{spec}, ports: [{{port: 80}}]}}\n")
+    };
+    let slice = |target: &str| {
+        format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\nmetadata: {{name: db-1, namespace: shop, labels: \
+             {{kubernetes.io/service-name: db}}}}\nendpoints: [{{addresses: [192.0.2.1]{target}}}]\n"
+        )
+    };
+    let nodes = deployment("shop", "db", "db").replace("containers:", "hostNetwork: true, containers:");
+    let machine = "---\napiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: vm, namespace: shop}\nspec: {address: 192.0.2.7, \
+                   labels: {app: db}}\n";
+    let entry = "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: e, namespace: shop}\nspec: {hosts: [e.example], ports: \
+                 [{number: 443, name: tls, protocol: TLS}], resolution: STATIC, workloadSelector: {labels: {app: db}}}\n";
+    let (selecting, plain) = (service("selector: {app: db}"), service("type: ClusterIP"));
+    let server = plain.replace("name: db, namespace: shop", "name: kubernetes, namespace: default");
+    let forced = Options { through: Some("out/istio=egressgateway".parse().expect("pods")), ..Options::default() };
+    let cases: [(String, bool, &[&str]); 9] = [
+        (selecting.clone(), true, &[]),
+        (selecting.clone() + &nodes, false, &["it goes to db.shop"]),
+        (selecting + machine, false, &["it goes to db.shop"]),
+        (entry.to_owned(), true, &[]),
+        (entry.to_owned() + machine, false, &["it goes to e.example"]),
+        (plain.clone() + &slice(""), false, &["it goes to db.shop"]),
+        (plain.clone() + &slice(", targetRef: {kind: Pod, name: x}"), true, &[]),
+        (plain.clone(), false, &["it goes to db.shop"]),
+        (server, true, &["the API server is no pod"]),
+    ];
+    for (more, is_bounded, notes) in cases {
+        check(&(yaml.clone() + &more), &[shop][..usize::from(is_bounded)], notes);
+    }
+    let gateway = "out/mizzen-egress-gateway [istio=egressgateway] any to any";
+    check_with(&(yaml + &plain), &forced, &[gateway, shop], &["calls to db.shop"]);
+}
+
+#[test]
+fn whose_way_out_is_whose() {
+    let yaml = deployment("shop", "web", "web");
+    let shop = "shop/mizzen-egress [] * to any; kube-system to UDP 53, 53; istio-system to 15012";
+    let sidecar = |name: &str, spec: &str| {
+        format!("---\napiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{{spec}}}\n")
+    };
+    let [only, any] = ["outboundTrafficPolicy: {mode: REGISTRY_ONLY}", "outboundTrafficPolicy: {mode: ALLOW_ANY}"];
+    let of_web = "workloadSelector: {labels: {app: web}}";
+    let gateway =
+        deployment("shop", "gw", "gw").replace("metadata: {labels", "metadata: {annotations: {inject.istio.io/templates: gateway}, labels");
+    for (more, is_bounded) in [
+        (sidecar("all", only), true),
+        (sidecar("all", only) + MESH, true),
+        (sidecar("all", any) + MESH, false),
+        (sidecar("all", only) + &sidecar("web", &format!("{of_web}, {any}")), false),
+        // It says nothing, so that the mesh's settings hold, and not the namespace's.
+        (sidecar("all", only) + &sidecar("web", of_web), false),
+        (sidecar("all", only) + &sidecar("web", of_web) + MESH, true),
+        (sidecar("all", only) + &gateway, false),
+        (sidecar("all", only) + &gateway + MESH, true),
+    ] {
+        check(&(yaml.clone() + &more), &[shop][..usize::from(is_bounded)], &[]);
+    }
 }
 
 #[test]

@@ -14,7 +14,11 @@ use super::{
     files::{File, gather},
     say, together,
 };
-use crate::cli::{find::Mesh, place::Place, runtime};
+use crate::cli::{
+    find::Mesh,
+    place::{Extent, Place},
+    runtime,
+};
 
 /// All that is looked at.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +27,10 @@ pub(crate) struct Input {
     pub(crate) files: Vec<File>,
     /// What there is already: an object of `files` takes the place of its own earlier version.
     pub(crate) below: Vec<File>,
+    /// How much of a cluster is looked at.
+    pub(crate) extent: Extent,
+    /// The kinds of it that may not be read.
+    pub(crate) refused: Vec<String>,
     /// A file that holds nothing but the mesh's settings, in force before those of a config map.
     pub(crate) settings: Option<File>,
     /// The mesh's settings if nothing else says them.
@@ -72,9 +80,9 @@ impl Input {
                 self.is_stand_alone = true;
                 self.add_mesh(mesh)
             }
-            Place::Cluster(cluster) => match runtime(cluster.documents()) {
+            Place::Cluster(cluster) => match runtime(cluster.documents(self.extent)) {
                 Ok(documents) => {
-                    self.below = documents;
+                    (self.below, self.refused) = (documents.files, documents.refused);
                     Ok(())
                 }
                 Err(error) if may_be_left_out => {

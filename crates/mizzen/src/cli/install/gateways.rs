@@ -1,6 +1,7 @@
 //! The gateways of an installation: which there are, and what each of them is, by `components.ingressGateways` and `components.egressGateways`.
 
 use anyhow::{Context, Result, bail, ensure};
+use mizzen_api::{label_name, label_text};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -110,7 +111,9 @@ pub(super) fn read(lists: &Value, values: &Value, complete: &mut Value) -> Resul
             if k8s.get("hpaSpec").is_some_and(Value::is_object) && common("autoscaleEnabled") != Some(&json!(false)) {
                 own["autoscaleEnabled"] = json!(true);
             }
-            values::overlay(&mut own, &as_values(&gateway, &k8s)?);
+            let over = as_values(&gateway, &k8s)?;
+            forget_variables(&mut own, &over["env"]);
+            values::overlay(&mut own, &over);
             *values::place(complete, &gateway.values) = own;
             found.push(gateway);
         }
@@ -137,6 +140,11 @@ fn one(border: Border, at: String, n: usize, said: &Value) -> Result<Option<(Gat
         let is_word = value.is_string() || value.is_number() || value.is_boolean();
         ensure!(is_word, "{at}.label: must be a map of texts");
         let word = manifest::word(value);
+        ensure!(
+            label_name(key),
+            "{at}.label: {key} is no label name: must be letters, digits, -, _ and ., at most 63, after an optional domain/"
+        );
+        ensure!(label_text(&word), "{at}.label: {key}: {word} is no label value: must be letters, digits and inner -, _ and ., at most 63");
         let selects = key == "app" || key == "istio";
         ensure!(!selects || !word.is_empty(), "{at}.label: {key} is empty: must be a text by which the gateway's pods are found");
         labels[key] = json!(word);
@@ -288,6 +296,13 @@ fn environment(at: &str, list: &[Value], values: &mut Value) -> Result<()> {
         values["envVarFrom"] = json!(others);
     }
     Ok(())
+}
+
+/// Takes what these variables take the places of out of those with other sources.
+fn forget_variables(values: &mut Value, env: &Value) {
+    if let Some(list) = values.get_mut("envVarFrom").and_then(Value::as_array_mut) {
+        list.retain(|variable| variable["name"].as_str().is_none_or(|name| env.get(name).is_none()));
+    }
 }
 
 /// What the gateway is scaled by, in the place of what values say.

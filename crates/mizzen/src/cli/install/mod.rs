@@ -204,9 +204,10 @@ async fn refuse_others(cluster: &Cluster, parts: &[Part]) -> Result<()> {
     for part in parts {
         let name = part.object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
         let kind = part.object["kind"].as_str();
-        // A gateway may have any name, also one that a program has.
-        let of_gateway = part.component.is_gateways() && matches!(kind, Some("Deployment" | "Service" | "ServiceAccount"));
-        let tells = (kind == Some("Deployment") && name == "istiod") || name == INJECTOR && is_webhook(&part.object) || of_gateway;
+        // A gateway may have any name, also one that a program has: what is taken over would be removed with the gateway later.
+        let tells = (kind == Some("Deployment") && name == "istiod")
+            || name == INJECTOR && is_webhook(&part.object)
+            || part.component.is_gateways();
         if !tells {
             continue;
         }

@@ -99,7 +99,8 @@ impl Settings {
         }
         let files: Vec<String> = args.filename.iter().map(|path| path.display().to_string()).collect();
         let read = Settings::of_spec(spec);
-        if files.is_empty() { read } else { read.with_context(|| files.join(" and ")) }
+        // With flags beside them it need not be the files' fault.
+        if files.is_empty() || !args.set.is_empty() { read } else { read.with_context(|| files.join(" and ")) }
     }
 
     /// As the `spec` of an IstioOperator.
@@ -448,8 +449,12 @@ mod tests {
         let settings = of(&["components.ingressGateways[0].k8s.service.type=NodePort"], &[&file]).unwrap();
         assert_eq!(settings.value("components.ingressGateways.0.type"), Some(&json!("NodePort")));
         assert_eq!(settings.gateways[0].labels, json!({ "app": "payments", "istio": "payments" }));
+        let wrong = "components.ingressGateways[0].enabled: must be true or false";
         let error = format!("{:#}", of(&["components.ingressGateways[0].enabled=1"], &[&file]).unwrap_err());
-        assert_eq!(error, format!("{}: components.ingressGateways[0].enabled: must be true or false", file.display()));
+        assert_eq!(error, wrong);
+        std::fs::write(&file, "spec: {components: {ingressGateways: [{enabled: 1}]}}\n").unwrap();
+        let error = format!("{:#}", of(&[], &[&file]).unwrap_err());
+        assert_eq!(error, format!("{}: {wrong}", file.display()));
     }
 
     #[test]

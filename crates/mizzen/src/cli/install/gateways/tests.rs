@@ -62,6 +62,10 @@ fn what_is_refused() {
         (json!([{ "label": [] }]), "components.egressGateways[0].label: must be a map of texts"),
         (json!([{ "label": { "a": {} } }]), "components.egressGateways[0].label: must be a map of texts"),
         (json!([{ "label": { "istio": "" } }]), "components.egressGateways[0].label: istio is empty"),
+        (json!([{ "label": { "a b": "x" } }]), "components.egressGateways[0].label: a b is no label name"),
+        (json!([{ "label": { "a/b/c": "x" } }]), "components.egressGateways[0].label: a/b/c is no label name"),
+        (json!([{ "label": { "a": "x y" } }]), "components.egressGateways[0].label: a: x y is no label value"),
+        (json!([{ "label": { "istio": "-x" } }]), "components.egressGateways[0].label: istio: -x is no label value"),
         (json!([{ "label": { "istio.io/rev": "x" } }]), "components.egressGateways[0].label: istio.io/rev is the installer's own"),
         (json!([{ "name": "istiod" }]), "components.egressGateways[0].name: istio-system/istiod is the control plane"),
         (
@@ -135,6 +139,9 @@ fn its_own_values_lie_over_those_of_its_border() {
     let from = json!({ "name": "A", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } });
     let variables = json!({ "env": [from, { "name": "C", "value": "c" }] });
     check(&common, variables, &[("env", json!({ "B": "b", "C": "c" })), ("envVarFrom", json!([from]))]);
+    let inherited = json!({ "istio-ingressgateway": { "envVarFrom": [from, { "name": "D", "valueFrom": {} }] } });
+    let plain = json!({ "env": [{ "name": "A", "value": "a" }] });
+    check(&inherited, plain, &[("env", json!({ "A": "a" })), ("envVarFrom", json!([{ "name": "D", "valueFrom": {} }]))]);
     check(&common, json!({ "nodeSelector": { "disk": "x" } }), &[("nodeSelector", json!({ "zone": "a", "disk": "x" }))]);
     check(&common, json!({ "podDisruptionBudget": { "maxUnavailable": 1 } }), &[("podDisruptionBudget", json!({ "maxUnavailable": 1 }))]);
     let strategy = json!({ "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 1, "maxUnavailable": "25%" } });
