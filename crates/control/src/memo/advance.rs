@@ -98,7 +98,10 @@ impl Memo {
                 });
             }
         });
-        done.into_inner().unwrap_or_else(PoisonError::into_inner)
+        let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // In one order, whichever was ready first.
+        done.sort_unstable_by_key(|step| step.slot.number);
+        done
     }
 
     fn step(&self, slot: Arc<Slot>, new: &Snapshot, changes: &ChangeSet) -> Step {
@@ -303,12 +306,18 @@ impl Maker<'_> {
             return Had { built, under: under.into() };
         }
         // Where it stops on its way down is covered by what is read for the new one.
-        Had::new(self.build(&asker.view))
+        self.build(&asker.view)
     }
 
-    fn build(&self, view: &ProxyView) -> Arc<Built> {
+    fn build(&self, view: &ProxyView) -> Had {
         let mut built = self.memo.build(self.new, view, &self.slot.what);
         let mut made = write(&self.made);
+        // Another thread may have been faster: of two results with the same answers only one is there.
+        let mut under = Vec::new();
+        if let Some(built) = made.known.find(self.new, view, &mut under) {
+            return Had { built, under: under.into() };
+        }
+        self.memo.count_built(&self.slot.what);
         // Equal contents stay where they are.
         let alike = made.contents.entry(key(&built.value)).or_default();
         match alike.iter().find(|there| there.same(&built.value)) {
@@ -320,7 +329,7 @@ impl Maker<'_> {
         }
         let built = Arc::new(built);
         made.known.add(&built);
-        built
+        Had::new(built)
     }
 }
 

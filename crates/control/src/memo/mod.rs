@@ -240,10 +240,14 @@ impl Memo {
     }
 
     fn build(&self, snapshot: &Snapshot, view: &ProxyView, what: &What) -> Built {
+        Built::make(snapshot, view, what, &self.lists)
+    }
+
+    /// Notes that something was built and is kept.
+    fn count_built(&self, what: &What) {
         if matches!(what, What::Resource(..)) {
             self.built.fetch_add(1, Ordering::Relaxed);
         }
-        Built::make(snapshot, view, what, &self.lists)
     }
 }
 
@@ -363,6 +367,7 @@ impl Epoch<'_> {
             return found;
         }
         let mut built = self.memo.build(&self.snapshot, &asker.view, &slot.what);
+        self.memo.count_built(&slot.what);
         {
             let mut state = slot.state();
             if let Some(other) = state.any() {
