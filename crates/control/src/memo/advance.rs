@@ -26,7 +26,7 @@ use super::{
 const SHARED_OUT: usize = if cfg!(test) { 3 } else { 64 };
 
 /// A slot as it will be.
-struct Step {
+pub(super) struct Step {
     slot: Arc<Slot>,
     /// As of which the slot was looked at.
     generation: u64,
@@ -41,6 +41,8 @@ type News = (Arc<Asker>, ResourceKind, Arc<[Name]>);
 struct Next {
     all: Option<Arc<Built>>,
     tree: Tree,
+    /// All that somebody has. The tree may lack some: of two that hold in the same snapshot one may ask what has the same answer for all by now.
+    results: Vec<Arc<Built>>,
     /// Whether only the questions were asked again, and all results stand.
     stands: bool,
     own: Vec<(Arc<Asker>, Had)>,
@@ -55,8 +57,25 @@ impl Memo {
     /// Takes everything to the next snapshot, which differs from the memo's by `changes`, and tells the proxies of which something differs. Returns how many.
     pub(crate) fn advance(&self, new: &Arc<Snapshot>, changes: &ChangeSet) -> usize {
         let since = Instant::now();
+        let (touched, steps) = self.prepared(new, changes);
+        self.swap_in(new, changes, since, &touched, steps)
+    }
+
+    /// What a change means, as far as can be said while everybody goes on asking.
+    pub(super) fn prepared(&self, new: &Snapshot, changes: &ChangeSet) -> (BTreeSet<Number>, Vec<Step>) {
         let touched = lock(&self.index).touched(changes);
         let steps = self.prepare(new, changes, &touched);
+        (touched, steps)
+    }
+
+    pub(super) fn swap_in(
+        &self,
+        new: &Arc<Snapshot>,
+        changes: &ChangeSet,
+        since: Instant,
+        touched: &BTreeSet<Number>,
+        steps: Vec<Step>,
+    ) -> usize {
         let told;
         {
             let mut gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
@@ -64,7 +83,7 @@ impl Memo {
             self.sheets.clear();
             let mut due = Vec::new();
             // What was asked for while this was prepared is looked at once more, now that nobody asks.
-            let late: BTreeSet<Number> = lock(&self.index).touched(changes).difference(&touched).copied().collect();
+            let late: BTreeSet<Number> = lock(&self.index).touched(changes).difference(touched).copied().collect();
             for step in steps.into_iter().chain(self.prepare(new, changes, &late)) {
                 let fresh = step.slot.state().generation() == step.generation;
                 let step = if fresh { step } else { self.step(step.slot, new, changes) };
@@ -77,7 +96,7 @@ impl Memo {
         told.len()
     }
 
-    fn prepare(&self, new: &Arc<Snapshot>, changes: &ChangeSet, touched: &BTreeSet<Number>) -> Vec<Step> {
+    fn prepare(&self, new: &Snapshot, changes: &ChangeSet, touched: &BTreeSet<Number>) -> Vec<Step> {
         let slots: Vec<Arc<Slot>> = {
             let all = self.slots.read().unwrap_or_else(PoisonError::into_inner);
             touched.iter().filter_map(|number| all.by_number.get(number).cloned()).collect()
@@ -153,7 +172,7 @@ impl Memo {
             state.turn += 1;
             let was_for_all = state.all.is_some();
             (state.all, state.tree) = (next.all, next.tree);
-            let queries = state.results().into_iter().flat_map(|built| built.reads.queries());
+            let queries = next.results.iter().flat_map(|built| built.reads.queries());
             lock(&self.index).set(slot.number, queries.chain(&next.under));
             (was_for_all, state.turn)
         };
@@ -210,6 +229,8 @@ struct Made {
     /// Of proxies that have a result of their own, by their number.
     own: HashMap<usize, Had>,
     under: HashSet<Query>,
+    /// What was made anew.
+    built: Vec<Arc<Built>>,
     /// What there is and was, by [`key`].
     contents: HashMap<u64, Vec<Value>>,
 }
@@ -247,11 +268,19 @@ impl Maker<'_> {
                 next.own.push((asker.clone(), had));
             }
         }
-        if next.all.is_none() {
-            // Only what somebody has is kept.
-            let mut seen = HashSet::new();
-            next.own.iter().filter(|(_, had)| seen.insert(Arc::as_ptr(&had.built))).for_each(|(_, had)| next.tree.add(&had.built));
-            next.under = self.made.into_inner().unwrap_or_else(PoisonError::into_inner).under;
+        match &next.all {
+            Some(all) => next.results.push(all.clone()),
+            None => {
+                let made = self.made.into_inner().unwrap_or_else(PoisonError::into_inner);
+                // Only what somebody has is kept; what is new goes in last, since what is in its way has questions of an earlier snapshot.
+                let mut seen = HashSet::new();
+                next.results
+                    .extend(next.own.iter().filter(|(_, had)| seen.insert(Arc::as_ptr(&had.built))).map(|(_, had)| had.built.clone()));
+                let new: HashSet<_> = made.built.iter().map(Arc::as_ptr).collect();
+                next.results.sort_by_key(|built| new.contains(&Arc::as_ptr(built)));
+                next.results.iter().for_each(|built| next.tree.add(built));
+                next.under = made.under;
+            }
         }
         next
     }
@@ -329,6 +358,7 @@ impl Maker<'_> {
         }
         let built = Arc::new(built);
         made.known.add(&built);
+        made.built.push(built.clone());
         Had::new(built)
     }
 }

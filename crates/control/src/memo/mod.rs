@@ -398,6 +398,8 @@ impl Epoch<'_> {
         let found = tree.find(&self.snapshot, &asker.view, &mut under)?;
         lock(&self.memo.index).add(slot.number, under.iter());
         asker.remember(slot.number, turn, &Had { built: found.clone(), under: under.into() });
+        // A change that is being prepared may have looked at what it had before.
+        slot.state().count();
         Some(found)
     }
 }

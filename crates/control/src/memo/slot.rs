@@ -236,6 +236,11 @@ impl State {
         self.cohorts.iter().map(|cohort| cohort.generation.load(Ordering::Relaxed)).fold(self.generation, u64::wrapping_add)
     }
 
+    /// Counts something that happened beside it.
+    pub(super) fn count(&mut self) {
+        self.generation += 1;
+    }
+
     /// Takes a result that was built.
     pub(super) fn add(&mut self, built: &Arc<Built>) {
         self.generation += 1;

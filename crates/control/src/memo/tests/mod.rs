@@ -15,6 +15,7 @@ use mizzen_xds::{
     types::{CLUSTER, ENDPOINT, LISTENER, NAME_TABLE},
 };
 use proptest::prelude::*;
+use tokio::time::Instant;
 
 use super::Memo;
 use crate::connection::{Connection, Connections, Push, Registered};
@@ -447,4 +448,23 @@ fn what_many_ask_for_at_once_is_built_once() {
     drop(proxies);
     mesh.apply(objects(&service(1, "192.0.2.1", 50)));
     assert!(memo.is_empty());
+}
+
+/// Who takes what another has had, while a change is prepared, is told of the change.
+#[test]
+fn taken_while_a_change_is_prepared() {
+    let private = "{kind: DestinationRule, apiVersion: networking.istio.io/v1, metadata: {name: own, namespace: ns1}, \
+                   spec: {host: s0.example, exportTo: ['.'], trafficPolicy: {connectionPool: {tcp: {maxConnections: 7}}}}}";
+    let rule = |limit: u32| private.replace("ns1", "ns0").replace("'.'", "'*'").replace('7', &limit.to_string());
+    let mesh = Mesh::new(&[&service(0, "192.0.2.1", 50), private, "\n---\n", &rule(8)].concat());
+    let (memo, name) = (&mesh.memo, "outbound|1000||s0.example");
+    let [one, other] = [(1, "ns2"), (2, "ns3")].map(|(number, namespace)| memo.enter(facts(number, namespace).into()));
+    // It waits for it, and somebody else is first.
+    assert!(memo.read().find_built(&one, ResourceKind::Cluster, name, false).is_none());
+    let first = memo.read().resource(&other, ResourceKind::Cluster, name).unwrap();
+    let new = mesh.snapshot.apply(objects(&rule(9)));
+    let (touched, steps) = memo.prepared(&new, new.changes());
+    assert!(memo.read().resource(&one, ResourceKind::Cluster, name).unwrap().version == first.version);
+    assert_eq!(memo.swap_in(&new, new.changes(), Instant::now(), &touched, steps), 2);
+    assert!([&one, &other].iter().all(|asker| asker.due_since().is_some()));
 }

@@ -215,3 +215,10 @@ proptest! {
 fn lost_and_found() {
     check_steps(vec![vec![(0, 1, 0, true)], vec![(6, 2, 0, true)], vec![(0, 2, 0, true)]]).unwrap();
 }
+
+/// A question to which all get the same answer again is not in the way of results that ask it still.
+#[test]
+fn seen_by_all_again() {
+    check_steps(vec![vec![(3, 0, 1, true)], vec![(6, 0, 2, true)], vec![(6, 0, 0, false)], vec![(1, 2, 1, true)], vec![(1, 2, 2, false)]])
+        .unwrap();
+}
