@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use mizzen_api::Pos;
+use mizzen_api::{Pos, core::SYSTEM_NAMESPACES};
 use mizzen_types::Name;
 
 use crate::{Code, Sort};
@@ -35,7 +35,7 @@ impl Id {
     /// Whether it belongs to Kubernetes itself, where Istio does not look.
     pub fn is_of_system(&self) -> bool {
         let namespace = if self.sort() == Sort::Namespace { &self.name } else { &self.namespace };
-        matches!(&**namespace, "kube-system" | "kube-public" | "kube-node-lease" | "local-path-storage")
+        SYSTEM_NAMESPACES.contains(&&**namespace)
     }
 
     /// `namespace/name`, or the name of what belongs to no namespace.

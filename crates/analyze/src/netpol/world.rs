@@ -8,6 +8,7 @@ use std::{
 
 use mizzen_api::{
     Kind, Node, Object, Pos, Problem, Refusal, Seen, Selector,
+    core::SYSTEM_NAMESPACES,
     istio::{AuthorizationPolicy, Gateway, MeshConfig, ServiceEntry, Sidecar, VirtualService},
     parse_documents, see_documents,
 };
@@ -36,8 +37,6 @@ const GENERATED: [&str; 15] = [
     "statefulset.kubernetes.io/pod-name",
     "topology.istio.io/network",
 ];
-/// Namespaces whose pods injection leaves alone.
-const SYSTEM: [&str; 4] = ["kube-node-lease", "kube-public", "kube-system", "local-path-storage"];
 const INJECT: &str = "sidecar.istio.io/inject";
 /// The port at which the agent beside a proxy is asked for metrics and probes.
 const STATUS_PORT: &str = "status.sidecar.istio.io/port";
@@ -349,7 +348,7 @@ impl World {
 
     /// Whether pods of a namespace have proxies. What says nothing of it counts as what is not told yet, or as a no.
     pub(super) fn is_meshed(&self, namespace: &str, by_default: bool) -> bool {
-        if SYSTEM.contains(&namespace) {
+        if SYSTEM_NAMESPACES.contains(&namespace) {
             return false;
         }
         let asks = |workload: &Workload| {

@@ -9,6 +9,9 @@ use crate::{
     read::{At, Fields, quoted},
 };
 
+/// Namespaces of Kubernetes' own, in which nothing of a mesh runs, as Istio has them.
+pub const SYSTEM_NAMESPACES: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
+
 /// A namespace.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Namespace {

@@ -1,11 +1,9 @@
 //! Which pods get a proxy.
 
+use mizzen_api::core::SYSTEM_NAMESPACES;
 use serde_json::Value;
 
 use super::{InjectConfig, InjectError, NamespaceFacts, Skip, annotations::INJECT, pod::Pod};
-
-/// Namespaces whose pods never get a proxy, as in Istio.
-const SYSTEM: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
 
 /// The annotation of pods that have their proxy.
 pub const STATUS: &str = "sidecar.istio.io/status";
@@ -15,7 +13,7 @@ pub(super) fn decide(pod: &Pod, namespace: &NamespaceFacts, config: &InjectConfi
     if pod.spec().get("hostNetwork").and_then(Value::as_bool) == Some(true) {
         return Ok(Some(Skip::HostNetwork));
     }
-    if SYSTEM.contains(&namespace.name.as_str()) {
+    if SYSTEM_NAMESPACES.contains(&namespace.name.as_str()) {
         return Ok(Some(Skip::SystemNamespace));
     }
     if pod.annotation(STATUS).is_some() {

@@ -10,6 +10,7 @@ use kube::{
     core::PartialObjectMeta,
     runtime::{WatchStreamExt, watcher},
 };
+use mizzen_api::core::SYSTEM_NAMESPACES;
 use tokio::sync::watch;
 
 use super::{
@@ -21,8 +22,6 @@ use crate::{
     names::{ROOT, ROOT_KEY},
 };
 
-/// Namespaces in which nothing of a mesh runs, as Istio has them.
-const PASSED_OVER: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
 /// After how long a write that has failed is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -106,7 +105,7 @@ impl Places {
         let name = namespace.metadata.name.clone().unwrap_or_default();
         if leaves(namespace) {
             self.known.remove(&name);
-        } else if !PASSED_OVER.contains(&name.as_str()) {
+        } else if !SYSTEM_NAMESPACES.contains(&name.as_str()) {
             self.known.insert(name);
         }
     }

@@ -2,26 +2,16 @@
 
 use anyhow::{Result, bail};
 use mizzen_api::{Class, Field, Kind, crd, fields};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::output::{Output, print, render, table};
+use super::output::{Objects, Output, print, render, table};
 
 /// Arguments of `x crds`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CrdsArgs {
     /// The form of the output.
     #[arg(short, long, value_enum, default_value_t)]
-    output: Form,
-}
-
-/// A form that `kubectl apply` takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-enum Form {
-    /// YAML, one document each.
-    #[default]
-    Yaml,
-    /// JSON, one list.
-    Json,
+    output: Objects,
 }
 
 /// Arguments of `x fields`.
@@ -45,12 +35,8 @@ pub(crate) fn list(args: &FieldsArgs) -> Result<()> {
     })
 }
 
-fn all_crds(form: Form) -> Result<String> {
-    let crds: Vec<Value> = Kind::ALL.iter().filter_map(|kind| crd(*kind)).collect();
-    Ok(match form {
-        Form::Yaml => crds.iter().map(serde_saphyr::to_string).collect::<Result<Vec<_>, _>>()?.join("---\n"),
-        Form::Json => serde_json::to_string_pretty(&json!({ "apiVersion": "v1", "kind": "List", "items": crds }))? + "\n",
-    })
+fn all_crds(form: Objects) -> Result<String> {
+    form.render(&Kind::ALL.iter().filter_map(|kind| crd(*kind)).collect::<Vec<_>>())
 }
 
 /// The kinds of which the fields are known.
@@ -109,6 +95,8 @@ fn of_all(output: Output) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     #[test]
@@ -147,10 +135,10 @@ mod tests {
     #[test]
     fn definitions() {
         let expected: Vec<Value> = Kind::ALL.iter().filter_map(|kind| crd(*kind)).collect();
-        let yaml = all_crds(Form::Yaml).unwrap();
+        let yaml = all_crds(Objects::Yaml).unwrap();
         let read: Vec<Value> = yaml.split("\n---\n").map(|text| serde_saphyr::from_str(text).unwrap()).collect();
         assert_eq!(read, expected);
-        let json: Value = serde_json::from_str(&all_crds(Form::Json).unwrap()).unwrap();
+        let json: Value = serde_json::from_str(&all_crds(Objects::Json).unwrap()).unwrap();
         assert_eq!((json["kind"].as_str(), json["items"].as_array()), (Some("List"), Some(&expected)));
     }
 }

@@ -6,14 +6,13 @@ use anyhow::{Context, Result, bail};
 use mizzen_analyze::netpol::{Netpol, NetworkPolicy, Options, Through, World, write};
 use mizzen_api::{istio::MeshConfig, parse_mesh_config};
 use mizzen_types::IpRange;
-use serde_json::json;
 
 use super::{
     analyze::{
         files::{File, gather},
         input::Input,
     },
-    output,
+    output::{self, Objects},
     place::{Extent, Place, Where},
 };
 use crate::up::say;
@@ -60,17 +59,7 @@ pub(crate) struct NetpolArgs {
     egress_to: Vec<IpRange>,
     /// The form of the output.
     #[arg(short, long, value_enum, default_value_t)]
-    output: Form,
-}
-
-/// The form of the output.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-enum Form {
-    /// A document for each.
-    #[default]
-    Yaml,
-    /// One list.
-    Json,
+    output: Objects,
 }
 
 /// Runs it.
@@ -144,16 +133,11 @@ fn tell(made: &Netpol) {
     }
 }
 
-fn text(policies: &[NetworkPolicy], form: Form) -> Result<String> {
-    if form == Form::Json {
-        let list = json!({ "apiVersion": "v1", "kind": "List", "items": policies });
-        return Ok(serde_json::to_string_pretty(&list)? + "\n");
-    }
-    let mut text = String::new();
-    for policy in policies {
-        text += &format!("---\n{}", serde_saphyr::to_string(&serde_json::to_value(policy)?)?);
-    }
-    Ok(text)
+fn text(policies: &[NetworkPolicy], form: Objects) -> Result<String> {
+    let text = form.render(policies)?;
+    // So that it can be put behind other documents.
+    let begins = form == Objects::Yaml && !policies.is_empty();
+    Ok(if begins { format!("---\n{text}") } else { text })
 }
 
 #[cfg(test)]
@@ -180,7 +164,7 @@ mod tests {
         let files = vec![File { name: "a.yaml".into(), path: None, text: POLICY.to_owned() }];
         let mut input = Input { files, namespace: "shop".to_owned(), ..Input::default() };
         let made = write(&world(&input, &args(&[])).expect("a world"), &Options::default());
-        let (yaml, json) = (text(&made.policies, Form::Yaml).expect("a text"), text(&made.policies, Form::Json).expect("a text"));
+        let (yaml, json) = (text(&made.policies, Objects::Yaml).expect("a text"), text(&made.policies, Objects::Json).expect("a text"));
         let list: serde_json::Value = serde_json::from_str(&json).expect("JSON");
         let read = mizzen_api::parse_value(yaml.trim_start_matches("---\n"), &"out.yaml".into(), 0).expect("YAML").to_json();
         assert_eq!(list["items"][0], read, "{yaml}");
@@ -189,7 +173,7 @@ mod tests {
             read["spec"]["ingress"][0]["from"][0]["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"], "on",
             "{yaml}"
         );
-        assert_eq!(text(&[], Form::Yaml).expect("a text"), "");
+        assert_eq!(text(&[], Objects::Yaml).expect("a text"), "");
         input.refused.push("AuthorizationPolicy".to_owned());
         assert_eq!(write(&world(&input, &args(&[])).expect("a world"), &Options::default()).policies, []);
     }

@@ -30,6 +30,33 @@ pub(crate) enum Form {
     Yaml,
 }
 
+/// A form that `kubectl apply` takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Objects {
+    /// YAML, one document each.
+    #[default]
+    Yaml,
+    /// JSON, one list.
+    Json,
+}
+
+impl Objects {
+    /// Objects of Kubernetes in this form.
+    pub(crate) fn render(self, objects: &[impl Serialize]) -> Result<String> {
+        Ok(match self {
+            // By way of a value, which has the order of fields that people expect.
+            Objects::Yaml => {
+                let each = objects.iter().map(|object| Ok(serde_saphyr::to_string(&serde_json::to_value(object)?)?));
+                each.collect::<Result<Vec<_>>>()?.join("---\n")
+            }
+            Objects::Json => {
+                let list = serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": serde_json::to_value(objects)? });
+                serde_json::to_string_pretty(&list)? + "\n"
+            }
+        })
+    }
+}
+
 /// JSON or YAML of `value`; the text for [`Form::Text`].
 pub(crate) fn render_form(form: Form, value: &impl Serialize, text: impl FnOnce() -> Result<String>) -> Result<String> {
     let output = match form {

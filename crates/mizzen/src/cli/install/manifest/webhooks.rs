@@ -1,5 +1,6 @@
 //! Where the API server asks the control plane: about pods that get a sidecar, and about Istio's objects.
 
+use mizzen_api::core::SYSTEM_NAMESPACES;
 use mizzen_control::names::INJECTOR;
 use serde_json::{Value, json};
 
@@ -14,8 +15,6 @@ pub(super) const VALIDATOR: &str = "istio-validator-istio-system";
 const INJECT: &str = "sidecar.istio.io/inject";
 const NAMESPACE_LABEL: &str = "istio-injection";
 const REVISION: &str = "istio.io/rev";
-/// Namespaces of the cluster's own, which get no proxies because nobody said anything.
-const CLUSTERS_OWN: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
 
 /// Four questions, of which a pod meets one at most: is it asked for by the namespace or by the pod, by a revision or at large?
 /// A pod that says no is never asked about, and a namespace that says anything is not overruled by a pod's label of a revision.
@@ -49,7 +48,7 @@ pub(super) fn injector(settings: &Settings) -> Value {
         webhook("object", silent(), json!([is(INJECT, &["true"]), unset(REVISION)])),
     ];
     if settings.flag("sidecarInjectorWebhook.enableNamespacesByDefault") {
-        let namespaces = json!([unset(NAMESPACE_LABEL), unset(REVISION), is_not("kubernetes.io/metadata.name", &CLUSTERS_OWN)]);
+        let namespaces = json!([unset(NAMESPACE_LABEL), unset(REVISION), is_not("kubernetes.io/metadata.name", &SYSTEM_NAMESPACES)]);
         webhooks.push(webhook("auto", namespaces, json!([unset(INJECT), unset(REVISION)])));
     }
     json!({
