@@ -11,7 +11,7 @@ use rustls::sign::SingleCertAndKey;
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
 
-use crate::sessions::LazySessions;
+use crate::sessions::{LazySessions, ServerSessions};
 use crate::{PkiError, Svid, provider, system_time};
 
 /// A version of TLS. Older ones are not spoken.
@@ -96,7 +96,10 @@ pub fn server_config_with(
     };
     let mut config = builder.with_cert_resolver(resolver);
     config.alpn_protocols.clone_from(&options.alpn);
-    if !options.resumption {
+    if options.resumption {
+        // Of this configuration alone: another one may ask for other certificates of its clients.
+        config.session_storage = Arc::new(ServerSessions::default());
+    } else {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }

@@ -20,6 +20,10 @@ const DEFAULT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PAT
 \"%REQ(USER-AGENT)%\" \"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\"\n";
 
 pub(super) fn list(cx: &mut Cx, logs: Vec<log::AccessLog>) -> Res<Arc<[Arc<AccessLog>]>> {
+    cx.once(|shared| &mut shared.logs, logs, all, |_| true)
+}
+
+fn all(cx: &mut Cx, logs: Vec<log::AccessLog>) -> Res<Arc<[Arc<AccessLog>]>> {
     let logs = cx.each("access_log", logs, one)?;
     Ok(logs.into_iter().flatten().map(Arc::new).collect())
 }

@@ -1,6 +1,7 @@
 //! What every compiler of a resource needs: where we are, what was warned of, and how to refuse.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mizzen_protos::{Any, canonical::canonicalize, wkt};
@@ -9,7 +10,8 @@ use prost::Message;
 use twox_hash::XxHash64;
 
 use super::Warning;
-use crate::config::ContentHash;
+use crate::config::{AccessLog, ContentHash};
+use crate::filter::{HttpFilter, RouterOptions};
 
 /// A refusal, before the resource's name is added.
 #[derive(Debug)]
@@ -27,6 +29,15 @@ pub(crate) struct Cx {
     pub(crate) warnings: Vec<Warning>,
     /// Refusals that concern a part alone, which is closed.
     pub(crate) closed: Vec<Bad>,
+    pub(crate) shared: Shared,
+}
+
+/// What was made of parts, by their bytes: the chains of a gateway's listener differ by names, certificates and routes, and hold the rest once, however
+/// many hosts and policies there are.
+#[derive(Default)]
+pub(crate) struct Shared {
+    pub(crate) logs: HashMap<Vec<u8>, Arc<[Arc<AccessLog>]>>,
+    pub(crate) filters: HashMap<Vec<u8>, (Arc<[HttpFilter]>, RouterOptions)>,
 }
 
 impl Cx {
@@ -91,6 +102,26 @@ impl Cx {
     ) -> Res<Vec<U>> {
         let one = |(i, v)| self.within(&format!("{field}[{i}]"), |cx| f(cx, v));
         list.into_iter().enumerate().map(one).collect()
+    }
+
+    /// What is made of these messages, or what was made of the same ones before, if it `may` be shared. What there is to say of a place is said of each.
+    pub(crate) fn once<M: Message, T: Clone>(
+        &mut self,
+        table: fn(&mut Shared) -> &mut HashMap<Vec<u8>, T>,
+        messages: Vec<M>,
+        make: impl FnOnce(&mut Cx, Vec<M>) -> Res<T>,
+        may: impl FnOnce(&T) -> bool,
+    ) -> Res<T> {
+        let key: Vec<u8> = messages.iter().flat_map(Message::encode_length_delimited_to_vec).collect();
+        if let Some(made) = table(&mut self.shared).get(&key) {
+            return Ok(made.clone());
+        }
+        let before = (self.warnings.len(), self.closed.len());
+        let made = make(self, messages)?;
+        if (self.warnings.len(), self.closed.len()) == before && may(&made) {
+            table(&mut self.shared).insert(key, made.clone());
+        }
+        Ok(made)
     }
 
     pub(crate) fn unset(&self, field: &str, value: &impl Unset) -> Res<()> {

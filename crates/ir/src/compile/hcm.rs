@@ -1,5 +1,6 @@
 //! The HTTP connection manager.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use mizzen_protos::envoy::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
@@ -11,7 +12,7 @@ use super::cluster_http::default_true;
 use super::cx::{Cx, Res, flag, harmless, hash_of, name, number, refused, silent, type_name};
 use super::{access_log, cluster_http, route};
 use crate::config::{CertDetails, CodecKind, EscapedSlashes, ForwardClientCert, Hcm, HttpRoutes, PathOptions, ServerHeader, StripPort};
-use crate::filter;
+use crate::filter::{self, HttpFilter, RouterOptions};
 
 #[allow(clippy::too_many_lines)] // One message of very many fields, each of which is decided here.
 pub(super) fn compile(cx: &mut Cx, m: hcm::HttpConnectionManager) -> Res<Hcm> {
@@ -91,10 +92,11 @@ pub(super) fn compile(cx: &mut Cx, m: hcm::HttpConnectionManager) -> Res<Hcm> {
     tracing_of(cx, tracing);
     request_id(cx, request_id_extension)?;
 
-    let listed = filter::list(cx, http_filters);
+    let listed =
+        cx.once(|shared| &mut shared.filters, http_filters, filter::list, |(filters, _)| filters.iter().all(HttpFilter::is_same_anywhere));
     let listed = cx.contain(listed);
     let closed = listed.is_none();
-    let (filters, router) = listed.unwrap_or_default();
+    let (filters, router) = listed.unwrap_or_else(|| (Arc::from([]), RouterOptions::default()));
     let routes = routes(cx, route_specifier)?;
     let common = cx.within("common_http_protocol_options", |cx| cluster_http::common(cx, common_http_protocol_options))?;
     let (accept_http_10, default_host) = cx.some("http_protocol_options", http_protocol_options, cluster_http::http1)?.unwrap_or_default();
@@ -108,7 +110,7 @@ pub(super) fn compile(cx: &mut Cx, m: hcm::HttpConnectionManager) -> Res<Hcm> {
             hcm::http_connection_manager::CodecType::Http3 => return cx.refuse("codec_type", "HTTP3 is not supported"),
         },
         routes,
-        filters: filters.into(),
+        filters,
         closed,
         router,
         access_log: access_log::list(cx, access_log)?,

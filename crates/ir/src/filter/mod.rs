@@ -130,6 +130,11 @@ impl HttpFilter {
         }
     }
 
+    /// Whether it is the same thing wherever the same is said of it. A bound on the rate counts what comes to its own place.
+    pub(crate) fn is_same_anywhere(&self) -> bool {
+        !matches!(self.kind, HttpFilterKind::LocalRateLimit(_))
+    }
+
     /// Whether it does something, where this is said of it.
     pub fn is_on(&self, route: Option<&FilterOverride>) -> bool {
         match route {
@@ -197,7 +202,7 @@ fn override_kind(cx: &mut Cx, payload: &Payload) -> Res<Option<FilterOverride>> 
 }
 
 /// Filters before the router, and the router's options.
-pub(crate) fn list(cx: &mut Cx, filters: Vec<hcm::HttpFilter>) -> Res<(Vec<HttpFilter>, RouterOptions)> {
+pub(crate) fn list(cx: &mut Cx, filters: Vec<hcm::HttpFilter>) -> Res<(Arc<[HttpFilter]>, RouterOptions)> {
     let found = cx.each("http_filters", filters, filter)?;
     let (mut before, mut router) = (Vec::new(), None);
     for (i, (title, disabled, item)) in found.into_iter().enumerate() {
@@ -211,7 +216,7 @@ pub(crate) fn list(cx: &mut Cx, filters: Vec<hcm::HttpFilter>) -> Res<(Vec<HttpF
         }
     }
     match router {
-        Some(router) => Ok((before, router)),
+        Some(router) => Ok((before.into(), router)),
         None => cx.refuse("http_filters", "the last filter has to be the router"),
     }
 }

@@ -1,9 +1,11 @@
 //! Which chain a connection gets.
 
-use serde_json::json;
+use std::sync::Arc;
 
-use super::{listener, tcp_proxy};
-use crate::config::TransportProtocol;
+use serde_json::{Value, json};
+
+use super::{hcm, listener, tcp_proxy};
+use crate::config::{Hcm, Terminal, TransportProtocol};
 use crate::{ConnFacts, Trace, find_chain};
 
 /// `to`, `from`, then `tls`, `sni=…`, `alpn=a,b`.
@@ -116,4 +118,49 @@ fn ranges_sources_and_alpn_order() {
             ("[::1]:80 [::2]:5", "none"),
         ],
     );
+}
+
+/// A gateway has a chain for each host, and all its policies in each.
+#[test]
+fn what_chains_have_in_common_is_held_once() {
+    let filter = |name: &str, kind: &str, mut config: Value| {
+        config["@type"] = format!("type.googleapis.com/envoy.extensions.filters.http.{kind}").into();
+        json!({"name": name, "typedConfig": config})
+    };
+    let router = || filter("router", "router.v3.Router", json!({}));
+    let rbac = |action: &str| filter("rbac", "rbac.v3.RBAC", json!({"rules": {"action": action}}));
+    let limit = || filter("limit", "local_ratelimit.v3.LocalRateLimit", json!({"tokenBucket": {"maxTokens": 1, "fillInterval": "1s"}}));
+    let log = |text: &str| {
+        json!([{"name": "f", "typedConfig": {
+            "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog", "path": "/dev/stdout",
+            "logFormat": {"textFormatSource": {"inlineString": text}}}}])
+    };
+    // Whether the second of two chains has the first one's filters, and its logs.
+    let shared = |one: [Value; 2], other: [Value; 2]| {
+        let chain = |name: &str, [filters, log]: [Value; 2]| {
+            let manager =
+                hcm(json!({"httpFilters": filters, "accessLog": log, "rds": {"configSource": {"ads": {}}, "routeConfigName": name}}));
+            json!({"filterChainMatch": {"serverNames": [name]}, "filters": [manager]})
+        };
+        let address = json!({"socketAddress": {"address": "0.0.0.0", "portValue": 443}});
+        let listener =
+            listener(&json!({"name": "l", "address": address, "filterChains": [chain("a.example", one), chain("b.example", other)]}));
+        let managers: Vec<&Arc<Hcm>> = listener
+            .chains
+            .iter()
+            .map(|chain| match &chain.filters.last {
+                Terminal::Http(hcm) => hcm,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let [one, other] = managers[..] else { panic!("two chains") };
+        assert_ne!(one.routes, other.routes);
+        (Arc::ptr_eq(&one.filters, &other.filters), Arc::ptr_eq(&one.access_log, &other.access_log))
+    };
+    let policies = || json!([rbac("DENY"), rbac("ALLOW"), router()]);
+    assert_eq!(shared([policies(), log("a\n")], [policies(), log("a\n")]), (true, true));
+    assert_eq!(shared([policies(), log("a\n")], [json!([rbac("DENY"), router()]), log("b\n")]), (false, false));
+    assert_eq!(shared([json!([rbac("DENY"), router()]), log("a\n")], [json!([rbac("ALLOW"), router()]), log("a\n")]), (false, true));
+    // Each place counts for itself, and what is warned of is said of each.
+    assert_eq!(shared([json!([limit(), router()]), log("%WHAT%")], [json!([limit(), router()]), log("%WHAT%")]), (false, false));
 }
