@@ -62,6 +62,12 @@ pub enum Payload {
         /// Whether the program sends it over TLS of its own.
         #[serde(default)]
         tls: bool,
+        /// The server name that its TLS sends, if it is another one than the called host.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        server_name: Option<String>,
+        /// Whether its TLS shows a certificate, which whoever asks for one is taken to accept. It names nobody of the mesh.
+        #[serde(default)]
+        certificate: bool,
     },
     /// Bytes that are neither HTTP nor TLS.
     Tcp,

@@ -12,7 +12,10 @@ impl fmt::Display for Call {
         };
         let Call { host, port, .. } = self;
         match &self.payload {
-            Payload::Http { method, path, .. } => write!(f, "{from}: {method} http://{host}:{port}{path}"),
+            Payload::Http { method, path, tls, .. } => {
+                let scheme = if *tls { "https" } else { "http" };
+                write!(f, "{from}: {method} {scheme}://{host}:{port}{path}")
+            }
             Payload::Tcp => write!(f, "{from}: TCP to {host}:{port}"),
             Payload::Tls { .. } => write!(f, "{from}: TLS to {host}:{port}"),
         }

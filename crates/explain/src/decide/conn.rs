@@ -191,7 +191,7 @@ pub(super) fn chain(listener: &Listener, flow: &Flow, steps: &mut Vec<Step>) -> 
 pub(super) fn secured(chain: &FilterChain, mut flow: Flow, steps: &mut Vec<Step>) -> Result<Conn, Verdict> {
     let seen = flow.layers.last().and_then(|hello| hello.server_name.clone());
     let Some(tls) = &chain.tls else { return Ok(Conn { flow, server_name: seen, peer: None, secure: false }) };
-    let Some(Hello { server_name, peer, .. }) = flow.layers.pop() else {
+    let Some(Hello { server_name, peer, certificate, .. }) = flow.layers.pop() else {
         return Err(Verdict::closed("TLS is expected, and plaintext came"));
     };
     if tls.require_sni && server_name.is_none() {
@@ -199,6 +199,7 @@ pub(super) fn secured(chain: &FilterChain, mut flow: Flow, steps: &mut Vec<Step>
     }
     let asked = tls.common.validation.as_ref();
     let outcome = match &peer {
+        None if certificate && asked.is_some() => "with a certificate of the client's, which is taken to be a good one".to_owned(),
         None if tls.require_client_certificate => return Err(Verdict::closed("the client shows no certificate, and must")),
         Some(peer) if asked.is_some_and(|validation| !validation.names(&peer.to_string())) => {
             return Err(Verdict::closed(format!("the client's certificate is of {peer}, which is none of those that are accepted")));

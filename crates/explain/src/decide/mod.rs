@@ -75,6 +75,8 @@ struct Hello {
     protocols: Vec<Vec<u8>>,
     /// Whose certificate the client shows.
     peer: Option<SpiffeId>,
+    /// Whether it shows one of nobody of the mesh, which is as good as it has to be.
+    certificate: bool,
 }
 
 /// What is carried.
@@ -189,11 +191,17 @@ fn sent(call: &Call) -> Result<(Vec<Hello>, Carried), CallError> {
     Ok(match &call.payload {
         Payload::Tcp => (Vec::new(), Carried::Bytes),
         Payload::Tls { server_name } => {
-            let hello = Hello { server_name: server_name.clone().or_else(|| named(&call.host)), protocols: Vec::new(), peer: None };
+            let hello = Hello {
+                server_name: server_name.clone().or_else(|| named(&call.host)),
+                protocols: Vec::new(),
+                peer: None,
+                certificate: false,
+            };
             (vec![hello], Carried::Unknown)
         }
-        Payload::Http { method, path, headers, http2, tls } => {
-            let authority = if call.port == 80 { call.host.clone() } else { format!("{}:{}", call.host, call.port) };
+        Payload::Http { method, path, headers, http2, tls, server_name, certificate } => {
+            let usual = if *tls { 443 } else { 80 };
+            let authority = if call.port == usual { call.host.clone() } else { format!("{}:{}", call.host, call.port) };
             let scheme = if *tls { "https" } else { "http" };
             let mut head = Head::request("GET", scheme, &authority, "/");
             if !head.set_method(method) || !head.set_path(path) {
@@ -209,7 +217,8 @@ fn sent(call: &Call) -> Result<(Vec<Hello>, Carried), CallError> {
             let protocols = if *http2 { vec![b"h2".to_vec()] } else { vec![b"http/1.1".to_vec()] };
             let wanted = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("host")).map(|(_, host)| host.as_str());
             let wanted = wanted.map(|host| host.rsplit_once(':').map_or(host, |(host, _)| host)).and_then(named);
-            let hello = Hello { server_name: named(&call.host).or(wanted), protocols, peer: None };
+            let server_name = server_name.clone().or_else(|| named(&call.host)).or(wanted);
+            let hello = Hello { server_name, protocols, peer: None, certificate: *certificate };
             (if *tls { vec![hello] } else { Vec::new() }, Carried::Http { head, http2: *http2 })
         }
     })

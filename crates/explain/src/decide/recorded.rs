@@ -287,7 +287,8 @@ impl Explainer {
             Some(request) if request.http2 => b"istio-h2",
             Some(_) => b"istio-http/1.1",
         };
-        let hello = Hello { server_name: call.server_name.clone(), protocols: vec![protocol.to_vec()], peer: peer.clone() };
+        let hello =
+            Hello { server_name: call.server_name.clone(), protocols: vec![protocol.to_vec()], peer: peer.clone(), certificate: false };
         let nobody = SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), 0);
         Flow {
             source: call.source.unwrap_or(nobody),

@@ -247,6 +247,7 @@ fn security(proxy: &Proxy, cluster: &Cluster, endpoint: Option<&Endpoint>, targe
         server_name: Some(server_name.clone()).filter(|name| !name.is_empty()),
         protocols: protocols.iter().map(|name| name.clone().into_bytes()).collect(),
         peer: mutual.then(|| proxy.id.clone()),
+        certificate: false,
     };
     let security = match mutual {
         true => Security::MutualTls { identity: proxy.id.to_string(), server_name, protocols },

@@ -97,7 +97,8 @@ fn object(kind: &str, name: &str, spec: &str) -> String {
 const SUBSETS: &str =
     "{host: reviews, subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}, {name: v3, labels: {version: v3}}]}";
 
-/// `FROM METHOD HOST:PORT/PATH [name=value …]`, where the method `TCP` or `TLS` is none, and the names `random`, `outside`, `at` and `endpoints` are no headers.
+/// `FROM METHOD HOST:PORT/PATH [name=value …]`, where the method `TCP` or `TLS` is none, and the names `random`, `outside`, `at` and `endpoints` are no headers;
+/// nor are `sni`, over which server name it goes by TLS, and `certificate`, whether one is shown there.
 pub(crate) fn read(text: &str) -> Call {
     let mut words = text.split(' ');
     let mut next = || words.next().unwrap_or_default().to_owned();
@@ -115,12 +116,14 @@ pub(crate) fn read(text: &str) -> Call {
         at: None,
         endpoints: 8,
     };
-    let mut headers = Vec::new();
+    let (mut headers, mut server_name, mut certificate) = (Vec::new(), None, false);
     for word in words {
         match word.split_once('=').expect("name=value") {
             ("random", value) => call.random = Some(value.parse().unwrap()),
             ("at", value) => call.at = Some(value.parse().unwrap()),
             ("outside", value) => call.outside = Some(value.parse().unwrap()),
+            ("sni", value) => server_name = Some(value.to_owned()),
+            ("certificate", value) => certificate = value.parse().unwrap(),
             ("endpoints", value) => call.endpoints = value.parse().unwrap(),
             (name, value) => headers.push((name.to_owned(), value.to_owned())),
         }
@@ -133,7 +136,9 @@ pub(crate) fn read(text: &str) -> Call {
             path: if path.is_empty() { "/".to_owned() } else { path.to_owned() },
             headers,
             http2: false,
-            tls: false,
+            tls: server_name.is_some(),
+            server_name,
+            certificate,
         },
     };
     call

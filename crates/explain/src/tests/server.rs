@@ -23,6 +23,41 @@ fn strict() {
     assert_eq!(why, "no filter chain of virtualInbound is for plaintext");
 }
 
+/// A gateway that ends TLS: the server name chooses the server, the host a route of that server alone, and who has to show a certificate must.
+#[test]
+fn https() {
+    let servers = "{selector: {istio: ingressgateway}, servers: [
+      {port: {number: 443, name: open, protocol: HTTPS}, hosts: [open.example], tls: {mode: SIMPLE, credentialName: open}},
+      {port: {number: 443, name: mutual, protocol: HTTPS}, hosts: ['*.mutual.example'], tls: {mode: MUTUAL, credentialName: mutual}},
+      {port: {number: 443, name: optional, protocol: HTTPS}, hosts: [optional.example], tls: {mode: OPTIONAL_MUTUAL, credentialName: optional}},
+      {port: {number: 443, name: own, protocol: HTTPS}, hosts: [own.example], tls: {mode: ISTIO_MUTUAL}},
+      {port: {number: 81, name: plain, protocol: HTTP}, hosts: [open.example], tls: {httpsRedirect: true}}]}";
+    let routes = "{hosts: ['*'], gateways: [edge], http: [{match: [{uri: {prefix: /reviews}}], route: [{destination: {host: reviews}}]}]}";
+    let snapshot = shop(&[object("Gateway", "edge", servers), object("VirtualService", "edge", routes)]);
+    let door = |end: &str| format!("10.0.0.98:443 [istio-system/door] = {end}");
+    let (delivered, nowhere, closed) = (door("delivered"), door("404"), door("closed"));
+    check(
+        &snapshot,
+        &[
+            ("192.0.2.9 GET 10.0.0.98:443/reviews sni=open.example host=open.example", &delivered),
+            ("192.0.2.9 GET 10.0.0.98:443/else sni=open.example host=open.example", &nowhere),
+            // The host of another server, and one that is none.
+            ("192.0.2.9 GET 10.0.0.98:443/reviews sni=open.example host=a.mutual.example", &nowhere),
+            ("192.0.2.9 GET 10.0.0.98:443/reviews sni=nobody.example host=open.example", &closed),
+            ("192.0.2.9 GET 10.0.0.98:443/reviews host=open.example", &closed),
+            ("192.0.2.9 GET 10.0.0.98:443/reviews sni=a.mutual.example host=a.mutual.example", &closed),
+            ("192.0.2.9 GET 10.0.0.98:443/reviews sni=a.mutual.example host=a.mutual.example certificate=true", &delivered),
+            ("192.0.2.9 GET 10.0.0.98:443/reviews sni=optional.example host=optional.example", &delivered),
+            ("192.0.2.9 GET 10.0.0.98:443/reviews sni=optional.example host=optional.example certificate=true", &delivered),
+            ("192.0.2.9 GET 10.0.0.98:443/reviews sni=own.example host=own.example", &closed),
+            ("192.0.2.9 GET 10.0.0.98:81/reviews host=open.example", "10.0.0.98:81 [istio-system/door] = 301"),
+        ],
+    );
+    let explanation = explain(&snapshot, "192.0.2.9 GET 10.0.0.98:443/reviews sni=a.mutual.example host=a.mutual.example");
+    assert!(explanation.to_string().contains("the client shows no certificate, and must"), "{explanation}");
+    assert!(explanation.call.to_string().starts_with("192.0.2.9: GET https://10.0.0.98:443/reviews"));
+}
+
 /// A client told not to use TLS, a server that wants it, and the other way round.
 #[test]
 fn clients_modes() {

@@ -29,7 +29,7 @@ fn hypothetical(call: &Call) -> Option<Hypothetical> {
             if call.from.pod.is_none() && headers.iter().all(|(name, _)| name != "host") {
                 headers.push(("host".to_owned(), call.host()));
             }
-            Payload::Http { method, path, headers, http2: false, tls: false }
+            Payload::Http { method, path, headers, http2: false, tls: false, server_name: None, certificate: false }
         }
         What::Tcp => Payload::Tcp,
     };

@@ -33,9 +33,10 @@ const UNKNOWN: u8 = 2;
 const SOMEBODY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 9));
 /// Of which port nobody says anything.
 const HTTP_PORT: u16 = 80;
+const HTTPS_PORT: u16 = 443;
 
 /// Arguments of `explain`.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[command(
     after_help = "Exit code: 0 if the call is allowed, 1 if it would be refused, 2 if that is unknown (only an outside answer could tell, or it \
 depends on which way the call takes), 3 if the question cannot be asked."
@@ -45,7 +46,8 @@ pub(crate) struct ExplainArgs {
     /// ingress gateway; or an address that no pod has.
     #[arg(long, value_name = "WORKLOAD")]
     from: String,
-    /// Who is called: a host as the program writes it, or an address, with a port unless the service has only one. Brackets around an IPv6 address.
+    /// Who is called: a host as the program writes it, or an address, with a port unless the service has only one. Brackets around an IPv6 address. Or a
+    /// URL of http or https.
     #[arg(long, value_name = "SERVICE[:PORT]")]
     to: String,
     /// The namespace of the caller, if its name does not say it.
@@ -67,11 +69,17 @@ pub(crate) struct ExplainArgs {
     #[arg(long)]
     http2: bool,
     /// The program sends bytes that are no HTTP. That is what is taken of a port that is declared so.
-    #[arg(long, conflicts_with_all = ["method", "path", "headers", "jwt", "http2"])]
+    #[arg(long, conflicts_with_all = ["method", "path", "headers", "jwt", "http2", "certificate"])]
     tcp: bool,
     /// The program itself speaks TLS.
     #[arg(long)]
     tls: bool,
+    /// The server name that its TLS sends, if it is another one than the called host.
+    #[arg(long, value_name = "NAME")]
+    sni: Option<String>,
+    /// Its TLS shows a certificate, of a kind that whoever asks for one accepts.
+    #[arg(long)]
+    certificate: bool,
     /// What external authorizers answer, where one is asked. Without it that is unknown.
     #[arg(long, value_name = "ANSWER")]
     authorizer: Option<Answer>,
@@ -174,9 +182,10 @@ fn token(path: Option<&Path>) -> Result<Option<String>> {
 }
 
 fn call(snapshot: &Snapshot, args: &ExplainArgs, token: Option<String>) -> Result<Call> {
-    let (host, port) = host_port(&args.to)?;
+    let asked = Asked::of(args)?;
+    let (args, host, port) = (&asked.args, asked.host, asked.port);
     if args.from == "ingress" {
-        return through_gateway(snapshot, args, &host, port, token);
+        return through_gateway(snapshot, args, (&host, port, asked.scheme), token);
     }
     let (from, namespace) = match args.from.parse::<IpAddr>() {
         Ok(ip) => (Source::Address(ip), args.namespace.clone().unwrap_or_else(|| "default".to_owned())),
@@ -219,7 +228,7 @@ fn outside(args: &ExplainArgs) -> Option<bool> {
 
 /// Whether what is asked for has to be a request, but for its token.
 fn is_request(args: &ExplainArgs) -> bool {
-    args.method.is_some() || args.path.is_some() || !args.headers.is_empty() || args.http2
+    args.method.is_some() || args.path.is_some() || !args.headers.is_empty() || args.http2 || args.certificate
 }
 
 /// What is sent, by what is asked for, else by what the port is declared as.
@@ -227,13 +236,13 @@ fn payload(args: &ExplainArgs, protocol: Option<Protocol>, token: Option<String>
     let is_request = is_request(args) || token.is_some();
     let by_port = match protocol {
         Some(Protocol::Tcp | Protocol::Mongo | Protocol::Mysql | Protocol::Redis) => Payload::Tcp,
-        Some(Protocol::Tls | Protocol::Https) => Payload::Tls { server_name: None },
+        Some(Protocol::Tls | Protocol::Https) => Payload::Tls { server_name: args.sni.clone() },
         _ if args.tcp => Payload::Tcp,
         _ => request(args, protocol, token.clone()),
     };
     match (is_request, args.tcp, args.tls, &by_port) {
         (true, ..) => request(args, protocol, token),
-        (_, true, true, _) => Payload::Tls { server_name: None },
+        (_, true, true, _) => Payload::Tls { server_name: args.sni.clone() },
         (_, true, false, _) => Payload::Tcp,
         _ => by_port,
     }
@@ -249,39 +258,56 @@ fn request(args: &ExplainArgs, protocol: Option<Protocol>, token: Option<String>
         headers,
         http2: args.http2 || matches!(protocol, Some(Protocol::Grpc | Protocol::Http2)),
         tls: args.tls,
+        server_name: args.sni.clone(),
+        certificate: args.certificate,
     }
 }
 
-/// A call of somebody outside to the gateway's own address, for the host.
-fn through_gateway(snapshot: &Snapshot, args: &ExplainArgs, host: &str, port: Option<u16>, token: Option<String>) -> Result<Call> {
-    let gateways: Vec<&Gateway> = snapshot.objects::<Gateway>().collect();
-    let mut pods = snapshot.objects::<mizzen_api::core::Pod>().filter(|pod| pod.status.pod_ip.is_some());
-    let pod = pods.find(|pod| gateways.iter().any(|gateway| gateway.selector.matches(&pod.meta.labels)));
-    let Some((pod, ip)) = pod.and_then(|pod| Some((pod, pod.status.pod_ip?))) else {
+/// A call of somebody outside to the gateway's own address, for the host: the server that serves it says how it comes, as far as nobody else does.
+fn through_gateway(
+    snapshot: &Snapshot,
+    args: &ExplainArgs,
+    (host, port, scheme): (&str, Option<u16>, Option<Scheme>),
+    token: Option<String>,
+) -> Result<Call> {
+    let doors = doors(snapshot);
+    if doors.is_empty() {
         bail!("--from ingress: there is no Gateway, or no pod that one selects");
+    }
+    let fits = |door: &&Door<'_>| {
+        let of_scheme = scheme.is_none_or(|scheme| door.server.is_tls() == (scheme == Scheme::Https));
+        port.map_or(of_scheme, |port| door.server.port.number == port)
     };
-    let own = gateways.iter().filter(|gateway| gateway.selector.matches(&pod.meta.labels));
-    let servers: Vec<&Server> = own.flat_map(|gateway| &gateway.servers).collect();
-    let Some(port) = port.or_else(|| servers.first().map(|server| server.port.number)) else {
-        bail!("--from ingress: no Gateway has a port")
+    // By its server name TLS finds one; where nobody serves the host, what its port says of itself still holds.
+    let wanted = args.sni.as_deref().unwrap_or(host).parse::<Hostname>().ok();
+    let rank = |door: &Door<'_>| door.server.hosts.iter().filter_map(|own| closeness(&own.host, wanted.as_ref())).max();
+    let served = doors.iter().filter(fits).filter(|door| rank(door).is_some()).rev().max_by_key(|door| rank(door));
+    let door = served.or_else(|| doors.iter().find(fits));
+    let ip = door.or(doors.first()).map(|door| door.ip).context("--from ingress: no pod")?;
+    let Some(port) = port.or_else(|| door.map(|door| door.server.port.number)) else {
+        bail!("--from ingress: no Gateway has a port for {}", if scheme == Some(Scheme::Https) { "https" } else { "http" })
     };
-    let server = servers.iter().find(|server| server.port.number == port);
-    let tls = args.tls || server.is_some_and(|server| server.is_tls());
-    let mut payload = match is_request(args) || token.is_some() || (!args.tcp && server.is_none_or(|server| server.is_http())) {
+    let server = door.map(|door| door.server);
+    let tls = args.tls || args.sni.is_some() || server.is_some_and(Server::is_tls);
+    let mut payload = match is_request(args) || token.is_some() || (!args.tcp && server.is_none_or(Server::is_http)) {
         true => request(args, None, token),
-        false if tls => Payload::Tls { server_name: Some(host.to_owned()) },
+        false if tls => Payload::Tls { server_name: Some(args.sni.clone().unwrap_or_else(|| host.to_owned())) },
         false => Payload::Tcp,
     };
     if let Payload::Http { headers, tls: over_tls, .. } = &mut payload {
-        *over_tls = tls;
+        // Who says http means it.
+        *over_tls = tls && scheme != Some(Scheme::Http);
         if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
             headers.push(("host".to_owned(), host.to_owned()));
         }
     }
+    // The gateway listens where its service leads to.
+    let instances = Reader::new(snapshot).instances(ip);
+    let target = instances.iter().find(|instance| instance.port == port).map_or(port, |instance| instance.target);
     Ok(Call {
         from: Source::Address(SOMEBODY),
         host: ip.to_string(),
-        port,
+        port: target,
         payload,
         random: None,
         at: now(),
@@ -290,16 +316,89 @@ fn through_gateway(snapshot: &Snapshot, args: &ExplainArgs, host: &str, port: Op
     })
 }
 
+/// A server of a Gateway, at a pod that the Gateway selects.
+struct Door<'s> {
+    ip: IpAddr,
+    server: &'s Server,
+}
+
+fn doors(snapshot: &Snapshot) -> Vec<Door<'_>> {
+    let gateways: Vec<&Gateway> = snapshot.objects::<Gateway>().collect();
+    let pods = snapshot.objects::<mizzen_api::core::Pod>().filter_map(|pod| Some((pod, pod.status.pod_ip?)));
+    let of_pod = |(pod, ip): (&mizzen_api::core::Pod, IpAddr)| -> Vec<Door<'_>> {
+        let own = gateways.iter().filter(|gateway| gateway.selector.matches(&pod.meta.labels));
+        own.flat_map(|gateway| gateway.servers.iter().map(|server| Door { ip, server })).collect()
+    };
+    pods.flat_map(of_pod).collect()
+}
+
+/// How close a server's host comes to the one that is wanted: the longest that covers it is the closest, and the same one before all.
+fn closeness(own: &Hostname, wanted: Option<&Hostname>) -> Option<usize> {
+    match wanted {
+        Some(wanted) if own == wanted => Some(usize::MAX),
+        Some(wanted) => own.covers(wanted).then_some(own.as_str().len()),
+        // An address is served by who serves all.
+        None => (own.as_str() == "*").then_some(1),
+    }
+}
+
+/// What a URL says of how it is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scheme {
+    Http,
+    Https,
+}
+
+/// What is asked, with what a URL says put where the options have it.
+struct Asked {
+    args: ExplainArgs,
+    host: String,
+    port: Option<u16>,
+    scheme: Option<Scheme>,
+}
+
+impl Asked {
+    fn of(args: &ExplainArgs) -> Result<Asked> {
+        let mut args = args.clone();
+        let (scheme, rest) = match args.to.split_once("://") {
+            None => (None, args.to.as_str()),
+            Some(("http", rest)) => (Some(Scheme::Http), rest),
+            Some(("https", rest)) => (Some(Scheme::Https), rest),
+            Some((other, _)) => bail!("--to {}: `{other}` is neither http nor https", args.to),
+        };
+        let (authority, path) = match scheme {
+            Some(_) => rest.split_at(rest.find('/').unwrap_or(rest.len())),
+            None => (rest, ""),
+        };
+        let (host, port) = host_port(authority).with_context(|| format!("--to {}", args.to))?;
+        if scheme.is_some() {
+            if args.tcp {
+                bail!("--tcp: {} is a request", args.to);
+            }
+            let path = if path.is_empty() { "/" } else { path };
+            args.path = Some(args.path.unwrap_or_else(|| path.to_owned()));
+        }
+        if scheme == Some(Scheme::Http) && (args.tls || args.sni.is_some() || args.certificate) {
+            bail!("--to {}: what is said of TLS has no place beside http", args.to);
+        }
+        args.tls |= scheme == Some(Scheme::Https) || args.sni.is_some() || args.certificate;
+        // At a gateway the port says how it is called; elsewhere the scheme does.
+        let usual = if args.tls { HTTPS_PORT } else { HTTP_PORT };
+        let port = port.or_else(|| scheme.filter(|_| args.from != "ingress").map(|_| usual));
+        Ok(Asked { args, host, port, scheme })
+    }
+}
+
 /// `HOST`, `HOST:PORT`, `[::1]:PORT`.
 fn host_port(text: &str) -> Result<(String, Option<u16>)> {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),
         _ => (text, None),
     };
-    let port = port.map(|port| port.parse().ok().filter(|port| *port > 0).with_context(|| format!("--to {text}: `{port}` is no port")));
+    let port = port.map(|port| port.parse().ok().filter(|port| *port > 0).with_context(|| format!("`{port}` is no port")));
     let host = host.trim_start_matches('[').trim_end_matches(']');
     if host.is_empty() {
-        bail!("--to {text}: there is no host");
+        bail!("there is no host");
     }
     Ok((host.to_owned(), port.transpose()?))
 }
@@ -367,6 +466,8 @@ spec:
  spec: {selector: {istio: ingressgateway}, servers: [
   {port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']},
   {port: {number: 443, name: tls, protocol: TLS}, hosts: ['*'], tls: {mode: PASSTHROUGH}},
+  {port: {number: 444, name: https, protocol: HTTPS}, hosts: [secure.example], tls: {mode: SIMPLE, credentialName: secure}},
+  {port: {number: 444, name: mutual, protocol: HTTPS}, hosts: ['*.mutual.example'], tls: {mode: MUTUAL, credentialName: mutual}},
   {port: {number: 9000, name: tcp, protocol: TCP}, hosts: ['*']}]}}
 ---
 {kind: VirtualService, apiVersion: networking.istio.io/v1, metadata: {name: door, namespace: shop},
@@ -393,6 +494,17 @@ spec:
             ("--from ingress --to b.example:443", "closed", 1),
             ("--from ingress --to b.example:9000", "delivered", 0),
             ("--from ingress --to b.example:9001 --tcp", "closed", 1),
+            ("--from ingress --to http://shop.example.com/books", "delivered", 0),
+            ("--from ingress --to https://secure.example/books", "delivered", 0),
+            ("--from ingress --to secure.example:444", "delivered", 0),
+            ("--from ingress --to https://a.mutual.example:444", "closed", 1),
+            ("--from ingress --to https://a.mutual.example --certificate", "delivered", 0),
+            // Which server it is, the server name says, and its routes are for its own hosts.
+            ("--from ingress --to https://secure.example:444 --sni a.mutual.example", "closed", 1),
+            ("--from ingress --to https://a.mutual.example:444 --sni secure.example", "answered 404", 1),
+            ("--from ingress --to https://nobody.example:444", "closed", 1),
+            ("--from ingress --to http://secure.example:444", "closed", 1),
+            ("--from web --to https://example.net/", "delivered", 0),
             ("--from 192.0.2.77 --to reviews.shop --path /reviews/1", "denied", 1),
             ("--from web --to reviews:1", "delivered", 0),
         ] {
@@ -410,7 +522,10 @@ spec:
             ("--from wen --to reviews", "did you mean `web`?"),
             ("--from web --to stock", "say which port: 7070, 80"),
             ("--from web --to reviews:http", "`http` is no port"),
-            ("--from web --to :80", "there is no host"),
+            ("--from web --to :80", "--to :80: there is no host"),
+            ("--from web --to ftp://reviews", "`ftp` is neither http nor https"),
+            ("--from web --to http://reviews --sni a.example", "has no place beside http"),
+            ("--from web --to https://reviews --tcp", "is a request"),
             ("--from web --to reviews --header nonsense", "is not of the form NAME: VALUE"),
             ("--from web --to reviews --tcp --path /x", "cannot be used with"),
         ] {
@@ -433,7 +548,15 @@ spec:
     #[test]
     fn tokens_are_hidden() {
         let headers = vec![("Authorization".to_owned(), "Bearer secret".to_owned()), ("x".to_owned(), "kept".to_owned())];
-        let payload = Payload::Http { method: "GET".to_owned(), path: "/".to_owned(), headers, http2: false, tls: false };
+        let payload = Payload::Http {
+            method: "GET".to_owned(),
+            path: "/".to_owned(),
+            headers,
+            http2: false,
+            tls: false,
+            server_name: None,
+            certificate: false,
+        };
         let mut call = Call {
             from: Source::Address(SOMEBODY),
             host: "a".to_owned(),
