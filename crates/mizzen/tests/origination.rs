@@ -1,11 +1,6 @@
 //! TLS that the mesh begins to servers that are not of it: by sidecars and at the gateway, with our proxies and with Envoys.
 
-use std::{
-    fmt::Write as _,
-    fs,
-    io::{Read, Write as _},
-    net::TcpStream,
-};
+use std::{fmt::Write as _, fs};
 
 use mizzen_testkit::{Authority, Credential, Foreign, Mesh, Options, envoy, eventually, folder, secret, workload};
 
@@ -24,16 +19,8 @@ fn run() {
 
 /// Calls over plain HTTP whom the path names, and answers with what it got.
 fn call(head: &str) -> workload::Answer {
-    let host = head.split(' ').nth(1).and_then(|path| path.rsplit('/').next()).unwrap_or_default().to_owned();
-    ("200 OK", String::new(), fetch(&host).unwrap_or_else(|error| format!("no answer: {error}")))
-}
-
-fn fetch(host: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect((host, 80))?;
-    write!(stream, "GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
+    let host = workload::path(head).rsplit('/').next().unwrap_or_default();
+    ("200 OK", String::new(), workload::fetch(host, 80, "/").unwrap_or_else(|error| format!("no answer: {error}")))
 }
 
 /// Who is called: the host is NAME.example.
@@ -220,9 +207,7 @@ impl Outside {
 
 fn programs() -> String {
     let service = |name: &str, port: u16| {
-        let head = format!("---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: cave}}\n");
-        let spec = format!("spec: {{selector: {{app: {name}}}, ports: [{{name: http, port: {port}}}]}}\n---\n");
-        head + &spec + &workload::deployment("cave", name, port)
+        format!("---\n{}---\n{}", workload::service("cave", name, "http", port), workload::deployment("cave", name, port))
     };
     let mut routes = String::new();
     for Case { name, .. } in CASES {

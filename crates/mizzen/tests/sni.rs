@@ -3,7 +3,6 @@
 
 use std::{
     fs,
-    path::Path,
     process::{Command, Stdio},
 };
 
@@ -16,10 +15,7 @@ const MIZZEN: &str = env!("CARGO_BIN_EXE_mizzen");
 #[ignore = "a workload of the mesh that the other tests start"]
 fn run() {
     if let Ok(name) = std::env::var(workload::VARIABLE) {
-        workload::serve(if name == "web" { 8080 } else { 7000 }, |head| {
-            let name = std::env::var(workload::VARIABLE).unwrap_or_default();
-            ("200 OK", String::new(), format!("{name}\n{head}"))
-        });
+        workload::serve(if name == "web" { 8080 } else { 7000 }, workload::named);
     }
 }
 
@@ -144,20 +140,9 @@ impl World {
         World { mesh: Mesh::start_with(MIZZEN, folder.path(), options), files }
     }
 
-    /// Where one of the gateway's ports is open on this host, with its scheme.
-    fn address(&self, of: u16) -> (String, u16) {
-        let text = fs::read_to_string(self.mesh.run_dir().join("mesh.json")).expect("the description");
-        let said: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        let ports = said["gateways"].as_array().cloned().unwrap_or_default();
-        let address = ports.iter().find(|port| port["port"] == of).and_then(|port| port["address"].as_str()).unwrap_or_default();
-        let (scheme, rest) = address.split_once("://").unwrap_or_default();
-        let port = rest.trim_end_matches('/').rsplit(':').next().and_then(|port| port.parse().ok());
-        (scheme.to_owned(), port.unwrap_or_default())
-    }
-
     /// The answer's status and body, or curl's exit code.
     fn curl(&self, scheme: &str, host: &str, of: u16, more: &[&str]) -> Result<(String, String), i32> {
-        let (_, port) = self.address(of);
+        let (_, port) = self.mesh.gateway_port(of);
         let mut curl = Command::new("curl");
         curl.current_dir(self.files.path()).args([
             "-s",
@@ -199,7 +184,7 @@ impl World {
 
     /// The names in the certificate that somebody is shown who asks for a server name at the port of the mesh's own mutual TLS, as far as there is one.
     fn shown_across(&self, name: &str, protocol: &str) -> String {
-        let (_, port) = self.address(15443);
+        let (_, port) = self.mesh.gateway_port(15443);
         let call = format!(
             "openssl s_client -connect 127.0.0.1:{port} -servername {name} -alpn {protocol} </dev/null 2>/dev/null | openssl x509 -noout -ext subjectAltName"
         );
@@ -236,7 +221,7 @@ fn check(mut world: World) {
         assert!(!seen.contains("x-envoy-") && !seen.contains("x-request-id") && !seen.contains("x-forwarded"), "{host}: {seen}");
     }
     world.is_refused("https", "known.example", &[]);
-    let schemes = [443, 9000, 9001].map(|port| world.address(port).0);
+    let schemes = [443, 9000, 9001].map(|port| world.mesh.gateway_port(port).0);
     assert_eq!((&schemes[1][..], &schemes[2][..]), ("tcp", "tcp"), "{schemes:?}");
     // By weight to one or the other.
     for name in ["bytes", "more"] {
@@ -320,6 +305,5 @@ fn bytes_at_the_gateway() {
 #[test]
 fn bytes_at_an_envoy() {
     let Some(envoy) = envoy().filter(|_| has_peers()) else { return };
-    let args = vec!["--data-plane".to_owned(), format!("envoy={}", Path::new(&envoy).display())];
-    check(World::start(Options { args, ..Options::default() }));
+    check(World::start(Options::of_envoys(&envoy)));
 }

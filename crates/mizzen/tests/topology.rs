@@ -112,11 +112,7 @@ impl World {
 
     /// Where one of the gateway's ports is open on this host.
     fn port(&self, of: u16) -> u16 {
-        let text = fs::read_to_string(self.mesh.run_dir().join("mesh.json")).expect("the description");
-        let said: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        let ports = said["gateways"].as_array().cloned().unwrap_or_default();
-        let address = ports.iter().find(|port| port["port"] == of).and_then(|port| port["address"].as_str()).unwrap_or_default().to_owned();
-        address.trim_end_matches('/').rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or_default()
+        self.mesh.gateway_port(of).1
     }
 
     /// The answer's status and body, or curl's exit code. `header`: what a proxy in front writes first.
@@ -345,6 +341,5 @@ fn before_a_gateway() {
 #[test]
 fn before_an_envoy() {
     let Some(envoy) = envoy().filter(|_| has_peers()) else { return };
-    let args = vec!["--data-plane".to_owned(), format!("envoy={}", envoy.display())];
-    check(World::start(Options { args, ..Options::default() }));
+    check(World::start(Options::of_envoys(&envoy)));
 }

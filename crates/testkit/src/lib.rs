@@ -15,6 +15,7 @@ pub mod memory;
 mod mesh;
 mod peers;
 mod processes;
+mod tls;
 mod wire;
 pub mod workload;
 
@@ -26,6 +27,7 @@ pub use mesh::{Mesh, Options, Output};
 pub use nix::sys::signal::Signal;
 pub use peers::{envoy, peer, require_peers, skip};
 pub use processes::{Memory, Seen, cpu, descendants, is_root, memory};
+pub use tls::{Connection, Dialer};
 pub use wire::{Capture, Flow, Sniffer};
 
 /// The longest that anything is waited for.

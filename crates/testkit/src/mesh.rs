@@ -36,6 +36,19 @@ pub struct Options {
     pub wrapper: Vec<String>,
 }
 
+impl Options {
+    /// All proxies are Envoys, by this program.
+    pub fn of_envoys(program: &Path) -> Options {
+        Options { args: vec!["--data-plane".to_owned(), format!("envoy={}", program.display())], ..Options::default() }
+    }
+
+    /// The same with further arguments.
+    pub fn with(mut self, args: impl IntoIterator<Item = String>) -> Options {
+        self.args.extend(args);
+        self
+    }
+}
+
 /// A mesh that `mizzen up` runs. Dropping it ends it.
 pub struct Mesh {
     child: Child,
@@ -138,6 +151,17 @@ impl Mesh {
     /// The address at which the Gateway answers, without a slash at its end.
     pub fn address(&self) -> String {
         self.description["address"].as_str().unwrap_or_default().trim_end_matches('/').to_owned()
+    }
+
+    /// Where one of the gateway's ports is open on this host now: the scheme of what comes there, and the port. Nothing and 0 while it is not open.
+    pub fn gateway_port(&self, of: u16) -> (String, u16) {
+        let text = fs::read_to_string(self.run_dir().join("mesh.json")).unwrap_or_default();
+        let said: Value = serde_json::from_str(&text).unwrap_or_default();
+        let mut ports = said["gateways"].as_array().into_iter().flatten();
+        let address = ports.find(|port| port["port"] == of).and_then(|port| port["address"].as_str()).unwrap_or_default();
+        let (scheme, rest) = address.split_once("://").unwrap_or_default();
+        let port = rest.trim_end_matches('/').rsplit(':').next().and_then(|port| port.parse().ok());
+        (scheme.to_owned(), port.unwrap_or_default())
     }
 
     /// The process of `up`.

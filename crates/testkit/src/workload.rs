@@ -36,6 +36,42 @@ fn one(mut stream: TcpStream, answer: fn(&str) -> Answer) {
     let _ = write!(stream, "HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\nconnection: close\r\n\r\n{body}");
 }
 
+/// GETs a path of a host over plain HTTP/1.1; the whole answer, head included.
+///
+/// # Errors
+/// If there is no connection, or it breaks off.
+pub fn fetch(host: &str, port: u16, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect((host, port))?;
+    let authority = if port == 80 { host.to_owned() } else { format!("{host}:{port}") };
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// The path that a request asks for, by its head.
+pub fn path(head: &str) -> &str {
+    head.split(' ').nth(1).unwrap_or_default()
+}
+
+/// A Service of the Deployment of the same name, with one port, whose name says what is spoken there.
+pub fn service(namespace: &str, name: &str, protocol: &str, port: u16) -> String {
+    format!(
+        "
+kind: Service
+apiVersion: v1
+metadata: {{name: {name}, namespace: {namespace}}}
+spec: {{selector: {{app: {name}}}, ports: [{{name: {protocol}, port: {port}}}]}}
+"
+    )
+}
+
+/// Its own name, which the mesh gave it, and what it was asked.
+pub fn named(head: &str) -> Answer {
+    let name = std::env::var(VARIABLE).unwrap_or_default();
+    ("200 OK", String::new(), format!("{name}\n{head}"))
+}
+
 /// What it was asked is its answer.
 pub fn echo(head: &str) -> Answer {
     ("200 OK", String::new(), head.to_owned())
