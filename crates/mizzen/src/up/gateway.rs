@@ -9,6 +9,7 @@ use std::{
 use anyhow::Result;
 use mizzen_api::core::PodSpec;
 use mizzen_host::HostError;
+use mizzen_model::TLS_MODE_LABEL;
 use tokio::sync::watch;
 
 use super::{
@@ -30,11 +31,14 @@ pub(crate) fn labels() -> BTreeMap<String, String> {
 }
 
 fn pod() -> Wanted {
+    let mut labels = labels();
+    // What its servers say is what it takes: sidecars that call it begin mutual TLS where a DestinationRule says so, as with Istio's gateways.
+    labels.insert(TLS_MODE_LABEL.to_owned(), "disabled".to_owned());
     Wanted {
         name: NAME.to_owned(),
         namespace: "istio-system".to_owned(),
         workload: NAME.to_owned(),
-        labels: labels(),
+        labels,
         annotations: BTreeMap::new(),
         spec: PodSpec { service_account: format!("{NAME}-service-account"), ..PodSpec::default() },
     }
