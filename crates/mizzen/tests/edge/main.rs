@@ -1,19 +1,19 @@
-//! TLS at the mesh's gateway, called by curl and OpenSSL.
+//! TLS at the mesh's gateway, called by curl, OpenSSL and Chromium.
+
+mod browser;
+mod failures;
+mod hosts;
+mod replaced;
+mod world;
 
 use std::{
     fs,
-    io::Write,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
 };
 
-use mizzen_testkit::{Authority, Credential, Mesh, Options, envoy, eventually, peer, secret};
-
-const MIZZEN: &str = env!("CARGO_BIN_EXE_mizzen");
+use mizzen_testkit::{Credential, Options, envoy, eventually, secret};
+use world::{Answer, World, has_peers, http, leaf};
 
 /// One server for each way to end TLS.
 const GATEWAY: &str = "
@@ -45,136 +45,6 @@ spec:
   gateways: [edge]
   http: [{route: [{destination: {host: storefront, port: {number: 8080}}}]}]
 ";
-
-/// Whom the test knows.
-struct World {
-    mesh: Mesh,
-    server: Authority,
-    clients: Authority,
-    files: tempfile::TempDir,
-}
-
-/// How a call ended: HTTP's version and status, or curl's exit code.
-#[derive(Debug, PartialEq)]
-enum Answer {
-    Http(String),
-    Failed(i32),
-}
-
-impl Answer {
-    /// Whether the handshake failed: at once, or after the client had finished its part (by what curl makes of the alert).
-    fn is_refusal(&self) -> bool {
-        matches!(self, Answer::Failed(35 | 55 | 56 | 60 | 92 | 98))
-    }
-}
-
-fn http(version: &str, status: u16) -> Answer {
-    Answer::Http(format!("{version} {status}"))
-}
-
-impl World {
-    fn start(options: Options) -> World {
-        let (server, clients) = (Authority::new("servers"), Authority::new("clients"));
-        let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../samples/bookshop");
-        let mesh = Mesh::start_with(MIZZEN, &samples, options);
-        let files = tempfile::tempdir().expect("a folder");
-        let world = World { mesh, server, clients, files };
-        world.file("root.pem", &world.server.root);
-        world
-    }
-
-    fn file(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.files.path().join(name);
-        fs::write(&path, text).expect("a file");
-        path
-    }
-
-    /// Writes what a client shows.
-    fn client(&self, name: &str, credential: &Credential) {
-        self.file(&format!("{name}.pem"), &format!("{}{}", credential.certificate, credential.key));
-    }
-
-    /// The port of this host that leads to one of the gateway's.
-    fn port(&self, of: u16) -> u16 {
-        let text = fs::read_to_string(self.mesh.run_dir().join("mesh.json")).expect("the description");
-        let said: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        let ports = said["gateways"].as_array().cloned().unwrap_or_default();
-        let address = ports.iter().find(|port| port["port"] == of).and_then(|port| port["address"].as_str()).unwrap_or_default().to_owned();
-        address.trim_end_matches('/').rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or_default()
-    }
-
-    /// Calls a host over HTTPS with curl, whose root is the servers' authority.
-    fn curl(&self, host: &str, more: &[&str]) -> Answer {
-        let (answer, _) = self.curl_with(host, more);
-        answer
-    }
-
-    fn curl_with(&self, host: &str, more: &[&str]) -> (Answer, String) {
-        let port = self.port(443);
-        let to = format!("{host}:{port}:127.0.0.1");
-        let mut curl = Command::new("curl");
-        curl.current_dir(self.files.path());
-        curl.args(["-s", "-S", "-m", "20", "-o", "body", "-w", "%{http_version} %{http_code}", "--cacert", "root.pem", "--resolve", &to]);
-        curl.args(more).arg(format!("https://{host}:{port}/"));
-        let output = curl.stdin(Stdio::null()).output().expect("curl");
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        match output.status.code() {
-            Some(0) => (Answer::Http(String::from_utf8_lossy(&output.stdout).into_owned()), said),
-            code => (Answer::Failed(code.unwrap_or(-1)), said),
-        }
-    }
-
-    #[track_caller]
-    fn check(&self, host: &str, more: &[&str], expected: &Answer) {
-        let (answer, said) = self.curl_with(host, more);
-        assert_eq!(&answer, expected, "{host} {more:?}: {said}\n{}\n{}", self.mesh.said(), self.mesh.logs());
-    }
-
-    #[track_caller]
-    fn eventually(&self, host: &str, more: &[&str], expected: &Answer) {
-        eventually(&format!("{host} {more:?}"), || {
-            let (answer, said) = self.curl_with(host, more);
-            if answer == *expected { Ok(()) } else { Err(format!("{answer:?}: {said}\n{}", self.mesh.logs())) }
-        });
-    }
-
-    /// What OpenSSL's client says of a connection.
-    fn openssl(&self, name: &str, more: &[&str]) -> String {
-        let at = format!("127.0.0.1:{}", self.port(443));
-        let mut command = Command::new("openssl");
-        command.current_dir(self.files.path()).args(["s_client", "-connect", &at, "-servername", name, "-CAfile", "root.pem"]).args(more);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("openssl");
-        child.stdin.take().expect("its input").write_all(b"Q\n").expect("its input");
-        let output = child.wait_with_output().expect("openssl");
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-    }
-
-    /// The gateway's credentials, into the folder.
-    fn secrets(&self) {
-        let issue = |names: &[&str]| self.server.issue(names);
-        let rsa =
-            Command::new("openssl").args(["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]).output().expect("openssl");
-        let rsa = self.server.issue_with(&["two.example"], &String::from_utf8(rsa.stdout).expect("PEM"));
-        let roots = self.clients.root.as_str();
-        let generic = issue(&["*.optional.example"]);
-        let all = [
-            issue(&["simple.example", "old.example", "new.example"]).secret("istio-system", "simple", &[]),
-            issue(&["mutual.example", "named.example"]).secret("istio-system", "mutual", &[("ca.crt", "of no use beside the companion")]),
-            secret("istio-system", "mutual-cacert", &[("ca.crt", roots)]),
-            secret("istio-system", "optional", &[("cert", &generic.certificate), ("key", &generic.key), ("cacert", roots)]),
-            rsa.secret("istio-system", "two-rsa", &[]),
-            issue(&["two.example"]).secret("istio-system", "two-ecdsa", &[]),
-            // In another namespace than the gateway.
-            issue(&["missing.example"]).secret("shop", "of-the-shop", &[]),
-        ];
-        self.mesh.save("secrets.yaml", &all.concat());
-    }
-}
-
-/// Whether those programs are there.
-fn has_peers() -> bool {
-    peer("curl", "curl").is_some() && peer("openssl", "openssl").is_some()
-}
 
 /// What holds whichever proxy is the gateway.
 fn each_mode(world: &World) {
@@ -274,8 +144,7 @@ fn tls_at_the_gateway() {
 #[test]
 fn tls_at_an_envoy() {
     let Some(envoy) = envoy().filter(|_| has_peers()) else { return };
-    let args = vec!["--data-plane".to_owned(), format!("envoy={}", envoy.display())];
-    let mut world = World::start(Options { args, ..Options::default() });
+    let mut world = World::start(Options::of_envoys(&envoy));
     each_mode(&world);
     revoked(&world);
     files(&world);
@@ -289,11 +158,7 @@ fn revoked(world: &World) {
     world.client("bad", &bad);
     let roots = |list: &[(&str, &str)]| {
         let entries = [&[("ca.crt", world.clients.root.as_str())][..], list].concat();
-        // By its name the later of two documents with one name is refused: it takes the other one's place in its file.
-        let text = fs::read_to_string(world.mesh.folder.join("secrets.yaml")).expect("the secrets");
-        let others: Vec<&str> = text.split("---\n").filter(|part| !part.contains("\"mutual-cacert\"") && !part.is_empty()).collect();
-        let others: String = others.iter().map(|part| format!("---\n{part}")).collect();
-        world.mesh.save("secrets.yaml", &(others + &secret("istio-system", "mutual-cacert", &entries)));
+        world.mesh.save("mutual-cacert.yaml", &secret("istio-system", "mutual-cacert", &entries));
     };
     world.check("mutual.example", &["--cert", "bad.pem"], &http("2", 200));
     roots(&[("ca.crl", &world.clients.revoked(&[&bad]))]);
@@ -366,12 +231,9 @@ fn rotated(world: &World) {
     let session = |more: &[&str]| world.openssl("simple.example", &[&["-tls1_2"], more].concat());
     session(&["-sess_out", "session"]);
     assert!(session(&["-sess_in", "session"]).contains("Reused, TLSv1.2"), "a session is resumed");
-    let text = fs::read_to_string(world.mesh.folder.join("secrets.yaml")).expect("the secrets");
-    let others: String =
-        text.split("---\n").filter(|part| !part.contains("\"simple\"") && !part.is_empty()).map(|part| format!("---\n{part}")).collect();
     let before = leaf(&session(&["-showcerts"]));
     let next = world.server.issue(&["simple.example", "old.example", "new.example"]);
-    world.mesh.save("secrets.yaml", &(others.clone() + &next.secret("istio-system", "simple", &[])));
+    world.mesh.save("simple.yaml", &next.secret("istio-system", "simple", &[]));
     eventually("the new certificate is shown", || {
         let now = leaf(&session(&["-showcerts"]));
         if now != before && next.certificate.replace('\r', "").contains(now.trim()) { Ok(()) } else { Err(now) }
@@ -379,7 +241,7 @@ fn rotated(world: &World) {
     assert!(session(&["-sess_in", "session"]).contains("New, TLSv1.2"), "no session outlives its credential");
     let mut broken = next.clone();
     broken.key = "no key".to_owned();
-    world.mesh.save("secrets.yaml", &(others + &broken.secret("istio-system", "simple", &[])));
+    world.mesh.save("simple.yaml", &broken.secret("istio-system", "simple", &[]));
     eventually("the proxy says what is wrong", || {
         let said = world.mesh.cli(&["logs", "mizzend"]).out;
         if said.contains("rejected") && said.contains("kubernetes://simple") { Ok(()) } else { Err(said) }
@@ -423,77 +285,6 @@ fn https_with_an_authority_of_ones_own() {
     assert!(!world.mesh.said().contains("is made"), "{}", world.mesh.said());
     world.eventually("localhost", &[], &http("2", 200));
     assert_eq!(world.mesh.stop(), 0, "{}", world.mesh.said());
-}
-
-/// Credentials are replaced while clients call, each on a connection of its own and on one that is kept: no call fails.
-#[test]
-fn credentials_replaced_under_load() {
-    if !has_peers() {
-        return;
-    }
-    const TIMES: usize = 60;
-    let mut world = World::start(Options::default());
-    world.secrets();
-    world.mesh.save("edge.yaml", GATEWAY);
-    world.eventually("simple.example", &[], &http("2", 200));
-    let (port, folder) = (world.port(443), world.files.path().to_owned());
-    let over = Arc::new(AtomicBool::new(false));
-    let clients: Vec<_> = (0..2)
-        .map(|_| {
-            let (folder, over) = (folder.clone(), over.clone());
-            std::thread::spawn(move || {
-                let (mut calls, mut failures) = (0, Vec::new());
-                while !over.load(Ordering::Relaxed) {
-                    // Ten calls on one connection, after one of its own.
-                    let url = format!("https://simple.example:{port}/");
-                    let mut curl = Command::new("curl");
-                    curl.current_dir(&folder).args(["-s", "-S", "-m", "20", "--cacert", "root.pem", "-w", "%{http_code}\n"]);
-                    curl.args(["--resolve", &format!("simple.example:{port}:127.0.0.1")]);
-                    for _ in 0..10 {
-                        curl.args(["-o", "/dev/null", &url]);
-                    }
-                    let output = curl.stdin(Stdio::null()).output().expect("curl");
-                    let answers = String::from_utf8_lossy(&output.stdout).into_owned();
-                    calls += answers.lines().count();
-                    if !output.status.success() || answers.lines().any(|line| line != "200") {
-                        failures.push(format!("{answers} {}", String::from_utf8_lossy(&output.stderr)));
-                    }
-                }
-                (calls, failures)
-            })
-        })
-        .collect();
-    let text = fs::read_to_string(world.mesh.folder.join("secrets.yaml")).expect("the secrets");
-    let others: String =
-        text.split("---\n").filter(|part| !part.contains("\"simple\"") && !part.is_empty()).map(|part| format!("---\n{part}")).collect();
-    let listeners = |world: &World| world.mesh.cli(&["proxy-config", "listener", "istio-ingressgateway.istio-system", "-o", "json"]).ok();
-    let before = listeners(&world);
-    for _ in 0..TIMES {
-        let next = world.server.issue(&["simple.example", "old.example", "new.example"]);
-        world.mesh.save("secrets.yaml", &(others.clone() + &next.secret("istio-system", "simple", &[])));
-        eventually("the new certificate is shown", || {
-            let now = leaf(&world.openssl("simple.example", &["-showcerts"]));
-            if next.certificate.contains(now.trim()) { Ok(()) } else { Err(now) }
-        });
-    }
-    over.store(true, Ordering::Relaxed);
-    let (mut calls, mut failures) = (0, Vec::new());
-    for client in clients {
-        let (of_client, failed) = client.join().expect("a client");
-        calls += of_client;
-        failures.extend(failed);
-    }
-    assert!(failures.is_empty() && calls > TIMES, "{} of {calls} calls: {:?}", failures.len(), failures.first());
-    assert_eq!(listeners(&world), before, "no listener is another one for a new credential");
-    assert_eq!(world.mesh.stop(), 0, "{}", world.mesh.said());
-}
-
-/// The first certificate of what OpenSSL shows.
-fn leaf(said: &str) -> String {
-    let from = said.find("-----BEGIN CERTIFICATE-----").unwrap_or_default();
-    let end = "-----END CERTIFICATE-----";
-    let to = said[from..].find(end).map_or(said.len(), |at| from + at + end.len());
-    said[from..to].to_owned()
 }
 
 /// No key is in what the mesh tells of itself or writes.
