@@ -179,7 +179,7 @@ fn credentials_replaced_under_load() {
         failures.extend(failed);
     }
     let least = |upto: usize| held[upto - LOOKS..upto].iter().min().copied().unwrap_or_default();
-    let numbers = (gateway.is_some()).then(|| (least(SETTLED), least(ROUNDS)));
+    let numbers = gateway.map(|_| (least(SETTLED), least(ROUNDS)));
     println!("{calls} calls during {} replacements; held, in KiB: {numbers:?}", HOSTS * ROUNDS);
     assert!(failures.is_empty() && calls > HOSTS * ROUNDS, "{} of {calls} calls: {:?}", failures.len(), failures.first());
     if let Some((first, last)) = numbers {

@@ -327,7 +327,7 @@ fn doors(snapshot: &Snapshot) -> Vec<Door<'_>> {
     let pods = snapshot.objects::<mizzen_api::core::Pod>().filter_map(|pod| Some((pod, pod.status.pod_ip?)));
     let of_pod = |(pod, ip): (&mizzen_api::core::Pod, IpAddr)| -> Vec<Door<'_>> {
         let own = gateways.iter().filter(|gateway| gateway.selector.matches(&pod.meta.labels));
-        own.flat_map(|gateway| gateway.servers.iter().map(|server| Door { ip, server })).collect()
+        own.flat_map(|gateway| gateway.servers.iter().map(move |server| Door { ip, server })).collect()
     };
     pods.flat_map(of_pod).collect()
 }
