@@ -1,4 +1,5 @@
-//! `kube build`: Kubernetes, etcd, CoreDNS and Helm from their Go modules, at the versions that `tests/kube` names, and the images of the tests.
+//! `kube build`: Kubernetes, etcd, CoreDNS, Helm, who enforces NetworkPolicies, and Prometheus' parser from their Go modules, at the versions that
+//! `tests/kube` names, and the images of the tests.
 
 use std::{
     fs,
@@ -18,8 +19,9 @@ struct Module {
 }
 
 /// Smaller ones first, so that something of a build that is broken off is there.
-const MODULES: [Module; 5] = [
+const MODULES: [Module; 7] = [
     Module { folder: "images", packages: &["./pause", "./echo"], makes: &["pause", "echo"] },
+    Module { folder: "promql", packages: &["."], makes: &["promql"] },
     Module { folder: "helm", packages: &["helm.sh/helm/v3/cmd/helm"], makes: &["helm"] },
     Module { folder: "etcd", packages: &["go.etcd.io/etcd/server/v3"], makes: &["etcd"] },
     Module {
@@ -28,9 +30,10 @@ const MODULES: [Module; 5] = [
         makes: &["kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl", "kubelet"],
     },
     Module { folder: "coredns", packages: &["."], makes: &["coredns"] },
+    Module { folder: "netpol", packages: &["sigs.k8s.io/kube-network-policies/cmd"], makes: &["kube-network-policies"] },
 ];
 /// Programs of which an image is made, `mizzen.test/NAME:1`.
-const IMAGES: [&str; 3] = ["pause", "echo", "coredns"];
+const IMAGES: [&str; 4] = ["pause", "echo", "coredns", "kube-network-policies"];
 
 /// Builds what has changed since it was built.
 pub(super) fn build() -> Result<()> {

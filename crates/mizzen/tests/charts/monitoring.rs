@@ -1,10 +1,11 @@
-//! The rules for Prometheus and the dashboard for Grafana ask for nothing but what proxies and the control plane tell.
+//! The rules for Prometheus and the dashboard for Grafana are what Prometheus takes, and ask for nothing but what proxies and the control plane tell.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
+use mizzen_testkit::{Output, kube::Programs};
 use serde_json::Value;
 
-use super::chart;
+use super::{chart, run};
 
 /// Where metrics are made.
 const MAKE: [&str; 4] = ["engine", "dataplane", "agent", "control"];
@@ -83,6 +84,32 @@ fn nothing_is_asked_for_that_nobody_tells() {
     assert!(expressions.len() > 25, "{expressions:?}");
     for expression in expressions {
         assert_eq!(unknown(expression, &told, &recorded), [""; 0], "{expression}");
+    }
+}
+
+#[test]
+fn what_prometheus_takes() {
+    let Some(programs) = Programs::for_promql() else { return };
+    let look = |file: &Path| -> Output { run(Command::new(programs.path("promql")).arg(file)) };
+    for (name, at_least) in [("rules.yaml", 10), ("dashboard.json", 20)] {
+        let seen = look(&chart("monitoring").join(name)).ok();
+        let count: usize = seen.split(' ').next().and_then(|count| count.parse().ok()).unwrap_or_default();
+        assert!(count >= at_least, "{name}: {seen}");
+    }
+    // And what it does not take: an expression, its type, a function in a text, a field, a dashboard's expression.
+    let folder = tempfile::tempdir().expect("a folder");
+    let rule = |lines: &str| format!("groups:\n- name: g\n  rules:\n  - alert: A\n{lines}");
+    for (name, text, why) in [
+        ("a.yaml", rule("    expr: sum by (le (x)\n"), "could not parse expression"),
+        ("b.yaml", rule("    expr: rate(x) > 1\n"), "expected type range vector"),
+        ("c.yaml", rule("    expr: x\n    annotations: {summary: '{{ $labels.a | noSuch }}'}\n"), "noSuch"),
+        ("d.yaml", rule("    expr: x\n    fur: 5m\n"), "field fur not found"),
+        ("e.json", r#"{"panels": [{"targets": [{"expr": "sum(rate(x[5m])"}]}]}"#.to_owned(), "unclosed left parenthesis"),
+    ] {
+        let file = folder.path().join(name);
+        fs::write(&file, &text).expect("a file");
+        let refused = look(&file);
+        assert!(refused.code != 0 && refused.err.contains(why), "{text}: {refused:?}");
     }
 }
 

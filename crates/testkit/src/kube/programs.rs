@@ -57,6 +57,22 @@ impl Programs {
         or_skip(Self::find(&["helm"]))
     }
 
+    /// For a part of a test that looks at expressions of Prometheus.
+    ///
+    /// # Panics
+    /// As [`for_api`](Self::for_api).
+    pub fn for_promql() -> Option<Programs> {
+        or_skip(Self::find(&["promql"]))
+    }
+
+    /// For a part of a cluster's test in which NetworkPolicies are enforced.
+    ///
+    /// # Panics
+    /// As [`for_api`](Self::for_api).
+    pub fn for_network_policies() -> Option<Programs> {
+        or_skip(Self::find(&["kube-network-policies.tar", "echo"]))
+    }
+
     /// As [`for_api`](Self::for_api).
     ///
     /// # Errors
