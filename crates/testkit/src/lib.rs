@@ -49,12 +49,20 @@ pub fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
 ///
 /// # Panics
 /// With the last error and `what` if it is not `Ok` within [`PATIENCE`].
-pub fn eventually<T, E: std::fmt::Display>(what: &str, mut ask: impl FnMut() -> Result<T, E>) -> T {
-    let until = Instant::now() + PATIENCE;
+pub fn eventually<T, E: std::fmt::Display>(what: &str, ask: impl FnMut() -> Result<T, E>) -> T {
+    within(PATIENCE, what, ask)
+}
+
+/// The same for what takes longer.
+///
+/// # Panics
+/// With the last error and `what` if it is not `Ok` within this time.
+pub fn within<T, E: std::fmt::Display>(patience: Duration, what: &str, mut ask: impl FnMut() -> Result<T, E>) -> T {
+    let until = Instant::now() + patience;
     loop {
         match ask() {
             Ok(value) => return value,
-            Err(error) if Instant::now() >= until => panic!("{what}: still not after {PATIENCE:?}: {error}"),
+            Err(error) if Instant::now() >= until => panic!("{what}: still not after {patience:?}: {error}"),
             Err(_) => std::thread::sleep(Duration::from_millis(20)),
         }
     }

@@ -117,11 +117,35 @@ fn a_cluster() {
         answered.extend(output.out.split_whitespace().find(|word| word.starts_with("pod=")).map(str::to_owned));
         if answered.len() == 2 { Ok(()) } else { Err(format!("{output:?}")) }
     });
+    a_node_that_starts_again(&cluster);
     let groups = std::fs::read_to_string(cluster.dir().join("cgroups")).unwrap();
     cluster.down().unwrap();
     for group in groups.lines() {
         assert!(!std::path::Path::new(group).exists(), "{group} is left");
     }
+}
+
+/// Its pod is the same one, in a new network; that of the other node has seen nothing.
+fn a_node_that_starts_again(cluster: &Cluster) {
+    let pods = |node: &str, path: &str| {
+        let (node, path) = (format!("spec.nodeName={node}"), format!("jsonpath={{.items[*]{path}}}"));
+        cluster.kubectl(&["get", "pods", "-l", "app=echo", "--field-selector", &node, "-o", &path], "").ok()
+    };
+    let (name, started) = (".metadata.name", ".status.containerStatuses[0].restartCount");
+    let before = [pods("node1", name), pods("node2", name)];
+    assert_eq!([pods("node1", started), pods("node2", started)], ["0", "0"]);
+    assert!(cluster.reboot(1).is_err() && cluster.reboot(3).is_err());
+    cluster.reboot(2).unwrap();
+    eventually("its pod starts again", || match pods("node2", started) {
+        count if count == "0" => Err("not yet".to_owned()),
+        count => Ok(count),
+    });
+    cluster.kubectl(&["wait", "pods", "-l", "app=echo", "--for=condition=Ready", "--timeout=120s"], "").ok();
+    assert_eq!([pods("node1", name), pods("node2", name)], before);
+    assert_eq!(pods("node1", started), "0");
+    let address = pods("node2", ".status.podIP");
+    let asked = cluster.exec("default", &before[0], "echo", &["echo", "get", &format!("http://{address}:8080/a")]).ok();
+    assert!(asked.contains(&format!("pod={}", before[1])), "{asked}");
 }
 
 /// What the next test starts.

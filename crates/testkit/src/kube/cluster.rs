@@ -36,6 +36,20 @@ pub enum Life {
     UntilDown,
 }
 
+/// Ends all processes of node $0, of which $1 is the first one, and asks for its next start by the file $2. The first one is stopped until all others are
+/// gone and goes last: at its end the node starts again, and what comes then is not meant. What has ended and was not buried yet does not count.
+const FAIL: &str = r#"
+kill -STOP "$1"
+left=
+for pid in $(find /sys/fs/cgroup/*/"node$0" -name cgroup.procs -exec cat {} + | sort -u); do
+  [ "$pid" = "$1" ] || grep -qs '^State:.[ZX]' "/proc/$pid/status" || [ ! -e "/proc/$pid" ] || left="$left $pid"
+done
+[ -z "$left" ] || { kill -KILL $left; echo "$left run"; exit 1; }
+touch "$2"
+rm -f "${2%.boot}.pid" "${2%.boot}.netns"
+kill -KILL "$1"
+"#;
+
 /// A cluster. Dropping one that lives with its caller ends it.
 #[derive(Debug)]
 pub struct Cluster {
@@ -212,6 +226,27 @@ impl Cluster {
         Ok(())
     }
 
+    /// Lets a further node (from 2 on) fail and start again, as a machine whose power is cut: all its processes end at once, its disk stays, memory, mounts
+    /// and networks are gone. The configuration of the pods' network is again what it was at the first start, as on machines where whoever makes that network
+    /// writes it at each start. Returns when the node has its namespaces; its programs may still start.
+    ///
+    /// # Errors
+    /// If its processes cannot be ended, or it does not start.
+    pub fn reboot(&self, node: usize) -> Result<(), String> {
+        let file = |kind: &str| self.dir.join(format!("node{node}.{kind}"));
+        let first = fs::read_to_string(file("pid")).map_err(|error| format!("node{node} is no further node of the cluster: {error}"))?;
+        let (node, first, boot) = (node.to_string(), first.trim(), file("boot").display().to_string());
+        wait("the end of the node's processes", || match run(self.command(&["sh", "-c", FAIL, &node, first, &boot]), "") {
+            Ok(output) if output.code == 0 => Ok(()),
+            Ok(output) => Err(Wait::NotYet(format!("{}{}", output.out, output.err))),
+            Err(why) => Err(Wait::Never(why)),
+        })?;
+        wait("the node's namespaces", || match file("pid").exists() {
+            true => Ok(()),
+            false => Err(Wait::NotYet(tail(&self.dir.join(format!("logs/node{node}.log"))))),
+        })
+    }
+
     /// Ends it. What its nodes held stays in the folder.
     ///
     /// # Errors
@@ -232,8 +267,9 @@ impl Cluster {
         })?;
         let _ = fs::remove_file(self.dir.join("init.pid"));
         for node in 2..=9 {
-            let _ = fs::remove_file(self.dir.join(format!("node{node}.pid")));
-            let _ = fs::remove_file(self.dir.join(format!("node{node}.netns")));
+            for kind in ["pid", "netns", "boot"] {
+                let _ = fs::remove_file(self.dir.join(format!("node{node}.{kind}")));
+            }
         }
         let text = fs::read_to_string(self.dir.join("cgroups")).unwrap_or_default();
         let groups: Vec<PathBuf> = text.lines().map(PathBuf::from).collect();
