@@ -244,6 +244,8 @@ fn cases() -> Vec<Case> {
                 "logging.level=default:debug",
                 "repair.repairPods=false",
                 "repair.labelPods=true",
+                "resourceQuotas.enabled=true",
+                "resourceQuotas.pods=2000000",
                 "resources.limits.memory=1Gi",
                 "podAnnotations.example\\.com/a=1",
                 "podLabels.a=b",

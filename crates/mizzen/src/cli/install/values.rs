@@ -236,6 +236,13 @@ pub(super) const CNI: &[Row] = &[
     row("cni.podLabels", Words, "", "more labels of its pods"),
     row("cni.rollingMaxUnavailable", Share, "1", "on how many nodes it may be missing while it is replaced; the plugin works meanwhile"),
     row("cni.seccompProfile", Shape::Map, r#"{"type":"RuntimeDefault"}"#, "of its container"),
+    row(
+        "cni.resourceQuotas.enabled",
+        Flag,
+        "false",
+        "a ResourceQuota, where a cluster has the agents' class only in namespaces with one for it",
+    ),
+    row("cni.resourceQuotas.pods", Count, "5000", "how many pods of that class it allows"),
     row("cni.nodeSelector", Words, r#"{"kubernetes.io/os":"linux"}"#, "on which nodes it runs"),
     row("cni.tolerations", List, TOLERATIONS, "which taints it tolerates: all, since pods of all nodes need it"),
     row("cni.affinity", Shape::Map, "", "beside what it runs"),
@@ -247,7 +254,6 @@ pub(super) const CNI: &[Row] = &[
     only("cni.repair.brokenPodLabelKey", &[r#""cni.istio.io/uninitialized""#]),
     only("cni.repair.brokenPodLabelValue", &[r#""true""#]),
     only("cni.repair.initContainerName", &[r#""istio-validation""#]),
-    only("cni.resourceQuotas.enabled", OFF),
 ];
 
 const TOLERATIONS: &str = r#"[{"effect":"NoSchedule","operator":"Exists"},{"effect":"NoExecute","operator":"Exists"},{"key":"CriticalAddonsOnly","operator":"Exists"}]"#;

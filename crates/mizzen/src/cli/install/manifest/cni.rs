@@ -14,6 +14,8 @@ const ACCOUNT: &str = "istio-cni";
 /// The role for what it sees of the cluster.
 const SEES: &str = "istio-cni";
 const VALUES: &str = "cni";
+/// The class of its pods.
+const CLASS: &str = "system-node-critical";
 /// The folder that the agent shares with the plugin, for a socket.
 const RUN: &str = "/var/run/istio-cni";
 
@@ -91,11 +93,23 @@ fn labels() -> Value {
 pub(super) fn objects(settings: &Settings) -> Vec<Value> {
     let repair = Mode::of(settings);
     let mut objects = vec![json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta(ACCOUNT, labels()) })];
+    objects.extend(settings.flag("cni.resourceQuotas.enabled").then(|| quota(settings)));
     objects.extend(bound("ClusterRole", SEES, &PODS));
     objects.extend(bound("Role", NAME, &ITSELF));
     objects.extend(repair.role().into_iter().flat_map(|(name, rule)| bound("ClusterRole", name, rule)));
     objects.push(daemon_set(settings, repair));
     objects
+}
+
+/// What allows pods of the agent's class where a cluster has that only for namespaces in which something does.
+fn quota(settings: &Settings) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta("istio-cni-resource-quota", labels()),
+        "spec": {
+            "hard": { "pods": settings.text("cni.resourceQuotas.pods").unwrap_or_default() },
+            "scopeSelector": { "matchExpressions": [{ "operator": "In", "scopeName": "PriorityClass", "values": [CLASS] }] },
+        },
+    })
 }
 
 /// A role with one rule, and what binds it to the account.
@@ -131,7 +145,7 @@ fn daemon_set(settings: &Settings, repair: Mode) -> Value {
         "serviceAccountName": ACCOUNT,
         // It has to start on a node whose network names a plugin that is not there.
         "hostNetwork": true,
-        "priorityClassName": "system-node-critical",
+        "priorityClassName": CLASS,
         "terminationGracePeriodSeconds": 30,
         "containers": [container(settings, repair)],
         "volumes": volumes,
