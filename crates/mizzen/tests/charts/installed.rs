@@ -51,6 +51,7 @@ fn installed_changed_and_removed() {
     }
     assert_eq!(world.get("peerauthentication", ".items[*].metadata.name"), "default");
     two_installers(&world);
+    verified(&world);
 
     // What the control plane has closed and filled in stays so.
     let validator = "validatingwebhookconfiguration/istio-validator-istio-system";
@@ -80,4 +81,35 @@ fn two_installers(world: &World) {
     install.args(["install", "-y"]).env("KUBECONFIG", world.api.kubeconfig_file());
     let refused = run(&mut install);
     assert!(refused.code != 0 && refused.err.contains("is Helm's, which would undo what is done here"), "{refused:?}");
+}
+
+/// `verify-install` knows what Helm has installed: what is missing of it, what is another's, and what is not ready.
+fn verified(world: &World) {
+    let verify = || {
+        let mut verify = Command::new(env!("CARGO_BIN_EXE_mizzen"));
+        run(verify.arg("verify-install").env("KUBECONFIG", world.api.kubeconfig_file()))
+    };
+    // Nothing runs here, and so nobody has written its authority or is available.
+    let seen = verify();
+    assert!(
+        seen.code == 1 && seen.out.contains(&format!("objects of releases base, {GATEWAY}, istiod are as they should be, 4 are not")),
+        "{seen:?}"
+    );
+    for line in [
+        "Deployment istio-system/istiod is not ready: ",
+        &format!("Deployment istio-system/{GATEWAY} is not ready: "),
+        "MutatingWebhookConfiguration istio-sidecar-injector is not ready: the control plane has not written its authority",
+        "ValidatingWebhookConfiguration istio-validator-istio-system is not ready: ",
+    ] {
+        assert!(seen.err.contains(line), "{line}: {seen:?}");
+    }
+    assert!(!seen.err.contains("is missing") && !seen.err.contains("is not of release"), "{seen:?}");
+    world.api.kubectl(&["delete", "service", "-n", "istio-system", "istiod"], "").ok();
+    let foreign = ["annotate", "serviceaccount", "-n", "istio-system", "istiod", "meta.helm.sh/release-name=other", "--overwrite"];
+    world.api.kubectl(&foreign, "").ok();
+    let seen = verify();
+    assert!(seen.err.contains("Service istio-system/istiod is missing"), "{seen:?}");
+    assert!(seen.err.contains("ServiceAccount istio-system/istiod is not of release base"), "{seen:?}");
+    let own = ["annotate", "serviceaccount", "-n", "istio-system", "istiod", "meta.helm.sh/release-name=base", "--overwrite"];
+    world.api.kubectl(&own, "").ok();
 }

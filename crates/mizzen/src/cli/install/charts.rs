@@ -56,6 +56,11 @@ const CHARTS: [Chart; 4] = [
     },
 ];
 
+/// Whether a chart of this name, which says this of itself, is one of these.
+pub(super) fn is_ours(name: &str, about: &str) -> bool {
+    CHARTS.iter().any(|chart| chart.name == name && chart.about == about)
+}
+
 /// The made files of all charts, by their path below the folder of charts.
 ///
 /// # Errors

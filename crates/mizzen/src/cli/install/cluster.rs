@@ -29,7 +29,7 @@ pub(super) struct Installed {
     version: &'static str,
     pub(super) kind: &'static str,
     plural: &'static str,
-    namespaced: bool,
+    pub(super) namespaced: bool,
 }
 
 const fn of_cluster(version: &'static str, kind: &'static str, plural: &'static str) -> Installed {
@@ -41,7 +41,7 @@ const fn namespaced(version: &'static str, kind: &'static str, plural: &'static 
 }
 
 /// In the order in which they are removed: who asks before who answers, what runs before what it needs.
-pub(super) const KINDS: [Installed; 18] = [
+pub(super) const KINDS: [Installed; 19] = [
     of_cluster("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations"),
     of_cluster("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations"),
     namespaced("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers"),
@@ -49,6 +49,7 @@ pub(super) const KINDS: [Installed; 18] = [
     namespaced("apps/v1", "Deployment", "deployments"),
     namespaced("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets"),
     namespaced("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"),
+    namespaced("v1", "ResourceQuota", "resourcequotas"),
     namespaced("v1", "Service", "services"),
     namespaced("v1", "ConfigMap", "configmaps"),
     namespaced("security.istio.io/v1", "AuthorizationPolicy", "authorizationpolicies"),

@@ -3,6 +3,7 @@
 mod charts;
 mod cluster;
 mod gateways;
+mod helm;
 mod manifest;
 mod settings;
 mod values;
@@ -326,21 +327,57 @@ async fn remove_all(cluster: &Cluster, objects: &[Value], until: Instant) -> Res
     Ok(())
 }
 
-/// Whether everything that was installed is there and ready.
+/// Whether everything that was installed is there and ready: by this installer, as it is said or as it was, or else by Helm.
 pub(crate) async fn verify(place: &Where, args: VerifyArgs) -> Result<ExitCode> {
     let cluster = cluster(place, true).await?;
     let settings = match args.settings.is_silent() {
-        false => read(&args.settings)?,
+        false => Some(read(&args.settings)?),
         true => remembered(&cluster).await?,
     };
-    let (mut good, mut bad) = (0, Vec::new());
-    for part in manifest::objects(&settings) {
-        let what = title(&part.object);
-        let lacks = match cluster.find(&part.object).await? {
+    let mut seen = Seen::default();
+    let what = match settings {
+        Some(settings) => {
+            for part in manifest::objects(&settings) {
+                seen.look(&cluster, &part.object, "is not Mizzen's", is_ours).await?;
+            }
+            format!("profile {}", settings.profile.name())
+        }
+        None => {
+            let releases = helm::releases(cluster.client()).await?;
+            ensure!(
+                !releases.is_empty(),
+                "nothing of Mizzen's is installed in this cluster: it has no config map {NAMESPACE}/{STATE}, and no release of its charts"
+            );
+            for release in &releases {
+                let not_its = format!("is not of release {}", release.name);
+                for object in &release.objects {
+                    seen.look(&cluster, object, &not_its, |found| release.has(found)).await?;
+                }
+            }
+            format!("releases {}", releases.iter().map(|release| &*release.name).collect::<Vec<_>>().join(", "))
+        }
+    };
+    seen.bad.iter().for_each(|line| say::problem(line));
+    print(&format!("{} objects of {what} are as they should be, {} are not\n", seen.good, seen.bad.len()))?;
+    Ok(if seen.bad.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What was seen of an installation.
+#[derive(Debug, Default)]
+struct Seen {
+    good: usize,
+    /// A line for each object that is not as it should be.
+    bad: Vec<String>,
+}
+
+impl Seen {
+    /// Looks at the cluster's object of this kind and name; `foreign` is what is said of one that is another installer's.
+    async fn look(&mut self, cluster: &Cluster, object: &Value, foreign: &str, is_its: impl Fn(&Value) -> bool) -> Result<()> {
+        let lacks = match cluster.find(object).await? {
             None => Some("is missing".to_owned()),
-            Some(_) if part.object["kind"] == "Namespace" => None,
-            Some(found) if !is_ours(&found) => Some("is not Mizzen's".to_owned()),
-            Some(found) => match part.object["kind"].as_str() {
+            Some(_) if object["kind"] == "Namespace" => None,
+            Some(found) if !is_its(&found) => Some(foreign.to_owned()),
+            Some(found) => match object["kind"].as_str() {
                 Some("Deployment") => not_rolled_out(&found),
                 Some("DaemonSet") => not_on_all_nodes(&found),
                 Some("CustomResourceDefinition") => not_established(&found),
@@ -350,24 +387,20 @@ pub(crate) async fn verify(place: &Where, args: VerifyArgs) -> Result<ExitCode> 
             .map(|lacks| format!("is not ready: {lacks}")),
         };
         match lacks {
-            None => good += 1,
-            Some(lacks) => bad.push(format!("{what} {lacks}")),
+            None => self.good += 1,
+            Some(lacks) => self.bad.push(format!("{} {lacks}", title(object))),
         }
+        Ok(())
     }
-    bad.iter().for_each(|line| say::problem(line));
-    print(&format!("{good} objects of profile {} are as they should be, {} are not\n", settings.profile.name(), bad.len()))?;
-    Ok(if bad.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The settings that were installed.
-async fn remembered(cluster: &Cluster) -> Result<Settings> {
+/// The settings that were installed, if this installer has installed something.
+async fn remembered(cluster: &Cluster) -> Result<Option<Settings>> {
     let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": STATE, "namespace": NAMESPACE } });
-    let found = cluster.find(&map).await?;
-    let found =
-        found.with_context(|| format!("nothing of Mizzen's is installed in this cluster: it has no config map {NAMESPACE}/{STATE} (of what Helm has installed, `helm status` tells)"))?;
+    let Some(found) = cluster.find(&map).await? else { return Ok(None) };
     let text = found.pointer("/data/settings").and_then(Value::as_str).with_context(|| format!("{STATE} has no settings"))?;
     let operator: Value = serde_json::from_str(text).with_context(|| format!("{STATE}: settings"))?;
-    Ok(Settings::of_spec(operator["spec"].clone()).with_context(|| format!("{STATE}: settings"))?.0)
+    Ok(Some(Settings::of_spec(operator["spec"].clone()).with_context(|| format!("{STATE}: settings"))?.0))
 }
 
 /// Asks whoever sits at the terminal.
