@@ -486,6 +486,7 @@ fn questions_of_the_command_line() {
     for (args, expected) in [
         (&["proxy-config", "cluster", "nobody"][..], "there is no workload nobody; there are: "),
         (&["proxy-config", "cluster", "storefront.nowhere"], "there is no workload storefront.nowhere"),
+        (&["proxy-config", "cluster", "service/storefronts"], "there is no service storefronts, did you mean `storefront`?"),
         (&["proxy-config", "clutser", "storefront"], "clutser"),
         (&["proxy-status", "nobody"], "there is no workload nobody"),
         (&["logs", "nobody"], "there is no workload nobody"),

@@ -244,6 +244,7 @@ fn by_both_names(mesh: &Mesh, plane: &Plane) {
         (vec!["analyze", "--all-namespaces"], vec![]),
         (vec!["proxy-config", "cluster", pod, "--fqdn", "reviews.shop"], vec!["reviews.shop.svc.cluster.local 9080 - outbound EDS"]),
         (vec!["proxy-config", "cluster", "deployment/storefront", "-n", "shop"], vec!["reviews.shop.svc.cluster.local"]),
+        (vec!["proxy-config", "cluster", "service/storefront", "-n", "shop"], vec!["reviews.shop.svc.cluster.local"]),
         (vec!["proxy-config", "secret", pod], vec!["ROOTCA CA ACTIVE true", "default Cert Chain ACTIVE true"]),
         (vec!["proxy-config", "bootstrap", pod, "-o", "short"], vec![pod]),
         (vec!["proxy-config", "all", pod], vec!["SERVICE FQDN", "ADDRESSES PORT", "ENDPOINT STATUS", "ROOTCA"]),

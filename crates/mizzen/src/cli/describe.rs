@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use mizzen_api::{
     Key, Kind,
     core::{Pod, TargetPort},
-    istio::{Action, GatewayRef, MtlsMode},
+    istio::{Action, EndpointAddress, GatewayRef, MtlsMode},
 };
 use mizzen_explain::proxy_of;
 use mizzen_model::{EffectiveRule, ProxyView, Reader, RouteRules, ServiceView, Snapshot};
@@ -14,6 +14,7 @@ use mizzen_types::Hostname;
 
 use super::{
     authn::has_proxy,
+    find::service_name,
     output::print,
     place::Where,
     state::{self, find_pod},
@@ -252,20 +253,19 @@ fn placed(snapshot: &Snapshot, key: &Key) -> String {
     format!("{}.{}{}", key.name, key.namespace, origin.map(|origin| format!(" ({origin})")).unwrap_or_default())
 }
 
-fn service(snapshot: &Arc<Snapshot>, name: &str, namespace: Option<&str>) -> Result<String> {
-    let reader = Reader::new(snapshot);
-    let (wanted, within) = match (namespace, name.split_once('.')) {
-        (Some(namespace), _) => (name, Some(namespace)),
-        (None, Some((wanted, rest))) => (wanted, rest.split('.').next()),
-        (None, None) => (name, None),
-    };
+/// The service that is called `name`: NAME, NAME.NAMESPACE or its host.
+///
+/// # Errors
+/// If there is none, or several.
+pub(crate) fn find_service<'r>(reader: &'r Reader<'_>, name: &str, namespace: Option<&str>) -> Result<&'r Arc<ServiceView>> {
+    let (wanted, within) = service_name(name, namespace);
     let is = |service: &&Arc<ServiceView>| {
         service.host.as_str() == name || (service.name() == wanted && within.is_none_or(|within| within == &**service.namespace()))
     };
     let found: Vec<&Arc<ServiceView>> = reader.services().filter(is).collect();
     let of_all = || reader.services().map(|service| format!("{}.{}", service.name(), service.namespace())).collect::<Vec<_>>();
-    let service = match &found[..] {
-        [one] => *one,
+    match &found[..] {
+        [one] => Ok(*one),
         [] => {
             let all = of_all();
             let near = mizzen_api::nearest(wanted, all.iter().map(|name| name.split('.').next().unwrap_or_default()));
@@ -276,19 +276,23 @@ fn service(snapshot: &Arc<Snapshot>, name: &str, namespace: Option<&str>) -> Res
             let names: Vec<String> = several.iter().map(|service| format!("{}.{}", service.name(), service.namespace())).collect();
             bail!("{name} may be any of {}: say which", names.join(", "))
         }
-    };
-    let endpoints = reader.endpoints(service);
-    let pods: BTreeSet<String> = endpoints
-        .by_port
-        .values()
-        .flatten()
-        .filter_map(|endpoint| match &endpoint.address {
-            mizzen_api::istio::EndpointAddress::Ip(ip) => {
-                reader.pod(*ip).map(|pod| format!("{}/{}", pod.object.namespace, pod.object.name))
-            }
-            mizzen_api::istio::EndpointAddress::Host(_) => None,
-        })
-        .collect();
+    }
+}
+
+/// The pods behind a service: NAMESPACE/NAME.
+pub(crate) fn pods_of(reader: &Reader<'_>, service: &ServiceView) -> BTreeSet<String> {
+    let endpoints = reader.endpoints(service).by_port.values().flatten();
+    let pods = endpoints.filter_map(|endpoint| match &endpoint.address {
+        EndpointAddress::Ip(ip) => reader.pod(*ip).map(|pod| format!("{}/{}", pod.object.namespace, pod.object.name)),
+        EndpointAddress::Host(_) => None,
+    });
+    pods.collect()
+}
+
+fn service(snapshot: &Arc<Snapshot>, name: &str, namespace: Option<&str>) -> Result<String> {
+    let reader = Reader::new(snapshot);
+    let service = find_service(&reader, name, namespace)?;
+    let pods = pods_of(&reader, service);
     let views: Vec<ProxyView> =
         pods.iter().filter_map(|pod| pod.split_once('/')).filter_map(|(namespace, pod)| proxy_of(snapshot, namespace, pod)).collect();
     let Some(first) = views.first() else {

@@ -144,6 +144,9 @@ impl Mesh {
 /// If there is none, or several that are not replicas of one deployment.
 pub(crate) fn choose(pods: &[String], name: &str, namespace: Option<&str>) -> Result<usize> {
     let (kind, short) = kind(name)?;
+    if kind == Some(Named::Service) {
+        bail!("{name}: a service is no workload: name a pod or a deployment");
+    }
     let (wanted, within) = match (namespace, short.rsplit_once('.')) {
         (Some(namespace), _) => (short, Some(namespace)),
         (None, Some((wanted, namespace))) => (wanted, Some(namespace)),
@@ -154,7 +157,7 @@ pub(crate) fn choose(pods: &[String], name: &str, namespace: Option<&str>) -> Re
         let same = match (kind, exact) {
             (Some(Named::Deployment), _) => deployment(pod).0 == wanted,
             (_, true) => pod_name == wanted,
-            (Some(Named::Pod), false) => false,
+            (Some(Named::Pod | Named::Service), false) => false,
             (None, false) => pod_name.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('-')),
         };
         same && within.is_none_or(|namespace| namespace == pod_namespace)
@@ -178,6 +181,16 @@ pub(crate) enum Named {
     Pod,
     /// `deployment/NAME`.
     Deployment,
+    /// `service/NAME`: any of the pods behind it.
+    Service,
+}
+
+/// The name and the namespace of a service, which is said by either of both or by its host.
+pub(crate) fn service_name<'n>(name: &'n str, namespace: Option<&'n str>) -> (&'n str, Option<&'n str>) {
+    match (namespace, name.split_once('.')) {
+        (None, Some((name, rest))) => (name, rest.split('.').next()),
+        (namespace, _) => (name, namespace),
+    }
 }
 
 /// A name without the kind before it, and that.
@@ -189,7 +202,12 @@ pub(crate) fn kind(name: &str) -> Result<(Option<Named>, &str)> {
     let named = match kind.to_ascii_lowercase().as_str() {
         "pod" | "pods" | "po" => Named::Pod,
         "deployment" | "deployments" | "deploy" | "deployment.apps" => Named::Deployment,
-        other => bail!("{name}: `{other}` is no kind of workload that is found by its name; there are pod/NAME and deployment/NAME"),
+        "service" | "services" | "svc" => Named::Service,
+        other => {
+            bail!(
+                "{name}: `{other}` is no kind of workload that is found by its name; there are pod/NAME, deployment/NAME and service/NAME"
+            )
+        }
     };
     Ok((Some(named), short))
 }
@@ -265,6 +283,7 @@ mod tests {
         check("deployment/web", None, Err("may be any of"));
         check("deployment/web-7d9f8", Some("shop"), Err("there is no workload"));
         check("po/db-0", None, Ok("db-0.ops"));
-        check("service/web", None, Err("`service` is no kind of workload that is found by its name; there are pod/NAME"));
+        check("service/web", None, Err("a service is no workload: name a pod or a deployment"));
+        check("daemonset/web", None, Err("`daemonset` is no kind of workload that is found by its name; there are pod/NAME"));
     }
 }

@@ -15,13 +15,16 @@ use kube::{
 };
 use mizzen_api::Kind;
 use mizzen_control::{ClusterOptions, names};
+use mizzen_model::Reader;
 use mizzen_types::ports;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::{
     analyze::files::File,
-    find::{Mesh, answered, choose, kind},
+    describe::{find_service, pods_of},
+    find::{Mesh, Named, answered, choose, kind, service_name},
+    state::snapshot_of,
 };
 use crate::up::say;
 
@@ -233,15 +236,19 @@ impl Place {
         }
     }
 
-    /// The workload called `name`: `POD`, `POD.NAMESPACE`, or the beginning of a pod's name, as a deployment's name is.
+    /// The workload called `name`: `POD`, `POD.NAMESPACE`, or the beginning of a pod's name, as a deployment's name is; or the first pod behind a service,
+    /// `service/NAME`.
     ///
     /// # Errors
     /// If there is none, or several that are not replicas of one deployment.
     pub(crate) async fn pod(&self, name: &str, namespace: Option<&str>) -> Result<Workload<'_>> {
+        let (named, short) = kind(name)?;
+        if named == Some(Named::Service) {
+            return self.behind(short, namespace).await?.with_context(|| format!("{name}: no pod with a proxy that runs is behind it"));
+        }
         match self {
             Place::Host(mesh) => Ok(Workload::Host(mesh.pod(name, namespace)?)),
             Place::Cluster(cluster) => {
-                let (_, short) = kind(name)?;
                 let (name, within) = match (namespace, short.rsplit_once('.')) {
                     (None, Some((_, namespace))) => (name.strip_suffix(&format!(".{namespace}")).unwrap_or(name), Some(namespace)),
                     (namespace, _) => (name, namespace),
@@ -250,6 +257,24 @@ impl Place {
                 let names: Vec<String> = pods.iter().map(full_name).collect();
                 let at = choose(&names, name, within)?;
                 Ok(Workload::Cluster(cluster, Box::new(pods.swap_remove(at))))
+            }
+        }
+    }
+
+    /// The first pod behind a service.
+    async fn behind(&self, service: &str, namespace: Option<&str>) -> Result<Option<Workload<'_>>> {
+        match self {
+            Place::Host(mesh) => {
+                let snapshot = snapshot_of(mesh)?;
+                let reader = Reader::new(&snapshot);
+                let pods = pods_of(&reader, find_service(&reader, service, namespace)?);
+                let name = |pod: &String| pod.split_once('/').map(|(namespace, name)| format!("{name}.{namespace}"));
+                let names: Vec<String> = pods.iter().filter_map(name).collect();
+                Ok(mesh.pods().into_iter().find(|pod| names.contains(&pod.name)).map(Workload::Host))
+            }
+            Place::Cluster(cluster) => {
+                let (name, namespace) = service_name(service, namespace);
+                Ok(cluster.behind(name, namespace).await?.map(|pod| Workload::Cluster(cluster, Box::new(pod))))
             }
         }
     }
@@ -303,6 +328,33 @@ impl Cluster {
         };
         let found = api.list(&ListParams::default()).await.context("the pods of the cluster")?;
         Ok(found.items.into_iter().filter(is_running).collect())
+    }
+
+    /// Of the pods that a service selects, the first that runs and has a proxy.
+    async fn behind(&self, name: &str, namespace: Option<&str>) -> Result<Option<k8s::Pod>> {
+        let client = self.client().await?;
+        let services: Api<k8s::Service> = match namespace {
+            Some(namespace) => Api::namespaced(client.clone(), namespace),
+            None => Api::all(client.clone()),
+        };
+        let found =
+            services.list(&ListParams::default().fields(&format!("metadata.name={name}"))).await.context("the services of the cluster")?;
+        let within = |service: &k8s::Service| service.metadata.namespace.clone().unwrap_or_default();
+        let service = match &found.items[..] {
+            [one] => one,
+            [] => bail!("there is no service {name} in {}", namespace.unwrap_or("the cluster")),
+            several => {
+                let names: Vec<String> = several.iter().map(|service| format!("{name}.{}", within(service))).collect();
+                bail!("service/{name} may be any of {}: say which", names.join(", "))
+            }
+        };
+        let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref()).filter(|selector| !selector.is_empty());
+        let selector = selector.with_context(|| format!("service/{name}.{} selects no pods", within(service)))?;
+        let labels: Vec<String> = selector.iter().map(|(label, value)| format!("{label}={value}")).collect();
+        let pods: Api<k8s::Pod> = Api::namespaced(client, &within(service));
+        let found = pods.list(&ListParams::default().labels(&labels.join(","))).await.context("the pods of the service")?;
+        let behind = found.items.into_iter().filter(|pod| is_running(pod) && has_proxy(pod));
+        Ok(behind.min_by(|one, other| one.metadata.name.cmp(&other.metadata.name)))
     }
 
     /// A pod of the control plane.

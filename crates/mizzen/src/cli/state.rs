@@ -65,6 +65,14 @@ impl From {
     }
 }
 
+/// What the control plane of a mesh on this host has in force, for whoever does not tell what is refused of it.
+///
+/// # Errors
+/// If it cannot be read.
+pub(crate) fn snapshot_of(mesh: &Mesh) -> Result<Arc<Snapshot>> {
+    Ok(Snapshot::empty().apply(of_host(mesh)?.0))
+}
+
 /// What the control plane of a mesh on this host has in force.
 fn of_host(mesh: &Mesh) -> Result<(Vec<Change>, Vec<Problem>)> {
     let file = mesh.file()?;

@@ -16,7 +16,7 @@ use super::{
 /// Whose configuration is shown, and how.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct Target {
-    /// The workload: POD, POD.NAMESPACE, deployment/NAME, pod/NAME, or the name of its deployment alone.
+    /// The workload: POD, POD.NAMESPACE, deployment/NAME, pod/NAME, service/NAME (the first pod behind it), or the name of its deployment alone.
     #[arg(required_unless_present = "file")]
     pub(super) workload: Option<String>,
     /// What a proxy has answered at /config_dump, in place of a workload: Mizzen's or an Envoy's. `-` is standard input.

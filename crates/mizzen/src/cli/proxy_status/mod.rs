@@ -16,7 +16,7 @@ use diff::Difference;
 /// Arguments of `proxy-status`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ProxyStatusArgs {
-    /// Only this workload: POD, POD.NAMESPACE or deployment/NAME. What it runs is compared with what the control plane has for it now.
+    /// Only this workload: POD, POD.NAMESPACE, deployment/NAME or service/NAME. What it runs is compared with what the control plane has for it now.
     workload: Option<String>,
     /// The namespace, if the workload's name does not say it.
     #[arg(short, long, requires = "workload")]
