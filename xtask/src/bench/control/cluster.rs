@@ -32,7 +32,7 @@ const CALLER: &str = "caller";
 
 /// The control plane on a cluster.
 ///
-/// CPU is that of the control plane alone, over the whole of a row: until nothing has come for 1 s. Times go from the first object that is made to the
+/// What it may cost stands beside: that of as many services and 200 proxies of which each holds all, so that fewer proxies take less. CPU is that of the control plane alone, over the whole of a row: until nothing has come for 1 s. Times go from the first object that is made to the
 /// last acknowledgement, and from the answer to the last one that was made.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ClusterArgs {
@@ -65,10 +65,61 @@ pub(crate) fn cluster(mut args: ClusterArgs) -> Result<()> {
     runtime.block_on(run(&args, &mizzen, &api, dir.path()))
 }
 
-/// A row of the table.
-fn tell(title: &str, one: &Measured, more: &str) {
-    let Measured { cpu, time, resident, peak, .. } = one;
-    println!("| {title} | {:.0} | {cpu:.2} | {resident:.0} | {peak:.0} | {more} |", time * 1e3);
+/// What 1,000 services may cost with up to 200 proxies, on two cores of the machine that it was measured on.
+struct Budget {
+    /// From the first change to the last acknowledgement, in milliseconds; the making of the objects is not in it.
+    ms: Option<f64>,
+    /// Seconds of CPU.
+    cpu: Option<f64>,
+    /// MiB at the peak.
+    peak: Option<f64>,
+}
+
+/// Nothing is said of a row.
+const NONE: Budget = Budget { ms: None, cpu: None, peak: None };
+/// Everything is new.
+const ALL: Budget = Budget { ms: None, cpu: Some(2.5), peak: Some(150.0) };
+/// One endpoint of all changes.
+const ENDPOINT: Budget = Budget { ms: Some(100.0), cpu: Some(0.10), peak: None };
+/// For how many services and proxies these are.
+const OF: (u32, u32) = (1_000, 200);
+
+impl Budget {
+    /// For people: what is allowed, and what is more than that.
+    fn beside(&self, one: &Measured, is_for: bool) -> String {
+        if !is_for {
+            return String::new();
+        }
+        let part = |allowed: Option<f64>, is: f64, digits: usize, unit: &str| {
+            allowed.map(|allowed| format!("≤ {allowed:.digits$} {unit}{}", if is > allowed { " **exceeded**" } else { "" }))
+        };
+        let parts = [part(self.ms, one.time * 1e3, 0, "ms"), part(self.cpu, one.cpu, 2, "CPU s"), part(self.peak, one.peak, 0, "MiB peak")];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// The table.
+struct Table {
+    /// Whether what is measured is what budgets are for.
+    is_for: bool,
+}
+
+impl Table {
+    fn begin(args: &ClusterArgs) -> Table {
+        println!(
+            "| {} services, {} endpoints, {} proxies | ms | CPU s | MiB | peak MiB | allowed | |",
+            args.services, args.endpoints, args.proxies
+        );
+        println!("| --- | --: | --: | --: | --: | --- | --- |");
+        Table { is_for: args.services <= OF.0 && args.proxies <= OF.1 }
+    }
+
+    /// A row.
+    fn tell(&self, title: &str, one: &Measured, budget: &Budget, more: &str) {
+        let Measured { cpu, time, resident, peak, .. } = one;
+        let allowed = budget.beside(one, self.is_for);
+        println!("| {title} | {:.0} | {cpu:.2} | {resident:.0} | {peak:.0} | {allowed} | {more} |", time * 1e3);
+    }
 }
 
 async fn run(args: &ClusterArgs, mizzen: &Path, api: &ApiServer, dir: &Path) -> Result<()> {
@@ -83,9 +134,8 @@ async fn run(args: &ClusterArgs, mizzen: &Path, api: &ApiServer, dir: &Path) -> 
 
     let setup = Setup::of_cluster(mizzen, dir, &api.kubeconfig_file())?;
     let mut plane = setup.start().await.context("the control plane")?;
-    println!("| {} services, {} endpoints, {} proxies | ms | CPU s | MiB | peak MiB | |", args.services, args.endpoints, args.proxies);
-    println!("| --- | --: | --: | --: | --: | --- |");
-    tell("start in an empty cluster", &Watch::of(&plane)?.started(&plane)?, "");
+    let table = Table::begin(args);
+    table.tell("start in an empty cluster", &Watch::of(&plane)?.started(&plane)?, &NONE, "");
     let mut proxies = Vec::new();
     for (number, place) in places.into_iter().enumerate() {
         let svid =
@@ -95,7 +145,7 @@ async fn run(args: &ClusterArgs, mizzen: &Path, api: &ApiServer, dir: &Path) -> 
     let watch = Watch::new(&plane)?;
     let fleet = Fleet::start_counting(setup.target(), &proxies);
     let meter = &*fleet.meter;
-    tell("the proxies connect", &watch.until(&mut plane, meter, SYNCED).await.with_context(|| setup.said())?, "");
+    table.tell("the proxies connect", &watch.until(&mut plane, meter, SYNCED).await.with_context(|| setup.said())?, &NONE, "");
     let (_, before) = meter.endpoints();
 
     meter.clear();
@@ -105,22 +155,22 @@ async fn run(args: &ClusterArgs, mizzen: &Path, api: &ApiServer, dir: &Path) -> 
     let one = whole(&watch, &mut plane, meter, before + u64::from(args.endpoints)).await.with_context(|| setup.said())?;
     let after = (one.time - made.as_secs_f64()).max(0.0) * 1e3;
     let more = format!("made in {:.0} ms; the last proxy had all of it {after:.0} ms later", made.as_secs_f64() * 1e3);
-    tell("all services are made", &one, &more);
+    table.tell("all services are made", &one, &ALL, &more);
 
     meter.clear();
     let watch = Watch::new(&plane)?;
     world.one_more(args.services / 2).await?;
     let one = whole(&watch, &mut plane, meter, before + u64::from(args.endpoints) + 1).await.with_context(|| setup.said())?;
-    tell("one endpoint more", &one, "");
+    table.tell("one endpoint more", &one, &ENDPOINT, "");
 
     meter.may_break(true);
     plane.stop().await?;
     meter.clear();
     let mut plane = setup.start().await.context("the control plane, once more")?;
     let watch = Watch::of(&plane)?;
-    tell("start with all of it", &watch.started(&plane)?, "");
+    table.tell("start with all of it", &watch.started(&plane)?, &NONE, "");
     let one = watch.until(&mut plane, meter, super::RETURNED).await.with_context(|| setup.said())?;
-    tell("and all proxies are back", &one, "");
+    table.tell("and all proxies are back", &one, &ALL, "");
     drop(fleet);
     plane.stop().await
 }
@@ -239,5 +289,24 @@ impl World {
         let patch = json!({ "endpoints": self.addresses(number, 1) });
         slices.patch(&format!("s{number}-1"), &PatchParams::default(), &Patch::Merge(patch)).await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_allowed_stands_beside() {
+        let one = |time: f64, cpu: f64, peak: f64| Measured { time, cpu, peak, ..Measured::default() };
+        for (budget, one, text) in [
+            (&ALL, one(9.0, 2.4, 149.0), "≤ 2.50 CPU s, ≤ 150 MiB peak"),
+            (&ALL, one(9.0, 2.6, 151.0), "≤ 2.50 CPU s **exceeded**, ≤ 150 MiB peak **exceeded**"),
+            (&ENDPOINT, one(0.2, 0.1, 151.0), "≤ 100 ms **exceeded**, ≤ 0.10 CPU s"),
+            (&NONE, one(9.0, 9.0, 900.0), ""),
+        ] {
+            assert_eq!(budget.beside(&one, true), text);
+            assert_eq!(budget.beside(&one, false), "");
+        }
     }
 }
