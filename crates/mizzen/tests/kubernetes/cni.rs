@@ -1,16 +1,25 @@
-//! Pods whose capture their node sets: in a namespace that allows no pod a capability, while the node's agent is killed, before it is there, and after it.
+//! Pods whose capture their node sets: in a namespace that allows no pod a capability, while the node's agent is killed and replaced, before it is there,
+//! after it, and when the node itself starts again.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeSet, path::Path, process::Stdio};
 
 use mizzen_testkit::{
-    eventually,
+    PATIENCE, eventually,
     kube::{Cluster, ClusterOptions, Programs, image},
+    within,
 };
+use serde_json::json;
 
-use super::{MIZZEN, ONE_AT_A_TIME};
+use super::{MIZZEN, ONE_AT_A_TIME, helm};
 
-/// How many pods start while the agents are killed.
-const MANY: usize = 12;
+/// How many pods start while the agents are killed and replaced.
+const MANY: usize = 30;
+/// How many of them are there when a node starts again.
+const FEWER: usize = 6;
+/// The command that installs the control plane for pods that leave their capture to the node.
+const INSTALL: [&str; 6] = ["install", "-y", "--set", "profile=minimal", "--set", "values.pilot.cni.enabled=true"];
+/// Where kubelet tells of the container that looks.
+const LOOKS: &str = ".status.initContainerStatuses[?(@.name==\"istio-validation\")]";
 
 /// A namespace of Kubernetes' strictest level, closed for whoever is not of the mesh. What its pods say of themselves the level asks for.
 const SHOP: &str = "
@@ -105,12 +114,29 @@ impl World {
         addresses.len()
     }
 
-    /// What a node's runtime finds: the configurations of networks with their texts, and the names of programs.
+    /// Installs with these settings beside [`INSTALL`].
+    fn install(&self, settings: &[&str]) -> String {
+        let more = settings.iter().flat_map(|setting| ["--set", *setting]);
+        self.mizzen(&INSTALL.into_iter().chain(more).collect::<Vec<_>>())
+    }
+
     fn network(&self, node: usize) -> String {
-        let look = "cd /etc/cni/net.d && for file in $(ls -A); do echo \"$file:\"; cat \"$file\"; done; ls -A /opt/cni/bin";
-        let output = self.0.on(node, &["sh", "-c", look]).output().expect("a node");
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        network(&self.0, node)
+    }
+
+    /// Waits until the one pod of a deployment has looked in vain and its program waits. Its UID.
+    fn in_vain(&self, name: &str) -> Vec<String> {
+        let uid = eventually("a pod that looks in vain", || {
+            let codes = ["state", "lastState"].map(|state| format!("{LOOKS}.{state}.terminated.exitCode"));
+            let found = codes.map(|path| self.pods("shop", name, &path).concat());
+            if found.contains(&"126".to_owned()) { Ok(self.pods("shop", name, ".metadata.uid")) } else { Err(format!("{found:?}")) }
+        });
+        assert_eq!(self.pods("shop", name, ".status.containerStatuses[0].started"), ["false"], "its program waits");
+        uid
+    }
+
+    fn agents_are_there(&self) {
+        self.kubectl(&["rollout", "status", "-n", "istio-system", "daemonset/istio-cni-node", "--timeout=240s"]);
     }
 
     /// What the agents have said.
@@ -119,8 +145,17 @@ impl World {
     }
 }
 
+/// What a node's runtime finds: the configurations of networks with their texts, and the names of programs.
+pub(crate) fn network(cluster: &Cluster, node: usize) -> String {
+    let look = "cd /etc/cni/net.d && for file in $(ls -A); do echo \"$file:\"; cat \"$file\"; done; ls -A /opt/cni/bin";
+    let output = cluster.on(node, &["sh", "-c", look]).output().expect("a node");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 fn start(folder: &Path) -> Option<World> {
     Programs::for_cluster()?;
+    Programs::for_helm()?;
     let program = image::without_debug(Path::new(MIZZEN), folder).expect("a copy");
     let written = image::mesh(&image::Source::MultiCall(&program), None, "mizzen", env!("CARGO_PKG_VERSION"), folder).expect("images");
     let images = written.into_iter().map(|written| written.archive).collect();
@@ -135,8 +170,10 @@ fn pods_are_captured_by_their_node() {
     let before = [world.network(1), world.network(2)];
     a_pod_that_was_there_before(&world);
     calls(&world);
-    agents_that_are_killed(&world);
+    agents_that_are_killed_and_replaced(&world);
     what_others_change(&world);
+    a_node_that_starts_again(&world);
+    other_ways_to_mend(&world);
     world.mizzen(&["verify-install"]);
     let removed = world.mizzen(&["uninstall", "--purge", "-y"]);
     assert!(removed.contains("DaemonSet istio-system/istio-cni-node is removed"), "{removed}");
@@ -144,26 +181,21 @@ fn pods_are_captured_by_their_node() {
     // Pods start as they did.
     world.0.apply(&deployment("after", "default", 2, "serve"));
     world.rolled_out("default", "after");
-    world.0.down().expect("it ends");
+    world.kubectl(&["delete", "namespace", "shop", "--timeout=240s"]);
+    helm::charts(world.0, &before);
 }
 
 /// Injection leaves the capture to a plugin that is not there yet: the pod's program does not run. The agent finds it, names it, and mends it as it is.
 fn a_pod_that_was_there_before(world: &World) {
-    world.mizzen(&["install", "-y", "--set", "profile=minimal", "--set", "values.pilot.cni.enabled=true"]);
+    world.install(&[]);
     // The node's proxy of Services may learn a moment later than the installer that the control plane answers.
     eventually("a namespace", || match world.0.kubectl(&["apply", "--server-side", "-f", "-"], SHOP) {
         applied if applied.code == 0 => Ok(()),
         other => Err(format!("{other:?}")),
     });
     world.0.apply(&deployment("early", "shop", 1, "serve"));
-    let code = ".status.initContainerStatuses[?(@.name==\"istio-validation\")]";
-    let uid = eventually("a pod that looks in vain", || {
-        let codes = [format!("{code}.state.terminated.exitCode"), format!("{code}.lastState.terminated.exitCode")];
-        let found = codes.map(|path| world.pods("shop", "early", &path).concat());
-        if found.contains(&"126".to_owned()) { Ok(world.pods("shop", "early", ".metadata.uid")) } else { Err(format!("{found:?}")) }
-    });
-    assert_eq!(world.pods("shop", "early", ".status.containerStatuses[0].started"), ["false"], "its program waits");
-    let installed = world.mizzen(&["install", "-y", "--set", "profile=minimal", "--set", "components.cni.enabled=true"]);
+    let uid = world.in_vain("early");
+    let installed = world.install(&["components.cni.enabled=true"]);
     assert!(installed.contains("✔ node agent: "), "{installed}");
     world.rolled_out("shop", "early");
     assert_eq!(world.pods("shop", "early", ".metadata.uid"), uid, "it is the same pod");
@@ -193,26 +225,38 @@ fn calls(world: &World) {
     world.0.run(&["curl", "-sSf", "-m", "10", &format!("http://{outside}:8080/")], "").ok();
 }
 
-/// Both nodes' agents are killed again and again while the networks of pods are made. None of the pods notices.
-fn agents_that_are_killed(world: &World) {
-    let agents = ["delete", "pods", "-n", "istio-system", "-l", "k8s-app=istio-cni-node"];
+/// Both nodes' agents are killed again and again, and replaced by others with other settings, which write the network's configuration anew, while the
+/// networks of pods are made. None of the pods notices.
+fn agents_that_are_killed_and_replaced(world: &World) {
+    // One that does not run yet is left alone: the controller would make new ones as fast as they are deleted.
+    let agents = ["delete", "pods", "-n", "istio-system", "-l", "k8s-app=istio-cni-node", "--field-selector=status.phase=Running"];
     let kill = [&agents[..], &["--grace-period=0", "--force", "--wait=false", "--ignore-not-found"]].concat();
     world.kubectl(&kill);
     world.0.apply(&deployment("many", "shop", MANY, "serve"));
-    eventually("pods have their networks", || {
+    let other = ["components.cni.enabled=true", "values.cni.excludeNamespaces[0]=kube-system", "values.cni.excludeNamespaces[1]=elsewhere"];
+    let words: Vec<&str> = [MIZZEN].into_iter().chain(INSTALL).chain(other.iter().flat_map(|setting| ["--set", *setting])).collect();
+    let mut install = world.0.command(&words);
+    let install = install.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("an installer");
+    within(4 * PATIENCE, "pods have their networks", || {
         world.kubectl(&kill);
         let networks = world.pods("shop", "many", ".status.podIP").into_iter().filter(|address| !address.is_empty()).count();
         if networks == MANY { Ok(()) } else { Err(format!("{networks} of {MANY}")) }
     });
+    let installed = install.wait_with_output().expect("its end");
+    assert!(installed.status.success(), "{installed:?}");
     world.rolled_out("shop", "many");
     // Each was captured from the start, and not mended later.
-    let restarts = world.pods("shop", "many", ".status.initContainerStatuses[?(@.name==\"istio-validation\")].restartCount");
+    let restarts = world.pods("shop", "many", &format!("{LOOKS}.restartCount"));
     assert!(restarts.len() == MANY && restarts.iter().all(|count| count == "0"), "{restarts:?}");
     assert_eq!(world.closed("many"), MANY);
     let nodes: BTreeSet<String> = world.pods("shop", "many", ".spec.nodeName").into_iter().collect();
     assert_eq!(nodes.len(), 2, "{nodes:?}");
     eventually("a call", || world.call("http://many:8080/"));
-    world.kubectl(&["rollout", "status", "-n", "istio-system", "daemonset/istio-cni-node", "--timeout=180s"]);
+    world.agents_are_there();
+    eventually("the later settings on both nodes", || match [world.network(1), world.network(2)] {
+        both if both.iter().all(|network| network.contains("\"elsewhere\"")) => Ok(()),
+        both => Err(both.concat()),
+    });
 }
 
 /// Somebody writes the network's configuration anew: the plugin comes back.
@@ -225,4 +269,94 @@ fn what_others_change(world: &World) {
         let network = world.network(2);
         if network.contains("\"istio-cni\"") && network.lines().any(|line| line == "istio-cni") { Ok(()) } else { Err(network) }
     });
+}
+
+/// A node fails and starts again, where its network has its own configuration alone, and pods come before the agent: none of their programs runs until an
+/// agent has found and mended them.
+fn a_node_that_starts_again(world: &World) {
+    let scale = format!("--replicas={FEWER}");
+    world.kubectl(&["scale", "-n", "shop", "deployment/many", &scale]);
+    eventually("fewer pods", || match world.pods("shop", "many", ".metadata.uid").len() {
+        FEWER => Ok(()),
+        other => Err(other.to_string()),
+    });
+    let of_node = |path: &str| -> Vec<String> {
+        let path = format!("jsonpath={{range .items[*]}}{{{path}}}{{\"\\n\"}}{{end}}");
+        let args = ["get", "pods", "-n", "shop", "-l", "app=many", "--field-selector", "spec.nodeName=node2", "-o", &path];
+        world.kubectl(&args).lines().map(str::to_owned).collect()
+    };
+    let (uids, names) = (of_node(".metadata.uid"), of_node(".metadata.name"));
+    assert!(!uids.is_empty(), "{:?}", world.pods("shop", "many", ".spec.nodeName"));
+    let allow = |node: Option<&str>| {
+        let patch = json!({ "spec": { "template": { "spec": { "nodeSelector": { "kubernetes.io/hostname": node } } } } }).to_string();
+        world.kubectl(&["patch", "daemonset/istio-cni-node", "-n", "istio-system", "-p", &patch]);
+    };
+    // The agent that starts with the node may be faster than its pods: it comes later.
+    allow(Some("node1"));
+    let agents = ["get", "pods", "-n", "istio-system", "-l", "k8s-app=istio-cni-node", "-o", "jsonpath={.items[*].spec.nodeName}"];
+    eventually("no agent is on the node", || match world.kubectl(&agents) {
+        nodes if nodes == "node1" => Ok(()),
+        nodes => Err(nodes),
+    });
+    assert!(world.network(2).contains("\"istio-cni\""), "the plugin stays: {}", world.network(2));
+
+    world.0.reboot(2).expect("it starts again");
+    // kubelet says so, or whoever misses kubelet.
+    let wait = ["wait", "pods", "-n", "shop", "-l", "app=many", "--field-selector", "spec.nodeName=node2", "--timeout=180s"];
+    world.kubectl(&[&wait[..], &["--for=condition=Ready=false"]].concat());
+    within(2 * PATIENCE, "all pods of the node look in vain", || {
+        let codes = of_node(&format!("{LOOKS}.state.terminated.exitCode}} {{{LOOKS}.lastState.terminated.exitCode"));
+        if codes.len() == uids.len() && codes.iter().all(|codes| codes.contains("126")) { Ok(()) } else { Err(format!("{codes:?}")) }
+    });
+    assert!(of_node(".status.containerStatuses[0].started").iter().all(|started| started == "false"), "programs wait");
+    assert!(!world.network(2).contains("\"istio-cni\""), "{}", world.network(2));
+
+    allow(None);
+    world.agents_are_there();
+    for deployment in ["many", "web", "client", "early"] {
+        world.rolled_out("shop", deployment);
+    }
+    assert_eq!(of_node(".metadata.uid"), uids, "they are the same pods");
+    assert_eq!(world.closed("many"), FEWER);
+    let log = world.agents_log();
+    for name in names {
+        let mended = log.lines().any(|line| line.contains(&format!("shop/{name}")) && line.contains("it is done"));
+        assert!(mended, "{name}: {log}");
+    }
+    for (namespace, name) in [("kube-system", "coredns"), ("istio-system", "istiod")] {
+        world.rolled_out(namespace, name);
+    }
+    eventually("a call", || world.call("http://many:8080/"));
+}
+
+/// A pod without its capture gets a label, which somebody else may act on; another agent deletes it, so that there is a new one.
+fn other_ways_to_mend(world: &World) {
+    let removed = world.install(&[]);
+    assert!(removed.contains("DaemonSet istio-system/istio-cni-node is removed"), "{removed}");
+    eventually("no plugin on either node", || match [world.network(1), world.network(2)] {
+        both if both.iter().any(|network| network.contains("\"istio-cni\"")) => Err(both.concat()),
+        _ => Ok(()),
+    });
+    world.0.apply(&deployment("late", "shop", 1, "serve"));
+    let uid = world.in_vain("late");
+
+    let ways = |way: &str| world.install(&["components.cni.enabled=true", "values.cni.repair.repairPods=false", way]);
+    ways("values.cni.repair.labelPods=true");
+    let label = r".metadata.labels.cni\.istio\.io/uninitialized";
+    eventually("its label", || match world.pods("shop", "late", label) {
+        labels if labels == ["true"] => Ok(()),
+        labels => Err(format!("{labels:?}")),
+    });
+    assert_eq!(world.in_vain("late"), uid, "it is the same pod, and waits");
+
+    ways("values.cni.repair.deletePods=true");
+    let is_new = || {
+        let uids = world.pods("shop", "late", ".metadata.uid");
+        if uids.len() == 1 && uids != uid { Ok(()) } else { Err(format!("{uids:?}")) }
+    };
+    eventually("another pod", is_new);
+    world.rolled_out("shop", "late");
+    assert_eq!(world.pods("shop", "late", label), [""]);
+    assert_eq!(world.pods("shop", "late", &format!("{LOOKS}.restartCount")), ["0"], "it was captured from the start");
+    assert_eq!(world.closed("late"), 1);
 }

@@ -2,7 +2,9 @@
 
 mod cni;
 mod envoy;
+mod helm;
 mod kubelet;
+mod netpol;
 
 use std::{
     path::{Path, PathBuf},
@@ -44,6 +46,25 @@ struct World {
 }
 
 impl World {
+    /// A cluster in which the gateway is installed.
+    fn with_gateway(cluster: Cluster, has_envoy: bool) -> World {
+        let port = "jsonpath={.spec.ports[?(@.port==80)].nodePort}";
+        let port = cluster.kubectl(&["get", "service", "-n", "istio-system", "istio-ingressgateway", "-o", port], "").ok();
+        let node = "jsonpath={.items[1].status.addresses[?(@.type==\"InternalIP\")].address}";
+        let node = cluster.kubectl(&["get", "nodes", "-o", node], "").ok();
+        World { cluster, gateway: format!("{node}:{port}"), has_envoy }
+    }
+
+    /// The bookshop, in a namespace whose pods get proxies.
+    fn open_the_shop(&self) {
+        self.cluster.apply("{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {istio-injection: enabled}}}");
+        self.apply("bookshop");
+        self.kubectl(&["label", "namespace", "shop", "istio-injection=enabled", "--overwrite"]);
+        self.rolled_out();
+        // Programs of both nodes are called, each of them through its proxy.
+        versions(&self.until("the shop is open", "/api/books", &[], "200"));
+    }
+
     fn mizzen(&self, args: &[&str]) -> Output {
         let words: Vec<&str> = [MIZZEN].into_iter().chain(args.iter().copied()).collect();
         self.cluster.run(&words, "")
@@ -90,11 +111,7 @@ fn start(folder: &Path) -> Option<World> {
     let cluster = Cluster::start(&ClusterOptions { nodes: 2, images })?;
     let installed = cluster.run(&[MIZZEN, "install", "-y"], "");
     assert_eq!(installed.code, 0, "{}{}", installed.out, installed.err);
-    let port = "jsonpath={.spec.ports[?(@.port==80)].nodePort}";
-    let port = cluster.kubectl(&["get", "service", "-n", "istio-system", "istio-ingressgateway", "-o", port], "").ok();
-    let node = "jsonpath={.items[1].status.addresses[?(@.type==\"InternalIP\")].address}";
-    let node = cluster.kubectl(&["get", "nodes", "-o", node], "").ok();
-    Some(World { cluster, gateway: format!("{node}:{port}"), has_envoy })
+    Some(World::with_gateway(cluster, has_envoy))
 }
 
 /// The version of the reviews of each book; each book has all of its parts.
@@ -111,12 +128,7 @@ fn the_bookshop_in_a_cluster() {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let folder = tempfile::tempdir().expect("a folder");
     let Some(world) = start(folder.path()) else { return };
-    world.cluster.apply("{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {istio-injection: enabled}}}");
-    world.apply("bookshop");
-    world.kubectl(&["label", "namespace", "shop", "istio-injection=enabled", "--overwrite"]);
-    world.rolled_out();
-    // Programs of both nodes are called, each of them through its proxy.
-    versions(&world.until("the shop is open", "/api/books", &[], "200"));
+    world.open_the_shop();
     the_page_in_a_browser(&world);
     let nodes = world.kubectl(&["get", "pods", "-n", "shop", "-o", "jsonpath={.items[*].spec.nodeName}"]);
     assert!(nodes.contains("node1") && nodes.contains("node2"), "{nodes}");
@@ -131,6 +143,7 @@ fn the_bookshop_in_a_cluster() {
         envoy::envoys(&world);
     }
     seen_by_the_cli(&world);
+    netpol::policies(&world);
     no_request_is_lost(&world);
     kubelet::by_first_party_tokens(&world);
 
@@ -298,6 +311,8 @@ fn by_both_names(world: &World) {
         (vec!["analyze", "--all-namespaces"], ""),
         (vec!["proxy-config", "cluster", pod], "reviews.shop.svc.cluster.local 9080"),
         (vec!["proxy-config", "cluster", "deployment/storefront.shop"], "reviews.shop.svc.cluster.local 9080"),
+        (vec!["proxy-config", "cluster", "service/storefront", "-n", "shop"], "reviews.shop.svc.cluster.local 9080"),
+        (vec!["proxy-config", "secret", "svc/storefront.shop"], "ROOTCA CA ACTIVE true"),
         (vec!["proxy-config", "secret", pod], "ROOTCA CA ACTIVE true"),
         (vec!["proxy-config", "log", pod], "active loggers:"),
         (vec!["authn", "tls-check", pod], reviews),
@@ -314,6 +329,14 @@ fn by_both_names(world: &World) {
     for args in [vec!["authn", "tls-check", "coredns.kube-system"], vec!["proxy-status", "coredns.kube-system"]] {
         let refused = world.mizzen(&args);
         assert!(refused.code != 0 && refused.err.contains("is not in the mesh"), "{args:?}: {refused:?}");
+    }
+    for (service, why) in [
+        ("service/kube-dns.kube-system", "no pod with a proxy that runs is behind it"),
+        ("service/kubernetes.default", "selects no pods"),
+        ("service/noSuch.shop", "there is no service noSuch in shop"),
+    ] {
+        let refused = world.mizzen(&["proxy-config", "cluster", service]);
+        assert!(refused.code != 0 && refused.err.contains(why), "{service}: {refused:?}");
     }
     // A program takes changes by a socket in its pod alone.
     for (args, line, is_set) in [
