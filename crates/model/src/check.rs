@@ -13,7 +13,7 @@ use mizzen_api::{
 use mizzen_types::{Hostname, Name, NamespacedName, Protocol};
 
 use crate::{
-    check_names, delegates,
+    check_dynamic, check_names, delegates,
     derive::DOMAIN,
     index::HostIndex,
     provider,
@@ -30,6 +30,7 @@ pub fn check(snapshot: &Snapshot) -> Vec<Problem> {
     entries(&services, snapshot, &mut found);
     destination_rules(snapshot, &mut found);
     virtual_services(snapshot, &services, &mut found);
+    check_dynamic::check(snapshot, &services, &mut found);
     gateways(snapshot, &mut found);
     let workloads = Workloads::of(snapshot, &services);
     peer_authentications(snapshot, &workloads, &mut found);

@@ -565,6 +565,7 @@ fn of_entry(entry: &istio::ServiceEntry, host: &Hostname, default_export: &[Expo
             Resolution::Static => Resolve::Endpoints,
             Resolution::Dns => Resolve::Dns,
             Resolution::DnsRoundRobin => Resolve::DnsRoundRobin,
+            Resolution::DynamicDns => Resolve::DynamicDns,
         },
         external: entry.location == Location::MeshExternal,
         export_to: or_default(&entry.export_to, default_export),

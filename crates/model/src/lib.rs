@@ -10,6 +10,7 @@
 
 mod changes;
 mod check;
+mod check_dynamic;
 mod check_names;
 mod delegates;
 mod derive;
@@ -40,7 +41,7 @@ pub use check::check;
 pub use objects::{Closed, Typed, VIPS};
 pub use policy::{PeerModes, PeerSources, WorkloadPolicies};
 pub use provider::Asked;
-pub use proxy::{ON_DEMAND, ProxyFacts, ProxyType, ProxyView, UnknownProxyType, ViewField};
+pub use proxy::{DYNAMIC_HOSTS, ON_DEMAND, ProxyFacts, ProxyType, ProxyView, UnknownProxyType, ViewField};
 pub use query::Query;
 pub use question::{Answer, Item, Question, Reach};
 pub use reader::{Reader, Reads};

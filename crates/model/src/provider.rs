@@ -91,5 +91,8 @@ fn provider<'a>(mesh: &'a MeshConfig, name: &str, under: impl FnOnce(&Hostname) 
     if service.resolve == Resolve::OriginalDestination && !service.headless {
         return Err(format!("provider `{name}`: service {host} has resolution NONE, and so no endpoint that could be asked"));
     }
+    if service.resolve == Resolve::DynamicDns {
+        return Err(format!("provider `{name}`: service {host} has resolution DYNAMIC_DNS, and so no endpoint that could be asked"));
+    }
     Ok(Asked { authz, service, port })
 }

@@ -12,6 +12,10 @@ use mizzen_types::{Locality, Name};
 /// The extension of a proxy that fetches on demand what it uses.
 pub const ON_DEMAND: &str = "mizzen.on_demand";
 
+/// The extension of a proxy whose clusters of names that are found on demand hold to the host and the port that their metadata says (`dynamic_host` and
+/// `dynamic_port` of `mizzen`).
+pub const DYNAMIC_HOSTS: &str = "mizzen.dynamic_hosts";
+
 /// What a proxy is: the first part of its node id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ProxyType {

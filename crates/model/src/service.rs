@@ -42,6 +42,8 @@ pub enum Resolve {
     Dns,
     /// The proxy asks DNS and takes the first address.
     DnsRoundRobin,
+    /// The proxy asks DNS for the name that a request or a TLS handshake brings, one that the host covers.
+    DynamicDns,
     /// The address that the caller asked for.
     OriginalDestination,
 }

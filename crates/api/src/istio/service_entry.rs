@@ -74,6 +74,8 @@ pub enum Resolution {
     Dns,
     /// The first address that DNS gives.
     DnsRoundRobin,
+    /// What DNS says of the name that a request has in its Host header, or TLS as its server name: the hosts are wildcards.
+    DynamicDns,
 }
 
 /// An endpoint.
@@ -112,7 +114,7 @@ pub(crate) const RESOLUTIONS: &[(&str, i64, Option<Resolution>); 5] = &[
     ("STATIC", 1, Some(Resolution::Static)),
     ("DNS", 2, Some(Resolution::Dns)),
     ("DNS_ROUND_ROBIN", 3, Some(Resolution::DnsRoundRobin)),
-    ("DYNAMIC_DNS", 4, None),
+    ("DYNAMIC_DNS", 4, Some(Resolution::DynamicDns)),
 ];
 
 impl ServiceEntry {
@@ -141,6 +143,7 @@ impl ServiceEntry {
     /// What must hold between the fields.
     fn check(&self, f: &Fields<'_>) {
         let at = |name| f.get(name).unwrap_or_else(|| f.at.clone());
+        let dynamic = self.resolution == Resolution::DynamicDns;
         let dns = matches!(self.resolution, Resolution::Dns | Resolution::DnsRoundRobin);
         if self.hosts.is_empty() && f.get("hosts").is_some_and(|at| matches!(&at.node.value, crate::source::Value::List(l) if l.is_empty()))
         {
@@ -150,10 +153,12 @@ impl ServiceEntry {
             if host.as_str() == "*" {
                 at("hosts").fail("host `*` stands for everything; name a host or *.suffix");
             } else if host.is_wildcard() && dns && self.endpoints.is_empty() {
-                at("hosts").fail(format!("{host} cannot be resolved: a wildcard needs endpoints, or resolution NONE"));
+                at("hosts").fail(format!("{host} cannot be resolved: a wildcard needs endpoints, or resolution NONE or DYNAMIC_DNS"));
+            } else if dynamic && !host.is_wildcard() {
+                at("hosts").fail(format!("{host} is no wildcard: resolution DYNAMIC_DNS is for *.suffix, DNS for one name"));
             }
         }
-        if self.addresses.iter().any(|range| range.prefix() != IpRange::from(range.address()).prefix()) && dns {
+        if self.addresses.iter().any(|range| range.prefix() != IpRange::from(range.address()).prefix()) && (dns || dynamic) {
             at("addresses").fail("a range needs resolution NONE or STATIC");
         }
         if self.workload_selector.is_some() && !self.endpoints.is_empty() {
@@ -167,8 +172,18 @@ impl ServiceEntry {
             }
             Resolution::Static if !names.is_empty() => at("endpoints").fail("resolution STATIC needs IP addresses"),
             Resolution::DnsRoundRobin if self.endpoints.len() > 1 => at("endpoints").fail("DNS_ROUND_ROBIN takes one endpoint at most"),
-            _ if dns && self.workload_selector.is_some() => at("workloadSelector").fail("needs resolution STATIC"),
+            Resolution::DynamicDns if !self.endpoints.is_empty() => {
+                at("endpoints").fail("resolution DYNAMIC_DNS takes none: who is called says whom to look for");
+            }
+            _ if (dns || dynamic) && self.workload_selector.is_some() => at("workloadSelector").fail("needs resolution STATIC"),
             _ => {}
+        }
+        for (port, item) in self.ports.iter().zip(f.list("ports")).filter(|_| dynamic) {
+            if !port.protocol.is_http() && !port.protocol.is_tls() {
+                item.fail(
+                    "resolution DYNAMIC_DNS needs protocol HTTP, HTTP2, GRPC, GRPC-Web, HTTPS or TLS: of other bytes nobody knows whom they are for",
+                );
+            }
         }
         for (endpoint, item) in self.endpoints.iter().zip(f.list("endpoints")) {
             for name in endpoint.ports.keys().filter(|name| !self.ports.iter().any(|port| port.name == **name)) {

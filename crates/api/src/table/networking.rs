@@ -170,6 +170,16 @@ pub(crate) static SERVICE_ENTRY: Type =
                 message: "resolution STATIC needs endpoints or a workloadSelector",
             },
             Rule {
+                cel: "!has(self.resolution) || (self.resolution != 'DYNAMIC_DNS' && self.resolution != 4) || !has(self.endpoints) \
+                  || size(self.endpoints) == 0",
+                message: "resolution DYNAMIC_DNS takes no endpoints",
+            },
+            Rule {
+                cel: "!has(self.resolution) || (self.resolution != 'DYNAMIC_DNS' && self.resolution != 4) || !has(self.hosts) \
+                  || self.hosts.all(host, host.startsWith('*.'))",
+                message: "resolution DYNAMIC_DNS is for hosts *.suffix",
+            },
+            Rule {
                 cel: "!has(self.resolution) || (self.resolution != 'DNS_ROUND_ROBIN' && self.resolution != 3) || !has(self.endpoints) \
                   || size(self.endpoints) <= 1",
                 message: "resolution DNS_ROUND_ROBIN takes one endpoint at most",

@@ -332,6 +332,11 @@ fn tls_to_foreign_servers() {
 #[test]
 fn service_entries_and_gateways() {
     let entry = |rest: &str| format!("hosts: [a.example]\nports: [{{number: 80, name: http}}]\n{rest}\n");
+    let dynamic = |host: &str, protocol: &str, rest: &str| {
+        format!("hosts: [{host}]\nports: [{{number: 80, name: a, protocol: {protocol}}}]\nresolution: DYNAMIC_DNS\n{rest}\n")
+    };
+    const OF_NAMES: &str = "resolution DYNAMIC_DNS needs protocol HTTP, HTTP2, GRPC, GRPC-Web, HTTPS or TLS: of other bytes nobody knows whom \
+                            they are for";
     for (spec, line, expected) in [
         ("ports: [{number: 80, name: http}]".to_owned(), 0, "spec.hosts: is required".to_owned()),
         ("hosts: []\nports: [{number: 80, name: http}]".to_owned(), 1, "spec.hosts: is required".to_owned()),
@@ -351,7 +356,7 @@ fn service_entries_and_gateways() {
         (
             "hosts: ['*.a']\nports: [{number: 80, name: a}]\nresolution: DNS".to_owned(),
             1,
-            "spec.hosts: *.a cannot be resolved: a wildcard needs endpoints, or resolution NONE".to_owned(),
+            "spec.hosts: *.a cannot be resolved: a wildcard needs endpoints, or resolution NONE or DYNAMIC_DNS".to_owned(),
         ),
         (entry("resolution: STATIC"), 3, "spec.resolution: STATIC needs endpoints or a workloadSelector".to_owned()),
         (entry("endpoints: [{address: 1.2.3.4}]"), 3, "spec.endpoints: need resolution STATIC or DNS".to_owned()),
@@ -366,7 +371,21 @@ fn service_entries_and_gateways() {
             "spec.endpoints[0]: port `web` is none of this service's".to_owned(),
         ),
         (entry("endpoints: [{address: 'unix:///a'}]\nresolution: DNS"), 3, format!("spec.endpoints[0].address: a Unix socket {WHERE}")),
-        (entry("resolution: DYNAMIC_DNS"), 3, format!("spec.resolution: DYNAMIC_DNS {WHERE}")),
+        (
+            dynamic("a.example", "HTTP", ""),
+            1,
+            "spec.hosts: a.example is no wildcard: resolution DYNAMIC_DNS is for *.suffix, DNS for one name".to_owned(),
+        ),
+        (dynamic("'*.a'", "HTTP", "addresses: [10.0.0.0/8]"), 4, "spec.addresses: a range needs resolution NONE or STATIC".to_owned()),
+        (
+            dynamic("'*.a'", "HTTP", "endpoints: [{address: 1.2.3.4}]"),
+            4,
+            "spec.endpoints: resolution DYNAMIC_DNS takes none: who is called says whom to look for".to_owned(),
+        ),
+        (dynamic("'*.a'", "HTTP", "workloadSelector: {labels: {a: b}}"), 4, "spec.workloadSelector: needs resolution STATIC".to_owned()),
+        (dynamic("'*.a'", "TCP", ""), 2, format!("spec.ports[0]: {OF_NAMES}")),
+        (dynamic("'*.a'", "UDP", ""), 2, format!("spec.ports[0]: {OF_NAMES}")),
+        (dynamic("'*.a'", "''", ""), 2, format!("spec.ports[0]: {OF_NAMES}")),
         (entry("addresses: [10.0.0.0/8]\nresolution: DNS"), 3, "spec.addresses: a range needs resolution NONE or STATIC".to_owned()),
         (entry("subjectAltNames: ['']"), 3, "spec.subjectAltNames[0]: must not be empty".to_owned()),
     ] {
