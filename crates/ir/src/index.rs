@@ -30,9 +30,11 @@ impl Index {
         self.by_assignment.get(name).into_iter().flat_map(|users| users.iter())
     }
 
-    /// The clusters that have this host resolved.
+    /// The clusters that have this host resolved: those that name it, and those that may be asked for it.
     pub(crate) fn of_host(&self, host: &str) -> impl Iterator<Item = &Name> {
-        self.by_host.get(host).into_iter().flat_map(|users| users.iter())
+        let above = host.match_indices('.').filter_map(|(at, _)| self.by_host.get(&*format!("*{}", host.get(at..)?)));
+        let all: Vec<_> = self.by_host.get(host).into_iter().chain(above).chain(self.by_host.get("*")).collect();
+        all.into_iter().flat_map(|users| users.iter())
     }
 
     fn side(&mut self, host: bool) -> &mut Users {
@@ -44,6 +46,9 @@ impl Index {
 fn named(cluster: &Cluster, mut visit: impl FnMut(bool, &Name)) {
     if let Discovery::Eds { service } = &cluster.discovery {
         visit(false, service);
+    }
+    if let Discovery::Dynamic(dynamic) = &cluster.discovery {
+        visit(true, &dynamic.covers());
     }
     for (host, _) in cluster.discovery.dns_names() {
         visit(true, &host);

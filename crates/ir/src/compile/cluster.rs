@@ -9,9 +9,9 @@ use mizzen_protos::envoy::envoy::r#type::v3 as types;
 use mizzen_protos::wkt;
 
 use super::cx::{Cx, Res, flag, harmless, hash_of, name, number, refused, silent, type_name};
-use super::{Resource, address, cluster_health, cluster_http, cluster_lb, endpoint, tls};
+use super::{Resource, address, cluster_health, cluster_http, cluster_lb, dynamic, endpoint, tls};
 use crate::config::{
-    Assignment, BindFrom, Breakers, Cluster, ContentHash, Discovery, Dns, DnsFamily, Fallible, IstioService, RetryLimit, Transport,
+    Assignment, BindFrom, Breakers, Cluster, ContentHash, Discovery, Dns, Dynamic, Fallible, IstioService, RetryLimit, Transport,
     TransportMatch, TransportSelect, UpstreamHttp,
 };
 
@@ -88,22 +88,24 @@ pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resou
         jitter: cx.duration("dns_jitter", dns_jitter)?.unwrap_or_default(),
         on_failure: cx.some("dns_failure_refresh_rate", dns_failure_refresh_rate, refresh_rate)?,
         respect_ttl: respect_dns_ttl,
-        family: match cx.choice("dns_lookup_family", dns_lookup_family)? {
-            cluster::cluster::DnsLookupFamily::Auto => DnsFamily::Auto,
-            cluster::cluster::DnsLookupFamily::V4Only => DnsFamily::V4,
-            cluster::cluster::DnsLookupFamily::V6Only => DnsFamily::V6,
-            cluster::cluster::DnsLookupFamily::V4Preferred => DnsFamily::V4Preferred,
-            cluster::cluster::DnsLookupFamily::All => DnsFamily::All,
-        },
+        least: Duration::ZERO,
+        family: dynamic::family(cx, dns_lookup_family)?,
     };
-    let kind = kind(cx, cluster_discovery_type)?;
+    let (kind, dynamic) = kind(cx, cluster_discovery_type)?;
     let original_dst_port = match (&lb_config, kind) {
-        (Some(cluster::cluster::LbConfig::OriginalDstLbConfig(c)), Type::OriginalDst) => {
+        (Some(cluster::cluster::LbConfig::OriginalDstLbConfig(c)), Type::OriginalDst) if dynamic.is_none() => {
             cx.within("original_dst_lb_config", |cx| original_dst(cx, c.clone()))?
         }
         _ => None,
     };
-    let discovery = discovery(cx, kind, eds_cluster_config, load_assignment, dns, original_dst_port)?;
+    let (discovery, needs_names) = match dynamic {
+        None => (discovery(cx, kind, eds_cluster_config, load_assignment, dns, original_dst_port)?, false),
+        Some((mut dynamic, insecure)) => {
+            refused!(cx; load_assignment);
+            dynamic::hold(cx, &mut dynamic, metadata.as_ref())?;
+            (Discovery::Dynamic(Arc::new(dynamic)), !insecure)
+        }
+    };
     let ignores_unchecked = common_lb_config.as_ref().is_some_and(|common| common.ignore_new_hosts_until_first_hc);
     let given = cluster_lb::Given {
         kind,
@@ -120,6 +122,10 @@ pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resou
         http.max_requests_per_connection = max;
     }
     let mut transport = transport_of(cx, transport_socket_matches, transport_socket)?;
+    if needs_names && !(by_authority && http.auto_sni) && transport.all().any(|transport| *transport != Transport::Raw) {
+        return cx
+            .refuse("transport_socket", "whoever is called by its name has to be verified by it, unless `allow_insecure_cluster_options`");
+    }
     if by_authority {
         transport = by_server_name(transport);
     }
@@ -164,15 +170,19 @@ pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resou
 
 use cluster::cluster::DiscoveryType as Type;
 
-fn kind(cx: &Cx, m: Option<cluster::cluster::ClusterDiscoveryType>) -> Res<Type> {
+/// A cluster's kind. One of names that are found on demand is like one of original destinations otherwise: it has no list of endpoints.
+fn kind(cx: &mut Cx, m: Option<cluster::cluster::ClusterDiscoveryType>) -> Res<(Type, Option<(Dynamic, bool)>)> {
     match m {
-        None => Ok(Type::Static),
-        Some(cluster::cluster::ClusterDiscoveryType::Type(t)) => cx.choice("type", t),
-        Some(cluster::cluster::ClusterDiscoveryType::ClusterType(t)) => cx.refuse("cluster_type", format!("`{}` is not supported", t.name)),
+        None => Ok((Type::Static, None)),
+        Some(cluster::cluster::ClusterDiscoveryType::Type(t)) => Ok((cx.choice("type", t)?, None)),
+        Some(cluster::cluster::ClusterDiscoveryType::ClusterType(cluster::cluster::CustomClusterType { name: title, typed_config })) => {
+            let dynamic = cx.within("cluster_type", |cx| dynamic::of_cluster(cx, &title, typed_config))?;
+            Ok((Type::OriginalDst, Some(dynamic)))
+        }
     }
 }
 
-fn refresh_rate(cx: &mut Cx, m: cluster::cluster::RefreshRate) -> Res<Fallible> {
+pub(super) fn refresh_rate(cx: &mut Cx, m: cluster::cluster::RefreshRate) -> Res<Fallible> {
     let cluster::cluster::RefreshRate { base_interval, max_interval } = m;
     let base = cx.duration("base_interval", base_interval)?.unwrap_or(Duration::from_secs(5));
     Ok(Fallible { base, max: cx.duration("max_interval", max_interval)?.unwrap_or(base * 10) })

@@ -12,7 +12,7 @@ use mizzen_protos::envoy::envoy::r#type::v3 as types;
 
 use super::cluster_http::{HOUR, default_true};
 use super::cx::{Cx, Res, harmless, hash_of, name, number, refused, silent, type_name};
-use super::{Resource, access_log, address, cluster, cluster_lb, format, hash_policy, hcm, headers, tls};
+use super::{Resource, access_log, address, cluster, cluster_lb, dynamic, format, hash_policy, hcm, headers, tls};
 use crate::config::{
     ChainMatch, ContentHash, Direction, EndpointAddress, FilterChain, Filters, Listener, ListenerAddress, ListenerFilter, NetworkFilter,
     PortPredicate, SourceType, TcpProxy, TcpTarget, Terminal, TransportProtocol, Tunnel, Used,
@@ -291,18 +291,28 @@ fn chain_match(cx: &mut Cx, m: listener::FilterChainMatch) -> Res<ChainMatch> {
 enum Item {
     Before(NetworkFilter),
     Last(Terminal),
+    /// Server names are found on demand, at this port.
+    Named(Option<u16>),
     /// One that does nothing here.
     Nothing,
 }
 
 fn network_filters(cx: &mut Cx, list: Vec<listener::Filter>) -> Res<Filters> {
     let empty = list.is_empty();
-    let (mut before, mut last) = (Vec::new(), None);
+    let (mut before, mut last, mut named) = (Vec::new(), None, None);
     for (i, item) in cx.each("filters", list, network_filter)?.into_iter().enumerate() {
         match item {
             _ if last.is_some() => return cx.refuse(&format!("filters[{i}]"), "nothing comes after the filter that serves"),
             Item::Before(filter) => before.push(filter),
+            Item::Last(Terminal::Tcp(mut proxy)) => {
+                Arc::make_mut(&mut proxy).named_port = named.take().flatten();
+                last = Some(Terminal::Tcp(proxy));
+            }
+            Item::Last(_) if named.is_some() => {
+                return cx.refuse(&format!("filters[{i}]"), "names of connections are found for a TCP proxy alone");
+            }
             Item::Last(terminal) => last = Some(terminal),
+            Item::Named(port) => named = Some(port),
             Item::Nothing => {}
         }
     }
@@ -333,6 +343,7 @@ fn network_filter(cx: &mut Cx, m: listener::Filter) -> Res<Item> {
                 Item::Before(NetworkFilter::Rbac(filter::network_rbac(cx, payload.bytes(cx)?)?.into()))
             }
             filter::NETWORK_EXT_AUTHZ => Item::Before(NetworkFilter::ExtAuthz(filter::network_ext_authz(cx, payload.bytes(cx)?)?.into())),
+            dynamic::SNI => Item::Named(dynamic::of_connections(cx, payload.bytes(cx)?)?),
             filter::metadata_exchange::TYPE => {
                 let json = payload.json(cx);
                 filter::metadata_exchange::check(cx, json);
@@ -401,6 +412,7 @@ fn tcp_proxy(cx: &mut Cx, m: tcp::TcpProxy) -> Res<TcpProxy> {
         max_connect_attempts: number(max_connect_attempts).unwrap_or(1).max(1),
         max_duration: cx.limit("max_downstream_connection_duration", max_downstream_connection_duration, None)?,
         access_log: access_log::list(cx, access_log)?,
+        named_port: None,
     })
 }
 

@@ -16,6 +16,7 @@ mod cluster_health;
 mod cluster_http;
 mod cluster_lb;
 pub(crate) mod cx;
+pub(crate) mod dynamic;
 mod endpoint;
 mod format;
 mod hash_policy;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mizzen_types::Name;
 
-use super::{Assignment, Balancing, ContentHash, Endpoint, EndpointAddress, HealthCheck, Outlier, UpstreamTls};
+use super::{Assignment, Balancing, ContentHash, Dynamic, Endpoint, EndpointAddress, HealthCheck, Outlier, UpstreamTls};
 
 /// A cluster.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +68,8 @@ pub enum Discovery {
         /// A port in place of the one that the client meant.
         port: Option<u16>,
     },
+    /// By the names that requests and connections bring.
+    Dynamic(Arc<Dynamic>),
 }
 
 /// How names are resolved.
@@ -81,6 +83,8 @@ pub struct Dns {
     pub on_failure: Option<Fallible>,
     /// Whether the answer's time to live counts instead of `refresh`.
     pub respect_ttl: bool,
+    /// For how long an answer holds at least whose time to live counts.
+    pub least: Duration,
     /// Which addresses.
     pub family: DnsFamily,
 }
@@ -295,7 +299,7 @@ impl Discovery {
     pub fn inline(&self) -> Option<&Arc<Assignment>> {
         match self {
             Discovery::Static(a) | Discovery::StrictDns(a, _) | Discovery::LogicalDns(a, _) => Some(a),
-            Discovery::Eds { .. } | Discovery::OriginalDst { .. } => None,
+            Discovery::Eds { .. } | Discovery::OriginalDst { .. } | Discovery::Dynamic(_) => None,
         }
     }
 

@@ -225,6 +225,8 @@ pub struct TcpProxy {
     pub access_log: Arc<[Arc<AccessLog>]>,
     /// The bytes go through an HTTP proxy.
     pub tunnel: Option<Arc<Tunnel>>,
+    /// The port of server names that are found on demand, where their cluster says none.
+    pub named_port: Option<u16>,
 }
 
 /// One of the clusters of a [`TcpProxy`].

@@ -3,6 +3,7 @@
 mod access_log;
 mod balancing;
 mod cluster;
+mod dynamic;
 mod endpoint;
 mod headers;
 mod health;
@@ -34,6 +35,7 @@ pub use cluster::{
     BindFrom, Breakers, Cluster, Discovery, Dns, DnsFamily, Fallible, H2Options, HttpProtocol, IstioService, Keepalive, RetryLimit,
     Transport, TransportMatch, TransportSelect, UpstreamHttp,
 };
+pub use dynamic::Dynamic;
 pub use endpoint::{Assignment, Endpoint, EndpointAddress, Health, LocalityGroup, Priority, Workload};
 pub use headers::{Command, HeaderAction, HeaderOp, HeaderOps, HeaderSource, Mutations, Part, Template};
 pub use health::{

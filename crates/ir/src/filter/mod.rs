@@ -8,6 +8,7 @@
 mod alpn;
 mod compressor;
 mod cors;
+mod dynamic_forward_proxy;
 mod ext_authz;
 mod fault;
 mod grpc_http1_bridge;
@@ -57,6 +58,9 @@ pub const ISTIO_FILTERS: [(&str, &str); 5] = [
     ("envoy.filters.network", "envoy.filters.network.metadata_exchange"),
     ("envoy.filters.network", "istio.stats"),
 ];
+
+/// What is told beside [`ISTIO_FILTERS`]: clusters of names that are found on demand hold to the host and the port that their metadata says. Its kind and name.
+pub const DYNAMIC_HOSTS: (&str, &str) = ("mizzen", "mizzen.dynamic_hosts");
 
 /// An HTTP filter and its name in the configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -164,6 +168,9 @@ fn kind(cx: &mut Cx, payload: &Payload) -> Res<Option<Item>> {
         router::TYPE => return router::compile(cx, payload.bytes(cx)?).map(|options| Some(Item::Router(options))),
         compressor::TYPE => return compressor::compile(cx, payload.bytes(cx)?).map(|()| Some(Item::Nothing)),
         cors::TYPE => return Ok(Some(Item::Nothing)),
+        dynamic_forward_proxy::TYPE => {
+            return dynamic_forward_proxy::compile(cx, payload.bytes(cx)?).map(|()| Some(Item::Nothing));
+        }
         rbac::TYPE => HttpFilterKind::Rbac(rbac::compile(cx, payload.bytes(cx)?)?.into()),
         ext_authz::TYPE => HttpFilterKind::ExtAuthz(ext_authz::compile(cx, payload.bytes(cx)?)?.into()),
         jwt_authn::TYPE => HttpFilterKind::JwtAuthn(jwt_authn::compile(cx, payload.bytes(cx)?)?.into()),

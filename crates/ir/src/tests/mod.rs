@@ -5,6 +5,7 @@ mod balancing;
 mod chain;
 mod changes;
 mod compiling;
+mod dynamic;
 mod hostile;
 mod http;
 mod mesh;
