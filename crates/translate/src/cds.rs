@@ -19,12 +19,12 @@ use mizzen_protos::{
     },
     wkt,
 };
-use mizzen_types::{Name, ports};
+use mizzen_types::{Name, Protocol, ports};
 
 use crate::{
     authz, cluster_settings as settings, discovery,
     draft::{Cluster, Socket, SocketMatch},
-    eds, filters, gateway_tcp, inbound, listener, locality, mtls, names, origination,
+    dynamic, eds, filters, gateway_tcp, inbound, listener, locality, mtls, names, origination,
     scope::Scope,
     tls,
     traffic::{self, Policy},
@@ -193,8 +193,11 @@ fn to_service(scope: &Scope<'_, '_>, name: &str, service: &ServiceView, number: 
     };
     let policy = rule.as_ref().map(|rule| traffic::of_rule(rule, number, part)).unwrap_or_default();
     let kind = discovery::kind(scope, service, subset, &policy);
-    let (lb_policy, lb_config) = settings::balancer(kind, &policy);
-    let weighted = kind != DiscoveryType::OriginalDst && locality::is_weighted(scope, service, &policy);
+    // TLS around a program's own would verify nobody: the name is within.
+    let within = port.protocol == Protocol::Tls && matches!(policy.tls, Some(ClientTls::Foreign(_)));
+    let dynamic = discovery::is_dynamic(scope, service, &policy) && !within;
+    let (lb_policy, lb_config) = if dynamic { (LbPolicy::ClusterProvided, None) } else { settings::balancer(kind, &policy) };
+    let weighted = kind != DiscoveryType::OriginalDst && !dynamic && locality::is_weighted(scope, service, &policy);
     let foreign = match &policy.tls {
         Some(ClientTls::Foreign(tls)) if !passed => Some(&**tls),
         _ => None,
@@ -227,9 +230,12 @@ fn to_service(scope: &Scope<'_, '_>, name: &str, service: &ServiceView, number: 
     let mut made = Cluster { head, options, metadata_exchange: filters::tcp_metadata(scope), ..Default::default() };
     match foreign {
         _ if passed => {}
-        Some(_) if kind == DiscoveryType::Static => {}
+        Some(_) if kind == DiscoveryType::Static && !dynamic => {}
         Some(tls) => origination::secure(&mut made, tls, service, port.protocol, is_http2),
         None => secure(scope, &mut made, &Secured { service, port, subset: part_name, policy: &policy, kind }),
+    }
+    if dynamic {
+        dynamic::finish(&mut made, service, number);
     }
     Some(made)
 }
@@ -265,13 +271,21 @@ fn secure(scope: &Scope<'_, '_>, made: &mut Cluster, to: &Secured<'_>) {
     let socket_for = |expected: &Expected| {
         let sans = if expected.subject_alt_names.is_empty() { sans(scope, to.service) } else { expected.subject_alt_names.clone() };
         let sni = expected.sni.clone().unwrap_or_else(|| names::sni(to.port.port, to.subset, &to.service.host));
-        tls::client(&sans, &sni, to.policy.is_http2(scope, to.port.protocol))
+        let unknown = sans.is_empty() && dynamic::is_one(to.service);
+        tls::client(&sans, &sni, to.policy.is_http2(scope, to.port.protocol), unknown)
     };
     let socket = || socket_for(&Expected::default());
     match &to.policy.tls {
         Some(ClientTls::Disable | ClientTls::Foreign(_)) => {}
-        Some(ClientTls::IstioMutual(expected)) => made.socket = Some(socket_for(expected)),
-        None if !mtls::is_auto(scope, to.service) => {}
+        Some(ClientTls::IstioMutual(expected)) => {
+            made.socket = Some(socket_for(expected));
+            // Who is called on demand has no account that is known here: it is to have the name by which it is called.
+            if dynamic::is_one(to.service) && expected.sni.is_none() && to.port.protocol.is_http() {
+                let verifies = expected.subject_alt_names.is_empty() && to.service.subject_alt_names.is_empty();
+                origination::by_authority(made, verifies);
+            }
+        }
+        None if !mtls::is_auto(scope, to.service) || dynamic::is_one(to.service) => {}
         // Without a list of endpoints there is no label by which to choose: all of them must take it.
         None if to.kind == DiscoveryType::OriginalDst => {
             let mut endpoints = scope.reader.endpoints(to.service).by_port.get(&to.port.port).into_iter().flatten().peekable();

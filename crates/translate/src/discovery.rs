@@ -4,7 +4,7 @@ use mizzen_api::istio::{LbPolicy, SimpleLb};
 use mizzen_model::{ProxyType, Resolve, ServiceView};
 use mizzen_protos::envoy::envoy::config::cluster::v3::cluster::DiscoveryType;
 
-use crate::{origination, scope::Scope, traffic::Policy};
+use crate::{dynamic, origination, scope::Scope, traffic::Policy};
 
 /// Whether there are clusters [`names::ALL`]: of headless services, for calls that were not meant for one of their pods from the start.
 pub(crate) fn has_all(scope: &Scope<'_, '_>, service: &ServiceView) -> bool {
@@ -20,6 +20,8 @@ pub(crate) fn kind(scope: &Scope<'_, '_>, service: &ServiceView, subset: &str, p
     match service.resolve {
         // It has no endpoints: nothing goes where it would go without its certificate, or unverified.
         _ if origination::is_barred(scope, policy) => DiscoveryType::Static,
+        // What a client dialled is not what its request names: nobody is passed through.
+        Resolve::DynamicDns => DiscoveryType::Static,
         // A connection to a gateway was meant for the gateway: it has no other destination.
         _ if original && scope.view.kind(scope.reader) == ProxyType::Router => DiscoveryType::Eds,
         _ if original => DiscoveryType::OriginalDst,
@@ -29,6 +31,11 @@ pub(crate) fn kind(scope: &Scope<'_, '_>, service: &ServiceView, subset: &str, p
         Resolve::DnsRoundRobin => DiscoveryType::LogicalDns,
         Resolve::OriginalDestination => DiscoveryType::OriginalDst,
     }
+}
+
+/// Whether a cluster's names are found on demand, which is none of the kinds.
+pub(crate) fn is_dynamic(scope: &Scope<'_, '_>, service: &ServiceView, policy: &Policy) -> bool {
+    dynamic::is_one(service) && !origination::is_barred(scope, policy)
 }
 
 /// Whether the endpoints of a cluster come by EDS.

@@ -101,8 +101,8 @@ fn alpn_config() -> alpn::FilterConfig {
     }
 }
 
-/// The HTTP filters of one side, in Istio's order, with these authorization filters.
-fn http_filters(scope: &Scope<'_, '_>, side: Side, rbac: Vec<Http>) -> Vec<Http> {
+/// The HTTP filters of one side, in Istio's order, with these authorization filters, and these before the router.
+fn http_filters(scope: &Scope<'_, '_>, side: Side, rbac: Vec<Http>, last: Vec<Http>) -> Vec<Http> {
     let mut filters = Vec::new();
     if scope.has(Extension::HttpMetadata) {
         filters.push(Http::PeerMetadata(http_metadata(side)));
@@ -122,6 +122,7 @@ fn http_filters(scope: &Scope<'_, '_>, side: Side, rbac: Vec<Http>) -> Vec<Http>
     if scope.has(Extension::HttpStats) {
         filters.push(Http::Stats(stats_config(side)));
     }
+    filters.extend(last);
     filters.push(Http::Router(Router::default()));
     filters
 }
@@ -154,8 +155,14 @@ pub(crate) enum Routes {
     Inline(Box<RouteConfiguration>),
 }
 
-/// An HTTP connection manager.
-pub(crate) fn http_manager(scope: &Scope<'_, '_>, side: Side, stat_prefix: String, routes: Routes, rbac: Vec<Http>) -> NetworkFilter {
+/// An HTTP connection manager, with these authorization filters, and these before the router.
+pub(crate) fn http_manager(
+    scope: &Scope<'_, '_>,
+    side: Side,
+    stat_prefix: String,
+    routes: Routes,
+    (rbac, last): (Vec<Http>, Vec<Http>),
+) -> NetworkFilter {
     let details =
         |cert| SetCurrentClientCertDetails { subject: Some(wire::bool_value(true)), cert, dns: true, uri: true, ..Default::default() };
     let topology = match side {
@@ -193,7 +200,7 @@ pub(crate) fn http_manager(scope: &Scope<'_, '_>, side: Side, stat_prefix: Strin
         }),
         ..Default::default()
     };
-    let filters = http_filters(scope, side, rbac);
+    let filters = http_filters(scope, side, rbac, last);
     NetworkFilter::Http(Box::new(Manager { head, filters, request_id: Some(request_id), log: access_log::log(scope.mesh()) }))
 }
 

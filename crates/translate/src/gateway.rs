@@ -13,7 +13,8 @@ use mizzen_types::{Hostname, Name};
 
 use crate::{
     access_log,
-    draft::{Chain, Listener},
+    draft::{Chain, Http, Listener},
+    dynamic,
     filters::{self, Routes, Side},
     gateway_tcp,
     listener::{self, ANY},
@@ -79,7 +80,8 @@ pub(crate) fn build_listener(scope: &Scope<'_, '_>, name: &str) -> Option<Listen
         // All of plain text have one chain.
         http.truncate(1);
     }
-    let mut chains: Vec<Chain> = http.into_iter().filter_map(|open| chain(scope, name, open)).collect();
+    let last = if is_dynamic(scope, &open) { dynamic::http_filters(scope) } else { Vec::new() };
+    let mut chains: Vec<Chain> = http.into_iter().filter_map(|open| chain(scope, name, open, last.clone())).collect();
     chains.extend(gateway_tcp::chains(scope, &open));
     let inspects = chains.iter().any(listener::needs_tls);
     let told = scope.view.topology(scope.reader).proxy_protocol == Some(true);
@@ -104,10 +106,19 @@ pub(crate) fn server_names(open: &OpenServer<'_>) -> Option<FilterChainMatch> {
     gateway_tcp::named(open.server.hosts.iter().map(|host| host.host.to_string()).collect())
 }
 
-fn chain(scope: &Scope<'_, '_>, listener: &str, open: &OpenServer<'_>) -> Option<Chain> {
+/// Whether routes for requests of these servers lead to names that are found on demand.
+fn is_dynamic(scope: &Scope<'_, '_>, open: &[OpenServer<'_>]) -> bool {
+    let http: Vec<OpenServer<'_>> = open.iter().filter(|open| open.server.is_http()).copied().collect();
+    let Some(port) = http.first().map(|open| open.server.port.number) else { return false };
+    bound(scope, &http, |rules| !rules.http.is_empty())
+        .into_iter()
+        .any(|(rules, gateways)| dynamic::is_led_to(scope, rules, &Caller { gateways: &gateways, port, host: None }))
+}
+
+fn chain(scope: &Scope<'_, '_>, listener: &str, open: &OpenServer<'_>, last: Vec<Http>) -> Option<Chain> {
     let stat = names::stat(&format!("outbound_{listener}"));
     let rbac = rbac::filters(scope, Side::Gateway).http;
-    let manager = filters::http_manager(scope, Side::Gateway, stat, Routes::Rds(route_name(open)?), rbac);
+    let manager = filters::http_manager(scope, Side::Gateway, stat, Routes::Rds(route_name(open)?), (rbac, last));
     Some(Chain {
         head: FilterChain {
             filter_chain_match: open.server.tls.as_ref().and_then(|_| server_names(open)),

@@ -16,6 +16,7 @@ use mizzen_types::Hostname;
 use crate::{
     access_log,
     draft::{Chain, Socket},
+    dynamic,
     filters::{self, Side},
     gateway::{self, bound},
     inbound, names, outbound, rbac,
@@ -165,8 +166,10 @@ fn chain(
     policy: &Policy,
     to: ClusterSpecifier,
 ) -> Chain {
+    let (before, to) = dynamic::of_chain(scope, matched.as_ref(), to);
     let mut list = rbac::filters(scope, Side::Gateway).tcp;
     list.extend(filters::tcp_stats(scope, Side::Gateway));
+    list.extend(before);
     list.push(filters::tcp_proxy(stat, to, access_log::log(scope.mesh()), policy));
     Chain {
         head: FilterChain { filter_chain_match: matched, transport_socket_connect_timeout: Some(wire::seconds(15)), ..Default::default() },

@@ -228,5 +228,11 @@ fn http_manager(scope: &Scope<'_, '_>, target: &Target<'_>) -> NetworkFilter {
         validate_clusters: Some(wire::bool_value(false)),
         ..Default::default()
     };
-    filters::http_manager(scope, Side::Inbound, names::stat(&stat), Routes::Inline(Box::new(config)), target.rbac.http.clone())
+    filters::http_manager(
+        scope,
+        Side::Inbound,
+        names::stat(&stat),
+        Routes::Inline(Box::new(config)),
+        (target.rbac.http.clone(), Vec::new()),
+    )
 }

@@ -183,6 +183,10 @@ fn of_filter(filter: &NetworkFilter, found: &mut Names) {
                 found.entry(ResourceKind::Route).or_default().insert(rds.route_config_name.as_str().into());
             }
         }
-        NetworkFilter::MetadataExchange(_) | NetworkFilter::Rbac(_) | NetworkFilter::ExtAuthz(_) | NetworkFilter::Stats(_) => {}
+        NetworkFilter::MetadataExchange(_)
+        | NetworkFilter::Rbac(_)
+        | NetworkFilter::ExtAuthz(_)
+        | NetworkFilter::Stats(_)
+        | NetworkFilter::SniForwardProxy(_) => {}
     }
 }

@@ -12,6 +12,7 @@ mod cds;
 mod cluster_settings;
 mod discovery;
 mod draft;
+mod dynamic;
 mod eds;
 mod filters;
 mod gateway;

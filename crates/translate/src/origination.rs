@@ -40,9 +40,7 @@ pub(crate) fn secure(made: &mut Cluster, wanted: &ForeignTls, service: &ServiceV
     let (carries_http, carries_bytes) = (protocol.is_http() || matches!(protocol, Protocol::Auto | Protocol::Https), !protocol.is_http());
     let own_name = Some(host.as_str()).filter(|_| carries_bytes && !host.is_wildcard());
     if carries_http && expected.sni.is_none() {
-        let options = made.options.get_or_insert_with(http1);
-        options.upstream_http_protocol_options =
-            Some(UpstreamHttpProtocolOptions { auto_sni: true, auto_san_validation: verifies, ..Default::default() });
+        by_authority(made, verifies);
     }
     let mut names = said.clone();
     if verifies && !carries_http {
@@ -56,6 +54,12 @@ pub(crate) fn secure(made: &mut Cluster, wanted: &ForeignTls, service: &ServiceV
         auto_sni_san_validation: verifies && carries_http && own_name.is_some(),
         ..Default::default()
     })));
+}
+
+/// A cluster's server is asked for by the request's host, and if it is verified its certificate has to name that.
+pub(crate) fn by_authority(made: &mut Cluster, verifies: bool) {
+    made.options.get_or_insert_with(http1).upstream_http_protocol_options =
+        Some(UpstreamHttpProtocolOptions { auto_sni: true, auto_san_validation: verifies, ..Default::default() });
 }
 
 fn http1() -> HttpProtocolOptions {

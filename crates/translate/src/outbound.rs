@@ -23,6 +23,7 @@ use mizzen_types::{IpRange, Protocol};
 use crate::{
     access_log,
     draft::{Chain, Listener},
+    dynamic,
     filters::{self, Routes, Side},
     listener::{self, ANY, PLAIN_HTTP},
     names,
@@ -112,7 +113,8 @@ pub(crate) fn build(scope: &Scope<'_, '_>, bind: IpAddr, number: u16) -> Option<
     shares.retain(|share| may_have(share.service, bind, &of_services));
     shares.sort_by_key(|share| (share.service.created, share.service.object.name.clone(), share.service.object.namespace.clone()));
     let mut chains = Vec::new();
-    chains.extend(route_name(&shares, bind).map(|name| http_chain(scope, bind, number, name)));
+    let dynamic = shares.iter().any(|share| share.is_http() && dynamic::is_one(share.service));
+    chains.extend(route_name(&shares, bind).map(|name| http_chain(scope, bind, number, name, dynamic)));
     if bind == ANY
         && let [http] = chains.as_slice()
     {
@@ -168,14 +170,15 @@ fn route_name(shares: &[Share<'_>], bind: IpAddr) -> Option<String> {
     Some(if bind == ANY { number.to_string() } else { format!("{}:{number}", share.service.host) })
 }
 
-fn http_chain(scope: &Scope<'_, '_>, bind: IpAddr, port: u16, routes: String) -> Chain {
+fn http_chain(scope: &Scope<'_, '_>, bind: IpAddr, port: u16, routes: String, dynamic: bool) -> Chain {
     let stat = names::stat(&format!("outbound_{}", names::listener(bind, port)));
     let matched = FilterChainMatch {
         transport_protocol: "raw_buffer".into(),
         application_protocols: PLAIN_HTTP.map(String::from).to_vec(),
         ..Default::default()
     };
-    let filters = vec![filters::http_manager(scope, Side::Outbound, stat, Routes::Rds(routes), Vec::new())];
+    let last = if dynamic { dynamic::http_filters(scope) } else { Vec::new() };
+    let filters = vec![filters::http_manager(scope, Side::Outbound, stat, Routes::Rds(routes), (Vec::new(), last))];
     Chain { head: timed(Some(matched)), filters, ..Default::default() }
 }
 
@@ -298,10 +301,14 @@ fn applies(scope: &Scope<'_, '_>, share: &Share<'_>, m: &TcpMatch) -> bool {
 
 /// What tells a service's connections from others at the same listener: nothing, where the address is its own.
 fn own_match(scope: &Scope<'_, '_>, share: &Share<'_>, bind: IpAddr) -> Option<FilterChainMatch> {
+    let ranges: Vec<_> = share.service.addresses.iter().copied().filter(|_| bind == ANY).map(listener::cidr).collect();
+    if dynamic::is_one(share.service) {
+        // Whatever the address, other names are not for it.
+        return Some(FilterChainMatch { prefix_ranges: ranges, server_names: vec![share.service.host.to_string()], ..Default::default() });
+    }
     if bind != ANY {
         return None;
     }
-    let ranges: Vec<_> = share.service.addresses.iter().copied().map(listener::cidr).collect();
     if !ranges.is_empty() {
         return Some(FilterChainMatch { prefix_ranges: ranges, ..Default::default() });
     }
@@ -372,7 +379,8 @@ pub(crate) fn policy_to(scope: &Scope<'_, '_>, to: &ClusterSpecifier) -> Policy 
 }
 
 fn chain(scope: &Scope<'_, '_>, matched: Option<FilterChainMatch>, (stat, to): (String, ClusterSpecifier)) -> Chain {
-    let mut list: Vec<_> = filters::tcp_stats(scope, Side::Outbound).into_iter().collect();
+    let (before, to) = dynamic::of_chain(scope, matched.as_ref(), to);
+    let mut list: Vec<_> = filters::tcp_stats(scope, Side::Outbound).into_iter().chain(before).collect();
     list.push(filters::tcp_proxy(&stat, to.clone(), access_log::log(scope.mesh()), &policy_to(scope, &to)));
     Chain { head: timed(matched), filters: list, ..Default::default() }
 }

@@ -145,8 +145,9 @@ pub(crate) fn virtual_host(name: String, domains: Vec<String>, routes: Vec<Route
 
 fn of_service(scope: &Scope<'_, '_>, service: &Arc<ServiceView>, number: u16) -> VirtualHost {
     let name = format!("{}:{number}", service.host);
-    let routes = ruled(scope, &service.host, number)
-        .unwrap_or_else(|| vec![route::default_in(scope, names::outbound(number, "", &service.host), format!("{name}/*"))]);
+    let caller = Caller { gateways: &[GatewayRef::Mesh], port: number, host: Some(&service.host) };
+    let default = || vec![route::default_in(scope, names::outbound(number, "", &service.host), format!("{name}/*"), &caller)];
+    let routes = ruled(scope, &service.host, number).unwrap_or_else(default);
     virtual_host(name, domains(scope, service, true), routes)
 }
 

@@ -44,7 +44,7 @@ use mizzen_protos::{
 };
 use mizzen_types::Hostname;
 
-use crate::{discovery, draft, filters, hash, jwt, names, scope::Scope, traffic, wire};
+use crate::{discovery, draft, dynamic, filters, hash, jwt, names, scope::Scope, traffic, wire};
 
 /// Retries of routes that say nothing: only what surely did not reach the application.
 const RETRY_ON: &str = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
@@ -170,6 +170,7 @@ fn of_rule(
         route.response_headers_to_add.extend(header_values(&only.headers.response));
         route.response_headers_to_remove.extend(only.headers.response.remove.iter().cloned());
     }
+    dynamic::settle(scope, &mut route, caller);
     Some(route)
 }
 
@@ -461,13 +462,14 @@ pub(crate) fn default(cluster: String, operation: String) -> Route {
 }
 
 /// [`default`] with the mesh's own retry policy and the service's key.
-pub(crate) fn default_in(scope: &Scope<'_, '_>, cluster: String, operation: String) -> Route {
+pub(crate) fn default_in(scope: &Scope<'_, '_>, cluster: String, operation: String, caller: &Caller<'_>) -> Route {
     let key = traffic::of_cluster(scope, &cluster).hash().and_then(hash::of_requests);
     let mut route = default(cluster, operation);
     if let Some(Action::Route(action)) = &mut route.action {
         action.retry_policy = retries(scope, None, false);
         action.hash_policy.extend(key);
     }
+    dynamic::settle(scope, &mut route, caller);
     route
 }
 

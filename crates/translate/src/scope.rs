@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use mizzen_api::istio::{GatewayRef, MeshConfig};
-use mizzen_model::{PortView, ProxyView, Reader, RouteRules, ServiceView, WorkloadPolicies};
+use mizzen_model::{DYNAMIC_HOSTS, PortView, ProxyView, Reader, RouteRules, ServiceView, WorkloadPolicies};
 use mizzen_types::{Hostname, Protocol};
 
 /// The domain of Kubernetes services.
@@ -29,6 +29,8 @@ pub(crate) enum Extension {
     TcpStats,
     /// ALPN by the request's protocol.
     Alpn,
+    /// None of Istio's: clusters of names that are found on demand hold to what their metadata says.
+    DynamicHosts,
 }
 
 impl Extension {
@@ -40,6 +42,7 @@ impl Extension {
             Extension::HttpStats => &["istio.stats", "envoy.filters.http.istio_stats"],
             Extension::TcpStats => &["istio.stats", "envoy.filters.network.istio_stats"],
             Extension::Alpn => &["istio.alpn", "envoy.filters.http.alpn"],
+            Extension::DynamicHosts => &[DYNAMIC_HOSTS],
         }
     }
 }

@@ -226,12 +226,13 @@ pub(crate) fn server(mesh: &MeshConfig, tcp: bool) -> Socket {
     }))
 }
 
-/// The client's side of mutual TLS: one of these identities, asked for under this server name.
-pub(crate) fn client(sans: &[String], sni: &str, http2: bool) -> Socket {
+/// The client's side of mutual TLS: one of these identities, asked for under this server name, which the certificate has to name where it is `compared`.
+pub(crate) fn client(sans: &[String], sni: &str, http2: bool, compared: bool) -> Socket {
     let alpn: &[&str] = if http2 { &["istio-peer-exchange", "istio", "h2"] } else { &["istio-peer-exchange", "istio"] };
     Socket::Client(Box::new(UpstreamTlsContext {
         common_tls_context: Some(common(sans.iter().map(|san| exact(san)).collect(), &[], alpn)),
         sni: sni.into(),
+        auto_sni_san_validation: compared,
         ..Default::default()
     }))
 }

@@ -11,6 +11,11 @@ pub(crate) fn text(value: impl Into<String>) -> Value {
     Value { kind: Some(Kind::StringValue(value.into())) }
 }
 
+/// A number in JSON.
+pub(crate) fn number(value: u32) -> Value {
+    Value { kind: Some(Kind::NumberValue(value.into())) }
+}
+
 /// A truth value in JSON.
 pub(crate) fn flag(value: bool) -> Value {
     Value { kind: Some(Kind::BoolValue(value)) }

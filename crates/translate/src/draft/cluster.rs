@@ -3,10 +3,14 @@
 use mizzen_protos::{
     envoy::envoy::{
         config::{
-            cluster::v3::{Cluster as Head, Filter, cluster::TransportSocketMatch},
+            cluster::v3::{
+                Cluster as Head, Filter,
+                cluster::{ClusterDiscoveryType, CustomClusterType, TransportSocketMatch},
+            },
             core::v3::{TransportSocket, transport_socket::ConfigType},
         },
         extensions::{
+            clusters::dynamic_forward_proxy::v3::ClusterConfig,
             transport_sockets::{
                 raw_buffer::v3::RawBuffer,
                 tls::v3::{DownstreamTlsContext, UpstreamTlsContext},
@@ -30,6 +34,8 @@ pub(crate) struct Cluster {
     pub(crate) matches: Vec<SocketMatch>,
     pub(crate) options: Option<HttpProtocolOptions>,
     pub(crate) metadata_exchange: Option<TypedStruct>,
+    /// Its names are found on demand: this in place of the head's kind.
+    pub(crate) dynamic: Option<ClusterConfig>,
 }
 
 /// The transport socket of the endpoints that match.
@@ -49,10 +55,15 @@ pub(crate) enum Socket {
 
 impl Cluster {
     pub(super) fn pack(self) -> Head {
-        let Cluster { head, socket, matches, options, metadata_exchange } = self;
+        let Cluster { head, socket, matches, options, metadata_exchange, dynamic } = self;
+        let custom = |config| {
+            let name = "envoy.clusters.dynamic_forward_proxy".into();
+            ClusterDiscoveryType::ClusterType(CustomClusterType { name, typed_config: Some(pack(&config)) })
+        };
         let chosen = |SocketMatch { head, socket }| TransportSocketMatch { transport_socket: Some(socket.pack()), ..head };
         let exchange = |config| Filter { name: METADATA_EXCHANGE.into(), typed_config: Some(pack_istio(&config)), ..Default::default() };
         Head {
+            cluster_discovery_type: dynamic.map(custom).or(head.cluster_discovery_type),
             transport_socket: socket.map(Socket::pack),
             transport_socket_matches: matches.into_iter().map(chosen).collect(),
             typed_extension_protocol_options: options.iter().map(|options| (OPTIONS.to_owned(), pack(options))).collect(),

@@ -7,8 +7,9 @@ use mizzen_protos::{
     envoy::envoy::extensions::{
         filters::{
             http::{
-                cors::v3::Cors, ext_authz::v3::ExtAuthz, fault::v3::HttpFault, grpc_stats::v3::FilterConfig as GrpcStats,
-                jwt_authn::v3::JwtAuthentication, rbac::v3::Rbac, router::v3::Router,
+                cors::v3::Cors, dynamic_forward_proxy::v3::FilterConfig as DynamicForwardProxy, ext_authz::v3::ExtAuthz,
+                fault::v3::HttpFault, grpc_stats::v3::FilterConfig as GrpcStats, header_to_metadata::v3::Config as HeaderToMetadata,
+                jwt_authn::v3::JwtAuthentication, rbac::v3::Rbac, router::v3::Router, set_filter_state::v3::Config as SetFilterState,
             },
             network::http_connection_manager::v3::{HttpConnectionManager, HttpFilter, RequestIdExtension, http_filter},
         },
@@ -21,6 +22,11 @@ use super::{Log, listener::METADATA_EXCHANGE, pack, pack_as, pack_istio};
 
 /// The name of the filter that delays and aborts, under which routes speak of it.
 pub(crate) const FAULT: &str = "envoy.filters.http.fault";
+
+/// The name of the filter that keeps what headers say, under which routes speak of it.
+pub(crate) const HEADER_TO_METADATA: &str = "envoy.filters.http.header_to_metadata";
+/// The name of the filter that leaves what others look for, under which routes speak of it.
+pub(crate) const SET_FILTER_STATE: &str = "envoy.filters.http.set_filter_state";
 
 /// A connection manager. Its head has the routes, or their name.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -44,6 +50,9 @@ pub(crate) enum Http {
     Fault(Box<HttpFault>),
     Cors(Cors),
     Stats(TypedStruct),
+    HeaderToMetadata(Box<HeaderToMetadata>),
+    SetFilterState(Box<SetFilterState>),
+    DynamicForwardProxy(Box<DynamicForwardProxy>),
     Router(Router),
 }
 
@@ -71,6 +80,9 @@ impl Http {
             Http::Fault(config) => (FAULT, pack(&*config)),
             Http::Cors(config) => ("envoy.filters.http.cors", pack(&config)),
             Http::Stats(config) => ("istio.stats", pack_istio(&config)),
+            Http::HeaderToMetadata(config) => (HEADER_TO_METADATA, pack(&*config)),
+            Http::SetFilterState(config) => (SET_FILTER_STATE, pack(&*config)),
+            Http::DynamicForwardProxy(config) => ("envoy.filters.http.dynamic_forward_proxy", pack(&*config)),
             Http::Router(config) => ("envoy.filters.http.router", pack(&config)),
         };
         HttpFilter { name: name.into(), config_type: Some(http_filter::ConfigType::TypedConfig(config)), ..Default::default() }

@@ -18,7 +18,10 @@ use mizzen_protos::{
                     http_inspector::v3::HttpInspector, original_dst::v3::OriginalDst, proxy_protocol::v3::ProxyProtocol,
                     tls_inspector::v3::TlsInspector,
                 },
-                network::{ext_authz::v3::ExtAuthz, rbac::v3::Rbac, tcp_proxy::v3::TcpProxy},
+                network::{
+                    ext_authz::v3::ExtAuthz, rbac::v3::Rbac, sni_dynamic_forward_proxy::v3::FilterConfig as SniForwardProxy,
+                    tcp_proxy::v3::TcpProxy,
+                },
             },
         },
     },
@@ -72,6 +75,7 @@ pub(crate) enum NetworkFilter {
     Rbac(Arc<Rbac>),
     ExtAuthz(Box<ExtAuthz>),
     Stats(TypedStruct),
+    SniForwardProxy(Box<SniForwardProxy>),
     Tcp(Box<Tcp>),
     Http(Box<Manager>),
 }
@@ -130,6 +134,7 @@ impl NetworkFilter {
             NetworkFilter::Rbac(config) => ("envoy.filters.network.rbac", pack(&*config)),
             NetworkFilter::ExtAuthz(config) => ("envoy.filters.network.ext_authz", pack(&*config)),
             NetworkFilter::Stats(config) => ("istio.stats", pack_istio(&config)),
+            NetworkFilter::SniForwardProxy(config) => ("envoy.filters.network.sni_dynamic_forward_proxy", pack(&*config)),
             NetworkFilter::Tcp(proxy) => ("envoy.filters.network.tcp_proxy", pack(&proxy.pack())),
             NetworkFilter::Http(manager) => ("envoy.filters.network.http_connection_manager", pack(&manager.pack())),
         };

@@ -22,7 +22,7 @@ use mizzen_protos::{
 use prost::Message;
 
 pub(crate) use cluster::{Cluster, Socket, SocketMatch};
-pub(crate) use http::{FAULT, Http, Manager};
+pub(crate) use http::{FAULT, HEADER_TO_METADATA, Http, Manager, SET_FILTER_STATE};
 pub(crate) use listener::{Chain, Inspector, Listener, ListenerFilter, Log, NetworkFilter, Tcp};
 pub(crate) use secret::Secret;
 

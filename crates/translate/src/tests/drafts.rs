@@ -27,6 +27,11 @@ kind: Gateway
 apiVersion: networking.istio.io/v1
 metadata: {name: g, namespace: shop}
 spec: {selector: {app: gate}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}
+---
+kind: ServiceEntry
+apiVersion: networking.istio.io/v1
+metadata: {name: wide, namespace: shop}
+spec: {hosts: ['*.wide.example'], resolution: DYNAMIC_DNS, ports: [{number: 80, name: http, protocol: HTTP}, {number: 443, name: tls, protocol: TLS}]}
 ";
 
 /// What stands beside a head is not in it: packing puts it there.
@@ -43,7 +48,11 @@ fn is_bare(draft: &Draft) -> bool {
             let head = &manager.head;
             head.http_filters.is_empty() && head.request_id_extension.is_none() && head.access_log.is_empty()
         }
-        NetworkFilter::MetadataExchange(_) | NetworkFilter::Rbac(_) | NetworkFilter::ExtAuthz(_) | NetworkFilter::Stats(_) => true,
+        NetworkFilter::MetadataExchange(_)
+        | NetworkFilter::Rbac(_)
+        | NetworkFilter::ExtAuthz(_)
+        | NetworkFilter::Stats(_)
+        | NetworkFilter::SniForwardProxy(_) => true,
     };
     let listener = |Listener { head, chains, default, .. }: &Listener| {
         head.filter_chains.is_empty()

@@ -4,6 +4,7 @@ mod aliases;
 mod clusters;
 mod custom;
 mod drafts;
+mod dynamic;
 mod gateways;
 mod inbound;
 mod jwt;

@@ -3,7 +3,7 @@
 // Istiod speaks of metadata by the older of RBAC's two ways.
 #![allow(deprecated)]
 
-use std::fmt::Write as _;
+use std::{collections::HashMap, fmt::Write as _};
 
 use mizzen_model::{ProxyView, Reader, Snapshot};
 use mizzen_protos::{
@@ -14,7 +14,9 @@ use mizzen_protos::{
                 Cluster,
                 cluster::{ClusterDiscoveryType, DiscoveryType},
             },
-            core::v3::{Address, HeaderValueOption, TransportSocket, address, transport_socket},
+            core::v3::{
+                Address, HeaderValueOption, TransportSocket, address, data_source, substitution_format_string::Format, transport_socket,
+            },
             endpoint::v3::{ClusterLoadAssignment, lb_endpoint::HostIdentifier},
             listener::v3::{Filter, FilterChain, Listener, ListenerFilterChainMatchPredicate, filter},
             rbac::v3::Rbac,
@@ -29,11 +31,14 @@ use mizzen_protos::{
             },
         },
         extensions::{
+            clusters::dynamic_forward_proxy::v3::ClusterConfig,
             filters::{
-                http::rbac::v3::Rbac as HttpRbac,
+                common::set_filter_state::v3::filter_state_value::{Key, Value},
+                http::{rbac::v3::Rbac as HttpRbac, set_filter_state::v3::Config as SetFilterState},
                 network::{
                     http_connection_manager::v3::{HttpConnectionManager, http_connection_manager::RouteSpecifier, http_filter},
                     rbac::v3::Rbac as TcpRbac,
+                    sni_dynamic_forward_proxy::v3::{FilterConfig as SniForwardProxy, filter_config::PortSpecifier},
                     tcp_proxy::v3::{TcpProxy, tcp_proxy},
                 },
             },
@@ -176,7 +181,8 @@ fn tls_client(socket: &TransportSocket) -> String {
     if common.tls_certificate_sds_secret_configs.first().is_none_or(|secret| secret.name != "default") {
         return tls_foreign(&context, common);
     }
-    format!("mtls to {} sni {} alpn {}", sans(common), context.sni, common.alpn_protocols.join(","))
+    let compared = if context.auto_sni_san_validation { " (verified)" } else { "" };
+    format!("mtls to {} sni {}{compared} alpn {}", sans(common), context.sni, common.alpn_protocols.join(","))
 }
 
 fn tls_foreign(context: &UpstreamTlsContext, common: &CommonTlsContext) -> String {
@@ -211,6 +217,10 @@ fn network(f: &Filter) -> String {
             }
         }
         "rbac" => rbac(decode::<TcpRbac>(any).rules.as_ref()),
+        "sni_dynamic_forward_proxy" => {
+            let Some(PortSpecifier::PortValue(port)) = decode::<SniForwardProxy>(any).port_specifier else { panic!("no port") };
+            format!("by-sni(:{port})")
+        }
         "http_connection_manager" => {
             let hcm: HttpConnectionManager = decode(any);
             let to = match hcm.route_specifier.as_ref().unwrap() {
@@ -257,10 +267,16 @@ fn string(m: &StringMatcher) -> String {
     if m.ignore_case { format!("{text} (any case)") } else { text }
 }
 
+fn dynamic(config: &Any) -> &'static str {
+    assert_eq!(config.type_url.rsplit('/').next(), Some("envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig"));
+    if decode::<ClusterConfig>(config).allow_insecure_cluster_options { "ON_DEMAND (unverified)" } else { "ON_DEMAND" }
+}
+
 fn cluster(c: &Cluster) -> String {
     let kind = match &c.cluster_discovery_type {
         Some(ClusterDiscoveryType::Type(kind)) => DiscoveryType::try_from(*kind).unwrap().as_str_name(),
-        _ => "?",
+        Some(ClusterDiscoveryType::ClusterType(custom)) => dynamic(custom.typed_config.as_ref().unwrap()),
+        None => "?",
     };
     let mut out = format!("{} {kind} {}", c.name, c.lb_policy().as_str_name());
     if let Some(any) = c.typed_extension_protocol_options.get("envoy.extensions.upstreams.http.v3.HttpProtocolOptions") {
@@ -379,7 +395,22 @@ fn route(r: &Route) -> String {
     };
     let ops = header_ops(&r.request_headers_to_add, &r.request_headers_to_remove, "request")
         + &header_ops(&r.response_headers_to_add, &r.response_headers_to_remove, "response");
-    format!("{name}: {} => {action}{ops}", matching(r.r#match.as_ref().unwrap()))
+    let filters = left(&r.typed_per_filter_config);
+    format!("{name}: {} => {action}{ops}{filters}", matching(r.r#match.as_ref().unwrap()))
+}
+
+/// What a route leaves in the state of filters.
+fn left(filters: &HashMap<String, Any>) -> String {
+    let Some(config) = filters.get("envoy.filters.http.set_filter_state") else { return String::new() };
+    let config: SetFilterState = decode(config);
+    let entries = config.on_request_headers.iter().map(|entry| {
+        let (Some(Key::ObjectKey(key)), Some(Value::FormatString(format))) = (&entry.key, &entry.value) else { panic!("{entry:?}") };
+        let Some(Format::TextFormatSource(text)) = &format.format else { panic!("{format:?}") };
+        let Some(data_source::Specifier::InlineString(text)) = &text.specifier else { panic!("{text:?}") };
+        format!(" {}={text}", last(key))
+    });
+    let named = if filters.contains_key("envoy.filters.http.header_to_metadata") { " by-host" } else { "" };
+    entries.join("") + named
 }
 
 fn header_ops(add: &[HeaderValueOption], remove: &[String], which: &str) -> String {
@@ -433,7 +464,7 @@ fn forward(action: &RouteAction) -> String {
             .iter()
             .map(|c| {
                 let ops = header_ops(&c.request_headers_to_add, &c.request_headers_to_remove, "request");
-                format!("{}*{}{ops}", c.weight.unwrap().value, c.name)
+                format!("{}*{}{ops}{}", c.weight.unwrap().value, c.name, left(&c.typed_per_filter_config))
             })
             .join(" "),
         other => format!("{other:?}"),
