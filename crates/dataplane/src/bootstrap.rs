@@ -3,7 +3,7 @@
 use std::{collections::HashMap, net::SocketAddr};
 
 use mizzen_engine::Node;
-use mizzen_ir::ISTIO_FILTERS;
+use mizzen_ir::{DYNAMIC_HOSTS, ISTIO_FILTERS};
 use mizzen_protos::{
     Any,
     envoy::envoy::config::{
@@ -153,9 +153,9 @@ fn unused(bootstrap: &Bootstrap) -> Result<Vec<&'static str>, BootstrapError> {
     Ok(harmless.into_iter().filter_map(|(field, set)| set.then_some(field)).collect())
 }
 
-/// Lists those filters in the node, besides what the bootstrap lists.
+/// Lists those filters, and what else a control plane may count on, in the node, besides what the bootstrap lists.
 fn with_extensions(mut node: core::Node) -> core::Node {
-    for (category, name) in ISTIO_FILTERS {
+    for (category, name) in ISTIO_FILTERS.into_iter().chain([DYNAMIC_HOSTS]) {
         if !node.extensions.iter().any(|e| e.category == category && e.name == name) {
             node.extensions.push(core::Extension { name: name.to_owned(), category: category.to_owned(), ..Default::default() });
         }

@@ -1,4 +1,4 @@
-//! Names to addresses, for clusters that are found by DNS.
+//! Names to addresses, for clusters that are found by DNS, and for names that requests bring.
 //!
 //! Asked are the servers of [`Options::name_servers`](crate::Options::name_servers), or else those of the system's `resolv.conf`. They must not be the
 //! agent's: its answer for a service of the mesh is the virtual address that a cluster is to be found behind.
@@ -28,8 +28,14 @@ use mizzen_types::Name;
 /// The most names whose answers are kept.
 const MOST: usize = 1024;
 /// For a name that no cluster has any more: Envoy's default.
-const NO_CLUSTER: Dns =
-    Dns { refresh: Duration::from_secs(5), jitter: Duration::ZERO, on_failure: None, respect_ttl: false, family: DnsFamily::Auto };
+const NO_CLUSTER: Dns = Dns {
+    refresh: Duration::from_secs(5),
+    jitter: Duration::ZERO,
+    on_failure: None,
+    respect_ttl: false,
+    least: Duration::ZERO,
+    family: DnsFamily::Auto,
+};
 
 /// Asks DNS servers; answers are kept for as long as they hold.
 #[derive(Clone, Debug)]
@@ -59,6 +65,7 @@ enum Said {
 pub(crate) fn terms(config: &Config, host: &str) -> Dns {
     let of = |discovery: &Discovery| match discovery {
         Discovery::StrictDns(_, dns) | Discovery::LogicalDns(_, dns) => Some(*dns),
+        Discovery::Dynamic(dynamic) => Some(dynamic.dns),
         Discovery::Static(_) | Discovery::Eds { .. } | Discovery::OriginalDst { .. } => None,
     };
     config.clusters_of_host(host).filter_map(|cluster| of(&cluster.discovery)).min_by_key(|dns| dns.refresh).unwrap_or(NO_CLUSTER)
@@ -154,7 +161,7 @@ impl Kept {
             }
             Said::NoSuchName => (Vec::new(), None),
             // No time at all would be a question for each connection.
-            Said::Addresses(addresses, ttl) => (addresses, Some(ttl).filter(|ttl| terms.respect_ttl && !ttl.is_zero())),
+            Said::Addresses(addresses, ttl) => (addresses, Some(ttl.max(terms.least)).filter(|ttl| terms.respect_ttl && !ttl.is_zero())),
         };
         (self.addresses, self.failures) = (addresses, 0);
         ttl.unwrap_or(terms.refresh) + part(terms.jitter, random)
@@ -235,6 +242,7 @@ mod tests {
         let seconds = Duration::from_secs;
         let jitter = Dns { jitter: seconds(10), ..TERMS };
         let ttl = Dns { respect_ttl: true, ..TERMS };
+        let slow = Dns { least: seconds(10), ..ttl };
         let back_off = Dns { on_failure: Some(Fallible { base: seconds(2), max: seconds(10) }), ..jitter };
         let found = |ttl: u64| Said::Addresses(vec!["192.0.2.1".parse().unwrap()], seconds(ttl));
         for (terms, failures, said, expected) in [
@@ -245,6 +253,9 @@ mod tests {
             (jitter, 0, Said::Nothing, seconds(60)),
             (ttl, 0, found(5), seconds(5)),
             (ttl, 0, found(0), seconds(60)),
+            (slow, 0, found(5), seconds(10)),
+            (slow, 0, found(0), seconds(10)),
+            (slow, 0, found(20), seconds(20)),
             (ttl, 0, Said::NoSuchName, seconds(60)),
             (back_off, 0, Said::Nothing, seconds(1)),
             (back_off, 1, Said::Nothing, seconds(2)),

@@ -200,7 +200,7 @@ pub enum How {
 /// A question to the outside; waiters for the same thing share one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Question {
-    /// The addresses of a host, for a STRICT_DNS or LOGICAL_DNS cluster. Answer by `Answer::Dns`.
+    /// The addresses of a host, for a cluster that names it, or that was asked for it. Answer by `Answer::Dns`.
     Dns {
         /// The host.
         host: Name,

@@ -35,6 +35,7 @@ flags! {
     UPSTREAM_PROTOCOL_ERROR = 14, "UPE", "UpstreamProtocolError";
     NO_CLUSTER = 15, "NC", "NoClusterFound";
     OVERLOAD = 16, "OM", "OverloadManagerTerminated";
+    DNS_RESOLUTION_FAILED = 22, "DF", "DnsResolutionFailed";
     DOWNSTREAM_REMOTE_RESET = 17, "DR", "DownstreamRemoteReset";
     DELAY_INJECTED = 18, "DI", "DelayInjected";
     FAULT_INJECTED = 19, "FI", "FaultInjected";

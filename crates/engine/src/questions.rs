@@ -76,6 +76,11 @@ impl Questions {
         }
     }
 
+    /// How many wait for names.
+    pub(crate) fn waiting_for_names(&self) -> usize {
+        self.waits.values().filter(|wait| matches!(wait.question, Question::Dns { .. })).map(|wait| wait.waiters.len()).sum()
+    }
+
     /// Somebody waits no more.
     pub(crate) fn leave(&mut self, id: WaitId, waiter: Waiter) {
         if let Some(wait) = self.waits.get_mut(id) {

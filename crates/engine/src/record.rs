@@ -4,7 +4,7 @@ use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Duration};
 
 use mizzen_ir::{
     Peer,
-    config::{Cluster, Endpoint},
+    config::{Cluster, Discovery, Endpoint},
 };
 use mizzen_types::Name;
 
@@ -44,6 +44,11 @@ pub(crate) struct Record {
 }
 
 impl Record {
+    /// Whether its cluster finds on demand the names that it is asked for.
+    pub(crate) fn finds_names(&self) -> bool {
+        self.cluster.as_ref().is_some_and(|cluster| matches!(cluster.discovery, Discovery::Dynamic(_)))
+    }
+
     /// The first URI name of the server.
     pub(crate) fn upstream_uri(&self) -> Option<&Name> {
         self.upstream_peer.as_ref()?.uris.first()

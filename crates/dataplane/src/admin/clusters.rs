@@ -35,7 +35,7 @@ impl Host<'_> {
 }
 
 /// The hosts of a cluster that the configuration names, with what was counted; those of names as far as they are resolved, and those found by
-/// original destination.
+/// original destination, or by the names that requests brought.
 fn hosts<'a>(view: &'a View, cluster: &'a Cluster, stats: Option<&'a ClusterStats>) -> Vec<Host<'a>> {
     let assignment: Option<&Assignment> = match &cluster.discovery {
         Discovery::Eds { service } => view.config.assignments.get(service).map(|a| &**a),
@@ -65,7 +65,7 @@ fn hosts<'a>(view: &'a View, cluster: &'a Cluster, stats: Option<&'a ClusterStat
             add(address, stats);
         }
     }
-    if matches!(cluster.discovery, Discovery::OriginalDst { .. }) {
+    if matches!(cluster.discovery, Discovery::OriginalDst { .. } | Discovery::Dynamic(_)) {
         let direct = |h: &'a HostStats| Host { address: h.address.clone(), endpoint: None, locality: None, priority: 0, stats: Some(h) };
         all.extend(used.iter().map(direct));
     }

@@ -52,21 +52,25 @@ pub(crate) enum NoHost {
     None,
     /// A name has to be resolved first.
     Wait(Question),
+    /// The name that was asked for is nobody's, or none that may be asked for.
+    Unresolved,
+    /// Too many names are asked for.
+    Overflow,
 }
 
 /// What names stand for, as far as it was asked for.
 #[derive(Debug, Default)]
 pub(super) struct KnownNames {
-    known: HashMap<Name, Resolved>,
+    pub(super) known: HashMap<Name, Resolved>,
     /// Grows with every answer.
     age: u64,
 }
 
 /// A resolved name.
 #[derive(Clone, Debug)]
-struct Resolved {
-    addresses: Vec<IpAddr>,
-    until: Duration,
+pub(super) struct Resolved {
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) until: Duration,
 }
 
 impl KnownNames {
@@ -261,7 +265,7 @@ pub(super) fn fixed_target(address: &EndpointAddress) -> Option<Target> {
     })
 }
 
-fn of_family(addresses: &[IpAddr], family: DnsFamily) -> Vec<IpAddr> {
+pub(super) fn of_family(addresses: &[IpAddr], family: DnsFamily) -> Vec<IpAddr> {
     let only = |v4: bool| addresses.iter().copied().filter(|ip| ip.is_ipv4() == v4).collect::<Vec<_>>();
     let first = |v4: bool| Some(only(v4)).filter(|list| !list.is_empty()).unwrap_or_else(|| only(!v4));
     match family {

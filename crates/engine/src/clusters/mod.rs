@@ -3,6 +3,7 @@
 mod again;
 mod balancers;
 mod dial;
+mod dynamic;
 mod hosts;
 mod pool;
 mod spec;
@@ -38,6 +39,7 @@ pub(crate) use pool::Pool;
 pub(crate) use spec::{ConnKey, Judge, UpSpec, Wish, certificate_subject, certificate_uri};
 
 use balancers::{Balancer, Pick};
+use dynamic::Brought;
 use hosts::{Flat, KnownNames, fixed_target};
 use watch::Sweep;
 
@@ -56,6 +58,8 @@ struct ClusterView {
     balancer: Option<Balancer>,
     /// Until the next configuration.
     specs: HashMap<SpecKey, (Arc<UpSpec>, PoolId)>,
+    /// The names that it was asked for, where it finds such on demand.
+    brought: Brought,
 }
 
 /// What an endpoint is wanted for.
@@ -66,6 +70,9 @@ pub(crate) struct Ask<'a> {
     pub(crate) again: Option<Again<'a>>,
     /// The request's hash, for balancers that need one; none: they choose at random.
     pub(crate) hash: Option<u64>,
+    /// Whom the client asks for by name, where the cluster finds names on demand: a Host header's value or a server name; and the port, if something else
+    /// than that says it.
+    pub(crate) named: Option<(&'a str, Option<u16>)>,
     /// What the endpoint must have, where the cluster has groups.
     pub(crate) subset: Option<&'a Criteria>,
 }
@@ -93,7 +100,7 @@ impl Clusters {
             if !cx.config.clusters.contains_key(name) {
                 strays.push(name.clone());
             }
-            ClusterView { state: shared.cluster(name), flat: None, balancer: None, specs: HashMap::new() }
+            ClusterView { state: shared.cluster(name), flat: None, balancer: None, specs: HashMap::new(), brought: Brought::new() }
         })
     }
 
@@ -116,6 +123,9 @@ impl Clusters {
             address.set_port(port.unwrap_or(address.port()));
             let state = self.view(cx, &cluster.name).state.host(&address.to_string());
             return Ok(Arc::new(Host::direct(Target::Tcp(address), state)));
+        }
+        if let Discovery::Dynamic(dynamic) = &cluster.discovery {
+            return self.by_name(cx, questions, cluster, dynamic, &ask);
         }
         let newest = cx.config.assignment_of(cluster);
         let assignment = newest.or_else(|| config.assignment_of(cluster)).cloned().ok_or(NoHost::None)?;
@@ -150,6 +160,8 @@ impl Clusters {
     pub(crate) fn resolved(&mut self, cx: &Context, host: &Name, answer: crate::Answer) {
         if cx.config.clusters_of_host(host).next().is_none() {
             self.strays.push(host.clone());
+        } else if !self.is_wanted(&cx.config, host) {
+            return;
         }
         self.names.resolved(cx.now.mono, host, answer);
     }
@@ -171,7 +183,13 @@ impl Clusters {
     pub(crate) fn take_config(&mut self, old: &Config, config: &Config, changes: &Changes) {
         for name in std::mem::take(&mut self.strays).iter().chain(&changes.reached) {
             self.forget_names(old, config, name);
-            let Some(cluster) = config.clusters.get(name) else {
+            let kept = config.clusters.get(name);
+            if kept.is_none_or(|cluster| dynamic::of(cluster).is_none())
+                && let Some(brought) = self.views.get_mut(name).map(|view| std::mem::take(&mut view.brought))
+            {
+                brought.keys().for_each(|host| self.forget_unwanted(config, host));
+            }
+            let Some(cluster) = kept else {
                 self.views.remove(name);
                 continue;
             };
@@ -191,9 +209,7 @@ impl Clusters {
     fn forget_names(&mut self, old: &Config, config: &Config, name: &Name) {
         let of_cluster = old.clusters.get(name).map(|cluster| cluster.discovery.dns_names()).unwrap_or_default();
         for host in of_cluster.into_iter().map(|(host, _)| host).chain([name.clone()]) {
-            if config.clusters_of_host(&host).next().is_none() {
-                self.names.forget(&host);
-            }
+            self.forget_unwanted(config, &host);
         }
     }
 

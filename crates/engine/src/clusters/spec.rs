@@ -190,8 +190,7 @@ pub(crate) struct Judge<'a> {
 impl<'a> Judge<'a> {
     pub(crate) fn new(config: &'a Config, cluster: &str) -> Self {
         let cluster = config.clusters.get(cluster);
-        let open =
-            |c: &Arc<Cluster>| matches!(c.discovery, Discovery::OriginalDst { .. } | Discovery::StrictDns(..) | Discovery::LogicalDns(..));
+        let open = |c: &Arc<Cluster>| !matches!(c.discovery, Discovery::Eds { .. } | Discovery::Static(_));
         let endpoints = cluster.and_then(|c| config.assignment_of(c)).into_iter().flat_map(|assignment| assignment.endpoints());
         let endpoints = endpoints.filter_map(|endpoint| Some((fixed_target(&endpoint.address)?, endpoint))).collect();
         Judge { config, cluster, endpoints, open: cluster.is_some_and(open) }

@@ -42,7 +42,7 @@ impl Clusters {
         let Some(assignment) = cx.config.assignment_of(cluster).cloned() else { return Some(Arc::default()) };
         match self.hosts(cx, questions, cluster, &assignment) {
             Ok(hosts) => Some(hosts),
-            Err(NoHost::None) => Some(Arc::default()),
+            Err(NoHost::None | NoHost::Unresolved | NoHost::Overflow) => Some(Arc::default()),
             Err(NoHost::Wait(question)) => {
                 questions.ask(cx, question, None);
                 None

@@ -71,7 +71,7 @@ impl Bench {
     fn try_pick(&mut self, hash: Option<u64>, subset: Option<&Criteria>, again: Option<Again<'_>>) -> Result<Target, NoHost> {
         let config = self.cx.config.clone();
         let cluster = config.clusters["c"].clone();
-        let ask = Ask { destination: ([0, 0, 0, 0], 0).into(), again, hash, subset };
+        let ask = Ask { destination: ([0, 0, 0, 0], 0).into(), again, hash, subset, named: None };
         self.clusters.pick(&mut self.cx, &mut self.questions, &config, &cluster, ask).map(|host| host.target.clone())
     }
 
@@ -531,7 +531,7 @@ fn a_pick_allocates_nothing() {
             let _requests = [busy.begin(), busy.begin()];
             let config = bench.cx.config.clone();
             let mut pick = |hash: u64| {
-                let ask = Ask { destination: ([0, 0, 0, 0], 0).into(), again: None, hash: Some(hash), subset: Some(&wanted) };
+                let ask = Ask { destination: ([0, 0, 0, 0], 0).into(), again: None, hash: Some(hash), subset: Some(&wanted), named: None };
                 bench.clusters.pick(&mut bench.cx, &mut bench.questions, &config, &config.clusters["c"], ask).is_ok()
             };
             assert!(pick(0), "{cluster}");

@@ -6,6 +6,7 @@ mod bounds;
 mod calls;
 mod changes;
 mod checks;
+mod dynamic;
 mod filters;
 mod flow;
 mod gate;

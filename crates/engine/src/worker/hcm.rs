@@ -275,6 +275,7 @@ impl Worker {
         }
         let Some(request) = stream.traffic.request() else { return };
         match request.step {
+            Step::Picking(_) if stream.record.finds_names() => self.unresolved(id),
             Step::Picking(_) => self.reply(id, 503, "no healthy upstream", Flags::NO_HEALTHY_UPSTREAM, "no_healthy_upstream"),
             // There is one, but nobody knows yet where it leads: whatever else would take the request may be the wrong one.
             _ if request.sought.is_some() => self.reply(id, 503, "", Flags::NO_ROUTE, "virtual_host_not_supplied"),

@@ -214,10 +214,12 @@ impl Worker {
         let subset = request.route.as_ref().and_then(|route| route.subset.as_ref());
         let policy = forward.retry.as_ref().map(|retry| &retry.elsewhere).filter(|_| !request.tried.is_empty());
         let again = policy.map(|policy| Again { policy, tried: &mut request.tried, attempts: request.attempts });
-        let ask = Ask { destination, again, hash: request.hash, subset };
+        let ask = Ask { destination, again, hash: request.hash, subset, named: Some((request.head.authority(), None)) };
         let host = match self.clusters.pick(&mut self.cx, &mut self.questions, &config, &cluster, ask) {
             Ok(host) => host,
             Err(NoHost::None) => return self.reply(id, 503, "no healthy upstream", Flags::NO_HEALTHY_UPSTREAM, "no_healthy_upstream"),
+            Err(NoHost::Unresolved) => return self.unresolved(id),
+            Err(NoHost::Overflow) => return self.reply(id, 503, "DNS cache overflow", Flags::UPSTREAM_OVERFLOW, "dns_cache_overflow"),
             Err(NoHost::Wait(question)) => {
                 let wait = self.questions.ask(&mut self.cx, question, Some(Waiter::Stream(id)));
                 request.step = Step::Picking(Some(wait));
@@ -258,6 +260,11 @@ impl Worker {
                 self.cx.inbox.push_back(Event::UpLost(id, Lost::Connect(error)));
             }
         }
+    }
+
+    /// The name that a request brings could not be found.
+    pub(crate) fn unresolved(&mut self, id: StreamId) {
+        self.reply(id, 503, "DNS resolution failure", Flags::DNS_RESOLUTION_FAILED, "dns_resolution_failure");
     }
 
     fn start(&mut self, id: StreamId, forward: &Arc<Forward>, cluster: Arc<Cluster>, host: &Host, spec: Arc<UpSpec>, pool: PoolId) {

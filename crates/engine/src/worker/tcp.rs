@@ -70,13 +70,17 @@ impl Worker {
             return self.open_tunnel(id, &cluster, &tunnel);
         }
         let Some(conn) = self.conns.get(down) else { return };
-        let Some(destination) = conn.down().map(|d| d.destination) else { return };
+        let Some(down) = conn.down() else { return };
+        let destination = down.destination;
         let hash = (proxy.hash_source && cluster.lb.hashes()).then(|| source_hash(conn.addrs.peer.ip()));
         let subset = target.and_then(|target| target.subset.as_ref());
-        let ask = Ask { destination, again: None, hash, subset };
+        let named = down.server_name.as_deref().map(|name| (name, proxy.named_port));
+        let ask = Ask { destination, again: None, hash, subset, named };
         let host = match self.clusters.pick(&mut self.cx, &mut self.questions, &config, &cluster, ask) {
             Ok(host) => host,
             Err(NoHost::None) => return self.tcp_refuse(id, Flags::NO_HEALTHY_UPSTREAM, "no_healthy_upstream"),
+            Err(NoHost::Unresolved) => return self.tcp_refuse(id, Flags::DNS_RESOLUTION_FAILED, "dns_resolution_failure"),
+            Err(NoHost::Overflow) => return self.tcp_refuse(id, Flags::UPSTREAM_OVERFLOW, "dns_cache_overflow"),
             Err(NoHost::Wait(question)) => {
                 let wait = self.questions.ask(&mut self.cx, question, Some(Waiter::Stream(id)));
                 stream.due.wait = Some(self.cx.now.mono + DNS_WAIT);

@@ -158,7 +158,8 @@ impl Worker {
         let due = &mut stream.due;
         if hit(&mut due.wait) {
             if is_tcp {
-                stream.record.flags.set(Flags::NO_HEALTHY_UPSTREAM);
+                let named = stream.record.finds_names();
+                stream.record.flags.set(if named { Flags::DNS_RESOLUTION_FAILED } else { Flags::NO_HEALTHY_UPSTREAM });
                 self.tcp_end(id, Closing::Close);
             } else {
                 self.wait_timeout(id);
