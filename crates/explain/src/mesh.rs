@@ -7,7 +7,7 @@ use std::{
 };
 
 use mizzen_api::{Key, Problem, core::Pod, istio::Gateway};
-use mizzen_ir::ISTIO_FILTERS;
+use mizzen_ir::{DYNAMIC_HOSTS, ISTIO_FILTERS};
 use mizzen_model::{CLUSTER, Change, Closed, ProxyFacts, ProxyType, ProxyView, Snapshot, TLS_MODE_LABEL, locality_of};
 
 /// What some YAML says.
@@ -82,7 +82,7 @@ pub(crate) fn view_of(pod: &Pod, ip: IpAddr, kind: ProxyType) -> ProxyView {
         cluster: CLUSTER.into(),
         locality: locality_of(&pod.meta.labels),
         labels: pod.meta.labels.clone(),
-        extensions: ISTIO_FILTERS.iter().map(|(_, name)| (*name).to_owned()).collect::<BTreeSet<_>>(),
+        extensions: ISTIO_FILTERS.iter().chain([&DYNAMIC_HOSTS]).map(|(_, name)| (*name).to_owned()).collect::<BTreeSet<_>>(),
         topology: Default::default(),
         metadata: BTreeMap::new(),
     };

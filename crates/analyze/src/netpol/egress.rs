@@ -221,7 +221,7 @@ fn hosts(entry: &ServiceEntry) -> String {
 fn addresses(entry: &ServiceEntry) -> Option<BTreeMap<IpRange, Ports>> {
     let mut found: BTreeMap<IpRange, Ports> = BTreeMap::new();
     match entry.resolution {
-        Resolution::Dns | Resolution::DnsRoundRobin => return None,
+        Resolution::Dns | Resolution::DnsRoundRobin | Resolution::DynamicDns => return None,
         Resolution::None if entry.addresses.is_empty() => return None,
         Resolution::None => {
             let ports = Ports::of(entry.ports.iter().map(|port| port.number));

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
 use mizzen_ir::config::{
-    AlpnOverride, Assignment, Cluster, Discovery, Endpoint, EndpointAddress, Health, HttpProtocol, Transport, UpstreamTls,
+    AlpnOverride, Assignment, Cluster, Discovery, Dynamic, Endpoint, EndpointAddress, Health, HttpProtocol, Transport, UpstreamTls,
 };
 use mizzen_types::Name;
 
@@ -67,7 +67,10 @@ impl Explainer {
             // What is behind an inbound cluster is the program beside the proxy.
             return Ok(Verdict::Delivered);
         }
-        let endpoints = endpoints(proxy, &cluster, target.flow.destination, &mut way.steps).map_err(&failed)?;
+        let endpoints = match &cluster.discovery {
+            Discovery::Dynamic(dynamic) => vec![(by_name(dynamic, &cluster, target, &mut way.steps).map_err(&failed)?, true, None)],
+            _ => endpoints(proxy, &cluster, target.flow.destination, &mut way.steps).map_err(&failed)?,
+        };
         if cluster.lb.subsets.is_some() && target.http.as_ref().is_some_and(|http| http.subset) {
             way.steps.push(Step::new(StepKind::Endpoints, "the route chooses among them by their metadata: all are followed"));
         }
@@ -167,6 +170,22 @@ impl std::fmt::Display for At {
 
 type Endpoints = Vec<(At, bool, Option<Arc<Endpoint>>)>;
 
+/// Where the name leads that a call brings.
+fn by_name(dynamic: &Dynamic, cluster: &Cluster, target: &Target, steps: &mut Vec<Step>) -> Result<At, String> {
+    let authority = match (&target.flow.payload, &target.http) {
+        (Carried::Http { head, .. }, Some(_)) => Some(head.authority()),
+        _ => None,
+    };
+    let server_name = || target.flow.layers.last().and_then(|hello| hello.server_name.as_deref());
+    let asked = authority.or_else(server_name).unwrap_or_default();
+    let is_tls = !matches!(cluster.transport.default, Transport::Raw);
+    let Some((name, port)) = dynamic.place(asked, None, is_tls) else {
+        return Err(format!("cluster {} is not for `{asked}`", cluster.name));
+    };
+    steps.push(Step::new(StepKind::Endpoints, format!("the name that is asked for, {name}, whatever DNS says of it")));
+    Ok(At::Name(name, port))
+}
+
 /// A cluster's endpoints, and which of them are called.
 fn endpoints(proxy: &Proxy, cluster: &Cluster, destination: SocketAddr, steps: &mut Vec<Step>) -> Result<Endpoints, String> {
     let assignment = match &cluster.discovery {
@@ -176,6 +195,7 @@ fn endpoints(proxy: &Proxy, cluster: &Cluster, destination: SocketAddr, steps: &
             return Ok(vec![(At::Socket(to), true, None)]);
         }
         Discovery::Static(inline) | Discovery::StrictDns(inline, _) | Discovery::LogicalDns(inline, _) => inline.clone(),
+        Discovery::Dynamic(_) => return Ok(Vec::new()),
         Discovery::Eds { service } => match proxy.assignment(service) {
             Found::There(assignment) => assignment,
             Found::Absent => return Err(format!("the control plane knows no endpoints of {service}")),

@@ -119,6 +119,21 @@ fn gateways() {
 }
 
 #[test]
+fn names_found_on_demand() {
+    let entry = "{hosts: ['*.wide.example'], resolution: DYNAMIC_DNS, ports: [\
+                 {number: 80, name: http, protocol: HTTP, targetPort: 8080}, {number: 443, name: tls, protocol: TLS}]}";
+    check(
+        &shop(&[object("ServiceEntry", "wide", entry)]),
+        &[
+            ("shop/web GET a.wide.example/", "outbound|80||*.wide.example [a.wide.example:8080] = delivered"),
+            ("shop/web GET a.wide.example/ host=b.c.wide.example:9", "outbound|80||*.wide.example [b.c.wide.example:8080] = delivered"),
+            ("shop/web TLS a.wide.example:443", "outbound|443||*.wide.example [a.wide.example:443] = delivered"),
+            ("shop/web GET a.other.example/", "PassthroughCluster [192.0.2.1:80] = delivered"),
+        ],
+    );
+}
+
+#[test]
 fn who_cannot_call() {
     let mut explainer = Explainer::new(&shop(&[]));
     let mut error = |text: &str| explainer.call(&read(text)).unwrap_err();

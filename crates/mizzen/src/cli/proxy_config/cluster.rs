@@ -56,10 +56,9 @@ pub(super) fn rows(dump: &Value) -> Rows {
 
 fn cells(cluster: &Value) -> Vec<String> {
     let name = text(&cluster["name"]);
-    let kind = match cluster["type"].as_str() {
-        Some(kind) => kind.to_owned(),
-        None => "STATIC".to_owned(),
-    };
+    // An extension's kind by the end of its name: `envoy.clusters.dynamic_forward_proxy`.
+    let custom = cluster["cluster_type"]["name"].as_str().map(|name| name.rsplit('.').next().unwrap_or(name).to_ascii_uppercase());
+    let kind = custom.unwrap_or_else(|| cluster["type"].as_str().unwrap_or("STATIC").to_owned());
     let (direction, port, subset, host) = split(&name);
     vec![host, port, subset, direction, kind, source(&cluster["metadata"])]
 }
@@ -84,6 +83,8 @@ mod tests {
             "@type": "type.googleapis.com/envoy.admin.v3.ClustersConfigDump",
             "static_clusters": [{"cluster": {"name": "xds-grpc"}}],
             "dynamic_active_clusters": [{"cluster": {
+                "name": "outbound|443||*.example.test", "cluster_type": {"name": "envoy.clusters.dynamic_forward_proxy"}
+            }}, {"cluster": {
                 "name": "outbound|9080|v1|reviews.shop.svc.cluster.local", "type": "EDS",
                 "metadata": {"filter_metadata": {"istio": {"config": "/apis/networking.istio.io/v1/namespaces/shop/destination-rule/reviews"}}}
             }}]
@@ -92,12 +93,13 @@ mod tests {
         assert_eq!(
             rows,
             [
+                ["*.example.test", "443", "-", "outbound", "DYNAMIC_FORWARD_PROXY", ""],
                 ["reviews.shop.svc.cluster.local", "9080", "v1", "outbound", "EDS", "reviews.shop"],
                 ["xds-grpc", "-", "-", "-", "STATIC", ""]
             ]
         );
         let word = |text: &str| Some(text.to_owned());
-        let check = |args: ClusterArgs, kept: [bool; 2]| assert_eq!([&rows[0], &rows[1]].map(|cells| args.keeps(cells)), kept, "{args:?}");
+        let check = |args: ClusterArgs, kept: [bool; 2]| assert_eq!([&rows[1], &rows[2]].map(|cells| args.keeps(cells)), kept, "{args:?}");
         check(ClusterArgs::default(), [true, true]);
         check(ClusterArgs { fqdn: word("reviews.shop"), ..ClusterArgs::default() }, [true, false]);
         check(ClusterArgs { port: Some(9080), ..ClusterArgs::default() }, [true, false]);
