@@ -6,11 +6,7 @@ mod hosts;
 mod replaced;
 mod world;
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Stdio},
-};
+use std::{fs, path::Path, process::Command};
 
 use mizzen_testkit::{Credential, Options, envoy, eventually, secret};
 use world::{Answer, World, has_peers, http, leaf};
