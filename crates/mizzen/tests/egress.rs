@@ -211,7 +211,7 @@ fn through_the_gateway(mesh: &Mesh, outside: &Outside) {
     let root = mesh.shared().join("root.pem");
     fs::copy(outside.files.path().join("root.pem"), &root).expect("a file");
     eventually("TLS of the caller's own", || {
-        match curl(mesh, "cave", &["--cacert", &root.display().to_string(), "https://passed.example/"]) {
+        match curl(mesh, "cave", &["--http1.1", "--cacert", &root.display().to_string(), "https://passed.example/"]) {
             (true, said) if said.contains("sni=passed.example") => Ok(()),
             (_, said) => Err(format!("{said}\n{}", mesh.logs())),
         }
