@@ -48,4 +48,4 @@ pub use relay::{Alias, RelayPolicy};
 pub use restart::RestartDelay;
 pub use router::{Router, RouterOptions};
 pub use rundir::{RunDir, RunDirError};
-pub use spec::{Io, Mount, ProcessKind, Source, Spec, Workload};
+pub use spec::{Io, Mount, ProcessKind, Sift, Source, Spec, Workload};

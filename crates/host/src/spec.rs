@@ -47,10 +47,22 @@ pub struct Workload {
     pub hide: Vec<PathBuf>,
     /// Folders and files that are seen and cannot be changed: what the mesh is configured by.
     pub freeze: Vec<PathBuf>,
+    /// A folder that is seen without some of its files.
+    pub sift: Option<Sift>,
     /// Folders below a hidden one that stay visible, read-only: the one with links to the sample's programs.
     pub keep: Vec<PathBuf>,
     /// An existing empty folder, hidden by `hide`, on which the child mounts its scratch space.
     pub scratch: PathBuf,
+}
+
+/// A folder that is seen and cannot be changed, as it is when the workload starts, and without some of its files. What is added later is not
+/// seen, but in folders below it that had none of those.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sift {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Files and links with one of these parts in their names, small or capital, are not seen.
+    pub without: Vec<String>,
 }
 
 /// One mount of a workload.

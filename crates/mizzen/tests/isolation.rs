@@ -46,6 +46,8 @@ spec:
       - {name: stock, image: none, command: [bookshop-stock], readinessProbe: {tcpSocket: {port: 7070}}}
 ";
 
+const SECRET: &str = "{apiVersion: v1, kind: Secret, metadata: {name: s, namespace: shop}, stringData: {key: geheim}}\n";
+
 /// How an attack ended: `done`, or why not.
 type Attempts = Vec<(String, String)>;
 
@@ -127,6 +129,11 @@ fn files(facts: &Value, attempts: &mut Attempts) {
     let folder = path(facts, "folder");
     attempts.push(("write to the configuration".to_owned(), errno(fs::write(folder.join("more.yaml"), ""))));
     attempts.push(("change the configuration".to_owned(), errno(fs::OpenOptions::new().append(true).open(folder.join("mesh.yaml")))));
+    for (name, file) in [("the configuration", "mesh.yaml"), ("a Secret", "below/secret.yml"), ("what an editor left", ".secret.yaml.swp")]
+    {
+        attempts.push((format!("read {name}"), errno(fs::read(folder.join(file)))));
+    }
+    attempts.push(("read what is no configuration".to_owned(), errno(fs::read(folder.join("below/notes.txt")))));
     attempts.push(("remove the configuration".to_owned(), errno(fs::remove_file(folder.join("mesh.yaml")))));
     attempts.push(("move the configuration".to_owned(), errno(fs::rename(&folder, folder.with_extension("x")))));
     attempts.push(("knock at the user's door".to_owned(), errno(UnixStream::connect(path(facts, "door")))));
@@ -210,6 +217,7 @@ fn mounts(facts: &Value, attempts: &mut Attempts) {
     attempts.push(("mount".to_owned(), errno(mount(Some("tmpfs"), "/mnt", Some("tmpfs"), MsFlags::empty(), NONE))));
     attempts.push(("unmount the mask".to_owned(), errno(umount2(&base, MntFlags::MNT_DETACH))));
     let remount = MsFlags::MS_REMOUNT | MsFlags::MS_BIND;
+    attempts.push(("unmount the folder".to_owned(), errno(umount2(&path(facts, "folder"), MntFlags::MNT_DETACH))));
     attempts.push(("remount the mask".to_owned(), errno(mount(NONE, &base, NONE, remount, NONE))));
     attempts.push(("unmount /proc".to_owned(), errno(umount2("/proc", MntFlags::MNT_DETACH))));
     attempts.push(("change the root".to_owned(), errno(nix::unistd::chroot("/tmp"))));
@@ -239,6 +247,7 @@ fn beneath(facts: &Value, attempts: &mut Attempts) {
     };
     attempts.push(("unmount the mask".to_owned(), errno(umount2(&base, MntFlags::MNT_DETACH))));
     let remount = MsFlags::MS_REMOUNT | MsFlags::MS_BIND;
+    attempts.push(("unmount the folder".to_owned(), errno(umount2(&path(facts, "folder"), MntFlags::MNT_DETACH))));
     attempts.push(("remount the mask".to_owned(), errno(mount(NONE, &base, NONE, remount, NONE))));
     // To see that it has a place of its own to try the rest in.
     attempts.push(("a place of its own".to_owned(), errno(mount(Some("tmpfs"), "/mnt", Some("tmpfs"), MsFlags::empty(), NONE))));
@@ -332,12 +341,14 @@ fn expected(name: &str, own_namespace: bool) -> &'static [&'static str] {
     match name {
         "list the base" | "see processes of the mesh" | "see abstract sockets" | "descriptors of the mesh" => &[""],
         "write to the base" | "remove the base" | "write to the sample's programs" => &["EROFS", "ENOENT"],
-        "write to the configuration" | "change the configuration" | "remove the configuration" => &["EROFS"],
+        "write to the configuration" | "remove the configuration" => &["EROFS"],
+        "change the configuration" | "read the configuration" | "read a Secret" | "read what an editor left" => &["ENOENT"],
+        "read what is no configuration" => &["done"],
         "move the base" | "move the configuration" => &["EBUSY", "EROFS", "EACCES"],
         "knock at the user's door" => &["ECONNREFUSED"],
         "other devices" | "other terminals" => &[""],
         "use /dev/null" => &["done"],
-        "unmount the mask" if own_namespace => &["EINVAL"],
+        "unmount the mask" | "unmount the folder" if own_namespace => &["EINVAL"],
         "a place of its own" | "bind another folder" => &["done"],
         // Linux before 5.11 lets nobody but root do that.
         "overlay of another folder" => &["done", "EPERM"],
@@ -390,7 +401,12 @@ fn no_identity_without_a_token(mesh: &Mesh) {
 }
 
 fn check(options: Options) {
-    let mesh = Mesh::start_with(MIZZEN, folder(&[("mesh.yaml", MESH)]).path(), options);
+    let config = folder(&[("mesh.yaml", MESH), (".secret.yaml.swp", SECRET)]);
+    fs::create_dir(config.path().join("below")).expect("a folder");
+    for (name, text) in [("secret.yml", SECRET), ("notes.txt", "x")] {
+        fs::write(config.path().join("below").join(name), text).expect("a file");
+    }
+    let mesh = Mesh::start_with(MIZZEN, config.path(), options);
     let program = mesh.share_program(&std::env::current_exe().expect("this program"));
     let before = (mesh.running("mizzen-proxy"), mesh.running("mizzend"), mesh.running("bookshop-stock"));
     assert!(before.0.len() == 1 && before.1.len() == 1 && before.2.len() == 1, "{:?}", mesh.processes());

@@ -24,7 +24,7 @@ use nix::{
 };
 
 use super::{Failed, Step};
-use crate::{Source, Workload};
+use crate::{Sift, Source, Workload};
 
 /// Daemons that would answer look-ups from outside the mesh's view: nscd, systemd-resolved, avahi.
 const RESOLVERS: [&str; 5] = ["/run/nscd", "/var/run/nscd", "/run/systemd/resolve", "/run/systemd/io.systemd.Resolve", "/run/avahi-daemon"];
@@ -66,6 +66,10 @@ pub(super) fn arrange(workload: &Workload) -> Result<(), Failed> {
     let sources = mounts.iter().map(|mount| view.source(&mount.source)).collect::<Result<Vec<_>, _>>()?;
     for (mount, source) in mounts.iter().zip(sources) {
         view.place(&mount.target, source, mount.read_only)?;
+    }
+    if let Some(sift) = &workload.sift {
+        let targets: Vec<PathBuf> = mounts.iter().filter_map(|mount| mount.target.canonicalize().ok()).collect();
+        view.sift(sift, &targets)?;
     }
     for path in workload.freeze.iter().filter_map(|path| path.canonicalize().ok()) {
         freeze(&path)?;
@@ -259,6 +263,52 @@ impl View {
         Ok(copy)
     }
 
+    /// Shows a folder without some of its files; what was mounted in it stays as it is.
+    fn sift(&mut self, sift: &Sift, targets: &[PathBuf]) -> Result<(), Failed> {
+        let step = || format!("show a part of {}", sift.folder.display());
+        let Ok(folder) = sift.folder.canonicalize() else { return Ok(()) };
+        if !folder.is_dir() {
+            return self.hide(&[folder], &[], true);
+        }
+        let copy = self.scratch_path("sifted");
+        fs::create_dir(&copy).step(step())?;
+        mount(Some("tmpfs"), &copy, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=0755")).step(step())?;
+        self.fill(&folder, &copy, sift, targets).step(step())?;
+        // A folder is replaced as a whole: over a file that is replaced by another one no mount would stay.
+        bind(&copy, &folder).and_then(|()| make_read_only(&folder)).step(step())
+    }
+
+    /// Fills a folder with what another one has, but for what is sifted out.
+    fn fill(&self, from: &Path, to: &Path, sift: &Sift, targets: &[PathBuf]) -> io::Result<()> {
+        fs::set_permissions(to, fs::metadata(from)?.permissions())?;
+        for entry in fs::read_dir(from)?.flatten() {
+            let (from, to) = (entry.path(), to.join(entry.file_name()));
+            let Ok(kind) = entry.file_type() else { continue };
+            let is_mounted = targets.contains(&from);
+            if (!kind.is_dir() && !is_mounted && is_out(&from, sift)) || self.scratch.starts_with(&from) {
+                continue;
+            }
+            if kind.is_symlink() {
+                symlink(fs::read_link(&from)?, &to)?;
+                continue;
+            }
+            if kind.is_dir() {
+                fs::create_dir(&to)?;
+                if !is_mounted && holds_any(&from, sift, 0) {
+                    self.fill(&from, &to, sift, targets)?;
+                    continue;
+                }
+            } else {
+                fs::File::create(&to)?;
+            }
+            bind(&from, &to)?;
+            if !is_mounted {
+                make_read_only(&to)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Exchanges `/` for a folder in memory with the same entries.
     fn new_root(&mut self) -> Result<(), Failed> {
         let step = "replace the root folder";
@@ -312,6 +362,22 @@ impl View {
         }
         Ok(())
     }
+}
+
+fn is_out(path: &Path, sift: &Sift) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    sift.without.iter().any(|part| name.contains(part.as_str()))
+}
+
+/// Whether a folder, or one below it, has something that is sifted out. What may not be read has nothing.
+fn holds_any(folder: &Path, sift: &Sift, depth: usize) -> bool {
+    const DEEPEST: usize = 64;
+    let mut entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.any(|entry| match entry.file_type() {
+        // What lies deeper still is told apart below.
+        Ok(kind) if kind.is_dir() => depth >= DEEPEST || holds_any(&entry.path(), sift, depth + 1),
+        _ => is_out(&entry.path(), sift),
+    })
 }
 
 fn proc_path(fd: &std::os::fd::OwnedFd) -> PathBuf {

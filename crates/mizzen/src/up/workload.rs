@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Result, anyhow};
 use mizzen_api::core::VolumeMount;
-use mizzen_host::{Mount, ProcessKind, RunDir, Source, Spec, Workload};
+use mizzen_host::{Mount, ProcessKind, RunDir, Sift, Source, Spec, Workload};
 
 use super::{
     address::ROUTER,
@@ -25,6 +25,8 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// Daemons that start programs for whoever asks: outside the mesh's namespaces, where its state can be reached.
 const STARTERS: [&str; 7] =
     ["/run/user", "/run/dbus", "/run/systemd/private", "/run/docker.sock", "/run/containerd", "/run/podman", "/run/crio"];
+/// Parts of the names of files that are configuration, and of what editors leave beside these.
+const CONFIGURATION: [&str; 3] = [".yaml", ".yml", ".json"];
 /// Where the agent answers DNS, in every host.
 const NAME_SERVER: &str = "127.0.0.53";
 
@@ -82,9 +84,17 @@ fn view(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr) -> Workload {
             text("/etc/resolv.conf", format!("search {search}\nnameserver {NAME_SERVER}\noptions ndots:5\n")),
             text("/etc/hosts", format!("127.0.0.1\tlocalhost\n::1\tlocalhost\n{address}\t{}\n", pod.hostname())),
         ],
-        hide: [RunDir::base()].into_iter().chain(https::folder()).chain(STARTERS.map(PathBuf::from)).chain(sockets()).collect(),
+        hide: [RunDir::base()]
+            .into_iter()
+            .chain(https::folder())
+            .chain(STARTERS.map(PathBuf::from))
+            .chain(sockets())
+            .chain(linked(&mesh.payload.folder))
+            .collect(),
         // Whoever can write the configuration is the mesh, and so is who can write the program of its proxies.
-        freeze: std::iter::once(mesh.payload.folder.clone()).chain(mesh.payload.data_plane.foreign().map(PathBuf::from)).collect(),
+        freeze: mesh.payload.data_plane.foreign().map(PathBuf::from).into_iter().collect(),
+        // Secrets are among it.
+        sift: Some(Sift { folder: mesh.payload.folder.clone(), without: CONFIGURATION.map(str::to_owned).into() }),
         keep: vec![mesh.dir("sample")],
         scratch: mesh.dir("scratch"),
     }
@@ -108,6 +118,27 @@ fn sockets() -> Vec<PathBuf> {
         folders = below;
     }
     found.retain(|socket| !socket.starts_with(RunDir::base()));
+    found
+}
+
+/// Files of configuration that lie elsewhere, where links of the folder lead to. Such a file is hidden where it lies, for as long as nobody replaces it.
+fn linked(folder: &Path) -> Vec<PathBuf> {
+    let (mut found, mut known) = (Vec::new(), BTreeSet::new());
+    let mut folders = vec![(folder.to_owned(), false)];
+    while let Some((folder, is_elsewhere)) = folders.pop() {
+        if !folder.canonicalize().is_ok_and(|path| known.insert(path)) {
+            continue;
+        }
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let is_elsewhere = is_elsewhere || entry.file_type().is_ok_and(|kind| kind.is_symlink());
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().to_lowercase());
+            if path.is_dir() {
+                folders.push((path, is_elsewhere));
+            } else if is_elsewhere && CONFIGURATION.iter().any(|part| name.contains(part)) {
+                found.extend(path.canonicalize());
+            }
+        }
+    }
     found
 }
 
