@@ -8,13 +8,19 @@
 //! The proxy's own traffic is told by its socket mark where there is one user for everything, and by its
 //! user and group in a pod, where it has no capability ([`Owner`]). Absent on purpose: UDP but for questions
 //! for names, ICMP (both left alone), TPROXY, and programs such as `nft` or `iptables`.
+//!
+//! A [`Guard`] is for a router: which connections may be opened through it, and who has tried to open others.
 
+mod addresses;
 mod apply;
+mod guard;
 mod plan;
 mod settings;
 mod tracking;
 
+pub use addresses::Addresses;
 pub use apply::{ApplyError, TABLE, apply, cleanup, is_set};
+pub use guard::{Admit, Attempt, GUARD_TABLE, Guard, GuardError, Guarding, MAX_ATTEMPTS, PortRange, Refused, Side};
 pub use plan::{Match, Plan, Rule, Verdict};
 pub use settings::{Dns, Owner, Ports, Ranges, Settings, SettingsError, port_list, range_list};
 pub use tracking::remember_half_closed;

@@ -34,6 +34,9 @@ pub enum HostError {
     /// The capture rules could not be set.
     #[error(transparent)]
     Capture(#[from] mizzen_capture::ApplyError),
+    /// What the router stops could not be said or asked.
+    #[error(transparent)]
+    Guard(#[from] mizzen_capture::GuardError),
     /// A process could not be started; the text is the child's own account of it.
     #[error("{name}: {reason}")]
     Spawn {

@@ -2,18 +2,21 @@
 //!
 //! It forwards between hosts, and redirects TCP that is for neither a host nor a service to a listening
 //! socket that the outer process serves (see `relay`). A connection to an address of the mesh that nobody
-//! has is refused; everything else beyond the mesh is answered as unreachable.
+//! has is refused; everything else beyond the mesh is answered as unreachable. A guard decides before all that,
+//! if one is set, who may open a connection at all.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
     os::fd::OwnedFd,
 };
 
+use mizzen_capture::{Guard, Guarding, Refused, Side};
 use mizzen_types::IpRange;
 use nlink::netlink::{
     Connection, Nftables,
     nftables::{BaseChain, Chain, Family, FilterHook, NatHook, Policy, Priority, Rule},
 };
+use tokio::sync::Mutex;
 
 use crate::{
     HostError, Link,
@@ -45,6 +48,7 @@ impl Default for RouterOptions {
 pub struct Router {
     options: RouterOptions,
     links: Links,
+    guarding: Mutex<Guarding>,
 }
 
 const TABLE: &str = "mizzen-router";
@@ -80,12 +84,30 @@ impl Router {
         let sockets: [OwnedFd; 3] = [relay.into(), dns_udp.into(), dns_tcp.into()];
         let mesh = vec![options.hosts.to_string(), options.services.to_string()];
         link.ask(&Ask::Relay { mesh }, &[&sockets[0], &sockets[1], &sockets[2]]).await?;
-        Ok(Router { options, links })
+        Ok(Router { options, links, guarding: Mutex::default() })
     }
 
     /// Its options.
     pub fn options(&self) -> &RouterOptions {
         &self.options
+    }
+
+    /// Lets hosts open connections to these hosts, and these hosts beyond the mesh, as far as is said, instead of what was said before, and returns what
+    /// that has refused. What the mesh itself sends from here is no matter of it.
+    ///
+    /// # Errors
+    /// If the kernel refuses it; what was said before then holds on.
+    pub async fn guard(&self, inbound: Vec<Side>, outbound: Vec<Side>) -> Result<Refused, HostError> {
+        let guard = Guard { inside: vec![self.options.hosts, self.options.services], inbound, outbound };
+        Ok(self.guarding.lock().await.set(&guard).await?)
+    }
+
+    /// What [`guard`](Self::guard) has refused since it was called last.
+    ///
+    /// # Errors
+    /// If the kernel does not tell.
+    pub async fn refused(&self) -> Result<Refused, HostError> {
+        Ok(self.guarding.lock().await.refused().await?)
     }
 
     pub(crate) fn links(&self) -> &Links {

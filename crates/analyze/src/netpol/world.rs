@@ -7,7 +7,7 @@ use std::{
 };
 
 use mizzen_api::{
-    Kind, Node, Object, Pos, Problem, Refusal, Seen, Selector,
+    Kind, Node, Object, Pos, Problem, Refusal, Selector,
     core::SYSTEM_NAMESPACES,
     istio::{AuthorizationPolicy, Gateway, MeshConfig, ServiceEntry, Sidecar, VirtualService},
     parse_documents, see_documents,
@@ -151,7 +151,8 @@ impl World {
         let mut seen_ones = BTreeSet::new();
         let parsed = see_documents(text, file, &mut |seen| {
             seen_ones.insert(seen.number);
-            self.see(&seen, file, namespace);
+            let item = Item::of(seen.node, seen.source.clone(), file, namespace);
+            self.see(&item, seen.object.as_ref());
         });
         // What has no tree of its own: texts that are no YAML, and settings of the mesh in a config map.
         for (_, object) in parsed.objects.into_iter().enumerate().filter(|(number, _)| !seen_ones.contains(number)) {
@@ -162,6 +163,17 @@ impl World {
                     let namespace = refusal.closes.as_ref().map_or(namespace, |closes| &closes.namespace);
                     self.refuse(&refusal, namespace, true);
                 }
+            }
+        }
+    }
+
+    /// Adds an object that was read before. Of the mesh's settings those count that were read, whatever they came in.
+    pub fn put(&mut self, object: &Object) {
+        match object {
+            Object::MeshConfig(config) => self.settings((**config).clone()),
+            object => {
+                let (meta, node) = (object.meta(), object.meta().source.node());
+                self.see(&Item::of(&node, meta.source.clone(), &meta.origin.file, "default"), Ok(object));
             }
         }
     }
@@ -194,14 +206,13 @@ impl World {
         std::iter::once(self.mesh.trust_domain.as_str()).chain(aliases).collect()
     }
 
-    fn see(&mut self, seen: &Seen<'_>, file: &Arc<str>, namespace: &str) {
-        let item = Item::of(seen.node, seen.source.clone(), file, namespace);
-        let has_kind = seen.node.get("kind").and_then(Node::text).is_some();
+    fn see(&mut self, item: &Item<'_>, object: Result<&Object, &Refusal>) {
+        let has_kind = item.node.get("kind").and_then(Node::text).is_some();
         if has_kind && !self.known.insert(item.id.clone()) {
             return;
         }
-        self.facts(&item);
-        match seen.object {
+        self.facts(item);
+        match object {
             Ok(object) => {
                 let moved = (*object.meta().namespace != *item.id.namespace).then(|| moved(object, item.node, &item.id.namespace));
                 self.take(moved.flatten().unwrap_or_else(|| object.clone()));

@@ -1,8 +1,9 @@
 //! `mizzen x`: what the control plane knows of itself, and verbs that are found in other files.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use http::Method;
 use mizzen_control::status::{Selfz, UnansweredStatus, WaitingFor, WaitingStatus};
 
 use super::{
@@ -10,9 +11,13 @@ use super::{
     describe::{self, DescribeVerb},
     fields::{self, CrdsArgs, FieldsArgs},
     output::{Output, print, render, table},
-    place::Where,
+    place::{Place, Where},
     precheck,
 };
+use crate::up::second_layer::{REFUSED, Row, SOCKET};
+
+/// How long an answer may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// Verbs whose form may still change.
 #[derive(Debug, clap::Subcommand)]
@@ -31,11 +36,21 @@ pub(crate) enum XVerb {
     Describe(DescribeVerb),
     /// Show what of a cluster's configuration the mesh would not take.
     Precheck,
+    /// Show which connections the second layer of this host's mesh (`mizzen up --second-layer`) has refused, and how often.
+    SecondLayer(SecondLayerArgs),
 }
 
 /// Arguments of `x debug`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DebugArgs {
+    /// The form of the output.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// Arguments of `x second-layer`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SecondLayerArgs {
     /// The form of the output.
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -49,6 +64,7 @@ pub(crate) async fn run(place: &Where, verb: XVerb) -> Result<ExitCode> {
         XVerb::Fields(args) => fields::list(&args)?,
         XVerb::Describe(verb) => describe::run(place, verb).await?,
         XVerb::Precheck => return precheck::run(place).await,
+        XVerb::SecondLayer(args) => second_layer(place, &args).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -56,6 +72,24 @@ pub(crate) async fn run(place: &Where, verb: XVerb) -> Result<ExitCode> {
 async fn debug(place: &Where, args: &DebugArgs) -> Result<()> {
     let found: Selfz = serde_json::from_value(place.find().await?.debug("/debug/selfz").await?)?;
     print(&render(args.output, &found, || text(&found))?)
+}
+
+async fn second_layer(place: &Where, args: &SecondLayerArgs) -> Result<()> {
+    let Place::Host(mesh) = place.find().await? else {
+        bail!("a cluster's network enforces NetworkPolicies, and says what it refuses: `mizzen netpol` writes them");
+    };
+    let socket = mesh.dir.join(SOCKET);
+    if !socket.exists() {
+        bail!("the mesh has no second layer: start it with `mizzen up --second-layer`");
+    }
+    let reply = mizzen_net::fetch_unix(&socket, Method::GET, REFUSED, String::new(), ANSWER_WITHIN).await?;
+    let rows: Vec<Row> = serde_json::from_slice(&reply.body)?;
+    print(&render(args.output, &rows, || refused(&rows))?)
+}
+
+fn refused(rows: &[Row]) -> Result<String> {
+    let row = |row: &Row| vec![row.call.source.clone(), row.call.destination.clone(), row.call.port.to_string(), row.refused.to_string()];
+    table(&["SOURCE", "DESTINATION", "PORT", "REFUSED"], &rows.iter().map(row).collect::<Vec<_>>())
 }
 
 fn text(found: &Selfz) -> Result<String> {

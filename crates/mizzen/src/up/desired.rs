@@ -62,6 +62,16 @@ impl Wanted {
         self.name[..end].trim_end_matches(['-', '.'])
     }
 
+    /// Its labels with those that injection would have written.
+    pub(crate) fn told_labels(&self) -> BTreeMap<String, String> {
+        let mut labels = self.labels.clone();
+        // Every workload of this mesh has a sidecar, as injection would have noted here.
+        labels.entry("security.istio.io/tlsMode".to_owned()).or_insert_with(|| "istio".to_owned());
+        // The name of the deployment, as Istio's own label for what is no pod of Kubernetes.
+        labels.entry("service.istio.io/workload-name".to_owned()).or_insert_with(|| self.workload.clone());
+        labels
+    }
+
     /// The container; an empty one for a program that `mizzen run` brought along.
     pub(crate) fn container(&self) -> &Container {
         static NONE: LazyLock<Container> = LazyLock::new(Container::default);

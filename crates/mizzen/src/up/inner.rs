@@ -15,7 +15,7 @@ use super::{
     mesh::{Mesh, is_set},
     pod, requests,
     runnable::Folder,
-    say, workload,
+    say, second_layer, workload,
 };
 use crate::cli::find::MeshFile;
 
@@ -52,6 +52,9 @@ async fn run(inner: mizzen_host::Inner) -> Result<()> {
     let gateway = tokio::spawn(said("the gateway", gateway::run(mesh.clone(), open.clone())));
     if let Some(folder) = mesh.payload.https.clone() {
         tokio::spawn(said("the gateway's certificate", https::keep(mesh.clone(), folder)));
+    }
+    if let Some(settings) = mesh.payload.second_layer.clone() {
+        tokio::spawn(said("the second layer", second_layer::run(mesh.clone(), settings)));
     }
     tokio::spawn(requests::serve(mesh.clone()));
     tokio::spawn(findings::tell(mesh.clone()));

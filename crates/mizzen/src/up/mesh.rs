@@ -12,7 +12,7 @@ use mizzen_host::{Link, Router, Supervisor};
 use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
 
-use super::{Payload, address::Addresses, desired::Objects, objects::Folder};
+use super::{Payload, address::Addresses, desired::Objects, objects::Folder, second_layer::Known};
 
 /// So many hosts are made at a time.
 const STARTS: usize = 16;
@@ -31,6 +31,8 @@ pub(crate) struct Mesh {
     pub(crate) ending: watch::Sender<bool>,
     /// Who is ready, by `namespace/name`; changes are seen by whoever waits for all.
     pub(crate) ready: watch::Sender<BTreeMap<String, Ready>>,
+    /// Who runs, if there is a second layer.
+    pub(crate) known: Known,
     /// How many hosts are made at a time: a mesh of hundreds of programs can then be ended while it starts.
     pub(crate) starts: Semaphore,
     addresses: Mutex<Addresses>,
@@ -67,6 +69,7 @@ impl Mesh {
             objects: watch::Sender::default(),
             ending: watch::Sender::new(false),
             ready: watch::Sender::default(),
+            known: Known::default(),
             starts: Semaphore::new(STARTS),
             addresses: Mutex::default(),
         })

@@ -21,6 +21,7 @@ mod proxy;
 pub(crate) mod requests;
 mod runnable;
 pub(crate) mod say;
+pub(crate) mod second_layer;
 mod workload;
 
 use std::{
@@ -31,7 +32,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use mizzen_analyze::netpol::Through;
 use mizzen_host::{Alias, Outer, RelayPolicy, RunDir};
+use mizzen_types::IpRange;
 use nix::{
     sys::resource::{Resource, getrlimit},
     unistd::AccessFlags,
@@ -56,6 +59,17 @@ pub(crate) struct UpArgs {
     /// first start; how to trust it is said.
     #[arg(long)]
     https: bool,
+    /// Have the network stop, too, what policies do not let through at L4: also a program that goes around its proxy is stopped, and what it tried is
+    /// counted (`mizzen x second-layer`). Where nothing may leave the mesh that is not named (REGISTRY_ONLY) this is held as well. Whom no policy lets come is
+    /// refused a connection then, and gets no answer that says why.
+    #[arg(long)]
+    second_layer: bool,
+    /// The pods through which alone all others may leave the mesh, by their namespace and a label, as `mizzen netpol` has it.
+    #[arg(long, value_name = "NAMESPACE/LABEL=VALUE", requires = "second_layer", value_parser = through)]
+    egress_through: Option<String>,
+    /// An address or a block of addresses that all pods may reach besides. May be repeated.
+    #[arg(long, value_name = "ADDRESS", requires = "second_layer")]
+    egress_to: Vec<IpRange>,
     /// When every program is ready and a call to the Gateway succeeds, write a description of the mesh here, as JSON.
     #[arg(long, value_name = "PATH")]
     ready_file: Option<PathBuf>,
@@ -97,6 +111,9 @@ pub(crate) struct Payload {
     /// The folder of the local certificate authority, if Gateways are served over HTTPS, too.
     #[serde(default)]
     pub(crate) https: Option<PathBuf>,
+    /// What the network is to stop, too.
+    #[serde(default)]
+    pub(crate) second_layer: Option<second_layer::Settings>,
     /// Lifetime of workload certificates, in seconds.
     pub(crate) cert_ttl: u64,
     /// What sidecars have not used for so many seconds they let go.
@@ -141,6 +158,10 @@ fn directives(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+fn through(text: &str) -> Result<String, String> {
+    text.parse::<Through>().map(|_| text.to_owned())
+}
+
 fn alias(text: &str) -> Result<Alias, String> {
     let address = |text: &str| text.parse::<SocketAddr>().map_err(|_| format!("`{text}` is not of the form IP:PORT"));
     let (from, to) = text.split_once('=').ok_or_else(|| format!("`{text}` is not of the form ADDRESS=TARGET"))?;
@@ -179,6 +200,10 @@ fn outer(name: &str, args: &UpArgs) -> Result<u8> {
         program,
         secure: args.secure,
         https,
+        second_layer: args.second_layer.then(|| second_layer::Settings {
+            through: args.egress_through.clone(),
+            reach: args.egress_to.iter().map(ToString::to_string).collect(),
+        }),
         cert_ttl: args.workload_cert_ttl.as_secs(),
         on_demand_idle: args.on_demand_idle.as_secs(),
         denial_header: args.denial_header.as_ref().map(ToString::to_string),

@@ -42,38 +42,7 @@ impl Folder {
     /// # Errors
     /// What the system says.
     pub(crate) fn pod(&self, pod: &Wanted, address: Ipv4Addr, ready: bool) -> io::Result<()> {
-        let container = pod.spec.containers.first();
-        let ports: Vec<_> = container
-            .into_iter()
-            .flat_map(|c| &c.ports)
-            .map(|p| json!({"name": p.name, "containerPort": p.port, "protocol": if p.udp { "UDP" } else { "TCP" }}))
-            .map(|mut port| {
-                if port["name"] == "" {
-                    port.as_object_mut().map(|p| p.remove("name"));
-                }
-                port
-            })
-            .collect();
-        let mut labels = pod.labels.clone();
-        // Every workload of this mesh has a sidecar, as injection would have noted here.
-        labels.entry("security.istio.io/tlsMode".to_owned()).or_insert_with(|| "istio".to_owned());
-        // The name of the deployment, as Istio's own label for what is no pod of Kubernetes.
-        labels.entry("service.istio.io/workload-name".to_owned()).or_insert_with(|| pod.workload.clone());
-        let object = json!({
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": pod.name, "namespace": pod.namespace, "labels": labels, "annotations": pod.annotations},
-            "spec": {
-                "serviceAccountName": pod.spec.service_account,
-                "containers": [{"name": container.map_or("proxy", |c| &c.name), "image": "local", "ports": ports}],
-            },
-            "status": {
-                "phase": "Running",
-                "podIP": address.to_string(),
-                "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}],
-            },
-        });
-        self.write(&file(pod), &object)
+        self.write(&file(pod), &described(pod, address, ready))
     }
 
     /// Removes a pod.
@@ -100,14 +69,7 @@ impl Folder {
     /// # Errors
     /// What the system says.
     pub(crate) fn closed(&self) -> io::Result<()> {
-        // A policy without rules matches nothing, and beside it only what another one allows is allowed.
-        for ((kind, namespace, name), spec) in CLOSED.into_iter().zip([json!({"mtls": {"mode": "STRICT"}}), json!({})]) {
-            let object = json!({
-                "apiVersion": "security.istio.io/v1",
-                "kind": kind.name(),
-                "metadata": {"name": name, "namespace": namespace},
-                "spec": spec,
-            });
+        for ((_, _, name), object) in CLOSED.into_iter().zip(closed()) {
             self.write(&format!("secure-{name}.yaml"), &object)?;
         }
         Ok(())
@@ -135,6 +97,47 @@ impl Folder {
         file.write_all(&serde_json::to_vec_pretty(object)?)?;
         std::fs::rename(&partial, self.0.join(name))
     }
+}
+
+/// What closes a mesh for whoever is not allowed in.
+pub(crate) fn closed() -> Vec<serde_json::Value> {
+    // A policy without rules matches nothing, and beside it only what another one allows is allowed.
+    let specs = [json!({"mtls": {"mode": "STRICT"}}), json!({})];
+    let object = |((kind, namespace, name), spec): ((Kind, &str, &str), serde_json::Value)| {
+        let metadata = json!({"name": name, "namespace": namespace});
+        json!({"apiVersion": "security.istio.io/v1", "kind": kind.name(), "metadata": metadata, "spec": spec})
+    };
+    CLOSED.into_iter().zip(specs).map(object).collect()
+}
+
+/// A pod as Kubernetes has it.
+pub(crate) fn described(pod: &Wanted, address: Ipv4Addr, ready: bool) -> serde_json::Value {
+    let container = pod.spec.containers.first();
+    let ports: Vec<_> = container
+        .into_iter()
+        .flat_map(|c| &c.ports)
+        .map(|p| json!({"name": p.name, "containerPort": p.port, "protocol": if p.udp { "UDP" } else { "TCP" }}))
+        .map(|mut port| {
+            if port["name"] == "" {
+                port.as_object_mut().map(|p| p.remove("name"));
+            }
+            port
+        })
+        .collect();
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": pod.name, "namespace": pod.namespace, "labels": pod.told_labels(), "annotations": pod.annotations},
+        "spec": {
+            "serviceAccountName": pod.spec.service_account,
+            "containers": [{"name": container.map_or("proxy", |c| &c.name), "image": "local", "ports": ports}],
+        },
+        "status": {
+            "phase": "Running",
+            "podIP": address.to_string(),
+            "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}],
+        },
+    })
 }
 
 fn file(pod: &Wanted) -> String {

@@ -51,6 +51,9 @@ impl Place {
             host.capture(&Plan::new(&Settings::from_annotations(&pod.annotations)?)).await?;
         }
         let proxy = Proxy::start(mesh.clone(), host.clone(), pod.clone(), role, inherit);
+        if mesh.payload.second_layer.is_some() {
+            mesh.known.add(address, pod, mesh.ending.subscribe()).await;
+        }
         Ok(Place { host, proxy, address, pod: pod.clone(), mesh: mesh.clone() })
     }
 
@@ -81,6 +84,7 @@ impl Place {
             // What is left of it goes with its last process.
             let _ = host.delete(&self.mesh.router).await;
         }
+        self.mesh.known.remove(self.address);
         self.mesh.addresses().release_pod(self.address);
         self.mesh.forget(&format!("{}/{}", self.pod.namespace, self.pod.name));
         let _ = std::fs::remove_dir_all(proxy::folder(&self.mesh, &self.pod));

@@ -11,7 +11,15 @@ use super::{IngressRule, LabelSelector, Netpol, NetworkPeer, NetworkPolicy, Netw
 fn made(yaml: &str, options: &Options) -> Netpol {
     let mut world = World::default();
     world.add(yaml, &"a.yaml".into(), "default");
-    write(&world, options)
+    let made = write(&world, options);
+    // What was read before means the same.
+    let read = mizzen_api::parse_documents(yaml, &"a.yaml".into()).objects;
+    if let Ok(objects) = read.into_iter().collect::<Result<Vec<_>, _>>() {
+        let mut again = World::default();
+        objects.iter().for_each(|object| again.put(object));
+        assert_eq!(write(&again, options), made, "{yaml}");
+    }
+    made
 }
 
 fn labels(selector: &LabelSelector) -> String {
