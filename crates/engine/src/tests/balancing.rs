@@ -86,6 +86,8 @@ impl Bench {
             Ok(other) => crate::address::target(&other),
             Err(NoHost::None) => "-".to_owned(),
             Err(NoHost::Wait(question)) => format!("{question:?}"),
+            Err(NoHost::Unresolved) => "unresolved".to_owned(),
+            Err(NoHost::Overflow) => "overflow".to_owned(),
         }
     }
 
