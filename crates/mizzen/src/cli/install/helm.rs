@@ -141,7 +141,7 @@ mod tests {
         });
         for (bytes, why) in [
             (b"%".to_vec(), "no base64"),
-            (BASE64_STANDARD.encode([0x1f, 0x8b, 0x08, 0x00]).into_bytes(), "no gzip"),
+            (BASE64_STANDARD.encode([0x1f_u8, 0x8b, 0x08, 0x00]).into_bytes(), "no gzip"),
             (BASE64_STANDARD.encode("{").into_bytes(), "no JSON"),
             (bomb.into_bytes(), "it is longer than"),
             (packed(&other, true), "Pod is no kind of an installation"),
