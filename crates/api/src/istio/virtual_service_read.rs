@@ -187,9 +187,9 @@ impl Destination {
         f.sub("destination", |f| {
             let host = if present { f.need("host") } else { None };
             if let Some(at) = &host
-                && at.node.text().is_some_and(|text| text.contains('*'))
+                && at.node.text() == Some("*")
             {
-                at.fail("must not be a wildcard");
+                at.fail("must name a host, or those below one, not all");
             }
             Destination {
                 host: host.map(|at| at.hostname()).unwrap_or_else(crate::read::any_host),

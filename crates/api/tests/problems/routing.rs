@@ -29,7 +29,11 @@ fn virtual_services() {
         (route("route: []"), 3, "spec.http[0].route: must have at least one destination".to_owned()),
         (route("route: [{weight: 1}]"), 3, "spec.http[0].route[0].destination: is required".to_owned()),
         (route("route: [{destination: {subset: v1}}]"), 3, "spec.http[0].route[0].destination.host: is required".to_owned()),
-        (route("route: [{destination: {host: '*.a'}}]"), 3, "spec.http[0].route[0].destination.host: must not be a wildcard".to_owned()),
+        (
+            route("route: [{destination: {host: '*'}}]"),
+            3,
+            "spec.http[0].route[0].destination.host: must name a host, or those below one, not all".to_owned(),
+        ),
         (
             route("route: [{destination: {host: a, port: {number: 0}}}]"),
             3,

@@ -78,7 +78,7 @@ impl Clusters {
             brought.remove(name);
         } else if brought.len() >= dynamic.max_hosts {
             old.extend(brought.iter().filter(|(_, used)| is_old(used)).map(|(name, _)| name.clone()));
-            old.iter().for_each(|name| _ = brought.remove(name));
+            brought.retain(|_, used| !is_old(used));
         }
         for name in old {
             self.forget_unwanted(&cx.config, &name);
