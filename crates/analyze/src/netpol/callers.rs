@@ -144,10 +144,14 @@ fn everywhere(world: &World, who: &Who) -> Peers {
     from_elsewhere(world, peers, &|namespace, _| !but.contains(namespace))
 }
 
-/// The pods of a namespace, or of an account in it. Where one of its workloads is not told apart by labels, or none is known, all of the namespace.
+/// The pods of a namespace, or of an account in it. Where one of its workloads is not told apart by labels, or none is known and there may be some, all of
+/// the namespace.
 fn pods(world: &World, namespace: &str, account: Option<&str>) -> BTreeSet<Peer> {
     let peer = |labels: Labelled| Peer::Pods { namespaces: Namespaces::One(namespace.to_owned()), labels };
     let sets = account.map(|account| world.labels_of_account(namespace, account)).unwrap_or_default();
+    if sets.is_empty() && account.is_some() && world.has_all_pods {
+        return BTreeSet::new();
+    }
     if sets.is_empty() || sets.iter().any(Labelled::is_empty) {
         return BTreeSet::from([peer(Labelled::new())]);
     }

@@ -76,6 +76,8 @@ pub struct World {
     injectors: BTreeSet<Injector>,
     /// Kinds of which there may be objects that nobody may see.
     unseen: BTreeSet<String>,
+    /// Whether there are no other pods.
+    pub(super) has_all_pods: bool,
     /// What could not be read.
     pub(super) problems: Vec<Problem>,
 }
@@ -183,6 +185,11 @@ impl World {
         if !self.has_mesh {
             (self.mesh, self.has_mesh) = (config, true);
         }
+    }
+
+    /// Says that there are no other pods than those that were added: whom none of them is, nobody is.
+    pub fn has_all_pods(&mut self) {
+        self.has_all_pods = true;
     }
 
     /// Says that there may be objects of this kind that nobody may see.

@@ -228,6 +228,7 @@ fn world(objects: &Objects, strays: &[Arc<Wanted>], secure: bool) -> World {
     }
     strays.iter().for_each(|pod| add(objects::described(pod, Ipv4Addr::UNSPECIFIED, true)));
     objects.values().for_each(|object| world.put(object));
+    world.has_all_pods();
     world
 }
 

@@ -139,6 +139,7 @@ mod tests {
         let pods: Pods = (16..).map(|last| Ipv4Addr::new(10, 244, 0, last)).zip(wanted(&objects).into_values().map(Arc::new)).collect();
         let mut world = World::default();
         objects.values().for_each(|object| world.put(object));
+        world.has_all_pods();
         let plan = Plan::new(&write(&world, options).policies, &pods);
         assert_eq!(shown(&plan), expected);
     }
@@ -186,6 +187,9 @@ mod tests {
                    rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}], to: [{operation: {ports: ['70']}}]}]}";
         check("shop", web, &format!("to .17-.18: {OWN_AND_UDP} [.19-.20 6/70-70]\n"));
         check("shop", "{rules: [{from: [{source: {namespaces: [guests]}}]}]}", &format!("to .17-.20: {OWN_AND_UDP} [.16 ]\n"));
+        // An account that no pod has is nobody's.
+        let nobody = "{rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/nobody]}}]}]}";
+        check("shop", nobody, &format!("to .17-.20: {OWN_AND_UDP}\n"));
         // What L4 does not show admits anybody.
         check("shop", "{rules: [{to: [{operation: {methods: [GET]}}]}]}", "");
         let blocks = "{rules: [{from: [{source: {ipBlocks: [10.244.0.0/28, 10.244.0.17]}}]}]}";
