@@ -14,7 +14,7 @@ use super::{MIZZEN, ONE_AT_A_TIME, helm};
 
 /// How many pods start while the agents are killed and replaced.
 const MANY: usize = 30;
-/// How many of them are there when a node starts again.
+/// How many pods there are when a node starts again.
 const FEWER: usize = 6;
 /// The command that installs the control plane for pods that leave their capture to the node.
 const INSTALL: [&str; 6] = ["install", "-y", "--set", "profile=minimal", "--set", "values.pilot.cni.enabled=true"];
@@ -274,19 +274,19 @@ fn what_others_change(world: &World) {
 /// A node fails and starts again, where its network has its own configuration alone, and pods come before the agent: none of their programs runs until an
 /// agent has found and mended them.
 fn a_node_that_starts_again(world: &World) {
-    let scale = format!("--replicas={FEWER}");
-    world.kubectl(&["scale", "-n", "shop", "deployment/many", &scale]);
-    eventually("fewer pods", || match world.pods("shop", "many", ".metadata.uid").len() {
-        FEWER => Ok(()),
-        other => Err(other.to_string()),
-    });
+    world.kubectl(&["delete", "deployment/many", "-n", "shop"]);
+    let few = deployment("few", "shop", FEWER, "serve");
+    let spread = "    spec:\n      topologySpreadConstraints:\n      - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule, \
+                  labelSelector: {matchLabels: {app: few}}}\n";
+    world.0.apply(&few.replace("    spec:\n", spread));
+    world.rolled_out("shop", "few");
     let of_node = |path: &str| -> Vec<String> {
         let path = format!("jsonpath={{range .items[*]}}{{{path}}}{{\"\\n\"}}{{end}}");
-        let args = ["get", "pods", "-n", "shop", "-l", "app=many", "--field-selector", "spec.nodeName=node2", "-o", &path];
+        let args = ["get", "pods", "-n", "shop", "-l", "app=few", "--field-selector", "spec.nodeName=node2", "-o", &path];
         world.kubectl(&args).lines().map(str::to_owned).collect()
     };
     let (uids, names) = (of_node(".metadata.uid"), of_node(".metadata.name"));
-    assert!(!uids.is_empty(), "{:?}", world.pods("shop", "many", ".spec.nodeName"));
+    assert!(!uids.is_empty(), "{:?}", world.pods("shop", "few", ".spec.nodeName"));
     let allow = |node: Option<&str>| {
         let patch = json!({ "spec": { "template": { "spec": { "nodeSelector": { "kubernetes.io/hostname": node } } } } }).to_string();
         world.kubectl(&["patch", "daemonset/istio-cni-node", "-n", "istio-system", "-p", &patch]);
@@ -302,7 +302,7 @@ fn a_node_that_starts_again(world: &World) {
 
     world.0.reboot(2).expect("it starts again");
     // kubelet says so, or whoever misses kubelet.
-    let wait = ["wait", "pods", "-n", "shop", "-l", "app=many", "--field-selector", "spec.nodeName=node2", "--timeout=180s"];
+    let wait = ["wait", "pods", "-n", "shop", "-l", "app=few", "--field-selector", "spec.nodeName=node2", "--timeout=180s"];
     world.kubectl(&[&wait[..], &["--for=condition=Ready=false"]].concat());
     within(2 * PATIENCE, "all pods of the node look in vain", || {
         let codes = of_node(&format!("{LOOKS}.state.terminated.exitCode}} {{{LOOKS}.lastState.terminated.exitCode"));
@@ -313,11 +313,11 @@ fn a_node_that_starts_again(world: &World) {
 
     allow(None);
     world.agents_are_there();
-    for deployment in ["many", "web", "client", "early"] {
+    for deployment in ["few", "web", "client", "early"] {
         world.rolled_out("shop", deployment);
     }
     assert_eq!(of_node(".metadata.uid"), uids, "they are the same pods");
-    assert_eq!(world.closed("many"), FEWER);
+    assert_eq!(world.closed("few"), FEWER);
     let log = world.agents_log();
     for name in names {
         let mended = log.lines().any(|line| line.contains(&format!("shop/{name}")) && line.contains("it is done"));
@@ -326,7 +326,7 @@ fn a_node_that_starts_again(world: &World) {
     for (namespace, name) in [("kube-system", "coredns"), ("istio-system", "istiod")] {
         world.rolled_out(namespace, name);
     }
-    eventually("a call", || world.call("http://many:8080/"));
+    eventually("a call", || world.call("http://few:8080/"));
 }
 
 /// A pod without its capture gets a label, which somebody else may act on; another agent deletes it, so that there is a new one.
