@@ -20,7 +20,7 @@ use super::{
     world::{GATEWAY, World, is_within, may_meet},
 };
 
-/// Injection gives it to each pod that has a proxy.
+/// Injection gives it to each pod that has a sidecar, and to no gateway.
 const HAS_PROXY: (&str, &str) = ("security.istio.io/tlsMode", "istio");
 /// What the proxy itself answers, whatever policies say: readiness and metrics. Its agent has a port of its own.
 const OF_PROXY: [u16; 2] = [ports::READINESS, ports::METRICS];

@@ -114,7 +114,8 @@ pub fn write(world: &World, options: &Options) -> Netpol {
     if !made.policies.is_empty() {
         made.remark(
             "ports 15021 and 15090 of proxies and the port of their agents (15020, or as settings say) stay open, and ports that are not captured \
-             or not of TCP and are declared; probes come from a pod's own node, which no NetworkPolicy stops"
+             or not of TCP and are declared; probes come from a pod's own node, which no NetworkPolicy stops; who comes to a gateway is left to the mesh: \
+             nothing marks its pods as having a proxy"
                 .to_owned(),
         );
     }

@@ -89,13 +89,16 @@ pub(super) fn label(
         shortened(found.unwrap_or(default))
     };
     let mut labels = vec![
-        ("security.istio.io/tlsMode", "istio".to_owned()),
         ("service.istio.io/canonical-name", first(["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"], &owner.name)),
         (
             "service.istio.io/canonical-revision",
             first(["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"], "latest"),
         ),
     ];
+    // What a gateway's servers say is what it takes, which is not mutual TLS at each port.
+    if wanted.template == Template::Sidecar {
+        labels.push(("security.istio.io/tlsMode", "istio".to_owned()));
+    }
     if !config.proxy.network.is_empty() {
         labels.push(("topology.istio.io/network", config.proxy.network.clone()));
     }
