@@ -118,7 +118,7 @@ pub(crate) fn gateway(mesh: &MeshConfig, tls: &ServerTls, tcp: bool) -> Socket {
         common(if names.is_empty() { identities(mesh) } else { names }, &SERVER_CIPHERS, server_alpn(tcp))
     } else {
         let files = tls.files.as_ref();
-        let shown = files.map(|files| certificate_files(&files.certificate, &files.key));
+        let shown = files.iter().flat_map(|files| &files.certificates).map(|(chain, key)| certificate_files(chain, key));
         let certificates = tls.credentials.iter().map(|name| credential(secrets::certificate_name(name))).chain(shown);
         let believed = files.and_then(|files| Some(root_files(files.authorities.as_deref()?, files.revoked.as_deref())));
         let authorities = tls.authorities().map(|owner| credential(secrets::authorities_name(owner))).or(believed);

@@ -27,13 +27,11 @@ pub struct ServerTls {
     pub cipher_suites: Vec<String>,
 }
 
-/// A server's certificate and whom it believes, in files that the proxy sees.
+/// A server's certificates and whom it believes, in files that the proxy sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerFiles {
-    /// The chain.
-    pub certificate: String,
-    /// The key.
-    pub key: String,
+    /// The files of a chain and of its key: one pair, or two of which the client's abilities choose.
+    pub certificates: Vec<(String, String)>,
     /// The authorities of clients, if clients are asked; then always.
     pub authorities: Option<String>,
     /// What they have revoked.
@@ -213,6 +211,7 @@ fn passed(f: &Fields<'_>, passthrough: Passthrough) -> Passthrough {
         "privateKey",
         "caCertificates",
         "caCrl",
+        "tlsCertificates",
         "subjectAltNames",
         "minProtocolVersion",
         "maxProtocolVersion",
@@ -251,14 +250,19 @@ fn ended(f: &Fields<'_>, at: &At<'_>, mode: Option<ServerTlsMode>) -> Option<Ser
             f.slot(name).fail(format!("has no place beside {secrets}, whose Secret has certificate, key and authorities"));
         }
     } else if FILES.iter().any(|name| f.written(name)) {
-        let needed = if mode.asks_clients() { &FILES[..3] } else { &FILES[..2] };
-        for name in needed.iter().filter(|name| !f.written(name)) {
+        if f.written("tlsCertificates") {
+            for name in PAIR.into_iter().filter(|name| f.written(name)) {
+                f.slot(name).fail("has no place beside tlsCertificates, which has all certificates and keys");
+            }
+        }
+        let pair = PAIR.into_iter().filter(|_| !f.written("tlsCertificates"));
+        for name in pair.chain(mode.asks_clients().then_some("caCertificates")).filter(|name| !f.written(name)) {
             f.slot(name).fail("is required where there is no credentialName");
         }
         if f.written("caCertCredentialName") {
             f.slot("caCertCredentialName").fail("has no place beside files: the authorities are those of caCertificates");
         }
-    } else if !f.written("tlsCertificates") {
+    } else {
         at.fail(
             "needs a credentialName: the Secret with certificate and key, in the namespace of the gateway's pods; or the files serverCertificate and \
              privateKey",
@@ -277,14 +281,33 @@ fn ended(f: &Fields<'_>, at: &At<'_>, mode: Option<ServerTlsMode>) -> Option<Ser
 
 /// What names Secrets.
 const SECRETS: [&str; 3] = ["credentialName", "credentialNames", "caCertCredentialName"];
-/// What names files: those that every server needs, then the authorities that one needs which asks clients.
-const FILES: [&str; 4] = ["serverCertificate", "privateKey", "caCertificates", "caCrl"];
+/// What names the files of one certificate.
+const PAIR: [&str; 2] = ["serverCertificate", "privateKey"];
+/// What names files.
+const FILES: [&str; 5] = ["serverCertificate", "privateKey", "caCertificates", "caCrl", "tlsCertificates"];
 
 /// The files that are written, if they are enough to show a certificate.
 fn files(f: &Fields<'_>) -> Option<ServerFiles> {
-    let [certificate, key, authorities, revoked] = FILES.map(|name| f.get(name).and_then(|at| path(&at)));
-    let (certificate, key) = certificate.zip(key)?;
-    Some(ServerFiles { certificate, key, authorities, revoked })
+    let file = |name| f.get(name).and_then(|at| path(&at));
+    let (certificate, key, authorities, revoked) = (file("serverCertificate"), file("privateKey"), file("caCertificates"), file("caCrl"));
+    let certificates: Vec<(String, String)> = match f.get("tlsCertificates") {
+        None => certificate.zip(key).into_iter().collect(),
+        Some(at) => {
+            let all = at.list();
+            match all.len() {
+                0 => at.fail("names one or two certificates"),
+                1 | 2 => {}
+                // With Istio, too, no more than a warning.
+                _ => at.warn("only two certificates are served, the first ones"),
+            }
+            let pair = |f: &Fields<'_>| {
+                let [certificate, key] = PAIR.map(|name| f.need(name).and_then(|at| path(&at)));
+                certificate.zip(key)
+            };
+            all.iter().filter_map(|at| at.fields(pair)).take(2).collect()
+        }
+    };
+    (!certificates.is_empty()).then_some(ServerFiles { certificates, authorities, revoked })
 }
 
 /// A Secret's name, of which a resource's name is made. Its namespace may stand before it, and is the gateway's in any case: a Secret of another one is

@@ -94,6 +94,16 @@ static SERVER: Message = Message {
     ..PLAIN
 };
 
+static TLS_CERTIFICATE: Message = Message {
+    name: "TLSCertificate",
+    rows: &[
+        done("serverCertificate", Text, "A file with the certificate that is shown.").required(),
+        done("privateKey", Text, "A file with its key.").required(),
+        refused(Who, "caCertificates", Text, "A file with the authorities of clients of this certificate alone."),
+    ],
+    ..PLAIN
+};
+
 static SERVER_TLS: Message = Message {
     name: "ServerTLSSettings",
     rows: &[
@@ -108,7 +118,11 @@ static SERVER_TLS: Message = Message {
         done("credentialNames", List(&Text), "In its place one or two Secrets with certificates of different kinds.").most(2),
         done("caCertCredentialName", Text, "The Secret with the authorities of clients.")
             .otherwise("credentialName, or its companion NAME-cacert"),
-        refused(Who, "tlsCertificates", List(&Open), "Files with certificates and keys."),
+        done(
+            "tlsCertificates",
+            List(&Message(&TLS_CERTIFICATE)),
+            "In the place of one certificate in files one or two, of different kinds.",
+        ),
         done("subjectAltNames", List(&Text), "Whom a client's certificate must name one of.").otherwise("anybody"),
         refused(Who, "verifyCertificateSpki", List(&Text), "Hashes of clients' keys."),
         refused(Who, "verifyCertificateHash", List(&Text), "Hashes of clients' certificates."),

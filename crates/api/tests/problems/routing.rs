@@ -469,7 +469,27 @@ fn service_entries_and_gateways() {
             2,
             "spec.servers[0].tls.privateKey: has no place beside ISTIO_MUTUAL, which shows the workload's own certificate".to_owned(),
         ),
-        (ends("mode: SIMPLE, tlsCertificates: [{}]"), 2, format!("spec.servers[0].tls.tlsCertificates: {WHO}")),
+        (
+            ends("mode: SIMPLE, tlsCertificates: [{serverCertificate: /a}]"),
+            2,
+            "spec.servers[0].tls.tlsCertificates[0].privateKey: is required".to_owned(),
+        ),
+        (
+            ends("mode: SIMPLE, tlsCertificates: [{serverCertificate: /a, privateKey: /b, caCertificates: /c}]"),
+            2,
+            format!("spec.servers[0].tls.tlsCertificates[0].caCertificates: {WHO}"),
+        ),
+        (ends("mode: SIMPLE, tlsCertificates: []"), 2, "spec.servers[0].tls.tlsCertificates: names one or two certificates".to_owned()),
+        (
+            ends("mode: SIMPLE, privateKey: /c, tlsCertificates: [{serverCertificate: /a, privateKey: /b}]"),
+            2,
+            "spec.servers[0].tls.privateKey: has no place beside tlsCertificates, which has all certificates and keys".to_owned(),
+        ),
+        (
+            ends("mode: MUTUAL, tlsCertificates: [{serverCertificate: /a, privateKey: /b}]"),
+            2,
+            format!("spec.servers[0].tls.caCertificates: {REQUIRED}"),
+        ),
         (
             ends("mode: SIMPLE, credentialName: a, credentialNames: [b]"),
             2,

@@ -110,18 +110,22 @@ impl World {
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
     }
 
+    /// A credential with a key of RSA.
+    pub(crate) fn rsa(&self, name: &str) -> Credential {
+        let key =
+            Command::new("openssl").args(["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]).output().expect("openssl");
+        self.server.issue_with(&[name], &String::from_utf8(key.stdout).expect("PEM"))
+    }
+
     /// The gateway's credentials, into the folder.
     pub(crate) fn secrets(&self) {
         let issue = |names: &[&str]| self.server.issue(names);
-        let rsa =
-            Command::new("openssl").args(["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]).output().expect("openssl");
-        let rsa = self.server.issue_with(&["two.example"], &String::from_utf8(rsa.stdout).expect("PEM"));
         let roots = self.clients.root.as_str();
         let generic = issue(&["*.optional.example"]);
         let all = [
             issue(&["mutual.example", "named.example"]).secret("istio-system", "mutual", &[("ca.crt", "of no use beside the companion")]),
             secret("istio-system", "optional", &[("cert", &generic.certificate), ("key", &generic.key), ("cacert", roots)]),
-            rsa.secret("istio-system", "two-rsa", &[]),
+            self.rsa("two.example").secret("istio-system", "two-rsa", &[]),
             issue(&["two.example"]).secret("istio-system", "two-ecdsa", &[]),
             // In another namespace than the gateway.
             issue(&["missing.example"]).secret("shop", "of-the-shop", &[]),
