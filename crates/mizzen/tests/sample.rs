@@ -266,7 +266,7 @@ fn by_both_names(mesh: &Mesh, plane: &Plane) {
     for (args, part) in [
         (vec!["authn", "tls-check", "nobody.shop"], "there is no workload nobody.shop"),
         (vec!["authn", "tls-check", pod, "revews"], "did you mean `reviews`?"),
-        (vec!["proxy-config", "cluster", "service/reviews"], "there are pod/NAME and deployment/NAME"),
+        (vec!["proxy-config", "cluster", "daemonset/reviews"], "there are pod/NAME, deployment/NAME and service/NAME"),
     ] {
         for answer in [mesh.cli(&args), istioctl(mesh, &args)] {
             assert!(answer.code != 0 && answer.err.contains(part), "{args:?}: {answer:?}");
