@@ -48,7 +48,7 @@ pub struct Workload {
     /// Folders and files that are seen and cannot be changed: what the mesh is configured by.
     pub freeze: Vec<PathBuf>,
     /// A folder that is seen without some of its files.
-    pub sift: Option<Sift>,
+    pub sift: Option<Box<Sift>>,
     /// Folders below a hidden one that stay visible, read-only: the one with links to the sample's programs.
     pub keep: Vec<PathBuf>,
     /// An existing empty folder, hidden by `hide`, on which the child mounts its scratch space.

@@ -94,7 +94,7 @@ fn view(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr) -> Workload {
         // Whoever can write the configuration is the mesh, and so is who can write the program of its proxies.
         freeze: mesh.payload.data_plane.foreign().map(PathBuf::from).into_iter().collect(),
         // Secrets are among it.
-        sift: Some(Sift { folder: mesh.payload.folder.clone(), without: CONFIGURATION.map(str::to_owned).into() }),
+        sift: Some(Box::new(Sift { folder: mesh.payload.folder.clone(), without: CONFIGURATION.map(str::to_owned).into() })),
         keep: vec![mesh.dir("sample")],
         scratch: mesh.dir("scratch"),
     }
