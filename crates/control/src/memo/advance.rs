@@ -41,7 +41,7 @@ type News = (Arc<Asker>, ResourceKind, Arc<[Name]>);
 struct Next {
     all: Option<Arc<Built>>,
     tree: Tree,
-    /// All that somebody has. The tree may lack some: of two that hold in the same snapshot one may ask what has the same answer for all by now.
+    /// All that somebody has.
     results: Vec<Arc<Built>>,
     /// Whether only the questions were asked again, and all results stand.
     stands: bool,
@@ -137,7 +137,7 @@ impl Memo {
                 return Next { stands: true, all: state.all.clone(), ..Next::default() };
             }
             let mut kept = Tree::default();
-            state.tree.leaves().into_iter().filter(|leaf| stands(leaf)).for_each(|leaf| kept.add(leaf));
+            state.results.iter().filter(|built| stands(built)).for_each(|built| kept.add(built));
             Maker::new(self, &slot, new, changes, &state, kept).make(&holders)
         });
         Step { slot, generation, next }
@@ -171,9 +171,9 @@ impl Memo {
             let mut state = slot.state();
             state.turn += 1;
             let was_for_all = state.all.is_some();
-            (state.all, state.tree) = (next.all, next.tree);
             let queries = next.results.iter().flat_map(|built| built.reads.queries());
             lock(&self.index).set(slot.number, queries.chain(&next.under));
+            (state.all, state.tree, state.results) = (next.all, next.tree, next.results);
             (was_for_all, state.turn)
         };
         for (asker, had) in next.own {
@@ -239,7 +239,7 @@ impl Maker<'_> {
     /// `known` are results that hold in the new snapshot.
     fn new<'m>(memo: &'m Memo, slot: &'m Slot, new: &'m Snapshot, changes: &'m ChangeSet, state: &'m State, known: Tree) -> Maker<'m> {
         let mut contents: HashMap<u64, Vec<Value>> = HashMap::new();
-        state.results().iter().for_each(|built| contents.entry(key(&built.value)).or_default().push(built.value.clone()));
+        state.results.iter().for_each(|built| contents.entry(key(&built.value)).or_default().push(built.value.clone()));
         Maker { memo, slot, new, changes, state, made: RwLock::new(Made { known, contents, ..Made::default() }) }
     }
 

@@ -370,7 +370,7 @@ impl Epoch<'_> {
         self.memo.count_built(&slot.what);
         {
             let mut state = slot.state();
-            if let Some(other) = state.any() {
+            if let Some(other) = state.results.first() {
                 built.reads.share(&other.reads);
             }
             let built = Arc::new(built);

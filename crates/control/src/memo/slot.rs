@@ -114,6 +114,8 @@ pub(super) struct State {
     pub(super) all: Option<Arc<Built>>,
     /// Otherwise the results by answers.
     pub(super) tree: Tree,
+    /// All results. The tree may lack some that somebody has: of two that hold in one snapshot one may ask what has the same answer for all by now.
+    pub(super) results: Vec<Arc<Built>>,
     /// The proxies that have it, or have asked for it, by itself.
     holders: Bits,
     /// Proxies that have it with others at once.
@@ -193,7 +195,7 @@ impl State {
             return;
         }
         if with_others || self.holders.insert(asker) {
-            self.generation += 1;
+            self.count();
         }
     }
 
@@ -243,18 +245,9 @@ impl State {
 
     /// Takes a result that was built.
     pub(super) fn add(&mut self, built: &Arc<Built>) {
-        self.generation += 1;
+        self.count();
+        self.results.push(built.clone());
         if built.is_for_all() { self.all = Some(built.clone()) } else { self.tree.add(built) }
-    }
-
-    /// Any one result.
-    pub(super) fn any(&self) -> Option<&Arc<Built>> {
-        self.all.as_ref().or_else(|| self.tree.any())
-    }
-
-    /// All results.
-    pub(super) fn results(&self) -> Vec<&Arc<Built>> {
-        self.all.iter().chain(self.tree.leaves()).collect()
     }
 }
 
