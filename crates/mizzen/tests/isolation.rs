@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use mizzen_testkit::{Mesh, Options, eventually, folder, is_root, peer, skip};
+use mizzen_testkit::{Mesh, Options, eventually, folder, is_root, peer, skip, workload};
 use nix::{
     errno::Errno,
     mount::{MntFlags, MsFlags, mount, umount2},
@@ -31,19 +31,6 @@ const MESH: &str = "
 {apiVersion: v1, kind: Namespace, metadata: {name: shop}}
 ---
 {apiVersion: v1, kind: ServiceAccount, metadata: {name: visitor, namespace: shop}}
----
-{apiVersion: v1, kind: Service, metadata: {name: stock, namespace: shop}, spec: {selector: {app: stock}, ports: [{name: tcp, port: 7070}]}}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: stock, namespace: shop}
-spec:
-  selector: {matchLabels: {app: stock}}
-  template:
-    metadata: {labels: {app: stock}}
-    spec:
-      containers:
-      - {name: stock, image: none, command: [bookshop-stock], readinessProbe: {tcpSocket: {port: 7070}}}
 ";
 
 const SECRET: &str = "{apiVersion: v1, kind: Secret, metadata: {name: s, namespace: shop}, stringData: {key: geheim}}\n";
@@ -401,7 +388,7 @@ fn no_identity_without_a_token(mesh: &Mesh) {
 }
 
 fn check(options: Options) {
-    let config = folder(&[("mesh.yaml", MESH), (".secret.yaml.swp", SECRET)]);
+    let config = folder(&[("mesh.yaml", MESH), ("stock.yaml", workload::STOCK), (".secret.yaml.swp", SECRET)]);
     fs::create_dir(config.path().join("below")).expect("a folder");
     for (name, text) in [("secret.yml", SECRET), ("notes.txt", "x")] {
         fs::write(config.path().join("below").join(name), text).expect("a file");

@@ -8,7 +8,7 @@ use std::{
     path::PathBuf,
 };
 
-use mizzen_testkit::{Mesh, Options, eventually, folder, peer};
+use mizzen_testkit::{Mesh, Options, eventually, folder, peer, workload};
 use serde_json::Value;
 
 const MIZZEN: &str = env!("CARGO_BIN_EXE_mizzen");
@@ -19,19 +19,6 @@ const MESH: &str = "
 {apiVersion: v1, kind: ServiceAccount, metadata: {name: friend, namespace: shop}}
 ---
 {apiVersion: v1, kind: ServiceAccount, metadata: {name: rogue, namespace: shop}}
----
-{apiVersion: v1, kind: Service, metadata: {name: stock, namespace: shop}, spec: {selector: {app: stock}, ports: [{name: tcp, port: 7070}]}}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: stock, namespace: shop}
-spec:
-  selector: {matchLabels: {app: stock}}
-  template:
-    metadata: {labels: {app: stock}}
-    spec:
-      containers:
-      - {name: stock, image: none, command: [bookshop-stock], readinessProbe: {tcpSocket: {port: 7070}}}
 ";
 
 /// Only these accounts may call the stock.
@@ -155,7 +142,12 @@ fn options(args: &[&str]) -> Options {
 
 #[test]
 fn a_program_that_goes_around_its_proxy_is_stopped() {
-    let config = folder(&[("mesh.yaml", MESH), ("policy.yaml", &policy(&["friend"])), ("known.yaml", &entry("known", "192.0.2.11"))]);
+    let config = folder(&[
+        ("mesh.yaml", MESH),
+        ("stock.yaml", workload::STOCK),
+        ("policy.yaml", &policy(&["friend"])),
+        ("known.yaml", &entry("known", "192.0.2.11")),
+    ]);
     let mesh = Mesh::start_with(MIZZEN, config.path(), options(&[]));
     let rogue = Rogue::start(&mesh);
     let stock = mesh.pod_address("shop", "stock").to_string();
@@ -223,7 +215,7 @@ spec: {hosts: ['*'], gateways: [way-out], http: [{route: [{destination: {host: k
 #[test]
 fn pods_leave_the_mesh_through_the_egress_gateway_alone() {
     let through = THROUGH.to_owned() + &entry("known", "192.0.2.11");
-    let config = folder(&[("mesh.yaml", MESH), ("through.yaml", &through)]);
+    let config = folder(&[("mesh.yaml", MESH), ("stock.yaml", workload::STOCK), ("through.yaml", &through)]);
     let options = options(&["--egress-through", "istio-system/istio=ingressgateway", "--egress-to", "192.0.2.10"]);
     let mesh = Mesh::start_with(MIZZEN, config.path(), options);
     let rogue = Rogue::start(&mesh);
@@ -238,7 +230,7 @@ fn pods_leave_the_mesh_through_the_egress_gateway_alone() {
 
 #[test]
 fn without_it_the_command_says_so() {
-    let mesh = Mesh::start(MIZZEN, folder(&[("mesh.yaml", MESH)]).path());
+    let mesh = Mesh::start(MIZZEN, folder(&[("mesh.yaml", MESH), ("stock.yaml", workload::STOCK)]).path());
     let asked = mesh.cli(&["x", "second-layer"]);
     assert!(asked.code == 1 && asked.err.contains("mizzen up --second-layer"), "{asked:?}");
 }

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{Read, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{SocketAddr, TcpListener, UdpSocket},
     sync::{Arc, Mutex},
 };
 
@@ -24,17 +24,9 @@ fn run() {
         workload::serve(8080, |head| {
             // `/HOST`: the Host header of a call to nowhere.
             let host = head.split(' ').nth(1).and_then(|path| path.rsplit('/').next()).unwrap_or_default();
-            ("200 OK", String::new(), call((NOWHERE, 80), host).unwrap_or_else(|error| format!("no answer: {error}")))
+            ("200 OK", String::new(), workload::fetch_from((NOWHERE, 80), host, "/").unwrap_or_else(|error| format!("no answer: {error}")))
         });
     }
-}
-
-fn call(to: impl std::net::ToSocketAddrs, host: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(to)?;
-    write!(stream, "GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
 }
 
 /// The names that DNS knows beyond the mesh.
@@ -202,7 +194,9 @@ fn each_mode(args: Vec<String>) {
     let outside = Outside::new();
     let text = workload::gateway("cave")
         + &workload::deployment("cave", "caller", 8080)
-        + "---\n{apiVersion: v1, kind: Service, metadata: {name: caller, namespace: cave}, spec: {selector: {app: caller}, ports: [{name: http, port: 8080}]}}\n---"
+        + "---"
+        + &workload::service("cave", "caller", "http", 8080)
+        + "---"
         + &CONFIG.replace("FILES", &outside.files.path().display().to_string());
     let options = Options { args: [args, outside.args.clone()].concat(), ..Options::default() };
     let mut mesh = Mesh::start_with(MIZZEN, folder(&[("cave.yaml", &text)]).path(), options);
@@ -210,7 +204,7 @@ fn each_mode(args: Vec<String>) {
     let at = at.strip_prefix("http://").expect("an address");
     // A call of the sidecar's program to nowhere, with this Host header, or one to the gateway itself.
     let caller = |host: &str| mesh.get(&format!("/caller/{host}"), &[]).map(|(_, body)| body);
-    let gateway = |host: &str| call(at, host).map_err(|error| error.to_string());
+    let gateway = |host: &str| workload::fetch_from(at, host, "/").map_err(|error| error.to_string());
     let check = |what: &str, get: &dyn Fn() -> Result<String, String>, expected: &str| {
         eventually(&format!("{expected:?}: {what}"), || match get() {
             Ok(answer) if answer.contains(expected) => Ok(()),

@@ -3,7 +3,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, ToSocketAddrs},
 };
 
 /// The variable that holds the workload's name.
@@ -41,8 +41,16 @@ fn one(mut stream: TcpStream, answer: fn(&str) -> Answer) {
 /// # Errors
 /// If there is no connection, or it breaks off.
 pub fn fetch(host: &str, port: u16, path: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect((host, port))?;
     let authority = if port == 80 { host.to_owned() } else { format!("{host}:{port}") };
+    fetch_from((host, port), &authority, path)
+}
+
+/// The same from whatever listens at an address, with a Host header of one's own.
+///
+/// # Errors
+/// As of [`fetch`].
+pub fn fetch_from(to: impl ToSocketAddrs, authority: &str, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(to)?;
     write!(stream, "GET {path} HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
@@ -103,6 +111,22 @@ spec:
 "
     )
 }
+
+/// The bookshop's stock: a program that speaks TCP at port 7070, with its Service. What it needs of namespaces is not among it.
+pub const STOCK: &str = "
+{apiVersion: v1, kind: Service, metadata: {name: stock, namespace: shop}, spec: {selector: {app: stock}, ports: [{name: tcp, port: 7070}]}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: stock, namespace: shop}
+spec:
+  selector: {matchLabels: {app: stock}}
+  template:
+    metadata: {labels: {app: stock}}
+    spec:
+      containers:
+      - {name: stock, image: none, command: [bookshop-stock], readinessProbe: {tcpSocket: {port: 7070}}}
+";
 
 /// A namespace with a Gateway for all hosts.
 pub fn gateway(namespace: &str) -> String {

@@ -3,7 +3,7 @@
 
 use mizzen_testkit::{Authority, Options, envoy, eventually, secret};
 
-use crate::world::{Answer, World, has_peers, http};
+use crate::world::{Answer, World, has_peers, http, servers};
 
 /// A host for each mode: NAME.example.
 const MODES: [(&str, &str); 6] = [
@@ -43,31 +43,6 @@ const ENDS: [(&str, [End; 6]); 6] = [
     ("own", [Refused; 6]),
 ];
 
-fn gateway() -> String {
-    let server = |(name, tls): &(&str, &str)| {
-        format!("  - {{port: {{number: 443, name: {name}, protocol: HTTPS}}, hosts: [{name}.example], tls: {{{tls}}}}}\n")
-    };
-    let servers: String = MODES.iter().map(server).collect();
-    format!(
-        "
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {{name: modes, namespace: shop}}
-spec:
-  selector: {{istio: ingressgateway}}
-  servers:
-{servers}---
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {{name: modes, namespace: shop}}
-spec:
-  hosts: ['*']
-  gateways: [modes]
-  http: [{{route: [{{destination: {{host: storefront, port: {{number: 8080}}}}}}]}}]
-"
-    )
-}
-
 fn prepare(world: &World) {
     let revoked = world.clients.issue(&["ann.example"]);
     for (name, credential) in [
@@ -91,7 +66,7 @@ fn prepare(world: &World) {
     ];
     world.mesh.save("credentials.yaml", &all.concat());
     world.mesh.save("mutual-cacert.yaml", &secret("istio-system", "mutual-cacert", &[("ca.crt", roots), ("ca.crl", &list)]));
-    world.mesh.save("modes.yaml", &gateway());
+    world.mesh.save("modes.yaml", &servers("modes", MODES.map(|(name, tls)| (format!("{name}.example"), tls.to_owned()))));
 }
 
 fn check(mut world: World) {

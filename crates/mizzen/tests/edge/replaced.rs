@@ -1,7 +1,6 @@
 //! Credentials replaced a thousand times under load: no call fails, nothing is held of what is gone, and connections go on.
 
 use std::{
-    fmt::Write,
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
@@ -12,7 +11,7 @@ use std::{
 
 use mizzen_testkit::{Connection, Credential, Dialer, Options, churn, eventually, memory, skip};
 
-use crate::world::World;
+use crate::world::{World, servers};
 
 /// Hosts with a certificate each, and how often all of them are replaced.
 const HOSTS: usize = 5;
@@ -33,34 +32,6 @@ fn host(number: usize) -> String {
     format!("h{number}.example")
 }
 
-/// A server for each host, and the route to the shop.
-fn gateway() -> String {
-    let mut servers = String::new();
-    for number in 0..HOSTS {
-        let host = host(number);
-        let tls = format!("{{mode: SIMPLE, credentialName: h{number}}}");
-        writeln!(servers, "  - {{port: {{number: 443, name: h{number}, protocol: HTTPS}}, hosts: [{host}], tls: {tls}}}").expect("text");
-    }
-    format!(
-        "
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {{name: replaced, namespace: shop}}
-spec:
-  selector: {{istio: ingressgateway}}
-  servers:
-{servers}---
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {{name: replaced, namespace: shop}}
-spec:
-  hosts: ['*']
-  gateways: [replaced]
-  http: [{{route: [{{destination: {{host: storefront, port: {{number: 8080}}}}}}]}}]
-"
-    )
-}
-
 /// Where the hosts are, and who calls them.
 struct Edge<'w> {
     world: &'w World,
@@ -73,7 +44,10 @@ impl<'w> Edge<'w> {
     fn open(world: &'w World) -> Edge<'w> {
         let none = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let mut edge = Edge { world, address: none, fresh: Dialer::new(&world.server.root, false) };
-        world.mesh.save("replaced.yaml", &gateway());
+        world.mesh.save(
+            "replaced.yaml",
+            &servers("replaced", (0..HOSTS).map(|number| (host(number), format!("mode: SIMPLE, credentialName: h{number}")))),
+        );
         let first = edge.replace();
         edge.address.set_port(eventually("the port", || match world.port(443) {
             0 => Err(world.mesh.logs()),

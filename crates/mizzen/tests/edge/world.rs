@@ -150,3 +150,30 @@ pub(crate) fn leaf(said: &str) -> String {
     let to = said[from..].find(end).map_or(said.len(), |at| from + at + end.len());
     said[from..to].to_owned()
 }
+
+/// A Gateway with a server on 443 for each host (its name, and its `tls`), and the route from all of them to the shop.
+pub(crate) fn servers(name: &str, hosts: impl IntoIterator<Item = (String, String)>) -> String {
+    let server = |(host, tls): (String, String)| {
+        let port = host.replace('.', "-");
+        format!("  - {{port: {{number: 443, name: {port}, protocol: HTTPS}}, hosts: [{host}], tls: {{{tls}}}}}\n")
+    };
+    let servers: String = hosts.into_iter().map(server).collect();
+    format!(
+        "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: {name}, namespace: shop}}
+spec:
+  selector: {{istio: ingressgateway}}
+  servers:
+{servers}---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: {name}, namespace: shop}}
+spec:
+  hosts: ['*']
+  gateways: [{name}]
+  http: [{{route: [{{destination: {{host: storefront, port: {{number: 8080}}}}}}]}}]
+"
+    )
+}
