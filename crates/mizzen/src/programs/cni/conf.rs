@@ -120,7 +120,7 @@ mod tests {
         check("10-a.conflist", Some(Form::List), "10-a.conflist");
         check("10-a.conflist.istio-cni-original", None, "10-a.conflist.istio-cni-original");
         check(".10-a.conf", Some(Form::One), ".10-a.conflist");
-        check(".10-a.conflist.new", None, ".10-a.conflist.new");
+        check(".10-a.conflist.istio-cni-new", None, ".10-a.conflist.istio-cni-new");
         check("a", None, "a");
     }
 

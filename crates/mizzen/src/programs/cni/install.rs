@@ -16,6 +16,8 @@ use super::{
 
 /// What a file is called that keeps the bytes of a configuration as it was; no runtime reads it.
 const ORIGINAL: &str = ".istio-cni-original";
+/// What one is called that is not written to its end, behind a dot and its later name; no runtime reads that either.
+const UNFINISHED: &str = ".istio-cni-new";
 
 /// Where the plugin is installed, as this process sees the node's folders.
 pub(super) struct Installer {
@@ -113,13 +115,22 @@ impl Installer {
     /// The name of the file that is meant.
     fn file(&self) -> Result<String, String> {
         let Some(asked) = &self.conf_file else {
-            return self.files()?.into_iter().next().ok_or_else(|| {
-                format!("there is no configuration of a network in {} yet: the cluster's own plugin makes it", self.conf_dir.display())
-            });
+            let none = || format!("there is no configuration of a network in {} yet: the cluster's own plugin makes it", self.conf_dir.display());
+            let first = self.files()?.into_iter().next().ok_or_else(none)?;
+            return Ok(self.made_of(&first).unwrap_or(first));
         };
         // It is a list once the plugin is in it.
         let known = [asked.clone(), conf::list_name(asked)].into_iter().find(|name| self.conf_dir.join(name).is_file());
         known.ok_or_else(|| format!("there is no {asked} in {} yet", self.conf_dir.display()))
+    }
+
+    /// The `.json` beside a list that was made of it: the network's own agent has written it anew, or it was not put away yet. It comes after the list by
+    /// its name, unlike a `.conf`.
+    fn made_of(&self, list: &str) -> Option<String> {
+        let (file, path) = (format!("{}json", list.strip_suffix("conflist")?), self.conf_dir.join(list));
+        let is_made = !self.conf_dir.join(format!("{list}{ORIGINAL}")).exists()
+            && fs::read_to_string(path).is_ok_and(|text| conf::without(&text).is_ok_and(|rest| rest.is_some()));
+        (self.conf_dir.join(&file).is_file() && is_made).then_some(file)
     }
 
     /// The files that a runtime would read, in its order.
@@ -149,6 +160,7 @@ impl Installer {
             }
         }
         if failed.is_empty() {
+            failed.extend([&self.conf_dir, &self.bin_dir].into_iter().filter_map(|folder| clean(folder).err()));
             let place = self.bin_dir.join(PLUGIN);
             match fs::remove_file(&place) {
                 Ok(()) => done.push(place.display().to_string()),
@@ -165,35 +177,58 @@ impl Installer {
         let text = fs::read_to_string(&path).map_err(named(&path))?;
         let Some(rest) = conf::without(&text).map_err(|why| format!("{}: {why}", path.display()))? else { return Ok(false) };
         let mode = fs::metadata(&path).map_err(named(&path))?.permissions().mode() & 0o777;
+        let kept = self.conf_dir.join(format!("{name}{ORIGINAL}"));
+        if fs::read_to_string(&kept).is_ok_and(|text| conf::says(&text, Form::List, &rest)) {
+            fs::rename(&kept, &path).map_err(named(&kept))?;
+            return Ok(true);
+        }
         let start = name.strip_suffix("conflist").unwrap_or(name);
-        let mut restored = false;
-        for end in ["conflist", "conf", "json"] {
-            let before = format!("{start}{end}");
-            let original = self.conf_dir.join(format!("{before}{ORIGINAL}"));
-            let Ok(bytes) = fs::read_to_string(&original) else { continue };
-            let form = if end == "conflist" { Form::List } else { Form::One };
-            let place = self.conf_dir.join(&before);
-            if !restored && conf::says(&bytes, form, &rest) && (end == "conflist" || !place.exists()) {
-                fs::rename(&original, &place).map_err(named(&original))?;
-                if end != "conflist" {
-                    fs::remove_file(&path).map_err(named(&path))?;
-                }
-                restored = true;
-            } else {
-                fs::remove_file(&original).map_err(named(&original))?;
+        for end in ["conf", "json"] {
+            if self.unlist(&path, &format!("{start}{end}"), &rest)? {
+                return Ok(true);
             }
         }
-        if !restored {
-            replace(&path, format!("{rest:#}\n").as_bytes(), mode)?;
-        }
+        replace(&path, format!("{rest:#}\n").as_bytes(), mode)?;
         Ok(true)
     }
+
+    /// Removes a list that was made of a file with one network, and puts that file back: the one that was kept, unless there is one already. It is there
+    /// if an agent was killed before it could put it away, or after it had put it back, and if the network's own agent has written it anew. Whether the
+    /// list was made of this file.
+    fn unlist(&self, list: &Path, name: &str, rest: &Value) -> Result<bool, String> {
+        let (place, kept) = (self.conf_dir.join(name), self.conf_dir.join(format!("{name}{ORIGINAL}")));
+        let is_it = |path: &Path| fs::read_to_string(path).is_ok_and(|text| conf::says(&text, Form::One, rest));
+        let was_kept = is_it(&kept);
+        if !was_kept && !is_it(&place) {
+            return Ok(false);
+        }
+        if was_kept && !place.exists() {
+            // It comes before the list by its name, or says the same: the network is there at each moment.
+            fs::rename(&kept, &place).map_err(named(&kept))?;
+        }
+        fs::remove_file(list).map_err(named(list))?;
+        Ok(true)
+    }
+}
+
+/// Removes what nothing needs any more: originals of lists without the entry, and what an agent was killed over.
+fn clean(folder: &Path) -> Result<(), String> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(named(folder))?,
+    };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    for name in names.filter(|name| name.ends_with(ORIGINAL) || name.starts_with('.') && name.ends_with(UNFINISHED)) {
+        let path = folder.join(name);
+        fs::remove_file(&path).map_err(named(&path))?;
+    }
+    Ok(())
 }
 
 /// Writes a file beside its place and renames it.
 fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), String> {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let fresh = path.with_file_name(format!(".{name}.new"));
+    let fresh = path.with_file_name(format!(".{name}{UNFINISHED}"));
     let write = || {
         use std::io::Write;
         let mut file = fs::File::create(&fresh)?;
@@ -307,6 +342,76 @@ mod tests {
         let files = node.files();
         assert_eq!(files.keys().collect::<Vec<_>>(), ["conf/05-b.conf", "conf/10-a.conflist"]);
         assert_eq!((&files["conf/05-b.conf"], &files["conf/10-a.conflist"]), (&ONE.to_owned(), &other));
+    }
+
+    /// A node on which an agent was killed: with the program, these files, and nothing else in the folder of configurations.
+    fn killed(files: &[(&str, &str)]) -> Node {
+        let node = node(files);
+        fs::write(node.installer.bin_dir.join(PLUGIN), "one").unwrap();
+        node
+    }
+
+    #[test]
+    fn an_agent_may_be_killed_at_each_step() {
+        for (name, text) in [("10-a.conf", ONE), ("10-a.json", ONE), ("10-a.conflist", LIST)] {
+            let mut settled = node(&[(name, text)]);
+            let before = settled.files();
+            settled.installer.install().unwrap();
+            let (list, kept) = (settled.files()["conf/10-a.conflist"].clone(), format!("{name}{ORIGINAL}"));
+            let half = [".10-a.conflist".to_owned(), format!(".{kept}")].map(|name| format!("{name}{UNFINISHED}"));
+            let (list, kept, [half_list, half_kept]) = (list.as_str(), kept.as_str(), [half[0].as_str(), half[1].as_str()]);
+            let steps = match name {
+                "10-a.conflist" => vec![
+                    vec![(name, text), (half_kept, "{")],
+                    vec![(name, text), (kept, text)],
+                    vec![(name, text), (kept, text), (half_list, "{")],
+                    vec![(name, list), (kept, text)],
+                ],
+                _ => vec![
+                    vec![(name, text), (half_list, "{")],
+                    // The list is there, and the file is not put away yet, or is put back already.
+                    vec![(name, text), ("10-a.conflist", list)],
+                    vec![(kept, text), ("10-a.conflist", list)],
+                ],
+            };
+            for step in std::iter::once(vec![(name, text)]).chain(steps) {
+                let mut next = killed(&step);
+                next.installer.install().unwrap();
+                assert_eq!(next.files()["conf/10-a.conflist"], list, "{step:?}");
+                assert_eq!(next.files().contains_key(&format!("conf/{name}")), name == "10-a.conflist", "{step:?}");
+                for node in [next, killed(&step)] {
+                    node.installer.remove().unwrap();
+                    assert_eq!(node.files(), before, "{step:?}: as it was before the first agent");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_network_whose_own_agent_writes_its_file_anew() {
+        for name in ["10-a.conf", "10-a.json"] {
+            let mut node = node(&[(name, ONE)]);
+            node.installer.install().unwrap();
+            let (place, other) = (node.installer.conf_dir.join(name), ONE.replace("bridge", "calico"));
+            fs::write(&place, &other).unwrap();
+            // An agent that is removed before it has seen that leaves what the network has now.
+            let removed = killed(&[]);
+            for (name, text) in node.files() {
+                fs::write(removed.folder.path().join(name), text).unwrap();
+            }
+            removed.installer.remove().unwrap();
+            let as_it_is = BTreeMap::from([(format!("conf/{name}"), other)]);
+            assert_eq!(removed.files(), as_it_is, "{name}");
+            assert_eq!(node.installer.install().unwrap().len(), 1, "{name}");
+            assert_eq!(node.plugins("10-a.conflist"), ["calico", PLUGIN], "{name}");
+            assert!(!place.exists(), "{name} is put away");
+            assert_eq!(node.installer.install(), Ok(vec![]), "{name}");
+            // Another version has other settings.
+            node.installer.entry = json!({ "type": PLUGIN, "v": 2 });
+            assert_eq!(node.installer.install().unwrap().len(), 1, "{name}");
+            node.installer.remove().unwrap();
+            assert_eq!(node.files(), as_it_is, "{name}");
+        }
     }
 
     #[test]
