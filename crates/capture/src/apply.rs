@@ -2,13 +2,19 @@
 
 use nlink::netlink::{
     Connection, Nftables,
-    nftables::{BaseChain, Chain, CmpOp, Expr, Family, MetaKey, NatHook, Policy, Priority, Register, Rule as NftRule, Transaction},
+    nftables::{
+        BaseChain, Chain, CmpOp, Expr, Family, Field, FilterHook, Match as NftMatch, MetaKey, NatHook, Policy, Priority, Register,
+        Rule as NftRule, Stmt, Transaction,
+    },
 };
 
 use crate::plan::{Match, Plan, Rule, Verdict};
 
 /// The name of the table that holds the rules.
 pub const TABLE: &str = "mizzen-capture";
+
+/// What the names of the chains begin with that say zones.
+pub(crate) const ZONES: &str = "zones-";
 
 /// Why the rules could not be set or removed.
 #[derive(Debug, thiserror::Error)]
@@ -27,12 +33,22 @@ pub struct ApplyError {
 pub async fn apply(plan: &Plan) -> Result<(), ApplyError> {
     let (connection, transaction) = begin().await?;
     let mut transaction = transaction.add_table(TABLE, Family::Inet);
-    for (name, hook, rules) in [("prerouting", NatHook::Prerouting, &plan.inbound), ("output", NatHook::Output, &plan.outbound)] {
-        let kind = BaseChain::nat(hook, Priority::DstNat).policy(Policy::Accept);
-        let chain = Chain::new(TABLE, name).map_err(|source| ApplyError { what: "name a chain", source })?;
-        transaction = transaction.add_chain(chain.family(Family::Inet).base(kind));
+    let nat = |hook| BaseChain::nat(hook, Priority::DstNat);
+    let zones = |hook| BaseChain::filter(hook, Priority::Raw);
+    for (name, kind, rules) in [
+        ("prerouting".to_owned(), nat(NatHook::Prerouting), &plan.inbound),
+        ("output".to_owned(), nat(NatHook::Output), &plan.outbound),
+        (format!("{ZONES}prerouting"), zones(FilterHook::Prerouting), &plan.inbound_zones),
+        (format!("{ZONES}output"), zones(FilterHook::Output), &plan.outbound_zones),
+    ] {
+        // Where names are not captured, there are none.
+        if rules.is_empty() && name.starts_with(ZONES) {
+            continue;
+        }
+        let chain = Chain::new(TABLE, name.as_str()).map_err(|source| ApplyError { what: "name a chain", source })?;
+        transaction = transaction.add_chain(chain.family(Family::Inet).base(kind.policy(Policy::Accept)));
         for rule in rules {
-            transaction = transaction.add_rule(lower(name, rule));
+            transaction = transaction.add_rule(lower(&name, rule));
         }
     }
     transaction.commit(&connection).await.map_err(|source| ApplyError { what: "set them", source })
@@ -81,6 +97,7 @@ fn lower(chain: &str, rule: &Rule) -> NftRule {
             Match::NotGroup(group) => meta(out, MetaKey::SkGid, CmpOp::Neq, &group.to_ne_bytes()),
             Match::Ipv6 => meta(out, MetaKey::NfProto, CmpOp::Eq, &[NFPROTO_IPV6]),
             Match::UdpPort(port) => out.match_udp_dport(*port),
+            Match::UdpFrom(port) => out.then(NftMatch::eq(Field::UdpSport, *port)),
             Match::OutLoopback => out.match_oif("lo"),
             Match::Tcp => out.match_l4proto(TCP),
             Match::Port(port) => out.match_tcp_dport(*port),
@@ -94,6 +111,7 @@ fn lower(chain: &str, rule: &Rule) -> NftRule {
         // At the end of a base chain with policy accept, returning is accepting.
         Verdict::Return => out.accept(),
         Verdict::Redirect(port) => out.redirect(Some(port)),
+        Verdict::Zone(zone) => out.then(Stmt::SetCtZone(zone)),
     }
 }
 

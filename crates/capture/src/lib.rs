@@ -1,12 +1,13 @@
 //! Traffic capture: which of a workload's TCP connections go through its proxy.
 //!
 //! [`Settings`] say what to capture, in the words of Istio's annotations; [`Plan::new`] turns them into
-//! two ordered lists of rules, plain data that prints as nft text; [`apply`] puts a plan into the
+//! ordered lists of rules, plain data that prints as nft text; [`apply`] puts a plan into the
 //! network namespace of the calling thread over netlink, in one transaction, and [`cleanup`] takes it
 //! out again. [`remember_half_closed`] keeps the kernel from forgetting redirects too early. One `inet` table holds the rules for IPv4 and IPv6.
 //!
 //! The proxy's own traffic is told by its socket mark where there is one user for everything, and by its
-//! user and group in a pod, where it has no capability ([`Owner`]). Absent on purpose: UDP but for questions
+//! user and group in a pod, where it has no capability ([`Owner`]). Questions for names have zones of their own for the
+//! kernel's memory of connections. Absent on purpose: UDP but for questions
 //! for names, ICMP (both left alone), TPROXY, and programs such as `nft` or `iptables`.
 //!
 //! A [`Guard`] is for a router: which connections may be opened through it, and who has tried to open others.

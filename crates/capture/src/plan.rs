@@ -7,13 +7,17 @@ use std::{
 
 use mizzen_types::{IpRange, ports};
 
-use crate::settings::{Owner, Ports, Ranges, Settings};
+use crate::settings::{Dns, Owner, Ports, Ranges, Settings};
 
 /// The ports of the proxy and its agent: never captured inbound where everything else is.
 const OWN_INBOUND: [u16; 4] = [ports::HBONE, ports::METRICS, ports::READINESS, ports::AGENT];
 
 /// Where servers answer questions for names.
 const DNS: u16 = 53;
+
+/// Where the kernel looks for the connections of questions that the agent itself asks, and of those that it is asked. All others are in zone 0.
+const AGENTS: u16 = 1;
+const ASKED: u16 = 2;
 
 /// What a rule looks at. All parts of a rule must agree.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +38,8 @@ pub enum Match {
     Ipv6,
     /// UDP to this port.
     UdpPort(u16),
+    /// UDP from this port.
+    UdpFrom(u16),
     /// The packet leaves through the loopback interface.
     OutLoopback,
     /// TCP, whatever the port.
@@ -57,6 +63,8 @@ pub enum Verdict {
     Return,
     /// To this local port; the original destination stays readable from the socket.
     Redirect(u16),
+    /// The kernel looks for the packet's connection in this zone, unless it has found it already.
+    Zone(u16),
 }
 
 /// One rule: the first that matches a connection decides.
@@ -68,19 +76,24 @@ pub struct Rule {
     pub verdict: Verdict,
 }
 
-/// Two chains of rules. `Display` writes them as `nft -f` reads them.
+/// Chains of rules. `Display` writes them as `nft -f` reads them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// For connections that arrive from outside the namespace (hook prerouting).
     pub inbound: Vec<Rule>,
     /// For connections that are opened in the namespace (hook output).
     pub outbound: Vec<Rule>,
+    /// Zones of packets that arrive, before the kernel looks for their connections.
+    pub inbound_zones: Vec<Rule>,
+    /// The same of packets that leave.
+    pub outbound_zones: Vec<Rule>,
 }
 
 impl Plan {
     /// The rules for these settings.
     pub fn new(settings: &Settings) -> Plan {
-        Plan { inbound: inbound(settings), outbound: outbound(settings) }
+        let (inbound_zones, outbound_zones) = zones(settings);
+        Plan { inbound: inbound(settings), outbound: outbound(settings), inbound_zones, outbound_zones }
     }
 }
 
@@ -170,16 +183,37 @@ fn outbound(settings: &Settings) -> Vec<Rule> {
     rules
 }
 
+/// The servers to which questions are captured; `None`: whatever server.
+fn servers(settings: &Settings, dns: &Dns) -> Vec<Option<IpAddr>> {
+    let captured = |server: &&IpAddr| settings.ipv6 || server.is_ipv4();
+    match &dns.servers {
+        None => vec![None],
+        Some(servers) => servers.iter().filter(captured).map(|server| Some(*server)).collect(),
+    }
+}
+
+/// The kernel remembers for half a minute that a question was redirected, by its addresses and ports. The agent asks the same server, and may get the same
+/// port in that time: its own question would come back to it. So its questions and those of others have zones of their own, packets that come and go.
+fn zones(settings: &Settings) -> (Vec<Rule>, Vec<Rule>) {
+    let Some(dns) = &settings.dns else { return (Vec::new(), Vec::new()) };
+    let (own, others) = own(settings.owner);
+    let (mut inbound, mut outbound) = (only_ipv4(settings), only_ipv4(settings));
+    for server in servers(settings, dns) {
+        let to = |by: Vec<Match>| by.into_iter().chain([Match::UdpPort(DNS)]).chain(server.map(|server| Match::Destination(server.into())));
+        outbound.extend(own.iter().map(|own| Rule { matches: to(vec![own.clone()]).collect(), verdict: Verdict::Zone(AGENTS) }));
+        outbound.push(Rule { matches: to(others.clone()).collect(), verdict: Verdict::Zone(ASKED) });
+        let from = [Match::UdpFrom(DNS)].into_iter().chain(server.map(|server| Match::Source(server.into())));
+        inbound.push(Rule { matches: from.collect(), verdict: Verdict::Zone(AGENTS) });
+    }
+    outbound.push(rule([Match::UdpFrom(dns.port)], Verdict::Zone(ASKED)));
+    (inbound, outbound)
+}
+
 /// Questions for names by others than the proxy go to the agent, also those to a server on this host.
 fn questions(settings: &Settings, others: &[Match]) -> Vec<Rule> {
     let Some(dns) = &settings.dns else { return Vec::new() };
-    let captured = |server: &&IpAddr| settings.ipv6 || server.is_ipv4();
-    let servers: Vec<Option<IpAddr>> = match &dns.servers {
-        None => vec![None],
-        Some(servers) => servers.iter().filter(captured).map(|server| Some(*server)).collect(),
-    };
     let mut rules = Vec::new();
-    for server in servers {
+    for server in servers(settings, dns) {
         for by in [Match::UdpPort(DNS), Match::Port(DNS)] {
             let to = server.map(|server| Match::Destination(server.into()));
             let matches = others.iter().cloned().chain([by]).chain(to).collect();
@@ -204,6 +238,7 @@ impl fmt::Display for Match {
             Match::NotGroup(group) => write!(f, "meta skgid != {group}"),
             Match::Ipv6 => f.write_str("meta nfproto ipv6"),
             Match::UdpPort(port) => write!(f, "udp dport {port}"),
+            Match::UdpFrom(port) => write!(f, "udp sport {port}"),
             Match::OutLoopback => f.write_str("oifname \"lo\""),
             Match::Tcp => f.write_str("meta l4proto tcp"),
             Match::Port(port) => write!(f, "tcp dport {port}"),
@@ -223,8 +258,18 @@ impl fmt::Display for Rule {
         match self.verdict {
             Verdict::Return => f.write_str("return"),
             Verdict::Redirect(port) => write!(f, "redirect to :{port}"),
+            Verdict::Zone(zone) => write!(f, "ct zone set {zone}"),
         }
     }
+}
+
+fn chain(f: &mut fmt::Formatter<'_>, name: &str, kind: &str, rules: &[Rule]) -> fmt::Result {
+    writeln!(f, "  chain {name} {{")?;
+    writeln!(f, "    type {kind}; policy accept;")?;
+    for rule in rules {
+        writeln!(f, "    {rule}")?;
+    }
+    writeln!(f, "  }}")
 }
 
 impl fmt::Display for Plan {
@@ -232,12 +277,12 @@ impl fmt::Display for Plan {
         writeln!(f, "table inet {} {{", crate::TABLE)?;
         for (hook, rules) in [("prerouting", &self.inbound), ("output", &self.outbound)] {
             // -100 is what `dstnat` stands for, a word that nft knows on the hook prerouting alone.
-            writeln!(f, "  chain {hook} {{")?;
-            writeln!(f, "    type nat hook {hook} priority -100; policy accept;")?;
-            for rule in rules {
-                writeln!(f, "    {rule}")?;
+            chain(f, hook, &format!("nat hook {hook} priority -100"), rules)?;
+        }
+        for (hook, rules) in [("prerouting", &self.inbound_zones), ("output", &self.outbound_zones)] {
+            if !rules.is_empty() {
+                chain(f, &format!("{}{hook}", crate::apply::ZONES), &format!("filter hook {hook} priority -300"), rules)?;
             }
-            writeln!(f, "  }}")?;
         }
         writeln!(f, "}}")
     }
@@ -251,7 +296,6 @@ mod tests {
     };
 
     use super::*;
-    use crate::settings::Dns;
 
     fn check(settings: Settings, want: &str) {
         let text = Plan::new(&settings).to_string();
@@ -373,6 +417,15 @@ mod tests {
             meta skgid 1337 return
             meta l4proto tcp ip daddr 127.0.0.1/32 return
             meta l4proto tcp redirect to :15001
+            chain zones-prerouting {
+            meta nfproto ipv6 return
+            udp sport 53 ip saddr 10.96.0.10/32 ct zone set 1
+            chain zones-output {
+            meta nfproto ipv6 return
+            meta skuid 1337 udp dport 53 ip daddr 10.96.0.10/32 ct zone set 1
+            meta skgid 1337 udp dport 53 ip daddr 10.96.0.10/32 ct zone set 1
+            meta skuid != 1337 meta skgid != 1337 udp dport 53 ip daddr 10.96.0.10/32 ct zone set 2
+            udp sport 15053 ct zone set 2
             "#,
         );
     }
@@ -385,6 +438,9 @@ mod tests {
             text.contains("    meta mark != 1337 udp dport 53 redirect to :15053\n    meta mark != 1337 tcp dport 53 redirect to :15053\n"),
             "{text}"
         );
+        for rule in ["udp sport 53 ct zone set 1", "meta mark 1337 udp dport 53 ct zone set 1", "meta mark != 1337 udp dport 53 ct zone set 2"] {
+            assert!(text.contains(&format!("    {rule}\n")), "{text}");
+        }
         nft_reads(&text);
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    time::Duration,
 };
 
 use mizzen_capture::{Dns, Owner, Plan, Ports, Settings};
@@ -98,6 +99,7 @@ pub(crate) async fn checks(mesh: &Mesh, paths: &Paths) {
     captured_outbound(mesh).await;
     captured_outbound_v6(mesh).await;
     captured_by_user(mesh).await;
+    questions_of_two(mesh).await;
     half_closed(mesh).await;
     again(mesh).await;
 }
@@ -272,6 +274,42 @@ async fn captured_by_user(mesh: &Mesh) {
         assert_eq!(arrives(&mesh.a, PLAIN, to, &all).await, ("remote", None), "the proxy's own, by {uid}:{gid}");
     }
     println!("ok: capture by user");
+}
+
+async fn udp(host: &Host, address: impl Into<SocketAddr>) -> UdpSocket {
+    let address = address.into();
+    let socket = host.run(move || UdpSocket::bind(address)).await.unwrap().unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    socket
+}
+
+/// Asks a server; somebody has to be asked, and the answer has to come from the server.
+fn ask(client: &UdpSocket, server: SocketAddr, asked: &UdpSocket, who: &str) {
+    client.send_to(b"a name", server).unwrap();
+    let mut buffer = [0; 64];
+    let (length, from) = asked.recv_from(&mut buffer).unwrap_or_else(|error| panic!("{who} is not asked: {error}"));
+    asked.send_to(&buffer[..length], from).unwrap();
+    let (length, from) = client.recv_from(&mut buffer).unwrap_or_else(|error| panic!("{who} is not heard: {error}"));
+    assert_eq!((&buffer[..length], from), (&b"a name"[..], server), "{who}");
+}
+
+/// The agent asks the server that a program has asked, from the port that the program had: the kernel knows both questions by the same addresses and ports,
+/// and has sent the program's to the agent.
+async fn questions_of_two(mesh: &Mesh) {
+    let (uid, gid) = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
+    let to = SocketAddr::from((B, 53));
+    let (server, agent) = (udp(&mesh.b, to).await, udp(&mesh.a, ([127, 0, 0, 1], 15053)).await);
+    for servers in [None, Some(vec![B.into()])] {
+        let dns = Some(Dns { port: 15053, servers });
+        let plan = |uid| Plan::new(&Settings { owner: Owner::User { uid, gid: gid + 1 }, ipv6: false, dns: dns.clone(), ..Settings::default() });
+        for _ in 0..2 {
+            mesh.a.capture(&plan(uid + 1)).await.unwrap();
+            ask(&udp(&mesh.a, (A, 40_053)).await, to, &agent, "the agent");
+            mesh.a.capture(&plan(uid)).await.unwrap();
+            ask(&udp(&mesh.a, (A, 40_053)).await, to, &server, "the server");
+        }
+    }
+    println!("ok: questions of the agent and of others");
 }
 
 /// A file below `/proc/sys/net/netfilter` of a host.
