@@ -19,6 +19,8 @@ const PROXY_CONFIG: &str = "proxy.istio.io/config";
 const TEMPLATES: &str = "inject.istio.io/templates";
 pub(super) const OVERRIDES: &str = "proxy.istio.io/overrides";
 const DUAL_STACK: &str = "ISTIO_DUAL_STACK";
+/// The variable by which the agent is asked for names: it tells the agent, and whoever sets the capture.
+const DNS: &str = "ISTIO_META_DNS_CAPTURE";
 const STATUS_PORT: &str = "status.sidecar.istio.io/port";
 const CAPTURE: &str = "traffic.sidecar.istio.io/";
 const READINESS: &str = "readiness.status.sidecar.istio.io/";
@@ -84,6 +86,8 @@ pub(super) struct Wanted {
     pub(super) status_port: u16,
     pub(super) rewrite_probes: bool,
     pub(super) merge_metrics: bool,
+    /// Whether questions for names are captured.
+    pub(super) dns: bool,
     /// By the names of the annotations, without the prefix.
     pub(super) capture: BTreeMap<&'static str, String>,
     pub(super) readiness: [u32; 3],
@@ -126,6 +130,7 @@ impl Wanted {
                 text => flag("sidecar.istio.io/nativeSidecar", text)?,
             },
             hold: proxy.hold_application || values.hold,
+            dns: captures_names(&proxy).map_err(|reason| wrong(PROXY_CONFIG, reason))?,
             proxy,
             status_port,
             rewrite_probes: match pod.annotation("sidecar.istio.io/rewriteAppHTTPProbers").unwrap_or_default() {
@@ -223,6 +228,18 @@ pub(super) fn no_dual_stack(proxy: &ProxyConfig) -> Result<(), String> {
     match proxy.proxy_metadata.get(DUAL_STACK).map(String::as_str) {
         None | Some("" | "false") => Ok(()),
         Some(text) => Err(format!("proxyMetadata.{DUAL_STACK}: {text} asks for IPv6, which is not captured: it must be false")),
+    }
+}
+
+/// Whether questions for names are captured, by whoever sets the capture.
+///
+/// # Errors
+/// If it is neither said nor denied: the agent would understand something else than `istio-init`.
+pub(super) fn captures_names(proxy: &ProxyConfig) -> Result<bool, String> {
+    match proxy.proxy_metadata.get(DNS).map(String::as_str) {
+        None | Some("" | "false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(text) => Err(format!("proxyMetadata.{DNS}: {text}: must be true or false")),
     }
 }
 

@@ -44,9 +44,6 @@ impl Owner {
 /// The key of the status under which stands whether questions for names are captured, where the node's plugin sets the capture.
 pub const DNS_CAPTURE: &str = "dnsCapture";
 
-/// The variable by which the mesh's author asks for that.
-const ASKS_FOR_DNS: &str = "ISTIO_META_DNS_CAPTURE";
-
 const SCRAPE: &str = "prometheus.io/scrape";
 const PORT: &str = "prometheus.io/port";
 const PATH: &str = "prometheus.io/path";
@@ -134,7 +131,7 @@ pub(super) fn label(
         "revision": config.revision,
     });
     if by_plugin {
-        status[DNS_CAPTURE] = json!(wanted.proxy.proxy_metadata.get(ASKS_FOR_DNS).is_some_and(|value| value == "true"));
+        status[DNS_CAPTURE] = json!(wanted.dns);
     }
     annotations.insert(STATUS.to_owned(), status.to_string().into());
     Ok(())

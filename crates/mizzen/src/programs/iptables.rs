@@ -55,7 +55,16 @@ pub(crate) struct IptablesArgs {
     #[arg(short = 'e', long = "inbound-tunnel-port", value_name = "PORT", default_value_t = ports::HBONE, hide = true)]
     tunnel: u16,
     /// Send questions for names, which others than the proxy ask the servers of /etc/resolv.conf, to the agent.
-    #[arg(long, env = "ISTIO_META_DNS_CAPTURE", value_name = "BOOL", default_value_t = false, default_missing_value = "true", num_args = 0..=1)]
+    #[arg(
+        long,
+        env = "ISTIO_META_DNS_CAPTURE",
+        value_name = "BOOL",
+        default_value = "false",
+        default_missing_value = "true",
+        num_args = 0..=1,
+        action = clap::ArgAction::Set,
+        value_parser = yes
+    )]
     redirect_dns: bool,
     /// With --redirect-dns: questions to whatever server.
     #[arg(long, value_name = "BOOL", default_value_t = false, default_missing_value = "true", num_args = 0..=1)]
@@ -98,6 +107,15 @@ pub(crate) struct IptablesArgs {
     /// What is logged, as Istio writes it.
     #[arg(long = "log_output_level", value_name = "SCOPE:LEVEL", default_value = "default:info", hide = true)]
     log_level: String,
+}
+
+/// A flag that stands in a variable, too, which may be empty.
+fn yes(text: &str) -> Result<bool, String> {
+    match text {
+        "true" => Ok(true),
+        "" | "false" => Ok(false),
+        _ => Err("must be true or false".to_owned()),
+    }
 }
 
 /// Runs it.
@@ -195,7 +213,7 @@ fn servers(resolv_conf: &str) -> Vec<IpAddr> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use clap::Parser;
 
     use super::*;
@@ -206,10 +224,14 @@ mod tests {
         args: IptablesArgs,
     }
 
-    fn read(line: &str) -> Result<Settings, String> {
-        let words = line.split_whitespace().map(|word| if word == "''" { "" } else { word });
+    /// What these words say.
+    pub(in super::super) fn of_words<'w>(words: impl Iterator<Item = &'w str>) -> Result<Settings, String> {
         let line = Line::try_parse_from(std::iter::once("x").chain(words)).map_err(|error| error.to_string())?;
         settings(&line.args, "search a\nnameserver 10.96.0.10\n").map_err(|error| format!("{error:#}"))
+    }
+
+    fn read(line: &str) -> Result<Settings, String> {
+        of_words(line.split_whitespace().map(|word| if word == "''" { "" } else { word }))
     }
 
     const USER: Owner = Owner::User { uid: 1337, gid: 1337 };
@@ -241,6 +263,8 @@ mod tests {
         assert_eq!(dns(""), None);
         assert_eq!(dns("--redirect-dns"), Some(Dns { port: 15053, servers: Some(vec!["10.96.0.10".parse().unwrap()]) }));
         assert_eq!(dns("--redirect-dns --capture-all-dns"), Some(Dns { port: 15053, servers: None }));
+        assert_eq!(["=false", "="].map(|no| dns(&format!("--redirect-dns{no}"))), [None, None]);
+        assert!(read("--redirect-dns=1").unwrap_err().contains("must be true or false"));
     }
 
     #[test]

@@ -132,6 +132,9 @@ fn capture_by_the_nodes_plugin() {
     assert_eq!((note("excludeOutboundPorts"), note("includeOutboundPorts")), (Some("25"), None));
     let status: Value = serde_json::from_str(pod["metadata"]["annotations"][STATUS].as_str().unwrap()).unwrap();
     assert_eq!((&status["initContainers"], &status[DNS_CAPTURE]), (&json!(["istio-validation", "istio-proxy"]), &json!(true)));
+    let wrong = json!({ "proxy.istio.io/config": "{proxyMetadata: {ISTIO_META_DNS_CAPTURE: '1'}}" });
+    let why = refused(&super::pod(wrong, json!({})), &config);
+    assert_eq!(why, "annotation proxy.istio.io/config: proxyMetadata.ISTIO_META_DNS_CAPTURE: 1: must be true or false");
     // A gateway captures nothing, and has nothing to be looked at.
     let gateway = json!({ "inject.istio.io/templates": "gateway" });
     let (gateway, _) = patched(&super::pod(gateway, json!({ "containers": [{ "name": "istio-proxy", "image": "auto" }] })), &config);

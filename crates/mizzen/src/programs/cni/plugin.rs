@@ -189,6 +189,11 @@ fn netns(call: &Call) -> Result<NetNs, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{BufRead, BufReader, Write},
+        os::unix::net::UnixListener,
+    };
+
     use super::{
         super::wanted::tests::{by_plugin, injected},
         *,
@@ -247,6 +252,45 @@ mod tests {
         added(&POD.replace("=shop", "=istio-system"), &conf(None), "");
         let error = answer(&call("ADD", POD), &conf(None).to_string()).unwrap_err();
         assert_eq!(error.code, AGAIN);
+    }
+
+    /// An agent is away while it is replaced. Where the runtime says what stands on a pod nobody needs it; else the pod waits, and is not let through.
+    #[test]
+    fn an_agent_that_is_away_or_does_not_know() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("pluginevent.sock");
+        let of = |annotations: Option<Value>| {
+            let mut conf = conf(annotations);
+            conf["cni_agent_run_dir"] = json!(folder.path());
+            conf
+        };
+        // The socket of one that was killed stays.
+        drop(UnixListener::bind(&place).unwrap());
+        added(POD, &of(None), "pod shop/reviews waits: whether its connections are captured is not known, since the node's agent (istio-cni-node)");
+        added(POD, &of(mesh()), "CNI_NETNS=/no/such/netns");
+        added(POD, &of(Some(Value::Null)), "");
+        std::fs::remove_file(&place).unwrap();
+        let listener = UnixListener::bind(&place).unwrap();
+        let annotations = |annotations: Value| json!({ "annotations": annotations }).to_string();
+        for (answer, why) in [
+            (json!({ "error": "there is no pod shop/reviews on node n1" }).to_string(), "since there is no pod shop/reviews on node n1"),
+            (String::new(), "since the answer of the node's agent is none"),
+            ("{".to_owned(), "since the answer of the node's agent is none"),
+            (annotations(mesh().unwrap()), "CNI_NETNS=/no/such/netns"),
+            (annotations(json!({})), ""),
+        ] {
+            let listener = listener.try_clone().unwrap();
+            let agent = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut question = String::new();
+                BufReader::new(&stream).read_line(&mut question).unwrap();
+                stream.write_all(answer.as_bytes()).unwrap();
+                question
+            });
+            added(POD, &of(None), why);
+            let question: Value = serde_json::from_str(&agent.join().unwrap()).unwrap();
+            assert_eq!(question, json!({ "namespace": "shop", "name": "reviews", "uid": "u" }));
+        }
     }
 
     #[test]

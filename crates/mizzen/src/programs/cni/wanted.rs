@@ -37,19 +37,30 @@ pub(super) mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::programs::iptables::tests::of_words;
 
-    /// The annotations of a pod with these, after injection with these values.
-    pub(in super::super) fn injected(own: Value, values: Value) -> Annotations {
-        let mesh = "defaultConfig: {proxyMetadata: {ISTIO_META_DNS_CAPTURE: 'true'}}";
+    /// A pod with these annotations, after injection into a mesh with these settings and values.
+    fn pod(mesh: &str, own: &Value, values: &Value) -> Value {
         let (mesh, _) = mizzen_api::parse_mesh_config(mesh, &"mesh".into()).unwrap();
         let mesh: MeshConfig = mesh;
-        let config = InjectConfig::new(&mesh, &values, true).unwrap();
+        let config = InjectConfig::new(&mesh, values, true).unwrap();
         let pod = json!({ "metadata": { "name": "a", "annotations": own }, "spec": { "containers": [{ "name": "a", "image": "a" }] } });
         let namespace = NamespaceFacts { name: "shop".into(), ..NamespaceFacts::default() };
         match inject(&pod, &namespace, &config).unwrap() {
-            Outcome::Patched { pod, .. } => serde_json::from_value(pod["metadata"]["annotations"].clone()).unwrap(),
-            Outcome::Skip(_) => serde_json::from_value(pod["metadata"]["annotations"].clone()).unwrap(),
+            Outcome::Patched { pod, .. } => pod,
+            Outcome::Skip(_) => pod,
         }
+    }
+
+    fn annotations(pod: &Value) -> Annotations {
+        serde_json::from_value(pod["metadata"]["annotations"].clone()).unwrap()
+    }
+
+    const NAMES: &str = "defaultConfig: {proxyMetadata: {ISTIO_META_DNS_CAPTURE: 'true'}}";
+
+    /// The annotations of a pod with these, after injection with these values, where names are captured.
+    pub(in super::super) fn injected(own: Value, values: Value) -> Annotations {
+        annotations(&pod(NAMES, &own, &values))
     }
 
     pub(in super::super) fn by_plugin() -> Value {
@@ -77,6 +88,50 @@ pub(super) mod tests {
             ..all
         };
         assert_eq!(wanted(&injected(own, by_plugin())), Ok(Some(some)));
+    }
+
+    /// What a container of a pod says to `istio-iptables`, by its arguments and its environment.
+    fn said(pod: &Value, container: &str) -> Settings {
+        let containers = pod["spec"]["initContainers"].as_array().unwrap();
+        let container = containers.iter().find(|found| found["name"] == container).unwrap();
+        let words: Vec<&str> = container["args"].as_array().unwrap().iter().skip(1).map(|word| word.as_str().unwrap()).collect();
+        // No test changes the environment of its process: what stands there a flag says, too.
+        let names = container["env"].as_array().into_iter().flatten().find(|variable| variable["name"] == "ISTIO_META_DNS_CAPTURE");
+        let names = names.map(|variable| format!("--redirect-dns={}", variable["value"].as_str().unwrap()));
+        of_words(words.into_iter().chain(names.as_deref())).unwrap()
+    }
+
+    /// Whoever sets a pod's capture, its own container or its node, sets the same; but that a node does not know the pod's servers of names.
+    #[test]
+    fn a_node_captures_what_a_pods_own_container_does() {
+        let names = |text: &str| json!({ "proxy.istio.io/config": format!("{{proxyMetadata: {{ISTIO_META_DNS_CAPTURE: '{text}'}}}}") });
+        let more = json!({
+            "traffic.sidecar.istio.io/includeOutboundIPRanges": "10.0.0.0/8", "traffic.sidecar.istio.io/excludeOutboundIPRanges": "10.1.0.0/16",
+            "traffic.sidecar.istio.io/includeInboundPorts": "80,443", "traffic.sidecar.istio.io/excludeOutboundPorts": "25",
+            "traffic.sidecar.istio.io/includeOutboundPorts": "3306", "status.sidecar.istio.io/port": "16020",
+        });
+        let none = json!({ "traffic.sidecar.istio.io/includeInboundPorts": "", "traffic.sidecar.istio.io/includeOutboundIPRanges": "" });
+        let of_all = json!({ "global": { "proxy": { "includeIPRanges": "172.16.0.0/12", "excludeInboundPorts": "22" } } });
+        for (mesh, own, values, captures) in [
+            ("{}", json!({}), json!({}), false),
+            (NAMES, json!({}), json!({}), true),
+            (NAMES, names("false"), json!({}), false),
+            (NAMES, names(""), json!({}), false),
+            ("{}", names("true"), of_all.clone(), true),
+            ("{}", more.clone(), json!({}), false),
+            (NAMES, more, of_all, true),
+            (NAMES, none, json!({}), true),
+        ] {
+            let mut by_node = values.clone();
+            by_node["pilot"] = by_plugin()["pilot"].clone();
+            let by_node = pod(mesh, &own, &by_node);
+            let mut itself = said(&pod(mesh, &own, &values), "istio-init");
+            assert_eq!(itself.dns.is_some(), captures, "{mesh} {own}");
+            itself.dns.iter_mut().for_each(|dns| dns.servers = None);
+            assert_eq!(wanted(&annotations(&by_node)), Ok(Some(itself.clone())), "{mesh} {own} {values}");
+            // Who looks looks for that.
+            assert_eq!(said(&by_node, VALIDATION), Settings { dns: None, ..itself }, "{mesh} {own} {values}");
+        }
     }
 
     #[test]
