@@ -26,3 +26,7 @@ pub const SOCKETS: &str = "/run/mizzen";
 pub const DEBUG_SOCKET: &str = "/run/mizzen/debug.sock";
 /// The role that must allow what the control plane reads of the whole cluster.
 pub const CLUSTER_ROLE: &str = "istiod-clusterrole-istio-system";
+/// The role that must allow taking a taint from nodes, where that is asked for.
+pub const UNTAINT_ROLE: &str = "istiod-untaint-istio-system";
+/// The taint of nodes that cannot capture pods yet, by Istio's name.
+pub const NOT_READY: &str = "cni.istio.io/not-ready";

@@ -18,6 +18,7 @@ mod review;
 mod roots;
 mod secrets;
 mod status;
+mod untaint;
 mod watch;
 mod webhooks;
 
@@ -54,6 +55,7 @@ use tokio::{
 pub(crate) use injector::Injector;
 pub use injector::has_native_sidecars;
 pub(crate) use review::Reviewer;
+pub use untaint::Untaint;
 pub use watch::words as cluster_error;
 pub(crate) use webhooks::{WebhookServer, router as webhook_router};
 
@@ -89,6 +91,8 @@ pub struct ClusterOptions {
     /// Whether pods' tokens for the API server itself are good for a certificate, too (`first-party-jwt`). They are seen by every API server that a pod
     /// calls, and any of these could get a certificate with them.
     pub first_party_tokens: bool,
+    /// Whether, and which, taint is taken from nodes when the agent of their plugin is ready.
+    pub untaint: Option<Untaint>,
 }
 
 /// A cluster that can be reached.
@@ -222,6 +226,9 @@ impl Cluster {
         let (verdicts, said) = mpsc::unbounded_channel();
         if !self.options.only_read {
             following.spawn(status::write(self.client.clone(), said, self.refused.subscribe(), self.options.pod.clone()));
+            if let Some(untaint) = &self.options.untaint {
+                following.spawn(untaint::follow(self.client.clone(), untaint.clone()));
+            }
         }
         for (followed, id) in Followed::all().zip(ids) {
             following.spawn(self.follow_one(followed, verdicts.clone(), Sink { id: *id, writer: writer.clone(), told: None }));

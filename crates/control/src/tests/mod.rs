@@ -6,6 +6,7 @@ mod cluster_tokens;
 mod folders;
 mod harness;
 mod sotw;
+mod untaint;
 
 use std::{sync::Arc, time::Duration};
 

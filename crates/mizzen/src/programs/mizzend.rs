@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use mizzen_api::istio::JwksBy;
-use mizzen_control::{ClusterOptions, JwksOptions, Options, names};
+use mizzen_control::{ClusterOptions, JwksOptions, Options, Untaint, names};
 use mizzen_types::{TrustDomain, ports};
 
 /// The control plane of a Mizzen mesh: follows folders of YAML, is the certificate authority, and configures the proxies.
@@ -36,6 +36,9 @@ struct MizzendArgs {
     /// The port of the webhooks, over TLS.
     #[arg(long, value_name = "PORT", default_value_t = ports::WEBHOOKS)]
     webhook_port: u16,
+    /// The namespace of the agents of the nodes' plugin, for PILOT_ENABLE_NODE_UNTAINT_CONTROLLERS=true; without it that of POD_NAMESPACE.
+    #[arg(long = "cniNamespace", value_name = "NAME", requires = "kubernetes")]
+    cni_namespace: Option<String>,
     /// Where the last good version of every object is kept, for each folder apart, for a start while its file is broken.
     #[arg(long, value_name = "DIR")]
     last_good: Option<PathBuf>,
@@ -114,14 +117,37 @@ fn jwks() -> Result<JwksOptions> {
     Ok(options)
 }
 
-/// Whether a Gateway selects the pods of its own namespace alone, by Istio's variable, which takes Go's words.
-fn gateways_stay_home() -> Result<bool> {
-    let text = std::env::var("PILOT_SCOPE_GATEWAY_TO_NAMESPACE").unwrap_or_default();
-    match &*text {
+/// A flag in one of Istio's variables, which takes Go's words.
+fn flag(name: &str, text: &str) -> Result<bool> {
+    match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "" | "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => bail!("PILOT_SCOPE_GATEWAY_TO_NAMESPACE={text}: must be true or false"),
+        _ => bail!("{name}={text}: must be true or false"),
     }
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_default()
+}
+
+/// Whether a Gateway selects the pods of its own namespace alone.
+fn gateways_stay_home() -> Result<bool> {
+    let name = "PILOT_SCOPE_GATEWAY_TO_NAMESPACE";
+    flag(name, &variable(name))
+}
+
+/// From which nodes a taint is taken, if from any, by Istio's variables as `of` has them.
+fn untaint(namespace: Option<&str>, of: impl Fn(&str) -> String) -> Result<Option<Untaint>> {
+    let enabled = "PILOT_ENABLE_NODE_UNTAINT_CONTROLLERS";
+    if !flag(enabled, &of(enabled))? {
+        return Ok(None);
+    }
+    let said = |text: String, default: &str| if text.is_empty() { default.to_owned() } else { text };
+    let namespace = namespace.map_or_else(|| of("POD_NAMESPACE"), str::to_owned);
+    Ok(Some(Untaint {
+        namespace: said(namespace, &Options::default().root_namespace),
+        taint: said(of("PILOT_NODE_UNTAINT_CONTROLLERS_TAINT_NAME"), names::NOT_READY),
+    }))
 }
 
 /// The cluster, by the flags and Istio's variables.
@@ -146,6 +172,7 @@ fn cluster(args: &MizzendArgs) -> Result<Option<ClusterOptions>> {
         pod: std::env::var("POD_NAME").ok(),
         webhook_port: Some(args.webhook_port),
         first_party_tokens,
+        untaint: untaint(args.cni_namespace.as_deref(), variable)?,
     }))
 }
 
@@ -186,4 +213,28 @@ fn run(args: MizzendArgs) -> Result<()> {
         mizzen_control::run(options, stopped).await?;
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_taint_is_taken() {
+        let check = |namespace: Option<&str>, variables: &[(&str, &str)], want: Result<Option<(&str, &str)>, &str>| {
+            let of = |name: &str| variables.iter().find(|(found, _)| *found == name).map(|(_, value)| (*value).to_owned()).unwrap_or_default();
+            let got = untaint(namespace, of).map(|found| found.map(|found| (found.namespace, found.taint)));
+            let want = want.map(|want| want.map(|(namespace, taint)| (namespace.to_owned(), taint.to_owned())));
+            assert_eq!(got.map_err(|error| error.to_string()), want.map_err(str::to_owned), "{namespace:?} {variables:?}");
+        };
+        let on = ("PILOT_ENABLE_NODE_UNTAINT_CONTROLLERS", "true");
+        check(None, &[], Ok(None));
+        check(Some("mesh"), &[("PILOT_ENABLE_NODE_UNTAINT_CONTROLLERS", "0")], Ok(None));
+        check(None, &[on], Ok(Some(("istio-system", "cni.istio.io/not-ready"))));
+        check(None, &[on, ("POD_NAMESPACE", "mesh")], Ok(Some(("mesh", "cni.istio.io/not-ready"))));
+        let other = ("PILOT_NODE_UNTAINT_CONTROLLERS_TAINT_NAME", "example.com/late");
+        check(Some("kube-system"), &[on, ("POD_NAMESPACE", "mesh"), other], Ok(Some(("kube-system", "example.com/late"))));
+        let wrong = ("PILOT_ENABLE_NODE_UNTAINT_CONTROLLERS", "yes");
+        check(None, &[wrong], Err("PILOT_ENABLE_NODE_UNTAINT_CONTROLLERS=yes: must be true or false"));
+    }
 }
