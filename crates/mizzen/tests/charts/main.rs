@@ -259,6 +259,18 @@ fn cases() -> Vec<Case> {
             ..of("minimal")
         },
         Case { cni: Some(&["repair.repairPods=false", "repair.deletePods=true", "image=registry.test/x:1"]), ..of("minimal") },
+        Case { same: &["pilot.taint.enabled=true"], ..of("minimal") },
+        Case {
+            same: &[
+                "pilot.taint.enabled=true",
+                "pilot.taint.namespace=kube-system",
+                "pilot.tolerations[0].operator=Exists",
+                "pilot.env.A=b",
+                "pilot.extraContainerArgs[0]=--no-analysis",
+            ],
+            ..of("secure")
+        },
+        Case { same: &["pilot.taint.namespace=kube-system"], ..of("minimal") },
         Case {
             file: "pilot:\n  env:\n    LARGE: 5000000\n    FRACTION: 0.5\n    QUOTED: '007'\n  resources: null\n  podAnnotations:\n    large: 7000000\nglobal:\n  meshID: mesh1\n",
             ..of("minimal")
@@ -279,8 +291,9 @@ fn charts_are_in_order() {
 fn values_of_the_control_plane_may_stand_at_the_top() {
     let Some(helm) = Programs::for_helm() else { return };
     let render = |settings: &[&str]| Objects::of_charts(&template(&helm, "istio-system", "istiod", "istiod", &set(settings)).ok());
-    let below = ["pilot.autoscaleEnabled=true", "pilot.env.A=b", "pilot.pdb.minAvailable=2", "pilot.serviceAnnotations.a=b"];
-    let above = ["autoscaleEnabled=true", "env.A=b", "pdb.minAvailable=2", "serviceAnnotations.a=b"];
+    let below =
+        ["pilot.autoscaleEnabled=true", "pilot.env.A=b", "pilot.pdb.minAvailable=2", "pilot.serviceAnnotations.a=b", "pilot.taint.enabled=true"];
+    let above = ["autoscaleEnabled=true", "env.A=b", "pdb.minAvailable=2", "serviceAnnotations.a=b", "taint.enabled=true"];
     assert_eq!(differences(&render(&below), &render(&above)), [""; 0]);
     assert!(!differences(&render(&[]), &render(&above)).is_empty());
 }
@@ -342,6 +355,7 @@ fn what_charts_refuse() {
         ("istiod", &["pilot.replicaCount=many"], &["/pilot/replicaCount"]),
         ("istiod", &["pilot.pdb.minAvailable=1", "pilot.pdb.maxUnavailable=1"], &["/pilot/pdb"]),
         ("istiod", &["pilot.cni.provider=multus"], &["/pilot/cni/provider"]),
+        ("istiod", &["taint.enabled=x", "pilot.taint.key=x"], &["/taint/enabled", "/pilot/taint", "key"]),
         ("cni", &["cni.chained=false", "ambient.enabled=true", "cni.logLevel=x"], &["/cni/chained", "/ambient/enabled", "logLevel"]),
         ("istiod", &["global.externalIstiod=true"], &["/global/externalIstiod"]),
         ("istiod", &["global.defaultTolerations[0].key=x"], &["/global", "defaultTolerations"]),

@@ -380,6 +380,8 @@ mod tests {
             ("components.ingressGateways[0].hub=x", "components.ingressGateways[0].hub is not supported: must be name"),
             ("components.egressGateways=true", "components.egressGateways: must be a list"),
             ("values.pilot.autoscaleEnabled=yes", "values.pilot.autoscaleEnabled: must be true or false"),
+            ("values.pilot.taint.enabled=yes", "values.pilot.taint.enabled: must be true or false"),
+            ("values.pilot.taint.key=x", "values.pilot.taint.key is not supported"),
             ("values.global.defaultTolerations[0]=x", "values.global.defaultTolerations is not supported"),
             ("values.global.jwtPolicy=x", "global.jwtPolicy: must be third-party-jwt or first-party-jwt"),
             ("values.global.dualStack=true", "global.dualStack: true asks for IPv6"),

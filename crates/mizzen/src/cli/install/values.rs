@@ -200,6 +200,13 @@ pub(super) const ISTIOD: &[Row] = &[
         "pods leave their capture to the plugin of their node (chart cni), and have no container with NET_ADMIN",
     ),
     only("pilot.cni.provider", &[r#""default""#]),
+    row(
+        "pilot.taint.enabled",
+        Flag,
+        "false",
+        "nodes lose the taint cni.istio.io/not-ready, with which somebody has made them, when the plugin's agent on them is ready",
+    ),
+    row("pilot.taint.namespace", Text, "", "the namespace of the agents, if it is not the control plane's"),
     only("pilot.ipFamilies", &["[]", r#"["IPv4"]"#]),
     only("pilot.ipFamilyPolicy", &[r#""""#, r#""SingleStack""#]),
     row("sidecarInjectorWebhook.enableNamespacesByDefault", Flag, "false", "pods get a proxy unless they or their namespace say no"),

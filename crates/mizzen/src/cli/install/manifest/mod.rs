@@ -105,6 +105,9 @@ pub(super) fn objects(settings: &Settings) -> Vec<Part> {
     if settings.cni {
         add(Component::Cni, cni::objects(settings));
     }
+    if settings.flag("pilot.taint.enabled") {
+        add(Component::Pilot, rbac::untaint());
+    }
     add(Component::Pilot, vec![webhooks::injector(settings)]);
     add(Component::Pilot, pilot::objects(settings));
     if settings.profile == Profile::Secure {

@@ -83,6 +83,11 @@ fn service(settings: &Settings, selector: &Value) -> Value {
     })
 }
 
+/// Whether it takes from nodes the taint with which they wait for the agent of their plugin.
+fn takes_taints(settings: &Settings) -> bool {
+    settings.flag("pilot.taint.enabled")
+}
+
 fn deployment(settings: &Settings, scaled: &Scaled<'_>) -> Value {
     let mut pod = json!({
         "serviceAccountName": ACCOUNT,
@@ -94,6 +99,11 @@ fn deployment(settings: &Settings, scaled: &Scaled<'_>) -> Value {
         pod["securityContext"]["seccompProfile"] = profile.clone();
     }
     placed(&mut pod, settings, "pilot");
+    if takes_taints(settings) {
+        // Where all nodes wait for it, it would wait for a node.
+        let theirs = settings.value("pilot.tolerations").and_then(Value::as_array).into_iter().flatten().cloned();
+        pod["tolerations"] = theirs.chain([json!({ "key": names::NOT_READY, "operator": "Exists" })]).collect();
+    }
     let mut labels = words(settings, "pilot.podLabels");
     merge(&mut labels, scaled.selector.clone());
     // A control plane with a sidecar would wait for itself.
@@ -128,14 +138,15 @@ fn container(settings: &Settings) -> Value {
     if let Some(policy) = settings.text("global.jwtPolicy") {
         env.push(json!({ "name": "JWT_POLICY", "value": policy }));
     }
+    let mut own = ["--kubernetes", "--socket-dir", names::SOCKETS].map(str::to_owned).to_vec();
+    if takes_taints(settings) {
+        env.push(json!({ "name": "PILOT_ENABLE_NODE_UNTAINT_CONTROLLERS", "value": "true" }));
+        own.extend(settings.text("pilot.taint.namespace").map(|namespace| format!("--cniNamespace={namespace}")));
+    }
     env.extend(environment(settings, "pilot.env"));
     env.extend(settings.value("pilot.envVarFrom").and_then(Value::as_array).into_iter().flatten().cloned());
     let more = settings.value("pilot.extraContainerArgs").and_then(Value::as_array);
-    let args: Vec<String> = ["--kubernetes", "--socket-dir", names::SOCKETS]
-        .map(str::to_owned)
-        .into_iter()
-        .chain(more.into_iter().flatten().map(word))
-        .collect();
+    let args: Vec<String> = own.into_iter().chain(more.into_iter().flatten().map(word)).collect();
     let mut container = json!({
         "name": "discovery",
         "image": image(settings, "pilot", "pilot"),

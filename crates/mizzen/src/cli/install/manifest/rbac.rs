@@ -1,7 +1,7 @@
 //! Who the control plane is, and what it may do: each rule with its reason.
 
 use mizzen_api::Kind;
-use mizzen_control::names::{self, CLUSTER_ROLE, INJECTOR};
+use mizzen_control::names::{self, CLUSTER_ROLE, INJECTOR, UNTAINT_ROLE};
 use serde_json::{Value, json};
 
 use super::{super::settings::NAMESPACE, meta, webhooks::VALIDATOR};
@@ -125,6 +125,15 @@ const CREDENTIALS: [Rule; 1] = [Rule {
     verbs: READ,
 }];
 
+/// What it may do beside it where it takes a taint from nodes: Kubernetes has no right to a single field of theirs.
+const UNTAINT: [Rule; 1] = [Rule {
+    why: "the taint cni.istio.io/not-ready is taken from nodes on which the agent of their plugin is ready",
+    groups: &[""],
+    resources: &["nodes"],
+    names: &[],
+    verbs: &["get", "patch"],
+}];
+
 /// Istio's kinds: read, one by one where a status is written anew, and told what became of them. By plural names, since `*` would also be what is not known.
 fn configuration() -> Vec<Value> {
     let mut rules = Vec::new();
@@ -149,6 +158,7 @@ pub(super) fn reasons(name: &str) -> Vec<String> {
         CLUSTER_ROLE => &CLUSTER,
         "istiod" => &OWN,
         CREDENTIALS_ROLE => &CREDENTIALS,
+        UNTAINT_ROLE => &UNTAINT,
         _ => &[],
     };
     let mut lines: Vec<String> = rules.iter().map(Rule::line).collect();
@@ -161,15 +171,46 @@ pub(super) fn reasons(name: &str) -> Vec<String> {
 /// What the control plane may do where gateways run: bound beside each gateway.
 pub(super) const CREDENTIALS_ROLE: &str = "istiod-gateway-credentials-istio-system";
 
+/// The group of roles.
+const GROUP: &str = "rbac.authorization.k8s.io";
+
+fn app() -> Value {
+    json!({ "app": ACCOUNT })
+}
+
+/// Metadata of something of the whole cluster.
+fn of_cluster(name: &str) -> Value {
+    json!({ "name": name, "labels": app() })
+}
+
+fn subjects() -> Value {
+    json!([{ "kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE }])
+}
+
+fn role_ref(kind: &str, name: &str) -> Value {
+    json!({ "apiGroup": GROUP, "kind": kind, "name": name })
+}
+
+fn rules(rules: &[Rule]) -> Vec<Value> {
+    rules.iter().map(rule).collect()
+}
+
+/// The right to take a taint from nodes, for a control plane that is told to do so.
+pub(super) fn untaint() -> Vec<Value> {
+    let version = format!("{GROUP}/v1");
+    vec![
+        json!({ "apiVersion": version, "kind": "ClusterRole", "metadata": of_cluster(UNTAINT_ROLE), "rules": rules(&UNTAINT) }),
+        json!({
+            "apiVersion": version, "kind": "ClusterRoleBinding", "metadata": of_cluster(UNTAINT_ROLE),
+            "roleRef": role_ref("ClusterRole", UNTAINT_ROLE), "subjects": subjects(),
+        }),
+    ]
+}
+
 /// The control plane's account, its roles, and what binds them to it.
 pub(in super::super) fn objects() -> Vec<Value> {
-    let app = || json!({ "app": ACCOUNT });
-    let of_cluster = |name: &str| json!({ "name": name, "labels": app() });
-    let group = "rbac.authorization.k8s.io";
-    let version = format!("{group}/v1");
-    let subjects = json!([{ "kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE }]);
-    let rules = |rules: &[Rule]| rules.iter().map(rule).collect::<Vec<_>>();
-    let role_ref = |kind: &str, name: &str| json!({ "apiGroup": group, "kind": kind, "name": name });
+    let version = format!("{GROUP}/v1");
+    let subjects = subjects();
     let whole = [rules(&CLUSTER), configuration()].concat();
     vec![
         json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta(ACCOUNT, app()) }),

@@ -114,6 +114,31 @@ fn what_is_done_about_pods_without_their_capture() {
 }
 
 #[test]
+fn nodes_that_wait_for_the_plugin() {
+    let of = |values: Value| json!({ "profile": "minimal", "values": { "pilot": values } });
+    let role = format!("ClusterRole {}", mizzen_control::names::UNTAINT_ROLE);
+    let binding = role.replace("ClusterRole ", "ClusterRoleBinding ");
+    let check = |values: Value, enabled: bool, arg: Option<&str>, tolerations: Value| {
+        let all = titles(of(values.clone()));
+        assert_eq!([&role, &binding].map(|title| all.contains(title)), [enabled; 2], "{values}");
+        let pod = one(of(values.clone()), "Deployment istio-system/istiod")["spec"]["template"]["spec"].clone();
+        let container = &pod["containers"][0];
+        let variable = container["env"].as_array().unwrap().iter().find(|one| one["name"] == "PILOT_ENABLE_NODE_UNTAINT_CONTROLLERS");
+        assert_eq!(variable.map(|variable| variable["value"].clone()), enabled.then(|| json!("true")), "{values}");
+        let found = container["args"].as_array().unwrap().iter().filter_map(Value::as_str).find(|arg| arg.starts_with("--cniNamespace"));
+        assert_eq!(found, arg, "{values}");
+        assert_eq!(pod["tolerations"], tolerations, "{values}");
+    };
+    let ours = || json!({ "key": "cni.istio.io/not-ready", "operator": "Exists" });
+    let theirs = || json!({ "key": "dedicated", "operator": "Exists" });
+    check(json!({}), false, None, Value::Null);
+    check(json!({ "taint": { "enabled": false, "namespace": "x" }, "tolerations": [theirs()] }), false, None, json!([theirs()]));
+    check(json!({ "taint": { "enabled": true } }), true, None, json!([ours()]));
+    let elsewhere = json!({ "taint": { "enabled": true, "namespace": "kube-system" }, "tolerations": [theirs()] });
+    check(elsewhere, true, Some("--cniNamespace=kube-system"), json!([theirs(), ours()]));
+}
+
+#[test]
 fn every_object_is_found_again() {
     for part in objects(&settings(json!({ "profile": "secure", "components": { "cni": { "enabled": true } } }))) {
         let what = title(&part.object);
@@ -135,6 +160,7 @@ fn no_role_may_more_than_it_says() {
         (json!({}), "ClusterRole istiod-clusterrole-istio-system"),
         (json!({}), "ClusterRole istiod-gateway-credentials-istio-system"),
         (json!({}), "Role istio-system/istiod"),
+        (json!({ "values": { "pilot": { "taint": { "enabled": true } } } }), "ClusterRole istiod-untaint-istio-system"),
         (with_cni(json!({})), "ClusterRole istio-cni"),
         (with_cni(json!({})), "Role istio-system/istio-cni-node"),
         (cni("deletePods"), "ClusterRole istio-cni-delete"),
