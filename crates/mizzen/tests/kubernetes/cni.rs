@@ -16,6 +16,14 @@ use super::{MIZZEN, ONE_AT_A_TIME, helm};
 const MANY: usize = 30;
 /// How many pods there are when a node starts again.
 const FEWER: usize = 6;
+/// A name that the mesh alone knows.
+const NAME: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: books, namespace: shop}
+spec: {hosts: [books.example], addresses: [10.97.0.9], ports: [{number: 8080, name: http, protocol: HTTP}], resolution: NONE}
+";
+
 /// The command that installs the control plane for pods that leave their capture to the node.
 const INSTALL: [&str; 6] = ["install", "-y", "--set", "profile=minimal", "--set", "values.pilot.cni.enabled=true"];
 /// Where kubelet tells of the container that looks.
@@ -167,9 +175,11 @@ fn pods_are_captured_by_their_node() {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let folder = tempfile::tempdir().expect("a folder");
     let Some(world) = start(folder.path()) else { return };
+    one_plugin(&world);
     let before = [world.network(1), world.network(2)];
     a_pod_that_was_there_before(&world);
     calls(&world);
+    names(&world);
     agents_that_are_killed_and_replaced(&world);
     what_others_change(&world);
     a_node_that_starts_again(&world);
@@ -183,6 +193,16 @@ fn pods_are_captured_by_their_node() {
     world.rolled_out("default", "after");
     world.kubectl(&["delete", "namespace", "shop", "--timeout=240s"]);
     helm::charts(world.0, &before);
+}
+
+/// The first node has its network in a file of the older kind, with one plugin and no list.
+fn one_plugin(world: &World) {
+    let list = world.0.run(&["cat", "/etc/cni/net.d/10-kubernetes.conflist"], "").ok();
+    let list: serde_json::Value = serde_json::from_str(&list).expect("a list");
+    let mut one = list["plugins"][0].clone();
+    ["name", "cniVersion"].iter().for_each(|name| one[*name] = list[*name].clone());
+    let change = "cd /etc/cni/net.d && cat >10-kubernetes.conf && rm 10-kubernetes.conflist";
+    world.0.run(&["sh", "-c", change], &one.to_string()).ok();
 }
 
 /// Injection leaves the capture to a plugin that is not there yet: the pod's program does not run. The agent finds it, names it, and mends it as it is.
@@ -223,6 +243,26 @@ fn calls(world: &World) {
     world.rolled_out("default", "outside");
     let outside = world.pods("default", "outside", ".status.podIP").concat();
     world.0.run(&["curl", "-sSf", "-m", "10", &format!("http://{outside}:8080/")], "").ok();
+}
+
+/// Questions for names go to the agent of the proxy where the pod's settings say so, on either node.
+fn names(world: &World) {
+    world.0.apply(NAME);
+    let annotation = "annotations: {proxy.istio.io/config: '{proxyMetadata: {ISTIO_META_DNS_CAPTURE: \"true\"}}', ";
+    world.0.apply(&deployment("asker", "shop", 4, "sleep").replace("annotations: {", annotation));
+    world.rolled_out("shop", "asker");
+    let asks = |pod: &str| world.0.exec("shop", pod, "app", &["/usr/local/bin/echo", "lookup", "books.example", "web"]);
+    for pod in world.pods("shop", "asker", ".metadata.name") {
+        let found = eventually("a name of the mesh", || match asks(&pod) {
+            found if found.code == 0 => Ok(found.out),
+            other => Err(format!("{other:?}")),
+        });
+        assert!(found.starts_with("books.example 10.97.0.9\nweb 10.96."), "{found}");
+    }
+    // Whoever asks the cluster's own server learns nothing of it.
+    let client = world.pods("shop", "client", ".metadata.name").concat();
+    assert!(asks(&client).code != 0, "{:?}", asks(&client));
+    world.kubectl(&["delete", "deployment/asker", "-n", "shop"]);
 }
 
 /// Both nodes' agents are killed again and again, and replaced by others with other settings, which write the network's configuration anew, while the
@@ -268,6 +308,13 @@ fn what_others_change(world: &World) {
     eventually("the plugin is back", || {
         let network = world.network(2);
         if network.contains("\"istio-cni\"") && network.lines().any(|line| line == "istio-cni") { Ok(()) } else { Err(network) }
+    });
+    let anew = "cd /etc/cni/net.d && cp 10-kubernetes.conf.istio-cni-original 10-kubernetes.conf";
+    world.0.run(&["sh", "-c", anew], "").ok();
+    eventually("the file is put away", || match world.network(1) {
+        network if network.lines().any(|line| line == "10-kubernetes.conf:") => Err(network),
+        network if network.contains("\"istio-cni\"") => Ok(()),
+        network => Err(network),
     });
 }
 
