@@ -438,7 +438,9 @@ mod tests {
             text.contains("    meta mark != 1337 udp dport 53 redirect to :15053\n    meta mark != 1337 tcp dport 53 redirect to :15053\n"),
             "{text}"
         );
-        for rule in ["udp sport 53 ct zone set 1", "meta mark 1337 udp dport 53 ct zone set 1", "meta mark != 1337 udp dport 53 ct zone set 2"] {
+        for rule in
+            ["udp sport 53 ct zone set 1", "meta mark 1337 udp dport 53 ct zone set 1", "meta mark != 1337 udp dport 53 ct zone set 2"]
+        {
             assert!(text.contains(&format!("    {rule}\n")), "{text}");
         }
         nft_reads(&text);

@@ -301,7 +301,8 @@ async fn questions_of_two(mesh: &Mesh) {
     let (server, agent) = (udp(&mesh.b, to).await, udp(&mesh.a, ([127, 0, 0, 1], 15053)).await);
     for servers in [None, Some(vec![B.into()])] {
         let dns = Some(Dns { port: 15053, servers });
-        let plan = |uid| Plan::new(&Settings { owner: Owner::User { uid, gid: gid + 1 }, ipv6: false, dns: dns.clone(), ..Settings::default() });
+        let plan =
+            |uid| Plan::new(&Settings { owner: Owner::User { uid, gid: gid + 1 }, ipv6: false, dns: dns.clone(), ..Settings::default() });
         for _ in 0..2 {
             mesh.a.capture(&plan(uid + 1)).await.unwrap();
             ask(&udp(&mesh.a, (A, 40_053)).await, to, &agent, "the agent");

@@ -222,7 +222,8 @@ mod tests {
     #[test]
     fn whose_taint_is_taken() {
         let check = |namespace: Option<&str>, variables: &[(&str, &str)], want: Result<Option<(&str, &str)>, &str>| {
-            let of = |name: &str| variables.iter().find(|(found, _)| *found == name).map(|(_, value)| (*value).to_owned()).unwrap_or_default();
+            let of =
+                |name: &str| variables.iter().find(|(found, _)| *found == name).map(|(_, value)| (*value).to_owned()).unwrap_or_default();
             let got = untaint(namespace, of).map(|found| found.map(|found| (found.namespace, found.taint)));
             let want = want.map(|want| want.map(|(namespace, taint)| (namespace.to_owned(), taint.to_owned())));
             assert_eq!(got.map_err(|error| error.to_string()), want.map_err(str::to_owned), "{namespace:?} {variables:?}");

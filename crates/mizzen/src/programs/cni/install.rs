@@ -115,7 +115,8 @@ impl Installer {
     /// The name of the file that is meant.
     fn file(&self) -> Result<String, String> {
         let Some(asked) = &self.conf_file else {
-            let none = || format!("there is no configuration of a network in {} yet: the cluster's own plugin makes it", self.conf_dir.display());
+            let none =
+                || format!("there is no configuration of a network in {} yet: the cluster's own plugin makes it", self.conf_dir.display());
             let first = self.files()?.into_iter().next().ok_or_else(none)?;
             return Ok(self.made_of(&first).unwrap_or(first));
         };

@@ -266,7 +266,11 @@ mod tests {
         };
         // The socket of one that was killed stays.
         drop(UnixListener::bind(&place).unwrap());
-        added(POD, &of(None), "pod shop/reviews waits: whether its connections are captured is not known, since the node's agent (istio-cni-node)");
+        added(
+            POD,
+            &of(None),
+            "pod shop/reviews waits: whether its connections are captured is not known, since the node's agent (istio-cni-node)",
+        );
         added(POD, &of(mesh()), "CNI_NETNS=/no/such/netns");
         added(POD, &of(Some(Value::Null)), "");
         std::fs::remove_file(&place).unwrap();
