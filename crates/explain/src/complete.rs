@@ -51,7 +51,7 @@ fn next(free: &mut impl Iterator<Item = IpAddr>) -> Option<IpAddr> {
     free.next()
 }
 
-/// Whether a Deployment's pods get a sidecar: all do, unless they or their namespace say no.
+/// Whether a Deployment's pods get a sidecar: all do, unless they or their namespace say no, or they are gateways.
 fn is_injected(snapshot: &Snapshot, deployment: &Deployment) -> bool {
     let says_no = |map: &BTreeMap<String, String>| map.get("sidecar.istio.io/inject").is_some_and(|value| value == "false");
     let key = Key::new(Kind::Namespace, "", deployment.meta.namespace.clone());
@@ -60,7 +60,10 @@ fn is_injected(snapshot: &Snapshot, deployment: &Deployment) -> bool {
         _ => None,
     });
     let template = &deployment.template;
-    !says_no(&template.labels) && !says_no(&template.annotations) && namespace.is_none_or(|value| value != "disabled")
+    !template.is_gateway()
+        && !says_no(&template.labels)
+        && !says_no(&template.annotations)
+        && namespace.is_none_or(|value| value != "disabled")
 }
 
 fn running(ip: Option<IpAddr>) -> PodStatus {
@@ -147,6 +150,18 @@ spec:
     metadata: {labels: {app: old, sidecar.istio.io/inject: 'false'}}
     spec: {containers: [{name: c, image: x, command: [x]}]}
 ---
+kind: Deployment
+apiVersion: apps/v1
+metadata: {name: payments, namespace: shop}
+spec:
+  selector: {matchLabels: {istio: payments}}
+  template:
+    metadata: {labels: {istio: payments}, annotations: {inject.istio.io/templates: gateway}}
+    spec: {containers: [{name: istio-proxy, image: auto}]}
+---
+{kind: Gateway, apiVersion: networking.istio.io/v1, metadata: {name: own, namespace: shop},
+ spec: {selector: {istio: payments}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}}
+---
 {kind: Gateway, apiVersion: networking.istio.io/v1, metadata: {name: door, namespace: shop},
  spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}}
 ---
@@ -160,7 +175,10 @@ spec:
         let mesh = complete(&loaded.snapshot);
         let mut names: Vec<String> = mesh.objects::<Pod>().map(|pod| format!("{}/{}", pod.meta.namespace, pod.meta.name)).collect();
         names.sort();
-        assert_eq!(names, ["istio-system/istio-ingressgateway", "shop/old", "shop/reviews-v1", "shop/web"]);
+        assert_eq!(names, ["istio-system/istio-ingressgateway", "shop/old", "shop/payments", "shop/reviews-v1", "shop/web"]);
+        let beside: Vec<String> =
+            mesh.objects::<Pod>().filter(|pod| pod.meta.labels.contains_key(TLS_MODE_LABEL)).map(|pod| pod.meta.name.to_string()).collect();
+        assert_eq!(beside.len(), 2, "neither what says no nor gateways have sidecars: {beside:?}");
         let verdict = |call: &str| Explainer::new(&mesh).call(&read(call)).expect("a call").verdict.to_string();
         assert_eq!(verdict("shop/web GET reviews:9080/"), "delivered");
         assert_eq!(verdict("shop/old GET reviews:9080/"), "closed: no filter chain of virtualInbound is for plaintext");

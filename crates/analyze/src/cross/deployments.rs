@@ -22,7 +22,10 @@ pub(crate) fn look(cx: &Cx<'_>) {
         protocols(cx, &services);
         targets(cx, &services);
     }
-    webhooks::auto_image(cx, workload);
+    // Without Kubernetes there are no webhooks, and no image is run.
+    if !cx.is_stand_alone() {
+        webhooks::auto_image(cx, workload);
+    }
     if labels.label("app") == Some("istiod") {
         key_sets(cx, workload);
     }

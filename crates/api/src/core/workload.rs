@@ -29,6 +29,21 @@ pub struct PodTemplate {
     pub spec: PodSpec,
 }
 
+/// The annotation that says what stands in a pod, by the names of Istio's templates of injection.
+pub(super) const TEMPLATES: &str = "inject.istio.io/templates";
+
+impl PodTemplate {
+    /// Whether its pods are gateways: nothing runs in them but the proxy.
+    pub fn is_gateway(&self) -> bool {
+        self.annotations.get(TEMPLATES).is_some_and(|names| names_of_templates(names).next() == Some("gateway"))
+    }
+}
+
+/// The templates that are named, in their order.
+pub(super) fn names_of_templates(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|name| !name.is_empty())
+}
+
 /// A pod.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pod {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{
     service::{port_name, transport},
+    workload::{TEMPLATES, names_of_templates},
     *,
 };
 use crate::{
@@ -11,6 +12,9 @@ use crate::{
     metadata::labels,
     read::{At, Fields, Why, quoted},
 };
+
+/// The container of a pod's proxy.
+const PROXY: &str = "istio-proxy";
 
 impl Deployment {
     pub(crate) fn read(root: &Fields<'_>, meta: Meta) -> Self {
@@ -45,13 +49,29 @@ impl PodTemplate {
     fn read(f: &Fields<'_>) -> PodTemplate {
         let (labels, annotations) = f.sub("metadata", |f| {
             f.ignore(&["name", "namespace", "creationTimestamp"]);
-            let entries = ["labels", "annotations"].into_iter().filter_map(|name| f.get(name)).flat_map(|at| at.entries());
-            for (_, at) in entries.filter(|(key, at)| *key == "sidecar.istio.io/inject" && at.node.text() == Some("false")) {
-                at.warn("is not acted on: every program that the mesh starts has a sidecar");
+            for (key, at) in ["labels", "annotations"].into_iter().filter_map(|name| f.get(name)).flat_map(|at| at.entries()) {
+                match key {
+                    "sidecar.istio.io/inject" if at.node.text() == Some("false") => {
+                        at.warn("is not acted on: every program that the mesh starts has a sidecar");
+                    }
+                    TEMPLATES => one_template(&at),
+                    _ => {}
+                }
             }
             (f.get("labels").map(|at| labels(&at)).unwrap_or_default(), f.text_map("annotations"))
         });
-        PodTemplate { labels, annotations, spec: f.sub("spec", PodSpec::read) }
+        let mut template = PodTemplate { labels, annotations, spec: PodSpec::default() };
+        template.spec = f.sub("spec", |f| PodSpec::read(f, template.is_gateway()));
+        template
+    }
+}
+
+/// Says so if others than the templates of sidecars and gateways are named, or both: something else would run than is meant.
+fn one_template(at: &At<'_>) {
+    let text = at.node.text().unwrap_or_default();
+    let mut names = names_of_templates(text);
+    if names.next().is_some_and(|name| name != "sidecar" && name != "gateway") || names.next().is_some() {
+        at.fail(format!("{}: the templates that are supported are sidecar and gateway, one of them", quoted(text)));
     }
 }
 
@@ -114,7 +134,7 @@ fn grace(f: &Fields<'_>) -> Duration {
 
 impl PodSpec {
     /// Of a pod that is run here: what would change what runs and is not supported is refused.
-    fn read(f: &Fields<'_>) -> PodSpec {
+    fn read(f: &Fields<'_>, is_gateway: bool) -> PodSpec {
         f.refuse(Why::Runs, &["initContainers", "ephemeralContainers", "hostAliases", "dnsConfig"]);
         for switch in ["hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace"] {
             f.refuse_true(Why::Runs, switch);
@@ -137,7 +157,15 @@ impl PodSpec {
             "restartPolicy",
             "schedulerName",
         ]);
-        let volumes = volumes(f);
+        let volumes = if is_gateway {
+            f.refuse(Why::Runs, &["volumes"]);
+            // It is for ports below 1024, which the gateway needs no leave for here.
+            f.ignore(&["securityContext"]);
+            Vec::new()
+        } else {
+            volumes(f)
+        };
+        let read = |f: &Fields<'_>| if is_gateway { Container::read_proxy(f) } else { Container::read(f, &volumes) };
         let mut containers = Vec::new();
         if let Some(at) = f.need("containers") {
             let list = at.list();
@@ -146,7 +174,7 @@ impl PodSpec {
             } else if list.is_empty() {
                 at.fail("must have one container");
             }
-            containers = list.iter().map(|at| at.fields(|f| Container::read(f, &volumes))).collect();
+            containers = list.iter().map(|at| at.fields(read)).collect();
         }
         PodSpec { service_account: service_account(f), containers, volumes, termination_grace_period: grace(f) }
     }
@@ -181,6 +209,26 @@ impl Container {
             readiness_probe: f.get("readinessProbe").and_then(|at| at.fields(|f| Probe::read(f, &ports))),
             volume_mounts: mounts.iter().map(|at| at.fields(|f| VolumeMount::read(f, volumes))).collect(),
             ports,
+        }
+    }
+
+    /// Of a gateway's pod: the proxy, which is known, and which is asked itself whether it is ready.
+    fn read_proxy(f: &Fields<'_>) -> Container {
+        f.ignore(&["image", "imagePullPolicy", "resizePolicy", "securityContext", "terminationMessagePath", "terminationMessagePolicy"]);
+        f.harmless(&["readinessProbe", "resources"]);
+        f.refuse(
+            Why::Runs,
+            &["args", "command", "lifecycle", "restartPolicy", "restartPolicyRules", "volumeDevices", "volumeMounts", "workingDir"],
+        );
+        if let Some(at) = f.need("name").filter(|at| at.node.text() != Some(PROXY)) {
+            at.fail(format!("must be {PROXY}: nothing else runs in a gateway's pod"));
+        }
+        Container {
+            name: PROXY.to_owned(),
+            env: f.list("env").iter().filter_map(|at| at.fields(EnvVar::read)).collect(),
+            env_from: f.list("envFrom").iter().filter_map(|at| at.fields(EnvFrom::read)).collect(),
+            ports: container_ports(f),
+            ..Container::default()
         }
     }
 }

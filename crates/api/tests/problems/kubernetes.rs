@@ -133,6 +133,48 @@ fn deployments() {
     );
 }
 
+/// Of a gateway's pod only the proxy is run, which has no command.
+#[test]
+fn gateways() {
+    let named = |templates: &str, container: &str, rest: &str| {
+        format!(
+            "selector: {{matchLabels: {{istio: x}}}}\ntemplate:\n  metadata:\n    labels: {{istio: x}}\n    annotations: {{inject.istio.io/templates: {templates}}}\n  \
+             spec:\n    securityContext: {{sysctls: [{{name: net.ipv4.ip_unprivileged_port_start, value: '0'}}]}}\n    containers:\n    - name: {container}\n      {rest}\n"
+        )
+    };
+    let gateway = |rest: &str| named("gateway", "istio-proxy", rest);
+    let container = "spec.template.spec.containers[0]";
+    check_warnings("Deployment", &gateway("image: auto\n      securityContext: {runAsUser: 1337}"), &[]);
+    check_warnings(
+        "Deployment",
+        &gateway("readinessProbe: {tcpSocket: {port: 80}}"),
+        &[(10, &format!("{container}.readinessProbe: is not acted on yet"))],
+    );
+    for (text, line, expected) in [
+        (gateway("command: [x]"), 10, format!("{container}.command: {RUNS}")),
+        (gateway("volumeMounts: [{name: v, mountPath: /v}]"), 10, format!("{container}.volumeMounts: {RUNS}")),
+        (gateway("env: [{name: A, value: 1}]"), 10, format!("{container}.env[0].value: must be a text, is the number 1: put it in quotes")),
+        (gateway("image: auto\n    volumes: []"), 11, format!("spec.template.spec.volumes: {RUNS}")),
+        (named("gateway", "main", "image: auto"), 9, format!("{container}.name: must be istio-proxy: nothing else runs in a gateway's pod")),
+        (
+            named("'gateway, sidecar'", "istio-proxy", "image: auto"),
+            5,
+            "spec.template.metadata.annotations[\"inject.istio.io/templates\"]: `gateway, sidecar`: the templates that are supported are \
+             sidecar and gateway, one of them"
+                .to_owned(),
+        ),
+        (
+            named("grpc-agent", "main", "command: [x]"),
+            5,
+            "spec.template.metadata.annotations[\"inject.istio.io/templates\"]: `grpc-agent`: the templates that are supported are sidecar \
+             and gateway, one of them"
+                .to_owned(),
+        ),
+    ] {
+        check_spec("Deployment", &text, &[(line, &expected)]);
+    }
+}
+
 #[test]
 fn warnings_of_deployments() {
     check_warnings(
