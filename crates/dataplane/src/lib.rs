@@ -15,6 +15,7 @@ mod dns;
 pub mod driver;
 mod error;
 mod fixed;
+mod inherited;
 mod logs;
 mod on_demand;
 mod options;

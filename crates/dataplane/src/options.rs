@@ -34,7 +34,8 @@ pub struct Options {
     pub farewell: Duration,
     /// Whether connections are then taken for as long as there is one, which takes the place of `drain_time`. Default no.
     pub until_deserted: bool,
-    /// A socket by which listening sockets arrive, each with its address as text. Default none.
+    /// A socket by which listening sockets arrive, each with its address as text; an address alone closes those that came for it. Default
+    /// none.
     pub inherited: Option<Arc<OwnedFd>>,
     /// What `/server_info` and `istio_build` say. Default this crate's version.
     pub version: String,

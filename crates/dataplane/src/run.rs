@@ -3,14 +3,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     io,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use mizzen_engine::{Answer, Question, WaitId, lb::Shared, metrics::Snapshot};
 use mizzen_ir::{ResourceKind, config::ListenerAddress};
-use mizzen_net::FdReceiver;
 use mizzen_protos::{Any, envoy::envoy::config::bootstrap::v3::Bootstrap};
 use mizzen_types::Name;
 use prost::Message;
@@ -23,6 +22,7 @@ use crate::{
     driver::{Report, Workers},
     error::BootstrapError,
     fixed::Fixed,
+    inherited::{self, Inherited},
     logs::Logs,
     on_demand::Demand,
     options::Options,
@@ -61,8 +61,6 @@ const SETTLED: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_secs(1);
 /// The listener of a sidecar on which others call.
 const INBOUND: &str = "virtualInbound";
-/// Longest address of an inherited socket.
-const ADDRESS: usize = 128;
 
 /// Runs a proxy by this bootstrap until `shutdown` resolves and connections have drained.
 ///
@@ -98,7 +96,7 @@ struct Proxy {
     reports: mpsc::UnboundedReceiver<Report>,
     queries: mpsc::Receiver<Query>,
     answers: (mpsc::UnboundedSender<Answered>, mpsc::UnboundedReceiver<Answered>),
-    inherited: mpsc::Receiver<(SocketAddr, TcpListener)>,
+    inherited: mpsc::Receiver<Inherited>,
     resolver: Resolver,
     /// Questions for resources that are not answered yet.
     pending: Vec<(usize, WaitId, ResourceKind, Name)>,
@@ -141,7 +139,7 @@ enum Happening {
     Report(Report),
     Query(Query),
     Answered(Answered),
-    Inherited(SocketAddr, TcpListener),
+    Inherited(Inherited),
     Secret(Name, Result<Any, String>),
     Due,
 }
@@ -180,7 +178,7 @@ impl Proxy {
         let mut pages = serve_pages(&plan, &options, &admin)?;
         let (changed, changes) = mpsc::channel(16);
         pages.push(tokio::spawn(secrets::follow(secrets, changed)).abort_handle());
-        let inherited = receive_sockets(&mut options).map_err(failed("inherited sockets"))?;
+        let inherited = inherited::receive(&mut options).map_err(failed("inherited sockets"))?;
         let resolver = Resolver::new(&options.name_servers);
         let mut proxy = Proxy {
             options,
@@ -247,7 +245,7 @@ impl Proxy {
             Some(report) = self.reports.recv() => Happening::Report(report),
             Some(query) = self.queries.recv() => Happening::Query(query),
             Some(answered) = self.answers.1.recv() => Happening::Answered(answered),
-            Some((address, socket)) = self.inherited.recv() => Happening::Inherited(address, socket),
+            Some(inherited) = self.inherited.recv() => Happening::Inherited(inherited),
             Some((name, secret)) = self.changes.recv() => Happening::Secret(name, secret),
             () = due => Happening::Due,
         }
@@ -280,7 +278,11 @@ impl Proxy {
             }
             Happening::Report(report) => self.report(report),
             Happening::Answered((worker, wait, answer)) => self.workers.answer(worker, wait, answer),
-            Happening::Inherited(address, socket) => {
+            Happening::Inherited(Inherited::Closed(address)) => {
+                tracing::info!(%address, "an inherited socket is served no more");
+                self.workers.disinherit(address);
+            }
+            Happening::Inherited(Inherited::Opened(address, socket)) => {
                 tracing::info!(%address, "serving an inherited socket");
                 if let Err(error) = self.workers.inherit(address, &socket) {
                     tracing::error!(%address, %error, "an inherited socket cannot be used");
@@ -620,35 +622,6 @@ fn serve_pages(plan: &Plan, options: &Options, admin: &Admin) -> Result<Vec<toki
         tasks.push(tokio::spawn(admin::serve(listener, admin::all(admin.clone()))).abort_handle());
     }
     Ok(tasks)
-}
-
-/// Listening sockets that somebody else opens for us, at any time.
-fn receive_sockets(options: &mut Options) -> io::Result<mpsc::Receiver<(SocketAddr, TcpListener)>> {
-    let (sender, receiver) = mpsc::channel(16);
-    let Some(socket) = options.inherited.take() else { return Ok(receiver) };
-    let receiver_end = FdReceiver::new(socket.try_clone()?)?;
-    tokio::spawn(async move {
-        loop {
-            let (text, sockets) = match receiver_end.recv(ADDRESS).await {
-                Ok(Some(message)) => message,
-                Ok(None) => return,
-                Err(error) => {
-                    tracing::error!(%error, "no more sockets can be inherited");
-                    return;
-                }
-            };
-            let address = std::str::from_utf8(&text).ok().and_then(|t| t.trim().parse::<SocketAddr>().ok());
-            match (address, sockets.into_iter().next()) {
-                (Some(address), Some(socket)) => {
-                    if sender.send((address, TcpListener::from(socket))).await.is_err() {
-                        return;
-                    }
-                }
-                _ => tracing::error!(text = %String::from_utf8_lossy(&text), "an inherited socket without an address"),
-            }
-        }
-    });
-    Ok(receiver)
 }
 
 /// Differs from process to process; good enough for balancing and request ids.

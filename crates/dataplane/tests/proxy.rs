@@ -283,6 +283,11 @@ fn sockets_that_somebody_else_opened_are_served() {
         mizzen_net::send_with_fds(ours.as_fd(), front.to_string().as_bytes(), &[opened.as_fd()]).unwrap();
         mesh.until_ready().await;
         mesh.eventually("the inherited socket is served", async || get(outside, "/").await == Ok((200, "one".to_owned()))).await;
+        // An address without a socket closes what came for it, and not what the proxy has opened itself.
+        mizzen_net::send_with_fds(ours.as_fd(), front.to_string().as_bytes(), &[]).unwrap();
+        drop(opened);
+        mesh.eventually("the inherited socket is closed", async || TcpStream::connect(outside).await.is_err()).await;
+        assert_eq!(get(front, "/").await, Ok((200, "one".to_owned())));
     });
 }
 

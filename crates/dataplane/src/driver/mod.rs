@@ -74,6 +74,8 @@ enum Order {
     Command(Command),
     /// A listening socket that somebody else opened for this address.
     Inherited(SocketAddr, TcpListener),
+    /// Those for this address are closed.
+    Disinherited(SocketAddr),
     /// Try again to open what could not be opened.
     Reopen,
     /// Finish connections of this listener, or all; more may come.
@@ -174,6 +176,11 @@ impl Workers {
             let _ = sender.send(Order::Inherited(address, copy));
         }
         Ok(())
+    }
+
+    /// Closes the sockets that somebody else has opened for this address. What they have brought goes on.
+    pub fn disinherit(&self, address: SocketAddr) {
+        self.all(|| Order::Disinherited(address));
     }
 
     /// Has every worker try again to open the sockets that it could not open; each answers by [`Report::Listening`].

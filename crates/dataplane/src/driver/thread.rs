@@ -132,6 +132,7 @@ impl Driver {
                 }
             }
             Order::Inherited(address, socket) => self.inherit(address, socket),
+            Order::Disinherited(address) => self.disinherit(&address),
             Order::Reopen => {
                 let all = self.listening.borrow().addresses();
                 self.listen(all);
@@ -284,6 +285,17 @@ impl Driver {
         match listener {
             Ok(listener) => self.accept_from(address, listener, true),
             Err(error) => tracing::error!(%address, %error, "an inherited socket cannot be used"),
+        }
+    }
+
+    fn disinherit(&self, address: &SocketAddr) {
+        if let Some(sockets) = self.accepting.borrow_mut().get_mut(address) {
+            sockets.retain(|socket| {
+                if socket.inherited {
+                    socket.task.abort();
+                }
+                !socket.inherited
+            });
         }
     }
 
