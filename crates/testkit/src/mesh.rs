@@ -153,12 +153,19 @@ impl Mesh {
         self.description["address"].as_str().unwrap_or_default().trim_end_matches('/').to_owned()
     }
 
-    /// Where one of the gateway's ports is open on this host now: the scheme of what comes there, and the port. Nothing and 0 while it is not open.
+    /// Where one of the default gateway's ports is open on this host now, as [`gateway_port_of`](Self::gateway_port_of).
     pub fn gateway_port(&self, of: u16) -> (String, u16) {
+        self.gateway_port_of("", of)
+    }
+
+    /// Where a port of a gateway, `NAMESPACE/NAME` or the first one that has it, is open on this host now: the scheme of what comes there, and the port. Nothing
+    /// and 0 while it is not open.
+    pub fn gateway_port_of(&self, gateway: &str, of: u16) -> (String, u16) {
         let text = fs::read_to_string(self.run_dir().join("mesh.json")).unwrap_or_default();
         let said: Value = serde_json::from_str(&text).unwrap_or_default();
         let mut ports = said["gateways"].as_array().into_iter().flatten();
-        let address = ports.find(|port| port["port"] == of).and_then(|port| port["address"].as_str()).unwrap_or_default();
+        let is_meant = |port: &&Value| port["port"] == of && (gateway.is_empty() || port["gateway"] == gateway);
+        let address = ports.find(is_meant).and_then(|port| port["address"].as_str()).unwrap_or_default();
         let (scheme, rest) = address.split_once("://").unwrap_or_default();
         let port = rest.trim_end_matches('/').rsplit(':').next().and_then(|port| port.parse().ok());
         (scheme.to_owned(), port.unwrap_or_default())

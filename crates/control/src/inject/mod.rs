@@ -29,6 +29,7 @@ pub use config::InjectConfig;
 pub use decide::STATUS;
 pub use metadata::DNS_CAPTURE;
 pub use pod::{PROXY_ID, VALIDATION};
+pub use proxy_env::topology as gateway_topology;
 
 /// What is known of the namespace that a pod is made in. Its labels are not: whether it asks for proxies, or the pod where it says nothing, the API server
 /// knows by the selectors of its webhook, and sooner than whoever follows namespaces.

@@ -99,7 +99,8 @@ fn written(proxy: &ProxyConfig) -> Map<String, Value> {
     map
 }
 
-fn topology(topology: GatewayTopology) -> Map<String, Value> {
+/// What stands before a gateway, as its agent tells the control plane; empty if nothing is said of it.
+pub fn topology(topology: GatewayTopology) -> Map<String, Value> {
     let said = [
         ("numTrustedProxies", topology.trusted_proxies.map(Value::from)),
         ("forwardClientCertDetails", topology.client_cert.map(|forward| forward.name().into())),

@@ -18,7 +18,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) struct MeshFile {
     /// The address of the Gateway's first port of plain HTTP on the host, or empty if there is none.
     pub(crate) address: String,
-    /// All of the Gateways' ports: the port inside the mesh and the address on the host.
+    /// All of the Gateways' ports: the port inside the mesh and the address on the host. Those of the gateway that Gateways select by
+    /// `istio: ingressgateway` come first.
     pub(crate) gateways: Vec<GatewayPort>,
     /// The process that ends the mesh when it ends.
     pub(crate) pid: u32,
@@ -36,10 +37,13 @@ pub(crate) struct MeshFile {
     pub(crate) https_root: Option<PathBuf>,
 }
 
-/// One port of a Gateway.
+/// One port of a gateway.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct GatewayPort {
-    /// The port in the Gateway's `servers`.
+    /// The gateway: `NAMESPACE/NAME` of its workload. Empty in what older programs wrote, which had but one.
+    #[serde(default)]
+    pub(crate) gateway: String,
+    /// The port in the `servers` of Gateways.
     pub(crate) port: u16,
     /// The address on the host's loopback.
     pub(crate) address: String,

@@ -87,7 +87,10 @@ fn program(pod: &Pod) -> Option<String> {
 
 async fn of_host(mesh: &Mesh, args: &LogsArgs) -> Result<()> {
     let (path, name) = whose(mesh, args)?;
-    let mut file = tokio::fs::File::open(&path).await.with_context(|| format!("{name} has no log"))?;
+    let mut file = tokio::fs::File::open(&path).await.with_context(|| match args.proxy {
+        true => format!("the proxy of {name} has no log"),
+        false => format!("{name} has no log: that of its proxy, which is all that a gateway has, is there with --proxy"),
+    })?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).await?;
     let text = String::from_utf8_lossy(&bytes);

@@ -131,7 +131,7 @@ fn variable(name: &str) -> String {
 }
 
 /// Whether a Gateway selects the pods of its own namespace alone.
-fn gateways_stay_home() -> Result<bool> {
+pub(crate) fn gateways_stay_home() -> Result<bool> {
     let name = "PILOT_SCOPE_GATEWAY_TO_NAMESPACE";
     flag(name, &variable(name))
 }

@@ -91,8 +91,11 @@ async fn status(socket: SocketAddr, header: &str) -> Result<StatusCode> {
 fn show(mesh: &MeshFile, run_dir: &Path, shown: &Path) {
     let pods = std::fs::read_dir(run_dir.join("pods")).map_or(0, Iterator::count);
     say::good(&format!("the mesh is ready: {pods} workloads"));
+    // Of one gateway alone it is plain whose they are.
+    let several = mesh.gateways.windows(2).any(|pair| pair[0].gateway != pair[1].gateway);
     for port in &mesh.gateways {
-        say::line(format_args!("\n  open    {}", port.address.bold()));
+        let whose = if several { format!("   port {} of gateway {}", port.port, port.gateway) } else { String::new() };
+        say::line(format_args!("\n  open    {}{whose}", port.address.bold()));
     }
     if let (Some(root), Some(port)) = (&mesh.https_root, mesh.gateways.iter().find(|port| port.address.starts_with("https:"))) {
         say::line(format_args!("{}", https::advice(root, &port.address)));

@@ -10,8 +10,9 @@ use std::{
 use mizzen_api::{
     Key, Kind, Object,
     core::{ClusterIp, ConfigMap, Container, Deployment, EnvValue, FieldRef, PodSpec, VolumeSource},
-    istio::Server,
+    istio::{Gateway, Server},
 };
+use mizzen_model::TLS_MODE_LABEL;
 use mizzen_types::Protocol;
 
 /// All objects of the folder.
@@ -32,6 +33,8 @@ pub(crate) struct Wanted {
     pub(crate) annotations: BTreeMap<String, String>,
     /// What runs in it; exactly one container.
     pub(crate) spec: PodSpec,
+    /// Whether nothing runs in it but the proxy, as a gateway.
+    pub(crate) is_gateway: bool,
 }
 
 /// A file that a program sees.
@@ -65,8 +68,11 @@ impl Wanted {
     /// Its labels with those that injection would have written.
     pub(crate) fn told_labels(&self) -> BTreeMap<String, String> {
         let mut labels = self.labels.clone();
-        // Every workload of this mesh has a sidecar, as injection would have noted here.
-        labels.entry("security.istio.io/tlsMode".to_owned()).or_insert_with(|| "istio".to_owned());
+        // Every workload of this mesh has a sidecar, as injection would have noted here. What a gateway's servers say is what it takes: sidecars that
+        // call it begin mutual TLS where a DestinationRule says so.
+        if !self.is_gateway {
+            labels.entry(TLS_MODE_LABEL.to_owned()).or_insert_with(|| "istio".to_owned());
+        }
         // The name of the deployment, as Istio's own label for what is no pod of Kubernetes.
         labels.entry("service.istio.io/workload-name".to_owned()).or_insert_with(|| self.workload.clone());
         labels
@@ -237,6 +243,7 @@ fn replicas(deployment: &Deployment) -> impl Iterator<Item = Wanted> {
         labels: template.labels.clone(),
         annotations: template.annotations.clone(),
         spec: template.spec.clone(),
+        is_gateway: template.is_gateway(),
     };
     (0..deployment.replicas).map(one)
 }
@@ -264,17 +271,38 @@ pub(crate) fn virtual_addresses(objects: &Objects) -> BTreeMap<String, Option<Ip
     wanted
 }
 
-/// The ports of all Gateways for the mesh's one gateway, by number, each with the scheme of what comes there. With `https`, those of plain text have one more.
-pub(crate) fn gateway_ports(objects: &Objects, gateway: &BTreeMap<String, String>, https: bool) -> BTreeMap<u16, &'static str> {
+/// Which Gateways are served, and how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Serving {
+    /// Those of plain text over HTTPS, too.
+    pub(crate) https: bool,
+    /// By gateways of their own namespace alone.
+    pub(crate) stay_home: bool,
+}
+
+/// The Gateways that select a gateway with these labels in this namespace.
+pub(crate) fn selecting<'o>(
+    objects: &'o Objects,
+    namespace: &'o str,
+    labels: &'o BTreeMap<String, String>,
+    stay_home: bool,
+) -> impl Iterator<Item = &'o Gateway> {
+    let gateways = objects.values().filter_map(|object| if let Object::Gateway(found) = &**object { Some(found) } else { None });
+    gateways.filter(move |found| found.selector.matches(labels) && (!stay_home || *found.meta.namespace == *namespace))
+}
+
+/// The ports of all Gateways for a gateway, by number, each with the scheme of what comes there. With HTTPS, those of plain text have one more.
+pub(crate) fn gateway_ports(
+    objects: &Objects,
+    namespace: &str,
+    labels: &BTreeMap<String, String>,
+    serving: Serving,
+) -> BTreeMap<u16, &'static str> {
     let mut ports = BTreeMap::new();
-    for object in objects.values() {
-        if let Object::Gateway(found) = &**object
-            && found.selector.matches(gateway)
-        {
-            ports.extend(found.servers.iter().map(|server| (server.port.number, scheme(server))));
-            let more = found.also_https("").filter(|_| https);
-            ports.extend(more.iter().flat_map(|found| &found.servers).map(|server| (server.port.number, scheme(server))));
-        }
+    for found in selecting(objects, namespace, labels, serving.stay_home) {
+        ports.extend(found.servers.iter().map(|server| (server.port.number, scheme(server))));
+        let more = found.also_https("").filter(|_| serving.https);
+        ports.extend(more.iter().flat_map(|found| &found.servers).map(|server| (server.port.number, scheme(server))));
     }
     ports
 }
@@ -313,9 +341,11 @@ spec:
   - {port: {number: 446, name: e, protocol: TCP}, hosts: ['*'], tls: {mode: ISTIO_MUTUAL}}
   - {port: {number: 447, name: f, protocol: TCP}, hosts: ['*']}
 ";
-        let ports = gateway_ports(&objects(text), &super::super::gateway::labels(), false);
+        let (objects, labels) = (objects(text), super::super::gateway::labels());
+        let ports = |serving| gateway_ports(&objects, "istio-system", &labels, serving).into_iter().collect::<Vec<_>>();
         let expected = [(80, "http"), (443, "https"), (444, "https"), (445, "tls"), (446, "tls"), (447, "tcp")];
-        assert_eq!(ports.into_iter().collect::<Vec<_>>(), expected);
+        assert_eq!(ports(Serving::default()), expected);
+        assert!(ports(Serving { stay_home: true, ..Serving::default() }).is_empty(), "it is of another namespace");
     }
 
     const SHOP: &str = "

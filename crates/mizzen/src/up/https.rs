@@ -1,10 +1,10 @@
-//! `--https`: a certificate authority of this user's own, made once, and the certificate with which the mesh's gateway serves HTTPS.
+//! `--https`: a certificate authority of this user's own, made once, and the certificates with which the mesh's gateways serve HTTPS.
 //!
 //! The authority's key lies in the user's folder of data, as those of other tools of this kind do: people make their browser trust it, and shall not have to
-//! at each start. Workloads do not see that folder. The gateway gets a certificate under it as it gets any other: as a Secret, by secret discovery.
+//! at each start. Workloads do not see that folder. A gateway gets a certificate under it as it gets any other: as a Secret of its namespace, by secret discovery.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::Write,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
@@ -14,17 +14,16 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use mizzen_api::Object;
 use mizzen_pki::{Ca, CaLimits, UnixTime};
 
 use super::{
-    desired::Objects,
-    gateway,
+    desired::{self, Objects, Serving},
+    gateway::Plan,
     mesh::{Mesh, is_set},
     say,
 };
 
-/// The Secret, in the gateway's namespace.
+/// The Secret, in a gateway's namespace.
 pub(crate) const CREDENTIAL: &str = "mizzen-local-https";
 /// Names and addresses that lead to this host, whatever Gateways name.
 const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
@@ -86,25 +85,28 @@ fn load(folder: &Path) -> Result<Ca> {
         .with_context(|| format!("{} holds no certificate authority: remove it, and a new one is made", folder.display()))
 }
 
-/// Keeps a certificate for the hosts of all Gateways of the mesh's gateway, until the mesh ends.
+/// Keeps a certificate in each namespace in which there is a gateway, for the hosts of the Gateways there, until the mesh ends.
 pub(crate) async fn keep(mesh: Arc<Mesh>, folder: PathBuf) -> Result<()> {
     let ca = load(&folder)?;
     let mut objects = mesh.objects.subscribe();
     let mut ending = mesh.ending.subscribe();
     loop {
-        let wanted = names(&objects.borrow_and_update());
-        let svid = ca.server_certificate(&wanted, TTL, UnixTime::now())?;
-        mesh.told.credential(CREDENTIAL, &svid).context("cannot write the gateway's certificate")?;
+        let mut written: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let renew = tokio::time::sleep(RENEW);
         tokio::pin!(renew);
         loop {
+            let wanted = names(&objects.borrow_and_update(), mesh.serving);
+            for (namespace, names) in wanted.iter().filter(|(namespace, names)| written.get(*namespace) != Some(*names)) {
+                let svid = ca.server_certificate(names, TTL, UnixTime::now())?;
+                mesh.told.credential(namespace, CREDENTIAL, &svid).context("cannot write a gateway's certificate")?;
+            }
+            written
+                .keys()
+                .filter(|namespace| !wanted.contains_key(*namespace))
+                .for_each(|namespace| mesh.told.remove_credential(namespace));
+            written = wanted;
             tokio::select! {
-                changed = objects.changed() => {
-                    changed?;
-                    if names(&objects.borrow_and_update()) != wanted {
-                        break;
-                    }
-                }
+                changed = objects.changed() => changed?,
                 () = &mut renew => break,
                 () = is_set(&mut ending) => return Ok(()),
             }
@@ -112,17 +114,21 @@ pub(crate) async fn keep(mesh: Arc<Mesh>, folder: PathBuf) -> Result<()> {
     }
 }
 
-/// The names that the certificate has: those that lead here, and the Gateways' own.
-fn names(objects: &Objects) -> Vec<String> {
-    let mut all: Vec<String> = LOCAL.map(str::to_owned).into();
-    let gateways = objects.values().filter_map(|object| match &**object {
-        Object::Gateway(found) if found.selector.matches(&gateway::labels()) => found.also_https(CREDENTIAL),
-        _ => None,
-    });
-    let hosts: BTreeSet<String> =
-        gateways.flat_map(|found| found.servers).flat_map(|server| server.hosts).map(|host| host.host.to_string()).collect();
-    all.extend(hosts.into_iter().filter(|host| host != "*" && !LOCAL.contains(&host.as_str())).take(MAX_NAMES - LOCAL.len()));
-    all
+/// The names that the certificate of each namespace has: those that lead here, and those of the Gateways that select a gateway there.
+fn names(objects: &Objects, serving: Serving) -> BTreeMap<String, Vec<String>> {
+    let mut hosts: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for planned in Plan::new(objects, serving).gateways.values() {
+        let gateways = desired::selecting(objects, &planned.namespace, &planned.labels, serving.stay_home);
+        let servers = gateways.filter_map(|found| found.also_https(CREDENTIAL)).flat_map(|found| found.servers);
+        let own = servers.flat_map(|server| server.hosts).map(|host| host.host.to_string());
+        hosts.entry(planned.namespace.clone()).or_default().extend(own);
+    }
+    let all = |hosts: BTreeSet<String>| {
+        let mut all: Vec<String> = LOCAL.map(str::to_owned).into();
+        all.extend(hosts.into_iter().filter(|host| host != "*" && !LOCAL.contains(&host.as_str())).take(MAX_NAMES - LOCAL.len()));
+        all
+    };
+    hosts.into_iter().map(|(namespace, hosts)| (namespace, all(hosts))).collect()
 }
 
 /// How somebody comes to trust it.
@@ -166,11 +172,25 @@ kind: Gateway
 apiVersion: networking.istio.io/v1
 metadata: {name: b, namespace: shop}
 spec: {selector: {istio: other}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: [other.example]}]}
+---
+kind: Deployment
+apiVersion: apps/v1
+metadata: {name: gate, namespace: payments}
+spec:
+  selector: {matchLabels: {istio: other}}
+  template:
+    metadata: {labels: {istio: other}, annotations: {inject.istio.io/templates: gateway}}
+    spec: {containers: [{name: istio-proxy, image: auto}]}
 ";
         let parsed = mizzen_api::parse_documents(text, &"test.yaml".into());
         let objects: Objects =
             parsed.objects.into_iter().map(|object| object.unwrap_or_else(|r| panic!("{r:?}"))).map(|o| (o.key(), Arc::new(o))).collect();
-        let own = [&LOCAL[..], &["*.shop.example", "shop.example"]].concat();
-        assert_eq!(names(&objects), own);
+        let named = |namespace: &str, more: &[&str]| {
+            let names = [&LOCAL[..], more].concat().into_iter().map(str::to_owned).collect::<Vec<_>>();
+            (namespace.to_owned(), names)
+        };
+        let own = named("istio-system", &["*.shop.example", "shop.example"]);
+        let expected = [own, named("payments", &["other.example"])];
+        assert_eq!(names(&objects, Serving::default()), expected.into());
     }
 }

@@ -17,7 +17,7 @@ use super::{
     runnable::Folder,
     say, second_layer, workload,
 };
-use crate::cli::find::MeshFile;
+use crate::cli::find::{GatewayPort, MeshFile};
 
 /// Runs the mesh. Called before any thread exists.
 pub(crate) fn main(inner: mizzen_host::Inner) -> u8 {
@@ -48,25 +48,24 @@ async fn run(inner: mizzen_host::Inner) -> Result<()> {
     let mesh = Arc::new(Mesh::new(payload, link.clone(), router, supervisor)?);
     mesh.link_programs()?;
     let control = tokio::spawn(said("the control plane", control_plane::run(mesh.clone())));
-    let open = watch::Sender::default();
-    let gateway = tokio::spawn(said("the gateway", gateway::run(mesh.clone(), open.clone())));
+    let doors = tokio::spawn(said("the gateways' ports", gateway::keep(mesh.clone())));
     if let Some(folder) = mesh.payload.https.clone() {
-        tokio::spawn(said("the gateway's certificate", https::keep(mesh.clone(), folder)));
+        tokio::spawn(said("the gateways' certificates", https::keep(mesh.clone(), folder)));
     }
     if let Some(settings) = mesh.payload.second_layer.clone() {
         tokio::spawn(said("the second layer", second_layer::run(mesh.clone(), settings)));
     }
     tokio::spawn(requests::serve(mesh.clone()));
     tokio::spawn(findings::tell(mesh.clone()));
-    tokio::spawn(said("the description of the mesh", describe(mesh.clone(), open.subscribe())));
+    tokio::spawn(said("the description of the mesh", describe(mesh.clone())));
     let pods = tokio::spawn(reconcile(mesh.clone()));
     tokio::spawn(follow(mesh.clone()));
     link.stopped().await;
     mesh.ending.send_replace(true);
     // Programs first, then what they need.
     pods.await?;
-    let (gateway, control) = (gateway.await?, control.await?);
-    if gateway && control { Ok(()) } else { Err(anyhow!("a part of the mesh has failed")) }
+    let (doors, control) = (doors.await?, control.await?);
+    if doors && control { Ok(()) } else { Err(anyhow!("a part of the mesh has failed")) }
 }
 
 /// Runs a part of the mesh; if it fails, that is said when it happens, not at the end. Returns whether it did well.
@@ -179,7 +178,7 @@ async fn reconcile(mesh: Arc<Mesh>) {
         if let Err(error) = mesh.told.virtual_addresses(&addresses) {
             say::error(&format!("cannot write the services' addresses: {error}"));
         }
-        let wanted = desired::wanted(&now);
+        let wanted = gateway::wanted(&now, mesh.serving, |folder| running.contains_key(folder));
         for (folder, pod) in &wanted {
             let pod = Arc::new(pod.clone());
             let entry = running.entry(folder.clone()).or_insert_with(|| start(&mesh, folder, &pod, &over));
@@ -188,7 +187,7 @@ async fn reconcile(mesh: Arc<Mesh>) {
         // What is not wanted any more goes when what takes its place is ready: a rollout drops nothing.
         let now_ready = ready.borrow_and_update().clone();
         let replaced = |old: &Wanted| {
-            let mut new = wanted.values().filter(|new| new.namespace == old.namespace && new.workload == old.workload);
+            let mut new = wanted.values().filter(|new| gateway::follows(new, old));
             new.all(|new| now_ready.get(&format!("{}/{}", new.namespace, new.name)).is_some_and(|r| r.ready))
         };
         for (_, entry) in running.iter().filter(|(folder, entry)| !wanted.contains_key(*folder) && replaced(&entry.pod)) {
@@ -214,7 +213,10 @@ async fn reconcile(mesh: Arc<Mesh>) {
 fn start(mesh: &Arc<Mesh>, folder: &str, pod: &Arc<Wanted>, over: &mpsc::UnboundedSender<String>) -> Running {
     let (stop, stopped) = watch::channel(false);
     let (folder, over) = (folder.to_owned(), over.clone());
-    let life = tokio::spawn(pod::live(mesh.clone(), pod.clone(), stopped));
+    let life = match pod.is_gateway {
+        true => tokio::spawn(gateway::live(mesh.clone(), pod.clone(), stopped)),
+        false => tokio::spawn(pod::live(mesh.clone(), pod.clone(), stopped)),
+    };
     let task = tokio::spawn(async move {
         // One that has panicked has ended, too.
         let _ = life.await;
@@ -224,32 +226,40 @@ fn start(mesh: &Arc<Mesh>, folder: &str, pod: &Arc<Wanted>, over: &mpsc::Unbound
     Running { stop, pod: pod.clone(), task }
 }
 
-/// Writes `mesh.json` when every workload is ready for the first time, and anew when the Gateway's ports change.
-async fn describe(mesh: Arc<Mesh>, mut open: watch::Receiver<gateway::Open>) -> Result<()> {
+/// Writes `mesh.json` when every workload is ready for the first time, and anew when the gateways' ports change, which is said then.
+async fn describe(mesh: Arc<Mesh>) -> Result<()> {
+    let mut open = mesh.doors.subscribe();
     let mut ready = mesh.ready.subscribe();
     let mut objects = mesh.objects.subscribe();
     objects.wait_for(|o| !o.is_empty()).await?;
     loop {
         let all = {
-            let (wanted, ports) = {
+            let (wanted, plan) = {
                 let objects = mesh.objects.borrow();
-                (desired::wanted(&objects), gateway::wanted(&mesh, &objects))
+                (gateway::wanted(&objects, mesh.serving, |_| false), gateway::Plan::new(&objects, mesh.serving))
             };
             let ready = ready.borrow_and_update();
-            let open = open.borrow_and_update();
-            wanted.values().all(|pod| ready.get(&format!("{}/{}", pod.namespace, pod.name)).is_some_and(|r| r.ready))
-                && ports.keys().all(|port| open.contains_key(port))
+            // A gateway whose certificate is missing still serves what it can: whoever announces the mesh waits for it, but not for ever.
+            let is_there = |pod: &Wanted| {
+                let found = ready.get(&format!("{}/{}", pod.namespace, pod.name));
+                found.is_some_and(|r| r.ready || (pod.is_gateway && r.address.is_some()))
+            };
+            wanted.values().all(is_there) && open.borrow_and_update().has_all(&plan)
         };
         if all {
             break;
         }
         tokio::select! {
             changed = ready.changed() => changed?,
-            changed = open.changed() => if changed.is_err() { return Ok(()) },
+            changed = open.changed() => changed?,
         }
     }
+    let mut told: Option<Vec<GatewayPort>> = None;
     loop {
-        let gateways = gateway::described(&open.borrow_and_update());
+        let gateways = open.borrow_and_update().described();
+        if let Some(before) = told.replace(gateways.clone()) {
+            moved(&before, &gateways);
+        }
         let file = MeshFile {
             address: gateways.iter().find(|g| g.address.starts_with("http://")).map(|g| g.address.clone()).unwrap_or_default(),
             gateways,
@@ -263,9 +273,17 @@ async fn describe(mesh: Arc<Mesh>, mut open: watch::Receiver<gateway::Open>) -> 
         let partial = mesh.dir("mesh.json.partial");
         std::fs::write(&partial, serde_json::to_vec_pretty(&file)?)?;
         std::fs::rename(partial, mesh.dir("mesh.json"))?;
-        // Without a gateway, which says by itself why it ended, nothing changes any more.
-        if open.changed().await.is_err() {
-            return Ok(());
-        }
+        open.changed().await?;
+    }
+}
+
+/// Says which ports have opened and closed since.
+fn moved(before: &[GatewayPort], now: &[GatewayPort]) {
+    for GatewayPort { gateway, port, address } in now.iter().filter(|port| !before.contains(port)) {
+        say::step(&format!("port {port} of gateway {gateway} is open at {address}"));
+    }
+    let is_there = |old: &GatewayPort| now.iter().any(|new| new.gateway == old.gateway && new.port == old.port);
+    for GatewayPort { gateway, port, .. } in before.iter().filter(|port| !is_there(port)) {
+        say::step(&format!("port {port} of gateway {gateway} is closed"));
     }
 }

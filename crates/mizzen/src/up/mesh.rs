@@ -12,7 +12,15 @@ use mizzen_host::{Link, Router, Supervisor};
 use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
 
-use super::{Payload, address::Addresses, desired::Objects, objects::Folder, second_layer::Known};
+use super::{
+    Payload,
+    address::Addresses,
+    desired::{Objects, Serving},
+    gateway::Open,
+    objects::Folder,
+    second_layer::Known,
+};
+use crate::programs::mizzend;
 
 /// So many hosts are made at a time.
 const STARTS: usize = 16;
@@ -31,6 +39,10 @@ pub(crate) struct Mesh {
     pub(crate) ending: watch::Sender<bool>,
     /// Who is ready, by `namespace/name`; changes are seen by whoever waits for all.
     pub(crate) ready: watch::Sender<BTreeMap<String, Ready>>,
+    /// Which Gateways are served, and how.
+    pub(crate) serving: Serving,
+    /// Which ports of gateways are open on the host.
+    pub(crate) doors: watch::Sender<Open>,
     /// Who runs, if there is a second layer.
     pub(crate) known: Known,
     /// How many hosts are made at a time: a mesh of hundreds of programs can then be ended while it starts.
@@ -60,6 +72,7 @@ impl Mesh {
         for folder in ["pods", "mizzend", "last-good", "scratch", "bin", "sample"] {
             std::fs::create_dir_all(payload.run_dir.join(folder)).context("cannot make the mesh's folders")?;
         }
+        let serving = Serving { https: payload.https.is_some(), stay_home: mizzend::gateways_stay_home()? };
         Ok(Mesh {
             payload,
             link,
@@ -69,6 +82,8 @@ impl Mesh {
             objects: watch::Sender::default(),
             ending: watch::Sender::new(false),
             ready: watch::Sender::default(),
+            serving,
+            doors: watch::Sender::default(),
             known: Known::default(),
             starts: Semaphore::new(STARTS),
             addresses: Mutex::default(),

@@ -75,19 +75,24 @@ impl Folder {
         Ok(())
     }
 
-    /// Writes a certificate with its key as a Secret of the gateway's namespace.
+    /// Writes a certificate with its key as a Secret of a gateway's namespace.
     ///
     /// # Errors
     /// What the system says.
-    pub(crate) fn credential(&self, name: &str, svid: &Svid) -> io::Result<()> {
+    pub(crate) fn credential(&self, namespace: &str, name: &str, svid: &Svid) -> io::Result<()> {
         let object = json!({
             "apiVersion": "v1",
             "kind": "Secret",
-            "metadata": {"name": name, "namespace": "istio-system"},
+            "metadata": {"name": name, "namespace": namespace},
             "type": "kubernetes.io/tls",
             "stringData": {"tls.crt": svid.chain_pem(), "tls.key": svid.key_pem().expose()},
         });
-        self.write("credential.yaml", &object)
+        self.write(&credential_file(namespace), &object)
+    }
+
+    /// Removes it.
+    pub(crate) fn remove_credential(&self, namespace: &str) {
+        let _ = std::fs::remove_file(self.0.join(credential_file(namespace)));
     }
 
     /// JSON is YAML. For this user alone. Renamed into place, so that no reader sees half a file.
@@ -138,6 +143,10 @@ pub(crate) fn described(pod: &Wanted, address: Ipv4Addr, ready: bool) -> serde_j
             "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}],
         },
     })
+}
+
+fn credential_file(namespace: &str) -> String {
+    format!("credential-{namespace}.yaml")
 }
 
 fn file(pod: &Wanted) -> String {

@@ -1,6 +1,6 @@
 //! One workload from its start to its end: a host, the capture, a proxy, the program, its readiness.
 
-use std::{convert::Infallible, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::Ipv4Addr, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use mizzen_api::core::{Probe, ProbeAction, TargetPort};
@@ -37,15 +37,15 @@ impl Place {
     ///
     /// # Errors
     /// If an annotation cannot be understood, or the kernel refuses a step.
-    pub(crate) async fn make(mesh: &Arc<Mesh>, pod: &Arc<Wanted>, role: Role, inherit: Option<std::os::fd::OwnedFd>) -> Result<Place> {
+    pub(crate) async fn make(mesh: &Arc<Mesh>, pod: &Arc<Wanted>, role: Role, inherit: Option<OwnedFd>) -> Result<Place> {
         let address = mesh.addresses().pod().context("all addresses of the mesh are in use")?;
         let name = format!("{}/{}", pod.namespace, pod.name);
-        mesh.note(&name, |ready| ready.address = Some(address));
         let folder = proxy::folder(mesh, pod);
         std::fs::create_dir_all(&folder)
             .and_then(|()| std::fs::write(folder.join(POD_FILE), pod.id()))
             .with_context(|| folder.display().to_string())?;
         mesh.told.pod(pod, address, false)?;
+        mesh.note(&name, |ready| ready.address = Some(address));
         let host = Arc::new(Host::create(&mesh.router, address).await?);
         if role == Role::Sidecar {
             host.capture(&Plan::new(&Settings::from_annotations(&pod.annotations)?)).await?;
@@ -91,26 +91,43 @@ impl Place {
     }
 }
 
+/// Makes the place of a pod when its turn comes. `None`: it was to end before that, or could not be made and has ended since.
+pub(crate) async fn place(
+    mesh: &Arc<Mesh>,
+    pod: &Arc<Wanted>,
+    role: Role,
+    inherit: Option<OwnedFd>,
+    stop: &mut watch::Receiver<bool>,
+) -> Option<Place> {
+    let turn = tokio::select! {
+        biased;
+        () = is_set(stop) => return None,
+        turn = mesh.starts.acquire() => turn,
+    };
+    let made = Place::make(mesh, pod, role, inherit).await;
+    drop(turn);
+    match made {
+        Ok(place) => Some(place),
+        Err(error) => {
+            failed(mesh, pod, &error, stop).await;
+            None
+        }
+    }
+}
+
+/// Says that a pod cannot be started, and waits until nobody wants it any more.
+pub(crate) async fn failed(mesh: &Mesh, pod: &Wanted, error: &anyhow::Error, stop: &mut watch::Receiver<bool>) {
+    let name = format!("{}/{}", pod.namespace, pod.name);
+    say::error(&format!("{name} cannot be started: {error:#}"));
+    mesh.note(&name, |ready| ready.reason = Some(format!("{error:#}")));
+    is_set(stop).await;
+    mesh.forget(&name);
+}
+
 /// Runs a workload until `stop`.
 pub(crate) async fn live(mesh: Arc<Mesh>, pod: Arc<Wanted>, mut stop: watch::Receiver<bool>) {
     let name = format!("{}/{}", pod.namespace, pod.name);
-    let turn = tokio::select! {
-        biased;
-        () = is_set(&mut stop) => return,
-        turn = mesh.starts.acquire() => turn,
-    };
-    let made = Place::make(&mesh, &pod, Role::Sidecar, None).await;
-    drop(turn);
-    let mut place = match made {
-        Ok(place) => place,
-        Err(error) => {
-            say::error(&format!("{name} cannot be started: {error:#}"));
-            mesh.note(&name, |ready| ready.reason = Some(format!("{error:#}")));
-            let () = is_set(&mut stop).await;
-            mesh.forget(&name);
-            return;
-        }
-    };
+    let Some(mut place) = place(&mesh, &pod, Role::Sidecar, None, &mut stop).await else { return };
     tokio::select! {
         () = place.proxy.is_ready() => {}
         () = is_set(&mut stop) => return place.remove().await,

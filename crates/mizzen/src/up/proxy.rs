@@ -1,4 +1,4 @@
-//! Starting a `mizzen-proxy`, as a sidecar or as the gateway, or as the agent beside an Envoy, and keeping it running.
+//! Starting a `mizzen-proxy`, as a sidecar or as a gateway, or as the agent beside an Envoy, and keeping it running.
 
 use std::{
     collections::BTreeMap,
@@ -9,9 +9,10 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use mizzen_host::{Host, Io, LogFile, Process, ProcessKind, RestartDelay, Spec, probe};
 use mizzen_types::ports;
+use serde_json::json;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::UnixStream,
@@ -23,6 +24,7 @@ use super::{
     address::ROUTER,
     control_plane,
     desired::Wanted,
+    gateway,
     mesh::{Mesh, is_set},
     say,
 };
@@ -41,7 +43,7 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 pub(crate) enum Role {
     /// Beside a program.
     Sidecar,
-    /// The Gateway's.
+    /// A gateway's.
     Router,
 }
 
@@ -99,7 +101,11 @@ async fn keep(
             io.others.push((4, socket.as_fd().try_clone_to_owned()?));
         }
         restart.started(Instant::now().into_std());
-        match mesh.supervisor.spawn(host, &spec(mesh, pod, host.address(), role), io).await {
+        let started = match spec(mesh, pod, host.address(), role) {
+            Ok(spec) => mesh.supervisor.spawn(host, &spec, io).await.map_err(Into::into),
+            Err(error) => Err(error),
+        };
+        match started {
             Ok(process) => {
                 let ended = tokio::select! {
                     ended = process.wait() => ended,
@@ -116,7 +122,7 @@ async fn keep(
                 log.note(&format!("ended: {ended}"));
                 say::error(&format!("the proxy of {}/{} ended, it is started again: {ended}", pod.namespace, pod.name));
             }
-            Err(error) => say::error(&format!("the proxy of {}/{} does not start: {error}", pod.namespace, pod.name)),
+            Err(error) => say::error(&format!("the proxy of {}/{} does not start: {error:#}", pod.namespace, pod.name)),
         }
         tokens.abort();
         let delay = restart.ended(Instant::now().into_std());
@@ -176,7 +182,7 @@ async fn serve_tokens(mesh: Arc<Mesh>, pod: Arc<Wanted>, socket: UnixStream) {
     }
 }
 
-fn spec(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr, role: Role) -> Spec {
+fn spec(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr, role: Role) -> Result<Spec> {
     let labels: BTreeMap<&String, &String> = pod.labels.iter().collect();
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
     let folder = folder(mesh, pod);
@@ -213,6 +219,7 @@ fn spec(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr, role: Role) -> Spec {
         }
         // No program asks for names there, and the control plane has no table for a gateway.
         env.push(("DNS_PROXY_ADDR".to_owned(), "off".to_owned()));
+        of_gateway(mesh, pod, address, &mut env)?;
     }
     let mut argv = vec![text(mesh.dir("bin/mizzen-proxy"))];
     if let Some(program) = foreign {
@@ -220,5 +227,23 @@ fn spec(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr, role: Role) -> Spec {
     } else {
         argv.extend(["--on-demand-idle".to_owned(), mesh.payload.on_demand_idle.to_string()]);
     }
-    Spec { name: format!("{}/{} proxy", pod.namespace, pod.name), argv, env, cwd: Some(folder), kind: ProcessKind::Proxy }
+    Ok(Spec { name: format!("{}/{} proxy", pod.namespace, pod.name), argv, env, cwd: Some(folder), kind: ProcessKind::Proxy })
+}
+
+/// Adds what a gateway's manifest says of its proxy, which is not who it is and where its own things are.
+fn of_gateway(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr, env: &mut Vec<(String, String)>) -> Result<()> {
+    let (settings, _) = gateway::settings(&pod.annotations).map_err(|error| anyhow!(error))?;
+    let topology = mizzen_control::inject::gateway_topology(settings.gateway_topology);
+    if !topology.is_empty() {
+        env.push(("ISTIO_METAJSON_PROXY_CONFIG".to_owned(), json!({"gatewayTopology": topology}).to_string()));
+    }
+    let objects = mesh.objects.borrow().clone();
+    for (name, value) in pod.env(&objects, address, ROUTER).map_err(|error| anyhow!(error))? {
+        if env.iter().any(|(known, own)| *known == name && *own != value) {
+            say::warning(&format!("{}/{}: the variable {name} is not acted on: the mesh sets it", pod.namespace, pod.name));
+        } else {
+            env.push((name, value));
+        }
+    }
+    Ok(())
 }

@@ -150,6 +150,7 @@ async fn place(mesh: &Arc<Mesh>, request: &Run, number: u32) -> Result<Place> {
         labels: request.labels.clone(),
         annotations: BTreeMap::new(),
         spec: PodSpec { service_account: account.clone(), ..PodSpec::default() },
+        is_gateway: false,
     });
     Place::make(mesh, &pod, Role::Sidecar, None).await
 }

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use mizzen_api::{Key, Object, Problem};
+use mizzen_api::{Key, Object, Problem, core::Deployment};
 use mizzen_capture::Settings;
 
-use super::desired::Objects;
+use super::{desired::Objects, gateway};
 
 /// At most so many replicas of one Deployment.
 const MAX_REPLICAS: u32 = 1_000;
@@ -74,6 +74,8 @@ fn refusal(object: &Object, others: &Objects) -> Option<Problem> {
             };
             if let Err(error) = Settings::from_annotations(&deployment.template.annotations) {
                 ("spec.template.metadata.annotations", error.to_string())
+            } else if let Some(error) = gateway_fault(deployment) {
+                ("spec.template.metadata.annotations", error)
             } else if wanted > MAX_REPLICAS {
                 ("spec.replicas", format!("must be at most {MAX_REPLICAS}, is {wanted}"))
             } else if others.values().fold(wanted, sum) > MAX_PROGRAMS {
@@ -88,6 +90,12 @@ fn refusal(object: &Object, others: &Objects) -> Option<Problem> {
         _ => return None,
     };
     Some(Problem { pos: object.meta().origin.clone(), object: Some(object.key()), field: field.to_owned(), message })
+}
+
+/// What is wrong with the settings of a gateway's proxy.
+fn gateway_fault(deployment: &Deployment) -> Option<String> {
+    let template = &deployment.template;
+    gateway::settings(&template.annotations).err().filter(|_| template.is_gateway())
 }
 
 #[cfg(test)]
@@ -127,6 +135,22 @@ spec:
         let line = refused(deployment("web", 1, "abc"));
         let start = "a.yaml:1: Deployment shop/web: spec.template.metadata.annotations: ";
         assert!(line.starts_with(start) && line.contains("excludeOutboundPorts") && line.contains("`abc`"), "{line}");
+        let gateway = object(
+            "apiVersion: apps/v1
+kind: Deployment
+metadata: {name: gate, namespace: shop}
+spec:
+  selector: {matchLabels: {istio: gate}}
+  template:
+    metadata:
+      labels: {istio: gate}
+      annotations: {inject.istio.io/templates: gateway, proxy.istio.io/config: 'gatewayTopology: {numTrustedProxies: many}'}
+    spec: {containers: [{name: istio-proxy, image: auto}]}
+",
+        );
+        let line = refused(gateway);
+        let start = "a.yaml:1: Deployment shop/gate: spec.template.metadata.annotations: proxy.istio.io/config: ";
+        assert!(line.starts_with(start) && line.contains("numTrustedProxies"), "{line}");
         assert!(folder.objects.is_empty());
     }
 

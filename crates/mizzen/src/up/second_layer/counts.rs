@@ -136,6 +136,7 @@ mod tests {
                 labels: BTreeMap::new(),
                 annotations: BTreeMap::new(),
                 spec: PodSpec::default(),
+                is_gateway: false,
             })
         };
         let pods: Pods = [(Ipv4Addr::new(10, 244, 0, 16), pod("web")), (Ipv4Addr::new(10, 244, 0, 17), pod("data"))].into();

@@ -1,0 +1,113 @@
+//! The mesh's gateways: proxies without a program, whose ports are opened on the host's loopback. One runs by default; others are Deployments whose pods are
+//! made by the template `gateway`.
+
+mod doors;
+mod plan;
+
+use std::{collections::BTreeMap, net::TcpListener, sync::Arc};
+
+use anyhow::Result;
+use mizzen_api::{Problem, istio::ProxyConfig};
+use tokio::sync::watch;
+
+pub(crate) use doors::{Open, keep};
+#[cfg(test)]
+pub(crate) use plan::labels;
+pub(crate) use plan::{Plan, follows, wanted};
+
+use super::{
+    desired::{self, Wanted},
+    entrance::Entrance,
+    mesh::{Mesh, is_set},
+    pod::{self, Place},
+    proxy::Role,
+    say,
+};
+
+/// The annotation with which a pod's proxy is set.
+const SETTINGS: &str = "proxy.istio.io/config";
+
+/// What a gateway's annotation says of its proxy, with a line for each part that is not acted on.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn settings(annotations: &BTreeMap<String, String>) -> Result<(ProxyConfig, Vec<String>), String> {
+    let text = annotations.get(SETTINGS).map(String::as_str).filter(|text| !text.trim().is_empty());
+    let Some(text) = text else { return Ok((ProxyConfig::default(), Vec::new())) };
+    let read = mizzen_api::parse_proxy_config(text, &ProxyConfig::default(), &"".into());
+    let say = |problem: &Problem| format!("{SETTINGS}: {problem}");
+    read.map(|(read, told)| (read, told.iter().map(say).collect())).map_err(|all| all.first().map(say).unwrap_or_default())
+}
+
+/// Runs a gateway's pod until `stop`.
+pub(crate) async fn live(mesh: Arc<Mesh>, pod: Arc<Wanted>, mut stop: watch::Receiver<bool>) {
+    let entered = match mesh.payload.data_plane.foreign() {
+        None => Entrance::pass().map(|(entrance, socket)| (entrance, Some(socket))),
+        Some(_) => Ok((Entrance::carry(), None)),
+    };
+    let (mut entrance, inherit) = match entered {
+        Ok(entered) => entered,
+        Err(error) => return pod::failed(&mesh, &pod, &error, &mut stop).await,
+    };
+    let (_, told) = settings(&pod.annotations).unwrap_or_default();
+    told.iter().for_each(|line| say::warning(&format!("{}/{}: {line}", pod.namespace, pod.name)));
+    let Some(place) = pod::place(&mesh, &pod, Role::Router, inherit, &mut stop).await else { return };
+    if let Err(error) = serve(&mesh, &place, &mut entrance, &mut stop).await {
+        say::error(&format!("{}/{}: {error:#}", pod.namespace, pod.name));
+    }
+    place.leave().await;
+    entrance.close();
+    place.remove().await;
+}
+
+/// Has its ports lead to it, and tells whether it is ready, until `stop`.
+async fn serve(mesh: &Mesh, place: &Place, entrance: &mut Entrance, stop: &mut watch::Receiver<bool>) -> Result<()> {
+    let pod = &place.pod;
+    let mut doors = mesh.doors.subscribe();
+    let mut ready = place.proxy.ready.clone();
+    loop {
+        let own = sockets_of(mesh, pod, &doors.borrow_and_update());
+        // One whose gateway has gone, or has another in its place, serves what it has until it is stopped.
+        if let Some(sockets) = own {
+            entrance.lead(&sockets, place.address, &ready).await?;
+        }
+        tokio::select! {
+            changed = doors.changed() => changed?,
+            changed = ready.changed() => {
+                changed?;
+                let now = *ready.borrow_and_update();
+                place.tell(now);
+                entrance.forget();
+                if now {
+                    say::step(&format!("{}/{} is ready", pod.namespace, pod.name));
+                }
+            }
+            () = is_set(stop) => return Ok(()),
+        }
+    }
+}
+
+/// The open ports that Gateways have for this very pod: a new version of it may be selected by others, and who has no listener for a port would take
+/// connections from it for nothing.
+fn sockets_of(mesh: &Mesh, pod: &Wanted, open: &Open) -> Option<BTreeMap<u16, Arc<TcpListener>>> {
+    let doors = open.of(&plan::id(&pod.namespace, &pod.workload))?;
+    let ports = desired::gateway_ports(&mesh.objects.borrow(), &pod.namespace, &pod.labels, mesh.serving);
+    Some(doors.iter().filter(|(port, _)| ports.contains_key(port)).map(|(port, door)| (*port, door.socket.clone())).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use mizzen_api::istio::GatewayTopology;
+
+    use super::*;
+
+    #[test]
+    fn settings_of_one_gateway() {
+        let read = |text: &str| settings(&[(SETTINGS.to_owned(), text.to_owned())].into());
+        assert_eq!(read(" ").map(|(read, told)| (read.gateway_topology, told)), Ok((GatewayTopology::default(), Vec::new())));
+        let (read_well, told) = read("gatewayTopology: {numTrustedProxies: 2}\nconcurrency: 4").expect("settings");
+        assert_eq!(read_well.gateway_topology.trusted_proxies, Some(2));
+        assert!(told.len() == 1 && told[0].contains("proxy.istio.io/config: ") && told[0].contains("concurrency"), "{told:?}");
+        assert!(read("gatewayTopology: {numTrustedProxies: many}").is_err_and(|e| e.starts_with("proxy.istio.io/config: ")));
+    }
+}
