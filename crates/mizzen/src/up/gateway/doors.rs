@@ -1,9 +1,10 @@
 //! The gateways' ports on the host's loopback: which sockets are open, and whose they are. All pods of a gateway accept from the same ones.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr, TcpListener},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Result;
@@ -17,6 +18,10 @@ use crate::{
         say,
     },
 };
+
+/// How long a gateway may take to let a port go that another one is to have, and how often it is looked.
+const LET_GO: Duration = Duration::from_millis(50);
+const LET_GO_TRIES: u32 = 20;
 
 /// An open port.
 #[derive(Clone, Debug)]
@@ -66,11 +71,8 @@ impl Open {
         all.flat_map(|(id, doors)| doors.iter().map(move |(port, door)| described(id, *port, door))).collect()
     }
 
-    /// Opens what the plan has and is not open yet, by `listen`, and closes what it has not.
-    async fn follow<F>(&mut self, plan: &Plan, listen: impl Fn(SocketAddr) -> F)
-    where
-        F: Future<Output = Result<TcpListener, HostError>>,
-    {
+    /// Closes what the plan does not have; the ports of this host that are free once the gateways have let them go.
+    fn close(&mut self, plan: &Plan) -> BTreeSet<u16> {
         if self.front != plan.front {
             // Who takes its place takes over its ports: its pods have them still, so that they could not be opened once more.
             let is_over = !plan.gateways.contains_key(&self.front) && !self.gateways.contains_key(&plan.front);
@@ -79,11 +81,26 @@ impl Open {
             }
             self.front.clone_from(&plan.front);
         }
+        let mut closed = BTreeSet::new();
         self.gateways.retain(|id, doors| {
             let planned = plan.gateways.get(id);
-            doors.retain(|port, _| planned.is_some_and(|planned| planned.ports.contains_key(port)));
+            doors.retain(|port, door| {
+                let stays = planned.is_some_and(|planned| planned.ports.contains_key(port));
+                if !stays {
+                    closed.insert(door.address.port());
+                }
+                stays
+            });
             planned.is_some()
         });
+        closed
+    }
+
+    /// Opens what the plan has and is not open yet, by `listen`.
+    async fn open<F>(&mut self, plan: &Plan, closed: &BTreeSet<u16>, listen: impl Fn(SocketAddr) -> F)
+    where
+        F: Future<Output = Result<TcpListener, HostError>>,
+    {
         for (id, planned) in plan.in_order() {
             let doors = self.gateways.entry(id.clone()).or_default();
             for (port, scheme) in planned.ports.iter().map(|(port, scheme)| (*port, *scheme)) {
@@ -91,7 +108,7 @@ impl Open {
                     door.scheme = scheme;
                     continue;
                 }
-                match open(port, &listen).await {
+                match open(port, closed, &listen).await {
                     Ok((address, socket)) => drop(doors.insert(port, Door { scheme, address, socket: Arc::new(socket) })),
                     Err(error) => say::error(&format!("port {port} of gateway {id} cannot be opened on this host: {error}")),
                 }
@@ -100,14 +117,23 @@ impl Open {
     }
 }
 
-/// The same number on the host if an ordinary user may use it, else 8000 more (80 → 8080, 443 → 8443); a free one if that is taken.
-async fn open<F>(port: u16, listen: &impl Fn(SocketAddr) -> F) -> Result<(SocketAddr, TcpListener), HostError>
+/// The same number on the host if an ordinary user may use it, else 8000 more (80 → 8080, 443 → 8443); a free one if that is taken. One of `closed` another
+/// gateway is about to let go.
+async fn open<F>(port: u16, closed: &BTreeSet<u16>, listen: &impl Fn(SocketAddr) -> F) -> Result<(SocketAddr, TcpListener), HostError>
 where
     F: Future<Output = Result<TcpListener, HostError>>,
 {
     let number = if port < 1024 { port + 8000 } else { port };
     let at = |number: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, number));
-    let socket = match listen(at(number)).await {
+    let mut socket = listen(at(number)).await;
+    for _ in 0..if closed.contains(&number) { LET_GO_TRIES } else { 0 } {
+        if socket.is_ok() {
+            break;
+        }
+        tokio::time::sleep(LET_GO).await;
+        socket = listen(at(number)).await;
+    }
+    let socket = match socket {
         Ok(socket) => socket,
         Err(_) => listen(at(0)).await?,
     };
@@ -120,18 +146,24 @@ pub(crate) async fn keep(mesh: Arc<Mesh>) -> Result<()> {
     let mut objects = mesh.objects.subscribe();
     let mut ending = mesh.ending.subscribe();
     let mut now = Open::default();
+    let publish = |now: &Open| {
+        mesh.doors.send_if_modified(|before| {
+            let changed = before != now;
+            before.clone_from(now);
+            changed
+        })
+    };
     loop {
         let plan = Plan::new(&objects.borrow_and_update(), mesh.serving);
-        now.follow(&plan, |address| {
+        let closed = now.close(&plan);
+        // Their pods hear of it before anybody else gets these ports.
+        publish(&now);
+        now.open(&plan, &closed, |address| {
             let link = mesh.link.clone();
             async move { link.listen(address).await }
         })
         .await;
-        mesh.doors.send_if_modified(|before| {
-            let changed = *before != now;
-            before.clone_from(&now);
-            changed
-        });
+        publish(&now);
         tokio::select! {
             changed = objects.changed() => changed?,
             () = is_set(&mut ending) => return Ok(()),
@@ -141,27 +173,35 @@ pub(crate) async fn keep(mesh: Arc<Mesh>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::RefCell, collections::BTreeSet};
+    use std::cell::{Cell, RefCell};
 
     use super::{super::plan::Planned, *};
 
-    /// A host on which nothing is opened twice; sockets are those of ports that the system chose.
+    /// A host on which nothing is opened twice, unless it is let go after so many tries; sockets are those of ports that the system chose.
     #[derive(Default)]
-    struct Host(RefCell<BTreeSet<SocketAddr>>);
+    struct Host {
+        taken: RefCell<BTreeSet<u16>>,
+        let_go_after: Cell<Option<u32>>,
+        asked: Cell<u32>,
+    }
 
     impl Host {
         async fn follow(&self, open: &mut Open, front: &str, gateways: &[(&str, &[u16])]) {
             let planned = |ports: &[u16]| Planned { ports: ports.iter().map(|port| (*port, "http")).collect(), ..Planned::default() };
             let gateways = gateways.iter().map(|(id, ports)| ((*id).to_owned(), planned(ports))).collect();
             let plan = Plan { front: front.to_owned(), is_default: false, gateways };
-            open.follow(&plan, |address| {
-                let is_free = address.port() == 0 || self.0.borrow_mut().insert(address);
-                std::future::ready(
-                    is_free.then(|| TcpListener::bind("127.0.0.1:0").expect("a port")).ok_or(HostError::Outer("taken".to_owned())),
-                )
-            })
-            .await;
+            // As if the host's ports had the numbers that were wanted.
+            let closed = open.close(&plan);
+            let closed = if closed.is_empty() { closed } else { self.taken.borrow().clone() };
+            open.open(&plan, &closed, |address| std::future::ready(self.listen(address.port()))).await;
             assert!(open.has_all(&plan));
+        }
+
+        fn listen(&self, port: u16) -> Result<TcpListener, HostError> {
+            self.asked.set(self.asked.get() + 1);
+            let is_free = port == 0 || self.taken.borrow_mut().insert(port) || self.let_go_after.get() == Some(0);
+            self.let_go_after.set(self.let_go_after.get().map(|tries| tries.saturating_sub(1)));
+            if is_free { Ok(TcpListener::bind("127.0.0.1:0").expect("a port")) } else { Err(HostError::Outer("taken".to_owned())) }
         }
     }
 
@@ -179,8 +219,7 @@ mod tests {
         host.follow(&mut open, "b/front", &[("a/one", &[80, 443]), ("b/front", &[80])]).await;
         assert_eq!(ports(&open), named(&[("b/front", 80), ("a/one", 80), ("a/one", 443)]));
         // Both want 8080: the one in front has it.
-        let asked: Vec<u16> = host.0.borrow().iter().map(SocketAddr::port).collect();
-        assert_eq!(asked, [8080, 8443]);
+        assert_eq!(host.taken.borrow().iter().copied().collect::<Vec<_>>(), [8080, 8443]);
         let addresses: BTreeSet<String> = open.described().into_iter().map(|port| port.address).collect();
         assert_eq!(addresses.len(), 3, "{addresses:?}");
         assert!(addresses.iter().all(|address| address.starts_with("http://127.0.0.1:") && address.ends_with('/')), "{addresses:?}");
@@ -204,5 +243,23 @@ mod tests {
         let other = open.of("c/other").cloned();
         host.follow(&mut open, "c/other", &[("c/other", &[80])]).await;
         assert_eq!((open.of("c/other"), open.of("a/own")), (other.as_ref(), None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_port_that_moves_is_waited_for() {
+        let (host, mut open) = (Host::default(), Open::default());
+        host.follow(&mut open, "a/one", &[("a/one", &[443]), ("b/two", &[])]).await;
+        assert_eq!(host.asked.take(), 1, "nobody has it");
+        host.let_go_after.set(Some(3));
+        host.follow(&mut open, "a/one", &[("a/one", &[]), ("b/two", &[443])]).await;
+        assert_eq!((ports(&open), host.asked.take()), (named(&[("b/two", 443)]), 4));
+        // Of who does not let go the port is not had, but another one.
+        host.let_go_after.set(None);
+        host.follow(&mut open, "a/one", &[("a/one", &[443]), ("b/two", &[])]).await;
+        assert_eq!((ports(&open), host.asked.take()), (named(&[("a/one", 443)]), 1 + LET_GO_TRIES + 1));
+        // One that is somebody else's is not waited for.
+        host.taken.borrow_mut().insert(8080);
+        host.follow(&mut open, "a/one", &[("a/one", &[80, 443]), ("b/two", &[])]).await;
+        assert_eq!((ports(&open), host.asked.take()), (named(&[("a/one", 80), ("a/one", 443)]), 2));
     }
 }

@@ -197,6 +197,18 @@ mod tests {
         check("istio-system", "{}", &format!("to .16: {OWN}\nto .17-.20: {OWN_AND_UDP}\n"));
     }
 
+    /// A gateway has an identity by which it may come, and what is said of sidecars is not said of it.
+    #[test]
+    fn gateways() {
+        const GATE: &str = "---
+{apiVersion: apps/v1, kind: Deployment, metadata: {name: gate, namespace: gates}, spec: {selector: {matchLabels: {istio: gate}}, template: {metadata: {labels: {istio: gate}, annotations: {inject.istio.io/templates: gateway}}, spec: {serviceAccountName: gate, containers: [{name: istio-proxy, image: auto}]}}}}
+";
+        let check = |namespace: &str, spec: &str, expected: &str| check(&(policy(namespace, spec) + GATE), &Options::default(), expected);
+        let gate = "{selector: {matchLabels: {app: data}}, rules: [{from: [{source: {principals: [cluster.local/ns/gates/sa/gate]}}]}]}";
+        check("shop", gate, &format!("to .18-.19: {OWN_AND_UDP} [.16 ]\n"));
+        check("istio-system", "{}", &format!("to .17: {OWN}\nto .18-.21: {OWN_AND_UDP}\n"));
+    }
+
     #[test]
     fn who_may_leave() {
         let through = Options { through: "shop/app=web".parse().ok(), reach: vec!["192.0.2.0/24".parse().unwrap()], ..Options::default() };
