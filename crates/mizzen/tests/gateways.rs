@@ -179,6 +179,7 @@ fn check(mut world: World) {
     beside_the_default_one(&world);
     from_inside(&world);
     nothing_of_others(&world);
+    moved(&world);
     replaced(&world);
     gone_and_back(&world);
     in_the_place_of_the_default_one(&world);
@@ -241,6 +242,25 @@ fn nothing_of_others(world: &World) {
     assert!(own.contains("kubernetes://pay") && !own.contains("kubernetes://shop"), "{own}");
     world.mesh.remove("stolen.yaml");
     world.answers(DEFAULT, "shop.example", 200);
+}
+
+/// A Gateway that selects another gateway takes its port along, unless that is not the one that it names.
+fn moved(world: &World) {
+    let save = |selector: &str| {
+        let gateway = format!(
+            "{{apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {{name: moving, namespace: cave}}, spec: {{selector: {{istio: {selector}}}, \
+             servers: [{{port: {{number: 8090, name: http, protocol: HTTP}}, hosts: [moving.example]}}]}}}}\n"
+        );
+        world.mesh.save("moving.yaml", &gateway);
+    };
+    let open = |gateway: &str| eventually(gateway, || world.address(gateway, 8090).ok_or_else(|| world.mesh.said()));
+    save("ingressgateway");
+    let before = open(DEFAULT);
+    save("payments");
+    let after = open(OWN);
+    assert!(after == before || before.port() != 8090, "{before} {after}\n{}", world.mesh.said());
+    assert_eq!(world.address(DEFAULT, 8090), None);
+    world.mesh.remove("moving.yaml");
 }
 
 /// A new version comes before the old one goes, at the same address.
