@@ -24,13 +24,15 @@ use crate::{
     ca::Authority,
     connection::{Connection, Connections},
     dump,
+    kube::Standing,
     logging::{Logging, ScopeStatus},
     memo::Memo,
     metrics::{Gauges, Metrics},
+    names,
     source::{Fault, Refused, SourceId},
     status::{
-        ConfigStatus, Configz, ConnectionStatus, IssuerKeysStatus, Live, MemoStatus, ObjectStatus, QueueStatus, RefusedStatus, Rejected,
-        Selfz, ServiceStatus, SyncState, Syncz, WaitingFor, WaitingStatus,
+        ConfigStatus, Configz, ConnectionStatus, ElectionStatus, IssuerKeysStatus, Live, MemoStatus, ObjectStatus, QueueStatus,
+        RefusedStatus, Rejected, Selfz, ServiceStatus, SyncState, Syncz, WaitingFor, WaitingStatus,
     },
     writer::{self, Faults, Published},
 };
@@ -50,6 +52,8 @@ pub(crate) struct About {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) ca: Authority,
+    /// Which of a cluster's control planes writes into it.
+    pub(crate) standing: Option<watch::Receiver<Standing>>,
 }
 
 /// All of it; for a socket that only its owner reaches.
@@ -131,6 +135,7 @@ async fn metrics(State(about): State<Arc<About>>) -> Response {
         behind: waits.len(),
         longest: waits.into_iter().max().unwrap_or_default(),
         messages: about.analyzed.as_ref().map(|analyzed| analyzed.counts()).unwrap_or_default(),
+        leads: about.standing.as_ref().map(|standing| standing.borrow().leads),
     };
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], about.metrics.render(&gauges)).into_response()
 }
@@ -169,6 +174,10 @@ async fn selfz(State(about): State<Arc<About>>) -> Json<Selfz> {
         waiting.push((waited, reason, connection));
     }
     waiting.sort_by_key(|(waited, _, connection)| (std::cmp::Reverse(*waited), connection.number));
+    let election = about.standing.as_ref().map(|standing| {
+        let standing = standing.borrow().clone();
+        ElectionStatus { lease: names::LEASE.to_owned(), leads: standing.leads, leader: standing.leader }
+    });
     let status = |(waited, reason, connection): &(Duration, WaitingFor, Arc<Connection>)| WaitingStatus {
         proxy: connection.proxy(),
         connection: connection.number,
@@ -183,6 +192,7 @@ async fn selfz(State(about): State<Arc<About>>) -> Json<Selfz> {
         snapshot: about.snapshot().map_or(0, |s| s.version()),
         memo,
         queue,
+        election,
         waiting: waiting.iter().take(PROXIES).map(status).collect(),
     })
 }

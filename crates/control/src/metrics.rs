@@ -8,6 +8,8 @@ use prometheus::{
     core::Collector,
 };
 
+use crate::names;
+
 /// The upper bounds of Istio's `pilot_proxy_convergence_time`, in seconds.
 const BOUNDS: [f64; 8] = [0.1, 0.5, 1.0, 3.0, 5.0, 10.0, 20.0, 30.0];
 
@@ -72,6 +74,8 @@ pub(crate) struct Gauges {
     pub(crate) longest: Duration,
     /// What analysis says, by code and level.
     pub(crate) messages: BTreeMap<(&'static str, &'static str), u64>,
+    /// Whether it is the one of a cluster's control planes that writes; of none where there are no others.
+    pub(crate) leads: Option<bool>,
 }
 
 impl Default for Metrics {
@@ -212,6 +216,10 @@ impl Gauges {
         ] {
             register(&registry, Gauge::with_opts(Opts::new(name, help))).set(value.as_secs_f64());
         }
+        if let Some(leads) = self.leads {
+            let status = Opts::new("leader_election_master_status", "Whether this control plane is the one that writes into the cluster.");
+            gauge(status.const_label("name", names::LEASE), leads.into());
+        }
         let said = Opts::new("mizzen_analysis_messages", "What is to be said of the configuration now, by code and level.");
         let said = register(&registry, IntGaugeVec::new(said, &["code", "level"]));
         for ((code, level), count) in &self.messages {
@@ -254,6 +262,7 @@ mod tests {
             uptime: Duration::from_millis(1500),
             behind: 2,
             longest: Duration::from_millis(250),
+            leads: Some(true),
             ..Gauges::default()
         };
         let text = metrics.render(&gauges);
@@ -280,8 +289,10 @@ mod tests {
             "istiod_uptime_seconds 1.5",
             "mizzen_proxies_waiting 2",
             "mizzen_proxy_longest_wait_seconds 0.25",
+            "leader_election_master_status{name=\"istio-leader\"} 1",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }
+        assert!(!metrics.render(&Gauges::default()).contains("leader_election"), "nobody is elected where there are no others");
     }
 }

@@ -20,6 +20,8 @@ pub const ROOT_KEY: &str = "root-cert.pem";
 pub const PLUGGED_IN: &str = "cacerts";
 /// The secret with a CA of the control plane's own.
 pub const SELF_SIGNED: &str = "istio-ca-secret";
+/// The Lease of the one among several control planes that writes into the cluster, in their namespace.
+pub const LEASE: &str = "istio-leader";
 /// Where the control plane's sockets are in its pod.
 pub const SOCKETS: &str = "/run/mizzen";
 /// That at which it answers questions about itself, and takes changes.

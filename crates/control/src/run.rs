@@ -206,6 +206,7 @@ pub(crate) async fn start_with(
         metrics: metrics.clone(),
         admission: admission.clone(),
         ca: ca.clone(),
+        standing: cluster.as_ref().map(Cluster::standing),
     });
     let authenticator = Authenticator { judge, trust_domain: trust_domain.clone() };
     let discovery = Discovery {
@@ -244,6 +245,10 @@ pub(crate) async fn start_with(
         endless += 2;
         serve_webhooks(&mut tasks, listener, identity, (trust_domain.clone(), metrics.clone()), injector, &stopping)?;
         tasks.spawn(ends("the keeper of webhooks", keeper));
+    }
+    // It ends by itself: others need not wait for what this one does not need any more.
+    if let Some(cluster) = &cluster {
+        tasks.spawn(ends("the election", cluster.elect(stopping.clone())));
     }
     let identity = Identity::new(ca, trust_domain.clone(), names(&options), Serves::Proxies)?;
     serve_grpc(&mut tasks, xds, identity, trust_domain, discovery, service, metrics, &stopping);

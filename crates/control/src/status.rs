@@ -229,8 +229,23 @@ pub struct Selfz {
     pub memo: MemoStatus,
     /// How many wait.
     pub queue: QueueStatus,
+    /// Which of a cluster's control planes writes; absent where there are no others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub election: Option<ElectionStatus>,
     /// Who waits, and for what; those first that wait longest.
     pub waiting: Vec<WaitingStatus>,
+}
+
+/// Which of a cluster's control planes writes statuses, root certificates and the webhooks' root.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ElectionStatus {
+    /// The Lease by which that is settled, in the control plane's namespace.
+    pub lease: String,
+    /// Whether it is this one.
+    pub leads: bool,
+    /// Whoever holds the Lease, if anybody does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<String>,
 }
 
 /// The resources that are built once for all proxies that get the same.

@@ -8,7 +8,7 @@
 //! Deliberately absent: what is installed (the CLI's business), and any decision about proxies.
 
 mod ca;
-
+mod election;
 mod fold;
 mod injector;
 mod istio;
@@ -31,7 +31,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
-use k8s_openapi::api::{core::v1 as k8s, discovery::v1 as discovery};
+use k8s_openapi::api::{coordination::v1::Lease, core::v1 as k8s, discovery::v1 as discovery};
 use kube::{
     Api, Client, Resource,
     config::{KubeConfigOptions, Kubeconfig},
@@ -52,6 +52,7 @@ use tokio::{
     task::JoinSet,
 };
 
+pub(crate) use election::Standing;
 pub(crate) use injector::Injector;
 pub use injector::has_native_sidecars;
 pub(crate) use review::Reviewer;
@@ -68,6 +69,7 @@ use crate::{
     source::{Event, Fault, Merge, SourceId},
     writer::Published,
 };
+use election::while_leading;
 use fold::Reading;
 use namespaces::{Discovery, Within};
 use watch::{Sink, follow};
@@ -84,7 +86,7 @@ pub struct ClusterOptions {
     pub context: Option<String>,
     /// Whether nothing is written into objects about what is wrong with them.
     pub only_read: bool,
-    /// The pod's own name, for events.
+    /// The pod's own name, for events and for the Lease by which one of several control planes writes.
     pub pod: Option<String>,
     /// The port of the webhooks. 0 takes a free one; `None` serves none.
     pub webhook_port: Option<u16>,
@@ -105,6 +107,8 @@ pub(crate) struct Cluster {
     discovery: Arc<Discovery>,
     /// What proxies refuse, as soon as that is known.
     refused: watch_channel::Sender<Option<Arc<Refused>>>,
+    /// Which control plane writes.
+    standing: watch_channel::Sender<Standing>,
     pub(crate) options: ClusterOptions,
     credentials: Arc<Credentials>,
     /// What of them is wanted, until somebody follows it.
@@ -158,7 +162,8 @@ impl Cluster {
         // Whoever has these is the mesh's authority.
         let (credentials, wanted) = Credentials::new(ca::SECRETS.map(own).into());
         let (discovery, refused) = (Arc::new(Discovery::new(&namespace)), watch_channel::Sender::new(None));
-        Ok(Cluster { client, discovery, refused, namespace, options, credentials, wanted: Arc::new(Mutex::new(Some(wanted))) })
+        let (standing, wanted) = (watch_channel::Sender::new(Standing::default()), Arc::new(Mutex::new(Some(wanted))));
+        Ok(Cluster { client, discovery, refused, standing, namespace, options, credentials, wanted })
     }
 
     /// How many sources it is.
@@ -199,9 +204,21 @@ impl Cluster {
         ca::follow(self.client.clone(), self.namespace.clone(), authority)
     }
 
-    /// Keeps the root in every namespace of the mesh.
+    /// Which control plane writes.
+    pub(crate) fn standing(&self) -> watch_channel::Receiver<Standing> {
+        self.standing.subscribe()
+    }
+
+    /// Has this one among those of which one writes, until it is stopped.
+    pub(crate) fn elect(&self, stopping: watch_channel::Receiver<bool>) -> impl Future<Output = ()> + Send + use<> {
+        let leases = Api::<Lease>::namespaced(self.client.clone(), &self.namespace);
+        election::run(leases, election::own_name(self.options.pod.as_deref()), self.standing.clone(), stopping)
+    }
+
+    /// Keeps the root in every namespace of the mesh, while this control plane is the one that writes.
     pub(crate) fn keep_roots(&self, root: Authority) -> impl Future<Output = ()> + Send + use<> {
-        roots::keep(self.client.clone(), self.discovery.subscribe(), root)
+        let (client, selection) = (self.client.clone(), self.discovery.subscribe());
+        while_leading(self.standing(), move || roots::keep(client.clone(), selection.clone(), root.clone()))
     }
 
     /// What puts the proxy into pods, and what keeps its settings current for as long as it is polled.
@@ -215,28 +232,32 @@ impl Cluster {
         (Injector::new(published, read, native), following)
     }
 
-    /// Keeps the root in the configurations of webhooks.
+    /// Keeps the root in the configurations of webhooks, while this control plane is the one that writes.
     pub(crate) fn keep_webhooks(&self, root: Authority) -> impl Future<Output = ()> + Send + use<> {
-        webhooks::keep(self.client.clone(), self.namespace.clone(), root)
+        let (client, namespace) = (self.client.clone(), self.namespace.clone());
+        while_leading(self.standing(), move || webhooks::keep(client.clone(), namespace.clone(), root.clone()))
     }
 
     /// Follows everything, each kind under one of `ids`; never ends while the writer listens.
     pub(crate) fn follow(&self, ids: &[SourceId], writer: &mpsc::UnboundedSender<(SourceId, Event)>) -> JoinSet<()> {
         let mut following = JoinSet::new();
-        let (verdicts, said) = mpsc::unbounded_channel();
-        if !self.options.only_read {
-            following.spawn(status::write(self.client.clone(), said, self.refused.subscribe(), self.options.pod.clone()));
-            if let Some(untaint) = &self.options.untaint {
-                following.spawn(untaint::follow(self.client.clone(), untaint.clone()));
+        let due = (!self.options.only_read).then(|| Arc::new(status::Due::default()));
+        if let Some(due) = due.clone() {
+            let (client, refused, pod) = (self.client.clone(), self.refused.subscribe(), self.options.pod.clone());
+            let write = move || status::write(client.clone(), due.clone(), refused.clone(), pod.clone());
+            following.spawn(while_leading(self.standing(), write));
+            if let Some(untaint) = self.options.untaint.clone() {
+                let client = self.client.clone();
+                following.spawn(while_leading(self.standing(), move || untaint::follow(client.clone(), untaint.clone())));
             }
         }
         for (followed, id) in Followed::all().zip(ids) {
-            following.spawn(self.follow_one(followed, verdicts.clone(), Sink { id: *id, writer: writer.clone(), told: None }));
+            following.spawn(self.follow_one(followed, due.clone(), Sink { id: *id, writer: writer.clone(), told: None }));
         }
         following
     }
 
-    fn follow_one(&self, followed: Followed, verdicts: mpsc::UnboundedSender<status::Said>, sink: Sink) -> BoxFuture<'static, ()> {
+    fn follow_one(&self, followed: Followed, due: Option<Arc<status::Due>>, sink: Sink) -> BoxFuture<'static, ()> {
         let (client, all) = (self.client.clone(), watcher::Config::default());
         let within = Within::first(self.discovery.subscribe());
         // By these it is known which namespaces belong to the mesh.
@@ -274,7 +295,7 @@ impl Cluster {
                 let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner).take();
                 secrets::serve(client, self.credentials.clone(), wanted, sink).boxed()
             }
-            Followed::Istio(kind) => follow_istio(client, kind, resource(kind), (verdicts, self.refused.subscribe()), within, sink).boxed(),
+            Followed::Istio(kind) => follow_istio(client, kind, resource(kind), due, within, sink).boxed(),
         }
     }
 }
@@ -367,7 +388,7 @@ async fn follow_istio(
     client: Client,
     kind: Kind,
     resource: ApiResource,
-    (verdicts, refused): (mpsc::UnboundedSender<status::Said>, watch_channel::Receiver<Option<Arc<Refused>>>),
+    due: Option<Arc<status::Due>>,
     within: impl Future<Output = Within>,
     sink: Sink,
 ) {
@@ -375,14 +396,8 @@ async fn follow_istio(
     let what = format!("{}.{}", kind.plural(), kind.group());
     let read = |mut object: DynamicObject| {
         let reading = istio::read(kind, &mut object);
-        // Without a writer the control plane ends anyway.
-        let text = status::refusal(&object);
-        let refused = || refused.borrow().as_ref().is_some_and(|refused| refused.contains_key(&reading.key));
-        if text.is_some() || refused() {
-            let _ = verdicts.send(status::Said::Found(reading.key.clone(), text.map(str::to_owned)));
-        }
-        if let Some(verdict) = status::Verdict::new(&resource, object, &reading) {
-            let _ = verdicts.send(status::Said::Verdict(Box::new(verdict)));
+        if let Some(due) = &due {
+            due.read(&resource, object, &reading);
         }
         Some(reading)
     };

@@ -3,8 +3,13 @@
 //!
 //! An object in order costs nothing: only one that is not in force, or not in all its parts, has a condition of ours, and one that had it and is mended
 //! gets it turned. What others wrote into the status stays.
+//!
+//! Every control plane knows what is due ([`Due`]), and the one that leads writes it. What proxies refuse it knows of those that are connected to it.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use k8s_openapi::jiff::Timestamp;
 use kube::{
@@ -15,7 +20,7 @@ use kube::{
 };
 use mizzen_api::{Key, Problem};
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, watch};
 
 use super::{MANAGER, fold::Reading, watch::words};
 use crate::refusals::Refused;
@@ -28,15 +33,6 @@ const REFUSED: &str = "RefusedByProxies";
 const MAX_WORDS: usize = 1000;
 /// How often a status is read and written again where somebody else has written meanwhile.
 const TRIES: usize = 5;
-
-/// What is said about objects.
-#[derive(Debug)]
-pub(crate) enum Said {
-    /// What is to be written about one.
-    Verdict(Box<Verdict>),
-    /// One's status says that proxies refuse this because of it, or does not.
-    Found(Key, Option<String>),
-}
 
 /// What is to be written about an object.
 #[derive(Debug)]
@@ -93,6 +89,13 @@ impl Verdict {
             }
         };
         (!same).then(|| Verdict { resource: resource.clone(), object, condition })
+    }
+
+    /// The same with no more of its object than is needed to write it: it may have to wait for its writer.
+    fn slim(mut self) -> Verdict {
+        let status = self.object.data["status"].take();
+        self.object.data = json!({ "status": status });
+        self
     }
 
     /// The status, with what others wrote into it.
@@ -160,108 +163,149 @@ fn cut(text: &str) -> &str {
     text.get(..end.unwrap_or_default()).unwrap_or_default()
 }
 
-/// What statuses say that proxies refuse, and what they should say.
+/// What is due to be written about objects, until whoever leads writes it.
 #[derive(Debug, Default)]
-struct Refusals {
-    /// Once it is known.
-    wanted: Option<Arc<Refused>>,
-    written: Refused,
+pub(crate) struct Due {
+    state: Mutex<State>,
+    news: Notify,
 }
 
-impl Refusals {
-    /// Objects of which a status says another thing than it should.
-    fn due(&self) -> Vec<(Key, Option<String>)> {
-        let Some(wanted) = &self.wanted else { return Vec::new() };
-        let gone = self.written.keys().filter(|key| !wanted.contains_key(*key)).map(|key| (key.clone(), None));
+#[derive(Debug, Default)]
+struct State {
+    /// What objects do not say yet. What has gone since is found out by writing it.
+    verdicts: BTreeMap<Key, Arc<Verdict>>,
+    /// What statuses say that proxies refuse.
+    refused: Refused,
+}
+
+impl State {
+    /// Objects of which a status says another thing of what proxies refuse than it should.
+    fn refusals(&self, wanted: &Refused) -> Vec<(Key, Option<String>)> {
+        let gone = self.refused.keys().filter(|key| !wanted.contains_key(*key)).map(|key| (key.clone(), None));
         let told = wanted.iter().map(|(key, text)| (key, cut(text)));
-        let new = told.filter(|(key, text)| self.written.get(*key).map(String::as_str) != Some(text));
+        let new = told.filter(|(key, text)| self.refused.get(*key).map(String::as_str) != Some(text));
         gone.chain(new.map(|(key, text)| (key.clone(), Some(text.to_owned())))).collect()
     }
 
-    /// Writes what is due. What cannot be written is tried again with what comes next.
-    async fn write(&mut self, client: &Client) -> Result<(), kube::Error> {
-        for (key, text) in self.due() {
-            let resource = super::resource(key.kind);
-            let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &key.namespace, &resource);
-            // Somebody else may write between reading and writing.
-            for _ in 0..TRIES {
-                let Some(object) = api.get_opt(&key.name).await? else { break };
-                let Some(patch) = refusal_patch(&object, text.as_deref(), &Timestamp::now().to_string()) else { break };
-                match api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(&patch)).await {
-                    Err(kube::Error::Api(status)) if status.code == 409 => continue,
-                    Err(kube::Error::Api(status)) if status.code == 404 => break,
-                    Err(error) => return Err(error),
-                    Ok(_) => break,
-                }
+    /// A status says this of what proxies refuse. Whether that is news.
+    fn says(&mut self, key: &Key, text: Option<&str>) -> bool {
+        match text {
+            Some(text) if self.refused.get(key).is_some_and(|known| known == text) => false,
+            Some(text) => {
+                self.refused.insert(key.clone(), text.to_owned());
+                true
             }
-            match text {
-                Some(text) => self.written.insert(key, text),
-                None => self.written.remove(&key),
-            };
+            None => self.refused.remove(key).is_some(),
         }
-        Ok(())
     }
 }
 
-/// Writes what comes, one after the other, until nobody can send any more.
-pub(crate) async fn write(
-    client: Client,
-    mut said: mpsc::UnboundedReceiver<Said>,
-    mut refused: watch::Receiver<Option<Arc<Refused>>>,
-    pod: Option<String>,
-) {
-    let recorder = Recorder::new(client.clone(), Reporter { controller: MANAGER.to_owned(), instance: pod });
-    let (mut told, mut refusals, mut nobody) = (false, Refusals::default(), false);
-    loop {
-        let next = tokio::select! {
-            next = said.recv() => match next {
-                Some(next) => Some(next),
-                None => return,
-            },
-            changed = refused.changed(), if !nobody => {
-                nobody = changed.is_err();
-                refusals.wanted.clone_from(&refused.borrow_and_update());
-                None
+impl Due {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An object was read: what its status does not say is due from now on, and nothing else.
+    pub(crate) fn read(&self, resource: &ApiResource, object: DynamicObject, reading: &Reading) {
+        let mut news = self.state().says(&reading.key, refusal(&object));
+        match Verdict::new(resource, object, reading) {
+            Some(verdict) => {
+                self.state().verdicts.insert(reading.key.clone(), Arc::new(verdict.slim()));
+                news = true;
             }
-        };
-        let verdict = match next {
-            Some(Said::Verdict(verdict)) => verdict,
-            other => {
-                match other {
-                    Some(Said::Found(key, Some(text))) => drop(refusals.written.insert(key, text)),
-                    Some(Said::Found(key, None)) => drop(refusals.written.remove(&key)),
-                    _ => {}
-                }
-                if let Err(error) = refusals.write(&client).await {
-                    tracing::warn!(reason = words(&error), "what proxies refuse cannot be written into the status of an object");
-                }
-                continue;
-            }
-        };
-        let (namespace, name) = (verdict.object.metadata.namespace.clone(), verdict.object.metadata.name.clone());
-        let (Some(namespace), Some(name)) = (namespace, name) else { continue };
-        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &verdict.resource);
-        let patch = verdict.patch(&Timestamp::now().to_string());
-        let mut failed = api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch)).await.err();
-        if failed.is_none() && !verdict.condition.is_plain() {
-            let event = Event {
-                type_: EventType::Warning,
-                reason: verdict.condition.reason.to_owned(),
-                note: Some(verdict.condition.message.clone()),
-                action: "Read".to_owned(),
-                secondary: None,
-            };
-            failed = recorder.publish(&event, &verdict.object.object_ref(&verdict.resource)).await.err();
+            None => drop(self.state().verdicts.remove(&reading.key)),
         }
-        match failed {
-            // It is gone by now.
-            Some(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
-            Some(error) if !told => {
-                told = true;
-                tracing::warn!(reason = words(&error), "what is wrong with an object cannot be written into its status, or as an event");
+        if news {
+            self.news.notify_one();
+        }
+    }
+
+    fn next(&self) -> Option<(Key, Arc<Verdict>)> {
+        self.state().verdicts.first_key_value().map(|(key, verdict)| (key.clone(), verdict.clone()))
+    }
+
+    /// A verdict is written, or will not be. Another one may have come meanwhile.
+    fn done(&self, key: &Key, verdict: &Arc<Verdict>) {
+        let mut state = self.state();
+        if state.verdicts.get(key).is_some_and(|due| Arc::ptr_eq(due, verdict)) {
+            state.verdicts.remove(key);
+        }
+    }
+}
+
+/// Writes what is due of what proxies refuse. What cannot be written is tried again with what comes next.
+async fn write_refusals(client: &Client, due: &Due, wanted: &Refused) -> Result<(), kube::Error> {
+    let all = due.state().refusals(wanted);
+    for (key, text) in all {
+        let resource = super::resource(key.kind);
+        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &key.namespace, &resource);
+        // Somebody else may write between reading and writing.
+        for _ in 0..TRIES {
+            let Some(object) = api.get_opt(&key.name).await? else { break };
+            let Some(patch) = refusal_patch(&object, text.as_deref(), &Timestamp::now().to_string()) else { break };
+            match api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+                Err(kube::Error::Api(status)) if status.code == 409 => continue,
+                Err(kube::Error::Api(status)) if status.code == 404 => break,
+                Err(error) => return Err(error),
+                Ok(_) => break,
             }
-            Some(error) => tracing::debug!(reason = words(&error), "no status written"),
-            None => told = false,
+        }
+        due.state().says(&key, text.as_deref());
+    }
+    Ok(())
+}
+
+/// Writes a verdict, and an event if anything is wrong.
+async fn write_verdict(client: &Client, recorder: &Recorder, verdict: &Verdict) -> Result<(), kube::Error> {
+    let (namespace, name) = (verdict.object.metadata.namespace.as_deref(), verdict.object.metadata.name.as_deref());
+    let (Some(namespace), Some(name)) = (namespace, name) else { return Ok(()) };
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &verdict.resource);
+    let patch = verdict.patch(&Timestamp::now().to_string());
+    api.patch_status(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    if verdict.condition.is_plain() {
+        return Ok(());
+    }
+    let event = Event {
+        type_: EventType::Warning,
+        reason: verdict.condition.reason.to_owned(),
+        note: Some(verdict.condition.message.clone()),
+        action: "Read".to_owned(),
+        secondary: None,
+    };
+    recorder.publish(&event, &verdict.object.object_ref(&verdict.resource)).await
+}
+
+/// Writes what is due, one after the other, for as long as it is polled.
+pub(crate) async fn write(client: Client, due: Arc<Due>, mut refused: watch::Receiver<Option<Arc<Refused>>>, pod: Option<String>) {
+    let recorder = Recorder::new(client.clone(), Reporter { controller: MANAGER.to_owned(), instance: pod });
+    let (mut told, mut nobody) = (false, false);
+    loop {
+        while let Some((key, verdict)) = due.next() {
+            match write_verdict(&client, &recorder, &verdict).await {
+                // It is gone by now, or has changed and comes again.
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+                Err(error) if !told => {
+                    told = true;
+                    tracing::warn!(
+                        reason = words(&error),
+                        "what is wrong with an object cannot be written into its status, or as an event"
+                    );
+                }
+                Err(error) => tracing::debug!(reason = words(&error), "no status written"),
+                Ok(()) => told = false,
+            }
+            due.done(&key, &verdict);
+        }
+        let wanted = refused.borrow_and_update().clone();
+        // While nothing is known what stands there stays.
+        if let Some(wanted) = wanted
+            && let Err(error) = write_refusals(&client, &due, &wanted).await
+        {
+            tracing::warn!(reason = words(&error), "what proxies refuse cannot be written into the status of an object");
+        }
+        tokio::select! {
+            () = due.news.notified() => {}
+            changed = refused.changed(), if !nobody => nobody = changed.is_err(),
         }
     }
 }
@@ -345,14 +389,45 @@ mod tests {
     fn what_is_due_of_what_proxies_refuse() {
         let key = |name: &str| Key::new(Kind::VirtualService, "shop", name);
         let of = |all: &[(&str, &str)]| -> Refused { all.iter().map(|(name, text)| (key(name), (*text).to_owned())).collect() };
-        let mut refusals = Refusals { written: of(&[("a", "x"), ("b", "y")]), wanted: None };
-        assert_eq!(refusals.due(), [], "nothing is known yet: what stands there stays");
-        refusals.wanted = Some(Arc::new(of(&[("b", "z"), ("c", "w")])));
-        assert_eq!(refusals.due(), [(key("a"), None), (key("b"), Some("z".to_owned())), (key("c"), Some("w".to_owned()))]);
-        refusals.wanted = Some(Arc::new(of(&[("a", "x"), ("b", "y")])));
-        assert_eq!(refusals.due(), []);
+        let mut state = State { refused: of(&[("a", "x"), ("b", "y")]), ..State::default() };
+        let wanted = of(&[("b", "z"), ("c", "w")]);
+        assert_eq!(state.refusals(&wanted), [(key("a"), None), (key("b"), Some("z".to_owned())), (key("c"), Some("w".to_owned()))]);
+        assert_eq!(state.refusals(&of(&[("a", "x"), ("b", "y")])), []);
+        for (name, text, news) in [("a", Some("x"), false), ("a", None, true), ("a", None, false), ("b", Some("z"), true)] {
+            assert_eq!(state.says(&key(name), text), news, "{name} {text:?}");
+        }
+        assert_eq!(state.refusals(&wanted), [(key("c"), Some("w".to_owned()))]);
         let long = "ä".repeat(MAX_WORDS);
         assert!(cut(&long).len() <= MAX_WORDS && long.starts_with(cut(&long)));
+    }
+
+    /// What is read while nobody here writes is due until it is written, by this control plane or by another.
+    #[test]
+    fn what_is_due_waits_for_its_writer() {
+        let resource = ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&());
+        let due = Due::default();
+        let reads = |spec: Value, conditions: Value| {
+            let object = object(spec, conditions);
+            let reading = read(Kind::VirtualService, &mut object.clone());
+            due.read(&resource, object, &reading);
+            due.next().map(|(_, verdict)| verdict.patch("now"))
+        };
+        let good = || json!({"hosts": ["a"], "http": [{"route": [{"destination": {"host": "a"}}]}]});
+        let bad = || json!({"hosts": ["a"], "http": [{"timeout": "soon", "route": [{"destination": {"host": "a"}}]}]});
+        assert_eq!(reads(good(), json!([])), None);
+        let said = reads(bad(), json!([])).unwrap();
+        assert_eq!(ours(&said).1, "Invalid");
+        assert_eq!((due.next().unwrap().1.object.data.get("spec"), &said["status"]["observedGeneration"]), (None, &json!(7)));
+        // Another one has written it.
+        assert_eq!(reads(bad(), said["status"]["conditions"].clone()), None);
+        // What comes while one is being written is not taken for that.
+        reads(bad(), json!([])).unwrap();
+        let (key, before) = due.next().unwrap();
+        reads(json!({"hosts": [], "http": []}), json!([])).unwrap();
+        due.done(&key, &before);
+        let (_, after) = due.next().unwrap();
+        due.done(&key, &after);
+        assert!(due.next().is_none());
     }
 
     #[test]

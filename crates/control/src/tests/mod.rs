@@ -1,6 +1,7 @@
 //! A whole control plane on loopback, with clients that speak the wire's protocols.
 
 mod cluster;
+mod cluster_election;
 mod cluster_rough;
 mod cluster_tokens;
 mod folders;

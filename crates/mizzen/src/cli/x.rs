@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Result, bail};
 use http::Method;
-use mizzen_control::status::{Selfz, UnansweredStatus, WaitingFor, WaitingStatus};
+use mizzen_control::status::{ElectionStatus, Selfz, UnansweredStatus, WaitingFor, WaitingStatus};
 
 use super::{
     authz::{self, check::XAuthzVerb},
@@ -96,7 +96,7 @@ fn text(found: &Selfz) -> Result<String> {
     let (memo, queue) = (&found.memo, &found.queue);
     let rate = memo.hit_rate.map_or_else(|| "-".to_owned(), |rate| format!("{:.1} %", rate * 100.0));
     let row = |name: &str, value: String| vec![name.to_owned(), value];
-    let rows = [
+    let mut rows = vec![
         row("version", found.version.clone()),
         row("log level", found.log.clone()),
         row("running for", format!("{} s", found.uptime_seconds)),
@@ -108,6 +108,7 @@ fn text(found: &Selfz) -> Result<String> {
         row("changes that are due", queue.due.to_string()),
         row("changes that are not answered", queue.unanswered.to_string()),
     ];
+    rows.extend(found.election.as_ref().map(|election| row("writes into the cluster", who_writes(election))));
     let mut text = table(&["MIZZEND", ""], &rows)?;
     if !found.waiting.is_empty() {
         let rows: Vec<_> = found.waiting.iter().map(|w| vec![w.proxy.clone(), format!("{:.1} s", w.seconds), why(w)]).collect();
@@ -115,6 +116,14 @@ fn text(found: &Selfz) -> Result<String> {
         text += &table(&["PROXY", "WAITS FOR", "BECAUSE"], &rows)?;
     }
     Ok(text)
+}
+
+fn who_writes(election: &ElectionStatus) -> String {
+    match (election.leads, &election.leader) {
+        (true, _) => format!("yes (lease {})", election.lease),
+        (false, Some(leader)) => format!("no: {leader} does (lease {})", election.lease),
+        (false, None) => format!("no: nobody does now (lease {})", election.lease),
+    }
 }
 
 fn why(waiting: &WaitingStatus) -> String {
@@ -165,6 +174,7 @@ mod tests {
             snapshot: 2,
             memo: MemoStatus { held: 9, built: 1, shared: 3, asked_again: 0, hit_rate: Some(0.75) },
             queue: QueueStatus { connected: 3, first_syncs: 1, first_syncs_at_once: 8, due: 1, unanswered: 1 },
+            election: None,
             waiting: vec![
                 wait("a.shop", 2.04, WaitingFor::Answer, open),
                 wait("b.shop", 1.0, WaitingFor::FirstSync, vec![]),
@@ -197,6 +207,15 @@ c.shop     0.5 s         what is due to it is being made
             quiet.ends_with("changes that are not answered     1\n") && quiet.contains("hit rate                          - (3"),
             "{quiet}"
         );
+        for (leads, leader, said) in [
+            (true, Some("istiod-a"), "yes (lease istio-leader)"),
+            (false, Some("istiod-b"), "no: istiod-b does (lease istio-leader)"),
+            (false, None, "no: nobody does now (lease istio-leader)"),
+        ] {
+            found.election = Some(ElectionStatus { lease: "istio-leader".to_owned(), leads, leader: leader.map(str::to_owned) });
+            let text = text(&found).unwrap();
+            assert!(text.ends_with(&format!("\nwrites into the cluster           {said}\n")), "{text}");
+        }
         let again: Selfz = serde_json::from_str(&serde_json::to_string(&found).unwrap()).unwrap();
         assert_eq!(again, found);
     }

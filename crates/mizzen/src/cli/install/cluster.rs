@@ -41,7 +41,7 @@ const fn namespaced(version: &'static str, kind: &'static str, plural: &'static 
 }
 
 /// In the order in which they are removed: who asks before who answers, what runs before what it needs.
-pub(super) const KINDS: [Installed; 19] = [
+pub(super) const KINDS: [Installed; 20] = [
     of_cluster("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations"),
     of_cluster("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations"),
     namespaced("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers"),
@@ -52,6 +52,7 @@ pub(super) const KINDS: [Installed; 19] = [
     namespaced("v1", "ResourceQuota", "resourcequotas"),
     namespaced("v1", "Service", "services"),
     namespaced("v1", "ConfigMap", "configmaps"),
+    LEASES,
     namespaced("security.istio.io/v1", "AuthorizationPolicy", "authorizationpolicies"),
     namespaced("security.istio.io/v1", "PeerAuthentication", "peerauthentications"),
     namespaced("rbac.authorization.k8s.io/v1", "RoleBinding", "rolebindings"),
@@ -351,6 +352,8 @@ fn waits_for(pod: &Value) -> Vec<String> {
 
 /// Config maps, for [`Cluster::those`].
 pub(super) const CONFIG_MAPS: Installed = namespaced("v1", "ConfigMap", "configmaps");
+/// Leases, for the same.
+pub(super) const LEASES: Installed = namespaced("coordination.k8s.io/v1", "Lease", "leases");
 
 #[cfg(test)]
 mod tests {

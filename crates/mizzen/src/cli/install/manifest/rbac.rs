@@ -92,7 +92,7 @@ const CLUSTER: [Rule; 9] = [
 ];
 
 /// What it may do in its own namespace.
-const OWN: [Rule; 3] = [
+const OWN: [Rule; 5] = [
     Rule {
         why: "MeshConfig and the values of injection",
         groups: &[""],
@@ -111,6 +111,20 @@ const OWN: [Rule; 3] = [
         why: "its own keys, once: a rule about making objects cannot name them",
         groups: &[""],
         resources: &["secrets"],
+        names: &[],
+        verbs: &["create"],
+    },
+    Rule {
+        why: "which of several control planes writes: the holder of this one",
+        groups: &["coordination.k8s.io"],
+        resources: &["leases"],
+        names: &[names::LEASE],
+        verbs: &["get", "update"],
+    },
+    Rule {
+        why: "the same where it is missing: a rule about making objects cannot name them",
+        groups: &["coordination.k8s.io"],
+        resources: &["leases"],
         names: &[],
         verbs: &["create"],
     },
