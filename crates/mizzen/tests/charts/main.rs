@@ -272,6 +272,32 @@ fn cases() -> Vec<Case> {
         },
         Case { same: &["pilot.taint.namespace=kube-system"], ..of("minimal") },
         Case {
+            same: &["global.networkPolicy.enabled=true"],
+            gateway: &[
+                ("kind=DaemonSet", "kind=DaemonSet"),
+                ("rollingMaxSurge=0", "strategy.rollingUpdate.maxSurge=0"),
+                ("rollingMaxUnavailable=25%", "strategy.rollingUpdate.maxUnavailable=25%"),
+                ("volumes[0].name=more", "volumes[0].name=more"),
+                ("volumeMounts[0].name=more", "volumeMounts[0].name=more"),
+                ("volumeMounts[0].mountPath=/more", "volumeMounts[0].mountPath=/more"),
+                ("secretVolumes[0].name=certs", "secretVolumes[0].name=certs"),
+                ("secretVolumes[0].secretName=edge", "secretVolumes[0].secretName=edge"),
+                ("secretVolumes[0].mountPath=/etc/certs", "secretVolumes[0].mountPath=/etc/certs"),
+                ("configVolumes[0].name=pages", "configVolumes[0].name=pages"),
+                ("configVolumes[0].configMapName=texts", "configVolumes[0].configMapName=texts"),
+                ("configVolumes[0].mountPath=/pages", "configVolumes[0].mountPath=/pages"),
+            ],
+            ..of("default")
+        },
+        Case {
+            gateway: &[
+                ("secretVolumes[0].name=certs", "secretVolumes[0].name=certs"),
+                ("secretVolumes[0].secretName=edge", "secretVolumes[0].secretName=edge"),
+                ("secretVolumes[0].mountPath=/etc/certs", "secretVolumes[0].mountPath=/etc/certs"),
+            ],
+            ..of("secure")
+        },
+        Case {
             file: "pilot:\n  env:\n    LARGE: 5000000\n    FRACTION: 0.5\n    QUOTED: '007'\n  resources: null\n  podAnnotations:\n    large: 7000000\nglobal:\n  meshID: mesh1\n",
             ..of("minimal")
         },
@@ -375,6 +401,8 @@ fn what_charts_refuse() {
         ("gateway", &["kind=StatefulSet"], &["/kind"]),
         ("gateway", &["kind=DaemonSet", "autoscaling.enabled=true"], &["autoscaling.enabled: a DaemonSet"]),
         ("gateway", &["kind=DaemonSet", "replicaCount=2"], &["replicaCount: a DaemonSet"]),
+        ("gateway", &["secretVolumes[0].name=x", "secretVolumes[0].secretName=y"], &["/secretVolumes/0", "mountPath"]),
+        ("gateway", &["configVolumes[0].secretName=y"], &["/configVolumes/0", "secretName"]),
         ("gateway", &["networkGateway=n2"], &["/networkGateway"]),
         ("gateway", &["service.ipFamilyPolicy=RequireDualStack"], &["/service/ipFamilyPolicy"]),
         ("gateway", &["podDisruptionBudget.minAvailable=1", "podDisruptionBudget.maxUnavailable=1"], &["/podDisruptionBudget"]),

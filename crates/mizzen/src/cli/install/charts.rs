@@ -209,7 +209,7 @@ fn example(shape: Shape) -> &'static str {
         Shape::Flag => "true",
         Shape::Count | Shape::Share => "1",
         Shape::Map | Shape::Words => "{}",
-        Shape::List => "[]",
+        Shape::List | Shape::Mounts(_) => "[]",
         Shape::Only(allowed) => allowed.iter().find(|text| text.len() > 2).copied().unwrap_or("\"\""),
     }
 }
@@ -243,6 +243,16 @@ fn of_shape(row: &Row) -> Value {
         Shape::Map => json!({ "type": ["object", "null"] }),
         Shape::Words => json!({ "type": ["object", "null"], "additionalProperties": { "type": word } }),
         Shape::List => json!({ "type": ["array", "null"] }),
+        Shape::Mounts(source) => {
+            let text = json!({ "type": "string", "minLength": 1 });
+            let volume = json!({
+                "type": "object",
+                "properties": { "name": text, (source): text, "mountPath": text },
+                "required": ["name", source, "mountPath"],
+                "additionalProperties": false,
+            });
+            json!({ "type": ["array", "null"], "items": volume })
+        }
         Shape::Only(allowed) => {
             let mut values: Vec<Value> = allowed.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
             values.push(Value::Null);

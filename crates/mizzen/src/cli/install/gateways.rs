@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     manifest,
+    overlays::{self, Overlay},
     settings::{NAMESPACE, Profile},
     values::{
         self, EVICTION, SERVICE, Shape,
@@ -63,6 +64,8 @@ pub(super) struct Gateway {
     pub(super) labels: Value,
     /// Where its values stand among those of the settings.
     pub(super) values: String,
+    /// What is changed of its objects.
+    pub(super) overlays: Vec<Overlay>,
 }
 
 impl Gateway {
@@ -72,9 +75,17 @@ impl Gateway {
     }
 }
 
-/// The lists of a profile.
-pub(super) fn of_profile(profile: Profile) -> Value {
-    let list = |border: Border, enabled: bool| json!([{ "name": border.name(), "enabled": enabled }]);
+/// Whether values say that gateways of a border are installed which do not say it themselves.
+pub(super) fn enabled(values: &Value, border: Border) -> Option<bool> {
+    values.pointer(&format!("/gateways/{}/enabled", border.name())).and_then(Value::as_bool)
+}
+
+/// The lists of a profile, where values do not say otherwise.
+pub(super) fn of_profile(profile: Profile, values: &Value) -> Value {
+    let list = |border: Border, is_default: bool| {
+        let enabled = enabled(values, border).unwrap_or(is_default);
+        json!([{ "name": border.name(), "enabled": enabled }])
+    };
     json!({
         (Border::Ingress.list()): list(Border::Ingress, profile != Profile::Minimal),
         (Border::Egress.list()): list(Border::Egress, false),
@@ -103,7 +114,8 @@ pub(super) fn read(lists: &Value, values: &Value, complete: &mut Value) -> Resul
         let list = said.as_array().with_context(|| format!("components.{}: must be a list", border.list()))?;
         for (n, entry) in list.iter().enumerate() {
             let at = format!("components.{}[{n}]", border.list());
-            let Some((gateway, k8s)) = one(border, at, n, entry)? else { continue };
+            let is_default = enabled(values, border).unwrap_or(true);
+            let Some((gateway, k8s)) = one(border, at, n, entry, is_default)? else { continue };
             ensure_alone(&gateway, &found)?;
             let common = |name: &str| values.pointer(&format!("/gateways/{}/{name}", border.name()));
             let mut own = complete["gateways"][border.name()].clone();
@@ -114,6 +126,7 @@ pub(super) fn read(lists: &Value, values: &Value, complete: &mut Value) -> Resul
             let over = as_values(&gateway, &k8s)?;
             forget_variables(&mut own, &over["env"]);
             values::overlay(&mut own, &over);
+            ensure_one_on_each_node(&gateway, &own)?;
             *values::place(complete, &gateway.values) = own;
             found.push(gateway);
         }
@@ -121,8 +134,19 @@ pub(super) fn read(lists: &Value, values: &Value, complete: &mut Value) -> Resul
     Ok(found)
 }
 
+/// Refuses a number of pods where each node has one.
+fn ensure_one_on_each_node(gateway: &Gateway, own: &Value) -> Result<()> {
+    let counts = own["autoscaleEnabled"] == true || !(own["replicaCount"].is_null() || own["replicaCount"] == 1);
+    let (at, border) = (&gateway.at, gateway.border.name());
+    ensure!(
+        own["kind"] != "DaemonSet" || !counts,
+        "{at}: values.gateways.{border}.kind: a DaemonSet has a pod on each node: autoscaleEnabled, hpaSpec and replicaCount must not be said with it"
+    );
+    Ok(())
+}
+
 /// One entry of a list, with its `k8s`. None if it is not enabled; what is wrong in it is wrong all the same.
-fn one(border: Border, at: String, n: usize, said: &Value) -> Result<Option<(Gateway, Value)>> {
+fn one(border: Border, at: String, n: usize, said: &Value, is_default: bool) -> Result<Option<(Gateway, Value)>> {
     let Value::Object(fields) = said else { bail!("{at}: must be a map") };
     for name in fields.keys() {
         let known = ["name", "namespace", "enabled", "label", "k8s"].contains(&name.as_str());
@@ -131,7 +155,8 @@ fn one(border: Border, at: String, n: usize, said: &Value) -> Result<Option<(Gat
     let said = |name: &str| fields.get(name).filter(|value| !value.is_null());
     let name = label_of(&at, "name", said("name"))?.unwrap_or(border.name()).to_owned();
     let namespace = label_of(&at, "namespace", said("namespace"))?.unwrap_or(NAMESPACE).to_owned();
-    let enabled = said("enabled").map_or(Some(true), Value::as_bool).with_context(|| format!("{at}.enabled: must be true or false"))?;
+    let enabled =
+        said("enabled").map_or(Some(is_default), Value::as_bool).with_context(|| format!("{at}.enabled: must be true or false"))?;
     let mut labels = json!({ "app": name, "istio": border.role() });
     let label = said("label").cloned().unwrap_or_else(|| json!({}));
     let label = label.as_object().with_context(|| format!("{at}.label: must be a map of texts"))?;
@@ -151,8 +176,9 @@ fn one(border: Border, at: String, n: usize, said: &Value) -> Result<Option<(Gat
     }
     let k8s = said("k8s").cloned().unwrap_or_else(|| json!({}));
     let values = format!("components.{}.{n}", border.list());
-    let gateway = Gateway { border, at, name, namespace, labels, values };
+    let mut gateway = Gateway { border, at, name, namespace, labels, values, overlays: Vec::new() };
     judge(&gateway, &k8s)?;
+    gateway.overlays = overlays::read(&format!("{}.k8s.overlays", gateway.at), &k8s["overlays"])?;
     Ok(enabled.then_some((gateway, k8s)))
 }
 
@@ -204,6 +230,7 @@ const K8S: &[(&str, Shape, &str)] = &[
     ("hpaSpec.scaleTargetRef", Shape::Map, ""),
     ("imagePullPolicy", Only(&[r#""Always""#, r#""IfNotPresent""#, r#""Never""#]), "imagePullPolicy"),
     ("nodeSelector", Words, "nodeSelector"),
+    ("overlays", List, ""),
     ("podAnnotations", Words, "podAnnotations"),
     ("podDisruptionBudget.maxUnavailable", Share, "podDisruptionBudget.maxUnavailable"),
     ("podDisruptionBudget.minAvailable", Share, "podDisruptionBudget.minAvailable"),
@@ -221,6 +248,8 @@ const K8S: &[(&str, Shape, &str)] = &[
     ("strategy.rollingUpdate.maxUnavailable", Share, "rollingMaxUnavailable"),
     ("strategy.type", Only(&[r#""RollingUpdate""#]), ""),
     ("tolerations", List, "tolerations"),
+    ("volumeMounts", List, "volumeMounts"),
+    ("volumes", List, "volumes"),
 ];
 
 /// Refuses in `k8s` what nothing acts on, and what is not what it has to be.

@@ -5,6 +5,7 @@ mod cluster;
 mod gateways;
 mod helm;
 mod manifest;
+mod overlays;
 mod settings;
 mod values;
 
@@ -20,7 +21,7 @@ use serde_json::{Value, json};
 
 pub use self::charts::files as chart_files;
 use self::{
-    cluster::{CONFIG_MAPS, Cluster, Outcome, not_established, not_on_all_nodes, not_rolled_out, without_authority},
+    cluster::{CONFIG_MAPS, Cluster, LEASES, Outcome, not_established, not_on_all_nodes, not_rolled_out, without_authority},
     manifest::{Component, OWNER, Part, STATE, title},
     settings::{NAMESPACE, Settings, SettingsArgs},
 };
@@ -86,7 +87,7 @@ pub(crate) fn manifest(verb: &ManifestVerb) -> Result<()> {
 
 fn yaml(settings: &Settings) -> Result<String> {
     let mut text = String::new();
-    for part in manifest::objects(settings) {
+    for part in manifest::objects(settings)? {
         let name = part.object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
         text += "---\n";
         if part.object["kind"].as_str().is_some_and(|kind| kind.ends_with("Role")) {
@@ -108,7 +109,7 @@ pub(crate) async fn install(place: &Where, args: InstallArgs) -> Result<()> {
     let settings = read(&args.settings)?;
     let cluster = cluster(place, args.dry_run).await?;
     look_around(&cluster, &settings).await?;
-    let parts = manifest::objects(&settings);
+    let parts = manifest::objects(&settings)?;
     if !args.force {
         refuse_others(&cluster, &parts).await?;
     }
@@ -165,10 +166,15 @@ pub(crate) async fn install(place: &Where, args: InstallArgs) -> Result<()> {
 fn heading(component: Component, parts: &[&Part]) -> String {
     let names: Vec<&str> = parts
         .iter()
-        .filter(|part| part.object["kind"] == "Deployment" && component.is_gateways())
+        .filter(|part| component.is_gateways() && has_pods(&part.object))
         .filter_map(|part| part.object.pointer("/metadata/name").and_then(Value::as_str))
         .collect();
     if names.len() > 1 { format!("{}s ({})", component.title(), names.join(", ")) } else { component.title().to_owned() }
+}
+
+/// Whether an object is what makes a gateway's pods.
+fn has_pods(object: &Value) -> bool {
+    object["kind"] == "Deployment" || object["kind"] == "DaemonSet"
 }
 
 /// The cluster that is meant.
@@ -234,15 +240,16 @@ async fn refuse_gateways(cluster: &Cluster, settings: &Settings, parts: &[Part])
             gateway.at
         );
     }
-    for part in parts.iter().filter(|part| part.component.is_gateways() && part.object["kind"] == "Deployment") {
+    for part in parts.iter().filter(|part| part.component.is_gateways() && has_pods(&part.object)) {
         let selector = |object: &Value| object.pointer("/spec/selector/matchLabels").cloned();
         if let Some(found) = cluster.find(&part.object).await?
             && selector(&found) != selector(&part.object)
         {
             bail!(
                 "{} is there with other labels app and istio, which Kubernetes lets nobody change: give the gateway another name, or remove \
-                 that Deployment first (kubectl delete)",
-                title(&part.object)
+                 that {} first (kubectl delete)",
+                title(&part.object),
+                manifest::word(&part.object["kind"])
             );
         }
     }
@@ -295,7 +302,8 @@ pub(crate) async fn uninstall(place: &Where, args: UninstallArgs) -> Result<()> 
     remove_all(&cluster, &first, until).await?;
     if args.purge {
         // Its writer is gone, so that they stay gone.
-        let written = cluster.those(CONFIG_MAPS, is_root_certificate).await?;
+        let mut written = cluster.those(CONFIG_MAPS, is_root_certificate).await?;
+        written.extend(cluster.those(LEASES, is_lease).await?);
         remove_all(&cluster, &written, until).await?;
         if last.is_empty() {
             say::warning(&format!(
@@ -315,6 +323,10 @@ const REMOVAL: Duration = Duration::from_secs(300);
 
 fn is_root_certificate(object: &Value) -> bool {
     object["metadata"]["name"] == names::ROOT && object["data"][names::ROOT_KEY].is_string()
+}
+
+fn is_lease(object: &Value) -> bool {
+    object["metadata"]["name"] == names::LEASE && object["metadata"]["namespace"] == NAMESPACE
 }
 
 async fn remove_all(cluster: &Cluster, objects: &[Value], until: Instant) -> Result<()> {
@@ -337,7 +349,7 @@ pub(crate) async fn verify(place: &Where, args: VerifyArgs) -> Result<ExitCode> 
     let mut seen = Seen::default();
     let what = match settings {
         Some(settings) => {
-            for part in manifest::objects(&settings) {
+            for part in manifest::objects(&settings)? {
                 seen.look(&cluster, &part.object, "is not Mizzen's", is_ours).await?;
             }
             format!("profile {}", settings.profile.name())

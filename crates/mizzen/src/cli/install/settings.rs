@@ -1,6 +1,6 @@
 //! What an installation is to be: a profile, and what was said beside it with `--set` and `-f`, in the words of Istio's installer.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result, bail, ensure};
 use mizzen_api::istio::MeshConfig;
@@ -9,7 +9,9 @@ use serde_json::{Map, Value, json};
 
 use super::{
     gateways::{self, Border, Gateway},
-    manifest, values,
+    manifest::{self, Component},
+    overlays::{self, Overlay},
+    values::{self, Shape, Table},
 };
 
 /// The namespace of the control plane.
@@ -75,6 +77,10 @@ pub(super) struct Settings {
     pub(super) gateways: Vec<Gateway>,
     /// The lists of gateways, as they were said or as the profile has them.
     lists: Value,
+    /// What is changed of the objects of other components.
+    overlays: BTreeMap<Component, Vec<Overlay>>,
+    /// The same as it was said.
+    overlaid: Value,
     /// Istio's values, as they were said.
     values: Value,
     /// The same with all defaults, and the values of each gateway.
@@ -120,7 +126,7 @@ impl Settings {
                 other => bail!("{other} is not supported: must be profile, hub, tag, meshConfig, values or components"),
             }
         }
-        let (cni, lists) = components(said, profile)?;
+        let Components { cni, lists, overlays, overlaid } = components(said, profile, &values)?;
         // Istio's chart has it among its values too.
         if let Some(inner) = values.as_object_mut().and_then(|values| values.remove("meshConfig")) {
             merge(&mut mesh_config, inner);
@@ -142,20 +148,33 @@ impl Settings {
         let gateways = gateways::read(&lists, &values, &mut complete)?;
         for border in Border::ALL {
             let (name, is_there) = (border.name(), gateways.iter().any(|gateway| gateway.border == border));
-            if !is_there && values.pointer(&format!("/gateways/{name}")).is_some() {
+            let is_off = gateways::enabled(&values, border) == Some(false);
+            if !is_there && !is_off && values.pointer(&format!("/gateways/{name}")).is_some() {
                 warnings.push(format!("values.gateways.{name} has no effect: no gateway of components.{} is enabled", border.list()));
             }
         }
         if !cni && values.get("cni").is_some() {
             warnings.push("values.cni has no effect without components.cni.enabled=true".to_owned());
         }
-        Ok((Settings { profile, hub, tag, mesh_config: whole, cni, gateways, lists, values, complete }, warnings))
+        if !cni && overlays.contains_key(&Component::Cni) {
+            warnings.push("components.cni.k8s has no effect without components.cni.enabled=true".to_owned());
+        }
+        let settings = Settings { profile, hub, tag, mesh_config: whole, cni, gateways, lists, overlays, overlaid, values, complete };
+        // What would change nothing is said before anything is done.
+        manifest::objects(&settings)?;
+        Ok((settings, warnings))
+    }
+
+    /// What is changed of the objects of a component that is no gateway.
+    pub(super) fn overlays(&self, component: Component) -> &[Overlay] {
+        self.overlays.get(&component).map_or(&[], Vec::as_slice)
     }
 
     /// The `spec` that leads to these settings again.
     pub(super) fn to_spec(&self) -> Value {
         let mut components = json!({ "cni": { "enabled": self.cni } });
         merge(&mut components, self.lists.clone());
+        merge(&mut components, self.overlaid.clone());
         json!({
             "profile": self.profile.name(), "hub": self.hub, "tag": self.tag, "meshConfig": self.mesh_config, "values": self.values,
             "components": components,
@@ -184,35 +203,72 @@ impl Settings {
     }
 }
 
-/// Which of Istio's components are said to be installed: whether the node's plugin is, and the lists of gateways.
-fn components(said: Value, profile: Profile) -> Result<(bool, Value)> {
+/// What is said of Istio's components.
+struct Components {
+    /// Whether the node's plugin is installed.
+    cni: bool,
+    /// The lists of gateways.
+    lists: Value,
+    overlays: BTreeMap<Component, Vec<Overlay>>,
+    overlaid: Value,
+}
+
+fn components(said: Value, profile: Profile, values: &Value) -> Result<Components> {
     let Value::Object(said) = said else { bail!("components: must be a map") };
-    let (mut cni, mut lists) = (false, gateways::of_profile(profile));
+    let mut found = Components { cni: false, lists: gateways::of_profile(profile, values), overlays: BTreeMap::new(), overlaid: json!({}) };
     for (name, value) in said {
         if Border::ALL.iter().any(|border| border.list() == name) {
             if !value.is_null() {
-                lists[&name] = value;
+                found.lists[&name] = value;
             }
             continue;
         }
-        ensure!(
-            name == "cni",
-            "components.{name} is not supported: must be cni, ingressGateways or egressGateways; what else is installed says the profile"
-        );
-        let Value::Object(fields) = value else { bail!("components.cni: must be a map") };
+        let component = match &*name {
+            "base" => Component::Base,
+            "cni" => Component::Cni,
+            "pilot" => Component::Pilot,
+            _ => bail!(
+                "components.{name} is not supported: must be base, pilot, cni, ingressGateways or egressGateways; what else is installed says the \
+                 profile"
+            ),
+        };
+        let Value::Object(fields) = value else { bail!("components.{name}: must be a map") };
         for (field, value) in fields {
-            ensure!(field == "enabled", "components.cni.{field} is not supported: must be enabled; values.cni has its settings");
-            cni = value.as_bool().context("components.cni.enabled: must be true or false")?;
+            let at = format!("components.{name}.{field}");
+            match &*field {
+                "enabled" => {
+                    let enabled = value.as_bool().with_context(|| format!("{at}: must be true or false"))?;
+                    ensure!(enabled || component == Component::Cni, "{at}: must be true: every installation has it");
+                    found.cni |= enabled && component == Component::Cni;
+                }
+                "k8s" => {
+                    Table { at: at.clone(), rows: vec![("overlays".to_owned(), Shape::List)], is_small: true }.judge(&value)?;
+                    let read = overlays::read(&format!("{at}.overlays"), &value["overlays"])?;
+                    if !read.is_empty() {
+                        found.overlays.insert(component, read);
+                        found.overlaid[&name] = json!({ "k8s": value });
+                    }
+                }
+                _ => bail!("{at} is not supported: must be enabled or k8s; the rest of its settings are among values"),
+            }
         }
     }
-    Ok((cni, lists))
+    Ok(found)
 }
 
 /// What files say, over the profile's lists of gateways: `--set` counts their elements. As with Istio's installer, a file's list is the whole list.
 fn over_lists(spec: Value, set: &[String]) -> Result<Value> {
-    let by_flag = set.iter().rev().find_map(|setting| setting.strip_prefix("profile="));
-    let profile = by_flag.or_else(|| spec.get("profile").and_then(Value::as_str)).map_or(Ok(Profile::Default), Profile::named)?;
-    let mut whole = json!({ "components": gateways::of_profile(profile) });
+    let by_flag = |path: &str| set.iter().rev().find_map(|setting| setting.strip_prefix(path)?.strip_prefix('='));
+    let profile =
+        by_flag("profile").or_else(|| spec.get("profile").and_then(Value::as_str)).map_or(Ok(Profile::Default), Profile::named)?;
+    // Whether these have a gateway may be said among values, too.
+    let mut values = spec.get("values").cloned().unwrap_or_else(|| json!({}));
+    for border in Border::ALL {
+        if let Some(enabled) = by_flag(&format!("values.gateways.{}.enabled", border.name())) {
+            merge(&mut values, json!({ "gateways": { (border.name()): { "enabled": scalar(enabled) } } }));
+        }
+    }
+    let mut whole = json!({ "components": gateways::of_profile(profile, &values) });
     merge(&mut whole, spec);
     Ok(whole)
 }
@@ -373,7 +429,15 @@ mod tests {
         for (setting, why) in [
             ("revision=canary", "revision: one control plane per cluster"),
             ("profile=demo", "profile demo: must be default, secure or minimal"),
-            ("components.pilot.enabled=false", "components.pilot is not supported"),
+            ("components.pilot.enabled=false", "components.pilot.enabled: must be true: every installation has it"),
+            ("components.pilot.k8s.replicaCount=2", "components.pilot.k8s.replicaCount is not supported: must be overlays"),
+            ("components.pilot.k8s.overlays[0].name=x", "components.pilot.k8s.overlays[0].kind: must be a text"),
+            ("components.ztunnel.enabled=true", "components.ztunnel is not supported: must be base, pilot, cni"),
+            ("values.gateways.istio-egressgateway.enabled=yes", "values.gateways.istio-egressgateway.enabled: must be true or false"),
+            (
+                "values.gateways.istio-ingressgateway.kind=StatefulSet",
+                "values.gateways.istio-ingressgateway.kind: must be Deployment or DaemonSet",
+            ),
             ("components.cni.namespace=kube-system", "components.cni.namespace is not supported"),
             ("components.cni.enabled=yes", "components.cni.enabled: must be true or false"),
             ("components.ingressGateways[2].name=x", "[2]: the list has 1 elements so far"),
@@ -440,6 +504,15 @@ mod tests {
         check(&["components.egressGateways[0].enabled=true"], &[], &[ingress, egress]);
         check(&["components.egressGateways[0].name=out", "components.egressGateways[0].enabled=true"], &[], &[ingress, "out"]);
         check(&["components.ingressGateways[0].enabled=false"], &[], &[]);
+        // Values say it of all that do not say it themselves.
+        let [values_in, values_out] = [ingress, egress].map(|name| format!("values.gateways.{name}.enabled"));
+        let (off, on) = (format!("{values_in}=false"), format!("{values_out}=true"));
+        check(&[&off, &on], &[], &[egress]);
+        check(&[&on, "profile=minimal"], &[], &[egress]);
+        check(&[&on, &format!("{values_out}=false")], &[], &[ingress]);
+        check(&[&on, "components.egressGateways[0].enabled=false"], &[], &[ingress]);
+        check(&[&off], &[&file], &[]);
+        check(&[&off, "components.ingressGateways[1].enabled=true"], &[&file], &[ingress]);
         check(&["components.ingressGateways[1].name=payments"], &[], &[ingress, "payments"]);
         // The profile's list is that of the profile that holds in the end.
         check(&["components.ingressGateways[1].name=payments", "profile=minimal"], &[], &["payments"]);

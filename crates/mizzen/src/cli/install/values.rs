@@ -23,6 +23,8 @@ pub(super) enum Shape {
     /// A map of texts, numbers and flags.
     Words,
     List,
+    /// A list of volumes: the name of each, its source, which stands in this field, and where it is mounted.
+    Mounts(&'static str),
     /// One of these, as JSON. What Istio has beside them is not supported.
     Only(&'static [&'static str]),
 }
@@ -56,7 +58,7 @@ impl Row {
     }
 }
 
-use Shape::{Count, Flag, List, Only, Share, Text, Word, Words};
+use Shape::{Count, Flag, List, Mounts, Only, Share, Text, Word, Words};
 
 const OFF: &[&str] = &["false"];
 const EMPTY: &[&str] = &[r#""""#];
@@ -267,6 +269,8 @@ const TOLERATIONS: &str = r#"[{"effect":"NoSchedule","operator":"Exists"},{"effe
 
 /// What `install` takes for its gateways, below `gateways.istio-ingressgateway` and `gateways.istio-egressgateway`, by the names of Istio's installer.
 const INSTALLED_GATEWAY: &[Row] = &[
+    row("enabled", Flag, "", ""),
+    row("kind", WORKLOAD, r#""Deployment""#, ""),
     row("replicaCount", Count, "1", ""),
     row("autoscaleEnabled", Flag, "false", ""),
     row("autoscaleMin", Count, "1", ""),
@@ -286,6 +290,10 @@ const INSTALLED_GATEWAY: &[Row] = &[
     row("env", Words, "", ""),
     row("envVarFrom", List, "", ""),
     row("podAnnotations", Words, "", ""),
+    row("volumes", List, "", ""),
+    row("volumeMounts", List, "", ""),
+    row("secretVolumes", SECRETS, "", ""),
+    row("configVolumes", CONFIG_MAPS, "", ""),
     row("serviceAccount.annotations", Words, "", ""),
     row("nodeSelector", Words, "", ""),
     row("tolerations", List, "", ""),
@@ -299,6 +307,9 @@ const INSTALLED_GATEWAY: &[Row] = &[
 /// Where an egress gateway differs from an ingress gateway: it is called from within.
 const INSTALLED_EGRESS: &[Row] = &[row("type", SERVICE, r#""ClusterIP""#, ""), row("ports", List, EGRESS_PORTS, "")];
 
+const WORKLOAD: Shape = Only(&[r#""Deployment""#, r#""DaemonSet""#]);
+const SECRETS: Shape = Mounts("secretName");
+const CONFIG_MAPS: Shape = Mounts("configMapName");
 pub(super) const SERVICE: Shape = Only(&[r#""LoadBalancer""#, r#""NodePort""#, r#""ClusterIP""#]);
 pub(super) const TRAFFIC: Shape = Only(&[r#""Cluster""#, r#""Local""#]);
 const RESOURCES: &str = r#"{"requests":{"cpu":"100m","memory":"64Mi"}}"#;
@@ -315,7 +326,7 @@ const EGRESS_PORTS: &str = r#"[
 /// What the chart of gateways takes beside what every chart takes.
 pub(super) const GATEWAY: &[Row] = &[
     row("name", Text, r#""""#, "of all its objects; the release's where nothing is said"),
-    row("kind", Only(&[r#""Deployment""#, r#""DaemonSet""#]), r#""Deployment""#, "what runs it"),
+    row("kind", WORKLOAD, r#""Deployment""#, "what runs it"),
     row("labels", Words, "{}", "more labels of all its objects; app and istio replace those by which Gateways select it"),
     row("replicaCount", Count, "1", "how many, where none are scaled"),
     row("autoscaling.enabled", Flag, "false", "scaled by load; unlike with Istio only if it is said"),
@@ -351,6 +362,8 @@ pub(super) const GATEWAY: &[Row] = &[
     row("podAnnotations", Words, "", "more annotations of its pods"),
     row("volumes", List, "", "volumes of its pods"),
     row("volumeMounts", List, "", "where they are mounted"),
+    row("secretVolumes", SECRETS, "", "Secrets that are mounted: name, secretName and mountPath of each"),
+    row("configVolumes", CONFIG_MAPS, "", "ConfigMaps that are mounted: name, configMapName and mountPath of each"),
     row("imagePullPolicy", Only(&[r#""""#, r#""Always""#, r#""IfNotPresent""#, r#""Never""#]), "", "of the proxy's image"),
     row("imagePullSecrets", List, "", "Secrets by which images are pulled, if not global.imagePullSecrets"),
     row("priorityClassName", Text, "", "if not global.priorityClassName"),
@@ -460,6 +473,15 @@ fn wrong(shape: Shape, value: &Value) -> Option<String> {
         Shape::Map => (value.is_object(), "a map"),
         Words => (value.as_object().is_some_and(|map| map.values().all(word)), "a map of texts"),
         List => (value.is_array(), "a list"),
+        Mounts(source) => {
+            let is_text = |field: &Value| field.as_str().is_some_and(|text| !text.is_empty());
+            let fields = ["name", source, "mountPath"];
+            let is_volume = |volume: &Value| {
+                volume.as_object().is_some_and(|volume| volume.len() == fields.len()) && fields.iter().all(|field| is_text(&volume[*field]))
+            };
+            let fine = value.as_array().is_some_and(|list| list.iter().all(is_volume));
+            return (!fine).then(|| format!("a list of maps with name, {source} and mountPath"));
+        }
         Only(allowed) => {
             let fine = allowed.iter().any(|text| serde_json::from_str::<Value>(text).is_ok_and(|allowed| allowed == *value));
             return (!fine).then(|| allowed.join(" or ").replace('"', "").trim().to_owned()).map(|text| match text.as_str() {
@@ -528,63 +550,4 @@ pub(super) fn overlay(into: &mut Value, over: &Value) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tables() {
-        for rows in [GLOBAL, REVISION, PROFILE, BASE, ISTIOD, CNI, INSTALLED_GATEWAY, INSTALLED_EGRESS, GATEWAY] {
-            for row in rows {
-                if let Some(default) = row.default() {
-                    assert_eq!(wrong(row.shape, &default), None, "{}", row.path);
-                }
-                assert!(row.default.is_empty() || row.default().is_some(), "{}: the default is no JSON", row.path);
-                if let Only(allowed) = row.shape {
-                    assert!(allowed.iter().all(|text| serde_json::from_str::<Value>(text).is_ok()), "{}", row.path);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_judged() {
-        for (values, why) in [
-            (json!({ "global": { "proxy": { "resources": { "any": 1 } }, "tag": 1.5 } }), ""),
-            (json!({ "pilot": null, "global": { "hub": null, "externalIstiod": false } }), ""),
-            (json!({ "pilot": { "env": { "A": true, "B": 1, "C": "c" }, "rollingMaxSurge": "25%" } }), ""),
-            (json!({ "global": { "defaultTolerations": [] } }), "values.global.defaultTolerations is not supported"),
-            (json!({ "global": { "externalIstiod": true } }), "values.global.externalIstiod: must be false"),
-            (json!({ "global": { "platform": "gke" } }), "values.global.platform: must be empty"),
-            (json!({ "global": { "caName": "x" } }), "values.global.caName: must be Istiod"),
-            (json!({ "pilot": { "replicaCount": -1 } }), "values.pilot.replicaCount: must be a whole number"),
-            (json!({ "pilot": { "rollingMaxSurge": "much" } }), "values.pilot.rollingMaxSurge: must be a number or a share as 25%"),
-            (json!({ "pilot": { "env": { "A": [] } } }), "values.pilot.env: must be a map of texts"),
-            (json!({ "pilot": { "tolerations": {} } }), "values.pilot.tolerations: must be a list"),
-            (json!({ "pilot": { "pdb": { "minAvailable": 1, "maxUnavailable": 1 } } }), "values.pilot.pdb: only one of"),
-            (json!({ "gateways": { "istio-egressgateway": { "type": "NodePort", "env": { "A": 1 } } } }), ""),
-            (json!({ "gateways": { "istio-egressgateway": { "zone": 1 } } }), "values.gateways.istio-egressgateway.zone is not supported"),
-            (
-                json!({ "gateways": { "istio-egressgateway": { "podDisruptionBudget": { "minAvailable": 1, "maxUnavailable": 1 } } } }),
-                "values.gateways.istio-egressgateway.podDisruptionBudget: only one of",
-            ),
-            (json!({ "gateways": { "payments": {} } }), "values.gateways.payments is not supported"),
-            (json!("x"), "values: must be a map"),
-            (json!({ "gateways": [] }), "values.gateways: must be a map"),
-        ] {
-            let told = judge(&values).err().map(|error| error.to_string()).unwrap_or_default();
-            assert!(if why.is_empty() { told.is_empty() } else { told.starts_with(why) }, "{values}: {told}");
-        }
-    }
-
-    #[test]
-    fn what_is_said_lies_over_defaults() {
-        let whole = completed(
-            &json!({ "pilot": { "resources": { "requests": { "cpu": "1" } }, "autoscaleMax": null }, "global": { "meshID": "m" } }),
-        );
-        assert_eq!(whole["pilot"]["resources"], json!({ "requests": { "cpu": "1", "memory": "128Mi" } }));
-        assert_eq!(
-            (&whole["pilot"]["autoscaleMax"], &whole["global"]["meshID"], &whole["pilot"]["replicaCount"]),
-            (&Value::Null, &json!("m"), &json!(1))
-        );
-    }
-}
+mod tests;

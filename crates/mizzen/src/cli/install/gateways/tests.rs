@@ -87,7 +87,9 @@ fn what_is_refused() {
         json!([{ "type": "Resource", "resource": { "name": "disk", "target": { "type": "Utilization", "averageUtilization": 1 } } }]);
     for (k8s, why) in [
         (json!([]), ": must be a map"),
-        (json!({ "volumes": [] }), ".volumes is not supported: must be affinity or env or hpaSpec or "),
+        (json!({ "securityContext": {} }), ".securityContext is not supported: must be affinity or env or hpaSpec or "),
+        (json!({ "volumes": {} }), ".volumes: must be a list"),
+        (json!({ "overlays": [{ "kind": "Service" }] }), ".overlays[0].name: must be a text"),
         (json!({ "service": { "clusterIP": "x" } }), ".service.clusterIP is not supported: must be externalTrafficPolicy or "),
         (json!({ "service": { "type": "ExternalName" } }), ".service.type: must be LoadBalancer or NodePort or ClusterIP"),
         (json!({ "service": { "ports": {} } }), ".service.ports: must be a list"),
@@ -164,6 +166,28 @@ fn its_own_values_lie_over_those_of_its_border() {
     check(&json!({ "istio-ingressgateway": { "autoscaleEnabled": false } }), scaled, &[("autoscaleEnabled", json!(false))]);
 }
 
+/// What a gateway of which there is one on each node may not say.
+#[test]
+fn one_on_each_node() {
+    let check = |values: Value, k8s: Value, why: Option<&str>| {
+        let mut values = values;
+        values["kind"] = json!("DaemonSet");
+        let spec = spec(json!([{ "k8s": k8s }]), json!([]), json!({ "istio-ingressgateway": values }));
+        let told = Settings::of_spec(spec).err().map(|error| format!("{error:#}"));
+        let why =
+            why.map(|rest| format!("components.ingressGateways[0]: values.gateways.istio-ingressgateway.kind: a DaemonSet has {rest}"));
+        assert_eq!(told, why, "{values} {k8s}");
+    };
+    let why = Some("a pod on each node: autoscaleEnabled, hpaSpec and replicaCount must not be said with it");
+    let none = || json!({});
+    check(none(), none(), None);
+    check(json!({ "replicaCount": 1, "autoscaleEnabled": false }), json!({ "hpaSpec": { "minReplicas": 1 } }), None);
+    check(json!({ "autoscaleEnabled": true }), none(), why);
+    check(json!({ "replicaCount": 2 }), none(), why);
+    check(none(), json!({ "replicaCount": 2 }), why);
+    check(none(), json!({ "hpaSpec": { "minReplicas": 1 } }), why);
+}
+
 #[test]
 fn values_without_a_gateway_are_told() {
     let check = |spec: Value, expected: &[&str]| assert_eq!(Settings::of_spec(spec).unwrap().1, expected);
@@ -171,4 +195,6 @@ fn values_without_a_gateway_are_told() {
     let told = "values.gateways.istio-egressgateway has no effect: no gateway of components.egressGateways is enabled";
     check(spec(json!([{}]), json!([]), values.clone()), &[told]);
     check(spec(json!([{}]), json!([{}]), values), &[]);
+    // It has the effect that there is none.
+    check(spec(json!([{}]), json!([{}]), json!({ "istio-egressgateway": { "enabled": false, "type": "NodePort" } })), &[]);
 }

@@ -80,6 +80,7 @@ fn open(service: &Value) -> Vec<Value> {
     ports
 }
 
+/// The Deployment, or the DaemonSet that is wanted in its place.
 fn deployment(settings: &Settings, gateway: &Gateway, scaled: &Scaled<'_>) -> Value {
     let mut pod = json!({
         "serviceAccountName": gateway.account(),
@@ -105,6 +106,7 @@ fn deployment(settings: &Settings, gateway: &Gateway, scaled: &Scaled<'_>) -> Va
     if let Some(policy) = settings.text(&gateway.path("imagePullPolicy")).or_else(|| settings.text("global.imagePullPolicy")) {
         pod["containers"][0]["imagePullPolicy"] = json!(policy);
     }
+    mount(&mut pod, settings, gateway);
     placed(&mut pod, settings, &gateway.values);
     if let Some(class) = settings.text(&gateway.path("priorityClassName")) {
         pod["priorityClassName"] = json!(class);
@@ -113,13 +115,37 @@ fn deployment(settings: &Settings, gateway: &Gateway, scaled: &Scaled<'_>) -> Va
     merge(&mut labels, json!({ "sidecar.istio.io/inject": "true" }));
     let mut notes = json!({ "inject.istio.io/templates": "gateway" });
     merge(&mut notes, words(settings, &gateway.path("podAnnotations")));
+    let kind = settings.text(&gateway.path("kind")).unwrap_or_else(|| "Deployment".to_owned());
+    let is_counted = kind == "Deployment";
     let mut spec = json!({
-        "strategy": scaled.strategy(settings),
+        (if is_counted { "strategy" } else { "updateStrategy" }): scaled.strategy(settings),
         "selector": { "matchLabels": scaled.selector },
         "template": { "metadata": { "labels": labels, "annotations": notes }, "spec": pod },
     });
-    scaled.count(&mut spec, settings);
-    json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": scaled.metadata, "spec": spec })
+    if is_counted {
+        scaled.count(&mut spec, settings);
+    }
+    json!({ "apiVersion": "apps/v1", "kind": kind, "metadata": scaled.metadata, "spec": spec })
+}
+
+/// Volumes as Kubernetes writes them, then Secrets and ConfigMaps by their short forms: as with Istio these need not be there, and are only read.
+fn mount(pod: &mut Value, settings: &Settings, gateway: &Gateway) {
+    let said = |name: &str| settings.value(&gateway.path(name)).and_then(Value::as_array).cloned().unwrap_or_default();
+    let (mut volumes, mut mounts) = (said("volumes"), said("volumeMounts"));
+    for (list, source, field, name) in
+        [("secretVolumes", "secret", "secretName", "secretName"), ("configVolumes", "configMap", "configMapName", "name")]
+    {
+        for volume in said(list) {
+            volumes.push(json!({ "name": volume["name"], (source): { (name): volume[field], "optional": true } }));
+            mounts.push(json!({ "name": volume["name"], "mountPath": volume["mountPath"], "readOnly": true }));
+        }
+    }
+    if !volumes.is_empty() {
+        pod["volumes"] = json!(volumes);
+    }
+    if !mounts.is_empty() {
+        pod["containers"][0]["volumeMounts"] = json!(mounts);
+    }
 }
 
 fn service(settings: &Settings, gateway: &Gateway) -> Value {

@@ -9,11 +9,13 @@ mod webhooks;
 
 use std::collections::BTreeMap;
 
+use anyhow::Result;
 use mizzen_api::{Kind, crd};
 use serde_json::{Value, json};
 
 use super::{
     gateways::Border,
+    overlays::{self, Overlay},
     settings::{NAMESPACE, Profile, Settings, merge},
 };
 
@@ -93,30 +95,35 @@ pub(super) struct Part {
 }
 
 /// All objects, in the order in which they are applied.
-pub(super) fn objects(settings: &Settings) -> Vec<Part> {
+///
+/// # Errors
+/// One line that names an overlay that changes nothing.
+pub(super) fn objects(settings: &Settings) -> Result<Vec<Part>> {
     let mut parts = Vec::new();
-    let mut add = |component: Component, objects: Vec<Value>| {
+    let mut add = |component: Component, overlays: &[Overlay], mut objects: Vec<Value>| {
+        overlays::apply(overlays, &mut objects)?;
         parts.extend(objects.into_iter().map(|object| Part { component, object: labelled(object, component) }));
+        anyhow::Ok(())
     };
-    add(Component::Base, vec![json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } })]);
-    add(Component::Base, kinds());
-    add(Component::Base, rbac::objects());
-    add(Component::Base, vec![validator()]);
+    let mut base = vec![json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } })];
+    base.extend(kinds());
+    base.extend(rbac::objects());
+    base.push(validator());
+    add(Component::Base, settings.overlays(Component::Base), base)?;
     if settings.cni {
-        add(Component::Cni, cni::objects(settings));
+        add(Component::Cni, settings.overlays(Component::Cni), cni::objects(settings))?;
     }
-    if settings.flag("pilot.taint.enabled") {
-        add(Component::Pilot, rbac::untaint());
-    }
-    add(Component::Pilot, vec![webhooks::injector(settings)]);
-    add(Component::Pilot, pilot::objects(settings));
+    let mut pilot = if settings.flag("pilot.taint.enabled") { rbac::untaint() } else { Vec::new() };
+    pilot.push(webhooks::injector(settings));
+    pilot.extend(pilot::objects(settings));
+    add(Component::Pilot, settings.overlays(Component::Pilot), pilot)?;
     if settings.profile == Profile::Secure {
-        add(Component::Policies, closed());
+        add(Component::Policies, &[], closed())?;
     }
     for gateway in &settings.gateways {
-        add(Component::of(gateway.border), gateway::objects(settings, gateway));
+        add(Component::of(gateway.border), &gateway.overlays, gateway::objects(settings, gateway))?;
     }
-    parts
+    Ok(parts)
 }
 
 /// For a role of this name: its rules in words, for whoever reads the manifest.

@@ -7,11 +7,16 @@ fn settings(spec: Value) -> Settings {
 }
 
 fn titles(spec: Value) -> Vec<String> {
-    objects(&settings(spec)).iter().map(|part| title(&part.object)).filter(|t| !t.starts_with("CustomResourceDefinition")).collect()
+    objects(&settings(spec))
+        .unwrap()
+        .iter()
+        .map(|part| title(&part.object))
+        .filter(|t| !t.starts_with("CustomResourceDefinition"))
+        .collect()
 }
 
 fn one(spec: Value, name: &str) -> Value {
-    let parts = objects(&settings(spec));
+    let parts = objects(&settings(spec)).unwrap();
     parts.into_iter().find(|part| title(&part.object) == name).unwrap_or_else(|| panic!("no {name}")).object
 }
 
@@ -98,8 +103,12 @@ fn what_is_done_about_pods_without_their_capture() {
         assert_eq!(security["allowPrivilegeEscalation"], mends, "{repair}");
         assert_eq!(security.get("appArmorProfile").is_some(), mends, "{repair}");
         assert_eq!(set.to_string().contains("/host/proc"), mends, "{repair}");
-        let roles: Vec<Value> =
-            objects(&settings(spec)).into_iter().map(|part| part.object).filter(|object| object["kind"] == "ClusterRole").collect();
+        let roles: Vec<Value> = objects(&settings(spec))
+            .unwrap()
+            .into_iter()
+            .map(|part| part.object)
+            .filter(|object| object["kind"] == "ClusterRole")
+            .collect();
         let found =
             roles.iter().find(|found| ["istio-cni-delete", "istio-cni-label"].iter().any(|name| found["metadata"]["name"] == *name));
         let found = found.map(|found| (found["metadata"]["name"].as_str().unwrap(), found["rules"][0]["verbs"][0].as_str().unwrap()));
@@ -140,7 +149,7 @@ fn nodes_that_wait_for_the_plugin() {
 
 #[test]
 fn every_object_is_found_again() {
-    for part in objects(&settings(json!({ "profile": "secure", "components": { "cni": { "enabled": true } } }))) {
+    for part in objects(&settings(json!({ "profile": "secure", "components": { "cni": { "enabled": true } } }))).unwrap() {
         let what = title(&part.object);
         let kind = super::super::cluster::Installed::of(&part.object).unwrap();
         assert_eq!(part.object["kind"], kind.kind);
@@ -149,7 +158,7 @@ fn every_object_is_found_again() {
         let namespaced = part.object["metadata"]["namespace"].is_string();
         assert!(!namespaced || part.object["metadata"]["namespace"] == "istio-system", "{what}");
     }
-    let names: Vec<String> = objects(&settings(json!({}))).iter().map(|part| title(&part.object)).collect();
+    let names: Vec<String> = objects(&settings(json!({}))).unwrap().iter().map(|part| title(&part.object)).collect();
     assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "each has one place");
 }
 
@@ -347,7 +356,7 @@ fn several_gateways() {
                 ]
             })
             .collect();
-        let parts = objects(&settings(spec));
+        let parts = objects(&settings(spec)).unwrap();
         let found: Vec<(String, Component)> =
             parts.iter().filter(|part| part.component.is_gateways()).map(|part| (title(&part.object), part.component)).collect();
         assert_eq!(found, expected, "{components}");
@@ -433,4 +442,88 @@ fn what_a_gateway_is_made_of() {
     check(&format!("Service {egress}"), "/spec/selector", json!({ "app": "istio-egressgateway", "istio": "egressgateway" }));
     check(&format!("Deployment {egress}"), &format!("{pod}/serviceAccountName"), json!("istio-egressgateway-service-account"));
     check("RoleBinding istio-system/istio-egressgateway-sds", "/roleRef/name", json!("istio-egressgateway-sds"));
+}
+
+/// A gateway of which each node has one, and what is mounted into it.
+#[test]
+fn a_gateway_on_each_node() {
+    let volume = |name: &str, source: Value| {
+        let mut volume = json!({ "name": name });
+        merge(&mut volume, source);
+        volume
+    };
+    let values = json!({
+        "kind": "DaemonSet",
+        "volumes": [volume("of-all", json!({ "emptyDir": {} }))],
+        "volumeMounts": [{ "name": "of-all", "mountPath": "/all" }],
+        "secretVolumes": [volume("certs", json!({ "secretName": "edge", "mountPath": "/etc/certs" }))],
+        "configVolumes": [volume("pages", json!({ "configMapName": "texts", "mountPath": "/pages" }))],
+    });
+    let own = json!({ "volumes": [volume("own", json!({ "emptyDir": {} }))], "volumeMounts": [{ "name": "own", "mountPath": "/own" }] });
+    let spec = json!({
+        "components": { "ingressGateways": [{}, { "name": "payments", "k8s": own }] },
+        "values": { "gateways": { "istio-ingressgateway": values } },
+    });
+    for (name, first) in [("istio-ingressgateway", "of-all"), ("payments", "own")] {
+        let set = one(spec.clone(), &format!("DaemonSet istio-system/{name}"));
+        assert!(set["spec"].get("replicas").is_none() && set["spec"].get("strategy").is_none(), "{set}");
+        assert_eq!(set["spec"]["updateStrategy"], json!({ "rollingUpdate": { "maxSurge": "100%", "maxUnavailable": 0 } }));
+        let pod = &set["spec"]["template"]["spec"];
+        let volumes = json!([
+            { "name": first, "emptyDir": {} },
+            { "name": "certs", "secret": { "secretName": "edge", "optional": true } },
+            { "name": "pages", "configMap": { "name": "texts", "optional": true } },
+        ]);
+        assert_eq!(pod["volumes"], volumes, "{name}");
+        let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+        let mounts: Vec<_> = mounts.iter().map(|mount| (mount["name"].as_str().unwrap(), mount["readOnly"] == true)).collect();
+        assert_eq!(mounts, [(first, false), ("certs", true), ("pages", true)], "{name}");
+    }
+    let plain = one(json!({}), "Deployment istio-system/istio-ingressgateway");
+    let pod = &plain["spec"]["template"]["spec"];
+    assert!(pod.get("volumes").is_none() && pod["containers"][0].get("volumeMounts").is_none(), "{pod}");
+}
+
+fn overlay(kind: &str, name: &str, path: &str, value: &Value) -> Value {
+    json!({ "overlays": [{ "kind": kind, "name": name, "patches": [{ "path": path, "value": value }] }] })
+}
+
+#[test]
+fn overlays_of_components() {
+    let port = overlay("Service", "payments", "spec.ports.[port:443].port", &json!(8443));
+    let spec = json!({ "components": {
+        "base": { "k8s": overlay("Namespace", "istio-system", "metadata.labels", &json!({ "team": "net" })) },
+        "pilot": { "enabled": true, "k8s": overlay("Deployment", "istiod", "spec.template.spec.containers.[name:discovery].args.[-1]", &json!("--x")) },
+        "cni": { "enabled": true, "k8s": overlay("DaemonSet", "istio-cni-node", "spec.template.spec.hostNetwork", &json!(true)) },
+        "ingressGateways": [{}, { "name": "payments", "k8s": port }],
+    } });
+    let check = |title: &str, pointer: &str, value: Value| {
+        assert_eq!(one(spec.clone(), title).pointer(pointer).cloned().unwrap_or_default(), value, "{title} {pointer}");
+    };
+    check("Namespace istio-system", "/metadata/labels/team", json!("net"));
+    // By these it is found again, whatever is said.
+    check("Namespace istio-system", "/metadata/labels/install.operator.istio.io~1owning-resource", json!("mizzen"));
+    check("Deployment istio-system/istiod", "/spec/template/spec/containers/0/args/3", json!("--x"));
+    check("DaemonSet istio-system/istio-cni-node", "/spec/template/spec/hostNetwork", json!(true));
+    check("Service istio-system/payments", "/spec/ports/2/port", json!(8443));
+    check("Service istio-system/istio-ingressgateway", "/spec/ports/2/port", json!(443));
+    let installed = settings(spec.clone());
+    assert_eq!(settings(installed.to_spec()), installed);
+
+    let refused = |components: Value, why: &str| {
+        let told = Settings::of_spec(json!({ "components": components })).err().map(|error| format!("{error:#}")).unwrap_or_default();
+        assert!(told.starts_with(why), "{told}");
+    };
+    // Each component has its own objects alone.
+    let of_pilot = || overlay("Deployment", "istiod", "spec.paused", &json!(true));
+    refused(json!({ "base": { "k8s": of_pilot() } }), "components.base.k8s.overlays[0]: Deployment istiod is no object of this component");
+    let of_gateway = json!({ "ingressGateways": [{ "k8s": of_pilot() }] });
+    refused(of_gateway, "components.ingressGateways[0].k8s.overlays[0]: Deployment istiod is no object of this component");
+    let nothing = overlay("Deployment", "istiod", "spec.template.spec.containers.[name:other].args", &Value::Null);
+    refused(
+        json!({ "pilot": { "k8s": nothing } }),
+        "components.pilot.k8s.overlays[0].patches[0].path: spec.template.spec.containers.[name:other].args: leads to nothing",
+    );
+    let (_, warnings) = Settings::of_spec(json!({ "components": { "cni": { "k8s": of_pilot() } } })).unwrap();
+    assert_eq!(warnings, ["components.cni.k8s has no effect without components.cni.enabled=true"]);
 }
