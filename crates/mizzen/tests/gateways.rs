@@ -143,8 +143,7 @@ fn start(options: Options) -> World {
     }
     let secrets = authority.issue(&["shop.example"]).secret("istio-system", "shop", &[])
         + &authority.issue(&["pay.example", "stolen.example"]).secret("payments", "pay", &[]);
-    let files = [("cave.yaml", text.as_str()), ("payments.yaml", PAYMENTS), ("gate.yaml", &gate("one")), ("secrets.yaml", &secrets)];
-    let folder = folder(&files);
+    let folder = folder(&[("cave.yaml", &text), ("payments.yaml", PAYMENTS), ("gate.yaml", &gate("one")), ("secrets.yaml", &secrets)]);
     World { mesh: Mesh::start_with(MIZZEN, folder.path(), options), dialer: Dialer::new(&authority.root, false) }
 }
 
