@@ -317,8 +317,13 @@ fn charts_are_in_order() {
 fn values_of_the_control_plane_may_stand_at_the_top() {
     let Some(helm) = Programs::for_helm() else { return };
     let render = |settings: &[&str]| Objects::of_charts(&template(&helm, "istio-system", "istiod", "istiod", &set(settings)).ok());
-    let below =
-        ["pilot.autoscaleEnabled=true", "pilot.env.A=b", "pilot.pdb.minAvailable=2", "pilot.serviceAnnotations.a=b", "pilot.taint.enabled=true"];
+    let below = [
+        "pilot.autoscaleEnabled=true",
+        "pilot.env.A=b",
+        "pilot.pdb.minAvailable=2",
+        "pilot.serviceAnnotations.a=b",
+        "pilot.taint.enabled=true",
+    ];
     let above = ["autoscaleEnabled=true", "env.A=b", "pdb.minAvailable=2", "serviceAnnotations.a=b", "taint.enabled=true"];
     assert_eq!(differences(&render(&below), &render(&above)), [""; 0]);
     assert!(!differences(&render(&[]), &render(&above)).is_empty());
