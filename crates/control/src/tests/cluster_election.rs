@@ -110,7 +110,8 @@ async fn two_control_planes_at_once() {
     let (first, second) = tokio::join!(start(&api, "istiod-1"), start(&api, "istiod-2"));
     assert_eq!(first.root, second.root);
     let settled = |found: &Selfz| found.election.as_ref().is_some_and(|election| election.leader.is_some());
-    let (one, other) = tokio::join!(first.until("/debug/selfz", settled), second.until("/debug/selfz", settled));
+    let one = first.until("/debug/selfz", settled).await;
+    let other = second.until("/debug/selfz", settled).await;
     let leads = |found: &Selfz| found.election.as_ref().is_some_and(|election| election.leads);
     assert_ne!(leads(&one), leads(&other), "{:?} {:?}", one.election, other.election);
     first.running.stop().await;
