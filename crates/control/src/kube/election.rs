@@ -249,10 +249,10 @@ async fn stopped(stopping: &mut watch::Receiver<bool>) {
 /// Done when that is.
 pub(crate) async fn while_leading<F: Future<Output = ()>>(mut standing: watch::Receiver<Standing>, make: impl Fn() -> F) {
     while standing.wait_for(|standing| standing.leads).await.is_ok() {
-        let lost = async { drop(standing.wait_for(|standing| !standing.leads).await) };
+        let lost = async { standing.wait_for(|standing| !standing.leads).await.is_ok() };
         tokio::select! {
             biased;
-            () = lost => {}
+            may_come_again = lost => if !may_come_again { break },
             () = make() => return,
         }
     }
