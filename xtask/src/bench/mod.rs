@@ -7,6 +7,7 @@
 pub(crate) mod analyze;
 pub(crate) mod churn;
 mod config;
+mod contender;
 pub(crate) mod control;
 pub(crate) mod edge;
 pub(crate) mod files;
@@ -19,6 +20,7 @@ mod report;
 
 use std::{
     ffi::OsString,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::Command,
@@ -29,9 +31,10 @@ use clap::ValueEnum;
 
 use self::{
     config::{Guard, Hop, Size},
+    contender::Contender,
     hosts::Hosts,
     load::{Load, Measured},
-    pair::{Contender, Pair, Setup},
+    pair::{Pair, Setup},
 };
 
 /// What is measured, and how long.
@@ -115,6 +118,8 @@ pub(crate) enum Row {
     Idle,
 }
 
+/// Where Mizzen serves its metrics: each of its proxies on a host of its own.
+const METRICS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 15_090));
 /// Connections of [`Row::Idle`].
 const IDLE: u32 = 1_000;
 
@@ -176,8 +181,8 @@ pub(crate) fn proxy(mut args: BenchArgs) -> Result<()> {
     let hosts = Hosts::new()?;
     let _server = load::serve(&hosts, dir.path())?;
     let contenders = [
-        Contender::mizzen(args.mizzen.as_deref().context("--mizzen")?, dir.path())?,
-        Contender::envoy(args.envoy.as_deref().context("--envoy")?),
+        Contender::mizzen(args.mizzen.as_deref().context("--mizzen")?, dir.path(), METRICS)?,
+        Contender::envoy(args.envoy.as_deref().context("--envoy")?)?,
     ];
     config::write(dir.path(), args.hop)?;
     let rows = if args.rows.is_empty() { Row::value_variants() } else { &args.rows };

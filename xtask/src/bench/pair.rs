@@ -3,9 +3,8 @@
 use std::{
     fs::File,
     ops::Sub,
-    os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -14,32 +13,12 @@ use anyhow::{Context, Result, bail};
 
 use super::{
     config::{Guard, Size},
+    contender::Contender,
     hosts::{Host, Hosts},
 };
 
 /// How long a pair may take until it answers.
 const START: Duration = Duration::from_secs(60);
-
-/// A proxy that is measured.
-pub(super) struct Contender {
-    pub(super) name: &'static str,
-    program: PathBuf,
-    args: &'static [&'static str],
-}
-
-impl Contender {
-    /// Ours; the binary chooses by its name.
-    pub(super) fn mizzen(binary: &Path, dir: &Path) -> Result<Contender> {
-        let program = dir.join("mizzen-proxy");
-        // A relative path would mean another place from there.
-        symlink(std::fs::canonicalize(binary)?, &program)?;
-        Ok(Contender { name: "mizzen", program, args: &["--mark", "0", "--metrics", "127.0.0.1:15090"] })
-    }
-
-    pub(super) fn envoy(binary: &Path) -> Contender {
-        Contender { name: "envoy", program: binary.to_owned(), args: &["--disable-hot-restart"] }
-    }
-}
 
 /// How the proxies of a pair are started.
 #[derive(Clone, Copy, Debug)]
@@ -88,8 +67,7 @@ impl Pair {
         let start = |host: Host, file: &str| -> Result<(Child, PathBuf)> {
             let log = dir.join(format!("{}-{file}.log", contender.name));
             let mut command: Command = hosts.command(host, &contender.program);
-            command.arg("-c").arg(dir.join(file)).args(["--concurrency", &setup.workers.to_string(), "-l", "warning"]).args(contender.args);
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log)?);
+            contender.prepare(&mut command, &dir.join(file), setup.workers, File::create(&log)?);
             Ok((command.spawn().with_context(|| contender.program.display().to_string())?, log))
         };
         let mut pair = Pair { proxies: Vec::new(), logs: Vec::new() };

@@ -37,8 +37,8 @@ const LATE: Duration = Duration::from_secs(20);
 /// Clients that make handshakes at the same time.
 const CLIENTS: usize = 8;
 /// Connections over HTTP/1.1 that are kept; over HTTP/2 as many requests at the same time, of which each connection carries [`SHARE`].
-const KEPT: usize = 32;
-const SHARE: usize = 8;
+const KEPT: usize = 100;
+const SHARE: usize = 10;
 
 type TlsStream = TlsClientStream<TcpStream>;
 

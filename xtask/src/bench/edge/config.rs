@@ -1,4 +1,4 @@
-//! The bootstraps of a gateway, which both contenders take as they are, and the certificates in them.
+//! The bootstraps of a gateway, which Mizzen and Envoy take as they are, and the certificates in them.
 //!
 //! Listeners are what istiod makes of a Gateway with servers of HTTPS: an inspector of TLS, and for each host a chain that is found by the client's SNI, with
 //! a certificate, a connection manager and routes of its own. Certificates stand in place, as secrets of a stream do: no file is looked at meanwhile.
@@ -13,6 +13,7 @@ use mizzen_pki::{Svid, TrustBundle};
 use mizzen_testkit::{Authority, Credential};
 use serde_json::{Value, json};
 
+use super::nginx;
 use crate::bench::config::{TYPE, bootstrap, cluster, manager};
 
 /// Where gateways listen. Connections to it come from another address of the loopback interface, so that none of them is ever in the way of a port that
@@ -89,13 +90,14 @@ pub(super) fn hosts_file(hosts: u32) -> String {
     format!("hosts-{hosts}.json")
 }
 
-/// Writes all bootstraps, with one host and with `hosts` in those of many; whom a client believes, and what it shows.
+/// Writes all bootstraps, with one host and with `hosts` in those of many, and what nginx has in their place; whom a client believes, and what it shows.
 pub(super) fn write(dir: &Path, ports: Ports, upstream: u16, hosts: u32) -> Result<(TrustBundle, Svid)> {
     let authority = Authority::new("edge");
     std::fs::write(dir.join(LOADS), loads(&authority, ports, upstream).to_string())?;
     for count in [1, hosts] {
         std::fs::write(dir.join(hosts_file(count)), many(&authority, ports, upstream, count).to_string())?;
     }
+    nginx::write(dir, ports, upstream, &authority.issue(&[HOST]), &authority.root)?;
     let shown = authority.issue(&["client.example.com"]);
     Ok((TrustBundle::from_pem(authority.root.as_bytes())?, Svid::from_pem(shown.certificate.as_bytes(), &shown.key)?))
 }
@@ -144,7 +146,7 @@ fn http(host: &str) -> Value {
     filter
 }
 
-/// Versions and curves are left as they are by default: the client offers only one of each, so that both contenders do the same.
+/// Versions and curves are left as they are by default: the client offers only one of each, so that all contenders do the same.
 fn tls(door: Door, credential: &Credential, root: &str) -> Value {
     let mut common = json!({"alpn_protocols": ["h2", "http/1.1"], "tls_certificates": [{
         "certificate_chain": {"inline_string": credential.certificate}, "private_key": {"inline_string": credential.key}}]});
@@ -234,7 +236,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (roots, shown) = write(dir.path(), ports(), 8080, 3).unwrap();
         assert_eq!((roots.roots().len(), shown.chain().len()), (1, 1));
-        for file in [LOADS.to_owned(), hosts_file(1), hosts_file(3)] {
+        for file in [LOADS.to_owned(), hosts_file(1), hosts_file(3), nginx::FILE.to_owned()] {
             assert!(dir.path().join(file).is_file());
         }
     }

@@ -2,17 +2,14 @@
 
 use std::{
     fs::File,
-    os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::Stdio,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use mizzen_testkit::Memory;
 
-use super::config::Ports;
-use crate::bench::control::plane::Process;
+use crate::bench::{contender::Contender, control::plane::Process};
 
 /// How long one may take until it answers.
 const START: Duration = Duration::from_secs(60);
@@ -22,32 +19,6 @@ const TICK: Duration = Duration::from_millis(50);
 /// How long rest is waited for. What never rests is measured all the same.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Whose gateway it is.
-pub(super) struct Contender {
-    pub(super) name: &'static str,
-    program: PathBuf,
-    args: Vec<String>,
-}
-
-impl Contender {
-    /// Ours; the binary chooses by its name.
-    pub(super) fn mizzen(binary: &Path, dir: &Path, ports: Ports) -> Result<Contender> {
-        let program = dir.join("mizzen-proxy");
-        symlink(absolute(binary)?, &program)?;
-        let args = ["--mark", "0", "--metrics"].map(str::to_owned).into_iter().chain([ports.metrics().to_string()]);
-        Ok(Contender { name: "mizzen", program, args: args.collect() })
-    }
-
-    pub(super) fn envoy(binary: &Path) -> Result<Contender> {
-        Ok(Contender { name: "envoy", program: absolute(binary)?, args: vec!["--disable-hot-restart".to_owned()] })
-    }
-}
-
-/// A relative path would mean another place from a link.
-fn absolute(binary: &Path) -> Result<PathBuf> {
-    std::fs::canonicalize(binary).with_context(|| binary.display().to_string())
-}
-
 /// One that is running, with one worker. It ends with this.
 pub(super) struct Gateway {
     process: Process,
@@ -55,14 +26,11 @@ pub(super) struct Gateway {
 }
 
 impl Gateway {
-    /// Starts it by a bootstrap of this folder.
+    /// Starts it by a file of this folder.
     pub(super) fn start(contender: &Contender, dir: &Path, file: &str) -> Result<Gateway> {
         let log = dir.join(format!("{}-{file}.log", contender.name));
-        let stderr = File::create(&log)?;
-        let process = Process::start(&contender.program, |command| {
-            command.arg("-c").arg(dir.join(file)).args(["--concurrency", "1", "-l", "warning"]).args(&contender.args);
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
-        })?;
+        let said = File::create(&log)?;
+        let process = Process::start(&contender.program, |command| contender.prepare(command, &dir.join(file), 1, said))?;
         Ok(Gateway { process, log })
     }
 

@@ -1,4 +1,4 @@
-//! `cargo xtask bench edge`: what TLS costs a gateway, ours and Envoy in turn, by the same bootstraps.
+//! `cargo xtask bench edge`: what TLS costs a gateway, ours and Envoy in turn, by the same bootstraps, and nginx by a configuration that says the same.
 //!
 //! What counts is the gateway's CPU time for one handshake or one request, and what it holds. The client and the server behind are in this process and
 //! count for nothing; all of it is on loopback, and what is started ends with this. Each load ends by its number or by its time, whichever comes first.
@@ -6,6 +6,7 @@
 mod client;
 mod config;
 mod gateway;
+mod nginx;
 mod report;
 
 use std::{
@@ -24,9 +25,9 @@ use tokio::{
 use self::{
     client::{Bound, Client, Connections, Done, Manner},
     config::{Door, HOST, LOADS, MOST_HOSTS, Ports},
-    gateway::{Contender, Gateway},
+    gateway::Gateway,
 };
-use super::load::median;
+use super::{contender::Contender, load::median};
 
 /// Handshakes of a load, at most.
 const HANDSHAKES: u32 = 3_000;
@@ -62,6 +63,9 @@ pub(crate) struct EdgeArgs {
     /// Envoy's binary. Without one Mizzen alone is measured.
     #[arg(long, value_name = "PATH", env = "MIZZEN_ENVOY")]
     envoy: Option<PathBuf>,
+    /// nginx's binary. Default: what is found in PATH; without one its column is left out.
+    #[arg(long, value_name = "PATH")]
+    nginx: Option<PathBuf>,
     /// Prints JSON in place of the table.
     #[arg(long)]
     json: bool,
@@ -79,7 +83,14 @@ enum Row {
 }
 
 impl Row {
+    const LOADS: [Row; 5] = [Row::Full, Row::Mutual, Row::Resumed, Row::Http1, Row::Http2];
+    /// Those first, then memory.
     const ALL: [Row; 6] = [Row::Full, Row::Mutual, Row::Resumed, Row::Http1, Row::Http2, Row::Hosts];
+
+    /// Those of a contender. nginx is there for handshakes and requests alone: its hosts are no chains of one listener.
+    fn of(contender: &Contender) -> &'static [Row] {
+        if contender.is_nginx() { &Row::LOADS } else { &Row::ALL }
+    }
 
     fn title(self, hosts: u32) -> String {
         match self {
@@ -163,11 +174,12 @@ fn mib(kib: u64) -> f64 {
     kib as f64 / 1024.0
 }
 
-/// A row of both.
+/// A row of all who were measured.
 struct Outcome {
     row: Row,
     mizzen: Measured,
     envoy: Option<Measured>,
+    nginx: Option<Measured>,
 }
 
 /// Measures and prints.
@@ -202,10 +214,14 @@ async fn run(args: &EdgeArgs, mizzen: &Path) -> Result<Vec<Outcome>> {
     let upstream = client::serve(&mut server)?;
     let (roots, shown) = config::write(dir.path(), ports, upstream, args.hosts)?;
     let bench = Bench { dir: dir.path(), ports, client: Client::new(roots, shown)?, hosts: args.hosts };
-    let mut contenders = vec![Contender::mizzen(mizzen, dir.path(), ports)?];
+    let mut contenders = vec![Contender::mizzen(mizzen, dir.path(), ports.metrics())?];
     match &args.envoy {
         Some(envoy) => contenders.push(Contender::envoy(envoy)?),
-        None => eprintln!("{}", report::ALONE),
+        None => eprintln!("{}", report::NO_ENVOY),
+    }
+    match args.nginx.clone().or_else(|| super::find("nginx")) {
+        Some(nginx) => contenders.push(Contender::nginx(&nginx)?),
+        None => eprintln!("{}", report::NO_NGINX),
     }
     // By contender and row.
     let mut all = vec![vec![Vec::new(); Row::ALL.len()]; contenders.len()];
@@ -217,8 +233,16 @@ async fn run(args: &EdgeArgs, mizzen: &Path) -> Result<Vec<Outcome>> {
             }
         }
     }
-    let median = |contender: &[Vec<Measured>], at: usize| contender.get(at).map_or_else(Measured::default, |all| Measured::median(all));
-    let outcome = |(at, row): (usize, Row)| Outcome { row, mizzen: median(&all[0], at), envoy: all.get(1).map(|envoy| median(envoy, at)) };
+    let median = |name: &str, at: usize| {
+        let (_, rows) = contenders.iter().zip(&all).find(|(contender, _)| contender.name == name)?;
+        rows.get(at).filter(|measured| !measured.is_empty()).map(|measured| Measured::median(measured))
+    };
+    let outcome = |(at, row): (usize, Row)| Outcome {
+        row,
+        mizzen: median("mizzen", at).unwrap_or_default(),
+        envoy: median("envoy", at),
+        nginx: median("nginx", at),
+    };
     Ok(Row::ALL.into_iter().enumerate().map(outcome).collect())
 }
 
@@ -231,16 +255,17 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// All rows once.
+    /// All rows of a contender once.
     async fn measure(&self, contender: &Contender, round: u32) -> Result<Vec<Measured>> {
-        let mut gateway = Gateway::start(contender, self.dir, LOADS)?;
+        let file = if contender.is_nginx() { nginx::FILE } else { LOADS };
+        let mut gateway = Gateway::start(contender, self.dir, file)?;
         for door in Door::LOADS {
             let config = self.client.tls(Manner { mutual: door == Door::Mutual, ..Manner::default() })?;
             gateway.until(async || client::visit(config.clone(), self.ports.of(door), HOST).await.map(drop)).await?;
         }
         let mut gateway = Some(gateway);
         let mut measured = Vec::new();
-        for row in Row::ALL {
+        for row in Row::of(contender).iter().copied() {
             let title = row.title(self.hosts);
             let one = match row {
                 Row::Hosts => {
