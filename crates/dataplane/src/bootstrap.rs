@@ -57,9 +57,10 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(crate) fn new(bootstrap: &Bootstrap) -> Result<Plan, BootstrapError> {
-        let node = with_extensions(bootstrap.node.clone().unwrap_or_default());
-        let mut fixed = bootstrap.static_resources.clone().unwrap_or_default();
+    /// Takes the bootstrap with it: what stays of a large one is made where it was.
+    pub(crate) fn new(mut bootstrap: Bootstrap) -> Result<Plan, BootstrapError> {
+        let node = with_extensions(bootstrap.node.take().unwrap_or_default());
+        let mut fixed = bootstrap.static_resources.take().unwrap_or_default();
         // Where a name is optional, as Envoy makes one up.
         for (i, listener) in fixed.listeners.iter_mut().enumerate().filter(|(_, l)| l.name.is_empty()) {
             listener.name = format!("static_resources.listeners[{i}]");
@@ -84,10 +85,10 @@ impl Plan {
             node,
             ads,
             dynamic,
-            clusters: fixed.clusters.iter().map(|c| any(&c.name, mizzen_ir::ResourceKind::Cluster, c.encode_to_vec())).collect(),
-            listeners: fixed.listeners.iter().map(|l| any(&l.name, mizzen_ir::ResourceKind::Listener, l.encode_to_vec())).collect(),
+            clusters: fixed.clusters.into_iter().map(|c| any(&c.name, mizzen_ir::ResourceKind::Cluster, c.encode_to_vec())).collect(),
+            listeners: fixed.listeners.into_iter().map(|l| any(&l.name, mizzen_ir::ResourceKind::Listener, l.encode_to_vec())).collect(),
             secrets,
-            unused: unused(bootstrap)?,
+            unused: unused(&bootstrap)?,
             servers,
             admin: bootstrap.admin.as_ref().and_then(|a| socket(a.address.as_ref()?)),
         })
@@ -238,11 +239,11 @@ mod tests {
     #[test]
     fn reads_what_an_agent_writes() {
         let text = bootstrap(&ads("DELTA_GRPC", "xds-grpc"), r#"{"ads": {}}"#);
-        let plan = Plan::new(&parse_bootstrap(&text, Unknown::Refused).unwrap()).unwrap();
+        let plan = Plan::new(parse_bootstrap(&text, Unknown::Refused).unwrap()).unwrap();
         assert_eq!(plan.ads, Some((Server::Pipe("./etc/XDS".into()), Variant::Delta)));
         let whole = bootstrap(&ads("GRPC", "xds-grpc"), r#"{"ads": {}}"#);
         assert_eq!(
-            Plan::new(&parse_bootstrap(&whole, Unknown::Refused).unwrap()).unwrap().ads.map(|(_, variant)| variant),
+            Plan::new(parse_bootstrap(&whole, Unknown::Refused).unwrap()).unwrap().ads.map(|(_, variant)| variant),
             Some(Variant::Sotw)
         );
         assert_eq!(plan.dynamic, (true, true));
@@ -264,7 +265,7 @@ mod tests {
             (r#"{"header_prefix": "x-shop"}"#.to_owned(), "header_prefix: not supported"),
         ] {
             let refused = match parse_bootstrap(&text, Unknown::Refused) {
-                Ok(b) => Plan::new(&b).map(|_| ()).unwrap_err(),
+                Ok(b) => Plan::new(b).map(|_| ()).unwrap_err(),
                 Err(e) => e,
             };
             assert!(refused.to_string().contains(expected), "{refused}");

@@ -22,7 +22,7 @@ use crate::{
 /// # Errors
 /// If it cannot be used at all.
 pub fn validate(bootstrap: &Bootstrap, places: &Places) -> Result<Vec<String>, BootstrapError> {
-    Ok(Fixed::new(&Plan::new(bootstrap)?, places).faults.into_values().collect())
+    Ok(Fixed::new(&mut Plan::new(bootstrap.clone())?, places).faults.into_values().collect())
 }
 
 /// The resources, as they are at the start.
@@ -32,12 +32,13 @@ pub(crate) struct Fixed {
     pub(crate) names: BTreeSet<(ResourceKind, Name)>,
     /// What of it cannot be used, and why.
     pub(crate) faults: BTreeMap<(ResourceKind, Name), String>,
-    /// Secrets as they were read, to be followed.
+    /// Secrets of files as they were read, to be followed.
     pub(crate) secrets: Vec<(Origin, Found)>,
 }
 
 impl Fixed {
-    pub(crate) fn new(plan: &Plan, places: &Places) -> Fixed {
+    /// Takes the resources out of the plan.
+    pub(crate) fn new(plan: &mut Plan, places: &Places) -> Fixed {
         let mut complete = Vec::new();
         if !plan.dynamic.0 {
             complete.push(ResourceKind::Listener);
@@ -49,15 +50,22 @@ impl Fixed {
             complete.extend([ResourceKind::Route, ResourceKind::Assignment]);
         }
         let mut fixed = Fixed { store: Store::new(complete), names: BTreeSet::new(), faults: BTreeMap::new(), secrets: Vec::new() };
-        for origin in &plan.secrets {
+        for origin in std::mem::take(&mut plan.secrets) {
             let found = origin.read();
-            fixed.put(ResourceKind::Secret, &origin.name, found.secret.clone(), || places.at(&origin.name));
-            fixed.secrets.push((origin.clone(), found));
+            // Written anew, and what it was read of goes before the next one comes: what stayed of each would hold the memory around it.
+            let name = Name::from(&*origin.name);
+            let place = || places.at(&name);
+            if found.has_files() {
+                fixed.put(ResourceKind::Secret, &name, found.secret.clone(), place);
+                fixed.secrets.push((origin, found));
+            } else {
+                drop(origin);
+                fixed.put(ResourceKind::Secret, &name, found.secret, place);
+            }
         }
-        for (kind, field, all) in
-            [(ResourceKind::Cluster, "clusters", &plan.clusters), (ResourceKind::Listener, "listeners", &plan.listeners)]
-        {
-            for (i, (name, body)) in all.iter().enumerate() {
+        let (clusters, listeners) = (std::mem::take(&mut plan.clusters), std::mem::take(&mut plan.listeners));
+        for (kind, field, all) in [(ResourceKind::Cluster, "clusters", clusters), (ResourceKind::Listener, "listeners", listeners)] {
+            for (i, (name, body)) in all.into_iter().enumerate() {
                 let field = format!("static_resources.{field}[{i}]");
                 if fixed.names.contains(&(kind, name.clone())) {
                     fixed.fault((kind, name.clone()), format!("{}: `{name}`: there is another one of this name", places.at(&field)));
@@ -72,11 +80,11 @@ impl Fixed {
                     places.at(&refused.map_or(field.clone(), |refused| format!("{field}.{refused}")))
                 };
                 // A cluster that only leads to a server of resources may be beyond what the data path understands.
-                if kind == ResourceKind::Cluster && plan.servers.contains_key(name) && mizzen_ir::compile(kind, &body.value).is_err() {
+                if kind == ResourceKind::Cluster && plan.servers.contains_key(&name) && mizzen_ir::compile(kind, &body.value).is_err() {
                     tracing::debug!(%name, "no cluster for traffic");
                     continue;
                 }
-                fixed.put(kind, name, Ok(body.clone()), place);
+                fixed.put(kind, &name, Ok(body.clone()), place);
             }
         }
         fixed
@@ -95,3 +103,7 @@ impl Fixed {
         self.faults.insert(key, reason);
     }
 }
+
+#[cfg(test)]
+#[path = "fixed_tests.rs"]
+mod tests;

@@ -28,7 +28,7 @@ use crate::{
     options::Options,
     secrets,
     sources::Sources,
-    store::{Entry, Store},
+    store::{Entry, Kept, Store},
     text::Places,
 };
 
@@ -67,11 +67,12 @@ const INBOUND: &str = "virtualInbound";
 /// # Errors
 /// If it cannot start, or a worker dies by a fault of its own; nothing else but `shutdown` ends it.
 pub async fn run(bootstrap: Bootstrap, options: Options, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
-    let plan = Plan::new(&bootstrap)?;
+    let kept = Kept::new(bootstrap.encode_to_vec());
+    let plan = Plan::new(bootstrap)?;
     for field in &plan.unused {
         tracing::warn!(place = options.places.at(field), field, "it does nothing here");
     }
-    let mut proxy = Proxy::start(bootstrap, plan, options)?;
+    let mut proxy = Proxy::start(Arc::new(kept), plan, options)?;
     proxy.until(shutdown).await;
     if proxy.farewell().await {
         proxy.drain().await;
@@ -120,6 +121,8 @@ struct Proxy {
     /// A worker is dead.
     dead: bool,
     pages: Vec<tokio::task::AbortHandle>,
+    /// For dumps.
+    bootstrap: Arc<Kept>,
     clock: (Instant, SystemTime),
 }
 
@@ -145,10 +148,12 @@ enum Happening {
 }
 
 impl Proxy {
-    fn start(bootstrap: Bootstrap, plan: Plan, mut options: Options) -> Result<Proxy, RunError> {
+    fn start(bootstrap: Arc<Kept>, mut plan: Plan, mut options: Options) -> Result<Proxy, RunError> {
         let failed = |what: &'static str| move |error: io::Error| RunError::Io { what, error };
         let clock = (Instant::now(), SystemTime::now());
-        let Fixed { mut store, names: fixed, faults, secrets } = Fixed::new(&plan, &options.places);
+        let Fixed { mut store, names: fixed, faults, secrets } = Fixed::new(&mut plan, &options.places);
+        // Where what the bootstrap says was written is not asked any more.
+        options.places = Places::default();
         let process = Process::default();
         let (reporter, reports) = mpsc::unbounded_channel();
         let shared = Arc::<Shared>::default();
@@ -164,11 +169,11 @@ impl Proxy {
         let (sources, streams) = Sources::new(&plan, process.clone(), &options);
         let (asker, queries) = mpsc::channel(64);
         // The program of a sidecar goes on calling others until it ends.
-        let is_sidecar = bootstrap.node.as_ref().is_some_and(|node| node.id.starts_with("sidecar~"));
+        let is_sidecar = plan.node.id.starts_with("sidecar~");
         let (stage, stage_seen) = watch::channel(Stage::Initializing);
         let admin = Admin {
             control: Control(asker),
-            bootstrap: bootstrap.encode_to_vec().into(),
+            bootstrap: bootstrap.clone(),
             stage: stage_seen,
             started: clock.0,
             version: options.version.clone(),
@@ -208,10 +213,9 @@ impl Proxy {
             farewell_to: is_sidecar.then(|| INBOUND.into()),
             dead: false,
             pages,
+            bootstrap,
             clock,
         };
-        // Where what the bootstrap says was written is not asked any more.
-        proxy.options.places = Places::default();
         proxy.release = Some(SETTLED);
         proxy.refresh();
         Ok(proxy)
@@ -272,7 +276,7 @@ impl Proxy {
                 self.let_go();
                 if self.release.is_some_and(|at| at <= self.now()) {
                     self.release = None;
-                    tokio::task::spawn_blocking(mizzen_net::release_memory);
+                    self.pack();
                 }
                 self.refresh();
             }
@@ -304,6 +308,17 @@ impl Proxy {
             Happening::Query(Query::Counters(sender)) => self.scrape(sender),
         }
         true
+    }
+
+    /// Packs what is kept for dumps alone, and gives back the memory that is free.
+    fn pack(&self) {
+        let (entries, bootstrap) = (self.store.entries().cloned().collect::<Vec<_>>(), self.bootstrap.clone());
+        tokio::task::spawn_blocking(move || {
+            bootstrap.pack();
+            entries.iter().for_each(|entry| entry.body.pack());
+            drop(entries);
+            mizzen_net::release_memory();
+        });
     }
 
     /// Lets go what came on demand and nothing uses any more: no connection, no request, no host that is left out for a while.

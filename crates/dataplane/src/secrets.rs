@@ -199,6 +199,11 @@ impl Origin {
 }
 
 impl Found {
+    /// Whether it was read from files, which may change.
+    pub(crate) fn has_files(&self) -> bool {
+        !self.files.is_empty()
+    }
+
     /// Whether a file is no longer as it was read.
     fn is_old(&self) -> bool {
         self.files.iter().any(|(path, mark)| Mark::of(path) != *mark)
@@ -264,8 +269,7 @@ fn fill(secret: &mut tls::Secret, files: &mut Vec<(PathBuf, Option<Mark>)>) -> R
 }
 
 /// Looks at the files again and again; what has changed is sent. Ends with the receiver.
-pub(crate) async fn follow(all: Vec<(Origin, Found)>, changes: mpsc::Sender<(Name, Result<Any, String>)>) {
-    let mut all: Vec<_> = all.into_iter().filter(|(_, found)| !found.files.is_empty()).collect();
+pub(crate) async fn follow(mut all: Vec<(Origin, Found)>, changes: mpsc::Sender<(Name, Result<Any, String>)>) {
     while !all.is_empty() {
         tokio::time::sleep(EVERY).await;
         let looked = tokio::task::spawn_blocking(move || {

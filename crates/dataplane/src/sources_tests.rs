@@ -24,7 +24,7 @@ fn asked(sources: &mut Sources) -> Vec<(ResourceKind, String)> {
 
 #[tokio::test]
 async fn what_a_worker_waits_for_is_asked_for() {
-    let mut plan = Plan::new(&Bootstrap::default()).unwrap();
+    let mut plan = Plan::new(Bootstrap::default()).unwrap();
     plan.ads = Some((Server::Pipe("/nowhere".into()), Variant::Delta));
     let (mut sources, _events) = Sources::new(&plan, Process::default(), &Options::default());
     let mut store = Store::new([]);
@@ -73,7 +73,7 @@ fn requests(receiver: &mut mpsc::Receiver<Request>) -> Vec<String> {
 }
 
 fn sidecar(options: &Options) -> (Sources, Store, mpsc::Receiver<Request>) {
-    let mut plan = Plan::new(&Bootstrap::default()).unwrap();
+    let mut plan = Plan::new(Bootstrap::default()).unwrap();
     plan.ads = Some((Server::Pipe("/nowhere".into()), Variant::Delta));
     plan.dynamic = (true, true);
     plan.node.id = "sidecar~10.0.0.9~web-0.shop~shop.svc.cluster.local".to_owned();

@@ -1,6 +1,6 @@
 //! A bootstrap as somebody wrote it: YAML or JSON, each field with its line.
 
-use std::fmt;
+use std::{fmt, sync::OnceLock};
 
 use mizzen_protos::json::{Descriptors, JsonError, Unknown};
 use prost::Message;
@@ -22,7 +22,9 @@ const MAX_DEPTH: usize = 96;
 #[derive(Clone, Debug, Default)]
 pub struct Places {
     file: String,
-    root: Option<Node>,
+    text: String,
+    /// Read when the first place is asked for: mostly none is.
+    root: OnceLock<Option<Node>>,
 }
 
 /// A value with its line, counted from 1.
@@ -43,7 +45,7 @@ enum Inner {
 impl Places {
     /// The text's places; `file` is how it is called in messages. What is no YAML has none.
     pub fn new(file: impl Into<String>, text: &str) -> Places {
-        Places { file: file.into(), root: parse(text).ok() }
+        Places { file: file.into(), text: text.to_owned(), root: OnceLock::new() }
     }
 
     /// `FILE:LINE` of the field with this path (`static_resources.listeners[0].name`) or the nearest above it that is written; or the file alone.
@@ -55,7 +57,7 @@ impl Places {
     }
 
     fn line(&self, path: &str) -> Option<u64> {
-        let mut node = self.root.as_ref()?;
+        let mut node = self.root.get_or_init(|| parse(&self.text).ok()).as_ref()?;
         let mut line = node.line;
         for step in path.split(['.', '[']).map(|step| step.trim_end_matches(']')).filter(|step| !step.is_empty()) {
             match &node.value {

@@ -14,6 +14,7 @@ mod compile;
 pub mod config;
 mod draft;
 mod facts;
+mod few;
 mod filter;
 mod index;
 mod jwt;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use mizzen_pki::tls::{TlsOptions, Version, client_config, server_config_with};
+use mizzen_pki::tls::{TlsOptions, Version, client_config, server_config_like, server_config_with};
 use mizzen_pki::{PkiError, SanMatch, TimeProvider, TrustBundle};
 use mizzen_types::Name;
 use rpds::{HashTrieMapSync, RedBlackTreeSetSync};
@@ -14,6 +14,7 @@ use crate::config::{
     CertificateSecret, Cluster, ContentHash, DownstreamTls, Listener, Names, Roots, SecretRef, TlsCommon, TlsVersion, Transport,
     UpstreamTls, Validation, ValidationSecret,
 };
+use crate::few::Few;
 
 /// Why TLS cannot be built (yet).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,7 +56,7 @@ pub(crate) struct TlsTable {
 struct Side<O, T> {
     made: HashTrieMapSync<ContentHash, Made<O, T>>,
     /// Which name a secret.
-    by_secret: HashTrieMapSync<Name, RedBlackTreeSetSync<ContentHash>>,
+    by_secret: HashTrieMapSync<Name, Few<ContentHash>>,
     /// Those that could not be built.
     failed: RedBlackTreeSetSync<ContentHash>,
     /// Those that are new since the last building, and those that somebody has left.
@@ -68,7 +69,7 @@ struct Side<O, T> {
 struct Made<O, T> {
     options: Arc<O>,
     /// Listeners or clusters.
-    users: RedBlackTreeSetSync<Name>,
+    users: Few<Name>,
     built: Result<Built<T>, TlsRefusal>,
 }
 
@@ -129,8 +130,10 @@ impl TlsTable {
 
     /// Builds what is new, and what these secrets concern; the clusters of which something was built anew, or cannot be any more.
     pub(crate) fn build(&mut self, changed: &BTreeSet<Name>, secrets: &Secrets<'_>) -> Vec<Name> {
-        self.server.build(changed, secrets, build_server);
-        self.client.build(changed, secrets, build_client)
+        // Hosts of a gateway mostly differ by their certificates alone.
+        let mut like = None;
+        self.server.build(changed, secrets, |tls, secrets| build_server_like(&mut like, tls, secrets));
+        self.client.build(changed, secrets, |tls, secrets| build_client(tls, secrets))
     }
 
     /// How much there is.
@@ -164,15 +167,15 @@ impl<O: Options, T> Side<O, T> {
     fn add(&mut self, options: &Arc<O>, user: &Name) {
         let hash = options.hash();
         if let Some(made) = self.made.get_mut(&hash) {
-            return made.users.insert_mut(user.clone());
+            return made.users.insert(user.clone());
         }
         for secret in secrets_of(options.common()) {
             match self.by_secret.get_mut(&secret.name) {
-                Some(all) => all.insert_mut(hash),
-                None => self.by_secret.insert_mut(secret.name.clone(), RedBlackTreeSetSync::new_sync().insert(hash)),
+                Some(all) => all.insert(hash),
+                None => self.by_secret.insert_mut(secret.name.clone(), Few::One(hash)),
             }
         }
-        let users = RedBlackTreeSetSync::new_sync().insert(user.clone());
+        let users = Few::One(user.clone());
         let unbuilt = Err(TlsRefusal::Unfit("it is not built yet".to_owned()));
         self.made.insert_mut(hash, Made { options: options.clone(), users, built: unbuilt });
         self.due.push(hash);
@@ -180,7 +183,7 @@ impl<O: Options, T> Side<O, T> {
 
     fn leave(&mut self, options: &Arc<O>, user: &Name) {
         if let Some(made) = self.made.get_mut(&options.hash()) {
-            made.users.remove_mut(user);
+            made.users.remove(user);
             self.left.push(options.hash());
         }
     }
@@ -200,7 +203,7 @@ impl<O: Options, T> Side<O, T> {
         self.failed.remove_mut(&hash);
         for secret in secrets_of(options.common()) {
             if let Some(all) = self.by_secret.get_mut(&secret.name) {
-                all.remove_mut(&hash);
+                all.remove(&hash);
                 if all.is_empty() {
                     self.by_secret.remove_mut(&secret.name);
                 }
@@ -213,7 +216,7 @@ impl<O: Options, T> Side<O, T> {
         &mut self,
         changed: &BTreeSet<Name>,
         secrets: &Secrets<'_>,
-        build: impl Fn(&O, &Secrets<'_>) -> Result<Arc<T>, TlsRefusal>,
+        mut build: impl FnMut(&Arc<O>, &Secrets<'_>) -> Result<Arc<T>, TlsRefusal>,
     ) -> Vec<Name> {
         self.drop_unused();
         let mut due: BTreeSet<ContentHash> = std::mem::take(&mut self.due).into_iter().collect();
@@ -334,8 +337,7 @@ fn options(common: &TlsCommon, resumption: bool, time: &Arc<dyn TimeProvider>) -
 /// # Errors
 /// If a secret is missing or does not fit.
 pub fn build_server(tls: &DownstreamTls, secrets: &Secrets<'_>) -> Result<Arc<rustls::ServerConfig>, TlsRefusal> {
-    let certificates = tls.common.certificates.iter().map(|c| Ok(secrets.certificate(c)?.svid.certified_key()));
-    let resolver = Resolver(certificates.collect::<Result<_, TlsRefusal>>()?);
+    let resolver = resolver(tls, secrets)?;
     let verifier = match &tls.common.validation {
         None => None,
         Some(validation) => {
@@ -344,6 +346,38 @@ pub fn build_server(tls: &DownstreamTls, secrets: &Secrets<'_>) -> Result<Arc<ru
         }
     };
     Ok(server_config_with(Arc::new(resolver), verifier, &options(&tls.common, tls.resumption, secrets.time)?)?)
+}
+
+/// The last configuration of a server that asks for no certificate of its clients, and what it was built of.
+type Like = Option<(Arc<DownstreamTls>, Arc<rustls::ServerConfig>)>;
+
+/// As [`build_server`]: what is the same as in the last one is shared with it.
+fn build_server_like(like: &mut Like, tls: &Arc<DownstreamTls>, secrets: &Secrets<'_>) -> Result<Arc<rustls::ServerConfig>, TlsRefusal> {
+    let is_same = |other: &DownstreamTls| {
+        // All that a configuration is built of but certificates.
+        let all = |tls: &DownstreamTls| {
+            let TlsCommon { certificates: _, validation: _, alpn, min, max, ciphers, curves } = &tls.common;
+            (alpn.clone(), *min, *max, ciphers.clone(), curves.clone(), tls.resumption)
+        };
+        all(other) == all(tls)
+    };
+    match like {
+        Some((other, config)) if tls.common.validation.is_none() && is_same(other) => {
+            Ok(server_config_like(config, Arc::new(resolver(tls, secrets)?)))
+        }
+        _ => {
+            let config = build_server(tls, secrets)?;
+            if tls.common.validation.is_none() {
+                *like = Some((tls.clone(), config.clone()));
+            }
+            Ok(config)
+        }
+    }
+}
+
+fn resolver(tls: &DownstreamTls, secrets: &Secrets<'_>) -> Result<Resolver, TlsRefusal> {
+    let certificates = tls.common.certificates.iter().map(|c| Ok(secrets.certificate(c)?.svid.certified_key()));
+    Ok(Resolver(certificates.collect::<Result<_, TlsRefusal>>()?))
 }
 
 /// rustls' configuration of a client. Sessions are kept in it alone, so they are resumed under the same checks.
@@ -364,7 +398,7 @@ pub fn build_client(tls: &UpstreamTls, secrets: &Secrets<'_>) -> Result<Arc<rust
 
 /// The first certificate that the client can verify; of none, the first.
 #[derive(Debug)]
-struct Resolver(Vec<Arc<CertifiedKey>>);
+struct Resolver(Box<[Arc<CertifiedKey>]>);
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {

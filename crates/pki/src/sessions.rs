@@ -1,6 +1,6 @@
 //! Sessions that may be resumed: what a client keeps, and what a server keeps for its clients.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -57,48 +57,71 @@ impl ClientSessionStore for LazySessions {
 /// A server's sessions, the newest [`SESSIONS`] of them. Unlike rustls' own store, which takes its 31 KB at once, it holds what there is: a gateway has a
 /// configuration for each host, and few clients come back to most of them.
 #[derive(Default)]
-pub(crate) struct ServerSessions(Mutex<Kept>);
+pub(crate) struct ServerSessions(Mutex<VecDeque<Session>>);
 
-#[derive(Default)]
-struct Kept {
-    sessions: HashMap<Vec<u8>, Vec<u8>>,
-    /// Their keys, the oldest first.
-    order: VecDeque<Vec<u8>>,
+/// A session. The oldest are first, and are looked through: what is looked at lies side by side.
+struct Session {
+    /// The last bytes of its key, by which nearly all others are told apart. Keys are random.
+    tail: u32,
+    /// Of its key.
+    length: u32,
+    /// The key, then the value.
+    bytes: Box<[u8]>,
+}
+
+impl Session {
+    fn new(key: &[u8], value: &[u8]) -> Option<Session> {
+        Some(Session { tail: tail(key), length: u32::try_from(key.len()).ok()?, bytes: [key, value].concat().into() })
+    }
+
+    fn is(&self, key: &[u8]) -> bool {
+        self.tail == tail(key) && self.parts().0 == key
+    }
+
+    fn parts(&self) -> (&[u8], &[u8]) {
+        self.bytes.split_at_checked(self.length as usize).unwrap_or_default()
+    }
+}
+
+fn tail(key: &[u8]) -> u32 {
+    key.last_chunk().copied().map_or(0, u32::from_le_bytes)
 }
 
 impl ServerSessions {
     /// Nothing that runs under the lock can leave it half done.
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, VecDeque<Session>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl StoresServerSessions for ServerSessions {
     fn put(&self, key: Vec<u8>, value: Vec<u8>) -> bool {
+        let Some(session) = Session::new(&key, &value) else { return false };
         let mut kept = self.kept();
-        if kept.sessions.insert(key.clone(), value).is_some() {
+        if let Some(known) = kept.iter_mut().find(|known| known.is(&key)) {
+            *known = session;
             return true;
         }
-        kept.order.push_back(key);
-        if kept.order.len() > SESSIONS
-            && let Some(oldest) = kept.order.pop_front()
-        {
-            kept.sessions.remove(&oldest);
+        if kept.len() == SESSIONS {
+            kept.pop_front();
         }
+        if kept.len() == kept.capacity() {
+            // Two come with each handshake.
+            let more = kept.len().clamp(2, SESSIONS);
+            kept.reserve_exact(more);
+        }
+        kept.push_back(session);
         true
     }
 
     fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
-        self.kept().sessions.get(key).cloned()
+        self.kept().iter().find(|known| known.is(key)).map(|known| known.parts().1.to_vec())
     }
 
     fn take(&self, key: &[u8]) -> Option<Vec<u8>> {
         let mut kept = self.kept();
-        let value = kept.sessions.remove(key)?;
-        if let Some(at) = kept.order.iter().position(|known| known == key) {
-            kept.order.remove(at);
-        }
-        Some(value)
+        let at = kept.iter().position(|known| known.is(key))?;
+        kept.remove(at).map(|session| session.parts().1.to_vec())
     }
 
     fn can_cache(&self) -> bool {
@@ -117,31 +140,37 @@ impl fmt::Debug for ServerSessions {
 mod tests {
     use super::*;
 
-    fn sizes(store: &ServerSessions) -> (usize, usize) {
-        let kept = store.kept();
-        (kept.sessions.len(), kept.order.len())
-    }
-
     #[test]
     fn a_server_keeps_its_newest_sessions() {
         let store = ServerSessions::default();
-        let held = |kept: &Kept| kept.sessions.capacity() + kept.order.capacity();
-        assert_eq!(held(&store.kept()), 0, "nothing is held for what never comes");
-        let key = |number: usize| number.to_be_bytes().to_vec();
+        let count = || store.kept().len();
+        assert_eq!(store.kept().capacity(), 0, "nothing is held for what never comes");
+        // The ends of some keys are the same, and some are short.
+        let key = |number: usize| match number % 3 {
+            0 => u16::try_from(number).unwrap().to_le_bytes().to_vec(),
+            _ => [number.to_be_bytes(), [7; 8]].concat(),
+        };
         for number in 0..2 * SESSIONS {
-            assert!(store.can_cache() && store.put(key(number), vec![1]));
+            assert!(store.can_cache() && store.put(key(number), vec![1, 2, 3, 4, 5]));
+            let held = store.kept().capacity();
+            assert!(held <= (2 * (number + 1)).max(2) && held <= 2 * SESSIONS, "{held} for {number}");
         }
-        assert_eq!(sizes(&store), (SESSIONS, SESSIONS));
-        let last = key(2 * SESSIONS - 1);
-        assert_eq!((store.get(&key(SESSIONS - 1)), store.get(&key(SESSIONS))), (None, Some(vec![1])));
+        let (value, last) = (Some(vec![1, 2, 3, 4, 5]), key(2 * SESSIONS - 1));
+        assert_eq!(count(), SESSIONS);
+        assert_eq!((store.get(&key(SESSIONS - 1)), store.get(&key(SESSIONS))), (None, value.clone()));
         // What is there already takes no other one's place.
         assert!(store.put(last.clone(), vec![2]));
-        assert_eq!((sizes(&store), store.get(&last)), ((SESSIONS, SESSIONS), Some(vec![2])));
+        assert_eq!((count(), store.get(&last)), (SESSIONS, Some(vec![2])));
         // What is taken is good for once, and leaves its place.
         assert_eq!((store.take(&last), store.take(&last), store.get(&last)), (Some(vec![2]), None, None));
-        assert_eq!(sizes(&store), (SESSIONS - 1, SESSIONS - 1));
+        assert_eq!(count(), SESSIONS - 1);
         assert!(store.put(key(0), vec![3]));
-        assert_eq!((sizes(&store), store.get(&key(SESSIONS))), ((SESSIONS, SESSIONS), Some(vec![1])));
+        assert_eq!((count(), store.get(&key(SESSIONS))), (SESSIONS, value));
+        // One may be without a value, or without a key.
+        for (key, value) in [(vec![9], vec![]), (vec![], vec![9])] {
+            assert!(store.put(key.clone(), value.clone()));
+            assert_eq!((store.get(&key), store.take(&key), store.get(&key)), (Some(value.clone()), Some(value), None));
+        }
         assert!(!format!("{store:?}").contains('3'));
     }
 }

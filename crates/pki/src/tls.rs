@@ -106,6 +106,16 @@ pub fn server_config_with(
     Ok(Arc::new(config))
 }
 
+/// The configuration of another server, which differs by its certificates alone: it has sessions of its own, and shares all else.
+pub fn server_config_like(other: &ServerConfig, resolver: Arc<dyn ResolvesServerCert>) -> Arc<ServerConfig> {
+    let mut config = ServerConfig::clone(other);
+    config.cert_resolver = resolver;
+    if config.session_storage.can_cache() {
+        config.session_storage = Arc::new(ServerSessions::default());
+    }
+    Arc::new(config)
+}
+
 /// A client's configuration. Without a certificate the client stays anonymous.
 ///
 /// # Errors

@@ -146,7 +146,7 @@ fn entry(descriptors: &Descriptors, known: &Known, shape: &Shape) -> Value {
         if !entry.version.is_empty() {
             inner.insert("version_info".to_owned(), entry.version.as_str().into());
         }
-        inner.insert(shape.field.to_owned(), resource(descriptors, &entry.body));
+        inner.insert(shape.field.to_owned(), resource(descriptors, &entry.message()));
         inner.insert("last_updated".to_owned(), timestamp(*arrived).into());
     }
     let error = known

@@ -30,6 +30,8 @@ use prost::Message;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use crate::store::Kept;
+
 pub(crate) use levels::Levels;
 pub(crate) use metrics::Process;
 pub(crate) use view::{Control, Fetched, Known, Query, Stage, View};
@@ -38,8 +40,8 @@ pub(crate) use view::{Control, Fetched, Known, Query, Stage, View};
 #[derive(Clone)]
 pub(crate) struct Admin {
     pub(crate) control: Control,
-    /// Encoded, which is much smaller: it is looked at for dumps only.
-    pub(crate) bootstrap: Arc<[u8]>,
+    /// Encoded and packed, which is much smaller: it is looked at for dumps only.
+    pub(crate) bootstrap: Arc<Kept>,
     pub(crate) stage: watch::Receiver<Stage>,
     pub(crate) started: Instant,
     pub(crate) version: String,
@@ -138,7 +140,7 @@ async fn server_info(State(admin): State<Admin>) -> Response {
     let stage = *admin.stage.borrow();
     let bootstrap = admin.bootstrap.clone();
     let node = with_descriptors(move |descriptors| {
-        let node: Node = Bootstrap::decode(&*bootstrap).unwrap_or_default().node.unwrap_or_default();
+        let node: Node = Bootstrap::decode(bootstrap.bytes().as_slice()).unwrap_or_default().node.unwrap_or_default();
         descriptors.to_value(&node, Names::Proto).unwrap_or_default()
     });
     let node = node.await;
@@ -160,7 +162,7 @@ async fn config_dump(State(admin): State<Admin>, Params(params): Query1) -> Resp
     let wanted = dump::Wanted { resource: params.get("resource").cloned(), endpoints: params.contains_key("include_eds") };
     let Some(view) = admin.control.view().await else { return ending() };
     let bootstrap = admin.bootstrap.clone();
-    match with_descriptors(move |descriptors| json_text(&dump::dump(descriptors, &view, &bootstrap, &wanted))).await {
+    match with_descriptors(move |descriptors| json_text(&dump::dump(descriptors, &view, &bootstrap.bytes(), &wanted))).await {
         Some(dump) => json_response(dump),
         None => ending(),
     }

@@ -42,13 +42,49 @@ impl Want {
 /// The resources that others name, in the version that arrived last or in the one in force.
 #[derive(Debug, Default)]
 pub(super) struct Graph {
-    users: BTreeMap<Key, BTreeSet<Key>>,
+    users: BTreeMap<Key, Users>,
     /// How many versions of resources want it.
     wants: BTreeMap<Want, usize>,
     /// Wants of which there was none, or is none any more.
     news: BTreeSet<Want>,
     /// Whether clusters are wanted by name.
     clusters: bool,
+}
+
+/// Those who name a resource. Nearly always it is one, for which a tree would hold ten times as much.
+#[derive(Debug)]
+enum Users {
+    One(Key),
+    Many(BTreeSet<Key>),
+}
+
+impl Users {
+    fn insert(&mut self, user: &Key) {
+        match self {
+            Users::One(known) if known == user => {}
+            Users::One(known) => *self = Users::Many([known.clone(), user.clone()].into()),
+            Users::Many(all) => drop(all.insert(user.clone())),
+        }
+    }
+
+    /// Whether nobody is left.
+    fn leave(&mut self, user: &Key) -> bool {
+        match self {
+            Users::One(known) => known == user,
+            Users::Many(all) => {
+                all.remove(user);
+                all.is_empty()
+            }
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Key> {
+        let (one, many) = match self {
+            Users::One(user) => (Some(user), None),
+            Users::Many(all) => (None, Some(all)),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
 }
 
 /// What a resource's versions name.
@@ -82,14 +118,14 @@ impl Graph {
     /// A resource names other ones than before.
     pub(super) fn replace(&mut self, user: &Key, old: &Named, new: &Named) {
         for key in new.keys.difference(&old.keys) {
-            self.users.entry(key.clone()).or_default().insert(user.clone());
+            match self.users.get_mut(key) {
+                Some(users) => users.insert(user),
+                None => drop(self.users.insert(key.clone(), Users::One(user.clone()))),
+            }
         }
         for key in old.keys.difference(&new.keys) {
-            if let Some(users) = self.users.get_mut(key) {
-                users.remove(user);
-                if users.is_empty() {
-                    self.users.remove(key);
-                }
+            if self.users.get_mut(key).is_some_and(|users| users.leave(user)) {
+                self.users.remove(key);
             }
         }
         for want in new.wants.difference(&old.wants) {
@@ -112,7 +148,7 @@ impl Graph {
 
     /// Who names a resource.
     pub(super) fn users(&self, key: &Key) -> impl Iterator<Item = &Key> {
-        self.users.get(key).into_iter().flatten()
+        self.users.get(key).into_iter().flat_map(Users::iter)
     }
 
     /// All that is wanted.

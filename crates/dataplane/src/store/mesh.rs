@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use mizzen_ir::{Resource, ResourceKind, config::MeshIndex, mesh_host};
-use mizzen_protos::{Any, envoy::envoy::config::route::v3::RouteConfiguration};
+use mizzen_protos::envoy::envoy::config::route::v3::RouteConfiguration;
 use mizzen_types::Name;
 use prost::Message;
 
-use super::{Key, Store, Stored};
+use super::{Kept, Key, Store, Stored};
 
 impl Store {
     /// From now on clusters, listeners and virtual hosts are there on demand, by an index that begins empty; or, without one, all that there is
@@ -70,17 +70,17 @@ impl Store {
     }
 
     /// A route configuration in force as it is used: an open one with the virtual hosts in force, in front of its own.
-    pub(crate) fn whole_route(&self, name: &Name) -> Option<Any> {
+    pub(crate) fn whole_route(&self, name: &Name) -> Option<Kept> {
         let active = |kind: ResourceKind, name: &Name| self.stored(kind, name)?.active.as_ref();
         let head = active(ResourceKind::Route, name)?;
         let Resource::Route(route) = &head.compiled.resource else { return None };
         route.open?;
-        let mut whole = RouteConfiguration::decode(head.body.value.as_slice()).ok()?;
+        let mut whole = RouteConfiguration::decode(head.body.bytes().as_slice()).ok()?;
         let own = self.resources.get(&ResourceKind::VirtualHost)?.values().filter_map(|stored| stored.active.as_ref());
         let own = own.filter(|entry| matches!(&entry.compiled.resource, Resource::VirtualHost(host) if host.parts().0 == &**name));
-        let mut hosts: Vec<_> = own.filter_map(|entry| Message::decode(entry.body.value.as_slice()).ok()).collect();
+        let mut hosts: Vec<_> = own.filter_map(|entry| Message::decode(entry.body.bytes().as_slice()).ok()).collect();
         hosts.append(&mut whole.virtual_hosts);
         whole.virtual_hosts = hosts;
-        Some(Any { type_url: head.body.type_url.clone(), value: whole.encode_to_vec() })
+        Some(Kept::new(whole.encode_to_vec()))
     }
 }

@@ -8,6 +8,7 @@
 
 mod choose;
 mod graph;
+mod kept;
 mod mesh;
 mod stored;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use graph::Graph;
 use wait::Wait;
 
 pub(crate) use graph::Want;
+pub use kept::Kept;
 pub use stored::{Entry, Rejected, ResourceState, Stored};
 
 /// How long a resource waits for what it names (Envoy's default for `initial_fetch_timeout`).
@@ -126,16 +128,17 @@ impl Store {
             _ => Ok(compiled),
         });
         let key = (kind, name.clone());
-        let reject = |reason: &str| Some(Rejected { version: version.to_owned(), reason: reason.to_owned(), at: now });
+        let reject = |reason: &str| Some(Box::new(Rejected { version: version.to_owned(), reason: reason.to_owned(), at: now }));
         match compiled {
             Ok(compiled) => {
                 let closed: Vec<String> = compiled.closed.iter().map(ToString::to_string).collect();
                 let mut compiled = compiled;
+                compiled.resource.share_name(name);
                 if self.mesh.is_some() {
                     let before = self.resources.get(&kind).and_then(|all| all.get(name)).and_then(Stored::any);
                     compiled.resource.follow(before.map(|entry| &entry.compiled.resource));
                 }
-                let entry = Entry { version: version.to_owned(), body, compiled, arrived: now };
+                let entry = Entry { version: version.to_owned(), body: Kept::of(&compiled.resource, body.value), compiled, arrived: now };
                 let reason = format!("{} (this part is closed, the rest is taken)", closed.join("; "));
                 self.change(&key, |stored| {
                     stored.take(entry);
@@ -219,6 +222,11 @@ impl Store {
     /// The resources of a kind, by name.
     pub fn resources(&self, kind: ResourceKind) -> impl Iterator<Item = (&Name, &Stored)> {
         self.resources.get(&kind).into_iter().flatten()
+    }
+
+    /// All versions that are held.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.resources.values().flat_map(BTreeMap::values).flat_map(|stored| stored.latest.iter().chain(&stored.active))
     }
 
     /// What is in force.

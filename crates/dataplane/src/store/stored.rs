@@ -6,18 +6,26 @@ use mizzen_ir::{Compiled, Refs, Warning};
 use mizzen_protos::Any;
 
 use super::choose::Choice;
+use super::kept::Kept;
 
 /// One version of a resource.
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// The server's name of it.
     pub version: String,
-    /// As it arrived, for dumps.
-    pub body: Any,
+    /// As it arrived, for dumps; without a key, of which they only say that it is there.
+    pub body: Kept,
     /// As it is used.
     pub compiled: Compiled,
     /// When it arrived.
     pub arrived: Duration,
+}
+
+impl Entry {
+    /// The message as it arrived.
+    pub fn message(&self) -> Any {
+        Any { type_url: self.compiled.resource.kind().type_url().to_owned(), value: self.body.bytes() }
+    }
 }
 
 /// A version that was refused.
@@ -52,7 +60,7 @@ pub struct Stored {
     /// The version in force.
     pub active: Option<Arc<Entry>>,
     /// The last refused version, until a good one arrives.
-    pub rejected: Option<Rejected>,
+    pub rejected: Option<Box<Rejected>>,
     /// When it was removed.
     pub removed: Option<Duration>,
     pub(super) choice: Choice,

@@ -9,7 +9,7 @@ use mizzen_protos::envoy::envoy::extensions::access_loggers::file::v3 as file;
 use mizzen_protos::envoy::envoy::extensions::access_loggers::stream::v3 as stream;
 use mizzen_protos::wkt;
 
-use super::cx::{Cx, Res, harmless, refused, silent, type_name};
+use super::cx::{Cx, Res, harmless, held, refused, silent, type_name};
 use super::format::{Unknown, template};
 use super::matchers;
 use crate::config::{AccessLog, Comparison, LogFilter, LogFormat, LogTarget, LogValue};
@@ -25,7 +25,7 @@ pub(super) fn list(cx: &mut Cx, logs: Vec<log::AccessLog>) -> Res<Arc<[Arc<Acces
 
 fn all(cx: &mut Cx, logs: Vec<log::AccessLog>) -> Res<Arc<[Arc<AccessLog>]>> {
     let logs = cx.each("access_log", logs, one)?;
-    Ok(logs.into_iter().flatten().map(Arc::new).collect())
+    Ok(held(logs.into_iter().flatten().map(Arc::new).collect()))
 }
 
 /// None if it goes nowhere.

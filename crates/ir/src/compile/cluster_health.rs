@@ -262,7 +262,7 @@ fn http(cx: &mut Cx, m: core::health_check::HttpHealthCheck) -> Res<HttpCheck> {
         send: send.unwrap_or_default(),
         receive: receive.into(),
         response_buffer,
-        headers: headers::joined([&level]).request.clone(),
+        headers: headers::joined([&level]).request,
         expected: expected.into(),
         retriable: cx.each("retriable_statuses", retriable_statuses, statuses)?.into(),
         is_h2,

@@ -1,6 +1,6 @@
 //! What every compiler of a resource needs: where we are, what was warned of, and how to refuse.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use prost::Message;
 use twox_hash::XxHash64;
 
 use super::Warning;
-use crate::config::{AccessLog, ContentHash};
+use crate::config::{AccessLog, ContentHash, Forward, Mutations};
 use crate::filter::{HttpFilter, RouterOptions};
 
 /// A refusal, before the resource's name is added.
@@ -38,6 +38,36 @@ pub(crate) struct Cx {
 pub(crate) struct Shared {
     pub(crate) logs: HashMap<Vec<u8>, Arc<[Arc<AccessLog>]>>,
     pub(crate) filters: HashMap<Vec<u8>, (Arc<[HttpFilter]>, RouterOptions)>,
+    pub(crate) mutations: Recent<Mutations>,
+    pub(crate) forwards: Recent<Forward>,
+    names: HashSet<Name>,
+}
+
+/// The values that came last: one that is equal is not held again.
+pub(crate) struct Recent<T>(VecDeque<Arc<T>>);
+
+/// So many are compared with a new one.
+const RECENT: usize = 8;
+/// So many names are known at the same time.
+const NAMES: usize = 256;
+
+impl<T> Default for Recent<T> {
+    fn default() -> Self {
+        Recent(VecDeque::new())
+    }
+}
+
+impl<T: PartialEq> Recent<T> {
+    /// The value, or the equal one that is held already.
+    pub(crate) fn hold(&mut self, value: T) -> Arc<T> {
+        if let Some(known) = self.0.iter().find(|known| ***known == value) {
+            return known.clone();
+        }
+        let value = Arc::new(value);
+        self.0.truncate(RECENT - 1);
+        self.0.push_front(value.clone());
+        value
+    }
 }
 
 impl Cx {
@@ -124,6 +154,20 @@ impl Cx {
         Ok(made)
     }
 
+    /// A name, held once where others of this resource say the same.
+    pub(crate) fn name(&mut self, text: &str) -> Name {
+        let names = &mut self.shared.names;
+        if let Some(known) = names.get(text) {
+            return known.clone();
+        }
+        if names.len() == NAMES {
+            names.clear();
+        }
+        let name = name(text);
+        names.insert(name.clone());
+        name
+    }
+
     pub(crate) fn unset(&self, field: &str, value: &impl Unset) -> Res<()> {
         if value.is_unset() { Ok(()) } else { self.refuse(field, "not supported") }
     }
@@ -185,8 +229,14 @@ pub(crate) fn number(value: Option<wkt::UInt32Value>) -> Option<u32> {
     value.map(|v| v.value)
 }
 
+/// A name. An empty one holds nothing of its own.
 pub(crate) fn name(text: &str) -> Name {
-    Name::from(text)
+    if text.is_empty() { Name::default() } else { Name::from(text) }
+}
+
+/// What a list is held as. An empty one holds nothing of its own, and most lists are empty.
+pub(crate) fn held<T>(items: Vec<T>) -> Arc<[T]> {
+    if items.is_empty() { Arc::default() } else { items.into() }
 }
 
 /// Two hashes of 64 bits with different seeds.

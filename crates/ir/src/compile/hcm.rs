@@ -9,7 +9,7 @@ use mizzen_types::Name;
 
 use super::cluster::is_true;
 use super::cluster_http::default_true;
-use super::cx::{Cx, Res, flag, harmless, hash_of, name, number, refused, silent, type_name};
+use super::cx::{Cx, Res, flag, harmless, hash_of, held, name, number, refused, silent, type_name};
 use super::{access_log, cluster_http, route};
 use crate::config::{CertDetails, CodecKind, EscapedSlashes, ForwardClientCert, Hcm, HttpRoutes, PathOptions, ServerHeader, StripPort};
 use crate::filter::{self, HttpFilter, RouterOptions};
@@ -96,7 +96,7 @@ pub(super) fn compile(cx: &mut Cx, m: hcm::HttpConnectionManager) -> Res<Hcm> {
         cx.once(|shared| &mut shared.filters, http_filters, filter::list, |(filters, _)| filters.iter().all(HttpFilter::is_same_anywhere));
     let listed = cx.contain(listed);
     let closed = listed.is_none();
-    let (filters, router) = listed.unwrap_or_else(|| (Arc::from([]), RouterOptions::default()));
+    let (filters, router) = listed.unwrap_or_else(|| (Arc::default(), RouterOptions::default()));
     let routes = routes(cx, route_specifier)?;
     let common = cx.within("common_http_protocol_options", |cx| cluster_http::common(cx, common_http_protocol_options))?;
     let (accept_http_10, default_host) = cx.some("http_protocol_options", http_protocol_options, cluster_http::http1)?.unwrap_or_default();
@@ -114,7 +114,7 @@ pub(super) fn compile(cx: &mut Cx, m: hcm::HttpConnectionManager) -> Res<Hcm> {
         closed,
         router,
         access_log: access_log::list(cx, access_log)?,
-        server_name: name(if server_name.is_empty() { "envoy" } else { &server_name }),
+        server_name: cx.name(if server_name.is_empty() { "envoy" } else { &server_name }),
         server_header: match cx.choice("server_header_transformation", server_header_transformation)? {
             hcm::http_connection_manager::ServerHeaderTransformation::Overwrite => ServerHeader::Overwrite,
             hcm::http_connection_manager::ServerHeaderTransformation::AppendIfAbsent => ServerHeader::AppendIfAbsent,
@@ -123,7 +123,7 @@ pub(super) fn compile(cx: &mut Cx, m: hcm::HttpConnectionManager) -> Res<Hcm> {
         use_remote_address: is_true(use_remote_address),
         xff_trusted_hops: xff_num_trusted_hops,
         skip_xff_append,
-        via: name(&via),
+        via: cx.name(&via),
         generate_request_id: default_true(generate_request_id),
         preserve_external_request_id,
         request_id_in_response: always_set_request_id_in_response,
@@ -152,8 +152,8 @@ pub(super) fn compile(cx: &mut Cx, m: hcm::HttpConnectionManager) -> Res<Hcm> {
         max_headers_kb: number(max_request_headers_kb).unwrap_or(60),
         h2,
         accept_http_10,
-        default_host: name(&default_host),
-        upgrades: upgrades(cx, upgrade_configs)?.into(),
+        default_host: cx.name(&default_host),
+        upgrades: held(upgrades(cx, upgrade_configs)?),
         proxy_100_continue,
     })
 }

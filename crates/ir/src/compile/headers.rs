@@ -1,10 +1,8 @@
 //! Changes to headers.
 
-use std::sync::Arc;
-
 use mizzen_protos::envoy::envoy::config::core::v3 as core;
 
-use super::cx::{Cx, Res};
+use super::cx::{Cx, Res, held};
 use super::format::{Unknown, template};
 use super::matchers::header_name;
 use crate::config::{HeaderAction, HeaderOp, HeaderOps, Mutations};
@@ -32,18 +30,18 @@ pub(crate) fn level(cx: &mut Cx, fields: Fields) -> Res<Level> {
 }
 
 /// Levels, the first to be applied first.
-pub(crate) fn joined<'l>(levels: impl IntoIterator<Item = &'l Level>) -> Arc<Mutations> {
+pub(crate) fn joined<'l>(levels: impl IntoIterator<Item = &'l Level>) -> Mutations {
     let (mut request, mut response) = (Vec::new(), Vec::new());
     for level in levels {
         request.extend_from_slice(&level.request);
         response.extend_from_slice(&level.response);
     }
-    Arc::new(Mutations { request: HeaderOps { ops: request.into() }, response: HeaderOps { ops: response.into() } })
+    Mutations { request: HeaderOps { ops: held(request) }, response: HeaderOps { ops: held(response) } }
 }
 
 /// Headers that are only added.
 pub(crate) fn additions(cx: &mut Cx, field: &str, add: Vec<core::HeaderValueOption>) -> Res<HeaderOps> {
-    Ok(HeaderOps { ops: cx.each(field, add, set)?.into() })
+    Ok(HeaderOps { ops: held(cx.each(field, add, set)?) })
 }
 
 fn ops(cx: &mut Cx, remove: (&str, Vec<String>), add: (&str, Vec<core::HeaderValueOption>)) -> Res<Vec<HeaderOp>> {

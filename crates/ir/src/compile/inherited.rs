@@ -5,6 +5,7 @@ use std::sync::Arc;
 use mizzen_protos::envoy::envoy::config::route::v3 as route;
 use mizzen_types::Name;
 
+use super::cx::Cx;
 use super::headers::{self, Level};
 use crate::config::Mutations;
 use crate::filter::FilterOverride;
@@ -30,13 +31,14 @@ impl Inherited {
     }
 
     /// All levels in the order in which they are applied, for a route and a cluster.
-    pub(super) fn joined(&self, route: &Level, cluster: Option<&Level>) -> Arc<Mutations> {
+    pub(super) fn joined(&self, cx: &mut Cx, route: &Level, cluster: Option<&Level>) -> Arc<Mutations> {
         let [config, host] = &self.levels;
         let specific_first = [cluster, Some(route), Some(host), Some(config)];
-        if self.specific_wins {
+        let joined = if self.specific_wins {
             headers::joined(specific_first.into_iter().rev().flatten())
         } else {
             headers::joined(specific_first.into_iter().flatten())
-        }
+        };
+        cx.shared.mutations.hold(joined)
     }
 }

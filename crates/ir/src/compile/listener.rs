@@ -11,24 +11,28 @@ use mizzen_protos::envoy::envoy::extensions::filters::network::tcp_proxy::v3 as 
 use mizzen_protos::envoy::envoy::r#type::v3 as types;
 
 use super::cluster_http::{HOUR, default_true};
-use super::cx::{Cx, Res, harmless, hash_of, name, number, refused, silent, type_name};
-use super::{Resource, access_log, address, cluster, cluster_lb, dynamic, format, hash_policy, hcm, headers, tls};
+use super::cx::{Cx, Res, harmless, hash_of, held, name, number, refused, silent, type_name};
+use super::{Resource, access_log, address, cluster, cluster_lb, dynamic, format, hash_policy, hcm, headers, parts, tls};
 use crate::config::{
     ChainMatch, ContentHash, Direction, EndpointAddress, FilterChain, Filters, Listener, ListenerAddress, ListenerFilter, NetworkFilter,
     PortPredicate, SourceType, TcpProxy, TcpTarget, Terminal, TransportProtocol, Tunnel, Used,
 };
 use crate::filter;
 
+/// The number of the field.
+const FILTER_CHAINS: u32 = 3;
+
 #[allow(clippy::too_many_lines)] // One message of very many fields, each of which is decided here.
 pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resource> {
-    let m: listener::Listener = cx.decode(bytes)?;
+    let (rest, chains) = parts::split(bytes, FILTER_CHAINS).ok_or_else(|| cx.bad("", "not readable"))?;
+    let m: listener::Listener = cx.decode(&rest)?;
     let listener::Listener {
         name: title,
         address,
         additional_addresses,
         stat_prefix,
         stats_matcher,
-        filter_chains,
+        filter_chains: _,
         fcds_config,
         filter_chain_matcher,
         use_original_dst,
@@ -87,7 +91,11 @@ pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resou
         silent!(tcp_keepalive);
         cx.must("address", address, one_address)
     })?);
-    let chains: Vec<Arc<FilterChain>> = cx.each("filter_chains", filter_chains, |cx, c| chain(cx, c).map(Arc::new))?;
+    // One after the other: what a thousand of them take while they are read would be spread among what is kept of them.
+    let chains: Vec<Arc<FilterChain>> = cx.each("filter_chains", chains, |cx, bytes| {
+        let message = cx.decode(bytes)?;
+        chain(cx, message).map(Arc::new)
+    })?;
     for (i, chain) in chains.iter().enumerate() {
         if chains.iter().take(i).any(|other| other.matching == chain.matching) {
             return cx.refuse(&format!("filter_chains[{i}].filter_chain_match"), "another chain has the same");
@@ -230,7 +238,7 @@ fn chain(cx: &mut Cx, m: listener::FilterChain) -> Res<FilterChain> {
     let filters = network_filters(cx, filters);
     let (tls, filters) = match (cx.contain(tls), cx.contain(filters)) {
         (Some(tls), Some(filters)) => (tls.flatten(), filters),
-        _ => (None, Filters { before: Arc::from([]), last: Terminal::Close }),
+        _ => (None, Filters { before: Arc::default(), last: Terminal::Close }),
     };
     Ok(FilterChain {
         name: name(&title),
@@ -263,7 +271,7 @@ fn chain_match(cx: &mut Cx, m: listener::FilterChainMatch) -> Res<ChainMatch> {
         if wild.is_empty() || wild.contains('*') {
             return cx.refuse("", format!("`{n}`: a wildcard can only be the first label"));
         }
-        Ok(name(&n.to_ascii_lowercase()))
+        Ok(cx.name(&n.to_ascii_lowercase()))
     })?;
     let transport = match transport_protocol.as_str() {
         "" => None,
@@ -273,18 +281,18 @@ fn chain_match(cx: &mut Cx, m: listener::FilterChainMatch) -> Res<ChainMatch> {
     };
     Ok(ChainMatch {
         destination_port: number(destination_port).map(|p| cx.port("destination_port", p)).transpose()?,
-        destination: cx.each("prefix_ranges", prefix_ranges, address::range)?.into(),
-        server_names: names.into(),
+        destination: held(cx.each("prefix_ranges", prefix_ranges, address::range)?),
+        server_names: held(names),
         transport,
-        application_protocols: application_protocols.iter().map(|p| name(p)).collect(),
-        direct_source: cx.each("direct_source_prefix_ranges", direct_source_prefix_ranges, address::range)?.into(),
+        application_protocols: held(application_protocols.iter().map(|p| cx.name(p)).collect::<Vec<_>>()),
+        direct_source: held(cx.each("direct_source_prefix_ranges", direct_source_prefix_ranges, address::range)?),
         source_type: match cx.choice("source_type", source_type)? {
             S::Any => SourceType::Any,
             S::SameIpOrLoopback => SourceType::Local,
             S::External => SourceType::External,
         },
-        source: cx.each("source_prefix_ranges", source_prefix_ranges, address::range)?.into(),
-        source_ports: cx.each("source_ports", source_ports, |cx, p| cx.port("", p))?.into(),
+        source: held(cx.each("source_prefix_ranges", source_prefix_ranges, address::range)?),
+        source_ports: held(cx.each("source_ports", source_ports, |cx, p| cx.port("", p))?),
     })
 }
 
@@ -317,8 +325,8 @@ fn network_filters(cx: &mut Cx, list: Vec<listener::Filter>) -> Res<Filters> {
         }
     }
     match last {
-        Some(last) => Ok(Filters { before: before.into(), last }),
-        None if empty => Ok(Filters { before: before.into(), last: Terminal::Close }),
+        Some(last) => Ok(Filters { before: held(before), last }),
+        None if empty => Ok(Filters { before: held(before), last: Terminal::Close }),
         None => cx.refuse("filters", "none of them serves the connection"),
     }
 }

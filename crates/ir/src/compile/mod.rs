@@ -26,6 +26,7 @@ pub(crate) mod inherited;
 mod listener;
 pub(crate) mod matchers;
 pub(crate) mod mesh;
+mod parts;
 pub(crate) mod rbac;
 mod refs;
 pub(crate) mod route;
@@ -163,6 +164,22 @@ impl Resource {
             Resource::Certificate(r) => r.hash,
             Resource::Validation(r) => r.hash,
             Resource::VirtualHost(r) => r.hash,
+        }
+    }
+
+    /// Has it hold this name, which is equal to its own, in place of that. Nothing once it is shared.
+    pub fn share_name(&mut self, name: &Name) {
+        let own = match self {
+            Resource::Listener(r) => Arc::get_mut(r).map(|r| &mut r.name),
+            Resource::Route(r) => Arc::get_mut(r).map(|r| &mut r.name),
+            Resource::Cluster(r) => Arc::get_mut(r).map(|r| &mut r.name),
+            Resource::Assignment(r) => Arc::get_mut(r).map(|r| &mut r.name),
+            Resource::Certificate(r) => Arc::get_mut(r).map(|r| &mut r.name),
+            Resource::Validation(r) => Arc::get_mut(r).map(|r| &mut r.name),
+            Resource::VirtualHost(r) => Arc::get_mut(r).map(|r| &mut r.name),
+        };
+        if let Some(own) = own.filter(|own| **own == *name) {
+            own.clone_from(name);
         }
     }
 

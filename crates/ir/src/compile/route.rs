@@ -8,7 +8,7 @@ use mizzen_protos::envoy::envoy::config::route::v3 as route;
 use mizzen_types::Name;
 
 use super::Resource;
-use super::cx::{Cx, Res, flag, harmless, name, number, refused, silent};
+use super::cx::{Cx, Res, flag, harmless, held, name, number, refused, silent};
 use super::headers::{self, Fields, Level};
 use super::inherited::Inherited;
 use super::{matchers, route_action};
@@ -67,7 +67,8 @@ pub(super) fn config(cx: &mut Cx, m: route::RouteConfiguration, hash: ContentHas
         max_body: number(max_direct_response_body_size_bytes).unwrap_or(4096) as usize,
     };
     let one = |v: route::VirtualHost| {
-        let (title, domains) = (name(&v.name), v.domains.iter().map(|d| name(d)).collect());
+        let title = cx.name(&v.name);
+        let domains = v.domains.iter().map(|d| cx.name(d)).collect();
         let host = cx.within(&format!("virtual_hosts[{title}]"), |cx| virtual_host(cx, v, &above));
         Arc::new(cx.contain(host).unwrap_or_else(|| closed_host(title, domains)))
     };
@@ -80,8 +81,8 @@ pub(super) fn config(cx: &mut Cx, m: route::RouteConfiguration, hash: ContentHas
         open,
         above: open.map(|_| Arc::new(above)),
         exact: HashMap::new(),
-        suffixes: Arc::from([]),
-        prefixes: Arc::from([]),
+        suffixes: Arc::default(),
+        prefixes: Arc::default(),
         any: None,
     };
     index(cx, &mut config)?;
@@ -117,7 +118,7 @@ fn index(cx: &mut Cx, config: &mut RouteConfig) -> Res<()> {
                 Domain::Any => config.any.replace(i).is_some(),
                 Domain::Suffix(suffix) => add(&mut suffixes, suffix, i),
                 Domain::Prefix(prefix) => add(&mut prefixes, prefix, i),
-                Domain::Exact(exact) => config.exact.insert(name(exact), i).is_some(),
+                Domain::Exact(exact) => config.exact.insert(cx.name(exact), i).is_some(),
             };
             if twice {
                 return cx.refuse("virtual_hosts", format!("domain `{domain}` is there twice"));
@@ -127,7 +128,7 @@ fn index(cx: &mut Cx, config: &mut RouteConfig) -> Res<()> {
     let longest_first = |list: &mut Vec<(Name, u32)>| list.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
     longest_first(&mut suffixes);
     longest_first(&mut prefixes);
-    (config.suffixes, config.prefixes) = (suffixes.into(), prefixes.into());
+    (config.suffixes, config.prefixes) = (held(suffixes), held(prefixes));
     Ok(())
 }
 
@@ -163,7 +164,7 @@ fn add(list: &mut Vec<(Name, u32)>, text: &str, i: u32) -> bool {
 pub(super) fn closed_host(title: Name, domains: Arc<[Name]>) -> VirtualHost {
     let matching = RouteMatch::any();
     let action = Action::Direct(Direct { status: 503, body: b"the routes of this host are refused".as_slice().into() }.into());
-    let route = Route { name: name("refused"), origin: None, matching, action, headers: Arc::default(), filters: Arc::from([]) };
+    let route = Route { name: name("refused"), origin: None, matching, action, headers: Arc::default(), filters: Arc::default() };
     VirtualHost {
         name: title,
         domains,
@@ -220,8 +221,8 @@ pub(super) fn virtual_host(cx: &mut Cx, m: route::VirtualHost, above: &Inherited
     let above = Inherited { levels: [config, level], retry: retry_policy, filters, ..above.clone() };
     let routes = cx.each("routes", routes, |cx, r| one(cx, r, &above).map(Arc::new))?;
     Ok(VirtualHost {
-        name: name(&title),
-        domains: domains.iter().map(|d| name(d)).collect(),
+        name: cx.name(&title),
+        domains: domains.iter().map(|d| cx.name(d)).collect(),
         routes: routes.into(),
         require_tls: match cx.choice("require_tls", require_tls)? {
             route::virtual_host::TlsRequirementType::None => false,
@@ -269,9 +270,9 @@ fn one(cx: &mut Cx, m: route::Route, above: &Inherited) -> Res<Route> {
     )?;
     let matching = cx.must("match", r#match, matching)?;
     let action = route_action::action(cx, action, &level, above)?;
-    let filters = filter::joined(overrides, &above.filters).into();
-    let headers = above.joined(&level, None);
-    Ok(Route { name: name(&title), origin: origin(metadata), matching, action, headers, filters })
+    let filters = held(filter::joined(overrides, &above.filters));
+    let headers = above.joined(cx, &level, None);
+    Ok(Route { name: cx.name(&title), origin: origin(metadata), matching, action, headers, filters })
 }
 
 /// The Istio object that a route was made from.
@@ -299,7 +300,7 @@ pub(crate) fn matching(cx: &mut Cx, m: route::RouteMatch) -> Res<RouteMatch> {
     } = m;
     refused!(cx; cookies, tls_context, filter_state);
     let path = match path_specifier {
-        Some(P::Prefix(p)) => PathMatch::Prefix(spelled(&p).into()),
+        Some(P::Prefix(p)) => PathMatch::Prefix(cx.name(&spelled(&p))),
         Some(P::Path(p)) => PathMatch::Exact(spelled(&p).into()),
         Some(P::PathSeparatedPrefix(p)) if p.ends_with('/') || !p.starts_with('/') => {
             return cx.refuse("path_separated_prefix", format!("`{p}` has to begin with a slash and must not end with one"));
@@ -313,9 +314,9 @@ pub(crate) fn matching(cx: &mut Cx, m: route::RouteMatch) -> Res<RouteMatch> {
     Ok(RouteMatch {
         path,
         case_sensitive: flag(case_sensitive).unwrap_or(true),
-        headers: cx.each("headers", headers, matchers::header)?.into(),
-        params: cx.each("query_parameters", query_parameters, matchers::param)?.into(),
-        metadata: cx.each("dynamic_metadata", dynamic_metadata, matchers::metadata)?.into(),
+        headers: held(cx.each("headers", headers, matchers::header)?),
+        params: held(cx.each("query_parameters", query_parameters, matchers::param)?),
+        metadata: held(cx.each("dynamic_metadata", dynamic_metadata, matchers::metadata)?),
         fraction: cx.some("runtime_fraction", runtime_fraction, matchers::runtime_fraction)?,
         grpc: grpc.is_some_and(|route::route_match::GrpcRouteMatchOptions {}| true),
     })

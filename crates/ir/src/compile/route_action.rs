@@ -10,7 +10,7 @@ use mizzen_protos::envoy::envoy::extensions::retry::{
 };
 use mizzen_types::Name;
 
-use super::cx::{Cx, Res, harmless, name, number, refused, silent, type_name};
+use super::cx::{Cx, Res, harmless, held, name, number, refused, silent, type_name};
 use super::headers::{self, Fields, Level};
 use super::inherited::Inherited;
 use super::{cluster_lb, hash_policy, matchers};
@@ -22,7 +22,9 @@ use crate::config::{
 pub(super) fn action(cx: &mut Cx, m: Option<route::route::Action>, level: &Level, above: &Inherited) -> Res<Action> {
     use route::route::Action as A;
     match m {
-        Some(A::Route(m)) => cx.within("route", |cx| Ok(Action::Forward(forward(cx, m, level, above)?.into()))),
+        Some(A::Route(m)) => {
+            cx.within("route", |cx| forward(cx, m, level, above).map(|forward| Action::Forward(cx.shared.forwards.hold(forward))))
+        }
         Some(A::Redirect(m)) => cx.within("redirect", |cx| Ok(Action::Redirect(redirect(cx, m)?.into()))),
         Some(A::DirectResponse(m)) => cx.within("direct_response", |cx| Ok(Action::Direct(direct(cx, m, above.max_body)?.into()))),
         Some(A::FilterAction(_)) => cx.refuse("filter_action", "not supported"),
@@ -97,7 +99,7 @@ fn forward(cx: &mut Cx, m: route::RouteAction, level: &Level, above: &Inherited)
         path_rewrite,
         host_rewrite: host_rewrite(cx, host_rewrite_specifier)?,
         append_forwarded_host: append_x_forwarded_host,
-        upgrades: upgrades(cx, upgrade_configs)?.into(),
+        upgrades: held(upgrades(cx, upgrade_configs)?),
         high_priority: cx.choice::<core::RoutingPriority>("priority", priority)? == core::RoutingPriority::High,
         hash: hash_policy::of_requests(cx, hash_policy)?,
     })
@@ -130,10 +132,10 @@ fn choice(
     match m {
         Some(C::Cluster(cluster)) if cluster.is_empty() => cx.refuse("cluster", "it is empty"),
         Some(C::Cluster(cluster)) => {
-            Ok(ClusterChoice::One(Target { cluster: name(&cluster), headers: above.joined(level, None), host: None, subset }))
+            Ok(ClusterChoice::One(Target { cluster: cx.name(&cluster), headers: above.joined(cx, level, None), host: None, subset }))
         }
         Some(C::ClusterHeader(header)) => {
-            Ok(ClusterChoice::Header(matchers::header_name(cx, "cluster_header", &header)?, above.joined(level, None), subset))
+            Ok(ClusterChoice::Header(matchers::header_name(cx, "cluster_header", &header)?, above.joined(cx, level, None), subset))
         }
         Some(C::WeightedClusters(m)) => cx.within("weighted_clusters", |cx| weighted(cx, m, level, above, subset.as_ref())),
         Some(C::ClusterSpecifierPlugin(plugin)) => cx.refuse("cluster_specifier_plugin", format!("`{plugin}` is not supported")),
@@ -181,7 +183,7 @@ fn weighted(cx: &mut Cx, m: route::WeightedCluster, level: &Level, above: &Inher
         });
         sum += u64::from(number(weight).unwrap_or(0));
         let subset = cluster_lb::merged(subset, metadata_match.and_then(cluster_lb::criteria));
-        Ok((sum, Target { cluster: name(&title), headers: above.joined(level, Some(&own)), host, subset }))
+        Ok((sum, Target { cluster: cx.name(&title), headers: above.joined(cx, level, Some(&own)), host, subset }))
     })?;
     if sum == 0 || sum > u64::from(u32::MAX) {
         return cx.refuse("clusters", format!("the weights add up to {sum}"));
@@ -252,9 +254,9 @@ fn retry_policy_of(cx: &mut Cx, m: route::RetryPolicy) -> Res<RetryPolicy> {
         attempts: number(num_retries).unwrap_or(1),
         per_try_timeout: cx.limit("per_try_timeout", per_try_timeout, None)?,
         per_try_idle_timeout: cx.limit("per_try_idle_timeout", per_try_idle_timeout, None)?,
-        statuses: cx.each("retriable_status_codes", retriable_status_codes, status)?.into(),
-        headers: cx.each("retriable_headers", retriable_headers, matchers::header)?.into(),
-        request_headers: cx.each("retriable_request_headers", retriable_request_headers, matchers::header)?.into(),
+        statuses: held(cx.each("retriable_status_codes", retriable_status_codes, status)?),
+        headers: held(cx.each("retriable_headers", retriable_headers, matchers::header)?),
+        request_headers: held(cx.each("retriable_request_headers", retriable_request_headers, matchers::header)?),
         backoff_base,
         backoff_max: backoff_max.unwrap_or(backoff_base * 10).max(backoff_base),
         elsewhere,

@@ -10,7 +10,7 @@ use mizzen_protos::envoy::envoy::r#type::matcher::v3 as matcher;
 use mizzen_types::Name;
 
 use super::access_log::inline;
-use super::cx::{Cx, Res, flag, harmless, hash, name, refused, silent, type_name};
+use super::cx::{Cx, Res, flag, harmless, hash, held, name, refused, silent, type_name};
 use crate::config::{
     ContentHash, DownstreamTls, Roots, SecretRef, SecretSource, TlsCommon, TlsVersion, Transport, UpstreamTls, Validation, ValidationSecret,
 };
@@ -133,17 +133,13 @@ fn common(cx: &mut Cx, m: tls::CommonTlsContext) -> Res<TlsCommon> {
         None => (TlsVersion::V12, TlsVersion::V13, Vec::new(), Vec::new()),
     };
     // Never agreed on: see there.
-    let alpn: Vec<Name> =
-        alpn_protocols.iter().flat_map(|a| a.split(',')).filter(|a| !a.is_empty() && *a != metadata_exchange::PROTOCOL).map(name).collect();
-    Ok(TlsCommon {
-        certificates: certificates.into(),
-        validation,
-        alpn: alpn.into(),
-        min,
-        max,
-        ciphers: ciphers.into(),
-        curves: curves.into(),
-    })
+    let alpn: Vec<Name> = alpn_protocols
+        .iter()
+        .flat_map(|a| a.split(','))
+        .filter(|a| !a.is_empty() && *a != metadata_exchange::PROTOCOL)
+        .map(|a| cx.name(a))
+        .collect();
+    Ok(TlsCommon { certificates: held(certificates), validation, alpn: held(alpn), min, max, ciphers: held(ciphers), curves: held(curves) })
 }
 
 type Params = (TlsVersion, TlsVersion, Vec<Name>, Vec<Name>);

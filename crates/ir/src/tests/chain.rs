@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use mizzen_protos::envoy::envoy::config::{core::v3 as core, listener::v3::Listener};
+use prost::Message;
 use serde_json::{Value, json};
 
 use super::{hcm, listener, tcp_proxy};
-use crate::config::{Hcm, Terminal, TransportProtocol};
+use crate::config::{Action, Hcm, HttpRoutes, Route, Terminal, TransportProtocol};
 use crate::{ConnFacts, Trace, find_chain};
 
 /// `to`, `from`, then `tls`, `sni=…`, `alpn=a,b`.
@@ -163,4 +165,66 @@ fn what_chains_have_in_common_is_held_once() {
     assert_eq!(shared([json!([rbac("DENY"), router()]), log("a\n")], [json!([rbac("ALLOW"), router()]), log("a\n")]), (false, true));
     // Each place counts for itself, and what is warned of is said of each.
     assert_eq!(shared([json!([limit(), router()]), log("%WHAT%")], [json!([limit(), router()]), log("%WHAT%")]), (false, false));
+}
+
+/// A gateway whose hosts differ by their names: what their routes do is held once.
+#[test]
+fn what_routes_have_in_common_is_held_once() {
+    let chain = |host: &str, cluster: &str, value: &str| {
+        let hosts = json!([{"name": host, "domains": [host], "routes": [{"name": "default", "match": {"prefix": "/"}, "route": {"cluster": cluster}}]}]);
+        let routes = json!({"name": host, "virtualHosts": hosts, "requestHeadersToAdd": [{"header": {"key": "x-shop", "value": value}}]});
+        let mut manager = hcm(json!({"routeConfig": routes}));
+        manager["typedConfig"].as_object_mut().unwrap().remove("rds");
+        json!({"filterChainMatch": {"serverNames": [host]}, "filters": [manager]})
+    };
+    // Whether the second of two chains has the first one's name of a route, headers, and action.
+    let shared = |one: [&str; 2], other: [&str; 2]| {
+        let chains = [chain("a.example", one[0], one[1]), chain("b.example", other[0], other[1])];
+        let listener =
+            listener(&json!({"name": "l", "address": {"socketAddress": {"address": "0.0.0.0", "portValue": 443}}, "filterChains": chains}));
+        let routes: Vec<&Arc<Route>> = listener
+            .chains
+            .iter()
+            .map(|chain| match &chain.filters.last {
+                Terminal::Http(hcm) => match &hcm.routes {
+                    HttpRoutes::Inline(routes) => {
+                        let host = &routes.hosts[0];
+                        // The host is the same text in four places.
+                        let name = &chain.matching.server_names[0];
+                        assert!(Arc::ptr_eq(name, &host.name) && Arc::ptr_eq(name, &host.domains[0]));
+                        &host.routes[0]
+                    }
+                    other @ HttpRoutes::Named(_) => panic!("{other:?}"),
+                },
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let [one, other] = routes[..] else { panic!("two routes") };
+        let (Action::Forward(forward), Action::Forward(other_forward)) = (&one.action, &other.action) else { panic!("{one:?}") };
+        (Arc::ptr_eq(&one.name, &other.name), Arc::ptr_eq(&one.headers, &other.headers), Arc::ptr_eq(forward, other_forward))
+    };
+    assert_eq!(shared(["shop", "1"], ["shop", "1"]), (true, true, true));
+    assert_eq!(shared(["shop", "1"], ["reviews", "1"]), (true, true, false));
+    // The headers of the target differ too.
+    assert_eq!(shared(["shop", "1"], ["shop", "2"]), (true, false, false));
+}
+
+#[test]
+fn a_chain_that_cannot_be_read_is_told_by_its_place() {
+    let socket = core::SocketAddress {
+        address: "127.0.0.1".to_owned(),
+        port_specifier: Some(core::socket_address::PortSpecifier::PortValue(443)),
+        ..Default::default()
+    };
+    let address = core::Address { address: Some(core::address::Address::SocketAddress(socket)) };
+    let mut bytes = Listener { name: "l".to_owned(), address: Some(address), ..Default::default() }.encode_to_vec();
+    // Two chains that have nothing but a name, of which the second is longer than its chain.
+    bytes.extend([0x1a, 3, 0x3a, 1, b'a', 0x1a, 3, 0x3a, 9, b'b']);
+    let refused = |bytes: &[u8]| crate::compile(crate::ResourceKind::Listener, bytes).unwrap_err();
+    let refusal = refused(&bytes);
+    assert_eq!((&*refusal.resource, refusal.field.as_str()), ("l", "filter_chains[1]"));
+    assert!(refusal.reason.starts_with("not readable"), "{refusal}");
+    // The chain itself is cut off.
+    let refusal = refused(&bytes[..bytes.len() - 1]);
+    assert!(refusal.field.is_empty() && refusal.reason.starts_with("not readable"), "{refusal}");
 }

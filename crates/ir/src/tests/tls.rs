@@ -73,8 +73,11 @@ fn connect_to(name: &str, client: &Config, server: &Config) -> Result<(ClientCon
     let Transport::Tls(up) = &client.clusters["out"].transport.default else { panic!() };
     let down = server.listeners["in"].chains[0].tls.clone().unwrap();
     let name = ServerName::try_from(name.to_owned()).unwrap();
-    let mut client = ClientConnection::new(client.client_tls(up).unwrap().clone(), name)?;
-    let mut server = ServerConnection::new(server.server_tls(&down).unwrap().clone())?;
+    let client = ClientConnection::new(client.client_tls(up).unwrap().clone(), name)?;
+    shake(client, ServerConnection::new(server.server_tls(&down).unwrap().clone())?)
+}
+
+fn shake(mut client: ClientConnection, mut server: ServerConnection) -> Result<(ClientConnection, ServerConnection), rustls::Error> {
     while client.is_handshaking() || server.is_handshaking() {
         let mut wire = Vec::new();
         while client.wants_write() {
@@ -140,6 +143,53 @@ fn what_does_not_change_is_kept() {
     assert!(fourth.server_tls(&tls).is_none());
     assert_eq!(problems.len(), 2);
     assert!(problems.iter().all(|(_, e)| *e == TlsRefusal::Missing("ROOTCA".into())));
+}
+
+/// The hosts of a gateway.
+#[test]
+fn servers_that_differ_by_their_certificates_share_the_rest() {
+    let ca = ca();
+    let mut draft = Draft::new(&Config::default());
+    let names = ["a.example", "b.example", "c.example"];
+    for name in names {
+        let svid = ca.server_certificate(&[name], Duration::from_secs(3600), now()).unwrap();
+        let secret = json!({"name": name, "tlsCertificate": {
+            "certificateChain": {"inlineString": svid.chain_pem()}, "privateKey": {"inlineString": svid.key_pem().expose()}}});
+        draft.put(&resource(ResourceKind::Secret, &secret));
+    }
+    let chain = |(name, alpn): (&str, &str)| {
+        json!({"filterChainMatch": {"serverNames": [name]}, "filters": [tcp_proxy("c")], "transportSocket": {"name": "tls", "typedConfig": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            "commonTlsContext": {"alpnProtocols": [alpn],
+                "tlsCertificateSdsSecretConfigs": [{"name": name, "sdsConfig": {"ads": {}}}]}}}})
+    };
+    let chains: Vec<Value> = names.into_iter().zip(["h2", "h2", "http/1.1"]).map(chain).collect();
+    let listener = json!({"name": "in", "address": {"socketAddress": {"address": "0.0.0.0", "portValue": 443}}, "filterChains": chains});
+    draft.put(&resource(ResourceKind::Listener, &listener));
+    let (config, problems) = draft.finish();
+    assert_eq!(problems, []);
+    let servers: Vec<_> =
+        config.listeners["in"].chains.iter().map(|chain| config.server_tls(chain.tls.as_ref().unwrap()).unwrap().clone()).collect();
+    for (at, server) in servers.iter().enumerate() {
+        let protocol: &[u8] = if at == 2 { b"http/1.1" } else { b"h2" };
+        assert_eq!(server.alpn_protocols, [protocol]);
+        for other in servers.iter().skip(at + 1) {
+            // A session is good for the host that gave it out alone.
+            assert!(!Arc::ptr_eq(&server.session_storage, &other.session_storage));
+        }
+        // Each has its own certificate.
+        let roots = mizzen_pki::server_verifier_by_name(ca.roots()).unwrap();
+        for (name, is_own) in names.into_iter().zip(0..).map(|(name, own)| (name, own == at)) {
+            let options = mizzen_pki::tls::TlsOptions { alpn: vec![protocol.to_vec()], ..Default::default() };
+            let client = mizzen_pki::tls::client_config(None, roots.clone(), &options).unwrap();
+            let client = ClientConnection::new(client, ServerName::try_from(name).unwrap()).unwrap();
+            assert_eq!(shake(client, ServerConnection::new(server.clone()).unwrap()).is_ok(), is_own, "{name} at {at}");
+        }
+    }
+    let ticketers = [(0, 1, true), (0, 2, false)];
+    for (one, other, shared) in ticketers {
+        assert_eq!(Arc::ptr_eq(&servers[one].ticketer, &servers[other].ticketer), shared);
+    }
 }
 
 #[test]

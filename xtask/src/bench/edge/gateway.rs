@@ -17,7 +17,7 @@ const START: Duration = Duration::from_secs(60);
 const AT_REST: f64 = 0.05;
 const TICK: Duration = Duration::from_millis(50);
 /// How long rest is waited for. What never rests is measured all the same.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(6);
 
 /// One that is running, with one worker. It ends with this.
 pub(super) struct Gateway {

@@ -41,9 +41,10 @@ const LENGTH: Duration = Duration::from_millis(2_500);
 const FIRST_LENGTH: Duration = Duration::from_millis(500);
 /// How long handshakes with all hosts may take.
 const ALL_HOSTS: Duration = Duration::from_secs(60);
-/// A gateway is done when it has been at rest for so long; its memory is what it is after that.
+/// A gateway is done when it has been at rest for so long.
 const DONE: Duration = Duration::from_millis(150);
-const SETTLED: Duration = Duration::from_millis(600);
+/// Its memory is what it is after that: Mizzen gives back what a start has needed two seconds later.
+const SETTLED: Duration = Duration::from_millis(2_500);
 
 /// A gateway's TLS, with one worker.
 ///
