@@ -122,16 +122,20 @@ fn destination_rules(snapshot: &Snapshot, found: &mut Vec<Problem>) {
     }
 }
 
+/// All policies of a rule, with their places.
+pub(crate) fn traffic_policies(rule: &istio::DestinationRule) -> impl Iterator<Item = (String, &istio::TrafficPolicy)> {
+    let own = std::iter::once(("spec.trafficPolicy".to_owned(), rule.traffic_policy.as_deref()));
+    let subsets = rule.subsets.iter().enumerate();
+    let subsets = subsets.map(|(at, subset)| (format!("spec.subsets[{at}].trafficPolicy"), subset.traffic_policy.as_deref()));
+    own.chain(subsets).filter_map(|(path, policy)| Some((path, policy?)))
+}
+
 /// Secrets that sidecars do not take, since each caller of the host would have to be given them.
 fn credentials(rule: &istio::DestinationRule, found: &mut Vec<Problem>) {
     if rule.selector.is_some() {
         return;
     }
-    let own = std::iter::once(("spec.trafficPolicy".to_owned(), rule.traffic_policy.as_deref()));
-    let subsets = rule.subsets.iter().enumerate();
-    let subsets = subsets.map(|(at, subset)| (format!("spec.subsets[{at}].trafficPolicy"), subset.traffic_policy.as_deref()));
-    for (path, policy) in own.chain(subsets) {
-        let Some(policy) = policy else { continue };
+    for (path, policy) in traffic_policies(rule) {
         let of_ports = policy.port_level_settings.iter().map(|(port, level)| (Some(*port), level));
         for (port, level) in std::iter::once((None, policy)).chain(of_ports) {
             let Some(istio::ClientTls::Foreign(tls)) = &level.tls else { continue };

@@ -1,16 +1,16 @@
-//! Routes to names that are found on demand which name what these do not cover: they lead nowhere.
+//! Routes to names that are found on demand which name what these do not cover, and rules of TLS by which nobody is called: they lead nowhere.
 
 use std::collections::BTreeSet;
 
 use mizzen_api::{
     Kind, Problem,
-    istio::{GatewayRef, VirtualService},
+    istio::{ClientTls, DestinationRule, GatewayRef, VirtualService},
     routing::{HttpAction, HttpDestination, HttpRoute, TcpDestination},
 };
-use mizzen_types::Hostname;
+use mizzen_types::{Hostname, Protocol};
 
 use crate::{
-    check::warn,
+    check::{traffic_policies, warn},
     derive::DOMAIN,
     service::{Resolve, ServiceView},
     snapshot::Snapshot,
@@ -23,6 +23,7 @@ pub(crate) fn check(snapshot: &Snapshot, services: &[&ServiceView], found: &mut 
     if dynamic.is_empty() {
         return;
     }
+    around(snapshot, services, found);
     for rules in snapshot.objects::<VirtualService>() {
         for (at, rule) in rules.http.iter().enumerate() {
             let HttpAction::Route(to) = &rule.action else { continue };
@@ -41,16 +42,47 @@ pub(crate) fn check(snapshot: &Snapshot, services: &[&ServiceView], found: &mut 
     }
 }
 
+/// Rules that would have TLS put around that of programs. The name that is called is within it, so that nobody would be verified by it.
+fn around(snapshot: &Snapshot, services: &[&ServiceView], found: &mut Vec<Problem>) {
+    for rule in snapshot.objects::<DestinationRule>() {
+        let host = rule.host.qualify(&rule.meta.namespace, DOMAIN);
+        let of_rule = |service: &&&ServiceView| host == service.host || host.covers(&service.host);
+        let called = services.iter().filter(|service| service.resolve == Resolve::DynamicDns).filter(of_rule);
+        let ports = called.flat_map(|service| &service.ports).filter(|port| port.protocol == Protocol::Tls);
+        let ports: BTreeSet<u16> = ports.map(|port| port.port).collect();
+        for (path, policy) in traffic_policies(rule) {
+            for port in &ports {
+                let (tls, below) = match policy.port_level_settings.get(port) {
+                    Some(exact) => (&exact.tls, "portLevelSettings"),
+                    None => (&policy.tls, "tls"),
+                };
+                if matches!(tls, Some(ClientTls::Foreign(_))) {
+                    let message = format!(
+                        "connections to port {port} of {host} are TLS already, and the name that they call is within: nobody would be verified by \
+                         another TLS around it, and they lead nowhere"
+                    );
+                    warn(found, Kind::DestinationRule, &rule.meta, format!("{path}.{below}"), message);
+                }
+            }
+        }
+    }
+}
+
+/// The name that an authority (`name`, `name:port`) asks for, if a host whose names are found on demand covers it.
+pub fn dynamic_name(host: &Hostname, authority: &str) -> Option<Hostname> {
+    let bare = authority.rsplit_once(':').map_or(authority, |(bare, _)| bare);
+    bare.parse().ok().filter(|name: &Hostname| !name.is_wildcard() && host.covers(name))
+}
+
 /// Why some requests of a route do not come to a destination, if so.
 fn of_requests(rules: &VirtualService, rule: &HttpRoute, to: &HttpDestination, dynamic: &BTreeSet<&Hostname>) -> Option<String> {
     let host = &to.destination.host;
-    if let Some(name) = rule.rewrite.as_ref().and_then(|rewrite| rewrite.authority.as_deref()) {
-        let bare = name.rsplit_once(':').map_or(name, |(bare, _)| bare);
-        if !bare.parse().is_ok_and(|name: Hostname| !name.is_wildcard() && host.covers(&name)) {
-            return Some(format!(
-                "its names are those of requests, and the route makes {name} of them, which {host} does not cover: it leads nowhere"
-            ));
-        }
+    if let Some(name) = rule.rewrite.as_ref().and_then(|rewrite| rewrite.authority.as_deref())
+        && dynamic_name(host, name).is_none()
+    {
+        return Some(format!(
+            "its names are those of requests, and the route makes {name} of them, which {host} does not cover: it leads nowhere"
+        ));
     }
     let is_mesh = |gateways: &[GatewayRef]| gateways.is_empty() || gateways.contains(&GatewayRef::Mesh);
     let at_sidecars = rules.gateways.contains(&GatewayRef::Mesh)
@@ -90,8 +122,14 @@ mod tests {
     /// Checks what is said of a VirtualService.
     #[track_caller]
     fn check(spec: &str, expected: &[&str]) {
+        check_of("VirtualService", spec, expected);
+    }
+
+    /// The same of an object of this kind.
+    #[track_caller]
+    fn check_of(kind: &str, spec: &str, expected: &[&str]) {
         let text = format!(
-            "{ENTRY}{{kind: VirtualService, apiVersion: networking.istio.io/v1, metadata: {{name: v, namespace: shop}}, spec: {{{spec}}}}}\n"
+            "{ENTRY}{{kind: {kind}, apiVersion: networking.istio.io/v1, metadata: {{name: v, namespace: shop}}, spec: {{{spec}}}}}\n"
         );
         let parsed = mizzen_api::parse_documents(&text, &Arc::from("test.yaml"));
         let object = |object: Result<_, mizzen_api::Refusal>| object.unwrap_or_else(|refusal| panic!("{:#?}", refusal.problems));
@@ -100,6 +138,42 @@ mod tests {
         let found: Vec<String> = found.iter().map(|problem| format!("{}: {}", problem.field, problem.message)).collect();
         let expected: Vec<String> = expected.iter().map(|line| format!("spec.{line}")).collect();
         assert_eq!(found, expected, "{spec}");
+    }
+
+    #[test]
+    fn names_of_authorities() {
+        let host = "*.wide.example".parse().unwrap();
+        for (authority, expected) in [
+            ("a.wide.example", Some("a.wide.example")),
+            ("a.wide.example:8080", Some("a.wide.example")),
+            ("a.b.wide.example", Some("a.b.wide.example")),
+            ("wide.example", None),
+            ("*.wide.example", None),
+            ("a.example:80", None),
+            ("", None),
+        ] {
+            let name = super::dynamic_name(&host, authority);
+            assert_eq!(name.as_ref().map(|name| name.as_str()), expected, "{authority}");
+        }
+    }
+
+    #[test]
+    fn tls_around_tls() {
+        let rule = |policy: &str, expected: &[&str]| check_of("DestinationRule", &format!("host: '*.wide.example', {policy}"), expected);
+        let warned = |place: &str| {
+            format!(
+                "{place}: connections to port 443 of *.wide.example are TLS already, and the name that they call is within: nobody would be verified by another \
+                 TLS around it, and they lead nowhere"
+            )
+        };
+        rule("trafficPolicy: {tls: {mode: SIMPLE}}", &[&warned("trafficPolicy.tls")]);
+        rule("trafficPolicy: {tls: {mode: DISABLE}}", &[]);
+        let at = |port: u16, mode: &str| format!("portLevelSettings: [{{port: {{number: {port}}}, tls: {{mode: {mode}}}}}]");
+        rule(&format!("trafficPolicy: {{{}}}", at(443, "SIMPLE")), &[&warned("trafficPolicy.portLevelSettings")]);
+        // The other port is one of requests.
+        rule(&format!("trafficPolicy: {{{}}}", at(80, "SIMPLE")), &[]);
+        rule(&format!("trafficPolicy: {{tls: {{mode: SIMPLE}}, {}}}", at(443, "DISABLE")), &[]);
+        check_of("DestinationRule", "host: a.example, trafficPolicy: {tls: {mode: SIMPLE}}", &[]);
     }
 
     #[test]

@@ -38,6 +38,7 @@ mod workload;
 
 pub use changes::ChangeSet;
 pub use check::check;
+pub use check_dynamic::dynamic_name;
 pub use objects::{Closed, Typed, VIPS};
 pub use policy::{PeerModes, PeerSources, WorkloadPolicies};
 pub use provider::Asked;

@@ -9,7 +9,7 @@ use mizzen_api::{
     core::TargetPort,
     routing::{HttpAction, HttpRoute},
 };
-use mizzen_model::{Resolve, RouteRules, ServiceView};
+use mizzen_model::{Resolve, RouteRules, ServiceView, dynamic_name};
 use mizzen_protos::{
     Any,
     envoy::{
@@ -201,10 +201,7 @@ impl Place {
         }
         let fixed = match rewritten {
             None => None,
-            Some(host) => {
-                let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-                Some(name.parse::<Hostname>().ok().filter(|name| !name.is_wildcard() && self.host.covers(name))?)
-            }
+            Some(authority) => Some(dynamic_name(&self.host, authority)?),
         };
         let guard = fixed.is_none().then(|| self.guard());
         let filters = if knows(scope) { Vec::new() } else { self.filters(fixed.as_ref()) };
