@@ -55,6 +55,9 @@ pub fn facts(der: &CertificateDer<'_>) -> Result<CertificateFacts, PkiError> {
             _ => {}
         }
     }
+    // A gateway holds those of a thousand hosts, and most have one name.
+    uris.shrink_to_fit();
+    dns.shrink_to_fit();
     let time = |t: &x509_parser::time::ASN1Time| UnixTime::since_unix_epoch(Duration::from_secs(t.timestamp().try_into().unwrap_or(0)));
     Ok(CertificateFacts {
         subject: cert.subject().to_string(),

@@ -49,7 +49,8 @@ impl Svid {
         Self::new(chain, key.to_pem().expose())
     }
 
-    fn new(chain: Vec<CertificateDer<'static>>, key_pem: &str) -> Result<Self, PkiError> {
+    fn new(mut chain: Vec<CertificateDer<'static>>, key_pem: &str) -> Result<Self, PkiError> {
+        chain.shrink_to_fit();
         let leaf = chain.first().ok_or(PkiError::Pem { what: "certificate chain", reason: "no certificate".to_owned() })?;
         let facts = peer::facts(leaf)?;
         let identity = facts.identity();

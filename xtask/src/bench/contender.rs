@@ -54,7 +54,9 @@ impl Contender {
                 command.arg("-c").arg(file).args(["--concurrency", &workers.to_string(), "-l", "warning"]).args(args);
             }
             // Before it reads the file it would write to a log of its own.
-            How::Nginx => drop(command.args(["-e", "stderr", "-c"]).arg(file)),
+            How::Nginx => {
+                command.args(["-e", "stderr", "-c"]).arg(file);
+            }
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     }
