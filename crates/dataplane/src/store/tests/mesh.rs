@@ -61,7 +61,7 @@ fn a_virtual_host_joins_when_what_it_names_is_there() {
     assert!(store.next(at(3)).is_none());
     store.remove(ResourceKind::Cluster, &name("c"), at(4));
     store.next(at(4)).unwrap();
-    let whole = RouteConfiguration::decode(store.whole_route(&"80".into()).unwrap().value.as_slice()).unwrap();
+    let whole = RouteConfiguration::decode(store.whole_route(&"80".into()).unwrap().bytes().as_slice()).unwrap();
     assert_eq!(whole.virtual_hosts.iter().map(|host| host.name.as_str()).collect::<Vec<_>>(), ["a:80", "b:80", "all"]);
     // What is let go takes its wants along.
     store.forget(ResourceKind::VirtualHost, &name("80/b"), at(5));
