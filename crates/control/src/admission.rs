@@ -35,7 +35,7 @@ const MANY: u64 = 64;
 pub(crate) struct Admission {
     turns: Semaphore,
     at_once: usize,
-    /// Threads on which something is made: as many more for what is no first sync.
+    /// Threads on which something is made that is no first sync: as many more.
     threads: Semaphore,
     /// Since when, by the connection's number.
     waiting: Mutex<BTreeMap<u64, Instant>>,
@@ -67,7 +67,7 @@ impl Admission {
         Admission {
             turns: Semaphore::new(at_once),
             at_once,
-            threads: Semaphore::new(2 * at_once),
+            threads: Semaphore::new(at_once),
             waiting: Mutex::default(),
             most,
             begun: AtomicU64::new(0),
@@ -96,7 +96,7 @@ impl Admission {
         }
     }
 
-    /// Waits for a thread on which something may be made, until the permit is dropped. `None`: the control plane is stopping.
+    /// Waits for a thread on which something may be made that is no first sync, until the permit is dropped. `None`: the control plane is stopping.
     pub(crate) async fn thread(&self) -> Option<SemaphorePermit<'_>> {
         self.threads.acquire().await.ok()
     }

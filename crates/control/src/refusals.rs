@@ -20,7 +20,7 @@ pub(crate) type Refused = BTreeMap<Key, String>;
 /// After a word of a proxy's others may follow.
 const QUIET: Duration = Duration::from_millis(300);
 /// After a start proxies come back in this time: before that nothing is known of who refuses nothing.
-const RETURN: Duration = Duration::from_secs(60);
+pub(crate) const RETURN: Duration = Duration::from_secs(60);
 /// So many resources are looked at, at most; more are refused for few reasons.
 const RESOURCES: usize = 100;
 

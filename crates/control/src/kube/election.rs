@@ -193,13 +193,16 @@ pub(crate) fn own_name(pod: Option<&str>) -> String {
 /// Tries to lead, and tells who does, until it is stopped; then the Lease is given back.
 pub(crate) async fn run(store: impl Store, name: String, told: watch::Sender<Standing>, mut stopping: watch::Receiver<bool>) {
     let mut candidate = Candidate::new(name);
-    let mut trouble = None;
+    let (mut trouble, mut under_way) = (None, false);
     loop {
         let began = Instant::now();
         // Nothing keeps it from stopping when its time is over.
         let limit = candidate.leads_until(began).unwrap_or(began + TIMES.deadline);
         let tried = tokio::select! {
-            () = stopped(&mut stopping) => break,
+            () = stopped(&mut stopping) => {
+                under_way = true;
+                break;
+            }
             tried = timeout_at(limit, candidate.turn(&store)) => tried,
         };
         candidate.tell(&told);
@@ -223,20 +226,27 @@ pub(crate) async fn run(store: impl Store, name: String, told: watch::Sender<Sta
     }
     // Writers end before anybody else may begin.
     told.send_replace(Standing::default());
-    if candidate.seen.as_ref().is_some_and(|(spec, _)| holder(spec) == Some(&candidate.name)) {
+    // What was under way may arrive all the same.
+    if under_way || candidate.seen.as_ref().is_some_and(|(spec, _)| holder(spec) == Some(&candidate.name)) {
         match timeout(RELEASE, give_back(&store, &candidate)).await {
-            Ok(Ok(())) => tracing::info!(lease = LEASE, "given back: the next control plane may lead"),
+            Ok(Ok(true)) => tracing::info!(lease = LEASE, "given back: the next control plane may lead"),
+            Ok(Ok(false)) => {}
             Ok(Err(error)) => tracing::warn!(lease = LEASE, reason = words(&error), "cannot be given back: the next one waits for its end"),
             Err(_) => tracing::warn!(lease = LEASE, reason = "no answer", "cannot be given back: the next one waits for its end"),
         }
     }
 }
 
-async fn give_back(store: &impl Store, candidate: &Candidate) -> Result<(), kube::Error> {
-    let found = store.find().await?;
-    match found.and_then(|found| candidate.given_back(found, Timestamp::now())) {
-        Some(lease) => store.write(&lease).await.map(drop),
-        None => Ok(()),
+/// Whether it was ours to give.
+async fn give_back(store: &impl Store, candidate: &Candidate) -> Result<bool, kube::Error> {
+    let mut tries = 1;
+    loop {
+        let found = store.find().await?;
+        let Some(lease) = found.and_then(|found| candidate.given_back(found, Timestamp::now())) else { return Ok(false) };
+        match store.write(&lease).await {
+            Err(kube::Error::Api(status)) if status.code == 409 && tries < TRIES => tries += 1,
+            written => return written.map(|_| true),
+        }
     }
 }
 

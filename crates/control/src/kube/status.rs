@@ -7,7 +7,7 @@
 //! Every control plane knows what is due ([`Due`]), and the one that leads writes it. What proxies refuse it knows of those that are connected to it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -20,10 +20,17 @@ use kube::{
 };
 use mizzen_api::{Key, Problem};
 use serde_json::{Value, json};
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep, sleep_until},
+};
 
-use super::{MANAGER, fold::Reading, watch::words};
-use crate::refusals::Refused;
+use super::{
+    MANAGER,
+    fold::Reading,
+    watch::{AGAIN, words},
+};
+use crate::refusals::{RETURN, Refused};
 
 /// Istio's name of the condition.
 const CONDITION: &str = "Reconciled";
@@ -95,6 +102,7 @@ impl Verdict {
     fn slim(mut self) -> Verdict {
         let status = self.object.data["status"].take();
         self.object.data = json!({ "status": status });
+        self.object.metadata.managed_fields = None;
         self
     }
 
@@ -176,12 +184,17 @@ struct State {
     verdicts: BTreeMap<Key, Arc<Verdict>>,
     /// What statuses say that proxies refuse.
     refused: Refused,
+    /// Of these it was this control plane's proxies that did, since it leads.
+    own: BTreeSet<Key>,
 }
 
 impl State {
-    /// Objects of which a status says another thing of what proxies refuse than it should.
-    fn refusals(&self, wanted: &Refused) -> Vec<(Key, Option<String>)> {
-        let gone = self.refused.keys().filter(|key| !wanted.contains_key(*key)).map(|key| (key.clone(), None));
+    /// Objects of which a status says another thing of what proxies refuse than it should. Until all proxies are back of who has led before, what that has
+    /// written stays.
+    fn refusals(&mut self, wanted: &Refused, are_back: bool) -> Vec<(Key, Option<String>)> {
+        self.own.extend(wanted.keys().cloned());
+        let gone = self.refused.keys().filter(|key| !wanted.contains_key(*key) && (are_back || self.own.contains(*key)));
+        let gone = gone.map(|key| (key.clone(), None));
         let told = wanted.iter().map(|(key, text)| (key, cut(text)));
         let new = told.filter(|(key, text)| self.refused.get(*key).map(String::as_str) != Some(text));
         gone.chain(new.map(|(key, text)| (key.clone(), Some(text.to_owned())))).collect()
@@ -195,7 +208,10 @@ impl State {
                 self.refused.insert(key.clone(), text.to_owned());
                 true
             }
-            None => self.refused.remove(key).is_some(),
+            None => {
+                self.own.remove(key);
+                self.refused.remove(key).is_some()
+            }
         }
     }
 }
@@ -234,8 +250,8 @@ impl Due {
 }
 
 /// Writes what is due of what proxies refuse. What cannot be written is tried again with what comes next.
-async fn write_refusals(client: &Client, due: &Due, wanted: &Refused) -> Result<(), kube::Error> {
-    let all = due.state().refusals(wanted);
+async fn write_refusals(client: &Client, due: &Due, wanted: &Refused, are_back: bool) -> Result<(), kube::Error> {
+    let all = due.state().refusals(wanted, are_back);
     for (key, text) in all {
         let resource = super::resource(key.kind);
         let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &key.namespace, &resource);
@@ -278,10 +294,19 @@ async fn write_verdict(client: &Client, recorder: &Recorder, verdict: &Verdict) 
 /// Writes what is due, one after the other, for as long as it is polled.
 pub(crate) async fn write(client: Client, due: Arc<Due>, mut refused: watch::Receiver<Option<Arc<Refused>>>, pod: Option<String>) {
     let recorder = Recorder::new(client.clone(), Reporter { controller: MANAGER.to_owned(), instance: pod });
-    let (mut told, mut nobody) = (false, false);
+    let (mut told, mut nobody, mut attempt) = (false, false, 1);
+    let back = Instant::now() + RETURN;
+    due.state().own.clear();
     loop {
         while let Some((key, verdict)) = due.next() {
             match write_verdict(&client, &recorder, &verdict).await {
+                // Perhaps soon; but one that nobody ever takes shall not keep all others waiting.
+                Err(error) if passes(&error) && attempt < TRIES => {
+                    attempt += 1;
+                    tracing::debug!(reason = words(&error), "no status written yet");
+                    sleep(AGAIN).await;
+                    continue;
+                }
                 // It is gone by now, or has changed and comes again.
                 Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
                 Err(error) if !told => {
@@ -294,20 +319,28 @@ pub(crate) async fn write(client: Client, due: Arc<Due>, mut refused: watch::Rec
                 Err(error) => tracing::debug!(reason = words(&error), "no status written"),
                 Ok(()) => told = false,
             }
+            attempt = 1;
             due.done(&key, &verdict);
         }
+        let are_back = Instant::now() >= back;
         let wanted = refused.borrow_and_update().clone();
         // While nothing is known what stands there stays.
         if let Some(wanted) = wanted
-            && let Err(error) = write_refusals(&client, &due, &wanted).await
+            && let Err(error) = write_refusals(&client, &due, &wanted, are_back).await
         {
             tracing::warn!(reason = words(&error), "what proxies refuse cannot be written into the status of an object");
         }
         tokio::select! {
             () = due.news.notified() => {}
             changed = refused.changed(), if !nobody => nobody = changed.is_err(),
+            () = sleep_until(back), if !are_back => {}
         }
     }
+}
+
+/// Whether the API server may take later what it did not take now.
+fn passes(error: &kube::Error) -> bool {
+    !matches!(error, kube::Error::Api(status) if status.code < 500 && status.code != 429)
 }
 
 #[cfg(test)]
@@ -391,12 +424,16 @@ mod tests {
         let of = |all: &[(&str, &str)]| -> Refused { all.iter().map(|(name, text)| (key(name), (*text).to_owned())).collect() };
         let mut state = State { refused: of(&[("a", "x"), ("b", "y")]), ..State::default() };
         let wanted = of(&[("b", "z"), ("c", "w")]);
-        assert_eq!(state.refusals(&wanted), [(key("a"), None), (key("b"), Some("z".to_owned())), (key("c"), Some("w".to_owned()))]);
-        assert_eq!(state.refusals(&of(&[("a", "x"), ("b", "y")])), []);
+        // Of `a` another control plane has said it, whose proxies may be on their way to this one.
+        assert_eq!(state.refusals(&wanted, false), [(key("b"), Some("z".to_owned())), (key("c"), Some("w".to_owned()))]);
+        assert_eq!(state.refusals(&wanted, true), [(key("a"), None), (key("b"), Some("z".to_owned())), (key("c"), Some("w".to_owned()))]);
+        assert_eq!(state.refusals(&of(&[("a", "x"), ("b", "y")]), true), []);
+        // What its own proxies refused and do not any more is told at once.
+        assert_eq!(state.refusals(&of(&[("b", "y")]), false), [(key("a"), None)]);
         for (name, text, news) in [("a", Some("x"), false), ("a", None, true), ("a", None, false), ("b", Some("z"), true)] {
             assert_eq!(state.says(&key(name), text), news, "{name} {text:?}");
         }
-        assert_eq!(state.refusals(&wanted), [(key("c"), Some("w".to_owned()))]);
+        assert_eq!(state.refusals(&wanted, true), [(key("c"), Some("w".to_owned()))]);
         let long = "ä".repeat(MAX_WORDS);
         assert!(cut(&long).len() <= MAX_WORDS && long.starts_with(cut(&long)));
     }

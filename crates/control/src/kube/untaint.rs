@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::watch::{AGAIN, Told, words};
-use crate::names::UNTAINT_ROLE;
+use crate::names::{CLUSTER_ROLE, UNTAINT_ROLE};
 
 /// The label of agents, as Istio's have it.
 const AGENTS: &str = "k8s-app=istio-cni-node";
@@ -140,12 +140,12 @@ pub(crate) async fn follow(client: Client, of: Untaint) {
             // One at a time: what comes meanwhile is looked at first.
             () = std::future::ready(()), if listed && (known.around || !known.due.is_empty()) => {
                 if let Err((what, error)) = step(&nodes, &mut known, &of.taint).await {
-                    tracing::warn!(
-                        what,
-                        reason = words(&error),
-                        "taint {} stays for now: ClusterRole {UNTAINT_ROLE} must allow get and patch of nodes",
-                        of.taint
-                    );
+                    let forbidden = matches!(&error, kube::Error::Api(status) if status.code == 403);
+                    let right = match forbidden {
+                        true => format!(": ClusterRole {CLUSTER_ROLE} must allow list, and {UNTAINT_ROLE} get and patch of nodes"),
+                        false => String::new(),
+                    };
+                    tracing::warn!(what, reason = words(&error), "taint {} stays for now{right}", of.taint);
                     tokio::time::sleep(AGAIN).await;
                 }
             }

@@ -6,7 +6,7 @@ use super::{
     cluster::{api, get},
     harness::World,
 };
-use crate::{Options, Untaint, names};
+use crate::{Options, Untaint, names, status::Selfz};
 
 /// Nodes that were made with a taint, which others have, too.
 const NODES: &str = "
@@ -50,6 +50,7 @@ subjects: [{{apiGroup: rbac.authorization.k8s.io, kind: User, name: mizzen}}]
 - {apiGroups: [''], resources: [nodes], verbs: [list, watch]}
 - {apiGroups: [''], resources: [namespaces, services, pods, serviceaccounts, configmaps, secrets, events], verbs: ['*']}
 - {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [get, list, watch]}
+- {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, create, update]}
 - {apiGroups: [security.istio.io, networking.istio.io], resources: ['*'], verbs: [get, list, watch, patch]}";
     api.apply(&role("most", most));
     let file = api.dir().join("mizzen.kubeconfig");
@@ -90,6 +91,7 @@ subjects: [{{apiGroup: rbac.authorization.k8s.io, kind: User, name: mizzen}}]
 
     api.kubectl(&["taint", "node", "n1", &format!("{taint}=:NoSchedule")], "").ok();
     let world = World::of_cluster(&api.kubeconfig_file()).await;
+    world.until("/debug/selfz", |found: &Selfz| found.election.as_ref().is_some_and(|election| election.leads)).await;
     taints("n1", &[taint, "dedicated"]).unwrap();
     world.running.stop().await;
     // A control plane that starts looks through all nodes.

@@ -83,16 +83,21 @@ impl Entrance {
     ) -> Result<()> {
         match self {
             Entrance::Pass { sender, passed } => {
-                if !*ready.borrow() {
-                    return Ok(());
-                }
+                let ready = *ready.borrow();
                 let name = |port: u16| format!("0.0.0.0:{port}").into_bytes();
-                let old: Vec<u16> =
-                    passed.iter().filter(|(port, known)| !is_same(known, sockets.get(*port))).map(|(port, _)| *port).collect();
+                // Of one that is not ready nothing is taken but what is closed: it may be about to begin with nothing.
+                let is_old = |port: &u16, known: &Weak<TcpListener>| match ready {
+                    true => !is_same(known, sockets.get(port)),
+                    false => !sockets.contains_key(port),
+                };
+                let old: Vec<u16> = passed.iter().filter(|(port, known)| is_old(port, known)).map(|(port, _)| *port).collect();
                 for port in old {
                     // Without a descriptor: the proxy closes what it has got.
                     sender.send(&name(port), &[]).await.context("cannot take a port from the gateway")?;
                     passed.remove(&port);
+                }
+                if !ready {
+                    return Ok(());
                 }
                 for (port, socket) in sockets {
                     if passed.contains_key(port) {
@@ -117,6 +122,17 @@ impl Entrance {
             }
         }
         Ok(())
+    }
+
+    /// Those of the sockets that lead to the gateway, by their ports.
+    pub(crate) fn led<'s>(&self, sockets: impl Iterator<Item = &'s Arc<TcpListener>>) -> BTreeMap<u16, Arc<TcpListener>> {
+        let port_of = |socket: &Arc<TcpListener>| match self {
+            Entrance::Pass { passed, .. } => passed.iter().find(|(_, known)| is_same(known, Some(socket))).map(|(port, _)| *port),
+            Entrance::Carry { carriers, .. } => {
+                carriers.iter().find(|(_, carrier)| is_same(&carrier.socket, Some(socket))).map(|(port, _)| *port)
+            }
+        };
+        sockets.filter_map(|socket| Some((port_of(socket)?, socket.clone()))).collect()
     }
 
     /// The proxy has most likely ended; the next one needs all of the sockets, and one that has not ended no longer has them twice.

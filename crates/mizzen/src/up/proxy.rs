@@ -32,7 +32,7 @@ use super::{
 /// A proxy's log is kept up to this size, twice.
 const LOG_LIMIT: u64 = 16 << 20;
 /// How long a proxy may take to end before it is killed.
-const GRACE: Duration = Duration::from_secs(5);
+pub(crate) const GRACE: Duration = Duration::from_secs(5);
 /// How long an Envoy may let its connections go on before it is told to end.
 const DRAIN: Duration = Duration::from_secs(3);
 /// How often a proxy is asked whether it is ready.

@@ -261,6 +261,8 @@ fn names(world: &World) {
     }
     // Whoever asks the cluster's own server learns nothing of it.
     let client = world.pods("shop", "client", ".metadata.name").concat();
+    let web = world.0.exec("shop", &client, "app", &["/usr/local/bin/echo", "lookup", "web"]);
+    assert_eq!(web.code, 0, "{web:?}");
     assert!(asks(&client).code != 0, "{:?}", asks(&client));
     world.kubectl(&["delete", "deployment/asker", "-n", "shop"]);
 }

@@ -266,8 +266,11 @@ impl Cluster {
 /// A validator that its control plane has closed stays closed: nobody would close it again before the control plane looks.
 fn keep_closed(wanted: &mut Value, before: Option<&Value>) {
     let closed = |object: &Value| object.pointer("/webhooks/0/failurePolicy") == Some(&json!("Fail"));
-    if wanted["kind"] == "ValidatingWebhookConfiguration" && before.is_some_and(closed) {
-        wanted["webhooks"][0]["failurePolicy"] = json!("Fail");
+    if wanted["kind"] == "ValidatingWebhookConfiguration"
+        && before.is_some_and(closed)
+        && let Some(policy) = wanted.pointer_mut("/webhooks/0/failurePolicy")
+    {
+        *policy = json!("Fail");
     }
 }
 

@@ -127,6 +127,9 @@ pub(crate) async fn install(place: &Where, args: InstallArgs) -> Result<()> {
         let mut counts = [0; 3];
         for part in &mine {
             if is_foreign_namespace(&cluster, &part.object).await? {
+                if settings.overlays(Component::Base).iter().any(|overlay| overlay.is_of(&part.object)) {
+                    say::warning(&format!("{} is somebody else's, and stays as it is: its overlay is not applied", title(&part.object)));
+                }
                 continue;
             }
             let outcome = cluster.apply(&part.object).await?;

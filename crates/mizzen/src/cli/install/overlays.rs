@@ -164,6 +164,15 @@ impl Step {
     }
 }
 
+impl Overlay {
+    /// Whether it is one of this object.
+    pub(super) fn is_of(&self, object: &Value) -> bool {
+        object["kind"] == *self.kind
+            && object["metadata"]["name"] == *self.name
+            && self.version.as_ref().is_none_or(|version| object["apiVersion"] == **version)
+    }
+}
+
 impl Patch {
     /// Changes an object. Whether it had a place for that.
     fn apply(&self, object: &mut Value) -> bool {
@@ -213,12 +222,7 @@ pub(super) fn apply(overlays: &[Overlay], objects: &mut [Value]) -> Result<()> {
     let identity = |object: &Value| ["/apiVersion", "/kind", "/metadata/name", "/metadata/namespace"].map(|at| object.pointer(at).cloned());
     for overlay in overlays {
         let Overlay { at, version, kind, name, patches } = overlay;
-        let is_it = |object: &&mut Value| {
-            object["kind"] == **kind
-                && object["metadata"]["name"] == **name
-                && version.as_ref().is_none_or(|version| object["apiVersion"] == **version)
-        };
-        let mut found = objects.iter_mut().filter(is_it).peekable();
+        let mut found = objects.iter_mut().filter(|object| overlay.is_of(object)).peekable();
         let of = version.as_ref().map_or_else(String::new, |version| format!("{version} "));
         ensure!(found.peek().is_some(), "{at}: {of}{kind} {name} is no object of this component");
         for object in found {

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::Result;
 use mizzen_host::HostError;
+use tokio::time::Instant;
 
 use super::plan::Plan;
 use crate::{
@@ -21,7 +22,9 @@ use crate::{
 
 /// How long a gateway may take to let a port go that another one is to have, and how often it is looked.
 const LET_GO: Duration = Duration::from_millis(50);
-const LET_GO_TRIES: u32 = 20;
+const LET_GO_TRIES: u32 = 60;
+/// For so long a port that was closed may be one that a gateway is about to let go.
+const RECENT: Duration = Duration::from_secs(10);
 
 /// An open port.
 #[derive(Clone, Debug)]
@@ -51,6 +54,11 @@ impl Open {
     /// The ports of a gateway; `None` if there is none of this name any more.
     pub(crate) fn of(&self, gateway: &str) -> Option<&BTreeMap<u16, Door>> {
         self.gateways.get(gateway)
+    }
+
+    /// All sockets.
+    pub(crate) fn sockets(&self) -> impl Iterator<Item = &Arc<TcpListener>> {
+        self.gateways.values().flat_map(BTreeMap::values).map(|door| &door.socket)
     }
 
     /// Whether all is open that should be.
@@ -146,6 +154,7 @@ pub(crate) async fn keep(mesh: Arc<Mesh>) -> Result<()> {
     let mut objects = mesh.objects.subscribe();
     let mut ending = mesh.ending.subscribe();
     let mut now = Open::default();
+    let mut recent: BTreeMap<u16, Instant> = BTreeMap::new();
     let publish = |now: &Open| {
         mesh.doors.send_if_modified(|before| {
             let changed = before != now;
@@ -155,9 +164,11 @@ pub(crate) async fn keep(mesh: Arc<Mesh>) -> Result<()> {
     };
     loop {
         let plan = Plan::new(&objects.borrow_and_update(), mesh.serving);
-        let closed = now.close(&plan);
+        recent.retain(|_, at| at.elapsed() < RECENT);
+        recent.extend(now.close(&plan).into_iter().map(|port| (port, Instant::now())));
         // Their pods hear of it before anybody else gets these ports.
         publish(&now);
+        let closed = recent.keys().copied().collect();
         now.open(&plan, &closed, |address| {
             let link = mesh.link.clone();
             async move { link.listen(address).await }
