@@ -251,23 +251,30 @@ fn nothing_of_others(world: &World) {
     world.answers(DEFAULT, "shop.example", 200);
 }
 
-/// A Gateway that selects another gateway takes its port along, unless that is not the one that it names.
-fn moved(world: &World) {
-    let save = |selector: &str| {
+impl World {
+    /// A Gateway of port 8090 selects this gateway from now on.
+    fn select(&self, selector: &str) {
         let gateway = format!(
             "{{apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {{name: moving, namespace: cave}}, spec: {{selector: {{istio: {selector}}}, \
              servers: [{{port: {{number: 8090, name: http, protocol: HTTP}}, hosts: [moving.example]}}]}}}}\n"
         );
-        world.mesh.save("moving.yaml", &gateway);
-    };
-    let open = |gateway: &str| eventually(gateway, || world.address(gateway, 8090).ok_or_else(|| world.mesh.said()));
-    save("ingressgateway");
-    let before = open(DEFAULT);
-    save("payments");
-    let after = open(OWN);
+        self.mesh.save("moving.yaml", &gateway);
+    }
+
+    /// Where that port is open, once it is.
+    fn selected(&self, gateway: &str) -> SocketAddr {
+        eventually(gateway, || self.address(gateway, 8090).ok_or_else(|| self.mesh.said()))
+    }
+}
+
+/// A Gateway that selects another gateway takes its port along, unless that is not the one that it names.
+fn moved(world: &World) {
+    world.select("ingressgateway");
+    let before = world.selected(DEFAULT);
+    world.select("payments");
+    let after = world.selected(OWN);
     assert!(after == before || before.port() != 8090, "{before} {after}\n{}", world.mesh.said());
     assert_eq!(world.address(DEFAULT, 8090), None);
-    world.mesh.remove("moving.yaml");
 }
 
 /// A new version comes before the old one goes, at the same address.
@@ -288,7 +295,12 @@ fn replaced(world: &World) {
 /// Without its document it is gone, with all that it had open, and nobody else notices.
 fn gone_and_back(world: &World) {
     let (own, default) = (world.address(OWN, 443).expect("a port"), world.address(DEFAULT, 443));
+    let moving = world.selected(OWN);
     world.mesh.remove("gate.yaml");
+    world.select("ingressgateway");
+    let moved = world.selected(DEFAULT);
+    assert!(moved == moving || moving.port() != 8090, "{moving} {moved}\n{}", world.mesh.said());
+    world.mesh.remove("moving.yaml");
     eventually("nobody listens any more", || match TcpStream::connect(own) {
         Err(_) => Ok(()),
         Ok(_) => {
