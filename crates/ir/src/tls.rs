@@ -131,7 +131,7 @@ impl TlsTable {
     /// Builds what is new, and what these secrets concern; the clusters of which something was built anew, or cannot be any more.
     pub(crate) fn build(&mut self, changed: &BTreeSet<Name>, secrets: &Secrets<'_>) -> Vec<Name> {
         // Hosts of a gateway mostly differ by their certificates alone.
-        let mut like = None;
+        let mut like = Vec::new();
         self.server.build(changed, secrets, |tls, secrets| build_server_like(&mut like, tls, secrets));
         self.client.build(changed, secrets, |tls, secrets| build_client(tls, secrets))
     }
@@ -348,10 +348,13 @@ pub fn build_server(tls: &DownstreamTls, secrets: &Secrets<'_>) -> Result<Arc<ru
     Ok(server_config_with(Arc::new(resolver), verifier, &options(&tls.common, tls.resumption, secrets.time)?)?)
 }
 
-/// The last configuration of a server that asks for no certificate of its clients, and what it was built of.
-type Like = Option<(Arc<DownstreamTls>, Arc<rustls::ServerConfig>)>;
+/// Configurations of servers that ask for no certificate of their clients, and what they were built of: one for each way to be set.
+type Like = Vec<(Arc<DownstreamTls>, Arc<rustls::ServerConfig>)>;
 
-/// As [`build_server`]: what is the same as in the last one is shared with it.
+/// So many ways are known: who has more shares less.
+const WAYS: usize = 16;
+
+/// As [`build_server`]: what is the same as in another one is shared with it.
 fn build_server_like(like: &mut Like, tls: &Arc<DownstreamTls>, secrets: &Secrets<'_>) -> Result<Arc<rustls::ServerConfig>, TlsRefusal> {
     let is_same = |other: &DownstreamTls| {
         // All that a configuration is built of but certificates.
@@ -361,18 +364,17 @@ fn build_server_like(like: &mut Like, tls: &Arc<DownstreamTls>, secrets: &Secret
         };
         all(other) == all(tls)
     };
-    match like {
-        Some((other, config)) if tls.common.validation.is_none() && is_same(other) => {
-            Ok(server_config_like(config, Arc::new(resolver(tls, secrets)?)))
-        }
-        _ => {
-            let config = build_server(tls, secrets)?;
-            if tls.common.validation.is_none() {
-                *like = Some((tls.clone(), config.clone()));
-            }
-            Ok(config)
-        }
+    if tls.common.validation.is_some() {
+        return build_server(tls, secrets);
     }
+    if let Some((_, config)) = like.iter().find(|(other, _)| is_same(other)) {
+        return Ok(server_config_like(config, Arc::new(resolver(tls, secrets)?)));
+    }
+    let config = build_server(tls, secrets)?;
+    if like.len() < WAYS {
+        like.push((tls.clone(), config.clone()));
+    }
+    Ok(config)
 }
 
 fn resolver(tls: &DownstreamTls, secrets: &Secrets<'_>) -> Result<Resolver, TlsRefusal> {

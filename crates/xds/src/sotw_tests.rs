@@ -255,6 +255,17 @@ proptest! {
     }
 }
 
+/// Of a list that was rejected, what is bad is let go: without it the rest is taken.
+#[test]
+fn what_was_rejected_is_let_go() {
+    use Op::{ClientHears, ClientSends, ServerHears, ServerSends, Set, Subscribe, Unsubscribe};
+    let rejected =
+        [Subscribe(0, 2), Set(0, 2, BAD), Subscribe(0, 3), Set(0, 3, 10), ClientSends, ServerHears, ServerSends, ClientHears].to_vec();
+    // With the word on the list, or after it.
+    run([&rejected[..], &[Unsubscribe(0, 2)]].concat());
+    run([&rejected[..], &[ClientSends, ServerHears, Unsubscribe(0, 2)]].concat());
+}
+
 fn request(type_url: &str, nonce: &str, names: &[&str]) -> DiscoveryRequest {
     DiscoveryRequest {
         type_url: type_url.to_owned(),

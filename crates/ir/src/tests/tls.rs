@@ -173,6 +173,8 @@ fn servers_that_differ_by_their_certificates_share_the_rest() {
     for (at, server) in servers.iter().enumerate() {
         let protocol: &[u8] = if at == 2 { b"http/1.1" } else { b"h2" };
         assert_eq!(server.alpn_protocols, [protocol]);
+        // What is shared must not be what makes tickets: one host's would be good for another.
+        assert!(!server.ticketer.enabled());
         for other in servers.iter().skip(at + 1) {
             // A session is good for the host that gave it out alone.
             assert!(!Arc::ptr_eq(&server.session_storage, &other.session_storage));

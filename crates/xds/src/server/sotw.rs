@@ -84,6 +84,9 @@ impl Session {
         spoken.answered |= spoken.nonce == request.response_nonce;
         if !gone.is_empty() {
             spoken.list.retain(|name, _| watch.holds(name));
+            if form == Form::Whole {
+                watch.offer_again();
+            }
         }
         Ok(heard)
     }

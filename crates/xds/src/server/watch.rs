@@ -48,7 +48,7 @@ pub(super) struct Watch {
     touched: BTreeSet<Name>,
     /// Everything must be compared with the state.
     due: bool,
-    /// A response must be sent even if it is empty: the first one to a wildcard.
+    /// A response must be sent even if nothing is new: the first one to a wildcard, and a list without what it was rejected for.
     owed: bool,
     /// What was subscribed to and is not any more, until somebody takes it.
     let_go: Vec<Name>,
@@ -247,6 +247,11 @@ impl Watch {
             }
         }
         self.held.set_many(news);
+    }
+
+    /// Something has gone from a list. One that was rejected as a whole may be taken without it.
+    pub(super) fn offer_again(&mut self) {
+        self.owed |= self.held.has_rejections();
     }
 
     /// Notes a subscription to everything, ahead of what else a request says.
