@@ -18,8 +18,8 @@ use tokio::{
 };
 use tonic::{Status, metadata::MetadataValue};
 
-/// So many are served at once, if there are so many processors: more would only wait for each other, each with a thread and memory of its own;
-const AT_ONCE: std::ops::RangeInclusive<usize> = 2..=8;
+/// So many are served at once,
+const AT_ONCE: usize = 8;
 /// so many wait,
 const WAITING: usize = 4096;
 /// and so long.
@@ -35,8 +35,6 @@ const MANY: u64 = 64;
 pub(crate) struct Admission {
     turns: Semaphore,
     at_once: usize,
-    /// Threads on which something is made that is no first sync: as many more.
-    threads: Semaphore,
     /// Since when, by the connection's number.
     waiting: Mutex<BTreeMap<u64, Instant>>,
     most: usize,
@@ -48,8 +46,7 @@ pub(crate) struct Admission {
 
 impl Default for Admission {
     fn default() -> Self {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Admission::of(processors.clamp(*AT_ONCE.start(), *AT_ONCE.end()), WAITING)
+        Admission::of(AT_ONCE, WAITING)
     }
 }
 
@@ -67,7 +64,6 @@ impl Admission {
         Admission {
             turns: Semaphore::new(at_once),
             at_once,
-            threads: Semaphore::new(at_once),
             waiting: Mutex::default(),
             most,
             begun: AtomicU64::new(0),
@@ -94,11 +90,6 @@ impl Admission {
             Ok(Err(_)) => Err(Status::unavailable("the control plane is stopping")),
             Err(_) => Err(full("the first configuration would have to wait for too long", number)),
         }
-    }
-
-    /// Waits for a thread on which something may be made that is no first sync, until the permit is dropped. `None`: the control plane is stopping.
-    pub(crate) async fn thread(&self) -> Option<SemaphorePermit<'_>> {
-        self.threads.acquire().await.ok()
     }
 
     /// Whether there were many first syncs, and nobody waits for one any more. Says so once, until [`Admission::begin_anew`].

@@ -264,7 +264,6 @@ impl Discovery {
             None => {
                 let (due, memo) = (connection.clone(), self.memo.clone());
                 // What is missing is built on a thread of its own, not in the task that serves the stream.
-                let _thread = if turn.is_none() { self.admission.thread().await } else { None };
                 let push = tokio::task::spawn_blocking(move || due.push(&memo)).await;
                 push.map_err(|error| Status::internal(format!("the configuration could not be made: {error}")))?
             }
