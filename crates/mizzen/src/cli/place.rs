@@ -72,7 +72,7 @@ pub(crate) struct Cluster {
     /// The namespace of the control plane.
     pub(crate) namespace: String,
     /// How it is reached.
-    pub(crate) options: ClusterOptions,
+    pub(crate) options: Box<ClusterOptions>,
 }
 
 /// How much of a cluster is looked at.
@@ -198,7 +198,7 @@ impl Where {
             ..ClusterOptions::default()
         };
         let place = Where { kubeconfig: Some(kubeconfig), ..self.clone() };
-        Cluster { place, namespace: self.istio_namespace.clone(), options }
+        Cluster { place, namespace: self.istio_namespace.clone(), options: Box::new(options) }
     }
 }
 

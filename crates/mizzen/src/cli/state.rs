@@ -49,7 +49,7 @@ impl From {
             let place = place.find().await.context("there is no configuration to ask: start a mesh, or name files with -f")?;
             let (changes, problems) = match &place {
                 Place::Host(mesh) => of_host(mesh)?,
-                Place::Cluster(cluster) => load_cluster(cluster.options.clone(), &cluster.namespace, PATIENCE).await?,
+                Place::Cluster(cluster) => load_cluster((*cluster.options).clone(), &cluster.namespace, PATIENCE).await?,
             };
             (changes, problems, Some(place))
         } else {
