@@ -10,8 +10,9 @@ use mizzen_host::NetNs;
 /// # Errors
 /// If the folder cannot be read. What ends meanwhile is passed over.
 pub(super) fn namespaces(proc: &Path, uids: &[&str]) -> io::Result<BTreeMap<String, NetNs>> {
-    // The runtime's own processes may be in a pod's group, and are in the node's namespace.
-    let nodes_own = NetNs::open(&proc.join("1/ns/net"))?.id()?;
+    // The runtime's own processes may be in a pod's group, and are in the node's namespace: that of its first process, and of the agent. These are two where
+    // a node shares its processes with others.
+    let nodes_own = [NetNs::open(&proc.join("1/ns/net"))?.id()?, NetNs::open(Path::new("/proc/thread-self/ns/net"))?.id()?];
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(proc)?.flatten() {
         let is_process = entry.file_name().to_str().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
@@ -23,7 +24,7 @@ pub(super) fn namespaces(proc: &Path, uids: &[&str]) -> io::Result<BTreeMap<Stri
         let Some(uid) = uids.iter().find(|uid| is_of(&first, uid)) else { continue };
         let Ok(netns) = NetNs::open(&entry.path().join("ns/net")) else { continue };
         // By now the number may be another process's, as one of the node itself, whose network must never be changed.
-        if netns.id().is_ok_and(|id| id != nodes_own) && is_of(&groups(), uid) {
+        if netns.id().is_ok_and(|id| !nodes_own.contains(&id)) && is_of(&groups(), uid) {
             found.entry((*uid).to_owned()).or_insert(netns);
         }
     }
