@@ -35,7 +35,10 @@ impl NetNs {
     }
 
     /// The calling thread's own.
-    pub(crate) fn current() -> io::Result<NetNs> {
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub fn current() -> io::Result<NetNs> {
         Ok(NetNs(File::open("/proc/thread-self/ns/net")?.into()))
     }
 

@@ -25,7 +25,10 @@ spec: {hosts: [books.example], addresses: [10.97.0.9], ports: [{number: 8080, na
 ";
 
 /// The command that installs the control plane for pods that leave their capture to the node.
-const INSTALL: [&str; 6] = ["install", "-y", "--set", "profile=minimal", "--set", "values.pilot.cni.enabled=true"];
+const INSTALL: [&str; 8] =
+    ["install", "-y", "--set", "profile=minimal", "--set", "values.pilot.cni.enabled=true", "--set", "values.pilot.taint.enabled=true"];
+/// The taint of a node that waits for its agent.
+const TAINT: &str = "cni.istio.io/not-ready";
 /// Where kubelet tells of the container that looks.
 const LOOKS: &str = ".status.initContainerStatuses[?(@.name==\"istio-validation\")]";
 
@@ -359,12 +362,26 @@ fn a_node_that_starts_again(world: &World) {
     });
     assert!(of_node(".status.containerStatuses[0].started").iter().all(|started| started == "false"), "programs wait");
     assert!(!world.network(2).contains("\"istio-cni\""), "{}", world.network(2));
+    // A new pod waits for the node, which waits for its agent.
+    world.kubectl(&["taint", "node", "node2", &format!("{TAINT}=true:NoSchedule")]);
+    world.0.apply(
+        &deployment("new", "shop", 1, "serve").replace("    spec:\n", "    spec:\n      nodeSelector: {kubernetes.io/hostname: node2}\n"),
+    );
+    let reason = ".status.conditions[?(@.type==\"PodScheduled\")].reason";
+    eventually("a pod without a node", || match world.pods("shop", "new", reason) {
+        reasons if reasons == ["Unschedulable"] => Ok(()),
+        reasons => Err(format!("{reasons:?}")),
+    });
 
     allow(None);
     world.agents_are_there();
-    for deployment in ["few", "web", "client", "early"] {
+    for deployment in ["few", "web", "client", "early", "new"] {
         world.rolled_out("shop", deployment);
     }
+    let taints = world.kubectl(&["get", "node", "node2", "-o", "jsonpath={.spec.taints[*].key}"]);
+    assert!(!taints.contains(TAINT), "{taints}");
+    assert_eq!(world.pods("shop", "new", &format!("{LOOKS}.restartCount")), ["0"], "it was captured from the start");
+    assert_eq!(world.closed("new"), 1);
     assert_eq!(of_node(".metadata.uid"), uids, "they are the same pods");
     assert_eq!(world.closed("few"), FEWER);
     let log = world.agents_log();

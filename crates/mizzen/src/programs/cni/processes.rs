@@ -12,7 +12,7 @@ use mizzen_host::NetNs;
 pub(super) fn namespaces(proc: &Path, uids: &[&str]) -> io::Result<BTreeMap<String, NetNs>> {
     // The runtime's own processes may be in a pod's group, and are in the node's namespace: that of its first process, and of the agent. These are two where
     // a node shares its processes with others.
-    let nodes_own = [NetNs::open(&proc.join("1/ns/net"))?.id()?, NetNs::open(Path::new("/proc/thread-self/ns/net"))?.id()?];
+    let nodes_own = [NetNs::open(&proc.join("1/ns/net"))?.id()?, NetNs::current()?.id()?];
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(proc)?.flatten() {
         let is_process = entry.file_name().to_str().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
@@ -58,7 +58,11 @@ mod tests {
         process("30", "5:memory:/kubepods/besteffort/podc-d/x\n4:cpu:/\n", "3");
         process("40", "0::/kubepods/pode-f/shim\n", "1");
         process("self", "0::/kubepods/podg-h/x\n", "4");
-        let found = namespaces(folder.path(), &["a-b", "c-d", "e-f", "g-h", ""]).unwrap();
+        // The node's own, where its first process is another node's.
+        process("50", "0::/kubepods/podi-j/shim\n", "5");
+        fs::remove_file(folder.path().join("50/ns/net")).unwrap();
+        symlink("/proc/thread-self/ns/net", folder.path().join("50/ns/net")).unwrap();
+        let found = namespaces(folder.path(), &["a-b", "c-d", "e-f", "g-h", "i-j", ""]).unwrap();
         let ids: Vec<(&str, (u64, u64))> = found.iter().map(|(uid, netns)| (uid.as_str(), netns.id().unwrap())).collect();
         let expected = [("a-b", "2"), ("c-d", "3")].map(|(uid, name)| (uid, NetNs::open(&network(name)).unwrap().id().unwrap()));
         assert_eq!(ids, expected);
