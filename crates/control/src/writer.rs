@@ -1,7 +1,8 @@
 //! The one writer: events of the sources in, snapshots out.
 //!
 //! A burst of events becomes one snapshot. A change of nothing but endpoints, as any pod's, does not wait for the rest of a burst: one that is
-//! gone must be known at once.
+//! gone must be known at once. Those of a service that is new itself come with it: a thousand of them that are made one after the other are a few
+//! snapshots, not a thousand.
 
 use std::{
     collections::BTreeMap,
@@ -131,7 +132,11 @@ impl SnapshotBuilder {
     /// Whether an object changes nothing but where calls go: such a change must not wait for others.
     fn moves_endpoints(&self, object: &Object) -> bool {
         match (object, self.current.object(&object.key()).map(|known| &**known)) {
-            (Object::Pod(_) | Object::EndpointSlice(_), _) => true,
+            (Object::Pod(_), _) | (Object::EndpointSlice(_), Some(_)) => true,
+            // The first ones of a service that comes in the same burst: nobody calls it yet.
+            (Object::EndpointSlice(new), None) => {
+                new.service().is_some_and(|service| self.current.object(&Key::new(Kind::Service, &*new.meta.namespace, service)).is_some())
+            }
             (Object::ServiceEntry(new), Some(Object::ServiceEntry(old))) => {
                 ServiceEntry { endpoints: old.endpoints.clone(), ..new.clone() } == *old
             }

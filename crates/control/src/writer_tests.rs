@@ -122,6 +122,44 @@ async fn a_burst_is_one_snapshot() {
     }
 }
 
+/// Services that are made one after the other, each with its endpoints, are no more snapshots than bursts; what then moves endpoints does not wait.
+#[tokio::test(start_paused = true)]
+async fn new_services_are_bursts() {
+    let mut running = Running::start(MeshConfig::default());
+    running.send([Event::Init, Event::InitDone]);
+    let before = running.next().await.version();
+    let service = |i: usize| {
+        event(&format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: s{i}, namespace: shop}}, spec: {{clusterIP: 10.96.0.{i}, ports: [{{port: 80}}]}}}}"
+        ))
+    };
+    let slice = |name: &str, i: usize, address: &str| {
+        event(&format!(
+            "{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {{name: {name}, namespace: shop, labels: {{kubernetes.io/service-name: \
+             s{i}}}}}, addressType: IPv4, ports: [{{name: '', port: 80}}], endpoints: [{{addresses: [{address}]}}]}}"
+        ))
+    };
+    let (start, count) = (Instant::now(), 100);
+    for i in 1..=count {
+        running.send([service(i)]);
+        tokio::time::sleep(QUIET / 10).await;
+        running.send([slice(&format!("s{i}"), i, "10.244.0.1")]);
+        tokio::time::sleep(QUIET / 10).await;
+    }
+    let took = start.elapsed();
+    tokio::time::sleep(CALM).await;
+    let last = running.next().await;
+    assert_eq!(names(&last).len(), 2 * count);
+    let snapshots = u128::from(last.version() - before);
+    assert!(snapshots <= took.as_millis() / MOST.as_millis() + 2, "{snapshots} of {count} services in {took:?}");
+    for slice in [slice("s1", 1, "10.244.0.2"), slice("s1-more", 1, "10.244.0.3")] {
+        let start = Instant::now();
+        running.send([slice]);
+        running.next().await;
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+}
+
 /// One save is waited for no longer than it takes; those that follow it come together.
 #[tokio::test(start_paused = true)]
 async fn one_change_is_no_burst() {
