@@ -5,14 +5,18 @@ use rpds::RedBlackTreeSetSync;
 /// A set of which copies share what they have in common. One member alone takes no room of its own: of the sets that thousands of secrets and TLS options
 /// have, nearly all are such.
 #[derive(Clone, Debug)]
-pub(crate) enum Few<T: Ord> {
+pub enum Few<T: Ord> {
+    /// The empty set.
     None,
+    /// This alone.
     One(T),
+    /// Any number.
     Many(RedBlackTreeSetSync<T>),
 }
 
 impl<T: Ord + Clone> Few<T> {
-    pub(crate) fn insert(&mut self, value: T) {
+    /// Puts it in, if it is not there.
+    pub fn insert(&mut self, value: T) {
         match self {
             Few::None => *self = Few::One(value),
             Few::One(known) if *known == value => {}
@@ -21,7 +25,8 @@ impl<T: Ord + Clone> Few<T> {
         }
     }
 
-    pub(crate) fn remove(&mut self, value: &T) {
+    /// Takes it out, if it is there.
+    pub fn remove(&mut self, value: &T) {
         match self {
             Few::One(known) if known == value => *self = Few::None,
             Few::None | Few::One(_) => {}
@@ -29,16 +34,18 @@ impl<T: Ord + Clone> Few<T> {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
         self.first().is_none()
     }
 
     /// The least.
-    pub(crate) fn first(&self) -> Option<&T> {
+    pub fn first(&self) -> Option<&T> {
         self.iter().next()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+    /// What is in it, the least first.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
         let (one, many) = match self {
             Few::None => (None, None),
             Few::One(value) => (Some(value), None),

@@ -29,6 +29,7 @@ pub use compile::mesh::{BadHost, mesh_host};
 pub use compile::{Compiled, Refs, Refusal, Resource, ResourceKind, Warning, compile};
 pub use draft::Draft;
 pub use facts::{ConnFacts, Peer, PolicyFacts, RequestFacts, authenticate};
+pub use few::Few;
 pub use filter::{DYNAMIC_HOSTS, ISTIO_FILTERS};
 pub use jwt::{BadJwks, Jwks, Token, TokenFault};
 pub use metadata::Metadata;

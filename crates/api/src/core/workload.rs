@@ -30,7 +30,7 @@ pub struct PodTemplate {
 }
 
 /// The annotation that says what stands in a pod, by the names of Istio's templates of injection.
-pub(super) const TEMPLATES: &str = "inject.istio.io/templates";
+pub const TEMPLATES: &str = "inject.istio.io/templates";
 
 impl PodTemplate {
     /// Whether its pods are gateways: nothing runs in them but the proxy.
@@ -40,7 +40,7 @@ impl PodTemplate {
 }
 
 /// The templates that are named, in their order.
-pub(super) fn names_of_templates(text: &str) -> impl Iterator<Item = &str> {
+pub fn names_of_templates(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|name| !name.is_empty())
 }
 

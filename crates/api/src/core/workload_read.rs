@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::{
     service::{port_name, transport},
-    workload::{TEMPLATES, names_of_templates},
     *,
 };
 use crate::{

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use mizzen_api::{
     LabelSet, Object,
+    core::{TEMPLATES, names_of_templates},
     istio::{GatewayTopology, ProxyConfig, WorkloadProxyConfig},
 };
 use mizzen_model::Typed;
@@ -16,7 +17,6 @@ use super::{InjectConfig, InjectError, NamespaceFacts, ProxyConfigs, config::Pro
 pub(super) const INJECT: &str = "sidecar.istio.io/inject";
 
 const PROXY_CONFIG: &str = "proxy.istio.io/config";
-const TEMPLATES: &str = "inject.istio.io/templates";
 pub(super) const OVERRIDES: &str = "proxy.istio.io/overrides";
 const DUAL_STACK: &str = "ISTIO_DUAL_STACK";
 /// The variable by which the agent is asked for names: it tells the agent, and whoever sets the capture.
@@ -244,8 +244,7 @@ pub(super) fn captures_names(proxy: &ProxyConfig) -> Result<bool, String> {
 }
 
 fn template(pod: &Pod) -> Result<Template, InjectError> {
-    let names = pod.annotation(TEMPLATES).unwrap_or("sidecar");
-    let mut names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let mut names = names_of_templates(pod.annotation(TEMPLATES).unwrap_or("sidecar"));
     let template = match names.next() {
         None | Some("sidecar") => Template::Sidecar,
         Some("gateway") => Template::Gateway,

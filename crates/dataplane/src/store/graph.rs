@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mizzen_ir::{Refs, ResourceKind, config::SecretRef};
+use mizzen_ir::{Few, Refs, ResourceKind, config::SecretRef};
 use mizzen_types::Name;
 
 use super::{Key, Stored, names};
@@ -42,49 +42,14 @@ impl Want {
 /// The resources that others name, in the version that arrived last or in the one in force.
 #[derive(Debug, Default)]
 pub(super) struct Graph {
-    users: BTreeMap<Key, Users>,
+    /// Nearly always it is one.
+    users: BTreeMap<Key, Few<Key>>,
     /// How many versions of resources want it.
     wants: BTreeMap<Want, usize>,
     /// Wants of which there was none, or is none any more.
     news: BTreeSet<Want>,
     /// Whether clusters are wanted by name.
     clusters: bool,
-}
-
-/// Those who name a resource. Nearly always it is one, for which a tree would hold ten times as much.
-#[derive(Debug)]
-enum Users {
-    One(Key),
-    Many(BTreeSet<Key>),
-}
-
-impl Users {
-    fn insert(&mut self, user: &Key) {
-        match self {
-            Users::One(known) if known == user => {}
-            Users::One(known) => *self = Users::Many([known.clone(), user.clone()].into()),
-            Users::Many(all) => drop(all.insert(user.clone())),
-        }
-    }
-
-    /// Whether nobody is left.
-    fn leave(&mut self, user: &Key) -> bool {
-        match self {
-            Users::One(known) => known == user,
-            Users::Many(all) => {
-                all.remove(user);
-                all.is_empty()
-            }
-        }
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &Key> {
-        let (one, many) = match self {
-            Users::One(user) => (Some(user), None),
-            Users::Many(all) => (None, Some(all)),
-        };
-        one.into_iter().chain(many.into_iter().flatten())
-    }
 }
 
 /// What a resource's versions name.
@@ -118,13 +83,12 @@ impl Graph {
     /// A resource names other ones than before.
     pub(super) fn replace(&mut self, user: &Key, old: &Named, new: &Named) {
         for key in new.keys.difference(&old.keys) {
-            match self.users.get_mut(key) {
-                Some(users) => users.insert(user),
-                None => drop(self.users.insert(key.clone(), Users::One(user.clone()))),
-            }
+            self.users.entry(key.clone()).or_insert(Few::None).insert(user.clone());
         }
         for key in old.keys.difference(&new.keys) {
-            if self.users.get_mut(key).is_some_and(|users| users.leave(user)) {
+            let Some(users) = self.users.get_mut(key) else { continue };
+            users.remove(user);
+            if users.is_empty() {
                 self.users.remove(key);
             }
         }
@@ -148,7 +112,7 @@ impl Graph {
 
     /// Who names a resource.
     pub(super) fn users(&self, key: &Key) -> impl Iterator<Item = &Key> {
-        self.users.get(key).into_iter().flat_map(Users::iter)
+        self.users.get(key).into_iter().flat_map(Few::iter)
     }
 
     /// All that is wanted.

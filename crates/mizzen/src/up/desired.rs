@@ -317,10 +317,11 @@ fn scheme(server: &Server) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn objects(text: &str) -> Objects {
+    /// Those of a text, none of which may be refused.
+    pub(crate) fn objects(text: &str) -> Objects {
         let parsed = mizzen_api::parse_documents(text, &"test.yaml".into());
         parsed.objects.into_iter().map(|o| o.unwrap_or_else(|r| panic!("{r:?}"))).map(|o| (o.key(), Arc::new(o))).collect()
     }

@@ -182,9 +182,7 @@ spec:
     metadata: {labels: {istio: other}, annotations: {inject.istio.io/templates: gateway}}
     spec: {containers: [{name: istio-proxy, image: auto}]}
 ";
-        let parsed = mizzen_api::parse_documents(text, &"test.yaml".into());
-        let objects: Objects =
-            parsed.objects.into_iter().map(|object| object.unwrap_or_else(|r| panic!("{r:?}"))).map(|o| (o.key(), Arc::new(o))).collect();
+        let objects = crate::up::desired::tests::objects(text);
         let named = |namespace: &str, more: &[&str]| {
             let names = [&LOCAL[..], more].concat().into_iter().map(str::to_owned).collect::<Vec<_>>();
             (namespace.to_owned(), names)

@@ -128,10 +128,7 @@ mod tests {
     /// nginx itself says whether it can read what was written.
     #[test]
     fn nginx_reads_it() {
-        let Some(nginx) = crate::bench::find("nginx") else {
-            eprintln!("left out: nginx is not installed: apt-get install nginx-light");
-            return;
-        };
+        let Some(nginx) = mizzen_testkit::peer("nginx", "nginx") else { return };
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::new("edge");
         write(dir.path(), Ports::free().unwrap(), 8080, &authority.issue(&[HOST]), &authority.root).unwrap();

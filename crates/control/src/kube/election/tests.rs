@@ -14,6 +14,8 @@ struct State {
     lease: Option<Lease>,
     version: u64,
     way: Way,
+    /// So many times somebody else writes first.
+    conflicts: usize,
     /// Who has written, one after the other.
     writes: Vec<String>,
 }
@@ -26,6 +28,30 @@ enum Way {
     Closed,
     /// It does not answer.
     Silent,
+    /// It does what it is asked for, and its answer is lost.
+    Lost,
+}
+
+impl State {
+    fn write(&mut self, name: &str, lease: &Lease) -> Result<Lease, kube::Error> {
+        let known = self.lease.as_ref().and_then(|lease| lease.metadata.resource_version.clone());
+        if known != lease.metadata.resource_version {
+            return Err(api(409));
+        }
+        self.version += 1;
+        let mut written = lease.clone();
+        if self.conflicts > 0 {
+            self.conflicts -= 1;
+            written = self.lease.clone().unwrap_or_default();
+        }
+        written.metadata.resource_version = Some(self.version.to_string());
+        self.lease = Some(written.clone());
+        if written.spec != lease.spec {
+            return Err(api(409));
+        }
+        self.writes.push(name.to_owned());
+        Ok(written)
+    }
 }
 
 fn api(code: u16) -> kube::Error {
@@ -59,17 +85,11 @@ impl Store for Place {
 
     async fn write(&self, lease: &Lease) -> Result<Lease, kube::Error> {
         self.open().await?;
-        let mut state = self.cluster.0.lock().unwrap();
-        let known = state.lease.as_ref().and_then(|lease| lease.metadata.resource_version.clone());
-        if known != lease.metadata.resource_version {
-            return Err(api(409));
+        let written = self.cluster.0.lock().unwrap().write(self.name, lease);
+        if *self.way.lock().unwrap() == Way::Lost {
+            std::future::pending::<()>().await;
         }
-        state.version += 1;
-        let mut lease = lease.clone();
-        lease.metadata.resource_version = Some(state.version.to_string());
-        state.lease = Some(lease.clone());
-        state.writes.push(self.name.to_owned());
-        Ok(lease)
+        written
     }
 }
 
@@ -153,6 +173,24 @@ async fn one_leads_and_the_next_one_follows_at_once() {
     second.check(true, Some("second"));
     let lease = cluster.0.lock().unwrap().lease.clone().unwrap().spec.unwrap();
     assert_eq!((lease.lease_transitions, lease.lease_duration_seconds), (Some(1), Some(15)));
+}
+
+/// Whoever ends gives the Lease back: also while it takes it and does not know whether it has, and where somebody else writes meanwhile.
+#[tokio::test(start_paused = true)]
+async fn it_is_given_back_in_any_case() {
+    for (way, conflicts) in [(Way::Open, 0), (Way::Open, 2), (Way::Lost, 0)] {
+        let cluster = Cluster::default();
+        let first = cluster.start("first");
+        first.way(way);
+        pass(1).await;
+        assert_eq!(cluster.holder().as_deref(), Some("first"));
+        first.way(Way::Open);
+        cluster.0.lock().unwrap().conflicts = conflicts;
+        first.stop.send_replace(true);
+        pass(1).await;
+        assert!(first.task.is_finished());
+        assert_eq!(cluster.holder(), None, "after {conflicts} conflicts");
+    }
 }
 
 /// What happens to the leader's way to the API server, and who leads so many seconds later: the first one, the second one.

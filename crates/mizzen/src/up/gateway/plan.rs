@@ -124,11 +124,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-
-    fn objects(text: &str) -> Objects {
-        let parsed = mizzen_api::parse_documents(text, &"test.yaml".into());
-        parsed.objects.into_iter().map(|o| o.unwrap_or_else(|r| panic!("{r:?}"))).map(|o| (o.key(), Arc::new(o))).collect()
-    }
+    use crate::up::desired::tests::objects;
 
     fn deployment(namespace: &str, name: &str, labels: &str, more: &str) -> String {
         format!(

@@ -129,13 +129,11 @@ mod tests {
     use mizzen_analyze::netpol::{Options, World, write};
 
     use super::*;
-    use crate::up::desired::wanted;
+    use crate::up::desired::{tests::objects, wanted};
 
     /// The pods of Deployments in the order of their names, from 10.244.0.16 on, and what is admitted to them, a line for each.
     fn check(yaml: &str, options: &Options, expected: &str) {
-        let parsed = mizzen_api::parse_documents(yaml, &"a.yaml".into());
-        let objects = parsed.objects.into_iter().map(|object| object.unwrap_or_else(|refusal| panic!("{refusal:?}")));
-        let objects = objects.map(|object| (object.key(), Arc::new(object))).collect();
+        let objects = objects(yaml);
         let pods: Pods = (16..).map(|last| Ipv4Addr::new(10, 244, 0, last)).zip(wanted(&objects).into_values().map(Arc::new)).collect();
         let mut world = World::default();
         objects.values().for_each(|object| world.put(object));

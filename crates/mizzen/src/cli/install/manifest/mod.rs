@@ -113,7 +113,7 @@ pub(super) fn objects(settings: &Settings) -> Result<Vec<Part>> {
     if settings.cni {
         add(Component::Cni, settings.overlays(Component::Cni), cni::objects(settings))?;
     }
-    let mut pilot = if settings.flag("pilot.taint.enabled") { rbac::untaint() } else { Vec::new() };
+    let mut pilot = if pilot::takes_taints(settings) { rbac::untaint() } else { Vec::new() };
     pilot.push(webhooks::injector(settings));
     pilot.extend(pilot::objects(settings));
     add(Component::Pilot, settings.overlays(Component::Pilot), pilot)?;

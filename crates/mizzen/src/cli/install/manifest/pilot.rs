@@ -84,7 +84,7 @@ fn service(settings: &Settings, selector: &Value) -> Value {
 }
 
 /// Whether it takes from nodes the taint with which they wait for the agent of their plugin.
-fn takes_taints(settings: &Settings) -> bool {
+pub(super) fn takes_taints(settings: &Settings) -> bool {
     settings.flag("pilot.taint.enabled")
 }
 
