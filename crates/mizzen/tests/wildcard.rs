@@ -35,7 +35,9 @@ const NAMES: &[(&str, [u8; 4])] = &[
     ("deep.two.example.test", [192, 0, 2, 2]),
     ("inward.example.test", [127, 0, 0, 1]),
     ("one.other.test", [192, 0, 2, 1]),
+    ("plain.example.test", [192, 0, 2, 1]),
     ("one.tls.test", [192, 0, 2, 3]),
+    ("near.tls.test", [192, 0, 2, 3]),
     ("two.tls.test", [192, 0, 2, 3]),
     ("good.secure.test", [192, 0, 2, 3]),
     ("wrong.secure.test", [192, 0, 2, 3]),
@@ -90,6 +92,41 @@ spec:
     rewrite: {authority: one.other.test}
     route: [{destination: {host: '*.example.test', port: {number: 80}}}]
   - route: [{destination: {host: '*.example.test', port: {number: 80}}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: renamed, namespace: cave}
+spec:
+  hosts: [renamed.test, renamed.example.test]
+  http: [{rewrite: {authority: deep.two.example.test}, route: [{destination: {host: '*.example.test', port: {number: 80}}}]}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: plain, namespace: cave}
+spec: {hosts: [plain.example.test], http: [{route: [{destination: {host: '*.example.test', port: {number: 80}}}]}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: lost, namespace: cave}
+spec: {hosts: [one.other.test], http: [{match: [{uri: {prefix: /}}], route: [{destination: {host: '*.example.test', port: {number: 80}}}]}]}
+---
+# Nobody is there, so that an answer comes by the route.
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: near, namespace: cave}
+spec:
+  hosts: [near.tls.test]
+  location: MESH_EXTERNAL
+  resolution: STATIC
+  ports: [{number: 443, name: tls, protocol: TLS}]
+  endpoints: [{address: 192.0.2.99}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: near, namespace: cave}
+spec:
+  hosts: [near.tls.test]
+  tls: [{match: [{sniHosts: [near.tls.test]}], route: [{destination: {host: '*.tls.test', port: {number: 443}}}]}]
 ";
 
 /// The world beyond the mesh.
@@ -104,7 +141,8 @@ impl Outside {
     fn new() -> Outside {
         let authority = Authority::new("servers");
         let wrong = authority.issue(&["good.secure.test"]);
-        let certificates = ["one.tls.test", "two.tls.test", "good.secure.test"].map(|name| (name, authority.issue(&[name])));
+        let certificates =
+            ["one.tls.test", "two.tls.test", "near.tls.test", "good.secure.test"].map(|name| (name, authority.issue(&[name])));
         let mut served: Vec<(&str, &mizzen_testkit::Credential)> = certificates.iter().map(|(name, issued)| (*name, issued)).collect();
         served.push(("wrong.secure.test", &wrong));
         let tls = Foreign::start(&served, None);
@@ -230,8 +268,12 @@ fn each_mode(args: Vec<String>) {
     // What the wildcard does not cover is not looked for, at the gateway no more than where calls out of the mesh pass.
     check("one.other.test by the gateway", &|| gateway("one.other.test"), "HTTP/1.1 404");
     check("/strange", &|| mesh.get("/strange", &[]).map(|(status, _)| status.to_string()), "503");
-    let passed = caller("one.other.test").unwrap_or_default();
-    assert!(!passed.contains("first"), "{passed}");
+    check("one.other.test by a sidecar", &|| caller("one.other.test"), "HTTP/1.1 503");
+    // Routes of other hosts lead a sidecar's calls there, by the name that they make of these, or by the one that they have.
+    for host in ["renamed.test", "renamed.example.test"] {
+        check(host, &|| caller(host), "second as deep.two.example.test");
+    }
+    check("plain.example.test", &|| caller("plain.example.test"), "first as plain.example.test");
     assert!(!outside.was_asked("one.other.test"));
     // TLS begins at the proxy, for the name that is called, which the certificate has to have.
     check("good.secure.test", &|| caller("good.secure.test"), "sni=good.secure.test");
@@ -243,6 +285,8 @@ fn each_mode(args: Vec<String>) {
     assert!(shown.lines().any(|line| line.contains("*.example.test") && line.contains("DYNAMIC_FORWARD_PROXY")), "{shown}");
     let said = mesh.said();
     assert!(said.contains("VirtualService cave/cave: spec.http[2].route[0].destination.host: its names are those of requests"), "{said}");
+    assert!(said.contains("VirtualService cave/lost: spec.http[0].route[0].destination.host: its names are those of requests"), "{said}");
+    assert!(!["renamed", "plain", "near"].iter().any(|name| said.contains(&format!("VirtualService cave/{name}: "))), "{said}");
     assert_eq!(mesh.stop(), 0, "{}", mesh.said());
 }
 
@@ -256,7 +300,7 @@ fn by_server_name(mesh: &Mesh, outside: &Outside) {
         let url = format!("https://{name}/");
         mesh.run("cave", "default", &["curl", "-sS", "-m", "20", "--http1.1", "--cacert", &root, "--connect-to", &to, &url])
     };
-    for name in ["one.tls.test", "two.tls.test"] {
+    for name in ["one.tls.test", "two.tls.test", "near.tls.test"] {
         eventually(&format!("{name} by its server name"), || match curl(name) {
             output if output.code == 0 && output.out.contains(&format!("sni={name} ")) => Ok(()),
             other => Err(format!("{other:?}\n{}", mesh.logs())),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use mizzen_api::{
     Kind, Problem,
-    istio::{ClientTls, DestinationRule, GatewayRef, VirtualService},
+    istio::{ClientTls, DestinationRule, GatewayRef, HeaderOps, VirtualService},
     routing::{HttpAction, HttpDestination, HttpRoute, TcpDestination},
 };
 use mizzen_types::{Hostname, Protocol};
@@ -16,7 +16,7 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// Warns of routes that lead to wildcard hosts with resolution DYNAMIC_DNS, and of which such a host is not the request's or the connection's own.
+/// Warns of routes that lead to wildcard hosts with resolution DYNAMIC_DNS, which do not cover the request's or the connection's own name.
 pub(crate) fn check(snapshot: &Snapshot, services: &[&ServiceView], found: &mut Vec<Problem>) {
     let dynamic: BTreeSet<&Hostname> =
         services.iter().filter(|service| service.resolve == Resolve::DynamicDns).map(|service| &service.host).collect();
@@ -28,7 +28,7 @@ pub(crate) fn check(snapshot: &Snapshot, services: &[&ServiceView], found: &mut 
         for (at, rule) in rules.http.iter().enumerate() {
             let HttpAction::Route(to) = &rule.action else { continue };
             for (number, to) in to.iter().enumerate().filter(|(_, to)| dynamic.contains(&to.destination.host)) {
-                if let Some(message) = of_requests(rules, rule, to, &dynamic) {
+                if let Some(message) = of_requests(rules, rule, to) {
                     warn(found, Kind::VirtualService, &rules.meta, format!("spec.http[{at}].route[{number}].destination.host"), message);
                 }
             }
@@ -75,23 +75,34 @@ pub fn dynamic_name(host: &Hostname, authority: &str) -> Option<Hostname> {
 }
 
 /// Why some requests of a route do not come to a destination, if so.
-fn of_requests(rules: &VirtualService, rule: &HttpRoute, to: &HttpDestination, dynamic: &BTreeSet<&Hostname>) -> Option<String> {
+fn of_requests(rules: &VirtualService, rule: &HttpRoute, to: &HttpDestination) -> Option<String> {
     let host = &to.destination.host;
-    if let Some(name) = rule.rewrite.as_ref().and_then(|rewrite| rewrite.authority.as_deref())
-        && dynamic_name(host, name).is_none()
-    {
-        return Some(format!(
-            "its names are those of requests, and the route makes {name} of them, which {host} does not cover: it leads nowhere"
-        ));
+    if let Some(name) = authority(rule, to) {
+        return dynamic_name(host, name).is_none().then(|| {
+            format!("its names are those of requests, and the route makes {name} of them, which {host} does not cover: it leads nowhere")
+        });
     }
     let is_mesh = |gateways: &[GatewayRef]| gateways.is_empty() || gateways.contains(&GatewayRef::Mesh);
     let at_sidecars = rules.gateways.contains(&GatewayRef::Mesh)
         && (rule.matches.is_empty() || rule.matches.iter().any(|condition| is_mesh(&condition.gateways)));
     let called = rules.hosts.iter().map(|called| called.qualify(&rules.meta.namespace, DOMAIN));
-    let other = called.into_iter().find(|called| at_sidecars && !dynamic.contains(called))?;
+    let other = called.into_iter().find(|called| at_sidecars && !host.overlaps(called))?;
     Some(format!(
-        "its names are those of requests for that host itself: sidecars send requests for {other} nowhere; a gateway may, for names that {host} covers"
+        "its names are those of requests, and {host} does not cover {other}: sidecars send requests for that nowhere, unless the route makes a name of them that \
+         it covers"
     ))
+}
+
+/// The authority that a route makes of a request's on the way to a destination, if it does: as it is rewritten, or as header `Host` is set.
+fn authority<'a>(rule: &'a HttpRoute, to: &'a HttpDestination) -> Option<&'a str> {
+    let is_host = |name: &str| name.eq_ignore_ascii_case("host") || name.eq_ignore_ascii_case(":authority");
+    let set = |ops: &'a HeaderOps| ops.set.iter().find(|(name, _)| is_host(name)).map(|(_, value)| value.as_str());
+    let of_rule = || rule.rewrite.as_ref().and_then(|rewrite| rewrite.authority.as_deref()).or_else(|| set(&rule.headers.request));
+    match &rule.action {
+        // Of several each has its own before the route's; of one it is the other way round.
+        HttpAction::Route(all) if all.len() > 1 => set(&to.headers.request).or_else(of_rule),
+        _ => of_rule().or_else(|| set(&to.headers.request)),
+    }
 }
 
 /// The same of connections, by their server names.
@@ -179,10 +190,28 @@ mod tests {
     #[test]
     fn names_found_on_demand() {
         let to = "route: [{destination: {host: '*.wide.example'}}]";
-        let nowhere = "http[0].route[0].destination.host: its names are those of requests for that host itself: sidecars send requests for a.example nowhere; \
-                       a gateway may, for names that *.wide.example covers";
+        let nowhere = "http[0].route[0].destination.host: its names are those of requests, and *.wide.example does not cover a.example: sidecars send requests \
+                       for that nowhere, unless the route makes a name of them that it covers";
         check(&format!("hosts: ['*.wide.example'], http: [{{{to}}}]"), &[]);
         check(&format!("hosts: [a.example], http: [{{{to}}}]"), &[nowhere]);
+        check(&format!("hosts: [a.wide.example, a.example], http: [{{{to}}}]"), &[nowhere]);
+        for hosts in ["a.wide.example", "'*.b.wide.example'", "'*.example'"] {
+            check(&format!("hosts: [{hosts}], http: [{{{to}}}]"), &[]);
+        }
+        check(&format!("hosts: [a.example], http: [{{rewrite: {{authority: b.wide.example}}, {to}}}]"), &[]);
+        let set = |host: &str| format!("headers: {{request: {{set: {{Host: {host}}}}}}}");
+        check(&format!("hosts: [a.example], http: [{{{}, {to}}}]", set("b.wide.example")), &[]);
+        let both = |first: &str| {
+            format!(
+                "route: [{{destination: {{host: '*.wide.example'}}, {}, weight: 1}}, {{destination: {{host: b}}, weight: 1}}]",
+                set(first)
+            )
+        };
+        check(&format!("hosts: [a.example], http: [{{rewrite: {{authority: b.example}}, {}}}]", both("b.wide.example")), &[]);
+        let other = "http[0].route[0].destination.host: its names are those of requests, and the route makes b.example of them, which *.wide.example does not \
+                     cover: it leads nowhere";
+        check(&format!("hosts: [a.example], http: [{{rewrite: {{authority: b.wide.example}}, {}}}]", both("b.example")), &[other]);
+        check(&format!("hosts: [a.wide.example], http: [{{{}, {to}}}]", set("b.example")), &[other]);
         check(&format!("hosts: [a.example], gateways: [g], http: [{{{to}}}]"), &[]);
         check(&format!("hosts: [a.example], gateways: [g, mesh], http: [{{match: [{{gateways: [g]}}], {to}}}]"), &[]);
         check(&format!("hosts: [a.example], gateways: [g], http: [{{rewrite: {{authority: 'b.wide.example:80'}}, {to}}}]"), &[]);

@@ -54,4 +54,8 @@ pub enum Query {
     DestinationRules(Hostname),
     /// All hosts without wildcard that routes name.
     RoutedHosts,
+    /// The routes of requests that lead to a host with a wildcard.
+    RoutesToWildcards,
+    /// The routes of TLS that is not ended on the way.
+    TlsRoutes,
 }

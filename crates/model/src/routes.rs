@@ -6,7 +6,7 @@
 use mizzen_api::{
     Key, Kind, Meta, Object,
     istio::{ExportTo, GatewayRef, VirtualService},
-    routing::{Destination, HttpAction, HttpRoute, TcpRoute, TlsRoute},
+    routing::{Destination, HttpAction, HttpDestination, HttpRoute, TcpRoute, TlsRoute},
 };
 use mizzen_types::Hostname;
 
@@ -45,13 +45,22 @@ impl<'a> RouteRules<'a> {
 
     /// All that requests and connections are sent to.
     pub fn destinations(&self) -> impl Iterator<Item = &'a Destination> + use<'a> {
-        let http = self.http.iter().flat_map(|route| match &route.action {
-            HttpAction::Route(to) => to.as_slice(),
-            HttpAction::Redirect(_) | HttpAction::DirectResponse(_) | HttpAction::Delegate(_) => &[],
-        });
         let tls = self.tls.iter().flat_map(|route| &route.route);
         let bytes = tls.chain(self.tcp.iter().flat_map(|route| &route.route));
-        http.map(|to| &to.destination).chain(bytes.map(|to| &to.destination))
+        self.http_destinations().map(|to| &to.destination).chain(bytes.map(|to| &to.destination))
+    }
+
+    /// The destinations of requests.
+    pub fn http_destinations(&self) -> impl Iterator<Item = &'a HttpDestination> + use<'a> {
+        self.http.iter().flat_map(|route| match &route.action {
+            HttpAction::Route(to) => to.as_slice(),
+            HttpAction::Redirect(_) | HttpAction::DirectResponse(_) | HttpAction::Delegate(_) => &[],
+        })
+    }
+
+    /// Whether requests are sent to a host with a wildcard.
+    pub(crate) fn lead_to_wildcards(&self) -> bool {
+        self.http_destinations().any(|to| to.destination.host.is_wildcard())
     }
 
     /// What identifies the object.

@@ -45,6 +45,16 @@ impl<'a> Reader<'a> {
         self.ask(Query::RoutedHosts).rules().routes.exact_hosts()
     }
 
+    /// The routes of requests that lead to a host with a wildcard, each object's where it holds.
+    pub fn routes_to_wildcards(&self) -> impl Iterator<Item = RouteRules<'a>> {
+        self.ask(Query::RoutesToWildcards).rules().to_wildcards.values().filter_map(|stored| RouteRules::of(&stored.value))
+    }
+
+    /// The routes of TLS that is not ended on the way.
+    pub fn tls_routes(&self) -> impl Iterator<Item = RouteRules<'a>> {
+        self.ask(Query::TlsRoutes).rules().tls.values().filter_map(|stored| RouteRules::of(&stored.value))
+    }
+
     /// The routes that name a Gateway, oldest first.
     pub fn bound_to(&self, gateway: &NamespacedName) -> Vec<RouteRules<'a>> {
         let found = self.ask(Query::BoundTo(gateway.clone())).rules().bound.get(gateway);

@@ -32,6 +32,10 @@ pub(crate) struct Rules {
     pub(crate) destination_rules: HostIndex<Stamped<Object>>,
     /// Objects that leave routes to others, with these.
     pub(crate) merged: Map<Key, Stamped<Object>>,
+    /// Objects with routes of requests that lead to a host with a wildcard, with those that they leave to others.
+    pub(crate) to_wildcards: Map<Key, Stamped<Object>>,
+    /// Objects with routes of TLS.
+    pub(crate) tls: Map<Key, Stamped<Object>>,
     /// By whom routes are left to an object, whether it is there or not.
     delegating: Map<Key, BTreeSet<Key>>,
     /// The version that last changed for which hosts there are routes.
@@ -93,6 +97,19 @@ impl Rules {
         self.merged.remove_mut(key);
         if let Some(merged) = stored.as_ref().filter(|_| new.object(key).is_some_and(|object| !delegates::named(object).is_empty())) {
             self.merged.insert_mut(key.clone(), merged.clone());
+        }
+        let rules = stored.as_ref().and_then(|stored| RouteRules::of(&stored.value)).filter(|rules| !rules.hosts.is_empty());
+        for (kept, query, belongs) in [
+            (&mut self.to_wildcards, Query::RoutesToWildcards, rules.is_some_and(|rules| rules.lead_to_wildcards())),
+            (&mut self.tls, Query::TlsRoutes, rules.is_some_and(|rules| !rules.tls.is_empty())),
+        ] {
+            let was = kept.remove_mut(key);
+            if let Some(stored) = stored.as_ref().filter(|_| belongs) {
+                kept.insert_mut(key.clone(), stored.clone());
+            }
+            if was || belongs {
+                changes.insert(query);
+            }
         }
         let was = old.object(key).and_then(RouteRules::of);
         let is = stored.as_ref().and_then(|stored| RouteRules::of(&stored.value));
@@ -156,6 +173,8 @@ impl Rules {
             Query::DestinationRules(host) => stamp_of(self.destination_rules.find(host).into_iter().map(|(wide, s)| (wide, s.stamp))),
             Query::BoundTo(gateway) => stamp_of(self.bound.get(gateway).into_iter().flatten().map(|s| s.stamp)),
             Query::RoutedHosts => self.hosts,
+            Query::RoutesToWildcards => stamp_of(self.to_wildcards.iter().map(|(key, stored)| (key, stored.stamp))),
+            Query::TlsRoutes => stamp_of(self.tls.iter().map(|(key, stored)| (key, stored.stamp))),
             _ => 0,
         }
     }

@@ -163,7 +163,12 @@ impl Snapshot {
             | Query::Accounts(_)
             | Query::Instances(_)
             | Query::Pod(_) => self.derived.stamp(query),
-            Query::Routes(_) | Query::BoundTo(_) | Query::DestinationRules(_) | Query::RoutedHosts => self.rules.stamp(query),
+            Query::Routes(_)
+            | Query::BoundTo(_)
+            | Query::DestinationRules(_)
+            | Query::RoutedHosts
+            | Query::RoutesToWildcards
+            | Query::TlsRoutes => self.rules.stamp(query),
         }
     }
 

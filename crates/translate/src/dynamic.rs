@@ -5,10 +5,7 @@
 //! that are covered, and leaves the name without its port, and the port, where the cluster looks first; a chain is found by server names that are
 //! covered, and has the port in a filter. Our own proxies read both in the cluster's metadata, and hold to it whatever leads there.
 
-use mizzen_api::{
-    core::TargetPort,
-    routing::{HttpAction, HttpRoute},
-};
+use mizzen_api::{core::TargetPort, istio::GatewayRef};
 use mizzen_model::{Resolve, RouteRules, ServiceView, dynamic_name};
 use mizzen_protos::{
     Any,
@@ -139,12 +136,23 @@ fn place(scope: &Scope<'_, '_>, cluster: &str) -> Option<Place> {
 
 /// Whether routes for requests lead to names that are found on demand.
 pub(crate) fn is_led_to<'a>(scope: &Scope<'_, 'a>, rules: RouteRules<'a>, caller: &Caller<'_>) -> bool {
-    let of = |rule: &'a HttpRoute| match &rule.action {
-        HttpAction::Route(to) => to.as_slice(),
-        HttpAction::Redirect(_) | HttpAction::DirectResponse(_) | HttpAction::Delegate(_) => &[],
-    };
-    let mut to = rules.http.iter().flat_map(of).filter(|to| to.destination.host.is_wildcard());
+    let mut to = rules.http_destinations().filter(|to| to.destination.host.is_wildcard());
     to.any(|to| place(scope, &route::destination_cluster(scope, &to.destination, &rules.meta.namespace, caller)).is_some())
+}
+
+/// Whether a sidecar's routes of a port lead there that are not those of such a host itself: of hosts that `is_here` says, or at port 80 of hosts that routes
+/// alone name. Our own proxies need no filters for it.
+pub(crate) fn is_led_to_from<'a>(scope: &Scope<'_, 'a>, port: u16, is_here: impl Fn(&Hostname) -> bool) -> bool {
+    if knows(scope) {
+        return false;
+    }
+    let gateways = &[GatewayRef::Mesh];
+    let here = |rules: &RouteRules<'a>| rules.parents.contains(&GatewayRef::Mesh) && scope.view.sees(scope.reader, *rules);
+    scope.reader.routes_to_wildcards().filter(here).any(|rules| {
+        let hosts = rules.hosts.iter().map(|host| scope.qualify(host, &rules.meta.namespace));
+        let is_called = |host: &Hostname| is_here(host) || (port == 80 && !host.is_wildcard() && scope.service(host).is_none());
+        hosts.into_iter().any(|host| is_called(&host) && is_led_to(scope, rules, &Caller { gateways, port, host: Some(&host) }))
+    })
 }
 
 /// Holds a route to the names and ports of those of its destinations whose names are found on demand.
@@ -194,12 +202,9 @@ struct Way {
 impl Place {
     /// None: nothing may come there so.
     fn way(&self, scope: &Scope<'_, '_>, caller: &Caller<'_>, rewritten: Option<&str>) -> Option<Way> {
-        // A sidecar's connection managers have the filters where such a host itself is called.
-        let called = caller.host.and_then(|host| scope.service_at(host, caller.port));
-        if caller.host.is_some() && !called.is_some_and(|service| is_one(service)) {
-            return None;
-        }
         let fixed = match rewritten {
+            // None of the names by which the host is called is covered.
+            None if caller.host.is_some_and(|called| !self.host.overlaps(called)) => return None,
             None => None,
             Some(authority) => Some(dynamic_name(&self.host, authority)?),
         };

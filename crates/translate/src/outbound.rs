@@ -18,7 +18,7 @@ use mizzen_protos::envoy::envoy::{
     },
     extensions::filters::network::tcp_proxy::v3::tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight},
 };
-use mizzen_types::{IpRange, Protocol};
+use mizzen_types::{Hostname, IpRange, Protocol};
 
 use crate::{
     access_log,
@@ -113,7 +113,10 @@ pub(crate) fn build(scope: &Scope<'_, '_>, bind: IpAddr, number: u16) -> Option<
     shares.retain(|share| may_have(share.service, bind, &of_services));
     shares.sort_by_key(|share| (share.service.created, share.service.object.name.clone(), share.service.object.namespace.clone()));
     let mut chains = Vec::new();
-    let dynamic = shares.iter().any(|share| share.is_http() && dynamic::is_one(share.service));
+    let routed = |share: &&Share<'_>| share.is_http() || share.is_auto();
+    let dynamic = shares.iter().any(|share| share.is_http() && dynamic::is_one(share.service))
+        || (shares.iter().any(|share| routed(&share))
+            && dynamic::is_led_to_from(scope, number, |host| shares.iter().filter(routed).any(|share| host.covers(&share.service.host))));
     chains.extend(route_name(&shares, bind).map(|name| http_chain(scope, bind, number, name, dynamic)));
     if bind == ANY
         && let [http] = chains.as_slice()
@@ -215,9 +218,18 @@ fn tcp_chains(scope: &Scope<'_, '_>, share: &Share<'_>, bind: IpAddr) -> Vec<Cha
     let own = own_match(scope, share, bind);
     let mut found = Vec::new();
     if share.port.protocol.is_tls() {
-        found = tls_chains(scope, share, bind);
-        if !found.is_empty() {
+        let rules = scope.mesh_rules(&share.service.host);
+        let own_rules = tls_chains(scope, share, bind, rules, |_| true);
+        if dynamic::is_one(share.service) {
+            // Names that it covers, and that are no services' own, may be routed by themselves.
+            let is_free = |name: &Hostname| {
+                share.service.host.covers(name) && (name.is_wildcard() || scope.service_at(name, share.port.port).is_none())
+            };
+            found = tls_chains(scope, share, bind, scope.tls_rules_within(&share.service.host), is_free);
+        }
+        if !own_rules.is_empty() {
             // They say all of the port: a server name that none of them has is nobody's here.
+            found.extend(own_rules);
             return found;
         }
     } else {
@@ -236,17 +248,27 @@ fn tcp_chains(scope: &Scope<'_, '_>, share: &Share<'_>, bind: IpAddr) -> Vec<Cha
     found
 }
 
-/// The chains of routes for TLS that concern this caller: of all objects, the most specific host first.
-fn tls_chains(scope: &Scope<'_, '_>, share: &Share<'_>, bind: IpAddr) -> Vec<Chain> {
+/// The chains of these routes for TLS that concern this caller, as far as their server names are meant.
+fn tls_chains<'a>(
+    scope: &Scope<'_, 'a>,
+    share: &Share<'_>,
+    bind: IpAddr,
+    of: impl IntoIterator<Item = RouteRules<'a>>,
+    is_meant: impl Fn(&Hostname) -> bool,
+) -> Vec<Chain> {
     let mut found = Vec::new();
-    for rules in scope.mesh_rules(&share.service.host) {
+    for rules in of {
         for route in rules.tls {
             for m in route.matches.iter().filter(|m| applies(scope, share, &m.connection)) {
+                let names: Vec<&Hostname> = m.sni_hosts.iter().filter(|name| is_meant(name)).collect();
+                if names.is_empty() && !m.sni_hosts.is_empty() {
+                    continue;
+                }
                 let own: &[IpRange] = if bind == ANY { &share.service.addresses } else { &[] };
                 let ranges = if m.connection.destination_subnets.is_empty() { own } else { &m.connection.destination_subnets };
                 // `*` is any name, and none.
-                let is_any = m.sni_hosts.iter().any(|name| name.as_str() == "*");
-                let names = m.sni_hosts.iter().filter(|_| !is_any).map(ToString::to_string);
+                let is_any = names.iter().any(|name| name.as_str() == "*");
+                let names = names.into_iter().filter(|_| !is_any).map(ToString::to_string);
                 let matched = FilterChainMatch {
                     prefix_ranges: ranges.iter().copied().map(listener::cidr).collect(),
                     server_names: names.collect(),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use mizzen_api::istio::{GatewayRef, MeshConfig};
-use mizzen_model::{DYNAMIC_HOSTS, PortView, ProxyView, Reader, RouteRules, ServiceView, WorkloadPolicies};
+use mizzen_model::{DYNAMIC_HOSTS, PortView, ProxyView, Reader, RouteRules, ServiceView, WorkloadPolicies, by_age};
 use mizzen_types::{Hostname, Protocol};
 
 /// The domain of Kubernetes services.
@@ -131,6 +131,18 @@ impl<'r, 'a> Scope<'r, 'a> {
     /// concerns the caller counts; the others are absent.
     pub(crate) fn mesh_rules(&self, host: &Hostname) -> impl Iterator<Item = RouteRules<'a>> {
         self.view.routes(self.reader, host).into_iter().filter(|routes| routes.parents.contains(&GatewayRef::Mesh))
+    }
+
+    /// What routes a sidecar's TLS to names that a host covers, which are no services' own, the oldest first. What routes the host itself is not among it.
+    pub(crate) fn tls_rules_within(&self, host: &Hostname) -> Vec<RouteRules<'a>> {
+        let within = |rules: &RouteRules<'a>| {
+            let mut hosts = rules.hosts.iter().map(|own| self.qualify(own, &rules.meta.namespace));
+            hosts.any(|own| host.covers(&own)) && !rules.hosts.iter().any(|own| own.covers(host))
+        };
+        let of_mesh = self.reader.tls_routes().filter(|rules| rules.parents.contains(&GatewayRef::Mesh));
+        let mut found: Vec<_> = of_mesh.filter(|rules| within(rules) && self.view.sees(self.reader, *rules)).collect();
+        found.sort_by(|a, b| by_age(a.meta, b.meta));
+        found
     }
 
     /// A destination as written by an object of `namespace`, completed.

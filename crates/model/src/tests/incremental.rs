@@ -79,12 +79,13 @@ impl Form {
                 "networking.istio.io/v1",
                 pick(&[
                     "spec: {hosts: [n0], http: [{route: [{destination: {host: n0}}]}]}",
-                    "spec: {hosts: [x.example, y.example], gateways: [mesh, g], http: [{route: [{destination: {host: n0}}]}]}",
-                    "spec: {hosts: ['*.example'], http: [{route: [{destination: {host: n1}}]}]}",
+                    "spec: {hosts: [x.example, y.example], gateways: [mesh, g], http: [{route: [{destination: {host: n0}}]}], \
+                     tls: [{match: [{sniHosts: [x.example]}], route: [{destination: {host: n0}}]}]}",
+                    "spec: {hosts: ['*.example'], http: [{route: [{destination: {host: '*.example'}}]}]}",
                     "spec: {hosts: [x.example, '*.example'], gateways: [shop/g], http: [{route: [{destination: {host: n1}}]}]}",
                     "spec: {hosts: [x.example], gateways: [mesh, shop/g], http: [{match: [{uri: {prefix: /a}}], delegate: {name: n1, namespace: bank}}, \
                      {delegate: {name: n0}}]}",
-                    "spec: {http: [{name: d, match: [{uri: {prefix: /a/b}}], route: [{destination: {host: n0}}]}, {redirect: {uri: /}}]}",
+                    "spec: {http: [{name: d, match: [{uri: {prefix: /a/b}}], route: [{destination: {host: '*.example'}}]}, {redirect: {uri: /}}]}",
                 ]),
             ),
             5 => {
@@ -135,7 +136,7 @@ impl Form {
 
 /// Everything that can be asked about in the small world.
 fn queries(snapshot: &Snapshot, other: &Snapshot) -> Vec<Query> {
-    let mut all = vec![Query::Services, Query::Mesh, Query::RoutedHosts, Query::Aliases];
+    let mut all = vec![Query::Services, Query::Mesh, Query::RoutedHosts, Query::RoutesToWildcards, Query::TlsRoutes, Query::Aliases];
     for name in ["n0.shop.svc.cluster.local", "n1.bank.svc.cluster.local", "x.example", "y.example", "*.example", "z.example", "elsewhere"]
     {
         all.extend([Query::Service(host(name)), Query::Alias(host(name)), Query::Routes(host(name)), Query::DestinationRules(host(name))]);
@@ -182,6 +183,8 @@ fn answers(snapshot: &Snapshot, queries: &[Query]) -> BTreeMap<String, String> {
         Query::DestinationRules(host) => rules(snapshot.rules().destination_rules.find(host)),
         Query::BoundTo(gateway) => format!("{:?}", reader.bound_to(gateway)),
         Query::RoutedHosts => format!("{:?}", reader.routed_hosts().collect::<Vec<_>>()),
+        Query::TlsRoutes => format!("{:?}", reader.tls_routes().collect::<Vec<_>>()),
+        Query::RoutesToWildcards => format!("{:?}", reader.routes_to_wildcards().collect::<Vec<_>>()),
         Query::Namespace(kind, namespace) => {
             format!("{:?}", snapshot.all().in_namespace(*kind, namespace).map(|stored| &stored.value).collect::<Vec<_>>())
         }

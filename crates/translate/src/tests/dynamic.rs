@@ -213,9 +213,124 @@ fn routes_of_others() {
         lines(&snapshot, &egress(), ResourceKind::Listener, "0.0.0.0_80", FILTERS).len()
     };
     assert_eq!((filters(&spec(to)), filters(&spec("route: [{destination: {host: reviews}}]"))), (1, 0));
-    // A sidecar has the filters where the host itself is called, and leads nobody else there.
-    let other = format!("hosts: [reviews], http: [{{{to}}}]");
-    check(&visitor(), (ResourceKind::Route, "9080"), &other, "BlackHole", &["-: /* => BlackHoleCluster retries".to_owned()]);
+}
+
+#[test]
+fn routes_of_others_at_sidecars() {
+    let to = "route: [{destination: {host: '*.wide.example', port: {number: 80}}}]";
+    let cluster = "outbound|80||*.wide.example";
+    let named = "rewrite: {authority: a.wide.example}, ";
+    let (theirs, ours) = (visitor(), own(&visitor()));
+    let at = |port: &'static str| (ResourceKind::Route, port);
+    let leading = |hosts: &str, rewrite: &str| format!("hosts: [{hosts}], http: [{{{rewrite}{to}}}]");
+    for (view, left, fixed) in [(&theirs, LEFT, " dynamic_host=a.wide.example dynamic_port=8080"), (&ours, "", "")] {
+        // Another name for the requests of any host, on any port.
+        let rewritten = format!("-: /* => {cluster} host:=a.wide.example retries{fixed}");
+        check(view, at("9080"), &leading("reviews", named), cluster, &[rewritten.clone()]);
+        let set = "headers: {request: {set: {Host: a.wide.example}}}, ";
+        check(view, at("9080"), &leading("reviews", set), cluster, &[rewritten.clone()]);
+        check(view, at("80"), &leading("a.example", named), &format!("{cluster} host:"), &[rewritten]);
+        // A name that is covered, with a service of its own and without.
+        let own = format!("-: /* {GUARD} => {cluster} retries{left}");
+        for host in ["b.wide.example", "near.wide.example", "'*.b.wide.example'"] {
+            let expected: &[String] = if host.starts_with('\'') { &[] } else { &[own.clone()] };
+            check(view, at("80"), &leading(host, ""), &format!("-: /* {GUARD} => {cluster}"), expected);
+        }
+        // None of the requests could be for a name that is covered.
+        let nowhere = |host: &str| format!("-: /* => BlackHoleCluster{host} retries");
+        check(view, at("9080"), &leading("reviews", ""), "BlackHole", &[nowhere("")]);
+        check(view, at("9080"), &leading("reviews", "rewrite: {authority: a.example}, "), "BlackHole", &[nowhere(" host:=a.example")]);
+    }
+}
+
+#[test]
+fn filters_of_others_at_sidecars() {
+    let to = "http: [{rewrite: {authority: a.wide.example}, route: [{destination: {host: '*.wide.example', port: {number: 80}}}]}]";
+    let count = |view: &ProxyView, more: &[&str], listener: &str| {
+        let snapshot = shop(&[&[ENTRY, GATEWAY][..], more].concat());
+        lines(&snapshot, view, ResourceKind::Listener, listener, FILTERS).len()
+    };
+    let check = |rules: &str, more: &str, listener: &str, expected: usize| {
+        let rules = routes(rules);
+        let (theirs, ours) = (visitor(), own(&visitor()));
+        assert_eq!(count(&theirs, &[&rules, more], listener), expected, "{rules}{more}");
+        assert_eq!(count(&ours, &[&rules, more], listener), 0, "our own need none: {rules}{more}");
+    };
+    let sidecar = |hosts: &str| {
+        format!(
+            "{{kind: Sidecar, apiVersion: networking.istio.io/v1, metadata: {{name: s, namespace: visit}}, spec: {{egress: [{{hosts: [{hosts}]}}]}}}}"
+        )
+    };
+    let of = |hosts: &str, more: &str| format!("hosts: [{hosts}], {more}{to}");
+    check(&of("reviews", ""), "", "0.0.0.0_9080", 1);
+    check(&of("'*.shop.svc.cluster.local'", ""), "", "0.0.0.0_9080", 1);
+    // Those of others, or that others see, say nothing.
+    check(&of("a.example", ""), "", "0.0.0.0_9080", 0);
+    check(&of("reviews", "gateways: [edge], "), "", "0.0.0.0_9080", 0);
+    check(&of("reviews", "exportTo: [.], "), "", "0.0.0.0_9080", 0);
+    check("hosts: [reviews], http: [{route: [{destination: {host: '*.unknown.example'}}]}]", "", "0.0.0.0_9080", 0);
+    // What a rule sends to is reached though no Sidecar lists it.
+    check(&of("reviews", ""), &sidecar("shop/reviews.shop.svc.cluster.local"), "0.0.0.0_9080", 1);
+    let snapshot = shop(&[ENTRY, &routes(&of("reviews", "")), &sidecar("shop/reviews.shop.svc.cluster.local")]);
+    let clusters = super::names(&snapshot, &visitor(), ResourceKind::Cluster);
+    assert!(clusters.contains(&"outbound|80||*.wide.example".to_owned()), "{clusters:?}");
+}
+
+/// A chain is found by the server name, whosever port it is.
+#[test]
+fn server_names_of_others_at_sidecars() {
+    let rule = |name: &str| {
+        let route = "route: [{destination: {host: '*.wide.example', port: {number: 443}}}]";
+        format!("hosts: [near.wide.example, a.other.example], tls: [{{match: [{{sniHosts: ['{name}']}}], {route}}}]")
+    };
+    let other = "
+kind: ServiceEntry
+apiVersion: networking.istio.io/v1
+metadata: {name: other, namespace: shop}
+spec: {hosts: [a.other.example], resolution: DNS, ports: [{number: 443, name: tls, protocol: TLS}]}
+";
+    for (name, to) in
+        [("near.wide.example", "by-sni(:8443) tcp(outbound|443||*.wide.example)"), ("a.other.example", "tcp(BlackHoleCluster)")]
+    {
+        let snapshot = shop(&[ENTRY, other, &routes(&rule(name))]);
+        let chains = lines(&snapshot, &visitor(), ResourceKind::Listener, "0.0.0.0_443", &format!("sni={name} "));
+        assert_eq!(chains, [format!("- sni={name} => stats {to}")]);
+    }
+}
+
+/// A name that the wildcard covers may have routes without a service of its own; the others' way stays.
+#[test]
+fn routes_of_server_names_below_a_wildcard() {
+    let at_wildcard = "- sni=*.wide.example => stats by-sni(:8443) tcp(outbound|443||*.wide.example)";
+    let near = "- sni=near.wide.example => stats tcp(outbound|443||near.wide.example)";
+    let stock = |name: &str| format!("- sni={name} => stats tcp(outbound|6379||stock.shop.svc.cluster.local)");
+    let rule = |hosts: &str, more: &str, name: &str| {
+        let to = "route: [{destination: {host: stock, port: {number: 6379}}}]";
+        format!("hosts: [{hosts}], {more}tls: [{{match: [{{sniHosts: ['{name}']}}], {to}}}]")
+    };
+    for (rule, own) in [
+        (rule("a.wide.example", "", "a.wide.example"), Some(stock("a.wide.example"))),
+        (rule("'*.b.wide.example'", "", "*.b.wide.example"), Some(stock("*.b.wide.example"))),
+        (rule("a.wide.example", "gateways: [edge], ", "a.wide.example"), None),
+        (rule("a.wide.example", "exportTo: [.], ", "a.wide.example"), None),
+        (rule("a.other.example", "", "a.other.example"), None),
+    ] {
+        let snapshot = shop(&[ENTRY, GATEWAY, &routes(&rule)]);
+        let mut chains = lines(&snapshot, &visitor(), ResourceKind::Listener, "0.0.0.0_443", "sni=");
+        let mut expected: Vec<String> = own.into_iter().chain([near.to_owned(), at_wildcard.to_owned()]).collect();
+        (chains.sort(), expected.sort());
+        assert_eq!(chains, expected, "{rule}");
+    }
+    // One that is a service's own is routed there; and rules of the wildcard itself say all of the rest.
+    for (rule, mut expected) in [
+        (rule("near.wide.example", "", "near.wide.example"), vec![stock("near.wide.example"), at_wildcard.to_owned()]),
+        (rule("'*.wide.example'", "", "a.wide.example"), vec![near.to_owned(), stock("a.wide.example")]),
+    ] {
+        let snapshot = shop(&[ENTRY, &routes(&rule)]);
+        let mut chains = lines(&snapshot, &visitor(), ResourceKind::Listener, "0.0.0.0_443", "sni=");
+        (chains.sort(), expected.sort());
+        assert_eq!(chains, expected, "{rule}");
+    }
 }
 
 #[test]
