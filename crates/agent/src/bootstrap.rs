@@ -1,7 +1,7 @@
 //! What the proxy is started with, and how it names itself.
 
 use mizzen_protos::envoy::envoy::config::{
-    bootstrap::v3::{Admin, Bootstrap, bootstrap},
+    bootstrap::v3::{Admin, Bootstrap, LayeredRuntime, RuntimeLayer, bootstrap, runtime_layer},
     cluster::v3::{Cluster, cluster},
     core::v3::{
         self as core, Address, AggregatedConfigSource, ApiConfigSource, ApiVersion, ConfigSource, GrpcService, Http2ProtocolOptions, Node,
@@ -19,7 +19,7 @@ use crate::{Options, SDS_SOCKET, XDS_SOCKET};
 /// The version of Istio whose behaviour control planes may expect of this proxy.
 const ISTIO_VERSION: &str = "1.30.0";
 
-/// An Envoy bootstrap: the node, ADS from the relay's socket, SDS from the agent's, the admin port on localhost.
+/// An Envoy bootstrap: the node, ADS from the relay's socket, SDS from the agent's, the admin port on localhost, and the values of the proxy's runtime.
 pub fn bootstrap(options: &Options) -> Bootstrap {
     let pipe = |name: &str| options.dir.join(name).to_string_lossy().into_owned();
     let ads = ConfigSource {
@@ -64,8 +64,29 @@ pub fn bootstrap(options: &Options) -> Bootstrap {
             }),
             ..Default::default()
         }),
+        layered_runtime: runtime(options),
         ..Default::default()
     }
+}
+
+/// The layers that Istio's have where the proxy's settings (`PROXY_CONFIG` in the node's metadata) have `runtimeValues`; an empty value is none.
+fn runtime(options: &Options) -> Option<LayeredRuntime> {
+    let values = options.metadata.get("PROXY_CONFIG")?.get("runtimeValues")?.as_object()?;
+    let typed = |given: &Value| match given.as_str() {
+        Some("") => None,
+        // What is a switch Envoy does not take as a text.
+        Some("true") => Some(Value::Bool(true)),
+        Some("false") => Some(Value::Bool(false)),
+        _ => Some(given.clone()),
+    };
+    let fields: HashMap<_, _> = values.iter().filter_map(|(key, given)| Some((key.clone(), value(&typed(given)?)))).collect();
+    let layer = |name: &str, of| RuntimeLayer { name: name.to_owned(), layer_specifier: Some(of) };
+    (!fields.is_empty()).then(|| LayeredRuntime {
+        layers: vec![
+            layer("global config", runtime_layer::LayerSpecifier::StaticLayer(wkt::Struct { fields })),
+            layer("admin", runtime_layer::LayerSpecifier::AdminLayer(runtime_layer::AdminLayer {})),
+        ],
+    })
 }
 
 /// The node: `sidecar~IP~POD.NAMESPACE~NAMESPACE.svc.DOMAIN`, with Istio's metadata.

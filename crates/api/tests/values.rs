@@ -521,3 +521,26 @@ fn formats_of_access_logs() {
     assert_eq!(format, Some(LogFormat::Json(serde_json::from_str(json).unwrap())));
     assert_eq!(warnings, ["command `X` is not known, and lines have nothing in its place"]);
 }
+
+/// What bounds connections is a number, since what is none would bound nothing; of other values only their shape is known.
+#[test]
+fn values_of_the_runtime() {
+    let check = |values: &str, expected: Result<&[(&str, &str)], &str>| {
+        let read = parse_mesh_config(&format!("defaultConfig: {{runtimeValues: {values}}}\n"), &"mesh.yaml".into());
+        let read = read.map(|(mesh, _)| mesh.default_config.runtime_values).map_err(|problems| problems[0].to_string());
+        let expected = expected.map(|all| all.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect());
+        assert_eq!(
+            read,
+            expected.map_err(|rest| format!("mesh.yaml:1: MeshConfig istio-system/istio: defaultConfig.runtimeValues{rest}")),
+            "{values}"
+        );
+    };
+    let (global, web) = ("overload.global_downstream_max_connections", "envoy.resource_limits.listener.0.0.0.0_80.connection_limit");
+    check(&format!("{{{global}: '7', {web}: '', a.b: few}}"), Ok(&[(web, ""), (global, "7"), ("a.b", "few")]));
+    for value in ["few", "'-1'", "'1.5'", "' 7'"] {
+        let text = value.trim_matches('\'');
+        let said = format!(".{web}: must be a number of connections, or empty for no limit, is `{text}`");
+        check(&format!("{{{web}: {value}}}"), Err(&said));
+    }
+    check("[x]", Err(": must be a map, is a list"));
+}

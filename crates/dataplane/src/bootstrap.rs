@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::SocketAddr};
 
-use mizzen_engine::Node;
+use mizzen_engine::{ConnectionLimits, Node};
 use mizzen_ir::{DYNAMIC_HOSTS, ISTIO_FILTERS};
 use mizzen_protos::{
     Any,
@@ -22,6 +22,7 @@ use prost::Message;
 use crate::{
     ads::{Server, Variant},
     error::BootstrapError,
+    runtime,
     secrets::{self, Origin},
     text,
 };
@@ -51,7 +52,9 @@ pub(crate) struct Plan {
     /// Secrets of the bootstrap, which may be in files.
     pub(crate) secrets: Vec<Origin>,
     /// What is set in the bootstrap and does nothing.
-    pub(crate) unused: Vec<&'static str>,
+    pub(crate) unused: Vec<String>,
+    /// How many connections listeners may have.
+    pub(crate) connections: ConnectionLimits,
     /// The admin interface's address.
     pub(crate) admin: Option<SocketAddr>,
 }
@@ -81,6 +84,8 @@ impl Plan {
                 aggregated("cds_config", resources.cds_config.as_ref(), ads.is_some())?,
             );
         }
+        let mut unused: Vec<String> = unused(&bootstrap)?.into_iter().map(str::to_owned).collect();
+        let connections = runtime::connection_limits(&bootstrap, &mut unused)?;
         Ok(Plan {
             node,
             ads,
@@ -88,7 +93,8 @@ impl Plan {
             clusters: fixed.clusters.into_iter().map(|c| any(&c.name, mizzen_ir::ResourceKind::Cluster, c.encode_to_vec())).collect(),
             listeners: fixed.listeners.into_iter().map(|l| any(&l.name, mizzen_ir::ResourceKind::Listener, l.encode_to_vec())).collect(),
             secrets,
-            unused: unused(&bootstrap)?,
+            unused,
+            connections,
             servers,
             admin: bootstrap.admin.as_ref().and_then(|a| socket(a.address.as_ref()?)),
         })
@@ -132,8 +138,6 @@ fn unused(bootstrap: &Bootstrap) -> Result<Vec<&'static str>, BootstrapError> {
         ("watchdog", b.watchdog.is_some()),
         ("watchdogs", b.watchdogs.is_some()),
         ("tracing", b.tracing.is_some()),
-        ("layered_runtime", b.layered_runtime.is_some()),
-        ("overload_manager", b.overload_manager.is_some()),
         ("enable_dispatcher_stats", b.enable_dispatcher_stats),
         ("stats_server_version_override", b.stats_server_version_override.is_some()),
         ("use_tcp_for_dns_lookups", b.use_tcp_for_dns_lookups),

@@ -20,6 +20,7 @@ mod logs;
 mod on_demand;
 mod options;
 mod run;
+mod runtime;
 mod secrets;
 mod sources;
 pub mod store;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use mizzen_engine::{Answer, Question, WaitId, lb::Shared, metrics::Snapshot};
-use mizzen_ir::{ResourceKind, config::ListenerAddress};
+use mizzen_ir::{Config, ResourceKind, config::ListenerAddress};
 use mizzen_protos::{Any, envoy::envoy::config::bootstrap::v3::Bootstrap};
 use mizzen_types::Name;
 use prost::Message;
@@ -104,6 +104,8 @@ struct Proxy {
     scrapes: Scrapes,
     /// What is counted for all workers together.
     shared: Arc<Shared>,
+    /// Listeners that may have so many connections, and that have not been seen yet.
+    limited: BTreeSet<Name>,
     logs: (Logs, std::thread::JoinHandle<()>),
     process: Process,
     stage: watch::Sender<Stage>,
@@ -156,7 +158,7 @@ impl Proxy {
         options.places = Places::default();
         let process = Process::default();
         let (reporter, reports) = mpsc::unbounded_channel();
-        let shared = Arc::<Shared>::default();
+        let shared = Arc::new(Shared::limited(&plan.connections));
         let engine = mizzen_engine::Options {
             node: plan.engine_node(),
             limits: options.limits.clone(),
@@ -202,6 +204,7 @@ impl Proxy {
             pending: Vec::new(),
             scrapes: Scrapes::default(),
             shared,
+            limited: plan.connections.listeners.into_keys().collect(),
             logs: Logs::start().map_err(failed("access log"))?,
             process,
             stage,
@@ -217,6 +220,7 @@ impl Proxy {
             clock,
         };
         proxy.release = Some(SETTLED);
+        proxy.look_at_limits(&config);
         proxy.refresh();
         Ok(proxy)
     }
@@ -370,6 +374,7 @@ impl Proxy {
                 looked = self.store.looked(),
                 "a new configuration"
             );
+            self.look_at_limits(&config);
             self.workers.publish(&config);
             self.release = Some(now + SETTLED);
             // What left the configuration may leave more names that nobody asks for.
@@ -435,6 +440,17 @@ impl Proxy {
                 self.dead = true;
             }
         }
+    }
+
+    /// Says of a listener that may have so many connections if it never refuses one: where it has no socket, another one has accepted them, as in Envoy.
+    fn look_at_limits(&mut self, config: &Config) {
+        self.limited.retain(|name| {
+            let Some(listener) = config.listeners.get(name) else { return true };
+            if !listener.bind {
+                tracing::warn!(%name, "the limit of its connections does nothing: it has no socket, and those of others are handed to it");
+            }
+            false
+        });
     }
 
     fn scrape(&mut self, sender: oneshot::Sender<Snapshot>) {

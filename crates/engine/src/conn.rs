@@ -12,6 +12,7 @@ use mizzen_types::Name;
 use crate::{
     Addrs, ConnId, Limits, WaitId,
     buf::Buf,
+    ceiling::Places,
     clusters::{Owner, UpSpec},
     id::{CheckId, StreamId},
     lb::Guard,
@@ -177,6 +178,8 @@ pub(crate) struct Down {
     pub(crate) metadata: Option<Box<Metadata>>,
     /// No new requests: the listener or the process drains, until the deadline.
     pub(crate) draining: bool,
+    /// What it takes of how many connections there may be.
+    pub(crate) places: Places,
 }
 
 /// How far the peeking came.

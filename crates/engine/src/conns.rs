@@ -130,12 +130,13 @@ impl Conns {
     }
 
     /// A connection is handed over to another listener than its socket's.
-    pub(crate) fn hand_over(&mut self, id: ConnId, listener: Arc<Listener>) {
+    pub(crate) fn hand_over(&mut self, cx: &Context, id: ConnId, listener: Arc<Listener>) {
         let Some(down) = self.slab.get_mut(id).and_then(Option::as_deref_mut).and_then(Conn::down_mut) else { return };
         if down.listener.name != down.socket {
             unlist(&mut self.by_listener, &down.listener.name, id);
         }
         list(&mut self.by_listener, &listener.name, id);
+        cx.options.shared.ceilings().hand_over(&mut down.places, &listener.name);
         // The newest configuration is the one that has it.
         (down.listener, down.config) = (listener, None);
     }

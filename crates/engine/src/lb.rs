@@ -16,7 +16,9 @@ use mizzen_ir::config::{ContentHash, Endpoint, Health};
 use mizzen_types::Name;
 
 use crate::{
+    ConnectionLimits,
     bucket::Bucket,
+    ceiling::Ceilings,
     health::{Fitness, HealthBits, HealthFlags},
     metrics::{ClusterStats, HostStats},
     outlier::{Detector, Monitor},
@@ -38,12 +40,24 @@ pub struct Shared {
     checks: AtomicBool,
     /// Token buckets of local rate limits.
     buckets: Mutex<HashMap<ContentHash, Arc<Bucket>>>,
+    /// How many connections listeners may have.
+    ceilings: Ceilings,
 }
 
 /// Token buckets beyond which those that only this table holds are forgotten.
 const MOST_BUCKETS: usize = 4096;
 
 impl Shared {
+    /// The state of a process whose listeners may have so many connections.
+    pub fn limited(limits: &ConnectionLimits) -> Shared {
+        Shared { ceilings: Ceilings::new(limits), ..Shared::default() }
+    }
+
+    /// How many connections listeners may have.
+    pub(crate) fn ceilings(&self) -> &Ceilings {
+        &self.ceilings
+    }
+
     /// The state of a cluster. Workers keep it, so that the lock is taken once per worker and cluster.
     pub(crate) fn cluster(&self, name: &Name) -> Arc<ClusterState> {
         let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);

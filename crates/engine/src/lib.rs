@@ -19,6 +19,7 @@ mod api;
 mod bucket;
 mod buf;
 mod call;
+mod ceiling;
 mod checks;
 mod clusters;
 mod conn;
@@ -57,6 +58,7 @@ pub use api::{
     Options, Question, Target, WaitId, WaitTag,
 };
 pub use call::{Call, CallAnswer};
+pub use ceiling::ConnectionLimits;
 pub use health::HealthFlags;
 pub use id::{ConnId, ConnTag, Id};
 pub use worker::Worker;

@@ -149,7 +149,12 @@ impl Sim {
 
     /// Adds a proxy at an address. What is dialled at that address comes to its listener `virtualInbound`.
     pub fn proxy(&mut self, ip: &str, node: Node, config: Arc<Config>) -> usize {
-        let options = Options { node, limits: Default::default(), seed: self.rng.next(), shared: Arc::new(Shared::default()), mark: 1337 };
+        self.worker(ip, node, config, Arc::default())
+    }
+
+    /// The same with the state of a process, of which it is one worker.
+    pub fn worker(&mut self, ip: &str, node: Node, config: Arc<Config>, shared: Arc<Shared>) -> usize {
+        let options = Options { node, limits: Default::default(), seed: self.rng.next(), shared, mark: 1337 };
         let ip = ip.parse().unwrap_or(IpAddr::from([0, 0, 0, 0]));
         self.hosts.push(Host { ip, worker: Worker::new(options, config, self.now), stopped: HashSet::new(), log: Vec::new() });
         self.hosts.len() - 1

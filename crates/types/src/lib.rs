@@ -10,6 +10,7 @@ mod name;
 pub mod ports;
 mod protocol;
 mod range;
+pub mod runtime;
 
 pub use host::{Hostname, HostnameError};
 pub use identity::{IdentityError, SpiffeId, TrustDomain};

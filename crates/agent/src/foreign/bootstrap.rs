@@ -20,7 +20,8 @@ const SO_MARK: (u32, u32) = (1, 36);
 pub fn bootstrap(options: &Options, foreign: &Foreign) -> Result<Value, JsonError> {
     let admin = options.dir.join(ADMIN_SOCKET);
     let mut all = Descriptors::load().to_value(&crate::bootstrap(options), Names::Proto)?;
-    all["admin"] = json!({"address": {"pipe": {"path": admin.to_string_lossy(), "mode": 0o600}}});
+    // Who looks after the proxy reaches it though it has as many connections as it may.
+    all["admin"] = json!({"address": {"pipe": {"path": admin.to_string_lossy(), "mode": 0o600}}, "ignore_global_conn_limit": true});
     // Istio's names of clusters hold dots, and end with a semicolon where they are statistics' names.
     all["stats_config"] = json!({
         "stats_tags": [{"tag_name": "cluster_name", "regex": "^cluster\\.((.+?);\\.)"}],
@@ -85,6 +86,7 @@ fn listener(port: u16, path: &Value, cluster: &str) -> Value {
         "name": name,
         "stat_prefix": name,
         "address": address(&SocketAddr::from(([0, 0, 0, 0], port))),
+        "ignore_global_conn_limit": true,
         "filter_chains": [{"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}],
     })
 }

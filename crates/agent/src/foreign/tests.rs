@@ -5,6 +5,7 @@ use std::sync::{
 
 use axum::{Router, extract::Request};
 use mizzen_net::ConnectOptions;
+use serde_json::json;
 
 use super::*;
 
@@ -49,6 +50,23 @@ fn what_an_envoy_is_started_with() {
     };
     let elsewhere = Options { status: Some("0.0.0.0:16020".parse().unwrap()), ..options(Path::new("/run/pod")) };
     assert_eq!((agent(&written), agent(&bootstrap(&elsewhere, &foreign()).unwrap())), (Some(15020.into()), Some(16020.into())));
+
+    // Whoever probes it, or counts, comes through where others do not.
+    assert_eq!(written["admin"]["ignore_global_conn_limit"], true);
+    let own = written["static_resources"]["listeners"].as_array().unwrap();
+    assert!(own.len() == 2 && own.iter().all(|listener| listener["ignore_global_conn_limit"] == true), "{own:#?}");
+    let settings = json!({ "runtimeValues": { "overload.global_downstream_max_connections": "7", "a.switch": "true", "none": "" } });
+    let limited = Options { metadata: [("PROXY_CONFIG".to_owned(), settings)].into(), ..options(Path::new("/run/pod")) };
+    let limited = bootstrap(&limited, &foreign()).unwrap();
+    assert_eq!(
+        limited["layered_runtime"]["layers"],
+        json!([
+            { "name": "global config", "static_layer": { "overload.global_downstream_max_connections": "7", "a.switch": true } },
+            { "name": "admin", "admin_layer": {} },
+        ])
+    );
+    let _: Bootstrap = Descriptors::load().from_value(limited).unwrap();
+    assert!(written["layered_runtime"].is_null(), "nothing is set that nobody has asked for");
 
     let unmarked = Options { mark: None, ..options(Path::new("/run/pod")) };
     assert!(bootstrap(&unmarked, &foreign()).unwrap()["cluster_manager"].is_null());

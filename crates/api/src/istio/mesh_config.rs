@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use mizzen_types::{TrustDomain, ports};
+use mizzen_types::{TrustDomain, ports, runtime};
 
 use super::{ExportTo, ExtensionProvider, GatewayTopology, Keepalive, LocalityLbSetting, LogFormat, NamespaceSelector};
 use crate::{
     Meta,
-    read::{Fields, Why},
+    read::{At, Fields, Why},
     routing::Retries,
 };
 
@@ -123,6 +123,8 @@ pub struct ProxyConfig {
     pub status_port: u16,
     /// The mesh's name; empty: its trust domain.
     pub mesh_id: String,
+    /// Values of the proxy's runtime (Envoy's), by their keys; an empty one stands for none.
+    pub runtime_values: BTreeMap<String, String>,
     /// What stands before a gateway.
     pub gateway_topology: GatewayTopology,
 }
@@ -193,6 +195,7 @@ impl Default for ProxyConfig {
             hold_application: false,
             status_port: ports::AGENT,
             mesh_id: String::new(),
+            runtime_values: BTreeMap::new(),
             gateway_topology: GatewayTopology::default(),
         }
     }
@@ -291,12 +294,14 @@ impl ProxyConfig {
             hold_application: f.get("holdApplicationUntilProxyStarts").map_or(self.hold_application, |at| at.flag()),
             status_port: f.get("statusPort").map_or(self.status_port, |at| at.port()),
             mesh_id: f.opt_text("meshId").unwrap_or(self.mesh_id),
+            // As with Istio, those of a nearer place take the place of all.
+            runtime_values: f.get("runtimeValues").map_or(self.runtime_values, |at| runtime_values(&at)),
             gateway_topology: f.sub("gatewayTopology", GatewayTopology::read).over(self.gateway_topology),
         }
     }
 
     /// The names of the fields that are read here. What else there is, is harmless or refused.
-    pub const READ: [&'static str; 10] = [
+    pub const READ: [&'static str; 11] = [
         "discoveryAddress",
         "drainDuration",
         "terminationDrainDuration",
@@ -307,5 +312,18 @@ impl ProxyConfig {
         "meshId",
         "interceptionMode",
         "gatewayTopology",
+        "runtimeValues",
     ];
+}
+
+/// Values of the runtime. What bounds connections and is no number would bound nothing.
+fn runtime_values(at: &At<'_>) -> BTreeMap<String, String> {
+    let value = |(key, at): (&str, At<'_>)| {
+        let text = at.text();
+        if runtime::bounds_connections(key) && !text.is_empty() && text.parse::<u64>().is_err() {
+            at.fail(format!("must be a number of connections, or empty for no limit, is `{text}`"));
+        }
+        (key.to_owned(), text)
+    };
+    at.entries().into_iter().map(value).collect()
 }

@@ -263,7 +263,7 @@ static PROXY_CONFIG: Message = Message {
         harmless("proxyHeaders", Open, "Headers that proxies add."),
         harmless("proxyStatsMatcher", Open, "Which metrics there are."),
         harmless("readinessProbe", Open, "How a workload's readiness is found out."),
-        harmless("runtimeValues", Map(&Text), "Switches of the proxy."),
+        done("runtimeValues", Map(&Text), "Envoy's runtime: limits of connections; other keys are for Envoys alone."),
         harmless("sds", Open, "Where certificates come from."),
         harmless("serviceCluster", Text, "The proxy's own name."),
         harmless("statNameLength", COUNT, "How long names of metrics may be."),

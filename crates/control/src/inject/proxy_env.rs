@@ -94,6 +94,7 @@ fn written(proxy: &ProxyConfig) -> Map<String, Value> {
     put("holdApplicationUntilProxyStarts", proxy.hold_application, json!(true));
     put("statusPort", proxy.status_port != default.status_port, json!(proxy.status_port));
     put("meshId", !proxy.mesh_id.is_empty(), json!(proxy.mesh_id));
+    put("runtimeValues", !proxy.runtime_values.is_empty(), json!(proxy.runtime_values));
     let topology = topology(proxy.gateway_topology);
     put("gatewayTopology", !topology.is_empty(), Value::Object(topology));
     map

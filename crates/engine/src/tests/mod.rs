@@ -4,6 +4,7 @@ mod balancing;
 mod below;
 mod bounds;
 mod calls;
+mod ceilings;
 mod changes;
 mod checks;
 mod dynamic;

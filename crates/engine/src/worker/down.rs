@@ -14,6 +14,7 @@ use super::Worker;
 use crate::{
     Accepted, Action, Addrs, ConnId, How, ListenerId, Question,
     call::{CallAnswer, Caller},
+    ceiling::{self, Places},
     clusters::{certificate_subject, certificate_uri},
     conn::{Below, Closing, Conn, Down, Gate, Peeked, Proto, Role},
     event::{Event, Gone, Lost},
@@ -55,6 +56,22 @@ impl Worker {
             None
         };
         let listener = handed.unwrap_or_else(|| socket.clone());
+        let places = match below {
+            Below::Socket => self.cx.options.shared.ceilings().take(&socket, &listener.name),
+            // No socket has accepted it.
+            Below::Pipe(_) | Below::Stream(_) => Ok(Places::default()),
+        };
+        let places = match places {
+            Ok(places) => places,
+            Err(full) => {
+                let table = &mut self.telemetry.table;
+                let counter = table.counter(full.counter(), vec![("listener_address", ceiling::stat_name(&socket))]);
+                table.add(counter, 1);
+                self.conns.abandon(id);
+                self.cx.actions.push(Action::Close(id, How::Close));
+                return id;
+            }
+        };
         let now = self.cx.now.mono;
         let down = Down {
             config: None,
@@ -74,6 +91,7 @@ impl Worker {
             bound: Vec::new(),
             metadata: None,
             draining: false,
+            places,
             listener,
         };
         let mut conn = Conn::new(id, addrs, Role::Down(Box::new(down)), Proto::Sniff, now);
@@ -153,7 +171,7 @@ impl Worker {
         let Some(down) = self.conns.get(id).and_then(Conn::down) else { return };
         let found = self.listener_at(down.destination).and_then(|name| config.listeners.get(name)).cloned();
         if let Some(listener) = found.filter(|listener| !Arc::ptr_eq(listener, &down.listener)) {
-            self.conns.hand_over(id, listener);
+            self.conns.hand_over(&self.cx, id, listener);
         }
         self.begin_sniffing(id);
     }

@@ -67,7 +67,7 @@ pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resou
     } = m;
     cx.resource = name(&title);
     silent!(stat_prefix, stats_matcher, metadata, drain_type, tcp_fast_open_queue_length, connection_balance_config, reuse_port);
-    silent!(enable_reuse_port, max_connections_to_accept_per_socket_event, ignore_global_conn_limit, bypass_overload_manager);
+    silent!(enable_reuse_port, max_connections_to_accept_per_socket_event, bypass_overload_manager);
     silent!(enable_mptcp, per_connection_buffer_high_watermark_timeout);
     harmless!(cx; per_connection_buffer_limit_bytes);
     refused!(cx; fcds_config, filter_chain_matcher, socket_options, udp_listener_config, api_listener);
@@ -128,6 +128,7 @@ pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resou
         keepalive: tcp_keepalive.map(address::keepalive),
         freebind: cluster::is_true(freebind),
         transparent: cluster::is_true(transparent),
+        ignores_global_limit: ignore_global_conn_limit,
         used: Used::default(),
     })))
 }

@@ -46,6 +46,8 @@ pub struct Listener {
     pub freebind: bool,
     /// Whether the socket is transparent (IP_TRANSPARENT).
     pub transparent: bool,
+    /// Whether it accepts connections though there are as many as all listeners together may have.
+    pub ignores_global_limit: bool,
     /// Whether it is in use, where that is followed.
     pub used: Used,
 }

@@ -22,6 +22,7 @@ pub(crate) mod requests;
 mod runnable;
 pub(crate) mod say;
 pub(crate) mod second_layer;
+mod settings;
 mod workload;
 
 use std::{

@@ -12,7 +12,7 @@ use super::{
     desired::Wanted,
     mesh::{Mesh, is_set},
     proxy::{self, Proxy, Role},
-    say, workload,
+    say, settings, workload,
 };
 use crate::cli::find::POD_FILE;
 
@@ -99,6 +99,9 @@ pub(crate) async fn place(
     inherit: Option<OwnedFd>,
     stop: &mut watch::Receiver<bool>,
 ) -> Option<Place> {
+    // What is wrong with it keeps the proxy from starting, and is said there.
+    let (_, told) = settings::own(&pod.annotations).unwrap_or_default();
+    told.iter().for_each(|line| say::warning(&format!("{}/{}: {line}", pod.namespace, pod.name)));
     let turn = tokio::select! {
         biased;
         () = is_set(stop) => return None,

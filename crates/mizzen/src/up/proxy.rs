@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Result, anyhow};
 use mizzen_host::{Host, Io, LogFile, Process, ProcessKind, RestartDelay, Spec, probe};
 use mizzen_types::ports;
-use serde_json::json;
+use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::UnixStream,
@@ -24,9 +24,8 @@ use super::{
     address::ROUTER,
     control_plane,
     desired::Wanted,
-    gateway,
     mesh::{Mesh, is_set},
-    say,
+    say, settings,
 };
 
 /// A proxy's log is kept up to this size, twice.
@@ -208,6 +207,10 @@ fn spec(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr, role: Role) -> Result<Spec
     // Istio's switch to the older variant of xDS.
     env.extend(std::env::var("ISTIO_DELTA_XDS").ok().map(|value| ("ISTIO_DELTA_XDS".to_owned(), value)));
     env.extend(mesh.payload.denial_header.clone().map(|name| ("ISTIO_META_MIZZEN_DENIAL_HEADER".to_owned(), name)));
+    let told = settings::told(&mesh.objects.borrow(), pod, role).map_err(|error| anyhow!(error))?;
+    if !told.is_empty() {
+        env.push(("ISTIO_METAJSON_PROXY_CONFIG".to_owned(), Value::Object(told).to_string()));
+    }
     let foreign = mesh.payload.data_plane.foreign();
     if foreign.is_some() {
         // Less than it gets before it is killed.
@@ -232,11 +235,6 @@ fn spec(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr, role: Role) -> Result<Spec
 
 /// Adds what a gateway's manifest says of its proxy, which is not who it is and where its own things are.
 fn of_gateway(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr, env: &mut Vec<(String, String)>) -> Result<()> {
-    let (settings, _) = gateway::settings(&pod.annotations).map_err(|error| anyhow!(error))?;
-    let topology = mizzen_control::inject::gateway_topology(settings.gateway_topology);
-    if !topology.is_empty() {
-        env.push(("ISTIO_METAJSON_PROXY_CONFIG".to_owned(), json!({"gatewayTopology": topology}).to_string()));
-    }
     let objects = mesh.objects.borrow().clone();
     for (name, value) in pod.env(&objects, address, ROUTER).map_err(|error| anyhow!(error))? {
         if env.iter().any(|(known, own)| *known == name && *own != value) {

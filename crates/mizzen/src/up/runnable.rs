@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use mizzen_api::{Key, Object, Problem, core::Deployment};
+use mizzen_api::{Key, Object, Problem};
 use mizzen_capture::Settings;
 
-use super::{desired::Objects, gateway};
+use super::{desired::Objects, settings};
 
 /// At most so many replicas of one Deployment.
 const MAX_REPLICAS: u32 = 1_000;
@@ -74,7 +74,7 @@ fn refusal(object: &Object, others: &Objects) -> Option<Problem> {
             };
             if let Err(error) = Settings::from_annotations(&deployment.template.annotations) {
                 ("spec.template.metadata.annotations", error.to_string())
-            } else if let Some(error) = gateway_fault(deployment) {
+            } else if let Err(error) = settings::own(&deployment.template.annotations) {
                 ("spec.template.metadata.annotations", error)
             } else if wanted > MAX_REPLICAS {
                 ("spec.replicas", format!("must be at most {MAX_REPLICAS}, is {wanted}"))
@@ -90,12 +90,6 @@ fn refusal(object: &Object, others: &Objects) -> Option<Problem> {
         _ => return None,
     };
     Some(Problem { pos: object.meta().origin.clone(), object: Some(object.key()), field: field.to_owned(), message })
-}
-
-/// What is wrong with the settings of a gateway's proxy.
-fn gateway_fault(deployment: &Deployment) -> Option<String> {
-    let template = &deployment.template;
-    gateway::settings(&template.annotations).err().filter(|_| template.is_gateway())
 }
 
 #[cfg(test)]

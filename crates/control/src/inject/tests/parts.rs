@@ -178,8 +178,10 @@ fn annotations_of_the_container() {
 
 #[test]
 fn settings_of_one_proxy() {
-    let mesh =
-        mesh("defaultConfig: {proxyMetadata: {A: '1', B: '1'}, terminationDrainDuration: 7s, gatewayTopology: {numTrustedProxies: 3}}");
+    let mesh = mesh(
+        "defaultConfig: {proxyMetadata: {A: '1', B: '1'}, terminationDrainDuration: 7s, gatewayTopology: {numTrustedProxies: 3}, \
+              runtimeValues: {overload.global_downstream_max_connections: '9', a: b}}",
+    );
     let config = InjectConfig::new(&mesh, &json!(null), true).unwrap();
     let own = "concurrency: 3\nproxyMetadata:\n  B: '2'\n  EXIT_ON_ZERO_ACTIVE_CONNECTIONS: 'true'\ntracing: {}\n\
         gatewayTopology: {proxyProtocol: {}, forwardClientCertDetails: APPEND_FORWARD}\n";
@@ -190,13 +192,21 @@ fn settings_of_one_proxy() {
     let topology = json!({ "forwardClientCertDetails": "APPEND_FORWARD", "proxyProtocol": {} });
     assert_eq!(
         written,
-        json!({ "terminationDrainDuration": "7s", "concurrency": 3, "proxyMetadata": metadata, "gatewayTopology": topology })
+        json!({ "terminationDrainDuration": "7s", "concurrency": 3, "proxyMetadata": metadata, "gatewayTopology": topology,
+            "runtimeValues": { "overload.global_downstream_max_connections": "9", "a": "b" } })
     );
     for (name, want) in [("A", "1"), ("B", "2"), ("EXIT_ON_ZERO_ACTIVE_CONNECTIONS", "true")] {
         assert_eq!(variable(&pod, name).as_deref(), Some(want));
     }
     assert_eq!(warnings, ["annotation proxy.istio.io/config: tracing: is not acted on yet"]);
+    let limit = "envoy.resource_limits.listener.virtualInbound.connection_limit";
+    let (limited, _) =
+        patched(&super::pod(json!({ "proxy.istio.io/config": format!("runtimeValues: {{{limit}: '2'}}") }), json!({})), &config);
+    let limited: Value = serde_json::from_str(&variable(&limited, "PROXY_CONFIG").unwrap()).unwrap();
+    assert_eq!(limited["runtimeValues"], json!({ limit: "2" }), "in the place of the mesh's");
     let bad = |text: &str| refused(&super::pod(json!({ "proxy.istio.io/config": text }), json!({})), &config);
+    let wrong = bad(&format!("runtimeValues: {{{limit}: two}}"));
+    assert!(wrong.ends_with("connection_limit: must be a number of connections, or empty for no limit, is `two`"), "{wrong}");
     let wrong = bad("gatewayTopology: {numTrustedProxies: -1}");
     assert!(wrong.starts_with("annotation proxy.istio.io/config: gatewayTopology.numTrustedProxies: must be between 0 and"), "{wrong}");
     assert_eq!(

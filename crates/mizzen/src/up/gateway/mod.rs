@@ -7,7 +7,7 @@ mod plan;
 use std::{collections::BTreeMap, net::TcpListener, sync::Arc};
 
 use anyhow::Result;
-use mizzen_api::{Problem, core::PodSpec, istio::ProxyConfig};
+use mizzen_api::core::PodSpec;
 use tokio::sync::watch;
 
 pub(crate) use doors::{Open, keep};
@@ -24,21 +24,6 @@ use super::{
     say,
 };
 
-/// The annotation with which a pod's proxy is set.
-const SETTINGS: &str = "proxy.istio.io/config";
-
-/// What a gateway's annotation says of its proxy, with a line for each part that is not acted on.
-///
-/// # Errors
-/// What is wrong with it.
-pub(crate) fn settings(annotations: &BTreeMap<String, String>) -> Result<(ProxyConfig, Vec<String>), String> {
-    let text = annotations.get(SETTINGS).map(String::as_str).filter(|text| !text.trim().is_empty());
-    let Some(text) = text else { return Ok((ProxyConfig::default(), Vec::new())) };
-    let read = mizzen_api::parse_proxy_config(text, &ProxyConfig::default(), &"".into());
-    let say = |problem: &Problem| format!("{SETTINGS}: {problem}");
-    read.map(|(read, told)| (read, told.iter().map(say).collect())).map_err(|all| all.first().map(say).unwrap_or_default())
-}
-
 /// Runs a gateway's pod until `stop`.
 pub(crate) async fn live(mesh: Arc<Mesh>, pod: Arc<Wanted>, mut stop: watch::Receiver<bool>) {
     let entered = match mesh.payload.data_plane.foreign() {
@@ -49,8 +34,6 @@ pub(crate) async fn live(mesh: Arc<Mesh>, pod: Arc<Wanted>, mut stop: watch::Rec
         Ok(entered) => entered,
         Err(error) => return pod::failed(&mesh, &pod, &error, &mut stop).await,
     };
-    let (_, told) = settings(&pod.annotations).unwrap_or_default();
-    told.iter().for_each(|line| say::warning(&format!("{}/{}: {line}", pod.namespace, pod.name)));
     if pod.spec.termination_grace_period != PodSpec::default().termination_grace_period {
         let seconds = proxy::GRACE.as_secs();
         say::warning(&format!("{}/{}: terminationGracePeriodSeconds: a gateway has {seconds} s to end here", pod.namespace, pod.name));
@@ -104,21 +87,4 @@ fn sockets_of(serving: Serving, pod: &Wanted, open: &Open, objects: &Objects) ->
     let doors = open.of(&plan::id(&pod.namespace, &pod.workload))?;
     let ports = desired::gateway_ports(objects, &pod.namespace, &pod.labels, serving);
     Some(doors.iter().filter(|(port, _)| ports.contains_key(port)).map(|(port, door)| (*port, door.socket.clone())).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use mizzen_api::istio::GatewayTopology;
-
-    use super::*;
-
-    #[test]
-    fn settings_of_one_gateway() {
-        let read = |text: &str| settings(&[(SETTINGS.to_owned(), text.to_owned())].into());
-        assert_eq!(read(" ").map(|(read, told)| (read.gateway_topology, told)), Ok((GatewayTopology::default(), Vec::new())));
-        let (read_well, told) = read("gatewayTopology: {numTrustedProxies: 2}\nconcurrency: 4").expect("settings");
-        assert_eq!(read_well.gateway_topology.trusted_proxies, Some(2));
-        assert!(told.len() == 1 && told[0].contains("proxy.istio.io/config: ") && told[0].contains("concurrency"), "{told:?}");
-        assert!(read("gatewayTopology: {numTrustedProxies: many}").is_err_and(|e| e.starts_with("proxy.istio.io/config: ")));
-    }
 }
