@@ -8,7 +8,10 @@ use nlink::netlink::{
     },
 };
 
-use crate::plan::{Match, Plan, Rule, Verdict};
+use crate::{
+    loopback,
+    plan::{Match, Plan, Rule, Verdict},
+};
 
 /// The name of the table that holds the rules.
 pub const TABLE: &str = "mizzen-capture";
@@ -20,17 +23,21 @@ pub(crate) const ZONES: &str = "zones-";
 #[derive(Debug, thiserror::Error)]
 #[error("capture rules: cannot {what}: {source}")]
 pub struct ApplyError {
-    what: &'static str,
+    pub(crate) what: &'static str,
     #[source]
-    source: nlink::Error,
+    pub(crate) source: nlink::Error,
 }
 
 /// Puts the rules into the calling thread's network namespace, in one transaction; rules of an earlier
-/// plan are replaced by it. To be called on a thread of that namespace, inside a tokio runtime with IO.
+/// plan are replaced by it. Rules for IPv6 need an address on the loopback interface, which it gets before them. To be called on a thread of that namespace,
+/// inside a tokio runtime with IO.
 ///
 /// # Errors
 /// If netlink cannot be opened or the kernel refuses (no CAP_NET_ADMIN, no nf_tables).
 pub async fn apply(plan: &Plan) -> Result<(), ApplyError> {
+    if plan.hands_ipv6() {
+        loopback::give_address().await?;
+    }
     let (connection, transaction) = begin().await?;
     let mut transaction = transaction.add_table(TABLE, Family::Inet);
     let nat = |hook| BaseChain::nat(hook, Priority::DstNat);

@@ -15,6 +15,7 @@
 mod addresses;
 mod apply;
 mod guard;
+mod loopback;
 mod plan;
 mod settings;
 mod tracking;

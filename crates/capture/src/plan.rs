@@ -95,6 +95,12 @@ impl Plan {
         let (inbound_zones, outbound_zones) = zones(settings);
         Plan { inbound: inbound(settings), outbound: outbound(settings), inbound_zones, outbound_zones }
     }
+
+    /// Whether connections of IPv6 are known by the address from which they are handed to the workload.
+    pub(crate) fn hands_ipv6(&self) -> bool {
+        let handed = Match::Source(IpAddr::from(ports::INBOUND_PASSTHROUGH_V6).into());
+        self.outbound.iter().any(|rule| rule.matches.contains(&handed))
+    }
 }
 
 fn rule<const N: usize>(matches: [Match; N], verdict: Verdict) -> Rule {
@@ -145,7 +151,7 @@ fn outbound(settings: &Settings) -> Vec<Rule> {
         rules.push(rule([Match::Port(*port)], Verdict::Return));
     }
     // The inbound proxy hands a connection to its own workload from this address; so do probes.
-    for from in families(settings, ports::INBOUND_PASSTHROUGH_V4, Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6)) {
+    for from in families(settings, ports::INBOUND_PASSTHROUGH_V4, ports::INBOUND_PASSTHROUGH_V6) {
         rules.push(rule([Match::OutLoopback, Match::Tcp, Match::Source(from.into())], Verdict::Return));
     }
     // A workload that calls its own service: its proxy picked this very host, so the call has to come in

@@ -27,3 +27,5 @@ pub const METRICS: u16 = 15090;
 pub const PROXY_MARK: u32 = 1337;
 /// The source address (IPv4) of connections that the inbound proxy makes to its application for unknown ports.
 pub const INBOUND_PASSTHROUGH_V4: std::net::Ipv4Addr = std::net::Ipv4Addr::new(127, 0, 0, 6);
+/// The same of IPv6. No host has it of its own accord: who captures gives it to the loopback interface.
+pub const INBOUND_PASSTHROUGH_V6: std::net::Ipv6Addr = std::net::Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);

@@ -2,13 +2,14 @@
 
 use std::{
     io::{self, ErrorKind, Read, Write},
-    net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     time::Duration,
 };
 
-use mizzen_capture::{Dns, Owner, Plan, Ports, Settings};
+use mizzen_capture::{Dns, Owner, Plan, Ports, Ranges, Settings};
 use mizzen_host::{Host, Link, Router};
-use mizzen_types::ports::PROXY_MARK;
+use mizzen_types::ports::{INBOUND_PASSTHROUGH_V6, PROXY_MARK};
+use nlink::netlink::link::VethLink;
 use socket2::{Domain, Socket, Type};
 
 use crate::Paths;
@@ -36,7 +37,7 @@ impl Mesh {
 #[derive(Clone, Copy, Default)]
 struct From {
     mark: bool,
-    source: Option<Ipv4Addr>,
+    source: Option<IpAddr>,
 }
 
 const PLAIN: From = From { mark: false, source: None };
@@ -97,7 +98,7 @@ pub(crate) async fn checks(mesh: &Mesh, paths: &Paths) {
     gateway(mesh, paths).await;
     captured_inbound(mesh).await;
     captured_outbound(mesh).await;
-    captured_outbound_v6(mesh).await;
+    captured_v6(mesh).await;
     captured_by_user(mesh).await;
     questions_of_two(mesh).await;
     half_closed(mesh).await;
@@ -187,7 +188,7 @@ async fn captured_inbound(mesh: &Mesh) {
         assert_eq!(arrives(&mesh.a, from, to(15020), &all).await, ("agent", None));
     }
     // Within the host: the app by itself, the proxy to its app, and the proxy that picked its own host.
-    let handing = From { source: Some(Ipv4Addr::new(127, 0, 0, 6)), ..MARKED };
+    let handing = From { source: Some(Ipv4Addr::new(127, 0, 0, 6).into()), ..MARKED };
     assert_eq!(arrives(&mesh.b, PLAIN, to(8080), &all).await, ("app", None));
     assert_eq!(arrives(&mesh.b, PLAIN, ([127, 0, 0, 1], 8080), &all).await, ("app", None));
     assert_eq!(arrives(&mesh.b, MARKED, ([127, 0, 0, 1], 8080), &all).await, ("app", None));
@@ -221,25 +222,85 @@ async fn captured_outbound(mesh: &Mesh) {
     println!("ok: outbound capture");
 }
 
-async fn captured_outbound_v6(mesh: &Mesh) {
-    let own: std::net::Ipv6Addr = "fd00::1".parse().unwrap();
-    let address = mesh.a.run(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let links = nlink::netlink::Connection::<nlink::Route>::new().unwrap();
-            std::fs::write("/proc/sys/net/ipv6/conf/eth0/accept_dad", "0").ok()?;
-            links.add_address_by_name("eth0", own.into(), 64).await.ok()
-        })
-    });
-    if address.await.unwrap().is_none() {
+/// A link of its own between both hosts, and their addresses there; none if this kernel has no IPv6.
+async fn linked_by_ipv6(mesh: &Mesh) -> Option<[Ipv6Addr; 2]> {
+    const NAME: &str = "six";
+    let namespace = mesh.b.run(|| std::fs::File::open("/proc/thread-self/ns/net")).await.unwrap().unwrap();
+    let open = || nlink::netlink::Connection::<nlink::Route>::new().unwrap();
+    let link = move || {
+        mizzen_host::block_on(async { open().add_link(VethLink::new(NAME, NAME).peer_netns_fd(&namespace)).await.unwrap() }).unwrap();
+    };
+    mesh.a.run(link).await.unwrap();
+    let addresses = ["fd00::1", "fd00::2"].map(|text| text.parse::<Ipv6Addr>().unwrap());
+    for (host, own) in [&mesh.a, &mesh.b].into_iter().zip(addresses) {
+        let address = move || {
+            // An address that is still tentative is not chosen as a source.
+            std::fs::write(format!("/proc/sys/net/ipv6/conf/{NAME}/accept_dad"), "0").ok()?;
+            let made = async {
+                open().add_address_by_name(NAME, own.into(), 64).await.ok()?;
+                open().set_link_up(NAME).await.ok()
+            };
+            mizzen_host::block_on(made).unwrap()
+        };
+        host.run(address).await.unwrap()?;
+    }
+    for (host, own) in [&mesh.a, &mesh.b].into_iter().zip(addresses) {
+        while host.run(move || UdpSocket::bind((own, 0)).is_err()).await.unwrap() {}
+    }
+    Some(addresses)
+}
+
+/// IPv6 is captured as IPv4 is: none of it reaches a program past its proxy.
+async fn captured_v6(mesh: &Mesh) {
+    let Some([a, b]) = linked_by_ipv6(mesh).await else {
         println!("SKIPPED: IPv6 capture, since this kernel has no IPv6");
         return;
+    };
+    mesh.a.capture(&Plan::default()).await.unwrap();
+    mesh.b.capture(&Plan::new(&Settings { exclude_inbound: vec![9000], ..Settings::default() })).await.unwrap();
+    let any = |port: u16| SocketAddr::from(([0u16; 8], port));
+    let proxy = listen(&mesh.b, any(15006)).await;
+    let app = listen(&mesh.b, any(8080)).await;
+    let excluded = listen(&mesh.b, any(9000)).await;
+    let agent = listen(&mesh.b, any(15020)).await;
+    let all = [("proxy", &proxy), ("app", &app), ("excluded", &excluded), ("agent", &agent)];
+    let to = |port| SocketAddr::from((b, port));
+    for from in [PLAIN, MARKED] {
+        assert_eq!(arrives(&mesh.a, from, to(8080), &all).await, ("proxy", Some(to(8080))));
+        assert_eq!(arrives(&mesh.a, from, to(1), &all).await, ("proxy", Some(to(1))));
+        assert_eq!(arrives(&mesh.a, from, to(9000), &all).await, ("excluded", None));
+        assert_eq!(arrives(&mesh.a, from, to(15020), &all).await, ("agent", None));
     }
-    let proxy = listen(&mesh.a, ([0u16; 8], 15001)).await;
-    let to: SocketAddr = "[fd00::2]:80".parse().unwrap();
-    // An address that is still tentative is not chosen as a source: ask until it is.
-    while mesh.a.run(move || UdpSocket::bind((own, 0)).is_err()).await.unwrap() {}
-    assert_eq!(arrives(&mesh.a, PLAIN, to, &[("proxy", &proxy)]).await, ("proxy", Some(to)));
+    // Within the host, as by IPv4. The address from which the proxy hands connections on was given with the rules.
+    let handing = From { source: Some(INBOUND_PASSTHROUGH_V6.into()), ..MARKED };
+    let itself = SocketAddr::from((Ipv6Addr::LOCALHOST, 8080));
+    assert_eq!(arrives(&mesh.b, PLAIN, to(8080), &all).await, ("app", None));
+    assert_eq!(arrives(&mesh.b, PLAIN, itself, &all).await, ("app", None));
+    assert_eq!(arrives(&mesh.b, MARKED, itself, &all).await, ("app", None));
+    assert_eq!(arrives(&mesh.b, handing, to(8080), &all).await, ("app", None));
+    assert_eq!(arrives(&mesh.b, MARKED, to(8080), &all).await, ("proxy", Some(to(8080))));
+    println!("ok: inbound capture of IPv6");
+
+    drop((proxy, agent));
+    let beside = "fd00::/64".parse().unwrap();
+    let dns = Some(Dns { port: 15053, servers: None });
+    mesh.a.capture(&Plan::new(&Settings { dns: dns.clone(), ..Settings::default() })).await.unwrap();
+    mesh.b.capture(&Plan::default()).await.unwrap();
+    let proxy = listen(&mesh.a, any(15001)).await;
+    let agent = listen(&mesh.a, (Ipv6Addr::LOCALHOST, 15053)).await;
+    let all = [("proxy", &proxy), ("app", &app), ("agent", &agent)];
+    for address in [b, "fd00::9".parse().unwrap()] {
+        let to = SocketAddr::from((address, 80));
+        assert_eq!(arrives(&mesh.a, PLAIN, to, &all).await, ("proxy", Some(to)));
+    }
+    assert_eq!(arrives(&mesh.a, MARKED, to(8080), &all).await, ("app", None), "the proxy's own");
+    assert_eq!(arrives(&mesh.a, PLAIN, to(53), &all).await, ("agent", Some(to(53))), "a question for a name");
+    mesh.a.capture(&Plan::new(&Settings { exclude_ranges: vec![beside], ..Settings::default() })).await.unwrap();
+    assert_eq!(arrives(&mesh.a, PLAIN, to(8080), &all).await, ("app", None), "an excluded range");
+    mesh.a.capture(&Plan::new(&Settings { include_ranges: Ranges::Only(vec![beside]), ..Settings::default() })).await.unwrap();
+    assert_eq!(arrives(&mesh.a, PLAIN, to(8080), &all).await, ("proxy", Some(to(8080))), "an included range");
+    let own = SocketAddr::from((a, 15053));
+    assert_eq!(connect(&mesh.a, PLAIN, own).await.unwrap_err().kind(), ErrorKind::ConnectionRefused, "what is called at itself");
     println!("ok: outbound capture of IPv6");
 }
 
@@ -248,7 +309,7 @@ async fn captured_by_user(mesh: &Mesh) {
     let (uid, gid) = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
     let server = Ipv4Addr::new(10, 96, 0, 10);
     let dns = Some(Dns { port: 15053, servers: Some(vec![server.into()]) });
-    let plan = |uid, gid| Plan::new(&Settings { owner: Owner::User { uid, gid }, ipv6: false, dns: dns.clone(), ..Settings::default() });
+    let plan = |uid, gid| Plan::new(&Settings { owner: Owner::User { uid, gid }, dns: dns.clone(), ..Settings::default() });
     let proxy = listen(&mesh.a, ([0, 0, 0, 0], 15001)).await;
     let remote = listen(&mesh.b, (B, 8080)).await;
     let agent = listen(&mesh.a, ([127, 0, 0, 1], 15053)).await;
@@ -301,8 +362,7 @@ async fn questions_of_two(mesh: &Mesh) {
     let (server, agent) = (udp(&mesh.b, to).await, udp(&mesh.a, ([127, 0, 0, 1], 15053)).await);
     for servers in [None, Some(vec![B.into()])] {
         let dns = Some(Dns { port: 15053, servers });
-        let plan =
-            |uid| Plan::new(&Settings { owner: Owner::User { uid, gid: gid + 1 }, ipv6: false, dns: dns.clone(), ..Settings::default() });
+        let plan = |uid| Plan::new(&Settings { owner: Owner::User { uid, gid: gid + 1 }, dns: dns.clone(), ..Settings::default() });
         for _ in 0..2 {
             mesh.a.capture(&plan(uid + 1)).await.unwrap();
             ask(&udp(&mesh.a, (A, 40_053)).await, to, &agent, "the agent");

@@ -69,7 +69,7 @@ pub(crate) struct IptablesArgs {
     /// With --redirect-dns: questions to whatever server.
     #[arg(long, value_name = "BOOL", default_value_t = false, default_missing_value = "true", num_args = 0..=1)]
     capture_all_dns: bool,
-    /// Capture IPv6, too; not supported.
+    /// Capture IPv6, too: it always is.
     #[arg(long, value_name = "BOOL", default_value_t = false, default_missing_value = "true", num_args = 0..=1, hide = true)]
     dual_stack: bool,
     /// Print the rules, as nft reads them, and set nothing.
@@ -168,7 +168,6 @@ fn settings(args: &IptablesArgs, resolv_conf: &str) -> Result<Settings> {
         (!args.exclude_interfaces.is_empty(), "-c", "interfaces cannot be left alone"),
         (!args.virtual_interfaces.is_empty(), "-k", "interfaces of virtual machines cannot be captured"),
         (args.tunnel != ports::HBONE, "-e", "the port of HBONE is 15008"),
-        (args.dual_stack, "--dual-stack", "IPv6 is not captured"),
         (
             args.run_validation && !args.skip_rule_apply,
             "--run-validation",
@@ -181,11 +180,6 @@ fn settings(args: &IptablesArgs, resolv_conf: &str) -> Result<Settings> {
     if let Some((_, flag, reason)) = unsupported.into_iter().find(|(is, ..)| *is) {
         bail!("{flag}: {reason}");
     }
-    if let Ranges::Only(ranges) = &args.include_ranges
-        && let Some(range) = ranges.iter().find(|range| range.address().is_ipv6())
-    {
-        bail!("-i {range}: IPv6 is not captured");
-    }
     let uid = args.uid.parse::<u32>().ok().with_context(|| format!("-u {}: must be the number of one user", args.uid))?;
     let gid = if args.gid.is_empty() { Some(uid) } else { args.gid.parse::<u32>().ok() };
     let gid = gid.with_context(|| format!("-g {}: must be the number of one group", args.gid))?;
@@ -193,7 +187,8 @@ fn settings(args: &IptablesArgs, resolv_conf: &str) -> Result<Settings> {
     let dns = args.redirect_dns.then(|| Dns { port: DNS_PORT, servers: (!args.capture_all_dns).then(|| servers(resolv_conf)) });
     Ok(Settings {
         owner: Owner::User { uid, gid },
-        ipv6: false,
+        // Whether the pod has such an address or will get one: what is not captured would reach its program past the proxy.
+        ipv6: true,
         dns,
         inbound_port: args.inbound,
         outbound_port: args.outbound,
@@ -239,20 +234,21 @@ pub(super) mod tests {
     #[test]
     fn as_an_injector_calls_it() {
         let line = "-p 15001 -z 15006 -u 1337 -g 1337 -m REDIRECT -i * -x '' -b * -d 15090,15021,15020 --log_output_level=default:info";
-        let all = Settings { owner: USER, ipv6: false, exclude_inbound: vec![15090, 15021, 15020], ..Settings::default() };
+        let all = Settings { owner: USER, exclude_inbound: vec![15090, 15021, 15020], ..Settings::default() };
         assert_eq!(read(line), Ok(all.clone()));
         // Istio's gives no group.
         assert_eq!(read(&line.replace("-g 1337 ", "")), Ok(all.clone()));
+        assert_eq!(read(&format!("{line} --dual-stack")), Ok(all.clone()), "whether it is asked for or not");
         let some = Settings {
-            include_ranges: Ranges::Only(vec!["10.0.0.0/8".parse().unwrap()]),
-            exclude_ranges: vec!["10.1.0.0/16".parse().unwrap()],
+            include_ranges: Ranges::Only(vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()]),
+            exclude_ranges: vec!["10.1.0.0/16".parse().unwrap(), "fd00:1::/32".parse().unwrap()],
             include_inbound: Ports::Only(vec![80]),
             include_outbound: vec![3306],
             exclude_outbound: vec![25, 26],
             exclude_inbound: vec![],
             ..all
         };
-        assert_eq!(read("-i 10.0.0.0/8 -x 10.1.0.0/16 -b 80 -q 3306 -o 25,26"), Ok(some));
+        assert_eq!(read("-i 10.0.0.0/8,fd00::/8 -x 10.1.0.0/16,fd00:1::/32 -b 80 -q 3306 -o 25,26"), Ok(some));
         let none = read("").unwrap();
         assert_eq!((none.include_inbound, none.include_ranges), (Ports::Only(vec![]), Ranges::Only(vec![])));
     }
@@ -275,7 +271,6 @@ pub(super) mod tests {
         check("-u 1337,1338", "-u 1337,1338: must be the number of one user");
         check("-d 80,http", "-d: `http` is not a port between 1 and 65535");
         check("-x *", "-x: `*` is not possible here, only a list of ranges");
-        check("-i 10.0.0.0/8,fd00::/8", "-i fd00::/8: IPv6 is not captured");
         check("--run-validation", "--run-validation: whoever sets rules cannot check them: it takes --skip-rule-apply");
         check("--skip-rule-apply", "--skip-rule-apply: it is for --run-validation");
         assert!(read("-b 80,x").unwrap_err().contains("`x` is not a port"));

@@ -26,7 +26,7 @@ pub(super) fn wanted(annotations: &Annotations) -> Result<Option<Settings>, Stri
     let settings = Settings::from_annotations(annotations).map_err(|error| error.to_string())?;
     // Which servers the pod asks for names is not known before its containers start.
     let dns = (status[DNS_CAPTURE] == true).then_some(Dns { port: DNS_PORT, servers: None });
-    Ok(Some(Settings { owner: Owner::User { uid: PROXY_ID, gid: PROXY_ID }, ipv6: false, dns, ..settings }))
+    Ok(Some(Settings { owner: Owner::User { uid: PROXY_ID, gid: PROXY_ID }, dns, ..settings }))
 }
 
 #[cfg(test)]
@@ -68,7 +68,7 @@ pub(super) mod tests {
     }
 
     fn user() -> Settings {
-        Settings { owner: Owner::User { uid: 1337, gid: 1337 }, ipv6: false, ..Settings::default() }
+        Settings { owner: Owner::User { uid: 1337, gid: 1337 }, ..Settings::default() }
     }
 
     #[test]
@@ -77,11 +77,11 @@ pub(super) mod tests {
         let all = Settings { exclude_inbound: vec![15090, 15021, 15020], dns, ..user() };
         assert_eq!(wanted(&injected(json!({}), by_plugin())), Ok(Some(all.clone())));
         let own = json!({
-            "traffic.sidecar.istio.io/includeOutboundIPRanges": "10.0.0.0/8", "traffic.sidecar.istio.io/includeInboundPorts": "80",
+            "traffic.sidecar.istio.io/includeOutboundIPRanges": "10.0.0.0/8,fd00::/8", "traffic.sidecar.istio.io/includeInboundPorts": "80",
             "traffic.sidecar.istio.io/excludeOutboundPorts": "25", "traffic.sidecar.istio.io/includeOutboundPorts": "3306",
         });
         let some = Settings {
-            include_ranges: Ranges::Only(vec!["10.0.0.0/8".parse().unwrap()]),
+            include_ranges: Ranges::Only(vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()]),
             include_inbound: Ports::Only(vec![80]),
             exclude_outbound: vec![25],
             include_outbound: vec![3306],
@@ -106,7 +106,7 @@ pub(super) mod tests {
     fn a_node_captures_what_a_pods_own_container_does() {
         let names = |text: &str| json!({ "proxy.istio.io/config": format!("{{proxyMetadata: {{ISTIO_META_DNS_CAPTURE: '{text}'}}}}") });
         let more = json!({
-            "traffic.sidecar.istio.io/includeOutboundIPRanges": "10.0.0.0/8", "traffic.sidecar.istio.io/excludeOutboundIPRanges": "10.1.0.0/16",
+            "traffic.sidecar.istio.io/includeOutboundIPRanges": "10.0.0.0/8,fd00::/8", "traffic.sidecar.istio.io/excludeOutboundIPRanges": "fd00:1::/32",
             "traffic.sidecar.istio.io/includeInboundPorts": "80,443", "traffic.sidecar.istio.io/excludeOutboundPorts": "25",
             "traffic.sidecar.istio.io/includeOutboundPorts": "3306", "status.sidecar.istio.io/port": "16020",
         });
