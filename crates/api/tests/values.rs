@@ -177,7 +177,10 @@ fn workloads() {
         }
     );
     let pod = find!(good(), Pod);
-    assert_eq!(pod.status, PodStatus { pod_ip: Some("10.244.0.7".parse().unwrap()), phase: PodPhase::Running, ready: true });
+    assert_eq!(
+        pod.status,
+        PodStatus { pod_ip: Some("10.244.0.7".parse().unwrap()), second_ip: None, phase: PodPhase::Running, ready: true }
+    );
     let config = find!(good(), ConfigMap);
     assert_eq!((config.data["a.conf"].as_str(), config.binary_data["c"].as_slice()), ("one\n---two\n", &[0_u8, 1, 2][..]));
     assert_eq!(find!(good(), Secret).data["a"], b"b");

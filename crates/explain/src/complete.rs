@@ -67,7 +67,7 @@ fn is_injected(snapshot: &Snapshot, deployment: &Deployment) -> bool {
 }
 
 fn running(ip: Option<IpAddr>) -> PodStatus {
-    PodStatus { pod_ip: ip, phase: PodPhase::Running, ready: true }
+    PodStatus { pod_ip: ip, second_ip: None, phase: PodPhase::Running, ready: true }
 }
 
 fn pod_of(deployment: &Deployment, injected: bool, ip: Option<IpAddr>) -> Pod {

@@ -1,7 +1,7 @@
 //! Services, endpoints and pods, from the objects that declare them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
 };
@@ -197,20 +197,24 @@ impl Update<'_> {
             self.services.extend(behind.map(|(service, _)| service.clone()));
         }
         if let Some(was) = view(was) {
-            let mut here = self.next.pods_at.get(&was.ip).cloned().unwrap_or_default();
-            here.remove_mut(&was.object);
-            self.next.pods_at.remove_mut(&was.ip);
-            if !here.is_empty() {
-                self.next.pods_at.insert_mut(was.ip, here);
+            for ip in was.ips() {
+                let mut here = self.next.pods_at.get(&ip).cloned().unwrap_or_default();
+                here.remove_mut(&was.object);
+                self.next.pods_at.remove_mut(&ip);
+                if !here.is_empty() {
+                    self.next.pods_at.insert_mut(ip, here);
+                }
+                addresses.insert(ip);
             }
-            addresses.insert(was.ip);
         }
         if let Some(is) = view(is) {
-            let mut here = self.next.pods_at.get(&is.ip).cloned().unwrap_or_default();
-            addresses.insert(is.ip);
-            let ip = is.ip;
-            here.insert_mut(is.object.clone(), Arc::new(is));
-            self.next.pods_at.insert_mut(ip, here);
+            let is = Arc::new(is);
+            for ip in is.ips() {
+                let mut here = self.next.pods_at.get(&ip).cloned().unwrap_or_default();
+                here.insert_mut(is.object.clone(), is.clone());
+                self.next.pods_at.insert_mut(ip, here);
+                addresses.insert(ip);
+            }
         }
         addresses.into_iter().for_each(|ip| self.address(ip));
     }
@@ -222,12 +226,13 @@ impl Update<'_> {
         if was == is {
             return;
         }
-        for pod in was.iter() {
+        // One with two addresses is found by its labels at the first.
+        for pod in was.iter().filter(|pod| pod.ip == ip) {
             for label in labels_of(pod) {
                 member(&mut self.next.labelled, &label, &ip, false);
             }
         }
-        for pod in is.iter() {
+        for pod in is.iter().filter(|pod| pod.ip == ip) {
             for label in labels_of(pod) {
                 member(&mut self.next.labelled, &label, &ip, true);
             }
@@ -348,7 +353,7 @@ impl Update<'_> {
                 continue;
             }
             for port in &service.ports {
-                let here = endpoints.by_port.get(&port.port).into_iter().flatten().filter(|e| e.address == EndpointAddress::Ip(ip));
+                let here = endpoints.by_port.get(&port.port).into_iter().flatten().filter(|e| e.ips().any(|own| own == ip));
                 found.extend(here.map(|endpoint| Instance {
                     service: service.clone(),
                     port: port.port,
@@ -405,12 +410,7 @@ fn label_of(namespace: &Name, selector: &Selector) -> Label {
 }
 
 fn addresses(endpoints: &Endpoints) -> BTreeSet<IpAddr> {
-    let all = endpoints.by_port.values().flatten();
-    all.filter_map(|endpoint| match endpoint.address {
-        EndpointAddress::Ip(ip) => Some(ip),
-        EndpointAddress::Host(_) => None,
-    })
-    .collect()
+    endpoints.by_port.values().flatten().flat_map(Endpoint::ips).collect()
 }
 
 fn accounts(endpoints: &Endpoints) -> BTreeSet<NamespacedName> {
@@ -427,6 +427,7 @@ fn pod_view(pod: &core::Pod) -> Option<PodView> {
     Some(PodView {
         object: pod.meta.namespaced_name(),
         ip: pod.status.pod_ip?.to_canonical(),
+        second_ip: pod.status.second_ip,
         ready: pod.status.ready && pod.status.phase == PodPhase::Running,
         service_account: pod.spec.service_account.as_str().into(),
         workload: pod
@@ -511,6 +512,7 @@ fn of_service(service: &core::Service, default_export: &[ExportTo], vips: &Vips)
     }
     let meta = &service.meta;
     let host = host_of(&meta.namespaced_name())?;
+    // The second one stands where the first one does.
     let address = match service.cluster_ip {
         ClusterIp::Address(ip) => Some(ip),
         ClusterIp::Auto => vips.of(&host, &meta.namespaced_name()),
@@ -527,7 +529,7 @@ fn of_service(service: &core::Service, default_export: &[ExportTo], vips: &Vips)
         object: meta.namespaced_name(),
         registry: Registry::Kubernetes,
         created: meta.created,
-        addresses: address.map(IpRange::from).into_iter().collect(),
+        addresses: address.into_iter().chain(service.second_ip).map(IpRange::from).collect(),
         headless: service.cluster_ip == ClusterIp::Headless,
         ports: ports.collect(),
         resolve: if service.cluster_ip == ClusterIp::Headless { Resolve::OriginalDestination } else { Resolve::Endpoints },
@@ -597,7 +599,7 @@ fn endpoints_of(objects: &Objects, service: &ServiceView, derived: &Derived) -> 
     for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
         let mut list = Vec::new();
         if !slices.is_empty() {
-            list.extend(slices.iter().flat_map(|slice| of_slice(slice, port, service, derived)));
+            list.extend(paired(service, slices.iter().flat_map(|slice| of_slice(slice, port, service, derived)).collect()));
             list.sort_by(|a: &Endpoint, b| (&a.address, a.port).cmp(&(&b.address, b.port)));
             list.dedup_by(|a, b| (&a.address, a.port) == (&b.address, b.port));
         } else if let Some(selector) = &service.selector {
@@ -625,6 +627,7 @@ fn of_pod(pod: &PodView, port: &PortView, publish_not_ready: bool) -> Option<End
 fn endpoint_of_pod(pod: &PodView) -> Endpoint {
     Endpoint {
         address: EndpointAddress::Ip(pod.ip),
+        second_ip: pod.second_ip,
         port: 0,
         ready: pod.ready,
         labels: pod.labels.clone(),
@@ -637,20 +640,53 @@ fn endpoint_of_pod(pod: &PodView) -> Endpoint {
     }
 }
 
-/// The endpoints that a slice has of a service's port. What Kubernetes says of a pod is late: whichever of both says that it is not ready is right.
-fn of_slice(slice: &core::EndpointSlice, port: &PortView, service: &ServiceView, derived: &Derived) -> Vec<Endpoint> {
+/// A pod of two families stands in two slices: one endpoint of both, at the address of the service's first family.
+fn paired(service: &ServiceView, found: Vec<(Option<&str>, Endpoint)>) -> Vec<Endpoint> {
+    let is_v4 = |endpoint: &Endpoint| matches!(endpoint.address, EndpointAddress::Ip(IpAddr::V4(_)));
+    let of_two = found.iter().any(|(_, endpoint)| is_v4(endpoint)) && found.iter().any(|(_, endpoint)| !is_v4(endpoint));
+    if !of_two {
+        return found.into_iter().map(|(_, endpoint)| endpoint).collect();
+    }
+    let v4_first = service.addresses.first().is_none_or(|range| range.address().is_ipv4());
+    let (first, other): (Vec<_>, Vec<_>) = found.into_iter().partition(|(_, endpoint)| is_v4(endpoint) == v4_first);
+    let mut by_pod: HashMap<&str, &Endpoint> = other.iter().filter_map(|(pod, endpoint)| Some(((*pod)?, endpoint))).collect();
+    let mut all: Vec<Endpoint> = Vec::new();
+    for (pod, endpoint) in first {
+        let is_beside = |pod: &&str| by_pod.get(pod).is_some_and(|beside| beside.port == endpoint.port);
+        let beside = pod.filter(is_beside).and_then(|pod| by_pod.remove(pod));
+        // What leaves goes out of one slice after the other.
+        let ready = endpoint.ready && beside.is_none_or(|beside| beside.ready);
+        all.push(Endpoint { second_ip: beside.and_then(|beside| beside.ips().next()), ready, ..endpoint });
+    }
+    let is_alone = |pod: &Option<&str>| pod.is_none_or(|pod| by_pod.contains_key(pod));
+    all.extend(other.iter().filter(|(pod, _)| is_alone(pod)).map(|(_, endpoint)| endpoint.clone()));
+    all
+}
+
+/// The endpoints that a slice has of a service's port, with the names of the pods behind them. What Kubernetes says of a pod is late: whichever of both
+/// says that it is not ready is right.
+fn of_slice<'s>(
+    slice: &'s core::EndpointSlice,
+    port: &PortView,
+    service: &ServiceView,
+    derived: &Derived,
+) -> Vec<(Option<&'s str>, Endpoint)> {
     let Some(number) = slice.ports.iter().find(|of| !of.udp && of.name == port.name).map(|of| of.port) else { return Vec::new() };
-    let endpoint = |found: &core::SliceEndpoint| {
+    let endpoint = |found: &'s core::SliceEndpoint| {
         let address = EndpointAddress::Ip(found.address);
         let ready = found.ready || service.publish_not_ready;
         let pod = found.pod.as_deref().and_then(|pod| {
             let name = NamespacedName { namespace: slice.meta.namespace.clone(), name: pod.into() };
             derived.pod_named(found.address, &name)
         });
-        match pod {
-            Some(pod) => Endpoint { port: number, ready: ready && (pod.ready || service.publish_not_ready), ..endpoint_of_pod(pod) },
+        let endpoint = match pod {
+            Some(pod) => {
+                let ready = ready && (pod.ready || service.publish_not_ready);
+                Endpoint { address, second_ip: None, port: number, ready, ..endpoint_of_pod(pod) }
+            }
             None => Endpoint {
                 address,
+                second_ip: None,
                 port: number,
                 ready,
                 labels: Labels::default(),
@@ -661,7 +697,8 @@ fn of_slice(slice: &core::EndpointSlice, port: &PortView, service: &ServiceView,
                 locality: Locality { zone: found.zone.clone(), ..Locality::default() },
                 weight: 1,
             },
-        }
+        };
+        (found.pod.as_deref(), endpoint)
     };
     slice.endpoints.iter().map(endpoint).collect()
 }
@@ -673,6 +710,7 @@ fn of_workload_entries(entry: &istio::ServiceEntry, service: &ServiceView, port:
     };
     let endpoint = |address: EndpointAddress| Endpoint {
         address,
+        second_ip: None,
         port: target,
         ready: true,
         labels: Labels::default(),

@@ -42,7 +42,7 @@ pub use check_dynamic::dynamic_name;
 pub use objects::{Closed, Typed, VIPS};
 pub use policy::{PeerModes, PeerSources, WorkloadPolicies};
 pub use provider::Asked;
-pub use proxy::{DYNAMIC_HOSTS, ON_DEMAND, ProxyFacts, ProxyType, ProxyView, UnknownProxyType, ViewField};
+pub use proxy::{DYNAMIC_HOSTS, Families, IPV6, NO_IPV4, ON_DEMAND, ProxyFacts, ProxyType, ProxyView, UnknownProxyType, ViewField};
 pub use query::Query;
 pub use question::{Answer, Item, Question, Reach};
 pub use reader::{Reader, Reads};

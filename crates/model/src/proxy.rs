@@ -16,6 +16,44 @@ pub const ON_DEMAND: &str = "mizzen.on_demand";
 /// `dynamic_port` of `mizzen`).
 pub const DYNAMIC_HOSTS: &str = "mizzen.dynamic_hosts";
 
+/// Stands among the extensions of a proxy that has an address of IPv6.
+pub const IPV6: &str = "mizzen.ipv6";
+
+/// Stands among the extensions of a proxy that has no address of IPv4.
+pub const NO_IPV4: &str = "mizzen.no_ipv4";
+
+/// The families of addresses that a proxy has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Families {
+    /// IPv4.
+    pub v4: bool,
+    /// IPv6.
+    pub v6: bool,
+}
+
+impl Families {
+    /// Those of these addresses; of none IPv4.
+    pub fn of<'a>(addresses: impl IntoIterator<Item = &'a IpAddr>) -> Families {
+        let (mut v4, mut v6) = (false, false);
+        for ip in addresses {
+            let is_v4 = ip.to_canonical().is_ipv4();
+            v4 |= is_v4;
+            v6 |= !is_v4;
+        }
+        Families { v4: v4 || !v6, v6 }
+    }
+
+    /// Whether an address is of one of them.
+    pub fn has(self, ip: IpAddr) -> bool {
+        if ip.is_ipv4() { self.v4 } else { self.v6 }
+    }
+
+    /// What stands for them among the extensions: proxies of the same families get the same of all that has no address of their own.
+    pub fn extensions(self) -> impl Iterator<Item = &'static str> {
+        self.v6.then_some(IPV6).into_iter().chain((!self.v4).then_some(NO_IPV4))
+    }
+}
+
 /// What a proxy is: the first part of its node id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ProxyType {
@@ -59,6 +97,8 @@ pub struct ProxyFacts {
     pub kind: ProxyType,
     /// The first address of its workload.
     pub ip: IpAddr,
+    /// The workload's other addresses, of whichever family.
+    pub more_ips: Vec<IpAddr>,
     /// The whole node id: `sidecar~10.0.0.1~reviews-0.shop~shop.svc.cluster.local`.
     pub id: Name,
     /// The name of the workload's pod.
@@ -121,6 +161,13 @@ pub struct ProxyView(ProxyFacts);
 impl From<ProxyFacts> for ProxyView {
     fn from(facts: ProxyFacts) -> Self {
         ProxyView(facts)
+    }
+}
+
+impl ProxyFacts {
+    /// All addresses of the workload, the first one first.
+    pub fn ips(&self) -> impl Iterator<Item = IpAddr> + Clone + '_ {
+        std::iter::once(self.ip).chain(self.more_ips.iter().copied())
     }
 }
 

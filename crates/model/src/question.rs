@@ -65,8 +65,8 @@ pub enum Question {
     Target(u16),
     /// A Secret of the proxy's own namespace.
     OwnSecret(Name),
-    /// The proxy's own address, if it is a ready endpoint of a service's port.
-    OwnEndpoint(ServiceKey, u16),
+    /// Those of the proxy's own addresses that are ready endpoints of a service's port.
+    OwnEndpoints(ServiceKey, u16),
 }
 
 /// A part of an answer.
@@ -157,7 +157,7 @@ impl Question {
             Question::Served => drop(view.served(reader)),
             Question::Target(port) => drop(view.target(reader, *port)),
             Question::OwnSecret(name) => drop(view.own_secret(reader, name)),
-            Question::OwnEndpoint(key, port) => drop(view.own_endpoint(reader, key, *port)),
+            Question::OwnEndpoints(key, port) => drop(view.own_endpoints(reader, key, *port)),
         }
     }
 }

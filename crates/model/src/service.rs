@@ -185,6 +185,8 @@ impl Endpoints {
 pub struct Endpoint {
     /// Its address.
     pub address: EndpointAddress,
+    /// Of a pod: its address of the other family, if the service is to be reached by both.
+    pub second_ip: Option<IpAddr>,
     /// Its port.
     pub port: u16,
     /// Whether it may get traffic.
@@ -206,6 +208,15 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// Its addresses, that of the service's first family before the other; none if it has a name.
+    pub fn ips(&self) -> impl Iterator<Item = IpAddr> {
+        let first = match self.address {
+            EndpointAddress::Ip(ip) => Some(ip),
+            EndpointAddress::Host(_) => None,
+        };
+        first.into_iter().chain(self.second_ip)
+    }
+
     /// Istio's canonical service name of the workload.
     pub fn canonical_name(&self) -> &str {
         canonical_name(&self.labels, &self.workload)
@@ -254,8 +265,10 @@ pub struct Instance {
 pub struct PodView {
     /// Its name.
     pub object: NamespacedName,
-    /// Its address.
+    /// Its address; the first of two.
     pub ip: IpAddr,
+    /// Its address of the other family, if it has one of each.
+    pub second_ip: Option<IpAddr>,
     /// Whether it may get traffic.
     pub ready: bool,
     /// Its labels.
@@ -268,4 +281,11 @@ pub struct PodView {
     pub tls: bool,
     /// Its named TCP ports.
     pub named_ports: BTreeMap<String, u16>,
+}
+
+impl PodView {
+    /// Its addresses.
+    pub fn ips(&self) -> impl Iterator<Item = IpAddr> {
+        [Some(self.ip), self.second_ip].into_iter().flatten()
+    }
 }

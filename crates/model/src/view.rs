@@ -7,7 +7,7 @@ use mizzen_types::Locality;
 
 use crate::{
     objects::Typed,
-    proxy::{ON_DEMAND, ProxyType, ProxyView, ViewField},
+    proxy::{Families, IPV6, NO_IPV4, ON_DEMAND, ProxyType, ProxyView, ViewField},
     query::Query,
     question::{Answer, Item, Question, Reach},
     reader::Reader,
@@ -62,6 +62,13 @@ impl ProxyView {
     /// Whether the proxy fetches what it uses on first use: [`ON_DEMAND`].
     pub fn is_on_demand(&self, reader: &Reader<'_>) -> bool {
         self.has_extension(reader, &[ON_DEMAND])
+    }
+
+    /// The families of the proxy's addresses.
+    pub fn families(&self, reader: &Reader<'_>) -> Families {
+        // Nearly all have IPv4: there is one question to ask about them.
+        let v6 = self.has_extension(reader, &[IPV6]);
+        Families { v4: !v6 || !self.has_extension(reader, &[NO_IPV4]), v6 }
     }
 
     /// The node on which the workload runs; empty if that is not known.

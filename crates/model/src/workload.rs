@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use mizzen_api::{Key, Kind, Selector, core::TargetPort, istio::EndpointAddress};
+use mizzen_api::{Key, Kind, Selector, core::TargetPort};
 use mizzen_types::Protocol;
 
 use crate::{
@@ -68,15 +68,24 @@ impl ProxyView {
 
     fn instances(&self, reader: &Reader<'_>) -> Vec<Instance> {
         let facts = self.facts();
-        let pod = reader.pod(facts.ip);
-        // The address is the proxy's own word: what is at it must be who its certificate says.
-        let foreign = |pod: &Arc<PodView>| pod.object.namespace != facts.namespace || pod.service_account != facts.service_account;
-        if pod.is_some_and(foreign) {
+        let pods: Vec<&Arc<PodView>> = facts.ips().filter_map(|ip| reader.pod(ip)).collect();
+        // The addresses are the proxy's own word: what is at them must be who its certificate says.
+        let foreign = |pod: &&Arc<PodView>| pod.object.namespace != facts.namespace || pod.service_account != facts.service_account;
+        if pods.iter().any(foreign) {
             return Vec::new();
         }
-        let found = reader.instances(facts.ip);
-        if !found.is_empty() || pod.is_some() {
-            return found.to_vec();
+        let mut found: Vec<Instance> = Vec::new();
+        for instance in facts.ips().flat_map(|ip| reader.instances(ip)) {
+            // A service of two families has it at both.
+            let is_same = |known: &Instance| {
+                (known.port, known.target) == (instance.port, instance.target) && known.service.key() == instance.service.key()
+            };
+            if !found.iter().any(is_same) {
+                found.push(instance.clone());
+            }
+        }
+        if !found.is_empty() || !pods.is_empty() {
+            return found;
         }
         let selects = |service: &&Arc<ServiceView>| service.selector.as_ref().is_some_and(|selector| self.bears(selector));
         let mut guessed = Vec::new();
@@ -92,19 +101,19 @@ impl ProxyView {
     /// The workload's port to which its own service sends a port; that port itself, if there is no such service.
     pub fn target(&self, reader: &Reader<'_>, port: u16) -> u16 {
         reader.question(Question::Target(port), || {
-            let own = reader.instances(self.facts().ip);
-            let target = own.iter().find(|instance| instance.port == port).map_or(port, |instance| instance.target);
+            let mut own = self.facts().ips().flat_map(|ip| reader.instances(ip));
+            let target = own.find(|instance| instance.port == port).map_or(port, |instance| instance.target);
             (target, [Item::Number(target.into())].into_iter().collect(), Reach::Own)
         })
     }
 
-    /// The proxy's own address, if it is a ready endpoint of a service's port.
-    pub fn own_endpoint(&self, reader: &Reader<'_>, service: &ServiceKey, port: u16) -> Option<IpAddr> {
-        reader.question(Question::OwnEndpoint(service.clone(), port), || {
-            let own = self.facts().ip;
+    /// Those of the proxy's own addresses that are ready endpoints of a service's port.
+    pub fn own_endpoints(&self, reader: &Reader<'_>, service: &ServiceKey, port: u16) -> Vec<IpAddr> {
+        reader.question(Question::OwnEndpoints(service.clone(), port), || {
             let ready = || reader.endpoints_of(service).ready(port);
-            let found = ready().any(|endpoint| endpoint.address == EndpointAddress::Ip(own)).then_some(own);
-            let answer = found.map(|ip| Item::Text(ip.to_string().into())).into_iter().collect();
+            let is_one = |own: &IpAddr| ready().any(|endpoint| endpoint.ips().any(|ip| ip == *own));
+            let found: Vec<IpAddr> = self.facts().ips().filter(is_one).collect();
+            let answer = found.iter().map(|ip| Item::Text(ip.to_string().into())).collect();
             (found, answer, if ready().next().is_none() { Reach::All } else { Reach::Own })
         })
     }

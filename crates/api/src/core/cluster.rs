@@ -74,11 +74,13 @@ impl Service {
             _ => None,
         };
         let meta = meta(from.metadata, "v1");
-        let addresses = spec.cluster_ips.into_iter().flatten().chain(spec.cluster_ip);
-        let cluster_ip = addresses.map(|text| cluster_ip(&text)).reduce(better).unwrap_or_default();
+        let addresses: Vec<String> = spec.cluster_ips.into_iter().flatten().chain(spec.cluster_ip).collect();
+        let cluster_ip = addresses.first().map(|text| cluster_ip(text)).unwrap_or_default();
+        let addresses: Vec<IpAddr> = addresses.iter().filter_map(|text| text.parse().ok()).collect();
         let exported = meta.annotations.get("networking.istio.io/exportTo").map(|text| text.split(',').map(str::trim));
         let distribution = spec.traffic_distribution.or_else(|| meta.annotations.get("networking.istio.io/traffic-distribution").cloned());
         Some(Service {
+            second_ip: cluster_ip.beside(&addresses),
             cluster_ip,
             external_name,
             ports: spec.ports.into_iter().flatten().filter_map(service_port).collect(),
@@ -97,14 +99,6 @@ fn cluster_ip(text: &str) -> ClusterIp {
     match text {
         "None" => ClusterIp::Headless,
         text => text.parse().map_or(ClusterIp::Auto, ClusterIp::Address),
-    }
-}
-
-/// Of the addresses of a service with two families that of IPv4, which is captured.
-fn better(one: ClusterIp, other: ClusterIp) -> ClusterIp {
-    match (one, other) {
-        (ClusterIp::Address(IpAddr::V6(_)), ClusterIp::Address(ip @ IpAddr::V4(_))) => ClusterIp::Address(ip),
-        (one, _) => one,
     }
 }
 
@@ -133,7 +127,7 @@ fn service_port(from: k8s::ServicePort) -> Option<ServicePort> {
 impl EndpointSlice {
     /// What a cluster has.
     pub fn from_cluster(from: discovery::EndpointSlice) -> EndpointSlice {
-        let called = from.address_type == "IPv4";
+        let called = matches!(from.address_type.as_str(), "IPv4" | "IPv6");
         let endpoint = |from: discovery::Endpoint| {
             let address = from.addresses.first()?.parse().ok()?;
             let ready = from.conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
@@ -180,7 +174,8 @@ impl Pod {
                 ..PodSpec::default()
             },
             status: PodStatus {
-                pod_ip: addresses.iter().find(|ip| ip.is_ipv4()).or(addresses.first()).copied(),
+                pod_ip: addresses.first().copied(),
+                second_ip: PodStatus::beside(&addresses),
                 phase: phase(status.phase.as_deref()),
                 ready: ready && !leaving,
             },
@@ -364,7 +359,8 @@ mod tests {
     fn pods() {
         let (read, node) = pod(json!({}));
         assert_eq!((node.as_deref(), read.controller.as_deref()), (Some("n1"), Some("reviews")));
-        assert_eq!((read.status.ready, read.status.phase, read.status.pod_ip), (true, PodPhase::Running, "10.0.0.7".parse().ok()));
+        assert_eq!((read.status.ready, read.status.phase, read.status.pod_ip), (true, PodPhase::Running, "fd00::7".parse().ok()));
+        assert_eq!(read.status.second_ip, "10.0.0.7".parse().ok());
         assert_eq!(read.spec.service_account, "default");
         assert!(read.meta.annotations.is_empty());
         let ports: Vec<_> = read.spec.containers[0].ports.iter().map(|p| (p.name.as_str(), p.port, p.udp)).collect();
@@ -372,7 +368,9 @@ mod tests {
         let (leaving, _) = pod(json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}));
         assert!(!leaving.status.ready, "what is being deleted gets no traffic");
         let (pending, _) = pod(json!({"status": {"phase": "Pending", "podIP": null, "podIPs": null}}));
-        assert_eq!((pending.status.pod_ip, pending.status.phase), (None, PodPhase::Pending));
+        assert_eq!((pending.status.pod_ip, pending.status.second_ip, pending.status.phase), (None, None, PodPhase::Pending));
+        let (one, _) = pod(json!({"status": {"podIPs": [{"ip": "fd00::7"}]}}));
+        assert_eq!((one.status.pod_ip, one.status.second_ip), ("fd00::7".parse().ok(), None));
     }
 
     #[test]
@@ -407,7 +405,9 @@ mod tests {
         let both = read(json!({"clusterIP": "fd00::1", "clusterIPs": ["fd00::1", "10.0.0.1"], "ports": [
             {"name": "http", "port": 80, "targetPort": "web"}, {"name": "x", "port": 7, "protocol": "SCTP"}, {"name": "dns", "port": 53, "protocol": "UDP"}]}));
         let both = both.unwrap();
-        assert_eq!(both.cluster_ip, ClusterIp::Address("10.0.0.1".parse().unwrap()));
+        assert_eq!((both.cluster_ip, both.second_ip), (ClusterIp::Address("fd00::1".parse().unwrap()), "10.0.0.1".parse().ok()));
+        let one = read(json!({"clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"]})).unwrap();
+        assert_eq!((one.cluster_ip, one.second_ip), (ClusterIp::Address("10.0.0.1".parse().unwrap()), None));
         let ports: Vec<_> = both.ports.iter().map(|p| (p.port, p.protocol, p.target_port.clone())).collect();
         assert_eq!(ports, [(80, Protocol::Http, TargetPort::Name("web".to_owned())), (53, Protocol::Udp, TargetPort::Number(53)),]);
         assert_eq!(read(json!({"clusterIP": "None"})).unwrap().cluster_ip, ClusterIp::Headless);
@@ -433,20 +433,21 @@ mod tests {
 
     #[test]
     fn slices() {
-        let read = |family: &str| {
+        let read = |family: &str, first: &str| {
             let slice = json!({"metadata": {"name": "a-1", "labels": {"kubernetes.io/service-name": "a"}}, "addressType": family,
             "ports": [{"name": "", "port": 8080, "protocol": "TCP"}, {"name": "all", "port": null}],
             "endpoints": [
-                {"addresses": ["10.0.0.1", "10.0.0.9"], "conditions": {}, "zone": "z", "targetRef": {"kind": "Pod", "name": "p"}},
+                {"addresses": [first, "10.0.0.9"], "conditions": {}, "zone": "z", "targetRef": {"kind": "Pod", "name": "p"}},
                 {"addresses": ["10.0.0.2"], "conditions": {"ready": false, "serving": true, "terminating": true}},
             ]});
             EndpointSlice::from_cluster(serde_json::from_value(slice).unwrap())
         };
-        let slice = read("IPv4");
+        let slice = read("IPv4", "10.0.0.1");
         assert_eq!((slice.service(), slice.ports.len()), (Some("a"), 1));
         let endpoints: Vec<_> =
             slice.endpoints.iter().map(|e| (e.address.to_string(), e.ready, e.pod.as_deref(), e.zone.as_str())).collect();
         assert_eq!(endpoints, [("10.0.0.1".to_owned(), true, Some("p"), "z"), ("10.0.0.2".to_owned(), false, None, "")]);
-        assert!(read("IPv6").endpoints.is_empty());
+        assert_eq!(read("IPv6", "fd00::1").endpoints[0].address.to_string(), "fd00::1");
+        assert!(read("FQDN", "a.example").endpoints.is_empty());
     }
 }

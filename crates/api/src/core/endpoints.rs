@@ -15,7 +15,7 @@ pub struct EndpointSlice {
     pub meta: Meta,
     /// The ports of all its endpoints.
     pub ports: Vec<SlicePort>,
-    /// The endpoints. None of a slice of names or of IPv6 addresses, which are not called.
+    /// The endpoints. None of a slice of names, which are not called.
     pub endpoints: Vec<SliceEndpoint>,
 }
 
@@ -52,8 +52,8 @@ impl EndpointSlice {
     pub(crate) fn read(root: &Fields<'_>, meta: Meta) -> Self {
         let family = root.opt_text("addressType").unwrap_or_else(|| "IPv4".to_owned());
         let called = match family.as_str() {
-            "IPv4" => true,
-            "IPv6" | "FQDN" => {
+            "IPv4" | "IPv6" => true,
+            "FQDN" => {
                 root.harmless(&["addressType"]);
                 false
             }

@@ -18,6 +18,8 @@ pub struct Service {
     pub meta: Meta,
     /// Its address. An ExternalName has [`ClusterIp::Headless`].
     pub cluster_ip: ClusterIp,
+    /// Its address of the other family, if it has one of each (`clusterIPs`).
+    pub second_ip: Option<IpAddr>,
     /// Of an ExternalName: the host that it is another name of.
     pub external_name: Option<Hostname>,
     /// Its ports; numbers per transport, and names, are unique.
@@ -92,6 +94,8 @@ impl Service {
             }
             f.harmless(&["externalName"]);
             let cluster_ip = f.get("clusterIP").map(|at| ClusterIp::read(&at)).unwrap_or_default();
+            let all: Vec<IpAddr> =
+                f.list("clusterIPs").iter().filter(|at| at.node.text() != Some("None")).filter_map(|at| at.parse()).collect();
             quiet(f, "sessionAffinity", "None");
             let node_local = f.get("internalTrafficPolicy").is_some_and(|at| match at.text().as_str() {
                 "Local" => true,
@@ -109,6 +113,7 @@ impl Service {
             let distribution = TrafficDistribution::read(f.get("trafficDistribution").as_ref(), &meta, root);
             Service {
                 meta,
+                second_ip: cluster_ip.beside(&all),
                 cluster_ip,
                 external_name: None,
                 ports,
@@ -136,10 +141,11 @@ impl Service {
             at.fail("an ExternalName has no address");
         }
         f.ignore(&IGNORED);
-        f.ignore(&["sessionAffinity", "internalTrafficPolicy", "trafficDistribution", "publishNotReadyAddresses"]);
+        f.ignore(&["clusterIPs", "sessionAffinity", "internalTrafficPolicy", "trafficDistribution", "publishNotReadyAddresses"]);
         Service {
             meta,
             cluster_ip: ClusterIp::Headless,
+            second_ip: None,
             external_name,
             ports: Vec::new(),
             selector: BTreeMap::new(),
@@ -152,7 +158,7 @@ impl Service {
 }
 
 /// What changes nothing here.
-const IGNORED: [&str; 5] = ["clusterIPs", "ipFamilies", "ipFamilyPolicy", "allocateLoadBalancerNodePorts", "externalTrafficPolicy"];
+const IGNORED: [&str; 4] = ["ipFamilies", "ipFamilyPolicy", "allocateLoadBalancerNodePorts", "externalTrafficPolicy"];
 
 /// A field that is harmless, and not worth a word at its default.
 fn quiet(f: &Fields<'_>, name: &'static str, default: &str) {
@@ -162,6 +168,12 @@ fn quiet(f: &Fields<'_>, name: &'static str, default: &str) {
 }
 
 impl ClusterIp {
+    /// Of a service's addresses that of the other family.
+    pub(super) fn beside(self, all: &[IpAddr]) -> Option<IpAddr> {
+        let ClusterIp::Address(first) = self else { return None };
+        all.iter().copied().find(|ip| ip.is_ipv4() != first.is_ipv4())
+    }
+
     fn read(at: &At<'_>) -> ClusterIp {
         match at.text().as_str() {
             "" => ClusterIp::Auto,

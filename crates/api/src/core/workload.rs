@@ -60,8 +60,10 @@ pub struct Pod {
 /// How a pod is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodStatus {
-    /// Its address, once it has one.
+    /// Its address, once it has one; the first of two.
     pub pod_ip: Option<IpAddr>,
+    /// Its address of the other family, if it has one of each (`podIPs`).
+    pub second_ip: Option<IpAddr>,
     /// Its phase.
     pub phase: PodPhase,
     /// Condition `Ready`.

@@ -1,6 +1,6 @@
 //! Reading Deployments and Pods.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use super::{
     service::{port_name, transport},
@@ -95,6 +95,12 @@ impl Pod {
 }
 
 impl PodStatus {
+    /// Of a pod's addresses, the first one first, that of the other family.
+    pub(super) fn beside(all: &[IpAddr]) -> Option<IpAddr> {
+        let first = all.first()?;
+        all.iter().copied().find(|ip| ip.is_ipv4() != first.is_ipv4())
+    }
+
     fn read(f: &Fields<'_>) -> PodStatus {
         const PHASES: &[(&str, i64, Option<PodPhase>)] = &[
             ("Pending", 0, Some(PodPhase::Pending)),
@@ -110,8 +116,13 @@ impl PodStatus {
                 f.text("type") == "Ready" && f.text("status") == "True"
             })
         };
+        let pod_ip: Option<IpAddr> = f.get("podIP").filter(|at| at.node.text() != Some("")).and_then(|at| at.parse());
+        let more = f.list("podIPs");
+        let more = more.iter().filter_map(|at| at.fields(|f| f.get("ip").and_then(|at| at.parse())));
+        let all: Vec<IpAddr> = pod_ip.into_iter().chain(more).collect();
         PodStatus {
-            pod_ip: f.get("podIP").filter(|at| at.node.text() != Some("")).and_then(|at| at.parse()),
+            pod_ip: all.first().copied(),
+            second_ip: PodStatus::beside(&all),
             phase: f.get("phase").and_then(|at| at.enumeration(PHASES, Why::Runs)).unwrap_or_default(),
             ready: f.list("conditions").iter().any(ready),
         }
