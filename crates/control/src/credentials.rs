@@ -178,6 +178,7 @@ mod tests {
         memo.enter(ProxyView::from(ProxyFacts {
             kind: ProxyType::Router,
             ip: "10.0.0.9".parse().unwrap(),
+            more_ips: Vec::new(),
             id: "router~10.0.0.9~gate-0~x".into(),
             pod: "gate-0".into(),
             namespace: namespace.into(),

@@ -1,17 +1,23 @@
 //! Who a proxy says it is, held against who it has proved to be.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use mizzen_api::{
     Key,
     istio::{GatewayTopology, ProxyConfig},
 };
-use mizzen_model::{ON_DEMAND, ProxyFacts, ProxyType, Snapshot, locality_of};
+use mizzen_model::{Families, IPV6, NO_IPV4, ON_DEMAND, ProxyFacts, ProxyType, Snapshot, locality_of};
 use mizzen_protos::{
     envoy::envoy::config::core::v3::{Node, node::UserAgentVersionType},
     wkt::{Struct, Value, value::Kind},
 };
 use mizzen_types::{Locality, Name, SpiffeId};
+
+/// More addresses than these beside its first one no workload has.
+const MOST_ADDRESSES: usize = 32;
 
 /// Why a proxy is not served.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,7 +40,7 @@ pub(crate) fn facts(node: &Node, identity: &SpiffeId) -> Result<ProxyFacts, Node
     let parts: Vec<&str> = node.id.split('~').collect();
     let [kind, ip, workload, _domain] = parts[..] else { return Err(bad()) };
     let kind: ProxyType = kind.parse()?;
-    let ip = ip.parse().map_err(|_| bad())?;
+    let ip: IpAddr = ip.parse().map_err(|_| bad())?;
     // A pod's name may hold dots, a namespace may not.
     let (pod, namespace) = workload.rsplit_once('.').ok_or_else(bad)?;
     let metadata = node.metadata.as_ref();
@@ -48,7 +54,14 @@ pub(crate) fn facts(node: &Node, identity: &SpiffeId) -> Result<ProxyFacts, Node
     };
     let locality = node.locality.clone().unwrap_or_default();
     let locality = Locality { region: locality.region, zone: locality.zone, subzone: locality.sub_zone };
-    let mut extensions: BTreeSet<String> = node.extensions.iter().map(|e| e.name.clone()).collect();
+    // As with Istio: what is no address there is none.
+    let all = entry("INSTANCE_IPS").unwrap_or_default();
+    let mut more_ips: Vec<IpAddr> = all.split(',').filter_map(|text| text.trim().parse().ok()).filter(|other| *other != ip).collect();
+    more_ips.truncate(MOST_ADDRESSES);
+    // What stands for its addresses there follows from them alone.
+    let mut extensions: BTreeSet<String> =
+        node.extensions.iter().map(|e| e.name.clone()).filter(|name| name != IPV6 && name != NO_IPV4).collect();
+    extensions.extend(Families::of(more_ips.iter().chain([&ip])).extensions().map(str::to_owned));
     if kind == ProxyType::Sidecar && entry("MIZZEN_ON_DEMAND").is_some_and(|version| version == "1") {
         extensions.insert(ON_DEMAND.to_owned());
     }
@@ -59,6 +72,7 @@ pub(crate) fn facts(node: &Node, identity: &SpiffeId) -> Result<ProxyFacts, Node
     Ok(ProxyFacts {
         kind,
         ip,
+        more_ips,
         id: node.id.as_str().into(),
         pod: pod.into(),
         namespace: identity.namespace.clone(),
@@ -207,6 +221,35 @@ mod tests {
         assert_eq!((&*facts.service_account, &*facts.cluster, facts.ip.to_string()), ("reviews", "Kubernetes", "10.244.0.7".to_owned()));
         assert_eq!(facts.labels["app"], "reviews");
         assert_eq!(facts.metadata["WORKLOAD_NAME"], "reviews-v1");
+    }
+
+    #[test]
+    fn addresses_of_a_workload() {
+        let check = |first: &str, all: &str, expected: (&[&str], &[&str])| {
+            let facts = check(&format!("sidecar~{first}~a.shop~shop.svc.cluster.local"), &[("INSTANCE_IPS", all)]).unwrap();
+            let ips: Vec<String> = facts.ips().map(|ip| ip.to_string()).collect();
+            let extensions: Vec<&str> = facts.extensions.iter().map(String::as_str).collect();
+            assert_eq!(
+                (ips.iter().map(String::as_str).collect::<Vec<_>>(), extensions),
+                (expected.0.to_vec(), expected.1.to_vec()),
+                "{all}"
+            );
+        };
+        check("10.0.0.1", "", (&["10.0.0.1"], &[]));
+        check("10.0.0.1", "10.0.0.1,10.1.0.1", (&["10.0.0.1", "10.1.0.1"], &[]));
+        check("10.0.0.1", "10.0.0.1, fd00::1", (&["10.0.0.1", "fd00::1"], &["mizzen.ipv6"]));
+        check("fd00::1", "fd00::1,10.0.0.1,fe80::1%eth0", (&["fd00::1", "10.0.0.1"], &["mizzen.ipv6"]));
+        check("fd00::1", "", (&["fd00::1"], &["mizzen.ipv6", "mizzen.no_ipv4"]));
+    }
+
+    /// Which families it has is not for a proxy to say beside its addresses: who has none of IPv6 would listen there, too.
+    #[test]
+    fn families_are_not_claimed() {
+        let extensions = [IPV6, NO_IPV4, "istio.stats"]
+            .map(|name| mizzen_protos::envoy::envoy::config::core::v3::Extension { name: name.to_owned(), ..Default::default() });
+        let node = Node { id: "sidecar~10.0.0.1~a.shop~x".to_owned(), extensions: extensions.into(), ..Default::default() };
+        let facts = facts(&node, &"spiffe://cluster.local/ns/shop/sa/a".parse().unwrap()).unwrap();
+        assert_eq!(facts.extensions, ["istio.stats".to_owned()].into());
     }
 
     #[test]

@@ -194,6 +194,7 @@ spec: {action: DENY, rules: [{to: [{operation: {paths: [/admin]}}]}]}
         let facts = ProxyFacts {
             kind: ProxyType::Sidecar,
             ip: std::net::Ipv4Addr::LOCALHOST.into(),
+            more_ips: Vec::new(),
             id: "id".into(),
             pod: app.into(),
             namespace: "shop".into(),

@@ -1,14 +1,10 @@
 //! From texts to a mesh, and from a mesh's pods to their proxies.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use mizzen_api::{Key, Problem, core::Pod, istio::Gateway};
 use mizzen_ir::{DYNAMIC_HOSTS, ISTIO_FILTERS};
-use mizzen_model::{CLUSTER, Change, Closed, ProxyFacts, ProxyType, ProxyView, Snapshot, TLS_MODE_LABEL, locality_of};
+use mizzen_model::{CLUSTER, Change, Closed, Families, ProxyFacts, ProxyType, ProxyView, Snapshot, TLS_MODE_LABEL, locality_of};
 
 /// What some YAML says.
 #[derive(Clone, Debug)]
@@ -71,9 +67,12 @@ pub fn proxy_of(snapshot: &Snapshot, namespace: &str, name: &str) -> Option<Prox
 
 pub(crate) fn view_of(pod: &Pod, ip: IpAddr, kind: ProxyType) -> ProxyView {
     let (namespace, name) = (&pod.meta.namespace, &pod.meta.name);
+    let more_ips: Vec<IpAddr> = [pod.status.pod_ip, pod.status.second_ip].into_iter().flatten().filter(|own| *own != ip).collect();
+    let families = Families::of(more_ips.iter().chain([&ip])).extensions();
     let facts = ProxyFacts {
         kind,
         ip,
+        more_ips,
         id: format!("{}~{ip}~{name}.{namespace}~{namespace}.svc.cluster.local", kind.as_str()).into(),
         pod: name.clone(),
         namespace: namespace.clone(),
@@ -82,7 +81,7 @@ pub(crate) fn view_of(pod: &Pod, ip: IpAddr, kind: ProxyType) -> ProxyView {
         cluster: CLUSTER.into(),
         locality: locality_of(&pod.meta.labels),
         labels: pod.meta.labels.clone(),
-        extensions: ISTIO_FILTERS.iter().chain([&DYNAMIC_HOSTS]).map(|(_, name)| (*name).to_owned()).collect::<BTreeSet<_>>(),
+        extensions: ISTIO_FILTERS.iter().chain([&DYNAMIC_HOSTS]).map(|(_, name)| *name).chain(families).map(str::to_owned).collect(),
         topology: Default::default(),
         metadata: BTreeMap::new(),
     };

@@ -1,7 +1,7 @@
 //! Clusters.
 
 use mizzen_api::istio::{ClientTls, Expected};
-use mizzen_model::{EffectiveRule, PortView, ProxyType, ServiceView};
+use mizzen_model::{EffectiveRule, Families, PortView, ProxyType, ServiceView};
 use mizzen_protos::{
     envoy::envoy::{
         config::{
@@ -12,7 +12,7 @@ use mizzen_protos::{
                     common_lb_config::{LocalityConfigSpecifier, LocalityWeightedLbConfig},
                 },
             },
-            core::v3::{BindConfig, HttpProtocolOptions as CommonOptions, Metadata},
+            core::v3::{BindConfig, ExtraSourceAddress, HttpProtocolOptions as CommonOptions, Metadata},
         },
         extensions::upstreams::http::v3::HttpProtocolOptions,
         r#type::v3::Percent,
@@ -134,7 +134,7 @@ fn passthrough(scope: &Scope<'_, '_>, inward: bool) -> Cluster {
         lb_policy: LbPolicy::ClusterProvided.into(),
         circuit_breakers: Some(settings::limits(&Policy::default())),
         upstream_connection_options: settings::keepalive(scope, &Policy::default()),
-        upstream_bind_config: inward.then(from_self),
+        upstream_bind_config: inward.then(|| from_self(scope)),
         ..head(scope, if inward { names::INBOUND_PASSTHROUGH } else { names::PASSTHROUGH }, DiscoveryType::OriginalDst)
     };
     let metadata_exchange = if inward { None } else { filters::tcp_metadata(scope) };
@@ -142,8 +142,16 @@ fn passthrough(scope: &Scope<'_, '_>, inward: bool) -> Cluster {
 }
 
 /// Connections to the own workload come from an address by which the capture knows to leave them alone.
-fn from_self() -> BindConfig {
-    BindConfig { source_address: Some(listener::socket_address(ports::INBOUND_PASSTHROUGH_V4, 0)), ..Default::default() }
+fn from_self(scope: &Scope<'_, '_>) -> BindConfig {
+    let v4 = || listener::socket_address(ports::INBOUND_PASSTHROUGH_V4, 0);
+    let v6 = || listener::socket_address(ports::INBOUND_PASSTHROUGH_V6, 0);
+    let families = scope.view.families(scope.reader);
+    let more = (families.v4 && families.v6).then(|| ExtraSourceAddress { address: Some(v6()), ..Default::default() });
+    BindConfig {
+        source_address: Some(if families.v4 { v4() } else { v6() }),
+        extra_source_addresses: more.into_iter().collect(),
+        ..Default::default()
+    }
 }
 
 fn to_workload(scope: &Scope<'_, '_>, target: u16) -> Option<Cluster> {
@@ -160,7 +168,7 @@ fn to_workload(scope: &Scope<'_, '_>, target: u16) -> Option<Cluster> {
         upstream_connection_options: settings::keepalive(scope, &policy),
         // The workload's address never goes stale.
         cleanup_interval: Some(wire::seconds(9_223_372_035)),
-        upstream_bind_config: Some(from_self()),
+        upstream_bind_config: Some(from_self(scope)),
         common_lb_config: Some(CommonLbConfig::default()),
         metadata: Some(metadata(rule.as_ref(), false, services, "", false)),
         ..head(scope, &names::inbound(target), DiscoveryType::OriginalDst)
@@ -221,7 +229,7 @@ fn to_service(scope: &Scope<'_, '_>, name: &str, service: &ServiceView, number: 
     if let Some(timeout) = policy.pool.tcp.connect_timeout {
         head.connect_timeout = Some(wire::duration(timeout));
     }
-    discover(&mut head, kind, name);
+    discover(scope, &mut head, kind, name);
     if matches!(kind, DiscoveryType::StrictDns | DiscoveryType::LogicalDns) {
         head.load_assignment = Some(eds::assignment(scope, name, service, number, part));
     }
@@ -235,14 +243,24 @@ fn to_service(scope: &Scope<'_, '_>, name: &str, service: &ServiceView, number: 
         None => secure(scope, &mut made, &Secured { service, port, subset: part_name, policy: &policy, kind }),
     }
     if dynamic {
-        dynamic::finish(&mut made, service, number);
+        dynamic::finish(scope, &mut made, service, number);
     }
     Some(made)
 }
 
+/// Which addresses of a name are called. Of both families those of IPv4 first, while Istio with `ISTIO_DUAL_STACK` takes all: names beyond the mesh have
+/// addresses of IPv6 that pods with local ones of that family do not reach.
+pub(crate) fn lookup(scope: &Scope<'_, '_>) -> DnsLookupFamily {
+    match scope.view.families(scope.reader) {
+        Families { v6: false, .. } => DnsLookupFamily::V4Only,
+        Families { v4: false, .. } => DnsLookupFamily::V6Only,
+        Families { .. } => DnsLookupFamily::V4Preferred,
+    }
+}
+
 // Deprecated for cluster extensions that older proxies lack; Istio sends these.
 #[allow(deprecated)]
-fn discover(made: &mut Head, kind: DiscoveryType, name: &str) {
+fn discover(scope: &Scope<'_, '_>, made: &mut Head, kind: DiscoveryType, name: &str) {
     match kind {
         DiscoveryType::Eds => {
             made.eds_cluster_config = Some(EdsClusterConfig { eds_config: Some(tls::ads()), service_name: name.into() });
@@ -251,7 +269,7 @@ fn discover(made: &mut Head, kind: DiscoveryType, name: &str) {
             made.dns_refresh_rate = Some(wire::seconds(60));
             made.dns_jitter = Some(wkt::Duration { seconds: 0, nanos: 100_000_000 });
             made.respect_dns_ttl = true;
-            made.dns_lookup_family = DnsLookupFamily::V4Only.into();
+            made.dns_lookup_family = lookup(scope).into();
         }
         _ => {}
     }

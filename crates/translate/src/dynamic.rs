@@ -12,7 +12,6 @@ use mizzen_protos::{
     envoy::{
         envoy::{
             config::{
-                cluster::v3::cluster::DnsLookupFamily,
                 core::v3::{DataSource, SubstitutionFormatString, data_source, substitution_format_string},
                 listener::v3::FilterChainMatch,
                 route::v3::{
@@ -44,6 +43,7 @@ use mizzen_protos::{
 use mizzen_types::Hostname;
 
 use crate::{
+    cds,
     draft::{self, Cluster, Http, NetworkFilter},
     names,
     route::{self, Caller},
@@ -54,8 +54,8 @@ use crate::{
 /// What all of them share: whatever is found for one of them is known to all, as Envoy has it.
 const CACHE: &str = "dynamic_dns";
 /// Where no name leads, whoever answers for it: to the proxy's own machine, to that of its pod, and to what its link alone reaches, such as the
-/// metadata of clouds.
-const NEVER: [(&str, u32); 6] = [("0.0.0.0", 8), ("127.0.0.0", 8), ("169.254.0.0", 16), ("::", 128), ("::1", 128), ("fe80::", 10)];
+/// metadata of clouds. The first addresses of IPv6 are its own, and stand for those of IPv4.
+const NEVER: [(&str, u32); 6] = [("0.0.0.0", 8), ("127.0.0.0", 8), ("169.254.0.0", 16), ("::", 96), ("::ffff:0:0", 96), ("fe80::", 10)];
 /// Under which name the request's host is passed on between filters.
 const METADATA: &str = "mizzen.dynamic";
 
@@ -65,11 +65,11 @@ pub(crate) fn is_one(service: &ServiceView) -> bool {
 }
 
 /// How names are resolved, and for how long they are kept.
-fn cache() -> DnsCacheConfig {
+fn cache(scope: &Scope<'_, '_>) -> DnsCacheConfig {
     let range = |(address, prefix): (&str, u32)| CidrRange { address_prefix: address.into(), prefix_len: Some(wire::u32_value(prefix)) };
     DnsCacheConfig {
         name: CACHE.into(),
-        dns_lookup_family: DnsLookupFamily::V4Only.into(),
+        dns_lookup_family: cds::lookup(scope).into(),
         dns_refresh_rate: Some(wire::seconds(60)),
         resolved_address_filter: Some(AddressMatcher { ranges: NEVER.map(range).into(), invert_match: false }),
         ..Default::default()
@@ -77,7 +77,7 @@ fn cache() -> DnsCacheConfig {
 }
 
 /// Makes a cluster one of a service's port whose names are found on demand.
-pub(crate) fn finish(made: &mut Cluster, service: &ServiceView, number: u16) {
+pub(crate) fn finish(scope: &Scope<'_, '_>, made: &mut Cluster, service: &ServiceView, number: u16) {
     // For our own proxies: which names it calls, and at which port.
     let told = target(service, number).map(|port| {
         let fields = [("dynamic_host", wire::text(service.host.as_str())), ("dynamic_port", wire::number(port.into()))];
@@ -91,7 +91,7 @@ pub(crate) fn finish(made: &mut Cluster, service: &ServiceView, number: u16) {
     made.dynamic = Some(ClusterConfig {
         // Envoy wants to be told where options do not compare a certificate with the name that is called: a rule says so, or there is no TLS.
         allow_insecure_cluster_options: !named.unwrap_or(made.socket.is_none()),
-        cluster_implementation_specifier: Some(ClusterImplementationSpecifier::DnsCacheConfig(cache())),
+        cluster_implementation_specifier: Some(ClusterImplementationSpecifier::DnsCacheConfig(cache(scope))),
         ..Default::default()
     });
 }
@@ -108,7 +108,7 @@ fn target(service: &ServiceView, number: u16) -> Option<u16> {
 pub(crate) fn http_filters(scope: &Scope<'_, '_>) -> Vec<Http> {
     let filter = FilterConfig {
         allow_dynamic_host_from_filter_state: true,
-        implementation_specifier: Some(ImplementationSpecifier::DnsCacheConfig(cache())),
+        implementation_specifier: Some(ImplementationSpecifier::DnsCacheConfig(cache(scope))),
         ..Default::default()
     };
     let named = [Http::HeaderToMetadata(Box::default()), Http::SetFilterState(Box::default())];
@@ -277,7 +277,7 @@ pub(crate) fn of_chain(
         return (None, ClusterSpecifier::Cluster(names::BLACK_HOLE.to_owned()));
     }
     let filter = sni::FilterConfig {
-        dns_cache_config: Some(cache()),
+        dns_cache_config: Some(cache(scope)),
         port_specifier: Some(sni::filter_config::PortSpecifier::PortValue(port.into())),
         ..Default::default()
     };

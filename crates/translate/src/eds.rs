@@ -98,7 +98,7 @@ pub(crate) fn assignment(
     let ready = scope.reader.endpoints(service).ready(port).filter(chosen);
     let of = |endpoint: &Endpoint| {
         let mtls = auto && mtls::is_taken(scope, endpoint);
-        of(endpoint, mtls)
+        of(scope, endpoint, mtls)
     };
     let group = |Group { locality, priority, weight, endpoints }: Group<'_>| LocalityLbEndpoints {
         locality: Some(Locality { region: locality.region.clone(), zone: locality.zone.clone(), sub_zone: locality.subzone.clone() }),
@@ -111,9 +111,13 @@ pub(crate) fn assignment(
     ClusterLoadAssignment { cluster_name: name.into(), endpoints, ..Default::default() }
 }
 
-fn of(endpoint: &Endpoint, mtls: bool) -> LbEndpoint {
+fn of(scope: &Scope<'_, '_>, endpoint: &Endpoint, mtls: bool) -> LbEndpoint {
     let address = match &endpoint.address {
-        EndpointAddress::Ip(ip) => listener::address(ip, endpoint.port),
+        // Of a pod's two addresses the first that the proxy can reach: a pod is one endpoint.
+        EndpointAddress::Ip(ip) => {
+            let chosen = endpoint.second_ip.map(|_| scope.reachable(endpoint.ips().collect())).and_then(|all| all.first().copied());
+            listener::address(chosen.unwrap_or(*ip), endpoint.port)
+        }
         EndpointAddress::Host(host) => listener::address(host, endpoint.port),
     };
     let workload = format!(

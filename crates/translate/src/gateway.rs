@@ -88,10 +88,9 @@ pub(crate) fn build_listener(scope: &Scope<'_, '_>, name: &str) -> Option<Listen
     Some(Listener {
         head: Head {
             name: name.into(),
-            address: Some(listener::address(ANY, number)),
             traffic_direction: TrafficDirection::Outbound.into(),
             max_connections_to_accept_per_socket_event: Some(wire::u32_value(1)),
-            ..Default::default()
+            ..listener::at(scope, ANY, number)
         },
         chains,
         // The header comes before all that can be looked at.

@@ -109,12 +109,11 @@ pub(crate) fn build(scope: &Scope<'_, '_>) -> Listener {
     inspectors.extend(inspector(&chains, listener::needs_http, listener::http_inspector));
     let head = Head {
         name: names::VIRTUAL_INBOUND.into(),
-        address: Some(listener::address(ANY, ports::INBOUND)),
         listener_filters_timeout: Some(wire::duration(scope.mesh().protocol_detection_timeout)),
         continue_on_listener_filters_timeout: true,
         traffic_direction: TrafficDirection::Inbound.into(),
         max_connections_to_accept_per_socket_event: Some(wire::u32_value(1)),
-        ..Default::default()
+        ..listener::at(scope, ANY, ports::INBOUND)
     };
     Listener { head, chains, default: None, filters: inspectors, log: access_log::listener_log(scope.mesh()) }
 }

@@ -6,8 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use mizzen_api::istio::EndpointAddress;
-use mizzen_model::{PortView, Registry, ServiceView};
+use mizzen_model::{Endpoint, PortView, Registry, ServiceView};
 use mizzen_protos::{
     envoy::envoy::{
         config::{
@@ -101,15 +100,14 @@ fn at_any(service: &ServiceView, port: &PortView) -> bool {
 /// A service's addresses, of a headless one those of its pods.
 fn addresses_of(scope: &Scope<'_, '_>, service: &ServiceView) -> Vec<IpRange> {
     if !service.headless {
-        return service.addresses.clone();
+        let reached = scope.reachable(service.vips().collect());
+        let is_reached = |range: &&IpRange| reached.contains(&range.address()) || !service.vips().any(|ip| IpRange::from(ip) == **range);
+        return service.addresses.iter().filter(is_reached).copied().collect();
     }
     let endpoints = scope.reader.endpoints(service);
     let ready = endpoints.by_port.keys().flat_map(|port| endpoints.ready(*port));
-    let ips = ready.filter_map(|endpoint| match endpoint.address {
-        EndpointAddress::Ip(ip) => Some(ip),
-        EndpointAddress::Host(_) => None,
-    });
-    ips.collect::<BTreeSet<IpAddr>>().into_iter().map(IpRange::from).collect()
+    let ips = ready.flat_map(Endpoint::ips).collect::<BTreeSet<IpAddr>>();
+    scope.reachable(ips.into_iter().collect()).into_iter().map(IpRange::from).collect()
 }
 
 fn bytes(range: IpRange) -> Vec<u8> {

@@ -51,11 +51,10 @@ fn virtual_outbound(scope: &Scope<'_, '_>) -> Listener {
     Listener {
         head: Head {
             name: names::VIRTUAL_OUTBOUND.into(),
-            address: Some(listener::address(ANY, ports::OUTBOUND)),
             use_original_dst: Some(wire::bool_value(true)),
             traffic_direction: TrafficDirection::Outbound.into(),
             max_connections_to_accept_per_socket_event: Some(wire::u32_value(1)),
-            ..Default::default()
+            ..listener::at(scope, ANY, ports::OUTBOUND)
         },
         chains: vec![trap, rest],
         log: access_log::listener_log(scope.mesh()),

@@ -1,12 +1,13 @@
 //! Addresses, matches and listener filters, as all listeners have them.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use mizzen_model::Families;
 use mizzen_protos::envoy::envoy::{
     config::{
         core::v3::{Address, CidrRange, SocketAddress, address, socket_address::PortSpecifier},
         listener::v3::{
-            FilterChainMatch, ListenerFilterChainMatchPredicate,
+            AdditionalAddress, FilterChainMatch, Listener as Head, ListenerFilterChainMatchPredicate,
             listener_filter_chain_match_predicate::{MatchSet, Rule},
         },
     },
@@ -20,16 +21,30 @@ use mizzen_types::IpRange;
 
 use crate::{
     draft::{Chain, Inspector, ListenerFilter},
+    scope::Scope,
     wire,
 };
 
+/// Any address. In names it stands for those of IPv6, too, so that a listener has the same name for all proxies.
 pub(crate) const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+const ANY_V6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 /// What the HTTP inspector reports of plain HTTP.
 pub(crate) const PLAIN_HTTP: [&str; 2] = ["http/1.1", "h2c"];
 
 /// A socket address.
 pub(crate) fn address(ip: impl ToString, port: u16) -> Address {
     Address { address: Some(address::Address::SocketAddress(socket_address(ip, port))) }
+}
+
+/// A listener at an address, or at any of the families that the proxy has ([`ANY`]).
+///
+/// Unlike with Istio, where `ISTIO_DUAL_STACK` has to ask for it, a proxy with addresses of two families listens at both: what is captured of the other
+/// would find nobody.
+pub(crate) fn at(scope: &Scope<'_, '_>, ip: IpAddr, port: u16) -> Head {
+    let families = if ip == ANY { scope.view.families(scope.reader) } else { Families { v4: true, v6: false } };
+    let first = if families.v4 { ip } else { ANY_V6 };
+    let more = (families.v4 && families.v6).then(|| AdditionalAddress { address: Some(address(ANY_V6, port)), ..Default::default() });
+    Head { address: Some(address(first, port)), additional_addresses: more.into_iter().collect(), ..Default::default() }
 }
 
 /// A socket address, bare.

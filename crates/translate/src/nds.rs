@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use mizzen_api::istio::EndpointAddress;
-use mizzen_model::{Registry, ServiceView};
+use mizzen_model::{Endpoint, Registry, ServiceView};
 use mizzen_protos::nds::{NameTable, name_table::NameInfo};
 use mizzen_types::{Hostname, Name};
 
@@ -69,18 +68,14 @@ fn of_services(scope: &Scope<'_, '_>, host: &Hostname) -> Option<NameInfo> {
 }
 
 fn addresses(scope: &Scope<'_, '_>, service: &ServiceView) -> Vec<String> {
-    if !service.headless {
-        return service.vips().map(|ip| ip.to_string()).collect();
-    }
-    let endpoints = scope.reader.endpoints(service);
-    let ready = endpoints.by_port.keys().flat_map(|port| endpoints.ready(*port));
-    let ips: BTreeSet<_> = ready
-        .filter_map(|endpoint| match &endpoint.address {
-            EndpointAddress::Ip(ip) => Some(*ip),
-            EndpointAddress::Host(_) => None,
-        })
-        .collect();
-    ips.iter().map(ToString::to_string).collect()
+    let found = if service.headless {
+        let endpoints = scope.reader.endpoints(service);
+        let ready = endpoints.by_port.keys().flat_map(|port| endpoints.ready(*port));
+        ready.flat_map(Endpoint::ips).collect::<BTreeSet<_>>().into_iter().collect()
+    } else {
+        service.vips().collect()
+    };
+    scope.reachable(found).iter().map(ToString::to_string).collect()
 }
 
 /// The entry of a host in the table, as a message of its own.

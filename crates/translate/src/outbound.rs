@@ -7,10 +7,10 @@ use std::{
 };
 
 use mizzen_api::{
-    istio::{EndpointAddress, GatewayRef, OutboundTrafficPolicy},
+    istio::{GatewayRef, OutboundTrafficPolicy},
     routing::{Destination, TcpDestination, TcpMatch, TcpRoute},
 };
-use mizzen_model::{PortView, Registry, RouteRules, ServiceView};
+use mizzen_model::{Endpoint, PortView, Registry, RouteRules, ServiceView};
 use mizzen_protos::envoy::envoy::{
     config::{
         core::v3::{CidrRange, TrafficDirection},
@@ -54,12 +54,12 @@ fn binds(scope: &Scope<'_, '_>, service: &ServiceView, port: &PortView) -> Vec<I
         return vec![ANY];
     }
     if service.headless {
-        let own = scope.view.own_endpoint(scope.reader, &service.key(), port.port);
-        return pods(scope, service, port.port).into_iter().filter(|ip| Some(*ip) != own).collect();
+        let own = scope.view.own_endpoints(scope.reader, &service.key(), port.port);
+        return scope.reachable(pods(scope, service, port.port)).into_iter().filter(|ip| !own.contains(ip)).collect();
     }
     let vips: Vec<IpAddr> = service.vips().collect();
     let ranges = service.addresses.len() > vips.len();
-    vips.into_iter().chain((service.addresses.is_empty() || ranges).then_some(ANY)).collect()
+    scope.reachable(vips).into_iter().chain((service.addresses.is_empty() || ranges).then_some(ANY)).collect()
 }
 
 /// The addresses at which Kubernetes Services are called at a port, those of headless ones' pods included: no ServiceEntry has them.
@@ -78,13 +78,7 @@ fn may_have(service: &ServiceView, bind: IpAddr, of_services: &BTreeSet<IpAddr>)
 
 /// The ready pods of a headless service.
 fn pods(scope: &Scope<'_, '_>, service: &ServiceView, number: u16) -> Vec<IpAddr> {
-    let ready = scope.reader.endpoints(service).ready(number);
-    ready
-        .filter_map(|endpoint| match endpoint.address {
-            EndpointAddress::Ip(ip) => Some(ip),
-            EndpointAddress::Host(_) => None,
-        })
-        .collect()
+    scope.reader.endpoints(service).ready(number).flat_map(Endpoint::ips).collect()
 }
 
 /// One service's port at a listener.
@@ -156,12 +150,11 @@ pub(crate) fn build(scope: &Scope<'_, '_>, bind: IpAddr, number: u16) -> Option<
     inspectors.extend(chains.iter().any(listener::needs_http).then(|| listener::http_inspector(None)));
     let head = Head {
         name: names::listener(bind, number),
-        address: Some(listener::address(bind, number)),
         listener_filters_timeout: Some(wire::duration(scope.mesh().protocol_detection_timeout)),
         continue_on_listener_filters_timeout: true,
         traffic_direction: TrafficDirection::Outbound.into(),
         bind_to_port: Some(wire::bool_value(false)),
-        ..Default::default()
+        ..listener::at(scope, bind, number)
     };
     Some(Listener { head, chains, default, filters: inspectors, log: None })
 }

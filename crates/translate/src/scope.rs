@@ -1,6 +1,6 @@
 //! What one proxy sees of the mesh.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use mizzen_api::istio::{GatewayRef, MeshConfig};
 use mizzen_model::{DYNAMIC_HOSTS, PortView, ProxyView, Reader, RouteRules, ServiceView, WorkloadPolicies, by_age};
@@ -75,6 +75,17 @@ impl<'r, 'a> Scope<'r, 'a> {
     /// does not know, and with it the whole listener.
     pub(crate) fn has(&self, extension: Extension) -> bool {
         self.view.has_extension(self.reader, extension.names())
+    }
+
+    /// Of these addresses those of the proxy's families, as Istio chooses them; all of them if none is.
+    pub(crate) fn reachable(&self, addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+        // Nothing is asked where there is nothing to choose: what does not depend on the families is the same for all.
+        if addresses.iter().all(IpAddr::is_ipv4) {
+            return addresses;
+        }
+        let families = self.view.families(self.reader);
+        let found: Vec<IpAddr> = addresses.iter().copied().filter(|ip| families.has(*ip)).collect();
+        if found.is_empty() { addresses } else { found }
     }
 
     /// Whether the proxy fetches what it uses on first use.

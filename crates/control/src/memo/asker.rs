@@ -199,6 +199,7 @@ impl Askers {
     fn group(&mut self, facts: &ProxyFacts) -> Arc<Group> {
         let bare = ProxyFacts {
             ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            more_ips: Vec::new(),
             id: "".into(),
             pod: "".into(),
             metadata: Default::default(),

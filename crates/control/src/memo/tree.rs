@@ -93,6 +93,7 @@ mod tests {
             ProxyView::from(ProxyFacts {
                 kind: ProxyType::Sidecar,
                 ip: "10.0.0.1".parse().unwrap(),
+                more_ips: Vec::new(),
                 id: "p".into(),
                 pod: "p".into(),
                 namespace: namespace.into(),

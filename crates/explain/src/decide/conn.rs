@@ -1,14 +1,14 @@
 //! What a proxy does with a connection: listener, chain, TLS, policies over connections.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     rc::Rc,
     sync::Arc,
 };
 
 use mizzen_ir::{
     ConnFacts, Metadata, Peer, PolicyFacts, Trace, Verdict as Judged, authorize,
-    config::{FilterChain, Listener, ListenerFilter, NetworkFilter, Rbac, Terminal, TransportProtocol},
+    config::{FilterChain, Listener, ListenerAddress, ListenerFilter, NetworkFilter, Rbac, Terminal, TransportProtocol},
     find_chain, nearest_miss,
 };
 
@@ -116,9 +116,14 @@ fn gate(chain: &FilterChain, conn: &Conn, given: Given, steps: &mut Vec<Step>) -
     Ok(unknown)
 }
 
+fn has_ipv6(listener: &Listener) -> bool {
+    listener.addresses.iter().any(|address| matches!(address, ListenerAddress::Socket(SocketAddr::V6(_))))
+}
+
 /// The listener that gets a connection.
 pub(super) fn listener(proxy: &Proxy, hop: &mut Hop, destination: SocketAddr) -> Result<Arc<Listener>, Verdict> {
-    let any: IpAddr = if destination.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    // It is called so for both families.
+    let any = IpAddr::from(Ipv4Addr::UNSPECIFIED);
     let at = |ip: IpAddr| format!("{ip}_{}", destination.port());
     let names = match hop.side {
         Side::Inbound => vec!["virtualInbound".to_owned()],
@@ -127,6 +132,7 @@ pub(super) fn listener(proxy: &Proxy, hop: &mut Hop, destination: SocketAddr) ->
     };
     for name in &names {
         match proxy.listener(name) {
+            Found::There(listener) if *name == at(any) && destination.is_ipv6() && !has_ipv6(&listener) => {}
             Found::There(listener) => {
                 let step = Step::new(StepKind::Listener, format!("{name} for {destination}"));
                 hop.steps.push(step.by(ResourceType::Listener, name));

@@ -105,16 +105,18 @@ impl Explainer {
     /// Explains calls in this mesh.
     pub fn new(snapshot: &Arc<Snapshot>) -> Explainer {
         let trust_domain = &snapshot.mesh().trust_domain;
-        let neighbour = |pod: &Pod| {
+        let neighbours = |pod: &Pod| {
             let id = SpiffeId {
                 trust_domain: trust_domain.clone(),
                 namespace: pod.meta.namespace.clone(),
                 service_account: pod.spec.service_account.as_str().into(),
             };
             let name = format!("{}/{}", pod.meta.namespace, pod.meta.name);
-            Some((pod.status.pod_ip?, Neighbour { name, proxy: mesh::proxy_type(snapshot, pod), id }))
+            let neighbour = Neighbour { name, proxy: mesh::proxy_type(snapshot, pod), id };
+            let addresses = [pod.status.pod_ip, pod.status.second_ip].into_iter().flatten();
+            addresses.map(|ip| (ip, neighbour.clone())).collect::<Vec<_>>()
         };
-        let pods = snapshot.objects::<Pod>().filter_map(neighbour).collect();
+        let pods = snapshot.objects::<Pod>().flat_map(neighbours).collect();
         Explainer { snapshot: snapshot.clone(), pods, proxies: HashMap::new(), depth: 0 }
     }
 

@@ -5,7 +5,6 @@ use std::{
     sync::Arc,
 };
 
-use mizzen_api::istio::EndpointAddress;
 use mizzen_model::{ProxyType, Reader, ServiceView};
 use mizzen_types::Hostname;
 
@@ -75,9 +74,11 @@ impl Explainer {
         let reader = Reader::new(&self.snapshot);
         let service = reader.services_at(address.port()).find(|service| service.vips().any(|ip| ip == address.ip()))?;
         let ready = reader.endpoints(service).ready(address.port());
-        let target = |endpoint: &mizzen_model::Endpoint| match endpoint.address {
-            EndpointAddress::Ip(ip) => Some(SocketAddr::new(ip, endpoint.port)),
-            EndpointAddress::Host(_) => None,
+        // The cluster's own proxy keeps to the family of the address that was called.
+        let of_family = |ip: &IpAddr| ip.is_ipv4() == address.is_ipv4();
+        let target = |endpoint: &mizzen_model::Endpoint| {
+            let ip = endpoint.ips().find(of_family).or(endpoint.ips().next())?;
+            Some(SocketAddr::new(ip, endpoint.port))
         };
         Some((service.host.clone(), ready.filter_map(target).collect()))
     }
@@ -113,9 +114,6 @@ fn candidates(written: &Hostname, namespace: &str) -> Vec<Hostname> {
 
 /// The first address of a service: its own, or a pod's where its name stands for its pods.
 fn address(reader: &Reader<'_>, service: &Arc<ServiceView>, port: u16) -> Option<IpAddr> {
-    let pod = |endpoint: &mizzen_model::Endpoint| match endpoint.address {
-        EndpointAddress::Ip(ip) => Some(ip),
-        EndpointAddress::Host(_) => None,
-    };
+    let pod = |endpoint: &mizzen_model::Endpoint| endpoint.ips().next();
     service.vips().next().or_else(|| if service.headless { reader.endpoints(service).ready(port).find_map(pod) } else { None })
 }

@@ -25,6 +25,48 @@ fn plain() {
     );
 }
 
+/// By whichever family, through both proxies.
+#[test]
+fn by_both_families() {
+    let pod = |name: &str, ips: &[&str]| {
+        let all: Vec<String> = ips.iter().map(|ip| format!("{{ip: '{ip}'}}")).collect();
+        format!(
+            "{{kind: Pod, apiVersion: v1, metadata: {{name: {name}, namespace: shop, labels: {{app: {name}, security.istio.io/tlsMode: istio}}}},
+              spec: {{serviceAccountName: {name}, containers: [{{name: main, image: x}}]}},
+              status: {{phase: Running, podIP: '{}', podIPs: [{}], conditions: [{{type: Ready, status: 'True'}}]}}}}",
+            ips[0],
+            all.join(", ")
+        )
+    };
+    let service = "{kind: Service, apiVersion: v1, metadata: {name: two, namespace: shop}, spec: {clusterIP: 10.96.0.60,
+      clusterIPs: [10.96.0.60, 'fd00:96::60'], selector: {app: two}, ports: [{name: http, port: 9080}, {name: tcp, port: 7070}]}}";
+    let policy = "{selector: {matchLabels: {app: two}}, rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/six, cluster.local/ns/shop/sa/both]}}]}]}";
+    let snapshot = shop(&[
+        service.to_owned(),
+        object("AuthorizationPolicy", "two", policy),
+        pod("two", &["10.0.0.62", "fd00::62"]),
+        pod("both", &["10.0.0.63", "fd00::63"]),
+        pod("six", &["fd00::64"]),
+    ]);
+    check(
+        &snapshot,
+        &[
+            ("shop/both GET [fd00:96::60]:9080/", "outbound|9080||two [shop/two] = delivered"),
+            ("shop/both TCP [fd00:96::60]:7070", "outbound|7070||two [shop/two] = delivered"),
+            ("shop/six GET two:9080/", "outbound|9080||two [shop/two] = delivered"),
+            ("shop/six TCP [fd00:96::60]:7070", "outbound|7070||two [shop/two] = delivered"),
+            ("shop/web TCP two:7070", "outbound|7070||two [shop/two] = denied by none"),
+            ("192.0.2.9 GET [fd00::62]:9080/", "[fd00::62]:9080 [shop/two] = denied by none"),
+            ("shop/both TCP [2001:db8::9]:22", "PassthroughCluster [[2001:db8::9]:22] = delivered"),
+            // A proxy that has no such address does not listen for what is called by it.
+            ("shop/web GET [2001:db8::9]:9080/", "PassthroughCluster [[2001:db8::9]:9080] = delivered"),
+        ],
+    );
+    let reached = |text: &str| explain(&snapshot, text).hop.ways[0].to[0].address.clone();
+    assert_eq!(reached("shop/both GET [fd00:96::60]:9080/"), "10.0.0.62:9080", "the service's first family");
+    assert_eq!(reached("shop/six GET two:9080/"), "[fd00::62]:9080");
+}
+
 #[test]
 fn nothing_beyond_the_registry() {
     check(

@@ -5,6 +5,7 @@ mod clusters;
 mod custom;
 mod drafts;
 mod dynamic;
+mod families;
 mod gateways;
 mod inbound;
 mod jwt;
@@ -106,6 +107,7 @@ fn facts(kind: ProxyType, ip: &str, namespace: &str, labels: &[(&str, &str)]) ->
     ProxyFacts {
         kind,
         ip: ip.parse().unwrap(),
+        more_ips: Vec::new(),
         id: format!("{}~{ip}~pod.{namespace}~{namespace}.svc.cluster.local", kind.as_str()).into(),
         pod: "pod".into(),
         namespace: namespace.into(),

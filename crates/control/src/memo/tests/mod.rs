@@ -55,6 +55,7 @@ fn facts(number: usize, namespace: &str) -> ProxyFacts {
     ProxyFacts {
         kind: ProxyType::Sidecar,
         ip,
+        more_ips: Vec::new(),
         id: format!("sidecar~{ip}~p{number}.{namespace}~x").into(),
         pod: format!("p{number}").into(),
         namespace: namespace.into(),

@@ -296,7 +296,9 @@ impl Asked<'_> {
         } else {
             (if service.external { Server::External } else { Server::NoSidecar }, None)
         };
-        let at = address(endpoint);
+        // Of a pod with two addresses the client is told one.
+        let told = endpoint.ips().map(|ip| format!("{ip}:{}", endpoint.port)).find(|at| labels.get(at).is_some());
+        let at = told.unwrap_or_else(|| address(endpoint));
         let client = sent(cluster, labels.get(&at).unwrap_or(&Value::Null));
         let pod = match &endpoint.address {
             EndpointAddress::Ip(ip) => self.reader.pod(*ip).map(|pod| format!("{}/{}", pod.object.namespace, pod.object.name)),

@@ -34,6 +34,7 @@ pub(crate) struct PodFacts {
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) account: String,
     pub(crate) ip: IpAddr,
+    pub(crate) second_ip: Option<IpAddr>,
     pub(crate) is_gateway: bool,
 }
 
@@ -58,11 +59,13 @@ impl Places {
                 labels: labels.clone(),
                 account: pod.spec.service_account.clone(),
                 ip: pod.status.pod_ip?,
+                second_ip: pod.status.second_ip,
                 is_gateway: gateways.iter().any(|gateway| gateway.selector.matches(labels)),
             })
         };
         let pods: Vec<PodFacts> = snapshot.objects::<Pod>().filter_map(facts).collect();
-        let by_address: HashMap<IpAddr, PodId> = pods.iter().enumerate().map(|(id, pod)| (pod.ip, id)).collect();
+        let of_pod = |(id, pod): (usize, &PodFacts)| [Some((pod.ip, id)), pod.second_ip.map(|ip| (ip, id))];
+        let by_address: HashMap<IpAddr, PodId> = pods.iter().enumerate().flat_map(of_pod).flatten().collect();
         let reader = Reader::new(snapshot);
         let behind = |service: &Arc<mizzen_model::ServiceView>| -> Arc<[PodId]> {
             let mut found: Vec<PodId> = reader
