@@ -161,7 +161,8 @@ fn unix(options: &Options, name: &'static str) -> Result<UnixListener, AgentErro
 }
 
 fn tcp(address: SocketAddr, what: &'static str) -> Result<TcpListener, AgentError> {
-    let listener = mizzen_net::listen(address, &mizzen_net::ListenOptions::default()).and_then(TcpListener::from_std);
+    let options = mizzen_net::ListenOptions { dual_stack: true, ..mizzen_net::ListenOptions::default() };
+    let listener = mizzen_net::listen(address, &options).and_then(TcpListener::from_std);
     listener.map_err(|source| AgentError::Socket { what, source })
 }
 

@@ -52,6 +52,8 @@ pub struct Address {
 pub struct DnsOptions {
     /// Where questions are taken, by UDP and TCP.
     pub listen: SocketAddr,
+    /// Where they are taken besides: in a pod with addresses of IPv6, whose captured questions come by it, too.
+    pub also: Option<SocketAddr>,
     /// Who answers what the mesh does not know; tried in order.
     pub upstreams: Vec<SocketAddr>,
     /// Names below these domains are the mesh's own: one that is not in the table does not exist, and the question goes no further.
@@ -141,7 +143,8 @@ const SERVER_NAME: &str = "istiod.istio-system.svc";
 impl Options {
     /// From the environment, with Istio's names where it has one.
     ///
-    /// `POD_NAME`, `POD_NAMESPACE`, `SERVICE_ACCOUNT`, `INSTANCE_IP` (several with commas), `CA_ADDR`, `DISCOVERY_ADDRESS` (else `CA_ADDR`),
+    /// `POD_NAME`, `POD_NAMESPACE`, `SERVICE_ACCOUNT`, `INSTANCE_IP` (several with commas), `INSTANCE_IPS` (all of them), `CA_ADDR`,
+    /// `DISCOVERY_ADDRESS` (else `CA_ADDR`),
     /// `DISCOVERY_NAME`, `CA_ROOT_CERT`, `TRUST_DOMAIN`, `DOMAIN`, `PROXY_CONFIG_DIR`, `PROXY_TYPE`, `SECRET_TTL` (seconds), `DNS_PROXY_ADDR` (`off` for
     /// none), `MIZZEN_DNS_UPSTREAMS`, `MIZZEN_TOKEN_FD` or `MIZZEN_TOKEN_FILE`, `MIZZEN_ALLOW_QUIT`, `ISTIO_DELTA_XDS`, `ISTIO_META_*`,
     /// `ISTIO_METAJSON_*`.
@@ -183,7 +186,7 @@ impl Options {
             pod_name: text("POD_NAME")?,
             namespace: text("POD_NAMESPACE")?,
             service_account: or("SERVICE_ACCOUNT", "default"),
-            instance_ips: list("INSTANCE_IP", &text("INSTANCE_IP")?)?,
+            instance_ips: addresses(&text("INSTANCE_IP")?, vars.get("INSTANCE_IPS").map(String::as_str))?,
             labels,
             metadata,
             delta: parse("ISTIO_DELTA_XDS", &or("ISTIO_DELTA_XDS", "true"))?,
@@ -293,7 +296,18 @@ fn dns(vars: &BTreeMap<String, String>, domain: &str) -> Result<Option<DnsOption
     };
     // A question that is sent to ourselves would never end.
     let upstreams = upstreams.into_iter().filter(|u| *u != listen).collect();
-    Ok(Some(DnsOptions { listen, upstreams, local_domains: vec![domain.to_owned()] }))
+    Ok(Some(DnsOptions { listen, also: None, upstreams, local_domains: vec![domain.to_owned()] }))
+}
+
+/// The first address, and those that are beside it.
+fn addresses(first: &str, all: Option<&str>) -> Result<Vec<IpAddr>, OptionsError> {
+    let mut found: Vec<IpAddr> = list("INSTANCE_IP", first)?;
+    for ip in all.map(|all| list("INSTANCE_IPS", all)).transpose()?.unwrap_or_default() {
+        if !found.contains(&ip) {
+            found.push(ip);
+        }
+    }
+    Ok(found)
 }
 
 pub(crate) fn nameservers(resolv_conf: &str) -> Vec<SocketAddr> {

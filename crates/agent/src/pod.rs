@@ -3,14 +3,14 @@
 //! The proxy has no capability there: nothing is marked, and the capture knows it by its user.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use mizzen_types::ports;
 use serde_json::{Map, Value, json};
 
-use crate::options::{any, invalid, parse};
+use crate::options::{invalid, parse};
 use crate::probes::{METRICS_VARIABLE, Probes, ProgramMetrics, VARIABLE};
 use crate::{Options, OptionsError, TokenSource};
 
@@ -25,6 +25,8 @@ pub struct Places {
     pub account_token: PathBuf,
     /// The servers of names.
     pub resolv_conf: PathBuf,
+    /// The addresses of IPv6 that the pod's interfaces have.
+    pub interfaces: PathBuf,
 }
 
 impl Default for Places {
@@ -34,6 +36,7 @@ impl Default for Places {
             token: "/var/run/secrets/tokens/istio-token".into(),
             account_token: "/var/run/secrets/kubernetes.io/serviceaccount/token".into(),
             resolv_conf: "/etc/resolv.conf".into(),
+            interfaces: "/proc/net/if_inet6".into(),
         }
     }
 }
@@ -106,9 +109,15 @@ impl Pod {
         let token = token.unwrap_or_else(|| TokenSource::File(if first_party { &places.account_token } else { &places.token }.clone()));
         let mut options = Options::from_vars(vars.clone(), Some(token))?;
         options.mark = None;
+        // The platform need not know of all: a router may have given the pod an address. It is captured, too, and must find the proxy.
+        let own = interface_addresses(&std::fs::read_to_string(&places.interfaces).unwrap_or_default());
+        options.instance_ips.extend(own.into_iter().filter(|ip| !options.instance_ips.contains(ip)).collect::<Vec<_>>());
         let resolv_conf = std::fs::read_to_string(&places.resolv_conf).unwrap_or_default();
         let name_servers = crate::options::nameservers(&resolv_conf);
         if let Some(dns) = &mut options.dns {
+            // What is captured by IPv6 is sent to the same port of its loopback address.
+            let by_both = dns.listen.ip() == Ipv4Addr::LOCALHOST && options.instance_ips.iter().any(IpAddr::is_ipv6);
+            dns.also = by_both.then(|| SocketAddr::new(Ipv6Addr::LOCALHOST.into(), dns.listen.port()));
             // The cluster's own server knows names that the mesh does not.
             dns.local_domains.clear();
             if !vars.contains_key("MIZZEN_DNS_UPSTREAMS") {
@@ -128,7 +137,10 @@ impl Pod {
         let status = settings.get("statusPort").and_then(Value::as_u64).unwrap_or(ports::AGENT.into());
         let status = u16::try_from(status).ok().filter(|port| *port > 0);
         let status = status.ok_or_else(|| invalid("PROXY_CONFIG", "statusPort is not a port between 1 and 65535"))?;
-        options.status = Some(any(status));
+        // Whoever asks comes by the family of the pod's first address.
+        let any = mizzen_net::any_address();
+        options.status = Some(SocketAddr::new(any, status));
+        options.readiness = Some(SocketAddr::new(any, ports::READINESS));
         if let Some(text) = vars.get(VARIABLE) {
             options.probes = Probes::read(text, options.instance_ips.first().copied())?;
         }
@@ -138,6 +150,18 @@ impl Pod {
         let (concurrency, termination) = (concurrency(&vars, &settings)?, termination(&vars, &settings)?);
         Ok(Pod { options, concurrency, termination, name_servers, warnings })
     }
+}
+
+/// What Linux writes of its interfaces' addresses of IPv6: of each line the address, the interface's number, the prefix, the scope, flags, and the name.
+/// Those alone by which others can reach the pod: of global scope, which is 0.
+fn interface_addresses(text: &str) -> Vec<IpAddr> {
+    let address = |line: &str| match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [address, _, _, "00", _, name] if name != "lo" => {
+            u128::from_str_radix(address, 16).ok().map(|bits| Ipv6Addr::from_bits(bits).into())
+        }
+        _ => None,
+    };
+    text.lines().filter_map(address).collect()
 }
 
 /// `PROXY_CONFIG`: the settings of this proxy, in protojson.
@@ -290,12 +314,18 @@ mod tests {
     ];
 
     fn pod(more: &[(&str, &str)]) -> Result<Pod, OptionsError> {
+        pod_with("", more)
+    }
+
+    fn pod_with(interfaces: &str, more: &[(&str, &str)]) -> Result<Pod, OptionsError> {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("labels"), "app=\"reviews\"\npod-template-hash=\"6f7c9\"\n").unwrap();
         std::fs::write(folder.path().join("annotations"), "note=\"a \\\"b\\\"\\n\\u00fc\\xc3\\xbc\"\nbad\n").unwrap();
         std::fs::write(folder.path().join("resolv.conf"), "search shop.svc.cluster.local\nnameserver 10.96.0.10\noptions ndots:5\n")
             .unwrap();
-        let places = Places { info: folder.path().into(), resolv_conf: folder.path().join("resolv.conf"), ..Places::default() };
+        std::fs::write(folder.path().join("interfaces"), interfaces).unwrap();
+        let [resolv_conf, interfaces] = ["resolv.conf", "interfaces"].map(|name| folder.path().join(name));
+        let places = Places { info: folder.path().into(), resolv_conf, interfaces, ..Places::default() };
         let vars = POD.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         Pod::from_vars(vars, Some("shop.svc.cluster.local"), &places, None)
     }
@@ -355,6 +385,27 @@ mod tests {
         let other = pod(&[("ISTIO_META_DNS_CAPTURE", "true"), ("DNS_PROXY_ADDR", "localhost:15153")]).unwrap().options.dns.unwrap();
         assert_eq!(other.listen.to_string(), "127.0.0.1:15153");
         assert!(pod(&[("ISTIO_META_DNS_CAPTURE", "false"), ("DNS_PROXY_ADDR", "localhost:15053")]).unwrap().options.dns.is_none());
+    }
+
+    #[test]
+    fn addresses() {
+        // One of its own, one of the link alone, that of the loopback interface, and that from which connections are handed to programs.
+        let interfaces = "fd000000000000000000000000000007 02 40 00 80     eth0\nfe80000000000000040000fffe000007 02 40 20 80     eth0\n\
+                          00000000000000000000000000000001 01 80 10 80       lo\n00000000000000000000000000000006 01 80 00 80       lo\nbad\n";
+        let check = |interfaces: &str, all: &str, ips: &[&str], also: Option<&str>| {
+            let options = pod_with(interfaces, &[("INSTANCE_IPS", all), ("ISTIO_META_DNS_CAPTURE", "true")]).unwrap().options;
+            let found: Vec<String> = options.instance_ips.iter().map(ToString::to_string).collect();
+            assert_eq!(
+                (found, options.dns.unwrap().also),
+                (ips.iter().map(ToString::to_string).collect(), also.map(|a| a.parse().unwrap()))
+            );
+        };
+        check("", "", &["10.244.0.7"], None);
+        check("", "10.244.0.7", &["10.244.0.7"], None);
+        check("", "10.244.0.7,fd01::7", &["10.244.0.7", "fd01::7"], Some("[::1]:15053"));
+        check(interfaces, "", &["10.244.0.7", "fd00::7"], Some("[::1]:15053"));
+        check(interfaces, "10.244.0.7,fd00::7", &["10.244.0.7", "fd00::7"], Some("[::1]:15053"));
+        assert!(pod(&[("INSTANCE_IPS", "x")]).unwrap_err().to_string().starts_with("INSTANCE_IPS: "));
     }
 
     #[test]

@@ -117,12 +117,15 @@ impl Probe {
 
     async fn ask(&self, address: IpAddr, agent: Option<&HeaderValue>) -> Result<StatusCode, ProbeError> {
         let to = SocketAddr::new(address, self.port);
-        let past: IpAddr =
-            if address.is_ipv4() { ports::INBOUND_PASSTHROUGH_V4.into() } else { Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6).into() };
-        // Nobody gives hosts an address ::6 of their own accord, where 127.0.0.6 is always there.
-        let source = Some(past).filter(|past| past.is_ipv4());
-        let options = ConnectOptions { source, timeout: self.timeout, ..ConnectOptions::default() };
-        let stream = mizzen_net::connect(to, &options).await?;
+        let past: IpAddr = if address.is_ipv4() { ports::INBOUND_PASSTHROUGH_V4.into() } else { ports::INBOUND_PASSTHROUGH_V6.into() };
+        let options = ConnectOptions { source: Some(past), timeout: self.timeout, ..ConnectOptions::default() };
+        let stream = match mizzen_net::connect(to, &options).await {
+            // No host has ::6 of its own accord: where nothing is captured nobody has given it.
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable && past.is_ipv6() => {
+                mizzen_net::connect(to, &ConnectOptions { source: None, ..options }).await?
+            }
+            connected => connected?,
+        };
         match &self.action {
             Action::Tcp => Ok(StatusCode::OK),
             Action::Grpc { service } => health(stream, service).await.map(|()| StatusCode::OK),
@@ -230,7 +233,14 @@ impl ProgramMetrics {
     pub(crate) async fn fetch(&self) -> Result<String, ProbeError> {
         let to = SocketAddr::from(([127, 0, 0, 1], self.port));
         let all = async {
-            let stream = mizzen_net::connect(to, &ConnectOptions::default()).await?;
+            let stream = match mizzen_net::connect(to, &ConnectOptions::default()).await {
+                // A program may listen on IPv6 alone.
+                Err(refused) if refused.kind() == io::ErrorKind::ConnectionRefused => {
+                    let other = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), self.port);
+                    mizzen_net::connect(other, &ConnectOptions::default()).await.map_err(|_| refused)?
+                }
+                connected => connected?,
+            };
             let plain = HeaderValue::from_static("text/plain;version=0.0.4;q=1,*/*;q=0.1");
             let headers = HeaderMap::from_iter([(axum::http::header::ACCEPT, plain)]);
             let reply = mizzen_net::fetch_up_to(stream, Method::GET, &to.to_string(), &self.path, headers, "", MOST_METRICS).await?;

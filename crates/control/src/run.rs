@@ -401,7 +401,7 @@ fn names(options: &Options) -> Vec<String> {
 }
 
 fn tcp(address: SocketAddr) -> Result<TcpListener, Error> {
-    let socket = listen(address, &ListenOptions::default()).map_err(Error::Listen)?;
+    let socket = listen(address, &ListenOptions { dual_stack: true, ..ListenOptions::default() }).map_err(Error::Listen)?;
     TcpListener::from_std(socket).map_err(Error::Listen)
 }
 

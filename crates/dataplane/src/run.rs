@@ -637,7 +637,8 @@ fn serve_pages(plan: &Plan, options: &Options, admin: &Admin) -> Result<Vec<toki
     let failed = |what: &'static str| move |error: io::Error| RunError::Io { what, error };
     let mut tasks = Vec::new();
     let open = |address: SocketAddr| {
-        let socket = mizzen_net::listen(address, &mizzen_net::ListenOptions::default())?;
+        let options = mizzen_net::ListenOptions { dual_stack: true, ..mizzen_net::ListenOptions::default() };
+        let socket = mizzen_net::listen(address, &options)?;
         tokio::net::TcpListener::from_std(socket)
     };
     if let Some(address) = plan.admin {

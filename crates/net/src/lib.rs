@@ -25,7 +25,7 @@ pub use fds::{
 pub use fetch::{FetchError, Reply, fetch, fetch_status, fetch_tcp, fetch_unix, fetch_up_to};
 pub use memfd::{memfd, read_fd, rewrite_fd};
 pub use memory::{keep_little_memory, release_memory};
-pub use socket::{ListenOptions, bind_udp, listen, original_dst, set_mark};
+pub use socket::{ListenOptions, any_address, bind_udp, listen, original_dst, set_mark};
 pub use tls::{Peer, TlsAcceptor, TlsError, TlsServerStream, connect_tls};
 pub use tokio_rustls::client::TlsStream as TlsClientStream;
 pub use unix::{UnixPathError, listen_unix, unix_path};

@@ -1,7 +1,7 @@
 //! Listening sockets, and what the kernel knows about accepted ones.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -56,6 +56,15 @@ pub fn listen(address: SocketAddr, options: &ListenOptions) -> io::Result<TcpLis
         Ok(socket.into())
     };
     make().map_err(|e: io::Error| io::Error::new(e.kind(), format!("listen on {address}: {e}")))
+}
+
+/// The address at which all addresses of this host are listened on, by a socket with [`ListenOptions::dual_stack`]: `::` where there is IPv6, else 0.0.0.0.
+pub fn any_address() -> IpAddr {
+    let both = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
+    match listen(both, &ListenOptions { dual_stack: true, ..ListenOptions::default() }) {
+        Ok(_) => both.ip(),
+        Err(_) => Ipv4Addr::UNSPECIFIED.into(),
+    }
 }
 
 /// A bound UDP socket: non-blocking, closed on exec.
@@ -115,6 +124,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// By IPv4 in any case, and by IPv6 where there is any.
+    #[test]
+    fn all_addresses_of_a_host() {
+        let options = ListenOptions { dual_stack: true, ..ListenOptions::default() };
+        let port = listen(SocketAddr::new(any_address(), 0), &options).unwrap();
+        let to = |ip: IpAddr| std::net::TcpStream::connect((ip, port.local_addr().unwrap().port()));
+        to(Ipv4Addr::LOCALHOST.into()).unwrap();
+        let own = TcpListener::bind((Ipv6Addr::LOCALHOST, 0));
+        assert_eq!(to(Ipv6Addr::LOCALHOST.into()).is_ok(), own.is_ok());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use crate::metrics::Metrics;
@@ -30,8 +31,8 @@ const UDP_MAX: u16 = 1232;
 
 /// The bound sockets; nothing is answered before [`Server::run`].
 pub(crate) struct Server {
-    udp: UdpSocket,
-    tcp: TcpListener,
+    /// Of each address one for each transport; there is at least one address.
+    sockets: Vec<(UdpSocket, TcpListener)>,
     work: Arc<Work>,
 }
 
@@ -51,20 +52,28 @@ impl Server {
         upstream: Upstream,
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
-        let (udp, tcp) = both(options.listen)?;
-        let (udp, tcp) = (UdpSocket::from_std(udp)?, TcpListener::from_std(tcp)?);
+        let mut sockets = Vec::new();
+        for listen in [Some(options.listen), options.also].into_iter().flatten() {
+            let (udp, tcp) = both(listen)?;
+            sockets.push((UdpSocket::from_std(udp)?, TcpListener::from_std(tcp)?));
+        }
         let questions = Arc::new(Semaphore::new(QUESTIONS));
-        Ok(Server { udp, tcp, work: Arc::new(Work { names, upstream, metrics, questions }) })
+        Ok(Server { sockets, work: Arc::new(Work { names, upstream, metrics, questions }) })
     }
 
-    /// Where it listens.
+    /// Where it listens, at first.
     pub(crate) fn address(&self) -> io::Result<SocketAddr> {
-        self.udp.local_addr()
+        self.sockets.first().map_or_else(|| Err(io::ErrorKind::NotConnected.into()), |(udp, _)| udp.local_addr())
     }
 
     /// Answers, for ever.
     pub(crate) async fn run(self) {
-        tokio::join!(udp(Arc::new(self.udp), self.work.clone()), tcp(self.tcp, self.work));
+        let mut all = JoinSet::new();
+        for (of_udp, of_tcp) in self.sockets {
+            all.spawn(udp(Arc::new(of_udp), self.work.clone()));
+            all.spawn(tcp(of_tcp, self.work.clone()));
+        }
+        all.join_all().await;
     }
 }
 

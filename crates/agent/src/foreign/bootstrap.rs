@@ -50,8 +50,8 @@ pub fn bootstrap(options: &Options, foreign: &Foreign) -> Result<Value, JsonErro
         clusters.push(cluster("agent", &address(&agent)));
     }
     all["static_resources"]["listeners"] = json!([
-        listener(ports::METRICS, &json!({"prefix": "/stats/prometheus"}), "prometheus_stats"),
-        listener(ports::READINESS, &json!({"path": "/healthz/ready"}), "agent"),
+        listener(options, ports::METRICS, &json!({"prefix": "/stats/prometheus"}), "prometheus_stats"),
+        listener(options, ports::READINESS, &json!({"path": "/healthz/ready"}), "agent"),
     ]);
     Ok(all)
 }
@@ -71,7 +71,12 @@ fn cluster(name: &str, address: &Value) -> Value {
 }
 
 /// A listener that passes on requests for one path, and answers 404 to all others.
-fn listener(port: u16, path: &Value, cluster: &str) -> Value {
+fn listener(options: &Options, port: u16, path: &Value, cluster: &str) -> Value {
+    let mut at = address(&SocketAddr::from(([0, 0, 0, 0], port)));
+    if options.instance_ips.iter().any(std::net::IpAddr::is_ipv6) {
+        at["socket_address"]["address"] = "::".into();
+        at["socket_address"]["ipv4_compat"] = true.into();
+    }
     let name = format!("{OWN_LISTENERS}{port}");
     let manager = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
@@ -85,7 +90,7 @@ fn listener(port: u16, path: &Value, cluster: &str) -> Value {
     json!({
         "name": name,
         "stat_prefix": name,
-        "address": address(&SocketAddr::from(([0, 0, 0, 0], port))),
+        "address": at,
         "ignore_global_conn_limit": true,
         "filter_chains": [{"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}],
     })

@@ -240,7 +240,7 @@ pub(crate) fn bare_options(folder: &Path) -> Options {
         token: TokenSource::File(folder.join("token")),
         certificate_ttl: Duration::ZERO,
         dir: folder.to_owned(),
-        dns: Some(DnsOptions { listen: local, upstreams: vec![], local_domains: vec!["cluster.local".to_owned()] }),
+        dns: Some(DnsOptions { listen: local, also: None, upstreams: vec![], local_domains: vec!["cluster.local".to_owned()] }),
         readiness: Some(local),
         status: Some(local),
         proxy_metrics: local,

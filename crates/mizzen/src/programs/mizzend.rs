@@ -42,7 +42,7 @@ struct MizzendArgs {
     /// Where the last good version of every object is kept, for each folder apart, for a start while its file is broken.
     #[arg(long, value_name = "DIR")]
     last_good: Option<PathBuf>,
-    /// The address on which xDS and the CA are served over TLS, and metrics; 127.0.0.1, or with --kubernetes 0.0.0.0.
+    /// The address on which xDS and the CA are served over TLS, and metrics; 127.0.0.1, or with --kubernetes all of the host.
     #[arg(long, value_name = "IP")]
     address: Option<IpAddr>,
     /// The port of xDS and the CA.
@@ -184,7 +184,7 @@ fn run(args: MizzendArgs) -> Result<()> {
         cluster: cluster(&args)?,
         config_dirs: args.config_dir,
         last_good: args.last_good,
-        address: args.address.unwrap_or(if args.kubernetes { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST }.into()),
+        address: args.address.unwrap_or_else(|| if args.kubernetes { mizzen_net::any_address() } else { Ipv4Addr::LOCALHOST.into() }),
         debug_port: args.debug_port.or(args.kubernetes.then_some(ports::DEBUG)).filter(|port| *port != 0),
         xds_port: args.xds_port,
         monitoring_port: args.monitoring_port,

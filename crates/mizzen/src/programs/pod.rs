@@ -119,6 +119,7 @@ fn run(args: &PodArgs) -> Result<u8> {
         logging: Some(logging),
         farewell: pod.termination.farewell,
         until_deserted: pod.termination.until_deserted,
+        metrics: Some((mizzen_net::any_address(), mizzen_types::ports::METRICS).into()),
         ..mizzen_dataplane::Options::default()
     };
     pod.options.dataplane_ready = Some(is_ready);

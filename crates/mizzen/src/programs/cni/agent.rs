@@ -2,7 +2,6 @@
 
 use std::{
     io::ErrorKind,
-    net::Ipv4Addr,
     path::PathBuf,
     process::ExitCode,
     sync::{
@@ -150,10 +149,12 @@ async fn work(args: AgentArgs) -> Result<()> {
     installer.conf_file = args.conf_file.clone();
     let socket = ask::listen(&args.run_dir).with_context(|| args.run_dir.display().to_string())?;
     // Whoever was killed may hold its ports a moment longer than its place in the node's network.
+    let any = mizzen_net::any_address();
     let bind = async |port: u16| {
         let until = Instant::now() + PATIENCE;
         loop {
-            match TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await {
+            let options = mizzen_net::ListenOptions { dual_stack: true, ..mizzen_net::ListenOptions::default() };
+            match mizzen_net::listen((any, port).into(), &options).and_then(TcpListener::from_std) {
                 Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < until => tokio::time::sleep(AGAIN).await,
                 bound => return bound.with_context(|| format!("port {port}")),
             }
