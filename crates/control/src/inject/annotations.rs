@@ -114,7 +114,7 @@ impl Wanted {
         known(pod, warnings)?;
         let values = &config.proxy;
         let proxy = proxy_config(pod, namespace, config, warnings)?;
-        no_dual_stack(&proxy).map_err(|reason| wrong(PROXY_CONFIG, reason))?;
+        dual_stack(&proxy).map_err(|reason| wrong(PROXY_CONFIG, reason))?;
         if let Some(mode) = pod.annotation("sidecar.istio.io/interceptionMode").filter(|mode| !mode.is_empty() && *mode != "REDIRECT") {
             return Err(wrong("sidecar.istio.io/interceptionMode", format!("{mode} is not supported: it must be REDIRECT")));
         }
@@ -223,11 +223,14 @@ fn annotated(pod: &Pod, base: ProxyConfig, warnings: &mut Vec<String>) -> Result
     }
 }
 
-/// Refuses a proxy that is to take IPv6, too.
-pub(super) fn no_dual_stack(proxy: &ProxyConfig) -> Result<(), String> {
+/// Whether somebody asks for both families changes nothing: what a pod has of addresses is captured and served.
+///
+/// # Errors
+/// If it is neither asked for nor not.
+pub(super) fn dual_stack(proxy: &ProxyConfig) -> Result<(), String> {
     match proxy.proxy_metadata.get(DUAL_STACK).map(String::as_str) {
-        None | Some("" | "false") => Ok(()),
-        Some(text) => Err(format!("proxyMetadata.{DUAL_STACK}: {text} asks for IPv6, which is not captured: it must be false")),
+        None | Some("" | "true" | "false") => Ok(()),
+        Some(text) => Err(format!("proxyMetadata.{DUAL_STACK}: {text}: must be true or false")),
     }
 }
 
@@ -278,11 +281,7 @@ pub(super) fn check_capture(name: &str, text: &str) -> Result<(), String> {
     }
     for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
         if name.ends_with("IPRanges") {
-            let range = item.parse::<IpRange>().map_err(|error| error.to_string())?;
-            // What is excluded is left alone anyway.
-            if name.starts_with("include") && range.address().is_ipv6() {
-                return Err(format!("{item} is a range of IPv6, which is not captured"));
-            }
+            item.parse::<IpRange>().map_err(|error| error.to_string())?;
         } else if item.parse::<u16>().is_ok_and(|port| port > 0) {
             // A port.
         } else {

@@ -99,7 +99,7 @@ impl InjectConfig {
             Some(other) => return Err(wrong("global.jwtPolicy", format!("must be third-party-jwt or first-party-jwt, is {other}"))),
         };
         let of_mesh = |reason: String| InjectError::Mesh { path: "defaultConfig".to_owned(), reason };
-        super::annotations::no_dual_stack(&mesh.default_config).map_err(of_mesh)?;
+        super::annotations::dual_stack(&mesh.default_config).map_err(of_mesh)?;
         super::annotations::captures_names(&mesh.default_config).map_err(of_mesh)?;
         Ok(InjectConfig {
             revision: values.word("revision")?.unwrap_or_else(|| "default".to_owned()),

@@ -31,6 +31,8 @@ pub(super) fn env(pod: &Pod, given: &Given, wanted: &Wanted, owner: &Owner, conf
         field("POD_NAME", "metadata.name"),
         field("POD_NAMESPACE", "metadata.namespace"),
         field("INSTANCE_IP", "status.podIP"),
+        // All of them: by these the control plane knows of which families the proxy's listeners are to be.
+        field("INSTANCE_IPS", "status.podIPs"),
         field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
         field("HOST_IP", "status.hostIP"),
         json!({ "name": "ISTIO_CPU_LIMIT", "valueFrom": { "resourceFieldRef": { "resource": "limits.cpu" } } }),

@@ -15,11 +15,9 @@ enum Class {
     Warned,
     /// Any value but these, and but an empty one, is refused: without it the pod would not be what its author thinks.
     Only(&'static [&'static str]),
-    /// The same, of what asks for IPv6, over which connections would pass by the proxy.
-    NoIpv6(&'static [&'static str]),
 }
 
-use Class::{Done, NoIpv6, Only, Passed, Warned};
+use Class::{Done, Only, Passed, Warned};
 
 const OFF: Class = Only(&["false"]);
 
@@ -40,9 +38,6 @@ const TABLE: &[(&str, Class)] = &[
     ("pilot.cni.provider", Only(&["default"])),
     ("pilot.env.ENABLE_NATIVE_SIDECARS", Done),
     ("pilot.env.ENABLE_LEGACY_FSGROUP_INJECTION", Done),
-    ("pilot.env.ISTIO_DUAL_STACK", NoIpv6(&["false"])),
-    ("pilot.ipFamilies", NoIpv6(&["IPv4"])),
-    ("pilot.ipFamilyPolicy", NoIpv6(&["SingleStack"])),
     ("pilot.env", Passed),
     ("pilot", Passed),
     ("gateways.securityContext", Done),
@@ -89,9 +84,9 @@ const TABLE: &[(&str, Class)] = &[
     ("global.defaultPodDisruptionBudget", Passed),
     ("global.defaultResources", Passed),
     ("global.defaultTolerations", Passed),
-    ("global.dualStack", NoIpv6(&["false"])),
-    ("global.ipFamilies", NoIpv6(&["IPv4"])),
-    ("global.ipFamilyPolicy", NoIpv6(&["SingleStack"])),
+    ("global.dualStack", Passed),
+    ("global.ipFamilies", Passed),
+    ("global.ipFamilyPolicy", Passed),
     ("global.istiod", Passed),
     ("global.meshNetworks", Passed),
     ("global.mode", Passed),
@@ -242,8 +237,7 @@ fn judge(map: &Map<String, Value>, path: &mut String, warnings: &mut Vec<String>
             (Some(Done | Passed), _) => {}
             (Some(_), value) if is_empty(value) => {}
             (Some(Warned), _) => warnings.push(format!("values: {path}: has no effect")),
-            (Some(Only(allowed)), value) => only(path, value, allowed, "is not supported")?,
-            (Some(NoIpv6(allowed)), value) => only(path, value, allowed, NO_IPV6)?,
+            (Some(Only(allowed)), value) => only(path, value, allowed)?,
             (None, Value::Object(members)) if below => judge(members, path, warnings)?,
             (None, _) => warnings.push(format!("values: {path}: is not known, and has no effect")),
         }
@@ -263,10 +257,7 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// Why what asks for IPv6 is refused.
-const NO_IPV6: &str = "asks for IPv6, which is not captured, so that its connections would not be in the mesh";
-
-fn only(path: &str, value: &Value, allowed: &[&str], why: &str) -> Result<(), InjectError> {
+fn only(path: &str, value: &Value, allowed: &[&str]) -> Result<(), InjectError> {
     let is_allowed = |value: &Value| {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         allowed.contains(&text.as_str())
@@ -276,5 +267,5 @@ fn only(path: &str, value: &Value, allowed: &[&str], why: &str) -> Result<(), In
         return Ok(());
     }
     let else_ = if allowed.is_empty() { "it must be empty".to_owned() } else { format!("it must be {}", allowed.join(" or ")) };
-    Err(wrong(path, format!("{value} {why}: {else_}")))
+    Err(wrong(path, format!("{value} is not supported: {else_}")))
 }

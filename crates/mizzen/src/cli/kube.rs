@@ -3,10 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use k8s_openapi::api::core::v1 as k8s;
 use kube::{
-    Api, Client, Config,
-    api::ListParams,
+    Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
 
@@ -42,51 +40,6 @@ async fn config(place: &Where) -> Result<Config> {
 pub(crate) fn say(error: kube::Error) -> anyhow::Error {
     anyhow::anyhow!("{}", mizzen_control::cluster_error(&error))
 }
-
-/// What somebody should know of a cluster in which there is IPv6: by what it is seen, and what follows.
-///
-/// Of two families services have one unless they ask for both, so that it is the nodes' and the pods' addresses that tell.
-///
-/// # Errors
-/// If the API server does not answer.
-pub(crate) async fn ipv6(client: &Client) -> Result<Option<String>> {
-    match seen_of_ipv6(client).await {
-        Ok(seen) => Ok(seen.map(|seen| {
-            format!(
-                "there is IPv6 in this cluster ({seen}): it is not captured, so that calls over it reach programs past their proxies, without mutual \
-                 TLS and whatever policies say"
-            )
-        })),
-        Err(kube::Error::Api(status)) if status.code == 403 => {
-            Ok(Some(format!("whether there is IPv6 in this cluster, which is not captured, cannot be told: {}", status.message)))
-        }
-        Err(error) => Err(say(error)),
-    }
-}
-
-async fn seen_of_ipv6(client: &Client) -> Result<Option<String>, kube::Error> {
-    let is = |text: &String| text.contains(':');
-    let some = ListParams::default().limit(SOME);
-    for node in Api::<k8s::Node>::all(client.clone()).list(&some).await?.items {
-        let ranges = node.spec.unwrap_or_default().pod_cidrs.unwrap_or_default();
-        if let Some(range) = ranges.into_iter().find(is) {
-            return Ok(Some(format!("node {} gives its pods addresses of {range}", node.metadata.name.unwrap_or_default())));
-        }
-    }
-    for pod in Api::<k8s::Pod>::all(client.clone()).list(&some).await?.items {
-        let addresses = pod.status.unwrap_or_default().pod_ips.unwrap_or_default();
-        if let Some(address) = addresses.into_iter().map(|ip| ip.ip).find(is) {
-            let (namespace, name) = (pod.metadata.namespace.unwrap_or_default(), pod.metadata.name.unwrap_or_default());
-            return Ok(Some(format!("pod {namespace}/{name} has the address {address}")));
-        }
-    }
-    let service = Api::<k8s::Service>::namespaced(client.clone(), "default").get_opt("kubernetes").await?;
-    let families = service.and_then(|service| service.spec?.ip_families).unwrap_or_default();
-    Ok(families.contains(&"IPv6".to_owned()).then(|| "service default/kubernetes has an address of IPv6".to_owned()))
-}
-
-/// So many objects are looked at, of nodes and pods that are alike.
-const SOME: u32 = 500;
 
 /// Whether the API server says that there is no such thing.
 pub(crate) fn is_missing(error: &kube::Error) -> bool {

@@ -12,7 +12,7 @@ use mizzen_api::{Problem, parse_documents};
 use serde_json::{Value, json};
 
 use super::{
-    kube::{client, ipv6, say},
+    kube::{client, say},
     output::print,
     place::Where,
 };
@@ -32,7 +32,6 @@ struct Found {
 pub(crate) async fn run(place: &Where) -> Result<ExitCode> {
     let client = client(place).await?;
     let mut found = Found::default();
-    found.warnings.extend(ipv6(&client).await?);
     for resource in resources(&client).await? {
         let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
         let mut params = ListParams::default().limit(PART);

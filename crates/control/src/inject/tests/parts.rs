@@ -226,10 +226,10 @@ fn refused_annotations() {
     check("traffic.sidecar.istio.io/excludeInterfaces", "eth1", "is not supported, and ignoring it could change where traffic goes");
     check("traffic.sidecar.istio.io/excludeInboundPorts", "80,http", "`http` is not a port between 1 and 65535");
     check("traffic.sidecar.istio.io/excludeOutboundIPRanges", "*", "`*` is not possible here, only a list");
-    let dual = "proxyMetadata: {ISTIO_DUAL_STACK: \"true\"}";
-    let no_ipv6 = "proxyMetadata.ISTIO_DUAL_STACK: true asks for IPv6, which is not captured: it must be false";
-    check("proxy.istio.io/config", dual, no_ipv6);
-    check("traffic.sidecar.istio.io/includeOutboundIPRanges", "10.0.0.0/8,fd00::/8", "fd00::/8 is a range of IPv6, which is not captured");
+    let dual = "proxyMetadata: {ISTIO_DUAL_STACK: \"1\"}";
+    check("proxy.istio.io/config", dual, "proxyMetadata.ISTIO_DUAL_STACK: 1: must be true or false");
+    let wide = "`fd00::/129` is neither an IP address nor a CIDR block such as 10.0.0.0/8";
+    check("traffic.sidecar.istio.io/includeOutboundIPRanges", "10.0.0.0/8,fd00::/129", wide);
     check("inject.istio.io/templates", "grpc-agent", "there is no template grpc-agent: it must be sidecar or gateway");
     let several = "several templates, here also custom, are not supported: it must be sidecar or gateway";
     check("inject.istio.io/templates", "sidecar,custom", several);
@@ -406,27 +406,13 @@ fn values() {
         json!({ "global": { "pilotCertProvider": "kubernetes" } }),
         "global.pilotCertProvider: \"kubernetes\" is not supported: it must be istiod",
     );
-    let no_ipv6 = |path: &str, value: &str, else_: &str| {
-        format!(
-            "{path}: {value} asks for IPv6, which is not captured, so that its connections would not be in the mesh: it must be {else_}"
-        )
-    };
-    refused(json!({ "global": { "dualStack": true } }), &no_ipv6("global.dualStack", "true", "false"));
-    refused(json!({ "global": { "ipFamilies": ["IPv4", "IPv6"] } }), &no_ipv6("global.ipFamilies", "[\"IPv4\",\"IPv6\"]", "IPv4"));
-    refused(
-        json!({ "global": { "ipFamilyPolicy": "PreferDualStack" } }),
-        &no_ipv6("global.ipFamilyPolicy", "\"PreferDualStack\"", "SingleStack"),
-    );
-    refused(json!({ "pilot": { "env": { "ISTIO_DUAL_STACK": "true" } } }), &no_ipv6("pilot.env.ISTIO_DUAL_STACK", "\"true\"", "false"));
-    refused(
-        json!({ "global": { "proxy": { "includeIPRanges": "fd00::/8" } } }),
-        "global.proxy.includeIPRanges: fd00::/8 is a range of IPv6, which is not captured",
-    );
     let mut dual = MeshConfig::default();
-    dual.default_config.proxy_metadata.insert("ISTIO_DUAL_STACK".to_owned(), "true".to_owned());
-    let error = InjectConfig::new(&dual, &Value::Null, true).unwrap_err().to_string();
-    let of_mesh = "meshConfig: defaultConfig: proxyMetadata.ISTIO_DUAL_STACK: true asks for IPv6, which is not captured: it must be false";
-    assert_eq!(error, of_mesh);
+    let mut said = |text: &str| {
+        dual.default_config.proxy_metadata.insert("ISTIO_DUAL_STACK".to_owned(), text.to_owned());
+        InjectConfig::new(&dual, &Value::Null, true).map(|_| ()).map_err(|error| error.to_string())
+    };
+    assert_eq!(["true", "false", ""].map(&mut said), [Ok(()), Ok(()), Ok(())]);
+    assert_eq!(said("yes"), Err("meshConfig: defaultConfig: proxyMetadata.ISTIO_DUAL_STACK: yes: must be true or false".to_owned()));
     refused(json!({ "global": { "jwtPolicy": "x" } }), "global.jwtPolicy: must be third-party-jwt or first-party-jwt, is x");
     refused(
         json!({ "global": { "proxy": { "excludeInboundPorts": "a" } } }),
@@ -437,6 +423,9 @@ fn values() {
     refused(never, "sidecarInjectorWebhook.neverInjectSelector: operator Is is none of In, NotIn, Exists, DoesNotExist");
 
     let warned = |values: Value| InjectConfig::new(&MeshConfig::default(), &values, true).unwrap().warnings;
+    let dual = json!({ "global": { "dualStack": true, "ipFamilies": ["IPv4", "IPv6"], "ipFamilyPolicy": "PreferDualStack",
+        "proxy": { "includeIPRanges": "10.0.0.0/8,fd00::/8" } }, "pilot": { "env": { "ISTIO_DUAL_STACK": "true" } } });
+    assert_eq!(warned(dual), Vec::<String>::new());
     // As charts write them: nothing of it is about a pod's proxy, or it is what is done anyway.
     let chart = json!({
         "gateways": { "seccompProfile": {}, "securityContext": {} },

@@ -9,7 +9,7 @@ use super::{
     overlays::{self, Overlay},
     settings::{NAMESPACE, Profile},
     values::{
-        self, EVICTION, SERVICE, Shape,
+        self, EVICTION, FAMILIES, POLICY, SERVICE, Shape,
         Shape::{Count, List, Only, Share, Text, Words},
         TRAFFIC, Table,
     },
@@ -239,6 +239,8 @@ const K8S: &[(&str, Shape, &str)] = &[
     ("replicaCount", Count, "replicaCount"),
     ("resources", Shape::Map, "resources"),
     ("service.externalTrafficPolicy", TRAFFIC, "externalTrafficPolicy"),
+    ("service.ipFamilies", FAMILIES, "ipFamilies"),
+    ("service.ipFamilyPolicy", POLICY, "ipFamilyPolicy"),
     ("service.loadBalancerIP", Text, "loadBalancerIP"),
     ("service.loadBalancerSourceRanges", List, "loadBalancerSourceRanges"),
     ("service.ports", List, "ports"),

@@ -25,11 +25,7 @@ use self::{
     manifest::{Component, OWNER, Part, STATE, title},
     settings::{NAMESPACE, Settings, SettingsArgs},
 };
-use super::{
-    kube::{client, ipv6},
-    output::print,
-    place::Where,
-};
+use super::{kube::client, output::print, place::Where};
 use crate::up::say;
 
 /// Arguments of `install`.
@@ -202,9 +198,6 @@ async fn look_around(cluster: &Cluster, settings: &Settings) -> Result<()> {
             "the cluster (Kubernetes {version}) issues no tokens for an audience (TokenRequest), by which proxies say who they are: \
              --set values.global.jwtPolicy=first-party-jwt takes what tokens there are, which other servers may see too"
         ),
-    }
-    if let Some(warning) = ipv6(cluster.client()).await? {
-        say::warning(&warning);
     }
     Ok(())
 }

@@ -117,6 +117,9 @@ pub(super) const GLOBAL: &[Row] = &[
     row("global.proxy.holdApplicationUntilProxyStarts", Flag, "", "programs start when their proxy is ready"),
     row("global.proxy.seccompProfile", Shape::Map, "", "of the proxy's container"),
     row("global.proxy.statusPort", Count, "", "where the agent answers probes"),
+    row("global.dualStack", Flag, "", "both families of addresses; whatever is said, what pods have of them is captured and served"),
+    row("global.ipFamilies", FAMILIES, "", "the families of the mesh's own Services, where they are not said for one of them"),
+    row("global.ipFamilyPolicy", POLICY, "", "whether these Services have one of them or both"),
     row("global.proxy_init.image", Text, "", "the image of istio-init"),
     row("global.proxy_init.resources", Shape::Map, "", "requests and limits of istio-init"),
     only("global.autoscalingv2API", &["true"]),
@@ -124,10 +127,7 @@ pub(super) const GLOBAL: &[Row] = &[
     only("global.certSigners", &["[]"]),
     only("global.configCluster", OFF),
     only("global.configValidation", &["true"]),
-    only("global.dualStack", OFF),
     only("global.externalIstiod", OFF),
-    only("global.ipFamilies", &["[]", r#"["IPv4"]"#]),
-    only("global.ipFamilyPolicy", &[r#""""#, r#""SingleStack""#]),
     only("global.logAsJson", OFF),
     only("global.meshNetworks", &["{}"]),
     only("global.mountMtlsCerts", OFF),
@@ -209,8 +209,8 @@ pub(super) const ISTIOD: &[Row] = &[
         "nodes lose the taint cni.istio.io/not-ready, with which somebody has made them, when the plugin's agent on them is ready",
     ),
     row("pilot.taint.namespace", Text, "", "the namespace of the agents, if it is not the control plane's"),
-    only("pilot.ipFamilies", &["[]", r#"["IPv4"]"#]),
-    only("pilot.ipFamilyPolicy", &[r#""""#, r#""SingleStack""#]),
+    row("pilot.ipFamilies", FAMILIES, "", "the families of its Service, if not global.ipFamilies"),
+    row("pilot.ipFamilyPolicy", POLICY, "", "whether it has one of them or both, if not global.ipFamilyPolicy"),
     row("sidecarInjectorWebhook.enableNamespacesByDefault", Flag, "false", "pods get a proxy unless they or their namespace say no"),
     row(
         "sidecarInjectorWebhook.reinvocationPolicy",
@@ -286,6 +286,8 @@ const INSTALLED_GATEWAY: &[Row] = &[
     row("loadBalancerIP", Text, "", ""),
     row("loadBalancerSourceRanges", List, "", ""),
     row("externalTrafficPolicy", TRAFFIC, "", ""),
+    row("ipFamilies", FAMILIES, "", ""),
+    row("ipFamilyPolicy", POLICY, "", ""),
     row("resources", Shape::Map, RESOURCES, ""),
     row("env", Words, "", ""),
     row("envVarFrom", List, "", ""),
@@ -311,6 +313,8 @@ const WORKLOAD: Shape = Only(&[r#""Deployment""#, r#""DaemonSet""#]);
 const SECRETS: Shape = Mounts("secretName");
 const CONFIG_MAPS: Shape = Mounts("configMapName");
 pub(super) const SERVICE: Shape = Only(&[r#""LoadBalancer""#, r#""NodePort""#, r#""ClusterIP""#]);
+pub(super) const FAMILIES: Shape = Only(&["[]", r#"["IPv4"]"#, r#"["IPv6"]"#, r#"["IPv4","IPv6"]"#, r#"["IPv6","IPv4"]"#]);
+pub(super) const POLICY: Shape = Only(&[r#""""#, r#""SingleStack""#, r#""PreferDualStack""#, r#""RequireDualStack""#]);
 pub(super) const TRAFFIC: Shape = Only(&[r#""Cluster""#, r#""Local""#]);
 const RESOURCES: &str = r#"{"requests":{"cpu":"100m","memory":"64Mi"}}"#;
 const PORTS: &str = r#"[
@@ -350,6 +354,8 @@ pub(super) const GATEWAY: &[Row] = &[
     ),
     row("service.ports", List, PORTS, "the Service's ports"),
     row("service.annotations", Words, "", "of its Service"),
+    row("service.ipFamilies", FAMILIES, "", "its families, if not global.ipFamilies"),
+    row("service.ipFamilyPolicy", POLICY, "", "whether it has one of them or both, if not global.ipFamilyPolicy"),
     row("service.clusterIP", Text, "", "an address of the Service's own choice"),
     row("service.externalIPs", List, "", "more addresses"),
     row("service.externalTrafficPolicy", TRAFFIC, "", "Local leaves callers their addresses"),
@@ -375,8 +381,6 @@ pub(super) const GATEWAY: &[Row] = &[
     row("podDisruptionBudget.maxUnavailable", Share, "", "the other way round"),
     row("podDisruptionBudget.unhealthyPodEvictionPolicy", EVICTION, "", "whether pods that are not ready are counted"),
     only("networkGateway", EMPTY),
-    only("service.ipFamilies", &["[]", r#"["IPv4"]"#]),
-    only("service.ipFamilyPolicy", &[r#""""#, r#""SingleStack""#]),
 ];
 
 /// What `install` takes beside the values of gateways.

@@ -7,7 +7,7 @@ use super::{
         gateways::Gateway,
         settings::{NAMESPACE, Settings, merge},
     },
-    environment, placed,
+    environment, families, placed,
     rbac::{self, CREDENTIALS_ROLE},
     scaled::Scaled,
     words,
@@ -157,5 +157,6 @@ fn service(settings: &Settings, gateway: &Gateway) -> Value {
             spec[name] = value.clone();
         }
     }
+    families(&mut spec, settings, |name| gateway.path(name));
     json!({ "apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec })
 }

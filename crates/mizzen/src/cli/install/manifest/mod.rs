@@ -179,6 +179,16 @@ fn meta(name: &str, labels: Value) -> Value {
     json!({ "name": name, "namespace": NAMESPACE, "labels": labels })
 }
 
+/// The families of addresses of a Service: those that are asked for it, else those that are for all. Without either it has the cluster's first one.
+fn families(spec: &mut Value, settings: &Settings, own: impl Fn(&str) -> String) {
+    for name in ["ipFamilies", "ipFamilyPolicy"] {
+        let said = |path: String| settings.filled(&path).filter(|value| value.as_str() != Some(""));
+        if let Some(value) = said(own(name)).or_else(|| said(format!("global.{name}"))) {
+            spec[name] = value.clone();
+        }
+    }
+}
+
 /// What a pod's spec says of where it may run, and by whom its images are pulled, by the values of a part.
 fn placed(spec: &mut Value, settings: &Settings, part: &str) {
     if let Some(class) = settings.text("global.priorityClassName") {

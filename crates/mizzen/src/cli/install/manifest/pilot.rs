@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     super::settings::{NAMESPACE, Settings, merge},
-    STATE, environment, image, meta, placed,
+    STATE, environment, families, image, meta, placed,
     rbac::ACCOUNT,
     scaled::Scaled,
     word, words,
@@ -74,13 +74,12 @@ fn service(settings: &Settings, selector: &Value) -> Value {
     let port = |name: &str, port: u16, target: u16| json!({ "name": name, "port": port, "targetPort": target, "protocol": "TCP" });
     let mut metadata = meta("istiod", selector.clone());
     metadata["annotations"] = words(settings, "pilot.serviceAnnotations");
-    json!({
-        "apiVersion": "v1", "kind": "Service", "metadata": metadata,
-        "spec": {
-            "ports": [port("https-dns", 15012, 15012), port("https-webhook", 443, 15017), port("http-monitoring", 15014, 15014)],
-            "selector": selector,
-        },
-    })
+    let mut spec = json!({
+        "ports": [port("https-dns", 15012, 15012), port("https-webhook", 443, 15017), port("http-monitoring", 15014, 15014)],
+        "selector": selector,
+    });
+    families(&mut spec, settings, |name| format!("pilot.{name}"));
+    json!({ "apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec })
 }
 
 /// Whether it takes from nodes the taint with which they wait for the agent of their plugin.

@@ -278,6 +278,29 @@ fn pods_that_are_counted() {
 }
 
 #[test]
+fn families_of_services() {
+    let of = |values: Value, name: &str| {
+        let spec = one(json!({ "values": values }), &format!("Service istio-system/{name}"))["spec"].take();
+        (spec["ipFamilies"].clone(), spec["ipFamilyPolicy"].clone())
+    };
+    let none = (Value::Null, Value::Null);
+    let empty = json!({ "global": { "ipFamilies": [], "ipFamilyPolicy": "" } });
+    let all = json!({ "global": { "dualStack": true, "ipFamilyPolicy": "PreferDualStack" } });
+    let single = json!({ "ipFamilies": ["IPv6"], "ipFamilyPolicy": "SingleStack" });
+    let own = |mut values: Value| {
+        values["pilot"] = single.clone();
+        values["gateways"] = json!({ "istio-ingressgateway": single });
+        values
+    };
+    for name in ["istiod", "istio-ingressgateway"] {
+        assert_eq!(of(json!({}), name), none, "{name}");
+        assert_eq!(of(empty.clone(), name), none, "{name}");
+        assert_eq!(of(all.clone(), name), (Value::Null, json!("PreferDualStack")), "{name}");
+        assert_eq!(of(own(all.clone()), name), (json!(["IPv6"]), json!("SingleStack")), "{name}");
+    }
+}
+
+#[test]
 fn who_may_call_the_meshs_own_pods() {
     assert!(!titles(json!({})).iter().any(|title| title.starts_with("NetworkPolicy")));
     let ports =
