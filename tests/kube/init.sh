@@ -45,6 +45,12 @@ ip link set node0 up
 # Addresses of Services are reached by way of a route, whichever it is.
 ip route add default dev node0
 for n in $(seq 2 "$nodes"); do ip route add "10.244.$n.0/24" via "10.200.0.$n"; done
+# The same of IPv6, if that is asked for.
+if [ -e ipv6 ]; then
+  ip addr add fd00:10:200::1/64 dev node0 nodad
+  ip -6 route add default dev node0
+  for n in $(seq 2 "$nodes"); do ip route add "fd00:10:244:$n::/64" via "fd00:10:200::$n"; done
+fi
 (
   control_plane &
   for n in $(seq 2 "$nodes"); do further "$n"; done

@@ -44,6 +44,9 @@ pub(crate) struct UpArgs {
     /// Archives of images for all nodes.
     #[arg(long, value_name = "FILE")]
     image: Vec<PathBuf>,
+    /// Addresses of IPv6 beside those of IPv4.
+    #[arg(long)]
+    dual_stack: bool,
 }
 
 /// Arguments of `kube enter`.
@@ -104,7 +107,7 @@ fn at(dir: &std::path::Path) -> Result<Cluster> {
 
 fn up(args: UpArgs) -> Result<()> {
     let programs = Programs::find_for_cluster().map_err(Error::msg)?;
-    let options = ClusterOptions { nodes: args.nodes, images: args.image };
+    let options = ClusterOptions { nodes: args.nodes, images: args.image, dual_stack: args.dual_stack };
     let cluster = Cluster::launch(&programs, &options, &args.dir, Life::UntilDown).map_err(Error::msg)?;
     println!("ready: cargo xtask kube enter {} kubectl get pods -A", cluster.dir().display());
     Ok(())

@@ -112,10 +112,11 @@ impl World {
     /// Nobody who is not of the mesh gets an answer of any pod of a deployment, whose proxy takes the connection and closes it: a pod that is not
     /// captured would give one.
     fn closed(&self, name: &str) -> usize {
-        let addresses = self.pods("shop", name, ".status.podIP");
-        for address in &addresses {
+        let addresses = self.pods("shop", name, ".status.podIPs[*].ip");
+        for address in addresses.iter().flat_map(|both| both.split(' ')) {
+            let address = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
             let plain = eventually("a proxy closes it", || {
-                match self.0.run(&["curl", "-sS", "-m", "10", &format!("http://{address}:8080/")], "") {
+                match self.0.run(&["curl", "-g", "-sS", "-m", "10", &format!("http://{address}:8080/")], "") {
                     plain if matches!(plain.code, 7 | 28) => Err(format!("{plain:?}")),
                     plain => Ok(plain),
                 }
@@ -170,7 +171,7 @@ fn start(folder: &Path) -> Option<World> {
     let program = image::without_debug(Path::new(MIZZEN), folder).expect("a copy");
     let written = image::mesh(&image::Source::MultiCall(&program), None, "mizzen", env!("CARGO_PKG_VERSION"), folder).expect("images");
     let images = written.into_iter().map(|written| written.archive).collect();
-    Cluster::start(&ClusterOptions { nodes: 2, images }).map(World)
+    Cluster::start(&ClusterOptions { nodes: 2, images, dual_stack: Path::new("/proc/net/if_inet6").exists() }).map(World)
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod cni;
 mod envoy;
+mod families;
 mod helm;
 mod kubelet;
 mod netpol;
@@ -108,7 +109,7 @@ impl World {
 fn start(folder: &Path) -> Option<World> {
     Programs::for_cluster()?;
     let (images, has_envoy) = images(folder);
-    let cluster = Cluster::start(&ClusterOptions { nodes: 2, images })?;
+    let cluster = Cluster::start(&ClusterOptions { nodes: 2, images, ..ClusterOptions::default() })?;
     let installed = cluster.run(&[MIZZEN, "install", "-y"], "");
     assert_eq!(installed.code, 0, "{}{}", installed.out, installed.err);
     Some(World::with_gateway(cluster, has_envoy))

@@ -19,11 +19,13 @@ pub struct ClusterOptions {
     pub nodes: usize,
     /// Archives of images that all nodes have from the start.
     pub images: Vec<PathBuf>,
+    /// Whether nodes, pods, and Services that ask for it have addresses of IPv6 beside those of IPv4.
+    pub dual_stack: bool,
 }
 
 impl Default for ClusterOptions {
     fn default() -> Self {
-        ClusterOptions { nodes: 1, images: Vec::new() }
+        ClusterOptions { nodes: 1, images: Vec::new(), dual_stack: false }
     }
 }
 

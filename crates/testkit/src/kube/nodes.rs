@@ -34,7 +34,12 @@ pub(super) fn prepare(dir: &Path, programs: &Programs, options: &ClusterOptions)
     let local = IpAddr::from(Ipv4Addr::LOCALHOST);
     let addresses = [local, FIRST.into(), Ipv4Addr::new(10, 96, 0, 1).into()];
     let certificates = Certificates::open(&dir.join("pki"), &addresses)?;
-    let plane = Plane { dir, programs, certificates };
+    // The scripts look whether it is there.
+    match options.dual_stack {
+        true => write(&dir.join("ipv6"), "")?,
+        false => drop(std::fs::remove_file(dir.join("ipv6"))),
+    }
+    let plane = Plane { dir, programs, certificates, dual_stack: options.dual_stack };
     for (name, user, group, url) in [
         ("admin", "admin", "system:masters", "https://127.0.0.1"),
         ("kube-controller-manager", "system:kube-controller-manager", "", "https://127.0.0.1"),
@@ -52,6 +57,7 @@ struct Plane<'a> {
     dir: &'a Path,
     programs: &'a Programs,
     certificates: Certificates,
+    dual_stack: bool,
 }
 
 impl Plane<'_> {
@@ -80,7 +86,10 @@ impl Plane<'_> {
         let program = |name: &str| self.programs.path(name);
         self.command("etcd", &program("etcd"), &api::store())?;
         let any = Ipv4Addr::UNSPECIFIED.into();
-        self.command("kube-apiserver", &program("kube-apiserver"), &api::server(self.dir, any, FIRST.into(), PORT))?;
+        let mut args = api::server(self.dir, any, FIRST.into(), PORT);
+        // Of two values of a flag the later one counts.
+        args.extend(self.dual_stack.then(|| "--service-cluster-ip-range=10.96.0.0/16,fd00:10:96::/112".to_owned()));
+        self.command("kube-apiserver", &program("kube-apiserver"), &args)?;
         let name = "kube-controller-manager";
         self.command(name, &program(name), &api::controllers(self.dir, &self.file(&format!("{name}.kubeconfig")), "*"))?;
         let args = [
@@ -108,7 +117,7 @@ impl Plane<'_> {
         let user = format!("system:node:{name}");
         self.kubeconfig(&name, &user, "system:nodes", "https://10.200.0.1")?;
         self.certificates.server(&format!("{name}-serving"), &[&name], &[address.into()])?;
-        write(&own.join("cni.conflist"), format!("{:#}\n", network(n)))?;
+        write(&own.join("cni.conflist"), format!("{:#}\n", network(n, self.dual_stack)))?;
         write(&own.join("containerd.toml"), CONTAINERD)?;
         write(&own.join("resolv.conf"), "nameserver 127.0.0.1\n")?;
         write(&own.join("kubelet.yaml"), format!("{:#}\n", self.kubelet(&name)))?;
@@ -121,14 +130,14 @@ impl Plane<'_> {
             format!("--config={}", self.path(&format!("{name}/kubelet.yaml"))),
             format!("--kubeconfig={}", self.path(&format!("{name}.kubeconfig"))),
             format!("--hostname-override={name}"),
-            format!("--node-ip={address}"),
+            format!("--node-ip={address}{}", if self.dual_stack { format!(",fd00:10:200::{n}") } else { String::new() }),
         ];
         self.command(&format!("kubelet{n}"), &self.programs.path("kubelet"), &args)?;
         let args = [
             &format!("--kubeconfig={}", self.path("kube-proxy.kubeconfig")),
             &format!("--hostname-override={name}"),
             "--proxy-mode=nftables",
-            "--cluster-cidr=10.244.0.0/16",
+            if self.dual_stack { "--cluster-cidr=10.244.0.0/16,fd00:10:244::/48" } else { "--cluster-cidr=10.244.0.0/16" },
             // The kernel's sizes of tables are the whole machine's.
             "--conntrack-max-per-core=0",
             "--conntrack-min=0",
@@ -180,7 +189,13 @@ fn node_address(n: usize) -> Ipv4Addr {
 }
 
 /// The network of a node's pods.
-fn network(n: usize) -> serde_json::Value {
+fn network(n: usize, dual_stack: bool) -> serde_json::Value {
+    let mut ranges = vec![json!([{ "subnet": format!("10.244.{n}.0/24") }])];
+    let mut routes = vec![json!({ "dst": "0.0.0.0/0" })];
+    if dual_stack {
+        ranges.push(json!([{ "subnet": format!("fd00:10:244:{n}::/64") }]));
+        routes.push(json!({ "dst": "::/0" }));
+    }
     json!({
         "cniVersion": "1.0.0",
         "name": "pods",
@@ -188,7 +203,7 @@ fn network(n: usize) -> serde_json::Value {
             {
                 "type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": false, "hairpinMode": true,
                 "ipam": {
-                    "type": "host-local", "ranges": [[{ "subnet": format!("10.244.{n}.0/24") }]], "routes": [{ "dst": "0.0.0.0/0" }],
+                    "type": "host-local", "ranges": ranges, "routes": routes,
                     "dataDir": "/run/cni-addresses",
                 },
             },
