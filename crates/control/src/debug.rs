@@ -15,6 +15,7 @@ use axum::{
 use mizzen_analyze::{Id, Message, Sort};
 use mizzen_api::{Key, Kind, Object, Pos, Problem, istio};
 use mizzen_model::{Reader, Snapshot};
+use mizzen_types::IpRange;
 use serde::Deserialize;
 use tokio::{sync::watch, time::Instant};
 
@@ -364,10 +365,11 @@ async fn keysz(State(about): State<Arc<About>>) -> Json<Vec<IssuerKeysStatus>> {
 async fn registryz(State(about): State<Arc<About>>) -> Json<Vec<ServiceStatus>> {
     let Some(snapshot) = about.snapshot() else { return Json(Vec::new()) };
     let reader = Reader::new(&snapshot);
+    let allocated = |service: &mizzen_model::ServiceView| service.allocated.clone().into_iter().map(IpRange::from);
     let status = |service: &Arc<mizzen_model::ServiceView>| ServiceStatus {
         host: service.host.to_string(),
         namespace: service.namespace().to_string(),
-        addresses: service.addresses.iter().map(ToString::to_string).collect(),
+        addresses: service.addresses.iter().copied().chain(allocated(service)).map(|range| range.to_string()).collect(),
         ports: service.ports.iter().map(|p| p.port).collect(),
         endpoints: reader.endpoints(service).by_port.values().map(Vec::len).sum(),
     };

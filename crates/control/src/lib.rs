@@ -38,7 +38,7 @@ mod wire;
 mod writer;
 
 pub use error::Error;
-pub use kube::{ClusterOptions, Untaint, cluster_error, has_native_sidecars, load_cluster};
+pub use kube::{AutoAllocate, ClusterOptions, IPV4_PREFIX, IPV6_PREFIX, Untaint, cluster_error, has_native_sidecars, load_cluster};
 pub use logging::{ScopeStatus, SetLogging};
 pub use options::{JwksOptions, Options};
 pub use run::{Running, run, start};

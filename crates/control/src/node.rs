@@ -9,7 +9,7 @@ use mizzen_api::{
     Key,
     istio::{GatewayTopology, ProxyConfig},
 };
-use mizzen_model::{Families, IPV6, NO_IPV4, ON_DEMAND, ProxyFacts, ProxyType, Snapshot, locality_of};
+use mizzen_model::{ALLOCATED, Families, IPV6, NO_IPV4, ON_DEMAND, ProxyFacts, ProxyType, Snapshot, locality_of};
 use mizzen_protos::{
     envoy::envoy::config::core::v3::{Node, node::UserAgentVersionType},
     wkt::{Struct, Value, value::Kind},
@@ -56,14 +56,20 @@ pub(crate) fn facts(node: &Node, identity: &SpiffeId) -> Result<ProxyFacts, Node
     let locality = Locality { region: locality.region, zone: locality.zone, subzone: locality.sub_zone };
     // As with Istio: what is no address there is none.
     let all = entry("INSTANCE_IPS").unwrap_or_default();
-    let mut more_ips: Vec<IpAddr> = all.split(',').filter_map(|text| text.trim().parse().ok()).filter(|other| *other != ip).collect();
+    // Every interface has one that reaches its link alone.
+    let is_local = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+    let others = all.split(',').filter_map(|text| text.trim().parse().ok()).filter(|other| *other != ip && !is_local(other));
+    let mut more_ips: Vec<IpAddr> = others.collect();
     more_ips.truncate(MOST_ADDRESSES);
     // What stands for its addresses there follows from them alone.
-    let mut extensions: BTreeSet<String> =
-        node.extensions.iter().map(|e| e.name.clone()).filter(|name| name != IPV6 && name != NO_IPV4).collect();
+    let claimed = node.extensions.iter().map(|e| &e.name).filter(|name| ![IPV6, NO_IPV4, ALLOCATED].contains(&name.as_str()));
+    let mut extensions: BTreeSet<String> = claimed.cloned().collect();
     extensions.extend(Families::of(more_ips.iter().chain([&ip])).extensions().map(str::to_owned));
     if kind == ProxyType::Sidecar && entry("MIZZEN_ON_DEMAND").is_some_and(|version| version == "1") {
         extensions.insert(ON_DEMAND.to_owned());
+    }
+    if entry("DNS_CAPTURE").is_some_and(|value| value == "true") {
+        extensions.insert(ALLOCATED.to_owned());
     }
     let topology = match kind {
         ProxyType::Router => topology(metadata)?,
@@ -245,11 +251,27 @@ mod tests {
     /// Which families it has is not for a proxy to say beside its addresses: who has none of IPv6 would listen there, too.
     #[test]
     fn families_are_not_claimed() {
-        let extensions = [IPV6, NO_IPV4, "istio.stats"]
+        let extensions = [IPV6, NO_IPV4, ALLOCATED, "istio.stats"]
             .map(|name| mizzen_protos::envoy::envoy::config::core::v3::Extension { name: name.to_owned(), ..Default::default() });
         let node = Node { id: "sidecar~10.0.0.1~a.shop~x".to_owned(), extensions: extensions.into(), ..Default::default() };
         let facts = facts(&node, &"spiffe://cluster.local/ns/shop/sa/a".parse().unwrap()).unwrap();
         assert_eq!(facts.extensions, ["istio.stats".to_owned()].into());
+    }
+
+    #[test]
+    fn which_allocated_addresses_it_takes() {
+        let check = |ip: &str, metadata: &[(&str, &str)], expected: &[&str]| {
+            let facts = check(&format!("sidecar~{ip}~a.shop~shop.svc.cluster.local"), metadata).unwrap();
+            assert_eq!(facts.extensions.iter().map(String::as_str).collect::<Vec<_>>(), expected, "{ip} {metadata:?}");
+        };
+        let names = ("DNS_CAPTURE", "true");
+        check("10.0.0.1", &[], &[]);
+        check("10.0.0.1", &[("DNS_CAPTURE", "false"), ("INSTANCE_IPS", "10.0.0.1,fd00::1")], &[IPV6]);
+        check("10.0.0.1", &[names], &[ALLOCATED]);
+        check("fd00::1", &[names], &[ALLOCATED, IPV6, NO_IPV4]);
+        check("::ffff:10.0.0.1", &[names], &[ALLOCATED]);
+        check("10.0.0.1", &[names, ("INSTANCE_IPS", "10.0.0.1, fd00::1")], &[ALLOCATED, IPV6]);
+        check("10.0.0.1", &[names, ("INSTANCE_IPS", "10.0.0.1,fe80::1,what")], &[ALLOCATED]);
     }
 
     #[test]

@@ -107,8 +107,8 @@ fn virtual_addresses(snapshot: &Snapshot) -> Option<ConfigMap> {
     };
     let auto = snapshot.objects::<Service>().filter(|service| service.cluster_ip == ClusterIp::Auto);
     let services = auto.map(|service| format!("{}.{}.svc.cluster.local", service.meta.name, service.meta.namespace));
-    let entries = snapshot.objects::<ServiceEntry>().filter(|entry| entry.addresses.is_empty());
-    let hosts = entries.flat_map(|entry| entry.hosts.iter().filter(|host| !host.is_wildcard()).map(|host| host.as_str().to_owned()));
+    let hosts = snapshot.objects::<ServiceEntry>().flat_map(ServiceEntry::allocatable_hosts);
+    let hosts = hosts.filter(|host| !host.is_wildcard()).map(|host| host.as_str().to_owned());
     let missing: BTreeSet<String> = services.chain(hosts).filter(|host| !known.data.contains_key(host)).collect();
     if missing.is_empty() {
         return None;

@@ -2,9 +2,13 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use mizzen_api::{Key, Problem, core::Pod, istio::Gateway};
+use mizzen_api::{
+    Key, Problem,
+    core::Pod,
+    istio::{Gateway, ProxyConfig, WorkloadProxyConfig},
+};
 use mizzen_ir::{DYNAMIC_HOSTS, ISTIO_FILTERS};
-use mizzen_model::{CLUSTER, Change, Closed, Families, ProxyFacts, ProxyType, ProxyView, Snapshot, TLS_MODE_LABEL, locality_of};
+use mizzen_model::{ALLOCATED, CLUSTER, Change, Closed, Families, ProxyFacts, ProxyType, ProxyView, Snapshot, TLS_MODE_LABEL, locality_of};
 
 /// What some YAML says.
 #[derive(Clone, Debug)]
@@ -62,13 +66,37 @@ pub fn workload_of<'s>(snapshot: &'s Snapshot, namespace: &str, name: &str) -> O
 pub fn proxy_of(snapshot: &Snapshot, namespace: &str, name: &str) -> Option<ProxyView> {
     let pod = pod(snapshot, namespace, name)?;
     let kind = proxy_type(snapshot, pod).unwrap_or(ProxyType::Sidecar);
-    Some(view_of(pod, pod.status.pod_ip?, kind))
+    Some(view_of(snapshot, pod, pod.status.pod_ip?, kind))
 }
 
-pub(crate) fn view_of(pod: &Pod, ip: IpAddr, kind: ProxyType) -> ProxyView {
+/// Whether the agent of a pod answers its programs' questions for names, by the settings that hold for it: what is said of it alone comes before what is said
+/// of all.
+fn answers_names(snapshot: &Snapshot, pod: &Pod) -> bool {
+    const NAMES: &str = "ISTIO_META_DNS_CAPTURE";
+    let mesh = snapshot.mesh();
+    let of = |namespace: &str, is_for_all: bool| {
+        let all = snapshot.objects::<WorkloadProxyConfig>().filter(|config| *config.meta.namespace == *namespace);
+        let fits = |config: &&WorkloadProxyConfig| match &config.selector {
+            None => is_for_all,
+            Some(selector) => !is_for_all && selector.matches(&pod.meta.labels),
+        };
+        all.filter(fits).find_map(|config| config.environment.get(NAMES).cloned())
+    };
+    let annotated = || {
+        let text = pod.meta.annotations.get("proxy.istio.io/config")?;
+        mizzen_api::parse_proxy_config(text, &ProxyConfig::default(), &"".into()).ok()?.0.proxy_metadata.get(NAMES).cloned()
+    };
+    let own = of(&pod.meta.namespace, false).or_else(annotated).or_else(|| of(&pod.meta.namespace, true));
+    let said = own.or_else(|| of(&mesh.root_namespace, true)).or_else(|| mesh.default_config.proxy_metadata.get(NAMES).cloned());
+    said.is_some_and(|value| value == "true")
+}
+
+pub(crate) fn view_of(snapshot: &Snapshot, pod: &Pod, ip: IpAddr, kind: ProxyType) -> ProxyView {
     let (namespace, name) = (&pod.meta.namespace, &pod.meta.name);
     let more_ips: Vec<IpAddr> = [pod.status.pod_ip, pod.status.second_ip].into_iter().flatten().filter(|own| *own != ip).collect();
     let families = Families::of(more_ips.iter().chain([&ip])).extensions();
+    let allocated = answers_names(snapshot, pod).then_some(ALLOCATED);
+    let filters = ISTIO_FILTERS.iter().chain([&DYNAMIC_HOSTS]).map(|(_, name)| *name);
     let facts = ProxyFacts {
         kind,
         ip,
@@ -81,7 +109,7 @@ pub(crate) fn view_of(pod: &Pod, ip: IpAddr, kind: ProxyType) -> ProxyView {
         cluster: CLUSTER.into(),
         locality: locality_of(&pod.meta.labels),
         labels: pod.meta.labels.clone(),
-        extensions: ISTIO_FILTERS.iter().chain([&DYNAMIC_HOSTS]).map(|(_, name)| *name).chain(families).map(str::to_owned).collect(),
+        extensions: filters.chain(families).chain(allocated).map(str::to_owned).collect(),
         topology: Default::default(),
         metadata: BTreeMap::new(),
     };

@@ -530,6 +530,7 @@ fn of_service(service: &core::Service, default_export: &[ExportTo], vips: &Vips)
         registry: Registry::Kubernetes,
         created: meta.created,
         addresses: address.into_iter().chain(service.second_ip).map(IpRange::from).collect(),
+        allocated: Vec::new(),
         headless: service.cluster_ip == ClusterIp::Headless,
         ports: ports.collect(),
         resolve: if service.cluster_ip == ClusterIp::Headless { Resolve::OriginalDestination } else { Resolve::Endpoints },
@@ -544,9 +545,12 @@ fn of_service(service: &core::Service, default_export: &[ExportTo], vips: &Vips)
 }
 
 fn of_entry(entry: &istio::ServiceEntry, host: &Hostname, default_export: &[ExportTo], vips: &Vips) -> ServiceView {
-    let mut addresses = entry.addresses.clone();
+    let (mut addresses, mut allocated) = (entry.addresses.clone(), Vec::new());
+    // Whom a call of a wildcard is for is told by name, whatever address was dialled.
     if addresses.is_empty() && !host.is_wildcard() {
         addresses.extend(vips.of(host, &entry.meta.namespaced_name()).map(IpRange::from));
+        let of_host = entry.allocated.iter().filter(|(of, _)| of == host).map(|(_, ip)| *ip);
+        allocated.extend(of_host.filter(|_| addresses.is_empty()));
     }
     let ports = entry.ports.iter().map(|port| PortView {
         name: port.name.clone(),
@@ -560,6 +564,7 @@ fn of_entry(entry: &istio::ServiceEntry, host: &Hostname, default_export: &[Expo
         registry: Registry::External,
         created: entry.meta.created,
         addresses,
+        allocated,
         headless: false,
         ports: ports.collect(),
         resolve: match entry.resolution {

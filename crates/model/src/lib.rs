@@ -42,7 +42,9 @@ pub use check_dynamic::dynamic_name;
 pub use objects::{Closed, Typed, VIPS};
 pub use policy::{PeerModes, PeerSources, WorkloadPolicies};
 pub use provider::Asked;
-pub use proxy::{DYNAMIC_HOSTS, Families, IPV6, NO_IPV4, ON_DEMAND, ProxyFacts, ProxyType, ProxyView, UnknownProxyType, ViewField};
+pub use proxy::{
+    ALLOCATED, DYNAMIC_HOSTS, Families, IPV6, NO_IPV4, ON_DEMAND, ProxyFacts, ProxyType, ProxyView, UnknownProxyType, ViewField,
+};
 pub use query::Query;
 pub use question::{Answer, Item, Question, Reach};
 pub use reader::{Reader, Reads};
@@ -52,7 +54,7 @@ pub use rules::by_age;
 pub use servers::{Conflict, OpenServer, narrower, standing};
 pub use service::{
     AliasView, CLUSTER, Endpoint, Endpoints, Instance, NODE_LABEL, PodView, PortView, REGION_LABEL, Registry, Resolve, SUBZONE_LABEL,
-    ServiceKey, ServiceView, TLS_MODE_LABEL, ZONE_LABEL, locality_of,
+    ServiceKey, ServiceView, TLS_MODE_LABEL, ZONE_LABEL, locality_of, single,
 };
 pub use snapshot::{Change, Snapshot};
 pub use tokens::{WantedKeys, wanted_keys};

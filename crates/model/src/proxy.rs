@@ -54,6 +54,10 @@ impl Families {
     }
 }
 
+/// The extension of a proxy whose agent answers questions for names: it takes connections to addresses of its families that were allocated to ServiceEntries.
+/// Nobody says so of itself in this word: it is what its metadata says.
+pub const ALLOCATED: &str = "mizzen.allocated";
+
 /// What a proxy is: the first part of its node id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ProxyType {

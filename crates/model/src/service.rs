@@ -64,6 +64,9 @@ pub struct ServiceView {
     pub created: i64,
     /// Its virtual addresses. None for a headless service, or where none is known.
     pub addresses: Vec<IpRange>,
+    /// Those that a control plane has allocated to it where it names none, of both families: which of them a proxy uses is
+    /// [`ProxyView::addresses`](crate::ProxyView::addresses).
+    pub allocated: Vec<IpAddr>,
     /// Whether its name stands for its pods (`clusterIP: None`).
     pub headless: bool,
     /// Its ports.
@@ -160,10 +163,15 @@ impl ServiceView {
         rank(self).cmp(&rank(other)).then_with(|| self.object.cmp(&other.object))
     }
 
-    /// Its virtual addresses that are single addresses.
+    /// Its virtual addresses that are single addresses, without those that were allocated to it.
     pub fn vips(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.addresses.iter().filter(|r| r.prefix() == if r.address().is_ipv4() { 32 } else { 128 }).map(IpRange::address)
+        single(&self.addresses)
     }
+}
+
+/// Those of ranges that are one address.
+pub fn single(ranges: &[IpRange]) -> impl Iterator<Item = IpAddr> + '_ {
+    ranges.iter().filter(|r| r.prefix() == if r.address().is_ipv4() { 32 } else { 128 }).map(IpRange::address)
 }
 
 /// The endpoints of a service, by the service's port. Those that are not ready are among them.

@@ -1,17 +1,17 @@
 //! Asking about a proxy itself, with a record of every question.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap, net::IpAddr};
 
 use mizzen_api::{Key, Kind, core::Secret, istio::GatewayTopology};
-use mizzen_types::Locality;
+use mizzen_types::{IpRange, Locality};
 
 use crate::{
     objects::Typed,
-    proxy::{Families, IPV6, NO_IPV4, ON_DEMAND, ProxyType, ProxyView, ViewField},
+    proxy::{ALLOCATED, Families, IPV6, NO_IPV4, ON_DEMAND, ProxyType, ProxyView, ViewField},
     query::Query,
     question::{Answer, Item, Question, Reach},
     reader::Reader,
-    service::NODE_LABEL,
+    service::{NODE_LABEL, ServiceView, single},
 };
 
 impl ProxyView {
@@ -69,6 +69,24 @@ impl ProxyView {
         // Nearly all have IPv4: there is one question to ask about them.
         let v6 = self.has_extension(reader, &[IPV6]);
         Families { v4: !v6 || !self.has_extension(reader, &[NO_IPV4]), v6 }
+    }
+
+    /// The virtual addresses that a service has for this proxy: its own, or those that were allocated to it, of the families that the proxy has, if the
+    /// proxy's workload gets to know them: if the agent answers its questions for names.
+    pub fn addresses<'s>(&self, reader: &Reader<'_>, service: &'s ServiceView) -> Cow<'s, [IpRange]> {
+        if service.allocated.is_empty() {
+            return Cow::Borrowed(&service.addresses);
+        }
+        if !self.has_extension(reader, &[ALLOCATED]) {
+            return Cow::Borrowed(&[]);
+        }
+        let families = self.families(reader);
+        service.allocated.iter().copied().filter(|ip| families.has(*ip)).map(IpRange::from).collect()
+    }
+
+    /// Those of [`ProxyView::addresses`] that are single addresses.
+    pub fn vips(&self, reader: &Reader<'_>, service: &ServiceView) -> Vec<IpAddr> {
+        single(&self.addresses(reader, service)).collect()
     }
 
     /// The node on which the workload runs; empty if that is not known.

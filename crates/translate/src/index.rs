@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use mizzen_model::{Endpoint, PortView, Registry, ServiceView};
+use mizzen_model::{Endpoint, PortView, Registry, ServiceView, single};
 use mizzen_protos::{
     envoy::envoy::{
         config::{
@@ -53,13 +53,13 @@ pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Host> {
                 addresses.push(address);
             }
         }
-        let at_any = at_any(service, port);
-        if has_virtual_host(service, port) {
+        let at_any = at_any(scope, service, port);
+        if has_virtual_host(scope, service, port) {
             entry.http.push(port.port.into());
         } else if at_any {
             entry.any.push(port.port.into());
         }
-        if !port.protocol.is_http() && (service.headless || service.vips().next().is_some()) {
+        if !port.protocol.is_http() && (service.headless || !scope.vips(service).is_empty()) {
             entry.own.push(port.port.into());
         }
     }
@@ -81,28 +81,34 @@ pub(crate) fn build(scope: &Scope<'_, '_>, name: &str) -> Option<Host> {
 fn alias(scope: &Scope<'_, '_>, host: &Hostname) -> Host {
     let target = scope.reader.meaning(host);
     let ports = scope.ports_of(&target).into_iter();
-    let mut http: Vec<u32> = ports.filter(|(service, port)| has_virtual_host(service, port)).map(|(_, port)| port.port.into()).collect();
+    let mut http: Vec<u32> =
+        ports.filter(|(service, port)| has_virtual_host(scope, service, port)).map(|(_, port)| port.port.into()).collect();
     http.sort_unstable();
     Host { http, kubernetes: true, alias_of: target.to_string(), ..Host::default() }
 }
 
 /// Whether a service's port has a virtual host in the routes of that port.
-fn has_virtual_host(service: &ServiceView, port: &PortView) -> bool {
-    port.protocol.is_http() || (port.protocol == Protocol::Auto && at_any(service, port))
+fn has_virtual_host(scope: &Scope<'_, '_>, service: &ServiceView, port: &PortView) -> bool {
+    port.protocol.is_http() || (port.protocol == Protocol::Auto && at_any(scope, service, port))
 }
 
 /// Whether a service's port is served by the listener at any address.
-fn at_any(service: &ServiceView, port: &PortView) -> bool {
-    let ranges = service.addresses.len() > service.vips().count();
-    port.protocol.is_http() || (!service.headless && (service.addresses.is_empty() || ranges))
+fn at_any(scope: &Scope<'_, '_>, service: &ServiceView, port: &PortView) -> bool {
+    if port.protocol.is_http() || service.headless {
+        return port.protocol.is_http();
+    }
+    let addresses = scope.addresses(service);
+    addresses.is_empty() || addresses.len() > single(&addresses).count()
 }
 
 /// A service's addresses, of a headless one those of its pods.
 fn addresses_of(scope: &Scope<'_, '_>, service: &ServiceView) -> Vec<IpRange> {
     if !service.headless {
-        let reached = scope.reachable(service.vips().collect());
-        let is_reached = |range: &&IpRange| reached.contains(&range.address()) || !service.vips().any(|ip| IpRange::from(ip) == **range);
-        return service.addresses.iter().filter(is_reached).copied().collect();
+        let all = scope.addresses(service);
+        let vips: Vec<IpAddr> = single(&all).collect();
+        let reached = scope.reachable(vips.clone());
+        let is_reached = |range: &&IpRange| reached.contains(&range.address()) || !vips.iter().any(|ip| IpRange::from(*ip) == **range);
+        return all.iter().filter(is_reached).copied().collect();
     }
     let endpoints = scope.reader.endpoints(service);
     let ready = endpoints.by_port.keys().flat_map(|port| endpoints.ready(*port));
@@ -122,7 +128,7 @@ fn bytes(range: IpRange) -> Vec<u8> {
 /// The listeners of the mesh that come without a question.
 pub(crate) fn given_listeners(scope: &Scope<'_, '_>) -> Vec<Name> {
     let ports: BTreeSet<u16> =
-        scope.ports().into_iter().filter(|(service, port)| at_any(service, port)).map(|(_, port)| port.port).collect();
+        scope.ports().into_iter().filter(|(service, port)| at_any(scope, service, port)).map(|(_, port)| port.port).collect();
     ports.into_iter().take(GIVEN).map(|port| names::listener(ANY, port).into()).collect()
 }
 

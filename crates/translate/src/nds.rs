@@ -73,7 +73,7 @@ fn addresses(scope: &Scope<'_, '_>, service: &ServiceView) -> Vec<String> {
         let ready = endpoints.by_port.keys().flat_map(|port| endpoints.ready(*port));
         ready.flat_map(Endpoint::ips).collect::<BTreeSet<_>>().into_iter().collect()
     } else {
-        service.vips().collect()
+        scope.vips(service)
     };
     scope.reachable(found).iter().map(ToString::to_string).collect()
 }

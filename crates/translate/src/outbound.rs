@@ -10,7 +10,7 @@ use mizzen_api::{
     istio::{GatewayRef, OutboundTrafficPolicy},
     routing::{Destination, TcpDestination, TcpMatch, TcpRoute},
 };
-use mizzen_model::{Endpoint, PortView, Registry, RouteRules, ServiceView};
+use mizzen_model::{Endpoint, PortView, Registry, RouteRules, ServiceView, single};
 use mizzen_protos::envoy::envoy::{
     config::{
         core::v3::{CidrRange, TrafficDirection},
@@ -57,9 +57,10 @@ fn binds(scope: &Scope<'_, '_>, service: &ServiceView, port: &PortView) -> Vec<I
         let own = scope.view.own_endpoints(scope.reader, &service.key(), port.port);
         return scope.reachable(pods(scope, service, port.port)).into_iter().filter(|ip| !own.contains(ip)).collect();
     }
-    let vips: Vec<IpAddr> = service.vips().collect();
-    let ranges = service.addresses.len() > vips.len();
-    scope.reachable(vips).into_iter().chain((service.addresses.is_empty() || ranges).then_some(ANY)).collect()
+    let addresses = scope.addresses(service);
+    let vips: Vec<IpAddr> = single(&addresses).collect();
+    let any = addresses.is_empty() || addresses.len() > vips.len();
+    scope.reachable(vips).into_iter().chain(any.then_some(ANY)).collect()
 }
 
 /// The addresses at which Kubernetes Services are called at a port, those of headless ones' pods included: no ServiceEntry has them.

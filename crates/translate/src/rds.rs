@@ -17,7 +17,7 @@ use crate::{
 pub(crate) fn list(scope: &Scope<'_, '_>) -> Vec<Name> {
     let (mut ports, mut sniffed) = (BTreeSet::new(), BTreeSet::new());
     for (service, port) in scope.ports() {
-        let own_address = service.headless || service.vips().next().is_some();
+        let own_address = service.headless || !scope.vips(service).is_empty();
         if port.protocol.is_http() || (port.protocol == Protocol::Auto && !own_address) {
             ports.insert(port.port);
         } else if port.protocol == Protocol::Auto {
@@ -185,7 +185,7 @@ fn domains(scope: &Scope<'_, '_>, service: &ServiceView, words: bool) -> Vec<Str
         let below: Vec<String> = domains.iter().map(|name| format!("*.{name}")).collect();
         domains.extend(below);
     }
-    domains.extend(service.vips().map(|ip| if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() }));
+    domains.extend(scope.vips(service).into_iter().map(|ip| if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() }));
     domains
 }
 

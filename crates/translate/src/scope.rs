@@ -1,10 +1,10 @@
 //! What one proxy sees of the mesh.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use mizzen_api::istio::{GatewayRef, MeshConfig};
 use mizzen_model::{DYNAMIC_HOSTS, PortView, ProxyView, Reader, RouteRules, ServiceView, WorkloadPolicies, by_age};
-use mizzen_types::{Hostname, Protocol};
+use mizzen_types::{Hostname, IpRange, Protocol};
 
 /// The domain of Kubernetes services.
 pub(crate) const DOMAIN: &str = "cluster.local";
@@ -91,6 +91,16 @@ impl<'r, 'a> Scope<'r, 'a> {
     /// Whether the proxy fetches what it uses on first use.
     pub(crate) fn is_on_demand(&self) -> bool {
         self.view.is_on_demand(self.reader)
+    }
+
+    /// The virtual addresses that a service has here.
+    pub(crate) fn addresses<'s>(&self, service: &'s ServiceView) -> Cow<'s, [IpRange]> {
+        self.view.addresses(self.reader, service)
+    }
+
+    /// Those of [`Scope::addresses`] that are single addresses.
+    pub(crate) fn vips(&self, service: &ServiceView) -> Vec<IpAddr> {
+        self.view.vips(self.reader, service)
     }
 
     /// The service that a host means here.

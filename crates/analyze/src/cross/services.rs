@@ -17,7 +17,8 @@ pub(crate) fn look(cx: &Cx<'_>) {
 
 /// A port of plain TCP is told apart from others by its address alone.
 fn addresses(cx: &Cx<'_>, entry: &EntryFacts) {
-    if !entry.addresses.is_empty() || entry.is_allocated || cx.mesh().allocates {
+    let gets_some = entry.is_allocatable && (entry.is_allocated || cx.mesh().allocates);
+    if !entry.addresses.is_empty() || gets_some {
         return;
     }
     for (number, port) in entry.ports.iter().enumerate() {

@@ -1,6 +1,6 @@
 //! Services, of Kubernetes and of others.
 
-use mizzen_api::{Labels, Node};
+use mizzen_api::{Labels, Node, istio::AUTO_ALLOCATE};
 use mizzen_types::{Name, Protocol};
 
 use super::{labels, list, number, text, texts};
@@ -46,6 +46,8 @@ pub struct EntryFacts {
     pub addresses: Vec<Name>,
     /// Whether `status` tells addresses that were allocated.
     pub is_allocated: bool,
+    /// Whether addresses are allocated to it, if any are: its endpoints are not what callers ask for, and no label says no.
+    pub is_allocatable: bool,
     /// `workloadSelector.labels`.
     pub selector: Labels,
     /// The labels of the endpoints.
@@ -71,6 +73,7 @@ impl ServiceFacts {
 
 impl EntryFacts {
     pub(crate) fn read(node: &Node, spec: &Node) -> Self {
+        let said_no = node.at("metadata.labels").and_then(|labels| labels.get(AUTO_ALLOCATE)).and_then(Node::text);
         EntryFacts {
             hosts: texts(spec.get("hosts")).iter().map(|host| host.to_ascii_lowercase().into()).collect(),
             ports: list(spec.get("ports"), |port| PortFacts::read(port, "number")),
@@ -78,6 +81,8 @@ impl EntryFacts {
             resolution: text(spec, "resolution"),
             addresses: texts(spec.get("addresses")),
             is_allocated: node.at("status.addresses").is_some_and(|all| !all.items().is_empty()),
+            is_allocatable: !matches!(&*text(spec, "resolution"), "" | "NONE")
+                && !said_no.is_some_and(|value| value.eq_ignore_ascii_case("false")),
             selector: labels(spec.at("workloadSelector.labels")),
             endpoints: list(spec.get("endpoints"), |endpoint| labels(endpoint.get("labels"))),
             export_to: texts(spec.get("exportTo")),

@@ -25,7 +25,7 @@ pub struct MeshFacts {
     pub registries: Vec<(Name, Name, String)>,
     /// Default providers of telemetry, by what they are for (`metrics`, `tracing`, `accessLogging`).
     pub default_providers: BTreeMap<Name, Vec<Name>>,
-    /// Whether proxies answer DNS with addresses of their own for services that have none.
+    /// Whether proxies answer DNS, and so with the addresses that are allocated to ServiceEntries that name none.
     pub allocates: bool,
 }
 
@@ -125,8 +125,7 @@ impl MeshFacts {
             image_type: text(mesh, "defaultConfig.image.imageType"),
             registries: Vec::new(),
             default_providers: defaults.iter().map(|entry| (Name::from(&*entry.key), texts(Some(&entry.value)))).collect(),
-            allocates: metadata("ISTIO_META_DNS_CAPTURE")
-                && (metadata("ISTIO_META_DNS_AUTO_ALLOCATE") || metadata("PILOT_ENABLE_IP_AUTOALLOCATE")),
+            allocates: metadata("ISTIO_META_DNS_CAPTURE"),
         }
     }
 }

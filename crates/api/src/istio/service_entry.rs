@@ -1,6 +1,9 @@
 //! ServiceEntry.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use mizzen_types::{Hostname, IpRange, Locality, Protocol};
 
@@ -37,7 +40,13 @@ pub struct ServiceEntry {
     pub subject_alt_names: Vec<String>,
     /// Which endpoints are called as long as they are well; by annotation.
     pub distribution: TrafficDistribution,
+    /// The addresses that a control plane has allocated to its hosts, where [`ServiceEntry::is_allocatable`]. No file has any: whoever reads it from where a
+    /// status can be believed adds them.
+    pub allocated: Vec<(Hostname, IpAddr)>,
 }
+
+/// The label by which no addresses are allocated to an entry: `false`.
+pub const AUTO_ALLOCATE: &str = "networking.istio.io/enable-autoallocate-ip";
 
 /// A port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,10 +143,26 @@ impl ServiceEntry {
                 workload_selector: f.get("workloadSelector").map(|at| selector(&at, "labels")),
                 export_to: ExportTo::read_list(f, "exportTo"),
                 subject_alt_names: f.list("subjectAltNames").iter().map(At::word).collect(),
+                allocated: Vec::new(),
             };
             entry.check(f);
             entry
         })
+    }
+
+    /// Whether addresses are allocated to its hosts, by Istio's rules: it names none, its endpoints are not what the caller asked for, and no label says that
+    /// it shall have none.
+    pub fn is_allocatable(&self) -> bool {
+        let says_no = self.meta.labels.get(AUTO_ALLOCATE).is_some_and(|value| value.eq_ignore_ascii_case("false"));
+        self.addresses.is_empty() && self.resolution != Resolution::None && !says_no
+    }
+
+    /// The hosts to which addresses are allocated, each once: a wildcard is none unless its names are found on demand.
+    pub fn allocatable_hosts(&self) -> impl Iterator<Item = &Hostname> {
+        let is_one = |host: &&Hostname| !host.is_wildcard() || self.resolution == Resolution::DynamicDns;
+        let hosts = if self.is_allocatable() { &self.hosts[..] } else { &[] };
+        let mut seen = BTreeSet::new();
+        hosts.iter().filter(is_one).filter(move |host| seen.insert(*host))
     }
 
     /// What must hold between the fields.

@@ -148,7 +148,7 @@ impl Candidate {
             }
             match (known.leads, now.leads, &now.leader) {
                 (false, true, _) => {
-                    tracing::info!(lease = LEASE, "this control plane leads: it writes statuses, root certificates and the webhooks' root")
+                    tracing::info!(lease = LEASE, "this control plane leads: it writes statuses, addresses of ServiceEntries, root certificates and the webhooks' root")
                 }
                 (true, false, leader) => tracing::warn!(lease = LEASE, leader, "this control plane leads no more, and writes nothing"),
                 (_, _, Some(leader)) => tracing::info!(lease = LEASE, leader, "another control plane leads"),

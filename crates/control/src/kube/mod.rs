@@ -7,6 +7,7 @@
 //!
 //! Deliberately absent: what is installed (the CLI's business), and any decision about proxies.
 
+mod allocate;
 mod ca;
 mod election;
 mod fold;
@@ -52,6 +53,7 @@ use tokio::{
     task::JoinSet,
 };
 
+pub use allocate::{AutoAllocate, IPV4_PREFIX, IPV6_PREFIX};
 pub(crate) use election::Standing;
 pub(crate) use injector::Injector;
 pub use injector::has_native_sidecars;
@@ -69,6 +71,7 @@ use crate::{
     source::{Event, Fault, Merge, SourceId},
     writer::Published,
 };
+use allocate::Allocations;
 use election::while_leading;
 use fold::Reading;
 use namespaces::{Discovery, Within};
@@ -95,6 +98,8 @@ pub struct ClusterOptions {
     pub first_party_tokens: bool,
     /// Whether, and which, taint is taken from nodes when the agent of their plugin is ready.
     pub untaint: Option<Untaint>,
+    /// Which addresses are allocated to ServiceEntries that name none. With `only_read` those that they have are used.
+    pub allocate: AutoAllocate,
 }
 
 /// A cluster that can be reached.
@@ -241,8 +246,13 @@ impl Cluster {
     /// Follows everything, each kind under one of `ids`; never ends while the writer listens.
     pub(crate) fn follow(&self, ids: &[SourceId], writer: &mpsc::UnboundedSender<(SourceId, Event)>) -> JoinSet<()> {
         let mut following = JoinSet::new();
-        let due = (!self.options.only_read).then(|| Arc::new(status::Due::default()));
-        if let Some(due) = due.clone() {
+        let may_write = !self.options.only_read;
+        let writers = Writers {
+            due: may_write.then(|| Arc::new(status::Due::default())),
+            allocations: (may_write && self.options.allocate.is_on).then(|| Arc::new(Allocations::new(&self.options.allocate))),
+            uses_allocated: self.options.allocate.is_on,
+        };
+        if let Some(due) = writers.due.clone() {
             let (client, refused, pod) = (self.client.clone(), self.refused.subscribe(), self.options.pod.clone());
             let write = move || status::write(client.clone(), due.clone(), refused.clone(), pod.clone());
             following.spawn(while_leading(self.standing(), write));
@@ -251,13 +261,18 @@ impl Cluster {
                 following.spawn(while_leading(self.standing(), move || untaint::follow(client.clone(), untaint.clone())));
             }
         }
+        if let Some(allocations) = writers.allocations.clone() {
+            let client = self.client.clone();
+            following.spawn(while_leading(self.standing(), move || allocate::write(client.clone(), allocations.clone())));
+        }
         for (followed, id) in Followed::all().zip(ids) {
-            following.spawn(self.follow_one(followed, due.clone(), Sink { id: *id, writer: writer.clone(), told: None }));
+            let sink = Sink { id: *id, writer: writer.clone(), told: None, allocations: None };
+            following.spawn(self.follow_one(followed, writers.clone(), sink));
         }
         following
     }
 
-    fn follow_one(&self, followed: Followed, due: Option<Arc<status::Due>>, sink: Sink) -> BoxFuture<'static, ()> {
+    fn follow_one(&self, followed: Followed, writers: Writers, sink: Sink) -> BoxFuture<'static, ()> {
         let (client, all) = (self.client.clone(), watcher::Config::default());
         let within = Within::first(self.discovery.subscribe());
         // By these it is known which namespaces belong to the mesh.
@@ -295,7 +310,7 @@ impl Cluster {
                 let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner).take();
                 secrets::serve(client, self.credentials.clone(), wanted, sink).boxed()
             }
-            Followed::Istio(kind) => follow_istio(client, kind, resource(kind), due, within, sink).boxed(),
+            Followed::Istio(kind) => follow_istio(client, kind, writers, within, sink).boxed(),
         }
     }
 }
@@ -383,19 +398,33 @@ async fn metadata<K>(
     follow(api, watcher::Config::default(), what.to_owned(), |object| key_of(kind, &object.metadata), read, within.await, sink).await;
 }
 
-/// Follows one of Istio's kinds, and says in its objects what is wrong with them.
-async fn follow_istio(
-    client: Client,
-    kind: Kind,
-    resource: ApiResource,
+/// Whoever writes into Istio's objects, and is told what was read for that.
+#[derive(Clone)]
+struct Writers {
+    /// Of what is wrong with them.
     due: Option<Arc<status::Due>>,
-    within: impl Future<Output = Within>,
-    sink: Sink,
-) {
+    /// Of addresses.
+    allocations: Option<Arc<Allocations>>,
+    /// Whether addresses count that were written.
+    uses_allocated: bool,
+}
+
+/// Follows one of Istio's kinds, and says in its objects what is wrong with them.
+async fn follow_istio(client: Client, kind: Kind, writers: Writers, within: impl Future<Output = Within>, sink: Sink) {
+    let resource = resource(kind);
+    let Writers { due, allocations, uses_allocated } = writers;
+    let allocations = allocations.filter(|_| kind == Kind::ServiceEntry);
+    let sink = Sink { allocations: allocations.clone(), ..sink };
     let api = Api::<DynamicObject>::all_with(client, &resource);
     let what = format!("{}.{}", kind.plural(), kind.group());
     let read = |mut object: DynamicObject| {
-        let reading = istio::read(kind, &mut object);
+        let mut reading = istio::read(kind, &mut object);
+        if uses_allocated {
+            allocate::attach(&object, &mut reading);
+        }
+        if let Some(allocations) = &allocations {
+            allocations.read(&object, &reading);
+        }
         if let Some(due) = &due {
             due.read(&resource, object, &reading);
         }

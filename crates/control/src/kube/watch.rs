@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use super::{
+    allocate::Allocations,
     fold::{Fold, Reading},
     namespaces::{Came, Discovery, Within},
 };
@@ -37,6 +38,8 @@ pub(crate) struct Sink {
     pub(crate) writer: mpsc::UnboundedSender<(SourceId, Event)>,
     /// Who finds out by this kind which namespaces belong to the mesh.
     pub(crate) told: Option<(Arc<Discovery>, Kind)>,
+    /// Who allocates addresses to these.
+    pub(crate) allocations: Option<Arc<Allocations>>,
 }
 
 impl Sink {
@@ -44,6 +47,9 @@ impl Sink {
     pub(crate) fn send(&self, events: Vec<Event>) -> bool {
         if let Some((discovery, kind)) = &self.told {
             discovery.hear(*kind, &events);
+        }
+        if let Some(allocations) = &self.allocations {
+            allocations.hear(&events);
         }
         events.into_iter().all(|event| self.writer.send((self.id, event)).is_ok())
     }

@@ -1,5 +1,6 @@
 //! A whole control plane on loopback, with clients that speak the wire's protocols.
 
+mod allocated;
 mod cluster;
 mod cluster_election;
 mod cluster_rough;

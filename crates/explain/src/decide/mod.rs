@@ -140,7 +140,7 @@ impl Explainer {
             }
         };
         let mut steps = Vec::new();
-        let destination = self.resolve(&call.host, call.port, &namespace, &mut steps)?;
+        let destination = self.resolve(&call.host, call.port, (namespace.as_str(), ip), &mut steps)?;
         let (layers, payload) = sent(call)?;
         let flow = Flow { source: SocketAddr::new(ip, EPHEMERAL), destination, layers, payload };
         let given = Given { random: call.random, outside: call.outside, at: call.at, endpoints: call.endpoints };
@@ -180,7 +180,7 @@ impl Explainer {
         let kind = neighbour.proxy?;
         let (namespace, name) = neighbour.name.split_once('/')?;
         let pod = mesh::pod(&self.snapshot, namespace, name)?;
-        let proxy = Rc::new(Proxy::new(&self.snapshot, mesh::view_of(pod, ip, kind)));
+        let proxy = Rc::new(Proxy::new(&self.snapshot, mesh::view_of(&self.snapshot, pod, ip, kind)));
         self.proxies.insert(ip, proxy.clone());
         Some(proxy)
     }

@@ -9,31 +9,46 @@ use mizzen_model::{ProxyType, Reader, ServiceView};
 use mizzen_types::Hostname;
 
 use super::{Explainer, Flow, Given, OUTSIDE};
-use crate::call::{CallError, Hop, Security, Side, Step, StepKind, To, Verdict, Way};
+use crate::{
+    call::{CallError, Hop, Security, Side, Step, StepKind, To, Verdict, Way},
+    proxy::Proxy,
+};
 
 /// The domain of Kubernetes services.
 const DOMAIN: &str = "cluster.local";
 
 impl Explainer {
-    /// The address of a host, as DNS in the mesh answers.
-    pub(super) fn resolve(&self, host: &str, port: u16, namespace: &str, steps: &mut Vec<Step>) -> Result<SocketAddr, CallError> {
+    /// The address of a host, as DNS in the mesh answers who asks in a namespace from an address.
+    pub(super) fn resolve(
+        &mut self,
+        host: &str,
+        port: u16,
+        (namespace, from): (&str, IpAddr),
+        steps: &mut Vec<Step>,
+    ) -> Result<SocketAddr, CallError> {
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         if let Ok(ip) = bare.parse::<IpAddr>() {
             return Ok(SocketAddr::new(ip, port));
         }
         let written: Hostname =
             host.parse().map_err(|error: mizzen_types::HostnameError| CallError::Host(host.to_owned(), error.to_string()))?;
+        let proxy = self.proxy(from);
         let reader = Reader::new(&self.snapshot);
         let find = |host: &Hostname| reader.service_at(host, port, namespace).or_else(|| reader.service(host, namespace));
         let found = candidates(&written, namespace).iter().find_map(find);
         let (ip, outcome) = match found {
             None => (OUTSIDE, format!("no service here is called {host}: taken to be outside of the mesh, at {OUTSIDE}")),
-            Some(service) => match address(&reader, service, port) {
-                Some(ip) => (ip, format!("{ip}, of service {} in {}", service.host, service.namespace())),
-                None => {
-                    (OUTSIDE, format!("{} in {} has no address of its own: taken to be at {OUTSIDE}", service.host, service.namespace()))
+            Some(service) => {
+                let named = format!("{} in {}", service.host, service.namespace());
+                match (address(&reader, service, port, proxy.as_deref()), service.allocated.is_empty()) {
+                    (Some(ip), _) => (ip, format!("{ip}, of service {named}")),
+                    (None, true) => (OUTSIDE, format!("{named} has no address of its own: taken to be at {OUTSIDE}")),
+                    (None, false) => {
+                        let who = "answered to pods with ISTIO_META_DNS_CAPTURE alone";
+                        (OUTSIDE, format!("the addresses that were allocated to {named} are {who}: taken to be at {OUTSIDE}"))
+                    }
                 }
-            },
+            }
         };
         steps.push(Step::new(StepKind::Resolve, outcome));
         Ok(SocketAddr::new(ip, port))
@@ -112,8 +127,9 @@ fn candidates(written: &Hostname, namespace: &str) -> Vec<Hostname> {
     std::iter::once(written.clone()).chain(completed.iter().filter_map(|text| text.parse().ok())).collect()
 }
 
-/// The first address of a service: its own, or a pod's where its name stands for its pods.
-fn address(reader: &Reader<'_>, service: &Arc<ServiceView>, port: u16) -> Option<IpAddr> {
+/// The first address of a service for who has this proxy: its own, or a pod's where its name stands for its pods.
+fn address(reader: &Reader<'_>, service: &Arc<ServiceView>, port: u16, proxy: Option<&Proxy>) -> Option<IpAddr> {
     let pod = |endpoint: &mizzen_model::Endpoint| endpoint.ips().next();
-    service.vips().next().or_else(|| if service.headless { reader.endpoints(service).ready(port).find_map(pod) } else { None })
+    let own = proxy.map_or_else(|| service.vips().next(), |proxy| proxy.view.vips(reader, service).first().copied());
+    own.or_else(|| if service.headless { reader.endpoints(service).ready(port).find_map(pod) } else { None })
 }

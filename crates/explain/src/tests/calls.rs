@@ -1,5 +1,10 @@
 //! Where calls go: names, routes, weights, subsets, what is unknown.
 
+use std::{net::IpAddr, sync::Arc};
+
+use mizzen_api::{Object, istio::ServiceEntry};
+use mizzen_model::{Change, Snapshot};
+
 use super::{SUBSETS, check, explain, object, read, shop, shop_with};
 use crate::{CallError, Explainer, Security, Side, StepKind, Verdict};
 
@@ -206,4 +211,56 @@ fn only_what_is_named_is_built() {
     let explanation = explainer.call(&read("shop/web GET reviews:9080/ endpoints=1")).unwrap();
     let followed: Vec<bool> = explanation.hop.ways[0].to.iter().map(|to| to.next.is_some()).collect();
     assert_eq!(followed, [true, false]);
+}
+
+/// Entries of plain TCP on one port, each with an endpoint, and with what a control plane has allocated to it.
+fn allocated(mesh: &str, more: &[String]) -> Arc<Snapshot> {
+    let entry = |(name, address): (&str, &str)| {
+        let port = "{number: 5432, name: tcp, protocol: TCP}";
+        let spec = format!("{{hosts: [{name}.example.com], ports: [{port}], resolution: STATIC, endpoints: [{{address: {address}}}]}}");
+        object("ServiceEntry", name, &spec)
+    };
+    let entries = [("db", "192.0.2.1"), ("other", "192.0.2.2")].map(entry);
+    let snapshot = shop_with(mesh, &entries.into_iter().chain(more.iter().cloned()).collect::<Vec<_>>());
+    let give = |(entry, last): (&ServiceEntry, u8)| {
+        let ips = [IpAddr::from([240, 240, 0, last]), IpAddr::from([0x2001, 2, 0, 0, 0, 0, 0, last.into()])];
+        let allocated = ips.map(|ip| (entry.hosts[0].clone(), ip)).into();
+        Change::from(Object::from(ServiceEntry { allocated, ..entry.clone() }))
+    };
+    let given: Vec<Change> = snapshot.objects::<ServiceEntry>().zip(1..).map(give).collect();
+    snapshot.apply(given)
+}
+
+/// Two entries with one port of plain TCP are told apart by what was allocated to them, for those whose agent answers questions for names.
+#[test]
+fn allocated_addresses() {
+    let names = r#"defaultConfig: {proxyMetadata: {ISTIO_META_DNS_CAPTURE: "true"}}"#;
+    let mesh = allocated(names, &[]);
+    check(
+        &mesh,
+        &[
+            ("shop/web TCP db.example.com:5432", "outbound|5432||db.example.com [192.0.2.1:5432] = delivered"),
+            ("shop/web TCP other.example.com:5432", "outbound|5432||other.example.com [192.0.2.2:5432] = delivered"),
+            ("shop/web TCP 240.240.0.2:5432", "outbound|5432||other.example.com [192.0.2.2:5432] = delivered"),
+        ],
+    );
+    let resolved = |mesh: &Arc<Snapshot>| explain(mesh, "shop/web TCP db.example.com:5432").steps[0].outcome.clone();
+    assert_eq!(resolved(&mesh), "240.240.0.1, of service db.example.com in shop");
+    // Who is answered by the cluster's name server does not get to know them.
+    let settings = |namespace: &str, value: &str| {
+        let spec = format!("{{environmentVariables: {{ISTIO_META_DNS_CAPTURE: '{value}'}}}}");
+        format!(
+            "{{kind: ProxyConfig, apiVersion: networking.istio.io/v1beta1, metadata: {{name: p, namespace: {namespace}}}, spec: {spec}}}"
+        )
+    };
+    for (mesh, more, knows) in [
+        ("", vec![], false),
+        ("", vec![settings("istio-system", "true")], true),
+        ("", vec![settings("visit", "true")], false),
+        (names, vec![settings("shop", "false"), settings("istio-system", "true")], false),
+    ] {
+        let outcome = resolved(&allocated(mesh, &more));
+        let unknown = "the addresses that were allocated to db.example.com in shop are answered to pods with ISTIO_META_DNS_CAPTURE alone";
+        assert_eq!((outcome.starts_with("240.240.0.1,"), outcome.starts_with(unknown)), (knows, !knows), "{mesh} {more:?} {outcome}");
+    }
 }

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use mizzen_api::istio::JwksBy;
-use mizzen_control::{ClusterOptions, JwksOptions, Options, Untaint, names};
+use mizzen_control::{AutoAllocate, ClusterOptions, IPV4_PREFIX, IPV6_PREFIX, JwksOptions, Options, Untaint, names};
 use mizzen_types::{TrustDomain, ports};
 
 /// The control plane of a Mizzen mesh: follows folders of YAML, is the certificate authority, and configures the proxies.
@@ -150,6 +150,14 @@ fn untaint(namespace: Option<&str>, of: impl Fn(&str) -> String) -> Result<Optio
     }))
 }
 
+/// Which addresses ServiceEntries get that name none, by Istio's variables as `of` has them.
+fn allocate(of: impl Fn(&str) -> String) -> Result<AutoAllocate> {
+    let enabled = "PILOT_ENABLE_IP_AUTOALLOCATE";
+    let said = of(enabled);
+    let is_on = said.is_empty() || flag(enabled, &said)?;
+    AutoAllocate::new(is_on, &of(IPV4_PREFIX), &of(IPV6_PREFIX)).map_err(anyhow::Error::msg)
+}
+
 /// The cluster, by the flags and Istio's variables.
 fn cluster(args: &MizzendArgs) -> Result<Option<ClusterOptions>> {
     if !args.kubernetes {
@@ -173,6 +181,7 @@ fn cluster(args: &MizzendArgs) -> Result<Option<ClusterOptions>> {
         webhook_port: Some(args.webhook_port),
         first_party_tokens,
         untaint: untaint(args.cni_namespace.as_deref(), variable)?,
+        allocate: allocate(variable)?,
     }))
 }
 
@@ -218,6 +227,34 @@ fn run(args: MizzendArgs) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn which_addresses_are_allocated() {
+        let check = |variables: &[(&str, &str)], want: Result<(bool, &str, &str), &str>| {
+            let of = |name: &str| variables.iter().find(|(found, _)| *found == name).map_or("", |(_, value)| *value).to_owned();
+            let want = want.map(|(is_on, v4, v6)| AutoAllocate::new(is_on, v4, v6).unwrap()).map_err(str::to_owned);
+            assert_eq!(allocate(of).map_err(|error| error.to_string()), want, "{variables:?}");
+        };
+        const ON: &str = "PILOT_ENABLE_IP_AUTOALLOCATE";
+        let (v4, v6) = ("240.240.0.0/16", "2001:2::/48");
+        assert_eq!(AutoAllocate::default(), AutoAllocate::new(true, v4, v6).unwrap());
+        check(&[], Ok((true, v4, v6)));
+        check(&[(ON, "true"), (IPV4_PREFIX, "10.200.7.0/24")], Ok((true, "10.200.7.0/24", v6)));
+        check(&[(ON, "0"), (IPV6_PREFIX, "fd00:9::/64")], Ok((false, v4, "fd00:9::/64")));
+        check(&[(ON, "yes")], Err("PILOT_ENABLE_IP_AUTOALLOCATE=yes: must be true or false"));
+        for (variable, text, why) in [
+            (IPV4_PREFIX, "240.240.0.0/33", "must be a range of addresses of its family, as 240.240.0.0/16"),
+            (IPV4_PREFIX, "2001:2::/48", "must be a range of addresses of its family, as 240.240.0.0/16"),
+            (IPV4_PREFIX, "10.0.0.1", "is too small: the prefix may be /30 at most"),
+            (IPV4_PREFIX, "127.1.0.0/16", "its addresses mean something else, and lead to no service"),
+            (IPV4_PREFIX, "0.0.0.0/0", "its addresses mean something else, and lead to no service"),
+            (IPV6_PREFIX, "240.240.0.0/16", "must be a range of addresses of its family, as 2001:2::/48"),
+            (IPV6_PREFIX, "fd00::/127", "is too small: the prefix may be /126 at most"),
+            (IPV6_PREFIX, "fe80::/64", "its addresses mean something else, and lead to no service"),
+        ] {
+            check(&[(variable, text)], Err(&format!("{variable}={text}: {why}")));
+        }
+    }
 
     #[test]
     fn whose_taint_is_taken() {

@@ -261,8 +261,8 @@ pub(crate) fn virtual_addresses(objects: &Objects) -> BTreeMap<String, Option<Ip
                     ClusterIp::Address(ip) => drop(wanted.insert(host, Some(ip))),
                 }
             }
-            Object::ServiceEntry(entry) if entry.addresses.is_empty() => {
-                let hosts = entry.hosts.iter().filter(|h| !h.is_wildcard());
+            Object::ServiceEntry(entry) => {
+                let hosts = entry.allocatable_hosts().filter(|h| !h.is_wildcard());
                 wanted.extend(hosts.map(|h| (h.as_str().to_owned(), None)));
             }
             _ => {}
@@ -324,6 +324,26 @@ pub(crate) mod tests {
     pub(crate) fn objects(text: &str) -> Objects {
         let parsed = mizzen_api::parse_documents(text, &"test.yaml".into());
         parsed.objects.into_iter().map(|o| o.unwrap_or_else(|r| panic!("{r:?}"))).map(|o| (o.key(), Arc::new(o))).collect()
+    }
+
+    #[test]
+    fn who_gets_a_virtual_address() {
+        let entry = |name: &str, labels: &str, rest: &str| {
+            format!(
+                "{{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {{name: {name}, labels: {{{labels}}}}}, \
+                 spec: {{hosts: [{name}.example.com], ports: [{{number: 80, name: http, protocol: HTTP}}], {rest}}}}}"
+            )
+        };
+        let all = [
+            entry("a", "", "resolution: DNS"),
+            entry("b", "'networking.istio.io/enable-autoallocate-ip': 'false'", "resolution: DNS"),
+            // Whoever takes what was dialled must be dialled where it is.
+            entry("c", "", "resolution: NONE"),
+            entry("d", "", "resolution: DNS, addresses: [192.0.2.1]"),
+            "{apiVersion: v1, kind: Service, metadata: {name: e, namespace: shop}, spec: {ports: [{port: 80}]}}".to_owned(),
+        ];
+        let found = virtual_addresses(&objects(&all.join("\n---\n")));
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["a.example.com", "e.shop.svc.cluster.local"]);
     }
 
     #[test]

@@ -60,6 +60,35 @@ fn services_and_their_endpoints() {
     assert_eq!((served.len(), served[0].port, served[0].target), (1, 9080, 8080));
 }
 
+/// What was allocated to a host is kept apart from what the entry names, and counts where there is nothing else.
+#[test]
+fn allocated_addresses() {
+    let check = |hosts: &str, rest: &str, more: &[&str], expected: [&str; 2]| {
+        let entry = format!(
+            "{{kind: ServiceEntry, apiVersion: networking.istio.io/v1, metadata: {{name: e, namespace: shop}}, \
+             spec: {{hosts: [{hosts}], ports: [{{number: 443, name: tls, protocol: TLS}}], {rest}}}}}"
+        );
+        let Some(Change::Apply(object)) = parse(&entry).pop() else { panic!("{entry}") };
+        let Object::ServiceEntry(mut entry) = Object::clone(&object) else { panic!("{object:?}") };
+        let given = [("a.example", "240.240.0.1"), ("*.example", "240.240.0.2"), ("a.example", "2001:2::1"), ("b.example", "240.240.0.3")];
+        entry.allocated = given.map(|(of, ip)| (host(of), ip.parse().unwrap())).into();
+        let snapshot = snapshot(more).apply([Change::from(Object::from(entry))]);
+        let reader = Reader::new(&snapshot);
+        let service = reader.service(&host(hosts.trim_matches('\'')), "shop").unwrap();
+        let join = |all: Vec<String>| all.join(" ");
+        let found =
+            [join(service.vips().map(|ip| ip.to_string()).collect()), join(service.allocated.iter().map(ToString::to_string).collect())];
+        assert_eq!(found, expected, "{hosts} {rest}");
+    };
+    check("a.example", "resolution: DNS", &[], ["", "240.240.0.1 2001:2::1"]);
+    check("c.example", "resolution: DNS", &[], ["", ""]);
+    check("a.example", "resolution: DNS, addresses: [192.0.2.1]", &[], ["192.0.2.1", ""]);
+    // Whom a call of a wildcard is for is told by name.
+    check("'*.example'", "resolution: DYNAMIC_DNS", &[], ["", ""]);
+    let vips = "{kind: ConfigMap, apiVersion: v1, metadata: {name: mizzen-vips, namespace: kube-system}, data: {a.example: 10.96.0.1}}";
+    check("a.example", "resolution: DNS", &[vips], ["10.96.0.1", ""]);
+}
+
 #[test]
 fn endpoints_by_slices() {
     const SLICE: &str = "

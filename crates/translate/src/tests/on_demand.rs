@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use mizzen_model::{ON_DEMAND, ProxyType, ProxyView, Reader, Snapshot};
+use mizzen_model::{ALLOCATED, ON_DEMAND, ProxyType, ProxyView, Reader, Snapshot};
 use mizzen_protos::{envoy::envoy::config::route::v3 as route, index::Host};
 
 use super::{
-    facts, names, reviews, shop,
+    facts, names,
+    outbound::allocated,
+    reviews, shop,
     summary::{decode, show},
     visitor,
 };
@@ -54,6 +56,24 @@ apiVersion: networking.istio.io/v1
 metadata: {name: alone, namespace: shop}
 spec: {hosts: [alone.example.com], http: [{route: [{destination: {host: reviews, port: {number: 9080}}}]}]}
 ";
+
+/// A proxy knows beforehand what was allocated, if its workload gets to know it.
+#[test]
+fn the_index_of_allocated_addresses() {
+    let snapshot = allocated();
+    let other = on_demand(&visitor());
+    let mut facts = other.facts().clone();
+    facts.extensions.insert(ALLOCATED.to_owned());
+    let knows = ProxyView::from(facts);
+    for (host, known, unknown) in [
+        ("db", "240.240.0.1 http=[] own=[5432] any=[]", " http=[] own=[] any=[5432]"),
+        ("web", "240.240.0.3 http=[80] own=[] any=[]", " http=[80] own=[] any=[]"),
+        ("auto", "240.240.0.4 http=[] own=[81] any=[]", " http=[81] own=[] any=[]"),
+    ] {
+        let host = format!("{host}.example.com");
+        assert_eq!([entry(&snapshot, &knows, &host), entry(&snapshot, &other, &host)], [known, unknown], "{host}");
+    }
+}
 
 #[test]
 fn the_index() {

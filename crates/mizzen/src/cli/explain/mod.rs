@@ -408,7 +408,8 @@ fn service(snapshot: &Snapshot, host: &str, namespace: &str) -> Option<Arc<Servi
     let reader = Reader::new(snapshot);
     let names = [host.to_owned(), format!("{host}.{namespace}.svc.cluster.local"), format!("{host}.svc.cluster.local")];
     let ip = host.parse::<IpAddr>().ok();
-    let by_address = || reader.services().find(|service| service.vips().any(|vip| Some(vip) == ip));
+    let has = |service: &ServiceView, ip| service.vips().any(|vip| vip == ip) || service.allocated.contains(&ip);
+    let by_address = || reader.services().find(|service| ip.is_some_and(|ip| has(service, ip)));
     let by_name = names.iter().filter_map(|name| name.parse::<Hostname>().ok()).find_map(|name| reader.service(&name, namespace));
     by_name.or_else(by_address).cloned()
 }

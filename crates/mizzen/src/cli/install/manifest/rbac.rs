@@ -177,7 +177,7 @@ pub(super) fn reasons(name: &str) -> Vec<String> {
     };
     let mut lines: Vec<String> = rules.iter().map(Rule::line).collect();
     if name == CLUSTER_ROLE {
-        lines.push("Istio's kinds: the configuration, and its status".to_owned());
+        lines.push("Istio's kinds: the configuration, and its status, addresses of ServiceEntries that name none among it".to_owned());
     }
     lines
 }
