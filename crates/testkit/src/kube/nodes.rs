@@ -133,9 +133,11 @@ impl Plane<'_> {
             format!("--node-ip={address}{}", if self.dual_stack { format!(",fd00:10:200::{n}") } else { String::new() }),
         ];
         self.command(&format!("kubelet{n}"), &self.programs.path("kubelet"), &args)?;
+        let config = format!("--kubeconfig={}", self.path("kube-proxy.kubeconfig"));
+        let own_name = format!("--hostname-override={name}");
         let args = [
-            &format!("--kubeconfig={}", self.path("kube-proxy.kubeconfig")),
-            &format!("--hostname-override={name}"),
+            config.as_str(),
+            &own_name,
             "--proxy-mode=nftables",
             if self.dual_stack { "--cluster-cidr=10.244.0.0/16,fd00:10:244::/48" } else { "--cluster-cidr=10.244.0.0/16" },
             // The kernel's sizes of tables are the whole machine's.
