@@ -3,14 +3,15 @@
 use nlink::netlink::{
     Connection, Nftables,
     nftables::{
-        BaseChain, Chain, CmpOp, Expr, Family, Field, FilterHook, Match as NftMatch, MetaKey, NatHook, Policy, Priority, Register,
-        Rule as NftRule, Stmt, Transaction,
+        BaseChain, Chain, CmpOp, CtDirection, Expr, Family, Field, FilterHook, Match as NftMatch, MetaKey, NatHook, Policy, Priority,
+        Register, Rule as NftRule, Stmt, Transaction,
     },
 };
 
 use crate::{
     loopback,
     plan::{Match, Plan, Rule, Verdict},
+    routing,
 };
 
 /// The name of the table that holds the rules.
@@ -18,6 +19,9 @@ pub const TABLE: &str = "mizzen-capture";
 
 /// What the names of the chains begin with that say zones.
 pub(crate) const ZONES: &str = "zones-";
+/// The chains where inbound connections are not redirected.
+pub(crate) const DIVERTED: &str = "tproxy-prerouting";
+pub(crate) const RETURNED: &str = "tproxy-output";
 
 /// Why the rules could not be set or removed.
 #[derive(Debug, thiserror::Error)]
@@ -29,14 +33,17 @@ pub struct ApplyError {
 }
 
 /// Puts the rules into the calling thread's network namespace, in one transaction; rules of an earlier
-/// plan are replaced by it. Rules for IPv6 need an address on the loopback interface, which it gets before them. To be called on a thread of that namespace,
-/// inside a tokio runtime with IO.
+/// plan are replaced by it. Routes are there before the rules that need them, and gone after those. Rules for IPv6 need an address on the loopback interface,
+/// which it gets before them. To be called on a thread of that namespace, inside a tokio runtime with IO.
 ///
 /// # Errors
-/// If netlink cannot be opened or the kernel refuses (no CAP_NET_ADMIN, no nf_tables).
+/// If netlink cannot be opened or the kernel refuses (no CAP_NET_ADMIN, no nf_tables, for TPROXY no nft_tproxy or no tables of routes).
 pub async fn apply(plan: &Plan) -> Result<(), ApplyError> {
     if plan.hands_ipv6() {
         loopback::give_address().await?;
+    }
+    if let Some(wanted) = &plan.routing {
+        routing::set(wanted).await?;
     }
     let (connection, transaction) = begin().await?;
     let mut transaction = transaction.add_table(TABLE, Family::Inet);
@@ -47,9 +54,11 @@ pub async fn apply(plan: &Plan) -> Result<(), ApplyError> {
         ("output".to_owned(), nat(NatHook::Output), &plan.outbound),
         (format!("{ZONES}prerouting"), zones(FilterHook::Prerouting), &plan.inbound_zones),
         (format!("{ZONES}output"), zones(FilterHook::Output), &plan.outbound_zones),
+        (DIVERTED.to_owned(), BaseChain::filter(FilterHook::Prerouting, Priority::Mangle), &plan.diverted),
+        (RETURNED.to_owned(), BaseChain::route(Priority::Mangle), &plan.returned),
     ] {
-        // Where names are not captured, there are none.
-        if rules.is_empty() && name.starts_with(ZONES) {
+        // Where names are not captured, there are no zones; what is inbound has one chain of two.
+        if rules.is_empty() && (plan.routing.is_some() || !["prerouting", "output"].contains(&name.as_str())) {
             continue;
         }
         let chain = Chain::new(TABLE, name.as_str()).map_err(|source| ApplyError { what: "name a chain", source })?;
@@ -58,7 +67,8 @@ pub async fn apply(plan: &Plan) -> Result<(), ApplyError> {
             transaction = transaction.add_rule(lower(&name, rule));
         }
     }
-    transaction.commit(&connection).await.map_err(|source| ApplyError { what: "set them", source })
+    transaction.commit(&connection).await.map_err(|source| ApplyError { what: "set them", source })?;
+    routing::remove_others(plan.routing.as_ref()).await
 }
 
 /// Removes what [`apply`] has set; nothing set is no error.
@@ -67,17 +77,22 @@ pub async fn apply(plan: &Plan) -> Result<(), ApplyError> {
 /// As [`apply`].
 pub async fn cleanup() -> Result<(), ApplyError> {
     let (connection, transaction) = begin().await?;
-    transaction.commit(&connection).await.map_err(|source| ApplyError { what: "remove them", source })
+    transaction.commit(&connection).await.map_err(|source| ApplyError { what: "remove them", source })?;
+    routing::remove_others(None).await
 }
 
-/// Whether rules of [`apply`] are in the calling thread's network namespace.
+/// Whether rules of [`apply`] are in the calling thread's network namespace, with the routes that they need.
 ///
 /// # Errors
 /// As [`apply`].
 pub async fn is_set() -> Result<bool, ApplyError> {
     let connection = Connection::<Nftables>::new().map_err(|source| ApplyError { what: "open netlink", source })?;
     let tables = connection.list_tables_in(Family::Inet).await.map_err(|source| ApplyError { what: "list the tables", source })?;
-    Ok(tables.iter().any(|table| table.name == TABLE))
+    if !tables.iter().any(|table| table.name == TABLE) {
+        return Ok(false);
+    }
+    let chains = connection.list_chains_in(TABLE, Family::Inet).await.map_err(|source| ApplyError { what: "list the chains", source })?;
+    Ok(!chains.iter().any(|chain| chain.name == DIVERTED) || routing::is_set().await?)
 }
 
 /// A transaction that starts with the removal of the table, if there is one.
@@ -105,7 +120,10 @@ fn lower(chain: &str, rule: &Rule) -> NftRule {
             Match::Ipv6 => meta(out, MetaKey::NfProto, CmpOp::Eq, &[NFPROTO_IPV6]),
             Match::UdpPort(port) => out.match_udp_dport(*port),
             Match::UdpFrom(port) => out.then(NftMatch::eq(Field::UdpSport, *port)),
+            Match::ConnectionMark(mark) => out.then(NftMatch::eq(Field::CtMark, *mark)),
+            Match::Answer => out.then(NftMatch::eq(Field::CtDirection, CtDirection::Reply)),
             Match::OutLoopback => out.match_oif("lo"),
+            Match::InLoopback => out.match_iif("lo"),
             Match::Tcp => out.match_l4proto(TCP),
             Match::Port(port) => out.match_tcp_dport(*port),
             Match::NotPort(port) => out.match_tcp_dport_not(*port),
@@ -119,6 +137,10 @@ fn lower(chain: &str, rule: &Rule) -> NftRule {
         Verdict::Return => out.accept(),
         Verdict::Redirect(port) => out.redirect(Some(port)),
         Verdict::Zone(zone) => out.then(Stmt::SetCtZone(zone)),
+        Verdict::Tproxy(port, mark) => out.tproxy(Family::Inet, None, Some(port)).then(Stmt::SetMark(mark)).accept(),
+        Verdict::Drop => out.drop(),
+        Verdict::SetMark(mark) => out.then(Stmt::SetMark(mark)),
+        Verdict::MarkConnection(mark) => out.then(Stmt::SetCtMark(mark)),
     }
 }
 

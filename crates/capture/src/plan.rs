@@ -7,7 +7,7 @@ use std::{
 
 use mizzen_types::{IpRange, ports};
 
-use crate::settings::{Dns, Owner, Ports, Ranges, Settings};
+use crate::settings::{Dns, Mode, Owner, Ports, Ranges, Settings, Tproxy};
 
 /// The ports of the proxy and its agent: never captured inbound where everything else is.
 const OWN_INBOUND: [u16; 4] = [ports::HBONE, ports::METRICS, ports::READINESS, ports::AGENT];
@@ -26,6 +26,10 @@ pub enum Match {
     Mark(u32),
     /// The packet does not carry this mark.
     NotMark(u32),
+    /// The packet's connection carries this mark.
+    ConnectionMark(u32),
+    /// The packet goes to whoever opened its connection.
+    Answer,
     /// The packet's socket is this user's.
     User(u32),
     /// The packet's socket is another user's.
@@ -42,6 +46,8 @@ pub enum Match {
     UdpFrom(u16),
     /// The packet leaves through the loopback interface.
     OutLoopback,
+    /// The packet has come through the loopback interface.
+    InLoopback,
     /// TCP, whatever the port.
     Tcp,
     /// TCP to this port.
@@ -56,7 +62,7 @@ pub enum Match {
     NotDestination(IpRange),
 }
 
-/// What becomes of a connection that a rule matches.
+/// What becomes of a connection or a packet that a rule matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Leave it alone.
@@ -65,6 +71,15 @@ pub enum Verdict {
     Redirect(u16),
     /// The kernel looks for the packet's connection in this zone, unless it has found it already.
     Zone(u16),
+    /// As it is to the transparent socket that has its connection, or else listens on this port, with a mark. Where there is none, the rule does
+    /// not match.
+    Tproxy(u16, u32),
+    /// It goes nowhere.
+    Drop,
+    /// The packet gets this mark, and a route by it.
+    SetMark(u32),
+    /// The connection gets this mark.
+    MarkConnection(u32),
 }
 
 /// One rule: the first that matches a connection decides.
@@ -76,7 +91,16 @@ pub struct Rule {
     pub verdict: Verdict,
 }
 
-/// Chains of rules. `Display` writes them as `nft -f` reads them.
+/// What the kernel's routes are to be where inbound connections are not redirected: what carries the mark stays in the namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Routing {
+    /// The mark, and the table that it leads to.
+    pub by: Tproxy,
+    /// Whether that is so for IPv6, too.
+    pub ipv6: bool,
+}
+
+/// Chains of rules, and routes. `Display` writes them as `nft -f` reads them, the routes as a comment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// For connections that arrive from outside the namespace (hook prerouting).
@@ -87,13 +111,28 @@ pub struct Plan {
     pub inbound_zones: Vec<Rule>,
     /// The same of packets that leave.
     pub outbound_zones: Vec<Rule>,
+    /// For packets that arrive, where inbound connections are not redirected; else none.
+    pub diverted: Vec<Rule>,
+    /// For packets that leave, likewise: those of the program's answers have to find the proxy, which came from its client's address.
+    pub returned: Vec<Rule>,
+    /// The routes that this takes.
+    pub routing: Option<Routing>,
 }
 
 impl Plan {
     /// The rules for these settings.
     pub fn new(settings: &Settings) -> Plan {
         let (inbound_zones, outbound_zones) = zones(settings);
-        Plan { inbound: inbound(settings), outbound: outbound(settings), inbound_zones, outbound_zones }
+        let plan = Plan { outbound: outbound(settings), inbound_zones, outbound_zones, ..Plan::default() };
+        match settings.mode {
+            Mode::Redirect => Plan { inbound: inbound(settings, &[Verdict::Redirect(settings.inbound_port)]), ..plan },
+            Mode::Tproxy(by) => Plan {
+                diverted: diverted(settings, by),
+                returned: returned(settings, by),
+                routing: Some(Routing { by, ipv6: settings.ipv6 }),
+                ..plan
+            },
+        }
     }
 
     /// Whether connections of IPv6 are known by the address from which they are handed to the workload.
@@ -117,8 +156,9 @@ fn families(settings: &Settings, v4: Ipv4Addr, v6: Ipv6Addr) -> Vec<IpAddr> {
     if settings.ipv6 { vec![v4.into(), v6.into()] } else { vec![v4.into()] }
 }
 
-fn inbound(settings: &Settings) -> Vec<Rule> {
-    let redirect = Verdict::Redirect(settings.inbound_port);
+/// What becomes of connections from outside: these verdicts, one after the other.
+fn inbound(settings: &Settings, verdicts: &[Verdict]) -> Vec<Rule> {
+    let captured = |of: Match| verdicts.iter().map(move |verdict| rule([of.clone()], *verdict));
     let mut rules = only_ipv4(settings);
     match &settings.include_inbound {
         Ports::All => {
@@ -126,10 +166,29 @@ fn inbound(settings: &Settings) -> Vec<Rule> {
             // Who excludes them by name says what is so anyway.
             excluded.extend(settings.exclude_inbound.iter().filter(|port| !OWN_INBOUND.contains(port)));
             rules.extend(excluded.into_iter().map(|port| rule([Match::Port(port)], Verdict::Return)));
-            rules.push(rule([Match::Tcp], redirect));
+            rules.extend(captured(Match::Tcp));
         }
-        Ports::Only(ports) => rules.extend(ports.iter().map(|port| rule([Match::Port(*port)], redirect))),
+        Ports::Only(ports) => rules.extend(ports.iter().flat_map(|port| captured(Match::Port(*port)))),
     }
+    rules
+}
+
+/// Packets of inbound connections go to the proxy's sockets. Where it has none yet, or none any more, they go nowhere: the program would take them, and
+/// nobody would have asked for mutual TLS.
+fn diverted(settings: &Settings, by: Tproxy) -> Vec<Rule> {
+    let mut rules = inbound(settings, &[Verdict::Tproxy(settings.inbound_port, by.mark), Verdict::Drop]);
+    let first = rules.iter().position(|rule| rule.matches != [Match::Ipv6]).unwrap_or(rules.len());
+    // What is within the namespace, and what comes back to it, is no inbound connection.
+    rules.splice(first..first, [Match::InLoopback, Match::Answer].map(|of| rule([of], Verdict::Return)));
+    rules
+}
+
+/// The proxy goes on to the program from its client's address, on a socket with the mark. The program's answers to that address stay in the namespace by the
+/// same mark, which their connection remembers.
+fn returned(settings: &Settings, by: Tproxy) -> Vec<Rule> {
+    let mut rules = only_ipv4(settings);
+    rules.push(rule([Match::Tcp, Match::Mark(by.mark)], Verdict::MarkConnection(by.mark)));
+    rules.push(rule([Match::Tcp, Match::Answer, Match::ConnectionMark(by.mark)], Verdict::SetMark(by.mark)));
     rules
 }
 
@@ -147,6 +206,10 @@ fn outbound(settings: &Settings) -> Vec<Rule> {
     let to_outbound = Verdict::Redirect(settings.outbound_port);
     let loopbacks = families(settings, Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
     let mut rules = only_ipv4(settings);
+    if let Mode::Tproxy(by) = settings.mode {
+        // From the inbound proxy to its own workload, by the client's address.
+        rules.push(rule([Match::Mark(by.mark)], Verdict::Return));
+    }
     for port in &settings.exclude_outbound {
         rules.push(rule([Match::Port(*port)], Verdict::Return));
     }
@@ -238,6 +301,8 @@ impl fmt::Display for Match {
         match self {
             Match::Mark(mark) => write!(f, "meta mark {mark}"),
             Match::NotMark(mark) => write!(f, "meta mark != {mark}"),
+            Match::ConnectionMark(mark) => write!(f, "ct mark {mark}"),
+            Match::Answer => f.write_str("ct direction reply"),
             Match::User(user) => write!(f, "meta skuid {user}"),
             Match::NotUser(user) => write!(f, "meta skuid != {user}"),
             Match::Group(group) => write!(f, "meta skgid {group}"),
@@ -246,6 +311,7 @@ impl fmt::Display for Match {
             Match::UdpPort(port) => write!(f, "udp dport {port}"),
             Match::UdpFrom(port) => write!(f, "udp sport {port}"),
             Match::OutLoopback => f.write_str("oifname \"lo\""),
+            Match::InLoopback => f.write_str("iifname \"lo\""),
             Match::Tcp => f.write_str("meta l4proto tcp"),
             Match::Port(port) => write!(f, "tcp dport {port}"),
             Match::NotPort(port) => write!(f, "tcp dport != {port}"),
@@ -265,6 +331,10 @@ impl fmt::Display for Rule {
             Verdict::Return => f.write_str("return"),
             Verdict::Redirect(port) => write!(f, "redirect to :{port}"),
             Verdict::Zone(zone) => write!(f, "ct zone set {zone}"),
+            Verdict::Tproxy(port, mark) => write!(f, "tproxy to :{port} meta mark set {mark} accept"),
+            Verdict::Drop => f.write_str("drop"),
+            Verdict::SetMark(mark) => write!(f, "meta mark set {mark}"),
+            Verdict::MarkConnection(mark) => write!(f, "ct mark set {mark}"),
         }
     }
 }
@@ -282,6 +352,9 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "table inet {} {{", crate::TABLE)?;
         for (hook, rules) in [("prerouting", &self.inbound), ("output", &self.outbound)] {
+            if hook == "prerouting" && self.routing.is_some() {
+                continue;
+            }
             // -100 is what `dstnat` stands for, a word that nft knows on the hook prerouting alone.
             chain(f, hook, &format!("nat hook {hook} priority -100"), rules)?;
         }
@@ -290,7 +363,17 @@ impl fmt::Display for Plan {
                 chain(f, &format!("{}{hook}", crate::apply::ZONES), &format!("filter hook {hook} priority -300"), rules)?;
             }
         }
-        writeln!(f, "}}")
+        if self.routing.is_some() {
+            chain(f, crate::apply::DIVERTED, "filter hook prerouting priority -150", &self.diverted)?;
+            chain(f, crate::apply::RETURNED, "route hook output priority -150", &self.returned)?;
+        }
+        writeln!(f, "}}")?;
+        let Some(Routing { by: Tproxy { mark, table }, ipv6 }) = self.routing else { return Ok(()) };
+        for ip in if ipv6 { &["ip", "ip -6"][..] } else { &["ip"] } {
+            writeln!(f, "# {ip} rule add fwmark {mark} lookup {table}")?;
+            writeln!(f, "# {ip} route add local default dev lo table {table}")?;
+        }
+        Ok(())
     }
 }
 
@@ -434,6 +517,63 @@ mod tests {
             udp sport 15053 ct zone set 2
             "#,
         );
+    }
+
+    /// With TPROXY nothing inbound is redirected, and the program's answers come back to the proxy.
+    #[test]
+    fn transparent() {
+        let mode = Mode::Tproxy(Tproxy::default());
+        let pod = Settings { owner: Owner::User { uid: 1337, gid: 1337 }, ipv6: false, mode, ..Settings::default() };
+        check(
+            Settings { exclude_inbound: vec![22], ..pod.clone() },
+            r#"
+            chain output {
+            meta nfproto ipv6 return
+            meta mark 1337 return
+            oifname "lo" meta l4proto tcp ip saddr 127.0.0.6/32 return
+            meta skuid 1337 oifname "lo" ip daddr != 127.0.0.1/32 tcp dport != 15008 redirect to :15006
+            meta skgid 1337 oifname "lo" ip daddr != 127.0.0.1/32 tcp dport != 15008 redirect to :15006
+            oifname "lo" meta l4proto tcp meta skuid != 1337 meta skgid != 1337 return
+            meta skuid 1337 return
+            meta skgid 1337 return
+            meta l4proto tcp ip daddr 127.0.0.1/32 return
+            meta l4proto tcp redirect to :15001
+            chain tproxy-prerouting {
+            meta nfproto ipv6 return
+            iifname "lo" return
+            ct direction reply return
+            tcp dport 15008 return
+            tcp dport 15090 return
+            tcp dport 15021 return
+            tcp dport 15020 return
+            tcp dport 22 return
+            meta l4proto tcp tproxy to :15006 meta mark set 1337 accept
+            meta l4proto tcp drop
+            chain tproxy-output {
+            meta nfproto ipv6 return
+            meta l4proto tcp meta mark 1337 ct mark set 1337
+            meta l4proto tcp ct direction reply ct mark 1337 meta mark set 1337
+            # ip rule add fwmark 1337 lookup 133
+            # ip route add local default dev lo table 133
+            "#,
+        );
+        let some = Settings { include_inbound: Ports::Only(vec![80, 443]), ipv6: true, ..pod };
+        let some = Settings { mode: Mode::Tproxy(Tproxy { mark: 7, table: 300 }), inbound_port: 25006, ..some };
+        let text = Plan::new(&some).to_string();
+        let inbound = r#"    iifname "lo" return
+    ct direction reply return
+    tcp dport 80 tproxy to :25006 meta mark set 7 accept
+    tcp dport 80 drop
+    tcp dport 443 tproxy to :25006 meta mark set 7 accept
+    tcp dport 443 drop
+  }
+"#;
+        assert!(text.contains(inbound), "{text}");
+        assert!(text.ends_with("# ip -6 rule add fwmark 7 lookup 300\n# ip -6 route add local default dev lo table 300\n"), "{text}");
+        nft_reads(&text);
+        // Nothing is captured: then nothing is dropped.
+        let none = Plan::new(&Settings { include_inbound: Ports::Only(vec![]), ..some });
+        assert!(!none.to_string().contains("drop"), "{none}");
     }
 
     #[test]

@@ -18,6 +18,32 @@ pub enum Owner {
     },
 }
 
+/// How inbound connections come to the proxy; outbound ones are redirected whatever it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Their destination is rewritten (REDIRECT); the program sees the proxy as its client.
+    #[default]
+    Redirect,
+    /// They come as they are (TPROXY), and the proxy goes on to the program from the client's own address.
+    Tproxy(Tproxy),
+}
+
+/// What TPROXY needs of a network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tproxy {
+    /// The mark of inbound packets, and of the proxy's connections to the program: these stay within the namespace. Not 0.
+    pub mark: u32,
+    /// The table of routes for packets with that mark: all of it leads here. None of the kernel's own.
+    pub table: u32,
+}
+
+impl Default for Tproxy {
+    /// Istio's mark and table.
+    fn default() -> Self {
+        Tproxy { mark: ports::PROXY_MARK, table: 133 }
+    }
+}
+
 /// The capture of questions for names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dns {
@@ -52,6 +78,8 @@ pub struct Settings {
     pub owner: Owner,
     /// Whether IPv6 is captured; otherwise it is left alone as a whole.
     pub ipv6: bool,
+    /// How inbound connections come to the proxy.
+    pub mode: Mode,
     /// Whether questions for names are captured; they are not where the agent answers on an address of its own.
     pub dns: Option<Dns>,
     /// Where captured inbound connections go.
@@ -82,6 +110,7 @@ pub struct SettingsError {
     pub reason: String,
 }
 
+const MODE: &str = "sidecar.istio.io/interceptionMode";
 const INCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/includeInboundPorts";
 const EXCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/excludeInboundPorts";
 const INCLUDE_OUTBOUND: &str = "traffic.sidecar.istio.io/includeOutboundPorts";
@@ -94,6 +123,7 @@ impl Default for Settings {
         Settings {
             owner: Owner::Mark(ports::PROXY_MARK),
             ipv6: true,
+            mode: Mode::Redirect,
             dns: None,
             inbound_port: ports::INBOUND,
             outbound_port: ports::OUTBOUND,
@@ -120,11 +150,21 @@ impl Settings {
     ) -> Result<Settings, SettingsError> {
         let given: BTreeMap<String, String> = annotations
             .into_iter()
-            .filter(|(key, _)| key.as_ref().starts_with("traffic.sidecar.istio.io/"))
+            .filter(|(key, _)| key.as_ref() == MODE || key.as_ref().starts_with("traffic.sidecar.istio.io/"))
             .map(|(key, value)| (key.as_ref().to_owned(), value.as_ref().to_owned()))
             .collect();
         let mut settings = Settings::default();
         let get = |name: &str| given.get(name).map(|text| text.trim());
+        if let Some(text) = get(MODE) {
+            settings.mode = match text {
+                "" | "REDIRECT" => Mode::Redirect,
+                "TPROXY" => Mode::Tproxy(Tproxy::default()),
+                other => {
+                    let reason = format!("`{other}` is not supported: it must be REDIRECT or TPROXY");
+                    return Err(SettingsError { annotation: MODE, reason });
+                }
+            };
+        }
         if let Some(text) = get(INCLUDE_INBOUND) {
             settings.include_inbound = if text == "*" { Ports::All } else { Ports::Only(parse_ports(INCLUDE_INBOUND, text)?) };
         }
@@ -231,6 +271,12 @@ mod tests {
                 include_outbound: vec![443],
                 ..Settings::default()
             }),
+        );
+        check(&[(MODE, "REDIRECT")], Ok(Settings::default()));
+        check(&[(MODE, "TPROXY")], Ok(Settings { mode: Mode::Tproxy(Tproxy { mark: 1337, table: 133 }), ..Settings::default() }));
+        check(
+            &[(MODE, "NONE")],
+            Err("annotation sidecar.istio.io/interceptionMode: `NONE` is not supported: it must be REDIRECT or TPROXY"),
         );
         check(
             &[(EXCLUDE_INBOUND, "80,http")],

@@ -7,6 +7,7 @@
 
 mod inside;
 mod network;
+mod transparent;
 mod workload;
 
 use std::{
@@ -242,6 +243,7 @@ async fn run_checks(link: &mizzen_host::Link, paths: &Paths) -> u8 {
     let work = tokio::spawn(async move {
         let mesh = network::Mesh::start(&link).await;
         network::checks(&mesh, &paths).await;
+        transparent::checks(&mesh).await;
         workload::checks(&mesh, &paths).await;
         mesh.link.stopped().await;
     });

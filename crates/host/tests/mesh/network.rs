@@ -60,7 +60,7 @@ async fn connect(host: &Host, from: From, to: impl Into<SocketAddr>) -> io::Resu
     host.run(move || connect_here(from, to)).await.unwrap()
 }
 
-async fn listen(host: &Host, address: impl Into<SocketAddr>) -> TcpListener {
+pub(crate) async fn listen(host: &Host, address: impl Into<SocketAddr>) -> TcpListener {
     let address = address.into();
     host.run(move || TcpListener::bind(address)).await.unwrap().unwrap()
 }
