@@ -158,6 +158,8 @@ pub struct Dial {
     pub target: Target,
     /// Bind to this address first (`InboundPassthroughCluster`: 127.0.0.6).
     pub source: Option<IpAddr>,
+    /// Whether that is the client's own address and not one of this host (`IP_TRANSPARENT`).
+    pub transparent: bool,
     /// `SO_MARK`, 0 for none.
     pub mark: u32,
     /// TCP keep-alive: idle time, interval, probes.

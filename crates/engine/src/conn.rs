@@ -13,7 +13,7 @@ use crate::{
     Addrs, ConnId, Limits, WaitId,
     buf::Buf,
     ceiling::Places,
-    clusters::{Owner, UpSpec},
+    clusters::{ClientAddress, Owner, UpSpec},
     id::{CheckId, StreamId},
     lb::Guard,
     tls::Tls,
@@ -191,6 +191,14 @@ pub(crate) struct Peeked {
 }
 
 impl Down {
+    /// The client's address, if servers are to be called from it.
+    pub(crate) fn client_address(&self, addrs: &Addrs) -> Option<ClientAddress> {
+        let mark = self.listener.original_src(self.destination.port())?;
+        let ip = addrs.peer.ip().to_canonical();
+        // What has come by a Unix socket has none.
+        (!ip.is_unspecified()).then_some(ClientAddress { ip, mark })
+    }
+
     pub(crate) fn policy_facts<'a>(&'a self, addrs: &Addrs) -> PolicyFacts<'a> {
         PolicyFacts {
             destination: self.destination,

@@ -95,6 +95,8 @@ pub struct Sim {
     pub window: usize,
     /// Dials made so far, by target.
     pub dials: Vec<Target>,
+    /// Where they came from: the address that was bound, whether it is a client's, the mark.
+    pub sources: Vec<(Option<IpAddr>, bool, u32)>,
     /// Resources that proxies have asked for: the proxy, the question, the resource.
     asked: Vec<(usize, WaitId, String)>,
     /// What the proxies' calls for the control thread were answered, by number.
@@ -142,6 +144,7 @@ impl Sim {
             split: 0,
             window: 256 * 1024,
             dials: Vec::new(),
+            sources: Vec::new(),
             asked: Vec::new(),
             answers: Vec::new(),
         }
@@ -378,6 +381,7 @@ impl Sim {
             match action {
                 Action::Dial(dial) => {
                     self.dials.push(dial.target.clone());
+                    self.sources.push((dial.source, dial.transparent, dial.mark));
                     self.dial(host, dial.id, &dial.target, dial.source);
                 }
                 Action::Cancel(id) => self.waiting.retain(|(h, d)| (*h, *d) != (host, id)),

@@ -15,6 +15,8 @@ pub struct ConnectOptions {
     pub mark: Option<u32>,
     /// The address to come from; the kernel chooses the port.
     pub source: Option<IpAddr>,
+    /// Whether that may be an address of others (IP_TRANSPARENT). Needs CAP_NET_ADMIN.
+    pub transparent: bool,
     /// How long to try.
     pub timeout: Duration,
     /// After how long an idle connection is probed.
@@ -24,7 +26,7 @@ pub struct ConnectOptions {
 impl Default for ConnectOptions {
     /// No mark, any source, 10 s, no probes.
     fn default() -> Self {
-        ConnectOptions { mark: None, source: None, timeout: Duration::from_secs(10), keepalive: None }
+        ConnectOptions { mark: None, source: None, transparent: false, timeout: Duration::from_secs(10), keepalive: None }
     }
 }
 
@@ -62,10 +64,27 @@ fn prepare(socket: &Socket, options: &ConnectOptions) -> io::Result<()> {
     if let Some(mark) = options.mark {
         socket.set_mark(mark)?;
     }
-    if let Some(source) = options.source {
+    let Some(source) = options.source else { return Ok(()) };
+    if !options.transparent {
         // The port is chosen at connect, when the kernel knows the destination: many more connections fit.
         let _ = setsockopt(socket, IpBindAddressNoPort, &true);
-        socket.bind(&SocketAddr::new(source, 0).into())?;
+        return socket.bind(&SocketAddr::new(source, 0).into());
     }
-    Ok(())
+    let bind = || {
+        if source.is_ipv6() {
+            socket.set_ip_transparent_v6(true)?
+        } else {
+            socket.set_ip_transparent_v4(true)?
+        }
+        // A connection of the address's owner to the same destination may have the same port, and a packet that belongs to either would belong to both. The
+        // kernel does not see that; but it gives one half of the ports to those who connect, and the other half to those who bind, as long as it can. So
+        // the port is chosen here and not at connect.
+        socket.bind(&SocketAddr::new(source, 0).into())
+    };
+    bind().map_err(|error: io::Error| io::Error::new(error.kind(), format!("come from {source}: {error}{}", need(&error))))
+}
+
+/// What those lack who may not be transparent.
+pub(crate) fn need(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::PermissionDenied { ": a transparent socket needs the capability NET_ADMIN" } else { "" }
 }

@@ -6,6 +6,8 @@ use std::os::fd::AsFd;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use crate::connect::need;
+
 /// How to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenOptions {
@@ -49,7 +51,8 @@ pub fn listen(address: SocketAddr, options: &ListenOptions) -> io::Result<TcpLis
             if address.is_ipv6() { socket.set_freebind_v6(true)? } else { socket.set_freebind_v4(true)? }
         }
         if options.transparent {
-            if address.is_ipv6() { socket.set_ip_transparent_v6(true)? } else { socket.set_ip_transparent_v4(true)? }
+            let set = if address.is_ipv6() { socket.set_ip_transparent_v6(true) } else { socket.set_ip_transparent_v4(true) };
+            set.map_err(|error| io::Error::new(error.kind(), format!("{error}{}", need(&error))))?;
         }
         socket.bind(&address.into())?;
         socket.listen(options.backlog)?;
@@ -142,7 +145,10 @@ mod tests {
         let options = ListenOptions { transparent: true, ..ListenOptions::default() };
         match listen("127.0.0.1:0".parse().unwrap(), &options) {
             Ok(listener) => assert!(SockRef::from(&listener).ip_transparent_v4().unwrap()),
-            Err(error) => assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}"),
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
+                assert!(error.to_string().ends_with(": a transparent socket needs the capability NET_ADMIN"), "{error}");
+            }
         }
     }
 }

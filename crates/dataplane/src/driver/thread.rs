@@ -392,6 +392,7 @@ async fn connect(dial: &Dial) -> io::Result<(Stream, Addrs)> {
             let options = mizzen_net::ConnectOptions {
                 mark: (dial.mark != 0).then_some(dial.mark),
                 source: dial.source,
+                transparent: dial.transparent,
                 // The engine bounds the time.
                 timeout: Duration::from_secs(3600),
                 keepalive: None,

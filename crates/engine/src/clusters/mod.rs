@@ -36,7 +36,7 @@ pub(crate) use again::{Again, Tried};
 pub(crate) use dial::{Dialing, Owner};
 pub(crate) use hosts::{Host, NoHost};
 pub(crate) use pool::Pool;
-pub(crate) use spec::{ConnKey, Judge, UpSpec, Wish, certificate_subject, certificate_uri};
+pub(crate) use spec::{ClientAddress, ConnKey, Judge, UpSpec, Wish, certificate_subject, certificate_uri};
 
 use balancers::{Balancer, Pick};
 use dynamic::Brought;
@@ -218,16 +218,23 @@ impl Clusters {
         self.view(cx, &spec.cluster).state.acquire(Limit::Connections, spec.max_connections)
     }
 
+    /// The pools of a cluster.
+    pub(crate) fn pools_of(&self, cluster: &str) -> &[PoolId] {
+        self.pools_of.get(cluster).map(Vec::as_slice).unwrap_or_default()
+    }
+
     /// Starts a dial.
     pub(crate) fn dial(&mut self, cx: &mut Context, spec: Arc<UpSpec>, owner: Owner, guard: Option<Guard>) -> DialId {
         let deadline = cx.now.mono + spec.connect_timeout;
-        let (target, source, keepalive) = (spec.target.clone(), spec.source, spec.keepalive);
+        let (target, client, keepalive) = (spec.target.clone(), spec.client, spec.keepalive);
+        let source = client.map(|client| client.ip).or(spec.source);
+        let mark = client.map(|client| client.mark).filter(|mark| *mark != 0).unwrap_or(cx.options.mark);
         let id = self.dials.insert::<DialTag>(Dialing { spec, owner, guard, deadline });
         cx.timers.arm(deadline, TimerKey::Dial(id));
         match target {
             Target::Internal(..) => cx.inbox.push_back(Event::DialInside(id)),
             Target::Tcp(_) | Target::Pipe(_) => {
-                cx.actions.push(Action::Dial(Dial { id, target, source, mark: cx.options.mark, keepalive }));
+                cx.actions.push(Action::Dial(Dial { id, target, source, transparent: client.is_some(), mark, keepalive }));
             }
         }
         id

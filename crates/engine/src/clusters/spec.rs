@@ -18,6 +18,24 @@ pub(crate) struct Wish<'a> {
     pub(crate) alpn: Option<&'a [Name]>,
     pub(crate) authority: &'a str,
     pub(crate) http: bool,
+    pub(crate) client: Option<ClientAddress>,
+}
+
+/// A client's address, from which a connection to a server is dialled (`envoy.filters.listener.original_src`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ClientAddress {
+    pub(crate) ip: IpAddr,
+    /// The socket's mark; 0: that of all others.
+    pub(crate) mark: u32,
+}
+
+impl ClientAddress {
+    /// Whether a server can be called from it: not one of the other family, and not one at a loopback address, whose answers the kernel would send nowhere.
+    fn reaches(self, target: &Target) -> bool {
+        let Target::Tcp(server) = target else { return false };
+        let server = server.ip().to_canonical();
+        server.is_ipv4() == self.ip.is_ipv4() && (!server.is_loopback() || self.ip.is_loopback())
+    }
 }
 
 /// What makes two connections interchangeable: all that shapes one. Where it differs from what a new connection would have now, no new stream goes
@@ -27,6 +45,8 @@ pub(crate) struct ConnKey {
     pub(crate) cluster: Name,
     pub(crate) target: Target,
     pub(crate) source: Option<IpAddr>,
+    /// The client that it comes from, which then is the only one whose streams it carries; in the place of `source`.
+    pub(crate) client: Option<ClientAddress>,
     pub(crate) keepalive: Option<Keepalive>,
     pub(crate) connect_timeout: Duration,
     pub(crate) max_connections: u32,
@@ -119,6 +139,7 @@ impl ConnKey {
             cluster: cluster.name.clone(),
             target: target.clone(),
             source: source_of(cluster, target),
+            client: wish.client.filter(|client| client.reaches(target)),
             keepalive: keepalive_of(cluster),
             connect_timeout: cluster.connect_timeout,
             max_connections: cluster.breakers.connections,
@@ -204,7 +225,7 @@ impl<'a> Judge<'a> {
             return false;
         }
         let protocol = if cluster.http.protocol == HttpProtocol::Downstream { spec.protocol } else { cluster.http.protocol };
-        let wish = Wish { alpn: spec.copied.alpn.as_deref(), authority: &spec.copied.authority, http: spec.is_http };
+        let wish = Wish { alpn: spec.copied.alpn.as_deref(), authority: &spec.copied.authority, http: spec.is_http, client: spec.client };
         let place = (endpoint.or(spec.endpoint.as_ref()), &spec.target);
         ConnKey::new([self.config, self.config], cluster, place, protocol, wish).is_ok_and(|key| key == spec.key)
     }

@@ -7,6 +7,7 @@ mod calls;
 mod ceilings;
 mod changes;
 mod checks;
+mod clients;
 mod dynamic;
 mod filters;
 mod flow;

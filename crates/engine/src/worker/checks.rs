@@ -254,7 +254,7 @@ impl Worker {
             CheckKind::Grpc(check) => session.authority(&check.authority),
             CheckKind::Tcp(_) => "",
         };
-        let wish = Wish { alpn: session.check.alpn.as_deref(), authority, http };
+        let wish = Wish { alpn: session.check.alpn.as_deref(), authority, http, client: None };
         let made = UpSpec::new(&self.cx, &self.cx.config, &session.cluster, &session.probe, protocol, wish);
         Some(made.map(|mut spec| {
             spec.key.check = Some(id);

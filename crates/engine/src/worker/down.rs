@@ -228,11 +228,12 @@ impl Worker {
                 ListenerFilter::TlsInspector(_)
                 | ListenerFilter::HttpInspector(_)
                 | ListenerFilter::OriginalDst(_)
+                | ListenerFilter::OriginalSrc(..)
                 | ListenerFilter::ProxyProtocol(_) => {}
             }
         }
         // A client that closes without a byte, where bytes were needed, wanted nothing.
-        let needs_none = |f: &ListenerFilter| matches!(f, ListenerFilter::OriginalDst(_) | ListenerFilter::ProxyProtocol(_));
+        let needs_none = |f: &ListenerFilter| !matches!(f, ListenerFilter::TlsInspector(_) | ListenerFilter::HttpInspector(_));
         if eof && bytes.is_empty() && !listener.listener_filters.iter().all(needs_none) {
             self.remove(id, Some(How::Close));
             return;

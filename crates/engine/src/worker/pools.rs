@@ -8,12 +8,13 @@ use mizzen_ir::config::{HttpProtocol, UpstreamHttp};
 use super::Worker;
 use crate::{
     ConnId,
-    clusters::Owner,
+    clusters::{Owner, UpSpec},
     conn::{Closing, Http, Proto},
     event::{Event, Lost},
     filter,
     flags::Flags,
     id::{PoolId, StreamId},
+    lb::Guard,
     outlier::Seen,
     stream::At,
 };
@@ -85,7 +86,10 @@ impl Worker {
             }
             let (spec, any) = (pool.spec.clone(), pool.coming() + pool.conns.len() > 0);
             // A check is no traffic, and a host is not ill because others use up what they may.
-            let guard = if spec.check.is_some() { None } else { self.clusters.connection_guard(&self.cx, &spec) };
+            let mut guard = if spec.check.is_some() { None } else { self.clusters.connection_guard(&self.cx, &spec) };
+            if guard.is_none() && !any && spec.client.is_some() {
+                guard = self.place_of_idle(&spec);
+            }
             let full = guard.is_none() && spec.check.is_none();
             if full || self.clusters.dials_full(&self.cx) {
                 // With a connection there or coming the queue moves on; else nobody would ever serve it.
@@ -99,6 +103,22 @@ impl Worker {
                 pool.dials.push(dial);
             }
         }
+    }
+
+    /// The place of a connection that another client has left idle. Each has connections of its own, and those of some would keep the others out for as long
+    /// as they are kept.
+    fn place_of_idle(&mut self, spec: &UpSpec) -> Option<Guard> {
+        let pools = self.clusters.pools_of(&spec.cluster).iter().filter_map(|id| self.clusters.pool(*id));
+        let others = pools.filter(|pool| pool.spec.client.is_some() && pool.spec.client != spec.client);
+        let is_idle = |id: &ConnId| {
+            self.conns.get(*id).is_some_and(|conn| conn.closing == Closing::No && conn.http().is_some_and(|http| http.streams.is_empty()))
+        };
+        let id = others.flat_map(|pool| pool.conns.iter().copied()).find(is_idle)?;
+        let up = self.conns.get_mut(id)?.up_mut()?;
+        up.draining = true;
+        let guard = up.guard.take();
+        self.end_if_done(id);
+        guard
     }
 
     /// Gives up the dials and handshakes that nobody waits for any more, the youngest first.

@@ -201,12 +201,12 @@ impl Worker {
         let Some(request) = stream.traffic.request_mut() else { return };
         let Some((forward, cluster)) = request.route.as_ref().and_then(|r| Some((r.forward.clone()?, r.cluster.clone()?))) else { return };
         request.step = Step::Picking(None);
-        let (down_h2, destination) = match client {
-            None => (request.is_grpc, NOWHERE),
+        let (down_h2, destination, from) = match client {
+            None => (request.is_grpc, NOWHERE, None),
             Some(conn) => {
                 let Some(conn) = self.conns.get(conn) else { return };
                 let Some(down) = conn.down() else { return };
-                (conn.is_h2(), down.destination)
+                (conn.is_h2(), down.destination, down.client_address(&conn.addrs))
             }
         };
         // The newest form of the cluster, as long as there is one of the name.
@@ -234,7 +234,10 @@ impl Worker {
         };
         let alpn = request.facts.alpn.as_ref().filter(|_| cluster.alpn_override);
         let key = (host.target.clone(), protocol, alpn.cloned().map(Same));
-        if let Some((spec, pool)) = self.clusters.known_spec(&self.cx, &cluster.name, &key) {
+        // Each client has ways of its own.
+        if from.is_none()
+            && let Some((spec, pool)) = self.clusters.known_spec(&self.cx, &cluster.name, &key)
+        {
             return self.start(id, &forward, cluster, &host, spec, pool);
         }
         // Istio's filter chooses ALPN by what is spoken to the server.
@@ -243,13 +246,13 @@ impl Worker {
             HttpProtocol::Http1 => Some(&*alpn.http11),
             HttpProtocol::Alpn | HttpProtocol::Downstream => None,
         });
-        let wish = Wish { alpn: names.filter(|names| !names.is_empty()), authority: request.head.authority(), http: true };
+        let wish = Wish { alpn: names.filter(|names| !names.is_empty()), authority: request.head.authority(), http: true, client: from };
         match UpSpec::new(&self.cx, &config, &cluster, &host, protocol, wish) {
             Ok(spec) => {
                 let spec = Arc::new(spec);
                 let pool = self.clusters.pool_for(&spec);
-                // Where the address or the server name depends on the request, there is no end of specs.
-                if host.endpoint.is_some() && !cluster.http.auto_sni {
+                // Where an address or the server name depends on the request, there is no end of specs.
+                if host.endpoint.is_some() && !cluster.http.auto_sni && from.is_none() {
                     self.clusters.keep_spec(&self.cx, &cluster.name, key, spec.clone(), pool);
                 }
                 self.start(id, &forward, cluster, &host, spec, pool);

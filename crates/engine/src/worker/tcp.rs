@@ -74,6 +74,7 @@ impl Worker {
         let destination = down.destination;
         let hash = (proxy.hash_source && cluster.lb.hashes()).then(|| source_hash(conn.addrs.peer.ip()));
         let subset = target.and_then(|target| target.subset.as_ref());
+        let wish = Wish { client: down.client_address(&conn.addrs), ..Wish::default() };
         let named = down.server_name.as_deref().map(|name| (name, proxy.named_port));
         let ask = Ask { destination, again: None, hash, subset, named };
         let host = match self.clusters.pick(&mut self.cx, &mut self.questions, &config, &cluster, ask) {
@@ -90,7 +91,7 @@ impl Worker {
         };
         tcp.attempts += 1;
         stream.record.attempts = tcp.attempts;
-        let spec = match UpSpec::new(&self.cx, &config, &cluster, &host, cluster.http.protocol, Wish::default()) {
+        let spec = match UpSpec::new(&self.cx, &config, &cluster, &host, cluster.http.protocol, wish) {
             Ok(spec) => Arc::new(spec),
             Err(error) => {
                 stream.record.upstream_failure = Some(error);

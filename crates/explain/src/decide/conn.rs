@@ -153,7 +153,7 @@ pub(super) fn chain(listener: &Listener, flow: &Flow, steps: &mut Vec<Step>) -> 
         listener.listener_filters.iter().any(|filter| match filter {
             ListenerFilter::TlsInspector(off) => tls && !off.holds(port),
             ListenerFilter::HttpInspector(off) => !tls && !off.holds(port),
-            ListenerFilter::OriginalDst(_) | ListenerFilter::ProxyProtocol(_) => false,
+            ListenerFilter::OriginalDst(_) | ListenerFilter::OriginalSrc(..) | ListenerFilter::ProxyProtocol(_) => false,
         })
     };
     let hello = flow.layers.last().filter(|_| inspects(true));

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mizzen_protos::envoy::envoy::config::core::v3 as core;
 use mizzen_protos::envoy::envoy::config::listener::v3 as listener;
+use mizzen_protos::envoy::envoy::extensions::filters::listener::original_src::v3 as original_src;
 use mizzen_protos::envoy::envoy::extensions::filters::listener::proxy_protocol::v3 as proxy_protocol;
 use mizzen_protos::envoy::envoy::extensions::filters::listener::tls_inspector::v3 as tls_inspector;
 use mizzen_protos::envoy::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
@@ -106,6 +107,13 @@ pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resou
         return cx.refuse("filter_chains", "there is none");
     }
     let use_original_dst = cluster::is_true(use_original_dst);
+    let listener_filters = listener_filters_of(cx, listener_filters, use_original_dst)?;
+    let tunnels = |chain: &Arc<FilterChain>| matches!(&chain.filters.last, Terminal::Tcp(proxy) if proxy.tunnel.is_some());
+    if let Some(i) = listener_filters.iter().position(|filter| matches!(filter, ListenerFilter::OriginalSrc(..)))
+        && chains.iter().chain(&default_chain).any(tunnels)
+    {
+        return cx.refuse(&format!("listener_filters[{i}]"), "a tunnel through an HTTP proxy does not come from the client's address");
+    }
     Ok(Resource::Listener(Arc::new(Listener {
         name: name(&title),
         hash,
@@ -113,7 +121,7 @@ pub(super) fn compile(cx: &mut Cx, bytes: &[u8], hash: ContentHash) -> Res<Resou
         internal,
         bind,
         use_original_dst,
-        listener_filters: listener_filters_of(cx, listener_filters, use_original_dst)?,
+        listener_filters,
         peek_timeout: cx.limit("listener_filters_timeout", listener_filters_timeout, Some(Duration::from_secs(15)))?,
         continue_on_timeout: continue_on_listener_filters_timeout,
         chains: chains.into(),
@@ -152,6 +160,10 @@ fn listener_filters_of(cx: &mut Cx, list: Vec<listener::ListenerFilter>, use_ori
         };
         match type_name(&any) {
             "envoy.extensions.filters.listener.original_dst.v3.OriginalDst" => Ok(ListenerFilter::OriginalDst(disabled)),
+            "envoy.extensions.filters.listener.original_src.v3.OriginalSrc" => {
+                let mark = cx.within("typed_config", |cx| source_mark(cx, &any))?;
+                Ok(ListenerFilter::OriginalSrc(disabled, mark))
+            }
             "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector" => Ok(ListenerFilter::HttpInspector(disabled)),
             "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" => {
                 let tls_inspector::TlsInspector {
@@ -189,6 +201,17 @@ fn listener_filters_of(cx: &mut Cx, list: Vec<listener::ListenerFilter>, use_ori
         };
         return cx.refuse(&format!("listener_filters[{i}]"), reason);
     }
+    let sources = found.iter().enumerate().filter(|(_, filter)| matches!(filter, ListenerFilter::OriginalSrc(..)));
+    for (at, (i, _)) in sources.enumerate() {
+        let reason = if at > 0 {
+            "connections come from one address"
+        } else if found.iter().skip(i).any(|filter| matches!(filter, ListenerFilter::ProxyProtocol(_))) {
+            "the PROXY protocol's header says where a connection comes from: it is read before"
+        } else {
+            continue;
+        };
+        return cx.refuse(&format!("listener_filters[{i}]"), reason);
+    }
     Ok(found.into())
 }
 
@@ -205,6 +228,13 @@ fn proxy_header(cx: &mut Cx, any: &mizzen_protos::Any) -> Res<()> {
     // Where the header may be missing, anybody could say by one of his own that he is somebody else.
     refused!(cx; rules, pass_through_tlvs, disallowed_versions, allow_requests_without_proxy_protocol);
     Ok(())
+}
+
+fn source_mark(cx: &mut Cx, any: &mizzen_protos::Any) -> Res<u32> {
+    let original_src::OriginalSrc { bind_port, mark } = cx.unpack(any)?;
+    // The client's own connection to the same destination has that port.
+    refused!(cx; bind_port);
+    Ok(mark)
 }
 
 fn predicate(cx: &mut Cx, m: listener::ListenerFilterChainMatchPredicate) -> Res<PortPredicate> {

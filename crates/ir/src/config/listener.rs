@@ -77,6 +77,8 @@ pub enum Direction {
 pub enum ListenerFilter {
     /// The connection's destination is the one from before the redirect.
     OriginalDst(PortPredicate),
+    /// What is dialled for it comes from its client's address, on sockets with this mark; 0: with that of all others.
+    OriginalSrc(PortPredicate, u32),
     /// It begins with a header of the PROXY protocol, which says where it comes from and was going to.
     ProxyProtocol(PortPredicate),
     /// Is it TLS, with which server name and ALPN?
@@ -101,6 +103,16 @@ pub enum PortPredicate {
     Or(Arc<[PortPredicate]>),
     /// Not this.
     Not(Arc<PortPredicate>),
+}
+
+impl Listener {
+    /// Whether what is dialled for connections to this port comes from their client's address, and the mark of its sockets.
+    pub fn original_src(&self, port: u16) -> Option<u32> {
+        self.listener_filters.iter().find_map(|filter| match filter {
+            ListenerFilter::OriginalSrc(off, mark) if !off.holds(port) => Some(*mark),
+            _ => None,
+        })
+    }
 }
 
 impl PortPredicate {

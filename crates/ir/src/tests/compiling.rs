@@ -54,6 +54,20 @@ fn listeners() {
         let refused = format!("listener_filters[0].typed_config.{at}: not supported");
         check(k, &l(json!({"listenerFilters": [header(json!({field: value}))]})), &refused);
     }
+    let source = |more: Value| listening("original_src.v3.OriginalSrc", more);
+    check(k, &l(json!({"listenerFilters": [source(json!({"mark": 1337})), inspector()], "transparent": true})), "ok");
+    check(k, &l(json!({"listenerFilters": [header(json!({})), source(json!({}))]})), "ok");
+    check(
+        k,
+        &l(json!({"listenerFilters": [source(json!({"bindPort": true}))]})),
+        "listener_filters[0].typed_config.bind_port: not supported",
+    );
+    check(k, &l(json!({"listenerFilters": [source(json!({})), source(json!({}))]})), "listener_filters[1]: connections come from one");
+    check(
+        k,
+        &l(json!({"listenerFilters": [source(json!({})), header(json!({}))]})),
+        "listener_filters[0]: the PROXY protocol's header says",
+    );
     check(k, &l(json!({"internalListener": {}})), "address: not supported");
     check(k, &json!({"name": "l", "internalListener": {}, "filterChains": [{"filters": [tcp_proxy("c")]}]}), "ok");
     check(
@@ -66,6 +80,9 @@ fn listeners() {
         proxy["typedConfig"]["tunnelingConfig"] = more;
         one_chain(json!([proxy]))
     };
+    let mut from_client = tunnel(json!({"hostname": "a:443"}));
+    from_client["listenerFilters"] = json!([source(json!({"mark": 1337}))]);
+    check(k, &from_client, "listener_filters[0]: a tunnel through an HTTP proxy does not come from the client's address");
     let at = "filter_chains[0].filters[0].typed_config.tunneling_config";
     check(k, &tunnel(json!({"hostname": "%REQUESTED_SERVER_NAME%:443", "headersToAdd": [{"header": {"key": "a", "value": "b"}}]})), "ok");
     check(k, &tunnel(json!({})), &format!("{at}.hostname: it is required"));
