@@ -104,7 +104,10 @@ pub(crate) fn build(scope: &Scope<'_, '_>) -> Listener {
             Target { port: Some(port.target), cluster: names::inbound(port.target), protocol: port.protocol, operation, rbac: &rbac };
         chains.extend(group(scope, &target, modes.port(port.target)));
     }
+    // By TPROXY connections come with their own destination, and go on from their own source.
+    let transparent = scope.view.metadata(scope.reader, "INTERCEPTION_MODE") == Some("TPROXY");
     let mut inspectors = vec![listener::original_dst()];
+    inspectors.extend(transparent.then(listener::original_src));
     inspectors.extend(inspector(&chains, listener::needs_tls, listener::tls_inspector));
     inspectors.extend(inspector(&chains, listener::needs_http, listener::http_inspector));
     let head = Head {
@@ -112,6 +115,7 @@ pub(crate) fn build(scope: &Scope<'_, '_>) -> Listener {
         listener_filters_timeout: Some(wire::duration(scope.mesh().protocol_detection_timeout)),
         continue_on_listener_filters_timeout: true,
         traffic_direction: TrafficDirection::Inbound.into(),
+        transparent: transparent.then(|| wire::bool_value(true)),
         max_connections_to_accept_per_socket_event: Some(wire::u32_value(1)),
         ..listener::at(scope, ANY, ports::INBOUND)
     };

@@ -12,12 +12,12 @@ use mizzen_protos::envoy::envoy::{
         },
     },
     extensions::filters::listener::{
-        http_inspector::v3::HttpInspector, original_dst::v3::OriginalDst, proxy_protocol::v3::ProxyProtocol,
+        http_inspector::v3::HttpInspector, original_dst::v3::OriginalDst, original_src::v3::OriginalSrc, proxy_protocol::v3::ProxyProtocol,
         tls_inspector::v3::TlsInspector,
     },
     r#type::v3::Int32Range,
 };
-use mizzen_types::IpRange;
+use mizzen_types::{IpRange, ports};
 
 use crate::{
     draft::{Chain, Inspector, ListenerFilter},
@@ -64,6 +64,11 @@ pub(crate) fn port_match(port: u16) -> FilterChainMatch {
 
 pub(crate) fn original_dst() -> ListenerFilter {
     ListenerFilter { disabled: None, config: Inspector::OriginalDst(OriginalDst::default()) }
+}
+
+/// Goes on from the client's address, with the mark by which the capture sends the answers back.
+pub(crate) fn original_src() -> ListenerFilter {
+    ListenerFilter { disabled: None, config: Inspector::OriginalSrc(OriginalSrc { mark: ports::PROXY_MARK, ..OriginalSrc::default() }) }
 }
 
 /// Takes a header of the PROXY protocol off each connection, and refuses what has none.

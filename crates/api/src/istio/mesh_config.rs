@@ -125,6 +125,8 @@ pub struct ProxyConfig {
     pub mesh_id: String,
     /// Values of the proxy's runtime (Envoy's), by their keys; an empty one stands for none.
     pub runtime_values: BTreeMap<String, String>,
+    /// How inbound connections come to the proxy.
+    pub interception: Interception,
     /// What stands before a gateway.
     pub gateway_topology: GatewayTopology,
 }
@@ -196,13 +198,35 @@ impl Default for ProxyConfig {
             status_port: ports::AGENT,
             mesh_id: String::new(),
             runtime_values: BTreeMap::new(),
+            interception: Interception::default(),
             gateway_topology: GatewayTopology::default(),
         }
     }
 }
 
-/// How connections are captured; the others need routes and marks of the host.
-pub(crate) const INTERCEPTIONS: &[(&str, i64, Option<()>); 3] = &[("REDIRECT", 0, Some(())), ("TPROXY", 1, None), ("NONE", 2, None)];
+/// How inbound connections come to a proxy. That they do not come to it at all (NONE) is not supported.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Interception {
+    /// Their destination is rewritten.
+    #[default]
+    Redirect,
+    /// As they are: the program sees its clients' addresses.
+    Tproxy,
+}
+
+impl Interception {
+    /// Istio's word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Interception::Redirect => "REDIRECT",
+            Interception::Tproxy => "TPROXY",
+        }
+    }
+}
+
+/// How connections are captured.
+pub(crate) const INTERCEPTIONS: &[(&str, i64, Option<Interception>); 3] =
+    &[("REDIRECT", 0, Some(Interception::Redirect)), ("TPROXY", 1, Some(Interception::Tproxy)), ("NONE", 2, None)];
 
 /// Modes of `outboundTrafficPolicy`.
 pub(crate) const OUTBOUND_POLICIES: &[(&str, i64, Option<OutboundTrafficPolicy>); 3] = &[
@@ -283,7 +307,6 @@ impl ProxyConfig {
 
     /// These settings with those over them that are written; what proxies get in their environment comes together.
     pub(crate) fn overlaid(mut self, f: &Fields<'_>) -> ProxyConfig {
-        let _redirect: Option<()> = f.get("interceptionMode").and_then(|at| at.choice(INTERCEPTIONS));
         self.proxy_metadata.extend(f.text_map("proxyMetadata"));
         ProxyConfig {
             discovery_address: f.opt_text("discoveryAddress").unwrap_or(self.discovery_address),
@@ -296,6 +319,7 @@ impl ProxyConfig {
             mesh_id: f.opt_text("meshId").unwrap_or(self.mesh_id),
             // As with Istio, those of a nearer place take the place of all.
             runtime_values: f.get("runtimeValues").map_or(self.runtime_values, |at| runtime_values(&at)),
+            interception: f.get("interceptionMode").map_or(Some(self.interception), |at| at.choice(INTERCEPTIONS)).unwrap_or_default(),
             gateway_topology: f.sub("gatewayTopology", GatewayTopology::read).over(self.gateway_topology),
         }
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use mizzen_api::{
     LabelSet, Object,
     core::{TEMPLATES, names_of_templates},
-    istio::{GatewayTopology, ProxyConfig, WorkloadProxyConfig},
+    istio::{GatewayTopology, Interception, ProxyConfig, WorkloadProxyConfig},
 };
 use mizzen_model::Typed;
 use mizzen_types::IpRange;
@@ -21,6 +21,7 @@ pub(super) const OVERRIDES: &str = "proxy.istio.io/overrides";
 const DUAL_STACK: &str = "ISTIO_DUAL_STACK";
 /// The variable by which the agent is asked for names: it tells the agent, and whoever sets the capture.
 const DNS: &str = "ISTIO_META_DNS_CAPTURE";
+pub(super) const INTERCEPTION: &str = "sidecar.istio.io/interceptionMode";
 const STATUS_PORT: &str = "status.sidecar.istio.io/port";
 const CAPTURE: &str = "traffic.sidecar.istio.io/";
 const READINESS: &str = "readiness.status.sidecar.istio.io/";
@@ -44,7 +45,7 @@ const KNOWN: &[&str] = &[
     "sidecar.istio.io/userVolumeMount",
     "sidecar.istio.io/rewriteAppHTTPProbers",
     "sidecar.istio.io/nativeSidecar",
-    "sidecar.istio.io/interceptionMode",
+    INTERCEPTION,
     "traffic.sidecar.istio.io/includeInboundPorts",
     "traffic.sidecar.istio.io/excludeInboundPorts",
     "traffic.sidecar.istio.io/includeOutboundPorts",
@@ -81,6 +82,8 @@ pub(super) enum Template {
 pub(super) struct Wanted {
     pub(super) template: Template,
     pub(super) proxy: ProxyConfig,
+    /// How inbound connections come to a sidecar; to a gateway nothing is captured.
+    pub(super) interception: Interception,
     pub(super) native: bool,
     pub(super) hold: bool,
     pub(super) status_port: u16,
@@ -115,8 +118,14 @@ impl Wanted {
         let values = &config.proxy;
         let proxy = proxy_config(pod, namespace, config, warnings)?;
         dual_stack(&proxy).map_err(|reason| wrong(PROXY_CONFIG, reason))?;
-        if let Some(mode) = pod.annotation("sidecar.istio.io/interceptionMode").filter(|mode| !mode.is_empty() && *mode != "REDIRECT") {
-            return Err(wrong("sidecar.istio.io/interceptionMode", format!("{mode} is not supported: it must be REDIRECT")));
+        let template = template(pod)?;
+        let interception = if template == Template::Gateway { Interception::default() } else { interception(pod, &proxy)? };
+        if interception == Interception::Tproxy && config.cni {
+            warnings.push(
+                "interceptionMode TPROXY: container istio-proxy runs as root with the capability NET_ADMIN, which a namespace of the levels baseline and \
+                 restricted (pod-security.kubernetes.io/enforce) does not admit"
+                    .to_owned(),
+            );
         }
         let status_port = match pod.annotation(STATUS_PORT) {
             Some(text) => text.parse().ok().filter(|port| *port > 0).ok_or_else(|| wrong(STATUS_PORT, not_a_port(text)))?,
@@ -124,7 +133,8 @@ impl Wanted {
         };
         let text = |name: &str, default: &str| pod.annotation(name).filter(|text| !text.is_empty()).unwrap_or(default).to_owned();
         Ok(Wanted {
-            template: template(pod)?,
+            template,
+            interception,
             native: match pod.annotation("sidecar.istio.io/nativeSidecar").unwrap_or_default() {
                 "" => config.native_sidecars,
                 text => flag("sidecar.istio.io/nativeSidecar", text)?,
@@ -243,6 +253,16 @@ pub(super) fn captures_names(proxy: &ProxyConfig) -> Result<bool, String> {
         None | Some("" | "false") => Ok(false),
         Some("true") => Ok(true),
         Some(text) => Err(format!("proxyMetadata.{DNS}: {text}: must be true or false")),
+    }
+}
+
+/// How inbound connections come to a pod's proxy: as its annotation says, else as its settings do.
+fn interception(pod: &Pod, proxy: &ProxyConfig) -> Result<Interception, InjectError> {
+    match pod.annotation(INTERCEPTION).unwrap_or_default() {
+        "" => Ok(proxy.interception),
+        "REDIRECT" => Ok(Interception::Redirect),
+        "TPROXY" => Ok(Interception::Tproxy),
+        other => Err(wrong(INTERCEPTION, format!("{other} is not supported: it must be REDIRECT or TPROXY"))),
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use mizzen_api::istio::Interception;
 use mizzen_types::ports;
 use serde_json::{Map, Value, json};
 
 use super::{
     InjectConfig,
-    annotations::Wanted,
+    annotations::{INTERCEPTION, Wanted},
     pod::{INIT, PROXY_ID, VALIDATION},
     sidecar::{image, object, unprivileged},
 };
@@ -70,6 +71,9 @@ pub(super) fn annotations(wanted: &Wanted) -> Vec<(&'static str, String)> {
         ("traffic.sidecar.istio.io/includeInboundPorts", of(wanted, "includeInboundPorts").to_owned()),
         ("traffic.sidecar.istio.io/excludeInboundPorts", excluded(of(wanted, "excludeInboundPorts"), wanted.status_port)),
     ];
+    if wanted.interception != Interception::default() {
+        all.push((INTERCEPTION, wanted.interception.name().to_owned()));
+    }
     for (annotation, name) in [
         ("traffic.sidecar.istio.io/excludeOutboundIPRanges", "excludeOutboundIPRanges"),
         ("traffic.sidecar.istio.io/includeOutboundPorts", "includeOutboundPorts"),
@@ -91,7 +95,7 @@ fn flags(wanted: &Wanted) -> Vec<String> {
         ("-z", ports::INBOUND.to_string()),
         ("-u", PROXY_ID.to_string()),
         ("-g", PROXY_ID.to_string()),
-        ("-m", "REDIRECT".to_owned()),
+        ("-m", wanted.interception.name().to_owned()),
         ("-i", get("includeOutboundIPRanges").to_owned()),
         ("-x", get("excludeOutboundIPRanges").to_owned()),
         ("-b", get("includeInboundPorts").to_owned()),

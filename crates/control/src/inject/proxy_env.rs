@@ -41,7 +41,7 @@ pub(super) fn env(pod: &Pod, given: &Given, wanted: &Wanted, owner: &Owner, conf
         text("ISTIO_META_APP_CONTAINERS", &names.join(",")),
         text("ISTIO_META_CLUSTER_ID", &values.cluster_id),
         field("ISTIO_META_NODE_NAME", "spec.nodeName"),
-        text("ISTIO_META_INTERCEPTION_MODE", "REDIRECT"),
+        text("ISTIO_META_INTERCEPTION_MODE", wanted.interception.name()),
         text("ISTIO_META_WORKLOAD_NAME", &owner.name),
         text("ISTIO_META_OWNER", &owner.uri),
         text("ISTIO_META_MESH_ID", mesh_id(wanted, config)),
@@ -95,6 +95,7 @@ fn written(proxy: &ProxyConfig) -> Map<String, Value> {
     put("proxyMetadata", !proxy.proxy_metadata.is_empty(), json!(proxy.proxy_metadata));
     put("holdApplicationUntilProxyStarts", proxy.hold_application, json!(true));
     put("statusPort", proxy.status_port != default.status_port, json!(proxy.status_port));
+    put("interceptionMode", proxy.interception != default.interception, json!(proxy.interception.name()));
     put("meshId", !proxy.mesh_id.is_empty(), json!(proxy.mesh_id));
     put("runtimeValues", !proxy.runtime_values.is_empty(), json!(proxy.runtime_values));
     let topology = topology(proxy.gateway_topology);

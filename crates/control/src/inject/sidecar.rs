@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use mizzen_api::istio::Interception;
 use mizzen_types::ports;
 use serde_json::{Map, Value, json};
 
@@ -199,9 +200,21 @@ fn container(wanted: &Wanted, config: &InjectConfig) -> Map<String, Value> {
         container.insert("lifecycle".to_owned(), json!({ "postStart": { "exec": { "command": [PROGRAM, "wait"] } } }));
     }
     container.insert("resources".to_owned(), wanted.resources.as_ref().unwrap_or(&values.resources).clone().into());
-    container.insert("securityContext".to_owned(), unprivileged(config));
+    let mut security = unprivileged(config);
+    if wanted.interception == Interception::Tproxy {
+        be_transparent(&mut security);
+    }
+    container.insert("securityContext".to_owned(), security);
     container.insert("volumeMounts".to_owned(), mounts(wanted, config).into());
     container
+}
+
+/// What it takes to call the program from its clients' addresses: one capability, which only root gets from a container runtime. The capture knows the proxy by
+/// its group then.
+fn be_transparent(security: &mut Value) {
+    security["capabilities"]["add"] = json!(["NET_ADMIN"]);
+    security["runAsNonRoot"] = false.into();
+    security["runAsUser"] = 0.into();
 }
 
 /// What the proxy needs, which is nothing. Where no container sets the capture, a namespace of the level `restricted` takes it.

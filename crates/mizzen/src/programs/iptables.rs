@@ -3,7 +3,7 @@
 use std::{net::IpAddr, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
-use mizzen_capture::{Dns, Owner, Plan, Ports, Ranges, Settings};
+use mizzen_capture::{Dns, Mode, Owner, Plan, Ports, Ranges, Settings, Tproxy};
 use mizzen_types::ports;
 
 /// Where the agent answers questions for names.
@@ -24,7 +24,7 @@ pub(crate) struct IptablesArgs {
     /// The proxy's group, likewise. Without it, the number of the user.
     #[arg(short = 'g', long = "proxy-gid", value_name = "GID", default_value = "")]
     gid: String,
-    /// How connections are captured: REDIRECT.
+    /// How inbound connections are captured: REDIRECT, or TPROXY, by which the program is called from its clients' own addresses.
     #[arg(short = 'm', long = "istio-inbound-interception-mode", value_name = "MODE", default_value = "REDIRECT")]
     mode: String,
     /// Inbound ports to capture, with commas, or `*`; empty: none.
@@ -99,11 +99,12 @@ pub(crate) struct IptablesArgs {
     restore_format: Option<bool>,
     #[arg(long, value_name = "BOOL", default_missing_value = "true", num_args = 0..=1, hide = true)]
     native_nftables: Option<bool>,
-    /// Of TPROXY, which is not supported: these say nothing with REDIRECT.
-    #[arg(short = 't', long, value_name = "MARK", hide = true)]
-    inbound_tproxy_mark: Option<String>,
-    #[arg(short = 'r', long, value_name = "TABLE", hide = true)]
-    inbound_tproxy_route_table: Option<String>,
+    /// With TPROXY: the mark of inbound packets, which the proxy's connections to the program have as well.
+    #[arg(short = 't', long = "istio-inbound-tproxy-mark", value_name = "MARK", default_value_t = Tproxy::default().mark)]
+    tproxy_mark: u32,
+    /// With TPROXY: the table of routes for packets with that mark.
+    #[arg(short = 'r', long = "istio-inbound-tproxy-route-table", value_name = "TABLE", default_value_t = Tproxy::default().table)]
+    tproxy_table: u32,
     /// What is logged, as Istio writes it.
     #[arg(long = "log_output_level", value_name = "SCOPE:LEVEL", default_value = "default:info", hide = true)]
     log_level: String,
@@ -164,7 +165,6 @@ fn run(args: &IptablesArgs) -> Result<u8> {
 /// What the flags say.
 fn settings(args: &IptablesArgs, resolv_conf: &str) -> Result<Settings> {
     let unsupported = [
-        (args.mode != "REDIRECT", "-m", "only REDIRECT is supported"),
         (!args.exclude_interfaces.is_empty(), "-c", "interfaces cannot be left alone"),
         (!args.virtual_interfaces.is_empty(), "-k", "interfaces of virtual machines cannot be captured"),
         (args.tunnel != ports::HBONE, "-e", "the port of HBONE is 15008"),
@@ -180,6 +180,7 @@ fn settings(args: &IptablesArgs, resolv_conf: &str) -> Result<Settings> {
     if let Some((_, flag, reason)) = unsupported.into_iter().find(|(is, ..)| *is) {
         bail!("{flag}: {reason}");
     }
+    let mode = mode(args)?;
     let uid = args.uid.parse::<u32>().ok().with_context(|| format!("-u {}: must be the number of one user", args.uid))?;
     let gid = if args.gid.is_empty() { Some(uid) } else { args.gid.parse::<u32>().ok() };
     let gid = gid.with_context(|| format!("-g {}: must be the number of one group", args.gid))?;
@@ -189,6 +190,7 @@ fn settings(args: &IptablesArgs, resolv_conf: &str) -> Result<Settings> {
         owner: Owner::User { uid, gid },
         // Whether the pod has such an address or will get one: what is not captured would reach its program past the proxy.
         ipv6: true,
+        mode,
         dns,
         inbound_port: args.inbound,
         outbound_port: args.outbound,
@@ -199,6 +201,21 @@ fn settings(args: &IptablesArgs, resolv_conf: &str) -> Result<Settings> {
         include_ranges: args.include_ranges.clone(),
         exclude_ranges: mizzen_capture::range_list(&args.exclude_ranges).map_err(|reason| anyhow::anyhow!("-x: {reason}"))?,
     })
+}
+
+/// How inbound connections are captured. Mark and table mean nothing with REDIRECT.
+fn mode(args: &IptablesArgs) -> Result<Mode> {
+    /// The kernel's own tables of routes: none, `default`, `main` and `local`.
+    const KERNELS: [u32; 4] = [0, 253, 254, 255];
+    match args.mode.as_str() {
+        "REDIRECT" => Ok(Mode::Redirect),
+        "TPROXY" if args.tproxy_mark == 0 => bail!("-t 0: must be a mark, and 0 is none"),
+        "TPROXY" if KERNELS.contains(&args.tproxy_table) => {
+            bail!("-r {}: must be a table of routes that is not the kernel's own: not 0, 253, 254 or 255", args.tproxy_table)
+        }
+        "TPROXY" => Ok(Mode::Tproxy(Tproxy { mark: args.tproxy_mark, table: args.tproxy_table })),
+        other => bail!("-m {other}: must be REDIRECT or TPROXY"),
+    }
 }
 
 /// The servers of names.
@@ -254,6 +271,14 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn modes() {
+        let mode = |line: &str| read(line).unwrap().mode;
+        assert_eq!(mode("-m REDIRECT -t 0 -r 254"), Mode::Redirect);
+        assert_eq!(mode("-m TPROXY"), Mode::Tproxy(Tproxy { mark: 1337, table: 133 }));
+        assert_eq!(mode("-m TPROXY -t 7 -r 300"), Mode::Tproxy(Tproxy { mark: 7, table: 300 }));
+    }
+
+    #[test]
     fn names() {
         let dns = |line: &str| read(line).unwrap().dns;
         assert_eq!(dns(""), None);
@@ -266,7 +291,9 @@ pub(super) mod tests {
     #[test]
     fn refused() {
         let check = |line: &str, want: &str| assert_eq!(read(line).unwrap_err(), want, "{line}");
-        check("-m TPROXY", "-m: only REDIRECT is supported");
+        check("-m NONE", "-m NONE: must be REDIRECT or TPROXY");
+        check("-m TPROXY -t 0", "-t 0: must be a mark, and 0 is none");
+        check("-m TPROXY -r 254", "-r 254: must be a table of routes that is not the kernel's own: not 0, 253, 254 or 255");
         check("-c eth1", "-c: interfaces cannot be left alone");
         check("-u 1337,1338", "-u 1337,1338: must be the number of one user");
         check("-d 80,http", "-d: `http` is not a port between 1 and 65535");

@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use mizzen_api::{Key, Object, Problem};
-use mizzen_capture::Settings;
+use mizzen_api::{Key, Object, Problem, core::Deployment, istio::Interception};
+use mizzen_capture::{Mode, Settings};
 
 use super::{desired::Objects, settings};
 
@@ -72,9 +72,9 @@ fn refusal(object: &Object, others: &Objects) -> Option<Problem> {
                 }
                 _ => sum,
             };
-            if let Err(error) = Settings::from_annotations(&deployment.template.annotations) {
-                ("spec.template.metadata.annotations", error.to_string())
-            } else if let Err(error) = settings::own(&deployment.template.annotations) {
+            if let Some(error) = capture_fault(deployment) {
+                ("spec.template.metadata.annotations", error)
+            } else if let Some(error) = settings_fault(deployment) {
                 ("spec.template.metadata.annotations", error)
             } else if wanted > MAX_REPLICAS {
                 ("spec.replicas", format!("must be at most {MAX_REPLICAS}, is {wanted}"))
@@ -87,9 +87,33 @@ fn refusal(object: &Object, others: &Objects) -> Option<Problem> {
                 return None;
             }
         }
+        Object::MeshConfig(mesh) if mesh.default_config.interception == Interception::Tproxy => {
+            ("defaultConfig.interceptionMode", TRANSPARENT.to_owned())
+        }
         _ => return None,
     };
     Some(Problem { pos: object.meta().origin.clone(), object: Some(object.key()), field: field.to_owned(), message })
+}
+
+/// A mark tells the proxy's connections from others here, which is what TPROXY needs it for.
+const TRANSPARENT: &str = "TPROXY is for pods of a cluster: on a host it must be REDIRECT";
+
+/// What is wrong with what is to be captured of a Deployment's pods.
+fn capture_fault(deployment: &Deployment) -> Option<String> {
+    match Settings::from_annotations(&deployment.template.annotations) {
+        Err(error) => Some(error.to_string()),
+        Ok(settings) if settings.mode != Mode::Redirect => Some(format!("annotation sidecar.istio.io/interceptionMode: {TRANSPARENT}")),
+        Ok(_) => None,
+    }
+}
+
+/// What is wrong with the settings of their proxies.
+fn settings_fault(deployment: &Deployment) -> Option<String> {
+    match settings::own(&deployment.template.annotations) {
+        Err(error) => Some(error),
+        Ok((own, _)) if own.interception == Interception::Tproxy => Some(format!("proxy.istio.io/config: interceptionMode: {TRANSPARENT}")),
+        Ok(_) => None,
+    }
 }
 
 #[cfg(test)]
@@ -102,6 +126,10 @@ mod tests {
     }
 
     fn deployment(name: &str, replicas: u32, annotation: &str) -> Arc<Object> {
+        annotated(name, replicas, &format!("traffic.sidecar.istio.io/excludeOutboundPorts: '{annotation}'"))
+    }
+
+    fn annotated(name: &str, replicas: u32, annotation: &str) -> Arc<Object> {
         object(&format!(
             "apiVersion: apps/v1
 kind: Deployment
@@ -110,7 +138,7 @@ spec:
   replicas: {replicas}
   selector: {{matchLabels: {{app: web}}}}
   template:
-    metadata: {{labels: {{app: web}}, annotations: {{traffic.sidecar.istio.io/excludeOutboundPorts: '{annotation}'}}}}
+    metadata: {{labels: {{app: web}}, annotations: {{{annotation}}}}}
     spec: {{containers: [{{name: web, image: any, command: [serve]}}]}}
 "
         ))
@@ -129,6 +157,14 @@ spec:
         let line = refused(deployment("web", 1, "abc"));
         let start = "a.yaml:1: Deployment shop/web: spec.template.metadata.annotations: ";
         assert!(line.starts_with(start) && line.contains("excludeOutboundPorts") && line.contains("`abc`"), "{line}");
+        let transparent = "TPROXY is for pods of a cluster: on a host it must be REDIRECT";
+        assert_eq!(
+            refused(annotated("web", 1, "sidecar.istio.io/interceptionMode: TPROXY")),
+            format!("{start}annotation sidecar.istio.io/interceptionMode: {transparent}")
+        );
+        let mesh = mizzen_api::parse_mesh_config("defaultConfig: {interceptionMode: TPROXY}", &"a.yaml".into()).expect("settings").0;
+        let line = refused(Arc::new(mesh.into()));
+        assert!(line.ends_with(&format!(": defaultConfig.interceptionMode: {transparent}")), "{line}");
         let gateway = object(
             "apiVersion: apps/v1
 kind: Deployment

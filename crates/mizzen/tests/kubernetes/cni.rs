@@ -184,6 +184,7 @@ fn pods_are_captured_by_their_node() {
     a_pod_that_was_there_before(&world);
     calls(&world);
     names(&world);
+    clients_are_seen(&world);
     agents_that_are_killed_and_replaced(&world);
     what_others_change(&world);
     a_node_that_starts_again(&world);
@@ -269,6 +270,24 @@ fn names(world: &World) {
     assert_eq!(web.code, 0, "{web:?}");
     assert!(asks(&client).code != 0, "{:?}", asks(&client));
     world.kubectl(&["delete", "deployment/asker", "-n", "shop"]);
+}
+
+/// Where a namespace admits the capability that its proxies need for it, programs see whose pod calls them, and who calls from beyond the mesh.
+fn clients_are_seen(world: &World) {
+    world.0.apply("{apiVersion: v1, kind: Namespace, metadata: {name: open, labels: {istio-injection: enabled}}}");
+    let annotation = "annotations: {sidecar.istio.io/interceptionMode: TPROXY, ";
+    world.0.apply(&deployment("seen", "open", 2, "serve").replace("annotations: {", annotation));
+    world.rolled_out("open", "seen");
+    let client = world.pods("shop", "client", ".status.podIP").concat();
+    for _ in 0..10 {
+        let answer = eventually("a call", || world.call("http://seen.open:8080/"));
+        assert!(answer.contains(&format!("from={client}:")), "{answer}");
+    }
+    for address in world.pods("open", "seen", ".status.podIP") {
+        let answer = world.0.run(&["curl", "-sSf", "-m", "10", &format!("http://{address}:8080/")], "").ok();
+        assert!(answer.contains("from=") && !answer.contains("from=127.") && !answer.contains(&format!("from={address}:")), "{answer}");
+    }
+    world.kubectl(&["delete", "namespace", "open", "--timeout=240s"]);
 }
 
 /// Both nodes' agents are killed again and again, and replaced by others with other settings, which write the network's configuration anew, while the

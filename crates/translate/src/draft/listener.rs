@@ -15,8 +15,8 @@ use mizzen_protos::{
             access_loggers::file::v3::FileAccessLog,
             filters::{
                 listener::{
-                    http_inspector::v3::HttpInspector, original_dst::v3::OriginalDst, proxy_protocol::v3::ProxyProtocol,
-                    tls_inspector::v3::TlsInspector,
+                    http_inspector::v3::HttpInspector, original_dst::v3::OriginalDst, original_src::v3::OriginalSrc,
+                    proxy_protocol::v3::ProxyProtocol, tls_inspector::v3::TlsInspector,
                 },
                 network::{
                     ext_authz::v3::ExtAuthz, rbac::v3::Rbac, sni_dynamic_forward_proxy::v3::FilterConfig as SniForwardProxy,
@@ -54,6 +54,7 @@ pub(crate) struct ListenerFilter {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Inspector {
     OriginalDst(OriginalDst),
+    OriginalSrc(OriginalSrc),
     ProxyProtocol(ProxyProtocol),
     Tls(TlsInspector),
     Http(HttpInspector),
@@ -111,6 +112,7 @@ impl ListenerFilter {
     fn pack(self) -> Inspecting {
         let (name, config) = match self.config {
             Inspector::OriginalDst(config) => ("envoy.filters.listener.original_dst", pack(&config)),
+            Inspector::OriginalSrc(config) => ("envoy.filters.listener.original_src", pack(&config)),
             Inspector::ProxyProtocol(config) => ("envoy.filters.listener.proxy_protocol", pack(&config)),
             Inspector::Tls(config) => ("envoy.filters.listener.tls_inspector", pack(&config)),
             Inspector::Http(config) => ("envoy.filters.listener.http_inspector", pack(&config)),

@@ -52,6 +52,44 @@ spec: {host: reviews, trafficPolicy: {connectionPool: {http: {http2MaxRequests: 
     insta::assert_snapshot!(clusters.map(|name| show(&snapshot, &reviews(), ResourceKind::Cluster, name)).join("\n"));
 }
 
+/// Where inbound connections are not redirected, their socket is transparent, and they go on from their client's address; nothing else differs.
+#[test]
+fn transparent() {
+    let snapshot = shop(&[]);
+    let build = |mode: Option<&str>, kind: ResourceKind, name: &str| {
+        let mut facts = reviews().facts().clone();
+        facts.metadata.extend(mode.map(|mode| ("INTERCEPTION_MODE".to_owned(), mode.to_owned())));
+        let resource = crate::build(&Reader::new(&snapshot), &facts.into(), kind, &name.into()).unwrap();
+        to_value(&resource.any, Names::Json).unwrap()
+    };
+    let inbound = |mode| build(mode, ResourceKind::Listener, "virtualInbound");
+    let names = |listener: &serde_json::Value| {
+        let filters = listener["listenerFilters"].as_array().unwrap().iter().map(|filter| filter["name"].as_str().unwrap());
+        filters.map(|name| name.trim_start_matches("envoy.filters.listener.").to_owned()).collect::<Vec<_>>().join(" ")
+    };
+    let usual = inbound(None);
+    assert_eq!(usual, inbound(Some("REDIRECT")));
+    assert_eq!((names(&usual).as_str(), usual.get("transparent")), ("original_dst tls_inspector http_inspector", None));
+    let mut other = inbound(Some("TPROXY"));
+    assert_eq!(names(&other), "original_dst original_src tls_inspector http_inspector");
+    let config = &other["listenerFilters"][1]["typedConfig"];
+    assert_eq!(
+        *config,
+        serde_json::json!({"@type": "type.googleapis.com/envoy.extensions.filters.listener.original_src.v3.OriginalSrc", "mark": 1337})
+    );
+    assert_eq!(other["transparent"], true);
+    other["listenerFilters"].as_array_mut().unwrap().remove(1);
+    other.as_object_mut().unwrap().remove("transparent");
+    assert_eq!(other, usual);
+    for (kind, name) in [
+        (ResourceKind::Cluster, "inbound|8080||"),
+        (ResourceKind::Cluster, "InboundPassthroughCluster"),
+        (ResourceKind::Listener, "virtualOutbound"),
+    ] {
+        assert_eq!(build(Some("TPROXY"), kind, name), build(None, kind, name), "{name}");
+    }
+}
+
 #[test]
 fn an_address_is_not_believed() {
     let mut other = facts(ProxyType::Sidecar, "10.0.0.11", "shop", &[("app", "ratings")]);

@@ -210,10 +210,62 @@ fn settings_of_one_proxy() {
     let wrong = bad("gatewayTopology: {numTrustedProxies: -1}");
     assert!(wrong.starts_with("annotation proxy.istio.io/config: gatewayTopology.numTrustedProxies: must be between 0 and"), "{wrong}");
     assert_eq!(
-        bad("interceptionMode: TPROXY"),
-        "annotation proxy.istio.io/config: interceptionMode: TPROXY is not supported yet, and ignoring it could change where traffic goes"
+        bad("interceptionMode: NONE"),
+        "annotation proxy.istio.io/config: interceptionMode: NONE is not supported yet, and ignoring it could change where traffic goes"
     );
     assert!(bad("concurency: 1").contains("concurency"), "{}", bad("concurency: 1"));
+}
+
+/// How inbound connections come to the proxy is one thing for who sets the capture, for the proxy's rights, and for what the control plane is told.
+#[test]
+fn interception() {
+    let check = |of_mesh: &str, own: Value, native: bool, cni: bool, want: &str| {
+        let of_mesh = mesh(&format!("defaultConfig: {{interceptionMode: {of_mesh}}}"));
+        let values = json!({ "pilot": { "cni": { "enabled": cni }, "env": { "ENABLE_NATIVE_SIDECARS": native.to_string() } } });
+        let config = InjectConfig::new(&of_mesh, &values, native).unwrap();
+        let (pod, warnings) = patched(&super::pod(own.clone(), json!({})), &config);
+        let transparent = want == "TPROXY";
+        let is = |name: &str| container(&pod, name)["args"].as_array().unwrap().windows(2).any(|pair| pair == [json!("-m"), json!(want)]);
+        assert!(is(if cni { "istio-validation" } else { "istio-init" }), "{own}");
+        assert_eq!(variable(&pod, "ISTIO_META_INTERCEPTION_MODE").as_deref(), Some(want), "{own}");
+        let security = &container(&pod, "istio-proxy")["securityContext"];
+        let added = if transparent { json!(["NET_ADMIN"]) } else { Value::Null };
+        assert_eq!((&security["capabilities"]["add"], &security["capabilities"]["drop"]), (&added, &json!(["ALL"])));
+        assert_eq!(security["runAsUser"], if transparent { 0 } else { 1337 });
+        assert_eq!(security["runAsNonRoot"], !transparent);
+        for (field, want) in
+            [("runAsGroup", json!(1337)), ("readOnlyRootFilesystem", json!(true)), ("allowPrivilegeEscalation", json!(false))]
+        {
+            assert_eq!(security[field], want, "{field}");
+        }
+        let annotation = &pod["metadata"]["annotations"]["sidecar.istio.io/interceptionMode"];
+        // The node's plugin knows the pod's annotations alone.
+        assert!(!cni || *annotation == want || !transparent && annotation.is_null(), "{annotation}");
+        assert_eq!(
+            warnings.iter().any(|warning| warning.contains("pod-security.kubernetes.io/enforce")),
+            transparent && cni,
+            "{warnings:?}"
+        );
+    };
+    let annotation = |mode: &str| json!({ "sidecar.istio.io/interceptionMode": mode });
+    let settings = |mode: &str| json!({ "proxy.istio.io/config": format!("interceptionMode: {mode}") });
+    let mut both = settings("REDIRECT");
+    both["sidecar.istio.io/interceptionMode"] = "TPROXY".into();
+    for (native, cni) in [(false, false), (true, false), (true, true)] {
+        check("REDIRECT", json!({}), native, cni, "REDIRECT");
+        check("TPROXY", json!({}), native, cni, "TPROXY");
+        check("TPROXY", annotation("REDIRECT"), native, cni, "REDIRECT");
+        check("TPROXY", settings("REDIRECT"), native, cni, "REDIRECT");
+        check("REDIRECT", annotation("TPROXY"), native, cni, "TPROXY");
+        check("REDIRECT", settings("TPROXY"), native, cni, "TPROXY");
+        check("REDIRECT", annotation(""), native, cni, "REDIRECT");
+        check("REDIRECT", both.clone(), native, cni, "TPROXY");
+    }
+    // To a gateway nothing is captured.
+    let config = InjectConfig::new(&mesh("defaultConfig: {interceptionMode: TPROXY}"), &json!(null), true).unwrap();
+    let (pod, _) = patched(&super::pod(json!({ "inject.istio.io/templates": "gateway" }), json!({})), &config);
+    assert_eq!(variable(&pod, "ISTIO_META_INTERCEPTION_MODE").as_deref(), Some("REDIRECT"));
+    assert_eq!(container(&pod, "istio-proxy")["securityContext"]["runAsUser"], 1337);
 }
 
 #[test]
@@ -222,7 +274,7 @@ fn refused_annotations() {
         let error = refused(&pod(json!({ name: value }), json!({})), &config(json!(null)));
         assert_eq!(error, format!("annotation {name}: {want}"));
     };
-    check("sidecar.istio.io/interceptionMode", "TPROXY", "TPROXY is not supported: it must be REDIRECT");
+    check("sidecar.istio.io/interceptionMode", "NONE", "NONE is not supported: it must be REDIRECT or TPROXY");
     check("traffic.sidecar.istio.io/excludeInterfaces", "eth1", "is not supported, and ignoring it could change where traffic goes");
     check("traffic.sidecar.istio.io/excludeInboundPorts", "80,http", "`http` is not a port between 1 and 65535");
     check("traffic.sidecar.istio.io/excludeOutboundIPRanges", "*", "`*` is not possible here, only a list");

@@ -111,6 +111,7 @@ pub(super) mod tests {
             "traffic.sidecar.istio.io/includeOutboundPorts": "3306", "status.sidecar.istio.io/port": "16020",
         });
         let none = json!({ "traffic.sidecar.istio.io/includeInboundPorts": "", "traffic.sidecar.istio.io/includeOutboundIPRanges": "" });
+        let transparent = json!({ "sidecar.istio.io/interceptionMode": "TPROXY" });
         let of_all = json!({ "global": { "proxy": { "includeIPRanges": "172.16.0.0/12", "excludeInboundPorts": "22" } } });
         for (mesh, own, values, captures) in [
             ("{}", json!({}), json!({}), false),
@@ -121,6 +122,8 @@ pub(super) mod tests {
             ("{}", more.clone(), json!({}), false),
             (NAMES, more, of_all, true),
             (NAMES, none, json!({}), true),
+            (NAMES, transparent, json!({}), true),
+            ("defaultConfig: {interceptionMode: TPROXY}", json!({}), json!({}), false),
         ] {
             let mut by_node = values.clone();
             by_node["pilot"] = by_plugin()["pilot"].clone();
