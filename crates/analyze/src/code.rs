@@ -157,6 +157,7 @@ codes! {
     MZ0111 FirstPartyToken Warning;
     MZ0112 PlaintextToStrict Warning;
     MZ0113 TlsOriginationTakesAnyName Warning;
+    MZ0114 TransparentNotAdmitted Warning;
     MZ0120 MutualTls Info overview;
 }
 

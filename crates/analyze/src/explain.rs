@@ -380,6 +380,10 @@ explanations! {
         "TLS is started, and whom the server's certificate names is not verified."
         "Whoever has a certificate of the same authorities, which may be those of the whole web, can answer in the server's place."
         "Set subjectAltNames, or leave sni out: then the host of each request is asked for and verified.";
+    MZ0114
+        "A Deployment's proxies are to hand on their clients' addresses (interception mode TPROXY), for which they need a capability that the namespace forbids."
+        "Pod Security admits none of its pods."
+        "Use REDIRECT, or a namespace of the level privileged.";
     MZ0120
         "How the workloads of a namespace are to be called: with mutual TLS, without, or both."
         "Nothing is wrong: it is an overview."

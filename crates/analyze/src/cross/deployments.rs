@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mizzen_api::LabelSet;
+use mizzen_api::{LabelSet, Node};
 use mizzen_types::Name;
 
 use super::{
@@ -10,6 +10,9 @@ use super::{
     webhooks,
 };
 use crate::{Cx, Entry, Index, Sort, code, facts, facts::WorkloadFacts};
+
+/// The level of Pod Security below which a namespace admits no pod.
+const ENFORCED: &str = "pod-security.kubernetes.io/enforce";
 
 /// How many names a message has at most.
 const MAX_NAMES: usize = 5;
@@ -21,6 +24,7 @@ pub(crate) fn look(cx: &Cx<'_>) {
         let services = services(cx, workload);
         protocols(cx, &services);
         targets(cx, &services);
+        admission(cx, workload);
     }
     // Without Kubernetes there are no webhooks, and no image is run.
     if !cx.is_stand_alone() {
@@ -44,6 +48,22 @@ fn is_in_mesh(cx: &Cx<'_>, workload: &WorkloadFacts) -> bool {
             let namespace = injection::document(cx, &cx.entry.id.namespace);
             namespace.is_some_and(|namespace| namespace.facts.labels.label(INJECTION) == Some("enabled"))
         }
+    }
+}
+
+/// Whether the namespace forbids the capability that the proxies need.
+fn admission(cx: &Cx<'_>, workload: &WorkloadFacts) {
+    const MODE: &str = "sidecar.istio.io/interceptionMode";
+    const CONFIG: &str = "proxy.istio.io/config";
+    let said = |name: &str| workload.annotations.get(name).map(|text| &**text).filter(|text| !text.is_empty());
+    let config = said(CONFIG).and_then(|text| Node::of_text(text, 0));
+    let of_config = config.as_ref().and_then(|config| config.at("interceptionMode")).and_then(Node::text);
+    let (name, mode) = if let Some(mode) = said(MODE) { (MODE, Some(mode)) } else { (CONFIG, of_config) };
+    let level = injection::document(cx, &cx.entry.id.namespace).and_then(|namespace| namespace.facts.labels.label(ENFORCED));
+    if let (Some("TPROXY"), Some(level @ ("baseline" | "restricted"))) = (mode, level) {
+        let text =
+            format!("interception mode TPROXY takes the capability NET_ADMIN, which the namespace does not admit ({ENFORCED}={level})");
+        cx.say(&code::MZ0114, format!("spec.template.metadata.annotations[\"{name}\"]"), text);
     }
 }
 
