@@ -315,7 +315,7 @@ pub(crate) fn nameservers(resolv_conf: &str) -> Vec<SocketAddr> {
     lines.filter_map(|rest| rest.trim().parse().ok()).map(|ip: IpAddr| SocketAddr::new(ip, 53)).collect()
 }
 
-pub(crate) fn any(port: u16) -> SocketAddr {
+fn any(port: u16) -> SocketAddr {
     SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)
 }
 

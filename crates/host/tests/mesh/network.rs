@@ -284,7 +284,7 @@ async fn captured_v6(mesh: &Mesh) {
     drop((proxy, agent));
     let beside = "fd00::/64".parse().unwrap();
     let dns = Some(Dns { port: 15053, servers: None });
-    mesh.a.capture(&Plan::new(&Settings { dns: dns.clone(), ..Settings::default() })).await.unwrap();
+    mesh.a.capture(&Plan::new(&Settings { dns, ..Settings::default() })).await.unwrap();
     mesh.b.capture(&Plan::default()).await.unwrap();
     let proxy = listen(&mesh.a, any(15001)).await;
     let agent = listen(&mesh.a, (Ipv6Addr::LOCALHOST, 15053)).await;
