@@ -162,6 +162,10 @@ spec:
             refused(annotated("web", 1, "sidecar.istio.io/interceptionMode: TPROXY")),
             format!("{start}annotation sidecar.istio.io/interceptionMode: {transparent}")
         );
+        assert_eq!(
+            refused(annotated("web", 1, "proxy.istio.io/config: 'interceptionMode: TPROXY'")),
+            format!("{start}proxy.istio.io/config: interceptionMode: {transparent}")
+        );
         let mesh = mizzen_api::parse_mesh_config("defaultConfig: {interceptionMode: TPROXY}", &"a.yaml".into()).expect("settings").0;
         let line = refused(Arc::new(mesh.into()));
         assert!(line.ends_with(&format!(": defaultConfig.interceptionMode: {transparent}")), "{line}");

@@ -121,8 +121,6 @@ pub(crate) fn wanted(objects: &Objects, serving: Serving, runs: impl Fn(&str) ->
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::up::desired::tests::objects;
 
