@@ -43,7 +43,9 @@ impl Sight<'_> {
     /// Whether routes are seen, by one of their hosts.
     pub(crate) fn routes(&self, routes: RouteRules<'_>, default: &[ExportTo]) -> bool {
         routing::visible(routes.export_to, default, routes.meta, self.namespace)
-            && self.selects(&routes.meta.namespace, |wanted| routes.hosts.iter().any(|host| wanted.overlaps(host)))
+            && self.selects(&routes.meta.namespace, |wanted| {
+                routes.hosts.iter().any(|host| wanted.overlaps(&host.qualify(&routes.meta.namespace, DOMAIN)))
+            })
     }
 
     /// A mark for answers that hold all that is seen, and not only what is not the same for all.

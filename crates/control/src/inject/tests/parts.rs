@@ -206,7 +206,7 @@ fn settings_of_one_proxy() {
     assert_eq!(limited["runtimeValues"], json!({ limit: "2" }), "in the place of the mesh's");
     let bad = |text: &str| refused(&super::pod(json!({ "proxy.istio.io/config": text }), json!({})), &config);
     let wrong = bad(&format!("runtimeValues: {{{limit}: two}}"));
-    assert!(wrong.ends_with("connection_limit: must be a number of connections, or empty for no limit, is `two`"), "{wrong}");
+    assert!(wrong.ends_with(": must be a number of connections, or empty for no limit, is `two`"), "{wrong}");
     let wrong = bad("gatewayTopology: {numTrustedProxies: -1}");
     assert!(wrong.starts_with("annotation proxy.istio.io/config: gatewayTopology.numTrustedProxies: must be between 0 and"), "{wrong}");
     assert_eq!(
