@@ -16,12 +16,32 @@ use super::{MIZZEN, ONE_AT_A_TIME, helm};
 const MANY: usize = 30;
 /// How many pods there are when a node starts again.
 const FEWER: usize = 6;
-/// A name that the mesh alone knows.
-const NAME: &str = "
+/// Names that the mesh alone knows; two of them are of the same port, and are told apart by the addresses that they are given.
+const NAMES: &str = "
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {name: books, namespace: shop}
 spec: {hosts: [books.example], addresses: [10.97.0.9], ports: [{number: 8080, name: http, protocol: HTTP}], resolution: NONE}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: one, namespace: shop}
+spec:
+  hosts: [one.example]
+  location: MESH_INTERNAL
+  ports: [{number: 8080, name: tcp, protocol: TCP}]
+  resolution: STATIC
+  workloadSelector: {labels: {app: web}}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: other, namespace: shop}
+spec:
+  hosts: [other.example]
+  location: MESH_INTERNAL
+  ports: [{number: 8080, name: tcp, protocol: TCP}]
+  resolution: STATIC
+  workloadSelector: {labels: {app: early}}
 ";
 
 /// The command that installs the control plane for pods that leave their capture to the node.
@@ -252,7 +272,7 @@ fn calls(world: &World) {
 
 /// Questions for names go to the agent of the proxy where the pod's settings say so, on either node.
 fn names(world: &World) {
-    world.0.apply(NAME);
+    world.0.apply(NAMES);
     let annotation = "annotations: {proxy.istio.io/config: '{proxyMetadata: {ISTIO_META_DNS_CAPTURE: \"true\"}}', ";
     world.0.apply(&deployment("asker", "shop", 4, "sleep").replace("annotations: {", annotation));
     world.rolled_out("shop", "asker");
@@ -263,6 +283,19 @@ fn names(world: &World) {
             other => Err(format!("{other:?}")),
         });
         assert!(found.starts_with("books.example 10.97.0.9\nweb 10.96."), "{found}");
+    }
+    let asker = world.pods("shop", "asker", ".metadata.name").swap_remove(0);
+    let run = |words: [&str; 2]| {
+        eventually("an answer", || match world.0.exec("shop", &asker, "app", &[&["/usr/local/bin/echo"], &words[..]].concat()) {
+            found if found.code == 0 => Ok(found.out),
+            other => Err(format!("{other:?}")),
+        })
+    };
+    for (host, app) in [("one.example", "web"), ("other.example", "early")] {
+        let found = run(["lookup", host]);
+        assert!(found.contains("240.240."), "{found}");
+        let answer = run(["get", &format!("http://{host}:8080/")]);
+        assert!(answer.starts_with("200 ") && answer.contains(&format!("pod={app}-")), "{answer}");
     }
     // Whoever asks the cluster's own server learns nothing of it.
     let client = world.pods("shop", "client", ".metadata.name").concat();
