@@ -30,6 +30,8 @@ pub(crate) async fn checks(mesh: &Mesh) {
         }
         Err(error) => panic!("{}", chain(&error)),
     }
+    // Clients call from the other host as they are: nothing of theirs is captured.
+    mesh.a.capture(&Plan::default()).await.unwrap();
     let to = |port| SocketAddr::from((B, port));
     let options = mizzen_net::ListenOptions { transparent: true, ..mizzen_net::ListenOptions::default() };
     let proxy = mesh.b.run(move || mizzen_net::listen(([0, 0, 0, 0], 15006).into(), &options)).await.unwrap().unwrap();
@@ -68,7 +70,6 @@ pub(crate) async fn checks(mesh: &Mesh) {
     }
     // What is opened in the host goes where it went: answers to it are no inbound connections.
     let remote = listen(&mesh.a, (A, 8082)).await;
-    mesh.a.capture(&Plan::default()).await.unwrap();
     let client = connect(&mesh.b, own, (A, 8082)).await.unwrap();
     let (_, mut stream, peer) = accept(&[("remote", &remote)]);
     assert_eq!(peer.ip(), B);
