@@ -42,8 +42,8 @@ analyzers! {
     "k8sgateway.ApiVersionAnalyzer" "Versions of the Gateway API" IST0156 IST0172 IST0176;
     "k8sgateway.SelectorAnalyzer" "Policies that select a gateway by labels or not at all" IST0166 IST0167;
     "meshnetworks.MeshNetworksAnalyzer" "Registries of meshNetworks" IST0126;
-    "mizzen.ClaimAnalyzer" "Objects that are written twice, or have no effect" MZ0003 MZ0004 MZ0005;
     "mizzen.AdmissionAnalyzer" "Workloads whose proxies their namespace does not admit" MZ0114;
+    "mizzen.ClaimAnalyzer" "Objects that are written twice, or have no effect" MZ0003 MZ0004 MZ0005;
     "mizzen.GatewayAnalyzer" "Gateways that take more hosts than they have routes for" MZ0101;
     "mizzen.MutualTlsAnalyzer" "Where mutual TLS is, and where it is not" MZ0102 MZ0105 MZ0109 MZ0112 MZ0113 MZ0120;
     "mizzen.PolicyAnalyzer" "Policies that match nothing, are in another's shadow, or let everybody in" MZ0103 MZ0104 MZ0107 MZ0108;
