@@ -542,7 +542,7 @@ fn values_of_the_runtime() {
     check(&format!("{{{global}: '7', {web}: '', a.b: few}}"), Ok(&[(web, ""), (global, "7"), ("a.b", "few")]));
     for value in ["few", "'-1'", "'1.5'", "' 7'"] {
         let text = value.trim_matches('\'');
-        let said = format!(".{web}: must be a number of connections, or empty for no limit, is `{text}`");
+        let said = format!("[\"{web}\"]: must be a number of connections, or empty for no limit, is `{text}`");
         check(&format!("{{{web}: {value}}}"), Err(&said));
     }
     check("[x]", Err(": must be a map, is a list"));

@@ -289,12 +289,12 @@ impl Book {
         let (mut addresses, mut reserved, mut lacks) = (Vec::new(), Vec::new(), [false; 2]);
         for host in hosts {
             let mut ips = of_host.remove(&host).unwrap_or_default();
-            for pool in 0..self.pools.len() {
+            for (pool, lacks) in lacks.iter_mut().enumerate() {
                 if ips.iter().any(|ip| ip.is_ipv4() == (pool == 0)) {
                     continue;
                 }
                 let Some(ip) = self.free(pool, name, &host) else {
-                    lacks[pool] = true;
+                    *lacks = true;
                     continue;
                 };
                 self.claim(ip, Claim { by: By::Status, created, entry: name.clone(), host: Some(host.clone()) });
