@@ -226,14 +226,14 @@ fn routes_of_others_at_sidecars() {
     for (view, left, fixed) in [(&theirs, LEFT, " dynamic_host=a.wide.example dynamic_port=8080"), (&ours, "", "")] {
         // Another name for the requests of any host, on any port.
         let rewritten = format!("-: /* => {cluster} host:=a.wide.example retries{fixed}");
-        check(view, at("9080"), &leading("reviews", named), cluster, &[rewritten.clone()]);
+        check(view, at("9080"), &leading("reviews", named), cluster, std::slice::from_ref(&rewritten));
         let set = "headers: {request: {set: {Host: a.wide.example}}}, ";
-        check(view, at("9080"), &leading("reviews", set), cluster, &[rewritten.clone()]);
+        check(view, at("9080"), &leading("reviews", set), cluster, std::slice::from_ref(&rewritten));
         check(view, at("80"), &leading("a.example", named), &format!("{cluster} host:"), &[rewritten]);
         // A name that is covered, with a service of its own and without.
         let own = format!("-: /* {GUARD} => {cluster} retries{left}");
         for host in ["b.wide.example", "near.wide.example", "'*.b.wide.example'"] {
-            let expected: &[String] = if host.starts_with('\'') { &[] } else { &[own.clone()] };
+            let expected: &[String] = if host.starts_with('\'') { &[] } else { std::slice::from_ref(&own) };
             check(view, at("80"), &leading(host, ""), &format!("-: /* {GUARD} => {cluster}"), expected);
         }
         // None of the requests could be for a name that is covered.
@@ -318,7 +318,8 @@ fn routes_of_server_names_below_a_wildcard() {
         let snapshot = shop(&[ENTRY, GATEWAY, &routes(&rule)]);
         let mut chains = lines(&snapshot, &visitor(), ResourceKind::Listener, "0.0.0.0_443", "sni=");
         let mut expected: Vec<String> = own.into_iter().chain([near.to_owned(), at_wildcard.to_owned()]).collect();
-        (chains.sort(), expected.sort());
+        chains.sort();
+        expected.sort();
         assert_eq!(chains, expected, "{rule}");
     }
     // One that is a service's own is routed there; and rules of the wildcard itself say all of the rest.
@@ -328,7 +329,8 @@ fn routes_of_server_names_below_a_wildcard() {
     ] {
         let snapshot = shop(&[ENTRY, &routes(&rule)]);
         let mut chains = lines(&snapshot, &visitor(), ResourceKind::Listener, "0.0.0.0_443", "sni=");
-        (chains.sort(), expected.sort());
+        chains.sort();
+        expected.sort();
         assert_eq!(chains, expected, "{rule}");
     }
 }
