@@ -31,11 +31,15 @@ struct There {
 /// If the kernel refuses.
 pub(crate) async fn set(routing: &Routing) -> Result<(), ApplyError> {
     let connection = open()?;
+    // The kernel takes a rule twice.
+    let there = ours(&connection).await?;
     for ipv6 in families(routing) {
         let one = There { by: routing.by, ipv6 };
         let route = if ipv6 { connection.add_route(v6(one)).await } else { connection.add_route(v4(one)).await };
         allow_existing("add a route", route)?;
-        allow_existing("add a rule of routes", connection.add_rule(rule(one)).await)?;
+        if !there.contains(&one) {
+            allow_existing("add a rule of routes", connection.add_rule(rule(one)).await)?;
+        }
     }
     Ok(())
 }

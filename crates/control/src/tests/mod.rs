@@ -67,11 +67,9 @@ async fn from_a_token_to_the_configuration() {
     world.send(Event::Delete(objects(second)[0].key()));
     proxy.until(|p| endpoints(p.get(ENDPOINT, REVIEWS).unwrap()) == 1).await;
 
-    let status: Syncz = world.until("/debug/syncz", |s: &Syncz| {
-        // The client's last word may be on its way.
-        s.proxies.iter().all(|p| p.snapshot == s.snapshot && p.types.iter().all(|t| t.state == SyncState::Synced))
-    });
-    let status = status.await;
+    // The client's last word may be on its way.
+    let is_done = |s: &Syncz| s.proxies.iter().all(|p| p.snapshot == s.snapshot && p.types.iter().all(|t| t.state == SyncState::Synced));
+    let status: Syncz = world.until("/debug/syncz", is_done).await;
     let states: Vec<_> = status.proxies[0].types.iter().map(|t| (t.name.as_str(), t.state)).collect();
     assert_eq!(
         states,

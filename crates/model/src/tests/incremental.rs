@@ -130,7 +130,7 @@ impl Form {
         match parse(&self.yaml()).remove(0) {
             Change::Apply(object) => match Object::clone(&object) {
                 // What was allocated comes with an entry, and without a text.
-                Object::ServiceEntry(mut entry) if self.form % 2 == 0 => {
+                Object::ServiceEntry(mut entry) if self.form.is_multiple_of(2) => {
                     let ip = std::net::Ipv4Addr::new(240, 240, 0, u8::try_from(self.form).unwrap()).into();
                     entry.allocated = entry.hosts.first().map(|host| (host.clone(), ip)).into_iter().collect();
                     Arc::new(entry.into())
