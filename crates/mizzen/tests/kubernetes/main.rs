@@ -53,6 +53,8 @@ impl World {
         let port = cluster.kubectl(&["get", "service", "-n", "istio-system", "istio-ingressgateway", "-o", port], "").ok();
         let node = "jsonpath={.items[1].status.addresses[?(@.type==\"InternalIP\")].address}";
         let node = cluster.kubectl(&["get", "nodes", "-o", node], "").ok();
+        // One with addresses of both families has two.
+        let node = node.split(' ').next().unwrap_or_default();
         World { cluster, gateway: format!("{node}:{port}"), has_envoy }
     }
 
