@@ -1,19 +1,25 @@
 //! A host: a network namespace with an address, a link to the router and a default route.
 
-use std::{io, net::Ipv4Addr};
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use mizzen_capture::Plan;
+use mizzen_types::IpRange;
 
 use crate::{
     HostError, Router,
     links::{Links, sysctl},
     netns::{NetNs, block_on},
+    router::v6_of,
 };
 
 /// One host of the mesh. The namespace lives as long as this value or a process or socket in it.
 #[derive(Debug)]
 pub struct Host {
     address: Ipv4Addr,
+    address_v6: Option<Ipv6Addr>,
     namespace: NetNs,
 }
 
@@ -37,14 +43,28 @@ impl Host {
         // An address here makes the router answer on this link, and is what the redirect needs.
         links.address(index, gateway).await.map_err(step("set the router's address"))?;
         links.route_to(address, index, gateway).await.map_err(step("set the router's route"))?;
-        let inside = move || block_on(inside(address, gateway))?;
+        let mut v6 = None;
+        if let Some(gateway) = router.address_v6() {
+            let address = v6_of(address);
+            links.address(index, gateway).await.map_err(step("set the router's address of IPv6"))?;
+            links.route_to_v6(address, index).await.map_err(step("set the router's route of IPv6"))?;
+            v6 = Some(V6 { address, gateway, services: router.options().services.clone() });
+        }
+        let address_v6 = v6.as_ref().map(|v6| v6.address);
+        let inside = move || block_on(inside(address, gateway, v6))?;
         namespace.run(inside).await.and_then(|done| done).map_err(step("configure it"))?;
-        Ok(Host { address, namespace })
+        Ok(Host { address, address_v6, namespace })
     }
 
     /// Its address in the mesh.
     pub fn address(&self) -> Ipv4Addr {
         self.address
+    }
+
+    /// Its address of IPv6, if the kernel has IPv6: what its programs call from there reaches virtual addresses of services, if it is captured, and
+    /// nobody else.
+    pub fn address_v6(&self) -> Option<Ipv6Addr> {
+        self.address_v6
     }
 
     /// Sets the capture rules, in place of earlier ones. Before the workload starts.
@@ -91,7 +111,15 @@ fn link_name(address: Ipv4Addr) -> String {
     format!("h{:08x}", u32::from(address))
 }
 
-async fn inside(address: Ipv4Addr, gateway: Ipv4Addr) -> io::Result<()> {
+/// What a host has of IPv6.
+struct V6 {
+    address: Ipv6Addr,
+    gateway: Ipv6Addr,
+    /// Where services have virtual addresses; those of IPv4 mean nothing.
+    services: Vec<IpRange>,
+}
+
+async fn inside(address: Ipv4Addr, gateway: Ipv4Addr, v6: Option<V6>) -> io::Result<()> {
     let links = Links::open()?;
     let settings = [
         ("ipv4/ip_unprivileged_port_start", "0"),
@@ -100,12 +128,22 @@ async fn inside(address: Ipv4Addr, gateway: Ipv4Addr) -> io::Result<()> {
         ("ipv4/conf/default/rp_filter", "0"),
         ("ipv4/conf/eth0/rp_filter", "0"),
     ];
-    for (name, value) in settings {
+    // An address that others might have, too, could not be used at once.
+    let of_v6 = [("ipv6/conf/eth0/accept_dad", "0"), ("ipv6/conf/eth0/accept_ra", "0")];
+    for (name, value) in settings.into_iter().chain(of_v6.into_iter().filter(|_| v6.is_some())) {
         sysctl(name, value)?;
     }
     links.up("lo").await?;
     let index = links.up(LINK).await?;
     links.address(index, address).await?;
     links.route_to(gateway, index, address).await?;
-    links.default_route(gateway, index, address).await
+    links.default_route(gateway, index, address).await?;
+    if let Some(V6 { address, gateway, services }) = v6 {
+        links.address(index, address).await?;
+        links.route_to_v6(gateway, index).await?;
+        for range in &services {
+            links.route_v6(range, gateway, index, address).await?;
+        }
+    }
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fmt, io,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::AsFd,
 };
 
@@ -10,7 +10,7 @@ use mizzen_types::IpRange;
 use nlink::netlink::{
     Connection, Route,
     link::VethLink,
-    route::{Ipv4Route, RouteType},
+    route::{Ipv4Route, Ipv6Route, RouteType},
     types::route::RouteScope,
 };
 
@@ -46,13 +46,26 @@ impl Links {
         self.0.del_link_if_exists(name).await.map(drop).map_err(plain)
     }
 
-    pub(crate) async fn address(&self, index: u32, address: Ipv4Addr) -> io::Result<()> {
-        self.0.add_address_by_index(index, IpAddr::V4(address), 32).await.map_err(plain)
+    pub(crate) async fn address(&self, index: u32, address: impl Into<IpAddr>) -> io::Result<()> {
+        let address = address.into();
+        self.0.add_address_by_index(index, address, if address.is_ipv4() { 32 } else { 128 }).await.map_err(plain)
     }
 
     /// `address` is behind this link.
     pub(crate) async fn route_to(&self, address: Ipv4Addr, index: u32, source: Ipv4Addr) -> io::Result<()> {
         let route = Ipv4Route::new(address, 32).dev_index(index).scope(RouteScope::Link).prefsrc(source);
+        self.0.replace_route(route).await.map_err(plain)
+    }
+
+    /// `address` is behind this link.
+    pub(crate) async fn route_to_v6(&self, address: Ipv6Addr, index: u32) -> io::Result<()> {
+        self.0.replace_route(Ipv6Route::from_addr(address, 128).dev_index(index)).await.map_err(plain)
+    }
+
+    /// `range` is behind the gateway on this link; of IPv4 nothing is set.
+    pub(crate) async fn route_v6(&self, range: &IpRange, gateway: Ipv6Addr, index: u32, source: Ipv6Addr) -> io::Result<()> {
+        let IpAddr::V6(address) = range.address() else { return Ok(()) };
+        let route = Ipv6Route::from_addr(address, range.prefix()).gateway(gateway).dev_index(index).prefsrc(source);
         self.0.replace_route(route).await.map_err(plain)
     }
 
@@ -66,9 +79,17 @@ impl Links {
     /// connection is refused at once. (An unreachable route would answer by ICMP, which the kernel limits to
     /// one a second and `connect` takes as a reason to try again.)
     pub(crate) async fn refuse(&self, range: &IpRange, loopback: u32) -> io::Result<()> {
-        let IpAddr::V4(address) = range.address() else { return Ok(()) };
-        let route = Ipv4Route::new(address, range.prefix()).dev_index(loopback).scope(RouteScope::Host).route_type(RouteType::Local);
-        self.0.replace_route(route).await.map_err(plain)
+        let made = match range.address() {
+            IpAddr::V4(address) => {
+                let route = Ipv4Route::from_addr(address, range.prefix()).dev_index(loopback);
+                self.0.replace_route(route.scope(RouteScope::Host).route_type(RouteType::Local)).await
+            }
+            IpAddr::V6(address) => {
+                let route = Ipv6Route::from_addr(address, range.prefix()).dev_index(loopback);
+                self.0.replace_route(route.route_type(RouteType::Local)).await
+            }
+        };
+        made.map_err(plain)
     }
 }
 

@@ -4,10 +4,14 @@
 //! socket that the outer process serves (see `relay`). A connection to an address of the mesh that nobody
 //! has is refused; everything else beyond the mesh is answered as unreachable. A guard decides before all that,
 //! if one is set, who may open a connection at all.
+//!
+//! All of that is IPv4. Hosts have an address of IPv6, too, so that their programs can call virtual addresses of it, of
+//! which their proxies make calls by IPv4; what comes here by IPv6 is refused or answered as unreachable, and never forwarded.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::OwnedFd,
+    path::Path,
 };
 
 use mizzen_capture::{Guard, Guarding, Refused, Side};
@@ -31,22 +35,38 @@ pub struct RouterOptions {
     pub address: Ipv4Addr,
     /// Where hosts have their addresses: routed between them, never relayed.
     pub hosts: IpRange,
-    /// Where services have virtual addresses: a connection that was not captured is refused at once.
-    pub services: IpRange,
+    /// Where services have virtual addresses, of either family: a connection that was not captured is refused at once.
+    pub services: Vec<IpRange>,
 }
 
 impl Default for RouterOptions {
-    /// 10.244.0.1, 10.244.0.0/16 and 10.96.0.0/16.
+    /// 10.244.0.1, 10.244.0.0/16, and of services 10.96.0.0/16, 240.240.0.0/16 and 2001:2::/48, of which the last two are Istio's for ServiceEntries.
     fn default() -> Self {
-        let range = |a, b| IpRange::new(Ipv4Addr::new(a, b, 0, 0).into(), 16).unwrap_or_else(|_| unreachable!("16 <= 32"));
-        RouterOptions { address: Ipv4Addr::new(10, 244, 0, 1), hosts: range(10, 244), services: range(10, 96) }
+        let range = |address: IpAddr, prefix| IpRange::new(address, prefix).unwrap_or_else(|_| unreachable!("a length of its family"));
+        let v4 = |a, b| range(Ipv4Addr::new(a, b, 0, 0).into(), 16);
+        let v6 = range(Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 0).into(), 48);
+        RouterOptions { address: Ipv4Addr::new(10, 244, 0, 1), hosts: v4(10, 244), services: vec![v4(10, 96), v4(240, 240), v6] }
     }
+}
+
+impl RouterOptions {
+    fn inside(&self) -> Vec<IpRange> {
+        [self.hosts].into_iter().chain(self.services.iter().copied()).collect()
+    }
+}
+
+/// The address of IPv6 of who has this one: of a range that is only ever used within a site (RFC 4193).
+pub(crate) fn v6_of(address: Ipv4Addr) -> Ipv6Addr {
+    let [a, b, c, d] = address.octets().map(u16::from);
+    Ipv6Addr::new(0xfd6d, 0x697a, 0x7a65, 0x6e00, 0, 0, a << 8 | b, c << 8 | d)
 }
 
 /// The running router. Only the inner process has one.
 #[derive(Debug)]
 pub struct Router {
     options: RouterOptions,
+    /// Whether the kernel has IPv6.
+    has_ipv6: bool,
     links: Links,
     guarding: Mutex<Guarding>,
 }
@@ -64,10 +84,15 @@ impl Router {
         let links = Links::open().map_err(step("open netlink"))?;
         let loopback = links.up("lo").await.map_err(step("bring lo up"))?;
         links.address(loopback, options.address).await.map_err(step("set its address"))?;
-        for range in [&options.hosts, &options.services] {
+        let has_ipv6 = Path::new("/proc/net/if_inet6").exists();
+        for range in options.inside().iter().filter(|range| has_ipv6 || range.address().is_ipv4()) {
             links.refuse(range, loopback).await.map_err(step("set a route"))?;
         }
-        for (name, value) in [("ipv4/ip_forward", "1"), ("ipv4/conf/all/rp_filter", "0"), ("ipv4/conf/default/rp_filter", "1")] {
+        let settings = [("ipv4/ip_forward", "1"), ("ipv4/conf/all/rp_filter", "0"), ("ipv4/conf/default/rp_filter", "1")];
+        // Links come later. Nobody else has their addresses, and what a host says of routes is none of the router's business.
+        let v6 = ["all/forwarding", "default/accept_dad", "default/accept_ra"].map(|name| format!("ipv6/conf/{name}"));
+        let v6 = v6.iter().filter(|_| has_ipv6).map(|name| (name.as_str(), "0"));
+        for (name, value) in settings.into_iter().chain(v6) {
             sysctl(name, value).map_err(step("configure"))?;
         }
         let tcp = |port| mizzen_net::listen(SocketAddr::from((options.address, port)), &mizzen_net::ListenOptions::default());
@@ -82,9 +107,9 @@ impl Router {
             .map_err(|error| HostError::io("router: set the redirect")(std::io::Error::other(error.to_string())))?;
         mizzen_capture::remember_half_closed().map_err(step("have half-closed connections remembered"))?;
         let sockets: [OwnedFd; 3] = [relay.into(), dns_udp.into(), dns_tcp.into()];
-        let mesh = vec![options.hosts.to_string(), options.services.to_string()];
+        let mesh = options.inside().iter().map(IpRange::to_string).collect();
         link.ask(&Ask::Relay { mesh }, &[&sockets[0], &sockets[1], &sockets[2]]).await?;
-        Ok(Router { options, links, guarding: Mutex::default() })
+        Ok(Router { options, has_ipv6, links, guarding: Mutex::default() })
     }
 
     /// Its options.
@@ -98,7 +123,7 @@ impl Router {
     /// # Errors
     /// If the kernel refuses it; what was said before then holds on.
     pub async fn guard(&self, inbound: Vec<Side>, outbound: Vec<Side>) -> Result<Refused, HostError> {
-        let guard = Guard { inside: vec![self.options.hosts, self.options.services], inbound, outbound };
+        let guard = Guard { inside: self.options.inside(), inbound, outbound };
         Ok(self.guarding.lock().await.set(&guard).await?)
     }
 
@@ -108,6 +133,11 @@ impl Router {
     /// If the kernel does not tell.
     pub async fn refused(&self) -> Result<Refused, HostError> {
         Ok(self.guarding.lock().await.refused().await?)
+    }
+
+    /// Its own address of IPv6, if the kernel has IPv6.
+    pub(crate) fn address_v6(&self) -> Option<Ipv6Addr> {
+        self.has_ipv6.then(|| v6_of(self.options.address))
     }
 
     pub(crate) fn links(&self) -> &Links {
@@ -121,15 +151,13 @@ async fn redirect(options: &RouterOptions, port: u16) -> Result<(), nlink::Error
     let nat = BaseChain::nat(NatHook::Prerouting, Priority::DstNat).policy(Policy::Accept);
     let filter = BaseChain::filter(FilterHook::Forward, Priority::Filter).policy(Policy::Accept);
     let rule = |chain: &str| Rule::new(TABLE, chain).family(Family::Inet);
-    let to = |chain: &str, range: &IpRange| rule(chain).match_daddr(range.address(), range.prefix());
-    connection
+    let mut transaction = connection
         .transaction()
         .add_table(TABLE, Family::Inet)
         .add_chain(Chain::new(TABLE, "prerouting")?.family(Family::Inet).base(nat))
-        .add_chain(Chain::new(TABLE, "forward")?.family(Family::Inet).base(filter))
-        .add_rule(to("prerouting", &options.hosts).accept())
-        .add_rule(to("prerouting", &options.services).accept())
-        .add_rule(rule("prerouting").match_l4proto(TCP).redirect(Some(port)))
-        .commit(&connection)
-        .await
+        .add_chain(Chain::new(TABLE, "forward")?.family(Family::Inet).base(filter));
+    for range in options.inside() {
+        transaction = transaction.add_rule(rule("prerouting").match_daddr(range.address(), range.prefix()).accept());
+    }
+    transaction.add_rule(rule("prerouting").match_l4proto(TCP).redirect(Some(port))).commit(&connection).await
 }

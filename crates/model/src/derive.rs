@@ -481,17 +481,19 @@ fn keys(object: &Object) -> Vec<ServiceKey> {
 
 /// Allocated addresses, by a service's host name or by `namespace/name` of its object.
 #[derive(Debug, Default, PartialEq)]
-struct Vips(BTreeMap<String, IpAddr>);
+struct Vips(BTreeMap<String, Vec<IpAddr>>);
 
 impl Vips {
     fn read(objects: &Objects) -> Vips {
         let key = mizzen_api::Key::new(Kind::ConfigMap, VIPS.0, VIPS.1);
         let Some(Object::ConfigMap(map)) = objects.object(&key) else { return Vips(BTreeMap::new()) };
-        Vips(map.data.iter().filter_map(|(name, ip)| Some((name.clone(), ip.parse().ok()?))).collect())
+        let all = |text: &str| text.split(',').filter_map(|ip| ip.trim().parse().ok()).collect();
+        Vips(map.data.iter().map(|(name, text)| (name.clone(), all(text))).collect())
     }
 
-    fn of(&self, host: &Hostname, object: &NamespacedName) -> Option<IpAddr> {
-        self.0.get(host.as_str()).or_else(|| self.0.get(&object.to_string())).copied()
+    fn of(&self, host: &Hostname, object: &NamespacedName) -> impl Iterator<Item = IpAddr> {
+        let found = self.0.get(host.as_str()).or_else(|| self.0.get(&object.to_string()));
+        found.into_iter().flatten().copied()
     }
 }
 
@@ -518,7 +520,7 @@ fn of_service(service: &core::Service, default_export: &[ExportTo], vips: &Vips)
     // The second one stands where the first one does.
     let address = match service.cluster_ip {
         ClusterIp::Address(ip) => Some(ip),
-        ClusterIp::Auto => vips.of(&host, &meta.namespaced_name()),
+        ClusterIp::Auto => vips.of(&host, &meta.namespaced_name()).next(),
         ClusterIp::Headless => None,
     };
     let ports = service.ports.iter().map(|port| PortView {

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The config map in which the virtual addresses of services stand that `mizzen up` has allocated: namespace and name. Its keys are host names, or
-/// `namespace/name` of the object.
+/// `namespace/name` of the object; a value is an address, or several with commas.
 pub const VIPS: (&str, &str) = ("kube-system", "mizzen-vips");
 
 /// A policy that could not be read.

@@ -9,7 +9,7 @@ use std::{
 use mizzen_capture::{Dns, Owner, Plan, Ports, Ranges, Settings};
 use mizzen_host::{Host, Link, Router};
 use mizzen_types::ports::{INBOUND_PASSTHROUGH_V6, PROXY_MARK};
-use nlink::netlink::link::VethLink;
+use nlink::netlink::{link::VethLink, route::Ipv6Route};
 use socket2::{Domain, Socket, Type};
 
 use crate::Paths;
@@ -113,9 +113,28 @@ async fn between_hosts(mesh: &Mesh) {
     // Nobody there, a service without capture, an unused host address: an answer at once, no silence.
     let refused = connect(&mesh.a, PLAIN, (B, 81)).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
-    for nowhere in [[10, 96, 0, 10], [10, 244, 9, 9]] {
+    for nowhere in [[10, 96, 0, 10], [240, 240, 0, 10], [10, 244, 9, 9]] {
         let error = connect(&mesh.a, PLAIN, (nowhere, 80)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{nowhere:?}");
+    }
+    if let Some(of_b) = mesh.b.address_v6() {
+        let service: Ipv6Addr = "2001:2::10".parse().unwrap();
+        let error = connect(&mesh.a, PLAIN, (service, 80)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{service}");
+        // By IPv6 no host is reached, and nothing beyond the mesh is.
+        for nowhere in [of_b, "2606:4700::1111".parse().unwrap()] {
+            let error = connect(&mesh.a, PLAIN, (nowhere, 80)).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NetworkUnreachable, "{nowhere}");
+        }
+        // Nor does the router lead there whoever makes a way to it, where somebody listens.
+        let _server = listen(&mesh.b, (of_b, 80)).await;
+        let way = move || {
+            let around = Ipv6Route::from_addr(of_b, 128).gateway("fd6d:697a:7a65:6e00::af4:1".parse().unwrap()).dev("eth0");
+            mizzen_host::block_on(async { nlink::netlink::Connection::<nlink::Route>::new().unwrap().add_route(around).await.unwrap() })
+        };
+        mesh.a.run(way).await.unwrap().unwrap();
+        let error = connect(&mesh.a, PLAIN, (of_b, 80)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{of_b}");
     }
     println!("ok: hosts reach each other");
 }
@@ -209,7 +228,7 @@ async fn captured_outbound(mesh: &Mesh) {
     let proxy = listen(&mesh.a, ([0, 0, 0, 0], 15001)).await;
     let remote = listen(&mesh.b, (B, 8080)).await;
     let all = [("proxy", &proxy), ("remote", &remote)];
-    for to in [[10, 96, 0, 10], [192, 0, 2, 1], [10, 244, 9, 9]] {
+    for to in [[10, 96, 0, 10], [240, 240, 0, 10], [192, 0, 2, 1], [10, 244, 9, 9]] {
         let to = SocketAddr::from((to, 80));
         assert_eq!(arrives(&mesh.a, PLAIN, to, &all).await, ("proxy", Some(to)));
     }
@@ -289,7 +308,7 @@ async fn captured_v6(mesh: &Mesh) {
     let proxy = listen(&mesh.a, any(15001)).await;
     let agent = listen(&mesh.a, (Ipv6Addr::LOCALHOST, 15053)).await;
     let all = [("proxy", &proxy), ("app", &app), ("agent", &agent)];
-    for address in [b, "fd00::9".parse().unwrap()] {
+    for address in [b, "fd00::9".parse().unwrap(), "2001:2::10".parse().unwrap()] {
         let to = SocketAddr::from((address, 80));
         assert_eq!(arrives(&mesh.a, PLAIN, to, &all).await, ("proxy", Some(to)));
     }

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash, Hasher},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 /// The router of every host, its DNS relay included.
@@ -13,12 +13,30 @@ pub(crate) const CONTROL: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 2);
 /// The first pod; what is below is the mesh's own.
 const FIRST_POD: u16 = 16;
 
-/// Hands out addresses from 10.244.0.0/16 for pods and 10.96.0.0/16 for services.
+/// Hands out addresses from 10.244.0.0/16 for pods, 10.96.0.0/16 for services, and 240.240.0.0/16 and 2001:2::/48 for hosts of ServiceEntries.
 #[derive(Debug, Default)]
 pub(crate) struct Addresses {
     next_pod: u16,
     pods: BTreeSet<Ipv4Addr>,
-    services: BTreeMap<String, Ipv4Addr>,
+    services: BTreeMap<String, Virtual>,
+}
+
+/// What a host name is to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum VirtualOf {
+    /// The address that its YAML names: nobody else gets it.
+    Fixed(IpAddr),
+    /// One of a service.
+    Service,
+    /// Those of a ServiceEntry's host: one of each family.
+    Entry,
+}
+
+/// A name's number in its ranges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Virtual {
+    is_entry: bool,
+    number: u16,
 }
 
 impl Addresses {
@@ -43,40 +61,58 @@ impl Addresses {
         self.pods.remove(&address);
     }
 
-    /// The virtual addresses of the host names in `wanted`, each with the address its YAML
-    /// asks for, if any. The same name gets the same address in every run unless two names collide; a service keeps its address while it exists.
-    pub(crate) fn services(&mut self, wanted: &BTreeMap<String, Option<IpAddr>>) -> BTreeMap<String, Ipv4Addr> {
-        self.services.retain(|name, _| wanted.get(name).is_some_and(Option::is_none));
-        let fixed: BTreeSet<IpAddr> = wanted.values().flatten().copied().collect();
-        for name in wanted.iter().filter(|(_, address)| address.is_none()).map(|(name, _)| name) {
-            if self.services.get(name).is_some_and(|a| !fixed.contains(&IpAddr::V4(*a))) {
+    /// The virtual addresses of the host names in `wanted`, but of those that have one by their YAML.
+    /// The same name gets the same addresses in every run unless two names collide; it keeps them while it exists.
+    pub(crate) fn services(&mut self, wanted: &BTreeMap<String, VirtualOf>) -> BTreeMap<String, Vec<IpAddr>> {
+        let is_wanted = |name: &str, known: Virtual| match wanted.get(name) {
+            Some(VirtualOf::Service) => !known.is_entry,
+            Some(VirtualOf::Entry) => known.is_entry,
+            Some(VirtualOf::Fixed(_)) | None => false,
+        };
+        let fixed = |wanted: &VirtualOf| if let VirtualOf::Fixed(address) = wanted { Some(*address) } else { None };
+        let fixed: BTreeSet<IpAddr> = wanted.values().filter_map(fixed).collect();
+        let is_free = |number: Virtual| !number.addresses().iter().any(|address| fixed.contains(address));
+        self.services.retain(|name, known| is_wanted(name, *known) && is_free(*known));
+        let mut taken: BTreeSet<Virtual> = self.services.values().copied().collect();
+        for (name, wanted) in wanted {
+            if matches!(wanted, VirtualOf::Fixed(_)) || self.services.contains_key(name) {
                 continue;
             }
-            let taken: BTreeSet<Ipv4Addr> = self.services.values().copied().collect();
+            let is_entry = *wanted == VirtualOf::Entry;
             let mut hasher = DefaultHasher::new();
             name.hash(&mut hasher);
             let start = hasher.finish() as u16;
-            let free = (0..u16::MAX).map(|step| virtual_address(start.wrapping_add(step)));
-            let free = free.flatten().find(|a| !taken.contains(a) && !fixed.contains(&IpAddr::V4(*a)));
-            if let Some(address) = free {
-                self.services.insert(name.clone(), address);
+            let mut all = (0..u16::MAX).map(|step| Virtual { is_entry, number: start.wrapping_add(step) });
+            if let Some(free) = all.find(|number| number.is_usable() && !taken.contains(number) && is_free(*number)) {
+                taken.insert(free);
+                self.services.insert(name.clone(), free);
             }
         }
-        self.services.clone()
+        self.services.iter().map(|(name, number)| (name.clone(), number.addresses())).collect()
     }
 }
 
-fn virtual_address(number: u16) -> Option<Ipv4Addr> {
-    let [high, low] = number.to_be_bytes();
-    (!matches!(low, 0 | 255) && number > 16).then(|| Ipv4Addr::new(10, 96, high, low))
+impl Virtual {
+    fn is_usable(self) -> bool {
+        !matches!(self.number.to_be_bytes()[1], 0 | 255) && self.number > 16
+    }
+
+    fn addresses(self) -> Vec<IpAddr> {
+        let [high, low] = self.number.to_be_bytes();
+        if self.is_entry {
+            vec![Ipv4Addr::new(240, 240, high, low).into(), Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, self.number).into()]
+        } else {
+            vec![Ipv4Addr::new(10, 96, high, low).into()]
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn wanted(list: &[(&str, Option<&str>)]) -> BTreeMap<String, Option<IpAddr>> {
-        list.iter().map(|(name, address)| ((*name).to_owned(), address.map(|a| a.parse().unwrap()))).collect()
+    fn wanted(list: &[(&str, VirtualOf)]) -> BTreeMap<String, VirtualOf> {
+        list.iter().map(|(name, wanted)| ((*name).to_owned(), *wanted)).collect()
     }
 
     #[test]
@@ -95,18 +131,35 @@ mod tests {
 
     #[test]
     fn services_are_stable() {
-        let both = wanted(&[("shop/a", None), ("shop/b", None)]);
+        use VirtualOf::{Entry, Fixed, Service};
+        let both = wanted(&[("shop/a", Service), ("shop/b", Service)]);
         let mut one = Addresses::default();
         let first = one.services(&both);
         assert_eq!(Addresses::default().services(&both), first, "the same in every run");
         assert_eq!(
-            one.services(&wanted(&[("shop/b", None), ("shop/c", None)]))["shop/b"],
+            one.services(&wanted(&[("shop/b", Service), ("shop/c", Service)]))["shop/b"],
             first["shop/b"],
             "kept while others come and go"
         );
-        let taken = first["shop/a"].to_string();
-        let moved = one.services(&wanted(&[("shop/a", None), ("shop/fixed", Some(&taken))]));
-        assert_ne!(moved["shop/a"].to_string(), taken, "an address that the YAML names is nobody else's");
+        let taken = first["shop/a"][0];
+        let moved = one.services(&wanted(&[("shop/a", Service), ("shop/fixed", Fixed(taken))]));
+        assert_ne!(moved["shop/a"][0], taken, "an address that the YAML names is nobody else's");
         assert!(!moved.contains_key("shop/fixed"));
+        // What becomes something else gets addresses of that.
+        let entry = one.services(&wanted(&[("shop/a", Entry)]));
+        let [IpAddr::V4(four), IpAddr::V6(six)] = entry["shop/a"][..] else { panic!("{entry:?}") };
+        assert_eq!((&four.octets()[..2], &six.segments()[..7]), (&[240, 240][..], &[0x2001, 2, 0, 0, 0, 0, 0][..]));
+        let moved = one.services(&wanted(&[("shop/a", Entry), ("shop/fixed", Fixed(six.into()))]));
+        assert!(moved["shop/a"][0] != entry["shop/a"][0] && moved["shop/a"][1] != entry["shop/a"][1], "{moved:?}");
+    }
+
+    /// No two names have one address, however many there are.
+    #[test]
+    fn services_are_distinct() {
+        let names: Vec<(String, VirtualOf)> =
+            (0..10_000).map(|n| (format!("shop/{n}"), if n % 2 == 0 { VirtualOf::Entry } else { VirtualOf::Service })).collect();
+        let given = Addresses::default().services(&names.into_iter().collect());
+        let all: BTreeSet<IpAddr> = given.values().flatten().copied().collect();
+        assert_eq!((given.len(), all.len()), (10_000, 15_000));
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hash, Hasher},
-    net::{IpAddr, Ipv4Addr},
+    net::Ipv4Addr,
     sync::{Arc, LazyLock},
 };
 
@@ -14,6 +14,8 @@ use mizzen_api::{
 };
 use mizzen_model::TLS_MODE_LABEL;
 use mizzen_types::Protocol;
+
+use super::address::VirtualOf;
 
 /// All objects of the folder.
 pub(crate) type Objects = BTreeMap<Key, Arc<Object>>;
@@ -248,8 +250,8 @@ fn replicas(deployment: &Deployment) -> impl Iterator<Item = Wanted> {
     (0..deployment.replicas).map(one)
 }
 
-/// The host names that need a virtual address, each with the address that its YAML names, if any.
-pub(crate) fn virtual_addresses(objects: &Objects) -> BTreeMap<String, Option<IpAddr>> {
+/// The host names that need virtual addresses. Of a name of both a service and a ServiceEntry the service's count.
+pub(crate) fn virtual_addresses(objects: &Objects) -> BTreeMap<String, VirtualOf> {
     let mut wanted = BTreeMap::new();
     for object in objects.values() {
         match &**object {
@@ -257,13 +259,15 @@ pub(crate) fn virtual_addresses(objects: &Objects) -> BTreeMap<String, Option<Ip
                 let host = format!("{}.{}.svc.cluster.local", service.meta.name, service.meta.namespace);
                 match service.cluster_ip {
                     ClusterIp::Headless => {}
-                    ClusterIp::Auto => drop(wanted.insert(host, None)),
-                    ClusterIp::Address(ip) => drop(wanted.insert(host, Some(ip))),
+                    ClusterIp::Auto => drop(wanted.insert(host, VirtualOf::Service)),
+                    ClusterIp::Address(ip) => drop(wanted.insert(host, VirtualOf::Fixed(ip))),
                 }
             }
             Object::ServiceEntry(entry) => {
                 let hosts = entry.allocatable_hosts().filter(|h| !h.is_wildcard());
-                wanted.extend(hosts.map(|h| (h.as_str().to_owned(), None)));
+                for host in hosts {
+                    wanted.entry(host.as_str().to_owned()).or_insert(VirtualOf::Entry);
+                }
             }
             _ => {}
         }
@@ -343,7 +347,8 @@ pub(crate) mod tests {
             "{apiVersion: v1, kind: Service, metadata: {name: e, namespace: shop}, spec: {ports: [{port: 80}]}}".to_owned(),
         ];
         let found = virtual_addresses(&objects(&all.join("\n---\n")));
-        assert_eq!(found.keys().collect::<Vec<_>>(), ["a.example.com", "e.shop.svc.cluster.local"]);
+        let expected = [("a.example.com", VirtualOf::Entry), ("e.shop.svc.cluster.local", VirtualOf::Service)];
+        assert_eq!(found, expected.map(|(name, wanted)| (name.to_owned(), wanted)).into());
     }
 
     #[test]

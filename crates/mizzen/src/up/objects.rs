@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, Write},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
@@ -54,7 +54,9 @@ impl Folder {
     ///
     /// # Errors
     /// What the system says.
-    pub(crate) fn virtual_addresses(&self, addresses: &BTreeMap<String, Ipv4Addr>) -> io::Result<()> {
+    pub(crate) fn virtual_addresses(&self, addresses: &BTreeMap<String, Vec<IpAddr>>) -> io::Result<()> {
+        let text = |all: &Vec<IpAddr>| all.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(",");
+        let addresses: BTreeMap<&String, String> = addresses.iter().map(|(name, all)| (name, text(all))).collect();
         let object = json!({
             "apiVersion": "v1",
             "kind": "ConfigMap",

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
@@ -100,7 +100,7 @@ async fn keep(
             io.others.push((4, socket.as_fd().try_clone_to_owned()?));
         }
         restart.started(Instant::now().into_std());
-        let started = match spec(mesh, pod, host.address(), role) {
+        let started = match spec(mesh, pod, (host.address(), host.address_v6()), role) {
             Ok(spec) => mesh.supervisor.spawn(host, &spec, io).await.map_err(Into::into),
             Err(error) => Err(error),
         };
@@ -181,7 +181,7 @@ async fn serve_tokens(mesh: Arc<Mesh>, pod: Arc<Wanted>, socket: UnixStream) {
     }
 }
 
-fn spec(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr, role: Role) -> Result<Spec> {
+fn spec(mesh: &Mesh, pod: &Wanted, (address, address_v6): (Ipv4Addr, Option<Ipv6Addr>), role: Role) -> Result<Spec> {
     let labels: BTreeMap<&String, &String> = pod.labels.iter().collect();
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
     let folder = folder(mesh, pod);
@@ -204,6 +204,9 @@ fn spec(mesh: &Mesh, pod: &Wanted, address: Ipv4Addr, role: Role) -> Result<Spec
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
+    // By this the control plane knows that programs here call virtual addresses of IPv6; a gateway has no programs.
+    let all = address_v6.filter(|_| role == Role::Sidecar).map(|v6| format!("{address},{v6}"));
+    env.extend(all.map(|all| ("INSTANCE_IPS".to_owned(), all)));
     // Istio's switch to the older variant of xDS.
     env.extend(std::env::var("ISTIO_DELTA_XDS").ok().map(|value| ("ISTIO_DELTA_XDS".to_owned(), value)));
     env.extend(mesh.payload.denial_header.clone().map(|name| ("ISTIO_META_MIZZEN_DENIAL_HEADER".to_owned(), name)));

@@ -85,8 +85,14 @@ fn allocated_addresses() {
     check("a.example", "resolution: DNS, addresses: [192.0.2.1]", &[], ["192.0.2.1", ""]);
     // Whom a call of a wildcard is for is told by name.
     check("'*.example'", "resolution: DYNAMIC_DNS", &[], ["", ""]);
-    let vips = "{kind: ConfigMap, apiVersion: v1, metadata: {name: mizzen-vips, namespace: kube-system}, data: {a.example: 10.96.0.1}}";
-    check("a.example", "resolution: DNS", &[vips], ["10.96.0.1", ""]);
+    for (given, expected) in
+        [("10.96.0.1", "10.96.0.1"), ("240.240.0.9,2001:2::9", "240.240.0.9 2001:2::9"), ("what, 240.240.0.9", "240.240.0.9")]
+    {
+        let vips = format!(
+            "{{kind: ConfigMap, apiVersion: v1, metadata: {{name: mizzen-vips, namespace: kube-system}}, data: {{a.example: '{given}'}}}}"
+        );
+        check("a.example", "resolution: DNS", &[&vips], [expected, ""]);
+    }
 }
 
 #[test]
