@@ -10,7 +10,7 @@ use mizzen_testkit::{
 };
 use serde_json::json;
 
-use super::{MIZZEN, ONE_AT_A_TIME, helm};
+use super::{MIZZEN, ONE_AT_A_TIME, has_ipv6, helm};
 
 /// How many pods start while the agents are killed and replaced.
 const MANY: usize = 30;
@@ -191,7 +191,7 @@ fn start(folder: &Path) -> Option<World> {
     let program = image::without_debug(Path::new(MIZZEN), folder).expect("a copy");
     let written = image::mesh(&image::Source::MultiCall(&program), None, "mizzen", env!("CARGO_PKG_VERSION"), folder).expect("images");
     let images = written.into_iter().map(|written| written.archive).collect();
-    Cluster::start(&ClusterOptions { nodes: 2, images, dual_stack: Path::new("/proc/net/if_inet6").exists() }).map(World)
+    Cluster::start(&ClusterOptions { nodes: 2, images, dual_stack: has_ipv6() }).map(World)
 }
 
 #[test]
@@ -293,9 +293,14 @@ fn names(world: &World) {
     };
     for (host, app) in [("one.example", "web"), ("other.example", "early")] {
         let found = run(["lookup", host]);
-        assert!(found.contains("240.240."), "{found}");
-        let answer = run(["get", &format!("http://{host}:8080/")]);
-        assert!(answer.starts_with("200 ") && answer.contains(&format!("pod={app}-")), "{answer}");
+        let addresses: Vec<&str> = found.split_whitespace().skip(1).collect();
+        let of = |start: &str| addresses.iter().filter(|address| address.starts_with(start)).count();
+        assert_eq!([of("240.240."), of("2001:2::")], [1, usize::from(has_ipv6())], "{found}");
+        let literal = |address: &&str| if address.contains(':') { format!("[{address}]") } else { (*address).to_owned() };
+        for called in addresses.iter().map(literal).chain([host.to_owned()]) {
+            let answer = run(["get", &format!("http://{called}:8080/")]);
+            assert!(answer.starts_with("200 ") && answer.contains(&format!("pod={app}-")), "{called}: {answer}");
+        }
     }
     // Whoever asks the cluster's own server learns nothing of it.
     let client = world.pods("shop", "client", ".metadata.name").concat();

@@ -7,7 +7,7 @@ use mizzen_testkit::{
     kube::{Cluster, ClusterOptions, Programs, image},
 };
 
-use super::{MIZZEN, ONE_AT_A_TIME};
+use super::{CaptureBy, MIZZEN, ONE_AT_A_TIME, has_ipv6};
 
 /// The control plane's own Service has both families.
 const INSTALL: [&str; 6] = ["install", "-y", "--set", "profile=minimal", "--set", "values.global.ipFamilyPolicy=RequireDualStack"];
@@ -68,11 +68,20 @@ fn get(cluster: &Cluster, from: &str, url: &str) -> Output {
 
 #[test]
 fn calls_by_ipv6() {
+    check(CaptureBy::Pod);
+}
+
+#[test]
+fn calls_by_ipv6_where_nodes_capture() {
+    check(CaptureBy::Node);
+}
+
+fn check(capture: CaptureBy) {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if Programs::for_cluster().is_none() {
         return;
     }
-    if !Path::new("/proc/net/if_inet6").exists() {
+    if !has_ipv6() {
         return mizzen_testkit::skip("this machine has no IPv6");
     }
     let folder = tempfile::tempdir().expect("a folder");
@@ -80,7 +89,7 @@ fn calls_by_ipv6() {
     let written = image::mesh(&image::Source::MultiCall(&program), None, "mizzen", env!("CARGO_PKG_VERSION"), folder.path());
     let images = written.expect("images").into_iter().map(|written| written.archive).collect();
     let Some(cluster) = Cluster::start(&ClusterOptions { nodes: 2, images, dual_stack: true }) else { return };
-    cluster.run(&[&[MIZZEN], &INSTALL[..]].concat(), "").ok();
+    cluster.run(&[&[MIZZEN], &INSTALL[..], capture.settings()].concat(), "").ok();
     let shop = SHOP.to_owned() + &pod("server", 2, "serve") + &caller("client") + &caller("stranger");
     // The node's proxy of Services may learn a moment later than the installer that the control plane answers.
     eventually("a shop", || match cluster.kubectl(&["apply", "--server-side", "-f", "-"], &shop) {

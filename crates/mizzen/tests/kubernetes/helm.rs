@@ -7,7 +7,7 @@ use std::{
 
 use mizzen_testkit::{Output, eventually, kube::Cluster};
 
-use super::{World, cni::network, versions};
+use super::{CaptureBy, World, cni::network, containers, versions};
 
 const GATEWAY: &str = "istio-ingressgateway";
 /// What the gateway has in each of its versions. Nobody gives a cluster of this machine a balancer, for which Helm would wait.
@@ -61,9 +61,9 @@ pub(crate) fn charts(cluster: Cluster, before: &[String; 2]) {
     release(&cluster, "istiod", "istiod", &["pilot.cni.enabled=true"]);
     release(&cluster, "istio-cni", "cni", &[]);
     release(&cluster, GATEWAY, "gateway", &[PORT, ACCOUNT]);
-    let world = World::with_gateway(cluster, false);
+    let world = World::with_gateway(cluster, CaptureBy::Node, false);
     world.open_the_shop();
-    let looks = world.kubectl(&["get", "pods", "-n", "shop", "-o", "jsonpath={.items[*].spec.initContainers[*].name}"]);
+    let looks = containers(&world, "shop");
     assert!(looks.contains("istio-validation") && !looks.contains("istio-init"), "{looks}");
     let verified = world.mizzen(&["verify-install"]);
     assert!(verified.code == 0 && verified.out.contains("of releases base, istio-cni, istio-ingressgateway, istiod"), "{verified:?}");

@@ -150,8 +150,7 @@ fn scraped(world: &World, pod: &Value) {
 
 /// Proxies that prove who they are by what their pods show the API server, where the installation asks for it, and go on calling each other.
 pub(crate) fn by_first_party_tokens(world: &World) {
-    let installed = world.mizzen(&["install", "-y", "--set", "values.global.jwtPolicy=first-party-jwt"]);
-    assert_eq!(installed.code, 0, "{}{}", installed.out, installed.err);
+    world.install(&["values.global.jwtPolicy=first-party-jwt"]);
     world.kubectl(&["rollout", "restart", "-n", "sets", "statefulset/web"]);
     world.kubectl(&["rollout", "status", "-n", "sets", "statefulset/web", "--timeout=180s"]);
     for pod in ["web-0", "web-1"] {

@@ -25,6 +25,11 @@ const MIZZEN: &str = env!("CARGO_BIN_EXE_mizzen");
 /// Two clusters at once are more than a small machine carries.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
+/// Whether this machine has IPv6: without it no cluster has both families.
+fn has_ipv6() -> bool {
+    Path::new("/proc/net/if_inet6").exists()
+}
+
 fn samples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../samples")
 }
@@ -38,9 +43,37 @@ fn images(folder: &Path) -> (Vec<PathBuf>, bool) {
     (written.into_iter().map(|written| written.archive).chain(with_envoy).collect(), has_envoy)
 }
 
+/// Who sets the capture of pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CaptureBy {
+    /// A container of each.
+    Pod,
+    /// The agent of their node.
+    Node,
+}
+
+impl CaptureBy {
+    /// The words of `install` for it.
+    fn settings(self) -> &'static [&'static str] {
+        match self {
+            CaptureBy::Pod => &[],
+            CaptureBy::Node => &["--set", "components.cni.enabled=true", "--set", "values.pilot.cni.enabled=true"],
+        }
+    }
+
+    /// The container of a pod that sets it, or that looks whether it is set.
+    fn container(self) -> &'static str {
+        match self {
+            CaptureBy::Pod => "istio-init",
+            CaptureBy::Node => "istio-validation",
+        }
+    }
+}
+
 /// A cluster, and where its gateway can be reached.
 struct World {
     cluster: Cluster,
+    capture: CaptureBy,
     gateway: String,
     /// Whether it has the image with an Envoy.
     has_envoy: bool,
@@ -48,14 +81,14 @@ struct World {
 
 impl World {
     /// A cluster in which the gateway is installed.
-    fn with_gateway(cluster: Cluster, has_envoy: bool) -> World {
+    fn with_gateway(cluster: Cluster, capture: CaptureBy, has_envoy: bool) -> World {
         let port = "jsonpath={.spec.ports[?(@.port==80)].nodePort}";
         let port = cluster.kubectl(&["get", "service", "-n", "istio-system", "istio-ingressgateway", "-o", port], "").ok();
         let node = "jsonpath={.items[1].status.addresses[?(@.type==\"InternalIP\")].address}";
         let node = cluster.kubectl(&["get", "nodes", "-o", node], "").ok();
         // One with addresses of both families has two.
         let node = node.split(' ').next().unwrap_or_default();
-        World { cluster, gateway: format!("{node}:{port}"), has_envoy }
+        World { cluster, capture, gateway: format!("{node}:{port}"), has_envoy }
     }
 
     /// The bookshop, in a namespace whose pods get proxies.
@@ -71,6 +104,14 @@ impl World {
     fn mizzen(&self, args: &[&str]) -> Output {
         let words: Vec<&str> = [MIZZEN].into_iter().chain(args.iter().copied()).collect();
         self.cluster.run(&words, "")
+    }
+
+    /// Installs the mesh with these settings beside those of the capture.
+    fn install(&self, settings: &[&str]) {
+        let settings = settings.iter().flat_map(|setting| ["--set", *setting]);
+        let words: Vec<&str> = ["install", "-y"].into_iter().chain(self.capture.settings().iter().copied()).chain(settings).collect();
+        let installed = self.mizzen(&words);
+        assert_eq!(installed.code, 0, "{}{}", installed.out, installed.err);
     }
 
     fn kubectl(&self, args: &[&str]) -> String {
@@ -108,13 +149,13 @@ impl World {
     }
 }
 
-fn start(folder: &Path) -> Option<World> {
+fn start(folder: &Path, capture: CaptureBy) -> Option<World> {
     Programs::for_cluster()?;
     let (images, has_envoy) = images(folder);
     let cluster = Cluster::start(&ClusterOptions { nodes: 2, images, ..ClusterOptions::default() })?;
-    let installed = cluster.run(&[MIZZEN, "install", "-y"], "");
+    let installed = cluster.run(&[&[MIZZEN, "install", "-y"], capture.settings()].concat(), "");
     assert_eq!(installed.code, 0, "{}{}", installed.out, installed.err);
-    Some(World::with_gateway(cluster, has_envoy))
+    Some(World::with_gateway(cluster, capture, has_envoy))
 }
 
 /// The version of the reviews of each book; each book has all of its parts.
@@ -128,15 +169,29 @@ fn versions(page: &str) -> Vec<String> {
 
 #[test]
 fn the_bookshop_in_a_cluster() {
+    the_bookshop(CaptureBy::Pod);
+}
+
+#[test]
+fn the_bookshop_in_a_cluster_whose_nodes_capture() {
+    the_bookshop(CaptureBy::Node);
+}
+
+fn the_bookshop(capture: CaptureBy) {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let folder = tempfile::tempdir().expect("a folder");
-    let Some(world) = start(folder.path()) else { return };
+    let Some(world) = start(folder.path(), capture) else { return };
     world.open_the_shop();
     the_page_in_a_browser(&world);
     let nodes = world.kubectl(&["get", "pods", "-n", "shop", "-o", "jsonpath={.items[*].spec.nodeName}"]);
     assert!(nodes.contains("node1") && nodes.contains("node2"), "{nodes}");
-    let proxies = world.kubectl(&["get", "pods", "-n", "shop", "-o", "jsonpath={.items[*].spec.initContainers[*].name}"]);
-    assert_eq!(proxies.split(' ').filter(|name| *name == "istio-proxy").count(), nodes.split(' ').count(), "{proxies}");
+    for container in ["istio-proxy", capture.container()] {
+        assert_eq!(
+            containers(&world, "shop").split(' ').filter(|name| *name == container).count(),
+            nodes.split(' ').count(),
+            "{container}"
+        );
+    }
 
     steps(&world);
     pods_that_are_meant_by_name(&world);
@@ -149,6 +204,11 @@ fn the_bookshop_in_a_cluster() {
     netpol::policies(&world);
     no_request_is_lost(&world);
     kubelet::by_first_party_tokens(&world);
+    // What is for the other kind of capture is in no pod.
+    let other = if capture == CaptureBy::Pod { CaptureBy::Node } else { CaptureBy::Pod };
+    for namespace in ["shop", "sets", "envoys"] {
+        assert!(!containers(&world, namespace).contains(other.container()), "{namespace}");
+    }
 
     let removed = world.mizzen(&["uninstall", "--purge", "-y"]);
     assert_eq!(removed.code, 0, "{}{}", removed.out, removed.err);
@@ -156,6 +216,11 @@ fn the_bookshop_in_a_cluster() {
     let left = world.kubectl(&["get", kinds, "-o", "name"]) + &world.kubectl(&["get", "configmap", "-A", "-o", "name"]);
     assert!(!left.lines().any(|line| line.contains("istio")), "{left}");
     world.cluster.down().expect("it ends");
+}
+
+/// The init containers of all pods of a namespace.
+fn containers(world: &World, namespace: &str) -> String {
+    world.kubectl(&["get", "pods", "-n", namespace, "-o", "jsonpath={.items[*].spec.initContainers[*].name}"])
 }
 
 /// The shop's page at the Gateway's node port, as a browser has it.
