@@ -42,8 +42,8 @@ pub async fn apply(plan: &Plan) -> Result<(), ApplyError> {
     if plan.hands_ipv6() {
         loopback::give_address().await?;
     }
-    if let Some(wanted) = &plan.routing {
-        routing::set(wanted).await?;
+    if let Some(by) = plan.routing {
+        routing::set(by).await?;
     }
     let (connection, transaction) = begin().await?;
     let mut transaction = transaction.add_table(TABLE, Family::Inet);
@@ -68,7 +68,7 @@ pub async fn apply(plan: &Plan) -> Result<(), ApplyError> {
         }
     }
     transaction.commit(&connection).await.map_err(|source| ApplyError { what: "set them", source })?;
-    routing::remove_others(plan.routing.as_ref()).await
+    routing::remove_others(plan.routing).await
 }
 
 /// Removes what [`apply`] has set; nothing set is no error.
@@ -117,7 +117,6 @@ fn lower(chain: &str, rule: &Rule) -> NftRule {
             Match::NotUser(user) => meta(out, MetaKey::SkUid, CmpOp::Neq, &user.to_ne_bytes()),
             Match::Group(group) => meta(out, MetaKey::SkGid, CmpOp::Eq, &group.to_ne_bytes()),
             Match::NotGroup(group) => meta(out, MetaKey::SkGid, CmpOp::Neq, &group.to_ne_bytes()),
-            Match::Ipv6 => meta(out, MetaKey::NfProto, CmpOp::Eq, &[NFPROTO_IPV6]),
             Match::UdpPort(port) => out.match_udp_dport(*port),
             Match::UdpFrom(port) => out.then(NftMatch::eq(Field::UdpSport, *port)),
             Match::ConnectionMark(mark) => out.then(NftMatch::eq(Field::CtMark, *mark)),
@@ -143,9 +142,6 @@ fn lower(chain: &str, rule: &Rule) -> NftRule {
         Verdict::MarkConnection(mark) => out.then(Stmt::SetCtMark(mark)),
     }
 }
-
-/// The kernel's number of IPv6.
-const NFPROTO_IPV6: u8 = 10;
 
 /// Compares what is known of a packet, which is in the machine's own byte order.
 fn meta(rule: NftRule, key: MetaKey, op: CmpOp, value: &[u8]) -> NftRule {

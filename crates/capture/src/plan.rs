@@ -38,8 +38,6 @@ pub enum Match {
     Group(u32),
     /// The packet's socket is another group's.
     NotGroup(u32),
-    /// IPv6, whatever it carries.
-    Ipv6,
     /// UDP to this port.
     UdpPort(u16),
     /// UDP from this port.
@@ -91,15 +89,6 @@ pub struct Rule {
     pub verdict: Verdict,
 }
 
-/// What the kernel's routes are to be where inbound connections are not redirected: what carries the mark stays in the namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Routing {
-    /// The mark, and the table that it leads to.
-    pub by: Tproxy,
-    /// Whether that is so for IPv6, too.
-    pub ipv6: bool,
-}
-
 /// Chains of rules, and routes. `Display` writes them as `nft -f` reads them, the routes as a comment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -115,8 +104,8 @@ pub struct Plan {
     pub diverted: Vec<Rule>,
     /// For packets that leave, likewise: those of the program's answers have to find the proxy, which came from its client's address.
     pub returned: Vec<Rule>,
-    /// The routes that this takes.
-    pub routing: Option<Routing>,
+    /// The routes that this takes where inbound connections are not redirected: by its table what carries its mark stays in the namespace.
+    pub routing: Option<Tproxy>,
 }
 
 impl Plan {
@@ -126,12 +115,7 @@ impl Plan {
         let plan = Plan { outbound: outbound(settings), inbound_zones, outbound_zones, ..Plan::default() };
         match settings.mode {
             Mode::Redirect => Plan { inbound: inbound(settings, &[Verdict::Redirect(settings.inbound_port)]), ..plan },
-            Mode::Tproxy(by) => Plan {
-                diverted: diverted(settings, by),
-                returned: returned(settings, by),
-                routing: Some(Routing { by, ipv6: settings.ipv6 }),
-                ..plan
-            },
+            Mode::Tproxy(by) => Plan { diverted: diverted(settings, by), returned: returned(by), routing: Some(by), ..plan },
         }
     }
 
@@ -146,50 +130,36 @@ fn rule<const N: usize>(matches: [Match; N], verdict: Verdict) -> Rule {
     Rule { matches: matches.into(), verdict }
 }
 
-/// What leaves IPv6 alone, if it is not captured.
-fn only_ipv4(settings: &Settings) -> Vec<Rule> {
-    if settings.ipv6 { Vec::new() } else { vec![rule([Match::Ipv6], Verdict::Return)] }
-}
-
-/// An address of each family that is captured.
-fn families(settings: &Settings, v4: Ipv4Addr, v6: Ipv6Addr) -> Vec<IpAddr> {
-    if settings.ipv6 { vec![v4.into(), v6.into()] } else { vec![v4.into()] }
-}
-
 /// What becomes of connections from outside: these verdicts, one after the other.
 fn inbound(settings: &Settings, verdicts: &[Verdict]) -> Vec<Rule> {
     let captured = |of: Match| verdicts.iter().map(move |verdict| rule([of.clone()], *verdict));
-    let mut rules = only_ipv4(settings);
     match &settings.include_inbound {
         Ports::All => {
             let mut excluded = OWN_INBOUND.to_vec();
             // Who excludes them by name says what is so anyway.
             excluded.extend(settings.exclude_inbound.iter().filter(|port| !OWN_INBOUND.contains(port)));
-            rules.extend(excluded.into_iter().map(|port| rule([Match::Port(port)], Verdict::Return)));
-            rules.extend(captured(Match::Tcp));
+            excluded.into_iter().map(|port| rule([Match::Port(port)], Verdict::Return)).chain(captured(Match::Tcp)).collect()
         }
-        Ports::Only(ports) => rules.extend(ports.iter().flat_map(|port| captured(Match::Port(*port)))),
+        Ports::Only(ports) => ports.iter().flat_map(|port| captured(Match::Port(*port))).collect(),
     }
-    rules
 }
 
 /// Packets of inbound connections go to the proxy's sockets. Where it has none yet, or none any more, they go nowhere: the program would take them, and
 /// nobody would have asked for mutual TLS.
 fn diverted(settings: &Settings, by: Tproxy) -> Vec<Rule> {
-    let mut rules = inbound(settings, &[Verdict::Tproxy(settings.inbound_port, by.mark), Verdict::Drop]);
-    let first = rules.iter().position(|rule| rule.matches != [Match::Ipv6]).unwrap_or(rules.len());
     // What is within the namespace, and what comes back to it, is no inbound connection.
-    rules.splice(first..first, [Match::InLoopback, Match::Answer].map(|of| rule([of], Verdict::Return)));
-    rules
+    let others = [Match::InLoopback, Match::Answer].map(|of| rule([of], Verdict::Return));
+    let captured = inbound(settings, &[Verdict::Tproxy(settings.inbound_port, by.mark), Verdict::Drop]);
+    others.into_iter().chain(captured).collect()
 }
 
 /// The proxy goes on to the program from its client's address, on a socket with the mark. The program's answers to that address stay in the namespace by the
 /// same mark, which their connection remembers.
-fn returned(settings: &Settings, by: Tproxy) -> Vec<Rule> {
-    let mut rules = only_ipv4(settings);
-    rules.push(rule([Match::Tcp, Match::Mark(by.mark)], Verdict::MarkConnection(by.mark)));
-    rules.push(rule([Match::Tcp, Match::Answer, Match::ConnectionMark(by.mark)], Verdict::SetMark(by.mark)));
-    rules
+fn returned(by: Tproxy) -> Vec<Rule> {
+    vec![
+        rule([Match::Tcp, Match::Mark(by.mark)], Verdict::MarkConnection(by.mark)),
+        rule([Match::Tcp, Match::Answer, Match::ConnectionMark(by.mark)], Verdict::SetMark(by.mark)),
+    ]
 }
 
 /// What is the proxy's own if one of these holds, and what is not if all of those hold.
@@ -204,8 +174,8 @@ fn outbound(settings: &Settings) -> Vec<Rule> {
     let (own, others) = own(settings.owner);
     let to_inbound = Verdict::Redirect(settings.inbound_port);
     let to_outbound = Verdict::Redirect(settings.outbound_port);
-    let loopbacks = families(settings, Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
-    let mut rules = only_ipv4(settings);
+    let loopbacks = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+    let mut rules = Vec::new();
     if let Mode::Tproxy(by) = settings.mode {
         // From the inbound proxy to its own workload, by the client's address.
         rules.push(rule([Match::Mark(by.mark)], Verdict::Return));
@@ -214,14 +184,14 @@ fn outbound(settings: &Settings) -> Vec<Rule> {
         rules.push(rule([Match::Port(*port)], Verdict::Return));
     }
     // The inbound proxy hands a connection to its own workload from this address; so do probes.
-    for from in families(settings, ports::INBOUND_PASSTHROUGH_V4, ports::INBOUND_PASSTHROUGH_V6) {
+    for from in [IpAddr::from(ports::INBOUND_PASSTHROUGH_V4), IpAddr::from(ports::INBOUND_PASSTHROUGH_V6)] {
         rules.push(rule([Match::OutLoopback, Match::Tcp, Match::Source(from.into())], Verdict::Return));
     }
     // A workload that calls its own service: its proxy picked this very host, so the call has to come in
     // through the inbound side, as it would from anywhere else.
     for own in &own {
-        for loopback in &loopbacks {
-            let matches = [own.clone(), Match::OutLoopback, Match::NotDestination((*loopback).into()), Match::NotPort(ports::HBONE)];
+        for loopback in loopbacks {
+            let matches = [own.clone(), Match::OutLoopback, Match::NotDestination(loopback.into()), Match::NotPort(ports::HBONE)];
             rules.push(rule(matches, to_inbound));
         }
     }
@@ -234,8 +204,7 @@ fn outbound(settings: &Settings) -> Vec<Rule> {
     for loopback in loopbacks {
         rules.push(rule([Match::Tcp, Match::Destination(loopback.into())], Verdict::Return));
     }
-    let captured = |range: &&IpRange| settings.ipv6 || range.address().is_ipv4();
-    for range in settings.exclude_ranges.iter().filter(captured) {
+    for range in &settings.exclude_ranges {
         rules.push(rule([Match::Tcp, Match::Destination(*range)], Verdict::Return));
     }
     for port in &settings.include_outbound {
@@ -244,7 +213,7 @@ fn outbound(settings: &Settings) -> Vec<Rule> {
     match &settings.include_ranges {
         Ranges::All => rules.push(rule([Match::Tcp], to_outbound)),
         Ranges::Only(ranges) => {
-            for range in ranges.iter().filter(captured) {
+            for range in ranges {
                 rules.push(rule([Match::Tcp, Match::Destination(*range)], to_outbound));
             }
         }
@@ -253,11 +222,10 @@ fn outbound(settings: &Settings) -> Vec<Rule> {
 }
 
 /// The servers to which questions are captured; `None`: whatever server.
-fn servers(settings: &Settings, dns: &Dns) -> Vec<Option<IpAddr>> {
-    let captured = |server: &&IpAddr| settings.ipv6 || server.is_ipv4();
+fn servers(dns: &Dns) -> Vec<Option<IpAddr>> {
     match &dns.servers {
         None => vec![None],
-        Some(servers) => servers.iter().filter(captured).map(|server| Some(*server)).collect(),
+        Some(servers) => servers.iter().copied().map(Some).collect(),
     }
 }
 
@@ -266,8 +234,8 @@ fn servers(settings: &Settings, dns: &Dns) -> Vec<Option<IpAddr>> {
 fn zones(settings: &Settings) -> (Vec<Rule>, Vec<Rule>) {
     let Some(dns) = &settings.dns else { return (Vec::new(), Vec::new()) };
     let (own, others) = own(settings.owner);
-    let (mut inbound, mut outbound) = (only_ipv4(settings), only_ipv4(settings));
-    for server in servers(settings, dns) {
+    let (mut inbound, mut outbound) = (Vec::new(), Vec::new());
+    for server in servers(dns) {
         let to = |by: Vec<Match>| by.into_iter().chain([Match::UdpPort(DNS)]).chain(server.map(|server| Match::Destination(server.into())));
         outbound.extend(own.iter().map(|own| Rule { matches: to(vec![own.clone()]).collect(), verdict: Verdict::Zone(AGENTS) }));
         outbound.push(Rule { matches: to(others.clone()).collect(), verdict: Verdict::Zone(ASKED) });
@@ -282,7 +250,7 @@ fn zones(settings: &Settings) -> (Vec<Rule>, Vec<Rule>) {
 fn questions(settings: &Settings, others: &[Match]) -> Vec<Rule> {
     let Some(dns) = &settings.dns else { return Vec::new() };
     let mut rules = Vec::new();
-    for server in servers(settings, dns) {
+    for server in servers(dns) {
         for by in [Match::UdpPort(DNS), Match::Port(DNS)] {
             let to = server.map(|server| Match::Destination(server.into()));
             let matches = others.iter().cloned().chain([by]).chain(to).collect();
@@ -307,7 +275,6 @@ impl fmt::Display for Match {
             Match::NotUser(user) => write!(f, "meta skuid != {user}"),
             Match::Group(group) => write!(f, "meta skgid {group}"),
             Match::NotGroup(group) => write!(f, "meta skgid != {group}"),
-            Match::Ipv6 => f.write_str("meta nfproto ipv6"),
             Match::UdpPort(port) => write!(f, "udp dport {port}"),
             Match::UdpFrom(port) => write!(f, "udp sport {port}"),
             Match::OutLoopback => f.write_str("oifname \"lo\""),
@@ -368,8 +335,8 @@ impl fmt::Display for Plan {
             chain(f, crate::apply::RETURNED, "route hook output priority -150", &self.returned)?;
         }
         writeln!(f, "}}")?;
-        let Some(Routing { by: Tproxy { mark, table }, ipv6 }) = self.routing else { return Ok(()) };
-        for ip in if ipv6 { &["ip", "ip -6"][..] } else { &["ip"] } {
+        let Some(Tproxy { mark, table }) = self.routing else { return Ok(()) };
+        for ip in ["ip", "ip -6"] {
             writeln!(f, "# {ip} rule add fwmark {mark} lookup {table}")?;
             writeln!(f, "# {ip} route add local default dev lo table {table}")?;
         }
@@ -473,13 +440,12 @@ mod tests {
         );
     }
 
-    /// In a pod: IPv4 alone, the proxy known by its user, and names asked of the agent.
+    /// In a pod: the proxy known by its user, and names asked of the agent, whatever the family of the server.
     #[test]
     fn in_a_pod() {
         check(
             Settings {
                 owner: Owner::User { uid: 1337, gid: 1337 },
-                ipv6: false,
                 dns: Some(Dns { port: 15053, servers: Some(vec!["10.96.0.10".parse().unwrap(), "fd00::a".parse().unwrap()]) }),
                 exclude_inbound: vec![15090, 15021, 15020, 22],
                 exclude_ranges: vec!["fd00::/8".parse().unwrap()],
@@ -487,7 +453,6 @@ mod tests {
             },
             r#"
             chain prerouting {
-            meta nfproto ipv6 return
             tcp dport 15008 return
             tcp dport 15090 return
             tcp dport 15021 return
@@ -495,25 +460,33 @@ mod tests {
             tcp dport 22 return
             meta l4proto tcp redirect to :15006
             chain output {
-            meta nfproto ipv6 return
             oifname "lo" meta l4proto tcp ip saddr 127.0.0.6/32 return
+            oifname "lo" meta l4proto tcp ip6 saddr ::6/128 return
             meta skuid 1337 oifname "lo" ip daddr != 127.0.0.1/32 tcp dport != 15008 redirect to :15006
+            meta skuid 1337 oifname "lo" ip6 daddr != ::1/128 tcp dport != 15008 redirect to :15006
             meta skgid 1337 oifname "lo" ip daddr != 127.0.0.1/32 tcp dport != 15008 redirect to :15006
+            meta skgid 1337 oifname "lo" ip6 daddr != ::1/128 tcp dport != 15008 redirect to :15006
             meta skuid != 1337 meta skgid != 1337 udp dport 53 ip daddr 10.96.0.10/32 redirect to :15053
             meta skuid != 1337 meta skgid != 1337 tcp dport 53 ip daddr 10.96.0.10/32 redirect to :15053
+            meta skuid != 1337 meta skgid != 1337 udp dport 53 ip6 daddr fd00::a/128 redirect to :15053
+            meta skuid != 1337 meta skgid != 1337 tcp dport 53 ip6 daddr fd00::a/128 redirect to :15053
             oifname "lo" meta l4proto tcp meta skuid != 1337 meta skgid != 1337 return
             meta skuid 1337 return
             meta skgid 1337 return
             meta l4proto tcp ip daddr 127.0.0.1/32 return
+            meta l4proto tcp ip6 daddr ::1/128 return
+            meta l4proto tcp ip6 daddr fd00::/8 return
             meta l4proto tcp redirect to :15001
             chain zones-prerouting {
-            meta nfproto ipv6 return
             udp sport 53 ip saddr 10.96.0.10/32 ct zone set 1
+            udp sport 53 ip6 saddr fd00::a/128 ct zone set 1
             chain zones-output {
-            meta nfproto ipv6 return
             meta skuid 1337 udp dport 53 ip daddr 10.96.0.10/32 ct zone set 1
             meta skgid 1337 udp dport 53 ip daddr 10.96.0.10/32 ct zone set 1
             meta skuid != 1337 meta skgid != 1337 udp dport 53 ip daddr 10.96.0.10/32 ct zone set 2
+            meta skuid 1337 udp dport 53 ip6 daddr fd00::a/128 ct zone set 1
+            meta skgid 1337 udp dport 53 ip6 daddr fd00::a/128 ct zone set 1
+            meta skuid != 1337 meta skgid != 1337 udp dport 53 ip6 daddr fd00::a/128 ct zone set 2
             udp sport 15053 ct zone set 2
             "#,
         );
@@ -523,23 +496,25 @@ mod tests {
     #[test]
     fn transparent() {
         let mode = Mode::Tproxy(Tproxy::default());
-        let pod = Settings { owner: Owner::User { uid: 1337, gid: 1337 }, ipv6: false, mode, ..Settings::default() };
+        let pod = Settings { owner: Owner::User { uid: 1337, gid: 1337 }, mode, ..Settings::default() };
         check(
             Settings { exclude_inbound: vec![22], ..pod.clone() },
             r#"
             chain output {
-            meta nfproto ipv6 return
             meta mark 1337 return
             oifname "lo" meta l4proto tcp ip saddr 127.0.0.6/32 return
+            oifname "lo" meta l4proto tcp ip6 saddr ::6/128 return
             meta skuid 1337 oifname "lo" ip daddr != 127.0.0.1/32 tcp dport != 15008 redirect to :15006
+            meta skuid 1337 oifname "lo" ip6 daddr != ::1/128 tcp dport != 15008 redirect to :15006
             meta skgid 1337 oifname "lo" ip daddr != 127.0.0.1/32 tcp dport != 15008 redirect to :15006
+            meta skgid 1337 oifname "lo" ip6 daddr != ::1/128 tcp dport != 15008 redirect to :15006
             oifname "lo" meta l4proto tcp meta skuid != 1337 meta skgid != 1337 return
             meta skuid 1337 return
             meta skgid 1337 return
             meta l4proto tcp ip daddr 127.0.0.1/32 return
+            meta l4proto tcp ip6 daddr ::1/128 return
             meta l4proto tcp redirect to :15001
             chain tproxy-prerouting {
-            meta nfproto ipv6 return
             iifname "lo" return
             ct direction reply return
             tcp dport 15008 return
@@ -550,15 +525,16 @@ mod tests {
             meta l4proto tcp tproxy to :15006 meta mark set 1337 accept
             meta l4proto tcp drop
             chain tproxy-output {
-            meta nfproto ipv6 return
             meta l4proto tcp meta mark 1337 ct mark set 1337
             meta l4proto tcp ct direction reply ct mark 1337 meta mark set 1337
             # ip rule add fwmark 1337 lookup 133
             # ip route add local default dev lo table 133
+            # ip -6 rule add fwmark 1337 lookup 133
+            # ip -6 route add local default dev lo table 133
             "#,
         );
-        let some = Settings { include_inbound: Ports::Only(vec![80, 443]), ipv6: true, ..pod };
-        let some = Settings { mode: Mode::Tproxy(Tproxy { mark: 7, table: 300 }), inbound_port: 25006, ..some };
+        let mode = Mode::Tproxy(Tproxy { mark: 7, table: 300 });
+        let some = Settings { include_inbound: Ports::Only(vec![80, 443]), mode, inbound_port: 25006, ..pod };
         let text = Plan::new(&some).to_string();
         let inbound = r#"    iifname "lo" return
     ct direction reply return

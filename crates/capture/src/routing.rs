@@ -10,7 +10,7 @@ use nlink::netlink::{
     types::route::{RouteProtocol, RouteScope, RouteType},
 };
 
-use crate::{apply::ApplyError, plan::Routing, settings::Tproxy};
+use crate::{apply::ApplyError, settings::Tproxy};
 
 /// Who has set a rule or a route, in the kernel's word its protocol: a number that nobody else has in iproute2's list.
 const OURS: u8 = 133;
@@ -25,16 +25,16 @@ struct There {
     ipv6: bool,
 }
 
-/// Sets them, unless they are there.
+/// Sets them for both families, unless they are there.
 ///
 /// # Errors
 /// If the kernel refuses.
-pub(crate) async fn set(routing: &Routing) -> Result<(), ApplyError> {
+pub(crate) async fn set(by: Tproxy) -> Result<(), ApplyError> {
     let connection = open()?;
     // The kernel takes a rule twice.
     let there = ours(&connection).await?;
-    for ipv6 in families(routing) {
-        let one = There { by: routing.by, ipv6 };
+    for ipv6 in [false, true] {
+        let one = There { by, ipv6 };
         let route = if ipv6 { connection.add_route(v6(one)).await } else { connection.add_route(v4(one)).await };
         allow_existing("add a route", route)?;
         if !there.contains(&one) {
@@ -56,10 +56,10 @@ pub(crate) async fn is_set() -> Result<bool, ApplyError> {
 ///
 /// # Errors
 /// If the kernel refuses.
-pub(crate) async fn remove_others(wanted: Option<&Routing>) -> Result<(), ApplyError> {
+pub(crate) async fn remove_others(wanted: Option<Tproxy>) -> Result<(), ApplyError> {
     let connection = open()?;
     for one in ours(&connection).await? {
-        if wanted.is_some_and(|wanted| wanted.by == one.by && (wanted.ipv6 || !one.ipv6)) {
+        if wanted == Some(one.by) {
             continue;
         }
         connection.del_rule_if_exists(rule(one)).await.map_err(|source| ApplyError { what: "remove a rule of routes", source })?;
@@ -67,10 +67,6 @@ pub(crate) async fn remove_others(wanted: Option<&Routing>) -> Result<(), ApplyE
         removed.map_err(|source| ApplyError { what: "remove a route", source })?;
     }
     Ok(())
-}
-
-fn families(routing: &Routing) -> impl Iterator<Item = bool> {
-    [false, true].into_iter().take(if routing.ipv6 { 2 } else { 1 })
 }
 
 fn open() -> Result<Connection<Route>, ApplyError> {

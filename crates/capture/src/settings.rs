@@ -76,8 +76,6 @@ pub enum Ranges {
 pub struct Settings {
     /// Which packets are the proxy's own.
     pub owner: Owner,
-    /// Whether IPv6 is captured; otherwise it is left alone as a whole.
-    pub ipv6: bool,
     /// How inbound connections come to the proxy.
     pub mode: Mode,
     /// Whether questions for names are captured; they are not where the agent answers on an address of its own.
@@ -122,7 +120,6 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             owner: Owner::Mark(ports::PROXY_MARK),
-            ipv6: true,
             mode: Mode::Redirect,
             dns: None,
             inbound_port: ports::INBOUND,

@@ -9,7 +9,7 @@ use std::{
 use mizzen_capture::{Mode, Plan, Ports, Settings, Tproxy};
 use mizzen_host::Host;
 use mizzen_types::ports::PROXY_MARK;
-use nlink::netlink::{Connection, Route};
+use nlink::netlink::{Connection, Route, rule::RuleBuilder};
 use socket2::{Domain, Socket, Type};
 
 use crate::network::{A, B, Mesh, listen};
@@ -121,14 +121,18 @@ async fn removed(mesh: &Mesh, settings: &Settings) {
     };
     assert_eq!(rules(BY.table).await, 2, "one for each family, however often they were set");
     let other = Tproxy { mark: 8, table: 301 };
-    let plan = Plan::new(&Settings { mode: Mode::Tproxy(other), ipv6: false, ..settings.clone() });
+    let plan = Plan::new(&Settings { mode: Mode::Tproxy(other), ..settings.clone() });
     mesh.b.capture(&plan).await.unwrap();
-    assert_eq!((rules(BY.table).await, rules(301).await), (0, 1));
+    assert_eq!((rules(BY.table).await, rules(301).await), (0, 2));
     let is_set = async || in_namespace(&mesh.b, |_| mizzen_capture::is_set()).await.unwrap();
     assert!(is_set().await);
     // Whoever removes the routes has removed the capture.
-    let rule = || nlink::netlink::rule::RuleBuilder::v4().fwmark(8).table(301);
-    in_namespace(&mesh.b, move |links| async move { links.del_rule(rule()).await }).await.unwrap();
+    let remove = |links: Connection<Route>| async move {
+        for rule in [RuleBuilder::v4(), RuleBuilder::v6()] {
+            links.del_rule(rule.fwmark(8).table(301)).await.unwrap();
+        }
+    };
+    in_namespace(&mesh.b, remove).await;
     assert!(!is_set().await);
     mesh.b.capture(&plan).await.unwrap();
     assert!(is_set().await);

@@ -188,8 +188,6 @@ fn settings(args: &IptablesArgs, resolv_conf: &str) -> Result<Settings> {
     let dns = args.redirect_dns.then(|| Dns { port: DNS_PORT, servers: (!args.capture_all_dns).then(|| servers(resolv_conf)) });
     Ok(Settings {
         owner: Owner::User { uid, gid },
-        // Whether the pod has such an address or will get one: what is not captured would reach its program past the proxy.
-        ipv6: true,
         mode,
         dns,
         inbound_port: args.inbound,
