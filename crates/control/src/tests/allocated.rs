@@ -8,7 +8,7 @@ use prost::Message;
 use serde_json::{Value, json};
 
 use super::{
-    cluster::{api, get, run_pod},
+    cluster::{api, get, role, run_pod},
     cluster_tokens::token,
     harness::{Proxy, World, node},
 };
@@ -171,22 +171,6 @@ async fn entries_get_addresses() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_right() {
     let Some(api) = api() else { return };
-    let role = |name: &str, rules: &str| {
-        format!(
-            "
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {{name: {name}}}
-rules: {rules}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {{name: {name}}}
-roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {name}}}
-subjects: [{{apiGroup: rbac.authorization.k8s.io, kind: User, name: mizzen}}]
-"
-        )
-    };
     let most = "
 - {apiGroups: [''], resources: [namespaces, services, pods, nodes, serviceaccounts, configmaps, secrets, events], verbs: ['*']}
 - {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [get, list, watch]}

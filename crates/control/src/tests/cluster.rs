@@ -90,6 +90,24 @@ pub(super) fn get(api: &ApiServer, args: &[&str], path: &str) -> Result<String, 
     if found.code == 0 { Ok(found.out) } else { Err(found.err) }
 }
 
+/// What gives user `mizzen` these rights in the whole cluster.
+pub(super) fn role(name: &str, rules: &str) -> String {
+    format!(
+        "
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {{name: {name}}}
+rules: {rules}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {{name: {name}}}
+roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {name}}}
+subjects: [{{apiGroup: rbac.authorization.k8s.io, kind: User, name: mizzen}}]
+"
+    )
+}
+
 pub(super) const ROUTE: &str = "
 apiVersion: networking.istio.io/v1
 kind: VirtualService
@@ -239,24 +257,12 @@ async fn a_right_that_is_missing() {
     run_pod(&api);
     api.apply(ROUTE);
     // All that is needed but routes.
-    api.apply(
-        "
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: most}
-rules:
+    let most = "
 - {apiGroups: [''], resources: [namespaces, services, pods, nodes, serviceaccounts, configmaps, secrets, events], verbs: ['*']}
 - {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [get, list, watch]}
 - {apiGroups: [security.istio.io], resources: ['*'], verbs: [get, list, watch]}
-- {apiGroups: [networking.istio.io], resources: [destinationrules, gateways, proxyconfigs, serviceentries, sidecars], verbs: [get, list, watch]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: most}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: most}
-subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: mizzen}]
-",
-    );
+- {apiGroups: [networking.istio.io], resources: [destinationrules, gateways, proxyconfigs, serviceentries, sidecars], verbs: [get, list, watch]}";
+    api.apply(&role("most", most));
     let file = api.dir().join("mizzen.kubeconfig");
     std::fs::write(&file, api.kubeconfig_for("mizzen", &[])).unwrap();
     let world = World::of_cluster(&file).await;
@@ -472,21 +478,9 @@ async fn secrets_that_may_not_be_read() {
     let Some(api) = api() else { return };
     api.apply(EDGE);
     api.apply(&web("bank", "theirs"));
-    let role = |kind: &str, more: &str, rules: &str| {
-        format!(
-            "
-apiVersion: rbac.authorization.k8s.io/v1
-kind: {kind}
-metadata: {{name: mizzen{more}}}
-rules: {rules}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: {kind}Binding
-metadata: {{name: mizzen{more}}}
-roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: {kind}, name: mizzen}}
-subjects: [{{apiGroup: rbac.authorization.k8s.io, kind: User, name: mizzen}}]
-"
-        )
+    let role_in = |namespace: &str, rules: &str| {
+        let of_namespace = format!("metadata: {{namespace: {namespace}, ");
+        role("mizzen", rules).replace("ClusterRole", "Role").replace("metadata: {", &of_namespace)
     };
     let most = "
 - {apiGroups: [''], resources: [namespaces, services, pods, nodes, serviceaccounts, configmaps, events], verbs: ['*']}
@@ -494,8 +488,8 @@ subjects: [{{apiGroup: rbac.authorization.k8s.io, kind: User, name: mizzen}}]
 - {apiGroups: [security.istio.io, networking.istio.io], resources: ['*'], verbs: [get, list, watch, patch]}
 - {apiGroups: [authentication.k8s.io], resources: [tokenreviews], verbs: [create]}
 - {apiGroups: [authorization.k8s.io], resources: [subjectaccessreviews], verbs: [create]}";
-    api.apply(&role("ClusterRole", "", most));
-    api.apply(&role("Role", ", namespace: istio-system", "[{apiGroups: [''], resources: [secrets], verbs: ['*']}]"));
+    api.apply(&role("mizzen", most));
+    api.apply(&role_in("istio-system", "[{apiGroups: [''], resources: [secrets], verbs: ['*']}]"));
     let file = api.dir().join("mizzen.kubeconfig");
     std::fs::write(&file, api.kubeconfig_for("mizzen", &[])).unwrap();
     let world = World::of_cluster(&file).await;
@@ -509,7 +503,7 @@ subjects: [{{apiGroup: rbac.authorization.k8s.io, kind: User, name: mizzen}}]
     assert!(told.len() == 1 && told[0].contains(line), "{told:?}");
     // A right to this one by its name is enough.
     let one = "[{apiGroups: [''], resources: [secrets], resourceNames: [web], verbs: [get, list, watch]}]";
-    api.apply(&role("Role", ", namespace: bank", one));
+    api.apply(&role_in("bank", one));
     theirs.until(|proxy| chain(proxy, WEB).as_deref() == Some("theirs")).await;
     world.until("/debug/configz", |config: &Configz| !config.warnings.iter().any(|warning| warning.contains("bank/web"))).await;
     world.running.stop().await;

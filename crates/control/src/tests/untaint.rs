@@ -3,7 +3,7 @@
 use mizzen_testkit::eventually;
 
 use super::{
-    cluster::{api, get},
+    cluster::{api, get, role},
     harness::World,
 };
 use crate::{Options, Untaint, names, status::Selfz};
@@ -30,22 +30,6 @@ const NODES: &str = "
 async fn nodes_whose_agent_is_ready_lose_their_taint() {
     let Some(api) = api() else { return };
     api.apply(NODES);
-    let role = |name: &str, rules: &str| {
-        format!(
-            "
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {{name: {name}}}
-rules: {rules}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {{name: {name}}}
-roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {name}}}
-subjects: [{{apiGroup: rbac.authorization.k8s.io, kind: User, name: mizzen}}]
-"
-        )
-    };
     let most = "
 - {apiGroups: [''], resources: [nodes], verbs: [list, watch]}
 - {apiGroups: [''], resources: [namespaces, services, pods, serviceaccounts, configmaps, secrets, events], verbs: ['*']}
