@@ -49,23 +49,24 @@ pub struct AutoAllocate {
 }
 
 impl AutoAllocate {
-    /// With these ranges; an empty text is Istio's: `240.240.0.0/16`, `2001:2::/48`.
+    /// With these ranges; an empty text is the default one, Istio's.
     ///
     /// # Errors
     /// If a text is no range of its family, one without an address to give away, or one of addresses that mean something else.
     pub fn new(is_on: bool, v4: &str, v6: &str) -> Result<AutoAllocate, String> {
-        let range = |name: &str, text: &str, default: &str, smallest: u8| {
-            let text = if text.is_empty() { default } else { text };
+        let range = |name: &str, text: &str, default: IpRange, smallest: u8| {
             let wrong = |why: &str| Err(format!("{name}={text}: {why}"));
-            let is_family = |range: &IpRange| range.address().is_ipv4() == (name == IPV4_PREFIX);
+            let is_family = |range: &IpRange| range.address().is_ipv4() == default.address().is_ipv4();
             match text.parse::<IpRange>().ok().filter(is_family) {
+                _ if text.is_empty() => Ok(default),
                 None => wrong(&format!("must be a range of addresses of its family, as {default}")),
                 Some(range) if range.prefix() > smallest => wrong(&format!("is too small: the prefix may be /{smallest} at most")),
                 Some(range) if !is_usable(range.address()) => wrong("its addresses mean something else, and lead to no service"),
                 Some(range) => Ok(range),
             }
         };
-        Ok(AutoAllocate { is_on, v4: range(IPV4_PREFIX, v4, "240.240.0.0/16", 30)?, v6: range(IPV6_PREFIX, v6, "2001:2::/48", 126)? })
+        let default = AutoAllocate::default();
+        Ok(AutoAllocate { is_on, v4: range(IPV4_PREFIX, v4, default.v4, 30)?, v6: range(IPV6_PREFIX, v6, default.v6, 126)? })
     }
 }
 
