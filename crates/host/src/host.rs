@@ -46,7 +46,7 @@ impl Host {
         let mut v6 = None;
         if let Some(gateway) = router.address_v6() {
             let address = v6_of(address);
-            links.address(index, gateway).await.map_err(step("set the router's address of IPv6"))?;
+            links.address_v6(index, gateway).await.map_err(step("set the router's address of IPv6"))?;
             links.route_to_v6(address, index).await.map_err(step("set the router's route of IPv6"))?;
             v6 = Some(V6 { address, gateway, services: router.options().services.clone() });
         }
@@ -128,9 +128,8 @@ async fn inside(address: Ipv4Addr, gateway: Ipv4Addr, v6: Option<V6>) -> io::Res
         ("ipv4/conf/default/rp_filter", "0"),
         ("ipv4/conf/eth0/rp_filter", "0"),
     ];
-    // An address that others might have, too, could not be used at once.
-    let of_v6 = [("ipv6/conf/eth0/accept_dad", "0"), ("ipv6/conf/eth0/accept_ra", "0")];
-    for (name, value) in settings.into_iter().chain(of_v6.into_iter().filter(|_| v6.is_some())) {
+    let of_v6 = v6.as_ref().map(|_| ("ipv6/conf/eth0/accept_ra", "0"));
+    for (name, value) in settings.into_iter().chain(of_v6) {
         sysctl(name, value)?;
     }
     links.up("lo").await?;
@@ -139,7 +138,7 @@ async fn inside(address: Ipv4Addr, gateway: Ipv4Addr, v6: Option<V6>) -> io::Res
     links.route_to(gateway, index, address).await?;
     links.default_route(gateway, index, address).await?;
     if let Some(V6 { address, gateway, services }) = v6 {
-        links.address(index, address).await?;
+        links.address_v6(index, address).await?;
         links.route_to_v6(gateway, index).await?;
         for range in &services {
             links.route_v6(range, gateway, index, address).await?;

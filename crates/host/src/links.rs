@@ -9,6 +9,7 @@ use std::{
 use mizzen_types::IpRange;
 use nlink::netlink::{
     Connection, Route,
+    addr::Ipv6Address,
     link::VethLink,
     route::{Ipv4Route, Ipv6Route, RouteType},
     types::route::RouteScope,
@@ -46,9 +47,13 @@ impl Links {
         self.0.del_link_if_exists(name).await.map(drop).map_err(plain)
     }
 
-    pub(crate) async fn address(&self, index: u32, address: impl Into<IpAddr>) -> io::Result<()> {
-        let address = address.into();
-        self.0.add_address_by_index(index, address, if address.is_ipv4() { 32 } else { 128 }).await.map_err(plain)
+    pub(crate) async fn address(&self, index: u32, address: Ipv4Addr) -> io::Result<()> {
+        self.0.add_address_by_index(index, IpAddr::V4(address), 32).await.map_err(plain)
+    }
+
+    /// One that can be used at once: nobody is asked whether he has it, too.
+    pub(crate) async fn address_v6(&self, index: u32, address: Ipv6Addr) -> io::Result<()> {
+        self.0.add_address(Ipv6Address::with_index(index, address, 128).nodad()).await.map_err(plain)
     }
 
     /// `address` is behind this link.

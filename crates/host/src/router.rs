@@ -89,10 +89,9 @@ impl Router {
             links.refuse(range, loopback).await.map_err(step("set a route"))?;
         }
         let settings = [("ipv4/ip_forward", "1"), ("ipv4/conf/all/rp_filter", "0"), ("ipv4/conf/default/rp_filter", "1")];
-        // Links come later. Nobody else has their addresses, and what a host says of routes is none of the router's business.
-        let v6 = ["all/forwarding", "default/accept_dad", "default/accept_ra"].map(|name| format!("ipv6/conf/{name}"));
-        let v6 = v6.iter().filter(|_| has_ipv6).map(|name| (name.as_str(), "0"));
-        for (name, value) in settings.into_iter().chain(v6) {
+        // What a host says of routes is none of the router's business. The links to hosts come later.
+        let v6 = [("ipv6/conf/all/forwarding", "0"), ("ipv6/conf/default/accept_ra", "0")];
+        for (name, value) in settings.into_iter().chain(v6.into_iter().filter(|_| has_ipv6)) {
             sysctl(name, value).map_err(step("configure"))?;
         }
         let tcp = |port| mizzen_net::listen(SocketAddr::from((options.address, port)), &mizzen_net::ListenOptions::default());
