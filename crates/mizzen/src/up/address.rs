@@ -21,21 +21,19 @@ pub(crate) struct Addresses {
     services: BTreeMap<String, Virtual>,
 }
 
-/// What a host name is to have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Of what a host name is that is to have virtual addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum VirtualOf {
-    /// The address that its YAML names: nobody else gets it.
-    Fixed(IpAddr),
-    /// One of a service.
+    /// Of a service, which has one.
     Service,
-    /// Those of a ServiceEntry's host: one of each family.
+    /// Of a ServiceEntry, which has one of each family.
     Entry,
 }
 
-/// A name's number in its ranges.
+/// A name's number in the ranges that names of its kind have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Virtual {
-    is_entry: bool,
+    of: VirtualOf,
     number: u16,
 }
 
@@ -61,28 +59,20 @@ impl Addresses {
         self.pods.remove(&address);
     }
 
-    /// The virtual addresses of the host names in `wanted`, but of those that have one by their YAML.
+    /// The virtual addresses of the host names in `wanted`, of which none is among those that somebody names.
     /// The same name gets the same addresses in every run unless two names collide; it keeps them while it exists.
-    pub(crate) fn services(&mut self, wanted: &BTreeMap<String, VirtualOf>) -> BTreeMap<String, Vec<IpAddr>> {
-        let is_wanted = |name: &str, known: Virtual| match wanted.get(name) {
-            Some(VirtualOf::Service) => !known.is_entry,
-            Some(VirtualOf::Entry) => known.is_entry,
-            Some(VirtualOf::Fixed(_)) | None => false,
-        };
-        let fixed = |wanted: &VirtualOf| if let VirtualOf::Fixed(address) = wanted { Some(*address) } else { None };
-        let fixed: BTreeSet<IpAddr> = wanted.values().filter_map(fixed).collect();
-        let is_free = |number: Virtual| !number.addresses().iter().any(|address| fixed.contains(address));
-        self.services.retain(|name, known| is_wanted(name, *known) && is_free(*known));
+    pub(crate) fn services(&mut self, wanted: &BTreeMap<String, VirtualOf>, named: &BTreeSet<IpAddr>) -> BTreeMap<String, Vec<IpAddr>> {
+        let is_free = |number: Virtual| !number.addresses().iter().any(|address| named.contains(address));
+        self.services.retain(|name, known| wanted.get(name) == Some(&known.of) && is_free(*known));
         let mut taken: BTreeSet<Virtual> = self.services.values().copied().collect();
-        for (name, wanted) in wanted {
-            if matches!(wanted, VirtualOf::Fixed(_)) || self.services.contains_key(name) {
+        for (name, of) in wanted {
+            if self.services.contains_key(name) {
                 continue;
             }
-            let is_entry = *wanted == VirtualOf::Entry;
             let mut hasher = DefaultHasher::new();
             name.hash(&mut hasher);
             let start = hasher.finish() as u16;
-            let mut all = (0..u16::MAX).map(|step| Virtual { is_entry, number: start.wrapping_add(step) });
+            let mut all = (0..u16::MAX).map(|step| Virtual { of: *of, number: start.wrapping_add(step) });
             if let Some(free) = all.find(|number| number.is_usable() && !taken.contains(number) && is_free(*number)) {
                 taken.insert(free);
                 self.services.insert(name.clone(), free);
@@ -99,10 +89,11 @@ impl Virtual {
 
     fn addresses(self) -> Vec<IpAddr> {
         let [high, low] = self.number.to_be_bytes();
-        if self.is_entry {
-            vec![Ipv4Addr::new(240, 240, high, low).into(), Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, self.number).into()]
-        } else {
-            vec![Ipv4Addr::new(10, 96, high, low).into()]
+        match self.of {
+            VirtualOf::Service => vec![Ipv4Addr::new(10, 96, high, low).into()],
+            VirtualOf::Entry => {
+                vec![Ipv4Addr::new(240, 240, high, low).into(), Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, self.number).into()]
+            }
         }
     }
 }
@@ -131,34 +122,32 @@ mod tests {
 
     #[test]
     fn services_are_stable() {
-        use VirtualOf::{Entry, Fixed, Service};
+        use VirtualOf::{Entry, Service};
+        let none = BTreeSet::new();
         let both = wanted(&[("shop/a", Service), ("shop/b", Service)]);
         let mut one = Addresses::default();
-        let first = one.services(&both);
-        assert_eq!(Addresses::default().services(&both), first, "the same in every run");
-        assert_eq!(
-            one.services(&wanted(&[("shop/b", Service), ("shop/c", Service)]))["shop/b"],
-            first["shop/b"],
-            "kept while others come and go"
-        );
+        let first = one.services(&both, &none);
+        assert_eq!(Addresses::default().services(&both, &none), first, "the same in every run");
+        let later = one.services(&wanted(&[("shop/b", Service), ("shop/c", Service)]), &none);
+        assert_eq!(later["shop/b"], first["shop/b"], "kept while others come and go");
         let taken = first["shop/a"][0];
-        let moved = one.services(&wanted(&[("shop/a", Service), ("shop/fixed", Fixed(taken))]));
-        assert_ne!(moved["shop/a"][0], taken, "an address that the YAML names is nobody else's");
-        assert!(!moved.contains_key("shop/fixed"));
+        let moved = one.services(&wanted(&[("shop/a", Service)]), &[taken].into());
+        assert_ne!(moved["shop/a"][0], taken, "an address that somebody names is nobody else's");
         // What becomes something else gets addresses of that.
-        let entry = one.services(&wanted(&[("shop/a", Entry)]));
+        let a = wanted(&[("shop/a", Entry)]);
+        let entry = one.services(&a, &none);
         let [IpAddr::V4(four), IpAddr::V6(six)] = entry["shop/a"][..] else { panic!("{entry:?}") };
         assert_eq!((&four.octets()[..2], &six.segments()[..7]), (&[240, 240][..], &[0x2001, 2, 0, 0, 0, 0, 0][..]));
-        let moved = one.services(&wanted(&[("shop/a", Entry), ("shop/fixed", Fixed(six.into()))]));
+        let moved = one.services(&a, &[six.into()].into());
         assert!(moved["shop/a"][0] != entry["shop/a"][0] && moved["shop/a"][1] != entry["shop/a"][1], "{moved:?}");
     }
 
     /// No two names have one address, however many there are.
     #[test]
     fn services_are_distinct() {
-        let names: Vec<(String, VirtualOf)> =
-            (0..10_000).map(|n| (format!("shop/{n}"), if n % 2 == 0 { VirtualOf::Entry } else { VirtualOf::Service })).collect();
-        let given = Addresses::default().services(&names.into_iter().collect());
+        let kind = |n: u32| if n.is_multiple_of(2) { VirtualOf::Entry } else { VirtualOf::Service };
+        let names = (0..10_000).map(|n| (format!("shop/{n}"), kind(n))).collect();
+        let given = Addresses::default().services(&names, &BTreeSet::new());
         let all: BTreeSet<IpAddr> = given.values().flatten().copied().collect();
         assert_eq!((given.len(), all.len()), (10_000, 15_000));
     }

@@ -1,9 +1,9 @@
 //! What should run, from the objects of the folder: one [`Wanted`] for each replica of each deployment. Pure.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash, Hasher},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     sync::{Arc, LazyLock},
 };
 
@@ -12,7 +12,7 @@ use mizzen_api::{
     core::{ClusterIp, ConfigMap, Container, Deployment, EnvValue, FieldRef, PodSpec, VolumeSource},
     istio::{Gateway, Server},
 };
-use mizzen_model::TLS_MODE_LABEL;
+use mizzen_model::{TLS_MODE_LABEL, single};
 use mizzen_types::Protocol;
 
 use super::address::VirtualOf;
@@ -250,29 +250,29 @@ fn replicas(deployment: &Deployment) -> impl Iterator<Item = Wanted> {
     (0..deployment.replicas).map(one)
 }
 
-/// The host names that need virtual addresses. Of a name of both a service and a ServiceEntry the service's count.
-pub(crate) fn virtual_addresses(objects: &Objects) -> BTreeMap<String, VirtualOf> {
-    let mut wanted = BTreeMap::new();
+/// The host names that need virtual addresses, and the addresses that objects name, which no other is to get. Of a name of both a service and a ServiceEntry
+/// the service's counts.
+pub(crate) fn virtual_addresses(objects: &Objects) -> (BTreeMap<String, VirtualOf>, BTreeSet<IpAddr>) {
+    let (mut wanted, mut named) = (BTreeMap::new(), BTreeSet::new());
     for object in objects.values() {
         match &**object {
-            Object::Service(service) => {
-                let host = format!("{}.{}.svc.cluster.local", service.meta.name, service.meta.namespace);
-                match service.cluster_ip {
-                    ClusterIp::Headless => {}
-                    ClusterIp::Auto => drop(wanted.insert(host, VirtualOf::Service)),
-                    ClusterIp::Address(ip) => drop(wanted.insert(host, VirtualOf::Fixed(ip))),
+            Object::Service(service) => match service.cluster_ip {
+                ClusterIp::Headless => {}
+                ClusterIp::Auto => {
+                    wanted.insert(format!("{}.{}.svc.cluster.local", service.meta.name, service.meta.namespace), VirtualOf::Service);
                 }
-            }
+                ClusterIp::Address(ip) => drop(named.insert(ip)),
+            },
             Object::ServiceEntry(entry) => {
-                let hosts = entry.allocatable_hosts().filter(|h| !h.is_wildcard());
-                for host in hosts {
+                named.extend(single(&entry.addresses));
+                for host in entry.allocatable_hosts().filter(|h| !h.is_wildcard()) {
                     wanted.entry(host.as_str().to_owned()).or_insert(VirtualOf::Entry);
                 }
             }
             _ => {}
         }
     }
-    wanted
+    (wanted, named)
 }
 
 /// Which Gateways are served, and how.
@@ -345,10 +345,13 @@ pub(crate) mod tests {
             entry("c", "", "resolution: NONE"),
             entry("d", "", "resolution: DNS, addresses: [192.0.2.1]"),
             "{apiVersion: v1, kind: Service, metadata: {name: e, namespace: shop}, spec: {ports: [{port: 80}]}}".to_owned(),
+            "{apiVersion: v1, kind: Service, metadata: {name: f, namespace: shop}, spec: {clusterIP: 10.96.0.9, ports: [{port: 80}]}}"
+                .to_owned(),
         ];
-        let found = virtual_addresses(&objects(&all.join("\n---\n")));
+        let (found, named) = virtual_addresses(&objects(&all.join("\n---\n")));
         let expected = [("a.example.com", VirtualOf::Entry), ("e.shop.svc.cluster.local", VirtualOf::Service)];
-        assert_eq!(found, expected.map(|(name, wanted)| (name.to_owned(), wanted)).into());
+        assert_eq!(found, expected.map(|(name, of)| (name.to_owned(), of)).into());
+        assert_eq!(named, ["192.0.2.1", "10.96.0.9"].map(|ip| ip.parse().unwrap()).into());
     }
 
     #[test]

@@ -174,7 +174,8 @@ async fn reconcile(mesh: Arc<Mesh>) {
     let (over, mut ended) = mpsc::unbounded_channel();
     loop {
         let now = objects.borrow_and_update().clone();
-        let addresses = mesh.addresses().services(&desired::virtual_addresses(&now));
+        let (names, named) = desired::virtual_addresses(&now);
+        let addresses = mesh.addresses().services(&names, &named);
         if let Err(error) = mesh.told.virtual_addresses(&addresses) {
             say::error(&format!("cannot write the services' addresses: {error}"));
         }
