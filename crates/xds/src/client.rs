@@ -156,7 +156,7 @@ impl Client {
         let mut seen = BTreeSet::new();
         for resource in response.resources {
             let name: Name = resource.name.as_str().into();
-            if !subscribed.covers(&name) {
+            if !subscribed.takes(&name) {
                 continue;
             }
             match body(resource, &response.type_url, seen.insert(name.clone())) {
@@ -219,6 +219,12 @@ impl Subscription for Subscribed {
 impl Subscribed {
     fn covers(&self, name: &str) -> bool {
         self.wildcard || self.names.contains(name)
+    }
+
+    /// Whether a resource that comes now is taken. One that was let go does not come because everything is wanted before the server was told so: it crossed
+    /// the end of its subscription, and comes once more if it is there.
+    fn takes(&self, name: &str) -> bool {
+        self.names.contains(name) || (self.wildcard && (self.requested_wildcard || !self.left.contains(name)))
     }
 
     /// Whether a resource came along with another one, so that the server has it as subscribed without a request.

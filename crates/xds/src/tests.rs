@@ -255,6 +255,26 @@ proptest! {
     }
 }
 
+/// What was let go while it was under way does not stay with a client that wants everything before it comes, wherever that crosses it.
+#[test]
+fn what_is_let_go_for_everything_while_it_comes() {
+    use Op::{ClientHears, ClientSends, Remove, ServerHears, ServerSends, Set, Subscribe, Unsubscribe, WatchAll};
+    let begun = [Set(2, 0, 10), Subscribe(2, 0), ClientSends, ServerHears, ServerSends, Unsubscribe(2, 0)];
+    for rest in [
+        &[ClientSends, WatchAll(2), Remove(2, 0)][..],
+        &[ClientSends, WatchAll(2), ClientHears, Remove(2, 0)],
+        &[ClientSends, WatchAll(2), ClientHears],
+        &[ClientSends, WatchAll(2), ClientSends, ClientHears, Remove(2, 0)],
+        &[ClientSends, ServerHears, WatchAll(2), ClientSends, ServerHears, ServerSends, ClientHears, Remove(2, 0)],
+        &[WatchAll(2), ClientHears, ClientSends, Remove(2, 0)],
+        &[WatchAll(2), ClientSends, ClientHears, ServerHears, Remove(2, 0)],
+    ] {
+        for sheets in [Sheets::None, Sheets::Even] {
+            run([&begun, rest].concat(), sheets);
+        }
+    }
+}
+
 fn request(type_url: &str, subscribe: &[&str]) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest {
         type_url: type_url.to_owned(),

@@ -256,7 +256,18 @@ impl Watch {
 
     /// Notes a subscription to everything, ahead of what else a request says.
     pub(super) fn widen(&mut self, names: &[String]) {
-        self.wildcard |= names.iter().any(|name| name == types::WILDCARD);
+        if self.wildcard || !names.iter().any(|name| name == types::WILDCARD) {
+            return;
+        }
+        self.wildcard = true;
+        if self.form == Form::Delta {
+            // What was let go while it was under way is taken by a client that has asked for everything in the meantime: it is told how that stands.
+            let under_way = self.in_flight.iter().flat_map(|flight| {
+                let lines = flight.sheet.iter().flat_map(|sheet| sheet.lines()).map(|(name, _)| name);
+                flight.sent.iter().map(|(name, _)| name).chain(lines)
+            });
+            self.forced.extend(under_way.filter(|name| self.held.get(name).is_none()).cloned());
+        }
     }
 
     pub(super) fn unsubscribe(&mut self, names: &[String]) {
