@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use kube::{
     Api, Client, Config,
@@ -60,6 +60,8 @@ pub(crate) fn cluster(mut args: ClusterArgs) -> Result<()> {
     let programs = Programs::find_for_api().map_err(anyhow::Error::msg)?;
     let api = ApiServer::launch(&programs, ApiOptions::default(), &dir.path().join("api")).map_err(anyhow::Error::msg)?;
     let kinds = std::process::Command::new(&mizzen).args(["x", "crds"]).output().context("the kinds")?;
+    let said = String::from_utf8_lossy(&kinds.stderr);
+    ensure!(kinds.status.success(), "{} x crds: {}; it takes `mizzen`, which is all programs in one", mizzen.display(), said.trim());
     api.apply(&String::from_utf8(kinds.stdout)?);
     api.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=120s"], "").ok();
     runtime.block_on(run(&args, &mizzen, &api, dir.path()))
