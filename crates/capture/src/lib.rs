@@ -26,6 +26,7 @@ mod tracking;
 pub use addresses::Addresses;
 pub use apply::{ApplyError, TABLE, apply, cleanup, is_set};
 pub use guard::{Admit, Attempt, GUARD_TABLE, Guard, GuardError, Guarding, MAX_ATTEMPTS, PortRange, Refused, Side};
+pub use loopback::has_ipv6;
 pub use plan::{Match, Plan, Rule, Verdict};
 pub use settings::{Dns, Mode, Owner, Ports, Ranges, Settings, SettingsError, Tproxy, port_list, range_list};
 pub use tracking::remember_half_closed;

@@ -19,6 +19,7 @@ pub(crate) async fn give_address() -> Result<(), ApplyError> {
     }
 }
 
-fn has_ipv6() -> bool {
+/// Whether the calling thread's network namespace has IPv6: the kernel does, and it was not turned off there.
+pub fn has_ipv6() -> bool {
     std::fs::read_to_string(DISABLED).is_ok_and(|text| text.trim() == "0")
 }

@@ -61,7 +61,7 @@ impl Host {
         self.address
     }
 
-    /// Its address of IPv6, if the kernel has IPv6: what its programs call from there reaches virtual addresses of services, if it is captured, and
+    /// Its address of IPv6, if there is IPv6: what its programs call from there reaches virtual addresses of services, if it is captured, and
     /// nobody else.
     pub fn address_v6(&self) -> Option<Ipv6Addr> {
         self.address_v6

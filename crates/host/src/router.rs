@@ -11,7 +11,6 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::OwnedFd,
-    path::Path,
 };
 
 use mizzen_capture::{Guard, Guarding, Refused, Side};
@@ -65,7 +64,7 @@ pub(crate) fn v6_of(address: Ipv4Addr) -> Ipv6Addr {
 #[derive(Debug)]
 pub struct Router {
     options: RouterOptions,
-    /// Whether the kernel has IPv6.
+    /// Whether IPv6 is there, and not turned off.
     has_ipv6: bool,
     links: Links,
     guarding: Mutex<Guarding>,
@@ -84,7 +83,7 @@ impl Router {
         let links = Links::open().map_err(step("open netlink"))?;
         let loopback = links.up("lo").await.map_err(step("bring lo up"))?;
         links.address(loopback, options.address).await.map_err(step("set its address"))?;
-        let has_ipv6 = Path::new("/proc/net/if_inet6").exists();
+        let has_ipv6 = mizzen_capture::has_ipv6();
         for range in options.inside().iter().filter(|range| has_ipv6 || range.address().is_ipv4()) {
             links.refuse(range, loopback).await.map_err(step("set a route"))?;
         }
@@ -134,7 +133,7 @@ impl Router {
         Ok(self.guarding.lock().await.refused().await?)
     }
 
-    /// Its own address of IPv6, if the kernel has IPv6.
+    /// Its own address of IPv6, if there is IPv6.
     pub(crate) fn address_v6(&self) -> Option<Ipv6Addr> {
         self.has_ipv6.then(|| v6_of(self.options.address))
     }
