@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeSet, path::Path, process::Stdio};
 
+use mizzen_capture::has_ipv6;
 use mizzen_testkit::{
     PATIENCE, eventually,
     kube::{Cluster, ClusterOptions, Programs, image},
@@ -10,7 +11,7 @@ use mizzen_testkit::{
 };
 use serde_json::json;
 
-use super::{MIZZEN, ONE_AT_A_TIME, has_ipv6, helm};
+use super::{MIZZEN, ONE_AT_A_TIME, helm};
 
 /// How many pods start while the agents are killed and replaced.
 const MANY: usize = 30;

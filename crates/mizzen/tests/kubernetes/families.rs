@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
+use mizzen_capture::has_ipv6;
 use mizzen_testkit::{
     Output, eventually,
     kube::{Cluster, ClusterOptions, Programs, image},
 };
 
-use super::{CaptureBy, MIZZEN, ONE_AT_A_TIME, has_ipv6};
+use super::{CaptureBy, MIZZEN, ONE_AT_A_TIME};
 
 /// The control plane's own Service has both families.
 const INSTALL: [&str; 6] = ["install", "-y", "--set", "profile=minimal", "--set", "values.global.ipFamilyPolicy=RequireDualStack"];

@@ -25,11 +25,6 @@ const MIZZEN: &str = env!("CARGO_BIN_EXE_mizzen");
 /// Two clusters at once are more than a small machine carries.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// Whether this machine has IPv6: without it no cluster has both families.
-fn has_ipv6() -> bool {
-    Path::new("/proc/net/if_inet6").exists()
-}
-
 fn samples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../samples")
 }
