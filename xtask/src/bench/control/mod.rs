@@ -162,8 +162,8 @@ struct Outcome {
     row: Row,
     ours: Measured,
     floor: Option<Cost>,
-    /// The same with proxies that fetch on demand.
-    on_demand: Option<Measured>,
+    /// The same with proxies that fetch on demand, and their floor.
+    on_demand: Option<(Measured, Option<Cost>)>,
     /// The same with twice as many services, and with twice as many proxies.
     grown: Option<[Measured; 2]>,
 }
@@ -212,15 +212,19 @@ async fn run(args: &ControlArgs, mizzen: &Path) -> Result<()> {
     } else {
         None
     };
+    let floor = measure_floor(args.proxies, &ours).await?;
+    let on_demand = match on_demand {
+        Some(all) => Some((measure_floor(args.proxies, &all).await.context("on demand")?, all)),
+        None => None,
+    };
     let outcome = |(at, row): (usize, &Row)| Outcome {
         row: *row,
         ours: ours[at],
-        floor: None,
-        on_demand: on_demand.as_ref().map(|all| all[at]),
+        floor: floor[at],
+        on_demand: on_demand.as_ref().map(|(floor, all)| (all[at], floor[at])),
         grown: grown.as_ref().map(|(services, proxies)| [services[at], proxies[at]]),
     };
-    let mut results: Vec<Outcome> = ROWS.iter().enumerate().map(outcome).collect();
-    measure_floor(args.proxies, &mut results).await?;
+    let results: Vec<Outcome> = ROWS.iter().enumerate().map(outcome).collect();
     if args.json {
         println!("{:#}", report::json(&results, args))
     } else {
@@ -243,27 +247,30 @@ async fn rounds(args: &ControlArgs, load: Load, mizzen: &Path) -> Result<Vec<Mea
 }
 
 /// The same bytes by the floor, row by row.
-async fn measure_floor(proxies: u32, results: &mut [Outcome]) -> Result<()> {
+async fn measure_floor(proxies: u32, rows: &[Measured]) -> Result<Vec<Option<Cost>>> {
     let mut floor = Floor::start(proxies)?;
-    for Outcome { row, ours, floor: cost, .. } in results {
+    let mut costs = Vec::with_capacity(rows.len());
+    for (row, ours) in ROWS.into_iter().zip(rows) {
         let clients = ours.concerned as usize;
         let each = |number: f64| (number / ours.concerned).round() as usize;
         let push = Push { clients, messages: each(ours.messages), bytes: each(ours.bytes) };
-        let measured = match row {
-            Row::Cold => floor.connect(proxies, push).await?,
+        let cost = match row {
+            Row::Start | Row::Idle => None,
+            Row::Cold => Some(floor.connect(proxies, push).await?),
             Row::Restart => {
                 // All return, and not only those that get something.
                 floor = Floor::start(proxies)?;
-                floor.connect(proxies, push).await?
+                Some(floor.connect(proxies, push).await?)
             }
-            Row::Change(..) if clients > 0 && push.messages > 0 => floor.push(push).await?,
-            Row::Change(..) => Cost::default(),
-            Row::Start | Row::Idle => continue,
+            Row::Change(..) if clients > 0 && push.messages > 0 => Some(floor.push(push).await?),
+            Row::Change(..) => Some(Cost::default()),
         };
-        eprintln!("floor: {}: {:.3} CPU s, {:.0} ms", row.title(), measured.cpu.as_secs_f64(), measured.time.as_secs_f64() * 1e3);
-        *cost = Some(measured);
+        if let Some(Cost { cpu, time }) = cost {
+            eprintln!("floor: {}: {:.3} CPU s, {:.0} ms", row.title(), cpu.as_secs_f64(), time.as_secs_f64() * 1e3);
+        }
+        costs.push(cost);
     }
-    Ok(())
+    Ok(costs)
 }
 
 /// Everything once.

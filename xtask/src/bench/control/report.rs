@@ -1,6 +1,6 @@
 //! The results, as a table or as JSON.
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -17,12 +17,7 @@ pub(super) fn table(results: &[Outcome], args: &ControlArgs) -> String {
     );
     for Outcome { row, ours, floor, .. } in results {
         let Measured { cpu, time, resident, anonymous, peak, bytes, messages, concerned, proxies, .. } = ours;
-        let beside = |ours: f64, floor: Option<f64>, scale: f64, digits: usize| match floor {
-            Some(floor) if floor > 0.0 => format!("{:.digits$} | {:.digits$} | {:.1}", ours * scale, floor * scale, ours / floor),
-            _ => format!("{:.digits$} | – | –", ours * scale),
-        };
-        let cpu = beside(*cpu, floor.map(|floor| floor.cpu.as_secs_f64()), 1.0, 3);
-        let time = beside(*time, floor.map(|floor| floor.time.as_secs_f64()), 1e3, 1);
+        let (cpu, time) = beside_floor(*cpu, *time, *floor);
         let _ = writeln!(
             out,
             "| {} | {cpu} | {time} | {:.3} | {messages:.0} | {concerned:.0} | {resident:.0} | {anonymous:.0} | {peak:.0} | {proxies:.3} |",
@@ -38,6 +33,15 @@ pub(super) fn table(results: &[Outcome], args: &ControlArgs) -> String {
     out
 }
 
+/// CPU time and time in a table, each with the floor's and as its multiple.
+fn beside_floor(cpu: f64, time: f64, floor: Option<Cost>) -> (String, String) {
+    let beside = |ours: f64, floor: Option<Duration>, scale: f64, digits: usize| match floor.map(|floor| floor.as_secs_f64()) {
+        Some(floor) if floor > 0.0 => format!("{:.digits$} | {:.digits$} | {:.1}", ours * scale, floor * scale, ours / floor),
+        _ => format!("{:.digits$} | – | –", ours * scale),
+    };
+    (beside(cpu, floor.map(|floor| floor.cpu), 1.0, 3), beside(time, floor.map(|floor| floor.time), 1e3, 1))
+}
+
 /// A ratio, where there is one.
 fn times(number: f64, of: f64) -> String {
     if of > 0.0 { format!("{:.3}", number / of) } else { "–".to_owned() }
@@ -48,18 +52,17 @@ fn on_demand(out: &mut String, results: &[Outcome], args: &ControlArgs) {
     let Some(destinations) = args.on_demand else { return };
     let _ = writeln!(
         out,
-        "\nOn demand, {destinations} destinations a proxy; ratios are to the same row above\n\n| | CPU s | ratio | ms | MB sent | ratio | \
-         bytes a proxy | messages | proxies | resident MiB | peak |\n| --- |{}",
-        " --: |".repeat(10)
+        "\nOn demand, {destinations} destinations a proxy; what is of the whole is of the same row above\n\n| | CPU s | floor | ratio | of the whole | ms \
+         | floor | ratio | MB sent | of the whole | bytes a proxy | messages | proxies | resident MiB | peak |\n| --- |{}",
+        " --: |".repeat(14)
     );
-    for (row, whole, one) in results.iter().filter_map(|o| Some((o.row, &o.ours, o.on_demand?))) {
+    for (row, whole, (one, floor)) in results.iter().filter_map(|o| Some((o.row, &o.ours, o.on_demand?))) {
+        let (cpu, time) = beside_floor(one.cpu, one.time, floor);
         let _ = writeln!(
             out,
-            "| {} | {:.3} | {} | {:.1} | {:.3} | {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} |",
+            "| {} | {cpu} | {} | {time} | {:.3} | {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} |",
             row.title(),
-            one.cpu,
             times(one.cpu, whole.cpu),
-            one.time * 1e3,
             one.bytes / 1e6,
             times(one.bytes, whole.bytes),
             one.bytes / f64::from(args.proxies),
@@ -69,13 +72,13 @@ fn on_demand(out: &mut String, results: &[Outcome], args: &ControlArgs) {
             one.peak
         );
     }
-    let Some(cold) = results.iter().filter_map(|o| o.on_demand).find(|one| one.entries > 0.0) else { return };
+    let Some((cold, _)) = results.iter().filter_map(|o| o.on_demand).find(|(one, _)| one.entries > 0.0) else { return };
     let _ = writeln!(
         out,
         "\nThe index has {:.0} entries of {:.0} bytes; {:.0} names were not brought along with what needs them.",
         cold.entries / f64::from(args.proxies),
         cold.entry_bytes / cold.entries,
-        results.iter().filter_map(|o| o.on_demand).map(|one| one.missed).sum::<f64>()
+        results.iter().filter_map(|o| o.on_demand).map(|(one, _)| one.missed).sum::<f64>()
     );
 }
 
@@ -118,10 +121,14 @@ pub(super) fn json(results: &[Outcome], args: &ControlArgs) -> Value {
     let row = |Outcome { row, ours, floor, on_demand, grown }: &Outcome| {
         let Measured { cpu, time, resident, anonymous, peak, bytes, messages, concerned, proxies, .. } = ours;
         let ratio = |ours: f64, floor: f64| (floor > 0.0).then(|| ours / floor);
-        let floor = floor.map(|Cost { cpu: least, time: shortest }| {
-            let (least, shortest) = (least.as_secs_f64(), shortest.as_secs_f64());
-            json!({"cpu_s": least, "ms": shortest * 1e3, "cpu_ratio": ratio(*cpu, least), "ms_ratio": ratio(*time, shortest)})
-        });
+        let beside_floor = |ours: &Measured, floor: &Option<Cost>| {
+            floor.map(|Cost { cpu: least, time: shortest }| {
+                let (least, shortest) = (least.as_secs_f64(), shortest.as_secs_f64());
+                json!({
+                    "cpu_s": least, "ms": shortest * 1e3, "cpu_ratio": ratio(ours.cpu, least), "ms_ratio": ratio(ours.time, shortest),
+                })
+            })
+        };
         json!({
             "row": row.title(),
             "cpu_s": cpu,
@@ -133,8 +140,9 @@ pub(super) fn json(results: &[Outcome], args: &ControlArgs) -> Value {
             "messages": messages,
             "proxies_concerned": concerned,
             "proxies_cpu_s": proxies,
-            "floor": floor,
-            "on_demand": on_demand.map(|one| json!({
+            "floor": beside_floor(ours, floor),
+            "on_demand": on_demand.map(|(one, floor)| json!({
+                "floor": beside_floor(&one, &floor),
                 "cpu_s": one.cpu, "ms": one.time * 1e3, "bytes": one.bytes, "messages": one.messages, "proxies_concerned": one.concerned,
                 "resident_mib": one.resident, "peak_mib": one.peak, "index_entries": one.entries, "index_bytes": one.entry_bytes,
                 "missed": one.missed, "cpu_ratio": ratio(one.cpu, *cpu), "bytes_ratio": ratio(one.bytes, *bytes),
