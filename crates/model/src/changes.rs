@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
+use foldhash::fast::RandomState;
 use mizzen_types::Hostname;
 
 use crate::query::Query;
@@ -9,7 +10,7 @@ use crate::query::Query;
 /// The queries whose answers may differ from one snapshot to another. What is not among them has the answer that it had.
 #[derive(Clone, Debug, Default)]
 pub struct ChangeSet {
-    queries: HashSet<Query>,
+    queries: HashSet<Query, RandomState>,
     /// Hosts for which routes came, went or changed; a wildcard stands for all that it covers.
     routed: BTreeSet<Hostname>,
     /// The same for DestinationRules.

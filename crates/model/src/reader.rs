@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use foldhash::fast::RandomState;
 use mizzen_api::{Key, Kind, istio};
 use mizzen_types::{Hostname, NamespacedName, Protocol};
 
@@ -77,6 +78,11 @@ impl Reads {
         &self.own
     }
 
+    /// The queries that the answers to all questions follow from, as far as nothing else asked for them.
+    pub fn under(&self) -> impl Iterator<Item = &Query> {
+        self.under.iter().chain(&self.own)
+    }
+
     /// The questions that not all proxies get the same answer to, in the order in which they were asked, with the answers.
     pub fn asked(&self) -> &[(Question, Answer)] {
         &self.asked
@@ -120,14 +126,14 @@ impl Reads {
 /// A record that is being made.
 #[derive(Debug, Default)]
 struct Record {
-    queries: HashMap<Query, u64>,
-    under: HashSet<Query>,
-    own: HashSet<Query>,
+    queries: HashMap<Query, u64, RandomState>,
+    under: HashSet<Query, RandomState>,
+    own: HashSet<Query, RandomState>,
     /// What was read for the question that is being answered.
     open: Vec<Query>,
     shared: Vec<(Question, Answer)>,
     asked: Vec<(Question, Answer)>,
-    seen: HashSet<Question>,
+    seen: HashSet<Question, RandomState>,
     reach: Reach,
     last: Option<(Answer, Reach)>,
 }

@@ -125,7 +125,7 @@ fn chain(scope: &Scope<'_, '_>, listener: &str, open: &OpenServer<'_>, last: Vec
             ..Default::default()
         },
         socket: open.server.tls.as_ref().map(|tls| tls::gateway(scope.mesh(), tls, false)),
-        filters: vec![manager],
+        filters: vec![manager].into(),
     })
 }
 

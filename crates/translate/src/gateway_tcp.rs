@@ -174,6 +174,6 @@ fn chain(
     Chain {
         head: FilterChain { filter_chain_match: matched, transport_socket_connect_timeout: Some(wire::seconds(15)), ..Default::default() },
         socket,
-        filters: list,
+        filters: list.into(),
     }
 }

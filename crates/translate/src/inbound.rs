@@ -81,7 +81,7 @@ pub(crate) fn build(scope: &Scope<'_, '_>) -> Listener {
             name: "virtualInbound-blackhole".into(),
             ..Default::default()
         };
-        Chain { head, filters: list, ..Default::default() }
+        Chain { head, filters: list.into(), ..Default::default() }
     };
     let mut chains = vec![trap];
     let served = served(scope);
@@ -178,10 +178,17 @@ fn group(scope: &Scope<'_, '_>, target: &Target<'_>, mode: MtlsMode) -> Vec<Chai
             vec![("tls", &istio_all, tcp, Wrap::Mutual), ("tls", &[], tcp, Wrap::Plain), ("raw_buffer", &[], tcp, Wrap::Plain)]
         }
     };
-    rows.into_iter().map(|(transport, alpn, is_http, wrap)| chain(scope, target, transport, alpn, is_http, wrap)).collect()
+    let (mut of_http, mut of_tcp) = (None, None);
+    let chain = |(transport, alpn, is_http, wrap)| {
+        let made = if is_http { &mut of_http } else { &mut of_tcp };
+        let filters: &mut Arc<Vec<NetworkFilter>> = made.get_or_insert_with(|| chain_filters(scope, target, is_http).into());
+        let socket = (wrap == Wrap::Mutual).then(|| tls::server(scope.mesh(), !is_http));
+        Chain { head: head(target, transport, alpn, is_http), socket, filters: filters.clone() }
+    };
+    rows.into_iter().map(chain).collect()
 }
 
-fn chain(scope: &Scope<'_, '_>, target: &Target<'_>, transport: &str, alpn: &[&str], http: bool, wrap: Wrap) -> Chain {
+fn head(target: &Target<'_>, transport: &str, alpn: &[&str], http: bool) -> FilterChain {
     let matched = FilterChainMatch {
         destination_port: target.port.map(|port| wire::u32_value(port.into())),
         transport_protocol: transport.into(),
@@ -193,6 +200,10 @@ fn chain(scope: &Scope<'_, '_>, target: &Target<'_>, transport: &str, alpn: &[&s
         None if http => "virtualInbound-catchall-http".into(),
         None => names::VIRTUAL_INBOUND.into(),
     };
+    FilterChain { filter_chain_match: Some(matched), name, ..Default::default() }
+}
+
+fn chain_filters(scope: &Scope<'_, '_>, target: &Target<'_>, http: bool) -> Vec<NetworkFilter> {
     let mut list = metadata(scope);
     if http {
         list.push(http_manager(scope, target));
@@ -201,11 +212,7 @@ fn chain(scope: &Scope<'_, '_>, target: &Target<'_>, transport: &str, alpn: &[&s
         list.extend(filters::tcp_stats(scope, Side::Inbound));
         list.push(filters::tcp_to(scope, &target.cluster));
     }
-    Chain {
-        head: FilterChain { filter_chain_match: Some(matched), name, ..Default::default() },
-        socket: (wrap == Wrap::Mutual).then(|| tls::server(scope.mesh(), !http)),
-        filters: list,
-    }
+    list
 }
 
 fn metadata(scope: &Scope<'_, '_>) -> Vec<NetworkFilter> {

@@ -140,7 +140,7 @@ pub(crate) fn brings(draft: &Draft) -> Vec<(ResourceKind, Name)> {
         Draft::Route(routes) => routes.virtual_hosts.iter().for_each(|host| of_host(host, &mut found)),
         Draft::Listener(listener) => {
             let chains = listener.chains.iter().chain(&listener.default);
-            chains.flat_map(|chain| &chain.filters).for_each(|filter| of_filter(filter, &mut found));
+            chains.flat_map(|chain| chain.filters.iter()).for_each(|filter| of_filter(filter, &mut found));
         }
         Draft::Cluster(cluster) => {
             if cluster.head.cluster_discovery_type == Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())) {

@@ -44,7 +44,7 @@ fn virtual_outbound(scope: &Scope<'_, '_>) -> Listener {
             name: "virtualOutbound-blackhole".into(),
             ..Default::default()
         },
-        filters: vec![filters::black_hole()],
+        filters: vec![filters::black_hole()].into(),
         ..Default::default()
     };
     let rest = outbound::unknown_chain(scope, "virtualOutbound-catchall-tcp", None);

@@ -176,7 +176,7 @@ fn http_chain(scope: &Scope<'_, '_>, bind: IpAddr, port: u16, routes: String, dy
     };
     let last = if dynamic { dynamic::http_filters(scope) } else { Vec::new() };
     let filters = vec![filters::http_manager(scope, Side::Outbound, stat, Routes::Rds(routes), (Vec::new(), last))];
-    Chain { head: timed(Some(matched)), filters, ..Default::default() }
+    Chain { head: timed(Some(matched)), filters: filters.into(), ..Default::default() }
 }
 
 /// The cluster of calls to nobody that is known.
@@ -203,7 +203,7 @@ pub(crate) fn unknown_chain(scope: &Scope<'_, '_>, name: &str, matched: Option<F
     list.push(filters::tcp_to(scope, &unknown_cluster(scope)));
     Chain {
         head: FilterChain { filter_chain_match: matched, name: name.into(), ..Default::default() },
-        filters: list,
+        filters: list.into(),
         ..Default::default()
     }
 }
@@ -398,7 +398,7 @@ fn chain(scope: &Scope<'_, '_>, matched: Option<FilterChainMatch>, (stat, to): (
     let (before, to) = dynamic::of_chain(scope, matched.as_ref(), to);
     let mut list: Vec<_> = filters::tcp_stats(scope, Side::Outbound).into_iter().chain(before).collect();
     list.push(filters::tcp_proxy(&stat, to.clone(), access_log::log(scope.mesh()), &policy_to(scope, &to)));
-    Chain { head: timed(matched), filters: list, ..Default::default() }
+    Chain { head: timed(matched), filters: list.into(), ..Default::default() }
 }
 
 /// A chain that matches so, with a bound for handshakes.

@@ -47,7 +47,7 @@ struct Next {
     stands: bool,
     own: Vec<(Arc<Asker>, Had)>,
     /// What the proxies' own answers follow from.
-    under: HashSet<Query>,
+    under: Vec<Arc<[Query]>>,
     due: Vec<(Arc<Asker>, Arc<[Name]>)>,
     /// Parts that a proxy's resource had and has no more.
     gone: Vec<(Arc<Asker>, Arc<[Name]>)>,
@@ -172,7 +172,7 @@ impl Memo {
             state.turn += 1;
             let was_for_all = state.all.is_some();
             let queries = next.results.iter().flat_map(|built| built.reads.queries());
-            lock(&self.index).set(slot.number, queries.chain(&next.under));
+            lock(&self.index).set(slot.number, queries.chain(next.under.iter().flat_map(|under| under.iter())));
             (state.all, state.tree, state.results) = (next.all, next.tree, next.results);
             (was_for_all, state.turn)
         };
@@ -228,7 +228,7 @@ struct Made {
     by_group: HashMap<u64, Had>,
     /// Of proxies that have a result of their own, by their number.
     own: HashMap<usize, Had>,
-    under: HashSet<Query>,
+    under: Vec<Arc<[Query]>>,
     /// What was made anew.
     built: Vec<Arc<Built>>,
     /// What there is and was, by [`key`].
@@ -315,7 +315,7 @@ impl Maker<'_> {
         }
         let had = self.find(asker, was);
         let mut made = write(&self.made);
-        made.under.extend(had.under.iter().cloned());
+        made.under.push(had.under.clone());
         if had.built.reads.reach() <= Reach::Alike {
             made.by_group.insert(asker.group.number, had.clone());
         } else {
@@ -341,10 +341,9 @@ impl Maker<'_> {
     fn build(&self, view: &ProxyView) -> Had {
         let mut built = self.memo.build(self.new, view, &self.slot.what);
         let mut made = write(&self.made);
-        // Another thread may have been faster: of two results with the same answers only one is there.
-        let mut under = Vec::new();
-        if let Some(built) = made.known.find(self.new, view, &mut under) {
-            return Had { built, under: under.into() };
+        // Another thread may have been faster: of two results with the same answers only one is there. Why the proxy got them is its own matter.
+        if let Some(there) = made.known.follow(built.reads.asked()) {
+            return Had { built: there, under: built.reads.under().cloned().collect() };
         }
         self.memo.count_built(&self.slot.what);
         // Equal contents stay where they are.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use foldhash::fast::RandomState;
 use mizzen_model::{ChangeSet, Query};
 use mizzen_types::Hostname;
 
@@ -11,11 +12,11 @@ pub(super) type Number = u32;
 /// Slots by the queries on which they depend.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    by_query: HashMap<Query, BTreeSet<Number>>,
+    by_query: HashMap<Query, BTreeSet<Number>, RandomState>,
     /// Rules of hosts, by the host's labels in reverse: what a wildcard covers lies next to each other.
     routed: BTreeMap<Box<str>, (Hostname, BTreeSet<Number>)>,
     ruled: BTreeMap<Box<str>, (Hostname, BTreeSet<Number>)>,
-    of_slot: HashMap<Number, HashSet<Query>>,
+    of_slot: HashMap<Number, HashSet<Query, RandomState>>,
 }
 
 impl Index {
@@ -33,12 +34,18 @@ impl Index {
 
     /// Replaces what a slot depends on.
     pub(super) fn set<'q>(&mut self, slot: Number, queries: impl Iterator<Item = &'q Query>) {
-        let now: HashSet<Query> = queries.cloned().collect();
-        let before = self.of_slot.remove(&slot).unwrap_or_default();
-        before.difference(&now).for_each(|query| self.unlink(slot, query));
-        now.difference(&before).for_each(|query| self.link(slot, query));
-        if !now.is_empty() {
-            self.of_slot.insert(slot, now);
+        let now: HashSet<&Query, RandomState> = queries.collect();
+        let mut known = self.of_slot.remove(&slot).unwrap_or_default();
+        let gone: Vec<Query> = known.extract_if(|query| !now.contains(query)).collect();
+        gone.iter().for_each(|query| self.unlink(slot, query));
+        for query in now {
+            if !known.contains(query) {
+                known.insert(query.clone());
+                self.link(slot, query);
+            }
+        }
+        if !known.is_empty() {
+            self.of_slot.insert(slot, known);
         }
     }
 

@@ -33,6 +33,7 @@ use asker::{Askers, Had};
 use index::{Index, Number};
 use sheet::{Joint, Sheets};
 use slot::{Built, Slot, Value, What};
+use tree::Tree;
 
 /// The memory of all connections.
 #[derive(Debug)]
@@ -357,12 +358,21 @@ impl Epoch<'_> {
     }
 
     fn get(&self, asker: &Asker, slot: &Slot) -> Arc<Built> {
-        if let Some(found) = self.find(asker, slot) {
-            self.memo.hit(&slot.what);
-            return found;
-        }
+        let seen = match self.look(asker, slot) {
+            Ok(found) => {
+                self.memo.hit(&slot.what);
+                return found;
+            }
+            Err(seen) => seen,
+        };
         let _building = lock(&slot.building);
-        if let Some(found) = self.find(asker, slot) {
+        let is_new = {
+            let state = slot.state();
+            state.all.is_some() || !state.tree.is(&seen)
+        };
+        // Who holds a tree has it copied where something is added.
+        drop(seen);
+        if is_new && let Ok(found) = self.look(asker, slot) {
             self.memo.hit(&slot.what);
             return found;
         }
@@ -383,24 +393,29 @@ impl Epoch<'_> {
 
     /// What is there for a proxy. It is noted as one that has it, or waits for it.
     fn find(&self, asker: &Asker, slot: &Slot) -> Option<Arc<Built>> {
+        self.look(asker, slot).ok()
+    }
+
+    /// The same; if there is nothing, what was looked through.
+    fn look(&self, asker: &Asker, slot: &Slot) -> Result<Arc<Built>, Tree> {
         let (tree, turn) = {
             let state = slot.hold(asker.index);
             if let Some(all) = &state.all {
-                return Some(all.clone());
+                return Ok(all.clone());
             }
             (state.tree.clone(), state.turn)
         };
         if let Some(known) = asker.recall(slot.number, turn) {
-            return Some(known.built);
+            return Ok(known.built);
         }
         // The questions are asked outside of all locks.
         let mut under = Vec::new();
-        let found = tree.find(&self.snapshot, &asker.view, &mut under)?;
+        let Some(found) = tree.find(&self.snapshot, &asker.view, &mut under) else { return Err(tree) };
         lock(&self.memo.index).add(slot.number, under.iter());
         asker.remember(slot.number, turn, &Had { built: found.clone(), under: under.into() });
         // A change that is being prepared may have looked at what it had before.
         slot.state().count();
-        Some(found)
+        Ok(found)
     }
 }
 

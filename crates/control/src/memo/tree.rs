@@ -5,6 +5,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use foldhash::fast::RandomState;
 use mizzen_model::{Answer, ProxyView, Query, Question, Snapshot};
 
 use super::slot::Built;
@@ -16,7 +17,7 @@ pub(super) struct Tree(Option<Arc<Node>>);
 #[derive(Clone, Debug)]
 enum Node {
     Leaf(Arc<Built>),
-    Ask(Question, HashMap<Answer, Arc<Node>>),
+    Ask(Question, HashMap<Answer, Arc<Node>, RandomState>),
 }
 
 impl Tree {
@@ -36,13 +37,35 @@ impl Tree {
         }
     }
 
+    /// The result that a record of all questions that a proxy was asked, in their order, leads to.
+    pub(super) fn follow(&self, asked: &[(Question, Answer)]) -> Option<Arc<Built>> {
+        let mut node = self.0.as_ref()?;
+        for (question, answer) in asked {
+            let Node::Ask(asks, edges) = &**node else { return None };
+            node = edges.get(answer).filter(|_| asks == question)?;
+        }
+        match &**node {
+            Node::Leaf(built) => Some(built.clone()),
+            Node::Ask(..) => None,
+        }
+    }
+
+    /// Whether it is this very one, to which nothing was added since.
+    pub(super) fn is(&self, other: &Tree) -> bool {
+        match (&self.0, &other.0) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
     /// Takes one more result. What asks another question at the same place is of an earlier snapshot, and goes.
     pub(super) fn add(&mut self, built: &Arc<Built>) {
         let leaf = || Arc::new(Node::Leaf(built.clone()));
         let mut node = self.0.get_or_insert_with(leaf);
         for (question, answer) in built.reads.asked() {
             if !matches!(&**node, Node::Ask(same, _) if same == question) {
-                *node = Arc::new(Node::Ask(question.clone(), HashMap::new()));
+                *node = Arc::new(Node::Ask(question.clone(), HashMap::default()));
             }
             // What nobody else has is changed where it is.
             let Node::Ask(_, edges) = Arc::make_mut(node) else { return };
@@ -121,7 +144,13 @@ mod tests {
         }
         for (view, one) in views.iter().zip(&built) {
             assert!(Arc::ptr_eq(&tree.find(&snapshot, view, &mut Vec::new()).unwrap(), one));
+            assert!(Arc::ptr_eq(&tree.follow(one.reads.asked()).unwrap(), one));
+            assert!(tree.follow(&one.reads.asked()[1..]).is_none() && empty.follow(one.reads.asked()).is_none());
         }
+        let before = tree.clone();
+        assert!(before.is(&tree) && empty.is(&Tree::default()) && !tree.is(&empty));
+        tree.add(&built[0]);
+        assert!(!before.is(&tree), "what somebody holds stays as it is");
         assert_eq!((tree.any().is_some(), empty.any().is_some()), (true, false));
     }
 }

@@ -65,7 +65,8 @@ pub(crate) enum Inspector {
 pub(crate) struct Chain {
     pub(crate) head: FilterChain,
     pub(crate) socket: Option<Socket>,
-    pub(crate) filters: Vec<NetworkFilter>,
+    /// Chains that lie side by side may share them: they are then packed once.
+    pub(crate) filters: Arc<Vec<NetworkFilter>>,
 }
 
 /// A filter of a chain.
@@ -99,8 +100,8 @@ impl Listener {
     pub(super) fn pack(self) -> Head {
         let Listener { head, chains, default, filters, log } = self;
         Head {
-            filter_chains: chains.into_iter().map(Chain::pack).collect(),
-            default_filter_chain: default.map(Chain::pack),
+            filter_chains: pack_all(chains),
+            default_filter_chain: pack_all(default).pop(),
             listener_filters: filters.into_iter().map(ListenerFilter::pack).collect(),
             access_log: log.map(Log::pack).into_iter().collect(),
             ..head
@@ -122,11 +123,23 @@ impl ListenerFilter {
     }
 }
 
-impl Chain {
-    fn pack(self) -> FilterChain {
-        let Chain { head, socket, filters } = self;
-        FilterChain { filters: filters.into_iter().map(NetworkFilter::pack).collect(), transport_socket: socket.map(Socket::pack), ..head }
+fn pack_all(chains: impl IntoIterator<Item = Chain>) -> Vec<FilterChain> {
+    let mut chains = chains.into_iter().peekable();
+    let mut packed = Vec::new();
+    while let Some(Chain { head, socket, filters }) = chains.next() {
+        let mut alike = vec![(head, socket)];
+        while let Some(Chain { head, socket, .. }) = chains.next_if(|next| Arc::ptr_eq(&next.filters, &filters)) {
+            alike.push((head, socket));
+        }
+        let filters: Vec<Filter> = Arc::unwrap_or_clone(filters).into_iter().map(NetworkFilter::pack).collect();
+        let chain = |(head, socket): (FilterChain, Option<Socket>)| FilterChain {
+            filters: filters.clone(),
+            transport_socket: socket.map(Socket::pack),
+            ..head
+        };
+        packed.extend(alike.into_iter().map(chain));
     }
+    packed
 }
 
 impl NetworkFilter {
