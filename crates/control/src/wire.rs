@@ -9,10 +9,7 @@ use std::{
 };
 
 use http_body::{Body as HttpBody, Frame};
-use mizzen_protos::{
-    Any,
-    envoy::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest},
-};
+use mizzen_protos::envoy::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use mizzen_types::Name;
 use mizzen_xds::server::{Parts, Resource, Response};
 use prost::{
@@ -169,7 +166,7 @@ impl Iterator for Pieces {
     fn next(&mut self) -> Option<Bytes> {
         let mut out = BytesMut::new();
         while let Some(now) = &mut self.now {
-            if now.is_at_sheet() {
+            if now.shared.is_some() {
                 // What is before it goes first.
                 return if out.is_empty() { now.shared_piece() } else { Some(out.freeze()) };
             }
@@ -188,54 +185,72 @@ impl Iterator for Pieces {
 /// A response that is being written, as a message of gRPC.
 struct Written {
     outgoing: Outgoing,
-    /// Its sheet, and how many pieces of that are written.
-    sheet: Option<(Arc<Vec<Bytes>>, usize)>,
+    /// Its sheet, until its beginning is written.
+    sheet: Option<Arc<Vec<Bytes>>>,
+    /// What others write as well and comes next.
+    shared: Option<SharedPieces>,
     /// Resources beside the sheet written so far; none: not even its beginning was.
     resources: Option<usize>,
     /// Parts of the next resource written so far; none: not even its beginning was.
     part: Option<usize>,
-    /// Bytes beside the sheet that are not written.
+    /// Bytes of its own that are not written.
     left: usize,
+    length: usize,
     over: bool,
+}
+
+/// Bytes that many responses share, and how many of their pieces are written.
+enum SharedPieces {
+    Sheet(Arc<Vec<Bytes>>, usize),
+    Parts(Arc<Parts>, usize),
+}
+
+impl SharedPieces {
+    /// The next piece, and whether it is the last one.
+    fn next(&mut self) -> Option<(Bytes, bool)> {
+        let (pieces, written) = match self {
+            SharedPieces::Sheet(pieces, written) => (pieces.as_slice(), written),
+            SharedPieces::Parts(parts, written) => (parts.written(PIECE)?, written),
+        };
+        let piece = pieces.get(*written)?.clone();
+        *written += 1;
+        Some((piece, *written == pieces.len()))
+    }
 }
 
 impl Written {
     fn new(outgoing: Outgoing) -> Self {
-        let sheet = outgoing.response.sheet.as_ref().map(|sheet| (sheet.written(|lines| outgoing.encode_sheet(lines)), 0));
-        let left = PREFIX + outgoing.encoded_len();
-        Written { outgoing, sheet, resources: None, part: None, left, over: false }
+        let sheet = outgoing.response.sheet.as_ref().map(|sheet| sheet.written(|lines| outgoing.encode_sheet(lines)));
+        let parts = outgoing.response.resources.iter().filter_map(|(_, resource)| resource.parts.as_ref());
+        let shared: usize = parts.filter(|parts| parts.written(PIECE).is_some()).map(|parts| parts.encoded_len()).sum();
+        let own = outgoing.encoded_len();
+        let length = own + sheet.iter().flat_map(|pieces| pieces.iter()).map(Bytes::len).sum::<usize>();
+        let left = PREFIX + own - shared;
+        Written { outgoing, sheet, shared: None, resources: None, part: None, left, length, over: false }
     }
 
-    /// The length of the message, before anything of it is written.
-    fn message_length(&self) -> usize {
-        self.left - PREFIX + self.sheet.iter().flat_map(|(pieces, _)| pieces.iter()).map(Bytes::len).sum::<usize>()
-    }
-
-    /// Whether a piece of the sheet comes next.
-    fn is_at_sheet(&self) -> bool {
-        self.resources.is_some() && self.sheet.as_ref().is_some_and(|(pieces, written)| *written < pieces.len())
-    }
-
-    /// The piece of the sheet that comes next.
+    /// The piece of what others write as well that comes next.
     fn shared_piece(&mut self) -> Option<Bytes> {
-        let (pieces, written) = self.sheet.as_mut()?;
-        let piece = pieces.get(*written)?;
-        *written += 1;
-        Some(piece.clone())
+        let (piece, is_last) = self.shared.as_mut()?.next()?;
+        if is_last {
+            self.shared = None;
+        }
+        Some(piece)
     }
 
-    /// Writes what comes before the sheet, or after it until that is a piece.
+    /// Writes until there is a piece, or something comes that others write as well.
     fn write(&mut self, out: &mut BytesMut) {
         out.reserve(self.left.min(PIECE + PIECE / 4));
         let before = out.len();
         if self.resources.is_none() {
             // A message that is not compressed, and its length.
             out.put_u8(0);
-            out.put_u32(u32::try_from(self.message_length()).unwrap_or(u32::MAX));
+            out.put_u32(u32::try_from(self.length).unwrap_or(u32::MAX));
             self.outgoing.encode_head(out);
             self.resources = Some(0);
+            self.shared = self.sheet.take().filter(|sheet| !sheet.is_empty()).map(|sheet| SharedPieces::Sheet(sheet, 0));
         }
-        if !self.is_at_sheet() {
+        if self.shared.is_none() {
             self.write_rest(out);
         }
         self.left = self.left.saturating_sub(out.len() - before);
@@ -245,34 +260,34 @@ impl Written {
     fn write_rest(&mut self, out: &mut BytesMut) {
         let mut next = self.resources.unwrap_or_default();
         while out.len() < PIECE
+            && self.shared.is_none()
             && let Some((name, resource)) = self.outgoing.response.resources.get(next)
         {
-            let part = match self.part {
-                Some(part) => part,
-                None => {
-                    self.outgoing.encode_resource(name, resource, out);
-                    0
-                }
-            };
-            let (number, rest) = match &resource.parts {
-                Some(parts) => (parts.field, parts.messages.get(part..).unwrap_or_default()),
-                None => (0, &[][..]),
-            };
-            let mut written = 0;
-            while out.len() < PIECE
-                && let Some((_, message)) = rest.get(written)
-            {
-                field(out, number, &message.value);
-                written += 1;
+            let mut part = self.part.unwrap_or_else(|| {
+                self.outgoing.encode_resource(name, resource, out);
+                0
+            });
+            let parts = resource.parts.as_ref();
+            let all = parts.map_or(0, |parts| parts.messages().len());
+            if let Some(shared) = parts.filter(|parts| part == 0 && parts.written(PIECE).is_some()) {
+                self.shared = Some(SharedPieces::Parts(shared.clone(), 0));
+                self.part = Some(all);
+                break;
             }
-            self.part = (written < rest.len()).then_some(part + written);
+            while out.len() < PIECE
+                && let Some((parts, (_, message))) = parts.and_then(|parts| Some((parts, parts.messages().get(part)?)))
+            {
+                parts.encode(message, out);
+                part += 1;
+            }
+            self.part = (part < all).then_some(part);
             if self.part.is_none() {
                 self.outgoing.encode_name(name, out);
                 next += 1;
             }
         }
         self.resources = Some(next);
-        if out.len() < PIECE && self.part.is_none() {
+        if out.len() < PIECE && self.shared.is_none() && self.part.is_none() {
             self.outgoing.encode_end(out);
             self.over = true;
         }
@@ -306,9 +321,7 @@ fn text_length(tag: u32, text: &str) -> usize {
 
 /// The length of a resource's content, its parts included.
 fn value_length(resource: &Resource) -> usize {
-    let part = |parts: &Parts, message: &Any| length_of(parts.field, message.value.len());
-    let parts = resource.parts.iter().flat_map(|parts| parts.messages.iter().map(move |(_, message)| part(parts, message)));
-    resource.body.value.len() + parts.sum::<usize>()
+    resource.body.value.len() + resource.parts.as_ref().map_or(0, |parts| parts.encoded_len())
 }
 
 /// The length of an `Any`.
@@ -401,9 +414,12 @@ impl Outgoing {
 
 #[cfg(test)]
 mod tests {
-    use mizzen_protos::envoy::envoy::{
-        config::core::v3::ControlPlane,
-        service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse},
+    use mizzen_protos::{
+        Any,
+        envoy::envoy::{
+            config::core::v3::ControlPlane,
+            service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse},
+        },
     };
     use mizzen_xds::{Version, server::Sheet};
     use prost::Message;
@@ -438,20 +454,23 @@ mod tests {
 
     fn written_as(variant: Variant, response: &Response, expected: &[u8]) {
         let outgoing = Outgoing { response: response.clone(), variant, version: "300".into(), identifier: "mizzend".into() };
-        let length = Written::new(outgoing.clone()).message_length();
+        let length = Written::new(outgoing.clone()).length;
         let whole: Vec<u8> = Pieces::of(vec![outgoing]).flatten().collect();
         let (frame, bytes) = whole.split_at(5);
         assert_eq!(frame, [&[0][..], &u32::try_from(length).unwrap().to_be_bytes()].concat());
         assert_eq!(bytes, expected, "{variant:?}");
     }
 
-    /// What is joined from many parts is written part by part, to the bytes that it has as a whole.
+    /// What is joined from many parts is written part by part, to the bytes that it has as a whole; what many get alike is written once.
     #[test]
     fn parts_in_pieces() {
         let part = |n: usize| (Version(n as u64), Arc::new(Any { type_url: String::new(), value: vec![n as u8; n % 700] }));
-        for (count, variant) in [(0, Variant::Delta), (1, Variant::Delta), (700, Variant::Delta), (700, Variant::Sotw)] {
+        let of = [(0, Variant::Delta), (1, Variant::Delta), (700, Variant::Delta), (700, Variant::Sotw)];
+        for ((count, variant), make) in of.into_iter().flat_map(|of| [(of, Parts::new as fn(_, _) -> Parts), (of, Parts::alike)]) {
             let head = Resource::new(Any { type_url: "type.googleapis.com/a.B".into(), value: vec![10, 1, 65] });
-            let joined = head.joined(Parts { field: 2, messages: (0..count).map(part).collect() });
+            let parts = make(2, (0..count).map(part).collect());
+            let is_shared = parts.written(PIECE).is_some();
+            let joined = head.joined(parts);
             let resources = ["a", "b"].map(|name| (name.into(), joined.clone())).to_vec();
             let response =
                 Response { type_url: "type.googleapis.com/a.B".into(), nonce: "1".into(), sheet: None, resources, removed: vec![] };
@@ -469,7 +488,10 @@ mod tests {
                 }
             };
             let outgoing = Outgoing { response, variant, version: "1".into(), identifier: "mizzend".into() };
+            let again: Vec<Bytes> = Pieces::of(vec![outgoing.clone()]).collect();
             let pieces: Vec<Bytes> = Pieces::of(vec![outgoing]).collect();
+            let shared = pieces.iter().filter(|piece| again.iter().any(|other| piece.as_ptr() == other.as_ptr())).count();
+            assert_eq!(shared > 4, is_shared, "{count}: {shared} of {}", pieces.len());
             assert!(pieces.iter().all(|piece| piece.len() < PIECE + 1000), "{count}");
             assert_eq!(&pieces.concat()[5..], expected, "{count} {variant:?}");
         }

@@ -28,7 +28,7 @@ use crate::{
 
 /// A burst has ended when nothing came for so long, or for less if there was none for a while: one save comes at once,
 const QUIET: Duration = Duration::from_millis(20);
-const AT_ONCE: Duration = Duration::from_millis(2);
+const AT_ONCE: Duration = Duration::from_millis(1);
 /// and is taken as it is after so long.
 const MOST: Duration = Duration::from_millis(150);
 

@@ -1,5 +1,7 @@
 //! Filters: the HTTP connection manager with its list, the TCP proxy, and Istio's own.
 
+use std::sync::{LazyLock, OnceLock};
+
 use mizzen_api::istio::{Fault, FaultStatus, ForwardClientCert, GatewayTopology, PathNormalization};
 use mizzen_protos::{
     alpn,
@@ -29,12 +31,11 @@ use mizzen_protos::{
         },
         r#type::v3::{FractionalPercent, fractional_percent::DenominatorType},
     },
-    udpa::TypedStruct,
 };
 
 use crate::{
     access_log,
-    draft::{Http, Log, Manager, NetworkFilter, Tcp},
+    draft::{Http, Istio, Log, Manager, NetworkFilter, Tcp},
     hash,
     scope::{Extension, Scope},
     tls,
@@ -54,11 +55,12 @@ pub(crate) enum Side {
 }
 
 /// The TCP metadata exchange, if the proxy has it.
-pub(crate) fn tcp_metadata(scope: &Scope<'_, '_>) -> Option<TypedStruct> {
-    scope.has(Extension::TcpMetadata).then(|| {
+pub(crate) fn tcp_metadata(scope: &Scope<'_, '_>) -> Option<&'static Istio> {
+    static CONFIG: LazyLock<Istio> = LazyLock::new(|| {
         let value = wire::object([("enable_discovery", wire::flag(true)), ("protocol", wire::text("istio-peer-exchange"))]);
-        wire::typed_struct("type.googleapis.com/envoy.tcp.metadataexchange.config.MetadataExchange", value)
-    })
+        Istio::new(wire::typed_struct("type.googleapis.com/envoy.tcp.metadataexchange.config.MetadataExchange", value))
+    });
+    scope.has(Extension::TcpMetadata).then(|| &*CONFIG)
 }
 
 /// Istio's metrics of connections, if the proxy has them.
@@ -66,24 +68,33 @@ pub(crate) fn tcp_stats(scope: &Scope<'_, '_>, side: Side) -> Option<NetworkFilt
     scope.has(Extension::TcpStats).then(|| NetworkFilter::Stats(stats_config(side)))
 }
 
-fn stats_config(side: Side) -> TypedStruct {
-    // On the server's side the Host header is the caller's word, no name for a metric.
-    let own = (side == Side::Inbound).then(|| ("disable_host_header_fallback", wire::flag(true)));
-    wire::typed_struct("type.googleapis.com/stats.PluginConfig", wire::object(own))
+fn stats_config(side: Side) -> &'static Istio {
+    let made = |is_server: bool| {
+        // On the server's side the Host header is the caller's word, no name for a metric.
+        let own = is_server.then(|| ("disable_host_header_fallback", wire::flag(true)));
+        Istio::new(wire::typed_struct("type.googleapis.com/stats.PluginConfig", wire::object(own)))
+    };
+    static OF_SERVER: OnceLock<Istio> = OnceLock::new();
+    static OF_CLIENT: OnceLock<Istio> = OnceLock::new();
+    if side == Side::Inbound { OF_SERVER.get_or_init(|| made(true)) } else { OF_CLIENT.get_or_init(|| made(false)) }
 }
 
-fn http_metadata(side: Side) -> TypedStruct {
-    let flow = if side == Side::Inbound {
-        ["downstream_discovery", "downstream_propagation"]
-    } else {
-        ["upstream_discovery", "upstream_propagation"]
+fn http_metadata(side: Side) -> &'static Istio {
+    let made = |flow: [&str; 2]| {
+        let empty = |name| wire::nested(wire::object([(name, wire::nested(wire::object([])))]));
+        let value = wire::object([
+            (flow[0], wire::list(vec![empty("istio_headers"), empty("workload_discovery")])),
+            (flow[1], wire::list(vec![empty("istio_headers")])),
+        ]);
+        Istio::new(wire::typed_struct("type.googleapis.com/io.istio.http.peer_metadata.Config", value))
     };
-    let empty = |name| wire::nested(wire::object([(name, wire::nested(wire::object([])))]));
-    let value = wire::object([
-        (flow[0], wire::list(vec![empty("istio_headers"), empty("workload_discovery")])),
-        (flow[1], wire::list(vec![empty("istio_headers")])),
-    ]);
-    wire::typed_struct("type.googleapis.com/io.istio.http.peer_metadata.Config", value)
+    static OF_SERVER: OnceLock<Istio> = OnceLock::new();
+    static OF_CLIENT: OnceLock<Istio> = OnceLock::new();
+    if side == Side::Inbound {
+        OF_SERVER.get_or_init(|| made(["downstream_discovery", "downstream_propagation"]))
+    } else {
+        OF_CLIENT.get_or_init(|| made(["upstream_discovery", "upstream_propagation"]))
+    }
 }
 
 fn alpn_config() -> alpn::FilterConfig {

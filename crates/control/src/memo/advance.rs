@@ -136,8 +136,13 @@ impl Memo {
             if state.all.as_ref().is_some_and(|all| stands(all)) {
                 return Next { stands: true, all: state.all.clone(), ..Next::default() };
             }
+            let standing: Vec<&Arc<Built>> = state.results.iter().filter(|built| stands(built)).collect();
             let mut kept = Tree::default();
-            state.results.iter().filter(|built| stands(built)).for_each(|built| kept.add(built));
+            if standing.len() == state.results.len() {
+                kept = state.tree.clone();
+            } else {
+                standing.into_iter().for_each(|built| kept.add(built));
+            }
             Maker::new(self, &slot, new, changes, &state, kept).make(&holders)
         });
         Step { slot, generation, next }

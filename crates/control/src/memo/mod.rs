@@ -305,8 +305,11 @@ impl Epoch<'_> {
             }
             slots.push(slot);
         }
-        let resource = self.built(asker, kind, name)?.joined(Parts { field: joined.field, messages: messages.into() });
-        if slots.iter().all(|slot| slot.state().all.is_some()) {
+        let head = self.built(asker, kind, name)?;
+        let is_same = slots.iter().all(|slot| slot.state().all.is_some());
+        let parts = if is_same { Parts::alike(joined.field, messages) } else { Parts::new(joined.field, messages) };
+        let resource = head.joined(parts);
+        if is_same {
             self.memo.sheets.put_joint(self.version(), asker.profile, kind, name, Joint::new(resource.clone(), slots));
         }
         Some(resource)

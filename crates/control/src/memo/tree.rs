@@ -16,6 +16,7 @@ pub(super) struct Tree(Option<Arc<Node>>);
 
 #[derive(Clone, Debug)]
 enum Node {
+    /// The only result with the answers that lead here: what else was asked for it has to be asked as well.
     Leaf(Arc<Built>),
     Ask(Question, HashMap<Answer, Arc<Node>, RandomState>),
 }
@@ -24,29 +25,34 @@ impl Tree {
     /// The result for a proxy, if another one with the same answers has had it. What its own answers follow from is added to `under`: two proxies may get
     /// the same answer for different reasons.
     pub(super) fn find(&self, snapshot: &Snapshot, view: &ProxyView, under: &mut Vec<Query>) -> Option<Arc<Built>> {
-        let mut node = self.0.as_ref()?;
+        let mut ask = |question: &Question| {
+            let (answer, _, queries) = question.answer_with(snapshot, view);
+            under.extend(queries);
+            answer
+        };
+        let (mut node, mut depth) = (self.0.as_ref()?, 0);
         loop {
             match &**node {
-                Node::Leaf(built) => return Some(built.clone()),
-                Node::Ask(question, edges) => {
-                    let (answer, _, queries) = question.answer_with(snapshot, view);
-                    under.extend(queries);
-                    node = edges.get(&answer)?;
+                Node::Leaf(built) => {
+                    let is_same = |(question, answer): &(Question, Answer)| ask(question) == *answer;
+                    return rest(built, depth).iter().all(is_same).then(|| built.clone());
                 }
+                Node::Ask(question, edges) => node = edges.get(&ask(question))?,
             }
+            depth += 1;
         }
     }
 
     /// The result that a record of all questions that a proxy was asked, in their order, leads to.
     pub(super) fn follow(&self, asked: &[(Question, Answer)]) -> Option<Arc<Built>> {
-        let mut node = self.0.as_ref()?;
-        for (question, answer) in asked {
-            let Node::Ask(asks, edges) = &**node else { return None };
-            node = edges.get(answer).filter(|_| asks == question)?;
-        }
-        match &**node {
-            Node::Leaf(built) => Some(built.clone()),
-            Node::Ask(..) => None,
+        let (mut node, mut depth) = (self.0.as_ref()?, 0);
+        loop {
+            match (&**node, asked.get(depth)) {
+                (Node::Leaf(built), _) => return (rest(built, depth) == asked.get(depth..)?).then(|| built.clone()),
+                (Node::Ask(asks, edges), Some((question, answer))) if asks == question => node = edges.get(answer)?,
+                (Node::Ask(..), _) => return None,
+            }
+            depth += 1;
         }
     }
 
@@ -63,9 +69,15 @@ impl Tree {
     pub(super) fn add(&mut self, built: &Arc<Built>) {
         let leaf = || Arc::new(Node::Leaf(built.clone()));
         let mut node = self.0.get_or_insert_with(leaf);
-        for (question, answer) in built.reads.asked() {
+        for (depth, (question, answer)) in built.reads.asked().iter().enumerate() {
+            if let Node::Leaf(there) = &**node {
+                if !Arc::ptr_eq(there, built) {
+                    *node = parted(there, built, depth).unwrap_or_else(leaf);
+                }
+                return;
+            }
             if !matches!(&**node, Node::Ask(same, _) if same == question) {
-                *node = Arc::new(Node::Ask(question.clone(), HashMap::default()));
+                break;
             }
             // What nobody else has is changed where it is.
             let Node::Ask(_, edges) = Arc::make_mut(node) else { return };
@@ -84,6 +96,27 @@ impl Tree {
             }
         }
     }
+}
+
+/// What else was asked for a result that is `depth` questions deep.
+fn rest(built: &Built, depth: usize) -> &[(Question, Answer)] {
+    built.reads.asked().get(depth..).unwrap_or_default()
+}
+
+/// Two results of which one was alone here; `None`: the other one takes its place, as it asks something else after the same answers, or has the same.
+fn parted(there: &Arc<Built>, built: &Arc<Built>, depth: usize) -> Option<Arc<Node>> {
+    let (old, new) = (rest(there, depth), rest(built, depth));
+    let alike = old.iter().zip(new).take_while(|(old, new)| old == new).count();
+    let ((question, was), (asks, is)) = (old.get(alike)?, new.get(alike)?);
+    if question != asks {
+        return None;
+    }
+    let leaves = [(was, there), (is, built)].map(|(answer, one)| (answer.clone(), Arc::new(Node::Leaf(one.clone()))));
+    let both = Arc::new(Node::Ask(question.clone(), HashMap::from_iter(leaves)));
+    let above = |below, (question, answer): &(Question, Answer)| {
+        Arc::new(Node::Ask(question.clone(), HashMap::from_iter([(answer.clone(), below)])))
+    };
+    Some(new.iter().take(alike).rev().fold(both, above))
 }
 
 /// A tree is as deep as a result asks questions, one or more for each service: it is taken apart in a loop, as it is walked and made.
@@ -130,7 +163,8 @@ mod tests {
                 metadata: Default::default(),
             })
         };
-        let views = ["ns0".to_owned(), format!("ns{}", MANY - 1)].map(|namespace| view(&namespace));
+        // Two of them part at the last question.
+        let views = ["ns0".to_owned(), format!("ns{}", MANY - 1), "elsewhere".to_owned()].map(|namespace| view(&namespace));
         let built = views.each_ref().map(|view| {
             let reader = Reader::new(&snapshot);
             (0..MANY).for_each(|i| _ = view.is_in(&reader, &format!("ns{i}")));

@@ -1,27 +1,24 @@
 //! Clusters.
 
-use mizzen_protos::{
-    envoy::envoy::{
-        config::{
-            cluster::v3::{
-                Cluster as Head, Filter,
-                cluster::{ClusterDiscoveryType, CustomClusterType, TransportSocketMatch},
-            },
-            core::v3::{TransportSocket, transport_socket::ConfigType},
+use mizzen_protos::envoy::envoy::{
+    config::{
+        cluster::v3::{
+            Cluster as Head, Filter,
+            cluster::{ClusterDiscoveryType, CustomClusterType, TransportSocketMatch},
         },
-        extensions::{
-            clusters::dynamic_forward_proxy::v3::ClusterConfig,
-            transport_sockets::{
-                raw_buffer::v3::RawBuffer,
-                tls::v3::{DownstreamTlsContext, UpstreamTlsContext},
-            },
-            upstreams::http::v3::HttpProtocolOptions,
-        },
+        core::v3::{TransportSocket, transport_socket::ConfigType},
     },
-    udpa::TypedStruct,
+    extensions::{
+        clusters::dynamic_forward_proxy::v3::ClusterConfig,
+        transport_sockets::{
+            raw_buffer::v3::RawBuffer,
+            tls::v3::{DownstreamTlsContext, UpstreamTlsContext},
+        },
+        upstreams::http::v3::HttpProtocolOptions,
+    },
 };
 
-use super::{listener::METADATA_EXCHANGE, pack, pack_istio};
+use super::{Istio, listener::METADATA_EXCHANGE, pack};
 
 /// The options' place in a cluster.
 const OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -33,7 +30,7 @@ pub(crate) struct Cluster {
     pub(crate) socket: Option<Socket>,
     pub(crate) matches: Vec<SocketMatch>,
     pub(crate) options: Option<HttpProtocolOptions>,
-    pub(crate) metadata_exchange: Option<TypedStruct>,
+    pub(crate) metadata_exchange: Option<&'static Istio>,
     /// Its names are found on demand: this in place of the head's kind.
     pub(crate) dynamic: Option<ClusterConfig>,
 }
@@ -61,7 +58,7 @@ impl Cluster {
             ClusterDiscoveryType::ClusterType(CustomClusterType { name, typed_config: Some(pack(&config)) })
         };
         let chosen = |SocketMatch { head, socket }| TransportSocketMatch { transport_socket: Some(socket.pack()), ..head };
-        let exchange = |config| Filter { name: METADATA_EXCHANGE.into(), typed_config: Some(pack_istio(&config)), ..Default::default() };
+        let exchange = |config: &Istio| Filter { name: METADATA_EXCHANGE.into(), typed_config: Some(config.pack()), ..Default::default() };
         Head {
             cluster_discovery_type: dynamic.map(custom).or(head.cluster_discovery_type),
             transport_socket: socket.map(Socket::pack),

@@ -15,10 +15,9 @@ use mizzen_protos::{
         },
         request_id::uuid::v3::UuidRequestIdConfig,
     },
-    udpa::TypedStruct,
 };
 
-use super::{Log, listener::METADATA_EXCHANGE, pack, pack_as, pack_istio};
+use super::{Istio, Log, listener::METADATA_EXCHANGE, pack, pack_as};
 
 /// The name of the filter that delays and aborts, under which routes speak of it.
 pub(crate) const FAULT: &str = "envoy.filters.http.fault";
@@ -40,7 +39,7 @@ pub(crate) struct Manager {
 /// An HTTP filter.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Http {
-    PeerMetadata(TypedStruct),
+    PeerMetadata(&'static Istio),
     /// Shared by the chains of a listener.
     Rbac(Arc<Rbac>),
     ExtAuthz(Box<ExtAuthz>),
@@ -49,7 +48,7 @@ pub(crate) enum Http {
     Alpn(alpn::FilterConfig),
     Fault(Box<HttpFault>),
     Cors(Cors),
-    Stats(TypedStruct),
+    Stats(&'static Istio),
     HeaderToMetadata(Box<HeaderToMetadata>),
     SetFilterState(Box<SetFilterState>),
     DynamicForwardProxy(Box<DynamicForwardProxy>),
@@ -71,7 +70,7 @@ impl Manager {
 impl Http {
     fn pack(self) -> HttpFilter {
         let (name, config) = match self {
-            Http::PeerMetadata(config) => (METADATA_EXCHANGE, pack_istio(&config)),
+            Http::PeerMetadata(config) => (METADATA_EXCHANGE, config.pack()),
             Http::Rbac(config) => ("envoy.filters.http.rbac", pack(&*config)),
             Http::ExtAuthz(config) => ("envoy.filters.http.ext_authz", pack(&*config)),
             Http::JwtAuthn(config) => (crate::jwt::FILTER, pack(&*config)),
@@ -79,7 +78,7 @@ impl Http {
             Http::Alpn(config) => ("istio.alpn", pack_as("istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig", &config)),
             Http::Fault(config) => (FAULT, pack(&*config)),
             Http::Cors(config) => ("envoy.filters.http.cors", pack(&config)),
-            Http::Stats(config) => ("istio.stats", pack_istio(&config)),
+            Http::Stats(config) => ("istio.stats", config.pack()),
             Http::HeaderToMetadata(config) => (HEADER_TO_METADATA, pack(&*config)),
             Http::SetFilterState(config) => (SET_FILTER_STATE, pack(&*config)),
             Http::DynamicForwardProxy(config) => ("envoy.filters.http.dynamic_forward_proxy", pack(&*config)),

@@ -2,33 +2,29 @@
 
 use std::sync::Arc;
 
-use mizzen_protos::{
-    envoy::envoy::{
-        config::{
-            accesslog::v3::{AccessLog, AccessLogFilter, access_log},
-            listener::v3::{
-                Filter, FilterChain, Listener as Head, ListenerFilter as Inspecting, ListenerFilterChainMatchPredicate, filter,
-                listener_filter,
-            },
+use mizzen_protos::envoy::envoy::{
+    config::{
+        accesslog::v3::{AccessLog, AccessLogFilter, access_log},
+        listener::v3::{
+            Filter, FilterChain, Listener as Head, ListenerFilter as Inspecting, ListenerFilterChainMatchPredicate, filter, listener_filter,
         },
-        extensions::{
-            access_loggers::file::v3::FileAccessLog,
-            filters::{
-                listener::{
-                    http_inspector::v3::HttpInspector, original_dst::v3::OriginalDst, original_src::v3::OriginalSrc,
-                    proxy_protocol::v3::ProxyProtocol, tls_inspector::v3::TlsInspector,
-                },
-                network::{
-                    ext_authz::v3::ExtAuthz, rbac::v3::Rbac, sni_dynamic_forward_proxy::v3::FilterConfig as SniForwardProxy,
-                    tcp_proxy::v3::TcpProxy,
-                },
+    },
+    extensions::{
+        access_loggers::file::v3::FileAccessLog,
+        filters::{
+            listener::{
+                http_inspector::v3::HttpInspector, original_dst::v3::OriginalDst, original_src::v3::OriginalSrc,
+                proxy_protocol::v3::ProxyProtocol, tls_inspector::v3::TlsInspector,
+            },
+            network::{
+                ext_authz::v3::ExtAuthz, rbac::v3::Rbac, sni_dynamic_forward_proxy::v3::FilterConfig as SniForwardProxy,
+                tcp_proxy::v3::TcpProxy,
             },
         },
     },
-    udpa::TypedStruct,
 };
 
-use super::{Manager, Socket, pack, pack_istio};
+use super::{Istio, Manager, Socket, pack};
 
 /// The name of the filter, at both ends of a connection.
 pub(super) const METADATA_EXCHANGE: &str = "istio.metadata_exchange";
@@ -72,11 +68,11 @@ pub(crate) struct Chain {
 /// A filter of a chain.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum NetworkFilter {
-    MetadataExchange(TypedStruct),
+    MetadataExchange(&'static Istio),
     /// Shared by the chains of a listener.
     Rbac(Arc<Rbac>),
     ExtAuthz(Box<ExtAuthz>),
-    Stats(TypedStruct),
+    Stats(&'static Istio),
     SniForwardProxy(Box<SniForwardProxy>),
     Tcp(Box<Tcp>),
     Http(Box<Manager>),
@@ -145,10 +141,10 @@ fn pack_all(chains: impl IntoIterator<Item = Chain>) -> Vec<FilterChain> {
 impl NetworkFilter {
     fn pack(self) -> Filter {
         let (name, config) = match self {
-            NetworkFilter::MetadataExchange(config) => (METADATA_EXCHANGE, pack_istio(&config)),
+            NetworkFilter::MetadataExchange(config) => (METADATA_EXCHANGE, config.pack()),
             NetworkFilter::Rbac(config) => ("envoy.filters.network.rbac", pack(&*config)),
             NetworkFilter::ExtAuthz(config) => ("envoy.filters.network.ext_authz", pack(&*config)),
-            NetworkFilter::Stats(config) => ("istio.stats", pack_istio(&config)),
+            NetworkFilter::Stats(config) => ("istio.stats", config.pack()),
             NetworkFilter::SniForwardProxy(config) => ("envoy.filters.network.sni_dynamic_forward_proxy", pack(&*config)),
             NetworkFilter::Tcp(proxy) => ("envoy.filters.network.tcp_proxy", pack(&proxy.pack())),
             NetworkFilter::Http(manager) => ("envoy.filters.network.http_connection_manager", pack(&manager.pack())),

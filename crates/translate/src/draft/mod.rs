@@ -8,6 +8,8 @@ mod http;
 mod listener;
 mod secret;
 
+use std::sync::OnceLock;
+
 use mizzen_protos::{
     Any,
     canonical::canonicalize,
@@ -95,7 +97,25 @@ fn pack_as(name: &str, message: &impl Message) -> Any {
     Any { type_url: format!("type.googleapis.com/{name}"), value: message.encode_to_vec() }
 }
 
-/// The configuration of a filter whose message is not published: Istio's way to write it.
-fn pack_istio(config: &TypedStruct) -> Any {
-    pack_as("udpa.type.v1.TypedStruct", config)
+/// The configuration of a filter whose message is not published, in Istio's way to write it. It is the same wherever it stands: made once, and packed once.
+#[derive(Debug)]
+pub(crate) struct Istio {
+    config: TypedStruct,
+    packed: OnceLock<Any>,
+}
+
+impl Istio {
+    pub(crate) fn new(config: TypedStruct) -> Istio {
+        Istio { config, packed: OnceLock::new() }
+    }
+
+    fn pack(&self) -> Any {
+        self.packed.get_or_init(|| pack_as("udpa.type.v1.TypedStruct", &self.config)).clone()
+    }
+}
+
+impl PartialEq for Istio {
+    fn eq(&self, other: &Istio) -> bool {
+        self.config == other.config
+    }
 }

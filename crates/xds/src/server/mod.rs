@@ -1,20 +1,18 @@
 //! The server's end of one stream.
 
 mod held;
+mod resource;
 mod sheet;
 mod sotw;
 mod watch;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use mizzen_protos::{
-    Any,
-    envoy::envoy::service::discovery::v3::{self as discovery, DeltaDiscoveryRequest, DeltaDiscoveryResponse},
-};
+use mizzen_protos::envoy::envoy::service::discovery::v3::{self as discovery, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use mizzen_types::Name;
-use prost::encoding::{WireType, encode_key, encode_varint};
 
 pub use held::Shared;
+pub use resource::{Parts, Resource};
 pub use sheet::{Sheet, Whole};
 use watch::{Diff, Watch};
 
@@ -29,59 +27,6 @@ pub const MAX_IN_FLIGHT: usize = 256;
 
 /// So many names are worth a pass over all; in tests, few are many.
 const MANY: usize = if cfg!(test) { 3 } else { 64 };
-
-/// A resource as it goes to a client. Cheap to clone.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Resource {
-    /// The hash of its content.
-    pub version: Version,
-    /// The content, shared by all sessions that send it.
-    pub body: Arc<Any>,
-    /// Further messages, each of which is one more value of a repeated field of the content.
-    pub parts: Option<Arc<Parts>>,
-}
-
-/// A repeated field of a resource's content, of messages that are shared one by one.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Parts {
-    /// The field's number.
-    pub field: u32,
-    /// Its values, in order, each with the hash of its content.
-    pub messages: Arc<[(Version, Arc<Any>)]>,
-}
-
-impl Resource {
-    /// With the version that its content has.
-    pub fn new(body: Any) -> Self {
-        Resource { version: Version::of(&body.value), body: Arc::new(body), parts: None }
-    }
-
-    /// This content with further messages in a repeated field.
-    #[must_use]
-    pub fn joined(&self, parts: Parts) -> Self {
-        let versions = std::iter::once(self.version).chain(parts.messages.iter().map(|(version, _)| *version));
-        let bytes: Vec<u8> = versions.flat_map(|version| version.0.to_le_bytes()).collect();
-        Resource { version: Version::of(&bytes), body: self.body.clone(), parts: Some(Arc::new(parts)) }
-    }
-
-    /// The length of its content, without what joins its parts.
-    #[allow(clippy::len_without_is_empty)]
-    pub fn len(&self) -> usize {
-        let parts = self.parts.iter().flat_map(|parts| parts.messages.iter());
-        self.body.value.len() + parts.map(|(_, message)| message.value.len()).sum::<usize>()
-    }
-
-    /// The content as one message.
-    pub fn whole(&self) -> Any {
-        let mut whole = (*self.body).clone();
-        for (field, (_, message)) in self.parts.iter().flat_map(|parts| parts.messages.iter().map(|message| (parts.field, message))) {
-            encode_key(field, WireType::LengthDelimited, &mut whole.value);
-            encode_varint(message.value.len() as u64, &mut whole.value);
-            whole.value.extend_from_slice(&message.value);
-        }
-        whole
-    }
-}
 
 /// Where a session reads what its client should have.
 pub trait ResourceSource {

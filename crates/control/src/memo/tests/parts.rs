@@ -34,9 +34,10 @@ fn one_rule_of_a_port_is_one_part() {
         let table = |mesh: &Mesh, at: usize| mesh.proxies[at].has[&(ROUTE.into(), "80".into())].clone();
         let (one, other) = (table(&mesh, 0), table(&mesh, 1));
         assert!(one.version != other.version, "names of one word hang on the namespace");
-        let (one, other) = (one.parts.unwrap().messages.clone(), other.parts.unwrap().messages.clone());
+        let (one, other) = (one.parts.unwrap(), other.parts.unwrap());
+        let (one, other) = (one.messages(), other.messages());
         assert_eq!((one.len(), other.len()), (services + 1, services + 1));
-        let same = one.iter().zip(&*other).filter(|(a, b)| Arc::ptr_eq(&a.1, &b.1)).count();
+        let same = one.iter().zip(other).filter(|(a, b)| Arc::ptr_eq(&a.1, &b.1)).count();
         assert_eq!(same, services + 1 - services / 5, "what is the same in both is there once");
         let rule = mesh.cost(objects(&service(7, 2)));
         assert_eq!((rule.woken, rule.sent), (20, 20), "{rule:?}");
