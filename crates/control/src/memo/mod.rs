@@ -23,6 +23,7 @@ use std::{
     },
 };
 
+use foldhash::fast::RandomState;
 use mizzen_model::{ProxyView, Snapshot};
 use mizzen_translate::{Joined, Part, ResourceKind};
 use mizzen_types::Name;
@@ -56,7 +57,7 @@ pub(crate) struct Memo {
 
 #[derive(Debug, Default)]
 struct Slots {
-    resources: HashMap<(u32, ResourceKind), HashMap<Name, Arc<Slot>>>,
+    resources: HashMap<(u32, ResourceKind), HashMap<Name, Arc<Slot>, RandomState>>,
     lists: HashMap<(u32, ResourceKind, Part), Arc<Slot>>,
     parts: HashMap<(u32, ResourceKind, Name), Arc<Slot>>,
     by_number: HashMap<Number, Arc<Slot>>,

@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
+use foldhash::fast::RandomState;
 use mizzen_types::Name;
 
 use super::{MANY, Resource, Sheet};
@@ -105,7 +106,7 @@ pub struct Shared {
 
 #[derive(Debug, Default)]
 struct Names {
-    all: HashSet<Name>,
+    all: HashSet<Name, RandomState>,
     /// When they are next looked over for such as nobody has any more.
     full: usize,
 }
