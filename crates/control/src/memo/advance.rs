@@ -304,10 +304,12 @@ impl Maker<'_> {
             return;
         }
         // Those that lie side by side get the same more often than others, which is then made once.
+        let make = |some: &[&Arc<Asker>]| some.iter().for_each(|asker| drop(self.result(asker, self.was(asker).as_ref())));
         std::thread::scope(|scope| {
-            for some in rest.chunks(rest.len().div_ceil(threads())) {
-                scope.spawn(move || some.iter().for_each(|asker| drop(self.result(asker, self.was(asker).as_ref()))));
-            }
+            let mut shares = rest.chunks(rest.len().div_ceil(threads()));
+            let own = shares.next();
+            shares.for_each(|some| drop(scope.spawn(move || make(some))));
+            own.into_iter().for_each(make);
         });
     }
 

@@ -364,6 +364,10 @@ impl Session {
 
     /// What the client was subscribed to when this was last asked, and is not any more: types and names.
     pub fn take_let_go(&mut self) -> Vec<(Name, Name)> {
+        // As ever but for a few times in a stream's life.
+        if !self.watches.values().any(Watch::has_let_go) {
+            return Vec::new();
+        }
         let of = |((_, type_url), watch): (&Key, &mut Watch)| {
             let type_url = type_url.clone();
             watch.take_let_go().into_iter().map(move |name| (type_url.clone(), name))

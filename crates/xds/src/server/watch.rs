@@ -91,6 +91,10 @@ impl Watch {
         self.held.explicit()
     }
 
+    pub(super) fn has_let_go(&self) -> bool {
+        !self.let_go.is_empty()
+    }
+
     pub(super) fn take_let_go(&mut self) -> Vec<Name> {
         let names = std::mem::take(&mut self.let_go);
         names.into_iter().filter(|name| !self.wildcard && !self.held.is_explicit(name)).collect()
