@@ -304,12 +304,11 @@ impl Maker<'_> {
             return;
         }
         // Those that lie side by side get the same more often than others, which is then made once.
-        let make = |some: &[&Arc<Asker>]| some.iter().for_each(|asker| drop(self.result(asker, self.was(asker).as_ref())));
+        // This thread only waits: a new one is mostly started where another core is idle, but may share this one's for tens of milliseconds if it goes on.
         std::thread::scope(|scope| {
-            let mut shares = rest.chunks(rest.len().div_ceil(threads()));
-            let own = shares.next();
-            shares.for_each(|some| drop(scope.spawn(move || make(some))));
-            own.into_iter().for_each(make);
+            for some in rest.chunks(rest.len().div_ceil(threads())) {
+                scope.spawn(move || some.iter().for_each(|asker| drop(self.result(asker, self.was(asker).as_ref()))));
+            }
         });
     }
 
