@@ -51,6 +51,16 @@ struct Next {
     due: Vec<(Arc<Asker>, Arc<[Name]>)>,
     /// Parts that a proxy's resource had and has no more.
     gone: Vec<(Arc<Asker>, Arc<[Name]>)>,
+    /// What is needed no more.
+    spent: Spent,
+}
+
+/// What is needed no more, and takes time to take apart: nobody waits for that.
+#[derive(Default)]
+struct Spent {
+    _tree: Tree,
+    _results: Vec<Arc<Built>>,
+    _contents: HashMap<u64, Vec<Value>>,
 }
 
 impl Memo {
@@ -77,6 +87,7 @@ impl Memo {
         steps: Vec<Step>,
     ) -> usize {
         let told;
+        let mut spent = Vec::new();
         {
             let mut gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
             *gate = new.clone();
@@ -87,12 +98,13 @@ impl Memo {
             for step in steps.into_iter().chain(self.prepare(new, changes, &late)) {
                 let fresh = step.slot.state().generation() == step.generation;
                 let step = if fresh { step } else { self.step(step.slot, new, changes) };
-                self.commit(step, &mut due);
+                spent.extend(self.commit(step, &mut due));
             }
             self.sweep();
             told = tell(new.version(), since, due);
         }
         told.iter().for_each(|asker| asker.wake.notify_one());
+        drop(spent);
         told.len()
     }
 
@@ -163,22 +175,25 @@ impl Memo {
         lock(&self.index).set(slot.number, std::iter::empty());
     }
 
-    fn commit(&self, step: Step, due: &mut Vec<News>) {
+    fn commit(&self, step: Step, due: &mut Vec<News>) -> Vec<Spent> {
         let Step { slot, next, .. } = step;
-        let Some(next) = next else {
+        let Some(mut next) = next else {
             self.discard(&slot);
-            return;
+            return Vec::new();
         };
         if next.stands {
-            return;
+            return Vec::new();
         }
+        let mut spent = vec![std::mem::take(&mut next.spent)];
         let (was_for_all, turn) = {
             let mut state = slot.state();
             state.turn += 1;
             let was_for_all = state.all.is_some();
             let queries = next.results.iter().flat_map(|built| built.reads.queries());
             lock(&self.index).set(slot.number, queries.chain(next.under.iter().flat_map(|under| under.iter())));
-            (state.all, state.tree, state.results) = (next.all, next.tree, next.results);
+            state.all = next.all;
+            let (tree, results) = (std::mem::replace(&mut state.tree, next.tree), std::mem::replace(&mut state.results, next.results));
+            spent.push(Spent { _tree: tree, _results: results, ..Spent::default() });
             (was_for_all, state.turn)
         };
         for (asker, had) in next.own {
@@ -202,6 +217,7 @@ impl Memo {
                 None => (asker, kind, names),
             });
         }
+        spent
     }
 
     /// A proxy's resource does not have these parts any more.
@@ -285,6 +301,7 @@ impl Maker<'_> {
                 next.results.sort_by_key(|built| new.contains(&Arc::as_ptr(built)));
                 next.results.iter().for_each(|built| next.tree.add(built));
                 next.under = made.under;
+                next.spent = Spent { _tree: made.known, _contents: made.contents, ..Spent::default() };
             }
         }
         next
