@@ -1,6 +1,6 @@
 //! Filters: the HTTP connection manager with its list, the TCP proxy, and Istio's own.
 
-use std::sync::{LazyLock, OnceLock};
+use std::sync::LazyLock;
 
 use mizzen_api::istio::{Fault, FaultStatus, ForwardClientCert, GatewayTopology, PathNormalization};
 use mizzen_protos::{
@@ -69,32 +69,31 @@ pub(crate) fn tcp_stats(scope: &Scope<'_, '_>, side: Side) -> Option<NetworkFilt
 }
 
 fn stats_config(side: Side) -> &'static Istio {
-    let made = |is_server: bool| {
+    static BY_SIDE: LazyLock<[Istio; 2]> = LazyLock::new(|| {
         // On the server's side the Host header is the caller's word, no name for a metric.
-        let own = is_server.then(|| ("disable_host_header_fallback", wire::flag(true)));
-        Istio::new(wire::typed_struct("type.googleapis.com/stats.PluginConfig", wire::object(own)))
-    };
-    static OF_SERVER: OnceLock<Istio> = OnceLock::new();
-    static OF_CLIENT: OnceLock<Istio> = OnceLock::new();
-    if side == Side::Inbound { OF_SERVER.get_or_init(|| made(true)) } else { OF_CLIENT.get_or_init(|| made(false)) }
+        [true, false].map(|is_server| {
+            let own = is_server.then(|| ("disable_host_header_fallback", wire::flag(true)));
+            Istio::new(wire::typed_struct("type.googleapis.com/stats.PluginConfig", wire::object(own)))
+        })
+    });
+    let [of_server, of_client] = &*BY_SIDE;
+    if side == Side::Inbound { of_server } else { of_client }
 }
 
 fn http_metadata(side: Side) -> &'static Istio {
-    let made = |flow: [&str; 2]| {
-        let empty = |name| wire::nested(wire::object([(name, wire::nested(wire::object([])))]));
-        let value = wire::object([
-            (flow[0], wire::list(vec![empty("istio_headers"), empty("workload_discovery")])),
-            (flow[1], wire::list(vec![empty("istio_headers")])),
-        ]);
-        Istio::new(wire::typed_struct("type.googleapis.com/io.istio.http.peer_metadata.Config", value))
-    };
-    static OF_SERVER: OnceLock<Istio> = OnceLock::new();
-    static OF_CLIENT: OnceLock<Istio> = OnceLock::new();
-    if side == Side::Inbound {
-        OF_SERVER.get_or_init(|| made(["downstream_discovery", "downstream_propagation"]))
-    } else {
-        OF_CLIENT.get_or_init(|| made(["upstream_discovery", "upstream_propagation"]))
-    }
+    static BY_SIDE: LazyLock<[Istio; 2]> = LazyLock::new(|| {
+        let flows = [["downstream_discovery", "downstream_propagation"], ["upstream_discovery", "upstream_propagation"]];
+        flows.map(|[discovery, propagation]| {
+            let empty = |name| wire::nested(wire::object([(name, wire::nested(wire::object([])))]));
+            let value = wire::object([
+                (discovery, wire::list(vec![empty("istio_headers"), empty("workload_discovery")])),
+                (propagation, wire::list(vec![empty("istio_headers")])),
+            ]);
+            Istio::new(wire::typed_struct("type.googleapis.com/io.istio.http.peer_metadata.Config", value))
+        })
+    });
+    let [of_server, of_client] = &*BY_SIDE;
+    if side == Side::Inbound { of_server } else { of_client }
 }
 
 fn alpn_config() -> alpn::FilterConfig {

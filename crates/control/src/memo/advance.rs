@@ -51,17 +51,10 @@ struct Next {
     due: Vec<(Arc<Asker>, Arc<[Name]>)>,
     /// Parts that a proxy's resource had and has no more.
     gone: Vec<(Arc<Asker>, Arc<[Name]>)>,
-    /// What is needed no more.
-    spent: Spent,
 }
 
-/// What is needed no more, and takes time to take apart: nobody waits for that.
-#[derive(Default)]
-struct Spent {
-    _tree: Tree,
-    _results: Vec<Arc<Built>>,
-    _contents: HashMap<u64, Vec<Value>>,
-}
+/// What a slot held, and takes time to take apart: nobody waits for that.
+type Spent = (Tree, Vec<Arc<Built>>);
 
 impl Memo {
     /// Takes everything to the next snapshot, which differs from the memo's by `changes`, and tells the proxies of which something differs. Returns how many.
@@ -98,7 +91,7 @@ impl Memo {
             for step in steps.into_iter().chain(self.prepare(new, changes, &late)) {
                 let fresh = step.slot.state().generation() == step.generation;
                 let step = if fresh { step } else { self.step(step.slot, new, changes) };
-                spent.extend(self.commit(step, &mut due));
+                self.commit(step, &mut due, &mut spent);
             }
             self.sweep();
             told = tell(new.version(), since, due);
@@ -175,16 +168,15 @@ impl Memo {
         lock(&self.index).set(slot.number, std::iter::empty());
     }
 
-    fn commit(&self, step: Step, due: &mut Vec<News>) -> Vec<Spent> {
+    fn commit(&self, step: Step, due: &mut Vec<News>, spent: &mut Vec<Spent>) {
         let Step { slot, next, .. } = step;
-        let Some(mut next) = next else {
+        let Some(next) = next else {
             self.discard(&slot);
-            return Vec::new();
+            return;
         };
         if next.stands {
-            return Vec::new();
+            return;
         }
-        let mut spent = vec![std::mem::take(&mut next.spent)];
         let (was_for_all, turn) = {
             let mut state = slot.state();
             state.turn += 1;
@@ -192,8 +184,7 @@ impl Memo {
             let queries = next.results.iter().flat_map(|built| built.reads.queries());
             lock(&self.index).set(slot.number, queries.chain(next.under.iter().flat_map(|under| under.iter())));
             state.all = next.all;
-            let (tree, results) = (std::mem::replace(&mut state.tree, next.tree), std::mem::replace(&mut state.results, next.results));
-            spent.push(Spent { _tree: tree, _results: results, ..Spent::default() });
+            spent.push((std::mem::replace(&mut state.tree, next.tree), std::mem::replace(&mut state.results, next.results)));
             (was_for_all, state.turn)
         };
         for (asker, had) in next.own {
@@ -217,7 +208,6 @@ impl Memo {
                 None => (asker, kind, names),
             });
         }
-        spent
     }
 
     /// A proxy's resource does not have these parts any more.
@@ -301,7 +291,6 @@ impl Maker<'_> {
                 next.results.sort_by_key(|built| new.contains(&Arc::as_ptr(built)));
                 next.results.iter().for_each(|built| next.tree.add(built));
                 next.under = made.under;
-                next.spent = Spent { _tree: made.known, _contents: made.contents, ..Spent::default() };
             }
         }
         next

@@ -2,7 +2,7 @@
 //!
 //! A translation is a function of its answers: which question comes next depends on nothing but the answers before it, and on what is the same for all.
 //! So the results of one name form a tree. Who asks walks down by the answers that it gets, and is then asked what else was asked for the one result that
-//! hangs there; no two results are ever compared.
+//! hangs there. What two results were asked is compared once: when the second comes to where the first hangs alone.
 
 use std::{collections::HashMap, sync::Arc};
 
